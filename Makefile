@@ -1,0 +1,56 @@
+# Every target sets up what it needs: a virtual environment in .venv with the pinned packages.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test unit integration check lint type format bench lock clean
+
+help:  ## show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+setup: $(READY)  ## install the pinned packages into .venv (some 4 GB, a few minutes)
+
+$(READY): requirements-cpu.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' \
+		|| { echo "Raygion needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --no-deps -r requirements-cpu.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(READY)  ## the whole story on this machine; stays up until Ctrl-C (ARGS=--exit ends by itself)
+	@$(BIN)/raygion demo $(ARGS)
+
+test: $(READY)  ## all tests: unit, simulation, integration
+	$(BIN)/pytest $(ARGS)
+
+unit: $(READY)  ## the tests that start no cluster
+	$(BIN)/pytest -m "not integration" $(ARGS)
+
+integration: $(READY)  ## the tests on real clusters, models and servers
+	$(BIN)/pytest -m integration $(ARGS)
+
+check: $(READY) lint type  ## style, types, layering
+	$(BIN)/pytest -q tests/unit/test_layering.py
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: $(READY)
+	$(BIN)/mypy
+
+format: $(READY)  ## let ruff put the code into shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)  ## measure the serving path; writes bench/results/
+	$(BIN)/python -m bench.run $(ARGS)
+
+lock: $(READY)  ## resolve all packages anew into requirements-cpu.lock
+	$(BIN)/python packaging/lock.py
+
+clean:  ## remove the virtual environment and the local state
+	rm -rf $(VENV) .raygion

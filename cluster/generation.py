@@ -1,0 +1,63 @@
+"""What the query path knows of a language model: a stream of text chunks for a list of messages."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from cluster.clock import Deadline
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatMessage:
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRequest:
+    messages: tuple[ChatMessage, ...]
+    max_tokens: int
+    temperature: float
+    request_id: str
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationChunk:
+    """A piece of the answer. The last one carries `finish_reason` and the token counts."""
+
+    text: str
+    finish_reason: str | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class Generator(Protocol):
+    """A language model that answers.
+
+    Guarantees: the stream ends with a chunk that has a `finish_reason`, or raises a typed error; it
+    is never cut silently. Closing the iterator stops the generation. Failures: Overloaded,
+    Unavailable, DeadlineExceeded, InvalidArgument (prompt too long). The caller brings the
+    deadline.
+    """
+
+    def stream(
+        self, request: GenerationRequest, deadline: Deadline
+    ) -> AsyncIterator[GenerationChunk]: ...
+
+
+class PromptTokenizer(Protocol):
+    """Counts and cuts by the tokens of the generator."""
+
+    def count(self, messages: tuple[ChatMessage, ...]) -> int:
+        """Tokens of the prompt that the chat template makes of the messages, opening of the answer
+        included.
+        """
+        ...
+
+    def truncate(self, text: str, tokens_max: int) -> str:
+        """The longest beginning of `text` that has at most `tokens_max` tokens."""
+        ...

