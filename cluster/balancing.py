@@ -3,11 +3,12 @@
 A replica's weight is the product of two things, both in (0, 1]:
 
 - *health*: a failure multiplies it at once, each success closes a part of the gap to 1;
-- *speed*: 1 while the replica's smoothed latency stays within a tolerance of the fastest peer's, and falling with a
-  power of the ratio beyond it.
+- *speed*: 1 while the replica's smoothed latency stays within a tolerance of the fastest peer's,
+  and falling with a power of the ratio beyond it.
 
-A weight below 1 drifts back to 1 while nothing is heard of the replica, and never falls below `weight_min`. So a
-replica that was bad is probed by a trickle of real queries, and earns its share back once they go well.
+A weight below 1 drifts back to 1 while nothing is heard of the replica, and never falls below
+`weight_min`. So a replica that was bad is probed by a trickle of real queries, and earns its share
+back once they go well.
 """
 
 from __future__ import annotations
@@ -21,21 +22,21 @@ from dataclasses import dataclass
 class BalancingSettings:
     """How fast weights move. The defaults are proved by the simulations in the unit tests."""
 
-    weight_min: float = 0.02
-    """The least weight: of two replicas, a bad one still gets some 2 % of the queries, as probes."""
+    weight_min: float = 0.01
+    """The least weight: of two replicas, a bad one still gets 1 % of the queries, as probes."""
     failure_factor: float = 0.2
     """A failure multiplies health by this."""
     success_gain: float = 0.3
     """A success closes this part of health's gap to 1."""
     latency_tolerance: float = 1.5
     """Up to this multiple of the fastest peer's latency a replica is not slow."""
-    slowness_power: float = 2.0
+    slowness_power: float = 2.5
     """Beyond the tolerance, speed falls with this power of the ratio."""
     latency_gain: float = 0.25
-    """The least share of a new sample in the smoothed latency; the longer the silence before it, the more it counts."""
+    """The least say of a new sample in the smoothed latency; silence before it adds to it."""
     latency_half_life_s: float = 5.0
     """After this much silence the older latency has lost half of its say."""
-    recovery_half_life_s: float = 12.0
+    recovery_half_life_s: float = 15.0
     """Silence of this length takes a weight half of the way back to 1, on a logarithmic scale."""
     replicas_max: int = 1024
     """Bound on remembered replicas, for a caller that never says which have departed."""
@@ -65,8 +66,9 @@ class _Record:
 class OutcomeWeights:
     """Weights of the replicas of one shard or deployment, as one caller sees them.
 
-    Guarantees: every weight lies in [weight_min, 1]; an unknown replica weighs 1; the same calls with the same clock
-    and random source give the same answers; memory is bounded. Not thread-safe: the owner serialises the calls.
+    Guarantees: every weight lies in [weight_min, 1]; an unknown replica weighs 1; the same calls
+    with the same clock and random source give the same answers; memory is bounded. Not thread-safe:
+    the owner serialises the calls.
     """
 
     def __init__(
@@ -83,9 +85,11 @@ class OutcomeWeights:
 
     def succeeded(self, replica_id: str, latency_s: float) -> None:
         """The replica answered after `latency_s`, a duration that compares between its peers."""
+        assert latency_s >= 0.0
         settings, now_s = self._settings, self._now_s()
         record = self._record(replica_id, now_s)
-        # What the silence has forgiven is settled first, so that news adds to the present weight, not to an old one.
+        # What the silence has forgiven is settled first, so that news adds to the present weight,
+        # not to an old one.
         health = self._forgiven(record.health, now_s - record.heard_s)
         record.health = min(1.0, health + settings.success_gain * (1.0 - health))
         if record.latency_s is None:
@@ -110,11 +114,11 @@ class OutcomeWeights:
         return self._weight(replica_id, self._fastest_s(), self._now_s())
 
     def order(self, replica_ids: Sequence[str]) -> list[str]:
-        """All of `replica_ids`, drawn by weight without replacement: ask the first, fall back to the next.
+        """All of `replica_ids`, drawn by weight without replacement: ask them in this order.
 
-        Efraimidis and Spirakis, "Weighted random sampling with a reservoir" (2006): sorting by u ** (1 / w) with u
-        uniform is such a draw. Taking -log turns the keys into exponential variates of rate w, smallest first, which
-        stays exact for small weights.
+        Efraimidis and Spirakis, "Weighted random sampling with a reservoir" (2006): sorting by u **
+        (1 / w) with u uniform is such a draw. Taking -log turns the keys into exponential variates
+        of rate w, smallest first, which stays exact for small weights.
         """
         if len(replica_ids) < 2:
             return list(replica_ids)

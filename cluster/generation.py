@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -46,7 +46,7 @@ class Generator(Protocol):
 
     def stream(
         self, request: GenerationRequest, deadline: Deadline
-    ) -> AsyncIterator[GenerationChunk]: ...
+    ) -> AsyncGenerator[GenerationChunk, None]: ...
 
 
 class PromptTokenizer(Protocol):

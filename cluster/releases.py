@@ -26,6 +26,10 @@ from cluster.prompt import PromptTemplate
 from cluster.records import Record
 
 
+RELEASE_LOG = "releases"
+"""The log's folder in the store."""
+
+
 class ReleaseContents(Record):
     """Everything that an answer depends on."""
 

@@ -67,46 +67,6 @@ class SearchResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AnswerRequest:
-    question: str
-    corpus: str | None = None
-    top_k: int = 4
-    filter: Filter | None = None
-    max_tokens: int = 128
-    temperature: float = 0.0
-    timeout_s: float = 60.0
-    min_coverage: float = 1.0
-    release: int | None = None
-    trace_id: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Citation:
-    id: str
-    text: str
-    score: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
-    prompt_tokens: int
-    completion_tokens: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AnswerResult:
-    answer: str
-    citations: tuple[Citation, ...]
-    release: int
-    region: str
-    coverage: float
-    usage: Usage
-    finish_reason: str
-    took_ms: float
-    trace_id: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ShardQuery:
     """One batch for one shard, pinned to an index version."""
 

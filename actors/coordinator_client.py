@@ -1,0 +1,108 @@
+"""The coordinator as a blocking client sees it: the command line, the demo, tests."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, cast
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+
+from actors import names
+from actors.actor_calls import NAMESPACE
+from cluster.answers import RegionSummary
+from cluster.errors import Conflict, DeadlineExceeded, RaygionError, Unavailable
+from cluster.releases import LogState, ReleaseContents, ReleaseStatus
+
+_POLL_S = 0.2
+_CALL_TIMEOUT_S = 90.0
+
+
+class CoordinatorClient:
+    """Calls the coordinator of the region whose Ray cluster this process has joined.
+
+    Raises the errors of `cluster.errors`; Unavailable when no coordinator answers.
+    """
+
+    def propose(
+        self, contents: ReleaseContents, *, targets: tuple[str, ...], auto_commit: bool
+    ) -> int:
+        """The number of the new release."""
+        return cast(int, self._call("propose", contents, targets, auto_commit))
+
+    def commit(self, number: int) -> None:
+        self._call("commit", number)
+
+    def abort(self, number: int, reason: str) -> None:
+        self._call("abort", number, reason)
+
+    def rollback(self, number: int | None) -> int:
+        """The release that is current from the switch on; None goes back to the one before."""
+        state = cast(LogState, self._call("rollback", number))
+        return state.switches[-1].release
+
+    def log_state(self) -> LogState:
+        return cast(LogState, self._call("log_state"))
+
+    def status(self) -> RegionSummary:
+        return cast(RegionSummary, self._call("status"))
+
+    def wait_until_leading(self, region: str, timeout_s: float) -> None:
+        """Returns when the region's coordinator leads, or another region does."""
+        self._wait(lambda: self.log_state().leader is not None, timeout_s, f"{region} to lead")
+
+    def wait_until_committed(self, number: int, timeout_s: float) -> None:
+        """Returns when the release is committed. Raises Conflict when it was aborted."""
+
+        def committed() -> bool:
+            proposal = self.log_state().proposals[number]
+            if proposal.status is ReleaseStatus.ABORTED:
+                raise Conflict(f"release {number} was aborted: {proposal.reason}")
+            return proposal.status is ReleaseStatus.COMMITTED
+
+        self._wait(committed, timeout_s, f"release {number} to be committed")
+
+    def wait_until_prepared(self, number: int, timeout_s: float) -> None:
+        """Returns when every target region has prepared the open release, or is fenced out."""
+
+        def prepared() -> bool:
+            proposal = self.log_state().proposals[number]
+            if proposal.status is ReleaseStatus.ABORTED:
+                raise Conflict(f"release {number} was aborted: {proposal.reason}")
+            return not proposal.waits_for(self.regions_prepared(number))
+
+        self._wait(prepared, timeout_s, f"release {number} to be prepared")
+
+    def regions_prepared(self, number: int) -> frozenset[str]:
+        return cast("frozenset[str]", self._call("regions_prepared", number))
+
+    def wait_until_serving(self, number: int, timeout_s: float) -> RegionSummary:
+        """Returns when the release is current here and every replica serves."""
+
+        def serving() -> bool:
+            summary = self.status()
+            return summary.release == number and summary.healthy
+
+        self._wait(serving, timeout_s, f"release {number} to be served")
+        return self.status()
+
+    def _wait(self, condition: Callable[[], bool], timeout_s: float, what: str) -> None:
+        deadline_s = time.monotonic() + timeout_s
+        while not condition():
+            if time.monotonic() > deadline_s:
+                raise DeadlineExceeded(f"waited {timeout_s:.0f} s for {what}")
+            time.sleep(_POLL_S)
+
+    def _call(self, method: str, *args: object) -> Any:
+        try:
+            actor = ray.get_actor(names.COORDINATOR, namespace=NAMESPACE)
+            return ray.get(getattr(actor, method).remote(*args), timeout=_CALL_TIMEOUT_S)
+        except ValueError as error:
+            raise Unavailable("no region runs on this Ray cluster; start one first") from error
+        except RayTaskError as error:
+            if isinstance(error.cause, RaygionError):
+                raise error.cause from error
+            raise
+        except (RayActorError, GetTimeoutError) as error:
+            raise Unavailable("the coordinator does not answer; try again shortly") from error

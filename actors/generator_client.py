@@ -1,0 +1,172 @@
+"""The generator of a region as the query path sees it: a Serve deployment, called by its handle."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import BackPressureError, RayServeException
+from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
+
+from actors.replica_outcomes import ReplicaOutcomes, RoutingHint, outcomes_of
+from cluster.clock import Deadline
+from cluster.errors import DeadlineExceeded, Overloaded, RaygionError, Unavailable
+from cluster.generation import GenerationChunk, GenerationRequest
+
+GENERATOR_DEPLOYMENT = "generator"
+"""The name of the deployment inside each generator version's Serve application."""
+RETRY_AFTER_S = 1.0
+
+logger = logging.getLogger(__name__)
+
+
+class ServeGenerator:
+    """Implements `cluster.generation.Generator` over the Serve application of one model version.
+
+    Guarantees: a stream ends with a chunk that has a `finish_reason`, or raises a typed error. An
+    attempt that breaks before its first token is made once more, on another replica where there is
+    one, within the same deadline. Closing or cancelling the iterator stops the generation in the
+    engine. How attempts end moves the weights of `deployments.weighted_router`.
+    """
+
+    def __init__(self, app_name: str, *, deployment: str = GENERATOR_DEPLOYMENT) -> None:
+        self._app_name = app_name
+        self._deployment = deployment
+        self._outcomes = outcomes_of(app_name)
+        self._handle: DeploymentHandle[object] | None = None
+
+    async def stream(
+        self, request: GenerationRequest, deadline: Deadline
+    ) -> AsyncGenerator[GenerationChunk, None]:
+        hint = RoutingHint(attempt_id=f"{request.request_id}-{uuid.uuid4().hex[:8]}")
+        first = _Attempt(self._outcomes, hint)
+        try:
+            async with aclosing(self._stream_once(request, deadline, first)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+            return
+        except Unavailable as error:
+            if first.has_started or deadline.expired():
+                raise
+            logger.warning("generation %s is tried once more: %s", request.request_id, error)
+        hint = RoutingHint(attempt_id=f"{hint.attempt_id}-2", avoid_replica=first.replica_id)
+        second = _Attempt(self._outcomes, hint)
+        async with aclosing(self._stream_once(request, deadline, second)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def _stream_once(
+        self, request: GenerationRequest, deadline: Deadline, attempt: _Attempt
+    ) -> AsyncGenerator[GenerationChunk, None]:
+        deadline.check("waiting for the generator")
+        handle = await self._connect()
+        response = handle.remote(request, timeout_s=deadline.remaining_s(), routing=attempt.hint)
+        assert isinstance(response, DeploymentResponseGenerator)
+        now_s = deadline.clock.monotonic_s
+        finished = False
+        try:
+            while not finished:
+                asked_s = now_s()
+                chunk = await _next_chunk(response, deadline)
+                attempt.received(chunk, now_s() - asked_s)
+                finished = chunk.finish_reason is not None
+                yield chunk
+        except (RayError, RayServeException, RaygionError) as error:
+            typed = _typed(error)
+            attempt.broke(typed)
+            raise typed from error
+        finally:
+            if not finished:
+                attempt.left()
+                # Cancels the call on the replica, which makes the engine abort the generation.
+                response.cancel()  # type: ignore[no-untyped-call]
+
+    async def _connect(self) -> DeploymentHandle[object]:
+        """Found at the first use: the application may be deployed after its client is made."""
+        if self._handle is None:
+            try:
+                # Asks the Serve controller and waits for it, which must not stop this event loop.
+                handle = await asyncio.to_thread(
+                    serve.get_deployment_handle, self._deployment, self._app_name
+                )
+            except (RayServeException, KeyError) as error:
+                raise Unavailable(f"no generator {self._app_name} is deployed") from error
+            self._handle = handle.options(stream=True, method_name="generate")
+        return self._handle
+
+
+class _Attempt:
+    """What one call to one replica showed so far, told to the outcomes once."""
+
+    def __init__(self, outcomes: ReplicaOutcomes, hint: RoutingHint) -> None:
+        self.hint = hint
+        self.replica_id: str | None = None
+        self._outcomes = outcomes
+        self._first_token_s: float | None = None
+        self._later_s = 0.0
+
+    @property
+    def has_started(self) -> bool:
+        return self._first_token_s is not None
+
+    def received(self, chunk: GenerationChunk, waited_s: float) -> None:
+        if self._first_token_s is None:
+            self._first_token_s = self._outcomes.waited_s(self.hint.attempt_id)
+        else:
+            # Only time spent waiting counts: a slow reader does not make a slow replica.
+            self._later_s += waited_s
+        if chunk.finish_reason is not None:
+            self._answered(later_tokens=(chunk.completion_tokens or 1) - 1)
+
+    def broke(self, error: RaygionError) -> None:
+        self.replica_id = self._outcomes.replica_of(self.hint.attempt_id)
+        if isinstance(error, Unavailable):
+            self._outcomes.failed(self.hint.attempt_id)
+        elif not isinstance(error, DeadlineExceeded):
+            self._outcomes.forget(self.hint.attempt_id)
+
+    def left(self) -> None:
+        """The caller left or ran out of time; says nothing new after `broke`."""
+        if self.has_started:
+            self._answered(later_tokens=0)
+        else:
+            self._outcomes.gave_up(self.hint.attempt_id)
+
+    def _answered(self, *, later_tokens: int) -> None:
+        assert self._first_token_s is not None
+        self._outcomes.answered(
+            self.hint.attempt_id,
+            first_token_s=self._first_token_s,
+            later_tokens=later_tokens,
+            later_s=self._later_s,
+        )
+
+
+async def _next_chunk(
+    response: DeploymentResponseGenerator[GenerationChunk], deadline: Deadline
+) -> GenerationChunk:
+    try:
+        async with asyncio.timeout(deadline.remaining_s()):
+            return await anext(response)
+    except TimeoutError:
+        raise DeadlineExceeded("time ran out while the generator was answering") from None
+    except StopAsyncIteration:
+        raise Unavailable("the generator broke off before the end of its answer") from None
+
+
+def _typed(error: Exception) -> RaygionError:
+    """What the caller may know of an error from Serve or from the replica."""
+    # An error raised in the replica arrives wrapped in one of Ray's own.
+    cause = getattr(error, "cause", None) or error
+    if isinstance(cause, RaygionError):
+        return cause
+    if isinstance(cause, BackPressureError):
+        return Overloaded(
+            "more questions wait for the language model than its queue holds", RETRY_AFTER_S
+        )
+    return Unavailable("the language model failed while answering")

@@ -1,0 +1,262 @@
+"""From a corpus to an index version: embedded on Ray Data, one build task a shard."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import ray
+import ray.data
+
+from actors.embedding_worker import EmbedBatches
+from actors.progress import watched
+from actors.shard_build import build_shard
+from cluster.artifacts import Artifacts
+from cluster.catalog import Catalog
+from cluster.clock import SYSTEM_CLOCK
+from cluster.config import CorpusSettings
+from cluster.errors import Corrupt, InvalidArgument, NotFound
+from cluster.manifests import (
+    ArtifactFile,
+    CorpusManifest,
+    IndexManifest,
+    IndexParameters,
+    ManifestRef,
+    ModelManifest,
+    ShardArtifact,
+)
+from cluster.object_store import ObjectStore
+from cluster.placement import shard_of
+from cluster.records import Record
+
+_BUILD_FORMAT = 1
+"""Raised whenever the same input is to be built into other bytes."""
+_EMBED_BATCH = 128
+
+
+class _BuildKey(Record):
+    """Everything that determines an index version."""
+
+    format: int
+    corpus: CorpusManifest
+    parameters: IndexParameters
+    shards: int
+    embedder_fingerprint: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildProgress:
+    """Called as the build goes on: the stage, how much is done, how much there is."""
+
+    show: Callable[[str, int, int], None]
+
+
+def build_index(
+    store: ObjectStore,
+    corpus: str,
+    settings: CorpusSettings,
+    *,
+    embedder: ModelManifest | None,
+    cache_folder: Path,
+    embedders: int,
+    progress: BuildProgress,
+) -> tuple[IndexManifest, ManifestRef, bool]:
+    """Builds the latest position of a corpus; the last value tells whether it was built before.
+
+    Needs a driver that has joined a Ray cluster. Raises NotFound for a corpus without documents,
+    InvalidArgument when the corpus needs an embedder and there is none.
+    """
+    catalog = Catalog(store)
+    position = catalog.latest_corpus(corpus)
+    if position is None or position.num_passages == 0:
+        raise NotFound(f"corpus {corpus!r} has no documents; add some with `raygion ingest`")
+    if position.vector_dimension is not None:
+        embedder = None
+    elif embedder is None:
+        raise InvalidArgument(f"corpus {corpus!r} has texts only and needs an embedder", "embedder")
+    version = _version(position, settings, embedder)
+    found = catalog.find_index(corpus, version)
+    if found is not None:
+        return (*found, True)
+    shards, num_documents = _build_shards(
+        store, position, settings, embedder, cache_folder, embedders, progress
+    )
+    num_passages = sum(shard.num_rows for shard in shards)
+    dimension = position.vector_dimension or (embedder.dimension if embedder else None)
+    assert dimension is not None
+    manifest = IndexManifest(
+        corpus=corpus,
+        version=version,
+        corpus_position=position.position,
+        dimension=dimension,
+        parameters=settings.index,
+        embedder_fingerprint=None if embedder is None else embedder.fingerprint,
+        metadata_schema=position.metadata_schema,
+        num_documents=num_documents,
+        num_passages=num_passages,
+        shards=tuple(shards),
+        recall_at_10=sum(s.recall_at_10 * s.num_rows for s in shards) / max(1, num_passages),
+        built_at_ms=SYSTEM_CLOCK.wall_ms(),
+    )
+    return (*catalog.publish_index(manifest), False)
+
+
+def _version(
+    corpus: CorpusManifest, settings: CorpusSettings, embedder: ModelManifest | None
+) -> str:
+    # When a corpus was read, and from where, makes no difference to its index.
+    content = corpus.model_copy(update={"position": 1, "created_at_ms": 0, "sources": ()})
+    key = _BuildKey(
+        format=_BUILD_FORMAT,
+        corpus=content,
+        parameters=settings.index,
+        shards=settings.shards,
+        embedder_fingerprint=None if embedder is None else embedder.fingerprint,
+    )
+    return key.digest()[:16]
+
+
+def _build_shards(
+    store: ObjectStore,
+    corpus: CorpusManifest,
+    settings: CorpusSettings,
+    embedder: ModelManifest | None,
+    cache_folder: Path,
+    embedders: int,
+    progress: BuildProgress,
+) -> tuple[list[ShardArtifact], int]:
+    """The artifacts of all shards, and how many documents are in them."""
+    parts = [{"part": i, "file": part.to_bytes()} for i, part in enumerate(corpus.parts)]
+    total = corpus.num_passages
+    with watched(lambda done: progress.show("embed", min(done, total), total)) as counter:
+        passages = ray.data.from_items(parts, override_num_blocks=len(parts)).map_batches(
+            _PartReader(store), batch_size=1, batch_format="pyarrow"
+        )
+        if embedder is not None:
+            passages = passages.map_batches(
+                EmbedBatches,
+                fn_constructor_args=(embedder, store, cache_folder, counter),
+                batch_size=_EMBED_BATCH,
+                batch_format="pyarrow",
+                concurrency=embedders,
+            )
+        sharded = passages.map_batches(
+            _Sharder(settings.shards), batch_format="pyarrow", zero_copy_batch=True
+        )
+        builder = _ShardBuilder(store, settings.index)
+        rows = sharded.groupby("shard").map_groups(builder, batch_format="pyarrow").take_all()
+    built = {row["shard"]: row for row in rows}
+    progress.show("build", len(built), settings.shards)
+    # A small corpus may leave a shard without documents: it is built all the same.
+    empty = _no_rows(store, corpus, embedder)
+    artifacts = [
+        ShardArtifact.from_bytes(built[shard]["artifact"], source="a build task")
+        if shard in built
+        else builder.build(shard, empty)[0]
+        for shard in range(settings.shards)
+    ]
+    return artifacts, sum(row["documents"] for row in rows)
+
+
+@dataclass(frozen=True, slots=True)
+class _PartReader:
+    """Reads parts of a corpus from the store, verified, with their ordinal in a column `part`."""
+
+    store: ObjectStore
+
+    def __call__(self, batch: Any) -> pa.Table:
+        tables = []
+        rows: pa.Table = batch
+        for row in rows.to_pylist():
+            file = ArtifactFile.from_bytes(row["file"], source="a corpus part")
+            table = pq.read_table(pa.BufferReader(Artifacts(self.store).read_bytes(file)))
+            ordinal = pa.array(np.full(len(table), row["part"], dtype=np.int64))
+            tables.append(table.append_column("part", ordinal))
+        return pa.concat_tables(tables)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sharder:
+    """Adds the column `shard`: all passages of a document go to the same one."""
+
+    num_shards: int
+
+    def __call__(self, batch: Any) -> pa.Table:
+        passages: pa.Table = batch
+        documents: list[Any] = passages["document"].to_pylist()
+        shards = [shard_of(document, self.num_shards) for document in documents]
+        return passages.append_column("shard", pa.array(shards, type=pa.int64()))
+
+
+@dataclass(frozen=True, slots=True)
+class _ShardBuilder:
+    """Builds one shard from all its rows and stores the artifact."""
+
+    store: ObjectStore
+    parameters: IndexParameters
+
+    def __call__(self, group: Any) -> pa.Table:
+        rows: pa.Table = group
+        shard: Any = rows["shard"][0].as_py()
+        artifact, num_documents = self.build(shard, rows)
+        row = {"shard": shard, "artifact": artifact.to_bytes(), "documents": num_documents}
+        return pa.Table.from_pylist([row])
+
+    def build(self, shard: int, rows: pa.Table) -> tuple[ShardArtifact, int]:
+        latest = _latest_of_each_document(rows)
+        num_documents = pc.count_distinct(latest["document"]).as_py()
+        vectors = _vectors(latest)
+        table = latest.drop_columns(["vector", "part", "shard"])
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            build = build_shard(table, vectors, self.parameters, folder)
+            files = Artifacts(self.store).put_folder(folder)
+        artifact = ShardArtifact(
+            shard=shard,
+            num_rows=build.num_rows,
+            files=files,
+            recall_at_10=build.recall_at_10,
+        )
+        return artifact, num_documents
+
+
+def _no_rows(
+    store: ObjectStore, corpus: CorpusManifest, embedder: ModelManifest | None
+) -> pa.Table:
+    first = pa.Table.from_pylist([{"part": 0, "file": corpus.parts[0].to_bytes()}])
+    rows = _Sharder(1)(_PartReader(store)(first)).slice(0, 0)
+    if embedder is None:
+        return rows
+    return rows.append_column(
+        "vector", pa.array([], type=pa.list_(pa.float32(), embedder.dimension))
+    )
+
+
+def _latest_of_each_document(rows: pa.Table) -> pa.Table:
+    """A later part's document replaces the earlier one whole, however many passages each has."""
+    newest = rows.group_by("document").aggregate([("part", "max")])
+    by_document = dict(
+        zip(newest["document"].to_pylist(), newest["part_max"].to_pylist(), strict=True)
+    )
+    kept = [
+        by_document[document] == part
+        for document, part in zip(
+            rows["document"].to_pylist(), rows["part"].to_pylist(), strict=True
+        )
+    ]
+    return rows.filter(pa.array(kept, type=pa.bool_()))
+
+
+def _vectors(rows: pa.Table) -> np.ndarray[Any, np.dtype[np.float32]]:
+    column: Any = rows["vector"].combine_chunks()
+    if column.null_count:
+        raise Corrupt("a passage of the corpus has no vector")
+    dimension = column.type.list_size
+    return np.asarray(column.flatten(), dtype=np.float32).reshape(len(rows), dimension)

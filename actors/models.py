@@ -1,0 +1,145 @@
+"""Model versions: from wherever a model is into the store."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import fsspec
+
+from actors.starter_models import (
+    STARTER_EMBEDDER,
+    STARTER_GENERATOR,
+    starter_embedder_folder,
+    starter_generator_folder,
+)
+from cluster.artifacts import Artifacts
+from cluster.catalog import Catalog
+from cluster.config import STARTER
+from cluster.errors import InvalidArgument, Unavailable
+from cluster.manifests import ArtifactFile, ManifestRef, ModelKind, ModelManifest
+from cluster.object_store import ObjectStore
+from cluster.records import Record
+
+Progress = Callable[[str], None]
+_UNUSED = (".onnx", ".msgpack", ".h5", ".ot", ".gguf", ".pth", ".tflite")
+"""Weights in formats that neither torch nor vLLM reads here; they would only fill the store."""
+
+
+class _Fingerprint(Record):
+    files: tuple[tuple[str, str], ...]
+
+
+def publish_model(
+    store: ObjectStore,
+    *,
+    kind: ModelKind,
+    source: str,
+    name: str | None,
+    scratch: Path,
+    progress: Progress,
+) -> tuple[ModelManifest, ManifestRef, bool]:
+    """Puts a model into the store; the last value tells whether it was there already.
+
+    `scratch` is a local folder for what has to be converted or downloaded on the way. Raises
+    InvalidArgument when the source is no model, Unavailable when it cannot be reached.
+    """
+    catalog = Catalog(store)
+    given_name = name or _name_of(kind, source)
+    if source == STARTER and (known := _starter(catalog, kind, given_name)) is not None:
+        return (*known, True)
+    with tempfile.TemporaryDirectory(dir=_made(scratch)) as downloads:
+        folder = _folder_of(kind, source, scratch, Path(downloads), progress)
+        if not (folder / "config.json").is_file():
+            raise InvalidArgument(f"{source} is no Hugging Face folder: no config.json", str(kind))
+        progress(f"storing {given_name}")
+        files = tuple(
+            file for file in Artifacts(store).put_folder(folder) if not file.path.endswith(_UNUSED)
+        )
+        manifest = _manifest(kind, given_name, folder, files)
+    found = catalog.find_model(manifest.version)
+    if found is not None:
+        return (*found, True)
+    return (*catalog.publish_model(manifest), False)
+
+
+def _manifest(
+    kind: ModelKind, name: str, folder: Path, files: tuple[ArtifactFile, ...]
+) -> ModelManifest:
+    fingerprint = _Fingerprint(files=tuple((f.path, f.sha256) for f in files)).digest()
+    dimension = None
+    if kind is ModelKind.EMBEDDER:
+        dimension = json.loads((folder / "config.json").read_text()).get("hidden_size")
+        if not isinstance(dimension, int):
+            raise InvalidArgument(f"{name} is no text encoder: no hidden_size", "embedder")
+    return ModelManifest(
+        kind=kind,
+        name=name,
+        version=fingerprint[:16],
+        fingerprint=fingerprint,
+        files=files,
+        dimension=dimension,
+    )
+
+
+def _starter(
+    catalog: Catalog, kind: ModelKind, name: str
+) -> tuple[ModelManifest, ManifestRef] | None:
+    """A starter model is fixed by its package, so its name alone tells that it is stored."""
+    for manifest, ref in catalog.list_models():
+        if manifest.kind is kind and manifest.name == name:
+            return manifest, ref
+    return None
+
+
+def _name_of(kind: ModelKind, source: str) -> str:
+    if source == STARTER:
+        return STARTER_EMBEDDER if kind is ModelKind.EMBEDDER else STARTER_GENERATOR
+    return source.rstrip("/").rpartition("/")[2]
+
+
+def _folder_of(
+    kind: ModelKind, source: str, scratch: Path, downloads: Path, progress: Progress
+) -> Path:
+    if source == STARTER and kind is ModelKind.EMBEDDER:
+        return starter_embedder_folder()
+    if source == STARTER:
+        return starter_generator_folder(scratch / STARTER_GENERATOR, progress)
+    if "://" in source:
+        return _downloaded(source, downloads, progress)
+    if Path(source).is_dir():
+        return Path(source)
+    return _from_hub(source, downloads, progress)
+
+
+def _downloaded(url: str, target: Path, progress: Progress) -> Path:
+    progress(f"fetching {url}")
+    try:
+        filesystem, path = fsspec.core.url_to_fs(url)
+        filesystem.get(path.rstrip("/") + "/", str(target) + "/", recursive=True)
+    except (OSError, ValueError, ImportError) as error:
+        raise Unavailable(f"the model at {url} cannot be fetched: {error}") from error
+    return target
+
+
+def _from_hub(source: str, target: Path, progress: Progress) -> Path:
+    # Imported late: only those who name a hub id need it.
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    progress(f"fetching {source} from the model hub")
+    try:
+        snapshot_download(source, local_dir=target)
+    except HFValidationError as error:
+        raise InvalidArgument(f"{source!r} is neither a folder nor a hub id", "model") from error
+    except Exception as error:
+        # The hub's client raises what its HTTP library does, whichever that is.
+        raise Unavailable(f"{source} cannot be fetched from the model hub: {error}") from error
+    return target
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -1,0 +1,143 @@
+"""The Python client: `connect()` gives a handle whose methods return Ray object refs.
+
+region = connect("127.0.0.1:6379")
+result = ray.get(region.search.remote("Which countries border France?", top_k=3))
+print(result.hits[0].text, result.release)
+
+answer = ray.get(region.answer.remote("What is the capital of Chad?", filter={"region":
+"africa"})) print(answer.answer, [citation.id for citation in answer.citations])
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Generic, ParamSpec, TypeVar, cast
+
+import numpy as np
+import numpy.typing as npt
+import ray
+
+from actors import names
+from actors.actor_calls import NAMESPACE
+from cluster.answers import AnswerRequest, AnswerResult, RegionSummary
+from cluster.errors import Unavailable
+from cluster.filters import Filter, parse_filter
+from cluster.search import TOP_K_DEFAULT, SearchRequest, SearchResult
+from cluster.vectors import check_vectors
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class RemoteMethod(Generic[P, T]):
+    """One method of a region. `remote(...)` checks the arguments here and returns an object ref."""
+
+    def __init__(self, call: Callable[P, ray.ObjectRef[T]]) -> None:
+        self._call = call
+        self.__doc__ = call.__doc__
+
+    def remote(self, *args: P.args, **kwargs: P.kwargs) -> ray.ObjectRef[T]:
+        return self._call(*args, **kwargs)
+
+
+class Region:
+    """A region's handle.
+
+    `ray.get` on what the methods return gives `SearchResult`, `AnswerResult` and `RegionSummary`,
+    or raises an error of `cluster.errors`, the same as over HTTP.
+    """
+
+    def __init__(self, front: Any) -> None:
+        self._front = front
+        self.search = RemoteMethod(self._search)
+        self.answer = RemoteMethod(self._answer)
+        self.status = RemoteMethod(self._status)
+
+    def _search(
+        self,
+        query: str | Sequence[str] | None = None,
+        *,
+        vectors: npt.ArrayLike | None = None,
+        corpus: str | None = None,
+        top_k: int = TOP_K_DEFAULT,
+        filter: Mapping[str, object] | None = None,
+        fields: Sequence[str] | None = None,
+        timeout_s: float = 5.0,
+        min_coverage: float = 1.0,
+        release: int | None = None,
+    ) -> ray.ObjectRef[SearchResult]:
+        """Searches for one text, several texts, or `vectors` (float32 [n, d], or [d] for one)."""
+        queries = (query,) if isinstance(query, str) else None if query is None else tuple(query)
+        given = None if vectors is None else check_vectors(np.atleast_2d(np.asarray(vectors)))
+        request = SearchRequest(
+            queries=queries,
+            vectors=given,
+            corpus=corpus,
+            top_k=top_k,
+            filter=_parsed(filter),
+            fields=None if fields is None else tuple(fields),
+            timeout_s=timeout_s,
+            min_coverage=min_coverage,
+            release=release,
+        )
+        return cast("ray.ObjectRef[SearchResult]", self._front.search.remote(request))
+
+    def _answer(
+        self,
+        question: str,
+        *,
+        corpus: str | None = None,
+        top_k: int = 4,
+        filter: Mapping[str, object] | None = None,
+        max_tokens: int = 128,
+        temperature: float = 0.0,
+        timeout_s: float = 60.0,
+        min_coverage: float = 1.0,
+        release: int | None = None,
+    ) -> ray.ObjectRef[AnswerResult]:
+        """Answers a question from the passages found for it."""
+        request = AnswerRequest(
+            question=question,
+            corpus=corpus,
+            top_k=top_k,
+            filter=_parsed(filter),
+            max_tokens=max_tokens,
+            temperature=temperature,
+            timeout_s=timeout_s,
+            min_coverage=min_coverage,
+            release=release,
+        )
+        return cast("ray.ObjectRef[AnswerResult]", self._front.answer.remote(request))
+
+    def _status(self) -> ray.ObjectRef[RegionSummary]:
+        """What the region serves, and how well."""
+        return cast("ray.ObjectRef[RegionSummary]", self._front.status.remote())
+
+
+def connect(address: str | None = None, *, token_file: str | Path | None = None) -> Region:
+    """The handle of the region that runs on the Ray cluster at `address` (`host:port`, `auto`).
+
+    Joins the cluster unless this process is in it already (then `address` may be left out).
+    `token_file` holds the cluster's secret; without it Ray looks where it is told by its own
+    environment. Raises Unavailable when there is no cluster at the address, or no region on it.
+    """
+    if not ray.is_initialized():
+        os.environ["RAY_AUTH_MODE"] = "token"
+        if token_file is not None:
+            os.environ["RAY_AUTH_TOKEN_PATH"] = os.fspath(Path(token_file).resolve())
+        try:
+            ray.init(address or "auto", namespace=NAMESPACE, log_to_driver=False)
+        except (ConnectionError, RuntimeError) as error:
+            raise Unavailable(f"cannot join the Ray cluster at {address}: {error}") from error
+    try:
+        return Region(ray.get_actor(names.FRONT, namespace=NAMESPACE))
+    except ValueError as error:
+        raise Unavailable(
+            "no region runs on this Ray cluster; start one with `raygion up`"
+        ) from error
+
+
+def _parsed(filter: Mapping[str, object] | None) -> Filter | None:
+    return None if filter is None else parse_filter(dict(filter))

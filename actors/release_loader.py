@@ -1,0 +1,247 @@
+"""Brings a release to life in a region: replicas, embedders and a generator, beside those that
+serve.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import ray
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+
+from actors import names, wiring
+from actors.shard_replica import ReplicaStatus
+from cluster.catalog import Catalog
+from cluster.config import GeneratorSettings, Settings
+from cluster.errors import InvalidArgument, RaygionError, Unavailable
+from cluster.manifests import IndexManifest, ModelManifest
+from cluster.object_store import ObjectStore
+from cluster.region_view import CorpusView, GeneratorView, ReleaseView
+from cluster.releases import Release
+
+log = logging.getLogger(__name__)
+_LOAD_TIMEOUT_S = 600.0
+_STATUS_TIMEOUT_S = 3.0
+_WARM_UP = ["warm up"]
+
+
+class GeneratorDeployer(Protocol):
+    """Runs generators. Every method may be called again for what it has done before."""
+
+    def deploy(self, model: ModelManifest, application: str, settings: GeneratorSettings) -> None:
+        """Returns when the model answers. Raises Unavailable, InvalidArgument."""
+        ...
+
+    def delete(self, application: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedRelease:
+    """A release that this region can serve, with what its parts are made of."""
+
+    view: ReleaseView
+    indexes: Mapping[str, IndexManifest]
+    embedder: ModelManifest | None
+
+
+class ReleaseLoader:
+    """Loads and unloads releases; loads again what restarted replicas have lost.
+
+    `prepare` may be called again for a release that is loaded, wholly or in part: what is there is
+    kept. Not thread-safe but for `prepare`.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: ObjectStore,
+        cache_folder: Path,
+        deployer: GeneratorDeployer,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._cache_folder = cache_folder
+        self._catalog = Catalog(store)
+        self._deployer = deployer
+        self._loading: dict[tuple[str, str], Any] = {}
+        self._serving: dict[str, frozenset[str]] = {}
+
+    def prepare(self, release: Release) -> LoadedRelease:
+        """Fetches, verifies, loads and warms up. Blocks; raises the errors of `cluster.errors`."""
+        contents = release.contents
+        indexes = {c: self._catalog.read_index(c, ref) for c, ref in contents.indexes.items()}
+        embedder = (
+            None if contents.embedder is None else self._catalog.read_model(contents.embedder)
+        )
+        generator = (
+            None if contents.generator is None else self._catalog.read_model(contents.generator)
+        )
+        for index in indexes.values():
+            _check_fingerprint(index, embedder)
+        loads = [
+            replica.load.remote(index)
+            for index in indexes.values()
+            for replica in self._replicas(index).values()
+        ]
+        loads += [worker.embed.remote(_WARM_UP) for worker in self._embedders(embedder).values()]
+        _wait_for(loads)
+        if generator is not None:
+            application = names.generator_application(generator.version)
+            self._deployer.deploy(generator, application, self._settings.generator)
+        view = ReleaseView(
+            number=release.number,
+            corpora={corpus: self._corpus_view(index) for corpus, index in indexes.items()},
+            embedders=tuple(self._embedders(embedder)),
+            generator=None if generator is None else self._generator_view(generator),
+            prompt=contents.prompt,
+        )
+        return LoadedRelease(view=view, indexes=indexes, embedder=embedder)
+
+    def retire(self, gone: LoadedRelease, kept: Iterable[LoadedRelease]) -> None:
+        """Unloads what `gone` has and none of `kept` needs."""
+        kept = list(kept)
+        needed = {names_ for k in kept for names_ in self._actor_names(k)}
+        versions = {index.version for k in kept for index in k.indexes.values()}
+        for index in gone.indexes.values():
+            if index.version not in versions:
+                for name, replica in self._replicas(index).items():
+                    if name in needed:
+                        replica.unload.remote(index.version)
+        for name in self._actor_names(gone) - needed:
+            wiring.kill(name)
+        generators = {k.view.generator.application for k in kept if k.view.generator is not None}
+        if gone.view.generator is not None and gone.view.generator.application not in generators:
+            self._deployer.delete(gone.view.generator.application)
+
+    def mend(self, loaded: Iterable[LoadedRelease]) -> None:
+        """Makes anew the actors that are gone, and lets empty replicas load what they should
+        hold.
+        """
+        wanted: dict[str, dict[str, IndexManifest]] = {}
+        handles: dict[str, Any] = {}
+        for release in loaded:
+            self._embedders(release.embedder)
+            for index in release.indexes.values():
+                for name, replica in self._replicas(index).items():
+                    handles[name] = replica
+                    wanted.setdefault(name, {})[index.version] = index
+        self._serving = _statuses(handles)
+        for name, indexes in wanted.items():
+            held = self._serving.get(name)
+            for version in indexes.keys() - (held if held is not None else indexes.keys()):
+                self._load_again(name, handles[name], indexes[version])
+
+    def num_serving(self, corpus: CorpusView) -> int:
+        """Replicas of the corpus that held its index version when they were last asked."""
+        replicas = (name for shard in corpus.shards for name in shard)
+        return sum(corpus.index_version in self._serving.get(name, ()) for name in replicas)
+
+    def _load_again(self, name: str, replica: Any, index: IndexManifest) -> None:
+        key = (name, index.version)
+        running = self._loading.get(key)
+        if running is not None:
+            done, _ = ray.wait([running], timeout=0)
+            if not done:
+                return
+        log.warning("%s has lost index %s: loading it again", name, index.version)
+        self._loading[key] = replica.load.remote(index)
+
+    def _replicas(self, index: IndexManifest) -> dict[str, Any]:
+        number = self._settings.corpus(index.corpus).replicas
+        return {
+            names.replica(index.corpus, shard.shard, replica): wiring.replica_actor(
+                index.corpus,
+                shard.shard,
+                replica,
+                store=self._store,
+                cache_folder=self._cache_folder,
+            )
+            for shard in index.shards
+            for replica in range(number)
+        }
+
+    def _embedders(self, model: ModelManifest | None) -> dict[str, Any]:
+        if model is None:
+            return {}
+        return {
+            names.embedder(model.version, number): wiring.embedder_actor(
+                model, number, store=self._store, cache_folder=self._cache_folder
+            )
+            for number in range(self._settings.embedder.replicas)
+        }
+
+    def _actor_names(self, release: LoadedRelease) -> set[str]:
+        shards = (s for corpus in release.view.corpora.values() for s in corpus.shards)
+        return {name for shard in shards for name in shard} | set(release.view.embedders)
+
+    def _corpus_view(self, index: IndexManifest) -> CorpusView:
+        number = self._settings.corpus(index.corpus).replicas
+        return CorpusView(
+            corpus=index.corpus,
+            index_version=index.version,
+            dimension=index.dimension,
+            metric=index.parameters.metric,
+            metadata_schema=index.metadata_schema,
+            has_embedder=index.embedder_fingerprint is not None,
+            num_passages=index.num_passages,
+            recall_at_10=index.recall_at_10,
+            shards=tuple(
+                tuple(names.replica(index.corpus, shard.shard, r) for r in range(number))
+                for shard in index.shards
+            ),
+        )
+
+    def _generator_view(self, model: ModelManifest) -> GeneratorView:
+        weights = (".safetensors", ".bin", ".pt", ".gguf")
+        return GeneratorView(
+            application=names.generator_application(model.version),
+            model=model.name,
+            tokenizer_files=tuple(f for f in model.files if not f.path.endswith(weights)),
+            context_tokens_max=self._settings.generator.context_tokens_max,
+        )
+
+
+def _check_fingerprint(index: IndexManifest, embedder: ModelManifest | None) -> None:
+    # Vectors of different embedders never meet: equal dimensions would not tell them apart.
+    if index.embedder_fingerprint is None:
+        return
+    if embedder is None or embedder.fingerprint != index.embedder_fingerprint:
+        raise InvalidArgument(
+            f"index {index.version} of corpus {index.corpus!r} was built with another embedder "
+            "than the release names: build the corpus again with this one",
+            "embedder",
+        )
+
+
+def _wait_for(refs: list[Any]) -> None:
+    try:
+        ray.get(refs, timeout=_LOAD_TIMEOUT_S)
+    except RayTaskError as error:
+        if isinstance(error.cause, RaygionError):
+            raise error.cause from error
+        raise Unavailable(f"a replica failed while loading: {error.cause}") from error
+    except GetTimeoutError as error:
+        raise Unavailable(f"loading took more than {_LOAD_TIMEOUT_S:.0f} s") from error
+    except RayError as error:
+        raise Unavailable(f"a replica died while loading: {error}") from error
+
+
+def _statuses(handles: Mapping[str, Any]) -> dict[str, frozenset[str]]:
+    """Index versions held, for each replica that answers in time."""
+    refs = {handle.status.remote(): name for name, handle in handles.items()}
+    if not refs:
+        return {}
+    done, _ = ray.wait(list(refs), num_returns=len(refs), timeout=_STATUS_TIMEOUT_S)
+    held: dict[str, frozenset[str]] = {}
+    for ref in done:
+        try:
+            status: ReplicaStatus = ray.get(ref)
+        except RayError as error:
+            log.info("%s does not answer: %s", refs[ref], error)
+        else:
+            held[refs[ref]] = status.index_versions
+    return held

@@ -1,0 +1,49 @@
+"""The gateway's side of replicas: the protocols of the core, spoken to Ray actors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+from actors.actor_calls import NamedActor
+from cluster.search import Float32Array, Int64Array, Passages, ShardHits, ShardQuery
+
+
+class ActorShardReplica:
+    """A `cluster.fanout.ShardReplica` that lives in an actor."""
+
+    def __init__(self, name: str) -> None:
+        self._actor = NamedActor(name)
+
+    @property
+    def replica_id(self) -> str:
+        return self._actor.name
+
+    async def search(self, query: ShardQuery, timeout_s: float) -> ShardHits:
+        return cast(ShardHits, await self._actor.call("search", query, timeout_s))
+
+    async def passages(
+        self,
+        corpus: str,
+        index_version: str,
+        rows: Int64Array,
+        fields: tuple[str, ...] | None,
+        timeout_s: float,
+    ) -> Passages:
+        answer = await self._actor.call("passages", corpus, index_version, rows, fields, timeout_s)
+        return cast(Passages, answer)
+
+
+class ActorEmbedder:
+    """An embedder's replica that lives in an actor."""
+
+    def __init__(self, name: str) -> None:
+        self._actor = NamedActor(name)
+
+    @property
+    def replica_id(self) -> str:
+        return self._actor.name
+
+    async def embed(self, texts: Sequence[str]) -> Float32Array:
+        """float32 [n, d], one row a text."""
+        return cast(Float32Array, await self._actor.call("embed", list(texts)))

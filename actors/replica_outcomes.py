@@ -1,0 +1,172 @@
+"""What the callers of a Serve deployment in this process learned about its replicas.
+
+Serve makes one router for every handle, on a thread of its own, and tells it where a call went but
+not how it ended; the client knows how it ended but not where it went. They meet here:
+
+    client --- RoutingHint(attempt_id) ---> router: order(), routed()
+    client --- answered(), failed(), gave_up() by attempt_id ---> weights ---> router: order()
+
+A generator is judged by the time to its first token and by its pace afterwards, as the time that an
+answer of a fixed length would take. So a long answer does not count as a slow one.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import OrderedDict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from cluster.balancing import DEFAULT_BALANCING, BalancingSettings, OutcomeWeights
+from cluster.clock import SYSTEM_CLOCK, Clock
+
+NOMINAL_TOKENS = 32
+"""Answers are compared as if they had this many tokens after the first one."""
+PACE_TOKENS_MIN = 8
+"""Fewer tokens say nothing about the pace; the usual one stands in for it."""
+PATIENCE = 3.0
+"""Leaving before this multiple of the usual time to the first token is not the replica's fault."""
+ATTEMPTS_MAX = 4096
+_USUAL_GAIN = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoutingHint:
+    """Travels as the keyword argument `routing` of a call; read by the router, not by the
+    replica.
+    """
+
+    attempt_id: str
+    avoid_replica: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    replica_id: str
+    routed_s: float
+
+
+class ReplicaOutcomes:
+    """Weights of the replicas of one deployment, fed by attempts. Thread-safe, memory bounded.
+
+    An attempt that never reached a replica, or that was forgotten for its age, changes nothing.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Clock = SYSTEM_CLOCK,
+        rng: random.Random | None = None,
+        settings: BalancingSettings = DEFAULT_BALANCING,
+    ) -> None:
+        self._clock = clock
+        # Seeded by the system by default: equal seeds would send all processes the same way.
+        rng = rng or random.Random()
+        self._weights = OutcomeWeights(now_s=clock.monotonic_s, rng=rng, settings=settings)
+        self._attempts: OrderedDict[str, _Attempt] = OrderedDict()
+        self._usual_first_token_s: float | None = None
+        self._usual_token_s: float | None = None
+        self._lock = threading.Lock()
+
+    def order(self, replica_ids: Sequence[str], avoid_replica: str | None = None) -> list[str]:
+        """All of `replica_ids`, drawn by weight; the avoided one comes last."""
+        with self._lock:
+            ordered = self._weights.order(replica_ids)
+        if avoid_replica in ordered:
+            ordered.remove(avoid_replica)
+            ordered.append(avoid_replica)
+        return ordered
+
+    def routed(self, attempt_id: str, replica_id: str) -> None:
+        """The replica has accepted the attempt."""
+        with self._lock:
+            self._attempts[attempt_id] = _Attempt(replica_id, self._clock.monotonic_s())
+            if len(self._attempts) > ATTEMPTS_MAX:
+                self._attempts.popitem(last=False)
+
+    def replica_of(self, attempt_id: str) -> str | None:
+        with self._lock:
+            attempt = self._attempts.get(attempt_id)
+        return attempt.replica_id if attempt else None
+
+    def waited_s(self, attempt_id: str) -> float:
+        """How long ago the replica accepted the attempt; 0 when none has."""
+        with self._lock:
+            attempt = self._attempts.get(attempt_id)
+            return self._clock.monotonic_s() - attempt.routed_s if attempt else 0.0
+
+    def answered(
+        self, attempt_id: str, *, first_token_s: float, later_tokens: int, later_s: float
+    ) -> None:
+        """The attempt went well: its first token took `first_token_s` after the replica accepted
+        it, and `later_tokens` followed in `later_s`."""
+        with self._lock:
+            attempt = self._attempts.pop(attempt_id, None)
+            if attempt is None:
+                return
+            self._usual_first_token_s = _smoothed(self._usual_first_token_s, first_token_s)
+            token_s = self._usual_token_s or 0.0
+            if later_tokens >= PACE_TOKENS_MIN:
+                token_s = later_s / later_tokens
+                self._usual_token_s = _smoothed(self._usual_token_s, token_s)
+            self._weights.succeeded(attempt.replica_id, first_token_s + NOMINAL_TOKENS * token_s)
+
+    def failed(self, attempt_id: str) -> None:
+        """The replica answered with an error or broke off."""
+        with self._lock:
+            attempt = self._attempts.pop(attempt_id, None)
+            if attempt is not None:
+                self._weights.failed(attempt.replica_id)
+
+    def gave_up(self, attempt_id: str) -> None:
+        """The caller left, or its time ran out, before the first token.
+
+        That tells of the replica only if the wait was long for this deployment: a client with an
+        impatient timeout must not ruin the weights for all.
+        """
+        with self._lock:
+            attempt = self._attempts.pop(attempt_id, None)
+            if attempt is None:
+                return
+            waited_s = self._clock.monotonic_s() - attempt.routed_s
+            usual_s = self._usual_first_token_s
+            if usual_s is None or waited_s > PATIENCE * usual_s:
+                self._weights.failed(attempt.replica_id)
+
+    def forget(self, attempt_id: str) -> None:
+        """The attempt ended in a way that tells nothing of the replica."""
+        with self._lock:
+            self._attempts.pop(attempt_id, None)
+
+    def lost(self, replica_id: str) -> None:
+        """The replica cannot be reached now."""
+        with self._lock:
+            self._weights.failed(replica_id)
+
+    def retain(self, replica_ids: Collection[str]) -> None:
+        """Forgets the replicas that have departed."""
+        with self._lock:
+            self._weights.retain(replica_ids)
+
+    def weights(self, replica_ids: Collection[str]) -> dict[str, float]:
+        with self._lock:
+            return {replica_id: self._weights.weight(replica_id) for replica_id in replica_ids}
+
+
+def _smoothed(usual_s: float | None, sample_s: float) -> float:
+    return sample_s if usual_s is None else usual_s + _USUAL_GAIN * (sample_s - usual_s)
+
+
+_by_app: dict[str, ReplicaOutcomes] = {}
+_by_app_lock = threading.Lock()
+
+
+def outcomes_of(app_name: str) -> ReplicaOutcomes:
+    """The outcomes that this process shares for the Serve application `app_name`.
+
+    A process-wide place is needed, because Serve constructs the routers and gives them nothing of
+    the caller's. It grows by one entry for each application that this process ever called.
+    """
+    with _by_app_lock:
+        return _by_app.setdefault(app_name, ReplicaOutcomes())

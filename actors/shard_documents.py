@@ -1,0 +1,207 @@
+"""The Arrow file of a shard: passages, metadata and original vectors, in the index's row order.
+
+Columns: `id` (passage), `document`, `text`, `meta.{field}` for each metadata field, and `vector`, a
+fixed-size list of float32, as the index stores it. One uncompressed record batch, so that a memory
+map of the file serves all columns in place and the vectors are one NumPy array without a copy. Rows
+ascend by id, in the order of its bytes: to order rows is to order ids.
+
+The schema's metadata says what a reader needs before it looks at a row: the longest vector's norm,
+and the size of the index file that belongs to this one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cluster.errors import Corrupt, InvalidArgument
+from cluster.search import BytesArray, Float32Array, Int64Array, Metadata, Passages
+from cluster.vectors import norms
+
+DOCUMENTS_FILE = "documents.arrow"
+META_PREFIX = "meta."
+_REQUIRED = ("id", "document", "text")
+_VECTOR = "vector"
+_NORM_MAX = b"raygion.norm_max"
+_INDEX_SIZE = b"raygion.index_size_bytes"
+
+
+def sorted_by_id(table: pa.Table, vectors: Float32Array) -> tuple[pa.Table, Float32Array]:
+    """Both in ascending order of the `id` column's bytes.
+
+    Raises InvalidArgument for an id that is null, empty or holds a NUL (hits carry ids in
+    fixed-width arrays, where a NUL is the end); ValueError for what only a mistake in the program
+    explains: missing columns, another number of vectors than of rows, an id that occurs twice.
+    """
+    missing = [name for name in _REQUIRED if name not in table.column_names]
+    if missing:
+        raise ValueError(f"the table lacks the columns {missing}")
+    if vectors.ndim != 2 or len(vectors) != table.num_rows:
+        raise ValueError(f"{table.num_rows} rows, but vectors of shape {vectors.shape}")
+    order = pc.sort_indices(table, sort_keys=[("id", "ascending")])
+    table = table.take(order)
+    ids = table.column("id").to_pylist()
+    if any(not id or "\0" in id for id in ids):
+        raise InvalidArgument("must not be empty and must not contain NUL", "id")
+    for id, following in pairwise(ids):
+        if id == following:
+            raise ValueError(f"the id {id!r} occurs twice")
+    return table, np.ascontiguousarray(vectors[order.to_numpy()], dtype=np.float32)
+
+
+def write_documents(
+    table: pa.Table, vectors: Float32Array, path: Path, *, index_size_bytes: int
+) -> None:
+    """Writes what `sorted_by_id` returned. Raises InvalidArgument for more text than fits a
+    batch.
+    """
+    columns = [column.combine_chunks() for column in table.columns]
+    if any(isinstance(column, pa.ChunkedArray) for column in columns):
+        raise InvalidArgument("a shard holds at most 2 GiB of text; use more shards", "text")
+    columns.append(
+        pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
+    )
+    batch = pa.RecordBatch.from_arrays(columns, names=[*table.column_names, _VECTOR])
+    norm_max = float(norms(vectors).max(initial=0.0))
+    batch = batch.replace_schema_metadata(
+        {_NORM_MAX: norm_max.hex().encode(), _INDEX_SIZE: str(index_size_bytes).encode()}
+    )
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardDocuments:
+    """One shard's rows, memory-mapped: processes of a node share the pages."""
+
+    metadata: pa.Table
+    """The metadata fields by their plain names."""
+    vectors: Float32Array
+    """float32 [num_rows, d], read-only, a view of the file"""
+    norm_max: float
+    index_size_bytes: int
+    texts: pa.StringArray
+    id_ends: npt.NDArray[np.int32]
+    """int32 [num_rows + 1]: row i's id is `id_bytes[id_ends[i] : id_ends[i + 1]]`"""
+    id_bytes: npt.NDArray[np.uint8]
+
+    @classmethod
+    def open(cls, path: Path, dimension: int) -> Self:
+        """Raises Corrupt for a file that is missing, damaged or not what `write_documents` wrote.
+
+        Reads the offsets of strings and no more, so that it costs milliseconds: every access stays
+        within the file, but what the bytes say is for the hash of the artifact to vouch for.
+        """
+        try:
+            with pa.memory_map(str(path)) as file, pa.ipc.open_file(file) as reader:
+                if reader.num_record_batches != 1:
+                    raise ValueError(f"{reader.num_record_batches} record batches instead of one")
+                batch = reader.get_batch(0)
+            batch.validate()
+            return cls._of_batch(batch, dimension)
+        except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
+            raise Corrupt(f"{path.name} is not a readable document table: {error}") from error
+
+    @classmethod
+    def _of_batch(cls, batch: pa.RecordBatch, dimension: int) -> Self:
+        facts = batch.schema.metadata or {}
+        norm_max = float.fromhex(facts[_NORM_MAX].decode())
+        if not norm_max >= 0.0:
+            raise ValueError(f"the longest vector has norm {norm_max}")
+        ids = _strings(batch.column("id"))
+        texts = _strings(batch.column("text"))
+        fields = [name for name in batch.schema.names if name.startswith(META_PREFIX)]
+        for name in fields:
+            if pa.types.is_string(batch.column(name).type):
+                _strings(batch.column(name))
+        metadata = pa.Table.from_batches([batch.select(fields)])
+        if ids.null_count:
+            raise ValueError("an id is null")
+        return cls(
+            metadata=metadata.rename_columns([name.removeprefix(META_PREFIX) for name in fields]),
+            vectors=_vectors(batch.column(_VECTOR), dimension),
+            norm_max=norm_max,
+            index_size_bytes=int(facts[_INDEX_SIZE]),
+            texts=texts,
+            id_ends=_offsets(ids),
+            id_bytes=np.frombuffer(memoryview(ids.buffers()[2] or b""), dtype=np.uint8),
+        )
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.texts)
+
+    def ids(self, rows: Int64Array) -> BytesArray:
+        """bytes, in the shape of `rows`: the ids in UTF-8, empty where the row is -1."""
+        starts = self.id_ends[rows].astype(np.int64)
+        lengths = np.where(rows < 0, 0, self.id_ends[rows + 1] - starts)
+        width = max(1, int(lengths.max(initial=0)))
+        places = np.arange(width)
+        # Past its end an id reads its neighbour's bytes, or the last one of all; both become NUL.
+        index = np.minimum(starts[..., None] + places, max(0, self.id_bytes.size - 1))
+        characters = np.where(places < lengths[..., None], self.id_bytes[index], np.uint8(0))
+        ids: BytesArray = characters.view(f"S{width}")[..., 0]
+        return ids
+
+    def passages(
+        self, rows: Sequence[int] | Int64Array, fields: tuple[str, ...] | None
+    ) -> Passages:
+        """Texts and metadata of `rows`, in their order; all metadata fields when `fields` is None.
+
+        Raises IndexError for a row that does not exist, InvalidArgument for an unknown field.
+        """
+        names = tuple(self.metadata.column_names) if fields is None else fields
+        for name in names:
+            if name not in self.metadata.column_names:
+                known = ", ".join(self.metadata.column_names[:20]) or "none"
+                raise InvalidArgument(
+                    f"{name[:64]!r} is no metadata field; known: {known}", "fields"
+                )
+        taken = np.asarray(rows, dtype=np.int64)
+        try:
+            texts = tuple(text or "" for text in self.texts.take(taken).to_pylist())
+            columns = [self.metadata.column(name).take(taken).to_pylist() for name in names]
+        except UnicodeDecodeError as error:
+            raise Corrupt(f"{DOCUMENTS_FILE} holds text that is not UTF-8") from error
+        metadata: tuple[Metadata, ...] = tuple(
+            dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)
+        )
+        return Passages(texts=texts, metadata=metadata or ({},) * len(texts))
+
+
+def _strings(column: pa.Array[Any]) -> pa.StringArray:
+    """The column, once it is sure that no offset of it leaves its data."""
+    if not isinstance(column, pa.StringArray):
+        raise TypeError(f"a column of {column.type} where strings belong")
+    offsets = _offsets(column)
+    data = column.buffers()[2]
+    size_bytes = 0 if data is None else data.size
+    if offsets[0] < 0 or offsets[-1] > size_bytes or (np.diff(offsets) < 0).any():
+        raise ValueError("a string lies outside of its column")
+    return column
+
+
+def _offsets(column: pa.StringArray) -> npt.NDArray[np.int32]:
+    if len(column) == 0:
+        # Arrow leaves the buffer out.
+        return np.zeros(1, dtype=np.int32)
+    buffer = memoryview(column.buffers()[1] or b"")
+    return np.frombuffer(buffer, dtype=np.int32, count=len(column) + 1)
+
+
+def _vectors(column: pa.Array[Any], dimension: int) -> Float32Array:
+    if column.type != pa.list_(pa.float32(), dimension):
+        raise TypeError(f"vectors are {column.type}, not {dimension} float32")
+    if column.null_count:
+        raise ValueError("a vector is null")
+    assert isinstance(column, pa.FixedSizeListArray)
+    values: Float32Array = column.values.to_numpy(zero_copy_only=True)
+    return values.reshape(len(column), dimension)

@@ -1,0 +1,76 @@
+"""Keeps a gateway's region view fresh: a long poll on the coordinator, by content, not by
+message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from typing import cast
+
+from actors.actor_calls import NamedActor
+from cluster.answers import RegionSummary
+from cluster.clock import Backoff, Deadline
+from cluster.errors import RaygionError, Unavailable
+from cluster.region_view import RegionView
+
+log = logging.getLogger(__name__)
+_BACKOFF = Backoff(initial_s=0.1, wait_max_s=2.0)
+_POLL_S = (20.0, 30.0)
+"""A poll without news ends after a random time in this range, so that gateways do not march in
+step.
+"""
+
+
+class ViewFollower:
+    """Follows the region's coordinator. While it is away, the last view stays in force."""
+
+    def __init__(self, coordinator: str, rng: random.Random) -> None:
+        self._coordinator = NamedActor(coordinator)
+        self._rng = rng
+        self._view: RegionView | None = None
+        self._arrived = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def view(self) -> RegionView:
+        """The last view seen. Raises Unavailable before the first one."""
+        if self._view is None:
+            raise Unavailable("this region is still starting; try again shortly")
+        return self._view
+
+    async def start(self, deadline: Deadline) -> None:
+        """Starts to follow, and waits for the first view. Raises Unavailable when none comes."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._follow(), name="view-follower")
+        try:
+            async with asyncio.timeout(deadline.remaining_s()):
+                await self._arrived.wait()
+        except TimeoutError as error:
+            raise Unavailable("the region's coordinator does not answer") from error
+
+    async def status(self) -> RegionSummary:
+        """Raises Unavailable while the coordinator is away."""
+        return cast(RegionSummary, await self._coordinator.call("status"))
+
+    def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _follow(self) -> None:
+        attempt = 0
+        while True:
+            known = None if self._view is None else self._view.revision
+            try:
+                poll_s = self._rng.uniform(*_POLL_S)
+                async with asyncio.timeout(poll_s + 10.0):
+                    self._view = await self._coordinator.call("view", known, poll_s)
+            except (RaygionError, TimeoutError) as error:
+                wait_s = _BACKOFF.wait_s(attempt, self._rng)
+                log.warning("no view from the coordinator (%s); again in %.1f s", error, wait_s)
+                attempt += 1
+                await asyncio.sleep(wait_s)
+            else:
+                attempt = 0
+                self._arrived.set()

@@ -1,0 +1,84 @@
+"""Where plain classes become Ray actors. Nothing else in the project calls `ray.remote`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ParamSpec
+
+import ray
+from ray.exceptions import RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from actors import names
+from actors.actor_calls import NAMESPACE
+from actors.embedding_worker import EmbeddingWorker
+from actors.shard_replica import ShardReplicaActor
+from cluster.errors import RaygionError
+from cluster.manifests import ModelManifest
+from cluster.object_store import ObjectStore
+from cluster.placement import node_of
+
+P = ParamSpec("P")
+
+_DETACHED: Mapping[str, object] = {
+    "namespace": NAMESPACE,
+    "lifetime": "detached",
+    "get_if_exists": True,
+    # Whatever dies comes back; what it held is loaded again from the store.
+    "max_restarts": -1,
+    "max_task_retries": 0,
+    # The region's own work is bounded by its queues, not by Ray's logical CPUs.
+    "num_cpus": 0,
+}
+
+
+def live_nodes() -> list[str]:
+    """Ids of the nodes on which actors can be placed."""
+    nodes: list[Any] = ray.nodes()  # type: ignore[no-untyped-call]
+    return [node["NodeID"] for node in nodes if node["Alive"]]
+
+
+def replica_actor(
+    corpus: str, shard: int, number: int, *, store: ObjectStore, cache_folder: Path
+) -> Any:
+    """The actor of one replica: the running one, or a new one on the node that placement gives."""
+    node = NodeAffinitySchedulingStrategy(node_of(shard, number, live_nodes()), soft=True)
+    actor = ray.remote(ShardReplicaActor)
+    options = {**_DETACHED, "max_concurrency": 512, "scheduling_strategy": node}
+    name = names.replica(corpus, shard, number)
+    return actor.options(name=name, **options).remote(shard, store, cache_folder)
+
+
+def embedder_actor(
+    model: ModelManifest, number: int, *, store: ObjectStore, cache_folder: Path
+) -> Any:
+    """The actor of one embedder replica."""
+    actor = ray.remote(EmbeddingWorker)
+    options = {**_DETACHED, "max_concurrency": 512, "scheduling_strategy": "SPREAD"}
+    name = names.embedder(model.version, number)
+    return actor.options(name=name, **options).remote(model, store, cache_folder)
+
+
+def detached_actor(plain: type, name: str, *, threads: int, args: tuple[object, ...]) -> Any:
+    """A detached actor of the class `plain` under `name`: the running one, or a new one."""
+    actor: Any = ray.remote(plain)
+    return actor.options(name=name, max_concurrency=threads, **_DETACHED).remote(*args)
+
+
+def run_in_fresh_process(function: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+    """Runs a function in a worker process that ends with it, so that what it imports goes, too."""
+    task = ray.remote(num_cpus=0, max_calls=1, max_retries=0)(function)
+    try:
+        ray.get(task.remote(*args, **kwargs))
+    except RayTaskError as error:
+        if isinstance(error.cause, RaygionError):
+            raise error.cause from error
+        raise
+
+
+def kill(name: str) -> None:
+    """Ends the actor of that name for good; none is fine."""
+    with contextlib.suppress(ValueError):
+        ray.kill(ray.get_actor(name, namespace=NAMESPACE), no_restart=True)

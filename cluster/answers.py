@@ -1,0 +1,136 @@
+"""The values of answering: what a caller asks, the events of a streamed answer, the whole answer.
+
+Both HTTP interfaces (`/v1/answer` and the OpenAI-compatible chat) and the Python client speak in
+these values, so there is one way through the code for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Protocol
+
+from cluster.filters import Filter
+from cluster.generation import ChatMessage
+from cluster.search import SearchRequest, SearchResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerRequest:
+    question: str
+    retrieve: bool = True
+    """False asks the plain model, without passages."""
+    history: tuple[ChatMessage, ...] = ()
+    """Earlier messages of the conversation, oldest first."""
+    corpus: str | None = None
+    top_k: int = 4
+    filter: Filter | None = None
+    max_tokens: int = 128
+    temperature: float = 0.0
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    timeout_s: float = 60.0
+    min_coverage: float = 1.0
+    release: int | None = None
+    trace_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Citation:
+    """A passage that stood in the prompt; the first one is [1] in the answer."""
+
+    id: str
+    text: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retrieved:
+    """First event: what the answer will be made of, and by which release."""
+
+    citations: tuple[Citation, ...]
+    release: int
+    region: str
+    coverage: float
+    model: str
+    trace_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    """A piece of the answer's text, usually one to a few tokens."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerResult:
+    """The whole answer; also the last event of a streamed one."""
+
+    answer: str
+    citations: tuple[Citation, ...]
+    release: int
+    region: str
+    coverage: float
+    usage: Usage
+    finish_reason: str
+    """`stop` when the model ended by itself, `length` at `max_tokens`."""
+    model: str
+    took_ms: float
+    trace_id: str
+
+
+AnswerEvent = Retrieved | Token | AnswerResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CorpusSummary:
+    corpus: str
+    index_version: str
+    num_passages: int
+    recall_at_10: float
+    shards: int
+    replicas: int
+    """Replicas wanted, over all shards."""
+    replicas_serving: int
+    """Replicas that hold the index version and answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseSummary:
+    release: int
+    corpora: tuple[CorpusSummary, ...]
+    model: str | None
+    """The generator's name, or None where the release only searches."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegionSummary:
+    region: str
+    release: int | None
+    """The current release, or None before the first commit."""
+    resident: tuple[ReleaseSummary, ...]
+    leader: str | None
+    epoch: int
+    log_position: int
+    healthy: bool
+
+
+class QueryService(Protocol):
+    """A region that answers in time. Raises the errors of `cluster.errors`."""
+
+    async def search(self, request: SearchRequest) -> SearchResult: ...
+
+    def answer_events(self, request: AnswerRequest) -> AsyncGenerator[AnswerEvent, None]:
+        """Retrieved, then tokens, then the AnswerResult. Closing the iterator stops the model."""
+        ...
+
+    async def answer(self, request: AnswerRequest) -> AnswerResult: ...
+
+    async def status(self) -> RegionSummary: ...

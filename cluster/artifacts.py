@@ -1,0 +1,178 @@
+"""Content-addressed blobs and folders of them: named by SHA-256, verified on the way in and out."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from uuid import uuid4
+
+from cluster.errors import Conflict, Corrupt, InvalidArgument, NotFound, OutcomeUnknown
+from cluster.manifests import ArtifactFile
+from cluster.object_store import ObjectStore
+
+
+def blob_path(sha256: str) -> str:
+    """Where the blob of this hash is kept in the store."""
+    return f"artifacts/sha256/{sha256[:2]}/{sha256}"
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a local file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def checked_files(files: Sequence[ArtifactFile]) -> tuple[ArtifactFile, ...]:
+    """The files of an artifact, sorted by path.
+
+    Raises Corrupt when a path would leave the artifact's folder or clashes with another.
+    """
+    folders: set[str] = set()
+    paths: set[str] = set()
+    for file in files:
+        parts = file.path.split("/")
+        if any(part in ("", ".", "..") or "\\" in part or "\0" in part for part in parts):
+            raise Corrupt(f"the manifest names a file outside of its folder: {file.path!r}")
+        if file.path in paths:
+            raise Corrupt(f"the manifest names {file.path} twice")
+        paths.add(file.path)
+        folders.update(str(parent) for parent in PurePosixPath(file.path).parents)
+    if clash := paths & folders:
+        raise Corrupt(f"the manifest names {min(clash)} as a file and as a folder")
+    return tuple(sorted(files, key=lambda file: file.path))
+
+
+class Artifacts:
+    """Blobs in the store.
+
+    Guarantee: what is read has the hash and the size that were asked for, or Corrupt is raised and
+    nothing is left behind. Failures: NotFound for a blob that is not there, those of the store.
+    """
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+
+    def put_bytes(self, data: bytes) -> tuple[str, int]:
+        """Stores a blob unless it is there already; gives its SHA-256 and size in bytes."""
+        sha256 = hashlib.sha256(data).hexdigest()
+        self._put(sha256, len(data), lambda path: self._store.put_if_absent(path, data))
+        return sha256, len(data)
+
+    def put_file(self, local: Path) -> tuple[str, int]:
+        """Stores a local file unless it is there already; gives its SHA-256 and size in bytes."""
+        if not local.is_file():
+            raise InvalidArgument(f"{local} is not a file", field="file")
+        sha256, size_bytes = sha256_of(local), local.stat().st_size
+        self._put(
+            sha256, size_bytes, lambda path: self._store.upload_if_absent(path, local, sha256)
+        )
+        return sha256, size_bytes
+
+    def put_folder(
+        self, folder: Path, progress: Callable[[ArtifactFile], None] | None = None
+    ) -> tuple[ArtifactFile, ...]:
+        """Stores every file below `folder` and gives them sorted by path.
+
+        `progress` is told of each file as soon as it is in the store. Raises InvalidArgument for a
+        link or anything else that is neither a file nor a folder.
+        """
+        if not folder.is_dir():
+            raise InvalidArgument(f"{folder} is not a folder", field="folder")
+        files: list[ArtifactFile] = []
+        for path in sorted(
+            _regular_files(folder), key=lambda path: path.relative_to(folder).as_posix()
+        ):
+            sha256, size_bytes = self.put_file(path)
+            relative = path.relative_to(folder).as_posix()
+            files.append(ArtifactFile(path=relative, sha256=sha256, size_bytes=size_bytes))
+            if progress is not None:
+                progress(files[-1])
+        return checked_files(files)
+
+    def read_bytes(self, file: ArtifactFile) -> bytes:
+        """A blob in memory, for small files."""
+        data = self._store.get(blob_path(file.sha256))
+        _check(file, hashlib.sha256(data).hexdigest(), len(data))
+        return data
+
+    def fetch(self, file: ArtifactFile, target: Path) -> None:
+        """Copies a blob to the file `target`, whatever `file.path` says.
+
+        The file appears whole and right, in place of what was there, or not at all.
+        """
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _temp_beside(target) as temp:
+            self._store.download(blob_path(file.sha256), temp)
+            _check(file, sha256_of(temp), temp.stat().st_size)
+            with temp.open("rb") as written:
+                os.fsync(written.fileno())
+            temp.replace(target)
+
+    def fetch_folder(self, files: Sequence[ArtifactFile], target: Path) -> None:
+        """Copies all files to their paths below `target`."""
+        for file in checked_files(files):
+            self.fetch(file, target / file.path)
+
+    def _put(self, sha256: str, size_bytes: int, write: Callable[[str], None]) -> None:
+        path = blob_path(sha256)
+        if self._is_stored(path, size_bytes):
+            return
+        in_doubt: OutcomeUnknown | None = None
+        try:
+            write(path)
+        except Conflict:
+            in_doubt = None
+        except OutcomeUnknown as error:
+            in_doubt = error
+        # Whoever wrote it, the name says what it must hold; so being there in full is all there is
+        # to know.
+        if not self._is_stored(path, size_bytes):
+            raise in_doubt or OutcomeUnknown(f"{path} was stored but is not there")
+
+    def _is_stored(self, path: str, size_bytes: int) -> bool:
+        try:
+            stored_bytes = self._store.size(path)
+        except NotFound:
+            return False
+        if stored_bytes != size_bytes:
+            raise Corrupt(
+                f"{path} holds {stored_bytes} bytes in place of {size_bytes}; "
+                "delete it there, so that it can be stored again"
+            )
+        return True
+
+
+def _check(file: ArtifactFile, sha256: str, size_bytes: int) -> None:
+    path = blob_path(file.sha256)
+    if size_bytes != file.size_bytes:
+        raise Corrupt(
+            f"{path} ({file.path}) holds {size_bytes} bytes in place of {file.size_bytes}"
+        )
+    if sha256 != file.sha256:
+        raise Corrupt(f"{path} ({file.path}) holds bytes of another hash: {sha256}")
+
+
+def _regular_files(folder: Path) -> Iterable[Path]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _regular_files(Path(entry.path))
+            elif stat.S_ISREG(entry.stat(follow_symlinks=False).st_mode):
+                yield Path(entry.path)
+            else:
+                raise InvalidArgument(
+                    f"{entry.path} is neither a file nor a folder", field="folder"
+                )
+
+
+@contextmanager
+def _temp_beside(target: Path) -> Iterator[Path]:
+    temp = target.parent / f".{target.name}.{uuid4().hex}"
+    try:
+        yield temp
+    finally:
+        temp.unlink(missing_ok=True)

@@ -1,0 +1,160 @@
+"""Corpora, index versions and model versions: the domain's thin layer over objects and logs."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from typing import TypeVar
+
+from cluster.clock import Backoff, Deadline
+from cluster.errors import Corrupt, InvalidArgument, NotFound
+from cluster.manifests import CorpusManifest, IndexManifest, ManifestRef, ModelManifest
+from cluster.numbered_object import NumberedLog, put_or_get
+from cluster.object_store import ObjectStore
+
+PUBLISH_TIMEOUT_S = 60.0
+_SUFFIX = ".json"
+_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+
+R = TypeVar("R", IndexManifest, ModelManifest)
+
+
+class Catalog:
+    """Manifests by name. What is read has the hash that its reference says, or it raises Corrupt.
+
+    Publishing is first come, first served: an index or model version that exists is never replaced,
+    and the caller gets what is there. Failures besides: InvalidArgument for a name that is none,
+    and those of the store.
+    """
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        self._logs: dict[str, NumberedLog] = {}
+        self._rng = random.Random()
+
+    def read_index(self, corpus: str, ref: ManifestRef) -> IndexManifest:
+        """The index version that a release names. NotFound when it is not in the store."""
+        return self._read(_index_path(corpus, ref.version), ref, IndexManifest)
+
+    def find_index(self, corpus: str, version: str) -> tuple[IndexManifest, ManifestRef] | None:
+        """An index version and the reference that names it, None when it was not published."""
+        return self._find(_index_path(corpus, version), version, IndexManifest)
+
+    def list_indexes(self, corpus: str) -> tuple[tuple[IndexManifest, ManifestRef], ...]:
+        """All index versions of a corpus, by version."""
+        folder = f"indexes/{_checked(corpus, 'corpus')}"
+        found = (self.find_index(corpus, version) for version in self._versions(folder))
+        return tuple(entry for entry in found if entry is not None)
+
+    def publish_index(self, manifest: IndexManifest) -> tuple[IndexManifest, ManifestRef]:
+        """Stores the manifest unless its version exists; returns what the store holds."""
+        return self._publish(
+            _index_path(manifest.corpus, manifest.version), manifest.version, manifest
+        )
+
+    def read_model(self, ref: ManifestRef) -> ModelManifest:
+        """The model version that a release names. NotFound when it is not in the store."""
+        return self._read(_model_path(ref.version), ref, ModelManifest)
+
+    def find_model(self, version: str) -> tuple[ModelManifest, ManifestRef] | None:
+        """A model version and the reference that names it, None when it was not published."""
+        return self._find(_model_path(version), version, ModelManifest)
+
+    def list_models(self) -> tuple[tuple[ModelManifest, ManifestRef], ...]:
+        """All model versions, by version."""
+        found = (self.find_model(version) for version in self._versions("models"))
+        return tuple(entry for entry in found if entry is not None)
+
+    def publish_model(self, manifest: ModelManifest) -> tuple[ModelManifest, ManifestRef]:
+        """Stores the manifest unless its version exists; returns what the store holds."""
+        return self._publish(_model_path(manifest.version), manifest.version, manifest)
+
+    def list_corpora(self) -> tuple[str, ...]:
+        """Names of the corpora that have a position, sorted."""
+        return tuple(self._store.list_folders("corpora"))
+
+    def latest_corpus(self, corpus: str) -> CorpusManifest | None:
+        """The newest position of a corpus, None when there is no such corpus."""
+        position = self._log(corpus).latest()
+        return self.corpus_at(corpus, position) if position else None
+
+    def corpus_at(self, corpus: str, position: int) -> CorpusManifest:
+        """One position of a corpus. NotFound when it does not reach so far."""
+        log = self._log(corpus)
+        path = log.path(position)
+        manifest = CorpusManifest.from_bytes(log.read(position), source=path)
+        if (manifest.corpus, manifest.position) != (corpus, position):
+            raise Corrupt(f"{path} holds position {manifest.position} of {manifest.corpus}")
+        return manifest
+
+    def append_corpus(self, manifest: CorpusManifest) -> None:
+        """Adds a corpus's next position, which the manifest carries.
+
+        Raises Conflict when somebody else took the position: read the latest, decide again, append
+        after it.
+        """
+        data = manifest.to_bytes()
+        self._log(manifest.corpus).append_at(
+            manifest.position,
+            data,
+            # A corpus manifest names all of its content, so an equal one is as good as one's own.
+            is_mine=lambda found: found == data,
+            deadline=Deadline.after(PUBLISH_TIMEOUT_S),
+        )
+
+    def _log(self, corpus: str) -> NumberedLog:
+        if corpus not in self._logs:
+            self._logs[corpus] = NumberedLog(
+                self._store, f"corpora/{_checked(corpus, 'corpus')}", _SUFFIX
+            )
+        return self._logs[corpus]
+
+    def _versions(self, folder: str) -> list[str]:
+        names = self._store.list_names(folder)
+        return [name.removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX)]
+
+    def _read(self, path: str, ref: ManifestRef, kind: type[R]) -> R:
+        data = self._store.get(path)
+        if hashlib.sha256(data).hexdigest() != ref.sha256:
+            raise Corrupt(f"{path} does not hold the bytes that were published")
+        return kind.from_bytes(data, source=path)
+
+    def _find(self, path: str, version: str, kind: type[R]) -> tuple[R, ManifestRef] | None:
+        try:
+            data = self._store.get(path)
+        except NotFound:
+            return None
+        manifest = kind.from_bytes(data, source=path)
+        if manifest.version != version:
+            raise Corrupt(f"{path} holds version {manifest.version}")
+        return manifest, _ref(version, data)
+
+    def _publish(self, path: str, version: str, manifest: R) -> tuple[R, ManifestRef]:
+        data = put_or_get(
+            self._store,
+            path,
+            manifest.to_bytes(),
+            deadline=Deadline.after(PUBLISH_TIMEOUT_S),
+            backoff=Backoff(),
+            rng=self._rng,
+        )
+        return type(manifest).from_bytes(data, source=path), _ref(version, data)
+
+
+def _ref(version: str, data: bytes) -> ManifestRef:
+    return ManifestRef(version=version, sha256=hashlib.sha256(data).hexdigest())
+
+
+def _index_path(corpus: str, version: str) -> str:
+    return f"indexes/{_checked(corpus, 'corpus')}/{_checked(version, 'version')}{_SUFFIX}"
+
+
+def _model_path(version: str) -> str:
+    return f"models/{_checked(version, 'version')}{_SUFFIX}"
+
+
+def _checked(name: str, field: str) -> str:
+    if _SAFE_NAME.fullmatch(name) is None:
+        raise InvalidArgument(f"{name!r} is not a name", field=field)
+    return name

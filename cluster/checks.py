@@ -1,0 +1,77 @@
+"""What every request is checked for against the release that will serve it, whoever brought it
+in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cluster.answers import AnswerRequest
+from cluster.errors import InvalidArgument
+from cluster.filters import check_filter
+from cluster.region_view import CorpusView
+from cluster.search import SearchRequest
+from cluster.vectors import check_vectors
+
+TOP_K_MAX = 1000
+BATCH_MAX = 1024
+TEXT_CHARS_MAX = 8192
+TIMEOUT_S_MAX = 600.0
+MAX_TOKENS_MAX = 4096
+
+
+def check_search(request: SearchRequest, corpus: CorpusView) -> None:
+    """Raises InvalidArgument naming the field that is wrong."""
+    _check_common(request.top_k, request.timeout_s, request.min_coverage)
+    if (request.queries is None) == (request.vectors is None):
+        raise InvalidArgument("give either texts or vectors to search for", "query")
+    if request.queries is not None:
+        _check_texts(request.queries)
+        if not corpus.has_embedder:
+            raise InvalidArgument(
+                f"corpus {corpus.corpus!r} brought its own vectors and has no embedder: "
+                "search it with a vector",
+                "query",
+            )
+    if request.vectors is not None:
+        check_vectors(request.vectors, corpus.dimension)
+        if len(request.vectors) > BATCH_MAX:
+            raise InvalidArgument(f"a batch holds at most {BATCH_MAX} vectors", "vectors")
+    if request.filter is not None:
+        check_filter(request.filter, corpus.metadata_schema)
+    for name in request.fields or ():
+        if name not in corpus.metadata_schema:
+            known = ", ".join(sorted(corpus.metadata_schema)) or "none"
+            raise InvalidArgument(f"there is no field {name!r}; there is: {known}", "fields")
+
+
+def check_answer(request: AnswerRequest) -> None:
+    """Raises InvalidArgument naming the field that is wrong."""
+    _check_common(request.top_k, request.timeout_s, request.min_coverage)
+    if not request.question.strip():
+        raise InvalidArgument("the question is empty", "question")
+    if request.retrieve and len(request.question) > TEXT_CHARS_MAX:
+        raise InvalidArgument(f"more than {TEXT_CHARS_MAX} characters", "question")
+    if not 1 <= request.max_tokens <= MAX_TOKENS_MAX:
+        raise InvalidArgument(f"must be in 1 ... {MAX_TOKENS_MAX}", "max_tokens")
+    if not 0.0 <= request.temperature <= 2.0:
+        raise InvalidArgument("must be in 0 ... 2", "temperature")
+
+
+def _check_common(top_k: int, timeout_s: float, min_coverage: float) -> None:
+    if not 1 <= top_k <= TOP_K_MAX:
+        raise InvalidArgument(f"must be in 1 ... {TOP_K_MAX}", "top_k")
+    if not 0.0 < timeout_s <= TIMEOUT_S_MAX:
+        raise InvalidArgument(f"must be over 0 and at most {TIMEOUT_S_MAX:.0f} s", "timeout_ms")
+    if not 0.0 <= min_coverage <= 1.0:
+        raise InvalidArgument("must be in 0 ... 1", "min_coverage")
+
+
+def _check_texts(texts: Sequence[str]) -> None:
+    if not 1 <= len(texts) <= BATCH_MAX:
+        raise InvalidArgument(f"a batch holds 1 ... {BATCH_MAX} queries", "queries")
+    for text in texts:
+        if not text.strip():
+            raise InvalidArgument("a query is empty", "query")
+        if len(text) > TEXT_CHARS_MAX:
+            raise InvalidArgument(f"a query has more than {TEXT_CHARS_MAX} characters", "query")

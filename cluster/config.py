@@ -1,0 +1,208 @@
+"""The settings of an installation: `regions.yaml`, then the environment, then flags.
+
+    regions.yaml                      store: {url: s3://bucket/raygion}
+    environment, over the file        RAYGION_STORE__URL=s3://bucket/raygion
+    flags, over both                  raygion up --store s3://bucket/raygion
+
+Unknown keys are refused by name. This module alone reads the file and the environment.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    YamlConfigSettingsSource,
+)
+from yaml import YAMLError
+
+from cluster.errors import InvalidArgument
+from cluster.manifests import IndexParameters, Name
+from cluster.prompt import PromptTemplate
+from cluster.records import Record
+
+STARTER = "starter"
+"""Instead of a model's source: the small model that installs with Raygion."""
+CONFIG_FILE = "regions.yaml"
+_PORT = Field(ge=1, le=65535)
+
+
+class StoreSettings(Record):
+    """Where the durable truth is: any fsspec URL with real put-if-absent."""
+
+    url: str = ".raygion/store"
+    """A folder (relative to the settings file), or `s3://bucket/path` and the like."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Passed to the fsspec file system, such as `endpoint_url` for S3."""
+
+
+class EndpointSettings(Record):
+    """The region's HTTP endpoint."""
+
+    host: str = "127.0.0.1"
+    """Loopback unless told otherwise."""
+    port: Annotated[int, _PORT] = 8000
+    api_keys: tuple[SecretStr, ...] = ()
+    """When any are given, requests need one of them as bearer token."""
+    body_bytes_max: Annotated[int, Field(ge=1024)] = 16 * 1024 * 1024
+    in_flight_max: Annotated[int, Field(ge=1)] = 256
+    """Requests that one gateway process handles at once; more are refused with 503."""
+    gateways: Annotated[int, Field(ge=1)] = 1
+    """Gateway processes."""
+
+
+class RegionSettings(Record):
+    """One region: one Ray cluster with its HTTP endpoint."""
+
+    ray_address: str | None = None
+    """Address of a running Ray cluster, such as `auto` on a machine that `ray up` made. None starts
+    a cluster of the region's own on this machine.
+    """
+    cpus: Annotated[float, Field(gt=0)] | None = None
+    """Logical CPUs of a cluster that is started here; None leaves room for what the settings ask
+    for."""
+    http: EndpointSettings = Field(default_factory=EndpointSettings)
+
+
+class ChunkSettings(Record):
+    """How long documents are cut into passages."""
+
+    chars_max: Annotated[int, Field(ge=100, le=100_000)] = 1000
+
+
+class CorpusSettings(Record):
+    """How a corpus is built and held."""
+
+    shards: Annotated[int, Field(ge=1, le=1024)] = 2
+    replicas: Annotated[int, Field(ge=1, le=64)] = 2
+    index: IndexParameters = Field(default_factory=IndexParameters)
+    chunks: ChunkSettings = Field(default_factory=ChunkSettings)
+
+
+class EmbedderSettings(Record):
+    """The model that turns text into vectors."""
+
+    source: str = STARTER
+    """`starter`, a Hugging Face folder, a hub id, or the URL of a folder in object storage."""
+    replicas: Annotated[int, Field(ge=1)] = 1
+
+
+class GeneratorSettings(Record):
+    """The language model."""
+
+    source: str | None = STARTER
+    """`starter`, a Hugging Face folder, a hub id, or the URL of a folder in object storage. `null`
+    serves the search tier alone.
+    """
+    name: str | None = None
+    """The model's name on the OpenAI-compatible interface; None derives it from the source."""
+    replicas: Annotated[int, Field(ge=1)] = 1
+    cpus_per_replica: Annotated[int, Field(ge=1)] = 1
+    accelerator_type: str | None = None
+    """The kind of GPU, as Ray names it; None runs on CPUs."""
+    context_tokens_max: Annotated[int, Field(ge=256)] = 2048
+    sequences_max: Annotated[int, Field(ge=1)] = 8
+    """Answers that one replica writes at once."""
+    queue_max: Annotated[int, Field(ge=1)] = 64
+    """Requests that may wait for a replica; more are refused as overloaded."""
+    engine: dict[str, Any] = Field(default_factory=dict)
+    """More vLLM engine arguments."""
+
+
+class Settings(Record):
+    """All settings of an installation."""
+
+    store: StoreSettings = Field(default_factory=StoreSettings)
+    regions: dict[Name, RegionSettings] = Field(default_factory=lambda: {"local": RegionSettings()})
+    corpora: dict[Name, CorpusSettings] = Field(default_factory=dict)
+    embedder: EmbedderSettings = Field(default_factory=EmbedderSettings)
+    generator: GeneratorSettings = Field(default_factory=GeneratorSettings)
+    prompt: PromptTemplate = Field(default_factory=PromptTemplate)
+    state_folder: Path = Path(".raygion")
+    """What a machine keeps for itself: caches, logs, the secret of the Ray cluster."""
+
+    def corpus(self, name: str) -> CorpusSettings:
+        """The settings of a corpus; the defaults for one that has none of its own."""
+        return self.corpora.get(name, CorpusSettings())
+
+    def region_name(self, asked: str | None) -> str:
+        """`asked`, or the only region there is. Raises InvalidArgument naming the choices."""
+        known = ", ".join(sorted(self.regions))
+        if asked is None and len(self.regions) == 1:
+            return next(iter(self.regions))
+        if asked is None:
+            raise InvalidArgument(f"say which region with --region: {known}", "region")
+        if asked not in self.regions:
+            raise InvalidArgument(f"there is no region {asked!r}; there is: {known}", "region")
+        return asked
+
+
+class _Layers(Settings, BaseSettings):
+    """Reads the settings from their three sources."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid", env_prefix="RAYGION_", env_nested_delimiter="__"
+    )
+    _file: ClassVar[Path | None] = None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        file = YamlConfigSettingsSource(settings_cls, yaml_file=cls._file)
+        return (init_settings, env_settings, file)
+
+
+def load_settings(file: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
+    """Reads `file` (or `regions.yaml` here, if there is one), the environment and `overrides`.
+
+    Relative folders are taken from the file's folder. Raises InvalidArgument naming the key that is
+    wrong, or the file that is missing.
+    """
+    if file is not None and not file.is_file():
+        raise InvalidArgument(f"there is no settings file {file}", "config")
+    default = Path(CONFIG_FILE)
+    found = file or (default if default.is_file() else None)
+
+    class FileLayers(_Layers):
+        _file = found
+
+    try:
+        layers = FileLayers(**(overrides or {}))
+        settings = Settings.model_validate(layers.model_dump())
+    except ValidationError as error:
+        raise _invalid(error, found) from error
+    except (SettingsError, YAMLError, ValueError) as error:
+        raise InvalidArgument(f"{found} cannot be read: {error}", "config") from error
+    base = (found.parent if found else Path()).resolve()
+    return settings.model_copy(
+        update={
+            "state_folder": base / settings.state_folder,
+            "store": settings.store.model_copy(update={"url": _anchored(settings.store.url, base)}),
+        }
+    )
+
+
+def _anchored(url: str, base: Path) -> str:
+    return url if "://" in url else os.fspath(base / url)
+
+
+def _invalid(error: ValidationError, file: Path | None) -> InvalidArgument:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return InvalidArgument(f"unknown key (in {file or 'the settings'})", key)
+    return InvalidArgument(f"{first['msg']} (in {file or 'the settings'})", key)

@@ -1,0 +1,313 @@
+"""What a document is, and what it must be to enter a corpus.
+
+    {"id": "fr/1", "text": "Paris is ...", "metadata": {"region": "europe", "year": 2024}}
+
+`metadata` is flat: strings, integers, floats, booleans and null. A document may bring its own
+`vector`; its text may then be empty. Every refusal names the source, the row and the field.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import assert_never
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from cluster.errors import InvalidArgument
+from cluster.manifests import ColumnType, Name
+from cluster.search import Float32Array, Metadata, MetadataValue
+from cluster.vectors import NORM_MAX
+
+ID_BYTES_MAX = 512
+TEXT_BYTES_MAX = 1_000_000
+STRING_BYTES_MAX = 65_536
+FIELDS_MAX = 256
+DIMENSION_MAX = 65_536
+FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+# These join conditions in a filter, so a field of that name could not be asked for.
+RESERVED_FIELDS = frozenset({"and", "or", "not"})
+
+_INT64 = range(-(2**63), 2**63)
+_CORPUS_NAME: TypeAdapter[str] = TypeAdapter(Name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowPlace:
+    """Where a document was read: a file and a row of it, counted from 1."""
+
+    source: str
+    row: int | None = None
+    """None when the whole file is one document."""
+
+    def __str__(self) -> str:
+        return self.source if self.row is None else f"{self.source}, row {self.row}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """A valid document; `parse_document` makes it."""
+
+    id: str
+    text: str
+    metadata: Metadata
+    vector: Float32Array | None = None
+    """float32 [d], finite"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchemaField:
+    """The type of a metadata field, and where a value of that type was seen, for messages."""
+
+    type: ColumnType
+    seen: str
+
+
+Schema = Mapping[str, SchemaField]
+
+
+def check_corpus_name(corpus: str) -> None:
+    """Raises InvalidArgument for what cannot name a corpus."""
+    try:
+        _CORPUS_NAME.validate_python(corpus)
+    except ValidationError:
+        raise InvalidArgument(
+            f"{corpus[:64]!r} is no name: use small letters, digits, '-' and '_', at most 63",
+            "corpus",
+        ) from None
+
+
+def parse_document(raw: Mapping[str, object], place: RowPlace) -> Document:
+    """Checks `id`, `text`, `metadata` and `vector` of one row.
+
+    An integer id becomes its decimal digits. Raises InvalidArgument.
+    """
+    vector = raw.get("vector")
+    parsed = None if vector is None else _parse_vector(vector, place)
+    return Document(
+        id=_parse_id(raw.get("id"), place),
+        text=_parse_text(raw.get("text"), place, may_be_empty=parsed is not None),
+        metadata=_parse_metadata(raw.get("metadata"), place),
+        vector=parsed,
+    )
+
+
+def infer_schema(documents: Iterable[tuple[Document, RowPlace]]) -> dict[str, SchemaField]:
+    """The type of every metadata field that has a value, by name.
+
+    Integers and floats in one field make it a float. Raises InvalidArgument, naming both rows, when
+    the types of a field conflict otherwise.
+    """
+    schema: dict[str, SchemaField] = {}
+    for document, place in documents:
+        add_to_schema(schema, document.metadata, place)
+    return dict(sorted(schema.items()))
+
+
+def add_to_schema(schema: dict[str, SchemaField], metadata: Metadata, place: RowPlace) -> None:
+    """Widens `schema` in place by the values of one document, as `infer_schema` says."""
+    for name, value in metadata.items():
+        if value is None:
+            continue
+        type_ = _type_of(value)
+        known = schema.get(name)
+        if known is None or known.type != type_:
+            seen = SchemaField(type=type_, seen=str(place))
+            schema[name] = seen if known is None else _merged(name, known, seen)
+    _check_width(len(schema), str(place))
+
+
+def merge_schemas(first: Schema, second: Schema) -> dict[str, SchemaField]:
+    """Both schemas as one, by the rules of `infer_schema`."""
+    merged = dict(first)
+    for name, field in second.items():
+        merged[name] = _merged(name, merged[name], field) if name in merged else field
+    _check_width(len(merged), "the sources together")
+    return dict(sorted(merged.items()))
+
+
+def schema_of(types: Mapping[str, ColumnType], seen: str) -> dict[str, SchemaField]:
+    """A stored schema as one that can be merged; `seen` says in messages where it comes from."""
+    return {name: SchemaField(type=type_, seen=seen) for name, type_ in types.items()}
+
+
+def column_types(schema: Schema) -> dict[str, ColumnType]:
+    return {name: field.type for name, field in sorted(schema.items())}
+
+
+def _merged(name: str, first: SchemaField, second: SchemaField) -> SchemaField:
+    types = {first.type, second.type}
+    if len(types) == 1:
+        return first
+    if types == {ColumnType.INT, ColumnType.FLOAT}:
+        return first if first.type == ColumnType.FLOAT else second
+    raise InvalidArgument(
+        f"is {_spelled(first.type)} in {first.seen}, but {_spelled(second.type)} in "
+        f"{second.seen}; a field has one type in the whole corpus",
+        f"metadata.{name}",
+    )
+
+
+def _spelled(type_: ColumnType) -> str:
+    match type_:
+        case ColumnType.STRING:
+            return "a string"
+        case ColumnType.INT:
+            return "an integer"
+        case ColumnType.FLOAT:
+            return "a float"
+        case ColumnType.BOOL:
+            return "a boolean"
+        case _:
+            assert_never(type_)
+
+
+def _check_width(num_fields: int, where: str) -> None:
+    if num_fields > FIELDS_MAX:
+        raise InvalidArgument(
+            f"{where}: the corpus would have more than {FIELDS_MAX} metadata fields", "metadata"
+        )
+
+
+def _type_of(value: str | int | float | bool) -> ColumnType:
+    # A bool is an int to Python, so it is asked for first.
+    if isinstance(value, bool):
+        return ColumnType.BOOL
+    if isinstance(value, int):
+        return ColumnType.INT
+    return ColumnType.FLOAT if isinstance(value, float) else ColumnType.STRING
+
+
+def _parse_id(value: object, place: RowPlace) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str):
+        raise InvalidArgument(f"{place}: must be a string, not {_kind(value)}", "id")
+    if not value:
+        raise InvalidArgument(f"{place}: must not be empty", "id")
+    if _size_bytes(value, place, "id") > ID_BYTES_MAX:
+        raise InvalidArgument(f"{place}: has more than {ID_BYTES_MAX} bytes", "id")
+    if any(unicodedata.category(character) == "Cc" for character in value):
+        raise InvalidArgument(f"{place}: must not contain control characters", "id")
+    return value
+
+
+def _parse_text(value: object, place: RowPlace, *, may_be_empty: bool) -> str:
+    if value is None and may_be_empty:
+        return ""
+    if not isinstance(value, str):
+        raise InvalidArgument(f"{place}: must be a string, not {_kind(value)}", "text")
+    if not value.strip() and not may_be_empty:
+        raise InvalidArgument(f"{place}: must not be empty", "text")
+    if _size_bytes(value, place, "text") > TEXT_BYTES_MAX:
+        raise InvalidArgument(
+            f"{place}: has more than {TEXT_BYTES_MAX} bytes; divide it into several documents",
+            "text",
+        )
+    return value
+
+
+def _parse_metadata(value: object, place: RowPlace) -> Metadata:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise InvalidArgument(f"{place}: must be an object, not {_kind(value)}", "metadata")
+    if len(value) > FIELDS_MAX:
+        raise InvalidArgument(f"{place}: has more than {FIELDS_MAX} fields", "metadata")
+    return {
+        _parse_field_name(name, place): _parse_value(item, f"metadata.{name}", place)
+        for name, item in value.items()
+    }
+
+
+def _parse_field_name(name: object, place: RowPlace) -> str:
+    if not isinstance(name, str) or not FIELD_NAME.fullmatch(name):
+        raise InvalidArgument(
+            f"{place}: the field name {str(name)[:64]!r} must be letters, digits and '_', at most "
+            "128, and not begin with a digit",
+            "metadata",
+        )
+    if name in RESERVED_FIELDS:
+        raise InvalidArgument(
+            f"{place}: {name!r} joins conditions in a filter and cannot name a field", "metadata"
+        )
+    return name
+
+
+def _parse_value(value: object, field: str, place: RowPlace) -> MetadataValue:
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        if value not in _INT64:
+            raise InvalidArgument(f"{place}: does not fit into 64 bits; use a string", field)
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise InvalidArgument(f"{place}: must be finite; use null for no value", field)
+        return value
+    if isinstance(value, str):
+        if _size_bytes(value, place, field) > STRING_BYTES_MAX:
+            raise InvalidArgument(f"{place}: has more than {STRING_BYTES_MAX} bytes", field)
+        return value
+    if isinstance(value, Mapping | list | tuple):
+        raise InvalidArgument(
+            f"{place}: metadata is flat, so {_kind(value)} does not fit; give each part a field of "
+            f'its own, such as {{"{field.removeprefix("metadata.")}_name": "..."}}',
+            field,
+        )
+    raise InvalidArgument(
+        f"{place}: must be a string, number, boolean or null, not {_kind(value)}; write dates as "
+        "text (2024-05-01) or as a number",
+        field,
+    )
+
+
+def _parse_vector(value: object, place: RowPlace) -> Float32Array:
+    try:
+        given = np.asarray(value)
+    except (ValueError, TypeError, OverflowError):
+        given = np.empty((0, 0))
+    if given.dtype.kind not in "fiu" or given.ndim != 1 or not given.size:
+        raise InvalidArgument(f"{place}: must be a list of numbers", "vector")
+    if given.size > DIMENSION_MAX:
+        raise InvalidArgument(f"{place}: has more than {DIMENSION_MAX} numbers", "vector")
+    with np.errstate(over="ignore", invalid="ignore"):
+        vector: Float32Array = np.ascontiguousarray(given, dtype=np.float32)
+        valid = np.linalg.norm(vector.astype(np.float64)) <= NORM_MAX
+    if not valid:
+        raise InvalidArgument(
+            f"{place}: must hold finite numbers, with a norm of at most {NORM_MAX:g}", "vector"
+        )
+    return vector
+
+
+def _size_bytes(value: str, place: RowPlace, field: str) -> int:
+    try:
+        return len(value.encode())
+    except UnicodeEncodeError:
+        raise InvalidArgument(
+            f"{place}: holds half of a surrogate pair, which is not Unicode text", field
+        ) from None
+
+
+def _kind(value: object) -> str:
+    """What a value is, in the words of JSON."""
+    match value:
+        case None:
+            return "missing"
+        case bool():
+            return "a boolean"
+        case int() | float():
+            return "a number"
+        case str():
+            return "a string"
+        case list() | tuple():
+            return "a list"
+        case Mapping():
+            return "an object"
+        case _:
+            return f"a {type(value).__name__}"

@@ -1,0 +1,255 @@
+"""The store over fsspec, for S3 and whatever else has a real put-if-absent."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Protocol, TypedDict, cast
+
+import fsspec
+
+from cluster.errors import Conflict, Corrupt, NotFound, OutcomeUnknown, Unavailable
+from cluster.local_store import checked_path
+
+log = logging.getLogger(__name__)
+
+PART_BYTES = 16 * 2**20
+_S3_PARTS_MAX = 10_000
+# The memory file system looks and then writes; one lock for the process makes its create exclusive.
+_MEMORY_LOCK = threading.Lock()
+
+
+class _FileSystem(Protocol):
+    """The part of fsspec that is used here; fsspec itself has no types."""
+
+    def cat_file(self, path: str) -> bytes: ...
+    def get_file(self, rpath: str, lpath: str) -> None: ...
+    def pipe_file(self, path: str, value: bytes, mode: str = ...) -> object: ...
+    def put_file(self, lpath: str, rpath: str, *, mode: str, **options: int) -> None: ...
+    def info(self, path: str) -> Mapping[str, object]: ...
+    def ls(self, path: str, detail: bool) -> list[dict[str, str]]: ...
+    def invalidate_cache(self, path: str) -> None: ...
+    def rm_file(self, path: str) -> None: ...
+    def call_s3(self, method: str, **arguments: object) -> _S3Page: ...
+
+
+class _S3Object(TypedDict):
+    Key: str
+
+
+class _S3Prefix(TypedDict):
+    Prefix: str
+
+
+class _S3Page(TypedDict, total=False):
+    Contents: list[_S3Object]
+    CommonPrefixes: list[_S3Prefix]
+    NextContinuationToken: str
+
+
+class FsspecStore:
+    """An ObjectStore on a file system of fsspec whose `mode="create"` is a real put-if-absent.
+
+    On S3 that is `If-None-Match`; `open_store` makes sure. Pickles by address: a copy connects
+    anew, so it may travel to other processes.
+    """
+
+    def __init__(self, url: str, storage_options: Mapping[str, object] | None = None) -> None:
+        self.url = url
+        self.storage_options = dict(storage_options or {})
+        self._protocol = url.partition("://")[0]
+        self._is_s3 = self._protocol in ("s3", "s3a")
+        self._connect()
+
+    def __repr__(self) -> str:
+        # The options are left out: they may hold keys.
+        return f"FsspecStore({self.url!r})"
+
+    def __reduce__(self) -> tuple[type[FsspecStore], tuple[str, dict[str, object]]]:
+        return FsspecStore, (self.url, self.storage_options)
+
+    def get(self, path: str) -> bytes:
+        full = self._full(path)
+        with _reading(path):
+            return self._fs.cat_file(full)
+
+    def download(self, path: str, target: Path) -> None:
+        full = self._full(path)
+        self.size(path)  # raises NotFound where fsspec would copy a folder as a folder
+        with _reading(path):
+            self._fs.get_file(full, str(target))
+
+    def put_if_absent(self, path: str, data: bytes) -> None:
+        full = self._full(path)
+        with _writing(path), self._exclusive():
+            self._fs.pipe_file(full, data, mode="create")
+
+    def upload_if_absent(self, path: str, source: Path, sha256: str) -> None:
+        size_bytes = source.stat().st_size
+        if size_bytes <= PART_BYTES or self._protocol == "memory":
+            data = source.read_bytes()
+            _check_hash(hashlib.sha256(data).hexdigest(), sha256, source, path)
+            self.put_if_absent(path, data)
+            return
+        options = (
+            {"chunksize": max(PART_BYTES, math.ceil(size_bytes / _S3_PARTS_MAX))}
+            if self._is_s3
+            else {}
+        )
+        full = self._full(path)
+        with _writing(path):
+            self._fs.put_file(str(source), full, mode="create", **options)
+        # The parts were read by the client, out of sight: a file that changed meanwhile is found by
+        # a second look.
+        with source.open("rb") as file:
+            actual = hashlib.file_digest(file, "sha256").hexdigest()
+        if actual != sha256:
+            self.remove(path)
+        _check_hash(actual, sha256, source, path)
+
+    def put(self, path: str, data: bytes) -> None:
+        full = self._full(path)
+        with _writing(path), self._exclusive():
+            self._fs.pipe_file(full, data)
+
+    def exists(self, path: str) -> bool:
+        try:
+            self.size(path)
+        except NotFound:
+            return False
+        return True
+
+    def size(self, path: str) -> int:
+        full = self._full(path)
+        with _reading(path):
+            info = self._fs.info(full)
+        if info["type"] != "file":
+            raise NotFound(f"{path} is not in the store")
+        return int(cast(int, info["size"]))
+
+    def list_names(self, folder: str, start_after: str | None = None) -> list[str]:
+        if self._is_s3:
+            names, _ = self._list_s3(folder, start_after)
+        else:
+            names = self._list(folder, "file")
+        return sorted(name for name in names if start_after is None or name > start_after)
+
+    def list_folders(self, folder: str) -> list[str]:
+        return sorted(self._list_s3(folder)[1] if self._is_s3 else self._list(folder, "directory"))
+
+    def remove(self, path: str) -> None:
+        """Takes an object away on which nobody relies: a probe, or an upload that went wrong."""
+        full = self._full(path)
+        try:
+            with _reading(path):
+                self._fs.rm_file(full)
+        except NotFound:
+            log.debug("%s was not there to be removed", path)
+
+    def _connect(self) -> None:
+        options = dict(self.storage_options)
+        if self._is_s3:
+            # Another process's objects must be seen at once, and a transfer holds at most 4 parts
+            # in memory.
+            options["use_listings_cache"] = False
+            options.setdefault("max_concurrency", 4)
+            options.setdefault("default_block_size", PART_BYTES)
+        filesystem, root = fsspec.core.url_to_fs(self.url, **options)
+        self._filesystem = cast(_FileSystem, filesystem)
+        self._root = str(root).rstrip("/")
+        self._pid = os.getpid()
+
+    @property
+    def _fs(self) -> _FileSystem:
+        # An asynchronous file system does not survive a fork: its event loop runs in a thread of
+        # the parent.
+        if self._pid != os.getpid():
+            self._connect()
+        return self._filesystem
+
+    def _exclusive(self) -> AbstractContextManager[object]:
+        return _MEMORY_LOCK if self._protocol == "memory" else nullcontext()
+
+    def _full(self, path: str) -> str:
+        return f"{self._root}/{checked_path(path)}"
+
+    def _list(self, folder: str, kind: str) -> list[str]:
+        full = self._full(folder)
+        try:
+            with _reading(folder):
+                self._fs.invalidate_cache(full)
+                entries = self._fs.ls(full, detail=True)
+        except NotFound:
+            return []
+        return [
+            entry["name"].rstrip("/").rpartition("/")[2]
+            for entry in entries
+            if entry["type"] == kind
+        ]
+
+    def _list_s3(self, folder: str, start_after: str | None = None) -> tuple[list[str], list[str]]:
+        """Names of objects and of folders, asked of S3 itself.
+
+        fsspec knows no start of a listing; with it, the tail of a long log stays cheap.
+        """
+        bucket, _, prefix = (self._full(folder) + "/").partition("/")
+        request: dict[str, object] = {"Bucket": bucket, "Prefix": prefix, "Delimiter": "/"}
+        if start_after is not None:
+            request["StartAfter"] = prefix + start_after
+        names: list[str] = []
+        folders: list[str] = []
+        while True:
+            with _reading(folder):
+                page = self._fs.call_s3("list_objects_v2", **request)
+            names += [entry["Key"].removeprefix(prefix) for entry in page.get("Contents", [])]
+            folders += [
+                entry["Prefix"].removeprefix(prefix).rstrip("/")
+                for entry in page.get("CommonPrefixes", [])
+            ]
+            token = page.get("NextContinuationToken")
+            if not token:
+                # Consoles make an empty object for a "folder": its name is the prefix itself.
+                return [name for name in names if name], folders
+            request["ContinuationToken"] = token
+
+
+def _check_hash(actual: str, expected: str, source: Path, path: str) -> None:
+    if actual != expected:
+        raise Corrupt(f"{source.name} changed while it was being stored as {path}")
+
+
+@contextmanager
+def _reading(path: str) -> Iterator[None]:
+    try:
+        yield
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise NotFound(f"{path} is not in the store") from error
+    except Exception as error:  # each file system brings exceptions of its own
+        raise Unavailable(f"cannot read {path}: {error}") from error
+
+
+@contextmanager
+def _writing(path: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # each file system brings exceptions of its own
+        code = _s3_error_code(error)
+        if isinstance(error, FileExistsError) or code in ("PreconditionFailed", "412"):
+            raise Conflict(f"{path} exists already") from error
+        # Even a clear refusal may answer a repeated request whose first sending has landed.
+        raise OutcomeUnknown(f"{path} may or may not have been written: {error}") from error
+
+
+def _s3_error_code(error: Exception) -> str | None:
+    """The code in the S3 reply behind an error of s3fs, if there was a reply.
+
+    Some stores leave out the condition by which s3fs tells a refused create.
+    """
+    response = getattr(error.__cause__, "response", None)
+    return response.get("Error", {}).get("Code") if isinstance(response, dict) else None

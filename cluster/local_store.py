@@ -1,0 +1,219 @@
+"""The store on a local or mounted file system, by temporary file, fsync and hard link.
+
+fsspec's own create on local files opens the final name and then writes, so a reader can meet half
+an object and a killed writer leaves one for ever. Here the final name appears in one step, on bytes
+that are already on the disk.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+from uuid import uuid4
+
+from cluster.errors import Conflict, Corrupt, InvalidArgument, NotFound, OutcomeUnknown, Unavailable
+
+log = logging.getLogger(__name__)
+
+CHUNK_BYTES = 4 * 2**20
+TEMP_FOLDER = ".tmp"
+TEMP_AGE_MAX_MS = 24 * 3600 * 1000
+# What link(2) answers when it certainly made no link; any other failure (a network mount) may hide
+# a success.
+_NO_LINK_MADE = frozenset(
+    (
+        errno.EPERM,
+        errno.EACCES,
+        errno.EOPNOTSUPP,
+        errno.EXDEV,
+        errno.EMLINK,
+        errno.EROFS,
+        errno.ENOSPC,
+    )
+)
+
+
+def checked_path(path: str) -> str:
+    """Returns `path` if it is plain and relative, with `/` between parts; else InvalidArgument."""
+    parts = path.split("/")
+    if any(part in ("", ".", "..") or "\\" in part or "\0" in part for part in parts):
+        raise InvalidArgument(f"{path!r} is not a plain relative path", field="path")
+    if parts[0] == TEMP_FOLDER:
+        raise InvalidArgument(f"{path!r}: the folder {TEMP_FOLDER} is reserved", field="path")
+    return path
+
+
+class LocalStore:
+    """An ObjectStore in the folder `root`, for the processes of a machine or of those that mount
+    it.
+
+    The file system must know hard links. The guarantees are those of `ObjectStore`.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+
+    def __repr__(self) -> str:
+        return f"LocalStore({str(self.root)!r})"
+
+    def get(self, path: str) -> bytes:
+        with self._open(path) as file:
+            return file.read()
+
+    def download(self, path: str, target: Path) -> None:
+        with self._open(path) as file, target.open("wb") as out:
+            shutil.copyfileobj(file, out, CHUNK_BYTES)
+
+    def put_if_absent(self, path: str, data: bytes) -> None:
+        def write(file: BinaryIO) -> None:
+            file.write(data)
+
+        self._create(path, write)
+
+    def upload_if_absent(self, path: str, source: Path, sha256: str) -> None:
+        def write(file: BinaryIO) -> None:
+            digest = hashlib.sha256()
+            with source.open("rb") as reader:
+                while chunk := reader.read(CHUNK_BYTES):
+                    digest.update(chunk)
+                    file.write(chunk)
+            if digest.hexdigest() != sha256:
+                raise Corrupt(f"{source.name} changed while it was being stored as {path}")
+
+        self._create(path, write)
+
+    def put(self, path: str, data: bytes) -> None:
+        target = self.root / checked_path(path)
+        try:
+            with self._temp_file() as (file, temp):
+                file.write(data)
+                _sync(file)
+                self._make_folder(target.parent)
+                temp.replace(target)
+                _sync_folder(target.parent)
+        except OSError as error:
+            raise Unavailable(f"cannot write {target}: {error}") from error
+
+    def exists(self, path: str) -> bool:
+        return (self.root / checked_path(path)).is_file()
+
+    def size(self, path: str) -> int:
+        with self._open(path) as file:
+            return os.fstat(file.fileno()).st_size
+
+    def list_names(self, folder: str, start_after: str | None = None) -> list[str]:
+        names = (entry.name for entry in self._scan(folder) if entry.is_file())
+        return sorted(name for name in names if start_after is None or name > start_after)
+
+    def list_folders(self, folder: str) -> list[str]:
+        return sorted(entry.name for entry in self._scan(folder) if entry.is_dir())
+
+    def remove(self, path: str) -> None:
+        """Takes an object away on which nobody relies: a probe."""
+        target = self.root / checked_path(path)
+        try:
+            target.unlink(missing_ok=True)
+        except OSError as error:
+            raise Unavailable(f"cannot remove {target}: {error}") from error
+
+    def sweep_temp_files(self, now_ms: int) -> None:
+        """Removes what killed writers left behind, once it is too old to belong to a living one."""
+        for entry in self._scan_folder(self.root / TEMP_FOLDER):
+            try:
+                if now_ms - entry.stat().st_mtime_ns // 1_000_000 > TEMP_AGE_MAX_MS:
+                    os.unlink(entry.path)
+            except FileNotFoundError:
+                log.debug("%s was removed by somebody else", entry.path)
+
+    @contextmanager
+    def _open(self, path: str) -> Iterator[BinaryIO]:
+        target = self.root / checked_path(path)
+        try:
+            file = target.open("rb")
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+            raise NotFound(f"{path} is not in the store") from error
+        except OSError as error:
+            raise Unavailable(f"cannot read {target}: {error}") from error
+        try:
+            with file:
+                yield file
+        except OSError as error:
+            raise Unavailable(f"cannot copy {target}: {error}") from error
+
+    def _create(self, path: str, write: Callable[[BinaryIO], None]) -> None:
+        target = self.root / checked_path(path)
+        if target.exists():
+            raise Conflict(f"{path} exists already")
+        try:
+            with self._temp_file() as (file, temp):
+                write(file)
+                _sync(file)
+                self._make_folder(target.parent)
+                _link(temp, target, path)
+        except OSError as error:
+            raise Unavailable(f"cannot write {target}: {error}") from error
+
+    @contextmanager
+    def _temp_file(self) -> Iterator[tuple[BinaryIO, Path]]:
+        """A new file outside of every listed folder, gone at the end whatever happens."""
+        temp = self.root / TEMP_FOLDER / uuid4().hex
+        temp.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temp.open("xb") as file:
+                yield file, temp
+        finally:
+            temp.unlink(missing_ok=True)
+
+    def _make_folder(self, folder: Path) -> None:
+        """Makes the folder and its parents, each of them on the disk before anything is put in
+        it.
+        """
+        if folder.is_dir():
+            return
+        self._make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync_folder(folder.parent)
+
+    def _scan(self, folder: str) -> Iterator[os.DirEntry[str]]:
+        return self._scan_folder(self.root / checked_path(folder))
+
+    def _scan_folder(self, folder: Path) -> Iterator[os.DirEntry[str]]:
+        try:
+            with os.scandir(folder) as entries:
+                yield from entries
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as error:
+            raise Unavailable(f"cannot list {folder}: {error}") from error
+
+
+def _link(temp: Path, target: Path, path: str) -> None:
+    try:
+        os.link(temp, target)
+        _sync_folder(target.parent)
+    except FileExistsError as error:
+        raise Conflict(f"{path} exists already") from error
+    except OSError as error:
+        if error.errno in _NO_LINK_MADE:
+            raise Unavailable(f"no hard link could be made at {target}: {error}") from error
+        raise OutcomeUnknown(f"{path} may or may not have been written: {error}") from error
+
+
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,186 @@
+"""A log of numbered objects, created one after the other; it knows nothing of what they mean."""
+
+from __future__ import annotations
+
+import logging
+import random
+import re
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from cluster.clock import Backoff, Deadline
+from cluster.errors import (
+    Conflict,
+    Corrupt,
+    DeadlineExceeded,
+    InvalidArgument,
+    NotFound,
+    OutcomeUnknown,
+    Unavailable,
+)
+from cluster.object_store import ObjectStore
+
+log = logging.getLogger(__name__)
+
+PROBES_MAX = 4
+_READERS = 8
+
+
+def put_or_get(
+    store: ObjectStore,
+    path: str,
+    data: bytes,
+    *,
+    deadline: Deadline,
+    backoff: Backoff,
+    rng: random.Random,
+    sleep: Callable[[float], None] = time.sleep,
+) -> bytes:
+    """Creates the object, or finds it created; returns what `path` holds from now on.
+
+    A lost reply is resolved by reading back, and the write is repeated only while nothing is there,
+    which is safe since it is conditional. Attempts end with `backoff` and `deadline`, whichever is
+    first. Raises OutcomeUnknown when the write may still take effect; Unavailable or
+    DeadlineExceeded when it certainly did not.
+    """
+    in_doubt: OutcomeUnknown | None = None
+    unavailable: Unavailable | None = None
+    for attempt in range(backoff.attempts_max):
+        if attempt:
+            sleep(min(backoff.wait_s(attempt - 1, rng), deadline.remaining_s()))
+        if deadline.expired():
+            break
+        try:
+            store.put_if_absent(path, data)
+            return data
+        except Conflict:
+            log.debug("%s exists already", path)
+        except OutcomeUnknown as error:
+            in_doubt = error
+        except Unavailable as error:
+            unavailable = error
+            continue
+        try:
+            return store.get(path)
+        except NotFound:
+            log.debug("%s is not there; trying again", path)
+        except Unavailable as error:
+            in_doubt = in_doubt or OutcomeUnknown(
+                f"{path} may or may not have been written: {error.message}"
+            )
+    if in_doubt is not None:
+        raise in_doubt
+    if unavailable is not None:
+        raise unavailable
+    raise DeadlineExceeded(f"time ran out before {path} could be written")
+
+
+class NumberedLog:
+    """The objects `{prefix}/{n:020}{suffix}` for n = 1, 2, 3, ... in the order of their appending.
+
+    Entry n exists only when all before it exist. Entries are never rewritten and never removed: a
+    slow writer could otherwise create a removed number anew. May be used by several threads and
+    processes at once.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        prefix: str,
+        suffix: str = ".json",
+        *,
+        backoff: Backoff | None = None,
+        rng: random.Random | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._store = store
+        self._prefix = prefix
+        self._suffix = suffix
+        self._backoff = backoff or Backoff()
+        self._rng = rng or random.Random()
+        self._sleep = sleep
+        self._name = re.compile(rf"([0-9]{{20}}){re.escape(suffix)}")
+        # Only a hint of where to look first: a thread that sets it back costs a request, never
+        # correctness.
+        self._seen = 0
+        self._warned: set[str] = set()
+
+    def path(self, n: int) -> str:
+        """Where entry `n` is kept."""
+        return f"{self._prefix}/{n:020}{self._suffix}"
+
+    def latest(self) -> int:
+        """The number of the last entry, 0 when there is none.
+
+        Not less than any number acknowledged before the call, by whatever process.
+        """
+        if self._seen:
+            for n in range(self._seen + 1, self._seen + 1 + PROBES_MAX):
+                if not self._store.exists(self.path(n)):
+                    return n - 1
+                self._seen = n
+        seen = self._seen
+        names = self._store.list_names(
+            self._prefix, self.path(seen).rpartition("/")[2] if seen else None
+        )
+        numbers = (self._number(name) for name in names)
+        self._seen = max((number for number in numbers if number is not None), default=seen)
+        return self._seen
+
+    def read(self, n: int) -> bytes:
+        """The bytes of entry `n`; NotFound when the log does not reach so far."""
+        return self._store.get(self.path(n))
+
+    def read_after(self, n: int) -> list[tuple[int, bytes]]:
+        """All entries after `n`, in order and without a gap.
+
+        Raises Corrupt when one of them is missing from the store.
+        """
+        numbers = range(n + 1, self.latest() + 1)
+        if len(numbers) <= 1:
+            return [(number, self._read_present(number)) for number in numbers]
+        with ThreadPoolExecutor(_READERS) as readers:
+            return list(zip(numbers, readers.map(self._read_present, numbers), strict=True))
+
+    def append_at(
+        self, n: int, data: bytes, *, is_mine: Callable[[bytes], bool], deadline: Deadline
+    ) -> None:
+        """Makes `data` entry `n`, the one after the latest.
+
+        `is_mine` knows the caller's entry, by its commit id, from anybody else's. Returns when it
+        has landed. Raises Conflict when somebody else took the number: refresh, decide again,
+        append at the next one. Raises OutcomeUnknown when it may still land: read back before
+        anything else. Raises Unavailable or DeadlineExceeded when it certainly will not.
+        """
+        # Looking by `latest` keeps the hint fresh; a number taken meanwhile is told apart from
+        # one's own below.
+        if n < 1 or n > self.latest() + 1:
+            raise InvalidArgument(f"entry {n} of {self._prefix} would leave a gap", field="n")
+        found = put_or_get(
+            self._store,
+            self.path(n),
+            data,
+            deadline=deadline,
+            backoff=self._backoff,
+            rng=self._rng,
+            sleep=self._sleep,
+        )
+        if not is_mine(found):
+            raise Conflict(f"entry {n} of {self._prefix} was taken by somebody else")
+        self._seen = max(self._seen, n)
+
+    def _read_present(self, n: int) -> bytes:
+        try:
+            return self.read(n)
+        except NotFound as error:
+            raise Corrupt(f"{self.path(n)} is missing, though later entries exist") from error
+
+    def _number(self, name: str) -> int | None:
+        match = self._name.fullmatch(name)
+        if match is not None:
+            return int(match[1])
+        if name not in self._warned:
+            self._warned.add(name)
+            log.warning("%s/%s is no entry of this log and is ignored", self._prefix, name)
+        return None

@@ -1,0 +1,172 @@
+"""The store: what everything else relies on (`ObjectStore`) and how it is opened (`open_store`)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+from uuid import uuid4
+
+from cluster.clock import SYSTEM_CLOCK
+from cluster.errors import Conflict, InvalidArgument, OutcomeUnknown, RaygionError, Unavailable
+from cluster.fsspec_store import FsspecStore
+from cluster.local_store import LocalStore
+
+log = logging.getLogger(__name__)
+
+PROBE_WRITERS = 8
+
+
+class ObjectStore(Protocol):
+    """Named, immutable objects. A path is relative, with `/` between its parts.
+
+    What everything above relies on, for all processes and machines that open the same store:
+
+    - atomic visibility: an object is seen whole or not at all, whatever happens to its writer;
+    - mutual exclusion: of all `put_if_absent` and `upload_if_absent` of one path, at most one takes
+      effect, and the content never changes after that;
+    - read after write: what was acknowledged is seen by every read, `exists` and `size` that starts
+      afterwards;
+    - consistent listing: a listing holds every object acknowledged before it started, and none that
+      never existed;
+    - durability: what was acknowledged survives the loss of the process and, as far as the store
+      goes, of the machine.
+
+    Failures: NotFound; Conflict, the object exists (it may be the caller's own: below the store,
+    clients send a request again after a lost reply, so who needs to know reads back);
+    OutcomeUnknown, the write may have taken effect or may yet; Unavailable, a read that failed or a
+    write that certainly took no effect; InvalidArgument for a path that is none. Methods block,
+    with time limits of the client below, and may be called from several threads.
+    """
+
+    def get(self, path: str) -> bytes: ...
+
+    def download(self, path: str, target: Path) -> None:
+        """Streams an object to a local file.
+
+        After a failure the file may hold anything, so `target` should be a temporary name.
+        """
+        ...
+
+    def put_if_absent(self, path: str, data: bytes) -> None: ...
+
+    def upload_if_absent(self, path: str, source: Path, sha256: str) -> None:
+        """Stores a local file of any size.
+
+        Raises Corrupt, and leaves nothing, when the bytes read from it have not the given hash.
+        """
+        ...
+
+    def put(self, path: str, data: bytes) -> None:
+        """Replaces what is there, atomically.
+
+        Only for states that are told again and again, such as heartbeats.
+        """
+        ...
+
+    def exists(self, path: str) -> bool: ...
+
+    def size(self, path: str) -> int:
+        """Bytes of the object."""
+        ...
+
+    def list_names(self, folder: str, start_after: str | None = None) -> list[str]:
+        """Sorted names of the objects right inside `folder`, only those after `start_after`."""
+        ...
+
+    def list_folders(self, folder: str) -> list[str]:
+        """Sorted names of the folders right inside `folder`."""
+        ...
+
+
+def open_store(url: str, storage_options: Mapping[str, object] | None = None) -> ObjectStore:
+    """Opens the store at an fsspec address or a local path; proves that put-if-absent is real.
+
+    Raises InvalidArgument (field `store`) for an address that cannot be a store or a store that
+    lets two writers create one object, Unavailable when the store does not answer. Costs some ten
+    small requests; the store that is returned pickles, so that one process may open it for many.
+    """
+    store = _connect(url, storage_options)
+    try:
+        _probe_in_turn(store)
+        _probe_at_once(store)
+    except OutcomeUnknown as error:
+        if isinstance(error.__cause__, PermissionError | FileNotFoundError | NotImplementedError):
+            raise _cannot_be_written(store, error) from error
+        raise Unavailable(f"the store {url} does not answer: {error.message}") from error
+    return store
+
+
+def _connect(url: str, storage_options: Mapping[str, object] | None) -> LocalStore | FsspecStore:
+    if "::" in url:
+        raise InvalidArgument(
+            f"{url} is a chain of file systems; a store must not be cached", field="store"
+        )
+    protocol, separator, rest = url.partition("://")
+    if not separator or protocol in ("file", "local"):
+        store = LocalStore(Path(rest if separator else url).expanduser())
+        store.sweep_temp_files(SYSTEM_CLOCK.wall_ms())
+        return store
+    try:
+        return FsspecStore(url, storage_options)
+    except (ValueError, ImportError, TypeError) as error:
+        raise InvalidArgument(f"cannot open {url}: {error}", field="store") from error
+
+
+def _probe_in_turn(store: LocalStore | FsspecStore) -> None:
+    with _probe_object(store) as path:
+        try:
+            store.put_if_absent(path, b"first")
+        except Unavailable as error:
+            raise _cannot_be_written(store, error) from error
+        try:
+            store.put_if_absent(path, b"second")
+        except Conflict:
+            if store.get(path) == b"first":
+                return
+    raise _refusal(store)
+
+
+def _probe_at_once(store: LocalStore | FsspecStore) -> None:
+    """Finds stores that look first and write then: alone they pass, together several win."""
+
+    def create(content: bytes) -> bytes | None:
+        try:
+            store.put_if_absent(path, content)
+        except (Conflict, OutcomeUnknown):
+            return None
+        return content
+
+    with _probe_object(store) as path, ThreadPoolExecutor(PROBE_WRITERS) as writers:
+        contents = [f"writer {number}".encode() for number in range(PROBE_WRITERS)]
+        winners = [content for content in writers.map(create, contents) if content is not None]
+        if len(winners) > 1 or (winners and store.get(path) != winners[0]):
+            raise _refusal(store)
+
+
+@contextmanager
+def _probe_object(store: LocalStore | FsspecStore) -> Iterator[str]:
+    path = f"probes/{uuid4().hex}"
+    try:
+        yield path
+    finally:
+        try:
+            store.remove(path)
+        except RaygionError as error:
+            # A policy without the right to delete is a good one: the store never needs it.
+            log.warning("the probe object %s stays in the store: %s", path, error)
+
+
+def _cannot_be_written(store: LocalStore | FsspecStore, error: RaygionError) -> InvalidArgument:
+    return InvalidArgument(f"{store!r} cannot be written: {error.message}", field="store")
+
+
+def _refusal(store: LocalStore | FsspecStore) -> InvalidArgument:
+    return InvalidArgument(
+        f"{store!r} lets two writers create the same object, so it cannot hold the release log; "
+        "use S3 with conditional writes, or a local or mounted folder",
+        field="store",
+    )

@@ -1,0 +1,205 @@
+"""Passages: what is embedded, indexed and cited, and the tables that hold them.
+
+A part of a corpus is a Parquet file of passages with the columns `id`, `document`, `text`, one
+`meta.{field}` for each metadata field of the part, and `vector` when the documents brought theirs.
+All passages of a document are in one part; where two parts hold a document, the later one wins.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cluster.chunking import chunk_text
+from cluster.documents import Document
+from cluster.errors import Corrupt
+from cluster.manifests import ColumnType
+from cluster.search import Float32Array, Metadata
+
+META_PREFIX = "meta."
+
+Column: TypeAlias = "pa.ChunkedArray[Any] | pa.Array[Any]"
+Types: TypeAlias = Mapping[str, ColumnType]
+
+# Any, because the stubs tell the types of columns apart where this code does not.
+_ARROW_TYPES: Mapping[ColumnType, Any] = {
+    ColumnType.STRING: pa.string(),
+    ColumnType.INT: pa.int64(),
+    ColumnType.FLOAT: pa.float64(),
+    ColumnType.BOOL: pa.bool_(),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passage:
+    id: str
+    document: str
+    """Id of the document that it was cut from."""
+    text: str
+    metadata: Metadata
+    vector: Float32Array | None = None
+    """float32 [d]; None when the text is to be embedded."""
+
+
+def passages_of(document: Document, *, chars_max: int) -> list[Passage]:
+    """The passages of a document: at least one.
+
+    One alone has the document's id, several have `{id}#0`, `{id}#1`... A document with a vector of
+    its own is not cut, since the vector stands for all of it.
+    """
+    whole = document.vector is not None
+    texts = [document.text] if whole else chunk_text(document.text, chars_max=chars_max)
+    return [
+        Passage(
+            id=document.id if len(texts) == 1 else f"{document.id}#{number}",
+            document=document.id,
+            text=text,
+            metadata=document.metadata,
+            vector=document.vector,
+        )
+        for number, text in enumerate(texts)
+    ]
+
+
+def passage_schema(types: Types, dimension: int | None) -> pa.Schema:
+    """The columns of a part, metadata fields in alphabetical order."""
+    fields: list[pa.Field[Any]] = [
+        pa.field(name, pa.string(), nullable=False) for name in ("id", "document", "text")
+    ]
+    fields += [pa.field(META_PREFIX + name, _ARROW_TYPES[types[name]]) for name in sorted(types)]
+    if dimension is not None:
+        fields.append(pa.field("vector", pa.list_(pa.float32(), dimension), nullable=False))
+    return pa.schema(fields)
+
+
+def passage_table(passages: Sequence[Passage], types: Types, dimension: int | None) -> pa.Table:
+    """The passages as a table with the columns of `passage_schema`."""
+    columns: list[pa.Array[Any]] = [
+        pa.array([passage.id for passage in passages], pa.string()),
+        pa.array([passage.document for passage in passages], pa.string()),
+        pa.array([passage.text for passage in passages], pa.string()),
+    ]
+    for name in sorted(types):
+        values = [passage.metadata.get(name) for passage in passages]
+        columns.append(pa.array(values, _ARROW_TYPES[types[name]]))
+    if dimension is not None:
+        columns.append(vector_column(np.stack([_vector_of(passage) for passage in passages])))
+    return pa.Table.from_arrays(columns, schema=passage_schema(types, dimension))
+
+
+def vector_column(vectors: Float32Array) -> pa.Array[Any]:
+    """float32 [n, d] as a column, without a copy where the array is C-contiguous."""
+    flat = pa.array(np.ascontiguousarray(vectors, dtype=np.float32).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
+
+
+def vectors_of(table: pa.Table) -> Float32Array:
+    """float32 [n, d]: the column `vector` of a table."""
+    column: Any = table.column("vector")
+    dimension = column.type.list_size
+    vectors = np.empty((table.num_rows, dimension), dtype=np.float32)
+    row = 0
+    for chunk in column.chunks:
+        vectors[row : row + len(chunk)] = chunk.flatten().to_numpy().reshape(-1, dimension)
+        row += len(chunk)
+    return vectors
+
+
+def write_part(table: pa.Table) -> bytes:
+    """A table as a Parquet file. Equal tables give equal bytes with one version of Arrow."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
+
+
+def read_part(data: bytes, types: Types, dimension: int | None, *, source: str) -> pa.Table:
+    """A stored part, with the columns that its corpus has now.
+
+    A part may be older than the corpus's schema: fields that came later are null in it, and
+    integers become floats where the corpus has floats by now. Raises Corrupt, naming `source`.
+    """
+    try:
+        return conform(pq.read_table(io.BytesIO(data)), types, dimension)
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise Corrupt(f"{source} is not a readable part of a corpus: {error}") from error
+
+
+def conform(table: pa.Table, types: Types, dimension: int | None) -> pa.Table:
+    """The table with exactly the columns of `passage_schema`; see `read_part`."""
+    schema = passage_schema(types, dimension)
+    columns = [
+        table.column(field.name).cast(field.type, safe=False)
+        if field.name in table.column_names or not field.nullable
+        else pa.nulls(table.num_rows, field.type)
+        for field in schema
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def document_ids(data: bytes, *, source: str) -> list[str]:
+    """The document of every passage of a stored part, in row order."""
+    try:
+        return _document_ids(pq.read_table(io.BytesIO(data), columns=["document"]))
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise Corrupt(f"{source} is not a readable part of a corpus: {error}") from error
+
+
+def current_rows(parts: Sequence[Sequence[str]]) -> list[npt.NDArray[np.bool_]]:
+    """For each part the rows that count: those whose document no later part holds.
+
+    A part is given by the document ids of its rows, the parts in the order of the manifest.
+    """
+    masks: list[npt.NDArray[np.bool_]] = []
+    later: set[str] = set()
+    for documents in reversed(parts):
+        mask = (document not in later for document in documents)
+        masks.append(np.fromiter(mask, dtype=np.bool_, count=len(documents)))
+        later.update(documents)
+    return masks[::-1]
+
+
+def current_passages(tables: Sequence[pa.Table]) -> list[pa.Table]:
+    """The parts without the rows that a later part replaces; see `current_rows`."""
+    masks = current_rows([_document_ids(table) for table in tables])
+    return [
+        table if mask.all() else table.filter(pa.array(mask))
+        for table, mask in zip(tables, masks, strict=True)
+    ]
+
+
+def clashing_passage_id(num_passages: Mapping[str, int]) -> str | None:
+    """A document's id that is also the id of another document's passage, such as `a#1`.
+
+    `num_passages` counts the passages of every document.
+    """
+    for document in num_passages:
+        base, mark, number = document.rpartition("#")
+        if mark and number.isascii() and number.isdigit() and str(int(number)) == number:
+            count = num_passages.get(base, 0)
+            if count > 1 and int(number) < count and num_passages[document] == 1:
+                return document
+    return None
+
+
+def count_passages(documents: Iterable[str]) -> dict[str, int]:
+    """Passages of each document, given the document of every passage."""
+    counts: dict[str, int] = {}
+    for document in documents:
+        counts[document] = counts.get(document, 0) + 1
+    return counts
+
+
+def _document_ids(table: pa.Table) -> list[str]:
+    return [str(document) for document in table.column("document").to_pylist()]
+
+
+def _vector_of(passage: Passage) -> Float32Array:
+    assert passage.vector is not None
+    return passage.vector

@@ -1,0 +1,403 @@
+"""The region coordinator's decisions as a state machine: events in, instructions out, no I/O.
+
+    request (propose, commit, abort, roll back) --> Append --> EntryRead --> the log's new state
+    open proposal names this region             --> Prepare --> Prepared | PrepareFailed
+    every target prepared or fenced (leader)    --> Append(Commit)
+    deadline over (leader)                      --> Append(Fence | Abort)
+    a release is no longer resident             --> Retire
+
+Every coordinator runs this machine over the same log. Only the leader appends; which one leads is
+itself in the log. The machine holds nothing that the log and the heartbeats cannot give back, so a
+coordinator may be killed at any step: its successor reads the log and goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import assert_never
+
+from pydantic import Field
+
+from cluster.errors import Conflict, InvalidArgument, NotFound
+from cluster.records import Record
+from cluster.releases import (
+    Abort,
+    Commit,
+    Elect,
+    Fence,
+    LogEntry,
+    LogState,
+    Proposal,
+    Propose,
+    Release,
+    ReleaseContents,
+    ReleaseStatus,
+    Rollback,
+    fold,
+    objection,
+)
+
+
+class RegionStatus(Record):
+    """A region's heartbeat, at `regions/{region}/status.json`."""
+
+    region: str
+    position: int
+    """How far this region has read the release log."""
+    prepared: tuple[int, ...]
+    failed: dict[int, str] = Field(default_factory=dict)
+    """Open releases that this region cannot prepare, and why."""
+    current: int | None
+    healthy: bool = True
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutSettings:
+    prepare_timeout_s: float = 600.0
+    """How long target regions have to prepare a release before they are fenced out of it."""
+    switch_margin_s: float = 0.5
+    """From commit to switch: enough for every region to read the commit before its moment."""
+    leader_lapse_s: float = 10.0
+    """A leader whose heartbeat is older than this may be replaced."""
+
+
+# Events: what happened.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntryRead:
+    """The next entry of the log was read."""
+
+    entry: LogEntry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogCaughtUp:
+    """The whole log has been read; decisions may be made."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeartbeatsRead:
+    statuses: Mapping[str, RegionStatus]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    release: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrepareFailed:
+    release: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ticked:
+    """Time has passed."""
+
+
+Event = EntryRead | LogCaughtUp | HeartbeatsRead | Prepared | PrepareFailed | Ticked
+
+# Instructions: what the shell is to do.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Append:
+    """Write `entry` at `position`. Losing the place to another writer is no error: read on."""
+
+    position: int
+    entry: LogEntry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepare:
+    """Fetch, verify, load and warm up the release beside those that serve."""
+
+    release: Release
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retire:
+    """Unload the release."""
+
+    release: int
+
+
+Instruction = Append | Prepare | Retire
+
+
+class Standing(StrEnum):
+    """Where a resident release stands in this region."""
+
+    PREPARING = "preparing"
+    PREPARED = "prepared"
+    FAILED = "failed"
+
+
+@dataclass(slots=True)
+class _Local:
+    standing: Standing
+    reason: str = ""
+
+
+@dataclass(slots=True)
+class Rollout:
+    """One region's view of all releases, and its next steps.
+
+    The caller brings the time and unique ids, and feeds back the outcome of every instruction as an
+    event. `state` changes only through `handle`.
+    """
+
+    region: str
+    settings: RolloutSettings = field(default_factory=RolloutSettings)
+    state: LogState = field(default_factory=LogState)
+    heartbeats: Mapping[str, RegionStatus] = field(default_factory=dict)
+    _local: dict[int, _Local] = field(default_factory=dict)
+    _caught_up: bool = False
+    _epoch_led: int | None = None
+    """The epoch that this very incarnation won; a predecessor's epoch is not ours."""
+    _elected_as: str | None = None
+
+    @property
+    def leads(self) -> bool:
+        return self._epoch_led is not None and self._epoch_led == self.state.epoch
+
+    def handle(self, event: Event, *, now_ms: int, commit_id: str) -> list[Instruction]:
+        """Takes one event and returns what to do about it, in order."""
+        match event:
+            case EntryRead(entry=entry):
+                self.state = fold(self.state, entry)
+                if isinstance(entry, Elect) and entry.commit_id == self._elected_as:
+                    self._epoch_led = entry.epoch
+            case LogCaughtUp():
+                self._caught_up = True
+            case HeartbeatsRead(statuses=statuses):
+                self.heartbeats = statuses
+            case Prepared(release=release):
+                self._settle(release, _Local(Standing.PREPARED))
+            case PrepareFailed(release=release, reason=reason):
+                self._settle(release, _Local(Standing.FAILED, reason))
+            case Ticked():
+                pass
+            case _:
+                assert_never(event)
+        if not self._caught_up:
+            return []
+        instructions = self._reconcile_residents(now_ms)
+        append = self._lead(now_ms, commit_id) if self.leads else self._stand(now_ms, commit_id)
+        return [*instructions, *append]
+
+    # What this region holds.
+
+    def prepared(self) -> frozenset[int]:
+        """The releases that this region can serve."""
+        return frozenset(
+            n for n, local in self._local.items() if local.standing is Standing.PREPARED
+        )
+
+    def heartbeat(self, now_ms: int) -> RegionStatus:
+        return RegionStatus(
+            region=self.region,
+            position=self.state.position,
+            prepared=tuple(sorted(self.prepared())),
+            failed={n: x.reason for n, x in self._local.items() if x.standing is Standing.FAILED},
+            current=self.state.current(now_ms),
+            at_ms=now_ms,
+        )
+
+    def _settle(self, release: int, local: _Local) -> None:
+        # A release that was retired while it was being prepared is not taken up again.
+        if release in self._local:
+            self._local[release] = local
+
+    def _reconcile_residents(self, now_ms: int) -> list[Instruction]:
+        resident = [n for n in self.state.resident(now_ms) if self._is_target(n)]
+        retired = [n for n in self._local if n not in resident]
+        wanted = [n for n in resident if self._is_wanted(n)]
+        for number in retired:
+            del self._local[number]
+        for number in wanted:
+            self._local[number] = _Local(Standing.PREPARING)
+        return [
+            *(Retire(release=n) for n in retired),
+            *(Prepare(release=self.state.proposals[n].release) for n in wanted),
+        ]
+
+    def _is_wanted(self, number: int) -> bool:
+        local = self._local.get(number)
+        if local is None:
+            return True
+        # What failed to be proposed is reported once; what is committed is tried until it works.
+        committed = self.state.proposals[number].status is ReleaseStatus.COMMITTED
+        return committed and local.standing is Standing.FAILED
+
+    def _is_target(self, number: int) -> bool:
+        proposal = self.state.proposals[number]
+        # A committed release is for everyone: a region that was fenced out catches up later.
+        return self.region in proposal.targets or proposal.status is ReleaseStatus.COMMITTED
+
+    # Leading.
+
+    def _stand(self, now_ms: int, commit_id: str) -> list[Instruction]:
+        """Stands for election when nobody else leads."""
+        leader = self.state.leader
+        if leader is not None and leader != self.region and not self._lapsed(leader, now_ms):
+            return []
+        self._elected_as = commit_id
+        entry = Elect(
+            epoch=self.state.epoch + 1, commit_id=commit_id, at_ms=now_ms, leader=self.region
+        )
+        return [Append(position=self.state.position + 1, entry=entry)]
+
+    def _lapsed(self, leader: str, now_ms: int) -> bool:
+        heartbeat = self.heartbeats.get(leader)
+        lapse_ms = self.settings.leader_lapse_s * 1000
+        return heartbeat is None or now_ms - heartbeat.at_ms > lapse_ms
+
+    def _lead(self, now_ms: int, commit_id: str) -> list[Instruction]:
+        """Moves the open proposal on by at most one entry."""
+        proposal = self.state.open_proposal()
+        entry = None if proposal is None else self._next_entry(proposal, now_ms, commit_id)
+        return [] if entry is None else [Append(position=self.state.position + 1, entry=entry)]
+
+    def _next_entry(self, proposal: Proposal, now_ms: int, commit_id: str) -> LogEntry | None:
+        number, epoch = proposal.release.number, self.state.epoch
+        missing = proposal.waits_for(self.regions_prepared(number))
+        failed = self._regions_failed(number)
+        late = now_ms > proposal.prepare_by_ms
+        for region in missing:
+            if region in failed or late:
+                reason = failed.get(region, "not prepared by the deadline")
+                if len(proposal.fenced) + 1 == len(proposal.targets):
+                    return Abort(
+                        epoch=epoch,
+                        commit_id=commit_id,
+                        at_ms=now_ms,
+                        release=number,
+                        reason=reason,
+                    )
+                return Fence(
+                    epoch=epoch,
+                    commit_id=commit_id,
+                    at_ms=now_ms,
+                    release=number,
+                    region=region,
+                    reason=reason,
+                )
+        if missing or not proposal.auto_commit:
+            return None
+        return self._commit_entry(number, now_ms, commit_id)
+
+    def _commit_entry(self, number: int, now_ms: int, commit_id: str) -> Commit:
+        return Commit(
+            epoch=self.state.epoch,
+            commit_id=commit_id,
+            at_ms=now_ms,
+            release=number,
+            switch_at_ms=self._switch_at_ms(now_ms),
+        )
+
+    def _switch_at_ms(self, now_ms: int) -> int:
+        return now_ms + int(self.settings.switch_margin_s * 1000)
+
+    def regions_prepared(self, number: int) -> frozenset[str]:
+        """The regions that say they hold the release; of this one we know without its heartbeat."""
+        others = {r for r, s in self.heartbeats.items() if number in s.prepared}
+        own = {self.region} if number in self.prepared() else set()
+        return frozenset((others - {self.region}) | own)
+
+    def _regions_failed(self, number: int) -> dict[str, str]:
+        failed = {
+            region: status.failed[number]
+            for region, status in self.heartbeats.items()
+            if number in status.failed and region != self.region
+        }
+        own = self._local.get(number)
+        if own is not None and own.standing is Standing.FAILED:
+            failed[self.region] = own.reason
+        return failed
+
+    # Requests of people: each gives the entry to append, or a typed error.
+
+    def propose(
+        self,
+        contents: ReleaseContents,
+        *,
+        targets: tuple[str, ...],
+        auto_commit: bool,
+        now_ms: int,
+        commit_id: str,
+    ) -> Append:
+        release = Release(number=self.state.next_release, contents=contents)
+        prepare_by_ms = now_ms + int(self.settings.prepare_timeout_s * 1000)
+        return self._checked(
+            Propose(
+                epoch=self.state.epoch,
+                commit_id=commit_id,
+                at_ms=now_ms,
+                release=release,
+                targets=targets,
+                prepare_by_ms=prepare_by_ms,
+                auto_commit=auto_commit,
+            )
+        )
+
+    def commit(self, number: int, *, now_ms: int, commit_id: str) -> Append:
+        proposal = self._known(number)
+        missing = proposal.waits_for(self.regions_prepared(number))
+        if proposal.status is ReleaseStatus.OPEN and missing:
+            raise Conflict(f"release {number} is not prepared yet in: {', '.join(missing)}")
+        return self._checked(self._commit_entry(number, now_ms, commit_id))
+
+    def abort(self, number: int, *, reason: str, now_ms: int, commit_id: str) -> Append:
+        self._known(number)
+        return self._checked(
+            Abort(
+                epoch=self.state.epoch,
+                commit_id=commit_id,
+                at_ms=now_ms,
+                release=number,
+                reason=reason,
+            )
+        )
+
+    def rollback(self, number: int | None, *, now_ms: int, commit_id: str) -> Append:
+        """Back to release `number`, or to the one that was current before (None)."""
+        if number is None:
+            current = self.state.current(now_ms)
+            earlier = [s.release for s in self.state.switches if s.release != current]
+            if not earlier:
+                raise Conflict("there is no earlier release to roll back to")
+            number = earlier[-1]
+        self._known(number)
+        return self._checked(
+            Rollback(
+                epoch=self.state.epoch,
+                commit_id=commit_id,
+                at_ms=now_ms,
+                release=number,
+                switch_at_ms=self._switch_at_ms(now_ms),
+            )
+        )
+
+    def _known(self, number: int) -> Proposal:
+        if number < 1:
+            raise InvalidArgument("release numbers start at 1", "release")
+        proposal = self.state.proposals.get(number)
+        if proposal is None:
+            raise NotFound(
+                f"there is no release {number}; the last one is {self.state.next_release - 1}"
+            )
+        return proposal
+
+    def _checked(self, entry: LogEntry) -> Append:
+        if not self.leads:
+            leader = self.state.leader or "nobody yet"
+            raise Conflict(f"this region does not lead: {leader} does; try there, or again shortly")
+        if (reason := objection(self.state, entry)) is not None:
+            raise Conflict(reason)
+        return Append(position=self.state.position + 1, entry=entry)

@@ -1,0 +1,89 @@
+"""`raygion ingest` and `raygion build`: documents into the store, indexes out of them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from deployments.cli_options import Config, Json, Region, Store, opened
+from deployments.console import Steps, out, print_json
+
+Corpus = Annotated[str, typer.Argument(help="Name of the corpus.", metavar="CORPUS")]
+
+
+def ingest(
+    corpus: Corpus,
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            help="Files, folders or fsspec URLs: JSONL, Parquet, CSV, Markdown, text, HTML; "
+            "Parquet, Arrow or .npy with ready-made vectors.",
+            metavar="SOURCE...",
+        ),
+    ],
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Start the corpus anew instead of adding to it.")
+    ] = False,
+    config: Config = None,
+    region: Region = None,
+    store: Store = None,
+    as_json: Json = False,
+) -> None:
+    """Read documents, cut them into passages and add them to a corpus.
+
+    A document whose id is there already replaces the older one.
+
+    Example: raygion ingest handbook docs/ faq.jsonl s3://bucket/reports/
+    """
+    from deployments import pipeline, region_host
+
+    installation = opened(config, region, store)
+    steps = Steps(quiet=as_json)
+    with steps.shown(), region_host.joined(installation), steps.step("Read documents") as step:
+        manifest = pipeline.ingest_documents(
+            installation, corpus, sources, replace=replace, step=step
+        )
+    if as_json:
+        print_json(manifest)
+        return
+    out.print(
+        f"Corpus [bold]{corpus}[/] is at position {manifest.position}: "
+        f"{manifest.num_documents} documents, {manifest.num_passages} passages. "
+        f"Next: raygion build {corpus}"
+    )
+
+
+def build(
+    corpus: Corpus,
+    config: Config = None,
+    region: Region = None,
+    store: Store = None,
+    as_json: Json = False,
+) -> None:
+    """Embed the corpus and build its shards; what is built already is not built again.
+
+    Example: raygion build handbook
+    """
+    from deployments import pipeline, region_host
+
+    installation = opened(config, region, store)
+    steps = Steps(quiet=as_json)
+    with steps.shown(), region_host.joined(installation):
+        position = installation.catalog.latest_corpus(corpus)
+        embedder = None
+        if position is not None and position.vector_dimension is None:
+            with steps.step("Embedder") as step:
+                embedder = pipeline.store_embedder(installation, step)
+        with steps.step("Embed and build") as step:
+            built = pipeline.build(installation, corpus, embedder, step)
+    if as_json:
+        print_json(built.manifest)
+        return
+    manifest = built.manifest
+    out.print(
+        f"Index [bold]{manifest.version}[/] of corpus [bold]{corpus}[/]: "
+        f"{manifest.num_passages} passages in {len(manifest.shards)} shards, "
+        f"{manifest.parameters.kind} over {manifest.parameters.metric}, "
+        f"recall@10 {manifest.recall_at_10:.3f}. Next: raygion release propose"
+    )

@@ -1,0 +1,172 @@
+"""`raygion release ...`: the numbered releases of this installation."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from cluster.errors import NotFound
+from cluster.releases import LogState, Proposal
+from deployments.cli_options import Config, Json, Region, Store, opened
+from deployments.console import Steps, out, print_json, table
+
+app = typer.Typer(help="List, propose, commit and roll back releases.", no_args_is_help=True)
+Number = Annotated[int, typer.Argument(help="Number of the release.", metavar="NUMBER")]
+
+
+@app.command("list")
+def list_releases(
+    config: Config = None, region: Region = None, store: Store = None, as_json: Json = False
+) -> None:
+    """All releases, straight from the store; no cluster needs to run.
+
+    Example: raygion release list
+    """
+    from deployments import region_host
+
+    state = opened(config, region, store).read_release_log()
+    current = state.current(region_host.now_ms())
+    if as_json:
+        print_json({"current": current, "releases": list(state.proposals.values())})
+        return
+    rows = [
+        (
+            f"{number} (current)" if number == current else number,
+            proposal.status,
+            _moment(proposal.proposed_at_ms),
+            ", ".join(f"{c}={r.version}" for c, r in proposal.release.contents.indexes.items()),
+            ", ".join(proposal.targets),
+        )
+        for number, proposal in sorted(state.proposals.items())
+    ]
+    columns = ("release", "status", "proposed", "indexes", "regions")
+    out.print(table("Releases", columns, rows) if rows else "There is no release yet.")
+
+
+@app.command("show")
+def show_release(
+    number: Number,
+    config: Config = None,
+    region: Region = None,
+    store: Store = None,
+    as_json: Json = False,
+) -> None:
+    """Everything that one release is made of.
+
+    Example: raygion release show 1
+    """
+    state = opened(config, region, store).read_release_log()
+    proposal = _known(state, number)
+    if as_json:
+        print_json(proposal)
+        return
+    contents = proposal.release.contents
+    rows = [(f"index of {corpus}", ref.version) for corpus, ref in contents.indexes.items()]
+    rows += [
+        ("embedder", contents.embedder.version if contents.embedder else "none"),
+        ("generator", contents.generator.version if contents.generator else "none"),
+        ("prompt", contents.prompt.system),
+        ("status", proposal.status if not proposal.reason else f"aborted: {proposal.reason}"),
+        ("regions", ", ".join(proposal.targets)),
+        ("fenced out", ", ".join(sorted(proposal.fenced)) or "none"),
+    ]
+    out.print(table(f"Release {number}", ("part", "version"), rows))
+
+
+@app.command("propose")
+def propose(
+    commit_when_prepared: Annotated[
+        bool,
+        typer.Option("--commit", help="Commit as soon as every region has prepared it."),
+    ] = False,
+    config: Config = None,
+    region: Region = None,
+    store: Store = None,
+    as_json: Json = False,
+) -> None:
+    """Propose the newest indexes and the models of the settings as the next release.
+
+    Every region prepares it beside what it serves. `release commit` makes it current.
+
+    Example: raygion release propose --commit
+    """
+    from deployments import pipeline, region_host
+
+    installation = opened(config, region, store)
+    steps = Steps(quiet=as_json)
+    with steps.shown():
+        with steps.step("Collect indexes and models") as step:
+            contents = pipeline.contents_of_latest(installation, step)
+        region_host.join(installation)
+        with steps.step("Prepare") as step:
+            number = region_host.propose(
+                installation, contents, commit=commit_when_prepared, note=step.note
+            )
+    if as_json:
+        print_json({"release": number, "committed": commit_when_prepared})
+    elif commit_when_prepared:
+        out.print(f"Release [bold]{number}[/] is committed")
+    else:
+        out.print(f"Release [bold]{number}[/] is prepared. Next: raygion release commit {number}")
+
+
+@app.command("commit")
+def commit(
+    number: Number,
+    config: Config = None,
+    region: Region = None,
+    store: Store = None,
+    as_json: Json = False,
+) -> None:
+    """Make a prepared release current in all regions at one moment.
+
+    Example: raygion release commit 2
+    """
+    from deployments import region_host
+
+    installation = opened(config, region, store)
+    region_host.join(installation)
+    region_host.commit(number)
+    if as_json:
+        print_json({"release": number, "committed": True})
+    else:
+        out.print(f"Release [bold]{number}[/] is committed")
+
+
+@app.command("rollback")
+def rollback(
+    number: Annotated[
+        int | None,
+        typer.Argument(help="Release to go back to; the one before by default.", metavar="NUMBER"),
+    ] = None,
+    config: Config = None,
+    region: Region = None,
+    store: Store = None,
+    as_json: Json = False,
+) -> None:
+    """Make an earlier release current again.
+
+    Example: raygion release rollback
+    """
+    from deployments import region_host
+
+    installation = opened(config, region, store)
+    region_host.join(installation)
+    current = region_host.rollback(number)
+    if as_json:
+        print_json({"release": current})
+    else:
+        out.print(f"Release [bold]{current}[/] is current again")
+
+
+def _known(state: LogState, number: int) -> Proposal:
+    proposal = state.proposals.get(number)
+    if proposal is None:
+        raise NotFound(f"there is no release {number}; the last one is {len(state.proposals)}")
+    return proposal
+
+
+def _moment(at_ms: int) -> str:
+    return datetime.fromtimestamp(at_ms / 1000, tz=UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -1,0 +1,57 @@
+"""The gateway: the HTTP interface as a Ray Serve deployment, each replica with a query engine."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from fastapi import FastAPI
+from ray import serve
+
+from actors.engine_assembly import assemble_engine
+from cluster.clock import Deadline
+from cluster.config import EndpointSettings
+from cluster.object_store import ObjectStore
+from deployments.http_app import build_http_app
+from deployments.http_settings import HttpSettings
+
+_START_TIMEOUT_S = 60.0
+_SPARE_PLACES = 64
+"""Serve's own bound lies above the gateway's, so that refusals are the gateway's typed ones, and
+health routes still get through.
+"""
+
+
+def gateway_application(
+    endpoint: EndpointSettings, store: ObjectStore, cache_folder: Path
+) -> serve.Application:
+    """The Serve application of a region's HTTP endpoint."""
+    build = functools.partial(_build_app, endpoint, store, cache_folder)
+    deployment = serve.deployment(
+        name="gateway",
+        num_replicas=endpoint.gateways,
+        max_ongoing_requests=endpoint.in_flight_max + _SPARE_PLACES,
+        ray_actor_options={"num_cpus": 0},
+        graceful_shutdown_timeout_s=10.0,
+    )
+    return deployment(serve.ingress(build)()).bind()
+
+
+def _build_app(endpoint: EndpointSettings, store: ObjectStore, cache_folder: Path) -> FastAPI:
+    """Runs in each replica: an engine of its own, started and stopped with the HTTP application."""
+    engine, views = assemble_engine(store, cache_folder)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await views.start(Deadline.after(_START_TIMEOUT_S))
+        yield
+        views.stop()
+
+    settings = HttpSettings(
+        api_keys=tuple(key.get_secret_value() for key in endpoint.api_keys),
+        in_flight_max=endpoint.in_flight_max,
+        body_bytes_max=endpoint.body_bytes_max,
+    )
+    return build_http_app(engine, settings, lifespan=lifespan)

@@ -1,0 +1,271 @@
+"""One version of the generator: vLLM behind `ray.serve.llm`, as a Serve application of its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ray import serve
+from ray.llm._internal.common.callbacks.base import CallbackBase
+from ray.serve import Application
+from ray.serve.config import AutoscalingConfig, RequestRouterConfig
+from ray.serve.llm import LLMConfig, LLMServer, build_llm_deployment
+from ray.serve.llm.openai_api_models import ChatCompletionRequest, ErrorResponse
+
+from actors.generator_client import GENERATOR_DEPLOYMENT
+from actors.replica_outcomes import RoutingHint
+from cluster.clock import Deadline
+from cluster.errors import InvalidArgument, Unavailable
+from cluster.generation import ChatMessage, GenerationChunk, GenerationRequest
+from deployments.weighted_router import WEIGHTED_ROUTER
+
+STREAM_INTERVAL_MS = 20
+"""Tokens travel in batches of this time: each message costs Ray about a millisecond of CPU."""
+CALLS_PER_SEQUENCE = 2
+"""Calls that a replica accepts for each sequence that it decodes, so that it never runs dry."""
+START_TIMEOUT_S = 600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GeneratorSettings:
+    """How one model version is served.
+
+    Without `accelerator_type` a replica runs on `cpus_per_replica` CPUs; with it, on
+    `tensor_parallel_size` accelerators of that type, as Ray names them ("H100", "L4").
+    """
+
+    model_id: str
+    model_source: str
+    """A Hugging Face folder that every machine of the region can read, or a hub id."""
+    replicas: int = 1
+    max_model_len: int = 2048
+    max_num_seqs: int = 8
+    queued_requests_max: int = 64
+    """Calls that may wait in one handle for a replica; more are refused as Overloaded."""
+    cpus_per_replica: int = 1
+    kv_cache_gib: int = 1
+    """Memory for keys and values on CPUs; on accelerators vLLM takes what is left."""
+    accelerator_type: str | None = None
+    tensor_parallel_size: int = 1
+    engine_kwargs: Mapping[str, object] = field(default_factory=dict)
+    """Any other argument of vLLM's engine; wins over what is derived from the fields above."""
+
+    @property
+    def is_local(self) -> bool:
+        return Path(self.model_source).is_dir()
+
+
+class LocalModel(CallbackBase):
+    """Skips Ray's download step, a task that imports vLLM once more, for a folder that is there."""
+
+    async def on_before_node_init(self) -> None:
+        self.ctx.run_init_node = False
+
+
+class GeneratorServer(LLMServer):  # type: ignore[misc]  # ray.serve.llm is not typed
+    """A replica of a generator version. It counts as started once it has generated a token.
+
+    `generate` is the whole interface for callers, so that gateways need not import vLLM.
+    """
+
+    # Serve awaits it.
+    async def __init__(self, llm_config: LLMConfig) -> None:  # type: ignore[misc]
+        self._model_id = llm_config.model_id
+        await super().__init__(llm_config)
+        # The first generation compiles and allocates for seconds; no caller should wait for that.
+        warm_up = GenerationRequest(
+            messages=(ChatMessage(role="user", content="Hello"),),
+            max_tokens=2,
+            temperature=0.0,
+            request_id="warm-up",
+        )
+        hint = RoutingHint(attempt_id=warm_up.request_id)
+        async for _ in self.generate(warm_up, timeout_s=START_TIMEOUT_S, routing=hint):
+            pass
+
+    async def _start_engine(self) -> None:
+        # The base class then reports usage through an actor of its own, 400 MB that nobody wants.
+        assert self.engine is not None
+        await self.engine.start()
+
+    async def generate(
+        self, request: GenerationRequest, *, timeout_s: float, routing: RoutingHint
+    ) -> AsyncGenerator[GenerationChunk, None]:
+        """Streams the answer; see `cluster.generation.Generator` for what is guaranteed.
+
+        Cancelling the call aborts the generation in vLLM. The timeout only bounds what is spent on
+        an answer whose caller is gone; the caller keeps the deadline.
+        """
+        deadline = Deadline.after(timeout_s)
+        events = await self.chat(_to_chat_request(request, self._model_id, routing.attempt_id))
+        ending: GenerationChunk | None = None
+        async with aclosing(events):
+            async for batch in events:
+                deadline.check("generating")
+                text = ""
+                for part in _parse_events(batch):
+                    text += part.text
+                    if part.finish_reason or part.completion_tokens is not None:
+                        ending = _joined(ending, part)
+                if text:
+                    yield GenerationChunk(text=text)
+        if ending is None or ending.finish_reason is None:
+            raise Unavailable("the engine broke off before the end of its answer")
+        yield ending
+
+
+class NoIngress:
+    """The ingress that each Serve application must have; it has no replicas and no route.
+
+    The generator cannot be the ingress itself: behind HAProxy, Serve refuses an ingress with a
+    request router of its own.
+    """
+
+    def __init__(self, generator: object) -> None:
+        self._generator = generator
+
+
+def build_generator_app(settings: GeneratorSettings) -> Application:
+    """The Serve application of one generator version, to be deployed under a name of its own.
+
+    Needs a driver that is connected to the region's cluster. Raises InvalidArgument when vLLM does
+    not know an engine argument.
+    """
+    try:
+        generator = build_llm_deployment(
+            _llm_config(settings),
+            override_serve_options={"name": GENERATOR_DEPLOYMENT},
+            deployment_cls=GeneratorServer,
+        )
+    except ValueError as error:
+        raise InvalidArgument(str(error), field="generator") from error
+    nothing = AutoscalingConfig(min_replicas=0, initial_replicas=0, max_replicas=1)
+    app: Application = serve.deployment(autoscaling_config=nothing)(NoIngress).bind(generator)
+    return app
+
+
+def _llm_config(settings: GeneratorSettings) -> LLMConfig:
+    on_cpu = settings.accelerator_type is None
+    engine_kwargs: dict[str, object] = {
+        "dtype": "bfloat16",
+        "max_model_len": settings.max_model_len,
+        "max_num_seqs": settings.max_num_seqs,
+        "tensor_parallel_size": settings.tensor_parallel_size,
+        # Compiling pays on accelerators only; on CPUs it takes minutes of the start.
+        "enforce_eager": on_cpu,
+        # vLLM's own progress bars and statistics would fill the log.
+        "disable_log_stats": True,
+        **settings.engine_kwargs,
+    }
+    bundles = {"bundles": [{"CPU": settings.cpus_per_replica}]}
+    return LLMConfig(
+        model_loading_config={
+            "model_id": settings.model_id,
+            "model_source": settings.model_source,
+        },
+        accelerator_type=settings.accelerator_type,
+        placement_group_config=bundles if on_cpu else None,
+        engine_kwargs=engine_kwargs,
+        log_engine_metrics=False,
+        callback_config={"callback_class": LocalModel} if settings.is_local else {},
+        experimental_configs={"stream_batching_interval_ms": STREAM_INTERVAL_MS},
+        deployment_config=_deployment_config(settings, on_cpu),
+        runtime_env={"env_vars": _environment(settings, on_cpu)},
+    )
+
+
+def _deployment_config(settings: GeneratorSettings, on_cpu: bool) -> dict[str, object]:
+    routing: dict[str, Any] = {
+        "request_router_class": WEIGHTED_ROUTER,
+        # Serve's own 0.5 s would leave replicas idle between answers when calls queue.
+        "initial_backoff_s": 0.01,
+        "max_backoff_s": 0.1,
+    }
+    return {
+        "num_replicas": settings.replicas,
+        "max_ongoing_requests": CALLS_PER_SEQUENCE * settings.max_num_seqs,
+        "max_queued_requests": settings.queued_requests_max,
+        # The engine's CPUs are in its own bundle; the replica is added to the first bundle.
+        "ray_actor_options": {"num_cpus": 0 if on_cpu else settings.cpus_per_replica},
+        "request_router_config": RequestRouterConfig(**routing),
+        "health_check_period_s": 10.0,
+        "health_check_timeout_s": 30.0,
+        "graceful_shutdown_timeout_s": 30.0,
+    }
+
+
+def _environment(settings: GeneratorSettings, on_cpu: bool) -> dict[str, str]:
+    environment = {
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    if settings.is_local:
+        environment["HF_HUB_OFFLINE"] = "1"
+    if on_cpu:
+        environment |= {
+            "VLLM_CPU_KVCACHE_SPACE": str(settings.kv_cache_gib),
+            # Bound to cores, two replicas of one machine would share the first core and leave the
+            # others idle.
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "OMP_NUM_THREADS": str(settings.cpus_per_replica),
+        }
+    return environment
+
+
+def _to_chat_request(
+    request: GenerationRequest, model_id: str, attempt_id: str
+) -> ChatCompletionRequest:
+    return ChatCompletionRequest(
+        model=model_id,
+        messages=[{"role": m.role, "content": m.content} for m in request.messages],
+        max_tokens=request.max_tokens,
+        temperature=request.temperature,
+        stop=list(request.stop),
+        seed=request.seed,
+        stream=True,
+        stream_options={"include_usage": True},
+        request_id=attempt_id,
+    )
+
+
+def _parse_events(batch: list[str | ErrorResponse]) -> Iterator[GenerationChunk]:
+    """The chunks of server-sent events; raises what an error among them stands for."""
+    for event in batch:
+        if isinstance(event, ErrorResponse):
+            raise _to_error(event.error.code, event.error.message)
+        data = event.removeprefix("data: ").strip()
+        if data == "[DONE]":
+            continue
+        body = json.loads(data)
+        if "error" in body:
+            raise _to_error(body["error"].get("code"), body["error"].get("message", ""))
+        usage = body.get("usage") or {}
+        choice = body["choices"][0] if body["choices"] else {}
+        yield GenerationChunk(
+            text=choice.get("delta", {}).get("content") or "",
+            finish_reason=choice.get("finish_reason"),
+            prompt_tokens=usage.get("prompt_tokens"),
+            completion_tokens=usage.get("completion_tokens"),
+        )
+
+
+def _joined(ending: GenerationChunk | None, part: GenerationChunk) -> GenerationChunk:
+    """vLLM tells the reason of the end and the token counts in two events; they end one stream."""
+    return GenerationChunk(
+        text="",
+        finish_reason=part.finish_reason or (ending.finish_reason if ending else None),
+        prompt_tokens=part.prompt_tokens,
+        completion_tokens=part.completion_tokens,
+    )
+
+
+def _to_error(code: object, message: str) -> InvalidArgument | Unavailable:
+    # vLLM answers 4xx when the request is at fault, as with a prompt beyond the model's length.
+    if isinstance(code, int) and 400 <= code < 500:
+        return InvalidArgument(message, field="messages")
+    return Unavailable("the language model failed while answering")

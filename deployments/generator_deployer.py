@@ -1,0 +1,77 @@
+"""Runs generator versions as Serve applications, for the coordinator."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from ray import serve
+from ray.serve.schema import ApplicationStatus
+
+from actors.wiring import run_in_fresh_process
+from cluster.artifact_cache import ArtifactCache
+from cluster.artifacts import Artifacts
+from cluster.config import GeneratorSettings
+from cluster.errors import Unavailable
+from cluster.manifests import ModelManifest
+from cluster.object_store import ObjectStore
+
+_POLL_S = 0.25
+_START_TIMEOUT_S = 900.0
+_GONE_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServeGeneratorDeployer:
+    """A `GeneratorDeployer`: one application for each model version."""
+
+    store: ObjectStore
+    cache_folder: Path
+
+    def deploy(self, model: ModelManifest, application: str, settings: GeneratorSettings) -> None:
+        """Returns when every replica has warmed up; at once when it already runs."""
+        if _status_of(application) is ApplicationStatus.RUNNING:
+            return
+        folder = ArtifactCache(Artifacts(self.store), self.cache_folder).folder_for(model.files)
+        # Building the application imports vLLM, a gigabyte that the coordinator should not carry.
+        run_in_fresh_process(_run_application, application, model.name, folder, settings)
+        deadline_s = time.monotonic() + _START_TIMEOUT_S
+        while (status := _status_of(application)) is not ApplicationStatus.RUNNING:
+            if status is ApplicationStatus.DEPLOY_FAILED:
+                message = serve.status().applications[application].message
+                serve.delete(application)
+                raise Unavailable(f"the generator {model.name} cannot start: {message}")
+            if time.monotonic() > deadline_s:
+                raise Unavailable(
+                    f"the generator {model.name} did not start within {_START_TIMEOUT_S:.0f} s; "
+                    "is there a node with enough free CPUs or GPUs?"
+                )
+            time.sleep(_POLL_S)
+
+    def delete(self, application: str) -> None:
+        if _status_of(application) is not None:
+            serve.delete(application, _blocking=False)
+
+
+def _status_of(application: str) -> ApplicationStatus | None:
+    found = serve.status().applications.get(application)
+    return None if found is None else found.status
+
+
+def _run_application(name: str, model: str, folder: Path, settings: GeneratorSettings) -> None:
+    from deployments.generator import GeneratorSpec, build_generator_app
+
+    spec = GeneratorSpec(
+        model_id=settings.name or model,
+        model_source=str(folder),
+        replicas=settings.replicas,
+        max_model_len=settings.context_tokens_max,
+        max_num_seqs=settings.sequences_max,
+        queued_requests_max=settings.queue_max,
+        cpus_per_replica=settings.cpus_per_replica,
+        accelerator_type=settings.accelerator_type,
+        engine_kwargs=settings.engine,
+    )
+    target = serve.RunTarget(build_generator_app(spec), name=name, route_prefix=None)
+    serve.run_many([target], wait_for_applications_running=False)

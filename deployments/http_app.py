@@ -1,0 +1,307 @@
+"""The HTTP interface of a region: routes over a QueryService, and their OpenAPI page."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import Any
+
+from fastapi import FastAPI, Request
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import Lifespan
+
+from cluster.answers import AnswerEvent, AnswerResult, QueryService, RegionSummary, Retrieved, Token
+from cluster.clock import SYSTEM_CLOCK, Clock
+from cluster.errors import DeadlineExceeded, NotFound, RaygionError, Unavailable
+from deployments.http_edge import HttpEdge, read_body
+from deployments.http_errors import refused_by_router
+from deployments.http_replies import (
+    ANSWER_EXAMPLES,
+    SEARCH_EXAMPLES,
+    AnswerReply,
+    BatchSearchReply,
+    ErrorReply,
+    HealthReply,
+    SearchReply,
+    StatusReply,
+    render_answer,
+    render_search,
+    render_status,
+)
+from deployments.http_schema import AnswerBody, SearchBody, parse_answer, parse_search, quoted
+from deployments.http_settings import HttpSettings
+from deployments.metrics import CONTENT_TYPE, HttpMetrics
+from deployments.openai_replies import (
+    CHAT_EXAMPLES,
+    ChatChunks,
+    ChatReply,
+    ModelsReply,
+    render_chat,
+    render_models,
+)
+from deployments.openai_schema import RETRIEVAL_MODEL, ChatBody, parse_chat
+from deployments.sse import (
+    EventStream,
+    NamedEvents,
+    StreamFormat,
+    closing,
+    event_chunks,
+    last_event,
+    unless_gone,
+)
+
+SEARCH, ANSWER, CHAT = "/v1/search", "/v1/answer", "/v1/chat/completions"
+_REFERENCES = "#/components/schemas/{model}"
+
+
+def build_http_app(
+    service: QueryService,
+    settings: HttpSettings,
+    *,
+    lifespan: Lifespan[FastAPI] | None = None,
+    clock: Clock = SYSTEM_CLOCK,
+) -> FastAPI:
+    """The whole interface as one ASGI application, with metrics of its own. `lifespan` starts and
+    stops what `service` needs.
+    """
+    metrics = HttpMetrics()
+    app = _RegionApp(
+        title="Raygion",
+        summary="Search and answers of one region, made wholly by one release.",
+        redirect_slashes=False,
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    _Routes(service, settings, metrics, clock).add_to(app)
+    app.add_exception_handler(HTTPException, refused_by_router)
+    app.add_middleware(
+        HttpEdge,
+        settings=settings,
+        metrics=metrics,
+        clock=clock,
+        known_routes=frozenset(getattr(route, "path", "") for route in app.routes),
+    )
+    return app
+
+
+class _RegionApp(FastAPI):
+    """FastAPI reads no body for us, so the schemas of the bodies are added here."""
+
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            schema = super().openapi()
+            bodies = [(body, "validation") for body in (SearchBody, AnswerBody, ChatBody)]
+            _, found = models_json_schema(bodies, ref_template=_REFERENCES)  # type: ignore[arg-type]
+            schema["components"]["schemas"].update(found["$defs"])
+            schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+            # Keys are optional: without any set, every request is let in.
+            schema["security"] = [{"key": []}, {}]
+        assert self.openapi_schema is not None
+        return self.openapi_schema
+
+
+class _Routes:
+    def __init__(
+        self, service: QueryService, settings: HttpSettings, metrics: HttpMetrics, clock: Clock
+    ) -> None:
+        self._service = service
+        self._settings = settings
+        self._metrics = metrics
+        self._clock = clock
+        self._last_seen: RegionSummary | None = None
+
+    def add_to(self, app: FastAPI) -> None:
+        def post(path: str, does: Callable[..., Any], **about: Any) -> None:
+            app.add_api_route(path, does, methods=["POST"], response_class=Response, **about)
+
+        def get(path: str, does: Callable[..., Any], **about: Any) -> None:
+            app.add_api_route(path, does, methods=["GET"], response_class=Response, **about)
+
+        post(
+            SEARCH,
+            self.search,
+            responses=_replies(SearchReply | BatchSearchReply),
+            openapi_extra=_body(SearchBody, SEARCH_EXAMPLES),
+        )
+        post(
+            ANSWER,
+            self.answer,
+            responses=_replies(AnswerReply, stream="Events `retrieved`, `token`, `done`, `error`."),
+            openapi_extra=_body(AnswerBody, ANSWER_EXAMPLES),
+        )
+        post(
+            CHAT,
+            self.chat,
+            responses=_replies(ChatReply, stream="Chunks as OpenAI's, then `[DONE]`."),
+            openapi_extra=_body(ChatBody, CHAT_EXAMPLES),
+        )
+        get("/v1/models", self.models, responses=_replies(ModelsReply))
+        get("/v1/status", self.status, responses=_replies(StatusReply))
+        get("/healthz", self.healthz, responses=_replies(HealthReply))
+        get("/readyz", self.readyz, responses=_replies(HealthReply))
+        get("/metrics", self.metrics, responses={200: {"content": {"text/plain": {}}}})
+
+    async def search(self, request: Request) -> Response:
+        """The passages nearest to one query, or to each of a batch."""
+        body = await read_body(request, self._settings)
+        asked, batch = parse_search(body, request.state.trace_id)
+        result = await self._service.search(asked)
+        self._metrics.searched(SEARCH, result)
+        return _json(render_search(result, batch))
+
+    async def answer(self, request: Request) -> Response:
+        """An answer by the language model, from the passages found, with citations."""
+        body = await read_body(request, self._settings)
+        asked, stream = parse_answer(body, request.state.trace_id)
+        if stream:
+            events = self._service.answer_events(asked)
+            return self._stream(request, ANSWER, events, NamedEvents())
+        result = await unless_gone(request.receive, self._service.answer(asked))
+        self._metrics.answered(ANSWER, result)
+        return _json(render_answer(result))
+
+    async def chat(self, request: Request) -> Response:
+        """OpenAI's chat: the model `raygion` with retrieval, the plain model's name without."""
+        body = await read_body(request, self._settings)
+        asked = parse_chat(body, request.state.trace_id)
+        events = self._service.answer_events(asked.request)
+        if asked.model != RETRIEVAL_MODEL:
+            events = _by_model(events, asked.model)
+        completion_id = f"chatcmpl-{os.urandom(12).hex()}"
+        created_s = self._clock.wall_ms() // 1000
+        if asked.stream:
+            chunks = ChatChunks(
+                model=asked.model,
+                completion_id=completion_id,
+                created_s=created_s,
+                include_usage=asked.include_usage,
+            )
+            return self._stream(request, CHAT, events, chunks)
+        result = await unless_gone(request.receive, last_event(events))
+        self._metrics.answered(CHAT, result)
+        reply = render_chat(
+            result, model=asked.model, completion_id=completion_id, created_s=created_s
+        )
+        return _json(reply)
+
+    async def models(self) -> Response:
+        """The models that `/v1/chat/completions` takes."""
+        summary = await self._last_summary()
+        current = (r.model for r in summary.resident if r.release == summary.release)
+        return _json(render_models(next(current, None)))
+
+    async def status(self) -> Response:
+        """The region's releases, shards and replicas."""
+        return _json(render_status(await self._summary()))
+
+    async def healthz(self) -> Response:
+        """The process answers."""
+        return _json(b'{"status":"ok"}')
+
+    async def readyz(self) -> Response:
+        """The region can answer from a current release. While the coordinator is away, what it said
+        last counts, since serving goes on without it.
+        """
+        summary = await self._last_summary()
+        if summary.release is None:
+            raise Unavailable("this region has no release to serve yet")
+        if not _able_to_answer(summary):
+            raise Unavailable("this region lacks shards of its current release; see /v1/status")
+        return _json(b'{"status":"ready"}')
+
+    async def metrics(self) -> Response:
+        """Prometheus metrics of this process."""
+        try:
+            self._metrics.region_seen(await self._summary())
+        except RaygionError:
+            self._metrics.region_seen(None)
+        return Response(self._metrics.to_bytes(), media_type=CONTENT_TYPE)
+
+    async def _summary(self) -> RegionSummary:
+        """Raises Unavailable or DeadlineExceeded while the coordinator is away."""
+        try:
+            async with asyncio.timeout(self._settings.status_timeout_s):
+                self._last_seen = await self._service.status()
+        except TimeoutError:
+            raise DeadlineExceeded("the region did not say its status in time") from None
+        return self._last_seen
+
+    async def _last_summary(self) -> RegionSummary:
+        try:
+            return await self._summary()
+        except RaygionError as error:
+            if self._last_seen is None:
+                raise Unavailable("this region is still starting; try again shortly") from error
+            return self._last_seen
+
+    def _stream(
+        self,
+        request: Request,
+        route: str,
+        events: AsyncIterator[AnswerEvent],
+        form: StreamFormat,
+    ) -> Response:
+        observer = _StreamMeter(route, self._metrics, self._clock, request.state.started_s)
+        return EventStream(event_chunks(events, form, observer, request.state.trace_id))
+
+
+class _StreamMeter:
+    """Measures one stream: the wait for its first token, its tokens, its end."""
+
+    def __init__(self, route: str, metrics: HttpMetrics, clock: Clock, started_s: float) -> None:
+        self._route = route
+        self._metrics = metrics
+        self._clock = clock
+        self._started_s: float | None = started_s
+
+    def event_sent(self, event: AnswerEvent) -> None:
+        if isinstance(event, Token) and self._started_s is not None:
+            self._metrics.first_token(self._clock.monotonic_s() - self._started_s)
+            self._started_s = None
+        elif isinstance(event, AnswerResult):
+            self._metrics.answered(self._route, event)
+
+    def stream_ended(self, end: str) -> None:
+        self._metrics.stream_ended(self._route, end)
+
+
+async def _by_model(
+    events: AsyncIterator[AnswerEvent], model: str
+) -> AsyncGenerator[AnswerEvent, None]:
+    """The events, if the release's model has this name. It is known before the model writes."""
+    async with closing(events):
+        async for event in events:
+            if isinstance(event, Retrieved) and event.model != model:
+                raise NotFound(
+                    f"there is no model {quoted(model)!r}; "
+                    f"there are: {RETRIEVAL_MODEL}, {event.model}"
+                )
+            yield event
+
+
+def _able_to_answer(summary: RegionSummary) -> bool:
+    """False when some shard of the current release surely has no replica."""
+    current = next((r for r in summary.resident if r.release == summary.release), None)
+    return current is not None and all(c.replicas_serving >= c.shards for c in current.corpora)
+
+
+def _json(body: bytes) -> Response:
+    return Response(body, media_type="application/json")
+
+
+def _replies(model: Any, *, stream: str | None = None) -> dict[int | str, dict[str, Any]]:
+    whole: dict[str, Any] = {"model": model}
+    if stream is not None:
+        whole["content"] = {"text/event-stream": {"schema": {"type": "string"}}}
+        whole["description"] = f"The whole reply, or with `stream` its events. {stream}"
+    return {200: whole, "default": {"model": ErrorReply, "description": "An error."}}
+
+
+def _body(model: type[BaseModel], examples: dict[str, Any]) -> dict[str, Any]:
+    schema = {"$ref": _REFERENCES.format(model=model.__name__)}
+    content = {"application/json": {"schema": schema, "examples": examples}}
+    return {"requestBody": {"required": True, "content": content}}

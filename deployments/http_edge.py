@@ -1,0 +1,170 @@
+"""What happens to every request before and after its route: trace id, key, admission, metrics, and
+an answer for whatever the route raises. Plain ASGI, around the FastAPI application.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import os
+import re
+
+from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from cluster.clock import Clock
+from cluster.errors import DeadlineExceeded, Overloaded, TooLarge, Unauthenticated
+from deployments.http_errors import ClientGone, error_response, log_failure
+from deployments.http_settings import HttpSettings
+from deployments.metrics import HttpMetrics
+
+OPEN_ROUTES = frozenset({"/healthz", "/readyz"})
+"""Answered without a key."""
+EXEMPT_ROUTES = OPEN_ROUTES | {"/metrics"}
+"""Answered even when all places are taken: then they matter most."""
+UNKNOWN_ROUTE = "unknown"
+CLIENT_GONE_STATUS = 499
+TRACE_HEADER = "x-trace-id"
+
+_TRACEPARENT = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?")
+
+
+def trace_id_of(traceparent: bytes | None) -> str:
+    """The trace id of a valid W3C `traceparent` header, otherwise a new one: 32 hex digits."""
+    found = _TRACEPARENT.fullmatch(traceparent) if traceparent else None
+    if found:
+        version, trace_id, parent_id, rest = found.groups()
+        known_form = version != b"ff" and not (version == b"00" and rest)
+        if known_form and trace_id.strip(b"0") and parent_id.strip(b"0"):
+            return trace_id.decode()
+    return os.urandom(16).hex()
+
+
+class BearerKeys:
+    """Compares presented keys in constant time; holds digests, not keys."""
+
+    def __init__(self, keys: tuple[str, ...]) -> None:
+        self._digests = tuple(hashlib.sha256(key.encode()).digest() for key in keys)
+
+    def check(self, authorization: list[bytes]) -> None:
+        """Takes all Authorization headers of a request; raises Unauthenticated."""
+        if not self._digests:
+            return
+        scheme, _, key = authorization[0].partition(b" ") if authorization else (b"", b"", b"")
+        presented = hashlib.sha256(key.strip()).digest()
+        known = False
+        for digest in self._digests:
+            # No early exit: the time must not tell which key it was, or how near a guess came.
+            known |= hmac.compare_digest(digest, presented)
+        if not known or scheme.lower() != b"bearer" or len(authorization) != 1:
+            raise Unauthenticated("send a valid key in the header `Authorization: Bearer <key>`")
+
+
+class HttpEdge:
+    """Guarantees for every request: at most `in_flight_max` at once, one typed answer, `x-trace-id`
+    on it, and one count in the metrics. An exception after the first byte is raised on, so that the
+    server breaks the connection instead of ending it as if all were well.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        settings: HttpSettings,
+        metrics: HttpMetrics,
+        clock: Clock,
+        known_routes: frozenset[str],
+    ) -> None:
+        self._app = app
+        self._keys = BearerKeys(settings.api_keys)
+        self._in_flight_max = settings.in_flight_max
+        self._in_flight = 0
+        self._metrics = metrics
+        self._clock = clock
+        self._known_routes = known_routes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started_s = self._clock.monotonic_s()
+        traceparent = _header_values(scope, b"traceparent")
+        trace_id = trace_id_of(traceparent[0] if traceparent else None)
+        state = scope.setdefault("state", {})
+        state["trace_id"] = trace_id
+        state["started_s"] = started_s
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        route = path if path in self._known_routes else UNKNOWN_ROUTE
+        status: int | None = None
+
+        async def send_traced(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)[TRACE_HEADER] = trace_id
+            await send(message)
+
+        try:
+            await self._answer(route, scope, receive, send_traced)
+        except (ClientGone, ClientDisconnect):
+            if status is None:
+                await Response(status_code=CLIENT_GONE_STATUS)(scope, receive, send_traced)
+        except Exception as error:
+            log_failure(error, trace_id)
+            if status is not None:
+                raise
+            await error_response(error, trace_id)(scope, receive, send_traced)
+        finally:
+            took_s = self._clock.monotonic_s() - started_s
+            self._metrics.request_finished(route, status or CLIENT_GONE_STATUS, took_s)
+
+    async def _answer(self, route: str, scope: Scope, receive: Receive, send: Send) -> None:
+        if route not in OPEN_ROUTES:
+            self._keys.check(_header_values(scope, b"authorization"))
+        if route in EXEMPT_ROUTES:
+            await self._app(scope, receive, send)
+            return
+        if self._in_flight >= self._in_flight_max:
+            raise Overloaded("this gateway is full; try again shortly")
+        self._in_flight += 1
+        self._metrics.in_flight.set(self._in_flight)
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._in_flight -= 1
+            self._metrics.in_flight.set(self._in_flight)
+
+
+async def read_body(request: Request, settings: HttpSettings) -> bytes:
+    """The whole body. Raises TooLarge as soon as it is known to be too long, however it is sent,
+    and DeadlineExceeded when it does not arrive in time.
+    """
+    bytes_max = settings.body_bytes_max
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > bytes_max:
+        raise _too_large(bytes_max)
+    parts: list[bytes] = []
+    num_bytes = 0
+    try:
+        async with asyncio.timeout(settings.body_timeout_s):
+            async for part in request.stream():
+                num_bytes += len(part)
+                if num_bytes > bytes_max:
+                    raise _too_large(bytes_max)
+                parts.append(part)
+    except TimeoutError:
+        raise DeadlineExceeded(
+            f"the request body did not arrive within {settings.body_timeout_s:g} s"
+        ) from None
+    return b"".join(parts)
+
+
+def _too_large(bytes_max: int) -> TooLarge:
+    return TooLarge(f"the request body is longer than {bytes_max} bytes; send a smaller batch")
+
+
+def _header_values(scope: Scope, name: bytes) -> list[bytes]:
+    return [value for key, value in scope["headers"] if key == name]

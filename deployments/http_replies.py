@@ -1,0 +1,176 @@
+"""The replies of `/v1/search`, `/v1/answer` and `/v1/status`: how values become bytes, and the
+models that describe those bytes in the OpenAPI page. A test holds the two together.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from pydantic import BaseModel, Field
+
+from cluster.answers import AnswerResult, RegionSummary, Retrieved
+from cluster.search import SearchResult
+
+
+def render_search(result: SearchResult, batch: bool) -> bytes:
+    found: dict[str, object] = (
+        {"results": [{"hits": hits} for hits in result.results]} if batch else {"hits": result.hits}
+    )
+    found["release"] = result.release
+    found["region"] = result.region
+    found["coverage"] = result.coverage
+    found["took_ms"] = round(result.took_ms, 3)
+    found["trace_id"] = result.trace_id
+    # Hits are dataclasses, which orjson writes by itself; `default` is for metadata that are a
+    # mapping, but no dict.
+    return orjson.dumps(found, default=dict)
+
+
+def render_answer(result: AnswerResult) -> bytes:
+    return orjson.dumps(
+        {
+            "answer": result.answer,
+            "citations": result.citations,
+            "release": result.release,
+            "region": result.region,
+            "coverage": result.coverage,
+            "usage": result.usage,
+            "finish_reason": result.finish_reason,
+            "model": result.model,
+            "took_ms": round(result.took_ms, 3),
+            "trace_id": result.trace_id,
+        }
+    )
+
+
+def render_retrieved(retrieved: Retrieved) -> bytes:
+    return orjson.dumps(retrieved)
+
+
+def render_token(text: str) -> bytes:
+    return orjson.dumps({"text": text})
+
+
+def render_status(summary: RegionSummary) -> bytes:
+    return orjson.dumps(summary)
+
+
+class ErrorDetail(BaseModel):
+    code: str
+    message: str
+    retryable: bool = Field(description="True when the same request may succeed later.")
+    field: str | None = Field(None, description="The path of what is wrong in the request.")
+    type: str = Field(description="The kind of error, in the words of OpenAI's interface.")
+    param: str | None = Field(description="The same as `field`, for OpenAI's clients.")
+    trace_id: str
+
+
+class ErrorReply(BaseModel):
+    error: ErrorDetail
+
+
+class HitReply(BaseModel):
+    id: str
+    score: float = Field(description="Higher is better, whatever the metric.")
+    text: str
+    metadata: dict[str, str | int | float | bool | None]
+
+
+class HitsReply(BaseModel):
+    hits: list[HitReply]
+
+
+class _Served(BaseModel):
+    release: int = Field(description="The release that made the whole reply.")
+    region: str
+    coverage: float = Field(description="Shards that answered / shards asked.")
+    took_ms: float
+    trace_id: str
+
+
+class SearchReply(_Served):
+    """The reply to `query` or `vector`."""
+
+    hits: list[HitReply]
+
+
+class BatchSearchReply(_Served):
+    """The reply to `queries` or `vectors`: one entry each, in the same order."""
+
+    results: list[HitsReply]
+
+
+class CitationReply(BaseModel):
+    id: str
+    text: str
+    score: float
+
+
+class UsageReply(BaseModel):
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class AnswerReply(_Served):
+    answer: str
+    citations: list[CitationReply] = Field(
+        description="The passages that stood in the prompt; the first one is [1] in the answer."
+    )
+    usage: UsageReply
+    finish_reason: str = Field(description="`stop`, or `length` at `max_tokens`.")
+    model: str
+
+
+class CorpusReply(BaseModel):
+    corpus: str
+    index_version: str
+    num_passages: int
+    recall_at_10: float
+    shards: int
+    replicas: int
+    replicas_serving: int
+
+
+class ReleaseReply(BaseModel):
+    release: int
+    corpora: list[CorpusReply]
+    model: str | None
+
+
+class StatusReply(BaseModel):
+    region: str
+    release: int | None
+    resident: list[ReleaseReply]
+    leader: str | None
+    epoch: int
+    log_position: int
+    healthy: bool
+
+
+class HealthReply(BaseModel):
+    status: str
+
+
+SEARCH_EXAMPLES: dict[str, Any] = {
+    "text": {"value": {"query": "Which country exports the most tea?", "top_k": 3}},
+    "filtered": {
+        "value": {
+            "query": "capital on an island",
+            "filter": {"region": {"in": ["europe", "oceania"]}},
+            "fields": ["country"],
+        }
+    },
+    "batch of vectors": {"value": {"vectors": [[0.1, 0.2, 0.3], [0.3, 0.2, 0.1]], "top_k": 2}},
+}
+ANSWER_EXAMPLES: dict[str, Any] = {
+    "whole": {"value": {"question": "What is the capital of Iceland?"}},
+    "streamed": {
+        "value": {
+            "question": "What is the capital of Iceland?",
+            "filter": {"region": "europe"},
+            "max_tokens": 64,
+            "stream": True,
+        }
+    },
+}

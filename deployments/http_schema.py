@@ -1,0 +1,258 @@
+"""The bodies of `/v1/search` and `/v1/answer`: their schema and the way to the query path's values.
+
+One pydantic model a body says both what is accepted and what stands in the OpenAPI page. Every
+refusal is an InvalidArgument that names the field.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, TypeVar
+
+import numpy as np
+import orjson
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from cluster.answers import AnswerRequest
+from cluster.errors import InvalidArgument
+from cluster.filters import Filter, parse_filter
+from cluster.search import TOP_K_DEFAULT, Float32Array, SearchRequest
+
+TEXT_LENGTH_MAX = 8192
+BATCH_MAX = 1024
+TOP_K_MAX = 1000
+HITS_MAX = 131_072
+"""Most hits that one request may ask for: `top_k` times the length of the batch."""
+TIMEOUT_MS_MAX = 600_000
+MAX_TOKENS_MAX = 32_768
+_NAME_LENGTH_MAX = 256
+_FIELDS_MAX = 256
+_RELEASE_MAX = 2**63 - 1
+_QUOTED_LENGTH_MAX = 64
+
+
+def quoted(text: str) -> str:
+    """`text` as it goes into a message: printable and bounded."""
+    shown = text if text.isprintable() else ascii(text)[1:-1]
+    return shown if len(shown) <= _QUOTED_LENGTH_MAX else shown[: _QUOTED_LENGTH_MAX - 3] + "..."
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise PydanticCustomError("blank", "is empty")
+    return text
+
+
+def _filter(value: object) -> Filter:
+    return parse_filter(value)
+
+
+_FILTER_SCHEMA = {
+    "type": "object",
+    "description": 'A condition over metadata: {"region": "europe"}, {"year": {"gte": 2000}}, '
+    '{"region": {"in": [...]}}, {"and": [...]}, {"or": [...]}, {"not": {...}}.',
+}
+Text = Annotated[str, Field(min_length=1, max_length=TEXT_LENGTH_MAX), AfterValidator(_not_blank)]
+Name = Annotated[str, Field(min_length=1, max_length=_NAME_LENGTH_MAX)]
+FilterJson = Annotated[Filter, PlainValidator(_filter), WithJsonSchema(_FILTER_SCHEMA)]
+# fail_fast: a body may hold a million wrong items, and one error is enough.
+Vector = Annotated[list[float], Field(fail_fast=True, min_length=1)]
+Batch = Annotated[list[Vector], Field(fail_fast=True, min_length=1, max_length=BATCH_MAX)]
+Texts = Annotated[list[Text], Field(fail_fast=True, min_length=1, max_length=BATCH_MAX)]
+Fields = Annotated[list[Name], Field(fail_fast=True, max_length=_FIELDS_MAX)]
+TimeoutMs = Annotated[int, Field(ge=1, le=TIMEOUT_MS_MAX)]
+TopK = Annotated[int, Field(ge=1, le=TOP_K_MAX)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+ReleaseNumber = Annotated[int, Field(ge=0, le=_RELEASE_MAX)]
+MaxTokens = Annotated[int, Field(ge=1, le=MAX_TOKENS_MAX)]
+Temperature = Annotated[float, Field(ge=0.0, le=2.0)]
+
+
+class Body(BaseModel):
+    """A JSON object from outside: strict about types, closed to unknown keys."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+    known_keys: ClassVar[frozenset[str]]
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        cls.known_keys = frozenset(cls.model_fields)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_keys(cls, data: object) -> object:
+        # Before pydantic's own check, which would make one error for each of a million keys.
+        if isinstance(data, dict) and not data.keys() <= cls.known_keys:
+            unknown = next(key for key in data if key not in cls.known_keys)
+            known = ", ".join(sorted(cls.known_keys))
+            raise PydanticCustomError(
+                "unknown_key", "is not known; known: {known}", {"key": unknown, "known": known}
+            )
+        return data
+
+
+class SearchBody(Body):
+    """Give exactly one of `query`, `vector`, `queries` and `vectors`."""
+
+    query: Text | None = Field(None, description="A text to search for.")
+    vector: Vector | None = Field(None, description="A ready-made vector of the index's dimension.")
+    queries: Texts | None = Field(None, description="Texts, answered together in this order.")
+    vectors: Batch | None = Field(None, description="Vectors of one length, answered together.")
+    corpus: Name | None = Field(None, description="May be left out where there is one corpus.")
+    top_k: TopK = Field(TOP_K_DEFAULT, description="Hits for each query.")
+    filter: FilterJson | None = None
+    fields: Fields | None = Field(None, description="Metadata fields to return; null: all.")
+    timeout_ms: TimeoutMs = Field(5000, description="Time for the whole request.")
+    min_coverage: Share = Field(
+        1.0, description="Least share of the shards that must have answered."
+    )
+    release: ReleaseNumber | None = Field(
+        None, description="A release that the region holds; null: the current one."
+    )
+
+
+class AnswerBody(Body):
+    question: Text
+    corpus: Name | None = Field(None, description="May be left out where there is one corpus.")
+    top_k: TopK = Field(4, description="Passages to answer from.")
+    filter: FilterJson | None = None
+    max_tokens: MaxTokens = Field(128, description="Longest answer, in tokens.")
+    temperature: Temperature = Field(0.0, description="0 takes the likeliest token every time.")
+    stream: bool = Field(False, description="True: server-sent events, token by token.")
+    timeout_ms: TimeoutMs = Field(60_000, description="Time for the whole request.")
+    min_coverage: Share = Field(
+        1.0, description="Least share of the shards that must have answered."
+    )
+    release: ReleaseNumber | None = Field(
+        None, description="A release that the region holds; null: the current one."
+    )
+
+
+def parse_search(body: bytes, trace_id: str = "") -> tuple[SearchRequest, bool]:
+    """The request, and whether it is a batch (`queries` or `vectors`), which decides the form of
+    the reply. Raises InvalidArgument.
+    """
+    asked = parse_body(SearchBody, body)
+    given = [
+        name
+        for name in ("query", "vector", "queries", "vectors")
+        if getattr(asked, name) is not None
+    ]
+    if not given:
+        raise InvalidArgument("give one of query, vector, queries and vectors", "query")
+    if len(given) > 1:
+        raise InvalidArgument(f"give only one of {' and '.join(given)}", given[1])
+    queries: tuple[str, ...] | None = None
+    vectors: Float32Array | None = None
+    if asked.query is not None:
+        queries = (asked.query,)
+    elif asked.queries is not None:
+        queries = tuple(asked.queries)
+    elif asked.vector is not None:
+        vectors = _to_array([asked.vector], "vector")
+    elif asked.vectors is not None:
+        vectors = _to_array(asked.vectors, "vectors")
+    num_queries = (
+        len(queries) if queries is not None else len(vectors if vectors is not None else ())
+    )
+    if num_queries * asked.top_k > HITS_MAX:
+        raise InvalidArgument(
+            f"asks for {num_queries} x {asked.top_k} hits; one request may ask for {HITS_MAX}",
+            "top_k",
+        )
+    request = SearchRequest(
+        corpus=asked.corpus,
+        queries=queries,
+        vectors=vectors,
+        top_k=asked.top_k,
+        filter=asked.filter,
+        fields=None if asked.fields is None else tuple(asked.fields),
+        timeout_s=asked.timeout_ms / 1000.0,
+        min_coverage=asked.min_coverage,
+        release=asked.release,
+        trace_id=trace_id,
+    )
+    return request, given[0] in ("queries", "vectors")
+
+
+def parse_answer(body: bytes, trace_id: str = "") -> tuple[AnswerRequest, bool]:
+    """The request, and whether the answer is to be streamed. Raises InvalidArgument."""
+    asked = parse_body(AnswerBody, body)
+    request = AnswerRequest(
+        question=asked.question,
+        corpus=asked.corpus,
+        top_k=asked.top_k,
+        filter=asked.filter,
+        max_tokens=asked.max_tokens,
+        temperature=asked.temperature,
+        timeout_s=asked.timeout_ms / 1000.0,
+        min_coverage=asked.min_coverage,
+        release=asked.release,
+        trace_id=trace_id,
+    )
+    return request, asked.stream
+
+
+BodyT = TypeVar("BodyT", bound=Body)
+
+
+def parse_body(model: type[BodyT], body: bytes) -> BodyT:
+    """Raises InvalidArgument for what is no JSON object or does not fit the model."""
+    if not body:
+        raise InvalidArgument("is empty; send a JSON object", "body")
+    try:
+        parsed = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidArgument(f"is not valid JSON: {error}", "body") from None
+    if not isinstance(parsed, dict):
+        raise InvalidArgument("must be a JSON object", "body")
+    try:
+        return model.model_validate(parsed)
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_input=False)[0]
+        raise _invalid_argument(details) from None
+
+
+def _to_array(rows: list[list[float]], field: str) -> Float32Array:
+    if len(set(map(len, rows))) > 1:
+        raise InvalidArgument("must all have the same length", field)
+    with np.errstate(over="ignore"):
+        vectors = np.array(rows, dtype=np.float32)
+    # JSON has no NaN or infinity, but 1e39 becomes one as float32.
+    if not np.isfinite(vectors).all():
+        raise InvalidArgument("has a number that does not fit in 32 bits", field)
+    return vectors
+
+
+_MESSAGES = {
+    "missing": "is required",
+    "string_too_short": "is empty",
+    "string_too_long": "has more than {max_length} characters",
+    "too_short": "is empty",
+    "too_long": "has more than {max_length} items",
+}
+
+
+def _invalid_argument(details: ErrorDetails) -> InvalidArgument:
+    context: dict[str, Any] = details.get("ctx") or {}
+    location = details["loc"]
+    if details["type"] == "unknown_key":
+        location = (*location, quoted(context["key"]))
+    path = ""
+    for step in location:
+        path += f"[{step}]" if isinstance(step, int) else f".{step}"
+    template = _MESSAGES.get(details["type"])
+    message = template.format(**context) if template else details["msg"]
+    return InvalidArgument(
+        message.replace("Input should be", "must be"), path.lstrip(".") or "body"
+    )

@@ -1,0 +1,35 @@
+"""What can be set about the HTTP interface."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from cluster.errors import InvalidArgument
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpSettings:
+    """Bounds and keys of one gateway process. Raises InvalidArgument for values without sense."""
+
+    api_keys: tuple[str, ...] = field(default=(), repr=False)
+    """Bearer keys, any of which opens the interface; none leaves it open. Kept out of `repr`, so
+    that no log shows them."""
+    in_flight_max: int = 256
+    """Requests worked on at once; one more is refused at once with `overloaded`."""
+    body_bytes_max: int = 16 * 1024 * 1024
+    """Longest request body."""
+    body_timeout_s: float = 30.0
+    """Time in which the whole body must have arrived, so that slow senders do not hold places."""
+    status_timeout_s: float = 2.0
+    """Time for the region to say its status to `/readyz` and `/metrics`."""
+
+    def __post_init__(self) -> None:
+        for key in self.api_keys:
+            # Whatever cannot stand in a header could never be presented.
+            if not key or not key.isascii() or not key.isprintable() or " " in key:
+                raise InvalidArgument(
+                    "every key must be of printable ASCII characters, without spaces", "api_keys"
+                )
+        for name in ("in_flight_max", "body_bytes_max", "body_timeout_s", "status_timeout_s"):
+            if getattr(self, name) <= 0:
+                raise InvalidArgument("must be greater than 0", name)

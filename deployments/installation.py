@@ -1,0 +1,62 @@
+"""What the settings stand for on this machine: the store, the folders, the region's cluster."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from cluster.catalog import Catalog
+from cluster.config import RegionSettings, Settings
+from cluster.numbered_object import NumberedLog
+from cluster.object_store import ObjectStore, open_store
+from cluster.releases import RELEASE_LOG, LogState, fold, parse_entry
+
+
+@dataclass(frozen=True)
+class Installation:
+    """One region of the settings, as this machine knows it."""
+
+    settings: Settings
+    region: str
+
+    @property
+    def region_settings(self) -> RegionSettings:
+        return self.settings.regions[self.region]
+
+    @cached_property
+    def store(self) -> ObjectStore:
+        """The store, opened at the first use; raises InvalidArgument when it is none."""
+        return open_store(self.settings.store.url, self.settings.store.options)
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        return Catalog(self.store)
+
+    @property
+    def run_folder(self) -> Path:
+        """Of the Ray cluster that is started here: its record, its secret, its logs."""
+        return self.settings.state_folder / "regions" / self.region
+
+    @property
+    def cache_folder(self) -> Path:
+        """Where the nodes keep their copies of artifacts."""
+        return self.settings.state_folder / "cache"
+
+    @property
+    def scratch_folder(self) -> Path:
+        """For models that are converted or downloaded on their way into the store."""
+        return self.settings.state_folder / "scratch"
+
+    @property
+    def url(self) -> str:
+        """The base URL of the region's HTTP endpoint."""
+        http = self.region_settings.http
+        return f"http://{http.host}:{http.port}"
+
+    def read_release_log(self) -> LogState:
+        """The state of all releases, straight from the store: no cluster needs to run."""
+        state = LogState()
+        for number, data in NumberedLog(self.store, RELEASE_LOG).read_after(0):
+            state = fold(state, parse_entry(data, position=number))
+        return state

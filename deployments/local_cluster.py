@@ -1,0 +1,339 @@
+"""One region's own Ray cluster on this machine: started, found again, and ended.
+
+Guarantees: it listens on the loopback interface only (see `deployments.loopback`); whoever connects
+needs its token; it gets along with other clusters on the machine; it lives on when its starter is
+gone; and `stop` ends exactly the processes that it started, from any process, however it died.
+
+    start_local_cluster -> run_dir/cluster.json    everything that is needed to find and stop it
+                           run_dir/auth_token      its secret, new at each start
+                           run_dir/logs/           what `ray start` wrote
+                           /tmp/rg-XXXXXXXX/       Ray's files, short since they hold Unix sockets
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from cluster.errors import Conflict, Corrupt, InvalidArgument, Unavailable
+from deployments.cluster_ports import (
+    LOOPBACK,
+    PortBlock,
+    find_port_block,
+    is_answered,
+    is_port_free,
+)
+from deployments.marked_processes import end_marked_processes, is_marked, marked_processes
+from deployments.ray_starter import (
+    cluster_env,
+    driver_env,
+    failure_report,
+    head_command,
+    node_command,
+    spawn_detached,
+    write_haproxy_wrapper,
+)
+
+_RECORD = "cluster.json"
+_MARKER_FILE = "marker"
+_STARTED = "Ray runtime started."
+# The longest path that Ray or HAProxy makes in the temporary folder is about 90 bytes long; a Unix
+# socket's may have 107.
+_TEMP_PARENT_BYTES_MAX = 16
+_START_ATTEMPTS_MAX = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalCluster:
+    """A cluster on this machine, as recorded in `<run_dir>/cluster.json`.
+
+    `head_pid` is the process that holds the head node together: when it dies, the node dies with
+    it. It is 0 in the record of a start that was cut off.
+    """
+
+    name: str
+    run_dir: Path
+    temp_dir: Path
+    port_base: int
+    http_port: int
+    marker: str
+    head_pid: int = 0
+    env: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def ports(self) -> PortBlock:
+        return PortBlock(base=self.port_base)
+
+    @property
+    def ray_address(self) -> str:
+        return f"{LOOPBACK}:{self.ports.gcs}"
+
+    @property
+    def token_path(self) -> Path:
+        return self.run_dir / "auth_token"
+
+    def driver_env(self) -> dict[str, str]:
+        """What the environment of a driver must hold before it imports ray."""
+        return driver_env(
+            ray_address=self.ray_address, token_path=self.token_path, cluster_env=self.env
+        )
+
+    def prepare_driver(self) -> None:
+        """Turns this process into one whose `ray.init()` connects to this cluster.
+
+        Also when ray was imported before, for another cluster or for none. What `ray.serve` read
+        from the environment at import stays, so import that later.
+        """
+        os.environ.update(self.driver_env())
+        if "ray" in sys.modules:
+            from ray._private import ray_constants
+            from ray._raylet import (  # type: ignore[attr-defined]
+                AuthenticationTokenLoader,
+                Config,
+            )
+
+            ray_constants.ENABLE_RAY_CLUSTER = False
+            Config.initialize("")
+            AuthenticationTokenLoader.instance().reset_cache()
+
+    def serve_http_options(self) -> dict[str, str | int]:
+        """`http_options` for `serve.start`, which belong together with `proxy_location="HeadOnly"`:
+        all nodes of a local cluster share one address, so only one of them can have the port."""
+        return {"host": LOOPBACK, "port": self.http_port}
+
+    def is_alive(self) -> bool:
+        """Whether the head node runs."""
+        return is_marked(self.head_pid, self.marker)
+
+    def pids(self) -> list[int]:
+        """The processes of the cluster that run now, those of added nodes included."""
+        return [process.pid for process in marked_processes(self.marker)]
+
+    def add_node(self, *, num_cpus: int, timeout_s: float = 60) -> int:
+        """Starts one more Ray node on this machine and waits until it has joined.
+
+        Returns the pid that holds the node together: kill it to lose the node. Fails with
+        Unavailable when the cluster is down or the node does not come up in time.
+        """
+        if not self.is_alive():
+            raise Unavailable(f"cluster {self.name} is not running")
+        log = self.run_dir / "logs" / f"ray-node-{secrets.token_hex(4)}.log"
+        command = node_command(ray_address=self.ray_address, num_cpus=num_cpus)
+        pid = spawn_detached(command, env=_environment(self), cwd=self.temp_dir, log=log)
+        _wait_for_start(self, pid, log, timeout_s=timeout_s)
+        return pid
+
+    def stop(self, *, timeout_s: float = 20) -> list[int]:
+        """Ends every process of the cluster, removes its files except the logs, returns the pids.
+
+        Works from any process of the user, repeatedly, and on a cluster whose head died. Fails with
+        Unavailable when a process outlives the time; the record then stays for another attempt.
+        """
+        ended = end_marked_processes(self.marker, timeout_s=timeout_s)
+        # A record that was tampered with must not lead to a foreign folder.
+        if _read_text(self.temp_dir / _MARKER_FILE) == self.marker:
+            with suppress(FileNotFoundError):  # somebody else stops it at the same time
+                shutil.rmtree(self.temp_dir)
+        if (recorded := find_local_cluster(self.run_dir)) and recorded.marker == self.marker:
+            self.token_path.unlink(missing_ok=True)
+            (self.run_dir / _RECORD).unlink(missing_ok=True)
+        return ended
+
+
+def start_local_cluster(
+    *,
+    name: str,
+    run_dir: Path,
+    http_port: int,
+    num_cpus: int | None = None,
+    object_store_memory_bytes: int = 300_000_000,
+    env: Mapping[str, str] | None = None,
+    timeout_s: float = 60,
+) -> LocalCluster:
+    """Starts a cluster and returns when drivers can connect.
+
+    `http_port` is for Serve; 0 takes a free one. `num_cpus` is what Ray may plan with, by default
+    the cores of the machine. `env` is added to the environment of all its processes; what keeps the
+    cluster safe or apart from others cannot be overridden. What a cluster that died left behind in
+    `run_dir` is cleared away first.
+
+    Fails with InvalidArgument when the port is taken, Conflict when `run_dir` has a running
+    cluster, Unavailable when Ray does not come up; in each case nothing is left running.
+    """
+    run_dir = run_dir.absolute()
+    run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    (run_dir / "logs").mkdir(exist_ok=True)
+    with _start_lock(run_dir):
+        if previous := find_local_cluster(run_dir):
+            if previous.is_alive():
+                raise Conflict(f"cluster {previous.name} already runs from {run_dir}")
+            previous.stop()
+        _check_http_port(http_port)
+        for attempt in range(1, _START_ATTEMPTS_MAX + 1):
+            ports = find_port_block(avoid=[http_port])
+            cluster = LocalCluster(
+                name=name,
+                run_dir=run_dir,
+                temp_dir=_make_temp_dir(),
+                port_base=ports.base,
+                http_port=http_port or ports.http,
+                marker=secrets.token_hex(16),
+                env=dict(env or {}),
+            )
+            try:
+                return _start_head(
+                    cluster,
+                    num_cpus=num_cpus,
+                    object_store_memory_bytes=object_store_memory_bytes,
+                    timeout_s=timeout_s,
+                )
+            except BaseException as error:
+                cluster.stop()
+                # Another cluster may have taken the block between the look and the start.
+                lost_race = isinstance(error, Unavailable) and is_answered(ports.gcs)
+                if not lost_race or attempt == _START_ATTEMPTS_MAX:
+                    raise
+    raise AssertionError("the loop returns or raises")
+
+
+def find_local_cluster(run_dir: Path) -> LocalCluster | None:
+    """The cluster that was started from `run_dir` and not stopped since; ask it `is_alive`.
+
+    Fails with Corrupt when its record cannot be read.
+    """
+    path = run_dir.absolute() / _RECORD
+    text = _read_text(path)
+    if text is None:
+        return None
+    try:
+        fields = json.loads(text)
+        fields |= {key: Path(fields[key]) for key in ("run_dir", "temp_dir")}
+        return LocalCluster(**fields)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise Corrupt(f"{path} is not the record of a cluster: {error!r}") from error
+
+
+def _start_head(
+    cluster: LocalCluster,
+    *,
+    num_cpus: int | None,
+    object_store_memory_bytes: int,
+    timeout_s: float,
+) -> LocalCluster:
+    # The record comes before the first process, so that a start that is cut off can be cleaned up.
+    (cluster.temp_dir / _MARKER_FILE).write_text(cluster.marker)
+    _write_secret(cluster.token_path, secrets.token_hex(32))
+    _write_record(cluster)
+    write_haproxy_wrapper(cluster.temp_dir)
+    command = head_command(
+        temp_dir=cluster.temp_dir,
+        ports=cluster.ports,
+        num_cpus=num_cpus,
+        object_store_memory_bytes=object_store_memory_bytes,
+    )
+    log = cluster.run_dir / "logs" / "ray-start.log"
+    pid = spawn_detached(command, env=_environment(cluster), cwd=cluster.temp_dir, log=log)
+    cluster = replace(cluster, head_pid=pid)
+    _write_record(cluster)
+    _wait_for_start(cluster, pid, log, timeout_s=timeout_s)
+    return cluster
+
+
+def _environment(cluster: LocalCluster) -> dict[str, str]:
+    return cluster_env(
+        marker=cluster.marker,
+        temp_dir=cluster.temp_dir,
+        token_path=cluster.token_path,
+        ports=cluster.ports,
+        added=cluster.env,
+    )
+
+
+def _wait_for_start(cluster: LocalCluster, pid: int, log: Path, *, timeout_s: float) -> None:
+    def is_running() -> bool:
+        return is_marked(pid, cluster.marker)
+
+    def has_started() -> bool:
+        return _STARTED in (_read_text(log) or "")
+
+    if not _wait_until(lambda: has_started() or not is_running(), timeout_s=timeout_s):
+        problem = f"is not up after {timeout_s:g} s"
+    elif not has_started() or not is_running():
+        problem = "ended while starting"
+    else:
+        return
+    raise Unavailable(
+        f"cluster {cluster.name}: Ray {problem}, see {log}\n"
+        + failure_report(log=log, temp_dir=cluster.temp_dir)
+    )
+
+
+def _wait_until(condition: Callable[[], bool], *, timeout_s: float) -> bool:
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline_s:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def _check_http_port(http_port: int) -> None:
+    if http_port == 0:
+        return
+    try:
+        free = is_port_free(http_port)
+    except InvalidArgument as error:
+        raise InvalidArgument(error.message, field="http_port") from error
+    if not free:
+        raise InvalidArgument(
+            f"another program listens on port {http_port}; choose a free one", field="http_port"
+        )
+
+
+def _make_temp_dir() -> Path:
+    """A folder that only this user may enter: Ray opens its own sockets and logs to everybody."""
+    parent = tempfile.gettempdir()
+    if len(os.fsencode(parent)) > _TEMP_PARENT_BYTES_MAX:
+        parent = "/tmp"
+    return Path(tempfile.mkdtemp(prefix="rg-", dir=parent))
+
+
+@contextmanager
+def _start_lock(run_dir: Path) -> Iterator[None]:
+    with (run_dir / "start.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Conflict(f"another process is starting the cluster in {run_dir}") from error
+        yield
+
+
+def _write_record(cluster: LocalCluster) -> None:
+    draft = cluster.run_dir / f"{_RECORD}.new"
+    _write_secret(draft, json.dumps(asdict(cluster), default=str, indent=2))
+    draft.replace(cluster.run_dir / _RECORD)
+
+
+def _write_secret(path: Path, text: str) -> None:
+    """Writes a file that only this user may read, also when an older one was open to others."""
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+
+
+def _read_text(path: Path) -> str | None:
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return None

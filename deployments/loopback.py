@@ -1,0 +1,83 @@
+"""What keeps a local Ray cluster on the loopback interface where Ray itself has no switch for it.
+
+Told that a node's address is exactly 127.0.0.1, nearly everything in Ray listens there alone. Four
+things do not, in Ray 2.60:
+
+1. `ray start` replaces 127.0.0.1 by the address of the machine's network interface. The environment
+   variable in `LOOPBACK_ENV` turns this off, and with it the right to add further nodes; the hook
+   `start_on_loopback` brings that right back.
+2. The Ray Client server, which Raygion has no use for. The same hook leaves it out.
+3. The port on which a Serve replica answers other deployments. `serve_on_loopback` moves it.
+4. HAProxy's statistics and metrics. The script of `haproxy_on_loopback` moves them.
+
+Ray calls both hooks by name in its own processes, so this module must import nothing but Ray.
+"""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ray._private.parameter import RayParams
+
+LOOPBACK_ENV = {
+    # Its second effect, and its only one on Linux: "the address of this node" is 127.0.0.1.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # What vLLM and torch would otherwise offer to their peers on the network.
+    "VLLM_HOST_IP": "127.0.0.1",
+    "GLOO_SOCKET_IFNAME": "lo",
+}
+
+HOOK_ENV = {
+    "RAY_START_HOOK": f"{__name__}.start_on_loopback",
+    # Ray runs what this names in each worker process before the first task.
+    "__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR": f"{__name__}.serve_on_loopback",
+    # ray.serve.llm would put a hook in its place that does nothing but import modules early.
+    "RAYLLM_ENABLE_WORKER_PROCESS_SETUP_HOOK": "0",
+}
+
+
+def start_on_loopback(params: RayParams, head: bool) -> None:
+    """Called by `ray start` when it has read its arguments and before it starts a process."""
+    from ray._private import ray_constants, services
+
+    params.ray_client_server_port = None
+    if not head:
+        ray_constants.ENABLE_RAY_CLUSTER = True
+        services.get_node_ip_address = lambda address=None: "127.0.0.1"
+
+
+def serve_on_loopback() -> None:
+    """Called in each worker process before its first task; Serve is not imported yet."""
+    from ray._common import tls_utils
+
+    add_port = tls_utils.add_port_to_grpc_server
+
+    def add_port_on_loopback(server: Any, address: str) -> int:
+        port: int = add_port(  # type: ignore[no-untyped-call]
+            server, address.replace("[::]:", "127.0.0.1:")
+        )
+        return port
+
+    tls_utils.add_port_to_grpc_server = add_port_on_loopback
+
+
+def haproxy_on_loopback(haproxy: str) -> str:
+    """A shell script that stands in for the program `haproxy` and runs it on loopback only.
+
+    Serve writes the configuration anew before each start, with `bind :PORT` and `bind *:PORT` for
+    metrics and statistics; the script completes these lines. It becomes haproxy by `exec`, since
+    Serve insists on the pid that it started.
+    """
+    return f"""#!/bin/sh
+set -e
+previous=
+for argument in "$@"; do
+    if [ "$previous" = -f ]; then
+        sed -i 's/^\\( *bind \\)\\*\\{{0,1\\}}:/\\1127.0.0.1:/' "$argument"
+    fi
+    previous=$argument
+done
+exec {shlex.quote(haproxy)} "$@"
+"""

@@ -1,0 +1,116 @@
+"""The gateway's Prometheus metrics: of one process, in a registry of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+
+from cluster.answers import AnswerResult, RegionSummary
+from cluster.search import SearchResult
+
+CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+_REQUEST_BUCKETS_S = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+)  # fmt: skip
+_STAGE_BUCKETS_S = (0.0001, 0.00025, 0.0005, *_REQUEST_BUCKETS_S[:10])
+
+
+class HttpMetrics:
+    """Labels take few values: routes that exist, status codes, stages of the search."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        registry = self.registry
+        self._requests = Counter(
+            "raygion_http_requests", "Requests answered.", ["route", "status"], registry=registry
+        )
+        self._durations = Histogram(
+            "raygion_http_request_duration_seconds",
+            "From the request's first line to the answer's last byte.",
+            ["route"],
+            buckets=_REQUEST_BUCKETS_S,
+            registry=registry,
+        )
+        self.in_flight = Gauge(
+            "raygion_http_requests_in_flight",
+            "Requests worked on at the moment.",
+            registry=registry,
+        )
+        self._stages = Histogram(
+            "raygion_search_stage_duration_seconds",
+            "Where the time of a search went.",
+            ["stage"],
+            buckets=_STAGE_BUCKETS_S,
+            registry=registry,
+        )
+        self._partial = Counter(
+            "raygion_partial_results",
+            "Results with a coverage below 1.",
+            ["route"],
+            registry=registry,
+        )
+        self._prompt_tokens = Counter(
+            "raygion_prompt_tokens", "Tokens read by the model.", registry=registry
+        )
+        self._generated_tokens = Counter(
+            "raygion_generated_tokens", "Tokens written by the model.", registry=registry
+        )
+        self._first_token = Histogram(
+            "raygion_time_to_first_token_seconds",
+            "From a streamed request to the first piece of its text.",
+            buckets=_REQUEST_BUCKETS_S,
+            registry=registry,
+        )
+        self._stream_ends = Counter(
+            "raygion_streams",
+            "Streamed answers by how they ended.",
+            ["route", "end"],
+            registry=registry,
+        )
+        self._release = Gauge(
+            "raygion_current_release",
+            "Number of the current release; 0 before the first.",
+            registry=registry,
+        )
+        self._healthy = Gauge(
+            "raygion_region_healthy", "1 while the region is healthy.", registry=registry
+        )
+
+    def request_finished(self, route: str, status: int, took_s: float) -> None:
+        self._requests.labels(route, str(status)).inc()
+        self._durations.labels(route).observe(took_s)
+
+    def searched(self, route: str, result: SearchResult) -> None:
+        self._stages_took(result.timings_ms)
+        self._covered(route, result.coverage)
+
+    def answered(self, route: str, result: AnswerResult) -> None:
+        self._prompt_tokens.inc(result.usage.prompt_tokens)
+        self._generated_tokens.inc(result.usage.completion_tokens)
+        self._covered(route, result.coverage)
+
+    def first_token(self, waited_s: float) -> None:
+        self._first_token.observe(waited_s)
+
+    def stream_ended(self, route: str, end: str) -> None:
+        """`end` is `done`, `error` or `client_gone`."""
+        self._stream_ends.labels(route, end).inc()
+
+    def region_seen(self, summary: RegionSummary | None) -> None:
+        """None when the region could not say its status: the last known release stays."""
+        self._healthy.set(1 if summary is not None and summary.healthy else 0)
+        if summary is not None:
+            self._release.set(summary.release or 0)
+
+    def to_bytes(self) -> bytes:
+        return generate_latest(self.registry)
+
+    def _stages_took(self, timings_ms: Mapping[str, float]) -> None:
+        for stage, took_ms in timings_ms.items():
+            self._stages.labels(stage).observe(took_ms / 1000.0)
+
+    def _covered(self, route: str, coverage: float) -> None:
+        if coverage < 1.0:
+            self._partial.labels(route).inc()

@@ -1,0 +1,169 @@
+"""The replies of OpenAI's chat interface: whole, streamed, and the list of models."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import orjson
+from pydantic import BaseModel, Field
+
+from cluster.answers import AnswerEvent, AnswerResult, Retrieved, Token, Usage
+from deployments.http_replies import CitationReply
+from deployments.openai_schema import RETRIEVAL_MODEL
+from deployments.sse import data_event
+
+
+def render_chat(result: AnswerResult, *, model: str, completion_id: str, created_s: int) -> bytes:
+    return orjson.dumps(
+        {
+            "id": completion_id,
+            "object": "chat.completion",
+            "created": created_s,
+            "model": model,
+            "choices": [
+                {
+                    "index": 0,
+                    "message": {"role": "assistant", "content": result.answer},
+                    "logprobs": None,
+                    "finish_reason": result.finish_reason,
+                }
+            ],
+            "usage": _usage(result.usage),
+            "raygion": _source(result),
+        }
+    )
+
+
+def render_models(plain_model: str | None) -> bytes:
+    """No model at all where the current release only searches."""
+    names = [] if plain_model is None else [RETRIEVAL_MODEL, plain_model]
+    data = [{"id": n, "object": "model", "created": 0, "owned_by": "raygion"} for n in names]
+    return orjson.dumps({"object": "list", "data": data})
+
+
+class ChatChunks:
+    """The stream of one chat: the role first, pieces of text, the reason of the end, then the usage
+    if it was asked for, then `[DONE]`. The first chunk carries `raygion`: what the answer is made
+    of is known before its text.
+    """
+
+    def __init__(
+        self, *, model: str, completion_id: str, created_s: int, include_usage: bool
+    ) -> None:
+        self._head: dict[str, object] = {
+            "id": completion_id,
+            "object": "chat.completion.chunk",
+            "created": created_s,
+            "model": model,
+        }
+        self._include_usage = include_usage
+        if include_usage:
+            self._head["usage"] = None
+
+    def event(self, event: AnswerEvent) -> bytes:
+        match event:
+            case Retrieved():
+                opening: dict[str, object] = {"role": "assistant", "content": ""}
+                return self._chunk(opening, None, {"raygion": _source(event)})
+            case Token():
+                return self._chunk({"content": event.text}, None, {})
+            case AnswerResult():
+                last = self._chunk({}, event.finish_reason, {})
+                if self._include_usage:
+                    usage = {**self._head, "choices": [], "usage": _usage(event.usage)}
+                    last += data_event(orjson.dumps(usage))
+                return last + data_event(b"[DONE]")
+
+    def error(self, body: bytes) -> bytes:
+        """No `[DONE]` follows: the answer is not complete."""
+        return data_event(body)
+
+    def _chunk(
+        self, delta: dict[str, object], finish_reason: str | None, extra: dict[str, object]
+    ) -> bytes:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+        return data_event(orjson.dumps({**self._head, "choices": [choice], **extra}))
+
+
+def _usage(usage: Usage) -> dict[str, int]:
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+    }
+
+
+def _source(made: Retrieved | AnswerResult) -> dict[str, object]:
+    return {
+        "release": made.release,
+        "region": made.region,
+        "coverage": made.coverage,
+        "citations": made.citations,
+        "trace_id": made.trace_id,
+    }
+
+
+class ChatSourceReply(BaseModel):
+    release: int
+    region: str
+    coverage: float
+    citations: list[CitationReply]
+    trace_id: str
+
+
+class ChatMessageReply(BaseModel):
+    role: Literal["assistant"]
+    content: str
+
+
+class ChatChoiceReply(BaseModel):
+    index: Literal[0]
+    message: ChatMessageReply
+    logprobs: None
+    finish_reason: str
+
+
+class ChatUsageReply(BaseModel):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class ChatReply(BaseModel):
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: list[ChatChoiceReply]
+    usage: ChatUsageReply
+    raygion: ChatSourceReply = Field(description="What the answer was made of.")
+
+
+class ModelReply(BaseModel):
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+
+
+class ModelsReply(BaseModel):
+    object: Literal["list"]
+    data: list[ModelReply]
+
+
+CHAT_EXAMPLES: dict[str, Any] = {
+    "with retrieval": {
+        "value": {
+            "model": RETRIEVAL_MODEL,
+            "messages": [{"role": "user", "content": "What is the capital of Iceland?"}],
+        }
+    },
+    "streamed, one world region": {
+        "value": {
+            "model": RETRIEVAL_MODEL,
+            "messages": [{"role": "user", "content": "Which countries mine copper?"}],
+            "stream": True,
+            "raygion": {"filter": {"region": "africa"}, "top_k": 6},
+        }
+    },
+}

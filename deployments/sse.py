@@ -1,0 +1,193 @@
+"""Answers as server-sent events, and what happens when either side breaks off.
+
+A client that goes away ends the generation: the event iterator is closed. An error before the
+first event is a plain HTTP error; after it, a typed `error` event. A stream is never cut silently.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import aclosing, asynccontextmanager
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from cluster.answers import AnswerEvent, AnswerResult, Retrieved, Token
+from cluster.errors import Unavailable
+from deployments.http_errors import ClientGone, error_body, log_failure
+from deployments.http_replies import render_answer, render_retrieved, render_token
+
+T = TypeVar("T")
+
+
+class StreamFormat(Protocol):
+    """How events look on the wire."""
+
+    def event(self, event: AnswerEvent) -> bytes: ...
+
+    def error(self, body: bytes) -> bytes:
+        """`body` is the JSON of the error."""
+        ...
+
+
+class NamedEvents:
+    """The events of `/v1/answer`: `retrieved`, `token`, `done`, `error`."""
+
+    def event(self, event: AnswerEvent) -> bytes:
+        match event:
+            case Retrieved():
+                return named_event(b"retrieved", render_retrieved(event))
+            case Token():
+                return named_event(b"token", render_token(event.text))
+            case AnswerResult():
+                return named_event(b"done", render_answer(event))
+
+    def error(self, body: bytes) -> bytes:
+        return named_event(b"error", body)
+
+
+def named_event(name: bytes, data: bytes) -> bytes:
+    """One event. `data` is JSON without line breaks."""
+    return b"event: %b\ndata: %b\n\n" % (name, data)
+
+
+def data_event(data: bytes) -> bytes:
+    return b"data: %b\n\n" % data
+
+
+class StreamObserver(Protocol):
+    """Is told how a stream goes; `end` is `done`, `error` or `client_gone`."""
+
+    def event_sent(self, event: AnswerEvent) -> None: ...
+
+    def stream_ended(self, end: str) -> None: ...
+
+
+@runtime_checkable
+class _Closable(Protocol):
+    def aclose(self) -> Coroutine[Any, Any, None]: ...
+
+
+@asynccontextmanager
+async def closing(events: AsyncIterator[T]) -> AsyncIterator[AsyncIterator[T]]:
+    try:
+        yield events
+    finally:
+        if isinstance(events, _Closable):
+            await events.aclose()
+
+
+async def event_chunks(
+    events: AsyncIterator[AnswerEvent],
+    form: StreamFormat,
+    observer: StreamObserver,
+    trace_id: str,
+) -> AsyncGenerator[bytes, None]:
+    """The bytes of a stream, one piece an event. Raises only before the first piece. Closing it
+    closes `events`.
+    """
+    started = finished = False
+    end = "client_gone"
+    try:
+        async with closing(events):
+            # To its very end, also after the last event: its maker may have things to settle there.
+            async for event in events:
+                observer.event_sent(event)
+                yield form.event(event)
+                started = True
+                if isinstance(event, AnswerResult):
+                    finished, end = True, "done"
+        if not finished:
+            raise _broken_off()
+    except Exception as error:
+        if not started:
+            end = "error"
+            raise
+        log_failure(error, trace_id)
+        if not finished:
+            end = "error"
+            yield form.error(error_body(error, trace_id))
+    finally:
+        observer.stream_ended(end)
+
+
+async def last_event(events: AsyncIterator[AnswerEvent]) -> AnswerResult:
+    """The whole answer."""
+    result: AnswerResult | None = None
+    async with closing(events):
+        async for event in events:
+            if isinstance(event, AnswerResult):
+                result = event
+    if result is None:
+        raise _broken_off()
+    return result
+
+
+def _broken_off() -> Unavailable:
+    return Unavailable("the answer broke off before its end; ask again")
+
+
+async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """Awaits `work` while the client is there. When it goes away, `work` is cancelled, has ended,
+    and ClientGone is raised. The request's body must have been read before.
+    """
+    working = asyncio.create_task(work)
+    watching = asyncio.create_task(_disconnected(receive))
+    try:
+        await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise ClientGone
+    finally:
+        working.cancel()
+        watching.cancel()
+        await asyncio.gather(working, watching, return_exceptions=True)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+class EventStream(StreamingResponse):
+    """Sends chunks as they come. One task drives the chunks from the first to the close, so that
+    whoever makes them may hold timeouts across them. The status line waits for the first chunk.
+    """
+
+    def __init__(self, chunks: AsyncGenerator[bytes, None]) -> None:
+        super().__init__(
+            chunks,
+            media_type="text/event-stream",
+            headers={"cache-control": "no-store", "x-accel-buffering": "no"},
+        )
+        self._chunks = chunks
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await unless_gone(receive, self._send_all(send))
+
+    async def _send_all(self, send: Send) -> None:
+        started = False
+        async with aclosing(self._chunks):
+            async for chunk in self._chunks:
+                if not started:
+                    await _send(
+                        send,
+                        {
+                            "type": "http.response.start",
+                            "status": self.status_code,
+                            "headers": self.raw_headers,
+                        },
+                    )
+                    started = True
+                await _send(send, {"type": "http.response.body", "body": chunk, "more_body": True})
+        await _send(send, {"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _send(send: Callable[[Any], Awaitable[None]], message: dict[str, object]) -> None:
+    try:
+        await send(message)
+    except OSError:
+        # Servers of ASGI 2.4 say so that the client is gone.
+        raise ClientGone from None

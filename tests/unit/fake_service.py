@@ -1,0 +1,213 @@
+"""A region without a cluster behind the QueryService protocol, and ways to ask it over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import uvicorn
+from fastapi import FastAPI
+
+from cluster.answers import (
+    AnswerEvent,
+    AnswerRequest,
+    AnswerResult,
+    Citation,
+    CorpusSummary,
+    RegionSummary,
+    ReleaseSummary,
+    Retrieved,
+    Token,
+    Usage,
+)
+from cluster.errors import InvalidArgument
+from cluster.search import Hit, SearchRequest, SearchResult
+from deployments.http_app import build_http_app
+from deployments.http_settings import HttpSettings
+
+DIMENSION = 3
+MODEL = "SmolLM2-135M-Instruct"
+HIT = Hit(id="iceland#0", score=0.75, text="Reykjavik is the capital.", metadata={"area": 103000})
+CITATION = Citation(id=HIT.id, text=HIT.text, score=HIT.score)
+SUMMARY = RegionSummary(
+    region="north",
+    release=7,
+    resident=(
+        ReleaseSummary(
+            release=7,
+            corpora=(
+                CorpusSummary(
+                    corpus="factbook",
+                    index_version="0123456789abcdef",
+                    num_passages=2,
+                    recall_at_10=1.0,
+                    shards=2,
+                    replicas=4,
+                    replicas_serving=4,
+                ),
+            ),
+            model=MODEL,
+        ),
+    ),
+    leader="north",
+    epoch=1,
+    log_position=3,
+    healthy=True,
+)
+
+
+class FakeService:
+    """Answers at once with fixed words; records what was asked and how streams ended."""
+
+    def __init__(self) -> None:
+        self.summary: RegionSummary | Exception = SUMMARY
+        self.status_hangs = False
+        self.tokens = ("Reykja", "vik", " [1]")
+        self.search_error: BaseException | None = None
+        self.answer_error: Exception | None = None
+        self.token_error: Exception | None = None
+        """Raised in place of the last token."""
+        self.ends_early = False
+        self.coverage = 1.0
+        self.gate = asyncio.Event()
+        """Closed, searches and the second token wait for it."""
+        self.gate.set()
+        self.searches: list[SearchRequest] = []
+        self.answers: list[AnswerRequest] = []
+        self.waiting = 0
+        self.generating = asyncio.Event()
+        self.stopped = asyncio.Event()
+        """Set when an answer was broken off from outside, with its clean-up done."""
+        self.completed = 0
+
+    async def search(self, request: SearchRequest) -> SearchResult:
+        self.searches.append(request)
+        await self._wait()
+        if self.search_error is not None:
+            raise self.search_error
+        if request.corpus not in (None, "factbook"):
+            raise InvalidArgument(f"there is no corpus {request.corpus!r}", "corpus")
+        if request.vectors is not None and request.vectors.shape[1] != DIMENSION:
+            raise InvalidArgument(f"must have {DIMENSION} numbers", "vector")
+        num_queries = (
+            len(request.queries or ()) if request.vectors is None else len(request.vectors)
+        )
+        return SearchResult(
+            results=((HIT,),) * num_queries,
+            release=7 if request.release is None else request.release,
+            region="north",
+            coverage=self.coverage,
+            took_ms=1.23456,
+            trace_id=request.trace_id,
+            timings_ms={"embed": 0.5, "scatter": 0.6},
+        )
+
+    async def answer_events(self, request: AnswerRequest) -> AsyncIterator[AnswerEvent]:
+        self.answers.append(request)
+        if self.answer_error is not None:
+            raise self.answer_error
+        citations = (CITATION,) if request.retrieve else ()
+        result = AnswerResult(
+            answer="".join(self.tokens),
+            citations=citations,
+            release=7,
+            region="north",
+            coverage=self.coverage,
+            usage=Usage(prompt_tokens=11, completion_tokens=len(self.tokens)),
+            finish_reason="stop",
+            model=MODEL,
+            took_ms=2.0,
+            trace_id=request.trace_id,
+        )
+        try:
+            # Bound to the task that entered it, as whatever the real service holds over its yields.
+            async with asyncio.timeout(request.timeout_s):
+                yield Retrieved(
+                    citations=citations,
+                    release=7,
+                    region="north",
+                    coverage=self.coverage,
+                    model=MODEL,
+                    trace_id=request.trace_id,
+                )
+                for i, token in enumerate(self.tokens):
+                    if i == len(self.tokens) - 1 and self.token_error is not None:
+                        raise self.token_error
+                    yield Token(text=token)
+                    self.generating.set()
+                    await self._wait()
+                if not self.ends_early:
+                    yield result
+                self.completed += 1
+        except (asyncio.CancelledError, GeneratorExit):
+            self.stopped.set()
+            raise
+
+    async def answer(self, request: AnswerRequest) -> AnswerResult:
+        result: AnswerResult | None = None
+        async for event in self.answer_events(request):
+            if isinstance(event, AnswerResult):
+                result = event
+        assert result is not None
+        return result
+
+    async def status(self) -> RegionSummary:
+        if self.status_hangs:
+            await asyncio.Event().wait()
+        if isinstance(self.summary, Exception):
+            raise self.summary
+        return self.summary
+
+    async def _wait(self) -> None:
+        self.waiting += 1
+        try:
+            await self.gate.wait()
+        finally:
+            self.waiting -= 1
+
+    def says_of_corpus(self, **corpus: int) -> None:
+        """Changes what the current release's only corpus is said to be."""
+        assert isinstance(self.summary, RegionSummary)
+        release = self.summary.resident[0]
+        corpora = (replace(release.corpora[0], **corpus),)
+        resident = (replace(release, corpora=corpora),)
+        self.says(resident=resident)
+
+    def says(self, **summary: Any) -> None:
+        """Changes what the region says of itself."""
+        assert isinstance(self.summary, RegionSummary)
+        self.summary = replace(self.summary, **summary)
+
+
+async def until(predicate: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10.0):
+        while not predicate():  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.001)
+
+
+@contextlib.asynccontextmanager
+async def in_process(service: FakeService, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
+    """A client that calls the application without a socket. Replies come whole."""
+    app = build_http_app(service, HttpSettings(**settings))
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://region") as client:
+        yield client
+
+
+@contextlib.asynccontextmanager
+async def on_loopback(app: FastAPI) -> AsyncIterator[str]:
+    """The application behind a real server, as a base URL."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        config = uvicorn.Config(app, log_level="warning", ws="none", lifespan="off")
+        server = uvicorn.Server(config)
+        running = asyncio.create_task(server._serve([listening]))
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            await running

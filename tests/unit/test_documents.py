@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+import math
+import pickle
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.documents import (
+    FIELDS_MAX,
+    Document,
+    RowPlace,
+    check_corpus_name,
+    column_types,
+    infer_schema,
+    merge_schemas,
+    parse_document,
+    schema_of,
+)
+from cluster.errors import Corrupt, InvalidArgument
+from cluster.manifests import ColumnType
+from cluster.passages import (
+    Passage,
+    clashing_passage_id,
+    conform,
+    count_passages,
+    current_passages,
+    current_rows,
+    document_ids,
+    passage_table,
+    passages_of,
+    read_part,
+    vectors_of,
+    write_part,
+)
+
+PLACE = RowPlace(source="docs.jsonl", row=3)
+GOOD: Mapping[str, object] = {"id": "a", "text": "Some text."}
+
+
+def parse(**changes: object) -> Document:
+    return parse_document({**GOOD, **changes}, PLACE)
+
+
+def document(id: str = "a", **metadata: str | int | float | bool | None) -> Document:
+    return Document(id=id, text="t", metadata=metadata)
+
+
+def test_a_good_row_is_taken_as_it_is() -> None:
+    metadata = {"s": "x", "i": 1, "f": 1.5, "b": True, "n": None, "_9": "y"}
+    parsed = parse(metadata=metadata, vector=[1, 2.5])
+    assert (parsed.id, parsed.text, parsed.metadata) == ("a", "Some text.", metadata)
+    assert parsed.vector is not None
+    assert parsed.vector.dtype == np.float32
+    assert parsed.vector.tolist() == [1.0, 2.5]
+    assert parse(id=17).id == "17"
+    assert parse(metadata=None).metadata == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "said"),
+    [
+        ({"id": ""}, "id", "not be empty"),
+        ({"id": None}, "id", "missing"),
+        ({"id": True}, "id", "a boolean"),
+        ({"id": "é" * 257}, "id", "512 bytes"),
+        ({"id": "a\0b"}, "id", "control"),
+        ({"id": "a\nb"}, "id", "control"),
+        ({"id": "a\x85b"}, "id", "control"),
+        ({"id": "\ud800"}, "id", "surrogate"),
+        ({"text": None}, "text", "missing"),
+        ({"text": " \n"}, "text", "not be empty"),
+        ({"text": 5}, "text", "a number"),
+        ({"text": "\ud800x"}, "text", "surrogate"),
+        ({"text": "x" * 1_000_001}, "text", "divide it"),
+        ({"metadata": []}, "metadata", "an object"),
+        ({"metadata": {"a b": 1}}, "metadata", "'a b'"),
+        ({"metadata": {"9a": 1}}, "metadata", "'9a'"),
+        ({"metadata": {"": 1}}, "metadata", "letters"),
+        ({"metadata": {"not": 1}}, "metadata", "'not'"),
+        ({"metadata": {"x": {"y": 1}}}, "metadata.x", '"x_name"'),
+        ({"metadata": {"x": [1]}}, "metadata.x", "flat"),
+        ({"metadata": {"x": math.nan}}, "metadata.x", "finite"),
+        ({"metadata": {"x": math.inf}}, "metadata.x", "finite"),
+        ({"metadata": {"x": 2**63}}, "metadata.x", "64 bits"),
+        ({"metadata": {"x": b"y"}}, "metadata.x", "bytes"),
+        ({"metadata": {"x": "y" * 65_537}}, "metadata.x", "65536"),
+        ({"metadata": {f"f{i}": 1 for i in range(FIELDS_MAX + 1)}}, "metadata", "256 fields"),
+        ({"vector": []}, "vector", "list of numbers"),
+        ({"vector": "0.1"}, "vector", "list of numbers"),
+        ({"vector": [[1.0]]}, "vector", "list of numbers"),
+        ({"vector": [1.0, None]}, "vector", "list of numbers"),
+        ({"vector": [True]}, "vector", "list of numbers"),
+        ({"vector": [1.0, math.nan]}, "vector", "finite"),
+        ({"vector": [1e39]}, "vector", "finite"),
+        ({"vector": [1e30]}, "vector", "norm"),
+    ],
+)
+def test_a_bad_row_is_refused_with_its_place_and_field(
+    changes: dict[str, object], field: str, said: str
+) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        parse(**changes)
+    assert caught.value.field == field
+    assert "docs.jsonl, row 3" in caught.value.message
+    assert said in caught.value.message
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+def test_text_may_be_empty_beside_a_vector() -> None:
+    assert parse(text="", vector=[1.0]).text == ""
+    assert parse_document({"id": "a", "vector": [1.0]}, PLACE).text == ""
+
+
+@pytest.mark.parametrize("name", ["", "Docs", "a/b", "-a", "a" * 64, "ä"])
+def test_a_corpus_name_is_safe_in_paths_and_urls(name: str) -> None:
+    check_corpus_name("my-docs_2")
+    with pytest.raises(InvalidArgument) as caught:
+        check_corpus_name(name)
+    assert caught.value.field == "corpus"
+
+
+def test_the_schema_has_the_type_of_every_field_that_has_a_value() -> None:
+    rows = [
+        (document(b=None, a=1, z="x"), RowPlace(source="a.jsonl", row=1)),
+        (document(a=2.5, c=True), RowPlace(source="a.jsonl", row=2)),
+    ]
+    schema = infer_schema(rows)
+    assert list(schema) == ["a", "c", "z"]
+    assert column_types(schema) == {
+        "a": ColumnType.FLOAT,
+        "c": ColumnType.BOOL,
+        "z": ColumnType.STRING,
+    }
+    assert schema["a"].seen == "a.jsonl, row 2"
+
+
+@pytest.mark.parametrize(("first", "second"), [(1, "1"), (True, 1), (1.5, True), ("x", 2.5)])
+def test_conflicting_types_name_the_field_and_both_rows(
+    first: str | int | float, second: str | int | float
+) -> None:
+    rows = [
+        (document(year=first), RowPlace(source="a.jsonl", row=1)),
+        (document(year=second), RowPlace(source="b.csv", row=9)),
+    ]
+    with pytest.raises(InvalidArgument) as caught:
+        infer_schema(rows)
+    assert caught.value.field == "metadata.year"
+    assert "a.jsonl, row 1" in caught.value.message
+    assert "b.csv, row 9" in caught.value.message
+    with pytest.raises(InvalidArgument, match=r"a\.jsonl, row 1.*b\.csv, row 9"):
+        merge_schemas(infer_schema(rows[:1]), infer_schema(rows[1:]))
+
+
+TYPES = st.dictionaries(st.sampled_from("abc"), st.sampled_from([ColumnType.INT, ColumnType.FLOAT]))
+
+
+@given(TYPES, TYPES, TYPES)
+def test_merging_does_not_depend_on_the_order(
+    first: dict[str, ColumnType], second: dict[str, ColumnType], third: dict[str, ColumnType]
+) -> None:
+    a, b, c = (schema_of(types, "somewhere") for types in (first, second, third))
+    merged = column_types(merge_schemas(merge_schemas(a, b), c))
+    assert merged == column_types(merge_schemas(a, merge_schemas(c, b)))
+    assert set(merged) == {*first, *second, *third}
+
+
+def test_a_corpus_has_a_bounded_number_of_fields() -> None:
+    many = {f"f{number}": ColumnType.INT for number in range(FIELDS_MAX)}
+    merge_schemas(schema_of(many, "x"), schema_of(many, "y"))
+    with pytest.raises(InvalidArgument, match="more than 256"):
+        merge_schemas(schema_of(many, "x"), schema_of({"g": ColumnType.INT}, "y"))
+
+
+def test_a_long_document_becomes_numbered_passages_and_a_short_one_keeps_its_id() -> None:
+    short = parse(metadata={"x": 1})
+    assert passages_of(short, chars_max=100) == [
+        Passage(id="a", document="a", text="Some text.", metadata={"x": 1})
+    ]
+    long = parse(text="One sentence here. " * 20)
+    passages = passages_of(long, chars_max=300)
+    assert [passage.id for passage in passages] == ["a#0", "a#1"]
+    assert {passage.document for passage in passages} == {"a"}
+    with_vector = parse(text="One sentence here. " * 20, vector=[1.0])
+    assert len(passages_of(with_vector, chars_max=300)) == 1
+
+
+def test_a_table_survives_the_store_byte_for_byte() -> None:
+    types = {"year": ColumnType.INT, "kind": ColumnType.STRING}
+    passages = [
+        Passage(
+            id=f"a{number}",
+            document=f"a{number}",
+            text="t",
+            metadata={"year": number} if number else {},
+            vector=np.array([number, 1.0, 2.0], dtype=np.float32),
+        )
+        for number in range(3)
+    ]
+    table = passage_table(passages, types, 3)
+    assert table.column_names == ["id", "document", "text", "meta.kind", "meta.year", "vector"]
+    assert table.column("meta.year").to_pylist() == [None, 1, 2]
+    data = write_part(table)
+    assert data == write_part(passage_table(passages, types, 3))
+    again = read_part(data, types, 3, source="part")
+    assert again.equals(table)
+    assert vectors_of(again).tolist() == [[0, 1, 2], [1, 1, 2], [2, 1, 2]]
+    assert vectors_of(pa.concat_tables([again, again.slice(1)])).shape == (5, 3)
+    assert document_ids(data, source="part") == ["a0", "a1", "a2"]
+    for damaged in (data[:-10], b"", b"x" * 200):
+        with pytest.raises(Corrupt, match="part 7"):
+            read_part(damaged, types, 3, source="part 7")
+        with pytest.raises(Corrupt, match="part 7"):
+            document_ids(damaged, source="part 7")
+
+
+def test_an_old_part_gets_the_columns_that_the_corpus_has_now() -> None:
+    passages = [Passage(id="a", document="a", text="t", metadata={"year": 7})]
+    old = passage_table(passages, {"year": ColumnType.INT}, None)
+    new = conform(old, {"year": ColumnType.FLOAT, "kind": ColumnType.STRING}, None)
+    assert new.column("meta.year").to_pylist() == [7.0]
+    assert new.column("meta.kind").to_pylist() == [None]
+    assert new.schema == passage_table([], {**COLUMNS, "year": ColumnType.FLOAT}, None).schema
+    lacking = write_part(old.drop_columns(["document"]))
+    with pytest.raises(Corrupt, match="document"):
+        read_part(lacking, {}, None, source="part")
+
+
+COLUMNS = {"kind": ColumnType.STRING}
+
+
+def test_a_later_part_replaces_documents_whole() -> None:
+    parts = [["a", "a", "b"], ["b", "c"], ["a"]]
+    assert [mask.tolist() for mask in current_rows(parts)] == [
+        [False, False, False],
+        [True, True],
+        [True],
+    ]
+    tables = [
+        pa.table({"document": part, "row": list(range(len(part)))}) for part in (["a", "b"], ["b"])
+    ]
+    assert [table.to_pylist() for table in current_passages(tables)] == [
+        [{"document": "a", "row": 0}],
+        [{"document": "b", "row": 0}],
+    ]
+
+
+def test_passage_ids_that_would_meet_are_found() -> None:
+    assert count_passages(["a", "a", "b"]) == {"a": 2, "b": 1}
+    assert clashing_passage_id({"a": 2, "a#1": 1}) == "a#1"
+    assert clashing_passage_id({"a": 2, "a#2": 1, "a#01": 1, "a#x": 1, "#1": 1}) is None
+    assert clashing_passage_id({"a": 1, "a#0": 1}) is None
+    assert clashing_passage_id({"a": 2, "a#1": 2}) is None
