@@ -1,55 +1,42 @@
 """The region coordinator: follows the release log and carries out what the rollout decides.
 
 A named, detached actor that Ray restarts. It may be killed at any step: the next incarnation reads
-the log and goes on, and serving never waits for it. One thread owns the rollout; the methods that
+the log and goes on, and serving never waits for it. One thread drives the rollout; the methods that
 others call either read a published snapshot or leave a request for that thread.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import threading
 import uuid
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from actors.release_loader import GeneratorDeployer, LoadedRelease, ReleaseLoader
 from cluster.answers import CorpusSummary, RegionSummary, ReleaseSummary
-from cluster.clock import SYSTEM_CLOCK, Clock, Deadline
+from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.config import Settings
-from cluster.errors import Conflict, NotFound, OutcomeUnknown, RaygionError, Unavailable
+from cluster.coordination import Decide, RolloutDriver
+from cluster.errors import Fenced, OutcomeUnknown, RaygionError, Unavailable
 from cluster.numbered_object import NumberedLog
 from cluster.object_store import ObjectStore
 from cluster.region_view import RegionView
-from cluster.releases import RELEASE_LOG, LogEntry, LogState, ReleaseContents, parse_entry
-from cluster.rollout import (
-    Append,
-    EntryRead,
-    Event,
-    HeartbeatsRead,
-    Instruction,
-    LogCaughtUp,
-    Prepare,
-    Prepared,
-    PrepareFailed,
-    RegionStatus,
-    Retire,
-    Rollout,
-    Ticked,
-)
+from cluster.releases import RELEASE_LOG, LogState, Release, ReleaseContents
+from cluster.rollout import Rollout
+from cluster.rollout_events import Prepared, PrepareFailed
 
 log = logging.getLogger(__name__)
 
 _TICK_S = 1.0
-_HEARTBEAT_TICKS = 2
+_HEARTBEAT_STEPS = 2
 _MEND_TICKS = 2
-_APPEND_TIMEOUT_S = 20.0
 _REQUEST_TIMEOUT_S = 60.0
-_REQUEST_ATTEMPTS = 5
 _SWITCHES_PUBLISHED = 16
 """Enough for the current release, the one before and what is due; a view stays small for ever."""
 
@@ -58,7 +45,7 @@ _SWITCHES_PUBLISHED = 16
 class _Request:
     """Something a person asked for: `decide` gives the entry to append, or raises."""
 
-    decide: Callable[[Rollout, int, str], Append]
+    decide: Decide
     done: Future[LogState]
 
 
@@ -73,16 +60,23 @@ class Coordinator:
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._clock = clock
-        self._store = store
-        self._log = NumberedLog(store, RELEASE_LOG)
         self._rollout = Rollout(region=region)
+        self._driver = RolloutDriver(
+            rollout=self._rollout,
+            store=store,
+            log=NumberedLog(store, RELEASE_LOG),
+            host=self,
+            clock=clock,
+            new_id=lambda: uuid.uuid4().hex,
+        )
         self._loader = ReleaseLoader(settings, store, cache_folder, deployer)
         self._loaded: dict[int, LoadedRelease] = {}
-        self._inbox: queue.Queue[_Request | Event] = queue.Queue(maxsize=256)
+        self._inbox: queue.Queue[_Request | Prepared | PrepareFailed] = queue.Queue(maxsize=256)
         self._preparing = ThreadPoolExecutor(1, thread_name_prefix="prepare")
         self._published = threading.Condition()
         self._view = RegionView(region=region, revision=uuid.uuid4().hex)
         self._state = self._rollout.state
+        self._prepared_in: Mapping[int, frozenset[str]] = {}
         threading.Thread(target=self._run, name="rollout", daemon=True).start()
         threading.Thread(target=self._mend, name="mend", daemon=True).start()
 
@@ -99,7 +93,7 @@ class Coordinator:
 
     def regions_prepared(self, number: int) -> frozenset[str]:
         """The regions that have prepared the release, as far as their heartbeats tell."""
-        return self._rollout.regions_prepared(number)
+        return self._prepared_in.get(number, frozenset())
 
     def propose(
         self, contents: ReleaseContents, targets: tuple[str, ...], auto_commit: bool
@@ -163,7 +157,7 @@ class Coordinator:
             and all(corpus.replicas_serving == corpus.replicas for corpus in corpora),
         )
 
-    def _ask(self, decide: Callable[[Rollout, int, str], Append]) -> LogState:
+    def _ask(self, decide: Decide) -> LogState:
         request = _Request(decide, Future())
         try:
             self._inbox.put_nowait(request)
@@ -176,75 +170,66 @@ class Coordinator:
                 "the coordinator did not finish in time; look with `raygion release list`"
             ) from error
 
-    # The thread that owns the rollout.
+    # The thread that drives the rollout.
 
     def _run(self) -> None:
-        ticks = 0
+        steps = 0
         while True:
+            exchange = steps % _HEARTBEAT_STEPS == 0
+            if self._attempt(partial(self._driver.step, exchange_heartbeats=exchange)):
+                steps += 1
             try:
-                self._process(self._read_log())
-                if ticks % _HEARTBEAT_TICKS == 0:
-                    self._process([self._exchange_heartbeats()])
-                self._process([LogCaughtUp(), Ticked()])
-            except RaygionError as error:
-                log.warning("the coordinator will try again: %s", error)
-            except Exception:
-                # This thread is the coordinator: a bug in one step must not end all steps.
-                log.exception("a step of the coordinator failed")
-            self._wait_for_inbox()
-            ticks += 1
+                item = self._inbox.get(timeout=_TICK_S)
+            except queue.Empty:
+                continue
+            if isinstance(item, _Request):
+                self._serve(item)
+            else:
+                self._attempt(partial(self._driver.observe, item))
 
-    def _wait_for_inbox(self) -> None:
+    def _attempt(self, action: Callable[[], None]) -> bool:
+        """Whether it went well; what failed is taken up again by the next step."""
         try:
-            item = self._inbox.get(timeout=_TICK_S)
-        except queue.Empty:
-            return
-        if isinstance(item, _Request):
-            self._serve(item)
-        else:
-            self._process([item])
+            action()
+        except Fenced as error:
+            log.error("%s", error)
+            # Ray starts the coordinator anew, unless this one is a leftover of a lost node.
+            os._exit(1)
+        except RaygionError as error:
+            log.warning("the coordinator will try again: %s", error)
+            return False
+        except Exception:
+            # This thread is the coordinator: a bug in one step must not end all steps.
+            log.exception("a step of the coordinator failed")
+            return False
+        finally:
+            self._publish()
+        return True
 
     def _serve(self, request: _Request) -> None:
-        """Appends what a person asked for; decides again when another writer came first."""
         try:
-            for _ in range(_REQUEST_ATTEMPTS):
-                self._process(self._read_log())
-                now_ms, commit_id = self._clock.wall_ms(), uuid.uuid4().hex
-                append = request.decide(self._rollout, now_ms, commit_id)
-                if self._append(append):
-                    self._process(self._read_log())
-                    request.done.set_result(self._rollout.state)
-                    return
-            raise Conflict("other writers kept coming first; try again")
+            state = self._driver.request(request.decide)
         except Exception as error:
             request.done.set_exception(error)
+        else:
+            self._publish()
+            request.done.set_result(state)
 
-    def _process(self, events: list[Event]) -> None:
-        pending = deque(events)
-        while pending:
-            now_ms = self._clock.wall_ms()
-            event = pending.popleft()
-            instructions = self._rollout.handle(event, now_ms=now_ms, commit_id=uuid.uuid4().hex)
-            for instruction in instructions:
-                pending.extend(self._execute(instruction))
-        self._publish()
+    # What the rollout has the region do.
 
-    def _execute(self, instruction: Instruction) -> list[Event]:
-        match instruction:
-            case Append():
-                self._append(instruction)
-                return self._read_log()
-            case Prepare(release=release):
-                log.info("preparing release %d", release.number)
-                future = self._preparing.submit(self._loader.prepare, release)
-                future.add_done_callback(lambda f: self._prepared(release.number, f))
-            case Retire(release=number):
-                gone = self._loaded.pop(number, None)
-                if gone is not None:
-                    log.info("retiring release %d", number)
-                    self._publish()
-                    self._loader.retire(gone, self._loaded.values())
-        return []
+    def prepare(self, release: Release) -> None:
+        """Starts to load the release beside those that serve."""
+        log.info("preparing release %d", release.number)
+        future = self._preparing.submit(self._loader.prepare, release)
+        future.add_done_callback(lambda f: self._prepared(release.number, f))
+
+    def retire(self, number: int) -> None:
+        """Unloads the release, once no view names it any more."""
+        gone = self._loaded.pop(number, None)
+        if gone is not None:
+            log.info("retiring release %d", number)
+            self._publish()
+            self._loader.retire(gone, self._loaded.values())
 
     def _prepared(self, number: int, future: Future[LoadedRelease]) -> None:
         if (error := future.exception()) is None:
@@ -257,44 +242,10 @@ class Coordinator:
             )
             self._inbox.put(PrepareFailed(release=number, reason=reason))
 
-    def _append(self, append: Append) -> bool:
-        """Whether the entry landed; False when the place was taken by another writer."""
-        entry: LogEntry = append.entry
-
-        def is_mine(data: bytes) -> bool:
-            return parse_entry(data, position=append.position).commit_id == entry.commit_id
-
-        try:
-            self._log.append_at(
-                append.position,
-                entry.to_bytes(),
-                is_mine=is_mine,
-                deadline=Deadline.after(_APPEND_TIMEOUT_S, self._clock),
-            )
-        except Conflict:
-            return False
-        return True
-
-    def _read_log(self) -> list[Event]:
-        entries = self._log.read_after(self._rollout.state.position)
-        return [EntryRead(entry=parse_entry(data, position=n)) for n, data in entries]
-
-    def _exchange_heartbeats(self) -> HeartbeatsRead:
-        own = self._rollout.heartbeat(self._clock.wall_ms())
-        self._store.put(_heartbeat_path(own.region), own.to_bytes())
-        statuses = {own.region: own}
-        for region in self._store.list_folders("regions"):
-            if region != own.region:
-                try:
-                    path = _heartbeat_path(region)
-                    statuses[region] = RegionStatus.from_bytes(self._store.get(path), source=path)
-                except NotFound:
-                    continue
-        return HeartbeatsRead(statuses=statuses)
-
     def _publish(self) -> None:
         state = self._rollout.state
         prepared = self._rollout.prepared()
+        resident = state.resident(self._clock.wall_ms())
         view = RegionView(
             region=self._rollout.region,
             releases={n: x.view for n, x in sorted(self._loaded.items()) if n in prepared},
@@ -303,6 +254,7 @@ class Coordinator:
         )
         with self._published:
             self._state = state
+            self._prepared_in = {n: self._rollout.regions_prepared(n) for n in resident}
             if view != self._view:
                 self._view = replace(view, revision=uuid.uuid4().hex)
                 self._published.notify_all()
@@ -316,7 +268,3 @@ class Coordinator:
                 self._loader.mend(list(self._loaded.values()))
             except Exception:
                 log.exception("mending failed; it is tried again")
-
-
-def _heartbeat_path(region: str) -> str:
-    return f"regions/{region}/status.json"

@@ -9,12 +9,15 @@ fails half-way leaves nothing that anybody can see.
 
 from __future__ import annotations
 
+import gzip
+import io
 import pickle
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
 import fsspec
 import pyarrow as pa
@@ -32,7 +35,6 @@ from cluster.documents import (
 )
 from cluster.errors import InvalidArgument, RaygionError, Unavailable
 from cluster.manifests import ArtifactFile
-from cluster.object_store import ObjectStore
 from cluster.passages import Passage, passage_table, passages_of, write_part
 
 # A group's reading is one task: small files share one, so that a folder of notes is not a
@@ -41,6 +43,7 @@ GROUP_BYTES = 8 * 2**20
 GROUP_FILES_MAX = 512
 # Uncompressed; a part may exceed it by one document, so it stays far below 64 MB.
 PART_BYTES = 32 * 2**20
+_BUFFER_BYTES = 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +103,7 @@ def find_source_files(sources: Sequence[str]) -> SourceListing:
 
 
 def read_parts(
-    files: Sequence[SourceFile], store: ObjectStore, *, chars_max: int
+    files: Sequence[SourceFile], artifacts: Artifacts, *, chars_max: int
 ) -> Iterator[GroupRead]:
     """Reads the files with Ray Data tasks, which put the parts into the store; in any order.
 
@@ -108,15 +111,14 @@ def read_parts(
     document met that is wrong; Unavailable for a file that cannot be read.
     """
     groups = plan_groups(files)
+    reader: Any = _ReadGroups(groups, artifacts, chars_max)
     context = ray.data.DataContext.get_current().copy()
     # The caller shows its own progress.
     context.enable_progress_bars = False
     with ray.data.DataContext.current(context):
         dataset = ray.data.from_items(
             [{"group": number} for number in range(len(groups))], override_num_blocks=len(groups)
-        ).map_batches(
-            _ReadGroups(groups, store, chars_max), batch_size=1, batch_format="pyarrow", num_cpus=1
-        )
+        ).map_batches(reader, batch_size=1, batch_format="pyarrow", num_cpus=1)
         for row in dataset.iter_rows():
             read = pickle.loads(row["read"])
             if isinstance(read, RaygionError):
@@ -141,10 +143,10 @@ class _ReadGroups:
     """The task. Errors are its result, so that they arrive as they were raised."""
 
     def __init__(
-        self, groups: Sequence[tuple[SourceFile, ...]], store: ObjectStore, chars_max: int
+        self, groups: Sequence[tuple[SourceFile, ...]], artifacts: Artifacts, chars_max: int
     ) -> None:
         self._groups = groups
-        self._store = store
+        self._artifacts = artifacts
         self._chars_max = chars_max
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -164,10 +166,10 @@ class _ReadGroups:
         for document, place in _documents(files):
             draft.add(document, place, passages_of(document, chars_max=self._chars_max))
             if draft.size_bytes >= PART_BYTES:
-                parts.append(draft.store(self._store))
+                parts.append(draft.store(self._artifacts))
                 draft = _PartDraft()
         if draft.passages:
-            parts.append(draft.store(self._store))
+            parts.append(draft.store(self._artifacts))
         return GroupRead(group=group, num_files=len(files), parts=tuple(parts))
 
 
@@ -201,9 +203,9 @@ class _PartDraft:
         )
         self.size_bytes += 4 * (dimension or 0)
 
-    def store(self, store: ObjectStore) -> StoredPart:
+    def store(self, artifacts: Artifacts) -> StoredPart:
         table = passage_table(self.passages, column_types(self.schema), self.dimension)
-        sha256, size_bytes = Artifacts(store).put_bytes(write_part(table))
+        sha256, size_bytes = artifacts.put_bytes(write_part(table))
         return StoredPart(
             # The content's own name, so that equal sources give equal manifests.
             file=ArtifactFile(path=f"{sha256}.parquet", sha256=sha256, size_bytes=size_bytes),
@@ -248,9 +250,13 @@ def _documents(files: Sequence[SourceFile]) -> Iterator[tuple[Document, RowPlace
         compression = "gzip" if suffix_of(file.path).endswith(".gz") else None
         try:
             with fsspec.open(file.url, "rb", compression=compression) as opened:
-                for raw, place in read_rows(cast(BinaryIO, opened), format, file.path):
+                # Files of remote file systems lack parts of what Python's files can do.
+                buffered = io.BufferedReader(cast(io.RawIOBase, opened), _BUFFER_BYTES)
+                for raw, place in read_rows(buffered, format, file.path):
                     yield parse_document(raw, place), place
-        except (OSError, EOFError) as error:
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise InvalidArgument(f"{file.path}: is not a whole gzip file: {error}") from error
+        except OSError as error:
             raise Unavailable(f"{file.url} cannot be read: {error}") from error
 
 

@@ -98,7 +98,6 @@ class FaissIndex:
         self._index = index
         self._parameters = parameters
         self.num_rows: int = index.ntotal
-        self._unfiltered = self._search_parameters(None, 1.0)
 
     @classmethod
     def open(cls, path: Path, parameters: IndexParameters, dimension: int) -> Self:
@@ -128,14 +127,13 @@ class FaissIndex:
 
         Raises Corrupt when the index breaks under a search or names a row that it cannot have.
         """
-        plain = selector is None and effort == 1.0
-        parameters = self._unfiltered if plain else self._search_parameters(selector, effort)
+        parameters = self._search_parameters(k, selector, effort)
         try:
             scores, rows = self._search(vectors, k, parameters)
         except RuntimeError as error:
             raise Corrupt(f"Faiss failed in a search: {str(error)[-200:]}") from error
-        if rows.max(initial=-1) >= self.num_rows:
-            raise Corrupt("the index names a row beyond its end")
+        if rows.max(initial=-1) >= self.num_rows or rows.min(initial=-1) < -1:
+            raise Corrupt("the index names a row that does not exist")
         return (-scores if self._parameters.metric is Metric.L2 else scores), rows
 
     def _search(
@@ -151,7 +149,7 @@ class FaissIndex:
             scores[batch], rows[batch] = self._index.search(vectors[batch], k, params=parameters)
         return scores, rows
 
-    def _search_parameters(self, selector: RowSelector, effort: float) -> Any:
+    def _search_parameters(self, k: int, selector: RowSelector, effort: float) -> Any:
         chosen = {} if selector is None else {"sel": selector}
         match self._parameters.kind:
             case IndexKind.FLAT:
@@ -160,5 +158,7 @@ class FaissIndex:
                 nprobe = min(self._index.nlist, math.ceil(self._parameters.nprobe * effort))
                 return faiss.SearchParametersIVF(nprobe=nprobe, **chosen)
             case IndexKind.HNSW:
-                ef_search = min(_HNSW_EF_MAX, math.ceil(self._parameters.ef_search * effort))
+                # A beam no wider than k would return whatever it met.
+                wanted = max(self._parameters.ef_search, 2 * k) * effort
+                ef_search = min(_HNSW_EF_MAX, math.ceil(wanted))
                 return faiss.SearchParametersHNSW(efSearch=ef_search, **chosen)

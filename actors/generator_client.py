@@ -6,10 +6,9 @@ import asyncio
 import logging
 import uuid
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 from ray import serve
-from ray.exceptions import RayError
 from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
@@ -76,15 +75,16 @@ class ServeGenerator:
                 attempt.received(chunk, now_s() - asked_s)
                 finished = chunk.finish_reason is not None
                 yield chunk
-        except (RayError, RayServeException, RaygionError) as error:
+        except DeadlineExceeded:
+            raise
+        except Exception as error:  # With gRPC, Serve raises here whatever the replica raised.
             typed = _typed(error)
             attempt.broke(typed)
             raise typed from error
         finally:
             if not finished:
                 attempt.left()
-                # Cancels the call on the replica, which makes the engine abort the generation.
-                response.cancel()  # type: ignore[no-untyped-call]
+                _cancel(response)
 
     async def _connect(self) -> DeploymentHandle[object]:
         """Found at the first use: the application may be deployed after its client is made."""
@@ -127,11 +127,11 @@ class _Attempt:
         self.replica_id = self._outcomes.replica_of(self.hint.attempt_id)
         if isinstance(error, Unavailable):
             self._outcomes.failed(self.hint.attempt_id)
-        elif not isinstance(error, DeadlineExceeded):
+        else:
             self._outcomes.forget(self.hint.attempt_id)
 
     def left(self) -> None:
-        """The caller left or ran out of time; says nothing new after `broke`."""
+        """The caller left or ran out of time; tells nothing more of a call that broke by itself."""
         if self.has_started:
             self._answered(later_tokens=0)
         else:
@@ -157,6 +157,13 @@ async def _next_chunk(
         raise DeadlineExceeded("time ran out while the generator was answering") from None
     except StopAsyncIteration:
         raise Unavailable("the generator broke off before the end of its answer") from None
+
+
+def _cancel(response: DeploymentResponseGenerator[GenerationChunk]) -> None:
+    """Ends the call on the replica, which makes the engine abort the generation."""
+    # On a call that broke by itself Serve raises the call's own error here once more.
+    with suppress(Exception):
+        response.cancel()  # type: ignore[no-untyped-call]
 
 
 def _typed(error: Exception) -> RaygionError:

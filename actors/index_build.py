@@ -39,6 +39,7 @@ from cluster.records import Record
 _BUILD_FORMAT = 1
 """Raised whenever the same input is to be built into other bytes."""
 _EMBED_BATCH = 128
+_EMBED_CPUS = 2
 
 
 class _BuildKey(Record):
@@ -65,7 +66,6 @@ def build_index(
     *,
     embedder: ModelManifest | None,
     cache_folder: Path,
-    embedders: int,
     progress: BuildProgress,
 ) -> tuple[IndexManifest, ManifestRef, bool]:
     """Builds the latest position of a corpus; the last value tells whether it was built before.
@@ -86,7 +86,7 @@ def build_index(
     if found is not None:
         return (*found, True)
     shards, num_documents = _build_shards(
-        store, position, settings, embedder, cache_folder, embedders, progress
+        store, position, settings, embedder, cache_folder, progress
     )
     num_passages = sum(shard.num_rows for shard in shards)
     dimension = position.vector_dimension or (embedder.dimension if embedder else None)
@@ -129,15 +129,15 @@ def _build_shards(
     settings: CorpusSettings,
     embedder: ModelManifest | None,
     cache_folder: Path,
-    embedders: int,
     progress: BuildProgress,
 ) -> tuple[list[ShardArtifact], int]:
     """The artifacts of all shards, and how many documents are in them."""
+    cpus, actors = _embedding_plan()
     parts = [{"part": i, "file": part.to_bytes()} for i, part in enumerate(corpus.parts)]
     total = corpus.num_passages
     with watched(lambda done: progress.show("embed", min(done, total), total)) as counter:
         passages = ray.data.from_items(parts, override_num_blocks=len(parts)).map_batches(
-            _PartReader(store), batch_size=1, batch_format="pyarrow"
+            _PartReader(store).read, batch_size=1, batch_format="pyarrow"
         )
         if embedder is not None:
             passages = passages.map_batches(
@@ -145,13 +145,16 @@ def _build_shards(
                 fn_constructor_args=(embedder, store, cache_folder, counter),
                 batch_size=_EMBED_BATCH,
                 batch_format="pyarrow",
-                concurrency=embedders,
+                num_cpus=cpus,
+                compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors),
             )
         sharded = passages.map_batches(
-            _Sharder(settings.shards), batch_format="pyarrow", zero_copy_batch=True
+            _Sharder(settings.shards).add, batch_format="pyarrow", zero_copy_batch=True
         )
         builder = _ShardBuilder(store, settings.index)
-        rows = sharded.groupby("shard").map_groups(builder, batch_format="pyarrow").take_all()
+        # Ray Data would shuffle into 200 partitions, most of them empty, with a task for each.
+        groups = sharded.groupby("shard", num_partitions=settings.shards)
+        rows = groups.map_groups(builder.build_group, batch_format="pyarrow").take_all()
     built = {row["shard"]: row for row in rows}
     progress.show("build", len(built), settings.shards)
     # A small corpus may leave a shard without documents: it is built all the same.
@@ -171,7 +174,7 @@ class _PartReader:
 
     store: ObjectStore
 
-    def __call__(self, batch: Any) -> pa.Table:
+    def read(self, batch: Any) -> pa.Table:
         tables = []
         rows: pa.Table = batch
         for row in rows.to_pylist():
@@ -188,7 +191,7 @@ class _Sharder:
 
     num_shards: int
 
-    def __call__(self, batch: Any) -> pa.Table:
+    def add(self, batch: Any) -> pa.Table:
         passages: pa.Table = batch
         documents: list[Any] = passages["document"].to_pylist()
         shards = [shard_of(document, self.num_shards) for document in documents]
@@ -202,7 +205,7 @@ class _ShardBuilder:
     store: ObjectStore
     parameters: IndexParameters
 
-    def __call__(self, group: Any) -> pa.Table:
+    def build_group(self, group: Any) -> pa.Table:
         rows: pa.Table = group
         shard: Any = rows["shard"][0].as_py()
         artifact, num_documents = self.build(shard, rows)
@@ -227,11 +230,23 @@ class _ShardBuilder:
         return artifact, num_documents
 
 
+def _embedding_plan() -> tuple[int, int]:
+    """CPUs of an embedding actor, and how many actors at most.
+
+    An actor carries the whole model, so it takes two CPUs where there are as many, and the pool
+    grows to what the cluster has. What generators have reserved Ray does not give away.
+    """
+    resources: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+    total = int(resources.get("CPU", 1))
+    cpus = max(1, min(_EMBED_CPUS, total))
+    return cpus, max(1, total // cpus)
+
+
 def _no_rows(
     store: ObjectStore, corpus: CorpusManifest, embedder: ModelManifest | None
 ) -> pa.Table:
     first = pa.Table.from_pylist([{"part": 0, "file": corpus.parts[0].to_bytes()}])
-    rows = _Sharder(1)(_PartReader(store)(first)).slice(0, 0)
+    rows = _Sharder(1).add(_PartReader(store).read(first)).slice(0, 0)
     if embedder is None:
         return rows
     return rows.append_column(

@@ -155,7 +155,7 @@ class ShardIndex:
         norm_max = self._documents.norm_max
         bound = error_bound(query_norms, norm_max, self.dimension)
         reachable = (approximate[:, -1] + bound).astype(np.float32)
-        unclear = scores[:, k - 1] <= reachable
+        unclear = ~(scores[:, k - 1] > reachable)
         return self._scan_where(unclear, vectors, scores, rows, selection)
 
     def _search_graph_or_lists(

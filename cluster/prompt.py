@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Self
+
+from pydantic import model_validator
 
 from cluster.errors import InvalidArgument
 from cluster.generation import ChatMessage, PromptTokenizer
@@ -28,6 +31,15 @@ class PromptTemplate(Record):
     )
     passage: str = "[{number}] {text}"
     user: str = "Passages:\n{passages}\n\nQuestion: {question}"
+
+    @model_validator(mode="after")
+    def _check_placeholders(self) -> Self:
+        try:
+            self.passage.format(number=1, text="")
+            self.user.format(passages="", question="")
+        except (LookupError, ValueError, AttributeError) as error:
+            raise ValueError(f"not a template: {error!r} (a literal brace is doubled)") from error
+        return self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +92,7 @@ def fit_conversation(
 
     The oldest turns go first (a leading system message stays), then the last message is shortened.
     """
-    opening = [m for m in messages[:1] if m.role == "system"]
+    opening = [m for m in messages[:1] if m.role == "system" and len(messages) > 1]
     turns = list(messages[len(opening) :])
 
     def excess(kept: Sequence[ChatMessage]) -> int:
@@ -89,7 +101,7 @@ def fit_conversation(
     while len(turns) > 1 and excess(turns) > 0:
         turns.pop(0)
     if not turns:
-        return tuple(opening)
+        return ()
     role = turns[-1].role
     text = _longest_fitting(
         turns[-1].content, lambda t: excess((ChatMessage(role=role, content=t),)), tokenizer
@@ -105,7 +117,7 @@ def _fitting_passages(
     kept = list(passages)
     while kept and excess(kept) > 0:
         last = kept.pop()
-        if excess(kept) <= -_PASSAGE_TOKENS_MIN:
+        if excess((*kept, "")) <= -_PASSAGE_TOKENS_MIN:
             shortened = _longest_fitting(last, lambda text: excess((*kept, text)), tokenizer)
             return [*kept, shortened] if shortened else kept
     return kept

@@ -25,7 +25,6 @@ from cluster.manifests import ManifestRef, Name
 from cluster.prompt import PromptTemplate
 from cluster.records import Record
 
-
 RELEASE_LOG = "releases"
 """The log's folder in the store."""
 

@@ -18,10 +18,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import assert_never
 
-from pydantic import Field
+from pydantic import ValidationError
 
 from cluster.errors import Conflict, InvalidArgument, NotFound
-from cluster.records import Record
 from cluster.releases import (
     Abort,
     Commit,
@@ -38,96 +37,33 @@ from cluster.releases import (
     fold,
     objection,
 )
-
-
-class RegionStatus(Record):
-    """A region's heartbeat, at `regions/{region}/status.json`."""
-
-    region: str
-    position: int
-    """How far this region has read the release log."""
-    prepared: tuple[int, ...]
-    failed: dict[int, str] = Field(default_factory=dict)
-    """Open releases that this region cannot prepare, and why."""
-    current: int | None
-    healthy: bool = True
-    at_ms: int
+from cluster.rollout_events import (
+    Append,
+    EntryRead,
+    Event,
+    HeartbeatsRead,
+    Instruction,
+    LogCaughtUp,
+    Prepare,
+    Prepared,
+    PrepareFailed,
+    RegionStatus,
+    Retire,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutSettings:
     prepare_timeout_s: float = 600.0
     """How long target regions have to prepare a release before they are fenced out of it."""
-    switch_margin_s: float = 0.5
-    """From commit to switch: enough for every region to read the commit before its moment."""
+    prepare_retry_s: float = 5.0
+    """How long after a failure a committed release is tried again."""
+    switch_margin_s: float = 2.0
+    """From commit to switch: enough for every region to read the commit before its moment, so more
+    than the time between two readings of the log.
+    """
     leader_lapse_s: float = 10.0
     """A leader whose heartbeat is older than this may be replaced."""
-
-
-# Events: what happened.
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EntryRead:
-    """The next entry of the log was read."""
-
-    entry: LogEntry
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LogCaughtUp:
-    """The whole log has been read; decisions may be made."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeartbeatsRead:
-    statuses: Mapping[str, RegionStatus]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
-    release: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PrepareFailed:
-    release: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ticked:
-    """Time has passed."""
-
-
-Event = EntryRead | LogCaughtUp | HeartbeatsRead | Prepared | PrepareFailed | Ticked
-
-# Instructions: what the shell is to do.
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Append:
-    """Write `entry` at `position`. Losing the place to another writer is no error: read on."""
-
-    position: int
-    entry: LogEntry
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prepare:
-    """Fetch, verify, load and warm up the release beside those that serve."""
-
-    release: Release
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Retire:
-    """Unload the release."""
-
-    release: int
-
-
-Instruction = Append | Prepare | Retire
 
 
 class Standing(StrEnum):
@@ -142,6 +78,7 @@ class Standing(StrEnum):
 class _Local:
     standing: Standing
     reason: str = ""
+    since_ms: int = 0
 
 
 @dataclass(slots=True)
@@ -149,7 +86,9 @@ class Rollout:
     """One region's view of all releases, and its next steps.
 
     The caller brings the time and unique ids, and feeds back the outcome of every instruction as an
-    event. `state` changes only through `handle`.
+    event. `state` changes only through `handle`. Decisions are made from the log as far as it goes:
+    after every EntryRead and after every Append that was handed out, nothing is decided until
+    LogCaughtUp.
     """
 
     region: str
@@ -161,6 +100,10 @@ class Rollout:
     _epoch_led: int | None = None
     """The epoch that this very incarnation won; a predecessor's epoch is not ours."""
     _elected_as: str | None = None
+    superseded: bool = False
+    """Whether another incarnation of this very region took the lead over from this one. It never
+    stands again: two that live at once would take turns for ever.
+    """
 
     @property
     def leads(self) -> bool:
@@ -168,28 +111,38 @@ class Rollout:
 
     def handle(self, event: Event, *, now_ms: int, commit_id: str) -> list[Instruction]:
         """Takes one event and returns what to do about it, in order."""
+        instructions: list[Instruction] = []
         match event:
             case EntryRead(entry=entry):
-                self.state = fold(self.state, entry)
-                if isinstance(entry, Elect) and entry.commit_id == self._elected_as:
-                    self._epoch_led = entry.epoch
+                self._take_in(entry)
             case LogCaughtUp():
                 self._caught_up = True
             case HeartbeatsRead(statuses=statuses):
                 self.heartbeats = statuses
             case Prepared(release=release):
-                self._settle(release, _Local(Standing.PREPARED))
+                instructions += self._settle(release, _Local(Standing.PREPARED))
             case PrepareFailed(release=release, reason=reason):
-                self._settle(release, _Local(Standing.FAILED, reason))
-            case Ticked():
-                pass
+                failed = _Local(Standing.FAILED, reason, now_ms)
+                instructions += self._settle(release, failed)
             case _:
                 assert_never(event)
         if not self._caught_up:
-            return []
-        instructions = self._reconcile_residents(now_ms)
+            return instructions
+        instructions += self._reconcile_residents(now_ms)
         append = self._lead(now_ms, commit_id) if self.leads else self._stand(now_ms, commit_id)
+        self._caught_up = not append
         return [*instructions, *append]
+
+    def _take_in(self, entry: LogEntry) -> None:
+        led = self.leads
+        self.state = fold(self.state, entry)
+        self._caught_up = False
+        if not isinstance(entry, Elect):
+            return
+        if entry.commit_id == self._elected_as:
+            self._epoch_led = entry.epoch
+        elif led and not self.leads and entry.leader == self.region:
+            self.superseded = True
 
     # What this region holds.
 
@@ -209,15 +162,17 @@ class Rollout:
             at_ms=now_ms,
         )
 
-    def _settle(self, release: int, local: _Local) -> None:
-        # A release that was retired while it was being prepared is not taken up again.
-        if release in self._local:
-            self._local[release] = local
+    def _settle(self, release: int, local: _Local) -> list[Instruction]:
+        if release not in self._local:
+            # It was retired while it was being prepared: what has been loaded since then goes, too.
+            return [Retire(release=release)]
+        self._local[release] = local
+        return []
 
     def _reconcile_residents(self, now_ms: int) -> list[Instruction]:
         resident = [n for n in self.state.resident(now_ms) if self._is_target(n)]
         retired = [n for n in self._local if n not in resident]
-        wanted = [n for n in resident if self._is_wanted(n)]
+        wanted = [n for n in resident if self._is_wanted(n, now_ms)]
         for number in retired:
             del self._local[number]
         for number in wanted:
@@ -227,13 +182,15 @@ class Rollout:
             *(Prepare(release=self.state.proposals[n].release) for n in wanted),
         ]
 
-    def _is_wanted(self, number: int) -> bool:
+    def _is_wanted(self, number: int, now_ms: int) -> bool:
         local = self._local.get(number)
         if local is None:
             return True
         # What failed to be proposed is reported once; what is committed is tried until it works.
         committed = self.state.proposals[number].status is ReleaseStatus.COMMITTED
-        return committed and local.standing is Standing.FAILED
+        waited_ms = now_ms - local.since_ms
+        rested = waited_ms >= self.settings.prepare_retry_s * 1000
+        return committed and rested and local.standing is Standing.FAILED
 
     def _is_target(self, number: int) -> bool:
         proposal = self.state.proposals[number]
@@ -244,6 +201,8 @@ class Rollout:
 
     def _stand(self, now_ms: int, commit_id: str) -> list[Instruction]:
         """Stands for election when nobody else leads."""
+        if self.superseded:
+            return []
         leader = self.state.leader
         if leader is not None and leader != self.region and not self._lapsed(leader, now_ms):
             return []
@@ -272,7 +231,7 @@ class Rollout:
         for region in missing:
             if region in failed or late:
                 reason = failed.get(region, "not prepared by the deadline")
-                if len(proposal.fenced) + 1 == len(proposal.targets):
+                if proposal.fenced | {region} >= set(proposal.targets):
                     return Abort(
                         epoch=epoch,
                         commit_id=commit_id,
@@ -332,19 +291,23 @@ class Rollout:
         now_ms: int,
         commit_id: str,
     ) -> Append:
-        release = Release(number=self.state.next_release, contents=contents)
-        prepare_by_ms = now_ms + int(self.settings.prepare_timeout_s * 1000)
-        return self._checked(
-            Propose(
+        """Raises InvalidArgument for targets that are none, Conflict."""
+        self._check_leads()
+        if len(set(targets)) < len(targets):
+            raise InvalidArgument("a region is named twice", "targets")
+        try:
+            entry = Propose(
                 epoch=self.state.epoch,
                 commit_id=commit_id,
                 at_ms=now_ms,
-                release=release,
+                release=Release(number=self.state.next_release, contents=contents),
                 targets=targets,
-                prepare_by_ms=prepare_by_ms,
+                prepare_by_ms=now_ms + int(self.settings.prepare_timeout_s * 1000),
                 auto_commit=auto_commit,
             )
-        )
+        except ValidationError as error:
+            raise InvalidArgument(error.errors()[0]["msg"], "targets") from error
+        return self._checked(entry)
 
     def commit(self, number: int, *, now_ms: int, commit_id: str) -> Append:
         proposal = self._known(number)
@@ -368,8 +331,9 @@ class Rollout:
     def rollback(self, number: int | None, *, now_ms: int, commit_id: str) -> Append:
         """Back to release `number`, or to the one that was current before (None)."""
         if number is None:
-            current = self.state.current(now_ms)
-            earlier = [s.release for s in self.state.switches if s.release != current]
+            # Counted from the last switch, even if its moment is still to come.
+            switched = [switch.release for switch in self.state.switches]
+            earlier = [release for release in switched if release != switched[-1]]
             if not earlier:
                 raise Conflict("there is no earlier release to roll back to")
             number = earlier[-1]
@@ -394,10 +358,13 @@ class Rollout:
             )
         return proposal
 
-    def _checked(self, entry: LogEntry) -> Append:
+    def _check_leads(self) -> None:
         if not self.leads:
             leader = self.state.leader or "nobody yet"
             raise Conflict(f"this region does not lead: {leader} does; try there, or again shortly")
+
+    def _checked(self, entry: LogEntry) -> Append:
+        self._check_leads()
         if (reason := objection(self.state, entry)) is not None:
             raise Conflict(reason)
         return Append(position=self.state.position + 1, entry=entry)

@@ -40,9 +40,21 @@ def score_rows(
 ) -> Float32Array:
     """float32 [n, m]: the score of query i with stored row `rows[i, j]`; -inf where that is < 0.
 
-    queries: float32 [n, d]; stored: float32 [N, d]; rows: int64 [n, m]. Raises Corrupt when a stored
-    vector is not finite: none was when they were written.
+    queries: float32 [n, d]; stored: float32 [N, d]; rows: int64 [n, m]. Raises Corrupt when a
+    stored vector is not finite: none was when they were written.
     """
+    # What is not finite is found at the end, by its score.
+    with np.errstate(over="ignore", invalid="ignore"):
+        scores = _wide_scores(queries, stored, rows, metric).astype(np.float32)
+    if not np.isfinite(scores).all():
+        raise Corrupt("a stored vector is not finite")
+    scores[rows < 0] = -np.inf
+    return scores
+
+
+def _wide_scores(
+    queries: Float32Array, stored: Float32Array, rows: Int64Array, metric: Metric
+) -> Float64Array:
     num_queries, num_rows = rows.shape
     wide_queries = queries.astype(np.float64)[:, None, :]
     scores = np.empty(rows.shape, dtype=np.float64)
@@ -60,15 +72,8 @@ def score_rows(
             else:
                 products *= query
             products.sum(axis=-1, out=scores[block])
-    if metric is Metric.L2:
-        # Subtracted from zero rather than negated, so that the best score is 0.0 and not -0.0.
-        np.subtract(0.0, scores, out=scores)
-    with np.errstate(over="ignore"):
-        rounded = scores.astype(np.float32)
-    if not np.isfinite(rounded).all():
-        raise Corrupt("a stored vector is not finite")
-    rounded[rows < 0] = -np.inf
-    return rounded
+    # Subtracted from zero rather than negated, so that the best score is 0.0 and not -0.0.
+    return np.subtract(0.0, scores) if metric is Metric.L2 else scores
 
 
 def best(scores: Float32Array, rows: Int64Array, k: int) -> tuple[Float32Array, Int64Array]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.coordinator_client import CoordinatorClient
-from cluster.errors import InvalidArgument, NotFound
+from cluster.errors import Conflict, InvalidArgument, NotFound
 from cluster.releases import ReleaseContents
 from deployments import pipeline, region_host
 from deployments.cli_queries import residents
@@ -45,6 +45,8 @@ def run_demo(installation: Installation, *, stay: bool, as_json: bool) -> None:
         raise InvalidArgument("the demo starts a Ray cluster of its own; unset it", "ray_address")
     if not SOURCE.is_file():
         raise NotFound("the demo's corpus comes with the repository: run it from a clone of it")
+    if region_host.runs_here(installation):
+        raise Conflict(f"region {installation.region!r} already runs here: `raygion down` first")
     steps = Steps(quiet=as_json)
     started_s = time.monotonic()
     with _interruptible(), _region_stopped_at_end(installation, steps):
@@ -70,7 +72,9 @@ def _bring_up(installation: Installation, steps: Steps) -> None:
         pipeline.store_generator(installation, step)
     with steps.step("Embed and build the shards") as step:
         pipeline.build(installation, CORPUS, embedder, step)
+    with steps.step("Collect the release") as step:
         contents = pipeline.contents_of_latest(installation, step)
+        step.note(f"{len(contents.indexes)} index, embedder, generator, prompt")
     with steps.step("Coordinator and HTTP endpoint") as step:
         client = region_host.start_services(installation, step.note)
     with steps.step("Propose, prepare and commit a release") as step:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -48,7 +49,6 @@ from deployments.sse import (
     EventStream,
     NamedEvents,
     StreamFormat,
-    closing,
     event_chunks,
     last_event,
     unless_gone,
@@ -242,7 +242,7 @@ class _Routes:
         self,
         request: Request,
         route: str,
-        events: AsyncIterator[AnswerEvent],
+        events: AsyncGenerator[AnswerEvent, None],
         form: StreamFormat,
     ) -> Response:
         observer = _StreamMeter(route, self._metrics, self._clock, request.state.started_s)
@@ -270,10 +270,10 @@ class _StreamMeter:
 
 
 async def _by_model(
-    events: AsyncIterator[AnswerEvent], model: str
+    events: AsyncGenerator[AnswerEvent, None], model: str
 ) -> AsyncGenerator[AnswerEvent, None]:
     """The events, if the release's model has this name. It is known before the model writes."""
-    async with closing(events):
+    async with aclosing(events):
         async for event in events:
             if isinstance(event, Retrieved) and event.model != model:
                 raise NotFound(

@@ -93,9 +93,9 @@ class HttpEdge:
         started_s = self._clock.monotonic_s()
         traceparent = _header_values(scope, b"traceparent")
         trace_id = trace_id_of(traceparent[0] if traceparent else None)
-        state = scope.setdefault("state", {})
-        state["trace_id"] = trace_id
-        state["started_s"] = started_s
+        # A copy: what a server puts there may be shared by all requests.
+        state = {**scope.get("state", {}), "trace_id": trace_id, "started_s": started_s}
+        scope = {**scope, "state": state}
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         route = path if path in self._known_routes else UNKNOWN_ROUTE
         status: int | None = None

@@ -56,14 +56,14 @@ def _filter(value: object) -> Filter:
     return parse_filter(value)
 
 
-_FILTER_SCHEMA = {
+FILTER_SCHEMA = {
     "type": "object",
     "description": 'A condition over metadata: {"region": "europe"}, {"year": {"gte": 2000}}, '
     '{"region": {"in": [...]}}, {"and": [...]}, {"or": [...]}, {"not": {...}}.',
 }
 Text = Annotated[str, Field(min_length=1, max_length=TEXT_LENGTH_MAX), AfterValidator(_not_blank)]
 Name = Annotated[str, Field(min_length=1, max_length=_NAME_LENGTH_MAX)]
-FilterJson = Annotated[Filter, PlainValidator(_filter), WithJsonSchema(_FILTER_SCHEMA)]
+FilterJson = Annotated[Filter, PlainValidator(_filter), WithJsonSchema(FILTER_SCHEMA)]
 # fail_fast: a body may hold a million wrong items, and one error is enough.
 Vector = Annotated[list[float], Field(fail_fast=True, min_length=1)]
 Batch = Annotated[list[Vector], Field(fail_fast=True, min_length=1, max_length=BATCH_MAX)]

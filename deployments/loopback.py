@@ -21,20 +21,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ray._private.parameter import RayParams
 
+# For the processes of the cluster and for its drivers.
 LOOPBACK_ENV = {
-    # Its second effect, and its only one on Linux: "the address of this node" is 127.0.0.1.
+    # "This system cannot have clusters of several nodes, so the address of this one is 127.0.0.1."
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     # What vLLM and torch would otherwise offer to their peers on the network.
     "VLLM_HOST_IP": "127.0.0.1",
     "GLOO_SOCKET_IFNAME": "lo",
+    # A driver that deploys ray.serve.llm would ask for another hook in place of the one below; that
+    # one only imports modules early.
+    "RAYLLM_ENABLE_WORKER_PROCESS_SETUP_HOOK": "0",
 }
 
+# For the processes of the cluster.
 HOOK_ENV = {
     "RAY_START_HOOK": f"{__name__}.start_on_loopback",
     # Ray runs what this names in each worker process before the first task.
     "__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR": f"{__name__}.serve_on_loopback",
-    # ray.serve.llm would put a hook in its place that does nothing but import modules early.
-    "RAYLLM_ENABLE_WORKER_PROCESS_SETUP_HOOK": "0",
 }
 
 

@@ -3,12 +3,18 @@
 A child inherits the environment of its parent, whatever group, session or title it takes, and also
 when its parent is gone. So a random mark put into the first process finds exactly its descendants:
 no pid that was handed out anew, no process of another cluster, none of a like name.
+
+Ray kills the helpers of a worker together with it, so whoever shares memory between processes (vLLM
+does) leaves named segments behind that nobody frees. They are noted while their owners still run.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import time
+from collections.abc import Collection, Iterable
+from pathlib import Path
 
 import psutil
 
@@ -17,6 +23,12 @@ from cluster.errors import Unavailable
 MARKER_VARIABLE = "RAYGION_CLUSTER_MARKER"
 # A whole cluster ends within 3 s of being asked. Agents that lost their raylet do not end at all.
 _GRACE_S_MAX = 5.0
+_SHARED_MEMORY = Path("/dev/shm")
+# The names that multiprocessing gives to shared memory and to semaphores.
+_SEGMENT_PREFIXES = ("psm_", "sem.mp-")
+# The number of the file in a line of /proc/PID/maps. The name is of no use: whoever made a
+# semaphore sees the one from before it got its own.
+_MAPPED_FILE = re.compile(rf"(\d+) +{_SHARED_MEMORY}/", re.ASCII)
 
 
 def is_marked(pid: int, marker: str) -> bool:
@@ -41,18 +53,20 @@ def end_marked_processes(marker: str, *, timeout_s: float) -> list[int]:
     """Ends every process that carries `marker` and returns their pids.
 
     They are asked (SIGTERM) first and killed after a grace. Looks again until none is left, since a
-    process that is being ended may still start another. Fails with Unavailable when one outlives
-    the time.
+    process that is being ended may still start another. Removes the shared memory and semaphores of
+    Python's multiprocessing that they held. Fails with Unavailable when one outlives the time.
     """
     started_s = time.monotonic()
     grace_s = min(_GRACE_S_MAX, timeout_s / 2)
     seen: set[int] = set()
     asked: set[psutil.Process] = set()
+    files: set[int] = set()
     while running := marked_processes(marker):
         spent_s = time.monotonic() - started_s
         if spent_s > timeout_s:
             pids = ", ".join(str(process.pid) for process in running)
             raise Unavailable(f"processes {pids} do not end, even when killed")
+        files |= _shared_files(running)
         for process in running:
             seen.add(process.pid)
             try:
@@ -64,4 +78,26 @@ def end_marked_processes(marker: str, *, timeout_s: float) -> list[int]:
             except psutil.NoSuchProcess:
                 continue
         psutil.wait_procs(running, timeout=0.1)
+    _remove_segments(files)
     return sorted(seen)
+
+
+def _shared_files(processes: Iterable[psutil.Process]) -> set[int]:
+    files: set[int] = set()
+    for process in processes:
+        try:
+            maps = Path(f"/proc/{process.pid}/maps").read_text()
+        except OSError:  # it has just ended
+            continue
+        files.update(map(int, _MAPPED_FILE.findall(maps)))
+    return files
+
+
+def _remove_segments(files: Collection[int]) -> None:
+    if not files:
+        return
+    with os.scandir(_SHARED_MEMORY) as entries:
+        segments = [entry for entry in entries if entry.name.startswith(_SEGMENT_PREFIXES)]
+    for segment in segments:
+        if segment.inode() in files:
+            Path(segment).unlink(missing_ok=True)

@@ -10,16 +10,17 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import orjson
-from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from cluster.answers import AnswerRequest
 from cluster.errors import InvalidArgument
+from cluster.filters import Filter, parse_filter
 from cluster.generation import ChatMessage
 from deployments.http_schema import (
+    FILTER_SCHEMA,
     TEXT_LENGTH_MAX,
     Body,
-    FilterJson,
     MaxTokens,
     Name,
     ReleaseNumber,
@@ -83,6 +84,10 @@ def _content(value: object) -> object:
     return "\n".join(texts)
 
 
+def _filter(value: object) -> Filter:
+    return parse_filter(value, path="raygion.filter")
+
+
 def _stops(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
@@ -106,6 +111,7 @@ _STOP_SCHEMA = {
         {"type": "array", "items": {"type": "string"}, "maxItems": _STOPS_MAX},
     ]
 }
+RetrievalFilter = Annotated[Filter, PlainValidator(_filter), WithJsonSchema(FILTER_SCHEMA)]
 Content = Annotated[str, BeforeValidator(_content), WithJsonSchema(_CONTENT_SCHEMA)]
 Stop = Annotated[
     list[Annotated[str, Field(min_length=1, max_length=256)]],
@@ -142,7 +148,7 @@ class RetrievalBody(OpenAIBody):
 
     corpus: Name | None = None
     top_k: TopK = 4
-    filter: FilterJson | None = None
+    filter: RetrievalFilter | None = None
     timeout_ms: TimeoutMs = 60_000
     min_coverage: Share = 1.0
     release: ReleaseNumber | None = None

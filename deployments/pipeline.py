@@ -73,7 +73,6 @@ def build(
         settings.corpus(corpus),
         embedder=None if embedder is None else embedder.manifest,
         cache_folder=installation.cache_folder,
-        embedders=settings.embedder.replicas,
         progress=BuildProgress(show=lambda _, done, total: step.count(done, total)),
     )
     recall = f"recall@10 {manifest.recall_at_10:.3f}"

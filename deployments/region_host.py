@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import ray
+import ray.data
 
 from actors.actor_calls import NAMESPACE
 from actors.coordinator_client import CoordinatorClient
@@ -37,6 +38,12 @@ def start_cluster(installation: Installation) -> LocalCluster:
     )
 
 
+def runs_here(installation: Installation) -> bool:
+    """Whether the region's own cluster runs on this machine."""
+    found = find_local_cluster(installation.run_folder)
+    return found is not None and found.is_alive()
+
+
 def join(installation: Installation) -> None:
     """Makes this process a driver of the region's running cluster. Raises Unavailable."""
     if ray.is_initialized():
@@ -52,6 +59,10 @@ def join(installation: Installation) -> None:
         address = found.ray_address
     else:
         os.environ["RAY_AUTH_MODE"] = "token"
+    # Ray and Ray Data tell of every step on standard error; the command line shows its own.
+    for name in ("ray", "ray.data", "ray.serve"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    ray.data.DataContext.get_current().enable_progress_bars = False
     try:
         ray.init(address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError) as error:
@@ -61,8 +72,7 @@ def join(installation: Installation) -> None:
 @contextmanager
 def joined(installation: Installation) -> Iterator[None]:
     """Joins the region's cluster; where none runs, one is started for the time of the block."""
-    found = find_local_cluster(installation.run_folder)
-    runs = installation.region_settings.ray_address is not None or (found and found.is_alive())
+    runs = installation.region_settings.ray_address is not None or runs_here(installation)
     cluster = None if runs else start_cluster(installation)
     try:
         join(installation)

@@ -7,9 +7,9 @@ first event is a plain HTTP error; after it, a typed `error` event. A stream is 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import aclosing, asynccontextmanager
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from contextlib import aclosing
+from typing import Any, Protocol, TypeVar
 
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -65,22 +65,8 @@ class StreamObserver(Protocol):
     def stream_ended(self, end: str) -> None: ...
 
 
-@runtime_checkable
-class _Closable(Protocol):
-    def aclose(self) -> Coroutine[Any, Any, None]: ...
-
-
-@asynccontextmanager
-async def closing(events: AsyncIterator[T]) -> AsyncIterator[AsyncIterator[T]]:
-    try:
-        yield events
-    finally:
-        if isinstance(events, _Closable):
-            await events.aclose()
-
-
 async def event_chunks(
-    events: AsyncIterator[AnswerEvent],
+    events: AsyncGenerator[AnswerEvent, None],
     form: StreamFormat,
     observer: StreamObserver,
     trace_id: str,
@@ -91,7 +77,7 @@ async def event_chunks(
     started = finished = False
     end = "client_gone"
     try:
-        async with closing(events):
+        async with aclosing(events):
             # To its very end, also after the last event: its maker may have things to settle there.
             async for event in events:
                 observer.event_sent(event)
@@ -113,10 +99,10 @@ async def event_chunks(
         observer.stream_ended(end)
 
 
-async def last_event(events: AsyncIterator[AnswerEvent]) -> AnswerResult:
+async def last_event(events: AsyncGenerator[AnswerEvent, None]) -> AnswerResult:
     """The whole answer."""
     result: AnswerResult | None = None
-    async with closing(events):
+    async with aclosing(events):
         async for event in events:
             if isinstance(event, AnswerResult):
                 result = event

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import secrets
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ import pytest
 from cluster.errors import Conflict, InvalidArgument, Unavailable
 from deployments.cluster_ports import BLOCK_SIZE, find_port_block, is_answered, is_port_free
 from deployments.local_cluster import LocalCluster, find_local_cluster, start_local_cluster
+from deployments.marked_processes import MARKER_VARIABLE, end_marked_processes
 
 pytestmark = pytest.mark.integration
 
@@ -64,6 +67,19 @@ def import_packages():
     return "imported"
 
 print(ray.get(import_packages.remote()), len([n for n in ray.nodes() if n["Alive"]]))
+"""
+
+# Holds shared memory, as vLLM's processes do, and does not end when asked.
+STUBBORN = """
+import signal
+from multiprocessing import get_context, resource_tracker, shared_memory
+lock = get_context("spawn").Lock()
+resource_tracker.unregister(lock._semlock.name, "semaphore")
+segment = shared_memory.SharedMemory(create=True, size=1000)
+resource_tracker.unregister(segment._name, "shared_memory")
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print(segment.name, 'sem.' + lock._semlock.name.strip('/'), flush=True)
+signal.pause()
 """
 
 STOPPER = """
@@ -252,15 +268,18 @@ def test_a_killed_cluster_is_cleared_away_by_another_process(
     assert httpx.get(url(served, "/echo"), params={"text": "still"}).json() == "still"
 
 
-def test_a_failed_start_says_why_and_leaves_nothing(tmp_path: Path) -> None:
-    before = set(Path("/tmp").glob("rg-*"))
-    with pytest.raises(Unavailable, match=r"(?s)ray-start\.log.*memory"):
-        start_local_cluster(
-            name="small", run_dir=tmp_path, http_port=0, object_store_memory_bytes=1
-        )
+def test_a_failed_start_says_why_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as temp_dir:
+        monkeypatch.setattr(tempfile, "tempdir", temp_dir)
+        with pytest.raises(Unavailable, match=r"(?s)ray-start\.log.*memory"):
+            start_local_cluster(
+                name="small", run_dir=tmp_path, http_port=0, object_store_memory_bytes=1
+            )
+        assert os.listdir(temp_dir) == []
     assert find_local_cluster(tmp_path) is None
     assert (tmp_path / "logs" / "ray-start.log").exists()
-    assert set(Path("/tmp").glob("rg-*")) <= before
 
 
 def test_a_taken_http_port_is_refused_before_anything_starts(tmp_path: Path) -> None:
@@ -272,6 +291,33 @@ def test_a_taken_http_port_is_refused_before_anything_starts(tmp_path: Path) -> 
     with pytest.raises(InvalidArgument, match="not a TCP port"):
         start_local_cluster(name="late", run_dir=tmp_path, http_port=70_000)
     assert find_local_cluster(tmp_path) is None
+
+
+def test_ends_marked_processes_with_their_shared_memory_and_no_others() -> None:
+    markers = [secrets.token_hex(16) for _ in range(2)]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", STUBBORN],
+            env={**os.environ, MARKER_VARIABLE: marker},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for marker in markers
+    ]
+    segments = []
+    try:
+        for process in processes:
+            assert process.stdout is not None
+            segments += [Path("/dev/shm", name) for name in process.stdout.readline().split()]
+        assert processes[0].pid in end_marked_processes(markers[0], timeout_s=1)
+        assert [segment.exists() for segment in segments] == [False, False, True, True]
+        assert processes[1].poll() is None
+    finally:
+        for marker, process in zip(markers, processes, strict=True):
+            end_marked_processes(marker, timeout_s=1)
+            with process:
+                assert process.wait(timeout=10) is not None
+    assert not any(segment.exists() for segment in segments)
 
 
 def test_port_blocks_avoid_what_is_taken() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -84,6 +84,7 @@ class FakeService:
         self.stopped = asyncio.Event()
         """Set when an answer was broken off from outside, with its clean-up done."""
         self.completed = 0
+        self.num_tokens = 0
 
     async def search(self, request: SearchRequest) -> SearchResult:
         self.searches.append(request)
@@ -107,7 +108,7 @@ class FakeService:
             timings_ms={"embed": 0.5, "scatter": 0.6},
         )
 
-    async def answer_events(self, request: AnswerRequest) -> AsyncIterator[AnswerEvent]:
+    async def answer_events(self, request: AnswerRequest) -> AsyncGenerator[AnswerEvent, None]:
         self.answers.append(request)
         if self.answer_error is not None:
             raise self.answer_error
@@ -139,6 +140,7 @@ class FakeService:
                     if i == len(self.tokens) - 1 and self.token_error is not None:
                         raise self.token_error
                     yield Token(text=token)
+                    self.num_tokens += 1
                     self.generating.set()
                     await self._wait()
                 if not self.ends_early:
@@ -170,7 +172,7 @@ class FakeService:
         finally:
             self.waiting -= 1
 
-    def says_of_corpus(self, **corpus: int) -> None:
+    def says_of_corpus(self, **corpus: Any) -> None:
         """Changes what the current release's only corpus is said to be."""
         assert isinstance(self.summary, RegionSummary)
         release = self.summary.resident[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import mmap
 import os
@@ -133,6 +134,16 @@ class TestStore:
             Artifacts(store).fetch(file, tmp_path / "folder" / "x")
         assert list((tmp_path / "folder").iterdir()) == []
 
+    def test_a_manifest_with_the_wrong_size_is_refused(
+        self, memory_store: ObjectStore, tmp_path: Path
+    ) -> None:
+        sha256, _ = Artifacts(memory_store).put_bytes(b"xyz")
+        file = ArtifactFile(path="x", sha256=sha256, size_bytes=2)
+        with pytest.raises(Corrupt, match="3 bytes in place of 2"):
+            Artifacts(memory_store).read_bytes(file)
+        with pytest.raises(Corrupt, match="3 bytes in place of 2"):
+            Artifacts(memory_store).fetch(file, tmp_path / "x")
+
     def test_links_and_other_oddities_are_refused(
         self, memory_store: ObjectStore, folder: Path
     ) -> None:
@@ -262,9 +273,18 @@ class TestCache:
         self, counting: CountingStore, files: tuple[ArtifactFile, ...], tmp_path: Path
     ) -> None:
         together = threading.Barrier(6)
+        meetings = {blob_path(file.sha256): threading.Barrier(2, timeout=0.2) for file in files}
+
+        class Meeting(LossyStore):
+            """A download waits a while for a second one of the same blob."""
+
+            def download(self, path: str, target: Path) -> None:
+                with contextlib.suppress(threading.BrokenBarrierError):
+                    meetings[path].wait()
+                super().download(path, target)
 
         def open_folder(_: int) -> dict[str, bytes]:
-            cache = ArtifactCache(Artifacts(counting), tmp_path / "cache")
+            cache = ArtifactCache(Artifacts(Meeting(counting, scripted())), tmp_path / "cache")
             together.wait()
             return read_folder(cache.folder_for(files))
 

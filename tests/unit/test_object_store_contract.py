@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import pickle
-import signal
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,8 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from cluster import fsspec_store, local_store, object_store
+from cluster import fsspec_store, object_store
 from cluster.errors import Conflict, Corrupt, InvalidArgument, NotFound, Unavailable
-from cluster.local_store import LocalStore
 from cluster.object_store import ObjectStore, open_store
 from tests.store_fixtures import (
     S3Server,
@@ -143,6 +141,29 @@ def test_of_many_writers_one_wins(store: ObjectStore) -> None:
             )
             assert sum(won) == 1
             assert store.get(path) == contents[won.index(True)]
+
+
+def test_of_two_writers_to_memory_one_wins_though_both_look_first(
+    memory_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = threading.Barrier(2, timeout=0.2)
+    exists = MemoryFileSystem.exists
+
+    def look(filesystem: MemoryFileSystem, path: str) -> bool:
+        found = bool(exists(filesystem, path))
+        with contextlib.suppress(threading.BrokenBarrierError):
+            together.wait()
+        return found
+
+    def create(content: bytes) -> bool:
+        with contextlib.suppress(Conflict):
+            memory_store.put_if_absent("one", content)
+            return True
+        return False
+
+    monkeypatch.setattr(MemoryFileSystem, "exists", look)
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(create, [b"a", b"b"])) == [False, True]
 
 
 RACE = """
@@ -328,59 +349,3 @@ class TestOpening:
         }
         with pytest.raises(Unavailable, match="does not answer"):
             open_store("s3://bucket/store", options)
-
-
-UPLOAD = """
-import sys
-from pathlib import Path
-from cluster.local_store import LocalStore
-LocalStore(Path(sys.argv[1])).upload_if_absent("folder/file", Path(sys.argv[2]), "0" * 64)
-"""
-
-
-def test_a_writer_killed_halfway_leaves_nothing_to_see(tmp_path: Path) -> None:
-    root, pipe = tmp_path / "store", tmp_path / "pipe"
-    os.mkfifo(pipe)
-    writer = start(UPLOAD, str(root), str(pipe))
-    with pipe.open("wb") as source:
-        source.write(b"x" * (2 * local_store.CHUNK_BYTES))
-        source.flush()
-        temp_folder = root / local_store.TEMP_FOLDER
-        wait_until(lambda: sum(file.stat().st_size for file in temp_folder.iterdir()) > 0)
-        writer.send_signal(signal.SIGKILL)
-        writer.communicate(timeout=10)
-    store = LocalStore(root)
-    assert not store.exists("folder/file")
-    assert store.list_names("folder") == []
-
-    (leftover,) = temp_folder.iterdir()
-    store.sweep_temp_files(time.time_ns() // 1_000_000)
-    assert leftover.exists(), "it might belong to a living writer"
-    store.sweep_temp_files(time.time_ns() // 1_000_000 + local_store.TEMP_AGE_MAX_MS + 1000)
-    assert not leftover.exists()
-    store.put_if_absent("folder/file", b"whole")
-    assert store.get("folder/file") == b"whole"
-
-
-def wait_until(holds: Any, timeout_s: float = 20.0) -> None:
-    pause = threading.Event()
-    deadline_s = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < deadline_s
-        pause.wait(0.01)
-
-
-def test_a_failing_write_leaves_nothing_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = LocalStore(tmp_path)
-
-    def full(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(local_store.os, "fsync", full)
-    with pytest.raises(Unavailable, match="No space"):
-        store.put_if_absent("folder/file", b"data")
-    monkeypatch.undo()
-    assert not store.exists("folder/file")
-    assert list((tmp_path / local_store.TEMP_FOLDER).iterdir()) == []

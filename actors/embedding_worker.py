@@ -1,0 +1,182 @@
+"""Embedding as a service of one process (`EmbeddingWorker`), and as a step of Ray Data."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+
+from actors.embedder import Embedder, TextEmbedder, fastest_precision
+from cluster.artifact_cache import ArtifactCache
+from cluster.artifacts import Artifacts
+from cluster.errors import InvalidArgument, Overloaded
+from cluster.manifests import ModelManifest
+from cluster.object_store import ObjectStore
+from cluster.passages import vector_column
+from cluster.search import Float32Array
+
+WAITING_TEXTS_MAX = 4096
+BATCH_TEXTS_MAX = 256
+WORKER_THREADS = 2
+"""One short query takes 3 ms with two threads; more threads than that do not make it quicker."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    texts: Sequence[str]
+    answer: asyncio.Future[Float32Array]
+
+
+class EmbeddingQueue:
+    """Lets concurrent requests travel together through one embedder.
+
+    What arrives while a batch is computed forms the next one; there is no timer to wait for, so a
+    lone request is computed at once. The embedder runs in a thread of its own, and the event loop
+    stays free.
+    """
+
+    def __init__(
+        self,
+        embedder: TextEmbedder,
+        *,
+        waiting_texts_max: int = WAITING_TEXTS_MAX,
+        batch_texts_max: int = BATCH_TEXTS_MAX,
+    ) -> None:
+        self._embedder = embedder
+        self._waiting_texts_max = waiting_texts_max
+        self._batch_texts_max = batch_texts_max
+        self._waiting: deque[_Request] = deque()
+        self._num_waiting = 0
+        self._batches: asyncio.Task[None] | None = None
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="embed")
+
+    async def embed(self, texts: Sequence[str]) -> Float32Array:
+        """float32 [n, dimension], row i for text i.
+
+        Raises Overloaded when too many texts wait already, InvalidArgument for more texts than may
+        ever wait. The caller brings the timeout: a request that is cancelled before its batch
+        starts costs nothing.
+        """
+        if not texts:
+            return np.empty((0, self._embedder.dimension), dtype=np.float32)
+        if len(texts) > self._waiting_texts_max:
+            raise InvalidArgument(f"at most {self._waiting_texts_max} texts at once", "texts")
+        if self._num_waiting + len(texts) > self._waiting_texts_max:
+            raise Overloaded(f"{self._num_waiting} texts wait to be embedded")
+        loop = asyncio.get_running_loop()
+        request = _Request(texts, loop.create_future())
+        self._waiting.append(request)
+        self._num_waiting += len(texts)
+        if self._batches is None:
+            self._batches = loop.create_task(self._run())
+        return await request.answer
+
+    def close(self) -> None:
+        """Ends the embedder's thread after the batch that it is in."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def _run(self) -> None:
+        """Computes batches for as long as anything waits."""
+        loop = asyncio.get_running_loop()
+        try:
+            while batch := self._next_batch():
+                texts = [text for request in batch for text in request.texts]
+                try:
+                    vectors = await loop.run_in_executor(self._thread, self._embedder.embed, texts)
+                except Exception as error:
+                    # The callers of this batch get it; those who wait are another batch.
+                    for request in batch:
+                        if not request.answer.done():
+                            request.answer.set_exception(error)
+                    continue
+                _hand_out(batch, vectors)
+        finally:
+            self._batches = None
+
+    def _next_batch(self) -> list[_Request]:
+        """The oldest requests that fit together; one that is too large alone goes alone."""
+        batch: list[_Request] = []
+        num_texts = 0
+        while self._waiting:
+            request = self._waiting[0]
+            if batch and num_texts + len(request.texts) > self._batch_texts_max:
+                break
+            self._waiting.popleft()
+            self._num_waiting -= len(request.texts)
+            if not request.answer.cancelled():
+                batch.append(request)
+                num_texts += len(request.texts)
+        return batch
+
+
+def _hand_out(batch: Sequence[_Request], vectors: Float32Array) -> None:
+    start = 0
+    for request in batch:
+        end = start + len(request.texts)
+        if not request.answer.done():
+            request.answer.set_result(vectors[start:end])
+        start = end
+
+
+class EmbeddingWorker:
+    """One replica of an embedder: fetches the model, then answers `embed`.
+
+    Becomes a Ray actor by wiring. Queries are embedded in float32, so that a query's vector does
+    not depend on what else is in flight.
+    """
+
+    def __init__(
+        self,
+        model: ModelManifest,
+        store: ObjectStore,
+        cache_folder: Path,
+        num_threads: int = WORKER_THREADS,
+    ) -> None:
+        folder = ArtifactCache(Artifacts(store), cache_folder).folder_for(model.files)
+        self._queue = EmbeddingQueue(_checked(Embedder(folder, num_threads=num_threads), model))
+
+    async def embed(self, texts: Sequence[str]) -> Float32Array:
+        """float32 [n, dimension]; see `EmbeddingQueue.embed`."""
+        return await self._queue.embed(texts)
+
+
+class EmbedBatches:
+    """The step of a Ray Data pipeline that adds the column `vector` to a table with `text`.
+
+    `counter` is an actor with a method `add(count)`, told of each batch.
+    """
+
+    def __init__(
+        self, model: ModelManifest, store: ObjectStore, cache_folder: Path, counter: Any
+    ) -> None:
+        folder = ArtifactCache(Artifacts(store), cache_folder).folder_for(model.files)
+        context: Any = ray.get_runtime_context()
+        cpus = context.get_assigned_resources().get("CPU", 1.0)
+        embedder = Embedder(folder, num_threads=max(1, int(cpus)), precision=fastest_precision())
+        self._embedder = _checked(embedder, model)
+        self._counter = counter
+
+    def __call__(self, batch: Any) -> pa.Table:
+        table: pa.Table = batch
+        texts = [str(text) for text in table.column("text").to_pylist()]
+        vectors = self._embedder.embed(texts)
+        self._counter.add.remote(len(texts))
+        return table.append_column("vector", vector_column(vectors))
+
+
+def _checked(embedder: Embedder, model: ModelManifest) -> Embedder:
+    if embedder.dimension != model.dimension:
+        raise InvalidArgument(
+            f"{model.name} makes vectors of {embedder.dimension} numbers, not of {model.dimension} "
+            "as its manifest says",
+            "embedder",
+        )
+    return embedder

@@ -1,0 +1,220 @@
+"""Documents into a corpus: reads the sources and appends one corpus position."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import compress
+
+from actors.corpus_reader import (
+    SourceFile,
+    StoredPart,
+    check_not_twice,
+    check_same_kind,
+    find_source_files,
+    read_parts,
+)
+from cluster.artifacts import Artifacts
+from cluster.catalog import Catalog
+from cluster.chunking import CHARS_MAX_DEFAULT
+from cluster.clock import SYSTEM_CLOCK, Clock
+from cluster.documents import (
+    Schema,
+    check_corpus_name,
+    column_types,
+    merge_schemas,
+    schema_of,
+)
+from cluster.errors import Conflict, InvalidArgument
+from cluster.manifests import ArtifactFile, ColumnType, CorpusManifest
+from cluster.passages import (
+    clashing_passage_id,
+    count_passages,
+    current_rows,
+    document_ids,
+)
+
+log = logging.getLogger(__name__)
+
+APPENDS_MAX = 8
+
+Progress = Callable[[int, int], None]
+"""Told how many files are read, and of how many."""
+
+
+def _unseen(_done: int, _total: int) -> None:
+    """For callers who show nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Reading:
+    """What the sources hold, in their order."""
+
+    parts: tuple[StoredPart, ...]
+    schema: Schema
+    dimension: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Content:
+    """What a corpus holds once parts are joined."""
+
+    parts: tuple[ArtifactFile, ...]
+    num_documents: int
+    num_passages: int
+
+
+def ingest(
+    *,
+    catalog: Catalog,
+    artifacts: Artifacts,
+    corpus: str,
+    sources: Sequence[str],
+    chars_max: int = CHARS_MAX_DEFAULT,
+    replace: bool = False,
+    progress: Progress = _unseen,
+    clock: Clock = SYSTEM_CLOCK,
+) -> CorpusManifest:
+    """Adds the documents of files, folders and fsspec URLs to a corpus; returns its new position.
+
+    A document whose id the corpus has already takes the place of the older one, whole; with
+    `replace` the corpus holds the new documents only. When the corpus would not change, no position
+    is added and the latest one is returned. Needs a driver that has joined a Ray cluster, in whose
+    tasks the sources are read, so these must be reachable from its nodes.
+
+    Raises InvalidArgument, naming file, row and field, for any document that is wrong or does not
+    fit to the corpus, and then the corpus is as it was; Unavailable for a source or store that does
+    not answer; Conflict when others keep adding to the corpus at the same time.
+    """
+    check_corpus_name(corpus)
+    listing = find_source_files(sources)
+    if listing.skipped:
+        counted = ", ".join(f"{count} {suffix}" for suffix, count in listing.skipped.items())
+        log.warning("left out files of kinds that are not read: %s", counted)
+    reading = _read(listing.files, artifacts, chars_max, progress)
+    rows = _PartRows(artifacts, reading.parts)
+    for _ in range(APPENDS_MAX):
+        latest = catalog.latest_corpus(corpus)
+        base = None if replace else latest
+        content = _joined(base, reading, rows)
+        manifest = CorpusManifest(
+            corpus=corpus,
+            position=latest.position + 1 if latest else 1,
+            parts=content.parts,
+            num_documents=content.num_documents,
+            num_passages=content.num_passages,
+            metadata_schema=_joined_types(base, reading),
+            vector_dimension=reading.dimension,
+            sources=tuple(dict.fromkeys((*(base.sources if base else ()), *sources))),
+            created_at_ms=clock.wall_ms(),
+        )
+        if latest is not None and _same_content(latest, manifest):
+            return latest
+        try:
+            catalog.append_corpus(manifest)
+        except Conflict:
+            # Somebody else added to the corpus meanwhile: add to what it is now.
+            continue
+        return manifest
+    raise Conflict(f"others keep adding to the corpus {corpus!r}; try again later")
+
+
+def _read(
+    files: Sequence[SourceFile], artifacts: Artifacts, chars_max: int, progress: Progress
+) -> _Reading:
+    by_group: dict[int, tuple[StoredPart, ...]] = {}
+    num_files = 0
+    for read in read_parts(files, artifacts, chars_max=chars_max):
+        by_group[read.group] = read.parts
+        num_files += read.num_files
+        progress(num_files, len(files))
+    parts = tuple(part for group in sorted(by_group) for part in by_group[group])
+    if not parts:
+        raise InvalidArgument("the sources hold no documents", "source")
+    places: dict[str, str] = {}
+    counts: dict[str, int] = {}
+    schema = parts[0].schema
+    for part in parts:
+        for document, place in part.places.items():
+            check_not_twice(document, places, place)
+            places[document] = place
+        counts.update(part.num_passages)
+        check_same_kind(parts[0].dimension, parts[0].first, part.dimension, part.first)
+        schema = merge_schemas(schema, part.schema)
+    _check_passage_ids(counts)
+    return _Reading(parts=parts, schema=schema, dimension=parts[0].dimension)
+
+
+def _joined(base: CorpusManifest | None, reading: _Reading, rows: _PartRows) -> _Content:
+    """The parts that count once the new ones stand after those of `base`."""
+    new = [part.file for part in reading.parts]
+    old = [part for part in (base.parts if base else ()) if part not in new]
+    if base is not None:
+        check_same_kind(
+            base.vector_dimension,
+            f"the corpus {base.corpus!r}",
+            reading.dimension,
+            reading.parts[0].first,
+        )
+        if _holds(base, new, rows):
+            old, new = list(base.parts), []
+    files = (*old, *new)
+    documents = [rows.of(file) for file in files]
+    masks = current_rows(documents)
+    counts: dict[str, int] = {}
+    for of_part, mask in zip(documents, masks, strict=True):
+        counts.update(count_passages(compress(of_part, mask)))
+    _check_passage_ids(counts)
+    return _Content(
+        # A part without a row that counts would be carried along for ever.
+        parts=tuple(compress(files, (mask.any() for mask in masks))),
+        num_documents=len(counts),
+        num_passages=sum(counts.values()),
+    )
+
+
+def _holds(base: CorpusManifest, new: Sequence[ArtifactFile], rows: _PartRows) -> bool:
+    """Whether the corpus has these parts already and no later one replaces any of their rows."""
+    if not set(new) <= set(base.parts):
+        return False
+    masks = zip(base.parts, current_rows([rows.of(file) for file in base.parts]), strict=True)
+    return all(mask.all() for file, mask in masks if file in new)
+
+
+class _PartRows:
+    """The document of every passage of a part, each part read from the store at most once."""
+
+    def __init__(self, artifacts: Artifacts, read: Sequence[StoredPart]) -> None:
+        self._artifacts = artifacts
+        self._known = {
+            part.file: [document for document, n in part.num_passages.items() for _ in range(n)]
+            for part in read
+        }
+
+    def of(self, file: ArtifactFile) -> list[str]:
+        if file not in self._known:
+            self._known[file] = document_ids(self._artifacts.read_bytes(file), source=file.path)
+        return self._known[file]
+
+
+def _joined_types(base: CorpusManifest | None, reading: _Reading) -> dict[str, ColumnType]:
+    old = schema_of(base.metadata_schema, f"the corpus {base.corpus!r}") if base else {}
+    return column_types(merge_schemas(old, reading.schema))
+
+
+def _same_content(latest: CorpusManifest, manifest: CorpusManifest) -> bool:
+    return (latest.parts, latest.metadata_schema, latest.vector_dimension) == (
+        manifest.parts,
+        manifest.metadata_schema,
+        manifest.vector_dimension,
+    )
+
+
+def _check_passage_ids(num_passages: Mapping[str, int]) -> None:
+    if (clash := clashing_passage_id(num_passages)) is not None:
+        raise InvalidArgument(
+            f"{clash!r} is also the id of a passage of the document "
+            f"{clash.rpartition('#')[0]!r}; rename one of them",
+            "id",
+        )

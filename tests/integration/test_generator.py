@@ -1,0 +1,208 @@
+"""The starter generator for real: vLLM behind Serve, through the client that the gateway uses."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import aclosing
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+
+from actors.generator_client import ServeGenerator
+from actors.prompt_tokenizer import FolderTokenizer
+from actors.starter_models import STARTER_GENERATOR, starter_generator_folder
+from cluster.clock import Deadline
+from cluster.errors import DeadlineExceeded, InvalidArgument, Unavailable
+from cluster.generation import ChatMessage, GenerationChunk, GenerationRequest
+from deployments.local_cluster import LocalCluster, start_local_cluster
+
+pytestmark = [
+    pytest.mark.integration,
+    # Importing vLLM and its dependencies warns of much that is not ours.
+    pytest.mark.filterwarnings("ignore"),
+]
+
+ROOT = Path(__file__).resolve().parents[2]
+APP = "generator-test"
+MODEL_LEN = 1024
+SEQUENCES = 2
+
+
+@pytest.fixture(scope="module")
+def folder() -> Path:
+    """Made once for this checkout: the conversion takes 20 s."""
+    return starter_generator_folder(ROOT / ".raygion" / "test-models" / STARTER_GENERATOR)
+
+
+@pytest.fixture(scope="module")
+def cluster(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    """One replica of the generator, warm."""
+    cluster = start_local_cluster(
+        name="generator",
+        run_dir=tmp_path_factory.mktemp("cluster"),
+        http_port=0,
+        num_cpus=4,
+        object_store_memory_bytes=100_000_000,
+        env={"PYTHONPATH": str(ROOT)},
+    )
+    try:
+        cluster.prepare_driver()
+        ray.init(log_to_driver=False)
+        from ray import serve
+
+        from deployments.generator import GeneratorSettings, build_generator_app
+
+        serve.start(proxy_location="Disabled")
+        settings = GeneratorSettings(
+            model_id="smol",
+            model_source=str(folder),
+            max_model_len=MODEL_LEN,
+            max_num_seqs=SEQUENCES,
+        )
+        serve.run(build_generator_app(settings), name=APP, route_prefix=None)
+        yield cluster
+    finally:
+        ray.shutdown()
+        cluster.stop()
+
+
+@pytest.fixture(scope="module")
+def generator(cluster: LocalCluster) -> ServeGenerator:
+    return ServeGenerator(APP)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folder: Path) -> FolderTokenizer:
+    return FolderTokenizer(folder)
+
+
+def asking(content: str, *, max_tokens: int = 48, system: str = "") -> GenerationRequest:
+    messages = (ChatMessage(role="user", content=content),)
+    if system:
+        messages = (ChatMessage(role="system", content=system), *messages)
+    return GenerationRequest(
+        messages=messages, max_tokens=max_tokens, temperature=0.0, request_id="test"
+    )
+
+
+ENDLESS = asking("Count from 1 to 1000, one number on each line.", max_tokens=MODEL_LEN - 100)
+
+
+async def answer(
+    generator: ServeGenerator, request: GenerationRequest, timeout_s: float = 60.0
+) -> tuple[str, GenerationChunk]:
+    chunks = [chunk async for chunk in generator.stream(request, Deadline.after(timeout_s))]
+    assert [c.finish_reason for c in chunks[:-1]] == [None] * (len(chunks) - 1)
+    return "".join(chunk.text for chunk in chunks), chunks[-1]
+
+
+async def test_it_answers_from_the_context(generator: ServeGenerator) -> None:
+    text, last = await answer(
+        generator,
+        asking(
+            "Context: The capital of the island of Morvane is Quillport. Its people grow tea.\n\n"
+            "Question: What is the capital of Morvane?",
+            system="Answer the question with the context.",
+        ),
+    )
+    assert "Quillport" in text
+    assert last.finish_reason == "stop"
+
+
+async def test_the_first_replica_is_warm_when_it_is_ready(generator: ServeGenerator) -> None:
+    started_s = time.monotonic()
+    async with aclosing(generator.stream(asking("Hello"), Deadline.after(30))) as chunks:
+        await anext(chunks)
+    assert time.monotonic() - started_s < 3.0
+
+
+async def test_it_streams(generator: ServeGenerator) -> None:
+    arrived_s = []
+    async for _ in generator.stream(asking("Tell me a story.", max_tokens=40), Deadline.after(60)):
+        arrived_s.append(time.monotonic())
+    assert len(arrived_s) > 4
+    assert arrived_s[-1] - arrived_s[0] > 0.1
+
+
+async def test_counts_of_the_tokenizer_and_of_the_engine_agree(
+    generator: ServeGenerator, tokenizer: FolderTokenizer
+) -> None:
+    for request in (
+        asking("Hello", max_tokens=3),
+        asking("Grüße, 日本 🙂\n\n\tdone", system="Be brief.  ", max_tokens=3),
+        asking("word " * 200, max_tokens=3),
+    ):
+        _, last = await answer(generator, request)
+        assert last.prompt_tokens == tokenizer.count(request.messages)
+        assert last.completion_tokens == 3
+        assert last.finish_reason == "length"
+
+
+async def test_a_prompt_beyond_the_models_length_is_the_callers_mistake(
+    generator: ServeGenerator, tokenizer: FolderTokenizer
+) -> None:
+    text = "The quick brown fox. " * 1000
+    with pytest.raises(InvalidArgument) as caught:
+        await answer(generator, asking(text, max_tokens=3))
+    assert caught.value.field == "messages"
+    cut = tokenizer.truncate(text, MODEL_LEN - 100)
+    _, last = await answer(generator, asking(cut, max_tokens=3))
+    assert last.prompt_tokens is not None
+    assert MODEL_LEN - 105 < last.prompt_tokens < MODEL_LEN - 3
+
+
+async def test_stop_strings_and_seeds_reach_the_engine(generator: ServeGenerator) -> None:
+    counting = asking("Count: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10. Repeat exactly.", max_tokens=40)
+    whole, _ = await answer(generator, counting)
+    assert "4" in whole
+    cut, last = await answer(generator, replace(counting, stop=("4",)))
+    assert cut == whole[: whole.index("4")]
+    assert last.finish_reason == "stop"
+    hot = replace(asking("Tell me a story.", max_tokens=12), temperature=1.0, seed=7)
+    assert (await answer(generator, hot))[0] == (await answer(generator, hot))[0]
+
+
+async def test_leaving_stops_the_generation_in_the_engine(generator: ServeGenerator) -> None:
+    """The engine decodes two sequences at once: a third gets its turn only if one has ended."""
+    streams = [generator.stream(ENDLESS, Deadline.after(120)) for _ in range(SEQUENCES)]
+    for stream in streams:
+        assert (await anext(stream)).finish_reason is None
+    with pytest.raises(DeadlineExceeded):
+        await answer(generator, asking("Hello", max_tokens=2), timeout_s=2.0)
+    await streams[0].aclose()
+    reading = asyncio.ensure_future(anext(streams[1]))
+    reading.cancel()
+    await asyncio.gather(reading, return_exceptions=True)
+    started_s = time.monotonic()
+    await answer(generator, asking("Hello", max_tokens=2), timeout_s=10.0)
+    waited_s = time.monotonic() - started_s
+    assert waited_s < 3.0, f"the slot came free only after {waited_s:.1f} s"
+
+
+async def test_a_replica_that_dies_in_mid_answer_is_a_typed_error(
+    cluster: LocalCluster, generator: ServeGenerator
+) -> None:
+    """The last test of the module: the replica takes half a minute to come back."""
+    engines = _named(cluster, "VLLM::")
+    assert engines
+    stream = generator.stream(ENDLESS, Deadline.after(60))
+    await anext(stream)
+    (replica,) = _named(cluster, f"ServeReplica:{APP}:generator")
+    os.kill(replica.pid, signal.SIGKILL)
+    with pytest.raises(Unavailable):
+        async for _ in stream:
+            pass
+    _, alive = psutil.wait_procs(engines, timeout=20)
+    assert not alive, "the engine's processes outlive their replica"
+
+
+def _named(cluster: LocalCluster, name: str) -> list[psutil.Process]:
+    processes = [psutil.Process(pid) for pid in cluster.pids()]
+    return [process for process in processes if name in " ".join(process.cmdline())]

@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from actors.embedder import Embedder, Pooling, Precision, fastest_precision
+from actors.embedding_worker import EmbeddingQueue, EmbeddingWorker
+from actors.models import publish_model
+from actors.starter_models import starter_embedder_folder
+from cluster.catalog import Catalog
+from cluster.errors import InvalidArgument, Overloaded
+from cluster.manifests import ModelKind
+from cluster.object_store import open_store
+from cluster.search import Float32Array
+
+TEXTS = [
+    "Paris is the capital of France.",
+    "Berlin is the capital of Germany, a country in the middle of Europe with many neighbours.",
+    "wheat, sugar beets, milk",
+    "日本の首都は東京です。",
+    "word " * 400,
+    "",
+    " \n",
+]
+
+
+@pytest.fixture(scope="module")
+def folder() -> Path:
+    return starter_embedder_folder()
+
+
+@pytest.fixture(scope="module")
+def embedder(folder: Path) -> Embedder:
+    return Embedder(folder, num_threads=1)
+
+
+def test_vectors_are_normalised_and_mean_something(embedder: Embedder) -> None:
+    vectors = embedder.embed(
+        ["What is the capital of France?", "Which crops are grown?", TEXTS[0], TEXTS[2]]
+    )
+    assert vectors.dtype == np.float32
+    assert vectors.shape == (4, embedder.dimension) == (4, 384)
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-6)
+    scores = vectors[:2] @ vectors[2:].T
+    assert scores.argmax(axis=1).tolist() == [0, 1]
+    assert scores[0, 0] > 0.7
+
+
+def test_vectors_are_those_of_the_published_model(embedder: Embedder) -> None:
+    # The similarity that the model's authors print for this pair on its page of examples.
+    first, second = embedder.embed(["That is a happy person", "That is a very happy person"])
+    assert first @ second == pytest.approx(0.943, abs=0.002)
+
+
+def test_a_vector_hardly_depends_on_its_neighbours(embedder: Embedder) -> None:
+    together = embedder.embed(TEXTS * 20)
+    assert np.isfinite(together).all()
+    for row, text in enumerate(TEXTS):
+        assert np.abs(embedder.embed([text])[0] - together[row]).max() < 1e-6
+    assert np.array_equal(embedder.embed(TEXTS * 20), together)
+
+
+def test_bfloat16_is_close_to_float32(embedder: Embedder, folder: Path) -> None:
+    fast = Embedder(folder, num_threads=1, precision=Precision.BFLOAT16)
+    vectors = fast.embed(TEXTS[:5])
+    assert (vectors * embedder.embed(TEXTS[:5])).sum(axis=1).min() > 0.999
+    assert np.array_equal(fast.embed(TEXTS[:5]), vectors)
+    assert fastest_precision() in Precision
+
+
+def test_no_texts_give_no_vectors(embedder: Embedder) -> None:
+    assert embedder.embed([]).shape == (0, 384)
+
+
+def copied_with_pooling(folder: Path, target: Path, **modes: bool) -> Path:
+    shutil.copytree(folder, target)
+    settings = {"word_embedding_dimension": 384, **modes}
+    pooling = target / "1_Pooling" / "config.json"
+    pooling.unlink()
+    pooling.write_text(json.dumps(settings))
+    return target
+
+
+def test_pooling_is_as_the_model_says(embedder: Embedder, folder: Path, tmp_path: Path) -> None:
+    target = copied_with_pooling(folder, tmp_path / "cls", pooling_mode_cls_token=True)
+    by_cls = Embedder(target, num_threads=1)
+    assert by_cls._pooling is Pooling.CLS
+    similarity = float(by_cls.embed(TEXTS[:1])[0] @ embedder.embed(TEXTS[:1])[0])
+    assert similarity < 0.99
+    target = copied_with_pooling(folder, tmp_path / "max", pooling_mode_max_tokens=True)
+    with pytest.raises(InvalidArgument, match="pooling_mode_max_tokens"):
+        Embedder(target, num_threads=1)
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument, match="no sentence encoder"):
+        Embedder(tmp_path, num_threads=1)
+
+
+class GatedEmbedder:
+    """Vectors are the lengths of the texts; each batch waits until the test opens the gate."""
+
+    dimension = 2
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+        self.started = threading.Semaphore(0)
+        self.gate = threading.Semaphore(0)
+
+    def embed(self, texts: Sequence[str]) -> Float32Array:
+        self.batches.append(list(texts))
+        self.started.release()
+        self.gate.acquire()
+        if "bad" in texts:
+            raise InvalidArgument("bad text")
+        return np.array([[len(text), 0] for text in texts], dtype=np.float32)
+
+    async def wait_until_started(self) -> None:
+        await asyncio.to_thread(self.started.acquire)
+
+
+async def test_requests_that_arrive_during_a_batch_form_the_next_one() -> None:
+    embedder = GatedEmbedder()
+    queue = EmbeddingQueue(embedder)
+    first = asyncio.create_task(queue.embed(["a"]))
+    await embedder.wait_until_started()
+    others = [asyncio.create_task(queue.embed(["x" * n, "y"])) for n in range(2, 5)]
+    await asyncio.sleep(0)
+    embedder.gate.release(2)
+    assert (await first).tolist() == [[1, 0]]
+    assert [(await other).tolist() for other in others] == [[[n, 0], [1, 0]] for n in range(2, 5)]
+    assert embedder.batches == [["a"], ["xx", "y", "xxx", "y", "xxxx", "y"]]
+    embedder.gate.release()
+    assert (await queue.embed(["later"])).tolist() == [[5, 0]]
+    assert (await queue.embed([])).shape == (0, 2)
+    queue.close()
+
+
+async def test_batches_are_bounded_but_a_large_request_goes_alone() -> None:
+    embedder = GatedEmbedder()
+    queue = EmbeddingQueue(embedder, batch_texts_max=3)
+    embedder.gate.release(10)
+    sizes = (1, 2, 2, 5, 1)
+    results = await asyncio.gather(*(queue.embed(["t"] * size) for size in sizes))
+    assert [len(result) for result in results] == list(sizes)
+    assert [len(batch) for batch in embedder.batches] == [3, 2, 5, 1]
+    queue.close()
+
+
+async def test_the_queue_is_bounded() -> None:
+    embedder = GatedEmbedder()
+    queue = EmbeddingQueue(embedder, waiting_texts_max=4)
+    first = asyncio.create_task(queue.embed(["a"]))
+    await embedder.wait_until_started()
+    second = asyncio.create_task(queue.embed(["b"] * 3))
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded) as caught:
+        await queue.embed(["c", "d"])
+    assert caught.value.retry_after_s > 0
+    with pytest.raises(InvalidArgument, match="at most 4"):
+        await queue.embed(["e"] * 5)
+    embedder.gate.release(2)
+    assert len(await first) + len(await second) == 4
+    queue.close()
+
+
+async def test_a_cancelled_request_is_not_computed() -> None:
+    embedder = GatedEmbedder()
+    queue = EmbeddingQueue(embedder)
+    first = asyncio.create_task(queue.embed(["a"]))
+    await embedder.wait_until_started()
+    dropped = asyncio.create_task(queue.embed(["dropped"]))
+    kept = asyncio.create_task(queue.embed(["kept"]))
+    await asyncio.sleep(0)
+    dropped.cancel()
+    first.cancel()
+    await asyncio.gather(dropped, first, return_exceptions=True)
+    embedder.gate.release(2)
+    assert (await kept).tolist() == [[4, 0]]
+    assert embedder.batches == [["a"], ["kept"]]
+    queue.close()
+
+
+async def test_a_failed_batch_fails_its_requests_only() -> None:
+    embedder = GatedEmbedder()
+    queue = EmbeddingQueue(embedder)
+    failing = asyncio.create_task(queue.embed(["bad"]))
+    await embedder.wait_until_started()
+    waiting = asyncio.create_task(queue.embed(["good"]))
+    await asyncio.sleep(0)
+    embedder.gate.release(2)
+    with pytest.raises(InvalidArgument, match="bad text"):
+        await failing
+    assert (await waiting).tolist() == [[4, 0]]
+    queue.close()
+
+
+async def test_a_worker_takes_its_model_from_the_store(tmp_path: Path, embedder: Embedder) -> None:
+    store = open_store(str(tmp_path / "store"))
+    model, _, _ = publish_model(
+        store,
+        kind=ModelKind.EMBEDDER,
+        source="starter",
+        name=None,
+        scratch=tmp_path / "scratch",
+        progress=lambda _: None,
+    )
+    assert Catalog(store).list_models()[0][0] == model
+    worker = EmbeddingWorker(model, store, tmp_path / "cache", num_threads=1)
+    vectors = await worker.embed(TEXTS[:2])
+    assert np.abs(vectors - embedder.embed(TEXTS[:2])).max() < 1e-6
+    wrong = model.model_copy(update={"dimension": 5})
+    with pytest.raises(InvalidArgument, match="384 numbers, not of 5"):
+        EmbeddingWorker(wrong, store, tmp_path / "cache", num_threads=1)

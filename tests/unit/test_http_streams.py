@@ -1,0 +1,201 @@
+"""Streamed answers, and what happens when either side breaks off."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+
+from cluster import errors
+from deployments.http_app import build_http_app
+from deployments.http_replies import AnswerReply, ErrorReply
+from deployments.http_settings import HttpSettings
+from tests.unit.fake_service import CITATION, MODEL, FakeService, in_process, on_loopback
+from tests.unit.test_http_api import sample
+
+QUESTION = {"question": "What is the capital of Iceland?"}
+STREAMED = {**QUESTION, "stream": True}
+CHAT = {"model": "raygion", "messages": [{"role": "user", "content": "Capital of Iceland?"}]}
+
+
+def events_of(text: str) -> list[tuple[str, Any]]:
+    """Reads server-sent events the way a client does."""
+    found = []
+    for block in text.removesuffix("\n\n").split("\n\n"):
+        name, data = block.split("\n")
+        found.append((name.removeprefix("event: "), orjson.loads(data.removeprefix("data: "))))
+    return found
+
+
+async def metrics_when_idle(url: str) -> str:
+    async with asyncio.timeout(5.0), httpx.AsyncClient(base_url=url) as client:
+        while True:
+            metrics = (await client.get("/metrics")).text
+            if sample(metrics, "raygion_http_requests_in_flight") == 0:
+                return metrics
+
+
+async def test_a_stream_tells_what_was_found_then_the_text_then_the_whole() -> None:
+    async with in_process(FakeService()) as client:
+        reply = await client.post("/v1/answer", json=STREAMED)
+        whole = await client.post("/v1/answer", json=QUESTION)
+    assert reply.headers["content-type"] == "text/event-stream; charset=utf-8"
+    assert reply.headers["cache-control"] == "no-store"
+    events = events_of(reply.text)
+    assert [name for name, _ in events] == ["retrieved", "token", "token", "token", "done"]
+    assert events[0][1] == {
+        "citations": [{"id": CITATION.id, "text": CITATION.text, "score": CITATION.score}],
+        "release": 7,
+        "region": "north",
+        "coverage": 1.0,
+        "model": MODEL,
+        "trace_id": reply.headers["x-trace-id"],
+    }
+    assert "".join(data["text"] for _, data in events[1:-1]) == events[-1][1]["answer"]
+    AnswerReply.model_validate(events[-1][1], strict=True)
+    assert {**events[-1][1], "trace_id": ""} == {**whole.json(), "trace_id": ""}
+
+
+async def test_an_error_before_the_first_event_is_a_plain_error() -> None:
+    service = FakeService()
+    service.answer_error = errors.Overloaded("the model's queue is full", 4.0)
+    async with in_process(service) as client:
+        for route, body in (("/v1/answer", STREAMED), ("/v1/chat/completions", CHAT)):
+            reply = await client.post(route, json={**body, "stream": True})
+            assert (reply.status_code, reply.headers["retry-after"]) == (503, "4")
+            assert reply.json()["error"]["code"] == "overloaded"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "retryable"),
+    [
+        (errors.Unavailable("the replica is gone"), "unavailable", True),
+        (errors.DeadlineExceeded("late"), "deadline_exceeded", True),
+        (ValueError("/secret/path"), "internal", False),
+        (None, "unavailable", True),
+    ],
+)
+async def test_a_stream_that_breaks_says_so(
+    error: Exception | None, code: str, retryable: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = FakeService()
+    service.token_error = error
+    service.ends_early = True
+    async with in_process(service) as client:
+        reply = await client.post("/v1/answer", json=STREAMED)
+        metrics = (await client.get("/metrics")).text
+    *before, (name, data) = events_of(reply.text)
+    assert (before[0][0], name) == ("retrieved", "error")
+    assert "done" not in [name for name, _ in before]
+    told = ErrorReply.model_validate(data).error
+    assert (told.code, told.retryable) == (code, retryable)
+    assert told.trace_id == reply.headers["x-trace-id"]
+    assert "secret" not in reply.text
+    assert sample(metrics, "raygion_streams_total", route="/v1/answer", end="error") == 1
+    assert ("/secret/path" in caplog.text) == isinstance(error, ValueError)
+
+
+async def test_the_service_may_settle_things_after_its_last_event() -> None:
+    service = FakeService()
+    async with in_process(service) as client:
+        await client.post("/v1/answer", json=STREAMED)
+    assert service.completed == 1
+
+
+async def test_an_own_timeout_of_the_service_works_across_its_events() -> None:
+    """Only if one task drives the events from the first to the last."""
+
+    class Slow(FakeService):
+        async def answer_events(self, request: Any) -> AsyncGenerator[Any, None]:
+            try:
+                async with asyncio.timeout(0.05):
+                    async for event in super().answer_events(request):
+                        yield event
+            except TimeoutError:
+                raise errors.DeadlineExceeded("time ran out") from None
+
+    service = Slow()
+    service.gate.clear()
+    async with in_process(service) as client:
+        reply = await client.post("/v1/answer", json=STREAMED)
+    events = events_of(reply.text)
+    assert [name for name, _ in events] == ["retrieved", "token", "error"]
+    assert events[-1][1]["error"]["code"] == "deadline_exceeded"
+
+
+@pytest.mark.parametrize(
+    ("route", "body"),
+    [("/v1/answer", QUESTION), ("/v1/chat/completions", CHAT)],
+)
+@pytest.mark.parametrize("stream", [True, False])
+async def test_when_the_client_goes_away_generation_stops(
+    route: str, body: dict[str, Any], stream: bool
+) -> None:
+    service = FakeService()
+    service.gate.clear()
+    app = build_http_app(service, HttpSettings())
+    async with on_loopback(app) as url:
+        async with httpx.AsyncClient(base_url=url) as client:
+            asking = client.stream("POST", route, json={**body, "stream": stream})
+            if stream:
+                async with asking as reply:
+                    assert reply.status_code == 200
+                    await service.generating.wait()
+            else:
+                task = asyncio.create_task(client.post(route, json=body))
+                await service.generating.wait()
+                task.cancel()
+        async with asyncio.timeout(5.0):
+            await service.stopped.wait()
+        assert service.completed == 0
+        # Its place is free again, and it counts as given up.
+        metrics = await metrics_when_idle(url)
+    if stream:
+        assert sample(metrics, "raygion_streams_total", route=route, end="client_gone") == 1
+    else:
+        total = "raygion_http_requests_total"
+        assert sample(metrics, total, route=route, status="499") == 1
+
+
+async def test_a_slow_reader_holds_the_service_back() -> None:
+    service = FakeService()
+    app = build_http_app(service, HttpSettings())
+    sending, may_send = asyncio.Event(), asyncio.Event()
+
+    async def receive() -> dict[str, Any]:
+        if not service.answers:
+            return {"type": "http.request", "body": orjson.dumps(STREAMED)}
+        return await asyncio.Future()
+
+    async def send(message: Any) -> None:
+        if message.get("body"):
+            sending.set()
+            await may_send.wait()
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/answer", "headers": []}
+    answering = asyncio.create_task(app({**scope, "query_string": b""}, receive, send))
+    await sending.wait()
+    assert service.num_tokens == 0
+    may_send.set()
+    await answering
+    assert (service.num_tokens, service.completed) == (3, 1)
+
+
+async def test_cancelling_the_request_stops_the_generation() -> None:
+    """As servers do that tell of a lost client by cancelling."""
+    for stream in (True, False):
+        service = FakeService()
+        service.gate.clear()
+        async with in_process(service) as client:
+            asking = asyncio.create_task(
+                client.post("/v1/answer", json={**QUESTION, "stream": stream})
+            )
+            await service.generating.wait()
+            asking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asking
+            assert service.stopped.is_set()

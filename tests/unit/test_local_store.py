@@ -1,0 +1,76 @@
+"""What the local store promises beyond the contract: killed and failing writers leave nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cluster import local_store
+from cluster.errors import Unavailable
+from cluster.local_store import LocalStore
+
+ROOT = Path(__file__).parents[2]
+
+UPLOAD = """
+import sys
+from pathlib import Path
+from cluster.local_store import LocalStore
+LocalStore(Path(sys.argv[1])).upload_if_absent("folder/file", Path(sys.argv[2]), "0" * 64)
+"""
+
+
+def test_a_writer_killed_halfway_leaves_nothing_to_see(tmp_path: Path) -> None:
+    root, pipe = tmp_path / "store", tmp_path / "pipe"
+    os.mkfifo(pipe)
+    command = [sys.executable, "-c", UPLOAD, str(root), str(pipe)]
+    writer = subprocess.Popen(command, cwd=ROOT)
+    with pipe.open("wb") as source:
+        source.write(b"x" * (2 * local_store.CHUNK_BYTES))
+        source.flush()
+        temp_folder = root / local_store.TEMP_FOLDER
+        wait_until(lambda: sum(file.stat().st_size for file in temp_folder.iterdir()) > 0)
+        writer.send_signal(signal.SIGKILL)
+        writer.wait(timeout=10)
+    store = LocalStore(root)
+    assert not store.exists("folder/file")
+    assert store.list_names("folder") == []
+
+    (leftover,) = temp_folder.iterdir()
+    store.sweep_temp_files(time.time_ns() // 1_000_000)
+    assert leftover.exists(), "it might belong to a living writer"
+    store.sweep_temp_files(time.time_ns() // 1_000_000 + local_store.TEMP_AGE_MAX_MS + 1000)
+    assert not leftover.exists()
+    store.put_if_absent("folder/file", b"whole")
+    assert store.get("folder/file") == b"whole"
+
+
+def wait_until(holds: Callable[[], bool], timeout_s: float = 20.0) -> None:
+    pause = threading.Event()
+    deadline_s = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < deadline_s
+        pause.wait(0.01)
+
+
+def test_a_failing_write_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = LocalStore(tmp_path)
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(Unavailable, match="No space"):
+        store.put_if_absent("folder/file", b"data")
+    monkeypatch.undo()
+    assert not store.exists("folder/file")
+    assert list((tmp_path / local_store.TEMP_FOLDER).iterdir()) == []
