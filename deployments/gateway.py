@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -28,7 +27,11 @@ def gateway_application(
     endpoint: EndpointSettings, store: ObjectStore, cache_folder: Path
 ) -> serve.Application:
     """The Serve application of a region's HTTP endpoint."""
-    build = functools.partial(_build_app, endpoint, store, cache_folder)
+
+    # Serve takes a plain function for a builder; anything else callable it takes for the app itself.
+    def build() -> FastAPI:
+        return _build_app(endpoint, store, cache_folder)
+
     deployment = serve.deployment(
         name="gateway",
         num_replicas=endpoint.gateways,

@@ -14,7 +14,7 @@ from ray.llm._internal.common.callbacks.base import CallbackBase
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 from ray.serve.llm import LLMConfig, LLMServer, build_llm_deployment
-from ray.serve.llm.openai_api_models import ChatCompletionRequest, ErrorResponse
+from ray.serve.llm.openai_api_models import ChatCompletionRequest
 
 from actors.generator_client import GENERATOR_DEPLOYMENT
 from actors.replica_outcomes import RoutingHint
@@ -233,10 +233,10 @@ def _to_chat_request(
     )
 
 
-def _parse_events(batch: list[str | ErrorResponse]) -> Iterator[GenerationChunk]:
+def _parse_events(batch: list[Any]) -> Iterator[GenerationChunk]:
     """The chunks of server-sent events; raises what an error among them stands for."""
     for event in batch:
-        if isinstance(event, ErrorResponse):
+        if not isinstance(event, str):  # An ErrorResponse: refused before the first event.
             raise _to_error(event.error.code, event.error.message)
         data = event.removeprefix("data: ").strip()
         if data == "[DONE]":

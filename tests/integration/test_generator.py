@@ -84,7 +84,7 @@ def tokenizer(folder: Path) -> FolderTokenizer:
 
 
 def asking(content: str, *, max_tokens: int = 48, system: str = "") -> GenerationRequest:
-    messages = (ChatMessage(role="user", content=content),)
+    messages: tuple[ChatMessage, ...] = (ChatMessage(role="user", content=content),)
     if system:
         messages = (ChatMessage(role="system", content=system), *messages)
     return GenerationRequest(

@@ -161,28 +161,56 @@ async def test_when_the_client_goes_away_generation_stops(
         assert sample(metrics, total, route=route, status="499") == 1
 
 
-async def test_a_slow_reader_holds_the_service_back() -> None:
-    service = FakeService()
-    app = build_http_app(service, HttpSettings())
-    sending, may_send = asyncio.Event(), asyncio.Event()
+class Wire:
+    """The server's side of one request, on which sending waits until it is let."""
 
-    async def receive() -> dict[str, Any]:
-        if not service.answers:
-            return {"type": "http.request", "body": orjson.dumps(STREAMED)}
-        return await asyncio.Future()
+    def __init__(self, body: dict[str, Any]) -> None:
+        self._body: bytes | None = orjson.dumps(body)
+        self.sending, self.may_send, self.gone = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
-    async def send(message: Any) -> None:
+    async def receive(self) -> dict[str, Any]:
+        if self._body is not None:
+            body, self._body = self._body, None
+            return {"type": "http.request", "body": body}
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Any) -> None:
         if message.get("body"):
-            sending.set()
-            await may_send.wait()
+            self.sending.set()
+            await self.may_send.wait()
 
-    scope = {"type": "http", "method": "POST", "path": "/v1/answer", "headers": []}
-    answering = asyncio.create_task(app({**scope, "query_string": b""}, receive, send))
-    await sending.wait()
+    async def run(self, service: FakeService) -> None:
+        scope = {"type": "http", "method": "POST", "path": "/v1/answer", "headers": []}
+        app = build_http_app(service, HttpSettings())
+        await app({**scope, "query_string": b""}, self.receive, self.send)
+
+
+async def test_a_slow_reader_holds_the_service_back() -> None:
+    service, wire = FakeService(), Wire(STREAMED)
+    answering = asyncio.create_task(wire.run(service))
+    await wire.sending.wait()
     assert service.num_tokens == 0
-    may_send.set()
+    wire.may_send.set()
     await answering
     assert (service.num_tokens, service.completed) == (3, 1)
+
+
+async def test_a_client_lost_while_a_piece_is_on_its_way_stops_the_generation() -> None:
+    """The events are not awaited then, so cancelling alone does not reach them."""
+
+    class Kept(FakeService):
+        def answer_events(self, request: Any) -> AsyncGenerator[Any, None]:
+            # Held, so that nothing but `aclose` ends them.
+            self.events = super().answer_events(request)
+            return self.events
+
+    service, wire = Kept(), Wire(STREAMED)
+    answering = asyncio.create_task(wire.run(service))
+    await wire.sending.wait()
+    wire.gone.set()
+    await answering
+    assert service.stopped.is_set()
 
 
 async def test_cancelling_the_request_stops_the_generation() -> None:

@@ -1,0 +1,155 @@
+"""Every bad request is refused by the name of the field that is wrong."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cluster.answers import AnswerRequest
+from cluster.checks import (
+    BATCH_MAX,
+    MAX_TOKENS_MAX,
+    TEXT_CHARS_MAX,
+    TIMEOUT_S_MAX,
+    TOP_K_MAX,
+    check_answer,
+    check_search,
+)
+from cluster.errors import InvalidArgument
+from cluster.filters import parse_filter
+from cluster.manifests import ColumnType, Metric
+from cluster.region_view import CorpusView
+from cluster.search import SearchRequest
+
+CORPUS = CorpusView(
+    corpus="c",
+    index_version="1",
+    dimension=4,
+    metric=Metric.COSINE,
+    metadata_schema={"region": ColumnType.STRING, "year": ColumnType.INT},
+    has_embedder=True,
+    num_passages=10,
+    recall_at_10=1.0,
+    shards=(("r",),),
+)
+TEXT = SearchRequest(queries=("what?",))
+VECTOR = SearchRequest(vectors=np.ones((2, 4), dtype=np.float32))
+
+
+def vectors(shape: tuple[int, ...], value: float = 1.0) -> np.ndarray[Any, Any]:
+    return np.full(shape, value, dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        TEXT,
+        VECTOR,
+        replace(TEXT, top_k=1),
+        replace(TEXT, top_k=TOP_K_MAX),
+        replace(TEXT, timeout_s=TIMEOUT_S_MAX),
+        replace(TEXT, min_coverage=0.0),
+        replace(TEXT, queries=("q",) * BATCH_MAX),
+        replace(TEXT, queries=("q" * TEXT_CHARS_MAX,)),
+        replace(TEXT, fields=()),
+        replace(TEXT, fields=("region", "year")),
+        replace(VECTOR, vectors=vectors((BATCH_MAX, 4))),
+        replace(TEXT, filter=parse_filter({"region": "Europe"})),
+    ],
+)
+def test_good_searches_pass(request_: SearchRequest) -> None:
+    check_search(request_, CORPUS)
+
+
+BAD_COMMON: list[tuple[dict[str, Any], str]] = [
+    ({"top_k": 0}, "top_k"),
+    ({"top_k": -1}, "top_k"),
+    ({"top_k": TOP_K_MAX + 1}, "top_k"),
+    ({"timeout_s": 0.0}, "timeout_ms"),
+    ({"timeout_s": -1.0}, "timeout_ms"),
+    ({"timeout_s": TIMEOUT_S_MAX + 1}, "timeout_ms"),
+    ({"timeout_s": math.nan}, "timeout_ms"),
+    ({"timeout_s": math.inf}, "timeout_ms"),
+    ({"min_coverage": -0.1}, "min_coverage"),
+    ({"min_coverage": 1.1}, "min_coverage"),
+    ({"min_coverage": math.nan}, "min_coverage"),
+]
+BAD_SEARCH: list[tuple[dict[str, Any], str]] = [
+    ({"queries": None}, "query"),
+    ({"queries": ("q",), "vectors": vectors((1, 4))}, "query"),
+    ({"queries": ()}, "queries"),
+    ({"queries": ("q",) * (BATCH_MAX + 1)}, "queries"),
+    ({"queries": ("good", " \n\t")}, "query"),
+    ({"queries": ("q" * (TEXT_CHARS_MAX + 1),)}, "query"),
+    ({"fields": ("region", "nowhere")}, "fields"),
+    ({"queries": None, "vectors": vectors((1, 3))}, "vectors"),
+    ({"queries": None, "vectors": vectors((0, 4))}, "vectors"),
+    ({"queries": None, "vectors": vectors((1, 4), math.nan)}, "vectors"),
+    ({"queries": None, "vectors": vectors((1, 4), math.inf)}, "vectors"),
+    ({"queries": None, "vectors": vectors((BATCH_MAX + 1, 4))}, "vectors"),
+]
+
+
+@pytest.mark.parametrize(("changes", "field"), BAD_COMMON + BAD_SEARCH)
+def test_bad_searches_are_refused_by_field(changes: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        check_search(replace(TEXT, **changes), CORPUS)
+    assert caught.value.field is not None
+    assert caught.value.field.startswith(field)
+
+
+def test_a_filter_on_an_unknown_field_or_of_a_wrong_type_is_refused() -> None:
+    for filter_json in ({"nowhere": 1}, {"year": "late"}):
+        with pytest.raises(InvalidArgument) as caught:
+            check_search(replace(TEXT, filter=parse_filter(filter_json)), CORPUS)
+        assert (caught.value.field or "").startswith("filter")
+
+
+def test_a_corpus_without_embedder_takes_vectors_only() -> None:
+    corpus = replace(CORPUS, has_embedder=False)
+    check_search(VECTOR, corpus)
+    with pytest.raises(InvalidArgument, match="no embedder"):
+        check_search(TEXT, corpus)
+
+
+QUESTION = AnswerRequest(question="why?")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"max_tokens": 1},
+        {"max_tokens": MAX_TOKENS_MAX},
+        {"temperature": 2.0},
+        {"question": "q" * TEXT_CHARS_MAX},
+        # The plain model's own bound is its context, to which the prompt is cut.
+        {"question": "q" * (TEXT_CHARS_MAX + 1), "retrieve": False},
+    ],
+)
+def test_good_questions_pass(changes: dict[str, Any]) -> None:
+    check_answer(replace(QUESTION, **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        *BAD_COMMON,
+        ({"question": " \n"}, "question"),
+        ({"question": ""}, "question"),
+        ({"question": "q" * (TEXT_CHARS_MAX + 1)}, "question"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": MAX_TOKENS_MAX + 1}, "max_tokens"),
+        ({"temperature": -0.1}, "temperature"),
+        ({"temperature": 2.1}, "temperature"),
+        ({"temperature": math.nan}, "temperature"),
+    ],
+)
+def test_bad_questions_are_refused_by_field(changes: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        check_answer(replace(QUESTION, **changes))
+    assert caught.value.field == field

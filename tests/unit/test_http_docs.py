@@ -1,0 +1,77 @@
+"""docs/http-api.md says what is so: its examples work, its tables are complete."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import orjson
+import pytest
+
+from cluster import errors
+from deployments.http_app import build_http_app
+from deployments.http_replies import AnswerReply, ErrorReply, SearchReply, StatusReply
+from deployments.http_schema import AnswerBody, SearchBody
+from deployments.http_settings import HttpSettings
+from deployments.metrics import HttpMetrics
+from deployments.openai_schema import IGNORED_KEYS, NEUTRAL_VALUES, ChatBody, RetrievalBody
+from tests.unit.fake_service import FakeService, in_process
+
+PAGE = (Path(__file__).parents[2] / "docs" / "http-api.md").read_text()
+POSTS = re.findall(r"curl -sN? http://127\.0\.0\.1:8000(/\S+) -d '(.*?)'", PAGE, re.DOTALL)
+GETS = re.findall(r"curl -s http://127\.0\.0\.1:8000(/\S+)\n", PAGE)
+REPLIES = re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)
+
+
+def section(title: str) -> str:
+    return PAGE.split(f"\n{title}\n", 1)[1].split("\n## ", 1)[0]
+
+
+@pytest.mark.parametrize(("route", "body"), POSTS)
+async def test_the_requests_work(route: str, body: str) -> None:
+    async with in_process(FakeService()) as client:
+        reply = await client.post(route, content=body)
+    assert reply.status_code == 200
+
+
+async def test_the_reads_work() -> None:
+    assert len(POSTS) >= 6
+    async with in_process(FakeService()) as client:
+        for route in GETS:
+            assert (await client.get(route)).status_code == 200
+
+
+def test_the_replies_have_the_real_form() -> None:
+    search, batch, answer, status, error = map(orjson.loads, REPLIES)
+    SearchReply.model_validate(search, strict=True)
+    assert search.keys() - {"hits"} == batch.keys() - {"results"}
+    AnswerReply.model_validate(answer, strict=True)
+    StatusReply.model_validate(status, strict=True)
+    ErrorReply.model_validate(error, strict=True)
+
+
+def test_the_tables_name_every_field() -> None:
+    for title, keys in (
+        ("## POST /v1/search", SearchBody.known_keys),
+        ("## POST /v1/answer", AnswerBody.known_keys),
+        ("## OpenAI-compatible chat", ChatBody.known_keys | IGNORED_KEYS | NEUTRAL_VALUES.keys()),
+        ("## OpenAI-compatible chat", RetrievalBody.known_keys),
+    ):
+        assert {key for key in keys if f"`{key}`" not in section(title)} == set()
+
+
+def test_the_tables_name_every_route_error_and_metric() -> None:
+    app = build_http_app(FakeService(), HttpSettings())
+    for path in app.openapi()["paths"]:
+        assert path in PAGE
+    raised: list[type[errors.RaygionError]] = [errors.RaygionError]
+    raised += errors.RaygionError.__subclasses__()
+    for error in raised:
+        (row,) = [
+            line
+            for line in section("## Errors").splitlines()
+            if line.startswith(f"| {error.http_status} ") and f"`{error.code}`" in line
+        ]
+        assert f"| {'yes' if error.retryable else 'no'} |" in row
+    for metric in HttpMetrics().registry.collect():
+        assert f"`{metric.name}" in section("## GET /metrics")

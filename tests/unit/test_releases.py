@@ -1,0 +1,258 @@
+"""The release log's fold: total, deterministic, and nothing committed is ever lost."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.errors import Corrupt
+from cluster.releases import (
+    Abort,
+    Commit,
+    Elect,
+    Fence,
+    LogEntry,
+    LogState,
+    Propose,
+    Release,
+    ReleaseStatus,
+    Rollback,
+    fold,
+    objection,
+    parse_entry,
+)
+from tests.fakes import Entries, contents
+
+REGIONS = ("a", "b", "c")
+regions = st.sampled_from(REGIONS)
+epochs = st.integers(1, 4)
+numbers = st.integers(1, 5)
+moments = st.integers(0, 100)
+common = {"epoch": epochs, "commit_id": st.uuids().map(str), "at_ms": moments}
+releases = st.builds(Release, number=numbers, contents=st.just(contents()))
+entries: st.SearchStrategy[LogEntry] = st.one_of(
+    st.builds(Elect, leader=regions, **common),
+    st.builds(
+        Propose,
+        release=releases,
+        targets=st.lists(regions, min_size=1, max_size=3, unique=True).map(tuple),
+        prepare_by_ms=moments,
+        auto_commit=st.booleans(),
+        **common,
+    ),
+    st.builds(Commit, release=numbers, switch_at_ms=moments, **common),
+    st.builds(Rollback, release=numbers, switch_at_ms=moments, **common),
+    st.builds(Abort, release=numbers, reason=st.just("no"), **common),
+    st.builds(Fence, release=numbers, region=regions, reason=st.just("late"), **common),
+)
+
+
+@st.composite
+def lively_logs(draw: st.DrawFn) -> list[LogEntry]:
+    """Logs most of whose entries hold, so that the fold gets far; some are out of place."""
+    log: list[LogEntry] = []
+    state = LogState()
+    for entry in draw(st.lists(entries, max_size=40)):
+        changes: dict[str, object] = {}
+        if draw(st.integers(0, 4)):
+            is_elect = isinstance(entry, Elect)
+            changes["epoch"] = state.epoch + 1 if is_elect else max(1, state.epoch)
+            if isinstance(entry, Propose):
+                changes["release"] = Release(number=state.next_release, contents=contents())
+            elif not isinstance(entry, Elect):
+                newest = max(1, state.next_release - 1)
+                changes["release"] = draw(st.sampled_from([newest, entry.release]))
+        made = entry.model_copy(update=changes)
+        log.append(made)
+        state = fold(state, made)
+    return log
+
+
+logs = st.one_of(st.lists(entries, max_size=30), lively_logs())
+
+
+def states_of(log: list[LogEntry]) -> list[LogState]:
+    return list(itertools.accumulate(log, fold, initial=LogState()))
+
+
+@given(log=logs)
+def test_the_fold_is_total_and_counts_what_is_void(log: list[LogEntry]) -> None:
+    states = states_of(log)
+    assert [state.position for state in states] == list(range(len(log) + 1))
+    voids = [objection(state, entry) is not None for state, entry in zip(states, log, strict=False)]
+    assert states[-1].num_void == sum(voids)
+
+
+@given(log=logs)
+def test_a_void_entry_changes_nothing_but_the_counts(log: list[LogEntry]) -> None:
+    for (before, after), entry in zip(itertools.pairwise(states_of(log)), log, strict=True):
+        if objection(before, entry) is not None:
+            assert after.num_void == before.num_void + 1
+            assert (after.epoch, after.leader, after.proposals, after.switches) == (
+                before.epoch,
+                before.leader,
+                before.proposals,
+                before.switches,
+            )
+
+
+@given(log=logs)
+def test_readers_of_the_same_bytes_have_the_same_state(log: list[LogEntry]) -> None:
+    read = [parse_entry(entry.to_bytes(), position=n) for n, entry in enumerate(log, 1)]
+    assert read == log
+    assert states_of(read) == states_of(log)
+
+
+@given(log=logs)
+def test_epochs_never_go_back_and_one_proposal_at_most_is_open(log: list[LogEntry]) -> None:
+    for before, after in itertools.pairwise(states_of(log)):
+        assert after.epoch >= before.epoch
+        assert (after.leader != before.leader) <= (after.epoch > before.epoch)
+        opened = [p for p in after.proposals.values() if p.status is ReleaseStatus.OPEN]
+        assert len(opened) <= 1
+        assert list(after.proposals) == list(range(1, after.next_release))
+
+
+@given(log=logs)
+def test_what_is_committed_is_never_lost_changed_or_reordered(log: list[LogEntry]) -> None:
+    for before, after in itertools.pairwise(states_of(log)):
+        assert after.switches[: len(before.switches)] == before.switches
+        for number, proposal in before.proposals.items():
+            assert after.proposals[number].release == proposal.release
+            if proposal.status is not ReleaseStatus.OPEN:
+                assert after.proposals[number].status is proposal.status
+                assert after.proposals[number].fenced == proposal.fenced
+        committed = {n for n, p in after.proposals.items() if p.status is ReleaseStatus.COMMITTED}
+        assert {switch.release for switch in after.switches} == committed
+
+
+@given(log=logs, now_ms=moments)
+def test_residents_are_current_previous_due_and_open(log: list[LogEntry], now_ms: int) -> None:
+    state = states_of(log)[-1]
+    current, resident = state.current(now_ms), set(state.resident(now_ms))
+    due = {s.release for s in state.switches if s.at_ms > now_ms}
+    opened = {n for n, p in state.proposals.items() if p.status is ReleaseStatus.OPEN}
+    past = [s.release for s in state.switches if s.at_ms <= now_ms]
+    # Told another way than in the code: walk back from the current one until the release differs.
+    previous = next(itertools.dropwhile(lambda r: r == current, reversed(past)), None)
+    expected = {current, previous} | due | opened
+    assert resident == expected - {None}
+    assert list(state.resident(now_ms)) == sorted(resident)
+
+
+@given(log=logs, now_ms=moments, later_ms=moments)
+def test_whatever_becomes_current_is_resident_before(
+    log: list[LogEntry], now_ms: int, later_ms: int
+) -> None:
+    state = states_of(log)[-1]
+    now_ms, later_ms = sorted((now_ms, later_ms))
+    assert {state.current(now_ms), state.current(later_ms)} - {None} <= set(state.resident(now_ms))
+
+
+def folded(*log: LogEntry) -> LogState:
+    return states_of(list(log))[-1]
+
+
+def two_releases(e: Entries, *, switch_ms: int) -> list[LogEntry]:
+    return [
+        e.elect("a", 1),
+        e.propose(1),
+        e.commit(1, switch_at_ms=10),
+        e.propose(2),
+        e.commit(2, switch_at_ms=switch_ms),
+    ]
+
+
+@pytest.mark.parametrize(("now_ms", "current"), [(9, None), (10, 1), (99, 1), (100, 2), (500, 2)])
+def test_current_honours_the_moments_to_switch(now_ms: int, current: int | None) -> None:
+    assert folded(*two_releases(Entries(), switch_ms=100)).current(now_ms) == current
+
+
+@pytest.mark.parametrize(("now_ms", "current"), [(49, 1), (50, 1), (100, 1), (500, 1)])
+def test_a_rollback_ahead_of_a_commits_moment_keeps_it_from_happening(
+    now_ms: int, current: int
+) -> None:
+    e = Entries()
+    state = folded(*two_releases(e, switch_ms=100), e.rollback(1, switch_at_ms=50))
+    assert state.current(now_ms) == current
+
+
+def test_a_rollback_that_comes_later_takes_over_at_its_moment() -> None:
+    e = Entries()
+    state = folded(*two_releases(e, switch_ms=100), e.rollback(1, switch_at_ms=150))
+    assert [state.current(ms) for ms in (99, 100, 149, 150)] == [1, 2, 2, 1]
+    assert state.resident(200) == (1, 2)
+
+
+def test_residents_over_the_life_of_three_releases() -> None:
+    e = Entries()
+    log = [*two_releases(e, switch_ms=100), e.propose(3)]
+    assert [folded(*log).resident(ms) for ms in (5, 50, 100)] == [(1, 2, 3)] * 3
+    log.append(e.commit(3, switch_at_ms=200))
+    assert [folded(*log).resident(ms) for ms in (150, 199, 200)] == [(1, 2, 3), (1, 2, 3), (2, 3)]
+    log.append(e.rollback(2, switch_at_ms=300))
+    assert folded(*log).resident(300) == (2, 3)
+
+
+E1 = Entries()
+OPEN = [E1.elect("a", 2), E1.propose(1, 2)]
+COMMITTED = [*OPEN, E1.commit(1, 2)]
+ABORTED = [*OPEN, E1.abort(1, 2)]
+VOID = {
+    "nobody leads yet": ([], E1.propose(1, 1), "fenced"),
+    "an epoch that is taken": (OPEN, E1.elect("b", 2), "already taken"),
+    "an epoch gone by": (OPEN, E1.elect("b", 1), "already taken"),
+    "a lapsed leader's commit": (OPEN, E1.commit(1, 1), "fenced"),
+    "a commit of an epoch to come": (OPEN, E1.commit(1, 3), "fenced"),
+    "a second open proposal": (OPEN, E1.propose(2, 2), "still open"),
+    "a number left out": (COMMITTED, E1.propose(3, 2), "next release is 2"),
+    "a number used again": (COMMITTED, E1.propose(1, 2), "next release is 2"),
+    "a commit of nothing": (OPEN, E1.commit(7, 2), "no release 7"),
+    "a second commit": (COMMITTED, E1.commit(1, 2), "committed, not open"),
+    "an abort of what is committed": (COMMITTED, E1.abort(1, 2), "committed, not open"),
+    "a commit of what is aborted": (ABORTED, E1.commit(1, 2), "aborted, not open"),
+    "a rollback to what is open": (OPEN, E1.rollback(1, 2), "open, not committed"),
+    "a rollback to what is aborted": (ABORTED, E1.rollback(1, 2), "aborted, not committed"),
+    "a fence of what is committed": (COMMITTED, E1.fence(1, "a", 2), "committed, not open"),
+    "a fence of no target": (OPEN, E1.fence(1, "z", 2), "no target"),
+}
+
+
+@pytest.mark.parametrize(("log", "entry", "why"), VOID.values(), ids=list(VOID))
+def test_void_entries(log: list[LogEntry], entry: LogEntry, why: str) -> None:
+    reason = objection(folded(*log), entry)
+    assert reason is not None
+    assert why in reason
+    assert folded(*log, entry).num_void == 1
+
+
+def test_a_higher_epoch_takes_over_and_goes_on_with_what_is_open() -> None:
+    e = Entries()
+    state = folded(e.elect("a", 1), e.propose(1), e.elect("b", 5), e.commit(1, 5))
+    assert (state.epoch, state.leader, state.num_void) == (5, "b", 0)
+    assert state.proposals[1].status is ReleaseStatus.COMMITTED
+
+
+def test_fences_leave_regions_out() -> None:
+    e = Entries()
+    proposal = folded(e.elect("a", 1), e.propose(1), e.fence(1, "b")).proposals[1]
+    assert proposal.waits_for(frozenset()) == ["a"]
+    assert proposal.waits_for(frozenset({"a"})) == []
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"{}", b"[]", b"\xff", b'{"kind": "unheard of"}', contents().to_bytes()],
+)
+def test_what_is_no_entry_is_corrupt_and_its_position_is_named(data: bytes) -> None:
+    with pytest.raises(Corrupt, match="entry 17"):
+        parse_entry(data, position=17)
+
+
+def test_an_entry_with_an_unknown_key_is_corrupt() -> None:
+    data = Entries().elect("a", 1).to_bytes().replace(b"{", b'{"extra": 1, ', 1)
+    with pytest.raises(Corrupt):
+        parse_entry(data, position=1)
