@@ -18,7 +18,13 @@ from cluster.answers import (
 )
 from cluster.clock import Deadline
 from cluster.errors import InvalidArgument
-from cluster.generation import ChatMessage, GenerationRequest, Generator, PromptTokenizer
+from cluster.generation import (
+    ChatMessage,
+    GenerationChunk,
+    GenerationRequest,
+    Generator,
+    PromptTokenizer,
+)
 from cluster.prompt import build_prompt, fit_conversation
 from cluster.region_view import GeneratorView, ReleaseView
 from cluster.search import SearchResult
@@ -76,13 +82,15 @@ class Answering:
             seed=request.seed,
         )
         parts: list[str] = []
+        last: GenerationChunk | None = None
         async with aclosing(self._directory.generator(view).stream(generation, deadline)) as chunks:
             async for chunk in chunks:
                 if chunk.text:
                     parts.append(chunk.text)
                     yield Token(text=chunk.text)
-                if chunk.finish_reason is not None:
-                    last = chunk
+                last = chunk
+        assert last is not None, "a generator's stream ends with a chunk that says why"
+        assert last.finish_reason is not None, "a generator's stream is never cut silently"
         yield AnswerResult(
             answer="".join(parts).strip(),
             citations=citations,
@@ -92,7 +100,7 @@ class Answering:
             usage=Usage(
                 prompt_tokens=last.prompt_tokens or 0, completion_tokens=last.completion_tokens or 0
             ),
-            finish_reason=last.finish_reason or "stop",
+            finish_reason=last.finish_reason,
             model=view.model,
             took_ms=elapsed_ms(),
             trace_id=request.trace_id,

@@ -21,7 +21,7 @@ import ray
 
 from actors import names
 from actors.actor_calls import NAMESPACE
-from cluster.answers import AnswerRequest, AnswerResult, RegionSummary
+from cluster.answers import ANSWER_TOP_K_DEFAULT, AnswerRequest, AnswerResult, RegionSummary
 from cluster.errors import Unavailable
 from cluster.filters import Filter, parse_filter
 from cluster.search import TOP_K_DEFAULT, SearchRequest, SearchResult
@@ -89,7 +89,7 @@ class Region:
         question: str,
         *,
         corpus: str | None = None,
-        top_k: int = 4,
+        top_k: int = ANSWER_TOP_K_DEFAULT,
         filter: Mapping[str, object] | None = None,
         max_tokens: int = 128,
         temperature: float = 0.0,

@@ -45,7 +45,7 @@ class ShardReplicaActor:
         self._shard = shard
         self._cache = ArtifactCache(Artifacts(store), cache_folder)
         self._indexes: dict[str, ShardIndex] = {}
-        # One search at a time: Faiss brings its own threads, and a second one would only fight it.
+        # One search at a time: a node has a replica for each core, and more threads only fight.
         self._searcher = ThreadPoolExecutor(1, thread_name_prefix="search")
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
         self._waiting = 0

@@ -15,6 +15,9 @@ from cluster.generation import ChatMessage
 from cluster.search import SearchRequest, SearchResult
 
 
+ANSWER_TOP_K_DEFAULT = 3
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerRequest:
     question: str
@@ -23,7 +26,7 @@ class AnswerRequest:
     history: tuple[ChatMessage, ...] = ()
     """Earlier messages of the conversation, oldest first."""
     corpus: str | None = None
-    top_k: int = 4
+    top_k: int = ANSWER_TOP_K_DEFAULT
     filter: Filter | None = None
     max_tokens: int = 128
     temperature: float = 0.0

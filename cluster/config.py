@@ -33,6 +33,8 @@ STARTER = "starter"
 """Instead of a model's source: the small model that installs with Raygion."""
 CONFIG_FILE = "regions.yaml"
 _PORT = Field(ge=1, le=65535)
+_ENV_PREFIX = "RAYGION_"
+_ENV_DELIMITER = "__"
 
 
 class StoreSettings(Record):
@@ -149,7 +151,7 @@ class _Layers(Settings, BaseSettings):
     """Reads the settings from their three sources."""
 
     model_config = SettingsConfigDict(
-        extra="forbid", env_prefix="RAYGION_", env_nested_delimiter="__"
+        extra="forbid", env_prefix=_ENV_PREFIX, env_nested_delimiter=_ENV_DELIMITER
     )
     _file: ClassVar[Path | None] = None
 
@@ -174,6 +176,7 @@ def load_settings(file: Path | None = None, overrides: Mapping[str, Any] | None 
     """
     if file is not None and not file.is_file():
         raise InvalidArgument(f"there is no settings file {file}", "config")
+    _check_environment()
     default = Path(CONFIG_FILE)
     found = file or (default if default.is_file() else None)
 
@@ -194,6 +197,15 @@ def load_settings(file: Path | None = None, overrides: Mapping[str, Any] | None 
             "store": settings.store.model_copy(update={"url": _anchored(settings.store.url, base)}),
         }
     )
+
+
+def _check_environment() -> None:
+    # The sources look up the variables of known keys, and never see those of a misspelt section.
+    for variable in os.environ:
+        section, delimiter, _ = variable.upper().partition(_ENV_DELIMITER)
+        key = section.removeprefix(_ENV_PREFIX).lower()
+        if delimiter and key != section.lower() and key not in Settings.model_fields:
+            raise InvalidArgument(f"unknown key (in the environment: {variable})", key)
 
 
 def _anchored(url: str, base: Path) -> str:

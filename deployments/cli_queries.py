@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import orjson
 import typer
 
+from cluster.answers import ANSWER_TOP_K_DEFAULT
 from cluster.errors import InvalidArgument
 from deployments.cli_options import Config, Json, Region, opened
 from deployments.console import out, print_json, table
@@ -50,7 +51,9 @@ def search(
 
 def ask(
     question: Annotated[str, typer.Argument(help="The question.")],
-    top_k: Annotated[int, typer.Option("--top-k", help="How many passages to read.")] = 4,
+    top_k: Annotated[
+        int, typer.Option("--top-k", help="How many passages to read.")
+    ] = ANSWER_TOP_K_DEFAULT,
     filter: Filter = None,
     max_tokens: Annotated[int, typer.Option("--max-tokens", help="Longest answer.")] = 128,
     corpus: Corpus = None,

@@ -32,10 +32,8 @@ class DemoQuestion:
 
 QUESTIONS = (
     DemoQuestion(question="What is the capital of Mongolia?"),
-    DemoQuestion(question="What are the main exports of Chile?"),
-    DemoQuestion(
-        question="Which country has large reserves of diamonds?", filter={"region": "africa"}
-    ),
+    DemoQuestion(question="What is the highest point in Nepal?"),
+    DemoQuestion(question="Which country mines copper?", filter={"region": "africa"}),
 )
 
 

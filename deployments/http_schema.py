@@ -22,7 +22,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from cluster.answers import AnswerRequest
+from cluster.answers import ANSWER_TOP_K_DEFAULT, AnswerRequest
 from cluster.errors import InvalidArgument
 from cluster.filters import Filter, parse_filter
 from cluster.search import TOP_K_DEFAULT, Float32Array, SearchRequest
@@ -124,7 +124,7 @@ class SearchBody(Body):
 class AnswerBody(Body):
     question: Text
     corpus: Name | None = Field(None, description="May be left out where there is one corpus.")
-    top_k: TopK = Field(4, description="Passages to answer from.")
+    top_k: TopK = Field(ANSWER_TOP_K_DEFAULT, description="Passages to answer from.")
     filter: FilterJson | None = None
     max_tokens: MaxTokens = Field(128, description="Longest answer, in tokens.")
     temperature: Temperature = Field(0.0, description="0 takes the likeliest token every time.")

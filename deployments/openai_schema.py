@@ -13,7 +13,7 @@ import orjson
 from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
-from cluster.answers import AnswerRequest
+from cluster.answers import ANSWER_TOP_K_DEFAULT, AnswerRequest
 from cluster.errors import InvalidArgument
 from cluster.filters import Filter, parse_filter
 from cluster.generation import ChatMessage
@@ -147,7 +147,7 @@ class RetrievalBody(OpenAIBody):
     """What `/v1/answer` takes and OpenAI's interface has no words for."""
 
     corpus: Name | None = None
-    top_k: TopK = 4
+    top_k: TopK = ANSWER_TOP_K_DEFAULT
     filter: RetrievalFilter | None = None
     timeout_ms: TimeoutMs = 60_000
     min_coverage: Share = 1.0

@@ -97,6 +97,7 @@ def start_services(installation: Installation, progress: Progress) -> Coordinato
     from deployments.gateway import gateway_application
     from deployments.generator_deployer import ServeGeneratorDeployer
 
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     settings, store = installation.settings, installation.store
     cache = installation.cache_folder
     http = installation.region_settings.http

@@ -12,7 +12,16 @@ from cluster.clock import Deadline
 from cluster.errors import RaygionError
 from cluster.generation import ChatMessage
 from cluster.manifests import ManifestRef
-from cluster.releases import Abort, Commit, Elect, Fence, Propose, Release, ReleaseContents, Rollback
+from cluster.releases import (
+    Abort,
+    Commit,
+    Elect,
+    Fence,
+    Propose,
+    Release,
+    ReleaseContents,
+    Rollback,
+)
 from cluster.search import Int64Array, Passages, ShardHits, ShardQuery
 
 
@@ -57,9 +66,11 @@ class FakeReplica:
     outcomes: Sequence[ShardHits | RaygionError | None] = (hits_of(b"a"),)
     timeouts_s: list[float] = field(default_factory=list)
     cancelled: int = 0
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def search(self, query: ShardQuery, timeout_s: float) -> ShardHits:
         self.timeouts_s.append(timeout_s)
+        self.asked.set()
         outcome = self.outcomes[min(len(self.timeouts_s), len(self.outcomes)) - 1]
         if isinstance(outcome, RaygionError):
             raise outcome

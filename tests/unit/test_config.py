@@ -117,7 +117,6 @@ def test_an_unknown_key_in_the_file_is_refused_by_name(write: Write, text: str, 
 @pytest.mark.parametrize(
     ("variable", "key"),
     [
-        ("RAYGION_STOREE", "storee"),
         ("RAYGION_STOREE__URL", "storee"),
         ("RAYGION_STORE__URLL", "store.urll"),
         ("RAYGION_REGIONS__A__HTTP__PROT", "regions.a.http.prot"),
@@ -128,6 +127,12 @@ def test_an_unknown_key_in_the_environment_is_refused_by_name(
 ) -> None:
     monkeypatch.setenv(variable, "x")
     assert refused(None).field == key
+
+
+def test_variables_of_others_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAYGION_CLUSTER_MARKER", "x")
+    monkeypatch.setenv("OTHER__STOREE", "x")
+    load_settings()
 
 
 def test_an_unknown_flag_is_refused_by_name() -> None:

@@ -93,15 +93,17 @@ async def test_shards_are_asked_at_the_same_time() -> None:
             await both_asked.wait()
             return HITS[0]
 
-    gathered = await scatter([shard(Meeting("0")), shard(Meeting("1"))], A_QUERY, Deadline.after(10))
+    gathered = await scatter(
+        [shard(Meeting("0")), shard(Meeting("1"))], A_QUERY, Deadline.after(10)
+    )
     assert gathered.coverage == 1.0
 
 
 async def test_a_caller_that_goes_away_cancels_every_shard() -> None:
     hanging = [FakeReplica("0", [None]), FakeReplica("1", [None])]
     task = asyncio.create_task(scatter([shard(r) for r in hanging], A_QUERY, never_reached()))
-    while not all(replica.calls for replica in hanging):
-        await asyncio.sleep(0)
+    for replica in hanging:
+        await replica.asked.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -49,6 +49,12 @@ def test_the_check_itself_sees_nested_imports(tmp_path: Path) -> None:
 
 
 def test_files_fit_in_a_head() -> None:
-    python = [path for layer in (*FORBIDDEN, "tests", "bench") for path in (ROOT / layer).rglob("*.py")]
-    too_long = {str(p.relative_to(ROOT)): n for p in python if (n := len(p.read_text().splitlines())) > LINES_MAX}
+    python = [
+        path for layer in (*FORBIDDEN, "tests", "bench") for path in (ROOT / layer).rglob("*.py")
+    ]
+    too_long = {
+        str(p.relative_to(ROOT)): n
+        for p in python
+        if (n := len(p.read_text().splitlines())) > LINES_MAX
+    }
     assert not too_long

@@ -18,9 +18,7 @@ ROOMY = 10_000
 
 texts = st.text(max_size=80)
 messages = st.builds(ChatMessage, role=st.sampled_from(["user", "assistant"]), content=texts)
-tokenizers = st.builds(
-    FakeTokenizer, chars_per_token=st.integers(1, 6), overhead=st.integers(0, 9)
-)
+tokenizers = st.builds(FakeTokenizer, chars_per_token=st.integers(1, 6), overhead=st.integers(0, 9))
 templates = st.builds(
     PromptTemplate,
     system=st.text(max_size=20),

@@ -1,0 +1,392 @@
+"""Several regions over one faulty store, from one seed: the real driver, in virtual time.
+
+Each region has a coordinator that is restarted when it dies, at times while its predecessor still
+lives. People propose, commit, abort and roll back; releases load, fail to, or take long. After the
+noise comes a quiet time in which everything must converge. What happened is in `History`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import random
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+from unittest import mock
+
+from cluster.coordination import Decide, RolloutDriver
+from cluster.errors import Fenced, OutcomeUnknown, RaygionError
+from cluster.numbered_object import NumberedLog
+from cluster.releases import RELEASE_LOG, LogEntry, Release, Rollback
+from cluster.rollout import Rollout, RolloutSettings
+from cluster.rollout_events import Append, Prepared, PrepareFailed
+from tests.fakes import contents
+from tests.simulation.faulty_store import FaultyStore, Objects, Weather, Write
+from tests.simulation.sim_time import Process, Scheduler
+
+SETTINGS = RolloutSettings(
+    prepare_timeout_s=30.0, prepare_retry_s=5.0, switch_margin_s=2.0, leader_lapse_s=10.0
+)
+NOISE_S = 90.0
+QUIET_MAX_S = 180.0
+SLICE_S = 5.0
+SETTLED_SLICES = 3
+
+
+@dataclass(slots=True)
+class Request:
+    """What a person asked for, and what came of it."""
+
+    kind: str
+    region: str
+    decide: Decide
+    commit_ids: list[str] = field(default_factory=list)
+    """Of every entry that was made for it."""
+    outcome: str = "unknown"
+    """ok, failed, or unknown (no reply, or the coordinator died)."""
+    state_position: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """What an incarnation of a coordinator held to be true at a moment."""
+
+    at_s: float
+    region: str
+    incarnation: str
+    position: int
+    epoch: int
+    leader: str | None
+    leads: bool
+    switches: tuple[tuple[int, int], ...]
+    open_release: int | None
+    num_void: int
+
+
+@dataclass(slots=True)
+class History:
+    """All that the checkers judge by."""
+
+    writes: list[Write] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
+    observations: list[Observation] = field(default_factory=list)
+    prepared: list[tuple[float, str, int]] = field(default_factory=list)
+    """(moment, region, release)"""
+    retired: list[tuple[str, int, int, int]] = field(default_factory=list)
+    """(incarnation, release, position, wall_ms)"""
+    failures: list[str] = field(default_factory=list)
+    """Why the quiet time did not end well."""
+    content: dict[str, bytes] = field(default_factory=dict)
+
+    def digest(self) -> str:
+        told = [self.writes, self.observations, self.prepared, self.retired, self.failures]
+        asked = [(r.kind, r.region, r.commit_ids, r.outcome) for r in self.requests]
+        return hashlib.sha256(repr((told, asked)).encode()).hexdigest()
+
+
+class Incarnation(Process):
+    """One life of a region's coordinator: what `actors.coordinator` does, in virtual time."""
+
+    def __init__(self, world: World, region: str, number: int) -> None:
+        name = f"{region}/{number}"
+        self.world = world
+        self.region = region
+        self.rng = random.Random(f"{world.seed}/{name}")
+        self.inbox: deque[Request | Prepared | PrepareFailed] = deque()
+        self.loaded: set[int] = set()
+        self._ids = 0
+        self.rollout = Rollout(region=region, settings=SETTINGS)
+        super().__init__(world.scheduler, name)
+        store = FaultyStore(world.objects, world.scheduler, self, self.rng, world.weather)
+        self.driver = RolloutDriver(
+            rollout=self.rollout,
+            store=store,
+            log=NumberedLog(store, RELEASE_LOG, rng=self.rng, sleep=self.sleep),
+            host=self,
+            clock=self,
+            new_id=self._new_id,
+        )
+
+    def monotonic_s(self) -> float:
+        return self.world.scheduler.now_s
+
+    def wall_ms(self) -> int:
+        return int((self.world.scheduler.now_s + self.world.skews_s[self.region]) * 1000)
+
+    def _new_id(self) -> str:
+        self._ids += 1
+        return f"{self.name}-{self._ids}"
+
+    def body(self) -> None:
+        steps = 0
+        while True:
+            try:
+                self.driver.step(exchange_heartbeats=steps % 2 == 0)
+                steps += 1
+            except Fenced:
+                return
+            except RaygionError:
+                self.world.count_error()
+            self.observe()
+            self.sleep(self.rng.uniform(0.1, 1.0))
+            if self.inbox:
+                self._take(self.inbox.popleft())
+                self.observe()
+
+    def _take(self, item: Request | Prepared | PrepareFailed) -> None:
+        if isinstance(item, Request):
+            self._serve(item)
+            return
+        try:
+            self.driver.observe(item)
+        except RaygionError:
+            self.world.count_error()
+
+    def _serve(self, request: Request) -> None:
+        def decide(rollout: Rollout, now_ms: int, commit_id: str) -> Append:
+            append = request.decide(rollout, now_ms, commit_id)
+            request.commit_ids.append(append.entry.commit_id)
+            return append
+
+        try:
+            state = self.driver.request(decide)
+        except OutcomeUnknown:
+            return
+        except RaygionError:
+            request.outcome = "failed"
+        else:
+            request.outcome = "ok"
+            request.state_position = state.position
+
+    def observe(self) -> None:
+        """Notes what this incarnation believes."""
+        state = self.rollout.state
+        opened = state.open_proposal()
+        self.world.history.observations.append(
+            Observation(
+                at_s=self.world.scheduler.now_s,
+                region=self.region,
+                incarnation=self.name,
+                position=state.position,
+                epoch=state.epoch,
+                leader=state.leader,
+                leads=self.rollout.leads,
+                switches=tuple((s.release, s.at_ms) for s in state.switches),
+                open_release=None if opened is None else opened.release.number,
+                num_void=state.num_void,
+            )
+        )
+
+    def prepare(self, release: Release) -> None:
+        fate = self.rng.random() if self.world.noisy else 1.0
+        took_s = self.rng.uniform(20.0, 45.0) if fate < 0.15 else self.rng.uniform(0.1, 5.0)
+        fails = 0.15 <= fate < 0.3
+        self.world.scheduler.after(took_s, lambda: self._finish(release.number, fails))
+
+    def _finish(self, number: int, fails: bool) -> None:
+        if self.killed or self.ended:
+            return
+        if fails:
+            self.inbox.append(PrepareFailed(release=number, reason="the dice said no"))
+            return
+        self.loaded.add(number)
+        self.world.history.prepared.append((self.world.scheduler.now_s, self.region, number))
+        self.inbox.append(Prepared(release=number))
+
+    def retire(self, number: int) -> None:
+        self.loaded.discard(number)
+        told = (self.name, number, self.rollout.state.position, self.wall_ms())
+        self.world.history.retired.append(told)
+
+
+class World:
+    """The regions, the store, the people and the accidents of one seed."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.rng = random.Random(seed)
+        self.scheduler = Scheduler()
+        self.objects = Objects()
+        self.history = History(writes=self.objects.writes, content=self.objects.content)
+        self.noisy = True
+        self.errors = 0
+        roughness = self.rng.random()
+        self.weather = Weather(fault_share=0.12 * roughness, slow_share=0.03 * roughness)
+        self._accident_gap_s = self.rng.uniform(4.0, 40.0)
+        self.regions = tuple("abcde"[: self.rng.randint(1, 5)])
+        self.skews_s = {region: self.rng.uniform(-0.5, 0.5) for region in self.regions}
+        self._lives = dict.fromkeys(self.regions, 0)
+        self.named: dict[str, Incarnation] = {}
+
+    def run(self) -> History:
+        try:
+            for region in self.regions:
+                self.scheduler.after(self.rng.uniform(0.0, 5.0), self._starter(region))
+            self._repeat(self._ask_something, 1.0, 10.0)
+            self._repeat(self._have_an_accident, 0.5, 2 * self._accident_gap_s)
+            self._repeat(self._let_a_lapsed_leader_write, 5.0, 60.0)
+            self.scheduler.run(NOISE_S)
+            self.noisy = False
+            self.weather.fault_share = self.weather.slow_share = 0.0
+            self._settle()
+        finally:
+            self.scheduler.close()
+        return self.history
+
+    def count_error(self) -> None:
+        self.errors += 1
+
+    def _settle(self) -> None:
+        quiet = 0
+        length = -1
+        while self.scheduler.now_s < NOISE_S + QUIET_MAX_S:
+            self.scheduler.run(self.scheduler.now_s + SLICE_S)
+            unsettled = self.unsettled()
+            quiet = quiet + 1 if not unsettled and length == len(self.objects.log()) else 0
+            length = len(self.objects.log())
+            if quiet >= SETTLED_SLICES:
+                return
+        self.history.failures += unsettled or ["the log goes on growing"]
+
+    def unsettled(self) -> list[str]:
+        """What is not as it must become once nothing disturbs any more."""
+        length = len(self.objects.log())
+        problems = []
+        leaders = 0
+        currents = set()
+        for region in self.regions:
+            incarnation = self.named.get(region)
+            if incarnation is None or incarnation.ended:
+                problems.append(f"{region} has no coordinator")
+                continue
+            state = incarnation.rollout.state
+            current = state.current(incarnation.wall_ms())
+            currents.add(current)
+            leaders += incarnation.rollout.leads
+            opened = state.open_proposal()
+            if state.position != length:
+                problems.append(f"{region} is at {state.position} of {length}")
+            if opened is not None and opened.auto_commit:
+                problems.append(f"release {opened.release.number} is still open in {region}")
+            if current is not None and not {current} <= (
+                incarnation.rollout.prepared() & incarnation.loaded
+            ):
+                problems.append(f"{region} does not hold its current release {current}")
+        if leaders != 1:
+            problems.append(f"{leaders} coordinators lead")
+        if len(currents) > 1:
+            problems.append(f"the regions differ on the current release: {currents}")
+        return problems
+
+    def _repeat(self, action: Callable[[], None], least_s: float, most_s: float) -> None:
+        def again() -> None:
+            if self.noisy:
+                action()
+                self.scheduler.after(self.rng.uniform(least_s, most_s), again)
+
+        self.scheduler.after(self.rng.uniform(least_s, most_s), again)
+
+    # Lives and deaths of coordinators.
+
+    def _starter(self, region: str) -> Callable[[], None]:
+        return lambda: self._start(region)
+
+    def _start(self, region: str) -> None:
+        self._lives[region] += 1
+        self.named[region] = Incarnation(self, region, self._lives[region])
+        self._watch(self.named[region])
+
+    def _watch(self, incarnation: Incarnation) -> None:
+        """Starts the coordinator anew when it has died, unless another has the name by then."""
+        if self.named[incarnation.region] is not incarnation:
+            return
+        if incarnation.killed or incarnation.ended:
+            self.scheduler.after(self.rng.uniform(0.5, 4.0), self._starter(incarnation.region))
+        else:
+            self.scheduler.after(1.0, lambda: self._watch(incarnation))
+
+    def _have_an_accident(self) -> None:
+        region = self.rng.choice(self.regions)
+        incarnation = self.named.get(region)
+        if incarnation is None or incarnation.killed:
+            return
+        if self.rng.random() < 0.3:
+            # Taken for dead, it goes on beside its successor: for a while, or for good.
+            self._start(region)
+            if self.rng.random() < 0.7:
+                self.scheduler.after(self.rng.uniform(0.1, 30.0), incarnation.kill)
+        else:
+            incarnation.kill()
+
+    # What people ask for.
+
+    def _ask_something(self) -> None:
+        leading = [i for i in self.named.values() if i.rollout.leads and not i.killed]
+        asked = list(self.named.values())
+        if leading and self.rng.random() < 0.85:
+            asked = leading
+        if not asked:
+            return
+        incarnation = self.rng.choice(asked)
+        kind, decide = self._wish(incarnation)
+        request = Request(kind, incarnation.region, decide)
+        self.history.requests.append(request)
+        incarnation.inbox.append(request)
+
+    def _wish(self, incarnation: Incarnation) -> tuple[str, Decide]:
+        state = incarnation.rollout.state
+        number = max(1, state.next_release - 1 - (self.rng.random() < 0.3))
+        targets = tuple(self.rng.sample(self.regions, self.rng.randint(1, len(self.regions))))
+        auto = self.rng.random() < 0.7
+        kind = self.rng.choice(["propose", "propose", "propose", "commit", "abort", "rollback"])
+        wishes: dict[str, Decide] = {
+            "propose": lambda r, now, cid: r.propose(
+                contents(cid), targets=targets, auto_commit=auto, now_ms=now, commit_id=cid
+            ),
+            "commit": lambda r, now, cid: r.commit(number, now_ms=now, commit_id=cid),
+            "abort": lambda r, now, cid: r.abort(number, reason="", now_ms=now, commit_id=cid),
+            "rollback": lambda r, now, cid: r.rollback(None, now_ms=now, commit_id=cid),
+        }
+        return kind, wishes[kind]
+
+    def _let_a_lapsed_leader_write(self) -> None:
+        """A leader of an epoch gone by writes without looking: it must do no harm."""
+        state = next((i.rollout.state for i in self.named.values()), None)
+        if state is None or state.epoch < 2 or not state.proposals:
+            return
+        position = len(self.objects.log()) + 1
+        entry: LogEntry = Rollback(
+            epoch=self.rng.randint(1, state.epoch - 1),
+            commit_id=f"lapsed-{position}",
+            at_ms=0,
+            release=self.rng.choice(list(state.proposals)),
+            switch_at_ms=int(self.scheduler.now_s * 1000),
+        )
+        path = f"{RELEASE_LOG}/{position:020}.json"
+        now_s = self.scheduler.now_s
+        self.objects.create(Write(at_s=now_s, path=path, data=entry.to_bytes(), writer="lapsed"))
+
+
+class _OneReader:
+    """Stands in for the threads that read a log: one after the other, in the same order always."""
+
+    def __init__(self, *args: Any) -> None:
+        """Takes what the real one takes."""
+
+    def __enter__(self) -> _OneReader:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        """Nothing to end."""
+
+    def map(self, read: Callable[[int], bytes], numbers: Iterable[int]) -> Iterator[bytes]:
+        return iter([read(number) for number in numbers])
+
+
+def simulate(seed: int) -> History:
+    """The history of a seed: the same one each time."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch("cluster.numbered_object.ThreadPoolExecutor", _OneReader))
+        return World(seed).run()

@@ -1,0 +1,315 @@
+"""The rollout as a script: what happens, and what the machine wants done about it."""
+
+from __future__ import annotations
+
+import pytest
+
+from cluster.errors import Conflict
+from cluster.releases import (
+    Abort,
+    Commit,
+    Elect,
+    Fence,
+    ReleaseStatus,
+    Rollback,
+)
+from cluster.rollout_events import (
+    Append,
+    Prepared,
+    PrepareFailed,
+    Retire,
+)
+from tests.fakes import Entries
+from tests.rollout_script import Script, kinds, status
+
+# Elections.
+
+
+def test_nothing_is_decided_before_the_log_is_read() -> None:
+    script = Script(log=[Entries().elect("b", 1)])
+    assert script.heartbeats(status("b")) == []
+    assert kinds(script.heartbeats(status("b", at_ms=-60_000))) == []
+    assert kinds(script.decide()) == [Elect]
+
+
+def test_an_empty_log_gets_a_leader_of_epoch_one() -> None:
+    (append,) = Script().decide()
+    assert isinstance(append, Append)
+    assert append.position == 1
+    assert append.entry.epoch == 1
+    assert not Script().rollout.leads
+
+
+def test_after_an_append_the_log_is_read_before_anything_is_decided() -> None:
+    script = Script()
+    (append,) = script.decide()
+    assert script.heartbeats(status("a")) == []
+    assert script.handle(Prepared(release=1)) == [Retire(release=1)]
+    script.land(append)
+    assert script.decide() == []
+    assert script.rollout.leads
+
+
+@pytest.mark.parametrize(
+    ("heartbeat_age_ms", "wanted"), [(0, []), (10_000, []), (10_001, [Elect]), (None, [Elect])]
+)
+def test_a_leader_is_replaced_only_when_it_lapses(
+    heartbeat_age_ms: int | None, wanted: list[object]
+) -> None:
+    script = Script("b", log=[Entries().elect("a", 7)])
+    script.now_ms = 100_000
+    if heartbeat_age_ms is not None:
+        script.heartbeats(status("a", at_ms=script.now_ms - heartbeat_age_ms))
+    instructions = script.decide()
+    assert kinds(instructions) == wanted
+    for instruction in instructions:
+        assert script.land(instruction).epoch == 8
+
+
+def test_a_restarted_coordinator_elects_itself_anew_and_does_not_lead_before() -> None:
+    first = Script().elect()
+    second = Script(log=first.log)
+    # The predecessor's epoch is not its own: the two could not be told apart in the log.
+    assert not second.rollout.leads
+    with pytest.raises(Conflict, match="does not lead"):
+        second.propose()
+    (append,) = second.decide()
+    assert second.land(append).epoch == 2
+    assert second.rollout.leads
+
+
+def test_the_old_incarnation_is_fenced_by_the_log_and_stands_no_more() -> None:
+    old = Script().elect()
+    number = old.propose("a", "b")
+    new = Script(log=old.log)
+    new.elect()
+    # The old one decides from what it has read; its place in the log is taken.
+    append = old.rollout.abort(number, reason="", now_ms=0, commit_id="late")
+    assert append.position == len(old.log) + 1
+    assert len(new.log) == append.position
+    old.read(new.log[-1])
+    assert not old.rollout.leads
+    assert old.rollout.superseded
+    old.now_ms = 1_000_000
+    assert Append not in [type(x) for x in old.decide()]
+    with pytest.raises(Conflict, match="does not lead"):
+        old.rollout.abort(number, reason="", now_ms=0, commit_id="later")
+
+
+def test_an_entry_of_a_fenced_epoch_is_void_for_everybody_even_if_it_lands() -> None:
+    old = Script().elect()
+    number = old.propose("a", "b")
+    lapsed = old.rollout.abort(number, reason="", now_ms=0, commit_id="late").entry
+    new = Script(log=old.log).elect()
+    new.read(lapsed)
+    assert new.rollout.state.proposals[number].status is ReleaseStatus.OPEN
+    assert new.rollout.state.num_void == 1
+    assert new.rollout.leads
+
+
+def test_a_leader_replaced_by_another_region_is_not_superseded_and_may_stand_again() -> None:
+    script = Script().elect()
+    script.read(script.entries.elect("b", 2))
+    assert not script.rollout.leads
+    assert not script.rollout.superseded
+    script.heartbeats(status("b", at_ms=0))
+    assert script.decide() == []
+    script.now_ms = 20_000
+    assert kinds(script.decide()) == [Elect]
+
+
+def test_a_lost_election_is_no_lead() -> None:
+    script = Script("b")
+    assert kinds(script.decide()) == [Elect]
+    script.read(Entries().elect("a", 1))
+    script.heartbeats(status("a"))
+    assert script.decide() == []
+    assert not script.rollout.leads
+    assert not script.rollout.superseded
+
+
+# Prepare and commit.
+
+
+def test_a_target_prepares_and_the_leader_commits_when_all_are_prepared() -> None:
+    script = Script().elect()
+    number = script.propose("a", "b")
+    assert kinds(script.decide()) == [("prepare", number)]
+    assert script.handle(Prepared(release=number)) == []
+    script.now_ms = 3_000
+    (append,) = script.heartbeats(status("a"), status("b", number))
+    entry = script.land(append)
+    assert isinstance(entry, Commit)
+    assert entry.switch_at_ms == 4_000
+    assert script.decide() == []
+    assert script.rollout.heartbeat(3_999).current is None
+    assert script.rollout.heartbeat(4_000).current == number
+
+
+def test_own_heartbeat_in_the_store_does_not_count_for_what_is_prepared() -> None:
+    # It may be a predecessor's, who has taken what was loaded to the grave.
+    script = Script().elect()
+    number = script.propose("a")
+    assert kinds(script.heartbeats(status("a", number))) == []
+    assert kinds(script.decide()) == [("prepare", number)]
+    assert script.rollout.regions_prepared(number) == frozenset()
+
+
+def test_what_is_no_target_does_not_prepare_until_the_release_is_committed() -> None:
+    e = Entries()
+    script = Script("c", log=[e.elect("a", 1), e.propose(1)])
+    script.heartbeats(status("a"))
+    assert script.decide() == []
+    script.read(e.commit(1))
+    assert kinds(script.decide()) == [("prepare", 1)]
+
+
+def test_without_auto_commit_a_person_decides() -> None:
+    script = Script().elect()
+    number = script.propose("a", auto_commit=False, prepared=True)
+    assert script.decide() == []
+    append = script.rollout.commit(number, now_ms=0, commit_id="x")
+    assert isinstance(script.land(append), Commit)
+
+
+def test_a_follower_appends_nothing() -> None:
+    e = Entries()
+    script = Script("b", log=[e.elect("a", 1), e.propose(1, targets=("b",), prepare_by_ms=10)])
+    script.heartbeats(status("a"))
+    assert kinds(script.decide()) == [("prepare", 1)]
+    assert script.handle(Prepared(release=1)) == []
+    script.now_ms = 1_000
+    assert script.decide() == []
+
+
+def test_a_region_that_fails_is_fenced_out_and_the_others_go_on() -> None:
+    script = Script().elect()
+    number = script.propose("a", "b", prepared=True)
+    (append,) = script.heartbeats(status("b", failed={number: "disk full"}))
+    entry = script.land(append)
+    assert isinstance(entry, Fence)
+    assert (entry.region, entry.reason) == ("b", "disk full")
+    assert kinds(script.decide()) == [Commit]
+
+
+def test_a_region_late_for_the_deadline_is_fenced_out() -> None:
+    script = Script().elect()
+    number = script.propose("a", "b", prepared=True)
+    script.heartbeats(status("b"))
+    script.now_ms = 60_000
+    assert script.decide() == []
+    script.now_ms = 60_001
+    (append,) = script.decide()
+    entry = script.land(append)
+    assert isinstance(entry, Fence)
+    assert entry.region == "b"
+    assert kinds(script.decide()) == [Commit]
+    assert script.rollout.state.proposals[number].fenced == {"b"}
+
+
+def test_a_release_that_no_region_can_prepare_is_aborted() -> None:
+    script = Script().elect()
+    number = script.propose("a", "b")
+    script.decide()
+    (append,) = script.handle(PrepareFailed(release=number, reason="corrupt"))
+    assert isinstance(script.land(append), Fence)
+    (append,) = script.heartbeats(status("b", failed={number: "full"})) or script.decide()
+    entry = script.land(append)
+    assert isinstance(entry, Abort)
+    assert entry.reason == "full"
+    assert kinds(script.decide()) == [("retire", number)]
+
+
+def test_when_the_deadline_passes_and_nobody_is_prepared_it_ends_in_an_abort() -> None:
+    script = Script().elect()
+    script.propose("a", "b", "c")
+    script.decide()
+    script.now_ms = 60_001
+    seen = []
+    while instructions := [x for x in script.decide() if isinstance(x, Append)]:
+        seen.append(type(script.land(instructions[0])))
+    assert seen == [Fence, Fence, Abort]
+
+
+def test_a_fenced_region_catches_up_after_the_commit() -> None:
+    e = Entries()
+    script = Script("b", log=[e.elect("a", 1), e.propose(1)])
+    script.heartbeats(status("a"))
+    script.decide()
+    script.handle(PrepareFailed(release=1, reason="full"))
+    assert script.rollout.heartbeat(0).failed == {1: "full"}
+    script.read(e.fence(1, "b"))
+    assert script.decide() == []
+    script.read(e.commit(1))
+    assert script.decide() == []
+    script.now_ms = 5_000
+    assert kinds(script.decide()) == [("prepare", 1)]
+
+
+def test_a_committed_release_is_tried_again_but_not_at_once() -> None:
+    e = Entries()
+    script = Script("b", log=[e.elect("a", 1), e.propose(1), e.commit(1)])
+    script.heartbeats(status("a"))
+    assert kinds(script.decide()) == [("prepare", 1)]
+    for attempt in range(1, 4):
+        script.heartbeats(status("a", at_ms=script.now_ms + 5_000))
+        assert script.handle(PrepareFailed(release=1, reason="full")) == []
+        script.now_ms += 4_999
+        assert script.decide() == []
+        script.now_ms += 1
+        assert kinds(script.decide()) == [("prepare", 1)], attempt
+    assert script.handle(Prepared(release=1)) == []
+    assert script.rollout.prepared() == {1}
+
+
+def test_a_new_leader_takes_the_open_release_to_its_end() -> None:
+    e = Entries()
+    log = [e.elect("a", 1), e.propose(1)]
+    script = Script("b", log=log)
+    script.now_ms = 9_000
+    script.heartbeats(status("a", 1, at_ms=-5_000))
+    instructions = script.decide()
+    assert kinds(instructions) == [("prepare", 1), Elect]
+    script.land(instructions[-1])
+    script.decide()
+    assert kinds(script.handle(Prepared(release=1))) == [Commit]
+
+
+# What stays loaded.
+
+
+def test_two_releases_stay_and_the_third_last_is_retired_at_the_switch() -> None:
+    script = Script().elect()
+    assert [script.committed() for _ in range(2)] == [1, 2]
+    number = script.propose(prepared=True)
+    assert script.decide() == []
+    assert script.rollout.prepared() == {1, 2, 3}
+    script.now_ms += 999
+    assert script.decide() == []
+    script.now_ms += 1
+    assert kinds(script.decide()) == [("retire", 1)]
+    assert script.rollout.prepared() == {2, number}
+
+
+def test_a_rollback_is_one_pointer_switch_since_the_release_is_resident() -> None:
+    script = Script().elect()
+    script.committed()
+    script.committed()
+    append = script.rollout.rollback(None, now_ms=script.now_ms, commit_id="x")
+    entry = script.land(append)
+    assert isinstance(entry, Rollback)
+    assert (entry.release, entry.switch_at_ms) == (1, script.now_ms + 1_000)
+    assert script.decide() == []
+    script.now_ms += 1_000
+    assert script.decide() == []
+    assert script.rollout.heartbeat(script.now_ms).current == 1
+
+
+def test_a_release_retired_while_it_is_prepared_is_unloaded_when_it_arrives() -> None:
+    script = Script().elect()
+    number = script.propose("a", "b")
+    assert kinds(script.decide()) == [("prepare", number)]
+    script.land(script.rollout.abort(number, reason="", now_ms=0, commit_id="x"))
+    assert kinds(script.decide()) == [("retire", number)]
+    assert kinds(script.handle(Prepared(release=number))) == [("retire", number)]
+    assert script.rollout.prepared() == frozenset()

@@ -1,0 +1,110 @@
+"""What people ask of a rollout: the entry to append, or a typed error."""
+
+from __future__ import annotations
+
+import pytest
+
+from cluster.errors import Conflict, InvalidArgument, NotFound
+from cluster.releases import (
+    Rollback,
+)
+from tests.fakes import Entries, contents
+from tests.rollout_script import Script, status
+
+
+def test_requests_need_the_lead() -> None:
+    script = Script("b", log=[Entries().elect("a", 1)])
+    rollout = script.rollout
+    for request in (
+        lambda: rollout.propose(
+            contents(), targets=("b",), auto_commit=True, now_ms=0, commit_id="x"
+        ),
+        lambda: rollout.rollback(None, now_ms=0, commit_id="x"),
+    ):
+        with pytest.raises(Conflict):
+            request()
+
+
+def test_before_anybody_leads_a_request_is_a_conflict() -> None:
+    with pytest.raises(Conflict, match="nobody yet"):
+        Script().propose()
+
+
+@pytest.mark.parametrize("targets", [(), ("a", "a"), ("A",), ("a", "b c"), ("",)])
+def test_targets_that_are_none_are_refused(targets: tuple[str, ...]) -> None:
+    script = Script().elect()
+    with pytest.raises(InvalidArgument) as caught:
+        script.rollout.propose(
+            contents(), targets=targets, auto_commit=True, now_ms=0, commit_id="x"
+        )
+    assert caught.value.field == "targets"
+
+
+def test_one_release_is_open_at_a_time() -> None:
+    script = Script().elect()
+    script.propose()
+    with pytest.raises(Conflict, match="release 1 is still open"):
+        script.propose()
+
+
+def test_a_commit_waits_for_the_targets() -> None:
+    script = Script().elect()
+    number = script.propose("a", "b", "c", auto_commit=False, prepared=True)
+    with pytest.raises(Conflict, match="not prepared yet in: b, c"):
+        script.rollout.commit(number, now_ms=0, commit_id="x")
+    script.heartbeats(status("b", number), status("c", number))
+    script.land(script.rollout.commit(number, now_ms=0, commit_id="x"))
+    with pytest.raises(Conflict, match="committed, not open"):
+        script.rollout.commit(number, now_ms=0, commit_id="y")
+
+
+@pytest.mark.parametrize(
+    ("number", "error"), [(0, InvalidArgument), (-1, InvalidArgument), (9, NotFound)]
+)
+def test_unknown_releases(number: int, error: type[Exception]) -> None:
+    rollout = Script().elect().rollout
+    for request in (
+        lambda: rollout.commit(number, now_ms=0, commit_id="x"),
+        lambda: rollout.abort(number, reason="", now_ms=0, commit_id="x"),
+        lambda: rollout.rollback(number, now_ms=0, commit_id="x"),
+    ):
+        with pytest.raises(error):
+            request()
+
+
+def test_rollbacks_go_to_committed_releases_only() -> None:
+    script = Script().elect()
+    with pytest.raises(Conflict, match="no earlier release"):
+        script.rollout.rollback(None, now_ms=0, commit_id="x")
+    script.committed()
+    with pytest.raises(Conflict, match="no earlier release"):
+        script.rollout.rollback(None, now_ms=script.now_ms, commit_id="x")
+    number = script.propose()
+    with pytest.raises(Conflict, match="open, not committed"):
+        script.rollout.rollback(number, now_ms=script.now_ms, commit_id="x")
+
+
+def test_going_back_from_a_commit_whose_moment_is_still_to_come() -> None:
+    script = Script().elect()
+    script.committed()
+    script.propose(prepared=True)
+    append = script.rollout.rollback(None, now_ms=script.now_ms, commit_id="x")
+    entry = script.land(append)
+    assert isinstance(entry, Rollback)
+    assert entry.release == 1
+    assert script.rollout.state.current(script.now_ms + 60_000) == 1
+
+
+def test_going_back_twice_returns_to_where_one_was() -> None:
+    script = Script().elect()
+    for _ in range(3):
+        script.committed()
+    seen = []
+    for _ in range(2):
+        append = script.rollout.rollback(None, now_ms=script.now_ms, commit_id="x")
+        entry = script.land(append)
+        assert isinstance(entry, Rollback)
+        seen.append(entry.release)
+        script.now_ms += 5_000
+        script.decide()
+    assert seen == [2, 3]
