@@ -14,7 +14,6 @@ from cluster.filters import Filter
 from cluster.generation import ChatMessage
 from cluster.search import SearchRequest, SearchResult
 
-
 ANSWER_TOP_K_DEFAULT = 3
 
 

@@ -28,7 +28,7 @@ def gateway_application(
 ) -> serve.Application:
     """The Serve application of a region's HTTP endpoint."""
 
-    # Serve takes a plain function for a builder; anything else callable it takes for the app itself.
+    # Serve takes only a plain function for a builder; any other callable it takes for the app.
     def build() -> FastAPI:
         return _build_app(endpoint, store, cache_folder)
 

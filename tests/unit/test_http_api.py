@@ -124,7 +124,7 @@ async def test_answer() -> None:
     assert reply.json()["usage"] == {"prompt_tokens": 11, "completion_tokens": 3}
     (asked,) = service.answers
     assert (asked.question, asked.retrieve, asked.max_tokens) == (body["question"], True, 9)
-    assert (asked.top_k, asked.temperature, asked.timeout_s) == (4, 0.0, 60.0)
+    assert (asked.top_k, asked.temperature, asked.timeout_s) == (3, 0.0, 60.0)
 
 
 async def test_status() -> None:
