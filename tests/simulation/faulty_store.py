@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cluster.errors import Conflict, NotFound, OutcomeUnknown, Unavailable
-from tests.simulation.sim_time import Process, Scheduler
+from tests.simulation.sim_time import Killed, Process, Scheduler
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +49,11 @@ class Weather:
 
     fault_share: float = 0.0
     slow_share: float = 0.0
+    crash_share: float = 0.0
+    """How often an operation is the last one of its process, before or after its effect."""
+
+    def clear_up(self) -> None:
+        self.fault_share = self.slow_share = self.crash_share = 0.0
 
 
 class FaultyStore:
@@ -142,6 +147,9 @@ class FaultyStore:
         return self._rng.random() < self._weather.fault_share
 
     def _travel(self) -> None:
+        if self._rng.random() < self._weather.crash_share:
+            self._process.kill()
+            raise Killed
         slow = self._rng.random() < self._weather.slow_share
         self._process.sleep(self._rng.uniform(1.0, 15.0) if slow else self._rng.uniform(0.0, 0.03))
 

@@ -29,7 +29,7 @@ from tests.simulation.sim_time import Process, Scheduler
 SETTINGS = RolloutSettings(
     prepare_timeout_s=30.0, prepare_retry_s=5.0, switch_margin_s=2.0, leader_lapse_s=10.0
 )
-NOISE_S = 90.0
+NOISE_S = 150.0
 QUIET_MAX_S = 180.0
 SLICE_S = 5.0
 SETTLED_SLICES = 3
@@ -61,6 +61,9 @@ class Observation:
     leader: str | None
     leads: bool
     switches: tuple[tuple[int, int], ...]
+    wall_ms: int
+    current: int | None
+    """The release that is current at `wall_ms`."""
     open_release: int | None
     num_void: int
 
@@ -174,6 +177,8 @@ class Incarnation(Process):
                 leader=state.leader,
                 leads=self.rollout.leads,
                 switches=tuple((s.release, s.at_ms) for s in state.switches),
+                wall_ms=self.wall_ms(),
+                current=state.current(self.wall_ms()),
                 open_release=None if opened is None else opened.release.number,
                 num_void=state.num_void,
             )
@@ -213,7 +218,9 @@ class World:
         self.noisy = True
         self.errors = 0
         roughness = self.rng.random()
-        self.weather = Weather(fault_share=0.12 * roughness, slow_share=0.03 * roughness)
+        self.weather = Weather(
+            fault_share=0.12 * roughness, slow_share=0.03 * roughness, crash_share=0.002 * roughness
+        )
         self._accident_gap_s = self.rng.uniform(4.0, 40.0)
         self.regions = tuple("abcde"[: self.rng.randint(1, 5)])
         self.skews_s = {region: self.rng.uniform(-0.5, 0.5) for region in self.regions}
@@ -229,7 +236,7 @@ class World:
             self._repeat(self._let_a_lapsed_leader_write, 5.0, 60.0)
             self.scheduler.run(NOISE_S)
             self.noisy = False
-            self.weather.fault_share = self.weather.slow_share = 0.0
+            self.weather.clear_up()
             self._settle()
         finally:
             self.scheduler.close()

@@ -1,0 +1,236 @@
+"""What must hold of every history. Independent of the code that is judged: the log is read here by
+rules of its own, from the bytes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.simulation.harness import History
+
+LOG = "releases/"
+Entry = dict[str, Any]
+Checker = Callable[[History], list[str]]
+
+
+@dataclass(slots=True)
+class Belief:
+    """What everybody must believe who has read the log up to one position."""
+
+    epoch: int = 0
+    leader: str | None = None
+    switches: tuple[tuple[int, int], ...] = ()
+    status: dict[int, str] = field(default_factory=dict)
+    targets: dict[int, set[str]] = field(default_factory=dict)
+    num_void: int = 0
+
+    def open_release(self) -> int | None:
+        return next((n for n, status in self.status.items() if status == "open"), None)
+
+    def current(self, now_ms: int) -> int | None:
+        current = None
+        for release, at_ms in self.switches:
+            if at_ms <= now_ms:
+                current = release
+        return current
+
+
+def after(belief: Belief, entry: Entry) -> Belief:
+    """The belief after one more entry."""
+    status, targets = dict(belief.status), {n: set(t) for n, t in belief.targets.items()}
+    made = Belief(
+        epoch=belief.epoch,
+        leader=belief.leader,
+        switches=belief.switches,
+        status=status,
+        targets=targets,
+        num_void=belief.num_void,
+    )
+    kind, release = entry["kind"], entry.get("release")
+    if kind == "elect":
+        holds = entry["epoch"] > belief.epoch
+    elif entry["epoch"] != belief.epoch:
+        holds = False
+    elif kind == "propose":
+        release = entry["release"]["number"]
+        holds = belief.open_release() is None and release == len(status) + 1
+    else:
+        holds = status.get(release) == ("committed" if kind == "rollback" else "open")
+        holds = holds and (kind != "fence" or entry["region"] in entry_targets(belief, release))
+    if not holds:
+        made.num_void += 1
+    elif kind == "elect":
+        made.epoch, made.leader = entry["epoch"], entry["leader"]
+    elif kind == "propose":
+        status[release], targets[release] = "open", set(entry["targets"])
+    elif kind == "abort":
+        status[release] = "aborted"
+    elif kind == "fence":
+        status[release] = "open"
+    else:
+        status[release] = "committed"
+        made.switches += ((release, entry["switch_at_ms"]),)
+    return made
+
+
+def entry_targets(belief: Belief, release: int | None) -> set[str]:
+    return set() if release is None else belief.targets.get(release, set())
+
+
+def entries(history: History) -> list[Entry]:
+    paths = sorted(path for path in history.content if path.startswith(LOG))
+    return [json.loads(history.content[path]) for path in paths]
+
+
+def beliefs(history: History) -> list[Belief]:
+    """By position: the first one is of the empty log."""
+    return list(itertools.accumulate(entries(history), after, initial=Belief()))
+
+
+def holding(history: History) -> list[tuple[int, Entry]]:
+    """The entries that are not void, with their positions."""
+    known = beliefs(history)
+    log = enumerate(entries(history), 1)
+    return [(n, entry) for n, entry in log if known[n].num_void == known[n - 1].num_void]
+
+
+def log_is_consecutive_and_immutable(history: History) -> list[str]:
+    written = [write for write in history.writes if write.path.startswith(LOG)]
+    problems = []
+    for number, write in enumerate(written, 1):
+        if write.path != f"{LOG}{number:020}.json":
+            problems.append(f"{write.writer} wrote {write.path} as entry {number}")
+        if history.content[write.path] != write.data:
+            problems.append(f"{write.path} was changed")
+    return problems
+
+
+def epochs_never_go_back(history: History) -> list[str]:
+    problems = []
+    epochs = [entry["epoch"] for _, entry in holding(history)]
+    if epochs != sorted(epochs):
+        problems.append(f"epochs in the log go back: {epochs}")
+    last: dict[str, tuple[int, int]] = {}
+    for seen in history.observations:
+        now = (seen.epoch, seen.position)
+        before = last.get(seen.incarnation, (0, 0))
+        if now[0] < before[0] or now[1] < before[1]:
+            problems.append(f"{seen.incarnation} went back from {before} to {now}")
+        last[seen.incarnation] = now
+    return problems
+
+
+def one_incarnation_leads_an_epoch(history: History) -> list[str]:
+    """Whoever leads an epoch, and whoever writes in it, is the one that was elected to it."""
+    writer = {write.path: write.writer for write in history.writes}
+    elected: dict[int, str] = {}
+    problems = []
+    for position, entry in holding(history):
+        name = writer[f"{LOG}{position:020}.json"]
+        if entry["kind"] == "elect":
+            elected[entry["epoch"]] = name
+        elif elected.get(entry["epoch"]) != name:
+            problems.append(f"{name} wrote entry {position} in an epoch that it does not lead")
+    problems += [
+        f"{seen.incarnation} believes to lead epoch {seen.epoch}"
+        for seen in history.observations
+        if seen.leads and elected.get(seen.epoch) != seen.incarnation
+    ]
+    return problems
+
+
+def requests_have_the_effect_that_was_told(history: History) -> list[str]:
+    """Acknowledged: in the log once, and in force. Refused: not there at all, and never again."""
+    landed = Counter(entry["commit_id"] for entry in entries(history))
+    in_force = {entry["commit_id"] for _, entry in holding(history)}
+    problems = [f"entry {cid} is in the log {n} times" for cid, n in landed.items() if n > 1]
+    for request in history.requests:
+        found = [cid for cid in request.commit_ids if landed[cid]]
+        if request.outcome == "ok" and (
+            found != request.commit_ids[-1:] or found[0] not in in_force
+        ):
+            problems.append(f"an acknowledged {request.kind} stands in the log as {found}")
+        if request.outcome == "failed" and found:
+            problems.append(f"a {request.kind} that was told to have failed stands in the log")
+        if len(found) > 1:
+            problems.append(f"one {request.kind} landed as {found}")
+    return problems
+
+
+def commits_wait_for_their_targets(history: History) -> list[str]:
+    written_s = {write.path: write.at_s for write in history.writes}
+    prepared_s: dict[tuple[str, int], float] = {}
+    for at_s, region, release in history.prepared:
+        prepared_s.setdefault((region, release), at_s)
+    waiting: dict[int, set[str]] = {}
+    targets: dict[int, set[str]] = {}
+    problems = []
+    for position, entry in holding(history):
+        at_s = written_s[f"{LOG}{position:020}.json"]
+        if entry["kind"] == "propose":
+            number = entry["release"]["number"]
+            targets[number], waiting[number] = set(entry["targets"]), set(entry["targets"])
+        elif entry["kind"] == "fence":
+            waiting[entry["release"]].discard(entry["region"])
+        elif entry["kind"] == "commit":
+            number = entry["release"]
+            late = [r for r in waiting[number] if prepared_s.get((r, number), at_s) >= at_s]
+            if late:
+                problems.append(f"release {number} was committed before {late} prepared it")
+            if not waiting[number]:
+                problems.append(f"release {number} was committed with all regions fenced out")
+    return problems
+
+
+def everybody_agrees_at_a_position(history: History) -> list[str]:
+    known = beliefs(history)
+    problems = []
+    for seen in history.observations:
+        if seen.position >= len(known):
+            problems.append(f"{seen.incarnation} has read {seen.position} entries of fewer")
+            continue
+        belief = known[seen.position]
+        current = belief.current(seen.wall_ms)
+        expected = (belief.epoch, belief.leader, belief.switches, belief.open_release(), current)
+        found = (seen.epoch, seen.leader, seen.switches, seen.open_release, seen.current)
+        if found != expected or seen.num_void != belief.num_void:
+            problems.append(f"at {seen.position} {seen.incarnation} believes {found}")
+    return problems
+
+
+def what_serves_is_never_retired(history: History) -> list[str]:
+    known = beliefs(history)
+    problems = []
+    for incarnation, release, position, now_ms in history.retired:
+        belief = known[min(position, len(known) - 1)]
+        due = {number for number, at_ms in belief.switches if at_ms > now_ms}
+        if release == belief.current(now_ms) or release in due:
+            problems.append(f"{incarnation} retired release {release}, which serves or will")
+    return problems
+
+
+def the_quiet_time_ends_well(history: History) -> list[str]:
+    return list(history.failures)
+
+
+CHECKERS: tuple[Checker, ...] = (
+    log_is_consecutive_and_immutable,
+    epochs_never_go_back,
+    one_incarnation_leads_an_epoch,
+    requests_have_the_effect_that_was_told,
+    commits_wait_for_their_targets,
+    everybody_agrees_at_a_position,
+    what_serves_is_never_retired,
+    the_quiet_time_ends_well,
+)
+
+
+def violations(history: History) -> dict[str, list[str]]:
+    """By the name of the checker; empty when all holds."""
+    found = {checker.__name__: checker(history) for checker in CHECKERS}
+    return {name: problems for name, problems in found.items() if problems}

@@ -1,0 +1,171 @@
+"""The checkers catch what they are for: each planted bug is found by the checker meant for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+import cluster.numbered_object as numbered_object
+import cluster.releases as releases
+import cluster.rollout as rollout
+from cluster.coordination import RolloutDriver
+from cluster.errors import Conflict, OutcomeUnknown, Unavailable
+from cluster.numbered_object import NumberedLog
+from cluster.releases import Elect, LogEntry, LogState, Proposal
+from cluster.rollout import Rollout
+from cluster.rollout_events import Append, EntryRead
+from tests.simulation.checkers import violations
+from tests.simulation.harness import simulate
+
+SEEDS_MAX = 60
+Patch = pytest.MonkeyPatch
+
+
+def no_epoch_check(patch: Patch) -> None:
+    real = releases.objection
+
+    def objection(state: LogState, entry: LogEntry) -> str | None:
+        lenient = (
+            entry if isinstance(entry, Elect) else entry.model_copy(update={"epoch": state.epoch})
+        )
+        return real(state, lenient)
+
+    patch.setattr(releases, "objection", objection)
+    patch.setattr(rollout, "objection", objection)
+
+
+def commit_without_waiting(patch: Patch) -> None:
+    patch.setattr(Proposal, "waits_for", lambda self, prepared: [])
+
+
+def all_fenced_but_not_aborted(patch: Patch) -> None:
+    real = Rollout._next_entry
+
+    def next_entry(
+        self: Rollout, proposal: Proposal, now_ms: int, commit_id: str
+    ) -> LogEntry | None:
+        entry = real(self, proposal, now_ms, commit_id)
+        if isinstance(entry, releases.Abort):
+            return self._commit_entry(proposal.release.number, now_ms, commit_id)
+        return entry
+
+    patch.setattr(Rollout, "_next_entry", next_entry)
+
+
+def no_reading_back_after_a_lost_reply(patch: Patch) -> None:
+    def put_only(store: Any, path: str, data: bytes, **options: Any) -> bytes:
+        try:
+            store.put_if_absent(path, data)
+        except OutcomeUnknown as error:
+            raise Conflict("taken for somebody else's") from error
+        return data
+
+    patch.setattr(numbered_object, "put_or_get", put_only)
+
+
+def a_lost_reply_told_as_a_failure(patch: Patch) -> None:
+    real = numbered_object.put_or_get
+
+    def put_once(store: Any, path: str, data: bytes, **options: Any) -> bytes:
+        try:
+            return real(store, path, data, **options)
+        except OutcomeUnknown as error:
+            raise Unavailable("it did not work") from error
+
+    patch.setattr(numbered_object, "put_or_get", put_once)
+
+
+def keeping_the_predecessors_epoch(patch: Patch) -> None:
+    patch.setattr(Rollout, "leads", property(lambda self: self.state.leader == self.region))
+
+
+def overwriting_the_log(patch: Patch) -> None:
+    def append_at(self: NumberedLog, n: int, data: bytes, **options: Any) -> None:
+        self._store.put(self.path(n), data)
+
+    patch.setattr(NumberedLog, "append_at", append_at)
+
+
+def taking_one_entry_in_twice(patch: Patch) -> None:
+    real = RolloutDriver._append
+
+    def append_and_read(self: RolloutDriver, append: Append) -> bool:
+        landed = real(self, append)
+        if landed:
+            self._handle(EntryRead(entry=append.entry))
+        return landed
+
+    patch.setattr(RolloutDriver, "_append", append_and_read)
+
+
+def the_latest_moment_counts(patch: Patch) -> None:
+    def current(self: LogState, now_ms: int) -> int | None:
+        due = [(s.at_ms, s.release) for s in self.switches if s.at_ms <= now_ms]
+        return max(due)[1] if due else None
+
+    patch.setattr(LogState, "current", current)
+
+
+def unloading_what_is_due(patch: Patch) -> None:
+    def resident(self: LogState, now_ms: int) -> tuple[int, ...]:
+        opened, current = self.open_proposal(), self.current(now_ms)
+        return tuple({*([] if opened is None else [opened.release.number]), current} - {None})
+
+    patch.setattr(LogState, "resident", resident)
+
+
+def standing_against_a_leader_that_lives(patch: Patch) -> None:
+    patch.setattr(Rollout, "_lapsed", lambda self, leader, now_ms: True)
+
+
+def leftovers_that_stand_again(patch: Patch) -> None:
+    patch.setattr(Rollout, "superseded", property(lambda self: False, lambda self, value: None))
+
+
+def never_trying_a_committed_release_again(patch: Patch) -> None:
+    patch.setattr(Rollout, "_is_wanted", lambda self, n, now_ms: n not in self._local)
+
+
+def never_fencing(patch: Patch) -> None:
+    real = Rollout._next_entry
+
+    def next_entry(
+        self: Rollout, proposal: Proposal, now_ms: int, commit_id: str
+    ) -> LogEntry | None:
+        entry = real(self, proposal, now_ms, commit_id)
+        return None if isinstance(entry, releases.Fence | releases.Abort) else entry
+
+    patch.setattr(Rollout, "_next_entry", next_entry)
+
+
+@dataclass(frozen=True, slots=True)
+class Bug:
+    plant: Callable[[Patch], None]
+    caught_by: str
+
+
+BUGS = [
+    Bug(no_epoch_check, "everybody_agrees_at_a_position"),
+    Bug(commit_without_waiting, "commits_wait_for_their_targets"),
+    Bug(all_fenced_but_not_aborted, "commits_wait_for_their_targets"),
+    Bug(no_reading_back_after_a_lost_reply, "requests_have_the_effect_that_was_told"),
+    Bug(a_lost_reply_told_as_a_failure, "requests_have_the_effect_that_was_told"),
+    Bug(keeping_the_predecessors_epoch, "one_incarnation_leads_an_epoch"),
+    Bug(overwriting_the_log, "log_is_consecutive_and_immutable"),
+    Bug(taking_one_entry_in_twice, "everybody_agrees_at_a_position"),
+    Bug(the_latest_moment_counts, "everybody_agrees_at_a_position"),
+    Bug(unloading_what_is_due, "what_serves_is_never_retired"),
+    Bug(standing_against_a_leader_that_lives, "the_quiet_time_ends_well"),
+    Bug(leftovers_that_stand_again, "the_quiet_time_ends_well"),
+    Bug(never_trying_a_committed_release_again, "the_quiet_time_ends_well"),
+    Bug(never_fencing, "the_quiet_time_ends_well"),
+]
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.plant.__name__)
+def test_a_planted_bug_is_caught(bug: Bug, monkeypatch: pytest.MonkeyPatch) -> None:
+    bug.plant(monkeypatch)
+    assert any(bug.caught_by in violations(simulate(seed)) for seed in range(SEEDS_MAX))
