@@ -51,9 +51,12 @@ class Weather:
     slow_share: float = 0.0
     crash_share: float = 0.0
     """How often an operation is the last one of its process, before or after its effect."""
+    cut_off: set[str] = field(default_factory=set)
+    """The processes whose replies are mostly lost."""
 
     def clear_up(self) -> None:
         self.fault_share = self.slow_share = self.crash_share = 0.0
+        self.cut_off.clear()
 
 
 class FaultyStore:
@@ -144,7 +147,8 @@ class FaultyStore:
         return landed and fault != "sent twice"
 
     def _goes_wrong(self) -> bool:
-        return self._rng.random() < self._weather.fault_share
+        cut_off = self._process.name in self._weather.cut_off
+        return self._rng.random() < (0.9 if cut_off else self._weather.fault_share)
 
     def _travel(self) -> None:
         if self._rng.random() < self._weather.crash_share:

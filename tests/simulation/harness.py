@@ -233,6 +233,7 @@ class World:
                 self.scheduler.after(self.rng.uniform(0.0, 5.0), self._starter(region))
             self._repeat(self._ask_something, 1.0, 10.0)
             self._repeat(self._have_an_accident, 0.5, 2 * self._accident_gap_s)
+            self._repeat(self._cut_somebody_off, 10.0, 60.0)
             self._repeat(self._let_a_lapsed_leader_write, 5.0, 60.0)
             self.scheduler.run(NOISE_S)
             self.noisy = False
@@ -326,6 +327,15 @@ class World:
                 self.scheduler.after(self.rng.uniform(0.1, 30.0), incarnation.kill)
         else:
             incarnation.kill()
+
+    def _cut_somebody_off(self) -> None:
+        leading = [i.name for i in self.named.values() if i.rollout.leads]
+        names = leading or [incarnation.name for incarnation in self.named.values()]
+        if names:
+            name = self.rng.choice(names)
+            self.weather.cut_off.add(name)
+            back_s = self.rng.uniform(1.0, 40.0)
+            self.scheduler.after(back_s, lambda: self.weather.cut_off.discard(name))
 
     # What people ask for.
 
