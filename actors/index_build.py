@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import ray
 import ray.data
 
@@ -22,7 +21,7 @@ from cluster.artifacts import Artifacts
 from cluster.catalog import Catalog
 from cluster.clock import SYSTEM_CLOCK
 from cluster.config import CorpusSettings
-from cluster.errors import Corrupt, InvalidArgument, NotFound
+from cluster.errors import InvalidArgument, NotFound
 from cluster.manifests import (
     ArtifactFile,
     CorpusManifest,
@@ -33,13 +32,13 @@ from cluster.manifests import (
     ShardArtifact,
 )
 from cluster.object_store import ObjectStore
+from cluster.passages import current_passages, read_part, vector_column, vectors_of
 from cluster.placement import shard_of
 from cluster.records import Record
 
 _BUILD_FORMAT = 1
 """Raised whenever the same input is to be built into other bytes."""
 _EMBED_BATCH = 128
-_EMBED_CPUS = 2
 
 
 class _BuildKey(Record):
@@ -132,12 +131,11 @@ def _build_shards(
     progress: BuildProgress,
 ) -> tuple[list[ShardArtifact], int]:
     """The artifacts of all shards, and how many documents are in them."""
-    cpus, actors = _embedding_plan()
     parts = [{"part": i, "file": part.to_bytes()} for i, part in enumerate(corpus.parts)]
     total = corpus.num_passages
     with watched(lambda done: progress.show("embed", min(done, total), total)) as counter:
         passages = ray.data.from_items(parts, override_num_blocks=len(parts)).map_batches(
-            _PartReader(store).read, batch_size=1, batch_format="pyarrow"
+            _PartReader(store, corpus).read, batch_size=1, batch_format="pyarrow"
         )
         if embedder is not None:
             passages = passages.map_batches(
@@ -145,8 +143,8 @@ def _build_shards(
                 fn_constructor_args=(embedder, store, cache_folder, counter),
                 batch_size=_EMBED_BATCH,
                 batch_format="pyarrow",
-                num_cpus=cpus,
-                compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors),
+                num_cpus=1,
+                compute=ray.data.ActorPoolStrategy(size=_embedding_actors()),
             )
         sharded = passages.map_batches(
             _Sharder(settings.shards).add, batch_format="pyarrow", zero_copy_batch=True
@@ -173,13 +171,19 @@ class _PartReader:
     """Reads parts of a corpus from the store, verified, with their ordinal in a column `part`."""
 
     store: ObjectStore
+    corpus: CorpusManifest
 
     def read(self, batch: Any) -> pa.Table:
         tables = []
         rows: pa.Table = batch
         for row in rows.to_pylist():
             file = ArtifactFile.from_bytes(row["file"], source="a corpus part")
-            table = pq.read_table(pa.BufferReader(Artifacts(self.store).read_bytes(file)))
+            table = read_part(
+                Artifacts(self.store).read_bytes(file),
+                self.corpus.metadata_schema,
+                self.corpus.vector_dimension,
+                source=file.path,
+            )
             ordinal = pa.array(np.full(len(table), row["part"], dtype=np.int64))
             tables.append(table.append_column("part", ordinal))
         return pa.concat_tables(tables)
@@ -215,7 +219,7 @@ class _ShardBuilder:
     def build(self, shard: int, rows: pa.Table) -> tuple[ShardArtifact, int]:
         latest = _latest_of_each_document(rows)
         num_documents = pc.count_distinct(latest["document"]).as_py()
-        vectors = _vectors(latest)
+        vectors = vectors_of(latest)
         table = latest.drop_columns(["vector", "part", "shard"])
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
@@ -230,48 +234,30 @@ class _ShardBuilder:
         return artifact, num_documents
 
 
-def _embedding_plan() -> tuple[int, int]:
-    """CPUs of an embedding actor, and how many actors at most.
+def _embedding_actors() -> int:
+    """How many actors embed side by side, each with the model and a CPU of its own.
 
-    An actor carries the whole model, so it takes two CPUs where there are as many, and the pool
-    grows to what the cluster has. What generators have reserved Ray does not give away.
+    More actors of one thread are quicker than more threads. One CPU is left to the tasks that read
+    for them; without it the pipeline would never start.
     """
     resources: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
-    total = int(resources.get("CPU", 1))
-    cpus = max(1, min(_EMBED_CPUS, total))
-    return cpus, max(1, total // cpus)
+    return max(1, int(resources.get("CPU", 1)) - 1)
 
 
 def _no_rows(
     store: ObjectStore, corpus: CorpusManifest, embedder: ModelManifest | None
 ) -> pa.Table:
     first = pa.Table.from_pylist([{"part": 0, "file": corpus.parts[0].to_bytes()}])
-    rows = _Sharder(1).add(_PartReader(store).read(first)).slice(0, 0)
+    rows = _Sharder(1).add(_PartReader(store, corpus).read(first)).slice(0, 0)
     if embedder is None:
         return rows
-    return rows.append_column(
-        "vector", pa.array([], type=pa.list_(pa.float32(), embedder.dimension))
-    )
+    assert embedder.dimension is not None
+    no_vectors = np.empty((0, embedder.dimension), dtype=np.float32)
+    return rows.append_column("vector", vector_column(no_vectors))
 
 
 def _latest_of_each_document(rows: pa.Table) -> pa.Table:
     """A later part's document replaces the earlier one whole, however many passages each has."""
-    newest = rows.group_by("document").aggregate([("part", "max")])
-    by_document = dict(
-        zip(newest["document"].to_pylist(), newest["part_max"].to_pylist(), strict=True)
-    )
-    kept = [
-        by_document[document] == part
-        for document, part in zip(
-            rows["document"].to_pylist(), rows["part"].to_pylist(), strict=True
-        )
-    ]
-    return rows.filter(pa.array(kept, type=pa.bool_()))
-
-
-def _vectors(rows: pa.Table) -> np.ndarray[Any, np.dtype[np.float32]]:
-    column: Any = rows["vector"].combine_chunks()
-    if column.null_count:
-        raise Corrupt("a passage of the corpus has no vector")
-    dimension = column.type.list_size
-    return np.asarray(column.flatten(), dtype=np.float32).reshape(len(rows), dimension)
+    ordinals = rows["part"].to_numpy()
+    parts = [rows.filter(pa.array(ordinals == part)) for part in np.unique(ordinals)]
+    return pa.concat_tables(current_passages(parts)) if parts else rows

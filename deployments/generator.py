@@ -67,7 +67,7 @@ class LocalModel(CallbackBase):
         self.ctx.run_init_node = False
 
 
-class OneProcessEngine(VLLMEngine):  # type: ignore[misc]  # ray.llm is not typed
+class OneProcessEngine(VLLMEngine):
     """Runs the model inside the engine's own process, for CPUs.
 
     vLLM would give the model a third process, which costs 8 s of the start and 450 MB for importing
@@ -155,7 +155,7 @@ def build_generator_app(settings: GeneratorSettings) -> Application:
     """
     try:
         generator = build_llm_deployment(
-            _llm_config(settings),
+            llm_config_of(settings),
             override_serve_options={"name": GENERATOR_DEPLOYMENT},
             deployment_cls=GeneratorServer,
         )
@@ -166,7 +166,8 @@ def build_generator_app(settings: GeneratorSettings) -> Application:
     return app
 
 
-def _llm_config(settings: GeneratorSettings) -> LLMConfig:
+def llm_config_of(settings: GeneratorSettings) -> LLMConfig:
+    """What `ray.serve.llm` is told; raises ValueError for what it does not accept."""
     on_cpu = settings.accelerator_type is None
     engine_kwargs: dict[str, object] = {
         "dtype": "bfloat16",

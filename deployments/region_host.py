@@ -127,13 +127,15 @@ def stop_region(installation: Installation) -> list[int]:
 
 
 def _logical_cpus(installation: Installation) -> int:
-    """What Ray may plan with: the cores for builds, and besides what generators reserve."""
+    """What Ray may plan with: the cores and one more for tasks that mostly wait, and besides what
+    generators reserve.
+    """
     if (asked := installation.region_settings.cpus) is not None:
         return max(1, math.floor(asked))
     generator = installation.settings.generator
     on_cpu = generator.source is not None and generator.accelerator_type is None
     reserved = generator.replicas * generator.cpus_per_replica if on_cpu else 0
-    return (os.cpu_count() or 1) + reserved
+    return (os.cpu_count() or 1) + 1 + reserved
 
 
 def now_ms() -> int:

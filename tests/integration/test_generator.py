@@ -137,7 +137,7 @@ async def test_counts_of_the_tokenizer_and_of_the_engine_agree(
     for request in (
         asking("Hello", max_tokens=3),
         asking("Grüße, 日本 🙂\n\n\tdone", system="Be brief.  ", max_tokens=3),
-        asking("word " * 200, max_tokens=3),
+        asking("Tell me about " + "old " * 200 + "stones.", max_tokens=3),
     ):
         _, last = await answer(generator, request)
         assert last.prompt_tokens == tokenizer.count(request.messages)
@@ -184,6 +184,29 @@ async def test_leaving_stops_the_generation_in_the_engine(generator: ServeGenera
     await answer(generator, asking("Hello", max_tokens=2), timeout_s=10.0)
     waited_s = time.monotonic() - started_s
     assert waited_s < 3.0, f"the slot came free only after {waited_s:.1f} s"
+
+
+def test_on_accelerators_a_replica_reserves_one_for_each_part(cluster: LocalCluster) -> None:
+    from deployments.generator import GeneratorServer, GeneratorSettings, llm_config_of
+
+    settings = GeneratorSettings(
+        model_id="large",
+        model_source="someone/large",
+        accelerator_type="H100",
+        tensor_parallel_size=2,
+        engine_kwargs={"max_num_seqs": 256},
+    )
+    config = llm_config_of(settings)
+    options = GeneratorServer.get_deployment_options(config)
+    bundles = options["placement_group_bundles"]
+    assert [bundle["GPU"] for bundle in bundles] == [1, 1]
+    assert all(bundle["accelerator_type:H100"] > 0 for bundle in bundles)
+    assert bundles[0]["CPU"] == 1
+    assert config.engine_kwargs["max_num_seqs"] == 256
+    assert not config.engine_kwargs["enforce_eager"]
+    environment = options["ray_actor_options"]["runtime_env"]["env_vars"]
+    assert "HF_HUB_OFFLINE" not in environment
+    assert "OMP_NUM_THREADS" not in environment
 
 
 async def test_a_replica_that_dies_in_mid_answer_is_a_typed_error(

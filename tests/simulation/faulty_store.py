@@ -52,7 +52,7 @@ class Weather:
     crash_share: float = 0.0
     """How often an operation is the last one of its process, before or after its effect."""
     cut_off: set[str] = field(default_factory=set)
-    """The processes whose replies are mostly lost."""
+    """The processes whose writes hardly get through, and whose reads often fail."""
 
     def clear_up(self) -> None:
         self.fault_share = self.slow_share = self.crash_share = 0.0
@@ -121,7 +121,7 @@ class FaultyStore:
 
     def _read(self) -> None:
         self._travel()
-        if self._goes_wrong():
+        if self._rng.random() < (0.2 if self._cut_off() else self._weather.fault_share):
             self._travel()
             raise Unavailable("the store does not answer")
 
@@ -132,7 +132,11 @@ class FaultyStore:
             now_s = self._scheduler.now_s
             return effect(Write(at_s=now_s, path=path, data=data, writer=self._process.name))
 
-        fault = self._rng.choice(_FAULTS) if self._goes_wrong() else ""
+        fault = ""
+        if self._cut_off() and self._rng.random() < 0.95:
+            fault = self._rng.choice(_FAULTS_CUT_OFF)
+        elif self._rng.random() < self._weather.fault_share:
+            fault = self._rng.choice(_FAULTS)
         if fault == "late":
             # Under way for long: it may land when nobody, its writer least of all, expects it.
             self._scheduler.after(self._rng.uniform(0.1, 20.0), lambda: take_effect() and None)
@@ -146,9 +150,8 @@ class FaultyStore:
         # Clients send a request again below the store: the second one finds the first one's object.
         return landed and fault != "sent twice"
 
-    def _goes_wrong(self) -> bool:
-        cut_off = self._process.name in self._weather.cut_off
-        return self._rng.random() < (0.9 if cut_off else self._weather.fault_share)
+    def _cut_off(self) -> bool:
+        return self._process.name in self._weather.cut_off
 
     def _travel(self) -> None:
         if self._rng.random() < self._weather.crash_share:
@@ -159,3 +162,4 @@ class FaultyStore:
 
 
 _FAULTS = ("refused", "request lost", "reply lost", "late", "sent twice")
+_FAULTS_CUT_OFF = ("refused", "request lost", "late")

@@ -231,7 +231,7 @@ class World:
         try:
             for region in self.regions:
                 self.scheduler.after(self.rng.uniform(0.0, 5.0), self._starter(region))
-            self._repeat(self._ask_something, 1.0, 10.0)
+            self._repeat(self._ask_something, 0.5, 6.0)
             self._repeat(self._have_an_accident, 0.5, 2 * self._accident_gap_s)
             self._repeat(self._cut_somebody_off, 10.0, 60.0)
             self._repeat(self._let_a_lapsed_leader_write, 5.0, 60.0)

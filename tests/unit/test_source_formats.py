@@ -179,7 +179,8 @@ def test_tables_bring_vectors(type_: pa.DataType) -> None:
     table = pa.table({"id": [str(i) for i in range(2500)], "vector": vectors})
     documents = read(parquet(table), "v.parquet") if type_ != pa.large_list(pa.float16()) else []
     documents = documents or read(arrow(table), "v.arrow")
-    assert np.array_equal(np.stack([d.vector for d in documents]), values.astype(np.float32))
+    read_vectors = np.array([document.vector for document in documents])
+    assert np.array_equal(read_vectors, values.astype(np.float32))
     assert {document.text for document in documents} == {""}
 
 

@@ -1,0 +1,216 @@
+"""A whole region on this machine, brought up the way the command line does it.
+
+    XQuAD (40 paragraphs) -> corpora of 1, 2, 3 and 8 shards -> release 1 -> replicas, vLLM, HTTP
+
+Everything is real: Ray Data and MiniLM build the shards, SmolLM2 writes the answers, HAProxy takes
+the requests.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+
+from actors.coordinator_client import CoordinatorClient
+from actors.shard_documents import DOCUMENTS_FILE, ShardDocuments
+from actors.starter_models import STARTER_GENERATOR, starter_generator_folder
+from cluster.artifacts import Artifacts
+from cluster.config import (
+    ChunkSettings,
+    CorpusSettings,
+    EndpointSettings,
+    GeneratorSettings,
+    RegionSettings,
+    Settings,
+    StoreSettings,
+)
+from cluster.manifests import IndexKind, IndexManifest, IndexParameters, ManifestRef, Metric
+from cluster.releases import ReleaseContents
+from cluster.search import Float32Array
+from deployments import pipeline, region_host
+from deployments.cluster_ports import find_port_block
+from deployments.console import Steps
+from deployments.installation import Installation
+
+ROOT = Path(__file__).resolve().parents[2]
+XQUAD = ROOT / "tests" / "data" / "xquad_small" / "xquad_small.json"
+MODEL_FOLDER = ROOT / ".raygion" / "test-models" / STARTER_GENERATOR
+"""Unpacked once for this checkout: it takes 20 s."""
+
+REGION = "testland"
+BODY_BYTES_MAX = 1024 * 1024
+SEQUENCES_MAX = 2
+"""Few, so that a test can take all of them and see when one comes free."""
+FLAT = IndexParameters(kind=IndexKind.FLAT, metric=Metric.COSINE)
+SHARDS = {"xquad": 2, "xquad-one": 1, "xquad-three": 3, "xquad-eight": 8}
+"""The same paragraphs, cut into as many shards; only `xquad` has two replicas of each."""
+VECTORS = "vectors"
+"""A corpus that brings its own vectors: those of `xquad`, without its texts' embedder."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    id: str
+    question: str
+    paragraph: str
+    answers: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Xquad:
+    """The small English XQuAD: passages with metadata, and questions with the gold passage."""
+
+    passages: dict[str, dict[str, Any]]
+    questions: tuple[Question, ...]
+
+    @classmethod
+    def load(cls) -> Xquad:
+        data = json.loads(XQUAD.read_text())
+        passages = {
+            p["id"]: {
+                "id": p["id"],
+                "text": p["text"],
+                "metadata": {**p["metadata"], "chars": len(p["text"])},
+            }
+            for p in data["paragraphs"]
+        }
+        questions = tuple(
+            Question(**{**q, "answers": tuple(q["answers"])}) for q in data["questions"]
+        )
+        return cls(passages=passages, questions=questions)
+
+    def write(self, path: Path) -> Path:
+        """As JSON lines, the way a team would bring them."""
+        path.write_text("".join(json.dumps(p) + "\n" for p in self.passages.values()))
+        return path
+
+
+@dataclass(frozen=True)
+class LiveRegion:
+    """The region that the tests share. Who changes the current release takes it back."""
+
+    installation: Installation
+    xquad: Xquad
+    release: int
+    contents: ReleaseContents
+
+    @property
+    def url(self) -> str:
+        return self.installation.url
+
+    @property
+    def coordinator(self) -> CoordinatorClient:
+        return CoordinatorClient()
+
+    def index(self, corpus: str) -> IndexManifest:
+        """What release 1 serves of the corpus."""
+        return self.installation.catalog.read_index(corpus, self.contents.indexes[corpus])
+
+    def http(self) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=60, trust_env=False)
+
+    @cached_property
+    def vectors(self) -> dict[str, Float32Array]:
+        """The stored vector of each paragraph, read from the artifacts of `xquad`."""
+        return stored_vectors(self.installation, self.index("xquad"))
+
+
+def stored_vectors(installation: Installation, index: IndexManifest) -> dict[str, Float32Array]:
+    """float32 [d] for each passage id, from all shards of an index version."""
+    vectors: dict[str, Float32Array] = {}
+    for shard in index.shards:
+        folder = installation.scratch_folder / index.version / str(shard.shard)
+        Artifacts(installation.store).fetch_folder(shard.files, folder)
+        documents = ShardDocuments.open(folder / DOCUMENTS_FILE, index.dimension)
+        ids = documents.ids(np.arange(documents.num_rows)[None])[0].tolist()
+        vectors.update(zip((i.decode() for i in ids), documents.vectors.copy(), strict=True))
+    return vectors
+
+
+def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline_s, f"waited {timeout_s:.0f} s in vain for {what}"
+        time.sleep(0.05)
+
+
+def settings_in(folder: Path) -> Settings:
+    """Of an installation that keeps everything in `folder`."""
+    corpora = {
+        name: CorpusSettings(
+            shards=shards,
+            replicas=2 if name == "xquad" else 1,
+            index=FLAT,
+            # The gold passage of a question is a whole paragraph.
+            chunks=ChunkSettings(chars_max=4000),
+        )
+        for name, shards in SHARDS.items()
+    }
+    corpora[VECTORS] = CorpusSettings(shards=2, replicas=1, index=FLAT)
+    http = EndpointSettings(port=find_port_block().http, body_bytes_max=BODY_BYTES_MAX)
+    return Settings(
+        store=StoreSettings(url=str(folder / "store")),
+        regions={REGION: RegionSettings(http=http)},
+        corpora=corpora,
+        generator=GeneratorSettings(
+            source=str(MODEL_FOLDER), name=STARTER_GENERATOR, sequences_max=SEQUENCES_MAX
+        ),
+        state_folder=folder,
+    )
+
+
+@contextmanager
+def live_region(folder: Path) -> Iterator[LiveRegion]:
+    """Brings the region up in `folder`, with release 1 committed; ends all of it afterwards."""
+    starter_generator_folder(MODEL_FOLDER)
+    installation = Installation(settings_in(folder), REGION)
+    xquad = Xquad.load()
+    steps = Steps(quiet=True)
+    try:
+        with steps.step("cluster"):
+            region_host.start_cluster(installation)
+            region_host.join(installation)
+        with steps.step("indexes"):
+            contents = _build_all(installation, xquad, steps)
+        with steps.step("services"):
+            client = region_host.start_services(installation, lambda _: None)
+        with steps.step("release"):
+            release = region_host.propose(installation, contents, commit=True, note=lambda _: None)
+            client.wait_until_serving(release, region_host.PREPARE_TIMEOUT_S)
+        print("\nregion up:", {step: round(s, 1) for step, s in steps.seconds.items()})
+        yield LiveRegion(installation, xquad, release, contents)
+    finally:
+        region_host.leave()
+        region_host.stop_region(installation)
+
+
+def build(installation: Installation, corpus: str) -> ManifestRef:
+    """Builds the latest position of a corpus as the settings say."""
+    with Steps(quiet=True).step(corpus) as step:
+        embedder = pipeline.store_embedder(installation, step)
+        return pipeline.build(installation, corpus, embedder, step).ref
+
+
+def ingest(installation: Installation, corpus: str, source: Path) -> None:
+    with Steps(quiet=True).step(corpus) as step:
+        pipeline.ingest_documents(installation, corpus, [str(source)], replace=False, step=step)
+
+
+def _build_all(installation: Installation, xquad: Xquad, steps: Steps) -> ReleaseContents:
+    texts = xquad.write(installation.settings.state_folder / "xquad.jsonl")
+    for corpus in SHARDS:
+        with steps.step(f"ingest {corpus}"):
+            ingest(installation, corpus, texts)
+        with steps.step(f"build {corpus}"):
+            build(installation, corpus)
+    with steps.step("contents") as step:
+        return pipeline.contents_of_latest(installation, step)

@@ -1,0 +1,202 @@
+"""The driver over a store: one election and no more, replies that are lost, the end of a leftover.
+
+How several drivers get along is for the simulation to show.
+"""
+
+from __future__ import annotations
+
+import random
+from uuid import uuid4
+
+import pytest
+
+from cluster.coordination import RolloutDriver
+from cluster.errors import Conflict, Fenced, Unavailable
+from cluster.numbered_object import NumberedLog
+from cluster.object_store import ObjectStore, open_store
+from cluster.releases import RELEASE_LOG, Release, ReleaseStatus
+from cluster.rollout import Rollout
+from cluster.rollout_events import Append, Prepared, PrepareFailed, RegionStatus
+from tests.fakes import SimClock, contents, counting_ids
+
+
+class Host:
+    """Notes what it is told to load and unload."""
+
+    def __init__(self) -> None:
+        self.preparing: list[int] = []
+        self.retired: list[int] = []
+
+    def prepare(self, release: Release) -> None:
+        self.preparing.append(release.number)
+
+    def retire(self, number: int) -> None:
+        self.retired.append(number)
+
+
+class Region:
+    """One incarnation of a region's coordinator."""
+
+    def __init__(
+        self, store: ObjectStore, clock: SimClock, region: str = "a", life: int = 1
+    ) -> None:
+        self.clock = clock
+        self.host = Host()
+        self.rollout = Rollout(region=region)
+        self.log = NumberedLog(store, RELEASE_LOG, rng=random.Random(0), sleep=clock.sleep)
+        self.driver = RolloutDriver(
+            rollout=self.rollout,
+            store=store,
+            log=self.log,
+            host=self.host,
+            clock=clock,
+            new_id=counting_ids(f"{region}/{life}"),
+        )
+
+    def step(self) -> None:
+        self.driver.step(exchange_heartbeats=True)
+
+    def propose(self, *targets: str) -> int:
+        def decide(rollout: Rollout, now_ms: int, commit_id: str) -> Append:
+            return rollout.propose(
+                contents(), targets=targets, auto_commit=True, now_ms=now_ms, commit_id=commit_id
+            )
+
+        return self.driver.request(decide).next_release - 1
+
+
+@pytest.fixture
+def store() -> ObjectStore:
+    return open_store(f"memory://{uuid4().hex}")
+
+
+@pytest.fixture
+def clock() -> SimClock:
+    return SimClock()
+
+
+def test_one_election_is_enough(store: ObjectStore, clock: SimClock) -> None:
+    region = Region(store, clock)
+    for _ in range(5):
+        region.step()
+    assert region.log.latest() == region.rollout.state.position == 1
+    assert region.rollout.leads
+
+
+def test_a_release_goes_from_proposal_to_commit(store: ObjectStore, clock: SimClock) -> None:
+    region = Region(store, clock)
+    region.step()
+    number = region.propose("a")
+    region.step()
+    assert region.host.preparing == [number]
+    region.driver.observe(Prepared(release=number))
+    assert region.rollout.state.proposals[number].status is ReleaseStatus.COMMITTED
+    clock.sleep(5.0)
+    assert region.rollout.heartbeat(clock.wall_ms()).current == number
+    assert region.rollout.state.position == region.log.latest() == 3
+
+
+def test_one_step_carries_a_proposal_as_far_as_it_can(store: ObjectStore, clock: SimClock) -> None:
+    region = Region(store, clock)
+    region.step()
+    number = region.propose("a", "b", "c")
+    region.step()
+    clock.sleep(601.0)
+    region.driver.observe(PrepareFailed(release=number, reason="disk full"))
+    # Two fences and, with nobody left, the abort.
+    assert region.rollout.state.proposals[number].status is ReleaseStatus.ABORTED
+    assert region.log.latest() == 5
+    assert region.host.retired == [number]
+
+
+def test_two_regions_share_a_log_and_one_leads(store: ObjectStore, clock: SimClock) -> None:
+    first, second = Region(store, clock, "a"), Region(store, clock, "b")
+    first.step()
+    second.step()
+    assert (first.rollout.leads, second.rollout.leads) == (True, False)
+    number = first.propose("a", "b")
+    with pytest.raises(Conflict, match="a does"):
+        second.propose("b")
+    for region in (first, second):
+        region.step()
+        region.driver.observe(Prepared(release=number))
+        region.step()
+    first.step()
+    second.step()
+    assert first.rollout.state == second.rollout.state
+    assert first.rollout.state.proposals[number].status is ReleaseStatus.COMMITTED
+
+
+def test_what_a_restarted_coordinator_needs_is_in_the_log(
+    store: ObjectStore, clock: SimClock
+) -> None:
+    first = Region(store, clock)
+    first.step()
+    number = first.propose("a")
+    second = Region(store, clock, life=2)
+    second.step()
+    assert second.rollout.leads
+    assert second.host.preparing == [number]
+    second.driver.observe(Prepared(release=number))
+    assert second.rollout.state.proposals[number].status is ReleaseStatus.COMMITTED
+
+
+def test_the_one_that_was_taken_over_ends_and_writes_no_more(
+    store: ObjectStore, clock: SimClock
+) -> None:
+    old, new = Region(store, clock), Region(store, clock, life=2)
+    old.step()
+    new.step()
+    length = new.log.latest()
+    with pytest.raises(Conflict, match="does not lead"):
+        old.propose("a")
+    with pytest.raises(Fenced, match="another coordinator"):
+        old.step()
+    new.step()
+    assert new.log.latest() == length
+    assert new.rollout.leads
+
+
+def test_a_request_that_landed_is_acknowledged_though_nothing_can_be_read_any_more(
+    store: ObjectStore, clock: SimClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    region = Region(store, clock)
+    region.step()
+    real = NumberedLog.append_at
+
+    def append_and_go_dark(self: NumberedLog, *args: object, **options: object) -> None:
+        real(self, *args, **options)  # type: ignore[arg-type]
+        monkeypatch.setattr(NumberedLog, "read_after", unreadable)
+
+    def unreadable(self: NumberedLog, n: int) -> None:
+        raise Unavailable("the store does not answer")
+
+    monkeypatch.setattr(NumberedLog, "append_at", append_and_go_dark)
+    assert region.propose("a") == 1
+
+
+def test_a_step_that_failed_is_taken_up_by_the_next_one(
+    store: ObjectStore, clock: SimClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    region = Region(store, clock)
+
+    def fail(self: NumberedLog, *args: object, **options: object) -> None:
+        raise Unavailable("the store does not answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(NumberedLog, "append_at", fail)
+        with pytest.raises(Unavailable):
+            region.step()
+    assert not region.rollout.leads
+    region.step()
+    assert region.rollout.leads
+
+
+def test_heartbeats_are_told_and_read(store: ObjectStore, clock: SimClock) -> None:
+    first, second = Region(store, clock, "a"), Region(store, clock, "b")
+    first.step()
+    second.step()
+    first.step()
+    assert set(first.rollout.heartbeats) == {"a", "b"}
+    told = RegionStatus.from_bytes(store.get("regions/b/status.json"), source="b")
+    assert told == first.rollout.heartbeats["b"]
