@@ -39,6 +39,7 @@ from cluster.records import Record
 _BUILD_FORMAT = 1
 """Raised whenever the same input is to be built into other bytes."""
 _EMBED_BATCH = 128
+_EMBED_BLOCK = 2 * _EMBED_BATCH
 
 
 class _BuildKey(Record):
@@ -138,13 +139,15 @@ def _build_shards(
             _PartReader(store, corpus).read, batch_size=1, batch_format="pyarrow"
         )
         if embedder is not None:
-            passages = passages.map_batches(
+            # An actor takes one block at a time: blocks of a few batches keep all of them busy.
+            blocks = passages.repartition(target_num_rows_per_block=_EMBED_BLOCK)
+            passages = blocks.map_batches(
                 EmbedBatches,
                 fn_constructor_args=(embedder, store, cache_folder, counter),
                 batch_size=_EMBED_BATCH,
                 batch_format="pyarrow",
                 num_cpus=1,
-                compute=ray.data.ActorPoolStrategy(size=_embedding_actors()),
+                compute=ray.data.ActorPoolStrategy(min_size=1, max_size=_embedding_actors()),
             )
         sharded = passages.map_batches(
             _Sharder(settings.shards).add, batch_format="pyarrow", zero_copy_batch=True

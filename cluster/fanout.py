@@ -54,18 +54,29 @@ async def scatter(
     A shard none of whose replicas answers in time is missing, not an error. An error that is the
     caller's own (not retryable) is raised.
     """
-    outcomes = await asyncio.gather(
-        *(shard.ask(lambda r, t: r.search(query, t), deadline) for shard in shards),
-        return_exceptions=True,
+    tasks = [asyncio.create_task(_ask(shard, query, deadline)) for shard in shards]
+    try:
+        outcomes = await asyncio.gather(*tasks)
+    finally:
+        # After the caller's own error the other shards need not go on.
+        for task in tasks:
+            task.cancel()
+    errors = [outcome for outcome in outcomes if isinstance(outcome, RaygionError)]
+    return Gathered(
+        parts=tuple(None if isinstance(o, RaygionError) else o for o in outcomes),
+        first_error=errors[0] if errors else None,
     )
-    parts: list[ShardHits | None] = []
-    first_error: RaygionError | None = None
-    for outcome in outcomes:
-        if isinstance(outcome, RaygionError) and outcome.retryable:
-            first_error = first_error or outcome
-            parts.append(None)
-        elif isinstance(outcome, BaseException):
-            raise outcome
-        else:
-            parts.append(outcome)
-    return Gathered(parts=tuple(parts), first_error=first_error)
+
+
+async def _ask(
+    shard: ReplicaSet[ShardReplica], query: ShardQuery, deadline: Deadline
+) -> ShardHits | RaygionError:
+    """The shard's hits, or why it is missing; raises only what is the caller's own fault."""
+    try:
+        return await shard.ask(
+            lambda replica, timeout_s: replica.search(query, timeout_s), deadline
+        )
+    except RaygionError as error:
+        if not error.retryable:
+            raise
+        return error

@@ -172,7 +172,11 @@ class Rollout:
     def _reconcile_residents(self, now_ms: int) -> list[Instruction]:
         resident = [n for n in self.state.resident(now_ms) if self._is_target(n)]
         retired = [n for n in self._local if n not in resident]
-        wanted = [n for n in resident if self._is_wanted(n, now_ms)]
+        current = self.state.current(now_ms)
+        # After a restart queries wait for the current release, for the others nobody does.
+        wanted = sorted(
+            (n for n in resident if self._is_wanted(n, now_ms)), key=lambda n: (n != current, n)
+        )
         for number in retired:
             del self._local[number]
         for number in wanted:

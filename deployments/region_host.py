@@ -62,6 +62,7 @@ def join(installation: Installation) -> None:
     # Ray and Ray Data tell of every step on standard error; the command line shows its own.
     for name in ("ray", "ray.data", "ray.serve"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
     ray.data.DataContext.get_current().enable_progress_bars = False
     try:
         ray.init(address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)

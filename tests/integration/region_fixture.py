@@ -1,6 +1,7 @@
 """A whole region on this machine, brought up the way the command line does it.
 
-    XQuAD (40 paragraphs) -> corpora of 1, 2, 3 and 8 shards -> release 1 -> replicas, vLLM, HTTP
+    XQuAD's paragraphs -> embedded, 2 shards x 2 replicas ---------+-> release 1 -> HTTP, vLLM
+                              `-> their vectors, 1, 3 and 8 shards -+
 
 Everything is real: Ray Data and MiniLM build the shards, SmolLM2 writes the answers, HAProxy takes
 the requests.
@@ -19,6 +20,8 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from actors.coordinator_client import CoordinatorClient
 from actors.shard_documents import DOCUMENTS_FILE, ShardDocuments
@@ -51,10 +54,9 @@ BODY_BYTES_MAX = 1024 * 1024
 SEQUENCES_MAX = 2
 """Few, so that a test can take all of them and see when one comes free."""
 FLAT = IndexParameters(kind=IndexKind.FLAT, metric=Metric.COSINE)
-SHARDS = {"xquad": 2, "xquad-one": 1, "xquad-three": 3, "xquad-eight": 8}
-"""The same paragraphs, cut into as many shards; only `xquad` has two replicas of each."""
-VECTORS = "vectors"
-"""A corpus that brings its own vectors: those of `xquad`, without its texts' embedder."""
+READY_MADE = {"vectors-one": 1, "vectors-three": 3, "vectors-eight": 8}
+"""Corpora that bring their vectors, those of `xquad`, cut into as many shards."""
+SHARDS = {"xquad": 2, **READY_MADE}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +157,6 @@ def settings_in(folder: Path) -> Settings:
         )
         for name, shards in SHARDS.items()
     }
-    corpora[VECTORS] = CorpusSettings(shards=2, replicas=1, index=FLAT)
     http = EndpointSettings(port=find_port_block().http, body_bytes_max=BODY_BYTES_MAX)
     return Settings(
         store=StoreSettings(url=str(folder / "store")),
@@ -193,11 +194,12 @@ def live_region(folder: Path) -> Iterator[LiveRegion]:
         region_host.stop_region(installation)
 
 
-def build(installation: Installation, corpus: str) -> ManifestRef:
+def build(installation: Installation, corpus: str) -> tuple[IndexManifest, ManifestRef]:
     """Builds the latest position of a corpus as the settings say."""
     with Steps(quiet=True).step(corpus) as step:
         embedder = pipeline.store_embedder(installation, step)
-        return pipeline.build(installation, corpus, embedder, step).ref
+        built = pipeline.build(installation, corpus, embedder, step)
+    return built.manifest, built.ref
 
 
 def ingest(installation: Installation, corpus: str, source: Path) -> None:
@@ -206,11 +208,33 @@ def ingest(installation: Installation, corpus: str, source: Path) -> None:
 
 
 def _build_all(installation: Installation, xquad: Xquad, steps: Steps) -> ReleaseContents:
-    texts = xquad.write(installation.settings.state_folder / "xquad.jsonl")
-    for corpus in SHARDS:
+    folder = installation.settings.state_folder
+    with steps.step("ingest xquad"):
+        ingest(installation, "xquad", xquad.write(folder / "xquad.jsonl"))
+    with steps.step("build xquad"):
+        index, _ = build(installation, "xquad")
+    vectors = write_vectors(
+        xquad, stored_vectors(installation, index), folder / "vectors.parquet"
+    )
+    for corpus in READY_MADE:
         with steps.step(f"ingest {corpus}"):
-            ingest(installation, corpus, texts)
+            ingest(installation, corpus, vectors)
         with steps.step(f"build {corpus}"):
             build(installation, corpus)
     with steps.step("contents") as step:
         return pipeline.contents_of_latest(installation, step)
+
+
+def write_vectors(xquad: Xquad, vectors: dict[str, Float32Array], path: Path) -> Path:
+    """The passages with ready-made vectors as Parquet, metadata as columns of their own."""
+    passages = list(xquad.passages.values())
+    stacked = np.stack([vectors[p["id"]] for p in passages])
+    columns = {
+        "id": [p["id"] for p in passages],
+        "text": [p["text"] for p in passages],
+        "title": [p["metadata"]["title"] for p in passages],
+        "chars": [p["metadata"]["chars"] for p in passages],
+        "vector": pa.FixedSizeListArray.from_arrays(pa.array(stacked.ravel()), stacked.shape[1]),
+    }
+    pq.write_table(pa.table(columns), path)
+    return path

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.simulation.harness import History
+from tests.simulation.history import History
 
 LOG = "releases/"
 Entry = dict[str, Any]

@@ -8,11 +8,9 @@ noise comes a quiet time in which everything must converge. What happened is in 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
 
@@ -24,6 +22,7 @@ from cluster.rollout import Rollout, RolloutSettings
 from cluster.rollout_events import Append, Prepared, PrepareFailed
 from tests.fakes import contents
 from tests.simulation.faulty_store import FaultyStore, Objects, Weather, Write
+from tests.simulation.history import History, Observation, Request
 from tests.simulation.sim_time import Process, Scheduler
 
 SETTINGS = RolloutSettings(
@@ -33,60 +32,6 @@ NOISE_S = 150.0
 QUIET_MAX_S = 180.0
 SLICE_S = 5.0
 SETTLED_SLICES = 3
-
-
-@dataclass(slots=True)
-class Request:
-    """What a person asked for, and what came of it."""
-
-    kind: str
-    region: str
-    decide: Decide
-    commit_ids: list[str] = field(default_factory=list)
-    """Of every entry that was made for it."""
-    outcome: str = "unknown"
-    """ok, failed, or unknown (no reply, or the coordinator died)."""
-    state_position: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Observation:
-    """What an incarnation of a coordinator held to be true at a moment."""
-
-    at_s: float
-    region: str
-    incarnation: str
-    position: int
-    epoch: int
-    leader: str | None
-    leads: bool
-    switches: tuple[tuple[int, int], ...]
-    wall_ms: int
-    current: int | None
-    """The release that is current at `wall_ms`."""
-    open_release: int | None
-    num_void: int
-
-
-@dataclass(slots=True)
-class History:
-    """All that the checkers judge by."""
-
-    writes: list[Write] = field(default_factory=list)
-    requests: list[Request] = field(default_factory=list)
-    observations: list[Observation] = field(default_factory=list)
-    prepared: list[tuple[float, str, int]] = field(default_factory=list)
-    """(moment, region, release)"""
-    retired: list[tuple[str, int, int, int]] = field(default_factory=list)
-    """(incarnation, release, position, wall_ms)"""
-    failures: list[str] = field(default_factory=list)
-    """Why the quiet time did not end well."""
-    content: dict[str, bytes] = field(default_factory=dict)
-
-    def digest(self) -> str:
-        told = [self.writes, self.observations, self.prepared, self.retired, self.failures]
-        asked = [(r.kind, r.region, r.commit_ids, r.outcome) for r in self.requests]
-        return hashlib.sha256(repr((told, asked)).encode()).hexdigest()
 
 
 class Incarnation(Process):

@@ -1,0 +1,198 @@
+"""A lean closed-loop HTTP/1.1 client: each client sends its next request when it has its answer.
+
+It knows just enough HTTP for the servers measured here: keep-alive, bodies with a Content-Length.
+It imports nothing heavy, so that it starts fast in a process of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from typing import ParamSpec, Self, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+_HEADERS_END = b"\r\n\r\n"
+_LENGTH = b"\r\ncontent-length:"
+
+
+class LoadFailed(Exception):
+    """A request was refused or a connection broke, so that the numbers would mean nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """Requests that clients send in turn, for as long as the window is open."""
+
+    host: str
+    port: int
+    requests: Sequence[bytes]
+    """Whole requests, as `http_request` makes them; the clients take them in turn, again and
+    again."""
+    clients: int
+    warm_up_s: float
+    window_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadReport:
+    latencies_s: list[float]
+    """Of the requests answered inside of the window, ascending."""
+    window_s: float
+    client_cpu_s: float
+    """CPU time of the load generator in the window."""
+
+    @property
+    def requests_per_s(self) -> float:
+        return len(self.latencies_s) / self.window_s
+
+    def latency_s(self, quantile: float) -> float:
+        return quantile_of(self.latencies_s, quantile)
+
+    @property
+    def mean_s(self) -> float:
+        return sum(self.latencies_s) / len(self.latencies_s)
+
+
+def quantile_of(ascending: Sequence[float], quantile: float) -> float:
+    """The smallest value that at least this share of the values does not exceed."""
+    place = min(len(ascending) - 1, max(0, -(-len(ascending) * quantile // 1) - 1))
+    return ascending[int(place)]
+
+
+def http_request(method: str, path: str, body: bytes = b"") -> bytes:
+    head = f"{method} {path} HTTP/1.1\r\nHost: bench\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+def response_length(received: bytes | bytearray) -> int | None:
+    """Bytes of the whole response at the beginning of `received`, None while its headers are not
+    complete. Raises LoadFailed for a response without Content-Length.
+    """
+    end = received.find(_HEADERS_END)
+    if end < 0:
+        return None
+    head = bytes(received[:end]).lower()
+    at = head.find(_LENGTH)
+    if at < 0:
+        raise LoadFailed("a response came without a Content-Length")
+    value = head[at + len(_LENGTH) :].partition(b"\r\n")[0]
+    return end + len(_HEADERS_END) + int(value)
+
+
+@dataclass(slots=True)
+class _Run:
+    """What the clients of one run share."""
+
+    requests: Iterator[bytes]
+    failed: asyncio.Future[None]
+    is_open: bool = False
+    latencies_s: list[float] = field(default_factory=list)
+
+
+class _Client(asyncio.Protocol):
+    def __init__(self, run: _Run) -> None:
+        self._run = run
+        self._received = bytearray()
+        self._length: int | None = None
+        self._sent_s = 0.0
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._send()
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        try:
+            if self._length is None:
+                self._length = response_length(self._received)
+        except LoadFailed as error:
+            self._fail(str(error))
+            return
+        if self._length is None or len(self._received) < self._length:
+            return
+        took_s = time.perf_counter() - self._sent_s
+        if not self._received.startswith(b"HTTP/1.1 200"):
+            self._fail(self._received[:400].decode(errors="replace"))
+            return
+        if self._run.is_open:
+            self._run.latencies_s.append(took_s)
+        self._received.clear()
+        self._length = None
+        self._send()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._fail(f"the connection broke: {exc}")
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _send(self) -> None:
+        assert self._transport is not None
+        request = next(self._run.requests)
+        self._sent_s = time.perf_counter()
+        self._transport.write(request)
+
+    def _fail(self, reason: str) -> None:
+        if not self._run.failed.done():
+            self._run.failed.set_exception(LoadFailed(reason))
+
+
+def run_load(load: Load) -> LoadReport:
+    """Raises LoadFailed at the first answer that is not 200."""
+    return asyncio.run(_run(load))
+
+
+async def _run(load: Load) -> LoadReport:
+    loop = asyncio.get_running_loop()
+    run = _Run(requests=itertools.cycle(load.requests), failed=loop.create_future())
+    clients = [
+        (await loop.create_connection(lambda: _Client(run), load.host, load.port))[1]
+        for _ in range(load.clients)
+    ]
+    try:
+        await _unless_failed(run, load.warm_up_s)
+        cpu_s, started_s, run.is_open = time.process_time(), time.perf_counter(), True
+        await _unless_failed(run, load.window_s)
+        run.is_open = False
+        window_s = time.perf_counter() - started_s
+        client_cpu_s = time.process_time() - cpu_s
+    finally:
+        # From here on broken connections are our own doing.
+        run.failed.cancel()
+        for client in clients:
+            client.close()
+    if not run.latencies_s:
+        raise LoadFailed(f"no request was answered within {load.window_s:g} s")
+    return LoadReport(
+        latencies_s=sorted(run.latencies_s), window_s=window_s, client_cpu_s=client_cpu_s
+    )
+
+
+async def _unless_failed(run: _Run, for_s: float) -> None:
+    await asyncio.wait([run.failed], timeout=for_s)
+    if run.failed.done():
+        run.failed.result()
+
+
+class LoadGenerator:
+    """A process of its own for the clients, so that they take no time from what measures."""
+
+    def __enter__(self) -> Self:
+        self._pool = ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn"))
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Calls a function of a lean module there, and waits for what it returns."""
+        return self._pool.submit(function, *args, **kwargs).result()

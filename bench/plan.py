@@ -1,0 +1,51 @@
+"""How long and how often a run measures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One run. Every number is measured `repetitions` times; medians and ranges are reported."""
+
+    quick: bool
+    xquad: Path
+    """The English XQuAD: the original file, or the small one of the tests."""
+    repetitions: int
+    warm_up_s: float
+    window_s: float
+    """Length of one measurement under load."""
+    documents_max: int | None
+    """How much of the demo's corpus is searched; None takes it whole."""
+    answers_each: int
+    """Answers that one client asks for in one measurement, one after another."""
+    answer_tokens: int
+
+    @classmethod
+    def full(cls, xquad: Path) -> Plan:
+        return cls(
+            quick=False,
+            xquad=xquad,
+            repetitions=5,
+            warm_up_s=0.5,
+            window_s=4.0,
+            documents_max=None,
+            answers_each=3,
+            answer_tokens=64,
+        )
+
+    @classmethod
+    def short(cls, xquad: Path) -> Plan:
+        """Shows that everything runs; its numbers are too noisy to mean anything."""
+        return cls(
+            quick=True,
+            xquad=xquad,
+            repetitions=3,
+            warm_up_s=0.1,
+            window_s=0.5,
+            documents_max=400,
+            answers_each=1,
+            answer_tokens=16,
+        )

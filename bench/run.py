@@ -1,0 +1,107 @@
+"""`make bench`: measures the serving path against its peers and prints the tables.
+
+    python -m bench.run                       everything; about 20 minutes on an idle machine
+    python -m bench.run --quick               shows that everything runs
+    python -m bench.run --only search         one part
+    python -m bench.run --xquad xquad.en.json the whole English XQuAD instead of the tests' part
+    python -m bench.run --write-docs          also puts the tables into docs/benchmarks.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+# This module is imported anew by every process that a run starts: what is heavy is imported late.
+from bench.data import XQUAD_SMALL
+from bench.plan import Plan
+
+PARTS = ("search", "generate", "quality")
+
+
+def main() -> None:
+    arguments = _arguments()
+    xquad: Path = arguments.xquad
+    if not xquad.is_file():
+        sys.exit(f"there is no file {xquad}")
+    if arguments.quick and arguments.write_docs:
+        sys.exit("--quick measures nothing worth writing down: leave out --write-docs")
+    plan = Plan.short(xquad) if arguments.quick else Plan.full(xquad)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    failed = [part for part in PARTS if arguments.only in (None, part) and not _run(part, plan)]
+    _show(write_docs=arguments.write_docs and not failed)
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.run", description="Measures Raygion.")
+    parser.add_argument("--quick", action="store_true", help="only show that everything runs")
+    parser.add_argument("--only", choices=PARTS, help="measure one part")
+    parser.add_argument(
+        "--xquad", type=Path, default=XQUAD_SMALL, help="the English XQuAD (default: a part of it)"
+    )
+    parser.add_argument(
+        "--write-docs", action="store_true", help="put the tables into docs/benchmarks.md"
+    )
+    return parser.parse_args()
+
+
+def _run(part: str, plan: Plan) -> bool:
+    """Each part has a process of its own, since a process can join one cluster only."""
+    process = get_context("spawn").Process(target=measure_part, args=(part, plan))
+    process.start()
+    try:
+        process.join()
+    except KeyboardInterrupt:
+        _end(process)
+        raise SystemExit(130) from None
+    return process.exitcode == 0
+
+
+def _end(process: BaseProcess) -> None:
+    """Lets the part stop its region; Ctrl-C in a terminal has reached it already."""
+    if process.pid is not None and process.is_alive():
+        os.kill(process.pid, signal.SIGINT)
+    process.join()
+
+
+def measure_part(part: str, plan: Plan) -> None:
+    """Runs in the part's process; leaves `bench/results/{part}.json`."""
+    from bench.reports import RESULTS
+
+    report = _measure(part, plan)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{part}.json").write_bytes(report)
+
+
+def _measure(part: str, plan: Plan) -> bytes:
+    from bench import generate, quality, search
+    from bench.tables import as_json
+
+    match part:
+        case "search":
+            return as_json(search.measure(plan))
+        case "generate":
+            return as_json(generate.measure(plan))
+        case _:
+            return as_json(quality.measure(plan))
+
+
+def _show(*, write_docs: bool) -> None:
+    from bench.tables import DOCS, all_tables, with_tables
+
+    tables = all_tables()
+    print(tables)
+    if write_docs:
+        DOCS.write_text(with_tables(DOCS.read_text(), tables))
+        print(f"written to {DOCS.name}")
+
+
+if __name__ == "__main__":
+    main()
