@@ -76,9 +76,7 @@ class _GenerateBench:
                 self._pairs[_Case(path=path, clients=clients)].append(pair)
 
     def costs(self) -> tuple[GenerationCost, ...]:
-        return tuple(
-            cost for case, pairs in self._pairs.items() for cost in _costs_of(case, pairs)
-        )
+        return tuple(cost for case, pairs in self._pairs.items() for cost in _costs_of(case, pairs))
 
     def _served(self, path: str, asked: Sequence[Sequence[str]]) -> AnswersReport:
         load = StreamLoad(

@@ -19,6 +19,8 @@ class Plan:
     """Length of one measurement under load."""
     documents_max: int | None
     """How much of the demo's corpus is searched; None takes it whole."""
+    answer_repetitions: int
+    """Of the generator, whose answers take longer."""
     answers_each: int
     """Answers that one client asks for in one measurement, one after another."""
     answer_tokens: int
@@ -32,6 +34,7 @@ class Plan:
             warm_up_s=0.5,
             window_s=4.0,
             documents_max=None,
+            answer_repetitions=3,
             answers_each=3,
             answer_tokens=64,
         )
@@ -46,6 +49,7 @@ class Plan:
             warm_up_s=0.1,
             window_s=0.5,
             documents_max=400,
+            answer_repetitions=1,
             answers_each=1,
             answer_tokens=16,
         )

@@ -27,7 +27,7 @@ from cluster.config import (
     Settings,
     StoreSettings,
 )
-from cluster.manifests import IndexManifest
+from cluster.manifests import IndexManifest, ModelKind, ModelManifest
 from cluster.search import Float32Array
 from deployments import pipeline, region_host
 from deployments.console import Step, Steps
@@ -79,8 +79,8 @@ class BenchRegion:
         width = stored.vectors.shape[1]
         flat = pa.array(stored.vectors.reshape(-1))
         vectors = pa.FixedSizeListArray.from_arrays(flat, width)
-        columns = {"id": stored.ids, "text": stored.texts, "vector": vectors}
-        pq.write_table(pa.table(columns), source)
+        columns = [pa.array(stored.ids), pa.array(stored.texts), vectors]
+        pq.write_table(pa.table(columns, names=["id", "text", "vector"]), source)
         with _shown(f"Build {corpus}") as step:
             self._build(corpus, source, None, step)
 
@@ -94,7 +94,7 @@ class BenchRegion:
 
     def shard_folders(self, corpus: str) -> list[Path]:
         """The files of each shard, as the region's replicas on this machine map them."""
-        cache = ArtifactCache(Artifacts(self.installation.store), self.installation.cache_folder)
+        cache = self._cache()
         return [cache.folder_for(shard.files) for shard in self.index(corpus).shards]
 
     def stored_vectors(self, corpus: str) -> StoredVectors:
@@ -113,10 +113,22 @@ class BenchRegion:
             vectors=np.ascontiguousarray(vectors[order]),
         )
 
+    def generator(self) -> ModelManifest:
+        """The language model of the release."""
+        models = self.installation.catalog.list_models()
+        return next(m for m, _ in models if m.kind is ModelKind.GENERATOR)
+
+    def generator_folder(self) -> Path:
+        """The very files that the region's generator runs from."""
+        return self._cache().folder_for(self.generator().files)
+
     def pids(self) -> list[int]:
         """The processes of the region that run now."""
         found = find_local_cluster(self.installation.run_folder)
         return [] if found is None else found.pids()
+
+    def _cache(self) -> ArtifactCache:
+        return ArtifactCache(Artifacts(self.installation.store), self.installation.cache_folder)
 
     def _build(
         self, corpus: str, source: Path, embedder: pipeline.StoredModel | None, step: Step

@@ -184,7 +184,7 @@ class QualityReport(Record):
     rows: tuple[Quality, ...]
 
 
-def environment_now(plan: Plan) -> Environment:
+def environment_now(plan: Plan, repetitions: int) -> Environment:
     """Call it before anything is started."""
     at = datetime.fromtimestamp(SYSTEM_CLOCK.wall_ms() / 1000, UTC)
     return Environment(
@@ -196,7 +196,7 @@ def environment_now(plan: Plan) -> Environment:
         python=platform.python_version(),
         versions={package: version(package) for package in _PACKAGES},
         quick=plan.quick,
-        repetitions=plan.repetitions,
+        repetitions=repetitions,
     )
 
 

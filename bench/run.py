@@ -1,10 +1,10 @@
 """`make bench`: measures the serving path against its peers and prints the tables.
 
-    python -m bench.run                       everything; about 20 minutes on an idle machine
-    python -m bench.run --quick               shows that everything runs
-    python -m bench.run --only search         one part
-    python -m bench.run --xquad xquad.en.json the whole English XQuAD instead of the tests' part
-    python -m bench.run --write-docs          also puts the tables into docs/benchmarks.md
+python -m bench.run                       everything; about 20 minutes on an idle machine
+python -m bench.run --quick               shows that everything runs
+python -m bench.run --only search         one part
+python -m bench.run --xquad xquad.en.json the whole English XQuAD instead of the tests' part
+python -m bench.run --write-docs          also puts the tables into docs/benchmarks.md
 """
 
 from __future__ import annotations
@@ -16,10 +16,14 @@ import sys
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # This module is imported anew by every process that a run starts: what is heavy is imported late.
 from bench.data import XQUAD_SMALL
 from bench.plan import Plan
+
+if TYPE_CHECKING:
+    from bench.reports import GenerateReport, QualityReport, SearchReport
 
 PARTS = ("search", "generate", "quality")
 
@@ -81,16 +85,21 @@ def measure_part(part: str, plan: Plan) -> None:
 
 
 def _measure(part: str, plan: Plan) -> bytes:
-    from bench import generate, quality, search
-    from bench.tables import as_json
-
+    report: SearchReport | GenerateReport | QualityReport
     match part:
         case "search":
-            return as_json(search.measure(plan))
+            from bench import search
+
+            report = search.measure(plan)
         case "generate":
-            return as_json(generate.measure(plan))
+            from bench import generate
+
+            report = generate.measure(plan)
         case _:
-            return as_json(quality.measure(plan))
+            from bench import quality
+
+            report = quality.measure(plan)
+    return report.model_dump_json(indent=2).encode()
 
 
 def _show(*, write_docs: bool) -> None:

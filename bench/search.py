@@ -91,13 +91,11 @@ class _SearchBench:
                 case = HttpCase(layout=layout.name, asked=asked, clients=clients, batch=batch)
                 self._http(case, layout, locals_)
             self._parts(layout)
-            took = timed(
-                lambda vector, corpus=layout.corpus: self._python_client(vector, corpus, _TOP_K),
-                in_batches(self._vectors, 1),
-                threads=1,
-                window_s=self._plan.window_s * _LOCAL_SHARE,
-            )
+            took = self._timed(self._python_search(layout), in_batches(self._vectors, 1), 1)
             self.findings.python_client(layout.name, took)
+
+    def _python_search(self, layout: _Layout) -> Callable[[Float32Array], None]:
+        return lambda vector: self._python_client(vector, layout.corpus, _TOP_K)
 
     def _layout(self, name: str) -> _Layout:
         corpus = _CORPORA[name]
@@ -219,7 +217,7 @@ def _http_cases(layout: _Layout) -> Iterator[tuple[str, int, int]]:
 
 def measure(plan: Plan) -> SearchReport:
     """Starts a region of its own and ends it. Needs a process of its own."""
-    environment = environment_now(plan)
+    environment = environment_now(plan, plan.repetitions)
     settings = {
         _CORPORA[_TWO]: CorpusSettings(shards=2, replicas=1),
         _CORPORA[_ONE]: CorpusSettings(shards=1, replicas=1),

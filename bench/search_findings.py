@@ -88,9 +88,7 @@ class Findings:
         for case, took in found.items():
             self._local[case].append(took)
 
-    def http(
-        self, case: HttpCase, report: LoadReport, locals_: Mapping[LocalCase, Timed]
-    ) -> None:
+    def http(self, case: HttpCase, report: LoadReport, locals_: Mapping[LocalCase, Timed]) -> None:
         threads = min(case.clients, 2)
         same = "embedding and same answer" if case.asked == "text" else "same answer"
 

@@ -185,8 +185,6 @@ async def _answer(engine: Any, prompt: list[int], sampling: Any) -> Answer:
 
 def _token_ids(tokenizer: Any, prompt: Prompt) -> list[int]:
     messages = [{"role": message.role, "content": message.content} for message in prompt]
-    text: str = tokenizer.apply_chat_template(
-        messages, add_generation_prompt=True, tokenize=False
-    )
+    text: str = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     return ids

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.metadata import version
 from typing import Annotated
 
 import typer
@@ -10,25 +11,41 @@ import typer
 from cluster.errors import InvalidArgument, RaygionError
 from deployments import cli_documents, cli_queries, cli_releases
 from deployments.cli_options import Config, Json, Region, Store, opened
-from deployments.console import Steps, out, print_error, print_json
+from deployments.console import Steps, err, print_error, print_json, say
+from deployments.installation import NotRunning
+from deployments.interrupts import end_alike
 
 app = typer.Typer(
     name="raygion",
     help="Retrieval-augmented generation on Ray: index, embedder and generator move together as "
     "one numbered release.",
+    epilog="Example: [bold]raygion demo --exit[/]",
     no_args_is_help=True,
+    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("ingest")(cli_documents.ingest)
-app.command("build")(cli_documents.build)
-app.add_typer(cli_releases.app, name="release")
-app.command("search")(cli_queries.search)
-app.command("ask")(cli_queries.ask)
-app.command("status")(cli_queries.status)
-
 Port = Annotated[int | None, typer.Option("--port", help="Port of the HTTP endpoint.")]
+
+_INTERRUPTED = 130
+_TO_BE_PUT_RIGHT = {"invalid_argument", "not_found", "conflict", "too_large", "unauthenticated"}
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"raygion {version('raygion')}")
+        raise typer.Exit
+
+
+@app.callback()
+def raygion(
+    _: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command(epilog="Example: [bold]raygion demo --exit[/]")
@@ -56,17 +73,19 @@ def up(
     port: Port = None,
     as_json: Json = False,
 ) -> None:
-    """Start a region: its Ray cluster, coordinator and HTTP endpoint; then its current release."""
+    """Start a region: its Ray cluster, coordinator and HTTP endpoint, its current release.
+
+    A region that runs already goes on with the settings that it was started with.
+    """
     from deployments import region_host
 
     installation = opened(config, region, store, port=port)
     steps = Steps(quiet=as_json)
     with steps.shown():
-        with steps.step("Ray cluster"):
-            if installation.region_settings.ray_address is None:
-                region_host.start_cluster(installation)
-            region_host.join(installation)
-        with steps.step("Services") as step:
+        with (
+            steps.step("Region") as step,
+            region_host.brought_up(installation, step.note),
+        ):
             client = region_host.start_services(installation, step.note)
         number = client.log_state().current(region_host.now_ms())
         if number is not None:
@@ -75,9 +94,9 @@ def up(
     if as_json:
         print_json({"region": installation.region, "url": installation.url, "release": number})
         return
-    out.print(f"Region [bold]{installation.region}[/] is up at [bold]{installation.url}[/]")
+    say(f"Region [bold]{installation.region}[/] is up at [bold]{installation.url}[/]")
     if number is None:
-        out.print("No release yet: `raygion ingest`, `raygion build`, `raygion release propose`.")
+        say("No release yet: `raygion ingest`, `raygion build`, `raygion release propose`.")
 
 
 @app.command(epilog="Example: [bold]raygion down --region local[/]")
@@ -96,18 +115,37 @@ def down(config: Config = None, region: Region = None, as_json: Json = False) ->
     if as_json:
         print_json({"region": installation.region, "ended": ended})
     elif ended:
-        out.print(f"Region [bold]{installation.region}[/] is down ({len(ended)} processes ended)")
+        say(f"Region [bold]{installation.region}[/] is down ({len(ended)} processes ended)")
     else:
-        out.print(f"Region [bold]{installation.region}[/] was not running here")
+        say(f"Region [bold]{installation.region}[/] was not running here")
+
+
+# In the order in which they are used for the first time.
+app.command("ingest")(cli_documents.ingest)
+app.command("build")(cli_documents.build)
+app.add_typer(cli_releases.app, name="release")
+app.command("search")(cli_queries.search)
+app.command("ask")(cli_queries.ask)
+app.command("status")(cli_queries.status)
 
 
 def main() -> None:
-    """Runs the command line; errors of Raygion end it with status 1 (2 for wrong input)."""
+    """Runs the command line.
+
+    Ends with status 2 for what the caller can put right, 1 for other errors of Raygion, 130 when it
+    was interrupted, by Ctrl-C or by SIGTERM.
+    """
+    end_alike()
     try:
         app()
     except RaygionError as error:
         print_error(error, as_json="--json" in sys.argv)
-        sys.exit(2 if isinstance(error, InvalidArgument) else 1)
+        mendable = error.code in _TO_BE_PUT_RIGHT or isinstance(error, NotRunning)
+        sys.exit(2 if mendable else 1)
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:
+            err.print("Interrupted.")
+        raise
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""What the command line shows: steps with their times, bars, tables, errors that say what to do."""
+"""What the command line shows: steps with their times, tables, errors that say what to do.
+
+Everything fits a terminal of 80 columns.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +13,27 @@ from contextlib import contextmanager
 from typing import Any
 
 import orjson
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-)
-from rich.table import Table
+from rich import box
+from rich.console import Console, RenderableType
+from rich.markup import escape
+from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
+from rich.progress_bar import ProgressBar
+from rich.table import Column, Table
+from rich.text import Text
 
 from cluster.errors import RaygionError
 from cluster.records import Record
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
+
+REUSED = "already in the store"
+_BAR_COLUMNS = 12
+
+
+def say(text: str) -> None:
+    """A sentence on standard output, with markup; the terminal wraps it, a pipe gets one line."""
+    out.print(text, soft_wrap=True)
 
 
 def print_json(value: object) -> None:
@@ -40,24 +48,30 @@ def print_error(error: RaygionError, *, as_json: bool) -> None:
         body = {"code": error.code, "message": str(error), "retryable": error.retryable}
         print_json({"error": body})
     else:
-        err.print(f"[bold red]error[/] ({error.code}): {error}", soft_wrap=True)
+        err.print(f"[bold red]error[/] ({error.code}): {escape(str(error))}", soft_wrap=True)
 
 
 class Steps:
-    """Long work as a list of steps, each with a spinner or a bar and the time that it took."""
+    """Long work as a list of steps, each with the time that it took and a remark.
 
-    def __init__(self, *, quiet: bool) -> None:
+    On a terminal a step shows what it is doing, with a bar where it counts; elsewhere it is one
+    line when it is done.
+    """
+
+    def __init__(self, *, quiet: bool, console: Console = err) -> None:
         self.quiet = quiet
         self.seconds: dict[str, float] = {}
+        self.notes: dict[str, str] = {}
+        """The last remark of each step that had one."""
+        self._console = console
         self._progress = Progress(
-            SpinnerColumn(finished_text="[green]✓[/]"),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("[dim]{task.fields[note]}[/]"),
-            console=err,
-            disable=quiet,
+            _Mark(),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+            _Seconds(table_column=Column(no_wrap=True, justify="right")),
+            _Detail(table_column=Column(ratio=1, no_wrap=True)),
+            console=console,
+            disable=quiet or not console.is_terminal,
+            expand=True,
         )
 
     @contextmanager
@@ -66,14 +80,23 @@ class Steps:
             yield self
 
     @contextmanager
-    def step(self, title: str, total: int | None = None) -> Iterator[Step]:
-        """A step that is done when the block ends."""
-        task = self._progress.add_task(title, total=total or 1, note="")
+    def step(self, title: str) -> Iterator[Step]:
+        """A step that is done when the block ends, and failed when the block raises."""
+        task = self._progress.add_task(title, total=None, note="", done=0, of=0, failed=False)
+        step = Step(self._progress, task, self.notes, title)
         started_s = time.monotonic()
-        yield Step(self._progress, task)
+        try:
+            yield step
+        except BaseException:
+            self._progress.update(task, failed=True)
+            self._progress.stop_task(task)
+            raise
         self.seconds[title] = time.monotonic() - started_s
-        row = next(t for t in self._progress.tasks if t.id == task)
-        self._progress.update(task, completed=row.total)
+        self._progress.update(task, total=1, completed=1)
+        if self._progress.disable and not self.quiet:
+            note = escape(self.notes.get(title, ""))
+            line = f"✓ {title}  {self.seconds[title]:.1f} s  {note}".rstrip()
+            self._console.print(line, soft_wrap=True)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -82,21 +105,51 @@ class Step:
 
     _progress: Progress
     _task: Any
+    _notes: dict[str, str]
+    _title: str
 
     def note(self, text: str) -> None:
-        """A short remark beside the step, such as "already in the store"."""
+        """A short remark beside the step, such as REUSED."""
+        self._notes[self._title] = text
         self._progress.update(self._task, note=text)
 
     def count(self, done: int, total: int) -> None:
-        self._progress.update(self._task, completed=done, total=max(1, total))
+        self._progress.update(self._task, done=done, of=total)
+
+
+class _Mark(SpinnerColumn):
+    def __init__(self) -> None:
+        super().__init__(finished_text="[green]✓[/]")
+
+    def render(self, task: Task) -> RenderableType:
+        return Text("✗", style="red") if task.fields["failed"] else super().render(task)
+
+
+class _Seconds(ProgressColumn):
+    def render(self, task: Task) -> RenderableType:
+        elapsed_s = task.finished_time if task.finished else task.elapsed
+        return Text(f"{elapsed_s or 0:.1f} s")
+
+
+class _Detail(ProgressColumn):
+    """A bar and counts while the step counts, otherwise its remark."""
+
+    def render(self, task: Task) -> RenderableType:
+        done, of = task.fields["done"], task.fields["of"]
+        if task.finished or of == 0:
+            return Text(task.fields["note"], style="dim", overflow="ellipsis")
+        row = Table.grid(padding=(0, 1))
+        row.add_row(ProgressBar(total=of, completed=done, width=_BAR_COLUMNS), f"{done}/{of}")
+        return row
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
-    made = Table(title=title, title_justify="left", header_style="bold")
+    """A table with a line under its header; cells are shown as they are, without markup."""
+    made = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
     for column in columns:
         made.add_column(column, overflow="fold")
     for row in rows:
-        made.add_row(*(str(cell) for cell in row))
+        made.add_row(*(Text(str(cell)) for cell in row))
     return made
 
 

@@ -32,7 +32,7 @@ START_TIMEOUT_S = 600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GeneratorSettings:
+class GeneratorSpec:
     """How one model version is served.
 
     Without `accelerator_type` a replica runs on `cpus_per_replica` CPUs; with it, on
@@ -147,7 +147,7 @@ class NoIngress:
         self._generator = generator
 
 
-def build_generator_app(settings: GeneratorSettings) -> Application:
+def build_generator_app(settings: GeneratorSpec) -> Application:
     """The Serve application of one generator version, to be deployed under a name of its own.
 
     Needs a driver that is connected to the region's cluster. Raises InvalidArgument when vLLM does
@@ -166,7 +166,7 @@ def build_generator_app(settings: GeneratorSettings) -> Application:
     return app
 
 
-def llm_config_of(settings: GeneratorSettings) -> LLMConfig:
+def llm_config_of(settings: GeneratorSpec) -> LLMConfig:
     """What `ray.serve.llm` is told; raises ValueError for what it does not accept."""
     on_cpu = settings.accelerator_type is None
     engine_kwargs: dict[str, object] = {
@@ -197,7 +197,7 @@ def llm_config_of(settings: GeneratorSettings) -> LLMConfig:
     )
 
 
-def _deployment_config(settings: GeneratorSettings, on_cpu: bool) -> dict[str, object]:
+def _deployment_config(settings: GeneratorSpec, on_cpu: bool) -> dict[str, object]:
     routing: dict[str, Any] = {
         "request_router_class": WEIGHTED_ROUTER,
         # Serve's own 0.5 s would leave replicas idle between answers when calls queue.
@@ -217,7 +217,7 @@ def _deployment_config(settings: GeneratorSettings, on_cpu: bool) -> dict[str, o
     }
 
 
-def _environment(settings: GeneratorSettings, on_cpu: bool) -> dict[str, str]:
+def _environment(settings: GeneratorSpec, on_cpu: bool) -> dict[str, str]:
     environment = {
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": "WARNING",

@@ -60,8 +60,7 @@ def _status_of(application: str) -> ApplicationStatus | None:
 
 
 def _run_application(name: str, model: str, folder: Path, settings: GeneratorSettings) -> None:
-    from deployments.generator import GeneratorSettings as GeneratorSpec
-    from deployments.generator import build_generator_app
+    from deployments.generator import GeneratorSpec, build_generator_app
 
     spec = GeneratorSpec(
         model_id=settings.name or model,

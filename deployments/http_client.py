@@ -9,7 +9,7 @@ import httpx
 import orjson
 
 from cluster.errors import RaygionError, Unavailable
-from deployments.installation import Installation
+from deployments.installation import Installation, NotRunning
 
 _TIMEOUT = httpx.Timeout(660.0, connect=5.0)
 
@@ -26,7 +26,7 @@ class RemoteError(RaygionError):
 
 
 class HttpRegion:
-    """A connection to a region's endpoint. Raises RemoteError, Unavailable."""
+    """A connection to a region's endpoint. Raises RemoteError, NotRunning, Unavailable."""
 
     def __init__(self, url: str, api_key: str | None) -> None:
         headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
@@ -81,16 +81,19 @@ class HttpRegion:
     def _checked(self, response: httpx.Response) -> dict[str, Any]:
         try:
             parsed: dict[str, Any] = orjson.loads(response.content)
-        except orjson.JSONDecodeError as error:
+            if response.is_success:
+                return parsed
+            raise _remote(parsed["error"])
+        except (orjson.JSONDecodeError, TypeError, KeyError) as error:
             raise Unavailable(
-                f"{self._url} answered {response.status_code} without JSON: is it a region?"
+                f"{self._url} answered {response.status_code}, but not as a region does: "
+                "is it starting, or another program?"
             ) from error
-        if response.is_success:
-            return parsed
-        raise _remote(parsed["error"])
 
     def _unreachable(self, error: httpx.TransportError) -> Unavailable:
-        return Unavailable(f"no region answers at {self._url} ({error}); start it: `raygion up`")
+        if isinstance(error, httpx.ConnectError):
+            return NotRunning(f"no region answers at {self._url}; start it with `raygion up`")
+        return Unavailable(f"the region at {self._url} did not answer: {error}")
 
 
 def _remote(error: Mapping[str, Any]) -> RemoteError:

@@ -8,9 +8,14 @@ from pathlib import Path
 
 from cluster.catalog import Catalog
 from cluster.config import RegionSettings, Settings
+from cluster.errors import Unavailable
 from cluster.numbered_object import NumberedLog
 from cluster.object_store import ObjectStore, open_store
 from cluster.releases import RELEASE_LOG, LogState, fold, parse_entry
+
+
+class NotRunning(Unavailable):
+    """The region does not run where it was looked for; `raygion up` starts it."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from cluster.artifacts import Artifacts
 from cluster.errors import NotFound
 from cluster.manifests import CorpusManifest, IndexManifest, ManifestRef, ModelKind, ModelManifest
 from cluster.releases import ReleaseContents
-from deployments.console import Step
+from deployments.console import REUSED, Step
 from deployments.installation import Installation
 
 
@@ -58,7 +58,7 @@ def ingest_documents(
         replace=replace,
         progress=step.count,
     )
-    step.note("already in the store" if manifest == before else f"{manifest.num_passages} passages")
+    step.note(REUSED if manifest == before else f"{manifest.num_passages} passages")
     return manifest
 
 
@@ -76,7 +76,7 @@ def build(
         progress=BuildProgress(show=lambda _, done, total: step.count(done, total)),
     )
     recall = f"recall@10 {manifest.recall_at_10:.3f}"
-    step.note("already in the store" if reused else f"{len(manifest.shards)} shards, {recall}")
+    step.note(REUSED if reused else f"{len(manifest.shards)} shards, {recall}")
     return BuiltIndex(manifest=manifest, ref=ref, reused=reused)
 
 
@@ -117,5 +117,5 @@ def _store_model(
         scratch=installation.scratch_folder,
         progress=step.note,
     )
-    step.note("already in the store" if reused else manifest.name)
+    step.note(REUSED if reused else manifest.name)
     return StoredModel(manifest=manifest, ref=ref, reused=reused)

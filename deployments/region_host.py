@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -16,7 +17,8 @@ from actors.coordinator_client import CoordinatorClient
 from cluster.clock import SYSTEM_CLOCK
 from cluster.errors import Unavailable
 from cluster.releases import ReleaseContents
-from deployments.installation import Installation
+from deployments.installation import Installation, NotRunning
+from deployments.interrupts import uninterrupted
 from deployments.local_cluster import LocalCluster, find_local_cluster, start_local_cluster
 
 Progress = Callable[[str], None]
@@ -45,14 +47,17 @@ def runs_here(installation: Installation) -> bool:
 
 
 def join(installation: Installation) -> None:
-    """Makes this process a driver of the region's running cluster. Raises Unavailable."""
+    """Makes this process a driver of the region's running cluster. Raises NotRunning, Unavailable.
+
+    For the main thread only.
+    """
     if ray.is_initialized():
         return
     address = installation.region_settings.ray_address
     if address is None:
         found = find_local_cluster(installation.run_folder)
         if found is None or not found.is_alive():
-            raise Unavailable(
+            raise NotRunning(
                 f"region {installation.region!r} does not run here; start it with `raygion up`"
             )
         found.prepare_driver()
@@ -62,35 +67,61 @@ def join(installation: Installation) -> None:
     # Ray and Ray Data tell of every step on standard error; the command line shows its own.
     for name in ("ray", "ray.data", "ray.serve"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
     ray.data.DataContext.get_current().enable_progress_bars = False
+    # Ray would take SIGTERM for itself, and answer it with a dump of its stacks.
+    os.environ["RAY_DISABLE_FAILURE_SIGNAL_HANDLER"] = "1"
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError) as error:
         raise Unavailable(f"cannot join the Ray cluster at {address}: {error}") from error
+    finally:
+        signal.signal(signal.SIGTERM, on_sigterm)
 
 
 @contextmanager
 def joined(installation: Installation) -> Iterator[None]:
     """Joins the region's cluster; where none runs, one is started for the time of the block."""
     runs = installation.region_settings.ray_address is not None or runs_here(installation)
-    cluster = None if runs else start_cluster(installation)
     try:
+        if not runs:
+            start_cluster(installation)
         join(installation)
         yield
     finally:
-        ray.shutdown()
-        if cluster is not None:
-            cluster.stop()
+        with uninterrupted():
+            ray.shutdown()
+            if not runs:
+                stop_region(installation)
+
+
+@contextmanager
+def brought_up(installation: Installation, progress: Progress) -> Iterator[None]:
+    """Starts the region's cluster, where none runs, and joins it; ends it if the block fails."""
+    runs = installation.region_settings.ray_address is not None or runs_here(installation)
+    progress("Ray cluster")
+    try:
+        if not runs:
+            start_cluster(installation)
+        join(installation)
+        yield
+    except BaseException:
+        with uninterrupted():
+            ray.shutdown()
+            if not runs:
+                stop_region(installation)
+        raise
 
 
 def start_services(installation: Installation, progress: Progress) -> CoordinatorClient:
     """Starts coordinator, front actor and HTTP endpoint on the joined cluster, or finds them there.
 
-    Returns when the coordinator leads and the endpoint answers.
+    Returns when the coordinator leads and the endpoint answers. What runs already goes on with the
+    settings that it was started with.
     """
     # Imported once the cluster is known: Ray Serve reads its settings from the environment then.
     from ray import serve
+    from ray.serve.schema import ApplicationStatus
 
     from actors import names, wiring
     from actors.coordinator import Coordinator
@@ -115,9 +146,11 @@ def start_services(installation: Installation, progress: Progress) -> Coordinato
     client.wait_until_leading(installation.region, _LEAD_TIMEOUT_S)
     progress("endpoint")
     wiring.detached_actor(Front, names.FRONT, threads=512, args=(store, cache))
-    serve.run(
-        gateway_application(http, store, cache), name=names.GATEWAY_APPLICATION, route_prefix="/"
-    )
+    gateway = serve.status().applications.get(names.GATEWAY_APPLICATION)
+    # Serve would end the gateways that run before it starts equal ones.
+    if gateway is None or gateway.status is not ApplicationStatus.RUNNING:
+        application = gateway_application(http, store, cache)
+        serve.run(application, name=names.GATEWAY_APPLICATION, route_prefix="/")
     return client
 
 
@@ -174,6 +207,11 @@ def rollback(number: int | None) -> int:
     current = client.rollback(number)
     client.wait_until_serving(current, SERVE_TIMEOUT_S)
     return current
+
+
+def abort(number: int, reason: str) -> None:
+    """Gives up a release that is not committed."""
+    CoordinatorClient().abort(number, reason)
 
 
 def leave() -> None:

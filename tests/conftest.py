@@ -10,17 +10,24 @@ import pytest
 # collected, before any cluster could set it.
 os.environ["RAY_SERVE_ENABLE_HA_PROXY"] = "1"
 
+SHARED_REGION = "shared_region"
+_REGION_TIMEOUT_S = 900
+"""The first test that uses the region waits until it is up."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Quick tests first. Those that share the region come last: a process can be in one Ray cluster
-    at a time, and the region's stays until the session ends.
+    at a time, and it stays in the region's until the session ends.
     """
-    items.sort(key=lambda item: (_is_integration(item), _uses_region(item)))
+    for item in items:
+        if _shares_region(item):
+            item.add_marker(pytest.mark.timeout(_REGION_TIMEOUT_S))
+    items.sort(key=lambda item: (_is_integration(item), _shares_region(item)))
 
 
 def _is_integration(item: pytest.Item) -> bool:
     return item.get_closest_marker("integration") is not None
 
 
-def _uses_region(item: pytest.Item) -> bool:
-    return "region" in getattr(item, "fixturenames", ())
+def _shares_region(item: pytest.Item) -> bool:
+    return SHARED_REGION in getattr(item, "fixturenames", ())

@@ -50,7 +50,7 @@ MODEL_FOLDER = ROOT / ".raygion" / "test-models" / STARTER_GENERATOR
 """Unpacked once for this checkout: it takes 20 s."""
 
 REGION = "testland"
-BODY_BYTES_MAX = 1024 * 1024
+BODY_BYTES_MAX = 4 * 1024 * 1024
 SEQUENCES_MAX = 2
 """Few, so that a test can take all of them and see when one comes free."""
 FLAT = IndexParameters(kind=IndexKind.FLAT, metric=Metric.COSINE)
@@ -120,10 +120,21 @@ class LiveRegion:
     def http(self) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=60, trust_env=False)
 
+    def search(self, client: httpx.Client, **body: object) -> dict[str, Any]:
+        """The reply of `/v1/search`, which must be a success."""
+        return posted(client, "/v1/search", {"corpus": "xquad", **body})
+
     @cached_property
     def vectors(self) -> dict[str, Float32Array]:
         """The stored vector of each paragraph, read from the artifacts of `xquad`."""
         return stored_vectors(self.installation, self.index("xquad"))
+
+
+def posted(client: httpx.Client, path: str, body: dict[str, object]) -> dict[str, Any]:
+    reply = client.post(path, json=body)
+    assert reply.status_code == 200, reply.text
+    parsed: dict[str, Any] = reply.json()
+    return parsed
 
 
 def stored_vectors(installation: Installation, index: IndexManifest) -> dict[str, Float32Array]:
@@ -213,9 +224,7 @@ def _build_all(installation: Installation, xquad: Xquad, steps: Steps) -> Releas
         ingest(installation, "xquad", xquad.write(folder / "xquad.jsonl"))
     with steps.step("build xquad"):
         index, _ = build(installation, "xquad")
-    vectors = write_vectors(
-        xquad, stored_vectors(installation, index), folder / "vectors.parquet"
-    )
+    vectors = write_vectors(xquad, stored_vectors(installation, index), folder / "vectors.parquet")
     for corpus in READY_MADE:
         with steps.step(f"ingest {corpus}"):
             ingest(installation, corpus, vectors)

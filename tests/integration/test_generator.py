@@ -57,10 +57,10 @@ def cluster(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         ray.init(log_to_driver=False)
         from ray import serve
 
-        from deployments.generator import GeneratorSettings, build_generator_app
+        from deployments.generator import GeneratorSpec, build_generator_app
 
         serve.start(proxy_location="Disabled")
-        settings = GeneratorSettings(
+        settings = GeneratorSpec(
             model_id="smol",
             model_source=str(folder),
             max_model_len=MODEL_LEN,
@@ -187,9 +187,9 @@ async def test_leaving_stops_the_generation_in_the_engine(generator: ServeGenera
 
 
 def test_on_accelerators_a_replica_reserves_one_for_each_part(cluster: LocalCluster) -> None:
-    from deployments.generator import GeneratorServer, GeneratorSettings, llm_config_of
+    from deployments.generator import GeneratorServer, GeneratorSpec, llm_config_of
 
-    settings = GeneratorSettings(
+    settings = GeneratorSpec(
         model_id="large",
         model_source="someone/large",
         accelerator_type="H100",

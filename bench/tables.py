@@ -1,0 +1,202 @@
+"""The reports as Markdown tables, and the page that holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from bench.reports import (
+    RESULTS,
+    Breakdown,
+    CpuUse,
+    Environment,
+    GenerateReport,
+    QualityReport,
+    SearchReport,
+    Spread,
+)
+from cluster.records import Record
+
+DOCS = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
+BEGIN = "<!-- measured: begin -->"
+END = "<!-- measured: end -->"
+
+R = TypeVar("R", bound=Record)
+
+
+def all_tables() -> str:
+    """Of every part that was measured in this checkout, now or earlier."""
+    parts = (
+        _part("search", SearchReport, search_tables),
+        _part("generate", GenerateReport, generate_tables),
+        _part("quality", QualityReport, quality_tables),
+    )
+    return "\n\n".join(part for part in parts if part)
+
+
+def with_tables(page: str, tables: str) -> str:
+    """The page with the part between its two markers replaced. Raises ValueError without them."""
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"the page lacks its markers {BEGIN} and {END}")
+    return f"{before}{BEGIN}\n\n{tables}\n\n{END}{after}"
+
+
+def search_tables(report: SearchReport) -> str:
+    facts = report.corpus
+    corpus = f"{facts.num_passages:,} passages, {facts.dimension} dimensions, {facts.index}"
+    local = _table(
+        ("index", "in process", "threads", "batch", "queries/s", "p50 µs a call"),
+        (
+            (c.layout, c.what, c.threads, c.batch, _spread(c.queries_per_s), _spread(c.p50_us))
+            for c in report.local
+        ),
+    )
+    http = _table(
+        ("index", "asked", "clients", "batch", "queries/s", "p50 ms", "p99 ms",
+         "÷ same answer in process", "÷ Faiss alone"),
+        (
+            (c.layout, c.asked, c.clients, c.batch, _spread(c.queries_per_s), _spread(c.p50_ms),
+             _spread(c.p99_ms), _spread(c.same_answer_ratio), _spread(c.faiss_ratio))
+            for c in report.http
+        ),
+    )  # fmt: skip
+    limits = _table(
+        ("clients", "requests/s", "p50 ms", "CPU of the load generator, µs a request"),
+        (
+            (c.clients, _spread(c.requests_per_s), _spread(c.p50_ms), _spread(c.client_cpu_us))
+            for c in report.limits
+        ),
+    )
+    python = _table(
+        ("index", "p50 ms"),
+        ((layout, _spread(p50)) for layout, p50 in report.python_client_p50_ms.items()),
+    )
+    return "\n\n".join(
+        (
+            _heading("Search", report.environment, corpus),
+            "`POST /v1/search`, top 10 with texts and metadata, one replica a shard:",
+            http,
+            "The same index in one process on this machine:",
+            local,
+            "Where the time of one vector query goes, one client, µs (means; in brackets what a "
+            "stage contains, measured in process):",
+            _breakdowns([b for b in report.breakdowns if b.asked == "vector"]),
+            "The same for a text query:",
+            _breakdowns([b for b in report.breakdowns if b.asked == "text"]),
+            "CPU time of one request, ms, by process:",
+            _cpu(report.cpu),
+            "One vector query through the Python client (`ray.get(region.search.remote(...))`):",
+            python,
+            "The load generator itself, against `GET /healthz` of the same gateway:",
+            limits,
+        )
+    )
+
+
+def generate_tables(report: GenerateReport) -> str:
+    costs = _table(
+        ("", "clients", "answers", "prompt tokens", "answer tokens", "tokens/s",
+         "first token ms", "tokens/s ÷ alone", "first token ÷ alone"),
+        (
+            (c.what, c.clients, c.answers, round(c.prompt_tokens), round(c.answer_tokens),
+             _spread(c.tokens_per_s), _spread(c.first_token_ms), _spread(c.tokens_ratio),
+             _spread(c.first_token_ratio))
+            for c in report.costs
+        ),
+    )  # fmt: skip
+    what = f"{report.model}, bfloat16 on one thread, at most {report.tokens_max} tokens an answer"
+    return "\n\n".join((_heading("Generate", report.environment, what), costs))
+
+
+def quality_tables(report: QualityReport) -> str:
+    what = (
+        f"`{report.data}`: {report.num_questions:,} questions over {report.num_paragraphs:,} "
+        f"paragraphs ({report.num_passages:,} passages)"
+    )
+    rows = _table(
+        ("index", "shards", "asked", "hit@1", "hit@5", "differ from one index in process",
+         "differ from Faiss's IndexFlatIP"),
+        (
+            (r.index, r.shards, r.asked, f"{r.hit_at_1:.3f}", f"{r.hit_at_5:.3f}",
+             _or_dash(r.differs_from_one_index), _or_dash(r.differs_from_faiss))
+            for r in report.rows
+        ),
+    )  # fmt: skip
+    return "\n\n".join((_heading("Quality", report.environment, what), rows))
+
+
+def _part(name: str, kind: type[R], tables: Callable[[R], str]) -> str:
+    path = RESULTS / f"{name}.json"
+    if not path.is_file():
+        return ""
+    return tables(kind.from_bytes(path.read_bytes(), source=path.name))
+
+
+def _heading(title: str, where: Environment, what: str) -> str:
+    versions = ", ".join(f"{package} {number}" for package, number in where.versions.items())
+    warning = "\n\n**A quick run: these numbers mean nothing.**" if where.quick else ""
+    times = (
+        f"Medians of {where.repetitions} repetitions, with least and most in brackets."
+        if where.repetitions > 1
+        else "One run: nothing here depends on time."
+    )
+    return (
+        f"### {title}\n\n{what}. {times}{warning}\n\n"
+        f"{where.at}; {where.cpu}, {where.cores} cores, {where.memory_gib:.0f} GiB; load average "
+        f"before the run {where.load_average_before:.2f}; Python {where.python}, {versions}."
+    )
+
+
+def _breakdowns(breakdowns: Sequence[Breakdown]) -> str:
+    if not breakdowns:
+        return ""
+    names = [stage.name for stage in breakdowns[0].stages]
+    rows: list[list[object]] = []
+    for number, name in enumerate(names):
+        stages = [breakdown.stages[number] for breakdown in breakdowns]
+        inner = stages[0].part_of_above
+        cells = [f"({_spread(s.us)})" if inner else _spread(s.us) for s in stages]
+        rows.append([f"({name})" if inner else name, *cells])
+    totals = [f"**{_spread(breakdown.total_us)}**" for breakdown in breakdowns]
+    rows.append(["**all, as the client sees it**", *totals])
+    return _table(("stage", *(breakdown.layout for breakdown in breakdowns)), rows)
+
+
+def _cpu(uses: Sequence[CpuUse]) -> str:
+    roles = list(dict.fromkeys(role for use in uses for role in use.ms_by_role))
+    rows = (
+        (use.layout, use.asked, use.clients,
+         *(_spread(use.ms_by_role.get(role)) for role in roles))
+        for use in uses
+    )  # fmt: skip
+    return _table(("index", "asked", "clients", *roles), rows)
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
+    lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def _spread(spread: Spread | None) -> str:
+    if spread is None:
+        return "–"
+    if spread.least == spread.most:
+        return _number(spread.median)
+    return f"{_number(spread.median)} ({_number(spread.least)}–{_number(spread.most)})"
+
+
+def _number(value: float) -> str:
+    """About three digits that count."""
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    if abs(value) >= 10:
+        return f"{value:.1f}"
+    return f"{value:.2f}" if abs(value) >= 1 else f"{value:.3f}"
+
+
+def _or_dash(value: int | None) -> str:
+    return "–" if value is None else str(value)
