@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing
@@ -19,9 +20,13 @@ from ray.serve.llm.openai_api_models import ChatCompletionRequest
 
 from actors.generator_client import GENERATOR_DEPLOYMENT
 from actors.replica_outcomes import RoutingHint
+from cluster.artifact_cache import ArtifactCache
+from cluster.artifacts import Artifacts
 from cluster.clock import Deadline
 from cluster.errors import InvalidArgument, Unavailable
 from cluster.generation import ChatMessage, GenerationChunk, GenerationRequest
+from cluster.manifests import ArtifactFile
+from cluster.object_store import ObjectStore
 from deployments.weighted_router import WEIGHTED_ROUTER
 
 STREAM_INTERVAL_MS = 20
@@ -60,6 +65,19 @@ class GeneratorSpec:
         return Path(self.model_source).is_dir()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelArtifact:
+    """A model in the store, so that every machine on which a replica starts can fetch it."""
+
+    store: ObjectStore
+    cache_folder: Path
+    files: tuple[ArtifactFile, ...]
+
+    def folder(self) -> Path:
+        """This machine's copy, fetched if need be, with every byte verified."""
+        return ArtifactCache(Artifacts(self.store), self.cache_folder).folder_for(self.files)
+
+
 class LocalModel(CallbackBase):
     """Skips Ray's download step, a task that imports vLLM once more, for a folder that is there."""
 
@@ -88,7 +106,12 @@ class GeneratorServer(LLMServer):  # type: ignore[misc]  # ray.serve.llm is not 
     """
 
     # Serve awaits it.
-    async def __init__(self, llm_config: LLMConfig) -> None:  # type: ignore[misc]
+    async def __init__(  # type: ignore[misc]
+        self, llm_config: LLMConfig, artifact: ModelArtifact | None = None
+    ) -> None:
+        if artifact is not None:
+            # The folder has the same path on every machine, so the configuration holds on all.
+            await asyncio.to_thread(artifact.folder)
         self._model_id = llm_config.model_id
         on_cpu = llm_config.accelerator_type is None
         is_one_worker = llm_config.engine_kwargs.get("tensor_parallel_size", 1) == 1
@@ -147,17 +170,21 @@ class NoIngress:
         self._generator = generator
 
 
-def build_generator_app(settings: GeneratorSpec) -> Application:
+def build_generator_app(
+    settings: GeneratorSpec, artifact: ModelArtifact | None = None
+) -> Application:
     """The Serve application of one generator version, to be deployed under a name of its own.
 
-    Needs a driver that is connected to the region's cluster. Raises InvalidArgument when vLLM does
-    not know an engine argument.
+    With an `artifact`, each replica first fetches the model to its machine. Needs a driver that is
+    connected to the region's cluster. Raises InvalidArgument when vLLM does not know an engine
+    argument.
     """
     try:
         generator = build_llm_deployment(
             llm_config_of(settings),
             override_serve_options={"name": GENERATOR_DEPLOYMENT},
             deployment_cls=GeneratorServer,
+            bind_kwargs={"artifact": artifact},
         )
     except ValueError as error:
         raise InvalidArgument(str(error), field="generator") from error

@@ -10,8 +10,6 @@ from ray import serve
 from ray.serve.schema import ApplicationStatus
 
 from actors.wiring import run_in_fresh_process
-from cluster.artifact_cache import ArtifactCache
-from cluster.artifacts import Artifacts
 from cluster.config import GeneratorSettings
 from cluster.errors import Unavailable
 from cluster.manifests import ModelManifest
@@ -33,9 +31,10 @@ class ServeGeneratorDeployer:
         """Returns when every replica has warmed up; at once when it already runs."""
         if _status_of(application) is ApplicationStatus.RUNNING:
             return
-        folder = ArtifactCache(Artifacts(self.store), self.cache_folder).folder_for(model.files)
         # Building the application imports vLLM, a gigabyte that the coordinator should not carry.
-        run_in_fresh_process(_run_application, application, model.name, folder, settings)
+        run_in_fresh_process(
+            _run_application, application, model, self.store, self.cache_folder, settings
+        )
         deadline_s = time.monotonic() + _START_TIMEOUT_S
         while (status := _status_of(application)) is not ApplicationStatus.RUNNING:
             if status is ApplicationStatus.DEPLOY_FAILED:
@@ -59,12 +58,19 @@ def _status_of(application: str) -> ApplicationStatus | None:
     return None if found is None else found.status
 
 
-def _run_application(name: str, model: str, folder: Path, settings: GeneratorSettings) -> None:
-    from deployments.generator import GeneratorSpec, build_generator_app
+def _run_application(
+    name: str,
+    model: ModelManifest,
+    store: ObjectStore,
+    cache_folder: Path,
+    settings: GeneratorSettings,
+) -> None:
+    from deployments.generator import GeneratorSpec, ModelArtifact, build_generator_app
 
+    artifact = ModelArtifact(store=store, cache_folder=cache_folder, files=model.files)
     spec = GeneratorSpec(
-        model_id=settings.name or model,
-        model_source=str(folder),
+        model_id=settings.name or model.name,
+        model_source=str(artifact.folder()),
         replicas=settings.replicas,
         max_model_len=settings.context_tokens_max,
         max_num_seqs=settings.sequences_max,
@@ -73,5 +79,6 @@ def _run_application(name: str, model: str, folder: Path, settings: GeneratorSet
         accelerator_type=settings.accelerator_type,
         engine_kwargs=settings.engine,
     )
-    target = serve.RunTarget(build_generator_app(spec), name=name, route_prefix=None)
+    application = build_generator_app(spec, artifact)
+    target = serve.RunTarget(application, name=name, route_prefix=None)
     serve.run_many([target], wait_for_applications_running=False)
