@@ -73,6 +73,8 @@ class Coordinator:
         self._loaded: dict[int, LoadedRelease] = {}
         self._inbox: queue.Queue[_Request | Prepared | PrepareFailed] = queue.Queue(maxsize=256)
         self._preparing = ThreadPoolExecutor(1, thread_name_prefix="prepare")
+        self._tending = threading.Lock()
+        """Held while actors are ended or made anew, so that mending brings back nothing retired."""
         self._published = threading.Condition()
         self._view = RegionView(region=region, revision=uuid.uuid4().hex)
         self._state = self._rollout.state
@@ -229,7 +231,15 @@ class Coordinator:
         if gone is not None:
             log.info("retiring release %d", number)
             self._publish()
-            self._loader.retire(gone, self._loaded.values())
+            # After what is being prepared, which may need parts of what goes.
+            self._preparing.submit(self._unload, gone)
+
+    def _unload(self, gone: LoadedRelease) -> None:
+        try:
+            with self._tending:
+                self._loader.retire(gone, list(self._loaded.values()))
+        except Exception:
+            log.exception("release %d is not wholly unloaded", gone.view.number)
 
     def _prepared(self, number: int, future: Future[LoadedRelease]) -> None:
         if (error := future.exception()) is None:
@@ -265,6 +275,7 @@ class Coordinator:
         pause = threading.Event()
         while not pause.wait(_TICK_S * _MEND_TICKS):
             try:
-                self._loader.mend(list(self._loaded.values()))
+                with self._tending:
+                    self._loader.mend(list(self._loaded.values()))
             except Exception:
                 log.exception("mending failed; it is tried again")

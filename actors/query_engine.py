@@ -39,6 +39,9 @@ from cluster.search import (
 )
 from cluster.vectors import prepared
 
+_SCATTER_SHARE = 0.8
+"""Of the time that is left, for searching the shards of an answer that may be incomplete."""
+
 
 @dataclass(slots=True)
 class Stopwatch:
@@ -96,7 +99,7 @@ class QueryEngine:
             top_k=request.top_k,
             filter=request.filter,
         )
-        gathered = await scatter(shards, query, deadline)
+        gathered = await scatter(shards, query, self._scatter_deadline(request, deadline))
         watch.lap("scatter")
         _check_coverage(gathered, request.min_coverage, deadline)
         answered = [(i, part) for i, part in enumerate(gathered.parts) if part is not None]
@@ -150,6 +153,12 @@ class QueryEngine:
     async def status(self) -> RegionSummary:
         """Raises Unavailable while the coordinator is away; serving goes on without it."""
         return await self._views.status()
+
+    def _scatter_deadline(self, request: SearchRequest, deadline: Deadline) -> Deadline:
+        """Shards that may be missing must not use up the time in which the hits are fetched."""
+        if request.min_coverage >= 1.0:
+            return deadline
+        return Deadline.after(_SCATTER_SHARE * deadline.remaining_s(), self._clock)
 
     def _pin(self, number: int | None) -> ReleaseView:
         view = self._views.view

@@ -4,13 +4,15 @@ region = connect("127.0.0.1:6379")
 result = ray.get(region.search.remote("Which countries border France?", top_k=3))
 print(result.hits[0].text, result.release)
 
-answer = ray.get(region.answer.remote("What is the capital of Chad?", filter={"region":
-"africa"})) print(answer.answer, [citation.id for citation in answer.citations])
+answer = ray.get(region.answer.remote("What is the capital of Chad?"))
+print(answer.answer, [citation.id for citation in answer.citations])
 """
 
 from __future__ import annotations
 
+import logging
 import os
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar, cast
@@ -18,6 +20,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 import ray
+from ray._private import ray_constants
 
 from actors import names
 from actors.actor_calls import NAMESPACE
@@ -29,6 +32,8 @@ from cluster.vectors import check_vectors
 
 P = ParamSpec("P")
 T = TypeVar("T")
+_LOOPBACK_HOSTS = ("127.0.0.1", "localhost")
+_CONNECT_TIMEOUT_S = 5.0
 
 
 class RemoteMethod(Generic[P, T]):
@@ -124,19 +129,39 @@ def connect(address: str | None = None, *, token_file: str | Path | None = None)
     environment. Raises Unavailable when there is no cluster at the address, or no region on it.
     """
     if not ray.is_initialized():
-        os.environ["RAY_AUTH_MODE"] = "token"
-        if token_file is not None:
-            os.environ["RAY_AUTH_TOKEN_PATH"] = os.fspath(Path(token_file).resolve())
-        try:
-            ray.init(address or "auto", namespace=NAMESPACE, log_to_driver=False)
-        except (ConnectionError, RuntimeError) as error:
-            raise Unavailable(f"cannot join the Ray cluster at {address}: {error}") from error
+        _join(address or "auto", token_file)
     try:
         return Region(ray.get_actor(names.FRONT, namespace=NAMESPACE))
     except ValueError as error:
         raise Unavailable(
             "no region runs on this Ray cluster; start one with `raygion up`"
         ) from error
+
+
+def _join(address: str, token_file: str | Path | None) -> None:
+    os.environ["RAY_AUTH_MODE"] = "token"
+    if token_file is not None:
+        os.environ["RAY_AUTH_TOKEN_PATH"] = os.fspath(Path(token_file).resolve())
+    host, _, port = address.rpartition(":")
+    if port.isdecimal():
+        _check_answers(host, int(port))
+    if host in _LOOPBACK_HOSTS:
+        # Ray would go to the machine's own address instead, on which a local cluster never listens.
+        # The variable is for the processes that Ray starts; here it was read already.
+        os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
+        ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        ray.init(address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError) as error:
+        raise Unavailable(f"cannot join the Ray cluster at {address}: {error}") from error
+
+
+def _check_answers(host: str, port: int) -> None:
+    """Ray itself takes a minute and much noise to find out that nobody is there."""
+    try:
+        socket.create_connection((host, port), timeout=_CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise Unavailable(f"no Ray cluster answers at {host}:{port}: {error}") from error
 
 
 def _parsed(filter: Mapping[str, object] | None) -> Filter | None:

@@ -31,6 +31,9 @@ _DETACHED: Mapping[str, object] = {
     "max_task_retries": 0,
     # The region's own work is bounded by its queues, not by Ray's logical CPUs.
     "num_cpus": 0,
+    # In bytes. Ray places an actor that asks for nothing at all on a random node, whatever its
+    # scheduling strategy says.
+    "memory": 1,
 }
 
 

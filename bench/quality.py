@@ -30,6 +30,7 @@ from deployments.http_client import HttpRegion
 
 _TOP_K = 10
 _BATCH = 64
+_TIMEOUT_MS = 60_000
 _FIRST = "xquad-2"
 _SHARDS = (1, 2, 3, 8)
 _GRAPH = "xquad-hnsw"
@@ -108,6 +109,7 @@ def _served_ids(region: BenchRegion, corpus: str, asked: _Asked, *, by_text: boo
         for start in range(0, len(asked.questions), _BATCH):
             batch = slice(start, start + _BATCH)
             body: dict[str, object] = {"corpus": corpus, "top_k": _TOP_K, "fields": []}
+            body["timeout_ms"] = _TIMEOUT_MS
             if by_text:
                 body["queries"] = [question.text for question in asked.questions[batch]]
             else:

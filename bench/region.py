@@ -35,6 +35,7 @@ from deployments.installation import Installation
 from deployments.local_cluster import find_local_cluster
 
 _NAME = "bench"
+_ENDINGS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,10 +166,11 @@ def running_region(
             yield BenchRegion(installation, folder)
         finally:
             # A second Ctrl-C must not leave half of the cluster behind.
-            before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+            before = {kind: signal.signal(kind, signal.SIG_IGN) for kind in _ENDINGS}
             region_host.leave()
             region_host.stop_region(installation)
-            signal.signal(signal.SIGINT, before)
+            for kind, handler in before.items():
+                signal.signal(kind, handler)
 
 
 @contextmanager

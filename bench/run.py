@@ -10,9 +10,9 @@ python -m bench.run --write-docs          also puts the tables into docs/benchma
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import sys
+from collections.abc import Sequence
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -36,9 +36,12 @@ def main() -> None:
     if arguments.quick and arguments.write_docs:
         sys.exit("--quick measures nothing worth writing down: leave out --write-docs")
     plan = Plan.short(xquad) if arguments.quick else Plan.full(xquad)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    failed = [part for part in PARTS if arguments.only in (None, part) and not _run(part, plan)]
-    _show(write_docs=arguments.write_docs and not failed)
+    _end_in_good_order()
+    wanted = [part for part in PARTS if arguments.only in (None, part)]
+    failed = [part for part in wanted if not _run(part, plan)]
+    _show([part for part in wanted if part not in failed])
+    if arguments.write_docs and not failed:
+        _write_docs()
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")
 
@@ -70,16 +73,25 @@ def _run(part: str, plan: Plan) -> bool:
 
 def _end(process: BaseProcess) -> None:
     """Lets the part stop its region; Ctrl-C in a terminal has reached it already."""
-    if process.pid is not None and process.is_alive():
-        os.kill(process.pid, signal.SIGINT)
+    process.terminate()
     process.join()
+
+
+def _end_in_good_order() -> None:
+    """Ctrl-C and a polite kill alike, also for a program that a script starts in the background."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def measure_part(part: str, plan: Plan) -> None:
     """Runs in the part's process; leaves `bench/results/{part}.json`."""
     from bench.reports import RESULTS
 
-    report = _measure(part, plan)
+    _end_in_good_order()
+    try:
+        report = _measure(part, plan)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{part}.json").write_bytes(report)
 
@@ -102,14 +114,18 @@ def _measure(part: str, plan: Plan) -> bytes:
     return report.model_dump_json(indent=2).encode()
 
 
-def _show(*, write_docs: bool) -> None:
-    from bench.tables import DOCS, all_tables, with_tables
+def _show(parts: Sequence[str]) -> None:
+    from bench.tables import tables_of
 
-    tables = all_tables()
-    print(tables)
-    if write_docs:
-        DOCS.write_text(with_tables(DOCS.read_text(), tables))
-        print(f"written to {DOCS.name}")
+    print(tables_of(parts, quick_too=True))
+
+
+def _write_docs() -> None:
+    """Puts in what was measured, and of the other parts what was measured earlier."""
+    from bench.tables import DOCS, tables_of, with_tables
+
+    DOCS.write_text(with_tables(DOCS.read_text(), tables_of(PARTS, quick_too=False)))
+    print(f"\nwritten to docs/{DOCS.name}")
 
 
 if __name__ == "__main__":

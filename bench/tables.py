@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import assert_never
 
 from bench.reports import (
     RESULTS,
@@ -16,23 +16,21 @@ from bench.reports import (
     SearchReport,
     Spread,
 )
-from cluster.records import Record
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
 BEGIN = "<!-- measured: begin -->"
 END = "<!-- measured: end -->"
+_REPORTS: Mapping[str, type[SearchReport | GenerateReport | QualityReport]] = {
+    "search": SearchReport,
+    "generate": GenerateReport,
+    "quality": QualityReport,
+}
 
-R = TypeVar("R", bound=Record)
 
-
-def all_tables() -> str:
-    """Of every part that was measured in this checkout, now or earlier."""
-    parts = (
-        _part("search", SearchReport, search_tables),
-        _part("generate", GenerateReport, generate_tables),
-        _part("quality", QualityReport, quality_tables),
-    )
-    return "\n\n".join(part for part in parts if part)
+def tables_of(parts: Sequence[str], *, quick_too: bool) -> str:
+    """Of those of these parts that were measured in this checkout, now or earlier."""
+    found = (_tables(part, quick_too=quick_too) for part in parts)
+    return "\n\n".join(tables for tables in found if tables)
 
 
 def with_tables(page: str, tables: str) -> str:
@@ -125,26 +123,35 @@ def quality_tables(report: QualityReport) -> str:
             for r in report.rows
         ),
     )  # fmt: skip
-    return "\n\n".join((_heading("Quality", report.environment, what), rows))
+    return "\n\n".join((_heading("Quality", report.environment, what, timed=False), rows))
 
 
-def _part(name: str, kind: type[R], tables: Callable[[R], str]) -> str:
-    path = RESULTS / f"{name}.json"
+def _tables(part: str, *, quick_too: bool) -> str:
+    path = RESULTS / f"{part}.json"
     if not path.is_file():
         return ""
-    return tables(kind.from_bytes(path.read_bytes(), source=path.name))
+    report = _REPORTS[part].from_bytes(path.read_bytes(), source=path.name)
+    if report.environment.quick and not quick_too:
+        return ""
+    match report:
+        case SearchReport():
+            return search_tables(report)
+        case GenerateReport():
+            return generate_tables(report)
+        case QualityReport():
+            return quality_tables(report)
+        case _ as unreachable:
+            assert_never(unreachable)
 
 
-def _heading(title: str, where: Environment, what: str) -> str:
+def _heading(title: str, where: Environment, what: str, *, timed: bool = True) -> str:
     versions = ", ".join(f"{package} {number}" for package, number in where.versions.items())
-    warning = "\n\n**A quick run: these numbers mean nothing.**" if where.quick else ""
-    times = (
-        f"Medians of {where.repetitions} repetitions, with least and most in brackets."
-        if where.repetitions > 1
-        else "One run: nothing here depends on time."
-    )
+    times = warning = ""
+    if timed:
+        times = f" Medians of {where.repetitions} repetitions, with least and most in brackets."
+        warning = "\n\n**A quick run: these numbers mean nothing.**" if where.quick else ""
     return (
-        f"### {title}\n\n{what}. {times}{warning}\n\n"
+        f"### {title}\n\n{what}.{times}{warning}\n\n"
         f"{where.at}; {where.cpu}, {where.cores} cores, {where.memory_gib:.0f} GiB; load average "
         f"before the run {where.load_average_before:.2f}; Python {where.python}, {versions}."
     )

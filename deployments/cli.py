@@ -14,6 +14,7 @@ from deployments.cli_options import Config, Json, Region, Store, opened
 from deployments.console import Steps, err, print_error, print_json, say
 from deployments.installation import NotRunning
 from deployments.interrupts import end_alike
+from deployments.local_cluster import find_local_cluster
 
 app = typer.Typer(
     name="raygion",
@@ -42,7 +43,9 @@ def _print_version(asked: bool) -> None:
 def raygion(
     _: Annotated[
         bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version."),
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
     ] = False,
 ) -> None:
     pass
@@ -102,8 +105,6 @@ def up(
 @app.command(epilog="Example: [bold]raygion down --region local[/]")
 def down(config: Config = None, region: Region = None, as_json: Json = False) -> None:
     """Stop a region that was started on this machine; the store keeps everything."""
-    from deployments import region_host
-
     installation = opened(config, region)
     if installation.region_settings.ray_address is not None:
         raise InvalidArgument(
@@ -111,7 +112,8 @@ def down(config: Config = None, region: Region = None, as_json: Json = False) ->
             "end it with `ray down cluster.yaml`",
             "region",
         )
-    ended = region_host.stop_region(installation)
+    found = find_local_cluster(installation.run_folder)
+    ended = [] if found is None else found.stop()
     if as_json:
         print_json({"region": installation.region, "ended": ended})
     elif ended:

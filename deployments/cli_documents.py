@@ -6,8 +6,10 @@ from typing import Annotated
 
 import typer
 
+from cluster.documents import check_corpus_name
+from cluster.errors import NotFound
 from deployments.cli_options import Config, Json, Region, Store, opened
-from deployments.console import Steps, out, print_json
+from deployments.console import Steps, print_json, say
 
 Corpus = Annotated[str, typer.Argument(help="Name of the corpus.", metavar="CORPUS")]
 
@@ -36,9 +38,13 @@ def ingest(
 
     Example: raygion ingest handbook docs/ faq.jsonl s3://bucket/reports/
     """
+    from actors.corpus_reader import find_source_files
     from deployments import pipeline, region_host
 
     installation = opened(config, region, store)
+    # What can be refused is refused before a cluster is started for it.
+    check_corpus_name(corpus)
+    find_source_files(sources)
     steps = Steps(quiet=as_json)
     with steps.shown(), region_host.joined(installation), steps.step("Read documents") as step:
         manifest = pipeline.ingest_documents(
@@ -47,7 +53,7 @@ def ingest(
     if as_json:
         print_json(manifest)
         return
-    out.print(
+    say(
         f"Corpus [bold]{corpus}[/] is at position {manifest.position}: "
         f"{manifest.num_documents} documents, {manifest.num_passages} passages. "
         f"Next: raygion build {corpus}"
@@ -65,14 +71,18 @@ def build(
 
     Example: raygion build handbook
     """
+    installation = opened(config, region, store)
+    check_corpus_name(corpus)
+    position = installation.catalog.latest_corpus(corpus)
+    if position is None:
+        raise NotFound(f"there is no corpus {corpus!r}; add documents with `raygion ingest`")
+
     from deployments import pipeline, region_host
 
-    installation = opened(config, region, store)
     steps = Steps(quiet=as_json)
     with steps.shown(), region_host.joined(installation):
-        position = installation.catalog.latest_corpus(corpus)
         embedder = None
-        if position is not None and position.vector_dimension is None:
+        if position.vector_dimension is None:
             with steps.step("Embedder") as step:
                 embedder = pipeline.store_embedder(installation, step)
         with steps.step("Embed and build") as step:
@@ -81,7 +91,7 @@ def build(
         print_json(built.manifest)
         return
     manifest = built.manifest
-    out.print(
+    say(
         f"Index [bold]{manifest.version}[/] of corpus [bold]{corpus}[/]: "
         f"{manifest.num_passages} passages in {len(manifest.shards)} shards, "
         f"{manifest.parameters.kind} over {manifest.parameters.metric}, "

@@ -6,11 +6,12 @@ from typing import Annotated, Any
 
 import orjson
 import typer
+from rich.table import Table
 
 from cluster.answers import ANSWER_TOP_K_DEFAULT
 from cluster.errors import InvalidArgument
 from deployments.cli_options import Config, Json, Region, opened
-from deployments.console import out, print_json, table
+from deployments.console import SHORT, out, print_json, say, table
 from deployments.http_client import HttpRegion
 
 Corpus = Annotated[
@@ -98,38 +99,35 @@ def status(config: Config = None, region: Region = None, as_json: Json = False) 
     if as_json:
         print_json(summary)
         return
-    out.print(
+    say(
         f"Region [bold]{summary['region']}[/]: release {summary['release'] or 'none'}, "
-        f"{'healthy' if summary['healthy'] else 'not healthy'}; "
+        f"{'healthy' if summary['healthy'] else 'not healthy'}"
+    )
+    say(
         f"leader {summary['leader']}, epoch {summary['epoch']}, "
         f"release log at {summary['log_position']}"
     )
-    out.print(residents(summary))
+    for release in summary["resident"]:
+        out.print(_resident(release, current=release["release"] == summary["release"]))
 
 
-def residents(summary: dict[str, Any]) -> Any:
-    """A table of the resident releases."""
+def _resident(release: dict[str, Any], *, current: bool) -> Table:
+    """A table of the corpora of one resident release."""
     rows = [
         (
-            f"{resident['release']} (current)"
-            if resident["release"] == summary["release"]
-            else resident["release"],
             corpus["corpus"],
-            corpus["index_version"],
+            corpus["index_version"][:SHORT],
             corpus["num_passages"],
             corpus["shards"],
-            f"{corpus['replicas_serving']}/{corpus['replicas']}",
+            f"{corpus['replicas_serving']} of {corpus['replicas']}",
             f"{corpus['recall_at_10']:.3f}",
-            resident["model"] or "none",
         )
-        for resident in summary["resident"]
-        for corpus in resident["corpora"]
+        for corpus in release["corpora"]
     ]
-    columns = (
-        *("release", "corpus", "index", "passages", "shards"),
-        *("replicas serving", "recall@10", "model"),
-    )
-    return table("Resident releases", columns, rows)
+    title = f"Release {release['release']}{' (current)' if current else ''}"
+    model = release["model"] or "search only"
+    columns = ("corpus", "index", "passages", "shards", "replicas", "recall@10")
+    return table(f"{title}: {model}", columns, rows)
 
 
 def _title(answered: dict[str, Any]) -> str:

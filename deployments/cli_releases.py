@@ -7,12 +7,17 @@ from typing import Annotated
 
 import typer
 
+from cluster.clock import SYSTEM_CLOCK
 from cluster.errors import NotFound
 from cluster.releases import LogState, Proposal
 from deployments.cli_options import Config, Json, Region, Store, opened
-from deployments.console import Steps, out, print_json, table
+from deployments.console import SHORT, Steps, out, print_json, say, table
 
-app = typer.Typer(help="List, propose, commit and roll back releases.", no_args_is_help=True)
+app = typer.Typer(
+    help="List, propose, commit and roll back releases.",
+    epilog="Example: [bold]raygion release propose --commit[/]",
+    no_args_is_help=True,
+)
 Number = Annotated[int, typer.Argument(help="Number of the release.", metavar="NUMBER")]
 
 
@@ -24,10 +29,8 @@ def list_releases(
 
     Example: raygion release list
     """
-    from deployments import region_host
-
     state = opened(config, region, store).read_release_log()
-    current = state.current(region_host.now_ms())
+    current = state.current(SYSTEM_CLOCK.wall_ms())
     if as_json:
         print_json({"current": current, "releases": list(state.proposals.values())})
         return
@@ -36,12 +39,12 @@ def list_releases(
             f"{number} (current)" if number == current else number,
             proposal.status,
             _moment(proposal.proposed_at_ms),
-            ", ".join(f"{c}={r.version}" for c, r in proposal.release.contents.indexes.items()),
+            _indexes(proposal),
             ", ".join(proposal.targets),
         )
         for number, proposal in sorted(state.proposals.items())
     ]
-    columns = ("release", "status", "proposed", "indexes", "regions")
+    columns = ("release", "status", "proposed (UTC)", "indexes", "regions")
     out.print(table("Releases", columns, rows) if rows else "There is no release yet.")
 
 
@@ -107,9 +110,9 @@ def propose(
     if as_json:
         print_json({"release": number, "committed": commit_when_prepared})
     elif commit_when_prepared:
-        out.print(f"Release [bold]{number}[/] is committed")
+        say(f"Release [bold]{number}[/] is committed")
     else:
-        out.print(f"Release [bold]{number}[/] is prepared. Next: raygion release commit {number}")
+        say(f"Release [bold]{number}[/] is prepared. Next: raygion release commit {number}")
 
 
 @app.command("commit")
@@ -132,7 +135,31 @@ def commit(
     if as_json:
         print_json({"release": number, "committed": True})
     else:
-        out.print(f"Release [bold]{number}[/] is committed")
+        say(f"Release [bold]{number}[/] is committed")
+
+
+@app.command("abort")
+def abort(
+    number: Number,
+    reason: Annotated[str, typer.Option("--reason", help="Goes into the log.")] = "by hand",
+    config: Config = None,
+    region: Region = None,
+    store: Store = None,
+    as_json: Json = False,
+) -> None:
+    """Give up a proposed release; it can never be committed any more.
+
+    Example: raygion release abort 2 --reason "wrong corpus"
+    """
+    from deployments import region_host
+
+    installation = opened(config, region, store)
+    region_host.join(installation)
+    region_host.abort(number, reason)
+    if as_json:
+        print_json({"release": number, "aborted": True})
+    else:
+        say(f"Release [bold]{number}[/] is aborted")
 
 
 @app.command("rollback")
@@ -158,7 +185,7 @@ def rollback(
     if as_json:
         print_json({"release": current})
     else:
-        out.print(f"Release [bold]{current}[/] is current again")
+        say(f"Release [bold]{current}[/] is current again")
 
 
 def _known(state: LogState, number: int) -> Proposal:
@@ -168,5 +195,10 @@ def _known(state: LogState, number: int) -> Proposal:
     return proposal
 
 
+def _indexes(proposal: Proposal) -> str:
+    indexes = proposal.release.contents.indexes
+    return "\n".join(f"{corpus} {ref.version[:SHORT]}" for corpus, ref in indexes.items())
+
+
 def _moment(at_ms: int) -> str:
-    return datetime.fromtimestamp(at_ms / 1000, tz=UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return datetime.fromtimestamp(at_ms / 1000, tz=UTC).strftime("%Y-%m-%d %H:%M")

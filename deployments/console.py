@@ -28,6 +28,8 @@ out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
 REUSED = "already in the store"
+SHORT = 8
+"""So much of a version is enough to tell it from others."""
 _BAR_COLUMNS = 12
 
 

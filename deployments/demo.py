@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -11,14 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.table import Table
+
 from actors.coordinator_client import CoordinatorClient
 from cluster.errors import Conflict, InvalidArgument, NotFound
 from cluster.releases import ReleaseContents
 from deployments import pipeline, region_host
-from deployments.cli_queries import residents
-from deployments.console import Steps, err, out, print_json, table
+from deployments.console import REUSED, Steps, err, out, print_json, say, table
 from deployments.http_client import HttpRegion
 from deployments.installation import Installation
+from deployments.interrupts import uninterrupted
 
 CORPUS = "factbook"
 SOURCE = Path(__file__).resolve().parents[1] / "data" / "factbook" / "factbook.jsonl"
@@ -47,14 +48,14 @@ def run_demo(installation: Installation, *, stay: bool, as_json: bool) -> None:
         raise Conflict(f"region {installation.region!r} already runs here: `raygion down` first")
     steps = Steps(quiet=as_json)
     started_s = time.monotonic()
-    with _interruptible(), _region_stopped_at_end(installation, steps):
+    with _region_stopped_at_end(installation, steps):
         with steps.shown():
             _bring_up(installation, steps)
             answers = list(_ask(installation, steps))
         took_s = time.monotonic() - started_s
         _report(installation, steps, answers, took_s, as_json=as_json)
         if stay:
-            out.print(f"The region is up at [bold]{installation.url}[/]; Ctrl-C ends it.")
+            say(f"The region is up at [bold]{installation.url}[/]; Ctrl-C ends it.")
             threading.Event().wait()
 
 
@@ -78,7 +79,7 @@ def _bring_up(installation: Installation, steps: Steps) -> None:
     with steps.step("Propose, prepare and commit a release") as step:
         number, reused = _release(installation, client, contents, step.note)
         client.wait_until_serving(number, region_host.PREPARE_TIMEOUT_S)
-        step.note(f"release {number}" + (", already committed" if reused else ""))
+        step.note(f"release {number}, {REUSED}" if reused else f"release {number}")
 
 
 def _release(
@@ -97,7 +98,7 @@ def _release(
 
 def _ask(installation: Installation, steps: Steps) -> Iterator[dict[str, Any]]:
     with (
-        steps.step("Ask three questions over HTTP", total=len(QUESTIONS)) as step,
+        steps.step("Ask three questions over HTTP") as step,
         HttpRegion.of(installation) as http,
     ):
         for done, asked in enumerate(QUESTIONS, 1):
@@ -126,33 +127,40 @@ def _report(
         )
         return
     for answer in answers:
-        narrowed = f"  [dim]only {answer['filter']}[/]" if answer["filter"] else ""
-        out.print(f"\n[bold]Q[/] {answer['question']}{narrowed}")
-        out.print(f"[bold]A[/] {answer['answer']}", soft_wrap=True)
-        cited = ", ".join(f"[{i}] {c['id']}" for i, c in enumerate(answer["citations"], 1))
-        out.print(
-            f"  {cited}; release {answer['release']}, region {answer['region']}, "
-            f"coverage {answer['coverage']:.2f}, {answer['took_ms']:.0f} ms",
-            style="dim",
-            markup=False,
-        )
+        _show_answer(answer)
     out.print()
-    out.print(residents(summary))
-    rows = [(step, f"{seconds:.1f}") for step, seconds in steps.seconds.items()]
-    out.print(table("Times", ("step", "seconds"), [*rows, ("all", f"{took_s:.1f}")]))
+    out.print(_outcome(summary, answers))
+    rows = [(s, f"{took:.1f}", steps.notes.get(s, "")) for s, took in steps.seconds.items()]
+    out.print(table("Times", ("step", "seconds", ""), [*rows, ("all", f"{took_s:.1f}", "")]))
+    if reused := [step for step, note in steps.notes.items() if REUSED in note]:
+        say(f"{len(reused)} steps found what they make in the store, from an earlier run.")
 
 
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Ctrl-C and a polite kill alike end the demo in good order, and quietly."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    except KeyboardInterrupt:
-        err.print("Interrupted; everything was ended.")
-        raise SystemExit(130) from None
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _show_answer(answer: dict[str, Any]) -> None:
+    narrowed = f"  only {answer['filter']}" if answer["filter"] else ""
+    cited = ", ".join(f"[{i}] {c['id']}" for i, c in enumerate(answer["citations"], 1))
+    out.print(f"\nQ {answer['question']}{narrowed}", style="bold", markup=False, soft_wrap=True)
+    out.print(f"A {answer['answer']}", markup=False, soft_wrap=True)
+    out.print(f"  {cited}", style="dim", markup=False, soft_wrap=True)
+
+
+def _outcome(summary: dict[str, Any], answers: list[dict[str, Any]]) -> Table:
+    """What the answers were made by, and how long they took."""
+    number = summary["release"]
+    release = next(r for r in summary["resident"] if r["release"] == number)
+    corpora = release["corpora"]
+    serving, replicas = (sum(c[k] for c in corpora) for k in ("replicas_serving", "replicas"))
+    rows = [
+        ("release", f"{number}, current in region {summary['region']}"),
+        ("passages", ", ".join(f"{c['num_passages']} in {c['corpus']}" for c in corpora)),
+        ("shards", sum(c["shards"] for c in corpora)),
+        ("replicas", f"{serving} of {replicas} serving"),
+        ("coverage", f"{min(answer['coverage'] for answer in answers):.2f}"),
+        ("recall@10", ", ".join(f"{c['recall_at_10']:.3f}" for c in corpora)),
+        ("language model", release["model"] or "none"),
+        ("answers", ", ".join(f"{answer['took_ms'] / 1000:.1f} s" for answer in answers)),
+    ]
+    return table("The region", ("", ""), rows)
 
 
 @contextmanager
@@ -160,10 +168,8 @@ def _region_stopped_at_end(installation: Installation, steps: Steps) -> Iterator
     try:
         yield
     finally:
-        # A second Ctrl-C must not leave half of the cluster behind.
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        if not steps.quiet:
-            err.print("Stopping the region ...")
-        region_host.leave()
-        region_host.stop_region(installation)
-        signal.signal(signal.SIGINT, before)
+        with uninterrupted():
+            if not steps.quiet:
+                err.print("Stopping the region ...")
+            region_host.leave()
+            region_host.stop_region(installation)

@@ -38,6 +38,8 @@ def gateway_application(
         max_ongoing_requests=endpoint.in_flight_max + _SPARE_PLACES,
         ray_actor_options={"num_cpus": 0},
         graceful_shutdown_timeout_s=10.0,
+        # Serve finds out at the next check that a gateway has died.
+        health_check_period_s=1.0,
     )
     return deployment(serve.ingress(build)()).bind()
 

@@ -11,8 +11,12 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 from cluster.errors import Unavailable
 from deployments.cluster_ports import LOOPBACK, PortBlock
@@ -21,6 +25,7 @@ from deployments.marked_processes import MARKER_VARIABLE
 
 _RAY_START = [sys.executable, "-m", "ray.scripts.scripts", "start"]
 _NODE_STORE_BYTES = 100_000_000
+_EXEC_TIMEOUT_S = 5.0
 
 # Less to do for an idle cluster; callers may set these otherwise.
 _QUIET_ENV = {
@@ -203,7 +208,21 @@ def spawn_detached(command: Sequence[str], *, env: Mapping[str, str], cwd: Path,
             check=True,
             text=True,
         )
-    return int(launcher.stderr)
+    pid = int(launcher.stderr)
+    _wait_for_environment(pid)
+    return pid
+
+
+def _wait_for_environment(pid: int) -> None:
+    """Returns when the process shows its environment, by which it is known, or is gone.
+
+    A program that is just being started shows none: on a busy machine, one of twenty that were
+    looked at right away.
+    """
+    deadline_s = time.monotonic() + _EXEC_TIMEOUT_S
+    with suppress(psutil.Error, OSError):
+        while not psutil.Process(pid).environ() and time.monotonic() < deadline_s:
+            time.sleep(0.002)
 
 
 def failure_report(*, log: Path, temp_dir: Path, lines_max: int = 12) -> str:

@@ -89,10 +89,7 @@ def joined(installation: Installation) -> Iterator[None]:
         join(installation)
         yield
     finally:
-        with uninterrupted():
-            ray.shutdown()
-            if not runs:
-                stop_region(installation)
+        _leave(installation, stop=not runs)
 
 
 @contextmanager
@@ -106,11 +103,15 @@ def brought_up(installation: Installation, progress: Progress) -> Iterator[None]
         join(installation)
         yield
     except BaseException:
-        with uninterrupted():
-            ray.shutdown()
-            if not runs:
-                stop_region(installation)
+        _leave(installation, stop=not runs)
         raise
+
+
+def _leave(installation: Installation, *, stop: bool) -> None:
+    with uninterrupted():
+        ray.shutdown()
+        if stop:
+            stop_region(installation)
 
 
 def start_services(installation: Installation, progress: Progress) -> CoordinatorClient:

@@ -53,6 +53,7 @@ REGION = "testland"
 BODY_BYTES_MAX = 4 * 1024 * 1024
 SEQUENCES_MAX = 2
 """Few, so that a test can take all of them and see when one comes free."""
+CONTEXT_TOKENS_MAX = 2048
 FLAT = IndexParameters(kind=IndexKind.FLAT, metric=Metric.COSINE)
 READY_MADE = {"vectors-one": 1, "vectors-three": 3, "vectors-eight": 8}
 """Corpora that bring their vectors, those of `xquad`, cut into as many shards."""
@@ -174,7 +175,10 @@ def settings_in(folder: Path) -> Settings:
         regions={REGION: RegionSettings(http=http)},
         corpora=corpora,
         generator=GeneratorSettings(
-            source=str(MODEL_FOLDER), name=STARTER_GENERATOR, sequences_max=SEQUENCES_MAX
+            source=str(MODEL_FOLDER),
+            name=STARTER_GENERATOR,
+            context_tokens_max=CONTEXT_TOKENS_MAX,
+            sequences_max=SEQUENCES_MAX,
         ),
         state_folder=folder,
     )

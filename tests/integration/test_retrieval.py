@@ -148,13 +148,13 @@ FILTERS: dict[str, tuple[dict[str, Any], Callable[[dict[str, Any]], bool]]] = {
     "equal": ({"title": "Warsaw"}, lambda m: m["title"] == "Warsaw"),
     "other": ({"title": {"ne": "Warsaw"}}, lambda m: m["title"] != "Warsaw"),
     "in": (
-        {"title": {"in": ["Warsaw", "Nikola_Tesla"]}},
-        lambda m: m["title"] in ("Warsaw", "Nikola_Tesla"),
+        {"title": {"in": ["Warsaw", "Nikola Tesla"]}},
+        lambda m: m["title"] in ("Warsaw", "Nikola Tesla"),
     ),
     "range": ({"chars": {"gte": 600, "lt": 1000}}, lambda m: 600 <= m["chars"] < 1000),
     "both": (
-        {"chars": {"gt": 700}, "title": {"in": ["Warsaw", "Genghis_Khan", "Chloroplast"]}},
-        lambda m: m["chars"] > 700 and m["title"] in ("Warsaw", "Genghis_Khan", "Chloroplast"),
+        {"chars": {"gt": 700}, "title": {"in": ["Warsaw", "Genghis Khan", "Chloroplast"]}},
+        lambda m: m["chars"] > 700 and m["title"] in ("Warsaw", "Genghis Khan", "Chloroplast"),
     ),
     "or and not": (
         {"or": [{"not": {"chars": {"lte": 900}}}, {"title": "Warsaw"}]},

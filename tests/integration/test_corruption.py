@@ -1,0 +1,241 @@
+"""Damaged artifacts: found out before a replica serves a byte of them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from operator import itemgetter
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pyarrow as pa
+import pytest
+import ray
+
+from actors import names
+from actors.actor_calls import NAMESPACE
+from actors.shard_build import build_shard
+from actors.shard_documents import DOCUMENTS_FILE
+from actors.shard_index import INDEX_FILE, ShardIndex
+from cluster.artifact_cache import ArtifactCache
+from cluster.artifacts import Artifacts, blob_path
+from cluster.errors import Conflict, Corrupt
+from cluster.manifests import ArtifactFile, IndexManifest
+from cluster.object_store import open_store
+from cluster.releases import ReleaseContents, ReleaseStatus
+from deployments import region_host
+from tests.integration.region_fixture import FLAT, LiveRegion, build, ingest, wait_until
+
+pytestmark = pytest.mark.integration
+
+CORPUS = "tiny"
+DIMENSION = 8
+ROWS = 24
+Damage = Callable[[bytes], bytes]
+
+
+def flipped(data: bytes, at: int, bit: int = 0) -> bytes:
+    damaged = bytearray(data)
+    damaged[at] ^= 1 << bit
+    return bytes(damaged)
+
+
+DAMAGES: dict[str, tuple[str, Damage]] = {
+    "first bit of the index": (INDEX_FILE, lambda data: flipped(data, 0)),
+    "last bit of the index": (INDEX_FILE, lambda data: flipped(data, len(data) - 1, 7)),
+    "index without its last byte": (INDEX_FILE, lambda data: data[:-1]),
+    "a bit in the middle of the documents": (
+        DOCUMENTS_FILE,
+        lambda data: flipped(data, len(data) // 2, 3),
+    ),
+    "documents with a byte too many": (DOCUMENTS_FILE, lambda data: data + b"\0"),
+    "empty documents": (DOCUMENTS_FILE, lambda data: b""),
+}
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A corpus of ready-made vectors (.npy), built, not yet part of any release."""
+
+    manifest: IndexManifest
+    contents: ReleaseContents
+    vectors: np.ndarray[tuple[int, int], np.dtype[np.float32]]
+
+    def file(self, name: str) -> ArtifactFile:
+        return next(f for f in self.manifest.shards[-1].files if f.path == name)
+
+
+@pytest.fixture(scope="module")
+def tiny(shared_region: LiveRegion, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    source = tmp_path_factory.mktemp("tiny") / "vectors.npy"
+    vectors = np.random.default_rng(5).standard_normal((ROWS, DIMENSION)).astype(np.float32)
+    np.save(source, vectors)
+    ingest(shared_region.installation, CORPUS, source)
+    manifest, ref = build(shared_region.installation, CORPUS)
+    assert manifest.embedder_fingerprint is None
+    indexes = {**shared_region.contents.indexes, CORPUS: ref}
+    contents = shared_region.contents.model_copy(update={"indexes": indexes})
+    return Tiny(manifest, contents, vectors)
+
+
+@contextmanager
+def damaged(path: Path, damage: Damage) -> Iterator[None]:
+    """A file with other bytes while the block runs. What has it open keeps the right ones."""
+    right = path.read_bytes()
+    _put_in_place(path, damage(right))
+    try:
+        yield
+    finally:
+        _put_in_place(path, right)
+
+
+def _put_in_place(path: Path, data: bytes) -> None:
+    draft = path.with_name(f"{path.name}.draft")
+    draft.write_bytes(data)
+    draft.replace(path)
+
+
+def stored(region: LiveRegion, file: ArtifactFile) -> Path:
+    return Path(region.installation.settings.store.url) / blob_path(file.sha256)
+
+
+def cached(region: LiveRegion, file: ArtifactFile) -> Path:
+    return region.installation.cache_folder / "blobs" / file.sha256[:2] / file.sha256
+
+
+def propose(region: LiveRegion, contents: ReleaseContents) -> int:
+    return region_host.propose(region.installation, contents, commit=True, note=lambda _: None)
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_release_with_a_damaged_shard_is_aborted_and_the_current_one_goes_on(
+    shared_region: LiveRegion, http: httpx.Client, tiny: Tiny, name: str
+) -> None:
+    path, damage = DAMAGES[name]
+    file = tiny.file(path)
+    with damaged(stored(shared_region, file), damage), pytest.raises(Conflict) as caught:
+        propose(shared_region, tiny.contents)
+    assert f"({path}) holds" in caught.value.message
+    assert file.sha256 in caught.value.message
+    assert not cached(shared_region, file).exists()
+    state = shared_region.coordinator.log_state()
+    proposal = state.proposals[state.next_release - 1]
+    assert proposal.status is ReleaseStatus.ABORTED
+    assert shared_region.coordinator.status().release == shared_region.release
+    found = shared_region.search(http, query="What is the Saxon Garden in Polish?")
+    assert (found["release"], found["hits"][0]["id"]) == (shared_region.release, "Warsaw/0")
+    refused = http.post("/v1/search", json={"corpus": CORPUS, "vector": [1.0] * DIMENSION})
+    assert refused.json()["error"]["field"] == "corpus"
+
+
+def test_a_shard_that_is_missing_aborts_the_release(shared_region: LiveRegion, tiny: Tiny) -> None:
+    blob = stored(shared_region, tiny.file(INDEX_FILE))
+    aside = blob.with_suffix(".aside")
+    blob.rename(aside)
+    try:
+        with pytest.raises(Conflict, match=tiny.file(INDEX_FILE).sha256):
+            propose(shared_region, tiny.contents)
+    finally:
+        aside.rename(blob)
+    assert shared_region.coordinator.status().release == shared_region.release
+
+
+def test_an_index_manifest_of_another_hash_aborts_the_release(
+    shared_region: LiveRegion, tiny: Tiny
+) -> None:
+    version = tiny.manifest.version
+    path = Path(shared_region.installation.settings.store.url) / f"indexes/{CORPUS}/{version}.json"
+    with (
+        damaged(path, lambda data: data.replace(b'"num_passages":24', b'"num_passages":25')),
+        pytest.raises(Conflict, match=version),
+    ):
+        propose(shared_region, tiny.contents)
+
+
+def test_a_replica_that_comes_back_mends_a_damaged_cache(
+    shared_region: LiveRegion, http: httpx.Client, tiny: Tiny
+) -> None:
+    """The cache of the node is as good as the store's copy, or is not served from."""
+    propose(shared_region, tiny.contents)
+    try:
+        _assert_serves(shared_region, http, tiny)
+        file = tiny.file(INDEX_FILE)
+        in_store, in_cache = stored(shared_region, file), cached(shared_region, file)
+
+        _put_in_place(in_cache, flipped(in_cache.read_bytes(), 100))
+        _restart_replica(tiny)
+        wait_until(lambda: _num_serving(shared_region) == _wanted(tiny), "the replica to load")
+        assert in_cache.read_bytes() == in_store.read_bytes()
+        _assert_serves(shared_region, http, tiny)
+
+        with damaged(in_store, lambda data: flipped(data, 100)):
+            _put_in_place(in_cache, in_cache.read_bytes()[:-1])
+            _restart_replica(tiny)
+            wait_until(lambda: _num_serving(shared_region) < _wanted(tiny), "the loss to be seen")
+            body = {"corpus": CORPUS, "vector": tiny.vectors[0].tolist()}
+            reply = http.post("/v1/search", json=body)
+            assert (reply.status_code, reply.json()["error"]["retryable"]) == (503, True)
+            assert http.post("/v1/search", json={**body, "min_coverage": 0}).json()["coverage"] < 1
+            assert shared_region.search(http, query="tea")["coverage"] == 1.0
+        wait_until(lambda: _num_serving(shared_region) == _wanted(tiny), "the replica to load")
+        _assert_serves(shared_region, http, tiny)
+    finally:
+        region_host.rollback(shared_region.release)
+
+
+def _assert_serves(region: LiveRegion, http: httpx.Client, tiny: Tiny) -> None:
+    body = {"corpus": CORPUS, "vectors": tiny.vectors.tolist(), "top_k": 1}
+    results = region.search(http, **body)["results"]
+    normalized = tiny.vectors / np.linalg.norm(tiny.vectors, axis=1, keepdims=True)
+    assert len({r["hits"][0]["id"] for r in results}) == ROWS
+    assert np.allclose([r["hits"][0]["score"] for r in results], (normalized**2).sum(axis=1))
+
+
+def _restart_replica(tiny: Tiny) -> None:
+    name = names.replica(CORPUS, tiny.manifest.shards[-1].shard, 0)
+    ray.kill(ray.get_actor(name, namespace=NAMESPACE), no_restart=False)
+
+
+def _wanted(tiny: Tiny) -> int:
+    return 2 * len(tiny.manifest.shards)
+
+
+def _num_serving(region: LiveRegion) -> int:
+    resident = {r.release: r for r in region.coordinator.status().resident}
+    corpora = resident[max(resident)].corpora
+    return next(c.replicas_serving for c in corpora if c.corpus == CORPUS)
+
+
+# Without a cluster: no bit anywhere in a shard's files escapes.
+
+
+def test_no_flipped_bit_and_no_cut_escapes(tmp_path: Path) -> None:
+    rng = random.Random(11)
+    vectors = np.random.default_rng(3).standard_normal((ROWS, DIMENSION)).astype(np.float32)
+    ids = [f"d{row:02}" for row in range(ROWS)]
+    folder = tmp_path / "shard"
+    folder.mkdir()
+    build_shard(pa.table({"id": ids, "document": ids, "text": ids}), vectors, FLAT, folder)
+    artifacts = Artifacts(open_store(str(tmp_path / "store")))
+    files = artifacts.put_folder(folder)
+    assert {file.path for file in files} == {INDEX_FILE, DOCUMENTS_FILE}
+    fresh = ArtifactCache(artifacts, tmp_path / "fresh")
+    used = ArtifactCache(artifacts, tmp_path / "used")
+    right = used.folder_for(files)
+    for file in files:
+        blob = tmp_path / "store" / blob_path(file.sha256)
+        in_cache = tmp_path / "used" / "blobs" / file.sha256[:2] / file.sha256
+        for number in range(300):
+            at, bit = rng.randrange(file.size_bytes), rng.randrange(8)
+            damage = partial(flipped, at=at, bit=bit) if number % 3 else itemgetter(slice(at))
+            with damaged(blob, damage), pytest.raises(Corrupt):
+                fresh.folder_for(files)
+            if number % 30 == 0:
+                _put_in_place(in_cache, damage(in_cache.read_bytes()))
+                assert used.folder_for(files) == right
+                assert (right / file.path).read_bytes() == blob.read_bytes()
+    assert ShardIndex.open(fresh.folder_for(files), FLAT, DIMENSION).num_rows == ROWS

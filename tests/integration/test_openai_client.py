@@ -1,0 +1,109 @@
+"""OpenAI's own Python client, pointed at the region."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import openai
+import pytest
+
+from actors.starter_models import STARTER_GENERATOR
+from tests.integration.region_fixture import REGION, LiveRegion
+
+pytestmark = pytest.mark.integration
+
+QUESTION = "What is the Saxon Garden in Polish?"
+PARAGRAPH = "Warsaw/0"
+XQUAD: dict[str, Any] = {"raygion": {"corpus": "xquad"}}
+ASKED: Any = [{"role": "user", "content": QUESTION}]
+
+
+@pytest.fixture
+def client(shared_region: LiveRegion) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(
+        base_url=f"{shared_region.url}/v1", api_key="none", max_retries=0, timeout=60
+    ) as client:
+        yield client
+
+
+def test_it_lists_the_models(client: openai.OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == ["raygion", STARTER_GENERATOR]
+
+
+def test_it_chats_with_retrieval(client: openai.OpenAI, shared_region: LiveRegion) -> None:
+    reply = client.chat.completions.create(
+        model="raygion", messages=ASKED, extra_body=XQUAD, max_tokens=48
+    )
+    assert reply.object == "chat.completion"
+    assert reply.model == "raygion"
+    choice = reply.choices[0]
+    assert choice.message.role == "assistant"
+    assert choice.message.content
+    assert choice.finish_reason in ("stop", "length")
+    assert reply.usage is not None
+    assert reply.usage.total_tokens == reply.usage.prompt_tokens + reply.usage.completion_tokens
+    source = (reply.model_extra or {})["raygion"]
+    assert source["citations"][0]["id"] == PARAGRAPH
+    assert (source["release"], source["region"]) == (shared_region.release, REGION)
+
+
+def test_it_streams_what_it_would_have_answered_whole(client: openai.OpenAI) -> None:
+    whole = client.chat.completions.create(
+        model="raygion", messages=ASKED, extra_body=XQUAD, max_tokens=48
+    )
+    stream = client.chat.completions.create(
+        model="raygion",
+        messages=ASKED,
+        extra_body=XQUAD,
+        max_tokens=48,
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    with stream:
+        chunks = list(stream)
+    assert (chunks[0].model_extra or {})["raygion"]["citations"][0]["id"] == PARAGRAPH
+    assert chunks[0].choices[0].delta.role == "assistant"
+    text = [c.choices[0].delta.content or "" for c in chunks if c.choices]
+    assert len([piece for piece in text if piece]) > 2
+    assert "".join(text).strip() == whole.choices[0].message.content
+    reasons = [c.choices[0].finish_reason for c in chunks if c.choices]
+    assert reasons == [None] * (len(reasons) - 1) + [whole.choices[0].finish_reason]
+    assert chunks[-1].usage == whole.usage
+
+
+def test_it_chats_with_the_plain_model_and_its_conversation(client: openai.OpenAI) -> None:
+    reply = client.chat.completions.create(
+        model=STARTER_GENERATOR,
+        messages=[
+            {"role": "system", "content": "You are a helpful assistant."},
+            {"role": "user", "content": "My name is Quentin."},
+            {"role": "assistant", "content": "Nice to meet you, Quentin!"},
+            {"role": "user", "content": [{"type": "text", "text": "What is my name?"}]},
+        ],
+        max_tokens=24,
+        seed=7,
+        stop=["\n\n"],
+    )
+    assert "Quentin" in (reply.choices[0].message.content or "")
+    assert (reply.model_extra or {})["raygion"]["citations"] == []
+
+
+def test_errors_are_those_that_the_client_knows(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError, match=f"raygion, {STARTER_GENERATOR}"):
+        client.chat.completions.create(model="gpt-9", messages=ASKED)
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(
+            model="raygion", messages=ASKED, extra_body={"raygion": {"corpus": "nowhere"}}
+        )
+    assert (caught.value.code, caught.value.param) == ("invalid_argument", "corpus")
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model="raygion", messages=ASKED, n=3)
+    assert caught.value.param == "n"
+    with pytest.raises(openai.InternalServerError) as timed_out:
+        client.chat.completions.create(
+            model="raygion",
+            messages=ASKED,
+            extra_body={"raygion": {"corpus": "xquad", "timeout_ms": 1}},
+        )
+    assert timed_out.value.status_code == 504
