@@ -70,6 +70,8 @@ class Coordinator:
             new_id=lambda: uuid.uuid4().hex,
         )
         self._loader = ReleaseLoader(settings, store, cache_folder, deployer)
+        self._begun: dict[int, LoadedRelease] = {}
+        """Releases of which parts may be loaded; only the thread that prepares uses it."""
         self._loaded: dict[int, LoadedRelease] = {}
         self._inbox: queue.Queue[_Request | Prepared | PrepareFailed] = queue.Queue(maxsize=256)
         self._preparing = ThreadPoolExecutor(1, thread_name_prefix="prepare")
@@ -222,24 +224,32 @@ class Coordinator:
     def prepare(self, release: Release) -> None:
         """Starts to load the release beside those that serve."""
         log.info("preparing release %d", release.number)
-        future = self._preparing.submit(self._loader.prepare, release)
+        future = self._preparing.submit(self._load, release)
         future.add_done_callback(lambda f: self._prepared(release.number, f))
 
     def retire(self, number: int) -> None:
         """Unloads the release, once no view names it any more."""
-        gone = self._loaded.pop(number, None)
-        if gone is not None:
-            log.info("retiring release %d", number)
-            self._publish()
-            # After what is being prepared, which may need parts of what goes.
-            self._preparing.submit(self._unload, gone)
+        log.info("retiring release %d", number)
+        self._loaded.pop(number, None)
+        self._publish()
+        # After what is being prepared, which may need parts of what goes.
+        self._preparing.submit(self._unload, number)
 
-    def _unload(self, gone: LoadedRelease) -> None:
+    def _load(self, release: Release) -> LoadedRelease:
+        planned = self._loader.plan(release)
+        self._begun[release.number] = planned
+        self._loader.load(planned)
+        return planned
+
+    def _unload(self, number: int) -> None:
+        gone = self._begun.pop(number, None)
+        if gone is None:
+            return
         try:
             with self._tending:
-                self._loader.retire(gone, list(self._loaded.values()))
+                self._loader.retire(gone, list(self._begun.values()))
         except Exception:
-            log.exception("release %d is not wholly unloaded", gone.view.number)
+            log.exception("release %d is not wholly unloaded", number)
 
     def _prepared(self, number: int, future: Future[LoadedRelease]) -> None:
         if (error := future.exception()) is None:

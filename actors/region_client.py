@@ -20,10 +20,10 @@ from typing import Any, Generic, ParamSpec, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 import ray
-from ray._private import ray_constants
 
 from actors import names
 from actors.actor_calls import NAMESPACE
+from actors.ray_environment import LOOPBACK_ENV, reread_environment
 from cluster.answers import ANSWER_TOP_K_DEFAULT, AnswerRequest, AnswerResult, RegionSummary
 from cluster.errors import Unavailable
 from cluster.filters import Filter, parse_filter
@@ -146,10 +146,8 @@ def _join(address: str, token_file: str | Path | None) -> None:
     if port.isdecimal():
         _check_answers(host, int(port))
     if host in _LOOPBACK_HOSTS:
-        # Ray would go to the machine's own address instead, on which a local cluster never listens.
-        # The variable is for the processes that Ray starts; here it was read already.
-        os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
-        ray_constants.ENABLE_RAY_CLUSTER = False
+        os.environ.update(LOOPBACK_ENV)
+    reread_environment()
     try:
         ray.init(address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError) as error:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from actors import names, wiring
 from actors.shard_replica import ReplicaStatus
@@ -41,18 +41,19 @@ class GeneratorDeployer(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedRelease:
-    """A release that this region can serve, with what its parts are made of."""
+    """A release as this region serves it, with what its parts are made of."""
 
     view: ReleaseView
     indexes: Mapping[str, IndexManifest]
     embedder: ModelManifest | None
+    generator: ModelManifest | None
 
 
 class ReleaseLoader:
     """Loads and unloads releases; loads again what restarted replicas have lost.
 
-    `prepare` may be called again for a release that is loaded, wholly or in part: what is there is
-    kept. Not thread-safe but for `prepare`.
+    `load` may be called again for a release that is loaded, wholly or in part: what is there is
+    kept. Not thread-safe but for `plan` and `load`.
     """
 
     def __init__(
@@ -70,8 +71,8 @@ class ReleaseLoader:
         self._loading: dict[tuple[str, str], Any] = {}
         self._serving: dict[str, frozenset[str]] = {}
 
-    def prepare(self, release: Release) -> LoadedRelease:
-        """Fetches, verifies, loads and warms up. Blocks; raises the errors of `cluster.errors`."""
+    def plan(self, release: Release) -> LoadedRelease:
+        """What the release will be made of here. Reads manifests; starts nothing."""
         contents = release.contents
         indexes = {c: self._catalog.read_index(c, ref) for c, ref in contents.indexes.items()}
         embedder = (
@@ -82,24 +83,31 @@ class ReleaseLoader:
         )
         for index in indexes.values():
             _check_fingerprint(index, embedder)
-        loads = [
-            replica.load.remote(index)
-            for index in indexes.values()
-            for replica in self._replicas(index).values()
-        ]
-        loads += [worker.embed.remote(_WARM_UP) for worker in self._embedders(embedder).values()]
-        _wait_for(loads)
-        if generator is not None:
-            application = names.generator_application(generator.version)
-            self._deployer.deploy(generator, application, self._settings.generator)
         view = ReleaseView(
             number=release.number,
             corpora={corpus: self._corpus_view(index) for corpus, index in indexes.items()},
-            embedders=tuple(self._embedders(embedder)),
+            embedders=self._embedder_names(embedder),
             generator=None if generator is None else self._generator_view(generator),
             prompt=contents.prompt,
         )
-        return LoadedRelease(view=view, indexes=indexes, embedder=embedder)
+        return LoadedRelease(view=view, indexes=indexes, embedder=embedder, generator=generator)
+
+    def load(self, planned: LoadedRelease) -> None:
+        """Fetches, verifies, loads and warms up. Blocks; raises the errors of `cluster.errors`.
+
+        When it fails, some parts are loaded and nothing is under way any more.
+        """
+        loads = [
+            replica.load.remote(index)
+            for index in planned.indexes.values()
+            for replica in self._replicas(index).values()
+        ]
+        workers = self._embedders(planned.embedder).values()
+        loads += [worker.embed.remote(_WARM_UP) for worker in workers]
+        _wait_for(loads)
+        if planned.generator is not None:
+            application = names.generator_application(planned.generator.version)
+            self._deployer.deploy(planned.generator, application, self._settings.generator)
 
     def retire(self, gone: LoadedRelease, kept: Iterable[LoadedRelease]) -> None:
         """Unloads what `gone` has and none of `kept` needs."""
@@ -168,11 +176,17 @@ class ReleaseLoader:
         if model is None:
             return {}
         return {
-            names.embedder(model.version, number): wiring.embedder_actor(
+            name: wiring.embedder_actor(
                 model, number, store=self._store, cache_folder=self._cache_folder
             )
-            for number in range(self._settings.embedder.replicas)
+            for number, name in enumerate(self._embedder_names(model))
         }
+
+    def _embedder_names(self, model: ModelManifest | None) -> tuple[str, ...]:
+        if model is None:
+            return ()
+        replicas = self._settings.embedder.replicas
+        return tuple(names.embedder(model.version, number) for number in range(replicas))
 
     def _actor_names(self, release: LoadedRelease) -> set[str]:
         shards = (s for corpus in release.view.corpora.values() for s in corpus.shards)
@@ -218,16 +232,20 @@ def _check_fingerprint(index: IndexManifest, embedder: ModelManifest | None) -> 
 
 
 def _wait_for(refs: list[Any]) -> None:
+    if not refs:
+        return
+    # For all of them, also when one fails: what loads later could not be unloaded.
+    done, slow = ray.wait(refs, num_returns=len(refs), timeout=_LOAD_TIMEOUT_S)
     try:
-        ray.get(refs, timeout=_LOAD_TIMEOUT_S)
+        ray.get(done)
     except RayTaskError as error:
         if isinstance(error.cause, RaygionError):
             raise error.cause from error
         raise Unavailable(f"a replica failed while loading: {error.cause}") from error
-    except GetTimeoutError as error:
-        raise Unavailable(f"loading took more than {_LOAD_TIMEOUT_S:.0f} s") from error
     except RayError as error:
         raise Unavailable(f"a replica died while loading: {error}") from error
+    if slow:
+        raise Unavailable(f"loading took more than {_LOAD_TIMEOUT_S:.0f} s")
 
 
 def _statuses(handles: Mapping[str, Any]) -> dict[str, frozenset[str]]:

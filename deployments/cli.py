@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from importlib.metadata import version
 from typing import Annotated
@@ -11,7 +12,14 @@ import typer
 from cluster.errors import InvalidArgument, RaygionError
 from deployments import cli_documents, cli_queries, cli_releases
 from deployments.cli_options import Config, Json, Region, Store, opened
-from deployments.console import Steps, err, print_error, print_json, say
+from deployments.console import (
+    Steps,
+    err,
+    keep_stderr_to_python,
+    print_error,
+    print_json,
+    say,
+)
 from deployments.installation import NotRunning
 from deployments.interrupts import end_alike
 from deployments.local_cluster import find_local_cluster
@@ -138,6 +146,9 @@ def main() -> None:
     was interrupted, by Ctrl-C or by SIGTERM.
     """
     end_alike()
+    keep_stderr_to_python()
+    # What happened is told by errors and results; logs are for those who serve.
+    logging.getLogger().addHandler(logging.NullHandler())
     try:
         app()
     except RaygionError as error:

@@ -6,6 +6,7 @@ Everything fits a terminal of 80 columns.
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -31,6 +32,17 @@ REUSED = "already in the store"
 SHORT = 8
 """So much of a version is enough to tell it from others."""
 _BAR_COLUMNS = 12
+
+
+def keep_stderr_to_python() -> None:
+    """What native code writes to standard error by itself goes nowhere from now on.
+
+    Ray's core does, past all settings of Python's; its own log files hold the same lines.
+    """
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8", errors="backslashreplace")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
 
 
 def say(text: str) -> None:

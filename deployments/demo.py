@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +73,9 @@ def _bring_up(installation: Installation, steps: Steps) -> None:
         pipeline.build(installation, CORPUS, embedder, step)
     with steps.step("Collect the release") as step:
         contents = pipeline.contents_of_latest(installation, step)
-        step.note(f"{len(contents.indexes)} index, embedder, generator, prompt")
+        parts = {"embedder": contents.embedder, "generator": contents.generator}
+        named = [*contents.indexes, *(name for name, ref in parts.items() if ref is not None)]
+        step.note(", ".join([*named, "prompt"]))
     with steps.step("Coordinator and HTTP endpoint") as step:
         client = region_host.start_services(installation, step.note)
     with steps.step("Propose, prepare and commit a release") as step:
@@ -101,13 +103,23 @@ def _ask(installation: Installation, steps: Steps) -> Iterator[dict[str, Any]]:
         steps.step("Ask three questions over HTTP") as step,
         HttpRegion.of(installation) as http,
     ):
+        ask = _answered if installation.settings.generator.source is not None else _found
         for done, asked in enumerate(QUESTIONS, 1):
-            body: dict[str, object] = {"question": asked.question, "max_tokens": 64}
-            if asked.filter is not None:
-                body["filter"] = asked.filter
-            answer = http.post("/v1/answer", body)
+            narrowed = {} if asked.filter is None else {"filter": asked.filter}
+            answer = ask(http, asked.question, narrowed)
             step.count(done, len(QUESTIONS))
             yield {"question": asked.question, "filter": asked.filter, **answer}
+
+
+def _answered(http: HttpRegion, question: str, narrowed: Mapping[str, Any]) -> dict[str, Any]:
+    return http.post("/v1/answer", {"question": question, "max_tokens": 64, **narrowed})
+
+
+def _found(http: HttpRegion, question: str, narrowed: Mapping[str, Any]) -> dict[str, Any]:
+    """The best passage, where no language model is set up."""
+    found = http.post("/v1/search", {"query": question, "top_k": 3, **narrowed})
+    hits = found.pop("hits")
+    return {**found, "answer": hits[0]["text"] if hits else "", "citations": hits}
 
 
 def _report(

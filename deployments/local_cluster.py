@@ -96,15 +96,9 @@ class LocalCluster:
         """
         os.environ.update(self.driver_env())
         if "ray" in sys.modules:
-            from ray._private import ray_constants
-            from ray._raylet import (  # type: ignore[attr-defined]
-                AuthenticationTokenLoader,
-                Config,
-            )
+            from actors.ray_environment import reread_environment
 
-            ray_constants.ENABLE_RAY_CLUSTER = False
-            Config.initialize("")
-            AuthenticationTokenLoader.instance().reset_cache()
+            reread_environment()
 
     def serve_http_options(self) -> dict[str, str | int]:
         """`http_options` for `serve.start`, which belong together with `proxy_location="HeadOnly"`:

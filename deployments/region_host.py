@@ -32,6 +32,8 @@ def start_cluster(installation: Installation) -> LocalCluster:
     found = find_local_cluster(installation.run_folder)
     if found is not None and found.is_alive():
         return found
+    # Opened now, so that a wrong store is refused before anything runs.
+    _ = installation.store
     return start_local_cluster(
         name=installation.region,
         run_dir=installation.run_folder,

@@ -58,6 +58,8 @@ FLAT = IndexParameters(kind=IndexKind.FLAT, metric=Metric.COSINE)
 READY_MADE = {"vectors-one": 1, "vectors-three": 3, "vectors-eight": 8}
 """Corpora that bring their vectors, those of `xquad`, cut into as many shards."""
 SHARDS = {"xquad": 2, **READY_MADE}
+TINY = "tiny"
+"""A corpus that release 1 does not have; one replica of each shard."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +171,7 @@ def settings_in(folder: Path) -> Settings:
         )
         for name, shards in SHARDS.items()
     }
+    corpora[TINY] = CorpusSettings(shards=2, replicas=1, index=FLAT)
     http = EndpointSettings(port=find_port_block().http, body_bytes_max=BODY_BYTES_MAX)
     return Settings(
         store=StoreSettings(url=str(folder / "store")),

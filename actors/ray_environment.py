@@ -1,0 +1,25 @@
+"""Ray's settings in a process that has imported it already: taken from the environment anew."""
+
+from __future__ import annotations
+
+import os
+
+from ray._private import ray_constants
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+
+LOOPBACK_ENV = {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}
+"""Without it Ray goes to the address of the machine's network interface when it is told to go to
+127.0.0.1, where a local cluster listens and nowhere else.
+"""
+_MULTI_HOST_DEFAULT = "0" if ray_constants.IS_WINDOWS_OR_OSX else "1"
+
+
+def reread_environment() -> None:
+    """Whom to connect to, the token and the settings of Ray's core; for the next `ray.init`.
+
+    Ray reads them at import and remembers the token for good.
+    """
+    multi_host = os.environ.get(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, _MULTI_HOST_DEFAULT)
+    ray_constants.ENABLE_RAY_CLUSTER = multi_host.lower() in ("1", "true")
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()

@@ -1,0 +1,350 @@
+"""The real `raygion` in a folder of its own: what it does, says, refuses and leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import typer.main
+from typer.testing import CliRunner
+
+from deployments.cli import app
+from deployments.cluster_ports import find_port_block, is_answered
+from deployments.local_cluster import LocalCluster, find_local_cluster
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+
+RAYGION = str(Path(sys.executable).with_name("raygion"))
+TIMEOUT_S = 240
+INTERRUPTED = 130
+DOCUMENTS = {
+    "water.md": "# Hydropower\n\nNorway makes most of its electricity from falling water.\n",
+    "metal.txt": "Copper is mined in Zambia and Chile.\n",
+    "peak.html": "<html><body><p>Everest is the highest mountain.</p></body></html>",
+    "towns.jsonl": '{"id": "mn", "text": "Ulaanbaatar is the capital of Mongolia.", '
+    '"metadata": {"region": "asia"}}\n',
+}
+# A demo over a corpus that takes no time.
+DEMO = """
+import sys
+from pathlib import Path
+import deployments.demo
+deployments.demo.SOURCE = Path(sys.argv.pop(1))
+deployments.demo.QUESTIONS = deployments.demo.QUESTIONS[:2]
+from deployments.cli import main
+main()
+"""
+
+
+class Workspace:
+    """A folder with a `regions.yaml` of one region that only searches."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = find_port_block().http
+        self.documents = folder / "documents"
+        self.documents.mkdir()
+        for name, text in DOCUMENTS.items():
+            (self.documents / name).write_text(text)
+        self.configure("")
+
+    def configure(self, more: str) -> None:
+        (self.folder / "regions.yaml").write_text(
+            f"regions: {{here: {{http: {{port: {self.port}}}}}}}\n"
+            "generator: {source: null}\n"
+            "corpora: {notes: {index: {kind: Flat}}, factbook: {index: {kind: Flat}}}\n" + more
+        )
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [RAYGION, *arguments],
+            cwd=self.folder,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+        )
+
+    def does(self, *arguments: str) -> str:
+        """What a command that goes well prints; nothing of anybody else's is on the terminal."""
+        done = self.run(*arguments)
+        assert done.returncode == 0, done.stderr
+        assert all(line.startswith("✓ ") for line in done.stderr.splitlines()), done.stderr
+        tables = [line for line in done.stdout.splitlines() if line.startswith(" ")]
+        assert max(map(len, tables), default=0) <= 80
+        return done.stdout
+
+    def reads(self, *arguments: str) -> Any:
+        """The JSON that a command prints; then it prints nothing else."""
+        done = self.run(*arguments, "--json")
+        assert (done.returncode, done.stderr) == (0, "")
+        return json.loads(done.stdout)
+
+    def refuses(self, *arguments: str) -> str:
+        """The one line in which a command says what is wrong."""
+        done = self.run(*arguments)
+        assert (done.returncode, done.stdout) == (2, ""), done.stderr
+        *steps, line = done.stderr.splitlines()
+        assert all(step.startswith("✓ ") for step in steps), done.stderr
+        assert line.startswith("error (")
+        return line
+
+    @property
+    def cluster(self) -> LocalCluster | None:
+        return find_local_cluster(self.folder / ".raygion" / "regions" / "here")
+
+
+def environment() -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "RAYGION_"))}
+    return {**kept, "COLUMNS": "80"}
+
+
+def assert_gone(cluster: LocalCluster) -> None:
+    assert cluster.pids() == []
+    assert not is_answered(cluster.http_port)
+    assert not is_answered(cluster.ports.gcs)
+    assert not cluster.temp_dir.exists()
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
+    made = Workspace(tmp_path_factory.mktemp("workspace"))
+    yield made
+    if made.cluster is not None:
+        made.cluster.stop()
+
+
+def commands(command: click.Command, *path: str) -> Iterator[tuple[str, ...]]:
+    yield path
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from commands(inner, *path, name)
+
+
+@pytest.mark.parametrize("path", [*commands(typer.main.get_command(app))], ids=" ".join)
+def test_every_command_has_help_with_an_example(path: tuple[str, ...]) -> None:
+    shown = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "80"}, terminal_width=80)
+    assert shown.exit_code == 0
+    assert f"Example: raygion {' '.join(path)}".rstrip() in shown.output
+    assert max(map(len, shown.output.splitlines())) <= 80
+
+
+def test_says_its_version(workspace: Workspace) -> None:
+    assert workspace.does("--version").split() == ["raygion", "0.1.0"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ("status --region nowhere", "region: there is no region 'nowhere'; there is: here"),
+        ("status --config none.yaml", "config: there is no settings file none.yaml"),
+        ("search copper", "start it with `raygion up`"),
+        ("status", "start it with `raygion up`"),
+        ("release commit 1", "start it with `raygion up`"),
+        ("release show 1", "there is no release 1"),
+        ("release propose", "add documents with `raygion ingest`"),
+        ("search copper --filter {", "filter: is no valid JSON"),
+        ("ingest notes nothing.md", "source: nothing.md does not exist"),
+        ("ingest Notes! documents", "corpus: 'Notes!' is no name"),
+        ("build nothing", "there is no corpus 'nothing'; add documents with `raygion ingest`"),
+        ("up --store nowhere://bucket/path", "nowhere"),
+    ],
+)
+def test_wrong_input_is_refused_in_one_line(
+    workspace: Workspace, arguments: str, reason: str
+) -> None:
+    assert reason in workspace.refuses(*arguments.split())
+    assert workspace.cluster is None
+
+
+def test_an_unknown_key_of_the_settings_is_named(workspace: Workspace) -> None:
+    workspace.configure("embedder: {sauce: starter}\n")
+    try:
+        assert "embedder.sauce: unknown key" in workspace.refuses("status")
+    finally:
+        workspace.configure("")
+
+
+def test_errors_are_json_where_json_is_asked_for(workspace: Workspace) -> None:
+    done = workspace.run("search", "copper", "--json")
+    assert (done.returncode, done.stderr) == (2, "")
+    assert json.loads(done.stdout)["error"]["code"] == "unavailable"
+
+
+def test_a_taken_port_is_refused_and_nothing_is_left(workspace: Workspace) -> None:
+    with socket.create_server(("127.0.0.1", workspace.port)):
+        assert f"port {workspace.port}" in workspace.refuses("up")
+    assert workspace.cluster is None
+
+
+def test_from_documents_to_a_rollback_and_down(workspace: Workspace) -> None:
+    does, reads, refuses = workspace.does, workspace.reads, workspace.refuses
+
+    assert "No release yet" in does("up")
+    cluster = workspace.cluster
+    assert cluster is not None
+    gateways = gateway_pids(cluster)
+    assert "Next: raygion build notes" in does("ingest", "notes", "documents")
+    assert reads("ingest", "notes", "documents")["num_documents"] == len(DOCUMENTS)
+    assert "4 passages in 2 shards" in does("build", "notes")
+    assert reads("build", "notes")["recall_at_10"] == 1.0
+    assert "no release to serve yet" in workspace.run("search", "copper").stderr
+
+    assert "Next: raygion release commit 1" in does("release", "propose")
+    assert "release 1 is still open" in refuses("release", "propose")
+    does("release", "commit", "1")
+    assert "there is no release 99; the last one is 1" in refuses("release", "commit", "99")
+    assert "no earlier release" in refuses("release", "rollback")
+
+    (workspace.documents / "more.txt").write_text("Tin comes from Indonesia.")
+    does("ingest", "notes", "documents/more.txt")
+    does("build", "notes")
+    assert reads("release", "propose", "--commit") == {"release": 2, "committed": True}
+    assert "Tin comes" in does("search", "tin in Indonesia", "--top-k", "1")
+    found = reads("search", "tin in Indonesia", "--filter", '{"region": "asia"}')
+    assert [hit["id"] for hit in found["hits"]] == ["mn"]
+    assert (found["release"], found["region"], found["coverage"]) == (2, "here", 1.0)
+    assert "filter.colour" in refuses("search", "x", "--filter", '{"colour": "red"}')
+
+    assert reads("release", "rollback") == {"release": 1}
+    assert "Tin comes" not in does("search", "tin in Indonesia")
+    assert reads("release", "propose")["release"] == 3
+    assert "Release 3 is aborted" in does("release", "abort", "3", "--reason", "not now")
+    assert "aborted: not now" in does("release", "show", "3")
+    listed = reads("release", "list")
+    assert listed["current"] == 1
+    assert [r["status"] for r in listed["releases"]] == ["committed", "committed", "aborted"]
+    assert "1 (current)" in does("release", "list")
+
+    # A region that is up stays as it is.
+    assert reads("up")["release"] == 1
+    assert gateway_pids(cluster) == gateways
+    summary = reads("status")
+    assert (summary["release"], summary["healthy"]) == (1, True)
+    assert "Release 1 (current): search only" in does("status")
+
+    ended = reads("down")["ended"]
+    assert len(ended) > 1
+    assert_gone(cluster)
+    assert "was not running here" in does("down")
+
+
+def gateway_pids(cluster: LocalCluster) -> list[int]:
+    titles = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in cluster.pids()}
+    return [pid for pid, title in titles.items() if b"ServeReplica:gateway" in title]
+
+
+class Demo:
+    """`raygion demo` as a person sees it, in a terminal session of its own."""
+
+    def __init__(self, workspace: Workspace, *arguments: str) -> None:
+        source = workspace.documents / "towns.jsonl"
+        self.workspace = workspace
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", DEMO, str(source), "demo", *arguments],
+            cwd=workspace.folder,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self.lines: list[str] = []
+
+    def read_until(self, wanted: str) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line)
+            if wanted in line:
+                return
+        raise AssertionError(f"{wanted!r} is not in:\n{self.output}")
+
+    def end_by(self, number: signal.Signals) -> None:
+        """Sends the signal as a terminal does: to all processes of the session's group."""
+        os.killpg(self.process.pid, number)
+        self.finish()
+
+    def finish(self) -> int:
+        rest, _ = self.process.communicate(timeout=TIMEOUT_S)
+        self.lines.append(rest)
+        return self.process.returncode
+
+    @property
+    def output(self) -> str:
+        return "".join(self.lines)
+
+
+def wait_until(condition: Callable[[], object], timeout_s: float = 60) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline_s, "the condition did not come true in time"
+        time.sleep(0.02)
+
+
+def assert_ended_quietly(demo: Demo, cluster: LocalCluster) -> None:
+    assert demo.process.returncode == INTERRUPTED, demo.output
+    assert "Interrupted." in demo.output
+    for stray in ("Traceback", "SIGTERM", "WARNING", "(raylet)", "[2"):
+        assert stray not in demo.output
+    assert_gone(cluster)
+    assert demo.workspace.cluster is None
+
+
+@pytest.fixture(scope="module")
+def demo_workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
+    made = Workspace(tmp_path_factory.mktemp("demo"))
+    yield made
+    if made.cluster is not None:
+        made.cluster.stop()
+
+
+def test_a_demo_that_is_interrupted_early_leaves_nothing(demo_workspace: Workspace) -> None:
+    demo = Demo(demo_workspace)
+    wait_until(lambda: demo_workspace.cluster is not None)
+    cluster = demo_workspace.cluster
+    assert cluster is not None
+    demo.end_by(signal.SIGINT)
+    assert_ended_quietly(demo, cluster)
+
+
+def test_a_demo_that_is_killed_politely_amid_its_work_leaves_nothing(
+    demo_workspace: Workspace,
+) -> None:
+    demo = Demo(demo_workspace)
+    demo.read_until("✓ Language model")
+    cluster = demo_workspace.cluster
+    assert cluster is not None
+    demo.end_by(signal.SIGTERM)
+    assert_ended_quietly(demo, cluster)
+
+
+def test_a_demo_stays_up_until_it_is_interrupted(demo_workspace: Workspace) -> None:
+    demo = Demo(demo_workspace)
+    demo.read_until("The region is up at")
+    assert "Ulaanbaatar" in demo_workspace.does("search", "capital")
+    assert "already runs here" in demo_workspace.refuses("demo")
+    cluster = demo_workspace.cluster
+    assert cluster is not None
+    demo.end_by(signal.SIGINT)
+    assert_ended_quietly(demo, cluster)
+
+
+def test_a_second_demo_reuses_the_store_and_says_so(demo_workspace: Workspace) -> None:
+    demo = Demo(demo_workspace, "--exit")
+    wait_until(lambda: demo_workspace.cluster is not None)
+    cluster = demo_workspace.cluster
+    assert demo.finish() == 0, demo.output
+    assert "release 1, already in the store" in demo.output
+    for row in ("shards", "replicas", "coverage", "all"):
+        assert row in demo.output
+    assert cluster is not None
+    assert_gone(cluster)
