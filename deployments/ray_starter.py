@@ -77,6 +77,8 @@ def cluster_env(
         **LOOPBACK_ENV,
         **HOOK_ENV,
         MARKER_VARIABLE: marker,
+        # vLLM leaves its sockets behind when it is killed: here they go with the cluster.
+        "TMPDIR": str(temp_dir),
         # Titles like `ray::IDLE` may otherwise be written over the environment, and the marker.
         "SPT_NOENV": "1",
         "DASHBOARD_METRIC_PORT": str(ports.dashboard_metrics),

@@ -1,16 +1,31 @@
-"""The region that test modules share: it starts once in a session, since its model takes a while.
+"""The region that test modules share, and what keeps modules with clusters of their own apart.
 
-Tests that use it run after all others (see tests/conftest.py).
+The region starts once in a session, since its model takes a while. Tests that use it run after all
+others (see tests/conftest.py).
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import httpx
 import pytest
+import ray
 
+from actors.ray_environment import reread_environment
 from tests.integration.region_fixture import LiveRegion, live_region
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _environment_restored() -> Iterator[None]:
+    """Whoever joins a cluster sets the environment for it; the next module may start another."""
+    before = dict(os.environ)
+    yield
+    if not ray.is_initialized():
+        os.environ.clear()
+        os.environ.update(before)
+        reread_environment()
 
 
 @pytest.fixture(scope="session")

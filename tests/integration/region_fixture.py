@@ -208,8 +208,10 @@ def live_region(folder: Path) -> Iterator[LiveRegion]:
         print("\nregion up:", {step: round(s, 1) for step, s in steps.seconds.items()})
         yield LiveRegion(installation, xquad, release, contents)
     finally:
-        region_host.leave()
-        region_host.stop_region(installation)
+        try:
+            region_host.leave()
+        finally:
+            region_host.stop_region(installation)
 
 
 def build(installation: Installation, corpus: str) -> tuple[IndexManifest, ManifestRef]:

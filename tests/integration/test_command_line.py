@@ -319,31 +319,30 @@ def test_a_demo_that_is_killed_politely_amid_its_work_leaves_nothing(
     demo_workspace: Workspace,
 ) -> None:
     demo = Demo(demo_workspace)
-    demo.read_until("✓ Language model")
+    demo.read_until("✓ Embed and build the shards")
     cluster = demo_workspace.cluster
     assert cluster is not None
     demo.end_by(signal.SIGTERM)
     assert_ended_quietly(demo, cluster)
 
 
-def test_a_demo_stays_up_until_it_is_interrupted(demo_workspace: Workspace) -> None:
+def test_a_demo_reuses_the_store_and_stays_up_until_it_is_interrupted(
+    demo_workspace: Workspace,
+) -> None:
+    """What the demo before it had built is in the store."""
     demo = Demo(demo_workspace)
     demo.read_until("The region is up at")
+    print(demo.output)
+    steps = [line for line in demo.lines if line.startswith("✓ ")]
+    for step in ("Read and chunk", "Embedding model", "Embed and build"):
+        (line,) = [line for line in steps if line.startswith(f"✓ {step}")]
+        assert line.endswith("already in the store\n")
+    for row in ("release", "shards", "replicas", "coverage", "answers", "all"):
+        assert any(line.split()[:1] == [row] for line in demo.lines), row
+    assert "3 steps found what they make in the store" in demo.output
     assert "Ulaanbaatar" in demo_workspace.does("search", "capital")
     assert "already runs here" in demo_workspace.refuses("demo")
     cluster = demo_workspace.cluster
     assert cluster is not None
     demo.end_by(signal.SIGINT)
     assert_ended_quietly(demo, cluster)
-
-
-def test_a_second_demo_reuses_the_store_and_says_so(demo_workspace: Workspace) -> None:
-    demo = Demo(demo_workspace, "--exit")
-    wait_until(lambda: demo_workspace.cluster is not None)
-    cluster = demo_workspace.cluster
-    assert demo.finish() == 0, demo.output
-    assert "release 1, already in the store" in demo.output
-    for row in ("shards", "replicas", "coverage", "all"):
-        assert row in demo.output
-    assert cluster is not None
-    assert_gone(cluster)
