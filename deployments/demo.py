@@ -34,7 +34,7 @@ class DemoQuestion:
 QUESTIONS = (
     DemoQuestion(question="What is the capital of Mongolia?"),
     DemoQuestion(question="What is the highest point in Nepal?"),
-    DemoQuestion(question="Which country mines copper?", filter={"region": "africa"}),
+    DemoQuestion(question="What is the capital of Chad?", filter={"region": "africa"}),
 )
 
 
