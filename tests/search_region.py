@@ -71,7 +71,7 @@ class Vectors:
 
     def write(self, folder: Path) -> Path:
         ids = [f"{self.letter}-{i:03}" for i in range(len(self.documents))]
-        vectors = pa.FixedSizeListArray.from_arrays(self.documents.ravel(), _DIMENSION)
+        vectors = pa.FixedSizeListArray.from_arrays(pa.array(self.documents.ravel()), _DIMENSION)
         table = pa.table({"id": ids, "text": [f"text of {i}" for i in ids], "vector": vectors})
         path = folder / f"{self.letter}.parquet"
         pq.write_table(table, path)

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 import typer.main
 from typer.testing import CliRunner
@@ -124,7 +123,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
         made.cluster.stop()
 
 
-def commands(command: click.Command, *path: str) -> Iterator[tuple[str, ...]]:
+def commands(command: Any, *path: str) -> Iterator[tuple[str, ...]]:
     yield path
     for name, inner in getattr(command, "commands", {}).items():
         yield from commands(inner, *path, name)
@@ -242,14 +241,14 @@ def gateway_pids(cluster: LocalCluster) -> list[int]:
     return [pid for pid, title in titles.items() if b"ServeReplica:gateway" in title]
 
 
-class Demo:
-    """`raygion demo` as a person sees it, in a terminal session of its own."""
+class Session:
+    """A long command as a person sees it, in a terminal session of its own."""
 
     def __init__(self, workspace: Workspace, *arguments: str) -> None:
         source = workspace.documents / "towns.jsonl"
         self.workspace = workspace
         self.process = subprocess.Popen(
-            [sys.executable, "-c", DEMO, str(source), "demo", *arguments],
+            [sys.executable, "-c", DEMO, str(source), *arguments],
             cwd=workspace.folder,
             env=environment(),
             stdout=subprocess.PIPE,
@@ -270,12 +269,8 @@ class Demo:
     def end_by(self, number: signal.Signals) -> None:
         """Sends the signal as a terminal does: to all processes of the session's group."""
         os.killpg(self.process.pid, number)
-        self.finish()
-
-    def finish(self) -> int:
         rest, _ = self.process.communicate(timeout=TIMEOUT_S)
         self.lines.append(rest)
-        return self.process.returncode
 
     @property
     def output(self) -> str:
@@ -289,13 +284,13 @@ def wait_until(condition: Callable[[], object], timeout_s: float = 60) -> None:
         time.sleep(0.02)
 
 
-def assert_ended_quietly(demo: Demo, cluster: LocalCluster) -> None:
-    assert demo.process.returncode == INTERRUPTED, demo.output
-    assert "Interrupted." in demo.output
+def assert_ended_quietly(session: Session, cluster: LocalCluster) -> None:
+    assert session.process.returncode == INTERRUPTED, session.output
+    assert "Interrupted." in session.output
     for stray in ("Traceback", "SIGTERM", "WARNING", "(raylet)", "[20"):
-        assert stray not in demo.output
+        assert stray not in session.output
     assert_gone(cluster)
-    assert demo.workspace.cluster is None
+    assert session.workspace.cluster is None
 
 
 @pytest.fixture(scope="module")
@@ -306,19 +301,20 @@ def demo_workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspa
         made.cluster.stop()
 
 
-def test_a_demo_that_is_interrupted_early_leaves_nothing(demo_workspace: Workspace) -> None:
-    demo = Demo(demo_workspace)
+@pytest.mark.parametrize("command", ["demo", "up", "ingest notes documents"])
+def test_what_is_interrupted_early_leaves_nothing(demo_workspace: Workspace, command: str) -> None:
+    session = Session(demo_workspace, *command.split())
     wait_until(lambda: demo_workspace.cluster is not None)
     cluster = demo_workspace.cluster
     assert cluster is not None
-    demo.end_by(signal.SIGINT)
-    assert_ended_quietly(demo, cluster)
+    session.end_by(signal.SIGINT)
+    assert_ended_quietly(session, cluster)
 
 
 def test_a_demo_that_is_killed_politely_amid_its_work_leaves_nothing(
     demo_workspace: Workspace,
 ) -> None:
-    demo = Demo(demo_workspace)
+    demo = Session(demo_workspace, "demo")
     demo.read_until("✓ Embed and build the shards")
     cluster = demo_workspace.cluster
     assert cluster is not None
@@ -330,7 +326,7 @@ def test_a_demo_reuses_the_store_and_stays_up_until_it_is_interrupted(
     demo_workspace: Workspace,
 ) -> None:
     """What the demo before it had built is in the store."""
-    demo = Demo(demo_workspace)
+    demo = Session(demo_workspace, "demo")
     demo.read_until("The region is up at")
     print(demo.output)
     steps = [line for line in demo.lines if line.startswith("✓ ")]

@@ -92,7 +92,7 @@ def asking(content: str, *, max_tokens: int = 48, system: str = "") -> Generatio
     )
 
 
-ENDLESS = asking("Count from 1 to 1000, one number on each line.", max_tokens=MODEL_LEN - 100)
+ENDLESS = asking("Write a very long novel about a whale. Never stop.", max_tokens=MODEL_LEN - 100)
 
 
 async def answer(
