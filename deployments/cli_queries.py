@@ -13,6 +13,7 @@ from cluster.errors import InvalidArgument
 from deployments.cli_options import Config, Json, Region, opened
 from deployments.console import SHORT, out, print_json, say, table
 from deployments.http_client import HttpRegion
+from deployments.installation import Installation
 
 Corpus = Annotated[
     str | None, typer.Option("--corpus", help="Which corpus; needed when there are several.")
@@ -94,7 +95,8 @@ def status(config: Config = None, region: Region = None, as_json: Json = False) 
 
     Example: raygion status
     """
-    with HttpRegion.of(opened(config, region)) as http:
+    installation = opened(config, region)
+    with HttpRegion.of(installation) as http:
         summary = http.get("/v1/status")
     if as_json:
         print_json(summary)
@@ -107,8 +109,17 @@ def status(config: Config = None, region: Region = None, as_json: Json = False) 
         f"leader {summary['leader']}, epoch {summary['epoch']}, "
         f"release log at {summary['log_position']}"
     )
+    if (client := _python_client(installation)) is not None:
+        say(f"Python client: {client}")
     for release in summary["resident"]:
         out.print(_resident(release, current=release["release"] == summary["release"]))
+
+
+def _python_client(installation: Installation) -> str | None:
+    # Imported late: it brings Ray, which the other commands of this file do without.
+    from deployments import region_host
+
+    return region_host.python_client(installation)
 
 
 def _resident(release: dict[str, Any], *, current: bool) -> Table:

@@ -219,6 +219,14 @@ def abort(number: int, reason: str) -> None:
     CoordinatorClient().abort(number, reason)
 
 
+def python_client(installation: Installation) -> str | None:
+    """The line with which a Python program connects to the region that runs here, if one does."""
+    found = find_local_cluster(installation.run_folder)
+    if found is None or not found.is_alive():
+        return None
+    return f'connect("{found.ray_address}", token_file="{found.token_path}")'
+
+
 def leave() -> None:
     """Ends this process's part in the cluster that it joined."""
     ray.shutdown()
