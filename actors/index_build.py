@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import ray.data
 from actors.embedding_worker import EmbedBatches
 from actors.progress import watched
 from actors.shard_build import build_shard
+from actors.wiring import live_nodes
 from cluster.artifacts import Artifacts
 from cluster.catalog import Catalog
 from cluster.clock import SYSTEM_CLOCK
@@ -147,7 +149,7 @@ def _build_shards(
                 batch_size=_EMBED_BATCH,
                 batch_format="pyarrow",
                 num_cpus=1,
-                compute=ray.data.ActorPoolStrategy(min_size=1, max_size=_embedding_actors()),
+                compute=ray.data.ActorPoolStrategy(size=_embedding_actors(total)),
             )
         sharded = passages.map_batches(
             _Sharder(settings.shards).add, batch_format="pyarrow", zero_copy_batch=True
@@ -237,14 +239,17 @@ class _ShardBuilder:
         return artifact, num_documents
 
 
-def _embedding_actors() -> int:
+def _embedding_actors(num_passages: int) -> int:
     """How many actors embed side by side, each with the model and a CPU of its own.
 
-    More actors of one thread are quicker than more threads. One CPU is left to the tasks that read
-    for them; without it the pipeline would never start.
+    More actors of one thread are quicker than more threads, as far as there are cores and blocks
+    for them. One logical CPU is left to the tasks that read for them; without it the pipeline would
+    never start.
     """
     resources: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
-    return max(1, int(resources.get("CPU", 1)) - 1)
+    cores = len(live_nodes()) * (os.cpu_count() or 1)
+    blocks = -(-num_passages // _EMBED_BLOCK)
+    return max(1, min(int(resources.get("CPU", 1)) - 1, cores, blocks))
 
 
 def _no_rows(
