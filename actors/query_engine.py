@@ -21,7 +21,7 @@ from cluster.answers import (
     AnswerResult,
     RegionSummary,
 )
-from cluster.checks import check_answer, check_search
+from cluster.checks import check_answer, check_retrieval, check_search
 from cluster.clock import Clock, Deadline
 from cluster.errors import DeadlineExceeded, Unavailable
 from cluster.fanout import Gathered, ShardReplica, scatter
@@ -123,6 +123,8 @@ class QueryEngine:
         check_answer(request)
         deadline = Deadline.after(request.timeout_s, self._clock)
         release = self._pin(request.release)
+        if request.retrieve:
+            check_retrieval(release.corpus(request.corpus))
         # Everything below is pinned to this one release, so that no answer mixes two.
         request = replace(
             request, release=release.number, trace_id=request.trace_id or uuid.uuid4().hex

@@ -17,7 +17,9 @@ TOP_K_MAX = 1000
 BATCH_MAX = 1024
 TEXT_CHARS_MAX = 8192
 TIMEOUT_S_MAX = 600.0
-MAX_TOKENS_MAX = 4096
+MAX_TOKENS_MAX = 32_768
+HITS_MAX = 131_072
+"""Most hits that one request may ask for: `top_k` times the length of the batch."""
 
 
 def check_search(request: SearchRequest, corpus: CorpusView) -> None:
@@ -27,22 +29,33 @@ def check_search(request: SearchRequest, corpus: CorpusView) -> None:
         raise InvalidArgument("give either texts or vectors to search for", "query")
     if request.queries is not None:
         _check_texts(request.queries)
-        if not corpus.has_embedder:
-            raise InvalidArgument(
-                f"corpus {corpus.corpus!r} brought its own vectors and has no embedder: "
-                "search it with a vector",
-                "query",
-            )
+        _check_has_embedder(corpus, "query")
     if request.vectors is not None:
         check_vectors(request.vectors, corpus.dimension)
         if len(request.vectors) > BATCH_MAX:
             raise InvalidArgument(f"a batch holds at most {BATCH_MAX} vectors", "vectors")
+    asked = request.vectors if request.queries is None else request.queries
+    assert asked is not None
+    check_hits(len(asked), request.top_k)
     if request.filter is not None:
         check_filter(request.filter, corpus.metadata_schema)
     for name in request.fields or ():
         if name not in corpus.metadata_schema:
             known = ", ".join(sorted(corpus.metadata_schema)) or "none"
             raise InvalidArgument(f"there is no field {name!r}; there is: {known}", "fields")
+
+
+def check_hits(num_queries: int, top_k: int) -> None:
+    """Raises InvalidArgument when a request asks for more hits than fit into one reply."""
+    if num_queries * top_k > HITS_MAX:
+        raise InvalidArgument(
+            f"asks for {num_queries} x {top_k} hits; one request may ask for {HITS_MAX}", "top_k"
+        )
+
+
+def check_retrieval(corpus: CorpusView) -> None:
+    """Raises InvalidArgument when a question cannot be looked up in the corpus."""
+    _check_has_embedder(corpus, "question")
 
 
 def check_answer(request: AnswerRequest) -> None:
@@ -75,3 +88,12 @@ def _check_texts(texts: Sequence[str]) -> None:
             raise InvalidArgument("a query is empty", "query")
         if len(text) > TEXT_CHARS_MAX:
             raise InvalidArgument(f"a query has more than {TEXT_CHARS_MAX} characters", "query")
+
+
+def _check_has_embedder(corpus: CorpusView, field: str) -> None:
+    if not corpus.has_embedder:
+        raise InvalidArgument(
+            f"corpus {corpus.corpus!r} brought its own vectors and has no embedder: "
+            "search it with a vector",
+            field,
+        )

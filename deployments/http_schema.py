@@ -23,17 +23,19 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from cluster.answers import ANSWER_TOP_K_DEFAULT, AnswerRequest
+from cluster.checks import (
+    BATCH_MAX,
+    MAX_TOKENS_MAX,
+    TEXT_CHARS_MAX,
+    TIMEOUT_S_MAX,
+    TOP_K_MAX,
+    check_hits,
+)
 from cluster.errors import InvalidArgument
 from cluster.filters import Filter, parse_filter
 from cluster.search import TOP_K_DEFAULT, Float32Array, SearchRequest
 
-TEXT_LENGTH_MAX = 8192
-BATCH_MAX = 1024
-TOP_K_MAX = 1000
-HITS_MAX = 131_072
-"""Most hits that one request may ask for: `top_k` times the length of the batch."""
-TIMEOUT_MS_MAX = 600_000
-MAX_TOKENS_MAX = 32_768
+TIMEOUT_MS_MAX = int(TIMEOUT_S_MAX * 1000)
 _NAME_LENGTH_MAX = 256
 _FIELDS_MAX = 256
 _RELEASE_MAX = 2**63 - 1
@@ -61,7 +63,7 @@ FILTER_SCHEMA = {
     "description": 'A condition over metadata: {"region": "europe"}, {"year": {"gte": 2000}}, '
     '{"region": {"in": [...]}}, {"and": [...]}, {"or": [...]}, {"not": {...}}.',
 }
-Text = Annotated[str, Field(min_length=1, max_length=TEXT_LENGTH_MAX), AfterValidator(_not_blank)]
+Text = Annotated[str, Field(min_length=1, max_length=TEXT_CHARS_MAX), AfterValidator(_not_blank)]
 Name = Annotated[str, Field(min_length=1, max_length=_NAME_LENGTH_MAX)]
 FilterJson = Annotated[Filter, PlainValidator(_filter), WithJsonSchema(FILTER_SCHEMA)]
 # fail_fast: a body may hold a million wrong items, and one error is enough.
@@ -165,11 +167,7 @@ def parse_search(body: bytes, trace_id: str = "") -> tuple[SearchRequest, bool]:
     num_queries = (
         len(queries) if queries is not None else len(vectors if vectors is not None else ())
     )
-    if num_queries * asked.top_k > HITS_MAX:
-        raise InvalidArgument(
-            f"asks for {num_queries} x {asked.top_k} hits; one request may ask for {HITS_MAX}",
-            "top_k",
-        )
+    check_hits(num_queries, asked.top_k)
     request = SearchRequest(
         corpus=asked.corpus,
         queries=queries,

@@ -14,12 +14,12 @@ from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema, mod
 from pydantic_core import PydanticCustomError
 
 from cluster.answers import ANSWER_TOP_K_DEFAULT, AnswerRequest
+from cluster.checks import TEXT_CHARS_MAX
 from cluster.errors import InvalidArgument
 from cluster.filters import Filter, parse_filter
 from cluster.generation import ChatMessage
 from deployments.http_schema import (
     FILTER_SCHEMA,
-    TEXT_LENGTH_MAX,
     Body,
     MaxTokens,
     Name,
@@ -246,9 +246,9 @@ def _conversation(
     question = messages[last].content
     if not question.strip():
         raise InvalidArgument("is empty", f"messages[{last}].content")
-    if retrieve and len(question) > TEXT_LENGTH_MAX:
+    if retrieve and len(question) > TEXT_CHARS_MAX:
         raise InvalidArgument(
-            f"has more than {TEXT_LENGTH_MAX} characters", f"messages[{last}].content"
+            f"has more than {TEXT_CHARS_MAX} characters", f"messages[{last}].content"
         )
     if sum(len(message.content) for message in messages) > _CONVERSATION_LENGTH_MAX:
         raise InvalidArgument(

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from cluster.checks import HITS_MAX
 from deployments.http_app import build_http_app
 from deployments.http_replies import ErrorReply
-from deployments.http_schema import HITS_MAX, Body, SearchBody
+from deployments.http_schema import Body, SearchBody
 from deployments.http_settings import HttpSettings
 from deployments.openai_schema import ChatBody
 from tests.unit.fake_service import FakeService, in_process
