@@ -54,13 +54,6 @@ class _BuildKey(Record):
     embedder_fingerprint: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BuildProgress:
-    """Called as the build goes on: the stage, how much is done, how much there is."""
-
-    show: Callable[[str, int, int], None]
-
-
 def build_index(
     store: ObjectStore,
     corpus: str,
@@ -68,12 +61,13 @@ def build_index(
     *,
     embedder: ModelManifest | None,
     cache_folder: Path,
-    progress: BuildProgress,
+    progress: Callable[[int, int], None],
 ) -> tuple[IndexManifest, ManifestRef, bool]:
     """Builds the latest position of a corpus; the last value tells whether it was built before.
 
-    Needs a driver that has joined a Ray cluster. Raises NotFound for a corpus without documents,
-    InvalidArgument when the corpus needs an embedder and there is none.
+    Needs a driver that has joined a Ray cluster. `progress` is told how many passages are embedded,
+    and of how many. Raises NotFound for a corpus without documents, InvalidArgument when the corpus
+    needs an embedder and there is none.
     """
     catalog = Catalog(store)
     position = catalog.latest_corpus(corpus)
@@ -131,12 +125,12 @@ def _build_shards(
     settings: CorpusSettings,
     embedder: ModelManifest | None,
     cache_folder: Path,
-    progress: BuildProgress,
+    progress: Callable[[int, int], None],
 ) -> tuple[list[ShardArtifact], int]:
     """The artifacts of all shards, and how many documents are in them."""
     parts = [{"part": i, "file": part.to_bytes()} for i, part in enumerate(corpus.parts)]
     total = corpus.num_passages
-    with watched(lambda done: progress.show("embed", min(done, total), total)) as counter:
+    with watched(lambda done: progress(min(done, total), total)) as counter:
         passages = ray.data.from_items(parts, override_num_blocks=len(parts)).map_batches(
             _PartReader(store, corpus).read, batch_size=1, batch_format="pyarrow"
         )
@@ -159,7 +153,6 @@ def _build_shards(
         groups = sharded.groupby("shard", num_partitions=settings.shards)
         rows = groups.map_groups(builder.build_group, batch_format="pyarrow").take_all()
     built = {row["shard"]: row for row in rows}
-    progress.show("build", len(built), settings.shards)
     # A small corpus may leave a shard without documents: it is built all the same.
     empty = _no_rows(store, corpus, embedder)
     artifacts = [

@@ -211,7 +211,7 @@ class QueryEngine:
         async def fetch(shard: int, where: np.ndarray[tuple[int], np.dtype[np.intp]]) -> Passages:
             rows = flat_rows[where]
             return await shards[shard].ask(
-                lambda r, t: r.passages(corpus.corpus, corpus.index_version, rows, fields, t),
+                lambda r, t: r.passages(corpus.index_version, rows, fields, t),
                 deadline,
                 learn_speed=False,
             )

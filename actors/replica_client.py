@@ -24,13 +24,12 @@ class ActorShardReplica:
 
     async def passages(
         self,
-        corpus: str,
         index_version: str,
         rows: Int64Array,
         fields: tuple[str, ...] | None,
         timeout_s: float,
     ) -> Passages:
-        answer = await self._actor.call("passages", corpus, index_version, rows, fields, timeout_s)
+        answer = await self._actor.call("passages", index_version, rows, fields, timeout_s)
         return cast(Passages, answer)
 
 

@@ -67,7 +67,6 @@ class ShardReplicaActor:
 
     async def passages(
         self,
-        corpus: str,
         index_version: str,
         rows: Int64Array,
         fields: tuple[str, ...] | None,

@@ -25,7 +25,6 @@ class ShardReplica(Replica, Protocol):
 
     async def passages(
         self,
-        corpus: str,
         index_version: str,
         rows: Int64Array,
         fields: tuple[str, ...] | None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from actors.index_build import BuildProgress, build_index
+from actors.index_build import build_index
 from actors.ingest import ingest
 from actors.models import publish_model
 from cluster.artifacts import Artifacts
@@ -73,7 +73,7 @@ def build(
         settings.corpus(corpus),
         embedder=None if embedder is None else embedder.manifest,
         cache_folder=installation.cache_folder,
-        progress=BuildProgress(show=lambda _, done, total: step.count(done, total)),
+        progress=step.count,
     )
     recall = f"recall@10 {manifest.recall_at_10:.3f}"
     step.note(REUSED if reused else f"{len(manifest.shards)} shards, {recall}")

@@ -85,7 +85,6 @@ class FakeReplica:
 
     async def passages(
         self,
-        corpus: str,
         index_version: str,
         rows: Int64Array,
         fields: tuple[str, ...] | None,

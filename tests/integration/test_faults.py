@@ -123,8 +123,10 @@ def test_killing_all_replicas_of_a_shard_gives_typed_errors_until_it_is_back(
         for pid in pids:
             os.kill(pid or 0, signal.SIGKILL)
         with whole.client() as client:
+            # Whole, if Ray has a replica back before the query has given it up.
             partial = whole.search(client, 0, min_coverage=0)
-            assert (partial.error, partial.coverage) == ("", 1 / SHARDS)
+            assert partial.error == ""
+            assert partial.coverage in {1 / SHARDS, 1.0}
             back_s = wait_until(lambda: not whole.search(client, 0).error, "the whole shard")
         wait_until(whole.is_whole, "all replicas serving")
         load.go_on()

@@ -12,11 +12,14 @@ import pytest
 from cluster.answers import AnswerRequest
 from cluster.checks import (
     BATCH_MAX,
+    HITS_MAX,
     MAX_TOKENS_MAX,
     TEXT_CHARS_MAX,
     TIMEOUT_S_MAX,
     TOP_K_MAX,
     check_answer,
+    check_hits,
+    check_retrieval,
     check_search,
 )
 from cluster.errors import InvalidArgument
@@ -153,3 +156,17 @@ def test_bad_questions_are_refused_by_field(changes: dict[str, Any], field: str)
     with pytest.raises(InvalidArgument) as caught:
         check_answer(replace(QUESTION, **changes))
     assert caught.value.field == field
+
+
+def test_a_request_asks_for_no_more_hits_than_fit_into_a_reply() -> None:
+    check_hits(HITS_MAX // TOP_K_MAX, TOP_K_MAX)
+    with pytest.raises(InvalidArgument) as refused:
+        check_hits(HITS_MAX // TOP_K_MAX + 1, TOP_K_MAX)
+    assert refused.value.field == "top_k"
+
+
+def test_a_question_needs_a_corpus_with_an_embedder() -> None:
+    check_retrieval(CORPUS)
+    with pytest.raises(InvalidArgument) as refused:
+        check_retrieval(replace(CORPUS, has_embedder=False))
+    assert refused.value.field == "question"
