@@ -20,6 +20,18 @@ TOP_K_DEFAULT = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SearchEffort:
+    """How hard an approximate index looks; None leaves it at what the index was tuned to."""
+
+    ef_search: int | None = None
+    """Length of the candidate list of an HNSW graph."""
+    nprobe: int | None = None
+    """Inverted lists that an IVF index looks into."""
+    exact: bool = False
+    """Compares with every row, whatever the index."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SearchRequest:
     """One search or a batch of them. Exactly one of `queries` and `vectors` is given."""
 
@@ -35,6 +47,7 @@ class SearchRequest:
     timeout_s: float = 5.0
     min_coverage: float = 1.0
     """Least share of shards that must answer, in [0, 1]."""
+    effort: SearchEffort = SearchEffort()
     release: int | None = None
     """Pins the search to a resident release; None takes the current one."""
     trace_id: str = ""
@@ -76,6 +89,7 @@ class ShardQuery:
     """float32 [n, d], C-contiguous; already normalised where the metric is cosine."""
     top_k: int
     filter: Filter | None = None
+    effort: SearchEffort = SearchEffort()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
