@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,8 @@ import ray
 from actors.embedder import Embedder, TextEmbedder, fastest_precision
 from cluster.artifact_cache import ArtifactCache
 from cluster.artifacts import Artifacts
-from cluster.errors import InvalidArgument, Overloaded
+from cluster.coalescing import Coalescer
+from cluster.errors import InvalidArgument
 from cluster.manifests import ModelManifest
 from cluster.object_store import ObjectStore
 from cluster.passages import vector_column
@@ -28,12 +27,6 @@ BATCH_TEXTS_MAX = 256
 WORKER_THREADS = 1
 """A short query gains little from more, and threads that wait for each other become many times
 slower when others want the same cores. For throughput, run more workers."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Request:
-    texts: Sequence[str]
-    answer: asyncio.Future[Float32Array]
 
 
 class EmbeddingQueue:
@@ -53,10 +46,12 @@ class EmbeddingQueue:
     ) -> None:
         self._embedder = embedder
         self._waiting_texts_max = waiting_texts_max
-        self._batch_texts_max = batch_texts_max
-        self._waiting: deque[_Request] = deque()
-        self._num_waiting = 0
-        self._batches: asyncio.Task[None] | None = None
+        self._coalescer: Coalescer[None, Sequence[str], Float32Array] = Coalescer(
+            self._run,
+            size_max=batch_texts_max,
+            in_flight_max=1,
+            waiting_max=waiting_texts_max,
+        )
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="embed")
 
     async def embed(self, texts: Sequence[str]) -> Float32Array:
@@ -70,61 +65,18 @@ class EmbeddingQueue:
             return np.empty((0, self._embedder.dimension), dtype=np.float32)
         if len(texts) > self._waiting_texts_max:
             raise InvalidArgument(f"at most {self._waiting_texts_max} texts at once", "texts")
-        if self._num_waiting + len(texts) > self._waiting_texts_max:
-            raise Overloaded(f"{self._num_waiting} texts wait to be embedded")
-        loop = asyncio.get_running_loop()
-        request = _Request(texts, loop.create_future())
-        self._waiting.append(request)
-        self._num_waiting += len(texts)
-        if self._batches is None:
-            self._batches = loop.create_task(self._run())
-        return await request.answer
+        return await self._coalescer.submit(None, texts, len(texts))
 
     def close(self) -> None:
         """Ends the embedder's thread after the batch that it is in."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    async def _run(self) -> None:
-        """Computes batches for as long as anything waits."""
+    async def _run(self, _: None, requests: list[Sequence[str]]) -> list[Float32Array]:
+        texts = [text for request in requests for text in request]
         loop = asyncio.get_running_loop()
-        try:
-            while batch := self._next_batch():
-                texts = [text for request in batch for text in request.texts]
-                try:
-                    vectors = await loop.run_in_executor(self._thread, self._embedder.embed, texts)
-                except Exception as error:
-                    # The callers of this batch get it; those who wait are another batch.
-                    for request in batch:
-                        if not request.answer.done():
-                            request.answer.set_exception(error)
-                    continue
-                _hand_out(batch, vectors)
-        finally:
-            self._batches = None
-
-    def _next_batch(self) -> list[_Request]:
-        """The oldest requests that fit together; one that is too large alone goes alone."""
-        batch: list[_Request] = []
-        num_texts = 0
-        while self._waiting:
-            request = self._waiting[0]
-            if batch and num_texts + len(request.texts) > self._batch_texts_max:
-                break
-            self._waiting.popleft()
-            self._num_waiting -= len(request.texts)
-            if not request.answer.cancelled():
-                batch.append(request)
-                num_texts += len(request.texts)
-        return batch
-
-
-def _hand_out(batch: Sequence[_Request], vectors: Float32Array) -> None:
-    start = 0
-    for request in batch:
-        end = start + len(request.texts)
-        if not request.answer.done():
-            request.answer.set_result(vectors[start:end])
-        start = end
+        vectors = await loop.run_in_executor(self._thread, self._embedder.embed, texts)
+        ends = np.cumsum([len(request) for request in requests])
+        return np.split(vectors, ends[:-1])
 
 
 class EmbeddingWorker:

@@ -9,6 +9,7 @@ from pathlib import Path
 from actors import names
 from actors.answering import Answering
 from actors.generator_client import ServeGenerator
+from actors.local_shards import LocalShards
 from actors.prompt_tokenizer import FolderTokenizer
 from actors.query_engine import QueryEngine
 from actors.routes import Routes
@@ -46,13 +47,19 @@ class ServeGenerators:
         return FolderTokenizer(self._cache.folder_for(view.tokenizer_files))
 
 
-def assemble_engine(store: ObjectStore, cache_folder: Path) -> tuple[QueryEngine, ViewFollower]:
-    """The engine, and the follower that the caller starts and stops."""
+def assemble_engine(
+    store: ObjectStore, cache_folder: Path, *, local_first: bool
+) -> tuple[QueryEngine, ViewFollower]:
+    """The engine, and the follower that the caller starts and stops.
+
+    `local_first`: shards whose files are on this node are searched in this process.
+    """
     rng = random.Random()
+    local = LocalShards(store, cache_folder) if local_first else None
     views = ViewFollower(names.COORDINATOR, rng)
     engine = QueryEngine(
         views=views,
-        routes=Routes(SYSTEM_CLOCK, rng),
+        routes=Routes(SYSTEM_CLOCK, rng, local),
         answering=Answering(ServeGenerators(store, cache_folder)),
         clock=SYSTEM_CLOCK,
     )

@@ -16,8 +16,8 @@ _START_TIMEOUT_S = 30.0
 class Front:
     """Answers the Python client. An error of `cluster.errors` reaches the client's `ray.get`."""
 
-    def __init__(self, store: ObjectStore, cache_folder: Path) -> None:
-        self._engine, self._views = assemble_engine(store, cache_folder)
+    def __init__(self, store: ObjectStore, cache_folder: Path, local_first: bool) -> None:
+        self._engine, self._views = assemble_engine(store, cache_folder, local_first=local_first)
 
     async def search(self, request: SearchRequest) -> SearchResult:
         await self._started()

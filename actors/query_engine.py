@@ -5,15 +5,16 @@ The same engine serves HTTP (in the gateway) and the Python client (in the regio
 
 from __future__ import annotations
 
-import asyncio
 import uuid
-from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncGenerator
+from dataclasses import replace
 
 import numpy as np
 
 from actors.answering import Answering
 from actors.routes import Routes
+from actors.shard_search import SearchKind, ShardSearch
+from actors.stopwatch import Stopwatch
 from actors.view_follower import ViewFollower
 from cluster.answers import (
     AnswerEvent,
@@ -21,49 +22,12 @@ from cluster.answers import (
     AnswerResult,
     RegionSummary,
 )
-from cluster.checks import check_answer, check_retrieval, check_search
+from cluster.checks import check_answer, check_retrieval, check_search, in_rows
 from cluster.clock import Clock, Deadline
-from cluster.errors import DeadlineExceeded, Unavailable
-from cluster.fanout import Gathered, ShardReplica, scatter
-from cluster.merge import merge_hits
+from cluster.filters import filter_key
 from cluster.region_view import CorpusView, RegionView, ReleaseView
-from cluster.replica_set import ReplicaSet
-from cluster.search import (
-    Float32Array,
-    Hit,
-    MergedHits,
-    Passages,
-    SearchRequest,
-    SearchResult,
-    ShardQuery,
-)
+from cluster.search import Float32Array, SearchRequest, SearchResult
 from cluster.vectors import prepared
-
-_SCATTER_SHARE = 0.8
-"""Of the time that is left, for searching the shards of an answer that may be incomplete."""
-
-
-@dataclass(slots=True)
-class Stopwatch:
-    """Splits the time of a request into named stages, in milliseconds."""
-
-    clock: Clock
-    started_s: float
-    lapped_s: float
-    laps_ms: dict[str, float] = field(default_factory=dict)
-
-    @classmethod
-    def start(cls, clock: Clock) -> Stopwatch:
-        now_s = clock.monotonic_s()
-        return cls(clock, now_s, now_s)
-
-    def lap(self, stage: str) -> None:
-        now_s = self.clock.monotonic_s()
-        self.laps_ms[stage] = (now_s - self.lapped_s) * 1000
-        self.lapped_s = now_s
-
-    def total_ms(self) -> float:
-        return (self.clock.monotonic_s() - self.started_s) * 1000
 
 
 class QueryEngine:
@@ -78,6 +42,7 @@ class QueryEngine:
         self._routes = routes
         self._answering = answering
         self._clock = clock
+        self._shard_search = ShardSearch(clock)
         self._routed: RegionView | None = None
 
     async def search(self, request: SearchRequest) -> SearchResult:
@@ -88,33 +53,33 @@ class QueryEngine:
         deadline = Deadline.after(request.timeout_s, self._clock)
         release = self._pin(request.release)
         corpus = release.corpus(request.corpus)
+        request = in_rows(request, corpus)
         check_search(request, corpus)
         vectors = await self._vectors(request, release, corpus, deadline)
         watch.lap("embed")
-        shards = self._routes.shards(corpus)
-        query = ShardQuery(
+        kind = SearchKind(
             corpus=corpus.corpus,
             index_version=corpus.index_version,
-            vectors=vectors,
             top_k=request.top_k,
+            fields=request.fields,
+            effort=request.effort,
+            passages=request.passages,
+            partial_within_s=None if request.min_coverage >= 1.0 else request.timeout_s,
+            filter_key=filter_key(request.filter),
             filter=request.filter,
+            shards=self._routes.shards(corpus),
         )
-        gathered = await scatter(shards, query, self._scatter_deadline(request, deadline))
-        watch.lap("scatter")
-        _check_coverage(gathered, request.min_coverage, deadline)
-        answered = [(i, part) for i, part in enumerate(gathered.parts) if part is not None]
-        merged = merge_hits(answered, request.top_k)
-        watch.lap("merge")
-        results = await self._fetch(merged, shards, corpus, request.fields, deadline)
-        watch.lap("fetch")
+        found = await self._shard_search.search(kind, vectors, deadline)
+        found.check_coverage(request.min_coverage, deadline)
         return SearchResult(
-            results=results,
+            results=found.results,
             release=release.number,
             region=self._views.view.region,
-            coverage=gathered.coverage,
+            coverage=found.coverage,
             took_ms=watch.total_ms(),
             trace_id=request.trace_id or uuid.uuid4().hex,
-            timings_ms=watch.laps_ms,
+            arrays=found.arrays,
+            timings_ms={**watch.laps_ms, **found.timings_ms},
         )
 
     async def answer_events(self, request: AnswerRequest) -> AsyncGenerator[AnswerEvent, None]:
@@ -156,16 +121,10 @@ class QueryEngine:
         """Raises Unavailable while the coordinator is away; serving goes on without it."""
         return await self._views.status()
 
-    def _scatter_deadline(self, request: SearchRequest, deadline: Deadline) -> Deadline:
-        """Shards that may be missing must not use up the time in which the hits are fetched."""
-        if request.min_coverage >= 1.0:
-            return deadline
-        return Deadline.after(_SCATTER_SHARE * deadline.remaining_s(), self._clock)
-
     def _pin(self, number: int | None) -> ReleaseView:
         view = self._views.view
         if view is not self._routed:
-            self._routes.retain(view)
+            self._routes.follow(view)
             self._routed = view
         return view.pin(number, self._clock.wall_ms())
 
@@ -193,50 +152,3 @@ class QueryEngine:
             embedder = self._routes.embedder(release)
             vectors = await embedder.ask(lambda replica, _: replica.embed(texts), deadline)
         return prepared(np.ascontiguousarray(vectors, dtype=np.float32), corpus.metric)
-
-    async def _fetch(
-        self,
-        merged: MergedHits,
-        shards: Sequence[ReplicaSet[ShardReplica]],
-        corpus: CorpusView,
-        fields: tuple[str, ...] | None,
-        deadline: Deadline,
-    ) -> tuple[tuple[Hit, ...], ...]:
-        """Texts and metadata of the final hits only, one call for each shard that has some."""
-        flat_shards, flat_rows = merged.shards.ravel(), merged.rows.ravel()
-        places = {
-            int(s): np.flatnonzero(flat_shards == s) for s in np.unique(flat_shards) if s >= 0
-        }
-
-        async def fetch(shard: int, where: np.ndarray[tuple[int], np.dtype[np.intp]]) -> Passages:
-            rows = flat_rows[where]
-            return await shards[shard].ask(
-                lambda r, t: r.passages(corpus.index_version, rows, fields, t),
-                deadline,
-                learn_speed=False,
-            )
-
-        fetched = await asyncio.gather(*(fetch(shard, where) for shard, where in places.items()))
-        hits: list[Hit | None] = [None] * merged.ids.size
-        ids, scores = merged.ids.ravel().tolist(), merged.scores.ravel().tolist()
-        for where, passages in zip(places.values(), fetched, strict=True):
-            found = zip(where.tolist(), passages.texts, passages.metadata, strict=True)
-            for place, text, metadata in found:
-                hits[place] = Hit(
-                    id=ids[place].decode(), score=scores[place], text=text, metadata=metadata
-                )
-        k = merged.ids.shape[1]
-        rows_of_hits = (hits[start : start + k] for start in range(0, len(hits), k or 1))
-        results = tuple(tuple(h for h in row if h is not None) for row in rows_of_hits)
-        return results or ((),) * merged.ids.shape[0]
-
-
-def _check_coverage(gathered: Gathered, least: float, deadline: Deadline) -> None:
-    if gathered.coverage >= least:
-        return
-    error = gathered.first_error
-    if isinstance(error, DeadlineExceeded) or deadline.expired():
-        raise DeadlineExceeded("time ran out before enough shards answered") from error
-    raise Unavailable(
-        f"coverage is {gathered.coverage:.2f}, but at least {least:.2f} was asked for"
-    ) from error

@@ -7,7 +7,8 @@ not how it ended; the client knows how it ended but not where it went. They meet
     client --- answered(), failed(), gave_up() by attempt_id ---> weights ---> router: order()
 
 A generator is judged by the time to its first token and by its pace afterwards, as the time that an
-answer of a fixed length would take. So a long answer does not count as a slow one.
+answer of a fixed length would take. So a long answer does not count as a slow one. Weights and
+circuit breakers are those of `cluster.balancing`, the same as for the replicas of a shard.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class RoutingHint:
 class _Attempt:
     replica_id: str
     routed_s: float
+    probe: bool
 
 
 class ReplicaOutcomes:
@@ -70,7 +72,9 @@ class ReplicaOutcomes:
         self._lock = threading.Lock()
 
     def order(self, replica_ids: Sequence[str], avoid_replica: str | None = None) -> list[str]:
-        """All of `replica_ids`, drawn by weight; the avoided one comes last."""
+        """All of `replica_ids`, drawn by weight; after them those that their breaker holds back,
+        and the avoided one last.
+        """
         with self._lock:
             ordered = self._weights.order(replica_ids)
         if avoid_replica in ordered:
@@ -81,9 +85,13 @@ class ReplicaOutcomes:
     def routed(self, attempt_id: str, replica_id: str) -> None:
         """The replica has accepted the attempt."""
         with self._lock:
-            self._attempts[attempt_id] = _Attempt(replica_id, self._clock.monotonic_s())
+            if earlier := self._attempts.pop(attempt_id, None):
+                self._left(earlier)
+            probe = self._weights.began(replica_id)
+            self._attempts[attempt_id] = _Attempt(replica_id, self._clock.monotonic_s(), probe)
             if len(self._attempts) > ATTEMPTS_MAX:
-                self._attempts.popitem(last=False)
+                _, oldest = self._attempts.popitem(last=False)
+                self._left(oldest)
 
     def replica_of(self, attempt_id: str) -> str | None:
         with self._lock:
@@ -110,14 +118,16 @@ class ReplicaOutcomes:
             if later_tokens >= PACE_TOKENS_MIN:
                 token_s = later_s / later_tokens
                 self._usual_token_s = _smoothed(self._usual_token_s, token_s)
-            self._weights.succeeded(attempt.replica_id, first_token_s + NOMINAL_TOKENS * token_s)
+            self._weights.succeeded(
+                attempt.replica_id, first_token_s + NOMINAL_TOKENS * token_s, probe=attempt.probe
+            )
 
     def failed(self, attempt_id: str) -> None:
         """The replica answered with an error or broke off."""
         with self._lock:
             attempt = self._attempts.pop(attempt_id, None)
             if attempt is not None:
-                self._weights.failed(attempt.replica_id)
+                self._failed(attempt)
 
     def gave_up(self, attempt_id: str) -> None:
         """The caller left, or its time ran out, before the first token.
@@ -132,12 +142,15 @@ class ReplicaOutcomes:
             waited_s = self._clock.monotonic_s() - attempt.routed_s
             usual_s = self._usual_first_token_s
             if usual_s is None or waited_s > PATIENCE * usual_s:
-                self._weights.failed(attempt.replica_id)
+                self._failed(attempt)
+            else:
+                self._left(attempt)
 
     def forget(self, attempt_id: str) -> None:
         """The attempt ended in a way that tells nothing of the replica."""
         with self._lock:
-            self._attempts.pop(attempt_id, None)
+            if attempt := self._attempts.pop(attempt_id, None):
+                self._left(attempt)
 
     def lost(self, replica_id: str) -> None:
         """The replica cannot be reached now."""
@@ -152,6 +165,12 @@ class ReplicaOutcomes:
     def weights(self, replica_ids: Collection[str]) -> dict[str, float]:
         with self._lock:
             return {replica_id: self._weights.weight(replica_id) for replica_id in replica_ids}
+
+    def _failed(self, attempt: _Attempt) -> None:
+        self._weights.failed(attempt.replica_id, probe=attempt.probe)
+
+    def _left(self, attempt: _Attempt) -> None:
+        self._weights.left(attempt.replica_id, probe=attempt.probe)
 
 
 def _smoothed(usual_s: float | None, sample_s: float) -> float:

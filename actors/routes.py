@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+from actors.local_shards import LocalShards
 from actors.replica_client import ActorEmbedder, ActorShardReplica
 from cluster.balancing import OutcomeWeights
 from cluster.clock import Clock
-from cluster.fanout import ShardReplica
+from cluster.fanout import ShardReplica, ShardRoute
 from cluster.region_view import CorpusView, RegionView, ReleaseView
 from cluster.replica_set import ReplicaSet
 
@@ -19,36 +20,49 @@ class Routes:
     Releases share replicas, so what one release has learned of a replica serves the next one, too.
     """
 
-    def __init__(self, clock: Clock, rng: random.Random) -> None:
+    def __init__(self, clock: Clock, rng: random.Random, local: LocalShards | None) -> None:
         self._clock = clock
         self._rng = rng
-        self._shards: dict[tuple[str, ...], ReplicaSet[ShardReplica]] = {}
+        self._local = local
+        self._shards: dict[tuple[bool, tuple[str, ...]], ShardRoute] = {}
         self._embedders: dict[tuple[str, ...], ReplicaSet[ActorEmbedder]] = {}
+        self._weights: dict[tuple[str, ...], OutcomeWeights] = {}
 
-    def shards(self, corpus: CorpusView) -> Sequence[ReplicaSet[ShardReplica]]:
-        """One set for each shard, in the order of the shards."""
-        return [self._shard(names) for names in corpus.shards]
+    def shards(self, corpus: CorpusView) -> Sequence[ShardRoute]:
+        """One route for each shard, in the order of the shards."""
+        return [self._shard(corpus, number) for number in range(len(corpus.shards))]
 
     def embedder(self, release: ReleaseView) -> ReplicaSet[ActorEmbedder]:
         names = release.embedders
         if names not in self._embedders:
             replicas = [ActorEmbedder(name) for name in names]
-            self._embedders[names] = ReplicaSet(replicas, self._weights())
+            self._embedders[names] = ReplicaSet(replicas, self._new_weights())
         return self._embedders[names]
 
-    def retain(self, view: RegionView) -> None:
-        """Forgets the sets that no release of the view uses."""
+    def follow(self, view: RegionView) -> None:
+        """Forgets what no release of the view uses; call it with each new view."""
+        if self._local is not None:
+            self._local.follow(view)
         releases = view.releases.values()
         shards = {s for r in releases for corpus in r.corpora.values() for s in corpus.shards}
         embedders = {r.embedders for r in releases}
-        self._shards = {k: v for k, v in self._shards.items() if k in shards}
+        self._shards = {k: v for k, v in self._shards.items() if k[-1] in shards}
+        self._weights = {k: v for k, v in self._weights.items() if k in shards}
         self._embedders = {k: v for k, v in self._embedders.items() if k in embedders}
 
-    def _shard(self, names: tuple[str, ...]) -> ReplicaSet[ShardReplica]:
-        if names not in self._shards:
-            replicas = [ActorShardReplica(name) for name in names]
-            self._shards[names] = ReplicaSet(replicas, self._weights())
-        return self._shards[names]
+    def _shard(self, corpus: CorpusView, number: int) -> ShardRoute:
+        names = corpus.shards[number]
+        local = None if self._local is None else self._local.replica(corpus, number)
+        key = (local is not None, names)
+        if key not in self._shards:
+            replicas: list[ShardReplica] = [ActorShardReplica(name) for name in names]
+            if local is not None:
+                replicas.append(local)
+            if names not in self._weights:
+                self._weights[names] = self._new_weights()
+            replica_set = ReplicaSet(replicas, self._weights[names], preferred=local)
+            self._shards[key] = ShardRoute(replica_set, local)
+        return self._shards[key]
 
-    def _weights(self) -> OutcomeWeights:
+    def _new_weights(self) -> OutcomeWeights:
         return OutcomeWeights(now_s=self._clock.monotonic_s, rng=self._rng)

@@ -5,9 +5,11 @@ them.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
+import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -19,11 +21,17 @@ from cluster.clock import Deadline
 from cluster.errors import DeadlineExceeded, Overloaded, Unavailable
 from cluster.manifests import IndexManifest
 from cluster.object_store import ObjectStore
-from cluster.search import Int64Array, Passages, ShardHits, ShardQuery
+from cluster.search import Int64Array, Passages, SearchEffort, ShardHits, ShardQuery
 
 T = TypeVar("T")
 _WAITING_MAX = 256
 """Searches that may wait for a replica's thread; more are refused, so that waiting stays short."""
+_BRIEF_S = 2e-3
+"""What takes no longer is done on the event loop: the way to a thread and back costs 0.1 ms, and up
+to 5 ms while both want the interpreter's lock."""
+_BRIEF_ROWS = 256
+"""Rows whose texts are fetched in less than that."""
+_COST_GAIN = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,18 +43,52 @@ class ReplicaStatus:
     waiting: int
 
 
+@dataclass(slots=True)
+class _Opened:
+    """An index version that is open, and what a plain query of it costs, as far as is known."""
+
+    index: ShardIndex
+    cost_s: float = math.inf
+
+    def expected_s(self, query: ShardQuery) -> float:
+        return self.cost_s * len(query.vectors) if _is_plain(query) else math.inf
+
+    def search(self, query: ShardQuery) -> ShardHits:
+        # CPU time: on a busy machine, waiting for a core says nothing of the search.
+        started_s = time.thread_time()
+        hits = self.index.search(query)
+        if _is_plain(query) and len(query.vectors):
+            cost_s = (time.thread_time() - started_s) / len(query.vectors)
+            known_s = self.cost_s if math.isfinite(self.cost_s) else cost_s
+            self.cost_s = known_s + _COST_GAIN * (cost_s - known_s)
+        return hits
+
+
+def _is_plain(query: ShardQuery) -> bool:
+    """Whether its cost says something of others: a filter or an effort may take any time."""
+    return query.filter is None and query.effort == SearchEffort()
+
+
 class ShardReplicaActor:
     """Holds several index versions of one shard side by side, so that a switch costs no load.
 
     A search keeps the index it began with, whatever is loaded or unloaded meanwhile.
     """
 
-    def __init__(self, shard: int, store: ObjectStore, cache_folder: Path) -> None:
+    def __init__(
+        self,
+        shard: int,
+        store: ObjectStore,
+        cache_folder: Path,
+        searcher: Executor | None = None,
+    ) -> None:
+        """`searcher` runs the searches; None is a thread of the replica's own: a node has a replica
+        for each core, and more threads only fight.
+        """
         self._shard = shard
         self._cache = ArtifactCache(Artifacts(store), cache_folder)
-        self._indexes: dict[str, ShardIndex] = {}
-        # One search at a time: a node has a replica for each core, and more threads only fight.
-        self._searcher = ThreadPoolExecutor(1, thread_name_prefix="search")
+        self._opened: dict[str, _Opened] = {}
+        self._searcher = searcher or ThreadPoolExecutor(1, thread_name_prefix="search")
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
         self._waiting = 0
 
@@ -57,13 +99,21 @@ class ShardReplicaActor:
         """
         await asyncio.get_running_loop().run_in_executor(self._loader, self._open, manifest)
 
-    async def unload(self, index_version: str) -> None:
+    def unload(self, index_version: str) -> None:
         """Lets go of an index version; its memory is freed when the last search on it is over."""
-        self._indexes.pop(index_version, None)
+        self._opened.pop(index_version, None)
 
     async def search(self, query: ShardQuery, timeout_s: float) -> ShardHits:
-        index = self._index(query.index_version)
-        return await self._run(lambda: index.search(query), timeout_s)
+        hits = self.search_now(query)
+        if hits is not None:
+            return hits
+        opened = self._of_version(query.index_version)
+        return await self._run(lambda: opened.search(query), timeout_s)
+
+    def search_now(self, query: ShardQuery) -> ShardHits | None:
+        """The hits, if they take so little time that the caller's thread may spend it."""
+        opened = self._of_version(query.index_version)
+        return opened.search(query) if opened.expected_s(query) <= _BRIEF_S else None
 
     async def passages(
         self,
@@ -72,27 +122,37 @@ class ShardReplicaActor:
         fields: tuple[str, ...] | None,
         timeout_s: float,
     ) -> Passages:
-        index = self._index(index_version)
+        passages = self.passages_now(index_version, rows, fields)
+        if passages is not None:
+            return passages
+        index = self._of_version(index_version).index
         return await self._run(lambda: index.passages(rows, fields), timeout_s)
+
+    def passages_now(
+        self, index_version: str, rows: Int64Array, fields: tuple[str, ...] | None
+    ) -> Passages | None:
+        """The passages, if they are so few that the caller's thread may spend the time."""
+        index = self._of_version(index_version).index
+        return index.passages(rows, fields) if len(rows) <= _BRIEF_ROWS else None
 
     async def status(self) -> ReplicaStatus:
         return ReplicaStatus(
-            index_versions=frozenset(self._indexes), pid=os.getpid(), waiting=self._waiting
+            index_versions=frozenset(self._opened), pid=os.getpid(), waiting=self._waiting
         )
 
     def _open(self, manifest: IndexManifest) -> None:
-        if manifest.version in self._indexes:
+        if manifest.version in self._opened:
             return
         artifact = next(s for s in manifest.shards if s.shard == self._shard)
         folder = self._cache.folder_for(artifact.files)
         index = ShardIndex.open(folder, manifest.parameters, manifest.dimension)
-        self._indexes[manifest.version] = index
+        self._opened[manifest.version] = _Opened(index)
 
-    def _index(self, index_version: str) -> ShardIndex:
-        index = self._indexes.get(index_version)
-        if index is None:
+    def _of_version(self, index_version: str) -> _Opened:
+        opened = self._opened.get(index_version)
+        if opened is None:
             raise Unavailable(f"shard {self._shard} of index {index_version} is not loaded here")
-        return index
+        return opened
 
     async def _run(self, work: Callable[[], T], timeout_s: float) -> T:
         if self._waiting >= _WAITING_MAX:

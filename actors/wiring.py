@@ -14,6 +14,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from actors import names
 from actors.actor_calls import NAMESPACE
 from actors.embedding_worker import EmbeddingWorker
+from actors.ray_environment import ONE_THREAD
 from actors.shard_replica import ShardReplicaActor
 from cluster.errors import RaygionError
 from cluster.manifests import ModelManifest
@@ -37,12 +38,6 @@ _DETACHED: Mapping[str, object] = {
 }
 
 
-_ONE_THREAD = {"env_vars": {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}}
-"""The shards of a node search side by side; threads of their own would only fight for its cores,
-and on busy cores those of BLAS make a filtered batch ten times slower.
-"""
-
-
 def live_nodes() -> list[str]:
     """Ids of the nodes on which actors can be placed."""
     nodes: list[Any] = ray.nodes()  # type: ignore[no-untyped-call]
@@ -59,7 +54,7 @@ def replica_actor(
         **_DETACHED,
         "max_concurrency": 512,
         "scheduling_strategy": node,
-        "runtime_env": _ONE_THREAD,
+        "runtime_env": ONE_THREAD,
     }
     name = names.replica(corpus, shard, number)
     return actor.options(name=name, **options).remote(shard, store, cache_folder)

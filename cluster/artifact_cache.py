@@ -58,6 +58,11 @@ class ArtifactCache:
             _remove_others(folder, {folder / file.path for file in wanted})
         return folder
 
+    def holds(self, files: Sequence[ArtifactFile]) -> bool:
+        """Whether all of the content is here, without a look at its bytes."""
+        blobs = [(self._blob(file), file.size_bytes) for file in files]
+        return all(b.is_file() and b.stat().st_size == size_bytes for b, size_bytes in blobs)
+
     def _blob(self, file: ArtifactFile) -> Path:
         return self._folder / "blobs" / file.sha256[:2] / file.sha256
 

@@ -9,13 +9,18 @@ A replica's weight is the product of two things, both in (0, 1]:
 A weight below 1 drifts back to 1 while nothing is heard of the replica, and never falls below
 `weight_min`. So a replica that was bad is probed by a trickle of real queries, and earns its share
 back once they go well.
+
+Beside its weight each replica has a circuit breaker, which stops the trickle, too, while the
+replica does nothing but fail: what an open breaker holds back comes last in the order.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+
+from cluster.circuit_breaker import DEFAULT_BREAKER, BreakerSettings, CircuitBreaker
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +45,7 @@ class BalancingSettings:
     """Silence of this length takes a weight half of the way back to 1, on a logarithmic scale."""
     replicas_max: int = 1024
     """Bound on remembered replicas, for a caller that never says which have departed."""
+    breaker: BreakerSettings = DEFAULT_BREAKER
 
     def __post_init__(self) -> None:
         assert 0.0 < self.weight_min <= 1.0
@@ -58,13 +64,17 @@ DEFAULT_BALANCING = BalancingSettings()
 
 @dataclass(slots=True)
 class _Record:
+    breaker: CircuitBreaker
     health: float
     heard_s: float
     latency_s: float | None
 
 
 class OutcomeWeights:
-    """Weights of the replicas of one shard or deployment, as one caller sees them.
+    """Weights and breakers of the replicas of one shard or deployment, as one caller sees them.
+
+    A request is told of twice: `began`, and then one of `succeeded`, `failed` and `left`, which is
+    handed what `began` returned.
 
     Guarantees: every weight lies in [weight_min, 1]; an unknown replica weighs 1; the same calls
     with the same clock and random source give the same answers; memory is bounded. Not thread-safe:
@@ -83,7 +93,12 @@ class OutcomeWeights:
         self._settings = settings
         self._records: dict[str, _Record] = {}
 
-    def succeeded(self, replica_id: str, latency_s: float) -> None:
+    def began(self, replica_id: str) -> bool:
+        """A request is sent to the replica. True when it is the probe of a half-open breaker."""
+        record = self._records.get(replica_id)
+        return record is not None and record.breaker.began()
+
+    def succeeded(self, replica_id: str, latency_s: float, *, probe: bool = False) -> None:
         """The replica answered after `latency_s`, a duration that compares between its peers."""
         assert latency_s >= 0.0
         settings, now_s = self._settings, self._now_s()
@@ -100,21 +115,36 @@ class OutcomeWeights:
             gain = max(settings.latency_gain, aged)
             record.latency_s += gain * (latency_s - record.latency_s)
         record.heard_s = now_s
+        record.breaker.succeeded(probe=probe)
 
-    def failed(self, replica_id: str) -> None:
+    def failed(self, replica_id: str, *, probe: bool = False) -> None:
         """The replica answered with an error, broke off, or did not answer in time."""
         now_s = self._now_s()
         record = self._record(replica_id, now_s)
         health = self._forgiven(record.health, now_s - record.heard_s)
         record.health = max(self._settings.weight_min, health * self._settings.failure_factor)
         record.heard_s = now_s
+        record.breaker.failed(probe=probe)
+
+    def left(self, replica_id: str, *, probe: bool) -> None:
+        """The request ended in a way that tells nothing of the replica."""
+        record = self._records.get(replica_id)
+        if record is not None:
+            record.breaker.left(probe=probe)
+
+    def passes(self, replica_id: str) -> bool:
+        """Whether its breaker lets a request through now."""
+        record = self._records.get(replica_id)
+        return record is None or record.breaker.passes()
 
     def weight(self, replica_id: str) -> float:
         """In [weight_min, 1]; 1 for a replica of which nothing is known."""
-        return self._weight(replica_id, self._fastest_s(), self._now_s())
+        return self._weight(replica_id, self._fastest_s(self._records), self._now_s())
 
     def order(self, replica_ids: Sequence[str]) -> list[str]:
-        """All of `replica_ids`, drawn by weight without replacement: ask them in this order.
+        """All of `replica_ids`, drawn by weight without replacement: ask them in this order. Those
+        that their breaker holds back come last, for when nothing else is left. Their speeds are
+        judged among themselves.
 
         Efraimidis and Spirakis, "Weighted random sampling with a reservoir" (2006): sorting by u **
         (1 / w) with u uniform is such a draw. Taking -log turns the keys into exponential variates
@@ -122,9 +152,12 @@ class OutcomeWeights:
         """
         if len(replica_ids) < 2:
             return list(replica_ids)
-        fastest_s, now_s = self._fastest_s(), self._now_s()
+        fastest_s, now_s = self._fastest_s(replica_ids), self._now_s()
         keys = [
-            self._rng.expovariate(self._weight(replica_id, fastest_s, now_s))
+            (
+                not self.passes(replica_id),
+                self._rng.expovariate(self._weight(replica_id, fastest_s, now_s)),
+            )
             for replica_id in replica_ids
         ]
         return [replica_id for _, replica_id in sorted(zip(keys, replica_ids, strict=True))]
@@ -140,13 +173,22 @@ class OutcomeWeights:
             if len(self._records) >= self._settings.replicas_max:
                 quietest = min(self._records, key=lambda known: self._records[known].heard_s)
                 del self._records[quietest]
-            record = self._records[replica_id] = _Record(health=1.0, heard_s=now_s, latency_s=None)
+            breaker = CircuitBreaker(
+                now_s=self._now_s, rng=self._rng, settings=self._settings.breaker
+            )
+            record = _Record(breaker=breaker, health=1.0, heard_s=now_s, latency_s=None)
+            self._records[replica_id] = record
         return record
 
-    def _fastest_s(self) -> float | None:
-        return min(
-            (r.latency_s for r in self._records.values() if r.latency_s is not None), default=None
-        )
+    def _fastest_s(self, replica_ids: Iterable[str]) -> float | None:
+        fastest_s = None
+        for replica_id in replica_ids:
+            record = self._records.get(replica_id)
+            if record is None or record.latency_s is None:
+                continue
+            if fastest_s is None or record.latency_s < fastest_s:
+                fastest_s = record.latency_s
+        return fastest_s
 
     def _weight(self, replica_id: str, fastest_s: float | None, now_s: float) -> float:
         record = self._records.get(replica_id)

@@ -5,12 +5,13 @@ in.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from cluster.answers import AnswerRequest
 from cluster.errors import InvalidArgument
 from cluster.filters import check_filter
 from cluster.region_view import CorpusView
-from cluster.search import SearchRequest
+from cluster.search import SearchEffort, SearchRequest
 from cluster.vectors import check_vectors
 
 TOP_K_MAX = 1000
@@ -18,8 +19,23 @@ BATCH_MAX = 1024
 TEXT_CHARS_MAX = 8192
 TIMEOUT_S_MAX = 600.0
 MAX_TOKENS_MAX = 32_768
+EF_SEARCH_MAX = 10_000
+NPROBE_MAX = 65_536
 HITS_MAX = 131_072
 """Most hits that one request may ask for: `top_k` times the length of the batch."""
+
+
+def in_rows(request: SearchRequest, corpus: CorpusView) -> SearchRequest:
+    """The request with flat vectors cut into rows. Raises InvalidArgument when they do not fit."""
+    if request.vectors is None or request.vectors.ndim != 1:
+        return request
+    if len(request.vectors) == 0 or len(request.vectors) % corpus.dimension:
+        raise InvalidArgument(
+            f"holds {len(request.vectors)} numbers, not a multiple of the index's dimension "
+            f"{corpus.dimension}",
+            "vectors",
+        )
+    return replace(request, vectors=request.vectors.reshape(-1, corpus.dimension))
 
 
 def check_search(request: SearchRequest, corpus: CorpusView) -> None:
@@ -37,6 +53,7 @@ def check_search(request: SearchRequest, corpus: CorpusView) -> None:
     asked = request.vectors if request.queries is None else request.queries
     assert asked is not None
     check_hits(len(asked), request.top_k)
+    _check_effort(request.effort)
     if request.filter is not None:
         check_filter(request.filter, corpus.metadata_schema)
     for name in request.fields or ():
@@ -78,6 +95,13 @@ def _check_common(top_k: int, timeout_s: float, min_coverage: float) -> None:
         raise InvalidArgument(f"must be over 0 and at most {TIMEOUT_S_MAX:.0f} s", "timeout_ms")
     if not 0.0 <= min_coverage <= 1.0:
         raise InvalidArgument("must be in 0 ... 1", "min_coverage")
+
+
+def _check_effort(effort: SearchEffort) -> None:
+    bounds = (("ef_search", effort.ef_search, EF_SEARCH_MAX), ("nprobe", effort.nprobe, NPROBE_MAX))
+    for field, value, most in bounds:
+        if value is not None and not 1 <= value <= most:
+            raise InvalidArgument(f"must be in 1 ... {most}", field)
 
 
 def _check_texts(texts: Sequence[str]) -> None:

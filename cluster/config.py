@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import BeforeValidator, Discriminator, Field, SecretStr, Tag, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -25,7 +25,7 @@ from pydantic_settings import (
 from yaml import YAMLError
 
 from cluster.errors import InvalidArgument
-from cluster.manifests import IndexParameters, Name
+from cluster.manifests import AutoIndex, IndexParameters, Name
 from cluster.prompt import PromptTemplate
 from cluster.records import Record
 
@@ -59,6 +59,8 @@ class EndpointSettings(Record):
     """Requests that one gateway process handles at once; more are refused with 503."""
     gateways: Annotated[int, Field(ge=1)] = 1
     """Gateway processes."""
+    local_first: bool = True
+    """Gateways search shards whose files are on their node themselves; actors serve the rest."""
 
 
 class RegionSettings(Record):
@@ -80,12 +82,30 @@ class ChunkSettings(Record):
     chars_max: Annotated[int, Field(ge=100, le=100_000)] = 1000
 
 
+def _index_kind(value: object) -> str:
+    kind = value.get("kind") if isinstance(value, Mapping) else getattr(value, "kind", None)
+    return _AUTO if kind == _AUTO else _NAMED
+
+
+def _spelt_out(value: object) -> object:
+    return {"kind": _AUTO} if value == _AUTO else value
+
+
+_AUTO, _NAMED = "auto", "named"
+IndexSettings = Annotated[
+    Annotated[AutoIndex, Tag(_AUTO)] | Annotated[IndexParameters, Tag(_NAMED)],
+    Discriminator(_index_kind),
+    BeforeValidator(_spelt_out),
+]
+
+
 class CorpusSettings(Record):
     """How a corpus is built and held."""
 
     shards: Annotated[int, Field(ge=1, le=1024)] = 2
     replicas: Annotated[int, Field(ge=1, le=64)] = 2
-    index: IndexParameters = Field(default_factory=IndexParameters)
+    index: IndexSettings = Field(default_factory=IndexParameters)
+    """A kind with its parameters; or `auto`, alone or as the kind beside its own parameters."""
     chunks: ChunkSettings = Field(default_factory=ChunkSettings)
 
 
@@ -214,7 +234,9 @@ def _anchored(url: str, base: Path) -> str:
 
 def _invalid(error: ValidationError, file: Path | None) -> InvalidArgument:
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
+    # Which kind of index settings it took them for is no part of what the file says.
+    loc = [str(part) for part in first["loc"] if part not in (_AUTO, _NAMED)]
+    key = ".".join(loc)
     if first["type"] == "extra_forbidden":
         return InvalidArgument(f"unknown key (in {file or 'the settings'})", key)
     return InvalidArgument(f"{first['msg']} (in {file or 'the settings'})", key)

@@ -32,6 +32,50 @@ class ShardReplica(Replica, Protocol):
     ) -> Passages: ...
 
 
+class LocalShard(Protocol):
+    """A shard in this very process, for what takes no longer than a turn of the event loop may.
+
+    None means: ask a replica, since it would take longer or cannot be done here. InvalidArgument
+    for a bad query.
+    """
+
+    def search_now(self, query: ShardQuery) -> ShardHits | None: ...
+
+    def passages_now(
+        self, index_version: str, rows: Int64Array, fields: tuple[str, ...] | None
+    ) -> Passages | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRoute:
+    """The ways to one shard: here and now where that is possible, otherwise by its replicas."""
+
+    replicas: ReplicaSet[ShardReplica]
+    local: LocalShard | None = None
+
+    def search_now(self, query: ShardQuery) -> ShardHits | None:
+        return None if self.local is None else self.local.search_now(query)
+
+    async def search(self, query: ShardQuery, deadline: Deadline) -> ShardHits:
+        return await self.replicas.ask(lambda r, t: r.search(query, t), deadline)
+
+    def passages_now(
+        self, index_version: str, rows: Int64Array, fields: tuple[str, ...] | None
+    ) -> Passages | None:
+        return None if self.local is None else self.local.passages_now(index_version, rows, fields)
+
+    async def passages(
+        self,
+        index_version: str,
+        rows: Int64Array,
+        fields: tuple[str, ...] | None,
+        deadline: Deadline,
+    ) -> Passages:
+        return await self.replicas.ask(
+            lambda r, t: r.passages(index_version, rows, fields, t), deadline, learn_speed=False
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gathered:
     """What the scatter brought in, in the order of the shards; None for a shard that is missing."""
@@ -45,21 +89,19 @@ class Gathered:
         return sum(part is not None for part in self.parts) / len(self.parts)
 
 
-async def scatter(
-    shards: Sequence[ReplicaSet[ShardReplica]], query: ShardQuery, deadline: Deadline
-) -> Gathered:
+async def scatter(shards: Sequence[ShardRoute], query: ShardQuery, deadline: Deadline) -> Gathered:
     """Searches all shards at once.
 
     A shard none of whose replicas answers in time is missing, not an error. An error that is the
     caller's own (not retryable) is raised.
     """
-    tasks = [asyncio.create_task(_ask(shard, query, deadline)) for shard in shards]
-    try:
-        outcomes = await asyncio.gather(*tasks)
-    finally:
-        # After the caller's own error the other shards need not go on.
-        for task in tasks:
-            task.cancel()
+    outcomes: list[ShardHits | RaygionError | None]
+    outcomes = [shard.search_now(query) for shard in shards]
+    asked = [number for number, outcome in enumerate(outcomes) if outcome is None]
+    if asked:
+        answers = await _ask_all([shards[number] for number in asked], query, deadline)
+        for number, answer in zip(asked, answers, strict=True):
+            outcomes[number] = answer
     errors = [outcome for outcome in outcomes if isinstance(outcome, RaygionError)]
     return Gathered(
         parts=tuple(None if isinstance(o, RaygionError) else o for o in outcomes),
@@ -67,14 +109,24 @@ async def scatter(
     )
 
 
+async def _ask_all(
+    shards: Sequence[ShardRoute], query: ShardQuery, deadline: Deadline
+) -> list[ShardHits | RaygionError]:
+    tasks = [asyncio.create_task(_ask(shard, query, deadline)) for shard in shards]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        # After the caller's own error the other shards need not go on.
+        for task in tasks:
+            task.cancel()
+
+
 async def _ask(
-    shard: ReplicaSet[ShardReplica], query: ShardQuery, deadline: Deadline
+    shard: ShardRoute, query: ShardQuery, deadline: Deadline
 ) -> ShardHits | RaygionError:
     """The shard's hits, or why it is missing; raises only what is the caller's own fault."""
     try:
-        return await shard.ask(
-            lambda replica, timeout_s: replica.search(query, timeout_s), deadline
-        )
+        return await shard.search(query, deadline)
     except RaygionError as error:
         if not error.retryable:
             raise

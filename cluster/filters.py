@@ -23,6 +23,7 @@ from typing import Any, TypeAlias, assert_never
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -115,6 +116,11 @@ def filter_to_json(filter: Filter) -> JsonValue:
             return {"not": filter_to_json(part)}
         case _:
             assert_never(filter)
+
+
+def filter_key(filter: Filter | None) -> bytes:
+    """Equal for equal filters only; the trees themselves hold 1, 1.0 and True for equal."""
+    return b"" if filter is None else orjson.dumps(filter_to_json(filter))
 
 
 def check_filter(filter: Filter, schema: Mapping[str, ColumnType], *, path: str = "filter") -> None:

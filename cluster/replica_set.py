@@ -1,16 +1,30 @@
-"""The replicas that can answer the same question: asked in the order of weights, one after the
-other.
+"""The replicas that can answer the same question: asked one after the other until one answers.
+
+    preferred, then drawn by weight; open breakers last
+        |
+        v
+    ask a replica --- answer ----------------------------------------------> done
+        |  |                                                                  ^
+        |  +-- error, or its share of the time is over --> ask the next one --+
+        |                                                                     |
+        +-- no answer within the expected latency --> hedge: ask the next one too;
+                                                      the first answer wins --+
+
+A replica that a hedge overtakes has failed to answer: it started earlier, with the same question.
+That is how a half-alive replica, which lives but does not work, is found by its work.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from cluster.balancing import OutcomeWeights
 from cluster.clock import Deadline
 from cluster.errors import DeadlineExceeded, RaygionError
+from cluster.hedging import DEFAULT_HEDGING, ExpectedLatency, HedgeBudget, HedgeSettings
 
 
 class Replica(Protocol):
@@ -23,11 +37,28 @@ T = TypeVar("T")
 
 
 class ReplicaSet(Generic[R]):
-    """The replicas of one shard (or one embedder), with weights that learn from every outcome."""
+    """The replicas of one shard (or one embedder), with weights that learn from every outcome.
 
-    def __init__(self, replicas: Sequence[R], weights: OutcomeWeights) -> None:
+    `preferred`, one of `replicas`, is asked first for as long as its breaker lets requests pass.
+    """
+
+    def __init__(
+        self,
+        replicas: Sequence[R],
+        weights: OutcomeWeights,
+        *,
+        preferred: R | None = None,
+        hedging: HedgeSettings = DEFAULT_HEDGING,
+    ) -> None:
         self._replicas = {replica.replica_id: replica for replica in replicas}
         self._weights = weights
+        self._budget = HedgeBudget(hedging)
+        # By `learn_speed`: what does not compare with the rest has a latency of its own.
+        self._expected = {compares: ExpectedLatency(hedging) for compares in (True, False)}
+        self._ids = list(self._replicas)
+        self._preferred = preferred.replica_id if preferred is not None else None
+        assert self._preferred is None or self._preferred in self._replicas
+        self._others = [known for known in self._ids if known != self._preferred]
 
     async def ask(
         self,
@@ -38,32 +69,149 @@ class ReplicaSet(Generic[R]):
     ) -> T:
         """The answer of the first replica that gives one; each is asked at most once.
 
-        `call(replica, timeout_s)` makes the request. The time left is shared out evenly among the
-        replicas left, so that one that hangs leaves the others their chance. `learn_speed` is False
+        `call(replica, timeout_s)` makes the request, and is cancelled once its answer is no longer
+        wanted. The time left is shared out evenly among the replicas left, so that one that hangs
+        leaves the others their chance; nothing is sent after the deadline. `learn_speed` is False
         for requests whose duration does not compare with the others'. Raises the last error when
         all fail, and at once an error that is the caller's own (not retryable), since every replica
         would say the same.
         """
+        self._budget.asked()
+        return await _Question(self, call, deadline, learn_speed).answer()
+
+    def _order(self) -> list[str]:
+        if self._preferred is None or not self._weights.passes(self._preferred):
+            return self._weights.order(self._ids)
+        return [self._preferred, *self._weights.order(self._others)]
+
+
+class _Attempt:
+    """One request to one replica, which has until `ends_s` on the clock of the deadline."""
+
+    __slots__ = ("ends_s", "excused", "limit", "replica_id")
+
+    def __init__(self, replica_id: str, ends_s: float) -> None:
+        self.replica_id = replica_id
+        self.ends_s = ends_s
+        self.excused = False
+        self.limit: asyncio.Timeout | None = None
+
+    def call_off(self, *, excused: bool) -> None:
+        """Ends it as if its time were over; excused, it is not the replica's failure."""
+        if self.limit is not None and not self.limit.expired():
+            self.excused = excused
+            self.limit.reschedule(asyncio.get_running_loop().time())
+
+
+class _Question(Generic[R, T]):
+    """One question on its way to an answer, and the replicas that are left to ask."""
+
+    def __init__(
+        self,
+        replicas: ReplicaSet[R],
+        call: Callable[[R, float], Awaitable[T]],
+        deadline: Deadline,
+        learn_speed: bool,
+    ) -> None:
+        self._set = replicas
+        self._call = call
+        self._deadline = deadline
+        self._learn_speed = learn_speed
+        self._expected = replicas._expected[learn_speed]
+        self._left = deque(replicas._order())
+        self._hedge: asyncio.Task[T] | None = None
+
+    async def answer(self) -> T:
         last_error: RaygionError = DeadlineExceeded("time ran out before a replica was asked")
-        order = self._weights.order(list(self._replicas))
-        for position, replica_id in enumerate(order):
-            timeout_s = deadline.remaining_s() / (len(order) - position)
-            if timeout_s <= 0:
-                break
-            started_s = deadline.clock.monotonic_s()
+        while attempt := self._next():
             try:
-                async with asyncio.timeout(timeout_s):
-                    answer = await call(self._replicas[replica_id], timeout_s)
-            except TimeoutError:
-                last_error = DeadlineExceeded(f"replica {replica_id} did not answer in time")
+                return await self._race(attempt)
             except RaygionError as error:
                 if not error.retryable:
                     raise
                 last_error = error
-            else:
-                if learn_speed:
-                    took_s = deadline.clock.monotonic_s() - started_s
-                    self._weights.succeeded(replica_id, took_s)
-                return answer
-            self._weights.failed(replica_id)
         raise last_error
+
+    def _next(self) -> _Attempt | None:
+        """The next replica with its share of the time; None when one or the other is used up."""
+        remaining_s = self._deadline.remaining_s()
+        if not self._left or remaining_s <= 0:
+            return None
+        ends_s = self._deadline.clock.monotonic_s() + remaining_s / len(self._left)
+        return _Attempt(self._left.popleft(), ends_s)
+
+    async def _race(self, first: _Attempt) -> T:
+        """The answer to this attempt, or to the hedge that is sent when it is late."""
+        delay_s = self._expected.hedge_delay_s() if self._left else None
+        if delay_s is None:
+            return await self._make(first)
+        # A timer, since a task for the first attempt would cost more than all the rest in here.
+        timer = asyncio.get_running_loop().call_later(delay_s, self._send_hedge, first)
+        try:
+            return await self._make(first)
+        except RaygionError as error:
+            if self._hedge is None or not error.retryable:
+                raise
+            return await self._hedge
+        finally:
+            timer.cancel()
+            if self._hedge is not None:
+                self._hedge.cancel()
+                self._hedge = None
+
+    def _send_hedge(self, first: _Attempt) -> None:
+        if not self._set._weights.passes(self._left[0]) or not self._set._budget.take():
+            return
+        attempt = self._next()
+        if attempt is None:
+            return
+
+        def ended(hedge: asyncio.Task[T]) -> None:
+            if hedge.cancelled():
+                return
+            error = hedge.exception()
+            if error is None:
+                first.call_off(excused=False)
+            elif not (isinstance(error, RaygionError) and error.retryable):
+                first.call_off(excused=True)
+
+        self._hedge = asyncio.create_task(self._make(attempt))
+        self._hedge.add_done_callback(ended)
+
+    async def _make(self, attempt: _Attempt) -> T:
+        """Makes the request and learns from how it ends, whichever way that is."""
+        replica_id, weights = attempt.replica_id, self._set._weights
+        now_s = self._deadline.clock.monotonic_s
+        sent_s = now_s()
+        timeout_s = attempt.ends_s - sent_s
+        if timeout_s <= 0:
+            raise DeadlineExceeded(f"time ran out before replica {replica_id} was asked")
+        probe = weights.began(replica_id)
+        try:
+            async with asyncio.timeout(timeout_s) as attempt.limit:
+                answer = await self._call(self._set._replicas[replica_id], timeout_s)
+        except TimeoutError:
+            # A caller with less patience than an answer usually takes must not ruin the weights.
+            if attempt.excused or timeout_s < (self._expected.at_most_s() or 0.0):
+                weights.left(replica_id, probe=probe)
+            else:
+                weights.failed(replica_id, probe=probe)
+            raise DeadlineExceeded(f"replica {replica_id} did not answer in time") from None
+        except RaygionError as error:
+            if error.retryable:
+                weights.failed(replica_id, probe=probe)
+            else:
+                weights.left(replica_id, probe=probe)
+            raise
+        except BaseException:
+            weights.left(replica_id, probe=probe)
+            raise
+        finally:
+            attempt.limit = None
+        took_s = now_s() - sent_s
+        self._expected.answered(took_s)
+        if self._learn_speed:
+            weights.succeeded(replica_id, took_s, probe=probe)
+        else:
+            weights.left(replica_id, probe=probe)
+        return answer

@@ -39,7 +39,7 @@ class SearchRequest:
     """None means the release's only corpus."""
     queries: tuple[str, ...] | None = None
     vectors: Float32Array | None = None
-    """float32 [n, d]"""
+    """float32 [n, d]; or flat, [n * d], to be cut into rows of the index's dimension."""
     top_k: int = TOP_K_DEFAULT
     filter: Filter | None = None
     fields: tuple[str, ...] | None = None
@@ -48,6 +48,8 @@ class SearchRequest:
     min_coverage: float = 1.0
     """Least share of shards that must answer, in [0, 1]."""
     effort: SearchEffort = SearchEffort()
+    passages: bool = True
+    """False leaves texts and metadata out, and the hits are arrays."""
     release: int | None = None
     """Pins the search to a resident release; None takes the current one."""
     trace_id: str = ""
@@ -64,14 +66,16 @@ class Hit:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchResult:
     results: tuple[tuple[Hit, ...], ...]
-    """One list of hits, best first, for each query of the batch."""
+    """One list of hits, best first, for each query of the batch; empty where `arrays` is not."""
     release: int
     region: str
     coverage: float
     took_ms: float
     trace_id: str
     timings_ms: Mapping[str, float] = field(default_factory=dict)
-    """Where the time went: embed, scatter, merge, fetch."""
+    """Where the time went: embed, wait, scatter, merge, fetch."""
+    arrays: MergedHits | None = None
+    """The hits of a request without `passages`."""
 
     @property
     def hits(self) -> tuple[Hit, ...]:
@@ -118,6 +122,16 @@ class MergedHits:
     rows: Int64Array
     ids: BytesArray
     shards: npt.NDArray[np.int32]
+
+    def of_queries(self, start: int, end: int) -> MergedHits:
+        """The hits of the queries from `start` to before `end`."""
+        part = slice(start, end)
+        return MergedHits(
+            scores=self.scores[part],
+            rows=self.rows[part],
+            ids=self.ids[part],
+            shards=self.shards[part],
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,8 @@ from starlette.types import Lifespan
 from cluster.answers import AnswerEvent, AnswerResult, QueryService, RegionSummary, Retrieved, Token
 from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.errors import DeadlineExceeded, NotFound, RaygionError, Unavailable
-from deployments.http_edge import HttpEdge, read_body
+from deployments.http_body import read_body
+from deployments.http_edge import HttpEdge
 from deployments.http_errors import refused_by_router
 from deployments.http_replies import (
     ANSWER_EXAMPLES,
@@ -30,10 +31,9 @@ from deployments.http_replies import (
     SearchReply,
     StatusReply,
     render_answer,
-    render_search,
     render_status,
 )
-from deployments.http_schema import AnswerBody, SearchBody, parse_answer, parse_search, quoted
+from deployments.http_schema import AnswerBody, SearchBody, parse_answer, quoted
 from deployments.http_settings import HttpSettings
 from deployments.metrics import CONTENT_TYPE, HttpMetrics
 from deployments.openai_replies import (
@@ -45,6 +45,7 @@ from deployments.openai_replies import (
     render_models,
 )
 from deployments.openai_schema import RETRIEVAL_MODEL, ChatBody, parse_chat
+from deployments.search_route import SEARCH, SearchRoute
 from deployments.sse import (
     EventStream,
     NamedEvents,
@@ -54,7 +55,7 @@ from deployments.sse import (
     unless_gone,
 )
 
-SEARCH, ANSWER, CHAT = "/v1/search", "/v1/answer", "/v1/chat/completions"
+ANSWER, CHAT = "/v1/answer", "/v1/chat/completions"
 _REFERENCES = "#/components/schemas/{model}"
 
 
@@ -83,6 +84,7 @@ def build_http_app(
         settings=settings,
         metrics=metrics,
         clock=clock,
+        direct={("POST", SEARCH): SearchRoute(service, settings, metrics)},
         known_routes=frozenset(getattr(route, "path", "") for route in app.routes),
     )
     return app
@@ -147,15 +149,12 @@ class _Routes:
 
     async def search(self, request: Request) -> Response:
         """The passages nearest to one query, or to each of a batch."""
-        body = await read_body(request, self._settings)
-        asked, batch = parse_search(body, request.state.trace_id)
-        result = await self._service.search(asked)
-        self._metrics.searched(SEARCH, result)
-        return _json(render_search(result, batch))
+        # Described here, answered by the edge: see `SearchRoute`.
+        raise AssertionError("the edge answers searches")
 
     async def answer(self, request: Request) -> Response:
         """An answer by the language model, from the passages found, with citations."""
-        body = await read_body(request, self._settings)
+        body = await read_body(request.scope, request.receive, self._settings)
         asked, stream = parse_answer(body, request.state.trace_id)
         if stream:
             events = self._service.answer_events(asked)
@@ -166,7 +165,7 @@ class _Routes:
 
     async def chat(self, request: Request) -> Response:
         """OpenAI's chat: the model `raygion` with retrieval, the plain model's name without."""
-        body = await read_body(request, self._settings)
+        body = await read_body(request.scope, request.receive, self._settings)
         asked = parse_chat(body, request.state.trace_id)
         events = self._service.answer_events(asked.request)
         if asked.model != RETRIEVAL_MODEL:

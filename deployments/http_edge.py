@@ -4,19 +4,18 @@ an answer for whatever the route raises. Plain ASGI, around the FastAPI applicat
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import hmac
 import os
 import re
+from collections.abc import Mapping
 
-from starlette.datastructures import MutableHeaders
-from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cluster.clock import Clock
-from cluster.errors import DeadlineExceeded, Overloaded, TooLarge, Unauthenticated
+from cluster.errors import Overloaded, Unauthenticated
+from deployments.http_body import header_value, header_values
 from deployments.http_errors import ClientGone, error_response, log_failure
 from deployments.http_settings import HttpSettings
 from deployments.metrics import HttpMetrics
@@ -27,12 +26,12 @@ EXEMPT_ROUTES = OPEN_ROUTES | {"/metrics"}
 """Answered even when all places are taken: then they matter most."""
 UNKNOWN_ROUTE = "unknown"
 CLIENT_GONE_STATUS = 499
-TRACE_HEADER = "x-trace-id"
+TRACE_HEADER = b"x-trace-id"
 
 _TRACEPARENT = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?")
 
 
-def trace_id_of(traceparent: bytes | None) -> str:
+def trace_id_of(traceparent: bytes) -> str:
     """The trace id of a valid W3C `traceparent` header, otherwise a new one: 32 hex digits."""
     found = _TRACEPARENT.fullmatch(traceparent) if traceparent else None
     if found:
@@ -77,8 +76,11 @@ class HttpEdge:
         metrics: HttpMetrics,
         clock: Clock,
         known_routes: frozenset[str],
+        direct: Mapping[tuple[str, str], ASGIApp],
     ) -> None:
+        """`direct`: what answers a method and route in place of `app`, for want of time."""
         self._app = app
+        self._direct = direct
         self._keys = BearerKeys(settings.api_keys)
         self._in_flight_max = settings.in_flight_max
         self._in_flight = 0
@@ -91,8 +93,7 @@ class HttpEdge:
             await self._app(scope, receive, send)
             return
         started_s = self._clock.monotonic_s()
-        traceparent = _header_values(scope, b"traceparent")
-        trace_id = trace_id_of(traceparent[0] if traceparent else None)
+        trace_id = trace_id_of(header_value(scope, b"traceparent"))
         # A copy: what a server puts there may be shared by all requests.
         state = {**scope.get("state", {}), "trace_id": trace_id, "started_s": started_s}
         scope = {**scope, "state": state}
@@ -104,12 +105,12 @@ class HttpEdge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[TRACE_HEADER] = trace_id
+                message["headers"] = [*message["headers"], (TRACE_HEADER, trace_id.encode())]
             await send(message)
 
         try:
             await self._answer(route, scope, receive, send_traced)
-        except (ClientGone, ClientDisconnect):
+        except ClientGone:
             if status is None:
                 await Response(status_code=CLIENT_GONE_STATUS)(scope, receive, send_traced)
         except Exception as error:
@@ -123,7 +124,7 @@ class HttpEdge:
 
     async def _answer(self, route: str, scope: Scope, receive: Receive, send: Send) -> None:
         if route not in OPEN_ROUTES:
-            self._keys.check(_header_values(scope, b"authorization"))
+            self._keys.check(header_values(scope, b"authorization"))
         if route in EXEMPT_ROUTES:
             await self._app(scope, receive, send)
             return
@@ -132,39 +133,8 @@ class HttpEdge:
         self._in_flight += 1
         self._metrics.in_flight.set(self._in_flight)
         try:
-            await self._app(scope, receive, send)
+            app = self._direct.get((scope["method"], route), self._app)
+            await app(scope, receive, send)
         finally:
             self._in_flight -= 1
             self._metrics.in_flight.set(self._in_flight)
-
-
-async def read_body(request: Request, settings: HttpSettings) -> bytes:
-    """The whole body. Raises TooLarge as soon as it is known to be too long, however it is sent,
-    and DeadlineExceeded when it does not arrive in time.
-    """
-    bytes_max = settings.body_bytes_max
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > bytes_max:
-        raise _too_large(bytes_max)
-    parts: list[bytes] = []
-    num_bytes = 0
-    try:
-        async with asyncio.timeout(settings.body_timeout_s):
-            async for part in request.stream():
-                num_bytes += len(part)
-                if num_bytes > bytes_max:
-                    raise _too_large(bytes_max)
-                parts.append(part)
-    except TimeoutError:
-        raise DeadlineExceeded(
-            f"the request body did not arrive within {settings.body_timeout_s:g} s"
-        ) from None
-    return b"".join(parts)
-
-
-def _too_large(bytes_max: int) -> TooLarge:
-    return TooLarge(f"the request body is longer than {bytes_max} bytes; send a smaller batch")
-
-
-def _header_values(scope: Scope, name: bytes) -> list[bytes]:
-    return [value for key, value in scope["headers"] if key == name]

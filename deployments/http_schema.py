@@ -6,7 +6,7 @@ refusal is an InvalidArgument that names the field.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import orjson
@@ -25,7 +25,9 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from cluster.answers import ANSWER_TOP_K_DEFAULT, AnswerRequest
 from cluster.checks import (
     BATCH_MAX,
+    EF_SEARCH_MAX,
     MAX_TOKENS_MAX,
+    NPROBE_MAX,
     TEXT_CHARS_MAX,
     TIMEOUT_S_MAX,
     TOP_K_MAX,
@@ -33,7 +35,7 @@ from cluster.checks import (
 )
 from cluster.errors import InvalidArgument
 from cluster.filters import Filter, parse_filter
-from cluster.search import TOP_K_DEFAULT, Float32Array, SearchRequest
+from cluster.search import TOP_K_DEFAULT, Float32Array, SearchEffort, SearchRequest
 
 TIMEOUT_MS_MAX = int(TIMEOUT_S_MAX * 1000)
 _NAME_LENGTH_MAX = 256
@@ -75,6 +77,8 @@ TimeoutMs = Annotated[int, Field(ge=1, le=TIMEOUT_MS_MAX)]
 TopK = Annotated[int, Field(ge=1, le=TOP_K_MAX)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 ReleaseNumber = Annotated[int, Field(ge=0, le=_RELEASE_MAX)]
+EfSearch = Annotated[int, Field(ge=1, le=EF_SEARCH_MAX)]
+Nprobe = Annotated[int, Field(ge=1, le=NPROBE_MAX)]
 MaxTokens = Annotated[int, Field(ge=1, le=MAX_TOKENS_MAX)]
 Temperature = Annotated[float, Field(ge=0.0, le=2.0)]
 
@@ -103,13 +107,9 @@ class Body(BaseModel):
         return data
 
 
-class SearchBody(Body):
-    """Give exactly one of `query`, `vector`, `queries` and `vectors`."""
+class SearchOptions(Body):
+    """How to search, whatever for: in the JSON body, or in the URL of a binary one."""
 
-    query: Text | None = Field(None, description="A text to search for.")
-    vector: Vector | None = Field(None, description="A ready-made vector of the index's dimension.")
-    queries: Texts | None = Field(None, description="Texts, answered together in this order.")
-    vectors: Batch | None = Field(None, description="Vectors of one length, answered together.")
     corpus: Name | None = Field(None, description="May be left out where there is one corpus.")
     top_k: TopK = Field(TOP_K_DEFAULT, description="Hits for each query.")
     filter: FilterJson | None = None
@@ -121,6 +121,49 @@ class SearchBody(Body):
     release: ReleaseNumber | None = Field(
         None, description="A release that the region holds; null: the current one."
     )
+    ef_search: EfSearch | None = Field(
+        None, description="How far an HNSW graph is searched; null: as far as it was tuned to."
+    )
+    nprobe: Nprobe | None = Field(
+        None, description="Lists of an IVF index that are searched; null: as many as tuned to."
+    )
+    recall: Literal["exact"] | None = Field(
+        None, description="`exact` compares with every passage, whatever the index."
+    )
+
+    def to_request(
+        self,
+        queries: tuple[str, ...] | None,
+        vectors: Float32Array | None,
+        trace_id: str,
+        *,
+        passages: bool,
+    ) -> SearchRequest:
+        return SearchRequest(
+            corpus=self.corpus,
+            queries=queries,
+            vectors=vectors,
+            top_k=self.top_k,
+            filter=self.filter,
+            fields=None if self.fields is None else tuple(self.fields),
+            timeout_s=self.timeout_ms / 1000.0,
+            min_coverage=self.min_coverage,
+            effort=SearchEffort(
+                ef_search=self.ef_search, nprobe=self.nprobe, exact=self.recall == "exact"
+            ),
+            passages=passages,
+            release=self.release,
+            trace_id=trace_id,
+        )
+
+
+class SearchBody(SearchOptions):
+    """Give exactly one of `query`, `vector`, `queries` and `vectors`."""
+
+    query: Text | None = Field(None, description="A text to search for.")
+    vector: Vector | None = Field(None, description="A ready-made vector of the index's dimension.")
+    queries: Texts | None = Field(None, description="Texts, answered together in this order.")
+    vectors: Batch | None = Field(None, description="Vectors of one length, answered together.")
 
 
 class AnswerBody(Body):
@@ -140,7 +183,9 @@ class AnswerBody(Body):
     )
 
 
-def parse_search(body: bytes, trace_id: str = "") -> tuple[SearchRequest, bool]:
+def parse_search(
+    body: bytes, trace_id: str = "", *, passages: bool = True
+) -> tuple[SearchRequest, bool]:
     """The request, and whether it is a batch (`queries` or `vectors`), which decides the form of
     the reply. Raises InvalidArgument.
     """
@@ -168,18 +213,7 @@ def parse_search(body: bytes, trace_id: str = "") -> tuple[SearchRequest, bool]:
         len(queries) if queries is not None else len(vectors if vectors is not None else ())
     )
     check_hits(num_queries, asked.top_k)
-    request = SearchRequest(
-        corpus=asked.corpus,
-        queries=queries,
-        vectors=vectors,
-        top_k=asked.top_k,
-        filter=asked.filter,
-        fields=None if asked.fields is None else tuple(asked.fields),
-        timeout_s=asked.timeout_ms / 1000.0,
-        min_coverage=asked.min_coverage,
-        release=asked.release,
-        trace_id=trace_id,
-    )
+    request = asked.to_request(queries, vectors, trace_id, passages=passages)
     return request, given[0] in ("queries", "vectors")
 
 
@@ -218,7 +252,7 @@ def parse_body(model: type[BodyT], body: bytes) -> BodyT:
         return model.model_validate(parsed)
     except ValidationError as error:
         details = error.errors(include_url=False, include_input=False)[0]
-        raise _invalid_argument(details) from None
+        raise invalid_argument(details) from None
 
 
 def _to_array(rows: list[list[float]], field: str) -> Float32Array:
@@ -241,7 +275,7 @@ _MESSAGES = {
 }
 
 
-def _invalid_argument(details: ErrorDetails) -> InvalidArgument:
+def invalid_argument(details: ErrorDetails) -> InvalidArgument:
     context: dict[str, Any] = details.get("ctx") or {}
     location = details["loc"]
     if details["type"] == "unknown_key":

@@ -33,6 +33,12 @@ _QUIET_ENV = {
     # Events of single tasks, which only the dashboard shows: a cost on every call of an actor.
     "RAY_task_events_report_interval_ms": "0",
     "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "1000",
+    # A replica's requests run on its own event loop, not on a thread beside it: the way there and
+    # back costs more than a search.
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+    "RAY_SERVE_FREEZE_GC_ON_STARTUP": "1",
+    "RAY_SERVE_LOG_TO_STDERR": "0",
     "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
 }
 

@@ -150,7 +150,7 @@ def start_services(installation: Installation, progress: Progress) -> Coordinato
     client = CoordinatorClient()
     client.wait_until_leading(installation.region, _LEAD_TIMEOUT_S)
     progress("endpoint")
-    wiring.detached_actor(Front, names.FRONT, threads=512, args=(store, cache))
+    wiring.detached_actor(Front, names.FRONT, threads=512, args=(store, cache, http.local_first))
     gateway = serve.status().applications.get(names.GATEWAY_APPLICATION)
     # Serve would end the gateways that run before it starts equal ones.
     if gateway is None or gateway.status is not ApplicationStatus.RUNNING:

@@ -11,7 +11,8 @@ WEIGHTED_ROUTER = "deployments.weighted_router:WeightedRouter"
 
 
 class WeightedRouter(RequestRouter):
-    """Draws the replicas by weight without replacement and offers them one by one.
+    """Draws the replicas by weight without replacement and offers them one by one, those with an
+    open circuit breaker last.
 
     Each rank holds a single replica, since Serve picks the shortest queue within a rank and the
     weights would be lost. A replica whose queue is full is passed over for the next in the draw;

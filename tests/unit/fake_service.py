@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import httpx
+import numpy as np
 import uvicorn
 from fastapi import FastAPI
 
@@ -26,7 +27,7 @@ from cluster.answers import (
     Usage,
 )
 from cluster.errors import InvalidArgument
-from cluster.search import Hit, SearchRequest, SearchResult
+from cluster.search import Hit, MergedHits, SearchRequest, SearchResult
 from deployments.http_app import build_http_app
 from deployments.http_settings import HttpSettings
 
@@ -61,6 +62,16 @@ SUMMARY = RegionSummary(
 )
 
 
+def hit_arrays(num_queries: int) -> MergedHits:
+    """HIT for each query, and one place that is padding."""
+    return MergedHits(
+        scores=np.array([[HIT.score, -np.inf]] * num_queries, dtype=np.float32),
+        rows=np.array([[4, -1]] * num_queries),
+        ids=np.array([[HIT.id.encode(), b""]] * num_queries),
+        shards=np.array([[1, -1]] * num_queries, dtype=np.int32),
+    )
+
+
 class FakeService:
     """Answers at once with fixed words; records what was asked and how streams ended."""
 
@@ -93,13 +104,15 @@ class FakeService:
             raise self.search_error
         if request.corpus not in (None, "factbook"):
             raise InvalidArgument(f"there is no corpus {request.corpus!r}", "corpus")
-        if request.vectors is not None and request.vectors.shape[1] != DIMENSION:
+        vectors = request.vectors
+        if vectors is not None and vectors.ndim == 1:
+            vectors = vectors.reshape(-1, DIMENSION)
+        if vectors is not None and vectors.shape[1] != DIMENSION:
             raise InvalidArgument(f"must have {DIMENSION} numbers", "vector")
-        num_queries = (
-            len(request.queries or ()) if request.vectors is None else len(request.vectors)
-        )
+        num_queries = len(request.queries or ()) if vectors is None else len(vectors)
         return SearchResult(
-            results=((HIT,),) * num_queries,
+            results=((HIT,),) * num_queries if request.passages else (),
+            arrays=None if request.passages else hit_arrays(num_queries),
             release=7 if request.release is None else request.release,
             region="north",
             coverage=self.coverage,

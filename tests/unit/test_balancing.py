@@ -138,6 +138,54 @@ def test_first_places_follow_the_weights() -> None:
     assert firsts["a"] / 20_000 == pytest.approx(1.0 / 2.2, abs=0.015)
 
 
+def test_what_a_breaker_holds_back_comes_last_and_is_not_left_out() -> None:
+    weights, time = make_weights()
+    for _ in range(SETTINGS.breaker.failures_in_row_max):
+        assert weights.passes("b")
+        weights.failed("b")
+    assert not weights.passes("b")
+    for _ in range(200):
+        order = weights.order(["a", "b", "c"])
+        assert sorted(order) == ["a", "b", "c"]
+        assert order[-1] == "b"
+    assert weights.order(["b"]) == ["b"]
+    time.now_s += 60.0
+    assert weights.passes("b")
+    assert weights.began("b")
+    assert all(weights.order(["a", "b", "c"])[-1] == "b" for _ in range(50))
+    weights.left("b", probe=True)
+    assert any(weights.order(["a", "b", "c"])[0] == "b" for _ in range(50))
+
+
+def test_speeds_are_judged_among_those_that_are_to_be_ordered() -> None:
+    weights, _ = make_weights()
+    for replica_id, latency_s in [("local", 0.0001), ("near", 0.001), ("far", 0.01)]:
+        weights.succeeded(replica_id, latency_s)
+    firsts = Counter(weights.order(["near", "far"])[0] for _ in range(2000))
+    assert firsts["far"] < 0.03 * 2000
+
+
+def test_good_probes_make_a_replica_one_of_many_again() -> None:
+    weights, time = make_weights()
+    for _ in range(SETTINGS.breaker.failures_in_row_max):
+        weights.failed("a")
+    time.now_s += 60.0
+    for _ in range(SETTINGS.breaker.good_probes):
+        weights.succeeded("a", 0.1, probe=weights.began("a"))
+    assert not weights.began("a")
+    assert weights.passes("a")
+
+
+def test_a_departed_replica_leaves_no_breaker_behind() -> None:
+    weights, _ = make_weights()
+    for _ in range(SETTINGS.breaker.failures_in_row_max):
+        weights.failed("a")
+    weights.retain([])
+    assert weights.passes("a")
+    assert not weights.began("a")
+    weights.left("a", probe=True)
+
+
 Outcome = tuple[str, str, float]
 outcomes = st.lists(
     st.tuples(
@@ -197,19 +245,20 @@ class Traffic:
     def run(self, seconds: float) -> Counter[str]:
         """Asks for `seconds` and counts who was asked."""
         asked: Counter[str] = Counter()
-        pending: list[tuple[float, str, float, bool]] = []
+        pending: list[tuple[float, str, float, bool, bool]] = []
         end_s = self.time.now_s + seconds
         while self.time.now_s < end_s:
             while pending and pending[0][0] <= self.time.now_s:
-                _, replica_id, latency_s, good = heapq.heappop(pending)
+                _, replica_id, latency_s, good, probe = heapq.heappop(pending)
                 if good:
-                    self.weights.succeeded(replica_id, latency_s)
+                    self.weights.succeeded(replica_id, latency_s, probe=probe)
                 else:
-                    self.weights.failed(replica_id)
+                    self.weights.failed(replica_id, probe=probe)
             first = self.weights.order(self.replicas)[0]
             asked[first] += 1
             latency_s, good = self.answer(first, self.time.now_s)
-            heapq.heappush(pending, (self.time.now_s + latency_s, first, latency_s, good))
+            probe = self.weights.began(first)
+            heapq.heappush(pending, (self.time.now_s + latency_s, first, latency_s, good, probe))
             self.time.now_s += self.rng.expovariate(self.rate)
         return asked
 

@@ -21,12 +21,13 @@ from cluster.checks import (
     check_hits,
     check_retrieval,
     check_search,
+    in_rows,
 )
 from cluster.errors import InvalidArgument
 from cluster.filters import parse_filter
 from cluster.manifests import ColumnType, Metric
 from cluster.region_view import CorpusView
-from cluster.search import SearchRequest
+from cluster.search import SearchEffort, SearchRequest
 
 CORPUS = CorpusView(
     corpus="c",
@@ -170,3 +171,24 @@ def test_a_question_needs_a_corpus_with_an_embedder() -> None:
     with pytest.raises(InvalidArgument) as refused:
         check_retrieval(replace(CORPUS, has_embedder=False))
     assert refused.value.field == "question"
+
+
+def test_flat_vectors_are_cut_into_rows_of_the_index() -> None:
+    flat = replace(VECTOR, vectors=np.arange(8, dtype=np.float32))
+    rows = in_rows(flat, CORPUS).vectors
+    assert rows is not None
+    assert rows.tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert in_rows(VECTOR, CORPUS) is VECTOR
+    for size in (0, 3, 9):
+        with pytest.raises(InvalidArgument) as refused:
+            in_rows(replace(VECTOR, vectors=np.ones(size, dtype=np.float32)), CORPUS)
+        assert refused.value.field == "vectors"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("ef_search", 0), ("ef_search", 10_001), ("nprobe", 0), ("nprobe", 65_537)]
+)
+def test_effort_is_bounded(field: str, value: int) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        check_search(replace(VECTOR, effort=SearchEffort(**{field: value})), CORPUS)
+    assert refused.value.field == field

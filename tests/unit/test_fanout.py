@@ -10,16 +10,37 @@ import pytest
 from cluster.balancing import OutcomeWeights
 from cluster.clock import Deadline
 from cluster.errors import DeadlineExceeded, InvalidArgument, RaygionError, Unavailable
-from cluster.fanout import ShardReplica, scatter
+from cluster.fanout import ShardRoute, scatter
 from cluster.replica_set import ReplicaSet
+from cluster.search import Int64Array, Passages, ShardHits, ShardQuery
 from tests.fakes import A_QUERY, FakeReplica, hits_of, never_reached
 
 DOWN = Unavailable("down")
 HITS = [hits_of(b"a"), hits_of(b"b"), hits_of(b"c")]
 
 
-def shard(*replicas: FakeReplica) -> ReplicaSet[ShardReplica]:
-    return ReplicaSet(replicas, OutcomeWeights(now_s=lambda: 0.0, rng=random.Random(1)))
+def shard(*replicas: FakeReplica, local: FakeLocalShard | None = None) -> ShardRoute:
+    weights = OutcomeWeights(now_s=lambda: 0.0, rng=random.Random(1))
+    return ShardRoute(ReplicaSet(replicas, weights), local)
+
+
+class FakeLocalShard:
+    """Answers at once with `outcome`, where None sends the caller to a replica."""
+
+    def __init__(self, outcome: ShardHits | InvalidArgument | None) -> None:
+        self._outcome = outcome
+        self.calls = 0
+
+    def search_now(self, query: ShardQuery) -> ShardHits | None:
+        self.calls += 1
+        if isinstance(self._outcome, InvalidArgument):
+            raise self._outcome
+        return self._outcome
+
+    def passages_now(
+        self, index_version: str, rows: Int64Array, fields: tuple[str, ...] | None
+    ) -> Passages | None:
+        raise AssertionError("nobody asks this shard for passages")
 
 
 async def test_every_shard_is_asked_once_and_parts_keep_their_order() -> None:
@@ -115,3 +136,19 @@ def test_only_errors_that_another_try_may_mend_make_a_shard_missing() -> None:
     assert Unavailable.retryable
     assert not InvalidArgument.retryable
     assert not RaygionError.retryable
+
+
+async def test_a_local_shard_answers_without_a_call_and_replicas_do_the_rest() -> None:
+    replicas = [FakeReplica(str(n), [hits]) for n, hits in enumerate(HITS)]
+    locals_ = [FakeLocalShard(HITS[0]), FakeLocalShard(None), None]
+    routes = [shard(r, local=local) for r, local in zip(replicas, locals_, strict=True)]
+    gathered = await scatter(routes, A_QUERY, never_reached())
+    assert all(part is hits for part, hits in zip(gathered.parts, HITS, strict=True))
+    assert [replica.calls for replica in replicas] == [0, 1, 1]
+
+
+async def test_a_local_shard_refuses_what_is_wrong_with_the_query() -> None:
+    replica, wrong = FakeReplica("0"), InvalidArgument("no", "vectors")
+    with pytest.raises(InvalidArgument):
+        await scatter([shard(replica, local=FakeLocalShard(wrong))], A_QUERY, never_reached())
+    assert replica.calls == 0

@@ -16,6 +16,7 @@ from actors.replica_outcomes import (
     ReplicaOutcomes,
     outcomes_of,
 )
+from cluster.circuit_breaker import DEFAULT_BREAKER
 
 
 class SimClock:
@@ -133,6 +134,50 @@ def test_an_impatient_caller_does_not_lower_but_a_long_wait_does(
 def test_a_wait_in_vain_lowers_when_nothing_is_usual_yet(caller: Caller) -> None:
     caller.outcomes.gave_up(caller.routed("a"))
     assert caller.weight("a") < 1.0
+
+
+def open_breaker(caller: Caller, replica_id: str) -> None:
+    for _ in range(DEFAULT_BREAKER.failures_in_row_max):
+        caller.outcomes.failed(caller.routed(replica_id))
+
+
+def first_in_line(caller: Caller, replica_id: str) -> int:
+    """How often of a hundred draws of two it is offered first."""
+    orders = [caller.outcomes.order(["a", "b"]) for _ in range(100)]
+    assert all(sorted(order) == ["a", "b"] for order in orders)
+    return sum(order[0] == replica_id for order in orders)
+
+
+def test_a_replica_with_an_open_breaker_is_offered_last(caller: Caller) -> None:
+    open_breaker(caller, "a")
+    assert first_in_line(caller, "a") == 0
+    assert caller.outcomes.order(["a", "b", "c"], avoid_replica="b")[-1] == "b"
+    caller.clock.now_s += 60.0
+    assert first_in_line(caller, "a") > 10
+    for _ in range(DEFAULT_BREAKER.good_probes):
+        attempt_id = caller.routed("a")
+        assert first_in_line(caller, "a") == 0  # One probe at a time.
+        caller.outcomes.answered(attempt_id, first_token_s=0.1, later_tokens=0, later_s=0.0)
+    assert first_in_line(caller, "a") > 10
+
+
+@pytest.mark.parametrize("how", ["forgotten", "left early", "routed anew", "too long ago"])
+def test_a_probe_whose_end_tells_nothing_makes_room_for_the_next(caller: Caller, how: str) -> None:
+    caller.answered("b")
+    open_breaker(caller, "a")
+    caller.clock.now_s += 60.0
+    attempt_id = caller.routed("a")
+    assert first_in_line(caller, "a") == 0
+    if how == "forgotten":
+        caller.outcomes.forget(attempt_id)
+    elif how == "left early":
+        caller.outcomes.gave_up(attempt_id)
+    elif how == "routed anew":
+        caller.outcomes.routed(attempt_id, "b")
+    else:
+        for _ in range(ATTEMPTS_MAX):
+            caller.routed("b")
+    assert first_in_line(caller, "a") > 10
 
 
 def test_forgotten_attempts_and_departed_replicas_take_no_memory(caller: Caller) -> None:

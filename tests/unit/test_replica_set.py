@@ -1,11 +1,10 @@
-"""Asking replicas one after the other: order, sharing of the time, which errors end it."""
+"""Asking replicas: order, sharing of the time, and which errors end it."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Sequence
 
 import pytest
 
@@ -21,36 +20,10 @@ from cluster.errors import (
     Unavailable,
 )
 from cluster.replica_set import ReplicaSet
-from cluster.search import ShardHits
 from tests.fakes import A_QUERY, FakeReplica, SimClock, hits_of, never_reached
+from tests.unit.ordered_replicas import ordered, search
 
 DOWN = Unavailable("down")
-
-
-class OrderedWeights(OutcomeWeights):
-    """Keeps the given order and notes what it is told."""
-
-    def __init__(self) -> None:
-        super().__init__(now_s=lambda: 0.0, rng=random.Random(0))
-        self.told: list[tuple[str, float | None]] = []
-
-    def order(self, replica_ids: Sequence[str]) -> list[str]:
-        return list(replica_ids)
-
-    def succeeded(self, replica_id: str, latency_s: float) -> None:
-        self.told.append((replica_id, latency_s))
-
-    def failed(self, replica_id: str) -> None:
-        self.told.append((replica_id, None))
-
-
-def ordered(*replicas: FakeReplica) -> tuple[ReplicaSet[FakeReplica], OrderedWeights]:
-    weights = OrderedWeights()
-    return ReplicaSet(replicas, weights), weights
-
-
-async def search(replicas: ReplicaSet[FakeReplica], deadline: Deadline | None = None) -> ShardHits:
-    return await replicas.ask(lambda r, t: r.search(A_QUERY, t), deadline or never_reached())
 
 
 async def test_the_first_one_that_answers_ends_it() -> None:
@@ -170,9 +143,84 @@ async def test_durations_that_do_not_compare_are_not_learnt_from() -> None:
     assert weights.told == [("1", None)]
 
 
+async def test_a_caller_without_patience_blames_nobody() -> None:
+    clock = SimClock()
+
+    async def take_a_second(replica: FakeReplica, timeout_s: float) -> None:
+        clock.sleep(1.0)
+
+    hanging = FakeReplica("1", [None])
+    replicas, weights = ordered(hanging)
+    for _ in range(30):
+        await replicas.ask(take_a_second, Deadline.after(10.0, clock))
+    weights.told.clear()
+    with pytest.raises(DeadlineExceeded):
+        await search(replicas, Deadline.after(0.01))
+    assert hanging.cancelled == 1
+    assert weights.told == []
+
+
+async def test_the_preferred_replica_is_asked_first_while_its_breaker_lets_it() -> None:
+    clock = SimClock()
+    local = FakeReplica("local", [hits_of(b"a"), *[DOWN] * 5, hits_of(b"a")])
+    others = [FakeReplica("1"), FakeReplica("2")]
+    weights = OutcomeWeights(now_s=clock.monotonic_s, rng=random.Random(7))
+    replicas = ReplicaSet([*others, local], weights, preferred=local)
+
+    async def ask_often(times: int) -> int:
+        """How often the preferred one was asked."""
+        before = local.calls
+        for _ in range(times):
+            await search(replicas, Deadline.after(1.0, clock))
+        return local.calls - before
+
+    assert await ask_often(6) == 6
+    assert not weights.passes("local")
+    assert await ask_often(20) == 0
+    clock.sleep(20.0)
+    assert await ask_often(20) == 20
+    assert weights.passes("local")
+
+
+async def test_a_lone_replica_is_asked_at_once_with_an_open_breaker() -> None:
+    clock = SimClock()
+    replica = FakeReplica("1", [*[DOWN] * 10, hits_of(b"a")])
+    weights = OutcomeWeights(now_s=clock.monotonic_s, rng=random.Random(7))
+    replicas = ReplicaSet([replica], weights)
+    for _ in range(10):
+        with pytest.raises(Unavailable):
+            await search(replicas, Deadline.after(1.0, clock))
+    assert not weights.passes("1")
+    assert (await search(replicas, Deadline.after(1.0, clock))) is replica.outcomes[-1]
+
+
+async def test_a_probe_that_no_caller_waits_for_makes_room_for_the_next() -> None:
+    clock = SimClock()
+    replica = FakeReplica("1", [*[DOWN] * 5, None, InvalidArgument("x", "vector"), hits_of(b"a")])
+    weights = OutcomeWeights(now_s=clock.monotonic_s, rng=random.Random(7))
+    replicas = ReplicaSet([replica], weights)
+    for _ in range(5):
+        with pytest.raises(Unavailable):
+            await search(replicas)
+    replica.asked.clear()
+    clock.sleep(20.0)
+    task = asyncio.create_task(search(replicas))
+    await replica.asked.wait()
+    assert not weights.passes("1")
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert weights.passes("1")
+    with pytest.raises(InvalidArgument):
+        await search(replicas)
+    assert weights.passes("1")
+    await replicas.ask(lambda r, t: r.search(A_QUERY, t), never_reached(), learn_speed=False)
+    assert weights.passes("1")
+
+
 async def test_a_replica_that_fails_is_asked_less_and_wins_its_share_back() -> None:
     clock = SimClock()
-    good, bad = FakeReplica("good"), FakeReplica("bad", [DOWN] * 30 + [hits_of(b"a")])
+    good, bad = FakeReplica("good"), FakeReplica("bad", [DOWN] * 12 + [hits_of(b"a")])
     weights = OutcomeWeights(now_s=clock.monotonic_s, rng=random.Random(7))
     replicas = ReplicaSet([good, bad], weights)
     first_asked: Counter[tuple[str, str]] = Counter()
@@ -187,6 +235,6 @@ async def test_a_replica_that_fails_is_asked_less_and_wins_its_share_back() -> N
     await run("failing", 500)
     await run("recovering", 6000)
     await run("recovered", 1000)
-    assert bad.calls > 30
+    assert bad.calls > 12
     assert first_asked["failing", "bad"] < 0.15 * 500
     assert first_asked["recovered", "bad"] > 0.3 * 1000

@@ -1,0 +1,195 @@
+"""The middle of the query path: scatter to the shards, merge, fetch the texts of the final hits.
+
+Searches of the same kind that are asked at the same time travel together (`cluster.coalescing`):
+one call a shard for all of them, one merge, one fetch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from actors.stopwatch import Stopwatch
+from cluster.checks import BATCH_MAX
+from cluster.clock import Clock, Deadline
+from cluster.coalescing import Coalescer
+from cluster.errors import DeadlineExceeded, RaygionError, Unavailable
+from cluster.fanout import Gathered, ShardRoute, scatter
+from cluster.filters import Filter
+from cluster.merge import merge_hits
+from cluster.search import Float32Array, Hit, MergedHits, Passages, SearchEffort, ShardQuery
+
+_SCATTER_SHARE = 0.8
+"""Of the time that is left, for searching the shards of an answer that may be incomplete."""
+_IN_FLIGHT_MAX = 4
+"""Batches of one kind under way at once: one that waits for a slow replica must not hold up those
+that come after it.
+"""
+_WAITING_MAX = 16 * BATCH_MAX
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchKind:
+    """What searches must have in common to travel together."""
+
+    corpus: str
+    index_version: str
+    top_k: int
+    fields: tuple[str, ...] | None
+    effort: SearchEffort
+    passages: bool
+    partial_within_s: float | None
+    """For searches that put up with missing shards: the time they give the whole request."""
+    filter_key: bytes
+    filter: Filter | None = field(compare=False)
+    shards: Sequence[ShardRoute] = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What one search found."""
+
+    results: tuple[tuple[Hit, ...], ...]
+    arrays: MergedHits | None
+    """In place of `results` when no passages were asked for."""
+    coverage: float
+    first_error: RaygionError | None
+    timings_ms: dict[str, float]
+
+    def check_coverage(self, least: float, deadline: Deadline) -> None:
+        """Raises Unavailable or DeadlineExceeded when too few shards answered."""
+        if self.coverage >= least:
+            return
+        error = self.first_error
+        if isinstance(error, DeadlineExceeded) or deadline.expired():
+            raise DeadlineExceeded("time ran out before enough shards answered") from error
+        raise Unavailable(
+            f"coverage is {self.coverage:.2f}, but at least {least:.2f} was asked for"
+        ) from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    vectors: Float32Array
+    deadline: Deadline
+
+
+class ShardSearch:
+    """Searches all shards of an index for vectors that were checked and prepared."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._coalescer: Coalescer[SearchKind, _Asked, Found] = Coalescer(
+            self._run,
+            size_max=BATCH_MAX,
+            in_flight_max=_IN_FLIGHT_MAX,
+            waiting_max=_WAITING_MAX,
+        )
+
+    async def search(self, kind: SearchKind, vectors: Float32Array, deadline: Deadline) -> Found:
+        """One list of hits for each row of `vectors`, float32 [n, d].
+
+        Raises DeadlineExceeded, Overloaded. Missing shards are a number, `coverage`.
+        """
+        watch = Stopwatch.start(self._clock)
+        asked = _Asked(vectors=vectors, deadline=deadline)
+        try:
+            async with asyncio.timeout(deadline.remaining_s()):
+                found = await self._coalescer.submit(kind, asked, len(vectors))
+        except TimeoutError:
+            raise DeadlineExceeded("time ran out before the shards answered") from None
+        waited_ms = watch.total_ms() - sum(found.timings_ms.values())
+        found.timings_ms["wait"] = max(0.0, waited_ms)
+        return found
+
+    async def _run(self, kind: SearchKind, asked: list[_Asked]) -> list[Found]:
+        watch = Stopwatch.start(self._clock)
+        deadline = max((one.deadline for one in asked), key=lambda d: d.remaining_s())
+        vectors = asked[0].vectors
+        if len(asked) > 1:
+            vectors = np.concatenate([one.vectors for one in asked])
+        query = ShardQuery(
+            corpus=kind.corpus,
+            index_version=kind.index_version,
+            vectors=vectors,
+            top_k=kind.top_k,
+            filter=kind.filter,
+            effort=kind.effort,
+        )
+        gathered = await scatter(kind.shards, query, self._scatter_deadline(kind, deadline))
+        watch.lap("scatter")
+        answered = [(i, part) for i, part in enumerate(gathered.parts) if part is not None]
+        merged = merge_hits(answered, kind.top_k)
+        watch.lap("merge")
+        hits: list[tuple[Hit, ...]] | None = None
+        if kind.passages:
+            hits = await _fetch(kind, merged, deadline) or [()] * len(vectors)
+        watch.lap("fetch")
+        return _handed_out(asked, merged, hits, gathered, watch)
+
+    def _scatter_deadline(self, kind: SearchKind, deadline: Deadline) -> Deadline:
+        """Shards that may be missing must not use up the time in which the hits are fetched."""
+        if kind.partial_within_s is None:
+            return deadline
+        return Deadline.after(_SCATTER_SHARE * deadline.remaining_s(), self._clock)
+
+
+def _handed_out(
+    asked: list[_Asked],
+    merged: MergedHits,
+    hits: list[tuple[Hit, ...]] | None,
+    gathered: Gathered,
+    watch: Stopwatch,
+) -> list[Found]:
+    found = []
+    start = 0
+    for one in asked:
+        end = start + len(one.vectors)
+        found.append(
+            Found(
+                results=() if hits is None else tuple(hits[start:end]),
+                arrays=merged.of_queries(start, end) if hits is None else None,
+                coverage=gathered.coverage,
+                first_error=gathered.first_error,
+                timings_ms=dict(watch.laps_ms),
+            )
+        )
+        start = end
+    return found
+
+
+async def _fetch(kind: SearchKind, merged: MergedHits, deadline: Deadline) -> list[tuple[Hit, ...]]:
+    """Texts and metadata of the final hits only, one call for each shard that has some."""
+    flat_shards, flat_rows = merged.shards.ravel(), merged.rows.ravel()
+    places = {int(s): np.flatnonzero(flat_shards == s) for s in np.unique(flat_shards) if s >= 0}
+    fetched: dict[int, Passages | None] = {
+        shard: kind.shards[shard].passages_now(kind.index_version, flat_rows[where], kind.fields)
+        for shard, where in places.items()
+    }
+    asked = [shard for shard, passages in fetched.items() if passages is None]
+    if asked:
+        answers = await asyncio.gather(
+            *(
+                kind.shards[shard].passages(
+                    kind.index_version, flat_rows[places[shard]], kind.fields, deadline
+                )
+                for shard in asked
+            )
+        )
+        fetched.update(zip(asked, answers, strict=True))
+    hits: list[Hit | None] = [None] * merged.ids.size
+    ids, scores = merged.ids.ravel().tolist(), merged.scores.ravel().tolist()
+    for shard, passages in fetched.items():
+        assert passages is not None
+        where = places[shard].tolist()
+        found = zip(where, passages.texts, passages.metadata, strict=True)
+        for place, text, metadata in found:
+            hits[place] = Hit(
+                id=ids[place].decode(), score=scores[place], text=text, metadata=metadata
+            )
+    k = merged.ids.shape[1]
+    lines = (hits[start : start + k] for start in range(0, len(hits), k or 1))
+    return [tuple(hit for hit in line if hit is not None) for line in lines]

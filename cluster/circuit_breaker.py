@@ -1,0 +1,154 @@
+"""Whether a replica may be asked at all, as far as its last outcomes tell.
+
+              failures in a row, or too many of the recent outcomes
+      closed -------------------------------------------------------> open
+         ^                                                            |  ^
+         | enough probes went well             the backoff has passed |  | the probe failed:
+         |                                                            v  | a longer backoff
+         +-------------------------------------------------------- half-open
+                                                          (one probe at a time)
+
+closed: every request may pass. open: none should. half-open: one may pass, the probe; the next one
+when it has ended.
+
+A breaker advises and refuses nothing: whoever has no other replica left asks this one all the same.
+Such a request is no probe, and outside `closed` only the outcomes of probes count. So what was sent
+before the breaker opened neither closes nor opens it again when it ends late.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from cluster.clock import Backoff
+
+
+class BreakerState(StrEnum):
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half-open"
+
+
+_BACKOFF = Backoff(initial_s=0.5, wait_max_s=8.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BreakerSettings:
+    """When a breaker opens, for how long, and what closes it."""
+
+    failures_in_row_max: int = 5
+    """So many failures without a success between them open it."""
+    failure_rate_max: float = 0.5
+    """A larger part of failures among the recent outcomes opens it."""
+    failure_rate_gain: float = 0.1
+    """The say of the newest outcome in that part: it looks back at some 1 / gain outcomes."""
+    good_probes: int = 2
+    """So many probes in a row that went well close it."""
+    backoff: Backoff = _BACKOFF
+    """How long it stays open: longer after each probe that failed."""
+
+    def __post_init__(self) -> None:
+        assert self.failures_in_row_max >= 1
+        assert 0.0 < self.failure_rate_max < 1.0
+        assert 0.0 < self.failure_rate_gain <= 1.0
+        assert self.good_probes >= 1
+
+
+DEFAULT_BREAKER = BreakerSettings()
+
+
+class CircuitBreaker:
+    """The breaker of one replica.
+
+    Guarantees: at most one probe at a time; open for at most `wait_max_s * (1 + jitter)` of the
+    backoff at a stretch; the same calls with the same clock and random source give the same states.
+    The owner tells how each request that began has ended, exactly once.
+    """
+
+    _open_until_s: float | None
+    """None: closed."""
+    _openings: int
+    """Since it was last closed."""
+    _failures_in_row: int
+    _failure_rate: float
+    _good_probes: int
+    _probing: bool
+
+    def __init__(
+        self,
+        *,
+        now_s: Callable[[], float],
+        rng: random.Random,
+        settings: BreakerSettings = DEFAULT_BREAKER,
+    ) -> None:
+        self._now_s = now_s
+        self._rng = rng
+        self._settings = settings
+        self._close()
+
+    @property
+    def state(self) -> BreakerState:
+        if self._open_until_s is None:
+            return BreakerState.CLOSED
+        if self._now_s() < self._open_until_s:
+            return BreakerState.OPEN
+        return BreakerState.HALF_OPEN
+
+    def passes(self) -> bool:
+        """Whether a request sent now is within what the state allows."""
+        if self._open_until_s is None:
+            return True
+        return not self._probing and self._now_s() >= self._open_until_s
+
+    def began(self) -> bool:
+        """A request is sent. True when it is the probe: to be said again when it ends."""
+        if self._open_until_s is None or not self.passes():
+            return False
+        self._probing = True
+        return True
+
+    def succeeded(self, *, probe: bool) -> None:
+        if self._open_until_s is None:
+            self._failures_in_row = 0
+            self._failure_rate *= 1.0 - self._settings.failure_rate_gain
+        elif probe:
+            self._probing = False
+            self._good_probes += 1
+            if self._good_probes >= self._settings.good_probes:
+                self._close()
+
+    def failed(self, *, probe: bool) -> None:
+        if self._open_until_s is None:
+            settings = self._settings
+            self._failures_in_row += 1
+            self._failure_rate += settings.failure_rate_gain * (1.0 - self._failure_rate)
+            if (
+                self._failures_in_row >= settings.failures_in_row_max
+                or self._failure_rate > settings.failure_rate_max
+            ):
+                self._open()
+        elif probe:
+            self._open()
+
+    def left(self, *, probe: bool) -> None:
+        """The request ended in a way that tells nothing of the replica."""
+        if probe:
+            self._probing = False
+
+    def _open(self) -> None:
+        wait_s = self._settings.backoff.wait_s(self._openings, self._rng)
+        self._open_until_s = self._now_s() + wait_s
+        self._openings += 1
+        self._good_probes = 0
+        self._probing = False
+
+    def _close(self) -> None:
+        self._open_until_s = None
+        self._openings = 0
+        self._failures_in_row = 0
+        self._failure_rate = 0.0
+        self._good_probes = 0
+        self._probing = False

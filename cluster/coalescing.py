@@ -1,0 +1,148 @@
+"""Concurrent calls travel together: what arrives while others are under way forms the next batch.
+
+    submit -> waiting -> departs when fewer than `in_flight_max` batches are under way -> answered
+
+No timer: a call that finds nothing under way departs in the same turn of the event loop, together
+with whatever else that turn brings. Under load batches grow by themselves, to `size_max`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from cluster.errors import Overloaded
+
+KeyT = TypeVar("KeyT", bound=Hashable)
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
+
+
+@dataclass(slots=True, eq=False)
+class _Call(Generic[ItemT, ResultT]):
+    item: ItemT
+    size: int
+    answer: asyncio.Future[ResultT]
+    batch: _Batch[ItemT, ResultT] | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _Batch(Generic[ItemT, ResultT]):
+    calls: list[_Call[ItemT, ResultT]]
+    task: asyncio.Task[None] | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _Lane(Generic[ItemT, ResultT]):
+    """The calls of one key."""
+
+    waiting: deque[_Call[ItemT, ResultT]] = field(default_factory=deque)
+    in_flight: int = 0
+    is_scheduled: bool = False
+
+
+class Coalescer(Generic[KeyT, ItemT, ResultT]):
+    """Gathers the calls of one key into batches for `run(key, items)`, which answers each item.
+
+    Guarantees: a batch holds calls of one key in the order of their arrival, and is no larger than
+    `size_max` unless a single call is; at most `in_flight_max` batches of a key are under way; a
+    call that is cancelled before it departs costs nothing, and a batch whose calls are all
+    cancelled is cancelled. An error of `run` is the error of every call in the batch.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[KeyT, list[ItemT]], Awaitable[Sequence[ResultT]]],
+        *,
+        size_max: int,
+        in_flight_max: int,
+        waiting_max: int,
+    ) -> None:
+        self._run = run
+        self._size_max = size_max
+        self._in_flight_max = in_flight_max
+        self._waiting_max = waiting_max
+        self._num_waiting = 0
+        self._lanes: dict[KeyT, _Lane[ItemT, ResultT]] = {}
+
+    async def submit(self, key: KeyT, item: ItemT, size: int) -> ResultT:
+        """The answer to one item, which counts for `size` of a batch's bounds.
+
+        Raises Overloaded when `waiting_max` would be exceeded. The caller brings the timeout.
+        """
+        if self._num_waiting and self._num_waiting + size > self._waiting_max:
+            raise Overloaded("too much is waiting already; try again shortly")
+        loop = asyncio.get_running_loop()
+        call: _Call[ItemT, ResultT] = _Call(item, size, loop.create_future())
+        lane = self._lanes.get(key)
+        if lane is None:
+            lane = self._lanes[key] = _Lane()
+        lane.waiting.append(call)
+        self._num_waiting += size
+        if lane.in_flight < self._in_flight_max and not lane.is_scheduled:
+            lane.is_scheduled = True
+            loop.call_soon(self._depart, key, lane)
+        try:
+            return await call.answer
+        except asyncio.CancelledError:
+            self._give_up(call)
+            raise
+
+    def _give_up(self, call: _Call[ItemT, ResultT]) -> None:
+        batch = call.batch
+        if batch is not None and all(other.answer.done() for other in batch.calls):
+            assert batch.task is not None
+            batch.task.cancel()
+
+    def _depart(self, key: KeyT, lane: _Lane[ItemT, ResultT]) -> None:
+        lane.is_scheduled = False
+        while lane.in_flight < self._in_flight_max:
+            calls = self._next_batch(lane)
+            if not calls:
+                break
+            lane.in_flight += 1
+            batch = _Batch(calls)
+            for call in calls:
+                call.batch = batch
+            batch.task = asyncio.create_task(self._carry(key, lane, calls))
+        if not lane.in_flight and not lane.waiting and self._lanes.get(key) is lane:
+            del self._lanes[key]
+
+    def _next_batch(self, lane: _Lane[ItemT, ResultT]) -> list[_Call[ItemT, ResultT]]:
+        """The oldest calls that fit together; one that is too large alone goes alone."""
+        calls: list[_Call[ItemT, ResultT]] = []
+        size = 0
+        while lane.waiting:
+            call = lane.waiting[0]
+            if calls and size + call.size > self._size_max:
+                break
+            lane.waiting.popleft()
+            self._num_waiting -= call.size
+            if not call.answer.done():
+                calls.append(call)
+                size += call.size
+        return calls
+
+    async def _carry(
+        self, key: KeyT, lane: _Lane[ItemT, ResultT], calls: list[_Call[ItemT, ResultT]]
+    ) -> None:
+        try:
+            answers = await self._run(key, [call.item for call in calls])
+        except asyncio.CancelledError:
+            for call in calls:
+                call.answer.cancel()
+            raise
+        except Exception as error:
+            for call in calls:
+                if not call.answer.done():
+                    call.answer.set_exception(error)
+        else:
+            for call, answer in zip(calls, answers, strict=True):
+                if not call.answer.done():
+                    call.answer.set_result(answer)
+        finally:
+            lane.in_flight -= 1
+            self._depart(key, lane)

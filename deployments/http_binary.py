@@ -1,0 +1,84 @@
+"""The binary form of `/v1/search`: vectors as raw float32 in, hits as an Arrow stream out.
+
+    POST /v1/search?corpus=...&top_k=10     Content-Type: application/vnd.raygion.float32
+    body: n x d numbers, float32, little-endian, row after row; d is the index's, so n is implied
+
+With `Accept: application/vnd.apache.arrow.stream` the reply holds no texts and no metadata: a table
+`query` (int32, row of the request), `id` (string), `score` (float32), best first for each query,
+with release, region, coverage, took_ms and trace_id in the metadata of its schema. A fixed-size
+list of columns, so that every Arrow library reads it in place.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import parse_qsl
+
+import numpy as np
+import orjson
+import pyarrow as pa
+from pydantic import ValidationError
+
+from cluster.errors import InvalidArgument
+from cluster.search import BytesArray, MergedHits, SearchRequest, SearchResult
+from deployments.http_schema import SearchOptions, invalid_argument
+
+FLOAT32_TYPE = "application/vnd.raygion.float32"
+ARROW_TYPE = "application/vnd.apache.arrow.stream"
+
+
+def parse_binary(
+    query_string: bytes, body: bytes, trace_id: str = "", *, passages: bool = True
+) -> SearchRequest:
+    """Raises InvalidArgument. What needs the index's dimension is checked against the index."""
+    if not body or len(body) % 4:
+        raise InvalidArgument("must be float32 numbers of 4 bytes each", "body")
+    vectors = np.frombuffer(body, dtype="<f4").astype(np.float32, copy=False)
+    return _options(query_string).to_request(None, vectors, trace_id, passages=passages)
+
+
+def _options(query_string: bytes) -> SearchOptions:
+    if not query_string:
+        return SearchOptions()
+    given: dict[str, object] = {}
+    for name, value in parse_qsl(query_string.decode("latin-1"), keep_blank_values=True):
+        if name in given:
+            raise InvalidArgument("is given twice", name)
+        given[name] = value
+    if "fields" in given:
+        given["fields"] = [field for field in str(given["fields"]).split(",") if field]
+    if "filter" in given:
+        try:
+            given["filter"] = orjson.loads(str(given["filter"]))
+        except orjson.JSONDecodeError:
+            raise InvalidArgument("is not valid JSON", "filter") from None
+    try:
+        # Lax: in a URL every number is a string.
+        return SearchOptions.model_validate(given, strict=False)
+    except ValidationError as error:
+        raise invalid_argument(error.errors(include_url=False, include_input=False)[0]) from None
+
+
+def render_arrow(result: SearchResult, hits: MergedHits) -> bytes:
+    """The hits of a request without passages."""
+    found = hits.rows >= 0
+    queries = np.nonzero(found)[0].astype(np.int32)
+    facts = {
+        "release": str(result.release),
+        "region": result.region,
+        "coverage": repr(result.coverage),
+        "took_ms": f"{result.took_ms:.3f}",
+        "trace_id": result.trace_id,
+    }
+    batch = pa.record_batch(
+        [pa.array(queries), _strings(hits.ids[found]), pa.array(hits.scores[found])],
+        names=["query", "id", "score"],
+    ).replace_schema_metadata(facts)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return sink.getvalue().to_pybytes()
+
+
+def _strings(ids: BytesArray) -> pa.Array[Any]:
+    return pa.array(ids.tolist(), type=pa.binary()).cast(pa.string())

@@ -1,0 +1,55 @@
+"""Reading what a request brings, within its bounds."""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.types import Receive, Scope
+
+from cluster.errors import DeadlineExceeded, TooLarge
+from deployments.http_errors import ClientGone
+from deployments.http_settings import HttpSettings
+
+
+def header_values(scope: Scope, name: bytes) -> list[bytes]:
+    """All headers of that name, which is in lower case."""
+    return [value for key, value in scope["headers"] if key == name]
+
+
+def header_value(scope: Scope, name: bytes) -> bytes:
+    """The first header of that name, empty when there is none."""
+    return next((value for key, value in scope["headers"] if key == name), b"")
+
+
+async def read_body(scope: Scope, receive: Receive, settings: HttpSettings) -> bytes:
+    """The whole body. Raises TooLarge as soon as it is known to be too long, however it is sent,
+    DeadlineExceeded when it does not arrive in time, and ClientGone when it never will.
+    """
+    bytes_max = settings.body_bytes_max
+    declared = header_value(scope, b"content-length")
+    if declared.isdigit() and int(declared) > bytes_max:
+        raise _too_large(bytes_max)
+    parts: list[bytes] = []
+    num_bytes = 0
+    try:
+        async with asyncio.timeout(settings.body_timeout_s):
+            more = True
+            while more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGone
+                part: bytes = message.get("body", b"")
+                num_bytes += len(part)
+                if num_bytes > bytes_max:
+                    raise _too_large(bytes_max)
+                parts.append(part)
+                more = message.get("more_body", False)
+    except TimeoutError:
+        raise DeadlineExceeded(
+            f"the request body did not arrive within {settings.body_timeout_s:g} s"
+        ) from None
+    return b"".join(parts)
+
+
+def _too_large(bytes_max: int) -> TooLarge:
+    return TooLarge(f"the request body is longer than {bytes_max} bytes; send a smaller batch")

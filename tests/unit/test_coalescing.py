@@ -1,0 +1,151 @@
+"""Concurrent calls travel together, wait for no timer, and cost nothing once cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from cluster.coalescing import Coalescer
+from cluster.errors import Overloaded, Unavailable
+
+Run = Callable[[str, list[int]], Awaitable[list[int]]]
+
+
+class GatedRun:
+    """Doubles its items; every batch waits for the gate."""
+
+    def __init__(self) -> None:
+        self.batches: list[tuple[str, list[int]]] = []
+        self.gate = asyncio.Event()
+        self.cancelled = 0
+        self.under_way = 0
+        self.under_way_max = 0
+        self.error: Exception | None = None
+
+    async def __call__(self, key: str, items: list[int]) -> list[int]:
+        self.batches.append((key, items))
+        self.under_way += 1
+        self.under_way_max = max(self.under_way_max, self.under_way)
+        try:
+            await self.gate.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        finally:
+            self.under_way -= 1
+        if self.error is not None:
+            raise self.error
+        return [2 * item for item in items]
+
+
+def coalescer(
+    run: Run, *, size_max: int = 100, in_flight_max: int = 1, waiting_max: int = 1000
+) -> Coalescer[str, int, int]:
+    return Coalescer(run, size_max=size_max, in_flight_max=in_flight_max, waiting_max=waiting_max)
+
+
+async def started(
+    calls: Coalescer[str, int, int], *items: int, key: str = "k", size: int = 1
+) -> list[asyncio.Task[int]]:
+    tasks = [asyncio.create_task(calls.submit(key, item, size)) for item in items]
+    # One turn for the tasks to submit, one for the batch to depart, one for it to begin.
+    for _ in range(3):
+        await asyncio.sleep(0)
+    return tasks
+
+
+async def test_what_one_turn_brings_departs_together_and_what_comes_later_follows() -> None:
+    run = GatedRun()
+    calls = coalescer(run)
+    first = await started(calls, 1, 2, 3)
+    later = await started(calls, 4) + await started(calls, 5)
+    assert run.batches == [("k", [1, 2, 3])]
+    run.gate.set()
+    assert [await task for task in first + later] == [2, 4, 6, 8, 10]
+    assert run.batches == [("k", [1, 2, 3]), ("k", [4, 5])]
+
+
+async def test_keys_never_mix_and_do_not_wait_for_each_other() -> None:
+    run = GatedRun()
+    calls = coalescer(run)
+    tasks = await started(calls, 1, key="a") + await started(calls, 2, key="b")
+    assert run.batches == [("a", [1]), ("b", [2])]
+    run.gate.set()
+    assert [await task for task in tasks] == [2, 4]
+
+
+@pytest.mark.parametrize("in_flight_max", [1, 2, 3])
+async def test_batches_under_way_are_bounded(in_flight_max: int) -> None:
+    run = GatedRun()
+    calls = coalescer(run, in_flight_max=in_flight_max)
+    tasks = [task for item in range(6) for task in await started(calls, item)]
+    assert run.under_way == in_flight_max
+    run.gate.set()
+    assert [await task for task in tasks] == [2 * item for item in range(6)]
+    assert run.under_way_max == in_flight_max
+
+
+async def test_a_batch_is_bounded_by_size_but_a_large_call_goes_alone() -> None:
+    run = GatedRun()
+    run.gate.set()
+    calls = coalescer(run, size_max=4)
+    sizes = [2, 2, 1, 9, 4]
+    answers = await asyncio.gather(*(calls.submit("k", size, size) for size in sizes))
+    assert answers == [2 * size for size in sizes]
+    assert [items for _, items in run.batches] == [[2, 2], [1], [9], [4]]
+
+
+async def test_what_waits_is_bounded() -> None:
+    run = GatedRun()
+    calls = coalescer(run, waiting_max=5)
+    tasks = await started(calls, 1) + await started(calls, 2, size=4)
+    with pytest.raises(Overloaded):
+        await calls.submit("k", 3, 2)
+    tasks += await started(calls, 4)
+    run.gate.set()
+    assert [await task for task in tasks] == [2, 4, 8]
+    assert await calls.submit("k", 5, 2) == 10
+
+
+async def test_a_call_cancelled_in_the_queue_costs_nothing() -> None:
+    run = GatedRun()
+    calls = coalescer(run)
+    (first,) = await started(calls, 1)
+    dropped, kept = await started(calls, 2, 3)
+    dropped.cancel()
+    run.gate.set()
+    assert [await first, await kept] == [2, 6]
+    assert run.batches == [("k", [1]), ("k", [3])]
+
+
+async def test_a_batch_stops_when_nobody_waits_for_it_any_more() -> None:
+    run = GatedRun()
+    calls = coalescer(run)
+    one, other = await started(calls, 1, 2)
+    one.cancel()
+    await asyncio.sleep(0)
+    assert run.cancelled == 0
+    other.cancel()
+    await asyncio.gather(one, other, return_exceptions=True)
+    await asyncio.sleep(0)
+    assert run.cancelled == 1
+    run.gate.set()
+    assert await calls.submit("k", 3, 1) == 6
+
+
+async def test_an_error_is_that_of_its_batch_only() -> None:
+    run = GatedRun()
+    run.error = Unavailable("no")
+    calls = coalescer(run)
+    failing = await started(calls, 1, 2)
+    waiting = await started(calls, 3)
+    run.gate.set()
+    assert all(
+        isinstance(e, Unavailable) for e in await asyncio.gather(*failing, return_exceptions=True)
+    )
+    run.error = None
+    with pytest.raises(Unavailable):
+        await waiting[0]
+    assert await calls.submit("k", 4, 1) == 8

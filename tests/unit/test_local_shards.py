@@ -1,0 +1,204 @@
+"""Shards in the gateway's own process: opened when their files are here, let go when not needed."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from actors.local_shards import LocalShards
+from actors.routes import Routes
+from actors.shard_build import build_shard
+from cluster.artifact_cache import ArtifactCache
+from cluster.artifacts import Artifacts
+from cluster.catalog import Catalog
+from cluster.clock import SYSTEM_CLOCK, Deadline
+from cluster.errors import Corrupt, Unavailable
+from cluster.local_store import LocalStore
+from cluster.manifests import IndexKind, IndexManifest, IndexParameters, Metric, ShardArtifact
+from cluster.object_store import ObjectStore
+from cluster.prompt import PromptTemplate
+from cluster.region_view import CorpusView, RegionView, ReleaseView
+from cluster.search import ShardQuery
+
+NUM_ROWS, DIMENSION, SHARDS = 60, 8, 2
+PARAMETERS = IndexParameters(kind=IndexKind.FLAT, metric=Metric.INNER_PRODUCT)
+VECTORS = np.random.default_rng(5).standard_normal((NUM_ROWS, DIMENSION)).astype(np.float32)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ObjectStore:
+    return LocalStore(tmp_path / "store")
+
+
+def publish(store: ObjectStore, folder: Path, version: str) -> IndexManifest:
+    artifacts = []
+    for shard in range(SHARDS):
+        rows = np.arange(shard, NUM_ROWS, SHARDS)
+        ids = pa.array([f"d{row:03}" for row in rows])
+        place = folder / f"{version}-{shard}"
+        place.mkdir()
+        table = pa.table({"id": ids, "document": ids, "text": ids})
+        built = build_shard(table, VECTORS[rows], PARAMETERS, place)
+        files = Artifacts(store).put_folder(place)
+        artifacts.append(
+            ShardArtifact(
+                shard=shard, num_rows=built.num_rows, files=files, recall_at_10=built.recall_at_10
+            )
+        )
+    manifest = IndexManifest(
+        corpus="words",
+        version=version,
+        corpus_position=1,
+        dimension=DIMENSION,
+        parameters=PARAMETERS,
+        embedder_fingerprint=None,
+        metadata_schema={},
+        num_documents=NUM_ROWS,
+        num_passages=NUM_ROWS,
+        shards=tuple(artifacts),
+        recall_at_10=1.0,
+        built_at_ms=0,
+    )
+    Catalog(store).publish_index(manifest)
+    return manifest
+
+
+def view_of(*versions: str) -> RegionView:
+    releases = {}
+    for number, version in enumerate(versions, start=1):
+        corpus = CorpusView(
+            corpus="words",
+            index_version=version,
+            dimension=DIMENSION,
+            metric=Metric.INNER_PRODUCT,
+            metadata_schema={},
+            has_embedder=False,
+            num_passages=NUM_ROWS,
+            recall_at_10=1.0,
+            shards=(("words/0/0",), ("words/1/0",)),
+        )
+        releases[number] = ReleaseView(
+            number=number,
+            corpora={"words": corpus},
+            embedders=(),
+            generator=None,
+            prompt=PromptTemplate(),
+        )
+    return RegionView(region="here", releases=releases)
+
+
+def corpus_of(view: RegionView, number: int = 1) -> CorpusView:
+    return view.releases[number].corpora["words"]
+
+
+async def until_open(local: LocalShards, corpus: CorpusView, shard: int) -> None:
+    for _ in range(2000):
+        if local.replica(corpus, shard) is not None:
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail(f"shard {shard} was not opened")
+
+
+def query(version: str, row: int) -> ShardQuery:
+    vectors = VECTORS[row : row + 1]
+    return ShardQuery(corpus="words", index_version=version, vectors=vectors, top_k=1)
+
+
+async def test_only_what_the_node_has_is_opened_and_it_answers_as_a_replica_does(
+    store: ObjectStore, tmp_path: Path
+) -> None:
+    manifest = publish(store, tmp_path, "v1")
+    cache = tmp_path / "cache"
+    ArtifactCache(Artifacts(store), cache).folder_for(manifest.shards[1].files)
+    local, view = LocalShards(store, cache), view_of("v1")
+    corpus = corpus_of(view)
+    assert local.replica(corpus, 1) is None
+    local.follow(view)
+    await until_open(local, corpus, 1)
+    replica = local.replica(corpus, 1)
+    assert replica is not None
+    for _ in range(3):
+        hits = await replica.search(query("v1", 7), 5.0)
+        assert hits.ids.tolist() == [[b"d007"]]
+        passages = await replica.passages("v1", hits.rows[0], None, 5.0)
+        assert passages.texts == ("d007",)
+    assert local.replica(corpus, 0) is None
+    assert not ArtifactCache(Artifacts(store), cache).holds(manifest.shards[0].files)
+
+
+async def test_a_version_that_no_release_needs_is_let_go_and_a_new_one_opened(
+    store: ObjectStore, tmp_path: Path
+) -> None:
+    cache = ArtifactCache(Artifacts(store), tmp_path / "cache")
+    for version in ("v1", "v2"):
+        for shard in publish(store, tmp_path, version).shards:
+            cache.folder_for(shard.files)
+    local = LocalShards(store, tmp_path / "cache")
+    both = view_of("v1", "v2")
+    local.follow(both)
+    for number in (1, 2):
+        await until_open(local, corpus_of(both, number), 0)
+    replica = local.replica(corpus_of(both), 0)
+    assert replica is not None
+    newer = view_of("v2")
+    local.follow(newer)
+    assert local.replica(corpus_of(both), 0) is None
+    assert local.replica(corpus_of(newer), 0) is not None
+    with pytest.raises(Unavailable, match="v1 is not loaded"):
+        await replica.search(query("v1", 0), 5.0)
+    assert (await replica.search(query("v2", 0), 5.0)).ids.tolist() == [[b"d000"]]
+
+
+async def test_routes_take_a_local_shard_as_soon_as_it_is_open(
+    store: ObjectStore, tmp_path: Path
+) -> None:
+    cache = ArtifactCache(Artifacts(store), tmp_path / "cache")
+    for shard in publish(store, tmp_path, "v1").shards:
+        cache.folder_for(shard.files)
+    view = view_of("v1")
+    corpus = corpus_of(view)
+    local = LocalShards(store, tmp_path / "cache")
+    routes = Routes(SYSTEM_CLOCK, random.Random(0), local)
+    before = routes.shards(corpus)
+    routes.follow(view)
+    await until_open(local, corpus, 0)
+    await until_open(local, corpus, 1)
+    after = routes.shards(corpus)
+    assert all(old is not new for old, new in zip(before, after, strict=True))
+    # Of the first search nobody knows how long it will take; the next ones are done at once.
+    assert after[0].search_now(query("v1", 4)) is None
+    answer = await after[0].search(query("v1", 4), Deadline.after(5.0))
+    assert answer.ids.tolist() == [[b"d004"]]
+    at_once = after[0].search_now(query("v1", 6))
+    assert at_once is not None
+    assert at_once.ids.tolist() == [[b"d006"]]
+    assert routes.shards(replace(corpus, index_version="v0"))[0] is before[0]
+
+
+async def test_a_shard_that_turns_out_damaged_is_left_to_the_actors(
+    store: ObjectStore, tmp_path: Path
+) -> None:
+    cache = ArtifactCache(Artifacts(store), tmp_path / "cache")
+    for shard in publish(store, tmp_path, "v1").shards:
+        cache.folder_for(shard.files)
+    view = view_of("v1")
+    local = LocalShards(store, tmp_path / "cache")
+    local.follow(view)
+    await until_open(local, corpus_of(view), 0)
+    replica = local.replica(corpus_of(view), 0)
+    assert replica is not None
+    await replica.search(query("v1", 4), 5.0)
+    assert replica.passages_now("v1", np.array([0]), None) is not None
+
+    def break_down(_: ShardQuery) -> None:
+        raise Corrupt("a stored vector is not finite")
+
+    replica._replica.search_now = break_down  # type: ignore[assignment, method-assign]
+    assert replica.search_now(query("v1", 4)) is None
+    assert replica.passages_now("v1", np.array([0]), None) is None
