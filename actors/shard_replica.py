@@ -26,7 +26,7 @@ from cluster.search import Int64Array, Passages, SearchEffort, ShardHits, ShardQ
 T = TypeVar("T")
 _WAITING_MAX = 256
 """Searches that may wait for a replica's thread; more are refused, so that waiting stays short."""
-_BRIEF_S = 2e-3
+_BRIEF_S = 5e-3
 """What takes no longer is done on the event loop: the way to a thread and back costs 0.1 ms, and up
 to 5 ms while both want the interpreter's lock."""
 _BRIEF_ROWS = 256

@@ -40,6 +40,8 @@ HOOK_ENV = {
     "__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR": f"{__name__}.serve_on_loopback",
 }
 
+_ADDED_HEADER = "http-request set-header x-request-disconnect-disabled ?1"
+
 
 def start_on_loopback(params: RayParams, head: bool) -> None:
     """Called by `ray start` when it has read its arguments and before it starts a process."""
@@ -70,15 +72,18 @@ def haproxy_on_loopback(haproxy: str) -> str:
     """A shell script that stands in for the program `haproxy` and runs it on loopback only.
 
     Serve writes the configuration anew before each start, with `bind :PORT` and `bind *:PORT` for
-    metrics and statistics; the script completes these lines. It becomes haproxy by `exec`, since
-    Serve insists on the pid that it started.
+    metrics and statistics; the script completes these lines. It also adds the header that tells
+    Serve's replicas not to watch each client: the gateway does so itself, and two tasks for each
+    request are a good part of what Serve costs. It becomes haproxy by `exec`, since Serve insists
+    on the pid that it started.
     """
     return f"""#!/bin/sh
 set -e
 previous=
 for argument in "$@"; do
     if [ "$previous" = -f ]; then
-        sed -i 's/^\\( *bind \\)\\*\\{{0,1\\}}:/\\1127.0.0.1:/' "$argument"
+        sed -i -e 's/^\\( *bind \\)\\*\\{{0,1\\}}:/\\1127.0.0.1:/' \\
+            -e '/^frontend http_frontend/a\\    {_ADDED_HEADER}' "$argument"
     fi
     previous=$argument
 done

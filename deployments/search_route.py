@@ -6,18 +6,23 @@ than a search does.
 
 from __future__ import annotations
 
+import asyncio
+from types import TracebackType
+
 from starlette.types import Receive, Scope, Send
 
 from cluster.answers import QueryService
 from cluster.search import SearchRequest
 from deployments.http_binary import ARROW_TYPE, FLOAT32_TYPE, parse_binary, render_arrow
 from deployments.http_body import header_value, read_body
+from deployments.http_errors import ClientGone
 from deployments.http_replies import render_search
 from deployments.http_schema import parse_search
 from deployments.http_settings import HttpSettings
 from deployments.metrics import HttpMetrics
 
 SEARCH = "/v1/search"
+_WATCH_AFTER_S = 0.05
 
 
 class SearchRoute:
@@ -32,7 +37,8 @@ class SearchRoute:
         """Raises the errors of `cluster.errors`, and ClientGone."""
         body = await read_body(scope, receive, self._settings)
         asked, is_batch = _parse(scope, body)
-        result = await self._service.search(asked)
+        async with _WhileConnected(receive):
+            result = await self._service.search(asked)
         self._metrics.searched(SEARCH, result)
         if result.arrays is not None:
             await _reply(send, ARROW_TYPE, render_arrow(result, result.arrays))
@@ -55,3 +61,43 @@ async def _reply(send: Send, media_type: str, body: bytes) -> None:
     ]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+class _WhileConnected:
+    """Gives the block up once the client is gone, and raises ClientGone.
+
+    It begins to look after a while only: most replies are out by then, and a look costs a task.
+    """
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._watcher: asyncio.Task[None] | None = None
+        self._is_gone = False
+
+    async def __aenter__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._timer = asyncio.get_running_loop().call_later(_WATCH_AFTER_S, self._watch)
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._timer.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
+        if self._is_gone:
+            self._task.uncancel()
+            raise ClientGone from error
+
+    def _watch(self) -> None:
+        self._watcher = asyncio.create_task(self._wait_until_gone())
+
+    async def _wait_until_gone(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._is_gone = True
+        self._task.cancel()

@@ -227,3 +227,15 @@ async def test_cancelling_the_request_stops_the_generation() -> None:
             with pytest.raises(asyncio.CancelledError):
                 await asking
             assert service.stopped.is_set()
+
+
+async def test_a_search_is_given_up_when_its_client_goes_away() -> None:
+    service = FakeService()
+    service.gate.clear()
+    async with on_loopback(build_http_app(service, HttpSettings())) as url:
+        async with httpx.AsyncClient(base_url=url) as client:
+            with pytest.raises(httpx.ReadTimeout):
+                await client.post("/v1/search", json={"query": "tea"}, timeout=0.2)
+        # The gate stays closed: only giving up ends the search.
+        await metrics_when_idle(url)
+    assert len(service.searches) == 1
