@@ -58,7 +58,9 @@ class EndpointSettings(Record):
     in_flight_max: Annotated[int, Field(ge=1)] = 256
     """Requests that one gateway process handles at once; more are refused with 503."""
     gateways: Annotated[int, Field(ge=1)] = 1
-    """Gateway processes."""
+    """Gateway processes that always run."""
+    gateways_max: Annotated[int, Field(ge=1)] | None = None
+    """More are started under load, up to this; None: up to one for each core of the machine."""
     local_first: bool = True
     """Gateways search shards whose files are on their node themselves; actors serve the rest."""
 
@@ -127,6 +129,8 @@ class GeneratorSettings(Record):
     name: str | None = None
     """The model's name on the OpenAI-compatible interface; None derives it from the source."""
     replicas: Annotated[int, Field(ge=1)] = 1
+    replicas_max: Annotated[int, Field(ge=1)] | None = None
+    """More are started under load, up to this; None: never more than `replicas`."""
     cpus_per_replica: Annotated[int, Field(ge=1)] = 1
     accelerator_type: str | None = None
     """The kind of GPU, as Ray names it; None runs on CPUs."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from actors.ray_environment import ONE_THREAD
 from cluster.clock import Deadline
 from cluster.config import EndpointSettings
 from cluster.object_store import ObjectStore
+from deployments.autoscaling import replica_count
 from deployments.http_app import build_http_app
 from deployments.http_settings import HttpSettings
 
@@ -22,6 +24,10 @@ _SPARE_PLACES = 64
 """Serve's own bound lies above the gateway's, so that refusals are the gateway's typed ones, and
 health routes still get through.
 """
+
+
+_REQUESTS_TARGET = 8.0
+"""Requests under way in one gateway, on average, beyond which another one is worth its start."""
 
 
 def gateway_application(
@@ -35,7 +41,11 @@ def gateway_application(
 
     deployment = serve.deployment(
         name="gateway",
-        num_replicas=endpoint.gateways,
+        **replica_count(
+            endpoint.gateways,
+            endpoint.gateways_max or os.cpu_count() or 1,
+            requests_target=_REQUESTS_TARGET,
+        ),
         max_ongoing_requests=endpoint.in_flight_max + _SPARE_PLACES,
         ray_actor_options={"num_cpus": 0, "runtime_env": ONE_THREAD},
         graceful_shutdown_timeout_s=10.0,

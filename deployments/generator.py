@@ -27,6 +27,7 @@ from cluster.errors import InvalidArgument, Unavailable
 from cluster.generation import ChatMessage, GenerationChunk, GenerationRequest
 from cluster.manifests import ArtifactFile
 from cluster.object_store import ObjectStore
+from deployments.autoscaling import replica_count
 from deployments.weighted_router import WEIGHTED_ROUTER
 
 STREAM_INTERVAL_MS = 20
@@ -48,6 +49,8 @@ class GeneratorSpec:
     model_source: str
     """A Hugging Face folder that every machine of the region can read, or a hub id."""
     replicas: int = 1
+    replicas_max: int | None = None
+    """Replicas under load; None is never more than `replicas`."""
     max_model_len: int = 2048
     max_num_seqs: int = 8
     queued_requests_max: int = 64
@@ -232,7 +235,11 @@ def _deployment_config(settings: GeneratorSpec, on_cpu: bool) -> dict[str, objec
         "max_backoff_s": 0.1,
     }
     return {
-        "num_replicas": settings.replicas,
+        **replica_count(
+            settings.replicas,
+            settings.replicas_max or settings.replicas,
+            requests_target=settings.max_num_seqs,
+        ),
         "max_ongoing_requests": CALLS_PER_SEQUENCE * settings.max_num_seqs,
         "max_queued_requests": settings.queued_requests_max,
         # The engine's CPUs are in its own bundle; the replica is added to the first bundle.

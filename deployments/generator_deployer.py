@@ -72,6 +72,7 @@ def _run_application(
         model_id=settings.name or model.name,
         model_source=str(artifact.folder()),
         replicas=settings.replicas,
+        replicas_max=settings.replicas_max,
         max_model_len=settings.context_tokens_max,
         max_num_seqs=settings.sequences_max,
         queued_requests_max=settings.queue_max,
