@@ -7,10 +7,12 @@ others call either read a published snapshot or leave a request for that thread.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import queue
 import threading
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,17 +21,20 @@ from functools import partial
 from pathlib import Path
 
 from actors.release_loader import GeneratorDeployer, LoadedRelease, ReleaseLoader
-from cluster.answers import CorpusSummary, RegionSummary, ReleaseSummary
+from actors.replica_counts import ReplicaCounts
+from cluster.answers import CanarySummary, CorpusSummary, RegionSummary, ReleaseSummary
+from cluster.canary import CanaryBoard
 from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.config import Settings
 from cluster.coordination import Decide, RolloutDriver
-from cluster.errors import Fenced, OutcomeUnknown, RaygionError, Unavailable
+from cluster.errors import Fenced, NotFound, OutcomeUnknown, RaygionError, Unavailable
 from cluster.numbered_object import NumberedLog
 from cluster.object_store import ObjectStore
+from cluster.outcomes import OutcomeReport
 from cluster.region_view import RegionView
 from cluster.releases import RELEASE_LOG, LogState, Release, ReleaseContents
 from cluster.rollout import Rollout
-from cluster.rollout_events import Prepared, PrepareFailed
+from cluster.rollout_events import CanaryFaulted, Outcome, Prepared, PrepareFailed
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +42,10 @@ _TICK_S = 1.0
 _HEARTBEAT_STEPS = 2
 _MEND_TICKS = 2
 _REQUEST_TIMEOUT_S = 60.0
+_RETIRE_AFTER_S = 2.0
+"""From the view that names a release no more to its unloading: for gateways to see that view, and
+to end the searches that they began before.
+"""
 _SWITCHES_PUBLISHED = 16
 """Enough for the current release, the one before and what is due; a view stays small for ever."""
 
@@ -69,12 +78,18 @@ class Coordinator:
             clock=clock,
             new_id=lambda: uuid.uuid4().hex,
         )
-        self._loader = ReleaseLoader(settings, store, cache_folder, deployer)
+        self._counts = ReplicaCounts(settings, store, region)
+        self._loader = ReleaseLoader(settings, store, cache_folder, deployer, self._counts)
         self._begun: dict[int, LoadedRelease] = {}
         """Releases of which parts may be loaded; only the thread that prepares uses it."""
         self._loaded: dict[int, LoadedRelease] = {}
-        self._inbox: queue.Queue[_Request | Prepared | PrepareFailed] = queue.Queue(maxsize=256)
+        self._inbox: queue.Queue[_Request | Outcome] = queue.Queue(maxsize=256)
         self._preparing = ThreadPoolExecutor(1, thread_name_prefix="prepare")
+        self._board: CanaryBoard | None = None
+        self._judging = threading.Lock()
+        """Held while a report on the canary is taken in."""
+        self._holding = threading.Lock()
+        """Held while a loaded release is replaced or dropped."""
         self._tending = threading.Lock()
         """Held while actors are ended or made anew, so that mending brings back nothing retired."""
         self._published = threading.Condition()
@@ -114,6 +129,30 @@ class Coordinator:
         )
         return state.next_release - 1
 
+    def canary(self, number: int, percent: int) -> LogState:
+        """Gives a prepared release a share of the traffic; 0 ends that. Raises Conflict, NotFound,
+        InvalidArgument.
+        """
+        return self._ask(lambda r, now, cid: r.share(number, percent, now_ms=now, commit_id=cid))
+
+    def report(self, report: OutcomeReport) -> None:
+        """Takes in what a gateway has counted, and stops the canary when that shows a fault."""
+        canary = self._view.canary
+        with self._judging:
+            if canary is None or report.release != canary.release:
+                self._board = None
+                return
+            if self._board is None or self._board.release != canary.release:
+                self._board = CanaryBoard(canary.release)
+            now_s = self._clock.monotonic_s()
+            self._board.take(report, now_s)
+            reason = self._board.fault(now_s)
+        if reason is not None:
+            log.error("ALERT: canary release %d is at fault: %s", report.release, reason)
+            # When too much waits there, the next report shows the fault again.
+            with contextlib.suppress(queue.Full):
+                self._inbox.put_nowait(CanaryFaulted(release=report.release, reason=reason))
+
     def commit(self, number: int) -> LogState:
         """Raises Conflict when a target region is not prepared, NotFound."""
         return self._ask(lambda r, now, cid: r.commit(number, now_ms=now, commit_id=cid))
@@ -126,6 +165,14 @@ class Coordinator:
     def rollback(self, number: int | None) -> LogState:
         """Back to release `number`, or to the one before the current one (None)."""
         return self._ask(lambda r, now, cid: r.rollback(number, now_ms=now, commit_id=cid))
+
+    def scale(self, corpus: str, replicas: int) -> None:
+        """From now on at least so many replicas of each of the corpus's shards. Returns at once;
+        they join the view as they come. Raises NotFound, InvalidArgument.
+        """
+        if not any(corpus in loaded.indexes for loaded in list(self._loaded.values())):
+            raise NotFound(f"no release that is resident here has a corpus {corpus!r}")
+        self._counts.ask_for(corpus, replicas)
 
     def status(self) -> RegionSummary:
         view, state = self._view, self._state
@@ -157,6 +204,9 @@ class Coordinator:
             leader=state.leader,
             epoch=state.epoch,
             log_position=state.position,
+            canary=None
+            if view.canary is None
+            else CanarySummary(release=view.canary.release, percent=view.canary.percent),
             healthy=current in view.releases
             and all(corpus.replicas_serving == corpus.replicas for corpus in corpora),
         )
@@ -230,7 +280,8 @@ class Coordinator:
     def retire(self, number: int) -> None:
         """Unloads the release, once no view names it any more."""
         log.info("retiring release %d", number)
-        self._loaded.pop(number, None)
+        with self._holding:
+            self._loaded.pop(number, None)
         self._publish()
         # After what is being prepared, which may need parts of what goes.
         self._preparing.submit(self._unload, number)
@@ -245,6 +296,7 @@ class Coordinator:
         gone = self._begun.pop(number, None)
         if gone is None:
             return
+        time.sleep(_RETIRE_AFTER_S)
         try:
             with self._tending:
                 self._loader.retire(gone, list(self._begun.values()))
@@ -266,10 +318,12 @@ class Coordinator:
         state = self._rollout.state
         prepared = self._rollout.prepared()
         resident = state.resident(self._clock.wall_ms())
+        canary = self._rollout.canary(self._clock.wall_ms())
         view = RegionView(
             region=self._rollout.region,
             releases={n: x.view for n, x in sorted(self._loaded.items()) if n in prepared},
             switches=state.switches[-_SWITCHES_PUBLISHED:],
+            canary=None if canary is None or canary.release not in prepared else canary,
             revision=self._view.revision,
         )
         with self._published:
@@ -287,5 +341,14 @@ class Coordinator:
             try:
                 with self._tending:
                     self._loader.mend(list(self._loaded.values()))
+                self._resize()
             except Exception:
                 log.exception("mending failed; it is tried again")
+
+    def _resize(self) -> None:
+        """Brings the views in line with the replicas that there should be, and are."""
+        for number, loaded in list(self._loaded.items()):
+            resized = self._loader.resized(loaded)
+            with self._holding:
+                if number in self._loaded:
+                    self._loaded[number] = resized

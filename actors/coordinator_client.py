@@ -31,6 +31,10 @@ class CoordinatorClient:
         """The number of the new release."""
         return cast(int, self._call("propose", contents, targets, auto_commit))
 
+    def canary(self, number: int, percent: int) -> None:
+        """Gives a prepared release a share of the traffic, 0 to 99 percent."""
+        self._call("canary", number, percent)
+
     def commit(self, number: int) -> None:
         self._call("commit", number)
 
@@ -41,6 +45,22 @@ class CoordinatorClient:
         """The release that is current from the switch on; None goes back to the one before."""
         state = cast(LogState, self._call("rollback", number))
         return state.switches[-1].release
+
+    def scale(self, corpus: str, replicas: int) -> None:
+        """Asks for so many replicas of each shard of a corpus. Raises NotFound, InvalidArgument."""
+        self._call("scale", corpus, replicas)
+
+    def wait_until_scaled(self, corpus: str, replicas: int, timeout_s: float) -> None:
+        """Returns when every shard of the corpus has at least so many replicas, all serving."""
+
+        def scaled() -> bool:
+            found = [c for r in self.status().resident for c in r.corpora if c.corpus == corpus]
+            return all(
+                c.replicas >= replicas * c.shards and c.replicas_serving == c.replicas
+                for c in found
+            )
+
+        self._wait(scaled, timeout_s, f"{replicas} replicas a shard of {corpus}")
 
     def log_state(self) -> LogState:
         return cast(LogState, self._call("log_state"))

@@ -2,16 +2,18 @@
 
 Faiss only proposes candidates, with scores right to a float32 kernel's error; see cluster/scoring.
 
-What memory maps was measured with faiss 1.15.1 on 100,000 x 384: with IO_FLAG_MMAP_IFC all three
-kinds open in 2 to 4 ms against some 100 ms, and allocate nothing for vectors, lists and graph,
+What memory maps was measured with faiss 1.15.1 on 100,000 x 384: with IO_FLAG_MMAP_IFC all kinds
+open in 2 to 4 ms against some 100 ms, and allocate nothing for vectors, codes, lists and graph,
 which stay pages of the file (IO_FLAG_MMAP does so for IVFFlat alone and reads the others whole).
-Opening an HNSW reads its graph once, since Faiss checks that every link leads somewhere.
+Opening an HNSW reads its graph once, since Faiss checks that every link leads somewhere. IVFPQ for
+L2 would compute lists * m * 256 float32 when it is opened, in the memory of each process, to save
+a fifth of a search: it is told not to.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -20,9 +22,9 @@ import faiss as _faiss
 import numpy as np
 import numpy.typing as npt
 
-from cluster.errors import Corrupt
-from cluster.manifests import IndexKind, IndexParameters, Metric
-from cluster.search import Float32Array, Int64Array
+from cluster.errors import Corrupt, InvalidArgument
+from cluster.manifests import EF_SEARCH_MAX, IndexKind, IndexParameters, Metric
+from cluster.search import Float32Array, Int64Array, SearchEffort
 
 # The stubs that Faiss ships lack or contradict half of what is used here.
 faiss: Any = _faiss
@@ -32,7 +34,22 @@ faiss: Any = _faiss
 _IVF_BATCH = 16
 # k-means of Faiss warns below 39 training points for each centroid.
 _POINTS_PER_LIST_MIN = 39
-_HNSW_EF_MAX = 10_000
+# Rows of all beams that are looked through at once.
+_BEAM_ELEMENTS = 1 << 18
+_AS_TUNED = SearchEffort()
+# A code book needs a point for each code, and with so many the clustering of Faiss takes another
+# kernel, twelve times as fast for each: fewer points take longer. The same ones again will do.
+_CODE_BOOK_POINTS = 1 << 15
+# More rounds of clustering found no better code books (GloVe, 50,000 x 100).
+_CODE_BOOK_ROUNDS = 10
+_OPEN_FLAGS = faiss.IO_FLAG_MMAP_IFC | faiss.IO_FLAG_SKIP_PRECOMPUTE_TABLE
+_CLASSES = {
+    IndexKind.FLAT: faiss.IndexFlat,
+    IndexKind.IVF_FLAT: faiss.IndexIVFFlat,
+    IndexKind.IVF_PQ: faiss.IndexIVFPQ,
+    IndexKind.IVF_SQ: faiss.IndexIVFScalarQuantizer,
+    IndexKind.HNSW: faiss.IndexHNSWFlat,
+}
 
 RowSelector = Any
 """An IDSelectorBitmap; opaque outside of this module."""
@@ -49,41 +66,99 @@ def one_thread() -> Iterator[None]:
         faiss.omp_set_num_threads(before)
 
 
-def num_lists(num_rows: int, asked: int | None) -> int:
+def num_lists(num_rows: int, asked: int | None, num_trained_on: int | None = None) -> int:
     """Inverted lists of an IVF: as asked or 4 * sqrt(rows), but no more than can be trained."""
     wanted = round(4 * num_rows**0.5) if asked is None else asked
-    return max(1, min(wanted, num_rows // _POINTS_PER_LIST_MIN))
+    points = num_rows if num_trained_on is None else min(num_rows, num_trained_on)
+    return max(1, min(wanted, points // _POINTS_PER_LIST_MIN))
 
 
-def write_index(vectors: Float32Array, parameters: IndexParameters, path: Path) -> None:
+def num_subquantizers(dimension: int, asked: int | None, numbers_max: int = 4) -> int:
+    """Parts that a product quantizer cuts a vector into: as asked, or the fewest that are no longer
+    than `numbers_max`. Raises InvalidArgument for what does not divide the dimension.
+    """
+    if asked is not None and dimension % asked:
+        raise InvalidArgument(f"must divide the vectors' {dimension} numbers", "index.pq_m")
+    least = -(-dimension // numbers_max)
+    return asked or next(m for m in range(least, dimension + 1) if dimension % m == 0)
+
+
+def train_index(
+    sample: Float32Array, parameters: IndexParameters, rows_per_shard: int
+) -> bytes | None:
+    """An empty index with its centroids and code book, for shards of so many rows; None for a kind
+    without any. Equal input, equal bytes.
+
+    sample: float32 [n, d], as the index stores vectors; n may be 0.
+    """
+    if not parameters.kind.has_lists:
+        return None
+    with one_thread():
+        lists = num_lists(rows_per_shard, parameters.nlist, len(sample))
+        index = _untrained_lists(sample.shape[1], lists, parameters)
+        if len(sample):
+            points = _CODE_BOOK_POINTS if parameters.kind is IndexKind.IVF_PQ else 0
+            index.train(np.resize(sample, (max(len(sample), points), sample.shape[1])))
+        return bytes(faiss.serialize_index(index))
+
+
+def write_index(
+    vectors: Float32Array, parameters: IndexParameters, path: Path, trained: bytes | None = None
+) -> None:
     """Builds the index over float32 [n, d] and writes it; n may be 0. Equal input, equal bytes.
+
+    trained: what `train_index` returned; None trains on the vectors themselves.
 
     One thread: HNSW inserts in the order of the threads otherwise, and shards are built side by
     side anyway.
     """
     num_rows, dimension = vectors.shape
-    metric = faiss.METRIC_L2 if parameters.metric is Metric.L2 else faiss.METRIC_INNER_PRODUCT
-    seed = parameters.seed & 0x7FFFFFFF
+    metric = _metric(parameters)
     with one_thread():
         match parameters.kind:
             case IndexKind.FLAT:
                 index = faiss.IndexFlat(dimension, metric)
-            case IndexKind.IVF_FLAT:
-                lists = num_lists(num_rows, parameters.nlist)
-                quantizer = faiss.IndexFlat(dimension, metric)
-                index = faiss.IndexIVFFlat(quantizer, dimension, lists, metric)
-                index.cp.seed = seed
-                # Silences the warning for a single list over fewer rows than that.
-                index.cp.min_points_per_centroid = 1
-                if num_rows:
-                    index.train(vectors)
+            case IndexKind.IVF_FLAT | IndexKind.IVF_PQ | IndexKind.IVF_SQ:
+                data = trained or train_index(vectors, parameters, num_rows)
+                assert data is not None
+                index = faiss.deserialize_index(np.frombuffer(data, dtype=np.uint8))
             case IndexKind.HNSW:
                 index = faiss.IndexHNSWFlat(dimension, parameters.hnsw_m, metric)
-                index.hnsw.rng = faiss.RandomGenerator(seed)
+                index.hnsw.rng = faiss.RandomGenerator(_seed(parameters))
                 index.hnsw.efConstruction = parameters.ef_construction
         if num_rows:
             index.add(vectors)
         faiss.write_index(index, str(path))
+
+
+def _untrained_lists(dimension: int, lists: int, parameters: IndexParameters) -> Any:
+    metric = _metric(parameters)
+    quantizer = faiss.IndexFlat(dimension, metric)
+    match parameters.kind:
+        case IndexKind.IVF_PQ:
+            parts = num_subquantizers(dimension, parameters.pq_m)
+            nbits = parameters.pq_nbits
+            index = faiss.IndexIVFPQ(quantizer, dimension, lists, parts, nbits, metric)
+            index.pq.cp.seed = _seed(parameters)
+            index.pq.cp.min_points_per_centroid = 1
+            index.pq.cp.niter = _CODE_BOOK_ROUNDS
+        case IndexKind.IVF_SQ:
+            one_byte = faiss.ScalarQuantizer.QT_8bit
+            index = faiss.IndexIVFScalarQuantizer(quantizer, dimension, lists, one_byte, metric)
+        case _:
+            index = faiss.IndexIVFFlat(quantizer, dimension, lists, metric)
+    index.cp.seed = _seed(parameters)
+    # Silences the warning for a single list over fewer rows than that.
+    index.cp.min_points_per_centroid = 1
+    return index
+
+
+def _metric(parameters: IndexParameters) -> Any:
+    return faiss.METRIC_L2 if parameters.metric is Metric.L2 else faiss.METRIC_INNER_PRODUCT
+
+
+def _seed(parameters: IndexParameters) -> int:
+    return parameters.seed & 0x7FFFFFFF
 
 
 def row_selector(mask: npt.NDArray[np.bool_]) -> RowSelector:
@@ -98,48 +173,93 @@ class FaissIndex:
         self._index = index
         self._parameters = parameters
         self.num_rows: int = index.ntotal
+        self.num_lists: int = index.nlist if parameters.kind.has_lists else 1
 
     @classmethod
     def open(cls, path: Path, parameters: IndexParameters, dimension: int) -> Self:
         """Maps the file. Raises Corrupt when it is no index of this kind, metric and dimension."""
         try:
-            index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+            index = faiss.read_index(str(path), _OPEN_FLAGS)
         except (RuntimeError, MemoryError, ValueError) as error:
             raise Corrupt(f"Faiss cannot read {path.name}: {str(error)[-200:]}") from error
-        kinds = {
-            IndexKind.FLAT: faiss.IndexFlat,
-            IndexKind.IVF_FLAT: faiss.IndexIVFFlat,
-            IndexKind.HNSW: faiss.IndexHNSWFlat,
-        }
-        metric = faiss.METRIC_L2 if parameters.metric is Metric.L2 else faiss.METRIC_INNER_PRODUCT
-        if not isinstance(index, kinds[parameters.kind]) or index.metric_type != metric:
+        is_kind = isinstance(index, _CLASSES[parameters.kind])
+        if not is_kind or index.metric_type != _metric(parameters):
             raise Corrupt(f"{path.name} is no {parameters.kind} for {parameters.metric}")
         if index.d != dimension:
             raise Corrupt(f"{path.name} has {index.d} dimensions, not {dimension}")
         return cls(index, parameters)
 
+    def tuned(self, parameters: IndexParameters) -> Self:
+        """The same index with other search parameters."""
+        return type(self)(self._index, parameters)
+
     def search(
-        self, vectors: Float32Array, k: int, *, selector: RowSelector = None, effort: float = 1.0
+        self,
+        vectors: Float32Array,
+        k: int,
+        *,
+        selector: RowSelector = None,
+        effort: SearchEffort = _AS_TUNED,
+        stretch: float = 1.0,
     ) -> tuple[Float32Array, Int64Array]:
         """Candidates for float32 [n, d]: scores [n, k], higher is better, and rows [n, k], padded
-        with -1. Flat returns the best k; the others what they find, looking `effort` times as far
-        as the index's parameters say.
+        with -1. Flat returns the best k; the others what they find, looking `stretch` times as far
+        as `effort` says, or the index's parameters where it says nothing.
 
         Raises Corrupt when the index breaks under a search or names a row that it cannot have.
         """
-        parameters = self._search_parameters(k, selector, effort)
-        try:
-            scores, rows = self._search(vectors, k, parameters)
-        except RuntimeError as error:
-            raise Corrupt(f"Faiss failed in a search: {str(error)[-200:]}") from error
-        if rows.max(initial=-1) >= self.num_rows or rows.min(initial=-1) < -1:
-            raise Corrupt("the index names a row that does not exist")
+        parameters = self._search_parameters(k, selector, effort, stretch)
+        scores, rows = self._search(vectors, k, parameters)
         return (-scores if self._parameters.metric is Metric.L2 else scores), rows
+
+    def search_among(
+        self,
+        vectors: Float32Array,
+        k: int,
+        contains: Callable[[Int64Array], npt.NDArray[np.bool_]],
+        *,
+        effort: SearchEffort,
+        stretch: float,
+    ) -> tuple[Int64Array, npt.NDArray[np.bool_]]:
+        """Rows of a graph among some, int64 [n, k] best first, padded with -1, and for which
+        queries they are as good as those of a search among all: bool [n].
+
+        `contains` says of rows, -1 included, which of them are meant. The whole beam is taken and
+        the others are dropped afterwards. A selector inside of Faiss takes twice as long for half
+        of the rows, and does not tell when a query's surroundings are gone and the beam saw
+        nothing but what must not be returned. Here that shows: the k-th hit then lies in the far
+        half of the beam, where a graph misses rows, or beyond it.
+        """
+        beam = max(k, self._beam(k, effort, stretch))
+        rows = np.full((len(vectors), k), -1, dtype=np.int64)
+        sure = np.zeros(len(vectors), dtype=np.bool_)
+        step = max(1, _BEAM_ELEMENTS // beam)
+        for top in range(0, len(vectors), step):
+            batch = slice(top, top + step)
+            parameters = faiss.SearchParametersHNSW(efSearch=beam)
+            _, seen = self._search(vectors[batch], beam, parameters)
+            meant = contains(seen)
+            order = np.argsort(~meant, axis=1, kind="stable")[:, :k]
+            good = np.take_along_axis(meant, order, axis=1)
+            rows[batch] = np.where(good, np.take_along_axis(seen, order, axis=1), -1)
+            sure[batch] = good[:, -1] & (order[:, -1] < beam // 2)
+        return rows, sure
 
     def _search(
         self, vectors: Float32Array, k: int, parameters: Any
     ) -> tuple[Float32Array, Int64Array]:
-        if self._parameters.kind is not IndexKind.IVF_FLAT or len(vectors) <= _IVF_BATCH:
+        try:
+            scores, rows = self._search_in_batches(vectors, k, parameters)
+        except RuntimeError as error:
+            raise Corrupt(f"Faiss failed in a search: {str(error)[-200:]}") from error
+        if rows.max(initial=-1) >= self.num_rows or rows.min(initial=-1) < -1:
+            raise Corrupt("the index names a row that does not exist")
+        return scores, rows
+
+    def _search_in_batches(
+        self, vectors: Float32Array, k: int, parameters: Any
+    ) -> tuple[Float32Array, Int64Array]:
+        if not self._parameters.kind.has_lists or len(vectors) <= _IVF_BATCH:
             scores, rows = self._index.search(vectors, k, params=parameters)
             return scores, rows
         scores = np.empty((len(vectors), k), dtype=np.float32)
@@ -149,16 +269,22 @@ class FaissIndex:
             scores[batch], rows[batch] = self._index.search(vectors[batch], k, params=parameters)
         return scores, rows
 
-    def _search_parameters(self, k: int, selector: RowSelector, effort: float) -> Any:
+    def _search_parameters(
+        self, k: int, selector: RowSelector, effort: SearchEffort, stretch: float
+    ) -> Any:
         chosen = {} if selector is None else {"sel": selector}
         match self._parameters.kind:
             case IndexKind.FLAT:
                 return faiss.SearchParameters(**chosen)
-            case IndexKind.IVF_FLAT:
-                nprobe = min(self._index.nlist, math.ceil(self._parameters.nprobe * effort))
+            case IndexKind.IVF_FLAT | IndexKind.IVF_PQ | IndexKind.IVF_SQ:
+                asked = effort.nprobe or self._parameters.nprobe
+                nprobe = min(self._index.nlist, math.ceil(asked * stretch))
                 return faiss.SearchParametersIVF(nprobe=nprobe, **chosen)
             case IndexKind.HNSW:
-                # A beam no wider than k would return whatever it met.
-                wanted = max(self._parameters.ef_search, 2 * k) * effort
-                ef_search = min(_HNSW_EF_MAX, math.ceil(wanted))
-                return faiss.SearchParametersHNSW(efSearch=ef_search, **chosen)
+                beam = self._beam(k, effort, stretch)
+                return faiss.SearchParametersHNSW(efSearch=beam, **chosen)
+
+    def _beam(self, k: int, effort: SearchEffort, stretch: float) -> int:
+        # No wider than k it would return whatever it met.
+        wanted = max(effort.ef_search or self._parameters.ef_search, 2 * k)
+        return min(EF_SEARCH_MAX, math.ceil(wanted * stretch))

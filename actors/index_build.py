@@ -1,4 +1,9 @@
-"""From a corpus to an index version: embedded on Ray Data, one build task a shard."""
+"""From a corpus to an index version: embedded on Ray Data, one build task a shard.
+
+parts -> passages -> vectors -> (a sample -> kind and parameters, if asked to find them
+                                          -> centroids and code book, if the kind has some)
+                             -> shards
+"""
 
 from __future__ import annotations
 
@@ -7,7 +12,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +21,8 @@ import ray
 import ray.data
 
 from actors.embedding_worker import EmbedBatches
+from actors.faiss_api import num_subquantizers
+from actors.index_training import prepare_build
 from actors.progress import watched
 from actors.shard_build import build_shard
 from actors.wiring import live_nodes
@@ -26,9 +33,11 @@ from cluster.config import CorpusSettings
 from cluster.errors import InvalidArgument, NotFound
 from cluster.manifests import (
     ArtifactFile,
+    AutoIndex,
     CorpusManifest,
     IndexManifest,
     IndexParameters,
+    IndexTuning,
     ManifestRef,
     ModelManifest,
     ShardArtifact,
@@ -38,7 +47,7 @@ from cluster.passages import current_passages, read_part, vector_column, vectors
 from cluster.placement import shard_of
 from cluster.records import Record
 
-_BUILD_FORMAT = 1
+_BUILD_FORMAT = 2
 """Raised whenever the same input is to be built into other bytes."""
 _EMBED_BATCH = 128
 _EMBED_BLOCK = 2 * _EMBED_BATCH
@@ -49,7 +58,8 @@ class _BuildKey(Record):
 
     format: int
     corpus: CorpusManifest
-    parameters: IndexParameters
+    parameters: IndexParameters | AutoIndex
+    """As asked: what was measured when it was built differs from time to time."""
     shards: int
     embedder_fingerprint: str | None
 
@@ -81,24 +91,28 @@ def build_index(
     found = catalog.find_index(corpus, version)
     if found is not None:
         return (*found, True)
-    shards, num_documents = _build_shards(
-        store, position, settings, embedder, cache_folder, progress
-    )
-    num_passages = sum(shard.num_rows for shard in shards)
     dimension = position.vector_dimension or (embedder.dimension if embedder else None)
     assert dimension is not None
+    if isinstance(settings.index, IndexParameters):
+        # What cannot be built is refused before anything is embedded for it.
+        num_subquantizers(dimension, settings.index.pq_m)
+    parameters, tuning, shards, num_documents = _build_shards(
+        store, position, settings, embedder, dimension, cache_folder, progress
+    )
+    num_passages = sum(shard.num_rows for shard in shards)
     manifest = IndexManifest(
         corpus=corpus,
         version=version,
         corpus_position=position.position,
         dimension=dimension,
-        parameters=settings.index,
+        parameters=parameters,
         embedder_fingerprint=None if embedder is None else embedder.fingerprint,
         metadata_schema=position.metadata_schema,
         num_documents=num_documents,
         num_passages=num_passages,
         shards=tuple(shards),
         recall_at_10=sum(s.recall_at_10 * s.num_rows for s in shards) / max(1, num_passages),
+        tuning=tuning,
         built_at_ms=SYSTEM_CLOCK.wall_ms(),
     )
     return (*catalog.publish_index(manifest), False)
@@ -124,44 +138,59 @@ def _build_shards(
     corpus: CorpusManifest,
     settings: CorpusSettings,
     embedder: ModelManifest | None,
+    dimension: int,
     cache_folder: Path,
     progress: Callable[[int, int], None],
-) -> tuple[list[ShardArtifact], int]:
-    """The artifacts of all shards, and how many documents are in them."""
-    parts = [{"part": i, "file": part.to_bytes()} for i, part in enumerate(corpus.parts)]
+) -> tuple[IndexParameters, IndexTuning | None, list[ShardArtifact], int]:
+    """The parameters of the index, how they were found, its shards, and how many documents are in
+    them.
+    """
     total = corpus.num_passages
     with watched(lambda done: progress(min(done, total), total)) as counter:
-        passages = ray.data.from_items(parts, override_num_blocks=len(parts)).map_batches(
-            _PartReader(store, corpus).read, batch_size=1, batch_format="pyarrow"
-        )
-        if embedder is not None:
-            # An actor takes one block at a time: blocks of a few batches keep all of them busy.
-            blocks = passages.repartition(target_num_rows_per_block=_EMBED_BLOCK)
-            passages = blocks.map_batches(
-                EmbedBatches,
-                fn_constructor_args=(embedder, store, cache_folder, counter),
-                batch_size=_EMBED_BATCH,
-                batch_format="pyarrow",
-                num_cpus=1,
-                compute=ray.data.ActorPoolStrategy(size=_embedding_actors(total)),
-            )
-        sharded = passages.map_batches(
+        passages = _passages(store, corpus, embedder, cache_folder, counter)
+        prepared = prepare_build(passages, settings, total, dimension)
+        sharded = prepared.passages.map_batches(
             _Sharder(settings.shards).add, batch_format="pyarrow", zero_copy_batch=True
         )
-        builder = _ShardBuilder(store, settings.index)
+        builder = _ShardBuilder(
+            store, prepared.parameters, prepared.trained, prepared.target_recall
+        )
         # Ray Data would shuffle into 200 partitions, most of them empty, with a task for each.
         groups = sharded.groupby("shard", num_partitions=settings.shards)
         rows = groups.map_groups(builder.build_group, batch_format="pyarrow").take_all()
-    built = {row["shard"]: row for row in rows}
+    built = {row["shard"]: _BuiltShard.from_row(row) for row in rows}
     # A small corpus may leave a shard without documents: it is built all the same.
     empty = _no_rows(store, corpus, embedder)
-    artifacts = [
-        ShardArtifact.from_bytes(built[shard]["artifact"], source="a build task")
-        if shard in built
-        else builder.build(shard, empty)[0]
-        for shard in range(settings.shards)
-    ]
-    return artifacts, sum(row["documents"] for row in rows)
+    shards = [built.get(s) or builder.build(s, empty) for s in range(settings.shards)]
+    parameters = prepared.parameters.stretched(max(shard.stretch for shard in shards))
+    num_documents = sum(shard.num_documents for shard in shards)
+    return parameters, prepared.tuning, [shard.artifact for shard in shards], num_documents
+
+
+def _passages(
+    store: ObjectStore,
+    corpus: CorpusManifest,
+    embedder: ModelManifest | None,
+    cache_folder: Path,
+    counter: Any,
+) -> ray.data.Dataset:
+    """All passages with their vectors, and in `part` the ordinal of the part they come from."""
+    parts = [{"part": i, "file": part.to_bytes()} for i, part in enumerate(corpus.parts)]
+    passages = ray.data.from_items(parts, override_num_blocks=len(parts)).map_batches(
+        _PartReader(store, corpus).read, batch_size=1, batch_format="pyarrow"
+    )
+    if embedder is None:
+        return passages
+    # An actor takes one block at a time: blocks of a few batches keep all of them busy.
+    blocks = passages.repartition(target_num_rows_per_block=_EMBED_BLOCK)
+    return blocks.map_batches(
+        EmbedBatches,
+        fn_constructor_args=(embedder, store, cache_folder, counter),
+        batch_size=_EMBED_BATCH,
+        batch_format="pyarrow",
+        num_cpus=1,
+        compute=ray.data.ActorPoolStrategy(size=_embedding_actors(corpus.num_passages)),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,28 +229,53 @@ class _Sharder:
         return passages.append_column("shard", pa.array(shards, type=pa.int64()))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _BuiltShard:
+    artifact: ShardArtifact
+    num_documents: int
+    stretch: int
+
+    def to_row(self) -> dict[str, Any]:
+        return {
+            "shard": self.artifact.shard,
+            "artifact": self.artifact.to_bytes(),
+            "documents": self.num_documents,
+            "stretch": self.stretch,
+        }
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> Self:
+        return cls(
+            artifact=ShardArtifact.from_bytes(row["artifact"], source="a build task"),
+            num_documents=row["documents"],
+            stretch=row["stretch"],
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class _ShardBuilder:
     """Builds one shard from all its rows and stores the artifact."""
 
     store: ObjectStore
     parameters: IndexParameters
+    trained: bytes | None
+    target_recall: float
 
     def build_group(self, group: Any) -> pa.Table:
         rows: pa.Table = group
         shard: Any = rows["shard"][0].as_py()
-        artifact, num_documents = self.build(shard, rows)
-        row = {"shard": shard, "artifact": artifact.to_bytes(), "documents": num_documents}
-        return pa.Table.from_pylist([row])
+        return pa.Table.from_pylist([self.build(shard, rows).to_row()])
 
-    def build(self, shard: int, rows: pa.Table) -> tuple[ShardArtifact, int]:
+    def build(self, shard: int, rows: pa.Table) -> _BuiltShard:
         latest = _latest_of_each_document(rows)
         num_documents = pc.count_distinct(latest["document"]).as_py()
         vectors = vectors_of(latest)
         table = latest.drop_columns(["vector", "part", "shard"])
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
-            build = build_shard(table, vectors, self.parameters, folder)
+            build = build_shard(
+                table, vectors, self.parameters, folder, self.trained, self.target_recall
+            )
             files = Artifacts(self.store).put_folder(folder)
         artifact = ShardArtifact(
             shard=shard,
@@ -229,7 +283,7 @@ class _ShardBuilder:
             files=files,
             recall_at_10=build.recall_at_10,
         )
-        return artifact, num_documents
+        return _BuiltShard(artifact=artifact, num_documents=num_documents, stretch=build.stretch)
 
 
 def _embedding_actors(num_passages: int) -> int:

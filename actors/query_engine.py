@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import replace
 
 import numpy as np
@@ -22,12 +23,12 @@ from cluster.answers import (
     AnswerResult,
     RegionSummary,
 )
+from cluster.canary import Lots
 from cluster.checks import check_answer, check_retrieval, check_search, in_rows
 from cluster.clock import Clock, Deadline
 from cluster.filters import filter_key
 from cluster.region_view import CorpusView, RegionView, ReleaseView
 from cluster.search import Float32Array, SearchRequest, SearchResult
-from cluster.vectors import prepared
 
 
 class QueryEngine:
@@ -44,6 +45,7 @@ class QueryEngine:
         self._clock = clock
         self._shard_search = ShardSearch(clock)
         self._routed: RegionView | None = None
+        self._lots = Lots()
 
     async def search(self, request: SearchRequest) -> SearchResult:
         """Raises InvalidArgument, Unavailable (coverage too low, nothing to serve), Overloaded,
@@ -51,7 +53,15 @@ class QueryEngine:
         """
         watch = Stopwatch.start(self._clock)
         deadline = Deadline.after(request.timeout_s, self._clock)
-        release = self._pin(request.release)
+        release = self._pin(request.release, request.user)
+        if request.release is not None or not self._views.outcomes.counting:
+            return await self._search(request, release, deadline, watch)
+        with self._views.outcomes.search(request, release.number):
+            return await self._search(request, release, deadline, watch)
+
+    async def _search(
+        self, request: SearchRequest, release: ReleaseView, deadline: Deadline, watch: Stopwatch
+    ) -> SearchResult:
         corpus = release.corpus(request.corpus)
         request = in_rows(request, corpus)
         check_search(request, corpus)
@@ -60,6 +70,7 @@ class QueryEngine:
         kind = SearchKind(
             corpus=corpus.corpus,
             index_version=corpus.index_version,
+            metric=corpus.metric,
             top_k=request.top_k,
             fields=request.fields,
             effort=request.effort,
@@ -79,6 +90,7 @@ class QueryEngine:
             took_ms=watch.total_ms(),
             trace_id=request.trace_id or uuid.uuid4().hex,
             arrays=found.arrays,
+            fell_back=found.fell_back,
             timings_ms={**watch.laps_ms, **found.timings_ms},
         )
 
@@ -87,13 +99,24 @@ class QueryEngine:
         watch = Stopwatch.start(self._clock)
         check_answer(request)
         deadline = Deadline.after(request.timeout_s, self._clock)
-        release = self._pin(request.release)
+        release = self._pin(request.release, request.user)
         if request.retrieve:
             check_retrieval(release.corpus(request.corpus))
+        counted = request.release is None and self._views.outcomes.counting
         # Everything below is pinned to this one release, so that no answer mixes two.
         request = replace(
             request, release=release.number, trace_id=request.trace_id or uuid.uuid4().hex
         )
+        events = self._events(request, release, deadline, watch)
+        if counted:
+            events = self._views.outcomes.answer(events, release.number, request.timeout_s)
+        async with aclosing(events):
+            async for event in events:
+                yield event
+
+    async def _events(
+        self, request: AnswerRequest, release: ReleaseView, deadline: Deadline, watch: Stopwatch
+    ) -> AsyncGenerator[AnswerEvent, None]:
         found = await self._retrieve(request) if request.retrieve else None
         events = self._answering.events(
             request,
@@ -103,11 +126,9 @@ class QueryEngine:
             deadline=deadline,
             elapsed_ms=watch.total_ms,
         )
-        try:
+        async with aclosing(events):
             async for event in events:
                 yield event
-        finally:
-            await events.aclose()
 
     async def answer(self, request: AnswerRequest) -> AnswerResult:
         result: AnswerResult | None = None
@@ -121,12 +142,12 @@ class QueryEngine:
         """Raises Unavailable while the coordinator is away; serving goes on without it."""
         return await self._views.status()
 
-    def _pin(self, number: int | None) -> ReleaseView:
+    def _pin(self, number: int | None, user: str) -> ReleaseView:
         view = self._views.view
         if view is not self._routed:
             self._routes.follow(view)
             self._routed = view
-        return view.pin(number, self._clock.wall_ms())
+        return view.pin(number, self._clock.wall_ms(), user=user, lot=self._lots.next())
 
     async def _retrieve(self, request: AnswerRequest) -> SearchResult:
         return await self.search(
@@ -151,4 +172,4 @@ class QueryEngine:
             texts = request.queries or ()
             embedder = self._routes.embedder(release)
             vectors = await embedder.ask(lambda replica, _: replica.embed(texts), deadline)
-        return prepared(np.ascontiguousarray(vectors, dtype=np.float32), corpus.metric)
+        return np.ascontiguousarray(vectors, dtype=np.float32)

@@ -72,8 +72,12 @@ class Region:
         timeout_s: float = 5.0,
         min_coverage: float = 1.0,
         release: int | None = None,
+        user: str = "",
     ) -> ray.ObjectRef[SearchResult]:
-        """Searches for one text, several texts, or `vectors` (float32 [n, d], or [d] for one)."""
+        """Searches for one text, several texts, or `vectors` (float32 [n, d], or [d] for one).
+
+        While a canary release is tried, the same `user` is served by the same release.
+        """
         queries = (query,) if isinstance(query, str) else None if query is None else tuple(query)
         given = None if vectors is None else check_vectors(np.atleast_2d(np.asarray(vectors)))
         request = SearchRequest(
@@ -86,6 +90,7 @@ class Region:
             timeout_s=timeout_s,
             min_coverage=min_coverage,
             release=release,
+            user=user,
         )
         return cast("ray.ObjectRef[SearchResult]", self._front.search.remote(request))
 
@@ -101,6 +106,7 @@ class Region:
         timeout_s: float = 60.0,
         min_coverage: float = 1.0,
         release: int | None = None,
+        user: str = "",
     ) -> ray.ObjectRef[AnswerResult]:
         """Answers a question from the passages found for it."""
         request = AnswerRequest(
@@ -113,6 +119,7 @@ class Region:
             timeout_s=timeout_s,
             min_coverage=min_coverage,
             release=release,
+            user=user,
         )
         return cast("ray.ObjectRef[AnswerResult]", self._front.answer.remote(request))
 

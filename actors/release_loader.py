@@ -5,8 +5,8 @@ serve.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,19 +14,23 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from actors import names, wiring
+from actors.replica_counts import ReplicaCounts
 from actors.shard_replica import ReplicaStatus
 from cluster.catalog import Catalog
+from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.config import GeneratorSettings, Settings
 from cluster.errors import InvalidArgument, RaygionError, Unavailable
 from cluster.manifests import IndexManifest, ModelManifest
 from cluster.object_store import ObjectStore
 from cluster.region_view import CorpusView, GeneratorView, ReleaseView
 from cluster.releases import Release
+from cluster.replica_scaling import ReplicaLoad
 
 log = logging.getLogger(__name__)
 _LOAD_TIMEOUT_S = 600.0
 _STATUS_TIMEOUT_S = 3.0
 _WARM_UP = ["warm up"]
+_DISMISS_AFTER_S = 10.0
 
 
 class GeneratorDeployer(Protocol):
@@ -62,14 +66,21 @@ class ReleaseLoader:
         store: ObjectStore,
         cache_folder: Path,
         deployer: GeneratorDeployer,
+        counts: ReplicaCounts,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._settings = settings
+        self._counts = counts
+        self._clock = clock
         self._store = store
         self._cache_folder = cache_folder
         self._catalog = Catalog(store)
         self._deployer = deployer
         self._loading: dict[tuple[str, str], Any] = {}
-        self._serving: dict[str, frozenset[str]] = {}
+        self._statuses: dict[str, ReplicaStatus] = {}
+        self._looked_s = clock.monotonic_s()
+        self._made: set[str] = set()
+        self._surplus: dict[str, float] = {}
 
     def plan(self, release: Release) -> LoadedRelease:
         """What the release will be made of here. Reads manifests; starts nothing."""
@@ -137,16 +148,64 @@ class ReleaseLoader:
                 for name, replica in self._replicas(index).items():
                     handles[name] = replica
                     wanted.setdefault(name, {})[index.version] = index
-        self._serving = _statuses(handles)
+        self._look_at(handles)
         for name, indexes in wanted.items():
-            held = self._serving.get(name)
-            for version in indexes.keys() - (held if held is not None else indexes.keys()):
+            status = self._statuses.get(name)
+            held = indexes.keys() if status is None else status.index_versions
+            for version in indexes.keys() - held:
                 self._load_again(name, handles[name], indexes[version])
+        self._dismiss()
+
+    def resized(self, loaded: LoadedRelease) -> LoadedRelease:
+        """The release with as many replicas in its view as there should be now; those that were
+        added come in once they hold the index. The same object when nothing changes.
+        """
+        known = self._actor_names(loaded)
+        corpora: dict[str, CorpusView] = {}
+        for corpus, index in loaded.indexes.items():
+            serving = {n for n in self._statuses if self._holds(n, index.version)}
+            corpora[corpus] = self._corpus_view(index, known | serving)
+        if corpora == loaded.view.corpora:
+            return loaded
+        return replace(loaded, view=replace(loaded.view, corpora=corpora))
 
     def num_serving(self, corpus: CorpusView) -> int:
         """Replicas of the corpus that held its index version when they were last asked."""
         replicas = (name for shard in corpus.shards for name in shard)
-        return sum(corpus.index_version in self._serving.get(name, ()) for name in replicas)
+        return sum(self._holds(name, corpus.index_version) for name in replicas)
+
+    def _holds(self, name: str, index_version: str) -> bool:
+        status = self._statuses.get(name)
+        return status is not None and index_version in status.index_versions
+
+    def _look_at(self, handles: Mapping[str, Any]) -> None:
+        """Asks the replicas how they are, and lets the policy see what they have done."""
+        before, asked_s = self._statuses, self._looked_s
+        self._statuses, self._looked_s = _statuses(handles), self._clock.monotonic_s()
+        elapsed_s = max(1e-3, self._looked_s - asked_s)
+        loads: dict[str, list[ReplicaLoad]] = {}
+        for name, status in self._statuses.items():
+            earlier = before.get(name)
+            busy_s = status.busy_s - (earlier.busy_s if earlier is not None else 0.0)
+            share = min(1.0, max(0.0, busy_s / elapsed_s))
+            load = ReplicaLoad(busy_share=share, waiting=status.waiting)
+            loads.setdefault(names.corpus_of(name), []).append(load)
+        for corpus, of_corpus in loads.items():
+            self._counts.observe(corpus, of_corpus, self._looked_s)
+
+    def _dismiss(self) -> None:
+        """Ends replicas beyond the count, after a while: queries may be on their way there."""
+        now_s = self._clock.monotonic_s()
+        surplus = {
+            name
+            for name in self._made
+            if names.number_of(name) >= self._counts.count(names.corpus_of(name))
+        }
+        self._surplus = {name: self._surplus.get(name, now_s) for name in surplus}
+        for name, since_s in self._surplus.items():
+            if now_s - since_s >= _DISMISS_AFTER_S:
+                wiring.kill(name)
+                self._made.discard(name)
 
     def _load_again(self, name: str, replica: Any, index: IndexManifest) -> None:
         key = (name, index.version)
@@ -159,8 +218,8 @@ class ReleaseLoader:
         self._loading[key] = replica.load.remote(index)
 
     def _replicas(self, index: IndexManifest) -> dict[str, Any]:
-        number = self._settings.corpus(index.corpus).replicas
-        return {
+        number = self._counts.count(index.corpus)
+        replicas = {
             names.replica(index.corpus, shard.shard, replica): wiring.replica_actor(
                 index.corpus,
                 shard.shard,
@@ -171,6 +230,8 @@ class ReleaseLoader:
             for shard in index.shards
             for replica in range(number)
         }
+        self._made |= replicas.keys()
+        return replicas
 
     def _embedders(self, model: ModelManifest | None) -> dict[str, Any]:
         if model is None:
@@ -192,8 +253,13 @@ class ReleaseLoader:
         shards = (s for corpus in release.view.corpora.values() for s in corpus.shards)
         return {name for shard in shards for name in shard} | set(release.view.embedders)
 
-    def _corpus_view(self, index: IndexManifest) -> CorpusView:
-        number = self._settings.corpus(index.corpus).replicas
+    def _corpus_view(self, index: IndexManifest, only: Collection[str] | None = None) -> CorpusView:
+        """`only`: the replicas that may be in it; None takes all that there should be."""
+        numbers = range(self._counts.count(index.corpus))
+        shards = (
+            tuple(names.replica(index.corpus, shard.shard, number) for number in numbers)
+            for shard in index.shards
+        )
         return CorpusView(
             corpus=index.corpus,
             index_version=index.version,
@@ -204,8 +270,7 @@ class ReleaseLoader:
             num_passages=index.num_passages,
             recall_at_10=index.recall_at_10,
             shards=tuple(
-                tuple(names.replica(index.corpus, shard.shard, r) for r in range(number))
-                for shard in index.shards
+                tuple(name for name in shard if only is None or name in only) for shard in shards
             ),
         )
 
@@ -248,18 +313,16 @@ def _wait_for(refs: list[Any]) -> None:
         raise Unavailable(f"loading took more than {_LOAD_TIMEOUT_S:.0f} s")
 
 
-def _statuses(handles: Mapping[str, Any]) -> dict[str, frozenset[str]]:
-    """Index versions held, for each replica that answers in time."""
+def _statuses(handles: Mapping[str, Any]) -> dict[str, ReplicaStatus]:
+    """What each replica says of itself that answers in time."""
     refs = {handle.status.remote(): name for name, handle in handles.items()}
     if not refs:
         return {}
     done, _ = ray.wait(list(refs), num_returns=len(refs), timeout=_STATUS_TIMEOUT_S)
-    held: dict[str, frozenset[str]] = {}
+    statuses: dict[str, ReplicaStatus] = {}
     for ref in done:
         try:
-            status: ReplicaStatus = ray.get(ref)
+            statuses[refs[ref]] = ray.get(ref)
         except RayError as error:
             log.info("%s does not answer: %s", refs[ref], error)
-        else:
-            held[refs[ref]] = status.index_versions
-    return held
+    return statuses

@@ -8,7 +8,7 @@ on one busy core and 16 s on two.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +18,14 @@ from actors.faiss_api import one_thread, write_index
 from actors.shard_documents import DOCUMENTS_FILE, sorted_by_id, write_documents
 from actors.shard_index import INDEX_FILE, ShardIndex
 from cluster.manifests import IndexParameters
-from cluster.search import Float32Array, ShardQuery
+from cluster.search import Float32Array, Int64Array, SearchEffort, ShardQuery
 from cluster.vectors import check_norms, norms, prepared
 
 _SAMPLE_ROWS_MAX = 200
 _RECALL_K = 10
 _PERTURBATION = 0.1
+_WEAK_QUANTILE = 0.01
+_STRETCHES = (1, 2, 4, 8)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,50 +33,99 @@ class ShardBuild:
     num_rows: int
     recall_at_10: float
     """Share of the exact ten best that the index finds, over a sample of perturbed rows."""
+    stretch: int
+    """What `IndexParameters.stretched` takes to find that share."""
 
 
 def build_shard(
-    table: pa.Table, vectors: Float32Array, parameters: IndexParameters, folder: Path
+    table: pa.Table,
+    vectors: Float32Array,
+    parameters: IndexParameters,
+    folder: Path,
+    trained: bytes | None = None,
+    target_recall: float = 0.0,
 ) -> ShardBuild:
     """Writes both files into the existing `folder` and measures the index that it wrote.
 
     table: the columns `id`, `document` and `text` (strings) and `meta.{field}` for each metadata
     field; vectors: float32 [n, d], row i for row i of the table, d >= 1, n may be 0. For cosine the
-    stored vectors are normalised.
+    stored vectors are normalised. trained: from `train_index`, what the shards of an index version
+    have in common; None trains a kind that needs it on these vectors. Where the parameters miss
+    `target_recall`, it is found out how far a search has to be stretched to reach it.
 
-    Raises InvalidArgument for vectors that are not finite, unfit ids and too much text; ValueError
-    for ids that occur twice and for tables that do not fit the vectors.
+    Raises InvalidArgument for vectors that are not finite, unfit ids, too much text and a `pq_m`
+    that does not divide d; ValueError for ids that occur twice and for tables that do not fit the
+    vectors.
     """
     check_norms(norms(vectors))
     table, vectors = sorted_by_id(table, vectors)
     vectors = prepared(vectors, parameters.metric)
-    index_path = folder / INDEX_FILE
-    write_index(vectors, parameters, index_path)
-    write_documents(
-        table,
-        vectors,
-        folder / DOCUMENTS_FILE,
-        index_size_bytes=index_path.stat().st_size,
-    )
+    index_path, documents_path = folder / INDEX_FILE, folder / DOCUMENTS_FILE
+    write_index(vectors, parameters, index_path, trained)
+    size_bytes = index_path.stat().st_size
+    write_documents(table, vectors, documents_path, index_size_bytes=size_bytes)
     with one_thread():
-        recall = _recall(ShardIndex.open(folder, parameters, vectors.shape[1]), vectors, parameters)
-    return ShardBuild(num_rows=len(vectors), recall_at_10=recall)
+        index = ShardIndex.open(folder, parameters, vectors.shape[1])
+        if parameters.fallback:
+            # Beside the file that is mapped, and in its place afterwards.
+            written = folder / f"{DOCUMENTS_FILE}.new"
+            weak = _weak_score(index, vectors, parameters)
+            write_documents(table, vectors, written, index_size_bytes=size_bytes, weak_score=weak)
+            written.replace(documents_path)
+        query = _perturbed_rows(vectors, parameters)
+        for stretch in _STRETCHES:
+            stretched = index.tuned(parameters.stretched(stretch))
+            recall = recall_at_10(stretched, query)
+            if recall >= target_recall:
+                break
+    return ShardBuild(num_rows=len(vectors), recall_at_10=recall, stretch=stretch)
 
 
-def _recall(index: ShardIndex, vectors: Float32Array, parameters: IndexParameters) -> float:
-    """Asks for near neighbours of sampled rows, moved a little so that no row is its own query."""
-    if len(vectors) == 0:
+def recall_at_10(index: ShardIndex, queries: Float32Array) -> float:
+    """Of the exact ten best of each query, the share that the index finds.
+
+    queries: float32 [n, d], prepared for the metric.
+    """
+    query = ShardQuery(corpus="", index_version="", vectors=queries, top_k=_RECALL_K)
+    wanted = index.search(replace(query, effort=SearchEffort(exact=True))).scores
+    num_wanted = np.isfinite(wanted).sum()
+    if num_wanted == 0:
         return 1.0
-    rng = np.random.default_rng(parameters.seed & 0x7FFFFFFF)
-    size = min(_SAMPLE_ROWS_MAX, len(vectors))
-    sample = vectors[rng.choice(len(vectors), size=size, replace=False)]
-    scale = _PERTURBATION * norms(sample)[:, None] / np.sqrt(sample.shape[1])
-    moved = (sample + scale * rng.standard_normal(sample.shape)).astype(np.float32)
-    query = ShardQuery(
-        corpus="", index_version="", vectors=prepared(moved, parameters.metric), top_k=_RECALL_K
-    )
-    wanted = index.search(query, exact=True).scores
     found = index.search(query).scores
     # Scores rather than ids are compared: one of several equal rows is as good as another.
     good = found >= wanted.min(axis=1, where=np.isfinite(wanted), initial=np.inf)[:, None]
-    return float((good & np.isfinite(found)).sum() / np.isfinite(wanted).sum())
+    return float((good & np.isfinite(found)).sum() / num_wanted)
+
+
+def _weak_score(index: ShardIndex, vectors: Float32Array, parameters: IndexParameters) -> float:
+    """The score that the tenth hit of a query reaches, but for one query in a hundred, when stored
+    vectors ask for others like them. Of a query that belongs here the best hit is seldom weaker.
+
+    The build's own fallback is off as yet: the scores are those that the index finds by itself.
+    """
+    rows = _sampled(vectors, _rng(parameters))
+    query = ShardQuery(corpus="", index_version="", vectors=vectors[rows], top_k=_RECALL_K + 1)
+    hits = index.search(query)
+    # Each finds itself, which says nothing, unless the index missed it: then the last is left out.
+    itself = hits.rows == rows[:, None]
+    itself[~itself.any(axis=1), -1] = True
+    tenths = hits.scores[~itself].reshape(len(rows), _RECALL_K)[:, -1]
+    known = tenths[np.isfinite(tenths)]
+    return float(np.quantile(known, _WEAK_QUANTILE, method="lower")) if known.size else -np.inf
+
+
+def _rng(parameters: IndexParameters) -> np.random.Generator:
+    return np.random.default_rng(parameters.seed & 0x7FFFFFFF)
+
+
+def _sampled(vectors: Float32Array, rng: np.random.Generator) -> Int64Array:
+    return rng.choice(len(vectors), size=min(_SAMPLE_ROWS_MAX, len(vectors)), replace=False)
+
+
+def _perturbed_rows(vectors: Float32Array, parameters: IndexParameters) -> Float32Array:
+    """Sampled rows, moved a little so that no row is its own query."""
+    rng = _rng(parameters)
+    sample = vectors[_sampled(vectors, rng)]
+    scale = _PERTURBATION * norms(sample)[:, None] / np.sqrt(sample.shape[1])
+    moved = (sample + scale * rng.standard_normal(sample.shape)).astype(np.float32)
+    return prepared(moved, parameters.metric)

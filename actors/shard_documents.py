@@ -6,12 +6,13 @@ map of the file serves all columns in place and the vectors are one NumPy array 
 ascend by id, in the order of its bytes: to order rows is to order ids.
 
 The schema's metadata says what a reader needs before it looks at a row: the longest vector's norm,
-and the size of the index file that belongs to this one.
+the size of the index file that belongs to this one, and where the index has a fallback, the score
+below which a query's best hit is weak.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -32,6 +33,7 @@ _REQUIRED = ("id", "document", "text")
 _VECTOR = "vector"
 _NORM_MAX = b"raygion.norm_max"
 _INDEX_SIZE = b"raygion.index_size_bytes"
+_WEAK_SCORE = b"raygion.weak_score"
 
 
 def sorted_by_id(table: pa.Table, vectors: Float32Array) -> tuple[pa.Table, Float32Array]:
@@ -58,7 +60,12 @@ def sorted_by_id(table: pa.Table, vectors: Float32Array) -> tuple[pa.Table, Floa
 
 
 def write_documents(
-    table: pa.Table, vectors: Float32Array, path: Path, *, index_size_bytes: int
+    table: pa.Table,
+    vectors: Float32Array,
+    path: Path,
+    *,
+    index_size_bytes: int,
+    weak_score: float | None = None,
 ) -> None:
     """Writes what `sorted_by_id` returned. Raises InvalidArgument for more text than fits a
     batch.
@@ -71,9 +78,10 @@ def write_documents(
     )
     batch = pa.RecordBatch.from_arrays(columns, names=[*table.column_names, _VECTOR])
     norm_max = float(norms(vectors).max(initial=0.0))
-    batch = batch.replace_schema_metadata(
-        {_NORM_MAX: norm_max.hex().encode(), _INDEX_SIZE: str(index_size_bytes).encode()}
-    )
+    facts = {_NORM_MAX: norm_max.hex().encode(), _INDEX_SIZE: str(index_size_bytes).encode()}
+    if weak_score is not None:
+        facts[_WEAK_SCORE] = weak_score.hex().encode()
+    batch = batch.replace_schema_metadata(facts)
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)
 
@@ -88,7 +96,9 @@ class ShardDocuments:
     """float32 [num_rows, d], read-only, a view of the file"""
     norm_max: float
     index_size_bytes: int
+    weak_score: float | None
     texts: pa.StringArray
+    id_column: pa.StringArray
     id_ends: npt.NDArray[np.int32]
     """int32 [num_rows + 1]: row i's id is `id_bytes[id_ends[i] : id_ends[i + 1]]`"""
     id_bytes: npt.NDArray[np.uint8]
@@ -116,6 +126,7 @@ class ShardDocuments:
         norm_max = float.fromhex(facts[_NORM_MAX].decode())
         if not norm_max >= 0.0:
             raise ValueError(f"the longest vector has norm {norm_max}")
+        weak_score = float.fromhex(facts[_WEAK_SCORE].decode()) if _WEAK_SCORE in facts else None
         ids = _strings(batch.column("id"))
         texts = _strings(batch.column("text"))
         fields = [name for name in batch.schema.names if name.startswith(META_PREFIX)]
@@ -130,7 +141,9 @@ class ShardDocuments:
             vectors=_vectors(batch.column(_VECTOR), dimension),
             norm_max=norm_max,
             index_size_bytes=int(facts[_INDEX_SIZE]),
+            weak_score=weak_score,
             texts=texts,
+            id_column=ids,
             id_ends=_offsets(ids),
             id_bytes=np.frombuffer(memoryview(ids.buffers()[2] or b""), dtype=np.uint8),
         )
@@ -150,6 +163,14 @@ class ShardDocuments:
         characters = np.where(places < lengths[..., None], self.id_bytes[index], np.uint8(0))
         ids: BytesArray = characters.view(f"S{width}")[..., 0]
         return ids
+
+    def rows_with(self, ids: Collection[bytes]) -> npt.NDArray[np.bool_]:
+        """bool [num_rows]: whether the row's id, in UTF-8, is among these."""
+        # Compared as bytes, which need not be UTF-8 to be compared.
+        column = self.id_column.view(pa.binary())
+        found = pc.is_in(column, value_set=pa.array(list(ids), pa.binary()))
+        mask: npt.NDArray[np.bool_] = found.to_numpy(zero_copy_only=False)
+        return mask
 
     def passages(
         self, rows: Sequence[int] | Int64Array, fields: tuple[str, ...] | None

@@ -4,28 +4,28 @@
     Faiss  -> candidates -> scored again from the stored vectors -> (score desc, id asc) -> ids
 
 Guarantees. The score and the order of hits depend on the query's and the rows' vectors alone, not
-on batch, threads or processor (see cluster/scoring). Flat is exact, ties included: candidates whose
-worst is not clear of the k-th best are thrown away for an exact scan, so that any number of Flat
-shards merges to what one would answer. Every kind returns k hits where k rows match the filter.
+on batch, threads or processor (see cluster/scoring); what a quantized kind holds of a vector says
+which rows are scored, and nothing more. Flat is exact, ties included: candidates whose worst is not
+clear of the k-th best are thrown away for an exact scan, so that any number of Flat shards merges
+to what one would answer. Every kind returns k hits where k rows match the filter: what an index
+misses so far that there are fewer, or that the best of them is weaker than is usual here (where the
+index has a fallback), is found by an exact scan for the queries concerned.
 """
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 import numpy.typing as npt
-import orjson
 
-from actors.faiss_api import FaissIndex, RowSelector, num_lists, row_selector
+from actors.faiss_api import FaissIndex
 from actors.shard_documents import DOCUMENTS_FILE, ShardDocuments
+from actors.shard_selection import RowMask, Selection, Selections
 from cluster.errors import Corrupt, InvalidArgument
-from cluster.filters import Filter, filter_mask, filter_to_json
 from cluster.manifests import IndexKind, IndexParameters
 from cluster.merge import padding
 from cluster.scoring import best, error_bound, scan, score_rows
@@ -39,42 +39,36 @@ _SLACK = 4
 _SCAN_ROWS = 1000
 # So are all when the caller wants an eighth of them or more.
 _SCAN_SHARE = 8
-_FILTERS_CACHED_MAX = 64
-
-
-@dataclass(frozen=True, slots=True)
-class _Selection:
-    """The rows that a filter leaves."""
-
-    num_rows: int
-    selector: RowSelector
-    mask_bits: npt.NDArray[np.uint8]
-    scanned: Int64Array | None
-    """The rows themselves where they are few enough to be scanned rather than searched."""
-
-    def rows(self) -> Int64Array:
-        if self.scanned is not None:
-            return self.scanned
-        return np.flatnonzero(np.unpackbits(self.mask_bits, bitorder="little"))
 
 
 class ShardIndex:
-    """One opened shard. Threads may search it at the same time; it never changes.
+    """A view of one opened shard. Threads may search it at the same time; it never changes.
 
     How many threads Faiss uses for a batch is the caller's choice (`faiss.omp_set_num_threads`, in
     each thread that searches).
     """
 
     def __init__(
-        self, index: FaissIndex, documents: ShardDocuments, parameters: IndexParameters
+        self,
+        index: FaissIndex,
+        documents: ShardDocuments,
+        parameters: IndexParameters,
+        live: RowMask | None = None,
     ) -> None:
+        """live: bool [rows], false where a row is deleted; None when none is."""
         self._index = index
         self._documents = documents
         self._parameters = parameters
-        self._selections: OrderedDict[bytes, _Selection] = OrderedDict()
-        self._selections_lock = threading.Lock()
+        self._live = live
+        self._rescore = parameters.rescore if parameters.kind.is_quantized else 1
+        self._weak_score = documents.weak_score if parameters.fallback else None
+        self.kind = parameters.kind
         self.num_rows = documents.num_rows
+        """Rows of the files, deleted ones included."""
+        self.num_live = self.num_rows if live is None else int(np.count_nonzero(live))
+        self.num_lists = index.num_lists
         self.dimension: int = documents.vectors.shape[1]
+        self._selections = Selections(documents.metadata, live, _scan_rows_max(index, parameters))
 
     @classmethod
     def open(cls, folder: Path, parameters: IndexParameters, dimension: int) -> Self:
@@ -99,8 +93,29 @@ class ShardIndex:
             )
         return cls(index, documents, parameters)
 
-    def search(self, query: ShardQuery, *, exact: bool = False) -> ShardHits:
+    def tuned(self, parameters: IndexParameters) -> Self:
+        """The same files, searched with other parameters: those of a search, not of the build."""
+        return type(self)(self._index.tuned(parameters), self._documents, parameters, self._live)
+
+    def without(self, ids: Collection[bytes]) -> Self:
+        """The same shard without the passages of these ids; ids that it does not have are ignored.
+
+        A view costs a bit and a byte a row and shares everything else; this one stays as it is. All
+        guarantees hold among the live rows, and as many of them are looked at as if the others had
+        never been there: up to half of the rows may be deleted at no loss of recall, at a cost that
+        grows with rows / live rows. `passages` still finds deleted rows, for searches that began
+        before.
+        """
+        deleted = self._documents.rows_with(ids)
+        live = ~deleted if self._live is None else self._live & ~deleted
+        if np.count_nonzero(live) == self.num_live:
+            return self
+        return type(self)(self._index, self._documents, self._parameters, live)
+
+    def search(self, query: ShardQuery) -> ShardHits:
         """The best hits of each query, padded to `top_k`; exact for Flat and when asked.
+
+        `query.effort` replaces what the index was tuned to, where it names what this kind has.
 
         Raises InvalidArgument for vectors of another dimension or not finite, top_k below 1, and a
         filter that does not fit the metadata; Corrupt when the index turns out to be damaged.
@@ -112,20 +127,21 @@ class ShardIndex:
             raise InvalidArgument("must be at least 1", "top_k")
         query_norms = norms(vectors)
         check_norms(query_norms)
-        selection = None if query.filter is None else self._selection(query.filter)
+        selection = self._selections.of(query.filter)
         num_live = self.num_rows if selection is None else selection.num_rows
         k = min(query.top_k, num_live)
         if k == 0 or len(vectors) == 0:
             return padding(len(vectors), query.top_k)
+        fell_back = np.zeros(len(vectors), dtype=np.bool_)
         if selection is not None and selection.scanned is not None:
             scores, rows = self._scan(vectors, k, selection)
         elif self._parameters.kind is IndexKind.FLAT:
             scores, rows = self._search_flat(vectors, query_norms, k, num_live, selection)
-        elif exact or k * _SCAN_SHARE >= num_live:
+        elif query.effort.exact or k * _SCAN_SHARE >= num_live:
             scores, rows = self._scan(vectors, k, selection)
         else:
-            scores, rows = self._search_graph_or_lists(vectors, k, num_live, selection)
-        return self._hits(scores, rows, query.top_k)
+            scores, rows, fell_back = self._search_graph_or_lists(query, k, num_live, selection)
+        return self._hits(scores, rows, query.top_k, fell_back)
 
     def passages(
         self, rows: Sequence[int] | Int64Array, fields: tuple[str, ...] | None
@@ -142,7 +158,7 @@ class ShardIndex:
         query_norms: Float64Array,
         k: int,
         num_live: int,
-        selection: _Selection | None,
+        selection: Selection | None,
     ) -> tuple[Float32Array, Int64Array]:
         width = min(k + _SLACK, num_live)
         selector = None if selection is None else selection.selector
@@ -159,19 +175,30 @@ class ShardIndex:
         return self._scan_where(unclear, vectors, scores, rows, selection)
 
     def _search_graph_or_lists(
-        self, vectors: Float32Array, k: int, num_live: int, selection: _Selection | None
-    ) -> tuple[Float32Array, Int64Array]:
-        width = min(k + _SLACK, num_live)
-        if selection is None:
-            _, candidates = self._index.search(vectors, width)
+        self, query: ShardQuery, k: int, num_live: int, selection: Selection | None
+    ) -> tuple[Float32Array, Int64Array, RowMask]:
+        """Scores, rows, and for which queries they come from a scan."""
+        vectors, effort = query.vectors, query.effort
+        width = min(k * self._rescore + _SLACK, num_live)
+        # As many live rows are looked at as without a filter: the others are only walked over.
+        stretch = self.num_rows / num_live
+        doubtful = np.zeros(len(vectors), dtype=np.bool_)
+        if selection is not None and self.kind is IndexKind.HNSW:
+            candidates, sure = self._index.search_among(
+                vectors, width, selection.contains, effort=effort, stretch=stretch
+            )
+            doubtful |= ~sure
         else:
-            # As many live rows are looked at as without a filter: the others are only walked over.
-            effort = self.num_rows / num_live
+            selector = None if selection is None else selection.selector
             _, candidates = self._index.search(
-                vectors, width, selector=selection.selector, effort=effort
+                vectors, width, selector=selector, effort=effort, stretch=stretch
             )
         scores, rows = self._rank(vectors, candidates, k)
-        return self._scan_where(rows[:, k - 1] < 0, vectors, scores, rows, selection)
+        doubtful |= rows[:, k - 1] < 0
+        if self._weak_score is not None:
+            doubtful |= scores[:, 0] < self._weak_score
+        scores, rows = self._scan_where(doubtful, vectors, scores, rows, selection)
+        return scores, rows, doubtful
 
     def _rank(
         self, vectors: Float32Array, candidates: Int64Array, k: int
@@ -180,7 +207,7 @@ class ShardIndex:
         return best(score_rows(vectors, stored, candidates, self._parameters.metric), candidates, k)
 
     def _scan(
-        self, vectors: Float32Array, k: int, selection: _Selection | None
+        self, vectors: Float32Array, k: int, selection: Selection | None
     ) -> tuple[Float32Array, Int64Array]:
         rows = None if selection is None else selection.rows()
         documents = self._documents
@@ -193,7 +220,7 @@ class ShardIndex:
         vectors: Float32Array,
         scores: Float32Array,
         rows: Int64Array,
-        selection: _Selection | None,
+        selection: Selection | None,
     ) -> tuple[Float32Array, Int64Array]:
         """The hits, with those of doubtful queries replaced by a scan's."""
         if doubtful.any():
@@ -201,51 +228,35 @@ class ShardIndex:
             scores[doubtful], rows[doubtful] = self._scan(vectors[doubtful], k, selection)
         return scores, rows
 
-    def _hits(self, scores: Float32Array, rows: Int64Array, top_k: int) -> ShardHits:
+    def _hits(
+        self, scores: Float32Array, rows: Int64Array, top_k: int, fell_back: RowMask
+    ) -> ShardHits:
         num_queries, width = rows.shape
         if width < top_k:
             missing = padding(num_queries, top_k - width)
             scores = np.concatenate([scores, missing.scores], axis=1)
             rows = np.concatenate([rows, missing.rows], axis=1)
-        return ShardHits(scores=scores, rows=rows, ids=self._documents.ids(rows))
-
-    def _selection(self, filter: Filter) -> _Selection:
-        # The tree is no key: Python holds 1, 1.0 and True for equal, and columns tell them apart.
-        key = orjson.dumps(filter_to_json(filter))
-        with self._selections_lock:
-            cached = self._selections.get(key)
-            if cached is not None:
-                self._selections.move_to_end(key)
-                return cached
-        mask = filter_mask(filter, self._documents.metadata)
-        num_live = int(np.count_nonzero(mask))
-        selection = _Selection(
-            num_rows=num_live,
-            selector=row_selector(mask),
-            mask_bits=np.packbits(mask, bitorder="little"),
-            scanned=np.flatnonzero(mask) if self._is_scanned(num_live) else None,
+        return ShardHits(
+            scores=scores,
+            rows=rows,
+            ids=self._documents.ids(rows),
+            fell_back=fell_back if self._parameters.fallback else None,
         )
-        with self._selections_lock:
-            self._selections[key] = selection
-            while len(self._selections) > _FILTERS_CACHED_MAX:
-                self._selections.popitem(last=False)
-        return selection
 
-    def _is_scanned(self, num_live: int) -> bool:
-        """Whether exact search over the live rows is the cheaper way.
 
-        On 384 dimensions a scanned row costs some 0.2 us, and a filtered HNSW some 2 us for each
-        node of its beam, which must grow with rows / live rows to keep its recall: they meet where
-        live rows squared are ten times beam times rows (5,000 of 20,000; 11,000 of 100,000). An IVF
-        has nothing to choose once it would have to look into every list.
-        """
-        if num_live <= _SCAN_ROWS:
-            return True
-        match self._parameters.kind:
-            case IndexKind.FLAT:
-                return False
-            case IndexKind.HNSW:
-                return num_live**2 <= 10 * self._parameters.ef_search * self.num_rows
-            case IndexKind.IVF_FLAT:
-                lists = num_lists(self.num_rows, self._parameters.nlist)
-                return num_live * lists <= self._parameters.nprobe * self.num_rows
+def _scan_rows_max(index: FaissIndex, parameters: IndexParameters) -> int:
+    """So many live rows are scanned, since it is cheaper than to look for them in the index.
+
+    A node of an HNSW's beam costs some three times as much as a scanned row (measured on 100 and
+    on 384 dimensions), and the beam must grow with rows / live rows to keep its recall: they meet
+    where live rows squared are three times beam times rows (2,800 of 20,000; 6,200 of 100,000). An
+    IVF has nothing to choose once it would have to look into every list.
+    """
+    match parameters.kind:
+        case IndexKind.FLAT:
+            meet = 0
+        case IndexKind.HNSW:
+            meet = math.isqrt(3 * parameters.ef_search * index.num_rows)
+        case IndexKind.IVF_FLAT | IndexKind.IVF_PQ | IndexKind.IVF_SQ:
+            meet = parameters.nprobe * index.num_rows // index.num_lists
+    return max(_SCAN_ROWS, meet)

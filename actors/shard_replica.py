@@ -31,7 +31,8 @@ _BRIEF_S = 5e-3
 to 5 ms while both want the interpreter's lock."""
 _BRIEF_ROWS = 256
 """Rows whose texts are fetched in less than that."""
-_COST_GAIN = 0.2
+_COST_GAIN = 0.05
+"""Of a search that took longer than known: waiting for a core says nothing of the search."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +42,8 @@ class ReplicaStatus:
     index_versions: frozenset[str]
     pid: int
     waiting: int
+    busy_s: float
+    """Time spent on searches since it started."""
 
 
 @dataclass(slots=True)
@@ -48,19 +51,24 @@ class _Opened:
     """An index version that is open, and what a plain query of it costs, as far as is known."""
 
     index: ShardIndex
+    busy_s: float = 0.0
     cost_s: float = math.inf
+    """Of one vector: the least lately."""
 
     def expected_s(self, query: ShardQuery) -> float:
         return self.cost_s * len(query.vectors) if _is_plain(query) else math.inf
 
     def search(self, query: ShardQuery) -> ShardHits:
-        # CPU time: on a busy machine, waiting for a core says nothing of the search.
-        started_s = time.thread_time()
+        started_s = time.perf_counter()
         hits = self.index.search(query)
+        took_s = time.perf_counter() - started_s
+        self.busy_s += took_s
         if _is_plain(query) and len(query.vectors):
-            cost_s = (time.thread_time() - started_s) / len(query.vectors)
-            known_s = self.cost_s if math.isfinite(self.cost_s) else cost_s
-            self.cost_s = known_s + _COST_GAIN * (cost_s - known_s)
+            cost_s = took_s / len(query.vectors)
+            if cost_s <= self.cost_s:
+                self.cost_s = cost_s
+            else:
+                self.cost_s += _COST_GAIN * (cost_s - self.cost_s)
         return hits
 
 
@@ -91,6 +99,7 @@ class ShardReplicaActor:
         self._searcher = searcher or ThreadPoolExecutor(1, thread_name_prefix="search")
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
         self._waiting = 0
+        self._gone_busy_s = 0.0
 
     async def load(self, manifest: IndexManifest) -> None:
         """Fetches, verifies and opens this shard of an index version; nothing to do if it is open.
@@ -101,7 +110,8 @@ class ShardReplicaActor:
 
     def unload(self, index_version: str) -> None:
         """Lets go of an index version; its memory is freed when the last search on it is over."""
-        self._opened.pop(index_version, None)
+        opened = self._opened.pop(index_version, None)
+        self._gone_busy_s += 0.0 if opened is None else opened.busy_s
 
     async def search(self, query: ShardQuery, timeout_s: float) -> ShardHits:
         hits = self.search_now(query)
@@ -137,7 +147,10 @@ class ShardReplicaActor:
 
     async def status(self) -> ReplicaStatus:
         return ReplicaStatus(
-            index_versions=frozenset(self._opened), pid=os.getpid(), waiting=self._waiting
+            index_versions=frozenset(self._opened),
+            pid=os.getpid(),
+            waiting=self._waiting,
+            busy_s=self._gone_busy_s + sum(opened.busy_s for opened in self._opened.values()),
         )
 
     def _open(self, manifest: IndexManifest) -> None:

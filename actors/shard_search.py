@@ -19,8 +19,18 @@ from cluster.coalescing import Coalescer
 from cluster.errors import DeadlineExceeded, RaygionError, Unavailable
 from cluster.fanout import Gathered, ShardRoute, scatter
 from cluster.filters import Filter
+from cluster.manifests import Metric
 from cluster.merge import merge_hits
-from cluster.search import Float32Array, Hit, MergedHits, Passages, SearchEffort, ShardQuery
+from cluster.search import (
+    Float32Array,
+    Hit,
+    MergedHits,
+    Passages,
+    SearchEffort,
+    ShardHits,
+    ShardQuery,
+)
+from cluster.vectors import prepared
 
 _SCATTER_SHARE = 0.8
 """Of the time that is left, for searching the shards of an answer that may be incomplete."""
@@ -37,6 +47,7 @@ class SearchKind:
 
     corpus: str
     index_version: str
+    metric: Metric
     top_k: int
     fields: tuple[str, ...] | None
     effort: SearchEffort
@@ -55,6 +66,8 @@ class Found:
     results: tuple[tuple[Hit, ...], ...]
     arrays: MergedHits | None
     """In place of `results` when no passages were asked for."""
+    fell_back: tuple[bool, ...]
+    """As in `SearchResult`."""
     coverage: float
     first_error: RaygionError | None
     timings_ms: dict[str, float]
@@ -78,7 +91,7 @@ class _Asked:
 
 
 class ShardSearch:
-    """Searches all shards of an index for vectors that were checked and prepared."""
+    """Searches all shards of an index for vectors that were checked."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -111,6 +124,7 @@ class ShardSearch:
         vectors = asked[0].vectors
         if len(asked) > 1:
             vectors = np.concatenate([one.vectors for one in asked])
+        vectors = prepared(vectors, kind.metric)
         query = ShardQuery(
             corpus=kind.corpus,
             index_version=kind.index_version,
@@ -137,6 +151,12 @@ class ShardSearch:
         return Deadline.after(_SCATTER_SHARE * deadline.remaining_s(), self._clock)
 
 
+def _fell_back(parts: Sequence[ShardHits | None]) -> list[bool]:
+    marks = [part.fell_back for part in parts if part is not None and part.fell_back is not None]
+    fell_back: list[bool] = np.logical_or.reduce(marks).tolist() if marks else []
+    return fell_back
+
+
 def _handed_out(
     asked: list[_Asked],
     merged: MergedHits,
@@ -146,12 +166,14 @@ def _handed_out(
 ) -> list[Found]:
     found = []
     start = 0
+    fell_back = _fell_back(gathered.parts)
     for one in asked:
         end = start + len(one.vectors)
         found.append(
             Found(
                 results=() if hits is None else tuple(hits[start:end]),
                 arrays=merged.of_queries(start, end) if hits is None else None,
+                fell_back=tuple(fell_back[start:end]),
                 coverage=gathered.coverage,
                 first_error=gathered.first_error,
                 timings_ms=dict(watch.laps_ms),
@@ -164,7 +186,11 @@ def _handed_out(
 async def _fetch(kind: SearchKind, merged: MergedHits, deadline: Deadline) -> list[tuple[Hit, ...]]:
     """Texts and metadata of the final hits only, one call for each shard that has some."""
     flat_shards, flat_rows = merged.shards.ravel(), merged.rows.ravel()
-    places = {int(s): np.flatnonzero(flat_shards == s) for s in np.unique(flat_shards) if s >= 0}
+    places = {
+        shard: where
+        for shard in range(len(kind.shards))
+        if (where := np.flatnonzero(flat_shards == shard)).size
+    }
     fetched: dict[int, Passages | None] = {
         shard: kind.shards[shard].passages_now(kind.index_version, flat_rows[where], kind.fields)
         for shard, where in places.items()

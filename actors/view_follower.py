@@ -1,5 +1,5 @@
 """Keeps a gateway's region view fresh: a long poll on the coordinator, by content, not by
-message.
+message. While a canary is tried, it tells the coordinator how requests ended.
 """
 
 from __future__ import annotations
@@ -7,12 +7,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import uuid
 from typing import cast
 
 from actors.actor_calls import NamedActor
 from cluster.answers import RegionSummary
-from cluster.clock import Backoff, Deadline
+from cluster.clock import SYSTEM_CLOCK, Backoff, Deadline
 from cluster.errors import RaygionError, Unavailable
+from cluster.outcomes import OutcomeCounts
 from cluster.region_view import RegionView
 
 log = logging.getLogger(__name__)
@@ -21,6 +23,8 @@ _POLL_S = (20.0, 30.0)
 """A poll without news ends after a random time in this range, so that gateways do not march in
 step.
 """
+_REPORT_S = 2.0
+_REPORT_TIMEOUT_S = 5.0
 
 
 class ViewFollower:
@@ -31,7 +35,9 @@ class ViewFollower:
         self._rng = rng
         self._view: RegionView | None = None
         self._arrived = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self.outcomes = OutcomeCounts(uuid.uuid4().hex, SYSTEM_CLOCK)
+        """Of the requests that this process serves beside a canary."""
 
     @property
     def view(self) -> RegionView:
@@ -42,8 +48,11 @@ class ViewFollower:
 
     async def start(self, deadline: Deadline) -> None:
         """Starts to follow, and waits for the first view. Raises Unavailable when none comes."""
-        if self._task is None:
-            self._task = asyncio.create_task(self._follow(), name="view-follower")
+        if not self._tasks:
+            self._tasks = [
+                asyncio.create_task(self._follow(), name="view-follower"),
+                asyncio.create_task(self._report(), name="outcome-reports"),
+            ]
         try:
             async with asyncio.timeout(deadline.remaining_s()):
                 await self._arrived.wait()
@@ -55,8 +64,8 @@ class ViewFollower:
         return cast(RegionSummary, await self._coordinator.call("status"))
 
     def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
+        for task in self._tasks:
+            task.cancel()
 
     async def _follow(self) -> None:
         attempt = 0
@@ -65,7 +74,7 @@ class ViewFollower:
             try:
                 poll_s = self._rng.uniform(*_POLL_S)
                 async with asyncio.timeout(poll_s + 10.0):
-                    self._view = await self._coordinator.call("view", known, poll_s)
+                    view: RegionView = await self._coordinator.call("view", known, poll_s)
             except (RaygionError, TimeoutError) as error:
                 wait_s = _BACKOFF.wait_s(attempt, self._rng)
                 log.warning("no view from the coordinator (%s); again in %.1f s", error, wait_s)
@@ -73,4 +82,18 @@ class ViewFollower:
                 await asyncio.sleep(wait_s)
             else:
                 attempt = 0
+                self._view = view
+                self.outcomes.follow(None if view.canary is None else view.canary.release)
                 self._arrived.set()
+
+    async def _report(self) -> None:
+        while True:
+            await asyncio.sleep(_REPORT_S)
+            if (report := self.outcomes.take()) is None:
+                continue
+            try:
+                async with asyncio.timeout(_REPORT_TIMEOUT_S):
+                    await self._coordinator.call("report", report)
+            except (RaygionError, TimeoutError) as error:
+                # It is not told again: it may have arrived, and nothing may count twice.
+                log.warning("a report of outcomes may be lost: %s", error)

@@ -34,6 +34,8 @@ class AnswerRequest:
     timeout_s: float = 60.0
     min_coverage: float = 1.0
     release: int | None = None
+    user: str = ""
+    """Whoever asks, a user or a session: served by the same release while a canary is tried."""
     trace_id: str = ""
 
 
@@ -113,6 +115,13 @@ class ReleaseSummary:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CanarySummary:
+    release: int
+    percent: int
+    """Its share of the traffic."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RegionSummary:
     region: str
     release: int | None
@@ -122,6 +131,7 @@ class RegionSummary:
     epoch: int
     log_position: int
     healthy: bool
+    canary: CanarySummary | None = None
 
 
 class QueryService(Protocol):

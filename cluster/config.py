@@ -32,6 +32,7 @@ from cluster.records import Record
 STARTER = "starter"
 """Instead of a model's source: the small model that installs with Raygion."""
 CONFIG_FILE = "regions.yaml"
+REPLICAS_MAX = 64
 _PORT = Field(ge=1, le=65535)
 _ENV_PREFIX = "RAYGION_"
 _ENV_DELIMITER = "__"
@@ -105,7 +106,10 @@ class CorpusSettings(Record):
     """How a corpus is built and held."""
 
     shards: Annotated[int, Field(ge=1, le=1024)] = 2
-    replicas: Annotated[int, Field(ge=1, le=64)] = 2
+    replicas: Annotated[int, Field(ge=1, le=REPLICAS_MAX)] = 2
+    """Of each shard; `raygion scale` changes it while the region runs."""
+    replicas_max: Annotated[int, Field(ge=1, le=REPLICAS_MAX)] | None = None
+    """More are started while replicas are busy, up to this; None: never more than `replicas`."""
     index: IndexSettings = Field(default_factory=IndexParameters)
     """A kind with its parameters; or `auto`, alone or as the kind beside its own parameters."""
     chunks: ChunkSettings = Field(default_factory=ChunkSettings)

@@ -25,9 +25,8 @@ from cluster.rollout_events import (
     Event,
     HeartbeatsRead,
     LogCaughtUp,
+    Outcome,
     Prepare,
-    Prepared,
-    PrepareFailed,
     RegionStatus,
     Retire,
 )
@@ -89,8 +88,8 @@ class RolloutDriver:
             self._carry_out(self._exchange_heartbeats())
         self._carry_out(LogCaughtUp())
 
-    def observe(self, event: Prepared | PrepareFailed) -> None:
-        """Takes in how the preparing of a release ended. Fails like `step`."""
+    def observe(self, event: Outcome) -> None:
+        """Takes in how the preparing of a release ended, or how it did. Fails like `step`."""
         self._carry_out(event)
 
     def request(self, decide: Decide) -> LogState:

@@ -63,10 +63,29 @@ class CorpusManifest(Record):
     created_at_ms: int
 
 
+EF_SEARCH_MAX = 10_000
+RESCORE_MAX = 1000
+
+
 class IndexKind(StrEnum):
+    """What proposes candidates. IVFPQ holds each vector in a few bytes, IVFSQ in one byte a
+    number: their candidates are more than were asked for, and the stored vectors decide.
+    """
+
     FLAT = "Flat"
     IVF_FLAT = "IVFFlat"
+    IVF_PQ = "IVFPQ"
+    IVF_SQ = "IVFSQ"
     HNSW = "HNSW"
+
+    @property
+    def has_lists(self) -> bool:
+        """Whether it looks into `nprobe` inverted lists, whose centroids have to be trained."""
+        return self in (IndexKind.IVF_FLAT, IndexKind.IVF_PQ, IndexKind.IVF_SQ)
+
+    @property
+    def is_quantized(self) -> bool:
+        return self in (IndexKind.IVF_PQ, IndexKind.IVF_SQ)
 
 
 class Metric(StrEnum):
@@ -86,11 +105,70 @@ class IndexParameters(Record):
     metric: Metric = Metric.COSINE
     hnsw_m: Annotated[int, Field(ge=2, le=128)] = 32
     ef_construction: Annotated[int, Field(ge=8, le=2000)] = 200
-    ef_search: Annotated[int, Field(ge=1, le=10_000)] = 128
+    ef_search: Annotated[int, Field(ge=1, le=EF_SEARCH_MAX)] = 128
     nlist: Annotated[int, Field(ge=1)] | None = None
     """Number of inverted lists; None takes about 4 * sqrt(rows)."""
     nprobe: Annotated[int, Field(ge=1)] = 16
+    pq_m: Annotated[int, Field(ge=1)] | None = None
+    """Parts that IVFPQ cuts a vector into, each of which becomes `pq_nbits` bits. Divides the
+    dimension; None takes parts of at most 4 numbers.
+    """
+    pq_nbits: Annotated[int, Field(ge=4, le=8)] = 8
+    rescore: Annotated[int, Field(ge=1, le=RESCORE_MAX)] = 4
+    """Candidates of a quantized kind that are scored from their stored vectors, for each hit."""
+    fallback: bool = False
+    """Whether a query whose hits are fewer or weaker than those of the corpus's own passages, as
+    measured by the build, is compared with every row after all.
+    """
     seed: int = 1234
+
+    def stretched(self, multiple: int) -> IndexParameters:
+        """The same index, in which a search looks so many times as far."""
+        return self.model_copy(
+            update={
+                "ef_search": min(EF_SEARCH_MAX, self.ef_search * multiple),
+                "nprobe": self.nprobe * multiple,
+                "rescore": min(RESCORE_MAX, self.rescore * multiple),
+            }
+        )
+
+
+class AutoIndex(Record):
+    """Instead of `IndexParameters`: the build measures kinds and search parameters on a sample and
+    takes the cheapest that reaches the recall within the memory.
+    """
+
+    kind: Literal["auto"] = "auto"
+    metric: Metric = Metric.COSINE
+    target_recall: Annotated[float, Field(ge=0.5, le=1.0)] = 0.95
+    """Of the exact ten best, the share that a search is to find."""
+    memory_bytes_max: Annotated[int, Field(ge=1)] | None = None
+    """For the index files of one replica of every shard, which a search walks through. The stored
+    vectors, texts and metadata are files beside them, of which it touches the hits alone.
+    """
+    fallback: bool = False
+    """As in `IndexParameters`."""
+    seed: int = 1234
+
+
+class IndexTrial(Record):
+    """What one kind of index was measured to do, at the least effort that reached the recall."""
+
+    parameters: IndexParameters
+    recall_at_10: float
+    query_us: float
+    """One thread, one shard; extrapolated from the sample to the rows of a shard."""
+    memory_bytes: int
+    """Of the index files of all shards, extrapolated likewise."""
+    is_chosen: bool = False
+
+
+class IndexTuning(Record):
+    """How `index: auto` came to its choice."""
+
+    asked: AutoIndex
+    rows_sampled: int
+    trials: tuple[IndexTrial, ...]
 
 
 class ShardArtifact(Record):
@@ -121,6 +199,10 @@ class IndexManifest(Record):
     shards: tuple[ShardArtifact, ...]
     recall_at_10: float
     """Measured on a sample of rows against exact search, averaged over shards by rows."""
+    tuning: IndexTuning | None = None
+    """None where the settings named the kind. A search may look further than the chosen trial did,
+    where the whole index would have missed the recall otherwise.
+    """
     built_at_ms: int
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from cluster.canary import lot_of
 from cluster.errors import InvalidArgument, Unavailable
 from cluster.manifests import ArtifactFile, ColumnType, Metric
 from cluster.prompt import PromptTemplate
-from cluster.releases import Switch
+from cluster.releases import CanaryShare, Switch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,23 +77,27 @@ class RegionView:
     releases: Mapping[int, ReleaseView] = field(default_factory=dict)
     switches: tuple[Switch, ...] = ()
     """In log order, as in the release log."""
+    canary: CanaryShare | None = None
+    """The release that is tried on a share of the requests."""
     revision: str = ""
     """Another one whenever the content changes, in every incarnation of the coordinator."""
 
-    def pin(self, number: int | None, now_ms: int) -> ReleaseView:
-        """The release to serve a request with: `number`, or the current one (None).
+    def pin(
+        self, number: int | None, now_ms: int, *, user: str = "", lot: float = 1.0
+    ) -> ReleaseView:
+        """The release to serve a request with: `number`; or (None) the canary for its share of the
+        users, and of the requests without one by their `lot` in [0, 1); else the current one.
 
-        Raises InvalidArgument for a release that is not committed or not resident here, Unavailable
-        when there is none at all.
+        A user who is served by the canary still is when its share grows. Raises InvalidArgument for
+        a release that is not served or not resident here, Unavailable when there is none at all.
         """
         if number is not None:
-            committed = {s.release for s in self.switches} & self.releases.keys()
-            if number in committed:
-                return self.releases[number]
-            known = ", ".join(map(str, sorted(committed))) or "none"
-            raise InvalidArgument(
-                f"release {number} is not served here; resident releases: {known}", "release"
-            )
+            return self._named(number, now_ms)
+        canary = self.canary_at(now_ms)
+        if canary is not None:
+            drawn = lot_of(user, canary.release) if user else lot
+            if drawn * 100 < canary.percent:
+                return self.releases[canary.release]
         due = (s.release for s in reversed(self.switches) if s.at_ms <= now_ms)
         current = next(due, None)
         # A region that has not loaded the newest release yet answers from the last one it holds.
@@ -101,3 +106,22 @@ class RegionView:
         if current is None:
             raise Unavailable("this region has no release to serve yet; try again shortly")
         return self.releases[current]
+
+    def canary_at(self, now_ms: int) -> CanaryShare | None:
+        """The canary, if it takes its share at this moment."""
+        canary = self.canary
+        if canary is None or now_ms < canary.at_ms or canary.release not in self.releases:
+            return None
+        return canary
+
+    def _named(self, number: int, now_ms: int) -> ReleaseView:
+        served = {s.release for s in self.switches}
+        if (canary := self.canary_at(now_ms)) is not None:
+            served.add(canary.release)
+        served &= self.releases.keys()
+        if number in served:
+            return self.releases[number]
+        known = ", ".join(map(str, sorted(served))) or "none"
+        raise InvalidArgument(
+            f"release {number} is not served here; resident releases: {known}", "release"
+        )

@@ -5,6 +5,8 @@
                              | abort
                              `------> ABORTED
 
+    canary: a share of the traffic for a release that is OPEN, and after its commit until the switch
+
 The log is a numbered sequence of entries that is never rewritten. The state is a pure fold over it:
 every reader that has read the same entries has the same state. An entry that breaks a rule (an
 older epoch, a commit of something that is not open) is void: it changes nothing, for every reader
@@ -106,8 +108,16 @@ class Fence(EntryBase):
     reason: str
 
 
+class Canary(EntryBase):
+    """From `at_ms` on, the open release gets `percent` of the traffic; 0 ends that."""
+
+    kind: Literal["canary"] = "canary"
+    release: int
+    percent: Annotated[int, Field(ge=0, le=99)]
+
+
 LogEntry = Annotated[
-    Elect | Propose | Commit | Abort | Rollback | Fence, Field(discriminator="kind")
+    Elect | Propose | Commit | Abort | Rollback | Fence | Canary, Field(discriminator="kind")
 ]
 _ENTRY: TypeAdapter[LogEntry] = TypeAdapter(LogEntry)
 
@@ -139,6 +149,8 @@ class Proposal:
     status: ReleaseStatus = ReleaseStatus.OPEN
     fenced: frozenset[str] = frozenset()
     reason: str | None = None
+    tried: bool = False
+    """Whether it has been a canary: then every region had prepared it in time."""
 
     def waits_for(self, prepared: frozenset[str]) -> list[str]:
         """The targets that are neither prepared nor fenced out, in order of name."""
@@ -154,6 +166,15 @@ class Switch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CanaryShare:
+    """`release` gets `percent` of the traffic from `at_ms` on, without being current."""
+
+    release: int
+    percent: int
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogState:
     """The fold over the first `position` entries."""
 
@@ -163,6 +184,8 @@ class LogState:
     proposals: Mapping[int, Proposal] = field(default_factory=dict)
     switches: tuple[Switch, ...] = ()
     """In log order: of those whose moment has come, the last one counts."""
+    canary: CanaryShare | None = None
+    """Of the open release, or of one that is committed: until its switch it keeps its share."""
     num_void: int = 0
 
     @property
@@ -175,6 +198,20 @@ class LogState:
     def current(self, now_ms: int) -> int | None:
         """The release that is current at `now_ms`."""
         return next((s.release for s in reversed(self.switches) if s.at_ms <= now_ms), None)
+
+    def canary_at(self, now_ms: int) -> CanaryShare | None:
+        """The canary, as long as it is not the current release itself."""
+        canary = self.canary
+        return None if canary is None or canary.release == self.current(now_ms) else canary
+
+    def canary_in(self, region: str, now_ms: int) -> CanaryShare | None:
+        """The canary that takes its share of a region's traffic, if one does."""
+        canary = self.canary_at(now_ms)
+        if canary is None:
+            return None
+        proposal = self.proposals[canary.release]
+        takes_part = region in proposal.targets and region not in proposal.fenced
+        return canary if takes_part else None
 
     def resident(self, now_ms: int) -> tuple[int, ...]:
         """The releases to keep loaded: the current one, the one before it (for a rollback), what is
@@ -209,6 +246,17 @@ def objection(state: LogState, entry: LogEntry) -> str | None:
         return f"release {entry.release} is {proposal.status}, not open"
     if isinstance(entry, Fence) and entry.region not in proposal.targets:
         return f"region {entry.region} is no target of release {entry.release}"
+    if isinstance(entry, Canary):
+        return _objection_to_canary(state, proposal)
+    return None
+
+
+def _objection_to_canary(state: LogState, proposal: Proposal) -> str | None:
+    number = proposal.release.number
+    if proposal.auto_commit:
+        return f"release {number} is committed as soon as it is prepared: it cannot be a canary"
+    if not state.switches:
+        return f"there is no committed release beside which release {number} could be tried"
     return None
 
 
@@ -240,17 +288,39 @@ def fold(state: LogState, entry: LogEntry) -> LogState:
         case Commit() | Rollback():
             switch = Switch(release=entry.release, at_ms=entry.switch_at_ms)
             proposal = replace(state.proposals[entry.release], status=ReleaseStatus.COMMITTED)
-            return replace(_with_proposal(state, proposal), switches=(*state.switches, switch))
+            state = replace(_with_proposal(state, proposal), switches=(*state.switches, switch))
+            return _after_switch(state, entry)
         case Abort():
             proposal = state.proposals[entry.release]
             aborted = replace(proposal, status=ReleaseStatus.ABORTED, reason=entry.reason)
-            return _with_proposal(state, aborted)
+            return _without_canary_of(entry.release, _with_proposal(state, aborted))
         case Fence():
             proposal = state.proposals[entry.release]
             fenced = replace(proposal, fenced=proposal.fenced | {entry.region})
             return _with_proposal(state, fenced)
+        case Canary():
+            tried = replace(state.proposals[entry.release], tried=True)
+            share = CanaryShare(release=entry.release, percent=entry.percent, at_ms=entry.at_ms)
+            canary = share if entry.percent else None
+            return replace(_with_proposal(state, tried), canary=canary)
         case _:
             assert_never(entry)
+
+
+def _after_switch(state: LogState, entry: Commit | Rollback) -> LogState:
+    """The canary goes on if it is still open, or has just been committed."""
+    canary = state.canary
+    if canary is None or state.proposals[canary.release].status is ReleaseStatus.OPEN:
+        return state
+    if isinstance(entry, Commit) and entry.release == canary.release:
+        return state
+    return _without_canary_of(canary.release, state)
+
+
+def _without_canary_of(release: int, state: LogState) -> LogState:
+    if state.canary is None or state.canary.release != release:
+        return state
+    return replace(state, canary=None)
 
 
 def _with_proposal(state: LogState, proposal: Proposal) -> LogState:

@@ -1,9 +1,10 @@
 """The region coordinator's decisions as a state machine: events in, instructions out, no I/O.
 
-    request (propose, commit, abort, roll back) --> Append --> EntryRead --> the log's new state
+    request (propose, canary, commit, ...)      --> Append --> EntryRead --> the log's new state
     open proposal names this region             --> Prepare --> Prepared | PrepareFailed
     every target prepared or fenced (leader)    --> Append(Commit)
     deadline over (leader)                      --> Append(Fence | Abort)
+    a canary is at fault somewhere (leader)     --> Append(Abort)
     a release is no longer resident             --> Retire
 
 Every coordinator runs this machine over the same log. Only the leader appends; which one leads is
@@ -23,6 +24,8 @@ from pydantic import ValidationError
 from cluster.errors import Conflict, InvalidArgument, NotFound
 from cluster.releases import (
     Abort,
+    Canary,
+    CanaryShare,
     Commit,
     Elect,
     Fence,
@@ -39,6 +42,7 @@ from cluster.releases import (
 )
 from cluster.rollout_events import (
     Append,
+    CanaryFaulted,
     EntryRead,
     Event,
     HeartbeatsRead,
@@ -96,6 +100,8 @@ class Rollout:
     state: LogState = field(default_factory=LogState)
     heartbeats: Mapping[str, RegionStatus] = field(default_factory=dict)
     _local: dict[int, _Local] = field(default_factory=dict)
+    _at_fault: dict[int, str] = field(default_factory=dict)
+    """Found of canaries here. It holds for good, since a release never changes."""
     _caught_up: bool = False
     _epoch_led: int | None = None
     """The epoch that this very incarnation won; a predecessor's epoch is not ours."""
@@ -122,8 +128,9 @@ class Rollout:
             case Prepared(release=release):
                 instructions += self._settle(release, _Local(Standing.PREPARED))
             case PrepareFailed(release=release, reason=reason):
-                failed = _Local(Standing.FAILED, reason, now_ms)
-                instructions += self._settle(release, failed)
+                instructions += self._settle(release, _Local(Standing.FAILED, reason, now_ms))
+            case CanaryFaulted(release=release, reason=reason):
+                self._at_fault[release] = reason
             case _:
                 assert_never(event)
         if not self._caught_up:
@@ -158,9 +165,15 @@ class Rollout:
             position=self.state.position,
             prepared=tuple(sorted(self.prepared())),
             failed={n: x.reason for n, x in self._local.items() if x.standing is Standing.FAILED},
+            at_fault=dict(self._at_fault),
             current=self.state.current(now_ms),
             at_ms=now_ms,
         )
+
+    def canary(self, now_ms: int) -> CanaryShare | None:
+        """The canary to send traffic to here: one at fault gets none, even before its abort."""
+        canary = self.state.canary_in(self.region, now_ms)
+        return None if canary is None or canary.release in self._at_fault else canary
 
     def _settle(self, release: int, local: _Local) -> list[Instruction]:
         if release not in self._local:
@@ -192,8 +205,7 @@ class Rollout:
             return True
         # What failed to be proposed is reported once; what is committed is tried until it works.
         committed = self.state.proposals[number].status is ReleaseStatus.COMMITTED
-        waited_ms = now_ms - local.since_ms
-        rested = waited_ms >= self.settings.prepare_retry_s * 1000
+        rested = now_ms - local.since_ms >= self.settings.prepare_retry_s * 1000
         return committed and rested and local.standing is Standing.FAILED
 
     def _is_target(self, number: int) -> bool:
@@ -228,23 +240,20 @@ class Rollout:
         return [] if entry is None else [Append(position=self.state.position + 1, entry=entry)]
 
     def _next_entry(self, proposal: Proposal, now_ms: int, commit_id: str) -> LogEntry | None:
-        number, epoch = proposal.release.number, self.state.epoch
+        number = proposal.release.number
+        if (fault := self._fault(number)) is not None:
+            return self._abort_entry(number, fault, now_ms, commit_id)
         missing = proposal.waits_for(self.regions_prepared(number))
-        failed = self._regions_failed(number)
-        late = now_ms > proposal.prepare_by_ms
+        failed = {r: s.failed[number] for r, s in self._said().items() if number in s.failed}
+        # A canary was prepared in time: a region that restarts meanwhile prepares it once more.
+        late = now_ms > proposal.prepare_by_ms and not proposal.tried
         for region in missing:
             if region in failed or late:
                 reason = failed.get(region, "not prepared by the deadline")
                 if proposal.fenced | {region} >= set(proposal.targets):
-                    return Abort(
-                        epoch=epoch,
-                        commit_id=commit_id,
-                        at_ms=now_ms,
-                        release=number,
-                        reason=reason,
-                    )
+                    return self._abort_entry(number, reason, now_ms, commit_id)
                 return Fence(
-                    epoch=epoch,
+                    epoch=self.state.epoch,
                     commit_id=commit_id,
                     at_ms=now_ms,
                     release=number,
@@ -264,25 +273,30 @@ class Rollout:
             switch_at_ms=self._switch_at_ms(now_ms),
         )
 
+    def _abort_entry(self, number: int, reason: str, now_ms: int, commit_id: str) -> Abort:
+        return Abort(
+            epoch=self.state.epoch,
+            commit_id=commit_id,
+            at_ms=now_ms,
+            release=number,
+            reason=reason,
+        )
+
     def _switch_at_ms(self, now_ms: int) -> int:
         return now_ms + int(self.settings.switch_margin_s * 1000)
 
     def regions_prepared(self, number: int) -> frozenset[str]:
-        """The regions that say they hold the release; of this one we know without its heartbeat."""
-        others = {r for r, s in self.heartbeats.items() if number in s.prepared}
-        own = {self.region} if number in self.prepared() else set()
-        return frozenset((others - {self.region}) | own)
+        """The regions that say they hold the release."""
+        return frozenset(r for r, said in self._said().items() if number in said.prepared)
 
-    def _regions_failed(self, number: int) -> dict[str, str]:
-        failed = {
-            region: status.failed[number]
-            for region, status in self.heartbeats.items()
-            if number in status.failed and region != self.region
-        }
-        own = self._local.get(number)
-        if own is not None and own.standing is Standing.FAILED:
-            failed[self.region] = own.reason
-        return failed
+    def _fault(self, number: int) -> str | None:
+        """What a region has against the canary."""
+        faults = {r: s.at_fault[number] for r, s in self._said().items() if number in s.at_fault}
+        return next((f"canary in {region}: {faults[region]}" for region in sorted(faults)), None)
+
+    def _said(self) -> dict[str, RegionStatus]:
+        """What the regions say of releases; of this one we know without its last heartbeat."""
+        return {**self.heartbeats, self.region: self.heartbeat(now_ms=0)}
 
     # Requests of people: each gives the entry to append, or a typed error.
 
@@ -314,23 +328,29 @@ class Rollout:
         return self._checked(entry)
 
     def commit(self, number: int, *, now_ms: int, commit_id: str) -> Append:
-        proposal = self._known(number)
-        missing = proposal.waits_for(self.regions_prepared(number))
-        if proposal.status is ReleaseStatus.OPEN and missing:
-            raise Conflict(f"release {number} is not prepared yet in: {', '.join(missing)}")
+        self._check_prepared(self._known(number))
         return self._checked(self._commit_entry(number, now_ms, commit_id))
 
-    def abort(self, number: int, *, reason: str, now_ms: int, commit_id: str) -> Append:
-        self._known(number)
+    def share(self, number: int, percent: int, *, now_ms: int, commit_id: str) -> Append:
+        """Gives the open release a share of the traffic, as a canary; 0 ends that."""
+        proposal = self._known(number)
+        if percent:
+            self._check_prepared(proposal)
+        if not 0 <= percent <= 99:
+            raise InvalidArgument("must be 0 to 99; for all of the traffic, commit", "percent")
         return self._checked(
-            Abort(
+            Canary(
                 epoch=self.state.epoch,
                 commit_id=commit_id,
                 at_ms=now_ms,
                 release=number,
-                reason=reason,
+                percent=percent,
             )
         )
+
+    def abort(self, number: int, *, reason: str, now_ms: int, commit_id: str) -> Append:
+        self._known(number)
+        return self._checked(self._abort_entry(number, reason, now_ms, commit_id))
 
     def rollback(self, number: int | None, *, now_ms: int, commit_id: str) -> Append:
         """Back to release `number`, or to the one that was current before (None)."""
@@ -361,6 +381,12 @@ class Rollout:
                 f"there is no release {number}; the last one is {self.state.next_release - 1}"
             )
         return proposal
+
+    def _check_prepared(self, proposal: Proposal) -> None:
+        number = proposal.release.number
+        missing = proposal.waits_for(self.regions_prepared(number))
+        if proposal.status is ReleaseStatus.OPEN and missing:
+            raise Conflict(f"release {number} is not prepared yet in: {', '.join(missing)}")
 
     def _check_leads(self) -> None:
         if not self.leads:

@@ -20,6 +20,8 @@ class RegionStatus(Record):
     prepared: tuple[int, ...]
     failed: dict[int, str] = Field(default_factory=dict)
     """Open releases that this region cannot prepare, and why."""
+    at_fault: dict[int, str] = Field(default_factory=dict)
+    """Releases that did worse as a canary here than the current one, and in what."""
     current: int | None
     healthy: bool = True
     at_ms: int
@@ -56,7 +58,17 @@ class PrepareFailed:
     reason: str
 
 
-Event = EntryRead | LogCaughtUp | HeartbeatsRead | Prepared | PrepareFailed
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CanaryFaulted:
+    """Requests that the canary served here went worse than those of the current release."""
+
+    release: int
+    reason: str
+
+
+Outcome = Prepared | PrepareFailed | CanaryFaulted
+"""What a region finds out about a release."""
+Event = EntryRead | LogCaughtUp | HeartbeatsRead | Outcome
 
 # Instructions: what the shell is to do.
 

@@ -52,6 +52,8 @@ class SearchRequest:
     """False leaves texts and metadata out, and the hits are arrays."""
     release: int | None = None
     """Pins the search to a resident release; None takes the current one."""
+    user: str = ""
+    """Whoever asks, a user or a session: served by the same release while a canary is tried."""
     trace_id: str = ""
 
 
@@ -76,6 +78,10 @@ class SearchResult:
     """Where the time went: embed, wait, scatter, merge, fetch."""
     arrays: MergedHits | None = None
     """The hits of a request without `passages`."""
+    fell_back: tuple[bool, ...] = ()
+    """For each query: whether some shard compared all of its rows, since its index had found too
+    few or too weak hits. Empty where no shard has such a fallback.
+    """
 
     @property
     def hits(self) -> tuple[Hit, ...]:
@@ -110,6 +116,10 @@ class ShardHits:
     """int64 [n, k], row numbers inside the shard"""
     ids: BytesArray
     """bytes [n, k], passage ids in UTF-8"""
+    fell_back: npt.NDArray[np.bool_] | None = None
+    """bool [n]: whether the index's hits were too few or too weak, and all rows were compared; None
+    where the index has no fallback.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

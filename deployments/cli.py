@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from cluster.errors import InvalidArgument, RaygionError
-from deployments import cli_documents, cli_evaluation, cli_queries, cli_releases
+from deployments import cli_documents, cli_evaluation, cli_queries, cli_releases, cli_scale
 from deployments.cli_options import Config, Json, Region, Store, opened
 from deployments.console import (
     Steps,
@@ -137,6 +137,7 @@ app.add_typer(cli_releases.app, name="release")
 app.command("search")(cli_queries.search)
 app.command("ask")(cli_queries.ask)
 app.command("status")(cli_queries.status)
+app.command("scale")(cli_scale.scale)
 app.command("eval")(cli_evaluation.eval)
 
 

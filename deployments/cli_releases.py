@@ -14,7 +14,7 @@ from deployments.cli_options import Config, Json, Region, Store, opened
 from deployments.console import SHORT, Steps, out, print_json, say, table
 
 app = typer.Typer(
-    help="List, propose, commit and roll back releases.",
+    help="List, propose, try, commit and roll back releases.",
     epilog="Example: [bold]raygion release propose --commit[/]",
     no_args_is_help=True,
 )
@@ -30,14 +30,21 @@ def list_releases(
     Example: raygion release list
     """
     state = opened(config, region, store).read_release_log()
-    current = state.current(SYSTEM_CLOCK.wall_ms())
+    now_ms = SYSTEM_CLOCK.wall_ms()
+    current = state.current(now_ms)
     if as_json:
-        print_json({"current": current, "releases": list(state.proposals.values())})
+        print_json(
+            {
+                "current": current,
+                "canary": state.canary_at(now_ms),
+                "releases": list(state.proposals.values()),
+            }
+        )
         return
     rows = [
         (
             f"{number} (current)" if number == current else number,
-            proposal.status,
+            _status(state, proposal, now_ms),
             _moment(proposal.proposed_at_ms),
             _indexes(proposal),
             ", ".join(proposal.targets),
@@ -65,13 +72,14 @@ def show_release(
     if as_json:
         print_json(proposal)
         return
+    status = _status(state, proposal, SYSTEM_CLOCK.wall_ms())
     contents = proposal.release.contents
     rows = [(f"index of {corpus}", ref.version) for corpus, ref in contents.indexes.items()]
     rows += [
         ("embedder", contents.embedder.version if contents.embedder else "none"),
         ("generator", contents.generator.version if contents.generator else "none"),
         ("prompt", contents.prompt.system),
-        ("status", proposal.status if not proposal.reason else f"aborted: {proposal.reason}"),
+        ("status", f"aborted: {proposal.reason}" if proposal.reason else status),
         ("regions", ", ".join(proposal.targets)),
         ("fenced out", ", ".join(sorted(proposal.fenced)) or "none"),
     ]
@@ -91,7 +99,8 @@ def propose(
 ) -> None:
     """Propose the newest indexes and the models of the settings as the next release.
 
-    Every region prepares it beside what it serves. `release commit` makes it current.
+    Every region prepares it beside what it serves. `release commit` makes it current, `release
+    canary` tries it on a share of the traffic first.
 
     Example: raygion release propose --commit
     """
@@ -113,6 +122,37 @@ def propose(
         say(f"Release [bold]{number}[/] is committed")
     else:
         say(f"Release [bold]{number}[/] is prepared. Next: raygion release commit {number}")
+
+
+@app.command("canary")
+def canary(
+    number: Number,
+    percent: Annotated[
+        int, typer.Option("--percent", help="Its share of the traffic, 0 to 99; 0 ends it.")
+    ],
+    config: Config = None,
+    region: Region = None,
+    store: Store = None,
+    as_json: Json = False,
+) -> None:
+    """Try a prepared release on a share of the traffic before it is committed.
+
+    The same user is always served by the same release. A canary that fails or is slow where the
+    current release is not is aborted by itself; `release show` says why.
+
+    Example: raygion release canary 2 --percent 5
+    """
+    from deployments import region_host
+
+    installation = opened(config, region, store)
+    region_host.join(installation)
+    region_host.canary(number, percent)
+    if as_json:
+        print_json({"release": number, "percent": percent})
+    elif percent:
+        say(f"Release [bold]{number}[/] gets {percent} % of the traffic")
+    else:
+        say(f"Release [bold]{number}[/] gets no traffic any more")
 
 
 @app.command("commit")
@@ -193,6 +233,13 @@ def _known(state: LogState, number: int) -> Proposal:
     if proposal is None:
         raise NotFound(f"there is no release {number}; the last one is {len(state.proposals)}")
     return proposal
+
+
+def _status(state: LogState, proposal: Proposal, now_ms: int) -> str:
+    canary = state.canary_at(now_ms)
+    if canary is not None and canary.release == proposal.release.number:
+        return f"{proposal.status}, canary at {canary.percent} %"
+    return str(proposal.status)
 
 
 def _indexes(proposal: Proposal) -> str:

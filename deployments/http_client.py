@@ -97,8 +97,5 @@ class HttpRegion:
 
 
 def _remote(error: Mapping[str, Any]) -> RemoteError:
-    message = error["message"]
-    field = error.get("field")
-    return RemoteError(
-        f"{field}: {message}" if field else message, error["code"], error["retryable"]
-    )
+    # The message names the field already.
+    return RemoteError(error["message"], error["code"], error["retryable"])

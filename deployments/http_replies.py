@@ -14,9 +14,16 @@ from cluster.search import SearchResult
 
 
 def render_search(result: SearchResult, batch: bool) -> bytes:
-    found: dict[str, object] = (
-        {"results": [{"hits": hits} for hits in result.results]} if batch else {"hits": result.hits}
-    )
+    found: dict[str, object]
+    if not batch:
+        found = {"hits": result.hits}
+        if result.fell_back:
+            found["fallback"] = result.fell_back[0]
+    elif result.fell_back:
+        each = zip(result.results, result.fell_back, strict=True)
+        found = {"results": [{"hits": hits, "fallback": fell_back} for hits, fell_back in each]}
+    else:
+        found = {"results": [{"hits": hits} for hits in result.results]}
     found["release"] = result.release
     found["region"] = result.region
     found["coverage"] = result.coverage
@@ -77,8 +84,12 @@ class HitReply(BaseModel):
     metadata: dict[str, str | int | float | bool | None]
 
 
+_FALLBACK = "Only where the index has a fallback: whether it had to compare all passages."
+
+
 class HitsReply(BaseModel):
     hits: list[HitReply]
+    fallback: bool | None = Field(None, description=_FALLBACK)
 
 
 class _Served(BaseModel):
@@ -93,6 +104,7 @@ class SearchReply(_Served):
     """The reply to `query` or `vector`."""
 
     hits: list[HitReply]
+    fallback: bool | None = Field(None, description=_FALLBACK)
 
 
 class BatchSearchReply(_Served):
@@ -138,6 +150,11 @@ class ReleaseReply(BaseModel):
     model: str | None
 
 
+class CanaryReply(BaseModel):
+    release: int
+    percent: int = Field(description="Its share of the traffic.")
+
+
 class StatusReply(BaseModel):
     region: str
     release: int | None
@@ -146,6 +163,7 @@ class StatusReply(BaseModel):
     epoch: int
     log_position: int
     healthy: bool
+    canary: CanaryReply | None
 
 
 class HealthReply(BaseModel):

@@ -39,6 +39,7 @@ from cluster.search import TOP_K_DEFAULT, Float32Array, SearchEffort, SearchRequ
 
 TIMEOUT_MS_MAX = int(TIMEOUT_S_MAX * 1000)
 _NAME_LENGTH_MAX = 256
+_USER_LENGTH_MAX = 1024
 _FIELDS_MAX = 256
 _RELEASE_MAX = 2**63 - 1
 _QUOTED_LENGTH_MAX = 64
@@ -77,6 +78,7 @@ TimeoutMs = Annotated[int, Field(ge=1, le=TIMEOUT_MS_MAX)]
 TopK = Annotated[int, Field(ge=1, le=TOP_K_MAX)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 ReleaseNumber = Annotated[int, Field(ge=0, le=_RELEASE_MAX)]
+UserKey = Annotated[str, Field(max_length=_USER_LENGTH_MAX)]
 EfSearch = Annotated[int, Field(ge=1, le=EF_SEARCH_MAX)]
 Nprobe = Annotated[int, Field(ge=1, le=NPROBE_MAX)]
 MaxTokens = Annotated[int, Field(ge=1, le=MAX_TOKENS_MAX)]
@@ -121,6 +123,9 @@ class SearchOptions(Body):
     release: ReleaseNumber | None = Field(
         None, description="A release that the region holds; null: the current one."
     )
+    user: UserKey = Field(
+        "", description="A user or session, kept on one release while a canary is tried."
+    )
     ef_search: EfSearch | None = Field(
         None, description="How far an HNSW graph is searched; null: as far as it was tuned to."
     )
@@ -153,6 +158,7 @@ class SearchOptions(Body):
             ),
             passages=passages,
             release=self.release,
+            user=self.user,
             trace_id=trace_id,
         )
 
@@ -180,6 +186,9 @@ class AnswerBody(Body):
     )
     release: ReleaseNumber | None = Field(
         None, description="A release that the region holds; null: the current one."
+    )
+    user: UserKey = Field(
+        "", description="A user or session, kept on one release while a canary is tried."
     )
 
 
@@ -230,6 +239,7 @@ def parse_answer(body: bytes, trace_id: str = "") -> tuple[AnswerRequest, bool]:
         timeout_s=asked.timeout_ms / 1000.0,
         min_coverage=asked.min_coverage,
         release=asked.release,
+        user=asked.user,
         trace_id=trace_id,
     )
     return request, asked.stream

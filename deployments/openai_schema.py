@@ -28,6 +28,7 @@ from deployments.http_schema import (
     Temperature,
     TimeoutMs,
     TopK,
+    UserKey,
     parse_body,
 )
 
@@ -47,7 +48,6 @@ IGNORED_KEYS = frozenset(
         "safety_identifier",
         "service_tier",
         "store",
-        "user",
     }
 )
 NEUTRAL_VALUES: dict[str, tuple[object, ...]] = {
@@ -166,6 +166,7 @@ class ChatBody(OpenAIBody):
     temperature: Temperature = 0.0
     stop: Stop | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    user: UserKey = Field("", description="Kept on one release while a canary is tried.")
     stream: bool = False
     stream_options: StreamOptionsBody | None = None
     raygion: RetrievalBody = Field(
@@ -224,6 +225,7 @@ def parse_chat(body: bytes, trace_id: str = "") -> ChatRequest:
         timeout_s=extra.timeout_ms / 1000.0,
         min_coverage=extra.min_coverage,
         release=extra.release,
+        user=asked.user,
         trace_id=trace_id,
     )
     return ChatRequest(

@@ -5,14 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rich.table import Table
+
 from actors.index_build import build_index
 from actors.ingest import ingest
 from actors.models import publish_model
 from cluster.artifacts import Artifacts
 from cluster.errors import NotFound
-from cluster.manifests import CorpusManifest, IndexManifest, ManifestRef, ModelKind, ModelManifest
+from cluster.manifests import (
+    CorpusManifest,
+    IndexKind,
+    IndexManifest,
+    IndexParameters,
+    IndexTuning,
+    ManifestRef,
+    ModelKind,
+    ModelManifest,
+)
 from cluster.releases import ReleaseContents
-from deployments.console import REUSED, Step
+from deployments.console import REUSED, Step, err, table
 from deployments.installation import Installation
 
 
@@ -65,7 +76,10 @@ def ingest_documents(
 def build(
     installation: Installation, corpus: str, embedder: StoredModel | None, step: Step
 ) -> BuiltIndex:
-    """Builds the latest position of a corpus. Needs a driver that has joined a Ray cluster."""
+    """Builds the latest position of a corpus. Needs a driver that has joined a Ray cluster.
+
+    Prints what was measured where the settings leave the kind of index to the build.
+    """
     settings = installation.settings
     manifest, ref, reused = build_index(
         installation.store,
@@ -77,6 +91,8 @@ def build(
     )
     recall = f"recall@10 {manifest.recall_at_10:.3f}"
     step.note(REUSED if reused else f"{len(manifest.shards)} shards, {recall}")
+    if manifest.tuning is not None and not reused:
+        err.print(_tuning_table(manifest.tuning))
     return BuiltIndex(manifest=manifest, ref=ref, reused=reused)
 
 
@@ -104,6 +120,42 @@ def contents_of_latest(installation: Installation, step: Step) -> ReleaseContent
         generator=None if generator is None else generator.ref,
         prompt=installation.settings.prompt,
     )
+
+
+def _tuning_table(tuning: IndexTuning) -> Table:
+    asked = tuning.asked
+    memory = asked.memory_bytes_max
+    within = "" if memory is None else f" within {memory / 1e6:,.1f} MB"
+    rows = [
+        (
+            trial.parameters.kind,
+            _searched_with(trial.parameters),
+            f"{trial.recall_at_10:.3f}",
+            f"{trial.query_us:,.0f}",
+            f"{trial.memory_bytes / 1e6:,.1f}",
+            "✓" if trial.is_chosen else "",
+        )
+        for trial in tuning.trials
+    ]
+    return table(
+        f"Tried on {tuning.rows_sampled} passages, for recall@10 of {asked.target_recall}{within}",
+        ("index", "with", "recall@10", "us a query", "MB", "taken"),
+        rows,
+    )
+
+
+def _searched_with(parameters: IndexParameters) -> str:
+    """What tells trials of one kind apart, and how far they looked."""
+    match parameters.kind:
+        case IndexKind.FLAT:
+            return ""
+        case IndexKind.HNSW:
+            return f"hnsw_m {parameters.hnsw_m}, ef_search {parameters.ef_search}"
+        case IndexKind.IVF_PQ:
+            pq = f"pq_m {parameters.pq_m}, rescore {parameters.rescore}"
+            return f"{pq}, nprobe {parameters.nprobe}"
+        case IndexKind.IVF_FLAT | IndexKind.IVF_SQ:
+            return f"nprobe {parameters.nprobe}"
 
 
 def _store_model(

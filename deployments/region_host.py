@@ -173,7 +173,8 @@ def _logical_cpus(installation: Installation) -> int:
         return max(1, math.floor(asked))
     generator = installation.settings.generator
     on_cpu = generator.source is not None and generator.accelerator_type is None
-    reserved = generator.replicas * generator.cpus_per_replica if on_cpu else 0
+    replicas = max(generator.replicas, generator.replicas_max or 0)
+    reserved = replicas * generator.cpus_per_replica if on_cpu else 0
     return (os.cpu_count() or 1) + 1 + reserved
 
 
@@ -197,6 +198,18 @@ def propose(
     else:
         client.wait_until_prepared(number, PREPARE_TIMEOUT_S)
     return number
+
+
+def scale(corpus: str, replicas: int) -> None:
+    """Asks for so many replicas a shard and waits until all of them serve."""
+    client = CoordinatorClient()
+    client.scale(corpus, replicas)
+    client.wait_until_scaled(corpus, replicas, SERVE_TIMEOUT_S)
+
+
+def canary(number: int, percent: int) -> None:
+    """Gives a prepared release a share of the traffic."""
+    CoordinatorClient().canary(number, percent)
 
 
 def commit(number: int) -> None:

@@ -14,6 +14,7 @@ from cluster.generation import ChatMessage
 from cluster.manifests import ManifestRef
 from cluster.releases import (
     Abort,
+    Canary,
     Commit,
     Elect,
     Fence,
@@ -167,6 +168,11 @@ class Entries:
 
     def abort(self, number: int, epoch: int = 1) -> Abort:
         return Abort(release=number, reason="", epoch=epoch, commit_id=self._id(), at_ms=0)
+
+    def canary(self, number: int, percent: int, epoch: int = 1, *, at_ms: int = 0) -> Canary:
+        return Canary(
+            release=number, percent=percent, epoch=epoch, commit_id=self._id(), at_ms=at_ms
+        )
 
     def fence(self, number: int, region: str, epoch: int = 1) -> Fence:
         return Fence(

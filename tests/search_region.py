@@ -276,22 +276,28 @@ class Load:
                 self.replies.append(reply)
 
 
-@contextmanager
-def search_region(folder: Path) -> Iterator[SearchRegion]:
-    """Brings a region up in `folder`, with release 1 of the vectors a; ends all of it."""
-    queries, vectors = make_vectors()
+def search_settings(folder: Path, **http: object) -> Settings:
+    """Of a region that keeps everything in `folder`; `http` changes its endpoint."""
     corpus = CorpusSettings(
         shards=SHARDS,
         replicas=REPLICAS,
         index=IndexParameters(kind=IndexKind.FLAT, metric=Metric.COSINE),
     )
-    settings = Settings(
+    endpoint = EndpointSettings.model_validate({"port": find_port_block().http, **http})
+    return Settings(
         store=StoreSettings(url=str(folder / "store")),
-        regions={REGION: RegionSettings(http=EndpointSettings(port=find_port_block().http))},
+        regions={REGION: RegionSettings(http=endpoint)},
         corpora={CORPUS: corpus},
         generator=GeneratorSettings(source=None),
         state_folder=folder,
     )
+
+
+@contextmanager
+def search_region(folder: Path, settings: Settings | None = None) -> Iterator[SearchRegion]:
+    """Brings a region up in `folder`, with release 1 of the vectors a; ends all of it."""
+    settings = settings or search_settings(folder)
+    queries, vectors = make_vectors()
     region = SearchRegion(Installation(settings, REGION), queries, vectors)
     try:
         started_s = time.monotonic()

@@ -216,6 +216,12 @@ def test_from_documents_to_a_rollback_and_down(workspace: Workspace) -> None:
     assert reads("release", "rollback") == {"release": 1}
     assert "Tin comes" not in does("search", "tin in Indonesia")
     assert reads("release", "propose")["release"] == 3
+    assert "3 gets 5 % of the traffic" in does("release", "canary", "3", "--percent", "5")
+    assert "canary at 5 %" in does("release", "show", "3")
+    assert reads("release", "list")["canary"]["percent"] == 5
+    assert reads("status")["canary"] == {"release": 3, "percent": 5}
+    assert "commit" in refuses("release", "canary", "3", "--percent", "100")
+    assert "not open" in refuses("release", "canary", "1", "--percent", "5")
     assert "Release 3 is aborted" in does("release", "abort", "3", "--reason", "not now")
     assert "aborted: not now" in does("release", "show", "3")
     listed = reads("release", "list")

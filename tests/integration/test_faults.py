@@ -26,6 +26,7 @@ from tests.search_region import (
     node_of_replica,
     replica_status,
     search_region,
+    search_settings,
     wait_until,
 )
 
@@ -38,7 +39,9 @@ ALL_REPLICAS = [names.replica(CORPUS, s, r) for s in range(SHARDS) for r in rang
 
 @pytest.fixture(scope="module")
 def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SearchRegion]:
-    with search_region(tmp_path_factory.mktemp("faulty")) as region:
+    folder = tmp_path_factory.mktemp("faulty")
+    # Without gateways that search by themselves, so that every fault of an actor is felt.
+    with search_region(folder, search_settings(folder, local_first=False)) as region:
         yield region
 
 

@@ -14,6 +14,8 @@ from typing import Any
 from tests.simulation.history import History
 
 LOG = "releases/"
+FAULT_TAKEN_IN_S = 1.5
+"""A coordinator takes it in after its next pause."""
 Entry = dict[str, Any]
 Checker = Callable[[History], list[str]]
 
@@ -25,8 +27,11 @@ class Belief:
     epoch: int = 0
     leader: str | None = None
     switches: tuple[tuple[int, int], ...] = ()
+    canary: tuple[int, int] | None = None
+    """Release and percentage; it is over with the release's switch, too."""
     status: dict[int, str] = field(default_factory=dict)
     targets: dict[int, set[str]] = field(default_factory=dict)
+    auto_commit: dict[int, bool] = field(default_factory=dict)
     num_void: int = 0
 
     def open_release(self) -> int | None:
@@ -39,6 +44,10 @@ class Belief:
                 current = release
         return current
 
+    def tried(self, now_ms: int) -> tuple[int, int] | None:
+        over = self.canary is None or self.canary[0] == self.current(now_ms)
+        return None if over else self.canary
+
 
 def after(belief: Belief, entry: Entry) -> Belief:
     """The belief after one more entry."""
@@ -47,8 +56,10 @@ def after(belief: Belief, entry: Entry) -> Belief:
         epoch=belief.epoch,
         leader=belief.leader,
         switches=belief.switches,
+        canary=belief.canary,
         status=status,
         targets=targets,
+        auto_commit=belief.auto_commit,
         num_void=belief.num_void,
     )
     kind, release = entry["kind"], entry.get("release")
@@ -62,20 +73,33 @@ def after(belief: Belief, entry: Entry) -> Belief:
     else:
         holds = status.get(release) == ("committed" if kind == "rollback" else "open")
         holds = holds and (kind != "fence" or entry["region"] in entry_targets(belief, release))
+        by_hand = not belief.auto_commit.get(release or 0, True)
+        holds = holds and (kind != "canary" or (by_hand and belief.switches != ()))
     if not holds:
         made.num_void += 1
     elif kind == "elect":
         made.epoch, made.leader = entry["epoch"], entry["leader"]
     elif kind == "propose":
         status[release], targets[release] = "open", set(entry["targets"])
+        made.auto_commit = {**belief.auto_commit, release: entry["auto_commit"]}
+    elif kind == "canary":
+        made.canary = (release, entry["percent"]) if entry["percent"] else None
     elif kind == "abort":
         status[release] = "aborted"
+        made.canary = None if is_of(belief.canary, release) else belief.canary
     elif kind == "fence":
         status[release] = "open"
     else:
         status[release] = "committed"
         made.switches += ((release, entry["switch_at_ms"]),)
+        still_open = belief.canary is not None and status[belief.canary[0]] == "open"
+        if not still_open and not (kind == "commit" and is_of(belief.canary, release)):
+            made.canary = None
     return made
+
+
+def is_of(canary: tuple[int, int] | None, release: int) -> bool:
+    return canary is not None and canary[0] == release
 
 
 def entry_targets(belief: Belief, release: int | None) -> set[str]:
@@ -177,13 +201,13 @@ def commits_wait_for_their_targets(history: History) -> list[str]:
             targets[number], waiting[number] = set(entry["targets"]), set(entry["targets"])
         elif entry["kind"] == "fence":
             waiting[entry["release"]].discard(entry["region"])
-        elif entry["kind"] == "commit":
-            number = entry["release"]
+        elif entry["kind"] == "commit" or (entry["kind"] == "canary" and entry["percent"]):
+            number, done = entry["release"], f"{entry['kind']} of release {entry['release']}"
             late = [r for r in waiting[number] if prepared_s.get((r, number), at_s) >= at_s]
             if late:
-                problems.append(f"release {number} was committed before {late} prepared it")
+                problems.append(f"{done} before {late} prepared it")
             if not waiting[number]:
-                problems.append(f"release {number} was committed with all regions fenced out")
+                problems.append(f"{done} with all regions fenced out")
     return problems
 
 
@@ -196,10 +220,43 @@ def everybody_agrees_at_a_position(history: History) -> list[str]:
             continue
         belief = known[seen.position]
         current = belief.current(seen.wall_ms)
-        expected = (belief.epoch, belief.leader, belief.switches, belief.open_release(), current)
-        found = (seen.epoch, seen.leader, seen.switches, seen.open_release, seen.current)
+        tried = belief.tried(seen.wall_ms)
+        opened = belief.open_release()
+        expected = (belief.epoch, belief.leader, belief.switches, opened, current, tried)
+        found = (
+            *(seen.epoch, seen.leader, seen.switches, seen.open_release, seen.current),
+            seen.canary,
+        )
         if found != expected or seen.num_void != belief.num_void:
             problems.append(f"at {seen.position} {seen.incarnation} believes {found}")
+    return problems
+
+
+def a_canarys_share_goes_to_what_may_have_it(history: History) -> list[str]:
+    """To a release that is open or about to be current, in a region that takes part in it and has
+    found no fault in it.
+    """
+    known = beliefs(history)
+    log = entries(history)
+    found_s = {(name, release): at_s for at_s, name, release in reversed(history.faults)}
+    problems = []
+    for seen in history.observations:
+        if seen.tries is None or seen.position >= len(known):
+            continue
+        belief = known[seen.position]
+        due = {number for number, at_ms in belief.switches if at_ms > seen.wall_ms}
+        if belief.status[seen.tries] != "open" and seen.tries not in due:
+            status = belief.status[seen.tries]
+            problems.append(f"{seen.incarnation} tries release {seen.tries}, which is {status}")
+        fenced = {
+            entry["region"]
+            for entry in log[: seen.position]
+            if entry["kind"] == "fence" and entry["release"] == seen.tries
+        }
+        if seen.region not in belief.targets[seen.tries] - fenced:
+            problems.append(f"{seen.incarnation} tries release {seen.tries} without part in it")
+        if found_s.get((seen.incarnation, seen.tries), seen.at_s) < seen.at_s - FAULT_TAKEN_IN_S:
+            problems.append(f"{seen.incarnation} tries release {seen.tries} in spite of its fault")
     return problems
 
 
@@ -225,6 +282,7 @@ CHECKERS: tuple[Checker, ...] = (
     requests_have_the_effect_that_was_told,
     commits_wait_for_their_targets,
     everybody_agrees_at_a_position,
+    a_canarys_share_goes_to_what_may_have_it,
     what_serves_is_never_retired,
     the_quiet_time_ends_well,
 )

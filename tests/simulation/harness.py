@@ -1,8 +1,9 @@
 """Several regions over one faulty store, from one seed: the real driver, in virtual time.
 
 Each region has a coordinator that is restarted when it dies, at times while its predecessor still
-lives. People propose, commit, abort and roll back; releases load, fail to, or take long. After the
-noise comes a quiet time in which everything must converge. What happened is in `History`.
+lives. People propose, try, commit, abort and roll back; releases load, fail to, or take long, and
+some do badly as canaries. After the noise comes a quiet time in which everything must converge.
+What happened is in `History`.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from unittest import mock
 from cluster.coordination import Decide, RolloutDriver
 from cluster.errors import Fenced, OutcomeUnknown, RaygionError
 from cluster.numbered_object import NumberedLog
-from cluster.releases import RELEASE_LOG, LogEntry, Release, Rollback
+from cluster.releases import RELEASE_LOG, Canary, LogEntry, Release, Rollback
 from cluster.rollout import Rollout, RolloutSettings
-from cluster.rollout_events import Append, Prepared, PrepareFailed
+from cluster.rollout_events import Append, CanaryFaulted, Outcome, Prepared, PrepareFailed
 from tests.fakes import contents
 from tests.simulation.faulty_store import FaultyStore, Objects, Weather, Write
 from tests.simulation.history import History, Observation, Request
@@ -42,7 +43,7 @@ class Incarnation(Process):
         self.world = world
         self.region = region
         self.rng = random.Random(f"{world.seed}/{name}")
-        self.inbox: deque[Request | Prepared | PrepareFailed] = deque()
+        self.inbox: deque[Request | Outcome] = deque()
         self.loaded: set[int] = set()
         self._ids = 0
         self.rollout = Rollout(region=region, settings=SETTINGS)
@@ -77,13 +78,25 @@ class Incarnation(Process):
                 return
             except RaygionError:
                 self.world.count_error()
+            self._judge()
             self.observe()
             self.sleep(self.rng.uniform(0.1, 1.0))
             if self.inbox:
                 self._take(self.inbox.popleft())
                 self.observe()
 
-    def _take(self, item: Request | Prepared | PrepareFailed) -> None:
+    def _judge(self) -> None:
+        """Some canaries do badly where the leader is, some elsewhere; it shows sooner or later."""
+        canary = self.rollout.canary(self.wall_ms())
+        if canary is None or canary.release % 3 == 0:
+            return
+        suffers = self.rollout.leads == (canary.release % 3 == 1)
+        if suffers and self.rng.random() < 0.2:
+            told = (self.world.scheduler.now_s, self.name, canary.release)
+            self.world.history.faults.append(told)
+            self.inbox.appendleft(CanaryFaulted(release=canary.release, reason="too slow"))
+
+    def _take(self, item: Request | Outcome) -> None:
         if isinstance(item, Request):
             self._serve(item)
             return
@@ -112,6 +125,8 @@ class Incarnation(Process):
         """Notes what this incarnation believes."""
         state = self.rollout.state
         opened = state.open_proposal()
+        canary = state.canary_at(self.wall_ms())
+        tries = self.rollout.canary(self.wall_ms())
         self.world.history.observations.append(
             Observation(
                 at_s=self.world.scheduler.now_s,
@@ -125,6 +140,8 @@ class Incarnation(Process):
                 wall_ms=self.wall_ms(),
                 current=state.current(self.wall_ms()),
                 open_release=None if opened is None else opened.release.number,
+                canary=None if canary is None else (canary.release, canary.percent),
+                tries=None if tries is None else tries.release,
                 num_void=state.num_void,
             )
         )
@@ -223,6 +240,8 @@ class World:
                 problems.append(f"{region} is at {state.position} of {length}")
             if opened is not None and opened.auto_commit:
                 problems.append(f"release {opened.release.number} is still open in {region}")
+            if opened is not None and self._is_at_fault(region, opened.release.number):
+                problems.append(f"release {opened.release.number} is open in spite of its fault")
             if current is not None and not {current} <= (
                 incarnation.rollout.prepared() & incarnation.loaded
             ):
@@ -232,6 +251,11 @@ class World:
         if len(currents) > 1:
             problems.append(f"the regions differ on the current release: {currents}")
         return problems
+
+    def _is_at_fault(self, region: str, release: int) -> bool:
+        """Whether the region's living coordinator has found a fault, and no dead one alone."""
+        name = self.named[region].name
+        return any(found[1:] == (name, release) for found in self.history.faults)
 
     def _repeat(self, action: Callable[[], None], least_s: float, most_s: float) -> None:
         def again() -> None:
@@ -301,12 +325,17 @@ class World:
         state = incarnation.rollout.state
         number = max(1, state.next_release - 1 - (self.rng.random() < 0.3))
         targets = tuple(self.rng.sample(self.regions, self.rng.randint(1, len(self.regions))))
-        auto = self.rng.random() < 0.7
+        auto = self.rng.random() < 0.5
+        percent = self.rng.choice([0, 1, 5, 25, 50, 99])
         kind = self.rng.choice(["propose", "propose", "propose", "commit", "abort", "rollback"])
+        opened = state.open_proposal() if state.switches else None
+        if opened is not None and not opened.auto_commit and self.rng.random() < 0.7:
+            kind, number = "canary", opened.release.number
         wishes: dict[str, Decide] = {
             "propose": lambda r, now, cid: r.propose(
                 contents(cid), targets=targets, auto_commit=auto, now_ms=now, commit_id=cid
             ),
+            "canary": lambda r, now, cid: r.share(number, percent, now_ms=now, commit_id=cid),
             "commit": lambda r, now, cid: r.commit(number, now_ms=now, commit_id=cid),
             "abort": lambda r, now, cid: r.abort(number, reason="", now_ms=now, commit_id=cid),
             "rollback": lambda r, now, cid: r.rollback(None, now_ms=now, commit_id=cid),
@@ -319,13 +348,19 @@ class World:
         if state is None or state.epoch < 2 or not state.proposals:
             return
         position = len(self.objects.log()) + 1
-        entry: LogEntry = Rollback(
-            epoch=self.rng.randint(1, state.epoch - 1),
-            commit_id=f"lapsed-{position}",
-            at_ms=0,
-            release=self.rng.choice(list(state.proposals)),
-            switch_at_ms=int(self.scheduler.now_s * 1000),
-        )
+        now_ms = int(self.scheduler.now_s * 1000)
+        told = {
+            "epoch": self.rng.randint(1, state.epoch - 1),
+            "commit_id": f"lapsed-{position}",
+            "at_ms": now_ms,
+        }
+        entry: LogEntry
+        if self.rng.random() < 0.5:
+            release = self.rng.choice(list(state.proposals))
+            entry = Rollback.model_validate({**told, "release": release, "switch_at_ms": now_ms})
+        else:
+            release = max(state.proposals)
+            entry = Canary.model_validate({**told, "release": release, "percent": 50})
         path = f"{RELEASE_LOG}/{position:020}.json"
         now_s = self.scheduler.now_s
         self.objects.create(Write(at_s=now_s, path=path, data=entry.to_bytes(), writer="lapsed"))

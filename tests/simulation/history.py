@@ -39,6 +39,10 @@ class Observation:
     current: int | None
     """The release that is current at `wall_ms`."""
     open_release: int | None
+    canary: tuple[int, int] | None
+    """Release and percentage by the log, whatever the region."""
+    tries: int | None
+    """The release to which this region sends a share of its traffic."""
     num_void: int
 
 
@@ -53,11 +57,14 @@ class History:
     """(moment, region, release)"""
     retired: list[tuple[str, int, int, int]] = field(default_factory=list)
     """(incarnation, release, position, wall_ms)"""
+    faults: list[tuple[float, str, int]] = field(default_factory=list)
+    """(moment, incarnation, release): what was found of a canary"""
     failures: list[str] = field(default_factory=list)
     """Why the quiet time did not end well."""
     content: dict[str, bytes] = field(default_factory=dict)
 
     def digest(self) -> str:
-        told = [self.writes, self.observations, self.prepared, self.retired, self.failures]
+        told = [self.writes, self.observations, self.prepared, self.retired]
+        told += [self.faults, self.failures]
         asked = [(r.kind, r.region, r.commit_ids, r.outcome) for r in self.requests]
         return hashlib.sha256(repr((told, asked)).encode()).hexdigest()

@@ -14,9 +14,9 @@ import cluster.rollout as rollout
 from cluster.coordination import RolloutDriver
 from cluster.errors import Conflict, OutcomeUnknown, Unavailable
 from cluster.numbered_object import NumberedLog
-from cluster.releases import Elect, LogEntry, LogState, Proposal
+from cluster.releases import CanaryShare, Elect, LogEntry, LogState, Proposal
 from cluster.rollout import Rollout
-from cluster.rollout_events import Append, EntryRead
+from cluster.rollout_events import Append, EntryRead, RegionStatus
 from tests.simulation.checkers import violations
 from tests.simulation.harness import simulate
 
@@ -140,6 +140,36 @@ def never_fencing(patch: Patch) -> None:
     patch.setattr(Rollout, "_next_entry", next_entry)
 
 
+def trying_what_is_not_prepared(patch: Patch) -> None:
+    patch.setattr(Rollout, "_check_prepared", lambda self, proposal: None)
+
+
+def a_share_that_outlives_the_abort(patch: Patch) -> None:
+    patch.setattr(releases, "_without_canary_of", lambda release, state: state)
+
+
+def a_share_for_a_region_that_takes_no_part(patch: Patch) -> None:
+    patch.setattr(LogState, "canary_in", lambda self, region, now_ms: self.canary_at(now_ms))
+
+
+def going_on_with_a_canary_at_fault(patch: Patch) -> None:
+    def canary(self: Rollout, now_ms: int) -> CanaryShare | None:
+        return self.state.canary_in(self.region, now_ms)
+
+    patch.setattr(Rollout, "canary", canary)
+    patch.setattr(Rollout, "_fault", lambda self, number: None)
+
+
+def faults_that_the_leader_is_not_told(patch: Patch) -> None:
+    real = Rollout.heartbeat
+
+    def heartbeat(self: Rollout, now_ms: int) -> RegionStatus:
+        told = real(self, now_ms)
+        return told if self.leads else told.model_copy(update={"at_fault": {}})
+
+    patch.setattr(Rollout, "heartbeat", heartbeat)
+
+
 @dataclass(frozen=True, slots=True)
 class Bug:
     plant: Callable[[Patch], None]
@@ -161,6 +191,11 @@ BUGS = [
     Bug(leftovers_that_stand_again, "the_quiet_time_ends_well"),
     Bug(never_trying_a_committed_release_again, "the_quiet_time_ends_well"),
     Bug(never_fencing, "the_quiet_time_ends_well"),
+    Bug(trying_what_is_not_prepared, "commits_wait_for_their_targets"),
+    Bug(a_share_that_outlives_the_abort, "a_canarys_share_goes_to_what_may_have_it"),
+    Bug(a_share_for_a_region_that_takes_no_part, "a_canarys_share_goes_to_what_may_have_it"),
+    Bug(going_on_with_a_canary_at_fault, "a_canarys_share_goes_to_what_may_have_it"),
+    Bug(faults_that_the_leader_is_not_told, "the_quiet_time_ends_well"),
 ]
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from cluster.canary import Lots
 from cluster.errors import InvalidArgument, Unavailable
 from cluster.manifests import Metric
 from cluster.prompt import PromptTemplate
 from cluster.region_view import CorpusView, RegionView, ReleaseView
-from cluster.releases import Switch
+from cluster.releases import CanaryShare, Switch
 
 
 def corpus(name: str) -> CorpusView:
@@ -97,3 +100,54 @@ def test_an_ambiguous_or_unknown_corpus_is_refused_with_the_choices(asked: str |
     with pytest.raises(InvalidArgument, match="c, d") as caught:
         release(1, "d", "c").corpus(asked)
     assert caught.value.field == "corpus"
+
+
+ROUTED = 10_000
+ALWAYS_STABLE, ALWAYS_CANARY = 0.999999, 0.0
+
+
+def trying(percent: int, *, at_ms: int = 0, resident: tuple[int, ...] = (1, 2)) -> RegionView:
+    canary = CanaryShare(release=2, percent=percent, at_ms=at_ms)
+    return replace(region(resident, (1, 0)), canary=canary)
+
+
+def users_of_canary(view: RegionView) -> set[str]:
+    users = [f"user-{number}" for number in range(ROUTED)]
+    return {user for user in users if view.pin(None, 10, user=user).number == 2}
+
+
+@pytest.mark.parametrize("percent", [0, 1, 5, 25, 50, 99])
+def test_routed_requests_keep_the_share(percent: int) -> None:
+    view, lots = trying(percent), Lots()
+    alone = sum(view.pin(None, 10, lot=lots.next()).number == 2 for _ in range(ROUTED))
+    assert alone / ROUTED == pytest.approx(percent / 100, abs=0.01)
+    assert len(users_of_canary(view)) / ROUTED == pytest.approx(percent / 100, abs=0.01)
+
+
+def test_a_commit_gives_it_all() -> None:
+    view = replace(trying(25), switches=(Switch(release=1, at_ms=0), Switch(release=2, at_ms=20)))
+    assert {view.pin(None, 20, lot=lot).number for lot in (ALWAYS_CANARY, ALWAYS_STABLE)} == {2}
+    assert 0 < len(users_of_canary(view)) < ROUTED, "until the moment of the switch it is a share"
+
+
+def test_who_is_in_stays_in_when_the_share_grows() -> None:
+    seen: set[str] = set()
+    for percent in (1, 5, 25, 50, 99):
+        users = users_of_canary(trying(percent))
+        assert seen < users
+        seen = users
+
+
+def test_a_canary_waits_for_its_moment_and_for_its_release_to_be_loaded() -> None:
+    assert trying(99, at_ms=11).pin(None, 10, lot=ALWAYS_CANARY).number == 1
+    assert trying(99, at_ms=10).pin(None, 10, lot=ALWAYS_CANARY).number == 2
+    assert trying(99, resident=(1,)).pin(None, 10, lot=ALWAYS_CANARY).number == 1
+
+
+def test_a_canary_can_be_named_and_so_can_the_other() -> None:
+    view = trying(5)
+    assert [view.pin(number, 10, user="u").number for number in (1, 2)] == [1, 2]
+    with pytest.raises(InvalidArgument, match="resident releases: 1, 2"):
+        view.pin(3, 10)
+    with pytest.raises(InvalidArgument, match=r"resident releases: 1$"):
+        replace(view, canary=None).pin(2, 10)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,8 @@ from hypothesis import strategies as st
 from cluster.errors import Corrupt
 from cluster.releases import (
     Abort,
+    Canary,
+    CanaryShare,
     Commit,
     Elect,
     Fence,
@@ -47,6 +50,7 @@ entries: st.SearchStrategy[LogEntry] = st.one_of(
     st.builds(Rollback, release=numbers, switch_at_ms=moments, **common),
     st.builds(Abort, release=numbers, reason=st.just("no"), **common),
     st.builds(Fence, release=numbers, region=regions, reason=st.just("late"), **common),
+    st.builds(Canary, release=numbers, percent=st.integers(0, 99), **common),
 )
 
 
@@ -91,12 +95,8 @@ def test_a_void_entry_changes_nothing_but_the_counts(log: list[LogEntry]) -> Non
     for (before, after), entry in zip(itertools.pairwise(states_of(log)), log, strict=True):
         if objection(before, entry) is not None:
             assert after.num_void == before.num_void + 1
-            assert (after.epoch, after.leader, after.proposals, after.switches) == (
-                before.epoch,
-                before.leader,
-                before.proposals,
-                before.switches,
-            )
+            counts = {"position": before.position, "num_void": before.num_void}
+            assert replace(after, **counts) == before
 
 
 @given(log=logs)
@@ -152,6 +152,27 @@ def test_whatever_becomes_current_is_resident_before(
     assert {state.current(now_ms), state.current(later_ms)} - {None} <= set(state.resident(now_ms))
 
 
+@given(log=logs, now_ms=moments)
+def test_a_canary_is_open_or_about_to_be_current_and_resident(
+    log: list[LogEntry], now_ms: int
+) -> None:
+    state = states_of(log)[-1]
+    canary = state.canary_at(now_ms)
+    if canary is None:
+        assert all(state.canary_in(region, now_ms) is None for region in REGIONS)
+        return
+    proposal = state.proposals[canary.release]
+    assert proposal.tried
+    assert not proposal.auto_commit
+    assert 1 <= canary.percent <= 99
+    assert canary.release in state.resident(now_ms)
+    if proposal.status is not ReleaseStatus.OPEN:
+        assert state.switches[-1].release == canary.release
+        assert state.switches[-1].at_ms > now_ms
+    taking_part = {r for r in REGIONS if state.canary_in(r, now_ms) is not None}
+    assert taking_part == set(proposal.targets) - proposal.fenced
+
+
 def folded(*log: LogEntry) -> LogState:
     return states_of(list(log))[-1]
 
@@ -201,6 +222,9 @@ E1 = Entries()
 OPEN = [E1.elect("a", 2), E1.propose(1, 2)]
 COMMITTED = [*OPEN, E1.commit(1, 2)]
 ABORTED = [*OPEN, E1.abort(1, 2)]
+FIRST_BY_HAND = [OPEN[0], E1.propose(1, 2, auto_commit=False)]
+SECOND = [*COMMITTED, E1.propose(2, 2)]
+SECOND_BY_HAND = [*COMMITTED, E1.propose(2, 2, auto_commit=False)]
 VOID = {
     "nobody leads yet": ([], E1.propose(1, 1), "fenced"),
     "an epoch that is taken": (OPEN, E1.elect("b", 2), "already taken"),
@@ -218,6 +242,12 @@ VOID = {
     "a rollback to what is aborted": (ABORTED, E1.rollback(1, 2), "aborted, not committed"),
     "a fence of what is committed": (COMMITTED, E1.fence(1, "a", 2), "committed, not open"),
     "a fence of no target": (OPEN, E1.fence(1, "z", 2), "no target"),
+    "a canary of nothing": (COMMITTED, E1.canary(7, 5, 2), "no release 7"),
+    "a canary of what is committed": (COMMITTED, E1.canary(1, 5, 2), "committed, not open"),
+    "a canary of what is aborted": (ABORTED, E1.canary(1, 5, 2), "aborted, not open"),
+    "a canary beside nothing": (FIRST_BY_HAND, E1.canary(1, 5, 2), "no committed release"),
+    "a canary that commits itself": (SECOND, E1.canary(2, 5, 2), "cannot be a canary"),
+    "a lapsed leader's canary": (SECOND_BY_HAND, E1.canary(2, 5, 1), "fenced"),
 }
 
 
@@ -256,3 +286,44 @@ def test_an_entry_with_an_unknown_key_is_corrupt() -> None:
     data = Entries().elect("a", 1).to_bytes().replace(b"{", b'{"extra": 1, ', 1)
     with pytest.raises(Corrupt):
         parse_entry(data, position=1)
+
+
+def tried(e: Entries, *more: LogEntry) -> LogState:
+    """Release 2 beside release 1, which is current from 10 on."""
+    log = [e.elect("a", 1), e.propose(1), e.commit(1, switch_at_ms=10)]
+    return folded(*log, e.propose(2, auto_commit=False), *more)
+
+
+def test_a_canarys_share_grows_and_ends() -> None:
+    e = Entries()
+    entries = [e.canary(2, 5, at_ms=20), e.canary(2, 50, at_ms=30)]
+    assert tried(e, *entries[:1]).canary_at(50) == CanaryShare(release=2, percent=5, at_ms=20)
+    assert tried(e, *entries).canary_at(50) == CanaryShare(release=2, percent=50, at_ms=30)
+    for end in (e.canary(2, 0), e.abort(2)):
+        ended = tried(e, *entries, end)
+        assert ended.canary is None
+        assert ended.proposals[2].tried
+
+
+def test_a_committed_canary_keeps_its_share_until_the_switch() -> None:
+    e = Entries()
+    entries = [e.canary(2, 5), e.commit(2, switch_at_ms=100)]
+    state = tried(e, *entries)
+    assert [state.canary_at(ms) is not None for ms in (50, 99, 100)] == [True, True, False]
+    back = tried(e, *entries, e.rollback(1, switch_at_ms=60))
+    assert back.canary is None, "a rollback takes the commit back, and the share with it"
+    later = tried(e, *entries, e.propose(3), e.commit(3, switch_at_ms=200))
+    assert [later.canary_at(ms) for ms in (150, 200, 300)] == [None] * 3
+
+
+def test_a_rollback_beside_a_canary_leaves_it_alone() -> None:
+    e = Entries()
+    state = tried(e, e.canary(2, 5), e.rollback(1, switch_at_ms=60))
+    assert state.canary_at(60) is not None
+
+
+def test_a_region_that_is_fenced_out_or_no_target_takes_no_part() -> None:
+    e = Entries()
+    state = tried(e, e.canary(2, 5), e.fence(2, "b"))
+    parts = [state.canary_in(region, 60) is not None for region in REGIONS]
+    assert parts == [True, False, False]

@@ -5,9 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cluster.errors import Conflict, InvalidArgument, NotFound
-from cluster.releases import (
-    Rollback,
-)
+from cluster.releases import Canary, Rollback
 from tests.fakes import Entries, contents
 from tests.rollout_script import Script, status
 
@@ -108,3 +106,41 @@ def test_going_back_twice_returns_to_where_one_was() -> None:
         script.now_ms += 5_000
         script.decide()
     assert seen == [2, 3]
+
+
+def test_a_canary_waits_for_the_targets() -> None:
+    script = Script().elect()
+    script.committed()
+    number = script.propose("a", "b", auto_commit=False, prepared=True)
+    with pytest.raises(Conflict, match="not prepared yet in: b"):
+        script.rollout.share(number, 5, now_ms=0, commit_id="x")
+    script.heartbeats(status("b", number))
+    entry = script.land(script.rollout.share(number, 5, now_ms=7, commit_id="x"))
+    assert isinstance(entry, Canary)
+    assert (entry.release, entry.percent, entry.at_ms) == (number, 5, 7)
+    script.heartbeats(status("b"))
+    script.land(script.rollout.share(number, 0, now_ms=8, commit_id="y"))
+    assert script.rollout.state.canary is None, "to end it asks for nothing"
+
+
+@pytest.mark.parametrize("percent", [-1, 100, 1000])
+def test_shares_that_are_none_are_refused(percent: int) -> None:
+    script = Script().elect()
+    script.committed()
+    number = script.propose(auto_commit=False, prepared=True)
+    with pytest.raises(InvalidArgument, match="commit") as caught:
+        script.rollout.share(number, percent, now_ms=0, commit_id="x")
+    assert caught.value.field == "percent"
+
+
+def test_canaries_of_what_cannot_be_one() -> None:
+    script = Script().elect()
+    current = script.committed()
+    with pytest.raises(NotFound):
+        script.rollout.share(9, 5, now_ms=0, commit_id="x")
+    with pytest.raises(Conflict, match="committed, not open"):
+        script.rollout.share(current, 5, now_ms=0, commit_id="x")
+    number = script.propose("a", "b", prepared=True)
+    script.heartbeats(status("b", number))
+    with pytest.raises(Conflict, match="cannot be a canary"):
+        script.rollout.share(number, 5, now_ms=0, commit_id="x")

@@ -13,10 +13,10 @@ import pytest
 from actors.shard_build import build_shard
 from actors.shard_documents import DOCUMENTS_FILE
 from actors.shard_index import INDEX_FILE, ShardIndex
-from cluster.errors import Corrupt
+from cluster.errors import Corrupt, InvalidArgument
 from cluster.filters import parse_filter
 from cluster.manifests import IndexKind, IndexParameters, Metric
-from cluster.search import Float32Array, ShardQuery
+from cluster.search import Float32Array, SearchEffort, ShardQuery
 
 DIMENSION = 8
 FILES = (INDEX_FILE, DOCUMENTS_FILE)
@@ -53,8 +53,9 @@ def use(folder: Path, parameters: IndexParameters) -> None:
                 vectors=normal(2, DIMENSION),
                 top_k=7,
                 filter=filter,
+                effort=SearchEffort(exact=exact),
             )
-            rows = index.search(query, exact=exact).rows[0]
+            rows = index.search(query).rows[0]
             index.passages(rows[rows >= 0], ("region",))
 
 
@@ -78,7 +79,8 @@ def test_damage_is_reported_or_harmless(tmp_path: Path, kind: IndexKind, name: s
         (folder / name).write_bytes(damaged[: len(whole)])
         try:
             use(folder, parameters)
-        except Corrupt:
+        except (Corrupt, InvalidArgument):
+            # A field whose name is damaged is a field that nobody knows.
             num_reported += 1
     assert num_reported > 0
 
@@ -132,15 +134,15 @@ def anonymous_bytes() -> int:
 def test_files_are_mapped_so_that_processes_share_their_pages(
     tmp_path: Path, kind: IndexKind
 ) -> None:
-    parameters = IndexParameters(kind=kind, ef_construction=8, nlist=4)
+    parameters = IndexParameters(kind=kind, ef_construction=8, nlist=4, pq_m=64)
     folder = write_shard(tmp_path / "s", parameters, num_rows=6000, dimension=1024)
-    size_bytes = (folder / INDEX_FILE).stat().st_size
-    assert size_bytes > 24_000_000
+    if not kind.is_quantized:
+        assert (folder / INDEX_FILE).stat().st_size > 24_000_000
     before = anonymous_bytes()
     index = ShardIndex.open(folder, parameters, 1024)
     query = ShardQuery(corpus="c", index_version="v", vectors=normal(1, 1024), top_k=10)
     assert (index.search(query).rows >= 0).all()
-    assert anonymous_bytes() - before < size_bytes / 2
+    assert anonymous_bytes() - before < 12_000_000
     maps = Path("/proc/self/maps").read_text().splitlines()
     for name in FILES:
         modes = [line.split()[1] for line in maps if str(folder / name) in line]

@@ -1,0 +1,168 @@
+"""What is found out about a corpus before its shards are built: the kind and the parameters, where
+they are to be found, and what all shards are trained on. Both on one sample of the whole corpus.
+
+Centroids and code books come from one sample, so that every shard cuts the space the same way:
+equal lists everywhere. A query then looks into the same cells of every shard, a candidate is held
+as exactly in one shard as in another, and a small shard is trained as well as a large one.
+
+Which rows are drawn is decided by the hash of their ids, so the same corpus gives the same sample
+whatever the order of its blocks. A passage that a later part replaces may be drawn: nothing is
+returned from the sample, and to find out would take a shuffle of the corpus.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.data
+
+from actors.faiss_api import train_index
+from actors.index_tuning import SAMPLE_ROWS_MAX, Extent, candidates, choose, try_index
+from cluster.config import CorpusSettings
+from cluster.manifests import (
+    AutoIndex,
+    IndexKind,
+    IndexParameters,
+    IndexTrial,
+    IndexTuning,
+    Metric,
+)
+from cluster.passages import vector_column, vectors_of
+from cluster.search import Float32Array
+from cluster.vectors import prepared
+
+_FLOATS_MAX = 1 << 26
+"""256 MB of float32: what a task and the driver are given of a sample."""
+_ROWS_PER_LIST = 64
+"""Training points for each centroid. Faiss wants 39 at least, and uses up to 256."""
+_ROWS_PER_CODE_BOOK = 1 << 16
+_HASH_MAX = 1 << 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedBuild:
+    passages: ray.data.Dataset
+    parameters: IndexParameters
+    trained: bytes | None
+    """From `train_index`."""
+    tuning: IndexTuning | None
+    target_recall: float
+    """What a shard should reach; 0 where the parameters are not to be touched."""
+
+
+def prepare_build(
+    passages: ray.data.Dataset, settings: CorpusSettings, total: int, dimension: int
+) -> PreparedBuild:
+    """passages: with the columns `id`, `part` (the higher one counts where an id occurs twice) and
+    `vector`; read, and embedded, only once.
+
+    Raises InvalidArgument when no kind fits into the memory that the settings allow.
+    """
+    extent = Extent(num_rows=total, num_shards=settings.shards)
+    asked = settings.index
+    num_rows = _rows_needed(asked, dimension, extent)
+    if num_rows == 0:
+        assert isinstance(asked, IndexParameters)
+        return PreparedBuild(
+            passages=passages, parameters=asked, trained=None, tuning=None, target_recall=0.0
+        )
+    passages = passages.materialize()
+    sample = ray.put(draw_sample(passages, num_rows, total, asked.metric))
+    if isinstance(asked, AutoIndex):
+        tuning = _tuned(sample, asked, dimension, extent)
+        parameters = next(trial.parameters for trial in tuning.trials if trial.is_chosen)
+    else:
+        tuning, parameters = None, asked
+    train = ray.remote(train_index)
+    trained = ray.get(train.remote(sample, parameters, extent.rows_per_shard))
+    return PreparedBuild(
+        passages=passages,
+        parameters=parameters,
+        trained=trained,
+        tuning=tuning,
+        target_recall=0.0 if tuning is None else tuning.asked.target_recall,
+    )
+
+
+def _rows_needed(asked: IndexParameters | AutoIndex, dimension: int, extent: Extent) -> int:
+    if isinstance(asked, IndexParameters):
+        tried: tuple[IndexParameters, ...] = (asked,)
+        rows = 0
+    else:
+        tried = candidates(asked, dimension)
+        rows = SAMPLE_ROWS_MAX
+    for parameters in tried:
+        if parameters.kind.has_lists:
+            lists = parameters.nlist or round(4 * extent.rows_per_shard**0.5)
+            rows = max(rows, _ROWS_PER_LIST * lists)
+        if parameters.kind is IndexKind.IVF_PQ:
+            rows = max(rows, _ROWS_PER_CODE_BOOK)
+    return min(rows, _FLOATS_MAX // dimension, extent.num_rows)
+
+
+def _tuned(
+    sample: ray.ObjectRef[Float32Array], asked: AutoIndex, dimension: int, extent: Extent
+) -> IndexTuning:
+    attempt = ray.remote(try_index)
+    trials: list[IndexTrial] = ray.get(
+        [
+            attempt.remote(sample, parameters, asked.target_recall, extent)
+            for parameters in candidates(asked, dimension)
+        ]
+    )
+    rows_sampled = min(SAMPLE_ROWS_MAX, extent.num_rows)
+    return IndexTuning(asked=asked, rows_sampled=rows_sampled, trials=choose(trials, asked))
+
+
+def draw_sample(
+    passages: ray.data.Dataset, num_rows: int, total: int, metric: Metric
+) -> Float32Array:
+    """float32 [m, d], in the order of their hashes: as many of the `total` passages as asked for,
+    or all; prepared for the metric.
+    """
+    # Six standard deviations above what is wanted, so that no more than wanted are too few.
+    expected = num_rows + 6 * num_rows**0.5 + 16
+    drawn = passages.map_batches(
+        _Drawing(min(1.0, expected / max(1, total))).draw,
+        batch_format="pyarrow",
+        zero_copy_batch=True,
+    )
+    tables: list[pa.Table] = ray.get(drawn.to_arrow_refs())
+    table = pa.concat_tables(table for table in tables if table.num_rows)
+    vectors = vectors_of(table)[_first(table, num_rows)]
+    return prepared(vectors, metric)
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawing:
+    share: float
+
+    def draw(self, batch: Any) -> pa.Table:
+        passages: pa.Table = batch
+        ids: list[Any] = passages["id"].to_pylist()
+        hashes = np.array([_hash(id) for id in ids], dtype=np.uint64)
+        places = np.flatnonzero(hashes <= np.float64(self.share) * _HASH_MAX)
+        drawn = passages.select(["id", "part"]).take(places)
+        drawn = drawn.append_column("hash", pa.array(hashes[places]))
+        return drawn.append_column("vector", vector_column(vectors_of(passages)[places]))
+
+
+def _first(table: pa.Table, num_rows: int) -> list[int]:
+    """The rows with the lowest hashes, one for each id: that of the latest part."""
+    hashes, parts = table["hash"].to_numpy(), table["part"].to_numpy()
+    ids: list[Any] = table["id"].to_pylist()
+    latest: dict[str, int] = {}
+    for row in np.lexsort((parts, hashes)).tolist():
+        latest[ids[row]] = row
+    return list(latest.values())[:num_rows]
+
+
+def _hash(id: str) -> int:
+    # Told apart from the hash that picks the shard, or the sample would be of some shards only.
+    digest = hashlib.blake2b(id.encode(), digest_size=8, person=b"sample")
+    return int.from_bytes(digest.digest())

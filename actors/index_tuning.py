@@ -1,0 +1,206 @@
+"""`index: auto`: which kind of index, and how hard it has to look, by measuring.
+
+Every kind is built over a sample and asked for held-out rows of it with growing effort, until it
+finds the share of the exact ten best that is wanted. The cheapest one within the memory is taken.
+
+A sample is smaller than a shard, so what was measured is scaled to the rows of a shard: Flat
+compares with all of them, lists keep the share of the rows that they look at (and so a `nprobe`
+that grows with the lists), a graph grows by the logarithm. What that leaves uncertain is the recall
+of the whole; so it is measured again on the built shards, and a search is made to look further
+where it falls short.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from actors.faiss_api import num_lists, num_subquantizers, one_thread, train_index
+from actors.shard_build import build_shard, recall_at_10
+from actors.shard_index import INDEX_FILE, ShardIndex
+from cluster.errors import InvalidArgument
+from cluster.manifests import AutoIndex, IndexKind, IndexParameters, IndexTrial
+from cluster.search import Float32Array, ShardQuery
+
+SAMPLE_ROWS_MAX = 20_000
+_QUERIES_MAX = 400
+_BATCH = 16
+_TOP_K = 10
+_REPETITIONS = 5
+_GRAPH_LINKS = (16, 32)
+_NUMBERS_PER_CODE = (4, 8)
+_RESCORES = (4, 16, 64)
+_NEAR = 1.1
+"""Kinds that take so many times the least are as quick, as far as can be measured."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extent:
+    """What the index will be built over."""
+
+    num_rows: int
+    num_shards: int
+
+    @property
+    def rows_per_shard(self) -> int:
+        return max(1, math.ceil(self.num_rows / self.num_shards))
+
+
+def candidates(asked: AutoIndex, dimension: int) -> tuple[IndexParameters, ...]:
+    """What is tried, each with the parameters of its build."""
+    plain = IndexParameters(
+        kind=IndexKind.FLAT, metric=asked.metric, fallback=asked.fallback, seed=asked.seed
+    )
+    lists = [
+        plain.model_copy(update={"kind": kind}) for kind in (IndexKind.IVF_FLAT, IndexKind.IVF_SQ)
+    ]
+    parts = {num_subquantizers(dimension, None, numbers) for numbers in _NUMBERS_PER_CODE}
+    codes = [
+        plain.model_copy(update={"kind": IndexKind.IVF_PQ, "pq_m": m})
+        for m in sorted(parts, reverse=True)
+    ]
+    graphs = [
+        plain.model_copy(update={"kind": IndexKind.HNSW, "hnsw_m": links}) for links in _GRAPH_LINKS
+    ]
+    return (plain, *lists, *codes, *graphs)
+
+
+def try_index(
+    sample: Float32Array, built: IndexParameters, target_recall: float, extent: Extent
+) -> IndexTrial:
+    """Builds over the sample and finds the least effort that reaches the recall; all there is where
+    none does. One thread.
+
+    sample: float32 [n, d], prepared for the metric, in an order that means nothing; what is more
+    than `SAMPLE_ROWS_MAX` is left out.
+    """
+    sample = sample[:SAMPLE_ROWS_MAX]
+    # The recall that is wanted is the index's own.
+    fallback = built.fallback
+    built = built.model_copy(update={"fallback": False})
+    num_queries = max(1, min(_QUERIES_MAX, len(sample) // 5))
+    queries = sample[:num_queries]
+    rows = sample[num_queries:] if len(sample) > 1 else sample
+    ids = pa.array([f"{i:08}" for i in range(len(rows))])
+    table = pa.table({"id": ids, "document": ids, "text": ids})
+    with tempfile.TemporaryDirectory() as scratch, one_thread():
+        folder = Path(scratch)
+        trained = train_index(rows, built, len(rows))
+        build_shard(table, rows, built, folder, trained)
+        size_bytes = (folder / INDEX_FILE).stat().st_size
+        index = ShardIndex.open(folder, built, rows.shape[1])
+        for parameters in _efforts(built, index.num_lists):
+            index = index.tuned(parameters)
+            recall = recall_at_10(index, queries)
+            if recall >= target_recall:
+                break
+        query_us = _query_us(index, queries)
+    scale = _Scale(len(rows), index.num_lists, extent, parameters, fallback)
+    return IndexTrial(
+        parameters=scale.parameters(),
+        recall_at_10=recall,
+        query_us=query_us * scale.work(),
+        memory_bytes=scale.memory_bytes(size_bytes, len(trained or b"")),
+    )
+
+
+def choose(trials: Sequence[IndexTrial], asked: AutoIndex) -> tuple[IndexTrial, ...]:
+    """The trials, the cheapest that reaches the recall within the memory marked as chosen; of
+    kinds that are as quick, the smallest. Where none reaches it, the one that comes nearest.
+
+    Raises InvalidArgument when no kind fits into the memory.
+    """
+    limit = asked.memory_bytes_max
+    fitting = [t for t in trials if limit is None or t.memory_bytes <= limit]
+    if not fitting:
+        least = min(t.memory_bytes for t in trials)
+        raise InvalidArgument(
+            f"no kind fits: the smallest index takes {least} bytes", "index.memory_bytes_max"
+        )
+    good = [t for t in fitting if t.recall_at_10 >= asked.target_recall]
+    if good:
+        least_us = min(t.query_us for t in good)
+        near = [t for t in good if t.query_us <= _NEAR * least_us]
+        best = min(near, key=lambda t: t.memory_bytes)
+    else:
+        best = max(fitting, key=lambda t: t.recall_at_10)
+    return tuple(t.model_copy(update={"is_chosen": t is best}) for t in trials)
+
+
+def _efforts(built: IndexParameters, lists: int) -> Iterator[IndexParameters]:
+    """Search parameters, from little to much."""
+    match built.kind:
+        case IndexKind.FLAT:
+            yield built
+        case IndexKind.HNSW:
+            for ef_search in _ladder(16, 1024):
+                yield built.model_copy(update={"ef_search": ef_search})
+        case IndexKind.IVF_FLAT | IndexKind.IVF_PQ | IndexKind.IVF_SQ:
+            for rescore in _RESCORES if built.kind is IndexKind.IVF_PQ else _RESCORES[:1]:
+                for nprobe in _ladder(1, lists):
+                    yield built.model_copy(update={"nprobe": nprobe, "rescore": rescore})
+
+
+def _ladder(first: int, last: int) -> list[int]:
+    """Doubling, with a step between: 16, 24, 32, 48, 64..."""
+    powers = range(max(1, math.ceil(math.log2(max(1, last / first)))))
+    steps = chain.from_iterable((first << p, (3 * first << p) // 2) for p in powers)
+    return sorted({step for step in steps if step < last} | {last})
+
+
+def _query_us(index: ShardIndex, queries: Float32Array) -> float:
+    """The least of a few times: the others were disturbed."""
+    took_s = []
+    for _ in range(_REPETITIONS):
+        started_s = time.perf_counter()
+        for top in range(0, len(queries), _BATCH):
+            batch = np.ascontiguousarray(queries[top : top + _BATCH])
+            index.search(ShardQuery(corpus="", index_version="", vectors=batch, top_k=_TOP_K))
+        took_s.append(time.perf_counter() - started_s)
+    return 1e6 * min(took_s) / len(queries)
+
+
+@dataclass(frozen=True, slots=True)
+class _Scale:
+    """From the sample to a shard."""
+
+    num_rows: int
+    num_lists: int
+    extent: Extent
+    measured: IndexParameters
+    fallback: bool
+
+    @property
+    def _more_lists(self) -> float:
+        return num_lists(self.extent.rows_per_shard, self.measured.nlist) / self.num_lists
+
+    def parameters(self) -> IndexParameters:
+        update: dict[str, object] = {"fallback": self.fallback}
+        if self.measured.kind.has_lists:
+            update["nprobe"] = max(1, math.ceil(self.measured.nprobe * self._more_lists))
+        return self.measured.model_copy(update=update)
+
+    def work(self) -> float:
+        rows = self.extent.rows_per_shard
+        match self.measured.kind:
+            case IndexKind.FLAT:
+                return rows / self.num_rows
+            case IndexKind.HNSW:
+                return math.log(rows + 2) / math.log(self.num_rows + 2)
+            case IndexKind.IVF_FLAT | IndexKind.IVF_PQ | IndexKind.IVF_SQ:
+                share = self.measured.nprobe / self.num_lists
+                there = share * rows + self._more_lists * self.num_lists
+                return there / (share * self.num_rows + self.num_lists)
+
+    def memory_bytes(self, size_bytes: int, trained_bytes: int) -> int:
+        """Of the file over the sample, and of what it held before the first row."""
+        by_rows = (size_bytes - trained_bytes) / self.num_rows * self.extent.num_rows
+        return round(by_rows + trained_bytes * self._more_lists * self.extent.num_shards)

@@ -1,0 +1,89 @@
+"""How many replicas each shard of a corpus should have, from what its replicas say of their work.
+
+overloaded for `up_after_s`  -> one more, up to the most
+would still be at ease with one fewer, for `down_after_s`  -> one fewer, down to the least
+after either: nothing for `settle_s`, since what was just changed has to show first
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaLoad:
+    """What one replica did since it was last asked."""
+
+    busy_share: float
+    """Of the time, spent on searches; in [0, 1]."""
+    waiting: int
+    """Searches that wait for their turn."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScalingSettings:
+    """The defaults add a replica within some ten seconds, and take one away after minutes."""
+
+    busy_share_high: float = 0.7
+    waiting_high: float = 4.0
+    """Waiting searches for each replica, on average."""
+    busy_share_low: float = 0.4
+    """The load that the replicas left may have after one has gone."""
+    up_after_s: float = 6.0
+    down_after_s: float = 120.0
+    settle_s: float = 15.0
+
+
+DEFAULT_SCALING = ScalingSettings()
+
+
+class ReplicaScaler:
+    """The policy for one corpus. Ask it at every look at the replicas; the caller brings the time.
+
+    Guarantees: the answer lies within the bounds and moves by one at a time, except into bounds
+    that have changed.
+    """
+
+    def __init__(self, settings: ScalingSettings = DEFAULT_SCALING) -> None:
+        self._settings = settings
+        self._high_since_s: float | None = None
+        self._low_since_s: float | None = None
+        self._settled_s = float("-inf")
+
+    def wanted(
+        self, count: int, loads: Sequence[ReplicaLoad], *, least: int, most: int, now_s: float
+    ) -> int:
+        """The number of replicas a shard that there should be, given `count` now."""
+        bounded = min(max(count, least), most)
+        if bounded != count:
+            return self._changed(bounded, now_s)
+        if not loads or now_s < self._settled_s:
+            return count
+        settings = self._settings
+        busy = sum(load.busy_share for load in loads) / len(loads)
+        waiting = sum(load.waiting for load in loads) / len(loads)
+        is_high = busy > settings.busy_share_high or waiting > settings.waiting_high
+        is_low = count > 1 and busy * count / (count - 1) < settings.busy_share_low and waiting < 1
+        self._high_since_s = _since(self._high_since_s, is_high, now_s)
+        self._low_since_s = _since(self._low_since_s, is_low, now_s)
+        if count < most and _lasted(self._high_since_s, settings.up_after_s, now_s):
+            return self._changed(count + 1, now_s)
+        if count > least and _lasted(self._low_since_s, settings.down_after_s, now_s):
+            return self._changed(count - 1, now_s)
+        return count
+
+    def _changed(self, count: int, now_s: float) -> int:
+        self._high_since_s = self._low_since_s = None
+        self._settled_s = now_s + self._settings.settle_s
+        return count
+
+
+def _since(since_s: float | None, holds: bool, now_s: float) -> float | None:
+    if not holds:
+        return None
+    return now_s if since_s is None else since_s
+
+
+def _lasted(since_s: float | None, duration_s: float, now_s: float) -> bool:
+    return since_s is not None and now_s - since_s >= duration_s

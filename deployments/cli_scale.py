@@ -1,0 +1,41 @@
+"""`raygion scale`: more or fewer replicas, while the region serves."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from deployments.cli_options import Config, Json, Region, Store, opened
+from deployments.console import Steps, print_json, say
+
+
+def scale(
+    corpus: Annotated[str, typer.Argument(help="Name of the corpus.", metavar="CORPUS")],
+    replicas: Annotated[
+        int, typer.Option("--replicas", help="Copies of each shard; 1 to 64.", show_default=False)
+    ],
+    config: Config = None,
+    region: Region = None,
+    store: Store = None,
+    as_json: Json = False,
+) -> None:
+    """Change the number of replicas of each of a corpus's shards.
+
+    New ones serve once they have loaded their shard; those that are too many finish what they have
+    and end. With `replicas_max` in the settings this is the least number, and load adds more.
+
+    Example: raygion scale factbook --replicas 3
+    """
+    from deployments import region_host
+
+    installation = opened(config, region, store)
+    steps = Steps(quiet=as_json)
+    with steps.shown(), steps.step(f"Scale {corpus}") as step:
+        region_host.join(installation)
+        region_host.scale(corpus, replicas)
+        step.note(f"{replicas} replicas a shard")
+    if as_json:
+        print_json({"corpus": corpus, "replicas": replicas})
+    else:
+        say(f"Every shard of [bold]{corpus}[/] has {replicas} replicas")

@@ -1,0 +1,199 @@
+"""Index versions built on a real Ray, from documents that bring their vectors."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import faiss as _faiss
+import numpy as np
+import pytest
+import ray
+
+from actors.index_build import build_index
+from actors.ingest import ingest
+from actors.shard_index import INDEX_FILE, ShardIndex
+from cluster.artifacts import Artifacts
+from cluster.catalog import Catalog
+from cluster.config import CorpusSettings
+from cluster.errors import InvalidArgument
+from cluster.manifests import AutoIndex, IndexKind, IndexManifest, IndexParameters, Metric
+from cluster.merge import merge_hits
+from cluster.object_store import ObjectStore, open_store
+from cluster.search import Float32Array, ShardQuery
+
+pytestmark = [
+    pytest.mark.integration,
+    # Ray's own code warns of its own deprecations.
+    pytest.mark.filterwarnings("default::DeprecationWarning:ray.*"),
+    pytest.mark.filterwarnings("default::FutureWarning:ray.*"),
+    pytest.mark.filterwarnings("default::ResourceWarning"),
+]
+
+CORPUS = "docs"
+DIMENSION = 12
+ROWS = 1500
+SHARDS = 3
+faiss: Any = _faiss
+
+
+def clustered(num_rows: int, seed: int) -> Float32Array:
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(99).standard_normal((20, DIMENSION))
+    noise = 0.5 * rng.standard_normal((num_rows, DIMENSION))
+    return (centres[rng.integers(0, 20, num_rows)] + noise).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    root = str(Path(__file__).resolve().parents[2])
+    with tempfile.TemporaryDirectory(prefix="rgx", dir="/tmp") as folder:
+        ray.init(
+            address="local",
+            num_cpus=2,
+            include_dashboard=False,
+            object_store_memory=150_000_000,
+            runtime_env={"env_vars": {"PYTHONPATH": root}},
+            log_to_driver=False,
+            _node_ip_address="127.0.0.1",
+            _temp_dir=folder,
+        )
+        yield
+        ray.shutdown()
+
+
+@dataclass(frozen=True)
+class Corpus:
+    store: ObjectStore
+    vectors: Float32Array
+    folder: Path
+
+    def build(self, index: IndexParameters | AutoIndex) -> tuple[IndexManifest, bool]:
+        manifest, _, reused = build_index(
+            self.store,
+            CORPUS,
+            CorpusSettings(shards=SHARDS, index=index),
+            embedder=None,
+            cache_folder=self.folder / "cache",
+            progress=lambda done, total: None,
+        )
+        return manifest, reused
+
+    def opened(self, manifest: IndexManifest) -> list[tuple[Path, ShardIndex]]:
+        opened = []
+        for shard in manifest.shards:
+            folder = self.folder / manifest.version / str(shard.shard)
+            Artifacts(self.store).fetch_folder(shard.files, folder)
+            index = ShardIndex.open(folder, manifest.parameters, manifest.dimension)
+            opened.append((folder, index))
+        return opened
+
+    def recall(self, manifest: IndexManifest) -> float:
+        """Through all shards, against a sort of everything."""
+        queries = clustered(100, seed=5)
+        query = ShardQuery(corpus=CORPUS, index_version="", vectors=queries, top_k=10)
+        parts = [(i, index.search(query)) for i, (_, index) in enumerate(self.opened(manifest))]
+        found = merge_hits(parts, 10).ids.tolist()
+        exact = ((queries[:, None, :] - self.vectors[None]) ** 2).sum(axis=2)
+        wanted = np.argsort(exact, axis=1)[:, :10]
+        names = [{f"d{row}".encode() for row in rows} for rows in wanted.tolist()]
+        return float(np.mean([len({*a} & b) / 10 for a, b in zip(found, names, strict=True)]))
+
+
+@pytest.fixture(scope="module")
+def corpus(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """Two parts, of which the second replaces some documents of the first."""
+    folder = tmp_path_factory.mktemp("corpus")
+    store = open_store(str(folder / "store"))
+    old, new = clustered(ROWS, seed=1), clustered(300, seed=2)
+    _ingest(store, folder / "a.jsonl", range(ROWS), old)
+    _ingest(store, folder / "b.jsonl", range(ROWS - 100, ROWS + 200), new)
+    return Corpus(store, np.concatenate([old[:-100], new]), folder)
+
+
+def _ingest(store: ObjectStore, path: Path, numbers: range, vectors: Float32Array) -> None:
+    documents = (
+        {"id": f"d{number}", "text": f"text {number}", "vector": vector.tolist()}
+        for number, vector in zip(numbers, vectors, strict=True)
+    )
+    path.write_text("".join(json.dumps(document) + "\n" for document in documents))
+    ingest(
+        catalog=Catalog(store),
+        artifacts=Artifacts(store),
+        corpus=CORPUS,
+        sources=[str(path)],
+        chars_max=1000,
+        replace=False,
+        progress=lambda done, total: None,
+    )
+
+
+@pytest.mark.parametrize("kind", [kind for kind in IndexKind if kind.has_lists])
+def test_all_shards_of_a_version_share_their_centroids(corpus: Corpus, kind: IndexKind) -> None:
+    asked = IndexParameters(kind=kind, metric=Metric.L2, nlist=8, nprobe=6)
+    manifest, reused = corpus.build(asked)
+    assert (reused, manifest.parameters, manifest.tuning) == (False, asked, None)
+    assert manifest.num_passages == ROWS + 200
+    centroids = set()
+    for folder, shard in corpus.opened(manifest):
+        assert shard.num_lists == 8
+        index = faiss.read_index(str(folder / INDEX_FILE))
+        centroids.add(index.quantizer.reconstruct_n(0, 8).tobytes())
+    assert len(centroids) == 1
+    assert corpus.recall(manifest) > 0.95
+
+
+def test_a_build_is_reproducible(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = IndexParameters(kind=IndexKind.IVF_PQ, metric=Metric.L2, pq_m=6)
+    first, _ = corpus.build(asked)
+    # As though it had never been built.
+    find: Callable[..., None] = lambda *_: None  # noqa: E731
+    published: list[IndexManifest] = []
+    monkeypatch.setattr(Catalog, "find_index", find)
+    monkeypatch.setattr(Catalog, "publish_index", lambda _, m: (published.append(m), None))
+    corpus.build(asked)
+    assert published[0].version == first.version
+    assert published[0].shards == first.shards
+
+
+def test_auto_finds_an_index_and_says_what_it_tried(corpus: Corpus) -> None:
+    asked = AutoIndex(metric=Metric.L2, target_recall=0.9)
+    manifest, reused = corpus.build(asked)
+    assert not reused
+    tuning = manifest.tuning
+    assert tuning is not None
+    assert tuning.asked == asked
+    assert {trial.parameters.kind for trial in tuning.trials} == {*IndexKind}
+    chosen = next(trial.parameters for trial in tuning.trials if trial.is_chosen)
+    assert manifest.parameters.kind is chosen.kind
+    assert manifest.parameters.metric is Metric.L2
+    assert manifest.recall_at_10 >= 0.9
+    assert corpus.recall(manifest) > 0.85
+    # Its name comes from what was asked, so that it is found whatever was measured.
+    assert corpus.build(asked) == (manifest, True)
+    assert corpus.build(asked.model_copy(update={"target_recall": 0.8}))[0].version != (
+        manifest.version
+    )
+
+
+def test_auto_keeps_to_the_memory_it_is_given(corpus: Corpus) -> None:
+    plain = ROWS * DIMENSION * 4
+    asked = AutoIndex(metric=Metric.L2, target_recall=0.9, memory_bytes_max=plain)
+    manifest, _ = corpus.build(asked)
+    assert manifest.parameters.kind.is_quantized
+    files = [file for shard in manifest.shards for file in shard.files if file.path == INDEX_FILE]
+    assert sum(file.size_bytes for file in files) <= plain
+    with pytest.raises(InvalidArgument, match="no kind fits"):
+        corpus.build(asked.model_copy(update={"memory_bytes_max": 1000}))
+
+
+def test_parts_that_do_not_divide_a_vector_are_refused_before_the_work(corpus: Corpus) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        corpus.build(IndexParameters(kind=IndexKind.IVF_PQ, pq_m=5))
+    assert caught.value.field == "index.pq_m"

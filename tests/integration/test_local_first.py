@@ -1,0 +1,76 @@
+"""A gateway that searches in its own process, with actors behind it: either may be lost."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from actors import names
+from tests.search_region import (
+    CORPUS,
+    REGION,
+    REPLICAS,
+    SHARDS,
+    Load,
+    SearchRegion,
+    replica_status,
+    search_region,
+    wait_until,
+)
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+ALL_REPLICAS = [names.replica(CORPUS, s, r) for s in range(SHARDS) for r in range(REPLICAS)]
+
+
+@pytest.fixture(scope="module")
+def region(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SearchRegion]:
+    with search_region(tmp_path_factory.mktemp("local")) as found:
+        yield found
+
+
+def test_the_gateway_answers_while_every_actor_is_stopped(region: SearchRegion) -> None:
+    wait_until(region.is_whole, "a whole region")
+    with region.client() as client:
+        # What it has not opened yet, the actors serve.
+        wait_until(lambda: region.is_right(region.search(client, 0), region.letters()), "an answer")
+        pids = [region.run(replica_status, name).pid for name in ALL_REPLICAS]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            replies = [region.search(client, n) for n in range(len(region.queries))]
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+    letters = region.letters()
+    assert all(region.is_right(reply, letters) for reply in replies)
+
+
+def test_killing_every_actor_fails_no_query(region: SearchRegion) -> None:
+    wait_until(region.is_whole, "a whole region")
+    with Load(region) as load:
+        for name in ALL_REPLICAS:
+            os.kill(region.run(replica_status, name).pid, signal.SIGKILL)
+        back_s = wait_until(lambda: not region.is_whole(), "the region noticing")
+        back_s += wait_until(region.is_whole, "all replicas serving")
+        load.go_on()
+    assert load.verdict(f"killed all actors, whole after {back_s:.1f} s") == ([], [])
+
+
+def test_a_release_whose_files_are_not_here_is_served_by_the_actors(region: SearchRegion) -> None:
+    """And a switch between the two ways fails no query."""
+    wait_until(region.is_whole, "a whole region")
+    with Load(region) as load:
+        number = region.coordinator(
+            "propose", region.contents["b"], targets=(REGION,), auto_commit=True
+        )
+        region.coordinator("wait_until_serving", number, 120.0)
+        # Mapped files outlive their names; what is opened from now on is fetched anew.
+        shutil.rmtree(region.installation.cache_folder / "folders")
+        load.go_on()
+        region.coordinator("rollback", None)
+        load.go_on()
+    assert load.verdict("switched and back") == ([], [])

@@ -1,0 +1,108 @@
+"""Replicas come and go while the region is asked all the time: no query fails, none is wrong."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+
+import httpx
+import numpy as np
+import pytest
+
+from actors import names
+from cluster.config import CorpusSettings
+from cluster.errors import InvalidArgument, NotFound
+from tests.search_region import (
+    CORPUS,
+    REPLICAS,
+    SHARDS,
+    Load,
+    SearchRegion,
+    node_of_replica,
+    replica_status,
+    search_region,
+    search_settings,
+    wait_until,
+)
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+_BATCH = 512
+
+
+@pytest.fixture(scope="module")
+def region(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SearchRegion]:
+    folder = tmp_path_factory.mktemp("scaled")
+    # By the actors alone, so that they have something to do.
+    settings = search_settings(folder, local_first=False)
+    corpus = settings.corpora[CORPUS].model_dump() | {"replicas_max": REPLICAS + 1}
+    corpora = {CORPUS: CorpusSettings.model_validate(corpus)}
+    with search_region(folder, settings.model_copy(update={"corpora": corpora})) as found:
+        yield found
+
+
+def num_replicas(region: SearchRegion) -> tuple[int, int]:
+    """Of all shards: how many there are, and how many of them serve."""
+    (release,) = [r for r in region.status()["resident"] if r["release"] == 1]
+    (corpus,) = release["corpora"]
+    return corpus["replicas"], corpus["replicas_serving"]
+
+
+def settled(region: SearchRegion, replicas: int) -> bool:
+    return num_replicas(region) == (replicas * SHARDS, replicas * SHARDS)
+
+
+def test_more_and_fewer_replicas_by_command_fail_no_query(region: SearchRegion) -> None:
+    most = 4
+    added = [names.replica(CORPUS, shard, most - 1) for shard in range(SHARDS)]
+    with Load(region) as load:
+        region.coordinator("scale", CORPUS, most)
+        up_s = wait_until(lambda: settled(region, most), "all new replicas")
+        load.go_on()
+        nodes = {region.run(node_of_replica, name) for name in added}
+        assert None not in nodes
+        os.kill(region.run(replica_status, added[0]).pid, signal.SIGKILL)
+        load.go_on()
+        region.coordinator("scale", CORPUS, REPLICAS)
+        wait_until(lambda: num_replicas(region)[0] == REPLICAS * SHARDS, "a smaller view")
+        down_s = wait_until(
+            lambda: all(region.run(replica_status, name) is None for name in added),
+            "the end of the surplus",
+        )
+        load.go_on()
+    what = f"scaled up in {up_s:.1f} s, down in {down_s:.1f} s"
+    assert load.verdict(what) == ([], [])
+
+
+def test_busy_replicas_get_help_by_themselves(region: SearchRegion) -> None:
+    wait_until(region.is_whole, "a whole region")
+    assert num_replicas(region)[0] == REPLICAS * SHARDS
+    over = threading.Event()
+    vectors = np.resize(region.queries, (_BATCH, region.queries.shape[1])).tolist()
+
+    def keep_busy() -> None:
+        with region.client() as client:
+            while not over.is_set():
+                try:
+                    client.post("/v1/search", json={"vectors": vectors, "recall": "exact"})
+                except httpx.TransportError:
+                    return
+
+    threads = [threading.Thread(target=keep_busy) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        took_s = wait_until(lambda: settled(region, REPLICAS + 1), "one more replica a shard")
+        print(f"\none more replica a shard after {took_s:.1f} s of load")
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_what_cannot_be_scaled_is_refused(region: SearchRegion) -> None:
+    with pytest.raises(NotFound, match="has a corpus 'nothing'"):
+        region.coordinator("scale", "nothing", 2)
+    with pytest.raises(InvalidArgument, match="replicas"):
+        region.coordinator("scale", CORPUS, 0)

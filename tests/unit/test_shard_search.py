@@ -1,0 +1,174 @@
+"""Searches that travel together find what each finds alone, and keep their own deadlines."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from actors.shard_search import SearchKind, ShardSearch
+from cluster.balancing import OutcomeWeights
+from cluster.clock import SYSTEM_CLOCK, Deadline
+from cluster.errors import DeadlineExceeded, Unavailable
+from cluster.fanout import ShardRoute
+from cluster.manifests import Metric
+from cluster.replica_set import ReplicaSet
+from cluster.search import (
+    Float32Array,
+    Int64Array,
+    Passages,
+    SearchEffort,
+    ShardHits,
+    ShardQuery,
+)
+
+DIMENSION, SHARDS, ROWS = 4, 3, 20
+VECTORS = np.random.default_rng(3).standard_normal((SHARDS, ROWS, DIMENSION)).astype(np.float32)
+QUERIES = np.random.default_rng(4).standard_normal((12, DIMENSION)).astype(np.float32)
+
+
+class FakeShard:
+    """Compares with all rows; says of queries whose first number is positive that it had to."""
+
+    def __init__(self, number: int) -> None:
+        self.replica_id = f"shard {number}"
+        self.number = number
+        self.batches: list[int] = []
+        self.error: Unavailable | None = None
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def search(self, query: ShardQuery, timeout_s: float) -> ShardHits:
+        self.batches.append(len(query.vectors))
+        await self.gate.wait()
+        if self.error is not None:
+            raise self.error
+        scores = query.vectors @ VECTORS[self.number].T
+        rows = np.argsort(-scores, axis=1)[:, : query.top_k]
+        return ShardHits(
+            scores=np.take_along_axis(scores, rows, axis=1),
+            rows=rows,
+            ids=np.char.add(f"{self.number}-", rows.astype(str)).astype(np.bytes_),
+            fell_back=query.vectors[:, 0] > 0,
+        )
+
+    async def passages(
+        self,
+        index_version: str,
+        rows: Int64Array,
+        fields: tuple[str, ...] | None,
+        timeout_s: float,
+    ) -> Passages:
+        texts = tuple(f"text {self.number}-{row}" for row in rows)
+        return Passages(texts=texts, metadata=({"shard": self.number},) * len(rows))
+
+
+@pytest.fixture
+def shards() -> list[FakeShard]:
+    return [FakeShard(number) for number in range(SHARDS)]
+
+
+def kind_of(shards: list[FakeShard], top_k: int = 5) -> SearchKind:
+    weights = OutcomeWeights(now_s=lambda: 0.0, rng=random.Random(1))
+    return SearchKind(
+        corpus="c",
+        index_version="v",
+        metric=Metric.INNER_PRODUCT,
+        top_k=top_k,
+        fields=None,
+        effort=SearchEffort(),
+        passages=True,
+        partial_within_s=None,
+        filter_key=b"",
+        filter=None,
+        shards=[ShardRoute(ReplicaSet([shard], weights)) for shard in shards],
+    )
+
+
+def expected_ids(vector: Float32Array, top_k: int) -> list[str]:
+    scores = {f"{s}-{r}": float(vector @ VECTORS[s, r]) for s in range(SHARDS) for r in range(ROWS)}
+    return sorted(scores, key=lambda id: -scores[id])[:top_k]
+
+
+async def test_each_search_of_a_batch_gets_its_own_hits(shards: list[FakeShard]) -> None:
+    search, kind = ShardSearch(SYSTEM_CLOCK), kind_of(shards)
+    parts = [QUERIES[:1], QUERIES[1:4], QUERIES[4:5], QUERIES[5:]]
+    found = await asyncio.gather(
+        *(search.search(kind, part, Deadline.after(5.0)) for part in parts)
+    )
+    assert [shard.batches for shard in shards] == [[len(QUERIES)]] * SHARDS
+    for part, one in zip(parts, found, strict=True):
+        assert [[hit.id for hit in hits] for hits in one.results] == [
+            expected_ids(vector, 5) for vector in part
+        ]
+        assert all(
+            (hit.text, hit.metadata) == (f"text {hit.id}", {"shard": int(hit.id[0])})
+            for hits in one.results
+            for hit in hits
+        )
+        assert one.fell_back == tuple(bool(x) for x in part[:, 0] > 0)
+        assert one.coverage == 1.0
+        assert {"wait", "scatter", "merge", "fetch"} <= one.timings_ms.keys()
+
+
+async def test_without_passages_the_hits_are_arrays(shards: list[FakeShard]) -> None:
+    kind = replace(kind_of(shards), passages=False)
+    search = ShardSearch(SYSTEM_CLOCK)
+    one, other = await asyncio.gather(
+        search.search(kind, QUERIES[:2], Deadline.after(5.0)),
+        search.search(kind, QUERIES[2:3], Deadline.after(5.0)),
+    )
+    assert one.results == other.results == ()
+    assert one.arrays is not None
+    assert other.arrays is not None
+    ids = [*one.arrays.ids.tolist(), *other.arrays.ids.tolist()]
+    assert [[id.decode() for id in row] for row in ids] == [
+        expected_ids(vector, 5) for vector in QUERIES[:3]
+    ]
+
+
+async def test_another_kind_of_search_is_another_batch(shards: list[FakeShard]) -> None:
+    search = ShardSearch(SYSTEM_CLOCK)
+    kinds = [kind_of(shards, top_k=5), kind_of(shards, top_k=2)]
+    few = await asyncio.gather(
+        *(search.search(kind, QUERIES[:1], Deadline.after(5.0)) for kind in kinds)
+    )
+    assert [len(found.results[0]) for found in few] == [5, 2]
+    assert shards[0].batches == [1, 1]
+
+
+async def test_a_missing_shard_is_a_number_and_too_few_are_an_error(
+    shards: list[FakeShard],
+) -> None:
+    shards[1].error = Unavailable("down")
+    deadline = Deadline.after(5.0)
+    found = await ShardSearch(SYSTEM_CLOCK).search(kind_of(shards), QUERIES[:1], deadline)
+    assert found.coverage == pytest.approx(2 / 3)
+    found.check_coverage(0.5, deadline)
+    with pytest.raises(Unavailable, match=r"0\.67"):
+        found.check_coverage(1.0, deadline)
+
+
+async def test_no_shard_at_all_is_an_empty_answer(shards: list[FakeShard]) -> None:
+    for shard in shards:
+        shard.error = Unavailable("down")
+    found = await ShardSearch(SYSTEM_CLOCK).search(
+        kind_of(shards), QUERIES[:2], Deadline.after(5.0)
+    )
+    assert (found.coverage, found.results) == (0.0, ((), ()))
+
+
+async def test_a_search_in_a_batch_keeps_its_own_deadline(shards: list[FakeShard]) -> None:
+    for shard in shards:
+        shard.gate.clear()
+    search, kind = ShardSearch(SYSTEM_CLOCK), kind_of(shards)
+    patient = asyncio.create_task(search.search(kind, QUERIES[:1], Deadline.after(30.0)))
+    with pytest.raises(DeadlineExceeded):
+        await search.search(kind, QUERIES[1:2], Deadline.after(0.02))
+    for shard in shards:
+        shard.gate.set()
+    found = await patient
+    assert [hit.id for hit in found.results[0]] == expected_ids(QUERIES[0], 5)
