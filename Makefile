@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PEERS := .venv-peers
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test unit integration check lint type format bench lock clean
+.PHONY: help setup demo test unit integration chaos check lint type format bench bench-peers lock clean
 
 help:  ## show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 setup: $(READY)  ## install the pinned packages into .venv (some 4 GB, a few minutes)
 
@@ -32,6 +33,9 @@ unit: $(READY)  ## the tests that start no cluster
 integration: $(READY)  ## the tests on real clusters, models and servers
 	$(BIN)/pytest -m integration $(ARGS)
 
+chaos: $(READY)  ## break a region under load and count what fails (ARGS=--quick without the language model)
+	$(BIN)/python -m tests.chaos.run $(ARGS)
+
 check: $(READY) lint type  ## style, types, layering
 	$(BIN)/pytest -q tests/unit/test_layering.py
 
@@ -49,8 +53,15 @@ format: $(READY)  ## let ruff put the code into shape
 bench: $(READY)  ## measure the serving path; writes bench/results/
 	$(BIN)/python -m bench.run $(ARGS)
 
+bench-peers: $(PEERS)/.ready  ## install what bench compares with into .venv-peers (some 1 GB)
+
+$(PEERS)/.ready: bench/peers.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet -r bench/peers.txt
+	@touch $@
+
 lock: $(READY)  ## resolve all packages anew into requirements-cpu.lock
 	$(BIN)/python packaging/lock.py
 
 clean:  ## remove the virtual environment and the local state
-	rm -rf $(VENV) .raygion
+	rm -rf $(VENV) $(PEERS) .raygion

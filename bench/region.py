@@ -143,7 +143,7 @@ class BenchRegion:
 
 @contextmanager
 def running_region(
-    corpora: Mapping[str, CorpusSettings], *, with_generator: bool = False
+    corpora: Mapping[str, CorpusSettings], *, with_generator: bool = False, gateways: int = 1
 ) -> Iterator[BenchRegion]:
     """A Ray cluster with nothing on it yet; every process and file of it is gone after the block.
 
@@ -153,7 +153,9 @@ def running_region(
         folder = Path(temp)
         settings = Settings(
             store=StoreSettings(url=str(folder / "store")),
-            regions={_NAME: RegionSettings(http=EndpointSettings(port=_free_port()))},
+            regions={
+                _NAME: RegionSettings(http=EndpointSettings(port=_free_port(), gateways=gateways))
+            },
             corpora=dict(corpora),
             generator=GeneratorSettings() if with_generator else GeneratorSettings(source=None),
             state_folder=folder / "state",

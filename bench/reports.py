@@ -184,6 +184,64 @@ class QualityReport(Record):
     rows: tuple[Quality, ...]
 
 
+class ServeCost(Record):
+    """One way to ask one system, in closed loops."""
+
+    form: str
+    """`JSON`, `float32`, the name of a protocol, or `calls` of a library."""
+    clients: int
+    batch: int
+    queries_per_s: Spread
+    p50_ms: Spread
+    p99_ms: Spread
+    server_cpu_ms: Spread
+    """CPU time of all of the system's processes for one request."""
+    client_cpu_ms: Spread
+    """The same of the load generator; 0 where it is part of the system's process."""
+    others_cores: Spread
+    """Cores that somebody else on the machine used meanwhile."""
+
+
+class ServeSystem(Record):
+    """One system that held one set."""
+
+    name: str
+    title: str
+    index: str
+    ef_search: int | None
+    """What was asked for with each query; None where the system was started with it."""
+    recall: dict[str, float]
+    """recall@10 by form."""
+    build_s: float
+    pss_mib: float
+    """The most memory that its processes had, a shared page divided between those that share it."""
+    speed: Spread
+    """Queries a second of Faiss on one thread of this machine, while this system was measured."""
+    costs: tuple[ServeCost, ...]
+
+
+class ServeLeftOut(Record):
+    name: str
+    reason: str
+
+
+class ServeSet(Record):
+    name: str
+    title: str
+    num_vectors: int
+    dimension: int
+    num_queries: int
+    systems: tuple[ServeSystem, ...]
+    left_out: tuple[ServeLeftOut, ...]
+
+
+class ServeReport(Record):
+    environment: Environment
+    top_k: int
+    recall_least: float
+    sets: tuple[ServeSet, ...]
+
+
 def environment_now(plan: Plan, repetitions: int) -> Environment:
     """Call it before anything is started."""
     at = datetime.fromtimestamp(SYSTEM_CLOCK.wall_ms() / 1000, UTC)

