@@ -57,7 +57,8 @@ class SearchRequest:
     trace_id: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+# Not frozen: a batch makes thousands, and freezing doubles what one costs.
+@dataclass(slots=True, kw_only=True)
 class Hit:
     id: str
     score: float

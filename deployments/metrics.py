@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
@@ -78,9 +79,14 @@ class HttpMetrics:
             "raygion_region_healthy", "1 while the region is healthy.", registry=registry
         )
 
+        # Looking a labelled metric up costs more than counting with it.
+        self._request_count = cache(self._requests.labels)
+        self._request_duration = cache(self._durations.labels)
+        self._stage_duration = cache(self._stages.labels)
+
     def request_finished(self, route: str, status: int, took_s: float) -> None:
-        self._requests.labels(route, str(status)).inc()
-        self._durations.labels(route).observe(took_s)
+        self._request_count(route, status).inc()
+        self._request_duration(route).observe(took_s)
 
     def searched(self, route: str, result: SearchResult) -> None:
         self._stages_took(result.timings_ms)
@@ -109,7 +115,7 @@ class HttpMetrics:
 
     def _stages_took(self, timings_ms: Mapping[str, float]) -> None:
         for stage, took_ms in timings_ms.items():
-            self._stages.labels(stage).observe(took_ms / 1000.0)
+            self._stage_duration(stage).observe(took_ms / 1000.0)
 
     def _covered(self, route: str, coverage: float) -> None:
         if coverage < 1.0:
