@@ -7,6 +7,7 @@ import logging
 import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
+from dataclasses import replace
 
 from ray import serve
 from ray.serve.exceptions import BackPressureError, RayServeException
@@ -27,10 +28,10 @@ logger = logging.getLogger(__name__)
 class ServeGenerator:
     """Implements `cluster.generation.Generator` over the Serve application of one model version.
 
-    Guarantees: a stream ends with a chunk that has a `finish_reason`, or raises a typed error. An
-    attempt that breaks before its first token is made once more, on another replica where there is
-    one, within the same deadline. Closing or cancelling the iterator stops the generation in the
-    engine. How attempts end moves the weights of `deployments.weighted_router`.
+    Guarantees: a stream ends with a chunk that has a `finish_reason`, or raises a typed error. When
+    a replica breaks off, another one, where there is one, goes on from the last piece that came,
+    once and within the same deadline. Closing or cancelling the iterator stops the generation in
+    the engine. How attempts end moves the weights of `deployments.weighted_router`.
     """
 
     def __init__(self, app_name: str, *, deployment: str = GENERATOR_DEPLOYMENT) -> None:
@@ -44,20 +45,24 @@ class ServeGenerator:
     ) -> AsyncGenerator[GenerationChunk, None]:
         hint = RoutingHint(attempt_id=f"{request.request_id}-{uuid.uuid4().hex[:8]}")
         first = _Attempt(self._outcomes, hint)
+        begun, written = "", 0
         try:
             async with aclosing(self._stream_once(request, deadline, first)) as chunks:
                 async for chunk in chunks:
+                    begun += chunk.text
+                    written = chunk.completion_tokens or written
                     yield chunk
             return
         except Unavailable as error:
-            if first.has_started or deadline.expired():
+            if deadline.expired() or (begun and not 0 < written < request.max_tokens):
                 raise
             logger.warning("generation %s is tried once more: %s", request.request_id, error)
         hint = RoutingHint(attempt_id=f"{hint.attempt_id}-2", avoid_replica=first.replica_id)
         second = _Attempt(self._outcomes, hint)
-        async with aclosing(self._stream_once(request, deadline, second)) as chunks:
+        rest = replace(request, begun=begun, max_tokens=request.max_tokens - written)
+        async with aclosing(self._stream_once(rest, deadline, second)) as chunks:
             async for chunk in chunks:
-                yield chunk
+                yield _of_whole(chunk, written)
 
     async def _stream_once(
         self, request: GenerationRequest, deadline: Deadline, attempt: _Attempt
@@ -145,6 +150,18 @@ class _Attempt:
             later_tokens=later_tokens,
             later_s=self._later_s,
         )
+
+
+def _of_whole(chunk: GenerationChunk, written: int) -> GenerationChunk:
+    """A chunk of an answer that went on elsewhere, with the counts of the whole answer: for the
+    second replica what was written before is part of the prompt.
+    """
+    if not written or chunk.completion_tokens is None:
+        return chunk
+    prompt_tokens = None if chunk.prompt_tokens is None else chunk.prompt_tokens - written
+    return replace(
+        chunk, prompt_tokens=prompt_tokens, completion_tokens=chunk.completion_tokens + written
+    )
 
 
 async def _next_chunk(

@@ -23,6 +23,8 @@ class GenerationRequest:
     request_id: str
     stop: tuple[str, ...] = ()
     seed: int | None = None
+    begun: str = ""
+    """The beginning of the answer, when it was written before; the model goes on from there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +35,7 @@ class GenerationChunk:
     finish_reason: str | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    """Of the answer so far, this piece included."""
 
 
 class Generator(Protocol):

@@ -156,7 +156,8 @@ class GeneratorServer(LLMServer):  # type: ignore[misc]  # ray.serve.llm is not 
                     if part.finish_reason or part.completion_tokens is not None:
                         ending = _joined(ending, part)
                 if text:
-                    yield GenerationChunk(text=text)
+                    written = ending.completion_tokens if ending else None
+                    yield GenerationChunk(text=text, completion_tokens=written)
         if ending is None or ending.finish_reason is None:
             raise Unavailable("the engine broke off before the end of its answer")
         yield ending
@@ -273,15 +274,21 @@ def _environment(settings: GeneratorSpec, on_cpu: bool) -> dict[str, str]:
 def _to_chat_request(
     request: GenerationRequest, model_id: str, attempt_id: str
 ) -> ChatCompletionRequest:
+    messages = [{"role": m.role, "content": m.content} for m in request.messages]
+    if request.begun:
+        messages.append({"role": "assistant", "content": request.begun})
     return ChatCompletionRequest(
         model=model_id,
-        messages=[{"role": m.role, "content": m.content} for m in request.messages],
+        messages=messages,
+        add_generation_prompt=not request.begun,
+        continue_final_message=bool(request.begun),
         max_tokens=request.max_tokens,
         temperature=request.temperature,
         stop=list(request.stop),
         seed=request.seed,
         stream=True,
-        stream_options={"include_usage": True},
+        # With every piece, so that whoever goes on elsewhere knows what is left to write.
+        stream_options={"include_usage": True, "continuous_usage_stats": True},
         request_id=attempt_id,
     )
 

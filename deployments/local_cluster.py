@@ -149,6 +149,7 @@ def start_local_cluster(
     name: str,
     run_dir: Path,
     http_port: int,
+    in_flight_max: int = 256,
     num_cpus: int | None = None,
     object_store_memory_bytes: int = 300_000_000,
     env: Mapping[str, str] | None = None,
@@ -156,10 +157,11 @@ def start_local_cluster(
 ) -> LocalCluster:
     """Starts a cluster and returns when drivers can connect.
 
-    `http_port` is for Serve; 0 takes a free one. `num_cpus` is what Ray may plan with, by default
-    the cores of the machine. `env` is added to the environment of all its processes; what keeps the
-    cluster safe or apart from others cannot be overridden. What a cluster that died left behind in
-    `run_dir` is cleared away first.
+    `http_port` is for Serve; 0 takes a free one. `in_flight_max` is what one gateway behind it
+    takes at once. `num_cpus` is what Ray may plan with, by default the cores of the machine. `env`
+    is added to the environment of all its processes; what keeps the cluster safe or apart from
+    others cannot be overridden. What a cluster that died left behind in `run_dir` is cleared away
+    first.
 
     Fails with InvalidArgument when the port is taken, Conflict when `run_dir` has a running
     cluster, Unavailable when Ray does not come up; in each case nothing is left running.
@@ -187,6 +189,7 @@ def start_local_cluster(
             try:
                 return _start_head(
                     cluster,
+                    in_flight_max=in_flight_max,
                     num_cpus=num_cpus,
                     object_store_memory_bytes=object_store_memory_bytes,
                     timeout_s=timeout_s,
@@ -220,6 +223,7 @@ def find_local_cluster(run_dir: Path) -> LocalCluster | None:
 def _start_head(
     cluster: LocalCluster,
     *,
+    in_flight_max: int,
     num_cpus: int | None,
     object_store_memory_bytes: int,
     timeout_s: float,
@@ -228,7 +232,7 @@ def _start_head(
     (cluster.temp_dir / _MARKER_FILE).write_text(cluster.marker)
     _write_secret(cluster.token_path, secrets.token_hex(32))
     _write_record(cluster)
-    write_haproxy_wrapper(cluster.temp_dir)
+    write_haproxy_wrapper(cluster.temp_dir, in_flight_max)
     command = head_command(
         temp_dir=cluster.temp_dir,
         ports=cluster.ports,

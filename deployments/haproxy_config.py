@@ -1,0 +1,72 @@
+"""What is changed in the configuration that Ray Serve writes for HAProxy.
+
+Serve writes it anew before each start and has no settings for these four things:
+
+1. Statistics and metrics are bound to loopback, as all the rest is.
+2. Requests are read whole before a gateway is asked. So those that a dying gateway took with it can
+   be sent to another one (`RAY_SERVE_HAPROXY_RETRY_ON`).
+3. What the gateways have no places for is refused here. A refusal in a gateway costs it nearly half
+   of what an answer costs, so at three times its capacity it would do little but refuse.
+4. Serve's replicas are told not to watch each client: the gateway does so itself, and two tasks for
+   each request are a good part of what Serve costs.
+"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import orjson
+
+_REFUSAL = {
+    "code": "overloaded",
+    "message": "this region is full; try again shortly",
+    "retryable": True,
+    "type": "server_error",
+    "param": None,
+    "trace_id": "%[var(txn.trace_id)]",
+}
+"""The same as a gateway's own refusal, see `deployments.http_errors`."""
+
+
+def haproxy_changes(in_flight_max: int) -> str:
+    """A sed program. `in_flight_max`: requests that one gateway takes at once."""
+    body = orjson.dumps({"error": _REFUSAL}).decode()
+    # Health and metrics pass: they matter most when all places are taken.
+    admission = [
+        "    http-request set-var(txn.in_flight) be_conn",
+        "    acl is_work path_beg /v1/",
+        f"    acl is_full nbsrv,mul({in_flight_max}),sub(txn.in_flight) lt 0",
+        # A refusal must cost next to nothing.
+        "    http-request set-log-level silent if is_work is_full",
+        "    http-request set-var(txn.trace_id) uuid,regsub(-,,g) if is_work is_full",
+        "    http-request return status 503 content-type application/json hdr Retry-After 1"
+        f" hdr x-trace-id %[var(txn.trace_id)] lf-string '{body}' if is_work is_full",
+    ]
+    lines = [
+        r"s/^\( *bind \)\*\{0,1\}:/\1127.0.0.1:/",
+        "/^frontend http_frontend$/a\\",
+        "    http-request set-header x-request-disconnect-disabled ?1",
+        "/^    option redispatch 1$/a\\",
+        "    option http-buffer-request",
+        "/^    http-reuse always$/a\\",
+        "\\\n".join(admission),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def changed_haproxy(haproxy: str, changes: Path) -> str:
+    """A shell script that stands in for the program `haproxy`: it makes the changes and becomes it
+    by `exec`, since Serve insists on the pid that it started.
+    """
+    return f"""#!/bin/sh
+set -e
+previous=
+for argument in "$@"; do
+    if [ "$previous" = -f ] && ! grep -q http-buffer-request "$argument"; then
+        sed -i -f {shlex.quote(str(changes))} "$argument"
+    fi
+    previous=$argument
+done
+exec {shlex.quote(haproxy)} "$@"
+"""

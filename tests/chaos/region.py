@@ -1,0 +1,144 @@
+"""The region that chaos breaks: vectors to search and, besides, texts to answer from.
+
+vectors a, b   2 shards x 2 replicas, as in `tests.search_region`: exact search judges each reply
+texts          XQuAD's paragraphs, 2 x 2, two embedders, two generators: a reply is right when it
+               cites what the same question found before anything broke
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from actors.starter_models import STARTER_GENERATOR, starter_generator_folder
+from cluster.config import EmbedderSettings, GeneratorSettings, Settings
+from cluster.releases import ReleaseContents
+from deployments.installation import Installation
+from tests.search_region import (
+    CORPUS,
+    REGION,
+    SearchRegion,
+    search_region,
+    search_settings,
+    wait_until,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+XQUAD = ROOT / "tests" / "data" / "xquad_small" / "xquad_small.json"
+MODEL_FOLDER = ROOT / ".raygion" / "test-models" / STARTER_GENERATOR
+TEXTS = "texts"
+TOP_K_TEXTS = 3
+GATEWAYS = 2
+_QUESTIONS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class ChaosRegion:
+    search: SearchRegion
+    questions: dict[str, tuple[str, ...]]
+    """For each question the passages that an answer must cite; none where nothing generates."""
+
+    def pids(self, title: str) -> set[int]:
+        """The processes of the cluster whose title begins so, such as `ray::Coordinator`."""
+        found = set()
+        for pid in self.search.cluster.pids():
+            try:
+                command = psutil.Process(pid).cmdline()
+            except psutil.Error:
+                continue
+            if command and command[0].startswith(title):
+                found.add(pid)
+        return found
+
+
+@contextmanager
+def chaos_region(folder: Path, *, local_first: bool, with_answers: bool) -> Iterator[ChaosRegion]:
+    """A region of two gateways on two Ray nodes, with all of its parts in order."""
+    settings = search_settings(
+        folder, gateways=GATEWAYS, gateways_max=GATEWAYS, local_first=local_first
+    )
+    if with_answers:
+        settings = _with_models(settings)
+    with search_region(folder, settings) as region:
+        questions: dict[str, tuple[str, ...]] = {}
+        if with_answers:
+            _add_texts(region, settings, folder)
+            questions = _passages_of_questions(region)
+        wait_until(region.is_whole, "a whole region")
+        yield ChaosRegion(region, questions)
+
+
+def _with_models(settings: Settings) -> Settings:
+    generator = GeneratorSettings(
+        source=str(starter_generator_folder(MODEL_FOLDER)),
+        name=STARTER_GENERATOR,
+        replicas=2,
+        context_tokens_max=1024,
+        # Few, so that a burst of some dozens is too much.
+        sequences_max=2,
+        queue_max=4,
+    )
+    corpora = {**settings.corpora, TEXTS: settings.corpora[CORPUS]}
+    changes = {
+        "corpora": corpora,
+        "generator": generator,
+        "embedder": EmbedderSettings(replicas=2),
+    }
+    return settings.model_copy(update=changes)
+
+
+def _add_texts(region: SearchRegion, settings: Settings, folder: Path) -> None:
+    """Commits a release with the texts and the models beside the vectors."""
+    paragraphs = json.loads(XQUAD.read_text())["paragraphs"]
+    source = folder / "texts.jsonl"
+    source.write_text(
+        "".join(json.dumps({"id": p["id"], "text": p["text"]}) + "\n" for p in paragraphs)
+    )
+    whole = region.run(_build_texts, settings, str(source), timeout_s=600)
+    for letter, contents in region.contents.items():
+        indexes = {**whole.indexes, **contents.indexes}
+        region.contents[letter] = whole.model_copy(update={"indexes": indexes})
+    number = region.coordinator(
+        "propose", region.contents["a"], targets=(REGION,), auto_commit=True
+    )
+    region.run(_wait_until_serving, number, timeout_s=600)
+
+
+def _passages_of_questions(region: SearchRegion) -> dict[str, tuple[str, ...]]:
+    questions = [q["question"] for q in json.loads(XQUAD.read_text())["questions"]]
+    found = {}
+    with region.client() as client:
+        for question in questions[:: max(1, len(questions) // _QUESTIONS)][:_QUESTIONS]:
+            body = {"corpus": TEXTS, "query": question, "top_k": TOP_K_TEXTS}
+            reply = client.post("/v1/search", json=body)
+            assert reply.status_code == 200, reply.text
+            found[question] = tuple(hit["id"] for hit in reply.json()["hits"])
+    return found
+
+
+# What runs in the driver's process.
+
+
+def _build_texts(settings: Settings, source: str) -> ReleaseContents:
+    from deployments import pipeline
+    from deployments.console import Steps
+
+    installation = Installation(settings, REGION)
+    with Steps(quiet=True).step("texts") as step:
+        embedder = pipeline.store_embedder(installation, step)
+        pipeline.ingest_documents(installation, TEXTS, [source], replace=True, step=step)
+        pipeline.build(installation, TEXTS, embedder, step)
+        return pipeline.contents_of_latest(installation, step)
+
+
+def _wait_until_serving(number: int) -> None:
+    from actors.coordinator_client import CoordinatorClient
+
+    client = CoordinatorClient()
+    client.wait_until_committed(number, 500.0)
+    client.wait_until_serving(number, 60.0)

