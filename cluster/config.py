@@ -58,6 +58,9 @@ class EndpointSettings(Record):
     body_bytes_max: Annotated[int, Field(ge=1024)] = 16 * 1024 * 1024
     in_flight_max: Annotated[int, Field(ge=1)] = 256
     """Requests that one gateway process handles at once; more are refused with 503."""
+    answers_in_flight_max: Annotated[int, Field(ge=1)] = 32
+    """Answers that one gateway process works on at once; more are refused before anything is looked
+    up for them."""
     gateways: Annotated[int, Field(ge=1)] = 1
     """Gateway processes that always run."""
     gateways_max: Annotated[int, Field(ge=1)] | None = None
@@ -113,6 +116,10 @@ class CorpusSettings(Record):
     index: IndexSettings = Field(default_factory=IndexParameters)
     """A kind with its parameters; or `auto`, alone or as the kind beside its own parameters."""
     chunks: ChunkSettings = Field(default_factory=ChunkSettings)
+    partition_by: Annotated[str, Field(min_length=1)] | None = None
+    """A metadata field of strings or integers: documents with equal values are a partition, which
+    is kept in one shard; a query whose filter names its partition touches only that.
+    """
 
 
 class EmbedderSettings(Record):

@@ -70,6 +70,7 @@ def _build_app(endpoint: EndpointSettings, store: ObjectStore, cache_folder: Pat
     settings = HttpSettings(
         api_keys=tuple(key.get_secret_value() for key in endpoint.api_keys),
         in_flight_max=endpoint.in_flight_max,
+        answers_in_flight_max=endpoint.answers_in_flight_max,
         body_bytes_max=endpoint.body_bytes_max,
     )
     return build_http_app(engine, settings, lifespan=lifespan)

@@ -84,6 +84,7 @@ def build_http_app(
         settings=settings,
         metrics=metrics,
         clock=clock,
+        answer_routes=frozenset({ANSWER, CHAT}),
         direct={("POST", SEARCH): SearchRoute(service, settings, metrics)},
         known_routes=frozenset(getattr(route, "path", "") for route in app.routes),
     )

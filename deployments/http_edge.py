@@ -62,6 +62,23 @@ class BearerKeys:
             raise Unauthenticated("send a valid key in the header `Authorization: Bearer <key>`")
 
 
+class _Places:
+    """As many at once as there are; one more is refused at once."""
+
+    def __init__(self, most: int, refusal: str) -> None:
+        self._most = most
+        self._refusal = refusal
+        self.taken = 0
+
+    def __enter__(self) -> None:
+        if self.taken >= self._most:
+            raise Overloaded(f"{self._refusal}; try again shortly")
+        self.taken += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.taken -= 1
+
+
 class HttpEdge:
     """Guarantees for every request: at most `in_flight_max` at once, one typed answer, `x-trace-id`
     on it, and one count in the metrics. An exception after the first byte is raised on, so that the
@@ -77,13 +94,19 @@ class HttpEdge:
         clock: Clock,
         known_routes: frozenset[str],
         direct: Mapping[tuple[str, str], ASGIApp],
+        answer_routes: frozenset[str],
     ) -> None:
-        """`direct`: what answers a method and route in place of `app`, for want of time."""
+        """`direct`: what answers a method and route in place of `app`, for want of time.
+        `answer_routes` keep the language model busy, and have a bound of their own.
+        """
         self._app = app
         self._direct = direct
         self._keys = BearerKeys(settings.api_keys)
-        self._in_flight_max = settings.in_flight_max
-        self._in_flight = 0
+        self._places = _Places(settings.in_flight_max, "this gateway is full")
+        self._answer_places = _Places(
+            settings.answers_in_flight_max, "this gateway writes as many answers as it can"
+        )
+        self._answer_routes = answer_routes
         self._metrics = metrics
         self._clock = clock
         self._known_routes = known_routes
@@ -128,13 +151,14 @@ class HttpEdge:
         if route in EXEMPT_ROUTES:
             await self._app(scope, receive, send)
             return
-        if self._in_flight >= self._in_flight_max:
-            raise Overloaded("this gateway is full; try again shortly")
-        self._in_flight += 1
-        self._metrics.in_flight.set(self._in_flight)
-        try:
-            app = self._direct.get((scope["method"], route), self._app)
-            await app(scope, receive, send)
-        finally:
-            self._in_flight -= 1
-            self._metrics.in_flight.set(self._in_flight)
+        app = self._direct.get((scope["method"], route), self._app)
+        with self._places:
+            self._metrics.in_flight.set(self._places.taken)
+            try:
+                if route in self._answer_routes:
+                    with self._answer_places:
+                        await app(scope, receive, send)
+                else:
+                    await app(scope, receive, send)
+            finally:
+                self._metrics.in_flight.set(self._places.taken - 1)

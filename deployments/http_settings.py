@@ -16,6 +16,8 @@ class HttpSettings:
     that no log shows them."""
     in_flight_max: int = 256
     """Requests worked on at once; one more is refused at once with `overloaded`."""
+    answers_in_flight_max: int = 32
+    """Answers worked on at once; one more is refused before anything is looked up for it."""
     body_bytes_max: int = 16 * 1024 * 1024
     """Longest request body."""
     body_timeout_s: float = 30.0
@@ -30,6 +32,12 @@ class HttpSettings:
                 raise InvalidArgument(
                     "every key must be of printable ASCII characters, without spaces", "api_keys"
                 )
-        for name in ("in_flight_max", "body_bytes_max", "body_timeout_s", "status_timeout_s"):
+        for name in (
+            "in_flight_max",
+            "answers_in_flight_max",
+            "body_bytes_max",
+            "body_timeout_s",
+            "status_timeout_s",
+        ):
             if getattr(self, name) <= 0:
                 raise InvalidArgument("must be greater than 0", name)

@@ -27,7 +27,7 @@ from deployments.http_replies import (
     StatusReply,
 )
 from deployments.http_settings import HttpSettings
-from tests.unit.fake_service import HIT, SUMMARY, FakeService, in_process, on_loopback, until
+from tests.unit.fake_service import HIT, SUMMARY, FakeService, in_process, on_loopback
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 TRACEPARENT = f"00-{TRACE}-b7ad6b7169203331-01"
@@ -274,24 +274,6 @@ def test_keys_stand_in_no_text_and_make_sense() -> None:
             HttpSettings(api_keys=(bad,))
     with pytest.raises(InvalidArgument, match="in_flight_max"):
         HttpSettings(in_flight_max=0)
-
-
-async def test_beyond_the_bound_requests_are_refused_at_once() -> None:
-    service = FakeService()
-    service.gate.clear()
-    async with in_process(service, in_flight_max=2) as client, asyncio.TaskGroup() as group:
-        held = [group.create_task(client.post("/v1/search", json=ASK)) for _ in range(2)]
-        await until(lambda: service.waiting == 2)
-        refused = await client.post("/v1/search", json=ASK)
-        assert (refused.status_code, error_of(refused)["code"]) == (503, "overloaded")
-        assert refused.headers["retry-after"] == "1"
-        for path in ("/healthz", "/readyz"):
-            assert (await client.get(path)).status_code == 200
-        metrics = (await client.get("/metrics")).text
-        assert sample(metrics, "raygion_http_requests_in_flight") == 2
-        service.gate.set()
-        assert [(await task).status_code for task in held] == [200, 200]
-        assert (await client.post("/v1/search", json=ASK)).status_code == 200
 
 
 async def chunks_of(body: bytes) -> AsyncIterator[bytes]:
