@@ -46,7 +46,8 @@ T = TypeVar("T")
 REGION = "testland"
 CORPUS = "vectors"
 SHARDS, REPLICAS, TOP_K = 2, 2, 5
-_DOCUMENTS, _DIMENSION, _QUERIES = 400, 16, 32
+DIMENSION = 16
+_DOCUMENTS, _QUERIES = 400, 32
 _GAP_MIN = 1e-4
 """Least distance between scores that must not change places by rounding."""
 
@@ -71,7 +72,7 @@ class Vectors:
 
     def write(self, folder: Path) -> Path:
         ids = [f"{self.letter}-{i:03}" for i in range(len(self.documents))]
-        vectors = pa.FixedSizeListArray.from_arrays(pa.array(self.documents.ravel()), _DIMENSION)
+        vectors = pa.FixedSizeListArray.from_arrays(pa.array(self.documents.ravel()), DIMENSION)
         table = pa.table({"id": ids, "text": [f"text of {i}" for i in ids], "vector": vectors})
         path = folder / f"{self.letter}.parquet"
         pq.write_table(table, path)
@@ -82,9 +83,9 @@ def make_vectors() -> tuple[Float32Array, dict[str, Vectors]]:
     """Queries, float32 [n, d], and two sets of documents without near ties for any of them."""
     rng = np.random.default_rng(7)
     documents = {
-        letter: rng.standard_normal((_DOCUMENTS, _DIMENSION)).astype(np.float32) for letter in "ab"
+        letter: rng.standard_normal((_DOCUMENTS, DIMENSION)).astype(np.float32) for letter in "ab"
     }
-    drawn = rng.standard_normal((_QUERIES * 2, _DIMENSION)).astype(np.float32)
+    drawn = rng.standard_normal((_QUERIES * 2, DIMENSION)).astype(np.float32)
     scores = {
         letter: drawn @ (d / np.linalg.norm(d, axis=1, keepdims=True)).T
         for letter, d in documents.items()

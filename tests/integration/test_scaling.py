@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
+import time
 from collections.abc import Iterator
+from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 
 from actors import names
+from cluster.checks import BATCH_MAX
 from cluster.config import CorpusSettings
 from cluster.errors import InvalidArgument, NotFound
+from cluster.search import SearchEffort, ShardQuery
 from tests.search_region import (
     CORPUS,
+    DIMENSION,
     REPLICAS,
     SHARDS,
     Load,
@@ -28,7 +31,6 @@ from tests.search_region import (
 )
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
-_BATCH = 512
 
 
 @pytest.fixture(scope="module")
@@ -75,30 +77,43 @@ def test_more_and_fewer_replicas_by_command_fail_no_query(region: SearchRegion) 
     assert load.verdict(what) == ([], [])
 
 
+def keep_busy(replicas: list[str], seconds: float) -> None:
+    """Runs in the driver's process: each replica always has two searches to do."""
+    import ray
+
+    from actors.actor_calls import NAMESPACE
+
+    rng = np.random.default_rng(1)
+    actors = [ray.get_actor(name, namespace=NAMESPACE) for name in replicas]
+    (version,) = ray.get(actors[0].status.remote()).index_versions
+    query = ShardQuery(
+        corpus=CORPUS,
+        index_version=version,
+        vectors=rng.standard_normal((BATCH_MAX, DIMENSION)).astype(np.float32),
+        top_k=100,
+        effort=SearchEffort(exact=True),
+    )
+    reference = ray.put(query)
+
+    def ask(actor: Any) -> Any:
+        return actor.search.remote(reference, 60.0)
+
+    under_way = {ask(actor): actor for actor in actors for _ in range(2)}
+    until_s = time.monotonic() + seconds
+    while time.monotonic() < until_s:
+        (done,), _ = ray.wait(list(under_way))
+        actor = under_way.pop(done)
+        under_way[ask(actor)] = actor
+
+
 def test_busy_replicas_get_help_by_themselves(region: SearchRegion) -> None:
     wait_until(region.is_whole, "a whole region")
     assert num_replicas(region)[0] == REPLICAS * SHARDS
-    over = threading.Event()
-    vectors = np.resize(region.queries, (_BATCH, region.queries.shape[1])).tolist()
-
-    def keep_busy() -> None:
-        with region.client() as client:
-            while not over.is_set():
-                try:
-                    client.post("/v1/search", json={"vectors": vectors, "recall": "exact"})
-                except httpx.TransportError:
-                    return
-
-    threads = [threading.Thread(target=keep_busy) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    try:
-        took_s = wait_until(lambda: settled(region, REPLICAS + 1), "one more replica a shard")
-        print(f"\none more replica a shard after {took_s:.1f} s of load")
-    finally:
-        over.set()
-        for thread in threads:
-            thread.join()
+    replicas = [names.replica(CORPUS, s, r) for s in range(SHARDS) for r in range(REPLICAS)]
+    work = region.submit(keep_busy, replicas, 40.0)
+    took_s = wait_until(lambda: settled(region, REPLICAS + 1), "one more replica a shard")
+    print(f"\none more replica a shard after {took_s:.1f} s of load")
+    work.result(120)
 
 
 def test_what_cannot_be_scaled_is_refused(region: SearchRegion) -> None:
