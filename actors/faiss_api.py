@@ -189,6 +189,24 @@ class FaissIndex:
             raise Corrupt(f"{path.name} has {index.d} dimensions, not {dimension}")
         return cls(index, parameters)
 
+    def stored_vectors(self) -> Float32Array | None:
+        """float32 [num_rows, d], read-only, in the mapped file; None where the kind keeps no whole
+        vectors in row order. To be used no longer than the index is open.
+        """
+        index = self._index
+        if self._parameters.kind is IndexKind.HNSW:
+            index = faiss.downcast_index(index.storage)
+        elif self._parameters.kind is not IndexKind.FLAT:
+            return None
+        if not isinstance(index, faiss.IndexFlat) or index.ntotal != self.num_rows:
+            raise Corrupt("the index lacks the vectors that belong to it")
+        size = self.num_rows * index.d
+        if size == 0:
+            return None
+        flat: Float32Array = faiss.rev_swig_ptr(index.get_xb(), size)
+        flat.flags.writeable = False
+        return flat.reshape(self.num_rows, index.d)
+
     def tuned(self, parameters: IndexParameters) -> Self:
         """The same index with other search parameters."""
         return type(self)(self._index, parameters)
@@ -285,6 +303,7 @@ class FaissIndex:
                 return faiss.SearchParametersHNSW(efSearch=beam, **chosen)
 
     def _beam(self, k: int, effort: SearchEffort, stretch: float) -> int:
+        asked = effort.ef_search or self._parameters.ef_search
         # No wider than k it would return whatever it met.
-        wanted = max(effort.ef_search or self._parameters.ef_search, 2 * k)
+        wanted = asked if asked >= k else 2 * k
         return min(EF_SEARCH_MAX, math.ceil(wanted * stretch))

@@ -2,7 +2,7 @@
 
 parts -> passages -> vectors -> (a sample -> kind and parameters, if asked to find them
                                           -> centroids and code book, if the kind has some)
-                             -> shards
+                             -> shards, by document or by partition
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 import ray.data
+from ray.data.grouped_data import GroupedData
 
 from actors.embedding_worker import EmbedBatches
 from actors.faiss_api import num_subquantizers
@@ -43,12 +44,14 @@ from cluster.manifests import (
     ShardArtifact,
 )
 from cluster.object_store import ObjectStore
-from cluster.passages import current_passages, read_part, vector_column, vectors_of
+from cluster.partitions import KEY_TYPES, shard_of_partition
+from cluster.passages import META_PREFIX, current_passages, read_part, vector_column, vectors_of
 from cluster.placement import shard_of
 from cluster.records import Record
 
 _BUILD_FORMAT = 2
 """Raised whenever the same input is to be built into other bytes."""
+_FIELDS_QUOTED_MAX = 20
 _EMBED_BATCH = 128
 _EMBED_BLOCK = 2 * _EMBED_BATCH
 
@@ -64,6 +67,13 @@ class _BuildKey(Record):
     embedder_fingerprint: str | None
 
 
+class _PartitionedBuildKey(Record):
+    """Apart from the other, so that indexes without partitions keep their versions."""
+
+    build: _BuildKey
+    partition_by: str
+
+
 def build_index(
     store: ObjectStore,
     corpus: str,
@@ -77,7 +87,7 @@ def build_index(
 
     Needs a driver that has joined a Ray cluster. `progress` is told how many passages are embedded,
     and of how many. Raises NotFound for a corpus without documents, InvalidArgument when the corpus
-    needs an embedder and there is none.
+    needs an embedder and there is none, or has no strings or integers to be partitioned by.
     """
     catalog = Catalog(store)
     position = catalog.latest_corpus(corpus)
@@ -87,6 +97,7 @@ def build_index(
         embedder = None
     elif embedder is None:
         raise InvalidArgument(f"corpus {corpus!r} has texts only and needs an embedder", "embedder")
+    _check_partition_by(position, settings)
     version = _version(position, settings, embedder)
     found = catalog.find_index(corpus, version)
     if found is not None:
@@ -113,9 +124,23 @@ def build_index(
         shards=tuple(shards),
         recall_at_10=sum(s.recall_at_10 * s.num_rows for s in shards) / max(1, num_passages),
         tuning=tuning,
+        partition_by=settings.partition_by,
         built_at_ms=SYSTEM_CLOCK.wall_ms(),
     )
     return (*catalog.publish_index(manifest), False)
+
+
+def _check_partition_by(corpus: CorpusManifest, settings: CorpusSettings) -> None:
+    field = settings.partition_by
+    if field is None or corpus.metadata_schema.get(field) in KEY_TYPES:
+        return
+    fit = sorted(name for name, type in corpus.metadata_schema.items() if type in KEY_TYPES)
+    known = ", ".join(fit[:_FIELDS_QUOTED_MAX]) or "none"
+    raise InvalidArgument(
+        f"{field!r} is no metadata field of strings or integers of corpus {corpus.corpus!r}; "
+        f"there is: {known}",
+        "partition_by",
+    )
 
 
 def _version(
@@ -130,7 +155,9 @@ def _version(
         shards=settings.shards,
         embedder_fingerprint=None if embedder is None else embedder.fingerprint,
     )
-    return key.digest()[:16]
+    if settings.partition_by is None:
+        return key.digest()[:16]
+    return _PartitionedBuildKey(build=key, partition_by=settings.partition_by).digest()[:16]
 
 
 def _build_shards(
@@ -149,14 +176,20 @@ def _build_shards(
     with watched(lambda done: progress(min(done, total), total)) as counter:
         passages = _passages(store, corpus, embedder, cache_folder, counter)
         prepared = prepare_build(passages, settings, total, dimension)
-        sharded = prepared.passages.map_batches(
-            _Sharder(settings.shards).add, batch_format="pyarrow", zero_copy_batch=True
-        )
         builder = _ShardBuilder(
-            store, prepared.parameters, prepared.trained, prepared.target_recall
+            store,
+            prepared.parameters,
+            prepared.trained,
+            prepared.target_recall,
+            settings.partition_by,
         )
-        # Ray Data would shuffle into 200 partitions, most of them empty, with a task for each.
-        groups = sharded.groupby("shard", num_partitions=settings.shards)
+        latest = prepared.passages
+        if settings.partition_by is not None and len(corpus.parts) > 1:
+            # A document whose partition has changed has its old passages in another shard, so what
+            # replaces them is found before: among all of the document.
+            by_document = _in_shards(latest, _Sharder(settings.shards))
+            latest = by_document.map_groups(_current, batch_format="pyarrow")
+        groups = _in_shards(latest, _Sharder(settings.shards, settings.partition_by))
         rows = groups.map_groups(builder.build_group, batch_format="pyarrow").take_all()
     built = {row["shard"]: _BuiltShard.from_row(row) for row in rows}
     # A small corpus may leave a shard without documents: it is built all the same.
@@ -216,16 +249,33 @@ class _PartReader:
         return pa.concat_tables(tables)
 
 
+def _in_shards(passages: ray.data.Dataset, sharder: _Sharder) -> GroupedData:
+    sharded = passages.map_batches(sharder.add, batch_format="pyarrow", zero_copy_batch=True)
+    # Ray Data would shuffle into 200 partitions, most of them empty, with a task for each.
+    return sharded.groupby("shard", num_partitions=sharder.num_shards)
+
+
 @dataclass(frozen=True, slots=True)
 class _Sharder:
-    """Adds the column `shard`: all passages of a document go to the same one."""
+    """Adds the column `shard`: all passages of a document go to the same one, and all documents of
+    a partition. Those without a partition go by their ids.
+    """
 
     num_shards: int
+    partition_by: str | None = None
 
     def add(self, batch: Any) -> pa.Table:
         passages: pa.Table = batch
         documents: list[Any] = passages["document"].to_pylist()
-        shards = [shard_of(document, self.num_shards) for document in documents]
+        keys: list[Any] = [None] * len(documents)
+        if self.partition_by is not None:
+            keys = passages[META_PREFIX + self.partition_by].to_pylist()
+        shards = [
+            shard_of(document, self.num_shards)
+            if key is None
+            else shard_of_partition(key, self.num_shards)
+            for document, key in zip(documents, keys, strict=True)
+        ]
         return passages.append_column("shard", pa.array(shards, type=pa.int64()))
 
 
@@ -260,6 +310,7 @@ class _ShardBuilder:
     parameters: IndexParameters
     trained: bytes | None
     target_recall: float
+    partition_by: str | None
 
     def build_group(self, group: Any) -> pa.Table:
         rows: pa.Table = group
@@ -274,7 +325,13 @@ class _ShardBuilder:
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
             build = build_shard(
-                table, vectors, self.parameters, folder, self.trained, self.target_recall
+                table,
+                vectors,
+                self.parameters,
+                folder,
+                self.trained,
+                self.target_recall,
+                self.partition_by,
             )
             files = Artifacts(self.store).put_folder(folder)
         artifact = ShardArtifact(
@@ -309,6 +366,11 @@ def _no_rows(
     assert embedder.dimension is not None
     no_vectors = np.empty((0, embedder.dimension), dtype=np.float32)
     return rows.append_column("vector", vector_column(no_vectors))
+
+
+def _current(group: Any) -> pa.Table:
+    rows: pa.Table = group
+    return _latest_of_each_document(rows).drop_columns(["shard"])
 
 
 def _latest_of_each_document(rows: pa.Table) -> pa.Table:

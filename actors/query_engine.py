@@ -6,7 +6,7 @@ The same engine serves HTTP (in the gateway) and the Python client (in the regio
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -26,7 +26,9 @@ from cluster.answers import (
 from cluster.canary import Lots
 from cluster.checks import check_answer, check_retrieval, check_search, in_rows
 from cluster.clock import Clock, Deadline
-from cluster.filters import filter_key
+from cluster.fanout import ShardRoute
+from cluster.filters import Filter, filter_key
+from cluster.partitions import shards_to_ask
 from cluster.region_view import CorpusView, RegionView, ReleaseView
 from cluster.search import Float32Array, SearchRequest, SearchResult
 
@@ -78,7 +80,7 @@ class QueryEngine:
             partial_within_s=None if request.min_coverage >= 1.0 else request.timeout_s,
             filter_key=filter_key(request.filter),
             filter=request.filter,
-            shards=self._routes.shards(corpus),
+            shards=self._shards(corpus, request.filter),
         )
         found = await self._shard_search.search(kind, vectors, deadline)
         found.check_coverage(request.min_coverage, deadline)
@@ -141,6 +143,13 @@ class QueryEngine:
     async def status(self) -> RegionSummary:
         """Raises Unavailable while the coordinator is away; serving goes on without it."""
         return await self._views.status()
+
+    def _shards(self, corpus: CorpusView, filter: Filter | None) -> Sequence[ShardRoute]:
+        """The shards that can have a match."""
+        shards = self._routes.shards(corpus)
+        if corpus.partition_by is None or filter is None:
+            return shards
+        return [shards[n] for n in shards_to_ask(filter, corpus.partition_by, len(shards))]
 
     def _pin(self, number: int | None, user: str) -> ReleaseView:
         view = self._views.view

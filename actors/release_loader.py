@@ -269,6 +269,7 @@ class ReleaseLoader:
             has_embedder=index.embedder_fingerprint is not None,
             num_passages=index.num_passages,
             recall_at_10=index.recall_at_10,
+            partition_by=index.partition_by,
             shards=tuple(
                 tuple(name for name in shard if only is None or name in only) for shard in shards
             ),

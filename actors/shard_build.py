@@ -1,4 +1,5 @@
-"""Building one shard: `index.faiss` and `documents.arrow` in the same row order.
+"""Building one shard: `index.faiss` and `documents.arrow` in the same row order, and where its rows
+are partitioned, `partitions.arrow` and the indexes of large partitions.
 
 A build is reproducible: rows are ordered by id, Faiss is seeded and works on one thread, so equal
 input makes equal bytes, and the artifacts of an unchanged shard are found by their hashes. One
@@ -9,14 +10,16 @@ on one busy core and 16 s on two.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from actors.faiss_api import one_thread, write_index
-from actors.shard_documents import DOCUMENTS_FILE, sorted_by_id, write_documents
+from actors.shard_documents import DOCUMENTS_FILE, META_PREFIX, sorted_by_id, write_documents
 from actors.shard_index import INDEX_FILE, ShardIndex
+from actors.shard_partitions import write_partitions
 from cluster.manifests import IndexParameters
 from cluster.search import Float32Array, Int64Array, SearchEffort, ShardQuery
 from cluster.vectors import check_norms, norms, prepared
@@ -44,14 +47,16 @@ def build_shard(
     folder: Path,
     trained: bytes | None = None,
     target_recall: float = 0.0,
+    partition_by: str | None = None,
 ) -> ShardBuild:
-    """Writes both files into the existing `folder` and measures the index that it wrote.
+    """Writes the files into the existing `folder` and measures the index that it wrote.
 
     table: the columns `id`, `document` and `text` (strings) and `meta.{field}` for each metadata
     field; vectors: float32 [n, d], row i for row i of the table, d >= 1, n may be 0. For cosine the
     stored vectors are normalised. trained: from `train_index`, what the shards of an index version
     have in common; None trains a kind that needs it on these vectors. Where the parameters miss
-    `target_recall`, it is found out how far a search has to be stretched to reach it.
+    `target_recall`, it is found out how far a search has to be stretched to reach it. partition_by:
+    a metadata field of strings or integers.
 
     Raises InvalidArgument for vectors that are not finite, unfit ids, too much text and a `pq_m`
     that does not divide d; ValueError for ids that occur twice and for tables that do not fit the
@@ -63,14 +68,20 @@ def build_shard(
     index_path, documents_path = folder / INDEX_FILE, folder / DOCUMENTS_FILE
     write_index(vectors, parameters, index_path, trained)
     size_bytes = index_path.stat().st_size
-    write_documents(table, vectors, documents_path, index_size_bytes=size_bytes)
+    if partition_by is not None:
+        values = table.column(META_PREFIX + partition_by)
+        write_partitions(values, partition_by, vectors, parameters, folder)
+    write = partial(
+        write_documents, table, vectors, index_size_bytes=size_bytes, partition_by=partition_by
+    )
+    write(documents_path)
     with one_thread():
         index = ShardIndex.open(folder, parameters, vectors.shape[1])
         if parameters.fallback:
             # Beside the file that is mapped, and in its place afterwards.
             written = folder / f"{DOCUMENTS_FILE}.new"
             weak = _weak_score(index, vectors, parameters)
-            write_documents(table, vectors, written, index_size_bytes=size_bytes, weak_score=weak)
+            write(written, weak_score=weak)
             written.replace(documents_path)
         query = _perturbed_rows(vectors, parameters)
         for stretch in _STRETCHES:

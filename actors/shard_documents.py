@@ -6,8 +6,8 @@ map of the file serves all columns in place and the vectors are one NumPy array 
 ascend by id, in the order of its bytes: to order rows is to order ids.
 
 The schema's metadata says what a reader needs before it looks at a row: the longest vector's norm,
-the size of the index file that belongs to this one, and where the index has a fallback, the score
-below which a query's best hit is weak.
+the size of the index file that belongs to this one, and where there is such a thing, the score
+below which a query's best hit is weak, and the metadata field by which the rows are partitioned.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ _VECTOR = "vector"
 _NORM_MAX = b"raygion.norm_max"
 _INDEX_SIZE = b"raygion.index_size_bytes"
 _WEAK_SCORE = b"raygion.weak_score"
+_PARTITION_BY = b"raygion.partition_by"
 
 
 def sorted_by_id(table: pa.Table, vectors: Float32Array) -> tuple[pa.Table, Float32Array]:
@@ -66,6 +67,7 @@ def write_documents(
     *,
     index_size_bytes: int,
     weak_score: float | None = None,
+    partition_by: str | None = None,
 ) -> None:
     """Writes what `sorted_by_id` returned. Raises InvalidArgument for more text than fits a
     batch.
@@ -81,6 +83,8 @@ def write_documents(
     facts = {_NORM_MAX: norm_max.hex().encode(), _INDEX_SIZE: str(index_size_bytes).encode()}
     if weak_score is not None:
         facts[_WEAK_SCORE] = weak_score.hex().encode()
+    if partition_by is not None:
+        facts[_PARTITION_BY] = partition_by.encode()
     batch = batch.replace_schema_metadata(facts)
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)
@@ -97,6 +101,7 @@ class ShardDocuments:
     norm_max: float
     index_size_bytes: int
     weak_score: float | None
+    partition_by: str | None
     texts: pa.StringArray
     id_column: pa.StringArray
     id_ends: npt.NDArray[np.int32]
@@ -142,6 +147,7 @@ class ShardDocuments:
             norm_max=norm_max,
             index_size_bytes=int(facts[_INDEX_SIZE]),
             weak_score=weak_score,
+            partition_by=facts[_PARTITION_BY].decode() if _PARTITION_BY in facts else None,
             texts=texts,
             id_column=ids,
             id_ends=_offsets(ids),

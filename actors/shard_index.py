@@ -14,7 +14,6 @@ index has a fallback), is found by an exact scan for the queries concerned.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Self
@@ -24,6 +23,7 @@ import numpy.typing as npt
 
 from actors.faiss_api import FaissIndex
 from actors.shard_documents import DOCUMENTS_FILE, ShardDocuments
+from actors.shard_partitions import ShardPartitions
 from actors.shard_selection import RowMask, Selection, Selections
 from cluster.errors import Corrupt, InvalidArgument
 from cluster.manifests import IndexKind, IndexParameters
@@ -35,9 +35,7 @@ from cluster.vectors import Float64Array, check_norms, norms
 INDEX_FILE = "index.faiss"
 # Candidates beyond k: room for near-ties that Faiss orders the other way round.
 _SLACK = 4
-# Few rows are scanned whatever the index: it takes no longer than a search.
-_SCAN_ROWS = 1000
-# So are all when the caller wants an eighth of them or more.
+# All rows are scanned when the caller wants an eighth of them or more.
 _SCAN_SHARE = 8
 
 
@@ -54,12 +52,18 @@ class ShardIndex:
         documents: ShardDocuments,
         parameters: IndexParameters,
         live: RowMask | None = None,
+        partitions: ShardPartitions | None = None,
     ) -> None:
         """live: bool [rows], false where a row is deleted; None when none is."""
         self._index = index
         self._documents = documents
+        # Where the index holds the same vectors, a search has just been there: scoring them again
+        # from a copy elsewhere would fetch them from memory once more.
+        stored = index.stored_vectors()
+        self._stored = documents.vectors if stored is None else stored
         self._parameters = parameters
         self._live = live
+        self._partitions = partitions
         self._rescore = parameters.rescore if parameters.kind.is_quantized else 1
         self._weak_score = documents.weak_score if parameters.fallback else None
         self.kind = parameters.kind
@@ -68,13 +72,14 @@ class ShardIndex:
         self.num_live = self.num_rows if live is None else int(np.count_nonzero(live))
         self.num_lists = index.num_lists
         self.dimension: int = documents.vectors.shape[1]
-        self._selections = Selections(documents.metadata, live, _scan_rows_max(index, parameters))
+        self._selections = Selections(documents.metadata, live, index, parameters, partitions)
 
     @classmethod
     def open(cls, folder: Path, parameters: IndexParameters, dimension: int) -> Self:
-        """Maps `index.faiss` and `documents.arrow`; costs milliseconds, reads few pages.
+        """Maps `index.faiss`, `documents.arrow` and, where the documents are partitioned,
+        `partitions.arrow`; costs milliseconds, reads few pages.
 
-        Raises Corrupt when a file is missing or damaged, or the two do not belong together. The
+        Raises Corrupt when a file is missing or damaged, or they do not belong together. The
         hashes of the files are for the artifact cache to verify; what slips in here regardless
         must not crash the process, so the index's size is compared before Faiss sees a byte of it
         (Faiss 1.15.1 reads beyond the end of some truncated files).
@@ -91,11 +96,17 @@ class ShardIndex:
             raise Corrupt(
                 f"{INDEX_FILE} has {index.num_rows} rows, {DOCUMENTS_FILE} {documents.num_rows}"
             )
-        return cls(index, documents, parameters)
+        partitions = None
+        if (field := documents.partition_by) is not None:
+            num_rows = documents.num_rows
+            partitions = ShardPartitions.open(folder, field, num_rows, dimension, parameters)
+        return cls(index, documents, parameters, partitions=partitions)
 
     def tuned(self, parameters: IndexParameters) -> Self:
         """The same files, searched with other parameters: those of a search, not of the build."""
-        return type(self)(self._index.tuned(parameters), self._documents, parameters, self._live)
+        partitions = None if self._partitions is None else self._partitions.tuned(parameters)
+        index = self._index.tuned(parameters)
+        return type(self)(index, self._documents, parameters, self._live, partitions)
 
     def without(self, ids: Collection[bytes]) -> Self:
         """The same shard without the passages of these ids; ids that it does not have are ignored.
@@ -110,7 +121,7 @@ class ShardIndex:
         live = ~deleted if self._live is None else self._live & ~deleted
         if np.count_nonzero(live) == self.num_live:
             return self
-        return type(self)(self._index, self._documents, self._parameters, live)
+        return type(self)(self._index, self._documents, self._parameters, live, self._partitions)
 
     def search(self, query: ShardQuery) -> ShardHits:
         """The best hits of each query, padded to `top_k`; exact for Flat and when asked.
@@ -179,20 +190,25 @@ class ShardIndex:
     ) -> tuple[Float32Array, Int64Array, RowMask]:
         """Scores, rows, and for which queries they come from a scan."""
         vectors, effort = query.vectors, query.effort
+        partition = None if selection is None else selection.partition
+        index = self._index if partition is None else partition.index
         width = min(k * self._rescore + _SLACK, num_live)
         # As many live rows are looked at as without a filter: the others are only walked over.
-        stretch = self.num_rows / num_live
+        stretch = index.num_rows / num_live
         doubtful = np.zeros(len(vectors), dtype=np.bool_)
-        if selection is not None and self.kind is IndexKind.HNSW:
-            candidates, sure = self._index.search_among(
+        if selection is None or num_live == index.num_rows:
+            _, candidates = index.search(vectors, width, effort=effort)
+        elif self.kind is IndexKind.HNSW:
+            candidates, sure = index.search_among(
                 vectors, width, selection.contains, effort=effort, stretch=stretch
             )
             doubtful |= ~sure
         else:
-            selector = None if selection is None else selection.selector
-            _, candidates = self._index.search(
-                vectors, width, selector=selector, effort=effort, stretch=stretch
+            _, candidates = index.search(
+                vectors, width, selector=selection.selector, effort=effort, stretch=stretch
             )
+        if partition is not None:
+            candidates = partition.in_shard(candidates)
         scores, rows = self._rank(vectors, candidates, k)
         doubtful |= rows[:, k - 1] < 0
         if self._weak_score is not None:
@@ -203,8 +219,8 @@ class ShardIndex:
     def _rank(
         self, vectors: Float32Array, candidates: Int64Array, k: int
     ) -> tuple[Float32Array, Int64Array]:
-        stored = self._documents.vectors
-        return best(score_rows(vectors, stored, candidates, self._parameters.metric), candidates, k)
+        scores = score_rows(vectors, self._stored, candidates, self._parameters.metric)
+        return best(scores, candidates, k)
 
     def _scan(
         self, vectors: Float32Array, k: int, selection: Selection | None
@@ -212,7 +228,7 @@ class ShardIndex:
         rows = None if selection is None else selection.rows()
         documents = self._documents
         metric = self._parameters.metric
-        return scan(vectors, documents.vectors, rows, k, metric, documents.norm_max)
+        return scan(vectors, self._stored, rows, k, metric, documents.norm_max)
 
     def _scan_where(
         self,
@@ -242,21 +258,3 @@ class ShardIndex:
             ids=self._documents.ids(rows),
             fell_back=fell_back if self._parameters.fallback else None,
         )
-
-
-def _scan_rows_max(index: FaissIndex, parameters: IndexParameters) -> int:
-    """So many live rows are scanned, since it is cheaper than to look for them in the index.
-
-    A node of an HNSW's beam costs some three times as much as a scanned row (measured on 100 and
-    on 384 dimensions), and the beam must grow with rows / live rows to keep its recall: they meet
-    where live rows squared are three times beam times rows (2,800 of 20,000; 6,200 of 100,000). An
-    IVF has nothing to choose once it would have to look into every list.
-    """
-    match parameters.kind:
-        case IndexKind.FLAT:
-            meet = 0
-        case IndexKind.HNSW:
-            meet = math.isqrt(3 * parameters.ef_search * index.num_rows)
-        case IndexKind.IVF_FLAT | IndexKind.IVF_PQ | IndexKind.IVF_SQ:
-            meet = parameters.nprobe * index.num_rows // index.num_lists
-    return max(_SCAN_ROWS, meet)

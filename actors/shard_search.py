@@ -57,6 +57,7 @@ class SearchKind:
     filter_key: bytes
     filter: Filter | None = field(compare=False)
     shards: Sequence[ShardRoute] = field(compare=False)
+    """Those to ask, which may be some of the corpus's; hits name a shard by its place here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -172,7 +172,9 @@ class IndexTuning(Record):
 
 
 class ShardArtifact(Record):
-    """The files of one shard: `index.faiss` and `documents.arrow`, in the same row order."""
+    """The files of one shard: `index.faiss` and `documents.arrow`, in the same row order; where it
+    is partitioned, `partitions.arrow` and `partitions/{n}.faiss`.
+    """
 
     shard: Annotated[int, Field(ge=0)]
     num_rows: Annotated[int, Field(ge=0)]
@@ -203,6 +205,8 @@ class IndexManifest(Record):
     """None where the settings named the kind. A search may look further than the chosen trial did,
     where the whole index would have missed the recall otherwise.
     """
+    partition_by: str | None = None
+    """The metadata field by whose value documents were given to shards; None: by their ids."""
     built_at_ms: int
 
 

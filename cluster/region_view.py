@@ -31,6 +31,8 @@ class CorpusView:
     recall_at_10: float
     shards: tuple[tuple[str, ...], ...]
     """Actor names of the replicas of each shard."""
+    partition_by: str | None = None
+    """The metadata field whose value says in which shard a document is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

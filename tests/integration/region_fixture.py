@@ -55,7 +55,9 @@ SEQUENCES_MAX = 2
 """Few, so that a test can take all of them and see when one comes free."""
 CONTEXT_TOKENS_MAX = 2048
 FLAT = IndexParameters(kind=IndexKind.FLAT, metric=Metric.COSINE)
-READY_MADE = {"vectors-one": 1, "vectors-three": 3, "vectors-eight": 8}
+PARTITIONED = "vectors-titles"
+"""A corpus partitioned by the titles of the passages."""
+READY_MADE = {"vectors-one": 1, "vectors-three": 3, "vectors-eight": 8, PARTITIONED: 3}
 """Corpora that bring their vectors, those of `xquad`, cut into as many shards."""
 SHARDS = {"xquad": 2, **READY_MADE}
 TINY = "tiny"
@@ -168,6 +170,7 @@ def settings_in(folder: Path) -> Settings:
             index=FLAT,
             # The gold passage of a question is a whole paragraph.
             chunks=ChunkSettings(chars_max=4000),
+            partition_by="title" if name == PARTITIONED else None,
         )
         for name, shards in SHARDS.items()
     }

@@ -21,9 +21,11 @@ from cluster.artifacts import Artifacts
 from cluster.catalog import Catalog
 from cluster.config import CorpusSettings
 from cluster.errors import InvalidArgument
+from cluster.filters import parse_filter
 from cluster.manifests import AutoIndex, IndexKind, IndexManifest, IndexParameters, Metric
 from cluster.merge import merge_hits
 from cluster.object_store import ObjectStore, open_store
+from cluster.partitions import shard_of_partition, shards_to_ask
 from cluster.search import Float32Array, ShardQuery
 
 pytestmark = [
@@ -38,6 +40,7 @@ CORPUS = "docs"
 DIMENSION = 12
 ROWS = 1500
 SHARDS = 3
+FACTBOOK = Path(__file__).resolve().parents[2] / "data" / "factbook" / "factbook.jsonl"
 faiss: Any = _faiss
 
 
@@ -72,11 +75,13 @@ class Corpus:
     vectors: Float32Array
     folder: Path
 
-    def build(self, index: IndexParameters | AutoIndex) -> tuple[IndexManifest, bool]:
+    def build(
+        self, index: IndexParameters | AutoIndex, partition_by: str | None = None
+    ) -> tuple[IndexManifest, bool]:
         manifest, _, reused = build_index(
             self.store,
             CORPUS,
-            CorpusSettings(shards=SHARDS, index=index),
+            CorpusSettings(shards=SHARDS, index=index, partition_by=partition_by),
             embedder=None,
             cache_folder=self.folder / "cache",
             progress=lambda done, total: None,
@@ -121,6 +126,10 @@ def _ingest(store: ObjectStore, path: Path, numbers: range, vectors: Float32Arra
         for number, vector in zip(numbers, vectors, strict=True)
     )
     path.write_text("".join(json.dumps(document) + "\n" for document in documents))
+    _ingest_file(store, path)
+
+
+def _ingest_file(store: ObjectStore, path: Path) -> None:
     ingest(
         catalog=Catalog(store),
         artifacts=Artifacts(store),
@@ -197,3 +206,55 @@ def test_parts_that_do_not_divide_a_vector_are_refused_before_the_work(corpus: C
     with pytest.raises(InvalidArgument) as caught:
         corpus.build(IndexParameters(kind=IndexKind.IVF_PQ, pq_m=5))
     assert caught.value.field == "index.pq_m"
+
+
+# Partitions: the countries of the Factbook.
+
+
+def test_a_country_is_in_one_shard_even_when_a_document_moves(
+    cluster: None, tmp_path: Path
+) -> None:
+    """The documents of Chad move to Atlantis, to another shard; one is left without a country."""
+    documents = [json.loads(line) for line in FACTBOOK.read_text().splitlines()]
+    vectors = clustered(len(documents), seed=3)
+    for document, vector in zip(documents, vectors, strict=True):
+        document["vector"] = vector.tolist()
+    moved = [json.loads(json.dumps(d)) for d in documents if d["metadata"]["country"] == "Chad"]
+    for document in moved:
+        document["metadata"]["country"] = "Atlantis"
+    del moved[0]["metadata"]["country"]
+    assert len({shard_of_partition(c, SHARDS) for c in ("Chad", "Atlantis")}) == 2
+    corpus = Corpus(open_store(str(tmp_path / "store")), vectors, tmp_path)
+    for name, part in (("a", documents), ("b", moved)):
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(document) + "\n" for document in part))
+        _ingest_file(corpus.store, path)
+    flat = IndexParameters(kind=IndexKind.FLAT, metric=Metric.L2)
+    plain, _ = corpus.build(flat)
+    manifest, reused = corpus.build(flat, partition_by="country")
+    assert (reused, manifest.partition_by, plain.partition_by) == (False, "country", None)
+    assert manifest.version != plain.version
+    assert manifest.num_passages == plain.num_passages == len(documents)
+    assert manifest.num_documents == plain.num_documents == len(documents)
+    shards = [index for _, index in corpus.opened(manifest)]
+    for number, shard in enumerate(shards):
+        countries = shard.passages(range(shard.num_rows), ("country",)).metadata
+        found = {str(fields["country"]) for fields in countries if fields["country"] is not None}
+        assert {shard_of_partition(country, SHARDS) for country in found} == {number}
+    whole = [index for _, index in corpus.opened(plain)]
+    filters: list[object] = [{"country": "Chad"}, {"country": "Atlantis"}, {"country": None}]
+    filters += [{"country": "France", "section": "overview"}, {"region": "africa"}]
+    filters += [{"country": {"in": ["France", "Mali", "Nowhere"]}}]
+    for filter in map(parse_filter, filters):
+        query = ShardQuery(
+            corpus=CORPUS, index_version="", vectors=vectors[:20], top_k=10, filter=filter
+        )
+        asked = shards_to_ask(filter, "country", SHARDS)
+        hits = merge_hits([(number, shards[number].search(query)) for number in asked], 10)
+        wanted = merge_hits(
+            [(number, index.search(query)) for number, index in enumerate(whole)], 10
+        )
+        assert hits.ids.tolist() == wanted.ids.tolist()
+        assert hits.scores.tobytes() == wanted.scores.tobytes()
+    with pytest.raises(InvalidArgument, match="country, region, section"):
+        corpus.build(flat, partition_by="colour")

@@ -19,7 +19,13 @@ from actors.starter_models import starter_embedder_folder
 from cluster.manifests import IndexKind, IndexParameters, Metric
 from cluster.search import Float32Array, ShardQuery
 from cluster.vectors import prepared
-from tests.integration.region_fixture import READY_MADE, SHARDS, LiveRegion, stored_vectors
+from tests.integration.region_fixture import (
+    PARTITIONED,
+    READY_MADE,
+    SHARDS,
+    LiveRegion,
+    stored_vectors,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -165,7 +171,7 @@ FILTERS: dict[str, tuple[dict[str, Any], Callable[[dict[str, Any]], bool]]] = {
 
 
 @pytest.mark.parametrize("name", FILTERS)
-@pytest.mark.parametrize("corpus", ["xquad", "vectors-eight"])
+@pytest.mark.parametrize("corpus", ["xquad", "vectors-eight", PARTITIONED])
 def test_a_filter_gives_the_best_of_what_matches(
     shared_region: LiveRegion,
     http: httpx.Client,

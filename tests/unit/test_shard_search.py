@@ -172,3 +172,18 @@ async def test_a_search_in_a_batch_keeps_its_own_deadline(shards: list[FakeShard
         shard.gate.set()
     found = await patient
     assert [hit.id for hit in found.results[0]] == expected_ids(QUERIES[0], 5)
+
+
+async def test_some_of_the_shards_may_be_asked(shards: list[FakeShard]) -> None:
+    """As for a filter that names its partitions: the others neither answer nor count."""
+    kind = kind_of([shards[2], shards[0]], top_k=5)
+    shards[1].error = Unavailable("not asked")
+    found = await ShardSearch(SYSTEM_CLOCK).search(kind, QUERIES[:1], Deadline.after(5.0))
+    assert found.coverage == 1.0
+    assert shards[1].batches == []
+    everywhere = expected_ids(QUERIES[0], SHARDS * ROWS)
+    wanted = [id for id in everywhere if not id.startswith("1-")][:5]
+    assert [hit.id for hit in found.results[0]] == wanted
+    for hit in found.results[0]:
+        assert hit.text == f"text {hit.id}"
+        assert hit.metadata == {"shard": int(hit.id[0])}

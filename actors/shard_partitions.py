@@ -1,0 +1,257 @@
+"""The partitions of a shard: many small indexes, opened on first use.
+
+    partitions.arrow        key | rows (int32, ascending) | size of an index of its own, or 0
+    partitions/{n}.faiss    the index of the n-th key, over its rows alone
+
+One record batch, keys ascending, mapped: to open 10,000 partitions reads some offsets, and what a
+partition is made of is read when it is first asked for. A partition of few rows is nothing but its
+rows, which are compared one by one: that takes no longer than an index of them would. A larger one
+of an approximate kind has an index file of its own, trained on its own rows; the ones asked for
+last stay open. Rows without a value are in no partition.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from actors.faiss_api import FaissIndex, write_index
+from cluster.errors import Corrupt
+from cluster.filters import Filter
+from cluster.manifests import IndexKind, IndexParameters
+from cluster.partitions import PartitionKey, named_partitions
+from cluster.search import Float32Array, Int64Array
+
+PARTITIONS_FILE = "partitions.arrow"
+INDEX_FOLDER = "partitions"
+SCANNED_ROWS_MAX = 4096
+"""A partition of no more rows has no index of its own (docs/partitions.md has the measurement)."""
+_OPEN_MAX = 64
+_FIELD, _NUM_ROWS = b"raygion.partition_by", b"raygion.num_rows"
+_COLUMNS = ("key", "rows", "index_size_bytes")
+
+
+def write_partitions(
+    values: pa.ChunkedArray[Any] | pa.Array[Any],
+    field: str,
+    vectors: Float32Array,
+    parameters: IndexParameters,
+    folder: Path,
+) -> None:
+    """Writes the partitions of a shard's rows. Equal input, equal bytes.
+
+    values: strings or integers, the partition of row i or null; vectors: float32 [n, d], as the
+    shard's index stores them.
+    """
+    by_key: dict[PartitionKey, list[int]] = {}
+    # The column has one type, so its values can be compared.
+    listed: list[Any] = values.to_pylist()
+    for row, key in enumerate(listed):
+        if key is not None:
+            by_key.setdefault(key, []).append(row)
+    keys: list[Any] = sorted(by_key)
+    sizes_bytes = [
+        _write_index(number, vectors[by_key[key]], parameters, folder)
+        if parameters.kind is not IndexKind.FLAT and len(by_key[key]) > SCANNED_ROWS_MAX
+        else 0
+        for number, key in enumerate(keys)
+    ]
+    columns = [
+        pa.array(keys, values.type),
+        pa.array([by_key[key] for key in keys], pa.list_(pa.int32())),
+        pa.array(sizes_bytes, pa.int64()),
+    ]
+    batch = pa.RecordBatch.from_arrays(columns, names=list(_COLUMNS)).replace_schema_metadata(
+        {_FIELD: field.encode(), _NUM_ROWS: str(len(vectors)).encode()}
+    )
+    path = str(folder / PARTITIONS_FILE)
+    with pa.OSFile(path, "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+
+
+def _write_index(
+    number: int, vectors: Float32Array, parameters: IndexParameters, folder: Path
+) -> int:
+    path = _index_path(folder, number)
+    path.parent.mkdir(exist_ok=True)
+    # Its centroids are its own: no other shard has rows of this partition to be compared with.
+    write_index(vectors, parameters, path)
+    return path.stat().st_size
+
+
+def _index_path(folder: Path, number: int) -> Path:
+    return folder / INDEX_FOLDER / f"{number}.faiss"
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionIndex:
+    """A large partition's index: its row i is `rows[i]` of the shard."""
+
+    index: FaissIndex
+    rows: Int64Array
+    """int64, ascending"""
+
+    def in_shard(self, rows: Int64Array) -> Int64Array:
+        """The shard's row for each of the index's; -1 stays."""
+        return np.where(rows < 0, np.int64(-1), self.rows[rows])
+
+
+@dataclass(frozen=True, slots=True)
+class NamedRows:
+    """What is left of a filter when its partitions are found."""
+
+    rows: Int64Array
+    """int64, ascending: all rows of the partitions"""
+    rest: Filter | None
+    index: PartitionIndex | None
+    """Over just these rows, where the filter names one partition and that has an index."""
+
+
+class ShardPartitions:
+    """The opened `partitions.arrow` of a shard. Thread-safe."""
+
+    def __init__(
+        self, field: str, batch: pa.RecordBatch, folder: Path, parameters: IndexParameters, dim: int
+    ) -> None:
+        self.field = field
+        self._batch = batch
+        self._folder = folder
+        self._parameters = parameters
+        self._dimension = dim
+        self._num_rows = int((batch.schema.metadata or {})[_NUM_ROWS])
+        self._keys: Any = batch.column("key")
+        lists: Any = batch.column("rows")
+        self._ends: npt.NDArray[np.int32] = lists.offsets.to_numpy()
+        self._rows: npt.NDArray[np.int32] = lists.values.to_numpy()
+        self._index_sizes: npt.NDArray[np.int64] = batch.column("index_size_bytes").to_numpy()
+        self._key_type: type = str if pa.types.is_string(self._keys.type) else int
+        self._opened: OrderedDict[int, PartitionIndex] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(
+        cls, folder: Path, field: str, num_rows: int, dimension: int, parameters: IndexParameters
+    ) -> Self:
+        """Maps the file. Raises Corrupt when it is missing, damaged or of another shard, or lacks
+        the index files that it names.
+        """
+        path = folder / PARTITIONS_FILE
+        try:
+            with pa.memory_map(str(path)) as file, pa.ipc.open_file(file) as reader:
+                if reader.num_record_batches != 1:
+                    raise ValueError(f"{reader.num_record_batches} record batches instead of one")
+                batch = reader.get_batch(0)
+            batch.validate()
+            _check(batch, field, num_rows)
+            opened = cls(field, batch, folder, parameters, dimension)
+        except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
+            raise Corrupt(f"{path.name} is not a readable list of partitions: {error}") from error
+        for number in np.flatnonzero(opened._index_sizes).tolist():
+            opened._check_size(number)
+        return opened
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    @property
+    def num_open(self) -> int:
+        """Indexes of large partitions that are open."""
+        return len(self._opened)
+
+    def tuned(self, parameters: IndexParameters) -> Self:
+        """The same files, searched with other parameters."""
+        return type(self)(self.field, self._batch, self._folder, parameters, self._dimension)
+
+    def named(self, filter: Filter) -> NamedRows | None:
+        """The rows of the partitions that the filter names; None when it names none.
+
+        Raises Corrupt when the file is found to be damaged.
+        """
+        named = named_partitions(filter, self.field)
+        if named is None or not all(isinstance(key, self._key_type) for key in named.keys):
+            # A value of another type is for the filter's own evaluation to refuse.
+            return None
+        found = [number for key in named.keys if (number := self._find(key)) is not None]
+        if len(found) == 1 and self._index_sizes[found[0]]:
+            index = self._index(found[0])
+            return NamedRows(index.rows, named.rest, index)
+        parts = [self._rows_of(number) for number in found]
+        rows = np.sort(np.concatenate(parts)) if len(parts) > 1 else (*parts, _NO_ROWS)[0]
+        return NamedRows(rows, named.rest, None)
+
+    def _find(self, key: PartitionKey) -> int | None:
+        try:
+            # Python orders strings by code point, which is the order of their UTF-8 bytes.
+            number = bisect_left(self._keys, key, key=lambda scalar: scalar.as_py())
+            found = number < len(self._keys) and self._keys[number].as_py() == key
+        except UnicodeDecodeError as error:
+            raise Corrupt(f"{PARTITIONS_FILE} has a key that is not UTF-8") from error
+        return number if found else None
+
+    def _rows_of(self, number: int) -> Int64Array:
+        rows = self._rows[self._ends[number] : self._ends[number + 1]].astype(np.int64)
+        if (
+            len(rows) == 0
+            or rows[0] < 0
+            or rows[-1] >= self._num_rows
+            or (np.diff(rows) <= 0).any()
+        ):
+            raise Corrupt(f"{PARTITIONS_FILE} names rows that a partition cannot have")
+        return rows
+
+    def _index(self, number: int) -> PartitionIndex:
+        with self._lock:
+            opened = self._opened.get(number)
+            if opened is None:
+                opened = self._open_index(number)
+                self._opened[number] = opened
+            self._opened.move_to_end(number)
+            while len(self._opened) > _OPEN_MAX:
+                self._opened.popitem(last=False)
+            return opened
+
+    def _open_index(self, number: int) -> PartitionIndex:
+        self._check_size(number)
+        rows = self._rows_of(number)
+        path = _index_path(self._folder, number)
+        index = FaissIndex.open(path, self._parameters, self._dimension)
+        if index.num_rows != len(rows):
+            raise Corrupt(f"{path.name} has {index.num_rows} rows, its partition {len(rows)}")
+        return PartitionIndex(index, rows)
+
+    def _check_size(self, number: int) -> None:
+        # Faiss reads beyond the end of some truncated files.
+        path = _index_path(self._folder, number)
+        size_bytes = path.stat().st_size if path.is_file() else None
+        if size_bytes != self._index_sizes[number]:
+            raise Corrupt(
+                f"{INDEX_FOLDER}/{path.name} has {size_bytes} bytes instead of "
+                f"{self._index_sizes[number]}"
+            )
+
+
+_NO_ROWS: Int64Array = np.empty(0, dtype=np.int64)
+
+
+def _check(batch: pa.RecordBatch, field: str, num_rows: int) -> None:
+    """Raises ValueError or KeyError unless the batch is what `write_partitions` wrote."""
+    facts = batch.schema.metadata or {}
+    if (facts[_FIELD], int(facts[_NUM_ROWS])) != (field.encode(), num_rows):
+        raise ValueError("it belongs to another shard")
+    types = [batch.schema.field(name).type for name in _COLUMNS]
+    if types[0] not in (pa.string(), pa.int64()) or types[1:] != [pa.list_(pa.int32()), pa.int64()]:
+        raise ValueError(f"its columns are {types}")
+    if any(batch.column(name).null_count for name in _COLUMNS):
+        raise ValueError("a value is missing")
+    lists: Any = batch.column("rows")
+    ends = lists.offsets.to_numpy()
+    if len(ends) and (ends[0] < 0 or ends[-1] > len(lists.values) or (np.diff(ends) < 0).any()):
+        raise ValueError("a partition lies outside of the file")
