@@ -50,7 +50,7 @@ def gateway_application(
         ray_actor_options={"num_cpus": 0, "runtime_env": ONE_THREAD},
         graceful_shutdown_timeout_s=10.0,
         # The gateway has metrics and trace ids of its own, and a line of log costs some 30 us.
-        logging_config={"enable_access_log": False},
+        logging_config={"enable_access_log": False, "log_level": "WARNING"},
         # Serve finds out at the next check that a gateway has died.
         health_check_period_s=1.0,
     )
