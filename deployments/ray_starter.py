@@ -28,8 +28,8 @@ _RAY_START = [sys.executable, "-m", "ray.scripts.scripts", "start"]
 _NODE_STORE_BYTES = 100_000_000
 _EXEC_TIMEOUT_S = 5.0
 _SPARE_PLACES = 8
-"""HAProxy counts requests for health and metrics, too, which take no place in a gateway. So its bound
-keeps floods away, and the last word is the gateway's.
+"""HAProxy counts requests for health and metrics, too, which take no place in a gateway. So its
+bound keeps floods away, and the last word is the gateway's.
 """
 
 # Less to do for an idle cluster; callers may set these otherwise.
