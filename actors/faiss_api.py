@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -161,6 +162,12 @@ def _seed(parameters: IndexParameters) -> int:
     return parameters.seed & 0x7FFFFFFF
 
 
+@lru_cache(maxsize=256)
+def _hnsw_parameters(beam: int) -> Any:
+    """Kept, since making it costs a tenth of a search; Faiss only reads it."""
+    return faiss.SearchParametersHNSW(efSearch=beam)
+
+
 def row_selector(mask: npt.NDArray[np.bool_]) -> RowSelector:
     """What limits a search to the rows where `mask` is true. One bit a row."""
     return faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))
@@ -300,6 +307,8 @@ class FaissIndex:
                 return faiss.SearchParametersIVF(nprobe=nprobe, **chosen)
             case IndexKind.HNSW:
                 beam = self._beam(k, effort, stretch)
+                if selector is None:
+                    return _hnsw_parameters(beam)
                 return faiss.SearchParametersHNSW(efSearch=beam, **chosen)
 
     def _beam(self, k: int, effort: SearchEffort, stretch: float) -> int:

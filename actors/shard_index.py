@@ -58,9 +58,10 @@ class ShardIndex:
         self._index = index
         self._documents = documents
         # Where the index holds the same vectors, a search has just been there: scoring them again
-        # from a copy elsewhere would fetch them from memory once more.
+        # from a copy elsewhere would fetch them from memory once more. For scans only the copy in
+        # the documents will do: in the index's file the numbers need not lie at multiples of 4.
         stored = index.stored_vectors()
-        self._stored = documents.vectors if stored is None else stored
+        self._scored = documents.vectors if stored is None else stored
         self._parameters = parameters
         self._live = live
         self._partitions = partitions
@@ -219,7 +220,7 @@ class ShardIndex:
     def _rank(
         self, vectors: Float32Array, candidates: Int64Array, k: int
     ) -> tuple[Float32Array, Int64Array]:
-        scores = score_rows(vectors, self._stored, candidates, self._parameters.metric)
+        scores = score_rows(vectors, self._scored, candidates, self._parameters.metric)
         return best(scores, candidates, k)
 
     def _scan(
@@ -228,7 +229,7 @@ class ShardIndex:
         rows = None if selection is None else selection.rows()
         documents = self._documents
         metric = self._parameters.metric
-        return scan(vectors, self._stored, rows, k, metric, documents.norm_max)
+        return scan(vectors, documents.vectors, rows, k, metric, documents.norm_max)
 
     def _scan_where(
         self,

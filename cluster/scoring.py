@@ -56,21 +56,20 @@ def _wide_scores(
     queries: Float32Array, stored: Float32Array, rows: Int64Array, metric: Metric
 ) -> Float64Array:
     num_queries, num_rows = rows.shape
-    wide_queries = queries.astype(np.float64)[:, None, :]
     scores = np.empty(rows.shape, dtype=np.float64)
     pairs = max(1, _BLOCK_ELEMENTS // queries.shape[1])
     across = min(max(1, num_rows), pairs)
     down = max(1, pairs // across)
     for top in range(0, num_queries, down):
-        query = wide_queries[top : top + down]
+        query = queries[top : top + down, None, :]
         for left in range(0, num_rows, across):
             block = (slice(top, top + down), slice(left, left + across))
-            products = stored[rows[block]].astype(np.float64)
+            vectors = stored[rows[block]]
             if metric is Metric.L2:
-                products -= query
+                products = np.subtract(vectors, query, dtype=np.float64)
                 products *= products
             else:
-                products *= query
+                products = np.multiply(vectors, query, dtype=np.float64)
             products.sum(axis=-1, out=scores[block])
     # Subtracted from zero rather than negated, so that the best score is 0.0 and not -0.0.
     return np.subtract(0.0, scores) if metric is Metric.L2 else scores
@@ -79,7 +78,8 @@ def _wide_scores(
 def best(scores: Float32Array, rows: Int64Array, k: int) -> tuple[Float32Array, Int64Array]:
     """The best k columns of each line, by (score descending, row ascending)."""
     order = np.lexsort((rows, -scores))[:, :k]
-    return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
+    line = np.arange(len(order))[:, None]
+    return scores[line, order], rows[line, order]
 
 
 def error_bound(query_norms: Float64Array, norm_max: float, dimension: int) -> Float64Array:
