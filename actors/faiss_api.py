@@ -312,7 +312,10 @@ class FaissIndex:
                 return faiss.SearchParametersHNSW(efSearch=beam, **chosen)
 
     def _beam(self, k: int, effort: SearchEffort, stretch: float) -> int:
-        asked = effort.ef_search or self._parameters.ef_search
-        # No wider than k it would return whatever it met.
-        wanted = asked if asked >= k else 2 * k
+        tuned = self._parameters.ef_search
+        if effort.ef_search is not None:
+            wanted = max(effort.ef_search, k)
+        else:
+            # No wider than k it would return whatever it met.
+            wanted = tuned if tuned >= k else 2 * k
         return min(EF_SEARCH_MAX, math.ceil(wanted * stretch))
