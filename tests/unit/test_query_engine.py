@@ -1,0 +1,130 @@
+"""The query engine between a region's view and its shards: what is pinned, checked and asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from actors.query_engine import QueryEngine
+from cluster.clock import SYSTEM_CLOCK
+from cluster.errors import InvalidArgument, Unavailable
+from cluster.filters import parse_filter
+from cluster.manifests import ColumnType, Metric
+from cluster.partitions import shards_to_ask
+from cluster.prompt import PromptTemplate
+from cluster.region_view import CorpusView, RegionView, ReleaseView
+from cluster.releases import Switch
+from cluster.search import SearchRequest
+from tests.unit.test_shard_search import DIMENSION, QUERIES, SHARDS, FakeShard, kind_of
+
+CORPUS = CorpusView(
+    corpus="c",
+    index_version="v",
+    dimension=DIMENSION,
+    metric=Metric.INNER_PRODUCT,
+    metadata_schema={"country": ColumnType.STRING},
+    has_embedder=False,
+    num_passages=60,
+    recall_at_10=1.0,
+    shards=(("a",), ("b",), ("c",)),
+)
+REQUEST = SearchRequest(vectors=QUERIES[:2], top_k=3, trace_id="t")
+
+
+def view_of(corpus: CorpusView, *, switched: tuple[int, ...] = (1,)) -> RegionView:
+    releases = {
+        number: ReleaseView(
+            number=number,
+            corpora={"c": corpus},
+            embedders=(),
+            generator=None,
+            prompt=PromptTemplate(),
+        )
+        for number in (1, 2)
+    }
+    switches = tuple(Switch(release=number, at_ms=0) for number in switched)
+    return RegionView(region="here", releases=releases, switches=switches)
+
+
+@dataclass
+class Region:
+    """What an engine sees of a region, with shards that are told apart by their ids."""
+
+    view: RegionView
+    shards: list[FakeShard]
+
+    def engine(self) -> QueryEngine:
+        routes = kind_of(self.shards).shards
+        views = SimpleNamespace(view=self.view, outcomes=SimpleNamespace(counting=False))
+        return QueryEngine(
+            views=cast(Any, views),
+            routes=cast(Any, SimpleNamespace(shards=lambda _: routes, follow=lambda _: None)),
+            answering=cast(Any, None),
+            clock=SYSTEM_CLOCK,
+        )
+
+
+@pytest.fixture
+def region() -> Region:
+    return Region(view_of(CORPUS), [FakeShard(number) for number in range(SHARDS)])
+
+
+async def test_every_answer_names_its_release_and_where_its_time_went(region: Region) -> None:
+    found = await region.engine().search(REQUEST)
+    assert (found.release, found.region, found.coverage, found.trace_id) == (1, "here", 1.0, "t")
+    assert [len(hits) for hits in found.results] == [3, 3]
+    assert {"embed", "wait", "scatter", "merge", "fetch"} == found.timings_ms.keys()
+
+
+async def test_the_newest_switch_is_current_and_another_release_may_be_named(
+    region: Region,
+) -> None:
+    region.view = view_of(CORPUS, switched=(1, 2))
+    engine = region.engine()
+    assert (await engine.search(REQUEST)).release == 2
+    assert (await engine.search(replace(REQUEST, release=1))).release == 1
+    with pytest.raises(InvalidArgument, match="release 3"):
+        await engine.search(replace(REQUEST, release=3))
+
+
+async def test_nothing_wrong_reaches_a_shard(region: Region) -> None:
+    wrong = np.ones((1, DIMENSION + 1), dtype=np.float32)
+    for request in (replace(REQUEST, vectors=wrong), replace(REQUEST, corpus="other")):
+        with pytest.raises(InvalidArgument):
+            await region.engine().search(request)
+    assert [shard.batches for shard in region.shards] == [[], [], []]
+
+
+async def test_flat_vectors_are_a_batch(region: Region) -> None:
+    flat = replace(REQUEST, vectors=QUERIES[:2].reshape(-1))
+    found = await region.engine().search(flat)
+    assert found.results == (await region.engine().search(REQUEST)).results
+
+
+async def test_a_filter_that_names_its_partition_asks_the_one_shard_that_has_it(
+    region: Region,
+) -> None:
+    region.view = view_of(replace(CORPUS, partition_by="country"))
+    filter = parse_filter({"country": "iceland"})
+    (wanted,) = shards_to_ask(filter, "country", SHARDS)
+    found = await region.engine().search(replace(REQUEST, filter=filter))
+    assert [len(shard.batches) for shard in region.shards] == [
+        int(number == wanted) for number in range(SHARDS)
+    ]
+    assert {hit.id[0] for hits in found.results for hit in hits} == {str(wanted)}
+    assert {hit.text for hits in found.results for hit in hits} == {
+        f"text {hit.id}" for hits in found.results for hit in hits
+    }
+    assert found.coverage == 1.0
+
+
+async def test_too_little_coverage_is_an_error(region: Region) -> None:
+    region.shards[2].error = Unavailable("down")
+    with pytest.raises(Unavailable, match="coverage"):
+        await region.engine().search(REQUEST)
+    found = await region.engine().search(replace(REQUEST, min_coverage=0.5))
+    assert found.coverage == pytest.approx(2 / 3)
