@@ -24,14 +24,14 @@ $(READY): requirements-cpu.lock pyproject.toml
 demo: $(READY)  ## the whole story on this machine; stays up until Ctrl-C (ARGS=--exit ends by itself)
 	@$(BIN)/raygion demo $(ARGS)
 
-test: $(READY)  ## all tests: unit, simulation, integration
+test: $(READY)  ## all tests but the slow ones: unit, simulation, integration
 	$(BIN)/pytest $(ARGS)
 
 unit: $(READY)  ## the tests that start no cluster
 	$(BIN)/pytest -m "not integration" $(ARGS)
 
-integration: $(READY)  ## the tests on real clusters, models and servers
-	$(BIN)/pytest -m integration $(ARGS)
+integration: $(READY)  ## the tests on real clusters, models and servers, slow ones too
+	$(BIN)/pytest -m "integration and not gpu" $(ARGS)
 
 chaos: $(READY)  ## break a region under load and count what fails (ARGS=--quick without the language model)
 	$(BIN)/python -m tests.chaos.run $(ARGS)

@@ -24,7 +24,7 @@ from deployments.local_cluster import find_local_cluster
 from tests.canary_region import UserLoad, is_tried_on
 from tests.integration.region_fixture import MODEL_FOLDER, LiveRegion, posted, wait_until
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 PERCENT = 50
 NEXT_MODEL = "SmolLM2-next"
