@@ -175,7 +175,10 @@ def settings_in(folder: Path) -> Settings:
         for name, shards in SHARDS.items()
     }
     corpora[TINY] = CorpusSettings(shards=2, replicas=1, index=FLAT)
-    http = EndpointSettings(port=find_port_block().http, body_bytes_max=BODY_BYTES_MAX)
+    # One gateway, however busy, so that its metrics tell of all requests.
+    http = EndpointSettings(
+        port=find_port_block().http, body_bytes_max=BODY_BYTES_MAX, gateways_max=1
+    )
     return Settings(
         store=StoreSettings(url=str(folder / "store")),
         regions={REGION: RegionSettings(http=http)},
