@@ -22,24 +22,25 @@ ResultT = TypeVar("ResultT")
 
 
 @dataclass(slots=True, eq=False)
-class _Call(Generic[ItemT, ResultT]):
+class _Call(Generic[KeyT, ItemT, ResultT]):
+    key: KeyT
     item: ItemT
     size: int
     answer: asyncio.Future[ResultT]
-    batch: _Batch[ItemT, ResultT] | None = None
+    batch: _Batch[KeyT, ItemT, ResultT] | None = None
 
 
 @dataclass(slots=True, eq=False)
-class _Batch(Generic[ItemT, ResultT]):
-    calls: list[_Call[ItemT, ResultT]]
+class _Batch(Generic[KeyT, ItemT, ResultT]):
+    calls: list[_Call[KeyT, ItemT, ResultT]]
     task: asyncio.Task[None] | None = None
 
 
 @dataclass(slots=True, eq=False)
-class _Lane(Generic[ItemT, ResultT]):
+class _Lane(Generic[KeyT, ItemT, ResultT]):
     """The calls of one key."""
 
-    waiting: deque[_Call[ItemT, ResultT]] = field(default_factory=deque)
+    waiting: deque[_Call[KeyT, ItemT, ResultT]] = field(default_factory=deque)
     in_flight: int = 0
     is_scheduled: bool = False
 
@@ -50,7 +51,8 @@ class Coalescer(Generic[KeyT, ItemT, ResultT]):
     Guarantees: a batch holds calls of one key in the order of their arrival, and is no larger than
     `size_max` unless a single call is; at most `in_flight_max` batches of a key are under way; a
     call that is cancelled before it departs costs nothing, and a batch whose calls are all
-    cancelled is cancelled. An error of `run` is the error of every call in the batch.
+    cancelled is cancelled. An error of `run` is the error of every call in the batch. Of equal keys
+    `run` gets that of the batch's last call: what a key carries besides is as new as can be.
     """
 
     def __init__(
@@ -66,7 +68,7 @@ class Coalescer(Generic[KeyT, ItemT, ResultT]):
         self._in_flight_max = in_flight_max
         self._waiting_max = waiting_max
         self._num_waiting = 0
-        self._lanes: dict[KeyT, _Lane[ItemT, ResultT]] = {}
+        self._lanes: dict[KeyT, _Lane[KeyT, ItemT, ResultT]] = {}
 
     async def submit(self, key: KeyT, item: ItemT, size: int) -> ResultT:
         """The answer to one item, which counts for `size` of a batch's bounds.
@@ -76,7 +78,7 @@ class Coalescer(Generic[KeyT, ItemT, ResultT]):
         if self._num_waiting and self._num_waiting + size > self._waiting_max:
             raise Overloaded("too much is waiting already; try again shortly")
         loop = asyncio.get_running_loop()
-        call: _Call[ItemT, ResultT] = _Call(item, size, loop.create_future())
+        call: _Call[KeyT, ItemT, ResultT] = _Call(key, item, size, loop.create_future())
         lane = self._lanes.get(key)
         if lane is None:
             lane = self._lanes[key] = _Lane()
@@ -91,13 +93,13 @@ class Coalescer(Generic[KeyT, ItemT, ResultT]):
             self._give_up(call)
             raise
 
-    def _give_up(self, call: _Call[ItemT, ResultT]) -> None:
+    def _give_up(self, call: _Call[KeyT, ItemT, ResultT]) -> None:
         batch = call.batch
         if batch is not None and all(other.answer.done() for other in batch.calls):
             assert batch.task is not None
             batch.task.cancel()
 
-    def _depart(self, key: KeyT, lane: _Lane[ItemT, ResultT]) -> None:
+    def _depart(self, key: KeyT, lane: _Lane[KeyT, ItemT, ResultT]) -> None:
         lane.is_scheduled = False
         while lane.in_flight < self._in_flight_max:
             calls = self._next_batch(lane)
@@ -111,9 +113,9 @@ class Coalescer(Generic[KeyT, ItemT, ResultT]):
         if not lane.in_flight and not lane.waiting and self._lanes.get(key) is lane:
             del self._lanes[key]
 
-    def _next_batch(self, lane: _Lane[ItemT, ResultT]) -> list[_Call[ItemT, ResultT]]:
+    def _next_batch(self, lane: _Lane[KeyT, ItemT, ResultT]) -> list[_Call[KeyT, ItemT, ResultT]]:
         """The oldest calls that fit together; one that is too large alone goes alone."""
-        calls: list[_Call[ItemT, ResultT]] = []
+        calls: list[_Call[KeyT, ItemT, ResultT]] = []
         size = 0
         while lane.waiting:
             call = lane.waiting[0]
@@ -127,10 +129,13 @@ class Coalescer(Generic[KeyT, ItemT, ResultT]):
         return calls
 
     async def _carry(
-        self, key: KeyT, lane: _Lane[ItemT, ResultT], calls: list[_Call[ItemT, ResultT]]
+        self,
+        key: KeyT,
+        lane: _Lane[KeyT, ItemT, ResultT],
+        calls: list[_Call[KeyT, ItemT, ResultT]],
     ) -> None:
         try:
-            answers = await self._run(key, [call.item for call in calls])
+            answers = await self._run(calls[-1].key, [call.item for call in calls])
         except asyncio.CancelledError:
             for call in calls:
                 call.answer.cancel()

@@ -149,3 +149,29 @@ async def test_an_error_is_that_of_its_batch_only() -> None:
     with pytest.raises(Unavailable):
         await waiting[0]
     assert await calls.submit("k", 4, 1) == 8
+
+
+async def test_a_batch_is_carried_by_its_newest_key() -> None:
+    """Under load a lane never empties: what its first key carried would go stale."""
+
+    class Routed(str):
+        route = 0
+
+    seen: list[int] = []
+    gate = asyncio.Event()
+
+    async def run(key: str, items: list[int]) -> list[int]:
+        assert isinstance(key, Routed)
+        seen.append(key.route)
+        await gate.wait()
+        return items
+
+    calls = coalescer(run)
+    tasks = []
+    for route in (1, 2, 3):
+        key = Routed("k")
+        key.route = route
+        tasks += await started(calls, route, key=key)
+    gate.set()
+    assert [await task for task in tasks] == [1, 2, 3]
+    assert seen == [1, 3]
