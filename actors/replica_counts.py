@@ -72,9 +72,14 @@ class ReplicaCounts:
             least, most = self._bounds(entry, corpus)
             scaler = self._scalers.setdefault(corpus, ReplicaScaler())
             wanted = scaler.wanted(count, loads, least=least, most=most, now_s=now_s)
-            if wanted != count:
-                log.info("%s: from %d to %d replicas a shard", corpus, count, wanted)
+            if wanted == count:
+                return
+            log.info("%s: from %d to %d replicas a shard", corpus, count, wanted)
+            try:
                 self._append(entry, {corpus: wanted})
+            except RaygionError as error:
+                # Whoever looks after the replicas has more to do; the policy will want it again.
+                log.warning("the number of replicas cannot be changed: %s", error)
 
     def _bounds(self, entry: CountsEntry, corpus: str) -> tuple[int, int]:
         settings = self._settings.corpus(corpus)

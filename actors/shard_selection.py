@@ -9,12 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import orjson
 import pyarrow as pa
 
 from actors.faiss_api import FaissIndex, RowSelector, row_selector
 from actors.shard_partitions import SCANNED_ROWS_MAX, NamedRows, PartitionIndex, ShardPartitions
-from cluster.filters import Filter, filter_mask, filter_to_json
+from cluster.filters import Filter, filter_key, filter_mask
 from cluster.manifests import IndexKind, IndexParameters
 from cluster.search import Int64Array
 
@@ -103,8 +102,7 @@ class Selections:
         """
         if filter is None:
             return self._unfiltered
-        # The tree is no key: Python holds 1, 1.0 and True for equal, and columns tell them apart.
-        key = orjson.dumps(filter_to_json(filter))
+        key = filter_key(filter)
         with self._lock:
             cached = self._cached.get(key)
             if cached is not None:

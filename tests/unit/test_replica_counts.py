@@ -79,5 +79,8 @@ def test_while_the_store_is_away_the_settings_count(tmp_path: Path) -> None:
     store = Away(tmp_path)
     found = ReplicaCounts(SETTINGS, store, "here")
     assert found.count("fixed") == 2
+    for now_s in range(0, 20, 2):
+        found.observe("free", BUSY, float(now_s))
+    assert found.count("free") == 2
     store.away = False
     assert found.count("fixed") == 4
