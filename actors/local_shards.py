@@ -20,6 +20,7 @@ from cluster.artifact_cache import ArtifactCache
 from cluster.artifacts import Artifacts
 from cluster.catalog import Catalog
 from cluster.errors import Corrupt, RaygionError, Unavailable
+from cluster.manifests import IndexManifest
 from cluster.object_store import ObjectStore
 from cluster.region_view import CorpusView, RegionView
 from cluster.search import Int64Array, Passages, ShardHits, ShardQuery
@@ -34,6 +35,16 @@ class LocalShardReplica:
     def __init__(self, corpus: str, shard: int, replica: ShardReplicaActor) -> None:
         self.replica_id = f"{corpus}/{shard}/local"
         self._replica = replica
+
+    def holds(self, index_version: str) -> bool:
+        return self._replica.holds(index_version)
+
+    def unload(self, index_version: str) -> None:
+        self._replica.unload(index_version)
+
+    async def load(self, manifest: IndexManifest) -> None:
+        """Raises what `ShardReplicaActor.load` does."""
+        await self._replica.load(manifest)
 
     def search_now(self, query: ShardQuery) -> ShardHits | None:
         return self._unless_broken(query.index_version, lambda: self._replica.search_now(query))
@@ -62,7 +73,7 @@ class LocalShardReplica:
             return work()
         except Corrupt as error:
             log.error("%s is left to its actors: %s", self.replica_id, error)
-            self._replica.unload(index_version)
+            self.unload(index_version)
         except Unavailable:
             # Let go of, by this or by a new view, while a query was on its way here.
             pass
@@ -83,46 +94,51 @@ class LocalShards:
         self._cache = ArtifactCache(Artifacts(store), cache_folder)
         # One for all shards: they are many, and the node has so many cores.
         self._threads = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="search")
-        self._shards: dict[tuple[str, int], ShardReplicaActor] = {}
-        self._opened: dict[tuple[str, str], dict[int, LocalShardReplica]] = {}
-        self._tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._replicas: dict[tuple[str, int], LocalShardReplica] = {}
+        self._opening: dict[tuple[str, str], asyncio.Task[None]] = {}
+        """By corpus and index version; also when it is done."""
 
     def replica(self, corpus: CorpusView, shard: int) -> LocalShardReplica | None:
         """None while the shard of this index version is not open here."""
-        return self._opened.get((corpus.corpus, corpus.index_version), {}).get(shard)
+        replica = self._replicas.get((corpus.corpus, shard))
+        return replica if replica is not None and replica.holds(corpus.index_version) else None
 
     def follow(self, view: RegionView) -> None:
-        """Call it with each new view, in a running event loop."""
+        """Call it with each new view, in a running event loop. What could not be opened is tried
+        again with each.
+        """
         corpora = [c for release in view.releases.values() for c in release.corpora.values()]
         wanted = {(corpus.corpus, corpus.index_version) for corpus in corpora}
-        for key in self._tasks.keys() - wanted:
-            self._tasks.pop(key).cancel()
+        for key in self._opening.keys() - wanted:
+            del self._opening[key]
             self._let_go(*key)
-        for key in wanted - self._tasks.keys():
-            self._tasks[key] = asyncio.create_task(self._open(*key), name=f"open {key[0]}")
+        for key in wanted - self._opening.keys():
+            self._opening[key] = asyncio.create_task(self._open(*key), name=f"open {key[0]}")
 
     async def _open(self, corpus: str, index_version: str) -> None:
-        opened = self._opened.setdefault((corpus, index_version), {})
+        key, failed = (corpus, index_version), False
         try:
             found = await asyncio.to_thread(self._catalog.find_index, corpus, index_version)
-            if found is None:
-                return
-            manifest, _ = found
-            for artifact in manifest.shards:
+            for artifact in () if found is None else found[0].shards:
                 if await asyncio.to_thread(self._cache.holds, artifact.files):
-                    shard = self._shard(corpus, artifact.shard)
-                    await shard.load(manifest)
-                    opened[artifact.shard] = LocalShardReplica(corpus, artifact.shard, shard)
+                    assert found is not None
+                    await self._replica(corpus, artifact.shard).load(found[0])
         except RaygionError as error:
-            log.warning("%s stays with its actors: %s", corpus, error)
+            log.warning("%s stays with its actors for now: %s", corpus, error)
+            failed = True
+        if key not in self._opening:
+            # A thread that opens cannot be stopped: what it opened too late goes here.
+            self._let_go(*key)
+        elif failed and self._opening[key] is asyncio.current_task():
+            del self._opening[key]
 
     def _let_go(self, corpus: str, index_version: str) -> None:
-        for shard in self._opened.pop((corpus, index_version), {}):
-            self._shards[corpus, shard].unload(index_version)
+        for (of_corpus, _), replica in self._replicas.items():
+            if of_corpus == corpus:
+                replica.unload(index_version)
 
-    def _shard(self, corpus: str, shard: int) -> ShardReplicaActor:
-        if (corpus, shard) not in self._shards:
-            self._shards[corpus, shard] = ShardReplicaActor(
-                shard, self._store, self._cache_folder, self._threads
-            )
-        return self._shards[corpus, shard]
+    def _replica(self, corpus: str, shard: int) -> LocalShardReplica:
+        if (corpus, shard) not in self._replicas:
+            actor = ShardReplicaActor(shard, self._store, self._cache_folder, self._threads)
+            self._replicas[corpus, shard] = LocalShardReplica(corpus, shard, actor)
+        return self._replicas[corpus, shard]

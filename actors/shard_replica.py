@@ -117,6 +117,9 @@ class ShardReplicaActor:
         opened = self._opened.pop(index_version, None)
         self._gone_busy_s += 0.0 if opened is None else opened.busy_s
 
+    def holds(self, index_version: str) -> bool:
+        return index_version in self._opened
+
     async def search(self, query: ShardQuery, timeout_s: float) -> ShardHits:
         hits = self.search_now(query)
         if hits is not None:

@@ -202,3 +202,19 @@ async def test_a_shard_that_turns_out_damaged_is_left_to_the_actors(
     replica._replica.search_now = break_down  # type: ignore[assignment, method-assign]
     assert replica.search_now(query("v1", 4)) is None
     assert replica.passages_now("v1", np.array([0]), None) is None
+
+
+async def test_what_could_not_be_opened_is_tried_again_with_the_next_view(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = ArtifactCache(Artifacts(store), tmp_path / "cache")
+    for shard in publish(store, tmp_path, "v1").shards:
+        cache.folder_for(shard.files)
+    local, view = LocalShards(store, tmp_path / "cache"), view_of("v1")
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStore, "get", lambda *_: (_ for _ in ()).throw(Unavailable("away")))
+        local.follow(view)
+        await asyncio.gather(*local._opening.values())
+    assert local.replica(corpus_of(view), 0) is None
+    local.follow(view)
+    await until_open(local, corpus_of(view), 0)
