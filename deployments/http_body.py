@@ -21,6 +21,12 @@ def header_value(scope: Scope, name: bytes) -> bytes:
     return next((value for key, value in scope["headers"] if key == name), b"")
 
 
+def media_types(scope: Scope, name: bytes) -> list[str]:
+    """The media types of such a header, without their parameters."""
+    listed = header_value(scope, name).decode("latin-1").split(",")
+    return [media_type.partition(";")[0].strip().lower() for media_type in listed]
+
+
 async def read_body(scope: Scope, receive: Receive, settings: HttpSettings) -> bytes:
     """The whole body. Raises TooLarge as soon as it is known to be too long, however it is sent,
     DeadlineExceeded when it does not arrive in time, and ClientGone when it never will.

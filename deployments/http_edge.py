@@ -107,6 +107,7 @@ class HttpEdge:
             settings.answers_in_flight_max, "this gateway writes as many answers as it can"
         )
         self._answer_routes = answer_routes
+        metrics.in_flight.set_function(lambda: self._places.taken)
         self._metrics = metrics
         self._clock = clock
         self._known_routes = known_routes
@@ -153,12 +154,8 @@ class HttpEdge:
             return
         app = self._direct.get((scope["method"], route), self._app)
         with self._places:
-            self._metrics.in_flight.set(self._places.taken)
-            try:
-                if route in self._answer_routes:
-                    with self._answer_places:
-                        await app(scope, receive, send)
-                else:
+            if route in self._answer_routes:
+                with self._answer_places:
                     await app(scope, receive, send)
-            finally:
-                self._metrics.in_flight.set(self._places.taken - 1)
+            else:
+                await app(scope, receive, send)

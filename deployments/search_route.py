@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 from cluster.answers import QueryService
 from cluster.search import SearchRequest
 from deployments.http_binary import ARROW_TYPE, FLOAT32_TYPE, parse_binary, render_arrow
-from deployments.http_body import header_value, read_body
+from deployments.http_body import media_types, read_body
 from deployments.http_errors import ClientGone
 from deployments.http_replies import render_search
 from deployments.http_schema import parse_search
@@ -48,8 +48,8 @@ class SearchRoute:
 
 def _parse(scope: Scope, body: bytes) -> tuple[SearchRequest, bool]:
     trace_id: str = scope["state"]["trace_id"]
-    passages = header_value(scope, b"accept") != ARROW_TYPE.encode()
-    if header_value(scope, b"content-type") == FLOAT32_TYPE.encode():
+    passages = ARROW_TYPE not in media_types(scope, b"accept")
+    if FLOAT32_TYPE in media_types(scope, b"content-type"):
         return parse_binary(scope["query_string"], body, trace_id, passages=passages), True
     return parse_search(body, trace_id, passages=passages)
 

@@ -44,6 +44,14 @@ async def test_raw_vectors_and_the_url_make_the_same_request_as_json() -> None:
     assert request.effort == SearchEffort(ef_search=99, exact=True)
 
 
+@pytest.mark.parametrize("accept", [f"{ARROW_TYPE};q=0.9, */*", ARROW_TYPE.upper()])
+async def test_media_types_are_read_as_http_writes_them(accept: str) -> None:
+    headers = {"content-type": f"{FLOAT32_TYPE}; v=1", "accept": accept}
+    async with in_process(FakeService()) as client:
+        reply = await client.post("/v1/search", content=VECTORS.tobytes(), headers=headers)
+    assert reply.headers["content-type"] == ARROW_TYPE
+
+
 @pytest.mark.parametrize("form", ["binary", "json"])
 async def test_an_arrow_reply_holds_what_was_found(form: str) -> None:
     async with in_process(FakeService()) as client:
