@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, SecretStr, Tag, ValidationError
 from pydantic_settings import (
@@ -69,8 +70,23 @@ class EndpointSettings(Record):
     """Gateways search shards whose files are on their node themselves; actors serve the rest."""
 
 
+class Location(Record):
+    """A place on earth, in degrees."""
+
+    latitude: Annotated[float, Field(ge=-90, le=90)]
+    longitude: Annotated[float, Field(ge=-180, le=180)]
+
+
 class RegionSettings(Record):
     """One region: one Ray cluster with its HTTP endpoint."""
+
+    url: str | None = None
+    """Where the other regions and callers reach its endpoint; None: at the endpoint's host and
+    port."""
+    location: Location | None = None
+    """Where it is, for routing to the nearest region."""
+    generates: bool = True
+    """False runs no language model here: the generating step is forwarded to another region."""
 
     ray_address: str | None = None
     """Address of a running Ray cluster, such as `auto` on a machine that `ray up` made. None starts
@@ -116,6 +132,8 @@ class CorpusSettings(Record):
     index: IndexSettings = Field(default_factory=IndexParameters)
     """A kind with its parameters; or `auto`, alone or as the kind beside its own parameters."""
     chunks: ChunkSettings = Field(default_factory=ChunkSettings)
+    regions: tuple[Name, ...] | None = None
+    """The only regions that may hold it (data residency); None: all of them."""
     partition_by: Annotated[str, Field(min_length=1)] | None = None
     """A metadata field of strings or integers: documents with equal values are a partition, which
     is kept in one shard; a query whose filter names its partition touches only that.
@@ -154,6 +172,35 @@ class GeneratorSettings(Record):
     """More vLLM engine arguments."""
 
 
+class RoutingPolicy(StrEnum):
+    """Which region serves a request first; the others follow when it cannot."""
+
+    NEAREST = "nearest"
+    """The one nearest to the caller, where the request says where that is; else the one asked."""
+    LEAST_LOADED = "least_loaded"
+    USER = "user"
+    """By consistent hashing of the request's `user`; without one, the one asked."""
+    LOCAL = "local"
+    """The one that was asked."""
+
+
+class RoutingSettings(Record):
+    policy: RoutingPolicy = RoutingPolicy.LOCAL
+    clock_skew_max_ms: Annotated[int, Field(ge=0, le=10_000)] = 100
+    """How far the clocks of two regions may be apart. Reported staleness has it on top."""
+
+
+class RolloutPolicy(Record):
+    """When a proposed release is committed."""
+
+    wait_for: Literal["all", "quorum"] | Annotated[tuple[Name, ...], Field(min_length=1)] = "all"
+    """`all`: every target region that is not fenced out by the deadline. `quorum`: a majority of
+    them. Or the named ones. Regions that are not waited for catch up after the commit.
+    """
+    prepare_timeout_s: Annotated[float, Field(gt=0)] = 600.0
+    """How long regions have to prepare a release."""
+
+
 class Settings(Record):
     """All settings of an installation."""
 
@@ -163,6 +210,8 @@ class Settings(Record):
     embedder: EmbedderSettings = Field(default_factory=EmbedderSettings)
     generator: GeneratorSettings = Field(default_factory=GeneratorSettings)
     prompt: PromptTemplate = Field(default_factory=PromptTemplate)
+    routing: RoutingSettings = Field(default_factory=RoutingSettings)
+    rollout: RolloutPolicy = Field(default_factory=RolloutPolicy)
     state_folder: Path = Path(".raygion")
     """What a machine keeps for itself: caches, logs, the secret of the Ray cluster."""
 

@@ -6,6 +6,7 @@
     |- TooLarge            the request body exceeds the limit                  (413)
     |- Unauthenticated     the bearer key is missing or wrong                  (401)
     |- Conflict            somebody else was first; refresh and try again      (409)
+    |- NotYet              no region meets the asked consistency in time       (409)
     |- Fenced              a higher epoch leads; stop acting                   (409)
     |- Overloaded          a bounded queue is full; come back later            (503)
     |- Unavailable         a part that is needed does not answer now           (503)
@@ -73,6 +74,14 @@ class Unauthenticated(RaygionError):
 
 class Conflict(RaygionError):
     code = "conflict"
+    retryable = True
+    http_status = 409
+
+
+class NotYet(RaygionError):
+    """What the caller has seen, or asks for, has not arrived where it could be answered from."""
+
+    code = "not_yet"
     retryable = True
     http_status = 409
 

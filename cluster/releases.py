@@ -163,6 +163,8 @@ class Switch:
 
     release: int
     at_ms: int
+    position: int
+    """Of its entry in the log: orders switches, whatever releases they lead back to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -286,7 +288,9 @@ def fold(state: LogState, entry: LogEntry) -> LogState:
             )
             return _with_proposal(state, proposal)
         case Commit() | Rollback():
-            switch = Switch(release=entry.release, at_ms=entry.switch_at_ms)
+            switch = Switch(
+                release=entry.release, at_ms=entry.switch_at_ms, position=state.position
+            )
             proposal = replace(state.proposals[entry.release], status=ReleaseStatus.COMMITTED)
             state = replace(_with_proposal(state, proposal), switches=(*state.switches, switch))
             return _after_switch(state, entry)

@@ -46,7 +46,10 @@ def view_of(corpus: CorpusView, *, switched: tuple[int, ...] = (1,)) -> RegionVi
         )
         for number in (1, 2)
     }
-    switches = tuple(Switch(release=number, at_ms=0) for number in switched)
+    switches = tuple(
+        Switch(release=number, at_ms=0, position=position)
+        for position, number in enumerate(switched, 1)
+    )
     return RegionView(region="here", releases=releases, switches=switches)
 
 

@@ -42,7 +42,10 @@ def region(resident: tuple[int, ...], *switches: tuple[int, int]) -> RegionView:
     return RegionView(
         region="a",
         releases={number: release(number) for number in resident},
-        switches=tuple(Switch(release=number, at_ms=at_ms) for number, at_ms in switches),
+        switches=tuple(
+            Switch(release=number, at_ms=at_ms, position=position)
+            for position, (number, at_ms) in enumerate(switches, 1)
+        ),
     )
 
 
@@ -125,7 +128,13 @@ def test_routed_requests_keep_the_share(percent: int) -> None:
 
 
 def test_a_commit_gives_it_all() -> None:
-    view = replace(trying(25), switches=(Switch(release=1, at_ms=0), Switch(release=2, at_ms=20)))
+    view = replace(
+        trying(25),
+        switches=(
+            Switch(release=1, at_ms=0, position=1),
+            Switch(release=2, at_ms=20, position=2),
+        ),
+    )
     assert {view.pin(None, 20, lot=lot).number for lot in (ALWAYS_CANARY, ALWAYS_STABLE)} == {2}
     assert 0 < len(users_of_canary(view)) < ROUTED, "until the moment of the switch it is a share"
 

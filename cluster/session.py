@@ -1,0 +1,45 @@
+"""Session tokens: "not older than what I saw", opaque to the caller, honoured by every region."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import dataclass
+
+import orjson
+
+from cluster.errors import InvalidArgument
+
+_VERSION = 1
+_TOKEN_CHARS_MAX = 512
+
+
+@dataclass(frozen=True, slots=True)
+class SessionToken:
+    """What the bearer has seen."""
+
+    store_id: str
+    """Of the store whose release log the position belongs to."""
+    position: int
+    """Of the switch that was in force, in the release log: releases may go back, positions not."""
+
+    def encode(self) -> str:
+        told = orjson.dumps([_VERSION, self.store_id, self.position])
+        return base64.urlsafe_b64encode(told).rstrip(b"=").decode()
+
+    @classmethod
+    def decode(cls, text: str) -> SessionToken:
+        """Raises InvalidArgument for what is no token."""
+        if len(text) > _TOKEN_CHARS_MAX:
+            raise InvalidArgument("is no session token", "session")
+        try:
+            padded = text.encode("ascii") + b"=" * (-len(text) % 4)
+            told = orjson.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
+        except (ValueError, binascii.Error) as error:
+            raise InvalidArgument("is no session token", "session") from error
+        match told:
+            case [int(version), str(store_id), int(position)] if (
+                version == _VERSION and position >= 0 and not isinstance(position, bool)
+            ):
+                return cls(store_id, position)
+        raise InvalidArgument("is no session token of this version", "session")
