@@ -38,4 +38,7 @@ def scale(
     if as_json:
         print_json({"corpus": corpus, "replicas": replicas})
     else:
-        say(f"Every shard of [bold]{corpus}[/] has {replicas} replicas")
+        say(
+            f"Every shard of [bold]{corpus}[/] has at least {replicas} replicas; "
+            "any beyond that end once they are idle"
+        )
