@@ -17,6 +17,7 @@ from cluster.answers import (
     Usage,
 )
 from cluster.clock import Deadline
+from cluster.consistency import Pinned
 from cluster.errors import InvalidArgument
 from cluster.generation import (
     ChatMessage,
@@ -33,7 +34,9 @@ from cluster.search import SearchResult
 class GeneratorDirectory(Protocol):
     """Finds what a release's generator needs on this side."""
 
-    def generator(self, view: GeneratorView) -> Generator: ...
+    def generator(self, release: ReleaseView) -> Generator:
+        """Of a release that has one, here or in another region."""
+        ...
 
     async def tokenizer(self, view: GeneratorView) -> PromptTokenizer: ...
 
@@ -48,7 +51,7 @@ class Answering:
         self,
         request: AnswerRequest,
         *,
-        release: ReleaseView,
+        pinned: Pinned,
         region: str,
         found: SearchResult | None,
         deadline: Deadline,
@@ -58,6 +61,7 @@ class Answering:
 
         Raises InvalidArgument when the release has no generator.
         """
+        release = pinned.release
         view = release.generator
         if view is None:
             raise InvalidArgument(
@@ -72,6 +76,9 @@ class Answering:
             coverage=coverage,
             model=view.model,
             trace_id=request.trace_id,
+            served_by=region,
+            staleness_ms=pinned.staleness_ms,
+            session=pinned.session,
         )
         generation = GenerationRequest(
             messages=messages,
@@ -83,7 +90,8 @@ class Answering:
         )
         parts: list[str] = []
         last: GenerationChunk | None = None
-        async with aclosing(self._directory.generator(view).stream(generation, deadline)) as chunks:
+        generator = self._directory.generator(release)
+        async with aclosing(generator.stream(generation, deadline)) as chunks:
             async for chunk in chunks:
                 if chunk.text:
                     parts.append(chunk.text)
@@ -104,6 +112,9 @@ class Answering:
             model=view.model,
             took_ms=elapsed_ms(),
             trace_id=request.trace_id,
+            served_by=region,
+            staleness_ms=pinned.staleness_ms,
+            session=pinned.session,
         )
 
     async def _prompt(

@@ -20,34 +20,36 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from actors.canary_judge import CanaryJudge
+from actors.log_readings import LogReadings
+from actors.region_nudges import HttpNudges, RegionNudges
+from actors.region_summary import SWITCHES_PUBLISHED, pulse_of, summary_of
 from actors.release_loader import GeneratorDeployer, LoadedRelease, ReleaseLoader
 from actors.replica_counts import ReplicaCounts
-from cluster.answers import CanarySummary, CorpusSummary, RegionSummary, ReleaseSummary
-from cluster.canary import CanaryBoard
+from cluster.answers import RegionSummary
 from cluster.clock import SYSTEM_CLOCK, Clock
-from cluster.config import Settings
-from cluster.coordination import Decide, RolloutDriver
+from cluster.config import RolloutPolicy, Settings
+from cluster.coordination import Decide, RolloutDriver, Vitals
 from cluster.errors import Fenced, NotFound, OutcomeUnknown, RaygionError, Unavailable
 from cluster.numbered_object import NumberedLog
 from cluster.object_store import ObjectStore
 from cluster.outcomes import OutcomeReport
-from cluster.region_view import RegionView
+from cluster.region_view import Pulse, RegionView
 from cluster.releases import RELEASE_LOG, LogState, Release, ReleaseContents
 from cluster.rollout import Rollout
 from cluster.rollout_events import CanaryFaulted, Outcome, Prepared, PrepareFailed
+from cluster.store_identity import store_identity
 
 log = logging.getLogger(__name__)
 
-_TICK_S = 1.0
-_HEARTBEAT_STEPS = 2
-_MEND_TICKS = 2
+_TICK_S = 0.5
+_MEND_S = 2.0
 _REQUEST_TIMEOUT_S = 60.0
+_REFRESH_TIMEOUT_S = 2.0
 _RETIRE_AFTER_S = 2.0
 """From the view that names a release no more to its unloading: for gateways to see that view, and
 to end the searches that they began before.
 """
-_SWITCHES_PUBLISHED = 16
-"""Enough for the current release, the one before and what is due; a view stays small for ever."""
 
 
 @dataclass(slots=True)
@@ -66,9 +68,15 @@ class Coordinator:
         store: ObjectStore,
         cache_folder: Path,
         deployer: GeneratorDeployer,
+        cluster_id: str,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        """`cluster_id`: of the Ray cluster in which it runs."""
+        self._settings = settings
+        self._store = store
+        self._store_id = ""
         self._clock = clock
+        self._counts = ReplicaCounts(settings, store, region)
         self._rollout = Rollout(region=region)
         self._driver = RolloutDriver(
             rollout=self._rollout,
@@ -77,24 +85,33 @@ class Coordinator:
             host=self,
             clock=clock,
             new_id=lambda: uuid.uuid4().hex,
+            cluster_id=cluster_id,
+            vitals=self._vitals,
+            appended=RegionNudges(HttpNudges(settings, region)),
         )
-        self._counts = ReplicaCounts(settings, store, region)
-        self._loader = ReleaseLoader(settings, store, cache_folder, deployer, self._counts)
+        self._loader = ReleaseLoader(settings, region, store, cache_folder, deployer, self._counts)
         self._begun: dict[int, LoadedRelease] = {}
         """Releases of which parts may be loaded; only the thread that prepares uses it."""
         self._loaded: dict[int, LoadedRelease] = {}
-        self._inbox: queue.Queue[_Request | Outcome] = queue.Queue(maxsize=256)
+        self._inbox: queue.Queue[_Request | Outcome | None] = queue.Queue(maxsize=256)
+        """None only wakes the thread up."""
+        self._woken = threading.Event()
+        """Whether the next reading of the log is not to wait for its time."""
+        self._readings = LogReadings()
+        self._exchanged_s = float("-inf")
+        self._trouble = ""
+        """What the last step failed with."""
         self._preparing = ThreadPoolExecutor(1, thread_name_prefix="prepare")
-        self._board: CanaryBoard | None = None
-        self._judging = threading.Lock()
-        """Held while a report on the canary is taken in."""
+        self._judge = CanaryJudge(clock)
         self._holding = threading.Lock()
         """Held while a loaded release is replaced or dropped."""
         self._tending = threading.Lock()
         """Held while actors are ended or made anew, so that mending brings back nothing retired."""
+        self._ending = threading.Event()
         self._published = threading.Condition()
         self._view = RegionView(region=region, revision=uuid.uuid4().hex)
         self._state = self._rollout.state
+        self._pulse = Pulse()
         self._prepared_in: Mapping[int, frozenset[str]] = {}
         threading.Thread(target=self._run, name="rollout", daemon=True).start()
         threading.Thread(target=self._mend, name="mend", daemon=True).start()
@@ -107,22 +124,54 @@ class Coordinator:
             self._published.wait_for(lambda: self._view.revision != known_revision, wait_s)
             return self._view
 
+    def pulse(self) -> Pulse:
+        """How current this region is and what all of them tell: as far as it is known now."""
+        return self._pulse
+
+    def refresh(self) -> Pulse:
+        """The pulse after a complete reading of the log that began after this call arrived.
+
+        Callers share readings. Raises Unavailable when the store does not answer in time.
+        """
+        number = self._readings.next()
+        self.nudge()
+        self._readings.wait(number, _REFRESH_TIMEOUT_S)
+        return self._pulse
+
+    def nudge(self) -> None:
+        """The log may have grown: it is read at once instead of at its time."""
+        if not self._woken.is_set():
+            self._woken.set()
+            # When much waits there, the log is read soon anyway: before each of it.
+            with contextlib.suppress(queue.Full):
+                self._inbox.put_nowait(None)
+
     def log_state(self) -> LogState:
         return self._state
 
     def regions_prepared(self, number: int) -> frozenset[str]:
-        """The regions that have prepared the release, as far as their heartbeats tell."""
+        """As far as their heartbeats tell."""
         return self._prepared_in.get(number, frozenset())
 
     def propose(
-        self, contents: ReleaseContents, targets: tuple[str, ...], auto_commit: bool
+        self,
+        contents: ReleaseContents,
+        targets: tuple[str, ...],
+        auto_commit: bool,
+        policy: RolloutPolicy | None,
     ) -> int:
-        """Appends a proposal and returns its release number. Raises Conflict."""
+        """Appends a proposal and returns its release number. `policy`: None takes the settings'.
+
+        Raises Conflict, InvalidArgument, and NotFound or Corrupt for contents that the store does
+        not hold as they were published: then nothing is appended.
+        """
+        self._loader.plan(Release(number=1, contents=contents))
         state = self._ask(
             lambda rollout, now_ms, commit_id: rollout.propose(
                 contents,
                 targets=targets,
                 auto_commit=auto_commit,
+                policy=policy or self._settings.rollout,
                 now_ms=now_ms,
                 commit_id=commit_id,
             )
@@ -138,17 +187,8 @@ class Coordinator:
     def report(self, report: OutcomeReport) -> None:
         """Takes in what a gateway has counted, and stops the canary when that shows a fault."""
         canary = self._view.canary
-        with self._judging:
-            if canary is None or report.release != canary.release:
-                self._board = None
-                return
-            if self._board is None or self._board.release != canary.release:
-                self._board = CanaryBoard(canary.release)
-            now_s = self._clock.monotonic_s()
-            self._board.take(report, now_s)
-            reason = self._board.fault(now_s)
+        reason = self._judge.take(report, None if canary is None else canary.release)
         if reason is not None:
-            log.error("ALERT: canary release %d is at fault: %s", report.release, reason)
             # When too much waits there, the next report shows the fault again.
             with contextlib.suppress(queue.Full):
                 self._inbox.put_nowait(CanaryFaulted(release=report.release, reason=reason))
@@ -175,41 +215,13 @@ class Coordinator:
         self._counts.ask_for(corpus, replicas)
 
     def status(self) -> RegionSummary:
-        view, state = self._view, self._state
-        resident = tuple(
-            ReleaseSummary(
-                release=number,
-                corpora=tuple(
-                    CorpusSummary(
-                        corpus=corpus.corpus,
-                        index_version=corpus.index_version,
-                        num_passages=corpus.num_passages,
-                        recall_at_10=corpus.recall_at_10,
-                        shards=len(corpus.shards),
-                        replicas=sum(len(shard) for shard in corpus.shards),
-                        replicas_serving=self._loader.num_serving(corpus),
-                    )
-                    for corpus in release.corpora.values()
-                ),
-                model=None if release.generator is None else release.generator.model,
-            )
-            for number, release in sorted(view.releases.items())
-        )
-        corpora = [corpus for release in resident for corpus in release.corpora]
-        current = state.current(self._clock.wall_ms())
-        return RegionSummary(
-            region=view.region,
-            release=current,
-            resident=resident,
-            leader=state.leader,
-            epoch=state.epoch,
-            log_position=state.position,
-            canary=None
-            if view.canary is None
-            else CanarySummary(release=view.canary.release, percent=view.canary.percent),
-            healthy=current in view.releases
-            and all(corpus.replicas_serving == corpus.replicas for corpus in corpora),
-        )
+        now_ms = self._clock.wall_ms()
+        regions, serving = self._pulse.regions, self._loader.num_serving
+        return summary_of(self._view, self._state, regions, now_ms, serving)
+
+    def stop(self) -> None:
+        """Ends its threads soon; what is loaded stays."""
+        self._ending.set()
 
     def _ask(self, decide: Decide) -> LogState:
         request = _Request(decide, Future())
@@ -227,19 +239,41 @@ class Coordinator:
     # The thread that drives the rollout.
 
     def _run(self) -> None:
-        steps = 0
-        while True:
-            exchange = steps % _HEARTBEAT_STEPS == 0
-            if self._attempt(partial(self._driver.step, exchange_heartbeats=exchange)):
-                steps += 1
+        while not self._ending.is_set():
+            self._look()
             try:
                 item = self._inbox.get(timeout=_TICK_S)
             except queue.Empty:
                 continue
             if isinstance(item, _Request):
                 self._serve(item)
-            else:
+            elif item is not None:
                 self._attempt(partial(self._driver.observe, item))
+                # The leader waits for it.
+                self._exchanged_s = float("-inf")
+
+    def _look(self) -> None:
+        """Reads the log, lets those go on who wait for that, and does what follows from it."""
+        self._woken.clear()
+        self._readings.begin()
+        read = self._attempt(self._driver.read)
+        self._readings.end(complete=read)
+        if not read:
+            return
+        now_s = self._clock.monotonic_s()
+        exchange = now_s - self._exchanged_s >= _TICK_S / 2
+        decide = partial(self._driver.decide, exchange_heartbeats=exchange)
+        if not self._attempt(decide):
+            return
+        self._trouble = ""
+        if exchange:
+            self._exchanged_s = now_s
+        # Not before this cluster may write under the region's name.
+        if not self._store_id:
+            self._attempt(self._read_store_id)
+
+    def _read_store_id(self) -> None:
+        self._store_id = store_identity(self._store)
 
     def _attempt(self, action: Callable[[], None]) -> bool:
         """Whether it went well; what failed is taken up again by the next step."""
@@ -250,7 +284,10 @@ class Coordinator:
             # Ray starts the coordinator anew, unless this one is a leftover of a lost node.
             os._exit(1)
         except RaygionError as error:
-            log.warning("the coordinator will try again: %s", error)
+            # Once: the next steps, twice a second, may well fail in the same way.
+            if str(error) != self._trouble:
+                log.warning("the coordinator will try again: %s", error)
+            self._trouble = str(error)
             return False
         except Exception:
             # This thread is the coordinator: a bug in one step must not end all steps.
@@ -259,6 +296,9 @@ class Coordinator:
         finally:
             self._publish()
         return True
+
+    def _vitals(self) -> Vitals:
+        return Vitals(healthy=self.status().healthy, load=self._counts.load())
 
     def _serve(self, request: _Request) -> None:
         try:
@@ -322,12 +362,13 @@ class Coordinator:
         view = RegionView(
             region=self._rollout.region,
             releases={n: x.view for n, x in sorted(self._loaded.items()) if n in prepared},
-            switches=state.switches[-_SWITCHES_PUBLISHED:],
+            switches=state.switches[-SWITCHES_PUBLISHED:],
             canary=None if canary is None or canary.release not in prepared else canary,
             revision=self._view.revision,
         )
         with self._published:
             self._state = state
+            self._pulse = pulse_of(self._rollout, self._driver.freshness, self._store_id)
             self._prepared_in = {n: self._rollout.regions_prepared(n) for n in resident}
             if view != self._view:
                 self._view = replace(view, revision=uuid.uuid4().hex)
@@ -336,8 +377,7 @@ class Coordinator:
     # The thread that keeps what is loaded alive.
 
     def _mend(self) -> None:
-        pause = threading.Event()
-        while not pause.wait(_TICK_S * _MEND_TICKS):
+        while not self._ending.wait(_MEND_S):
             try:
                 with self._tending:
                     self._loader.mend(list(self._loaded.values()))

@@ -12,7 +12,9 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from actors import names
 from actors.actor_calls import NAMESPACE
 from cluster.answers import RegionSummary
+from cluster.config import RolloutPolicy
 from cluster.errors import Conflict, DeadlineExceeded, RaygionError, Unavailable
+from cluster.region_view import Pulse
 from cluster.releases import LogState, ReleaseContents, ReleaseStatus
 
 _POLL_S = 0.2
@@ -26,10 +28,15 @@ class CoordinatorClient:
     """
 
     def propose(
-        self, contents: ReleaseContents, *, targets: tuple[str, ...], auto_commit: bool
+        self,
+        contents: ReleaseContents,
+        *,
+        targets: tuple[str, ...],
+        auto_commit: bool,
+        policy: RolloutPolicy | None = None,
     ) -> int:
-        """The number of the new release."""
-        return cast(int, self._call("propose", contents, targets, auto_commit))
+        """The number of the new release. `policy`: None takes that of the settings."""
+        return cast(int, self._call("propose", contents, targets, auto_commit, policy))
 
     def canary(self, number: int, percent: int) -> None:
         """Gives a prepared release a share of the traffic, 0 to 99 percent."""
@@ -62,6 +69,14 @@ class CoordinatorClient:
 
         self._wait(scaled, timeout_s, f"{replicas} replicas a shard of {corpus}")
 
+    def pulse(self) -> Pulse:
+        """How current the region is, and the last heartbeats of all regions."""
+        return cast(Pulse, self._call("pulse"))
+
+    def refresh(self) -> Pulse:
+        """The same, after the log has been read to its end. Raises Unavailable without a store."""
+        return cast(Pulse, self._call("refresh"))
+
     def log_state(self) -> LogState:
         return cast(LogState, self._call("log_state"))
 
@@ -84,7 +99,9 @@ class CoordinatorClient:
         self._wait(committed, timeout_s, f"release {number} to be committed")
 
     def wait_until_prepared(self, number: int, timeout_s: float) -> None:
-        """Returns when every target region has prepared the open release, or is fenced out."""
+        """Returns when nobody has to be waited for any more before the open release is committed.
+        Raises Conflict when it was aborted.
+        """
 
         def prepared() -> bool:
             proposal = self.log_state().proposals[number]

@@ -1,66 +1,121 @@
-"""Puts a query engine together, for the gateway and for the region's front actor alike."""
+"""Puts together what answers in a region, for the gateway and the front actor alike."""
 
 from __future__ import annotations
 
 import asyncio
 import random
+from dataclasses import dataclass
 from pathlib import Path
 
 from actors import names
+from actors.actor_calls import NamedActor
 from actors.answering import Answering
 from actors.generator_client import ServeGenerator
 from actors.local_shards import LocalShards
+from actors.pinned_generators import PinnedGenerators
 from actors.prompt_tokenizer import FolderTokenizer
 from actors.query_engine import QueryEngine
+from actors.region_peers import RegionPeers
+from actors.regional_service import RegionalService
+from actors.remote_generator import RemoteGenerator
 from actors.routes import Routes
 from actors.view_follower import ViewFollower
+from cluster.answers import QueryService
 from cluster.artifact_cache import ArtifactCache
 from cluster.artifacts import Artifacts
-from cluster.clock import SYSTEM_CLOCK
+from cluster.clock import SYSTEM_CLOCK, Deadline
+from cluster.config import Settings
 from cluster.generation import Generator, PromptTokenizer
+from cluster.manifests import ArtifactFile
 from cluster.object_store import ObjectStore
-from cluster.region_view import GeneratorView
+from cluster.region_peers import GeneratingPeers, RegionInternals
+from cluster.region_view import GeneratorView, ReleaseView
 
 
-class ServeGenerators:
-    """A `GeneratorDirectory` over Serve applications, with tokenizers from the node's cache."""
+class RegionGenerators:
+    """A `GeneratorDirectory`: Serve applications here, other regions where none runs here, and
+    tokenizers from the node's cache.
+    """
 
-    def __init__(self, store: ObjectStore, cache_folder: Path) -> None:
+    def __init__(self, store: ObjectStore, cache_folder: Path, peers: GeneratingPeers) -> None:
         self._cache = ArtifactCache(Artifacts(store), cache_folder)
+        self._peers = peers
         self._generators: dict[str, ServeGenerator] = {}
-        self._tokenizers: dict[str, asyncio.Task[FolderTokenizer]] = {}
+        self._tokenizers: dict[tuple[ArtifactFile, ...], asyncio.Task[FolderTokenizer]] = {}
 
-    def generator(self, view: GeneratorView) -> Generator:
-        if view.application not in self._generators:
-            self._generators[view.application] = ServeGenerator(view.application)
-        return self._generators[view.application]
+    def generator(self, release: ReleaseView) -> Generator:
+        assert release.generator is not None, "only search is served"
+        application = release.generator.application
+        if application is None:
+            return RemoteGenerator(self._peers, release.number)
+        if application not in self._generators:
+            self._generators[application] = ServeGenerator(application)
+        return self._generators[application]
 
     async def tokenizer(self, view: GeneratorView) -> PromptTokenizer:
         """Loaded at the first use, once for all who wait; a failure is tried again."""
-        task = self._tokenizers.get(view.application)
+        task = self._tokenizers.get(view.tokenizer_files)
         if task is None or (task.done() and task.exception() is not None):
             task = asyncio.create_task(asyncio.to_thread(self._load, view))
-            self._tokenizers[view.application] = task
+            self._tokenizers[view.tokenizer_files] = task
         return await asyncio.shield(task)
 
     def _load(self, view: GeneratorView) -> FolderTokenizer:
         return FolderTokenizer(self._cache.folder_for(view.tokenizer_files))
 
 
-def assemble_engine(
-    store: ObjectStore, cache_folder: Path, *, local_first: bool
-) -> tuple[QueryEngine, ViewFollower]:
-    """The engine, and the follower that the caller starts and stops.
+@dataclass(frozen=True, slots=True)
+class RegionParts:
+    """What answers in one process of a region."""
 
-    `local_first`: shards whose files are on this node are searched in this process.
-    """
+    service: QueryService
+    internals: RegionInternals
+    views: ViewFollower
+    peers: RegionPeers
+
+    async def start(self, deadline: Deadline) -> None:
+        """Raises Unavailable when the region's coordinator does not answer."""
+        await self.views.start(deadline)
+
+    async def stop(self) -> None:
+        self.views.stop()
+        await self.peers.aclose()
+
+
+def assemble_region(
+    settings: Settings, region: str, store: ObjectStore, cache_folder: Path
+) -> RegionParts:
+    """Everything but the start, which needs the event loop that it will run in."""
     rng = random.Random()
+    local_first = settings.regions[region].http.local_first
     local = LocalShards(store, cache_folder) if local_first else None
     views = ViewFollower(names.COORDINATOR, rng)
+    peers = RegionPeers(settings, region, rng=rng, loads=lambda: _loads(views))
+    generators = RegionGenerators(store, cache_folder, peers)
+    skew_max_ms = settings.routing.clock_skew_max_ms
     engine = QueryEngine(
         views=views,
         routes=Routes(SYSTEM_CLOCK, rng, local),
-        answering=Answering(ServeGenerators(store, cache_folder)),
+        answering=Answering(generators),
         clock=SYSTEM_CLOCK,
+        skew_max_ms=skew_max_ms,
     )
-    return engine, views
+    service = RegionalService(
+        region=region,
+        engine=engine,
+        views=views,
+        peers=peers,
+        clock=SYSTEM_CLOCK,
+        skew_max_ms=skew_max_ms,
+    )
+    return RegionParts(
+        service=service,
+        internals=PinnedGenerators(lambda: views.view, generators, NamedActor(names.COORDINATOR)),
+        views=views,
+        peers=peers,
+    )
+
+
+def _loads(views: ViewFollower) -> dict[str, float]:
+    """What the regions' last heartbeats say."""
+    return {name: status.load for name, status in views.known.pulse.regions.items()}

@@ -16,7 +16,7 @@ from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 from actors.replica_outcomes import ReplicaOutcomes, RoutingHint, outcomes_of
 from cluster.clock import Deadline
 from cluster.errors import DeadlineExceeded, Overloaded, RaygionError, Unavailable
-from cluster.generation import GenerationChunk, GenerationRequest
+from cluster.generation import GenerationChunk, GenerationRequest, of_whole
 
 GENERATOR_DEPLOYMENT = "generator"
 """The name of the deployment inside each generator version's Serve application."""
@@ -62,7 +62,7 @@ class ServeGenerator:
         rest = replace(request, begun=begun, max_tokens=request.max_tokens - written)
         async with aclosing(self._stream_once(rest, deadline, second)) as chunks:
             async for chunk in chunks:
-                yield _of_whole(chunk, written)
+                yield of_whole(chunk, written)
 
     async def _stream_once(
         self, request: GenerationRequest, deadline: Deadline, attempt: _Attempt
@@ -150,18 +150,6 @@ class _Attempt:
             later_tokens=later_tokens,
             later_s=self._later_s,
         )
-
-
-def _of_whole(chunk: GenerationChunk, written: int) -> GenerationChunk:
-    """A chunk of an answer that went on elsewhere, with the counts of the whole answer: for the
-    second replica what was written before is part of the prompt.
-    """
-    if not written or chunk.completion_tokens is None:
-        return chunk
-    prompt_tokens = None if chunk.prompt_tokens is None else chunk.prompt_tokens - written
-    return replace(
-        chunk, prompt_tokens=prompt_tokens, completion_tokens=chunk.completion_tokens + written
-    )
 
 
 async def _next_chunk(

@@ -14,13 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 import ray.data
-from ray.data.grouped_data import GroupedData
 
+from actors.corpus_rows import (
+    PartReader,
+    Sharder,
+    current,
+    in_shards,
+    latest_of_each_document,
+    no_rows,
+    part_rows,
+)
 from actors.embedding_worker import EmbedBatches
 from actors.faiss_api import num_subquantizers
 from actors.index_training import prepare_build
@@ -32,9 +39,8 @@ from cluster.catalog import Catalog
 from cluster.clock import SYSTEM_CLOCK
 from cluster.config import CorpusSettings
 from cluster.errors import InvalidArgument, NotFound
+from cluster.index_versions import built_version
 from cluster.manifests import (
-    ArtifactFile,
-    AutoIndex,
     CorpusManifest,
     IndexManifest,
     IndexParameters,
@@ -44,34 +50,12 @@ from cluster.manifests import (
     ShardArtifact,
 )
 from cluster.object_store import ObjectStore
-from cluster.partitions import KEY_TYPES, shard_of_partition
-from cluster.passages import META_PREFIX, current_passages, read_part, vector_column, vectors_of
-from cluster.placement import shard_of
-from cluster.records import Record
+from cluster.partitions import KEY_TYPES
+from cluster.passages import vectors_of
 
-_BUILD_FORMAT = 2
-"""Raised whenever the same input is to be built into other bytes."""
 _FIELDS_QUOTED_MAX = 20
 _EMBED_BATCH = 128
 _EMBED_BLOCK = 2 * _EMBED_BATCH
-
-
-class _BuildKey(Record):
-    """Everything that determines an index version."""
-
-    format: int
-    corpus: CorpusManifest
-    parameters: IndexParameters | AutoIndex
-    """As asked: what was measured when it was built differs from time to time."""
-    shards: int
-    embedder_fingerprint: str | None
-
-
-class _PartitionedBuildKey(Record):
-    """Apart from the other, so that indexes without partitions keep their versions."""
-
-    build: _BuildKey
-    partition_by: str
 
 
 def build_index(
@@ -98,7 +82,7 @@ def build_index(
     elif embedder is None:
         raise InvalidArgument(f"corpus {corpus!r} has texts only and needs an embedder", "embedder")
     _check_partition_by(position, settings)
-    version = _version(position, settings, embedder)
+    version = built_version(position, settings, embedder)
     found = catalog.find_index(corpus, version)
     if found is not None:
         return (*found, True)
@@ -143,23 +127,6 @@ def _check_partition_by(corpus: CorpusManifest, settings: CorpusSettings) -> Non
     )
 
 
-def _version(
-    corpus: CorpusManifest, settings: CorpusSettings, embedder: ModelManifest | None
-) -> str:
-    # When a corpus was read, and from where, makes no difference to its index.
-    content = corpus.model_copy(update={"position": 1, "created_at_ms": 0, "sources": ()})
-    key = _BuildKey(
-        format=_BUILD_FORMAT,
-        corpus=content,
-        parameters=settings.index,
-        shards=settings.shards,
-        embedder_fingerprint=None if embedder is None else embedder.fingerprint,
-    )
-    if settings.partition_by is None:
-        return key.digest()[:16]
-    return _PartitionedBuildKey(build=key, partition_by=settings.partition_by).digest()[:16]
-
-
 def _build_shards(
     store: ObjectStore,
     corpus: CorpusManifest,
@@ -187,13 +154,13 @@ def _build_shards(
         if settings.partition_by is not None and len(corpus.parts) > 1:
             # A document whose partition has changed has its old passages in another shard, so what
             # replaces them is found before: among all of the document.
-            by_document = _in_shards(latest, _Sharder(settings.shards))
-            latest = by_document.map_groups(_current, batch_format="pyarrow")
-        groups = _in_shards(latest, _Sharder(settings.shards, settings.partition_by))
+            by_document = in_shards(latest, Sharder(settings.shards))
+            latest = by_document.map_groups(current, batch_format="pyarrow")
+        groups = in_shards(latest, Sharder(settings.shards, settings.partition_by))
         rows = groups.map_groups(builder.build_group, batch_format="pyarrow").take_all()
     built = {row["shard"]: _BuiltShard.from_row(row) for row in rows}
     # A small corpus may leave a shard without documents: it is built all the same.
-    empty = _no_rows(store, corpus, embedder)
+    empty = no_rows(store, corpus, embedder)
     shards = [built.get(s) or builder.build(s, empty) for s in range(settings.shards)]
     parameters = prepared.parameters.stretched(max(shard.stretch for shard in shards))
     num_documents = sum(shard.num_documents for shard in shards)
@@ -208,9 +175,9 @@ def _passages(
     counter: Any,
 ) -> ray.data.Dataset:
     """All passages with their vectors, and in `part` the ordinal of the part they come from."""
-    parts = [{"part": i, "file": part.to_bytes()} for i, part in enumerate(corpus.parts)]
+    parts = part_rows(corpus)
     passages = ray.data.from_items(parts, override_num_blocks=len(parts)).map_batches(
-        _PartReader(store, corpus).read, batch_size=1, batch_format="pyarrow"
+        PartReader(store, corpus).read, batch_size=1, batch_format="pyarrow"
     )
     if embedder is None:
         return passages
@@ -224,59 +191,6 @@ def _passages(
         num_cpus=1,
         compute=ray.data.ActorPoolStrategy(size=_embedding_actors(corpus.num_passages)),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _PartReader:
-    """Reads parts of a corpus from the store, verified, with their ordinal in a column `part`."""
-
-    store: ObjectStore
-    corpus: CorpusManifest
-
-    def read(self, batch: Any) -> pa.Table:
-        tables = []
-        rows: pa.Table = batch
-        for row in rows.to_pylist():
-            file = ArtifactFile.from_bytes(row["file"], source="a corpus part")
-            table = read_part(
-                Artifacts(self.store).read_bytes(file),
-                self.corpus.metadata_schema,
-                self.corpus.vector_dimension,
-                source=file.path,
-            )
-            ordinal = pa.array(np.full(len(table), row["part"], dtype=np.int64))
-            tables.append(table.append_column("part", ordinal))
-        return pa.concat_tables(tables)
-
-
-def _in_shards(passages: ray.data.Dataset, sharder: _Sharder) -> GroupedData:
-    sharded = passages.map_batches(sharder.add, batch_format="pyarrow", zero_copy_batch=True)
-    # Ray Data would shuffle into 200 partitions, most of them empty, with a task for each.
-    return sharded.groupby("shard", num_partitions=sharder.num_shards)
-
-
-@dataclass(frozen=True, slots=True)
-class _Sharder:
-    """Adds the column `shard`: all passages of a document go to the same one, and all documents of
-    a partition. Those without a partition go by their ids.
-    """
-
-    num_shards: int
-    partition_by: str | None = None
-
-    def add(self, batch: Any) -> pa.Table:
-        passages: pa.Table = batch
-        documents: list[Any] = passages["document"].to_pylist()
-        keys: list[Any] = [None] * len(documents)
-        if self.partition_by is not None:
-            keys = passages[META_PREFIX + self.partition_by].to_pylist()
-        shards = [
-            shard_of(document, self.num_shards)
-            if key is None
-            else shard_of_partition(key, self.num_shards)
-            for document, key in zip(documents, keys, strict=True)
-        ]
-        return passages.append_column("shard", pa.array(shards, type=pa.int64()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -318,7 +232,7 @@ class _ShardBuilder:
         return pa.Table.from_pylist([self.build(shard, rows).to_row()])
 
     def build(self, shard: int, rows: pa.Table) -> _BuiltShard:
-        latest = _latest_of_each_document(rows)
+        latest = latest_of_each_document(rows)
         num_documents = pc.count_distinct(latest["document"]).as_py()
         vectors = vectors_of(latest)
         table = latest.drop_columns(["vector", "part", "shard"])
@@ -354,27 +268,3 @@ def _embedding_actors(num_passages: int) -> int:
     cores = len(live_nodes()) * (os.cpu_count() or 1)
     blocks = -(-num_passages // _EMBED_BLOCK)
     return max(1, min(int(resources.get("CPU", 1)) - 1, cores, blocks))
-
-
-def _no_rows(
-    store: ObjectStore, corpus: CorpusManifest, embedder: ModelManifest | None
-) -> pa.Table:
-    first = pa.Table.from_pylist([{"part": 0, "file": corpus.parts[0].to_bytes()}])
-    rows = _Sharder(1).add(_PartReader(store, corpus).read(first)).slice(0, 0)
-    if embedder is None:
-        return rows
-    assert embedder.dimension is not None
-    no_vectors = np.empty((0, embedder.dimension), dtype=np.float32)
-    return rows.append_column("vector", vector_column(no_vectors))
-
-
-def _current(group: Any) -> pa.Table:
-    rows: pa.Table = group
-    return _latest_of_each_document(rows).drop_columns(["shard"])
-
-
-def _latest_of_each_document(rows: pa.Table) -> pa.Table:
-    """A later part's document replaces the earlier one whole, however many passages each has."""
-    ordinals = rows["part"].to_numpy()
-    parts = [rows.filter(pa.array(ordinals == part)) for part in np.unique(ordinals)]
-    return pa.concat_tables(current_passages(parts)) if parts else rows

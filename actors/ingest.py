@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import compress
 
 from actors.corpus_reader import (
     SourceFile,
@@ -19,6 +18,7 @@ from cluster.artifacts import Artifacts
 from cluster.catalog import Catalog
 from cluster.chunking import CHARS_MAX_DEFAULT
 from cluster.clock import SYSTEM_CLOCK, Clock
+from cluster.corpus_content import PartDocuments, check_passage_ids, with_parts
 from cluster.documents import (
     Schema,
     check_corpus_name,
@@ -27,13 +27,7 @@ from cluster.documents import (
     schema_of,
 )
 from cluster.errors import Conflict, InvalidArgument
-from cluster.manifests import ArtifactFile, ColumnType, CorpusManifest
-from cluster.passages import (
-    clashing_passage_id,
-    count_passages,
-    current_rows,
-    document_ids,
-)
+from cluster.manifests import ColumnType, CorpusManifest
 
 log = logging.getLogger(__name__)
 
@@ -56,15 +50,6 @@ class _Reading:
     dimension: int | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Content:
-    """What a corpus holds once parts are joined."""
-
-    parts: tuple[ArtifactFile, ...]
-    num_documents: int
-    num_passages: int
-
-
 def ingest(
     *,
     catalog: Catalog,
@@ -78,10 +63,11 @@ def ingest(
 ) -> CorpusManifest:
     """Adds the documents of files, folders and fsspec URLs to a corpus; returns its new position.
 
-    A document whose id the corpus has already takes the place of the older one, whole; with
-    `replace` the corpus holds the new documents only. When the corpus would not change, no position
-    is added and the latest one is returned. Needs a driver that has joined a Ray cluster, in whose
-    tasks the sources are read, so these must be reachable from its nodes.
+    A document whose id the corpus has already takes the place of the older one, whole, and one that
+    was deleted is back; with `replace` the corpus holds the new documents only. When the corpus
+    would not change, no position is added and the latest one is returned. Needs a driver that has
+    joined a Ray cluster, in whose tasks the sources are read, so these must be reachable from its
+    nodes.
 
     Raises InvalidArgument, naming file, row and field, for any document that is wrong or does not
     fit to the corpus, and then the corpus is as it was; Unavailable for a source or store that does
@@ -93,15 +79,23 @@ def ingest(
         counted = ", ".join(f"{count} {suffix}" for suffix, count in listing.skipped.items())
         log.warning("left out files of kinds that are not read: %s", counted)
     reading = _read(listing.files, artifacts, chars_max, progress)
-    rows = _PartRows(artifacts, reading.parts)
+    documents = _documents_of(artifacts, reading.parts)
     for _ in range(APPENDS_MAX):
         latest = catalog.latest_corpus(corpus)
         base = None if replace else latest
-        content = _joined(base, reading, rows)
+        if base is not None:
+            check_same_kind(
+                base.vector_dimension,
+                f"the corpus {base.corpus!r}",
+                reading.dimension,
+                reading.parts[0].first,
+            )
+        content = with_parts(base, [part.file for part in reading.parts], documents)
         manifest = CorpusManifest(
             corpus=corpus,
             position=latest.position + 1 if latest else 1,
             parts=content.parts,
+            tombstones=content.tombstones,
             num_documents=content.num_documents,
             num_passages=content.num_passages,
             metadata_schema=_joined_types(base, reading),
@@ -109,7 +103,7 @@ def ingest(
             sources=tuple(dict.fromkeys((*(base.sources if base else ()), *sources))),
             created_at_ms=clock.wall_ms(),
         )
-        if latest is not None and _same_content(latest, manifest):
+        if latest is not None and latest.content() == manifest.content():
             return latest
         try:
             catalog.append_corpus(manifest)
@@ -142,79 +136,18 @@ def _read(
         counts.update(part.num_passages)
         check_same_kind(parts[0].dimension, parts[0].first, part.dimension, part.first)
         schema = merge_schemas(schema, part.schema)
-    _check_passage_ids(counts)
+    check_passage_ids(counts)
     return _Reading(parts=parts, schema=schema, dimension=parts[0].dimension)
 
 
-def _joined(base: CorpusManifest | None, reading: _Reading, rows: _PartRows) -> _Content:
-    """The parts that count once the new ones stand after those of `base`."""
-    new = [part.file for part in reading.parts]
-    old = [part for part in (base.parts if base else ()) if part not in new]
-    if base is not None:
-        check_same_kind(
-            base.vector_dimension,
-            f"the corpus {base.corpus!r}",
-            reading.dimension,
-            reading.parts[0].first,
-        )
-        if _holds(base, new, rows):
-            old, new = list(base.parts), []
-    files = (*old, *new)
-    documents = [rows.of(file) for file in files]
-    masks = current_rows(documents)
-    counts: dict[str, int] = {}
-    for of_part, mask in zip(documents, masks, strict=True):
-        counts.update(count_passages(compress(of_part, mask)))
-    _check_passage_ids(counts)
-    return _Content(
-        # A part without a row that counts would be carried along for ever.
-        parts=tuple(compress(files, (mask.any() for mask in masks))),
-        num_documents=len(counts),
-        num_passages=sum(counts.values()),
-    )
-
-
-def _holds(base: CorpusManifest, new: Sequence[ArtifactFile], rows: _PartRows) -> bool:
-    """Whether the corpus has these parts already and no later one replaces any of their rows."""
-    if not set(new) <= set(base.parts):
-        return False
-    masks = zip(base.parts, current_rows([rows.of(file) for file in base.parts]), strict=True)
-    return all(mask.all() for file, mask in masks if file in new)
-
-
-class _PartRows:
-    """The document of every passage of a part, each part read from the store at most once."""
-
-    def __init__(self, artifacts: Artifacts, read: Sequence[StoredPart]) -> None:
-        self._artifacts = artifacts
-        self._known = {
-            part.file: [document for document, n in part.num_passages.items() for _ in range(n)]
-            for part in read
-        }
-
-    def of(self, file: ArtifactFile) -> list[str]:
-        if file not in self._known:
-            self._known[file] = document_ids(self._artifacts.read_bytes(file), source=file.path)
-        return self._known[file]
+def _documents_of(artifacts: Artifacts, read: Sequence[StoredPart]) -> PartDocuments:
+    known = {
+        part.file: [document for document, n in part.num_passages.items() for _ in range(n)]
+        for part in read
+    }
+    return PartDocuments(artifacts, known)
 
 
 def _joined_types(base: CorpusManifest | None, reading: _Reading) -> dict[str, ColumnType]:
     old = schema_of(base.metadata_schema, f"the corpus {base.corpus!r}") if base else {}
     return column_types(merge_schemas(old, reading.schema))
-
-
-def _same_content(latest: CorpusManifest, manifest: CorpusManifest) -> bool:
-    return (latest.parts, latest.metadata_schema, latest.vector_dimension) == (
-        manifest.parts,
-        manifest.metadata_schema,
-        manifest.vector_dimension,
-    )
-
-
-def _check_passage_ids(num_passages: Mapping[str, int]) -> None:
-    if (clash := clashing_passage_id(num_passages)) is not None:
-        raise InvalidArgument(
-            f"{clash!r} is also the id of a passage of the document "
-            f"{clash.rpartition('#')[0]!r}; rename one of them",
-            "id",
-        )

@@ -15,11 +15,12 @@ from actors.starter_models import (
     starter_embedder_folder,
     starter_generator_folder,
 )
-from cluster.artifacts import Artifacts
+from cluster.artifacts import regular_files, sha256_of
 from cluster.catalog import Catalog
 from cluster.config import STARTER
 from cluster.errors import InvalidArgument, Unavailable
 from cluster.manifests import ArtifactFile, ManifestRef, ModelKind, ModelManifest
+from cluster.model_files import ModelFiles
 from cluster.object_store import ObjectStore
 from cluster.records import Record
 
@@ -39,11 +40,13 @@ def publish_model(
     source: str,
     name: str | None,
     scratch: Path,
+    cache_folder: Path,
     progress: Progress,
 ) -> tuple[ModelManifest, ManifestRef, bool]:
     """Puts a model into the store; the last value tells whether it was there already.
 
-    `scratch` is a local folder for what has to be converted or downloaded on the way. Raises
+    Weights become a delta of an earlier version where that pays, as `ModelFiles` says. `scratch` is
+    a local folder for what has to be converted or downloaded on the way. Raises
     InvalidArgument when the source is no model, Unavailable when it cannot be reached.
     """
     catalog = Catalog(store)
@@ -54,15 +57,25 @@ def publish_model(
         folder = _folder_of(kind, source, scratch, Path(downloads), progress)
         if not (folder / "config.json").is_file():
             raise InvalidArgument(f"{source} is no Hugging Face folder: no config.json", str(kind))
-        progress(f"storing {given_name}")
-        files = tuple(
-            file for file in Artifacts(store).put_folder(folder) if not file.path.endswith(_UNUSED)
+        progress(f"reading {given_name}")
+        manifest = _manifest(kind, given_name, folder, _files_of(folder))
+        if (found := catalog.find_model(manifest.version)) is not None:
+            return (*found, True)
+        files = ModelFiles(store, cache_folder).put(kind, folder, manifest.files, progress)
+        manifest = manifest.model_copy(update={"files": files})
+        return (*catalog.publish_model(manifest), False)
+
+
+def _files_of(folder: Path) -> tuple[ArtifactFile, ...]:
+    return tuple(
+        ArtifactFile(
+            path=path.relative_to(folder).as_posix(),
+            sha256=sha256_of(path),
+            size_bytes=path.stat().st_size,
         )
-        manifest = _manifest(kind, given_name, folder, files)
-    found = catalog.find_model(manifest.version)
-    if found is not None:
-        return (*found, True)
-    return (*catalog.publish_model(manifest), False)
+        for path in regular_files(folder)
+        if not path.name.endswith(_UNUSED)
+    )
 
 
 def _manifest(

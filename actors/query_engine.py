@@ -26,6 +26,7 @@ from cluster.answers import (
 from cluster.canary import Lots
 from cluster.checks import check_answer, check_retrieval, check_search, in_rows
 from cluster.clock import Clock, Deadline
+from cluster.consistency import Pinned
 from cluster.fanout import ShardRoute
 from cluster.filters import Filter, filter_key
 from cluster.partitions import shards_to_ask
@@ -39,12 +40,19 @@ class QueryEngine:
     """
 
     def __init__(
-        self, *, views: ViewFollower, routes: Routes, answering: Answering, clock: Clock
+        self,
+        *,
+        views: ViewFollower,
+        routes: Routes,
+        answering: Answering,
+        clock: Clock,
+        skew_max_ms: int,
     ) -> None:
         self._views = views
         self._routes = routes
         self._answering = answering
         self._clock = clock
+        self._skew_max_ms = skew_max_ms
         self._shard_search = ShardSearch(clock)
         self._routed: RegionView | None = None
         self._lots = Lots()
@@ -55,15 +63,16 @@ class QueryEngine:
         """
         watch = Stopwatch.start(self._clock)
         deadline = Deadline.after(request.timeout_s, self._clock)
-        release = self._pin(request.release, request.user)
+        pinned = self._pin(request)
         if request.release is not None or not self._views.outcomes.counting:
-            return await self._search(request, release, deadline, watch)
-        with self._views.outcomes.search(request, release.number):
-            return await self._search(request, release, deadline, watch)
+            return await self._search(request, pinned, deadline, watch)
+        with self._views.outcomes.search(request, pinned.release.number):
+            return await self._search(request, pinned, deadline, watch)
 
     async def _search(
-        self, request: SearchRequest, release: ReleaseView, deadline: Deadline, watch: Stopwatch
+        self, request: SearchRequest, pinned: Pinned, deadline: Deadline, watch: Stopwatch
     ) -> SearchResult:
+        release = pinned.release
         corpus = release.corpus(request.corpus)
         request = in_rows(request, corpus)
         check_search(request, corpus)
@@ -91,6 +100,9 @@ class QueryEngine:
             coverage=found.coverage,
             took_ms=watch.total_ms(),
             trace_id=request.trace_id or uuid.uuid4().hex,
+            served_by=self._views.view.region,
+            staleness_ms=pinned.staleness_ms,
+            session=pinned.session,
             arrays=found.arrays,
             fell_back=found.fell_back,
             timings_ms={**watch.laps_ms, **found.timings_ms},
@@ -101,7 +113,8 @@ class QueryEngine:
         watch = Stopwatch.start(self._clock)
         check_answer(request)
         deadline = Deadline.after(request.timeout_s, self._clock)
-        release = self._pin(request.release, request.user)
+        pinned = self._pin(request)
+        release = pinned.release
         if request.retrieve:
             check_retrieval(release.corpus(request.corpus))
         counted = request.release is None and self._views.outcomes.counting
@@ -109,7 +122,7 @@ class QueryEngine:
         request = replace(
             request, release=release.number, trace_id=request.trace_id or uuid.uuid4().hex
         )
-        events = self._events(request, release, deadline, watch)
+        events = self._events(request, pinned, deadline, watch)
         if counted:
             events = self._views.outcomes.answer(events, release.number, request.timeout_s)
         async with aclosing(events):
@@ -117,12 +130,12 @@ class QueryEngine:
                 yield event
 
     async def _events(
-        self, request: AnswerRequest, release: ReleaseView, deadline: Deadline, watch: Stopwatch
+        self, request: AnswerRequest, pinned: Pinned, deadline: Deadline, watch: Stopwatch
     ) -> AsyncGenerator[AnswerEvent, None]:
-        found = await self._retrieve(request) if request.retrieve else None
+        found = await self.search(request.retrieval()) if request.retrieve else None
         events = self._answering.events(
             request,
-            release=release,
+            pinned=pinned,
             region=self._views.view.region,
             found=found,
             deadline=deadline,
@@ -151,26 +164,19 @@ class QueryEngine:
             return shards
         return [shards[n] for n in shards_to_ask(filter, corpus.partition_by, len(shards))]
 
-    def _pin(self, number: int | None, user: str) -> ReleaseView:
-        view = self._views.view
+    def _pin(self, request: SearchRequest | AnswerRequest) -> Pinned:
+        known = self._views.known
+        view = known.view
         if view is not self._routed:
             self._routes.follow(view)
             self._routed = view
-        return view.pin(number, self._clock.wall_ms(), user=user, lot=self._lots.next())
-
-    async def _retrieve(self, request: AnswerRequest) -> SearchResult:
-        return await self.search(
-            SearchRequest(
-                corpus=request.corpus,
-                queries=(request.question,),
-                top_k=request.top_k,
-                filter=request.filter,
-                fields=(),
-                timeout_s=request.timeout_s,
-                min_coverage=request.min_coverage,
-                release=request.release,
-                trace_id=request.trace_id,
-            )
+        return known.pin(
+            request.release,
+            self._clock.wall_ms(),
+            user=request.user,
+            lot=self._lots.next(),
+            not_before=request.not_before,
+            skew_max_ms=self._skew_max_ms,
         )
 
     async def _vectors(

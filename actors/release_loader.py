@@ -16,11 +16,13 @@ from ray.exceptions import RayError, RayTaskError
 from actors import names, wiring
 from actors.replica_counts import ReplicaCounts
 from actors.shard_replica import ReplicaStatus
+from cluster.artifact_cache import ArtifactCache
+from cluster.artifacts import Artifacts
 from cluster.catalog import Catalog
 from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.config import GeneratorSettings, Settings
 from cluster.errors import InvalidArgument, RaygionError, Unavailable
-from cluster.manifests import IndexManifest, ModelManifest
+from cluster.manifests import ArtifactFile, IndexManifest, ModelManifest
 from cluster.object_store import ObjectStore
 from cluster.region_view import CorpusView, GeneratorView, ReleaseView
 from cluster.releases import Release
@@ -51,6 +53,14 @@ class LoadedRelease:
     indexes: Mapping[str, IndexManifest]
     embedder: ModelManifest | None
     generator: ModelManifest | None
+    """None also where it runs in other regions alone."""
+
+    @property
+    def artifacts(self) -> frozenset[tuple[ArtifactFile, ...]]:
+        """The sets of files that its parts are opened from."""
+        shards = {shard.files for index in self.indexes.values() for shard in index.shards}
+        models = {m.files for m in (self.embedder, self.generator) if m is not None}
+        return frozenset(shards | models)
 
 
 class ReleaseLoader:
@@ -63,6 +73,7 @@ class ReleaseLoader:
     def __init__(
         self,
         settings: Settings,
+        region: str,
         store: ObjectStore,
         cache_folder: Path,
         deployer: GeneratorDeployer,
@@ -70,10 +81,13 @@ class ReleaseLoader:
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._settings = settings
+        self._region = region
         self._counts = counts
         self._clock = clock
         self._store = store
         self._cache_folder = cache_folder
+        self._cache = ArtifactCache(Artifacts(store), cache_folder)
+        self._cache.limit(settings.cache.bytes_max)
         self._catalog = Catalog(store)
         self._deployer = deployer
         self._loading: dict[tuple[str, str], Any] = {}
@@ -83,9 +97,12 @@ class ReleaseLoader:
         self._surplus: dict[str, float] = {}
 
     def plan(self, release: Release) -> LoadedRelease:
-        """What the release will be made of here. Reads manifests; starts nothing."""
+        """What the release will be made of here: the corpora that may be in this region, and a
+        generator where it generates. Reads manifests; starts nothing.
+        """
         contents = release.contents
-        indexes = {c: self._catalog.read_index(c, ref) for c, ref in contents.indexes.items()}
+        here = {c for c in contents.indexes if self._settings.may_hold(self._region, c)}
+        indexes = {c: self._catalog.read_index(c, contents.indexes[c]) for c in sorted(here)}
         embedder = (
             None if contents.embedder is None else self._catalog.read_model(contents.embedder)
         )
@@ -100,14 +117,23 @@ class ReleaseLoader:
             embedders=self._embedder_names(embedder),
             generator=None if generator is None else self._generator_view(generator),
             prompt=contents.prompt,
+            elsewhere=frozenset(contents.indexes.keys() - here),
         )
-        return LoadedRelease(view=view, indexes=indexes, embedder=embedder, generator=generator)
+        return LoadedRelease(
+            view=view,
+            indexes=indexes,
+            embedder=embedder,
+            generator=generator if self._generates else None,
+        )
 
     def load(self, planned: LoadedRelease) -> None:
         """Fetches, verifies, loads and warms up. Blocks; raises the errors of `cluster.errors`.
 
         When it fails, some parts are loaded and nothing is under way any more.
         """
+        # The cache of this machine keeps them also while an actor that uses them is made anew.
+        for files in planned.artifacts:
+            self._cache.pin(files)
         loads = [
             replica.load.remote(index)
             for index in planned.indexes.values()
@@ -132,9 +158,11 @@ class ReleaseLoader:
                         replica.unload.remote(index.version)
         for name in self._actor_names(gone) - needed:
             wiring.kill(name)
-        generators = {k.view.generator.application for k in kept if k.view.generator is not None}
-        if gone.view.generator is not None and gone.view.generator.application not in generators:
-            self._deployer.delete(gone.view.generator.application)
+        for files in gone.artifacts.difference(*(k.artifacts for k in kept)):
+            self._cache.let_go(files)
+        application = _application(gone)
+        if application is not None and application not in map(_application, kept):
+            self._deployer.delete(application)
 
     def mend(self, loaded: Iterable[LoadedRelease]) -> None:
         """Makes anew the actors that are gone, and lets empty replicas load what they should
@@ -275,14 +303,23 @@ class ReleaseLoader:
             ),
         )
 
+    @property
+    def _generates(self) -> bool:
+        return self._settings.regions[self._region].generates
+
     def _generator_view(self, model: ModelManifest) -> GeneratorView:
         weights = (".safetensors", ".bin", ".pt", ".gguf")
         return GeneratorView(
-            application=names.generator_application(model.version),
+            application=names.generator_application(model.version) if self._generates else None,
             model=model.name,
             tokenizer_files=tuple(f for f in model.files if not f.path.endswith(weights)),
             context_tokens_max=self._settings.generator.context_tokens_max,
         )
+
+
+def _application(release: LoadedRelease) -> str | None:
+    """The generator's, where it runs here."""
+    return None if release.view.generator is None else release.view.generator.application
 
 
 def _check_fingerprint(index: IndexManifest, embedder: ModelManifest | None) -> None:

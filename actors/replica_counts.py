@@ -44,6 +44,7 @@ class ReplicaCounts:
         self._log = NumberedLog(store, f"regions/{region}/replicas")
         self._entry: CountsEntry | None = None
         self._scalers: dict[str, ReplicaScaler] = {}
+        self._busy_shares: dict[str, float] = {}
         self._lock = threading.Lock()
 
     def count(self, corpus: str) -> int:
@@ -67,6 +68,8 @@ class ReplicaCounts:
     def observe(self, corpus: str, loads: Sequence[ReplicaLoad], now_s: float) -> None:
         """Lets the policy look at what the corpus's replicas have done."""
         with self._lock:
+            shares = [load.busy_share for load in loads]
+            self._busy_shares[corpus] = sum(shares) / max(1, len(shares))
             entry = self._current()
             count = self._count(entry, corpus)
             least, most = self._bounds(entry, corpus)
@@ -80,6 +83,11 @@ class ReplicaCounts:
             except RaygionError as error:
                 # Whoever looks after the replicas has more to do; the policy will want it again.
                 log.warning("the number of replicas cannot be changed: %s", error)
+
+    def load(self) -> float:
+        """How busy the replicas of the busiest corpus were lately, on average; in [0, 1]."""
+        with self._lock:
+            return max(self._busy_shares.values(), default=0.0)
 
     def _bounds(self, entry: CountsEntry, corpus: str) -> tuple[int, int]:
         settings = self._settings.corpus(corpus)

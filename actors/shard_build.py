@@ -83,7 +83,7 @@ def build_shard(
             weak = _weak_score(index, vectors, parameters)
             write(written, weak_score=weak)
             written.replace(documents_path)
-        query = _perturbed_rows(vectors, parameters)
+        query = perturbed_rows(vectors, np.arange(len(vectors)), parameters)
         for stretch in _STRETCHES:
             stretched = index.tuned(parameters.stretched(stretch))
             recall = recall_at_10(stretched, query)
@@ -114,7 +114,7 @@ def _weak_score(index: ShardIndex, vectors: Float32Array, parameters: IndexParam
 
     The build's own fallback is off as yet: the scores are those that the index finds by itself.
     """
-    rows = _sampled(vectors, _rng(parameters))
+    rows = _sampled(len(vectors), _rng(parameters))
     query = ShardQuery(corpus="", index_version="", vectors=vectors[rows], top_k=_RECALL_K + 1)
     hits = index.search(query)
     # Each finds itself, which says nothing, unless the index missed it: then the last is left out.
@@ -129,14 +129,16 @@ def _rng(parameters: IndexParameters) -> np.random.Generator:
     return np.random.default_rng(parameters.seed & 0x7FFFFFFF)
 
 
-def _sampled(vectors: Float32Array, rng: np.random.Generator) -> Int64Array:
-    return rng.choice(len(vectors), size=min(_SAMPLE_ROWS_MAX, len(vectors)), replace=False)
+def _sampled(num_rows: int, rng: np.random.Generator) -> Int64Array:
+    return rng.choice(num_rows, size=min(_SAMPLE_ROWS_MAX, num_rows), replace=False)
 
 
-def _perturbed_rows(vectors: Float32Array, parameters: IndexParameters) -> Float32Array:
-    """Sampled rows, moved a little so that no row is its own query."""
+def perturbed_rows(
+    vectors: Float32Array, rows: Int64Array, parameters: IndexParameters
+) -> Float32Array:
+    """float32 [m, d]: some of these rows, moved a little so that no row is its own query."""
     rng = _rng(parameters)
-    sample = vectors[_sampled(vectors, rng)]
+    sample = vectors[rows[_sampled(len(rows), rng)]]
     scale = _PERTURBATION * norms(sample)[:, None] / np.sqrt(sample.shape[1])
     moved = (sample + scale * rng.standard_normal(sample.shape)).astype(np.float32)
     return prepared(moved, parameters.metric)

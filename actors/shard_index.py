@@ -30,7 +30,7 @@ from cluster.manifests import IndexKind, IndexParameters
 from cluster.merge import padding
 from cluster.scoring import best, error_bound, scan, score_rows
 from cluster.search import Float32Array, Int64Array, Passages, ShardHits, ShardQuery
-from cluster.vectors import Float64Array, check_norms, norms
+from cluster.vectors import check_lengths, norms
 
 INDEX_FILE = "index.faiss"
 # Candidates beyond k: room for near-ties that Faiss orders the other way round.
@@ -137,8 +137,7 @@ class ShardIndex:
             raise InvalidArgument(f"must have {self.dimension} numbers", "vectors")
         if query.top_k < 1:
             raise InvalidArgument("must be at least 1", "top_k")
-        query_norms = norms(vectors)
-        check_norms(query_norms)
+        check_lengths(vectors)
         selection = self._selections.of(query.filter)
         num_live = self.num_rows if selection is None else selection.num_rows
         k = min(query.top_k, num_live)
@@ -148,7 +147,7 @@ class ShardIndex:
         if selection is not None and selection.scanned is not None:
             scores, rows = self._scan(vectors, k, selection)
         elif self._parameters.kind is IndexKind.FLAT:
-            scores, rows = self._search_flat(vectors, query_norms, k, num_live, selection)
+            scores, rows = self._search_flat(vectors, k, num_live, selection)
         elif query.effort.exact or k * _SCAN_SHARE >= num_live:
             scores, rows = self._scan(vectors, k, selection)
         else:
@@ -167,7 +166,6 @@ class ShardIndex:
     def _search_flat(
         self,
         vectors: Float32Array,
-        query_norms: Float64Array,
         k: int,
         num_live: int,
         selection: Selection | None,
@@ -181,7 +179,7 @@ class ShardIndex:
         # No row outside of the candidates can score more than this, so a k-th score above it
         # stands.
         norm_max = self._documents.norm_max
-        bound = error_bound(query_norms, norm_max, self.dimension)
+        bound = error_bound(norms(vectors), norm_max, self.dimension)
         reachable = (approximate[:, -1] + bound).astype(np.float32)
         unclear = ~(scores[:, k - 1] > reachable)
         return self._scan_where(unclear, vectors, scores, rows, selection)

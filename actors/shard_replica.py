@@ -19,7 +19,7 @@ from cluster.artifact_cache import ArtifactCache
 from cluster.artifacts import Artifacts
 from cluster.clock import Deadline
 from cluster.errors import DeadlineExceeded, Overloaded, Unavailable
-from cluster.manifests import IndexManifest
+from cluster.manifests import ArtifactFile, IndexManifest
 from cluster.object_store import ObjectStore
 from cluster.search import Int64Array, Passages, SearchEffort, ShardHits, ShardQuery
 
@@ -100,6 +100,8 @@ class ShardReplicaActor:
         self._shard = shard
         self._cache = ArtifactCache(Artifacts(store), cache_folder)
         self._opened: dict[str, _Opened] = {}
+        self._files: dict[str, tuple[ArtifactFile, ...]] = {}
+        """By index version: what the node's cache keeps for this replica."""
         self._searcher = searcher or ThreadPoolExecutor(1, thread_name_prefix="search")
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
         self._waiting = 0
@@ -116,6 +118,7 @@ class ShardReplicaActor:
         """Lets go of an index version; its memory is freed when the last search on it is over."""
         opened = self._opened.pop(index_version, None)
         self._gone_busy_s += 0.0 if opened is None else opened.busy_s
+        self._cache.let_go(self._files.pop(index_version, ()))
 
     def holds(self, index_version: str) -> bool:
         return index_version in self._opened
@@ -164,6 +167,7 @@ class ShardReplicaActor:
         if manifest.version in self._opened:
             return
         artifact = next(s for s in manifest.shards if s.shard == self._shard)
+        self._files[manifest.version] = artifact.files
         folder = self._cache.folder_for(artifact.files)
         index = ShardIndex.open(folder, manifest.parameters, manifest.dimension)
         self._opened[manifest.version] = _Opened(index)

@@ -20,7 +20,7 @@ from cluster.errors import DeadlineExceeded, RaygionError, Unavailable
 from cluster.fanout import Gathered, ShardRoute, scatter
 from cluster.filters import Filter
 from cluster.manifests import Metric
-from cluster.merge import merge_hits
+from cluster.merge import merge_hits, padding
 from cluster.search import (
     Float32Array,
     Hit,
@@ -111,8 +111,9 @@ class ShardSearch:
         watch = Stopwatch.start(self._clock)
         asked = _Asked(vectors=vectors, deadline=deadline)
         try:
-            async with asyncio.timeout(deadline.remaining_s()):
-                found = await self._coalescer.submit(kind, asked, len(vectors))
+            found = await self._coalescer.submit(
+                kind, asked, len(vectors), timeout_s=deadline.remaining_s()
+            )
         except TimeoutError:
             raise DeadlineExceeded("time ran out before the shards answered") from None
         waited_ms = watch.total_ms() - sum(found.timings_ms.values())
@@ -137,11 +138,11 @@ class ShardSearch:
         gathered = await scatter(kind.shards, query, self._scatter_deadline(kind, deadline))
         watch.lap("scatter")
         answered = [(i, part) for i, part in enumerate(gathered.parts) if part is not None]
-        merged = merge_hits(answered, kind.top_k)
+        merged = merge_hits(answered or [(-1, padding(len(vectors), 0))], kind.top_k)
         watch.lap("merge")
         hits: list[tuple[Hit, ...]] | None = None
         if kind.passages:
-            hits = await _fetch(kind, merged, deadline) or [()] * len(vectors)
+            hits = await _fetch(kind, merged, deadline)
         watch.lap("fetch")
         return _handed_out(asked, merged, hits, gathered, watch)
 

@@ -1,5 +1,6 @@
-"""Keeps a gateway's region view fresh: a long poll on the coordinator, by content, not by
-message. While a canary is tried, it tells the coordinator how requests ended.
+"""Keeps what a gateway knows of its region fresh: a long poll on the coordinator for the view, by
+content, not by message, and a short one for how current that is. While a canary is tried, it tells
+the coordinator how requests ended.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from typing import cast
 from actors.actor_calls import NamedActor
 from cluster.answers import RegionSummary
 from cluster.clock import SYSTEM_CLOCK, Backoff, Deadline
+from cluster.consistency import Known
 from cluster.errors import RaygionError, Unavailable
 from cluster.outcomes import OutcomeCounts
-from cluster.region_view import RegionView
+from cluster.region_view import Pulse, RegionView
 
 log = logging.getLogger(__name__)
 _BACKOFF = Backoff(initial_s=0.1, wait_max_s=2.0)
@@ -23,6 +25,10 @@ _POLL_S = (20.0, 30.0)
 """A poll without news ends after a random time in this range, so that gateways do not march in
 step.
 """
+_PULSE_S = 0.5
+_PULSE_TIMEOUT_S = 5.0
+_REFRESH_TIMEOUT_S = 3.0
+"""A little longer than the coordinator itself waits for the store."""
 _REPORT_S = 2.0
 _REPORT_TIMEOUT_S = 5.0
 
@@ -33,24 +39,34 @@ class ViewFollower:
     def __init__(self, coordinator: str, rng: random.Random) -> None:
         self._coordinator = NamedActor(coordinator)
         self._rng = rng
-        self._view: RegionView | None = None
+        self._known: Known | None = None
+        self._pulse = Pulse()
+        """The last one, as long as there is no view yet."""
         self._arrived = asyncio.Event()
+        self._reading: asyncio.Task[str] | None = None
+        self._next_reading: asyncio.Task[str] | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self.outcomes = OutcomeCounts(uuid.uuid4().hex, SYSTEM_CLOCK)
         """Of the requests that this process serves beside a canary."""
 
     @property
+    def known(self) -> Known:
+        """What is known of the region by now. Raises Unavailable before the first view."""
+        if self._known is None:
+            raise Unavailable("this region is still starting; try again shortly")
+        return self._known
+
+    @property
     def view(self) -> RegionView:
         """The last view seen. Raises Unavailable before the first one."""
-        if self._view is None:
-            raise Unavailable("this region is still starting; try again shortly")
-        return self._view
+        return self.known.view
 
     async def start(self, deadline: Deadline) -> None:
         """Starts to follow, and waits for the first view. Raises Unavailable when none comes."""
         if not self._tasks:
             self._tasks = [
                 asyncio.create_task(self._follow(), name="view-follower"),
+                asyncio.create_task(self._feel(), name="pulse"),
                 asyncio.create_task(self._report(), name="outcome-reports"),
             ]
         try:
@@ -63,6 +79,19 @@ class ViewFollower:
         """Raises Unavailable while the coordinator is away."""
         return cast(RegionSummary, await self._coordinator.call("status"))
 
+    async def refresh(self) -> None:
+        """Returns when the release log has been read to its end, by a reading that began after this
+        call, and `known` holds what came of it. Callers share readings.
+
+        Raises Unavailable when the coordinator or the store does not answer within seconds.
+        """
+        if self._next_reading is None:
+            # Whoever comes while one is under way waits for the next: it may have begun too early.
+            self._next_reading = asyncio.create_task(self._read(self._reading), name="refresh")
+        failure = await asyncio.shield(self._next_reading)
+        if failure:
+            raise Unavailable(failure)
+
     def stop(self) -> None:
         for task in self._tasks:
             task.cancel()
@@ -70,7 +99,7 @@ class ViewFollower:
     async def _follow(self) -> None:
         attempt = 0
         while True:
-            known = None if self._view is None else self._view.revision
+            known = None if self._known is None else self._known.view.revision
             try:
                 poll_s = self._rng.uniform(*_POLL_S)
                 async with asyncio.timeout(poll_s + 10.0):
@@ -82,9 +111,45 @@ class ViewFollower:
                 await asyncio.sleep(wait_s)
             else:
                 attempt = 0
-                self._view = view
+                if self._known is None:
+                    self._known = Known(view).with_pulse(self._pulse)
+                else:
+                    self._known = self._known.with_view(view)
                 self.outcomes.follow(None if view.canary is None else view.canary.release)
                 self._arrived.set()
+
+    async def _feel(self) -> None:
+        told = True
+        while True:
+            try:
+                async with asyncio.timeout(_PULSE_TIMEOUT_S):
+                    self._take(cast(Pulse, await self._coordinator.call("pulse")))
+            except (RaygionError, TimeoutError) as error:
+                # Once: the staleness of what is served grows from here on.
+                if told:
+                    log.warning("no pulse from the coordinator (%s)", error)
+                told = False
+            else:
+                told = True
+            await asyncio.sleep(_PULSE_S)
+
+    def _take(self, pulse: Pulse) -> None:
+        if self._known is None:
+            self._pulse = pulse
+        else:
+            self._known = self._known.with_pulse(pulse)
+
+    async def _read(self, before: asyncio.Task[str] | None) -> str:
+        """Why it failed; empty when it did not."""
+        if before is not None:
+            await asyncio.wait([before])
+        self._reading, self._next_reading = self._next_reading, None
+        try:
+            async with asyncio.timeout(_REFRESH_TIMEOUT_S):
+                self._take(cast(Pulse, await self._coordinator.call("refresh")))
+        except (RaygionError, TimeoutError) as error:
+            return str(error) or "the region's coordinator does not answer"
+        return ""
 
     async def _report(self) -> None:
         while True:

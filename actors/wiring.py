@@ -38,6 +38,12 @@ _DETACHED: Mapping[str, object] = {
 }
 
 
+def cluster_id() -> str:
+    """Of the Ray cluster that this process has joined: every cluster has another one."""
+    worker: Any = ray._private.worker.global_worker
+    return str(worker.gcs_client.cluster_id.hex())
+
+
 def live_nodes() -> list[str]:
     """Ids of the nodes on which actors can be placed."""
     nodes: list[Any] = ray.nodes()  # type: ignore[no-untyped-call]

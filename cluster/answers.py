@@ -10,8 +10,11 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
 
+from cluster.caller import ANYONE, Caller
+from cluster.demand import EVENTUAL, Demand
 from cluster.filters import Filter
 from cluster.generation import ChatMessage
+from cluster.regions_overview import RegionLine
 from cluster.search import SearchRequest, SearchResult
 
 ANSWER_TOP_K_DEFAULT = 3
@@ -37,6 +40,29 @@ class AnswerRequest:
     user: str = ""
     """Whoever asks, a user or a session: served by the same release while a canary is tried."""
     trace_id: str = ""
+    caller: Caller = ANYONE
+    """Whom it comes from, for the choice of the region."""
+    forwarded_by: str = ""
+    """The region that sent it here, which is not to be sent on."""
+    demand: Demand = EVENTUAL
+    not_before: int = 0
+    """The place in the release log of the oldest switch that may serve."""
+
+    def retrieval(self) -> SearchRequest:
+        """The search for the passages to answer from, by the same release."""
+        return SearchRequest(
+            corpus=self.corpus,
+            queries=(self.question,),
+            top_k=self.top_k,
+            filter=self.filter,
+            fields=(),
+            timeout_s=self.timeout_s,
+            min_coverage=self.min_coverage,
+            release=self.release,
+            user=self.user,
+            trace_id=self.trace_id,
+            caller=self.caller,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,9 +87,15 @@ class Retrieved:
     citations: tuple[Citation, ...]
     release: int
     region: str
+    """That was asked."""
     coverage: float
     model: str
     trace_id: str
+    served_by: str
+    """The region that made it."""
+    staleness_ms: int
+    session: str
+    """As of `SearchResult`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +120,10 @@ class AnswerResult:
     model: str
     took_ms: float
     trace_id: str
+    served_by: str
+    staleness_ms: int
+    session: str
+    """As of `Retrieved`."""
 
 
 AnswerEvent = Retrieved | Token | AnswerResult
@@ -132,6 +168,8 @@ class RegionSummary:
     log_position: int
     healthy: bool
     canary: CanarySummary | None = None
+    regions: tuple[RegionLine, ...] = ()
+    """All of them, as far as this one knows."""
 
 
 class QueryService(Protocol):

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
 import orjson
 
 from cluster.artifacts import Artifacts, checked_files, sha256_of
+from cluster.cache_space import CacheSpace
 from cluster.errors import Corrupt
 from cluster.manifests import ArtifactFile
+from cluster.model_delta import apply_delta
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +28,9 @@ class ArtifactCache:
     """Artifacts as local folders, shared by the processes of a node.
 
         blobs/ab/{sha256}        each content once, read-only
+        blobs/ab/.{sha256}.partial   the beginning of a content whose fetch broke off
         folders/{key}/{path}     hard links to blobs, one folder for each set of files
-        locks/{key}              held (flock) while a folder is made; a killed process lets go of it
+        locks, pins, guard       see `cluster.cache_space`
 
     A file that a process has open or mapped keeps its bytes when the cache mends or replaces it.
     """
@@ -37,20 +38,26 @@ class ArtifactCache:
     def __init__(self, artifacts: Artifacts, folder: Path) -> None:
         self._artifacts = artifacts
         self._folder = folder.absolute()
+        self._space = CacheSpace(self._folder)
 
     def folder_for(self, files: Sequence[ArtifactFile]) -> Path:
         """A folder with exactly these files, every byte of them hashed during this call.
 
-        A cached file with other bytes is fetched again. Raises Corrupt when the store's copy is no
-        better, or for a path that would leave the folder; NotFound and Unavailable as the store
-        does. Waits for another process that is making the same folder.
+        The folder stays until this process ends, or says `let_go`. A cached file with other bytes
+        is fetched again; a file stored as a delta is rebuilt from its base. Raises Corrupt when the
+        store's copy is no better, or for a path that would leave the folder; NotFound and
+        Unavailable as the store does. Waits for another process that is making the same folder.
         """
         wanted = checked_files(files)
-        listed = [[file.path, file.sha256, file.size_bytes] for file in wanted]
-        key = hashlib.sha256(orjson.dumps(listed)).hexdigest()
+        key = _key(wanted)
         folder = self._folder / "folders" / key
-        with self._locked(key), ThreadPoolExecutor(_FETCHERS) as fetchers:
-            blobs = {file.sha256: file for file in wanted}
+        blobs = {file.sha256: file for file in wanted}
+        counted_on = [part.sha256 for file in wanted for part in (file, *file.parts)]
+        self._space.pin(key)
+        with self._space.making(key, counted_on), ThreadPoolExecutor(_FETCHERS) as fetchers:
+            missing = [file for file in blobs.values() if not self._blob(file).is_file()]
+            if missing:
+                self._space.make_room(sum(self._fetched_bytes(file) for file in missing))
             list(fetchers.map(self._ensure_blob, blobs.values()))
             folder.mkdir(parents=True, exist_ok=True)
             for file in wanted:
@@ -63,8 +70,28 @@ class ArtifactCache:
         blobs = [(self._blob(file), file.size_bytes) for file in files]
         return all(b.is_file() and b.stat().st_size == size_bytes for b, size_bytes in blobs)
 
+    def pin(self, files: Sequence[ArtifactFile]) -> None:
+        """Keeps the folder of these files, now or once it is made, until this process ends."""
+        self._space.pin(_key(checked_files(files)))
+
+    def let_go(self, files: Sequence[ArtifactFile]) -> None:
+        """The folder of these files may go when space is needed, as far as this process cares."""
+        self._space.let_go(_key(checked_files(files)))
+
+    def limit(self, bytes_max: int | None) -> None:
+        """Sets how much the cache of this node may hold, for all of its processes; None: anything.
+
+        What is in use stays even beyond that.
+        """
+        self._space.limit(bytes_max)
+
     def _blob(self, file: ArtifactFile) -> Path:
         return self._folder / "blobs" / file.sha256[:2] / file.sha256
+
+    def _fetched_bytes(self, file: ArtifactFile) -> int:
+        """How much more the cache holds with this file."""
+        parts = (part for part in file.parts if part is not file and not self._blob(part).is_file())
+        return file.size_bytes + sum(part.size_bytes for part in parts)
 
     def _ensure_blob(self, file: ArtifactFile) -> None:
         blob = self._blob(file)
@@ -72,8 +99,37 @@ class ArtifactCache:
             if _holds(blob, file):
                 return
             log.warning("%s (%s) was damaged in the cache; fetching it again", blob, file.path)
-        self._artifacts.fetch(file, blob)
+        if file.delta is None or self._is_cheaper_whole(file):
+            self._artifacts.fetch(file, blob)
+        else:
+            self._rebuild(file, blob)
         blob.chmod(_READ_ONLY)
+
+    def _is_cheaper_whole(self, file: ArtifactFile) -> bool:
+        """Whether the store holds it whole after all, and the base is not here to build on."""
+        base, _ = file.parts
+        return not self._blob(base).is_file() and self._artifacts.is_stored(file)
+
+    def _rebuild(self, file: ArtifactFile, blob: Path) -> None:
+        base, delta = file.parts
+        with self._space.making(file.sha256, [base.sha256, delta.sha256]):
+            if blob.is_file() and _holds(blob, file):
+                return  # another process, for another folder, was faster
+            for part in (base, delta):
+                self._ensure_blob(part)
+            temp = blob.parent / f".{uuid4().hex}"
+            temp.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                apply_delta(self._blob(base), self._blob(delta), temp)
+                if not _holds(temp, file):
+                    raise Corrupt(
+                        f"the delta {delta.sha256} does not make {file.path} ({file.sha256})"
+                    )
+                temp.replace(blob)
+            finally:
+                temp.unlink(missing_ok=True)
+            # All that it says is in the blob now.
+            self._blob(delta).unlink(missing_ok=True)
 
     def _link(self, blob: Path, target: Path) -> None:
         """Makes `target` a name of the blob just verified; one that is not may hold anything."""
@@ -89,13 +145,10 @@ class ArtifactCache:
         finally:
             temp.unlink(missing_ok=True)
 
-    @contextmanager
-    def _locked(self, key: str) -> Iterator[None]:
-        lock = self._folder / "locks" / key
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        with lock.open("wb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+
+def _key(wanted: Sequence[ArtifactFile]) -> str:
+    listed = [[file.path, file.sha256, file.size_bytes] for file in wanted]
+    return hashlib.sha256(orjson.dumps(listed)).hexdigest()
 
 
 def _holds(blob: Path, file: ArtifactFile) -> bool:

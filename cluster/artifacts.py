@@ -5,19 +5,19 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from uuid import uuid4
 
+from cluster.blob_fetch import BlobFetcher, ByteProgress, blob_path, check_content
+from cluster.claims import claim
 from cluster.errors import Conflict, Corrupt, InvalidArgument, NotFound, OutcomeUnknown
 from cluster.manifests import ArtifactFile
 from cluster.object_store import ObjectStore
 
+__all__ = ["Artifacts", "blob_path", "checked_files", "sha256_of"]
 
-def blob_path(sha256: str) -> str:
-    """Where the blob of this hash is kept in the store."""
-    return f"artifacts/sha256/{sha256[:2]}/{sha256}"
+_FETCHERS = 4
 
 
 def sha256_of(path: Path) -> str:
@@ -55,6 +55,16 @@ class Artifacts:
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
+        self._fetcher = BlobFetcher(store)
+
+    def __reduce__(self) -> tuple[type[Artifacts], tuple[ObjectStore]]:
+        # To a task of Ray goes the store; each process fetches and counts by itself.
+        return Artifacts, (self._store,)
+
+    @property
+    def bytes_fetched(self) -> int:
+        """All that `fetch` and `fetch_folder` took out of the store so far."""
+        return self._fetcher.bytes_fetched
 
     def put_bytes(self, data: bytes) -> tuple[str, int]:
         """Stores a blob unless it is there already; gives its SHA-256 and size in bytes."""
@@ -83,9 +93,7 @@ class Artifacts:
         if not folder.is_dir():
             raise InvalidArgument(f"{folder} is not a folder", field="folder")
         files: list[ArtifactFile] = []
-        for path in sorted(
-            _regular_files(folder), key=lambda path: path.relative_to(folder).as_posix()
-        ):
+        for path in regular_files(folder):
             sha256, size_bytes = self.put_file(path)
             relative = path.relative_to(folder).as_posix()
             files.append(ArtifactFile(path=relative, sha256=sha256, size_bytes=size_bytes))
@@ -96,30 +104,32 @@ class Artifacts:
     def read_bytes(self, file: ArtifactFile) -> bytes:
         """A blob in memory, for small files."""
         data = self._store.get(blob_path(file.sha256))
-        _check(file, hashlib.sha256(data).hexdigest(), len(data))
+        check_content(file, hashlib.sha256(data).hexdigest(), len(data))
         return data
 
-    def fetch(self, file: ArtifactFile, target: Path) -> None:
+    def is_stored(self, file: ArtifactFile) -> bool:
+        """Whether the blob is in the store; Corrupt when it has another size there."""
+        return self._is_stored(blob_path(file.sha256), file.size_bytes)
+
+    def fetch(self, file: ArtifactFile, target: Path, progress: ByteProgress | None = None) -> None:
         """Copies a blob to the file `target`, whatever `file.path` says.
 
-        The file appears whole and right, in place of what was there, or not at all.
+        The file appears whole and right, in place of what was there, or not at all. What broke off
+        goes on where it ended, as `BlobFetcher` says.
         """
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with _temp_beside(target) as temp:
-            self._store.download(blob_path(file.sha256), temp)
-            _check(file, sha256_of(temp), temp.stat().st_size)
-            with temp.open("rb") as written:
-                os.fsync(written.fileno())
-            temp.replace(target)
+        self._fetcher.fetch(file, target, progress)
 
     def fetch_folder(self, files: Sequence[ArtifactFile], target: Path) -> None:
-        """Copies all files to their paths below `target`."""
-        for file in checked_files(files):
-            self.fetch(file, target / file.path)
+        """Copies all files to their paths below `target`, a few at a time."""
+        with ThreadPoolExecutor(_FETCHERS) as fetchers:
+            wanted = checked_files(files)
+            list(fetchers.map(lambda file: self.fetch(file, target / file.path), wanted))
 
     def _put(self, sha256: str, size_bytes: int, write: Callable[[str], None]) -> None:
         path = blob_path(sha256)
         if self._is_stored(path, size_bytes):
+            # It may be old, and nothing may need it but what the caller is going to name it in.
+            claim(self._store, [path])
             return
         in_doubt: OutcomeUnknown | None = None
         try:
@@ -146,14 +156,12 @@ class Artifacts:
         return True
 
 
-def _check(file: ArtifactFile, sha256: str, size_bytes: int) -> None:
-    path = blob_path(file.sha256)
-    if size_bytes != file.size_bytes:
-        raise Corrupt(
-            f"{path} ({file.path}) holds {size_bytes} bytes in place of {file.size_bytes}"
-        )
-    if sha256 != file.sha256:
-        raise Corrupt(f"{path} ({file.path}) holds bytes of another hash: {sha256}")
+def regular_files(folder: Path) -> list[Path]:
+    """All files below `folder`, sorted by path.
+
+    Raises InvalidArgument for a link or anything else that is neither a file nor a folder.
+    """
+    return sorted(_regular_files(folder), key=lambda path: path.relative_to(folder).as_posix())
 
 
 def _regular_files(folder: Path) -> Iterable[Path]:
@@ -167,12 +175,3 @@ def _regular_files(folder: Path) -> Iterable[Path]:
                 raise InvalidArgument(
                     f"{entry.path} is neither a file nor a folder", field="folder"
                 )
-
-
-@contextmanager
-def _temp_beside(target: Path) -> Iterator[Path]:
-    temp = target.parent / f".{target.name}.{uuid4().hex}"
-    try:
-        yield temp
-    finally:
-        temp.unlink(missing_ok=True)

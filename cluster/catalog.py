@@ -7,6 +7,7 @@ import random
 import re
 from typing import TypeVar
 
+from cluster.claims import claim_all, parts_of
 from cluster.clock import Backoff, Deadline
 from cluster.errors import Corrupt, InvalidArgument, NotFound
 from cluster.manifests import CorpusManifest, IndexManifest, ManifestRef, ModelManifest
@@ -24,8 +25,9 @@ class Catalog:
     """Manifests by name. What is read has the hash that its reference says, or it raises Corrupt.
 
     Publishing is first come, first served: an index or model version that exists is never replaced,
-    and the caller gets what is there. Failures besides: InvalidArgument for a name that is none,
-    and those of the store.
+    and the caller gets what is there. All blobs that a manifest names are in the store when it is
+    published, or NotFound tells which is not: store it again. Failures besides: InvalidArgument for
+    a name that is none, and those of the store.
     """
 
     def __init__(self, store: ObjectStore) -> None:
@@ -35,11 +37,11 @@ class Catalog:
 
     def read_index(self, corpus: str, ref: ManifestRef) -> IndexManifest:
         """The index version that a release names. NotFound when it is not in the store."""
-        return self._read(_index_path(corpus, ref.version), ref, IndexManifest)
+        return self._read(index_path(corpus, ref.version), ref, IndexManifest)
 
     def find_index(self, corpus: str, version: str) -> tuple[IndexManifest, ManifestRef] | None:
         """An index version and the reference that names it, None when it was not published."""
-        return self._find(_index_path(corpus, version), version, IndexManifest)
+        return self._find(index_path(corpus, version), version, IndexManifest)
 
     def list_indexes(self, corpus: str) -> tuple[tuple[IndexManifest, ManifestRef], ...]:
         """All index versions of a corpus, by version."""
@@ -50,16 +52,16 @@ class Catalog:
     def publish_index(self, manifest: IndexManifest) -> tuple[IndexManifest, ManifestRef]:
         """Stores the manifest unless its version exists; returns what the store holds."""
         return self._publish(
-            _index_path(manifest.corpus, manifest.version), manifest.version, manifest
+            index_path(manifest.corpus, manifest.version), manifest.version, manifest
         )
 
     def read_model(self, ref: ManifestRef) -> ModelManifest:
         """The model version that a release names. NotFound when it is not in the store."""
-        return self._read(_model_path(ref.version), ref, ModelManifest)
+        return self._read(model_path(ref.version), ref, ModelManifest)
 
     def find_model(self, version: str) -> tuple[ModelManifest, ManifestRef] | None:
         """A model version and the reference that names it, None when it was not published."""
-        return self._find(_model_path(version), version, ModelManifest)
+        return self._find(model_path(version), version, ModelManifest)
 
     def list_models(self) -> tuple[tuple[ModelManifest, ManifestRef], ...]:
         """All model versions, by version."""
@@ -68,7 +70,7 @@ class Catalog:
 
     def publish_model(self, manifest: ModelManifest) -> tuple[ModelManifest, ManifestRef]:
         """Stores the manifest unless its version exists; returns what the store holds."""
-        return self._publish(_model_path(manifest.version), manifest.version, manifest)
+        return self._publish(model_path(manifest.version), manifest.version, manifest)
 
     def list_corpora(self) -> tuple[str, ...]:
         """Names of the corpora that have a position, sorted."""
@@ -95,6 +97,7 @@ class Catalog:
         after it.
         """
         data = manifest.to_bytes()
+        claim_all(self._store, parts_of(manifest))
         self._log(manifest.corpus).append_at(
             manifest.position,
             data,
@@ -131,6 +134,7 @@ class Catalog:
         return manifest, _ref(version, data)
 
     def _publish(self, path: str, version: str, manifest: R) -> tuple[R, ManifestRef]:
+        claim_all(self._store, parts_of(manifest))
         data = put_or_get(
             self._store,
             path,
@@ -146,11 +150,13 @@ def _ref(version: str, data: bytes) -> ManifestRef:
     return ManifestRef(version=version, sha256=hashlib.sha256(data).hexdigest())
 
 
-def _index_path(corpus: str, version: str) -> str:
+def index_path(corpus: str, version: str) -> str:
+    """Where the manifest of an index version is kept in the store."""
     return f"indexes/{_checked(corpus, 'corpus')}/{_checked(version, 'version')}{_SUFFIX}"
 
 
-def _model_path(version: str) -> str:
+def model_path(version: str) -> str:
+    """Where the manifest of a model version is kept in the store."""
     return f"models/{_checked(version, 'version')}{_SUFFIX}"
 
 

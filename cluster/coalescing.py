@@ -2,8 +2,9 @@
 
     submit -> waiting -> departs when fewer than `in_flight_max` batches are under way -> answered
 
-No timer: a call that finds nothing under way departs in the same turn of the event loop, together
-with whatever else that turn brings. Under load batches grow by themselves, to `size_max`.
+Nothing waits for company: a call that finds nothing under way departs in the next turn of the event
+loop, together with whatever else this turn brings. Under load batches grow by themselves, to
+`size_max`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class _Call(Generic[KeyT, ItemT, ResultT]):
 
 @dataclass(slots=True, eq=False)
 class _Batch(Generic[KeyT, ItemT, ResultT]):
-    calls: list[_Call[KeyT, ItemT, ResultT]]
+    calls: list[_Call[KeyT, ItemT, ResultT]] = field(default_factory=list)
     task: asyncio.Task[None] | None = None
 
 
@@ -42,7 +43,8 @@ class _Lane(Generic[KeyT, ItemT, ResultT]):
 
     waiting: deque[_Call[KeyT, ItemT, ResultT]] = field(default_factory=deque)
     in_flight: int = 0
-    is_scheduled: bool = False
+    is_departing: bool = False
+    """A task is about to begin that takes what waits then."""
 
 
 class Coalescer(Generic[KeyT, ItemT, ResultT]):
@@ -70,10 +72,13 @@ class Coalescer(Generic[KeyT, ItemT, ResultT]):
         self._num_waiting = 0
         self._lanes: dict[KeyT, _Lane[KeyT, ItemT, ResultT]] = {}
 
-    async def submit(self, key: KeyT, item: ItemT, size: int) -> ResultT:
+    async def submit(
+        self, key: KeyT, item: ItemT, size: int, timeout_s: float | None = None
+    ) -> ResultT:
         """The answer to one item, which counts for `size` of a batch's bounds.
 
-        Raises Overloaded when `waiting_max` would be exceeded. The caller brings the timeout.
+        Raises Overloaded when `waiting_max` would be exceeded, and TimeoutError. A timeout here
+        costs a third of what `asyncio.timeout` around the call does.
         """
         if self._num_waiting and self._num_waiting + size > self._waiting_max:
             raise Overloaded("too much is waiting already; try again shortly")
@@ -84,14 +89,21 @@ class Coalescer(Generic[KeyT, ItemT, ResultT]):
             lane = self._lanes[key] = _Lane()
         lane.waiting.append(call)
         self._num_waiting += size
-        if lane.in_flight < self._in_flight_max and not lane.is_scheduled:
-            lane.is_scheduled = True
-            loop.call_soon(self._depart, key, lane)
+        self._depart(key, lane)
+        timer = None if timeout_s is None else loop.call_later(timeout_s, self._expire, call)
         try:
             return await call.answer
         except asyncio.CancelledError:
             self._give_up(call)
             raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def _expire(self, call: _Call[KeyT, ItemT, ResultT]) -> None:
+        if not call.answer.done():
+            call.answer.set_exception(TimeoutError())
+            self._give_up(call)
 
     def _give_up(self, call: _Call[KeyT, ItemT, ResultT]) -> None:
         batch = call.batch
@@ -100,18 +112,11 @@ class Coalescer(Generic[KeyT, ItemT, ResultT]):
             batch.task.cancel()
 
     def _depart(self, key: KeyT, lane: _Lane[KeyT, ItemT, ResultT]) -> None:
-        lane.is_scheduled = False
-        while lane.in_flight < self._in_flight_max:
-            calls = self._next_batch(lane)
-            if not calls:
-                break
-            lane.in_flight += 1
-            batch = _Batch(calls)
-            for call in calls:
-                call.batch = batch
-            batch.task = asyncio.create_task(self._carry(key, lane, calls))
-        if not lane.in_flight and not lane.waiting and self._lanes.get(key) is lane:
-            del self._lanes[key]
+        """Sends a task on its way for what waits, unless one is already, or enough are."""
+        if lane.waiting and not lane.is_departing and lane.in_flight < self._in_flight_max:
+            lane.is_departing = True
+            batch: _Batch[KeyT, ItemT, ResultT] = _Batch()
+            batch.task = asyncio.create_task(self._carry(key, lane, batch))
 
     def _next_batch(self, lane: _Lane[KeyT, ItemT, ResultT]) -> list[_Call[KeyT, ItemT, ResultT]]:
         """The oldest calls that fit together; one that is too large alone goes alone."""
@@ -132,8 +137,26 @@ class Coalescer(Generic[KeyT, ItemT, ResultT]):
         self,
         key: KeyT,
         lane: _Lane[KeyT, ItemT, ResultT],
-        calls: list[_Call[KeyT, ItemT, ResultT]],
+        batch: _Batch[KeyT, ItemT, ResultT],
     ) -> None:
+        lane.is_departing = False
+        calls = batch.calls = self._next_batch(lane)
+        for call in calls:
+            call.batch = batch
+        lane.in_flight += 1
+        # What does not fit goes with the next one, beside this one.
+        self._depart(key, lane)
+        try:
+            if calls:
+                await self._answer(calls)
+        finally:
+            lane.in_flight -= 1
+            self._depart(key, lane)
+            is_empty = not (lane.waiting or lane.is_departing or lane.in_flight)
+            if is_empty and self._lanes.get(key) is lane:
+                del self._lanes[key]
+
+    async def _answer(self, calls: list[_Call[KeyT, ItemT, ResultT]]) -> None:
         try:
             answers = await self._run(calls[-1].key, [call.item for call in calls])
         except asyncio.CancelledError:
@@ -148,6 +171,3 @@ class Coalescer(Generic[KeyT, ItemT, ResultT]):
             for call, answer in zip(calls, answers, strict=True):
                 if not call.answer.done():
                     call.answer.set_result(answer)
-        finally:
-            lane.in_flight -= 1
-            self._depart(key, lane)

@@ -12,10 +12,20 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from enum import StrEnum
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BeforeValidator, Discriminator, Field, SecretStr, Tag, ValidationError
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    Field,
+    PlainValidator,
+    SecretStr,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -25,10 +35,12 @@ from pydantic_settings import (
 )
 from yaml import YAMLError
 
+from cluster.caller import Location as Location
 from cluster.errors import InvalidArgument
 from cluster.manifests import AutoIndex, IndexParameters, Name
 from cluster.prompt import PromptTemplate
 from cluster.records import Record
+from cluster.releases import WaitFor
 
 STARTER = "starter"
 """Instead of a model's source: the small model that installs with Raygion."""
@@ -68,13 +80,6 @@ class EndpointSettings(Record):
     """More are started under load, up to this; None: up to one for each core of the machine."""
     local_first: bool = True
     """Gateways search shards whose files are on their node themselves; actors serve the rest."""
-
-
-class Location(Record):
-    """A place on earth, in degrees."""
-
-    latitude: Annotated[float, Field(ge=-90, le=90)]
-    longitude: Annotated[float, Field(ge=-180, le=180)]
 
 
 class RegionSettings(Record):
@@ -132,7 +137,7 @@ class CorpusSettings(Record):
     index: IndexSettings = Field(default_factory=IndexParameters)
     """A kind with its parameters; or `auto`, alone or as the kind beside its own parameters."""
     chunks: ChunkSettings = Field(default_factory=ChunkSettings)
-    regions: tuple[Name, ...] | None = None
+    regions: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
     """The only regions that may hold it (data residency); None: all of them."""
     partition_by: Annotated[str, Field(min_length=1)] | None = None
     """A metadata field of strings or integers: documents with equal values are a partition, which
@@ -184,16 +189,32 @@ class RoutingPolicy(StrEnum):
     """The one that was asked."""
 
 
+Network = Annotated[IPv4Network | IPv6Network, PlainValidator(ip_network)]
+
+
 class RoutingSettings(Record):
     policy: RoutingPolicy = RoutingPolicy.LOCAL
+    locations: dict[Network, Location] = Field(default_factory=dict)
+    """Where callers are who do not say so, by the network that they come from, such as
+    `10.1.0.0/16`. The smallest network that holds an address counts.
+    """
     clock_skew_max_ms: Annotated[int, Field(ge=0, le=10_000)] = 100
     """How far the clocks of two regions may be apart. Reported staleness has it on top."""
+
+
+class CacheSettings(Record):
+    """A machine's copies of artifacts."""
+
+    bytes_max: Annotated[int, Field(ge=0)] | None = None
+    """What was used least recently goes when there is more, but never what a resident release
+    needs. None: all stays.
+    """
 
 
 class RolloutPolicy(Record):
     """When a proposed release is committed."""
 
-    wait_for: Literal["all", "quorum"] | Annotated[tuple[Name, ...], Field(min_length=1)] = "all"
+    wait_for: WaitFor = "all"
     """`all`: every target region that is not fenced out by the deadline. `quorum`: a majority of
     them. Or the named ones. Regions that are not waited for catch up after the commit.
     """
@@ -212,12 +233,30 @@ class Settings(Record):
     prompt: PromptTemplate = Field(default_factory=PromptTemplate)
     routing: RoutingSettings = Field(default_factory=RoutingSettings)
     rollout: RolloutPolicy = Field(default_factory=RolloutPolicy)
+    cache: CacheSettings = Field(default_factory=CacheSettings)
     state_folder: Path = Path(".raygion")
     """What a machine keeps for itself: caches, logs, the secret of the Ray cluster."""
+
+    @model_validator(mode="after")
+    def _check_corpora_have_a_home(self) -> Self:
+        for name, corpus in self.corpora.items():
+            for region in corpus.regions or ():
+                if region not in self.regions:
+                    known = ", ".join(sorted(self.regions))
+                    raise ValueError(
+                        f"corpus {name!r} is bound to {region!r}, which is no region; "
+                        f"there is: {known}"
+                    )
+        return self
 
     def corpus(self, name: str) -> CorpusSettings:
         """The settings of a corpus; the defaults for one that has none of its own."""
         return self.corpora.get(name, CorpusSettings())
+
+    def may_hold(self, region: str, corpus: str) -> bool:
+        """Whether the corpus may be in that region."""
+        homes = self.corpus(corpus).regions
+        return homes is None or region in homes
 
     def region_name(self, asked: str | None) -> str:
         """`asked`, or the only region there is. Raises InvalidArgument naming the choices."""
@@ -298,9 +337,11 @@ def _anchored(url: str, base: Path) -> str:
 
 def _invalid(error: ValidationError, file: Path | None) -> InvalidArgument:
     first = error.errors()[0]
-    # Which kind of index settings it took them for is no part of what the file says.
-    loc = [str(part) for part in first["loc"] if part not in (_AUTO, _NAMED)]
+    # Which kind of index settings it took them for is no part of what the file says, nor that it
+    # was looking at a key.
+    loc = [str(part) for part in first["loc"] if part not in (_AUTO, _NAMED, "[key]")]
     key = ".".join(loc)
     if first["type"] == "extra_forbidden":
         return InvalidArgument(f"unknown key (in {file or 'the settings'})", key)
-    return InvalidArgument(f"{first['msg']} (in {file or 'the settings'})", key)
+    message = first["msg"].removeprefix("Value error, ")
+    return InvalidArgument(f"{message} (in {file or 'the settings'})", key)

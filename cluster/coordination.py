@@ -1,6 +1,7 @@
 """Drives a region's rollout over the log in the store: reads, decides, carries out.
 
     step      read the log -> exchange heartbeats -> decide -> carry out, again after each append
+              (`read`, then `decide`, where somebody waits for what was read)
     request   read the log -> what a person asks for -> append
     observe   the outcome of an instruction -> decide -> carry out
 
@@ -11,15 +12,20 @@ when it is abandoned at any point: the log and the heartbeats give it all back.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, assert_never
 
 from cluster.clock import Clock, Deadline
-from cluster.errors import Conflict, Fenced, NotFound
-from cluster.numbered_object import NumberedLog
+from cluster.errors import Conflict, Fenced
+from cluster.numbered_object import NumberedLog, read_each
 from cluster.object_store import ObjectStore
+from cluster.region_claim import Claim, RegionClaim, read_heartbeat, taken
+from cluster.region_view import Freshness
 from cluster.releases import LogState, Release, parse_entry
 from cluster.rollout import Rollout
 from cluster.rollout_events import (
+    REGIONS,
     Append,
     EntryRead,
     Event,
@@ -29,12 +35,16 @@ from cluster.rollout_events import (
     Prepare,
     RegionStatus,
     Retire,
+    heartbeat_path,
 )
 
 _APPENDS_MAX = 8
 """Entries that one step appends at most; the next step goes on."""
 _APPEND_TIMEOUT_S = 20.0
 _REQUEST_ATTEMPTS = 5
+_HEARTBEAT_S = 1.0
+_REGIONS_LISTED_S = 5.0
+"""Between two looks at which regions there are; their heartbeats are read at every exchange."""
 
 Decide = Callable[[Rollout, int, str], Append]
 """What a person asks for: (rollout, now_ms, commit_id) -> the entry to append, or a typed error."""
@@ -52,6 +62,19 @@ class ReleaseHost(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vitals:
+    """How a region is, for its heartbeat."""
+
+    healthy: bool = True
+    load: float = 0.0
+    """How busy it is, in [0, 1]."""
+
+
+def _nobody() -> None:
+    """Tells nobody of an append."""
+
+
 class RolloutDriver:
     """Owns a rollout. Not thread-safe: one thread makes all calls."""
 
@@ -64,26 +87,51 @@ class RolloutDriver:
         host: ReleaseHost,
         clock: Clock,
         new_id: Callable[[], str],
+        cluster_id: str = "",
+        vitals: Callable[[], Vitals] = Vitals,
+        appended: Callable[[], None] = _nobody,
     ) -> None:
+        """`appended` is called after each entry that landed. It returns at once, raises nothing."""
         self.rollout = rollout
+        self.freshness = Freshness()
+        """Of the last complete reading of the log."""
         self._store = store
         self._log = log
         self._host = host
         self._clock = clock
         self._new_id = new_id
+        self._cluster_id = cluster_id
+        self._vitals = vitals
+        self._appended = appended
+        self._claim = RegionClaim(cluster_id)
+        self._regions: list[str] = []
+        self._listed_s = float("-inf")
+        self._told: RegionStatus | None = None
+        self._told_s = float("-inf")
 
     def step(self, *, exchange_heartbeats: bool) -> None:
         """Reads what is new and does what follows from it.
 
         The first step must exchange heartbeats. After an error (Unavailable, OutcomeUnknown,
-        DeadlineExceeded of the store) the next step goes on. Raises Fenced when another coordinator
-        of this region has taken over: this one must end.
+        DeadlineExceeded of the store) the next step goes on. Raises Conflict while another cluster
+        runs under this region's name: then nothing is written. Raises Fenced when another
+        coordinator of this region has taken over: this one must end.
+        """
+        self.read()
+        self.decide(exchange_heartbeats=exchange_heartbeats)
+
+    def read(self) -> None:
+        """Reads what is new in the log; what follows from it waits for `decide`. Fails like
+        `step`.
         """
         self._read_log()
         if self.rollout.superseded:
             raise Fenced(
                 f"another coordinator of region {self.rollout.region} leads; this one ends"
             )
+
+    def decide(self, *, exchange_heartbeats: bool) -> None:
+        """Does what follows from what was read. Fails like `step`."""
         if exchange_heartbeats:
             self._carry_out(self._exchange_heartbeats())
         self._carry_out(LogCaughtUp())
@@ -151,25 +199,53 @@ class RolloutDriver:
         # Known to stand in the log, so it is not read back: a read that fails here would tell the
         # caller of a failure that is none.
         self._handle(EntryRead(entry=entry))
+        self._appended()
         return True
 
     def _read_log(self) -> None:
+        begun_ms = self._clock.wall_ms()
         for position, data in self._log.read_after(self.rollout.state.position):
             self._handle(EntryRead(entry=parse_entry(data, position=position)))
+        self.freshness = Freshness(read_ms=begun_ms, position=self.rollout.state.position)
 
     def _exchange_heartbeats(self) -> HeartbeatsRead:
-        own = self.rollout.heartbeat(self._clock.wall_ms())
-        self._store.put(_heartbeat_path(own.region), own.to_bytes())
-        statuses = {own.region: own}
-        for region in self._store.list_folders("regions"):
-            if region != own.region:
-                path = _heartbeat_path(region)
-                try:
-                    statuses[region] = RegionStatus.from_bytes(self._store.get(path), source=path)
-                except NotFound:
-                    continue
-        return HeartbeatsRead(statuses=statuses)
+        now_s = self._clock.monotonic_s()
+        region, state = self.rollout.region, self.rollout.state
+        if now_s - self._listed_s >= _REGIONS_LISTED_S:
+            self._regions = self._store.list_folders(REGIONS)
+            self._listed_s = now_s
+        # Those on which something hangs are looked at even if they have only just come.
+        opened = state.open_proposal()
+        needed = {region, *(opened.targets if opened is not None else ())}
+        needed |= {state.leader} if state.leader is not None else set()
+        names = sorted({*self._regions} | needed)
+        found = dict(
+            zip(names, read_each(partial(read_heartbeat, self._store), names), strict=True)
+        )
+        if self._claim.look(found[region], now_s) is not Claim.FREE:
+            raise taken(region, found[region])
+        statuses = {name: status for name, status in found.items() if status is not None}
+        statuses[region] = self._tell(now_s)
+        return HeartbeatsRead(statuses=statuses, at_s=now_s)
 
-
-def _heartbeat_path(region: str) -> str:
-    return f"regions/{region}/status.json"
+    def _tell(self, now_s: float) -> RegionStatus:
+        """This region's heartbeat: a new one each second, or when there is more to tell."""
+        vitals = self._vitals()
+        own = self.rollout.heartbeat(self._clock.wall_ms()).model_copy(
+            update={
+                "cluster_id": self._cluster_id,
+                "healthy": vitals.healthy,
+                "load": vitals.load,
+            }
+        )
+        told = self._told
+        if (
+            told is not None
+            and now_s - self._told_s < _HEARTBEAT_S
+            and (own.prepared, own.failed, own.at_fault)
+            == (told.prepared, told.failed, told.at_fault)
+        ):
+            return told
+        self._store.put(heartbeat_path(own.region), own.to_bytes())
+        self._told, self._told_s = own, now_s
+        return own

@@ -9,6 +9,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol, TypedDict, cast
 
@@ -16,6 +17,7 @@ import fsspec
 
 from cluster.errors import Conflict, Corrupt, NotFound, OutcomeUnknown, Unavailable
 from cluster.local_store import checked_path
+from cluster.stored_object import StoredObject
 
 log = logging.getLogger(__name__)
 
@@ -28,19 +30,21 @@ _MEMORY_LOCK = threading.Lock()
 class _FileSystem(Protocol):
     """The part of fsspec that is used here; fsspec itself has no types."""
 
-    def cat_file(self, path: str) -> bytes: ...
-    def get_file(self, rpath: str, lpath: str) -> None: ...
+    def cat_file(self, path: str, start: int | None = ..., end: int | None = ...) -> bytes: ...
     def pipe_file(self, path: str, value: bytes, mode: str = ...) -> object: ...
     def put_file(self, lpath: str, rpath: str, *, mode: str, **options: int) -> None: ...
     def info(self, path: str) -> Mapping[str, object]: ...
     def ls(self, path: str, detail: bool) -> list[dict[str, str]]: ...
     def invalidate_cache(self, path: str) -> None: ...
     def rm_file(self, path: str) -> None: ...
+    def modified(self, path: str) -> datetime: ...
     def call_s3(self, method: str, **arguments: object) -> _S3Page: ...
 
 
 class _S3Object(TypedDict):
     Key: str
+    Size: int
+    LastModified: datetime
 
 
 class _S3Prefix(TypedDict):
@@ -79,11 +83,13 @@ class FsspecStore:
         with _reading(path):
             return self._fs.cat_file(full)
 
-    def download(self, path: str, target: Path) -> None:
+    def read_range(self, path: str, start: int, length: int) -> bytes:
         full = self._full(path)
-        self.size(path)  # raises NotFound where fsspec would copy a folder as a folder
+        # S3 answers an empty range with an error, or with the whole object.
+        if length <= 0:
+            return b""
         with _reading(path):
-            self._fs.get_file(full, str(target))
+            return self._fs.cat_file(full, start=start, end=start + length)
 
     def put_if_absent(self, path: str, data: bytes) -> None:
         full = self._full(path)
@@ -135,16 +141,22 @@ class FsspecStore:
 
     def list_names(self, folder: str, start_after: str | None = None) -> list[str]:
         if self._is_s3:
-            names, _ = self._list_s3(folder, start_after)
+            names = [stored.name for stored in self._list_s3(folder, start_after)[0]]
         else:
             names = self._list(folder, "file")
         return sorted(name for name in names if start_after is None or name > start_after)
+
+    def list_objects(self, folder: str) -> list[StoredObject]:
+        if self._is_s3:
+            found = self._list_s3(folder)[0]
+        else:
+            found = [self._look_at(folder, name) for name in self._list(folder, "file")]
+        return sorted(found, key=lambda stored: stored.name)
 
     def list_folders(self, folder: str) -> list[str]:
         return sorted(self._list_s3(folder)[1] if self._is_s3 else self._list(folder, "directory"))
 
     def remove(self, path: str) -> None:
-        """Takes an object away on which nobody relies: a probe, or an upload that went wrong."""
         full = self._full(path)
         try:
             with _reading(path):
@@ -193,8 +205,17 @@ class FsspecStore:
             if entry["type"] == kind
         ]
 
-    def _list_s3(self, folder: str, start_after: str | None = None) -> tuple[list[str], list[str]]:
-        """Names of objects and of folders, asked of S3 itself.
+    def _look_at(self, folder: str, name: str) -> StoredObject:
+        path = f"{folder}/{name}"
+        size_bytes = self.size(path)
+        with _reading(path):
+            modified = self._fs.modified(self._full(path))
+        return StoredObject(name=name, size_bytes=size_bytes, modified_ms=_wall_ms(modified))
+
+    def _list_s3(
+        self, folder: str, start_after: str | None = None
+    ) -> tuple[list[StoredObject], list[str]]:
+        """Objects and names of folders, asked of S3 itself.
 
         fsspec knows no start of a listing; with it, the tail of a long log stays cheap.
         """
@@ -202,12 +223,19 @@ class FsspecStore:
         request: dict[str, object] = {"Bucket": bucket, "Prefix": prefix, "Delimiter": "/"}
         if start_after is not None:
             request["StartAfter"] = prefix + start_after
-        names: list[str] = []
+        objects: list[StoredObject] = []
         folders: list[str] = []
         while True:
             with _reading(folder):
                 page = self._fs.call_s3("list_objects_v2", **request)
-            names += [entry["Key"].removeprefix(prefix) for entry in page.get("Contents", [])]
+            objects += [
+                StoredObject(
+                    name=entry["Key"].removeprefix(prefix),
+                    size_bytes=entry["Size"],
+                    modified_ms=_wall_ms(entry["LastModified"]),
+                )
+                for entry in page.get("Contents", [])
+            ]
             folders += [
                 entry["Prefix"].removeprefix(prefix).rstrip("/")
                 for entry in page.get("CommonPrefixes", [])
@@ -215,8 +243,12 @@ class FsspecStore:
             token = page.get("NextContinuationToken")
             if not token:
                 # Consoles make an empty object for a "folder": its name is the prefix itself.
-                return [name for name in names if name], folders
+                return [stored for stored in objects if stored.name], folders
             request["ContinuationToken"] = token
+
+
+def _wall_ms(moment: datetime) -> int:
+    return int(moment.timestamp() * 1000)
 
 
 def _check_hash(actual: str, expected: str, source: Path, path: str) -> None:

@@ -16,6 +16,31 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 # three.
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 
+TOMBSTONES_FILE = "tombstones.arrow"
+"""In a shard's folder: ids of documents that do not count."""
+
+
+def _is_none(value: object) -> bool:
+    # What is left out when there is none leaves the bytes, and so the names, of others as they are.
+    return value is None
+
+
+class Blob(Record):
+    """Bytes in the store."""
+
+    sha256: Sha256
+    size_bytes: Annotated[int, Field(ge=0)]
+
+
+class FileDelta(Record):
+    """How a file comes about that the store does not hold whole: see `cluster.model_delta`."""
+
+    base: Blob
+    """A file of another model version, stored in full."""
+    base_version: str
+    delta: Blob
+    """What to do to the base."""
+
 
 class ArtifactFile(Record):
     """One file of an artifact: its path inside the artifact's folder and the content that it must
@@ -25,6 +50,18 @@ class ArtifactFile(Record):
     path: str
     sha256: Sha256
     size_bytes: Annotated[int, Field(ge=0)]
+    delta: FileDelta | None = Field(default=None, exclude_if=_is_none)
+    """None for a file that is stored whole."""
+
+    @property
+    def parts(self) -> tuple[ArtifactFile, ...]:
+        """The blobs in the store that it is made of, each as a file stored whole."""
+        if self.delta is None:
+            return (self,)
+        return tuple(
+            ArtifactFile(path=f"{self.path} ({what})", sha256=b.sha256, size_bytes=b.size_bytes)
+            for what, b in (("base", self.delta.base), ("delta", self.delta.delta))
+        )
 
 
 class ManifestRef(Record):
@@ -47,13 +84,16 @@ class CorpusManifest(Record):
     """One position of a corpus: all its documents, as an ordered list of parts.
 
     A part is a Parquet file of passages. Where two parts hold the same document, the later part
-    wins whole. Stored at `corpora/{corpus}/{position:020}.json`.
+    wins whole; a document that the tombstones name counts in none of them. Stored at
+    `corpora/{corpus}/{position:020}.json`.
     """
 
     format: Literal[1] = 1
     corpus: Name
     position: Annotated[int, Field(ge=1)]
     parts: tuple[ArtifactFile, ...]
+    tombstones: ArtifactFile | None = Field(default=None, exclude_if=_is_none)
+    """Ids of the deleted documents that parts still hold; see `cluster.tombstones`."""
     num_documents: Annotated[int, Field(ge=0)]
     num_passages: Annotated[int, Field(ge=0)]
     metadata_schema: dict[str, ColumnType]
@@ -61,6 +101,10 @@ class CorpusManifest(Record):
     """Length of the ready-made vectors, or None when the passages are to be embedded."""
     sources: tuple[str, ...]
     created_at_ms: int
+
+    def content(self) -> CorpusManifest:
+        """Equal for equal documents, whenever and wherever they were read."""
+        return self.model_copy(update={"position": 1, "created_at_ms": 0, "sources": ()})
 
 
 EF_SEARCH_MAX = 10_000
@@ -173,13 +217,24 @@ class IndexTuning(Record):
 
 class ShardArtifact(Record):
     """The files of one shard: `index.faiss` and `documents.arrow`, in the same row order; where it
-    is partitioned, `partitions.arrow` and `partitions/{n}.faiss`.
+    is partitioned, `partitions.arrow` and `partitions/{n}.faiss`; where documents were deleted
+    since it was built, `tombstones.arrow`.
     """
 
     shard: Annotated[int, Field(ge=0)]
     num_rows: Annotated[int, Field(ge=0)]
+    """Of the files, deleted ones included."""
     files: tuple[ArtifactFile, ...]
     recall_at_10: float
+
+    @property
+    def built_files(self) -> tuple[ArtifactFile, ...]:
+        """What the build wrote: without the tombstones."""
+        return tuple(file for file in self.files if file.path != TOMBSTONES_FILE)
+
+    @property
+    def tombstones(self) -> ArtifactFile | None:
+        return next((file for file in self.files if file.path == TOMBSTONES_FILE), None)
 
 
 class IndexManifest(Record):
@@ -207,6 +262,10 @@ class IndexManifest(Record):
     """
     partition_by: str | None = None
     """The metadata field by whose value documents were given to shards; None: by their ids."""
+    base: str | None = Field(default=None, exclude_if=_is_none)
+    """The version whose files these are, where documents were deleted from it and nothing was built
+    anew.
+    """
     built_at_ms: int
 
 

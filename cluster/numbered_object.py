@@ -6,8 +6,9 @@ import logging
 import random
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from cluster.clock import Backoff, Deadline
 from cluster.errors import (
@@ -24,7 +25,10 @@ from cluster.object_store import ObjectStore
 log = logging.getLogger(__name__)
 
 PROBES_MAX = 4
-_READERS = 8
+_READERS = 32
+"""Reads at once: what a coordinator that starts has to read is mostly waiting for the store."""
+K = TypeVar("K")
+T = TypeVar("T")
 
 
 def put_or_get(
@@ -74,6 +78,14 @@ def put_or_get(
     if unavailable is not None:
         raise unavailable
     raise DeadlineExceeded(f"time ran out before {path} could be written")
+
+
+def read_each(read: Callable[[K], T], keys: Sequence[K]) -> list[T]:
+    """What `read` gives for each key, in their order; several are read at once."""
+    if len(keys) <= 1:
+        return [read(key) for key in keys]
+    with ThreadPoolExecutor(min(_READERS, len(keys))) as readers:
+        return list(readers.map(read, keys))
 
 
 class NumberedLog:
@@ -138,10 +150,7 @@ class NumberedLog:
         Raises Corrupt when one of them is missing from the store.
         """
         numbers = range(n + 1, self.latest() + 1)
-        if len(numbers) <= 1:
-            return [(number, self._read_present(number)) for number in numbers]
-        with ThreadPoolExecutor(_READERS) as readers:
-            return list(zip(numbers, readers.map(self._read_present, numbers), strict=True))
+        return list(zip(numbers, read_each(self._read_present, numbers), strict=True))
 
     def append_at(
         self, n: int, data: bytes, *, is_mine: Callable[[bytes], bool], deadline: Deadline

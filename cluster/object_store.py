@@ -14,6 +14,7 @@ from cluster.clock import SYSTEM_CLOCK
 from cluster.errors import Conflict, InvalidArgument, OutcomeUnknown, RaygionError, Unavailable
 from cluster.fsspec_store import FsspecStore
 from cluster.local_store import LocalStore
+from cluster.stored_object import StoredObject
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ class ObjectStore(Protocol):
 
     - atomic visibility: an object is seen whole or not at all, whatever happens to its writer;
     - mutual exclusion: of all `put_if_absent` and `upload_if_absent` of one path, at most one takes
-      effect, and the content never changes after that;
+      effect, and the content never changes after that, until it is removed;
     - read after write: what was acknowledged is seen by every read, `exists` and `size` that starts
       afterwards;
     - consistent listing: a listing holds every object acknowledged before it started, and none that
@@ -44,11 +45,8 @@ class ObjectStore(Protocol):
 
     def get(self, path: str) -> bytes: ...
 
-    def download(self, path: str, target: Path) -> None:
-        """Streams an object to a local file.
-
-        After a failure the file may hold anything, so `target` should be a temporary name.
-        """
+    def read_range(self, path: str, start: int, length: int) -> bytes:
+        """Bytes from `start` on, as many as asked for or up to the object's end."""
         ...
 
     def put_if_absent(self, path: str, data: bytes) -> None: ...
@@ -77,8 +75,20 @@ class ObjectStore(Protocol):
         """Sorted names of the objects right inside `folder`, only those after `start_after`."""
         ...
 
+    def list_objects(self, folder: str) -> list[StoredObject]:
+        """The objects right inside `folder`, sorted by name."""
+        ...
+
     def list_folders(self, folder: str) -> list[str]:
         """Sorted names of the folders right inside `folder`."""
+        ...
+
+    def remove(self, path: str) -> None:
+        """Takes an object away; one that is not there is fine.
+
+        Only for what is collected when nobody names it any more, and for the marks of that: see
+        `cluster.store_gc`. Unavailable when it may still be there.
+        """
         ...
 
 
@@ -156,7 +166,7 @@ def _probe_object(store: LocalStore | FsspecStore) -> Iterator[str]:
         try:
             store.remove(path)
         except RaygionError as error:
-            # A policy without the right to delete is a good one: the store never needs it.
+            # A policy without the right to delete is a good one: only collecting garbage needs it.
             log.warning("the probe object %s stays in the store: %s", path, error)
 
 

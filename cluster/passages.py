@@ -3,12 +3,13 @@
 A part of a corpus is a Parquet file of passages with the columns `id`, `document`, `text`, one
 `meta.{field}` for each metadata field of the part, and `vector` when the documents brought theirs.
 All passages of a document are in one part; where two parts hold a document, the later one wins.
+Documents that were deleted are named beside the parts, in `cluster.tombstones`.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -151,13 +152,16 @@ def document_ids(data: bytes, *, source: str) -> list[str]:
         raise Corrupt(f"{source} is not a readable part of a corpus: {error}") from error
 
 
-def current_rows(parts: Sequence[Sequence[str]]) -> list[npt.NDArray[np.bool_]]:
-    """For each part the rows that count: those whose document no later part holds.
+def current_rows(
+    parts: Sequence[Sequence[str]], deleted: Collection[str] = ()
+) -> list[npt.NDArray[np.bool_]]:
+    """For each part the rows that count: those whose document no later part holds, nor is it among
+    the deleted ones.
 
     A part is given by the document ids of its rows, the parts in the order of the manifest.
     """
     masks: list[npt.NDArray[np.bool_]] = []
-    later: set[str] = set()
+    later: set[str] = set(deleted)
     for documents in reversed(parts):
         mask = (document not in later for document in documents)
         masks.append(np.fromiter(mask, dtype=np.bool_, count=len(documents)))
@@ -172,6 +176,12 @@ def current_passages(tables: Sequence[pa.Table]) -> list[pa.Table]:
         table if mask.all() else table.filter(pa.array(mask))
         for table, mask in zip(tables, masks, strict=True)
     ]
+
+
+def undeleted_passages(table: pa.Table, deleted: Collection[str]) -> pa.Table:
+    """The rows whose document is not among these."""
+    (mask,) = current_rows([_document_ids(table)], deleted)
+    return table if mask.all() else table.filter(pa.array(mask))
 
 
 def clashing_passage_id(num_passages: Mapping[str, int]) -> str | None:

@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from cluster.canary import lot_of
-from cluster.errors import InvalidArgument, Unavailable
+from cluster.errors import InvalidArgument, NotYet, Unavailable
 from cluster.manifests import ArtifactFile, ColumnType, Metric
 from cluster.prompt import PromptTemplate
 from cluster.releases import CanaryShare, Switch
+from cluster.rollout_events import RegionStatus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,8 +40,8 @@ class CorpusView:
 class GeneratorView:
     """Where the release's language model runs."""
 
-    application: str
-    """Name of its Serve application."""
+    application: str | None
+    """Name of its Serve application; None where it runs in other regions alone."""
     model: str
     tokenizer_files: tuple[ArtifactFile, ...]
     """The part of the model's artifact that a gateway needs to count and cut prompts."""
@@ -53,22 +54,32 @@ class ReleaseView:
 
     number: int
     corpora: Mapping[str, CorpusView]
+    """Those that may be in this region."""
     embedders: tuple[str, ...]
     """Actor names of the replicas that embed queries."""
     generator: GeneratorView | None
     prompt: PromptTemplate
+    elsewhere: frozenset[str] = frozenset()
+    """Corpora of the release that may not be in this region."""
 
     def corpus(self, name: str | None) -> CorpusView:
-        """Raises InvalidArgument for an unknown corpus, or for none where there are several."""
-        known = ", ".join(sorted(self.corpora))
-        if name is None:
-            if len(self.corpora) == 1:
-                return next(iter(self.corpora.values()))
-            raise InvalidArgument(f"name one of the corpora: {known}", "corpus")
-        view = self.corpora.get(name)
+        """Raises InvalidArgument for an unknown corpus, for one that may not be in this region, and
+        for none where the release has several.
+        """
+        if name is None and len(self.corpora) == 1 and not self.elsewhere:
+            return next(iter(self.corpora.values()))
+        view = None if name is None else self.corpora.get(name)
         if view is None:
-            raise InvalidArgument(f"there is no corpus {name!r}; there is: {known}", "corpus")
+            raise self._no_corpus(name)
         return view
+
+    def _no_corpus(self, name: str | None) -> InvalidArgument:
+        known = ", ".join(sorted(self.corpora.keys() | self.elsewhere))
+        if name is None:
+            return InvalidArgument(f"name one of the corpora: {known}", "corpus")
+        if name in self.elsewhere:
+            return InvalidArgument(f"corpus {name!r} is not kept in this region", "corpus")
+        return InvalidArgument(f"there is no corpus {name!r}; there is: {known}", "corpus")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,29 +96,84 @@ class RegionView:
     """Another one whenever the content changes, in every incarnation of the coordinator."""
 
     def pin(
-        self, number: int | None, now_ms: int, *, user: str = "", lot: float = 1.0
+        self,
+        number: int | None,
+        now_ms: int,
+        *,
+        user: str = "",
+        lot: float = 1.0,
+        not_before: int = 0,
     ) -> ReleaseView:
+        """The release that `place` finds."""
+        return self.place(number, now_ms, user=user, lot=lot, not_before=not_before).release
+
+    def place(
+        self,
+        number: int | None,
+        now_ms: int,
+        *,
+        user: str = "",
+        lot: float = 1.0,
+        not_before: int = 0,
+    ) -> Place:
         """The release to serve a request with: `number`; or (None) the canary for its share of the
         users, and of the requests without one by their `lot` in [0, 1); else the current one.
 
-        A user who is served by the canary still is when its share grows. Raises InvalidArgument for
-        a release that is not served or not resident here, Unavailable when there is none at all.
+        A user who is served by the canary still is when its share grows. `not_before`: the place of
+        a switch in the log that has come somewhere; it or a later one serves. Raises
+        InvalidArgument for a release that is not served or not resident here, NotYet when none is
+        new enough, Unavailable when there is none at all.
         """
         if number is not None:
-            return self._named(number, now_ms)
+            release = self._named(number, now_ms)
+            return Place(release, self.in_force(now_ms), self._last_to(number, now_ms))
+        switch = self.in_force(now_ms, not_before)
+        if switch is None and not_before:
+            raise NotYet("this region does not serve yet what the session has seen")
         canary = self.canary_at(now_ms)
         if canary is not None:
             drawn = lot_of(user, canary.release) if user else lot
             if drawn * 100 < canary.percent:
-                return self.releases[canary.release]
-        due = (s.release for s in reversed(self.switches) if s.at_ms <= now_ms)
-        current = next(due, None)
-        # A region that has not loaded the newest release yet answers from the last one it holds.
-        while current is not None and current not in self.releases:
-            current = next(due, None)
-        if current is None:
+                return Place(self.releases[canary.release], switch, None)
+        if switch is None:
             raise Unavailable("this region has no release to serve yet; try again shortly")
-        return self.releases[current]
+        return Place(self.releases[switch.release], switch, switch)
+
+    def in_force(self, now_ms: int, not_before: int = 0) -> Switch | None:
+        """The newest switch whose moment has come and whose release is resident: a region that has
+        not loaded the newest release yet answers from the last one it holds.
+        """
+        for switch in reversed(self.switches):
+            if switch.position < not_before:
+                return None
+            if switch.release in self.releases and _has_come(switch, now_ms, not_before):
+                return switch
+        return None
+
+    def newest(self, now_ms: int, not_before: int = 0) -> Switch | None:
+        """The newest switch whose moment has come, wherever its release is resident."""
+        for switch in reversed(self.switches):
+            if switch.position < not_before:
+                return None
+            if _has_come(switch, now_ms, not_before):
+                return switch
+        return None
+
+    def superseded_ms(self, position: int, now_ms: int) -> int | None:
+        """The moment from which on the switch at that place in the log was not current any more;
+        None when it still is.
+        """
+        moment_ms = None
+        for switch in reversed(self.switches):
+            if switch.position <= position:
+                break
+            if switch.at_ms <= now_ms and (moment_ms is None or switch.at_ms < moment_ms):
+                moment_ms = switch.at_ms
+        return moment_ms
+
+    def serves(self, number: int, now_ms: int) -> bool:
+        """Whether a request that names the release can be served."""
+        return number in self._to_name(now_ms)
 
     def canary_at(self, now_ms: int) -> CanaryShare | None:
         """The canary, if it takes its share at this moment."""
@@ -117,13 +183,68 @@ class RegionView:
         return canary
 
     def _named(self, number: int, now_ms: int) -> ReleaseView:
-        served = {s.release for s in self.switches}
-        if (canary := self.canary_at(now_ms)) is not None:
-            served.add(canary.release)
-        served &= self.releases.keys()
+        served = self._to_name(now_ms)
         if number in served:
             return self.releases[number]
         known = ", ".join(map(str, sorted(served))) or "none"
         raise InvalidArgument(
             f"release {number} is not served here; resident releases: {known}", "release"
         )
+
+    def _to_name(self, now_ms: int) -> set[int]:
+        served = {s.release for s in self.switches}
+        if (canary := self.canary_at(now_ms)) is not None:
+            served.add(canary.release)
+        return served & self.releases.keys()
+
+    def _last_to(self, number: int, now_ms: int) -> Switch | None:
+        """The last switch to the release whose moment has come."""
+        come = (s for s in reversed(self.switches) if s.at_ms <= now_ms)
+        return next((s for s in come if s.release == number), None)
+
+
+def _has_come(switch: Switch, now_ms: int, not_before: int) -> bool:
+    """By the clock here, or proven by somebody who has seen it in force elsewhere."""
+    return switch.at_ms <= now_ms or switch.position == not_before
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What serves a request, and where that stands in the release log."""
+
+    release: ReleaseView
+    in_force: Switch | None
+    """What serves those who name no release and are not served by a canary."""
+    switch: Switch | None
+    """To this release; None while it has not become current."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Freshness:
+    """How current a region is. It stands still while the store does not answer."""
+
+    read_ms: int = 0
+    """The region's wall clock when its last complete reading of the release log began; 0 before the
+    first one.
+    """
+    position: int = 0
+    """How far that reading came."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pulse:
+    """What a coordinator tells of how current its region is, and of all regions."""
+
+    freshness: Freshness = field(default_factory=Freshness)
+    regions: Mapping[str, RegionStatus] = field(default_factory=dict)
+    """The last heartbeat of each region, by name."""
+    switches: tuple[Switch, ...] = ()
+    """The last switches that the reading of `freshness` found, in log order: a gateway may hear of
+    them here before they come with its view.
+    """
+    store_id: str = ""
+    """Of the store whose release log this is; empty before it could be read."""
+    last_release: int = 0
+    """The highest number that a release of the log has, as of the same reading."""
+    aborted: Mapping[int, str] = field(default_factory=dict)
+    """The last releases that were aborted, and why."""

@@ -29,6 +29,8 @@ from cluster.records import Record
 
 RELEASE_LOG = "releases"
 """The log's folder in the store."""
+WaitFor = Literal["all", "quorum"] | Annotated[tuple[Name, ...], Field(min_length=1)]
+"""For whom a release waits: every target, a majority of the targets, or the named ones."""
 
 
 class ReleaseContents(Record):
@@ -73,8 +75,12 @@ class Propose(EntryBase):
     release: Release
     targets: Annotated[tuple[Name, ...], Field(min_length=1)]
     prepare_by_ms: int
+    wait_for: WaitFor = "all"
+    """Of `all`, those that are late are fenced out; without a quorum, or without one of the named
+    regions, the release is aborted. The others catch up after the commit.
+    """
     auto_commit: bool = True
-    """Whether the leader commits as soon as every target is prepared or fenced out."""
+    """Whether the leader commits as soon as nobody has to be waited for any more."""
 
 
 class Commit(EntryBase):
@@ -144,6 +150,7 @@ class Proposal:
     release: Release
     targets: tuple[str, ...]
     prepare_by_ms: int
+    wait_for: WaitFor
     auto_commit: bool
     proposed_at_ms: int
     status: ReleaseStatus = ReleaseStatus.OPEN
@@ -153,8 +160,18 @@ class Proposal:
     """Whether it has been a canary: then every region had prepared it in time."""
 
     def waits_for(self, prepared: frozenset[str]) -> list[str]:
-        """The targets that are neither prepared nor fenced out, in order of name."""
-        return sorted(set(self.targets) - prepared - self.fenced)
+        """The targets that have to prepare it before it can be committed, in order of name: as far
+        as they are neither prepared nor fenced out. Of a quorum all those that could still make it.
+        """
+        missing = set(self.targets) - prepared - self.fenced
+        match self.wait_for:
+            case "all":
+                return sorted(missing)
+            case "quorum":
+                enough = 2 * len(prepared.intersection(self.targets)) > len(self.targets)
+                return [] if enough else sorted(missing)
+            case named:
+                return sorted(missing.intersection(named))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,6 +213,11 @@ class LogState:
 
     def open_proposal(self) -> Proposal | None:
         return next((p for p in self.proposals.values() if p.status is ReleaseStatus.OPEN), None)
+
+    def aborted(self, last: int) -> dict[int, str]:
+        """The `last` releases that were aborted, and why."""
+        aborted = [p for p in self.proposals.values() if p.status is ReleaseStatus.ABORTED]
+        return {p.release.number: p.reason or "" for p in aborted[-last:]}
 
     def current(self, now_ms: int) -> int | None:
         """The release that is current at `now_ms`."""
@@ -283,6 +305,7 @@ def fold(state: LogState, entry: LogEntry) -> LogState:
                 release=entry.release,
                 targets=entry.targets,
                 prepare_by_ms=entry.prepare_by_ms,
+                wait_for=entry.wait_for,
                 auto_commit=entry.auto_commit,
                 proposed_at_ms=entry.at_ms,
             )

@@ -16,11 +16,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import assert_never
 
 from pydantic import ValidationError
 
+from cluster.config import RolloutPolicy
 from cluster.errors import Conflict, InvalidArgument, NotFound
 from cluster.releases import (
     Abort,
@@ -40,6 +40,7 @@ from cluster.releases import (
     fold,
     objection,
 )
+from cluster.residents import Residents
 from cluster.rollout_events import (
     Append,
     CanaryFaulted,
@@ -48,41 +49,32 @@ from cluster.rollout_events import (
     HeartbeatsRead,
     Instruction,
     LogCaughtUp,
-    Prepare,
     Prepared,
     PrepareFailed,
     RegionStatus,
-    Retire,
 )
+
+_CLOCKS_APART_S = 60.0
+"""No two clocks are further apart."""
+_DEFAULT_POLICY = RolloutPolicy()
+_LATE = "not prepared by the deadline"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutSettings:
-    prepare_timeout_s: float = 600.0
-    """How long target regions have to prepare a release before they are fenced out of it."""
     prepare_retry_s: float = 5.0
     """How long after a failure a committed release is tried again."""
-    switch_margin_s: float = 2.0
-    """From commit to switch: enough for every region to read the commit before its moment, so more
-    than the time between two readings of the log.
+    switch_margin_s: float = 1.0
+    """From commit to switch: enough for every region to read the commit before its moment. Twice
+    the time between two readings of the log, so that half a second is left for a slow store and for
+    clocks that differ; a region that reads it later still switches late, and says so.
     """
-    leader_lapse_s: float = 10.0
-    """A leader whose heartbeat is older than this may be replaced."""
-
-
-class Standing(StrEnum):
-    """Where a resident release stands in this region."""
-
-    PREPARING = "preparing"
-    PREPARED = "prepared"
-    FAILED = "failed"
-
-
-@dataclass(slots=True)
-class _Local:
-    standing: Standing
-    reason: str = ""
-    since_ms: int = 0
+    leader_lapse_s: float = 3.5
+    """A leader whose heartbeat has not changed for so long may be replaced. Heartbeats are written
+    each second and read each half second, so that two seconds are left for a slow store or a busy
+    machine; and a dead leader is replaced within five. Clocks play no part: each reader goes by the
+    time that has passed on its own.
+    """
 
 
 @dataclass(slots=True)
@@ -99,7 +91,10 @@ class Rollout:
     settings: RolloutSettings = field(default_factory=RolloutSettings)
     state: LogState = field(default_factory=LogState)
     heartbeats: Mapping[str, RegionStatus] = field(default_factory=dict)
-    _local: dict[int, _Local] = field(default_factory=dict)
+    _heard_s: dict[str, float] = field(default_factory=dict)
+    """When each region's heartbeat last changed, on this reader's monotonic clock."""
+    _looked_s: float = 0.0
+    _residents: Residents = field(init=False)
     _at_fault: dict[int, str] = field(default_factory=dict)
     """Found of canaries here. It holds for good, since a release never changes."""
     _caught_up: bool = False
@@ -110,6 +105,9 @@ class Rollout:
     """Whether another incarnation of this very region took the lead over from this one. It never
     stands again: two that live at once would take turns for ever.
     """
+
+    def __post_init__(self) -> None:
+        self._residents = Residents(region=self.region, retry_s=self.settings.prepare_retry_s)
 
     @property
     def leads(self) -> bool:
@@ -123,19 +121,17 @@ class Rollout:
                 self._take_in(entry)
             case LogCaughtUp():
                 self._caught_up = True
-            case HeartbeatsRead(statuses=statuses):
-                self.heartbeats = statuses
-            case Prepared(release=release):
-                instructions += self._settle(release, _Local(Standing.PREPARED))
-            case PrepareFailed(release=release, reason=reason):
-                instructions += self._settle(release, _Local(Standing.FAILED, reason, now_ms))
+            case HeartbeatsRead():
+                self._hear(event, now_ms)
+            case Prepared() | PrepareFailed():
+                instructions += self._residents.settle(event, now_ms)
             case CanaryFaulted(release=release, reason=reason):
                 self._at_fault[release] = reason
             case _:
                 assert_never(event)
         if not self._caught_up:
             return instructions
-        instructions += self._reconcile_residents(now_ms)
+        instructions += self._residents.reconcile(self.state, now_ms)
         append = self._lead(now_ms, commit_id) if self.leads else self._stand(now_ms, commit_id)
         self._caught_up = not append
         return [*instructions, *append]
@@ -155,16 +151,14 @@ class Rollout:
 
     def prepared(self) -> frozenset[int]:
         """The releases that this region can serve."""
-        return frozenset(
-            n for n, local in self._local.items() if local.standing is Standing.PREPARED
-        )
+        return self._residents.prepared()
 
     def heartbeat(self, now_ms: int) -> RegionStatus:
         return RegionStatus(
             region=self.region,
             position=self.state.position,
             prepared=tuple(sorted(self.prepared())),
-            failed={n: x.reason for n, x in self._local.items() if x.standing is Standing.FAILED},
+            failed=self._residents.failed(),
             at_fault=dict(self._at_fault),
             current=self.state.current(now_ms),
             at_ms=now_ms,
@@ -175,44 +169,6 @@ class Rollout:
         canary = self.state.canary_in(self.region, now_ms)
         return None if canary is None or canary.release in self._at_fault else canary
 
-    def _settle(self, release: int, local: _Local) -> list[Instruction]:
-        if release not in self._local:
-            # It was retired while it was being prepared: what has been loaded since then goes, too.
-            return [Retire(release=release)]
-        self._local[release] = local
-        return []
-
-    def _reconcile_residents(self, now_ms: int) -> list[Instruction]:
-        resident = [n for n in self.state.resident(now_ms) if self._is_target(n)]
-        retired = [n for n in self._local if n not in resident]
-        current = self.state.current(now_ms)
-        # After a restart queries wait for the current release, for the others nobody does.
-        wanted = sorted(
-            (n for n in resident if self._is_wanted(n, now_ms)), key=lambda n: (n != current, n)
-        )
-        for number in retired:
-            del self._local[number]
-        for number in wanted:
-            self._local[number] = _Local(Standing.PREPARING)
-        return [
-            *(Retire(release=n) for n in retired),
-            *(Prepare(release=self.state.proposals[n].release) for n in wanted),
-        ]
-
-    def _is_wanted(self, number: int, now_ms: int) -> bool:
-        local = self._local.get(number)
-        if local is None:
-            return True
-        # What failed to be proposed is reported once; what is committed is tried until it works.
-        committed = self.state.proposals[number].status is ReleaseStatus.COMMITTED
-        rested = now_ms - local.since_ms >= self.settings.prepare_retry_s * 1000
-        return committed and rested and local.standing is Standing.FAILED
-
-    def _is_target(self, number: int) -> bool:
-        proposal = self.state.proposals[number]
-        # A committed release is for everyone: a region that was fenced out catches up later.
-        return self.region in proposal.targets or proposal.status is ReleaseStatus.COMMITTED
-
     # Leading.
 
     def _stand(self, now_ms: int, commit_id: str) -> list[Instruction]:
@@ -220,7 +176,7 @@ class Rollout:
         if self.superseded:
             return []
         leader = self.state.leader
-        if leader is not None and leader != self.region and not self._lapsed(leader, now_ms):
+        if leader is not None and leader != self.region and not self._lapsed(leader):
             return []
         self._elected_as = commit_id
         entry = Elect(
@@ -228,10 +184,20 @@ class Rollout:
         )
         return [Append(position=self.state.position + 1, entry=entry)]
 
-    def _lapsed(self, leader: str, now_ms: int) -> bool:
-        heartbeat = self.heartbeats.get(leader)
-        lapse_ms = self.settings.leader_lapse_s * 1000
-        return heartbeat is None or now_ms - heartbeat.at_ms > lapse_ms
+    def _hear(self, read: HeartbeatsRead, now_ms: int) -> None:
+        for region, status in read.statuses.items():
+            if region not in self.heartbeats:
+                # One that is long past by any clock needs no second look.
+                age_s = (now_ms - status.at_ms) / 1000
+                self._heard_s[region] = read.at_s - (age_s if age_s > _CLOCKS_APART_S else 0.0)
+            elif status != self.heartbeats[region]:
+                self._heard_s[region] = read.at_s
+        self.heartbeats, self._looked_s = read.statuses, read.at_s
+
+    def _lapsed(self, leader: str) -> bool:
+        if leader not in self.heartbeats:
+            return True
+        return self._looked_s - self._heard_s[leader] > self.settings.leader_lapse_s
 
     def _lead(self, now_ms: int, commit_id: str) -> list[Instruction]:
         """Moves the open proposal on by at most one entry."""
@@ -243,13 +209,20 @@ class Rollout:
         number = proposal.release.number
         if (fault := self._fault(number)) is not None:
             return self._abort_entry(number, fault, now_ms, commit_id)
-        missing = proposal.waits_for(self.regions_prepared(number))
+        prepared = self.regions_prepared(number)
+        missing = proposal.waits_for(prepared)
         failed = {r: s.failed[number] for r, s in self._said().items() if number in s.failed}
         # A canary was prepared in time: a region that restarts meanwhile prepares it once more.
         late = now_ms > proposal.prepare_by_ms and not proposal.tried
+        if missing and proposal.wait_for != "all":
+            could = frozenset(proposal.targets) - failed.keys()
+            lost = missing if late else proposal.waits_for(could | prepared)
+            if not lost:
+                return None
+            return self._abort_entry(number, _shortfall(lost, failed), now_ms, commit_id)
         for region in missing:
             if region in failed or late:
-                reason = failed.get(region, "not prepared by the deadline")
+                reason = failed.get(region, _LATE)
                 if proposal.fenced | {region} >= set(proposal.targets):
                     return self._abort_entry(number, reason, now_ms, commit_id)
                 return Fence(
@@ -306,11 +279,15 @@ class Rollout:
         *,
         targets: tuple[str, ...],
         auto_commit: bool,
+        policy: RolloutPolicy = _DEFAULT_POLICY,
         now_ms: int,
         commit_id: str,
     ) -> Append:
         """Raises InvalidArgument for targets that are none, Conflict."""
         self._check_leads()
+        if isinstance(policy.wait_for, tuple) and not set(policy.wait_for) <= set(targets):
+            strangers = ", ".join(sorted(set(policy.wait_for) - set(targets)))
+            raise InvalidArgument(f"is no target of the release: {strangers}", "wait_for")
         if len(set(targets)) < len(targets):
             raise InvalidArgument("a region is named twice", "targets")
         try:
@@ -320,7 +297,8 @@ class Rollout:
                 at_ms=now_ms,
                 release=Release(number=self.state.next_release, contents=contents),
                 targets=targets,
-                prepare_by_ms=now_ms + int(self.settings.prepare_timeout_s * 1000),
+                wait_for=policy.wait_for,
+                prepare_by_ms=now_ms + int(policy.prepare_timeout_s * 1000),
                 auto_commit=auto_commit,
             )
         except ValidationError as error:
@@ -398,3 +376,8 @@ class Rollout:
         if (reason := objection(self.state, entry)) is not None:
             raise Conflict(reason)
         return Append(position=self.state.position + 1, entry=entry)
+
+
+def _shortfall(missing: list[str], failed: Mapping[str, str]) -> str:
+    """Why a release cannot be committed, with the regions that did not prepare it."""
+    return "; ".join(f"{region}: {failed.get(region, _LATE)}" for region in missing)

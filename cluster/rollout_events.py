@@ -5,14 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from cluster.records import Record
 from cluster.releases import LogEntry, Release
 
+REGIONS = "regions"
+"""The folder of the store with a folder for each region."""
+
+
+def heartbeat_path(region: str) -> str:
+    """Where the region's heartbeat is kept."""
+    return f"{REGIONS}/{region}/status.json"
+
 
 class RegionStatus(Record):
-    """A region's heartbeat, at `regions/{region}/status.json`."""
+    """A region's heartbeat."""
+
+    # Regions are brought up to date one after the other: a newer one may tell more.
+    model_config = ConfigDict(extra="ignore")
 
     region: str
     position: int
@@ -24,6 +35,10 @@ class RegionStatus(Record):
     """Releases that did worse as a canary here than the current one, and in what."""
     current: int | None
     healthy: bool = True
+    load: float = 0.0
+    """How busy the region is, in [0, 1], as far as its replicas tell."""
+    cluster_id: str = ""
+    """Of the Ray cluster in which the region runs: another one that takes its name is found out."""
     at_ms: int
 
 
@@ -45,6 +60,8 @@ class LogCaughtUp:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeartbeatsRead:
     statuses: Mapping[str, RegionStatus]
+    at_s: float
+    """When they were read, on the reader's monotonic clock."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

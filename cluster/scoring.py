@@ -61,15 +61,17 @@ def _wide_scores(
     across = min(max(1, num_rows), pairs)
     down = max(1, pairs // across)
     for top in range(0, num_queries, down):
-        query = queries[top : top + down, None, :]
+        query = queries[top : top + down, None, :].astype(np.float64)
         for left in range(0, num_rows, across):
             block = (slice(top, top + down), slice(left, left + across))
-            vectors = stored[rows[block]]
+            # Widened once and then worked on in place: half the time of a ufunc that is told the
+            # type of its result, and so casts piece by piece.
+            products = stored[rows[block]].astype(np.float64)
             if metric is Metric.L2:
-                products = np.subtract(vectors, query, dtype=np.float64)
+                products -= query
                 products *= products
             else:
-                products = np.multiply(vectors, query, dtype=np.float64)
+                products *= query
             products.sum(axis=-1, out=scores[block])
     # Subtracted from zero rather than negated, so that the best score is 0.0 and not -0.0.
     return np.subtract(0.0, scores) if metric is Metric.L2 else scores

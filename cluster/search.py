@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from cluster.caller import ANYONE, Caller
+from cluster.demand import EVENTUAL, Demand
 from cluster.filters import Filter
 
 Float32Array = npt.NDArray[np.float32]
@@ -55,6 +57,13 @@ class SearchRequest:
     user: str = ""
     """Whoever asks, a user or a session: served by the same release while a canary is tried."""
     trace_id: str = ""
+    caller: Caller = ANYONE
+    """Whom it comes from, for the choice of the region."""
+    forwarded_by: str = ""
+    """The region that sent it here, which is not to be sent on."""
+    demand: Demand = EVENTUAL
+    not_before: int = 0
+    """The place in the release log of the oldest switch that may serve."""
 
 
 # Not frozen: a batch makes thousands, and freezing doubles what one costs.
@@ -72,9 +81,16 @@ class SearchResult:
     """One list of hits, best first, for each query of the batch; empty where `arrays` is not."""
     release: int
     region: str
+    """That was asked."""
     coverage: float
     took_ms: float
     trace_id: str
+    served_by: str
+    """The region that made it."""
+    staleness_ms: int
+    """How long ago at most the release was current when it was chosen."""
+    session: str
+    """A token for "not older than this"; empty where the region cannot make one yet."""
     timings_ms: Mapping[str, float] = field(default_factory=dict)
     """Where the time went: embed, wait, scatter, merge, fetch."""
     arrays: MergedHits | None = None

@@ -10,7 +10,14 @@ from typing import Annotated
 import typer
 
 from cluster.errors import InvalidArgument, RaygionError
-from deployments import cli_documents, cli_evaluation, cli_queries, cli_releases, cli_scale
+from deployments import (
+    cli_documents,
+    cli_evaluation,
+    cli_queries,
+    cli_releases,
+    cli_scale,
+    cli_status,
+)
 from deployments.cli_options import Config, Json, Region, Store, opened
 from deployments.console import (
     Steps,
@@ -65,15 +72,24 @@ def demo(
     region: Region = None,
     store: Store = None,
     port: Port = None,
+    regions: Annotated[
+        int, typer.Option("--regions", help="So many regions, each a Ray cluster (3 to 5).")
+    ] = 1,
     exit_when_done: Annotated[
         bool, typer.Option("--exit", help="End after the story instead of staying up.")
     ] = False,
     as_json: Json = False,
 ) -> None:
     """The whole story on this machine: documents in, cited answers out; up until Ctrl-C."""
-    from deployments.demo import run_demo
+    installation, stay = opened(config, region, store, port=port), not exit_when_done
+    if regions == 1:
+        from deployments.demo import run_demo
 
-    run_demo(opened(config, region, store, port=port), stay=not exit_when_done, as_json=as_json)
+        run_demo(installation, stay=stay, as_json=as_json)
+        return
+    from deployments.demo_regions import run_regions_demo
+
+    run_regions_demo(installation, regions=regions, stay=stay, as_json=as_json)
 
 
 @app.command(epilog="Example: [bold]raygion up --region local[/]")
@@ -132,11 +148,12 @@ def down(config: Config = None, region: Region = None, as_json: Json = False) ->
 
 # In the order in which they are used for the first time.
 app.command("ingest")(cli_documents.ingest)
+app.command("delete")(cli_documents.delete)
 app.command("build")(cli_documents.build)
 app.add_typer(cli_releases.app, name="release")
 app.command("search")(cli_queries.search)
 app.command("ask")(cli_queries.ask)
-app.command("status")(cli_queries.status)
+app.command("status")(cli_status.status)
 app.command("scale")(cli_scale.scale)
 app.command("eval")(cli_evaluation.eval)
 

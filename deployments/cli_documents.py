@@ -1,15 +1,24 @@
-"""`raygion ingest` and `raygion build`: documents into the store, indexes out of them."""
+"""`raygion ingest`, `raygion delete` and `raygion build`: documents into the store and out of it,
+indexes out of them.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
+from cluster.artifacts import Artifacts
+from cluster.deletes import delete_documents
 from cluster.documents import check_corpus_name
-from cluster.errors import NotFound
+from cluster.errors import InvalidArgument, NotFound
 from deployments.cli_options import Config, Json, Region, Store, opened
 from deployments.console import Steps, print_json, say
+
+_IDS_SHOWN_MAX = 5
 
 Corpus = Annotated[str, typer.Argument(help="Name of the corpus.", metavar="CORPUS")]
 
@@ -60,6 +69,71 @@ def ingest(
     )
 
 
+def delete(
+    corpus: Corpus,
+    ids: Annotated[
+        list[str] | None, typer.Argument(help="Ids of documents.", metavar="ID...")
+    ] = None,
+    from_file: Annotated[
+        Path | None, typer.Option("--from", help="A file with more ids, one on each line.")
+    ] = None,
+    config: Config = None,
+    region: Region = None,
+    store: Store = None,
+    as_json: Json = False,
+) -> None:
+    """Delete documents from a corpus; ingesting one again brings it back.
+
+    The next build only hides them, unless more than half of a shard is gone.
+
+    Example: raygion delete handbook faq/17 --from outdated.txt
+    """
+    installation = opened(config, region, store)
+    wanted = {*(ids or ()), *(() if from_file is None else _lines(from_file))}
+    if not wanted:
+        raise InvalidArgument("say which documents, by ID or with --from", "id")
+
+    steps = Steps(quiet=as_json)
+    with steps.shown(), steps.step("Delete documents") as step:
+        deletion = delete_documents(
+            catalog=installation.catalog,
+            artifacts=Artifacts(installation.store),
+            corpus=corpus,
+            documents=wanted,
+        )
+        step.note(f"{len(deletion.deleted)} deleted, {len(deletion.unknown)} unknown")
+    manifest, unknown = deletion.manifest, sorted(deletion.unknown)
+    if as_json:
+        print_json(
+            {
+                "corpus": corpus,
+                "position": manifest.position,
+                "deleted": len(deletion.deleted),
+                "unknown": unknown,
+                "num_documents": manifest.num_documents,
+                "num_passages": manifest.num_passages,
+            }
+        )
+        return
+    if unknown:
+        shown = ", ".join(escape(id) for id in unknown[:_IDS_SHOWN_MAX])
+        more = ", ..." if len(unknown) > _IDS_SHOWN_MAX else ""
+        say(f"{len(unknown)} of the ids are not in the corpus: {shown}{more}")
+    say(
+        f"Corpus [bold]{corpus}[/] is at position {manifest.position}: "
+        f"{len(deletion.deleted)} documents deleted, {manifest.num_documents} left, with "
+        f"{manifest.num_passages} passages."
+        + (f" Next: raygion build {corpus}" if deletion.deleted else "")
+    )
+
+
+def _lines(file: Path) -> Iterable[str]:
+    try:
+        return [line for line in file.read_text(encoding="utf-8").split("\n") if line]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidArgument(f"{file} cannot be read: {error}", "from") from error
+
+
 def build(
     corpus: Corpus,
     config: Config = None,
@@ -68,6 +142,8 @@ def build(
     as_json: Json = False,
 ) -> None:
     """Embed the corpus and build its shards; what is built already is not built again.
+
+    When documents were deleted and nothing else changed, the index is kept and hides them.
 
     Example: raygion build handbook
     """

@@ -1,19 +1,22 @@
-"""`raygion search`, `ask` and `status`: a region's HTTP interface from the command line."""
+"""`raygion search` and `ask`: a region's HTTP interface from the command line."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
 import typer
-from rich.table import Table
 
 from cluster.answers import ANSWER_TOP_K_DEFAULT
+from cluster.config import load_settings
 from cluster.errors import InvalidArgument
 from deployments.cli_options import Config, Json, Region, opened
-from deployments.console import SHORT, out, print_json, say, table
+from deployments.console import out, print_json, table
 from deployments.http_client import HttpRegion
-from deployments.installation import Installation
+
+if TYPE_CHECKING:
+    from deployments.regions_client import RegionsClient
 
 Corpus = Annotated[
     str | None, typer.Option("--corpus", help="Which corpus; needed when there are several.")
@@ -42,7 +45,7 @@ def search(
     Example: raygion search "hydropower exports" --filter '{"region": "south-asia"}'
     """
     body = _body(query=query, top_k=top_k, filter=_parsed(filter), corpus=corpus, release=release)
-    with HttpRegion.of(opened(config, region)) as http:
+    with _reached(config, region) as http:
         found = http.post("/v1/search", body)
     if as_json:
         print_json(found)
@@ -76,7 +79,7 @@ def ask(
         corpus=corpus,
         release=release,
     )
-    with HttpRegion.of(opened(config, region)) as http:
+    with _reached(config, region) as http:
         if as_json:
             print_json(http.post("/v1/answer", body))
             return
@@ -90,60 +93,22 @@ def ask(
                 out.print(table(_title(data), ("", "id", "score", "text"), rows))
 
 
-def status(config: Config = None, region: Region = None, as_json: Json = False) -> None:
-    """What a region serves, and how well.
+def _reached(config: Path | None, region: str | None) -> HttpRegion | RegionsClient:
+    """The region that is named, or the only one; else all of them, as routing orders them."""
+    settings = load_settings(config)
+    if region is None and len(settings.regions) > 1:
+        # Imported late: it knows the way around the globe, which takes a while to load.
+        from deployments.regions_client import RegionsClient
 
-    Example: raygion status
-    """
-    installation = opened(config, region)
-    with HttpRegion.of(installation) as http:
-        summary = http.get("/v1/status")
-    if as_json:
-        print_json(summary)
-        return
-    say(
-        f"Region [bold]{summary['region']}[/]: release {summary['release'] or 'none'}, "
-        f"{'healthy' if summary['healthy'] else 'not healthy'}"
-    )
-    say(
-        f"leader {summary['leader']}, epoch {summary['epoch']}, "
-        f"release log at {summary['log_position']}"
-    )
-    if (client := _python_client(installation)) is not None:
-        say(f"Python client: {client}")
-    for release in summary["resident"]:
-        out.print(_resident(release, current=release["release"] == summary["release"]))
-
-
-def _python_client(installation: Installation) -> str | None:
-    # Imported late: it brings Ray, which the other commands of this file do without.
-    from deployments import region_host
-
-    return region_host.python_client(installation)
-
-
-def _resident(release: dict[str, Any], *, current: bool) -> Table:
-    """A table of the corpora of one resident release."""
-    rows = [
-        (
-            corpus["corpus"],
-            corpus["index_version"][:SHORT],
-            corpus["num_passages"],
-            corpus["shards"],
-            f"{corpus['replicas_serving']} of {corpus['replicas']}",
-            f"{corpus['recall_at_10']:.3f}",
-        )
-        for corpus in release["corpora"]
-    ]
-    title = f"Release {release['release']}{' (current)' if current else ''}"
-    model = release["model"] or "search only"
-    columns = ("corpus", "index", "passages", "shards", "replicas", "recall@10")
-    return table(f"{title}: {model}", columns, rows)
+        return RegionsClient(settings)
+    return HttpRegion.of(opened(config, region))
 
 
 def _title(answered: dict[str, Any]) -> str:
+    asked, served_by = answered["region"], answered["served_by"]
+    by = asked if served_by == asked else f"{asked}, served by {served_by}"
     return (
-        f"release {answered['release']}, region {answered['region']}, "
+        f"release {answered['release']}, region {by}, "
         f"coverage {answered['coverage']:.2f}, {answered['took_ms']:.0f} ms"
     )
 

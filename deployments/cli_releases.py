@@ -10,7 +10,8 @@ import typer
 from cluster.clock import SYSTEM_CLOCK
 from cluster.errors import NotFound
 from cluster.releases import LogState, Proposal
-from deployments.cli_options import Config, Json, Region, Store, opened
+from deployments.cli_options import Config, Json, Region, Store
+from deployments.cli_regions import anywhere, leading, policy_in, regions_in
 from deployments.console import SHORT, Steps, out, print_json, say, table
 
 app = typer.Typer(
@@ -29,7 +30,7 @@ def list_releases(
 
     Example: raygion release list
     """
-    state = opened(config, region, store).read_release_log()
+    state = anywhere(config, region, store).read_release_log()
     now_ms = SYSTEM_CLOCK.wall_ms()
     current = state.current(now_ms)
     if as_json:
@@ -67,7 +68,7 @@ def show_release(
 
     Example: raygion release show 1
     """
-    state = opened(config, region, store).read_release_log()
+    state = anywhere(config, region, store).read_release_log()
     proposal = _known(state, number)
     if as_json:
         print_json(proposal)
@@ -90,8 +91,23 @@ def show_release(
 def propose(
     commit_when_prepared: Annotated[
         bool,
-        typer.Option("--commit", help="Commit as soon as every region has prepared it."),
+        typer.Option("--commit", help="Commit as soon as nobody has to be waited for any more."),
     ] = False,
+    regions: Annotated[
+        str | None,
+        typer.Option("--regions", help="Regions to prepare it, as a,b; all by default."),
+    ] = None,
+    wait_for: Annotated[
+        str | None,
+        typer.Option(
+            "--wait-for",
+            help="`all` regions, a `quorum` of them, or some, as a,b; the settings say by default.",
+        ),
+    ] = None,
+    prepare_timeout_s: Annotated[
+        float | None,
+        typer.Option("--prepare-timeout", help="Seconds that they have to prepare it."),
+    ] = None,
     config: Config = None,
     region: Region = None,
     store: Store = None,
@@ -100,13 +116,16 @@ def propose(
     """Propose the newest indexes and the models of the settings as the next release.
 
     Every region prepares it beside what it serves. `release commit` makes it current, `release
-    canary` tries it on a share of the traffic first.
+    canary` tries it on a share of the traffic first. A region that is not waited for catches up
+    after the commit.
 
-    Example: raygion release propose --commit
+    Example: raygion release propose --commit --wait-for quorum
     """
     from deployments import pipeline, region_host
 
-    installation = opened(config, region, store)
+    installation = leading(config, region, store)
+    targets = regions_in(regions, installation, "regions")
+    policy = policy_in(installation, wait_for, prepare_timeout_s)
     steps = Steps(quiet=as_json)
     with steps.shown():
         with steps.step("Collect indexes and models") as step:
@@ -114,7 +133,12 @@ def propose(
         region_host.join(installation)
         with steps.step("Prepare") as step:
             number = region_host.propose(
-                installation, contents, commit=commit_when_prepared, note=step.note
+                installation,
+                contents,
+                commit=commit_when_prepared,
+                note=step.note,
+                targets=targets,
+                policy=policy,
             )
     if as_json:
         print_json({"release": number, "committed": commit_when_prepared})
@@ -144,7 +168,7 @@ def canary(
     """
     from deployments import region_host
 
-    installation = opened(config, region, store)
+    installation = leading(config, region, store)
     region_host.join(installation)
     region_host.canary(number, percent)
     if as_json:
@@ -169,7 +193,7 @@ def commit(
     """
     from deployments import region_host
 
-    installation = opened(config, region, store)
+    installation = leading(config, region, store)
     region_host.join(installation)
     region_host.commit(number)
     if as_json:
@@ -193,7 +217,7 @@ def abort(
     """
     from deployments import region_host
 
-    installation = opened(config, region, store)
+    installation = leading(config, region, store)
     region_host.join(installation)
     region_host.abort(number, reason)
     if as_json:
@@ -219,7 +243,7 @@ def rollback(
     """
     from deployments import region_host
 
-    installation = opened(config, region, store)
+    installation = leading(config, region, store)
     region_host.join(installation)
     current = region_host.rollback(number)
     if as_json:

@@ -10,10 +10,10 @@ from pathlib import Path
 from fastapi import FastAPI
 from ray import serve
 
-from actors.engine_assembly import assemble_engine
+from actors.engine_assembly import assemble_region
 from actors.ray_environment import ONE_THREAD
 from cluster.clock import Deadline
-from cluster.config import EndpointSettings
+from cluster.config import Settings
 from cluster.object_store import ObjectStore
 from deployments.autoscaling import replica_count
 from deployments.http_app import build_http_app
@@ -31,13 +31,14 @@ _REQUESTS_TARGET = 8.0
 
 
 def gateway_application(
-    endpoint: EndpointSettings, store: ObjectStore, cache_folder: Path
+    settings: Settings, region: str, store: ObjectStore, cache_folder: Path
 ) -> serve.Application:
     """The Serve application of a region's HTTP endpoint."""
+    endpoint = settings.regions[region].http
 
     # Serve takes only a plain function for a builder; any other callable it takes for the app.
     def build() -> FastAPI:
-        return _build_app(endpoint, store, cache_folder)
+        return _build_app(settings, region, store, cache_folder)
 
     deployment = serve.deployment(
         name="gateway",
@@ -57,20 +58,22 @@ def gateway_application(
     return deployment(serve.ingress(build)()).bind()
 
 
-def _build_app(endpoint: EndpointSettings, store: ObjectStore, cache_folder: Path) -> FastAPI:
+def _build_app(settings: Settings, region: str, store: ObjectStore, cache_folder: Path) -> FastAPI:
     """Runs in each replica: an engine of its own, started and stopped with the HTTP application."""
-    engine, views = assemble_engine(store, cache_folder, local_first=endpoint.local_first)
+    parts = assemble_region(settings, region, store, cache_folder)
+    endpoint = settings.regions[region].http
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await views.start(Deadline.after(_START_TIMEOUT_S))
+        await parts.start(Deadline.after(_START_TIMEOUT_S))
         yield
-        views.stop()
+        await parts.stop()
 
-    settings = HttpSettings(
+    http = HttpSettings(
         api_keys=tuple(key.get_secret_value() for key in endpoint.api_keys),
         in_flight_max=endpoint.in_flight_max,
         answers_in_flight_max=endpoint.answers_in_flight_max,
         body_bytes_max=endpoint.body_bytes_max,
+        locations=settings.routing.locations,
     )
-    return build_http_app(engine, settings, lifespan=lifespan)
+    return build_http_app(parts.service, http, internals=parts.internals, lifespan=lifespan)

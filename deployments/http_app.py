@@ -9,16 +9,18 @@ from contextlib import aclosing
 from typing import Any
 
 from fastapi import FastAPI, Request
-from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Lifespan
 
-from cluster.answers import AnswerEvent, AnswerResult, QueryService, RegionSummary, Retrieved, Token
+from cluster import region_wire
+from cluster.answers import AnswerEvent, QueryService, RegionSummary, Retrieved
 from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.errors import DeadlineExceeded, NotFound, RaygionError, Unavailable
+from cluster.region_peers import RegionInternals
 from deployments.http_body import read_body
+from deployments.http_caller import CallerReader
 from deployments.http_edge import HttpEdge
 from deployments.http_errors import refused_by_router
 from deployments.http_replies import (
@@ -26,7 +28,6 @@ from deployments.http_replies import (
     SEARCH_EXAMPLES,
     AnswerReply,
     BatchSearchReply,
-    ErrorReply,
     HealthReply,
     SearchReply,
     StatusReply,
@@ -45,6 +46,8 @@ from deployments.openai_replies import (
     render_models,
 )
 from deployments.openai_schema import RETRIEVAL_MODEL, ChatBody, parse_chat
+from deployments.openapi_parts import REFERENCES, body_of, json_response, replies
+from deployments.region_routes import GenerateBody, RegionAnswerBody, RegionRoutes
 from deployments.search_route import SEARCH, SearchRoute
 from deployments.sse import (
     EventStream,
@@ -54,20 +57,21 @@ from deployments.sse import (
     last_event,
     unless_gone,
 )
+from deployments.stream_meter import StreamMeter
 
 ANSWER, CHAT = "/v1/answer", "/v1/chat/completions"
-_REFERENCES = "#/components/schemas/{model}"
 
 
 def build_http_app(
     service: QueryService,
     settings: HttpSettings,
     *,
+    internals: RegionInternals | None = None,
     lifespan: Lifespan[FastAPI] | None = None,
     clock: Clock = SYSTEM_CLOCK,
 ) -> FastAPI:
-    """The whole interface as one ASGI application, with metrics of its own. `lifespan` starts and
-    stops what `service` needs.
+    """The whole interface as one ASGI application, with metrics of its own. `internals` is what the
+    other regions ask for; `lifespan` starts and stops what `service` needs.
     """
     metrics = HttpMetrics()
     app = _RegionApp(
@@ -77,18 +81,24 @@ def build_http_app(
         redoc_url=None,
         lifespan=lifespan,
     )
-    _Routes(service, settings, metrics, clock).add_to(app)
+    callers = CallerReader(settings.locations)
+    _Routes(service, settings, metrics, callers, clock).add_to(app)
+    if internals is not None:
+        RegionRoutes(service, internals, settings, metrics, callers, clock).add_to(app)
     app.add_exception_handler(HTTPException, refused_by_router)
     app.add_middleware(
         HttpEdge,
         settings=settings,
         metrics=metrics,
         clock=clock,
-        answer_routes=frozenset({ANSWER, CHAT}),
-        direct={("POST", SEARCH): SearchRoute(service, settings, metrics)},
+        answer_routes=frozenset({ANSWER, CHAT, region_wire.ANSWER, region_wire.GENERATE}),
+        direct={("POST", SEARCH): SearchRoute(service, settings, metrics, callers)},
         known_routes=frozenset(getattr(route, "path", "") for route in app.routes),
     )
     return app
+
+
+_BODIES = (SearchBody, AnswerBody, ChatBody, RegionAnswerBody, GenerateBody)
 
 
 class _RegionApp(FastAPI):
@@ -97,8 +107,8 @@ class _RegionApp(FastAPI):
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
             schema = super().openapi()
-            bodies = [(body, "validation") for body in (SearchBody, AnswerBody, ChatBody)]
-            _, found = models_json_schema(bodies, ref_template=_REFERENCES)  # type: ignore[arg-type]
+            bodies = [(body, "validation") for body in _BODIES]
+            _, found = models_json_schema(bodies, ref_template=REFERENCES)  # type: ignore[arg-type]
             schema["components"]["schemas"].update(found["$defs"])
             schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
             # Keys are optional: without any set, every request is let in.
@@ -109,11 +119,17 @@ class _RegionApp(FastAPI):
 
 class _Routes:
     def __init__(
-        self, service: QueryService, settings: HttpSettings, metrics: HttpMetrics, clock: Clock
+        self,
+        service: QueryService,
+        settings: HttpSettings,
+        metrics: HttpMetrics,
+        callers: CallerReader,
+        clock: Clock,
     ) -> None:
         self._service = service
         self._settings = settings
         self._metrics = metrics
+        self._callers = callers
         self._clock = clock
         self._last_seen: RegionSummary | None = None
 
@@ -127,25 +143,25 @@ class _Routes:
         post(
             SEARCH,
             self.search,
-            responses=_replies(SearchReply | BatchSearchReply),
-            openapi_extra=_body(SearchBody, SEARCH_EXAMPLES),
+            responses=replies(SearchReply | BatchSearchReply),
+            openapi_extra=body_of(SearchBody, SEARCH_EXAMPLES),
         )
         post(
             ANSWER,
             self.answer,
-            responses=_replies(AnswerReply, stream="Events `retrieved`, `token`, `done`, `error`."),
-            openapi_extra=_body(AnswerBody, ANSWER_EXAMPLES),
+            responses=replies(AnswerReply, stream="Events `retrieved`, `token`, `done`, `error`."),
+            openapi_extra=body_of(AnswerBody, ANSWER_EXAMPLES),
         )
         post(
             CHAT,
             self.chat,
-            responses=_replies(ChatReply, stream="Chunks as OpenAI's, then `[DONE]`."),
-            openapi_extra=_body(ChatBody, CHAT_EXAMPLES),
+            responses=replies(ChatReply, stream="Chunks as OpenAI's, then `[DONE]`."),
+            openapi_extra=body_of(ChatBody, CHAT_EXAMPLES),
         )
-        get("/v1/models", self.models, responses=_replies(ModelsReply))
-        get("/v1/status", self.status, responses=_replies(StatusReply))
-        get("/healthz", self.healthz, responses=_replies(HealthReply))
-        get("/readyz", self.readyz, responses=_replies(HealthReply))
+        get("/v1/models", self.models, responses=replies(ModelsReply))
+        get("/v1/status", self.status, responses=replies(StatusReply))
+        get("/healthz", self.healthz, responses=replies(HealthReply))
+        get("/readyz", self.readyz, responses=replies(HealthReply))
         get("/metrics", self.metrics, responses={200: {"content": {"text/plain": {}}}})
 
     async def search(self, request: Request) -> Response:
@@ -157,18 +173,20 @@ class _Routes:
         """An answer by the language model, from the passages found, with citations."""
         body = await read_body(request.scope, request.receive, self._settings)
         asked, stream = parse_answer(body, request.state.trace_id)
+        asked = self._callers.told(asked, request.scope)
         if stream:
             events = self._service.answer_events(asked)
             return self._stream(request, ANSWER, events, NamedEvents())
         result = await unless_gone(request.receive, self._service.answer(asked))
         self._metrics.answered(ANSWER, result)
-        return _json(render_answer(result))
+        return json_response(render_answer(result))
 
     async def chat(self, request: Request) -> Response:
         """OpenAI's chat: the model `raygion` with retrieval, the plain model's name without."""
         body = await read_body(request.scope, request.receive, self._settings)
         asked = parse_chat(body, request.state.trace_id)
-        events = self._service.answer_events(asked.request)
+        question = self._callers.told(asked.request, request.scope)
+        events = self._service.answer_events(question)
         if asked.model != RETRIEVAL_MODEL:
             events = _by_model(events, asked.model)
         completion_id = f"chatcmpl-{os.urandom(12).hex()}"
@@ -186,21 +204,21 @@ class _Routes:
         reply = render_chat(
             result, model=asked.model, completion_id=completion_id, created_s=created_s
         )
-        return _json(reply)
+        return json_response(reply)
 
     async def models(self) -> Response:
         """The models that `/v1/chat/completions` takes."""
         summary = await self._last_summary()
         current = (r.model for r in summary.resident if r.release == summary.release)
-        return _json(render_models(next(current, None)))
+        return json_response(render_models(next(current, None)))
 
     async def status(self) -> Response:
         """The region's releases, shards and replicas."""
-        return _json(render_status(await self._summary()))
+        return json_response(render_status(await self._summary()))
 
     async def healthz(self) -> Response:
         """The process answers."""
-        return _json(b'{"status":"ok"}')
+        return json_response(b'{"status":"ok"}')
 
     async def readyz(self) -> Response:
         """The region can answer from a current release. While the coordinator is away, what it said
@@ -211,7 +229,7 @@ class _Routes:
             raise Unavailable("this region has no release to serve yet")
         if not _able_to_answer(summary):
             raise Unavailable("this region lacks shards of its current release; see /v1/status")
-        return _json(b'{"status":"ready"}')
+        return json_response(b'{"status":"ready"}')
 
     async def metrics(self) -> Response:
         """Prometheus metrics of this process."""
@@ -245,28 +263,8 @@ class _Routes:
         events: AsyncGenerator[AnswerEvent, None],
         form: StreamFormat,
     ) -> Response:
-        observer = _StreamMeter(route, self._metrics, self._clock, request.state.started_s)
+        observer = StreamMeter(route, self._metrics, self._clock, request.state.started_s)
         return EventStream(event_chunks(events, form, observer, request.state.trace_id))
-
-
-class _StreamMeter:
-    """Measures one stream: the wait for its first token, its tokens, its end."""
-
-    def __init__(self, route: str, metrics: HttpMetrics, clock: Clock, started_s: float) -> None:
-        self._route = route
-        self._metrics = metrics
-        self._clock = clock
-        self._started_s: float | None = started_s
-
-    def event_sent(self, event: AnswerEvent) -> None:
-        if isinstance(event, Token) and self._started_s is not None:
-            self._metrics.first_token(self._clock.monotonic_s() - self._started_s)
-            self._started_s = None
-        elif isinstance(event, AnswerResult):
-            self._metrics.answered(self._route, event)
-
-    def stream_ended(self, end: str) -> None:
-        self._metrics.stream_ended(self._route, end)
 
 
 async def _by_model(
@@ -287,21 +285,3 @@ def _able_to_answer(summary: RegionSummary) -> bool:
     """False when some shard of the current release surely has no replica."""
     current = next((r for r in summary.resident if r.release == summary.release), None)
     return current is not None and all(c.replicas_serving >= c.shards for c in current.corpora)
-
-
-def _json(body: bytes) -> Response:
-    return Response(body, media_type="application/json")
-
-
-def _replies(model: Any, *, stream: str | None = None) -> dict[int | str, dict[str, Any]]:
-    whole: dict[str, Any] = {"model": model}
-    if stream is not None:
-        whole["content"] = {"text/event-stream": {"schema": {"type": "string"}}}
-        whole["description"] = f"The whole reply, or with `stream` its events. {stream}"
-    return {200: whole, "default": {"model": ErrorReply, "description": "An error."}}
-
-
-def _body(model: type[BaseModel], examples: dict[str, Any]) -> dict[str, Any]:
-    schema = {"$ref": _REFERENCES.format(model=model.__name__)}
-    content = {"application/json": {"schema": schema, "examples": examples}}
-    return {"requestBody": {"required": True, "content": content}}

@@ -5,8 +5,8 @@
 
 With `Accept: application/vnd.apache.arrow.stream` the reply holds no texts and no metadata: a table
 `query` (int32, row of the request), `id` (string), `score` (float32), best first for each query,
-with release, region, coverage, took_ms and trace_id in the metadata of its schema. A fixed-size
-list of columns, so that every Arrow library reads it in place.
+with release, region, coverage, took_ms, trace_id, served_by, staleness_ms and session in the
+metadata of its schema. A fixed-size list of columns, so that every Arrow library reads it in place.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from cluster.errors import InvalidArgument
 from cluster.search import BytesArray, MergedHits, SearchRequest, SearchResult
-from deployments.http_schema import SearchOptions, invalid_argument
+from deployments.http_schema import ReplyForm, SearchOptions, invalid_argument
 
 FLOAT32_TYPE = "application/vnd.raygion.float32"
 ARROW_TYPE = "application/vnd.apache.arrow.stream"
@@ -29,12 +29,14 @@ ARROW_TYPE = "application/vnd.apache.arrow.stream"
 
 def parse_binary(
     query_string: bytes, body: bytes, trace_id: str = "", *, passages: bool = True
-) -> SearchRequest:
+) -> tuple[SearchRequest, ReplyForm]:
     """Raises InvalidArgument. What needs the index's dimension is checked against the index."""
     if not body or len(body) % 4:
         raise InvalidArgument("must be float32 numbers of 4 bytes each", "body")
     vectors = np.frombuffer(body, dtype="<f4").astype(np.float32, copy=False)
-    return _options(query_string).to_request(None, vectors, trace_id, passages=passages)
+    options = _options(query_string)
+    request = options.to_request(None, vectors, trace_id, passages=passages)
+    return request, ReplyForm(is_batch=True, include=frozenset(options.include))
 
 
 def _options(query_string: bytes) -> SearchOptions:
@@ -45,8 +47,8 @@ def _options(query_string: bytes) -> SearchOptions:
         if name in given:
             raise InvalidArgument("is given twice", name)
         given[name] = value
-    if "fields" in given:
-        given["fields"] = [field for field in str(given["fields"]).split(",") if field]
+    for name in given.keys() & {"fields", "include"}:
+        given[name] = [part for part in str(given[name]).split(",") if part]
     if "filter" in given:
         try:
             given["filter"] = orjson.loads(str(given["filter"]))
@@ -69,6 +71,9 @@ def render_arrow(result: SearchResult, hits: MergedHits) -> bytes:
         "coverage": repr(result.coverage),
         "took_ms": f"{result.took_ms:.3f}",
         "trace_id": result.trace_id,
+        "served_by": result.served_by,
+        "staleness_ms": str(result.staleness_ms),
+        "session": result.session,
     }
     batch = pa.record_batch(
         [pa.array(queries), _strings(hits.ids[found]), pa.array(hits.scores[found])],

@@ -9,9 +9,11 @@ import httpx
 import orjson
 
 from cluster.errors import RaygionError, Unavailable
+from cluster.event_stream import EventParser
 from deployments.installation import Installation, NotRunning
 
-_TIMEOUT = httpx.Timeout(660.0, connect=5.0)
+_TIMEOUT_S = 660.0
+_CONNECT_TIMEOUT_S = 5.0
 
 
 class RemoteError(RaygionError):
@@ -28,12 +30,13 @@ class RemoteError(RaygionError):
 class HttpRegion:
     """A connection to a region's endpoint. Raises RemoteError, NotRunning, Unavailable."""
 
-    def __init__(self, url: str, api_key: str | None) -> None:
+    def __init__(
+        self, url: str, api_key: str | None, *, connect_timeout_s: float = _CONNECT_TIMEOUT_S
+    ) -> None:
         headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
         self._url = url
-        self._client = httpx.Client(
-            base_url=url, headers=headers, timeout=_TIMEOUT, trust_env=False
-        )
+        self._connect_timeout_s = connect_timeout_s
+        self._client = httpx.Client(base_url=url, headers=headers, trust_env=False)
 
     @classmethod
     def of(cls, installation: Installation) -> Self:
@@ -44,39 +47,53 @@ class HttpRegion:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._client.close()
 
     def get(self, path: str) -> dict[str, Any]:
-        return self._checked(self._sent("GET", path, None))
+        return self._checked(self._sent("GET", path, None, _TIMEOUT_S))
 
-    def post(self, path: str, body: Mapping[str, object]) -> dict[str, Any]:
-        return self._checked(self._sent("POST", path, body))
+    def post(
+        self, path: str, body: Mapping[str, object], *, timeout_s: float = _TIMEOUT_S
+    ) -> dict[str, Any]:
+        """`timeout_s`: how long the region may say nothing."""
+        return self._checked(self._sent("POST", path, body, timeout_s))
 
-    def stream(self, path: str, body: Mapping[str, object]) -> Iterator[tuple[str, dict[str, Any]]]:
+    def stream(
+        self, path: str, body: Mapping[str, object], *, timeout_s: float = _TIMEOUT_S
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
         """The server-sent events as (event, data). Raises what an `error` event says."""
+        parser, timeout = EventParser(), self._timeout(timeout_s)
         try:
-            with self._client.stream("POST", path, content=orjson.dumps(body)) as response:
+            with self._client.stream(
+                "POST", path, content=orjson.dumps(body), timeout=timeout
+            ) as response:
                 if response.status_code != 200:
                     response.read()
                     self._checked(response)
-                event = ""
-                for line in response.iter_lines():
-                    if line.startswith("event: "):
-                        event = line.removeprefix("event: ")
-                    elif line.startswith("data: "):
-                        data = orjson.loads(line.removeprefix("data: "))
+                for chunk in response.iter_bytes():
+                    for event, data in parser.feed(chunk):
+                        told = orjson.loads(data)
                         if event == "error":
-                            raise _remote(data["error"])
-                        yield event, data
+                            raise _remote(told["error"])
+                        yield event, told
         except httpx.TransportError as error:
             raise self._unreachable(error) from error
 
-    def _sent(self, method: str, path: str, body: Mapping[str, object] | None) -> httpx.Response:
+    def _sent(
+        self, method: str, path: str, body: Mapping[str, object] | None, timeout_s: float
+    ) -> httpx.Response:
         content = None if body is None else orjson.dumps(body)
+        timeout = self._timeout(timeout_s)
         try:
-            return self._client.request(method, path, content=content)
+            return self._client.request(method, path, content=content, timeout=timeout)
         except httpx.TransportError as error:
             raise self._unreachable(error) from error
+
+    def _timeout(self, timeout_s: float) -> httpx.Timeout:
+        return httpx.Timeout(timeout_s, connect=min(timeout_s, self._connect_timeout_s))
 
     def _checked(self, response: httpx.Response) -> dict[str, Any]:
         try:

@@ -4,34 +4,61 @@ models that describe those bytes in the OpenAPI page. A test holds the two toget
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
 from pydantic import BaseModel, Field
 
 from cluster.answers import AnswerResult, RegionSummary, Retrieved
-from cluster.search import SearchResult
+from cluster.search import Hit, SearchResult
+from deployments.http_schema import PARTS, Part, ReplyForm
 
 
-def render_search(result: SearchResult, batch: bool) -> bytes:
+def render_search(result: SearchResult, form: ReplyForm) -> bytes:
+    results = _results(result, form.include)
     found: dict[str, object]
-    if not batch:
-        found = {"hits": result.hits}
+    if not form.is_batch:
+        found = {"hits": results[0]}
         if result.fell_back:
             found["fallback"] = result.fell_back[0]
     elif result.fell_back:
-        each = zip(result.results, result.fell_back, strict=True)
+        each = zip(results, result.fell_back, strict=True)
         found = {"results": [{"hits": hits, "fallback": fell_back} for hits, fell_back in each]}
     else:
-        found = {"results": [{"hits": hits} for hits in result.results]}
+        found = {"results": [{"hits": hits} for hits in results]}
     found["release"] = result.release
     found["region"] = result.region
     found["coverage"] = result.coverage
     found["took_ms"] = round(result.took_ms, 3)
     found["trace_id"] = result.trace_id
+    found["served_by"] = result.served_by
+    found["staleness_ms"] = result.staleness_ms
+    found["session"] = result.session
     # Hits are dataclasses, which orjson writes by itself; `default` is for metadata that are a
     # mapping, but no dict.
     return orjson.dumps(found, default=dict)
+
+
+def _results(result: SearchResult, include: frozenset[Part]) -> Sequence[Sequence[object]]:
+    """For each query its hits as orjson writes them, with no more in them than is asked for."""
+    if result.arrays is not None:
+        found = zip(result.arrays.ids.tolist(), result.arrays.scores.tolist(), strict=True)
+        # What has no id is padding.
+        return [
+            [{"id": id.decode(), "score": score} for id, score in zip(*hits, strict=True) if id]
+            for hits in found
+        ]
+    if len(include) == len(PARTS):
+        return result.results
+    return [[_part_of(hit, include) for hit in hits] for hits in result.results]
+
+
+def _part_of(hit: Hit, include: frozenset[Part]) -> dict[str, object]:
+    wanted: dict[str, object] = {"id": hit.id, "score": hit.score}
+    for part in include:
+        wanted[part] = getattr(hit, part)
+    return wanted
 
 
 def render_answer(result: AnswerResult) -> bytes:
@@ -47,6 +74,9 @@ def render_answer(result: AnswerResult) -> bytes:
             "model": result.model,
             "took_ms": round(result.took_ms, 3),
             "trace_id": result.trace_id,
+            "served_by": result.served_by,
+            "staleness_ms": result.staleness_ms,
+            "session": result.session,
         }
     )
 
@@ -80,8 +110,10 @@ class ErrorReply(BaseModel):
 class HitReply(BaseModel):
     id: str
     score: float = Field(description="Higher is better, whatever the metric.")
-    text: str
-    metadata: dict[str, str | int | float | bool | None]
+    text: str | None = Field(None, description="Left out where it is not in `include`.")
+    metadata: dict[str, str | int | float | bool | None] | None = Field(
+        None, description="Left out where it is not in `include`."
+    )
 
 
 _FALLBACK = "Only where the index has a fallback: whether it had to compare all passages."
@@ -94,10 +126,15 @@ class HitsReply(BaseModel):
 
 class _Served(BaseModel):
     release: int = Field(description="The release that made the whole reply.")
-    region: str
+    region: str = Field(description="The region that was asked.")
     coverage: float = Field(description="Shards that answered / shards asked.")
     took_ms: float
     trace_id: str
+    served_by: str = Field(description="The region that made the reply.")
+    staleness_ms: int = Field(
+        description="How long ago at most the release was current when it was chosen."
+    )
+    session: str = Field(description="A token for `session`: not older than this reply.")
 
 
 class SearchReply(_Served):
@@ -155,6 +192,19 @@ class CanaryReply(BaseModel):
     percent: int = Field(description="Its share of the traffic.")
 
 
+class RegionReply(BaseModel):
+    region: str
+    release: int | None = Field(description="The current one there.")
+    prepared: list[int]
+    failed: dict[str, str] = Field(description="Releases that it could not prepare, and why.")
+    log_lag: int | None = Field(description="Entries of the release log that it had not read.")
+    heard_s: float | None = Field(description="Seconds since its last heartbeat.")
+    silent: bool
+    healthy: bool
+    load: float = Field(description="How busy it is, in [0, 1].")
+    leads: bool
+
+
 class StatusReply(BaseModel):
     region: str
     release: int | None
@@ -164,6 +214,7 @@ class StatusReply(BaseModel):
     log_position: int
     healthy: bool
     canary: CanaryReply | None
+    regions: list[RegionReply] = Field(description="All of them, as far as this one knows.")
 
 
 class HealthReply(BaseModel):

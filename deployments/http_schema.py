@@ -6,6 +6,7 @@ refusal is an InvalidArgument that names the field.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
@@ -33,6 +34,7 @@ from cluster.checks import (
     TOP_K_MAX,
     check_hits,
 )
+from cluster.demand import Consistency, Demand, demand_of
 from cluster.errors import InvalidArgument
 from cluster.filters import Filter, parse_filter
 from cluster.search import TOP_K_DEFAULT, Float32Array, SearchEffort, SearchRequest
@@ -40,9 +42,15 @@ from cluster.search import TOP_K_DEFAULT, Float32Array, SearchEffort, SearchRequ
 TIMEOUT_MS_MAX = int(TIMEOUT_S_MAX * 1000)
 _NAME_LENGTH_MAX = 256
 _USER_LENGTH_MAX = 1024
+_TOKEN_LENGTH_MAX = 512
+_STALENESS_MS_MAX = 2**53
 _FIELDS_MAX = 256
 _RELEASE_MAX = 2**63 - 1
 _QUOTED_LENGTH_MAX = 64
+
+
+Part = Literal["text", "metadata"]
+PARTS: tuple[Part, ...] = ("text", "metadata")
 
 
 def quoted(text: str) -> str:
@@ -74,10 +82,18 @@ Vector = Annotated[list[float], Field(fail_fast=True, min_length=1)]
 Batch = Annotated[list[Vector], Field(fail_fast=True, min_length=1, max_length=BATCH_MAX)]
 Texts = Annotated[list[Text], Field(fail_fast=True, min_length=1, max_length=BATCH_MAX)]
 Fields = Annotated[list[Name], Field(fail_fast=True, max_length=_FIELDS_MAX)]
+Parts = Annotated[list[Part], Field(fail_fast=True, max_length=len(PARTS))]
 TimeoutMs = Annotated[int, Field(ge=1, le=TIMEOUT_MS_MAX)]
 TopK = Annotated[int, Field(ge=1, le=TOP_K_MAX)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 ReleaseNumber = Annotated[int, Field(ge=0, le=_RELEASE_MAX)]
+Level = Annotated[
+    str,
+    Field(max_length=_NAME_LENGTH_MAX),
+    WithJsonSchema({"type": "string", "enum": [level.value for level in Consistency]}),
+]
+SessionText = Annotated[str, Field(max_length=_TOKEN_LENGTH_MAX)]
+StalenessMs = Annotated[int, Field(ge=0, le=_STALENESS_MS_MAX)]
 UserKey = Annotated[str, Field(max_length=_USER_LENGTH_MAX)]
 EfSearch = Annotated[int, Field(ge=1, le=EF_SEARCH_MAX)]
 Nprobe = Annotated[int, Field(ge=1, le=NPROBE_MAX)]
@@ -109,19 +125,44 @@ class Body(BaseModel):
         return data
 
 
-class SearchOptions(Body):
+class ReleaseOptions(Body):
+    """Which release is to answer: a named one, or one that meets a demand."""
+
+    release: ReleaseNumber | None = Field(
+        None, description="A release that the region holds; null: the current one."
+    )
+    consistency: Level | None = Field(
+        None,
+        description="Null: `bounded` with `max_staleness_ms`, `session` with a token, else "
+        "`eventual`.",
+    )
+    session: SessionText | None = Field(
+        None, description="The token of an earlier reply: nothing older than that one."
+    )
+    max_staleness_ms: StalenessMs | None = Field(
+        None, description="How long ago at most the release must have been current."
+    )
+
+    def demand(self) -> Demand:
+        """Raises InvalidArgument for what does not go together."""
+        return demand_of(
+            self.consistency, self.session, self.max_staleness_ms, release=self.release
+        )
+
+
+class SearchOptions(ReleaseOptions):
     """How to search, whatever for: in the JSON body, or in the URL of a binary one."""
 
     corpus: Name | None = Field(None, description="May be left out where there is one corpus.")
     top_k: TopK = Field(TOP_K_DEFAULT, description="Hits for each query.")
     filter: FilterJson | None = None
+    include: Parts = Field(
+        list(PARTS), description="What hits hold besides id and score; `[]`: nothing."
+    )
     fields: Fields | None = Field(None, description="Metadata fields to return; null: all.")
     timeout_ms: TimeoutMs = Field(5000, description="Time for the whole request.")
     min_coverage: Share = Field(
         1.0, description="Least share of the shards that must have answered."
-    )
-    release: ReleaseNumber | None = Field(
-        None, description="A release that the region holds; null: the current one."
     )
     user: UserKey = Field(
         "", description="A user or session, kept on one release while a canary is tried."
@@ -144,22 +185,24 @@ class SearchOptions(Body):
         *,
         passages: bool,
     ) -> SearchRequest:
+        fields = self.fields if "metadata" in self.include else ()
         return SearchRequest(
             corpus=self.corpus,
             queries=queries,
             vectors=vectors,
             top_k=self.top_k,
             filter=self.filter,
-            fields=None if self.fields is None else tuple(self.fields),
+            fields=None if fields is None else tuple(fields),
             timeout_s=self.timeout_ms / 1000.0,
             min_coverage=self.min_coverage,
             effort=SearchEffort(
                 ef_search=self.ef_search, nprobe=self.nprobe, exact=self.recall == "exact"
             ),
-            passages=passages,
+            passages=passages and bool(self.include),
             release=self.release,
             user=self.user,
             trace_id=trace_id,
+            demand=self.demand(),
         )
 
 
@@ -172,7 +215,7 @@ class SearchBody(SearchOptions):
     vectors: Batch | None = Field(None, description="Vectors of one length, answered together.")
 
 
-class AnswerBody(Body):
+class AnswerBody(ReleaseOptions):
     question: Text
     corpus: Name | None = Field(None, description="May be left out where there is one corpus.")
     top_k: TopK = Field(ANSWER_TOP_K_DEFAULT, description="Passages to answer from.")
@@ -184,20 +227,40 @@ class AnswerBody(Body):
     min_coverage: Share = Field(
         1.0, description="Least share of the shards that must have answered."
     )
-    release: ReleaseNumber | None = Field(
-        None, description="A release that the region holds; null: the current one."
-    )
     user: UserKey = Field(
         "", description="A user or session, kept on one release while a canary is tried."
     )
 
+    def to_request(self, trace_id: str) -> AnswerRequest:
+        return AnswerRequest(
+            question=self.question,
+            corpus=self.corpus,
+            top_k=self.top_k,
+            filter=self.filter,
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            timeout_s=self.timeout_ms / 1000.0,
+            min_coverage=self.min_coverage,
+            release=self.release,
+            user=self.user,
+            trace_id=trace_id,
+            demand=self.demand(),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyForm:
+    """What the reply to a search looks like."""
+
+    is_batch: bool
+    """For `queries` and `vectors`, and every binary request."""
+    include: frozenset[Part]
+
 
 def parse_search(
     body: bytes, trace_id: str = "", *, passages: bool = True
-) -> tuple[SearchRequest, bool]:
-    """The request, and whether it is a batch (`queries` or `vectors`), which decides the form of
-    the reply. Raises InvalidArgument.
-    """
+) -> tuple[SearchRequest, ReplyForm]:
+    """Without `passages` the reply has no use for texts and metadata. Raises InvalidArgument."""
     asked = parse_body(SearchBody, body)
     given = [
         name
@@ -223,26 +286,13 @@ def parse_search(
     )
     check_hits(num_queries, asked.top_k)
     request = asked.to_request(queries, vectors, trace_id, passages=passages)
-    return request, given[0] in ("queries", "vectors")
+    return request, ReplyForm(given[0] in ("queries", "vectors"), frozenset(asked.include))
 
 
 def parse_answer(body: bytes, trace_id: str = "") -> tuple[AnswerRequest, bool]:
     """The request, and whether the answer is to be streamed. Raises InvalidArgument."""
     asked = parse_body(AnswerBody, body)
-    request = AnswerRequest(
-        question=asked.question,
-        corpus=asked.corpus,
-        top_k=asked.top_k,
-        filter=asked.filter,
-        max_tokens=asked.max_tokens,
-        temperature=asked.temperature,
-        timeout_s=asked.timeout_ms / 1000.0,
-        min_coverage=asked.min_coverage,
-        release=asked.release,
-        user=asked.user,
-        trace_id=trace_id,
-    )
-    return request, asked.stream
+    return asked.to_request(trace_id), asked.stream
 
 
 BodyT = TypeVar("BodyT", bound=Body)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network
 
+from cluster.caller import Location
 from cluster.errors import InvalidArgument
 
 
@@ -24,6 +27,8 @@ class HttpSettings:
     """Time in which the whole body must have arrived, so that slow senders do not hold places."""
     status_timeout_s: float = 2.0
     """Time for the region to say its status to `/readyz` and `/metrics`."""
+    locations: Mapping[IPv4Network | IPv6Network, Location] = field(default_factory=dict)
+    """Where callers are who do not say so, by the network that they come from."""
 
     def __post_init__(self) -> None:
         for key in self.api_keys:

@@ -11,6 +11,7 @@ from cluster.config import RegionSettings, Settings
 from cluster.errors import Unavailable
 from cluster.numbered_object import NumberedLog
 from cluster.object_store import ObjectStore, open_store
+from cluster.region_site import RegionSite
 from cluster.releases import RELEASE_LOG, LogState, fold, parse_entry
 
 
@@ -56,8 +57,7 @@ class Installation:
     @property
     def url(self) -> str:
         """The base URL of the region's HTTP endpoint."""
-        http = self.region_settings.http
-        return f"http://{http.host}:{http.port}"
+        return RegionSite.of(self.region, self.region_settings).url
 
     def read_release_log(self) -> LogState:
         """The state of all releases, straight from the store: no cluster needs to run."""

@@ -100,6 +100,9 @@ def _source(made: Retrieved | AnswerResult) -> dict[str, object]:
         "coverage": made.coverage,
         "citations": made.citations,
         "trace_id": made.trace_id,
+        "served_by": made.served_by,
+        "staleness_ms": made.staleness_ms,
+        "session": made.session,
     }
 
 
@@ -109,6 +112,9 @@ class ChatSourceReply(BaseModel):
     coverage: float
     citations: list[CitationReply]
     trace_id: str
+    served_by: str
+    staleness_ms: int
+    session: str
 
 
 class ChatMessageReply(BaseModel):

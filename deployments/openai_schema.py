@@ -15,6 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from cluster.answers import ANSWER_TOP_K_DEFAULT, AnswerRequest
 from cluster.checks import TEXT_CHARS_MAX
+from cluster.demand import Demand
 from cluster.errors import InvalidArgument
 from cluster.filters import Filter, parse_filter
 from cluster.generation import ChatMessage
@@ -23,7 +24,7 @@ from deployments.http_schema import (
     Body,
     MaxTokens,
     Name,
-    ReleaseNumber,
+    ReleaseOptions,
     Share,
     Temperature,
     TimeoutMs,
@@ -143,7 +144,7 @@ class StreamOptionsBody(OpenAIBody):
     include_obfuscation: bool = Field(False, description="Ignored.")
 
 
-class RetrievalBody(OpenAIBody):
+class RetrievalBody(OpenAIBody, ReleaseOptions):
     """What `/v1/answer` takes and OpenAI's interface has no words for."""
 
     corpus: Name | None = None
@@ -151,7 +152,6 @@ class RetrievalBody(OpenAIBody):
     filter: RetrievalFilter | None = None
     timeout_ms: TimeoutMs = 60_000
     min_coverage: Share = 1.0
-    release: ReleaseNumber | None = None
 
 
 class ChatBody(OpenAIBody):
@@ -227,6 +227,7 @@ def parse_chat(body: bytes, trace_id: str = "") -> ChatRequest:
         release=extra.release,
         user=asked.user,
         trace_id=trace_id,
+        demand=_demand(extra),
     )
     return ChatRequest(
         model=asked.model,
@@ -234,6 +235,13 @@ def parse_chat(body: bytes, trace_id: str = "") -> ChatRequest:
         stream=asked.stream,
         include_usage=asked.stream_options is not None and asked.stream_options.include_usage,
     )
+
+
+def _demand(extra: RetrievalBody) -> Demand:
+    try:
+        return extra.demand()
+    except InvalidArgument as error:
+        raise InvalidArgument(error.message, f"raygion.{error.field}") from None
 
 
 def _conversation(

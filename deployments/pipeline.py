@@ -12,6 +12,7 @@ from actors.ingest import ingest
 from actors.models import publish_model
 from cluster.artifacts import Artifacts
 from cluster.errors import NotFound
+from cluster.index_versions import newest_index
 from cluster.manifests import (
     CorpusManifest,
     IndexKind,
@@ -22,6 +23,8 @@ from cluster.manifests import (
     ModelKind,
     ModelManifest,
 )
+from cluster.model_files import delta_note
+from cluster.release_parts import claim_release
 from cluster.releases import ReleaseContents
 from deployments.console import REUSED, Step, err, table
 from deployments.installation import Installation
@@ -90,8 +93,9 @@ def build(
         progress=step.count,
     )
     recall = f"recall@10 {manifest.recall_at_10:.3f}"
-    step.note(REUSED if reused else f"{len(manifest.shards)} shards, {recall}")
-    if manifest.tuning is not None and not reused:
+    what = f"{len(manifest.shards)} shards" if manifest.base is None else "deleted documents only"
+    step.note(REUSED if reused else f"{what}, {recall}")
+    if manifest.tuning is not None and not reused and manifest.base is None:
         err.print(_tuning_table(manifest.tuning))
     return BuiltIndex(manifest=manifest, ref=ref, reused=reused)
 
@@ -104,22 +108,24 @@ def contents_of_latest(installation: Installation, step: Step) -> ReleaseContent
     indexes: dict[str, ManifestRef] = {}
     needs_embedder = False
     for corpus in installation.catalog.list_corpora():
-        built = installation.catalog.list_indexes(corpus)
-        if not built:
+        newest = newest_index(installation.catalog, corpus)
+        if newest is None:
             raise NotFound(f"corpus {corpus!r} was not built; run `raygion build {corpus}`")
-        manifest, ref = max(built, key=lambda pair: (pair[0].corpus_position, pair[0].built_at_ms))
+        manifest, ref = newest
         indexes[corpus] = ref
         needs_embedder |= manifest.embedder_fingerprint is not None
     if not indexes:
         raise NotFound("there is no corpus yet; add documents with `raygion ingest`")
     embedder = store_embedder(installation, step) if needs_embedder else None
     generator = store_generator(installation, step)
-    return ReleaseContents(
+    contents = ReleaseContents(
         indexes=indexes,
         embedder=None if embedder is None else embedder.ref,
         generator=None if generator is None else generator.ref,
         prompt=installation.settings.prompt,
     )
+    claim_release(installation.store, contents)
+    return contents
 
 
 def _tuning_table(tuning: IndexTuning) -> Table:
@@ -167,7 +173,10 @@ def _store_model(
         source=source,
         name=name,
         scratch=installation.scratch_folder,
+        cache_folder=installation.cache_folder,
         progress=step.note,
     )
-    step.note(REUSED if reused else manifest.name)
+    delta = delta_note(manifest.files)
+    stored = manifest.name if delta is None else f"{manifest.name}: {delta}"
+    step.note(REUSED if reused else stored)
     return StoredModel(manifest=manifest, ref=ref, reused=reused)

@@ -15,7 +15,9 @@ import ray.data
 from actors.actor_calls import NAMESPACE
 from actors.coordinator_client import CoordinatorClient
 from cluster.clock import SYSTEM_CLOCK
+from cluster.config import RolloutPolicy
 from cluster.errors import Unavailable
+from cluster.region_claim import claim_region
 from cluster.releases import ReleaseContents
 from deployments.installation import Installation, NotRunning
 from deployments.interrupts import uninterrupted
@@ -24,6 +26,7 @@ from deployments.local_cluster import LocalCluster, find_local_cluster, start_lo
 Progress = Callable[[str], None]
 _LEAD_TIMEOUT_S = 60.0
 PREPARE_TIMEOUT_S = 900.0
+"""For a region that starts: until it serves the current release."""
 SERVE_TIMEOUT_S = 120.0
 
 
@@ -123,7 +126,8 @@ def start_services(installation: Installation, progress: Progress) -> Coordinato
     """Starts coordinator, front actor and HTTP endpoint on the joined cluster, or finds them there.
 
     Returns when the coordinator leads and the endpoint answers. What runs already goes on with the
-    settings that it was started with.
+    settings that it was started with. Raises Conflict, before anything is started, when the region
+    runs in another cluster.
     """
     # Imported once the cluster is known: Ray Serve reads its settings from the environment then.
     from ray import serve
@@ -139,6 +143,8 @@ def start_services(installation: Installation, progress: Progress) -> Coordinato
     settings, store = installation.settings, installation.store
     cache = installation.cache_folder
     http = installation.region_settings.http
+    cluster_id = wiring.cluster_id()
+    claim_region(store, installation.region, cluster_id)
     serve.start(proxy_location="HeadOnly", http_options={"host": http.host, "port": http.port})
     progress("coordinator")
     deployer = ServeGeneratorDeployer(store, cache)
@@ -146,16 +152,17 @@ def start_services(installation: Installation, progress: Progress) -> Coordinato
         Coordinator,
         names.COORDINATOR,
         threads=64,
-        args=(settings, installation.region, store, cache, deployer),
+        args=(settings, installation.region, store, cache, deployer, cluster_id),
     )
     client = CoordinatorClient()
     client.wait_until_leading(installation.region, _LEAD_TIMEOUT_S)
     progress("endpoint")
-    wiring.detached_actor(Front, names.FRONT, threads=512, args=(store, cache, http.local_first))
+    parts = (settings, installation.region, store, cache)
+    wiring.detached_actor(Front, names.FRONT, threads=512, args=parts)
     gateway = serve.status().applications.get(names.GATEWAY_APPLICATION)
     # Serve would end the gateways that run before it starts equal ones.
     if gateway is None or gateway.status is not ApplicationStatus.RUNNING:
-        application = gateway_application(http, store, cache)
+        application = gateway_application(*parts)
         serve.run(application, name=names.GATEWAY_APPLICATION, route_prefix="/")
     return client
 
@@ -185,19 +192,31 @@ def now_ms() -> int:
 
 
 def propose(
-    installation: Installation, contents: ReleaseContents, *, commit: bool, note: Progress
+    installation: Installation,
+    contents: ReleaseContents,
+    *,
+    commit: bool,
+    note: Progress,
+    targets: tuple[str, ...] | None = None,
+    policy: RolloutPolicy | None = None,
 ) -> int:
-    """Proposes a release and waits until it is prepared here, or committed everywhere."""
+    """Proposes a release and waits until whoever has to be waited for has prepared it; or, with
+    `commit`, until it is served here. `targets` and `policy`: None takes all regions, and what the
+    settings say.
+
+    Raises Conflict when the release was aborted.
+    """
+    policy = policy or installation.settings.rollout
+    targets = targets or tuple(sorted(installation.settings.regions))
     client = CoordinatorClient()
-    number = client.propose(
-        contents, targets=tuple(sorted(installation.settings.regions)), auto_commit=commit
-    )
+    number = client.propose(contents, targets=targets, auto_commit=commit, policy=policy)
     note(f"release {number}")
+    timeout_s = policy.prepare_timeout_s + SERVE_TIMEOUT_S
     if commit:
-        client.wait_until_committed(number, PREPARE_TIMEOUT_S)
-        client.wait_until_serving(number, SERVE_TIMEOUT_S)
+        client.wait_until_committed(number, timeout_s)
+        client.wait_until_serving(number, timeout_s)
     else:
-        client.wait_until_prepared(number, PREPARE_TIMEOUT_S)
+        client.wait_until_prepared(number, timeout_s)
     return number
 
 

@@ -15,9 +15,10 @@ from cluster.answers import QueryService
 from cluster.search import SearchRequest
 from deployments.http_binary import ARROW_TYPE, FLOAT32_TYPE, parse_binary, render_arrow
 from deployments.http_body import media_types, read_body
+from deployments.http_caller import CallerReader
 from deployments.http_errors import ClientGone
 from deployments.http_replies import render_search
-from deployments.http_schema import parse_search
+from deployments.http_schema import ReplyForm, parse_search
 from deployments.http_settings import HttpSettings
 from deployments.metrics import HttpMetrics
 
@@ -28,29 +29,37 @@ _WATCH_AFTER_S = 0.5
 class SearchRoute:
     """Searches for one query, or for each of a batch."""
 
-    def __init__(self, service: QueryService, settings: HttpSettings, metrics: HttpMetrics) -> None:
+    def __init__(
+        self,
+        service: QueryService,
+        settings: HttpSettings,
+        metrics: HttpMetrics,
+        callers: CallerReader,
+    ) -> None:
         self._service = service
         self._settings = settings
         self._metrics = metrics
+        self._callers = callers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises the errors of `cluster.errors`, and ClientGone."""
         body = await read_body(scope, receive, self._settings)
-        asked, is_batch = _parse(scope, body)
+        as_arrow = ARROW_TYPE in media_types(scope, b"accept")
+        asked, form = _parse(scope, body, passages=not as_arrow)
+        asked = self._callers.told(asked, scope)
         async with _WhileConnected(receive):
             result = await self._service.search(asked)
         self._metrics.searched(SEARCH, result)
-        if result.arrays is not None:
+        if as_arrow and result.arrays is not None:
             await _reply(send, ARROW_TYPE, render_arrow(result, result.arrays))
         else:
-            await _reply(send, "application/json", render_search(result, is_batch))
+            await _reply(send, "application/json", render_search(result, form))
 
 
-def _parse(scope: Scope, body: bytes) -> tuple[SearchRequest, bool]:
+def _parse(scope: Scope, body: bytes, *, passages: bool) -> tuple[SearchRequest, ReplyForm]:
     trace_id: str = scope["state"]["trace_id"]
-    passages = ARROW_TYPE not in media_types(scope, b"accept")
     if FLOAT32_TYPE in media_types(scope, b"content-type"):
-        return parse_binary(scope["query_string"], body, trace_id, passages=passages), True
+        return parse_binary(scope["query_string"], body, trace_id, passages=passages)
     return parse_search(body, trace_id, passages=passages)
 
 

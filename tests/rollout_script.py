@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from cluster.config import RolloutPolicy
 from cluster.releases import (
     Elect,
     LogEntry,
@@ -25,9 +26,8 @@ from cluster.rollout_events import (
 )
 from tests.fakes import Entries, contents, counting_ids
 
-SETTINGS = RolloutSettings(
-    prepare_timeout_s=60.0, prepare_retry_s=5.0, switch_margin_s=1.0, leader_lapse_s=10.0
-)
+SETTINGS = RolloutSettings(prepare_retry_s=5.0, switch_margin_s=1.0, leader_lapse_s=10.0)
+POLICY = RolloutPolicy(prepare_timeout_s=60.0)
 CAUGHT_UP = LogCaughtUp()
 
 
@@ -78,7 +78,9 @@ class Script:
         return instruction.entry
 
     def heartbeats(self, *statuses: RegionStatus) -> list[Instruction]:
-        return self.handle(HeartbeatsRead(statuses={s.region: s for s in statuses}))
+        return self.handle(
+            HeartbeatsRead(statuses={s.region: s for s in statuses}, at_s=self.now_ms / 1000)
+        )
 
     def elect(self) -> Script:
         append = self.decide()[-1]
@@ -86,12 +88,19 @@ class Script:
         assert self.rollout.leads
         return self
 
-    def propose(self, *targets: str, auto_commit: bool = True, prepared: bool = False) -> int:
+    def propose(
+        self,
+        *targets: str,
+        auto_commit: bool = True,
+        prepared: bool = False,
+        policy: RolloutPolicy = POLICY,
+    ) -> int:
         """Proposes the next release; with `prepared`, this region prepares it, too."""
         append = self.rollout.propose(
             contents(),
             targets=targets or ("a",),
             auto_commit=auto_commit,
+            policy=policy,
             now_ms=self.now_ms,
             commit_id=self.new_id(),
         )

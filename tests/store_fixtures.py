@@ -17,6 +17,7 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 
 from cluster.errors import OutcomeUnknown
 from cluster.object_store import ObjectStore, open_store
+from cluster.stored_object import StoredObject
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,8 +143,8 @@ class LossyStore:
             while self._late:
                 self._inner.put_if_absent(*self._late.pop())
 
-    def download(self, path: str, target: Path) -> None:
-        self._inner.download(path, target)
+    def read_range(self, path: str, start: int, length: int) -> bytes:
+        return self._inner.read_range(path, start, length)
 
     def upload_if_absent(self, path: str, source: Path, sha256: str) -> None:
         self.put_if_absent(path, source.read_bytes())
@@ -160,8 +161,14 @@ class LossyStore:
     def list_names(self, folder: str, start_after: str | None = None) -> list[str]:
         return self._inner.list_names(folder, start_after)
 
+    def list_objects(self, folder: str) -> list[StoredObject]:
+        return self._inner.list_objects(folder)
+
     def list_folders(self, folder: str) -> list[str]:
         return self._inner.list_folders(folder)
+
+    def remove(self, path: str) -> None:
+        self._inner.remove(path)
 
 
 def scripted(*faults: str) -> Callable[[], str]:

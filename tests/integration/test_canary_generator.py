@@ -44,6 +44,7 @@ def next_model(shared_region: LiveRegion, tmp_path_factory: pytest.TempPathFacto
         source=str(folder),
         name=NEXT_MODEL,
         scratch=folder.parent,
+        cache_folder=folder.parent / "cache",
         progress=lambda _: None,
     )
     return ref

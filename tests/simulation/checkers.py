@@ -193,19 +193,24 @@ def commits_wait_for_their_targets(history: History) -> list[str]:
         prepared_s.setdefault((region, release), at_s)
     waiting: dict[int, set[str]] = {}
     targets: dict[int, set[str]] = {}
+    wait_for: dict[int, str | list[str]] = {}
     problems = []
     for position, entry in holding(history):
         at_s = written_s[f"{LOG}{position:020}.json"]
         if entry["kind"] == "propose":
             number = entry["release"]["number"]
             targets[number], waiting[number] = set(entry["targets"]), set(entry["targets"])
+            wait_for[number] = entry["wait_for"]
         elif entry["kind"] == "fence":
             waiting[entry["release"]].discard(entry["region"])
         elif entry["kind"] == "commit" or (entry["kind"] == "canary" and entry["percent"]):
             number, done = entry["release"], f"{entry['kind']} of release {entry['release']}"
-            late = [r for r in waiting[number] if prepared_s.get((r, number), at_s) >= at_s]
-            if late:
-                problems.append(f"{done} before {late} prepared it")
+            late = {r for r in waiting[number] if prepared_s.get((r, number), at_s) >= at_s}
+            if isinstance(wait_for[number], list):
+                late &= set(wait_for[number])
+            enough = wait_for[number] == "quorum" and 2 * len(late) < len(targets[number])
+            if late and not enough:
+                problems.append(f"{done} before {sorted(late)} prepared it")
             if not waiting[number]:
                 problems.append(f"{done} with all regions fenced out")
     return problems

@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from unittest import mock
 
+from cluster.config import RolloutPolicy
 from cluster.coordination import Decide, RolloutDriver
 from cluster.errors import Fenced, OutcomeUnknown, RaygionError
 from cluster.numbered_object import NumberedLog
-from cluster.releases import RELEASE_LOG, Canary, LogEntry, Release, Rollback
+from cluster.releases import RELEASE_LOG, Canary, LogEntry, Release, Rollback, WaitFor
 from cluster.rollout import Rollout, RolloutSettings
 from cluster.rollout_events import Append, CanaryFaulted, Outcome, Prepared, PrepareFailed
 from tests.fakes import contents
@@ -26,9 +27,7 @@ from tests.simulation.faulty_store import FaultyStore, Objects, Weather, Write
 from tests.simulation.history import History, Observation, Request
 from tests.simulation.sim_time import Process, Scheduler
 
-SETTINGS = RolloutSettings(
-    prepare_timeout_s=30.0, prepare_retry_s=5.0, switch_margin_s=2.0, leader_lapse_s=10.0
-)
+SETTINGS = RolloutSettings(prepare_retry_s=5.0, switch_margin_s=2.0, leader_lapse_s=10.0)
 NOISE_S = 150.0
 QUIET_MAX_S = 180.0
 SLICE_S = 5.0
@@ -326,6 +325,9 @@ class World:
         number = max(1, state.next_release - 1 - (self.rng.random() < 0.3))
         targets = tuple(self.rng.sample(self.regions, self.rng.randint(1, len(self.regions))))
         auto = self.rng.random() < 0.5
+        some = tuple(self.rng.sample(targets, self.rng.randint(1, len(targets))))
+        wait_for: WaitFor = self.rng.choice(["all", "quorum", some])
+        policy = RolloutPolicy(wait_for=wait_for, prepare_timeout_s=30.0)
         percent = self.rng.choice([0, 1, 5, 25, 50, 99])
         kind = self.rng.choice(["propose", "propose", "propose", "commit", "abort", "rollback"])
         opened = state.open_proposal() if state.switches else None
@@ -333,7 +335,12 @@ class World:
             kind, number = "canary", opened.release.number
         wishes: dict[str, Decide] = {
             "propose": lambda r, now, cid: r.propose(
-                contents(cid), targets=targets, auto_commit=auto, now_ms=now, commit_id=cid
+                contents(cid),
+                targets=targets,
+                auto_commit=auto,
+                policy=policy,
+                now_ms=now,
+                commit_id=cid,
             ),
             "canary": lambda r, now, cid: r.share(number, percent, now_ms=now, commit_id=cid),
             "commit": lambda r, now, cid: r.commit(number, now_ms=now, commit_id=cid),

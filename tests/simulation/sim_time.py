@@ -1,15 +1,20 @@
 """Virtual time: processes that run one at a time, in an order that the seed alone decides.
 
-A process is a thread, so that it can run blocking code as it is; but only the thread that holds the
-baton runs, and it hands the baton on whenever it sleeps.
+A process is a greenlet, a stack of its own, so that it can run blocking code as it is; whenever it
+sleeps, the next one runs.
 """
 
 from __future__ import annotations
 
 import heapq
 import itertools
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+from greenlet import getcurrent, greenlet
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class Killed(BaseException):
@@ -21,28 +26,26 @@ class Scheduler:
 
     def __init__(self) -> None:
         self.now_s = 0.0
-        self.failure: BaseException | None = None
-        self.baton_back = threading.Semaphore(0)
-        self.processes: list[Process] = []
+        self.main = getcurrent()
+        self.living: dict[Stack, None] = {}
         self._until_s = 0.0
-        self._queue: list[tuple[float, int, Callable[[], None]]] = []
+        self._queue: list[tuple[float, int, Callable[[], object]]] = []
         self._order = itertools.count()
 
-    def after(self, delay_s: float, action: Callable[[], None]) -> None:
+    def after(self, delay_s: float, action: Callable[[], object]) -> None:
         heapq.heappush(self._queue, (self.now_s + delay_s, next(self._order), action))
 
     def run(self, until_s: float) -> None:
         """Runs all that is due until then. Raises what a process failed with."""
         self._until_s = until_s
-        while self._queue and self._queue[0][0] <= until_s:
-            self.now_s, _, action = heapq.heappop(self._queue)
+        queue = self._queue
+        while queue and queue[0][0] <= until_s:
+            self.now_s, _, action = heapq.heappop(queue)
             action()
-            if self.failure is not None:
-                raise self.failure
         self.now_s = until_s
 
     def try_skip(self, wait_s: float) -> bool:
-        """Moves the time on when nothing else is due before then: no need to hand the baton on."""
+        """Moves the time on when nothing else is due before then: no need to change the stack."""
         moment_s = self.now_s + wait_s
         if moment_s > self._until_s or (self._queue and self._queue[0][0] <= moment_s):
             return False
@@ -50,9 +53,24 @@ class Scheduler:
         return True
 
     def close(self) -> None:
-        """Ends all processes and their threads."""
-        for process in self.processes:
-            process.end()
+        """Ends all processes."""
+        while self.living:
+            stack = next(iter(self.living))
+            stack.process.kill()
+            stack.throw(Killed)
+
+
+class Stack(greenlet):
+    """One line of work of a process, beside others of the same one."""
+
+    def __init__(self, process: Process, body: Callable[[], None]) -> None:
+        super().__init__(body, process.scheduler.main)
+        self.process = process
+        process.scheduler.living[self] = None
+        process.scheduler.after(0.0, self.switch)
+
+    def end(self) -> None:
+        self.process.scheduler.living.pop(self)
 
 
 class Process:
@@ -62,22 +80,23 @@ class Process:
         self.name = name
         self.ended = False
         self.killed = False
-        self._scheduler = scheduler
-        self._go = threading.Semaphore(0)
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
-        scheduler.processes.append(self)
-        scheduler.after(0.0, self._resume)
+        self.scheduler = scheduler
+        self._stack = Stack(self, self._run)
 
     def body(self) -> None:
         raise NotImplementedError
 
     def sleep(self, wait_s: float) -> None:
-        if self._scheduler.try_skip(wait_s):
+        """The stack that calls it sleeps, the process's other ones do not."""
+        if self.scheduler.try_skip(wait_s):
             return
-        self._scheduler.after(wait_s, self._resume)
-        self._scheduler.baton_back.release()
-        self._go.acquire()
+        self.scheduler.after(wait_s, getcurrent().switch)
+        self.pause()
+
+    def pause(self) -> None:
+        """Until somebody switches back to this stack."""
+        if not self.killed:
+            self.scheduler.main.switch()
         if self.killed:
             raise Killed
 
@@ -85,27 +104,94 @@ class Process:
         """Whatever it sleeps in is the last thing that it did."""
         self.killed = True
 
-    def end(self) -> None:
-        self.kill()
-        while not self.ended:
-            self._resume()
-        self._thread.join()
-
-    def _resume(self) -> None:
-        if self.ended:
-            return
-        self._go.release()
-        self._scheduler.baton_back.acquire()
-
     def _run(self) -> None:
-        self._go.acquire()
         try:
             if not self.killed:
                 self.body()
         except Killed:
             self.killed = True
-        except BaseException as error:
-            self._scheduler.failure = error
         finally:
             self.ended = True
-            self._scheduler.baton_back.release()
+            self._stack.end()
+
+
+class Signal:
+    """What one stack waits for and others, of whatever process, give."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self._waiting: dict[greenlet, None] = {}
+
+    def wait(self, process: Process, wait_max_s: float) -> None:
+        """Returns after `give`, or when the time is over."""
+        stack = getcurrent()
+        self._waiting[stack] = None
+        self._scheduler.after(wait_max_s, lambda: self._wake(stack))
+        process.pause()
+
+    def give(self) -> None:
+        for stack in list(self._waiting):
+            self._scheduler.after(0.0, lambda s=stack: self._wake(s))
+
+    def _wake(self, stack: greenlet) -> None:
+        if stack in self._waiting:
+            del self._waiting[stack]
+            stack.switch()
+
+
+def side_by_side(
+    work: Callable[[Item], Result], items: Iterable[Item], workers: int
+) -> list[Result]:
+    """Does the work on all items, several at a time, in stacks of the process that calls it.
+
+    Raises the first error, in the order of the items, when all have ended.
+    """
+    pending = list(enumerate(items))
+    if len(pending) <= 1:
+        return [work(item) for _, item in pending]
+    caller = getcurrent()
+    process: Process = caller.process
+    results: dict[int, Result] = {}
+    errors: dict[int, Exception] = {}
+    left = min(workers, len(pending))
+    pending.reverse()
+
+    def body() -> None:
+        nonlocal left
+        try:
+            while pending and not process.killed:
+                number, item = pending.pop()
+                try:
+                    results[number] = work(item)
+                except Exception as error:
+                    errors[number] = error
+        except Killed:
+            process.kill()
+        finally:
+            stacks[getcurrent()].end()
+            left -= 1
+            if not left:
+                process.scheduler.after(0.0, caller.switch)
+
+    made = [Stack(process, body) for _ in range(left)]
+    stacks = {stack: stack for stack in made}
+    process.pause()
+    for number in sorted(errors):
+        raise errors[number]
+    return [results[number] for number in sorted(results)]
+
+
+class Threads:
+    """Stands in for a ThreadPoolExecutor: its threads are stacks of the process that uses it."""
+
+    def __init__(self, max_workers: int = 8, **_: Any) -> None:
+        self._workers = max_workers
+
+    def __enter__(self) -> Threads:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        """Nothing to end: `map` waits for its work."""
+
+    def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        return iter(side_by_side(work, items, self._workers))

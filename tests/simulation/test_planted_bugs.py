@@ -15,6 +15,7 @@ from cluster.coordination import RolloutDriver
 from cluster.errors import Conflict, OutcomeUnknown, Unavailable
 from cluster.numbered_object import NumberedLog
 from cluster.releases import CanaryShare, Elect, LogEntry, LogState, Proposal
+from cluster.residents import Residents
 from cluster.rollout import Rollout
 from cluster.rollout_events import Append, EntryRead, RegionStatus
 from tests.simulation.checkers import violations
@@ -117,7 +118,7 @@ def unloading_what_is_due(patch: Patch) -> None:
 
 
 def standing_against_a_leader_that_lives(patch: Patch) -> None:
-    patch.setattr(Rollout, "_lapsed", lambda self, leader, now_ms: True)
+    patch.setattr(Rollout, "_lapsed", lambda self, leader: True)
 
 
 def leftovers_that_stand_again(patch: Patch) -> None:
@@ -125,7 +126,7 @@ def leftovers_that_stand_again(patch: Patch) -> None:
 
 
 def never_trying_a_committed_release_again(patch: Patch) -> None:
-    patch.setattr(Rollout, "_is_wanted", lambda self, n, now_ms: n not in self._local)
+    patch.setattr(Residents, "_is_wanted", lambda self, state, n, now_ms: n not in self._local)
 
 
 def never_fencing(patch: Patch) -> None:

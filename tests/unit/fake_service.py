@@ -32,6 +32,8 @@ from deployments.http_app import build_http_app
 from deployments.http_settings import HttpSettings
 
 DIMENSION = 3
+MADE: dict[str, Any] = {"served_by": "south", "staleness_ms": 140, "session": "a-token"}
+"""What every reply says of how it was made."""
 MODEL = "SmolLM2-135M-Instruct"
 HIT = Hit(id="iceland#0", score=0.75, text="Reykjavik is the capital.", metadata={"area": 103000})
 CITATION = Citation(id=HIT.id, text=HIT.text, score=HIT.score)
@@ -118,6 +120,7 @@ class FakeService:
             coverage=self.coverage,
             took_ms=1.23456,
             trace_id=request.trace_id,
+            **MADE,
             timings_ms={"embed": 0.5, "scatter": 0.6},
         )
 
@@ -137,6 +140,7 @@ class FakeService:
             model=MODEL,
             took_ms=2.0,
             trace_id=request.trace_id,
+            **MADE,
         )
         try:
             # Bound to the task that entered it, as whatever the real service holds over its yields.
@@ -148,6 +152,7 @@ class FakeService:
                     coverage=self.coverage,
                     model=MODEL,
                     trace_id=request.trace_id,
+                    **MADE,
                 )
                 for i, token in enumerate(self.tokens):
                     if i == len(self.tokens) - 1 and self.token_error is not None:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from cluster.artifact_cache import ArtifactCache
 from cluster.artifacts import Artifacts, blob_path
-from cluster.errors import Corrupt, InvalidArgument, NotFound
+from cluster.errors import Corrupt, InvalidArgument, NotFound, Unavailable
 from cluster.local_store import LocalStore
 from cluster.manifests import ArtifactFile
 from cluster.object_store import ObjectStore
@@ -54,20 +54,25 @@ def read_folder(folder: Path) -> dict[str, bytes]:
 
 
 class CountingStore(LossyStore):
-    """Counts transfers by path."""
+    """Counts transfers by path; reads only `bytes_left` more bytes, if that is a number."""
 
     def __init__(self, inner: ObjectStore) -> None:
         super().__init__(inner, lambda: "")
         self.written: Counter[str] = Counter()
         self.downloaded: Counter[str] = Counter()
+        self.bytes_left: int | None = None
 
     def put_if_absent(self, path: str, data: bytes) -> None:
         self.written[path] += 1
         super().put_if_absent(path, data)
 
-    def download(self, path: str, target: Path) -> None:
+    def read_range(self, path: str, start: int, length: int) -> bytes:
         self.downloaded[path] += 1
-        super().download(path, target)
+        if self.bytes_left is not None:
+            if self.bytes_left < length:
+                raise Unavailable("the connection is lost")
+            self.bytes_left -= length
+        return super().read_range(path, start, length)
 
 
 class TestStore:
@@ -278,10 +283,10 @@ class TestCache:
         class Meeting(LossyStore):
             """A download waits a while for a second one of the same blob."""
 
-            def download(self, path: str, target: Path) -> None:
+            def read_range(self, path: str, start: int, length: int) -> bytes:
                 with contextlib.suppress(threading.BrokenBarrierError):
                     meetings[path].wait()
-                super().download(path, target)
+                return super().read_range(path, start, length)
 
         def open_folder(_: int) -> dict[str, bytes]:
             cache = ArtifactCache(Artifacts(Meeting(counting, scripted())), tmp_path / "cache")

@@ -47,11 +47,15 @@ def coalescer(
 
 
 async def started(
-    calls: Coalescer[str, int, int], *items: int, key: str = "k", size: int = 1
+    calls: Coalescer[str, int, int],
+    *items: int,
+    key: str = "k",
+    size: int = 1,
+    timeout_s: float | None = None,
 ) -> list[asyncio.Task[int]]:
-    tasks = [asyncio.create_task(calls.submit(key, item, size)) for item in items]
-    # One turn for the tasks to submit, one for the batch to depart, one for it to begin.
-    for _ in range(3):
+    tasks = [asyncio.create_task(calls.submit(key, item, size, timeout_s)) for item in items]
+    # One turn for the tasks to submit, one for the batch to depart.
+    for _ in range(2):
         await asyncio.sleep(0)
     return tasks
 
@@ -107,6 +111,21 @@ async def test_what_waits_is_bounded() -> None:
     run.gate.set()
     assert [await task for task in tasks] == [2, 4, 8]
     assert await calls.submit("k", 5, 2) == 10
+
+
+async def test_a_call_that_waits_too_long_ends_and_its_batch_with_the_last_of_them() -> None:
+    run = GatedRun()
+    calls = coalescer(run)
+    (patient,) = await started(calls, 1, timeout_s=30.0)
+    with pytest.raises(TimeoutError):
+        await calls.submit("k", 2, 1, timeout_s=0.001)
+    with pytest.raises(TimeoutError):
+        await calls.submit("other", 4, 1, timeout_s=0.001)
+    await asyncio.sleep(0)
+    assert run.cancelled == 1
+    run.gate.set()
+    assert await patient == 2
+    assert run.batches == [("k", [1]), ("other", [4])]
 
 
 async def test_a_call_cancelled_in_the_queue_costs_nothing() -> None:

@@ -210,6 +210,7 @@ async def test_a_worker_takes_its_model_from_the_store(tmp_path: Path, embedder:
         source="starter",
         name=None,
         scratch=tmp_path / "scratch",
+        cache_folder=tmp_path / "cache",
         progress=lambda _: None,
     )
     assert Catalog(store).list_models()[0][0] == model

@@ -27,7 +27,7 @@ from deployments.http_replies import (
     StatusReply,
 )
 from deployments.http_settings import HttpSettings
-from tests.unit.fake_service import HIT, SUMMARY, FakeService, in_process, on_loopback
+from tests.unit.fake_service import HIT, MADE, SUMMARY, FakeService, in_process, on_loopback
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 TRACEPARENT = f"00-{TRACE}-b7ad6b7169203331-01"
@@ -61,6 +61,7 @@ async def test_search_by_text() -> None:
         "coverage": 1.0,
         "took_ms": 1.235,
         "trace_id": TRACE,
+        **MADE,
     }
     SearchReply.model_validate_json(reply.content, strict=True)
     (asked,) = service.searches

@@ -19,7 +19,7 @@ def test_every_interface_takes_a_user() -> None:
     answer, _ = parse_answer(orjson.dumps({"question": "why", "user": "ada"}))
     asked = {"model": "raygion", "messages": MESSAGES, "user": "ada"}
     chat = parse_chat(orjson.dumps(asked)).request
-    binary = parse_binary(b"user=ada", np.zeros(4, np.float32).tobytes())
+    binary, _ = parse_binary(b"user=ada", np.zeros(4, np.float32).tobytes())
     assert {search.user, answer.user, chat.user, binary.user} == {"ada"}
 
 

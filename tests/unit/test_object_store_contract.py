@@ -18,6 +18,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from cluster import fsspec_store, object_store
+from cluster.clock import SYSTEM_CLOCK
 from cluster.errors import Conflict, Corrupt, InvalidArgument, NotFound, Unavailable
 from cluster.object_store import ObjectStore, open_store
 from tests.store_fixtures import (
@@ -44,16 +45,17 @@ def start(code: str, *args: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize("data", [b"", b"x", bytes(range(256)) * 300])
-def test_what_was_put_is_read(store: ObjectStore, tmp_path: Path, data: bytes) -> None:
+def test_what_was_put_is_read(store: ObjectStore, data: bytes) -> None:
     store.put_if_absent("a/b/one", data)
     assert store.get("a/b/one") == data
     assert store.size("a/b/one") == len(data)
     assert store.exists("a/b/one")
-    store.download("a/b/one", tmp_path / "copy")
-    assert (tmp_path / "copy").read_bytes() == data
+    for start, length in [(0, len(data)), (0, 7), (1, 100), (len(data) // 2, 2**20), (0, 0)]:
+        if start < len(data):
+            assert store.read_range("a/b/one", start, length) == data[start : start + length]
 
 
-def test_what_is_not_there_is_not_found(store: ObjectStore, tmp_path: Path) -> None:
+def test_what_is_not_there_is_not_found(store: ObjectStore) -> None:
     store.put_if_absent("a/b/one", b"1")
     for path in ("other", "a", "a/b", "a/b/two", "a/b/one/more"):
         assert not store.exists(path)
@@ -62,7 +64,7 @@ def test_what_is_not_there_is_not_found(store: ObjectStore, tmp_path: Path) -> N
         with pytest.raises(NotFound):
             store.size(path)
         with pytest.raises(NotFound):
-            store.download(path, tmp_path / "copy")
+            store.read_range(path, 0, 1)
 
 
 def test_nothing_is_created_twice(store: ObjectStore, tmp_path: Path) -> None:
@@ -99,6 +101,31 @@ def test_listings_are_sorted_and_one_level_deep(store: ObjectStore) -> None:
     assert store.list_folders("folder") == ["below", "deeper"]
     assert store.list_names("nowhere") == []
     assert store.list_folders("nowhere") == []
+
+
+def test_objects_are_listed_with_their_size_and_age(store: ObjectStore) -> None:
+    before_ms = SYSTEM_CLOCK.wall_ms()
+    for name, data in (("b", b"12"), ("a", b""), ("deeper/x", b"x")):
+        store.put_if_absent(f"folder/{name}", data)
+    after_ms = SYSTEM_CLOCK.wall_ms()
+    found = store.list_objects("folder")
+    assert [(stored.name, stored.size_bytes) for stored in found] == [("a", 0), ("b", 2)]
+    for stored in found:
+        assert before_ms - 1000 <= stored.modified_ms <= after_ms
+    assert store.list_objects("nowhere") == []
+
+
+def test_what_was_removed_is_gone_and_can_be_created_again(store: ObjectStore) -> None:
+    store.put_if_absent("folder/one", b"1")
+    store.put_if_absent("folder/two", b"2")
+    store.remove("folder/one")
+    assert not store.exists("folder/one")
+    assert store.list_names("folder") == ["two"]
+    for path in ("folder/one", "nowhere/at/all", "folder/two/more"):
+        store.remove(path)
+    assert store.get("folder/two") == b"2"
+    store.put_if_absent("folder/one", b"again")
+    assert store.get("folder/one") == b"again"
 
 
 def test_a_listing_sees_the_writes_of_others(address: StoreAddress) -> None:
@@ -229,8 +256,7 @@ def test_big_files_are_created_once(
     source.write_bytes(second)
     with pytest.raises(Conflict):
         store.upload_if_absent("big", source, sha256(second))
-    store.download("big", tmp_path / "copy")
-    assert (tmp_path / "copy").read_bytes() == first
+    assert store.read_range("big", 0, len(first)) == first
     assert store.size("big") == len(first)
 
 

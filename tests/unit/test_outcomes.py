@@ -200,11 +200,22 @@ def result(tokens: int) -> AnswerResult:
         model="m",
         took_ms=1.0,
         trace_id="",
+        served_by="a",
+        staleness_ms=0,
+        session="",
     )
 
 
 RETRIEVED = Retrieved(
-    citations=(), release=CANARY, region="a", coverage=1.0, model="m", trace_id=""
+    citations=(),
+    release=CANARY,
+    region="a",
+    coverage=1.0,
+    model="m",
+    trace_id="",
+    served_by="a",
+    staleness_ms=0,
+    session="",
 )
 
 

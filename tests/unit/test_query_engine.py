@@ -11,6 +11,7 @@ import pytest
 
 from actors.query_engine import QueryEngine
 from cluster.clock import SYSTEM_CLOCK
+from cluster.consistency import Known
 from cluster.errors import InvalidArgument, Unavailable
 from cluster.filters import parse_filter
 from cluster.manifests import ColumnType, Metric
@@ -62,12 +63,15 @@ class Region:
 
     def engine(self) -> QueryEngine:
         routes = kind_of(self.shards).shards
-        views = SimpleNamespace(view=self.view, outcomes=SimpleNamespace(counting=False))
+        views = SimpleNamespace(
+            view=self.view, known=Known(self.view), outcomes=SimpleNamespace(counting=False)
+        )
         return QueryEngine(
             views=cast(Any, views),
             routes=cast(Any, SimpleNamespace(shards=lambda _: routes, follow=lambda _: None)),
             answering=cast(Any, None),
             clock=SYSTEM_CLOCK,
+            skew_max_ms=100,
         )
 
 

@@ -28,7 +28,8 @@ from tests.rollout_script import Script, kinds, status
 def test_nothing_is_decided_before_the_log_is_read() -> None:
     script = Script(log=[Entries().elect("b", 1)])
     assert script.heartbeats(status("b")) == []
-    assert kinds(script.heartbeats(status("b", at_ms=-60_000))) == []
+    script.now_ms = 60_000
+    assert kinds(script.heartbeats(status("b"))) == []
     assert kinds(script.decide()) == [Elect]
 
 
@@ -50,20 +51,35 @@ def test_after_an_append_the_log_is_read_before_anything_is_decided() -> None:
     assert script.rollout.leads
 
 
-@pytest.mark.parametrize(
-    ("heartbeat_age_ms", "wanted"), [(0, []), (10_000, []), (10_001, [Elect]), (None, [Elect])]
-)
-def test_a_leader_is_replaced_only_when_it_lapses(
-    heartbeat_age_ms: int | None, wanted: list[object]
+@pytest.mark.parametrize(("silent_ms", "wanted"), [(0, []), (10_000, []), (10_001, [Elect])])
+@pytest.mark.parametrize("skew_ms", [-30_000, 0, 30_000])
+def test_a_leader_is_replaced_only_when_its_heartbeat_stands_still(
+    silent_ms: int, wanted: list[object], skew_ms: int
 ) -> None:
     script = Script("b", log=[Entries().elect("a", 7)])
-    script.now_ms = 100_000
-    if heartbeat_age_ms is not None:
-        script.heartbeats(status("a", at_ms=script.now_ms - heartbeat_age_ms))
+    for beat_ms in (0, 1_000, 60_000):
+        script.now_ms = beat_ms
+        script.heartbeats(status("a", at_ms=beat_ms + skew_ms))
+        assert script.decide() == []
+    script.now_ms += silent_ms
+    script.heartbeats(status("a", at_ms=60_000 + skew_ms))
     instructions = script.decide()
     assert kinds(instructions) == wanted
     for instruction in instructions:
         assert script.land(instruction).epoch == 8
+
+
+@pytest.mark.parametrize(("age_ms", "wanted"), [(60_000, []), (60_001, [Elect])])
+def test_a_leader_that_is_long_gone_needs_no_second_look(age_ms: int, wanted: list[object]) -> None:
+    script = Script("b", log=[Entries().elect("a", 7)])
+    script.heartbeats(status("a", at_ms=-age_ms))
+    assert kinds(script.decide()) == wanted
+
+
+def test_a_leader_that_never_told_of_itself_is_replaced_at_once() -> None:
+    script = Script("b", log=[Entries().elect("a", 7)])
+    script.heartbeats()
+    assert kinds(script.decide()) == [Elect]
 
 
 def test_a_restarted_coordinator_elects_itself_anew_and_does_not_lead_before() -> None:
@@ -115,6 +131,7 @@ def test_a_leader_replaced_by_another_region_is_not_superseded_and_may_stand_aga
     script.heartbeats(status("b", at_ms=0))
     assert script.decide() == []
     script.now_ms = 20_000
+    script.heartbeats(status("b", at_ms=0))
     assert kinds(script.decide()) == [Elect]
 
 
@@ -267,7 +284,7 @@ def test_a_new_leader_takes_the_open_release_to_its_end() -> None:
     log = [e.elect("a", 1), e.propose(1)]
     script = Script("b", log=log)
     script.now_ms = 9_000
-    script.heartbeats(status("a", 1, at_ms=-5_000))
+    script.heartbeats(status("a", 1, at_ms=-60_000))
     instructions = script.decide()
     assert kinds(instructions) == [("prepare", 1), Elect]
     script.land(instructions[-1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 
 import orjson
 import pytest
@@ -48,8 +49,6 @@ def test_what_is_no_token_is_refused(text: str) -> None:
 
 
 @given(st.text(max_size=200))
-def test_nothing_else_than_a_refusal_comes_of_noise(text: str) -> None:
-    try:
+def test_noise_is_refused_as_bad_input(text: str) -> None:
+    with contextlib.suppress(InvalidArgument):
         assert isinstance(SessionToken.decode(text).position, int)
-    except InvalidArgument as refused:
-        assert refused.field == "session"

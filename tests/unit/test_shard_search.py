@@ -159,6 +159,10 @@ async def test_no_shard_at_all_is_an_empty_answer(shards: list[FakeShard]) -> No
         kind_of(shards), QUERIES[:2], Deadline.after(5.0)
     )
     assert (found.coverage, found.results) == (0.0, ((), ()))
+    bare = replace(kind_of(shards), passages=False)
+    found = await ShardSearch(SYSTEM_CLOCK).search(bare, QUERIES[:2], Deadline.after(5.0))
+    assert found.arrays is not None
+    assert found.arrays.ids.tolist() == [[b""] * 5] * 2
 
 
 async def test_a_search_in_a_batch_keeps_its_own_deadline(shards: list[FakeShard]) -> None:

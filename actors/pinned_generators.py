@@ -1,0 +1,54 @@
+"""What a region does for the others over its internal routes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+
+from actors.actor_calls import NamedActor
+from actors.answering import GeneratorDirectory
+from cluster.clock import Deadline
+from cluster.errors import DeadlineExceeded, NotYet, Unavailable
+from cluster.generation import GenerationChunk, GenerationRequest
+from cluster.region_view import RegionView
+
+_NUDGE_TIMEOUT_S = 2.0
+
+
+class PinnedGenerators:
+    """`cluster.region_peers.RegionInternals` over the generators of the resident releases."""
+
+    def __init__(
+        self,
+        view: Callable[[], RegionView],
+        directory: GeneratorDirectory,
+        coordinator: NamedActor,
+    ) -> None:
+        self._view = view
+        self._directory = directory
+        self._coordinator = coordinator
+
+    async def generate(
+        self, release: int, request: GenerationRequest, deadline: Deadline
+    ) -> AsyncGenerator[GenerationChunk, None]:
+        """Raises NotYet when the release is not resident here, Unavailable when its model does not
+        run here: what came from another region is not sent on to a third one.
+        """
+        view = self._view()
+        resident = view.releases.get(release)
+        if resident is None:
+            raise NotYet(f"release {release} is not resident in region {view.region!r}")
+        if resident.generator is None or resident.generator.application is None:
+            raise Unavailable(f"region {view.region!r} runs no language model")
+        chunks = self._directory.generator(resident).stream(request, deadline)
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                yield chunk
+
+    async def nudge(self) -> None:
+        try:
+            async with asyncio.timeout(_NUDGE_TIMEOUT_S):
+                await self._coordinator.call("nudge")
+        except TimeoutError:
+            raise DeadlineExceeded("the coordinator did not answer in time") from None

@@ -1,0 +1,132 @@
+"""Searches by quorum: all regions are asked at once, and what a majority says is the answer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from cluster.clock import Deadline
+from cluster.errors import InvalidArgument, NotYet, RaygionError, Unavailable
+from cluster.quorum import Vote, agreed, diverging, majority, vote_of
+from cluster.search import SearchRequest, SearchResult
+
+log = logging.getLogger(__name__)
+
+_ROUNDS_MAX = 2
+
+Ask = Callable[[str, SearchRequest, Deadline], Awaitable[SearchResult]]
+
+
+@dataclass(slots=True)
+class _Ballot:
+    """What came back in one round."""
+
+    regions: int
+    results: dict[str, SearchResult] = field(default_factory=dict)
+    votes: dict[str, Vote] = field(default_factory=dict)
+    errors: dict[str, RaygionError] = field(default_factory=dict)
+
+    def take(self, region: str, asked: asyncio.Task[SearchResult]) -> None:
+        try:
+            self.results[region] = asked.result()
+        except RaygionError as error:
+            self.errors[region] = error
+        else:
+            self.votes[region] = vote_of(self.results[region])
+
+    def agreed(self) -> tuple[str, ...]:
+        return agreed(self.votes, self.regions)
+
+    def refusal(self, own: str) -> RaygionError:
+        needed = majority(self.regions)
+        if isinstance(error := self.errors.get(own), InvalidArgument):
+            return error
+        if len(self.votes) < needed:
+            return Unavailable(
+                f"{len(self.votes)} of {self.regions} regions answer, and a majority is {needed}"
+            )
+        releases = ", ".join(f"{r}: {vote.release}" for r, vote in sorted(self.votes.items()))
+        return NotYet(f"no majority of the regions answers alike (by release: {releases})")
+
+
+class QuorumRounds:
+    """Asks this region and all that may have the corpus; again, once, while they differ."""
+
+    def __init__(
+        self,
+        *,
+        region: str,
+        ask: Ask,
+        candidates: Callable[[SearchRequest], tuple[str, ...]],
+        pause_s: float,
+        sleep: Callable[[float], Awaitable[None]],
+    ) -> None:
+        self._region = region
+        self._ask = ask
+        self._candidates = candidates
+        self._pause_s = pause_s
+        self._sleep = sleep
+
+    async def search(self, request: SearchRequest, deadline: Deadline) -> SearchResult:
+        """Raises NotYet when the regions that answer differ, Unavailable when too few answer,
+        InvalidArgument.
+        """
+        ballot, regions = await self._agreement(request, deadline)
+        return ballot.results[regions[0]]
+
+    async def agree(
+        self, request: SearchRequest, deadline: Deadline
+    ) -> tuple[int, tuple[str, ...]]:
+        """The release, and the regions that find the same by it; fails like `search`."""
+        ballot, regions = await self._agreement(request, deadline)
+        return ballot.results[regions[0]].release, regions
+
+    async def _agreement(
+        self, request: SearchRequest, deadline: Deadline
+    ) -> tuple[_Ballot, tuple[str, ...]]:
+        """The regions that agree, this one first where it is among them."""
+        regions = (self._region, *self._candidates(request))
+        for rounds_left in reversed(range(_ROUNDS_MAX)):
+            limit_s = deadline.remaining_s() / (rounds_left + 1)
+            ballot = await self._round(request, regions, Deadline.after(limit_s, deadline.clock))
+            if found := ballot.agreed():
+                return ballot, tuple(sorted(found, key=lambda region: region != self._region))
+            if rounds_left == 0 or deadline.remaining_s() <= self._pause_s:
+                break
+            await self._sleep(self._pause_s)
+        raise ballot.refusal(self._region)
+
+    async def _round(
+        self, request: SearchRequest, regions: tuple[str, ...], deadline: Deadline
+    ) -> _Ballot:
+        """Ends as soon as a majority agrees."""
+        ballot = _Ballot(len(regions))
+        asked = {
+            asyncio.ensure_future(self._ask(region, request, deadline)): region
+            for region in regions
+        }
+        waiting = set(asked)
+        try:
+            while waiting and not ballot.agreed():
+                done, waiting = await asyncio.wait(
+                    waiting,
+                    timeout=deadline.remaining_s(),
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                if not done:
+                    break
+                for task in done:
+                    ballot.take(asked[task], task)
+        finally:
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+        if (pair := diverging(ballot.votes)) is not None:
+            log.error(
+                "ALERT: regions %s and %s answer release %d differently",
+                *pair,
+                ballot.votes[pair[0]].release,
+            )
+        return ballot

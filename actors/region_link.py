@@ -1,0 +1,143 @@
+"""The HTTP connections to one other region."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from typing import cast
+
+import httpx
+
+from cluster.clock import Deadline
+from cluster.errors import DeadlineExceeded, Overloaded, Unavailable
+from cluster.event_stream import EventParser
+from cluster.region_site import RegionSite
+from cluster.region_wire import FORWARDED_BY, Call, parse_error
+
+CONNECT_TIMEOUT_S = 0.5
+"""Longer than any round trip on earth, and short enough to ask the next region."""
+SILENCE_MAX_S = 5.0
+"""A stream over which nothing comes for so long is broken: regions send signs of life."""
+CONNECTIONS_MAX = 128
+_IDLE_MAX = 32
+_IDLE_S = 30.0
+_POOL_TIMEOUT_S = 1.0
+_UNHEARD_MAX_MS = 2000
+_SOCKET_OPTIONS: list[tuple[int, int, int]] = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+if sys.platform == "linux":
+    # A cut network sends no errors. After so long without a word from the other machine's kernel,
+    # on what was sent or on probes of an idle connection, the connection is broken.
+    _SOCKET_OPTIONS += [
+        (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNHEARD_MAX_MS),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1),
+    ]
+
+
+class RegionLink:
+    """Sends calls to one region. Connections stay open between calls.
+
+    Raises what the region answers, as an error of `cluster.errors`; Unavailable when it cannot be
+    reached or breaks off, Overloaded when all connections are taken, DeadlineExceeded. Cancelling a
+    call, or closing a stream, closes its connection, which ends the work over there.
+    """
+
+    def __init__(self, site: RegionSite, forwarded_by: str) -> None:
+        self._site = site
+        headers = {FORWARDED_BY: forwarded_by, "accept-encoding": "identity"}
+        if site.api_key is not None:
+            headers["authorization"] = f"Bearer {site.api_key}"
+        transport = httpx.AsyncHTTPTransport(
+            trust_env=False,
+            socket_options=_SOCKET_OPTIONS,
+            limits=httpx.Limits(
+                max_connections=CONNECTIONS_MAX,
+                max_keepalive_connections=_IDLE_MAX,
+                keepalive_expiry=_IDLE_S,
+            ),
+        )
+        self._client = httpx.AsyncClient(
+            base_url=site.url,
+            headers=headers,
+            trust_env=False,
+            transport=transport,
+            timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S, pool=_POOL_TIMEOUT_S),
+        )
+
+    async def whole(self, call: Call, deadline: Deadline) -> tuple[str, bytes]:
+        """The media type and the body of the reply."""
+        async with self._sent(call, deadline) as response, self._in_time(deadline):
+            return response.headers.get("content-type", ""), await response.aread()
+
+    async def events(
+        self, call: Call, deadline: Deadline
+    ) -> AsyncGenerator[tuple[str, bytes], None]:
+        """The events of the reply as they come, as (name, data). It ends when the region ends it;
+        whether that was the last event, the caller must know.
+        """
+        parser = EventParser()
+        async with self._sent(call, deadline, silence_max_s=SILENCE_MAX_S) as response:
+            chunks = cast("AsyncGenerator[bytes, None]", response.aiter_raw())
+            async with aclosing(chunks):
+                while (chunk := await self._next(chunks, deadline)) is not None:
+                    for event in parser.feed(chunk):
+                        yield event
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
+    async def _next(self, chunks: AsyncGenerator[bytes, None], deadline: Deadline) -> bytes | None:
+        # Not around the whole stream: a timeout must not be held across a yield.
+        async with self._in_time(deadline):
+            return await anext(chunks, None)
+
+    @asynccontextmanager
+    async def _sent(
+        self, call: Call, deadline: Deadline, *, silence_max_s: float | None = None
+    ) -> AsyncIterator[httpx.Response]:
+        """The good reply to the call, its body still to be read."""
+        request = self._client.build_request(
+            "POST",
+            call.path,
+            content=call.content,
+            params=dict(call.params) or None,
+            headers=dict(call.headers),
+        )
+        request.extensions["timeout"]["read"] = silence_max_s
+        try:
+            async with self._in_time(deadline):
+                response = await self._send_again_if_stale(request)
+            try:
+                if response.status_code != 200:
+                    async with self._in_time(deadline):
+                        body = await response.aread()
+                    raise parse_error(body, response.headers.get("retry-after"))
+                yield response
+            finally:
+                await response.aclose()
+        except httpx.PoolTimeout as error:
+            raise Overloaded(
+                f"all connections to region {self._site.name!r} are taken; try again shortly"
+            ) from error
+        except (httpx.TransportError, httpx.InvalidURL) as error:
+            raise Unavailable(
+                f"region {self._site.name!r} does not answer ({type(error).__name__})"
+            ) from error
+
+    async def _send_again_if_stale(self, request: httpx.Request) -> httpx.Response:
+        """A connection that idled may have been closed over there; a new one tells."""
+        try:
+            return await self._client.send(request, stream=True)
+        except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError):
+            return await self._client.send(request, stream=True)
+
+    @asynccontextmanager
+    async def _in_time(self, deadline: Deadline) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(deadline.remaining_s()):
+                yield
+        except TimeoutError:
+            raise DeadlineExceeded(f"region {self._site.name!r} did not answer in time") from None

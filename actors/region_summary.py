@@ -1,0 +1,79 @@
+"""What a region tells of itself: its resident releases, how well they are served, how current it
+is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from cluster.answers import CanarySummary, CorpusSummary, RegionSummary, ReleaseSummary
+from cluster.region_view import CorpusView, Freshness, Pulse, RegionView, ReleaseView
+from cluster.regions_overview import overview
+from cluster.releases import LogState
+from cluster.rollout import Rollout
+from cluster.rollout_events import RegionStatus
+
+SWITCHES_PUBLISHED = 16
+"""Enough for the current release, the one before and what is due; a view stays small for ever."""
+_ABORTED_PUBLISHED = 64
+
+
+def summary_of(
+    view: RegionView,
+    state: LogState,
+    regions: Mapping[str, RegionStatus],
+    now_ms: int,
+    num_serving: Callable[[CorpusView], int],
+) -> RegionSummary:
+    """`regions`: the last heartbeat of each. `num_serving`: how many replicas of a corpus hold its
+    index version and answer.
+    """
+    resident = tuple(_release(release, num_serving) for _, release in sorted(view.releases.items()))
+    corpora = [corpus for release in resident for corpus in release.corpora]
+    current = state.current(now_ms)
+    return RegionSummary(
+        region=view.region,
+        release=current,
+        resident=resident,
+        leader=state.leader,
+        epoch=state.epoch,
+        log_position=state.position,
+        canary=None
+        if view.canary is None
+        else CanarySummary(release=view.canary.release, percent=view.canary.percent),
+        regions=overview(state, regions, (), now_ms).regions,
+        healthy=current in view.releases
+        and all(corpus.replicas_serving == corpus.replicas for corpus in corpora),
+    )
+
+
+def _release(release: ReleaseView, num_serving: Callable[[CorpusView], int]) -> ReleaseSummary:
+    return ReleaseSummary(
+        release=release.number,
+        corpora=tuple(
+            CorpusSummary(
+                corpus=corpus.corpus,
+                index_version=corpus.index_version,
+                num_passages=corpus.num_passages,
+                recall_at_10=corpus.recall_at_10,
+                shards=len(corpus.shards),
+                replicas=sum(len(shard) for shard in corpus.shards),
+                replicas_serving=num_serving(corpus),
+            )
+            for corpus in release.corpora.values()
+        ),
+        model=None if release.generator is None else release.generator.model,
+    )
+
+
+def pulse_of(rollout: Rollout, freshness: Freshness, store_id: str) -> Pulse:
+    """How current the region is, and what all regions told of themselves last."""
+    state = rollout.state
+    return Pulse(
+        freshness=freshness,
+        regions=rollout.heartbeats,
+        switches=state.switches[-SWITCHES_PUBLISHED:],
+        store_id=store_id,
+        last_release=state.next_release - 1,
+        aborted=state.aborted(_ABORTED_PUBLISHED),
+    )

@@ -1,0 +1,295 @@
+"""What a region answers its callers: from here, as they demand; or by another region.
+
+    request --> here first? --> decide: serve, read the log, wait --> the query engine
+                  |                        | not here, or it failed
+                  `------> another region <'    once: over there it is not sent on
+
+What is decided about consistency, `cluster.consistency` decides; this only carries it out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Protocol, TypeVar, assert_never
+
+from actors.quorum_round import QuorumRounds
+from cluster.answers import (
+    AnswerEvent,
+    AnswerRequest,
+    AnswerResult,
+    QueryService,
+    RegionSummary,
+    Token,
+)
+from cluster.clock import Clock, Deadline
+from cluster.consistency import Elsewhere, Known, Reading, Refresh, Serve, Wait, decide
+from cluster.demand import EVENTUAL, Consistency
+from cluster.errors import (
+    DeadlineExceeded,
+    InvalidArgument,
+    NotYet,
+    Overloaded,
+    RaygionError,
+    Unavailable,
+)
+from cluster.region_peers import Peers
+from cluster.search import SearchRequest, SearchResult
+
+log = logging.getLogger(__name__)
+
+RequestT = TypeVar("RequestT", SearchRequest, AnswerRequest)
+Sleep = Callable[[float], Awaitable[None]]
+
+FORWARDS_MAX = 2
+"""Other regions that are asked for one request, one after the other, while there is time."""
+_STEPS_MAX = 16
+"""Of deciding about one request: it reads once, and each wait is for another switch."""
+_MAY_GO_ON = (Unavailable, Overloaded, NotYet)
+"""Failures of this region that another one need not share."""
+
+
+class Views(Protocol):
+    """What is known of the region: `actors.view_follower.ViewFollower`."""
+
+    @property
+    def known(self) -> Known: ...
+
+    async def refresh(self) -> None: ...
+
+
+class RegionalService:
+    """A `cluster.answers.QueryService` that keeps what requests demand.
+
+    Raises what the engine raises; NotYet when no region that may be asked can meet the demand,
+    Unavailable when it cannot be known, InvalidArgument for demands that make no sense.
+    """
+
+    def __init__(
+        self,
+        *,
+        region: str,
+        engine: QueryService,
+        views: Views,
+        peers: Peers,
+        clock: Clock,
+        skew_max_ms: int,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
+        self._region = region
+        self._engine = engine
+        self._views = views
+        self._peers = peers
+        self._clock = clock
+        self._skew_max_ms = skew_max_ms
+        self._sleep = sleep
+        self._quorum = QuorumRounds(
+            region=region,
+            ask=self._vote,
+            candidates=peers.candidates,
+            # In which clocks come to agree on what is current.
+            pause_s=skew_max_ms / 1000.0,
+            sleep=sleep,
+        )
+
+    async def search(self, request: SearchRequest) -> SearchResult:
+        deadline = Deadline.after(request.timeout_s, self._clock)
+        if request.demand.level is Consistency.QUORUM and not request.forwarded_by:
+            return self._asked_here(await self._quorum.search(request, deadline), deadline, request)
+        failure: RaygionError | None = None
+        for region in self._order(request):
+            try:
+                result = await self._search_at(region, request, deadline)
+            except (RaygionError, _NotHere) as error:
+                failure = self._first_failure(failure, error, deadline)
+            else:
+                # Most results come from here, and are what they should be.
+                return (
+                    result
+                    if region == self._region
+                    else self._asked_here(result, deadline, request)
+                )
+        assert failure is not None, "some region has been asked"
+        raise failure
+
+    async def answer_events(self, request: AnswerRequest) -> AsyncGenerator[AnswerEvent, None]:
+        """Retrieved, then tokens, then the AnswerResult; closing the iterator stops the model. Once
+        the first event is out, the answer is not begun again elsewhere.
+        """
+        deadline = Deadline.after(request.timeout_s, self._clock)
+        order = self._order(request)
+        if request.demand.level is Consistency.QUORUM and not request.forwarded_by:
+            request, regions = await self._agreed_on(request, deadline)
+            order = iter(regions)
+        failure: RaygionError | None = None
+        for region in order:
+            begun = False
+            try:
+                async with aclosing(self._events_at(region, request, deadline)) as events:
+                    async for event in events:
+                        begun = True
+                        yield self._told(event)
+                return
+            except (RaygionError, _NotHere) as error:
+                if begun:
+                    raise
+                failure = self._first_failure(failure, error, deadline)
+        assert failure is not None, "some region has been asked"
+        raise failure
+
+    async def answer(self, request: AnswerRequest) -> AnswerResult:
+        result: AnswerResult | None = None
+        async for event in self.answer_events(request):
+            if isinstance(event, AnswerResult):
+                result = event
+        assert result is not None, "a stream of answer events ends with the result"
+        return result
+
+    async def status(self) -> RegionSummary:
+        return await self._engine.status()
+
+    # Where.
+
+    def _order(self, request: SearchRequest | AnswerRequest) -> Iterator[str]:
+        """The regions to ask, this one among them; the others are looked up when it comes to it."""
+        if request.forwarded_by:
+            yield self._region
+            return
+        preferred = self._peers.preferred(request)
+        yield preferred
+        forwards = 0
+        if preferred != self._region:
+            yield self._region
+            forwards = 1
+        others = (name for name in self._peers.candidates(request) if name != preferred)
+        for _, name in zip(range(forwards, FORWARDS_MAX), others, strict=False):
+            yield name
+
+    def _first_failure(
+        self, failure: RaygionError | None, error: RaygionError | _NotHere, deadline: Deadline
+    ) -> RaygionError:
+        """What the caller is told if no other region answers: how it began. Raises it when no other
+        need be asked.
+        """
+        if failure is None:
+            if isinstance(error, RaygionError) and not isinstance(error, _MAY_GO_ON):
+                raise error
+            failure = error.error if isinstance(error, _NotHere) else error
+        if deadline.expired():
+            raise failure
+        return failure
+
+    # How.
+
+    async def _search_at(
+        self, region: str, request: SearchRequest, deadline: Deadline
+    ) -> SearchResult:
+        if region != self._region:
+            return await self._peers.search(region, request, deadline)
+        return await self._engine.search(await self._settled(request, deadline))
+
+    async def _vote(self, region: str, request: SearchRequest, deadline: Deadline) -> SearchResult:
+        try:
+            return await self._search_at(region, request, deadline)
+        except _NotHere as refused:
+            raise refused.error from None
+
+    async def _events_at(
+        self, region: str, request: AnswerRequest, deadline: Deadline
+    ) -> AsyncGenerator[AnswerEvent, None]:
+        if region != self._region:
+            events = self._peers.answer_events(region, request, deadline)
+        else:
+            events = self._engine.answer_events(await self._settled(request, deadline))
+        async with aclosing(events):
+            async for event in events:
+                yield event
+
+    async def _settled(self, request: RequestT, deadline: Deadline) -> RequestT:
+        """The request as the engine can serve it here: what it demands is met. Raises _NotHere."""
+        if request.demand is EVENTUAL and request.release is None:
+            return self._in_time(request, deadline)
+        reading = Reading.NOT_ASKED
+        for _ in range(_STEPS_MAX):
+            decision = decide(
+                request.demand,
+                release=request.release,
+                known=self._views.known,
+                reading=reading,
+                now_ms=self._clock.wall_ms(),
+                skew_max_ms=self._skew_max_ms,
+            )
+            match decision:
+                case Serve(exactly=True):
+                    return replace(self._in_time(request, deadline), release=decision.release)
+                case Serve():
+                    return replace(self._in_time(request, deadline), not_before=decision.position)
+                case Refresh():
+                    reading = await self._read(deadline)
+                case Wait():
+                    await self._wait(decision.until_ms, deadline)
+                case Elsewhere():
+                    raise _NotHere(decision.error)
+                case _:
+                    assert_never(decision)
+        raise NotYet("one release follows the other too quickly; try again")
+
+    def _in_time(self, request: RequestT, deadline: Deadline) -> RequestT:
+        """The engine counts from now on."""
+        remaining_s = deadline.remaining_s()
+        if request.timeout_s - remaining_s < 0.001:
+            return request
+        deadline.check("the request was on its way to the engine")
+        return replace(request, timeout_s=remaining_s)
+
+    async def _read(self, deadline: Deadline) -> Reading:
+        """Half of the time is left for another region, if this one cannot."""
+        try:
+            async with asyncio.timeout(deadline.remaining_s() / 2):
+                await self._views.refresh()
+        except (TimeoutError, Unavailable):
+            return Reading.FAILED
+        return Reading.DONE
+
+    async def _wait(self, until_ms: int, deadline: Deadline) -> None:
+        wait_s = max(1, until_ms - self._clock.wall_ms()) / 1000.0
+        if wait_s >= deadline.remaining_s():
+            raise DeadlineExceeded("time ran out while waiting for a release to become current")
+        await self._sleep(wait_s)
+
+    async def _agreed_on(
+        self, request: AnswerRequest, deadline: Deadline
+    ) -> tuple[AnswerRequest, tuple[str, ...]]:
+        """The request for the release whose passages a majority finds, and who finds them."""
+        if not request.retrieve:
+            raise InvalidArgument(
+                "regions agree on passages: ask for an answer with retrieval", "consistency"
+            )
+        search = replace(request.retrieval(), demand=request.demand)
+        release, regions = await self._quorum.agree(search, deadline)
+        pinned = replace(
+            request, release=release, demand=EVENTUAL, timeout_s=deadline.remaining_s()
+        )
+        return pinned, regions
+
+    def _asked_here(
+        self, result: SearchResult, deadline: Deadline, request: SearchRequest
+    ) -> SearchResult:
+        took_ms = (request.timeout_s - deadline.remaining_s()) * 1000.0
+        return replace(result, region=self._region, took_ms=took_ms)
+
+    def _told(self, event: AnswerEvent) -> AnswerEvent:
+        if isinstance(event, Token) or event.region == self._region:
+            return event
+        return replace(event, region=self._region)
+
+
+class _NotHere(Exception):
+    """This region cannot; another one may. Never leaves the service."""
+
+    def __init__(self, error: RaygionError) -> None:
+        super().__init__(error)
+        self.error = error

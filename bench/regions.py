@@ -1,0 +1,285 @@
+"""`python -m bench.regions`: what several regions cost and keep, on three real Ray clusters.
+
+python -m bench.regions                 all of it, some twenty minutes
+python -m bench.regions --quick         shows that everything runs
+python -m bench.regions --write-docs    also puts the table into docs/benchmarks.md
+
+    50 commits                 skew between the first and the last region's first answer
+    10 rollbacks               from the request to the last region's first answer
+    20 switches under load     queries that failed, p99 beside the quiet one, memory
+    3 coordinators killed      until another request is in the log
+    3 regions killed           until a user beside it is answered by another region
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from bench.data import XQUAD_SMALL
+from bench.load import quantile_of
+from bench.plan import Plan, ServeChoice
+from bench.regions_report import RegionLoss, RegionsReport, Times, UnderLoad, report_path, show
+from bench.regions_world import PLACES, RegionsWorld, three_regions
+from bench.reports import environment_now
+from cluster.clock import SYSTEM_CLOCK
+from cluster.errors import RaygionError, Unavailable
+from cluster.releases import Switch
+from deployments.http_client import HttpRegion
+from deployments.region_traffic import Traffic
+
+_PAUSE_S = 0.004
+"""Between two queries of one asker: how exactly a switch is seen."""
+_LOAD_PAUSE_S = 0.02
+_SAMPLE_S = 1.0
+_COORDINATOR = "ray::Coordinator"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Amount:
+    num_vectors: int
+    commits: int
+    rollbacks: int
+    switches_under_load: int
+    quiet_s: float
+    coordinators: int
+    regions: int
+
+
+FULL = Amount(
+    num_vectors=20_000,
+    commits=50,
+    rollbacks=10,
+    switches_under_load=20,
+    quiet_s=60.0,
+    coordinators=5,
+    regions=3,
+)
+QUICK = Amount(
+    num_vectors=1_000,
+    commits=2,
+    rollbacks=1,
+    switches_under_load=2,
+    quiet_s=3.0,
+    coordinators=1,
+    regions=1,
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.regions")
+    parser.add_argument("--quick", action="store_true", help="only show that everything runs")
+    parser.add_argument("--write-docs", action="store_true", help="write docs/benchmarks.md")
+    asked = parser.parse_args()
+    if asked.quick and asked.write_docs:
+        sys.exit("--quick measures nothing worth writing down: leave out --write-docs")
+    for ending in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ending, signal.default_int_handler)
+    try:
+        report = measure(QUICK if asked.quick else FULL, quick=asked.quick)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    report_path().parent.mkdir(exist_ok=True)
+    report_path().write_text(report.model_dump_json(indent=2))
+    show(report, write_docs=asked.write_docs)
+
+
+def measure(amount: Amount, *, quick: bool) -> RegionsReport:
+    choice = ServeChoice(systems=())
+    plan = Plan.short(XQUAD_SMALL, choice) if quick else Plan.full(XQUAD_SMALL, choice)
+    where = environment_now(plan, amount.commits)
+    with three_regions(amount.num_vectors) as world:
+        quiet_mib = {region: world.pss_mib(region) for region in PLACES}
+        commits = [_commit(world) for _ in _counted("commit", amount.commits)]
+        rollbacks = [_rollback(world) for _ in _counted("rollback", amount.rollbacks)]
+        under_load = _under_load(world, amount)
+        peak_mib = _memory_while_switching(world)
+        leaders = [_kill_leader(world) for _ in _counted("leader killed", amount.coordinators)]
+        losses = [_kill_region(world) for _ in _counted("region killed", amount.regions)]
+        return RegionsReport(
+            environment=where,
+            num_vectors=amount.num_vectors,
+            start_s=world.start_s,
+            quiet_mib=quiet_mib,
+            peak_mib=peak_mib,
+            skew_ms=Times.of([skew_ms for skew_ms, _, _ in commits]),
+            late_ms=Times.of([late_ms for _, late_ms, _ in commits]),
+            commit_ms=Times.of([took_ms for _, _, took_ms in commits]),
+            rollback_ms=Times.of(rollbacks),
+            under_load=under_load,
+            leader_killed_ms=Times.of(leaders),
+            losses=tuple(losses),
+        )
+
+
+def _counted(what: str, times: int) -> Iterator[int]:
+    for number in range(1, times + 1):
+        print(f"{what} {number} of {times}", flush=True)
+        yield number
+
+
+def _commit(world: RegionsWorld) -> tuple[float, float, float]:
+    """Of one commit, in ms: the skew; from the moment of the switch to the last region's first
+    answer; from the request to that.
+    """
+    came, switch, asked_ms = _seen_switch(world, world.propose_next)
+    last_ms = max(came.values())
+    return last_ms - min(came.values()), last_ms - switch.at_ms, last_ms - asked_ms
+
+
+def _rollback(world: RegionsWorld) -> float:
+    came, _, asked_ms = _seen_switch(world, lambda: world.at_leader("rollback", None))
+    return max(came.values()) - asked_ms
+
+
+def _seen_switch(
+    world: RegionsWorld, act: Callable[[], object]
+) -> tuple[dict[str, float], Switch, float]:
+    """When each region first answered by the release to which `act` switches, that switch, and when
+    `act` was called.
+    """
+    known = len(world.log.switches)
+    with world.traffic(pause_s=_PAUSE_S) as traffic:
+        traffic.wait_for_more()
+        asked_ms = float(SYSTEM_CLOCK.wall_ms())
+        act()
+        traffic.wait_for(lambda: len(world.log.switches) > known, "the switch in the log")
+        switch = world.log.switches[known]
+        traffic.wait_for_release(switch.release)
+    came = {name: traffic.switched_ms(name, switch.release, asked_ms) for name in world.drivers}
+    # What was asked before the call may be answered after the moment; the next one then tells.
+    seen = {name: at_ms for name, at_ms in came.items() if at_ms is not None}
+    _settle(world, switch.release)
+    return seen, switch, asked_ms
+
+
+def _settle(world: RegionsWorld, release: int) -> None:
+    """What a switch brings along is done before the next one begins."""
+    world.wait_until_serving(release)
+
+
+def _under_load(world: RegionsWorld, amount: Amount) -> UnderLoad:
+    """The same load without and with switches, commits and rollbacks in turn."""
+    with world.traffic(pause_s=_LOAD_PAUSE_S) as quiet:
+        time.sleep(amount.quiet_s)
+    switching: list[tuple[float, float]] = []
+    with world.traffic(pause_s=_LOAD_PAUSE_S) as busy:
+        for number in _counted("switch under load", amount.switches_under_load):
+            began_ms = float(SYSTEM_CLOCK.wall_ms())
+            if number % 2:
+                world.commit_next()
+            else:
+                world.wait_until_serving(world.at_leader("rollback", None))
+            switching.append((began_ms, float(SYSTEM_CLOCK.wall_ms())))
+        busy.wait_for_more()
+    during = [
+        reply.took_ms
+        for reply in busy.replies
+        if any(began_ms <= reply.asked_ms <= ended_ms for began_ms, ended_ms in switching)
+    ]
+    calm = sorted(reply.took_ms for reply in quiet.replies)
+    return UnderLoad(
+        switches=amount.switches_under_load,
+        queries=len(busy.replies) + len(quiet.replies),
+        failed=len(busy.failed) + len(quiet.failed),
+        queries_per_s=len(quiet.replies) / amount.quiet_s,
+        quiet_p50_ms=quantile_of(calm, 0.5),
+        quiet_p99_ms=quantile_of(calm, 0.99),
+        switching_p50_ms=quantile_of(sorted(during), 0.5),
+        switching_p99_ms=quantile_of(sorted(during), 0.99),
+    )
+
+
+def _memory_while_switching(world: RegionsWorld) -> dict[str, float]:
+    """The most that each region's processes have while a release is prepared and switched to.
+
+    Apart from what is timed: a look at the memory of all processes takes a while.
+    """
+    most = dict.fromkeys(world.drivers, 0.0)
+    with _sampling(lambda: most.update({r: max(most[r], world.pss_mib(r)) for r in most})):
+        world.commit_next()
+    return most
+
+
+@contextmanager
+def _sampling(look: Callable[[], None]) -> Iterator[None]:
+    over = threading.Event()
+
+    def run() -> None:
+        while not over.is_set():
+            look()
+            over.wait(_SAMPLE_S)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _kill_leader(world: RegionsWorld) -> float:
+    """From the kill of the leader's coordinator to the next request that is in the log, in ms."""
+    state = world.log
+    assert state.leader is not None
+    (pid,) = world.drivers[state.leader].pids(_COORDINATOR)
+    os.kill(pid, signal.SIGKILL)
+    killed_s = time.monotonic()
+    release = world.at_leader("rollback", None)
+    moved_ms = (time.monotonic() - killed_s) * 1000.0
+    _settle(world, release)
+    return moved_ms
+
+
+def _kill_region(world: RegionsWorld) -> RegionLoss:
+    """Kills the region that leads, and asks for the log and for a user beside it."""
+    gone = world.log.leader
+    assert gone is not None
+    others = [name for name in world.drivers if name != gone]
+    user = HttpUser(world, [gone, *others])
+    with Traffic({"user": user}, pause_s=_LOAD_PAUSE_S) as traffic:
+        traffic.wait_for_more()
+        world.drivers[gone].kill()
+        killed_ms = float(SYSTEM_CLOCK.wall_ms())
+        release = world.at_leader("rollback", None)
+        log_moved_ms = SYSTEM_CLOCK.wall_ms() - killed_ms
+        traffic.wait_for_release(release)
+    moved = next(r for r in traffic.of("user") if r.served_by in others)
+    world.wait_until_serving(release, *others)
+    started_s = time.monotonic()
+    world.start_again(gone)
+    world.wait_until_serving(release, gone)
+    return RegionLoss(
+        moved_ms=moved.came_ms - killed_ms,
+        log_moved_ms=log_moved_ms,
+        queries=len(traffic.replies),
+        failed=len(traffic.failed),
+        back_s=time.monotonic() - started_s,
+    )
+
+
+class HttpUser:
+    """Asks the regions in order until one answers."""
+
+    def __init__(self, world: RegionsWorld, order: list[str]) -> None:
+        self._body = world.body()
+        self._regions = [HttpRegion.of(world.drivers[name].installation) for name in order]
+
+    def __call__(self) -> dict[str, Any]:
+        for region in self._regions:
+            with suppress(RaygionError):
+                return region.post("/v1/search", self._body)
+        raise Unavailable("no region answers")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,26 @@
+"""Whom a request comes from, as far as that says which region should serve it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+
+from cluster.records import Record
+
+
+class Location(Record):
+    """A place on earth, in degrees."""
+
+    latitude: Annotated[float, Field(ge=-90, le=90)]
+    longitude: Annotated[float, Field(ge=-180, le=180)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    location: Location | None = None
+    user: str = ""
+
+
+ANYONE = Caller()

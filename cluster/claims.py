@@ -1,0 +1,127 @@
+"""How who names objects of the store, and who collects those that nobody names, keep out of each
+other's way.
+
+    one who names     writes a claim, looks for sweeps, looks for the objects, writes the manifest
+    the collector     writes a sweep, looks for claims and manifests, removes, removes the sweep
+
+Whichever comes first, one of the two sees the other. A claim holds for the collector's grace
+period, so the manifest has to follow within minutes; sweeps end within half of the time for which
+they are heeded, so that one whose collector was killed hinders nobody for long.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from uuid import uuid4
+
+from cluster.blob_fetch import blob_path, check_content
+from cluster.clock import SYSTEM_CLOCK, Backoff, Clock, Deadline
+from cluster.errors import NotFound, Unavailable
+from cluster.manifests import ArtifactFile, CorpusManifest, IndexManifest, ModelManifest
+from cluster.numbered_object import put_or_get, read_each
+from cluster.object_store import ObjectStore
+from cluster.records import Record
+
+CLAIMS = "gc/claims"
+SWEEPS = "gc/sweeps"
+SWEEP_HEEDED_MS = 3600 * 1000
+GRACE_MIN_S = 600.0
+"""Much more than the time from a claim to the manifest."""
+_TIMEOUT_S = 30.0
+_RNG = random.Random()
+
+
+class Claim(Record):
+    """Paths on which somebody counts, from the moment at which this was stored."""
+
+    paths: tuple[str, ...]
+
+
+class Sweep(Record):
+    """Paths that may be removed at any moment now."""
+
+    at_ms: int
+    paths: tuple[str, ...]
+
+
+Manifest = CorpusManifest | IndexManifest | ModelManifest
+
+
+def parts_of(manifest: Manifest) -> tuple[ArtifactFile, ...]:
+    """The blobs that a manifest needs, each as a file stored whole."""
+    match manifest:
+        case CorpusManifest():
+            deleted = () if manifest.tombstones is None else (manifest.tombstones,)
+            files = (*manifest.parts, *deleted)
+        case IndexManifest():
+            files = tuple(file for shard in manifest.shards for file in shard.files)
+        case ModelManifest():
+            files = manifest.files
+    return tuple(part for file in files for part in file.parts)
+
+
+def store_object(store: ObjectStore, path: str, data: bytes) -> None:
+    """Stores an object under a path that nobody else writes. Failures as `put_or_get` says."""
+    put_or_get(store, path, data, deadline=Deadline.after(_TIMEOUT_S), backoff=Backoff(), rng=_RNG)
+
+
+def claim(store: ObjectStore, paths: Iterable[str]) -> None:
+    """Lets a collector know that these objects are going to be named, if they are there."""
+    record = Claim(paths=tuple(sorted(set(paths))))
+    if record.paths:
+        store_object(store, f"{CLAIMS}/{uuid4().hex}.json", record.to_bytes())
+
+
+def claim_all(
+    store: ObjectStore,
+    files: Iterable[ArtifactFile],
+    manifests: Iterable[str] = (),
+    *,
+    clock: Clock = SYSTEM_CLOCK,
+) -> None:
+    """Makes sure that these blobs and manifests are in the store and stay, for as long as it takes
+    to name them in another one.
+
+    Raises NotFound for what is not there (any more): store it again. Raises Unavailable while a
+    collector is at work on some of it: try again in a minute. Raises Corrupt for a blob of another
+    size.
+    """
+    blobs = {file.sha256: file for file in files}
+    paths = {blob_path(sha256) for sha256 in blobs}.union(manifests)
+    claim(store, paths)
+    for path in _swept(store, clock.wall_ms()):
+        if path in paths:
+            raise Unavailable(f"{path} is just being collected as garbage; try again in a minute")
+
+    def check(file: ArtifactFile) -> None:
+        try:
+            check_content(file, file.sha256, store.size(blob_path(file.sha256)))
+        except NotFound as error:
+            raise _gone(blob_path(file.sha256), file.path) from error
+
+    read_each(check, list(blobs.values()))
+    for path in manifests:
+        if not store.exists(path):
+            raise _gone(path, "a manifest")
+
+
+def _swept(store: ObjectStore, now_ms: int) -> set[str]:
+    """What sweeps that are under way may remove."""
+    paths: set[str] = set()
+    for name in store.list_names(SWEEPS):
+        path = f"{SWEEPS}/{name}"
+        try:
+            sweep = Sweep.from_bytes(store.get(path), source=path)
+        except NotFound:
+            continue  # it is over
+        if now_ms - sweep.at_ms < SWEEP_HEEDED_MS:
+            paths.update(sweep.paths)
+    return paths
+
+
+def _gone(path: str, what: str) -> NotFound:
+    return NotFound(
+        f"{path} ({what}) is not in the store (any more): it may have been collected as garbage "
+        "before anything named it; store it again"
+    )

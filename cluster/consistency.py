@@ -1,0 +1,318 @@
+"""Whether a region can answer a request as it demands, and what to do when it cannot.
+
+    decide --> Serve          answer from here
+           |-> Refresh        read the release log, then decide again
+           |-> Wait           until the region's clock has come so far, then decide again
+           `-> Elsewhere      another region may; if none does, the caller gets the error
+
+Whoever carries it out does nothing but that: every decision about consistency is made here.
+
+Clocks of two machines may differ by the bound on the skew. A switch that any region has made for
+its moment came by some clock; so on every clock it lies at most the skew ahead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from functools import lru_cache
+from typing import assert_never
+
+from cluster.demand import Consistency, Demand
+from cluster.errors import InvalidArgument, NotYet, RaygionError, Unavailable
+from cluster.region_view import Freshness, Pulse, RegionView, ReleaseView
+from cluster.releases import Switch
+from cluster.session import SessionToken
+
+_UNDER_WAY_MAX_MS = 10_000
+"""No pulse takes longer on its way: one that is further behind was made by a clock that was set."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pinned:
+    """The release that serves a request, and what its answer says of that."""
+
+    release: ReleaseView
+    staleness_ms: int
+    session: str
+    """The token; empty before the store is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What one gateway knows: its region's view, and how current that is. The two come by different
+    ways; a reading of the log counts only together with the switches that it found.
+    """
+
+    view: RegionView
+    pulse: Pulse = field(default_factory=Pulse)
+
+    @property
+    def freshness(self) -> Freshness:
+        return self.pulse.freshness
+
+    def with_view(self, view: RegionView) -> Known:
+        """A coordinator that has just begun holds nothing yet: what its predecessor had loaded goes
+        on serving.
+        """
+        if not view.releases and self.view.releases:
+            view = replace(view, releases=self.view.releases)
+        return Known(_with_newer(view, self.view.switches), self.pulse)
+
+    def with_pulse(self, pulse: Pulse) -> Known:
+        """Pulses may come out of order; and one from before its sender had read the log says
+        nothing of it. What was known holds against those.
+        """
+        known, told = self.freshness, pulse.freshness
+        behind_ms = known.read_ms - told.read_ms
+        overtaken = told.position <= known.position and 0 < behind_ms <= _UNDER_WAY_MAX_MS
+        if overtaken or not told.read_ms:
+            pulse = replace(self.pulse, regions=pulse.regions or self.pulse.regions)
+        return Known(_with_newer(self.view, pulse.switches), pulse)
+
+    def pin(
+        self,
+        number: int | None,
+        now_ms: int,
+        *,
+        user: str = "",
+        lot: float = 1.0,
+        not_before: int = 0,
+        skew_max_ms: int,
+    ) -> Pinned:
+        """What `RegionView.place` finds, and fails like it."""
+        place = self.view.place(number, now_ms, user=user, lot=lot, not_before=not_before)
+        return Pinned(
+            place.release,
+            self.staleness_ms(place.switch, now_ms, skew_max_ms),
+            "" if place.in_force is None else _token(self.pulse.store_id, place.in_force.position),
+        )
+
+    def staleness_ms(self, switch: Switch | None, now_ms: int, skew_max_ms: int) -> int:
+        """How long ago at most the release of `switch` was current; of None: of one to come.
+
+        The last reading of the log may have missed whatever came after its begin; and a later
+        switch that it found ended this one at its moment.
+        """
+        as_of_ms = self.freshness.read_ms
+        if switch is not None:
+            superseded_ms = self.view.superseded_ms(switch.position, now_ms)
+            if superseded_ms is not None and superseded_ms < as_of_ms:
+                as_of_ms = superseded_ms
+        return max(0, now_ms - as_of_ms) + skew_max_ms
+
+
+@lru_cache(maxsize=64)
+def _token(store_id: str, position: int) -> str:
+    return SessionToken(store_id, position).encode() if store_id else ""
+
+
+def _with_newer(view: RegionView, switches: tuple[Switch, ...]) -> RegionView:
+    """The view with those switches, if they reach further in the log than its own."""
+    if not switches or (view.switches and view.switches[-1].position >= switches[-1].position):
+        return view
+    return replace(view, switches=switches)
+
+
+class Reading(StrEnum):
+    """Whether the release log was read for a request: begun after it came, and to its end."""
+
+    NOT_ASKED = "not asked"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Serve:
+    """Answer with `release`, or with what a later switch leads to."""
+
+    release: int
+    position: int
+    """Of the switch in force, in the release log: the floor of what may serve."""
+    staleness_ms: int
+    exactly: bool = False
+    """With this release alone: nothing newer, and no canary."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refresh:
+    """Read the release log to its end, once for each request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Until the wall clock here has reached this moment."""
+
+    until_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """This region cannot; `error` is for the caller when no other one does."""
+
+    error: RaygionError
+
+
+Decision = Serve | Refresh | Wait | Elsewhere
+
+
+def decide(
+    demand: Demand,
+    *,
+    release: int | None = None,
+    known: Known,
+    reading: Reading,
+    now_ms: int,
+    skew_max_ms: int,
+) -> Decision:
+    """What to do with a request that demands this, or names a `release`.
+
+    It is asked again after each Refresh, with the `reading` DONE and what came of it in `known`, or
+    FAILED; and after each Wait. Raises InvalidArgument for what no region can meet.
+    """
+    asked = _Asked(demand, known, reading, now_ms, skew_max_ms)
+    if release is not None:
+        return asked.named(release)
+    if demand.session is not None:
+        if not known.pulse.store_id:
+            return Elsewhere(Unavailable("this region is still starting; try again shortly"))
+        if demand.session.store_id != known.pulse.store_id:
+            raise InvalidArgument("is of another store than this region's", "session")
+    match demand.level:
+        case Consistency.EVENTUAL | Consistency.SESSION:
+            return asked.current()
+        case Consistency.QUORUM:
+            return asked.current(exactly=True)
+        case Consistency.BOUNDED:
+            return asked.bounded()
+        case Consistency.STRONG:
+            return asked.strong()
+    assert_never(demand.level)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """One request, at one moment."""
+
+    demand: Demand
+    known: Known
+    reading: Reading
+    now_ms: int
+    skew_max_ms: int
+
+    def current(self, *, exactly: bool = False) -> Decision:
+        floor = self.demand.floor
+        switch = self.known.view.in_force(self.now_ms, floor)
+        if switch is not None:
+            return self._serve(switch, exactly=exactly)
+        if not floor:
+            return _nothing_to_serve()
+        return self._missing("this region does not serve yet what the session has seen")
+
+    def bounded(self) -> Decision:
+        limit_ms = self.demand.max_staleness_ms
+        assert limit_ms is not None, "a bounded demand has its bound"
+        if limit_ms <= self.skew_max_ms:
+            raise InvalidArgument(
+                f"must be over {self.skew_max_ms}: nothing is known to be fresher than the clocks "
+                "of the regions agree; ask for `strong`",
+                "max_staleness_ms",
+            )
+        served = self.current()
+        if not isinstance(served, Serve) or served.staleness_ms <= limit_ms:
+            return served
+        return self._missing(
+            f"what this region serves may be {served.staleness_ms} ms old, "
+            f"and {limit_ms} ms were asked for"
+        )
+
+    def strong(self) -> Decision:
+        if self.reading is not Reading.DONE:
+            return self._missing("the release log must be read for a strong answer")
+        view, floor = self.known.view, self.demand.floor
+        newest = view.newest(self.now_ms, floor)
+        reached = 0 if newest is None else newest.position
+        # Another region, whose clock is ahead, may have made these switches already. Made here
+        # before their moment, they would be ahead of regions whose clocks are behind this one's.
+        coming_ms = [
+            switch.at_ms
+            for switch in view.switches
+            if switch.position > reached
+            and self.now_ms < switch.at_ms <= self.now_ms + self.skew_max_ms
+        ]
+        if coming_ms:
+            return Wait(min(coming_ms))
+        if newest is None and floor:
+            return self._missing("this region does not know yet what the session has seen")
+        if newest is None:
+            return _nothing_to_serve()
+        if newest.release not in view.releases:
+            return Elsewhere(NotYet(f"this region does not serve release {newest.release} yet"))
+        return self._serve(newest, exactly=True)
+
+    def named(self, release: int) -> Decision:
+        view, pulse = self.known.view, self.known.pulse
+        if view.serves(release, self.now_ms):
+            place = view.place(release, self.now_ms)
+            return Serve(
+                release=release,
+                position=0 if place.in_force is None else place.in_force.position,
+                staleness_ms=self._staleness_ms(place.switch),
+                exactly=True,
+            )
+        if release in pulse.aborted:
+            raise InvalidArgument(
+                f"release {release} was aborted: {pulse.aborted[release]}", "release"
+            )
+        if release > pulse.last_release and self.reading is not Reading.DONE:
+            return self._missing(f"this region does not know release {release}")
+        if not 1 <= release <= pulse.last_release:
+            raise InvalidArgument(
+                f"there is no release {release}; the last one is {pulse.last_release}", "release"
+            )
+        newest = view.newest(self.now_ms)
+        reached = 0 if newest is None else newest.position
+        if any(s.release == release and s.position >= reached for s in view.switches):
+            return Elsewhere(NotYet(f"this region does not serve release {release} yet"))
+        known = ", ".join(map(str, sorted(view.releases))) or "none"
+        return Elsewhere(
+            InvalidArgument(
+                f"release {release} is not served here; resident releases: {known}", "release"
+            )
+        )
+
+    def _serve(self, switch: Switch, *, exactly: bool) -> Serve:
+        return Serve(
+            release=switch.release,
+            position=switch.position,
+            staleness_ms=self._staleness_ms(switch),
+            exactly=exactly,
+        )
+
+    def _staleness_ms(self, switch: Switch | None) -> int:
+        return self.known.staleness_ms(switch, self.now_ms, self.skew_max_ms)
+
+    def _missing(self, what: str) -> Decision:
+        """What is known here does not do: the log may have more."""
+        match self.reading:
+            case Reading.NOT_ASKED:
+                return Refresh()
+            case Reading.FAILED:
+                return Elsewhere(Unavailable(f"{what}, and the store does not answer"))
+            case Reading.DONE:
+                if self.demand.floor:
+                    self._check_is_in_the_log(self.demand.floor)
+                return Elsewhere(NotYet(what))
+        assert_never(self.reading)
+
+    def _check_is_in_the_log(self, floor: int) -> None:
+        """Whoever has seen a switch in force read it from the log before."""
+        if floor > self.known.freshness.position:
+            raise InvalidArgument("is beyond the end of the release log", "session")
+        switches = self.known.view.switches
+        if not switches or switches[-1].position < floor:
+            raise InvalidArgument("names no switch of the release log", "session")
+
+
+def _nothing_to_serve() -> Elsewhere:
+    return Elsewhere(Unavailable("this region has no release to serve yet; try again shortly"))

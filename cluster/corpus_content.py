@@ -1,0 +1,130 @@
+"""Which documents of a corpus's parts count, and what becomes of a corpus when some are added or
+deleted.
+
+Parts are never rewritten. What is replaced is hidden by a later part that holds it, what is deleted
+by the tombstones, and what comes back after it was deleted is taken out of the tombstones again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import compress
+
+from cluster.artifacts import Artifacts
+from cluster.errors import InvalidArgument
+from cluster.manifests import TOMBSTONES_FILE, ArtifactFile, CorpusManifest
+from cluster.passages import (
+    clashing_passage_id,
+    count_passages,
+    current_rows,
+    document_ids,
+)
+from cluster.tombstones import store_tombstones, stored_tombstones
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CorpusContent:
+    """What a corpus manifest says of its documents."""
+
+    parts: tuple[ArtifactFile, ...]
+    tombstones: ArtifactFile | None
+    num_documents: int
+    num_passages: int
+
+
+class PartDocuments:
+    """The document of every passage of a part, each part read from the store at most once."""
+
+    def __init__(
+        self, artifacts: Artifacts, known: Mapping[ArtifactFile, Sequence[str]] | None = None
+    ) -> None:
+        self.artifacts = artifacts
+        self._known = dict(known or {})
+
+    def of(self, file: ArtifactFile) -> Sequence[str]:
+        if file not in self._known:
+            self._known[file] = document_ids(self.artifacts.read_bytes(file), source=file.path)
+        return self._known[file]
+
+    def counts(
+        self, parts: Sequence[ArtifactFile], deleted: Collection[str]
+    ) -> tuple[dict[str, int], list[bool]]:
+        """The passages of every document that counts, and for each part whether any of its rows
+        does.
+        """
+        documents = [self.of(file) for file in parts]
+        counts: dict[str, int] = {}
+        in_use: list[bool] = []
+        for of_part, mask in zip(documents, current_rows(documents, deleted), strict=True):
+            counts.update(count_passages(compress(of_part, mask)))
+            in_use.append(bool(mask.any()))
+        return counts, in_use
+
+
+def with_parts(
+    base: CorpusManifest | None, new: Sequence[ArtifactFile], documents: PartDocuments
+) -> CorpusContent:
+    """The corpus once the new parts stand after those of `base`.
+
+    Raises InvalidArgument when ids of passages would clash.
+    """
+    deleted = stored_tombstones(documents.artifacts, base.tombstones if base else None)
+    deleted -= {document for file in new for document in documents.of(file)}
+    if base is not None and _holds(base, new, documents):
+        # The same parts in the same order, so that an index of them that was built still fits.
+        parts = base.parts
+        counts, _ = documents.counts(parts, deleted)
+    else:
+        old = [part for part in (base.parts if base else ()) if part not in new]
+        counts, in_use = documents.counts((*old, *new), deleted)
+        # A part without a row that counts would be carried along for ever.
+        parts = tuple(compress((*old, *new), in_use))
+        deleted &= {document for file in parts for document in documents.of(file)}
+    check_passage_ids(counts)
+    return _content(parts, deleted, counts, documents.artifacts)
+
+
+def without_documents(
+    base: CorpusManifest, unwanted: Collection[str], documents: PartDocuments
+) -> tuple[CorpusContent, frozenset[str]]:
+    """The corpus without these documents, and which of them it had. All parts stay, so that an
+    index of them only has to be told what is gone.
+    """
+    deleted = stored_tombstones(documents.artifacts, base.tombstones)
+    counts, _ = documents.counts(base.parts, deleted)
+    found = frozenset(document for document in unwanted if document in counts)
+    left = {document: count for document, count in counts.items() if document not in found}
+    return _content(base.parts, deleted | found, left, documents.artifacts), found
+
+
+def check_passage_ids(num_passages: Mapping[str, int]) -> None:
+    """Raises InvalidArgument when a document's id is that of another one's passage."""
+    if (clash := clashing_passage_id(num_passages)) is not None:
+        raise InvalidArgument(
+            f"{clash!r} is also the id of a passage of the document "
+            f"{clash.rpartition('#')[0]!r}; rename one of them",
+            "id",
+        )
+
+
+def _holds(base: CorpusManifest, new: Sequence[ArtifactFile], documents: PartDocuments) -> bool:
+    """Whether the corpus has these parts already and no later one replaces any of their rows."""
+    if not set(new) <= set(base.parts):
+        return False
+    masks = zip(base.parts, current_rows([documents.of(file) for file in base.parts]), strict=True)
+    return all(mask.all() for file, mask in masks if file in new)
+
+
+def _content(
+    parts: tuple[ArtifactFile, ...],
+    deleted: frozenset[str],
+    counts: Mapping[str, int],
+    artifacts: Artifacts,
+) -> CorpusContent:
+    return CorpusContent(
+        parts=parts,
+        tombstones=store_tombstones(artifacts, deleted, TOMBSTONES_FILE),
+        num_documents=len(counts),
+        num_passages=sum(counts.values()),
+    )

@@ -1,0 +1,69 @@
+"""Documents out of a corpus: appends one corpus position, whose tombstones name them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from cluster.artifacts import Artifacts
+from cluster.catalog import Catalog
+from cluster.clock import SYSTEM_CLOCK, Clock
+from cluster.corpus_content import PartDocuments, without_documents
+from cluster.documents import check_corpus_name
+from cluster.errors import Conflict, NotFound
+from cluster.manifests import CorpusManifest
+
+APPENDS_MAX = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deletion:
+    manifest: CorpusManifest
+    """The corpus without the documents."""
+    deleted: frozenset[str]
+    unknown: frozenset[str]
+    """Ids that the corpus did not have, or no longer."""
+
+
+def delete_documents(
+    *,
+    catalog: Catalog,
+    artifacts: Artifacts,
+    corpus: str,
+    documents: Collection[str],
+    clock: Clock = SYSTEM_CLOCK,
+) -> Deletion:
+    """Deletes the documents of these ids from a corpus; all of their passages go.
+
+    When the corpus has none of them, no position is added and the latest one is returned. Ingesting
+    a document of such an id brings it back.
+
+    Raises NotFound when there is no such corpus, Conflict when others keep changing it at the same
+    time, and what the store does.
+    """
+    check_corpus_name(corpus)
+    of_parts = PartDocuments(artifacts)
+    for _ in range(APPENDS_MAX):
+        latest = catalog.latest_corpus(corpus)
+        if latest is None:
+            raise NotFound(f"there is no corpus {corpus!r}; add documents with `raygion ingest`")
+        content, deleted = without_documents(latest, documents, of_parts)
+        unknown = frozenset(documents) - deleted
+        if not deleted:
+            return Deletion(manifest=latest, deleted=deleted, unknown=unknown)
+        manifest = latest.model_copy(
+            update={
+                "position": latest.position + 1,
+                "tombstones": content.tombstones,
+                "num_documents": content.num_documents,
+                "num_passages": content.num_passages,
+                "created_at_ms": clock.wall_ms(),
+            }
+        )
+        try:
+            catalog.append_corpus(manifest)
+        except Conflict:
+            # Somebody else changed the corpus meanwhile: delete from what it is now.
+            continue
+        return Deletion(manifest=manifest, deleted=deleted, unknown=unknown)
+    raise Conflict(f"others keep changing the corpus {corpus!r}; try again later")

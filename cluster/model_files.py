@@ -1,0 +1,164 @@
+"""The files of a model on their way into the store: whole, or as differences from an earlier
+version.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from cluster.artifact_cache import ArtifactCache
+from cluster.artifacts import Artifacts, checked_files
+from cluster.catalog import Catalog
+from cluster.errors import Corrupt, NotFound, RaygionError
+from cluster.manifests import ArtifactFile, Blob, FileDelta, ModelKind, ModelManifest
+from cluster.model_delta import write_delta
+from cluster.object_store import ObjectStore
+
+log = logging.getLogger(__name__)
+
+_CONFIG = "config.json"
+_WEIGHTS = ".safetensors"
+_WORTH_AT_MOST = 0.75
+"""Of the full file. A delta that saves less makes every region that is new fetch more for little.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Base:
+    """A file that is stored whole, and the model version that it is of."""
+
+    file: ArtifactFile
+    version: str
+
+
+def delta_note(files: Sequence[ArtifactFile]) -> str | None:
+    """What was saved, for the user; None when the files are stored whole."""
+    deltas = [file.delta for file in files if file.delta is not None]
+    if not deltas:
+        return None
+    full_bytes = sum(file.size_bytes for file in files if file.delta is not None)
+    delta_bytes = sum(delta.delta.size_bytes for delta in deltas)
+    versions = ", ".join(sorted({delta.base_version[:8] for delta in deltas}))
+    return f"delta of {versions}, {delta_bytes} of {full_bytes} bytes"
+
+
+class ModelFiles:
+    """Stores models. Weights become a delta against the newest earlier version of the same kind and
+    architecture, where that pays.
+
+    The base of a delta is always stored whole: a delta of a delta's model is made against the base
+    of both. To compare, the base comes into the cache of this machine.
+    """
+
+    def __init__(self, store: ObjectStore, cache_folder: Path) -> None:
+        self._store = store
+        self._catalog = Catalog(store)
+        self._artifacts = Artifacts(store)
+        self._cache = ArtifactCache(self._artifacts, cache_folder)
+        self._scratch = cache_folder
+
+    def put(
+        self,
+        kind: ModelKind,
+        folder: Path,
+        files: Sequence[ArtifactFile],
+        progress: Callable[[str], None],
+    ) -> tuple[ArtifactFile, ...]:
+        """Stores these files below `folder`; gives them as the manifest is to name them.
+
+        Raises what `Artifacts.put_file` does, and Corrupt for a file that has changed.
+        """
+        bases = self._bases(kind, folder)
+        stored: list[ArtifactFile] = []
+        for number, file in enumerate(checked_files(files), 1):
+            progress(f"storing {file.path} ({number} of {len(files)})")
+            base = bases.get(file.path)
+            if base is not None:
+                file = self._as_delta(file, folder / file.path, base)
+                if file.delta is not None:
+                    progress(f"{file.path}: {delta_note([file])}")
+            if (
+                file.delta is None
+                and self._artifacts.put_file(folder / file.path)[0] != file.sha256
+            ):
+                raise Corrupt(f"{file.path} changed while it was being stored")
+            stored.append(file)
+        return tuple(stored)
+
+    def _as_delta(self, file: ArtifactFile, path: Path, base: _Base) -> ArtifactFile:
+        """The file as a delta that is in the store now, or as it was where that does not pay."""
+        if self._artifacts.is_stored(file):
+            return file
+        try:
+            old = self._cache.folder_for([base.file])
+        except (NotFound, Corrupt) as error:
+            log.warning("%s is stored whole: its base %s: %s", file.path, base.version, error)
+            return file
+        try:
+            with tempfile.TemporaryDirectory(dir=self._scratch) as scratch:
+                target = Path(scratch) / "delta"
+                delta_bytes = write_delta(old / base.file.path, path, target)
+                if delta_bytes > _WORTH_AT_MOST * file.size_bytes:
+                    return file
+                sha256, size_bytes = self._artifacts.put_file(target)
+        finally:
+            self._cache.let_go([base.file])
+        delta = FileDelta(
+            base=Blob(sha256=base.file.sha256, size_bytes=base.file.size_bytes),
+            base_version=base.version,
+            delta=Blob(sha256=sha256, size_bytes=size_bytes),
+        )
+        return file.model_copy(update={"delta": delta})
+
+    def _bases(self, kind: ModelKind, folder: Path) -> dict[str, _Base]:
+        """Weights to compare with, by their path."""
+        config = folder / _CONFIG
+        newest = self._newest(
+            kind, _architecture(config.read_bytes()) if config.is_file() else None
+        )
+        if newest is None:
+            return {}
+        bases: dict[str, _Base] = {}
+        for file in newest.files:
+            if file.path.endswith(_WEIGHTS):
+                whole, version = file.model_copy(update={"delta": None}), newest.version
+                if file.delta is not None:
+                    whole, version = file.parts[0], file.delta.base_version
+                    whole = whole.model_copy(update={"path": file.path})
+                bases[file.path] = _Base(file=whole, version=version)
+        return bases
+
+    def _newest(self, kind: ModelKind, architecture: object) -> ModelManifest | None:
+        if architecture is None:
+            return None
+        stored = sorted(
+            self._store.list_objects("models"), key=lambda o: (o.modified_ms, o.name), reverse=True
+        )
+        for entry in stored:
+            found = self._catalog.find_model(entry.name.removesuffix(".json"))
+            if found is None or found[0].kind is not kind:
+                continue
+            config = next((f for f in found[0].files if f.path == _CONFIG), None)
+            try:
+                if config and _architecture(self._artifacts.read_bytes(config)) == architecture:
+                    return found[0]
+            except RaygionError as error:
+                log.warning("model %s is no base: %s", found[0].version, error)
+        return None
+
+
+def _architecture(config: bytes) -> object:
+    """Equal for models whose tensors have the same names, as far as that can be told."""
+    try:
+        values = orjson.loads(config)
+    except orjson.JSONDecodeError:
+        return None
+    if not isinstance(values, dict):
+        return None
+    return [values.get("model_type"), values.get("architectures")]

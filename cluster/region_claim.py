@@ -1,0 +1,95 @@
+"""Whether a region's name is free for a Ray cluster, or another cluster runs under it already.
+
+    no heartbeat, or this cluster's own        -> FREE
+    another cluster's, seen for the first time -> UNDECIDED
+    it changes between two looks               -> TAKEN
+    it stands still for `STANDSTILL_S`         -> FREE: whoever wrote it is gone
+
+Judged by the reader's monotonic clock alone, so that clocks that differ make nobody look dead.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from cluster.clock import SYSTEM_CLOCK, Clock
+from cluster.errors import Conflict, NotFound
+from cluster.object_store import ObjectStore
+from cluster.rollout_events import RegionStatus, heartbeat_path
+
+STANDSTILL_S = 3.0
+"""Three times the time between two heartbeats."""
+_LOOK_S = 0.25
+
+
+class Claim(StrEnum):
+    FREE = "free"
+    UNDECIDED = "undecided"
+    TAKEN = "taken"
+
+
+@dataclass(slots=True)
+class RegionClaim:
+    """Judges the looks at one region's heartbeat, in their order."""
+
+    cluster_id: str
+    _seen: RegionStatus | None = None
+    _since_s: float = 0.0
+    _alive: bool = False
+    """Whether the heartbeat was seen to change."""
+
+    def look(self, found: RegionStatus | None, now_s: float) -> Claim:
+        """`found`: the region's heartbeat in the store; `now_s`: the reader's monotonic clock."""
+        if found is None or found.cluster_id == self.cluster_id:
+            self._seen = None
+            return Claim.FREE
+        if found != self._seen:
+            self._alive = self._seen is not None
+            self._seen, self._since_s = found, now_s
+        elif now_s - self._since_s >= STANDSTILL_S:
+            return Claim.FREE
+        return Claim.TAKEN if self._alive else Claim.UNDECIDED
+
+
+def claim_region(
+    store: ObjectStore,
+    region: str,
+    cluster_id: str,
+    *,
+    clock: Clock = SYSTEM_CLOCK,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Returns once the region's name is free for the cluster: at once, or after the heartbeat that
+    another cluster has left was seen to stand still. Writes nothing. Raises Conflict when another
+    cluster runs under the name, Unavailable while the store does not answer.
+    """
+    claim = RegionClaim(cluster_id)
+    while True:
+        found = read_heartbeat(store, region)
+        match claim.look(found, clock.monotonic_s()):
+            case Claim.FREE:
+                return
+            case Claim.TAKEN:
+                raise taken(region, found)
+        sleep(_LOOK_S)
+
+
+def read_heartbeat(store: ObjectStore, region: str) -> RegionStatus | None:
+    """What the region last told of itself; None when it never did."""
+    path = heartbeat_path(region)
+    try:
+        return RegionStatus.from_bytes(store.get(path), source=path)
+    except NotFound:
+        return None
+
+
+def taken(region: str, found: RegionStatus | None) -> Conflict:
+    """The error for a region whose name another cluster uses."""
+    other = "" if found is None else found.cluster_id
+    return Conflict(
+        f"region {region!r} runs already, in Ray cluster {other or 'unknown'}: "
+        "end it there, or give this one another name"
+    )

@@ -1,0 +1,66 @@
+"""The other regions, as the serving of this one sees them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Protocol
+
+from cluster.answers import AnswerEvent, AnswerRequest
+from cluster.clock import Deadline
+from cluster.generation import GenerationChunk, GenerationRequest
+from cluster.search import SearchRequest, SearchResult
+
+
+class Peers(Protocol):
+    """Asks other regions. A request goes there with what is left of its time and is never forwarded
+    again. Raises the errors of `cluster.errors`: those of the other region, and Unavailable or
+    DeadlineExceeded where none comes from there.
+    """
+
+    def preferred(self, request: SearchRequest | AnswerRequest) -> str:
+        """The region that should serve the request before all others; often this one."""
+        ...
+
+    def candidates(self, request: SearchRequest | AnswerRequest) -> tuple[str, ...]:
+        """The other regions that may serve it, best first."""
+        ...
+
+    async def search(
+        self, region: str, request: SearchRequest, deadline: Deadline
+    ) -> SearchResult: ...
+
+    def answer_events(
+        self, region: str, request: AnswerRequest, deadline: Deadline
+    ) -> AsyncGenerator[AnswerEvent, None]:
+        """Retrieved, then tokens, then the AnswerResult, or an error: never cut silently. Closing
+        the iterator stops the work over there.
+        """
+        ...
+
+
+class GeneratingPeers(Protocol):
+    """The regions that write answers for those that do not."""
+
+    def generators(self) -> tuple[str, ...]:
+        """The other regions with a language model, best first."""
+        ...
+
+    def generate(
+        self, region: str, release: int, request: GenerationRequest, deadline: Deadline
+    ) -> AsyncGenerator[GenerationChunk, None]:
+        """The generator of `release` over there, as `cluster.generation.Generator` promises."""
+        ...
+
+
+class RegionInternals(Protocol):
+    """What a region does for the others alone."""
+
+    def generate(
+        self, release: int, request: GenerationRequest, deadline: Deadline
+    ) -> AsyncGenerator[GenerationChunk, None]:
+        """The release's generator, as `cluster.generation.Generator` promises."""
+        ...
+
+    async def nudge(self) -> None:
+        """The release log may have grown: have it read now."""
+        ...

@@ -1,0 +1,198 @@
+"""Which region serves a request first, and which ones follow when it cannot.
+
+    regions that may have the corpus (data residency), and that generate where a model is needed
+        |
+        v
+    the policy's order ---> what an open breaker holds back comes last
+
+Every order ends in the regions nearest to the one that was asked, so that two regions with the same
+settings and the same knowledge say the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import assert_never
+
+from geopy.distance import great_circle
+
+from cluster.caller import Caller, Location
+from cluster.circuit_breaker import BreakerSettings, CircuitBreaker
+from cluster.clock import Backoff
+from cluster.config import RoutingPolicy, Settings
+from cluster.region_site import RegionSite
+
+REGION_BREAKER = BreakerSettings(
+    failures_in_row_max=3,
+    backoff=Backoff(initial_s=0.5, wait_max_s=4.0),
+)
+"""A region that is lost is left out after three requests, and looked at again within 5 s."""
+LOAD_MARGIN = 0.1
+"""By so much less another region must be loaded to be worth the way: loads are seconds old, and all
+who see the same ones would go to the same region.
+"""
+_FARTHEST_KM = 30_000.0
+"""Of what is nowhere: farther than anything on earth."""
+_PLACES_MAX = 4096
+
+
+@lru_cache(maxsize=_PLACES_MAX)
+def distance_km(one: Location, other: Location) -> float:
+    """Along the great circle."""
+    here, there = (one.latitude, one.longitude), (other.latitude, other.longitude)
+    return float(great_circle(here, there).km)
+
+
+def rendezvous_weight(region: str, user: str) -> int:
+    """The region with the highest weight is the user's: when a region comes or goes, only its own
+    users move.
+
+    Thaler and Ravishankar, "Using name-based mappings to increase hit rates" (1998).
+    """
+    digest = hashlib.blake2b(f"{region}\0{user}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest)
+
+
+class RegionRouter:
+    """Orders the regions for a request, and remembers how they did.
+
+    A request is told of twice: `began`, and then one of `succeeded`, `failed` and `left`, which is
+    handed what `began` returned. The same calls with the same clock and random source give the same
+    orders. Not thread-safe.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        now_s: Callable[[], float],
+        rng: random.Random,
+        breaker: BreakerSettings = REGION_BREAKER,
+    ) -> None:
+        self.sites = {
+            name: RegionSite.of(name, region) for name, region in settings.regions.items()
+        }
+        self.policy = settings.routing.policy
+        self._homes = {
+            name: frozenset(corpus.regions)
+            for name, corpus in settings.corpora.items()
+            if corpus.regions is not None
+        }
+        self._only_corpus = next(iter(settings.corpora)) if len(settings.corpora) == 1 else None
+        self._breakers = {
+            name: CircuitBreaker(now_s=now_s, rng=rng, settings=breaker) for name in self.sites
+        }
+
+    def may_hold(self, region: str, corpus: str | None) -> bool:
+        """Whether the corpus may be in that region. One that the settings do not know may be in
+        any: whoever is asked for it says so.
+        """
+        homes = None if corpus is None else self._homes.get(corpus)
+        return homes is None or region in homes
+
+    def meant(self, corpus: str | None) -> str | None:
+        """Without a name, the only corpus is meant, where there is one."""
+        return self._only_corpus if corpus is None else corpus
+
+    def order(
+        self,
+        *,
+        asked: str | None,
+        caller: Caller,
+        corpus: str | None = None,
+        loads: Mapping[str, float] | None = None,
+        needs_generator: bool = False,
+        policy: RoutingPolicy | None = None,
+    ) -> tuple[str, ...]:
+        """All regions that may serve a request, which needs that corpus (None: none), best first.
+
+        `asked`: the region that has the request; None for a caller who has asked none yet. `loads`:
+        of the regions, from 0 to 1; one that is not in it counts as full. `policy`: another one
+        than that of the settings.
+        """
+        rank = self._ranking(policy or self.policy, asked, caller, loads or {})
+        eligible = [
+            site
+            for site in self.sites.values()
+            if self.may_hold(site.name, corpus) and (site.generates or not needs_generator)
+        ]
+        keys = {
+            site.name: (
+                not self._breakers[site.name].passes(),
+                rank(site),
+                site.name != asked,
+                self._from_asked_km(asked, site),
+            )
+            for site in eligible
+        }
+        # Sorting is stable: what is left equal stands as in the settings.
+        return tuple(sorted(keys, key=keys.__getitem__))
+
+    def first(
+        self,
+        *,
+        asked: str,
+        caller: Caller,
+        corpus: str | None = None,
+        loads: Mapping[str, float] | None = None,
+    ) -> str:
+        """The first one of the order; `asked` where there is none. Costs next to nothing where
+        requests are served by whoever is asked.
+        """
+        if self.policy is RoutingPolicy.LOCAL and self.may_hold(asked, corpus):
+            return asked
+        order = self.order(asked=asked, caller=caller, corpus=corpus, loads=loads)
+        return order[0] if order else asked
+
+    def began(self, region: str) -> bool:
+        """A request is sent to the region. True when it is the probe of a half-open breaker."""
+        return self._breakers[region].began()
+
+    def succeeded(self, region: str, *, probe: bool) -> None:
+        """The region answered as one that works does, a refusal of bad input included."""
+        self._breakers[region].succeeded(probe=probe)
+
+    def failed(self, region: str, *, probe: bool) -> None:
+        """The region cannot be reached, broke off, or says that it cannot serve."""
+        self._breakers[region].failed(probe=probe)
+
+    def left(self, region: str, *, probe: bool) -> None:
+        """The request ended in a way that tells nothing of the region."""
+        self._breakers[region].left(probe=probe)
+
+    def _ranking(
+        self,
+        policy: RoutingPolicy,
+        asked: str | None,
+        caller: Caller,
+        loads: Mapping[str, float],
+    ) -> Callable[[RegionSite], float]:
+        """What the policy sorts by, the smallest first."""
+        match policy:
+            case RoutingPolicy.LOCAL:
+                return lambda _: 0.0
+            case RoutingPolicy.NEAREST:
+                place = caller.location
+                if place is None:
+                    return lambda _: 0.0
+                return lambda site: _between_km(place, site.location)
+            case RoutingPolicy.LEAST_LOADED:
+                return lambda site: (
+                    loads.get(site.name, 1.0) + (0.0 if site.name == asked else LOAD_MARGIN)
+                )
+            case RoutingPolicy.USER:
+                if not caller.user:
+                    return lambda _: 0.0
+                return lambda site: -rendezvous_weight(site.name, caller.user)
+        assert_never(policy)
+
+    def _from_asked_km(self, asked: str | None, site: RegionSite) -> float:
+        place = self.sites[asked].location if asked is not None else None
+        return _FARTHEST_KM if place is None else _between_km(place, site.location)
+
+
+def _between_km(place: Location, other: Location | None) -> float:
+    return _FARTHEST_KM if other is None else distance_km(place, other)

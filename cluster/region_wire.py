@@ -1,0 +1,256 @@
+"""How regions speak to each other over HTTP: requests into bodies, replies back into values.
+
+Scores come back as the other region made them, bit for bit: JSON's shortest form of a number names
+exactly one float, and vectors travel as they lie in memory.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+import orjson
+import pyarrow as pa
+from pydantic import TypeAdapter, ValidationError
+
+from cluster.answers import AnswerEvent, AnswerRequest, AnswerResult, Retrieved, Token
+from cluster.errors import InvalidArgument, Overloaded, RaygionError, Unavailable
+from cluster.filters import filter_to_json
+from cluster.generation import GenerationChunk, GenerationRequest
+from cluster.search import Hit, MergedHits, SearchRequest, SearchResult
+
+SEARCH = "/v1/search"
+ANSWER = "/v1/regions/answer"
+GENERATE = "/v1/regions/generate"
+NUDGE = "/v1/regions/nudge"
+FORWARDED_BY = "x-raygion-forwarded-by"
+FLOAT32_TYPE = "application/vnd.raygion.float32"
+ARROW_TYPE = "application/vnd.apache.arrow.stream"
+JSON_TYPE = "application/json"
+
+T = TypeVar("T")
+_TRACE_ID = re.compile(r"[0-9a-f]{32}")
+_SPAN_ID = "0000000000000001"
+_OWN_FAULTS = frozenset({"internal", "corrupt", "outcome_unknown", "unauthenticated"})
+"""Codes of errors that are no fault of the request: another region may well answer it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One HTTP request to another region."""
+
+    path: str
+    content: bytes
+    params: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def search_call(request: SearchRequest, remaining_s: float) -> Call:
+    """The search as a call that may take so long."""
+    options = _search_options(request, remaining_s)
+    headers = _headers(request.trace_id)
+    if not request.passages:
+        headers["accept"] = ARROW_TYPE
+    if request.vectors is not None:
+        headers["content-type"] = FLOAT32_TYPE
+        vectors = np.ascontiguousarray(request.vectors, dtype="<f4")
+        return Call(
+            path=SEARCH, content=vectors.tobytes(), params=_in_url(options), headers=headers
+        )
+    options["queries"] = list(request.queries or ())
+    return Call(path=SEARCH, content=orjson.dumps(options), headers=headers)
+
+
+def answer_call(request: AnswerRequest, remaining_s: float) -> Call:
+    body = {
+        "question": request.question,
+        "retrieve": request.retrieve,
+        "history": request.history,
+        "max_tokens": request.max_tokens,
+        "temperature": request.temperature,
+        "stop": request.stop,
+        "seed": request.seed,
+        **_common(request, remaining_s),
+    }
+    return Call(path=ANSWER, content=_dumped(body), headers=_headers(request.trace_id))
+
+
+def generate_call(release: int, request: GenerationRequest, remaining_s: float) -> Call:
+    body = {
+        "release": release,
+        "messages": request.messages,
+        "max_tokens": request.max_tokens,
+        "temperature": request.temperature,
+        "request_id": request.request_id,
+        "stop": request.stop,
+        "seed": request.seed,
+        "begun": request.begun,
+        "timeout_ms": _timeout_ms(remaining_s),
+    }
+    return Call(path=GENERATE, content=_dumped(body), headers=_headers(""))
+
+
+def parse_search(content_type: str, body: bytes) -> SearchResult:
+    """Raises Unavailable for what is no reply of a region."""
+    try:
+        return _from_arrow(body) if content_type == ARROW_TYPE else _from_json(body)
+    except (ValueError, TypeError, KeyError, pa.ArrowException) as error:
+        raise Unavailable("the reply is not what a region sends") from error
+
+
+def parse_answer_event(name: str, data: bytes) -> AnswerEvent:
+    """Raises what an `error` event says, and Unavailable for what is no event of an answer."""
+    match name:
+        case "retrieved":
+            return _parsed(_RETRIEVED, data)
+        case "token":
+            return _parsed(_TOKEN, data)
+        case "done":
+            return _parsed(_RESULT, data)
+    raise parse_error(data) if name == "error" else Unavailable(f"an unknown event {name!r} came")
+
+
+def parse_chunk(name: str, data: bytes) -> GenerationChunk:
+    """Raises what an `error` event says, and Unavailable for what is no piece of text."""
+    if name == "chunk":
+        return _parsed(_CHUNK, data)
+    raise parse_error(data) if name == "error" else Unavailable(f"an unknown event {name!r} came")
+
+
+def parse_error(body: bytes, retry_after: str | None = None) -> RaygionError:
+    """The error that a region's error body tells of. What the region has itself to blame for, or
+    this one for its key, is Unavailable here.
+    """
+    try:
+        error = orjson.loads(body)["error"]
+        code, message, path = str(error["code"]), str(error["message"]), error.get("field")
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return Unavailable("the reply is not what a region sends")
+    kind = _BY_CODE.get(code)
+    if kind is None or code in _OWN_FAULTS:
+        return Unavailable(f"it failed ({code}): {message}")
+    if issubclass(kind, InvalidArgument):
+        # On the wire the message begins with the field, which `str` will say again.
+        named = None if path is None else str(path)
+        return kind(message.removeprefix(f"{named}: "), named)
+    if issubclass(kind, Overloaded):
+        return kind(message, float(retry_after or 1.0))
+    return kind(message)
+
+
+_RETRIEVED = TypeAdapter(Retrieved)
+_TOKEN = TypeAdapter(Token)
+_RESULT = TypeAdapter(AnswerResult)
+_CHUNK = TypeAdapter(GenerationChunk)
+_BY_CODE = {kind.code: kind for kind in RaygionError.__subclasses__()}
+
+
+def _parsed(adapter: TypeAdapter[T], data: bytes) -> T:
+    try:
+        return adapter.validate_python(orjson.loads(data))
+    except (ValueError, ValidationError) as error:
+        raise Unavailable("an event is not what a region sends") from error
+
+
+def _from_json(body: bytes) -> SearchResult:
+    told = orjson.loads(body)
+    results = told["results"]
+    return SearchResult(
+        results=tuple(
+            tuple(
+                Hit(id=hit["id"], score=hit["score"], text=hit["text"], metadata=hit["metadata"])
+                for hit in each["hits"]
+            )
+            for each in results
+        ),
+        fell_back=tuple(each["fallback"] for each in results if "fallback" in each),
+        **_served(told),
+    )
+
+
+def _from_arrow(body: bytes) -> SearchResult:
+    table = pa.ipc.open_stream(body).read_all()
+    told = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    queries = table["query"].to_numpy()
+    counts = np.bincount(queries)
+    shape = (len(counts), int(counts.max(initial=0)))
+    # Best first for each query, and no gaps: the place in the row is the place since its beginning.
+    places = np.arange(len(queries)) - np.repeat(np.cumsum(counts) - counts, counts)
+    ids = np.array(table["id"].cast(pa.binary()).to_pylist(), dtype=np.bytes_)
+    hits = MergedHits(
+        scores=np.full(shape, -np.inf, dtype=np.float32),
+        rows=np.full(shape, -1, dtype=np.int64),
+        ids=np.zeros(shape, dtype=ids.dtype if len(ids) else "S1"),
+        shards=np.full(shape, -1, dtype=np.int32),
+    )
+    hits.scores[queries, places] = table["score"].to_numpy()
+    hits.rows[queries, places] = 0
+    hits.ids[queries, places] = ids
+    return SearchResult(results=(), arrays=hits, **_served(told))
+
+
+def _served(told: Mapping[str, Any]) -> dict[str, Any]:
+    """What every reply says of how it was made."""
+    return {
+        "release": int(told["release"]),
+        "region": str(told["region"]),
+        "coverage": float(told["coverage"]),
+        "took_ms": float(told["took_ms"]),
+        "trace_id": str(told["trace_id"]),
+        "served_by": str(told["served_by"]),
+        "staleness_ms": int(told["staleness_ms"]),
+        "session": str(told["session"]),
+    }
+
+
+def _search_options(request: SearchRequest, remaining_s: float) -> dict[str, Any]:
+    options = _common(request, remaining_s)
+    options["fields"] = None if request.fields is None else list(request.fields)
+    options["ef_search"] = request.effort.ef_search
+    options["nprobe"] = request.effort.nprobe
+    options["recall"] = "exact" if request.effort.exact else None
+    return _given(options)
+
+
+def _common(request: SearchRequest | AnswerRequest, remaining_s: float) -> dict[str, Any]:
+    return {
+        "corpus": request.corpus,
+        "top_k": request.top_k,
+        "filter": None if request.filter is None else filter_to_json(request.filter),
+        "timeout_ms": _timeout_ms(remaining_s),
+        "min_coverage": request.min_coverage,
+        "release": request.release,
+        "user": request.user or None,
+        **request.demand.told(),
+    }
+
+
+def _in_url(options: Mapping[str, Any]) -> dict[str, str]:
+    texts = {name: str(value) for name, value in options.items()}
+    if "filter" in options:
+        texts["filter"] = orjson.dumps(options["filter"]).decode()
+    if "fields" in options:
+        texts["fields"] = ",".join(options["fields"])
+    return texts
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _dumped(body: Mapping[str, Any]) -> bytes:
+    return orjson.dumps(_given(body))
+
+
+def _timeout_ms(remaining_s: float) -> int:
+    return max(1, int(remaining_s * 1000))
+
+
+def _headers(trace_id: str) -> dict[str, str]:
+    headers = {"content-type": JSON_TYPE, "accept": JSON_TYPE}
+    if _TRACE_ID.fullmatch(trace_id):
+        headers["traceparent"] = f"00-{trace_id}-{_SPAN_ID}-01"
+    return headers

@@ -1,0 +1,33 @@
+"""What a release is made of, in the store."""
+
+from __future__ import annotations
+
+from cluster.catalog import Catalog, index_path, model_path
+from cluster.claims import claim_all, parts_of
+from cluster.manifests import IndexManifest, ModelManifest
+from cluster.object_store import ObjectStore
+from cluster.releases import ReleaseContents
+
+
+def manifest_paths(contents: ReleaseContents) -> tuple[str, ...]:
+    """Where the manifests are that a release names."""
+    models = (ref for ref in (contents.embedder, contents.generator) if ref is not None)
+    indexes = (index_path(corpus, ref.version) for corpus, ref in contents.indexes.items())
+    return (*indexes, *(model_path(ref.version) for ref in models))
+
+
+def claim_release(store: ObjectStore, contents: ReleaseContents) -> None:
+    """Makes sure that all of a release is in the store, and stays until it is proposed.
+
+    Raises NotFound naming what is gone, Unavailable while some of it is being collected as garbage.
+    """
+    catalog = Catalog(store)
+    indexes = [catalog.read_index(corpus, ref) for corpus, ref in contents.indexes.items()]
+    models = [
+        catalog.read_model(ref)
+        for ref in (contents.embedder, contents.generator)
+        if ref is not None
+    ]
+    manifests: list[IndexManifest | ModelManifest] = [*indexes, *models]
+    files = [file for manifest in manifests for file in parts_of(manifest)]
+    claim_all(store, files, manifest_paths(contents))

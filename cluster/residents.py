@@ -1,0 +1,89 @@
+"""Which releases a region holds, and what it is to load and to unload next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from cluster.releases import LogState, ReleaseStatus
+from cluster.rollout_events import Instruction, Prepare, Prepared, PrepareFailed, Retire
+
+
+class Standing(StrEnum):
+    """Where a resident release stands in this region."""
+
+    PREPARING = "preparing"
+    PREPARED = "prepared"
+    FAILED = "failed"
+
+
+@dataclass(slots=True)
+class _Local:
+    standing: Standing
+    reason: str = ""
+    since_ms: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class Residents:
+    """The releases of one region, as far as the log wants them here."""
+
+    region: str
+    retry_s: float
+    """How long after a failure a committed release is tried again."""
+    _local: dict[int, _Local] = field(default_factory=dict)
+
+    def prepared(self) -> frozenset[int]:
+        """The releases that this region can serve."""
+        return frozenset(
+            n for n, local in self._local.items() if local.standing is Standing.PREPARED
+        )
+
+    def failed(self) -> dict[int, str]:
+        """The releases that it could not prepare, and why."""
+        return {n: x.reason for n, x in self._local.items() if x.standing is Standing.FAILED}
+
+    def settle(self, event: Prepared | PrepareFailed, now_ms: int) -> list[Instruction]:
+        """Takes in how the preparing of a release ended."""
+        if event.release not in self._local:
+            # It was retired while it was being prepared: what has been loaded since then goes, too.
+            return [Retire(release=event.release)]
+        match event:
+            case Prepared(release=number):
+                self._local[number] = _Local(Standing.PREPARED)
+            case PrepareFailed(release=number, reason=reason):
+                self._local[number] = _Local(Standing.FAILED, reason, now_ms)
+        return []
+
+    def reconcile(self, state: LogState, now_ms: int) -> list[Instruction]:
+        """What to unload and what to load, for the region to hold what the log wants here."""
+        resident = [n for n in state.resident(now_ms) if self._is_for_us(state, n)]
+        retired = [n for n in self._local if n not in resident]
+        current = state.current(now_ms)
+        # After a restart queries wait for the current release, for the others nobody does.
+        wanted = sorted(
+            (n for n in resident if self._is_wanted(state, n, now_ms)),
+            key=lambda n: (n != current, n),
+        )
+        for number in retired:
+            del self._local[number]
+        for number in wanted:
+            self._local[number] = _Local(Standing.PREPARING)
+        return [
+            *(Retire(release=n) for n in retired),
+            *(Prepare(release=state.proposals[n].release) for n in wanted),
+        ]
+
+    def _is_wanted(self, state: LogState, number: int, now_ms: int) -> bool:
+        local = self._local.get(number)
+        if local is None:
+            return True
+        # What failed to be proposed is reported once; what is committed is tried until it works.
+        committed = state.proposals[number].status is ReleaseStatus.COMMITTED
+        rested = now_ms - local.since_ms >= self.retry_s * 1000
+        return committed and rested and local.standing is Standing.FAILED
+
+    def _is_for_us(self, state: LogState, number: int) -> bool:
+        proposal = state.proposals[number]
+        # A committed release is for everyone: a region that was fenced out catches up later.
+        return self.region in proposal.targets or proposal.status is ReleaseStatus.COMMITTED

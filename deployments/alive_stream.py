@@ -1,0 +1,57 @@
+"""Streams between regions: whoever reads one must tell a slow region from a lost one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from deployments.http_errors import error_body, log_failure
+from deployments.sse import named_event
+
+SIGN_OF_LIFE = b": alive\n\n"
+"""A comment: readers of events skip it."""
+
+
+async def alive(
+    chunks: AsyncGenerator[bytes, None], trace_id: str, *, every_s: float
+) -> AsyncGenerator[bytes, None]:
+    """The chunks as they come, with a sign of life whenever none came for so long.
+
+    Raises only before the first byte; later, an error becomes an `error` event. Closing it closes
+    `chunks`, which one task drives from the first to the last.
+    """
+    made: asyncio.Queue[bytes | Exception | None] = asyncio.Queue(1)
+
+    async def make() -> None:
+        end: Exception | None = None
+        try:
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    await made.put(chunk)
+        except Exception as error:
+            end = error
+        await made.put(end)
+
+    making = asyncio.create_task(make())
+    started = False
+    try:
+        while True:
+            try:
+                async with asyncio.timeout(every_s):
+                    item = await made.get()
+            except TimeoutError:
+                item = SIGN_OF_LIFE
+            if item is None:
+                return
+            if isinstance(item, Exception):
+                if not started:
+                    raise item
+                log_failure(item, trace_id)
+                yield named_event(b"error", error_body(item, trace_id))
+                return
+            started = True
+            yield item
+    finally:
+        making.cancel()
+        await asyncio.gather(making, return_exceptions=True)

@@ -1,0 +1,61 @@
+"""Which region a command speaks to, where there are several, and what it says of regions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from cluster.config import RolloutPolicy, load_settings
+from cluster.errors import InvalidArgument
+from deployments.cli_options import opened
+from deployments.installation import Installation
+
+_WORDS = ("all", "quorum")
+
+
+def anywhere(config: Path | None, region: str | None, store: str | None) -> Installation:
+    """For commands that only read the store: any region will do."""
+    return opened(config, region or min(load_settings(config).regions), store)
+
+
+def leading(config: Path | None, region: str | None, store: str | None) -> Installation:
+    """For commands that move releases: the region that is named, else the one that leads."""
+    if region is None and len(load_settings(config).regions) > 1:
+        installation = anywhere(config, None, store)
+        leader = installation.read_release_log().leader
+        region = leader if leader in installation.settings.regions else None
+    return opened(config, region, store)
+
+
+def regions_in(text: str | None, installation: Installation, field: str) -> tuple[str, ...]:
+    """The regions of `a,b`, sorted; None stands for all of them. Raises InvalidArgument for unknown
+    ones, and for none.
+    """
+    known = installation.settings.regions
+    if text is None:
+        return tuple(sorted(known))
+    names = sorted({name.strip() for name in text.split(",")} - {""})
+    strangers = [name for name in names if name not in known]
+    if strangers or not names:
+        wrong = f"there is no region {strangers[0]!r}" if strangers else "names no region"
+        raise InvalidArgument(f"{wrong}; there is: {', '.join(sorted(known))}", field)
+    return tuple(names)
+
+
+def policy_in(
+    installation: Installation, wait_for: str | None, prepare_timeout_s: float | None
+) -> RolloutPolicy:
+    """The settings' policy with what the command says over it. Raises InvalidArgument."""
+    told = installation.settings.rollout.model_dump()
+    if wait_for in _WORDS:
+        told["wait_for"] = wait_for
+    elif wait_for is not None:
+        told["wait_for"] = regions_in(wait_for, installation, "wait-for")
+    if prepare_timeout_s is not None:
+        told["prepare_timeout_s"] = prepare_timeout_s
+    try:
+        return RolloutPolicy.model_validate(told)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InvalidArgument(first["msg"], "prepare-timeout") from error

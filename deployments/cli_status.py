@@ -1,0 +1,135 @@
+"""`raygion status`: all regions at one glance, or one of them in detail."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from cluster.clock import SYSTEM_CLOCK
+from cluster.config import load_settings
+from cluster.numbered_object import read_each
+from cluster.region_claim import read_heartbeat
+from cluster.regions_overview import RegionLine, RegionsOverview, overview
+from cluster.rollout_events import REGIONS
+from deployments.cli_options import Config, Json, Region, Store, opened
+from deployments.cli_regions import anywhere
+from deployments.console import SHORT, out, print_json, say, table
+from deployments.http_client import HttpRegion
+from deployments.installation import Installation
+
+
+def status(
+    config: Config = None, region: Region = None, store: Store = None, as_json: Json = False
+) -> None:
+    """What the regions serve, and how well.
+
+    Of several regions all are shown, straight from the store, whether they run or not; with
+    --region one of them in detail, as it tells itself.
+
+    Example: raygion status
+    """
+    if region is None and len(load_settings(config).regions) > 1:
+        _show_all(config, store, as_json=as_json)
+    else:
+        _show_one(opened(config, region, store), as_json=as_json)
+
+
+def _show_all(config: Path | None, store: str | None, *, as_json: bool) -> None:
+    installation = anywhere(config, None, store)
+    found = read_overview(installation)
+    if as_json:
+        print_json(found)
+        return
+    release = "none" if found.release is None else found.release
+    being_prepared = f", preparing {found.open_release}" if found.open_release is not None else ""
+    say(
+        f"Release [bold]{release}[/]{being_prepared}; "
+        f"led by {found.leader or 'nobody'}, epoch {found.epoch}; log at {found.log_position}"
+    )
+    columns = ("region", "release", "prepared", "lag", "heard", "health", "leads")
+    out.print(table("Regions", columns, [_row(line) for line in found.regions]))
+    for line in found.regions:
+        for number, reason in line.failed.items():
+            say(f"{line.region} cannot prepare release {number}: {escape(reason)}")
+
+
+def read_overview(installation: Installation) -> RegionsOverview:
+    """All regions, from their heartbeats and the release log in the store."""
+    store = installation.store
+    names = sorted({*installation.settings.regions, *store.list_folders(REGIONS)})
+    told = dict(zip(names, read_each(partial(read_heartbeat, store), names), strict=True))
+    heartbeats = {name: status for name, status in told.items() if status is not None}
+    now_ms = SYSTEM_CLOCK.wall_ms()
+    return overview(
+        installation.read_release_log(), heartbeats, installation.settings.regions, now_ms
+    )
+
+
+def _row(line: RegionLine) -> tuple[object, ...]:
+    if line.heard_s is None:
+        return (line.region, "", "", "", "never", "not started", "")
+    return (
+        line.region,
+        "none" if line.release is None else line.release,
+        ", ".join(map(str, line.prepared)) or "none",
+        line.log_lag,
+        "" if line.silent else f"{line.heard_s:.1f} s ago",
+        _health(line),
+        "yes" if line.leads else "",
+    )
+
+
+def _health(line: RegionLine) -> str:
+    if line.silent:
+        return f"silent since {line.heard_s:.0f} s"
+    return f"{'good' if line.healthy else 'poor'}, {line.load:.0%} busy"
+
+
+def _show_one(installation: Installation, *, as_json: bool) -> None:
+    with HttpRegion.of(installation) as http:
+        summary = http.get("/v1/status")
+    if as_json:
+        print_json(summary)
+        return
+    say(
+        f"Region [bold]{summary['region']}[/]: release {summary['release'] or 'none'}, "
+        f"{'healthy' if summary['healthy'] else 'not healthy'}"
+    )
+    say(
+        f"leader {summary['leader']}, epoch {summary['epoch']}, "
+        f"release log at {summary['log_position']}"
+    )
+    if (client := _python_client(installation)) is not None:
+        say(f"Python client: {client}")
+    for release in summary["resident"]:
+        out.print(_resident(release, current=release["release"] == summary["release"]))
+
+
+def _python_client(installation: Installation) -> str | None:
+    # Imported late: it brings Ray, which the other commands of this file do without.
+    from deployments import region_host
+
+    return region_host.python_client(installation)
+
+
+def _resident(release: dict[str, Any], *, current: bool) -> Table:
+    """A table of the corpora of one resident release."""
+    rows = [
+        (
+            corpus["corpus"],
+            corpus["index_version"][:SHORT],
+            corpus["num_passages"],
+            corpus["shards"],
+            f"{corpus['replicas_serving']} of {corpus['replicas']}",
+            f"{corpus['recall_at_10']:.3f}",
+        )
+        for corpus in release["corpora"]
+    ]
+    title = f"Release {release['release']}{' (current)' if current else ''}"
+    model = release["model"] or "search only"
+    columns = ("corpus", "index", "passages", "shards", "replicas", "recall@10")
+    return table(f"{title}: {model}", columns, rows)

@@ -1,0 +1,87 @@
+"""What the demo of several regions does inside of a region: each function runs in the region's
+driver process.
+"""
+
+from __future__ import annotations
+
+from actors.coordinator_client import CoordinatorClient
+from cluster.manifests import IndexParameters
+from cluster.prompt import PromptTemplate
+from cluster.releases import ReleaseContents
+from deployments import pipeline, region_host
+from deployments.console import REUSED, Steps
+from deployments.installation import Installation
+from deployments.region_driver import Note
+
+
+def ingest(installation: Installation, note: Note, corpus: str, source: str) -> None:
+    with Steps(quiet=True).step("") as step:
+        manifest = pipeline.ingest_documents(
+            installation, corpus, [source], replace=False, step=step
+        )
+    note(f"{manifest.num_passages} passages")
+
+
+def store_models(installation: Installation, note: Note) -> None:
+    with Steps(quiet=True).step("") as step:
+        note("embedding model")
+        embedder = pipeline.store_embedder(installation, step)
+        note("language model")
+        generator = pipeline.store_generator(installation, step)
+    names = [model.manifest.name for model in (embedder, generator) if model is not None]
+    note(", ".join(names))
+
+
+def build(
+    installation: Installation,
+    note: Note,
+    corpus: str,
+    index: IndexParameters | None,
+    prompt: PromptTemplate | None,
+) -> ReleaseContents:
+    """A release of the corpus, with the index and the prompt of the settings or with these."""
+    settings = installation.settings
+    if index is not None:
+        changed = settings.corpus(corpus).model_copy(update={"index": index})
+        settings = settings.model_copy(update={"corpora": {corpus: changed}})
+    with Steps(quiet=True).step("") as step:
+        embedder = pipeline.store_embedder(installation, step)
+        generator = pipeline.store_generator(installation, step)
+        changed_installation = Installation(settings, installation.region)
+        built = pipeline.build(changed_installation, corpus, embedder, step)
+    manifest = built.manifest
+    told = REUSED if built.reused else f"recall@10 {manifest.recall_at_10:.3f}"
+    note(f"{len(manifest.shards)} shards, {manifest.parameters.kind}, {told}")
+    return ReleaseContents(
+        indexes={corpus: built.ref},
+        embedder=embedder.ref,
+        generator=None if generator is None else generator.ref,
+        prompt=prompt or settings.prompt,
+    )
+
+
+def propose(installation: Installation, note: Note, contents: ReleaseContents) -> int:
+    """Proposes, and returns when the release is committed everywhere and served here."""
+    return region_host.propose(installation, contents, commit=True, note=note)
+
+
+def propose_unless_current(
+    installation: Installation, note: Note, contents: ReleaseContents
+) -> tuple[int, bool]:
+    """The current release when it is made of the same parts, and True; or a new one."""
+    state = CoordinatorClient().log_state()
+    current = state.current(region_host.now_ms())
+    if current is not None and state.proposals[current].release.contents == contents:
+        return current, True
+    return propose(installation, note, contents), False
+
+
+def rollback(installation: Installation, note: Note, number: int) -> int:
+    """Makes a committed release current again; returns when it is served here."""
+    return region_host.rollback(number)
+
+
+def wait_until_serving(
+    installation: Installation, note: Note, number: int, timeout_s: float
+) -> None:
+    CoordinatorClient().wait_until_serving(number, timeout_s)

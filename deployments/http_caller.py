@@ -1,0 +1,89 @@
+"""What the headers of a request say of where it comes from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import TypeVar
+
+from pydantic import ValidationError
+from starlette.types import Scope
+
+from cluster.answers import AnswerRequest
+from cluster.caller import Caller, Location
+from cluster.errors import InvalidArgument
+from cluster.search import SearchRequest
+from deployments.http_body import header_values
+
+LOCATION = b"x-raygion-location"
+FORWARDED_BY = b"x-raygion-forwarded-by"
+_FORWARDED_FOR = b"x-forwarded-for"
+_DECIMAL = r"[+-]?\d{1,3}(?:\.\d{1,15})?"
+_LOCATION = re.compile(rf"\s*({_DECIMAL})\s*,\s*({_DECIMAL})\s*")
+_NAME = re.compile(r"[\w.-]{1,64}", re.ASCII)
+
+RequestT = TypeVar("RequestT", SearchRequest, AnswerRequest)
+
+
+class CallerReader:
+    """Reads where callers are: from the header that says so, else from their address."""
+
+    def __init__(self, locations: Mapping[IPv4Network | IPv6Network, Location]) -> None:
+        smallest_first = sorted(locations.items(), key=lambda item: -item[0].prefixlen)
+        self._locations = tuple(smallest_first)
+
+    def told(self, request: RequestT, scope: Scope) -> RequestT:
+        """The request with what its headers say. Raises InvalidArgument naming the header."""
+        location = _given_location(scope) or self._by_address(scope)
+        forwarded_by = _forwarded_by(scope)
+        if location is None and not forwarded_by:
+            return request
+        return replace(request, caller=Caller(location=location), forwarded_by=forwarded_by)
+
+    def _by_address(self, scope: Scope) -> Location | None:
+        if not self._locations:
+            return None
+        try:
+            address = ip_address(_address(scope))
+        except ValueError:
+            return None
+        return next((place for net, place in self._locations if address in net), None)
+
+
+def _given_location(scope: Scope) -> Location | None:
+    given = header_values(scope, LOCATION)
+    if not given:
+        return None
+    found = _LOCATION.fullmatch(given[0].decode("latin-1"))
+    if found and len(given) == 1:
+        latitude, longitude = map(float, found.groups())
+        try:
+            return Location(latitude=latitude, longitude=longitude)
+        except ValidationError:
+            pass
+    raise InvalidArgument(
+        "must be one latitude and longitude in degrees, such as 48.2,16.4", LOCATION.decode()
+    )
+
+
+def _forwarded_by(scope: Scope) -> str:
+    given = header_values(scope, FORWARDED_BY)
+    if not given:
+        return ""
+    name = given[0].decode("latin-1")
+    if len(given) > 1 or not _NAME.fullmatch(name):
+        raise InvalidArgument("must be the name of a region", FORWARDED_BY.decode())
+    return name
+
+
+def _address(scope: Scope) -> str:
+    """Of the client. Only the proxy on this machine is believed about who asked it."""
+    address: str = (scope.get("client") or ("", 0))[0]
+    if address in ("127.0.0.1", "::1"):
+        told = header_values(scope, _FORWARDED_FOR)
+        if told:
+            # The proxy adds its own at the end; what stands before it anybody may have written.
+            return told[-1].decode("latin-1").rpartition(",")[2].strip()
+    return address

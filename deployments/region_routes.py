@@ -1,0 +1,178 @@
+"""The routes that regions have for each other: an answer that another region forwards, the
+generating step of a region that has no model, the hint that the release log has grown.
+
+Under the same keys as all others. What comes this way is never sent on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Annotated
+
+import orjson
+from fastapi import FastAPI, Request
+from pydantic import Field
+from starlette.responses import Response
+
+from cluster.answers import AnswerRequest, QueryService
+from cluster.clock import Clock, Deadline
+from cluster.generation import ChatMessage, GenerationChunk, GenerationRequest
+from cluster.region_peers import RegionInternals
+from cluster.region_wire import ANSWER, GENERATE, NUDGE
+from deployments.alive_stream import alive
+from deployments.http_body import read_body
+from deployments.http_caller import CallerReader
+from deployments.http_replies import HealthReply
+from deployments.http_schema import (
+    AnswerBody,
+    Body,
+    MaxTokens,
+    Name,
+    ReleaseNumber,
+    Temperature,
+    TimeoutMs,
+    parse_body,
+)
+from deployments.http_settings import HttpSettings
+from deployments.metrics import HttpMetrics
+from deployments.openapi_parts import body_of, json_response, replies
+from deployments.sse import EventStream, NamedEvents, event_chunks, named_event
+from deployments.stream_meter import StreamMeter
+
+SIGN_OF_LIFE_S = 1.0
+"""Several of them within the silence after which `actors.region_link` gives a stream up."""
+_TIMEOUT_DEFAULT_MS = 60_000
+_MESSAGES_MAX = 1024
+_STOPS_MAX = 16
+
+
+class MessageBody(Body):
+    role: Name
+    content: str
+
+
+Messages = Annotated[list[MessageBody], Field(fail_fast=True, max_length=_MESSAGES_MAX)]
+Stops = Annotated[list[str], Field(max_length=_STOPS_MAX)]
+
+
+class RegionAnswerBody(AnswerBody):
+    """A question as another region forwards it."""
+
+    question: Annotated[str, Field(min_length=1)]
+    retrieve: bool = Field(True, description="False asks the plain model.")
+    history: Messages = Field(default_factory=list, description="Earlier messages, oldest first.")
+    stop: Stops = Field(default_factory=list)
+    seed: int | None = None
+
+    def to_request(self, trace_id: str) -> AnswerRequest:
+        return replace(
+            super().to_request(trace_id),
+            retrieve=self.retrieve,
+            history=_messages(self.history),
+            stop=tuple(self.stop),
+            seed=self.seed,
+        )
+
+
+class GenerateBody(Body):
+    """A prompt for the generator of a release."""
+
+    release: ReleaseNumber
+    messages: Messages
+    max_tokens: MaxTokens
+    temperature: Temperature = 0.0
+    request_id: Name
+    stop: Stops = Field(default_factory=list)
+    seed: int | None = None
+    begun: str = Field("", description="The beginning of the answer, written elsewhere before.")
+    timeout_ms: TimeoutMs = _TIMEOUT_DEFAULT_MS
+
+    def to_request(self) -> GenerationRequest:
+        return GenerationRequest(
+            messages=_messages(self.messages),
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            request_id=self.request_id,
+            stop=tuple(self.stop),
+            seed=self.seed,
+            begun=self.begun,
+        )
+
+
+class RegionRoutes:
+    """Serves the other regions."""
+
+    def __init__(
+        self,
+        service: QueryService,
+        internals: RegionInternals,
+        settings: HttpSettings,
+        metrics: HttpMetrics,
+        callers: CallerReader,
+        clock: Clock,
+    ) -> None:
+        self._service = service
+        self._internals = internals
+        self._settings = settings
+        self._metrics = metrics
+        self._callers = callers
+        self._clock = clock
+
+    def add_to(self, app: FastAPI) -> None:
+        for path, does, body in (
+            (ANSWER, self.answer, RegionAnswerBody),
+            (GENERATE, self.generate, GenerateBody),
+        ):
+            app.add_api_route(
+                path,
+                does,
+                methods=["POST"],
+                response_class=Response,
+                responses=replies(str, stream="Events, with comments as signs of life."),
+                openapi_extra=body_of(body, {}),
+            )
+        app.add_api_route(
+            NUDGE,
+            self.nudge,
+            methods=["POST"],
+            response_class=Response,
+            responses=replies(HealthReply),
+        )
+
+    async def answer(self, request: Request) -> Response:
+        """Between regions: a forwarded question; always streamed."""
+        body = await read_body(request.scope, request.receive, self._settings)
+        asked = parse_body(RegionAnswerBody, body).to_request(request.state.trace_id)
+        events = self._service.answer_events(self._callers.told(asked, request.scope))
+        meter = StreamMeter(ANSWER, self._metrics, self._clock, request.state.started_s)
+        trace_id = request.state.trace_id
+        chunks = event_chunks(events, NamedEvents(), meter, trace_id)
+        return EventStream(alive(chunks, trace_id, every_s=SIGN_OF_LIFE_S))
+
+    async def generate(self, request: Request) -> Response:
+        """Between regions: the generating step of a region that runs no model."""
+        body = await read_body(request.scope, request.receive, self._settings)
+        asked = parse_body(GenerateBody, body)
+        deadline = Deadline.after(asked.timeout_ms / 1000.0, self._clock)
+        chunks = self._internals.generate(asked.release, asked.to_request(), deadline)
+        trace_id = request.state.trace_id
+        return EventStream(alive(_chunk_events(chunks), trace_id, every_s=SIGN_OF_LIFE_S))
+
+    async def nudge(self) -> Response:
+        """Between regions: the release log has grown, and is to be read now."""
+        await self._internals.nudge()
+        return json_response(b'{"status":"ok"}')
+
+
+async def _chunk_events(
+    chunks: AsyncGenerator[GenerationChunk, None],
+) -> AsyncGenerator[bytes, None]:
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            yield named_event(b"chunk", orjson.dumps(chunk))
+
+
+def _messages(messages: list[MessageBody]) -> tuple[ChatMessage, ...]:
+    return tuple(ChatMessage(role=message.role, content=message.content) for message in messages)

@@ -1,0 +1,158 @@
+"""Callers of several regions: the next region answers when one does not."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Self
+
+from cluster.caller import Caller, Location
+from cluster.clock import SYSTEM_CLOCK, Clock, Deadline
+from cluster.config import Settings
+from cluster.errors import DeadlineExceeded, RaygionError, Unavailable
+from cluster.region_routing import RegionRouter
+from deployments.http_client import HttpRegion
+
+_CONNECT_TIMEOUT_S = 0.5
+_TIMEOUTS_MS = {"/v1/search": 5_000, "/v1/answer": 60_000}
+"""What the interface grants who names no time."""
+_AWAY = frozenset({"unavailable", "overloaded", "deadline_exceeded"})
+"""Codes that tell of a region's own state."""
+_PINNING = ("release", "consistency", "session", "max_staleness_ms")
+"""Who gives one of these says what may answer."""
+_GRACE_S = 0.5
+"""So much longer than its time a region may take to say that it is over."""
+
+
+class RegionsClient:
+    """Asks the regions of the settings in the order of their routing policy, each at most once and
+    within the time of the request, until one answers. Not thread-safe.
+
+    Answers never go back: the session token of each goes along with the next request, unless that
+    says itself what may answer. Raises the error of the last region that was asked.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        location: Location | None = None,
+        rng: random.Random | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self._location = location
+        self._clock = clock
+        self._router = RegionRouter(settings, now_s=clock.monotonic_s, rng=rng or random.Random())
+        self._regions = {
+            name: HttpRegion(site.url, site.api_key, connect_timeout_s=_CONNECT_TIMEOUT_S)
+            for name, site in self._router.sites.items()
+        }
+        self.session = ""
+        """The token of what was seen last; empty before the first answer."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for region in self._regions.values():
+            region.close()
+
+    def post(self, path: str, body: Mapping[str, object]) -> dict[str, Any]:
+        """The reply of the first region that answers."""
+        last_error: RaygionError | None = None
+        for name, share in self._attempts(path, body):
+            asked = self._asked(body, share)
+            try:
+                with self._watched(name):
+                    reply = self._regions[name].post(
+                        path, asked, timeout_s=share.remaining_s() + _GRACE_S
+                    )
+            except RaygionError as error:
+                last_error = _unless_final(error)
+            else:
+                self._saw(reply)
+                return reply
+        raise last_error or _too_late()
+
+    def stream(self, path: str, body: Mapping[str, object]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The events of the first region that sends one. What breaks off after that is an error:
+        the beginning has been read.
+        """
+        last_error: RaygionError | None = None
+        for name, share in self._attempts(path, body):
+            asked, begun = self._asked(body, share), False
+            try:
+                with self._watched(name):
+                    timeout_s = share.remaining_s() + _GRACE_S
+                    for event, data in self._regions[name].stream(path, asked, timeout_s=timeout_s):
+                        begun = True
+                        self._saw(data)
+                        yield event, data
+                if begun:
+                    return
+                last_error = Unavailable(f"region {name!r} sent nothing")
+            except RaygionError as error:
+                if begun:
+                    raise
+                last_error = _unless_final(error)
+        raise last_error or _too_late()
+
+    def _attempts(self, path: str, body: Mapping[str, object]) -> Iterator[tuple[str, Deadline]]:
+        """The regions to ask, each with its share of the time that is left."""
+        given_ms = body.get("timeout_ms")
+        timeout_ms = given_ms if isinstance(given_ms, int) else _TIMEOUTS_MS[path]
+        deadline = Deadline.after(timeout_ms / 1000.0, self._clock)
+        order = self._order(body)
+        for left, name in zip(range(len(order), 0, -1), order, strict=True):
+            remaining_s = deadline.remaining_s()
+            if remaining_s <= 0.0:
+                return
+            # One that hangs leaves the others their chance.
+            share = remaining_s if left == 1 else remaining_s / 2
+            yield name, Deadline.after(share, self._clock)
+
+    def _order(self, body: Mapping[str, object]) -> tuple[str, ...]:
+        corpus, user = body.get("corpus"), body.get("user")
+        return self._router.order(
+            asked=None,
+            caller=Caller(location=self._location, user=user if isinstance(user, str) else ""),
+            corpus=self._router.meant(corpus if isinstance(corpus, str) else None),
+        )
+
+    def _asked(self, body: Mapping[str, object], share: Deadline) -> dict[str, object]:
+        asked = {**body, "timeout_ms": max(1, int(share.remaining_s() * 1000))}
+        if self.session and not any(key in body for key in _PINNING):
+            asked["session"] = self.session
+        return asked
+
+    def _saw(self, reply: Mapping[str, Any]) -> None:
+        self.session = reply.get("session") or self.session
+
+    @contextmanager
+    def _watched(self, name: str) -> Iterator[None]:
+        probe = self._router.began(name)
+        try:
+            yield
+        except RaygionError as error:
+            if error.code in _AWAY:
+                self._router.failed(name, probe=probe)
+            else:
+                self._router.succeeded(name, probe=probe)
+            raise
+        except BaseException:
+            self._router.left(name, probe=probe)
+            raise
+        else:
+            self._router.succeeded(name, probe=probe)
+
+
+def _unless_final(error: RaygionError) -> RaygionError:
+    """The error, if another region may do better; else it is raised."""
+    if not error.retryable:
+        raise error
+    return error
+
+
+def _too_late() -> DeadlineExceeded:
+    return DeadlineExceeded("time ran out before a region was asked")

@@ -1,0 +1,152 @@
+"""A region loses the store, or is lost itself, while users ask; and what three regions hold in
+common when all is well.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from cluster.errors import RaygionError
+from cluster.session import SessionToken
+from deployments.region_traffic import Traffic
+from tests.integration.regions_fixture import (
+    KINDS,
+    REGIONS,
+    ThreeRegions,
+    three_regions,
+)
+from tests.search_region import TOP_K, wait_until
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
+
+CONTENTS = ("a-flat", "b-flat", "a-hnsw", "a-ivf")
+AWAY_S = 6.0
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ThreeRegions]:
+    with three_regions(tmp_path_factory.mktemp("regions"), contents=CONTENTS) as regions:
+        yield regions
+
+
+@pytest.fixture
+def regions(live: ThreeRegions) -> ThreeRegions:
+    """All of them in order, on a release of the vectors a."""
+    live.wait_until_whole()
+    if live.letters()[live.log.switches[-1].release] != "a":
+        live.commit("a-flat")
+    return live
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_pinned_release_is_the_same_bytes_in_every_region(
+    regions: ThreeRegions, kind: str
+) -> None:
+    number = regions.commit(f"a-{kind}")
+    regions.commit("b-flat")
+    for query in regions.queries:
+        body = {"vector": query.tolist(), "top_k": TOP_K, "release": number}
+        bodies = [httpx.post(url(regions, r), json=body, trust_env=False) for r in REGIONS]
+        assert [reply.status_code for reply in bodies] == [200] * len(REGIONS)
+        # What lies between the keys: ids, scores to the last digit, texts, their order.
+        hits = {reply.content.partition(b'"hits":')[2].partition(b'],"')[0] for reply in bodies}
+        assert len(hits) == 1
+        assert len(json.loads(bodies[0].content)["hits"]) == TOP_K
+
+
+def url(regions: ThreeRegions, region: str) -> str:
+    return f"{regions.drivers[region].installation.url}/v1/search"
+
+
+def test_a_region_without_the_store_says_how_old_its_answers_may_be(regions: ThreeRegions) -> None:
+    away = next(r for r in reversed(REGIONS) if r != regions.log.leader)
+    others = [region for region in REGIONS if region != away]
+    first = regions.log.switches[-1].release
+    second = regions.commit("b-flat")
+    with regions.traffic() as (traffic, askers):
+        regions.links[away].close()
+        closed_s = time.monotonic()
+        regions.at_leader("rollback", first)
+        traffic.wait_for_release(first, *others)
+        wait_until(lambda: time.monotonic() > closed_s + AWAY_S, "some staleness")
+        stale = traffic.latest(away)
+        assert (stale.release, stale.served_by) == (second, away)
+        assert stale.staleness_ms >= (AWAY_S - 1.0) * 1000
+        for asked in (
+            {"consistency": "bounded", "max_staleness_ms": 1_500},
+            {"consistency": "strong"},
+            {"consistency": "session", "session": regions.ask(others[0])["session"]},
+        ):
+            said = regions.ask(away, **asked)
+            assert (said["release"], said["region"]) == (first, away), asked
+            assert said["served_by"] in others, asked
+        pinned = regions.ask(away, release=second)
+        assert (pinned["release"], pinned["served_by"]) == (second, away)
+        regions.links[away].open()
+        opened_s = time.monotonic()
+        traffic.wait_for_release(first, away)
+        caught_up_s = time.monotonic() - opened_s
+        traffic.wait_for_more()
+    fresh = traffic.latest(away)
+    print(f"\n{away} caught up {caught_up_s:.1f} s after its return")
+    assert fresh.staleness_ms < 3_000
+    assert traffic.failed == []
+    assert regions.wrong(askers) == []
+    assert regions.dishonest(askers) == []
+
+
+def test_a_lost_region_is_served_by_another_one_and_comes_back(regions: ThreeRegions) -> None:
+    first = regions.log.switches[-1].release
+    regions.commit("b-flat")
+    before = regions.entries
+    gone = regions.log.leader
+    assert gone is not None
+    others = [region for region in REGIONS if region != gone]
+    user = regions.user_beside(gone)
+    with (
+        Traffic({"user": user}, pause_s=0.02) as traffic,
+        regions.traffic(*others) as (rest, near),
+    ):
+        traffic.wait_for_more()
+        regions.drivers[gone].kill()
+        lost_s = time.monotonic()
+        traffic.wait_for(lambda: traffic.latest("user").served_by in others, "another region")
+        moved_s = time.monotonic() - lost_s
+        regions.at_leader("rollback", first)
+        log_moved_s = time.monotonic() - lost_s
+        regions.wait_until_serving(first, *others)
+        traffic.wait_for_release(first)
+        regions.start_again(gone)
+        regions.wait_until_serving(first)
+        traffic.wait_for(lambda: traffic.latest("user").served_by == gone, "the region again")
+    print(f"\nserved elsewhere after {moved_s:.1f} s, the log moved after {log_moved_s:.1f} s")
+    assert traffic.failed == []
+    assert rest.failed == []
+    assert regions.wrong([user, *near]) == []
+    assert regions.entries[: len(before)] == before
+
+
+def test_what_is_wrong_with_a_request_is_said_and_changes_nothing(regions: ThreeRegions) -> None:
+    aborted = regions.propose("b-flat", commit=False)
+    regions.at_leader("abort", aborted, "only a test")
+    before = regions.entries
+    elsewhere = SessionToken("another-store", 3).encode()
+    for field, asked in (
+        ("session", {"session": elsewhere}),
+        ("session", {"session": "no token"}),
+        ("release", {"release": aborted}),
+        ("consistency", {"consistency": "perfect"}),
+    ):
+        with pytest.raises(RaygionError, match=field) as refused:
+            regions.ask(REGIONS[1], **asked)
+        assert refused.value.code == "invalid_argument"
+    with pytest.raises(RaygionError, match="nowhere") as refused:
+        regions.at_leader(
+            "propose", regions.contents["b-flat"], targets=("nowhere",), auto_commit=True
+        )
+    assert regions.entries == before

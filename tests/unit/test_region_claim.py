@@ -1,0 +1,81 @@
+"""One region name, two clusters: the second is refused, a dead one's successor is not."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+import pytest
+
+from cluster.errors import Conflict
+from cluster.object_store import ObjectStore, open_store
+from cluster.region_claim import STANDSTILL_S, Claim, RegionClaim, claim_region
+from cluster.rollout_events import RegionStatus, heartbeat_path
+from tests.fakes import SimClock
+
+
+def beat(cluster_id: str, at_ms: int = 0) -> RegionStatus:
+    return RegionStatus(
+        region="a", position=0, prepared=(), current=None, cluster_id=cluster_id, at_ms=at_ms
+    )
+
+
+def test_a_name_that_nobody_has_and_ones_own_are_free() -> None:
+    claim = RegionClaim("mine")
+    assert claim.look(None, 0.0) is Claim.FREE
+    assert claim.look(beat("mine"), 1.0) is Claim.FREE
+    assert claim.look(beat("mine", 5), 2.0) is Claim.FREE
+
+
+def test_what_changes_between_two_looks_lives() -> None:
+    claim = RegionClaim("mine")
+    assert claim.look(beat("other"), 0.0) is Claim.UNDECIDED
+    assert claim.look(beat("other"), 1.0) is Claim.UNDECIDED
+    assert claim.look(beat("other", 1), 1.5) is Claim.TAKEN
+    assert claim.look(beat("other", 1), 1.5 + STANDSTILL_S - 0.1) is Claim.TAKEN
+    assert claim.look(beat("other", 1), 1.5 + STANDSTILL_S) is Claim.FREE
+
+
+def test_what_stands_still_is_dead_whatever_its_clock_says() -> None:
+    for at_ms in (0, 1_000_000_000):
+        claim = RegionClaim("mine")
+        assert claim.look(beat("other", at_ms), 0.0) is Claim.UNDECIDED
+        assert claim.look(beat("other", at_ms), STANDSTILL_S) is Claim.FREE
+
+
+def test_of_two_that_come_at_once_one_stays() -> None:
+    ours, theirs = RegionClaim("ours"), RegionClaim("theirs")
+    assert ours.look(None, 0.0) is theirs.look(None, 0.0) is Claim.FREE
+    # Both write; the second one's heartbeat stands.
+    assert ours.look(beat("theirs", 1), 1.0) is Claim.UNDECIDED
+    assert theirs.look(beat("theirs", 1), 1.0) is Claim.FREE
+    assert ours.look(beat("theirs", 2), 2.0) is Claim.TAKEN
+
+
+@pytest.fixture
+def store() -> ObjectStore:
+    return open_store(f"memory://{uuid4().hex}")
+
+
+def test_a_start_beside_another_cluster_is_refused_and_writes_nothing(store: ObjectStore) -> None:
+    clock = SimClock()
+    store.put(heartbeat_path("a"), beat("other").to_bytes())
+
+    def sleep(wait_s: float) -> None:
+        clock.sleep(wait_s)
+        store.put(heartbeat_path("a"), beat("other", clock.wall_ms()).to_bytes())
+
+    with pytest.raises(Conflict, match="'a' runs already, in Ray cluster other"):
+        claim_region(store, "a", "mine", clock=clock, sleep=sleep)
+    assert store.list_folders("regions") == ["a"]
+    assert RegionStatus.from_bytes(store.get(heartbeat_path("a")), source="a").cluster_id == "other"
+
+
+def test_after_a_crash_the_name_is_free_within_seconds(store: ObjectStore) -> None:
+    clock = SimClock()
+    begun_s = clock.now_s
+    store.put(heartbeat_path("a"), beat("crashed", clock.wall_ms()).to_bytes())
+    claim_region(store, "a", "crashed", clock=clock, sleep=clock.sleep)
+    assert clock.now_s == begun_s, "the same cluster goes on at once"
+    claim_region(store, "a", "mine", clock=clock, sleep=clock.sleep)
+    assert clock.now_s - begun_s == pytest.approx(STANDSTILL_S, abs=0.5)
+    claim_region(store, "b", "mine", clock=clock, sleep=clock.sleep)

@@ -1,0 +1,388 @@
+"""One region asks another one, over real connections."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from actors.region_peers import RegionPeers
+from cluster import errors
+from cluster.answers import AnswerEvent, AnswerRequest, AnswerResult, Retrieved, Token
+from cluster.caller import Caller, Location
+from cluster.clock import Deadline
+from cluster.demand import demand_of
+from cluster.filters import parse_filter
+from cluster.generation import ChatMessage, GenerationRequest
+from cluster.search import Hit, MergedHits, SearchEffort, SearchRequest, SearchResult
+from cluster.session import SessionToken
+from tests.unit.fake_service import DIMENSION, HIT, FakeService, until
+from tests.unit.region_servers import FakeInternals, nobody, peers_of, serving, settings_of
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+SEARCH = SearchRequest(queries=("tea",), trace_id=TRACE)
+QUESTION = AnswerRequest(question="What is the capital of Iceland?", trace_id=TRACE)
+PROMPT = GenerationRequest(
+    messages=(ChatMessage(role="user", content="Capital?"),),
+    max_tokens=16,
+    temperature=0.0,
+    request_id="r1",
+)
+AWKWARD = [0.1, 1 / 3, 1e-38, 3.4028235e38, -0.0, 0.30000001192092896, 1.1754944e-38, 5e-45]
+"""As float32: what decimal notation is known to get wrong."""
+
+
+class Scores(FakeService):
+    """Finds hits with given scores."""
+
+    def __init__(self, scores: list[float]) -> None:
+        super().__init__()
+        self.scores = np.array(scores, dtype=np.float32)
+
+    async def search(self, request: SearchRequest) -> SearchResult:
+        found = await super().search(request)
+        if request.passages:
+            hits = tuple(
+                Hit(
+                    id=f"p{i}",
+                    score=score.item(),
+                    text="caf\u00e9\u2028\u0085\n",
+                    metadata={"n": i},
+                )
+                for i, score in enumerate(self.scores)
+            )
+            return replace(found, results=(hits,), fell_back=(True,))
+        arrays = MergedHits(
+            scores=self.scores[np.newaxis],
+            rows=np.arange(len(self.scores))[np.newaxis],
+            ids=np.array([[f"p{i}".encode() for i in range(len(self.scores))]]),
+            shards=np.zeros((1, len(self.scores)), dtype=np.int32),
+        )
+        return replace(found, arrays=arrays)
+
+
+def bits(scores: Any) -> bytes:
+    return np.asarray(scores, dtype=np.float32).tobytes()
+
+
+async def test_scores_come_back_bit_for_bit() -> None:
+    service = Scores(AWKWARD)
+    async with serving(service) as url, peers_of(settings_of({"there": url})) as peers:
+        found = await peers.search("there", SEARCH, Deadline.after(5.0))
+        assert bits([hit.score for hit in found.hits]) == bits(AWKWARD)
+        doubles = [struct.pack("d", hit.score) for hit in found.hits]
+        assert doubles == [struct.pack("d", score) for score in service.scores.astype(float)]
+        assert found.hits[0].text == "caf\u00e9\u2028\u0085\n"
+        assert found.hits[3].metadata == {"n": 3}
+        assert found.fell_back == (True,)
+        binary = await peers.search("there", replace(SEARCH, passages=False), Deadline.after(5.0))
+        assert binary.arrays is not None
+        assert bits(binary.arrays.scores) == bits(AWKWARD)
+        assert binary.arrays.ids[0].tolist() == [f"p{i}".encode() for i in range(len(AWKWARD))]
+    for result in (found, binary):
+        assert (result.release, result.region, result.served_by) == (7, "north", "south")
+        assert (result.staleness_ms, result.session, result.trace_id) == (140, "a-token", TRACE)
+
+
+async def test_vectors_arrive_bit_for_bit_in_rows_and_flat() -> None:
+    service = FakeService()
+    vectors = np.array([AWKWARD[:DIMENSION], AWKWARD[3:6]], dtype=np.float32)
+    async with serving(service) as url, peers_of(settings_of({"there": url})) as peers:
+        for given in (vectors, vectors.ravel()):
+            asked = SearchRequest(vectors=given)
+            found = await peers.search("there", asked, Deadline.after(5.0))
+            assert len(found.results) == 2
+            got = service.searches[-1].vectors
+            assert got is not None
+            assert got.tobytes() == vectors.tobytes()
+
+
+OPTIONS: dict[str, Any] = {
+    "corpus": "factbook",
+    "top_k": 17,
+    "filter": parse_filter({"and": [{"region": {"in": ["a&b", None]}}, {"year": {"gte": 2000}}]}),
+    "fields": ("region", "year"),
+    "min_coverage": 0.25,
+    "effort": SearchEffort(ef_search=40, nprobe=3, exact=True),
+    "user": "caf\u00e9 & co",
+    "trace_id": TRACE,
+}
+DEMAND = demand_of("strong", SessionToken("store", 12).encode(), None)
+
+
+@pytest.mark.parametrize("how", [{"release": 9}, {"demand": DEMAND}, {"fields": ()}])
+@pytest.mark.parametrize("binary", [True, False])
+async def test_a_search_arrives_as_it_was_asked(how: dict[str, Any], binary: bool) -> None:
+    service = FakeService()
+    options = OPTIONS | how
+    if binary:
+        asked = SearchRequest(vectors=np.ones((1, DIMENSION), np.float32), **options)
+    else:
+        asked = SearchRequest(queries=("tea", "salt"), **options)
+    sent = replace(asked, caller=Caller(location=Location(latitude=1, longitude=2)))
+    async with serving(service) as url, peers_of(settings_of({"there": url})) as peers:
+        await peers.search("there", sent, Deadline.after(2.0))
+    (got,) = service.searches
+    # Where the caller is has been made use of; the time is what was left of it, or half of that.
+    assert 0.5 < got.timeout_s <= 1.0
+    assert got.forwarded_by == "here"
+    empty = {"vectors": None, "timeout_s": 1.0, "forwarded_by": ""}
+    assert replace(got, **empty) == replace(asked, **empty)
+
+
+async def test_a_question_arrives_as_it_was_asked_and_its_events_come_back() -> None:
+    service = FakeService()
+    asked = AnswerRequest(
+        question="Capital?\u2028",
+        history=(ChatMessage(role="assistant", content="Hi\n"),),
+        corpus="factbook",
+        top_k=2,
+        filter=parse_filter({"region": "europe"}),
+        max_tokens=99,
+        temperature=0.5,
+        stop=("\n", "END"),
+        seed=3,
+        min_coverage=0.5,
+        user="u",
+        trace_id=TRACE,
+        demand=DEMAND,
+    )
+    async with serving(service) as url, peers_of(settings_of({"there": url})) as peers:
+        events = await collect(peers, asked)
+        plain = replace(asked, retrieve=False, question="x" * 10_000, release=3)
+        await collect(peers, replace(plain, demand=demand_of(None, None, None)))
+    first, last = events[0], events[-1]
+    assert isinstance(first, Retrieved)
+    assert isinstance(last, AnswerResult)
+    assert [event.text for event in events[1:-1] if isinstance(event, Token)] == list(
+        service.tokens
+    )
+    assert (first.citations[0].id, first.served_by, first.session) == (HIT.id, "south", "a-token")
+    assert (last.answer, last.usage.completion_tokens) == ("Reykjavik [1]", 3)
+    got, got_plain = service.answers
+    assert replace(got, timeout_s=1.0, forwarded_by="") == replace(asked, timeout_s=1.0)
+    assert got.forwarded_by == "here"
+    assert (got_plain.retrieve, len(got_plain.question), got_plain.release) == (False, 10_000, 3)
+
+
+async def collect(
+    peers: RegionPeers, asked: AnswerRequest, into: list[AnswerEvent] | None = None
+) -> list[AnswerEvent]:
+    got = [] if into is None else into
+    async for event in peers.answer_events("there", asked, Deadline.after(5.0)):
+        got.append(event)
+    return got
+
+
+ERRORS: list[tuple[errors.RaygionError, type[errors.RaygionError]]] = [
+    (errors.InvalidArgument("must be less", "top_k"), errors.InvalidArgument),
+    (errors.InvalidArgument("says nothing"), errors.InvalidArgument),
+    (errors.NotFound("no such model"), errors.NotFound),
+    (errors.NotYet("not here yet"), errors.NotYet),
+    (errors.Overloaded("full", 7.0), errors.Overloaded),
+    (errors.Unavailable("no shard"), errors.Unavailable),
+    (errors.TooLarge("too long"), errors.TooLarge),
+    (errors.Corrupt("secret"), errors.Unavailable),
+    (errors.RaygionError("secret"), errors.Unavailable),
+]
+
+
+@pytest.mark.parametrize(("error", "kind"), ERRORS)
+async def test_errors_keep_their_kind(
+    error: errors.RaygionError, kind: type[errors.RaygionError]
+) -> None:
+    service = FakeService()
+    service.search_error = service.answer_error = error
+    async with serving(service) as url, peers_of(settings_of({"there": url})) as peers:
+        with pytest.raises(kind) as searching:
+            await peers.search("there", SEARCH, Deadline.after(5.0))
+        with pytest.raises(kind) as answering:
+            await collect(peers, QUESTION)
+    assert type(searching.value) is type(answering.value) is kind
+    if kind is type(error):
+        assert str(searching.value) == str(answering.value) == str(error)
+        assert vars(searching.value) == vars(error)
+    else:
+        assert "secret" not in str(searching.value)
+
+
+async def test_a_stream_that_breaks_over_there_breaks_here_with_its_kind() -> None:
+    service = FakeService()
+    service.token_error = errors.Overloaded("the queue is full")
+    async with serving(service) as url, peers_of(settings_of({"there": url})) as peers:
+        got: list[AnswerEvent] = []
+        with pytest.raises(errors.Overloaded, match="the queue is full"):
+            await collect(peers, QUESTION, got)
+        assert len(got) == 3
+        service.token_error = None
+        service.ends_early = True
+        with pytest.raises(errors.Unavailable):
+            await collect(peers, QUESTION)
+
+
+async def test_the_key_of_the_other_region_is_presented() -> None:
+    service, internals = FakeService(), FakeInternals()
+    async with serving(service, internals, api_keys=("theirs",)) as url:
+        given = settings_of({"there": url}).model_dump(mode="json")
+        given["regions"]["there"]["http"]["api_keys"] = ["theirs"]
+        async with peers_of(type(settings_of({})).model_validate(given)) as peers:
+            await peers.search("there", SEARCH, Deadline.after(5.0))
+            await collect(peers, QUESTION)
+        async with peers_of(settings_of({"there": url})) as peers:
+            with pytest.raises(errors.Unavailable, match="unauthenticated"):
+                await peers.search("there", SEARCH, Deadline.after(5.0))
+    assert len(service.searches) == len(service.answers) == 1
+
+
+async def test_closing_a_stream_stops_the_work_over_there() -> None:
+    service, internals = FakeService(), FakeInternals()
+    service.gate.clear()
+    internals.gate.clear()
+    async with serving(service, internals) as url, peers_of(settings_of({"there": url})) as peers:
+        asking = peers.answer_events("there", QUESTION, Deadline.after(30.0))
+        async with aclosing(asking) as events:
+            assert isinstance(await anext(events), Retrieved)
+            await service.generating.wait()
+        async with asyncio.timeout(5.0):
+            await service.stopped.wait()
+        writing = peers.generate("there", 7, PROMPT, Deadline.after(30.0))
+        async with aclosing(writing) as chunks:
+            assert (await anext(chunks)).text == "The "
+        async with asyncio.timeout(5.0):
+            await internals.stopped.wait()
+    assert service.completed == 0
+
+
+async def test_cancelling_ends_the_work_over_there() -> None:
+    service = FakeService()
+    service.gate.clear()
+    async with serving(service) as url, peers_of(settings_of({"there": url})) as peers:
+        searching = asyncio.create_task(peers.search("there", SEARCH, Deadline.after(30.0)))
+        answering = asyncio.create_task(collect(peers, QUESTION))
+        await until(lambda: service.waiting == 2)
+        searching.cancel()
+        answering.cancel()
+        await asyncio.gather(searching, answering, return_exceptions=True)
+        await until(lambda: service.waiting == 0)
+
+
+async def test_time_runs_out_here_even_when_the_other_region_says_nothing() -> None:
+    service = FakeService()
+    service.gate.clear()
+    async with serving(service) as url, peers_of(settings_of({"there": url})) as peers:
+        # Another region is left to ask: this one has half of the time.
+        with pytest.raises(errors.Unavailable, match="in time"):
+            await peers.search("there", SEARCH, Deadline.after(0.2))
+        with pytest.raises(errors.DeadlineExceeded):
+            async for _ in peers.answer_events("there", QUESTION, Deadline.after(0.2)):
+                pass
+        with pytest.raises(errors.DeadlineExceeded):
+            await peers.search("there", SEARCH, Deadline.after(0.0))
+        await until(lambda: service.waiting == 0)
+
+
+async def test_a_region_that_is_away_comes_last_until_it_answers_again() -> None:
+    service = FakeService()
+    with nobody() as lost:
+        async with serving(service) as url:
+            settings = settings_of({"lost": lost, "there": url})
+            async with peers_of(settings) as peers:
+                assert peers.candidates(SEARCH) == ("lost", "there")
+                for _ in range(3):
+                    with pytest.raises(errors.Unavailable, match="'lost' does not answer"):
+                        await peers.search("lost", SEARCH, Deadline.after(5.0))
+                assert peers.candidates(SEARCH) == ("there", "lost")
+                # What a region refuses is no fault of its own.
+                service.search_error = errors.InvalidArgument("no", "corpus")
+                for _ in range(6):
+                    with pytest.raises(errors.InvalidArgument):
+                        await peers.search("there", SEARCH, Deadline.after(5.0))
+                assert peers.candidates(SEARCH) == ("there", "lost")
+
+
+async def test_a_restarted_region_is_asked_over_a_new_connection() -> None:
+    """The old one, kept open, was closed over there without a word."""
+    closed = 0
+
+    async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal closed
+        while await reader.readline() not in (b"\r\n", b""):
+            pass
+        await reader.read(1024)
+        body = b'{"status":"ok"}' if closed == 0 else b"{}"
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+        await writer.drain()
+        closed += 1
+        writer.close()
+
+    server = await asyncio.start_server(once, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server, peers_of(settings_of({"there": url})) as peers:
+        for _ in range(3):
+            # Answered each time, though by what is no region.
+            with pytest.raises(errors.Unavailable, match="not what a region sends"):
+                await peers.search("there", SEARCH, Deadline.after(5.0))
+    assert closed == 3
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nnull",
+        b'HTTP/1.1 200 OK\r\ncontent-length: 14\r\n\r\n{"results":[1]}'[:-1],
+        b"HTTP/1.1 502 Bad\r\ncontent-length: 5\r\n\r\n<html",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 400\r\n\r\nshort",
+        b"garbage\r\n\r\n",
+    ],
+)
+async def test_what_is_no_region_is_unavailable(reply: bytes) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(4096)
+        writer.write(reply)
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server, peers_of(settings_of({"there": url})) as peers:
+        with pytest.raises(errors.Unavailable):
+            await peers.search("there", SEARCH, Deadline.after(5.0))
+        with pytest.raises(errors.Unavailable):
+            await collect(peers, QUESTION)
+
+
+class Slow(FakeService):
+    """Says nothing for longer than a lost region may."""
+
+    async def answer_events(self, request: AnswerRequest) -> AsyncGenerator[AnswerEvent, None]:
+        await self.gate.wait()
+        async for event in super().answer_events(request):
+            yield event
+
+
+async def test_a_slow_region_is_no_lost_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actors.region_link.SILENCE_MAX_S", 0.4)
+    monkeypatch.setattr("deployments.region_routes.SIGN_OF_LIFE_S", 0.05)
+    service = Slow()
+    service.gate.clear()
+    async with serving(service) as url, peers_of(settings_of({"there": url})) as peers:
+        answering = asyncio.create_task(collect(peers, QUESTION))
+        # Twice as long as silence may last.
+        asyncio.get_running_loop().call_later(0.8, service.gate.set)
+        assert isinstance((await answering)[-1], AnswerResult)
+        # An error that comes after signs of life is one all the same.
+        service.gate.clear()
+        service.answer_error = errors.NotYet("not here")
+        asyncio.get_running_loop().call_later(0.2, service.gate.set)
+        with pytest.raises(errors.NotYet, match="not here"):
+            await collect(peers, QUESTION)
+        monkeypatch.setattr("deployments.region_routes.SIGN_OF_LIFE_S", 60.0)
+        service.gate.clear()
+        with pytest.raises(errors.Unavailable, match="does not answer"):
+            await collect(peers, QUESTION)

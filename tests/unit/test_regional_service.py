@@ -1,0 +1,504 @@
+"""Three regions that answer as requests demand, joined by calls in place of HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from actors.regional_service import FORWARDS_MAX, RegionalService
+from cluster.answers import (
+    AnswerEvent,
+    AnswerRequest,
+    AnswerResult,
+    RegionSummary,
+    Retrieved,
+    Token,
+    Usage,
+)
+from cluster.clock import Deadline
+from cluster.consistency import Known
+from cluster.demand import Consistency, Demand, demand_of
+from cluster.errors import (
+    DeadlineExceeded,
+    InvalidArgument,
+    NotYet,
+    Overloaded,
+    RaygionError,
+    Unavailable,
+)
+from cluster.prompt import PromptTemplate
+from cluster.region_view import Freshness, Pulse, RegionView, ReleaseView
+from cluster.releases import Switch
+from cluster.search import Hit, SearchRequest, SearchResult
+from cluster.session import SessionToken
+from tests.fakes import SimClock
+
+SKEW, STORE = 100, "store"
+ASK = SearchRequest(queries=("tea",), trace_id="t", timeout_s=5.0)
+QUESTION = AnswerRequest(question="Who grows tea?", trace_id="t", timeout_s=60.0)
+FIRST, SECOND = (3, 1, 0), (6, 2, 500)
+"""Switches: position, release, moment."""
+
+
+def strong() -> Demand:
+    return Demand(level=Consistency.STRONG)
+
+
+def quorum() -> Demand:
+    return Demand(level=Consistency.QUORUM)
+
+
+def seen(position: int) -> Demand:
+    return demand_of(None, SessionToken(STORE, position).encode(), None)
+
+
+@dataclass
+class World:
+    """The store's release log, and the regions by name."""
+
+    clock: SimClock = field(default_factory=lambda: SimClock(10.0))
+    log: list[tuple[int, int, int]] = field(default_factory=lambda: [FIRST, SECOND])
+    store_away: bool = False
+    regions: dict[str, Region] = field(default_factory=dict)
+
+    def add(self, *names: str) -> list[Region]:
+        added = [Region(name, self) for name in names]
+        self.regions.update({region.name: region for region in added})
+        return added
+
+    async def sleep(self, wait_s: float) -> None:
+        self.clock.sleep(wait_s)
+        await asyncio.sleep(0)
+
+
+class Region:
+    """The service under test, over an engine, a view and peers that do as they are told."""
+
+    def __init__(self, name: str, world: World) -> None:
+        self.name = name
+        self.world = world
+        self.known = Known(RegionView(region=name, releases={1: release(1), 2: release(2)}))
+        self.prefers: str | None = None
+        self.failures: list[RaygionError] = []
+        """Of the engine's next searches and answers."""
+        self.error_in_stream: RaygionError | None = None
+        self.text = "text"
+        self.gone = False
+        self.hangs = False
+        self.refreshes = 0
+        self.read_takes_s = 0.01
+        self.served: list[SearchRequest | AnswerRequest] = []
+        self.received: list[SearchRequest | AnswerRequest] = []
+        self.sent_to: list[str] = []
+        self.service = RegionalService(
+            region=name,
+            engine=self,
+            views=self,
+            peers=Links(self),
+            clock=world.clock,
+            skew_max_ms=SKEW,
+            sleep=world.sleep,
+        )
+        self.read()
+
+    def read(self, upto: int | None = None) -> None:
+        """The coordinator reads the log and tells the gateway."""
+        entries = self.world.log if upto is None else self.world.log[:upto]
+        switches = tuple(Switch(position=p, release=r, at_ms=at) for p, r, at in entries)
+        pulse = Pulse(
+            freshness=Freshness(read_ms=self.world.clock.wall_ms(), position=switches[-1].position),
+            switches=switches,
+            store_id=STORE,
+            last_release=2,
+        )
+        self.known = Known(replace(self.known.view, switches=switches), pulse)
+
+    def holds(self, *numbers: int) -> None:
+        view = replace(self.known.view, releases={n: release(n) for n in numbers})
+        self.known = Known(view, self.known.pulse)
+
+    # As the views.
+
+    async def refresh(self) -> None:
+        self.refreshes += 1
+        if self.hangs:
+            await asyncio.Event().wait()
+        self.world.clock.sleep(self.read_takes_s)
+        if self.world.store_away:
+            raise Unavailable("the store does not answer")
+        self.read()
+
+    # As the engine.
+
+    async def search(self, request: SearchRequest) -> SearchResult:
+        self.served.append(request)
+        if self.failures:
+            raise self.failures.pop(0)
+        pinned = self.known.pin(
+            request.release,
+            self.world.clock.wall_ms(),
+            not_before=request.not_before,
+            skew_max_ms=SKEW,
+        )
+        number = pinned.release.number
+        return SearchResult(
+            results=((Hit(id=f"{number}-a", score=0.1, text=self.text, metadata={}),),),
+            release=number,
+            region=self.name,
+            coverage=1.0,
+            took_ms=1.0,
+            trace_id=request.trace_id,
+            served_by=self.name,
+            staleness_ms=pinned.staleness_ms,
+            session=pinned.session,
+        )
+
+    async def answer_events(self, request: AnswerRequest) -> AsyncGenerator[AnswerEvent, None]:
+        found = await self.search(replace(request.retrieval(), not_before=request.not_before))
+        self.served[-1] = request
+        made = {
+            "citations": (),
+            "release": found.release,
+            "region": self.name,
+            "coverage": 1.0,
+            "model": "m",
+            "trace_id": request.trace_id,
+            "served_by": self.name,
+            "staleness_ms": found.staleness_ms,
+            "session": found.session,
+        }
+        yield Retrieved(**made)
+        yield Token(text="tea")
+        if self.error_in_stream is not None:
+            raise self.error_in_stream
+        yield AnswerResult(
+            answer="tea",
+            usage=Usage(prompt_tokens=1, completion_tokens=1),
+            finish_reason="stop",
+            took_ms=1.0,
+            **made,
+        )
+
+    async def answer(self, request: AnswerRequest) -> AnswerResult:
+        raise AssertionError("answers go by their events")
+
+    async def status(self) -> RegionSummary:
+        raise Unavailable("no coordinator here")
+
+
+@dataclass
+class Links:
+    """`cluster.region_peers.Peers`: the other regions of the world, in the order of their names."""
+
+    here: Region
+
+    def preferred(self, request: SearchRequest | AnswerRequest) -> str:
+        return self.here.prefers or self.here.name
+
+    def candidates(self, request: SearchRequest | AnswerRequest) -> tuple[str, ...]:
+        return tuple(name for name in self.here.world.regions if name != self.here.name)
+
+    async def search(self, region: str, request: SearchRequest, deadline: Deadline) -> SearchResult:
+        there = self._reach(region, request, deadline)
+        return await there.service.search(self._sent(request, deadline))
+
+    async def answer_events(
+        self, region: str, request: AnswerRequest, deadline: Deadline
+    ) -> AsyncGenerator[AnswerEvent, None]:
+        there = self._reach(region, request, deadline)
+        async for event in there.service.answer_events(self._sent(request, deadline)):
+            yield event
+
+    def _reach(
+        self, region: str, request: SearchRequest | AnswerRequest, deadline: Deadline
+    ) -> Region:
+        self.here.sent_to.append(region)
+        there = self.here.world.regions[region]
+        if there.gone:
+            raise Unavailable(f"region {region} does not answer")
+        assert not request.forwarded_by, "what was forwarded is never sent on"
+        there.received.append(self._sent(request, deadline))
+        return there
+
+    def _sent(self, request, deadline):  # type: ignore[no-untyped-def]
+        return replace(request, forwarded_by=self.here.name, timeout_s=deadline.remaining_s())
+
+
+def release(number: int) -> ReleaseView:
+    return ReleaseView(
+        number=number, corpora={}, embedders=(), generator=None, prompt=PromptTemplate()
+    )
+
+
+@pytest.fixture
+def world() -> World:
+    world = World()
+    world.add("a", "b", "c")
+    return world
+
+
+@pytest.fixture
+def a(world: World) -> Region:
+    return world.regions["a"]
+
+
+@pytest.fixture
+def b(world: World) -> Region:
+    return world.regions["b"]
+
+
+async def told(region: Region, request: AnswerRequest) -> list[AnswerEvent]:
+    return [event async for event in region.service.answer_events(request)]
+
+
+async def test_what_demands_nothing_is_served_here_as_it_came(a: Region) -> None:
+    found = await a.service.search(ASK)
+    assert (found.release, found.region, found.served_by, found.staleness_ms) == (2, "a", "a", 100)
+    assert SessionToken.decode(found.session) == SessionToken(STORE, 6)
+    assert a.served == [ASK]
+    assert (a.refreshes, a.sent_to) == (0, [])
+
+
+@pytest.mark.parametrize(
+    "demand", [seen(6), demand_of(None, None, 500), strong(), quorum()], ids=lambda d: str(d.level)
+)
+async def test_each_level_is_met_here_when_it_can_be(a: Region, demand: Demand) -> None:
+    found = await a.service.search(replace(ASK, demand=demand))
+    assert (found.release, found.region, found.served_by) == (2, "a", "a")
+    assert a.refreshes == (demand.level is Consistency.STRONG)
+    assert a.sent_to == (["b", "c"] if demand.level is Consistency.QUORUM else [])
+
+
+@pytest.mark.parametrize(
+    "demand", [seen(6), demand_of(None, None, 500), strong()], ids=lambda d: str(d.level)
+)
+async def test_each_level_is_met_by_reading_the_log(
+    a: Region, world: World, demand: Demand
+) -> None:
+    a.read(upto=1)
+    world.clock.sleep(3.0)
+    found = await a.service.search(replace(ASK, demand=demand))
+    assert (found.release, found.served_by, a.refreshes) == (2, "a", 1)
+    assert found.staleness_ms <= 500
+
+
+@pytest.mark.parametrize(
+    "demand", [seen(6), demand_of(None, None, 500), strong()], ids=lambda d: str(d.level)
+)
+async def test_what_this_region_does_not_hold_another_one_serves(
+    a: Region, b: Region, demand: Demand
+) -> None:
+    a.holds(1)
+    found = await a.service.search(replace(ASK, demand=demand))
+    assert (found.release, found.region, found.served_by) == (2, "a", "b")
+    assert a.sent_to == ["b"]
+    assert b.received[0].demand == demand
+    # With what is left of the time.
+    assert b.received[0].timeout_s == pytest.approx(ASK.timeout_s - a.read_takes_s)
+
+
+async def test_a_named_release_that_is_not_here_is_served_elsewhere(a: Region) -> None:
+    a.holds(2)
+    found = await a.service.search(replace(ASK, release=1))
+    assert (found.release, found.served_by) == (1, "b")
+    with pytest.raises(InvalidArgument, match="no release 3"):
+        await a.service.search(replace(ASK, release=3))
+    assert a.sent_to == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("demand", "error"), [(seen(6), NotYet), (demand_of(None, None, 500), NotYet)]
+)
+async def test_what_no_region_meets_is_refused(
+    world: World, a: Region, demand: Demand, error: type[RaygionError]
+) -> None:
+    for region in world.regions.values():
+        region.holds(1)
+    with pytest.raises(error, match=r"this region|asked for"):
+        await a.service.search(replace(ASK, demand=demand))
+    assert a.sent_to == ["b", "c"]
+    assert all(region.refreshes == 1 for region in world.regions.values())
+
+
+async def test_without_the_store_nothing_is_promised(world: World, a: Region) -> None:
+    world.store_away = True
+    world.clock.sleep(30.0)
+    assert (await a.service.search(ASK)).staleness_ms == 30_100
+    for demand in (strong(), demand_of(None, None, 500), seen(9)):
+        with pytest.raises(Unavailable, match="store"):
+            await a.service.search(replace(ASK, demand=demand))
+
+
+async def test_a_hanging_store_leaves_time_for_another_region(a: Region) -> None:
+    a.hangs = True
+    found = await a.service.search(replace(ASK, demand=strong(), timeout_s=0.1))
+    assert (found.release, found.served_by) == (2, "b")
+
+
+@pytest.mark.parametrize("error", [Unavailable("coverage"), Overloaded("full"), NotYet("")])
+async def test_a_region_that_fails_fails_no_query(
+    a: Region, b: Region, error: RaygionError
+) -> None:
+    a.failures = [error]
+    assert (await a.service.search(ASK)).served_by == "b"
+    a.failures, b.gone = [error], True
+    assert (await a.service.search(ASK)).served_by == "c"
+    assert len(a.sent_to) == 1 + FORWARDS_MAX
+
+
+async def test_what_other_regions_share_is_told_at_once(a: Region) -> None:
+    for error in (InvalidArgument("wrong", "top_k"), DeadlineExceeded("late")):
+        a.failures = [error]
+        with pytest.raises(type(error)):
+            await a.service.search(ASK)
+    assert a.sent_to == []
+
+
+async def test_when_all_fail_the_caller_hears_what_failed_first(world: World, a: Region) -> None:
+    for region in world.regions.values():
+        region.failures = [Unavailable(f"in {region.name}")]
+    with pytest.raises(Unavailable, match="in a"):
+        await a.service.search(ASK)
+
+
+async def test_what_was_forwarded_stays_where_it_came(a: Region, b: Region) -> None:
+    b.prefers = "c"
+    b.failures = [Unavailable("coverage")]
+    a.failures = [Unavailable("coverage")]
+    assert (await a.service.search(ASK)).served_by == "c"
+    assert b.sent_to == []
+    b.holds(1)
+    with pytest.raises(NotYet):
+        await b.service.search(replace(ASK, demand=seen(6), forwarded_by="a"))
+    assert b.sent_to == []
+
+
+async def test_a_preferred_region_comes_first_and_this_one_after_it(a: Region, b: Region) -> None:
+    a.prefers = "b"
+    found = await a.service.search(ASK)
+    assert (found.region, found.served_by, a.served) == ("a", "b", [])
+    b.gone = True
+    assert (await a.service.search(ASK)).served_by == "a"
+
+
+async def test_a_strong_answer_waits_for_a_moment_that_may_have_come(
+    world: World, a: Region
+) -> None:
+    world.log.append((9, 1, 10_060))
+    found = await a.service.search(replace(ASK, demand=strong()))
+    assert (found.release, world.clock.wall_ms()) == (1, 10_060)
+    assert SessionToken.decode(found.session).position == 9
+    world.log.append((12, 2, 20_000))
+    assert (await a.service.search(replace(ASK, demand=strong()))).release == 1
+    world.log.append((15, 2, world.clock.wall_ms() + 90))
+    with pytest.raises(DeadlineExceeded):
+        await a.service.search(replace(ASK, demand=strong(), timeout_s=0.05))
+
+
+async def test_a_token_counts_everywhere_even_where_clocks_are_behind(
+    world: World, a: Region, b: Region
+) -> None:
+    world.log.append((9, 1, 10_060))
+    world.clock.now_s = 10.06
+    a.read()
+    ahead = await a.service.search(ASK)
+    world.clock.now_s = 10.0
+    found = await b.service.search(replace(ASK, demand=demand_of(None, ahead.session, None)))
+    assert (found.release, found.served_by) == (1, "b")
+
+
+async def test_tokens_of_other_stores_and_of_no_log(a: Region) -> None:
+    for position, store in ((6, "other"), (7, STORE)):
+        token = SessionToken(store, position).encode()
+        with pytest.raises(InvalidArgument) as raised:
+            await a.service.search(replace(ASK, demand=demand_of(None, token, None)))
+        assert raised.value.field == "session"
+
+
+# By quorum.
+
+
+async def test_a_majority_is_the_answer_whoever_is_asked(world: World, a: Region) -> None:
+    a.read(upto=1)
+    found = await a.service.search(replace(ASK, demand=quorum()))
+    assert (found.release, found.region) == (2, "a")
+    assert found.served_by in ("b", "c")
+
+
+async def test_one_lost_region_of_three_is_no_matter_two_are(world: World, a: Region) -> None:
+    world.regions["b"].gone = True
+    assert (await a.service.search(replace(ASK, demand=quorum()))).served_by == "a"
+    world.regions["c"].gone = True
+    with pytest.raises(Unavailable, match="1 of 3 regions answer"):
+        await a.service.search(replace(ASK, demand=quorum()))
+
+
+async def test_regions_that_differ_are_asked_once_more_and_then_refused(
+    world: World, a: Region, caplog: pytest.LogCaptureFixture
+) -> None:
+    for region in world.regions.values():
+        region.text = f"of {region.name}"
+    with pytest.raises(NotYet, match="no majority"):
+        await a.service.search(replace(ASK, demand=quorum()))
+    assert len(a.served) == 2
+    assert "answer release 2 differently" in caplog.text
+
+
+async def test_bad_input_is_bad_by_quorum_too(world: World, a: Region) -> None:
+    for region in world.regions.values():
+        region.failures = [InvalidArgument("wrong", "top_k")] * 2
+    with pytest.raises(InvalidArgument):
+        await a.service.search(replace(ASK, demand=quorum()))
+
+
+async def test_a_single_region_is_its_own_majority() -> None:
+    (alone,) = World().add("alone")
+    assert (await alone.service.search(replace(ASK, demand=quorum()))).release == 2
+
+
+# Answers.
+
+
+async def test_an_answer_is_made_by_one_release_whatever_comes_meanwhile(
+    world: World, a: Region
+) -> None:
+    events = a.service.answer_events(replace(QUESTION, demand=strong()))
+    first = await anext(events)
+    world.log.append((9, 1, 0))
+    a.read()
+    rest = [event async for event in events]
+    assert isinstance(first, Retrieved)
+    assert isinstance(rest[-1], AnswerResult)
+    assert first.release == rest[-1].release == 2
+    assert a.served[0].release == 2
+
+
+async def test_an_answer_goes_on_elsewhere_before_it_has_begun(a: Region) -> None:
+    a.failures = [Unavailable("coverage")]
+    events = await told(a, QUESTION)
+    assert {(e.region, e.served_by) for e in events if not isinstance(e, Token)} == {("a", "b")}
+    assert (await a.service.answer(QUESTION)).served_by == "a"
+
+
+async def test_an_answer_that_has_begun_is_not_begun_again(a: Region) -> None:
+    a.error_in_stream = Unavailable("the model broke off")
+    events = a.service.answer_events(QUESTION)
+    assert [type(await anext(events)) for _ in range(2)] == [Retrieved, Token]
+    with pytest.raises(Unavailable):
+        await anext(events)
+    assert a.sent_to == []
+
+
+async def test_an_answer_by_quorum_is_written_where_the_majority_is(
+    world: World, a: Region
+) -> None:
+    a.read(upto=1)
+    (retrieved, *_) = await told(a, replace(QUESTION, demand=quorum()))
+    assert isinstance(retrieved, Retrieved)
+    assert (retrieved.release, retrieved.region) == (2, "a")
+    assert retrieved.served_by in ("b", "c")
+    with pytest.raises(InvalidArgument, match="with retrieval"):
+        await told(a, replace(QUESTION, retrieve=False, demand=quorum()))

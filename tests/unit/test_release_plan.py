@@ -1,0 +1,146 @@
+"""What a release is made of in a region: its own corpora, and a model where it generates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors.release_loader import LoadedRelease, ReleaseLoader
+from actors.replica_counts import ReplicaCounts
+from cluster.artifacts import Artifacts
+from cluster.catalog import Catalog
+from cluster.config import GeneratorSettings, Settings
+from cluster.errors import InvalidArgument
+from cluster.local_store import LocalStore
+from cluster.manifests import ArtifactFile, IndexManifest, IndexParameters, ModelKind, ModelManifest
+from cluster.releases import Release, ReleaseContents
+
+SETTINGS: dict[str, Any] = {
+    "regions": {"eu": {}, "us": {"generates": False}, "asia": {}},
+    "corpora": {"patients": {"regions": ["eu"]}, "open": {}},
+}
+
+
+class Deployer:
+    def __init__(self) -> None:
+        self.running: list[str] = []
+
+    def deploy(self, model: ModelManifest, application: str, settings: GeneratorSettings) -> None:
+        self.running.append(application)
+
+    def delete(self, application: str) -> None:
+        self.running.remove(application)
+
+
+class Plans:
+    """Plans a release with two corpora and a generator, for any region."""
+
+    def __init__(self, folder: Path) -> None:
+        self.store = LocalStore(folder)
+        self.deployer = Deployer()
+        self.folder = folder
+        catalog, artifacts = Catalog(self.store), Artifacts(self.store)
+        refs = {name: catalog.publish_index(index(name))[1] for name in ("patients", "open")}
+        _, generator = catalog.publish_model(model(artifacts))
+        self.contents = ReleaseContents(indexes=refs, generator=generator)
+
+    def loader(self, region: str, corpora: dict[str, Any] | None = None) -> ReleaseLoader:
+        settings = Settings.model_validate(
+            SETTINGS if corpora is None else SETTINGS | {"corpora": corpora}
+        )
+        counts = ReplicaCounts(settings, self.store, region)
+        return ReleaseLoader(settings, region, self.store, self.folder, self.deployer, counts)
+
+    def plan(self, region: str, corpora: dict[str, Any] | None = None) -> LoadedRelease:
+        return self.loader(region, corpora).plan(Release(number=3, contents=self.contents))
+
+
+@pytest.fixture
+def plans(tmp_path: Path) -> Plans:
+    return Plans(tmp_path)
+
+
+def index(corpus: str) -> IndexManifest:
+    return IndexManifest(
+        corpus=corpus,
+        version=f"{corpus}-1",
+        corpus_position=1,
+        dimension=8,
+        parameters=IndexParameters(),
+        embedder_fingerprint=None,
+        metadata_schema={},
+        num_documents=1,
+        num_passages=1,
+        shards=(),
+        recall_at_10=1.0,
+        built_at_ms=0,
+    )
+
+
+def model(artifacts: Artifacts) -> ModelManifest:
+    files = []
+    for path in ("model.safetensors", "tokenizer.json"):
+        sha256, size_bytes = artifacts.put_bytes(path.encode())
+        files.append(ArtifactFile(path=path, sha256=sha256, size_bytes=size_bytes))
+    return ModelManifest(
+        kind=ModelKind.GENERATOR,
+        name="small",
+        version="0123456789abcdef",
+        fingerprint="b" * 64,
+        files=tuple(files),
+    )
+
+
+def test_a_region_has_the_corpora_that_may_be_there(plans: Plans) -> None:
+    eu, us = plans.plan("eu"), plans.plan("us")
+    assert eu.view.corpora.keys() == eu.indexes.keys() == {"patients", "open"}
+    assert eu.view.elsewhere == frozenset()
+    assert us.view.corpora.keys() == us.indexes.keys() == {"open"}
+    assert us.view.elsewhere == {"patients"}
+
+
+def test_a_corpus_that_is_elsewhere_is_told_from_an_unknown_one(plans: Plans) -> None:
+    us = plans.plan("us").view
+    assert us.corpus("open").corpus == "open"
+    with pytest.raises(InvalidArgument, match="'patients' is not kept in this region"):
+        us.corpus("patients")
+    with pytest.raises(InvalidArgument, match="there is no corpus 'x'; there is: open, patients"):
+        us.corpus("x")
+    # The same in all regions: which corpora a release has does not depend on where one asks.
+    with pytest.raises(InvalidArgument, match="name one of the corpora: open, patients"):
+        us.corpus(None)
+
+
+def test_a_region_may_have_no_corpus_at_all(plans: Plans) -> None:
+    bound = {"patients": {"regions": ["eu"]}, "open": {"regions": ["asia"]}}
+    us = plans.plan("us", bound)
+    assert not us.view.corpora
+    assert us.view.elsewhere == {"patients", "open"}
+    plans.loader("us", bound).load(us)
+
+
+def test_a_model_runs_only_where_the_region_generates(plans: Plans) -> None:
+    asia, us = plans.plan("asia"), plans.plan("us")
+    assert asia.generator is not None
+    assert asia.view.generator is not None
+    assert asia.view.generator.application == "generator-0123456789abcdef"
+    assert us.generator is None
+    assert us.view.generator is not None
+    assert us.view.generator.application is None
+    # Prompts are counted and cut here all the same.
+    assert [file.path for file in us.view.generator.tokenizer_files] == ["tokenizer.json"]
+    assert us.view.generator.model == "small"
+
+
+def test_no_model_is_started_or_ended_where_none_runs(plans: Plans) -> None:
+    bound = {"patients": {"regions": ["eu"]}, "open": {"regions": ["eu"]}}
+    for region in ("us", "asia"):
+        loader, planned = plans.loader(region, bound), plans.plan(region, bound)
+        loader.load(planned)
+        assert plans.deployer.running == ([] if region == "us" else ["generator-0123456789abcdef"])
+        loader.retire(planned, [planned])
+        assert plans.deployer.running == ([] if region == "us" else ["generator-0123456789abcdef"])
+        loader.retire(planned, [])
+        assert plans.deployer.running == []
