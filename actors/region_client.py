@@ -25,6 +25,7 @@ from actors import names
 from actors.actor_calls import NAMESPACE
 from actors.ray_environment import LOOPBACK_ENV, reread_environment
 from cluster.answers import ANSWER_TOP_K_DEFAULT, AnswerRequest, AnswerResult, RegionSummary
+from cluster.demand import demand_of
 from cluster.errors import Unavailable
 from cluster.filters import Filter, parse_filter
 from cluster.search import TOP_K_DEFAULT, SearchRequest, SearchResult
@@ -73,10 +74,14 @@ class Region:
         min_coverage: float = 1.0,
         release: int | None = None,
         user: str = "",
+        consistency: str | None = None,
+        session: str | None = None,
+        max_staleness_ms: int | None = None,
     ) -> ray.ObjectRef[SearchResult]:
         """Searches for one text, several texts, or `vectors` (float32 [n, d], or [d] for one).
 
-        While a canary release is tried, the same `user` is served by the same release.
+        While a canary release is tried, the same `user` is served by the same release. `session` is
+        that of an earlier result: nothing older than that one answers.
         """
         queries = (query,) if isinstance(query, str) else None if query is None else tuple(query)
         given = None if vectors is None else check_vectors(np.atleast_2d(np.asarray(vectors)))
@@ -91,6 +96,7 @@ class Region:
             min_coverage=min_coverage,
             release=release,
             user=user,
+            demand=demand_of(consistency, session, max_staleness_ms, release=release),
         )
         return cast("ray.ObjectRef[SearchResult]", self._front.search.remote(request))
 
@@ -107,6 +113,9 @@ class Region:
         min_coverage: float = 1.0,
         release: int | None = None,
         user: str = "",
+        consistency: str | None = None,
+        session: str | None = None,
+        max_staleness_ms: int | None = None,
     ) -> ray.ObjectRef[AnswerResult]:
         """Answers a question from the passages found for it."""
         request = AnswerRequest(
@@ -120,6 +129,7 @@ class Region:
             min_coverage=min_coverage,
             release=release,
             user=user,
+            demand=demand_of(consistency, session, max_staleness_ms, release=release),
         )
         return cast("ray.ObjectRef[AnswerResult]", self._front.answer.remote(request))
 

@@ -165,15 +165,18 @@ class ShardDocuments:
     def ids(self, rows: Int64Array) -> BytesArray:
         """bytes, in the shape of `rows`: the ids in UTF-8, empty where the row is -1."""
         if rows.size <= _ROWS_ONE_BY_ONE:
-            few = [self._id(row) for row in rows.ravel().tolist()]
+            flat = rows.ravel()
+            # From the end of all to the beginning of all there is nothing: the id of row -1.
+            places = zip(self.id_ends[flat].tolist(), self.id_ends[flat + 1].tolist(), strict=True)
+            few = [self.id_bytes[start:end].tobytes() for start, end in places]
             return np.array(few or [b""], dtype=np.bytes_)[: len(few)].reshape(rows.shape)
         starts = self.id_ends[rows].astype(np.int64)
         lengths = np.where(rows < 0, 0, self.id_ends[rows + 1] - starts)
         width = max(1, int(lengths.max(initial=0)))
-        places = np.arange(width)
+        columns = np.arange(width)
         # Past its end an id reads its neighbour's bytes, or the last one of all; both become NUL.
-        index = np.minimum(starts[..., None] + places, max(0, self.id_bytes.size - 1))
-        characters = np.where(places < lengths[..., None], self.id_bytes[index], np.uint8(0))
+        index = np.minimum(starts[..., None] + columns, max(0, self.id_bytes.size - 1))
+        characters = np.where(columns < lengths[..., None], self.id_bytes[index], np.uint8(0))
         ids: BytesArray = characters.view(f"S{width}")[..., 0]
         return ids
 
@@ -184,11 +187,6 @@ class ShardDocuments:
         found = pc.is_in(column, value_set=pa.array(list(ids), pa.binary()))
         mask: npt.NDArray[np.bool_] = found.to_numpy(zero_copy_only=False)
         return mask
-
-    def _id(self, row: int) -> bytes:
-        if row < 0:
-            return b""
-        return self.id_bytes[self.id_ends[row] : self.id_ends[row + 1]].tobytes()
 
     def passages(
         self, rows: Sequence[int] | Int64Array, fields: tuple[str, ...] | None
@@ -206,7 +204,7 @@ class ShardDocuments:
                 )
         taken = np.asarray(rows, dtype=np.int64)
         try:
-            texts = tuple(text or "" for text in _values(self.texts, taken))
+            texts = tuple([text or "" for text in _values(self.texts, taken)])
             columns = [_values(self.metadata.column(name), taken) for name in names]
         except UnicodeDecodeError as error:
             raise Corrupt(f"{DOCUMENTS_FILE} holds text that is not UTF-8") from error
@@ -220,7 +218,7 @@ def _values(column: pa.Array[Any] | pa.ChunkedArray[Any], rows: Int64Array) -> l
     if len(rows) > _ROWS_ONE_BY_ONE:
         return column.take(rows).to_pylist()
     wanted: list[int] = rows.tolist()
-    if any(row < 0 for row in wanted):
+    if min(wanted, default=0) < 0:
         raise IndexError("a row is negative")
     return [column[row].as_py() for row in wanted]
 

@@ -220,4 +220,4 @@ async def _fetch(kind: SearchKind, merged: MergedHits, deadline: Deadline) -> li
             )
     k = merged.ids.shape[1]
     lines = (hits[start : start + k] for start in range(0, len(hits), k or 1))
-    return [tuple(hit for hit in line if hit is not None) for line in lines]
+    return [tuple([hit for hit in line if hit is not None]) for line in lines]

@@ -43,6 +43,7 @@ class ViewFollower:
         self._pulse = Pulse()
         """The last one, as long as there is no view yet."""
         self._arrived = asyncio.Event()
+        self._felt = asyncio.Event()
         self._reading: asyncio.Task[str] | None = None
         self._next_reading: asyncio.Task[str] | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -62,7 +63,9 @@ class ViewFollower:
         return self.known.view
 
     async def start(self, deadline: Deadline) -> None:
-        """Starts to follow, and waits for the first view. Raises Unavailable when none comes."""
+        """Starts to follow, and waits for the first view and the first pulse. Raises Unavailable
+        when they do not come.
+        """
         if not self._tasks:
             self._tasks = [
                 asyncio.create_task(self._follow(), name="view-follower"),
@@ -72,6 +75,7 @@ class ViewFollower:
         try:
             async with asyncio.timeout(deadline.remaining_s()):
                 await self._arrived.wait()
+                await self._felt.wait()
         except TimeoutError as error:
             raise Unavailable("the region's coordinator does not answer") from error
 
@@ -134,6 +138,7 @@ class ViewFollower:
             await asyncio.sleep(_PULSE_S)
 
     def _take(self, pulse: Pulse) -> None:
+        self._felt.set()
         if self._known is None:
             self._pulse = pulse
         else:

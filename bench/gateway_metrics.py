@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 _STAGES = "raygion_search_stage_duration_seconds"
 _REQUESTS = "raygion_http_request_duration_seconds"
 _ROUTE = "/v1/search"
-STAGES = ("embed", "scatter", "merge", "fetch")
+STAGES = ("embed", "wait", "scatter", "merge", "fetch")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

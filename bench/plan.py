@@ -50,7 +50,7 @@ class Plan:
             xquad=xquad,
             serve=serve,
             serve_repetitions=3,
-            serve_window_s=2.0,
+            serve_window_s=1.5,
             repetitions=5,
             warm_up_s=0.5,
             window_s=4.0,

@@ -20,9 +20,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 from bench.data import XQUAD_SMALL
 from bench.load import quantile_of
@@ -31,10 +31,9 @@ from bench.regions_report import RegionLoss, RegionsReport, Times, UnderLoad, re
 from bench.regions_world import PLACES, RegionsWorld, three_regions
 from bench.reports import environment_now
 from cluster.clock import SYSTEM_CLOCK
-from cluster.errors import RaygionError, Unavailable
 from cluster.releases import Switch
-from deployments.http_client import HttpRegion
 from deployments.region_traffic import Traffic
+from deployments.regions_client import RegionsClient
 
 _PAUSE_S = 0.004
 """Between two queries of one asker: how exactly a switch is seen."""
@@ -245,8 +244,13 @@ def _kill_region(world: RegionsWorld) -> RegionLoss:
     gone = world.log.leader
     assert gone is not None
     others = [name for name in world.drivers if name != gone]
-    user = HttpUser(world, [gone, *others])
-    with Traffic({"user": user}, pause_s=_LOAD_PAUSE_S) as traffic:
+    settings = world.drivers[gone].installation.settings
+    with (
+        RegionsClient(settings, location=PLACES[gone]) as user,
+        Traffic(
+            {"user": partial(user.post, "/v1/search", world.body())}, pause_s=_LOAD_PAUSE_S
+        ) as traffic,
+    ):
         traffic.wait_for_more()
         world.drivers[gone].kill()
         killed_ms = float(SYSTEM_CLOCK.wall_ms())
@@ -265,20 +269,6 @@ def _kill_region(world: RegionsWorld) -> RegionLoss:
         failed=len(traffic.failed),
         back_s=time.monotonic() - started_s,
     )
-
-
-class HttpUser:
-    """Asks the regions in order until one answers."""
-
-    def __init__(self, world: RegionsWorld, order: list[str]) -> None:
-        self._body = world.body()
-        self._regions = [HttpRegion.of(world.drivers[name].installation) for name in order]
-
-    def __call__(self) -> dict[str, Any]:
-        for region in self._regions:
-            with suppress(RaygionError):
-                return region.post("/v1/search", self._body)
-        raise Unavailable("no region answers")
 
 
 if __name__ == "__main__":

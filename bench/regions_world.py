@@ -22,6 +22,8 @@ from cluster.config import (
     GeneratorSettings,
     Location,
     RegionSettings,
+    RoutingPolicy,
+    RoutingSettings,
     Settings,
     StoreSettings,
 )
@@ -106,16 +108,19 @@ class RegionsWorld:
         self.drivers[region].run(join_new_cluster)
         self.drivers[region].run(start_services)
 
-    def traffic(self, *, pause_s: float) -> Traffic:
+    @contextmanager
+    def traffic(self, *, pause_s: float) -> Iterator[Traffic]:
         """Vector queries to every region."""
-        return Traffic(
-            {name: partial(self.ask, HttpRegion.of(d.installation)) for name, d in
-             self.drivers.items()},
-            pause_s=pause_s,
-        )  # fmt: skip
-
-    def ask(self, region: HttpRegion) -> dict[str, Any]:
-        return region.post("/v1/search", self.body())
+        with ExitStack() as stack:
+            regions = {
+                name: stack.enter_context(HttpRegion.of(driver.installation))
+                for name, driver in self.drivers.items()
+            }
+            asks = {
+                name: partial(region.post, "/v1/search", self.body())
+                for name, region in regions.items()
+            }
+            yield stack.enter_context(Traffic(asks, pause_s=pause_s))
 
     def body(self) -> dict[str, Any]:
         return {"vector": self.queries[0].tolist(), "top_k": TOP_K}
@@ -180,6 +185,7 @@ def _settings(folder: Path) -> dict[str, Settings]:
         },
         corpora={CORPUS: CorpusSettings(shards=SHARDS, replicas=1)},
         generator=GeneratorSettings(source=None),
+        routing=RoutingSettings(policy=RoutingPolicy.NEAREST),
     )
     # A cache of its own for each, as on machines of their own.
     return {name: shared.model_copy(update={"state_folder": folder / name}) for name in PLACES}

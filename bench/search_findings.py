@@ -214,11 +214,12 @@ def _breakdown(case: HttpCase, runs: list[_Served], parts: list[Parts]) -> Break
     if embeds:
         stages.append(within("the model in process", [p.model_s for p in parts]))
     stages += [
-        Stage(name="scatter: calls of one replica a shard", us=stage("scatter")),
+        Stage(name="wait: for the batch to depart, and for its answer's turn", us=stage("wait")),
+        Stage(name="scatter: one search a shard, here or in its actor", us=stage("scatter")),
         within("search of one shard in process", [p.shard_s for p in parts]),
         within("of that, Faiss", [p.faiss_s for p in parts]),
         Stage(name="merge", us=stage("merge")),
-        Stage(name="fetch: calls for texts and metadata", us=stage("fetch")),
+        Stage(name="fetch: texts and metadata", us=stage("fetch")),
         within("reading them in process", [p.texts_s for p in parts]),
     ]
     total = Spread.over(runs, lambda run: run.client_s * _US)

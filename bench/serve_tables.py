@@ -13,7 +13,8 @@ def serve_tables(report: ServeReport) -> str:
     what = (
         f"Top {report.top_k}, recall@{report.top_k} of at least {report.recall_least:g} for every "
         "system. `raygion-SxR` has S shards with R replicas each and two gateways; its hits carry "
-        "texts and metadata, those of the others ids and scores"
+        "texts and metadata in the form `JSON`, and ids and scores in its other forms, as those "
+        "of the other systems do"
     )
     parts = [heading("Serving", report.environment, what)]
     for one in report.sets:

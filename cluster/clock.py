@@ -21,8 +21,8 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    def monotonic_s(self) -> float:
-        return time.monotonic()
+    # Asked ten times a search: without a function of its own around it.
+    monotonic_s = staticmethod(time.monotonic)
 
     def wall_ms(self) -> int:
         return time.time_ns() // 1_000_000

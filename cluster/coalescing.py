@@ -152,8 +152,7 @@ class Coalescer(Generic[KeyT, ItemT, ResultT]):
         finally:
             lane.in_flight -= 1
             self._depart(key, lane)
-            is_empty = not (lane.waiting or lane.is_departing or lane.in_flight)
-            if is_empty and self._lanes.get(key) is lane:
+            if not (lane.in_flight or lane.is_departing):
                 del self._lanes[key]
 
     async def _answer(self, calls: list[_Call[KeyT, ItemT, ResultT]]) -> None:

@@ -52,11 +52,11 @@ class Known:
         return self.pulse.freshness
 
     def with_view(self, view: RegionView) -> Known:
-        """A coordinator that has just begun holds nothing yet: what its predecessor had loaded goes
-        on serving.
+        """A coordinator that has just begun holds nothing yet that could serve: what its
+        predecessor had loaded goes on.
         """
-        if not view.releases and self.view.releases:
-            view = replace(view, releases=self.view.releases)
+        if all(switch.release not in view.releases for switch in view.switches):
+            view = replace(view, releases={**self.view.releases, **view.releases})
         return Known(_with_newer(view, self.view.switches), self.pulse)
 
     def with_pulse(self, pulse: Pulse) -> Known:

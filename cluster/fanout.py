@@ -86,7 +86,7 @@ class Gathered:
     @property
     def coverage(self) -> float:
         """Shards that answered / shards asked."""
-        return sum(part is not None for part in self.parts) / len(self.parts)
+        return sum([part is not None for part in self.parts]) / len(self.parts)
 
 
 async def scatter(shards: Sequence[ShardRoute], query: ShardQuery, deadline: Deadline) -> Gathered:

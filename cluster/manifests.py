@@ -236,6 +236,14 @@ class ShardArtifact(Record):
     def tombstones(self) -> ArtifactFile | None:
         return next((file for file in self.files if file.path == TOMBSTONES_FILE), None)
 
+    @property
+    def folders(self) -> tuple[tuple[ArtifactFile, ...], ...]:
+        """What a node keeps as a folder each: the tombstones apart, for what the build wrote may be
+        there, and open, long before they are.
+        """
+        apart = () if self.tombstones is None else ((self.tombstones,),)
+        return (self.built_files, *apart)
+
 
 class IndexManifest(Record):
     """One built corpus. Stored at `indexes/{corpus}/{version}.json`."""

@@ -207,12 +207,7 @@ class StoreCollector:
             newest = newest_index(self._catalog, corpus)
             if newest is not None:
                 needed.add(index_path(corpus, newest[1].version))
-        models: dict[tuple[str, str], tuple[int, str]] = {}
-        for path, manifest in manifests.items():
-            if isinstance(manifest, ModelManifest):
-                model, age = (manifest.kind, manifest.name), (objects[path].modified_ms, path)
-                models[model] = max(age, models.get(model, age))
-        return releases, needed.union(path for _, path in models.values())
+        return releases, needed | _newest_models(objects, manifests)
 
     def _claimed(self, cutoff_ms: int) -> set[str]:
         paths: set[str] = set()
@@ -285,6 +280,23 @@ class StoreCollector:
             self._store.remove(path)
         except RaygionError as error:
             log.warning("%s stays in the store until the next collection: %s", path, error)
+
+
+def _newest_models(
+    objects: Mapping[str, StoredObject], manifests: Mapping[str, IndexManifest | ModelManifest]
+) -> set[str]:
+    """Of each kind and name; of those that are equally new, all."""
+    ages: dict[tuple[str, str], dict[str, int]] = {}
+    for path, manifest in manifests.items():
+        if isinstance(manifest, ModelManifest):
+            of_name = ages.setdefault((manifest.kind, manifest.name), {})
+            of_name[path] = objects[path].modified_ms
+    return {
+        path
+        for of_name in ages.values()
+        for path in of_name
+        if of_name[path] == max(of_name.values())
+    }
 
 
 def _companions(manifest: IndexManifest | ModelManifest) -> set[str]:

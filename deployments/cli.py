@@ -17,6 +17,7 @@ from deployments import (
     cli_releases,
     cli_scale,
     cli_status,
+    cli_store,
 )
 from deployments.cli_options import Config, Json, Region, Store, opened
 from deployments.console import (
@@ -155,6 +156,7 @@ app.command("search")(cli_queries.search)
 app.command("ask")(cli_queries.ask)
 app.command("status")(cli_status.status)
 app.command("scale")(cli_scale.scale)
+app.add_typer(cli_store.app, name="store")
 app.command("eval")(cli_evaluation.eval)
 
 

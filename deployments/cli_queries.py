@@ -10,6 +10,7 @@ import typer
 
 from cluster.answers import ANSWER_TOP_K_DEFAULT
 from cluster.config import load_settings
+from cluster.demand import Consistency
 from cluster.errors import InvalidArgument
 from deployments.cli_options import Config, Json, Region, opened
 from deployments.console import out, print_json, table
@@ -28,6 +29,18 @@ Filter = Annotated[
 Release = Annotated[
     int | None, typer.Option("--release", help="Ask this release instead of the current one.")
 ]
+Level = Annotated[
+    str | None,
+    typer.Option("--consistency", help=f"How current: {', '.join(Consistency)}."),
+]
+Session = Annotated[
+    str | None,
+    typer.Option("--session", help="Token of an earlier answer: nothing older than that one."),
+]
+MaxStaleness = Annotated[
+    int | None,
+    typer.Option("--max-staleness-ms", help="How long ago at most the release was current."),
+]
 
 
 def search(
@@ -36,6 +49,9 @@ def search(
     filter: Filter = None,
     corpus: Corpus = None,
     release: Release = None,
+    consistency: Level = None,
+    session: Session = None,
+    max_staleness_ms: MaxStaleness = None,
     config: Config = None,
     region: Region = None,
     as_json: Json = False,
@@ -44,7 +60,16 @@ def search(
 
     Example: raygion search "hydropower exports" --filter '{"region": "south-asia"}'
     """
-    body = _body(query=query, top_k=top_k, filter=_parsed(filter), corpus=corpus, release=release)
+    body = _body(
+        query=query,
+        top_k=top_k,
+        filter=_parsed(filter),
+        corpus=corpus,
+        release=release,
+        consistency=consistency,
+        session=session,
+        max_staleness_ms=max_staleness_ms,
+    )
     with _reached(config, region) as http:
         found = http.post("/v1/search", body)
     if as_json:
@@ -63,6 +88,9 @@ def ask(
     max_tokens: Annotated[int, typer.Option("--max-tokens", help="Longest answer.")] = 128,
     corpus: Corpus = None,
     release: Release = None,
+    consistency: Level = None,
+    session: Session = None,
+    max_staleness_ms: MaxStaleness = None,
     config: Config = None,
     region: Region = None,
     as_json: Json = False,
@@ -78,6 +106,9 @@ def ask(
         max_tokens=max_tokens,
         corpus=corpus,
         release=release,
+        consistency=consistency,
+        session=session,
+        max_staleness_ms=max_staleness_ms,
     )
     with _reached(config, region) as http:
         if as_json:

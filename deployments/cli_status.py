@@ -86,6 +86,8 @@ def _row(line: RegionLine) -> tuple[object, ...]:
 def _health(line: RegionLine) -> str:
     if line.silent:
         return f"silent since {line.heard_s:.0f} s"
+    if line.release is None:
+        return "no release"
     return f"{'good' if line.healthy else 'poor'}, {line.load:.0%} busy"
 
 

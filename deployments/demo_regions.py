@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 import orjson
 
 from cluster.clock import SYSTEM_CLOCK
-from cluster.config import Location, RegionSettings, Settings
-from cluster.errors import Conflict, InvalidArgument, NotFound, RaygionError, Unavailable
+from cluster.config import Location, RegionSettings, RoutingPolicy, RoutingSettings, Settings
+from cluster.errors import Conflict, InvalidArgument, NotFound
 from cluster.manifests import IndexKind, IndexParameters
 from cluster.prompt import PromptTemplate
 from cluster.releases import ReleaseContents
@@ -33,6 +33,7 @@ from deployments.interrupts import uninterrupted
 from deployments.local_cluster import find_local_cluster
 from deployments.region_driver import RegionDriver, join_new_cluster, run_in_each, start_services
 from deployments.region_traffic import Traffic
+from deployments.regions_client import RegionsClient
 from deployments.store_link import StoreLink
 
 T = TypeVar("T")
@@ -70,11 +71,15 @@ class _World:
         """Builds what all serve, and generates."""
         return self.drivers[0]
 
-    def traffic(self) -> Traffic:
+    @contextmanager
+    def traffic(self) -> Iterator[Traffic]:
         """The same question, steadily, to each region."""
-        return Traffic(
-            {d.region: partial(_search, HttpRegion.of(d.installation)) for d in self.drivers}
-        )
+        with ExitStack() as stack:
+            regions = {
+                d.region: stack.enter_context(HttpRegion.of(d.installation)) for d in self.drivers
+            }
+            asks = {name: partial(_search, region) for name, region in regions.items()}
+            yield stack.enter_context(Traffic(asks))
 
     def at_leader(self, act: Callable[..., T], *args: object) -> T:
         """Carries out a change of the releases in the region that leads; waits for one that does.
@@ -145,7 +150,13 @@ def _settings(
         for number, (name, place) in enumerate(list(PLACES.items())[:regions])
     }
     corpus = base.corpus(CORPUS).model_copy(update={"replicas": 1})
-    shared = base.model_copy(update={"regions": named, "corpora": {CORPUS: corpus}})
+    shared = base.model_copy(
+        update={
+            "regions": named,
+            "corpora": {CORPUS: corpus},
+            "routing": RoutingSettings(policy=RoutingPolicy.NEAREST),
+        }
+    )
     links = {name: StoreLink(folder / name / "store", store) for name in named}
     return {
         name: shared.model_copy(
@@ -235,13 +246,6 @@ def _bring_up(world: _World) -> tuple[int, ReleaseContents]:
         run_in_each(world.drivers, acts.wait_until_serving, number, _SERVE_TIMEOUT_S)
         step.note(f"release {number}, {REUSED}" if reused else f"release {number}")
     return number, second
-
-
-def _search_anywhere(regions: list[HttpRegion]) -> dict[str, Any]:
-    for region in regions:
-        with suppress(RaygionError):
-            return _search(region)
-    raise Unavailable("no region answers")
 
 
 def _search(region: HttpRegion, **more: object) -> dict[str, Any]:
@@ -338,10 +342,11 @@ def _cut_off(world: _World, other: int, current: int) -> Cut:
 def _kill(world: _World) -> Killed:
     """Kills every process of one region, while a user next to it asks."""
     gone = world.drivers[1]
-    order = [HttpRegion.of(d.installation) for d in (gone, *world.drivers)]
+    settings = world.first.installation.settings
     with (
         world.steps.step(f"{gone.region} killed under queries") as step,
-        Traffic({"user": partial(_search_anywhere, order)}) as traffic,
+        RegionsClient(settings, location=PLACES[gone.region]) as user,
+        Traffic({"user": partial(user.post, "/v1/search", ASKED)}) as traffic,
     ):
         traffic.wait_for_more()
         processes = gone.kill()

@@ -1,6 +1,6 @@
 """What is changed in the configuration that Ray Serve writes for HAProxy.
 
-Serve writes it anew before each start and has no settings for these four things:
+Serve writes it anew before each start and has no settings for these five things:
 
 1. Statistics and metrics are bound to loopback, as all the rest is.
 2. Requests are read whole before a gateway is asked. So those that a dying gateway took with it can
@@ -9,6 +9,7 @@ Serve writes it anew before each start and has no settings for these four things
    of what an answer costs, so at three times its capacity it would do little but refuse.
 4. Serve's replicas are told not to watch each client: the gateway does so itself, and two tasks for
    each request are a good part of what Serve costs.
+5. Gateways are told the address of the client, whatever the client says of it.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ def haproxy_changes(in_flight_max: int) -> str:
     lines = [
         r"s/^\( *bind \)\*\{0,1\}:/\1127.0.0.1:/",
         "/^frontend http_frontend$/a\\",
-        "    http-request set-header x-request-disconnect-disabled ?1",
+        "    http-request set-header x-request-disconnect-disabled ?1\\",
+        "    http-request set-header x-forwarded-for %[src]",
         "/^    option redispatch 1$/a\\",
         "    option http-buffer-request",
         "/^    http-reuse always$/a\\",

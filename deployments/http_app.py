@@ -36,6 +36,7 @@ from deployments.http_replies import (
 )
 from deployments.http_schema import AnswerBody, SearchBody, parse_answer, quoted
 from deployments.http_settings import HttpSettings
+from deployments.metered_service import MeteredService
 from deployments.metrics import CONTENT_TYPE, HttpMetrics
 from deployments.openai_replies import (
     CHAT_EXAMPLES,
@@ -74,6 +75,7 @@ def build_http_app(
     other regions ask for; `lifespan` starts and stops what `service` needs.
     """
     metrics = HttpMetrics()
+    service = MeteredService(service, metrics)
     app = _RegionApp(
         title="Raygion",
         summary="Search and answers of one region, made wholly by one release.",

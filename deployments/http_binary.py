@@ -36,7 +36,7 @@ def parse_binary(
     vectors = np.frombuffer(body, dtype="<f4").astype(np.float32, copy=False)
     options = _options(query_string)
     request = options.to_request(None, vectors, trace_id, passages=passages)
-    return request, ReplyForm(is_batch=True, include=frozenset(options.include))
+    return request, ReplyForm(is_batch=True, include=options.included())
 
 
 def _options(query_string: bytes) -> SearchOptions:

@@ -18,7 +18,11 @@ def header_values(scope: Scope, name: bytes) -> list[bytes]:
 
 def header_value(scope: Scope, name: bytes) -> bytes:
     """The first header of that name, empty when there is none."""
-    return next((value for key, value in scope["headers"] if key == name), b"")
+    for key, value in scope["headers"]:
+        if key == name:
+            found: bytes = value
+            return found
+    return b""
 
 
 def media_types(scope: Scope, name: bytes) -> list[str]:

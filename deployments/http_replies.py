@@ -49,7 +49,7 @@ def _results(result: SearchResult, include: frozenset[Part]) -> Sequence[Sequenc
             [{"id": id.decode(), "score": score} for id, score in zip(*hits, strict=True) if id]
             for hits in found
         ]
-    if len(include) == len(PARTS):
+    if include == PARTS:
         return result.results
     return [[_part_of(hit, include) for hit in hits] for hits in result.results]
 

@@ -50,7 +50,8 @@ _QUOTED_LENGTH_MAX = 64
 
 
 Part = Literal["text", "metadata"]
-PARTS: tuple[Part, ...] = ("text", "metadata")
+PARTS: frozenset[Part] = frozenset(("text", "metadata"))
+"""What a hit has besides its id and score."""
 
 
 def quoted(text: str) -> str:
@@ -156,8 +157,8 @@ class SearchOptions(ReleaseOptions):
     corpus: Name | None = Field(None, description="May be left out where there is one corpus.")
     top_k: TopK = Field(TOP_K_DEFAULT, description="Hits for each query.")
     filter: FilterJson | None = None
-    include: Parts = Field(
-        list(PARTS), description="What hits hold besides id and score; `[]`: nothing."
+    include: Parts | None = Field(
+        None, description="What hits hold besides id and score; null: all of it."
     )
     fields: Fields | None = Field(None, description="Metadata fields to return; null: all.")
     timeout_ms: TimeoutMs = Field(5000, description="Time for the whole request.")
@@ -177,6 +178,9 @@ class SearchOptions(ReleaseOptions):
         None, description="`exact` compares with every passage, whatever the index."
     )
 
+    def included(self) -> frozenset[Part]:
+        return PARTS if self.include is None else frozenset(self.include)
+
     def to_request(
         self,
         queries: tuple[str, ...] | None,
@@ -185,7 +189,8 @@ class SearchOptions(ReleaseOptions):
         *,
         passages: bool,
     ) -> SearchRequest:
-        fields = self.fields if "metadata" in self.include else ()
+        included = self.included()
+        fields = self.fields if "metadata" in included else ()
         return SearchRequest(
             corpus=self.corpus,
             queries=queries,
@@ -198,7 +203,7 @@ class SearchOptions(ReleaseOptions):
             effort=SearchEffort(
                 ef_search=self.ef_search, nprobe=self.nprobe, exact=self.recall == "exact"
             ),
-            passages=passages and bool(self.include),
+            passages=passages and bool(included),
             release=self.release,
             user=self.user,
             trace_id=trace_id,
@@ -286,7 +291,7 @@ def parse_search(
     )
     check_hits(num_queries, asked.top_k)
     request = asked.to_request(queries, vectors, trace_id, passages=passages)
-    return request, ReplyForm(given[0] in ("queries", "vectors"), frozenset(asked.include))
+    return request, ReplyForm(given[0] in ("queries", "vectors"), asked.included())
 
 
 def parse_answer(body: bytes, trace_id: str = "") -> tuple[AnswerRequest, bool]:

@@ -8,8 +8,10 @@ from functools import cache
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
-from cluster.answers import AnswerResult, RegionSummary
+from cluster.answers import AnswerResult, RegionSummary, Retrieved
+from cluster.demand import Consistency
 from cluster.search import SearchResult
+from deployments.duration_histogram import DurationHistogram
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 _REQUEST_BUCKETS_S = (
@@ -27,11 +29,11 @@ class HttpMetrics:
         self._requests = Counter(
             "raygion_http_requests", "Requests answered.", ["route", "status"], registry=registry
         )
-        self._durations = Histogram(
+        self._durations = DurationHistogram(
             "raygion_http_request_duration_seconds",
             "From the request's first line to the answer's last byte.",
-            ["route"],
-            buckets=_REQUEST_BUCKETS_S,
+            label="route",
+            buckets_s=_REQUEST_BUCKETS_S,
             registry=registry,
         )
         self.in_flight = Gauge(
@@ -39,11 +41,11 @@ class HttpMetrics:
             "Requests worked on at the moment.",
             registry=registry,
         )
-        self._stages = Histogram(
+        self._stages = DurationHistogram(
             "raygion_search_stage_duration_seconds",
             "Where the time of a search went.",
-            ["stage"],
-            buckets=_STAGE_BUCKETS_S,
+            label="stage",
+            buckets_s=_STAGE_BUCKETS_S,
             registry=registry,
         )
         self._partial = Counter(
@@ -70,6 +72,23 @@ class HttpMetrics:
             ["route", "end"],
             registry=registry,
         )
+        self._staleness = Gauge(
+            "raygion_staleness_seconds",
+            "How long ago at most the release of the last answer was current.",
+            registry=registry,
+        )
+        self._forwarded = Counter(
+            "raygion_forwarded",
+            "Answers that another region made.",
+            ["consistency"],
+            registry=registry,
+        )
+        self._refused = Counter(
+            "raygion_refused",
+            "Requests whose demand could not be met.",
+            ["consistency"],
+            registry=registry,
+        )
         self._release = Gauge(
             "raygion_current_release",
             "Number of the current release; 0 before the first.",
@@ -81,12 +100,10 @@ class HttpMetrics:
 
         # Looking a labelled metric up costs more than counting with it.
         self._request_count = cache(self._requests.labels)
-        self._request_duration = cache(self._durations.labels)
-        self._stage_duration = cache(self._stages.labels)
 
     def request_finished(self, route: str, status: int, took_s: float) -> None:
         self._request_count(route, status).inc()
-        self._request_duration(route).observe(took_s)
+        self._durations.add(route, took_s)
 
     def searched(self, route: str, result: SearchResult) -> None:
         self._stages_took(result.timings_ms)
@@ -96,6 +113,15 @@ class HttpMetrics:
         self._prompt_tokens.inc(result.usage.prompt_tokens)
         self._generated_tokens.inc(result.usage.completion_tokens)
         self._covered(route, result.coverage)
+
+    def served(self, level: Consistency, made: SearchResult | AnswerResult | Retrieved) -> None:
+        self._staleness.set(made.staleness_ms / 1000.0)
+        if made.served_by != made.region:
+            self._forwarded.labels(level.value).inc()
+
+    def refused(self, level: Consistency) -> None:
+        """No region that could be asked was able to answer."""
+        self._refused.labels(level.value).inc()
 
     def first_token(self, waited_s: float) -> None:
         self._first_token.observe(waited_s)
@@ -115,7 +141,7 @@ class HttpMetrics:
 
     def _stages_took(self, timings_ms: Mapping[str, float]) -> None:
         for stage, took_ms in timings_ms.items():
-            self._stage_duration(stage).observe(took_ms / 1000.0)
+            self._stages.add(stage, took_ms / 1000.0)
 
     def _covered(self, route: str, coverage: float) -> None:
         if coverage < 1.0:

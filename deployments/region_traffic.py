@@ -134,7 +134,7 @@ class Traffic:
             asked_ms=asked_ms,
             took_ms=took_ms(),
             release=said["release"],
-            served_by=str(said.get("served_by", said["region"])),
-            staleness_ms=said.get("staleness_ms", 0),
+            served_by=said["served_by"],
+            staleness_ms=said["staleness_ms"],
             ids=tuple(hit["id"] for hit in said["hits"]),
         )

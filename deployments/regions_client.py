@@ -44,10 +44,7 @@ class RegionsClient:
         self._location = location
         self._clock = clock
         self._router = RegionRouter(settings, now_s=clock.monotonic_s, rng=rng or random.Random())
-        self._regions = {
-            name: HttpRegion(site.url, site.api_key, connect_timeout_s=_CONNECT_TIMEOUT_S)
-            for name, site in self._router.sites.items()
-        }
+        self._regions: dict[str, HttpRegion] = {}
         self.session = ""
         """The token of what was seen last; empty before the first answer."""
 
@@ -65,7 +62,7 @@ class RegionsClient:
             asked = self._asked(body, share)
             try:
                 with self._watched(name):
-                    reply = self._regions[name].post(
+                    reply = self._region(name).post(
                         path, asked, timeout_s=share.remaining_s() + _GRACE_S
                     )
             except RaygionError as error:
@@ -85,7 +82,7 @@ class RegionsClient:
             try:
                 with self._watched(name):
                     timeout_s = share.remaining_s() + _GRACE_S
-                    for event, data in self._regions[name].stream(path, asked, timeout_s=timeout_s):
+                    for event, data in self._region(name).stream(path, asked, timeout_s=timeout_s):
                         begun = True
                         self._saw(data)
                         yield event, data
@@ -97,6 +94,15 @@ class RegionsClient:
                     raise
                 last_error = _unless_final(error)
         raise last_error or _too_late()
+
+    def _region(self, name: str) -> HttpRegion:
+        """Connected at the first use: most callers never need a second region."""
+        if name not in self._regions:
+            site = self._router.sites[name]
+            self._regions[name] = HttpRegion(
+                site.url, site.api_key, connect_timeout_s=_CONNECT_TIMEOUT_S
+            )
+        return self._regions[name]
 
     def _attempts(self, path: str, body: Mapping[str, object]) -> Iterator[tuple[str, Deadline]]:
         """The regions to ask, each with its share of the time that is left."""

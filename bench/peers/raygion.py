@@ -77,6 +77,8 @@ def running(
         takes_effort = _is_answered(region, _json(_EFFORT_FIELD), query)
         effort_field = _EFFORT_FIELD if takes_effort else None
         dialects: dict[str, Dialect] = {"JSON": _json(effort_field)}
+        # What the replies of the other servers hold.
+        dialects["JSON, ids and scores"] = _json(effort_field, include=[])
         binary = Float32Dialect(effort_field=effort_field)
         if _is_answered(region, binary, query):
             dialects["float32"] = binary
@@ -100,8 +102,8 @@ two_shards = partial(running, shards=2, replicas=1)
 two_shards_twice = partial(running, shards=2, replicas=2)
 
 
-def _json(effort_field: str | None) -> JsonDialect:
-    fields = {"corpus": _CORPUS, "top_k": TOP_K}
+def _json(effort_field: str | None, **options: object) -> JsonDialect:
+    fields = {"corpus": _CORPUS, "top_k": TOP_K, **options}
     return JsonDialect(path=_PATH, fields=fields, effort_field=effort_field)
 
 

@@ -14,7 +14,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -27,11 +27,12 @@ from cluster.config import (
     GeneratorSettings,
     Location,
     RegionSettings,
+    RoutingPolicy,
     RoutingSettings,
     Settings,
     StoreSettings,
 )
-from cluster.errors import RaygionError, Unavailable
+from cluster.errors import RaygionError
 from cluster.manifests import IndexKind, IndexParameters, ManifestRef, Metric
 from cluster.numbered_object import NumberedLog
 from cluster.object_store import ObjectStore, open_store
@@ -51,6 +52,7 @@ from deployments.region_driver import (
     start_services,
 )
 from deployments.region_traffic import Traffic
+from deployments.regions_client import RegionsClient
 from deployments.store_link import StoreLink
 from tests.search_region import CORPUS, SHARDS, TOP_K, Vectors, make_vectors, wait_until
 
@@ -203,31 +205,30 @@ class ThreeRegions:
                 "/v1/search", {"vector": self.queries[0].tolist(), "top_k": TOP_K, **more}
             )
 
-    def asker(self, region: str) -> Asker:
-        http = self.http(region)
-        return Asker(partial(http.post, "/v1/search"), self.queries)
-
-    def user_beside(self, region: str) -> Asker:
-        """Who asks the nearest region that answers."""
-        order = [self.http(r) for r in (region, *(other for other in REGIONS if other != region))]
-
-        def post(body: dict[str, object]) -> dict[str, Any]:
-            for http in order:
-                with suppress(RaygionError):
-                    return http.post("/v1/search", body)
-            raise Unavailable("no region answers")
-
-        return Asker(post, self.queries)
+    @contextmanager
+    def user_beside(self, region: str) -> Iterator[tuple[Traffic, Asker]]:
+        """Steady queries of somebody who goes to the nearest region that answers."""
+        settings = self.drivers[region].installation.settings
+        with RegionsClient(settings, location=PLACES[region]) as client:
+            asker = Asker(partial(client.post, "/v1/search"), self.queries)
+            with Traffic({"user": asker}, pause_s=0.02) as traffic:
+                traffic.wait_for_more(2)
+                yield traffic, asker
 
     @contextmanager
     def traffic(
         self, *regions: str, pause_s: float = 0.02
     ) -> Iterator[tuple[Traffic, list[Asker]]]:
         """Queries to each region (by default all), and the askers for `wrong`."""
-        askers = {region: self.asker(region) for region in regions or REGIONS}
-        with Traffic(askers, pause_s=pause_s) as traffic:
-            traffic.wait_for_more(2)
-            yield traffic, list(askers.values())
+        with ExitStack() as stack:
+            https = {r: stack.enter_context(self.http(r)) for r in regions or REGIONS}
+            askers = {
+                r: Asker(partial(http.post, "/v1/search"), self.queries)
+                for r, http in https.items()
+            }
+            with Traffic(askers, pause_s=pause_s) as traffic:
+                traffic.wait_for_more(2)
+                yield traffic, list(askers.values())
 
     def letters(self) -> dict[int, str]:
         """Which vectors each release serves, from the release log."""
@@ -299,7 +300,7 @@ def regions_settings(folder: Path, stores: Mapping[str, str]) -> dict[str, Setti
         corpora={CORPUS: CorpusSettings(shards=SHARDS, replicas=1, index=KINDS["flat"])},
         generator=GeneratorSettings(source=None),
         # One machine, one clock: what is reported is compared with the truth.
-        routing=RoutingSettings(clock_skew_max_ms=0),
+        routing=RoutingSettings(policy=RoutingPolicy.NEAREST, clock_skew_max_ms=0),
     )
     return {
         region: shared.model_copy(

@@ -57,6 +57,7 @@ class Server(ThreadingTCPServer):
         super().__init__(("127.0.0.1", 0), _Request)
         self.dies = False
         self.taken = 0
+        self.forwarded_for: list[str] = []
         self.may_answer = threading.Event()
         self.may_answer.set()
 
@@ -71,6 +72,8 @@ class _Request(StreamRequestHandler):
                 while line.strip():
                     name, _, value = line.decode().partition(":")
                     length = int(value) if name.lower() == "content-length" else length
+                    if name.lower() == "x-forwarded-for":
+                        self.server.forwarded_for.append(value.strip())
                     line = self.rfile.readline()
                 self.rfile.read(length)
                 self.server.taken += 1
@@ -128,6 +131,15 @@ def test_what_a_dying_server_took_is_asked_of_the_other_one(
     replies = [client.post("/v1/search", content=b"x" * size) for _ in range(12)]
     assert servers[0].taken
     assert {reply.status_code for reply in replies} == {200}
+
+
+def test_servers_are_told_who_the_client_is_whatever_that_says(
+    client: httpx.Client, servers: tuple[Server, Server]
+) -> None:
+    for server in servers:
+        server.forwarded_for.clear()
+    client.post("/v1/search", headers=[("x-forwarded-for", "10.1.1.1")] * 2)
+    assert [told for server in servers for told in server.forwarded_for] == ["127.0.0.1"]
 
 
 def test_what_the_servers_have_no_places_for_is_refused_with_the_gateways_error(

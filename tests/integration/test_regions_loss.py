@@ -13,7 +13,6 @@ import pytest
 
 from cluster.errors import RaygionError
 from cluster.session import SessionToken
-from deployments.region_traffic import Traffic
 from tests.integration.regions_fixture import (
     KINDS,
     REGIONS,
@@ -107,12 +106,10 @@ def test_a_lost_region_is_served_by_another_one_and_comes_back(regions: ThreeReg
     gone = regions.log.leader
     assert gone is not None
     others = [region for region in REGIONS if region != gone]
-    user = regions.user_beside(gone)
     with (
-        Traffic({"user": user}, pause_s=0.02) as traffic,
+        regions.user_beside(gone) as (traffic, user),
         regions.traffic(*others) as (rest, near),
     ):
-        traffic.wait_for_more()
         regions.drivers[gone].kill()
         lost_s = time.monotonic()
         traffic.wait_for(lambda: traffic.latest("user").served_by in others, "another region")

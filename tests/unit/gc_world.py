@@ -157,12 +157,21 @@ class World:
         return frozenset(blob_path(file.sha256) for file in files)
 
     def index(
-        self, name: str, contents: Sequence[str], position: int = 1, embedder: str | None = None
+        self,
+        name: str,
+        contents: Sequence[str],
+        position: int = 1,
+        embedder: str | None = None,
+        upload: bool = True,
     ) -> Made:
         files = tuple(
-            self.blob(content).model_copy(update={"path": f"{number}.faiss"})
+            ArtifactFile(
+                path=f"{number}.faiss", sha256=_version(content), size_bytes=len(content.encode())
+            )
             for number, content in enumerate(contents)
         )
+        for content in contents if upload else ():
+            self.blob(content)
         manifest = IndexManifest(
             corpus=CORPUS,
             version=_version(name)[:16],

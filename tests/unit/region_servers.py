@@ -82,8 +82,8 @@ def settings_of(urls: dict[str, str], **others: Any) -> Settings:
 
 
 @contextlib.asynccontextmanager
-async def peers_of(settings: Settings) -> AsyncIterator[RegionPeers]:
-    peers = RegionPeers(settings, "here", rng=random.Random(3))
+async def peers_of(settings: Settings, region: str = "here") -> AsyncIterator[RegionPeers]:
+    peers = RegionPeers(settings, region, rng=random.Random(3))
     try:
         yield peers
     finally:

@@ -29,8 +29,9 @@ async def test_hits_hold_what_is_asked_for(include: list[str]) -> None:
 
 async def test_all_of_a_hit_comes_unless_something_is_asked_for() -> None:
     async with in_process(FakeService()) as client:
-        reply = await client.post("/v1/search", json={"query": "a"})
-    assert reply.json()["hits"] == [WHOLE]
+        for body in ({"query": "a"}, {"query": "a", "include": None}):
+            reply = await client.post("/v1/search", json=body)
+            assert reply.json()["hits"] == [WHOLE]
 
 
 async def test_metadata_that_nobody_wants_are_not_fetched() -> None:

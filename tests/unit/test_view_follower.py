@@ -1,4 +1,6 @@
-"""A gateway's follower: it counts beside a canary, and reports what it counted once."""
+"""A gateway's follower: what it knows of its region and how current that is; what it counts beside
+a canary, and reports once.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -14,9 +17,10 @@ from actors.view_follower import ViewFollower
 from cluster.clock import Deadline
 from cluster.errors import Unavailable
 from cluster.outcomes import OutcomeReport, Work
-from cluster.region_view import RegionView
-from cluster.releases import CanaryShare
+from cluster.region_view import Freshness, Pulse, RegionView
+from cluster.releases import CanaryShare, Switch
 from cluster.search import SearchRequest
+from tests.unit.fake_service import until
 
 ASKED = SearchRequest(queries=("tea",))
 CANARY = CanaryShare(release=2, percent=5, at_ms=0)
@@ -33,8 +37,40 @@ class FakeCoordinator:
         self.caught_up = asyncio.Event()
         """Set when the follower has taken all views in and asks for the next one."""
         self.away = False
+        self.read_ms = 0
+        self.position = 0
+        """Of the log, which every reading finds at its end."""
+        self.pulses = 0
+        self.readings = 0
+        self.store_answers = asyncio.Event()
+        self.store_answers.set()
+        self.reading = asyncio.Event()
+
+    def pulse(self) -> Pulse:
+        return Pulse(
+            freshness=Freshness(read_ms=self.read_ms, position=self.position),
+            switches=tuple(
+                Switch(release=1, at_ms=0, position=position)
+                for position in range(1, self.position + 1)
+            ),
+            store_id="store",
+        )
 
     async def call(self, method: str, *args: object) -> object:
+        if method == "pulse":
+            self.pulses += 1
+            if self.away:
+                raise Unavailable("no coordinator")
+            return self.pulse()
+        if method == "refresh":
+            self.readings += 1
+            begun = self.position
+            self.reading.set()
+            await self.store_answers.wait()
+            if self.away:
+                raise Unavailable("the store does not answer")
+            self.read_ms += 1
+            return replace(self.pulse(), freshness=Freshness(read_ms=self.read_ms, position=begun))
         if method == "view":
             if self.views.empty():
                 self.caught_up.set()
@@ -53,6 +89,7 @@ async def following(
     coordinator: FakeCoordinator, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[ViewFollower]:
     monkeypatch.setattr(view_follower, "_REPORT_S", 0.01)
+    monkeypatch.setattr(view_follower, "_PULSE_S", 0.01)
     monkeypatch.setattr(view_follower, "NamedActor", lambda name: coordinator)
     follower = ViewFollower("coordinator", random.Random(0))
     await follower.start(Deadline.after(10.0))
@@ -92,3 +129,64 @@ async def test_what_may_have_arrived_is_not_told_again(monkeypatch: pytest.Monke
         search(follower, 1)
         report = await coordinator.reports.get()
     assert (report.ended.canary.ended.total(), report.ended.current.ended.total()) == (0, 1)
+
+
+async def test_pulses_tell_how_current_the_view_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    coordinator = FakeCoordinator(RegionView(region="a"))
+    async with following(coordinator, monkeypatch) as follower:
+        coordinator.read_ms, coordinator.position = 500, 3
+        await until(lambda: follower.known.freshness.read_ms == 500)
+        assert follower.view.switches[-1].position == 3
+        # While nobody tells, what was told last stands still, and staleness grows.
+        coordinator.away = True
+        coordinator.read_ms = 900
+        asked = coordinator.pulses
+        await until(lambda: coordinator.pulses > asked)
+        assert follower.known.freshness.read_ms == 500
+
+
+async def test_who_comes_while_the_log_is_read_waits_for_the_next_reading(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(view_follower, "_PULSE_S", 60.0)
+    coordinator = FakeCoordinator(RegionView(region="a"))
+    coordinator.position = 1
+    async with following(coordinator, monkeypatch) as follower, asyncio.timeout(10.0):
+        coordinator.store_answers.clear()
+        first = asyncio.create_task(follower.refresh())
+        await coordinator.reading.wait()
+        # The reading that is under way began too early to find this.
+        coordinator.position = 2
+        later = [asyncio.create_task(follower.refresh()) for _ in range(50)]
+        await asyncio.sleep(0)
+        coordinator.store_answers.set()
+        await asyncio.gather(first, *later)
+        assert follower.known.freshness.position == 2
+        assert coordinator.readings == 2
+
+
+async def test_a_store_that_is_away_is_told_to_all_who_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    coordinator = FakeCoordinator(RegionView(region="a"))
+    async with following(coordinator, monkeypatch) as follower, asyncio.timeout(10.0):
+        coordinator.away = True
+        waiting = [asyncio.create_task(follower.refresh()) for _ in range(3)]
+        ended = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(error) for error in ended] == [Unavailable] * 3
+        coordinator.away = False
+        await follower.refresh()
+
+
+async def test_a_caller_that_leaves_takes_no_reading_along(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    coordinator = FakeCoordinator(RegionView(region="a"))
+    async with following(coordinator, monkeypatch) as follower, asyncio.timeout(10.0):
+        coordinator.store_answers.clear()
+        leaving, staying = (asyncio.create_task(follower.refresh()) for _ in range(2))
+        await coordinator.reading.wait()
+        leaving.cancel()
+        coordinator.store_answers.set()
+        await staying
+        assert coordinator.readings == 1

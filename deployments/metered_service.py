@@ -1,0 +1,61 @@
+"""Counts how requests' demands were met, whatever way they came in."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from cluster.answers import (
+    AnswerEvent,
+    AnswerRequest,
+    AnswerResult,
+    QueryService,
+    RegionSummary,
+    Retrieved,
+)
+from cluster.errors import NotYet, Unavailable
+from cluster.search import SearchRequest, SearchResult
+from deployments.metrics import HttpMetrics
+
+
+class MeteredService:
+    """The same service, as a `cluster.answers.QueryService`."""
+
+    def __init__(self, service: QueryService, metrics: HttpMetrics) -> None:
+        self._service = service
+        self._metrics = metrics
+
+    async def search(self, request: SearchRequest) -> SearchResult:
+        try:
+            result = await self._service.search(request)
+        except (NotYet, Unavailable):
+            self._metrics.refused(request.demand.level)
+            raise
+        self._metrics.served(request.demand.level, result)
+        return result
+
+    async def answer_events(self, request: AnswerRequest) -> AsyncGenerator[AnswerEvent, None]:
+        begun = False
+        try:
+            async with aclosing(self._service.answer_events(request)) as events:
+                async for event in events:
+                    if isinstance(event, Retrieved):
+                        self._metrics.served(request.demand.level, event)
+                    begun = True
+                    yield event
+        except (NotYet, Unavailable):
+            if not begun:
+                self._metrics.refused(request.demand.level)
+            raise
+
+    async def answer(self, request: AnswerRequest) -> AnswerResult:
+        try:
+            result = await self._service.answer(request)
+        except (NotYet, Unavailable):
+            self._metrics.refused(request.demand.level)
+            raise
+        self._metrics.served(request.demand.level, result)
+        return result
+
+    async def status(self) -> RegionSummary:
+        return await self._service.status()

@@ -1,0 +1,84 @@
+"""What a request may ask for, in the words of the interfaces."""
+
+from __future__ import annotations
+
+import pytest
+
+from cluster.demand import EVENTUAL, Consistency, Demand, demand_of
+from cluster.errors import InvalidArgument
+from cluster.session import SessionToken
+
+STORE = "store"
+
+
+@pytest.mark.parametrize(
+    ("level", "session", "within_ms", "then"),
+    [
+        (None, None, None, Consistency.EVENTUAL),
+        ("eventual", None, None, Consistency.EVENTUAL),
+        (None, "token", None, Consistency.SESSION),
+        (None, None, 500, Consistency.BOUNDED),
+        (None, "token", 500, Consistency.BOUNDED),
+        ("strong", "token", None, Consistency.STRONG),
+        ("quorum", None, None, Consistency.QUORUM),
+    ],
+)
+def test_demands(
+    level: str | None, session: str | None, within_ms: int | None, then: Consistency
+) -> None:
+    token = SessionToken(STORE, 3)
+    made = demand_of(level, session and token.encode(), within_ms)
+    assert made == Demand(level=then, session=session and token, max_staleness_ms=within_ms)
+
+
+@pytest.mark.parametrize(
+    ("level", "session", "within_ms", "number", "field"),
+    [
+        ("exact", None, None, None, "consistency"),
+        ("", None, None, None, "consistency"),
+        ("session", None, None, None, "session"),
+        ("eventual", "token", None, None, "session"),
+        (None, "no token", None, None, "session"),
+        ("bounded", None, None, None, "max_staleness_ms"),
+        ("strong", None, 5, None, "max_staleness_ms"),
+        (None, None, -1, None, "max_staleness_ms"),
+        ("strong", None, None, 1, "consistency"),
+        (None, "token", None, 1, "session"),
+        (None, None, 500, 1, "max_staleness_ms"),
+    ],
+)
+def test_demands_that_make_no_sense(
+    level: str | None,
+    session: str | None,
+    within_ms: int | None,
+    number: int | None,
+    field: str,
+) -> None:
+    token = SessionToken(STORE, 3).encode() if session == "token" else session
+    with pytest.raises(InvalidArgument) as raised:
+        demand_of(level, token, within_ms, release=number)
+    assert raised.value.field == field
+
+
+def test_nothing_asked_is_one_and_the_same() -> None:
+    assert demand_of(None, None, None) is EVENTUAL
+    assert demand_of("eventual", None, None) is EVENTUAL
+
+
+@pytest.mark.parametrize(
+    "demand",
+    [
+        EVENTUAL,
+        Demand(level=Consistency.STRONG),
+        Demand(level=Consistency.SESSION, session=SessionToken(STORE, 3)),
+        Demand(level=Consistency.BOUNDED, session=SessionToken(STORE, 3), max_staleness_ms=0),
+    ],
+)
+def test_the_words_for_it_say_it_all(demand: Demand) -> None:
+    told = demand.told()
+    again = demand_of(
+        told.get("consistency"),  # type: ignore[arg-type]
+        told.get("session"),  # type: ignore[arg-type]
+        told.get("max_staleness_ms"),  # type: ignore[arg-type]
+    )
+    assert again == demand
