@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 PEERS := .venv-peers
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test unit integration chaos check lint type format bench bench-peers lock clean
+.PHONY: help setup demo test unit integration chaos sim check lint type format bench bench-peers lock clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -35,6 +35,10 @@ integration: $(READY)  ## the tests on real clusters, models and servers, slow o
 
 chaos: $(READY)  ## break a region under load and count what fails (ARGS=--quick without the language model)
 	$(BIN)/python -m tests.chaos.run $(ARGS)
+
+sim: $(READY)  ## simulate regions under faults: SEEDS=2000 as many seeds, SEED=17 one of them with its trace
+	@$(BIN)/python -m tests.simulation.run $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),1000)) \
+		$(if $(REGIONS),--regions $(REGIONS)) $(ARGS)
 
 check: $(READY) lint type  ## style, types, layering
 	$(BIN)/pytest -q tests/unit/test_layering.py

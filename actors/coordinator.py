@@ -35,6 +35,7 @@ from cluster.numbered_object import NumberedLog
 from cluster.object_store import ObjectStore
 from cluster.outcomes import OutcomeReport
 from cluster.region_view import Pulse, RegionView
+from cluster.regions_overview import overview
 from cluster.releases import RELEASE_LOG, LogState, Release, ReleaseContents
 from cluster.rollout import Rollout
 from cluster.rollout_events import CanaryFaulted, Outcome, Prepared, PrepareFailed
@@ -165,6 +166,8 @@ class Coordinator:
         Raises Conflict, InvalidArgument, and NotFound or Corrupt for contents that the store does
         not hold as they were published: then nothing is appended.
         """
+        for target in targets:
+            self._settings.region_name(target)
         self._loader.plan(Release(number=1, contents=contents))
         state = self._ask(
             lambda rollout, now_ms, commit_id: rollout.propose(
@@ -203,7 +206,10 @@ class Coordinator:
         )
 
     def rollback(self, number: int | None) -> LogState:
-        """Back to release `number`, or to the one before the current one (None)."""
+        """Back to `number`, or to the one before the current (None); not to a collected one."""
+        target = self._state.proposals.get(number or 0)
+        if target is not None and number not in self._state.resident(self._clock.wall_ms()):
+            self._loader.plan(target.release)
         return self._ask(lambda r, now, cid: r.rollback(number, now_ms=now, commit_id=cid))
 
     def scale(self, corpus: str, replicas: int) -> None:
@@ -216,8 +222,8 @@ class Coordinator:
 
     def status(self) -> RegionSummary:
         now_ms = self._clock.wall_ms()
-        regions, serving = self._pulse.regions, self._loader.num_serving
-        return summary_of(self._view, self._state, regions, now_ms, serving)
+        regions = overview(self._state, self._pulse.regions, self._settings.regions, now_ms)
+        return summary_of(self._view, self._state, regions, now_ms, self._loader.num_serving)
 
     def stop(self) -> None:
         """Ends its threads soon; what is loaded stays."""

@@ -30,6 +30,7 @@ from actors.corpus_rows import (
 )
 from actors.embedding_worker import EmbedBatches
 from actors.faiss_api import num_subquantizers
+from actors.index_deletes import index_without_deleted
 from actors.index_training import prepare_build
 from actors.progress import watched
 from actors.shard_build import build_shard
@@ -69,9 +70,11 @@ def build_index(
 ) -> tuple[IndexManifest, ManifestRef, bool]:
     """Builds the latest position of a corpus; the last value tells whether it was built before.
 
-    Needs a driver that has joined a Ray cluster. `progress` is told how many passages are embedded,
-    and of how many. Raises NotFound for a corpus without documents, InvalidArgument when the corpus
-    needs an embedder and there is none, or has no strings or integers to be partitioned by.
+    Where documents were deleted since a build, and nothing else changed, its files are kept and
+    get tombstones. Needs a driver that has joined a Ray cluster. `progress` is told how many
+    passages are embedded, and of how many. Raises NotFound for a corpus without documents,
+    InvalidArgument when the corpus needs an embedder and there is none, or has no strings or
+    integers to be partitioned by.
     """
     catalog = Catalog(store)
     position = catalog.latest_corpus(corpus)
@@ -86,6 +89,11 @@ def build_index(
     found = catalog.find_index(corpus, version)
     if found is not None:
         return (*found, True)
+    derived = index_without_deleted(
+        store, position, settings, embedder=embedder, cache_folder=cache_folder
+    )
+    if derived is not None:
+        return derived
     dimension = position.vector_dimension or (embedder.dimension if embedder else None)
     assert dimension is not None
     if isinstance(settings.index, IndexParameters):

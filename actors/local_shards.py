@@ -120,7 +120,7 @@ class LocalShards:
         try:
             found = await asyncio.to_thread(self._catalog.find_index, corpus, index_version)
             for artifact in () if found is None else found[0].shards:
-                if await asyncio.to_thread(self._cache.holds, artifact.files):
+                if await asyncio.to_thread(self._cache.holds, artifact.built_files):
                     assert found is not None
                     await self._replica(corpus, artifact.shard).load(found[0])
         except RaygionError as error:

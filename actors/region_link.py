@@ -17,8 +17,8 @@ from cluster.event_stream import EventParser
 from cluster.region_site import RegionSite
 from cluster.region_wire import FORWARDED_BY, Call, parse_error
 
-CONNECT_TIMEOUT_S = 0.5
-"""Longer than any round trip on earth, and short enough to ask the next region."""
+CONNECT_TIMEOUT_S = 1.0
+"""Several times the longest round trip on earth, and short enough to ask the next region."""
 SILENCE_MAX_S = 5.0
 """A stream over which nothing comes for so long is broken: regions send signs of life."""
 CONNECTIONS_MAX = 128

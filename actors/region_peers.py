@@ -186,7 +186,7 @@ class RegionPeers:
 
 
 def _caller(request: SearchRequest | AnswerRequest) -> Caller:
-    return replace(request.caller, user=request.user)
+    return replace(request.caller, user=request.user) if request.user else request.caller
 
 
 def _broke_off(region: str) -> Unavailable:

@@ -4,14 +4,13 @@ is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from cluster.answers import CanarySummary, CorpusSummary, RegionSummary, ReleaseSummary
 from cluster.region_view import CorpusView, Freshness, Pulse, RegionView, ReleaseView
-from cluster.regions_overview import overview
+from cluster.regions_overview import RegionsOverview
 from cluster.releases import LogState
 from cluster.rollout import Rollout
-from cluster.rollout_events import RegionStatus
 
 SWITCHES_PUBLISHED = 16
 """Enough for the current release, the one before and what is due; a view stays small for ever."""
@@ -21,13 +20,11 @@ _ABORTED_PUBLISHED = 64
 def summary_of(
     view: RegionView,
     state: LogState,
-    regions: Mapping[str, RegionStatus],
+    regions: RegionsOverview,
     now_ms: int,
     num_serving: Callable[[CorpusView], int],
 ) -> RegionSummary:
-    """`regions`: the last heartbeat of each. `num_serving`: how many replicas of a corpus hold its
-    index version and answer.
-    """
+    """`num_serving`: how many replicas of a corpus hold its index version and answer."""
     resident = tuple(_release(release, num_serving) for _, release in sorted(view.releases.items()))
     corpora = [corpus for release in resident for corpus in release.corpora]
     current = state.current(now_ms)
@@ -41,7 +38,7 @@ def summary_of(
         canary=None
         if view.canary is None
         else CanarySummary(release=view.canary.release, percent=view.canary.percent),
-        regions=overview(state, regions, (), now_ms).regions,
+        regions=regions.regions,
         healthy=current in view.releases
         and all(corpus.replicas_serving == corpus.replicas for corpus in corpora),
     )

@@ -224,7 +224,11 @@ class RegionalService:
             )
             match decision:
                 case Serve(exactly=True):
-                    return replace(self._in_time(request, deadline), release=decision.release)
+                    return replace(
+                        self._in_time(request, deadline),
+                        release=decision.release,
+                        not_before=decision.position,
+                    )
                 case Serve():
                     return replace(self._in_time(request, deadline), not_before=decision.position)
                 case Refresh():

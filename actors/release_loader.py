@@ -58,9 +58,9 @@ class LoadedRelease:
     @property
     def artifacts(self) -> frozenset[tuple[ArtifactFile, ...]]:
         """The sets of files that its parts are opened from."""
-        shards = {shard.files for index in self.indexes.values() for shard in index.shards}
+        shards = (shard for index in self.indexes.values() for shard in index.shards)
         models = {m.files for m in (self.embedder, self.generator) if m is not None}
-        return frozenset(shards | models)
+        return frozenset(models.union(*(shard.folders for shard in shards)))
 
 
 class ReleaseLoader:

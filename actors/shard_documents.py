@@ -108,6 +108,7 @@ class ShardDocuments:
     partition_by: str | None
     texts: pa.StringArray
     id_column: pa.StringArray
+    document_column: pa.StringArray
     id_ends: npt.NDArray[np.int32]
     """int32 [num_rows + 1]: row i's id is `id_bytes[id_ends[i] : id_ends[i + 1]]`"""
     id_bytes: npt.NDArray[np.uint8]
@@ -137,6 +138,7 @@ class ShardDocuments:
             raise ValueError(f"the longest vector has norm {norm_max}")
         weak_score = float.fromhex(facts[_WEAK_SCORE].decode()) if _WEAK_SCORE in facts else None
         ids = _strings(batch.column("id"))
+        documents = _strings(batch.column("document"))
         texts = _strings(batch.column("text"))
         fields = [name for name in batch.schema.names if name.startswith(META_PREFIX)]
         for name in fields:
@@ -154,6 +156,7 @@ class ShardDocuments:
             partition_by=facts[_PARTITION_BY].decode() if _PARTITION_BY in facts else None,
             texts=texts,
             id_column=ids,
+            document_column=documents,
             id_ends=_offsets(ids),
             id_bytes=np.frombuffer(memoryview(ids.buffers()[2] or b""), dtype=np.uint8),
         )
@@ -182,11 +185,15 @@ class ShardDocuments:
 
     def rows_with(self, ids: Collection[bytes]) -> npt.NDArray[np.bool_]:
         """bool [num_rows]: whether the row's id, in UTF-8, is among these."""
-        # Compared as bytes, which need not be UTF-8 to be compared.
-        column = self.id_column.view(pa.binary())
-        found = pc.is_in(column, value_set=pa.array(list(ids), pa.binary()))
-        mask: npt.NDArray[np.bool_] = found.to_numpy(zero_copy_only=False)
-        return mask
+        return _is_in(self.id_column, ids)
+
+    def rows_of(self, documents: Collection[str]) -> npt.NDArray[np.bool_]:
+        """bool [num_rows]: whether the row is a passage of one of these documents."""
+        return _is_in(self.document_column, [document.encode() for document in documents])
+
+    def documents_at(self, rows: Int64Array) -> frozenset[str]:
+        """The ids of the documents whose passages these rows are."""
+        return frozenset(str(id) for id in self.document_column.take(rows).to_pylist())
 
     def passages(
         self, rows: Sequence[int] | Int64Array, fields: tuple[str, ...] | None
@@ -212,6 +219,13 @@ class ShardDocuments:
             dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)
         )
         return Passages(texts=texts, metadata=metadata or ({},) * len(texts))
+
+
+def _is_in(column: pa.StringArray, values: Collection[bytes]) -> npt.NDArray[np.bool_]:
+    # Compared as bytes, which need not be UTF-8 to be compared.
+    found = pc.is_in(column.view(pa.binary()), value_set=pa.array(list(values), pa.binary()))
+    mask: npt.NDArray[np.bool_] = found.to_numpy(zero_copy_only=False)
+    return mask
 
 
 def _values(column: pa.Array[Any] | pa.ChunkedArray[Any], rows: Int64Array) -> list[Any]:

@@ -118,7 +118,13 @@ class ShardIndex:
         grows with rows / live rows. `passages` still finds deleted rows, for searches that began
         before.
         """
-        deleted = self._documents.rows_with(ids)
+        return self._without_rows(self._documents.rows_with(ids))
+
+    def without_documents(self, documents: Collection[str]) -> Self:
+        """`without` for all passages of these documents."""
+        return self._without_rows(self._documents.rows_of(documents))
+
+    def _without_rows(self, deleted: RowMask) -> Self:
         live = ~deleted if self._live is None else self._live & ~deleted
         if np.count_nonzero(live) == self.num_live:
             return self

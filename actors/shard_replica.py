@@ -19,9 +19,10 @@ from cluster.artifact_cache import ArtifactCache
 from cluster.artifacts import Artifacts
 from cluster.clock import Deadline
 from cluster.errors import DeadlineExceeded, Overloaded, Unavailable
-from cluster.manifests import ArtifactFile, IndexManifest
+from cluster.manifests import TOMBSTONES_FILE, ArtifactFile, IndexManifest, IndexParameters
 from cluster.object_store import ObjectStore
 from cluster.search import Int64Array, Passages, SearchEffort, ShardHits, ShardQuery
+from cluster.tombstones import read_tombstones
 
 T = TypeVar("T")
 _WAITING_MAX = 256
@@ -53,6 +54,10 @@ class _Opened:
     """An index version that is open, and what a query of it costs, as far as is known."""
 
     index: ShardIndex
+    whole: ShardIndex
+    """The same without tombstones: whatever else is deleted from these files is a view of it."""
+    files: tuple[ArtifactFile, ...]
+    parameters: IndexParameters
     busy_s: float = 0.0
     costs_s: dict[SearchEffort, float] = field(default_factory=dict)
     """Of one vector, by effort: the least lately."""
@@ -100,7 +105,7 @@ class ShardReplicaActor:
         self._shard = shard
         self._cache = ArtifactCache(Artifacts(store), cache_folder)
         self._opened: dict[str, _Opened] = {}
-        self._files: dict[str, tuple[ArtifactFile, ...]] = {}
+        self._folders: dict[str, tuple[tuple[ArtifactFile, ...], ...]] = {}
         """By index version: what the node's cache keeps for this replica."""
         self._searcher = searcher or ThreadPoolExecutor(1, thread_name_prefix="search")
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
@@ -118,7 +123,10 @@ class ShardReplicaActor:
         """Lets go of an index version; its memory is freed when the last search on it is over."""
         opened = self._opened.pop(index_version, None)
         self._gone_busy_s += 0.0 if opened is None else opened.busy_s
-        self._cache.let_go(self._files.pop(index_version, ()))
+        gone = self._folders.pop(index_version, ())
+        # Versions may share a shard that did not change, or from which documents were deleted.
+        for files in set(gone).difference(*self._folders.values()):
+            self._cache.let_go(files)
 
     def holds(self, index_version: str) -> bool:
         return index_version in self._opened
@@ -167,10 +175,23 @@ class ShardReplicaActor:
         if manifest.version in self._opened:
             return
         artifact = next(s for s in manifest.shards if s.shard == self._shard)
-        self._files[manifest.version] = artifact.files
-        folder = self._cache.folder_for(artifact.files)
-        index = ShardIndex.open(folder, manifest.parameters, manifest.dimension)
-        self._opened[manifest.version] = _Opened(index)
+        self._folders[manifest.version] = artifact.folders
+        index = whole = self._whole(artifact.built_files, manifest)
+        if artifact.tombstones is not None:
+            file = self._cache.folder_for((artifact.tombstones,)) / TOMBSTONES_FILE
+            deleted = read_tombstones(file.read_bytes(), source=TOMBSTONES_FILE)
+            index = whole.without_documents(deleted)
+        self._opened[manifest.version] = _Opened(
+            index, whole, artifact.built_files, manifest.parameters
+        )
+
+    def _whole(self, files: tuple[ArtifactFile, ...], manifest: IndexManifest) -> ShardIndex:
+        # What is open was verified when it was mapped: another view of it costs milliseconds.
+        for opened in list(self._opened.values()):
+            if (opened.files, opened.parameters) == (files, manifest.parameters):
+                return opened.whole
+        folder = self._cache.folder_for(files)
+        return ShardIndex.open(folder, manifest.parameters, manifest.dimension)
 
     def _of_version(self, index_version: str) -> _Opened:
         opened = self._opened.get(index_version)

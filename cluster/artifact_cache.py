@@ -13,6 +13,7 @@ from uuid import uuid4
 import orjson
 
 from cluster.artifacts import Artifacts, checked_files, sha256_of
+from cluster.blob_fetch import ByteProgress
 from cluster.cache_space import CacheSpace
 from cluster.errors import Corrupt
 from cluster.manifests import ArtifactFile
@@ -40,10 +41,13 @@ class ArtifactCache:
         self._folder = folder.absolute()
         self._space = CacheSpace(self._folder)
 
-    def folder_for(self, files: Sequence[ArtifactFile]) -> Path:
+    def folder_for(
+        self, files: Sequence[ArtifactFile], progress: ByteProgress | None = None
+    ) -> Path:
         """A folder with exactly these files, every byte of them hashed during this call.
 
-        The folder stays until this process ends, or says `let_go`. A cached file with other bytes
+        `progress` is told of the bytes of each file that has to be fetched. The folder stays until
+        this process ends, or says `let_go`. A cached file with other bytes
         is fetched again; a file stored as a delta is rebuilt from its base. Raises Corrupt when the
         store's copy is no better, or for a path that would leave the folder; NotFound and
         Unavailable as the store does. Waits for another process that is making the same folder.
@@ -58,7 +62,7 @@ class ArtifactCache:
             missing = [file for file in blobs.values() if not self._blob(file).is_file()]
             if missing:
                 self._space.make_room(sum(self._fetched_bytes(file) for file in missing))
-            list(fetchers.map(self._ensure_blob, blobs.values()))
+            list(fetchers.map(lambda file: self._ensure_blob(file, progress), blobs.values()))
             folder.mkdir(parents=True, exist_ok=True)
             for file in wanted:
                 self._link(self._blob(file), folder / file.path)
@@ -93,16 +97,16 @@ class ArtifactCache:
         parts = (part for part in file.parts if part is not file and not self._blob(part).is_file())
         return file.size_bytes + sum(part.size_bytes for part in parts)
 
-    def _ensure_blob(self, file: ArtifactFile) -> None:
+    def _ensure_blob(self, file: ArtifactFile, progress: ByteProgress | None) -> None:
         blob = self._blob(file)
         if blob.is_file():
             if _holds(blob, file):
                 return
             log.warning("%s (%s) was damaged in the cache; fetching it again", blob, file.path)
         if file.delta is None or self._is_cheaper_whole(file):
-            self._artifacts.fetch(file, blob)
+            self._artifacts.fetch(file, blob, progress)
         else:
-            self._rebuild(file, blob)
+            self._rebuild(file, blob, progress)
         blob.chmod(_READ_ONLY)
 
     def _is_cheaper_whole(self, file: ArtifactFile) -> bool:
@@ -110,13 +114,13 @@ class ArtifactCache:
         base, _ = file.parts
         return not self._blob(base).is_file() and self._artifacts.is_stored(file)
 
-    def _rebuild(self, file: ArtifactFile, blob: Path) -> None:
+    def _rebuild(self, file: ArtifactFile, blob: Path, progress: ByteProgress | None) -> None:
         base, delta = file.parts
         with self._space.making(file.sha256, [base.sha256, delta.sha256]):
             if blob.is_file() and _holds(blob, file):
                 return  # another process, for another folder, was faster
             for part in (base, delta):
-                self._ensure_blob(part)
+                self._ensure_blob(part, progress)
             temp = blob.parent / f".{uuid4().hex}"
             temp.parent.mkdir(parents=True, exist_ok=True)
             try:

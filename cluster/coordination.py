@@ -17,7 +17,7 @@ from functools import partial
 from typing import Protocol, assert_never
 
 from cluster.clock import Clock, Deadline
-from cluster.errors import Conflict, Fenced
+from cluster.errors import Conflict, Fenced, OutcomeUnknown, Unavailable
 from cluster.numbered_object import NumberedLog, read_each
 from cluster.object_store import ObjectStore
 from cluster.region_claim import Claim, RegionClaim, read_heartbeat, taken
@@ -104,6 +104,8 @@ class RolloutDriver:
         self._vitals = vitals
         self._appended = appended
         self._claim = RegionClaim(cluster_id)
+        self._refusal: Conflict | None = Conflict("this region is still starting; try again")
+        """Why it may not lead."""
         self._regions: list[str] = []
         self._listed_s = float("-inf")
         self._told: RegionStatus | None = None
@@ -132,27 +134,47 @@ class RolloutDriver:
 
     def decide(self, *, exchange_heartbeats: bool) -> None:
         """Does what follows from what was read. Fails like `step`."""
+        failure: Unavailable | OutcomeUnknown | None = None
         if exchange_heartbeats:
-            self._carry_out(self._exchange_heartbeats())
+            try:
+                heartbeats = self._exchange_heartbeats()
+            except (Unavailable, OutcomeUnknown) as error:
+                if self._told is None:
+                    raise
+                # A region that can only read still holds what the log wants it to hold.
+                failure = error
+            else:
+                self._carry_out(heartbeats)
         self._carry_out(LogCaughtUp())
+        if failure is not None:
+            raise failure
 
     def observe(self, event: Outcome) -> None:
         """Takes in how the preparing of a release ended, or how it did. Fails like `step`."""
         self._carry_out(event)
 
     def request(self, decide: Decide) -> LogState:
-        """Appends what `decide` gives; decides again when another writer came first.
+        """Appends what `decide` gives; decides again when another writer came first. Where another
+        region leads, this one takes the lead over: so a person may ask in any region.
 
         Returns the state right after the entry. Raises what `decide` raises, and Conflict when
-        others kept coming first. OutcomeUnknown alone leaves open whether the entry landed: any
-        other error means that it did not and will not.
+        others kept coming first, or this region may not lead. OutcomeUnknown alone leaves open
+        whether the entry landed: any other error means that it did not and will not.
         """
         for _ in range(_REQUEST_ATTEMPTS):
             self._read_log()
+            if not self.rollout.leads and not self._take_lead():
+                continue
             append = decide(self.rollout, self._clock.wall_ms(), self._new_id())
             if self._append(append):
                 return self.rollout.state
         raise Conflict("other writers kept coming first; try again")
+
+    def _take_lead(self) -> bool:
+        """Whether this region leads now; False when another writer came first."""
+        if self._refusal is not None:
+            raise self._refusal
+        return self._append(self.rollout.take_lead(self._clock.wall_ms(), self._new_id()))
 
     def _carry_out(self, event: Event) -> None:
         for _ in range(_APPENDS_MAX):
@@ -223,7 +245,8 @@ class RolloutDriver:
             zip(names, read_each(partial(read_heartbeat, self._store), names), strict=True)
         )
         if self._claim.look(found[region], now_s) is not Claim.FREE:
-            raise taken(region, found[region])
+            self._refusal = taken(region, found[region])
+            raise self._refusal
         statuses = {name: status for name, status in found.items() if status is not None}
         statuses[region] = self._tell(now_s)
         return HeartbeatsRead(statuses=statuses, at_s=now_s)
@@ -247,5 +270,5 @@ class RolloutDriver:
         ):
             return told
         self._store.put(heartbeat_path(own.region), own.to_bytes())
-        self._told, self._told_s = own, now_s
+        self._told, self._told_s, self._refusal = own, now_s, None
         return own

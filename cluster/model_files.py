@@ -13,11 +13,11 @@ from pathlib import Path
 import orjson
 
 from cluster.artifact_cache import ArtifactCache
-from cluster.artifacts import Artifacts, checked_files
+from cluster.artifacts import Artifacts, checked_files, sha256_of
 from cluster.catalog import Catalog
 from cluster.errors import Corrupt, NotFound, RaygionError
 from cluster.manifests import ArtifactFile, Blob, FileDelta, ModelKind, ModelManifest
-from cluster.model_delta import write_delta
+from cluster.model_delta import apply_delta, write_delta
 from cluster.object_store import ObjectStore
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class ModelFiles:
             progress(f"storing {file.path} ({number} of {len(files)})")
             base = bases.get(file.path)
             if base is not None:
-                file = self._as_delta(file, folder / file.path, base)
+                file = self._as_delta(file, folder / file.path, base, progress)
                 if file.delta is not None:
                     progress(f"{file.path}: {delta_note([file])}")
             if (
@@ -91,21 +91,31 @@ class ModelFiles:
             stored.append(file)
         return tuple(stored)
 
-    def _as_delta(self, file: ArtifactFile, path: Path, base: _Base) -> ArtifactFile:
+    def _as_delta(
+        self, file: ArtifactFile, path: Path, base: _Base, progress: Callable[[str], None]
+    ) -> ArtifactFile:
         """The file as a delta that is in the store now, or as it was where that does not pay."""
         if self._artifacts.is_stored(file):
             return file
+
+        def tell(done: int, total: int) -> None:
+            progress(
+                f"fetching {base.file.path} to compare: {done // 10**6} of {total // 10**6} MB"
+            )
+
         try:
-            old = self._cache.folder_for([base.file])
+            old = self._cache.folder_for([base.file], tell) / base.file.path
         except (NotFound, Corrupt) as error:
             log.warning("%s is stored whole: its base %s: %s", file.path, base.version, error)
             return file
         try:
             with tempfile.TemporaryDirectory(dir=self._scratch) as scratch:
-                target = Path(scratch) / "delta"
-                delta_bytes = write_delta(old / base.file.path, path, target)
-                if delta_bytes > _WORTH_AT_MOST * file.size_bytes:
+                target, rebuilt = Path(scratch) / "delta", Path(scratch) / "rebuilt"
+                if write_delta(old, path, target) > _WORTH_AT_MOST * file.size_bytes:
                     return file
+                apply_delta(old, target, rebuilt)
+                if sha256_of(rebuilt) != file.sha256:
+                    raise Corrupt(f"{file.path} changed while it was being stored")
                 sha256, size_bytes = self._artifacts.put_file(target)
         finally:
             self._cache.let_go([base.file])

@@ -126,7 +126,8 @@ class RegionView:
         """
         if number is not None:
             release = self._named(number, now_ms)
-            return Place(release, self.in_force(now_ms), self._last_to(number, now_ms))
+            in_force = self.in_force(now_ms, not_before)
+            return Place(release, in_force, self._last_to(number, now_ms, not_before))
         switch = self.in_force(now_ms, not_before)
         if switch is None and not_before:
             raise NotYet("this region does not serve yet what the session has seen")
@@ -197,9 +198,9 @@ class RegionView:
             served.add(canary.release)
         return served & self.releases.keys()
 
-    def _last_to(self, number: int, now_ms: int) -> Switch | None:
+    def _last_to(self, number: int, now_ms: int, not_before: int) -> Switch | None:
         """The last switch to the release whose moment has come."""
-        come = (s for s in reversed(self.switches) if s.at_ms <= now_ms)
+        come = (s for s in reversed(self.switches) if _has_come(s, now_ms, not_before))
         return next((s for s in come if s.release == number), None)
 
 

@@ -137,8 +137,13 @@ def parse_error(body: bytes, retry_after: str | None = None) -> RaygionError:
         named = None if path is None else str(path)
         return kind(message.removeprefix(f"{named}: "), named)
     if issubclass(kind, Overloaded):
-        return kind(message, float(retry_after or 1.0))
+        return kind(message, _seconds(retry_after))
     return kind(message)
+
+
+def _seconds(retry_after: str | None) -> float:
+    # A proxy on the way may write a date there.
+    return float(retry_after) if retry_after and retry_after.isdecimal() else 1.0
 
 
 _RETRIEVED = TypeAdapter(Retrieved)

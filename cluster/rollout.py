@@ -178,11 +178,20 @@ class Rollout:
         leader = self.state.leader
         if leader is not None and leader != self.region and not self._lapsed(leader):
             return []
+        return [self._election(now_ms, commit_id)]
+
+    def take_lead(self, now_ms: int, commit_id: str) -> Append:
+        """Stands for election whoever leads. Raises Conflict when this one may not lead."""
+        if self.superseded:
+            raise Conflict(f"another coordinator of region {self.region} leads; ask again shortly")
+        return self._election(now_ms, commit_id)
+
+    def _election(self, now_ms: int, commit_id: str) -> Append:
         self._elected_as = commit_id
         entry = Elect(
             epoch=self.state.epoch + 1, commit_id=commit_id, at_ms=now_ms, leader=self.region
         )
-        return [Append(position=self.state.position + 1, entry=entry)]
+        return Append(position=self.state.position + 1, entry=entry)
 
     def _hear(self, read: HeartbeatsRead, now_ms: int) -> None:
         for region, status in read.statuses.items():

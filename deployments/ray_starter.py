@@ -43,6 +43,9 @@ _QUIET_ENV = {
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
     "RAY_SERVE_FREEZE_GC_ON_STARTUP": "1",
+    # A proxy that is not ready in time is killed, and whoever waits for it told that it died. Where
+    # several regions start on a few cores, Serve's five seconds are too few.
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
     "RAY_SERVE_LOG_TO_STDERR": "0",
     "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
     # Each request would cost a line of log that a Python process takes apart; the gateways have

@@ -14,7 +14,7 @@ from cluster.errors import DeadlineExceeded, RaygionError, Unavailable
 from cluster.region_routing import RegionRouter
 from deployments.http_client import HttpRegion
 
-_CONNECT_TIMEOUT_S = 0.5
+CONNECT_TIMEOUT_S = 1.0
 _TIMEOUTS_MS = {"/v1/search": 5_000, "/v1/answer": 60_000}
 """What the interface grants who names no time."""
 _AWAY = frozenset({"unavailable", "overloaded", "deadline_exceeded"})
@@ -100,7 +100,7 @@ class RegionsClient:
         if name not in self._regions:
             site = self._router.sites[name]
             self._regions[name] = HttpRegion(
-                site.url, site.api_key, connect_timeout_s=_CONNECT_TIMEOUT_S
+                site.url, site.api_key, connect_timeout_s=CONNECT_TIMEOUT_S
             )
         return self._regions[name]
 

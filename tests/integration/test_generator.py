@@ -20,7 +20,7 @@ from actors.prompt_tokenizer import FolderTokenizer
 from actors.starter_models import STARTER_GENERATOR, starter_generator_folder
 from cluster.clock import Deadline
 from cluster.errors import DeadlineExceeded, InvalidArgument, Unavailable
-from cluster.generation import ChatMessage, GenerationChunk, GenerationRequest
+from cluster.generation import ChatMessage, GenerationChunk, GenerationRequest, Generator
 from deployments.local_cluster import LocalCluster, start_local_cluster
 
 pytestmark = [
@@ -96,7 +96,7 @@ ENDLESS = asking("Write a very long novel about a whale. Never stop.", max_token
 
 
 async def answer(
-    generator: ServeGenerator, request: GenerationRequest, timeout_s: float = 60.0
+    generator: Generator, request: GenerationRequest, timeout_s: float = 60.0
 ) -> tuple[str, GenerationChunk]:
     chunks = [chunk async for chunk in generator.stream(request, Deadline.after(timeout_s))]
     assert [c.finish_reason for c in chunks[:-1]] == [None] * (len(chunks) - 1)

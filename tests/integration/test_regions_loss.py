@@ -7,12 +7,16 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 
 from cluster.errors import RaygionError
 from cluster.session import SessionToken
+from deployments.cluster_ports import find_port_block
+from deployments.installation import Installation
+from deployments.region_driver import RegionDriver, join_new_cluster, start_services
 from tests.integration.regions_fixture import (
     KINDS,
     REGIONS,
@@ -110,8 +114,8 @@ def test_a_lost_region_is_served_by_another_one_and_comes_back(regions: ThreeReg
         regions.user_beside(gone) as (traffic, user),
         regions.traffic(*others) as (rest, near),
     ):
-        regions.drivers[gone].kill()
         lost_s = time.monotonic()
+        regions.drivers[gone].kill()
         traffic.wait_for(lambda: traffic.latest("user").served_by in others, "another region")
         moved_s = time.monotonic() - lost_s
         regions.at_leader("rollback", first)
@@ -146,4 +150,28 @@ def test_what_is_wrong_with_a_request_is_said_and_changes_nothing(regions: Three
         regions.at_leader(
             "propose", regions.contents["b-flat"], targets=("nowhere",), auto_commit=True
         )
+    assert refused.value.code == "invalid_argument"
+    assert regions.entries == before
+
+
+def test_a_second_cluster_under_a_regions_name_is_refused(
+    regions: ThreeRegions, tmp_path: Path
+) -> None:
+    name, before = REGIONS[2], regions.entries
+    own = regions.drivers[name].installation.settings
+    http = own.regions[name].http.model_copy(update={"port": find_port_block().http})
+    named = {**own.regions, name: own.regions[name].model_copy(update={"http": http})}
+    twin = RegionDriver(
+        Installation(
+            own.model_copy(update={"regions": named, "state_folder": tmp_path / "twin"}), name
+        )
+    )
+    try:
+        twin.run(join_new_cluster)
+        with pytest.raises(RaygionError, match=name) as refused:
+            twin.run(start_services)
+        assert refused.value.code == "conflict"
+    finally:
+        twin.stop()
+    regions.wait_until_whole()
     assert regions.entries == before

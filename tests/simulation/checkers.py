@@ -1,126 +1,16 @@
-"""What must hold of every history. Independent of the code that is judged: the log is read here by
-rules of its own, from the bytes.
+"""What must hold of the release log, and of what coordinators believe of it. Independent of the code
+that is judged.
 """
 
 from __future__ import annotations
 
-import itertools
-import json
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
 
+from tests.simulation.beliefs import LOG, beliefs, entries, holding
 from tests.simulation.history import History
 
-LOG = "releases/"
 FAULT_TAKEN_IN_S = 1.5
 """A coordinator takes it in after its next pause."""
-Entry = dict[str, Any]
-Checker = Callable[[History], list[str]]
-
-
-@dataclass(slots=True)
-class Belief:
-    """What everybody must believe who has read the log up to one position."""
-
-    epoch: int = 0
-    leader: str | None = None
-    switches: tuple[tuple[int, int], ...] = ()
-    canary: tuple[int, int] | None = None
-    """Release and percentage; it is over with the release's switch, too."""
-    status: dict[int, str] = field(default_factory=dict)
-    targets: dict[int, set[str]] = field(default_factory=dict)
-    auto_commit: dict[int, bool] = field(default_factory=dict)
-    num_void: int = 0
-
-    def open_release(self) -> int | None:
-        return next((n for n, status in self.status.items() if status == "open"), None)
-
-    def current(self, now_ms: int) -> int | None:
-        current = None
-        for release, at_ms in self.switches:
-            if at_ms <= now_ms:
-                current = release
-        return current
-
-    def tried(self, now_ms: int) -> tuple[int, int] | None:
-        over = self.canary is None or self.canary[0] == self.current(now_ms)
-        return None if over else self.canary
-
-
-def after(belief: Belief, entry: Entry) -> Belief:
-    """The belief after one more entry."""
-    status, targets = dict(belief.status), {n: set(t) for n, t in belief.targets.items()}
-    made = Belief(
-        epoch=belief.epoch,
-        leader=belief.leader,
-        switches=belief.switches,
-        canary=belief.canary,
-        status=status,
-        targets=targets,
-        auto_commit=belief.auto_commit,
-        num_void=belief.num_void,
-    )
-    kind, release = entry["kind"], entry.get("release")
-    if kind == "elect":
-        holds = entry["epoch"] > belief.epoch
-    elif entry["epoch"] != belief.epoch:
-        holds = False
-    elif kind == "propose":
-        release = entry["release"]["number"]
-        holds = belief.open_release() is None and release == len(status) + 1
-    else:
-        holds = status.get(release) == ("committed" if kind == "rollback" else "open")
-        holds = holds and (kind != "fence" or entry["region"] in entry_targets(belief, release))
-        by_hand = not belief.auto_commit.get(release or 0, True)
-        holds = holds and (kind != "canary" or (by_hand and belief.switches != ()))
-    if not holds:
-        made.num_void += 1
-    elif kind == "elect":
-        made.epoch, made.leader = entry["epoch"], entry["leader"]
-    elif kind == "propose":
-        status[release], targets[release] = "open", set(entry["targets"])
-        made.auto_commit = {**belief.auto_commit, release: entry["auto_commit"]}
-    elif kind == "canary":
-        made.canary = (release, entry["percent"]) if entry["percent"] else None
-    elif kind == "abort":
-        status[release] = "aborted"
-        made.canary = None if is_of(belief.canary, release) else belief.canary
-    elif kind == "fence":
-        status[release] = "open"
-    else:
-        status[release] = "committed"
-        made.switches += ((release, entry["switch_at_ms"]),)
-        still_open = belief.canary is not None and status[belief.canary[0]] == "open"
-        if not still_open and not (kind == "commit" and is_of(belief.canary, release)):
-            made.canary = None
-    return made
-
-
-def is_of(canary: tuple[int, int] | None, release: int) -> bool:
-    return canary is not None and canary[0] == release
-
-
-def entry_targets(belief: Belief, release: int | None) -> set[str]:
-    return set() if release is None else belief.targets.get(release, set())
-
-
-def entries(history: History) -> list[Entry]:
-    paths = sorted(path for path in history.content if path.startswith(LOG))
-    return [json.loads(history.content[path]) for path in paths]
-
-
-def beliefs(history: History) -> list[Belief]:
-    """By position: the first one is of the empty log."""
-    return list(itertools.accumulate(entries(history), after, initial=Belief()))
-
-
-def holding(history: History) -> list[tuple[int, Entry]]:
-    """The entries that are not void, with their positions."""
-    known = beliefs(history)
-    log = enumerate(entries(history), 1)
-    return [(n, entry) for n, entry in log if known[n].num_void == known[n - 1].num_void]
 
 
 def log_is_consecutive_and_immutable(history: History) -> list[str]:
@@ -278,22 +168,3 @@ def what_serves_is_never_retired(history: History) -> list[str]:
 
 def the_quiet_time_ends_well(history: History) -> list[str]:
     return list(history.failures)
-
-
-CHECKERS: tuple[Checker, ...] = (
-    log_is_consecutive_and_immutable,
-    epochs_never_go_back,
-    one_incarnation_leads_an_epoch,
-    requests_have_the_effect_that_was_told,
-    commits_wait_for_their_targets,
-    everybody_agrees_at_a_position,
-    a_canarys_share_goes_to_what_may_have_it,
-    what_serves_is_never_retired,
-    the_quiet_time_ends_well,
-)
-
-
-def violations(history: History) -> dict[str, list[str]]:
-    """By the name of the checker; empty when all holds."""
-    found = {checker.__name__: checker(history) for checker in CHECKERS}
-    return {name: problems for name, problems in found.items() if problems}

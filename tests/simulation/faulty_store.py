@@ -1,4 +1,4 @@
-"""An object store in memory, and how each process sees it: slow, failing, losing replies."""
+"""An object store in memory, and how each process sees it: far away, failing, losing replies."""
 
 from __future__ import annotations
 
@@ -6,12 +6,20 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from cluster.errors import Conflict, NotFound, OutcomeUnknown, Unavailable
-from tests.simulation.sim_time import Killed, Process, Scheduler
+from tests.simulation.network import STORE, Network
+from tests.simulation.sim_time import Killed, Process
+
+Found = TypeVar("Found")
+CLIENT_TIMEOUT_S = 3.0
+"""After so long without a reply an operation is given up."""
+_FAULTS = ("refused", "request lost", "reply lost", "late", "sent twice")
+_FAULTS_UNDER_WAY = ("refused", "request lost", "late")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Write:
     """A write that took effect."""
 
@@ -23,9 +31,11 @@ class Write:
 
 @dataclass(slots=True)
 class Objects:
-    """What the store holds, and every write that ever took effect."""
+    """What the store holds, and every write to the release log that ever took effect."""
 
     content: dict[str, bytes] = field(default_factory=dict)
+    folders: dict[str, dict[str, None]] = field(default_factory=dict)
+    """Names right inside each folder: of objects and of folders."""
     writes: list[Write] = field(default_factory=list)
 
     def create(self, write: Write) -> bool:
@@ -35,12 +45,17 @@ class Objects:
         return True
 
     def replace(self, write: Write) -> None:
+        if write.path not in self.content:
+            path = write.path
+            while path:
+                path, _, name = path.rpartition("/")
+                self.folders.setdefault(path, {})[name] = None
         self.content[write.path] = write.data
-        self.writes.append(write)
+        if write.path.startswith("releases/"):
+            self.writes.append(write)
 
-    def log(self) -> list[bytes]:
-        """The entries of the release log, in order of their names."""
-        return [self.content[path] for path in sorted(self.content) if path.startswith("releases/")]
+    def log_length(self) -> int:
+        return len(self.folders.get("releases", ()))
 
 
 @dataclass(slots=True)
@@ -48,15 +63,14 @@ class Weather:
     """How often operations go wrong; changed while the simulation runs."""
 
     fault_share: float = 0.0
-    slow_share: float = 0.0
     crash_share: float = 0.0
     """How often an operation is the last one of its process, before or after its effect."""
-    cut_off: set[str] = field(default_factory=set)
+    barred: set[str] = field(default_factory=set)
     """The processes whose writes hardly get through, and whose reads often fail."""
 
     def clear_up(self) -> None:
-        self.fault_share = self.slow_share = self.crash_share = 0.0
-        self.cut_off.clear()
+        self.fault_share = self.crash_share = 0.0
+        self.barred.clear()
 
 
 class FaultyStore:
@@ -65,39 +79,40 @@ class FaultyStore:
     def __init__(
         self,
         objects: Objects,
-        scheduler: Scheduler,
+        network: Network,
         process: Process,
+        region: str,
         rng: random.Random,
         weather: Weather,
     ) -> None:
         self._objects = objects
-        self._scheduler = scheduler
+        self._network = network
         self._process = process
+        self._region = region
         self._rng = rng
         self._weather = weather
+        self._is_there = False
 
     def get(self, path: str) -> bytes:
-        self._read()
-        try:
-            return self._objects.content[path]
-        except KeyError:
-            raise NotFound(f"{path} does not exist") from None
+        return self._read(lambda: self._found(path))
 
     def exists(self, path: str) -> bool:
-        self._read()
-        return path in self._objects.content
+        return self._read(lambda: path in self._objects.content)
 
     def list_names(self, folder: str, start_after: str | None = None) -> list[str]:
-        self._read()
-        prefix = f"{folder}/"
-        names = (p.removeprefix(prefix) for p in self._objects.content if p.startswith(prefix))
-        return sorted(n for n in names if "/" not in n and (start_after is None or n > start_after))
+        def names() -> list[str]:
+            inside = self._inside(folder)
+            files = (n for n in inside if f"{folder}/{n}" in self._objects.content)
+            return sorted(n for n in files if start_after is None or n > start_after)
+
+        return self._read(names)
 
     def list_folders(self, folder: str) -> list[str]:
-        self._read()
-        prefix = f"{folder}/"
-        paths = (p.removeprefix(prefix) for p in self._objects.content if p.startswith(prefix))
-        return sorted({p.split("/")[0] for p in paths if "/" in p})
+        return self._read(
+            lambda: sorted(
+                n for n in self._inside(folder) if f"{folder}/{n}" not in self._objects.content
+            )
+        )
 
     def put_if_absent(self, path: str, data: bytes) -> None:
         if not self._write(path, data, self._objects.create):
@@ -119,47 +134,82 @@ class FaultyStore:
     def upload_if_absent(self, path: str, source: Path, sha256: str) -> None:
         raise AssertionError("the coordinator uploads nothing")
 
-    def _read(self) -> None:
-        self._travel()
-        if self._rng.random() < (0.2 if self._cut_off() else self._weather.fault_share):
-            self._travel()
+    def _found(self, path: str) -> bytes:
+        try:
+            return self._objects.content[path]
+        except KeyError:
+            raise NotFound(f"{path} does not exist") from None
+
+    def _inside(self, folder: str) -> dict[str, None]:
+        return self._objects.folders.get(folder, {})
+
+    def together(self, look: Callable[[], Found]) -> Found:
+        """Reads several objects at once: all of them over one journey, at one moment."""
+
+        def look_at_all() -> Found:
+            self._is_there = True
+            try:
+                return look()
+            finally:
+                self._is_there = False
+
+        return self._read(look_at_all)
+
+    def _read(self, look: Callable[[], Found]) -> Found:
+        if self._is_there:
+            return look()
+        self._travel(self._region, STORE)
+        try:
+            found = look()
+        finally:
+            self._travel(STORE, self._region)
+        if self._rng.random() < (0.2 if self._barred() else self._weather.fault_share):
             raise Unavailable("the store does not answer")
+        return found
 
     def _write(self, path: str, data: bytes, effect: Callable[[Write], bool]) -> bool:
         """Whether it took effect; or one of the ways in which writes fail."""
 
         def take_effect() -> bool:
-            now_s = self._scheduler.now_s
-            return effect(Write(at_s=now_s, path=path, data=data, writer=self._process.name))
+            now_s = self._network.scheduler.now_s
+            return effect(Write(now_s, path, data, self._process.name))
 
         fault = ""
-        if self._cut_off() and self._rng.random() < 0.95:
-            fault = self._rng.choice(_FAULTS_CUT_OFF)
+        if self._barred() and self._rng.random() < 0.95:
+            fault = self._rng.choice(_FAULTS_UNDER_WAY)
         elif self._rng.random() < self._weather.fault_share:
             fault = self._rng.choice(_FAULTS)
         if fault == "late":
             # Under way for long: it may land when nobody, its writer least of all, expects it.
-            self._scheduler.after(self._rng.uniform(0.1, 20.0), lambda: take_effect() and None)
-        self._travel()
+            self._network.scheduler.after(self._rng.uniform(0.1, 20.0), take_effect)
+        try:
+            self._travel(self._region, STORE)
+        except Unavailable as error:
+            # Whoever waits in vain for a reply cannot tell which way was cut.
+            raise OutcomeUnknown("no reply (cut)") from error
         if fault == "refused":
             raise Unavailable("the store refuses the write")
         landed = take_effect() if fault in ("", "reply lost", "sent twice") else False
-        self._travel()
+        try:
+            self._travel(STORE, self._region)
+        except Unavailable as error:
+            raise OutcomeUnknown("no reply (cut)") from error
         if fault in ("late", "reply lost", "request lost"):
             raise OutcomeUnknown(f"no reply ({fault})")
         # Clients send a request again below the store: the second one finds the first one's object.
         return landed and fault != "sent twice"
 
-    def _cut_off(self) -> bool:
-        return self._process.name in self._weather.cut_off
+    def _barred(self) -> bool:
+        return self._process.name in self._weather.barred
 
-    def _travel(self) -> None:
-        if self._rng.random() < self._weather.crash_share:
+    def _travel(self, start: str, end: str) -> None:
+        if self._weather.crash_share and self._rng.random() < self._weather.crash_share:
             self._process.kill()
             raise Killed
-        slow = self._rng.random() < self._weather.slow_share
-        self._process.sleep(self._rng.uniform(1.0, 15.0) if slow else self._rng.uniform(0.0, 0.03))
-
-
-_FAULTS = ("refused", "request lost", "reply lost", "late", "sent twice")
-_FAULTS_CUT_OFF = ("refused", "request lost", "late")
+        if self._network.is_cut(start, end):
+            self._process.sleep(CLIENT_TIMEOUT_S)
+            raise Unavailable("no reply in time")
+        delay_s = self._network.delay_s(start, end)
+        self._process.sleep(min(delay_s, CLIENT_TIMEOUT_S))
+        if delay_s >= CLIENT_TIMEOUT_S:
+            raise Unavailable("no reply in time")

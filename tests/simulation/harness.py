@@ -1,262 +1,164 @@
-"""Several regions over one faulty store, from one seed: the real driver, in virtual time.
+"""Several regions over one faulty network and store, from one seed, in virtual time.
 
-Each region has a coordinator that is restarted when it dies, at times while its predecessor still
-lives. People propose, try, commit, abort and roll back; releases load, fail to, or take long, and
-some do badly as canaries. After the noise comes a quiet time in which everything must converge.
-What happened is in `History`.
+Each region has a coordinator, the real driver in it, and a gateway that answers by the real rules
+of consistency. Coordinators, gateways and whole regions die and come back, at times while a
+predecessor still lives; ways are cut, clocks differ. People propose, try, commit, abort and roll
+back; clients ask at every level and move between regions with their sessions. After the noise comes
+a quiet time in which everything must converge and every question must be answered. What happened is
+in `History`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
 from unittest import mock
 
-from cluster.config import RolloutPolicy
-from cluster.coordination import Decide, RolloutDriver
-from cluster.errors import Fenced, OutcomeUnknown, RaygionError
-from cluster.numbered_object import NumberedLog
-from cluster.releases import RELEASE_LOG, Canary, LogEntry, Release, Rollback, WaitFor
-from cluster.rollout import Rollout, RolloutSettings
-from cluster.rollout_events import Append, CanaryFaulted, Outcome, Prepared, PrepareFailed
-from tests.fakes import contents
-from tests.simulation.faulty_store import FaultyStore, Objects, Weather, Write
-from tests.simulation.history import History, Observation, Request
-from tests.simulation.sim_time import Process, Scheduler
+from cluster.errors import Unavailable
+from cluster.numbered_object import read_each
+from cluster.releases import Switch, parse_entry
+from cluster.rollout import RolloutSettings
+from cluster.rollout_events import RegionStatus
+from cluster.search import SearchRequest
+from tests.simulation.accidents import Accidents
+from tests.simulation.clients import Client
+from tests.simulation.coordinators import Incarnation
+from tests.simulation.faulty_store import Objects, Weather
+from tests.simulation.gateways import Gateway, Outcome
+from tests.simulation.history import History
+from tests.simulation.network import STORE, Network, cities
+from tests.simulation.people import People, propose_for_all
+from tests.simulation.regions import SKEW_MAX_MS, Region, RegionClock
+from tests.simulation.sim_loop import SimLoop
+from tests.simulation.sim_time import Scheduler, current_stack
 
-SETTINGS = RolloutSettings(prepare_retry_s=5.0, switch_margin_s=2.0, leader_lapse_s=10.0)
-NOISE_S = 150.0
-QUIET_MAX_S = 180.0
-SLICE_S = 5.0
-SETTLED_SLICES = 3
+REGIONS_MAX = 32
+QUIET_MAX_S = 120.0
+SLICE_S = 1.5
+SETTLED_SLICES = 2
+CALM_S = 8.0
+"""At most: until there is something to serve everywhere."""
+LAST_QUESTIONS_MAX_S = 20.0
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 
 
-class Incarnation(Process):
-    """One life of a region's coordinator: what `actors.coordinator` does, in virtual time."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """What a simulation is like, apart from its seed."""
 
-    def __init__(self, world: World, region: str, number: int) -> None:
-        name = f"{region}/{number}"
-        self.world = world
-        self.region = region
-        self.rng = random.Random(f"{world.seed}/{name}")
-        self.inbox: deque[Request | Outcome] = deque()
-        self.loaded: set[int] = set()
-        self._ids = 0
-        self.rollout = Rollout(region=region, settings=SETTINGS)
-        super().__init__(world.scheduler, name)
-        store = FaultyStore(world.objects, world.scheduler, self, self.rng, world.weather)
-        self.driver = RolloutDriver(
-            rollout=self.rollout,
-            store=store,
-            log=NumberedLog(store, RELEASE_LOG, rng=self.rng, sleep=self.sleep),
-            host=self,
-            clock=self,
-            new_id=self._new_id,
-        )
-
-    def monotonic_s(self) -> float:
-        return self.world.scheduler.now_s
-
-    def wall_ms(self) -> int:
-        return int((self.world.scheduler.now_s + self.world.skews_s[self.region]) * 1000)
-
-    def _new_id(self) -> str:
-        self._ids += 1
-        return f"{self.name}-{self._ids}"
-
-    def body(self) -> None:
-        steps = 0
-        while True:
-            try:
-                self.driver.step(exchange_heartbeats=steps % 2 == 0)
-                steps += 1
-            except Fenced:
-                return
-            except RaygionError:
-                self.world.count_error()
-            self._judge()
-            self.observe()
-            self.sleep(self.rng.uniform(0.1, 1.0))
-            if self.inbox:
-                self._take(self.inbox.popleft())
-                self.observe()
-
-    def _judge(self) -> None:
-        """Some canaries do badly where the leader is, some elsewhere; it shows sooner or later."""
-        canary = self.rollout.canary(self.wall_ms())
-        if canary is None or canary.release % 3 == 0:
-            return
-        suffers = self.rollout.leads == (canary.release % 3 == 1)
-        if suffers and self.rng.random() < 0.2:
-            told = (self.world.scheduler.now_s, self.name, canary.release)
-            self.world.history.faults.append(told)
-            self.inbox.appendleft(CanaryFaulted(release=canary.release, reason="too slow"))
-
-    def _take(self, item: Request | Outcome) -> None:
-        if isinstance(item, Request):
-            self._serve(item)
-            return
-        try:
-            self.driver.observe(item)
-        except RaygionError:
-            self.world.count_error()
-
-    def _serve(self, request: Request) -> None:
-        def decide(rollout: Rollout, now_ms: int, commit_id: str) -> Append:
-            append = request.decide(rollout, now_ms, commit_id)
-            request.commit_ids.append(append.entry.commit_id)
-            return append
-
-        try:
-            state = self.driver.request(decide)
-        except OutcomeUnknown:
-            return
-        except RaygionError:
-            request.outcome = "failed"
-        else:
-            request.outcome = "ok"
-            request.state_position = state.position
-
-    def observe(self) -> None:
-        """Notes what this incarnation believes."""
-        state = self.rollout.state
-        opened = state.open_proposal()
-        canary = state.canary_at(self.wall_ms())
-        tries = self.rollout.canary(self.wall_ms())
-        self.world.history.observations.append(
-            Observation(
-                at_s=self.world.scheduler.now_s,
-                region=self.region,
-                incarnation=self.name,
-                position=state.position,
-                epoch=state.epoch,
-                leader=state.leader,
-                leads=self.rollout.leads,
-                switches=tuple((s.release, s.at_ms) for s in state.switches),
-                wall_ms=self.wall_ms(),
-                current=state.current(self.wall_ms()),
-                open_release=None if opened is None else opened.release.number,
-                canary=None if canary is None else (canary.release, canary.percent),
-                tries=None if tries is None else tries.release,
-                num_void=state.num_void,
-            )
-        )
-
-    def prepare(self, release: Release) -> None:
-        fate = self.rng.random() if self.world.noisy else 1.0
-        took_s = self.rng.uniform(20.0, 45.0) if fate < 0.15 else self.rng.uniform(0.1, 5.0)
-        fails = 0.15 <= fate < 0.3
-        self.world.scheduler.after(took_s, lambda: self._finish(release.number, fails))
-
-    def _finish(self, number: int, fails: bool) -> None:
-        if self.killed or self.ended:
-            return
-        if fails:
-            self.inbox.append(PrepareFailed(release=number, reason="the dice said no"))
-            return
-        self.loaded.add(number)
-        self.world.history.prepared.append((self.world.scheduler.now_s, self.region, number))
-        self.inbox.append(Prepared(release=number))
-
-    def retire(self, number: int) -> None:
-        self.loaded.discard(number)
-        told = (self.name, number, self.rollout.state.position, self.wall_ms())
-        self.world.history.retired.append(told)
+    regions: int | None = None
+    """How many; None draws 3 to 32, mostly few."""
+    noise_s: float = 20.0
+    clients: int = 3
+    roughness: float | None = None
+    """From 0, where the store and the network never fail, to 1; None draws it."""
+    settings: RolloutSettings = field(default_factory=lambda: RolloutSettings(prepare_retry_s=2.0))
 
 
 class World:
-    """The regions, the store, the people and the accidents of one seed."""
+    """The regions, the store, the network, the people and the clients of one seed."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, scenario: Scenario) -> None:
         self.seed = seed
+        self.scenario = scenario
         self.rng = random.Random(seed)
         self.scheduler = Scheduler()
+        self.loop = SimLoop(self.scheduler)
         self.objects = Objects()
-        self.history = History(writes=self.objects.writes, content=self.objects.content)
-        self.noisy = True
-        self.errors = 0
-        roughness = self.rng.random()
-        self.weather = Weather(
-            fault_share=0.12 * roughness, slow_share=0.03 * roughness, crash_share=0.002 * roughness
+        self.noisy = False
+        self.weather = Weather()
+        count = scenario.regions or _drawn_count(self.rng)
+        self.noise_s = scenario.noise_s * min(1.0, (6 / count) ** 0.5)
+        places = {name: place for name, place in _placed(self.rng, count)}
+        self.network = Network(
+            self.scheduler,
+            random.Random(f"{seed}/network"),
+            places | {STORE: self.rng.choice(list(places.values()))},
         )
-        self._accident_gap_s = self.rng.uniform(4.0, 40.0)
-        self.regions = tuple("abcde"[: self.rng.randint(1, 5)])
-        self.skews_s = {region: self.rng.uniform(-0.5, 0.5) for region in self.regions}
-        self._lives = dict.fromkeys(self.regions, 0)
-        self.named: dict[str, Incarnation] = {}
+        self.regions = {name: Region(name, RegionClock(self.scheduler)) for name in places}
+        for region in self.regions.values():
+            region.clock.set_anew(self.rng)
+        if self.rng.random() < 0.2:
+            self.rng.choice(list(self.regions.values())).is_damaged = True
+        self.history = History(
+            regions=tuple(self.regions), writes=self.objects.writes, content=self.objects.content
+        )
+        self.levels: dict[int, str] = {}
+        """Of consistency, by query."""
+        self._queries = 0
+        self._has_user_policy = self.rng.random() < 0.15
+        self._hits: dict[tuple[str, int], str] = {}
 
     def run(self) -> History:
-        try:
-            for region in self.regions:
-                self.scheduler.after(self.rng.uniform(0.0, 5.0), self._starter(region))
-            self._repeat(self._ask_something, 0.5, 6.0)
-            self._repeat(self._have_an_accident, 0.5, 2 * self._accident_gap_s)
-            self._repeat(self._cut_somebody_off, 10.0, 60.0)
-            self._repeat(self._let_a_lapsed_leader_write, 5.0, 60.0)
-            self.scheduler.run(NOISE_S)
-            self.noisy = False
-            self.weather.clear_up()
-            self._settle()
-        finally:
-            self.scheduler.close()
+        with self.playing():
+            self._live()
         return self.history
 
-    def count_error(self) -> None:
-        self.errors += 1
+    @contextlib.contextmanager
+    def playing(self) -> Iterator[None]:
+        """Time passes inside of this; in the end all processes do."""
+        with contextlib.ExitStack() as stack:
+            for name, stand_in in _STAND_INS.items():
+                stack.enter_context(mock.patch(name, stand_in))
+            stack.enter_context(self.loop.running())
+            stack.callback(self.scheduler.close)
+            yield
 
-    def _settle(self) -> None:
-        quiet = 0
-        length = -1
-        while self.scheduler.now_s < NOISE_S + QUIET_MAX_S:
-            self.scheduler.run(self.scheduler.now_s + SLICE_S)
-            unsettled = self.unsettled()
-            quiet = quiet + 1 if not unsettled and length == len(self.objects.log()) else 0
-            length = len(self.objects.log())
-            if quiet >= SETTLED_SLICES:
-                return
-        self.history.failures += unsettled or ["the log goes on growing"]
+    def _live(self) -> None:
+        self._begin()
+        People(self)
+        Accidents(self, self.rng.uniform(2.0, 12.0))
+        for number in range(self.scenario.clients):
+            Client(self, f"client-{number + 1}")
+        self.noise_s += self.scheduler.now_s
+        if self.rng.random() < 0.5:
+            # Half done when the quiet begins, it must come to an end by itself.
+            last_s = self.noise_s - self.rng.uniform(0.5, 3.0)
+            self.scheduler.after(last_s - self.scheduler.now_s, lambda: propose_for_all(self))
+        self.scheduler.run(self.noise_s)
+        self.noisy = False
+        self.weather.clear_up()
+        self.network.clear_up()
+        self._settle()
 
-    def unsettled(self) -> list[str]:
-        """What is not as it must become once nothing disturbs any more."""
-        length = len(self.objects.log())
-        problems = []
-        leaders = 0
-        currents = set()
-        for region in self.regions:
-            incarnation = self.named.get(region)
-            if incarnation is None or incarnation.ended:
-                problems.append(f"{region} has no coordinator")
-                continue
-            state = incarnation.rollout.state
-            current = state.current(incarnation.wall_ms())
-            currents.add(current)
-            leaders += incarnation.rollout.leads
-            opened = state.open_proposal()
-            if state.position != length:
-                problems.append(f"{region} is at {state.position} of {length}")
-            if opened is not None and opened.auto_commit:
-                problems.append(f"release {opened.release.number} is still open in {region}")
-            if opened is not None and self._is_at_fault(region, opened.release.number):
-                problems.append(f"release {opened.release.number} is open in spite of its fault")
-            if current is not None and not {current} <= (
-                incarnation.rollout.prepared() & incarnation.loaded
-            ):
-                problems.append(f"{region} does not hold its current release {current}")
-        if leaders != 1:
-            problems.append(f"{leaders} coordinators lead")
-        if len(currents) > 1:
-            problems.append(f"the regions differ on the current release: {currents}")
-        return problems
+    def _begin(self) -> None:
+        """Mostly calm at first, until there is something to serve; at times it never is."""
+        if self.rng.random() < 0.85:
+            self.begin_in_calm()
+        else:
+            self._begin_all(within_s=2.0)
+        drawn = self.rng.random()
+        roughness = drawn if self.scenario.roughness is None else self.scenario.roughness
+        self.noisy = True
+        self.weather.fault_share = 0.1 * roughness
+        self.weather.crash_share = 0.001 * roughness
+        self.network.lost_share = self.network.doubled_share = 0.03 * roughness
+        self.network.slow_share = 0.02 * roughness
 
-    def _is_at_fault(self, region: str, release: int) -> bool:
-        """Whether the region's living coordinator has found a fault, and no dead one alone."""
-        name = self.named[region].name
-        return any(found[1:] == (name, release) for found in self.history.faults)
+    def begin_in_calm(self) -> None:
+        """Returns when all regions serve the first release."""
+        self._begin_all(within_s=0.3)
+        self.scheduler.after(0.5, lambda: propose_for_all(self))
+        while not self._all_serve() and self.scheduler.now_s < CALM_S:
+            self.scheduler.run(self.scheduler.now_s + 0.1)
 
-    def _repeat(self, action: Callable[[], None], least_s: float, most_s: float) -> None:
+    def _begin_all(self, within_s: float) -> None:
+        for region in self.regions.values():
+            self.scheduler.after(self.rng.uniform(0.0, within_s), self._starter(region))
+            self.scheduler.after(self.rng.uniform(0.0, within_s), self._opener(region))
+
+    def _all_serve(self) -> bool:
+        gateways = (region.gateway for region in self.regions.values())
+        return all(gateway is not None and gateway.current() for gateway in gateways)
+
+    def repeat(self, action: Callable[[], None], least_s: float, most_s: float) -> None:
+        """As long as the noise lasts."""
+
         def again() -> None:
             if self.noisy:
                 action()
@@ -264,133 +166,210 @@ class World:
 
         self.scheduler.after(self.rng.uniform(least_s, most_s), again)
 
-    # Lives and deaths of coordinators.
+    def _settle(self) -> None:
+        quiet, length = 0, -1
+        while self.scheduler.now_s < self.noise_s + QUIET_MAX_S:
+            self.scheduler.run(self.scheduler.now_s + SLICE_S)
+            unsettled = self.unsettled()
+            quiet = quiet + 1 if not unsettled and length == self.objects.log_length() else 0
+            length = self.objects.log_length()
+            if quiet >= SETTLED_SLICES and self._switches():
+                self._ask_in_the_quiet()
+            if quiet >= SETTLED_SLICES:
+                return
+        self.history.failures += unsettled or ["the log goes on growing"]
 
-    def _starter(self, region: str) -> Callable[[], None]:
-        return lambda: self._start(region)
+    def _ask_in_the_quiet(self) -> None:
+        """Now every level must be answered, everywhere."""
+        self.history.quiet_from_s = self.scheduler.now_s
+        last = [Client(self, f"last in {name}", only=name) for name in self.regions]
+        until_s = self.scheduler.now_s + LAST_QUESTIONS_MAX_S
+        while not all(client.ended for client in last) and self.scheduler.now_s < until_s:
+            self.scheduler.run(self.scheduler.now_s + 0.5)
 
-    def _start(self, region: str) -> None:
-        self._lives[region] += 1
-        self.named[region] = Incarnation(self, region, self._lives[region])
-        self._watch(self.named[region])
+    def unsettled(self) -> list[str]:
+        """What is not as it must become once nothing disturbs any more."""
+        length = self.objects.log_length()
+        problems = []
+        currents = set()
+        for region in self.regions.values():
+            incarnation = region.coordinator
+            if incarnation is None or incarnation.ended or region.gateway is None:
+                problems.append(f"{region.name} has no coordinator or no gateway")
+                continue
+            state = incarnation.rollout.state
+            if incarnation.is_busy:
+                problems.append(f"{region.name} has requests to attend to")
+            current = state.current(region.clock.wall_ms())
+            currents.add(current)
+            opened = state.open_proposal()
+            if state.position != length:
+                problems.append(f"{region.name} is at {state.position} of {length}")
+            if opened is not None and opened.auto_commit:
+                problems.append(f"release {opened.release.number} is still open in {region.name}")
+            if opened is not None and self._is_at_fault(incarnation, opened.release.number):
+                problems.append(f"release {opened.release.number} is open in spite of its fault")
+            served = region.gateway.current()
+            if current is not None and (served != current or current not in region.held):
+                problems.append(f"{region.name} serves {served}, not its current {current}")
+        leaders = sum(region.leads for region in self.regions.values())
+        if leaders != 1:
+            problems.append(f"{leaders} coordinators lead")
+        if len(currents) > 1:
+            problems.append(f"the regions differ on the current release: {currents}")
+        return problems
 
-    def _watch(self, incarnation: Incarnation) -> None:
+    def _is_at_fault(self, incarnation: Incarnation, release: int) -> bool:
+        """Whether the region's living coordinator has found a fault, and no dead one alone."""
+        return any(found[1:] == (incarnation.name, release) for found in self.history.faults)
+
+    # What passes between regions, and what is in them.
+
+    def next_query(self) -> int:
+        self._queries += 1
+        return self._queries
+
+    def preferred(self, name: str, user: str) -> str:
+        """The region that serves the user before all others: mostly the one that is asked."""
+        if not self._has_user_policy or not user:
+            return name
+        return random.Random(f"{self.seed}/{user}").choice(list(self.regions))
+
+    def ask_region(
+        self, start: str, end: str, request: SearchRequest, take: Callable[[Outcome], object]
+    ) -> None:
+        """Sends a query to another region, and what comes of it back."""
+
+        def back(outcome: Outcome) -> None:
+            self.network.send(end, start, lambda: take(outcome))
+
+        sent_s = self.scheduler.now_s
+
+        def arrive() -> None:
+            gateway = self.regions[end].gateway
+            if gateway is None:
+                back(Unavailable(f"{end} cannot be reached"))
+            else:
+                gateway.take_up(request, sent_s, back)
+
+        if self.network.is_cut(start, end) or self.network.is_cut(end, start):
+            # No connection can be made, or it is found broken.
+            away = Unavailable(f"{end} cannot be reached")
+            self.scheduler.after(self.rng.choice([0.5, 2.0]), lambda: take(away))
+        else:
+            self.network.send(start, end, arrive)
+
+    def hits(self, region: Region, release: int) -> str:
+        """What the region finds with the release: the same everywhere, but for a damaged index."""
+        key = (region.name, release)
+        if key not in self._hits:
+            damaged = region.is_damaged and self.rng.random() < 0.5
+            self._hits[key] = "damaged hits" if damaged else "the hits"
+        return f"{self._hits[key]} of release {release}"
+
+    def could_serve(self, region: Region) -> bool:
+        """Whether the region's replicas hold a release that has come into force, on every clock."""
+        now_ms = int(self.scheduler.now_s * 1000) - SKEW_MAX_MS
+        return any(s.at_ms <= now_ms and s.release in region.held for s in self._switches())
+
+    def nearest_to_store(self) -> Region:
+        return self.regions[self.network.nearest(STORE, tuple(self.regions))[0]]
+
+    def next_switch_s(self, within_s: float) -> float | None:
+        now_s = self.scheduler.now_s
+        moments_s = (switch.at_ms / 1000 for switch in self._switches()[-4:])
+        return min((at_s for at_s in moments_s if now_s < at_s < now_s + within_s), default=None)
+
+    def _switches(self) -> tuple[Switch, ...]:
+        """What the coordinator knows that has read the furthest."""
+        named = [r.coordinator.view for r in self.regions.values() if r.coordinator is not None]
+        return max((view.switches for view in named), key=_reach, default=())
+
+    # Lives of coordinators and gateways.
+
+    def _starter(self, region: Region) -> Callable[[], None]:
+        return lambda: self.start_coordinator(region)
+
+    def _opener(self, region: Region) -> Callable[[], None]:
+        return lambda: self._open_gateway(region)
+
+    def start_coordinator(self, region: Region) -> None:
+        region.coordinator = Incarnation(self, region)
+        self._watch(region, region.coordinator)
+
+    def _watch(self, region: Region, incarnation: Incarnation) -> None:
         """Starts the coordinator anew when it has died, unless another has the name by then."""
-        if self.named[incarnation.region] is not incarnation:
+        if region.coordinator is not incarnation:
             return
         if incarnation.killed or incarnation.ended:
-            self.scheduler.after(self.rng.uniform(0.5, 4.0), self._starter(incarnation.region))
+            self.scheduler.after(self.rng.uniform(0.2, 2.5), self._starter(region))
         else:
-            self.scheduler.after(1.0, lambda: self._watch(incarnation))
+            self.scheduler.after(0.5, lambda: self._watch(region, incarnation))
 
-    def _have_an_accident(self) -> None:
-        region = self.rng.choice(self.regions)
-        incarnation = self.named.get(region)
-        if incarnation is None or incarnation.killed:
-            return
-        if self.rng.random() < 0.3:
-            # Taken for dead, it goes on beside its successor: for a while, or for good.
-            self._start(region)
-            if self.rng.random() < 0.7:
-                self.scheduler.after(self.rng.uniform(0.1, 30.0), incarnation.kill)
-        else:
-            incarnation.kill()
+    def _open_gateway(self, region: Region) -> None:
+        if region.gateway is None:
+            region.gateway = Gateway(self, region)
 
-    def _cut_somebody_off(self) -> None:
-        leading = [i.name for i in self.named.values() if i.rollout.leads]
-        names = leading or [incarnation.name for incarnation in self.named.values()]
-        if names:
-            name = self.rng.choice(names)
-            self.weather.cut_off.add(name)
-            back_s = self.rng.uniform(1.0, 40.0)
-            self.scheduler.after(back_s, lambda: self.weather.cut_off.discard(name))
-
-    # What people ask for.
-
-    def _ask_something(self) -> None:
-        leading = [i for i in self.named.values() if i.rollout.leads and not i.killed]
-        asked = list(self.named.values())
-        if leading and self.rng.random() < 0.85:
-            asked = leading
-        if not asked:
-            return
-        incarnation = self.rng.choice(asked)
-        kind, decide = self._wish(incarnation)
-        request = Request(kind, incarnation.region, decide)
-        self.history.requests.append(request)
-        incarnation.inbox.append(request)
-
-    def _wish(self, incarnation: Incarnation) -> tuple[str, Decide]:
-        state = incarnation.rollout.state
-        number = max(1, state.next_release - 1 - (self.rng.random() < 0.3))
-        targets = tuple(self.rng.sample(self.regions, self.rng.randint(1, len(self.regions))))
-        auto = self.rng.random() < 0.5
-        some = tuple(self.rng.sample(targets, self.rng.randint(1, len(targets))))
-        wait_for: WaitFor = self.rng.choice(["all", "quorum", some])
-        policy = RolloutPolicy(wait_for=wait_for, prepare_timeout_s=30.0)
-        percent = self.rng.choice([0, 1, 5, 25, 50, 99])
-        kind = self.rng.choice(["propose", "propose", "propose", "commit", "abort", "rollback"])
-        opened = state.open_proposal() if state.switches else None
-        if opened is not None and not opened.auto_commit and self.rng.random() < 0.7:
-            kind, number = "canary", opened.release.number
-        wishes: dict[str, Decide] = {
-            "propose": lambda r, now, cid: r.propose(
-                contents(cid),
-                targets=targets,
-                auto_commit=auto,
-                policy=policy,
-                now_ms=now,
-                commit_id=cid,
-            ),
-            "canary": lambda r, now, cid: r.share(number, percent, now_ms=now, commit_id=cid),
-            "commit": lambda r, now, cid: r.commit(number, now_ms=now, commit_id=cid),
-            "abort": lambda r, now, cid: r.abort(number, reason="", now_ms=now, commit_id=cid),
-            "rollback": lambda r, now, cid: r.rollback(None, now_ms=now, commit_id=cid),
-        }
-        return kind, wishes[kind]
-
-    def _let_a_lapsed_leader_write(self) -> None:
-        """A leader of an epoch gone by writes without looking: it must do no harm."""
-        state = next((i.rollout.state for i in self.named.values()), None)
-        if state is None or state.epoch < 2 or not state.proposals:
-            return
-        position = len(self.objects.log()) + 1
-        now_ms = int(self.scheduler.now_s * 1000)
-        told = {
-            "epoch": self.rng.randint(1, state.epoch - 1),
-            "commit_id": f"lapsed-{position}",
-            "at_ms": now_ms,
-        }
-        entry: LogEntry
-        if self.rng.random() < 0.5:
-            release = self.rng.choice(list(state.proposals))
-            entry = Rollback.model_validate({**told, "release": release, "switch_at_ms": now_ms})
-        else:
-            release = max(state.proposals)
-            entry = Canary.model_validate({**told, "release": release, "percent": 50})
-        path = f"{RELEASE_LOG}/{position:020}.json"
-        now_s = self.scheduler.now_s
-        self.objects.create(Write(at_s=now_s, path=path, data=entry.to_bytes(), writer="lapsed"))
+    def lose_gateway(self, region: Region, back_s: float) -> None:
+        if region.gateway is not None:
+            region.gateway.die()
+            region.gateway = None
+            self.scheduler.after(back_s, self._opener(region))
 
 
-class _OneReader:
-    """Stands in for the threads that read a log: one after the other, in the same order always."""
-
-    def __init__(self, *args: Any) -> None:
-        """Takes what the real one takes."""
-
-    def __enter__(self) -> _OneReader:
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        """Nothing to end."""
-
-    def map(self, read: Callable[[int], bytes], numbers: Iterable[int]) -> Iterator[bytes]:
-        return iter([read(number) for number in numbers])
+def _reach(switches: tuple[Switch, ...]) -> int:
+    return switches[-1].position if switches else 0
 
 
-def simulate(seed: int) -> History:
+def _drawn_count(rng: random.Random) -> int:
+    least, most = rng.choices(
+        [(3, 3), (4, 5), (6, 9), (10, 16), (17, REGIONS_MAX)], weights=[50, 35, 10, 4, 1]
+    )[0]
+    return rng.randint(least, most)
+
+
+def _placed(rng: random.Random, count: int) -> list[tuple[str, str]]:
+    """Names of regions and their cities; several regions share one where there are too few."""
+    known = cities()
+    chosen = [rng.sample(known, len(known)) for _ in range(-(-count // len(known)))]
+    placed = []
+    for turn, shuffled in enumerate(chosen, 1):
+        for city in shuffled:
+            name = city.lower().replace(" ", "-")
+            placed.append((name if turn == 1 else f"{name}-{turn}", city))
+    return placed[:count]
+
+
+def _read_together(read: Callable[[Key], Value], keys: Sequence[Key]) -> list[Value]:
+    """Reads at once, over one journey to the store and back."""
+    if len(keys) <= 1:
+        return read_each(read, keys)
+    process = current_stack().process
+    assert isinstance(process, Incarnation)
+    return process.store.together(lambda: [read(key) for key in keys])
+
+
+@functools.lru_cache(maxsize=4096)
+def _parsed_entry(data: bytes, *, position: int):  # type: ignore[no-untyped-def]
+    return parse_entry(data, position=position)
+
+
+_status_from_bytes = RegionStatus.from_bytes
+
+
+@functools.lru_cache(maxsize=4096)
+def _parsed_status(data: bytes, *, source: str) -> RegionStatus:
+    return _status_from_bytes(data, source=source)
+
+
+_STAND_INS = {
+    "cluster.numbered_object.read_each": _read_together,
+    "cluster.coordination.read_each": _read_together,
+    "cluster.coordination.parse_entry": _parsed_entry,
+    "cluster.rollout_events.RegionStatus.from_bytes": _parsed_status,
+}
+
+
+def simulate(seed: int, scenario: Scenario | None = None) -> History:
     """The history of a seed: the same one each time."""
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(mock.patch("cluster.numbered_object.ThreadPoolExecutor", _OneReader))
-        return World(seed).run()
+    return World(seed, scenario or Scenario()).run()

@@ -8,13 +8,9 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Callable
 
 from greenlet import getcurrent, greenlet
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 class Killed(BaseException):
@@ -139,59 +135,8 @@ class Signal:
             stack.switch()
 
 
-def side_by_side(
-    work: Callable[[Item], Result], items: Iterable[Item], workers: int
-) -> list[Result]:
-    """Does the work on all items, several at a time, in stacks of the process that calls it.
-
-    Raises the first error, in the order of the items, when all have ended.
-    """
-    pending = list(enumerate(items))
-    if len(pending) <= 1:
-        return [work(item) for _, item in pending]
-    caller = getcurrent()
-    process: Process = caller.process
-    results: dict[int, Result] = {}
-    errors: dict[int, Exception] = {}
-    left = min(workers, len(pending))
-    pending.reverse()
-
-    def body() -> None:
-        nonlocal left
-        try:
-            while pending and not process.killed:
-                number, item = pending.pop()
-                try:
-                    results[number] = work(item)
-                except Exception as error:
-                    errors[number] = error
-        except Killed:
-            process.kill()
-        finally:
-            stacks[getcurrent()].end()
-            left -= 1
-            if not left:
-                process.scheduler.after(0.0, caller.switch)
-
-    made = [Stack(process, body) for _ in range(left)]
-    stacks = {stack: stack for stack in made}
-    process.pause()
-    for number in sorted(errors):
-        raise errors[number]
-    return [results[number] for number in sorted(results)]
-
-
-class Threads:
-    """Stands in for a ThreadPoolExecutor: its threads are stacks of the process that uses it."""
-
-    def __init__(self, max_workers: int = 8, **_: Any) -> None:
-        self._workers = max_workers
-
-    def __enter__(self) -> Threads:
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        """Nothing to end: `map` waits for its work."""
-
-    def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        return iter(side_by_side(work, items, self._workers))
+def current_stack() -> Stack:
+    """The one that runs."""
+    stack = getcurrent()
+    assert isinstance(stack, Stack)
+    return stack

@@ -8,12 +8,14 @@ import random
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from typing import Any
+from unittest.mock import patch
 
 from actors.region_peers import RegionPeers
 from cluster.clock import Deadline
 from cluster.config import Settings
 from cluster.errors import RaygionError
 from cluster.generation import GenerationChunk, GenerationRequest
+from cluster.region_peers import RegionInternals
 from deployments.http_app import build_http_app
 from deployments.http_settings import HttpSettings
 from tests.unit.fake_service import FakeService, on_loopback
@@ -66,7 +68,7 @@ class FakeInternals:
 
 @contextlib.asynccontextmanager
 async def serving(
-    service: FakeService, internals: FakeInternals | None = None, **settings: Any
+    service: FakeService, internals: RegionInternals | None = None, **settings: Any
 ) -> AsyncIterator[str]:
     """The region behind a real server, as a base URL."""
     http = HttpSettings(**settings)
@@ -83,11 +85,13 @@ def settings_of(urls: dict[str, str], **others: Any) -> Settings:
 
 @contextlib.asynccontextmanager
 async def peers_of(settings: Settings, region: str = "here") -> AsyncIterator[RegionPeers]:
+    """Patient ones: regions that share one event loop, on a busy machine, are slow to connect."""
     peers = RegionPeers(settings, region, rng=random.Random(3))
-    try:
-        yield peers
-    finally:
-        await peers.aclose()
+    with patch("actors.region_link.CONNECT_TIMEOUT_S", 30.0):
+        try:
+            yield peers
+        finally:
+            await peers.aclose()
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 
 from cluster.coordination import RolloutDriver
-from cluster.errors import Conflict, Fenced, Unavailable
+from cluster.errors import Conflict, Fenced, OutcomeUnknown, Unavailable
 from cluster.numbered_object import NumberedLog
 from cluster.object_store import ObjectStore, open_store
 from cluster.releases import RELEASE_LOG, Release, ReleaseStatus
@@ -121,8 +121,6 @@ def test_two_regions_share_a_log_and_one_leads(store: ObjectStore, clock: SimClo
     second.step()
     assert (first.rollout.leads, second.rollout.leads) == (True, False)
     number = first.propose("a", "b")
-    with pytest.raises(Conflict, match="a does"):
-        second.propose("b")
     for region in (first, second):
         region.step()
         region.driver.observe(Prepared(release=number))
@@ -131,6 +129,34 @@ def test_two_regions_share_a_log_and_one_leads(store: ObjectStore, clock: SimClo
     second.step()
     assert first.rollout.state == second.rollout.state
     assert first.rollout.state.proposals[number].status is ReleaseStatus.COMMITTED
+
+
+def test_a_request_in_another_region_takes_the_lead_there(
+    store: ObjectStore, clock: SimClock
+) -> None:
+    first, second = Region(store, clock, "a"), Region(store, clock, "b")
+    first.step()
+    second.step()
+    number = second.propose("b")
+    first.step()
+    assert (first.rollout.leads, second.rollout.leads) == (False, True)
+    assert not first.rollout.superseded
+    assert number == 1
+    second.step()
+    second.driver.observe(Prepared(release=number))
+    for _ in range(20):
+        clock.sleep(0.5)
+        first.step()
+        second.step()
+    assert first.rollout.state == second.rollout.state
+    assert first.rollout.state.epoch == 2, "nobody takes it back"
+
+
+def test_a_region_that_is_still_starting_takes_no_lead(store: ObjectStore, clock: SimClock) -> None:
+    Region(store, clock, "a").step()
+    with pytest.raises(Conflict, match="still starting"):
+        Region(store, clock, "b").propose("b")
+    assert Region(store, clock, "c").log.latest() == 1
 
 
 def test_what_a_restarted_coordinator_needs_is_in_the_log(
@@ -154,7 +180,7 @@ def test_the_one_that_was_taken_over_ends_and_writes_no_more(
     old.step()
     new.step()
     length = new.log.latest()
-    with pytest.raises(Conflict, match="does not lead"):
+    with pytest.raises(Conflict, match="another coordinator of region a leads"):
         old.propose("a")
     with pytest.raises(Fenced, match="another coordinator"):
         old.step()
@@ -278,6 +304,25 @@ def test_a_heartbeat_of_a_newer_version_may_tell_more(store: ObjectStore, clock:
     assert set(region.rollout.heartbeats) == {"a", "b"}
 
 
+def test_a_region_that_cannot_write_still_prepares_what_is_committed(
+    store: ObjectStore, clock: SimClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leader, follower = Region(store, clock, "a"), Region(store, clock, "b")
+    leader.step()
+    follower.step()
+    clock.sleep(2.0)
+    number = leader.propose("a", "b")
+
+    def fail(path: str, data: bytes) -> None:
+        raise OutcomeUnknown("the store does not answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "put", fail)
+        with pytest.raises(OutcomeUnknown):
+            follower.step()
+    assert follower.host.preparing == [number]
+
+
 def test_a_leader_whose_clock_is_off_is_not_replaced_and_a_dead_one_is(
     store: ObjectStore, clock: SimClock
 ) -> None:
@@ -342,6 +387,9 @@ def test_a_second_cluster_of_the_same_name_changes_nothing(
             second.step()
     assert first.log.latest() == 1
     assert told_by(store, "a").cluster_id == "one"
+    with pytest.raises(Conflict, match="runs already"):
+        second.propose("a")
+    assert first.log.latest() == 1
     clock.sleep(3.0)
     second.step()
     assert second.rollout.leads, "once the other is gone"

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import cast
 from uuid import uuid4
@@ -13,15 +14,17 @@ from uuid import uuid4
 import pytest
 
 from actors.coordinator import Coordinator
-from cluster.config import GeneratorSettings, Settings
-from cluster.errors import Unavailable
-from cluster.manifests import ModelManifest
+from cluster.catalog import Catalog
+from cluster.config import GeneratorSettings, RegionSettings, RolloutPolicy, Settings
+from cluster.errors import Conflict, Corrupt, InvalidArgument, NotFound, Unavailable
+from cluster.manifests import IndexManifest, IndexParameters, ManifestRef, ModelManifest
 from cluster.numbered_object import NumberedLog
 from cluster.object_store import ObjectStore, open_store
-from cluster.releases import RELEASE_LOG, Elect
+from cluster.releases import RELEASE_LOG, Elect, ReleaseContents
 from cluster.store_identity import store_identity
 
 WAIT_S = 30.0
+SETTINGS = Settings(regions={"local": RegionSettings(), "elsewhere": RegionSettings()})
 
 
 class Deployer:
@@ -66,7 +69,7 @@ def door(store: ObjectStore) -> Door:
 @pytest.fixture
 def coordinator(door: Door, tmp_path: Path) -> Iterator[Coordinator]:
     opened = cast(ObjectStore, door)
-    coordinator = Coordinator(Settings(), "local", opened, tmp_path, Deployer(), "cluster")
+    coordinator = Coordinator(SETTINGS, "local", opened, tmp_path, Deployer(), "cluster")
     wait_until(lambda: coordinator.log_state().leader == "local")
     yield coordinator
     coordinator.stop()
@@ -147,3 +150,71 @@ def test_many_refreshes_share_readings(coordinator: Coordinator) -> None:
     with ThreadPoolExecutor(32) as callers:
         ages_ms = list(callers.map(refresh, range(500)))
     assert min(ages_ms) >= 0
+
+
+# Bad input changes nothing.
+
+
+def published(store: ObjectStore) -> ReleaseContents:
+    manifest = IndexManifest(
+        corpus="c",
+        version="1",
+        corpus_position=1,
+        dimension=4,
+        parameters=IndexParameters(),
+        embedder_fingerprint=None,
+        metadata_schema={},
+        num_documents=1,
+        num_passages=1,
+        shards=(),
+        recall_at_10=1.0,
+        built_at_ms=0,
+    )
+    _, ref = Catalog(store).publish_index(manifest)
+    return ReleaseContents(indexes={"c": ref})
+
+
+def test_what_is_not_there_is_not_proposed(coordinator: Coordinator, store: ObjectStore) -> None:
+    contents = published(store)
+    missing = ManifestRef(version="2", sha256="0" * 64)
+    before = coordinator.log_state()
+    with pytest.raises(InvalidArgument, match="there is no region 'mars'"):
+        coordinator.propose(contents, ("local", "mars"), False, None)
+    with pytest.raises(NotFound):
+        coordinator.propose(ReleaseContents(indexes={"c": missing}), ("local",), False, None)
+    path = "indexes/c/1.json"
+    store.put(path, store.get(path).replace(b'"num_passages":1', b'"num_passages":2'))
+    with pytest.raises(Corrupt, match="does not hold the bytes that were published"):
+        coordinator.propose(contents, ("local",), False, None)
+    assert coordinator.log_state() == before
+
+
+def test_an_aborted_release_stays_aborted(coordinator: Coordinator, store: ObjectStore) -> None:
+    # For a region that is not here, so that nothing is loaded.
+    number = coordinator.propose(published(store), ("elsewhere",), False, None)
+    state = coordinator.abort(number, "only a test")
+    for request in (
+        coordinator.commit,
+        coordinator.rollback,
+        partial(coordinator.canary, percent=5),
+    ):
+        with pytest.raises(Conflict, match="release 1 is aborted, not"):
+            request(number)
+    assert coordinator.log_state() == state
+    assert coordinator.refresh().aborted == {number: "only a test"}
+
+
+def test_the_settings_policy_counts_where_none_is_given(
+    coordinator: Coordinator, store: ObjectStore
+) -> None:
+    contents = published(store)
+    number = coordinator.propose(contents, ("elsewhere",), False, None)
+    assert coordinator.log_state().proposals[number].wait_for == "all"
+    coordinator.abort(number, "only a test")
+    policy = RolloutPolicy(wait_for="quorum", prepare_timeout_s=7.0)
+    number = coordinator.propose(contents, ("elsewhere",), False, policy)
+    proposal = coordinator.log_state().proposals[number]
+    assert proposal.wait_for == "quorum"
+    assert proposal.prepare_by_ms - proposal.proposed_at_ms == 7_000
+    with pytest.raises(InvalidArgument, match="no target of the release: mars"):
+        coordinator.propose(contents, ("elsewhere",), False, RolloutPolicy(wait_for=("mars",)))

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
+from typer.testing import CliRunner
 
 from cluster.demand import EVENTUAL, Consistency, Demand
 from cluster.errors import NotYet, Unavailable
 from cluster.session import SessionToken
+from deployments.cli import app
 from deployments.http_binary import FLOAT32_TYPE
 from tests.unit.fake_service import DIMENSION, MADE, FakeService, in_process
+from tests.unit.region_servers import serving
 from tests.unit.test_http_api import sample
 
 TOKEN = SessionToken("store", 3)
@@ -118,3 +124,22 @@ async def test_answers_of_other_regions_and_staleness_are_counted() -> None:
         metrics = (await client.get("/metrics")).text
     assert sample(metrics, "raygion_forwarded_total", consistency="eventual") == 2
     assert sample(metrics, "raygion_staleness_seconds") == 0.14
+
+
+async def test_the_commands_have_the_same_words(tmp_path: Path) -> None:
+    service = FakeService()
+    async with serving(service) as url:
+        file = tmp_path / "regions.yaml"
+        file.write_text(yaml.safe_dump({"regions": {"a": {"url": url}, "b": {"url": url}}}))
+        runner = CliRunner()
+        for command in (["search", "tea"], ["ask", "Who grows tea?", "--json"]):
+            for asked in (
+                ["--consistency", "strong", "--session", TOKEN.encode()],
+                ["--max-staleness-ms", "500"],
+            ):
+                words = [*command, *asked, "--config", str(file)]
+                told = await asyncio.to_thread(runner.invoke, app, words)
+                assert told.exit_code == 0, told.output
+    strong = Demand(level=Consistency.STRONG, session=TOKEN)
+    bounded = Demand(level=Consistency.BOUNDED, max_staleness_ms=500)
+    assert [r.demand for r in (*service.searches, *service.answers)] == [strong, bounded] * 2

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from actors.models import publish_model
+from cluster import model_delta, model_files
 from cluster.artifact_cache import ArtifactCache
 from cluster.artifacts import Artifacts
 from cluster.blob_fetch import blob_path
@@ -170,6 +171,33 @@ def test_a_model_that_is_there_whole_after_all_is_fetched_whole(
     Artifacts(publisher.store).put_file(second / WEIGHTS)
     region = Region(publisher.store, tmp_path / "region")
     assert region.fetched(tuned, second) == weights.size_bytes + len(CONFIG)
+
+
+def test_a_publisher_without_the_base_shows_that_it_fetches_it(
+    memory_store: ObjectStore, tmp_path: Path
+) -> None:
+    Publisher(memory_store, tmp_path / "one").publish(model_folder(tmp_path / "v1"))
+    other = Publisher(memory_store, tmp_path / "other")
+    assert other.publish(model_folder(tmp_path / "v2", tuned=(1,)))[1].delta is not None
+    assert f"fetching {WEIGHTS} to compare: 0 of 0 MB" in other.told
+
+
+def test_weights_that_change_while_they_are_compared_are_refused(
+    publisher: Publisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publisher.publish(model_folder(tmp_path / "v1"))
+    second = model_folder(tmp_path / "v2", tuned=(1,))
+
+    def write_late(base: Path, full: Path, target: Path) -> int:
+        data = bytearray(full.read_bytes())
+        data[-1] ^= 1
+        full.write_bytes(data)
+        return model_delta.write_delta(base, full, target)
+
+    monkeypatch.setattr(model_files, "write_delta", write_late)
+    with pytest.raises(Corrupt, match="changed"):
+        publisher.publish(second)
+    assert len(Catalog(publisher.store).list_models()) == 1
 
 
 class TestDamage:

@@ -29,6 +29,12 @@ QUERY = {"query": "tea"}
 QUESTION = {"question": "Capital?", "stream": True}
 
 
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regions that share one event loop, on a busy machine, are slow to connect."""
+    monkeypatch.setattr("deployments.regions_client.CONNECT_TIMEOUT_S", 30.0)
+
+
 @asynccontextmanager
 async def regions(**services: FakeService | str) -> AsyncIterator[Settings]:
     """The services as regions, in this order; a text is the URL of one that is away."""
@@ -122,11 +128,11 @@ async def test_a_region_that_hangs_leaves_time_for_the_next() -> None:
     hanging, service = FakeService(), FakeService()
     hanging.gate.clear()
     async with regions(hanging=hanging, there=service) as settings:
-        body = {**QUERY, "timeout_ms": 1600}
+        body = {**QUERY, "timeout_ms": 4000}
         assert (await using(settings, lambda client: client.post(SEARCH, body)))["hits"]
     # The regions are told their share of the time.
-    assert 0.5 < hanging.searches[0].timeout_s <= 0.8
-    assert service.searches[0].timeout_s < 1.0
+    assert 1.0 < hanging.searches[0].timeout_s <= 2.0
+    assert service.searches[0].timeout_s < 2.0
 
 
 async def test_an_answer_that_has_begun_is_not_begun_again() -> None:

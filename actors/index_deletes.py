@@ -1,0 +1,166 @@
+"""From an index version to one without documents that were deleted since: the same files, and
+tombstones beside them. Nothing is embedded and nothing is built.
+
+    built index + deleted ids -> one task for each shard that may have some -> tombstones, recall
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import ray
+
+from actors.faiss_api import one_thread
+from actors.shard_build import perturbed_rows, recall_at_10
+from actors.shard_documents import DOCUMENTS_FILE, ShardDocuments
+from actors.shard_index import ShardIndex
+from cluster.artifact_cache import ArtifactCache
+from cluster.artifacts import Artifacts
+from cluster.catalog import Catalog
+from cluster.clock import SYSTEM_CLOCK
+from cluster.config import CorpusSettings
+from cluster.errors import NotFound
+from cluster.index_versions import bases_of, derived_version
+from cluster.manifests import (
+    TOMBSTONES_FILE,
+    CorpusManifest,
+    IndexManifest,
+    ManifestRef,
+    ModelManifest,
+    ShardArtifact,
+)
+from cluster.object_store import ObjectStore
+from cluster.placement import shard_of
+from cluster.tombstones import store_tombstones, stored_tombstones
+
+DELETED_SHARE_MAX = 0.5
+"""Of a shard's rows: beyond that, walking over the deleted ones costs more than a build saves."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardWithout:
+    """A shard without some of its documents."""
+
+    artifact: ShardArtifact
+    num_documents: int
+    """Deleted ones."""
+    num_live: int
+    """Rows that count."""
+
+
+def index_without_deleted(
+    store: ObjectStore,
+    corpus: CorpusManifest,
+    settings: CorpusSettings,
+    *,
+    embedder: ModelManifest | None,
+    cache_folder: Path,
+) -> tuple[IndexManifest, ManifestRef, bool] | None:
+    """The index of a corpus position from one that was built with the same settings and differs
+    by deleted documents alone; the last value tells whether it was there before.
+
+    None when there is no such index, or when more than half of the rows of a shard are deleted.
+    Needs a driver that has joined a Ray cluster. Failures are those of the store, and Corrupt.
+    """
+    if corpus.tombstones is None:
+        return None
+    catalog, artifacts = Catalog(store), Artifacts(store)
+    deleted = stored_tombstones(artifacts, corpus.tombstones)
+    for base, position in bases_of(catalog, corpus, settings, embedder):
+        try:
+            deleted_before = stored_tombstones(artifacts, position.tombstones)
+        except NotFound:
+            # Only the latest position's are sure to be kept.
+            continue
+        if not deleted_before <= deleted:
+            # It lacks documents that have come back.
+            continue
+        found = catalog.find_index(corpus.corpus, derived_version(base, corpus))
+        if found is not None:
+            return (*found, True)
+        shards = _shards_without(store, cache_folder, base, deleted - deleted_before)
+        if any(s.num_live < s.artifact.num_rows * (1 - DELETED_SHARE_MAX) for s in shards):
+            # Nor would an older index do, of which more would be deleted.
+            return None
+        return (*catalog.publish_index(_derived(base, corpus, shards)), False)
+    return None
+
+
+def shard_without(
+    store: ObjectStore,
+    cache_folder: Path,
+    base: IndexManifest,
+    artifact: ShardArtifact,
+    documents: Collection[str],
+) -> ShardWithout:
+    """The shard without those of the documents that it has; stores its tombstones, and measures
+    what a search finds among the rest.
+    """
+    folder = ArtifactCache(Artifacts(store), cache_folder).folder_for(artifact.built_files)
+    opened = ShardDocuments.open(folder / DOCUMENTS_FILE, base.dimension)
+    rows = opened.rows_of(documents)
+    gone = opened.documents_at(np.flatnonzero(rows))
+    live = np.flatnonzero(~rows)
+    tombstones = store_tombstones(Artifacts(store), gone, TOMBSTONES_FILE)
+    if tombstones is None:
+        return ShardWithout(artifact=artifact, num_documents=0, num_live=artifact.num_rows)
+    index = ShardIndex.open(folder, base.parameters, base.dimension).without_documents(gone)
+    with one_thread():
+        recall = recall_at_10(index, perturbed_rows(opened.vectors, live, base.parameters))
+    files = (*artifact.built_files, tombstones)
+    update = {"files": files, "recall_at_10": recall}
+    return ShardWithout(
+        artifact=artifact.model_copy(update=update), num_documents=len(gone), num_live=len(live)
+    )
+
+
+def _shards_without(
+    store: ObjectStore, cache_folder: Path, base: IndexManifest, deleted: Collection[str]
+) -> list[ShardWithout]:
+    task = ray.remote(shard_without)
+    by_shard = _by_shard(base, deleted)
+    tasks = {
+        artifact.shard: task.remote(store, cache_folder, base, artifact, by_shard[artifact.shard])
+        for artifact in base.shards
+        if by_shard.get(artifact.shard)
+    }
+    found = dict(zip(tasks, ray.get(list(tasks.values())), strict=True))
+    return [
+        found.get(artifact.shard)
+        or ShardWithout(artifact=artifact, num_documents=0, num_live=artifact.num_rows)
+        for artifact in base.shards
+    ]
+
+
+def _by_shard(base: IndexManifest, deleted: Iterable[str]) -> dict[int, list[str]]:
+    """For each shard the documents that it may have."""
+    if base.partition_by is not None:
+        # Only the documents themselves say in which partition they were.
+        everywhere = list(deleted)
+        return {artifact.shard: everywhere for artifact in base.shards}
+    by_shard: dict[int, list[str]] = {}
+    for document in deleted:
+        by_shard.setdefault(shard_of(document, len(base.shards)), []).append(document)
+    return by_shard
+
+
+def _derived(
+    base: IndexManifest, corpus: CorpusManifest, shards: Collection[ShardWithout]
+) -> IndexManifest:
+    num_live = sum(shard.num_live for shard in shards)
+    recall = sum(shard.artifact.recall_at_10 * shard.num_live for shard in shards)
+    return base.model_copy(
+        update={
+            "version": derived_version(base, corpus),
+            "base": base.version,
+            "corpus_position": corpus.position,
+            "num_documents": base.num_documents - sum(shard.num_documents for shard in shards),
+            "num_passages": num_live,
+            "shards": tuple(shard.artifact for shard in shards),
+            "recall_at_10": recall / max(1, num_live),
+            "built_at_ms": SYSTEM_CLOCK.wall_ms(),
+        }
+    )

@@ -1,0 +1,325 @@
+"""A region's gateway in virtual time: the real service with its rules of consistency, forwarding and
+quorums, over an engine that finds nothing but says which release it would have searched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import random
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from actors.regional_service import RegionalService
+from cluster.answers import AnswerEvent, AnswerRequest, AnswerResult, RegionSummary
+from cluster.clock import Deadline
+from cluster.consistency import Known, Reading
+from cluster.errors import RaygionError, Unavailable
+from cluster.region_view import Pulse
+from cluster.search import Hit, SearchRequest, SearchResult
+from cluster.session import SessionToken
+from tests.simulation.coordinators import Incarnation
+from tests.simulation.history import Hop, Refusal, Serving
+from tests.simulation.regions import SKEW_MAX_MS, Region
+
+if TYPE_CHECKING:
+    from tests.simulation.harness import World
+
+PULSE_EVERY_S = 0.5
+REFRESH_TIMEOUT_S = 3.0
+SERVING = "serving"
+"""Among a result's timings: which one of the history's servings it is."""
+Outcome = SearchResult | RaygionError
+
+
+class Gateway:
+    """One life of a region's gateway."""
+
+    def __init__(self, world: World, region: Region) -> None:
+        self.world = world
+        self.region = region
+        self.rng = random.Random(f"{world.seed}/{region.name}/gateway/{world.scheduler.now_s}")
+        self.views = Views(self)
+        self._is_dead = False
+        self._tasks: set[asyncio.Task[SearchResult]] = set()
+        self._service = RegionalService(
+            region=region.name,
+            engine=Engine(self),
+            views=self.views,
+            peers=Peers(self),
+            clock=region.clock,
+            skew_max_ms=SKEW_MAX_MS,
+        )
+
+    def die(self) -> None:
+        """What it was at work on is lost; whoever waits for it hears nothing."""
+        self._is_dead = True
+        self.views.stop()
+        for task in self._tasks:
+            task.cancel()
+
+    def take_up(
+        self, request: SearchRequest, sent_s: float, reply: Callable[[Outcome], None]
+    ) -> None:
+        number, *chain = request.trace_id.split("/")
+        self.world.history.hops.append(
+            Hop(
+                at_s=self.world.scheduler.now_s,
+                query_id=int(number),
+                region=self.region.name,
+                chain=tuple(chain),
+                sent_s=sent_s,
+                remaining_s=request.timeout_s,
+            )
+        )
+        could_serve = self._could_serve()
+        task = asyncio.ensure_future(self._service.search(request))
+        self._tasks.add(task)
+        task.add_done_callback(lambda done: self._end(request, done, reply, could_serve))
+
+    def _end(
+        self,
+        request: SearchRequest,
+        task: asyncio.Task[SearchResult],
+        reply: Callable[[Outcome], None],
+        could_serve: bool,
+    ) -> None:
+        self._tasks.discard(task)
+        if self._is_dead or task.cancelled():
+            return
+        error = task.exception()
+        if error is None:
+            reply(task.result())
+        elif isinstance(error, RaygionError):
+            self._note_refusal(request, error, could_serve and self._could_serve())
+            reply(error)
+        else:
+            raise error
+
+    def _note_refusal(self, request: SearchRequest, error: RaygionError, could_serve: bool) -> None:
+        number = int(request.trace_id.split("/")[0])
+        self.world.history.refusals.append(
+            Refusal(
+                at_s=self.world.scheduler.now_s,
+                query_id=number,
+                region=self.region.name,
+                level=self.world.levels[number],
+                reason=f"{type(error).__name__}: {error}",
+                could_serve=could_serve,
+            )
+        )
+
+    def _could_serve(self) -> bool:
+        """Whether its region holds what it has been serving, or what has come into force since."""
+        return self.views.has_served and self.world.could_serve(self.region)
+
+    def current(self) -> int | None:
+        """What it serves those who ask for nothing special."""
+        try:
+            switch = self.views.known.view.in_force(self.region.clock.wall_ms())
+        except Unavailable:
+            return None
+        return None if switch is None else switch.release
+
+
+class Views:
+    """What the gateway knows of its region: as `actors.view_follower`, from its coordinator."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._region = gateway.region
+        self._scheduler = gateway.world.scheduler
+        self._rng = gateway.rng
+        self._known: Known | None = None
+        self._pulse = Pulse()
+        self.has_served = False
+        self._followed: Incarnation | None = None
+        self._polled: Incarnation | None = None
+        self._is_stopped = False
+        self._reading: asyncio.Task[Reading] | None = None
+        self._next_reading: asyncio.Task[Reading] | None = None
+        if self._region.coordinator is not None:
+            self.hear_of_view(self._region.coordinator)
+        self._feel()
+
+    @property
+    def known(self) -> Known:
+        if self._known is None:
+            raise Unavailable("this region is still starting; try again shortly")
+        return self._known
+
+    def stop(self) -> None:
+        self._is_stopped = True
+
+    def hear_of_view(self, publisher: Incarnation) -> None:
+        if self._polled is publisher:
+            return
+        if publisher is self._followed:
+            delay_s = self._rng.uniform(0.001, 0.02)
+        else:
+            # Its poll has failed, and waits before it tries the next coordinator.
+            delay_s = self._rng.uniform(0.02, 1.5)
+        self._polled = publisher
+        self._scheduler.after(delay_s, lambda: self._take_view(publisher))
+
+    def _take_view(self, publisher: Incarnation) -> None:
+        """A poll brings what is there when it ends."""
+        if publisher is not self._polled:
+            return
+        self._polled = None
+        if self._is_stopped or publisher.is_gone:
+            return
+        self._followed = publisher
+        if self._known is None:
+            self._known = Known(publisher.view).with_pulse(self._pulse)
+        else:
+            self._known = self._known.with_view(publisher.view)
+        self.has_served = self.has_served or self._gateway.current() is not None
+
+    def _feel(self) -> None:
+        if self._is_stopped:
+            return
+        named = self._region.coordinator
+        if named is not None and not named.is_gone:
+            pulse = named.pulse
+            slow = self._gateway.world.noisy and self._rng.random() < 0.05
+            delay_s = self._rng.uniform(0.2, 1.5) if slow else 0.003
+            self._scheduler.after(delay_s, lambda: self._take_pulse(pulse))
+        self._scheduler.after(self._rng.uniform(0.95, 1.05) * PULSE_EVERY_S, self._feel)
+
+    def _take_pulse(self, pulse: Pulse) -> None:
+        if self._known is None:
+            self._pulse = pulse
+        else:
+            self._known = self._known.with_pulse(pulse)
+
+    async def refresh(self) -> None:
+        if self._next_reading is None:
+            # Whoever comes while one is under way waits for the next: it may have begun too early.
+            self._next_reading = asyncio.ensure_future(self._read(self._reading))
+        if await asyncio.shield(self._next_reading) is Reading.FAILED:
+            raise Unavailable("the release log cannot be read")
+
+    async def _read(self, before: asyncio.Task[Reading] | None) -> Reading:
+        if before is not None:
+            await asyncio.wait([before])
+        self._reading, self._next_reading = self._next_reading, None
+        named = self._region.coordinator
+        if named is None or named.is_gone:
+            return Reading.FAILED
+        try:
+            async with asyncio.timeout(REFRESH_TIMEOUT_S):
+                self._take_pulse(await named.refresh())
+        except (TimeoutError, Unavailable):
+            return Reading.FAILED
+        return Reading.DONE
+
+
+class Engine:
+    """Pins each search as `actors.query_engine` does, and takes a while over it."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._region = gateway.region
+        self._world = gateway.world
+
+    async def search(self, request: SearchRequest) -> SearchResult:
+        known, now_ms = self._gateway.views.known, self._region.clock.wall_ms()
+        pinned = known.pin(
+            request.release,
+            now_ms,
+            user=request.user,
+            lot=self._gateway.rng.random(),
+            not_before=request.not_before,
+            skew_max_ms=SKEW_MAX_MS,
+        )
+        release = pinned.release.number
+        in_force = known.view.in_force(now_ms, request.not_before)
+        number = int(request.trace_id.split("/")[0])
+        servings = self._world.history.servings
+        servings.append(
+            Serving(
+                at_s=self._world.scheduler.now_s,
+                query_id=number,
+                region=self._region.name,
+                release=release,
+                position=position_of(pinned.session),
+                staleness_ms=pinned.staleness_ms,
+                hits=self._world.hits(self._region, release),
+                level=self._world.levels[number],
+                canary=in_force is None or in_force.release != release,
+                is_held=release in self._region.held,
+            )
+        )
+        made = servings[-1]
+        deadline = Deadline.after(request.timeout_s, self._region.clock)
+        timings = {SERVING: float(len(servings) - 1)}
+        await asyncio.sleep(self._gateway.rng.uniform(0.001, 0.02))
+        deadline.check("the shards were searched")
+        return SearchResult(
+            results=((Hit(id=made.hits, score=1.0, text="", metadata={}),),),
+            release=release,
+            region=self._region.name,
+            coverage=1.0,
+            took_ms=0.0,
+            trace_id=request.trace_id,
+            served_by=self._region.name,
+            staleness_ms=pinned.staleness_ms,
+            session=pinned.session,
+            timings_ms=timings,
+        )
+
+    async def answer(self, request: AnswerRequest) -> AnswerResult:
+        raise AssertionError("nobody asks for answers here")
+
+    def answer_events(self, request: AnswerRequest) -> AsyncGenerator[AnswerEvent, None]:
+        raise AssertionError("nobody asks for answers here")
+
+    async def status(self) -> RegionSummary:
+        raise AssertionError("nobody asks for the status here")
+
+
+class Peers:
+    """The other regions, over the network."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._world = gateway.world
+        self._own = gateway.region.name
+
+    def preferred(self, request: SearchRequest | AnswerRequest) -> str:
+        return self._world.preferred(self._own, request.user)
+
+    def candidates(self, request: SearchRequest | AnswerRequest) -> tuple[str, ...]:
+        return self._world.network.nearest(self._own, tuple(self._world.regions))
+
+    async def search(self, region: str, request: SearchRequest, deadline: Deadline) -> SearchResult:
+        # As `actors.region_peers`: half of the time is left for another region.
+        remaining_s = deadline.remaining_s() / 2
+        sent = replace(
+            request,
+            forwarded_by=self._own,
+            timeout_s=remaining_s,
+            trace_id=f"{request.trace_id}/{self._own}",
+        )
+        came: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._world.ask_region(self._own, region, sent, lambda o: came.done() or came.set_result(o))
+        try:
+            async with asyncio.timeout(remaining_s):
+                outcome = await came
+        except TimeoutError as error:
+            raise Unavailable(f"{region} did not answer in time") from error
+        if isinstance(outcome, RaygionError):
+            raise outcome
+        return outcome
+
+    def answer_events(
+        self, region: str, request: AnswerRequest, deadline: Deadline
+    ) -> AsyncGenerator[AnswerEvent, None]:
+        raise AssertionError("nobody asks for answers here")
+
+
+@functools.lru_cache(maxsize=1024)
+def position_of(session: str) -> int:
+    return SessionToken.decode(session).position if session else 0

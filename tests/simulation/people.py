@@ -1,0 +1,101 @@
+"""What people ask of the release log: releases proposed, tried, committed, aborted, rolled back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cluster.config import RolloutPolicy
+from cluster.coordination import Decide
+from cluster.releases import WaitFor
+from cluster.rollout import Rollout
+from cluster.rollout_events import Append
+from tests.fakes import contents
+from tests.simulation.coordinators import Incarnation
+from tests.simulation.history import Request
+
+if TYPE_CHECKING:
+    from tests.simulation.harness import World
+
+POLICY = RolloutPolicy(prepare_timeout_s=8.0)
+_KINDS = ("propose", "propose", "propose", "rollback", "rollback", "rollback", "abort")
+_KINDS_WHILE_OPEN = ("commit", "commit", "abort", "rollback", "rollback", "propose")
+
+
+def propose_for_all(world: World) -> None:
+    """The first release, for all regions, by whoever leads."""
+    leader = next((r for r in world.regions.values() if r.leads), None)
+    if leader is None or leader.coordinator is None:
+        world.scheduler.after(0.1, lambda: propose_for_all(world))
+        return
+    targets = tuple(world.regions)
+
+    def decide(rollout: Rollout, now_ms: int, commit_id: str) -> Append:
+        return rollout.propose(
+            contents(commit_id),
+            targets=targets,
+            auto_commit=True,
+            policy=POLICY,
+            now_ms=now_ms,
+            commit_id=commit_id,
+        )
+
+    request = Request(world.scheduler.now_s, "propose", leader.name, decide)
+    world.history.requests.append(request)
+    leader.coordinator.tell(request)
+
+
+class People:
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._rng = world.rng
+        world.repeat(self._ask_something, 0.15, 1.0)
+
+    def _ask_something(self) -> None:
+        named = [r for r in self._world.regions.values() if r.coordinator is not None]
+        leading = [r for r in named if r.leads]
+        asked = leading if leading and self._rng.random() < 0.85 else named
+        if not asked:
+            return
+        coordinator = self._rng.choice(asked).coordinator
+        assert coordinator is not None
+        kind, decide = self._wish(coordinator)
+        region = coordinator.region.name
+        request = Request(self._world.scheduler.now_s, kind, region, decide)
+        self._world.history.requests.append(request)
+        coordinator.tell(request)
+
+    def _wish(self, incarnation: Incarnation) -> tuple[str, Decide]:
+        rng, state = self._rng, incarnation.rollout.state
+        number = max(1, state.next_release - 1 - (rng.random() < 0.1))
+        back_to = rng.choice([None, *(switch.release for switch in state.switches[-4:])])
+        names = list(self._world.regions)
+        # Most releases are for everybody, as in life; with few targets many regions catch up.
+        some = rng.randint(1, len(names)) if rng.random() < 0.4 else len(names)
+        targets = tuple(rng.sample(names, some))
+        auto = rng.random() < 0.6
+        wait_for: WaitFor = rng.choice(["all", "quorum", targets[: rng.randint(1, len(targets))]])
+        policy = RolloutPolicy(wait_for=wait_for, prepare_timeout_s=POLICY.prepare_timeout_s)
+        percent = rng.choice([0, 1, 5, 25, 50, 99])
+        opened = state.open_proposal()
+        kinds = _KINDS if opened is None else _KINDS_WHILE_OPEN
+        if opened is None and len({switch.release for switch in state.switches}) < 2:
+            kinds = ("propose",)
+        kind = rng.choice(kinds)
+        opened = opened if state.switches else None
+        if opened is not None and not opened.auto_commit and rng.random() < 0.7:
+            kind, number = "canary", opened.release.number
+        wishes: dict[str, Decide] = {
+            "propose": lambda r, now, cid: r.propose(
+                contents(cid),
+                targets=targets,
+                auto_commit=auto,
+                policy=policy,
+                now_ms=now,
+                commit_id=cid,
+            ),
+            "canary": lambda r, now, cid: r.share(number, percent, now_ms=now, commit_id=cid),
+            "commit": lambda r, now, cid: r.commit(number, now_ms=now, commit_id=cid),
+            "abort": lambda r, now, cid: r.abort(number, reason="", now_ms=now, commit_id=cid),
+            "rollback": lambda r, now, cid: r.rollback(back_to, now_ms=now, commit_id=cid),
+        }
+        return kind, wishes[kind]

@@ -1,0 +1,206 @@
+"""Bugs in what regions answer, each of which the checker meant for it finds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import lru_cache
+
+import pytest
+
+import actors.quorum_round as quorum_round
+import cluster.consistency as consistency
+import cluster.region_view as region_view
+from actors.regional_service import RegionalService
+from cluster.answers import AnswerRequest
+from cluster.clock import Deadline
+from cluster.consistency import Known, Reading
+from cluster.coordination import RolloutDriver
+from cluster.demand import Demand
+from cluster.errors import RaygionError
+from cluster.quorum import Vote
+from cluster.region_view import Freshness, RegionView
+from cluster.releases import Switch
+from cluster.search import SearchRequest, SearchResult
+from cluster.session import SessionToken
+from tests.simulation.planting import Bug, Patch, is_caught
+
+
+def ignoring_the_token(patch: Patch) -> None:
+    patch.setattr(Demand, "floor", property(lambda self: 0))
+
+
+def comparing_releases_instead_of_positions(patch: Patch) -> None:
+    """After a roll-back an older switch may lead to a higher number."""
+
+    def in_force(self: RegionView, now_ms: int, not_before: int = 0) -> Switch | None:
+        seen = next((s.release for s in self.switches if s.position == not_before), 0)
+        for switch in reversed(self.switches):
+            if switch.at_ms <= now_ms and switch.release in self.releases:
+                return switch if switch.release >= seen else None
+        return None
+
+    patch.setattr(RegionView, "in_force", in_force)
+
+
+def counting_staleness_from_the_last_attempt(patch: Patch) -> None:
+    real = RolloutDriver._read_log
+
+    def read_log(self: RolloutDriver) -> None:
+        begun_ms = self._clock.wall_ms()
+        try:
+            real(self)
+        except RaygionError:
+            position = self.rollout.state.position
+            self.freshness = Freshness(read_ms=begun_ms, position=position)
+            raise
+
+    patch.setattr(RolloutDriver, "_read_log", read_log)
+
+
+def counting_from_the_end_of_the_reading(patch: Patch) -> None:
+    real = RolloutDriver._read_log
+
+    def read_log(self: RolloutDriver) -> None:
+        real(self)
+        self.freshness = replace(self.freshness, read_ms=self._clock.wall_ms())
+
+    patch.setattr(RolloutDriver, "_read_log", read_log)
+
+
+def staleness_without_the_skew(patch: Patch) -> None:
+    real = Known.staleness_ms
+
+    def staleness_ms(self: Known, switch: Switch | None, now_ms: int, skew_max_ms: int) -> int:
+        return real(self, switch, now_ms, 0)
+
+    patch.setattr(Known, "staleness_ms", staleness_ms)
+
+
+def staleness_that_knows_of_no_later_switch(patch: Patch) -> None:
+    patch.setattr(RegionView, "superseded_ms", lambda self, position, now_ms: None)
+
+
+def strong_without_a_reading(patch: Patch) -> None:
+    real = consistency._Asked.strong
+
+    def strong(self: consistency._Asked) -> consistency.Decision:
+        return real(replace(self, reading=Reading.DONE))
+
+    patch.setattr(consistency._Asked, "strong", strong)
+
+
+def strong_without_waiting_out_the_skew(patch: Patch) -> None:
+    real = consistency._Asked.strong
+    patch.setattr(consistency._Asked, "strong", lambda self: real(replace(self, skew_max_ms=0)))
+
+
+def strong_from_what_happens_to_be_loaded(patch: Patch) -> None:
+    patch.setattr(RegionView, "newest", RegionView.in_force)
+
+
+def no_bound(patch: Patch) -> None:
+    patch.setattr(consistency._Asked, "bounded", lambda self: self.current())
+
+
+def a_quorum_of_those_who_answer(patch: Patch) -> None:
+    real = quorum_round.agreed
+    patch.setattr(quorum_round, "agreed", lambda votes, regions: real(votes, len(votes)))
+
+
+def a_quorum_on_the_release_alone(patch: Patch) -> None:
+    patch.setattr(quorum_round, "vote_of", lambda result: Vote(result.release, b""))
+
+
+def the_current_release_for_a_named_one(patch: Patch) -> None:
+    patch.setattr(consistency._Asked, "named", lambda self, release: self.current(exactly=True))
+
+
+def forwarding_again(patch: Patch) -> None:
+    real = RegionalService._order
+
+    def order(self: RegionalService, request: SearchRequest | AnswerRequest) -> Iterator[str]:
+        # Three times: for ever, no simulation would end.
+        again = request.trace_id.count("/") < 3
+        return real(self, replace(request, forwarded_by="") if again else request)
+
+    patch.setattr(RegionalService, "_order", order)
+
+
+def a_full_deadline_for_each_region(patch: Patch) -> None:
+    real = RegionalService._search_at
+
+    async def search_at(
+        self: RegionalService, region: str, request: SearchRequest, deadline: Deadline
+    ) -> SearchResult:
+        return await real(self, region, request, Deadline.after(2 * request.timeout_s, self._clock))
+
+    patch.setattr(RegionalService, "_search_at", search_at)
+
+
+def taking_a_new_coordinators_word_for_all(patch: Patch) -> None:
+    """What a coordinator that has just begun holds is taken for all that can serve."""
+
+    def with_view(self: Known, view: RegionView) -> Known:
+        return Known(consistency._with_newer(view, self.view.switches), self.pulse)
+
+    patch.setattr(Known, "with_view", with_view)
+
+
+def serving_what_was_unloaded(patch: Patch) -> None:
+    real = Known.with_view
+
+    def with_view(self: Known, view: RegionView) -> Known:
+        return real(self, replace(view, releases={**self.view.releases, **view.releases}))
+
+    patch.setattr(Known, "with_view", with_view)
+
+
+def switching_before_the_moment(patch: Patch) -> None:
+    patch.setattr(region_view, "_has_come", lambda switch, now_ms, not_before: True)
+
+
+def a_token_cached_for_all_positions(patch: Patch) -> None:
+    @lru_cache(maxsize=1)
+    def first(store_id: str) -> list[str]:
+        return []
+
+    def token(store_id: str, position: int) -> str:
+        if store_id and not first(store_id):
+            first(store_id).append(SessionToken(store_id, position).encode())
+        return first(store_id)[0] if store_id else ""
+
+    patch.setattr(consistency, "_token", token)
+
+
+BUGS = [
+    Bug(ignoring_the_token, "sessions_never_go_back"),
+    Bug(comparing_releases_instead_of_positions, "sessions_never_go_back"),
+    Bug(counting_staleness_from_the_last_attempt, "staleness_is_never_less_than_the_true_one"),
+    Bug(
+        counting_from_the_end_of_the_reading,
+        "staleness_is_never_less_than_the_true_one",
+        roughness=0.5,
+    ),
+    Bug(staleness_without_the_skew, "staleness_is_never_less_than_the_true_one"),
+    Bug(staleness_that_knows_of_no_later_switch, "staleness_is_never_less_than_the_true_one"),
+    Bug(strong_without_a_reading, "strong_answers_are_linearizable"),
+    Bug(strong_without_waiting_out_the_skew, "strong_answers_are_linearizable", roughness=0.0),
+    Bug(strong_from_what_happens_to_be_loaded, "strong_answers_are_linearizable"),
+    Bug(no_bound, "bounds_are_kept"),
+    Bug(a_quorum_of_those_who_answer, "a_majority_agrees_on_quorum_answers"),
+    Bug(a_quorum_on_the_release_alone, "a_majority_agrees_on_quorum_answers"),
+    Bug(the_current_release_for_a_named_one, "named_releases_are_served_as_named"),
+    Bug(forwarding_again, "nothing_is_forwarded_twice"),
+    Bug(a_full_deadline_for_each_region, "deadlines_shrink_on_the_way"),
+    Bug(taking_a_new_coordinators_word_for_all, "eventual_is_served_where_it_can_be"),
+    Bug(serving_what_was_unloaded, "only_what_is_loaded_serves"),
+    Bug(switching_before_the_moment, "only_what_came_into_force_serves"),
+    Bug(a_token_cached_for_all_positions, "only_what_came_into_force_serves"),
+]
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.plant.__name__)
+def test_a_planted_bug_is_caught(bug: Bug, monkeypatch: pytest.MonkeyPatch) -> None:
+    bug.plant(monkeypatch)
+    assert is_caught(bug)

@@ -1,0 +1,24 @@
+"""A release whose manifests were collected as garbage cannot come back."""
+
+from __future__ import annotations
+
+import pytest
+
+from actors.coordinator import Coordinator
+from cluster.errors import NotFound
+from cluster.object_store import ObjectStore
+from tests.unit.test_coordinator import coordinator, door, published, store
+
+__all__ = ["coordinator", "door", "store"]
+
+
+def test_nobody_rolls_back_to_what_is_gone(coordinator: Coordinator, store: ObjectStore) -> None:
+    # For a region that is not here, so that nothing is loaded; given up, so that nothing needs it.
+    number = coordinator.propose(published(store), ("elsewhere",), False, None)
+    state = coordinator.abort(number, "only a test")
+    for folder in ("indexes/c", "models"):
+        for name in store.list_names(folder):
+            store.remove(f"{folder}/{name}")
+    with pytest.raises(NotFound, match="is not in the store"):
+        coordinator.rollback(number)
+    assert coordinator.log_state() == state

@@ -1,0 +1,62 @@
+"""What a process has open stays in the node's cache; what it has unloaded may go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from actors.release_loader import LoadedRelease
+from actors.shard_replica import ShardReplicaActor
+from cluster.artifact_cache import ArtifactCache
+from cluster.artifacts import Artifacts
+from cluster.errors import NotFound
+from cluster.object_store import ObjectStore
+from cluster.prompt import PromptTemplate
+from cluster.region_view import ReleaseView
+from tests.unit.test_local_shards import publish, store
+
+__all__ = ["store"]
+
+
+async def test_an_index_version_stays_in_the_cache_until_it_is_unloaded(
+    store: ObjectStore, tmp_path: Path
+) -> None:
+    old, new = publish(store, tmp_path, "v1"), publish(store, tmp_path, "v2")
+    cache = ArtifactCache(Artifacts(store), tmp_path / "cache")
+    replica = ShardReplicaActor(0, store, tmp_path / "cache")
+    for manifest in (old, new):
+        await replica.load(manifest)
+    cache.limit(0)
+    assert all(cache.holds(manifest.shards[0].files) for manifest in (old, new))
+    replica.unload(old.version)
+    cache.limit(0)
+    # The two were built of the same documents: what they share stays with the other one.
+    assert cache.holds(new.shards[0].files)
+    replica.unload(new.version)
+    cache.limit(0)
+    assert not cache.holds(new.shards[0].files)
+
+
+async def test_a_shard_that_could_not_be_loaded_is_not_kept(
+    store: ObjectStore, tmp_path: Path
+) -> None:
+    manifest = publish(store, tmp_path, "v1")
+    cache = ArtifactCache(Artifacts(store), tmp_path / "cache")
+    replica = ShardReplicaActor(0, store, tmp_path / "cache")
+    files = manifest.shards[0].files
+    store.remove(f"artifacts/sha256/{files[0].sha256[:2]}/{files[0].sha256}")
+    with pytest.raises(NotFound):
+        await replica.load(manifest)
+    replica.unload(manifest.version)
+    cache.limit(0)
+    assert not any(cache.holds([file]) for file in files)
+
+
+def test_a_release_is_of_the_files_of_its_shards_and_models(
+    store: ObjectStore, tmp_path: Path
+) -> None:
+    manifest = publish(store, tmp_path, "v1")
+    view = ReleaseView(number=1, corpora={}, embedders=(), generator=None, prompt=PromptTemplate())
+    loaded = LoadedRelease(view=view, indexes={"words": manifest}, embedder=None, generator=None)
+    assert loaded.artifacts == {shard.files for shard in manifest.shards}
