@@ -262,14 +262,12 @@ class Coordinator:
         """Reads the log, lets those go on who wait for that, and does what follows from it."""
         self._woken.clear()
         self._readings.begin()
-        read = self._attempt(self._driver.read)
-        self._readings.end(complete=read)
+        self._readings.end(complete=(read := self._attempt(self._driver.read)))
         if not read:
             return
         now_s = self._clock.monotonic_s()
         exchange = now_s - self._exchanged_s >= _TICK_S / 2
-        decide = partial(self._driver.decide, exchange_heartbeats=exchange)
-        if not self._attempt(decide):
+        if not self._attempt(partial(self._driver.decide, exchange_heartbeats=exchange)):
             return
         self._trouble = ""
         if exchange:
@@ -308,6 +306,7 @@ class Coordinator:
 
     def _serve(self, request: _Request) -> None:
         try:
+            self._driver.take_lead()
             state = self._driver.request(request.decide)
         except Exception as error:
             request.done.set_exception(error)

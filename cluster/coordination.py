@@ -153,28 +153,34 @@ class RolloutDriver:
         """Takes in how the preparing of a release ended, or how it did. Fails like `step`."""
         self._carry_out(event)
 
-    def request(self, decide: Decide) -> LogState:
-        """Appends what `decide` gives; decides again when another writer came first. Where another
-        region leads, this one takes the lead over: so a person may ask in any region.
+    def take_lead(self) -> None:
+        """Has this region lead, whoever led before: so a person may ask for a change in any region.
 
-        Returns the state right after the entry. Raises what `decide` raises, and Conflict when
-        others kept coming first, or this region may not lead. OutcomeUnknown alone leaves open
-        whether the entry landed: any other error means that it did not and will not.
+        Raises Conflict when this one may not lead, or others kept coming first; else like `step`.
         """
         for _ in range(_REQUEST_ATTEMPTS):
             self._read_log()
-            if not self.rollout.leads and not self._take_lead():
-                continue
+            if self.rollout.leads:
+                return
+            if self._refusal is not None:
+                raise self._refusal
+            self._append(self.rollout.take_lead(self._clock.wall_ms(), self._new_id()))
+        if not self.rollout.leads:
+            raise Conflict("other regions kept coming first; try again")
+
+    def request(self, decide: Decide) -> LogState:
+        """Appends what `decide` gives; decides again when another writer came first.
+
+        Returns the state right after the entry. Raises what `decide` raises, and Conflict when
+        others kept coming first. OutcomeUnknown alone leaves open whether the entry landed: any
+        other error means that it did not and will not.
+        """
+        for _ in range(_REQUEST_ATTEMPTS):
+            self._read_log()
             append = decide(self.rollout, self._clock.wall_ms(), self._new_id())
             if self._append(append):
                 return self.rollout.state
         raise Conflict("other writers kept coming first; try again")
-
-    def _take_lead(self) -> bool:
-        """Whether this region leads now; False when another writer came first."""
-        if self._refusal is not None:
-            raise self._refusal
-        return self._append(self.rollout.take_lead(self._clock.wall_ms(), self._new_id()))
 
     def _carry_out(self, event: Event) -> None:
         for _ in range(_APPENDS_MAX):

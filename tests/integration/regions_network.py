@@ -18,9 +18,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
-from wsgiref.simple_server import make_server
 
 import fsspec
+from werkzeug.serving import make_server
 
 from cluster.config import Settings, StoreSettings
 from cluster.object_store import open_store

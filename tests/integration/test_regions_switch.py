@@ -10,7 +10,7 @@ import pytest
 
 from tests.integration.regions_fixture import REGIONS, ThreeRegions, three_regions
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 SKEW_MAX_MS = 1_000.0
 

@@ -1,5 +1,5 @@
-"""What must hold of the release log, and of what coordinators believe of it. Independent of the code
-that is judged.
+"""What must hold of the release log, and of what coordinators believe of it. Independent of the
+code that is judged.
 """
 
 from __future__ import annotations

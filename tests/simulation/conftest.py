@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-SEEDS_DEFAULT = 40
+SEEDS_DEFAULT = 30
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -1,9 +1,8 @@
-"""A region's coordinator in virtual time: what `actors.coordinator` does, around the same driver."""
+"""A region's coordinator in virtual time: `actors.coordinator`'s doings around the same driver."""
 
 from __future__ import annotations
 
 import asyncio
-import operator
 import random
 from collections import deque
 from dataclasses import replace
@@ -69,7 +68,7 @@ class Incarnation(Process):
         self._readers: list[tuple[int, asyncio.Future[bool]]] = []
         """Who waits for a reading with this number or a later one."""
         self._exchanged_s = float("-inf")
-        self._published: tuple[object, ...] = ()
+        self._published: tuple[object, ...] = (None,)
         self._told: tuple[object, ...] = ()
         """What was observed last, and when."""
         self._told_s = 0.0
@@ -203,20 +202,25 @@ class Incarnation(Process):
         state, prepared = self.rollout.state, self.rollout.prepared()
         now_ms = self.region.clock.wall_ms()
         tries = self.rollout.canary(now_ms)
-        values = (state, self.rollout.heartbeats, self.driver.freshness)
-        held = (self._loaded & prepared, tries)
-        # Values are never changed: another content is another object.
-        known = all(map(operator.is_, values, self._published)) and held == self._published[3:]
-        if not known:
-            self._published = (*values, *held)
-            self._publish_view(tries if tries and tries.release in prepared else None)
+        held = self._loaded & prepared
+        # A state is never changed: another content is another object.
+        if state is not self._published[0] or (held, tries) != self._published[1:]:
+            self._published = (state, held, tries)
+            self._publish_view(held, tries if tries and tries.release in prepared else None)
+        if (
+            self.driver.freshness is not self.pulse.freshness
+            or self.rollout.heartbeats is not self.pulse.regions
+        ):
+            self.pulse = replace(
+                self.pulse, freshness=self.driver.freshness, regions=self.rollout.heartbeats
+            )
         self._observe(now_ms, tries)
 
-    def _publish_view(self, canary: CanaryShare | None) -> None:
+    def _publish_view(self, held: set[int], canary: CanaryShare | None) -> None:
         state = self.rollout.state
         view = RegionView(
             region=self.region.name,
-            releases={n: release_view(n) for n in sorted(self._loaded & self.rollout.prepared())},
+            releases={n: release_view(n) for n in sorted(held)},
             switches=state.switches,
             canary=canary,
             revision=self.view.revision,
@@ -240,11 +244,12 @@ class Incarnation(Process):
     def _observe(self, now_ms: int, tries: CanaryShare | None) -> None:
         """What has changed, and all of it now and then: moments pass without an entry, too."""
         state, now_s = self.rollout.state, self.scheduler.now_s
-        current, canary = state.current(now_ms), state.canary_at(now_ms)
-        told = (state.position, self.rollout.leads, current, canary, tries)
+        current = state.current(now_ms)
+        told = (state.position, self.rollout.leads, current, tries)
         if told == self._told and now_s - self._told_s <= OBSERVED_EVERY_S:
             return
         self._told, self._told_s = told, now_s
+        canary = state.canary_at(now_ms)
         opened = state.open_proposal()
         self.world.history.observations.append(
             Observation(

@@ -1,5 +1,5 @@
-"""A region's gateway in virtual time: the real service with its rules of consistency, forwarding and
-quorums, over an engine that finds nothing but says which release it would have searched.
+"""A region's gateway in virtual time: the real service with its rules of consistency, forwarding
+and quorums, over an engine that finds nothing but says which release it would have searched.
 """
 
 from __future__ import annotations

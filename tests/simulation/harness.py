@@ -111,15 +111,12 @@ class World:
 
     def _live(self) -> None:
         self._begin()
-        People(self)
+        people = People(self)
         Accidents(self, self.rng.uniform(2.0, 12.0))
         for number in range(self.scenario.clients):
             Client(self, f"client-{number + 1}")
         self.noise_s += self.scheduler.now_s
-        if self.rng.random() < 0.5:
-            # Half done when the quiet begins, it must come to an end by itself.
-            last_s = self.noise_s - self.rng.uniform(0.5, 3.0)
-            self.scheduler.after(last_s - self.scheduler.now_s, lambda: propose_for_all(self))
+        people.leave_something_undone(self.noise_s)
         self.scheduler.run(self.noise_s)
         self.noisy = False
         self.weather.clear_up()
@@ -173,7 +170,7 @@ class World:
             unsettled = self.unsettled()
             quiet = quiet + 1 if not unsettled and length == self.objects.log_length() else 0
             length = self.objects.log_length()
-            if quiet >= SETTLED_SLICES and self._switches():
+            if quiet >= SETTLED_SLICES and self._switches() and self.scenario.clients:
                 self._ask_in_the_quiet()
             if quiet >= SETTLED_SLICES:
                 return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 from cluster.config import RolloutPolicy
@@ -21,11 +22,12 @@ _KINDS = ("propose", "propose", "propose", "rollback", "rollback", "rollback", "
 _KINDS_WHILE_OPEN = ("commit", "commit", "abort", "rollback", "rollback", "propose")
 
 
-def propose_for_all(world: World) -> None:
-    """The first release, for all regions, by whoever leads."""
+def propose_for_all(world: World, *, auto_commit: bool = True) -> None:
+    """A release for all regions, by whoever leads."""
     leader = next((r for r in world.regions.values() if r.leads), None)
     if leader is None or leader.coordinator is None:
-        world.scheduler.after(0.1, lambda: propose_for_all(world))
+        again = functools.partial(propose_for_all, world, auto_commit=auto_commit)
+        world.scheduler.after(0.1, again)
         return
     targets = tuple(world.regions)
 
@@ -33,7 +35,7 @@ def propose_for_all(world: World) -> None:
         return rollout.propose(
             contents(commit_id),
             targets=targets,
-            auto_commit=True,
+            auto_commit=auto_commit,
             policy=POLICY,
             now_ms=now_ms,
             commit_id=commit_id,
@@ -44,13 +46,42 @@ def propose_for_all(world: World) -> None:
     leader.coordinator.tell(request)
 
 
+def _share(number: int, percent: int) -> Decide:
+    return lambda r, now, cid: r.share(number, percent, now_ms=now, commit_id=cid)
+
+
 class People:
     def __init__(self, world: World) -> None:
         self._world = world
         self._rng = world.rng
+        self._is_trying = False
         world.repeat(self._ask_something, 0.15, 1.0)
 
+    def leave_something_undone(self, end_s: float) -> None:
+        """When the quiet begins at `end_s`; it must come to its end by itself."""
+        scheduler, draw = self._world.scheduler, self._rng.random()
+        if draw < 0.3:
+            last_s = end_s - self._rng.uniform(0.5, 3.0)
+            scheduler.after(last_s - scheduler.now_s, lambda: propose_for_all(self._world))
+        elif draw < 0.6:
+            scheduler.after(end_s - 6.0 - scheduler.now_s, self._try_one)
+
+    def _try_one(self) -> None:
+        """Proposes a release and tries it, over and over until it is the canary."""
+        if not self._world.noisy:
+            return
+        self._is_trying = True
+        propose_for_all(self._world, auto_commit=False)
+        for leader in (r.coordinator for r in self._world.regions.values() if r.leads):
+            assert leader is not None
+            opened = leader.rollout.state.open_proposal()
+            if opened is not None:
+                self._ask(leader, "canary", _share(opened.release.number, 50))
+        self._world.scheduler.after(0.5, self._try_one)
+
     def _ask_something(self) -> None:
+        if self._is_trying:
+            return
         named = [r for r in self._world.regions.values() if r.coordinator is not None]
         leading = [r for r in named if r.leads]
         asked = leading if leading and self._rng.random() < 0.85 else named
@@ -58,7 +89,9 @@ class People:
             return
         coordinator = self._rng.choice(asked).coordinator
         assert coordinator is not None
-        kind, decide = self._wish(coordinator)
+        self._ask(coordinator, *self._wish(coordinator))
+
+    def _ask(self, coordinator: Incarnation, kind: str, decide: Decide) -> None:
         region = coordinator.region.name
         request = Request(self._world.scheduler.now_s, kind, region, decide)
         self._world.history.requests.append(request)
@@ -93,7 +126,7 @@ class People:
                 now_ms=now,
                 commit_id=cid,
             ),
-            "canary": lambda r, now, cid: r.share(number, percent, now_ms=now, commit_id=cid),
+            "canary": _share(number, percent),
             "commit": lambda r, now, cid: r.commit(number, now_ms=now, commit_id=cid),
             "abort": lambda r, now, cid: r.abort(number, reason="", now_ms=now, commit_id=cid),
             "rollback": lambda r, now, cid: r.rollback(back_to, now_ms=now, commit_id=cid),

@@ -1,0 +1,65 @@
+"""One region's coordinator without its thread: the driver, and a host that only takes notes."""
+
+from __future__ import annotations
+
+import random
+
+from cluster.coordination import RolloutDriver
+from cluster.numbered_object import NumberedLog
+from cluster.object_store import ObjectStore
+from cluster.releases import RELEASE_LOG, Release
+from cluster.rollout import Rollout
+from cluster.rollout_events import Append
+from tests.fakes import SimClock, contents, counting_ids
+
+
+class Host:
+    """Notes what it is told to load and unload."""
+
+    def __init__(self) -> None:
+        self.preparing: list[int] = []
+        self.retired: list[int] = []
+
+    def prepare(self, release: Release) -> None:
+        self.preparing.append(release.number)
+
+    def retire(self, number: int) -> None:
+        self.retired.append(number)
+
+
+class Region:
+    """One incarnation of a region's coordinator."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        clock: SimClock,
+        region: str = "a",
+        life: int = 1,
+        cluster_id: str = "",
+    ) -> None:
+        self.clock = clock
+        self.host = Host()
+        self.rollout = Rollout(region=region)
+        self.log = NumberedLog(store, RELEASE_LOG, rng=random.Random(0), sleep=clock.sleep)
+        self.driver = RolloutDriver(
+            rollout=self.rollout,
+            store=store,
+            log=self.log,
+            host=self.host,
+            clock=clock,
+            new_id=counting_ids(f"{region}/{life}"),
+            cluster_id=cluster_id,
+        )
+
+    def step(self) -> None:
+        self.driver.step(exchange_heartbeats=True)
+
+    def propose(self, *targets: str) -> int:
+        def decide(rollout: Rollout, now_ms: int, commit_id: str) -> Append:
+            return rollout.propose(
+                contents(), targets=targets, auto_commit=True, now_ms=now_ms, commit_id=commit_id
+            )
+
+        self.driver.take_lead()
+        return self.driver.request(decide).next_release - 1

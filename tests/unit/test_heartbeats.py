@@ -1,0 +1,204 @@
+"""What a region tells of itself: how current it is, that it lives, whose name it has."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+import pytest
+
+from cluster.coordination import RolloutDriver
+from cluster.errors import Conflict, Fenced, OutcomeUnknown, Unavailable
+from cluster.numbered_object import NumberedLog
+from cluster.object_store import ObjectStore, open_store
+from cluster.releases import RELEASE_LOG
+from cluster.rollout_events import Prepared, RegionStatus
+from tests.fakes import SimClock, counting_ids
+from tests.one_region import Region
+
+
+@pytest.fixture
+def store() -> ObjectStore:
+    return open_store(f"memory://{uuid4().hex}")
+
+
+@pytest.fixture
+def clock() -> SimClock:
+    return SimClock()
+
+
+# How current a region is.
+
+
+def test_freshness_is_of_the_last_complete_reading(
+    store: ObjectStore, clock: SimClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    region = Region(store, clock)
+    assert region.driver.freshness.read_ms == 0
+    region.step()
+    assert region.driver.freshness.position == 1
+    clock.sleep(3.0)
+    real = NumberedLog.read_after
+
+    def slowly(self: NumberedLog, n: int) -> list[tuple[int, bytes]]:
+        found = real(self, n)
+        clock.sleep(2.0)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(NumberedLog, "read_after", slowly)
+        begun_ms = clock.wall_ms()
+        region.driver.read()
+    assert region.driver.freshness.read_ms == begun_ms, "when it began, not when it ended"
+
+    def fail(self: NumberedLog, n: int) -> None:
+        raise Unavailable("the store does not answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(NumberedLog, "read_after", fail)
+        clock.sleep(10.0)
+        with pytest.raises(Unavailable):
+            region.driver.read()
+    assert region.driver.freshness.read_ms == begun_ms
+
+
+# Heartbeats.
+
+
+def test_heartbeats_are_told_and_read(store: ObjectStore, clock: SimClock) -> None:
+    first, second = Region(store, clock, "a"), Region(store, clock, "b")
+    first.step()
+    second.step()
+    clock.sleep(5.0)
+    first.step()
+    assert set(first.rollout.heartbeats) == {"a", "b"}
+    told = RegionStatus.from_bytes(store.get("regions/b/status.json"), source="b")
+    assert told == first.rollout.heartbeats["b"]
+
+
+def told_by(store: ObjectStore, region: str) -> RegionStatus:
+    return RegionStatus.from_bytes(store.get(f"regions/{region}/status.json"), source=region)
+
+
+def test_a_heartbeat_is_written_each_second_and_when_there_is_more_to_tell(
+    store: ObjectStore, clock: SimClock
+) -> None:
+    region = Region(store, clock)
+    region.step()
+    number = region.propose("a")
+    region.step()
+    first = told_by(store, "a")
+    clock.sleep(0.5)
+    region.step()
+    assert told_by(store, "a") == first
+    region.driver.observe(Prepared(release=number))
+    region.step()
+    assert told_by(store, "a").prepared == (number,)
+    clock.sleep(1.0)
+    region.step()
+    assert told_by(store, "a").at_ms == clock.wall_ms()
+
+
+def test_a_heartbeat_of_a_newer_version_may_tell_more(store: ObjectStore, clock: SimClock) -> None:
+    region = Region(store, clock, "b")
+    told = region.rollout.heartbeat(0).model_copy(update={"region": "a"}).to_bytes()
+    store.put("regions/a/status.json", told.replace(b"{", b'{"mood":"good",', 1))
+    region.step()
+    assert set(region.rollout.heartbeats) == {"a", "b"}
+
+
+def test_a_region_that_cannot_write_still_prepares_what_is_committed(
+    store: ObjectStore, clock: SimClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leader, follower = Region(store, clock, "a"), Region(store, clock, "b")
+    leader.step()
+    follower.step()
+    clock.sleep(2.0)
+    number = leader.propose("a", "b")
+
+    def fail(path: str, data: bytes) -> None:
+        raise OutcomeUnknown("the store does not answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "put", fail)
+        with pytest.raises(OutcomeUnknown):
+            follower.step()
+    assert follower.host.preparing == [number]
+
+
+def test_a_leader_whose_clock_is_off_is_not_replaced_and_a_dead_one_is(
+    store: ObjectStore, clock: SimClock
+) -> None:
+    class Late(SimClock):
+        """An hour behind."""
+
+        def monotonic_s(self) -> float:
+            return clock.monotonic_s()
+
+        def wall_ms(self) -> int:
+            return clock.wall_ms() - 3_600_000
+
+    leader, follower = Region(store, clock, "a"), Region(store, Late(), "b")
+    for _ in range(20):
+        leader.step()
+        follower.step()
+        clock.sleep(0.5)
+    assert (leader.rollout.leads, follower.rollout.leads) == (True, False)
+    died_s = clock.now_s
+    while not follower.rollout.leads:
+        follower.step()
+        clock.sleep(0.5)
+    assert 2.5 <= clock.now_s - died_s <= 5.0
+
+
+def test_who_appends_is_told_of(store: ObjectStore, clock: SimClock) -> None:
+    told: list[int] = []
+    region = Region(store, clock)
+    region.driver = RolloutDriver(
+        rollout=region.rollout,
+        store=store,
+        log=region.log,
+        host=region.host,
+        clock=clock,
+        new_id=counting_ids("a"),
+        appended=lambda: told.append(region.log.latest()),
+    )
+    region.step()
+    region.propose("a")
+    region.step()
+    assert told == [1, 2]
+
+
+# Two clusters under one name.
+
+
+def test_a_second_cluster_of_the_same_name_changes_nothing(
+    store: ObjectStore, clock: SimClock
+) -> None:
+    first = Region(store, clock, cluster_id="one")
+    second = Region(store, clock, life=2, cluster_id="two")
+    first.step()
+    before = region_files(store)
+    for _ in range(3):
+        with pytest.raises(Conflict, match="runs already, in Ray cluster one"):
+            second.step()
+    assert region_files(store) == before
+    for _ in range(10):
+        clock.sleep(0.5)
+        first.step()
+        with pytest.raises(Conflict):
+            second.step()
+    assert first.log.latest() == 1
+    assert told_by(store, "a").cluster_id == "one"
+    with pytest.raises(Conflict, match="runs already"):
+        second.propose("a")
+    assert first.log.latest() == 1
+    clock.sleep(3.0)
+    second.step()
+    assert second.rollout.leads, "once the other is gone"
+    with pytest.raises(Fenced):
+        first.step()
+
+
+def region_files(store: ObjectStore) -> list[bytes]:
+    log = NumberedLog(store, RELEASE_LOG)
+    return [told_by(store, "a").to_bytes(), *(data for _, data in log.read_after(0))]
