@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from cluster.artifact_cache import ArtifactCache
 from cluster.artifacts import Artifacts
 from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.config import Settings
+from cluster.divergence import STANDING_MAX, Found
 from cluster.generation import Generator, PromptTokenizer
 from cluster.manifests import ArtifactFile
 from cluster.object_store import ObjectStore
@@ -72,6 +74,8 @@ class RegionParts:
     internals: RegionInternals
     views: ViewFollower
     peers: RegionPeers
+    quorum_found: deque[Found]
+    """The last differences between regions that searches by quorum found here."""
 
     async def start(self, deadline: Deadline) -> None:
         """Raises Unavailable when the region's coordinator does not answer."""
@@ -100,6 +104,7 @@ def assemble_region(
         clock=SYSTEM_CLOCK,
         skew_max_ms=skew_max_ms,
     )
+    quorum_found: deque[Found] = deque(maxlen=STANDING_MAX)
     service = RegionalService(
         region=region,
         engine=engine,
@@ -107,12 +112,14 @@ def assemble_region(
         peers=peers,
         clock=SYSTEM_CLOCK,
         skew_max_ms=skew_max_ms,
+        differed=quorum_found.append,
     )
     return RegionParts(
         service=service,
         internals=PinnedGenerators(lambda: views.view, generators, NamedActor(names.COORDINATOR)),
         views=views,
         peers=peers,
+        quorum_found=quorum_found,
     )
 
 

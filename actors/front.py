@@ -1,15 +1,25 @@
-"""The region's front actor: the query engine for callers inside the Ray cluster."""
+"""The region's front actor: the query engine for callers inside the Ray cluster, and what all
+gateways of the region share.
+"""
 
 from __future__ import annotations
 
+import logging
+import random
+from dataclasses import replace
 from pathlib import Path
 
+from actors.divergence_watch import watches
 from actors.engine_assembly import assemble_region
 from cluster.answers import AnswerRequest, AnswerResult, RegionSummary
-from cluster.clock import Deadline
+from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.config import Settings
+from cluster.divergence import DivergenceLedger, Found, Probe, Turn
+from cluster.divergence_report import DivergenceReport
 from cluster.object_store import ObjectStore
 from cluster.search import SearchRequest, SearchResult
+
+log = logging.getLogger(__name__)
 
 _START_TIMEOUT_S = 30.0
 
@@ -21,6 +31,10 @@ class Front:
         self, settings: Settings, region: str, store: ObjectStore, cache_folder: Path
     ) -> None:
         self._region = assemble_region(settings, region, store, cache_folder)
+        self._watches = watches(settings)
+        self._ledger = DivergenceLedger(
+            settings.divergence.every_s, clock=SYSTEM_CLOCK, rng=random.Random()
+        )
 
     async def search(self, request: SearchRequest) -> SearchResult:
         await self._started()
@@ -31,7 +45,25 @@ class Front:
         return await self._region.service.answer(request)
 
     async def status(self) -> RegionSummary:
-        return await self._region.service.status()
+        summary = await self._region.service.status()
+        return replace(summary, divergence=self._ledger.report) if self._watches else summary
+
+    # For the gateways, which take turns: see `actors.divergence_watch`.
+
+    def divergence_turn(self, release: int | None) -> Turn:
+        """Whether the gateway that asks is to compare the regions now, and what is known."""
+        while self._region.quorum_found:
+            self._ledger.quorum(self._region.quorum_found.popleft())
+        return self._ledger.turn(release)
+
+    def divergence_probed(self, probe: Probe) -> DivergenceReport:
+        for difference in self._ledger.take(probe):
+            log.error("ALERT: %s", difference)
+        return self._ledger.report
+
+    def divergence_found(self, found: Found) -> None:
+        """A search by quorum in a gateway has found regions that differ."""
+        self._ledger.quorum(found)
 
     async def _started(self) -> None:
         # The follower needs the running event loop, which a constructor does not have.

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cluster.clock import Deadline
+from cluster.demand import EVENTUAL
+from cluster.divergence import Found, Inquiry, compared
 from cluster.errors import InvalidArgument, NotYet, RaygionError, Unavailable
 from cluster.quorum import Vote, agreed, diverging, majority, vote_of
 from cluster.search import SearchRequest, SearchResult
@@ -39,6 +41,18 @@ class _Ballot:
     def agreed(self) -> tuple[str, ...]:
         return agreed(self.votes, self.regions)
 
+    def difference(self, request: SearchRequest, release: int) -> Found:
+        """Between regions that answered by that release, and do differ."""
+        inquiry = Inquiry(
+            name=f"search {request.trace_id or 'a client'} by quorum",
+            corpus=request.corpus or "",
+            request=replace(request, release=release, demand=EVENTUAL),
+        )
+        voters = {r: result for r, result in self.results.items() if result.release == release}
+        found = compared(inquiry, voters).found
+        assert found is not None, "votes differ where some query's do"
+        return found
+
     def refusal(self, own: str) -> RaygionError:
         needed = majority(self.regions)
         if isinstance(error := self.errors.get(own), InvalidArgument):
@@ -62,12 +76,15 @@ class QuorumRounds:
         candidates: Callable[[SearchRequest], tuple[str, ...]],
         pause_s: float,
         sleep: Callable[[float], Awaitable[None]],
+        differed: Callable[[Found], None],
     ) -> None:
+        """`differed` is told of regions that answer one release differently."""
         self._region = region
         self._ask = ask
         self._candidates = candidates
         self._pause_s = pause_s
         self._sleep = sleep
+        self._differed = differed
 
     async def search(self, request: SearchRequest, deadline: Deadline) -> SearchResult:
         """Raises NotYet when the regions that answer differ, Unavailable when too few answer,
@@ -124,9 +141,7 @@ class QuorumRounds:
                 task.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
         if (pair := diverging(ballot.votes)) is not None:
-            log.error(
-                "ALERT: regions %s and %s answer release %d differently",
-                *pair,
-                ballot.votes[pair[0]].release,
-            )
+            found = ballot.difference(request, ballot.votes[pair[0]].release)
+            log.error("ALERT: %s", found.difference)
+            self._differed(found)
         return ballot

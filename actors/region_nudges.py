@@ -14,9 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 
 from cluster.config import RegionSettings, Settings
+from cluster.region_wire import NUDGE
 
 log = logging.getLogger(__name__)
-NUDGE_ROUTE = "/v1/regions/nudge"
 _TIMEOUT_S = 1.0
 _AT_ONCE = 8
 
@@ -73,7 +73,7 @@ class HttpNudges:
 
 def _url(region: RegionSettings) -> str:
     url = region.url or f"http://{region.http.host}:{region.http.port}"
-    return url.rstrip("/") + NUDGE_ROUTE
+    return url.rstrip("/") + NUDGE
 
 
 def _headers(region: RegionSettings) -> dict[str, str]:

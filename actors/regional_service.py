@@ -28,6 +28,7 @@ from cluster.answers import (
 from cluster.clock import Clock, Deadline
 from cluster.consistency import Elsewhere, Known, Reading, Refresh, Serve, Wait, decide
 from cluster.demand import EVENTUAL, Consistency
+from cluster.divergence import Found
 from cluster.errors import (
     DeadlineExceeded,
     InvalidArgument,
@@ -78,7 +79,9 @@ class RegionalService:
         clock: Clock,
         skew_max_ms: int,
         sleep: Sleep = asyncio.sleep,
+        differed: Callable[[Found], None] = lambda _: None,
     ) -> None:
+        """`differed` is told of regions that a search by quorum found to differ."""
         self._region = region
         self._engine = engine
         self._views = views
@@ -93,6 +96,7 @@ class RegionalService:
             # In which clocks come to agree on what is current.
             pause_s=skew_max_ms / 1000.0,
             sleep=sleep,
+            differed=differed,
         )
 
     async def search(self, request: SearchRequest) -> SearchResult:

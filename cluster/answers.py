@@ -12,6 +12,7 @@ from typing import Protocol
 
 from cluster.caller import ANYONE, Caller
 from cluster.demand import EVENTUAL, Demand
+from cluster.divergence_report import DivergenceReport
 from cluster.filters import Filter
 from cluster.generation import ChatMessage
 from cluster.regions_overview import RegionLine
@@ -170,6 +171,8 @@ class RegionSummary:
     canary: CanarySummary | None = None
     regions: tuple[RegionLine, ...] = ()
     """All of them, as far as this one knows."""
+    divergence: DivergenceReport | None = None
+    """How their answers compare; None where nothing is compared."""
 
 
 class QueryService(Protocol):

@@ -211,6 +211,18 @@ class CacheSettings(Record):
     """
 
 
+Question = Annotated[str, Field(min_length=1, max_length=8192)]
+
+
+class DivergenceSettings(Record):
+    """Comparing what the regions answer."""
+
+    every_s: Annotated[float, Field(ge=0)] = 60.0
+    """How often each region asks all of them the same; 0 never does."""
+    questions: Annotated[tuple[Question, ...], Field(max_length=64)] = ()
+    """Texts to ask beside vectors that are drawn by chance, so that embedders are compared, too."""
+
+
 class RolloutPolicy(Record):
     """When a proposed release is committed."""
 
@@ -234,6 +246,7 @@ class Settings(Record):
     routing: RoutingSettings = Field(default_factory=RoutingSettings)
     rollout: RolloutPolicy = Field(default_factory=RolloutPolicy)
     cache: CacheSettings = Field(default_factory=CacheSettings)
+    divergence: DivergenceSettings = Field(default_factory=DivergenceSettings)
     state_folder: Path = Path(".raygion")
     """What a machine keeps for itself: caches, logs, the secret of the Ray cluster."""
 

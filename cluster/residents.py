@@ -58,7 +58,8 @@ class Residents:
     def reconcile(self, state: LogState, now_ms: int) -> list[Instruction]:
         """What to unload and what to load, for the region to hold what the log wants here."""
         resident = [n for n in state.resident(now_ms) if self._is_for_us(state, n)]
-        retired = [n for n in self._local if n not in resident]
+        serving = self._serving(state, now_ms)
+        retired = [n for n in self._local if n not in resident and n != serving]
         current = state.current(now_ms)
         # After a restart queries wait for the current release, for the others nobody does.
         wanted = sorted(
@@ -73,6 +74,12 @@ class Residents:
             *(Retire(release=n) for n in retired),
             *(Prepare(release=state.proposals[n].release) for n in wanted),
         ]
+
+    def _serving(self, state: LogState, now_ms: int) -> int | None:
+        """What this region answers from, while it has not loaded anything newer that is current."""
+        past = (switch.release for switch in reversed(state.switches) if switch.at_ms <= now_ms)
+        prepared = self.prepared()
+        return next((release for release in past if release in prepared), None)
 
     def _is_wanted(self, state: LogState, number: int, now_ms: int) -> bool:
         local = self._local.get(number)

@@ -5,15 +5,19 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import random
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 from fastapi import FastAPI
 from ray import serve
 
-from actors.engine_assembly import assemble_region
+from actors import names
+from actors.actor_calls import NamedActor
+from actors.divergence_watch import DivergenceWatch, watches
+from actors.engine_assembly import RegionParts, assemble_region
 from actors.ray_environment import ONE_THREAD
-from cluster.clock import Deadline
+from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.config import Settings
 from cluster.object_store import ObjectStore
 from deployments.autoscaling import replica_count
@@ -66,13 +70,18 @@ def _build_app(settings: Settings, region: str, store: ObjectStore, cache_folder
     """Runs in each replica: an engine of its own, started and stopped with the HTTP application."""
     parts = assemble_region(settings, region, store, cache_folder)
     endpoint = settings.regions[region].http
+    watch = _watch(settings, region, parts) if watches(settings) else None
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await parts.start(Deadline.after(_START_TIMEOUT_S))
+        if watch is not None:
+            watch.start()
         gc.freeze()
         gc.set_threshold(_OBJECTS_MADE_BETWEEN_COLLECTIONS)
         yield
+        if watch is not None:
+            watch.stop()
         await parts.stop()
 
     http = HttpSettings(
@@ -82,4 +91,24 @@ def _build_app(settings: Settings, region: str, store: ObjectStore, cache_folder
         body_bytes_max=endpoint.body_bytes_max,
         locations=settings.routing.locations,
     )
-    return build_http_app(parts.service, http, internals=parts.internals, lifespan=lifespan)
+    return build_http_app(
+        parts.service,
+        http,
+        internals=parts.internals,
+        lifespan=lifespan,
+        divergence=None if watch is None else lambda: watch.report,
+    )
+
+
+def _watch(settings: Settings, region: str, parts: RegionParts) -> DivergenceWatch:
+    return DivergenceWatch(
+        settings=settings,
+        region=region,
+        service=parts.service,
+        peers=parts.peers,
+        views=parts.views,
+        quorum_found=parts.quorum_found,
+        ledger=NamedActor(names.FRONT),
+        clock=SYSTEM_CLOCK,
+        rng=random.Random(),
+    )

@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -17,8 +18,10 @@ from starlette.types import Lifespan
 from cluster import region_wire
 from cluster.answers import AnswerEvent, QueryService, RegionSummary, Retrieved
 from cluster.clock import SYSTEM_CLOCK, Clock
+from cluster.divergence_report import DivergenceReport
 from cluster.errors import DeadlineExceeded, NotFound, RaygionError, Unavailable
 from cluster.region_peers import RegionInternals
+from deployments.divergence_metrics import DivergenceMetrics
 from deployments.http_body import read_body
 from deployments.http_caller import CallerReader
 from deployments.http_edge import HttpEdge
@@ -70,11 +73,15 @@ def build_http_app(
     internals: RegionInternals | None = None,
     lifespan: Lifespan[FastAPI] | None = None,
     clock: Clock = SYSTEM_CLOCK,
+    divergence: Callable[[], DivergenceReport] | None = None,
 ) -> FastAPI:
     """The whole interface as one ASGI application, with metrics of its own. `internals` is what the
-    other regions ask for; `lifespan` starts and stops what `service` needs.
+    other regions ask for; `lifespan` starts and stops what `service` needs; `divergence` tells how
+    the regions' answers compare.
     """
     metrics = HttpMetrics()
+    if divergence is not None:
+        DivergenceMetrics(divergence, metrics.registry)
     service = MeteredService(service, metrics)
     app = _RegionApp(
         title="Raygion",
@@ -84,7 +91,7 @@ def build_http_app(
         lifespan=lifespan,
     )
     callers = CallerReader(settings.locations)
-    _Routes(service, settings, metrics, callers, clock).add_to(app)
+    _Routes(service, settings, metrics, callers, clock, divergence).add_to(app)
     if internals is not None:
         RegionRoutes(service, internals, settings, metrics, callers, clock).add_to(app)
     app.add_exception_handler(HTTPException, refused_by_router)
@@ -127,12 +134,14 @@ class _Routes:
         metrics: HttpMetrics,
         callers: CallerReader,
         clock: Clock,
+        divergence: Callable[[], DivergenceReport] | None,
     ) -> None:
         self._service = service
         self._settings = settings
         self._metrics = metrics
         self._callers = callers
         self._clock = clock
+        self._divergence = divergence
         self._last_seen: RegionSummary | None = None
 
     def add_to(self, app: FastAPI) -> None:
@@ -216,7 +225,10 @@ class _Routes:
 
     async def status(self) -> Response:
         """The region's releases, shards and replicas."""
-        return json_response(render_status(await self._summary()))
+        summary = await self._summary()
+        if self._divergence is not None:
+            summary = replace(summary, divergence=self._divergence())
+        return json_response(render_status(summary))
 
     async def healthz(self) -> Response:
         """The process answers."""

@@ -205,6 +205,28 @@ class RegionReply(BaseModel):
     leads: bool
 
 
+class CorpusProbeReply(BaseModel):
+    corpus: str
+    regions: list[str] = Field(description="Whose answers were compared.")
+    outcome: str = Field(description="`alike`, `differ`, or `too_few` answers.")
+
+
+class DifferenceReply(BaseModel):
+    corpus: str
+    release: int
+    question: str
+    answers: dict[str, list[str]] = Field(description="Regions, by the digest of what they say.")
+
+
+class DivergenceReply(BaseModel):
+    differs: bool
+    at_ms: int | None = Field(description="When the last probe was made; null before the first.")
+    release: int | None = Field(description="That was asked for.")
+    corpora: list[CorpusProbeReply]
+    differences: list[DifferenceReply] = Field(description="That stand: not refuted since.")
+    probes: dict[str, int] = Field(description="How many, by outcome.")
+
+
 class StatusReply(BaseModel):
     region: str
     release: int | None
@@ -215,6 +237,9 @@ class StatusReply(BaseModel):
     healthy: bool
     canary: CanaryReply | None
     regions: list[RegionReply] = Field(description="All of them, as far as this one knows.")
+    divergence: DivergenceReply | None = Field(
+        None, description="How the regions' answers compare; null where nothing is compared."
+    )
 
 
 class HealthReply(BaseModel):

@@ -169,7 +169,8 @@ def test_what_is_deleted_is_found_in_the_release_before_and_nowhere_else(
     assert (anew.base, anew.num_documents) == (None, left)
     assert sum(shard.num_rows for shard in anew.shards) == left
     # The files again, and the corpus is what it was: so is its index.
-    region.run(ingest, sources, False)
+    for source in sources:
+        region.run(ingest, [source], False)
     assert region.run(build)[0] == base
     assert region.run(newest_version) == base.version
 

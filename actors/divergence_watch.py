@@ -1,0 +1,198 @@
+"""Asks all regions the same once in a while and compares what they say: in the gateways, which take
+turns, so that it is the answers of those who serve that are compared.
+
+What is found is kept by the region's front actor: the gateways, however many and however often they
+are started anew, show the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+from cluster.answers import QueryService
+from cluster.clock import Clock, Deadline
+from cluster.config import Settings
+from cluster.divergence import (
+    Comparison,
+    Found,
+    Inquiry,
+    Probe,
+    Turn,
+    compared,
+    inquiries_of,
+)
+from cluster.divergence_report import DivergenceReport
+from cluster.errors import RaygionError, Unavailable
+from cluster.region_peers import Peers
+from cluster.region_view import RegionView, ReleaseView
+from cluster.search import SearchResult
+
+log = logging.getLogger(__name__)
+
+_ASK_S = 5.0
+_ASK_JITTER = (0.5, 1.5)
+_FRONT_TIMEOUT_S = 5.0
+_PROBE_TIMEOUT_S = 10.0
+_SEARCHES_AT_ONCE = 4
+
+
+class Views(Protocol):
+    @property
+    def view(self) -> RegionView: ...
+
+
+class Ledger(Protocol):
+    """The front actor: `divergence_turn`, `divergence_probed`, `divergence_found`."""
+
+    async def call(self, method: str, *args: object) -> Any: ...
+
+
+def watches(settings: Settings) -> bool:
+    """Whether there is anything to compare, and it is wanted."""
+    return settings.divergence.every_s > 0 and len(settings.regions) > 1
+
+
+class DivergenceWatch:
+    """Of one gateway. What fails is tried again at the next turn."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        region: str,
+        service: QueryService,
+        peers: Peers,
+        views: Views,
+        quorum_found: deque[Found],
+        ledger: Ledger,
+        clock: Clock,
+        rng: random.Random,
+    ) -> None:
+        """`quorum_found`: what searches by quorum find here; the watch empties it."""
+        self._texts = settings.divergence.questions
+        self._ask_s = min(_ASK_S, settings.divergence.every_s / 2)
+        self._region = region
+        self._service = service
+        self._peers = peers
+        self._views = views
+        self._quorum_found = quorum_found
+        self._ledger = ledger
+        self._clock = clock
+        self._rng = rng
+        self._report = DivergenceReport()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def report(self) -> DivergenceReport:
+        """What the region knew a few seconds ago."""
+        return self._report
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="divergence-watch")
+
+    def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    async def step(self) -> None:
+        """Tells what quorums found, and probes if it is this gateway's turn.
+
+        Raises Unavailable when the front actor does not answer.
+        """
+        while self._quorum_found:
+            await self._call("divergence_found", self._quorum_found[0])
+            self._quorum_found.popleft()
+        release = self._current()
+        number = None if release is None else release.number
+        turn: Turn = await self._call("divergence_turn", number)
+        self._report = turn.report
+        if release is not None and turn.number is not None:
+            probe = await self._probe(release, turn.number, turn.again)
+            self._report = await self._call("divergence_probed", probe)
+
+    async def _run(self) -> None:
+        told = True
+        while True:
+            try:
+                await self.step()
+            except RaygionError as error:
+                if told:
+                    log.warning("regions are not compared at the moment: %s", error)
+                told = False
+            except Exception:
+                # A bug in one probe must not end them all.
+                log.exception("a probe for differences between regions failed")
+            else:
+                told = True
+            await asyncio.sleep(self._ask_s * self._rng.uniform(*_ASK_JITTER))
+
+    async def _call(self, method: str, *args: object) -> Any:
+        try:
+            async with asyncio.timeout(_FRONT_TIMEOUT_S):
+                return await self._ledger.call(method, *args)
+        except TimeoutError as error:
+            raise Unavailable("the region's front actor does not answer") from error
+
+    def _current(self) -> ReleaseView | None:
+        """None while there is nothing to serve."""
+        try:
+            view = self._views.view
+        except Unavailable:
+            return None
+        switch = view.in_force(self._clock.wall_ms())
+        return None if switch is None else view.releases[switch.release]
+
+    async def _probe(self, release: ReleaseView, number: int, again: tuple[Inquiry, ...]) -> Probe:
+        at_ms = self._clock.wall_ms()
+        deadline = Deadline.after(_PROBE_TIMEOUT_S, self._clock)
+        places = asyncio.Semaphore(_SEARCHES_AT_ONCE)
+        asked = [
+            (inquiry, regions)
+            for inquiry in inquiries_of(release, number, self._texts, again)
+            if len(regions := self._holders(inquiry)) > 1
+        ]
+        comparisons = await asyncio.gather(
+            *(self._compare(inquiry, regions, deadline, places) for inquiry, regions in asked)
+        )
+        return Probe(release=release.number, at_ms=at_ms, comparisons=tuple(comparisons))
+
+    def _holders(self, inquiry: Inquiry) -> Sequence[str]:
+        """The regions that may hold the corpus."""
+        return (self._region, *self._peers.candidates(inquiry.request))
+
+    async def _compare(
+        self,
+        inquiry: Inquiry,
+        regions: Sequence[str],
+        deadline: Deadline,
+        places: asyncio.Semaphore,
+    ) -> Comparison:
+        results = await asyncio.gather(
+            *(self._ask(region, inquiry, deadline, places) for region in regions)
+        )
+        answers = zip(regions, results, strict=True)
+        return compared(inquiry, {name: said for name, said in answers if said is not None})
+
+    async def _ask(
+        self, region: str, inquiry: Inquiry, deadline: Deadline, places: asyncio.Semaphore
+    ) -> SearchResult | None:
+        """None: it does not answer, or does not hold the release."""
+        try:
+            async with places:
+                if region != self._region:
+                    return await self._peers.search(region, inquiry.request, deadline)
+                deadline.check("regions were compared")
+                # As if another region had sent it: whatever happens, it is not sent on.
+                here = replace(
+                    inquiry.request, forwarded_by=region, timeout_s=deadline.remaining_s()
+                )
+                return await self._service.search(here)
+        except RaygionError as error:
+            log.debug("%s is not compared in %s: %s", region, inquiry.name, error)
+            return None

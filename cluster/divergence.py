@@ -1,0 +1,299 @@
+"""Whether the regions that hold a release answer alike, byte for byte.
+
+    turn ---> inquiries ---> every region ---> compared ---> ledger: what differs, until refuted
+     ^   one gateway of a region, once in a while                |
+     `------------------ what differed is asked again -----------'
+
+Regions that hold one release have the same artifacts, so any difference is a fault: of a machine,
+a library, or Raygion. A region that does not answer, or does not hold the release, is none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from cluster.clock import Clock
+from cluster.divergence_report import CorpusProbe, Difference, DivergenceReport, Outcome
+from cluster.manifests import Metric
+from cluster.quorum import Vote, vote_of
+from cluster.region_view import CorpusView, ReleaseView
+from cluster.search import Float32Array, MergedHits, SearchRequest, SearchResult
+from cluster.vectors import prepared
+
+VECTORS = 4
+"""Drawn for each corpus and probe; every probe draws others."""
+STANDING_MAX = 8
+"""Differences that are remembered at once."""
+_TOP_K = 10
+_LENGTHS_LOG10 = (-1.0, 3.0)
+_EVERY_JITTER = (0.9, 1.1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inquiry:
+    """One search that all regions are asked, pinned to a release; each of its queries is a
+    question.
+    """
+
+    name: str
+    corpus: str
+    request: SearchRequest
+    again: bool = False
+    """It differed before, and is one question of that name."""
+
+    @property
+    def release(self) -> int:
+        assert self.request.release is not None, "an inquiry is pinned"
+        return self.request.release
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    difference: Difference
+    again: Inquiry | None
+    """To ask later whether they still differ; None where the question cannot be cut out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """What came of one inquiry."""
+
+    inquiry: Inquiry
+    regions: frozenset[str]
+    """Whose answers count."""
+    found: Found | None
+    """The first difference."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """All inquiries of one turn."""
+
+    release: int
+    at_ms: int
+    comparisons: tuple[Comparison, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """What a gateway is told that asks whether to probe."""
+
+    number: int | None
+    """Of the probe that it is to make; None: it is not its turn."""
+    again: tuple[Inquiry, ...]
+    report: DivergenceReport
+
+
+# What to ask.
+
+
+def inquiries_of(
+    release: ReleaseView, turn: int, texts: tuple[str, ...], again: tuple[Inquiry, ...]
+) -> list[Inquiry]:
+    """For each corpus some vectors by chance, the texts where it has an embedder, and what differed
+    before. The same arguments give the same questions.
+    """
+    made = []
+    for name, corpus in sorted(release.corpora.items()):
+        pinned = SearchRequest(corpus=name, top_k=_TOP_K, fields=(), release=release.number)
+        vectors = drawn_vectors(corpus, release.number, turn)
+        asked = replace(pinned, vectors=vectors)
+        made.append(Inquiry(name=f"vector of probe {turn}", corpus=name, request=asked))
+        if texts and corpus.has_embedder:
+            asked = replace(pinned, queries=texts)
+            made.append(Inquiry(name="text of the settings", corpus=name, request=asked))
+    return made + [inquiry for inquiry in again if inquiry.release == release.number]
+
+
+def drawn_vectors(corpus: CorpusView, release: int, turn: int) -> Float32Array:
+    """float32 [VECTORS, d] in random directions: of norm 1 where the metric is cosine, else of
+    lengths between 0.1 and 1000, since nobody knows here how long the corpus's vectors are.
+    """
+    seed = hashlib.blake2b(f"{release}\0{corpus.corpus}\0{turn}".encode(), digest_size=8).digest()
+    rng = np.random.default_rng(int.from_bytes(seed))
+    directions = prepared(
+        rng.standard_normal((VECTORS, corpus.dimension)).astype(np.float32), Metric.COSINE
+    )
+    if corpus.metric is Metric.COSINE:
+        return directions
+    lengths = 10.0 ** rng.uniform(*_LENGTHS_LOG10, size=(VECTORS, 1))
+    return (directions * lengths).astype(np.float32)
+
+
+# What the answers say.
+
+
+def compared(inquiry: Inquiry, answers: Mapping[str, SearchResult]) -> Comparison:
+    """`answers`: of the regions that gave one, whole, for the release that was asked for."""
+    votes = {region: _votes(result) for region, result in sorted(answers.items())}
+    found = None
+    for number in range(max(map(len, votes.values()), default=0)):
+        said: dict[str, tuple[str, ...]] = {}
+        for region, each in votes.items():
+            told = _digest(each[number], inquiry.release) if number < len(each) else "nothing"
+            said[told] = (*said.get(told, ()), region)
+        if len(said) > 1:
+            found = _found(inquiry, number, said)
+            break
+    return Comparison(inquiry=inquiry, regions=frozenset(answers), found=found)
+
+
+def _votes(result: SearchResult) -> Sequence[Vote]:
+    """One for each query."""
+    if result.arrays is None:
+        return [vote_of(replace(result, results=(hits,))) for hits in result.results]
+    parts = [_part(result, n) for n in range(len(result.arrays.rows))]
+    # Over the wire, queries at the end that found nothing leave no trace.
+    while parts and not (parts[-1].rows >= 0).any():
+        parts.pop()
+    return [vote_of(replace(result, arrays=part)) for part in parts]
+
+
+def _part(result: SearchResult, number: int) -> MergedHits:
+    assert result.arrays is not None, "the hits are arrays"
+    return result.arrays.of_queries(number, number + 1)
+
+
+def _digest(vote: Vote, release: int) -> str:
+    return vote.hits.hex()[:12] if vote.release == release else f"by release {vote.release}"
+
+
+def _found(inquiry: Inquiry, number: int, said: Mapping[str, tuple[str, ...]]) -> Found:
+    question = inquiry.name if inquiry.again else f"{inquiry.name} [{number}]"
+    request = inquiry.request if inquiry.again else _cut(inquiry.request, number)
+    return Found(
+        difference=Difference(
+            corpus=inquiry.corpus, release=inquiry.release, question=question, answers=said
+        ),
+        again=None
+        if request is None
+        else Inquiry(name=question, corpus=inquiry.corpus, request=request, again=True),
+    )
+
+
+def _cut(request: SearchRequest, number: int) -> SearchRequest | None:
+    """The search for one of the queries alone."""
+    if request.queries is not None:
+        return replace(request, queries=request.queries[number : number + 1])
+    if request.vectors is None or request.vectors.ndim == 1:
+        # How long a row is, the index alone knows.
+        return None
+    return replace(request, vectors=request.vectors[number : number + 1])
+
+
+# What is remembered.
+
+
+class DivergenceLedger:
+    """Of one region: whose turn it is to probe, what came of it, and what differs.
+
+    A difference stands until all regions that took part in it are asked again and agree, or another
+    release is probed: silence refutes nothing. Not thread-safe.
+    """
+
+    def __init__(self, every_s: float, *, clock: Clock, rng: random.Random) -> None:
+        self._every_s = every_s
+        self._clock = clock
+        self._rng = rng
+        self._number = 0
+        self._next_s = float("-inf")
+        self._asked: int | None = None
+        """The release of the last turn that was given."""
+        self._last: Probe | None = None
+        self._standing: dict[tuple[str, str], Found] = {}
+        self._outcomes: Counter[str] = Counter()
+
+    def turn(self, release: int | None) -> Turn:
+        """`release`: the current one, as the gateway that asks sees it; None: it cannot probe now.
+
+        Whoever gets the turn makes the probe; if it dies, the next turn comes all the same. Another
+        release is probed at once.
+        """
+        now_s = self._clock.monotonic_s()
+        due = release is not None and (now_s >= self._next_s or release != self._asked)
+        if due:
+            self._asked = release
+            self._number += 1
+            self._next_s = now_s + self._every_s * self._rng.uniform(*_EVERY_JITTER)
+        again = tuple(f.again for f in self._standing.values() if f.again is not None)
+        return Turn(number=self._number if due else None, again=again, report=self.report)
+
+    def take(self, probe: Probe) -> list[Difference]:
+        """Takes a probe in; returns the differences that were not known."""
+        self._last = probe
+        self._standing = {
+            key: found
+            for key, found in self._standing.items()
+            if found.difference.release == probe.release
+        }
+        for line in _lines(probe):
+            self._outcomes[line.outcome] += 1
+        return [found.difference for c in probe.comparisons for found in self._judge(c)]
+
+    def quorum(self, found: Found) -> None:
+        """A search by quorum has found a difference."""
+        self._outcomes[Outcome.QUORUM_DIFFER.value] += 1
+        self._keep(self._named(found))
+
+    @property
+    def report(self) -> DivergenceReport:
+        probe = self._last
+        return DivergenceReport(
+            differs=bool(self._standing),
+            at_ms=None if probe is None else probe.at_ms,
+            release=None if probe is None else probe.release,
+            corpora=() if probe is None else _lines(probe),
+            differences=tuple(found.difference for found in self._standing.values()),
+            probes=dict(self._outcomes),
+        )
+
+    def _judge(self, comparison: Comparison) -> list[Found]:
+        """What is new in it."""
+        key = (comparison.inquiry.corpus, comparison.inquiry.name)
+        before = self._standing.get(key)
+        if comparison.found is not None:
+            self._keep(comparison.found)
+            return [] if before is not None else [comparison.found]
+        if before is not None and comparison.regions >= before.difference.regions:
+            del self._standing[key]
+        return []
+
+    def _keep(self, found: Found) -> None:
+        key = (found.difference.corpus, found.difference.question)
+        if key in self._standing or len(self._standing) < STANDING_MAX:
+            self._standing[key] = found
+
+    def _named(self, found: Found) -> Found:
+        """Where the only corpus was meant and not named, with its name."""
+        known = set() if self._last is None else {c.inquiry.corpus for c in self._last.comparisons}
+        if found.difference.corpus or len(known) != 1:
+            return found
+        (corpus,) = known
+        again = None if found.again is None else replace(found.again, corpus=corpus)
+        return Found(difference=replace(found.difference, corpus=corpus), again=again)
+
+
+def _lines(probe: Probe) -> tuple[CorpusProbe, ...]:
+    """The corpora of the probe, by name."""
+    by_corpus: dict[str, list[Comparison]] = {}
+    for comparison in probe.comparisons:
+        by_corpus.setdefault(comparison.inquiry.corpus, []).append(comparison)
+    lines = []
+    for corpus, comparisons in sorted(by_corpus.items()):
+        if any(c.found is not None for c in comparisons):
+            outcome = Outcome.DIFFER
+        elif any(len(c.regions) > 1 for c in comparisons):
+            outcome = Outcome.ALIKE
+        else:
+            outcome = Outcome.TOO_FEW
+        whole = frozenset.intersection(*(c.regions for c in comparisons))
+        lines.append(
+            CorpusProbe(corpus=corpus, regions=tuple(sorted(whole)), outcome=outcome.value)
+        )
+    return tuple(lines)

@@ -1,0 +1,64 @@
+"""What a region tells of how the regions' answers compare."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Outcome(StrEnum):
+    ALIKE = "alike"
+    DIFFER = "differ"
+    TOO_FEW = "too_few"
+    """Not two regions answered."""
+    QUORUM_DIFFER = "quorum_differ"
+    """Of no probe: somebody's search by quorum found it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """One question that regions answer differently by the same release."""
+
+    corpus: str
+    release: int
+    question: str
+    answers: Mapping[str, tuple[str, ...]]
+    """The regions that say the same, by the beginning of the digest of what they say."""
+
+    @property
+    def regions(self) -> frozenset[str]:
+        return frozenset(region for same in self.answers.values() for region in same)
+
+    def __str__(self) -> str:
+        sides = " against ".join(f"{', '.join(r)} ({said})" for said, r in self.answers.items())
+        return (
+            f"regions answer release {self.release} differently: "
+            f"corpus {self.corpus!r}, {self.question}: {sides}"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CorpusProbe:
+    """One corpus at the last probe."""
+
+    corpus: str
+    regions: tuple[str, ...]
+    """That answered everything and were compared, by name."""
+    outcome: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DivergenceReport:
+    """What a region knows of how its answers compare with those of the others."""
+
+    differs: bool = False
+    at_ms: int | None = None
+    """When the last probe was made; None before the first one."""
+    release: int | None = None
+    """That it asked for."""
+    corpora: tuple[CorpusProbe, ...] = ()
+    differences: tuple[Difference, ...] = ()
+    """That stand: found by whatever probe, not refuted since."""
+    probes: Mapping[str, int] = field(default_factory=dict)
+    """By outcome, a corpus of a probe counting as one; since the region's front actor started."""

@@ -1,0 +1,43 @@
+"""What a region knows of differences between regions, as Prometheus metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from prometheus_client import CollectorRegistry, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from cluster.divergence_report import DivergenceReport
+
+
+class DivergenceMetrics(Collector):
+    """Read from the last report, which is the same in all gateways of a region."""
+
+    def __init__(self, report: Callable[[], DivergenceReport], registry: CollectorRegistry) -> None:
+        self._report = report
+        registry.register(self)
+
+    def describe(self) -> Iterator[Metric]:
+        """So that the registry knows the names, and refuses others of them."""
+        return self.collect()
+
+    def collect(self) -> Iterator[Metric]:
+        report = self._report()
+        differ = GaugeMetricFamily(
+            "raygion_divergence",
+            "1 while regions answer the current release differently.",
+            labels=["corpus"],
+        )
+        differing = {difference.corpus for difference in report.differences}
+        for corpus in sorted(differing | {line.corpus for line in report.corpora}):
+            differ.add_metric([corpus], float(corpus in differing))
+        yield differ
+        probes = CounterMetricFamily(
+            "raygion_divergence_probes",
+            "Comparisons of the regions' answers for a corpus, by what came of them.",
+            labels=["outcome"],
+        )
+        for outcome, count in sorted(report.probes.items()):
+            probes.add_metric([outcome], float(count))
+        yield probes
