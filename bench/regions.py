@@ -1,13 +1,13 @@
 """`python -m bench.regions`: what several regions cost and keep, on three real Ray clusters.
 
-python -m bench.regions                 all of it, some fifteen minutes
+python -m bench.regions                 all of it, some ten minutes
 python -m bench.regions --quick         shows that everything runs
 python -m bench.regions --write-docs    also puts the table into docs/benchmarks.md
 
     50 commits                 skew between the first and the last region's first answer
     10 rollbacks               from the request to the last region's first answer
     20 switches under load     queries that failed, p99 beside the quiet one, memory
-    5 coordinators killed      the leader's, until another request is in the log
+    3 coordinators killed      the leader's, until another request is in the log
     2 regions killed           until a user beside it is answered by another region
 """
 
@@ -58,8 +58,8 @@ FULL = Amount(
     commits=50,
     rollbacks=10,
     switches_under_load=20,
-    quiet_s=30.0,
-    coordinators=5,
+    quiet_s=20.0,
+    coordinators=3,
     regions=2,
 )
 QUICK = Amount(

@@ -226,14 +226,17 @@ class DivergenceLedger:
 
     def take(self, probe: Probe) -> list[Difference]:
         """Takes a probe in; returns the differences that were not known."""
+        for line in _lines(probe):
+            self._outcomes[line.outcome] += 1
+        if self._asked is not None and probe.release != self._asked:
+            # It was under way when another release became current.
+            return [c.found.difference for c in probe.comparisons if c.found is not None]
         self._last = probe
         self._standing = {
             key: found
             for key, found in self._standing.items()
             if found.difference.release == probe.release
         }
-        for line in _lines(probe):
-            self._outcomes[line.outcome] += 1
         return [found.difference for c in probe.comparisons for found in self._judge(c)]
 
     def quorum(self, found: Found) -> None:

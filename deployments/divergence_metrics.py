@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from cluster.divergence_report import DivergenceReport
+from cluster.divergence_report import DivergenceReport, Outcome
 
 
 class DivergenceMetrics(Collector):
@@ -38,6 +38,7 @@ class DivergenceMetrics(Collector):
             "Comparisons of the regions' answers for a corpus, by what came of them.",
             labels=["outcome"],
         )
-        for outcome, count in sorted(report.probes.items()):
-            probes.add_metric([outcome], float(count))
+        # From 0 on: Prometheus sees no increase in a series that begins at 1.
+        for outcome in Outcome:
+            probes.add_metric([outcome.value], float(report.probes.get(outcome.value, 0)))
         yield probes

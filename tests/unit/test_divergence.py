@@ -344,6 +344,19 @@ def test_a_difference_stands_until_it_is_refuted(
     assert ledger.report.differs == stands
 
 
+def test_a_probe_that_a_switch_overtook_counts_and_changes_nothing(
+    ledger: DivergenceLedger,
+) -> None:
+    found = difference()
+    ledger.turn(RELEASE)
+    ledger.take(probe(comparison("ab", found)))
+    before = ledger.report
+    late = difference("late")
+    assert ledger.take(probe(comparison("ab", late), release=RELEASE - 1)) == [late.difference]
+    assert replace(ledger.report, probes=before.probes) == before
+    assert ledger.report.probes == {Outcome.DIFFER: 2}
+
+
 def test_what_a_quorum_finds_counts_as_well(ledger: DivergenceLedger) -> None:
     ledger.take(probe(comparison("ab")))
     ledger.quorum(difference("search by quorum", corpus=""))
