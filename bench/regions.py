@@ -252,8 +252,8 @@ def _kill_region(world: RegionsWorld) -> RegionLoss:
         ) as traffic,
     ):
         traffic.wait_for_more()
-        world.drivers[gone].kill()
         killed_ms = float(SYSTEM_CLOCK.wall_ms())
+        world.drivers[gone].kill()
         release = world.at_leader("rollback", None)
         log_moved_ms = SYSTEM_CLOCK.wall_ms() - killed_ms
         traffic.wait_for_release(release)

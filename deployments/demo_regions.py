@@ -40,7 +40,7 @@ T = TypeVar("T")
 SOURCE = Path(__file__).resolve().parents[1] / "data" / "factbook" / "factbook.jsonl"
 CORPUS, PART = "africa", "africa"
 """A part of the factbook, since it is embedded for two kinds of index."""
-QUESTION = "Which landlocked country exports copper?"
+QUESTION = "What is the capital of Chad?"
 ASKED = {"corpus": CORPUS, "query": QUESTION, "top_k": 3}
 
 PLACES = {
@@ -213,7 +213,7 @@ def _tell(world: _World) -> Findings:
     with world.steps.step("A region without a language model answers") as step:
         answer = _answer_elsewhere(world, step)
     cut = _cut_off(world, committed, first)
-    killed = _kill(world)
+    killed = _kill(world, next(d for d in world.drivers[1:] if d.region != cut.region))
     return Findings(
         question=QUESTION,
         hits=hits,
@@ -242,6 +242,8 @@ def _bring_up(world: _World) -> tuple[int, ReleaseContents]:
         second = build.run(acts.build, CORPUS, ivf, brief, note=step.note)
     with steps.step("Coordinators and HTTP endpoints") as step:
         run_in_each(world.drivers, start_services, note=step.note)
+        ports = [driver.installation.region_settings.http.port for driver in world.drivers]
+        step.note(f"ports {', '.join(map(str, ports))}")
     with steps.step("A release, prepared everywhere and committed") as step:
         number, reused = world.at_leader(acts.propose_unless_current, first)
         run_in_each(world.drivers, acts.wait_until_serving, number, _SERVE_TIMEOUT_S)
@@ -348,9 +350,8 @@ def _cut_off(world: _World, other: int, current: int) -> Cut:
     )
 
 
-def _kill(world: _World) -> Killed:
-    """Kills every process of one region, while a user next to it asks."""
-    gone = world.drivers[1]
+def _kill(world: _World, gone: RegionDriver) -> Killed:
+    """Kills every process of the region, while a user next to it asks."""
     settings = world.first.installation.settings
     with (
         world.steps.step(f"{gone.region} killed under queries") as step,
@@ -358,8 +359,8 @@ def _kill(world: _World) -> Killed:
         Traffic({"user": partial(user.post, "/v1/search", ASKED)}) as traffic,
     ):
         traffic.wait_for_more()
-        processes = gone.kill()
         killed_ms = float(SYSTEM_CLOCK.wall_ms())
+        processes = gone.kill()
         traffic.wait_for(
             lambda: traffic.latest("user").served_by not in ("", gone.region), "another region"
         )

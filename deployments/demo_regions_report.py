@@ -169,7 +169,7 @@ def _show_answer(answer: dict[str, Any]) -> None:
 
 
 def _moment(at_ms: float) -> str:
-    return datetime.fromtimestamp(at_ms / 1000, tz=UTC).strftime("%H:%M:%S.%f")[:-3]
+    return datetime.fromtimestamp(at_ms / 1000, tz=UTC).strftime("%H:%M:%S")
 
 
 def _fields(seen: SwitchSeen) -> dict[str, object]:
