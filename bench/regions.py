@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 from bench.data import XQUAD_SMALL
 from bench.load import quantile_of
@@ -35,6 +36,7 @@ from cluster.releases import Switch
 from deployments.region_traffic import Traffic
 from deployments.regions_client import RegionsClient
 
+T = TypeVar("T")
 _PAUSE_S = 0.004
 """Between two queries of one asker: how exactly a switch is seen."""
 _LOAD_PAUSE_S = 0.02
@@ -96,13 +98,13 @@ def measure(amount: Amount, *, quick: bool) -> RegionsReport:
     plan = Plan.short(XQUAD_SMALL, choice) if quick else Plan.full(XQUAD_SMALL, choice)
     where = environment_now(plan, amount.commits)
     with three_regions(amount.num_vectors) as world:
-        quiet_mib = {region: world.pss_mib(region) for region in PLACES}
-        commits = [_commit(world) for _ in _counted("commit", amount.commits)]
-        rollbacks = [_rollback(world) for _ in _counted("rollback", amount.rollbacks)]
-        under_load = _under_load(world, amount)
-        peak_mib = _memory_while_switching(world)
-        leaders = [_kill_leader(world) for _ in _counted("leader killed", amount.coordinators)]
-        losses = [_kill_region(world) for _ in _counted("region killed", amount.regions)]
+        quiet_mib = _told({region: world.pss_mib(region) for region in PLACES})
+        commits = [_told(_commit(world)) for _ in _counted("commit", amount.commits)]
+        rollbacks = [_told(_rollback(world)) for _ in _counted("rollback", amount.rollbacks)]
+        under_load = _told(_under_load(world, amount))
+        peak_mib = _told(_memory_while_switching(world))
+        leaders = [_told(_kill_leader(world)) for _ in _counted("leader", amount.coordinators)]
+        losses = [_told(_kill_region(world)) for _ in _counted("region", amount.regions)]
         return RegionsReport(
             environment=where,
             num_vectors=amount.num_vectors,
@@ -117,6 +119,12 @@ def measure(amount: Amount, *, quick: bool) -> RegionsReport:
             leader_killed_ms=Times.of(leaders),
             losses=tuple(losses),
         )
+
+
+def _told(found: T) -> T:
+    """Shown as it comes: a run is long, and what fails late takes nothing with it then."""
+    print(f"  {found}", flush=True)
+    return found
 
 
 def _counted(what: str, times: int) -> Iterator[int]:

@@ -27,7 +27,7 @@ from cluster.config import (
     Settings,
     StoreSettings,
 )
-from cluster.errors import RaygionError
+from cluster.errors import DeadlineExceeded, RaygionError
 from cluster.manifests import IndexKind, IndexParameters, ManifestRef, Metric
 from cluster.releases import LogState, ReleaseContents
 from cluster.search import Float32Array
@@ -97,8 +97,22 @@ class RegionsWorld:
         return number
 
     def wait_until_serving(self, number: int, *regions: str) -> None:
+        """Returns when the release is current in these regions (by default all), all of it."""
+        deadline_s = time.monotonic() + _TIMEOUT_S
         for region in regions or self.drivers:
-            self.drivers[region].coordinator("wait_until_serving", number, _TIMEOUT_S)
+            while not self._serves(region, number):
+                if time.monotonic() > deadline_s:
+                    raise DeadlineExceeded(f"release {number} is not served in {region}")
+                time.sleep(_RETRY_S)
+
+    def _serves(self, region: str, number: int) -> bool:
+        """Asked over HTTP, since the coordinator may be gone at the moment."""
+        try:
+            with HttpRegion.of(self.drivers[region].installation) as http:
+                status = http.get("/v1/status")
+        except RaygionError:
+            return False
+        return bool(status["release"] == number and status["healthy"])
 
     def start_again(self, region: str) -> None:
         """Brings up a region whose processes were killed."""

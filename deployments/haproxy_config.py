@@ -2,7 +2,7 @@
 
 Serve writes it anew before each start and has no settings for these five things:
 
-1. Statistics and metrics are bound to loopback, as all the rest is.
+1. Statistics and metrics are bound to loopback, whatever host requests are taken on.
 2. Requests are read whole before a gateway is asked. So those that a dying gateway took with it can
    be sent to another one (`RAY_SERVE_HAPROXY_RETRY_ON`).
 3. What the gateways have no places for is refused here. A refusal in a gateway costs it nearly half
@@ -30,8 +30,10 @@ _REFUSAL = {
 """The same as a gateway's own refusal, see `deployments.http_errors`."""
 
 
-def haproxy_changes(in_flight_max: int) -> str:
-    """A sed program. `in_flight_max`: requests that one gateway takes at once."""
+def haproxy_changes(in_flight_max: int, http_port: int) -> str:
+    """A sed program. `in_flight_max`: requests that one gateway takes at once; `http_port`: where
+    requests are taken, on the host that the settings say.
+    """
     body = orjson.dumps({"error": _REFUSAL}).decode()
     # Health and metrics pass: they matter most when all places are taken.
     admission = [
@@ -45,7 +47,7 @@ def haproxy_changes(in_flight_max: int) -> str:
         f" hdr x-trace-id %[var(txn.trace_id)] lf-string '{body}' if is_work is_full",
     ]
     lines = [
-        r"s/^\( *bind \)\*\{0,1\}:/\1127.0.0.1:/",
+        rf"/:{http_port}$/!s/^\( *bind \)\*\{{0,1\}}:/\1127.0.0.1:/",
         "/^frontend http_frontend$/a\\",
         "    http-request set-header x-request-disconnect-disabled ?1\\",
         "    http-request set-header x-forwarded-for %[src]",

@@ -232,7 +232,7 @@ def _start_head(
     (cluster.temp_dir / _MARKER_FILE).write_text(cluster.marker)
     _write_secret(cluster.token_path, secrets.token_hex(32))
     _write_record(cluster)
-    write_haproxy_wrapper(cluster.temp_dir, in_flight_max)
+    write_haproxy_wrapper(cluster.temp_dir, in_flight_max, cluster.http_port)
     command = head_command(
         temp_dir=cluster.temp_dir,
         ports=cluster.ports,

