@@ -133,7 +133,7 @@ def tables_of(report: RegionsReport) -> str:
     started = ", ".join(f"{what} {took:.0f} s" for what, took in report.start_s.items())
     return "\n\n".join(
         (
-            heading("Regions", report.environment, what, timed=False),
+            heading("Three regions on one machine", report.environment, what, timed=False),
             times,
             f"Under a steady {load.queries_per_s:.0f} queries/s over all regions:",
             loaded,
