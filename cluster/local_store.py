@@ -55,11 +55,14 @@ class LocalStore:
     """An ObjectStore in the folder `root`, for the processes of a machine or of those that mount
     it.
 
-    The file system must know hard links. The guarantees are those of `ObjectStore`.
+    The file system must know hard links. The guarantees are those of `ObjectStore`. Once it has
+    been written through this value or one that this was pickled from, a root without what was made
+    there is Unavailable, and neither empty nor made anew: it is a share that is not mounted.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
+        self._is_made = False
 
     def __repr__(self) -> str:
         return f"LocalStore({str(self.root)!r})"
@@ -108,6 +111,7 @@ class LocalStore:
         try:
             return stat.S_ISREG(target.stat().st_mode)
         except (FileNotFoundError, NotADirectoryError):
+            self._check_is_there()
             return False
         except OSError as error:
             # A mount that hangs or is gone must not pass for a log without news.
@@ -164,6 +168,7 @@ class LocalStore:
         try:
             file = target.open("rb")
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+            self._check_is_there()
             raise NotFound(f"{path} is not in the store") from error
         except OSError as error:
             raise Unavailable(f"cannot read {target}: {error}") from error
@@ -189,13 +194,20 @@ class LocalStore:
     @contextmanager
     def _temp_file(self) -> Iterator[tuple[BinaryIO, Path]]:
         """A new file outside of every listed folder, gone at the end whatever happens."""
+        self._check_is_there()
         temp = self.root / TEMP_FOLDER / uuid4().hex
         temp.parent.mkdir(parents=True, exist_ok=True)
+        self._is_made = True
         try:
             with temp.open("xb") as file:
                 yield file, temp
         finally:
             temp.unlink(missing_ok=True)
+
+    def _check_is_there(self) -> None:
+        # A log that looks empty would be begun anew, beside the true one.
+        if self._is_made and not (self.root / TEMP_FOLDER).is_dir():
+            raise Unavailable(f"the store is gone from {self.root}: is the share mounted?")
 
     def _make_folder(self, folder: Path) -> None:
         """Makes the folder and its parents, each of them on the disk before anything is put in
@@ -215,6 +227,7 @@ class LocalStore:
             with os.scandir(folder) as entries:
                 yield from entries
         except (FileNotFoundError, NotADirectoryError):
+            self._check_is_there()
             return
         except OSError as error:
             raise Unavailable(f"cannot list {folder}: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -74,3 +75,27 @@ def test_a_failing_write_leaves_nothing_behind(
     monkeypatch.undo()
     assert not store.exists("folder/file")
     assert list((tmp_path / local_store.TEMP_FOLDER).iterdir()) == []
+
+
+def test_a_store_that_is_gone_is_neither_empty_nor_made_anew(tmp_path: Path) -> None:
+    root, away = tmp_path / "share", tmp_path / "away"
+    opened = LocalStore(root)
+    opened.put_if_absent("releases/1", b"one")
+    store: LocalStore = pickle.loads(pickle.dumps(opened))
+    root.rename(away)
+    root.mkdir()  # what is left of a mount
+    asked: list[Callable[[], object]] = [
+        lambda: store.exists("releases/2"),
+        lambda: store.get("releases/1"),
+        lambda: store.list_names("releases"),
+        lambda: store.put_if_absent("releases/1", b"another"),
+        lambda: store.put("regions/a", b"here"),
+    ]
+    for ask in asked:
+        with pytest.raises(Unavailable, match="is the share mounted"):
+            ask()
+    assert list(root.iterdir()) == []
+    root.rmdir()
+    away.rename(root)
+    assert store.list_names("releases") == ["1"]
+    assert not store.exists("releases/2")
