@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 PEERS := .venv-peers
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test unit integration chaos sim check lint type format bench bench-peers lock clean
+.PHONY: help setup demo test unit integration chaos sim check lint type format bench bench-regions bench-peers lock clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -56,6 +56,9 @@ format: $(READY)  ## let ruff put the code into shape
 
 bench: $(READY)  ## measure the serving path; writes bench/results/
 	$(BIN)/python -m bench.run $(ARGS)
+
+bench-regions: $(READY)  ## three regions on this machine: skew of commits, losses, switches under load
+	$(BIN)/python -m bench.regions $(ARGS)
 
 bench-peers: $(PEERS)/.ready  ## install what bench compares with into .venv-peers (some 1 GB)
 
