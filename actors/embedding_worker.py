@@ -6,13 +6,12 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import ray
 
-from actors.embedder import Embedder, TextEmbedder, fastest_precision
 from cluster.artifact_cache import ArtifactCache
 from cluster.artifacts import Artifacts
 from cluster.coalescing import Coalescer
@@ -21,6 +20,9 @@ from cluster.manifests import ModelManifest
 from cluster.object_store import ObjectStore
 from cluster.passages import vector_column
 from cluster.search import Float32Array
+
+if TYPE_CHECKING:
+    from actors.embedder import Embedder, TextEmbedder
 
 WAITING_TEXTS_MAX = 4096
 BATCH_TEXTS_MAX = 256
@@ -94,7 +96,7 @@ class EmbeddingWorker:
         num_threads: int = WORKER_THREADS,
     ) -> None:
         folder = ArtifactCache(Artifacts(store), cache_folder).folder_for(model.files)
-        self._queue = EmbeddingQueue(_checked(Embedder(folder, num_threads=num_threads), model))
+        self._queue = EmbeddingQueue(_opened(folder, model, num_threads=num_threads))
 
     async def embed(self, texts: Sequence[str]) -> Float32Array:
         """float32 [n, dimension]; see `EmbeddingQueue.embed`."""
@@ -113,8 +115,7 @@ class EmbedBatches:
         folder = ArtifactCache(Artifacts(store), cache_folder).folder_for(model.files)
         context: Any = ray.get_runtime_context()
         cpus = context.get_assigned_resources().get("CPU", 1.0)
-        embedder = Embedder(folder, num_threads=max(1, int(cpus)), precision=fastest_precision())
-        self._embedder = _checked(embedder, model)
+        self._embedder = _opened(folder, model, num_threads=max(1, int(cpus)), fastest=True)
         self._counter = counter
 
     def __call__(self, batch: Any) -> pa.Table:
@@ -125,7 +126,15 @@ class EmbedBatches:
         return table.append_column("vector", vector_column(vectors))
 
 
-def _checked(embedder: Embedder, model: ModelManifest) -> Embedder:
+def _opened(
+    folder: Path, model: ModelManifest, *, num_threads: int, fastest: bool = False
+) -> Embedder:
+    # Whoever starts workers imports this module, a restarted coordinator among them; PyTorch would
+    # keep it from its work for two seconds or more.
+    from actors.embedder import Embedder, Precision, fastest_precision
+
+    precision = fastest_precision() if fastest else Precision.FLOAT32
+    embedder = Embedder(folder, num_threads=num_threads, precision=precision)
     if embedder.dimension != model.dimension:
         raise InvalidArgument(
             f"{model.name} makes vectors of {embedder.dimension} numbers, not of {model.dimension} "

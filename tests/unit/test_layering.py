@@ -5,6 +5,8 @@ not know.
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,3 +60,14 @@ def test_files_fit_in_a_head() -> None:
         if (n := len(p.read_text().splitlines())) > LINES_MAX
     }
     assert not too_long
+
+
+def test_what_coordinates_and_serves_starts_without_pytorch() -> None:
+    """Its import takes seconds, which a restarted coordinator or gateway would be missed for."""
+    modules = "actors.coordinator, actors.front, deployments.gateway"
+    heavy = "{'torch', 'transformers', 'vllm'} & sys.modules.keys()"
+    program = f"import sys, {modules}; sys.exit(str({heavy}) if {heavy} else 0)"
+    ended = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
