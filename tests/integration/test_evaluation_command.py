@@ -86,7 +86,7 @@ def test_a_corpus_with_its_own_vectors_is_asked_with_vectors(
     [
         ("nowhere --qrels qrels.txt", "there is no corpus 'nowhere'"),
         ("xquad --qrels regions.yaml", "regions.yaml, line 1"),
-        ("xquad --qrels qrels.txt --release 99", "release 99 is not served here"),
+        ("xquad --qrels qrels.txt --release 99", "there is no release 99"),
         ("xquad --qrels qrels.txt --metric P@20", "looks at 20 hits of 10"),
         ("vectors-one --qrels qrels.txt", "has no embedder"),
     ],
