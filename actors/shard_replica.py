@@ -59,8 +59,17 @@ class _Opened:
     files: tuple[ArtifactFile, ...]
     parameters: IndexParameters
     busy_s: float = 0.0
+    """Of searches that have ended."""
+    begun_s: float | None = None
+    """When the search that is under way began."""
     costs_s: dict[SearchEffort, float] = field(default_factory=dict)
     """Of one vector, by effort: the least lately."""
+
+    def spent_s(self) -> float:
+        """The time spent on searches until now: a long one is work before it ends, too."""
+        begun_s = self.begun_s
+        under_way_s = 0.0 if begun_s is None else time.perf_counter() - begun_s
+        return self.busy_s + under_way_s
 
     def expected_s(self, query: ShardQuery) -> float:
         """How long the search will take; a filter may take any time."""
@@ -69,10 +78,13 @@ class _Opened:
         return self.costs_s.get(query.effort, math.inf) * len(query.vectors)
 
     def search(self, query: ShardQuery) -> ShardHits:
-        started_s = time.perf_counter()
-        hits = self.index.search(query)
-        took_s = time.perf_counter() - started_s
-        self.busy_s += took_s
+        started_s = self.begun_s = time.perf_counter()
+        try:
+            hits = self.index.search(query)
+        finally:
+            self.begun_s = None
+            took_s = time.perf_counter() - started_s
+            self.busy_s += took_s
         if query.filter is None and len(query.vectors):
             self._learn(query.effort, took_s / len(query.vectors))
         return hits
@@ -168,7 +180,7 @@ class ShardReplicaActor:
             index_versions=frozenset(self._opened),
             pid=os.getpid(),
             waiting=self._waiting,
-            busy_s=self._gone_busy_s + sum(opened.busy_s for opened in self._opened.values()),
+            busy_s=self._gone_busy_s + sum(opened.spent_s() for opened in self._opened.values()),
         )
 
     def _open(self, manifest: IndexManifest) -> None:

@@ -185,6 +185,7 @@ def test_a_taken_port_is_refused_and_nothing_is_left(workspace: Workspace) -> No
     assert workspace.cluster is None
 
 
+@pytest.mark.slow
 def test_from_documents_to_a_rollback_and_down(workspace: Workspace) -> None:
     does, reads, refuses = workspace.does, workspace.reads, workspace.refuses
 

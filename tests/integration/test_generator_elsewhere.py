@@ -39,7 +39,11 @@ from tests.unit.region_servers import peers_of, serving, settings_of
 
 __all__ = ["cluster", "folder", "generator"]
 
-pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore")]
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore"),
+]
 RELEASE = 5
 STORY = asking("Tell me a story of a whale.", max_tokens=32)
 

@@ -1,0 +1,39 @@
+"""What a replica tells of its work, by which more of them are started."""
+
+from __future__ import annotations
+
+import threading
+from typing import cast
+
+import numpy as np
+
+from actors.shard_index import ShardIndex
+from actors.shard_replica import _Opened
+from cluster.manifests import IndexParameters
+from cluster.search import ShardHits, ShardQuery
+
+QUERY = ShardQuery(corpus="c", index_version="v", vectors=np.zeros((0, 2), np.float32), top_k=1)
+
+
+class SlowIndex:
+    def __init__(self) -> None:
+        self.begun, self.may_end = threading.Event(), threading.Event()
+
+    def search(self, query: ShardQuery) -> ShardHits:
+        self.begun.set()
+        assert self.may_end.wait(10)
+        return cast(ShardHits, None)
+
+
+def test_a_long_search_is_work_before_it_ends() -> None:
+    index = SlowIndex()
+    shard = cast(ShardIndex, index)
+    opened = _Opened(shard, whole=shard, files=(), parameters=IndexParameters())
+    searching = threading.Thread(target=opened.search, args=(QUERY,))
+    searching.start()
+    assert index.begun.wait(10)
+    first_s = opened.spent_s()
+    assert 0.0 < first_s < opened.spent_s()
+    index.may_end.set()
+    searching.join()
+    assert opened.spent_s() == opened.busy_s > first_s
