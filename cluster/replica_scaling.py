@@ -1,12 +1,13 @@
 """How many replicas each shard of a corpus should have, from what its replicas say of their work.
 
-overloaded for `up_after_s`  -> one more, up to the most
+overloaded at most looks of the last `up_after_s`  -> one more, up to the most
 would still be at ease with one fewer, for `down_after_s`  -> one fewer, down to the least
 after either: nothing for `settle_s`, since what was just changed has to show first
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -47,7 +48,8 @@ class ReplicaScaler:
 
     def __init__(self, settings: ScalingSettings = DEFAULT_SCALING) -> None:
         self._settings = settings
-        self._high_since_s: float | None = None
+        self._looks: deque[tuple[float, bool]] = deque()
+        """When, and whether they were overloaded; the oldest is `up_after_s` ago or more."""
         self._low_since_s: float | None = None
         self._settled_s = float("-inf")
 
@@ -65,16 +67,25 @@ class ReplicaScaler:
         waiting = sum(load.waiting for load in loads) / len(loads)
         is_high = busy > settings.busy_share_high or waiting > settings.waiting_high
         is_low = count > 1 and busy * count / (count - 1) < settings.busy_share_low and waiting < 1
-        self._high_since_s = _since(self._high_since_s, is_high, now_s)
+        is_overloaded = self._is_overloaded(is_high, now_s)
         self._low_since_s = _since(self._low_since_s, is_low, now_s)
-        if count < most and _lasted(self._high_since_s, settings.up_after_s, now_s):
+        if count < most and is_overloaded:
             return self._changed(count + 1, now_s)
         if count > least and _lasted(self._low_since_s, settings.down_after_s, now_s):
             return self._changed(count - 1, now_s)
         return count
 
+    def _is_overloaded(self, is_high: bool, now_s: float) -> bool:
+        """Whether it was so at most looks: under a steady load, too, single ones fall below."""
+        looks, since_s = self._looks, now_s - self._settings.up_after_s
+        looks.append((now_s, is_high))
+        while len(looks) > 1 and looks[1][0] <= since_s:
+            looks.popleft()
+        return looks[0][0] <= since_s and 2 * sum(is_high for _, is_high in looks) > len(looks)
+
     def _changed(self, count: int, now_s: float) -> int:
-        self._high_since_s = self._low_since_s = None
+        self._looks.clear()
+        self._low_since_s = None
         self._settled_s = now_s + self._settings.settle_s
         return count
 

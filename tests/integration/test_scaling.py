@@ -106,9 +106,6 @@ def keep_busy(replicas: list[str], seconds: float) -> None:
         under_way[ask(actor)] = actor
 
 
-@pytest.mark.xfail(
-    run=False, reason="no further replica comes under load since searches became quicker; open"
-)
 def test_busy_replicas_get_help_by_themselves(region: SearchRegion) -> None:
     wait_until(region.is_whole, "a whole region")
     assert num_replicas(region)[0] == REPLICAS * SHARDS

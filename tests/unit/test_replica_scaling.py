@@ -52,6 +52,17 @@ def test_a_short_burst_changes_nothing() -> None:
         assert set(run(scaler, 0.2, count=1, seconds=6, start_s=start_s + 4)) == {1}
 
 
+def test_one_look_that_falls_below_does_not_start_the_wait_anew() -> None:
+    scaler = ReplicaScaler()
+    counts = [
+        scaler.wanted(
+            1, [ReplicaLoad(busy_share=share, waiting=1)], least=1, most=4, now_s=look * TICK_S
+        )
+        for look, share in enumerate([0.9, 0.9, 0.6, 0.9])
+    ]
+    assert counts == [1, 1, 1, 2]
+
+
 def test_new_bounds_hold_at_once_and_replicas_that_say_nothing_change_nothing() -> None:
     scaler = ReplicaScaler()
     assert scaler.wanted(5, [], least=1, most=3, now_s=0.0) == 3
