@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,8 @@ from tests.search_region import (
 )
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+BUSY_MAX_S = 120.0
+LOOK_EVERY_S = 0.5
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +48,12 @@ def region(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SearchRegion]:
 
 
 def num_replicas(region: SearchRegion) -> tuple[int, int]:
-    """Of all shards: how many there are, and how many of them serve."""
-    (release,) = [r for r in region.status()["resident"] if r["release"] == 1]
-    (corpus,) = release["corpora"]
+    """Of all shards: how many there are, and how many of them serve; none while nobody says."""
+    releases = [r for r in region.status().get("resident", ()) if r["release"] == 1]
+    corpora = [corpus for release in releases for corpus in release["corpora"]]
+    if not corpora:
+        return 0, 0
+    (corpus,) = corpora
     return corpus["replicas"], corpus["replicas_serving"]
 
 
@@ -77,8 +83,10 @@ def test_more_and_fewer_replicas_by_command_fail_no_query(region: SearchRegion) 
     assert load.verdict(what) == ([], [])
 
 
-def keep_busy(replicas: list[str], seconds: float) -> None:
-    """Runs in the driver's process: each replica always has two searches to do."""
+def keep_busy(replicas: list[str], is_enough: Callable[[], bool]) -> None:
+    """Runs in the driver's process: each replica always has two searches to do, until somebody says
+    that it is enough or a long time has passed.
+    """
     import ray
 
     from actors.actor_calls import NAMESPACE
@@ -99,21 +107,57 @@ def keep_busy(replicas: list[str], seconds: float) -> None:
         return actor.search.remote(reference, 60.0)
 
     under_way = {ask(actor): actor for actor in actors for _ in range(2)}
-    until_s = time.monotonic() + seconds
+    look_s = time.monotonic()
+    until_s = look_s + BUSY_MAX_S
     while time.monotonic() < until_s:
+        if time.monotonic() >= look_s:
+            if is_enough():
+                return
+            look_s = time.monotonic() + LOOK_EVERY_S
         (done,), _ = ray.wait(list(under_way))
         actor = under_way.pop(done)
         under_way[ask(actor)] = actor
 
 
-def test_busy_replicas_get_help_by_themselves(region: SearchRegion) -> None:
+def test_busy_replicas_get_help_by_themselves(region: SearchRegion, tmp_path: Path) -> None:
     wait_until(region.is_whole, "a whole region")
     assert num_replicas(region)[0] == REPLICAS * SHARDS
     replicas = [names.replica(CORPUS, s, r) for s in range(SHARDS) for r in range(REPLICAS)]
-    work = region.submit(keep_busy, replicas, 40.0)
-    took_s = wait_until(lambda: settled(region, REPLICAS + 1), "one more replica a shard")
+    enough = tmp_path / "enough"
+    work = region.submit(keep_busy, replicas, enough.exists)
+    try:
+        took_s = wait_until(
+            lambda: settled(region, REPLICAS + 1), "one more replica a shard", BUSY_MAX_S
+        )
+    finally:
+        enough.touch()
+        work.result(BUSY_MAX_S + 60)
     print(f"\none more replica a shard after {took_s:.1f} s of load")
-    work.result(120)
+
+
+def num_gateways() -> int:
+    """Runs in the driver's process: those that take requests."""
+    from ray import serve
+
+    states = serve.status().applications["gateway"].deployments["gateway"].replica_states
+    return sum(count for state, count in states.items() if state == "RUNNING")
+
+
+def have_help() -> bool:
+    return num_gateways() >= 2
+
+
+def test_busy_gateways_get_help_by_themselves(region: SearchRegion) -> None:
+    wait_until(region.is_whole, "a whole region")
+    assert region.run(num_gateways) == 1
+    replicas = [names.replica(CORPUS, s, r) for s in range(SHARDS) for r in range(REPLICAS)]
+    # Searches that wait for busy shards pile up in the gateway.
+    work = region.submit(keep_busy, replicas, have_help)
+    with Load(region, clients=24, pause_s=0.0, timeout_ms=60_000) as load:
+        work.result(BUSY_MAX_S + 60)
+        assert region.run(have_help)
+        load.go_on()
+    assert load.verdict("one more gateway") == ([], [])
 
 
 def test_what_cannot_be_scaled_is_refused(region: SearchRegion) -> None:
