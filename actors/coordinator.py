@@ -23,7 +23,7 @@ from pathlib import Path
 from actors.canary_judge import CanaryJudge
 from actors.log_readings import LogReadings
 from actors.region_nudges import HttpNudges, RegionNudges
-from actors.region_summary import SWITCHES_PUBLISHED, pulse_of, summary_of
+from actors.region_summary import SWITCHES_PUBLISHED, is_healthy, pulse_of, summary_of
 from actors.release_loader import GeneratorDeployer, LoadedRelease, ReleaseLoader
 from actors.replica_counts import ReplicaCounts
 from cluster.answers import RegionSummary
@@ -36,6 +36,7 @@ from cluster.object_store import ObjectStore
 from cluster.outcomes import OutcomeReport
 from cluster.region_view import Pulse, RegionView
 from cluster.regions_overview import overview
+from cluster.release_parts import claim_release
 from cluster.releases import RELEASE_LOG, LogState, Release, ReleaseContents
 from cluster.rollout import Rollout
 from cluster.rollout_events import CanaryFaulted, Outcome, Prepared, PrepareFailed
@@ -163,12 +164,13 @@ class Coordinator:
     ) -> int:
         """Appends a proposal and returns its release number. `policy`: None takes the settings'.
 
-        Raises Conflict, InvalidArgument, and NotFound or Corrupt for contents that the store does
-        not hold as they were published: then nothing is appended.
+        Raises Conflict, InvalidArgument; NotFound, Corrupt or Unavailable for contents that the
+        store does not hold as they were published, or is giving up. Then nothing is appended.
         """
         for target in targets:
             self._settings.region_name(target)
         self._loader.plan(Release(number=1, contents=contents))
+        claim_release(self._store, contents)
         state = self._ask(
             lambda rollout, now_ms, commit_id: rollout.propose(
                 contents,
@@ -209,7 +211,7 @@ class Coordinator:
         """Back to `number`, or to the one before the current (None); not to a collected one."""
         target = self._state.proposals.get(number or 0)
         if target is not None and number not in self._state.resident(self._clock.wall_ms()):
-            self._loader.plan(target.release)
+            claim_release(self._store, target.release.contents)
         return self._ask(lambda r, now, cid: r.rollback(number, now_ms=now, commit_id=cid))
 
     def scale(self, corpus: str, replicas: int) -> None:
@@ -238,6 +240,8 @@ class Coordinator:
         try:
             return request.done.result(timeout=_REQUEST_TIMEOUT_S)
         except TimeoutError as error:
+            if request.done.cancel():
+                raise Unavailable("the coordinator did not come to it: no change") from error
             raise OutcomeUnknown(
                 "the coordinator did not finish in time; look with `raygion release list`"
             ) from error
@@ -269,12 +273,11 @@ class Coordinator:
         exchange = now_s - self._exchanged_s >= _TICK_S / 2
         if not self._attempt(partial(self._driver.decide, exchange_heartbeats=exchange)):
             return
-        self._trouble = ""
         if exchange:
             self._exchanged_s = now_s
         # Not before this cluster may write under the region's name.
-        if not self._store_id:
-            self._attempt(self._read_store_id)
+        if self._store_id or self._attempt(self._read_store_id):
+            self._trouble = ""
 
     def _read_store_id(self) -> None:
         self._store_id = store_identity(self._store)
@@ -302,11 +305,13 @@ class Coordinator:
         return True
 
     def _vitals(self) -> Vitals:
-        return Vitals(healthy=self.status().healthy, load=self._counts.load())
+        current, serving = self._state.current(self._clock.wall_ms()), self._loader.num_serving
+        return Vitals(healthy=is_healthy(self._view, current, serving), load=self._counts.load())
 
     def _serve(self, request: _Request) -> None:
+        if not request.done.set_running_or_notify_cancel():
+            return
         try:
-            self._driver.take_lead()
             state = self._driver.request(request.decide)
         except Exception as error:
             request.done.set_exception(error)
@@ -319,8 +324,7 @@ class Coordinator:
     def prepare(self, release: Release) -> None:
         """Starts to load the release beside those that serve."""
         log.info("preparing release %d", release.number)
-        future = self._preparing.submit(self._load, release)
-        future.add_done_callback(lambda f: self._prepared(release.number, f))
+        self._preparing.submit(self._load, release)
 
     def retire(self, number: int) -> None:
         """Unloads the release, once no view names it any more."""
@@ -331,11 +335,18 @@ class Coordinator:
         # After what is being prepared, which may need parts of what goes.
         self._preparing.submit(self._unload, number)
 
-    def _load(self, release: Release) -> LoadedRelease:
-        planned = self._loader.plan(release)
-        self._begun[release.number] = planned
-        self._loader.load(planned)
-        return planned
+    def _load(self, release: Release) -> None:
+        number = release.number
+        try:
+            planned = self._begun[number] = self._loader.plan(release)
+            self._loader.load(planned)
+        except Exception as error:
+            log.exception("release %d cannot be prepared", number)
+            reason = str(error) if isinstance(error, RaygionError) else "an error; see the log"
+            self._inbox.put(PrepareFailed(release=number, reason=reason))
+        else:
+            self._loaded[number] = planned
+            self._inbox.put(Prepared(release=number))
 
     def _unload(self, number: int) -> None:
         gone = self._begun.pop(number, None)
@@ -347,17 +358,6 @@ class Coordinator:
                 self._loader.retire(gone, list(self._begun.values()))
         except Exception:
             log.exception("release %d is not wholly unloaded", number)
-
-    def _prepared(self, number: int, future: Future[LoadedRelease]) -> None:
-        if (error := future.exception()) is None:
-            self._loaded[number] = future.result()
-            self._inbox.put(Prepared(release=number))
-        else:
-            log.error("release %d cannot be prepared", number, exc_info=error)
-            reason = (
-                str(error) if isinstance(error, RaygionError) else "an internal error; see the log"
-            )
-            self._inbox.put(PrepareFailed(release=number, reason=reason))
 
     def _publish(self) -> None:
         state = self._rollout.state

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
@@ -13,18 +13,21 @@ from actors import names
 from actors.actor_calls import NAMESPACE
 from cluster.answers import RegionSummary
 from cluster.config import RolloutPolicy
-from cluster.errors import Conflict, DeadlineExceeded, RaygionError, Unavailable
-from cluster.region_view import Pulse
-from cluster.releases import LogState, ReleaseContents, ReleaseStatus
+from cluster.errors import Conflict, DeadlineExceeded, OutcomeUnknown, RaygionError, Unavailable
+from cluster.releases import LogState, Proposal, ReleaseContents, ReleaseStatus
 
 _POLL_S = 0.2
 _CALL_TIMEOUT_S = 90.0
+_LOOK_TIMEOUT_S = 10.0
+T = TypeVar("T")
 
 
 class CoordinatorClient:
     """Calls the coordinator of the region whose Ray cluster this process has joined.
 
-    Raises the errors of `cluster.errors`; Unavailable when no coordinator answers.
+    Raises the errors of `cluster.errors`; Unavailable when no coordinator answers, which of a
+    change means that it was not made. OutcomeUnknown of a change that the coordinator may have
+    begun: look at the release log. What waits goes on while the coordinator starts anew.
     """
 
     def propose(
@@ -36,26 +39,26 @@ class CoordinatorClient:
         policy: RolloutPolicy | None = None,
     ) -> int:
         """The number of the new release. `policy`: None takes that of the settings."""
-        return cast(int, self._call("propose", contents, targets, auto_commit, policy))
+        return cast(int, self._change("propose", contents, targets, auto_commit, policy))
 
     def canary(self, number: int, percent: int) -> None:
         """Gives a prepared release a share of the traffic, 0 to 99 percent."""
-        self._call("canary", number, percent)
+        self._change("canary", number, percent)
 
     def commit(self, number: int) -> None:
-        self._call("commit", number)
+        self._change("commit", number)
 
     def abort(self, number: int, reason: str) -> None:
-        self._call("abort", number, reason)
+        self._change("abort", number, reason)
 
     def rollback(self, number: int | None) -> int:
         """The release that is current from the switch on; None goes back to the one before."""
-        state = cast(LogState, self._call("rollback", number))
+        state = cast(LogState, self._change("rollback", number))
         return state.switches[-1].release
 
     def scale(self, corpus: str, replicas: int) -> None:
         """Asks for so many replicas of each shard of a corpus. Raises NotFound, InvalidArgument."""
-        self._call("scale", corpus, replicas)
+        self._change("scale", corpus, replicas)
 
     def wait_until_scaled(self, corpus: str, replicas: int, timeout_s: float) -> None:
         """Returns when every shard of the corpus has at least so many replicas, all serving."""
@@ -68,14 +71,6 @@ class CoordinatorClient:
             )
 
         self._wait(scaled, timeout_s, f"{replicas} replicas a shard of {corpus}")
-
-    def pulse(self) -> Pulse:
-        """How current the region is, and the last heartbeats of all regions."""
-        return cast(Pulse, self._call("pulse"))
-
-    def refresh(self) -> Pulse:
-        """The same, after the log has been read to its end. Raises Unavailable without a store."""
-        return cast(Pulse, self._call("refresh"))
 
     def log_state(self) -> LogState:
         return cast(LogState, self._call("log_state"))
@@ -91,10 +86,8 @@ class CoordinatorClient:
         """Returns when the release is committed. Raises Conflict when it was aborted."""
 
         def committed() -> bool:
-            proposal = self.log_state().proposals[number]
-            if proposal.status is ReleaseStatus.ABORTED:
-                raise Conflict(f"release {number} was aborted: {proposal.reason}")
-            return proposal.status is ReleaseStatus.COMMITTED
+            proposal = self._proposal(number)
+            return proposal is not None and proposal.status is ReleaseStatus.COMMITTED
 
         self._wait(committed, timeout_s, f"release {number} to be committed")
 
@@ -104,9 +97,9 @@ class CoordinatorClient:
         """
 
         def prepared() -> bool:
-            proposal = self.log_state().proposals[number]
-            if proposal.status is ReleaseStatus.ABORTED:
-                raise Conflict(f"release {number} was aborted: {proposal.reason}")
+            proposal = self._proposal(number)
+            if proposal is None:
+                return False
             return not proposal.waits_for(self.regions_prepared(number))
 
         self._wait(prepared, timeout_s, f"release {number} to be prepared")
@@ -117,29 +110,71 @@ class CoordinatorClient:
     def wait_until_serving(self, number: int, timeout_s: float) -> RegionSummary:
         """Returns when the release is current here and every replica serves."""
 
-        def serving() -> bool:
+        def serving() -> RegionSummary | None:
             summary = self.status()
-            return summary.release == number and summary.healthy
+            return summary if summary.release == number and summary.healthy else None
 
-        self._wait(serving, timeout_s, f"release {number} to be served")
-        return self.status()
+        return self._wait(serving, timeout_s, f"release {number} to be served")
 
-    def _wait(self, condition: Callable[[], bool], timeout_s: float, what: str) -> None:
+    def _proposal(self, number: int) -> Proposal | None:
+        """None while the coordinator has not read so far, as one that has just started anew.
+        Raises Conflict for a release that was aborted.
+        """
+        proposal = self.log_state().proposals.get(number)
+        if proposal is not None and proposal.status is ReleaseStatus.ABORTED:
+            raise Conflict(f"release {number} was aborted: {proposal.reason}")
+        return proposal
+
+    def _wait(self, look: Callable[[], T | None], timeout_s: float, what: str) -> T:
+        """What `look` gives, once that is something."""
         deadline_s = time.monotonic() + timeout_s
-        while not condition():
+        while True:
+            trouble: Unavailable | None = None
+            try:
+                if found := look():
+                    return found
+            except Unavailable as error:
+                trouble = error
             if time.monotonic() > deadline_s:
-                raise DeadlineExceeded(f"waited {timeout_s:.0f} s for {what}")
+                raise DeadlineExceeded(f"waited {timeout_s:.0f} s for {what}") from trouble
             time.sleep(_POLL_S)
 
     def _call(self, method: str, *args: object) -> Any:
         try:
-            actor = ray.get_actor(names.COORDINATOR, namespace=NAMESPACE)
-            return ray.get(getattr(actor, method).remote(*args), timeout=_CALL_TIMEOUT_S)
-        except ValueError as error:
-            raise Unavailable("no region runs on this Ray cluster; start one first") from error
-        except RayTaskError as error:
-            if isinstance(error.cause, RaygionError):
-                raise error.cause from error
-            raise
+            return _asked(_coordinator(), method, args, _CALL_TIMEOUT_S)
         except (RayActorError, GetTimeoutError) as error:
-            raise Unavailable("the coordinator does not answer; try again shortly") from error
+            raise _no_answer() from error
+
+    def _change(self, method: str, *args: object) -> Any:
+        coordinator = _coordinator()
+        try:
+            # Asked first for nothing: of one that is away now it is certain that nothing is done.
+            _asked(coordinator, "regions_prepared", (0,), _LOOK_TIMEOUT_S)
+        except (RayActorError, GetTimeoutError) as error:
+            raise _no_answer() from error
+        try:
+            return _asked(coordinator, method, args, _CALL_TIMEOUT_S)
+        except (RayActorError, GetTimeoutError) as error:
+            raise OutcomeUnknown(
+                "the coordinator went away at work on it; look with `raygion release list`"
+            ) from error
+
+
+def _coordinator() -> Any:
+    try:
+        return ray.get_actor(names.COORDINATOR, namespace=NAMESPACE)
+    except ValueError as error:
+        raise Unavailable("no region runs on this Ray cluster; start one first") from error
+
+
+def _asked(coordinator: Any, method: str, args: tuple[object, ...], timeout_s: float) -> Any:
+    try:
+        return ray.get(getattr(coordinator, method).remote(*args), timeout=timeout_s)
+    except RayTaskError as error:
+        if isinstance(error.cause, RaygionError):
+            raise error.cause from error
+        raise
+
+
+def _no_answer() -> Unavailable:
+    return Unavailable("the coordinator does not answer; try again shortly")

@@ -155,16 +155,12 @@ class DivergenceWatch:
         asked = [
             (inquiry, regions)
             for inquiry in inquiries_of(release, number, self._texts, again)
-            if len(regions := self._holders(inquiry)) > 1
+            if len(regions := self._peers.holders(inquiry.request)) > 1
         ]
         comparisons = await asyncio.gather(
             *(self._compare(inquiry, regions, deadline, places) for inquiry, regions in asked)
         )
         return Probe(release=release.number, at_ms=at_ms, comparisons=tuple(comparisons))
-
-    def _holders(self, inquiry: Inquiry) -> Sequence[str]:
-        """The regions that may hold the corpus."""
-        return (self._region, *self._peers.candidates(inquiry.request))
 
     async def _compare(
         self,

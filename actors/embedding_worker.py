@@ -69,10 +69,6 @@ class EmbeddingQueue:
             raise InvalidArgument(f"at most {self._waiting_texts_max} texts at once", "texts")
         return await self._coalescer.submit(None, texts, len(texts))
 
-    def close(self) -> None:
-        """Ends the embedder's thread after the batch that it is in."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
-
     async def _run(self, _: None, requests: list[Sequence[str]]) -> list[Float32Array]:
         texts = [text for request in requests for text in request]
         loop = asyncio.get_running_loop()

@@ -31,6 +31,7 @@ from cluster.generation import Generator, PromptTokenizer
 from cluster.manifests import ArtifactFile
 from cluster.object_store import ObjectStore
 from cluster.region_peers import GeneratingPeers, RegionInternals
+from cluster.region_routing import loads_of
 from cluster.region_view import GeneratorView, ReleaseView
 
 
@@ -94,7 +95,12 @@ def assemble_region(
     local_first = settings.regions[region].http.local_first
     local = LocalShards(store, cache_folder) if local_first else None
     views = ViewFollower(names.COORDINATOR, rng)
-    peers = RegionPeers(settings, region, rng=rng, loads=lambda: _loads(views))
+    peers = RegionPeers(
+        settings,
+        region,
+        rng=rng,
+        loads=lambda: loads_of(views.known.pulse.regions, SYSTEM_CLOCK.wall_ms()),
+    )
     generators = RegionGenerators(store, cache_folder, peers)
     skew_max_ms = settings.routing.clock_skew_max_ms
     engine = QueryEngine(
@@ -121,8 +127,3 @@ def assemble_region(
         peers=peers,
         quorum_found=quorum_found,
     )
-
-
-def _loads(views: ViewFollower) -> dict[str, float]:
-    """What the regions' last heartbeats say."""
-    return {name: status.load for name, status in views.known.pulse.regions.items()}

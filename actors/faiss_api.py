@@ -168,6 +168,15 @@ def _hnsw_parameters(beam: int) -> Any:
     return faiss.SearchParametersHNSW(efSearch=beam)
 
 
+def check_size(path: Path, size_bytes: int) -> None:
+    """Raises Corrupt when the file is missing or has another size; to be called before Faiss sees a
+    byte of it, for 1.15.1 reads beyond the end of some truncated files.
+    """
+    found_bytes = path.stat().st_size if path.is_file() else None
+    if found_bytes != size_bytes:
+        raise Corrupt(f"{path.name} has {found_bytes} bytes instead of {size_bytes}")
+
+
 def row_selector(mask: npt.NDArray[np.bool_]) -> RowSelector:
     """What limits a search to the rows where `mask` is true. One bit a row."""
     return faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))
@@ -183,8 +192,19 @@ class FaissIndex:
         self.num_lists: int = index.nlist if parameters.kind.has_lists else 1
 
     @classmethod
-    def open(cls, path: Path, parameters: IndexParameters, dimension: int) -> Self:
-        """Maps the file. Raises Corrupt when it is no index of this kind, metric and dimension."""
+    def open(
+        cls,
+        path: Path,
+        parameters: IndexParameters,
+        dimension: int,
+        *,
+        size_bytes: int,
+        num_rows: int,
+    ) -> Self:
+        """Maps the file. Raises Corrupt when it is missing or has another size, or is no index of
+        this kind, metric and dimension over so many rows.
+        """
+        check_size(path, size_bytes)
         try:
             index = faiss.read_index(str(path), _OPEN_FLAGS)
         except (RuntimeError, MemoryError, ValueError) as error:
@@ -194,6 +214,8 @@ class FaissIndex:
             raise Corrupt(f"{path.name} is no {parameters.kind} for {parameters.metric}")
         if index.d != dimension:
             raise Corrupt(f"{path.name} has {index.d} dimensions, not {dimension}")
+        if index.ntotal != num_rows:
+            raise Corrupt(f"{path.name} has {index.ntotal} rows, not {num_rows}")
         return cls(index, parameters)
 
     def stored_vectors(self) -> Float32Array | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from actors.divergence_watch import watches
 from actors.engine_assembly import assemble_region
-from cluster.answers import AnswerRequest, AnswerResult, RegionSummary
+from cluster.answers import AnswerRequest, AnswerResult, RegionSummary, last_event
 from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.config import Settings
 from cluster.divergence import DivergenceLedger, Found, Probe, Turn
@@ -42,7 +42,7 @@ class Front:
 
     async def answer(self, request: AnswerRequest) -> AnswerResult:
         await self._started()
-        return await self._region.service.answer(request)
+        return await last_event(self._region.service.answer_events(request))
 
     async def status(self) -> RegionSummary:
         summary = await self._region.service.status()

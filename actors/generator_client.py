@@ -59,7 +59,9 @@ class ServeGenerator:
             logger.warning("generation %s is tried once more: %s", request.request_id, error)
         hint = RoutingHint(attempt_id=f"{hint.attempt_id}-2", avoid_replica=first.replica_id)
         second = _Attempt(self._outcomes, hint)
-        rest = replace(request, begun=begun, max_tokens=request.max_tokens - written)
+        rest = replace(
+            request, begun=request.begun + begun, max_tokens=request.max_tokens - written
+        )
         async with aclosing(self._stream_once(rest, deadline, second)) as chunks:
             async for chunk in chunks:
                 yield of_whole(chunk, written)

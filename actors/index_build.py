@@ -79,7 +79,10 @@ def build_index(
     catalog = Catalog(store)
     position = catalog.latest_corpus(corpus)
     if position is None or position.num_passages == 0:
-        raise NotFound(f"corpus {corpus!r} has no documents; add some with `raygion ingest`")
+        raise NotFound(
+            f"corpus {corpus!r} has no documents; add some with `raygion ingest`, or propose a "
+            "release, which leaves it out"
+        )
     if position.vector_dimension is not None:
         embedder = None
     elif embedder is None:

@@ -99,7 +99,22 @@ def shard_without(
     """The shard without those of the documents that it has; stores its tombstones, and measures
     what a search finds among the rest.
     """
-    folder = ArtifactCache(Artifacts(store), cache_folder).folder_for(artifact.built_files)
+    cache = ArtifactCache(Artifacts(store), cache_folder)
+    try:
+        return _shard_without(store, cache, base, artifact, documents)
+    finally:
+        # The worker process goes on to other shards, and would keep the files of all of them.
+        cache.let_go(artifact.built_files)
+
+
+def _shard_without(
+    store: ObjectStore,
+    cache: ArtifactCache,
+    base: IndexManifest,
+    artifact: ShardArtifact,
+    documents: Collection[str],
+) -> ShardWithout:
+    folder = cache.folder_for(artifact.built_files)
     opened = ShardDocuments.open(folder / DOCUMENTS_FILE, base.dimension)
     rows = opened.rows_of(documents)
     gone = opened.documents_at(np.flatnonzero(rows))

@@ -57,7 +57,10 @@ class LocalShardReplica:
         )
 
     async def search(self, query: ShardQuery, timeout_s: float) -> ShardHits:
-        return await self._replica.search(query, timeout_s)
+        try:
+            return await self._replica.search(query, timeout_s)
+        except Corrupt as error:
+            raise self._given_up(query.index_version, error) from error
 
     async def passages(
         self,
@@ -66,18 +69,26 @@ class LocalShardReplica:
         fields: tuple[str, ...] | None,
         timeout_s: float,
     ) -> Passages:
-        return await self._replica.passages(index_version, rows, fields, timeout_s)
+        try:
+            return await self._replica.passages(index_version, rows, fields, timeout_s)
+        except Corrupt as error:
+            raise self._given_up(index_version, error) from error
 
     def _unless_broken(self, index_version: str, work: Callable[[], T | None]) -> T | None:
         try:
             return work()
         except Corrupt as error:
-            log.error("%s is left to its actors: %s", self.replica_id, error)
-            self.unload(index_version)
+            self._given_up(index_version, error)
         except Unavailable:
             # Let go of, by this or by a new view, while a query was on its way here.
             pass
         return None
+
+    def _given_up(self, index_version: str, error: Corrupt) -> Unavailable:
+        """What is damaged here need not be so elsewhere: the actors are asked from now on."""
+        log.error("%s is left to its actors: %s", self.replica_id, error)
+        self.unload(index_version)
+        return Unavailable(f"{self.replica_id} is damaged: {error}")
 
 
 class LocalShards:
@@ -97,6 +108,8 @@ class LocalShards:
         self._replicas: dict[tuple[str, int], LocalShardReplica] = {}
         self._opening: dict[tuple[str, str], asyncio.Task[None]] = {}
         """By corpus and index version; also when it is done."""
+        self._whole: set[tuple[str, str]] = set()
+        """Those of which every shard has been opened."""
 
     def replica(self, corpus: CorpusView, shard: int) -> LocalShardReplica | None:
         """None while the shard of this index version is not open here."""
@@ -104,33 +117,43 @@ class LocalShards:
         return replica if replica is not None and replica.holds(corpus.index_version) else None
 
     def follow(self, view: RegionView) -> None:
-        """Call it with each new view, in a running event loop. What could not be opened is tried
-        again with each.
+        """Call it with each new view, in a running event loop. What could not be opened, or was not
+        here yet, is tried again with each.
         """
         corpora = [c for release in view.releases.values() for c in release.corpora.values()]
         wanted = {(corpus.corpus, corpus.index_version) for corpus in corpora}
         for key in self._opening.keys() - wanted:
             del self._opening[key]
+            self._whole.discard(key)
             self._let_go(*key)
-        for key in wanted - self._opening.keys():
-            self._opening[key] = asyncio.create_task(self._open(*key), name=f"open {key[0]}")
+        for key in wanted - self._whole:
+            if key not in self._opening or self._opening[key].done():
+                self._opening[key] = asyncio.create_task(self._open(*key), name=f"open {key[0]}")
 
     async def _open(self, corpus: str, index_version: str) -> None:
-        key, failed = (corpus, index_version), False
+        key, is_whole = (corpus, index_version), False
         try:
-            found = await asyncio.to_thread(self._catalog.find_index, corpus, index_version)
-            for artifact in () if found is None else found[0].shards:
-                if await asyncio.to_thread(self._cache.holds, artifact.built_files):
-                    assert found is not None
-                    await self._replica(corpus, artifact.shard).load(found[0])
-        except RaygionError as error:
+            is_whole = await self._open_what_is_here(corpus, index_version)
+        except (RaygionError, OSError) as error:
             log.warning("%s stays with its actors for now: %s", corpus, error)
-            failed = True
         if key not in self._opening:
             # A thread that opens cannot be stopped: what it opened too late goes here.
             self._let_go(*key)
-        elif failed and self._opening[key] is asyncio.current_task():
-            del self._opening[key]
+        elif is_whole and self._opening[key] is asyncio.current_task():
+            self._whole.add(key)
+
+    async def _open_what_is_here(self, corpus: str, index_version: str) -> bool:
+        """Whether that is every shard."""
+        found = await asyncio.to_thread(self._catalog.find_index, corpus, index_version)
+        if found is None:
+            return False
+        manifest, is_whole = found[0], True
+        for artifact in manifest.shards:
+            if await asyncio.to_thread(self._cache.holds, artifact.built_files):
+                await self._replica(corpus, artifact.shard).load(manifest)
+            else:
+                is_whole = False
+        return is_whole
 
     def _let_go(self, corpus: str, index_version: str) -> None:
         for (of_corpus, _), replica in self._replicas.items():

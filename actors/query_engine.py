@@ -20,7 +20,6 @@ from actors.view_follower import ViewFollower
 from cluster.answers import (
     AnswerEvent,
     AnswerRequest,
-    AnswerResult,
     RegionSummary,
 )
 from cluster.canary import Lots
@@ -58,8 +57,8 @@ class QueryEngine:
         self._lots = Lots()
 
     async def search(self, request: SearchRequest) -> SearchResult:
-        """Raises InvalidArgument, Unavailable (coverage too low, nothing to serve), Overloaded,
-        DeadlineExceeded.
+        """Raises InvalidArgument, NotFound (of the named release), Unavailable (coverage too low,
+        nothing to serve), Overloaded, DeadlineExceeded.
         """
         watch = Stopwatch.start(self._clock)
         deadline = Deadline.after(request.timeout_s, self._clock)
@@ -144,14 +143,6 @@ class QueryEngine:
         async with aclosing(events):
             async for event in events:
                 yield event
-
-    async def answer(self, request: AnswerRequest) -> AnswerResult:
-        result: AnswerResult | None = None
-        async for event in self.answer_events(request):
-            if isinstance(event, AnswerResult):
-                result = event
-        assert result is not None, "a stream of answer events ends with the result"
-        return result
 
     async def status(self) -> RegionSummary:
         """Raises Unavailable while the coordinator is away; serving goes on without it."""

@@ -25,7 +25,7 @@ Ask = Callable[[str, SearchRequest, Deadline], Awaitable[SearchResult]]
 class _Ballot:
     """What came back in one round."""
 
-    regions: int
+    regions: tuple[str, ...]
     results: dict[str, SearchResult] = field(default_factory=dict)
     votes: dict[str, Vote] = field(default_factory=dict)
     errors: dict[str, RaygionError] = field(default_factory=dict)
@@ -39,41 +39,53 @@ class _Ballot:
             self.votes[region] = vote_of(self.results[region])
 
     def agreed(self) -> tuple[str, ...]:
-        return agreed(self.votes, self.regions)
+        return agreed(self.votes, len(self.regions))
 
-    def difference(self, request: SearchRequest, release: int) -> Found:
-        """Between regions that answered by that release, and do differ."""
+    def difference(self, request: SearchRequest) -> Found | None:
+        """Between regions that answered one release wholly: a lost shard is no difference."""
+        whole = {r: result for r, result in self.results.items() if result.coverage >= 1.0}
+        pair = diverging({region: self.votes[region] for region in whole})
+        if pair is None:
+            return None
+        release = self.votes[pair[0]].release
         inquiry = Inquiry(
             name=f"search {request.trace_id or 'a client'} by quorum",
             corpus=request.corpus or "",
             request=replace(request, release=release, demand=EVENTUAL),
         )
-        voters = {r: result for r, result in self.results.items() if result.release == release}
+        voters = {r: result for r, result in whole.items() if result.release == release}
         found = compared(inquiry, voters).found
         assert found is not None, "votes differ where some query's do"
         return found
 
-    def refusal(self, own: str) -> RaygionError:
-        needed = majority(self.regions)
-        if isinstance(error := self.errors.get(own), InvalidArgument):
-            return error
+    def refusal(self) -> RaygionError:
+        needed = majority(len(self.regions))
+        wrong = [
+            error
+            for region in self.regions
+            if isinstance(error := self.errors.get(region), InvalidArgument)
+        ]
+        # Where some region has an answer, the request itself is not what is wrong.
+        if wrong and not self.votes:
+            return wrong[0]
         if len(self.votes) < needed:
             return Unavailable(
-                f"{len(self.votes)} of {self.regions} regions answer, and a majority is {needed}"
+                f"{len(self.votes)} of {len(self.regions)} regions answer, "
+                f"and a majority is {needed}"
             )
         releases = ", ".join(f"{r}: {vote.release}" for r, vote in sorted(self.votes.items()))
         return NotYet(f"no majority of the regions answers alike (by release: {releases})")
 
 
 class QuorumRounds:
-    """Asks this region and all that may have the corpus; again, once, while they differ."""
+    """Asks all regions that may have the corpus; again, once, while they differ."""
 
     def __init__(
         self,
         *,
         region: str,
         ask: Ask,
-        candidates: Callable[[SearchRequest], tuple[str, ...]],
+        holders: Callable[[SearchRequest], tuple[str, ...]],
         pause_s: float,
         sleep: Callable[[float], Awaitable[None]],
         differed: Callable[[Found], None],
@@ -81,7 +93,7 @@ class QuorumRounds:
         """`differed` is told of regions that answer one release differently."""
         self._region = region
         self._ask = ask
-        self._candidates = candidates
+        self._holders = holders
         self._pause_s = pause_s
         self._sleep = sleep
         self._differed = differed
@@ -104,7 +116,7 @@ class QuorumRounds:
         self, request: SearchRequest, deadline: Deadline
     ) -> tuple[_Ballot, tuple[str, ...]]:
         """The regions that agree, this one first where it is among them."""
-        regions = (self._region, *self._candidates(request))
+        regions = self._holders(request)
         for rounds_left in reversed(range(_ROUNDS_MAX)):
             limit_s = deadline.remaining_s() / (rounds_left + 1)
             ballot = await self._round(request, regions, Deadline.after(limit_s, deadline.clock))
@@ -113,13 +125,13 @@ class QuorumRounds:
             if rounds_left == 0 or deadline.remaining_s() <= self._pause_s:
                 break
             await self._sleep(self._pause_s)
-        raise ballot.refusal(self._region)
+        raise ballot.refusal()
 
     async def _round(
         self, request: SearchRequest, regions: tuple[str, ...], deadline: Deadline
     ) -> _Ballot:
         """Ends as soon as a majority agrees."""
-        ballot = _Ballot(len(regions))
+        ballot = _Ballot(regions)
         asked = {
             asyncio.ensure_future(self._ask(region, request, deadline)): region
             for region in regions
@@ -140,8 +152,7 @@ class QuorumRounds:
             for task in waiting:
                 task.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
-        if (pair := diverging(ballot.votes)) is not None:
-            found = ballot.difference(request, ballot.votes[pair[0]].release)
+        if (found := ballot.difference(request)) is not None:
             log.error("ALERT: %s", found.difference)
             self._differed(found)
         return ballot

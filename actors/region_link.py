@@ -12,7 +12,7 @@ from typing import cast
 import httpx
 
 from cluster.clock import Deadline
-from cluster.errors import DeadlineExceeded, Overloaded, Unavailable
+from cluster.errors import DeadlineExceeded, Overloaded, TooLarge, Unavailable
 from cluster.event_stream import EventParser
 from cluster.region_site import RegionSite
 from cluster.region_wire import FORWARDED_BY, Call, parse_error
@@ -41,8 +41,9 @@ class RegionLink:
     """Sends calls to one region. Connections stay open between calls.
 
     Raises what the region answers, as an error of `cluster.errors`; Unavailable when it cannot be
-    reached or breaks off, Overloaded when all connections are taken, DeadlineExceeded. Cancelling a
-    call, or closing a stream, closes its connection, which ends the work over there.
+    reached or breaks off, Overloaded when all connections are taken, TooLarge for what does not fit
+    into a URL, DeadlineExceeded. Cancelling a call, or closing a stream, closes its connection,
+    which ends the work over there.
     """
 
     def __init__(self, site: RegionSite, forwarded_by: str) -> None:
@@ -99,13 +100,7 @@ class RegionLink:
         self, call: Call, deadline: Deadline, *, silence_max_s: float | None = None
     ) -> AsyncIterator[httpx.Response]:
         """The good reply to the call, its body still to be read."""
-        request = self._client.build_request(
-            "POST",
-            call.path,
-            content=call.content,
-            params=dict(call.params) or None,
-            headers=dict(call.headers),
-        )
+        request = self._request(call)
         request.extensions["timeout"]["read"] = silence_max_s
         try:
             async with self._in_time(deadline):
@@ -122,9 +117,24 @@ class RegionLink:
             raise Overloaded(
                 f"all connections to region {self._site.name!r} are taken; try again shortly"
             ) from error
-        except (httpx.TransportError, httpx.InvalidURL) as error:
+        except httpx.TransportError as error:
             raise Unavailable(
                 f"region {self._site.name!r} does not answer ({type(error).__name__})"
+            ) from error
+
+    def _request(self, call: Call) -> httpx.Request:
+        try:
+            return self._client.build_request(
+                "POST",
+                call.path,
+                content=call.content,
+                params=dict(call.params) or None,
+                headers=dict(call.headers),
+            )
+        except httpx.InvalidURL as error:
+            raise TooLarge(
+                "the filter is too long for a URL, in which it would be sent on with bare numbers; "
+                "send the vectors as JSON"
             ) from error
 
     async def _send_again_if_stale(self, request: httpx.Request) -> httpx.Response:

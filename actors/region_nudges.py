@@ -13,7 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 
-from cluster.config import RegionSettings, Settings
+from cluster.config import Settings
+from cluster.region_site import RegionSite
 from cluster.region_wire import NUDGE
 
 log = logging.getLogger(__name__)
@@ -50,32 +51,23 @@ class HttpNudges:
     """Posts to the gateways of all other regions, at once."""
 
     def __init__(self, settings: Settings, region: str) -> None:
-        others = [other for name, other in settings.regions.items() if name != region]
-        self._targets = [(_url(other), _headers(other)) for other in others]
+        self._sites = [
+            RegionSite.of(name, other) for name, other in settings.regions.items() if name != region
+        ]
 
     def __call__(self) -> None:
-        if not self._targets:
+        if not self._sites:
             return
         with (
             httpx.Client(timeout=_TIMEOUT_S, trust_env=False) as client,
-            ThreadPoolExecutor(min(_AT_ONCE, len(self._targets))) as posts,
+            ThreadPoolExecutor(min(_AT_ONCE, len(self._sites))) as posts,
         ):
 
-            def post(target: tuple[str, dict[str, str]]) -> None:
-                url, headers = target
+            def post(site: RegionSite) -> None:
+                headers = {"Authorization": f"Bearer {site.api_key}"} if site.api_key else {}
                 try:
-                    client.post(url, headers=headers)
+                    client.post(site.url.rstrip("/") + NUDGE, headers=headers)
                 except httpx.HTTPError as error:
-                    log.debug("%s was not nudged: %s", url, error)
+                    log.debug("region %s was not nudged: %s", site.name, error)
 
-            list(posts.map(post, self._targets))
-
-
-def _url(region: RegionSettings) -> str:
-    url = region.url or f"http://{region.http.host}:{region.http.port}"
-    return url.rstrip("/") + NUDGE
-
-
-def _headers(region: RegionSettings) -> dict[str, str]:
-    keys = region.http.api_keys
-    return {"Authorization": f"Bearer {keys[0].get_secret_value()}"} if keys else {}
+            list(posts.map(post, self._sites))

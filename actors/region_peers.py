@@ -76,19 +76,20 @@ class RegionPeers:
         )
         return tuple(name for name in order if name != self._region)
 
+    def holders(self, request: SearchRequest) -> tuple[str, ...]:
+        return self._router.order(
+            asked=self._region,
+            caller=ANYONE,
+            corpus=self._corpus(request),
+            policy=RoutingPolicy.LOCAL,
+        )
+
     async def search(self, region: str, request: SearchRequest, deadline: Deadline) -> SearchResult:
-        """With regions left to ask beside it, a region has half of the time."""
         deadline.check(f"a search was on its way to region {region!r}")
-        share = Deadline.after(deadline.remaining_s() * self._share(request), deadline.clock)
-        call = search_call(request, share.remaining_s())
-        try:
-            with self._watched(region):
-                content_type, body = await self._link(region).whole(call, share)
-                return parse_search(content_type, body)
-        except DeadlineExceeded as error:
-            if deadline.expired():
-                raise
-            raise Unavailable(error.message) from error
+        call = search_call(request, deadline.remaining_s())
+        with self._watched(region):
+            content_type, body = await self._link(region).whole(call, deadline)
+            return parse_search(content_type, body)
 
     async def answer_events(
         self, region: str, request: AnswerRequest, deadline: Deadline
@@ -131,10 +132,6 @@ class RegionPeers:
             await link.aclose()
         self._links.clear()
 
-    def _share(self, request: SearchRequest) -> float:
-        order = self._router.order(asked=self._region, caller=ANYONE, corpus=self._corpus(request))
-        return 0.5 if len(order) > 1 else 1.0
-
     def _corpus(self, request: SearchRequest | AnswerRequest) -> str | None:
         if isinstance(request, AnswerRequest) and not request.retrieve:
             return None
@@ -158,10 +155,6 @@ class RegionPeers:
         probe = self._router.began(region)
         try:
             yield
-        except GeneratorExit:
-            # The reader of a stream left: so far it went well.
-            self._router.left(region, probe=probe)
-            raise
         except Overloaded:
             self._router.left(region, probe=probe)
             raise

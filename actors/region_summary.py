@@ -26,7 +26,6 @@ def summary_of(
 ) -> RegionSummary:
     """`num_serving`: how many replicas of a corpus hold its index version and answer."""
     resident = tuple(_release(release, num_serving) for _, release in sorted(view.releases.items()))
-    corpora = [corpus for release in resident for corpus in release.corpora]
     current = state.current(now_ms)
     return RegionSummary(
         region=view.region,
@@ -39,8 +38,17 @@ def summary_of(
         if view.canary is None
         else CanarySummary(release=view.canary.release, percent=view.canary.percent),
         regions=regions.regions,
-        healthy=current in view.releases
-        and all(corpus.replicas_serving == corpus.replicas for corpus in corpora),
+        healthy=is_healthy(view, current, num_serving),
+    )
+
+
+def is_healthy(
+    view: RegionView, current: int | None, num_serving: Callable[[CorpusView], int]
+) -> bool:
+    """Whether the current release is there, and every replica of every release serves."""
+    corpora = (corpus for release in view.releases.values() for corpus in release.corpora.values())
+    return current in view.releases and all(
+        num_serving(corpus) == sum(map(len, corpus.shards)) for corpus in corpora
     )
 
 

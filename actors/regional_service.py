@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Protocol, TypeVar, assert_never
@@ -20,7 +20,6 @@ from actors.quorum_round import QuorumRounds
 from cluster.answers import (
     AnswerEvent,
     AnswerRequest,
-    AnswerResult,
     QueryService,
     RegionSummary,
     Token,
@@ -30,8 +29,10 @@ from cluster.consistency import Elsewhere, Known, Reading, Refresh, Serve, Wait,
 from cluster.demand import EVENTUAL, Consistency
 from cluster.divergence import Found
 from cluster.errors import (
+    Corrupt,
     DeadlineExceeded,
     InvalidArgument,
+    NotFound,
     NotYet,
     Overloaded,
     RaygionError,
@@ -49,7 +50,7 @@ FORWARDS_MAX = 2
 """Other regions that are asked for one request, one after the other, while there is time."""
 _STEPS_MAX = 16
 """Of deciding about one request: it reads once, and each wait is for another switch."""
-_MAY_GO_ON = (Unavailable, Overloaded, NotYet)
+_MAY_GO_ON = (Unavailable, Overloaded, NotYet, NotFound, Corrupt)
 """Failures of this region that another one need not share."""
 
 
@@ -92,7 +93,7 @@ class RegionalService:
         self._quorum = QuorumRounds(
             region=region,
             ask=self._vote,
-            candidates=peers.candidates,
+            holders=peers.holders,
             # In which clocks come to agree on what is current.
             pause_s=skew_max_ms / 1000.0,
             sleep=sleep,
@@ -104,9 +105,9 @@ class RegionalService:
         if request.demand.level is Consistency.QUORUM and not request.forwarded_by:
             return self._asked_here(await self._quorum.search(request, deadline), deadline, request)
         failure: RaygionError | None = None
-        for region in self._order(request):
+        for region, is_last in self._order(request):
             try:
-                result = await self._search_at(region, request, deadline)
+                result = await self._search_at(region, request, deadline, is_last=is_last)
             except (RaygionError, _NotHere) as error:
                 failure = self._first_failure(failure, error, deadline)
             else:
@@ -124,10 +125,9 @@ class RegionalService:
         the first event is out, the answer is not begun again elsewhere.
         """
         deadline = Deadline.after(request.timeout_s, self._clock)
-        order = self._order(request)
+        order: Iterable[str] = (region for region, _ in self._order(request))
         if request.demand.level is Consistency.QUORUM and not request.forwarded_by:
-            request, regions = await self._agreed_on(request, deadline)
-            order = iter(regions)
+            request, order = await self._agreed_on(request, deadline)
         failure: RaygionError | None = None
         for region in order:
             begun = False
@@ -144,33 +144,28 @@ class RegionalService:
         assert failure is not None, "some region has been asked"
         raise failure
 
-    async def answer(self, request: AnswerRequest) -> AnswerResult:
-        result: AnswerResult | None = None
-        async for event in self.answer_events(request):
-            if isinstance(event, AnswerResult):
-                result = event
-        assert result is not None, "a stream of answer events ends with the result"
-        return result
-
     async def status(self) -> RegionSummary:
         return await self._engine.status()
 
     # Where.
 
-    def _order(self, request: SearchRequest | AnswerRequest) -> Iterator[str]:
-        """The regions to ask, this one among them; the others are looked up when it comes to it."""
+    def _order(self, request: SearchRequest | AnswerRequest) -> Iterator[tuple[str, bool]]:
+        """The regions to ask, this one among them, and whether each is the last one. The others are
+        looked up when it comes to it: before, this one does not count as the last.
+        """
         if request.forwarded_by:
-            yield self._region
+            yield self._region, True
             return
         preferred = self._peers.preferred(request)
-        yield preferred
+        yield preferred, False
         forwards = 0
         if preferred != self._region:
-            yield self._region
+            yield self._region, False
             forwards = 1
-        others = (name for name in self._peers.candidates(request) if name != preferred)
-        for _, name in zip(range(forwards, FORWARDS_MAX), others, strict=False):
-            yield name
+        others = [name for name in self._peers.candidates(request) if name != preferred]
+        asked = others[: FORWARDS_MAX - forwards]
+        for left, name in zip(reversed(range(len(asked))), asked, strict=True):
+            yield name, left == 0
 
     def _first_failure(
         self, failure: RaygionError | None, error: RaygionError | _NotHere, deadline: Deadline
@@ -189,11 +184,22 @@ class RegionalService:
     # How.
 
     async def _search_at(
-        self, region: str, request: SearchRequest, deadline: Deadline
+        self, region: str, request: SearchRequest, deadline: Deadline, *, is_last: bool = True
     ) -> SearchResult:
-        if region != self._region:
+        """Another region that is not the last one has half of the time: one that hangs leaves the
+        next one its chance.
+        """
+        if region == self._region:
+            return await self._engine.search(await self._settled(request, deadline))
+        if is_last:
             return await self._peers.search(region, request, deadline)
-        return await self._engine.search(await self._settled(request, deadline))
+        half = Deadline.after(deadline.remaining_s() / 2, deadline.clock)
+        try:
+            return await self._peers.search(region, request, half)
+        except DeadlineExceeded as error:
+            if deadline.expired():
+                raise
+            raise Unavailable(error.message) from error
 
     async def _vote(self, region: str, request: SearchRequest, deadline: Deadline) -> SearchResult:
         try:
@@ -214,7 +220,7 @@ class RegionalService:
 
     async def _settled(self, request: RequestT, deadline: Deadline) -> RequestT:
         """The request as the engine can serve it here: what it demands is met. Raises _NotHere."""
-        if request.demand is EVENTUAL and request.release is None:
+        if request.demand.level is Consistency.EVENTUAL and request.release is None:
             return self._in_time(request, deadline)
         reading = Reading.NOT_ASKED
         for _ in range(_STEPS_MAX):

@@ -149,14 +149,14 @@ class ReleaseLoader:
     def retire(self, gone: LoadedRelease, kept: Iterable[LoadedRelease]) -> None:
         """Unloads what `gone` has and none of `kept` needs."""
         kept = list(kept)
-        needed = {names_ for k in kept for names_ in self._actor_names(k)}
+        needed = {name for k in kept for name in self._all_names(k)}
         versions = {index.version for k in kept for index in k.indexes.values()}
         for index in gone.indexes.values():
             if index.version not in versions:
                 for name, replica in self._replicas(index).items():
                     if name in needed:
                         replica.unload.remote(index.version)
-        for name in self._actor_names(gone) - needed:
+        for name in self._all_names(gone) - needed:
             wiring.kill(name)
         for files in gone.artifacts.difference(*(k.artifacts for k in kept)):
             self._cache.let_go(files)
@@ -212,6 +212,7 @@ class ReleaseLoader:
         self._statuses, self._looked_s = _statuses(handles), self._clock.monotonic_s()
         elapsed_s = max(1e-3, self._looked_s - asked_s)
         loads: dict[str, list[ReplicaLoad]] = {}
+        self._counts.forget_all_but({names.corpus_of(name) for name in handles})
         for name, status in self._statuses.items():
             earlier = before.get(name)
             busy_s = status.busy_s - (earlier.busy_s if earlier is not None else 0.0)
@@ -278,8 +279,12 @@ class ReleaseLoader:
         return tuple(names.embedder(model.version, number) for number in range(replicas))
 
     def _actor_names(self, release: LoadedRelease) -> set[str]:
-        shards = (s for corpus in release.view.corpora.values() for s in corpus.shards)
-        return {name for shard in shards for name in shard} | set(release.view.embedders)
+        return _replica_names(release.view.corpora.values()) | set(release.view.embedders)
+
+    def _all_names(self, release: LoadedRelease) -> set[str]:
+        """Also of the replicas that it was given since it was planned."""
+        now = _replica_names(map(self._corpus_view, release.indexes.values()))
+        return self._actor_names(release) | now
 
     def _corpus_view(self, index: IndexManifest, only: Collection[str] | None = None) -> CorpusView:
         """`only`: the replicas that may be in it; None takes all that there should be."""
@@ -315,6 +320,10 @@ class ReleaseLoader:
             tokenizer_files=tuple(f for f in model.files if not f.path.endswith(weights)),
             context_tokens_max=self._settings.generator.context_tokens_max,
         )
+
+
+def _replica_names(corpora: Iterable[CorpusView]) -> set[str]:
+    return {name for corpus in corpora for shard in corpus.shards for name in shard}
 
 
 def _application(release: LoadedRelease) -> str | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from pydantic import Field
 
@@ -44,7 +44,8 @@ class ReplicaCounts:
         self._log = NumberedLog(store, f"regions/{region}/replicas")
         self._entry: CountsEntry | None = None
         self._scalers: dict[str, ReplicaScaler] = {}
-        self._busy_shares: dict[str, float] = {}
+        self._busy_shares: Mapping[str, float] = {}
+        """By corpus. Never changed, only replaced: `load` reads it without the lock."""
         self._lock = threading.Lock()
 
     def count(self, corpus: str) -> int:
@@ -69,7 +70,8 @@ class ReplicaCounts:
         """Lets the policy look at what the corpus's replicas have done."""
         with self._lock:
             shares = [load.busy_share for load in loads]
-            self._busy_shares[corpus] = sum(shares) / max(1, len(shares))
+            share = sum(shares) / max(1, len(shares))
+            self._busy_shares = {**self._busy_shares, corpus: share}
             entry = self._current()
             count = self._count(entry, corpus)
             least, most = self._bounds(entry, corpus)
@@ -85,9 +87,17 @@ class ReplicaCounts:
                 log.warning("the number of replicas cannot be changed: %s", error)
 
     def load(self) -> float:
-        """How busy the replicas of the busiest corpus were lately, on average; in [0, 1]."""
+        """How busy the replicas of the busiest corpus were lately, on average; in [0, 1].
+
+        Waits for nothing: heartbeats tell of it, and the store may be slow.
+        """
+        return max(self._busy_shares.values(), default=0.0)
+
+    def forget_all_but(self, corpora: Collection[str]) -> None:
+        """Of the others there are no replicas any more."""
         with self._lock:
-            return max(self._busy_shares.values(), default=0.0)
+            shares = self._busy_shares
+            self._busy_shares = {corpus: shares[corpus] for corpus in shares if corpus in corpora}
 
     def _bounds(self, entry: CountsEntry, corpus: str) -> tuple[int, int]:
         settings = self._settings.corpus(corpus)

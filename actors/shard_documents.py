@@ -23,6 +23,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from actors.mapped_batch import UNREADABLE, mapped_batch, write_batch
 from cluster.errors import Corrupt, InvalidArgument
 from cluster.search import BytesArray, Float32Array, Int64Array, Metadata, Passages
 from cluster.vectors import norms
@@ -89,9 +90,7 @@ def write_documents(
         facts[_WEAK_SCORE] = weak_score.hex().encode()
     if partition_by is not None:
         facts[_PARTITION_BY] = partition_by.encode()
-    batch = batch.replace_schema_metadata(facts)
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
-        writer.write_batch(batch)
+    write_batch(batch.replace_schema_metadata(facts), path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +106,6 @@ class ShardDocuments:
     weak_score: float | None
     partition_by: str | None
     texts: pa.StringArray
-    id_column: pa.StringArray
     document_column: pa.StringArray
     id_ends: npt.NDArray[np.int32]
     """int32 [num_rows + 1]: row i's id is `id_bytes[id_ends[i] : id_ends[i + 1]]`"""
@@ -121,13 +119,8 @@ class ShardDocuments:
         within the file, but what the bytes say is for the hash of the artifact to vouch for.
         """
         try:
-            with pa.memory_map(str(path)) as file, pa.ipc.open_file(file) as reader:
-                if reader.num_record_batches != 1:
-                    raise ValueError(f"{reader.num_record_batches} record batches instead of one")
-                batch = reader.get_batch(0)
-            batch.validate()
-            return cls._of_batch(batch, dimension)
-        except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
+            return cls._of_batch(mapped_batch(path), dimension)
+        except UNREADABLE as error:
             raise Corrupt(f"{path.name} is not a readable document table: {error}") from error
 
     @classmethod
@@ -155,7 +148,6 @@ class ShardDocuments:
             weak_score=weak_score,
             partition_by=facts[_PARTITION_BY].decode() if _PARTITION_BY in facts else None,
             texts=texts,
-            id_column=ids,
             document_column=documents,
             id_ends=_offsets(ids),
             id_bytes=np.frombuffer(memoryview(ids.buffers()[2] or b""), dtype=np.uint8),
@@ -183,13 +175,13 @@ class ShardDocuments:
         ids: BytesArray = characters.view(f"S{width}")[..., 0]
         return ids
 
-    def rows_with(self, ids: Collection[bytes]) -> npt.NDArray[np.bool_]:
-        """bool [num_rows]: whether the row's id, in UTF-8, is among these."""
-        return _is_in(self.id_column, ids)
-
     def rows_of(self, documents: Collection[str]) -> npt.NDArray[np.bool_]:
         """bool [num_rows]: whether the row is a passage of one of these documents."""
-        return _is_in(self.document_column, [document.encode() for document in documents])
+        wanted = pa.array([document.encode() for document in documents], pa.binary())
+        # Compared as bytes, which need not be UTF-8 to be compared.
+        found = pc.is_in(self.document_column.view(pa.binary()), value_set=wanted)
+        mask: npt.NDArray[np.bool_] = found.to_numpy(zero_copy_only=False)
+        return mask
 
     def documents_at(self, rows: Int64Array) -> frozenset[str]:
         """The ids of the documents whose passages these rows are."""
@@ -219,13 +211,6 @@ class ShardDocuments:
             dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)
         )
         return Passages(texts=texts, metadata=metadata or ({},) * len(texts))
-
-
-def _is_in(column: pa.StringArray, values: Collection[bytes]) -> npt.NDArray[np.bool_]:
-    # Compared as bytes, which need not be UTF-8 to be compared.
-    found = pc.is_in(column.view(pa.binary()), value_set=pa.array(list(values), pa.binary()))
-    mask: npt.NDArray[np.bool_] = found.to_numpy(zero_copy_only=False)
-    return mask
 
 
 def _values(column: pa.Array[Any] | pa.ChunkedArray[Any], rows: Int64Array) -> list[Any]:

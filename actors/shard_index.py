@@ -25,7 +25,7 @@ from actors.faiss_api import FaissIndex
 from actors.shard_documents import DOCUMENTS_FILE, ShardDocuments
 from actors.shard_partitions import ShardPartitions
 from actors.shard_selection import RowMask, Selection, Selections
-from cluster.errors import Corrupt, InvalidArgument
+from cluster.errors import InvalidArgument
 from cluster.manifests import IndexKind, IndexParameters
 from cluster.merge import padding
 from cluster.scoring import best, error_bound, scan, score_rows
@@ -82,24 +82,19 @@ class ShardIndex:
 
         Raises Corrupt when a file is missing or damaged, or they do not belong together. The
         hashes of the files are for the artifact cache to verify; what slips in here regardless
-        must not crash the process, so the index's size is compared before Faiss sees a byte of it
-        (Faiss 1.15.1 reads beyond the end of some truncated files).
+        must not crash the process.
         """
         documents = ShardDocuments.open(folder / DOCUMENTS_FILE, dimension)
-        index_path = folder / INDEX_FILE
-        size_bytes = index_path.stat().st_size if index_path.is_file() else None
-        if size_bytes != documents.index_size_bytes:
-            raise Corrupt(
-                f"{INDEX_FILE} has {size_bytes} bytes instead of {documents.index_size_bytes}"
-            )
-        index = FaissIndex.open(index_path, parameters, dimension)
-        if index.num_rows != documents.num_rows:
-            raise Corrupt(
-                f"{INDEX_FILE} has {index.num_rows} rows, {DOCUMENTS_FILE} {documents.num_rows}"
-            )
+        num_rows = documents.num_rows
+        index = FaissIndex.open(
+            folder / INDEX_FILE,
+            parameters,
+            dimension,
+            size_bytes=documents.index_size_bytes,
+            num_rows=num_rows,
+        )
         partitions = None
         if (field := documents.partition_by) is not None:
-            num_rows = documents.num_rows
             partitions = ShardPartitions.open(folder, field, num_rows, dimension, parameters)
         return cls(index, documents, parameters, partitions=partitions)
 
@@ -109,8 +104,9 @@ class ShardIndex:
         index = self._index.tuned(parameters)
         return type(self)(index, self._documents, parameters, self._live, partitions)
 
-    def without(self, ids: Collection[bytes]) -> Self:
-        """The same shard without the passages of these ids; ids that it does not have are ignored.
+    def without_documents(self, documents: Collection[str]) -> Self:
+        """The same shard without the passages of these documents; those that it does not have are
+        ignored.
 
         A view costs a bit and a byte a row and shares everything else; this one stays as it is. All
         guarantees hold among the live rows, and as many of them are looked at as if the others had
@@ -118,13 +114,7 @@ class ShardIndex:
         grows with rows / live rows. `passages` still finds deleted rows, for searches that began
         before.
         """
-        return self._without_rows(self._documents.rows_with(ids))
-
-    def without_documents(self, documents: Collection[str]) -> Self:
-        """`without` for all passages of these documents."""
-        return self._without_rows(self._documents.rows_of(documents))
-
-    def _without_rows(self, deleted: RowMask) -> Self:
+        deleted = self._documents.rows_of(documents)
         live = ~deleted if self._live is None else self._live & ~deleted
         if np.count_nonzero(live) == self.num_live:
             return self

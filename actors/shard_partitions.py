@@ -23,7 +23,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from actors.faiss_api import FaissIndex, write_index
+from actors.faiss_api import FaissIndex, check_size, write_index
+from actors.mapped_batch import UNREADABLE, mapped_batch, write_batch
 from cluster.errors import Corrupt
 from cluster.filters import Filter
 from cluster.manifests import IndexKind, IndexParameters
@@ -72,9 +73,7 @@ def write_partitions(
     batch = pa.RecordBatch.from_arrays(columns, names=list(_COLUMNS)).replace_schema_metadata(
         {_FIELD: field.encode(), _NUM_ROWS: str(len(vectors)).encode()}
     )
-    path = str(folder / PARTITIONS_FILE)
-    with pa.OSFile(path, "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
-        writer.write_batch(batch)
+    write_batch(batch, folder / PARTITIONS_FILE)
 
 
 def _write_index(
@@ -145,26 +144,17 @@ class ShardPartitions:
         """
         path = folder / PARTITIONS_FILE
         try:
-            with pa.memory_map(str(path)) as file, pa.ipc.open_file(file) as reader:
-                if reader.num_record_batches != 1:
-                    raise ValueError(f"{reader.num_record_batches} record batches instead of one")
-                batch = reader.get_batch(0)
-            batch.validate()
+            batch = mapped_batch(path)
             _check(batch, field, num_rows)
             opened = cls(field, batch, folder, parameters, dimension)
-        except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
+        except UNREADABLE as error:
             raise Corrupt(f"{path.name} is not a readable list of partitions: {error}") from error
         for number in np.flatnonzero(opened._index_sizes).tolist():
-            opened._check_size(number)
+            check_size(_index_path(folder, number), int(opened._index_sizes[number]))
         return opened
 
     def __len__(self) -> int:
         return len(self._keys)
-
-    @property
-    def num_open(self) -> int:
-        """Indexes of large partitions that are open."""
-        return len(self._opened)
 
     def tuned(self, parameters: IndexParameters) -> Self:
         """The same files, searched with other parameters."""
@@ -219,23 +209,15 @@ class ShardPartitions:
             return opened
 
     def _open_index(self, number: int) -> PartitionIndex:
-        self._check_size(number)
         rows = self._rows_of(number)
-        path = _index_path(self._folder, number)
-        index = FaissIndex.open(path, self._parameters, self._dimension)
-        if index.num_rows != len(rows):
-            raise Corrupt(f"{path.name} has {index.num_rows} rows, its partition {len(rows)}")
+        index = FaissIndex.open(
+            _index_path(self._folder, number),
+            self._parameters,
+            self._dimension,
+            size_bytes=int(self._index_sizes[number]),
+            num_rows=len(rows),
+        )
         return PartitionIndex(index, rows)
-
-    def _check_size(self, number: int) -> None:
-        # Faiss reads beyond the end of some truncated files.
-        path = _index_path(self._folder, number)
-        size_bytes = path.stat().st_size if path.is_file() else None
-        if size_bytes != self._index_sizes[number]:
-            raise Corrupt(
-                f"{INDEX_FOLDER}/{path.name} has {size_bytes} bytes instead of "
-                f"{self._index_sizes[number]}"
-            )
 
 
 _NO_ROWS: Int64Array = np.empty(0, dtype=np.int64)

@@ -19,7 +19,13 @@ from cluster.artifact_cache import ArtifactCache
 from cluster.artifacts import Artifacts
 from cluster.clock import Deadline
 from cluster.errors import DeadlineExceeded, Overloaded, Unavailable
-from cluster.manifests import TOMBSTONES_FILE, ArtifactFile, IndexManifest, IndexParameters
+from cluster.manifests import (
+    TOMBSTONES_FILE,
+    ArtifactFile,
+    IndexManifest,
+    IndexParameters,
+    ShardArtifact,
+)
 from cluster.object_store import ObjectStore
 from cluster.search import Int64Array, Passages, SearchEffort, ShardHits, ShardQuery
 from cluster.tombstones import read_tombstones
@@ -60,16 +66,17 @@ class _Opened:
     parameters: IndexParameters
     busy_s: float = 0.0
     """Of searches that have ended."""
-    begun_s: float | None = None
-    """When the search that is under way began."""
+    begun_s: list[float] = field(default_factory=list)
+    """When the searches that are under way began: one on the event loop, others in threads."""
     costs_s: dict[SearchEffort, float] = field(default_factory=dict)
     """Of one vector, by effort: the least lately."""
 
     def spent_s(self) -> float:
         """The time spent on searches until now: a long one is work before it ends, too."""
-        begun_s = self.begun_s
-        under_way_s = 0.0 if begun_s is None else time.perf_counter() - begun_s
-        return self.busy_s + under_way_s
+        # A copy, for threads add to it; the clock afterwards, so that no search has yet to begin.
+        begun_s = self.begun_s.copy()
+        now_s = time.perf_counter()
+        return self.busy_s + sum(now_s - each_s for each_s in begun_s)
 
     def expected_s(self, query: ShardQuery) -> float:
         """How long the search will take; a filter may take any time."""
@@ -78,11 +85,12 @@ class _Opened:
         return self.costs_s.get(query.effort, math.inf) * len(query.vectors)
 
     def search(self, query: ShardQuery) -> ShardHits:
-        started_s = self.begun_s = time.perf_counter()
+        started_s = time.perf_counter()
+        self.begun_s.append(started_s)
         try:
             hits = self.index.search(query)
         finally:
-            self.begun_s = None
+            self.begun_s.remove(started_s)
             took_s = time.perf_counter() - started_s
             self.busy_s += took_s
         if query.filter is None and len(query.vectors):
@@ -188,14 +196,21 @@ class ShardReplicaActor:
             return
         artifact = next(s for s in manifest.shards if s.shard == self._shard)
         self._folders[manifest.version] = artifact.folders
+        try:
+            self._opened[manifest.version] = self._open_shard(artifact, manifest)
+        finally:
+            if manifest.version not in self._folders:
+                # Unloaded meanwhile: what the cache was told to keep since then goes, too.
+                self._folders[manifest.version] = artifact.folders
+                self.unload(manifest.version)
+
+    def _open_shard(self, artifact: ShardArtifact, manifest: IndexManifest) -> _Opened:
         index = whole = self._whole(artifact.built_files, manifest)
         if artifact.tombstones is not None:
             file = self._cache.folder_for((artifact.tombstones,)) / TOMBSTONES_FILE
             deleted = read_tombstones(file.read_bytes(), source=TOMBSTONES_FILE)
             index = whole.without_documents(deleted)
-        self._opened[manifest.version] = _Opened(
-            index, whole, artifact.built_files, manifest.parameters
-        )
+        return _Opened(index, whole, artifact.built_files, manifest.parameters)
 
     def _whole(self, files: tuple[ArtifactFile, ...], manifest: IndexManifest) -> ShardIndex:
         # What is open was verified when it was mapped: another view of it costs milliseconds.

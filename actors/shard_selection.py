@@ -93,9 +93,6 @@ class Selections:
         self._cached: OrderedDict[bytes, Selection] = OrderedDict()
         self._lock = threading.Lock()
 
-    def __len__(self) -> int:
-        return len(self._cached)
-
     def of(self, filter: Filter | None) -> Selection | None:
         """None means all rows. Raises InvalidArgument for a filter that does not fit the
         metadata.

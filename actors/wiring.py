@@ -1,4 +1,4 @@
-"""Where plain classes become Ray actors. Nothing else in the project calls `ray.remote`."""
+"""Where plain classes become named Ray actors. Builds make the tasks that they need themselves."""
 
 from __future__ import annotations
 
@@ -76,10 +76,19 @@ def embedder_actor(
     return actor.options(name=name, **options).remote(model, store, cache_folder)
 
 
-def detached_actor(plain: type, name: str, *, threads: int, args: tuple[object, ...]) -> Any:
+def detached_actor(
+    plain: type,
+    name: str,
+    *,
+    threads: int,
+    args: tuple[object, ...],
+    runtime_env: Mapping[str, object] | None = None,
+) -> Any:
     """A detached actor of the class `plain` under `name`: the running one, or a new one."""
     actor: Any = ray.remote(plain)
-    return actor.options(name=name, max_concurrency=threads, **_DETACHED).remote(*args)
+    environment = {} if runtime_env is None else {"runtime_env": runtime_env}
+    options = {**_DETACHED, **environment, "max_concurrency": threads}
+    return actor.options(name=name, **options).remote(*args)
 
 
 def run_in_fresh_process(function: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:

@@ -141,7 +141,7 @@ def _cost(what: str, clients: int, runs: Sequence[AnswersReport]) -> GenerationC
 
 def measure(plan: Plan) -> GenerateReport:
     """Starts a region of its own and ends it. Needs a process of its own."""
-    environment = environment_now(plan, plan.answer_repetitions)
+    environment = environment_now(quick=plan.quick, repetitions=plan.answer_repetitions)
     settings = {_CORPUS: CorpusSettings(shards=2, replicas=1)}
     with running_region(settings, with_generator=True) as region, LoadGenerator() as clients:
         region.add_texts(_CORPUS, factbook_documents(plan.documents_max))

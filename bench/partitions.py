@@ -117,9 +117,11 @@ def compare_sizes(vectors: Float32Array, queries: Float32Array, folder: Path) ->
         rows = np.sort(np.random.default_rng(3).choice(ROWS, size, replace=False)).astype(np.int64)
         with one_thread():
             started_s = time.perf_counter()
-            write_index(vectors[rows], HNSW, folder / "own")
+            path = folder / "own"
+            write_index(vectors[rows], HNSW, path)
             built_s = time.perf_counter() - started_s
-            index = FaissIndex.open(folder / "own", HNSW, DIMENSION)
+            size_bytes = path.stat().st_size
+            index = FaissIndex.open(path, HNSW, DIMENSION, size_bytes=size_bytes, num_rows=size)
 
             def scanned(i: int, rows: Int64Array = rows) -> object:
                 return scan(queries[i][None], vectors, rows, 10, Metric.COSINE, 1.0)

@@ -48,7 +48,7 @@ class _Asked:
 
 def measure(plan: Plan) -> QualityReport:
     """Starts a region of its own and ends it. Needs a process of its own."""
-    environment = environment_now(plan, 1)
+    environment = environment_now(quick=plan.quick, repetitions=1)
     data = read_xquad(plan.xquad)
     flat = {
         f"xquad-{shards}": CorpusSettings(shards=shards, replicas=1, index=_FLAT)

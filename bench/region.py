@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,10 +31,10 @@ from cluster.search import Float32Array
 from deployments import pipeline, region_host
 from deployments.console import Step, Steps
 from deployments.installation import Installation
+from deployments.interrupts import uninterrupted
 from deployments.local_cluster import find_local_cluster
 
 _NAME = "bench"
-_ENDINGS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,12 +166,9 @@ def running_region(
                 region_host.join(installation)
             yield BenchRegion(installation, folder)
         finally:
-            # A second Ctrl-C must not leave half of the cluster behind.
-            before = {kind: signal.signal(kind, signal.SIG_IGN) for kind in _ENDINGS}
-            region_host.leave()
-            region_host.stop_region(installation)
-            for kind, handler in before.items():
-                signal.signal(kind, handler)
+            with uninterrupted():
+                region_host.leave()
+                region_host.stop_region(installation)
 
 
 @contextmanager

@@ -14,26 +14,22 @@ python -m bench.regions --write-docs    also puts the table into docs/benchmarks
 from __future__ import annotations
 
 import argparse
-import os
-import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import TypeVar
 
-from bench.data import XQUAD_SMALL
 from bench.load import quantile_of
-from bench.plan import Plan, ServeChoice
 from bench.regions_report import RegionLoss, RegionsReport, Times, UnderLoad, report_path, show
 from bench.regions_world import PLACES, RegionsWorld, three_regions
 from bench.reports import environment_now
 from cluster.clock import SYSTEM_CLOCK
 from cluster.releases import Switch
-from deployments.region_traffic import Traffic
+from deployments.interrupts import end_alike
+from deployments.region_traffic import Reply, Traffic
 from deployments.regions_client import RegionsClient
 
 T = TypeVar("T")
@@ -41,7 +37,6 @@ _PAUSE_S = 0.004
 """Between two queries of one asker: how exactly a switch is seen."""
 _LOAD_PAUSE_S = 0.02
 _SAMPLE_S = 1.0
-_COORDINATOR = "ray::Coordinator"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,8 +77,7 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.quick and asked.write_docs:
         sys.exit("--quick measures nothing worth writing down: leave out --write-docs")
-    for ending in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(ending, signal.default_int_handler)
+    end_alike()
     try:
         report = measure(QUICK if asked.quick else FULL, quick=asked.quick)
     except KeyboardInterrupt:
@@ -94,9 +88,7 @@ def main() -> None:
 
 
 def measure(amount: Amount, *, quick: bool) -> RegionsReport:
-    choice = ServeChoice(systems=())
-    plan = Plan.short(XQUAD_SMALL, choice) if quick else Plan.full(XQUAD_SMALL, choice)
-    where = environment_now(plan, amount.commits)
+    where = environment_now(quick=quick, repetitions=amount.commits)
     with three_regions(amount.num_vectors) as world:
         quiet_mib = _told({region: world.pss_mib(region) for region in PLACES})
         commits = [_told(_commit(world)) for _ in _counted("commit", amount.commits)]
@@ -160,17 +152,27 @@ def _seen_switch(
         act()
         traffic.wait_for(lambda: len(world.log.switches) > known, "the switch in the log")
         switch = world.log.switches[known]
-        traffic.wait_for_release(switch.release)
-    came = {name: traffic.switched_ms(name, switch.release, asked_ms) for name in world.drivers}
-    # What was asked before the call may be answered after the moment; the next one then tells.
-    seen = {name: at_ms for name, at_ms in came.items() if at_ms is not None}
-    _settle(world, switch.release)
-    return seen, switch, asked_ms
+        came = first_answers_ms(traffic, tuple(world.drivers), switch.release, asked_ms)
+    # What a switch brings along is done before the next one begins.
+    world.wait_until_serving(switch.release)
+    return came, switch, asked_ms
 
 
-def _settle(world: RegionsWorld, release: int) -> None:
-    """What a switch brings along is done before the next one begins."""
-    world.wait_until_serving(release)
+def first_answers_ms(
+    traffic: Traffic, regions: Sequence[str], release: int, since_ms: float
+) -> dict[str, float]:
+    """When each region first answered by the release, of what was asked since then.
+
+    What was asked before may be answered by it, too; then the next answer is waited for. Raises
+    DeadlineExceeded.
+    """
+
+    def seen() -> dict[str, float]:
+        came = {name: traffic.switched_ms(name, release, since_ms) for name in regions}
+        return {name: at_ms for name, at_ms in came.items() if at_ms is not None}
+
+    traffic.wait_for(lambda: len(seen()) == len(regions), f"answers of release {release}")
+    return seen()
 
 
 def _under_load(world: RegionsWorld, amount: Amount) -> UnderLoad:
@@ -187,17 +189,29 @@ def _under_load(world: RegionsWorld, amount: Amount) -> UnderLoad:
                 world.wait_until_serving(world.at_leader("rollback", None))
             switching.append((began_ms, float(SYSTEM_CLOCK.wall_ms())))
         busy.wait_for_more()
+    return found_under_load(quiet.replies, amount.quiet_s, busy.replies, switching)
+
+
+def found_under_load(
+    quiet: Sequence[Reply],
+    quiet_s: float,
+    busy: Sequence[Reply],
+    switching: Sequence[tuple[float, float]],
+) -> UnderLoad:
+    """`switching`: from when to when each switch went on, in ms."""
     during = [
         reply.took_ms
-        for reply in busy.replies
+        for reply in busy
         if any(began_ms <= reply.asked_ms <= ended_ms for began_ms, ended_ms in switching)
     ]
-    calm = sorted(reply.took_ms for reply in quiet.replies)
+    calm = sorted(reply.took_ms for reply in quiet)
     return UnderLoad(
-        switches=amount.switches_under_load,
-        queries=len(busy.replies) + len(quiet.replies),
-        failed=len(busy.failed) + len(quiet.failed),
-        queries_per_s=len(quiet.replies) / amount.quiet_s,
+        switches=len(switching),
+        queries=len(busy),
+        failed=sum(bool(reply.error) for reply in busy),
+        quiet_queries=len(quiet),
+        quiet_failed=sum(bool(reply.error) for reply in quiet),
+        queries_per_s=len(quiet) / quiet_s,
         quiet_p50_ms=quantile_of(calm, 0.5),
         quiet_p99_ms=quantile_of(calm, 0.99),
         switching_p50_ms=quantile_of(sorted(during), 0.5),
@@ -238,12 +252,11 @@ def _kill_leader(world: RegionsWorld) -> float:
     """From the kill of the leader's coordinator to the next request that is in the log, in ms."""
     state = world.log
     assert state.leader is not None
-    (pid,) = world.drivers[state.leader].pids(_COORDINATOR)
-    os.kill(pid, signal.SIGKILL)
+    world.kill_coordinator(state.leader)
     killed_s = time.monotonic()
     release = world.at_leader("rollback", None)
     moved_ms = (time.monotonic() - killed_s) * 1000.0
-    _settle(world, release)
+    world.wait_until_serving(release)
     return moved_ms
 
 
@@ -255,9 +268,7 @@ def _kill_region(world: RegionsWorld) -> RegionLoss:
     settings = world.drivers[gone].installation.settings
     with (
         RegionsClient(settings, location=PLACES[gone]) as user,
-        Traffic(
-            {"user": partial(user.post, "/v1/search", world.body())}, pause_s=_LOAD_PAUSE_S
-        ) as traffic,
+        Traffic({"user": world.asker(user.post)}, pause_s=_LOAD_PAUSE_S) as traffic,
     ):
         traffic.wait_for_more()
         killed_ms = float(SYSTEM_CLOCK.wall_ms())

@@ -9,9 +9,9 @@ from typing import Self
 from bench.load import quantile_of
 from bench.markdown import heading, number, table
 from bench.reports import RESULTS, Environment
+from bench.tables import DOCS, with_tables
 from cluster.records import Record
 
-DOCS = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
 BEGIN = "<!-- regions: begin -->"
 END = "<!-- regions: end -->"
 
@@ -40,7 +40,10 @@ class UnderLoad(Record):
 
     switches: int
     queries: int
+    """From before the first of the switches until after the last one."""
     failed: int
+    quiet_queries: int
+    quiet_failed: int
     queries_per_s: float
     """Of all regions together, while nothing switches."""
     quiet_p50_ms: float
@@ -112,7 +115,12 @@ def tables_of(report: RegionsReport) -> str:
     loaded = table(
         ("", "p50 ms", "p99 ms", "failed"),
         [
-            ("quiet", number(load.quiet_p50_ms), number(load.quiet_p99_ms), ""),
+            (
+                "quiet",
+                number(load.quiet_p50_ms),
+                number(load.quiet_p99_ms),
+                f"{load.quiet_failed} of {load.quiet_queries:,}",
+            ),
             (
                 f"{load.switches} commits and rollbacks",
                 number(load.switching_p50_ms),
@@ -148,12 +156,7 @@ def show(report: RegionsReport, *, write_docs: bool) -> None:
     print(tables)
     if not write_docs:
         return
-    page = DOCS.read_text()
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the page lacks its markers {BEGIN} and {END}")
-    DOCS.write_text(f"{before}{BEGIN}\n\n{tables}\n\n{END}{after}")
+    DOCS.write_text(with_tables(DOCS.read_text(), tables, BEGIN, END))
     print(f"\nwritten to docs/{DOCS.name}")
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,11 @@ from cluster.config import (
     Settings,
     StoreSettings,
 )
-from cluster.errors import DeadlineExceeded, RaygionError
 from cluster.manifests import IndexKind, IndexParameters, ManifestRef, Metric
 from cluster.releases import LogState, ReleaseContents
 from cluster.search import Float32Array
 from deployments.cluster_ports import find_port_block
-from deployments.http_client import HttpRegion
+from deployments.driven_regions import DrivenRegions
 from deployments.installation import Installation
 from deployments.region_driver import (
     Note,
@@ -41,7 +40,7 @@ from deployments.region_driver import (
     run_in_each,
     start_services,
 )
-from deployments.region_traffic import Traffic
+from deployments.region_traffic import Ask, Traffic, traffic_to
 
 CORPUS = "vectors"
 DIMENSION, TOP_K, SHARDS = 384, 10, 2
@@ -53,91 +52,35 @@ PLACES = {
     "singapore": Location(latitude=1.35, longitude=103.8),
 }
 _QUERIES = 64
-_RETRY_S = 0.05
-_TIMEOUT_S = 120.0
 
 
-@dataclass
-class RegionsWorld:
-    drivers: dict[str, RegionDriver]
+@dataclass(kw_only=True)
+class RegionsWorld(DrivenRegions):
     queries: Float32Array
     contents: list[ReleaseContents] = field(default_factory=list)
     start_s: dict[str, float] = field(default_factory=dict)
 
-    @property
-    def log(self) -> LogState:
-        return next(iter(self.drivers.values())).installation.read_release_log()
-
-    def at_leader(self, method: str, *args: object, **options: object) -> Any:
-        """Calls the coordinator that leads; asks again until one does."""
-        deadline_s = time.monotonic() + _TIMEOUT_S
-        while True:
-            leader = self.log.leader or next(iter(self.drivers))
-            try:
-                return self.drivers[leader].coordinator(method, *args, **options)
-            except RaygionError as error:
-                if not error.retryable or time.monotonic() > deadline_s:
-                    raise
-                time.sleep(_RETRY_S)
-
     def propose_next(self) -> int:
         """A release of the other index version, to be committed as soon as it is prepared."""
-        number = self.log.next_release
-        proposed: int = self.at_leader(
-            "propose",
-            self.contents[number % len(self.contents)],
-            targets=tuple(self.drivers),
-            auto_commit=True,
+        other = other_contents(self.log, self.contents)
+        number: int = self.at_leader(
+            "propose", other, targets=tuple(self.drivers), auto_commit=True
         )
-        return proposed
+        return number
 
     def commit_next(self) -> int:
         number = self.propose_next()
         self.wait_until_serving(number)
         return number
 
-    def wait_until_serving(self, number: int, *regions: str) -> None:
-        """Returns when the release is current in these regions (by default all), all of it."""
-        deadline_s = time.monotonic() + _TIMEOUT_S
-        for region in regions or self.drivers:
-            while not self._serves(region, number):
-                if time.monotonic() > deadline_s:
-                    raise DeadlineExceeded(f"release {number} is not served in {region}")
-                time.sleep(_RETRY_S)
+    def traffic(self, *, pause_s: float) -> AbstractContextManager[Traffic]:
+        installations = [driver.installation for driver in self.drivers.values()]
+        return traffic_to(installations, lambda region: self.asker(region.post), pause_s=pause_s)
 
-    def _serves(self, region: str, number: int) -> bool:
-        """Asked over HTTP, since the coordinator may be gone at the moment."""
-        try:
-            with HttpRegion.of(self.drivers[region].installation) as http:
-                status = http.get("/v1/status")
-        except RaygionError:
-            return False
-        return bool(status["release"] == number and status["healthy"])
-
-    def start_again(self, region: str) -> None:
-        """Brings up a region whose processes were killed."""
-        installation = self.drivers[region].installation
-        self.drivers[region].stop()
-        self.drivers[region] = RegionDriver(installation)
-        self.drivers[region].run(join_new_cluster)
-        self.drivers[region].run(start_services)
-
-    @contextmanager
-    def traffic(self, *, pause_s: float) -> Iterator[Traffic]:
-        """Vector queries to every region."""
-        with ExitStack() as stack:
-            regions = {
-                name: stack.enter_context(HttpRegion.of(driver.installation))
-                for name, driver in self.drivers.items()
-            }
-            asks = {
-                name: partial(region.post, "/v1/search", self.body())
-                for name, region in regions.items()
-            }
-            yield stack.enter_context(Traffic(asks, pause_s=pause_s))
-
-    def body(self) -> dict[str, Any]:
-        return {"vector": self.queries[0].tolist(), "top_k": TOP_K}
+    def asker(self, post: Callable[[str, dict[str, object]], dict[str, Any]]) -> Ask:
+        """Asks one query after the other, and again from the first one on."""
+        bodies = itertools.cycle([{"vector": q.tolist(), "top_k": TOP_K} for q in self.queries])
+        return lambda: post("/v1/search", next(bodies))
 
     def pss_mib(self, region: str) -> float:
         """Of all processes of the region, without its driver."""
@@ -150,14 +93,12 @@ def three_regions(num_vectors: int) -> Iterator[RegionsWorld]:
     with tempfile.TemporaryDirectory(prefix="rgb-") as temp, ExitStack() as stack:
         folder = Path(temp)
         rng = np.random.default_rng(5)
-        drivers: dict[str, RegionDriver] = {}
-        for name, settings in _settings(folder).items():
-            drivers[name] = RegionDriver(Installation(settings, name))
-            # Looked up at the end: a region that was killed has another driver then.
-            stack.callback(partial(_stop, drivers, name))
         queries = rng.standard_normal((_QUERIES, DIMENSION)).astype(np.float32)
-        world = RegionsWorld(drivers, queries)
-        every = list(drivers.values())
+        world = RegionsWorld(drivers={}, queries=queries)
+        for name, settings in _settings(folder).items():
+            world.drivers[name] = RegionDriver(Installation(settings, name))
+            stack.callback(world.stop, name)
+        every = list(world.drivers.values())
         with _timed(world, "three Ray clusters"):
             run_in_each(every, join_new_cluster)
         with _timed(world, "two index versions"):
@@ -170,8 +111,11 @@ def three_regions(num_vectors: int) -> Iterator[RegionsWorld]:
         yield world
 
 
-def _stop(drivers: dict[str, RegionDriver], name: str) -> None:
-    drivers[name].stop()
+def other_contents(log: LogState, contents: Sequence[ReleaseContents]) -> ReleaseContents:
+    """The first of these that the current release is not made of."""
+    current = log.switches[-1].release if log.switches else None
+    serving = None if current is None else log.proposals[current].release.contents
+    return next(one for one in contents if one != serving)
 
 
 @contextmanager

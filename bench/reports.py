@@ -12,7 +12,6 @@ from typing import TypeVar
 
 import psutil
 
-from bench.plan import Plan
 from cluster.clock import SYSTEM_CLOCK
 from cluster.records import Record
 
@@ -242,7 +241,7 @@ class ServeReport(Record):
     sets: tuple[ServeSet, ...]
 
 
-def environment_now(plan: Plan, repetitions: int) -> Environment:
+def environment_now(*, quick: bool, repetitions: int) -> Environment:
     """Call it before anything is started."""
     at = datetime.fromtimestamp(SYSTEM_CLOCK.wall_ms() / 1000, UTC)
     return Environment(
@@ -253,7 +252,7 @@ def environment_now(plan: Plan, repetitions: int) -> Environment:
         load_average_before=round(os.getloadavg()[0], 2),
         python=platform.python_version(),
         versions={package: version(package) for package in _PACKAGES},
-        quick=plan.quick,
+        quick=quick,
         repetitions=repetitions,
     )
 

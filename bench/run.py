@@ -11,7 +11,6 @@ python -m bench.run --write-docs          also puts the tables into docs/benchma
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from collections.abc import Sequence
 from multiprocessing import get_context
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING
 # This module is imported anew by every process that a run starts: what is heavy is imported late.
 from bench.data import XQUAD_SMALL
 from bench.plan import SETS, Plan, ServeChoice
+from deployments.interrupts import end_alike
 
 if TYPE_CHECKING:
     from bench.reports import GenerateReport, QualityReport, SearchReport, ServeReport
@@ -34,7 +34,7 @@ def main() -> None:
     if arguments.quick and arguments.write_docs:
         sys.exit("--quick measures nothing worth writing down: leave out --write-docs")
     plan = _plan(arguments)
-    _end_in_good_order()
+    end_alike()
     wanted = [part for part in PARTS if arguments.only in (None, part)]
     failed = [part for part in wanted if not _run(part, plan)]
     _show([part for part in wanted if part not in failed])
@@ -122,17 +122,11 @@ def _end(process: BaseProcess) -> None:
     process.join()
 
 
-def _end_in_good_order() -> None:
-    """Ctrl-C and a polite kill alike, also for a program that a script starts in the background."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-
-
 def measure_part(part: str, plan: Plan) -> None:
     """Runs in the part's process; leaves `bench/results/{part}.json`."""
     from bench.reports import RESULTS
 
-    _end_in_good_order()
+    end_alike()
     try:
         report = _measure(part, plan)
     except KeyboardInterrupt:

@@ -217,7 +217,7 @@ def _http_cases(layout: _Layout) -> Iterator[tuple[str, int, int]]:
 
 def measure(plan: Plan) -> SearchReport:
     """Starts a region of its own and ends it. Needs a process of its own."""
-    environment = environment_now(plan, plan.repetitions)
+    environment = environment_now(quick=plan.quick, repetitions=plan.repetitions)
     settings = {
         _CORPORA[_TWO]: CorpusSettings(shards=2, replicas=1),
         _CORPORA[_ONE]: CorpusSettings(shards=1, replicas=1),

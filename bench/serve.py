@@ -7,7 +7,6 @@ the machine was then.
 
 from __future__ import annotations
 
-import signal
 import traceback
 from collections.abc import Callable
 from multiprocessing import get_context
@@ -18,6 +17,7 @@ from bench.plan import Plan
 from bench.reports import ServeLeftOut, ServeReport, ServeSet, ServeSystem, environment_now
 from bench.serve_data import RECALL_LEAST, TOP_K, VectorSet, prepare
 from bench.serve_system import measure_system
+from deployments.interrupts import end_alike
 
 T = TypeVar("T")
 _SYSTEM_TIMEOUT_S = 1800.0
@@ -30,7 +30,7 @@ class _Failed(Exception):
 
 def measure(plan: Plan) -> ServeReport:
     """A system that cannot be measured is reported with the reason; the others go on."""
-    environment = environment_now(plan, plan.serve_repetitions)
+    environment = environment_now(quick=plan.quick, repetitions=plan.serve_repetitions)
     sets = tuple(_measure_set(name, plan) for name in plan.serve.sets)
     return ServeReport(environment=environment, top_k=TOP_K, recall_least=RECALL_LEAST, sets=sets)
 
@@ -90,9 +90,8 @@ def _in_own_process(function: Callable[..., T], *args: object) -> T:
 
 
 def _send_result(results: Connection, function: Callable[..., T], args: tuple[object, ...]) -> None:
-    # Ctrl-C and a polite kill alike: blocks end what they started.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Blocks end what they started.
+    end_alike()
     try:
         results.send((True, function(*args)))
     except KeyboardInterrupt:

@@ -35,13 +35,13 @@ def tables_of(parts: Sequence[str], *, quick_too: bool) -> str:
     return "\n\n".join(tables for tables in found if tables)
 
 
-def with_tables(page: str, tables: str) -> str:
+def with_tables(page: str, tables: str, begin: str = BEGIN, end: str = END) -> str:
     """The page with the part between its two markers replaced. Raises ValueError without them."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the page lacks its markers {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n\n{tables}\n\n{END}{after}"
+    before, has_begin, rest = page.partition(begin)
+    _, has_end, after = rest.partition(end)
+    if not has_begin or not has_end:
+        raise ValueError(f"the page lacks its markers {begin} and {end}")
+    return f"{before}{begin}\n\n{tables}\n\n{end}{after}"
 
 
 def search_tables(report: SearchReport) -> str:

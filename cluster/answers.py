@@ -7,12 +7,14 @@ these values, so there is one way through the code for all of them.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol
 
 from cluster.caller import ANYONE, Caller
 from cluster.demand import EVENTUAL, Demand
 from cluster.divergence_report import DivergenceReport
+from cluster.errors import Unavailable
 from cluster.filters import Filter
 from cluster.generation import ChatMessage
 from cluster.regions_overview import RegionLine
@@ -184,6 +186,21 @@ class QueryService(Protocol):
         """Retrieved, then tokens, then the AnswerResult. Closing the iterator stops the model."""
         ...
 
-    async def answer(self, request: AnswerRequest) -> AnswerResult: ...
-
     async def status(self) -> RegionSummary: ...
+
+
+async def last_event(events: AsyncGenerator[AnswerEvent, None]) -> AnswerResult:
+    """The whole answer. Raises Unavailable when the events end without it."""
+    result: AnswerResult | None = None
+    async with aclosing(events):
+        async for event in events:
+            if isinstance(event, AnswerResult):
+                result = event
+    if result is None:
+        raise broken_off()
+    return result
+
+
+def broken_off() -> Unavailable:
+    """What ends a stream of events without an answer."""
+    return Unavailable("the answer broke off before its end; ask again")

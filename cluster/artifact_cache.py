@@ -30,6 +30,7 @@ class ArtifactCache:
 
         blobs/ab/{sha256}        each content once, read-only
         blobs/ab/.{sha256}.partial   the beginning of a content whose fetch broke off
+        blobs/ab/.{sha256}.rebuilt   what is being made of a base and a delta
         folders/{key}/{path}     hard links to blobs, one folder for each set of files
         locks, pins, guard       see `cluster.cache_space`
 
@@ -121,7 +122,8 @@ class ArtifactCache:
                 return  # another process, for another folder, was faster
             for part in (base, delta):
                 self._ensure_blob(part, progress)
-            temp = blob.parent / f".{uuid4().hex}"
+            # By its name the cache's limit sees that somebody counts on it.
+            temp = blob.parent / f".{file.sha256}.rebuilt"
             temp.parent.mkdir(parents=True, exist_ok=True)
             try:
                 apply_delta(self._blob(base), self._blob(delta), temp)

@@ -6,7 +6,6 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 from cluster.blob_fetch import BlobFetcher, ByteProgress, blob_path, check_content
@@ -16,8 +15,6 @@ from cluster.manifests import ArtifactFile
 from cluster.object_store import ObjectStore
 
 __all__ = ["Artifacts", "blob_path", "checked_files", "sha256_of"]
-
-_FETCHERS = 4
 
 
 def sha256_of(path: Path) -> str:
@@ -63,7 +60,7 @@ class Artifacts:
 
     @property
     def bytes_fetched(self) -> int:
-        """All that `fetch` and `fetch_folder` took out of the store so far."""
+        """All that `fetch` took out of the store so far."""
         return self._fetcher.bytes_fetched
 
     def put_bytes(self, data: bytes) -> tuple[str, int]:
@@ -82,13 +79,10 @@ class Artifacts:
         )
         return sha256, size_bytes
 
-    def put_folder(
-        self, folder: Path, progress: Callable[[ArtifactFile], None] | None = None
-    ) -> tuple[ArtifactFile, ...]:
+    def put_folder(self, folder: Path) -> tuple[ArtifactFile, ...]:
         """Stores every file below `folder` and gives them sorted by path.
 
-        `progress` is told of each file as soon as it is in the store. Raises InvalidArgument for a
-        link or anything else that is neither a file nor a folder.
+        Raises InvalidArgument for a link or anything else that is neither a file nor a folder.
         """
         if not folder.is_dir():
             raise InvalidArgument(f"{folder} is not a folder", field="folder")
@@ -97,8 +91,6 @@ class Artifacts:
             sha256, size_bytes = self.put_file(path)
             relative = path.relative_to(folder).as_posix()
             files.append(ArtifactFile(path=relative, sha256=sha256, size_bytes=size_bytes))
-            if progress is not None:
-                progress(files[-1])
         return checked_files(files)
 
     def read_bytes(self, file: ArtifactFile) -> bytes:
@@ -118,12 +110,6 @@ class Artifacts:
         goes on where it ended, as `BlobFetcher` says.
         """
         self._fetcher.fetch(file, target, progress)
-
-    def fetch_folder(self, files: Sequence[ArtifactFile], target: Path) -> None:
-        """Copies all files to their paths below `target`, a few at a time."""
-        with ThreadPoolExecutor(_FETCHERS) as fetchers:
-            wanted = checked_files(files)
-            list(fetchers.map(lambda file: self.fetch(file, target / file.path), wanted))
 
     def _put(self, sha256: str, size_bytes: int, write: Callable[[str], None]) -> None:
         path = blob_path(sha256)

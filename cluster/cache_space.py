@@ -29,7 +29,6 @@ from cluster.errors import Unavailable
 
 log = logging.getLogger(__name__)
 
-_PARTIAL = ".partial"
 _pins: dict[Path, int] = {}
 """Open files by the pin that they hold: one for each folder that this process uses."""
 _pinning = threading.Lock()
@@ -163,7 +162,7 @@ class CacheSpace:
         return found
 
     def _blobs(self) -> list[_Blob]:
-        """Partial files are blobs, too, which no folder can hold."""
+        """Files that are not whole yet are blobs, too, which no folder can hold."""
         blobs: list[_Blob] = []
         for shelf in _entries(self._folder / "blobs"):
             for entry in _entries(Path(shelf.path)):
@@ -174,7 +173,7 @@ class CacheSpace:
                 blobs.append(
                     _Blob(
                         path=Path(entry.path),
-                        sha256=entry.name.removesuffix(_PARTIAL).removeprefix("."),
+                        sha256=entry.name.removeprefix(".").partition(".")[0],
                         size_bytes=status.st_size,
                         used_at_ns=status.st_mtime_ns,
                         is_linked=status.st_nlink > 1,

@@ -10,6 +10,7 @@ from dataclasses import replace
 from cluster.answers import AnswerRequest
 from cluster.errors import InvalidArgument
 from cluster.filters import check_filter
+from cluster.manifests import EF_SEARCH_MAX
 from cluster.region_view import CorpusView
 from cluster.search import SearchEffort, SearchRequest
 from cluster.vectors import check_vectors
@@ -19,7 +20,6 @@ BATCH_MAX = 1024
 TEXT_CHARS_MAX = 8192
 TIMEOUT_S_MAX = 600.0
 MAX_TOKENS_MAX = 32_768
-EF_SEARCH_MAX = 10_000
 NPROBE_MAX = 65_536
 HITS_MAX = 131_072
 """Most hits that one request may ask for: `top_k` times the length of the batch."""

@@ -274,12 +274,7 @@ class _Asked:
         reached = 0 if newest is None else newest.position
         if any(s.release == release and s.position >= reached for s in view.switches):
             return Elsewhere(NotYet(f"this region does not serve release {release} yet"))
-        known = ", ".join(map(str, sorted(view.releases))) or "none"
-        return Elsewhere(
-            InvalidArgument(
-                f"release {release} is not served here; resident releases: {known}", "release"
-            )
-        )
+        return Elsewhere(view.not_served(release, self.now_ms))
 
     def _serve(self, switch: Switch, *, exactly: bool) -> Serve:
         return Serve(

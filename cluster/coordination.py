@@ -1,8 +1,8 @@
 """Drives a region's rollout over the log in the store: reads, decides, carries out.
 
-    step      read the log -> exchange heartbeats -> decide -> carry out, again after each append
-              (`read`, then `decide`, where somebody waits for what was read)
-    request   read the log -> what a person asks for -> append
+    read      read the log
+    decide    exchange heartbeats -> decide -> carry out, again after each append
+    request   read the log -> take the lead -> what a person asks for -> append
     observe   the outcome of an instruction -> decide -> carry out
 
 The coordinator and the simulation run this same code. It has no threads, and nothing of it is lost
@@ -13,14 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol, assert_never
 
 from cluster.clock import Clock, Deadline
 from cluster.errors import Conflict, Fenced, OutcomeUnknown, Unavailable
-from cluster.numbered_object import NumberedLog, read_each
+from cluster.numbered_object import NumberedLog
 from cluster.object_store import ObjectStore
-from cluster.region_claim import Claim, RegionClaim, read_heartbeat, taken
+from cluster.region_claim import RegionClaim, Tenure, read_heartbeats, taken
 from cluster.region_view import Freshness
 from cluster.releases import LogState, Release, parse_entry
 from cluster.rollout import Rollout
@@ -41,7 +40,7 @@ from cluster.rollout_events import (
 _APPENDS_MAX = 8
 """Entries that one step appends at most; the next step goes on."""
 _APPEND_TIMEOUT_S = 20.0
-_REQUEST_ATTEMPTS = 5
+_REQUEST_ATTEMPTS = 8
 _HEARTBEAT_S = 1.0
 _REGIONS_LISTED_S = 5.0
 """Between two looks at which regions there are; their heartbeats are read at every exchange."""
@@ -75,6 +74,10 @@ def _nobody() -> None:
     """Tells nobody of an append."""
 
 
+def _starting() -> Conflict:
+    return Conflict("this region is still starting; try again")
+
+
 class RolloutDriver:
     """Owns a rollout. Not thread-safe: one thread makes all calls."""
 
@@ -104,27 +107,19 @@ class RolloutDriver:
         self._vitals = vitals
         self._appended = appended
         self._claim = RegionClaim(cluster_id)
-        self._refusal: Conflict | None = Conflict("this region is still starting; try again")
+        self._refusal: Conflict | None = _starting()
         """Why it may not lead."""
         self._regions: list[str] = []
         self._listed_s = float("-inf")
         self._told: RegionStatus | None = None
         self._told_s = float("-inf")
 
-    def step(self, *, exchange_heartbeats: bool) -> None:
-        """Reads what is new and does what follows from it.
-
-        The first step must exchange heartbeats. After an error (Unavailable, OutcomeUnknown,
-        DeadlineExceeded of the store) the next step goes on. Raises Conflict while another cluster
-        runs under this region's name: then nothing is written. Raises Fenced when another
-        coordinator of this region has taken over: this one must end.
-        """
-        self.read()
-        self.decide(exchange_heartbeats=exchange_heartbeats)
-
     def read(self) -> None:
-        """Reads what is new in the log; what follows from it waits for `decide`. Fails like
-        `step`.
+        """Reads what is new in the log; what follows from it waits for `decide`.
+
+        After an error of the store (Unavailable, OutcomeUnknown, DeadlineExceeded) the next call
+        goes on. Raises Fenced when another coordinator of this region has taken over: this one must
+        end.
         """
         self._read_log()
         if self.rollout.superseded:
@@ -133,7 +128,11 @@ class RolloutDriver:
             )
 
     def decide(self, *, exchange_heartbeats: bool) -> None:
-        """Does what follows from what was read. Fails like `step`."""
+        """Does what follows from what was read; the first time it must exchange heartbeats.
+
+        Fails like `read`, and raises Conflict while another cluster runs under this region's name,
+        or may: then nothing is written.
+        """
         failure: Unavailable | OutcomeUnknown | None = None
         if exchange_heartbeats:
             try:
@@ -150,37 +149,31 @@ class RolloutDriver:
             raise failure
 
     def observe(self, event: Outcome) -> None:
-        """Takes in how the preparing of a release ended, or how it did. Fails like `step`."""
+        """Takes in how the preparing of a release ended, or how it did. Fails like `read`."""
         self._carry_out(event)
 
-    def take_lead(self) -> None:
-        """Has this region lead, whoever led before: so a person may ask for a change in any region.
-
-        Raises Conflict when this one may not lead, or others kept coming first; else like `step`.
-        """
-        for _ in range(_REQUEST_ATTEMPTS):
-            self._read_log()
-            if self.rollout.leads:
-                return
-            if self._refusal is not None:
-                raise self._refusal
-            self._append(self.rollout.take_lead(self._clock.wall_ms(), self._new_id()))
-        if not self.rollout.leads:
-            raise Conflict("other regions kept coming first; try again")
-
     def request(self, decide: Decide) -> LogState:
-        """Appends what `decide` gives; decides again when another writer came first.
+        """Appends what `decide` gives; decides again when another writer came first. Has this
+        region lead, whoever led before: so a person may ask for a change in any region.
 
-        Returns the state right after the entry. Raises what `decide` raises, and Conflict when
-        others kept coming first. OutcomeUnknown alone leaves open whether the entry landed: any
-        other error means that it did not and will not.
+        Returns the state right after the entry. Raises what `decide` raises, and Conflict when this
+        region may not lead, or others kept coming first. OutcomeUnknown alone leaves open whether
+        the entry landed: any other error means that it did not and will not.
         """
         for _ in range(_REQUEST_ATTEMPTS):
             self._read_log()
+            if not self.rollout.leads and not self._take_lead():
+                continue
             append = decide(self.rollout, self._clock.wall_ms(), self._new_id())
             if self._append(append):
                 return self.rollout.state
         raise Conflict("other writers kept coming first; try again")
+
+    def _take_lead(self) -> bool:
+        """Whether this region leads now; False when another writer came first."""
+        if self._refusal is not None:
+            raise self._refusal
+        return self._append(self.rollout.take_lead(self._clock.wall_ms(), self._new_id()))
 
     def _carry_out(self, event: Event) -> None:
         for _ in range(_APPENDS_MAX):
@@ -247,13 +240,12 @@ class RolloutDriver:
         needed = {region, *(opened.targets if opened is not None else ())}
         needed |= {state.leader} if state.leader is not None else set()
         names = sorted({*self._regions} | needed)
-        found = dict(
-            zip(names, read_each(partial(read_heartbeat, self._store), names), strict=True)
-        )
-        if self._claim.look(found[region], now_s) is not Claim.FREE:
-            self._refusal = taken(region, found[region])
+        statuses = read_heartbeats(self._store, names)
+        own = statuses.get(region)
+        tenure = self._claim.look(own, now_s)
+        if tenure is not Tenure.FREE:
+            self._refusal = taken(region, own) if tenure is Tenure.TAKEN else _starting()
             raise self._refusal
-        statuses = {name: status for name, status in found.items() if status is not None}
         statuses[region] = self._tell(now_s)
         return HeartbeatsRead(statuses=statuses, at_s=now_s)
 

@@ -23,7 +23,7 @@ from cluster.divergence_report import CorpusProbe, Difference, DivergenceReport,
 from cluster.manifests import Metric
 from cluster.quorum import Vote, vote_of
 from cluster.region_view import CorpusView, ReleaseView
-from cluster.search import Float32Array, MergedHits, SearchRequest, SearchResult
+from cluster.search import Float32Array, SearchRequest, SearchResult
 from cluster.vectors import prepared
 
 VECTORS = 4
@@ -148,16 +148,9 @@ def _votes(result: SearchResult) -> Sequence[Vote]:
     """One for each query."""
     if result.arrays is None:
         return [vote_of(replace(result, results=(hits,))) for hits in result.results]
-    parts = [_part(result, n) for n in range(len(result.arrays.rows))]
-    # Over the wire, queries at the end that found nothing leave no trace.
-    while parts and not (parts[-1].rows >= 0).any():
-        parts.pop()
+    arrays = result.arrays
+    parts = [arrays.of_queries(n, n + 1) for n in range(len(arrays.rows))]
     return [vote_of(replace(result, arrays=part)) for part in parts]
-
-
-def _part(result: SearchResult, number: int) -> MergedHits:
-    assert result.arrays is not None, "the hits are arrays"
-    return result.arrays.of_queries(number, number + 1)
 
 
 def _digest(vote: Vote, release: int) -> str:

@@ -33,7 +33,8 @@ class ShardReplica(Replica, Protocol):
 
 
 class LocalShard(Protocol):
-    """A shard in this very process, for what takes no longer than a turn of the event loop may.
+    """A shard in this very process, for what takes no longer than a turn of the event loop may; so
+    long for each shard, and a search of several takes their sum.
 
     None means: ask a replica, since it would take longer or cannot be done here. InvalidArgument
     for a bad query.

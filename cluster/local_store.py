@@ -122,27 +122,24 @@ class LocalStore:
             return os.fstat(file.fileno()).st_size
 
     def list_names(self, folder: str, start_after: str | None = None) -> list[str]:
-        names = (entry.name for entry in self._scan(folder) if entry.is_file())
+        with _typed(f"list {folder}"):
+            names = [entry.name for entry in self._scan(folder) if entry.is_file()]
         return sorted(name for name in names if start_after is None or name > start_after)
 
     def list_objects(self, folder: str) -> list[StoredObject]:
         objects: list[StoredObject] = []
-        for entry in self._scan(folder):
-            try:
-                if entry.is_file():
-                    status = entry.stat()
-                    modified_ms = status.st_mtime_ns // 1_000_000
-                    objects.append(
-                        StoredObject(
-                            name=entry.name, size_bytes=status.st_size, modified_ms=modified_ms
-                        )
-                    )
-            except FileNotFoundError:
-                log.debug("%s was removed by somebody else", entry.path)
+        with _typed(f"list {folder}"):
+            for entry in self._scan(folder):
+                try:
+                    if entry.is_file():
+                        objects.append(_stored(entry))
+                except FileNotFoundError:
+                    log.debug("%s was removed by somebody else", entry.path)
         return sorted(objects, key=lambda stored: stored.name)
 
     def list_folders(self, folder: str) -> list[str]:
-        return sorted(entry.name for entry in self._scan(folder) if entry.is_dir())
+        with _typed(f"list {folder}"):
+            return sorted(entry.name for entry in self._scan(folder) if entry.is_dir())
 
     def remove(self, path: str) -> None:
         target = self.root / checked_path(path)
@@ -161,6 +158,9 @@ class LocalStore:
                     os.unlink(entry.path)
             except FileNotFoundError:
                 log.debug("%s was removed by somebody else", entry.path)
+            except OSError as error:
+                # Another user's, perhaps: it takes up space and does no other harm.
+                log.warning("a temporary file stays in the store: %s", error)
 
     @contextmanager
     def _open(self, path: str) -> Iterator[BinaryIO]:
@@ -180,9 +180,9 @@ class LocalStore:
 
     def _create(self, path: str, write: Callable[[BinaryIO], None]) -> None:
         target = self.root / checked_path(path)
-        if target.exists():
-            raise Conflict(f"{path} exists already")
         try:
+            if target.exists():
+                raise Conflict(f"{path} exists already")
             with self._temp_file() as (file, temp):
                 write(file)
                 _sync(file)
@@ -202,11 +202,17 @@ class LocalStore:
             with temp.open("xb") as file:
                 yield file, temp
         finally:
-            temp.unlink(missing_ok=True)
+            try:
+                temp.unlink(missing_ok=True)
+            except OSError as error:
+                # What became of the write is told by others.
+                log.warning("a temporary file stays in the store: %s", error)
 
     def _check_is_there(self) -> None:
         # A log that looks empty would be begun anew, beside the true one.
-        if self._is_made and not (self.root / TEMP_FOLDER).is_dir():
+        with _typed(f"look at {self.root}"):
+            is_there = not self._is_made or (self.root / TEMP_FOLDER).is_dir()
+        if not is_there:
             raise Unavailable(f"the store is gone from {self.root}: is the share mounted?")
 
     def _make_folder(self, folder: Path) -> None:
@@ -233,16 +239,33 @@ class LocalStore:
             raise Unavailable(f"cannot list {folder}: {error}") from error
 
 
+@contextmanager
+def _typed(doing: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise Unavailable(f"cannot {doing}: {error}") from error
+
+
+def _stored(entry: os.DirEntry[str]) -> StoredObject:
+    status = entry.stat()
+    modified_ms = status.st_mtime_ns // 1_000_000
+    return StoredObject(name=entry.name, size_bytes=status.st_size, modified_ms=modified_ms)
+
+
 def _link(temp: Path, target: Path, path: str) -> None:
     try:
         os.link(temp, target)
-        _sync_folder(target.parent)
     except FileExistsError as error:
         raise Conflict(f"{path} exists already") from error
     except OSError as error:
         if error.errno in _NO_LINK_MADE:
             raise Unavailable(f"no hard link could be made at {target}: {error}") from error
         raise OutcomeUnknown(f"{path} may or may not have been written: {error}") from error
+    try:
+        _sync_folder(target.parent)
+    except OSError as error:
+        raise OutcomeUnknown(f"{path} may not outlast a crash of the machine: {error}") from error
 
 
 def _sync(file: BinaryIO) -> None:

@@ -25,8 +25,7 @@ def vote_of(result: SearchResult) -> Vote:
     digest = hashlib.blake2b(digest_size=16)
     if result.arrays is not None:
         found = result.arrays.rows >= 0
-        # Over the wire, queries at the end that found nothing leave no trace.
-        digest.update(np.trim_zeros(found.sum(axis=1), "b").tobytes())
+        digest.update(found.sum(axis=1).tobytes())
         digest.update(result.arrays.scores[found].astype("<f4").tobytes())
         digest.update(b"\0".join(result.arrays.ids[found].tolist()))
     for hits in result.results:

@@ -5,27 +5,31 @@
     it changes between two looks               -> TAKEN
     it stands still for `STANDSTILL_S`         -> FREE: whoever wrote it is gone
 
-Judged by the reader's monotonic clock alone, so that clocks that differ make nobody look dead.
+Judged by the reader's monotonic clock alone, so that clocks that differ make nobody look dead. A
+heartbeat that cannot be read counts for none: whoever lives writes it anew within a second.
 """
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from cluster.clock import SYSTEM_CLOCK, Clock
-from cluster.errors import Conflict, NotFound
+from cluster.errors import Conflict, Corrupt, NotFound
+from cluster.numbered_object import read_each
 from cluster.object_store import ObjectStore
 from cluster.rollout_events import RegionStatus, heartbeat_path
 
+log = logging.getLogger(__name__)
 STANDSTILL_S = 3.0
 """Three times the time between two heartbeats."""
 _LOOK_S = 0.25
 
 
-class Claim(StrEnum):
+class Tenure(StrEnum):
     FREE = "free"
     UNDECIDED = "undecided"
     TAKEN = "taken"
@@ -41,17 +45,17 @@ class RegionClaim:
     _alive: bool = False
     """Whether the heartbeat was seen to change."""
 
-    def look(self, found: RegionStatus | None, now_s: float) -> Claim:
+    def look(self, found: RegionStatus | None, now_s: float) -> Tenure:
         """`found`: the region's heartbeat in the store; `now_s`: the reader's monotonic clock."""
         if found is None or found.cluster_id == self.cluster_id:
             self._seen = None
-            return Claim.FREE
+            return Tenure.FREE
         if found != self._seen:
             self._alive = self._seen is not None
             self._seen, self._since_s = found, now_s
         elif now_s - self._since_s >= STANDSTILL_S:
-            return Claim.FREE
-        return Claim.TAKEN if self._alive else Claim.UNDECIDED
+            return Tenure.FREE
+        return Tenure.TAKEN if self._alive else Tenure.UNDECIDED
 
 
 def claim_region(
@@ -68,22 +72,32 @@ def claim_region(
     """
     claim = RegionClaim(cluster_id)
     while True:
-        found = read_heartbeat(store, region)
+        found = read_heartbeats(store, [region]).get(region)
         match claim.look(found, clock.monotonic_s()):
-            case Claim.FREE:
+            case Tenure.FREE:
                 return
-            case Claim.TAKEN:
+            case Tenure.TAKEN:
                 raise taken(region, found)
         sleep(_LOOK_S)
 
 
-def read_heartbeat(store: ObjectStore, region: str) -> RegionStatus | None:
-    """What the region last told of itself; None when it never did."""
-    path = heartbeat_path(region)
-    try:
-        return RegionStatus.from_bytes(store.get(path), source=path)
-    except NotFound:
-        return None
+def read_heartbeats(store: ObjectStore, regions: Sequence[str]) -> dict[str, RegionStatus]:
+    """What the regions last told of themselves. Left out are those that never did, and those whose
+    heartbeat cannot be read: one of them must not stop all. Raises what the store raises.
+    """
+
+    def read(region: str) -> RegionStatus | None:
+        path = heartbeat_path(region)
+        try:
+            return RegionStatus.from_bytes(store.get(path), source=path)
+        except NotFound:
+            return None
+        except Corrupt as error:
+            log.warning("region %s counts as one that tells nothing: %s", region, error)
+            return None
+
+    found = zip(regions, read_each(read, regions), strict=True)
+    return {region: status for region, status in found if status is not None}
 
 
 def taken(region: str, found: RegionStatus | None) -> Conflict:

@@ -25,6 +25,10 @@ class Peers(Protocol):
         """The other regions that may serve it, best first."""
         ...
 
+    def holders(self, request: SearchRequest) -> tuple[str, ...]:
+        """All regions that may hold the corpus; this one, if it may, is the first."""
+        ...
+
     async def search(
         self, region: str, request: SearchRequest, deadline: Deadline
     ) -> SearchResult: ...

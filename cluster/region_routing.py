@@ -24,6 +24,8 @@ from cluster.circuit_breaker import BreakerSettings, CircuitBreaker
 from cluster.clock import Backoff
 from cluster.config import RoutingPolicy, Settings
 from cluster.region_site import RegionSite
+from cluster.regions_overview import SILENT_AFTER_S
+from cluster.rollout_events import RegionStatus
 
 REGION_BREAKER = BreakerSettings(
     failures_in_row_max=3,
@@ -44,6 +46,15 @@ def distance_km(one: Location, other: Location) -> float:
     """Along the great circle."""
     here, there = (one.latitude, one.longitude), (other.latitude, other.longitude)
     return float(great_circle(here, there).km)
+
+
+def loads_of(heartbeats: Mapping[str, RegionStatus], now_ms: int) -> dict[str, float]:
+    """The loads that regions told of lately: what a lost one told last says nothing of it."""
+    return {
+        name: told.load
+        for name, told in heartbeats.items()
+        if now_ms - told.at_ms <= SILENT_AFTER_S * 1000
+    }
 
 
 def rendezvous_weight(region: str, user: str) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from cluster.canary import lot_of
-from cluster.errors import InvalidArgument, NotYet, Unavailable
+from cluster.errors import InvalidArgument, NotFound, NotYet, Unavailable
 from cluster.manifests import ArtifactFile, ColumnType, Metric
 from cluster.prompt import PromptTemplate
 from cluster.releases import CanaryShare, Switch
@@ -95,18 +95,6 @@ class RegionView:
     revision: str = ""
     """Another one whenever the content changes, in every incarnation of the coordinator."""
 
-    def pin(
-        self,
-        number: int | None,
-        now_ms: int,
-        *,
-        user: str = "",
-        lot: float = 1.0,
-        not_before: int = 0,
-    ) -> ReleaseView:
-        """The release that `place` finds."""
-        return self.place(number, now_ms, user=user, lot=lot, not_before=not_before).release
-
     def place(
         self,
         number: int | None,
@@ -120,9 +108,9 @@ class RegionView:
         users, and of the requests without one by their `lot` in [0, 1); else the current one.
 
         A user who is served by the canary still is when its share grows. `not_before`: the place of
-        a switch in the log that has come somewhere; it or a later one serves. Raises
-        InvalidArgument for a release that is not served or not resident here, NotYet when none is
-        new enough, Unavailable when there is none at all.
+        a switch in the log that has come somewhere; it or a later one serves. Raises NotFound for a
+        release that is not served or not resident here, NotYet when none is new enough, Unavailable
+        when there is none at all.
         """
         if number is not None:
             release = self._named(number, now_ms)
@@ -176,6 +164,11 @@ class RegionView:
         """Whether a request that names the release can be served."""
         return number in self._to_name(now_ms)
 
+    def not_served(self, number: int, now_ms: int) -> NotFound:
+        """What a request is told that names a release which is not served here."""
+        known = ", ".join(map(str, sorted(self._to_name(now_ms)))) or "none"
+        return NotFound(f"release {number} is not served here; resident releases: {known}")
+
     def canary_at(self, now_ms: int) -> CanaryShare | None:
         """The canary, if it takes its share at this moment."""
         canary = self.canary
@@ -184,13 +177,9 @@ class RegionView:
         return canary
 
     def _named(self, number: int, now_ms: int) -> ReleaseView:
-        served = self._to_name(now_ms)
-        if number in served:
-            return self.releases[number]
-        known = ", ".join(map(str, sorted(served))) or "none"
-        raise InvalidArgument(
-            f"release {number} is not served here; resident releases: {known}", "release"
-        )
+        if not self.serves(number, now_ms):
+            raise self.not_served(number, now_ms)
+        return self.releases[number]
 
     def _to_name(self, now_ms: int) -> set[int]:
         served = {s.release for s in self.switches}

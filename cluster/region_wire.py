@@ -1,7 +1,7 @@
 """How regions speak to each other over HTTP: requests into bodies, replies back into values.
 
-Scores come back as the other region made them, bit for bit: JSON's shortest form of a number names
-exactly one float, and vectors travel as they lie in memory.
+Scores and vectors arrive as they were, bit for bit: JSON's shortest form of a number names exactly
+one float.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ JSON_TYPE = "application/json"
 T = TypeVar("T")
 _TRACE_ID = re.compile(r"[0-9a-f]{32}")
 _SPAN_ID = "0000000000000001"
-_OWN_FAULTS = frozenset({"internal", "corrupt", "outcome_unknown", "unauthenticated"})
+OWN_FAULTS = frozenset({"internal", "corrupt", "outcome_unknown", "unauthenticated"})
 """Codes of errors that are no fault of the request: another region may well answer it."""
 
 
@@ -54,14 +54,18 @@ def search_call(request: SearchRequest, remaining_s: float) -> Call:
     headers = _headers(request.trace_id)
     if not request.passages:
         headers["accept"] = ARROW_TYPE
-    if request.vectors is not None:
+    vectors = request.vectors
+    if vectors is not None and vectors.ndim == 1:
         headers["content-type"] = FLOAT32_TYPE
-        vectors = np.ascontiguousarray(request.vectors, dtype="<f4")
-        return Call(
-            path=SEARCH, content=vectors.tobytes(), params=_in_url(options), headers=headers
-        )
-    options["queries"] = list(request.queries or ())
-    return Call(path=SEARCH, content=orjson.dumps(options), headers=headers)
+        flat = np.ascontiguousarray(vectors, dtype="<f4").tobytes()
+        return Call(path=SEARCH, content=flat, params=_in_url(options), headers=headers)
+    if vectors is None:
+        options["queries"] = request.queries
+    else:
+        # Not as bare numbers, which the other region would cut into rows of its index's length.
+        options["vectors"] = np.ascontiguousarray(vectors, dtype=np.float32)
+    content = orjson.dumps(options, option=orjson.OPT_SERIALIZE_NUMPY)
+    return Call(path=SEARCH, content=content, headers=headers)
 
 
 def answer_call(request: AnswerRequest, remaining_s: float) -> Call:
@@ -130,7 +134,7 @@ def parse_error(body: bytes, retry_after: str | None = None) -> RaygionError:
     except (ValueError, TypeError, KeyError, AttributeError):
         return Unavailable("the reply is not what a region sends")
     kind = _BY_CODE.get(code)
-    if kind is None or code in _OWN_FAULTS:
+    if kind is None or code in OWN_FAULTS:
         return Unavailable(f"it failed ({code}): {message}")
     if issubclass(kind, InvalidArgument):
         # On the wire the message begins with the field, which `str` will say again.
@@ -180,7 +184,7 @@ def _from_arrow(body: bytes) -> SearchResult:
     table = pa.ipc.open_stream(body).read_all()
     told = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
     queries = table["query"].to_numpy()
-    counts = np.bincount(queries)
+    counts = np.bincount(queries, minlength=int(told["queries"]))
     shape = (len(counts), int(counts.max(initial=0)))
     # Best first for each query, and no gaps: the place in the row is the place since its beginning.
     places = np.arange(len(queries)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -194,7 +198,8 @@ def _from_arrow(body: bytes) -> SearchResult:
     hits.scores[queries, places] = table["score"].to_numpy()
     hits.rows[queries, places] = 0
     hits.ids[queries, places] = ids
-    return SearchResult(results=(), arrays=hits, **_served(told))
+    fell_back = tuple(orjson.loads(told.get("fallback", "[]")))
+    return SearchResult(results=(), arrays=hits, fell_back=fell_back, **_served(told))
 
 
 def _served(told: Mapping[str, Any]) -> dict[str, Any]:

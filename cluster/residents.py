@@ -58,8 +58,8 @@ class Residents:
     def reconcile(self, state: LogState, now_ms: int) -> list[Instruction]:
         """What to unload and what to load, for the region to hold what the log wants here."""
         resident = [n for n in state.resident(now_ms) if self._is_for_us(state, n)]
-        serving = self._serving(state, now_ms)
-        retired = [n for n in self._local if n not in resident and n != serving]
+        kept = self._may_serve(state, now_ms).union(resident)
+        retired = [n for n in self._local if n not in kept]
         current = state.current(now_ms)
         # After a restart queries wait for the current release, for the others nobody does.
         wanted = sorted(
@@ -75,11 +75,16 @@ class Residents:
             *(Prepare(release=state.proposals[n].release) for n in wanted),
         ]
 
-    def _serving(self, state: LogState, now_ms: int) -> int | None:
-        """What this region answers from, while it has not loaded anything newer that is current."""
-        past = (switch.release for switch in reversed(state.switches) if switch.at_ms <= now_ms)
+    def _may_serve(self, state: LogState, now_ms: int) -> set[int]:
+        """What this region may answer from, while it has not loaded anything newer that is current.
+
+        Before anything is prepared, after a restart, that may be all that was ever current: until
+        then the gateways go on with what the coordinator before this one told them.
+        """
+        past = [switch.release for switch in reversed(state.switches) if switch.at_ms <= now_ms]
         prepared = self.prepared()
-        return next((release for release in past if release in prepared), None)
+        newest = next((release for release in past if release in prepared), None)
+        return set(past) if newest is None else {newest}
 
     def _is_wanted(self, state: LogState, number: int, now_ms: int) -> bool:
         local = self._local.get(number)

@@ -32,11 +32,14 @@ from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.errors import Conflict, InvalidArgument, NotFound, RaygionError
 from cluster.index_versions import newest_index
 from cluster.manifests import IndexManifest, ModelManifest
-from cluster.numbered_object import NumberedLog, read_each
+from cluster.numbered_object import read_each
 from cluster.object_store import ObjectStore
 from cluster.records import Record
+from cluster.region_claim import read_heartbeats
+from cluster.release_log import read_release_log
 from cluster.release_parts import manifest_paths
-from cluster.releases import RELEASE_LOG, LogState, fold, parse_entry
+from cluster.releases import LogState
+from cluster.rollout_events import REGIONS
 from cluster.stored_object import StoredObject
 
 log = logging.getLogger(__name__)
@@ -103,7 +106,8 @@ class StoreCollector:
         self._catalog = Catalog(store)
 
     def collect(self, *, keep: int, grace_s: float, dry_run: bool = False) -> Collected:
-        """Keeps the last `keep` committed releases, what is open, and the newest versions.
+        """Keeps the last `keep` committed releases, what is open, what regions said within the
+        grace period to hold, and the newest versions.
 
         Raises InvalidArgument for a keep below 1 or a grace below ten minutes; Corrupt when
         something cannot be read that may name objects (nothing is removed then); Conflict when
@@ -170,7 +174,7 @@ class StoreCollector:
         claimed = self._claimed(cutoff_ms)
         objects = self._objects()
         manifests = self._manifests(objects)
-        releases, needed = self._needed(keep, objects, manifests)
+        releases, needed = self._needed(keep, objects, manifests, cutoff_ms)
         young = {path for path, stored in objects.items() if stored.modified_ms >= cutoff_ms}
         stays = needed | claimed | young
         for path in stays & manifests.keys():
@@ -192,12 +196,13 @@ class StoreCollector:
         keep: int,
         objects: Mapping[str, StoredObject],
         manifests: Mapping[str, IndexManifest | ModelManifest],
+        cutoff_ms: int,
     ) -> tuple[tuple[int, ...], set[str]]:
         """The kept releases, and the objects that they and what is newest begin with."""
-        state = LogState()
-        for number, data in NumberedLog(self._store, RELEASE_LOG).read_after(0):
-            state = fold(state, parse_entry(data, position=number))
-        releases = kept_releases(state, keep, self._clock.wall_ms())
+        held = self._held(cutoff_ms)
+        state = read_release_log(self._store)
+        held &= state.proposals.keys()
+        releases = tuple(sorted(held.union(kept_releases(state, keep, self._clock.wall_ms()))))
         contents = (state.proposals[number].release.contents for number in releases)
         needed = {path for of_release in contents for path in manifest_paths(of_release)}
         for corpus in self._catalog.list_corpora():
@@ -209,13 +214,23 @@ class StoreCollector:
                 needed.add(index_path(corpus, newest[1].version))
         return releases, needed | _newest_models(objects, manifests)
 
+    def _held(self, cutoff_ms: int) -> set[int]:
+        """The releases that regions said to hold: one that cannot load newer ones goes on serving
+        what it has, and may have to load that once more.
+        """
+        told = read_heartbeats(self._store, self._store.list_folders(REGIONS)).values()
+        return {number for one in told if one.at_ms >= cutoff_ms for number in one.prepared}
+
     def _claimed(self, cutoff_ms: int) -> set[str]:
-        paths: set[str] = set()
-        for stored in self._store.list_objects(CLAIMS):
-            path = f"{CLAIMS}/{stored.name}"
-            if stored.modified_ms >= cutoff_ms:
-                paths.update(Claim.from_bytes(self._store.get(path), source=path).paths)
-        return paths
+        def read(path: str) -> tuple[str, ...]:
+            try:
+                return Claim.from_bytes(self._store.get(path), source=path).paths
+            except NotFound:
+                return ()  # it was too old for another collector
+
+        claims = self._store.list_objects(CLAIMS)
+        young = [f"{CLAIMS}/{stored.name}" for stored in claims if stored.modified_ms >= cutoff_ms]
+        return {path for paths in read_each(read, young) for path in paths}
 
     def _objects(self) -> dict[str, StoredObject]:
         """Everything that can be collected, by path."""

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import random
 import uuid
 from typing import Annotated
 
 from pydantic import Field
 
-from cluster.errors import Conflict, NotFound, OutcomeUnknown
+from cluster.clock import Backoff, Deadline
+from cluster.errors import NotFound
+from cluster.numbered_object import put_or_get
 from cluster.object_store import ObjectStore
 from cluster.records import Record
 
 STORE_FILE = "store.json"
+_TIMEOUT_S = 10.0
 
 
 class StoreIdentity(Record):
@@ -23,26 +27,17 @@ class StoreIdentity(Record):
 def store_identity(store: ObjectStore) -> str:
     """The store's id; a store that has none gets one.
 
-    Raises Unavailable while the store does not answer, Corrupt when its file is none of ours, and
-    OutcomeUnknown when it is not known whether an id was made: then ask again.
+    Raises Corrupt when its file is none of ours, and what `put_or_get` does: then ask again.
     """
     try:
-        return _read(store)
+        data = store.get(STORE_FILE)
     except NotFound:
-        made = StoreIdentity(id=uuid.uuid4().hex)
-    try:
-        store.put_if_absent(STORE_FILE, made.to_bytes())
-    except Conflict:
-        return _read(store)
-    except OutcomeUnknown:
-        # The write may still land after this reading, but then over nothing: who reads an id here
-        # reads the one that stays.
-        try:
-            return _read(store)
-        except NotFound:
-            raise OutcomeUnknown("the store's id may or may not have been written") from None
-    return made.id
-
-
-def _read(store: ObjectStore) -> str:
-    return StoreIdentity.from_bytes(store.get(STORE_FILE), source=STORE_FILE).id
+        data = put_or_get(
+            store,
+            STORE_FILE,
+            StoreIdentity(id=uuid.uuid4().hex).to_bytes(),
+            deadline=Deadline.after(_TIMEOUT_S),
+            backoff=Backoff(),
+            rng=random.Random(),
+        )
+    return StoreIdentity.from_bytes(data, source=STORE_FILE).id

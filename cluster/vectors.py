@@ -47,7 +47,7 @@ def check_lengths(vectors: Float32Array, *, field: str = "vectors") -> None:
     """As `check_norms`, for float32 [n, d]: all rows at once where that will do."""
     largest = np.maximum.reduce(np.abs(vectors), axis=None, initial=0.0)
     # No norm is more than that. False for NaN, too: then each row is looked at.
-    if not largest * math.sqrt(vectors.size) <= NORM_MAX:
+    if not float(largest) * math.sqrt(vectors.size) <= NORM_MAX:
         check_norms(norms(vectors), field=field)
 
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
+from cluster.errors import Unavailable
 from deployments.http_errors import error_body, log_failure
 from deployments.sse import named_event
 
@@ -41,7 +42,11 @@ async def alive(
                 async with asyncio.timeout(every_s):
                     item = await made.get()
             except TimeoutError:
-                item = SIGN_OF_LIFE
+                if making.done() and made.empty():
+                    # Cancelled by itself, it could not even say that it ends.
+                    item = Unavailable("the stream broke off before its end; ask again")
+                else:
+                    item = SIGN_OF_LIFE
             if item is None:
                 return
             if isinstance(item, Exception):

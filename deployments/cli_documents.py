@@ -15,6 +15,7 @@ from cluster.artifacts import Artifacts
 from cluster.deletes import delete_documents
 from cluster.documents import check_corpus_name
 from cluster.errors import InvalidArgument, NotFound
+from cluster.manifests import CorpusManifest
 from deployments.cli_options import Config, Json, Region, Store, opened
 from deployments.console import Steps, print_json, say
 
@@ -122,9 +123,14 @@ def delete(
     say(
         f"Corpus [bold]{corpus}[/] is at position {manifest.position}: "
         f"{len(deletion.deleted)} documents deleted, {manifest.num_documents} left, with "
-        f"{manifest.num_passages} passages."
-        + (f" Next: raygion build {corpus}" if deletion.deleted else "")
+        f"{manifest.num_passages} passages." + (_next_step(manifest) if deletion.deleted else "")
     )
+
+
+def _next_step(corpus: CorpusManifest) -> str:
+    if corpus.num_passages == 0:
+        return " The next release leaves it out."
+    return f" Next: raygion build {corpus.corpus}"
 
 
 def _lines(file: Path) -> Iterable[str]:

@@ -10,6 +10,7 @@ from cluster.config import RolloutPolicy, load_settings
 from cluster.errors import InvalidArgument
 from deployments.cli_options import opened
 from deployments.installation import Installation
+from deployments.local_cluster import find_local_cluster
 
 _WORDS = ("all", "quorum")
 
@@ -20,12 +21,25 @@ def anywhere(config: Path | None, region: str | None, store: str | None) -> Inst
 
 
 def leading(config: Path | None, region: str | None, store: str | None) -> Installation:
-    """For commands that move releases: the region that is named, else the one that leads."""
+    """For commands that move releases: the region that is named, else one that can be joined from
+    this machine, else the one that leads. Any will do: the one that is asked takes the lead.
+    """
     if region is None and len(load_settings(config).regions) > 1:
         installation = anywhere(config, None, store)
+        settings = installation.settings
         leader = installation.read_release_log().leader
-        region = leader if leader in installation.settings.regions else None
+        # The leader first: it need not take the lead.
+        names = sorted(settings.regions, key=lambda name: (name != leader, name))
+        within_reach = (n for n in names if _is_within_reach(Installation(settings, n)))
+        region = next(within_reach, leader if leader in names else None)
     return opened(config, region, store)
+
+
+def _is_within_reach(installation: Installation) -> bool:
+    if installation.region_settings.ray_address is not None:
+        return True
+    found = find_local_cluster(installation.run_folder)
+    return found is not None and found.is_alive()
 
 
 def regions_in(text: str | None, installation: Installation, field: str) -> tuple[str, ...]:

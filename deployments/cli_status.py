@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,7 @@ from rich.table import Table
 
 from cluster.clock import SYSTEM_CLOCK
 from cluster.config import load_settings
-from cluster.numbered_object import read_each
-from cluster.region_claim import read_heartbeat
+from cluster.region_claim import read_heartbeats
 from cluster.regions_overview import RegionLine, RegionsOverview, overview
 from cluster.rollout_events import REGIONS
 from deployments.cli_options import Config, Json, Region, Store, opened
@@ -61,12 +59,9 @@ def read_overview(installation: Installation) -> RegionsOverview:
     """All regions, from their heartbeats and the release log in the store."""
     store = installation.store
     names = sorted({*installation.settings.regions, *store.list_folders(REGIONS)})
-    told = dict(zip(names, read_each(partial(read_heartbeat, store), names), strict=True))
-    heartbeats = {name: status for name, status in told.items() if status is not None}
-    now_ms = SYSTEM_CLOCK.wall_ms()
-    return overview(
-        installation.read_release_log(), heartbeats, installation.settings.regions, now_ms
-    )
+    heartbeats = read_heartbeats(store, names)
+    state, now_ms = installation.read_release_log(), SYSTEM_CLOCK.wall_ms()
+    return overview(state, heartbeats, installation.settings.regions, now_ms)
 
 
 def _row(line: RegionLine) -> tuple[object, ...]:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,7 @@ from deployments.installation import Installation
 from deployments.interrupts import uninterrupted
 from deployments.local_cluster import find_local_cluster
 from deployments.region_driver import RegionDriver, join_new_cluster, run_in_each, start_services
-from deployments.region_traffic import Traffic
+from deployments.region_traffic import Traffic, traffic_to
 from deployments.regions_client import RegionsClient
 from deployments.store_link import StoreLink
 
@@ -72,15 +72,10 @@ class _World:
         """Builds what all serve, and generates."""
         return self.drivers[0]
 
-    @contextmanager
-    def traffic(self) -> Iterator[Traffic]:
+    def traffic(self) -> AbstractContextManager[Traffic]:
         """The same question, steadily, to each region."""
-        with ExitStack() as stack:
-            regions = {
-                d.region: stack.enter_context(HttpRegion.of(d.installation)) for d in self.drivers
-            }
-            asks = {name: partial(_search, region) for name, region in regions.items()}
-            yield stack.enter_context(Traffic(asks))
+        installations = [driver.installation for driver in self.drivers]
+        return traffic_to(installations, lambda region: partial(_search, region))
 
     def at_leader(self, act: Callable[..., T], *args: object) -> T:
         """Carries out a change of the releases in the region that leads; waits for one that does.

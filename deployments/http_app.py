@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.types import Lifespan
 
 from cluster import region_wire
-from cluster.answers import AnswerEvent, QueryService, RegionSummary, Retrieved
+from cluster.answers import AnswerEvent, QueryService, RegionSummary, Retrieved, last_event
 from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.divergence_report import DivergenceReport
 from cluster.errors import DeadlineExceeded, NotFound, RaygionError, Unavailable
@@ -52,18 +52,17 @@ from deployments.openai_replies import (
 from deployments.openai_schema import RETRIEVAL_MODEL, ChatBody, parse_chat
 from deployments.openapi_parts import REFERENCES, body_of, json_response, replies
 from deployments.region_routes import GenerateBody, RegionAnswerBody, RegionRoutes
-from deployments.search_route import SEARCH, SearchRoute
+from deployments.search_route import SearchRoute
 from deployments.sse import (
     EventStream,
     NamedEvents,
     StreamFormat,
     event_chunks,
-    last_event,
     unless_gone,
 )
 from deployments.stream_meter import StreamMeter
 
-ANSWER, CHAT = "/v1/answer", "/v1/chat/completions"
+SEARCH, ANSWER, CHAT = region_wire.SEARCH, "/v1/answer", "/v1/chat/completions"
 
 
 def build_http_app(
@@ -185,10 +184,10 @@ class _Routes:
         body = await read_body(request.scope, request.receive, self._settings)
         asked, stream = parse_answer(body, request.state.trace_id)
         asked = self._callers.told(asked, request.scope)
+        events = self._service.answer_events(asked)
         if stream:
-            events = self._service.answer_events(asked)
             return self._stream(request, ANSWER, events, NamedEvents())
-        result = await unless_gone(request.receive, self._service.answer(asked))
+        result = await unless_gone(request.receive, last_event(events))
         self._metrics.answered(ANSWER, result)
         return json_response(render_answer(result))
 

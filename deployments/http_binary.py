@@ -5,8 +5,9 @@
 
 With `Accept: application/vnd.apache.arrow.stream` the reply holds no texts and no metadata: a table
 `query` (int32, row of the request), `id` (string), `score` (float32), best first for each query,
-with release, region, coverage, took_ms, trace_id, served_by, staleness_ms and session in the
-metadata of its schema. A fixed-size list of columns, so that every Arrow library reads it in place.
+with release, region, coverage, took_ms, trace_id, served_by, staleness_ms, session, queries (how
+many there were) and, where the index has one, fallback (as JSON, for each query) in the metadata of
+its schema. A fixed-size list of columns, so that every Arrow library reads it in place.
 """
 
 from __future__ import annotations
@@ -22,9 +23,6 @@ from pydantic import ValidationError
 from cluster.errors import InvalidArgument
 from cluster.search import BytesArray, MergedHits, SearchRequest, SearchResult
 from deployments.http_schema import ReplyForm, SearchOptions, invalid_argument
-
-FLOAT32_TYPE = "application/vnd.raygion.float32"
-ARROW_TYPE = "application/vnd.apache.arrow.stream"
 
 
 def parse_binary(
@@ -74,7 +72,10 @@ def render_arrow(result: SearchResult, hits: MergedHits) -> bytes:
         "served_by": result.served_by,
         "staleness_ms": str(result.staleness_ms),
         "session": result.session,
+        "queries": str(len(hits.rows)),
     }
+    if result.fell_back:
+        facts["fallback"] = orjson.dumps(result.fell_back).decode()
     batch = pa.record_batch(
         [pa.array(queries), _strings(hits.ids[found]), pa.array(hits.scores[found])],
         names=["query", "id", "score"],

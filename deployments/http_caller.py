@@ -14,11 +14,12 @@ from starlette.types import Scope
 from cluster.answers import AnswerRequest
 from cluster.caller import Caller, Location
 from cluster.errors import InvalidArgument
+from cluster.region_wire import FORWARDED_BY
 from cluster.search import SearchRequest
 from deployments.http_body import header_values
 
 LOCATION = b"x-raygion-location"
-FORWARDED_BY = b"x-raygion-forwarded-by"
+_FORWARDED_BY = FORWARDED_BY.encode()
 _FORWARDED_FOR = b"x-forwarded-for"
 _DECIMAL = r"[+-]?\d{1,3}(?:\.\d{1,15})?"
 _LOCATION = re.compile(rf"\s*({_DECIMAL})\s*,\s*({_DECIMAL})\s*")
@@ -69,12 +70,12 @@ def _given_location(scope: Scope) -> Location | None:
 
 
 def _forwarded_by(scope: Scope) -> str:
-    given = header_values(scope, FORWARDED_BY)
+    given = header_values(scope, _FORWARDED_BY)
     if not given:
         return ""
     name = given[0].decode("latin-1")
     if len(given) > 1 or not _NAME.fullmatch(name):
-        raise InvalidArgument("must be the name of a region", FORWARDED_BY.decode())
+        raise InvalidArgument("must be the name of a region", FORWARDED_BY)
     return name
 
 

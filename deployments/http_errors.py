@@ -109,6 +109,4 @@ def _body(
 def _openai_type(status: int) -> str:
     if status == 401:
         return "authentication_error"
-    if status == 429:
-        return "rate_limit_error"
     return "server_error" if status >= 500 else "invalid_request_error"

@@ -26,7 +26,6 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from cluster.answers import ANSWER_TOP_K_DEFAULT, AnswerRequest
 from cluster.checks import (
     BATCH_MAX,
-    EF_SEARCH_MAX,
     MAX_TOKENS_MAX,
     NPROBE_MAX,
     TEXT_CHARS_MAX,
@@ -37,6 +36,7 @@ from cluster.checks import (
 from cluster.demand import Consistency, Demand, demand_of
 from cluster.errors import InvalidArgument
 from cluster.filters import Filter, parse_filter
+from cluster.manifests import EF_SEARCH_MAX
 from cluster.search import TOP_K_DEFAULT, Float32Array, SearchEffort, SearchRequest
 
 TIMEOUT_MS_MAX = int(TIMEOUT_S_MAX * 1000)

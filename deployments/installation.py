@@ -9,10 +9,10 @@ from pathlib import Path
 from cluster.catalog import Catalog
 from cluster.config import RegionSettings, Settings
 from cluster.errors import Unavailable
-from cluster.numbered_object import NumberedLog
 from cluster.object_store import ObjectStore, open_store
 from cluster.region_site import RegionSite
-from cluster.releases import RELEASE_LOG, LogState, fold, parse_entry
+from cluster.release_log import read_release_log
+from cluster.releases import LogState
 
 
 class NotRunning(Unavailable):
@@ -61,7 +61,4 @@ class Installation:
 
     def read_release_log(self) -> LogState:
         """The state of all releases, straight from the store: no cluster needs to run."""
-        state = LogState()
-        for number, data in NumberedLog(self.store, RELEASE_LOG).read_after(0):
-            state = fold(state, parse_entry(data, position=number))
-        return state
+        return read_release_log(self.store)

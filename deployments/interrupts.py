@@ -10,7 +10,9 @@ _BOTH = (signal.SIGINT, signal.SIGTERM)
 
 
 def end_alike() -> None:
-    """From now on SIGTERM raises KeyboardInterrupt in the main thread, as Ctrl-C does."""
+    """From now on SIGTERM raises KeyboardInterrupt in the main thread, as Ctrl-C does, which a
+    program that a script started in the background would ignore.
+    """
     for number in _BOTH:
         signal.signal(number, signal.default_int_handler)
 

@@ -33,7 +33,12 @@ from deployments.cluster_ports import (
     is_answered,
     is_port_free,
 )
-from deployments.marked_processes import end_marked_processes, is_marked, marked_processes
+from deployments.marked_processes import (
+    end_marked_processes,
+    is_marked,
+    marked_processes,
+    title_of,
+)
 from deployments.ray_starter import (
     cluster_env,
     driver_env,
@@ -109,9 +114,12 @@ class LocalCluster:
         """Whether the head node runs."""
         return is_marked(self.head_pid, self.marker)
 
-    def pids(self) -> list[int]:
-        """The processes of the cluster that run now, those of added nodes included."""
-        return [process.pid for process in marked_processes(self.marker)]
+    def pids(self, title: str = "") -> list[int]:
+        """The processes of the cluster that run now, those of added nodes included: all, or those
+        whose title begins so, such as `ray::Coordinator`.
+        """
+        running = marked_processes(self.marker)
+        return [process.pid for process in running if title_of(process).startswith(title)]
 
     def add_node(self, *, num_cpus: int, timeout_s: float = 60) -> int:
         """Starts one more Ray node on this machine and waits until it has joined.

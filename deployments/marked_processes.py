@@ -49,6 +49,14 @@ def marked_processes(marker: str) -> list[psutil.Process]:
     ]
 
 
+def title_of(process: psutil.Process) -> str:
+    """What the process calls itself, by default its program; empty when it is gone."""
+    try:
+        return next(iter(process.cmdline()), "")
+    except psutil.Error:
+        return ""
+
+
 def end_marked_processes(marker: str, *, timeout_s: float) -> list[int]:
     """Ends every process that carries `marker` and returns their pids.
 

@@ -8,7 +8,6 @@ from contextlib import aclosing
 from cluster.answers import (
     AnswerEvent,
     AnswerRequest,
-    AnswerResult,
     QueryService,
     RegionSummary,
     Retrieved,
@@ -47,15 +46,6 @@ class MeteredService:
             if not begun:
                 self._metrics.refused(request.demand.level)
             raise
-
-    async def answer(self, request: AnswerRequest) -> AnswerResult:
-        try:
-            result = await self._service.answer(request)
-        except (NotYet, Unavailable):
-            self._metrics.refused(request.demand.level)
-            raise
-        self._metrics.served(request.demand.level, result)
-        return result
 
     async def status(self) -> RegionSummary:
         return await self._service.status()

@@ -24,7 +24,6 @@ from cluster.manifests import (
     ModelManifest,
 )
 from cluster.model_files import delta_note
-from cluster.release_parts import claim_release
 from cluster.releases import ReleaseContents
 from deployments.console import REUSED, Step, err, table
 from deployments.installation import Installation
@@ -103,11 +102,17 @@ def build(
 def contents_of_latest(installation: Installation, step: Step) -> ReleaseContents:
     """A release of the newest index of every corpus, and of the models that the settings name.
 
-    Raises NotFound when a corpus was not built, or there is none.
+    A corpus all of whose documents were deleted is left out. Raises NotFound when another one was
+    not built, or there is none.
     """
     indexes: dict[str, ManifestRef] = {}
     needs_embedder = False
-    for corpus in installation.catalog.list_corpora():
+    corpora = installation.catalog.list_corpora()
+    for corpus in corpora:
+        latest = installation.catalog.latest_corpus(corpus)
+        if latest is None or latest.num_passages == 0:
+            # Its older indexes have what was deleted.
+            continue
         newest = newest_index(installation.catalog, corpus)
         if newest is None:
             raise NotFound(f"corpus {corpus!r} was not built; run `raygion build {corpus}`")
@@ -115,17 +120,16 @@ def contents_of_latest(installation: Installation, step: Step) -> ReleaseContent
         indexes[corpus] = ref
         needs_embedder |= manifest.embedder_fingerprint is not None
     if not indexes:
-        raise NotFound("there is no corpus yet; add documents with `raygion ingest`")
+        what = "every corpus is empty" if corpora else "there is no corpus yet"
+        raise NotFound(f"{what}; add documents with `raygion ingest`")
     embedder = store_embedder(installation, step) if needs_embedder else None
     generator = store_generator(installation, step)
-    contents = ReleaseContents(
+    return ReleaseContents(
         indexes=indexes,
         embedder=None if embedder is None else embedder.ref,
         generator=None if generator is None else generator.ref,
         prompt=installation.settings.prompt,
     )
-    claim_release(installation.store, contents)
-    return contents
 
 
 def _tuning_table(tuning: IndexTuning) -> Table:

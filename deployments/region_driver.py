@@ -18,8 +18,6 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar, cast
 
-import psutil
-
 from cluster.errors import Unavailable
 from deployments.installation import Installation
 from deployments.local_cluster import LocalCluster, find_local_cluster
@@ -95,13 +93,7 @@ class RegionDriver:
     def pids(self, title: str = "") -> list[int]:
         """The processes of the region whose title begins so, such as `ray::Coordinator`."""
         cluster = self.cluster
-        found = []
-        for pid in [] if cluster is None else cluster.pids():
-            with suppress(psutil.Error):
-                command = psutil.Process(pid).cmdline()
-                if command and command[0].startswith(title):
-                    found.append(pid)
-        return found
+        return [] if cluster is None else cluster.pids(title)
 
     def kill(self) -> int:
         """Kills the driver and every process of the region at once, as a lost site would; returns

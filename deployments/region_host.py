@@ -136,6 +136,7 @@ def start_services(installation: Installation, progress: Progress) -> Coordinato
     from actors import names, wiring
     from actors.coordinator import Coordinator
     from actors.front import Front
+    from actors.ray_environment import ONE_THREAD
     from deployments.gateway import gateway_application
     from deployments.generator_deployer import ServeGeneratorDeployer
 
@@ -158,7 +159,7 @@ def start_services(installation: Installation, progress: Progress) -> Coordinato
     client.wait_until_leading(installation.region, _LEAD_TIMEOUT_S)
     progress("endpoint")
     parts = (settings, installation.region, store, cache)
-    wiring.detached_actor(Front, names.FRONT, threads=512, args=parts)
+    wiring.detached_actor(Front, names.FRONT, threads=512, args=parts, runtime_env=ONE_THREAD)
     gateway = serve.status().applications.get(names.GATEWAY_APPLICATION)
     # Serve would end the gateways that run before it starts equal ones.
     if gateway is None or gateway.status is not ApplicationStatus.RUNNING:

@@ -6,12 +6,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
 from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.errors import DeadlineExceeded, RaygionError
+from deployments.http_client import HttpRegion
+from deployments.installation import Installation
 
 Ask = Callable[[], dict[str, Any]]
 """One query to its end: the body of a success, or an error of `cluster.errors`."""
@@ -138,3 +141,16 @@ class Traffic:
             staleness_ms=said["staleness_ms"],
             ids=tuple(hit["id"] for hit in said["hits"]),
         )
+
+
+@contextmanager
+def traffic_to(
+    installations: Iterable[Installation],
+    ask_of: Callable[[HttpRegion], Ask],
+    *,
+    pause_s: float = 0.05,
+) -> Iterator[Traffic]:
+    """Traffic to the endpoint of each of these regions, each asker under the region's name."""
+    with ExitStack() as stack:
+        asks = {i.region: ask_of(stack.enter_context(HttpRegion.of(i))) for i in installations}
+        yield stack.enter_context(Traffic(asks, pause_s=pause_s))

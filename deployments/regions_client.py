@@ -10,14 +10,16 @@ from typing import Any, Self
 from cluster.caller import Caller, Location
 from cluster.clock import SYSTEM_CLOCK, Clock, Deadline
 from cluster.config import Settings
-from cluster.errors import DeadlineExceeded, RaygionError, Unavailable
+from cluster.errors import DeadlineExceeded, InvalidArgument, RaygionError, Unavailable
 from cluster.region_routing import RegionRouter
+from cluster.region_wire import OWN_FAULTS
+from cluster.session import SessionToken
 from deployments.http_client import HttpRegion
 
 CONNECT_TIMEOUT_S = 1.0
 _TIMEOUTS_MS = {"/v1/search": 5_000, "/v1/answer": 60_000}
 """What the interface grants who names no time."""
-_AWAY = frozenset({"unavailable", "overloaded", "deadline_exceeded"})
+_AWAY = frozenset({"unavailable", "overloaded", "deadline_exceeded"}) | OWN_FAULTS
 """Codes that tell of a region's own state."""
 _PINNING = ("release", "consistency", "session", "max_staleness_ms")
 """Who gives one of these says what may answer."""
@@ -133,7 +135,7 @@ class RegionsClient:
         return asked
 
     def _saw(self, reply: Mapping[str, Any]) -> None:
-        self.session = reply.get("session") or self.session
+        self.session = _later(self.session, reply.get("session") or "")
 
     @contextmanager
     def _watched(self, name: str) -> Iterator[None]:
@@ -155,9 +157,19 @@ class RegionsClient:
 
 def _unless_final(error: RaygionError) -> RaygionError:
     """The error, if another region may do better; else it is raised."""
-    if not error.retryable:
-        raise error
-    return error
+    if error.retryable or error.code in OWN_FAULTS:
+        return error
+    raise error
+
+
+def _later(known: str, told: str) -> str:
+    """The token of which of the two has seen more: a region that lags behind may have answered."""
+    try:
+        seen, new = SessionToken.decode(known), SessionToken.decode(told)
+    except InvalidArgument:
+        return told or known
+    is_older = seen.store_id == new.store_id and new.position < seen.position
+    return known if is_older else told
 
 
 def _too_late() -> DeadlineExceeded:

@@ -12,8 +12,9 @@ from types import TracebackType
 from starlette.types import Receive, Scope, Send
 
 from cluster.answers import QueryService
+from cluster.region_wire import ARROW_TYPE, FLOAT32_TYPE, JSON_TYPE, SEARCH
 from cluster.search import SearchRequest
-from deployments.http_binary import ARROW_TYPE, FLOAT32_TYPE, parse_binary, render_arrow
+from deployments.http_binary import parse_binary, render_arrow
 from deployments.http_body import media_types, read_body
 from deployments.http_caller import CallerReader
 from deployments.http_errors import ClientGone
@@ -22,7 +23,6 @@ from deployments.http_schema import ReplyForm, parse_search
 from deployments.http_settings import HttpSettings
 from deployments.metrics import HttpMetrics
 
-SEARCH = "/v1/search"
 _WATCH_AFTER_S = 0.5
 
 
@@ -53,7 +53,7 @@ class SearchRoute:
         if as_arrow and result.arrays is not None:
             await _reply(send, ARROW_TYPE, render_arrow(result, result.arrays))
         else:
-            await _reply(send, "application/json", render_search(result, form))
+            await _reply(send, JSON_TYPE, render_search(result, form))
 
 
 def _parse(scope: Scope, body: bytes, *, passages: bool) -> tuple[SearchRequest, ReplyForm]:

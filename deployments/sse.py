@@ -14,8 +14,7 @@ from typing import Any, Protocol, TypeVar
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from cluster.answers import AnswerEvent, AnswerResult, Retrieved, Token
-from cluster.errors import Unavailable
+from cluster.answers import AnswerEvent, AnswerResult, Retrieved, Token, broken_off
 from deployments.http_errors import ClientGone, error_body, log_failure
 from deployments.http_replies import render_answer, render_retrieved, render_token
 
@@ -86,7 +85,7 @@ async def event_chunks(
                 if isinstance(event, AnswerResult):
                     finished, end = True, "done"
         if not finished:
-            raise _broken_off()
+            raise broken_off()
     except Exception as error:
         if not started:
             end = "error"
@@ -97,22 +96,6 @@ async def event_chunks(
             yield form.error(error_body(error, trace_id))
     finally:
         observer.stream_ended(end)
-
-
-async def last_event(events: AsyncGenerator[AnswerEvent, None]) -> AnswerResult:
-    """The whole answer."""
-    result: AnswerResult | None = None
-    async with aclosing(events):
-        async for event in events:
-            if isinstance(event, AnswerResult):
-                result = event
-    if result is None:
-        raise _broken_off()
-    return result
-
-
-def _broken_off() -> Unavailable:
-    return Unavailable("the answer broke off before its end; ask again")
 
 
 async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:

@@ -53,7 +53,8 @@ class Region:
         )
 
     def step(self) -> None:
-        self.driver.step(exchange_heartbeats=True)
+        self.driver.read()
+        self.driver.decide(exchange_heartbeats=True)
 
     def propose(self, *targets: str) -> int:
         def decide(rollout: Rollout, now_ms: int, commit_id: str) -> Append:
@@ -61,5 +62,4 @@ class Region:
                 contents(), targets=targets, auto_commit=True, now_ms=now_ms, commit_id=commit_id
             )
 
-        self.driver.take_lead()
         return self.driver.request(decide).next_release - 1

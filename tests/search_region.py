@@ -23,7 +23,6 @@ from typing import Any, TypeVar
 
 import httpx
 import numpy as np
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -165,15 +164,8 @@ class SearchRegion:
         return bool(self.status().get("healthy"))
 
     def pid_of(self, title: str) -> int | None:
-        """The process of the cluster with this title, such as `ray::Coordinator`."""
-        for pid in self.cluster.pids():
-            try:
-                command = psutil.Process(pid).cmdline()
-            except psutil.Error:
-                continue
-            if command and command[0].split(".")[0] == title:
-                return pid
-        return None
+        """A process of the cluster whose title begins so, such as `ray::Coordinator`."""
+        return next(iter(self.cluster.pids(title)), None)
 
     def kill(self, title: str) -> int:
         """Kills that process at once; returns its pid."""

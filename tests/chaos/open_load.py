@@ -55,8 +55,8 @@ class OpenLoadReport:
     ended_s: float
     """When the last request had left, on the machine's monotonic clock."""
 
-    def with_status(self, *statuses: int) -> list[Answered]:
-        return [one for one in self.answered if one.status in statuses]
+    def with_status(self, status: int) -> list[Answered]:
+        return [one for one in self.answered if one.status == status]
 
 
 @dataclass(slots=True)

@@ -21,7 +21,7 @@ _CLIENTS = (64, 128, 192)
 _FACTOR = 3.0
 _DURATION_S = 6.0
 _WINDOW_S = 3.0
-_REFUSED = (429, 503)
+_REFUSED = 503
 _LEAVING = 200
 _IN_FLIGHT = re.compile(r"^raygion_http_requests_in_flight (\S+)$", re.MULTILINE)
 
@@ -92,7 +92,7 @@ def measure_overload(region: SearchRegion) -> OverloadReport:
         )
         report = generator.run(run_open_load, burst)
     recovered_s = _until_as_quick_as(region, usual_s, report.ended_s)
-    good, refused = report.with_status(200), report.with_status(*_REFUSED)
+    good, refused = report.with_status(200), report.with_status(_REFUSED)
     in_time = [one for one in good if one.due_s + one.took_s <= _DURATION_S]
     judged = [one for one in good if one.body]
     return OverloadReport(

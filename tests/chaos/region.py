@@ -13,8 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from actors.starter_models import STARTER_GENERATOR, starter_generator_folder
 from cluster.config import EmbedderSettings, GeneratorSettings, Settings
 from cluster.releases import ReleaseContents
@@ -42,18 +40,6 @@ class ChaosRegion:
     search: SearchRegion
     questions: dict[str, tuple[str, ...]]
     """For each question the passages that an answer must cite; none where nothing generates."""
-
-    def pids(self, title: str) -> set[int]:
-        """The processes of the cluster whose title begins so, such as `ray::Coordinator`."""
-        found = set()
-        for pid in self.search.cluster.pids():
-            try:
-                command = psutil.Process(pid).cmdline()
-            except psutil.Error:
-                continue
-            if command and command[0].startswith(title):
-                found.add(pid)
-        return found
 
 
 @contextmanager

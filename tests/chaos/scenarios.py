@@ -194,12 +194,13 @@ def _stopped(region: ChaosRegion, replica: str) -> Iterator[None]:
 
 def _kill_one(region: ChaosRegion, title: str, wanted: int, application: str | None = None) -> str:
     """Kills a process; returns when another one has taken its place and, in Serve, its work."""
-    before = region.pids(title)
+    cluster = region.search.cluster
+    before = set(cluster.pids(title))
     assert len(before) == wanted, f"{len(before)} processes {title}"
     os.kill(_busiest(before), signal.SIGKILL)
 
     def is_replaced() -> bool:
-        now = region.pids(title)
+        now = set(cluster.pids(title))
         if len(now) != wanted or len(now - before) != 1:
             return False
         return application is None or region.search.run(num_running, application) == wanted

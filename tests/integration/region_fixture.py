@@ -10,8 +10,7 @@ the requests.
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +25,7 @@ import pyarrow.parquet as pq
 from actors.coordinator_client import CoordinatorClient
 from actors.shard_documents import DOCUMENTS_FILE, ShardDocuments
 from actors.starter_models import STARTER_GENERATOR, starter_generator_folder
+from cluster.artifact_cache import ArtifactCache
 from cluster.artifacts import Artifacts
 from cluster.config import (
     ChunkSettings,
@@ -146,19 +146,12 @@ def stored_vectors(installation: Installation, index: IndexManifest) -> dict[str
     """float32 [d] for each passage id, from all shards of an index version."""
     vectors: dict[str, Float32Array] = {}
     for shard in index.shards:
-        folder = installation.scratch_folder / index.version / str(shard.shard)
-        Artifacts(installation.store).fetch_folder(shard.files, folder)
+        cache = ArtifactCache(Artifacts(installation.store), installation.scratch_folder / "read")
+        folder = cache.folder_for(shard.files)
         documents = ShardDocuments.open(folder / DOCUMENTS_FILE, index.dimension)
         ids = documents.ids(np.arange(documents.num_rows)[None])[0].tolist()
         vectors.update(zip((i.decode() for i in ids), documents.vectors.copy(), strict=True))
     return vectors
-
-
-def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
-    deadline_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline_s, f"waited {timeout_s:.0f} s in vain for {what}"
-        time.sleep(0.05)
 
 
 def settings_in(folder: Path) -> Settings:

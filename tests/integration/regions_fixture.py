@@ -10,8 +10,6 @@ cache and a way to the store of its own; the way can be closed.
 from __future__ import annotations
 
 import itertools
-import os
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -32,16 +30,15 @@ from cluster.config import (
     Settings,
     StoreSettings,
 )
-from cluster.errors import RaygionError
 from cluster.manifests import IndexKind, IndexParameters, ManifestRef, Metric
 from cluster.numbered_object import NumberedLog
 from cluster.object_store import ObjectStore, open_store
-from cluster.region_routing import RegionSite
 from cluster.releases import RELEASE_LOG, LogState, ReleaseContents, fold, parse_entry
 from cluster.rollout_events import RegionStatus
 from cluster.search import Float32Array
 from cluster.session import SessionToken
 from deployments.cluster_ports import find_port_block
+from deployments.driven_regions import DrivenRegions
 from deployments.http_client import HttpRegion
 from deployments.installation import Installation
 from deployments.region_driver import (
@@ -51,10 +48,10 @@ from deployments.region_driver import (
     run_in_each,
     start_services,
 )
-from deployments.region_traffic import Traffic
+from deployments.region_traffic import Traffic, traffic_to
 from deployments.regions_client import RegionsClient
 from deployments.store_link import StoreLink
-from tests.search_region import CORPUS, SHARDS, TOP_K, Vectors, make_vectors, wait_until
+from tests.search_region import CORPUS, SHARDS, TOP_K, Vectors, make_vectors
 
 PLACES = {
     "ankara": Location(latitude=39.9, longitude=32.9),
@@ -67,8 +64,6 @@ KINDS = {
     "hnsw": IndexParameters(kind=IndexKind.HNSW, metric=Metric.COSINE),
     "ivf": IndexParameters(kind=IndexKind.IVF_FLAT, metric=Metric.COSINE, nlist=4, nprobe=3),
 }
-COORDINATOR = "ray::Coordinator"
-TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,16 +103,14 @@ class Way(Protocol):
     def close(self) -> None: ...
 
 
-@dataclass
-class ThreeRegions:
+@dataclass(kw_only=True)
+class ThreeRegions(DrivenRegions):
     folder: Path
     links: Mapping[str, Way]
     store: ObjectStore
     """By a way of our own, which stays open."""
-    drivers: dict[str, RegionDriver]
     queries: Float32Array
     vectors: Mapping[str, Vectors]
-    before: Callable[[RegionDriver], None]
     contents: dict[str, ReleaseContents] = field(default_factory=dict)
     """By `{letter}-{kind}`."""
 
@@ -143,18 +136,6 @@ class ThreeRegions:
 
     # What a person asks for.
 
-    def at_leader(self, method: str, *args: object, **options: object) -> Any:
-        """Calls the coordinator that leads; waits for one that does."""
-        deadline_s = time.monotonic() + TIMEOUT_S
-        while True:
-            leader = self.log.leader or REGIONS[0]
-            try:
-                return self.drivers[leader].coordinator(method, *args, **options)
-            except RaygionError as error:
-                if not error.retryable or time.monotonic() > deadline_s:
-                    raise
-                time.sleep(0.2)
-
     def propose(self, contents: str, *, commit: bool = True) -> int:
         number: int = self.at_leader(
             "propose", self.contents[contents], targets=REGIONS, auto_commit=commit
@@ -172,31 +153,12 @@ class ThreeRegions:
         self.wait_until_serving(current)
         return current
 
-    def wait_until_serving(self, number: int, *regions: str, timeout_s: float = TIMEOUT_S) -> float:
-        def serving() -> bool:
-            statuses = [self.status(region) for region in regions or REGIONS]
-            return all(s.get("release") == number and s["healthy"] for s in statuses)
-
-        return wait_until(serving, f"release {number} in {regions or 'all regions'}", timeout_s)
-
     def wait_until_whole(self) -> float:
         """All regions healthy, on the release that the log names."""
         current = self.log.switches[-1].release if self.log.switches else None
         return 0.0 if current is None else self.wait_until_serving(current)
 
     # What a user sees.
-
-    def http(self, region: str) -> HttpRegion:
-        site = RegionSite.of(region, self.drivers[region].installation.region_settings)
-        return HttpRegion(site.url, site.api_key)
-
-    def status(self, region: str) -> dict[str, Any]:
-        """Empty while the region says nothing."""
-        try:
-            with self.http(region) as http:
-                return http.get("/v1/status")
-        except RaygionError:
-            return {}
 
     def ask(self, region: str, **more: object) -> dict[str, Any]:
         """One query to the region."""
@@ -220,15 +182,16 @@ class ThreeRegions:
         self, *regions: str, pause_s: float = 0.02
     ) -> Iterator[tuple[Traffic, list[Asker]]]:
         """Queries to each region (by default all), and the askers for `wrong`."""
-        with ExitStack() as stack:
-            https = {r: stack.enter_context(self.http(r)) for r in regions or REGIONS}
-            askers = {
-                r: Asker(partial(http.post, "/v1/search"), self.queries)
-                for r, http in https.items()
-            }
-            with Traffic(askers, pause_s=pause_s) as traffic:
-                traffic.wait_for_more(2)
-                yield traffic, list(askers.values())
+        askers: list[Asker] = []
+
+        def asker(http: HttpRegion) -> Asker:
+            askers.append(Asker(partial(http.post, "/v1/search"), self.queries))
+            return askers[-1]
+
+        installations = [self.drivers[region].installation for region in regions or REGIONS]
+        with traffic_to(installations, asker, pause_s=pause_s) as traffic:
+            traffic.wait_for_more(2)
+            yield traffic, askers
 
     def letters(self) -> dict[int, str]:
         """Which vectors each release serves, from the release log."""
@@ -264,21 +227,6 @@ class ThreeRegions:
             if passed and answer.said["staleness_ms"] < passed[0]:
                 found.append(answer)
         return found
-
-    # What befalls a region.
-
-    def kill_coordinator(self, region: str) -> None:
-        (pid,) = self.drivers[region].pids(COORDINATOR)
-        os.kill(pid, signal.SIGKILL)
-
-    def start_again(self, region: str) -> None:
-        """Brings up a region whose processes were killed."""
-        installation = self.drivers[region].installation
-        self.drivers[region].stop()
-        self.drivers[region] = RegionDriver(installation)
-        self.before(self.drivers[region])
-        self.drivers[region].run(join_new_cluster)
-        self.drivers[region].run(start_services)
 
 
 def regions_settings(folder: Path, stores: Mapping[str, str]) -> dict[str, Settings]:
@@ -330,7 +278,7 @@ def running(
     links: Mapping[str, Way],
     store: ObjectStore,
     contents: tuple[str, ...],
-    before: Callable[[RegionDriver], None] = lambda _: None,
+    before: Callable[[RegionDriver], object] = lambda _: None,
 ) -> Iterator[ThreeRegions]:
     """Brings the regions up, with a release of the first of `contents`; ends all of them.
 
@@ -340,9 +288,17 @@ def running(
     with ExitStack() as stack:
         started_s = time.monotonic()
         drivers = {r: RegionDriver(Installation(settings[r], r)) for r in REGIONS}
-        regions = ThreeRegions(folder, links, store, drivers, queries, vectors, before)
+        regions = ThreeRegions(
+            drivers=drivers,
+            before=before,
+            folder=folder,
+            links=links,
+            store=store,
+            queries=queries,
+            vectors=vectors,
+        )
         for region in REGIONS:
-            stack.callback(partial(_stop, regions, region))
+            stack.callback(regions.stop, region)
         for driver in drivers.values():
             before(driver)
         run_in_each(list(drivers.values()), join_new_cluster)
@@ -354,11 +310,6 @@ def running(
         regions.commit(contents[0])
         print(f"three regions up after {time.monotonic() - started_s:.1f} s")
         yield regions
-
-
-def _stop(regions: ThreeRegions, region: str) -> None:
-    # Looked up at the end: a region that was killed has another driver then.
-    regions.drivers[region].stop()
 
 
 def build_contents(

@@ -1,7 +1,7 @@
 """A network of its own for each of three regions, on one machine.
 
-    region ---- users (bridge 10.77.0.0/24) ---- this process, the other regions
-       `------- store (10.78.n.0/30)       ---- an S3 server in this process
+    region ---- users (a bridge) ---- this process, the other regions
+       `------- store            ---- an S3 server in this process
 
 A region's processes are in a network namespace, so that a link of theirs can be cut as it is in a
 real network: what was sent over it is not answered any more, not even refused.
@@ -14,7 +14,7 @@ import os
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -42,10 +42,12 @@ class NoNamespaces(Exception):
     """This machine lets nobody make networks of his own."""
 
 
-def ip(*arguments: str) -> None:
+def ip(*arguments: str) -> str:
+    """What it prints. Raises OSError with what it complains of, also where it is not installed."""
     done = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise NoNamespaces(f"ip {' '.join(arguments)}: {done.stderr.strip()}")
+        raise OSError(f"ip {' '.join(arguments)}: {done.stderr.strip()}")
+    return done.stdout
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,38 +64,57 @@ class StoreCable:
 
 
 @dataclass(frozen=True, slots=True)
+class Run:
+    """What the networks of one run are called, so that several runs do not meet.
+
+    A device's name has at most 15 characters; a process id, 7. The addresses are some of those that
+    are reserved for tests of networks: 256 of them for each run.
+    """
+
+    pid: int
+
+    @property
+    def bridge(self) -> str:
+        return f"rgb{self.pid}"
+
+    def address(self, host: int) -> str:
+        number = self.pid % 512
+        return f"198.{18 + number // 256}.{number % 256}.{host}"
+
+
+@dataclass(frozen=True, slots=True)
 class RegionNetwork:
     """The network of region number `number` (from 1 on)."""
 
+    run: Run
     number: int
 
     @property
     def name(self) -> str:
-        return f"rgt{os.getpid()}-{self.number}"
+        return f"rgn{self.run.pid}-{self.number}"
 
     @property
     def address(self) -> str:
-        return f"10.77.0.{self.number}"
+        return self.run.address(self.number)
 
     @property
     def store_host(self) -> str:
-        return f"10.78.{self.number}.1"
+        return self.run.address(128 + 4 * self.number + 1)
 
     @property
     def cable(self) -> StoreCable:
-        return StoreCable(f"rgs{self.number}")
+        return StoreCable(f"rgs{self.run.pid}-{self.number}")
 
-    def make(self, bridge: str) -> None:
-        users, store = f"rgu{self.number}", self.cable.device
-        ip("netns", "add", self.name)
+    def connect(self) -> None:
+        users, store = f"rgu{self.run.pid}-{self.number}", self.cable.device
         for device, inside in ((users, "users"), (store, "store")):
             ip("link", "add", device, "type", "veth", "peer", "name", inside, "netns", self.name)
-        ip("link", "set", users, "master", bridge, "up")
+        ip("link", "set", users, "master", self.run.bridge, "up")
         ip("addr", "add", f"{self.store_host}/30", "dev", store)
         ip("link", "set", store, "up")
         for device, address in (
-            ("users", f"{self.address}/24"),
-            ("store", f"10.78.{self.number}.2/30"),
+            ("users", f"{self.address}/25"),
+            ("store", f"{self.run.address(128 + 4 * self.number + 2)}/30"),
         ):
             ip("-n", self.name, "addr", "add", address, "dev", device)
             ip("-n", self.name, "link", "set", device, "up")
@@ -101,24 +122,29 @@ class RegionNetwork:
 
 
 @contextmanager
-def networks() -> Iterator[dict[str, RegionNetwork]]:
-    """Raises NoNamespaces where they cannot be made."""
-    bridge = "rgtbr"
-    made = {region: RegionNetwork(number) for number, region in enumerate(REGIONS, 1)}
-    try:
-        ip("link", "add", bridge, "type", "bridge")
-        ip("addr", "add", "10.77.0.254/24", "dev", bridge)
-        ip("link", "set", bridge, "up")
+def networks(run: Run) -> Iterator[dict[str, RegionNetwork]]:
+    """Raises NoNamespaces where they cannot be made, OSError for all that goes wrong after that.
+
+    Removes what it made, and nothing else.
+    """
+    made = {region: RegionNetwork(run, number) for number, region in enumerate(REGIONS, 1)}
+    with ExitStack() as stack:
+        for number, network in enumerate(made.values()):
+            try:
+                ip("netns", "add", network.name)
+            except OSError as error:
+                if number:
+                    raise
+                raise NoNamespaces(str(error)) from error
+            # The ends of its cables go with it.
+            stack.callback(ip, "netns", "del", network.name)
+        ip("link", "add", run.bridge, "type", "bridge")
+        stack.callback(ip, "link", "del", run.bridge)
+        ip("addr", "add", f"{run.address(126)}/25", "dev", run.bridge)
+        ip("link", "set", run.bridge, "up")
         for network in made.values():
-            network.make(bridge)
+            network.connect()
         yield made
-    finally:
-        for command in (
-            *(("netns", "del", network.name) for network in made.values()),
-            ("link", "del", bridge),
-        ):
-            # What was not made cannot be removed; the ends of a cable go with each other.
-            subprocess.run(["ip", *command], capture_output=True, check=False)
 
 
 @contextmanager
@@ -138,7 +164,7 @@ def s3_for_all() -> Iterator[int]:
 @contextmanager
 def three_networked_regions(folder: Path, contents: tuple[str, ...]) -> Iterator[ThreeRegions]:
     """Three regions, each in a network of its own, whose store is an S3 server."""
-    with networks() as made, s3_for_all() as port:
+    with networks(Run(os.getpid())) as made, s3_for_all() as port:
         bucket = f"regions-{uuid4().hex}"
         ours = _options("127.0.0.1", port)
         fsspec.filesystem("s3", **ours).mkdir(bucket)

@@ -22,7 +22,8 @@ from cluster.releases import LogState, ReleaseStatus
 from deployments import region_host
 from deployments.local_cluster import find_local_cluster
 from tests.canary_region import UserLoad, is_tried_on
-from tests.integration.region_fixture import MODEL_FOLDER, LiveRegion, posted, wait_until
+from tests.integration.region_fixture import MODEL_FOLDER, LiveRegion, posted
+from tests.search_region import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 

@@ -8,8 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from typer.testing import CliRunner
 from deployments.cli import app
 from deployments.cluster_ports import find_port_block, is_answered
 from deployments.local_cluster import LocalCluster, find_local_cluster
+from tests.search_region import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -244,8 +244,7 @@ def test_from_documents_to_a_rollback_and_down(workspace: Workspace) -> None:
 
 
 def gateway_pids(cluster: LocalCluster) -> list[int]:
-    titles = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in cluster.pids()}
-    return [pid for pid, title in titles.items() if b"ServeReplica:gateway" in title]
+    return cluster.pids("ray::ServeReplica:gateway")
 
 
 class Session:
@@ -284,13 +283,6 @@ class Session:
         return "".join(self.lines)
 
 
-def wait_until(condition: Callable[[], object], timeout_s: float = 60) -> None:
-    deadline_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline_s, "the condition did not come true in time"
-        time.sleep(0.02)
-
-
 def assert_ended_quietly(session: Session, cluster: LocalCluster) -> None:
     assert session.process.returncode == INTERRUPTED, session.output
     assert "Interrupted." in session.output
@@ -311,7 +303,7 @@ def demo_workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspa
 @pytest.mark.parametrize("command", ["demo", "up", "ingest notes documents"])
 def test_what_is_interrupted_early_leaves_nothing(demo_workspace: Workspace, command: str) -> None:
     session = Session(demo_workspace, *command.split())
-    wait_until(lambda: demo_workspace.cluster is not None)
+    wait_until(lambda: demo_workspace.cluster is not None, "a cluster")
     cluster = demo_workspace.cluster
     assert cluster is not None
     session.end_by(signal.SIGINT)

@@ -28,7 +28,8 @@ from cluster.manifests import ArtifactFile, IndexManifest
 from cluster.object_store import open_store
 from cluster.releases import ReleaseContents, ReleaseStatus
 from deployments import region_host
-from tests.integration.region_fixture import FLAT, TINY, LiveRegion, build, ingest, wait_until
+from tests.integration.region_fixture import FLAT, TINY, LiveRegion, build, ingest
+from tests.search_region import wait_until
 
 pytestmark = pytest.mark.integration
 

@@ -108,7 +108,8 @@ def client(servers: tuple[Server, Server], tmp_path: Path) -> Iterator[httpx.Cli
     with (tmp_path / "log").open("wb") as log:
         haproxy = subprocess.Popen([program, "-db", "-f", file], stdout=log, stderr=log)
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as made:
+        url = f"http://127.0.0.1:{port}"
+        with httpx.Client(base_url=url, timeout=60, trust_env=False) as made:
             wait_until(lambda: _answers(made), "HAProxy", 10)
             yield made
     finally:

@@ -17,6 +17,7 @@ import ray
 from actors.index_build import build_index
 from actors.ingest import ingest
 from actors.shard_index import INDEX_FILE, ShardIndex
+from cluster.artifact_cache import ArtifactCache
 from cluster.artifacts import Artifacts
 from cluster.catalog import Catalog
 from cluster.config import CorpusSettings
@@ -91,8 +92,9 @@ class Corpus:
     def opened(self, manifest: IndexManifest) -> list[tuple[Path, ShardIndex]]:
         opened = []
         for shard in manifest.shards:
-            folder = self.folder / manifest.version / str(shard.shard)
-            Artifacts(self.store).fetch_folder(shard.files, folder)
+            folder = ArtifactCache(Artifacts(self.store), self.folder / "read").folder_for(
+                shard.files
+            )
             index = ShardIndex.open(folder, manifest.parameters, manifest.dimension)
             opened.append((folder, index))
         return opened

@@ -10,8 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from cluster.errors import Conflict, InvalidArgument, Unavailable
 from deployments.cluster_ports import BLOCK_SIZE, find_port_block, is_answered, is_port_free
 from deployments.local_cluster import LocalCluster, find_local_cluster, start_local_cluster
 from deployments.marked_processes import MARKER_VARIABLE, end_marked_processes
+from tests.search_region import wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -115,13 +115,6 @@ def listening_sockets(pids: list[int]) -> list[Socket]:
     return sockets
 
 
-def wait_until(condition: Callable[[], bool], *, timeout_s: float = 20) -> None:
-    deadline_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline_s, "the condition did not come true in time"
-        time.sleep(0.05)
-
-
 def run_python(
     source: str, *arguments: str, env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
@@ -178,6 +171,11 @@ def url(cluster: LocalCluster, path: str) -> str:
     return f"http://127.0.0.1:{cluster.http_port}{path}"
 
 
+def echoed(cluster: LocalCluster, text: str) -> object:
+    reply = httpx.get(url(cluster, "/echo"), params={"text": text}, trust_env=False)
+    return reply.json()
+
+
 def test_is_found_again_by_its_folder(local_cluster: LocalCluster) -> None:
     assert find_local_cluster(local_cluster.run_dir) == local_cluster
     assert local_cluster.is_alive()
@@ -196,9 +194,11 @@ def test_secrets_are_for_its_user_only(local_cluster: LocalCluster) -> None:
 
 
 def test_answers_and_streams_through_haproxy(served: LocalCluster, tmp_path: Path) -> None:
-    assert httpx.get(url(served, "/echo"), params={"text": "hello"}).json() == "hello"
+    assert echoed(served, "hello") == "hello"
     gate = tmp_path / "gate"
-    with httpx.stream("GET", url(served, "/stream"), params={"gate": str(gate)}) as response:
+    with httpx.stream(
+        "GET", url(served, "/stream"), params={"gate": str(gate)}, trust_env=False
+    ) as response:
         parts = response.iter_text()
         assert next(parts) == "first"
         gate.touch()
@@ -245,7 +245,8 @@ def test_an_added_node_works_and_is_lost_with_one_process(
     raylets = {child.pid for child in psutil.Process(node_pid).children()}
     assert raylets
     os.kill(node_pid, signal.SIGKILL)
-    wait_until(lambda: not {node_pid, *raylets} & set(local_cluster.pids()))
+    gone = {node_pid, *raylets}
+    wait_until(lambda: not gone & set(local_cluster.pids()), "the node to be gone")
     assert local_cluster.is_alive()
 
 
@@ -256,7 +257,7 @@ def test_a_killed_cluster_is_cleared_away_by_another_process(
     try:
         assert other.ray_address != served.ray_address
         os.kill(other.head_pid, signal.SIGKILL)
-        wait_until(lambda: not other.is_alive())
+        wait_until(lambda: not other.is_alive(), "the head to be gone")
         with pytest.raises(Unavailable):
             other.add_node(num_cpus=1)
         stopper = run_python(STOPPER, str(tmp_path))
@@ -265,7 +266,7 @@ def test_a_killed_cluster_is_cleared_away_by_another_process(
     finally:
         assert other.stop() == []
     assert_nothing_is_left(other)
-    assert httpx.get(url(served, "/echo"), params={"text": "still"}).json() == "still"
+    assert echoed(served, "still") == "still"
 
 
 def test_a_failed_start_says_why_and_leaves_nothing(

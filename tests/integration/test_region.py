@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import select
 import socket
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -20,8 +20,8 @@ from tests.integration.region_fixture import (
     SEQUENCES_MAX,
     LiveRegion,
     posted,
-    wait_until,
 )
+from tests.search_region import wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -148,16 +148,19 @@ def test_a_filter_narrows_what_an_answer_is_made_of(http: httpx.Client) -> None:
 def test_a_client_that_leaves_stops_the_generation(
     shared_region: LiveRegion, http: httpx.Client, stream: bool
 ) -> None:
-    """The engine writes a few answers at once: one more gets its turn only when another ends."""
+    """The engine writes two answers at once and in step: a third one gets its turn only when one
+    has ended, and were that not the one that was left, both would have come to their end.
+    """
     endless = {
         "model": STARTER_GENERATOR,
         "messages": [{"role": "user", "content": ENDLESS}],
+        "temperature": 0,
         "max_tokens": 1024,
+        "raygion": {"timeout_ms": 250_000},
     }
-    short = {"model": STARTER_GENERATOR, "messages": [{"role": "user", "content": "Hello"}]}
-    short |= {"max_tokens": 2}
-    with ExitStack() as leaving:
-        for _ in range(SEQUENCES_MAX):
+    assert SEQUENCES_MAX == 2
+    with ExitStack() as staying:
+        with ExitStack() as leaving:
             client = leaving.enter_context(shared_region.http())
             request = client.build_request(
                 "POST", "/v1/chat/completions", json={**endless, "stream": stream}
@@ -170,24 +173,30 @@ def test_a_client_that_leaves_stops_the_generation(
                 while '"content"' not in next(lines):
                     pass
             else:
-                _send_only(client, request, leaving)
-        wait_until(lambda: _in_flight(http) == SEQUENCES_MAX, "the requests to be under way", 10)
-        busy = {**short, "raygion": {"timeout_ms": 1500}}
-        assert http.post("/v1/chat/completions", json=busy).status_code == 504
-    left_s = time.monotonic()
-    posted(http, "/v1/chat/completions", short)
-    waited_s = time.monotonic() - left_s
-    assert waited_s < 4.0, f"the model was free only after {waited_s:.1f} s"
-    wait_until(lambda: _in_flight(http) == 0, "the gateway to notice", 10)
+                _send_only(request, leaving)
+            stays = _send_only(
+                client.build_request("POST", "/v1/chat/completions", json=endless), staying
+            )
+            wait_until(lambda: _in_flight(http) == SEQUENCES_MAX, "the requests to be under way")
+            third = {**endless, "raygion": {"timeout_ms": 1500}}
+            assert http.post("/v1/chat/completions", json=third).status_code == 504
+        third = {**endless, "max_tokens": 100}
+        reply = http.post("/v1/chat/completions", json=third, timeout=240)
+        assert reply.json()["usage"]["completion_tokens"] == 100
+        answered, _, _ = select.select([stays], [], [], 0)
+        assert not answered, "the model came free only when both had ended"
+    wait_until(lambda: _in_flight(http) == 0, "the gateway to notice")
 
 
-def _send_only(client: httpx.Client, request: httpx.Request, leaving: ExitStack) -> None:
+def _send_only(request: httpx.Request, leaving: ExitStack) -> socket.socket:
     """Sends a request and does not wait for its reply; leaving closes the connection."""
-    connection = socket.create_connection((client.base_url.host, client.base_url.port))
-    leaving.callback(connection.close)
+    connection = leaving.enter_context(
+        socket.create_connection((request.url.host, request.url.port))
+    )
     head = f"POST {request.url.path} HTTP/1.1\r\nHost: region\r\n"
     head += f"Content-Length: {len(request.content)}\r\n\r\n"
     connection.sendall(head.encode() + request.content)
+    return connection
 
 
 def _metrics(http: httpx.Client) -> dict[str, float]:

@@ -13,12 +13,8 @@ import pytest
 from cluster.clock import SYSTEM_CLOCK
 from cluster.errors import RaygionError
 from cluster.releases import ReleaseStatus
-from tests.integration.regions_fixture import (
-    COORDINATOR,
-    REGIONS,
-    ThreeRegions,
-    three_regions,
-)
+from deployments.driven_regions import COORDINATOR
+from tests.integration.regions_fixture import REGIONS, ThreeRegions, three_regions
 from tests.search_region import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]

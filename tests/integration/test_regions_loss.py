@@ -23,12 +23,12 @@ from tests.integration.regions_fixture import (
     ThreeRegions,
     three_regions,
 )
-from tests.search_region import TOP_K, wait_until
+from tests.integration.regions_outage import outlives_an_outage
+from tests.search_region import TOP_K
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
 
 CONTENTS = ("a-flat", "b-flat", "a-hnsw", "a-ivf")
-AWAY_S = 6.0
 
 
 @pytest.fixture(scope="module")
@@ -67,40 +67,7 @@ def url(regions: ThreeRegions, region: str) -> str:
 
 
 def test_a_region_without_the_store_says_how_old_its_answers_may_be(regions: ThreeRegions) -> None:
-    away = next(r for r in reversed(REGIONS) if r != regions.log.leader)
-    others = [region for region in REGIONS if region != away]
-    first = regions.log.switches[-1].release
-    second = regions.commit("b-flat")
-    with regions.traffic() as (traffic, askers):
-        regions.links[away].close()
-        closed_s = time.monotonic()
-        regions.at_leader("rollback", first)
-        traffic.wait_for_release(first, *others)
-        wait_until(lambda: time.monotonic() > closed_s + AWAY_S, "some staleness")
-        stale = traffic.latest(away)
-        assert (stale.release, stale.served_by) == (second, away)
-        assert stale.staleness_ms >= (AWAY_S - 1.0) * 1000
-        for asked in (
-            {"consistency": "bounded", "max_staleness_ms": 1_500},
-            {"consistency": "strong"},
-            {"consistency": "session", "session": regions.ask(others[0])["session"]},
-        ):
-            said = regions.ask(away, **asked)
-            assert (said["release"], said["region"]) == (first, away), asked
-            assert said["served_by"] in others, asked
-        pinned = regions.ask(away, release=second)
-        assert (pinned["release"], pinned["served_by"]) == (second, away)
-        regions.links[away].open()
-        opened_s = time.monotonic()
-        traffic.wait_for_release(first, away)
-        caught_up_s = time.monotonic() - opened_s
-        traffic.wait_for_more()
-    fresh = traffic.latest(away)
-    print(f"\n{away} caught up {caught_up_s:.1f} s after its return")
-    assert fresh.staleness_ms < 3_000
-    assert traffic.failed == []
-    assert regions.wrong(askers) == []
-    assert regions.dishonest(askers) == []
+    outlives_an_outage(regions, next(r for r in reversed(REGIONS) if r != regions.log.leader))
 
 
 def test_a_lost_region_is_served_by_another_one_and_comes_back(regions: ThreeRegions) -> None:

@@ -20,7 +20,8 @@ from cluster.manifests import IndexKind, IndexParameters, ManifestRef, Metric
 from cluster.releases import ReleaseContents
 from deployments import region_host
 from deployments.installation import Installation
-from tests.integration.region_fixture import LiveRegion, build, ingest, wait_until
+from tests.integration.region_fixture import LiveRegion, build, ingest
+from tests.search_region import wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -178,7 +179,7 @@ def test_a_release_that_is_no_longer_resident_is_unloaded(
     _make_room(shared_region, version)
     wait_until(lambda: version not in held_versions("xquad", 2, 2), "the replicas to let go of it")
     reply = http.post("/v1/search", json={"corpus": "xquad", "query": QUERY, "release": gone})
-    assert reply.status_code == 400
+    assert reply.status_code == 404
     assert f"release {gone} is not served here" in reply.json()["error"]["message"]
 
 

@@ -130,7 +130,7 @@ def deploy(app_name: str, folder: Path, **options: Any) -> Stage:
         async def _hang(self) -> None:
             try:
                 (folder / f"called-{self._id}").touch()
-                await asyncio.sleep(60)
+                await asyncio.Event().wait()
             finally:
                 (folder / f"cancelled-{self._id}").touch()
 
@@ -243,10 +243,8 @@ async def test_an_answer_that_stops_short_is_an_error(pair: Stage) -> None:
 async def test_a_deadline_ends_the_call_on_the_replica(pair: Stage) -> None:
     for replica_id in pair.replicas():
         pair.tell(replica_id, "hang")
-    started_s = time.monotonic()
     with pytest.raises(DeadlineExceeded):
         await pair.ask(timeout_s=0.5)
-    assert time.monotonic() - started_s < 2.0
     await until(lambda: any(pair.has(f"cancelled-{known}") for known in pair.replicas()))
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 TICK_S = 0.5
 REFRESH_TIMEOUT_S = 2.0
+REQUEST_TIMEOUT_S = 60.0
 RETIRE_AFTER_S = 2.0
 """From the view that names a release no more to its unloading."""
 OBSERVED_EVERY_S = 2.0
@@ -166,6 +167,11 @@ class Incarnation(Process):
         self._serving = False
 
     def _serve(self, request: Request) -> None:
+        if self.scheduler.now_s - request.at_s > REQUEST_TIMEOUT_S:
+            # Whoever asked has given it up, and was told that nothing is done.
+            request.outcome = "failed"
+            return
+
         def decide(rollout: Rollout, now_ms: int, commit_id: str) -> Append:
             append = request.decide(rollout, now_ms, commit_id)
             request.commit_ids.append(append.entry.commit_id)

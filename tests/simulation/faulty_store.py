@@ -128,9 +128,6 @@ class FaultyStore:
     def size(self, path: str) -> int:
         return len(self.get(path))
 
-    def download(self, path: str, target: Path) -> None:
-        raise AssertionError("the coordinator downloads nothing")
-
     def upload_if_absent(self, path: str, source: Path, sha256: str) -> None:
         raise AssertionError("the coordinator uploads nothing")
 

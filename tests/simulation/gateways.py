@@ -12,10 +12,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from actors.regional_service import RegionalService
-from cluster.answers import AnswerEvent, AnswerRequest, AnswerResult, RegionSummary
+from cluster.answers import AnswerEvent, AnswerRequest, RegionSummary
 from cluster.clock import Deadline
 from cluster.consistency import Known, Reading
-from cluster.errors import RaygionError, Unavailable
+from cluster.errors import DeadlineExceeded, RaygionError, Unavailable
 from cluster.region_view import Pulse
 from cluster.search import Hit, SearchRequest, SearchResult
 from cluster.session import SessionToken
@@ -270,9 +270,6 @@ class Engine:
             timings_ms=timings,
         )
 
-    async def answer(self, request: AnswerRequest) -> AnswerResult:
-        raise AssertionError("nobody asks for answers here")
-
     def answer_events(self, request: AnswerRequest) -> AsyncGenerator[AnswerEvent, None]:
         raise AssertionError("nobody asks for answers here")
 
@@ -294,9 +291,11 @@ class Peers:
     def candidates(self, request: SearchRequest | AnswerRequest) -> tuple[str, ...]:
         return self._world.network.nearest(self._own, tuple(self._world.regions))
 
+    def holders(self, request: SearchRequest) -> tuple[str, ...]:
+        return (self._own, *self.candidates(request))
+
     async def search(self, region: str, request: SearchRequest, deadline: Deadline) -> SearchResult:
-        # As `actors.region_peers`: half of the time is left for another region.
-        remaining_s = deadline.remaining_s() / 2
+        remaining_s = deadline.remaining_s()
         sent = replace(
             request,
             forwarded_by=self._own,
@@ -309,7 +308,7 @@ class Peers:
             async with asyncio.timeout(remaining_s):
                 outcome = await came
         except TimeoutError as error:
-            raise Unavailable(f"{region} did not answer in time") from error
+            raise DeadlineExceeded(f"{region} did not answer in time") from error
         if isinstance(outcome, RaygionError):
             raise outcome
         return outcome

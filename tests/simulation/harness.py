@@ -361,7 +361,7 @@ def _parsed_status(data: bytes, *, source: str) -> RegionStatus:
 
 _STAND_INS = {
     "cluster.numbered_object.read_each": _read_together,
-    "cluster.coordination.read_each": _read_together,
+    "cluster.region_claim.read_each": _read_together,
     "cluster.coordination.parse_entry": _parsed_entry,
     "cluster.rollout_events.RegionStatus.from_bytes": _parsed_status,
 }

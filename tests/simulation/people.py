@@ -115,7 +115,7 @@ class People:
             kinds = ("propose",)
         kind = rng.choice(kinds)
         opened = opened if state.switches else None
-        if opened is not None and not opened.auto_commit and rng.random() < 0.7:
+        if opened is not None and not opened.auto_commit and rng.random() < 0.6:
             kind, number = "canary", opened.release.number
         wishes: dict[str, Decide] = {
             "propose": lambda r, now, cid: r.propose(

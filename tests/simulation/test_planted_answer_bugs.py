@@ -115,7 +115,9 @@ def the_current_release_for_a_named_one(patch: Patch) -> None:
 def forwarding_again(patch: Patch) -> None:
     real = RegionalService._order
 
-    def order(self: RegionalService, request: SearchRequest | AnswerRequest) -> Iterator[str]:
+    def order(
+        self: RegionalService, request: SearchRequest | AnswerRequest
+    ) -> Iterator[tuple[str, bool]]:
         # Three times: for ever, no simulation would end.
         again = request.trace_id.count("/") < 3
         return real(self, replace(request, forwarded_by="") if again else request)
@@ -127,9 +129,15 @@ def a_full_deadline_for_each_region(patch: Patch) -> None:
     real = RegionalService._search_at
 
     async def search_at(
-        self: RegionalService, region: str, request: SearchRequest, deadline: Deadline
+        self: RegionalService,
+        region: str,
+        request: SearchRequest,
+        deadline: Deadline,
+        *,
+        is_last: bool = True,
     ) -> SearchResult:
-        return await real(self, region, request, Deadline.after(2 * request.timeout_s, self._clock))
+        again = Deadline.after(2 * request.timeout_s, self._clock)
+        return await real(self, region, request, again, is_last=is_last)
 
     patch.setattr(RegionalService, "_search_at", search_at)
 

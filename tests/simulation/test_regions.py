@@ -24,7 +24,7 @@ def test_the_rules_hold_for_as_many_regions_as_there_may_be() -> None:
 
 def test_the_simulation_meets_what_it_is_for() -> None:
     met: Counter[str] = Counter()
-    for seed in range(20):
+    for seed in range(30):
         met.update(met_in(simulate(seed)))
     expected = {
         *("elect", "propose", "canary", "commit", "abort", "fence", "rollback"),

@@ -168,14 +168,6 @@ class FakeService:
             self.stopped.set()
             raise
 
-    async def answer(self, request: AnswerRequest) -> AnswerResult:
-        result: AnswerResult | None = None
-        async for event in self.answer_events(request):
-            if isinstance(event, AnswerResult):
-                result = event
-        assert result is not None
-        return result
-
     async def status(self) -> RegionSummary:
         if self.status_hangs:
             await asyncio.Event().wait()

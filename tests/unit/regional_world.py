@@ -56,6 +56,8 @@ class World:
     clock: SimClock = field(default_factory=lambda: SimClock(10.0))
     log: list[tuple[int, int, int]] = field(default_factory=lambda: [FIRST, SECOND])
     store_away: bool = False
+    homes: tuple[str, ...] | None = None
+    """Regions that may have the corpus; None: all of them."""
     regions: dict[str, Region] = field(default_factory=dict)
 
     def add(self, *names: str) -> list[Region]:
@@ -80,6 +82,7 @@ class Region:
         """Of the engine's next searches and answers."""
         self.error_in_stream: RaygionError | None = None
         self.text = "text"
+        self.coverage = 1.0
         self.gone = False
         self.hangs = False
         self.refreshes = 0
@@ -87,6 +90,8 @@ class Region:
         self.served: list[SearchRequest | AnswerRequest] = []
         self.received: list[SearchRequest | AnswerRequest] = []
         self.sent_to: list[str] = []
+        self.given_s: list[float] = []
+        """How much time each of `sent_to` had."""
         self.service = RegionalService(
             region=name,
             engine=self,
@@ -142,7 +147,7 @@ class Region:
             results=((Hit(id=f"{number}-a", score=0.1, text=self.text, metadata={}),),),
             release=number,
             region=self.name,
-            coverage=1.0,
+            coverage=self.coverage,
             took_ms=1.0,
             trace_id=request.trace_id,
             served_by=self.name,
@@ -176,9 +181,6 @@ class Region:
             **made,
         )
 
-    async def answer(self, request: AnswerRequest) -> AnswerResult:
-        raise AssertionError("answers go by their events")
-
     async def status(self) -> RegionSummary:
         raise Unavailable("no coordinator here")
 
@@ -193,7 +195,16 @@ class Links:
         return self.here.prefers or self.here.name
 
     def candidates(self, request: SearchRequest | AnswerRequest) -> tuple[str, ...]:
-        return tuple(name for name in self.here.world.regions if name != self.here.name)
+        homes = self._homes()
+        return tuple(name for name in homes if name != self.here.name)
+
+    def holders(self, request: SearchRequest) -> tuple[str, ...]:
+        homes = self._homes()
+        return tuple(sorted(homes, key=lambda name: name != self.here.name))
+
+    def _homes(self) -> tuple[str, ...]:
+        world = self.here.world
+        return tuple(world.regions) if world.homes is None else world.homes
 
     async def search(self, region: str, request: SearchRequest, deadline: Deadline) -> SearchResult:
         there = self._reach(region, request, deadline)
@@ -210,6 +221,7 @@ class Links:
         self, region: str, request: SearchRequest | AnswerRequest, deadline: Deadline
     ) -> Region:
         self.here.sent_to.append(region)
+        self.here.given_s.append(round(deadline.remaining_s(), 6))
         there = self.here.world.regions[region]
         if there.gone:
             raise Unavailable(f"region {region} does not answer")

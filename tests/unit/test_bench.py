@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import regions_report
 from bench.data import XQUAD_SMALL, paragraph_of, read_xquad
 from bench.load import Load, LoadFailed, http_request, quantile_of, response_length, run_load
 from bench.reports import Spread
@@ -158,7 +159,10 @@ def test_tables_replace_what_stood_between_the_markers() -> None:
     assert with_tables(once, "| a |") == once
     with pytest.raises(ValueError, match="markers"):
         with_tables("no markers", "| a |")
+    other = with_tables(f"{page}<a>\nold\n<b>\n", "| c |", "<a>", "<b>")
+    assert other == f"{page}<a>\n\n| c |\n\n<b>\n"
 
 
 def test_the_page_has_its_markers() -> None:
     with_tables(DOCS.read_text(), "")
+    with_tables(DOCS.read_text(), "", regions_report.BEGIN, regions_report.END)

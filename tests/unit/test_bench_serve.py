@@ -298,7 +298,7 @@ def test_the_table_has_every_system_also_those_left_out() -> None:
         systems=(every, in_process),
         left_out=(ServeLeftOut(name="lancedb", reason="no wheel"),),
     )
-    environment = environment_now(plan_of(["--quick"]), 3)
+    environment = environment_now(quick=True, repetitions=3)
     report = ServeReport(environment=environment, top_k=10, recall_least=0.95, sets=(found,))
     page = serve_tables(report)
     assert "| all | JSON | 0.957 | 1,001 | 8,001 | 32,001 | 4,064 |" in page

@@ -16,11 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from cluster import cache_space
+from cluster import artifact_cache, cache_space
 from cluster.artifact_cache import ArtifactCache
-from cluster.artifacts import Artifacts
+from cluster.artifacts import Artifacts, sha256_of
 from cluster.errors import Unavailable
-from cluster.manifests import ArtifactFile
+from cluster.manifests import ArtifactFile, Blob, FileDelta
+from cluster.model_delta import apply_delta, write_delta
 from cluster.object_store import ObjectStore, open_store
 from tests.store_fixtures import LossyStore, scripted
 
@@ -179,6 +180,40 @@ def test_what_is_being_made_stays(store: ObjectStore, shelf: Shelf, tmp_path: Pa
         assert shelf.held("a") == "a"
         go_on.set()
         assert sorted(os.listdir(folder.result())) == ["a.bin", "b.bin"]
+
+
+def test_what_is_being_rebuilt_stays(
+    shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that comes about of a base and a delta, while another process makes room."""
+    base, full, delta = tmp_path / "base", tmp_path / "full", tmp_path / "delta"
+    base.write_bytes(bytes(SIZE))
+    full.write_bytes(bytes(SIZE // 2) + b"tuned".ljust(SIZE // 2))
+    write_delta(base, full, delta)
+    wanted = ArtifactFile(
+        path="model",
+        sha256=sha256_of(full),
+        size_bytes=SIZE,
+        delta=FileDelta(
+            base=blob_of(shelf.artifacts, base),
+            base_version="1",
+            delta=blob_of(shelf.artifacts, delta),
+        ),
+    )
+
+    def apply_while_room_is_made(base: Path, delta: Path, target: Path) -> None:
+        apply_delta(base, delta, target)
+        shelf.cache.limit(0)
+
+    monkeypatch.setattr(artifact_cache, "apply_delta", apply_while_room_is_made)
+    folder = shelf.cache.folder_for([wanted])
+    assert (folder / "model").read_bytes() == full.read_bytes()
+    assert list((tmp_path / "cache" / "blobs").rglob(".*")) == []
+
+
+def blob_of(artifacts: Artifacts, file: Path) -> Blob:
+    sha256, size_bytes = artifacts.put_file(file)
+    return Blob(sha256=sha256, size_bytes=size_bytes)
 
 
 def test_a_killed_removal_leaves_no_half_folder(

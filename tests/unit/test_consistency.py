@@ -21,7 +21,7 @@ from cluster.consistency import (
     decide,
 )
 from cluster.demand import Consistency, Demand
-from cluster.errors import InvalidArgument, NotYet, RaygionError, Unavailable
+from cluster.errors import InvalidArgument, NotFound, NotYet, RaygionError, Unavailable
 from cluster.prompt import PromptTemplate
 from cluster.region_view import Freshness, Pulse, RegionView, ReleaseView
 from cluster.releases import CanaryShare, Switch
@@ -162,7 +162,7 @@ def test_decisions(
         (2, LAGS, NO, NotYet),
         (3, TWICE, NO, Refresh()),
         (3, TWICE, FAILED, Unavailable),
-        (1, known((3, 1, 0), (6, 2, 500), resident=(2,)), NO, InvalidArgument),
+        (1, known((3, 1, 0), (6, 2, 500), resident=(2,)), NO, NotFound),
     ],
 )
 def test_named_releases(

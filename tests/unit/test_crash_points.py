@@ -142,7 +142,8 @@ class Coordinator:
         self.fate.around(lambda: self.loading.pop(number, None))
 
     def tick(self) -> None:
-        self.driver.step(exchange_heartbeats=True)
+        self.driver.read()
+        self.driver.decide(exchange_heartbeats=True)
         for number in list(self.loading):
             self.loading[number] -= 1
             if self.loading[number] == 0:

@@ -14,7 +14,13 @@ from hypothesis import strategies as st
 from actors.corpus_rows import PartReader, latest_of_each_document, part_rows
 from cluster.artifacts import Artifacts
 from cluster.catalog import Catalog
-from cluster.config import CorpusSettings
+from cluster.config import (
+    CorpusSettings,
+    GeneratorSettings,
+    RegionSettings,
+    Settings,
+    StoreSettings,
+)
 from cluster.corpus_content import PartDocuments, with_parts
 from cluster.deletes import Deletion, delete_documents
 from cluster.errors import Conflict, Corrupt, InvalidArgument, NotFound
@@ -30,9 +36,13 @@ from cluster.manifests import (
 from cluster.object_store import ObjectStore
 from cluster.passages import Passage, passage_table, write_part
 from cluster.tombstones import read_tombstones, stored_tombstones, write_tombstones
+from deployments.console import Steps
+from deployments.installation import Installation
+from deployments.pipeline import contents_of_latest
 
 CORPUS = "docs"
 TYPES = {"version": ColumnType.INT}
+NOTHING = {"num_documents": 0, "num_passages": 0}
 
 
 def part(store: ObjectStore, documents: dict[str, int], num_passages: int = 1) -> ArtifactFile:
@@ -242,7 +252,7 @@ def test_a_corpus_is_what_was_added_last_and_not_deleted_since(
 
 def index(corpus: CorpusManifest, version: str, **fields: Any) -> IndexManifest:
     return IndexManifest(
-        corpus=CORPUS,
+        corpus=corpus.corpus,
         version=version,
         corpus_position=corpus.position,
         dimension=4,
@@ -324,3 +334,29 @@ def test_the_newest_index_is_that_of_the_latest_position_even_when_it_is_back(
     third = add(store, file)
     assert (third.position, third.content()) == (3, first.content())
     assert newest_version(catalog) == "whole"
+
+
+# The next release.
+
+
+def test_a_corpus_without_documents_is_left_out_of_the_next_release(tmp_path: Path) -> None:
+    settings = Settings(
+        store=StoreSettings(url=str(tmp_path / "store")),
+        regions={"here": RegionSettings()},
+        generator=GeneratorSettings(source=None),
+        state_folder=tmp_path,
+    )
+    installation = Installation(settings, "here")
+    store = installation.store
+    first = add(store, part(store, {"a": 1, "b": 1}))
+    installation.catalog.publish_index(index(first, "whole"))
+    other = first.model_copy(update={"corpus": "other"})
+    installation.catalog.append_corpus(other)
+    _, ref = installation.catalog.publish_index(index(other, "o"))
+    with Steps(quiet=True).step("Collect") as step:
+        assert contents_of_latest(installation, step).indexes.keys() == {CORPUS, "other"}
+        delete(store, "a", "b")
+        assert contents_of_latest(installation, step).indexes == {"other": ref}
+        installation.catalog.append_corpus(other.model_copy(update={"position": 2, **NOTHING}))
+        with pytest.raises(NotFound, match="every corpus is empty"):
+            contents_of_latest(installation, step)

@@ -167,8 +167,11 @@ LAST_BIT = float(np.nextafter(np.float32(0.1), np.float32(1)))
             {"a": arrays([[b"a", b"b"], [b"c", b""]]), "b": arrays([[b"a", b"b"], [b"c", b""]])},
             None,
         ),
-        # Over the wire, queries at the end that found nothing leave no trace.
-        ({"a": arrays([[b"a", b"b"], [b"", b""]]), "b": arrays([[b"a", b"b"]])}, None),
+        # Padding is no answer.
+        (
+            {"a": arrays([[b"a", b"b"], [b"", b""]]), "b": arrays([[b"a", b"b", b""], [b""] * 3])},
+            None,
+        ),
         ({"a": arrays([[b"a", b"b"], [b"c", b""]]), "b": arrays([[b"a", b"b"]])}, 1),
     ],
 )

@@ -15,7 +15,7 @@ from cluster.consistency import Known
 from cluster.demand import Consistency, Demand
 from cluster.divergence import VECTORS, Inquiry, Probe, compared
 from cluster.divergence_report import Outcome
-from cluster.errors import InvalidArgument, RaygionError, Unavailable
+from cluster.errors import InvalidArgument, NotFound, RaygionError, Unavailable
 from cluster.local_store import LocalStore
 from cluster.region_view import RegionView
 from cluster.search import SearchRequest
@@ -95,7 +95,7 @@ async def test_what_differed_is_asked_again_until_it_agrees() -> None:
 @pytest.mark.parametrize(
     "error",
     [
-        InvalidArgument("release 7 is not served here", "release"),
+        NotFound("release 7 is not served here"),
         Unavailable("this region lacks shards"),
     ],
     ids=["not held", "not able"],

@@ -140,7 +140,6 @@ async def test_requests_that_arrive_during_a_batch_form_the_next_one() -> None:
     embedder.gate.release()
     assert (await queue.embed(["later"])).tolist() == [[5, 0]]
     assert (await queue.embed([])).shape == (0, 2)
-    queue.close()
 
 
 async def test_batches_are_bounded_but_a_large_request_goes_alone() -> None:
@@ -151,7 +150,6 @@ async def test_batches_are_bounded_but_a_large_request_goes_alone() -> None:
     results = await asyncio.gather(*(queue.embed(["t"] * size) for size in sizes))
     assert [len(result) for result in results] == list(sizes)
     assert [len(batch) for batch in embedder.batches] == [3, 2, 5, 1]
-    queue.close()
 
 
 async def test_the_queue_is_bounded() -> None:
@@ -168,7 +166,6 @@ async def test_the_queue_is_bounded() -> None:
         await queue.embed(["e"] * 5)
     embedder.gate.release(2)
     assert len(await first) + len(await second) == 4
-    queue.close()
 
 
 async def test_a_cancelled_request_is_not_computed() -> None:
@@ -185,7 +182,6 @@ async def test_a_cancelled_request_is_not_computed() -> None:
     embedder.gate.release(2)
     assert (await kept).tolist() == [[4, 0]]
     assert embedder.batches == [["a"], ["kept"]]
-    queue.close()
 
 
 async def test_a_failed_batch_fails_its_requests_only() -> None:
@@ -199,7 +195,6 @@ async def test_a_failed_batch_fails_its_requests_only() -> None:
     with pytest.raises(InvalidArgument, match="bad text"):
         await failing
     assert (await waiting).tolist() == [[4, 0]]
-    queue.close()
 
 
 async def test_a_worker_takes_its_model_from_the_store(tmp_path: Path, embedder: Embedder) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from cluster.clock import Deadline
-from cluster.errors import DeadlineExceeded, InvalidArgument, Overloaded, Unavailable
+from cluster.errors import DeadlineExceeded, InvalidArgument, NotFound, Overloaded, Unavailable
 from deployments.evaluation import Evaluation, Plan, Unit, evaluate, parse_measures, score
 from deployments.evaluation_files import Queries
 
@@ -262,8 +262,8 @@ def test_an_error_before_the_first_reply_is_raised(error: Exception) -> None:
 
 def test_an_error_that_will_not_pass_is_raised() -> None:
     region = FakeRegion(own_id)
-    region.errors = {2: InvalidArgument("release 7 is not served here", "release")}
-    with pytest.raises(InvalidArgument, match="not served"):
+    region.errors = {2: NotFound("release 7 is not served here")}
+    with pytest.raises(NotFound, match="not served"):
         evaluated(region, plan_of(many_judgements()))
 
 

@@ -133,6 +133,6 @@ def test_deletes_and_the_fallback_go_together(tmp_path: Path) -> None:
     index = shard(tmp_path / "s", parameters_of(IndexKind.HNSW, Metric.L2))
     far = np.full((3, DIMENSION), 9.0, dtype=np.float32)
     best = index.search(ask(far)).ids.ravel().tolist()
-    hits = index.without(best).search(ask(far))
+    hits = index.without_documents([id.decode() for id in best]).search(ask(far))
     assert fell_back(hits) == [True] * 3
     assert not {*hits.ids.ravel().tolist()} & {*best}

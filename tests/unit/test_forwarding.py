@@ -62,9 +62,6 @@ class Region(FakeService):
     def answer_events(self, request: AnswerRequest) -> AsyncGenerator[AnswerEvent, None]:
         return self.service.answer_events(request)
 
-    async def answer(self, request: AnswerRequest) -> AnswerResult:
-        return await self.service.answer(request)
-
     async def status(self) -> RegionSummary:
         raise errors.Unavailable("not asked here")
 

@@ -106,6 +106,16 @@ def test_a_heartbeat_of_a_newer_version_may_tell_more(store: ObjectStore, clock:
     assert set(region.rollout.heartbeats) == {"a", "b"}
 
 
+def test_a_heartbeat_that_cannot_be_read_stops_nobody(store: ObjectStore, clock: SimClock) -> None:
+    for path in ("regions/a/status.json", "regions/b/status.json"):
+        store.put(path, b"{")
+    region = Region(store, clock, "b")
+    region.step()
+    assert region.rollout.leads
+    assert set(region.rollout.heartbeats) == {"b"}
+    assert told_by(store, "b").region == "b"
+
+
 def test_a_region_that_cannot_write_still_prepares_what_is_committed(
     store: ObjectStore, clock: SimClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,13 +189,18 @@ def test_a_second_cluster_of_the_same_name_changes_nothing(
     first.step()
     before = region_files(store)
     for _ in range(3):
-        with pytest.raises(Conflict, match="runs already, in Ray cluster one"):
+        with pytest.raises(Conflict, match="still starting"):
             second.step()
+    # Nothing tells yet whether the other one lives.
+    with pytest.raises(Conflict, match="still starting"):
+        second.propose("a")
     assert region_files(store) == before
+    clock.sleep(1.0)
+    first.step()
     for _ in range(10):
         clock.sleep(0.5)
         first.step()
-        with pytest.raises(Conflict):
+        with pytest.raises(Conflict, match="runs already, in Ray cluster one"):
             second.step()
     assert first.log.latest() == 1
     assert told_by(store, "a").cluster_id == "one"

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pytest
 
 from cluster.filters import parse_filter
+from cluster.region_wire import ARROW_TYPE, FLOAT32_TYPE
 from cluster.search import SearchEffort
-from deployments.http_binary import ARROW_TYPE, FLOAT32_TYPE
 from tests.unit.fake_service import DIMENSION, HIT, MADE, FakeService, in_process
 
 BINARY = {"content-type": FLOAT32_TYPE}
@@ -73,6 +73,7 @@ async def test_an_arrow_reply_holds_what_was_found(form: str) -> None:
         "coverage": "1.0",
         "took_ms": "1.235",
         "trace_id": reply.headers["x-trace-id"],
+        "queries": "2",
         **{name: str(value) for name, value in MADE.items()},
     }
 

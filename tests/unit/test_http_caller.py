@@ -11,8 +11,8 @@ import pytest
 from cluster.caller import Location
 from cluster.config import RoutingSettings
 from cluster.errors import InvalidArgument
+from cluster.region_wire import FLOAT32_TYPE
 from cluster.search import SearchRequest
-from deployments.http_binary import FLOAT32_TYPE
 from deployments.http_caller import CallerReader
 from tests.unit.fake_service import DIMENSION, FakeService, in_process
 

@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 from cluster.demand import EVENTUAL, Consistency, Demand
 from cluster.errors import NotYet, Unavailable
+from cluster.region_wire import FLOAT32_TYPE
 from cluster.session import SessionToken
 from deployments.cli import app
-from deployments.http_binary import FLOAT32_TYPE
 from tests.unit.fake_service import DIMENSION, MADE, FakeService, in_process
 from tests.unit.region_servers import serving
 from tests.unit.test_http_api import sample

@@ -191,6 +191,16 @@ def test_a_shard_that_has_none_of_the_documents_stays_as_it_is(tmp_path: Path) -
     assert all_gone.built_files == base.shards[0].files
 
 
+def test_the_files_that_were_looked_at_may_go_again(tmp_path: Path) -> None:
+    built = Built(LocalStore(tmp_path / "store"), tmp_path, IndexParameters(kind=IndexKind.FLAT))
+    base = built.index(range(10), "whole")
+    built.without(base, [3], "less")
+    cache = ArtifactCache(Artifacts(built.store), built.cache)
+    assert cache.holds(base.shards[0].files)
+    cache.limit(0)
+    assert not cache.holds(base.shards[0].files)
+
+
 # In a replica: both versions at once, on the same files.
 
 

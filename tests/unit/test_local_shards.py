@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import random
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +14,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from actors import shard_replica
 from actors.local_shards import LocalShards
 from actors.routes import Routes
 from actors.shard_build import build_shard
+from actors.shard_index import ShardIndex
 from cluster.artifact_cache import ArtifactCache
 from cluster.artifacts import Artifacts
 from cluster.catalog import Catalog
@@ -156,8 +161,10 @@ async def test_a_version_that_no_release_needs_is_let_go_and_a_new_one_opened(
 
 
 async def test_routes_take_a_local_shard_as_soon_as_it_is_open(
-    store: ObjectStore, tmp_path: Path
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # However slow the machine is at the moment, a search that is known is brief.
+    monkeypatch.setattr(shard_replica, "_BRIEF_S", 60.0)
     cache = ArtifactCache(Artifacts(store), tmp_path / "cache")
     for shard in publish(store, tmp_path, "v1").shards:
         cache.folder_for(shard.files)
@@ -204,6 +211,33 @@ async def test_a_shard_that_turns_out_damaged_is_left_to_the_actors(
     assert replica.passages_now("v1", np.array([0]), None) is None
 
 
+async def test_damage_that_a_long_search_meets_is_left_to_the_actors_too(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = ArtifactCache(Artifacts(store), tmp_path / "cache")
+    for shard in publish(store, tmp_path, "v1").shards:
+        cache.folder_for(shard.files)
+    view = view_of("v1")
+
+    def break_down(*_: object) -> None:
+        raise Corrupt("a stored vector is not finite")
+
+    monkeypatch.setattr(ShardIndex, "search", break_down)
+    monkeypatch.setattr(ShardIndex, "passages", break_down)
+    rows = np.arange(2)
+    for ask in (
+        lambda replica: replica.search(query("v1", 4), 5.0),
+        lambda replica: replica.passages("v1", rows, None, 5.0),
+    ):
+        local = LocalShards(store, tmp_path / "cache")
+        local.follow(view)
+        await until_open(local, corpus_of(view), 0)
+        # Another replica is asked after this error, and none after the other.
+        with pytest.raises(Unavailable, match="a stored vector"):
+            await ask(local.replica(corpus_of(view), 0))
+        assert local.replica(corpus_of(view), 0) is None
+
+
 async def test_what_could_not_be_opened_is_tried_again_with_the_next_view(
     store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -211,10 +245,45 @@ async def test_what_could_not_be_opened_is_tried_again_with_the_next_view(
     for shard in publish(store, tmp_path, "v1").shards:
         cache.folder_for(shard.files)
     local, view = LocalShards(store, tmp_path / "cache"), view_of("v1")
-    with monkeypatch.context() as patch:
-        patch.setattr(LocalStore, "get", lambda *_: (_ for _ in ()).throw(Unavailable("away")))
-        local.follow(view)
-        await asyncio.gather(*local._opening.values())
-    assert local.replica(corpus_of(view), 0) is None
+
+    def fail_with(error: Exception) -> Callable[..., None]:
+        def fail(*_: object) -> None:
+            raise error
+
+        return fail
+
+    for broken, method, error in (
+        (LocalStore, "get", Unavailable("away")),
+        (ArtifactCache, "folder_for", OSError(errno.ENOSPC, "no space left on device")),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(broken, method, fail_with(error))
+            local.follow(view)
+            await asyncio.gather(*local._opening.values())
+        assert local.replica(corpus_of(view), 0) is None
     local.follow(view)
     await until_open(local, corpus_of(view), 0)
+
+
+async def test_what_the_node_gets_later_is_opened_with_a_later_view_and_all_of_it_let_go(
+    store: ObjectStore, tmp_path: Path
+) -> None:
+    cache = ArtifactCache(Artifacts(store), tmp_path / "cache")
+    shards = publish(store, tmp_path, "v1").shards
+    cache.folder_for(shards[0].files)
+    local, view = LocalShards(store, tmp_path / "cache"), view_of("v1")
+    local.follow(view)
+    await until_open(local, corpus_of(view), 0)
+    await asyncio.gather(*local._opening.values())
+    assert local.replica(corpus_of(view), 1) is None
+    cache.folder_for(shards[1].files)
+    local.follow(view)
+    await until_open(local, corpus_of(view), 1)
+    shutil.rmtree(tmp_path / "cache")
+    (again,) = local._opening.values()
+    await again
+    local.follow(view)
+    # What is open needs its files no longer, and is not looked for again.
+    assert [*local._opening.values()] == [again]
+    local.follow(view_of())
+    assert local.replica(corpus_of(view), 0) is local.replica(corpus_of(view), 1) is None

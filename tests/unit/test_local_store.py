@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import pickle
 import signal
+import stat
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from cluster import local_store
-from cluster.errors import Unavailable
+from cluster.errors import OutcomeUnknown, Unavailable
 from cluster.local_store import LocalStore
 
 ROOT = Path(__file__).parents[2]
@@ -75,6 +79,81 @@ def test_a_failing_write_leaves_nothing_behind(
     monkeypatch.undo()
     assert not store.exists("folder/file")
     assert list((tmp_path / local_store.TEMP_FOLDER).iterdir()) == []
+
+
+def test_a_write_whose_name_may_not_last_is_in_doubt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The object is there already when its folder cannot be synced."""
+    store, real = LocalStore(tmp_path), os.fsync
+
+    def full(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode) and (folder / "file").exists():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor)
+
+    folder = tmp_path / "folder"
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutcomeUnknown, match="folder/file"):
+        store.put_if_absent("folder/file", b"data")
+    assert store.get("folder/file") == b"data"
+
+
+def test_errors_of_the_system_have_types(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = LocalStore(tmp_path)
+    store.put_if_absent("folder/file", b"data")
+    real = os.stat
+
+    def stale(path: object, *args: Any, **options: Any) -> os.stat_result:
+        if str(path).startswith(f"{tmp_path}/"):
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return real(cast(str, path), *args, **options)
+
+    monkeypatch.setattr(os, "stat", stale)
+    asked: list[Callable[[], object]] = [
+        lambda: store.put_if_absent("folder/file", b"other"),
+        lambda: store.put_if_absent("folder/other", b"other"),
+        lambda: store.exists("folder/file"),
+        lambda: store.get("folder/none"),
+        lambda: store.list_names("none"),
+    ]
+    for ask in asked:
+        with pytest.raises(Unavailable, match="Stale"):
+            ask()
+
+
+def test_a_listing_that_breaks_off_is_unavailable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken:
+        path = name = "file"
+
+        def is_file(self) -> bool:
+            raise OSError(errno.EIO, "Input/output error")
+
+        is_dir = is_file
+
+    store = LocalStore(tmp_path)
+    monkeypatch.setattr(os, "scandir", lambda folder: contextlib.nullcontext([Broken()]))
+    for ask in (store.list_names, store.list_objects, store.list_folders):
+        with pytest.raises(Unavailable, match="Input/output"):
+            ask("folder")
+
+
+def test_a_temporary_file_of_somebody_else_is_no_reason_to_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = LocalStore(tmp_path)
+    leftover = tmp_path / local_store.TEMP_FOLDER / "leftover"
+    leftover.parent.mkdir()
+    leftover.touch()
+
+    def refuse(path: str) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    store.sweep_temp_files(time.time_ns() // 1_000_000 + local_store.TEMP_AGE_MAX_MS + 1000)
+    assert leftover.exists()
 
 
 def test_a_store_that_is_gone_is_neither_empty_nor_made_anew(tmp_path: Path) -> None:

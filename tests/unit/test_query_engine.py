@@ -12,7 +12,7 @@ import pytest
 from actors.query_engine import QueryEngine
 from cluster.clock import SYSTEM_CLOCK
 from cluster.consistency import Known
-from cluster.errors import InvalidArgument, Unavailable
+from cluster.errors import InvalidArgument, NotFound, Unavailable
 from cluster.filters import parse_filter
 from cluster.manifests import ColumnType, Metric
 from cluster.partitions import shards_to_ask
@@ -94,7 +94,7 @@ async def test_the_newest_switch_is_current_and_another_release_may_be_named(
     engine = region.engine()
     assert (await engine.search(REQUEST)).release == 2
     assert (await engine.search(replace(REQUEST, release=1))).release == 1
-    with pytest.raises(InvalidArgument, match="release 3"):
+    with pytest.raises(NotFound, match="release 3"):
         await engine.search(replace(REQUEST, release=3))
 
 

@@ -75,10 +75,14 @@ def test_the_order_counts() -> None:
 def test_arrays_are_compared_by_what_they_hold() -> None:
     here = of_arrays([[4, 9], [7, -1], [-1, -1]], [[b"a", b"b"], [b"c", b""], [b"", b""]])
     # Rows are told by nobody, and padding is none of a vote.
-    there = of_arrays([[0, 0, -1], [0, -1, -1]], [[b"a", b"b", b""], [b"c", b"", b""]])
+    there = of_arrays(
+        [[0, 0, -1], [0, -1, -1], [-1] * 3], [[b"a", b"b", b""], [b"c", b"", b""], [b""] * 3]
+    )
     assert vote_of(here) == vote_of(there)
     moved = of_arrays([[0, -1], [0, 0]], [[b"a", b""], [b"b", b"c"]])
     assert vote_of(here) != vote_of(moved)
+    # As many searches each.
+    assert vote_of(here) != vote_of(of_arrays([[4, 9], [7, -1]], [[b"a", b"b"], [b"c", b""]]))
 
 
 ONE, TWO, OTHER = Vote(1, b"x"), Vote(2, b"y"), Vote(1, b"z")

@@ -8,7 +8,7 @@ import pytest
 
 from cluster.errors import Conflict
 from cluster.object_store import ObjectStore, open_store
-from cluster.region_claim import STANDSTILL_S, Claim, RegionClaim, claim_region
+from cluster.region_claim import STANDSTILL_S, RegionClaim, Tenure, claim_region
 from cluster.rollout_events import RegionStatus, heartbeat_path
 from tests.fakes import SimClock
 
@@ -21,34 +21,34 @@ def beat(cluster_id: str, at_ms: int = 0) -> RegionStatus:
 
 def test_a_name_that_nobody_has_and_ones_own_are_free() -> None:
     claim = RegionClaim("mine")
-    assert claim.look(None, 0.0) is Claim.FREE
-    assert claim.look(beat("mine"), 1.0) is Claim.FREE
-    assert claim.look(beat("mine", 5), 2.0) is Claim.FREE
+    assert claim.look(None, 0.0) is Tenure.FREE
+    assert claim.look(beat("mine"), 1.0) is Tenure.FREE
+    assert claim.look(beat("mine", 5), 2.0) is Tenure.FREE
 
 
 def test_what_changes_between_two_looks_lives() -> None:
     claim = RegionClaim("mine")
-    assert claim.look(beat("other"), 0.0) is Claim.UNDECIDED
-    assert claim.look(beat("other"), 1.0) is Claim.UNDECIDED
-    assert claim.look(beat("other", 1), 1.5) is Claim.TAKEN
-    assert claim.look(beat("other", 1), 1.5 + STANDSTILL_S - 0.1) is Claim.TAKEN
-    assert claim.look(beat("other", 1), 1.5 + STANDSTILL_S) is Claim.FREE
+    assert claim.look(beat("other"), 0.0) is Tenure.UNDECIDED
+    assert claim.look(beat("other"), 1.0) is Tenure.UNDECIDED
+    assert claim.look(beat("other", 1), 1.5) is Tenure.TAKEN
+    assert claim.look(beat("other", 1), 1.5 + STANDSTILL_S - 0.1) is Tenure.TAKEN
+    assert claim.look(beat("other", 1), 1.5 + STANDSTILL_S) is Tenure.FREE
 
 
 def test_what_stands_still_is_dead_whatever_its_clock_says() -> None:
     for at_ms in (0, 1_000_000_000):
         claim = RegionClaim("mine")
-        assert claim.look(beat("other", at_ms), 0.0) is Claim.UNDECIDED
-        assert claim.look(beat("other", at_ms), STANDSTILL_S) is Claim.FREE
+        assert claim.look(beat("other", at_ms), 0.0) is Tenure.UNDECIDED
+        assert claim.look(beat("other", at_ms), STANDSTILL_S) is Tenure.FREE
 
 
 def test_of_two_that_come_at_once_one_stays() -> None:
     ours, theirs = RegionClaim("ours"), RegionClaim("theirs")
-    assert ours.look(None, 0.0) is theirs.look(None, 0.0) is Claim.FREE
+    assert ours.look(None, 0.0) is theirs.look(None, 0.0) is Tenure.FREE
     # Both write; the second one's heartbeat stands.
-    assert ours.look(beat("theirs", 1), 1.0) is Claim.UNDECIDED
-    assert theirs.look(beat("theirs", 1), 1.0) is Claim.FREE
-    assert ours.look(beat("theirs", 2), 2.0) is Claim.TAKEN
+    assert ours.look(beat("theirs", 1), 1.0) is Tenure.UNDECIDED
+    assert theirs.look(beat("theirs", 1), 1.0) is Tenure.FREE
+    assert ours.look(beat("theirs", 2), 2.0) is Tenure.TAKEN
 
 
 @pytest.fixture

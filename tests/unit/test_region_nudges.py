@@ -87,6 +87,8 @@ def test_the_others_are_told_with_their_key_and_a_dead_one_does_no_harm(gateway:
         "dead": {"url": "http://127.0.0.1:1"},
     }
     HttpNudges(Settings.model_validate({"regions": regions}), "a")()
+    for _ in range(2):
+        assert gateway.arrived.acquire(timeout=WAIT_S)
     route = "/v1/regions/nudge"
     assert set(gateway.seen) == {(route, "Bearer one"), (route, None)}
 

@@ -20,8 +20,11 @@ from cluster.region_routing import (
     REGION_BREAKER,
     RegionRouter,
     distance_km,
+    loads_of,
 )
 from cluster.region_site import RegionSite
+from cluster.regions_overview import SILENT_AFTER_S
+from cluster.rollout_events import RegionStatus
 
 LATENCIES = Path(__file__).parents[1] / "data" / "latency" / "region_rtt_ms.csv"
 PLACES = {
@@ -304,3 +307,26 @@ def test_a_site_is_where_the_settings_say_and_keeps_its_key_to_itself() -> None:
     assert "first-key" not in repr(eu)
     us = RegionSite.of("us", found.regions["us"])
     assert (us.url, us.api_key) == ("http://10.0.0.7:8123", None)
+
+
+def test_what_a_lost_region_told_last_is_no_load() -> None:
+    now_ms = 1_000_000
+    told = {
+        name: RegionStatus(
+            region=name,
+            position=1,
+            prepared=(),
+            current=None,
+            at_ms=now_ms - round(ago_s * 1000),
+            load=load,
+        )
+        for name, ago_s, load in (
+            ("eu", 1.0, 0.9),
+            ("us", SILENT_AFTER_S + 0.001, 0.0),
+            ("asia", SILENT_AFTER_S, 0.1),
+        )
+    }
+    loads = loads_of(told, now_ms)
+    assert loads == {"eu": 0.9, "asia": 0.1}
+    busiest = router(settings(THREE, "least_loaded"))
+    assert busiest.order(asked="eu", caller=Caller(), loads=loads) == ("asia", "eu", "us")

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 
 from cluster.errors import DeadlineExceeded, Unavailable
-from deployments.region_traffic import Traffic
+from deployments.installation import Installation
+from deployments.region_traffic import Traffic, traffic_to
+from tests.unit.region_servers import nobody, settings_of
 
 
 class Region:
@@ -55,3 +58,15 @@ def test_what_fails_is_kept_and_the_latest_answer_stays() -> None:
         with pytest.raises(DeadlineExceeded, match="answers of release 2"):
             traffic.wait_for_release(2, timeout_s=0.05)
     assert {reply.error for reply in traffic.failed} == {"lost"}
+
+
+def test_traffic_to_endpoints_goes_by_the_names_of_their_regions() -> None:
+    with nobody() as one, nobody() as other:
+        settings = settings_of({"one": one, "other": other})
+        installations = [Installation(settings, name) for name in ("one", "other")]
+        with traffic_to(
+            installations, lambda http: partial(http.post, "/v1/search", {})
+        ) as traffic:
+            traffic.wait_for_more(1)
+        for name, url in (("one", one), ("other", other)):
+            assert {url in reply.error for reply in traffic.of(name)} == {True}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 from cluster import errors
 from cluster.caller import Location
 from cluster.config import Settings
+from cluster.session import SessionToken
 from deployments.cli import app
 from deployments.http_client import RemoteError
 from deployments.installation import NotRunning
@@ -93,10 +95,12 @@ async def test_a_region_that_is_away_is_passed_over_and_then_left_out() -> None:
         errors.Overloaded("full", 2.0),
         errors.DeadlineExceeded("late"),
         errors.NotYet("not here yet"),
+        errors.Corrupt("a file"),
+        ValueError("a bug"),
     ],
 )
 async def test_what_another_region_may_do_better_is_asked_there(
-    error: errors.RaygionError,
+    error: Exception,
 ) -> None:
     failing, service = FakeService(), FakeService()
     failing.search_error = failing.answer_error = error
@@ -104,6 +108,19 @@ async def test_what_another_region_may_do_better_is_asked_there(
         assert (await using(settings, lambda client: client.post(SEARCH, QUERY)))["hits"]
         assert (await using(settings, ask))[-1][0] == "done"
     assert (len(service.searches), len(service.answers)) == (1, 1)
+
+
+async def test_a_region_that_fails_by_itself_is_left_out_like_one_that_is_away() -> None:
+    failing, service = FakeService(), FakeService()
+    failing.search_error = errors.Corrupt("a file")
+    async with regions(failing=failing, there=service) as settings:
+
+        def use(client: RegionsClient) -> tuple[str, ...]:
+            for _ in range(3):
+                client.post(SEARCH, {**QUERY, "consistency": "eventual"})
+            return client._order(QUERY)
+
+        assert await using(settings, use) == ("there", "failing")
 
 
 async def test_what_the_caller_got_wrong_is_said_once() -> None:
@@ -144,17 +161,43 @@ async def test_an_answer_that_has_begun_is_not_begun_again() -> None:
     assert not service.answers
 
 
+class Tokens(FakeService):
+    """Gives a token with each search, the last one again and again."""
+
+    def __init__(self, *tokens: str) -> None:
+        super().__init__()
+        self.tokens_left = list(tokens)
+
+    async def search(self, request: Any) -> Any:
+        found = await super().search(request)
+        last = len(self.tokens_left) == 1
+        token = self.tokens_left[0] if last else self.tokens_left.pop(0)
+        return replace(found, session=token)
+
+
+async def test_what_was_seen_is_not_forgotten_when_a_region_lags_behind() -> None:
+    seen = [
+        SessionToken(store, position).encode()
+        for store, position in (("store", 12), ("store", 9), ("store", 14), ("other", 3))
+    ]
+    service = Tokens(*seen, "", "what a later version gives")
+    async with regions(there=service) as settings:
+
+        def use(client: RegionsClient) -> list[str]:
+            told = []
+            for _ in range(6):
+                client.post(SEARCH, {**QUERY, "consistency": "eventual"})
+                told.append(client.session)
+            return told
+
+        first, _, later, other = seen
+        last = "what a later version gives"
+        assert await using(settings, use) == [first, first, later, other, other, last]
+
+
 async def test_what_was_seen_goes_along_with_the_next_request() -> None:
     token = "WzEsInN0b3JlIiwxMl0"
-
-    class Tokens(FakeService):
-        async def search(self, request: Any) -> Any:
-            found = await super().search(request)
-            return type(found)(
-                **{name: getattr(found, name) for name in found.__slots__} | {"session": token}
-            )
-
-    service = Tokens()
+    service = Tokens(token)
     async with regions(there=service) as settings:
 
         def use(client: RegionsClient) -> str:

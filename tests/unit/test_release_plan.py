@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from actors import names, wiring
 from actors.release_loader import LoadedRelease, ReleaseLoader
 from actors.replica_counts import ReplicaCounts
 from cluster.artifacts import Artifacts
@@ -14,7 +16,14 @@ from cluster.catalog import Catalog
 from cluster.config import GeneratorSettings, Settings
 from cluster.errors import InvalidArgument
 from cluster.local_store import LocalStore
-from cluster.manifests import ArtifactFile, IndexManifest, IndexParameters, ModelKind, ModelManifest
+from cluster.manifests import (
+    ArtifactFile,
+    IndexManifest,
+    IndexParameters,
+    ModelKind,
+    ModelManifest,
+    ShardArtifact,
+)
 from cluster.releases import Release, ReleaseContents
 
 SETTINGS: dict[str, Any] = {
@@ -132,6 +141,56 @@ def test_a_model_runs_only_where_the_region_generates(plans: Plans) -> None:
     # Prompts are counted and cut here all the same.
     assert [file.path for file in us.view.generator.tokenizer_files] == ["tokenizer.json"]
     assert us.view.generator.model == "small"
+
+
+class Replicas:
+    """Stands for Ray's actors: which ones there are, and what they were told to unload."""
+
+    def __init__(self) -> None:
+        self.living: set[str] = set()
+        self.unloaded: list[tuple[str, str]] = []
+
+    def actor(self, corpus: str, shard: int, number: int, **_: object) -> SimpleNamespace:
+        name = names.replica(corpus, shard, number)
+        self.living.add(name)
+
+        def unload(version: str) -> None:
+            self.unloaded.append((name, version))
+
+        return SimpleNamespace(unload=SimpleNamespace(remote=unload))
+
+
+@pytest.fixture
+def replicas(monkeypatch: pytest.MonkeyPatch) -> Replicas:
+    replicas = Replicas()
+    monkeypatch.setattr(wiring, "replica_actor", replicas.actor)
+    monkeypatch.setattr(wiring, "kill", replicas.living.discard)
+    return replicas
+
+
+@pytest.mark.parametrize(("goes", "stays"), [(0, 1), (1, 0)])
+def test_replicas_that_were_added_live_as_long_as_a_release_needs_them(
+    plans: Plans, replicas: Replicas, goes: int, stays: int
+) -> None:
+    """Whichever of two releases goes: the one planned before there were more replicas, or after."""
+    catalog, loader = Catalog(plans.store), plans.loader("eu")
+    releases = []
+    for number in (1, 2):
+        shard = ShardArtifact(shard=0, num_rows=1, files=(), recall_at_10=1.0)
+        made = index("open").model_copy(update={"version": f"open-{number}0", "shards": (shard,)})
+        contents = ReleaseContents(indexes={"open": catalog.publish_index(made)[1]})
+        releases.append(loader.plan(Release(number=number, contents=contents)))
+        loader._counts.ask_for("open", 3)
+    planned = [len(release.view.corpora["open"].shards[0]) for release in releases]
+    assert planned == [2, 3]
+    three = {names.replica("open", 0, number) for number in range(3)}
+    loader.retire(releases[goes], [releases[stays]])
+    assert replicas.living == three
+    version = releases[goes].indexes["open"].version
+    assert {unloaded for unloaded, _ in replicas.unloaded} == three
+    assert {gone for _, gone in replicas.unloaded} == {version}
+    loader.retire(releases[stays], [])
+    assert replicas.living == set()
 
 
 def test_no_model_is_started_or_ended_where_none_runs(plans: Plans) -> None:

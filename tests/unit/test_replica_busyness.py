@@ -25,6 +25,24 @@ class SlowIndex:
         return cast(ShardHits, None)
 
 
+def test_searches_side_by_side_are_all_work_before_they_end() -> None:
+    slow, brief = SlowIndex(), SlowIndex()
+    brief.may_end.set()
+    shard = cast(ShardIndex, slow)
+    opened = _Opened(shard, whole=shard, files=(), parameters=IndexParameters())
+    searching = threading.Thread(target=opened.search, args=(QUERY,))
+    searching.start()
+    assert slow.begun.wait(10)
+    # As a search on the event loop, while a thread has another one under way.
+    opened.index = cast(ShardIndex, brief)
+    opened.search(QUERY)
+    first_s = opened.spent_s()
+    assert opened.busy_s < first_s < opened.spent_s()
+    slow.may_end.set()
+    searching.join()
+    assert opened.spent_s() == opened.busy_s > first_s
+
+
 def test_a_long_search_is_work_before_it_ends() -> None:
     index = SlowIndex()
     shard = cast(ShardIndex, index)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,40 @@ def test_settings_that_changed_meanwhile_bound_what_the_log_says(tmp_path: Path)
     assert counts(tmp_path, fewer).count("free") == 1
     more = Settings(corpora={"free": CorpusSettings(replicas=6)})
     assert counts(tmp_path, more).count("free") == 6
+
+
+def test_a_corpus_that_is_gone_is_busy_no_more(tmp_path: Path) -> None:
+    found = counts(tmp_path)
+    found.observe("fixed", BUSY, 0.0)
+    found.observe("free", IDLE, 0.0)
+    assert found.load() == 1.0
+    found.forget_all_but({"fixed", "free"})
+    assert found.load() == 1.0, "one whose replicas do not answer is not gone"
+    found.forget_all_but({"free"})
+    assert found.load() == 0.0
+
+
+def test_the_load_is_told_while_the_store_is_slow(tmp_path: Path) -> None:
+    class Slow(LocalStore):
+        asked, may_answer = threading.Event(), threading.Event()
+
+        def list_names(self, folder: str, after: str | None = None) -> list[str]:
+            self.asked.set()
+            assert self.may_answer.wait(30)
+            return super().list_names(folder, after)
+
+    store = Slow(tmp_path)
+    found = ReplicaCounts(SETTINGS, store, "here")
+    asking = threading.Thread(target=found.ask_for, args=("fixed", 3))
+    asking.start()
+    assert store.asked.wait(30)
+    loads: list[float] = []
+    heart = threading.Thread(target=lambda: loads.append(found.load()))
+    heart.start()
+    heart.join(10)
+    assert loads == [0.0]
+    store.may_answer.set()
+    asking.join()
 
 
 @pytest.mark.parametrize("least", [0, -1, 65])

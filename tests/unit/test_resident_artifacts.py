@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
+from actors import shard_replica
 from actors.release_loader import LoadedRelease
+from actors.shard_index import ShardIndex
 from actors.shard_replica import ShardReplicaActor
 from cluster.artifact_cache import ArtifactCache
 from cluster.artifacts import Artifacts
-from cluster.errors import NotFound
+from cluster.errors import Corrupt, NotFound
 from cluster.object_store import ObjectStore
 from cluster.prompt import PromptTemplate
 from cluster.region_view import ReleaseView
@@ -51,6 +54,31 @@ async def test_a_shard_that_could_not_be_loaded_is_not_kept(
     replica.unload(manifest.version)
     cache.limit(0)
     assert not any(cache.holds([file]) for file in files)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_what_is_unloaded_while_it_is_loaded_is_not_kept(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    manifest = publish(store, tmp_path, "v1")
+    cache = ArtifactCache(Artifacts(store), tmp_path / "cache")
+    replica = ShardReplicaActor(0, store, tmp_path / "cache")
+    real_open = ShardIndex.open
+
+    def open_late(*args: object) -> ShardIndex:
+        replica.unload(manifest.version)
+        # As by `folder_for`, which has them made and then keeps them.
+        cache.pin(manifest.shards[0].files)
+        if fails:
+            raise Corrupt("damaged")
+        return real_open(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(shard_replica.ShardIndex, "open", open_late)
+    with pytest.raises(Corrupt) if fails else nullcontext():
+        await replica.load(manifest)
+    assert not replica.holds(manifest.version)
+    cache.limit(0)
+    assert not cache.holds(manifest.shards[0].files)
 
 
 def test_a_release_is_of_the_files_of_its_shards_and_models(

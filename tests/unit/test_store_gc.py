@@ -14,7 +14,9 @@ from cluster.manifests import ArtifactFile, Blob, FileDelta, ModelKind
 from cluster.object_store import ObjectStore
 from cluster.release_parts import claim_release
 from cluster.releases import ReleaseContents
+from cluster.rollout_events import RegionStatus, heartbeat_path
 from cluster.store_gc import MARKS, Collected, StoreCollector
+from cluster.stored_object import StoredObject
 from tests.store_fixtures import address, memory_store, s3_server, store
 from tests.unit.gc_world import CORPUS, ShiftedClock, TimedStore, World
 
@@ -95,6 +97,46 @@ def test_after_a_rollback_the_release_that_is_current_stays(memory_store: Object
     collecting.run()
     assert collecting.run().kept_releases == (1, 3)
     assert [world.holds(made[number].paths) for number in (1, 2, 3)] == [True, False, True]
+
+
+def test_what_a_region_still_holds_stays_until_it_is_silent(memory_store: ObjectStore) -> None:
+    """A region that cannot load newer releases serves an old one, and may have to load it again."""
+    world, collecting = World(memory_store), Collecting(memory_store)
+    world.elect()
+    made = {number: world.index(f"index {number}", [f"of {number}"]) for number in (1, 2, 3)}
+    for number in (1, 2, 3):
+        world.propose(number, made[number])
+        world.commit(number)
+    for _ in range(3):
+        collecting.clock.hours += 25
+        told = RegionStatus(
+            region="behind",
+            position=3,
+            prepared=(1, 99),
+            current=1,
+            at_ms=collecting.clock.wall_ms(),
+        )
+        memory_store.put(heartbeat_path("behind"), told.to_bytes())
+        assert collecting.run(0.0).kept_releases == (1, 2, 3)
+    assert world.holds(made[1].paths)
+    collecting.run()
+    assert collecting.run().kept_releases == (2, 3)
+    assert not world.holds(made[1].paths)
+
+
+def test_a_claim_that_another_collector_took_is_none(memory_store: ObjectStore) -> None:
+    claim_all(memory_store, [World(memory_store).blob("x")])
+    listed, (name,) = memory_store.list_objects, memory_store.list_names(CLAIMS)
+
+    def and_then_gone(folder: str) -> list[StoredObject]:
+        found = listed(folder)
+        if folder == CLAIMS:
+            memory_store.remove(f"{CLAIMS}/{name}")
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory_store, "list_objects", and_then_gone)
+        assert Collecting(memory_store).run(0.0).removed_objects == 0
 
 
 def test_what_is_unreferenced_goes_after_the_grace_period(

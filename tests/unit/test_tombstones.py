@@ -37,6 +37,11 @@ def names(rows: object) -> list[bytes]:
     return [f"d{row:05}é".encode() for row in np.asarray(rows).tolist()]
 
 
+def documents(rows: object) -> list[str]:
+    """Each has one passage, of the same id."""
+    return [id.decode() for id in names(rows)]
+
+
 def shard(folder: Path, rows: np.ndarray, parameters: IndexParameters) -> ShardIndex:
     folder.mkdir(parents=True)
     ids = pa.array([id.decode() for id in names(rows)], pa.string())
@@ -80,7 +85,7 @@ def test_recall_stays_that_of_a_rebuilt_index(
     deleted = np.unique(np.concatenate([near[: num_deleted // 2], order[: num_deleted // 2]]))
     live = np.setdiff1d(np.arange(ROWS), deleted)
     rebuilt = shard(tmp_path / "rebuilt", live, parameters)
-    view = whole.without(names(deleted))
+    view = whole.without_documents(documents(deleted))
     assert (view.num_rows, view.num_live) == (ROWS, len(live))
     assert recall_at_10(view, queries) >= recall_at_10(rebuilt, queries) - 0.01
     exact = replace(ask(queries), effort=SearchEffort(exact=True))
@@ -93,7 +98,7 @@ def test_recall_stays_that_of_a_rebuilt_index(
 def test_deleted_rows_are_hidden_whatever_is_asked(tmp_path: Path, kind: IndexKind) -> None:
     whole = shard(tmp_path / "s", np.arange(ROWS), parameters_of(kind, Metric.L2))
     deleted = np.arange(0, ROWS, 2)
-    view = whole.without(names(deleted))
+    view = whole.without_documents(documents(deleted))
     for top_k, filter in itertools.product(
         (1, 10, 700), (None, {"row": {"lt": 3000}}, {"row": {"gte": 3900}})
     ):
@@ -118,17 +123,17 @@ def test_deleted_rows_are_hidden_whatever_is_asked(tmp_path: Path, kind: IndexKi
 def test_a_view_leaves_the_one_it_was_made_from_as_it_is(tmp_path: Path) -> None:
     whole = shard(tmp_path / "s", np.arange(ROWS), parameters_of(IndexKind.HNSW, Metric.L2))
     before = whole.search(ask(QUERIES))
-    best = {id for id in before.ids[:, 0].tolist()}
-    first = whole.without(best)
+    best = {id.decode() for id in before.ids[:, 0].tolist()}
+    first = whole.without_documents(best)
     after = first.search(ask(QUERIES))
-    assert not best & {*after.ids.ravel().tolist()}
+    assert not {id.encode() for id in best} & {*after.ids.ravel().tolist()}
     # Deletes add up, in any order; what is deleted twice or unknown changes nothing.
-    second = first.without([*names([5, 6]), b"unknown", b"\xff\xfe"])
-    swapped = whole.without(names([6, 5])).without(best)
+    second = first.without_documents([*documents([5, 6]), "unknown"])
+    swapped = whole.without_documents(documents([6, 5])).without_documents(best)
     assert same(second.search(ask(QUERIES)), swapped.search(ask(QUERIES)))
-    assert first.without(best) is first
-    assert whole.without([]) is whole
-    assert whole.without([b"d00005"]) is whole
+    assert first.without_documents(best) is first
+    assert whole.without_documents([]) is whole
+    assert whole.without_documents(["d00005"]) is whole
     assert same(whole.search(ask(QUERIES)), before)
     assert same(first.search(ask(QUERIES)), after)
     # A search that began before still fetches what it found.
@@ -139,7 +144,9 @@ def test_views_serve_while_others_are_made(tmp_path: Path) -> None:
     whole = shard(tmp_path / "s", np.arange(ROWS), parameters_of(IndexKind.IVF_PQ, Metric.L2))
     views = [whole]
     for number in range(10):
-        views.append(views[-1].without(names(range(number * 100, number * 100 + 100))))
+        views.append(
+            views[-1].without_documents(documents(range(number * 100, number * 100 + 100)))
+        )
     filters = (None, {"row": {"lt": 2000}})
     queries = [ask(QUERIES[:7], 10, filter) for filter in filters]
     expected = [[view.search(query) for query in queries] for view in views]
@@ -147,7 +154,7 @@ def test_views_serve_while_others_are_made(tmp_path: Path) -> None:
     def again(number: int) -> bool:
         view = whole
         for step in range(number):
-            view = view.without(names(range(step * 100, step * 100 + 100)))
+            view = view.without_documents(documents(range(step * 100, step * 100 + 100)))
         found = [view.search(query) for query in queries]
         return all(map(same, found, expected[number]))
 
@@ -158,12 +165,12 @@ def test_views_serve_while_others_are_made(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", IndexKind)
 def test_everything_may_be_deleted(tmp_path: Path, kind: IndexKind) -> None:
     whole = shard(tmp_path / "s", np.arange(300), parameters_of(kind, Metric.COSINE))
-    nothing = whole.without(names(range(300)))
+    nothing = whole.without_documents(documents(range(300)))
     assert nothing.num_live == 0
     assert (nothing.search(ask(QUERIES[:3])).rows == -1).all()
-    one = whole.without(names(range(1, 300)))
+    one = whole.without_documents(documents(range(1, 300)))
     hits = one.search(ask(QUERIES[:3]))
     assert hits.ids[:, 0].tolist() == names([0]) * 3
     assert (hits.rows[:, 1:] == -1).all()
     empty = shard(tmp_path / "empty", np.arange(0), parameters_of(kind, Metric.COSINE))
-    assert empty.without([b"x"]) is empty
+    assert empty.without_documents(["x"]) is empty

@@ -1,0 +1,95 @@
+"""Several regions on one machine, acted on from outside of their clusters: what the tests of them
+and their benchmark have in common.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.errors import DeadlineExceeded, RaygionError
+from cluster.releases import LogState
+from deployments.http_client import HttpRegion
+from deployments.region_driver import RegionDriver, join_new_cluster, start_services
+
+COORDINATOR = "ray::Coordinator"
+_TIMEOUT_S = 120.0
+_POLL_S = 0.05
+
+
+def _nothing(_: RegionDriver) -> None:
+    """Most drivers start their cluster as they are."""
+
+
+@dataclass(kw_only=True)
+class DrivenRegions:
+    drivers: dict[str, RegionDriver]
+    before: Callable[[RegionDriver], object] = _nothing
+    """Done with each driver before it starts its cluster."""
+
+    @property
+    def log(self) -> LogState:
+        return next(iter(self.drivers.values())).installation.read_release_log()
+
+    def at_leader(self, method: str, *args: object, **options: object) -> Any:
+        """Calls the coordinator that leads; asks again until one does."""
+        deadline_s = time.monotonic() + _TIMEOUT_S
+        while True:
+            leader = self.log.leader or next(iter(self.drivers))
+            try:
+                return self.drivers[leader].coordinator(method, *args, **options)
+            except RaygionError as error:
+                if not error.retryable or time.monotonic() > deadline_s:
+                    raise
+                time.sleep(_POLL_S)
+
+    def http(self, region: str) -> HttpRegion:
+        return HttpRegion.of(self.drivers[region].installation)
+
+    def status(self, region: str) -> dict[str, Any]:
+        """What `/v1/status` says; empty while it says nothing."""
+        try:
+            with self.http(region) as http:
+                return http.get("/v1/status")
+        except RaygionError:
+            return {}
+
+    def wait_until_serving(
+        self, number: int, *regions: str, timeout_s: float = _TIMEOUT_S
+    ) -> float:
+        """The seconds until the release is current in these regions (by default all), all of it.
+
+        Raises DeadlineExceeded. Asked over HTTP, since a coordinator may be gone at the moment.
+        """
+        started_s = time.monotonic()
+        names = regions or tuple(self.drivers)
+        while missing := [name for name in names if not self._serves(name, number)]:
+            if time.monotonic() > started_s + timeout_s:
+                raise DeadlineExceeded(f"release {number} is not served in {', '.join(missing)}")
+            time.sleep(_POLL_S)
+        return time.monotonic() - started_s
+
+    def _serves(self, region: str, number: int) -> bool:
+        status = self.status(region)
+        return bool(status.get("release") == number and status["healthy"])
+
+    def kill_coordinator(self, region: str) -> None:
+        (pid,) = self.drivers[region].pids(COORDINATOR)
+        os.kill(pid, signal.SIGKILL)
+
+    def start_again(self, region: str) -> None:
+        """Brings up a region whose processes were killed."""
+        installation = self.drivers[region].installation
+        self.stop(region)
+        self.drivers[region] = RegionDriver(installation)
+        self.before(self.drivers[region])
+        self.drivers[region].run(join_new_cluster)
+        self.drivers[region].run(start_services)
+
+    def stop(self, region: str) -> None:
+        """Ends the region's cluster and its driver, whichever it has by then."""
+        self.drivers[region].stop()

@@ -1,0 +1,137 @@
+"""What a caller learns when the coordinator goes away: before, or while it makes a change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.exceptions import ActorDiedError, GetTimeoutError, RayTaskError
+
+from actors import coordinator_client
+from actors.coordinator_client import CoordinatorClient
+from cluster.errors import Conflict, DeadlineExceeded, NotFound, OutcomeUnknown, Unavailable
+from cluster.releases import LogState, fold
+from tests.fakes import Entries, contents
+
+Answer = Callable[[], object]
+
+
+class FakeRay:
+    """A coordinator as Ray shows it: each call of a method takes the next of its answers, the last
+    one for ever.
+    """
+
+    def __init__(self, **answers: list[object]) -> None:
+        self.answers: dict[str, list[object]] = {"regions_prepared": [frozenset()], **answers}
+        self.asked: list[str] = []
+        self.is_there = True
+
+    def get_actor(self, name: str, namespace: str) -> object:
+        if not self.is_there:
+            raise ValueError(f"Failed to look up actor {name}")
+        methods = {name: SimpleNamespace(remote=self._method(name)) for name in self.answers}
+        return SimpleNamespace(**methods)
+
+    def get(self, answer: object, timeout: float) -> object:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def _method(self, name: str) -> Callable[..., object]:
+        def ask(*args: object) -> object:
+            self.asked.append(name)
+            answers = self.answers[name]
+            return answers.pop(0) if len(answers) > 1 else answers[0]
+
+        return ask
+
+
+@pytest.fixture
+def ray(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
+    ray = FakeRay()
+    monkeypatch.setattr(coordinator_client, "ray", ray)
+    monkeypatch.setattr(coordinator_client, "_POLL_S", 0.0)
+    return ray
+
+
+CHANGES: list[tuple[str, tuple[Any, ...]]] = [
+    ("canary", (1, 5)),
+    ("commit", (1,)),
+    ("abort", (1, "why")),
+    ("rollback", (None,)),
+    ("scale", ("c", 2)),
+]
+GONE = [ActorDiedError(), GetTimeoutError()]
+
+
+def propose() -> int:
+    return CoordinatorClient().propose(contents(), targets=("a",), auto_commit=True)
+
+
+@pytest.mark.parametrize("error", GONE)
+def test_of_a_change_under_way_nobody_knows(ray: FakeRay, error: Exception) -> None:
+    for method, args in CHANGES:
+        ray.answers[method] = [error]
+        with pytest.raises(OutcomeUnknown, match="raygion release list"):
+            getattr(CoordinatorClient(), method)(*args)
+    ray.answers["propose"] = [error]
+    with pytest.raises(OutcomeUnknown):
+        propose()
+
+
+@pytest.mark.parametrize("error", GONE)
+def test_a_coordinator_that_is_away_is_asked_for_no_change(ray: FakeRay, error: Exception) -> None:
+    ray.answers |= {"commit": [None], "regions_prepared": [error]}
+    with pytest.raises(Unavailable, match="does not answer"):
+        CoordinatorClient().commit(1)
+    assert ray.asked == ["regions_prepared"]
+    ray.is_there = False
+    with pytest.raises(Unavailable, match="no region runs"):
+        CoordinatorClient().commit(1)
+
+
+@pytest.mark.parametrize("error", GONE)
+def test_looking_fails_without_a_doubt(ray: FakeRay, error: Exception) -> None:
+    ray.answers["log_state"] = [error]
+    with pytest.raises(Unavailable):
+        CoordinatorClient().log_state()
+
+
+def test_errors_of_the_coordinator_come_as_they_are(ray: FakeRay) -> None:
+    for cause, told in ((Conflict("no"), Conflict), (ValueError("a bug"), RayTaskError)):
+        error = RayTaskError("commit", "its stack", cause).as_instanceof_cause()
+        ray.answers["commit"] = [error]
+        with pytest.raises(told):
+            CoordinatorClient().commit(1)
+
+
+def test_waiting_goes_on_while_the_coordinator_starts_anew(ray: FakeRay) -> None:
+    make, state = Entries(), LogState()
+    for entry in (make.elect("a", 1), make.propose(1)):
+        state = fold(state, entry)
+    committed = fold(state, make.commit(1))
+    away = ActorDiedError()
+    ray.answers["log_state"] = [state, away, LogState(), state, committed]
+    CoordinatorClient().wait_until_committed(1, 30.0)
+    assert ray.asked == ["log_state"] * 5
+    ray.answers["log_state"] = [LogState(), state]
+    ray.answers["regions_prepared"] = [frozenset(), away, frozenset(state.proposals[1].targets)]
+    CoordinatorClient().wait_until_prepared(1, 30.0)
+    serving = SimpleNamespace(release=1, healthy=True)
+    ray.answers["status"] = [away, SimpleNamespace(release=1, healthy=False), serving]
+    assert CoordinatorClient().wait_until_serving(1, 30.0) is serving
+    ray.answers["log_state"] = [LogState(), fold(state, make.abort(1))]
+    with pytest.raises(Conflict, match="release 1 was aborted"):
+        CoordinatorClient().wait_until_committed(1, 30.0)
+
+
+def test_waiting_comes_to_an_end(ray: FakeRay) -> None:
+    ray.answers["log_state"] = [ActorDiedError()]
+    with pytest.raises(DeadlineExceeded, match="release 1 to be committed") as caught:
+        CoordinatorClient().wait_until_committed(1, 0.0)
+    assert isinstance(caught.value.__cause__, Unavailable)
+    ray.answers["status"] = [NotFound("no such thing")]
+    with pytest.raises(NotFound):
+        CoordinatorClient().wait_until_serving(1, 30.0)

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import psutil
+import pytest
+
+from deployments.local_cluster import LocalCluster
+from deployments.marked_processes import MARKER_VARIABLE, title_of
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> LocalCluster:
+    """Only its mark: none of its processes is Ray's."""
+    return LocalCluster(
+        name="test",
+        run_dir=tmp_path,
+        temp_dir=tmp_path,
+        port_base=1,
+        http_port=1,
+        marker=secrets.token_hex(16),
+    )
+
+
+@pytest.fixture
+def processes(cluster: LocalCluster) -> Iterator[dict[str, int]]:
+    """Some of the cluster, by title, and one that is like them but of another cluster."""
+    with ExitStack() as stack:
+
+        def started(title: str, marker: str) -> int:
+            process = subprocess.Popen(
+                [title, "-c", "import sys; sys.stdin.read()"],
+                executable=sys.executable,
+                env={**os.environ, MARKER_VARIABLE: marker},
+                stdin=subprocess.PIPE,
+            )
+            stack.callback(process.communicate)
+            return process.pid
+
+        started("ray::Coordinator", "of another one")
+        titles = ("ray::Coordinator.propose", "ray::CoordinatorClient", "raylet")
+        yield {title: started(title, cluster.marker) for title in titles}
+
+
+def test_the_processes_of_a_cluster_are_found_by_how_their_title_begins(
+    cluster: LocalCluster, processes: dict[str, int]
+) -> None:
+    assert sorted(cluster.pids()) == sorted(processes.values())
+    assert cluster.pids("ray::Coordinator.") == [processes["ray::Coordinator.propose"]]
+    assert len(cluster.pids("ray::Coordinator")) == 2
+    assert cluster.pids("ray::Nobody") == []
+
+
+def test_a_process_that_is_gone_has_no_title() -> None:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    known = psutil.Process(process.pid)
+    process.wait()
+    assert title_of(known) == ""

@@ -1,0 +1,118 @@
+"""Searches and answers on which a majority of the regions agrees."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from cluster.answers import AnswerEvent, AnswerRequest, AnswerResult, Retrieved
+from cluster.errors import InvalidArgument, NotYet, Unavailable
+from tests.unit.regional_world import ASK, QUESTION, Region, World, quorum
+
+
+@pytest.fixture
+def world() -> World:
+    world = World()
+    world.add("a", "b", "c")
+    return world
+
+
+@pytest.fixture
+def a(world: World) -> Region:
+    return world.regions["a"]
+
+
+async def told(region: Region, request: AnswerRequest) -> list[AnswerEvent]:
+    return [event async for event in region.service.answer_events(request)]
+
+
+async def test_a_majority_is_the_answer_whoever_is_asked(world: World, a: Region) -> None:
+    a.read(upto=1)
+    found = await a.service.search(replace(ASK, demand=quorum()))
+    assert (found.release, found.region) == (2, "a")
+    assert found.served_by in ("b", "c")
+
+
+async def test_one_lost_region_of_three_is_no_matter_two_are(world: World, a: Region) -> None:
+    world.regions["b"].gone = True
+    assert (await a.service.search(replace(ASK, demand=quorum()))).served_by == "a"
+    world.regions["c"].gone = True
+    with pytest.raises(Unavailable, match="1 of 3 regions answer"):
+        await a.service.search(replace(ASK, demand=quorum()))
+
+
+async def test_regions_that_differ_are_asked_once_more_and_then_refused(
+    world: World, a: Region, caplog: pytest.LogCaptureFixture
+) -> None:
+    for region in world.regions.values():
+        region.text = f"of {region.name}"
+    with pytest.raises(NotYet, match="no majority"):
+        await a.service.search(replace(ASK, demand=quorum()))
+    assert len(a.served) == 2
+    assert "answer release 2 differently" in caplog.text
+
+
+async def test_bad_input_is_bad_by_quorum_too(world: World, a: Region) -> None:
+    for region in world.regions.values():
+        region.failures = [InvalidArgument("wrong", "top_k")] * 2
+    with pytest.raises(InvalidArgument):
+        await a.service.search(replace(ASK, demand=quorum()))
+
+
+async def test_bad_input_is_told_whatever_else_fails_first(world: World, a: Region) -> None:
+    a.failures = [Unavailable("starting")] * 2
+    world.regions["b"].gone = True
+    world.regions["c"].failures = [InvalidArgument("wrong", "top_k")] * 2
+    with pytest.raises(InvalidArgument):
+        await a.service.search(replace(ASK, demand=quorum()))
+
+
+@pytest.mark.parametrize(("homes", "asked"), [(("b",), "a"), (("b", "c"), "a"), (("a", "c"), "b")])
+async def test_only_regions_that_may_hold_the_corpus_vote(
+    world: World, homes: tuple[str, ...], asked: str
+) -> None:
+    world.homes = homes
+    region = world.regions[asked]
+    region.failures = [InvalidArgument("is not kept in this region", "corpus")]
+    found = await region.service.search(replace(ASK, demand=quorum()))
+    assert (found.region, found.served_by in homes) == (asked, True)
+    events = await told(region, replace(QUESTION, demand=quorum()))
+    assert isinstance(events[-1], AnswerResult)
+    assert events[-1].served_by in homes
+    assert len(region.failures) == 1
+
+
+async def test_a_lost_shard_is_no_difference_between_regions(
+    world: World, a: Region, caplog: pytest.LogCaptureFixture
+) -> None:
+    b, c = world.regions["b"], world.regions["c"]
+    a.text, a.coverage = "less", 0.5
+    b.text, b.coverage = "even less", 0.25
+    with pytest.raises(NotYet):
+        await a.service.search(replace(ASK, demand=quorum(), min_coverage=0.1))
+    assert "differently" not in caplog.text
+    b.coverage = 1.0
+    with pytest.raises(NotYet):
+        await a.service.search(replace(ASK, demand=quorum(), min_coverage=0.1))
+    (found, *_) = [line for line in caplog.text.splitlines() if "differently" in line]
+    assert f"{b.name} (" in found
+    assert f"{c.name} (" in found
+    assert f"{a.name} (" not in found
+
+
+async def test_a_single_region_is_its_own_majority() -> None:
+    (alone,) = World().add("alone")
+    assert (await alone.service.search(replace(ASK, demand=quorum()))).release == 2
+
+
+async def test_an_answer_by_quorum_is_written_where_the_majority_is(
+    world: World, a: Region
+) -> None:
+    a.read(upto=1)
+    (retrieved, *_) = await told(a, replace(QUESTION, demand=quorum()))
+    assert isinstance(retrieved, Retrieved)
+    assert (retrieved.release, retrieved.region) == (2, "a")
+    assert retrieved.served_by in ("b", "c")
+    with pytest.raises(InvalidArgument, match="with retrieval"):
+        await told(a, replace(QUESTION, retrieve=False, demand=quorum()))
