@@ -19,7 +19,8 @@ def manifest_paths(contents: ReleaseContents) -> tuple[str, ...]:
 def claim_release(store: ObjectStore, contents: ReleaseContents) -> None:
     """Makes sure that all of a release is in the store, and stays until it is proposed.
 
-    Raises NotFound naming what is gone, Unavailable while some of it is being collected as garbage.
+    Raises NotFound naming what is gone, Corrupt for what has another size, Unavailable while some
+    of it is being collected as garbage.
     """
     catalog = Catalog(store)
     indexes = [catalog.read_index(corpus, ref) for corpus, ref in contents.indexes.items()]

@@ -23,7 +23,7 @@ from actors.shard_documents import DOCUMENTS_FILE
 from actors.shard_index import INDEX_FILE, ShardIndex
 from cluster.artifact_cache import ArtifactCache
 from cluster.artifacts import Artifacts, blob_path
-from cluster.errors import Conflict, Corrupt
+from cluster.errors import Conflict, Corrupt, NotFound
 from cluster.manifests import ArtifactFile, IndexManifest
 from cluster.object_store import open_store
 from cluster.releases import ReleaseContents, ReleaseStatus
@@ -47,11 +47,13 @@ def flipped(data: bytes, at: int, bit: int = 0) -> bytes:
 DAMAGES: dict[str, tuple[str, Damage]] = {
     "first bit of the index": (INDEX_FILE, lambda data: flipped(data, 0)),
     "last bit of the index": (INDEX_FILE, lambda data: flipped(data, len(data) - 1, 7)),
-    "index without its last byte": (INDEX_FILE, lambda data: data[:-1]),
     "a bit in the middle of the documents": (
         DOCUMENTS_FILE,
         lambda data: flipped(data, len(data) // 2, 3),
     ),
+}
+OTHER_SIZES: dict[str, tuple[str, Damage]] = {
+    "index without its last byte": (INDEX_FILE, lambda data: data[:-1]),
     "documents with a byte too many": (DOCUMENTS_FILE, lambda data: data + b"\0"),
     "empty documents": (DOCUMENTS_FILE, lambda data: b""),
 }
@@ -143,17 +145,34 @@ def test_a_release_with_a_damaged_shard_is_aborted_and_the_current_one_goes_on(
     assert refused.json()["error"]["field"] == "corpus"
 
 
-@pytest.mark.usefixtures("nothing_cached")
-def test_a_shard_that_is_missing_aborts_the_release(shared_region: LiveRegion, tiny: Tiny) -> None:
+@pytest.mark.parametrize("name", OTHER_SIZES)
+def test_a_shard_of_another_size_is_not_even_proposed(
+    shared_region: LiveRegion, tiny: Tiny, name: str
+) -> None:
+    before = shared_region.coordinator.log_state()
+    path, damage = OTHER_SIZES[name]
+    file = tiny.file(path)
+    with (
+        damaged(stored(shared_region, file), damage),
+        pytest.raises(Corrupt, match=rf"{file.sha256} \({path}\) holds"),
+    ):
+        propose(shared_region, tiny.contents)
+    assert shared_region.coordinator.log_state() == before
+
+
+def test_a_shard_that_is_missing_is_not_even_proposed(
+    shared_region: LiveRegion, tiny: Tiny
+) -> None:
+    before = shared_region.coordinator.log_state()
     blob = stored(shared_region, tiny.file(INDEX_FILE))
     aside = blob.with_suffix(".aside")
     blob.rename(aside)
     try:
-        with pytest.raises(Conflict, match=tiny.file(INDEX_FILE).sha256):
+        with pytest.raises(NotFound, match=tiny.file(INDEX_FILE).sha256):
             propose(shared_region, tiny.contents)
     finally:
         aside.rename(blob)
-    assert shared_region.coordinator.status().release == shared_region.release
+    assert shared_region.coordinator.log_state() == before
 
 
 def test_an_index_manifest_of_another_hash_is_not_even_proposed(
