@@ -237,3 +237,7 @@ def release(number: int) -> ReleaseView:
     return ReleaseView(
         number=number, corpora={}, embedders=(), generator=None, prompt=PromptTemplate()
     )
+
+
+async def told(region: Region, request: AnswerRequest) -> list[AnswerEvent]:
+    return [event async for event in region.service.answer_events(request)]

@@ -74,6 +74,13 @@ def publish(store: ObjectStore, folder: Path, version: str) -> IndexManifest:
     return manifest
 
 
+def put_into_cache(store: ObjectStore, tmp_path: Path) -> None:
+    """Publishes version v1, all of whose shards this node has then."""
+    cache = ArtifactCache(Artifacts(store), tmp_path / "cache")
+    for shard in publish(store, tmp_path, "v1").shards:
+        cache.folder_for(shard.files)
+
+
 def view_of(*versions: str) -> RegionView:
     releases = {}
     for number, version in enumerate(versions, start=1):
@@ -165,9 +172,7 @@ async def test_routes_take_a_local_shard_as_soon_as_it_is_open(
 ) -> None:
     # However slow the machine is at the moment, a search that is known is brief.
     monkeypatch.setattr(shard_replica, "_BRIEF_S", 60.0)
-    cache = ArtifactCache(Artifacts(store), tmp_path / "cache")
-    for shard in publish(store, tmp_path, "v1").shards:
-        cache.folder_for(shard.files)
+    put_into_cache(store, tmp_path)
     view = view_of("v1")
     corpus = corpus_of(view)
     local = LocalShards(store, tmp_path / "cache")
@@ -191,9 +196,7 @@ async def test_routes_take_a_local_shard_as_soon_as_it_is_open(
 async def test_a_shard_that_turns_out_damaged_is_left_to_the_actors(
     store: ObjectStore, tmp_path: Path
 ) -> None:
-    cache = ArtifactCache(Artifacts(store), tmp_path / "cache")
-    for shard in publish(store, tmp_path, "v1").shards:
-        cache.folder_for(shard.files)
+    put_into_cache(store, tmp_path)
     view = view_of("v1")
     local = LocalShards(store, tmp_path / "cache")
     local.follow(view)
@@ -214,9 +217,7 @@ async def test_a_shard_that_turns_out_damaged_is_left_to_the_actors(
 async def test_damage_that_a_long_search_meets_is_left_to_the_actors_too(
     store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cache = ArtifactCache(Artifacts(store), tmp_path / "cache")
-    for shard in publish(store, tmp_path, "v1").shards:
-        cache.folder_for(shard.files)
+    put_into_cache(store, tmp_path)
     view = view_of("v1")
 
     def break_down(*_: object) -> None:
@@ -241,9 +242,7 @@ async def test_damage_that_a_long_search_meets_is_left_to_the_actors_too(
 async def test_what_could_not_be_opened_is_tried_again_with_the_next_view(
     store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cache = ArtifactCache(Artifacts(store), tmp_path / "cache")
-    for shard in publish(store, tmp_path, "v1").shards:
-        cache.folder_for(shard.files)
+    put_into_cache(store, tmp_path)
     local, view = LocalShards(store, tmp_path / "cache"), view_of("v1")
 
     def fail_with(error: Exception) -> Callable[..., None]:

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from cluster.answers import AnswerEvent, AnswerRequest, AnswerResult, Retrieved
+from cluster.answers import AnswerResult, Retrieved
 from cluster.errors import InvalidArgument, NotYet, Unavailable
-from tests.unit.regional_world import ASK, QUESTION, Region, World, quorum
+from tests.unit.regional_world import ASK, QUESTION, Region, World, quorum, told
 
 
 @pytest.fixture
@@ -21,10 +21,6 @@ def world() -> World:
 @pytest.fixture
 def a(world: World) -> Region:
     return world.regions["a"]
-
-
-async def told(region: Region, request: AnswerRequest) -> list[AnswerEvent]:
-    return [event async for event in region.service.answer_events(request)]
 
 
 async def test_a_majority_is_the_answer_whoever_is_asked(world: World, a: Region) -> None:

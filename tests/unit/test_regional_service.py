@@ -9,8 +9,6 @@ import pytest
 
 from actors.regional_service import FORWARDS_MAX
 from cluster.answers import (
-    AnswerEvent,
-    AnswerRequest,
     AnswerResult,
     Retrieved,
     Token,
@@ -37,6 +35,7 @@ from tests.unit.regional_world import (
     quorum,
     seen,
     strong,
+    told,
 )
 
 
@@ -55,10 +54,6 @@ def a(world: World) -> Region:
 @pytest.fixture
 def b(world: World) -> Region:
     return world.regions["b"]
-
-
-async def told(region: Region, request: AnswerRequest) -> list[AnswerEvent]:
-    return [event async for event in region.service.answer_events(request)]
 
 
 async def test_what_demands_nothing_is_served_here_as_it_came(a: Region) -> None:
