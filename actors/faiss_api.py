@@ -35,6 +35,11 @@ faiss: Any = _faiss
 _IVF_BATCH = 16
 # k-means of Faiss warns below 39 training points for each centroid.
 _POINTS_PER_LIST_MIN = 39
+# Scalar quantizers work with vector instructions where the dimension is a multiple of this, and
+# otherwise number by number: a search of GloVe (100 numbers) took 760 us, and filled up 280.
+_SQ_ALIGNMENT = 16
+# Of each number of IVFSQ and HNSWSQ, between the least and the most that it had in training.
+_ONE_BYTE = faiss.ScalarQuantizer.QT_8bit
 # Rows of all beams that are looked through at once.
 _BEAM_ELEMENTS = 1 << 18
 _AS_TUNED = SearchEffort()
@@ -50,6 +55,7 @@ _CLASSES = {
     IndexKind.IVF_PQ: faiss.IndexIVFPQ,
     IndexKind.IVF_SQ: faiss.IndexIVFScalarQuantizer,
     IndexKind.HNSW: faiss.IndexHNSWFlat,
+    IndexKind.HNSW_SQ: faiss.IndexHNSWSQ,
 }
 
 RowSelector = Any
@@ -87,13 +93,16 @@ def num_subquantizers(dimension: int, asked: int | None, numbers_max: int = 4) -
 def train_index(
     sample: Float32Array, parameters: IndexParameters, rows_per_shard: int
 ) -> bytes | None:
-    """An empty index with its centroids and code book, for shards of so many rows; None for a kind
-    without any. Equal input, equal bytes.
+    """An empty index with its centroids, code book or ranges, for shards of so many rows; None for
+    a kind without any. Equal input, equal bytes.
 
     sample: float32 [n, d], as the index stores vectors; n may be 0.
     """
-    if not parameters.kind.has_lists:
+    if not parameters.kind.is_trained:
         return None
+    sample = _filled_up(sample, parameters.kind)
+    if parameters.kind is IndexKind.HNSW_SQ:
+        return _trained_graph(sample, parameters)
     with one_thread():
         lists = num_lists(rows_per_shard, parameters.nlist, len(sample))
         index = _untrained_lists(sample.shape[1], lists, parameters)
@@ -119,17 +128,35 @@ def write_index(
         match parameters.kind:
             case IndexKind.FLAT:
                 index = faiss.IndexFlat(dimension, metric)
-            case IndexKind.IVF_FLAT | IndexKind.IVF_PQ | IndexKind.IVF_SQ:
+            case IndexKind.IVF_FLAT | IndexKind.IVF_PQ | IndexKind.IVF_SQ | IndexKind.HNSW_SQ:
                 data = trained or train_index(vectors, parameters, num_rows)
                 assert data is not None
                 index = faiss.deserialize_index(np.frombuffer(data, dtype=np.uint8))
             case IndexKind.HNSW:
                 index = faiss.IndexHNSWFlat(dimension, parameters.hnsw_m, metric)
-                index.hnsw.rng = faiss.RandomGenerator(_seed(parameters))
-                index.hnsw.efConstruction = parameters.ef_construction
+        if parameters.kind.is_graph:
+            index.hnsw.rng = faiss.RandomGenerator(_seed(parameters))
+            index.hnsw.efConstruction = parameters.ef_construction
         if num_rows:
-            index.add(vectors)
+            index.add(_filled_up(vectors, parameters.kind))
         faiss.write_index(index, str(path))
+
+
+def _filled_up(vectors: Float32Array, kind: IndexKind) -> Float32Array:
+    """With zeros, which change no product and no distance, to the dimension of the index's file."""
+    missing = -vectors.shape[1] % _SQ_ALIGNMENT
+    if not missing or kind not in (IndexKind.IVF_SQ, IndexKind.HNSW_SQ):
+        return vectors
+    return np.pad(vectors, ((0, 0), (0, missing)))
+
+
+def _trained_graph(sample: Float32Array, parameters: IndexParameters) -> bytes:
+    dimension, links = sample.shape[1], parameters.hnsw_m
+    with one_thread():
+        index = faiss.IndexHNSWSQ(dimension, _ONE_BYTE, links, _metric(parameters))
+        # An empty shard, too, must be written as one that takes vectors.
+        index.train(sample if len(sample) else np.zeros((1, dimension), dtype=np.float32))
+        return bytes(faiss.serialize_index(index))
 
 
 def _untrained_lists(dimension: int, lists: int, parameters: IndexParameters) -> Any:
@@ -144,8 +171,7 @@ def _untrained_lists(dimension: int, lists: int, parameters: IndexParameters) ->
             index.pq.cp.min_points_per_centroid = 1
             index.pq.cp.niter = _CODE_BOOK_ROUNDS
         case IndexKind.IVF_SQ:
-            one_byte = faiss.ScalarQuantizer.QT_8bit
-            index = faiss.IndexIVFScalarQuantizer(quantizer, dimension, lists, one_byte, metric)
+            index = faiss.IndexIVFScalarQuantizer(quantizer, dimension, lists, _ONE_BYTE, metric)
         case _:
             index = faiss.IndexIVFFlat(quantizer, dimension, lists, metric)
     index.cp.seed = _seed(parameters)
@@ -212,7 +238,7 @@ class FaissIndex:
         is_kind = isinstance(index, _CLASSES[parameters.kind])
         if not is_kind or index.metric_type != _metric(parameters):
             raise Corrupt(f"{path.name} is no {parameters.kind} for {parameters.metric}")
-        if index.d != dimension:
+        if index.d != _filled_up(np.empty((0, dimension), np.float32), parameters.kind).shape[1]:
             raise Corrupt(f"{path.name} has {index.d} dimensions, not {dimension}")
         if index.ntotal != num_rows:
             raise Corrupt(f"{path.name} has {index.ntotal} rows, not {num_rows}")
@@ -306,6 +332,7 @@ class FaissIndex:
     def _search_in_batches(
         self, vectors: Float32Array, k: int, parameters: Any
     ) -> tuple[Float32Array, Int64Array]:
+        vectors = _filled_up(vectors, self._parameters.kind)
         if not self._parameters.kind.has_lists or len(vectors) <= _IVF_BATCH:
             scores, rows = self._index.search(vectors, k, params=parameters)
             return scores, rows
@@ -327,7 +354,7 @@ class FaissIndex:
                 asked = effort.nprobe or self._parameters.nprobe
                 nprobe = min(self._index.nlist, math.ceil(asked * stretch))
                 return faiss.SearchParametersIVF(nprobe=nprobe, **chosen)
-            case IndexKind.HNSW:
+            case IndexKind.HNSW | IndexKind.HNSW_SQ:
                 beam = self._beam(k, effort, stretch)
                 if selector is None:
                     return _hnsw_parameters(beam)

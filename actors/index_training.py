@@ -41,6 +41,8 @@ _FLOATS_MAX = 1 << 26
 _ROWS_PER_LIST = 64
 """Training points for each centroid. Faiss wants 39 at least, and uses up to 256."""
 _ROWS_PER_CODE_BOOK = 1 << 16
+_ROWS_PER_RANGE = 1 << 16
+"""From which the least and the most of each number are known well enough."""
 _HASH_MAX = 1 << 64
 
 
@@ -102,6 +104,8 @@ def _rows_needed(asked: IndexParameters | AutoIndex, dimension: int, extent: Ext
             rows = max(rows, _ROWS_PER_LIST * lists)
         if parameters.kind is IndexKind.IVF_PQ:
             rows = max(rows, _ROWS_PER_CODE_BOOK)
+        if parameters.kind is IndexKind.HNSW_SQ:
+            rows = max(rows, _ROWS_PER_RANGE)
     return min(rows, _FLOATS_MAX // dimension, extent.num_rows)
 
 

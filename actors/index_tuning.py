@@ -68,7 +68,9 @@ def candidates(asked: AutoIndex, dimension: int) -> tuple[IndexParameters, ...]:
         for m in sorted(parts, reverse=True)
     ]
     graphs = [
-        plain.model_copy(update={"kind": IndexKind.HNSW, "hnsw_m": links}) for links in _GRAPH_LINKS
+        plain.model_copy(update={"kind": kind, "hnsw_m": links})
+        for kind in (IndexKind.HNSW, IndexKind.HNSW_SQ)
+        for links in _GRAPH_LINKS
     ]
     return (plain, *lists, *codes, *graphs)
 
@@ -140,7 +142,7 @@ def _efforts(built: IndexParameters, lists: int) -> Iterator[IndexParameters]:
     match built.kind:
         case IndexKind.FLAT:
             yield built
-        case IndexKind.HNSW:
+        case IndexKind.HNSW | IndexKind.HNSW_SQ:
             for ef_search in _ladder(16, 1024):
                 yield built.model_copy(update={"ef_search": ef_search})
         case IndexKind.IVF_FLAT | IndexKind.IVF_PQ | IndexKind.IVF_SQ:
@@ -193,7 +195,7 @@ class _Scale:
         match self.measured.kind:
             case IndexKind.FLAT:
                 return rows / self.num_rows
-            case IndexKind.HNSW:
+            case IndexKind.HNSW | IndexKind.HNSW_SQ:
                 return math.log(rows + 2) / math.log(self.num_rows + 2)
             case IndexKind.IVF_FLAT | IndexKind.IVF_PQ | IndexKind.IVF_SQ:
                 share = self.measured.nprobe / self.num_lists

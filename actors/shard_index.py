@@ -65,7 +65,8 @@ class ShardIndex:
         self._parameters = parameters
         self._live = live
         self._partitions = partitions
-        self._rescore = parameters.rescore if parameters.kind.is_quantized else 1
+        is_coarse = parameters.kind.is_quantized and parameters.kind.has_lists
+        self._rescore = parameters.rescore if is_coarse else 1
         self._weak_score = documents.weak_score if parameters.fallback else None
         self.kind = parameters.kind
         self.num_rows = documents.num_rows
@@ -193,7 +194,7 @@ class ShardIndex:
         doubtful = np.zeros(len(vectors), dtype=np.bool_)
         if selection is None or num_live == index.num_rows:
             _, candidates = index.search(vectors, width, effort=effort)
-        elif self.kind is IndexKind.HNSW:
+        elif self.kind.is_graph:
             candidates, sure = index.search_among(
                 vectors, width, selection.contains, effort=effort, stretch=stretch
             )

@@ -35,7 +35,7 @@ def scan_rows_max(index: FaissIndex, parameters: IndexParameters) -> int:
     match parameters.kind:
         case IndexKind.FLAT:
             meet = 0
-        case IndexKind.HNSW:
+        case IndexKind.HNSW | IndexKind.HNSW_SQ:
             meet = math.isqrt(3 * parameters.ef_search * index.num_rows)
         case IndexKind.IVF_FLAT | IndexKind.IVF_PQ | IndexKind.IVF_SQ:
             meet = parameters.nprobe * index.num_rows // index.num_lists

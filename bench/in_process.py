@@ -14,7 +14,7 @@ import numpy as np
 from actors.faiss_api import faiss
 from actors.shard_index import INDEX_FILE, ShardIndex
 from bench.load import quantile_of
-from cluster.manifests import IndexKind, IndexManifest
+from cluster.manifests import IndexManifest
 from cluster.merge import merge_hits
 from cluster.search import Float32Array, MergedHits, ShardQuery
 from cluster.vectors import prepared
@@ -50,7 +50,7 @@ class InProcess:
         self._faiss = [
             faiss.read_index(str(folder / INDEX_FILE), faiss.IO_FLAG_MMAP_IFC) for folder in folders
         ]
-        if parameters.kind is IndexKind.HNSW:
+        if parameters.kind.is_graph:
             for index in self._faiss:
                 index.hnsw.efSearch = max(parameters.ef_search, 2 * top_k)
 

@@ -112,8 +112,8 @@ RESCORE_MAX = 1000
 
 
 class IndexKind(StrEnum):
-    """What proposes candidates. IVFPQ holds each vector in a few bytes, IVFSQ in one byte a
-    number: their candidates are more than were asked for, and the stored vectors decide.
+    """What proposes candidates. IVFPQ holds each vector in a few bytes, IVFSQ and HNSWSQ in one
+    byte a number: their candidates are more than were asked for, and the stored vectors decide.
     """
 
     FLAT = "Flat"
@@ -121,6 +121,7 @@ class IndexKind(StrEnum):
     IVF_PQ = "IVFPQ"
     IVF_SQ = "IVFSQ"
     HNSW = "HNSW"
+    HNSW_SQ = "HNSWSQ"
 
     @property
     def has_lists(self) -> bool:
@@ -128,8 +129,18 @@ class IndexKind(StrEnum):
         return self in (IndexKind.IVF_FLAT, IndexKind.IVF_PQ, IndexKind.IVF_SQ)
 
     @property
+    def is_graph(self) -> bool:
+        """Whether it walks a graph, with a candidate list of `ef_search`."""
+        return self in (IndexKind.HNSW, IndexKind.HNSW_SQ)
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether it needs to have seen a sample before it takes the first vector."""
+        return self.has_lists or self is IndexKind.HNSW_SQ
+
+    @property
     def is_quantized(self) -> bool:
-        return self in (IndexKind.IVF_PQ, IndexKind.IVF_SQ)
+        return self in (IndexKind.IVF_PQ, IndexKind.IVF_SQ, IndexKind.HNSW_SQ)
 
 
 class Metric(StrEnum):
@@ -159,7 +170,9 @@ class IndexParameters(Record):
     """
     pq_nbits: Annotated[int, Field(ge=4, le=8)] = 8
     rescore: Annotated[int, Field(ge=1, le=RESCORE_MAX)] = 4
-    """Candidates of a quantized kind that are scored from their stored vectors, for each hit."""
+    """Candidates of IVFPQ and IVFSQ that are scored from their stored vectors, for each hit. (One
+    byte a number puts few in the wrong order, and a graph's list is longer than what is asked for.)
+    """
     fallback: bool = False
     """Whether a query whose hits are fewer or weaker than those of the corpus's own passages, as
     measured by the build, is compared with every row after all.

@@ -20,9 +20,10 @@ from actors.ray_environment import ONE_THREAD
 from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.config import Settings
 from cluster.object_store import ObjectStore
-from deployments.autoscaling import replica_count
-from deployments.http_app import build_http_app
+from deployments.autoscaling import IN_FLIGHT, replica_count
+from deployments.http_app import SEARCH, RegionApp, build_http_app
 from deployments.http_settings import HttpSettings
+from deployments.serve_shortcut import close_shortcut, open_shortcut
 
 _START_TIMEOUT_S = 60.0
 _SPARE_PLACES = 64
@@ -45,7 +46,7 @@ def gateway_application(
     endpoint = settings.regions[region].http
 
     # Serve takes only a plain function for a builder; any other callable it takes for the app.
-    def build() -> FastAPI:
+    def build() -> RegionApp:
         return _build_app(settings, region, store, cache_folder)
 
     deployment = serve.deployment(
@@ -54,6 +55,7 @@ def gateway_application(
             endpoint.gateways,
             endpoint.gateways_max or os.cpu_count() or 1,
             requests_target=_REQUESTS_TARGET,
+            counts_itself=True,
         ),
         max_ongoing_requests=endpoint.in_flight_max + _SPARE_PLACES,
         ray_actor_options={"num_cpus": 0, "runtime_env": ONE_THREAD},
@@ -63,10 +65,22 @@ def gateway_application(
         # Serve finds out at the next check that a gateway has died.
         health_check_period_s=1.0,
     )
-    return deployment(serve.ingress(build)()).bind()
+    return deployment(serve.ingress(build)(_Gateway)).bind()
 
 
-def _build_app(settings: Settings, region: str, store: ObjectStore, cache_folder: Path) -> FastAPI:
+class _Gateway:
+    """What Serve asks of a gateway besides answering requests."""
+
+    app: RegionApp
+    """From `serve.ingress`."""
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        return {IN_FLIGHT: float(self.app.edge.in_flight)}
+
+
+def _build_app(
+    settings: Settings, region: str, store: ObjectStore, cache_folder: Path
+) -> RegionApp:
     """Runs in each replica: an engine of its own, started and stopped with the HTTP application."""
     parts = assemble_region(settings, region, store, cache_folder)
     endpoint = settings.regions[region].http
@@ -79,7 +93,9 @@ def _build_app(settings: Settings, region: str, store: ObjectStore, cache_folder
             watch.start()
         gc.freeze()
         gc.set_threshold(_OBJECTS_MADE_BETWEEN_COLLECTIONS)
+        open_shortcut(SEARCH, app.edge)
         yield
+        close_shortcut()
         if watch is not None:
             watch.stop()
         await parts.stop()
@@ -91,13 +107,14 @@ def _build_app(settings: Settings, region: str, store: ObjectStore, cache_folder
         body_bytes_max=endpoint.body_bytes_max,
         locations=settings.routing.locations,
     )
-    return build_http_app(
+    app = build_http_app(
         parts.service,
         http,
         internals=parts.internals,
         lifespan=lifespan,
         divergence=None if watch is None else lambda: watch.report,
     )
+    return app
 
 
 def _watch(settings: Settings, region: str, parts: RegionParts) -> DivergenceWatch:

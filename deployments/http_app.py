@@ -13,7 +13,7 @@ from fastapi import FastAPI, Request
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from starlette.types import Lifespan
+from starlette.types import Lifespan, Receive, Scope, Send
 
 from cluster import region_wire
 from cluster.answers import AnswerEvent, QueryService, RegionSummary, Retrieved, last_event
@@ -73,7 +73,7 @@ def build_http_app(
     lifespan: Lifespan[FastAPI] | None = None,
     clock: Clock = SYSTEM_CLOCK,
     divergence: Callable[[], DivergenceReport] | None = None,
-) -> FastAPI:
+) -> RegionApp:
     """The whole interface as one ASGI application, with metrics of its own. `internals` is what the
     other regions ask for; `lifespan` starts and stops what `service` needs; `divergence` tells how
     the regions' answers compare.
@@ -82,7 +82,7 @@ def build_http_app(
     if divergence is not None:
         DivergenceMetrics(divergence, metrics.registry)
     service = MeteredService(service, metrics)
-    app = _RegionApp(
+    app = RegionApp(
         title="Raygion",
         summary="Search and answers of one region, made wholly by one release.",
         redirect_slashes=False,
@@ -94,8 +94,8 @@ def build_http_app(
     if internals is not None:
         RegionRoutes(service, internals, settings, metrics, callers, clock).add_to(app)
     app.add_exception_handler(HTTPException, refused_by_router)
-    app.add_middleware(
-        HttpEdge,
+    app.edge = HttpEdge(
+        app.routed,
         settings=settings,
         metrics=metrics,
         clock=clock,
@@ -109,9 +109,22 @@ def build_http_app(
 _BODIES = (SearchBody, AnswerBody, ChatBody, RegionAnswerBody, GenerateBody)
 
 
-class _RegionApp(FastAPI):
-    """FastAPI reads no body for us, so the schemas of the bodies are added here."""
+class RegionApp(FastAPI):
+    """The edge first, and what it does not answer itself by FastAPI's routes."""
 
+    edge: HttpEdge
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self.edge(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+    async def routed(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A request past the edge."""
+        await super().__call__(scope, receive, send)
+
+    # FastAPI reads no body for us, so the schemas of the bodies are added here.
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
             schema = super().openapi()

@@ -1,5 +1,5 @@
 """What happens to every request before and after its route: trace id, key, admission, metrics, and
-an answer for whatever the route raises. Plain ASGI, around the FastAPI application.
+an answer for whatever the route raises. Plain ASGI, around the routes of the FastAPI application.
 """
 
 from __future__ import annotations
@@ -107,15 +107,18 @@ class HttpEdge:
             settings.answers_in_flight_max, "this gateway writes as many answers as it can"
         )
         self._answer_routes = answer_routes
-        metrics.in_flight.set_function(lambda: self._places.taken)
+        metrics.in_flight.set_function(lambda: self.in_flight)
         self._metrics = metrics
         self._clock = clock
         self._known_routes = known_routes
 
+    @property
+    def in_flight(self) -> int:
+        """Requests that are worked on, without those of the exempt routes."""
+        return self._places.taken
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+        """Of HTTP requests only."""
         started_s = self._clock.monotonic_s()
         trace_id = trace_id_of(header_value(scope, b"traceparent"))
         # A copy: what a server puts there may be shared by all requests.

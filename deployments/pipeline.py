@@ -159,7 +159,7 @@ def _searched_with(parameters: IndexParameters) -> str:
     match parameters.kind:
         case IndexKind.FLAT:
             return ""
-        case IndexKind.HNSW:
+        case IndexKind.HNSW | IndexKind.HNSW_SQ:
             return f"hnsw_m {parameters.hnsw_m}, ef_search {parameters.ef_search}"
         case IndexKind.IVF_PQ:
             pq = f"pq_m {parameters.pq_m}, rescore {parameters.rescore}"

@@ -23,6 +23,7 @@ from deployments.cluster_ports import LOOPBACK, PortBlock
 from deployments.haproxy_config import changed_haproxy, haproxy_changes
 from deployments.loopback import HOOK_ENV, LOOPBACK_ENV
 from deployments.marked_processes import MARKER_VARIABLE
+from deployments.serve_shortcut import CALLBACK
 
 _RAY_START = [sys.executable, "-m", "ray.scripts.scripts", "start"]
 _NODE_STORE_BYTES = 100_000_000
@@ -134,6 +135,7 @@ def _serve_env(temp_dir: Path, ports: PortBlock) -> dict[str, str]:
     haproxy = temp_dir / "h"
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": CALLBACK,
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(temp_dir / "haproxy"),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(haproxy / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(haproxy / "admin.sock"),

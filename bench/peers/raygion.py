@@ -21,7 +21,7 @@ from bench.peers.served import Dialect, ServedSystem, Server, body_of, http_call
 from bench.region import BenchRegion, StoredVectors, running_region
 from bench.serve_data import EF_CONSTRUCTION, HNSW_M, TOP_K, VectorSet
 from cluster.config import CorpusSettings
-from cluster.manifests import IndexParameters
+from cluster.manifests import IndexKind, IndexParameters
 from cluster.search import Float32Array
 
 _CORPUS = "vectors"
@@ -58,11 +58,20 @@ class Float32Dialect:
 
 @contextmanager
 def running(
-    data: VectorSet, folder: Path, load: LoadGenerator, *, shards: int, replicas: int
+    data: VectorSet,
+    folder: Path,
+    load: LoadGenerator,
+    *,
+    shards: int,
+    replicas: int,
+    kind: IndexKind = IndexKind.HNSW_SQ,
 ) -> Iterator[System]:
     """Needs a process of its own: what Ray Serve reads from the environment, it reads once."""
     index = IndexParameters(
-        hnsw_m=HNSW_M, ef_construction=EF_CONSTRUCTION, ef_search=data.facts.ef_search
+        kind=kind,
+        hnsw_m=HNSW_M,
+        ef_construction=EF_CONSTRUCTION,
+        ef_search=data.facts.ef_search,
     )
     settings = {_CORPUS: CorpusSettings(shards=shards, replicas=replicas, index=index)}
     with running_region(settings, gateways=_GATEWAYS) as region:
@@ -84,8 +93,8 @@ def running(
             dialects["float32"] = binary
         yield ServedSystem(
             Server(
-                title=f"raygion, {shards} shard{'s' if shards > 1 else ''} x {replicas}",
-                index="Faiss HNSW" + ("" if takes_effort else f", efSearch {index.ef_search}"),
+                title=f"raygion, {shards} shard{'s' if shards > 1 else ''} x {replicas}, {kind}",
+                index=f"Faiss {kind}" + ("" if takes_effort else f", efSearch {index.ef_search}"),
                 host=region.host,
                 port=region.port,
                 build_s=build_s,
@@ -99,6 +108,7 @@ def running(
 
 one_shard = partial(running, shards=1, replicas=1)
 two_shards = partial(running, shards=2, replicas=1)
+two_shards_float32 = partial(running, shards=2, replicas=1, kind=IndexKind.HNSW)
 two_shards_twice = partial(running, shards=2, replicas=2)
 
 

@@ -17,6 +17,7 @@ _SYSTEMS = {
     "limit": "trivial:running",
     "raygion-1x1": "raygion:one_shard",
     "raygion-2x1": "raygion:two_shards",
+    "raygion-2x1-hnsw": "raygion:two_shards_float32",
     "raygion-2x2": "raygion:two_shards_twice",
     "fastapi": "fastapi_faiss:running",
     "ray-serve": "ray_serve_faiss:one_replica",

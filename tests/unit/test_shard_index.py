@@ -266,7 +266,7 @@ def test_a_query_says_how_hard_to_look(large: Large) -> None:
     if index.kind is not IndexKind.FLAT:
         assert recall(little) < tuned
     # What another kind would look at changes nothing.
-    foreign = SearchEffort(nprobe=1) if index.kind is IndexKind.HNSW else SearchEffort(ef_search=1)
+    foreign = SearchEffort(nprobe=1) if index.kind.is_graph else SearchEffort(ef_search=1)
     assert recall(foreign) == tuned
 
 

@@ -1,0 +1,72 @@
+"""Searches past Ray Serve: from its web server straight to the gateway.
+
+    uvicorn -> Shortcut -+-> HttpEdge -> SearchRoute                POST /v1/search
+                         `-> Serve's replica -> RegionApp           everything else
+
+What Serve does around each request of a replica (ids, contexts, matching of routes, metrics of its
+own) costs more than the search, which needs none of it: the edge bounds, counts and times requests
+itself. Serve puts the middlewares of `RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH` around everything
+else that a replica does. Where the variable is not set, or the application runs on another event
+loop than the web server, all requests go Serve's way.
+
+Serve does not know of the requests that go past it. So scaling goes by what the gateways count
+(`deployments.autoscaling`). A replica that is to stop waits for its web server, which waits for
+all of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+CALLBACK = f"{__name__}.middlewares"
+"""What `RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH` is to be."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    path: str
+    app: ASGIApp
+    loop: asyncio.AbstractEventLoop
+
+
+_open: _Way | None = None
+"""Of this process, which runs one gateway at most."""
+
+
+def open_shortcut(path: str, app: ASGIApp) -> None:
+    """From now on `app` answers this path to a web server on the running event loop."""
+    global _open
+    _open = _Way(path, app, asyncio.get_running_loop())
+
+
+def close_shortcut() -> None:
+    global _open
+    _open = None
+
+
+def middlewares() -> list[Middleware]:
+    """Serve calls it in each process that takes HTTP."""
+    return [Middleware(Shortcut)]
+
+
+class Shortcut:
+    """The web server's application in front of Serve's."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        way = _open
+        if (
+            way is not None
+            and scope["type"] == "http"
+            and scope["path"] == way.path
+            and asyncio.get_running_loop() is way.loop
+        ):
+            await way.app(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
