@@ -2,9 +2,10 @@
 
     submit -> waiting -> departs when fewer than `in_flight_max` batches are under way -> answered
 
-Nothing waits for company: a call that finds nothing under way departs in the next turn of the event
-loop, together with whatever else this turn brings. Under load batches grow by themselves, to
-`size_max`.
+No call waits for company by the clock: one that finds nothing under way departs in the next turn of
+the event loop. Only while each turn brings more of its kind, another turn is waited for: under load
+what a process answered a moment ago comes back as new calls, and a batch costs little more than a
+call. (32 clients of two gateways: 9 calls a batch in place of 6, a tenth more searches a second.)
 """
 
 from __future__ import annotations
@@ -45,6 +46,10 @@ class _Lane(Generic[KeyT, ItemT, ResultT]):
     in_flight: int = 0
     is_departing: bool = False
     """A task is about to begin that takes what waits then."""
+
+
+_TURNS_MAX = 8
+"""Of the event loop, that a batch which still grows is held back."""
 
 
 class Coalescer(Generic[KeyT, ItemT, ResultT]):
@@ -139,6 +144,10 @@ class Coalescer(Generic[KeyT, ItemT, ResultT]):
         lane: _Lane[KeyT, ItemT, ResultT],
         batch: _Batch[KeyT, ItemT, ResultT],
     ) -> None:
+        waiting, turns = 1, 0
+        while waiting < len(lane.waiting) and turns < _TURNS_MAX:
+            waiting, turns = len(lane.waiting), turns + 1
+            await asyncio.sleep(0)
         lane.is_departing = False
         calls = batch.calls = self._next_batch(lane)
         for call in calls:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import numpy.typing as npt
 
@@ -15,6 +13,8 @@ Float64Array = npt.NDArray[np.float64]
 
 NORM_MAX = 1e18
 """Longer vectors are refused: the square of a distance between two must stay a float32."""
+_SQUARES_MAX = 0.9 * NORM_MAX**2
+"""Below the square by more than its sum may be wrong by."""
 
 
 def check_vectors(
@@ -37,18 +37,23 @@ def check_vectors(
         raise InvalidArgument(
             f"must have {dimension} numbers, as the index has; got {given.shape[1]}", field
         )
-    with np.errstate(over="ignore"):
-        converted = np.ascontiguousarray(given, dtype=np.float32)
-    check_lengths(converted, field=field)
-    return converted
+    if given.dtype != np.float32 or not given.flags.c_contiguous:
+        with np.errstate(over="ignore"):
+            given = np.ascontiguousarray(given, dtype=np.float32)
+    check_lengths(given, field=field)
+    return given
 
 
 def check_lengths(vectors: Float32Array, *, field: str = "vectors") -> None:
-    """As `check_norms`, for float32 [n, d]: all rows at once where that will do."""
-    largest = np.maximum.reduce(np.abs(vectors), axis=None, initial=0.0)
-    # No norm is more than that. False for NaN, too: then each row is looked at.
-    if not float(largest) * math.sqrt(vectors.size) <= NORM_MAX:
+    """As `check_norms`, for float32 [n, d], C-contiguous: all rows at once where that will do."""
+    if not are_short(vectors):
         check_norms(norms(vectors), field=field)
+
+
+def are_short(vectors: Float32Array) -> bool:
+    """True only where no norm is over NORM_MAX, and so no number NaN or infinite; C-contiguous."""
+    # A sum of squares in float32, which BLAS makes without a warning. False for NaN and infinity.
+    return float(np.vdot(vectors, vectors)) <= _SQUARES_MAX
 
 
 def check_norms(lengths: Float64Array, *, field: str = "vectors") -> None:

@@ -52,6 +52,7 @@ def haproxy_changes(in_flight_max: int, http_port: int) -> str:
         "    http-request set-header x-request-disconnect-disabled ?1\\",
         "    http-request set-header x-forwarded-for %[src]",
         "/^    option redispatch 1$/a\\",
+        "    option dontlog-normal\\",
         "    option http-buffer-request",
         "/^    http-reuse always$/a\\",
         "\\\n".join(admission),

@@ -13,7 +13,7 @@ from fastapi import FastAPI, Request
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from starlette.types import Lifespan, Receive, Scope, Send
+from starlette.types import ASGIApp, Lifespan
 
 from cluster import region_wire
 from cluster.answers import AnswerEvent, QueryService, RegionSummary, Retrieved, last_event
@@ -94,15 +94,22 @@ def build_http_app(
     if internals is not None:
         RegionRoutes(service, internals, settings, metrics, callers, clock).add_to(app)
     app.add_exception_handler(HTTPException, refused_by_router)
-    app.edge = HttpEdge(
-        app.routed,
-        settings=settings,
-        metrics=metrics,
-        clock=clock,
-        answer_routes=frozenset({ANSWER, CHAT, region_wire.ANSWER, region_wire.GENERATE}),
-        direct={("POST", SEARCH): SearchRoute(service, settings, metrics, callers)},
-        known_routes=frozenset(getattr(route, "path", "") for route in app.routes),
-    )
+
+    def edge(routes: ASGIApp) -> HttpEdge:
+        app.edge = HttpEdge(
+            routes,
+            settings=settings,
+            metrics=metrics,
+            clock=clock,
+            answer_routes=frozenset({ANSWER, CHAT, region_wire.ANSWER, region_wire.GENERATE}),
+            direct={("POST", SEARCH): SearchRoute(service, settings, metrics, callers)},
+            known_routes=frozenset(getattr(route, "path", "") for route in app.routes),
+        )
+        return app.edge
+
+    app.add_middleware(edge)
+    # Otherwise made with the first request, and the edge with it.
+    app.middleware_stack = app.build_middleware_stack()
     return app
 
 
@@ -110,21 +117,11 @@ _BODIES = (SearchBody, AnswerBody, ChatBody, RegionAnswerBody, GenerateBody)
 
 
 class RegionApp(FastAPI):
-    """The edge first, and what it does not answer itself by FastAPI's routes."""
+    """FastAPI reads no body for us, so the schemas of the bodies are added here."""
 
     edge: HttpEdge
+    """What all requests come through; who knows that it answers one itself may go there at once."""
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            await self.edge(scope, receive, send)
-        else:
-            await super().__call__(scope, receive, send)
-
-    async def routed(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """A request past the edge."""
-        await super().__call__(scope, receive, send)
-
-    # FastAPI reads no body for us, so the schemas of the bodies are added here.
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
             schema = super().openapi()

@@ -1,5 +1,5 @@
 """What happens to every request before and after its route: trace id, key, admission, metrics, and
-an answer for whatever the route raises. Plain ASGI, around the routes of the FastAPI application.
+an answer for whatever the route raises. Plain ASGI, around the FastAPI application.
 """
 
 from __future__ import annotations
@@ -118,7 +118,9 @@ class HttpEdge:
         return self._places.taken
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Of HTTP requests only."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
         started_s = self._clock.monotonic_s()
         trace_id = trace_id_of(header_value(scope, b"traceparent"))
         # A copy: what a server puts there may be shared by all requests.

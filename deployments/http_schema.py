@@ -38,6 +38,8 @@ from cluster.errors import InvalidArgument
 from cluster.filters import Filter, parse_filter
 from cluster.manifests import EF_SEARCH_MAX
 from cluster.search import TOP_K_DEFAULT, Float32Array, SearchEffort, SearchRequest
+from cluster.vectors import are_short
+from deployments.json_vectors import body_vectors
 
 TIMEOUT_MS_MAX = int(TIMEOUT_S_MAX * 1000)
 _NAME_LENGTH_MAX = 256
@@ -220,6 +222,9 @@ class SearchBody(SearchOptions):
     vectors: Batch | None = Field(None, description="Vectors of one length, answered together.")
 
 
+_ASKED = ("query", "vector", "queries", "vectors")
+
+
 class AnswerBody(ReleaseOptions):
     question: Text
     corpus: Name | None = Field(None, description="May be left out where there is one corpus.")
@@ -266,16 +271,33 @@ def parse_search(
     body: bytes, trace_id: str = "", *, passages: bool = True
 ) -> tuple[SearchRequest, ReplyForm]:
     """Without `passages` the reply has no use for texts and metadata. Raises InvalidArgument."""
+    found = body_vectors(body)
+    if found is None:
+        asked, given, queries, vectors = _parsed_search(body)
+    else:
+        asked, given, queries = validated(SearchBody, found.others), found.field, None
+        others = [name for name in _ASKED if getattr(asked, name) is not None]
+        if others:
+            raise _only_one_of(others[0], given)
+        vectors = _finite(found.vectors, given)
+    num_queries = (
+        len(queries) if queries is not None else len(vectors if vectors is not None else ())
+    )
+    check_hits(num_queries, asked.top_k)
+    request = asked.to_request(queries, vectors, trace_id, passages=passages)
+    return request, ReplyForm(given in ("queries", "vectors"), asked.included())
+
+
+def _parsed_search(
+    body: bytes,
+) -> tuple[SearchBody, str, tuple[str, ...] | None, Float32Array | None]:
+    """The body, the field that says what is searched for, and that as texts or as vectors."""
     asked = parse_body(SearchBody, body)
-    given = [
-        name
-        for name in ("query", "vector", "queries", "vectors")
-        if getattr(asked, name) is not None
-    ]
+    given = [name for name in _ASKED if getattr(asked, name) is not None]
     if not given:
         raise InvalidArgument("give one of query, vector, queries and vectors", "query")
     if len(given) > 1:
-        raise InvalidArgument(f"give only one of {' and '.join(given)}", given[1])
+        raise _only_one_of(*given)
     queries: tuple[str, ...] | None = None
     vectors: Float32Array | None = None
     if asked.query is not None:
@@ -286,12 +308,11 @@ def parse_search(
         vectors = _to_array([asked.vector], "vector")
     elif asked.vectors is not None:
         vectors = _to_array(asked.vectors, "vectors")
-    num_queries = (
-        len(queries) if queries is not None else len(vectors if vectors is not None else ())
-    )
-    check_hits(num_queries, asked.top_k)
-    request = asked.to_request(queries, vectors, trace_id, passages=passages)
-    return request, ReplyForm(given[0] in ("queries", "vectors"), asked.included())
+    return asked, given[0], queries, vectors
+
+
+def _only_one_of(*given: str) -> InvalidArgument:
+    return InvalidArgument(f"give only one of {' and '.join(given)}", given[1])
 
 
 def parse_answer(body: bytes, trace_id: str = "") -> tuple[AnswerRequest, bool]:
@@ -313,6 +334,11 @@ def parse_body(model: type[BodyT], body: bytes) -> BodyT:
         raise InvalidArgument(f"is not valid JSON: {error}", "body") from None
     if not isinstance(parsed, dict):
         raise InvalidArgument("must be a JSON object", "body")
+    return validated(model, parsed)
+
+
+def validated(model: type[BodyT], parsed: dict[str, Any]) -> BodyT:
+    """Raises InvalidArgument for what does not fit the model."""
     try:
         return model.model_validate(parsed)
     except ValidationError as error:
@@ -324,9 +350,12 @@ def _to_array(rows: list[list[float]], field: str) -> Float32Array:
     if len(set(map(len, rows))) > 1:
         raise InvalidArgument("must all have the same length", field)
     with np.errstate(over="ignore"):
-        vectors = np.array(rows, dtype=np.float32)
+        return _finite(np.array(rows, dtype=np.float32), field)
+
+
+def _finite(vectors: Float32Array, field: str) -> Float32Array:
     # JSON has no NaN or infinity, but 1e39 becomes one as float32.
-    if not np.isfinite(vectors).all():
+    if not are_short(vectors) and not np.isfinite(vectors).all():
         raise InvalidArgument("has a number that does not fit in 32 bits", field)
     return vectors
 

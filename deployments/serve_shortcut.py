@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 CALLBACK = f"{__name__}.middlewares"
 """What `RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH` is to be."""
@@ -67,6 +68,43 @@ class Shortcut:
             and scope["path"] == way.path
             and asyncio.get_running_loop() is way.loop
         ):
-            await way.app(scope, receive, send)
+            await way.app(scope, receive, _at_once(send))
         else:
             await self._app(scope, receive, send)
+
+
+def _at_once(send: Send) -> Send:
+    """Lets uvicorn send a reply's head and body together.
+
+    Each by itself is a system call here, and wakes the proxy and the client up once more.
+    """
+    cycle = getattr(send, "__self__", None)
+    if isinstance(cycle, RequestResponseCycle):
+        cycle.transport = _Together(cycle.transport)  # type: ignore[assignment]
+    return send
+
+
+class _Together:
+    """A transport that sends what is written in one turn of the event loop as one."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._held: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        if not self._held:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._held.append(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._transport, name)
+
+    def _flush(self) -> None:
+        if self._held:
+            data = b"".join(self._held)
+            self._held.clear()
+            self._transport.write(data)

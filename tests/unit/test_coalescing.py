@@ -13,6 +13,11 @@ from cluster.errors import Overloaded, Unavailable
 Run = Callable[[str, list[int]], Awaitable[list[int]]]
 
 
+TURNS_TO_DEPART = 4
+"""One for the tasks to submit, one for the batch to begin, and where it found several calls, one to
+see whether there are more, and one to see that there are not."""
+
+
 class GatedRun:
     """Doubles its items; every batch waits for the gate."""
 
@@ -54,10 +59,13 @@ async def started(
     timeout_s: float | None = None,
 ) -> list[asyncio.Task[int]]:
     tasks = [asyncio.create_task(calls.submit(key, item, size, timeout_s)) for item in items]
-    # One turn for the tasks to submit, one for the batch to depart.
-    for _ in range(2):
-        await asyncio.sleep(0)
+    await turns(TURNS_TO_DEPART)
     return tasks
+
+
+async def turns(number: int) -> None:
+    for _ in range(number):
+        await asyncio.sleep(0)
 
 
 async def test_what_one_turn_brings_departs_together_and_what_comes_later_follows() -> None:
@@ -69,6 +77,35 @@ async def test_what_one_turn_brings_departs_together_and_what_comes_later_follow
     run.gate.set()
     assert [await task for task in first + later] == [2, 4, 6, 8, 10]
     assert run.batches == [("k", [1, 2, 3]), ("k", [4, 5])]
+
+
+async def test_a_batch_that_grows_waits_for_one_more_turn_and_no_call_waits_alone() -> None:
+    run = GatedRun()
+    calls = coalescer(run)
+    tasks = [asyncio.create_task(calls.submit("alone", 0, 1))]
+    await turns(2)
+    assert run.batches == [("alone", [0])]
+    for item in range(1, 7, 2):
+        tasks += [asyncio.create_task(calls.submit("k", item + i, 1)) for i in range(2)]
+        await turns(1)
+    assert len(run.batches) == 1
+    await turns(TURNS_TO_DEPART)
+    assert run.batches[1:] == [("k", [1, 2, 3, 4, 5, 6])]
+    run.gate.set()
+    await asyncio.gather(*tasks)
+
+
+async def test_a_batch_does_not_wait_for_ever_while_it_grows() -> None:
+    run = GatedRun()
+    calls = coalescer(run)
+    tasks = []
+    for item in range(0, 80, 2):
+        tasks += [asyncio.create_task(calls.submit("k", item + i, 1)) for i in range(2)]
+        await turns(1)
+    assert len(run.batches) == 1
+    assert 4 <= len(run.batches[0][1]) <= 40
+    run.gate.set()
+    await asyncio.gather(*tasks)
 
 
 async def test_keys_never_mix_and_do_not_wait_for_each_other() -> None:
