@@ -150,6 +150,21 @@ def _filled_up(vectors: Float32Array, kind: IndexKind) -> Float32Array:
     return np.pad(vectors, ((0, 0), (0, missing)))
 
 
+def _ranges(index: Any, kind: IndexKind) -> Float32Array:
+    """float32 [d]: how far apart the least and the most of each number were in training; none for
+    kinds that do not quantize numbers one by one.
+    """
+    match kind:
+        case IndexKind.IVF_SQ:
+            quantizer = index.sq
+        case IndexKind.HNSW_SQ:
+            quantizer = faiss.downcast_index(index.storage).sq
+        case _:
+            return np.empty(0, dtype=np.float32)
+    trained: Float32Array = faiss.vector_to_array(quantizer.trained)
+    return trained[index.d :]
+
+
 def _trained_graph(sample: Float32Array, parameters: IndexParameters) -> bytes:
     dimension, links = sample.shape[1], parameters.hnsw_m
     with one_thread():
@@ -238,7 +253,8 @@ class FaissIndex:
         is_kind = isinstance(index, _CLASSES[parameters.kind])
         if not is_kind or index.metric_type != _metric(parameters):
             raise Corrupt(f"{path.name} is no {parameters.kind} for {parameters.metric}")
-        if index.d != _filled_up(np.empty((0, dimension), np.float32), parameters.kind).shape[1]:
+        filled_up = _filled_up(np.zeros((1, dimension), np.float32), parameters.kind)
+        if index.d != filled_up.shape[1] or _ranges(index, parameters.kind)[dimension:].any():
             raise Corrupt(f"{path.name} has {index.d} dimensions, not {dimension}")
         if index.ntotal != num_rows:
             raise Corrupt(f"{path.name} has {index.ntotal} rows, not {num_rows}")
@@ -325,7 +341,9 @@ class FaissIndex:
             scores, rows = self._search_in_batches(vectors, k, parameters)
         except RuntimeError as error:
             raise Corrupt(f"Faiss failed in a search: {str(error)[-200:]}") from error
-        if rows.max(initial=-1) >= self.num_rows or rows.min(initial=-1) < -1:
+        # Unsigned and one up, -1 is 0, and whatever is below it more than any row.
+        beyond = rows.view(np.uint64) + np.uint64(1)
+        if np.maximum.reduce(beyond, axis=None, initial=0) > self.num_rows:
             raise Corrupt("the index names a row that does not exist")
         return scores, rows
 

@@ -34,6 +34,8 @@ _ROWS_ONE_BY_ONE = 16
 """So few values are quicker read one by one: a call of Arrow's kernels costs 40 us after a search,
 which leaves nothing of it in the caches.
 """
+_PADDED_IDS_BYTES_MAX = 8 << 20
+_PADDED_AT_ONCE = 1 << 16
 _REQUIRED = ("id", "document", "text")
 _VECTOR = "vector"
 _NORM_MAX = b"raygion.norm_max"
@@ -110,13 +112,18 @@ class ShardDocuments:
     id_ends: npt.NDArray[np.int32]
     """int32 [num_rows + 1]: row i's id is `id_bytes[id_ends[i] : id_ends[i + 1]]`"""
     id_bytes: npt.NDArray[np.uint8]
+    padded_ids: BytesArray | None
+    """bytes [num_rows + 1]: the ids, and an empty one for row -1; None where that takes too much
+    memory, which no other process shares.
+    """
 
     @classmethod
     def open(cls, path: Path, dimension: int) -> Self:
         """Raises Corrupt for a file that is missing, damaged or not what `write_documents` wrote.
 
-        Reads the offsets of strings and no more, so that it costs milliseconds: every access stays
-        within the file, but what the bytes say is for the hash of the artifact to vouch for.
+        Reads the offsets of strings and, where they are few, the ids, so that it costs
+        milliseconds: every access stays within the file, but what the bytes say is for the hash of
+        the artifact to vouch for.
         """
         try:
             return cls._of_batch(mapped_batch(path), dimension)
@@ -140,6 +147,8 @@ class ShardDocuments:
         metadata = pa.Table.from_batches([batch.select(fields)])
         if ids.null_count:
             raise ValueError("an id is null")
+        id_ends = _offsets(ids)
+        id_bytes = np.frombuffer(memoryview(ids.buffers()[2] or b""), dtype=np.uint8)
         return cls(
             metadata=metadata.rename_columns([name.removeprefix(META_PREFIX) for name in fields]),
             vectors=_vectors(batch.column(_VECTOR), dimension),
@@ -149,8 +158,9 @@ class ShardDocuments:
             partition_by=facts[_PARTITION_BY].decode() if _PARTITION_BY in facts else None,
             texts=texts,
             document_column=documents,
-            id_ends=_offsets(ids),
-            id_bytes=np.frombuffer(memoryview(ids.buffers()[2] or b""), dtype=np.uint8),
+            id_ends=id_ends,
+            id_bytes=id_bytes,
+            padded_ids=_padded_ids(id_ends, id_bytes),
         )
 
     @property
@@ -159,21 +169,15 @@ class ShardDocuments:
 
     def ids(self, rows: Int64Array) -> BytesArray:
         """bytes, in the shape of `rows`: the ids in UTF-8, empty where the row is -1."""
+        if self.padded_ids is not None:
+            return self.padded_ids[rows]
         if rows.size <= _ROWS_ONE_BY_ONE:
             flat = rows.ravel()
             # From the end of all to the beginning of all there is nothing: the id of row -1.
             places = zip(self.id_ends[flat].tolist(), self.id_ends[flat + 1].tolist(), strict=True)
             few = [self.id_bytes[start:end].tobytes() for start, end in places]
             return np.array(few or [b""], dtype=np.bytes_)[: len(few)].reshape(rows.shape)
-        starts = self.id_ends[rows].astype(np.int64)
-        lengths = np.where(rows < 0, 0, self.id_ends[rows + 1] - starts)
-        width = max(1, int(lengths.max(initial=0)))
-        columns = np.arange(width)
-        # Past its end an id reads its neighbour's bytes, or the last one of all; both become NUL.
-        index = np.minimum(starts[..., None] + columns, max(0, self.id_bytes.size - 1))
-        characters = np.where(columns < lengths[..., None], self.id_bytes[index], np.uint8(0))
-        ids: BytesArray = characters.view(f"S{width}")[..., 0]
-        return ids
+        return _ids(self.id_ends, self.id_bytes, rows)
 
     def rows_of(self, documents: Collection[str]) -> npt.NDArray[np.bool_]:
         """bool [num_rows]: whether the row is a passage of one of these documents."""
@@ -232,6 +236,34 @@ def _strings(column: pa.Array[Any]) -> pa.StringArray:
     if offsets[0] < 0 or offsets[-1] > size_bytes or (np.diff(offsets) < 0).any():
         raise ValueError("a string lies outside of its column")
     return column
+
+
+def _ids(
+    id_ends: npt.NDArray[np.int32], id_bytes: npt.NDArray[np.uint8], rows: Int64Array
+) -> BytesArray:
+    starts = id_ends[rows].astype(np.int64)
+    lengths = np.where(rows < 0, 0, id_ends[rows + 1] - starts)
+    width = max(1, int(lengths.max(initial=0)))
+    columns = np.arange(width)
+    # Past its end an id reads its neighbour's bytes, or the last one of all; both become NUL.
+    index = np.minimum(starts[..., None] + columns, max(0, id_bytes.size - 1))
+    characters = np.where(columns < lengths[..., None], id_bytes[index], np.uint8(0))
+    ids: BytesArray = characters.view(f"S{width}")[..., 0]
+    return ids
+
+
+def _padded_ids(
+    id_ends: npt.NDArray[np.int32], id_bytes: npt.NDArray[np.uint8]
+) -> BytesArray | None:
+    """One look-up in place of ten array operations for each batch of hits."""
+    num_rows = len(id_ends) - 1
+    width = int(np.diff(id_ends).max(initial=1))
+    if num_rows == 0 or (num_rows + 1) * width > _PADDED_IDS_BYTES_MAX:
+        return None
+    rows = np.append(np.arange(num_rows), -1)
+    steps = range(0, num_rows + 1, _PADDED_AT_ONCE)
+    parts = [_ids(id_ends, id_bytes, rows[start : start + _PADDED_AT_ONCE]) for start in steps]
+    return np.concatenate(parts).astype(f"S{width}")
 
 
 def _offsets(column: pa.StringArray) -> npt.NDArray[np.int32]:

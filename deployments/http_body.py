@@ -35,30 +35,36 @@ async def read_body(scope: Scope, receive: Receive, settings: HttpSettings) -> b
     """The whole body. Raises TooLarge as soon as it is known to be too long, however it is sent,
     DeadlineExceeded when it does not arrive in time, and ClientGone when it never will.
     """
-    bytes_max = settings.body_bytes_max
+    try:
+        async with asyncio.timeout(settings.body_timeout_s):
+            return await receive_body(scope, receive, settings.body_bytes_max)
+    except TimeoutError:
+        raise body_is_late(settings) from None
+
+
+async def receive_body(scope: Scope, receive: Receive, bytes_max: int) -> bytes:
+    """As `read_body`, for callers who see to the time themselves."""
     declared = header_value(scope, b"content-length")
     if declared.isdigit() and int(declared) > bytes_max:
         raise _too_large(bytes_max)
     parts: list[bytes] = []
     num_bytes = 0
-    try:
-        async with asyncio.timeout(settings.body_timeout_s):
-            more = True
-            while more:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientGone
-                part: bytes = message.get("body", b"")
-                num_bytes += len(part)
-                if num_bytes > bytes_max:
-                    raise _too_large(bytes_max)
-                parts.append(part)
-                more = message.get("more_body", False)
-    except TimeoutError:
-        raise DeadlineExceeded(
-            f"the request body did not arrive within {settings.body_timeout_s:g} s"
-        ) from None
-    return b"".join(parts)
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        part: bytes = message.get("body", b"")
+        num_bytes += len(part)
+        if num_bytes > bytes_max:
+            raise _too_large(bytes_max)
+        parts.append(part)
+        more = message.get("more_body", False)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def body_is_late(settings: HttpSettings) -> DeadlineExceeded:
+    return DeadlineExceeded(f"the request body did not arrive within {settings.body_timeout_s:g} s")
 
 
 def _too_large(bytes_max: int) -> TooLarge:

@@ -50,7 +50,8 @@ _QUIET_ENV = {
     # several regions start on a few cores, Serve's five seconds are too few.
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
     "RAY_SERVE_LOG_TO_STDERR": "0",
-    "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
+    # A second thread on two cores only takes connections away from the first.
+    "RAY_SERVE_HAPROXY_NBTHREAD": str(max(1, min(4, (os.cpu_count() or 1) // 2))),
     # Each request would cost a line of log that a Python process takes apart; the gateways have
     # metrics of their own.
     "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from types import TracebackType
+from typing import Self
 
 from starlette.types import Receive, Scope, Send
 
@@ -15,7 +16,7 @@ from cluster.answers import QueryService
 from cluster.region_wire import ARROW_TYPE, FLOAT32_TYPE, JSON_TYPE, SEARCH
 from cluster.search import SearchRequest
 from deployments.http_binary import parse_binary, render_arrow
-from deployments.http_body import media_types, read_body
+from deployments.http_body import body_is_late, media_types, receive_body
 from deployments.http_caller import CallerReader
 from deployments.http_errors import ClientGone
 from deployments.http_replies import render_search
@@ -43,12 +44,12 @@ class SearchRoute:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises the errors of `cluster.errors`, and ClientGone."""
-        body = await read_body(scope, receive, self._settings)
         as_arrow = ARROW_TYPE in media_types(scope, b"accept")
-        asked, form = _parse(scope, body, passages=not as_arrow)
-        asked = self._callers.told(asked, scope)
-        async with _WhileConnected(receive):
-            result = await self._service.search(asked)
+        async with _Attended(receive, self._settings) as client:
+            body = await receive_body(scope, receive, self._settings.body_bytes_max)
+            client.has_asked()
+            asked, form = _parse(scope, body, passages=not as_arrow)
+            result = await self._service.search(self._callers.told(asked, scope))
         self._metrics.searched(SEARCH, result)
         if as_arrow and result.arrays is not None:
             await _reply(send, ARROW_TYPE, render_arrow(result, result.arrays))
@@ -72,22 +73,34 @@ async def _reply(send: Send, media_type: str, body: bytes) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-class _WhileConnected:
-    """Gives the block up once the client is gone, and raises ClientGone.
+class _Attended:
+    """Gives the block up once the client is gone, and raises ClientGone; or when its request has
+    not arrived in time, and raises DeadlineExceeded.
 
-    It begins to look after a while only: most replies are out by then, and a look costs a task.
+    It begins to look after a while only: most replies are out by then, and a look costs a task. One
+    timer for both, since one costs as much as a hundredth of a search, and `asyncio.timeout` three.
     """
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, receive: Receive, settings: HttpSettings) -> None:
         self._receive = receive
+        self._settings = settings
         self._watcher: asyncio.Task[None] | None = None
+        self._asks = True
+        self._is_late = False
         self._is_gone = False
 
-    async def __aenter__(self) -> None:
+    async def __aenter__(self) -> Self:
         task = asyncio.current_task()
         assert task is not None
         self._task = task
-        self._timer = asyncio.get_running_loop().call_later(_WATCH_AFTER_S, self._watch)
+        self._loop = asyncio.get_running_loop()
+        look_after_s = min(_WATCH_AFTER_S, self._settings.body_timeout_s)
+        self._timer = self._loop.call_later(look_after_s, self._look, look_after_s)
+        return self
+
+    def has_asked(self) -> None:
+        """The request is here: from now on a client that says more has gone."""
+        self._asks = False
 
     async def __aexit__(
         self,
@@ -101,9 +114,20 @@ class _WhileConnected:
         if self._is_gone:
             self._task.uncancel()
             raise ClientGone from error
+        if self._is_late:
+            self._task.uncancel()
+            raise body_is_late(self._settings) from error
 
-    def _watch(self) -> None:
-        self._watcher = asyncio.create_task(self._wait_until_gone())
+    def _look(self, waited_s: float) -> None:
+        left_s = self._settings.body_timeout_s - waited_s
+        if not self._asks:
+            self._watcher = asyncio.create_task(self._wait_until_gone())
+        elif left_s > 0:
+            next_s = min(left_s, _WATCH_AFTER_S)
+            self._timer = self._loop.call_later(next_s, self._look, waited_s + next_s)
+        else:
+            self._is_late = True
+            self._task.cancel()
 
     async def _wait_until_gone(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
