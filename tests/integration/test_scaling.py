@@ -83,8 +83,12 @@ def test_more_and_fewer_replicas_by_command_fail_no_query(region: SearchRegion) 
     assert load.verdict(what) == ([], [])
 
 
+SEARCHES_EACH = 6
+"""So many that a replica has one to do while others are on their way to it and back."""
+
+
 def keep_busy(replicas: list[str], is_enough: Callable[[], bool]) -> None:
-    """Runs in the driver's process: each replica always has two searches to do, until somebody says
+    """Runs in the driver's process: each replica always has searches to do, until somebody says
     that it is enough or a long time has passed.
     """
     import ray
@@ -106,7 +110,7 @@ def keep_busy(replicas: list[str], is_enough: Callable[[], bool]) -> None:
     def ask(actor: Any) -> Any:
         return actor.search.remote(reference, 60.0)
 
-    under_way = {ask(actor): actor for actor in actors for _ in range(2)}
+    under_way = {ask(actor): actor for actor in actors for _ in range(SEARCHES_EACH)}
     look_s = time.monotonic()
     until_s = look_s + BUSY_MAX_S
     while time.monotonic() < until_s:

@@ -1,21 +1,47 @@
-"""A number of replicas, or bounds that Ray Serve accepts."""
+"""How many replicas Serve is told to run, and what of them decides."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
-from ray.serve.config import AutoscalingConfig
+from ray.serve.config import AutoscalingConfig, AutoscalingContext
 
-from deployments.autoscaling import replica_count
-
-
-@pytest.mark.parametrize(("least", "most"), [(1, 1), (3, 3), (3, 2)])
-def test_without_room_the_number_is_fixed(least: int, most: int) -> None:
-    assert replica_count(least, most, requests_target=8.0) == {"num_replicas": least}
+from deployments.autoscaling import IN_FLIGHT, by_in_flight, replica_count
 
 
-def test_with_room_serve_scales_between_the_bounds() -> None:
-    options = replica_count(2, 5, requests_target=8.0)
-    assert options.keys() == {"autoscaling_config"}
+def context(reported: dict[str, dict[str, float]] | None) -> AutoscalingContext:
+    """What Serve hands to a policy, as far as this one looks at it."""
+    made = AutoscalingContext.__new__(AutoscalingContext)
+    made._aggregated_metrics_value = reported
+    made.config = AutoscalingConfig(target_ongoing_requests=8.0)
+    made.target_num_replicas = 2
+    return made
+
+
+@pytest.mark.parametrize(
+    ("reported", "wanted"),
+    [
+        (None, 2),
+        ({}, 2),
+        ({"other": {"a": 100.0}}, 2),
+        ({IN_FLIGHT: {"a": 0.0, "b": 0.0}}, 0.0),
+        ({IN_FLIGHT: {"a": 8.0}}, 1.0),
+        ({IN_FLIGHT: {"a": 12.0, "b": 12.0}}, 3.0),
+    ],
+)
+def test_gateways_scale_by_what_they_count(
+    reported: dict[str, dict[str, float]] | None, wanted: float
+) -> None:
+    assert by_in_flight(context(reported)) == (wanted, {})
+
+
+def test_serve_finds_the_policy_by_its_name() -> None:
+    options: dict[str, Any] = replica_count(1, 4, requests_target=8.0, counts_itself=True)
     config = AutoscalingConfig(**options["autoscaling_config"])
-    assert (config.min_replicas, config.max_replicas) == (2, 5)
-    assert config.target_ongoing_requests == 8.0
+    # Serve makes a copy of it.
+    policy = config.policy.get_policy()
+    assert policy(context({IN_FLIGHT: {"a": 12.0, "b": 12.0}})) == (3.0, {})
+    plain = replica_count(1, 4, requests_target=8.0)["autoscaling_config"]
+    assert "policy" not in plain
+    assert replica_count(2, 2, requests_target=8.0) == {"num_replicas": 2}

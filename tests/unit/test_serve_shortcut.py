@@ -1,0 +1,123 @@
+"""Searches go past Serve where that is possible, and everything else goes its way."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Iterator
+
+import httpx
+import pytest
+import uvicorn
+from ray.serve._private.utils import call_function_from_import_path
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from deployments import serve_shortcut
+from deployments.ray_starter import CALLBACK
+from deployments.serve_shortcut import Shortcut, close_shortcut, open_shortcut
+
+PATH = "/v1/search"
+
+
+def answering(text: str) -> ASGIApp:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await PlainTextResponse(text)(scope, receive, send)
+
+    return app
+
+
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    yield
+    close_shortcut()
+
+
+@contextlib.asynccontextmanager
+async def served(app: ASGIApp) -> AsyncIterator[httpx.AsyncClient]:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        config = uvicorn.Config(
+            app, log_level="warning", ws="none", lifespan="off", http="httptools"
+        )
+        server = uvicorn.Server(config)
+        running = asyncio.create_task(server._serve([listening]))
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        try:
+            async with httpx.AsyncClient(base_url=url) as client:
+                yield client
+        finally:
+            server.should_exit = True
+            await running
+
+
+def test_serve_can_call_what_the_clusters_environment_names() -> None:
+    (middleware,) = call_function_from_import_path(CALLBACK)
+    assert middleware.cls is Shortcut
+
+
+async def test_only_the_open_path_is_answered_past_serve() -> None:
+    async with served(Shortcut(answering("serve"))) as client:
+        assert (await client.post(PATH)).text == "serve"
+        open_shortcut(PATH, answering("gateway"))
+        assert (await client.post(PATH)).text == "gateway"
+        assert (await client.post("/v1/answer")).text == "serve"
+        close_shortcut()
+        assert (await client.post(PATH)).text == "serve"
+
+
+async def test_an_application_on_another_event_loop_is_left_to_serve() -> None:
+    async def open_it() -> None:
+        open_shortcut(PATH, answering("gateway"))
+
+    await asyncio.to_thread(asyncio.run, open_it())
+    async with served(Shortcut(answering("serve"))) as client:
+        assert (await client.post(PATH)).text == "serve"
+
+
+async def test_a_reply_that_comes_in_pieces_arrives_whole_and_in_order() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(b"content-length", b"9")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        for part in (b"one", b"two"):
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+            await asyncio.sleep(0.01)
+        await send({"type": "http.response.body", "body": b"six"})
+
+    open_shortcut(PATH, app)
+    async with served(Shortcut(answering("serve"))) as client:
+        for _ in range(3):
+            assert (await client.post(PATH)).content == b"onetwosix"
+        reply = await client.post(PATH, headers={"connection": "close"})
+        assert reply.content == b"onetwosix"
+
+
+async def test_a_reply_that_breaks_off_breaks_the_connection() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(b"content-length", b"9")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"one", "more_body": True})
+        raise RuntimeError("broken")
+
+    open_shortcut(PATH, app)
+    async with served(Shortcut(answering("serve"))) as client:
+        with pytest.raises(httpx.RemoteProtocolError):
+            await client.post(PATH)
+
+
+async def test_head_and_body_are_one_write() -> None:
+    written: list[bytes] = []
+
+    class Transport(asyncio.Transport):
+        def write(self, data: bytes | bytearray | memoryview) -> None:
+            written.append(bytes(data))
+
+    together = serve_shortcut._Together(Transport())
+    together.write(b"head ")
+    together.write(b"body")
+    assert written == []
+    await asyncio.sleep(0)
+    assert written == [b"head body"]
+    together.write(b"next")
+    await asyncio.sleep(0)
+    assert written == [b"head body", b"next"]
