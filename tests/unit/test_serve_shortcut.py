@@ -105,6 +105,21 @@ async def test_a_reply_that_breaks_off_breaks_the_connection() -> None:
             await client.post(PATH)
 
 
+async def test_uvicorn_writes_replies_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: list[int] = []
+    flush = serve_shortcut._Together._flush
+
+    def counted(self: serve_shortcut._Together) -> None:
+        flushed.append(len(self._held))
+        flush(self)
+
+    monkeypatch.setattr(serve_shortcut._Together, "_flush", counted)
+    open_shortcut(PATH, answering("gateway"))
+    async with served(Shortcut(answering("serve"))) as client:
+        assert (await client.post(PATH)).text == "gateway"
+    assert flushed == [2]
+
+
 async def test_head_and_body_are_one_write() -> None:
     written: list[bytes] = []
 
