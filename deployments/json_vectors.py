@@ -46,6 +46,8 @@ def _taken_apart(body: bytes) -> BodyVectors | None:
     present = [field for field in FIELDS if field in keys]
     if len(present) != 1 or len(set(keys)) != len(keys):
         return None
+    if "\0" in "".join(keys):  # `parsed[key]` ends a key at its first zero character
+        return None
     field = present[0]
     given = parsed[field]
     num_rows = 1 if field == "vector" else len(given)

@@ -73,6 +73,11 @@ def test_brackets_inside_of_strings_do_no_harm() -> None:
     assert found is None or found.others == {"user": "[[[", "corpus": "]"}
 
 
+@pytest.mark.parametrize("key", [r"\u0000", r"a\u0000b"])
+def test_a_key_with_a_zero_character_is_left_to_the_other_reader(key: str) -> None:
+    assert body_vectors(f'{{"a": 1, "{key}": 2, "vector": [1, 2]}}'.encode()) is None
+
+
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False, width=32) | st.integers(-(2**63), 2**63)
 SCALARS = NUMBERS | st.booleans() | st.none() | st.text(max_size=4)
 NESTED = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3), max_leaves=8)
