@@ -1,6 +1,6 @@
 """What is changed in the configuration that Ray Serve writes for HAProxy.
 
-Serve writes it anew before each start and has no settings for these six things:
+Serve writes it anew before each start and has no settings for these seven things:
 
 1. Statistics and metrics are bound to loopback, whatever host requests are taken on.
 2. Requests are read whole before a gateway is asked. So those that a dying gateway took with it can
@@ -11,6 +11,8 @@ Serve writes it anew before each start and has no settings for these six things:
    each request are a good part of what Serve costs.
 5. Gateways are told the address of the client, whatever the client says of it.
 6. Nothing is sent to a system log for requests that went well.
+7. Connections to gateways are kept, however many clients there are. HAProxy gives them up when a
+   fifth of its connections is taken, and a gateway then answers less than half as much.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ def haproxy_changes(in_flight_max: int, http_port: int) -> str:
     requests are taken, on the host that the settings say.
     """
     body = orjson.dumps({"error": _REFUSAL}).decode()
-    # Health and metrics pass: they matter most when all places are taken.
+    # Health and metrics pass: they matter most when all places are taken. They are counted here and
+    # take no place in a gateway, so it is never asked for more than it takes; it would refuse, too.
     admission = [
         "    http-request set-var(txn.in_flight) be_conn",
         "    acl is_work path_beg /v1/",
@@ -48,6 +51,9 @@ def haproxy_changes(in_flight_max: int, http_port: int) -> str:
         f" hdr x-trace-id %[var(txn.trace_id)] lf-string '{body}' if is_work is_full",
     ]
     lines = [
+        "/^global$/a\\",
+        "    tune.pool-low-fd-ratio 90\\",
+        "    tune.pool-high-fd-ratio 95",
         rf"/:{http_port}$/!s/^\( *bind \)\*\{{0,1\}}:/\1127.0.0.1:/",
         "/^frontend http_frontend$/a\\",
         "    http-request set-header x-request-disconnect-disabled ?1\\",

@@ -28,10 +28,6 @@ from deployments.serve_shortcut import CALLBACK
 _RAY_START = [sys.executable, "-m", "ray.scripts.scripts", "start"]
 _NODE_STORE_BYTES = 100_000_000
 _EXEC_TIMEOUT_S = 5.0
-_SPARE_PLACES = 8
-"""HAProxy counts requests for health and metrics, too, which take no place in a gateway. So its
-bound keeps floods away, and the last word is the gateway's.
-"""
 
 # Less to do for an idle cluster; callers may set these otherwise.
 _QUIET_ENV = {
@@ -219,7 +215,7 @@ def write_haproxy_wrapper(temp_dir: Path, in_flight_max: int, http_port: int) ->
     except FileNotFoundError as error:
         raise Unavailable(f"HAProxy, which belongs to ray[serve], is missing: {error}") from error
     wrapper, changes = temp_dir / "haproxy", temp_dir / "haproxy.sed"
-    changes.write_text(haproxy_changes(in_flight_max + _SPARE_PLACES, http_port))
+    changes.write_text(haproxy_changes(in_flight_max, http_port))
     wrapper.write_text(changed_haproxy(haproxy, changes))
     wrapper.chmod(0o700)
 

