@@ -72,8 +72,8 @@ class EndpointSettings(Record):
     in_flight_max: Annotated[int, Field(ge=1)] = 256
     """Requests that one gateway process handles at once; more are refused with 503."""
     answers_in_flight_max: Annotated[int, Field(ge=1)] = 32
-    """Answers that one gateway process works on at once; more are refused before anything is looked
-    up for them."""
+    """Answers that one gateway process works on at once, or fewer where the region's language
+    models hold no more; one more is refused before anything is looked up for it."""
     gateways: Annotated[int, Field(ge=1)] = 1
     """Gateway processes that always run."""
     gateways_max: Annotated[int, Field(ge=1)] | None = None
@@ -153,6 +153,10 @@ class EmbedderSettings(Record):
     replicas: Annotated[int, Field(ge=1)] = 1
 
 
+CALLS_PER_SEQUENCE = 2
+"""Calls that a replica accepts for each sequence that it decodes, so that it never runs dry."""
+
+
 class GeneratorSettings(Record):
     """The language model."""
 
@@ -175,6 +179,11 @@ class GeneratorSettings(Record):
     """Requests that may wait for a replica; more are refused as overloaded."""
     engine: dict[str, Any] = Field(default_factory=dict)
     """More vLLM engine arguments."""
+
+    def places(self, gateways: int) -> int:
+        """Answers that each of so many gateways can have with replicas or waiting for them."""
+        replicas = self.replicas_max or self.replicas
+        return -(-CALLS_PER_SEQUENCE * self.sequences_max * replicas // gateways) + self.queue_max
 
 
 class RoutingPolicy(StrEnum):
@@ -270,6 +279,16 @@ class Settings(Record):
         """Whether the corpus may be in that region."""
         homes = self.corpus(corpus).regions
         return homes is None or region in homes
+
+    def answer_places(self, region: str) -> int:
+        """Answers that one gateway of the region takes at once: what its language models would
+        refuse in the end is not worth a search.
+        """
+        settings = self.regions[region]
+        wanted = settings.http.answers_in_flight_max
+        if not settings.generates:
+            return wanted
+        return min(wanted, self.generator.places(settings.http.gateways))
 
     def region_name(self, asked: str | None) -> str:
         """`asked`, or the only region there is. Raises InvalidArgument naming the choices."""

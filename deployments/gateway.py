@@ -104,7 +104,7 @@ def _build_app(
     http = HttpSettings(
         api_keys=tuple(key.get_secret_value() for key in endpoint.api_keys),
         in_flight_max=endpoint.in_flight_max,
-        answers_in_flight_max=endpoint.answers_in_flight_max,
+        answers_in_flight_max=settings.answer_places(region),
         body_bytes_max=endpoint.body_bytes_max,
         locations=settings.routing.locations,
     )

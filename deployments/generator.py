@@ -23,6 +23,7 @@ from actors.replica_outcomes import RoutingHint
 from cluster.artifact_cache import ArtifactCache
 from cluster.artifacts import Artifacts
 from cluster.clock import Deadline
+from cluster.config import CALLS_PER_SEQUENCE
 from cluster.errors import InvalidArgument, Unavailable
 from cluster.generation import ChatMessage, GenerationChunk, GenerationRequest
 from cluster.manifests import ArtifactFile
@@ -32,8 +33,6 @@ from deployments.weighted_router import WEIGHTED_ROUTER
 
 STREAM_INTERVAL_MS = 20
 """Tokens travel in batches of this time: each message costs Ray about a millisecond of CPU."""
-CALLS_PER_SEQUENCE = 2
-"""Calls that a replica accepts for each sequence that it decodes, so that it never runs dry."""
 START_TIMEOUT_S = 600.0
 
 

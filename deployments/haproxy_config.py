@@ -38,11 +38,13 @@ def haproxy_changes(in_flight_max: int, http_port: int) -> str:
     requests are taken, on the host that the settings say.
     """
     body = orjson.dumps({"error": _REFUSAL}).decode()
-    # Health and metrics pass: they matter most when all places are taken. They are counted here and
-    # take no place in a gateway, so it is never asked for more than it takes; it would refuse, too.
+    # Health and metrics pass: they matter most when all places are taken, and take none. The table
+    # has one entry, which counts the requests under way that do.
     admission = [
-        "    http-request set-var(txn.in_flight) be_conn",
+        "    stick-table type string len 4 size 1 store conn_cur",
         "    acl is_work path_beg /v1/",
+        "    http-request track-sc0 str(work) if is_work",
+        "    http-request set-var(txn.in_flight) sc0_conn_cur if is_work",
         f"    acl is_full nbsrv,mul({in_flight_max}),sub(txn.in_flight) lt 0",
         # A refusal must cost next to nothing.
         "    http-request set-log-level silent if is_work is_full",

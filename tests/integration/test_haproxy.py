@@ -168,10 +168,12 @@ def test_what_the_servers_have_no_places_for_is_refused_with_the_gateways_error(
     for server in servers:
         server.taken = 0
         server.may_answer.clear()
-    with ThreadPoolExecutor(2 * PLACES) as threads:
-        waiting = [threads.submit(client.post, "/v1/search") for _ in range(2 * PLACES)]
+    with ThreadPoolExecutor(2 * PLACES + 1) as threads:
+        # What is no work takes no place.
+        waiting = [threads.submit(client.get, "/metrics")]
+        waiting += [threads.submit(client.post, "/v1/search") for _ in range(2 * PLACES)]
         try:
-            wait_until(lambda: sum(s.taken for s in servers) == 2 * PLACES, "full servers", 10)
+            wait_until(lambda: sum(s.taken for s in servers) == 2 * PLACES + 1, "full servers", 10)
             for path in ("/v1/search", "/v1/answer"):
                 refused = client.post(path)
                 error = refused.json()["error"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cluster.config import CONFIG_FILE, Settings, load_settings
+from cluster.config import CONFIG_FILE, GeneratorSettings, Settings, load_settings
 from cluster.errors import InvalidArgument
 
 Write = Callable[[str], Path]
@@ -204,6 +204,36 @@ def test_keys_are_not_shown_when_settings_are_printed(write: Write) -> None:
     settings = load_settings(write("regions: {a: {http: {api_keys: [s3cret]}}}"))
     assert "s3cret" not in repr(settings)
     assert settings.regions["a"].http.api_keys[0].get_secret_value() == "s3cret"
+
+
+@pytest.mark.parametrize(
+    ("generator", "gateways", "places"),
+    [
+        ({"sequences_max": 2, "queue_max": 4}, 1, 2 * 2 + 4),
+        ({"sequences_max": 2, "queue_max": 4, "replicas": 2}, 1, 2 * 2 * 2 + 4),
+        ({"sequences_max": 2, "queue_max": 4, "replicas_max": 3}, 1, 3 * 2 * 2 + 4),
+        ({"sequences_max": 2, "queue_max": 4, "replicas": 2}, 2, 2 * 2 + 4),
+        ({"sequences_max": 1, "queue_max": 1}, 4, 1 + 1),
+    ],
+)
+def test_language_models_hold_what_they_write_and_let_wait(
+    generator: dict[str, Any], gateways: int, places: int
+) -> None:
+    assert GeneratorSettings(**generator).places(gateways) == places
+
+
+def test_a_gateway_takes_no_more_answers_than_it_is_told_or_the_models_hold(write: Write) -> None:
+    file = write(
+        """
+        generator: {sequences_max: 1, queue_max: 6}
+        regions:
+          small: {}
+          told: {http: {answers_in_flight_max: 3}}
+          elsewhere: {generates: false}
+        """
+    )
+    settings = load_settings(file)
+    assert [settings.answer_places(one) for one in ("small", "told", "elsewhere")] == [8, 3, 32]
 
 
 @pytest.mark.parametrize(
