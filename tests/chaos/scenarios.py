@@ -143,20 +143,24 @@ def fill_the_queue(region: ChaosRegion) -> str:
     replies = []
 
     def ask_one(number: int) -> None:
-        with region.search.client() as client:
-            replies.append(ask(client, questions[number % len(questions)]))
+        replies.append(ask(client, questions[number % len(questions)]))
 
-    threads = [threading.Thread(target=ask_one, args=(n,)) for n in range(_BURST)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    # One for all: to make a client takes longer than to be refused.
+    with region.search.client() as client:
+        threads = [threading.Thread(target=ask_one, args=(n,)) for n in range(_BURST)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
     refused = [r for r in replies if r.error.startswith("503") and '"overloaded"' in r.error]
     failed = [r.error for r in replies if r.error and r not in refused]
     assert not failed, failed[0]
     assert refused, "the queue was never full"
-    slowest_s = max(r.took_s for r in refused)
-    return f"of {_BURST} answers at once {len(refused)} refused, the last after {slowest_s:.2f} s"
+    took_s = sorted(r.took_s for r in refused)
+    return (
+        f"of {_BURST} answers at once {len(refused)} refused, half of them within "
+        f"{took_s[len(took_s) // 2]:.2f} s, the last after {took_s[-1]:.2f} s"
+    )
 
 
 SCENARIOS = [
