@@ -33,8 +33,9 @@ class OpenLoad:
     """Whole requests, sent in turn."""
     rate_per_s: float
     duration_s: float
-    connections: int = 1024
-    """Opened before the load begins; to open one takes longer than to ask."""
+    connections: int = 0
+    """Opened before the load begins, more when they are needed; to open one takes longer than to
+    ask."""
     connections_max: int = 2048
 
 

@@ -20,6 +20,7 @@ from tests.search_region import CORPUS, TOP_K, SearchRegion, wait_until
 OVERLOAD = "overload"
 _CLIENTS = (64, 128, 192)
 _FACTOR = 3.0
+_CONNECTIONS = 1024
 _DURATION_S = 6.0
 _WINDOW_S = 3.0
 _REFUSED = 503
@@ -91,6 +92,7 @@ def measure_overload(region: SearchRegion) -> OverloadReport:
             requests=requests,
             rate_per_s=_FACTOR * capacity_per_s,
             duration_s=_DURATION_S,
+            connections=_CONNECTIONS,
         )
         report = generator.run(run_open_load, burst)
     recovered_s = _until_as_quick_as(region, usual_s, report.ended_s)
