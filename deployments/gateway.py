@@ -21,7 +21,8 @@ from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.config import Settings
 from cluster.object_store import ObjectStore
 from deployments.autoscaling import IN_FLIGHT, replica_count
-from deployments.http_app import SEARCH, RegionApp, build_http_app
+from deployments.http_app import RegionApp, build_http_app
+from deployments.http_routes import SEARCH
 from deployments.http_settings import HttpSettings
 from deployments.serve_shortcut import close_shortcut, open_shortcut
 

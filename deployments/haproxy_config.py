@@ -5,8 +5,9 @@ Serve writes it anew before each start and has no settings for these seven thing
 1. Statistics and metrics are bound to loopback, whatever host requests are taken on.
 2. Requests are read whole before a gateway is asked. So those that a dying gateway took with it can
    be sent to another one (`RAY_SERVE_HAPROXY_RETRY_ON`).
-3. What the gateways have no places for is refused here. A refusal in a gateway costs it nearly half
-   of what an answer costs, so at three times its capacity it would do little but refuse.
+3. What the gateways have no places for is refused here, answers by a bound of their own. A refusal
+   in a gateway costs it nearly half of what a search costs, so at three times its capacity it would
+   do little but refuse; and it comes late where the language models have taken the cores.
 4. Serve's replicas are told not to watch each client: the gateway does so itself, and two tasks for
    each request are a good part of what Serve costs.
 5. Gateways are told the address of the client, whatever the client says of it.
@@ -18,39 +19,37 @@ Serve writes it anew before each start and has no settings for these seven thing
 from __future__ import annotations
 
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
 
-_REFUSAL = {
-    "code": "overloaded",
-    "message": "this region is full; try again shortly",
-    "retryable": True,
-    "type": "server_error",
-    "param": None,
-    "trace_id": "%[var(txn.trace_id)]",
-}
-"""The same as a gateway's own refusal, see `deployments.http_errors`."""
+from deployments.http_routes import ANSWER_ROUTES
 
 
-def haproxy_changes(in_flight_max: int, http_port: int) -> str:
-    """A sed program. `in_flight_max`: requests that one gateway takes at once; `http_port`: where
-    requests are taken, on the host that the settings say.
-    """
-    body = orjson.dumps({"error": _REFUSAL}).decode()
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayPlaces:
+    """What one gateway takes at once."""
+
+    requests: int = 256
+    answers: int = 32
+    """Of the requests, those for answers."""
+
+
+def haproxy_changes(places: GatewayPlaces, http_port: int) -> str:
+    """A sed program. `http_port`: where requests are taken, on the host that the settings say."""
     # Health and metrics pass: they matter most when all places are taken, and take none. The table
-    # has one entry, which counts the requests under way that do.
+    # has two entries, which count the requests under way that do.
     admission = [
-        "    stick-table type string len 4 size 1 store conn_cur",
+        "    stick-table type string len 8 size 2 store conn_cur",
         "    acl is_work path_beg /v1/",
+        f"    acl is_answer path {' '.join(sorted(ANSWER_ROUTES))}",
         "    http-request track-sc0 str(work) if is_work",
-        "    http-request set-var(txn.in_flight) sc0_conn_cur if is_work",
-        f"    acl is_full nbsrv,mul({in_flight_max}),sub(txn.in_flight) lt 0",
-        # A refusal must cost next to nothing.
-        "    http-request set-log-level silent if is_work is_full",
-        "    http-request set-var(txn.trace_id) uuid,regsub(-,,g) if is_work is_full",
-        "    http-request return status 503 content-type application/json hdr Retry-After 1"
-        f" hdr x-trace-id %[var(txn.trace_id)] lf-string '{body}' if is_work is_full",
+        "    http-request track-sc1 str(answers) if is_answer",
+        *_refused_beyond(places.requests, "sc0", "is_work", "this region is full"),
+        *_refused_beyond(
+            places.answers, "sc1", "is_answer", "this region writes as many answers as it can"
+        ),
     ]
     lines = [
         "/^global$/a\\",
@@ -67,6 +66,31 @@ def haproxy_changes(in_flight_max: int, http_port: int) -> str:
         "\\\n".join(admission),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _refused_beyond(places: int, counter: str, condition: str, reason: str) -> list[str]:
+    """Refuses what meets the condition where the counter is above what all gateways together have
+    places for, with the same error as a gateway's own (`deployments.http_errors`).
+    """
+    error = {
+        "code": "overloaded",
+        "message": f"{reason}; try again shortly",
+        "retryable": True,
+        "type": "server_error",
+        "param": None,
+        "trace_id": "%[var(txn.trace_id)]",
+    }
+    body = orjson.dumps({"error": error}).decode()
+    refused = f"if {condition} {condition}_too_much"
+    return [
+        f"    http-request set-var(txn.under_way) {counter}_conn_cur if {condition}",
+        f"    acl {condition}_too_much nbsrv,mul({places}),sub(txn.under_way) lt 0",
+        # A refusal must cost next to nothing.
+        f"    http-request set-log-level silent {refused}",
+        f"    http-request set-var(txn.trace_id) uuid,regsub(-,,g) {refused}",
+        "    http-request return status 503 content-type application/json hdr Retry-After 1"
+        f" hdr x-trace-id %[var(txn.trace_id)] lf-string '{body}' {refused}",
+    ]
 
 
 def changed_haproxy(haproxy: str, changes: Path) -> str:

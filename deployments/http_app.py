@@ -15,7 +15,6 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Lifespan
 
-from cluster import region_wire
 from cluster.answers import AnswerEvent, QueryService, RegionSummary, Retrieved, last_event
 from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.divergence_report import DivergenceReport
@@ -37,6 +36,7 @@ from deployments.http_replies import (
     render_answer,
     render_status,
 )
+from deployments.http_routes import ANSWER, CHAT, SEARCH
 from deployments.http_schema import AnswerBody, SearchBody, parse_answer, quoted
 from deployments.http_settings import HttpSettings
 from deployments.metered_service import MeteredService
@@ -61,8 +61,6 @@ from deployments.sse import (
     unless_gone,
 )
 from deployments.stream_meter import StreamMeter
-
-SEARCH, ANSWER, CHAT = region_wire.SEARCH, "/v1/answer", "/v1/chat/completions"
 
 
 def build_http_app(
@@ -101,7 +99,6 @@ def build_http_app(
             settings=settings,
             metrics=metrics,
             clock=clock,
-            answer_routes=frozenset({ANSWER, CHAT, region_wire.ANSWER, region_wire.GENERATE}),
             direct={("POST", SEARCH): SearchRoute(service, settings, metrics, callers)},
             known_routes=frozenset(getattr(route, "path", "") for route in app.routes),
         )

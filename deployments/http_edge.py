@@ -17,11 +17,10 @@ from cluster.clock import Clock
 from cluster.errors import Overloaded, Unauthenticated
 from deployments.http_body import header_value, header_values
 from deployments.http_errors import ClientGone, error_response, log_failure
+from deployments.http_routes import ANSWER_ROUTES, OPEN_ROUTES
 from deployments.http_settings import HttpSettings
 from deployments.metrics import HttpMetrics
 
-OPEN_ROUTES = frozenset({"/healthz", "/readyz"})
-"""Answered without a key."""
 EXEMPT_ROUTES = OPEN_ROUTES | {"/metrics"}
 """Answered even when all places are taken: then they matter most."""
 UNKNOWN_ROUTE = "unknown"
@@ -94,11 +93,8 @@ class HttpEdge:
         clock: Clock,
         known_routes: frozenset[str],
         direct: Mapping[tuple[str, str], ASGIApp],
-        answer_routes: frozenset[str],
     ) -> None:
-        """`direct`: what answers a method and route in place of `app`, for want of time.
-        `answer_routes` keep the language model busy, and have a bound of their own.
-        """
+        """`direct`: what answers a method and route in place of `app`, for want of time."""
         self._app = app
         self._direct = direct
         self._keys = BearerKeys(settings.api_keys)
@@ -106,7 +102,6 @@ class HttpEdge:
         self._answer_places = _Places(
             settings.answers_in_flight_max, "this gateway writes as many answers as it can"
         )
-        self._answer_routes = answer_routes
         metrics.in_flight.set_function(lambda: self.in_flight)
         self._metrics = metrics
         self._clock = clock
@@ -159,7 +154,7 @@ class HttpEdge:
             return
         app = self._direct.get((scope["method"], route), self._app)
         with self._places:
-            if route in self._answer_routes:
+            if route in ANSWER_ROUTES:
                 with self._answer_places:
                     await app(scope, receive, send)
             else:

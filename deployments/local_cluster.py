@@ -33,6 +33,7 @@ from deployments.cluster_ports import (
     is_answered,
     is_port_free,
 )
+from deployments.haproxy_config import GatewayPlaces
 from deployments.marked_processes import (
     end_marked_processes,
     is_marked,
@@ -56,6 +57,7 @@ _STARTED = "Ray runtime started."
 # socket's may have 107.
 _TEMP_PARENT_BYTES_MAX = 16
 _START_ATTEMPTS_MAX = 3
+_PLACES = GatewayPlaces()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +159,7 @@ def start_local_cluster(
     name: str,
     run_dir: Path,
     http_port: int,
-    in_flight_max: int = 256,
+    places: GatewayPlaces = _PLACES,
     num_cpus: int | None = None,
     object_store_memory_bytes: int = 300_000_000,
     env: Mapping[str, str] | None = None,
@@ -165,8 +167,8 @@ def start_local_cluster(
 ) -> LocalCluster:
     """Starts a cluster and returns when drivers can connect.
 
-    `http_port` is for Serve; 0 takes a free one. `in_flight_max` is what one gateway behind it
-    takes at once. `num_cpus` is what Ray may plan with, by default the cores of the machine. `env`
+    `http_port` is for Serve; 0 takes a free one. `places` are those of one gateway behind it.
+    `num_cpus` is what Ray may plan with, by default the cores of the machine. `env`
     is added to the environment of all its processes; what keeps the cluster safe or apart from
     others cannot be overridden. What a cluster that died left behind in `run_dir` is cleared away
     first.
@@ -197,7 +199,7 @@ def start_local_cluster(
             try:
                 return _start_head(
                     cluster,
-                    in_flight_max=in_flight_max,
+                    places=places,
                     num_cpus=num_cpus,
                     object_store_memory_bytes=object_store_memory_bytes,
                     timeout_s=timeout_s,
@@ -231,7 +233,7 @@ def find_local_cluster(run_dir: Path) -> LocalCluster | None:
 def _start_head(
     cluster: LocalCluster,
     *,
-    in_flight_max: int,
+    places: GatewayPlaces,
     num_cpus: int | None,
     object_store_memory_bytes: int,
     timeout_s: float,
@@ -240,7 +242,7 @@ def _start_head(
     (cluster.temp_dir / _MARKER_FILE).write_text(cluster.marker)
     _write_secret(cluster.token_path, secrets.token_hex(32))
     _write_record(cluster)
-    write_haproxy_wrapper(cluster.temp_dir, in_flight_max, cluster.http_port)
+    write_haproxy_wrapper(cluster.temp_dir, places, cluster.http_port)
     command = head_command(
         temp_dir=cluster.temp_dir,
         ports=cluster.ports,

