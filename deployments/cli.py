@@ -14,6 +14,7 @@ from deployments import (
     cli_documents,
     cli_evaluation,
     cli_queries,
+    cli_ray_env,
     cli_releases,
     cli_scale,
     cli_status,
@@ -158,6 +159,7 @@ app.command("status")(cli_status.status)
 app.command("scale")(cli_scale.scale)
 app.add_typer(cli_store.app, name="store")
 app.command("eval")(cli_evaluation.eval)
+app.command("ray-env")(cli_ray_env.ray_env)
 
 
 def main() -> None:

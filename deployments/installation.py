@@ -13,6 +13,7 @@ from cluster.object_store import ObjectStore, open_store
 from cluster.region_site import RegionSite
 from cluster.release_log import read_release_log
 from cluster.releases import LogState
+from deployments.haproxy_config import GatewayPlaces
 
 
 class NotRunning(Unavailable):
@@ -53,6 +54,13 @@ class Installation:
     def scratch_folder(self) -> Path:
         """For models that are converted or downloaded on their way into the store."""
         return self.settings.state_folder / "scratch"
+
+    @property
+    def gateway_places(self) -> GatewayPlaces:
+        return GatewayPlaces(
+            requests=self.region_settings.http.in_flight_max,
+            answers=self.settings.answer_places(self.region),
+        )
 
     @property
     def url(self) -> str:

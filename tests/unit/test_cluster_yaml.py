@@ -31,13 +31,14 @@ def test_rays_own_schema_would_refuse_a_slip(launcher: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("which", START_COMMANDS)
-def test_every_machine_asks_for_the_token_and_stops_nobody(
+def test_every_machine_asks_for_the_token_tells_ray_what_it_needs_and_stops_nobody(
     launcher: dict[str, Any], which: str
 ) -> None:
     commands = " ".join(launcher[which])
     assert "RAY_AUTH_MODE=token" in commands
     assert "RAY_AUTH_TOKEN_PATH=" in commands
-    assert "RAY_SERVE_ENABLE_HA_PROXY=1" in commands
+    told, started = commands.index(". ~/.raygion-ray-env"), commands.index("ray start")
+    assert commands.index("raygion ray-env") < told < started
     assert "ray stop" not in commands
 
 
