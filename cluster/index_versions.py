@@ -114,15 +114,16 @@ def newest_index(catalog: Catalog, corpus: str) -> tuple[IndexManifest, Manifest
     latest = catalog.latest_corpus(corpus)
     if not built or latest is None:
         return None
-    newest = max(built, key=_by_age)
-    if newest[0].corpus_position == latest.position:
-        return newest
-    content = latest.content()
-    for entry in sorted(built, key=_by_age, reverse=True):
-        position = _position(catalog, entry[0])
-        if position is not None and position.content() == content:
-            return entry
-    return newest
+    by_age = sorted(built, key=_by_age, reverse=True)
+    return next((entry for entry in by_age if is_index_of(entry[0], latest, catalog)), by_age[0])
+
+
+def is_index_of(index: IndexManifest, corpus: CorpusManifest, catalog: Catalog) -> bool:
+    """Whether the index has what the corpus has at this position, no more and no less."""
+    if index.corpus_position == corpus.position:
+        return True
+    position = _position(catalog, index)
+    return position is not None and position.content() == corpus.content()
 
 
 def _position(catalog: Catalog, index: IndexManifest) -> CorpusManifest | None:

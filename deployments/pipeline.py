@@ -12,7 +12,7 @@ from actors.ingest import ingest
 from actors.models import publish_model
 from cluster.artifacts import Artifacts
 from cluster.errors import NotFound
-from cluster.index_versions import newest_index
+from cluster.index_versions import is_index_of, newest_index
 from cluster.manifests import (
     CorpusManifest,
     IndexKind,
@@ -102,8 +102,9 @@ def build(
 def contents_of_latest(installation: Installation, step: Step) -> ReleaseContents:
     """A release of the newest index of every corpus, and of the models that the settings name.
 
-    A corpus all of whose documents were deleted is left out. Raises NotFound when another one was
-    not built, or there is none.
+    A corpus all of whose documents were deleted is left out. Says on standard error which corpora
+    have changed since their index was built, as when documents were deleted. Raises NotFound when
+    another one was not built, or there is none.
     """
     indexes: dict[str, ManifestRef] = {}
     needs_embedder = False
@@ -117,6 +118,12 @@ def contents_of_latest(installation: Installation, step: Step) -> ReleaseContent
         if newest is None:
             raise NotFound(f"corpus {corpus!r} was not built; run `raygion build {corpus}`")
         manifest, ref = newest
+        if not is_index_of(manifest, latest, installation.catalog):
+            err.print(
+                f"[yellow]corpus {corpus!r} has changed since this index was built[/]; "
+                f"`raygion build {corpus}` takes the changes in",
+                soft_wrap=True,
+            )
         indexes[corpus] = ref
         needs_embedder |= manifest.embedder_fingerprint is not None
     if not indexes:

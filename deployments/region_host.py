@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import ray
 import ray.data
+from ray.exceptions import RayError
 
 from actors.actor_calls import NAMESPACE
 from actors.coordinator_client import CoordinatorClient
@@ -81,7 +82,7 @@ def join(installation: Installation) -> None:
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError) as error:
+    except (ConnectionError, RuntimeError, RayError) as error:
         raise Unavailable(f"cannot join the Ray cluster at {address}: {error}") from error
     finally:
         signal.signal(signal.SIGTERM, on_sigterm)

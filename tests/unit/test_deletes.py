@@ -360,3 +360,31 @@ def test_a_corpus_without_documents_is_left_out_of_the_next_release(tmp_path: Pa
         installation.catalog.append_corpus(other.model_copy(update={"position": 2, **NOTHING}))
         with pytest.raises(NotFound, match="every corpus is empty"):
             contents_of_latest(installation, step)
+
+
+def test_a_release_of_an_index_that_its_corpus_has_left_behind_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    installation = Installation(
+        Settings(
+            store=StoreSettings(url=str(tmp_path / "store")),
+            regions={"here": RegionSettings()},
+            generator=GeneratorSettings(source=None),
+            state_folder=tmp_path,
+        ),
+        "here",
+    )
+    store = installation.store
+    first = add(store, part(store, {"a": 1, "b": 1}))
+    installation.catalog.publish_index(index(first, "whole"))
+
+    def told() -> str:
+        with Steps(quiet=True).step("Collect") as step:
+            contents_of_latest(installation, step)
+        return " ".join(capsys.readouterr().err.split())
+
+    assert told() == ""
+    second = delete(store, "a").manifest
+    assert f"`raygion build {CORPUS}` takes the changes in" in told()
+    installation.catalog.publish_index(index(second, "less"))
+    assert told() == ""
