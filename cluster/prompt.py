@@ -19,6 +19,8 @@ from cluster.records import Record
 
 _PASSAGE_TOKENS_MIN = 16
 """A passage cut shorter than this says nothing; it is left out."""
+_USUAL = 4
+"""Passages, or turns, that mostly fit: tried first."""
 
 
 class PromptTemplate(Record):
@@ -47,7 +49,6 @@ class BuiltPrompt:
     messages: tuple[ChatMessage, ...]
     num_passages: int
     """How many of the passages, from the best on, stand in the prompt."""
-    prompt_tokens: int
 
 
 def build_prompt(
@@ -64,7 +65,7 @@ def build_prompt(
     `history` holds the earlier turns of a conversation; the oldest are dropped first. Raises
     InvalidArgument only when the model is too small for the template itself.
     """
-    turns = list(history)
+    turns: Sequence[ChatMessage] = ()
 
     def messages_for(texts: Sequence[str], asked: str) -> tuple[ChatMessage, ...]:
         numbered = [template.passage.format(number=i, text=text) for i, text in enumerate(texts, 1)]
@@ -75,14 +76,17 @@ def build_prompt(
     def excess(texts: Sequence[str], asked: str) -> int:
         return tokenizer.count(messages_for(texts, asked)) - prompt_tokens_max
 
-    while turns and excess((), question) > 0:
-        turns.pop(0)
+    def has_room_for(num_turns: int) -> bool:
+        nonlocal turns
+        turns = history[len(history) - num_turns :]
+        return excess((), question) <= 0
+
+    num_turns = _most_that_fit(len(history), has_room_for)
+    turns = history[len(history) - num_turns :]
     asked = _longest_fitting(question, lambda text: excess((), text), tokenizer)
     texts = _fitting_passages(passages, lambda kept: excess(kept, asked), tokenizer)
     messages = messages_for(texts, asked)
-    return BuiltPrompt(
-        messages=messages, num_passages=len(texts), prompt_tokens=tokenizer.count(messages)
-    )
+    return BuiltPrompt(messages=messages, num_passages=len(texts))
 
 
 def fit_conversation(
@@ -93,20 +97,20 @@ def fit_conversation(
     The oldest turns go first (a leading system message stays), then the last message is shortened.
     """
     opening = [m for m in messages[:1] if m.role == "system" and len(messages) > 1]
-    turns = list(messages[len(opening) :])
+    turns = messages[len(opening) :]
 
     def excess(kept: Sequence[ChatMessage]) -> int:
         return tokenizer.count((*opening, *kept)) - prompt_tokens_max
 
-    while len(turns) > 1 and excess(turns) > 0:
-        turns.pop(0)
     if not turns:
         return ()
-    role = turns[-1].role
+    *earlier, last = turns
+    kept = _most_that_fit(len(earlier), lambda n: excess(turns[len(earlier) - n :]) <= 0)
     text = _longest_fitting(
-        turns[-1].content, lambda t: excess((ChatMessage(role=role, content=t),)), tokenizer
+        last.content, lambda t: excess((ChatMessage(role=last.role, content=t),)), tokenizer
     )
-    return (*opening, *turns[:-1], ChatMessage(role=role, content=text))
+    shortened = ChatMessage(role=last.role, content=text)
+    return (*opening, *earlier[len(earlier) - kept :], shortened)
 
 
 def _fitting_passages(
@@ -114,13 +118,27 @@ def _fitting_passages(
     excess: Callable[[Sequence[str]], int],
     tokenizer: PromptTokenizer,
 ) -> list[str]:
-    kept = list(passages)
-    while kept and excess(kept) > 0:
-        last = kept.pop()
-        if excess((*kept, "")) <= -_PASSAGE_TOKENS_MIN:
-            shortened = _longest_fitting(last, lambda text: excess((*kept, text)), tokenizer)
-            return [*kept, shortened] if shortened else kept
-    return kept
+    kept = list(passages[: _most_that_fit(len(passages), lambda n: excess(passages[:n]) <= 0)])
+    if len(kept) == len(passages) or excess((*kept, "")) > -_PASSAGE_TOKENS_MIN:
+        return kept
+    last = passages[len(kept)]
+    shortened = _longest_fitting(last, lambda text: excess((*kept, text)), tokenizer)
+    return [*kept, shortened] if shortened else kept
+
+
+def _most_that_fit(most: int, fits: Callable[[int], bool]) -> int:
+    """The largest number up to `most` that fits, if more never fit where less do not; else 0.
+
+    What is looked at is at most twice what fits, a few times over, however much there is: a prompt
+    is made on the event loop.
+    """
+    low, high = 0, min(_USUAL, most)
+    while low < high and fits(high):
+        low, high = high, min(2 * high, most)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
 
 
 def _longest_fitting(text: str, excess: Callable[[str], int], tokenizer: PromptTokenizer) -> str:
