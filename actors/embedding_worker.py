@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 WAITING_TEXTS_MAX = 4096
 BATCH_TEXTS_MAX = 256
+_PIECE_TEXTS = 32
+"""Computed without a look at whether anybody still waits: about a second of work."""
 WORKER_THREADS = 1
 """A short query gains little from more, and threads that wait for each other become many times
 slower when others want the same cores. For throughput, run more workers."""
@@ -72,9 +74,15 @@ class EmbeddingQueue:
     async def _run(self, _: None, requests: list[Sequence[str]]) -> list[Float32Array]:
         texts = [text for request in requests for text in request]
         loop = asyncio.get_running_loop()
-        vectors = await loop.run_in_executor(self._thread, self._embedder.embed, texts)
+        # A batch that nobody waits for any more is cancelled, and goes no further than a piece.
+        pieces = [
+            await loop.run_in_executor(
+                self._thread, self._embedder.embed, texts[start : start + _PIECE_TEXTS]
+            )
+            for start in range(0, len(texts), _PIECE_TEXTS)
+        ]
         ends = np.cumsum([len(request) for request in requests])
-        return np.split(vectors, ends[:-1])
+        return np.split(np.concatenate(pieces), ends[:-1])
 
 
 class EmbeddingWorker:

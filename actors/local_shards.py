@@ -10,22 +10,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
 
 from actors.shard_replica import ShardReplicaActor
 from cluster.artifact_cache import ArtifactCache
 from cluster.artifacts import Artifacts
 from cluster.catalog import Catalog
-from cluster.errors import Corrupt, RaygionError, Unavailable
+from cluster.errors import RaygionError, Unavailable
 from cluster.manifests import IndexManifest
 from cluster.object_store import ObjectStore
 from cluster.region_view import CorpusView, RegionView
 from cluster.search import Int64Array, Passages, ShardHits, ShardQuery
 
-T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -47,20 +44,22 @@ class LocalShardReplica:
         await self._replica.load(manifest)
 
     def search_now(self, query: ShardQuery) -> ShardHits | None:
-        return self._unless_broken(query.index_version, lambda: self._replica.search_now(query))
+        try:
+            return self._replica.search_now(query)
+        except Unavailable:
+            # Damaged, or let go of by a new view while the query was on its way here.
+            return None
 
     def passages_now(
         self, index_version: str, rows: Int64Array, fields: tuple[str, ...] | None
     ) -> Passages | None:
-        return self._unless_broken(
-            index_version, lambda: self._replica.passages_now(index_version, rows, fields)
-        )
+        try:
+            return self._replica.passages_now(index_version, rows, fields)
+        except Unavailable:
+            return None
 
     async def search(self, query: ShardQuery, timeout_s: float) -> ShardHits:
-        try:
-            return await self._replica.search(query, timeout_s)
-        except Corrupt as error:
-            raise self._given_up(query.index_version, error) from error
+        return await self._replica.search(query, timeout_s)
 
     async def passages(
         self,
@@ -69,26 +68,7 @@ class LocalShardReplica:
         fields: tuple[str, ...] | None,
         timeout_s: float,
     ) -> Passages:
-        try:
-            return await self._replica.passages(index_version, rows, fields, timeout_s)
-        except Corrupt as error:
-            raise self._given_up(index_version, error) from error
-
-    def _unless_broken(self, index_version: str, work: Callable[[], T | None]) -> T | None:
-        try:
-            return work()
-        except Corrupt as error:
-            self._given_up(index_version, error)
-        except Unavailable:
-            # Let go of, by this or by a new view, while a query was on its way here.
-            pass
-        return None
-
-    def _given_up(self, index_version: str, error: Corrupt) -> Unavailable:
-        """What is damaged here need not be so elsewhere: the actors are asked from now on."""
-        log.error("%s is left to its actors: %s", self.replica_id, error)
-        self.unload(index_version)
-        return Unavailable(f"{self.replica_id} is damaged: {error}")
+        return await self._replica.passages(index_version, rows, fields, timeout_s)
 
 
 class LocalShards:

@@ -15,6 +15,7 @@ index has a fallback), is found by an exact scan for the queries concerned.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -138,9 +139,10 @@ class ShardIndex:
         selection = self._selections.of(query.filter)
         num_live = self.num_rows if selection is None else selection.num_rows
         k = min(query.top_k, num_live)
-        if k == 0 or len(vectors) == 0:
-            return padding(len(vectors), query.top_k)
         fell_back = np.zeros(len(vectors), dtype=np.bool_)
+        if k == 0 or len(vectors) == 0:
+            marks = fell_back if self._parameters.fallback else None
+            return replace(padding(len(vectors), query.top_k), fell_back=marks)
         if selection is not None and selection.scanned is not None:
             scores, rows = self._scan(vectors, k, selection)
         elif self._parameters.kind is IndexKind.FLAT:

@@ -5,12 +5,14 @@ them.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import os
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,7 +20,7 @@ from actors.shard_index import ShardIndex
 from cluster.artifact_cache import ArtifactCache
 from cluster.artifacts import Artifacts
 from cluster.clock import Deadline
-from cluster.errors import DeadlineExceeded, Overloaded, Unavailable
+from cluster.errors import Corrupt, DeadlineExceeded, Overloaded, Unavailable
 from cluster.manifests import (
     TOMBSTONES_FILE,
     ArtifactFile,
@@ -31,6 +33,7 @@ from cluster.search import Int64Array, Passages, SearchEffort, ShardHits, ShardQ
 from cluster.tombstones import read_tombstones
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 _WAITING_MAX = 256
 """Searches that may wait for a replica's thread; more are refused, so that waiting stays short."""
 _BRIEF_S = 5e-3
@@ -38,6 +41,10 @@ _BRIEF_S = 5e-3
 to 5 ms while both want the interpreter's lock."""
 _BRIEF_ROWS = 256
 """Rows whose texts are fetched in less than that."""
+_BRIEF_SCAN_ELEMENTS = 1 << 22
+"""Numbers of all vectors of a shard that are compared in about that."""
+_BLOCK_VECTORS = 64
+"""Searched in a thread without a look at whether anybody still waits."""
 _EFFORTS_MAX = 64
 """Efforts whose costs are remembered."""
 _COST_GAIN = 0.05
@@ -68,8 +75,8 @@ class _Opened:
     """Of searches that have ended."""
     begun_s: list[float] = field(default_factory=list)
     """When the searches that are under way began: one on the event loop, others in threads."""
-    costs_s: dict[SearchEffort, float] = field(default_factory=dict)
-    """Of one vector, by effort: the least lately."""
+    costs_s: dict[tuple[SearchEffort, int], float] = field(default_factory=dict)
+    """Of one vector, by effort and the power of two above `top_k`: the least lately."""
 
     def spent_s(self) -> float:
         """The time spent on searches until now: a long one is work before it ends, too."""
@@ -79,10 +86,24 @@ class _Opened:
         return self.busy_s + sum(now_s - each_s for each_s in begun_s)
 
     def expected_s(self, query: ShardQuery) -> float:
-        """How long the search will take; a filter may take any time."""
-        if query.filter is not None:
+        """How long the search will take; a filter may take any time, and so may the comparison with
+        all rows that a weak query falls back to.
+        """
+        elements = self.index.num_rows * self.index.dimension
+        may_scan = self.parameters.fallback and elements > _BRIEF_SCAN_ELEMENTS
+        if query.filter is not None or may_scan:
             return math.inf
-        return self.costs_s.get(query.effort, math.inf) * len(query.vectors)
+        return self.costs_s.get(_priced_by(query), math.inf) * len(query.vectors)
+
+    def search_while(self, wanted: Callable[[], None], query: ShardQuery) -> ShardHits:
+        """Search in blocks, before each of which `wanted` may raise."""
+        starts = range(0, max(1, len(query.vectors)), _BLOCK_VECTORS)
+        parts = []
+        for start in starts:
+            wanted()
+            block = query.vectors[start : start + _BLOCK_VECTORS]
+            parts.append(self.search(replace(query, vectors=block)))
+        return parts[0] if len(parts) == 1 else ShardHits.joined(parts)
 
     def search(self, query: ShardQuery) -> ShardHits:
         started_s = time.perf_counter()
@@ -94,22 +115,29 @@ class _Opened:
             took_s = time.perf_counter() - started_s
             self.busy_s += took_s
         if query.filter is None and len(query.vectors):
-            self._learn(query.effort, took_s / len(query.vectors))
+            self._learn(_priced_by(query), took_s / len(query.vectors))
         return hits
 
-    def _learn(self, effort: SearchEffort, cost_s: float) -> None:
-        known_s = self.costs_s.get(effort)
+    def _learn(self, what: tuple[SearchEffort, int], cost_s: float) -> None:
+        known_s = self.costs_s.get(what)
         if known_s is None and len(self.costs_s) >= _EFFORTS_MAX:
             self.costs_s.pop(next(iter(self.costs_s)))
         if known_s is not None and cost_s > known_s:
             cost_s = known_s + _COST_GAIN * (cost_s - known_s)
-        self.costs_s[effort] = cost_s
+        self.costs_s[what] = cost_s
+
+
+def _priced_by(query: ShardQuery) -> tuple[SearchEffort, int]:
+    return query.effort, query.top_k.bit_length()
 
 
 class ShardReplicaActor:
     """Holds several index versions of one shard side by side, so that a switch costs no load.
 
-    A search keeps the index it began with, whatever is loaded or unloaded meanwhile.
+    A search keeps the index it began with, whatever is loaded or unloaded meanwhile. An index that
+    turns out to be damaged is unloaded and its queries fail as Unavailable: what is damaged here
+    need not be so in other replicas, and loading it again verifies its bytes. A search that nobody
+    waits for any more goes on for a block at most.
     """
 
     def __init__(
@@ -156,12 +184,18 @@ class ShardReplicaActor:
         if hits is not None:
             return hits
         opened = self._of_version(query.index_version)
-        return await self._run(lambda: opened.search(query), timeout_s)
+        try:
+            return await self._run(partial(opened.search_while, query=query), timeout_s)
+        except Corrupt as error:
+            raise self._given_up(query.index_version, error) from error
 
     def search_now(self, query: ShardQuery) -> ShardHits | None:
         """The hits, if they take so little time that the caller's thread may spend it."""
         opened = self._of_version(query.index_version)
-        return opened.search(query) if opened.expected_s(query) <= _BRIEF_S else None
+        try:
+            return opened.search(query) if opened.expected_s(query) <= _BRIEF_S else None
+        except Corrupt as error:
+            raise self._given_up(query.index_version, error) from error
 
     async def passages(
         self,
@@ -174,21 +208,34 @@ class ShardReplicaActor:
         if passages is not None:
             return passages
         index = self._of_version(index_version).index
-        return await self._run(lambda: index.passages(rows, fields), timeout_s)
+
+        def fetch(wanted: Callable[[], None]) -> Passages:
+            wanted()
+            return index.passages(rows, fields)
+
+        try:
+            return await self._run(fetch, timeout_s)
+        except Corrupt as error:
+            raise self._given_up(index_version, error) from error
 
     def passages_now(
         self, index_version: str, rows: Int64Array, fields: tuple[str, ...] | None
     ) -> Passages | None:
         """The passages, if they are so few that the caller's thread may spend the time."""
         index = self._of_version(index_version).index
-        return index.passages(rows, fields) if len(rows) <= _BRIEF_ROWS else None
+        try:
+            return index.passages(rows, fields) if len(rows) <= _BRIEF_ROWS else None
+        except Corrupt as error:
+            raise self._given_up(index_version, error) from error
 
     async def status(self) -> ReplicaStatus:
+        # A copy: the loading thread may add to it.
+        opened = dict(self._opened)
         return ReplicaStatus(
-            index_versions=frozenset(self._opened),
+            index_versions=frozenset(opened),
             pid=os.getpid(),
             waiting=self._waiting,
-            busy_s=self._gone_busy_s + sum(opened.spent_s() for opened in self._opened.values()),
+            busy_s=self._gone_busy_s + sum(each.spent_s() for each in opened.values()),
         )
 
     def _open(self, manifest: IndexManifest) -> None:
@@ -226,20 +273,30 @@ class ShardReplicaActor:
             raise Unavailable(f"shard {self._shard} of index {index_version} is not loaded here")
         return opened
 
-    async def _run(self, work: Callable[[], T], timeout_s: float) -> T:
+    def _given_up(self, index_version: str, error: Corrupt) -> Unavailable:
+        log.error("shard %d of index %s is let go of: %s", self._shard, index_version, error)
+        self.unload(index_version)
+        return Unavailable(f"shard {self._shard} of index {index_version} is damaged here: {error}")
+
+    async def _run(self, work: Callable[[Callable[[], None]], T], timeout_s: float) -> T:
+        """In the searching thread; `work` calls what it is given whenever it could stop."""
         if self._waiting >= _WAITING_MAX:
             raise Overloaded(f"shard {self._shard}: {self._waiting} searches are waiting already")
         deadline = Deadline.after(timeout_s)
+        is_wanted = True
 
-        def in_time() -> T:
-            deadline.check("a search waited for its turn")
-            return work()
+        def check() -> None:
+            deadline.check("a shard was searched")
+            if not is_wanted:
+                raise DeadlineExceeded("nobody waits for this search any more")
 
         self._waiting += 1
         try:
             async with asyncio.timeout(timeout_s):
-                return await asyncio.get_running_loop().run_in_executor(self._searcher, in_time)
+                loop = asyncio.get_running_loop()
+                return await loop.run_in_executor(self._searcher, work, check)
         except TimeoutError as error:
             raise DeadlineExceeded(f"shard {self._shard} did not finish in time") from error
         finally:
+            is_wanted = False
             self._waiting -= 1

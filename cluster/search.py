@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -137,6 +137,17 @@ class ShardHits:
     """bool [n]: whether the index's hits were too few or too weak, and all rows were compared; None
     where the index has no fallback.
     """
+
+    @classmethod
+    def joined(cls, parts: Sequence[ShardHits]) -> ShardHits:
+        """The hits of several batches of queries, one or more, as those of one batch."""
+        marks = [part.fell_back for part in parts if part.fell_back is not None]
+        return cls(
+            scores=np.concatenate([part.scores for part in parts]),
+            rows=np.concatenate([part.rows for part in parts]),
+            ids=np.concatenate([part.ids for part in parts]),
+            fell_back=np.concatenate(marks) if marks else None,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

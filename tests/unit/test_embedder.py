@@ -184,6 +184,27 @@ async def test_a_cancelled_request_is_not_computed() -> None:
     assert embedder.batches == [["a"], ["kept"]]
 
 
+async def test_a_request_that_nobody_waits_for_any_more_goes_no_further_than_a_piece() -> None:
+    embedder = GatedEmbedder()
+    queue = EmbeddingQueue(embedder)
+    long = asyncio.create_task(queue.embed(["t"] * 1000))
+    await embedder.wait_until_started()
+    long.cancel()
+    await asyncio.gather(long, return_exceptions=True)
+    embedder.gate.release(2)
+    assert (await queue.embed(["next"])).tolist() == [[4, 0]]
+    assert [len(batch) for batch in embedder.batches] == [32, 1]
+
+
+async def test_a_request_of_many_pieces_keeps_its_order() -> None:
+    embedder = GatedEmbedder()
+    embedder.gate.release(4)
+    texts = ["x" * n for n in range(100)]
+    vectors = await EmbeddingQueue(embedder).embed(texts)
+    assert vectors.tolist() == [[n, 0] for n in range(100)]
+    assert [text for batch in embedder.batches for text in batch] == texts
+
+
 async def test_a_failed_batch_fails_its_requests_only() -> None:
     embedder = GatedEmbedder()
     queue = EmbeddingQueue(embedder)

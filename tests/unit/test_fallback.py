@@ -118,6 +118,7 @@ def test_what_is_exact_anyway_does_not_fall_back(tmp_path: Path, kind: IndexKind
     queries = [ask(far, exact=True), few]
     if kind is IndexKind.FLAT:
         queries.append(ask(far))
+    queries.append(replace(ask(far), filter=parse_filter({"row": {"lt": 0}})))
     for query in queries:
         assert fell_back(index.search(query)) == [False] * 3
 

@@ -194,7 +194,7 @@ async def test_routes_take_a_local_shard_as_soon_as_it_is_open(
 
 
 async def test_a_shard_that_turns_out_damaged_is_left_to_the_actors(
-    store: ObjectStore, tmp_path: Path
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put_into_cache(store, tmp_path)
     view = view_of("v1")
@@ -206,10 +206,10 @@ async def test_a_shard_that_turns_out_damaged_is_left_to_the_actors(
     await replica.search(query("v1", 4), 5.0)
     assert replica.passages_now("v1", np.array([0]), None) is not None
 
-    def break_down(_: ShardQuery) -> None:
+    def break_down(*_: object) -> None:
         raise Corrupt("a stored vector is not finite")
 
-    replica._replica.search_now = break_down  # type: ignore[assignment, method-assign]
+    monkeypatch.setattr(ShardIndex, "search", break_down)
     assert replica.search_now(query("v1", 4)) is None
     assert replica.passages_now("v1", np.array([0]), None) is None
 

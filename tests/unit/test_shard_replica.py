@@ -1,0 +1,106 @@
+"""A shard replica: what is brief is done at once, what is not can be given up, and what is damaged
+is let go of.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from actors.shard_index import ShardIndex
+from actors.shard_replica import ShardReplicaActor, _Opened
+from cluster.errors import Corrupt, Unavailable
+from cluster.manifests import IndexParameters
+from cluster.object_store import ObjectStore
+from cluster.search import ShardHits, ShardQuery
+from tests.unit.test_local_shards import VECTORS, publish, query, store
+
+__all__ = ["store"]
+
+
+@pytest.fixture
+async def replica(store: ObjectStore, tmp_path: Path) -> ShardReplicaActor:
+    made = ShardReplicaActor(0, store, tmp_path / "cache")
+    await made.load(publish(store, tmp_path, "v1"))
+    return made
+
+
+async def test_a_long_search_is_done_in_pieces_with_the_same_hits(
+    replica: ShardReplicaActor,
+) -> None:
+    vectors = np.tile(VECTORS, (4, 1))
+    asked = replace(query("v1", 0), vectors=vectors, top_k=3)
+    in_pieces = await replica.search(asked, 30.0)
+    at_once = replica._opened["v1"].search(asked)
+    assert in_pieces.ids.tolist() == at_once.ids.tolist()
+    assert in_pieces.scores.tobytes() == at_once.scores.tobytes()
+    assert in_pieces.fell_back is None
+
+
+@pytest.mark.parametrize("leaves", ["by cancelling", "by its timeout"])
+async def test_a_search_that_nobody_waits_for_ends_with_its_piece(
+    replica: ShardReplicaActor, monkeypatch: pytest.MonkeyPatch, leaves: str
+) -> None:
+    begun, may_end = threading.Semaphore(0), threading.Event()
+    sizes = []
+    search = ShardIndex.search
+
+    def gated(self: ShardIndex, asked: ShardQuery) -> ShardHits:
+        sizes.append(len(asked.vectors))
+        begun.release()
+        may_end.wait(30)
+        return search(self, asked)
+
+    monkeypatch.setattr(ShardIndex, "search", gated)
+    asked = replace(query("v1", 0), vectors=np.tile(VECTORS, (10, 1)))
+    timeout_s = 30.0 if leaves == "by cancelling" else 0.2
+    waiting = asyncio.create_task(replica.search(asked, timeout_s))
+    await asyncio.to_thread(begun.acquire)
+    if leaves == "by cancelling":
+        waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    may_end.set()
+    await replica.search(query("v1", 4), 30.0)
+    assert sizes == [64, 1]
+
+
+async def test_what_is_damaged_is_let_go_of_and_others_are_asked(
+    replica: ShardReplicaActor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def break_down(*_: object) -> None:
+        raise Corrupt("a stored vector is not finite")
+
+    monkeypatch.setattr(ShardIndex, "search", break_down)
+    with pytest.raises(Unavailable, match="a stored vector") as caught:
+        await replica.search(query("v1", 4), 5.0)
+    assert caught.value.retryable
+    assert not replica.holds("v1")
+
+
+async def test_more_hits_are_another_search_whose_time_is_not_known_yet(
+    replica: ShardReplicaActor,
+) -> None:
+    await replica.search(query("v1", 0), 5.0)
+    assert replica.search_now(query("v1", 1)) is not None
+    assert replica.search_now(replace(query("v1", 1), top_k=25)) is None
+
+
+@pytest.mark.parametrize(("fallback", "rows"), [(False, 10**9), (True, 10**9), (True, 100)])
+def test_a_search_that_may_compare_all_rows_of_a_large_shard_is_never_brief(
+    fallback: bool, rows: int
+) -> None:
+    class Sized:
+        num_rows, dimension = rows, 8
+
+        def search(self, asked: ShardQuery) -> None:
+            pass
+
+    index: ShardIndex = Sized()  # type: ignore[assignment]
+    opened = _Opened(index, index, (), IndexParameters(fallback=fallback))
+    opened.search(query("v1", 0))
+    assert (opened.expected_s(query("v1", 0)) < 1.0) is not (fallback and rows == 10**9)
