@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -18,7 +19,7 @@ from cluster.answers import (
 )
 from cluster.clock import Deadline
 from cluster.consistency import Pinned
-from cluster.errors import InvalidArgument
+from cluster.errors import DeadlineExceeded, InvalidArgument
 from cluster.generation import (
     ChatMessage,
     GenerationChunk,
@@ -27,7 +28,7 @@ from cluster.generation import (
     PromptTokenizer,
 )
 from cluster.prompt import build_prompt, fit_conversation
-from cluster.region_view import GeneratorView, ReleaseView
+from cluster.region_view import GeneratorView, RegionView, ReleaseView
 from cluster.search import SearchResult
 
 
@@ -40,12 +41,19 @@ class GeneratorDirectory(Protocol):
 
     async def tokenizer(self, view: GeneratorView) -> PromptTokenizer: ...
 
+    def follow(self, view: RegionView) -> None:
+        """Forgets what no release of the view uses; call it with each new view."""
+        ...
+
 
 class Answering:
     """Writes answers with the generator of a release."""
 
     def __init__(self, directory: GeneratorDirectory) -> None:
         self._directory = directory
+
+    def follow(self, view: RegionView) -> None:
+        self._directory.follow(view)
 
     async def events(
         self,
@@ -67,7 +75,9 @@ class Answering:
             raise InvalidArgument(
                 f"release {release.number} has no generator: only search is served", "release"
             )
-        messages, citations, max_tokens = await self._prompt(request, release, view, found)
+        messages, citations, max_tokens = await self._prompt(
+            request, release, view, found, deadline
+        )
         coverage = 1.0 if found is None else found.coverage
         yield Retrieved(
             citations=citations,
@@ -123,8 +133,13 @@ class Answering:
         release: ReleaseView,
         view: GeneratorView,
         found: SearchResult | None,
+        deadline: Deadline,
     ) -> tuple[tuple[ChatMessage, ...], tuple[Citation, ...], int]:
-        tokenizer = await self._directory.tokenizer(view)
+        try:
+            async with asyncio.timeout(deadline.remaining_s()):
+                tokenizer = await self._directory.tokenizer(view)
+        except TimeoutError:
+            raise DeadlineExceeded("time ran out before the tokenizer was here") from None
         # At least half of the context is kept for the prompt, however long an answer is asked for.
         max_tokens = min(request.max_tokens, view.context_tokens_max // 2)
         prompt_tokens_max = view.context_tokens_max - max_tokens

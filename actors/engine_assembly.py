@@ -32,7 +32,7 @@ from cluster.manifests import ArtifactFile
 from cluster.object_store import ObjectStore
 from cluster.region_peers import GeneratingPeers, RegionInternals
 from cluster.region_routing import loads_of
-from cluster.region_view import GeneratorView, ReleaseView
+from cluster.region_view import GeneratorView, RegionView, ReleaseView
 
 
 class RegionGenerators:
@@ -62,6 +62,16 @@ class RegionGenerators:
             task = asyncio.create_task(asyncio.to_thread(self._load, view))
             self._tokenizers[view.tokenizer_files] = task
         return await asyncio.shield(task)
+
+    def follow(self, view: RegionView) -> None:
+        """Forgets what no release of the view uses."""
+        generators = [r.generator for r in view.releases.values() if r.generator is not None]
+        applications = {generator.application for generator in generators}
+        self._generators = {k: v for k, v in self._generators.items() if k in applications}
+        for files in self._tokenizers.keys() - {g.tokenizer_files for g in generators}:
+            # One that is being loaded ends by itself.
+            del self._tokenizers[files]
+            self._cache.let_go(files)
 
     def _load(self, view: GeneratorView) -> FolderTokenizer:
         return FolderTokenizer(self._cache.folder_for(view.tokenizer_files))

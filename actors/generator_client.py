@@ -70,7 +70,7 @@ class ServeGenerator:
         self, request: GenerationRequest, deadline: Deadline, attempt: _Attempt
     ) -> AsyncGenerator[GenerationChunk, None]:
         deadline.check("waiting for the generator")
-        handle = await self._connect()
+        handle = await self._connect(deadline)
         response = handle.remote(request, timeout_s=deadline.remaining_s(), routing=attempt.hint)
         assert isinstance(response, DeploymentResponseGenerator)
         now_s = deadline.clock.monotonic_s
@@ -93,14 +93,17 @@ class ServeGenerator:
                 attempt.left()
                 _cancel(response)
 
-    async def _connect(self) -> DeploymentHandle[object]:
+    async def _connect(self, deadline: Deadline) -> DeploymentHandle[object]:
         """Found at the first use: the application may be deployed after its client is made."""
         if self._handle is None:
             try:
                 # Asks the Serve controller and waits for it, which must not stop this event loop.
-                handle = await asyncio.to_thread(
-                    serve.get_deployment_handle, self._deployment, self._app_name
-                )
+                async with asyncio.timeout(deadline.remaining_s()):
+                    handle = await asyncio.to_thread(
+                        serve.get_deployment_handle, self._deployment, self._app_name
+                    )
+            except TimeoutError:
+                raise DeadlineExceeded("time ran out before the generator was found") from None
             except (RayServeException, KeyError) as error:
                 raise Unavailable(f"no generator {self._app_name} is deployed") from error
             self._handle = handle.options(stream=True, method_name="generate")

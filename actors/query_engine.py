@@ -160,6 +160,7 @@ class QueryEngine:
         view = known.view
         if view is not self._routed:
             self._routes.follow(view)
+            self._answering.follow(view)
             self._routed = view
         return known.pin(
             request.release,

@@ -6,18 +6,18 @@ one call a shard for all of them, one merge, one fetch.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
 from actors.stopwatch import Stopwatch
-from cluster.checks import BATCH_MAX
+from cluster.checks import BATCH_MAX, HITS_MAX
 from cluster.clock import Clock, Deadline
 from cluster.coalescing import Coalescer
 from cluster.errors import DeadlineExceeded, RaygionError, Unavailable
-from cluster.fanout import Gathered, ShardRoute, scatter
+from cluster.fanout import Gathered, ShardRoute, ask_all, scatter
 from cluster.filters import Filter
 from cluster.manifests import Metric
 from cluster.merge import merge_hits, padding
@@ -112,7 +112,7 @@ class ShardSearch:
         asked = _Asked(vectors=vectors, deadline=deadline)
         try:
             found = await self._coalescer.submit(
-                kind, asked, len(vectors), timeout_s=deadline.remaining_s()
+                kind, asked, _size(len(vectors), kind.top_k), timeout_s=deadline.remaining_s()
             )
         except TimeoutError:
             raise DeadlineExceeded("time ran out before the shards answered") from None
@@ -142,7 +142,8 @@ class ShardSearch:
         watch.lap("merge")
         hits: list[tuple[Hit, ...]] | None = None
         if kind.passages:
-            hits = await _fetch(kind, merged, deadline)
+            hits, lost = await _fetch(kind, merged, deadline)
+            gathered = gathered.without(lost)
         watch.lap("fetch")
         return _handed_out(asked, merged, hits, gathered, watch)
 
@@ -151,6 +152,11 @@ class ShardSearch:
         if kind.partial_within_s is None:
             return deadline
         return Deadline.after(_SCATTER_SHARE * deadline.remaining_s(), self._clock)
+
+
+def _size(num_vectors: int, top_k: int) -> int:
+    """What a search counts for in a batch, so that one has no more hits than a request may have."""
+    return num_vectors * max(1, -(-top_k * BATCH_MAX // HITS_MAX))
 
 
 def _fell_back(parts: Sequence[ShardHits | None]) -> list[bool]:
@@ -185,8 +191,14 @@ def _handed_out(
     return found
 
 
-async def _fetch(kind: SearchKind, merged: MergedHits, deadline: Deadline) -> list[tuple[Hit, ...]]:
-    """Texts and metadata of the final hits only, one call for each shard that has some."""
+async def _fetch(
+    kind: SearchKind, merged: MergedHits, deadline: Deadline
+) -> tuple[list[tuple[Hit, ...]], dict[int, RaygionError]]:
+    """Texts and metadata of the final hits only, one call for each shard that has some; and the
+    shards that were lost since they were searched, whose hits are left out.
+
+    Raises what a lost shard failed with where none may be missing.
+    """
     flat_shards, flat_rows = merged.shards.ravel(), merged.rows.ravel()
     places = {
         shard: where
@@ -197,21 +209,28 @@ async def _fetch(kind: SearchKind, merged: MergedHits, deadline: Deadline) -> li
         shard: kind.shards[shard].passages_now(kind.index_version, flat_rows[where], kind.fields)
         for shard, where in places.items()
     }
-    asked = [shard for shard, passages in fetched.items() if passages is None]
-    if asked:
-        answers = await asyncio.gather(
-            *(
-                kind.shards[shard].passages(
-                    kind.index_version, flat_rows[places[shard]], kind.fields, deadline
-                )
-                for shard in asked
-            )
+    asked = {
+        shard: partial(
+            kind.shards[shard].passages, kind.index_version, flat_rows[places[shard]], kind.fields
         )
-        fetched.update(zip(asked, answers, strict=True))
+        for shard, passages in fetched.items()
+        if passages is None
+    }
+    lost: dict[int, RaygionError] = {}
+    if asked:
+        answers = await ask_all(list(asked.values()), deadline)
+        for shard, answer in zip(asked, answers, strict=True):
+            if isinstance(answer, RaygionError):
+                lost[shard] = answer
+            else:
+                fetched[shard] = answer
+        if lost and kind.partial_within_s is None:
+            raise next(iter(lost.values()))
     hits: list[Hit | None] = [None] * merged.ids.size
     ids, scores = merged.ids.ravel().tolist(), merged.scores.ravel().tolist()
     for shard, passages in fetched.items():
-        assert passages is not None
+        if passages is None:
+            continue
         where = places[shard].tolist()
         found = zip(where, passages.texts, passages.metadata, strict=True)
         for place, text, metadata in found:
@@ -220,4 +239,4 @@ async def _fetch(kind: SearchKind, merged: MergedHits, deadline: Deadline) -> li
             )
     k = merged.ids.shape[1]
     lines = (hits[start : start + k] for start in range(0, len(hits), k or 1))
-    return [tuple([hit for hit in line if hit is not None]) for line in lines]
+    return [tuple([hit for hit in line if hit is not None]) for line in lines], lost

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from cluster.answers import AnswerRequest
 from cluster.errors import InvalidArgument
-from cluster.filters import check_filter
+from cluster.filters import check_filter, is_encodable
 from cluster.manifests import EF_SEARCH_MAX
 from cluster.region_view import CorpusView
 from cluster.search import SearchEffort, SearchRequest
@@ -40,7 +40,7 @@ def in_rows(request: SearchRequest, corpus: CorpusView) -> SearchRequest:
 
 def check_search(request: SearchRequest, corpus: CorpusView) -> None:
     """Raises InvalidArgument naming the field that is wrong."""
-    _check_common(request.top_k, request.timeout_s, request.min_coverage)
+    _check_common(request.top_k, request.timeout_s, request.min_coverage, request.user)
     if (request.queries is None) == (request.vectors is None):
         raise InvalidArgument("give either texts or vectors to search for", "query")
     if request.queries is not None:
@@ -77,7 +77,8 @@ def check_retrieval(corpus: CorpusView) -> None:
 
 def check_answer(request: AnswerRequest) -> None:
     """Raises InvalidArgument naming the field that is wrong."""
-    _check_common(request.top_k, request.timeout_s, request.min_coverage)
+    _check_common(request.top_k, request.timeout_s, request.min_coverage, request.user)
+    _check_unicode(request.question, "question")
     if not request.question.strip():
         raise InvalidArgument("the question is empty", "question")
     if request.retrieve and len(request.question) > TEXT_CHARS_MAX:
@@ -88,7 +89,8 @@ def check_answer(request: AnswerRequest) -> None:
         raise InvalidArgument("must be in 0 ... 2", "temperature")
 
 
-def _check_common(top_k: int, timeout_s: float, min_coverage: float) -> None:
+def _check_common(top_k: int, timeout_s: float, min_coverage: float, user: str) -> None:
+    _check_unicode(user, "user")
     if not 1 <= top_k <= TOP_K_MAX:
         raise InvalidArgument(f"must be in 1 ... {TOP_K_MAX}", "top_k")
     if not 0.0 < timeout_s <= TIMEOUT_S_MAX:
@@ -104,10 +106,16 @@ def _check_effort(effort: SearchEffort) -> None:
             raise InvalidArgument(f"must be in 1 ... {most}", field)
 
 
+def _check_unicode(text: str, field: str) -> None:
+    if not text.isascii() and not is_encodable(text):
+        raise InvalidArgument("is not valid Unicode", field)
+
+
 def _check_texts(texts: Sequence[str]) -> None:
     if not 1 <= len(texts) <= BATCH_MAX:
         raise InvalidArgument(f"a batch holds 1 ... {BATCH_MAX} queries", "queries")
     for text in texts:
+        _check_unicode(text, "query")
         if not text.strip():
             raise InvalidArgument("a query is empty", "query")
         if len(text) > TEXT_CHARS_MAX:

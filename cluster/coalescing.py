@@ -29,6 +29,8 @@ class _Call(Generic[KeyT, ItemT, ResultT]):
     item: ItemT
     size: int
     answer: asyncio.Future[ResultT]
+    is_waiting: bool = True
+    """Neither departed nor given up."""
     batch: _Batch[KeyT, ItemT, ResultT] | None = None
 
 
@@ -112,9 +114,16 @@ class Coalescer(Generic[KeyT, ItemT, ResultT]):
 
     def _give_up(self, call: _Call[KeyT, ItemT, ResultT]) -> None:
         batch = call.batch
-        if batch is not None and all(other.answer.done() for other in batch.calls):
+        if call.is_waiting:
+            self._lanes[call.key].waiting.remove(call)
+            self._no_longer_waiting(call)
+        elif batch is not None and all(other.answer.done() for other in batch.calls):
             assert batch.task is not None
             batch.task.cancel()
+
+    def _no_longer_waiting(self, call: _Call[KeyT, ItemT, ResultT]) -> None:
+        call.is_waiting = False
+        self._num_waiting -= call.size
 
     def _depart(self, key: KeyT, lane: _Lane[KeyT, ItemT, ResultT]) -> None:
         """Sends a task on its way for what waits, unless one is already, or enough are."""
@@ -131,11 +140,9 @@ class Coalescer(Generic[KeyT, ItemT, ResultT]):
             call = lane.waiting[0]
             if calls and size + call.size > self._size_max:
                 break
-            lane.waiting.popleft()
-            self._num_waiting -= call.size
-            if not call.answer.done():
-                calls.append(call)
-                size += call.size
+            self._no_longer_waiting(lane.waiting.popleft())
+            calls.append(call)
+            size += call.size
         return calls
 
     async def _carry(

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import Protocol, TypeVar
 
 from cluster.clock import Deadline
 from cluster.errors import RaygionError
 from cluster.replica_set import Replica, ReplicaSet
 from cluster.search import Int64Array, Passages, ShardHits, ShardQuery
+
+T = TypeVar("T")
 
 
 class ShardReplica(Replica, Protocol):
@@ -84,6 +87,13 @@ class Gathered:
     parts: tuple[ShardHits | None, ...]
     first_error: RaygionError | None
 
+    def without(self, lost: Mapping[int, RaygionError]) -> Gathered:
+        """The same, where these shards were lost since."""
+        if not lost:
+            return self
+        parts = tuple(None if n in lost else part for n, part in enumerate(self.parts))
+        return Gathered(parts=parts, first_error=self.first_error or next(iter(lost.values())))
+
     @property
     def coverage(self) -> float:
         """Shards that answered / shards asked."""
@@ -100,7 +110,9 @@ async def scatter(shards: Sequence[ShardRoute], query: ShardQuery, deadline: Dea
     outcomes = [shard.search_now(query) for shard in shards]
     asked = [number for number, outcome in enumerate(outcomes) if outcome is None]
     if asked:
-        answers = await _ask_all([shards[number] for number in asked], query, deadline)
+        answers = await ask_all(
+            [partial(shards[number].search, query) for number in asked], deadline
+        )
         for number, answer in zip(asked, answers, strict=True):
             outcomes[number] = answer
     errors = [outcome for outcome in outcomes if isinstance(outcome, RaygionError)]
@@ -110,24 +122,24 @@ async def scatter(shards: Sequence[ShardRoute], query: ShardQuery, deadline: Dea
     )
 
 
-async def _ask_all(
-    shards: Sequence[ShardRoute], query: ShardQuery, deadline: Deadline
-) -> list[ShardHits | RaygionError]:
-    tasks = [asyncio.create_task(_ask(shard, query, deadline)) for shard in shards]
+async def ask_all(
+    calls: Sequence[Callable[[Deadline], Awaitable[T]]], deadline: Deadline
+) -> list[T | RaygionError]:
+    """What each call gives, or why it fails; all at once. Raises, and gives the others up, only
+    what is the caller's own fault.
+    """
+    tasks = [asyncio.create_task(_ask(call, deadline)) for call in calls]
     try:
         return await asyncio.gather(*tasks)
     finally:
-        # After the caller's own error the other shards need not go on.
+        # After the caller's own error the others need not go on.
         for task in tasks:
             task.cancel()
 
 
-async def _ask(
-    shard: ShardRoute, query: ShardQuery, deadline: Deadline
-) -> ShardHits | RaygionError:
-    """The shard's hits, or why it is missing; raises only what is the caller's own fault."""
+async def _ask(call: Callable[[Deadline], Awaitable[T]], deadline: Deadline) -> T | RaygionError:
     try:
-        return await shard.search(query, deadline)
+        return await call(deadline)
     except RaygionError as error:
         if not error.retryable:
             raise

@@ -216,7 +216,7 @@ class _Parser:
         )
 
     def _field(self, field: str, value: object, path: str) -> list[Filter]:
-        if not _is_encodable(field):
+        if not is_encodable(field):
             raise InvalidArgument("is not valid Unicode", path)
         if not isinstance(value, dict):
             self._count(1, path)
@@ -253,7 +253,7 @@ class _Parser:
 
 def _scalar(value: object, path: str) -> Scalar:
     if isinstance(value, str):
-        if not _is_encodable(value):
+        if not is_encodable(value):
             raise InvalidArgument("is not valid Unicode", path)
         return value
     if value is None or isinstance(value, bool):
@@ -380,7 +380,7 @@ def _to_mask(matched: Column | pa.Array[Any]) -> Mask:
     return np.asarray(matched.to_numpy(), dtype=np.bool_)
 
 
-def _is_encodable(text: str) -> bool:
+def is_encodable(text: str) -> bool:
     # A lone surrogate passes through json.loads and would fail later, inside Arrow.
     return not any("\ud800" <= character <= "\udfff" for character in text)
 

@@ -41,6 +41,8 @@ def body_vectors(body: bytes) -> BodyVectors | None:
 
 
 def _taken_apart(body: bytes) -> BodyVectors | None:
+    if b"\\" in body:  # an escaped bracket would be missing where brackets are counted
+        return None
     parsed: Any = simdjson.Parser().parse(body)
     keys = list(parsed.keys())
     present = [field for field in FIELDS if field in keys]

@@ -57,6 +57,9 @@ class Directory:
     def generator(self, release: ReleaseView) -> Generator:
         return self.running
 
+    def follow(self, view: RegionView) -> None:
+        pass
+
     async def tokenizer(self, view: GeneratorView) -> PromptTokenizer:
         raise AssertionError("prompts come ready made")
 

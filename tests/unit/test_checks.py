@@ -81,6 +81,7 @@ BAD_COMMON: list[tuple[dict[str, Any], str]] = [
     ({"min_coverage": -0.1}, "min_coverage"),
     ({"min_coverage": 1.1}, "min_coverage"),
     ({"min_coverage": math.nan}, "min_coverage"),
+    ({"user": "a\ud800"}, "user"),
 ]
 BAD_SEARCH: list[tuple[dict[str, Any], str]] = [
     ({"queries": None}, "query"),
@@ -88,6 +89,7 @@ BAD_SEARCH: list[tuple[dict[str, Any], str]] = [
     ({"queries": ()}, "queries"),
     ({"queries": ("q",) * (BATCH_MAX + 1)}, "queries"),
     ({"queries": ("good", " \n\t")}, "query"),
+    ({"queries": ("good", "\ud800")}, "query"),
     ({"queries": ("q" * (TEXT_CHARS_MAX + 1),)}, "query"),
     ({"fields": ("region", "nowhere")}, "fields"),
     ({"queries": None, "vectors": vectors((1, 3))}, "vectors"),
@@ -145,6 +147,7 @@ def test_good_questions_pass(changes: dict[str, Any]) -> None:
         *BAD_COMMON,
         ({"question": " \n"}, "question"),
         ({"question": ""}, "question"),
+        ({"question": "why\udfff?"}, "question"),
         ({"question": "q" * (TEXT_CHARS_MAX + 1)}, "question"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": MAX_TOKENS_MAX + 1}, "max_tokens"),

@@ -231,3 +231,32 @@ async def test_a_batch_is_carried_by_its_newest_key() -> None:
     gate.set()
     assert [await task for task in tasks] == [1, 2, 3]
     assert seen == [1, 3]
+
+
+async def test_calls_that_were_given_up_make_room_at_once() -> None:
+    run = GatedRun()
+    calls = coalescer(run, waiting_max=5)
+    (under_way,) = await started(calls, 1)
+    for _ in range(3):
+        with pytest.raises(TimeoutError):
+            await calls.submit("k", 2, 5, timeout_s=0.001)
+        (left,) = await started(calls, 3, size=5)
+        left.cancel()
+        await asyncio.gather(left, return_exceptions=True)
+    (kept,) = await started(calls, 4, size=5)
+    run.gate.set()
+    assert [await under_way, await kept] == [2, 8]
+    assert run.batches == [("k", [1]), ("k", [4])]
+
+
+async def test_a_call_may_time_out_and_be_cancelled_in_one_turn() -> None:
+    run = GatedRun()
+    calls = coalescer(run, waiting_max=5)
+    (under_way,) = await started(calls, 1)
+    (both,) = await started(calls, 2, size=5)
+    calls._expire(calls._lanes["k"].waiting[0])
+    both.cancel()
+    await asyncio.gather(both, return_exceptions=True)
+    (kept,) = await started(calls, 3, size=5)
+    run.gate.set()
+    assert [await under_way, await kept] == [2, 6]

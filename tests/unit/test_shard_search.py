@@ -11,6 +11,7 @@ import pytest
 
 from actors.shard_search import SearchKind, ShardSearch
 from cluster.balancing import OutcomeWeights
+from cluster.checks import HITS_MAX
 from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.errors import DeadlineExceeded, Unavailable
 from cluster.fanout import ShardRoute
@@ -38,6 +39,7 @@ class FakeShard:
         self.number = number
         self.batches: list[int] = []
         self.error: Unavailable | None = None
+        self.fetch_error: Unavailable | None = None
         self.gate = asyncio.Event()
         self.gate.set()
 
@@ -62,6 +64,8 @@ class FakeShard:
         fields: tuple[str, ...] | None,
         timeout_s: float,
     ) -> Passages:
+        if self.fetch_error is not None:
+            raise self.fetch_error
         texts = tuple(f"text {self.number}-{row}" for row in rows)
         return Passages(texts=texts, metadata=({"shard": self.number},) * len(rows))
 
@@ -150,6 +154,33 @@ async def test_a_missing_shard_is_a_number_and_too_few_are_an_error(
     found.check_coverage(0.5, deadline)
     with pytest.raises(Unavailable, match=r"0\.67"):
         found.check_coverage(1.0, deadline)
+
+
+async def test_a_shard_that_is_lost_before_its_texts_came_is_missing_too(
+    shards: list[FakeShard],
+) -> None:
+    shards[1].fetch_error = Unavailable("gone since")
+    deadline = Deadline.after(5.0)
+    kind = replace(kind_of(shards), partial_within_s=5.0)
+    found = await ShardSearch(SYSTEM_CLOCK).search(kind, QUERIES[:3], deadline)
+    assert found.coverage == pytest.approx(2 / 3)
+    assert found.first_error is shards[1].fetch_error
+    for vector, hits in zip(QUERIES, found.results, strict=False):
+        wanted = [id for id in expected_ids(vector, 5) if not id.startswith("1-")]
+        assert [hit.id for hit in hits] == wanted
+    # Where no shard may be missing, it is an error.
+    with pytest.raises(Unavailable, match="gone since"):
+        await ShardSearch(SYSTEM_CLOCK).search(kind_of(shards), QUERIES[:3], deadline)
+
+
+async def test_a_batch_has_no_more_hits_than_a_request_may_have(shards: list[FakeShard]) -> None:
+    search = ShardSearch(SYSTEM_CLOCK)
+    kind = kind_of(shards, top_k=1000)
+    async with asyncio.TaskGroup() as group:
+        for _ in range(300):
+            group.create_task(search.search(kind, QUERIES[:1], Deadline.after(20.0)))
+    assert sum(shards[0].batches) == 300
+    assert max(shards[0].batches) * 1000 <= HITS_MAX
 
 
 async def test_no_shard_at_all_is_an_empty_answer(shards: list[FakeShard]) -> None:
