@@ -29,14 +29,16 @@ class NamedActor:
         self._handle: Any = None
 
     async def call(self, method: str, *args: object) -> Any:
-        if self._handle is None:
-            # A look-up is a blocking round trip to Ray's control store.
-            self._handle = await asyncio.to_thread(self._look_up)
-        ref = getattr(self._handle, method).remote(*args)
+        ref = None
         try:
+            if self._handle is None:
+                # A look-up is a blocking round trip to Ray's control store.
+                self._handle = await asyncio.to_thread(self._look_up)
+            ref = getattr(self._handle, method).remote(*args)
             return await ref
         except asyncio.CancelledError:
-            ray.cancel(ref, recursive=False)
+            if ref is not None:
+                ray.cancel(ref, recursive=False)
             raise
         except TaskCancelledError as error:
             raise Unavailable(f"{self.name} gave the call up") from error

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from actors.canary_judge import CanaryJudge
 from actors.log_readings import LogReadings
+from actors.process_loads import ProcessLoads
 from actors.region_nudges import HttpNudges, RegionNudges
 from actors.region_summary import SWITCHES_PUBLISHED, is_healthy, pulse_of, summary_of
 from actors.release_loader import GeneratorDeployer, LoadedRelease, ReleaseLoader
@@ -49,9 +50,7 @@ _MEND_S = 2.0
 _REQUEST_TIMEOUT_S = 60.0
 _REFRESH_TIMEOUT_S = 2.0
 _RETIRE_AFTER_S = 2.0
-"""From the view that names a release no more to its unloading: for gateways to see that view, and
-to end the searches that they began before.
-"""
+"""From the view that names a release no more to its unloading, for searches that began before."""
 
 
 @dataclass(slots=True)
@@ -79,6 +78,7 @@ class Coordinator:
         self._store_id = ""
         self._clock = clock
         self._counts = ReplicaCounts(settings, store, region)
+        self._loads = ProcessLoads(clock, self._counts.load)
         self._rollout = Rollout(region=region)
         self._driver = RolloutDriver(
             rollout=self._rollout,
@@ -126,8 +126,9 @@ class Coordinator:
             self._published.wait_for(lambda: self._view.revision != known_revision, wait_s)
             return self._view
 
-    def pulse(self) -> Pulse:
-        """How current this region is and what all of them tell: as far as it is known now."""
+    def pulse(self, process: str, busy_share: float) -> Pulse:
+        """How current this region is, as known now; takes in how busy the caller's process was."""
+        self._loads.tell(process, busy_share)
         return self._pulse
 
     def refresh(self) -> Pulse:
@@ -306,7 +307,7 @@ class Coordinator:
 
     def _vitals(self) -> Vitals:
         current, serving = self._state.current(self._clock.wall_ms()), self._loader.num_serving
-        return Vitals(healthy=is_healthy(self._view, current, serving), load=self._counts.load())
+        return Vitals(healthy=is_healthy(self._view, current, serving), load=self._loads.load())
 
     def _serve(self, request: _Request) -> None:
         if not request.done.set_running_or_notify_cancel():

@@ -227,7 +227,7 @@ class ReleaseLoader:
         now_s = self._clock.monotonic_s()
         surplus = {
             name
-            for name in self._made
+            for name in self._made.copy()
             if names.number_of(name) >= self._counts.count(names.corpus_of(name))
         }
         self._surplus = {name: self._surplus.get(name, now_s) for name in surplus}

@@ -1,6 +1,6 @@
 """Keeps what a gateway knows of its region fresh: a long poll on the coordinator for the view, by
-content, not by message, and a short one for how current that is. While a canary is tried, it tells
-the coordinator how requests ended.
+content, not by message, and a short one for how current that is, which tells how busy this process
+was. While a canary is tried, it tells the coordinator how requests ended.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import uuid
 from typing import cast
 
 from actors.actor_calls import NamedActor
+from actors.process_loads import BusyShare
 from cluster.answers import RegionSummary
 from cluster.clock import SYSTEM_CLOCK, Backoff, Deadline
 from cluster.consistency import Known
@@ -47,7 +48,8 @@ class ViewFollower:
         self._reading: asyncio.Task[str] | None = None
         self._next_reading: asyncio.Task[str] | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self.outcomes = OutcomeCounts(uuid.uuid4().hex, SYSTEM_CLOCK)
+        self._process = uuid.uuid4().hex
+        self.outcomes = OutcomeCounts(self._process, SYSTEM_CLOCK)
         """Of the requests that this process serves beside a canary."""
 
     @property
@@ -108,7 +110,9 @@ class ViewFollower:
                 poll_s = self._rng.uniform(*_POLL_S)
                 async with asyncio.timeout(poll_s + 10.0):
                     view: RegionView = await self._coordinator.call("view", known, poll_s)
-            except (RaygionError, TimeoutError) as error:
+            except (
+                Exception
+            ) as error:  # Whatever it is: who stops following serves the old for ever.
                 wait_s = _BACKOFF.wait_s(attempt, self._rng)
                 log.warning("no view from the coordinator (%s); again in %.1f s", error, wait_s)
                 attempt += 1
@@ -123,12 +127,13 @@ class ViewFollower:
                 self._arrived.set()
 
     async def _feel(self) -> None:
-        told = True
+        told, busy = True, BusyShare()
         while True:
             try:
                 async with asyncio.timeout(_PULSE_TIMEOUT_S):
-                    self._take(cast(Pulse, await self._coordinator.call("pulse")))
-            except (RaygionError, TimeoutError) as error:
+                    pulse = await self._coordinator.call("pulse", self._process, busy.look())
+                    self._take(cast(Pulse, pulse))
+            except Exception as error:
                 # Once: the staleness of what is served grows from here on.
                 if told:
                     log.warning("no pulse from the coordinator (%s)", error)
@@ -164,6 +169,6 @@ class ViewFollower:
             try:
                 async with asyncio.timeout(_REPORT_TIMEOUT_S):
                     await self._coordinator.call("report", report)
-            except (RaygionError, TimeoutError) as error:
+            except Exception as error:
                 # It is not told again: it may have arrived, and nothing may count twice.
                 log.warning("a report of outcomes may be lost: %s", error)

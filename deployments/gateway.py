@@ -9,6 +9,7 @@ import random
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import ray
 from fastapi import FastAPI
 from ray import serve
 
@@ -108,6 +109,8 @@ def _build_app(
         answers_in_flight_max=settings.answer_places(region),
         body_bytes_max=endpoint.body_bytes_max,
         locations=settings.routing.locations,
+        # HAProxy runs on the head node, as Ray's control store does.
+        proxy=ray.get_runtime_context().gcs_address.rpartition(":")[0],
     )
     app = build_http_app(
         parts.service,

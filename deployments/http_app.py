@@ -87,7 +87,7 @@ def build_http_app(
         redoc_url=None,
         lifespan=lifespan,
     )
-    callers = CallerReader(settings.locations)
+    callers = CallerReader(settings.locations, settings.proxy)
     _Routes(service, settings, metrics, callers, clock, divergence).add_to(app)
     if internals is not None:
         RegionRoutes(service, internals, settings, metrics, callers, clock).add_to(app)

@@ -31,7 +31,11 @@ RequestT = TypeVar("RequestT", SearchRequest, AnswerRequest)
 class CallerReader:
     """Reads where callers are: from the header that says so, else from their address."""
 
-    def __init__(self, locations: Mapping[IPv4Network | IPv6Network, Location]) -> None:
+    def __init__(
+        self, locations: Mapping[IPv4Network | IPv6Network, Location], proxy: str = ""
+    ) -> None:
+        """`proxy`: the address of the machine that requests come through, if it is not this one."""
+        self._believed = frozenset({"127.0.0.1", "::1", proxy} - {""})
         smallest_first = sorted(locations.items(), key=lambda item: -item[0].prefixlen)
         self._locations = tuple(smallest_first)
 
@@ -47,10 +51,20 @@ class CallerReader:
         if not self._locations:
             return None
         try:
-            address = ip_address(_address(scope))
+            address = ip_address(self._address(scope))
         except ValueError:
             return None
         return next((place for net, place in self._locations if address in net), None)
+
+    def _address(self, scope: Scope) -> str:
+        """Of the client. Only the region's own proxy is believed about who asked it."""
+        address: str = (scope.get("client") or ("", 0))[0]
+        if address in self._believed:
+            told = header_values(scope, _FORWARDED_FOR)
+            if told:
+                # The proxy adds its own at the end; what stands before it anybody may have written.
+                return told[-1].decode("latin-1").rpartition(",")[2].strip()
+        return address
 
 
 def _given_location(scope: Scope) -> Location | None:
@@ -77,14 +91,3 @@ def _forwarded_by(scope: Scope) -> str:
     if len(given) > 1 or not _NAME.fullmatch(name):
         raise InvalidArgument("must be the name of a region", FORWARDED_BY)
     return name
-
-
-def _address(scope: Scope) -> str:
-    """Of the client. Only the proxy on this machine is believed about who asked it."""
-    address: str = (scope.get("client") or ("", 0))[0]
-    if address in ("127.0.0.1", "::1"):
-        told = header_values(scope, _FORWARDED_FOR)
-        if told:
-            # The proxy adds its own at the end; what stands before it anybody may have written.
-            return told[-1].decode("latin-1").rpartition(",")[2].strip()
-    return address

@@ -29,6 +29,8 @@ class HttpSettings:
     """Time for the region to say its status to `/readyz` and `/metrics`."""
     locations: Mapping[IPv4Network | IPv6Network, Location] = field(default_factory=dict)
     """Where callers are who do not say so, by the network that they come from."""
+    proxy: str = ""
+    """The address of the machine that requests come through, where that is not this one."""
 
     def __post_init__(self) -> None:
         for key in self.api_keys:

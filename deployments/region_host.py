@@ -153,7 +153,8 @@ def start_services(installation: Installation, progress: Progress) -> Coordinato
     wiring.detached_actor(
         Coordinator,
         names.COORDINATOR,
-        threads=64,
+        # Each gateway's long poll holds one.
+        threads=64 + (http.gateways_max or os.cpu_count() or 1),
         args=(settings, installation.region, store, cache, deployer, cluster_id),
     )
     client = CoordinatorClient()

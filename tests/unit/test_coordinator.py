@@ -136,7 +136,7 @@ def test_a_refresh_reads_what_was_there_when_it_was_asked_for(
 def test_the_pulse_tells_of_the_store_and_the_regions(
     coordinator: Coordinator, store: ObjectStore
 ) -> None:
-    wait_until(lambda: coordinator.pulse().store_id != "")
+    wait_until(lambda: coordinator.pulse("p", 0.0).store_id != "")
     pulse = coordinator.refresh()
     assert pulse.store_id == store_identity(store)
     assert set(pulse.regions) == {"local"}
@@ -150,12 +150,12 @@ def test_without_the_store_freshness_stands_still_and_a_refresh_fails_at_once(
     door.shut = True
     with pytest.raises(Unavailable):
         coordinator.refresh()
-    stood = coordinator.pulse().freshness
+    stood = coordinator.pulse("p", 0.0).freshness
     with pytest.raises(Unavailable, match="cannot be read"):
         coordinator.refresh()
-    assert coordinator.pulse().freshness == stood
+    assert coordinator.pulse("p", 0.0).freshness == stood
     door.shut = False
-    wait_until(lambda: coordinator.pulse().freshness.read_ms > stood.read_ms)
+    wait_until(lambda: coordinator.pulse("p", 0.0).freshness.read_ms > stood.read_ms)
     coordinator.refresh()
 
 

@@ -26,13 +26,13 @@ LOCATIONS = RoutingSettings.model_validate({"locations": TABLE}).locations
 ASKED = SearchRequest(queries=("tea",))
 
 
-def told(client: str | None, *headers: tuple[str, str]) -> SearchRequest:
+def told(client: str | None, *headers: tuple[str, str], proxy: str = "") -> SearchRequest:
     scope: dict[str, Any] = {
         "type": "http",
         "client": None if client is None else (client, 5000),
         "headers": [(name.encode(), value.encode("latin-1")) for name, value in headers],
     }
-    return CallerReader(LOCATIONS).told(ASKED, scope)
+    return CallerReader(LOCATIONS, proxy).told(ASKED, scope)
 
 
 def latitude(request: SearchRequest) -> float | None:
@@ -65,6 +65,13 @@ def test_an_address_is_looked_up_in_the_table(
 ) -> None:
     headers = [("x-forwarded-for", value) for value in forwarded_for]
     assert latitude(told(client, *headers)) == expected
+
+
+def test_the_proxy_on_another_machine_is_believed_too() -> None:
+    headers = [("x-forwarded-for", "10.2.3.4")]
+    assert latitude(told("192.0.2.1", *headers, proxy="192.0.2.1")) == 2.0
+    assert latitude(told("192.0.2.2", *headers, proxy="192.0.2.1")) is None
+    assert latitude(told(None, *headers, proxy="192.0.2.1")) is None
 
 
 @pytest.mark.parametrize(

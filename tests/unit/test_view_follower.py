@@ -37,6 +37,8 @@ class FakeCoordinator:
         self.caught_up = asyncio.Event()
         """Set when the follower has taken all views in and asks for the next one."""
         self.away = False
+        self.error: Exception = Unavailable("no coordinator")
+        """While it is away."""
         self.read_ms = 0
         self.position = 0
         """Of the log, which every reading finds at its end."""
@@ -60,7 +62,7 @@ class FakeCoordinator:
         if method == "pulse":
             self.pulses += 1
             if self.away:
-                raise Unavailable("no coordinator")
+                raise self.error
             return self.pulse()
         if method == "refresh":
             self.readings += 1
@@ -72,6 +74,8 @@ class FakeCoordinator:
             self.read_ms += 1
             return replace(self.pulse(), freshness=Freshness(read_ms=self.read_ms, position=begun))
         if method == "view":
+            if self.away:
+                raise self.error
             if self.views.empty():
                 self.caught_up.set()
             return await self.views.get()
@@ -190,3 +194,20 @@ async def test_a_caller_that_leaves_takes_no_reading_along(
         coordinator.store_answers.set()
         await staying
         assert coordinator.readings == 1
+
+
+@pytest.mark.parametrize("error", [Unavailable("dead"), OSError("no route"), KeyError("a bug")])
+async def test_it_goes_on_following_whatever_befell_it(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coordinator = FakeCoordinator(RegionView(region="a", revision="1"))
+    coordinator.error = error
+    async with following(coordinator, monkeypatch) as follower:
+        coordinator.away = True
+        coordinator.views.put_nowait(RegionView(region="a", revision="2"))
+        await until(lambda: follower.view.revision == "2")
+        pulses = coordinator.pulses
+        await until(lambda: coordinator.pulses > pulses + 2)
+        coordinator.away = False
+        coordinator.views.put_nowait(RegionView(region="a", revision="3"))
+        await until(lambda: follower.view.revision == "3")

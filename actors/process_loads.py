@@ -1,0 +1,55 @@
+"""How busy the processes are that answer a region's requests: each tells the coordinator."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from cluster.clock import Clock
+
+_FRESH_S = 5.0
+"""What was told longer ago says nothing: the process may be gone."""
+
+
+class BusyShare:
+    """How much of one core this process used, between one look and the next."""
+
+    def __init__(self) -> None:
+        self._looked_s, self._used_s = time.monotonic(), time.process_time()
+
+    def look(self) -> float:
+        """In [0, 1]; several threads at once count for no more than one core."""
+        now_s, used_s = time.monotonic(), time.process_time()
+        share = (used_s - self._used_s) / max(now_s - self._looked_s, 1e-3)
+        self._looked_s, self._used_s = now_s, used_s
+        return min(1.0, max(0.0, share))
+
+
+class ProcessLoads:
+    """The load of a region: that of its busiest part. Thread-safe."""
+
+    def __init__(self, clock: Clock, of_replicas: Callable[[], float]) -> None:
+        """`of_replicas`: how busy the shard replicas were lately, in [0, 1]. Gateways may search
+        without them, and replicas may be searched by few gateways, so one says nothing of the
+        other.
+        """
+        self._clock = clock
+        self._of_replicas = of_replicas
+        self._told: dict[str, tuple[float, float]] = {}
+        """By process: when, and its share of a core."""
+        self._lock = threading.Lock()
+
+    def tell(self, process: str, busy_share: float) -> None:
+        """A process, by a name of its own, was so busy lately: in [0, 1]."""
+        now_s = self._clock.monotonic_s()
+        with self._lock:
+            self._told[process] = now_s, busy_share
+            self._told = {k: v for k, v in self._told.items() if now_s - v[0] <= _FRESH_S}
+
+    def load(self) -> float:
+        """In [0, 1]."""
+        now_s = self._clock.monotonic_s()
+        with self._lock:
+            shares = [share for at_s, share in self._told.values() if now_s - at_s <= _FRESH_S]
+        return max([self._of_replicas(), *shares])

@@ -1,0 +1,45 @@
+"""A region is as loaded as its busiest part said lately."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from actors.process_loads import BusyShare, ProcessLoads
+from tests.fakes import SimClock
+
+
+def test_the_busiest_part_counts_as_long_as_it_speaks() -> None:
+    clock, of_replicas = SimClock(), [0.2]
+    loads = ProcessLoads(clock, lambda: of_replicas[0])
+    assert loads.load() == 0.2
+    loads.tell("a", 0.9)
+    loads.tell("b", 0.5)
+    assert loads.load() == 0.9
+    loads.tell("a", 0.1)
+    assert loads.load() == 0.5
+    clock.sleep(4.0)
+    loads.tell("c", 0.3)
+    clock.sleep(2.0)
+    # Of a and b nothing was heard for too long.
+    assert loads.load() == 0.3
+    of_replicas[0] = 0.4
+    assert loads.load() == 0.4
+    loads.tell("c", 0.0)
+    assert loads._told.keys() == {"c"}
+
+
+def test_a_process_knows_how_busy_it_is() -> None:
+    busy = BusyShare()
+    end_s = time.process_time() + 0.05
+    while time.process_time() < end_s:
+        pass
+    worked = busy.look()
+    time.sleep(0.1)
+    assert 0.0 <= busy.look() < worked <= 1.0
+
+
+@pytest.mark.parametrize("of_replicas", [0.0, 1.0])
+def test_before_anybody_spoke_replicas_are_all_there_is(of_replicas: float) -> None:
+    assert ProcessLoads(SimClock(), lambda: of_replicas).load() == of_replicas
