@@ -69,7 +69,7 @@ class Region:
         return QueryEngine(
             views=cast(Any, views),
             routes=cast(Any, SimpleNamespace(shards=lambda _: routes, follow=lambda _: None)),
-            answering=cast(Any, None),
+            answering=cast(Any, SimpleNamespace(follow=lambda _: None)),
             clock=SYSTEM_CLOCK,
             skew_max_ms=100,
         )
