@@ -1,8 +1,10 @@
-"""What the gateway says of itself in `GET /metrics`: sums and counts, and their differences."""
+"""What gateways say of themselves in `GET /metrics`: sums and counts, and their differences."""
 
 from __future__ import annotations
 
 import urllib.request
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -15,7 +17,7 @@ STAGES = ("embed", "wait", "scatter", "merge", "fetch")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchSums:
-    """Since the gateway started."""
+    """Since the gateways started, all together."""
 
     searches: float
     in_gateway_s: float
@@ -29,16 +31,18 @@ class SearchSums:
         return (self.in_gateway_s - before.in_gateway_s) / number, stages
 
 
-def read_search_sums(url: str) -> SearchSums:
-    with urllib.request.urlopen(f"{url}/metrics", timeout=10) as reply:
-        text = reply.read().decode()
-    samples = {
-        (sample.name, sample.labels.get("route") or sample.labels.get("stage")): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
+def read_search_sums(urls: Iterable[str]) -> SearchSums:
+    """urls: of each gateway by itself; the region's own is answered by any of them."""
+    samples: dict[tuple[str, str | None], float] = defaultdict(float)
+    for url in urls:
+        with urllib.request.urlopen(f"{url}/metrics", timeout=10) as reply:
+            text = reply.read().decode()
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                what = sample.labels.get("route") or sample.labels.get("stage")
+                samples[sample.name, what] += sample.value
     return SearchSums(
-        searches=samples.get((f"{_REQUESTS}_count", _ROUTE), 0.0),
-        in_gateway_s=samples.get((f"{_REQUESTS}_sum", _ROUTE), 0.0),
-        stages_s={stage: samples.get((f"{_STAGES}_sum", stage), 0.0) for stage in STAGES},
+        searches=samples[f"{_REQUESTS}_count", _ROUTE],
+        in_gateway_s=samples[f"{_REQUESTS}_sum", _ROUTE],
+        stages_s={stage: samples[f"{_STAGES}_sum", stage] for stage in STAGES},
     )

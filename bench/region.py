@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -126,6 +127,17 @@ class BenchRegion:
         """The processes of the region that run now."""
         found = find_local_cluster(self.installation.run_folder)
         return [] if found is None else found.pids()
+
+    def gateway_urls(self) -> list[str]:
+        """Of each gateway process by itself, where HAProxy reaches it."""
+        found = find_local_cluster(self.installation.run_folder)
+        assert found is not None, "the region runs"
+        pids = found.pids("ray::ServeReplica:gateway")
+        sockets = [s for pid in pids for s in psutil.Process(pid).net_connections("tcp")]
+        listening = {s.laddr.port for s in sockets if s.status == psutil.CONN_LISTEN}
+        return [
+            f"http://{self.host}:{port}" for port in found.ports.replicas_http if port in listening
+        ]
 
     def _cache(self) -> ArtifactCache:
         return ArtifactCache(Artifacts(self.installation.store), self.installation.cache_folder)

@@ -134,14 +134,14 @@ class _SearchBench:
     def _http(self, case: HttpCase, layout: _Layout, locals_: dict[LocalCase, Timed]) -> None:
         requests = self._requests(layout.corpus, case.asked, case.batch)
         watched = case.batch == 1 and case.clients in (1, 32)
-        url = self._region.installation.url
-        sums = read_search_sums(url) if watched else None
+        sums = read_search_sums(self._region.gateway_urls()) if watched else None
         cpu = cpu_by_process(self._region.pids()) if watched else {}
         report = self._run(requests, case.clients)
         self.findings.http(case, report, locals_)
         if sums is not None:
             used = cpu_between(cpu, cpu_by_process(self._region.pids()))
-            self._watched(case, report, sums, read_search_sums(url), used)
+            after = read_search_sums(self._region.gateway_urls())
+            self._watched(case, report, sums, after, used)
 
     def _watched(
         self,
