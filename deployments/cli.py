@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -30,7 +30,7 @@ from deployments.console import (
     say,
 )
 from deployments.installation import NotRunning
-from deployments.interrupts import end_alike
+from deployments.interrupts import end_alike, end_process
 from deployments.local_cluster import find_local_cluster
 
 app = typer.Typer(
@@ -162,26 +162,31 @@ app.command("eval")(cli_evaluation.eval)
 app.command("ray-env")(cli_ray_env.ray_env)
 
 
-def main() -> None:
-    """Runs the command line.
+def main() -> NoReturn:
+    """Runs the command line, and ends the process.
 
-    Ends with status 2 for what the caller can put right, 1 for other errors of Raygion, 130 when it
+    With status 2 for what the caller can put right, 1 for other errors of Raygion, 130 when it
     was interrupted, by Ctrl-C or by SIGTERM.
     """
     end_alike()
     keep_stderr_to_python()
     # What happened is told by errors and results; logs are for those who serve.
     logging.getLogger().addHandler(logging.NullHandler())
+    end_process(_run())
+
+
+def _run() -> int:
     try:
         app()
     except RaygionError as error:
         print_error(error, as_json="--json" in sys.argv)
         mendable = error.code in _TO_BE_PUT_RIGHT or isinstance(error, NotRunning)
-        sys.exit(2 if mendable else 1)
+        return 2 if mendable else 1
     except SystemExit as end:
         if end.code == _INTERRUPTED:
             err.print("Interrupted.")
-        raise
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return 0
 
 
 if __name__ == "__main__":

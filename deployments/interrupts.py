@@ -1,10 +1,15 @@
-"""Ctrl-C and a polite kill: both end a command in good order, and neither its clearing away."""
+"""How a command ends: Ctrl-C and a polite kill end it in good order, but not its clearing away."""
 
 from __future__ import annotations
 
+import atexit
+import os
 import signal
+import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import NoReturn
 
 _BOTH = (signal.SIGINT, signal.SIGTERM)
 
@@ -15,6 +20,20 @@ def end_alike() -> None:
     """
     for number in _BOTH:
         signal.signal(number, signal.default_int_handler)
+
+
+def end_process(status: int) -> NoReturn:
+    """Ends the process as the interpreter does, but for the destructors of native libraries.
+
+    On a busy machine Arrow's (pyarrow 26.0.1) end one process of a hundred with "terminate called
+    without an active exception" and status 134, after all went well.
+    """
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)
 
 
 @contextmanager

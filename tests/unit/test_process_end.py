@@ -1,0 +1,41 @@
+"""A command ends as the interpreter would end it, with the status that it was given."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+# What the interpreter waits for and runs at its end, and a destructor that would abort the process.
+SCRIPT = """
+import atexit, ctypes, sys, threading, time
+from concurrent.futures import ThreadPoolExecutor
+from deployments.interrupts import end_process
+
+def late(text, wait_s=0.0):
+    time.sleep(wait_s)
+    print(text)
+
+atexit.register(late, "at exit")
+threading.Thread(target=late, args=("thread", 0.2)).start()
+ThreadPoolExecutor(1).submit(late, "pool", 0.4)
+libc = ctypes.CDLL(None)
+libc.__cxa_atexit(ctypes.cast(libc.abort, ctypes.c_void_p), None, None)
+sys.stdout.write("no line break")
+if sys.argv[1] == "by itself":
+    sys.exit(3)
+end_process(3)
+"""
+
+
+@pytest.mark.parametrize(("how", "status"), [("at once", 3), ("by itself", -6)])
+def test_all_is_done_but_native_destructors(how: str, status: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, how], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == status
+    if how == "at once":
+        assert done.stdout.split("\n") == ["no line breakthread", "pool", "at exit", ""]
