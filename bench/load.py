@@ -44,6 +44,11 @@ class Wire(Protocol):
     def refuses(self, reply: bytearray) -> bool:
         """Whether a whole reply is anything but the answer."""
 
+    def is_last(self, reply: bytearray) -> bool:
+        """Whether the server closes the connection after this reply, as it said in it: HAProxy does
+        when it starts anew for another gateway.
+        """
+
 
 @dataclass(frozen=True, slots=True)
 class HttpWire:
@@ -56,6 +61,10 @@ class HttpWire:
 
     def refuses(self, reply: bytearray) -> bool:
         return not reply.startswith(b"HTTP/1.1 20")
+
+    def is_last(self, reply: bytearray) -> bool:
+        head = reply[: reply.find(_HEADERS_END) + 2]
+        return b"\r\nconnection: close\r\n" in head.lower()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,11 +145,27 @@ def response_length(received: bytes | bytearray) -> int | None:
 class _Run:
     """What the clients of one run share."""
 
+    host: str
+    port: int
     wire: Wire
     requests: Iterator[bytes]
     failed: asyncio.Future[None]
     is_open: bool = False
     latencies_s: list[float] = field(default_factory=list)
+    clients: list[_Client] = field(default_factory=list)
+    returning: set[asyncio.Task[None]] = field(default_factory=set)
+    """To another connection, since theirs is closed."""
+
+    async def connect(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.create_connection(lambda: _Client(self), self.host, self.port)
+        except OSError as error:
+            self.fail(f"cannot connect: {error}")
+
+    def fail(self, reason: str) -> None:
+        if not self.failed.done():
+            self.failed.set_exception(LoadFailed(reason))
 
 
 class _Client(asyncio.Protocol):
@@ -152,11 +177,17 @@ class _Client(asyncio.Protocol):
         self._length: int | None = None
         self._sent_s = 0.0
         self._transport: asyncio.Transport | None = None
+        self._is_over = False
         self.closed = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are none of asyncio's classes.
         self._transport = cast(asyncio.Transport, transport)
+        if self._run.failed.done():
+            # The run is over.
+            self.close()
+            return
+        self._run.clients.append(self)
         self._send()
 
     def data_received(self, data: bytes) -> None:
@@ -165,23 +196,32 @@ class _Client(asyncio.Protocol):
             if self._length is None:
                 self._length = self._wire.reply_length(self._received)
         except LoadFailed as error:
-            self._fail(str(error))
+            self._run.fail(str(error))
             return
         if self._length is None or len(self._received) < self._length:
             return
         took_s = time.perf_counter() - self._sent_s
         if self._wire.refuses(self._received):
-            self._fail(self._received[:400].decode(errors="replace"))
+            self._run.fail(self._received[:400].decode(errors="replace"))
             return
         if self._run.is_open:
             self._run.latencies_s.append(took_s)
+        is_last = self._wire.is_last(self._received)
         self._received.clear()
         self._length = None
-        self._send()
+        if is_last:
+            self._is_over = True
+            self.close()
+            returning = asyncio.create_task(self._run.connect())
+            self._run.returning.add(returning)
+            returning.add_done_callback(self._run.returning.discard)
+        else:
+            self._send()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed.set()
-        self._fail(f"the connection broke: {exc}")
+        if not self._is_over:
+            self._run.fail(f"the connection broke: {exc}")
 
     def close(self) -> None:
         if self._transport is not None:
@@ -193,10 +233,6 @@ class _Client(asyncio.Protocol):
         self._sent_s = time.perf_counter()
         self._transport.write(request)
 
-    def _fail(self, reason: str) -> None:
-        if not self._run.failed.done():
-            self._run.failed.set_exception(LoadFailed(reason))
-
 
 def run_load(load: Load) -> LoadReport:
     """Raises LoadFailed at the first request that is refused."""
@@ -206,12 +242,16 @@ def run_load(load: Load) -> LoadReport:
 
 async def _run(load: Load) -> LoadReport:
     loop = asyncio.get_running_loop()
-    run = _Run(wire=load.wire, requests=itertools.cycle(load.requests), failed=loop.create_future())
-    clients = [
-        (await loop.create_connection(lambda: _Client(run), load.host, load.port))[1]
-        for _ in range(load.clients)
-    ]
+    run = _Run(
+        host=load.host,
+        port=load.port,
+        wire=load.wire,
+        requests=itertools.cycle(load.requests),
+        failed=loop.create_future(),
+    )
     try:
+        for _ in range(load.clients):
+            await run.connect()
         await _unless_failed(run, load.warm_up_s)
         # Found before the window: a look at all processes takes milliseconds.
         pids = with_descendants(load.server_pids)
@@ -227,9 +267,10 @@ async def _run(load: Load) -> LoadReport:
     finally:
         # From here on broken connections are our own doing.
         run.failed.cancel()
-        for client in clients:
+        await asyncio.gather(*run.returning)
+        for client in run.clients:
             client.close()
-        for client in clients:
+        for client in run.clients:
             await client.closed.wait()
     if not run.latencies_s:
         raise LoadFailed(f"no request was answered within {load.window_s:g} s")

@@ -29,6 +29,9 @@ class PostgresWire:
     def refuses(self, reply: bytearray) -> bool:
         return reply.startswith(b"E")
 
+    def is_last(self, reply: bytearray) -> bool:
+        return False
+
 
 def greeting(user: str, database: str) -> bytes:
     fields = f"user\0{user}\0database\0{database}\0\0".encode()

@@ -26,11 +26,18 @@ EVENTS = (
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    connections = 0
+
+    def setup(self) -> None:
+        super().setup()
+        _Handler.connections += 1
 
     def do_GET(self) -> None:
         body = b'{"status":"ok"}'
-        self.send_response(200 if self.path == "/good" else 503)
+        self.send_response(503 if self.path == "/bad" else 200)
         self.send_header("Content-Length", str(len(body)))
+        if self.path == "/last":
+            self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(body)
 
@@ -79,6 +86,13 @@ def test_load_counts_answers(port: int) -> None:
     report = run_load(load(port, "/good"))
     assert report.latencies_s == sorted(report.latencies_s)
     assert len(report.latencies_s) > 0
+
+
+def test_a_connection_that_the_server_ends_as_it_said_is_made_anew(port: int) -> None:
+    _Handler.connections = 0
+    report = run_load(load(port, "/last"))
+    # Each answer was the last one of its connection.
+    assert 2 < len(report.latencies_s) <= _Handler.connections
 
 
 def test_a_refused_request_ends_the_run(port: int) -> None:
