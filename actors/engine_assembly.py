@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from actors import names
@@ -69,8 +70,15 @@ class RegionGenerators:
         applications = {generator.application for generator in generators}
         self._generators = {k: v for k, v in self._generators.items() if k in applications}
         for files in self._tokenizers.keys() - {g.tokenizer_files for g in generators}:
-            # One that is being loaded ends by itself.
-            del self._tokenizers[files]
+            # One that is being loaded is let go of when it is there.
+            self._tokenizers.pop(files).add_done_callback(partial(self._forgotten, files))
+
+    def _forgotten(
+        self, files: tuple[ArtifactFile, ...], loading: asyncio.Task[FolderTokenizer]
+    ) -> None:
+        if not loading.cancelled():
+            loading.exception()  # told to whoever waited for it
+        if files not in self._tokenizers:
             self._cache.let_go(files)
 
     def _load(self, view: GeneratorView) -> FolderTokenizer:

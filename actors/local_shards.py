@@ -75,7 +75,7 @@ class LocalShards:
     """Follows the region's views: opens what this node has, lets go of what no release needs.
 
     Nothing waits for it. Until a shard is open here, and when it cannot be opened, the actors serve
-    it.
+    it; what turns out to be damaged here stays with them.
     """
 
     def __init__(self, store: ObjectStore, cache_folder: Path) -> None:

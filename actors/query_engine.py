@@ -85,7 +85,7 @@ class QueryEngine:
             fields=request.fields,
             effort=request.effort,
             passages=request.passages,
-            partial_within_s=None if request.min_coverage >= 1.0 else request.timeout_s,
+            partial_within_s=_partial_within_s(request),
             filter_key=filter_key(request.filter),
             filter=request.filter,
             shards=self._shards(corpus, request.filter),
@@ -180,3 +180,7 @@ class QueryEngine:
             embedder = self._routes.embedder(release)
             vectors = await embedder.ask(lambda replica, _: replica.embed(texts), deadline)
         return np.ascontiguousarray(vectors, dtype=np.float32)
+
+
+def _partial_within_s(request: SearchRequest) -> float | None:
+    return None if request.min_coverage >= 1.0 else request.partial_share * request.timeout_s

@@ -187,7 +187,7 @@ class ShardReplicaActor:
         try:
             return await self._run(partial(opened.search_while, query=query), timeout_s)
         except Corrupt as error:
-            raise self._given_up(query.index_version, error) from error
+            raise self._given_up(opened, error) from error
 
     def search_now(self, query: ShardQuery) -> ShardHits | None:
         """The hits, if they take so little time that the caller's thread may spend it."""
@@ -195,7 +195,7 @@ class ShardReplicaActor:
         try:
             return opened.search(query) if opened.expected_s(query) <= _BRIEF_S else None
         except Corrupt as error:
-            raise self._given_up(query.index_version, error) from error
+            raise self._given_up(opened, error) from error
 
     async def passages(
         self,
@@ -207,26 +207,26 @@ class ShardReplicaActor:
         passages = self.passages_now(index_version, rows, fields)
         if passages is not None:
             return passages
-        index = self._of_version(index_version).index
+        opened = self._of_version(index_version)
 
         def fetch(wanted: Callable[[], None]) -> Passages:
             wanted()
-            return index.passages(rows, fields)
+            return opened.index.passages(rows, fields)
 
         try:
             return await self._run(fetch, timeout_s)
         except Corrupt as error:
-            raise self._given_up(index_version, error) from error
+            raise self._given_up(opened, error) from error
 
     def passages_now(
         self, index_version: str, rows: Int64Array, fields: tuple[str, ...] | None
     ) -> Passages | None:
         """The passages, if they are so few that the caller's thread may spend the time."""
-        index = self._of_version(index_version).index
+        opened = self._of_version(index_version)
         try:
-            return index.passages(rows, fields) if len(rows) <= _BRIEF_ROWS else None
+            return opened.index.passages(rows, fields) if len(rows) <= _BRIEF_ROWS else None
         except Corrupt as error:
-            raise self._given_up(index_version, error) from error
+            raise self._given_up(opened, error) from error
 
     async def status(self) -> ReplicaStatus:
         # A copy: the loading thread may add to it.
@@ -273,10 +273,13 @@ class ShardReplicaActor:
             raise Unavailable(f"shard {self._shard} of index {index_version} is not loaded here")
         return opened
 
-    def _given_up(self, index_version: str, error: Corrupt) -> Unavailable:
-        log.error("shard %d of index %s is let go of: %s", self._shard, index_version, error)
-        self.unload(index_version)
-        return Unavailable(f"shard {self._shard} of index {index_version} is damaged here: {error}")
+    def _given_up(self, damaged: _Opened, error: Corrupt) -> Unavailable:
+        # All versions that show the same files; one that was loaded again since does not.
+        for version, opened in list(self._opened.items()):
+            if opened.whole is damaged.whole:
+                log.error("shard %d of index %s is let go of: %s", self._shard, version, error)
+                self.unload(version)
+        return Unavailable(f"shard {self._shard} is damaged here: {error}")
 
     async def _run(self, work: Callable[[Callable[[], None]], T], timeout_s: float) -> T:
         """In the searching thread; `work` calls what it is given whenever it could stop."""

@@ -32,8 +32,8 @@ from cluster.search import (
 )
 from cluster.vectors import prepared
 
-_SCATTER_SHARE = 0.8
-"""Of the time that is left, for searching the shards of an answer that may be incomplete."""
+_PARTIAL_SHARE = 0.9
+"""Of the time that is left, for what may be missing: the reply needs some, too."""
 _IN_FLIGHT_MAX = 4
 """Batches of one kind under way at once: one that waits for a slow replica must not hold up those
 that come after it.
@@ -53,7 +53,7 @@ class SearchKind:
     effort: SearchEffort
     passages: bool
     partial_within_s: float | None
-    """For searches that put up with missing shards: the time they give the whole request."""
+    """For searches that put up with missing shards: the time that they give them."""
     filter_key: bytes
     filter: Filter | None = field(compare=False)
     shards: Sequence[ShardRoute] = field(compare=False)
@@ -142,7 +142,7 @@ class ShardSearch:
         watch.lap("merge")
         hits: list[tuple[Hit, ...]] | None = None
         if kind.passages:
-            hits, lost = await _fetch(kind, merged, deadline)
+            hits, lost = await _fetch(kind, merged, self._fetch_deadline(kind, deadline))
             gathered = gathered.without(lost)
         watch.lap("fetch")
         return _handed_out(asked, merged, hits, gathered, watch)
@@ -151,7 +151,13 @@ class ShardSearch:
         """Shards that may be missing must not use up the time in which the hits are fetched."""
         if kind.partial_within_s is None:
             return deadline
-        return Deadline.after(_SCATTER_SHARE * deadline.remaining_s(), self._clock)
+        left_s = _PARTIAL_SHARE * deadline.remaining_s()
+        return Deadline.after(min(kind.partial_within_s, left_s), self._clock)
+
+    def _fetch_deadline(self, kind: SearchKind, deadline: Deadline) -> Deadline:
+        if kind.partial_within_s is None:
+            return deadline
+        return Deadline.after(_PARTIAL_SHARE * deadline.remaining_s(), self._clock)
 
 
 def _size(num_vectors: int, top_k: int) -> int:

@@ -16,7 +16,7 @@ from actors.process_loads import BusyShare
 from cluster.answers import RegionSummary
 from cluster.clock import SYSTEM_CLOCK, Backoff, Deadline
 from cluster.consistency import Known
-from cluster.errors import RaygionError, Unavailable
+from cluster.errors import Unavailable
 from cluster.outcomes import OutcomeCounts
 from cluster.region_view import Pulse, RegionView
 
@@ -109,7 +109,7 @@ class ViewFollower:
             try:
                 poll_s = self._rng.uniform(*_POLL_S)
                 async with asyncio.timeout(poll_s + 10.0):
-                    view: RegionView = await self._coordinator.call("view", known, poll_s)
+                    self._see(await self._coordinator.call("view", known, poll_s))
             except (
                 Exception
             ) as error:  # Whatever it is: who stops following serves the old for ever.
@@ -119,12 +119,14 @@ class ViewFollower:
                 await asyncio.sleep(wait_s)
             else:
                 attempt = 0
-                if self._known is None:
-                    self._known = Known(view).with_pulse(self._pulse)
-                else:
-                    self._known = self._known.with_view(view)
-                self.outcomes.follow(None if view.canary is None else view.canary.release)
-                self._arrived.set()
+
+    def _see(self, view: RegionView) -> None:
+        if self._known is None:
+            self._known = Known(view).with_pulse(self._pulse)
+        else:
+            self._known = self._known.with_view(view)
+        self.outcomes.follow(None if view.canary is None else view.canary.release)
+        self._arrived.set()
 
     async def _feel(self) -> None:
         told, busy = True, BusyShare()
@@ -157,7 +159,7 @@ class ViewFollower:
         try:
             async with asyncio.timeout(_REFRESH_TIMEOUT_S):
                 self._take(cast(Pulse, await self._coordinator.call("refresh")))
-        except (RaygionError, TimeoutError) as error:
+        except Exception as error:
             return str(error) or "the region's coordinator does not answer"
         return ""
 

@@ -267,7 +267,8 @@ async def _run(load: Load) -> LoadReport:
     finally:
         # From here on broken connections are our own doing.
         run.failed.cancel()
-        await asyncio.gather(*run.returning)
+        while run.returning:
+            await asyncio.gather(*run.returning)
         for client in run.clients:
             client.close()
         for client in run.clients:

@@ -21,8 +21,8 @@ from cluster.regions_overview import RegionLine
 from cluster.search import SearchRequest, SearchResult
 
 ANSWER_TOP_K_DEFAULT = 3
-_RETRIEVAL_SHARE = 0.25
-"""Of an answer's time, for passages of which some may be missing: the rest is the model's."""
+_PARTIAL_SHARE = 0.25
+"""Of an answer's time, for shards that may be missing: the rest is the model's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,14 +55,14 @@ class AnswerRequest:
 
     def retrieval(self) -> SearchRequest:
         """The search for the passages to answer from, by the same release."""
-        share = 1.0 if self.min_coverage >= 1.0 else _RETRIEVAL_SHARE
         return SearchRequest(
             corpus=self.corpus,
             queries=(self.question,),
             top_k=self.top_k,
             filter=self.filter,
             fields=(),
-            timeout_s=share * self.timeout_s,
+            timeout_s=self.timeout_s,
+            partial_share=_PARTIAL_SHARE,
             min_coverage=self.min_coverage,
             release=self.release,
             user=self.user,

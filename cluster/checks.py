@@ -79,6 +79,8 @@ def check_answer(request: AnswerRequest) -> None:
     """Raises InvalidArgument naming the field that is wrong."""
     _check_common(request.top_k, request.timeout_s, request.min_coverage, request.user)
     _check_unicode(request.question, "question")
+    for message in request.history:
+        _check_unicode(message.content, "messages")
     if not request.question.strip():
         raise InvalidArgument("the question is empty", "question")
     if request.retrieve and len(request.question) > TEXT_CHARS_MAX:

@@ -49,6 +49,8 @@ class SearchRequest:
     timeout_s: float = 5.0
     min_coverage: float = 1.0
     """Least share of shards that must answer, in [0, 1]."""
+    partial_share: float = 0.8
+    """Of the time, for shards that may be missing: what comes after them needs some, too."""
     effort: SearchEffort = SearchEffort()
     passages: bool = True
     """False leaves texts and metadata out, and the hits are arrays."""

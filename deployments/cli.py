@@ -185,6 +185,8 @@ def _run() -> int:
     except SystemExit as end:
         if end.code == _INTERRUPTED:
             err.print("Interrupted.")
+        if isinstance(end.code, str):
+            err.print(end.code, markup=False)
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     return 0
 

@@ -28,12 +28,14 @@ def end_process(status: int) -> NoReturn:
     On a busy machine Arrow's (pyarrow 26.0.1) end one process of a hundred with "terminate called
     without an active exception" and status 134, after all went well.
     """
-    threading._shutdown()  # type: ignore[attr-defined]
-    atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):
-            stream.flush()
-    os._exit(status)
+    try:
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(status)
 
 
 @contextmanager

@@ -154,7 +154,7 @@ def start_services(installation: Installation, progress: Progress) -> Coordinato
         Coordinator,
         names.COORDINATOR,
         # Each gateway's long poll holds one.
-        threads=64 + (http.gateways_max or os.cpu_count() or 1),
+        threads=64 + max(http.gateways, http.gateways_max or os.cpu_count() or 1),
         args=(settings, installation.region, store, cache, deployer, cluster_id),
     )
     client = CoordinatorClient()

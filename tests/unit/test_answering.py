@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from cluster.local_store import LocalStore
 from cluster.manifests import ArtifactFile
 from cluster.prompt import PromptTemplate
 from cluster.region_view import GeneratorView, RegionView, ReleaseView
+from cluster.search import SearchRequest
 
 
 def release_of(number: int, application: str | None = "app") -> ReleaseView:
@@ -79,6 +79,6 @@ async def test_what_no_release_uses_is_forgotten(tmp_path: Path) -> None:
 
 
 def test_passages_that_may_be_missing_leave_the_model_its_time() -> None:
-    request = AnswerRequest(question="why?", timeout_s=60.0)
-    assert request.retrieval().timeout_s == 60.0
-    assert replace(request, min_coverage=0.5).retrieval().timeout_s == 15.0
+    asked = AnswerRequest(question="why?", timeout_s=60.0, min_coverage=0.5).retrieval()
+    assert asked.timeout_s == 60.0
+    assert asked.partial_share < SearchRequest(queries=("why?",)).partial_share

@@ -14,6 +14,7 @@ import pytest
 
 from actors.shard_index import ShardIndex
 from actors.shard_replica import ShardReplicaActor, _Opened
+from cluster.catalog import Catalog
 from cluster.errors import Corrupt, Unavailable
 from cluster.manifests import IndexParameters
 from cluster.object_store import ObjectStore
@@ -80,6 +81,22 @@ async def test_what_is_damaged_is_let_go_of_and_others_are_asked(
         await replica.search(query("v1", 4), 5.0)
     assert caught.value.retryable
     assert not replica.holds("v1")
+
+
+async def test_all_versions_of_damaged_files_are_let_go_of_and_none_that_was_loaded_since(
+    store: ObjectStore, tmp_path: Path, replica: ShardReplicaActor
+) -> None:
+    first = replica._opened["v1"]
+    replica._opened["v2"] = replace(first)
+    error = Corrupt("a stored vector is not finite")
+    assert replica._given_up(first, error).retryable
+    assert not replica.holds("v1")
+    assert not replica.holds("v2")
+    (manifest,) = (index for index, _ in Catalog(store).list_indexes("words"))
+    await replica.load(manifest)
+    # A search that began on the damaged one fails only now.
+    replica._given_up(first, error)
+    assert replica.holds("v1")
 
 
 async def test_more_hits_are_another_search_whose_time_is_not_known_yet(
