@@ -10,7 +10,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from socketserver import StreamRequestHandler, ThreadingTCPServer
 
@@ -178,23 +178,34 @@ def assert_is_refusal(reply: httpx.Response, reason: str) -> None:
     assert reply.headers["x-trace-id"] == error["trace_id"]
 
 
-def test_what_the_servers_have_no_places_for_is_refused_with_the_gateways_error(
-    client: httpx.Client, servers: tuple[Server, Server]
-) -> None:
+@contextmanager
+def held(servers: tuple[Server, Server]) -> Iterator[None]:
+    """They count anew what they take, and answer nothing while the block runs."""
     for server in servers:
         server.taken = 0
         server.may_answer.clear()
+    try:
+        yield
+    finally:
+        for server in servers:
+            server.may_answer.set()
+
+
+def wait_until_taken(servers: tuple[Server, Server], number: int) -> None:
+    wait_until(lambda: sum(s.taken for s in servers) == number, f"{number} requests", 10)
+
+
+def test_what_the_servers_have_no_places_for_is_refused_with_the_gateways_error(
+    client: httpx.Client, servers: tuple[Server, Server]
+) -> None:
     with ThreadPoolExecutor(2 * PLACES + 1) as threads:
-        # What is no work takes no place.
-        waiting = [threads.submit(client.get, "/metrics")]
-        waiting += [threads.submit(client.post, "/v1/search") for _ in range(2 * PLACES)]
-        try:
-            wait_until(lambda: sum(s.taken for s in servers) == 2 * PLACES + 1, "full servers", 10)
+        with held(servers):
+            # What is no work takes no place.
+            waiting = [threads.submit(client.get, "/metrics")]
+            waiting += [threads.submit(client.post, "/v1/search") for _ in range(2 * PLACES)]
+            wait_until_taken(servers, 2 * PLACES + 1)
             for path in ("/v1/search", "/v1/answer"):
                 assert_is_refusal(client.post(path), "this region is full")
-        finally:
-            for server in servers:
-                server.may_answer.set()
         assert {one.result().status_code for one in waiting} == {200}
     assert client.post("/v1/search").status_code == 200
 
@@ -202,22 +213,16 @@ def test_what_the_servers_have_no_places_for_is_refused_with_the_gateways_error(
 def test_answers_have_a_bound_of_their_own_and_take_no_more_of_the_places(
     client: httpx.Client, servers: tuple[Server, Server]
 ) -> None:
-    for server in servers:
-        server.taken = 0
-        server.may_answer.clear()
     answers, searches = 2 * ANSWER_PLACES, 2 * (PLACES - ANSWER_PLACES)
     with ThreadPoolExecutor(answers + searches) as threads:
-        paths = itertools.cycle(sorted(ANSWER_ROUTES))
-        waiting = [threads.submit(client.post, next(paths)) for _ in range(answers)]
-        try:
-            wait_until(lambda: sum(s.taken for s in servers) == answers, "full servers", 10)
+        with held(servers):
+            paths = itertools.cycle(sorted(ANSWER_ROUTES))
+            waiting = [threads.submit(client.post, next(paths)) for _ in range(answers)]
+            wait_until_taken(servers, answers)
             for path in ANSWER_ROUTES:
                 reason = "this region writes as many answers as it can"
                 assert_is_refusal(client.post(path), reason)
             waiting += [threads.submit(client.post, "/v1/search") for _ in range(searches)]
-            wait_until(lambda: sum(s.taken for s in servers) == 2 * PLACES, "searches", 10)
-        finally:
-            for server in servers:
-                server.may_answer.set()
+            wait_until_taken(servers, 2 * PLACES)
         assert {one.result().status_code for one in waiting} == {200}
     assert client.post("/v1/answer").status_code == 200
