@@ -110,9 +110,8 @@ class ViewFollower:
                 poll_s = self._rng.uniform(*_POLL_S)
                 async with asyncio.timeout(poll_s + 10.0):
                     self._see(await self._coordinator.call("view", known, poll_s))
-            except (
-                Exception
-            ) as error:  # Whatever it is: who stops following serves the old for ever.
+            except Exception as error:
+                # Whatever it is: who stops following serves the old view for ever.
                 wait_s = _BACKOFF.wait_s(attempt, self._rng)
                 log.warning("no view from the coordinator (%s); again in %.1f s", error, wait_s)
                 attempt += 1
