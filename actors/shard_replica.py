@@ -184,10 +184,7 @@ class ShardReplicaActor:
         if hits is not None:
             return hits
         opened = self._of_version(query.index_version)
-        try:
-            return await self._run(partial(opened.search_while, query=query), timeout_s)
-        except Corrupt as error:
-            raise self._given_up(opened, error) from error
+        return await self._run(opened, partial(opened.search_while, query=query), timeout_s)
 
     def search_now(self, query: ShardQuery) -> ShardHits | None:
         """The hits, if they take so little time that the caller's thread may spend it."""
@@ -213,10 +210,7 @@ class ShardReplicaActor:
             wanted()
             return opened.index.passages(rows, fields)
 
-        try:
-            return await self._run(fetch, timeout_s)
-        except Corrupt as error:
-            raise self._given_up(opened, error) from error
+        return await self._run(opened, fetch, timeout_s)
 
     def passages_now(
         self, index_version: str, rows: Int64Array, fields: tuple[str, ...] | None
@@ -281,7 +275,9 @@ class ShardReplicaActor:
                 self.unload(version)
         return Unavailable(f"shard {self._shard} is damaged here: {error}")
 
-    async def _run(self, work: Callable[[Callable[[], None]], T], timeout_s: float) -> T:
+    async def _run(
+        self, opened: _Opened, work: Callable[[Callable[[], None]], T], timeout_s: float
+    ) -> T:
         """In the searching thread; `work` calls what it is given whenever it could stop."""
         if self._waiting >= _WAITING_MAX:
             raise Overloaded(f"shard {self._shard}: {self._waiting} searches are waiting already")
@@ -300,6 +296,8 @@ class ShardReplicaActor:
                 return await loop.run_in_executor(self._searcher, work, check)
         except TimeoutError as error:
             raise DeadlineExceeded(f"shard {self._shard} did not finish in time") from error
+        except Corrupt as error:
+            raise self._given_up(opened, error) from error
         finally:
             is_wanted = False
             self._waiting -= 1

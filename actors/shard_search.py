@@ -135,29 +135,24 @@ class ShardSearch:
             filter=kind.filter,
             effort=kind.effort,
         )
-        gathered = await scatter(kind.shards, query, self._scatter_deadline(kind, deadline))
+        gathered = await scatter(kind.shards, query, self._in_part(kind, deadline))
         watch.lap("scatter")
         answered = [(i, part) for i, part in enumerate(gathered.parts) if part is not None]
         merged = merge_hits(answered or [(-1, padding(len(vectors), 0))], kind.top_k)
         watch.lap("merge")
         hits: list[tuple[Hit, ...]] | None = None
         if kind.passages:
-            hits, lost = await _fetch(kind, merged, self._fetch_deadline(kind, deadline))
+            hits, lost = await _fetch(kind, merged, self._in_part(kind, deadline))
             gathered = gathered.without(lost)
         watch.lap("fetch")
         return _handed_out(asked, merged, hits, gathered, watch)
 
-    def _scatter_deadline(self, kind: SearchKind, deadline: Deadline) -> Deadline:
-        """Shards that may be missing must not use up the time in which the hits are fetched."""
+    def _in_part(self, kind: SearchKind, deadline: Deadline) -> Deadline:
+        """What may be missing must not use up the time of what comes after it."""
         if kind.partial_within_s is None:
             return deadline
         left_s = _PARTIAL_SHARE * deadline.remaining_s()
         return Deadline.after(min(kind.partial_within_s, left_s), self._clock)
-
-    def _fetch_deadline(self, kind: SearchKind, deadline: Deadline) -> Deadline:
-        if kind.partial_within_s is None:
-            return deadline
-        return Deadline.after(_PARTIAL_SHARE * deadline.remaining_s(), self._clock)
 
 
 def _size(num_vectors: int, top_k: int) -> int:

@@ -17,10 +17,12 @@ from cluster.clock import Clock
 from cluster.errors import Overloaded, Unauthenticated
 from deployments.http_body import header_value, header_values
 from deployments.http_errors import ClientGone, error_response, log_failure
-from deployments.http_routes import ANSWER_ROUTES, OPEN_ROUTES
+from deployments.http_routes import ANSWER_ROUTES
 from deployments.http_settings import HttpSettings
 from deployments.metrics import HttpMetrics
 
+OPEN_ROUTES = frozenset({"/healthz", "/readyz"})
+"""Answered without a key."""
 EXEMPT_ROUTES = OPEN_ROUTES | {"/metrics"}
 """Answered even when all places are taken: then they matter most."""
 UNKNOWN_ROUTE = "unknown"

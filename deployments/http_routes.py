@@ -9,5 +9,3 @@ ANSWER = "/v1/answer"
 CHAT = "/v1/chat/completions"
 ANSWER_ROUTES = frozenset({ANSWER, CHAT, region_wire.ANSWER, region_wire.GENERATE})
 """They keep the language models busy, and have a bound of their own."""
-OPEN_ROUTES = frozenset({"/healthz", "/readyz"})
-"""Answered without a key."""

@@ -110,7 +110,8 @@ def cluster_env(
 
 def machine_env(folder: Path) -> dict[str, str]:
     """What `ray start` needs in its environment on a machine of a cluster that is started by others
-    (`ray up`): all of `cluster_env` but what keeps a cluster apart from others on one machine.
+    (`ray up`): all of `cluster_env` but the secret, and what keeps a cluster apart from others on
+    one machine.
 
     folder: where `write_haproxy_wrapper` has written.
     """
