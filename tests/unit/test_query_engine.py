@@ -135,3 +135,11 @@ async def test_too_little_coverage_is_an_error(region: Region) -> None:
         await region.engine().search(REQUEST)
     found = await region.engine().search(replace(REQUEST, min_coverage=0.5))
     assert found.coverage == pytest.approx(2 / 3)
+
+
+async def test_shards_that_may_be_missing_are_waited_for_as_long_as_the_request_says(
+    region: Region,
+) -> None:
+    region.shards[1].gate.clear()
+    lenient = replace(REQUEST, timeout_s=600.0, min_coverage=0.5, partial_share=0.0001)
+    assert (await region.engine().search(lenient)).coverage == pytest.approx(2 / 3)
