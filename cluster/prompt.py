@@ -65,27 +65,25 @@ def build_prompt(
     `history` holds the earlier turns of a conversation; the oldest are dropped first. Raises
     InvalidArgument only when the model is too small for the template itself.
     """
-    turns: Sequence[ChatMessage] = ()
 
-    def messages_for(texts: Sequence[str], asked: str) -> tuple[ChatMessage, ...]:
+    def newest(number: int) -> Sequence[ChatMessage]:
+        return history[len(history) - number :]
+
+    def messages_for(
+        turns: Sequence[ChatMessage], texts: Sequence[str], asked: str
+    ) -> tuple[ChatMessage, ...]:
         numbered = [template.passage.format(number=i, text=text) for i, text in enumerate(texts, 1)]
         user = template.user.format(passages="\n".join(numbered), question=asked)
         system = ChatMessage(role="system", content=template.system)
         return (system, *turns, ChatMessage(role="user", content=user))
 
-    def excess(texts: Sequence[str], asked: str) -> int:
-        return tokenizer.count(messages_for(texts, asked)) - prompt_tokens_max
+    def excess(turns: Sequence[ChatMessage], texts: Sequence[str], asked: str) -> int:
+        return tokenizer.count(messages_for(turns, texts, asked)) - prompt_tokens_max
 
-    def has_room_for(num_turns: int) -> bool:
-        nonlocal turns
-        turns = history[len(history) - num_turns :]
-        return excess((), question) <= 0
-
-    num_turns = _most_that_fit(len(history), has_room_for)
-    turns = history[len(history) - num_turns :]
-    asked = _longest_fitting(question, lambda text: excess((), text), tokenizer)
-    texts = _fitting_passages(passages, lambda kept: excess(kept, asked), tokenizer)
-    messages = messages_for(texts, asked)
+    turns = newest(_most_that_fit(len(history), lambda n: excess(newest(n), (), question) <= 0))
+    asked = _longest_fitting(question, lambda text: excess(turns, (), text), tokenizer)
+    texts = _fitting_passages(passages, lambda kept: excess(turns, kept, asked), tokenizer)
+    messages = messages_for(turns, texts, asked)
     return BuiltPrompt(messages=messages, num_passages=len(texts))
 
 
