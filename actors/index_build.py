@@ -38,7 +38,7 @@ from actors.wiring import live_nodes
 from cluster.artifacts import Artifacts
 from cluster.catalog import Catalog
 from cluster.clock import SYSTEM_CLOCK
-from cluster.config import CorpusSettings
+from cluster.corpus_settings import CorpusSettings
 from cluster.errors import InvalidArgument, NotFound
 from cluster.index_versions import built_version
 from cluster.manifests import (

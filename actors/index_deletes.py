@@ -21,7 +21,7 @@ from cluster.artifact_cache import ArtifactCache
 from cluster.artifacts import Artifacts
 from cluster.catalog import Catalog
 from cluster.clock import SYSTEM_CLOCK
-from cluster.config import CorpusSettings
+from cluster.corpus_settings import CorpusSettings
 from cluster.errors import NotFound
 from cluster.index_versions import bases_of, derived_version
 from cluster.manifests import (

@@ -23,7 +23,7 @@ import ray.data
 
 from actors.faiss_api import train_index
 from actors.index_tuning import SAMPLE_ROWS_MAX, Extent, candidates, choose, try_index
-from cluster.config import CorpusSettings
+from cluster.corpus_settings import CorpusSettings
 from cluster.manifests import (
     AutoIndex,
     IndexKind,

@@ -17,10 +17,10 @@ from actors.starter_models import (
 )
 from cluster.artifacts import regular_files, sha256_of
 from cluster.catalog import Catalog
-from cluster.config import STARTER
 from cluster.errors import InvalidArgument, Unavailable
 from cluster.manifests import ArtifactFile, ManifestRef, ModelKind, ModelManifest
 from cluster.model_files import ModelFiles
+from cluster.model_settings import STARTER
 from cluster.object_store import ObjectStore
 from cluster.records import Record
 

@@ -11,10 +11,11 @@ from actors.region_link import RegionLink
 from cluster.answers import AnswerEvent, AnswerRequest, AnswerResult
 from cluster.caller import ANYONE, Caller
 from cluster.clock import SYSTEM_CLOCK, Clock, Deadline
-from cluster.config import RoutingPolicy, Settings
+from cluster.config import Settings
 from cluster.errors import DeadlineExceeded, Overloaded, RaygionError, Unavailable
 from cluster.generation import GenerationChunk, GenerationRequest
 from cluster.region_routing import RegionRouter
+from cluster.region_settings import RoutingPolicy
 from cluster.region_wire import (
     answer_call,
     generate_call,

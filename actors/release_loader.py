@@ -20,9 +20,10 @@ from cluster.artifact_cache import ArtifactCache
 from cluster.artifacts import Artifacts
 from cluster.catalog import Catalog
 from cluster.clock import SYSTEM_CLOCK, Clock
-from cluster.config import GeneratorSettings, Settings
+from cluster.config import Settings
 from cluster.errors import InvalidArgument, RaygionError, Unavailable
 from cluster.manifests import ArtifactFile, IndexManifest, ModelManifest
+from cluster.model_settings import GeneratorSettings
 from cluster.object_store import ObjectStore
 from cluster.region_view import CorpusView, GeneratorView, ReleaseView
 from cluster.releases import Release

@@ -15,7 +15,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pydantic import Field
 
 from cluster.clock import Deadline
-from cluster.config import REPLICAS_MAX, Settings
+from cluster.config import Settings
+from cluster.corpus_settings import REPLICAS_MAX
 from cluster.errors import InvalidArgument, RaygionError
 from cluster.numbered_object import NumberedLog
 from cluster.object_store import ObjectStore

@@ -23,7 +23,7 @@ from bench.data import Question, paragraph_of, read_xquad
 from bench.plan import Plan
 from bench.region import BenchRegion, StoredVectors, running_region
 from bench.reports import Quality, QualityReport, environment_now
-from cluster.config import CorpusSettings
+from cluster.corpus_settings import CorpusSettings
 from cluster.manifests import IndexKind, IndexParameters, Metric
 from cluster.search import Float32Array, ShardQuery
 from deployments.http_client import HttpRegion

@@ -16,18 +16,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bench.processes import pss_bytes
-from cluster.config import (
-    CorpusSettings,
+from cluster.caller import Location
+from cluster.config import Settings
+from cluster.corpus_settings import CorpusSettings
+from cluster.manifests import IndexKind, IndexParameters, ManifestRef, Metric
+from cluster.model_settings import GeneratorSettings
+from cluster.region_settings import (
     EndpointSettings,
-    GeneratorSettings,
-    Location,
     RegionSettings,
     RoutingPolicy,
     RoutingSettings,
-    Settings,
     StoreSettings,
 )
-from cluster.manifests import IndexKind, IndexParameters, ManifestRef, Metric
 from cluster.releases import LogState, ReleaseContents
 from cluster.search import Float32Array
 from deployments.cluster_ports import find_port_block

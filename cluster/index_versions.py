@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cluster.catalog import Catalog
-from cluster.config import CorpusSettings
+from cluster.corpus_settings import CorpusSettings
 from cluster.errors import NotFound
 from cluster.manifests import (
     AutoIndex,

@@ -22,7 +22,8 @@ from geopy.distance import great_circle
 from cluster.caller import Caller, Location
 from cluster.circuit_breaker import BreakerSettings, CircuitBreaker
 from cluster.clock import Backoff
-from cluster.config import RoutingPolicy, Settings
+from cluster.config import Settings
+from cluster.region_settings import RoutingPolicy
 from cluster.region_site import RegionSite
 from cluster.regions_overview import SILENT_AFTER_S
 from cluster.rollout_events import RegionStatus

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from cluster.caller import Location
-from cluster.config import RegionSettings
+from cluster.region_settings import RegionSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

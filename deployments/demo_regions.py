@@ -18,11 +18,13 @@ from typing import Any, TypeVar
 
 import orjson
 
+from cluster.caller import Location
 from cluster.clock import SYSTEM_CLOCK
-from cluster.config import Location, RegionSettings, RoutingPolicy, RoutingSettings, Settings
+from cluster.config import Settings
 from cluster.errors import Conflict, InvalidArgument, NotFound
 from cluster.manifests import IndexKind, IndexParameters
 from cluster.prompt import PromptTemplate
+from cluster.region_settings import RegionSettings, RoutingPolicy, RoutingSettings
 from cluster.releases import ReleaseContents
 from deployments import demo_region_steps as acts
 from deployments.console import REUSED, Step, Steps, err

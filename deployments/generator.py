@@ -23,10 +23,10 @@ from actors.replica_outcomes import RoutingHint
 from cluster.artifact_cache import ArtifactCache
 from cluster.artifacts import Artifacts
 from cluster.clock import Deadline
-from cluster.config import CALLS_PER_SEQUENCE
 from cluster.errors import InvalidArgument, Unavailable
 from cluster.generation import ChatMessage, GenerationChunk, GenerationRequest
 from cluster.manifests import ArtifactFile
+from cluster.model_settings import CALLS_PER_SEQUENCE
 from cluster.object_store import ObjectStore
 from deployments.autoscaling import replica_count
 from deployments.weighted_router import WEIGHTED_ROUTER

@@ -10,9 +10,9 @@ from ray import serve
 from ray.serve.schema import ApplicationStatus
 
 from actors.wiring import run_in_fresh_process
-from cluster.config import GeneratorSettings
 from cluster.errors import Unavailable
 from cluster.manifests import ModelManifest
+from cluster.model_settings import GeneratorSettings
 from cluster.object_store import ObjectStore
 
 _POLL_S = 0.25

@@ -7,9 +7,10 @@ from functools import cached_property
 from pathlib import Path
 
 from cluster.catalog import Catalog
-from cluster.config import RegionSettings, Settings
+from cluster.config import Settings
 from cluster.errors import Unavailable
 from cluster.object_store import ObjectStore, open_store
+from cluster.region_settings import RegionSettings
 from cluster.region_site import RegionSite
 from cluster.release_log import read_release_log
 from cluster.releases import LogState

@@ -15,15 +15,11 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from cluster.canary import lot_of
-from cluster.config import (
-    CorpusSettings,
-    EndpointSettings,
-    GeneratorSettings,
-    RegionSettings,
-    Settings,
-    StoreSettings,
-)
+from cluster.config import Settings
+from cluster.corpus_settings import CorpusSettings
 from cluster.manifests import IndexKind, IndexParameters, ManifestRef, Metric
+from cluster.model_settings import GeneratorSettings
+from cluster.region_settings import EndpointSettings, RegionSettings, StoreSettings
 from cluster.releases import ReleaseContents
 from deployments.cluster_ports import find_port_block
 from deployments.installation import Installation

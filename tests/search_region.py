@@ -26,15 +26,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster.config import (
-    CorpusSettings,
-    EndpointSettings,
-    GeneratorSettings,
-    RegionSettings,
-    Settings,
-    StoreSettings,
-)
+from cluster.config import Settings
+from cluster.corpus_settings import CorpusSettings
 from cluster.manifests import IndexKind, IndexParameters, ManifestRef, Metric
+from cluster.model_settings import GeneratorSettings
+from cluster.region_settings import EndpointSettings, RegionSettings, StoreSettings
 from cluster.releases import LogState, ReleaseContents
 from cluster.search import Float32Array
 from deployments.cluster_ports import find_port_block

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from actors.starter_models import STARTER_GENERATOR, starter_generator_folder
-from cluster.config import EmbedderSettings, GeneratorSettings, Settings
+from cluster.config import Settings
+from cluster.model_settings import EmbedderSettings, GeneratorSettings
 from cluster.releases import ReleaseContents
 from deployments.installation import Installation
 from tests.search_region import (

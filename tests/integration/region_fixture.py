@@ -27,16 +27,11 @@ from actors.shard_documents import DOCUMENTS_FILE, ShardDocuments
 from actors.starter_models import STARTER_GENERATOR, starter_generator_folder
 from cluster.artifact_cache import ArtifactCache
 from cluster.artifacts import Artifacts
-from cluster.config import (
-    ChunkSettings,
-    CorpusSettings,
-    EndpointSettings,
-    GeneratorSettings,
-    RegionSettings,
-    Settings,
-    StoreSettings,
-)
+from cluster.config import Settings
+from cluster.corpus_settings import ChunkSettings, CorpusSettings
 from cluster.manifests import IndexKind, IndexManifest, IndexParameters, ManifestRef, Metric
+from cluster.model_settings import GeneratorSettings
+from cluster.region_settings import EndpointSettings, RegionSettings, StoreSettings
 from cluster.releases import ReleaseContents
 from cluster.search import Float32Array
 from deployments import pipeline, region_host

@@ -18,21 +18,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from cluster.caller import Location
 from cluster.clock import SYSTEM_CLOCK
-from cluster.config import (
-    CorpusSettings,
+from cluster.config import Settings
+from cluster.corpus_settings import CorpusSettings
+from cluster.manifests import IndexKind, IndexParameters, ManifestRef, Metric
+from cluster.model_settings import GeneratorSettings
+from cluster.numbered_object import NumberedLog
+from cluster.object_store import ObjectStore, open_store
+from cluster.region_settings import (
     EndpointSettings,
-    GeneratorSettings,
-    Location,
     RegionSettings,
     RoutingPolicy,
     RoutingSettings,
-    Settings,
     StoreSettings,
 )
-from cluster.manifests import IndexKind, IndexParameters, ManifestRef, Metric
-from cluster.numbered_object import NumberedLog
-from cluster.object_store import ObjectStore, open_store
 from cluster.releases import RELEASE_LOG, LogState, ReleaseContents, fold, parse_entry
 from cluster.rollout_events import RegionStatus
 from cluster.search import Float32Array

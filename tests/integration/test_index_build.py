@@ -20,7 +20,7 @@ from actors.shard_index import INDEX_FILE, ShardIndex
 from cluster.artifact_cache import ArtifactCache
 from cluster.artifacts import Artifacts
 from cluster.catalog import Catalog
-from cluster.config import CorpusSettings
+from cluster.corpus_settings import CorpusSettings
 from cluster.errors import InvalidArgument
 from cluster.filters import parse_filter
 from cluster.manifests import AutoIndex, IndexKind, IndexManifest, IndexParameters, Metric

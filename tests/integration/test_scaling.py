@@ -14,7 +14,7 @@ import pytest
 
 from actors import names
 from cluster.checks import BATCH_MAX
-from cluster.config import CorpusSettings
+from cluster.corpus_settings import CorpusSettings
 from cluster.errors import InvalidArgument, NotFound
 from cluster.search import SearchEffort, ShardQuery
 from tests.search_region import (

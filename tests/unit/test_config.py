@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from cluster.config import CONFIG_FILE, GeneratorSettings, Settings, load_settings
+from cluster.config import CONFIG_FILE, Settings, load_settings
 from cluster.errors import InvalidArgument
+from cluster.model_settings import GeneratorSettings
 
 Write = Callable[[str], Path]
 

@@ -19,7 +19,7 @@ from actors.coordinator import Coordinator
 from actors.release_loader import LoadedRelease, ReleaseLoader
 from cluster.catalog import Catalog
 from cluster.claims import CLAIMS, Claim
-from cluster.config import GeneratorSettings, RegionSettings, RolloutPolicy, Settings
+from cluster.config import RolloutPolicy, Settings
 from cluster.errors import (
     Conflict,
     Corrupt,
@@ -29,8 +29,10 @@ from cluster.errors import (
     Unavailable,
 )
 from cluster.manifests import IndexManifest, IndexParameters, ManifestRef, ModelManifest
+from cluster.model_settings import GeneratorSettings
 from cluster.numbered_object import NumberedLog
 from cluster.object_store import ObjectStore, open_store
+from cluster.region_settings import RegionSettings
 from cluster.releases import RELEASE_LOG, Elect, ReleaseContents
 from cluster.rollout import Rollout
 from cluster.rollout_events import Append

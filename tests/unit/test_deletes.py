@@ -14,14 +14,9 @@ from hypothesis import strategies as st
 from actors.corpus_rows import PartReader, latest_of_each_document, part_rows
 from cluster.artifacts import Artifacts
 from cluster.catalog import Catalog
-from cluster.config import (
-    CorpusSettings,
-    GeneratorSettings,
-    RegionSettings,
-    Settings,
-    StoreSettings,
-)
+from cluster.config import Settings
 from cluster.corpus_content import PartDocuments, with_parts
+from cluster.corpus_settings import CorpusSettings
 from cluster.deletes import Deletion, delete_documents
 from cluster.errors import Conflict, Corrupt, InvalidArgument, NotFound
 from cluster.index_versions import bases_of, built_version, derived_version, newest_index
@@ -33,8 +28,10 @@ from cluster.manifests import (
     IndexManifest,
     IndexParameters,
 )
+from cluster.model_settings import GeneratorSettings
 from cluster.object_store import ObjectStore
 from cluster.passages import Passage, passage_table, write_part
+from cluster.region_settings import RegionSettings, StoreSettings
 from cluster.tombstones import read_tombstones, stored_tombstones, write_tombstones
 from deployments.console import Steps
 from deployments.installation import Installation

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from cluster.caller import Location
-from cluster.config import RoutingSettings
 from cluster.errors import InvalidArgument
+from cluster.region_settings import RoutingSettings
 from cluster.region_wire import FLOAT32_TYPE
 from cluster.search import SearchRequest
 from deployments.http_caller import CallerReader

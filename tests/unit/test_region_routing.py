@@ -15,13 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.caller import Caller, Location
-from cluster.config import RoutingPolicy, Settings
+from cluster.config import Settings
 from cluster.region_routing import (
     REGION_BREAKER,
     RegionRouter,
     distance_km,
     loads_of,
 )
+from cluster.region_settings import RoutingPolicy
 from cluster.region_site import RegionSite
 from cluster.regions_overview import SILENT_AFTER_S
 from cluster.rollout_events import RegionStatus

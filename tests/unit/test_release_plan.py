@@ -13,7 +13,7 @@ from actors.release_loader import LoadedRelease, ReleaseLoader
 from actors.replica_counts import ReplicaCounts
 from cluster.artifacts import Artifacts
 from cluster.catalog import Catalog
-from cluster.config import GeneratorSettings, Settings
+from cluster.config import Settings
 from cluster.errors import InvalidArgument
 from cluster.local_store import LocalStore
 from cluster.manifests import (
@@ -24,6 +24,7 @@ from cluster.manifests import (
     ModelManifest,
     ShardArtifact,
 )
+from cluster.model_settings import GeneratorSettings
 from cluster.releases import Release, ReleaseContents
 
 SETTINGS: dict[str, Any] = {

@@ -1,0 +1,53 @@
+"""The sections of the settings on the embedder and the language model."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from cluster.records import Record
+
+STARTER = "starter"
+"""Instead of a model's source: the small model that installs with Raygion."""
+
+
+class EmbedderSettings(Record):
+    """The model that turns text into vectors."""
+
+    source: str = STARTER
+    """`starter`, a Hugging Face folder, a hub id, or the URL of a folder in object storage."""
+    replicas: Annotated[int, Field(ge=1)] = 1
+
+
+CALLS_PER_SEQUENCE = 2
+"""Calls that a replica accepts for each sequence that it decodes, so that it never runs dry."""
+
+
+class GeneratorSettings(Record):
+    """The language model."""
+
+    source: str | None = STARTER
+    """`starter`, a Hugging Face folder, a hub id, or the URL of a folder in object storage. `null`
+    serves the search tier alone.
+    """
+    name: str | None = None
+    """The model's name on the OpenAI-compatible interface; None derives it from the source."""
+    replicas: Annotated[int, Field(ge=1)] = 1
+    replicas_max: Annotated[int, Field(ge=1)] | None = None
+    """More are started under load, up to this; None: never more than `replicas`."""
+    cpus_per_replica: Annotated[int, Field(ge=1)] = 1
+    accelerator_type: str | None = None
+    """The kind of GPU, as Ray names it; None runs on CPUs."""
+    context_tokens_max: Annotated[int, Field(ge=256)] = 2048
+    sequences_max: Annotated[int, Field(ge=1)] = 8
+    """Answers that one replica writes at once."""
+    queue_max: Annotated[int, Field(ge=1)] = 64
+    """Requests that may wait for a replica; more are refused as overloaded."""
+    engine: dict[str, Any] = Field(default_factory=dict)
+    """More vLLM engine arguments."""
+
+    def places(self, gateways: int) -> int:
+        """Answers that each of so many gateways can have with replicas or waiting for them."""
+        replicas = self.replicas_max or self.replicas
+        return -(-CALLS_PER_SEQUENCE * self.sequences_max * replicas // gateways) + self.queue_max
