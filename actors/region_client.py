@@ -11,8 +11,6 @@ print(answer.answer, [citation.id for citation in answer.citations])
 from __future__ import annotations
 
 import logging
-import os
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar, cast
@@ -23,7 +21,7 @@ import ray
 
 from actors import names
 from actors.actor_calls import NAMESPACE
-from actors.ray_environment import LOOPBACK_ENV, reread_environment
+from actors.cluster_join import not_joined, prepare_to_join
 from cluster.answers import ANSWER_TOP_K_DEFAULT, AnswerRequest, AnswerResult, RegionSummary
 from cluster.demand import demand_of
 from cluster.errors import Unavailable
@@ -33,8 +31,6 @@ from cluster.vectors import check_vectors
 
 P = ParamSpec("P")
 T = TypeVar("T")
-_LOOPBACK_HOSTS = ("127.0.0.1", "localhost")
-_CONNECT_TIMEOUT_S = 5.0
 
 
 class RemoteMethod(Generic[P, T]):
@@ -143,7 +139,8 @@ def connect(address: str | None = None, *, token_file: str | Path | None = None)
 
     Joins the cluster unless this process is in it already (then `address` may be left out).
     `token_file` holds the cluster's secret; without it Ray looks where it is told by its own
-    environment. Raises Unavailable when there is no cluster at the address, or no region on it.
+    environment. Raises Unavailable when there is no cluster at the address, or no region on it;
+    InvalidArgument when there is no secret.
     """
     if not ray.is_initialized():
         _join(address or "auto", token_file)
@@ -156,27 +153,11 @@ def connect(address: str | None = None, *, token_file: str | Path | None = None)
 
 
 def _join(address: str, token_file: str | Path | None) -> None:
-    os.environ["RAY_AUTH_MODE"] = "token"
-    if token_file is not None:
-        os.environ["RAY_AUTH_TOKEN_PATH"] = os.fspath(Path(token_file).resolve())
-    host, _, port = address.rpartition(":")
-    if port.isdecimal():
-        _check_answers(host, int(port))
-    if host in _LOOPBACK_HOSTS:
-        os.environ.update(LOOPBACK_ENV)
-    reread_environment()
+    prepare_to_join(address, token_file)
     try:
         ray.init(address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError) as error:
-        raise Unavailable(f"cannot join the Ray cluster at {address}: {error}") from error
-
-
-def _check_answers(host: str, port: int) -> None:
-    """Ray itself takes a minute and much noise to find out that nobody is there."""
-    try:
-        socket.create_connection((host, port), timeout=_CONNECT_TIMEOUT_S).close()
-    except OSError as error:
-        raise Unavailable(f"no Ray cluster answers at {host}:{port}: {error}") from error
+        raise not_joined(address, error) from error
 
 
 def _parsed(filter: Mapping[str, object] | None) -> Filter | None:

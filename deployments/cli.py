@@ -31,7 +31,6 @@ from deployments.console import (
 )
 from deployments.installation import NotRunning
 from deployments.interrupts import end_alike, end_process
-from deployments.local_cluster import find_local_cluster
 
 app = typer.Typer(
     name="raygion",
@@ -45,6 +44,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 Port = Annotated[int | None, typer.Option("--port", help="Port of the HTTP endpoint.")]
+_RAY_START_HELP = "The command that starts Ray on this machine."
+RayStart = Annotated[
+    list[str] | None, typer.Argument(help=_RAY_START_HELP, metavar="-- ray start ...")
+]
 
 _INTERRUPTED = 130
 _TO_BE_PUT_RIGHT = {"invalid_argument", "not_found", "conflict", "too_large", "unauthenticated"}
@@ -101,10 +104,13 @@ def up(
     store: Store = None,
     port: Port = None,
     as_json: Json = False,
+    ray_start: RayStart = None,
 ) -> None:
     """Start a region: its Ray cluster, coordinator and HTTP endpoint, its current release.
 
-    A region that runs already goes on with the settings that it was started with.
+    A region that runs already goes on with the settings that it was started with. Without `ray
+    start` its Ray cluster is this machine alone; with it this machine is the head of a cluster that
+    others join with `raygion join`. `ray up` calls it so.
     """
     from deployments import region_host
 
@@ -113,7 +119,7 @@ def up(
     with steps.shown():
         with (
             steps.step("Region") as step,
-            region_host.brought_up(installation, step.note),
+            region_host.brought_up(installation, ray_start or (), step.note) as installation,
         ):
             client = region_host.start_services(installation, step.note)
         number = client.log_state().current(region_host.now_ms())
@@ -128,18 +134,46 @@ def up(
         say("No release yet: `raygion ingest`, `raygion build`, `raygion release propose`.")
 
 
+@app.command(epilog="Example: [bold]raygion join -- ray start --address=10.0.0.1:6379[/]")
+def join(
+    ray_start: Annotated[
+        list[str], typer.Argument(help=_RAY_START_HELP, metavar="-- ray start ...")
+    ],
+    config: Config = None,
+    region: Region = None,
+    as_json: Json = False,
+) -> None:
+    """Make this machine a worker of a region whose head runs elsewhere. `ray up` calls it so.
+
+    A machine that the region counts on already stays as it is.
+    """
+    from deployments import region_host
+
+    installation = opened(config, region)
+    machine, started = region_host.node_starter(installation, ray_start).start_worker()
+    if as_json:
+        print_json({"region": installation.region, "started": started})
+        return
+    verb = "is now" if started else "was already"
+    say(f"This machine {verb} part of region [bold]{machine.region}[/] at {machine.ray_address}")
+
+
 @app.command(epilog="Example: [bold]raygion down --region local[/]")
 def down(config: Config = None, region: Region = None, as_json: Json = False) -> None:
-    """Stop a region that was started on this machine; the store keeps everything."""
+    """Stop what runs of a region on this machine; the store keeps everything.
+
+    On the head of several machines this ends the region: the others notice within two minutes.
+    """
+    from deployments import region_host
+
     installation = opened(config, region)
-    if installation.region_settings.ray_address is not None:
+    ended = region_host.stop_region(installation)
+    if not ended and installation.region_settings.ray_address is not None:
         raise InvalidArgument(
-            "this region runs on a Ray cluster that was not started here; "
-            "end it with `ray down cluster.yaml`",
+            "this region runs on a Ray cluster that was not started from here; "
+            "end that in the way in which it was started",
             "region",
         )
-    found = find_local_cluster(installation.run_folder)
-    ended = [] if found is None else found.stop()
     if as_json:
         print_json({"region": installation.region, "ended": ended})
     elif ended:

@@ -7,12 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
-from cluster.config import load_settings
+from cluster.config import CONFIG_FILE, Settings, load_settings
 from deployments.installation import Installation
+from deployments.machine import find_machine
 
 Config = Annotated[
     Path | None,
-    typer.Option("--config", help="Settings file; regions.yaml in this folder by default."),
+    typer.Option(
+        "--config",
+        help="Settings file. Default: regions.yaml in this folder, or, on a machine that `ray up` "
+        "started, the file that it was started with.",
+    ),
 ]
 Region = Annotated[
     str | None, typer.Option("--region", help="Which region; needed when there are several.")
@@ -35,9 +40,29 @@ def opened(
     if store is not None:
         url = store if "://" in store else str(Path(store).absolute())
         overrides["store"] = {"url": url}
-    settings = load_settings(config, overrides)
+    file, machine = _settings_file(config), find_machine()
+    settings = load_settings(file, overrides)
     name = settings.region_name(region)
     if port is not None:
         overrides["regions"] = {name: {"http": {"port": port}}}
-        settings = load_settings(config, overrides)
-    return Installation(settings, name)
+        settings = load_settings(file, overrides)
+    if machine is not None and (machine.config, machine.region) != (file, name):
+        machine = None
+    return Installation(settings, name, file, machine)
+
+
+def read_settings(config: Path | None) -> Settings:
+    """The settings that the environment and the settings file describe."""
+    return load_settings(_settings_file(config))
+
+
+def _settings_file(config: Path | None) -> Path | None:
+    """The settings file: the one that is named; else `regions.yaml` in this folder; else, on a
+    machine of a region, the one that the machine was started with; else none.
+    """
+    if config is not None:
+        return config.absolute()
+    if (here := Path(CONFIG_FILE)).is_file():
+        return here.absolute()
+    machine = find_machine()
+    return None if machine is None else machine.config

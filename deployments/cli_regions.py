@@ -6,9 +6,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from cluster.config import RolloutPolicy, load_settings
+from cluster.config import RolloutPolicy
 from cluster.errors import InvalidArgument
-from deployments.cli_options import opened
+from deployments.cli_options import opened, read_settings
 from deployments.installation import Installation
 from deployments.local_cluster import find_local_cluster
 
@@ -17,26 +17,25 @@ _WORDS = ("all", "quorum")
 
 def anywhere(config: Path | None, region: str | None, store: str | None) -> Installation:
     """For commands that only read the store: any region will do."""
-    return opened(config, region or min(load_settings(config).regions), store)
+    return opened(config, region or min(read_settings(config).regions), store)
 
 
 def leading(config: Path | None, region: str | None, store: str | None) -> Installation:
     """For commands that move releases: the region that is named, else one that can be joined from
     this machine, else the one that leads. Any will do: the one that is asked takes the lead.
     """
-    if region is None and len(load_settings(config).regions) > 1:
+    if region is None and len(read_settings(config).regions) > 1:
         installation = anywhere(config, None, store)
-        settings = installation.settings
         leader = installation.read_release_log().leader
         # The leader first: it need not take the lead.
-        names = sorted(settings.regions, key=lambda name: (name != leader, name))
-        within_reach = (n for n in names if _is_within_reach(Installation(settings, n)))
+        names = sorted(installation.settings.regions, key=lambda name: (name != leader, name))
+        within_reach = (n for n in names if _is_within_reach(opened(config, n, store)))
         region = next(within_reach, leader if leader in names else None)
     return opened(config, region, store)
 
 
 def _is_within_reach(installation: Installation) -> bool:
-    if installation.region_settings.ray_address is not None:
+    if installation.ray_address is not None:
         return True
     found = find_local_cluster(installation.run_folder)
     return found is not None and found.is_alive()

@@ -9,11 +9,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from cluster.clock import SYSTEM_CLOCK
-from cluster.config import load_settings
 from cluster.region_claim import read_heartbeats
 from cluster.regions_overview import RegionLine, RegionsOverview, overview
 from cluster.rollout_events import REGIONS
-from deployments.cli_options import Config, Json, Region, Store, opened
+from deployments.cli_options import Config, Json, Region, Store, opened, read_settings
 from deployments.cli_regions import anywhere
 from deployments.console import SHORT, out, print_json, say, table
 from deployments.http_client import HttpRegion
@@ -30,7 +29,7 @@ def status(
 
     Example: raygion status
     """
-    if region is None and len(load_settings(config).regions) > 1:
+    if region is None and len(read_settings(config).regions) > 1:
         _show_all(config, store, as_json=as_json)
     else:
         _show_one(opened(config, region, store), as_json=as_json)

@@ -93,6 +93,18 @@ def is_port_free(port: int) -> bool:
     return True
 
 
+def check_http_port(port: int) -> None:
+    """Raises InvalidArgument when this user cannot listen on `port` of the loopback interface."""
+    try:
+        free = is_port_free(port)
+    except InvalidArgument as error:
+        raise InvalidArgument(error.message, field="http_port") from error
+    if not free:
+        raise InvalidArgument(
+            f"another program listens on port {port}; choose a free one", field="http_port"
+        )
+
+
 def is_answered(port: int) -> bool:
     """Whether somebody listens on `port` of the loopback interface now."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:

@@ -40,7 +40,7 @@ QUESTIONS = (
 
 def run_demo(installation: Installation, *, stay: bool, as_json: bool) -> None:
     """Tells the story and, unless told otherwise, stays up until Ctrl-C. Leaves nothing running."""
-    if installation.region_settings.ray_address is not None:
+    if installation.ray_address is not None:
         raise InvalidArgument("the demo starts a Ray cluster of its own; unset it", "ray_address")
     if not SOURCE.is_file():
         raise NotFound("the demo's corpus comes with the repository: run it from a clone of it")

@@ -126,7 +126,7 @@ def run_regions_demo(
 def _check(installation: Installation, regions: int) -> None:
     if not REGIONS_MIN <= regions <= REGIONS_MAX:
         raise InvalidArgument(f"must be 1, or {REGIONS_MIN} to {REGIONS_MAX}", "regions")
-    if installation.region_settings.ray_address is not None:
+    if installation.ray_address is not None:
         raise InvalidArgument("the demo starts Ray clusters of its own; unset it", "ray_address")
     if "://" in installation.settings.store.url:
         raise InvalidArgument(

@@ -52,8 +52,8 @@ class HttpRegion:
     def close(self) -> None:
         self._client.close()
 
-    def get(self, path: str) -> dict[str, Any]:
-        return self._checked(self._sent("GET", path, None, _TIMEOUT_S))
+    def get(self, path: str, *, timeout_s: float = _TIMEOUT_S) -> dict[str, Any]:
+        return self._checked(self._sent("GET", path, None, timeout_s))
 
     def post(
         self, path: str, body: Mapping[str, object], *, timeout_s: float = _TIMEOUT_S

@@ -15,6 +15,7 @@ from cluster.region_site import RegionSite
 from cluster.release_log import read_release_log
 from cluster.releases import LogState
 from deployments.haproxy_config import GatewayPlaces
+from deployments.machine import Machine
 
 
 class NotRunning(Unavailable):
@@ -27,6 +28,19 @@ class Installation:
 
     settings: Settings
     region: str
+    config: Path | None = None
+    """The settings file; None where there is none."""
+    machine: Machine | None = None
+    """This machine, where it is one of the region's that `ray up` started."""
+
+    @property
+    def ray_address(self) -> str | None:
+        """The address of the region's Ray cluster, if it is not one that is started here."""
+        if self.region_settings.ray_address is not None:
+            return self.region_settings.ray_address
+        if self.machine is not None and self.machine.is_alive():
+            return self.machine.ray_address
+        return None
 
     @property
     def region_settings(self) -> RegionSettings:

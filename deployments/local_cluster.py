@@ -25,13 +25,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from cluster.errors import Conflict, Corrupt, InvalidArgument, Unavailable
+from cluster.errors import Conflict, Corrupt, Unavailable
 from deployments.cluster_ports import (
     LOOPBACK,
     PortBlock,
+    check_http_port,
     find_port_block,
     is_answered,
-    is_port_free,
 )
 from deployments.haproxy_config import GatewayPlaces
 from deployments.marked_processes import (
@@ -184,7 +184,8 @@ def start_local_cluster(
             if previous.is_alive():
                 raise Conflict(f"cluster {previous.name} already runs from {run_dir}")
             previous.stop()
-        _check_http_port(http_port)
+        if http_port:
+            check_http_port(http_port)
         for attempt in range(1, _START_ATTEMPTS_MAX + 1):
             ports = find_port_block(avoid=[http_port])
             cluster = LocalCluster(
@@ -282,7 +283,7 @@ def _wait_for_start(cluster: LocalCluster, pid: int, log: Path, *, timeout_s: fl
         return
     raise Unavailable(
         f"cluster {cluster.name}: Ray {problem}, see {log}\n"
-        + failure_report(log=log, temp_dir=cluster.temp_dir)
+        + failure_report(log=log, ray_logs=cluster.temp_dir / "r" / "session_latest" / "logs")
     )
 
 
@@ -293,19 +294,6 @@ def _wait_until(condition: Callable[[], bool], *, timeout_s: float) -> bool:
             return False
         time.sleep(0.05)
     return True
-
-
-def _check_http_port(http_port: int) -> None:
-    if http_port == 0:
-        return
-    try:
-        free = is_port_free(http_port)
-    except InvalidArgument as error:
-        raise InvalidArgument(error.message, field="http_port") from error
-    if not free:
-        raise InvalidArgument(
-            f"another program listens on port {http_port}; choose a free one", field="http_port"
-        )
 
 
 def _make_temp_dir() -> Path:

@@ -19,6 +19,7 @@ from pathlib import Path
 import psutil
 
 from cluster.errors import Unavailable
+from deployments import ray_hooks
 from deployments.cluster_ports import LOOPBACK, PortBlock
 from deployments.haproxy_config import GatewayPlaces, changed_haproxy, haproxy_changes
 from deployments.loopback import HOOK_ENV, LOOPBACK_ENV
@@ -93,7 +94,7 @@ def cluster_env(
         **inherited,
         **_QUIET_ENV,
         **added,
-        **_auth_env(token_path),
+        **auth_env(token_path),
         **_serve_env(temp_dir, ports),
         **LOOPBACK_ENV,
         **HOOK_ENV,
@@ -109,13 +110,18 @@ def cluster_env(
 
 
 def machine_env(folder: Path) -> dict[str, str]:
-    """What `ray start` needs in its environment on a machine of a cluster that is started by others
-    (`ray up`): all of `cluster_env` but the secret, and what keeps a cluster apart from others on
-    one machine.
+    """What `ray start` needs in its environment on a machine of a cluster of several machines: all
+    of `cluster_env` but the secret, and what keeps a cluster apart from others on one machine.
 
     folder: where `write_haproxy_wrapper` has written.
     """
-    return {**_QUIET_ENV, **_ingress_env(folder)}
+    return {
+        **_QUIET_ENV,
+        **_ingress_env(folder),
+        "RAY_START_HOOK": f"{ray_hooks.__name__}.leave_out_ray_client",
+        # Whoever reaches the machine could read Ray's metrics without the secret.
+        "RAY_enable_metrics_collection": "0",
+    }
 
 
 def driver_env(
@@ -127,7 +133,7 @@ def driver_env(
     """
     return {
         **{key: value for key, value in cluster_env.items() if key.startswith("RAY_")},
-        **_auth_env(token_path),
+        **auth_env(token_path),
         **LOOPBACK_ENV,
         "RAY_ADDRESS": ray_address,
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
@@ -135,7 +141,8 @@ def driver_env(
     }
 
 
-def _auth_env(token_path: Path) -> dict[str, str]:
+def auth_env(token_path: Path) -> dict[str, str]:
+    """What lets a process of Ray's, or a driver, into a cluster with that secret."""
     # The empty RAY_AUTH_TOKEN counts as unset; an inherited one would win over the file.
     return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "", "RAY_AUTH_TOKEN_PATH": str(token_path)}
 
@@ -270,10 +277,10 @@ def _wait_for_environment(pid: int) -> None:
             time.sleep(0.002)
 
 
-def failure_report(*, log: Path, temp_dir: Path, lines_max: int = 12) -> str:
-    """The end of `log`, and what Ray's own processes complained of in logs that will be removed."""
+def failure_report(*, log: Path, ray_logs: Path, lines_max: int = 12) -> str:
+    """The end of `log`, and what Ray's own processes complained of in the folder `ray_logs`."""
     reports = [f"--- {log.name}", *_lines(log)[-lines_max:]]
-    for path in sorted((temp_dir / "r" / "session_latest" / "logs").glob("*.*")):
+    for path in sorted(ray_logs.glob("*.*")):
         if path.name.startswith(("gcs_server", "raylet", "dashboard")):
             complaints = [line for line in _lines(path) if _COMPLAINT.search(line)]
             if complaints:

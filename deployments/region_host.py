@@ -6,26 +6,31 @@ import logging
 import math
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import ray
 import ray.data
 from ray.exceptions import RayError
 
 from actors.actor_calls import NAMESPACE
+from actors.cluster_join import not_joined, prepare_to_join
 from actors.coordinator_client import CoordinatorClient
 from cluster.clock import SYSTEM_CLOCK
 from cluster.config import RolloutPolicy
-from cluster.errors import Unavailable
+from cluster.errors import Conflict, InvalidArgument, Unavailable
 from cluster.region_claim import claim_region
 from cluster.releases import ReleaseContents
+from deployments.http_client import HttpRegion, RemoteError
 from deployments.installation import Installation, NotRunning
 from deployments.interrupts import uninterrupted
 from deployments.local_cluster import LocalCluster, find_local_cluster, start_local_cluster
+from deployments.machine import NodeStarter
 
 Progress = Callable[[str], None]
 _LEAD_TIMEOUT_S = 60.0
+_LOOK_TIMEOUT_S = 5.0
 PREPARE_TIMEOUT_S = 900.0
 """For a region that starts: until it serves the current release."""
 SERVE_TIMEOUT_S = 120.0
@@ -38,12 +43,30 @@ def start_cluster(installation: Installation) -> LocalCluster:
         return found
     # Opened now, so that a wrong store is refused before anything runs.
     _ = installation.store
+    _check_not_served(installation)
     return start_local_cluster(
         name=installation.region,
         run_dir=installation.run_folder,
         http_port=installation.region_settings.http.port,
         places=installation.gateway_places,
         num_cpus=_logical_cpus(installation),
+    )
+
+
+def _check_not_served(installation: Installation) -> None:
+    """Raises Conflict when a region answers where the one that is to be started would."""
+    with HttpRegion.of(installation) as http:
+        try:
+            http.get("/readyz", timeout_s=_LOOK_TIMEOUT_S)
+        except RemoteError:
+            pass  # in the way in which a region does
+        except Unavailable:
+            return
+    raise Conflict(
+        f"a region answers at {installation.url} already, but its Ray cluster was not started from "
+        f"{installation.run_folder}. Name the settings that it was started with by --config; or "
+        f"set regions.{installation.region}.ray_address, to join its cluster; or choose another "
+        "http.port, to start a second one"
     )
 
 
@@ -54,13 +77,14 @@ def runs_here(installation: Installation) -> bool:
 
 
 def join(installation: Installation) -> None:
-    """Makes this process a driver of the region's running cluster. Raises NotRunning, Unavailable.
+    """Makes this process a driver of the region's running cluster. Raises NotRunning, Unavailable;
+    InvalidArgument when the cluster's secret is not known.
 
     For the main thread only.
     """
     if ray.is_initialized():
         return
-    address = installation.region_settings.ray_address
+    address = installation.ray_address
     if address is None:
         found = find_local_cluster(installation.run_folder)
         if found is None or not found.is_alive():
@@ -70,7 +94,8 @@ def join(installation: Installation) -> None:
         found.prepare_driver()
         address = found.ray_address
     else:
-        os.environ["RAY_AUTH_MODE"] = "token"
+        machine = installation.machine
+        prepare_to_join(address, None if machine is None else machine.token_path)
     # Ray and Ray Data tell of every step on standard error; the command line shows its own.
     for name in ("ray", "ray.data", "ray.serve"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -83,7 +108,7 @@ def join(installation: Installation) -> None:
     try:
         ray.init(address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, RayError) as error:
-        raise Unavailable(f"cannot join the Ray cluster at {address}: {error}") from error
+        raise not_joined(address, error) from error
     finally:
         signal.signal(signal.SIGTERM, on_sigterm)
 
@@ -91,7 +116,7 @@ def join(installation: Installation) -> None:
 @contextmanager
 def joined(installation: Installation) -> Iterator[None]:
     """Joins the region's cluster; where none runs, one is started for the time of the block."""
-    runs = installation.region_settings.ray_address is not None or runs_here(installation)
+    runs = installation.ray_address is not None or runs_here(installation)
     try:
         if not runs:
             start_cluster(installation)
@@ -102,18 +127,41 @@ def joined(installation: Installation) -> Iterator[None]:
 
 
 @contextmanager
-def brought_up(installation: Installation, progress: Progress) -> Iterator[None]:
-    """Starts the region's cluster, where none runs, and joins it; ends it if the block fails."""
-    runs = installation.region_settings.ray_address is not None or runs_here(installation)
+def brought_up(
+    installation: Installation, ray_start: Sequence[str], progress: Progress
+) -> Iterator[Installation]:
+    """Starts the region's cluster, where none runs, and joins it; ends it if the block fails.
+
+    `ray_start`: the command that starts the head node of a cluster of several machines; empty for a
+    cluster on this machine alone. Gives the installation as it is with that cluster.
+    """
+    runs = installation.ray_address is not None or runs_here(installation)
     progress("Ray cluster")
     try:
-        if not runs:
+        if ray_start:
+            machine, runs = node_starter(installation, ray_start).start_head()
+            installation = replace(installation, machine=machine)
+        elif not runs:
             start_cluster(installation)
         join(installation)
-        yield
+        yield installation
     except BaseException:
         _leave(installation, stop=not runs)
         raise
+
+
+def node_starter(installation: Installation, ray_start: Sequence[str]) -> NodeStarter:
+    """For this machine as one of several of the region. Raises InvalidArgument."""
+    if installation.config is None:
+        raise InvalidArgument("name the settings file, which all machines share", "config")
+    return NodeStarter(
+        config=installation.config,
+        region=installation.region,
+        run_folder=installation.run_folder,
+        places=installation.gateway_places,
+        http_port=installation.region_settings.http.port,
+        command=ray_start,
+    )
 
 
 def _leave(installation: Installation, *, stop: bool) -> None:
@@ -171,9 +219,10 @@ def start_services(installation: Installation, progress: Progress) -> Coordinato
 
 
 def stop_region(installation: Installation) -> list[int]:
-    """Ends the region's cluster on this machine and returns the pids that were ended."""
+    """Ends what runs of the region on this machine and returns the pids that were ended."""
+    ended = [] if installation.machine is None else installation.machine.stop()
     found = find_local_cluster(installation.run_folder)
-    return [] if found is None else found.stop()
+    return ended if found is None else ended + found.stop()
 
 
 def _logical_cpus(installation: Installation) -> int:
@@ -257,6 +306,9 @@ def abort(number: int, reason: str) -> None:
 
 def python_client(installation: Installation) -> str | None:
     """The line with which a Python program connects to the region that runs here, if one does."""
+    machine = installation.machine
+    if machine is not None and machine.is_alive():
+        return f'connect("{machine.ray_address}", token_file="{machine.token_path}")'
     found = find_local_cluster(installation.run_folder)
     if found is None or not found.is_alive():
         return None

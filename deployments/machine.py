@@ -1,0 +1,281 @@
+"""This machine as one of the machines of a region: Ray on it, started, found again and ended.
+
+`ray up` starts Ray on every machine with `raygion up -- ray start ...` or `raygion join -- ray
+start ...`. Both leave a record in `RECORD`, so that every later command on the machine finds the
+settings, the cluster and the secret, whatever folder it is called from. A keeper
+(`deployments.machine_keeper`) holds Ray's processes together, and a mark in their environment says
+which ones they are; so ending them touches no other Ray on the machine.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import secrets
+import socket
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import psutil
+
+from cluster.errors import Conflict, InvalidArgument, Unavailable
+from cluster.records import Record
+from deployments.cluster_ports import check_http_port
+from deployments.haproxy_config import GatewayPlaces
+from deployments.marked_processes import (
+    MARKER_VARIABLE,
+    end_marked_processes,
+    is_marked,
+    marked_processes,
+)
+from deployments.ray_starter import (
+    auth_env,
+    failure_report,
+    machine_env,
+    spawn_detached,
+    write_haproxy_wrapper,
+)
+
+RECORD = Path(".config/raygion/machine.json")
+"""In the home folder."""
+_KEEPER = [sys.executable, "-m", "deployments.machine_keeper"]
+_RAYLET = "raylet"
+_STARTED = "Ray runtime started."
+_START_TIMEOUT_S = 180.0
+_END_TIMEOUT_S = 30.0
+_GCS_TIMEOUT_S = 10.0
+_JOIN_ATTEMPTS = 3
+"""Ray's autoscaler never again asks a machine to join that has failed to do so once."""
+_OPEN_FILES = 65_536
+"""Each connection is one, and so is each file that is mapped."""
+
+
+class Machine(Record):
+    """The record of the Ray node that was started on this machine last."""
+
+    config: Path
+    """The settings file of the installation that started it."""
+    region: str
+    ray_address: str
+    """Host and port of the cluster's control store."""
+    token_path: Path
+    """The file with the cluster's secret."""
+    marker: str
+    keeper_pid: int
+    is_head: bool
+
+    def is_alive(self) -> bool:
+        return is_marked(self.keeper_pid, self.marker)
+
+    def stop(self) -> list[int]:
+        """Ends all processes of the node and returns their pids. Raises Unavailable when one
+        outlives that.
+        """
+        return end_marked_processes(self.marker, timeout_s=_END_TIMEOUT_S)
+
+
+def find_machine() -> Machine | None:
+    """The record of this machine; None where Ray was never started in this way. Raises Corrupt."""
+    path = Path.home() / RECORD
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    return Machine.from_bytes(data, source=str(path))
+
+
+class NodeStarter:
+    """Starts Ray on this machine with a given `ray start` command, or finds it running."""
+
+    def __init__(
+        self,
+        *,
+        config: Path,
+        region: str,
+        run_folder: Path,
+        places: GatewayPlaces,
+        http_port: int,
+        command: Sequence[str],
+    ) -> None:
+        """`run_folder` takes HAProxy's program and the log. Raises InvalidArgument when the
+        command is not `ray start ...`, or the environment does not name the cluster's secret.
+        """
+        if list(command[:2]) != ["ray", "start"]:
+            raise InvalidArgument("must be `ray start` with its options, after `--`", "command")
+        if "--block" in command:
+            raise InvalidArgument("leave --block out: Raygion itself keeps watch", "command")
+        self._config = config
+        self._region = region
+        self._run_folder = run_folder
+        self._places = places
+        self._http_port = http_port
+        self._command = command
+        self._token_path = _token_path()
+
+    def start_head(self) -> tuple[Machine, bool]:
+        """The node, and whether it was started by this call.
+
+        Raises Conflict when the machine serves another region, InvalidArgument when the port of the
+        HTTP endpoint is taken, Unavailable when Ray does not start; nothing of it is left running
+        then.
+        """
+        found = self._found()
+        if found is not None and found.is_head and found.is_alive():
+            return found, False
+        if found is not None:
+            found.stop()
+        check_http_port(self._http_port)
+        return self._start(), True
+
+    def start_worker(self) -> tuple[Machine, bool]:
+        """As `start_head`. A node that the cluster has given up is ended and started anew."""
+        found = self._found()
+        if found is not None and found.is_alive():
+            if found.is_head:
+                raise Conflict(f"this machine is the head of region {found.region!r}")
+            if _is_member(found):
+                return found, False
+        for attempt in range(1, _JOIN_ATTEMPTS + 1):
+            if found is not None:
+                found.stop()
+            try:
+                return self._start(), True
+            except Unavailable:
+                if attempt == _JOIN_ATTEMPTS:
+                    raise
+            found = find_machine()
+        raise AssertionError("the loop returns or raises")
+
+    def _found(self) -> Machine | None:
+        """The record of this machine. Raises Conflict when it serves another region."""
+        found = find_machine()
+        if found is None or (found.config, found.region) == (self._config, self._region):
+            return found
+        if found.is_alive():
+            raise Conflict(
+                f"this machine serves region {found.region!r} of {found.config}; "
+                "end that with `raygion down` first"
+            )
+        return found
+
+    def _start(self) -> Machine:
+        logs = self._run_folder / "logs"
+        logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_haproxy_wrapper(self._run_folder, self._places, self._http_port)
+        _allow_many_files()
+        machine = Machine(
+            config=self._config,
+            region=self._region,
+            ray_address="",
+            token_path=self._token_path,
+            marker=secrets.token_hex(16),
+            keeper_pid=0,
+            is_head="--head" in self._command,
+        )
+        # The record comes before the first process, so that a start that is cut off can be ended.
+        _write(machine)
+        log = logs / "ray-start.log"
+        keeper = spawn_detached(
+            [*_KEEPER, *self._command], env=self._environment(machine), cwd=Path.home(), log=log
+        )
+        machine = machine.model_copy(update={"keeper_pid": keeper})
+        _write(machine)
+        try:
+            _wait_for_start(machine, log)
+            started = _raylet_options(machine)
+        except BaseException:
+            machine.stop()
+            raise
+        machine = machine.model_copy(update={"ray_address": started["gcs-address"]})
+        _write(machine)
+        return machine
+
+    def _environment(self, machine: Machine) -> dict[str, str]:
+        return {
+            **machine_env(self._run_folder),
+            # What the launcher says of the machine, and whatever the user has set, goes over that.
+            **os.environ,
+            **auth_env(machine.token_path),
+            MARKER_VARIABLE: machine.marker,
+            # Titles like `ray::IDLE` may otherwise be written over the environment, and the mark.
+            "SPT_NOENV": "1",
+        }
+
+
+def _write(machine: Machine) -> None:
+    path = Path.home() / RECORD
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft = path.with_suffix(".new")
+    draft.write_bytes(machine.to_bytes())
+    draft.chmod(0o600)
+    draft.replace(path)
+
+
+def _token_path() -> Path:
+    named = os.environ.get("RAY_AUTH_TOKEN_PATH", "")
+    if not named:
+        raise InvalidArgument(
+            "set it to the file with the cluster's secret, which all machines share",
+            "RAY_AUTH_TOKEN_PATH",
+        )
+    path = Path(named).expanduser().absolute()
+    if not path.is_file():
+        raise InvalidArgument(f"there is no file {path}", "RAY_AUTH_TOKEN_PATH")
+    return path
+
+
+def _allow_many_files() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+
+
+def _wait_for_start(machine: Machine, log: Path) -> None:
+    deadline_s = time.monotonic() + _START_TIMEOUT_S
+    while _STARTED not in log.read_text(errors="replace"):
+        if not machine.is_alive():
+            problem = "did not start"
+        elif time.monotonic() > deadline_s:
+            problem = f"is not up after {_START_TIMEOUT_S:g} s"
+        else:
+            time.sleep(0.1)
+            continue
+        report = failure_report(log=log, ray_logs=Path("/tmp/ray/session_latest/logs"))
+        raise Unavailable(f"Ray {problem} on {socket.gethostname()}, see {log}\n{report}")
+
+
+def _raylet_options(machine: Machine) -> Mapping[str, str]:
+    """The options of the node's raylet, which say where it and the cluster are.
+
+    Raises Unavailable when the raylet has just died.
+    """
+    for process in marked_processes(machine.marker):
+        try:
+            if process.name() == _RAYLET:
+                pairs = (option.lstrip("-").split("=", 1) for option in process.cmdline()[1:])
+                return {pair[0].replace("_", "-"): pair[1] for pair in pairs if len(pair) == 2}
+        except psutil.Error:
+            continue
+    raise Unavailable("Ray has ended right after its start; see its logs in /tmp/ray")
+
+
+def _is_member(machine: Machine) -> bool:
+    """Whether the cluster counts the node that runs on this machine among those alive."""
+    from ray._raylet import GcsClient, RpcError  # type: ignore[attr-defined]
+
+    from actors.cluster_join import prepare_to_join
+
+    try:
+        prepare_to_join(machine.ray_address, machine.token_path)
+        own = _raylet_options(machine)["node-id"]
+        nodes = GcsClient(address=machine.ray_address).get_all_node_info(timeout=_GCS_TIMEOUT_S)
+    except (Unavailable, InvalidArgument, KeyError, RpcError):
+        return False
+    return any(node.node_id.hex() == own and node.state == _ALIVE for node in nodes.values())
+
+
+_ALIVE = 0
+"""As Ray's protocol numbers the states of a node."""

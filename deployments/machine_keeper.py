@@ -1,0 +1,60 @@
+"""Holds the processes of one Ray node together: starts Ray, waits until it ends, ends the rest.
+
+    python -m deployments.machine_keeper ray start ...
+
+Ray leaves processes behind when a node loses its cluster or is stopped: log monitors, agents, the
+HAProxy of Serve, helpers of language models. All of them inherit the mark in this process's
+environment, and go with the node. The node itself ends when its raylet does, or, on the head, its
+control store: a raylet ends within about a minute after it has lost the control store.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from typing import NoReturn
+
+import psutil
+
+from deployments.marked_processes import (
+    MARKER_VARIABLE,
+    end_marked_processes,
+    is_marked,
+    marked_processes,
+)
+
+_VITAL = ("raylet", "gcs_server")
+"""Without one of these the node is dead."""
+_LOOK_S = 1.0
+_END_TIMEOUT_S = 30.0
+
+
+def keep(marker: str, command: list[str]) -> int:
+    """Returns the status of `command` once the node is gone and nothing of it runs any more."""
+    status = subprocess.call(command)
+    vital = _vital_processes(marker) if status == 0 else []
+    while vital and all(is_marked(pid, marker) for pid in vital):
+        time.sleep(_LOOK_S)
+    end_marked_processes(marker, timeout_s=_END_TIMEOUT_S)
+    return status
+
+
+def _vital_processes(marker: str) -> list[int]:
+    found: list[int] = []
+    for process in marked_processes(marker):
+        try:
+            if process.name() in _VITAL:
+                found.append(process.pid)
+        except psutil.Error:
+            continue
+    return found
+
+
+def main() -> NoReturn:
+    sys.exit(keep(os.environ[MARKER_VARIABLE], sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()
