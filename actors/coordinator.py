@@ -21,11 +21,13 @@ from functools import partial
 from pathlib import Path
 
 from actors.canary_judge import CanaryJudge
+from actors.gateway_spread import GatewayOrder, GatewaySpread
+from actors.loaded_release import LoadedRelease
 from actors.log_readings import LogReadings
 from actors.process_loads import ProcessLoads
 from actors.region_nudges import HttpNudges, RegionNudges
-from actors.region_summary import SWITCHES_PUBLISHED, is_healthy, pulse_of, summary_of
-from actors.release_loader import GeneratorDeployer, LoadedRelease, ReleaseLoader
+from actors.region_summary import is_healthy, pulse_of, summary_of, view_of
+from actors.release_loader import GeneratorDeployer, ReleaseLoader
 from actors.replica_counts import ReplicaCounts
 from cluster.answers import RegionSummary
 from cluster.clock import SYSTEM_CLOCK, Clock
@@ -105,6 +107,7 @@ class Coordinator:
         """What the last step failed with."""
         self._preparing = ThreadPoolExecutor(1, thread_name_prefix="prepare")
         self._judge = CanaryJudge(clock)
+        self._gateways = GatewaySpread(clock)
         self._holding = threading.Lock()
         """Held while a loaded release is replaced or dropped."""
         self._tending = threading.Lock()
@@ -226,7 +229,12 @@ class Coordinator:
     def status(self) -> RegionSummary:
         now_ms = self._clock.wall_ms()
         regions = overview(self._state, self._pulse.regions, self._settings.regions, now_ms)
-        return summary_of(self._view, self._state, regions, now_ms, self._loader.num_serving)
+        told = summary_of(self._view, self._state, regions, now_ms, self._loader.num_serving)
+        return replace(told, machines=self._loader.machines(self._gateways.places()))
+
+    def gateway(self, process: str, node: str) -> GatewayOrder:
+        """A gateway runs on that node; what it is to do about that. Gateways ask every second."""
+        return self._gateways.tell(process, node)
 
     def stop(self) -> None:
         """Ends its threads soon; what is loaded stays."""
@@ -340,13 +348,12 @@ class Coordinator:
         number = release.number
         try:
             planned = self._begun[number] = self._loader.plan(release)
-            self._loader.load(planned)
+            self._loaded[number] = self._loader.load(planned)
         except Exception as error:
             log.exception("release %d cannot be prepared", number)
             reason = str(error) if isinstance(error, RaygionError) else "an error; see the log"
             self._inbox.put(PrepareFailed(release=number, reason=reason))
         else:
-            self._loaded[number] = planned
             self._inbox.put(Prepared(release=number))
 
     def _unload(self, number: int) -> None:
@@ -361,20 +368,12 @@ class Coordinator:
             log.exception("release %d is not wholly unloaded", number)
 
     def _publish(self) -> None:
-        state = self._rollout.state
-        prepared = self._rollout.prepared()
-        resident = state.resident(self._clock.wall_ms())
-        canary = self._rollout.canary(self._clock.wall_ms())
-        view = RegionView(
-            region=self._rollout.region,
-            releases={n: x.view for n, x in sorted(self._loaded.items()) if n in prepared},
-            switches=state.switches[-SWITCHES_PUBLISHED:],
-            canary=None if canary is None or canary.release not in prepared else canary,
-            revision=self._view.revision,
-        )
+        state, now_ms = self._rollout.state, self._clock.wall_ms()
+        view = view_of(self._rollout, self._loaded, now_ms, self._view.revision)
         with self._published:
             self._state = state
             self._pulse = pulse_of(self._rollout, self._driver.freshness, self._store_id)
+            resident = state.resident(now_ms)
             self._prepared_in = {n: self._rollout.regions_prepared(n) for n in resident}
             if view != self._view:
                 self._view = replace(view, revision=uuid.uuid4().hex)
@@ -387,6 +386,7 @@ class Coordinator:
             try:
                 with self._tending:
                     self._loader.mend(list(self._loaded.values()))
+                self._gateways.look(self._loader.nodes, self._loader.settled_nodes)
                 self._resize()
             except Exception:
                 log.exception("mending failed; it is tried again")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 
+from actors.own_node import own_node
 from cluster.artifact_cache import ArtifactCache
 from cluster.artifacts import Artifacts
 from cluster.coalescing import Coalescer
@@ -85,6 +87,14 @@ class EmbeddingQueue:
         return np.split(np.concatenate(pieces), ends[:-1])
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedderStatus:
+    """What an embedder says of itself, which it can once it has its model."""
+
+    node: str
+    """The id of the Ray node on which it runs."""
+
+
 class EmbeddingWorker:
     """One replica of an embedder: fetches the model, then answers `embed`.
 
@@ -105,6 +115,9 @@ class EmbeddingWorker:
     async def embed(self, texts: Sequence[str]) -> Float32Array:
         """float32 [n, dimension]; see `EmbeddingQueue.embed`."""
         return await self._queue.embed(texts)
+
+    async def status(self) -> EmbedderStatus:
+        return EmbedderStatus(node=own_node())
 
 
 class EmbedBatches:

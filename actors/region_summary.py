@@ -4,9 +4,15 @@ is.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from cluster.answers import CanarySummary, CorpusSummary, RegionSummary, ReleaseSummary
+from actors.loaded_release import LoadedRelease
+from cluster.answers import (
+    CanarySummary,
+    CorpusSummary,
+    RegionSummary,
+    ReleaseSummary,
+)
 from cluster.region_view import CorpusView, Freshness, Pulse, RegionView, ReleaseView
 from cluster.regions_overview import RegionsOverview
 from cluster.releases import LogState
@@ -15,6 +21,20 @@ from cluster.rollout import Rollout
 SWITCHES_PUBLISHED = 16
 """Enough for the current release, the one before and what is due; a view stays small for ever."""
 _ABORTED_PUBLISHED = 64
+
+
+def view_of(
+    rollout: Rollout, loaded: Mapping[int, LoadedRelease], now_ms: int, revision: str
+) -> RegionView:
+    """What gateways serve by: the releases that are loaded and prepared, and when to switch."""
+    prepared, canary = rollout.prepared(), rollout.canary(now_ms)
+    return RegionView(
+        region=rollout.region,
+        releases={n: x.view for n, x in sorted(loaded.items()) if n in prepared},
+        switches=rollout.state.switches[-SWITCHES_PUBLISHED:],
+        canary=None if canary is None or canary.release not in prepared else canary,
+        revision=revision,
+    )
 
 
 def summary_of(

@@ -4,9 +4,9 @@ serve.
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,15 +14,18 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from actors import names, wiring
+from actors.fleet import Actors, Fleet, Kind, machines_of
+from actors.loaded_release import LoadedRelease, shards_of
 from actors.replica_counts import ReplicaCounts
 from actors.shard_replica import ReplicaStatus
+from cluster.answers import MachineSummary
 from cluster.artifact_cache import ArtifactCache
 from cluster.artifacts import Artifacts
 from cluster.catalog import Catalog
 from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.config import Settings
 from cluster.errors import InvalidArgument, RaygionError, Unavailable
-from cluster.manifests import ArtifactFile, IndexManifest, ModelManifest
+from cluster.manifests import IndexManifest, ModelManifest
 from cluster.model_settings import GeneratorSettings
 from cluster.object_store import ObjectStore
 from cluster.region_view import CorpusView, GeneratorView, ReleaseView
@@ -31,9 +34,7 @@ from cluster.replica_scaling import ReplicaLoad
 
 log = logging.getLogger(__name__)
 _LOAD_TIMEOUT_S = 600.0
-_STATUS_TIMEOUT_S = 3.0
 _WARM_UP = ["warm up"]
-_DISMISS_AFTER_S = 10.0
 
 
 class GeneratorDeployer(Protocol):
@@ -46,26 +47,9 @@ class GeneratorDeployer(Protocol):
     def delete(self, application: str) -> None: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadedRelease:
-    """A release as this region serves it, with what its parts are made of."""
-
-    view: ReleaseView
-    indexes: Mapping[str, IndexManifest]
-    embedder: ModelManifest | None
-    generator: ModelManifest | None
-    """None also where it runs in other regions alone."""
-
-    @property
-    def artifacts(self) -> frozenset[tuple[ArtifactFile, ...]]:
-        """The sets of files that its parts are opened from."""
-        shards = (shard for index in self.indexes.values() for shard in index.shards)
-        models = {m.files for m in (self.embedder, self.generator) if m is not None}
-        return frozenset(models.union(*(shard.folders for shard in shards)))
-
-
 class ReleaseLoader:
-    """Loads and unloads releases; loads again what restarted replicas have lost.
+    """Loads and unloads releases; loads again what restarted replicas have lost, and keeps replicas
+    and embedders spread over the machines.
 
     `load` may be called again for a release that is loaded, wholly or in part: what is there is
     kept. Not thread-safe but for `plan` and `load`.
@@ -80,6 +64,7 @@ class ReleaseLoader:
         deployer: GeneratorDeployer,
         counts: ReplicaCounts,
         clock: Clock = SYSTEM_CLOCK,
+        actors: Actors = wiring,
     ) -> None:
         self._settings = settings
         self._region = region
@@ -91,11 +76,11 @@ class ReleaseLoader:
         self._cache.limit(settings.cache.bytes_max)
         self._catalog = Catalog(store)
         self._deployer = deployer
+        self._fleet = Fleet(actors, clock)
         self._loading: dict[tuple[str, str], Any] = {}
-        self._statuses: dict[str, ReplicaStatus] = {}
+        self._busy_s: dict[str, float] = {}
+        """Of each replica, as it said when it was asked last."""
         self._looked_s = clock.monotonic_s()
-        self._made: set[str] = set()
-        self._surplus: dict[str, float] = {}
 
     def plan(self, release: Release) -> LoadedRelease:
         """What the release will be made of here: the corpora that may be in this region, and a
@@ -115,7 +100,7 @@ class ReleaseLoader:
         view = ReleaseView(
             number=release.number,
             corpora={corpus: self._corpus_view(index) for corpus, index in indexes.items()},
-            embedders=self._embedder_names(embedder),
+            embedders=() if embedder is None else self._embedders_to_be(embedder),
             generator=None if generator is None else self._generator_view(generator),
             prompt=contents.prompt,
             elsewhere=frozenset(contents.indexes.keys() - here),
@@ -127,115 +112,141 @@ class ReleaseLoader:
             generator=generator if self._generates else None,
         )
 
-    def load(self, planned: LoadedRelease) -> None:
-        """Fetches, verifies, loads and warms up. Blocks; raises the errors of `cluster.errors`.
+    def load(self, planned: LoadedRelease) -> LoadedRelease:
+        """Fetches, verifies, loads and warms up; returns the release with those in its view that
+        have it. Blocks; raises the errors of `cluster.errors`.
 
         When it fails, some parts are loaded and nothing is under way any more.
         """
         # The cache of this machine keeps them also while an actor that uses them is made anew.
         for files in planned.artifacts:
             self._cache.pin(files)
+        filled = {
+            name: self._fleet.fill(name, kind) for name, kind in self._kinds([planned]).items()
+        }
         loads = [
             replica.load.remote(index)
             for index in planned.indexes.values()
-            for replica in self._replicas(index).values()
+            for shard in index.shards
+            for replica in filled[names.shard(index.corpus, shard.shard)].values()
         ]
-        workers = self._embedders(planned.embedder).values()
-        loads += [worker.embed.remote(_WARM_UP) for worker in workers]
+        if planned.embedder_group is not None:
+            workers = filled[planned.embedder_group].values()
+            loads += [worker.embed.remote(_WARM_UP) for worker in workers]
         _wait_for(loads)
         if planned.generator is not None:
             application = names.generator_application(planned.generator.version)
             self._deployer.deploy(planned.generator, application, self._settings.generator)
+        return planned.with_members(lambda group: tuple(filled[group]))
 
     def retire(self, gone: LoadedRelease, kept: Iterable[LoadedRelease]) -> None:
         """Unloads what `gone` has and none of `kept` needs."""
         kept = list(kept)
-        needed = {name for k in kept for name in self._all_names(k)}
+        needed = self._kinds(kept).keys()
         versions = {index.version for k in kept for index in k.indexes.values()}
         for index in gone.indexes.values():
             if index.version not in versions:
-                for name, replica in self._replicas(index).items():
-                    if name in needed:
+                for group in needed & set(shards_of(index)):
+                    for replica in self._fleet.handles(group):
                         replica.unload.remote(index.version)
-        for name in self._all_names(gone) - needed:
-            wiring.kill(name)
+        self._fleet.drop(self._kinds([gone]).keys() - needed)
         for files in gone.artifacts.difference(*(k.artifacts for k in kept)):
             self._cache.let_go(files)
-        application = _application(gone)
-        if application is not None and application not in map(_application, kept):
+        application = gone.application
+        if application is not None and application not in {k.application for k in kept}:
             self._deployer.delete(application)
 
     def mend(self, loaded: Iterable[LoadedRelease]) -> None:
-        """Makes anew the actors that are gone, and lets empty replicas load what they should
-        hold.
+        """Makes anew the actors that are gone, lets empty replicas load what they should hold, and
+        moves one actor to a better place if there is one.
         """
+        loaded = list(loaded)
+        kinds = self._kinds(loaded)
+        handles = {
+            name: handle
+            for group, kind in kinds.items()
+            for name, handle in self._fleet.fill(group, kind).items()
+        }
         wanted: dict[str, dict[str, IndexManifest]] = {}
-        handles: dict[str, Any] = {}
         for release in loaded:
-            self._embedders(release.embedder)
             for index in release.indexes.values():
-                for name, replica in self._replicas(index).items():
-                    handles[name] = replica
-                    wanted.setdefault(name, {})[index.version] = index
-        self._look_at(handles)
-        for name, indexes in wanted.items():
-            status = self._statuses.get(name)
-            held = indexes.keys() if status is None else status.index_versions
-            for version in indexes.keys() - held:
-                self._load_again(name, handles[name], indexes[version])
-        self._dismiss()
+                for group in shards_of(index):
+                    wanted.setdefault(group, {})[index.version] = index
+        self._fleet.look()
+        self._observe()
+        for name, handle in handles.items():
+            for index in wanted.get(names.group_of(name), {}).values():
+                if self._answers(name) and not self._holds(name, index.version):
+                    self._load_again(name, handle, index)
+
+        def serves(name: str) -> bool:
+            versions = wanted.get(names.group_of(name), {})
+            return self._answers(name) and all(self._holds(name, version) for version in versions)
+
+        self._fleet.spread(kinds, serves)
 
     def resized(self, loaded: LoadedRelease) -> LoadedRelease:
-        """The release with as many replicas in its view as there should be now; those that were
-        added come in once they hold the index. The same object when nothing changes.
+        """The release with the members in its view that there are now; those that were added come
+        in once they hold what they should. The same object when nothing changes.
         """
-        known = self._actor_names(loaded)
-        corpora: dict[str, CorpusView] = {}
-        for corpus, index in loaded.indexes.items():
-            serving = {n for n in self._statuses if self._holds(n, index.version)}
-            corpora[corpus] = self._corpus_view(index, known | serving)
-        if corpora == loaded.view.corpora:
-            return loaded
-        return replace(loaded, view=replace(loaded.view, corpora=corpora))
+        known = {n for c in loaded.view.corpora.values() for shard in c.shards for n in shard}
+        known |= set(loaded.view.embedders)
+        versions = loaded.versions
+
+        def ready(group: str) -> tuple[str, ...]:
+            version = versions.get(group)
+            return tuple(
+                name
+                for name in self._fleet.members(group)
+                if name in known
+                or (self._answers(name) if version is None else self._holds(name, version))
+            )
+
+        resized = loaded.with_members(ready)
+        return loaded if resized.view == loaded.view else resized
 
     def num_serving(self, corpus: CorpusView) -> int:
         """Replicas of the corpus that held its index version when they were last asked."""
         replicas = (name for shard in corpus.shards for name in shard)
         return sum(self._holds(name, corpus.index_version) for name in replicas)
 
+    @property
+    def nodes(self) -> Collection[str]:
+        """Those that were alive when last looked."""
+        return self._fleet.nodes
+
+    @property
+    def settled_nodes(self) -> Collection[str]:
+        """Those to which an actor may be moved, as they are not likely to go soon."""
+        return self._fleet.settled_nodes
+
+    def machines(self, gateways: Mapping[str, str]) -> tuple[MachineSummary, ...]:
+        """What runs where, as seen last. `gateways`: the node of each gateway, by name."""
+        return machines_of(self._fleet.nodes, self._fleet.places(), gateways)
+
+    def _answers(self, name: str) -> bool:
+        return self._fleet.status(name) is not None
+
     def _holds(self, name: str, index_version: str) -> bool:
-        status = self._statuses.get(name)
+        status: ReplicaStatus | None = self._fleet.status(name)
         return status is not None and index_version in status.index_versions
 
-    def _look_at(self, handles: Mapping[str, Any]) -> None:
-        """Asks the replicas how they are, and lets the policy see what they have done."""
-        before, asked_s = self._statuses, self._looked_s
-        self._statuses, self._looked_s = _statuses(handles), self._clock.monotonic_s()
+    def _observe(self) -> None:
+        """Lets the policy see what the replicas have done since it looked last."""
+        before, asked_s = self._busy_s, self._looked_s
+        self._busy_s, self._looked_s = {}, self._clock.monotonic_s()
         elapsed_s = max(1e-3, self._looked_s - asked_s)
         loads: dict[str, list[ReplicaLoad]] = {}
-        self._counts.forget_all_but({names.corpus_of(name) for name in handles})
-        for name, status in self._statuses.items():
-            earlier = before.get(name)
-            busy_s = status.busy_s - (earlier.busy_s if earlier is not None else 0.0)
-            share = min(1.0, max(0.0, busy_s / elapsed_s))
-            load = ReplicaLoad(busy_share=share, waiting=status.waiting)
-            loads.setdefault(names.corpus_of(name), []).append(load)
+        for name in self._fleet.places():
+            status = self._fleet.status(name)
+            if isinstance(status, ReplicaStatus):
+                self._busy_s[name] = status.busy_s
+                share = (status.busy_s - before.get(name, 0.0)) / elapsed_s
+                load = ReplicaLoad(busy_share=min(1.0, max(0.0, share)), waiting=status.waiting)
+                loads.setdefault(names.corpus_of(name), []).append(load)
+        self._counts.forget_all_but(loads.keys())
         for corpus, of_corpus in loads.items():
             self._counts.observe(corpus, of_corpus, self._looked_s)
-
-    def _dismiss(self) -> None:
-        """Ends replicas beyond the count, after a while: queries may be on their way there."""
-        now_s = self._clock.monotonic_s()
-        surplus = {
-            name
-            for name in self._made.copy()
-            if names.number_of(name) >= self._counts.count(names.corpus_of(name))
-        }
-        self._surplus = {name: self._surplus.get(name, now_s) for name in surplus}
-        for name, since_s in self._surplus.items():
-            if now_s - since_s >= _DISMISS_AFTER_S:
-                wiring.kill(name)
-                self._made.discard(name)
 
     def _load_again(self, name: str, replica: Any, index: IndexManifest) -> None:
         key = (name, index.version)
@@ -244,56 +255,53 @@ class ReleaseLoader:
             done, _ = ray.wait([running], timeout=0)
             if not done:
                 return
-        log.warning("%s has lost index %s: loading it again", name, index.version)
+        log.warning("%s lacks index %s: loading it", name, index.version)
         self._loading[key] = replica.load.remote(index)
 
-    def _replicas(self, index: IndexManifest) -> dict[str, Any]:
-        number = self._counts.count(index.corpus)
-        replicas = {
-            names.replica(index.corpus, shard.shard, replica): wiring.replica_actor(
-                index.corpus,
-                shard.shard,
-                replica,
-                store=self._store,
-                cache_folder=self._cache_folder,
-            )
-            for shard in index.shards
-            for replica in range(number)
-        }
-        self._made |= replicas.keys()
-        return replicas
+    def _kinds(self, releases: Iterable[LoadedRelease]) -> dict[str, Kind]:
+        """The groups of actors that the releases need."""
+        kinds: dict[str, Kind] = {}
+        for release in releases:
+            if release.embedder is not None:
+                kinds[names.embedders(release.embedder.version)] = self._embedder_kind(
+                    release.embedder
+                )
+            for index in release.indexes.values():
+                for group in shards_of(index):
+                    kinds[group] = self._shard_kind(index, group)
+        return kinds
 
-    def _embedders(self, model: ModelManifest | None) -> dict[str, Any]:
-        if model is None:
-            return {}
-        return {
-            name: wiring.embedder_actor(
-                model, number, store=self._store, cache_folder=self._cache_folder
-            )
-            for number, name in enumerate(self._embedder_names(model))
-        }
+    def _shard_kind(self, index: IndexManifest, group: str) -> Kind:
+        def make(name: str, node: str) -> Any:
+            shard, folder = names.number_of(group), self._cache_folder
+            return wiring.replica_actor(name, shard, node, store=self._store, cache_folder=folder)
 
-    def _embedder_names(self, model: ModelManifest | None) -> tuple[str, ...]:
-        if model is None:
-            return ()
-        replicas = self._settings.embedder.replicas
-        return tuple(names.embedder(model.version, number) for number in range(replicas))
+        return Kind(self._counts.count(index.corpus), make)
 
-    def _actor_names(self, release: LoadedRelease) -> set[str]:
-        return _replica_names(release.view.corpora.values()) | set(release.view.embedders)
+    def _embedder_kind(self, model: ModelManifest) -> Kind:
+        def make(name: str, node: str) -> Any:
+            folder = self._cache_folder
+            return wiring.embedder_actor(name, model, node, store=self._store, cache_folder=folder)
 
-    def _all_names(self, release: LoadedRelease) -> set[str]:
-        """Also of the replicas that it was given since it was planned."""
-        now = _replica_names(map(self._corpus_view, release.indexes.values()))
-        return self._actor_names(release) | now
+        return Kind(self._num_embedders, make)
 
-    def _corpus_view(self, index: IndexManifest, only: Collection[str] | None = None) -> CorpusView:
-        """`only`: the replicas that may be in it; None takes all that there should be."""
-        numbers = range(self._counts.count(index.corpus))
-        shards = (
-            tuple(names.replica(index.corpus, shard.shard, number) for number in numbers)
-            for shard in index.shards
-        )
+    @property
+    def _num_embedders(self) -> int:
+        return self._settings.embedder.count(len(self._fleet.nodes))
+
+    def _embedders_to_be(self, model: ModelManifest) -> tuple[str, ...]:
+        return self._to_be(names.embedders(model.version), self._num_embedders)
+
+    def _to_be(self, group: str, wanted: int) -> tuple[str, ...]:
+        """The names of the group's members once there are as many as wanted."""
+        members = list(self._fleet.members(group))
+        free = (names.member(group, number) for number in itertools.count())
+        while len(members) < wanted:
+            members.append(next(name for name in free if name not in members))
+        return tuple(members)
+
+    def _corpus_view(self, index: IndexManifest) -> CorpusView:
+        count = self._counts.count(index.corpus)
         return CorpusView(
             corpus=index.corpus,
             index_version=index.version,
@@ -304,9 +312,7 @@ class ReleaseLoader:
             num_passages=index.num_passages,
             recall_at_10=index.recall_at_10,
             partition_by=index.partition_by,
-            shards=tuple(
-                tuple(name for name in shard if only is None or name in only) for shard in shards
-            ),
+            shards=tuple(self._to_be(group, count) for group in shards_of(index)),
         )
 
     @property
@@ -321,15 +327,6 @@ class ReleaseLoader:
             tokenizer_files=tuple(f for f in model.files if not f.path.endswith(weights)),
             context_tokens_max=self._settings.generator.context_tokens_max,
         )
-
-
-def _replica_names(corpora: Iterable[CorpusView]) -> set[str]:
-    return {name for corpus in corpora for shard in corpus.shards for name in shard}
-
-
-def _application(release: LoadedRelease) -> str | None:
-    """The generator's, where it runs here."""
-    return None if release.view.generator is None else release.view.generator.application
 
 
 def _check_fingerprint(index: IndexManifest, embedder: ModelManifest | None) -> None:
@@ -359,18 +356,3 @@ def _wait_for(refs: list[Any]) -> None:
         raise Unavailable(f"a replica died while loading: {error}") from error
     if slow:
         raise Unavailable(f"loading took more than {_LOAD_TIMEOUT_S:.0f} s")
-
-
-def _statuses(handles: Mapping[str, Any]) -> dict[str, ReplicaStatus]:
-    """What each replica says of itself that answers in time."""
-    refs = {handle.status.remote(): name for name, handle in handles.items()}
-    if not refs:
-        return {}
-    done, _ = ray.wait(list(refs), num_returns=len(refs), timeout=_STATUS_TIMEOUT_S)
-    statuses: dict[str, ReplicaStatus] = {}
-    for ref in done:
-        try:
-            statuses[refs[ref]] = ray.get(ref)
-        except RayError as error:
-            log.info("%s does not answer: %s", refs[ref], error)
-    return statuses

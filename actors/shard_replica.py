@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from actors.own_node import own_node
 from actors.shard_index import ShardIndex
 from cluster.artifact_cache import ArtifactCache
 from cluster.artifacts import Artifacts
@@ -60,6 +61,8 @@ class ReplicaStatus:
     waiting: int
     busy_s: float
     """Time spent on searches since it started."""
+    node: str
+    """The id of the Ray node on which it runs."""
 
 
 @dataclass(slots=True)
@@ -230,6 +233,7 @@ class ShardReplicaActor:
             pid=os.getpid(),
             waiting=self._waiting,
             busy_s=self._gone_busy_s + sum(each.spent_s() for each in opened.values()),
+            node=own_node(),
         )
 
     def _open(self, manifest: IndexManifest) -> None:

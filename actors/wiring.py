@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ParamSpec
 
 import ray
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors import names
 from actors.actor_calls import NAMESPACE
 from actors.embedding_worker import EmbeddingWorker
 from actors.ray_environment import ONE_THREAD
@@ -19,9 +19,10 @@ from actors.shard_replica import ShardReplicaActor
 from cluster.errors import RaygionError
 from cluster.manifests import ModelManifest
 from cluster.object_store import ObjectStore
-from cluster.placement import node_of
 
 P = ParamSpec("P")
+log = logging.getLogger(__name__)
+_STATUS_TIMEOUT_S = 3.0
 
 _DETACHED: Mapping[str, object] = {
     "namespace": NAMESPACE,
@@ -44,36 +45,58 @@ def cluster_id() -> str:
     return str(worker.gcs_client.cluster_id.hex())
 
 
-def live_nodes() -> list[str]:
-    """Ids of the nodes on which actors can be placed."""
+def live_nodes() -> dict[str, str]:
+    """The nodes on which actors can be placed: their addresses, by their ids."""
     nodes: list[Any] = ray.nodes()  # type: ignore[no-untyped-call]
-    return [node["NodeID"] for node in nodes if node["Alive"]]
+    return {node["NodeID"]: node["NodeManagerAddress"] for node in nodes if node["Alive"]}
+
+
+def existing_actors() -> list[str]:
+    """The names of Raygion's detached actors that are not dead."""
+    named: list[Any] = ray.util.list_named_actors(all_namespaces=True)
+    return [actor["name"] for actor in named if actor["namespace"] == NAMESPACE]
+
+
+def statuses(handles: Mapping[str, Any]) -> dict[str, Any]:
+    """What each actor says of itself that answers in time, by its name."""
+    refs = {handle.status.remote(): name for name, handle in handles.items()}
+    if not refs:
+        return {}
+    done, _ = ray.wait(list(refs), num_returns=len(refs), timeout=_STATUS_TIMEOUT_S)
+    said: dict[str, Any] = {}
+    for ref in done:
+        try:
+            said[refs[ref]] = ray.get(ref)
+        except RayError as error:
+            log.info("%s does not answer: %s", refs[ref], error)
+    return said
 
 
 def replica_actor(
-    corpus: str, shard: int, number: int, *, store: ObjectStore, cache_folder: Path
+    name: str, shard: int, node: str, *, store: ObjectStore, cache_folder: Path
 ) -> Any:
-    """The actor of one replica: the running one, or a new one on the node that placement gives."""
-    node = NodeAffinitySchedulingStrategy(node_of(shard, number, live_nodes()), soft=True)
+    """The actor of one shard replica: the running one, or a new one on that node."""
     actor = ray.remote(ShardReplicaActor)
-    options = {
-        **_DETACHED,
-        "max_concurrency": 512,
-        "scheduling_strategy": node,
-        "runtime_env": ONE_THREAD,
-    }
-    name = names.replica(corpus, shard, number)
-    return actor.options(name=name, **options).remote(shard, store, cache_folder)
+    options = {**_placed(name, node), "runtime_env": ONE_THREAD}
+    return actor.options(**options).remote(shard, store, cache_folder)
 
 
 def embedder_actor(
-    model: ModelManifest, number: int, *, store: ObjectStore, cache_folder: Path
+    name: str, model: ModelManifest, node: str, *, store: ObjectStore, cache_folder: Path
 ) -> Any:
-    """The actor of one embedder replica."""
+    """The actor of one embedder replica: the running one, or a new one on that node."""
     actor = ray.remote(EmbeddingWorker)
-    options = {**_DETACHED, "max_concurrency": 512, "scheduling_strategy": "SPREAD"}
-    name = names.embedder(model.version, number)
-    return actor.options(name=name, **options).remote(model, store, cache_folder)
+    return actor.options(**_placed(name, node)).remote(model, store, cache_folder)
+
+
+def _placed(name: str, node: str) -> dict[str, Any]:
+    return {
+        **_DETACHED,
+        "name": name,
+        "max_concurrency": 512,
+        # Soft: when the node is gone, the actor comes back on another one.
+        "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=True),
+    }
 
 
 def detached_actor(

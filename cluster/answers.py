@@ -6,7 +6,7 @@ these values, so there is one way through the code for all of them.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol
@@ -164,6 +164,19 @@ class CanarySummary:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MachineSummary:
+    """One machine of the region, or one node of its Ray cluster where a machine has several."""
+
+    address: str
+    node: str
+    """The id that Ray gave it."""
+    replicas: Mapping[str, int]
+    """Shard replicas that run there and answer, by corpus."""
+    embedders: int
+    gateways: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RegionSummary:
     region: str
     release: int | None
@@ -178,6 +191,8 @@ class RegionSummary:
     """All of them, as far as this one knows."""
     divergence: DivergenceReport | None = None
     """How their answers compare; None where nothing is compared."""
+    machines: tuple[MachineSummary, ...] = ()
+    """Those that are alive, as seen last."""
 
 
 class QueryService(Protocol):

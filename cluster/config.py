@@ -115,7 +115,7 @@ class Settings(Record):
         wanted = settings.http.answers_in_flight_max
         if not settings.generates:
             return wanted
-        return min(wanted, self.generator.places(settings.http.gateways))
+        return min(wanted, self.generator.places(settings.http.gateways_least(machines=1)))
 
     def region_name(self, asked: str | None) -> str:
         """`asked`, or the only region there is. Raises InvalidArgument naming the choices."""

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from cluster.records import Record
+from cluster.region_settings import SURVIVORS
 
 STARTER = "starter"
 """Instead of a model's source: the small model that installs with Raygion."""
@@ -17,7 +18,13 @@ class EmbedderSettings(Record):
 
     source: str = STARTER
     """`starter`, a Hugging Face folder, a hub id, or the URL of a folder in object storage."""
-    replicas: Annotated[int, Field(ge=1)] = 1
+    replicas: Annotated[int, Field(ge=1)] | None = None
+    """Actors that embed queries; None: one, or two where the region has several machines, so that
+    a lost machine leaves one."""
+
+    def count(self, machines: int) -> int:
+        """How many there should be on so many machines."""
+        return self.replicas or max(1, min(SURVIVORS, machines))
 
 
 CALLS_PER_SEQUENCE = 2

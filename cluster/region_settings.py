@@ -12,6 +12,8 @@ from cluster.caller import Location
 from cluster.records import Record
 
 _PORT = Field(ge=1, le=65535)
+SURVIVORS = 2
+"""Of each part that queries need, on different machines: one of them outlives the other."""
 
 
 class StoreSettings(Record):
@@ -37,12 +39,22 @@ class EndpointSettings(Record):
     answers_in_flight_max: Annotated[int, Field(ge=1)] = 32
     """Answers that one gateway process works on at once, or fewer where the region's language
     models hold no more; one more is refused before anything is looked up for it."""
-    gateways: Annotated[int, Field(ge=1)] = 1
-    """Gateway processes that always run."""
+    gateways: Annotated[int, Field(ge=1)] | None = None
+    """Gateway processes that always run; None: one, or two where the region has several machines,
+    so that a lost machine leaves one."""
     gateways_max: Annotated[int, Field(ge=1)] | None = None
-    """More are started under load, up to this; None: up to one for each core of the machine."""
+    """More are started under load, up to this; None: up to one for each core of a machine, and at
+    least two."""
     local_first: bool = True
     """Gateways search shards whose files are on their node themselves; actors serve the rest."""
+
+    def gateways_least(self, machines: int) -> int:
+        """How many run in any case on so many machines."""
+        return self.gateways or min(SURVIVORS, machines, self.gateways_max or SURVIVORS)
+
+    def gateways_most(self, cores: int) -> int:
+        """How many run under load, where a machine has so many cores."""
+        return max(self.gateways or 1, self.gateways_max or max(SURVIVORS, cores))
 
 
 class RegionSettings(Record):

@@ -9,6 +9,8 @@ from ray.serve.config import AutoscalingContext
 
 IN_FLIGHT = "raygion_in_flight"
 """What replicas that count their requests themselves call their number."""
+LEAST = "raygion_least"
+"""What they call the number of replicas that there should be in any case."""
 _UPSCALE_DELAY_S = 3.0
 _DOWNSCALE_DELAY_S = 120.0
 """A replica costs seconds and imports to start, so it stays for a while after the load has gone."""
@@ -42,11 +44,14 @@ def replica_count(
 
 
 def by_in_flight(context: AutoscalingContext) -> tuple[float, dict[str, Any]]:
-    """A policy of Serve's: how many replicas would be busy as wanted, before delays and bounds."""
-    reported = (context.aggregated_metrics or {}).get(IN_FLIGHT, {})
+    """A policy of Serve's: how many replicas would be busy as wanted, and at least as many as the
+    replicas say; before delays and bounds.
+    """
+    metrics = context.aggregated_metrics or {}
+    reported = metrics.get(IN_FLIGHT, {})
     if not reported:
         return context.target_num_replicas, {}
     # A replica that has not reported yet has little to do.
     assert context.config is not None, "Serve asks only deployments that scale"
-    target = context.config.get_target_ongoing_requests()
-    return math.fsum(reported.values()) / target, {}
+    busy = math.fsum(reported.values()) / context.config.get_target_ongoing_requests()
+    return max(busy, *metrics.get(LEAST, {}).values(), 0.0), {}

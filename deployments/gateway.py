@@ -9,7 +9,6 @@ import random
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import ray
 from fastapi import FastAPI
 from ray import serve
 
@@ -20,8 +19,10 @@ from actors.engine_assembly import RegionParts, assemble_region
 from actors.ray_environment import ONE_THREAD
 from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.config import Settings
+from cluster.errors import Unavailable
 from cluster.object_store import ObjectStore
-from deployments.autoscaling import IN_FLIGHT, replica_count
+from deployments.autoscaling import IN_FLIGHT, LEAST, replica_count
+from deployments.gateway_place import GatewayPlace, head_address, listen_where_asked
 from deployments.http_app import RegionApp, build_http_app
 from deployments.http_routes import SEARCH
 from deployments.http_settings import HttpSettings
@@ -54,13 +55,14 @@ def gateway_application(
     deployment = serve.deployment(
         name="gateway",
         **replica_count(
-            endpoint.gateways,
-            endpoint.gateways_max or os.cpu_count() or 1,
+            endpoint.gateways_least(machines=1),
+            endpoint.gateways_most(os.cpu_count() or 1),
             requests_target=_REQUESTS_TARGET,
             counts_itself=True,
         ),
         max_ongoing_requests=endpoint.in_flight_max + _SPARE_PLACES,
-        ray_actor_options={"num_cpus": 0, "runtime_env": ONE_THREAD},
+        # An actor that asks for nothing at all would start on a random node.
+        ray_actor_options={"num_cpus": 0, "memory": 1, "runtime_env": ONE_THREAD},
         graceful_shutdown_timeout_s=10.0,
         # The gateway has metrics and trace ids of its own, and a line of log costs some 30 us.
         logging_config={"enable_access_log": False, "log_level": "WARNING"},
@@ -77,20 +79,30 @@ class _Gateway:
     """From `serve.ingress`."""
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        return {IN_FLIGHT: float(self.app.edge.in_flight)}
+        return {
+            IN_FLIGHT: float(self.app.edge.in_flight),
+            LEAST: float(self.app.state.place.gateways_least),
+        }
+
+    def check_health(self) -> None:
+        if self.app.state.place.moves:
+            raise Unavailable("this gateway ends, so that another one starts on a better machine")
 
 
 def _build_app(
     settings: Settings, region: str, store: ObjectStore, cache_folder: Path
 ) -> RegionApp:
     """Runs in each replica: an engine of its own, started and stopped with the HTTP application."""
+    listen_where_asked()
     parts = assemble_region(settings, region, store, cache_folder)
     endpoint = settings.regions[region].http
+    place = GatewayPlace(endpoint)
     watch = _watch(settings, region, parts) if watches(settings) else None
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await parts.start(Deadline.after(_START_TIMEOUT_S))
+        place.start()
         if watch is not None:
             watch.start()
         gc.freeze()
@@ -99,6 +111,7 @@ def _build_app(
         open_shortcut(SEARCH, app.edge)
         yield
         close_shortcut()
+        place.stop()
         if watch is not None:
             watch.stop()
         await parts.stop()
@@ -109,8 +122,7 @@ def _build_app(
         answers_in_flight_max=settings.answer_places(region),
         body_bytes_max=endpoint.body_bytes_max,
         locations=settings.routing.locations,
-        # HAProxy runs on the head node, as Ray's control store does.
-        proxy=ray.get_runtime_context().gcs_address.rpartition(":")[0],
+        proxy=head_address(),
     )
     app = build_http_app(
         parts.service,
@@ -119,6 +131,7 @@ def _build_app(
         lifespan=lifespan,
         divergence=None if watch is None else lambda: watch.report,
     )
+    app.state.place = place
     return app
 
 

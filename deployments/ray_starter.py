@@ -19,12 +19,11 @@ from pathlib import Path
 import psutil
 
 from cluster.errors import Unavailable
-from deployments import ray_hooks
+from deployments import ray_hooks, serve_placement, serve_shortcut
 from deployments.cluster_ports import LOOPBACK, PortBlock
 from deployments.haproxy_config import GatewayPlaces, changed_haproxy, haproxy_changes
 from deployments.loopback import HOOK_ENV, LOOPBACK_ENV
 from deployments.marked_processes import MARKER_VARIABLE
-from deployments.serve_shortcut import CALLBACK
 
 _RAY_START = [sys.executable, "-m", "ray.scripts.scripts", "start"]
 _NODE_STORE_BYTES = 100_000_000
@@ -170,7 +169,8 @@ def _serve_env(temp_dir: Path, ports: PortBlock) -> dict[str, str]:
 def _ingress_env(folder: Path) -> dict[str, str]:
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
-        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": CALLBACK,
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": serve_shortcut.CALLBACK,
+        "RAY_SERVE_CONTROLLER_CALLBACK_IMPORT_PATH": serve_placement.CALLBACK,
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(folder / "haproxy"),
     }
 

@@ -31,6 +31,8 @@ from deployments.machine import NodeStarter
 Progress = Callable[[str], None]
 _LEAD_TIMEOUT_S = 60.0
 _LOOK_TIMEOUT_S = 5.0
+_WITHOUT_GATEWAYS = ("NOT_STARTED", "DEPLOY_FAILED", "DELETING")
+"""What Serve says of an application that will not answer by itself."""
 PREPARE_TIMEOUT_S = 900.0
 """For a region that starts: until it serves the current release."""
 SERVE_TIMEOUT_S = 120.0
@@ -174,13 +176,12 @@ def _leave(installation: Installation, *, stop: bool) -> None:
 def start_services(installation: Installation, progress: Progress) -> CoordinatorClient:
     """Starts coordinator, front actor and HTTP endpoint on the joined cluster, or finds them there.
 
-    Returns when the coordinator leads and the endpoint answers. What runs already goes on with the
-    settings that it was started with. Raises Conflict, before anything is started, when the region
-    runs in another cluster.
+    Returns when the coordinator leads and the endpoint was started. What runs already goes on with
+    the settings that it was started with. Raises Conflict, before anything is started, when the
+    region runs in another cluster.
     """
     # Imported once the cluster is known: Ray Serve reads its settings from the environment then.
     from ray import serve
-    from ray.serve.schema import ApplicationStatus
 
     from actors import names, wiring
     from actors.coordinator import Coordinator
@@ -202,7 +203,7 @@ def start_services(installation: Installation, progress: Progress) -> Coordinato
         Coordinator,
         names.COORDINATOR,
         # Each gateway's long poll holds one.
-        threads=64 + max(http.gateways, http.gateways_max or os.cpu_count() or 1),
+        threads=64 + http.gateways_most(os.cpu_count() or 1),
         args=(settings, installation.region, store, cache, deployer, cluster_id),
     )
     client = CoordinatorClient()
@@ -211,8 +212,9 @@ def start_services(installation: Installation, progress: Progress) -> Coordinato
     parts = (settings, installation.region, store, cache)
     wiring.detached_actor(Front, names.FRONT, threads=512, args=parts, runtime_env=ONE_THREAD)
     gateway = serve.status().applications.get(names.GATEWAY_APPLICATION)
-    # Serve would end the gateways that run before it starts equal ones.
-    if gateway is None or gateway.status is not ApplicationStatus.RUNNING:
+    # Serve would end the gateways that run before it starts equal ones. One that is just being
+    # started, such as one in place of a lost one, comes without help.
+    if gateway is None or gateway.status in _WITHOUT_GATEWAYS:
         application = gateway_application(*parts)
         serve.run(application, name=names.GATEWAY_APPLICATION, route_prefix="/")
     return client

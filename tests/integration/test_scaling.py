@@ -39,8 +39,8 @@ LOOK_EVERY_S = 0.5
 @pytest.fixture(scope="module")
 def region(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SearchRegion]:
     folder = tmp_path_factory.mktemp("scaled")
-    # By the actors alone, so that they have something to do.
-    settings = search_settings(folder, local_first=False)
+    # By the actors alone, so that they have something to do; one gateway, though there are two nodes.
+    settings = search_settings(folder, local_first=False, gateways=1)
     corpus = settings.corpora[CORPUS].model_dump() | {"replicas_max": REPLICAS + 1}
     corpora = {CORPUS: CorpusSettings.model_validate(corpus)}
     with search_region(folder, settings.model_copy(update={"corpora": corpora})) as found:

@@ -16,7 +16,8 @@ from uuid import uuid4
 import pytest
 
 from actors.coordinator import Coordinator
-from actors.release_loader import LoadedRelease, ReleaseLoader
+from actors.loaded_release import LoadedRelease
+from actors.release_loader import ReleaseLoader
 from cluster.catalog import Catalog
 from cluster.claims import CLAIMS, Claim
 from cluster.config import RolloutPolicy, Settings

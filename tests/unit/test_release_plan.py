@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from actors import names, wiring
-from actors.release_loader import LoadedRelease, ReleaseLoader
+from actors import names, release_loader, wiring
+from actors.loaded_release import LoadedRelease
+from actors.release_loader import ReleaseLoader
 from actors.replica_counts import ReplicaCounts
 from cluster.artifacts import Artifacts
 from cluster.catalog import Catalog
@@ -151,14 +152,23 @@ class Replicas:
         self.living: set[str] = set()
         self.unloaded: list[tuple[str, str]] = []
 
-    def actor(self, corpus: str, shard: int, number: int, **_: object) -> SimpleNamespace:
-        name = names.replica(corpus, shard, number)
+    def actor(self, name: str, shard: int, node: str, **_: object) -> SimpleNamespace:
         self.living.add(name)
 
         def unload(version: str) -> None:
             self.unloaded.append((name, version))
 
-        return SimpleNamespace(unload=SimpleNamespace(remote=unload))
+        def load(_: IndexManifest) -> None: ...
+
+        return SimpleNamespace(
+            load=SimpleNamespace(remote=load), unload=SimpleNamespace(remote=unload)
+        )
+
+    def live_nodes(self) -> dict[str, str]:
+        return {"node": "10.0.0.1"}
+
+    def existing_actors(self) -> list[str]:
+        return sorted(self.living)
 
 
 @pytest.fixture
@@ -166,6 +176,9 @@ def replicas(monkeypatch: pytest.MonkeyPatch) -> Replicas:
     replicas = Replicas()
     monkeypatch.setattr(wiring, "replica_actor", replicas.actor)
     monkeypatch.setattr(wiring, "kill", replicas.living.discard)
+    monkeypatch.setattr(wiring, "live_nodes", replicas.live_nodes)
+    monkeypatch.setattr(wiring, "existing_actors", replicas.existing_actors)
+    monkeypatch.setattr(release_loader, "_wait_for", lambda _: None)
     return replicas
 
 
@@ -173,17 +186,17 @@ def replicas(monkeypatch: pytest.MonkeyPatch) -> Replicas:
 def test_replicas_that_were_added_live_as_long_as_a_release_needs_them(
     plans: Plans, replicas: Replicas, goes: int, stays: int
 ) -> None:
-    """Whichever of two releases goes: the one planned before there were more replicas, or after."""
+    """Whichever of two releases goes: the one loaded before there were more replicas, or after."""
     catalog, loader = Catalog(plans.store), plans.loader("eu")
     releases = []
     for number in (1, 2):
         shard = ShardArtifact(shard=0, num_rows=1, files=(), recall_at_10=1.0)
         made = index("open").model_copy(update={"version": f"open-{number}0", "shards": (shard,)})
         contents = ReleaseContents(indexes={"open": catalog.publish_index(made)[1]})
-        releases.append(loader.plan(Release(number=number, contents=contents)))
+        releases.append(loader.load(loader.plan(Release(number=number, contents=contents))))
         loader._counts.ask_for("open", 3)
-    planned = [len(release.view.corpora["open"].shards[0]) for release in releases]
-    assert planned == [2, 3]
+    loaded = [len(release.view.corpora["open"].shards[0]) for release in releases]
+    assert loaded == [2, 3]
     three = {names.replica("open", 0, number) for number in range(3)}
     loader.retire(releases[goes], [releases[stays]])
     assert replicas.living == three

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from actors import shard_replica
-from actors.release_loader import LoadedRelease
+from actors.loaded_release import LoadedRelease
 from actors.shard_index import ShardIndex
 from actors.shard_replica import ShardReplicaActor
 from cluster.artifact_cache import ArtifactCache

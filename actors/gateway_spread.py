@@ -1,0 +1,77 @@
+"""On which machines the gateways run, as they tell; and which of them is to move.
+
+Ray Serve starts and ends gateways, and moves none by itself. A gateway that is told to move says to
+Serve that it is not well: Serve then lets it finish what it has, and starts another one on the node
+with the fewest (`deployments.serve_placement`).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from cluster.clock import Clock
+from cluster.placement import one_to_move
+
+_FRESH_S = 5.0
+"""A gateway that told something longer ago may be gone."""
+_REST_S = (60.0, 3600.0)
+"""From one move to the next: time for the next gateway to start; and longer from time to time, as
+long as moving does not help."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayOrder:
+    """What a gateway is told."""
+
+    machines: int
+    """Of the region, that are alive."""
+    moves: bool
+    """Whether the gateway is to end, so that another one starts elsewhere."""
+
+
+class GatewaySpread:
+    """Thread-safe."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._told: dict[str, tuple[float, str]] = {}
+        """By process: when it told something last, and its node."""
+        self._machines = 1
+        self._moves: str | None = None
+        self._rests_until_s = 0.0
+        self._rest_s = _REST_S[0]
+        self._lock = threading.Lock()
+
+    def tell(self, process: str, node: str) -> GatewayOrder:
+        """A gateway, by a name of its own, runs on that node."""
+        now_s = self._clock.monotonic_s()
+        with self._lock:
+            self._told[process] = now_s, node
+            return GatewayOrder(machines=self._machines, moves=process == self._moves)
+
+    def places(self) -> Mapping[str, str]:
+        """The node of each gateway, by its process."""
+        now_s = self._clock.monotonic_s()
+        with self._lock:
+            self._told = {k: v for k, v in self._told.items() if now_s - v[0] <= _FRESH_S}
+            return {process: node for process, (_, node) in self._told.items()}
+
+    def look(self, nodes: Collection[str], settled: Collection[str]) -> None:
+        """Decides whether one is to move. `nodes`: those that are alive; `settled`: those of them
+        that one may move to.
+        """
+        places, now_s = self.places(), self._clock.monotonic_s()
+        with self._lock:
+            self._machines = max(1, len(nodes))
+            if self._moves in places or now_s < self._rests_until_s:
+                return
+            if self._moves is not None:
+                self._moves = None
+                self._rests_until_s = now_s + self._rest_s
+                self._rest_s = min(2 * self._rest_s, _REST_S[1])
+                return
+            self._moves = one_to_move(places, settled)
+            if self._moves is None:
+                self._rest_s = _REST_S[0]

@@ -1,0 +1,92 @@
+"""Where a gateway runs, and what follows from that: where it listens, whether it should move.
+
+HAProxy runs on the head node. It asks the gateways there at the loopback address, and those on
+other machines at the address of their machine; so that is where each of them listens, and nowhere
+else. Serve itself would let all of them listen on the host that requests are taken on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+import uuid
+from typing import Any
+
+import ray
+
+from actors import names
+from actors.actor_calls import NamedActor
+from actors.gateway_spread import GatewayOrder
+from cluster.errors import RaygionError
+from cluster.region_settings import EndpointSettings
+from deployments.cluster_ports import LOOPBACK
+
+log = logging.getLogger(__name__)
+_ASK_S = 1.0
+_ANSWER_TIMEOUT_S = 5.0
+
+
+def listen_where_asked() -> None:
+    """Makes this replica of Serve's, whose web server is about to start, listen where HAProxy asks
+    it.
+    """
+    replica: Any = importlib.import_module("ray.serve._private.replica")
+    start = replica.start_asgi_http_server
+    host = _asked_at()
+
+    async def start_there(app: Any, options: Any, **others: Any) -> Any:
+        return await start(app, options.model_copy(update={"host": host}), **others)
+
+    replica.start_asgi_http_server = start_there
+
+
+def head_address() -> str:
+    """Of the machine on which HAProxy runs, as Ray's control store does."""
+    address: str = ray.get_runtime_context().gcs_address
+    return address.rpartition(":")[0]
+
+
+def _asked_at() -> str:
+    own: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    return LOOPBACK if own == head_address() else own
+
+
+class GatewayPlace:
+    """Tells the coordinator where this gateway runs, and keeps what it is told."""
+
+    def __init__(self, endpoint: EndpointSettings) -> None:
+        self._endpoint = endpoint
+        self._process = uuid.uuid4().hex
+        self._node = ray.get_runtime_context().get_node_id()
+        self._coordinator = NamedActor(names.COORDINATOR)
+        self._order = GatewayOrder(machines=1, moves=False)
+        self._asking: asyncio.Task[None] | None = None
+
+    @property
+    def gateways_least(self) -> int:
+        """How many gateways there should be in any case, by the number of machines that the region
+        has as far as is known."""
+        return self._endpoint.gateways_least(self._order.machines)
+
+    @property
+    def moves(self) -> bool:
+        """Whether this gateway is to end, so that another one starts on a better machine."""
+        return self._order.moves
+
+    def start(self) -> None:
+        self._asking = asyncio.create_task(self._ask(), name="gateway-place")
+
+    def stop(self) -> None:
+        if self._asking is not None:
+            self._asking.cancel()
+
+    async def _ask(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(_ANSWER_TIMEOUT_S):
+                    self._order = await self._coordinator.call("gateway", self._process, self._node)
+            except (RaygionError, TimeoutError) as error:
+                # Serving goes on without; what was told last stays.
+                log.debug("the coordinator does not say whether to move: %s", error)
+            await asyncio.sleep(_ASK_S)
