@@ -14,7 +14,7 @@ import io
 import pickle
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, cast
@@ -22,7 +22,9 @@ from typing import Any, cast
 import fsspec
 import pyarrow as pa
 import ray.data
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from actors.own_node import own_node
 from actors.source_formats import FORMATS, format_of, read_rows, suffix_of
 from cluster.artifacts import Artifacts
 from cluster.documents import (
@@ -44,6 +46,8 @@ GROUP_FILES_MAX = 512
 # Uncompressed; a part may exceed it by one document, so it stays far below 64 MB.
 PART_BYTES = 32 * 2**20
 _BUFFER_BYTES = 2**20
+_LOCAL = ("file", "local")
+"""What fsspec calls the file system of the machine itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +111,8 @@ def read_parts(
 ) -> Iterator[GroupRead]:
     """Reads the files with Ray Data tasks, which put the parts into the store; in any order.
 
-    Equal files give equal parts. Raises InvalidArgument, naming the file and the row, for the first
+    Files of this machine are read on this machine: others need not have them. Equal files give
+    equal parts. Raises InvalidArgument, naming the file and the row, for the first
     document met that is wrong; Unavailable for a file that cannot be read.
     """
     groups = plan_groups(files)
@@ -115,15 +120,28 @@ def read_parts(
     context = ray.data.DataContext.get_current().copy()
     # The caller shows its own progress.
     context.enable_progress_bars = False
+    here = NodeAffinitySchedulingStrategy(own_node(), soft=False)
     with ray.data.DataContext.current(context):
-        dataset = ray.data.from_items(
-            [{"group": number} for number in range(len(groups))], override_num_blocks=len(groups)
-        ).map_batches(reader, batch_size=1, batch_format="pyarrow", num_cpus=1)
-        for row in dataset.iter_rows():
-            read = pickle.loads(row["read"])
-            if isinstance(read, RaygionError):
-                raise read
-            yield cast(GroupRead, read)
+        for is_local, strategy in ((True, here), (False, "SPREAD")):
+            rows = [{"group": n} for n, group in enumerate(groups) if _any_local(group) is is_local]
+            if not rows:
+                continue
+            dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+                reader,
+                batch_size=1,
+                batch_format="pyarrow",
+                num_cpus=1,
+                scheduling_strategy=strategy,
+            )
+            for row in dataset.iter_rows():
+                read = pickle.loads(row["read"])
+                if isinstance(read, RaygionError):
+                    raise read
+                yield cast(GroupRead, read)
+
+
+def _any_local(files: Iterable[SourceFile]) -> bool:
+    return any(fsspec.utils.get_protocol(file.url) in _LOCAL for file in files)
 
 
 def plan_groups(files: Sequence[SourceFile]) -> list[tuple[SourceFile, ...]]:

@@ -66,8 +66,8 @@ def ingest(
     A document whose id the corpus has already takes the place of the older one, whole, and one that
     was deleted is back; with `replace` the corpus holds the new documents only. When the corpus
     would not change, no position is added and the latest one is returned. Needs a driver that has
-    joined a Ray cluster, in whose tasks the sources are read, so these must be reachable from its
-    nodes.
+    joined a Ray cluster, in whose tasks the sources are read: files of the driver's machine there,
+    others on any node.
 
     Raises InvalidArgument, naming file, row and field, for any document that is wrong or does not
     fit to the corpus, and then the corpus is as it was; Unavailable for a source or store that does

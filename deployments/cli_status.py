@@ -103,6 +103,8 @@ def _show_one(installation: Installation, *, as_json: bool) -> None:
         say(f"Python client: {client}")
     for release in summary["resident"]:
         out.print(_resident(release, current=release["release"] == summary["release"]))
+    if len(summary["machines"]) > 1:
+        out.print(_machines(summary["machines"]))
 
 
 def _python_client(installation: Installation) -> str | None:
@@ -129,3 +131,17 @@ def _resident(release: dict[str, Any], *, current: bool) -> Table:
     model = release["model"] or "search only"
     columns = ("corpus", "index", "passages", "shards", "replicas", "recall@10")
     return table(f"{title}: {model}", columns, rows)
+
+
+def _machines(machines: list[dict[str, Any]]) -> Table:
+    """A table of what runs on each machine of the region."""
+    rows = [
+        (
+            machine["address"],
+            ", ".join(f"{corpus} {n}" for corpus, n in machine["replicas"].items()) or "none",
+            machine["embedders"],
+            machine["gateways"],
+        )
+        for machine in machines
+    ]
+    return table("Machines", ("machine", "replicas", "embedders", "gateways"), rows)

@@ -1,6 +1,6 @@
 """What is changed in the configuration that Ray Serve writes for HAProxy.
 
-Serve writes it anew before each start and has no settings for these seven things:
+Serve writes it anew before each start and has no settings for these eight things:
 
 1. Statistics and metrics are bound to loopback, whatever host requests are taken on.
 2. Requests are read whole before a gateway is asked. So those that a dying gateway took with it can
@@ -14,6 +14,8 @@ Serve writes it anew before each start and has no settings for these seven thing
 6. Nothing is sent to a system log for requests that went well.
 7. Connections to gateways are kept, however many clients there are. HAProxy gives them up when a
    fifth of its connections is taken, and a gateway then answers less than half as much.
+8. A connection to a machine that is gone is given up after seconds. No packet says that it is gone,
+   and HAProxy would wait for the answer for as long as the client does.
 """
 
 from __future__ import annotations
@@ -34,6 +36,17 @@ class GatewayPlaces:
     requests: int = 256
     answers: int = 32
     """Of the requests, those for answers."""
+
+
+_GONE_AFTER_S = 4
+"""A machine that answers no packet for so long is gone."""
+_PROBES = (
+    "    option srvtcpka",
+    "    srvtcpka-idle 1s",
+    "    srvtcpka-intvl 1s",
+    f"    srvtcpka-cnt {_GONE_AFTER_S}",
+)
+"""Ask the machine of a connection on which nothing comes whether it is there."""
 
 
 def haproxy_changes(places: GatewayPlaces, http_port: int) -> str:
@@ -62,8 +75,9 @@ def haproxy_changes(places: GatewayPlaces, http_port: int) -> str:
         "/^    option redispatch 1$/a\\",
         "    option dontlog-normal\\",
         "    option http-buffer-request",
+        f"s/^    default-server /&tcp-ut {_GONE_AFTER_S}s /",
         "/^    http-reuse always$/a\\",
-        "\\\n".join(admission),
+        "\\\n".join([*_PROBES, *admission]),
     ]
     return "\n".join(lines) + "\n"
 

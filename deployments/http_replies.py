@@ -227,6 +227,14 @@ class DivergenceReply(BaseModel):
     probes: dict[str, int] = Field(description="How many, by outcome.")
 
 
+class MachineReply(BaseModel):
+    address: str
+    node: str = Field(description="The id that Ray gave it.")
+    replicas: dict[str, int] = Field(description="Shard replicas that answer there, by corpus.")
+    embedders: int
+    gateways: int
+
+
 class StatusReply(BaseModel):
     region: str
     release: int | None
@@ -240,6 +248,7 @@ class StatusReply(BaseModel):
     divergence: DivergenceReply | None = Field(
         None, description="How the regions' answers compare; null where nothing is compared."
     )
+    machines: list[MachineReply] = Field(description="Of the region, that are alive.")
 
 
 class HealthReply(BaseModel):

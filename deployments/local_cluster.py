@@ -33,6 +33,7 @@ from deployments.cluster_ports import (
     find_port_block,
     is_answered,
 )
+from deployments.detached import spawn_detached
 from deployments.haproxy_config import GatewayPlaces
 from deployments.marked_processes import (
     end_marked_processes,
@@ -46,7 +47,6 @@ from deployments.ray_starter import (
     failure_report,
     head_command,
     node_command,
-    spawn_detached,
     write_haproxy_wrapper,
 )
 

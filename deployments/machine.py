@@ -23,6 +23,7 @@ import psutil
 from cluster.errors import Conflict, InvalidArgument, Unavailable
 from cluster.records import Record
 from deployments.cluster_ports import check_http_port
+from deployments.detached import spawn_detached
 from deployments.haproxy_config import GatewayPlaces
 from deployments.marked_processes import (
     MARKER_VARIABLE,
@@ -34,7 +35,6 @@ from deployments.ray_starter import (
     auth_env,
     failure_report,
     machine_env,
-    spawn_detached,
     write_haproxy_wrapper,
 )
 

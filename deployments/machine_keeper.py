@@ -10,14 +10,17 @@ control store: a raylet ends within about a minute after it has lost the control
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import NoReturn
 
 import psutil
 
+from deployments.autoscaler_watch import AutoscalerWatch, state_file
 from deployments.marked_processes import (
     MARKER_VARIABLE,
     end_marked_processes,
@@ -28,14 +31,24 @@ from deployments.marked_processes import (
 _VITAL = ("raylet", "gcs_server")
 """Without one of these the node is dead."""
 _LOOK_S = 1.0
+_WATCH_EVERY = 10
+"""Looks from one to the next at the autoscaler, which takes a look at all processes."""
 _END_TIMEOUT_S = 30.0
+_RAY_FOLDER = Path("/tmp/ray")
+"""Where the autoscaler keeps its state, whatever `--temp-dir` says."""
 
 
 def keep(marker: str, command: list[str]) -> int:
     """Returns the status of `command` once the node is gone and nothing of it runs any more."""
     status = subprocess.call(command)
     vital = _vital_processes(marker) if status == 0 else []
-    while vital and all(is_marked(pid, marker) for pid in vital):
+    state = state_file(command, _RAY_FOLDER) if vital else None
+    watch = None if state is None else AutoscalerWatch(marker, state)
+    for number in itertools.count():
+        if not vital or not all(is_marked(pid, marker) for pid in vital):
+            break
+        if watch is not None and number % _WATCH_EVERY == 0:
+            watch.look(time.monotonic())
         time.sleep(_LOOK_S)
     end_marked_processes(marker, timeout_s=_END_TIMEOUT_S)
     return status

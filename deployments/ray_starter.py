@@ -9,14 +9,9 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
-import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping
 from pathlib import Path
-
-import psutil
 
 from cluster.errors import Unavailable
 from deployments import ray_hooks, serve_placement, serve_shortcut
@@ -27,7 +22,6 @@ from deployments.marked_processes import MARKER_VARIABLE
 
 _RAY_START = [sys.executable, "-m", "ray.scripts.scripts", "start"]
 _NODE_STORE_BYTES = 100_000_000
-_EXEC_TIMEOUT_S = 5.0
 
 # Less to do for an idle cluster; callers may set these otherwise.
 _QUIET_ENV = {
@@ -55,21 +49,12 @@ _QUIET_ENV = {
     # again of another one. The whole request must fit into a buffer for that.
     "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
     "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(64 * 1024),
+    # Whoever connects to a machine that is gone waits for so long before another one is asked.
+    "RAY_SERVE_HAPROXY_TIMEOUT_CONNECT_S": "2",
 }
 
 # Levels as Ray's Python processes write them, and as its C++ processes do.
 _COMPLAINT = re.compile(r"\b(?:WARNING|ERROR|CRITICAL)\b|\[[-\d]+ [\d:,]+ [WECF] ")
-
-# Starts argv[1:] as the leader of a session of its own and leaves it to the init process. A child
-# of this process would get the terminal's Ctrl-C, and would stay a zombie until it is waited for.
-_DETACH = """
-import os, sys
-log_for_both = [(os.POSIX_SPAWN_DUP2, 1, 2)]
-pid = os.posix_spawn(
-    sys.argv[1], sys.argv[1:], os.environ, file_actions=log_for_both, setsid=True
-)
-print(pid, file=sys.stderr)
-"""
 
 
 def cluster_env(
@@ -242,39 +227,6 @@ def write_haproxy_wrapper(folder: Path, places: GatewayPlaces, http_port: int) -
     changes.write_text(haproxy_changes(places, http_port))
     wrapper.write_text(changed_haproxy(haproxy, changes))
     wrapper.chmod(0o700)
-
-
-def spawn_detached(command: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path) -> int:
-    """Starts `command` apart from this process and its terminal; returns its pid.
-
-    What it prints goes to `log`, which is written anew.
-    """
-    with log.open("wb") as output:
-        launcher = subprocess.run(
-            [sys.executable, "-I", "-S", "-c", _DETACH, *command],
-            env=env,
-            cwd=cwd,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.PIPE,
-            check=True,
-            text=True,
-        )
-    pid = int(launcher.stderr)
-    _wait_for_environment(pid)
-    return pid
-
-
-def _wait_for_environment(pid: int) -> None:
-    """Returns when the process shows its environment, by which it is known, or is gone.
-
-    A program that is just being started shows none: on a busy machine, one of twenty that were
-    looked at right away.
-    """
-    deadline_s = time.monotonic() + _EXEC_TIMEOUT_S
-    with suppress(psutil.Error, OSError):
-        while not psutil.Process(pid).environ() and time.monotonic() < deadline_s:
-            time.sleep(0.002)
 
 
 def failure_report(*, log: Path, ray_logs: Path, lines_max: int = 12) -> str:

@@ -39,7 +39,7 @@ LOOK_EVERY_S = 0.5
 @pytest.fixture(scope="module")
 def region(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SearchRegion]:
     folder = tmp_path_factory.mktemp("scaled")
-    # By the actors alone, so that they have something to do; one gateway, though there are two nodes.
+    # By the actors alone, so that they have something to do; and one gateway, on two nodes.
     settings = search_settings(folder, local_first=False, gateways=1)
     corpus = settings.corpora[CORPUS].model_dump() | {"replicas_max": REPLICAS + 1}
     corpora = {CORPUS: CorpusSettings.model_validate(corpus)}

@@ -1,4 +1,4 @@
-"""Consistent hashing is balanced and moves little; replicas of a shard keep apart."""
+"""Consistent hashing is balanced and moves little."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.placement import node_of, shard_of
+from cluster.placement import shard_of
 
 IDS = [f"document-{n}" for n in range(20_000)]
 
@@ -44,22 +44,3 @@ def test_few_documents_move_when_a_shard_is_added(num_shards: int) -> None:
 def test_the_hash_is_the_same_in_every_process_and_version() -> None:
     # Shards that exist in stores depend on it: these numbers never change.
     assert [shard_of(x, 8) for x in ("", "a", "b", "Zürich", "日本")] == [5, 6, 0, 6, 7]
-
-
-@given(
-    shard=st.integers(0, 50),
-    replicas=st.integers(1, 8),
-    nodes=st.lists(st.text(min_size=1), min_size=1, max_size=8, unique=True),
-)
-def test_replicas_of_a_shard_are_apart_while_there_are_nodes(
-    shard: int, replicas: int, nodes: list[str]
-) -> None:
-    placed = [node_of(shard, replica, nodes) for replica in range(replicas)]
-    assert len(set(placed)) == min(replicas, len(nodes))
-    assert placed == [node_of(shard, replica, nodes[::-1]) for replica in range(replicas)]
-
-
-def test_every_node_gets_its_even_share() -> None:
-    nodes = ["n1", "n2", "n3", "n4"]
-    loads = Counter(node_of(shard, replica, nodes) for shard in range(8) for replica in range(2))
-    assert set(loads.values()) == {4}

@@ -1,0 +1,58 @@
+"""Programs that live on without the one that started them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+_EXEC_TIMEOUT_S = 5.0
+
+# Starts argv[1:] as the leader of a session of its own and leaves it to the init process. A child
+# of this process would get the terminal's Ctrl-C, and would stay a zombie until it is waited for.
+_DETACH = """
+import os, sys
+log_for_both = [(os.POSIX_SPAWN_DUP2, 1, 2)]
+pid = os.posix_spawn(
+    sys.argv[1], sys.argv[1:], os.environ, file_actions=log_for_both, setsid=True
+)
+print(pid, file=sys.stderr)
+"""
+
+
+def spawn_detached(command: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path) -> int:
+    """Starts `command` apart from this process and its terminal; returns its pid.
+
+    What it prints goes to `log`, which is written anew.
+    """
+    with log.open("wb") as output:
+        launcher = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", _DETACH, *command],
+            env=env,
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.PIPE,
+            check=True,
+            text=True,
+        )
+    pid = int(launcher.stderr)
+    _wait_for_environment(pid)
+    return pid
+
+
+def _wait_for_environment(pid: int) -> None:
+    """Returns when the process shows its environment, by which it is known, or is gone.
+
+    A program that is just being started shows none: on a busy machine, one of twenty that were
+    looked at right away.
+    """
+    deadline_s = time.monotonic() + _EXEC_TIMEOUT_S
+    with suppress(psutil.Error, OSError):
+        while not psutil.Process(pid).environ() and time.monotonic() < deadline_s:
+            time.sleep(0.002)
