@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -31,6 +32,7 @@ from deployments.console import (
 )
 from deployments.installation import NotRunning
 from deployments.interrupts import end_alike, end_process
+from deployments.machine import runs_as_head
 
 app = typer.Typer(
     name="raygion",
@@ -112,6 +114,25 @@ def up(
     start` its Ray cluster is this machine alone; with it this machine is the head of a cluster that
     others join with `raygion join`. `ray up` calls it so.
     """
+    try:
+        _bring_up(config, region, store, port, ray_start or [], as_json=as_json)
+    except RaygionError as error:
+        if not ray_start or not runs_as_head():
+            raise
+        # The launcher forgets a head on which this fails, and `ray down` would leave it running.
+        print_error(error, as_json=as_json)
+        err.print("The region on this machine goes on as it was started.")
+
+
+def _bring_up(
+    config: Path | None,
+    region: str | None,
+    store: str | None,
+    port: int | None,
+    ray_start: list[str],
+    *,
+    as_json: bool,
+) -> None:
     from deployments import region_host
 
     installation = opened(config, region, store, port=port)
@@ -119,7 +140,7 @@ def up(
     with steps.shown():
         with (
             steps.step("Region") as step,
-            region_host.brought_up(installation, ray_start or (), step.note) as installation,
+            region_host.brought_up(installation, ray_start, step.note) as installation,
         ):
             client = region_host.start_services(installation, step.note)
         number = client.log_state().current(region_host.now_ms())

@@ -38,7 +38,7 @@ class GatewayPlaces:
     """Of the requests, those for answers."""
 
 
-_GONE_AFTER_S = 4
+_GONE_AFTER_S = 3
 """A machine that answers no packet for so long is gone."""
 _PROBES = (
     "    option srvtcpka",
@@ -75,7 +75,8 @@ def haproxy_changes(places: GatewayPlaces, http_port: int) -> str:
         "/^    option redispatch 1$/a\\",
         "    option dontlog-normal\\",
         "    option http-buffer-request",
-        f"s/^    default-server /&tcp-ut {_GONE_AFTER_S}s /",
+        # For a default of all servers HAProxy takes this, and does nothing.
+        f"s/^    server .* check.*$/& tcp-ut {_GONE_AFTER_S}s/",
         "/^    http-reuse always$/a\\",
         "\\\n".join([*_PROBES, *admission]),
     ]

@@ -86,6 +86,12 @@ def find_machine() -> Machine | None:
     return Machine.from_bytes(data, source=str(path))
 
 
+def runs_as_head() -> bool:
+    """Whether this machine is the head of a region that runs. Raises Corrupt."""
+    found = find_machine()
+    return found is not None and found.is_head and found.is_alive()
+
+
 class NodeStarter:
     """Starts Ray on this machine with a given `ray start` command, or finds it running."""
 

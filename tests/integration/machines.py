@@ -184,6 +184,10 @@ class Machine:
         enter = ["nsenter", "--target", str(self.pid), "--all", f"--wdns={HOME}"]
         return [*enter, "bash", "--login", "-c", command]
 
+    def on_its_network(self, command: Sequence[str]) -> Sequence[str]:
+        """What runs a program of this machine so that it sees the network as that one does."""
+        return ["nsenter", "--target", str(self.pid), "--net", *command]
+
     def env(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
         return {"PATH": _SYSTEM_PATH, "HOME": str(HOME), "LANG": "C.UTF-8", **(more or {})}
 
@@ -192,6 +196,11 @@ class Machine:
         listed = self.run("ps -ww -e -o args=").stdout.splitlines()
         ignored = ("bash -c", "bash --login", "sleep 3600", "ps -ww", "sshd: ", "/usr/sbin/sshd")
         return [line for line in listed if text in line and not line.startswith(ignored)]
+
+    def pids(self, *names: str) -> dict[str, list[int]]:
+        """The pids of the programs of these names, as this machine's kernel numbers them there."""
+        listed = [line.split() for line in self.run("ps -e -o pid=,comm=").stdout.splitlines()]
+        return {name: [int(pid) for pid, *comm in listed if comm[0] == name] for name in names}
 
 
 class _Bridge:
@@ -260,6 +269,27 @@ def machines(folder: Path, names: Sequence[str]) -> Iterator[list[Machine]]:
         for machine in made:
             machine.stop()
         network.close()
+
+
+def copy_checkout(machine: Machine, checkout: str, edits: Mapping[str, Mapping[str, str]]) -> None:
+    """This repository's files, as far as they are installed, in the machine's home. `edits` are
+    made in them as a user would: by file, what is to be replaced by what.
+    """
+    root = Path(__file__).resolve().parents[2]
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    files = subprocess.run(listed, cwd=root, check=True, capture_output=True, text=True).stdout
+    for name in files.splitlines():
+        if (root / name).is_file() and not name.startswith(("bench/", "docs/", "tests/")):
+            target = machine.home / checkout / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(root / name, target)
+    for name, replacements in edits.items():
+        file = machine.home / checkout / name
+        text = file.read_text()
+        for old, new in replacements.items():
+            assert old in text, f"{name} has no {old!r}"
+            text = text.replace(old, new)
+        file.write_text(text)
 
 
 def give_installation(machine: Machine, checkout: str) -> None:

@@ -1,0 +1,71 @@
+"""A cluster is not started where a region of another one answers already."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from cluster.config import Settings
+from cluster.errors import Conflict
+from deployments import region_host
+from deployments.cluster_ports import find_port_block
+from deployments.installation import Installation
+
+READY = (200, b'{"status":"ready"}')
+NOT_READY = (503, b'{"error":{"code":"unavailable","message":"no release","retryable":true}}')
+KEY_WANTED = (401, b'{"error":{"code":"unauthenticated","message":"no","retryable":false}}')
+ANOTHER_PROGRAM = (404, b"<h1>Not found</h1>")
+
+
+class Answers(HTTPServer):
+    def __init__(self, reply: tuple[int, bytes]) -> None:
+        status, body = reply
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None: ...
+
+        super().__init__(("127.0.0.1", 0), Handler)
+
+
+@pytest.fixture
+def port(request: pytest.FixtureRequest) -> Iterator[int]:
+    with Answers(request.param) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def installation(folder: Path, port: int) -> Installation:
+    settings = Settings.model_validate(
+        {"regions": {"south": {"http": {"port": port}}}, "state_folder": folder}
+    )
+    return Installation(settings, "south")
+
+
+@pytest.mark.parametrize("port", [READY, NOT_READY, KEY_WANTED], indirect=True)
+def test_the_true_cause_is_named(tmp_path: Path, port: int) -> None:
+    with pytest.raises(Conflict, match=r"region answers .* already.*regions.south.ray_address"):
+        region_host._check_not_served(installation(tmp_path, port))
+
+
+@pytest.mark.parametrize("port", [ANOTHER_PROGRAM], indirect=True)
+def test_another_program_is_no_region(tmp_path: Path, port: int) -> None:
+    region_host._check_not_served(installation(tmp_path, port))
+
+
+def test_where_nobody_listens_one_may_start(tmp_path: Path) -> None:
+    region_host._check_not_served(installation(tmp_path, find_port_block().http))
