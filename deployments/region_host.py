@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import ray
 import ray.data
@@ -156,6 +157,14 @@ def node_starter(installation: Installation, ray_start: Sequence[str]) -> NodeSt
     """For this machine as one of several of the region. Raises InvalidArgument."""
     if installation.config is None:
         raise InvalidArgument("name the settings file, which all machines share", "config")
+    url = installation.settings.store.url
+    folder = Path(os.path.normpath(url))
+    if "://" not in url and folder.is_relative_to(installation.config.parent):
+        raise InvalidArgument(
+            f"{folder} is a folder of this installation, of which each machine has its own: name a "
+            "bucket, or a network drive that all machines have at the same path",
+            "store.url",
+        )
     return NodeStarter(
         config=installation.config,
         region=installation.region,

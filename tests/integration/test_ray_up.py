@@ -58,7 +58,7 @@ EDITS = {
         "ssh_user: ubuntu": "ssh_user: root",
     },
     "regions.yaml": {
-        "url: .raygion/store ": f"url: {SHARED}/store ",
+        "url: .raygion/store": f"url: {SHARED}/store",
         "generator: {source: starter, replicas: 1}": "generator: {source: null}",
     },
 }

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
 from cluster.config import Settings
-from cluster.errors import Conflict
+from cluster.errors import Conflict, InvalidArgument
 from deployments import region_host
+from deployments.cli_options import opened
 from deployments.cluster_ports import find_port_block
 from deployments.installation import Installation
 
@@ -69,3 +71,27 @@ def test_another_program_is_no_region(tmp_path: Path, port: int) -> None:
 
 def test_where_nobody_listens_one_may_start(tmp_path: Path) -> None:
     region_host._check_not_served(installation(tmp_path, find_port_block().http))
+
+
+@pytest.mark.parametrize(
+    ("url", "is_shared"),
+    [(".raygion/store", False), ("s3://bucket/x", True), ("/mnt/drive", True), ("../x", True)],
+)
+def test_machines_need_a_store_that_is_one_for_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, is_shared: bool
+) -> None:
+    config, token = tmp_path / "checkout" / "regions.yaml", tmp_path / "auth_token"
+    config.parent.mkdir()
+    config.write_text(f"store: {{url: {url}}}")
+    token.write_text("0" * 64)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
+    with nullcontext() if is_shared else pytest.raises(InvalidArgument, match=r"^store.url: "):
+        region_host.node_starter(opened(config, None), ["ray", "start", "--head"])
+
+
+def test_machines_need_a_settings_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(InvalidArgument, match=r"^config: "):
+        region_host.node_starter(opened(None, None), ["ray", "start", "--head"])
