@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from actors import names
 from cluster.answers import MachineSummary
 from cluster.clock import Clock
+from cluster.errors import Unavailable
 from cluster.placement import Dismiss, Group, Member, Start, plan
 
 log = logging.getLogger(__name__)
@@ -103,16 +104,21 @@ class Fleet:
         return tuple(sorted(staying, key=names.number_of))
 
     def fill(self, group: str, kind: Kind) -> dict[str, Any]:
-        """The handles of the members that stay; those that are missing are started first."""
+        """The handles of the members that stay; those that are missing are started first, and made
+        anew when they are gone for good. Raises Unavailable when no node is alive.
+        """
         with self._lock:
             if group not in self._groups:
                 self._adopt(group, kind)
+            known = self._groups[group]
+            for name in self.members(group):
+                if known[name].status is None:
+                    known[name].handle = kind.make(name, self._alive(known[name].node))
             if len(self.members(group)) < kind.wanted:
                 self._look_at_nodes()
                 for step in plan(self._as_groups({group: kind}), self._nodes, ()):
                     if isinstance(step, Start):
                         self._start(step, kind)
-            known = self._groups[group]
             return {name: known[name].handle for name in self.members(group)}
 
     def handles(self, group: str) -> list[Any]:
@@ -153,7 +159,7 @@ class Fleet:
                 known.idle_since_s = now_s
         with self._lock:
             groups = self._as_groups(kinds)
-            for step in plan(groups, self._nodes, self.settled_nodes) if self._nodes else ():
+            for step in plan(groups, self._nodes, self.settled_nodes):
                 match step:
                     case Start():
                         log.info("%s: one more member, on node %s", step.group, step.node)
@@ -176,16 +182,20 @@ class Fleet:
 
     def _look_at_nodes(self) -> None:
         now_s = self._clock.monotonic_s()
-        self._nodes = self._actors.live_nodes()
+        if not (nodes := self._actors.live_nodes()):
+            raise Unavailable("Ray names no node of the cluster that is alive")
+        self._nodes = nodes
         self._seen_s = {node: self._seen_s.get(node, now_s) for node in self._nodes}
 
     def _adopt(self, group: str, kind: Kind) -> None:
         """Takes in the members that an earlier coordinator has started."""
         self._look_at_nodes()
         running = [n for n in self._actors.existing_actors() if names.group_of(n) == group]
-        # The node is for one that dies before it is found.
-        node = next(iter(self._nodes))
-        self._groups[group] = {name: _Known(kind.make(name, node), None) for name in running}
+        self._groups[group] = {n: _Known(kind.make(n, self._alive(None)), None) for n in running}
+
+    def _alive(self, node: str | None) -> str:
+        """The node, or another one if that is gone."""
+        return node if node is not None and node in self._nodes else next(iter(self._nodes))
 
     def _start(self, step: Start, kind: Kind) -> None:
         known = self._groups[step.group]

@@ -174,6 +174,7 @@ class ReleaseLoader:
                     wanted.setdefault(group, {})[index.version] = index
         self._fleet.look()
         self._observe()
+        self._loading = {key: load for key, load in self._loading.items() if key[0] in handles}
         for name, handle in handles.items():
             for index in wanted.get(names.group_of(name), {}).values():
                 if self._answers(name) and not self._holds(name, index.version):

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from actors.fleet import Fleet, Kind, machines_of
+from cluster.errors import Unavailable
 from tests.fakes import SimClock
 
 GROUP = "replica/words/0"
@@ -99,6 +100,31 @@ def test_what_an_earlier_coordinator_has_started_is_found(fleet: Fleet, cluster:
     cluster.running = {f"{GROUP}/3": "n1", f"{GROUP}/7": "n2", "replica/words/00/0": "n3"}
     assert set(fleet.fill(GROUP, kind(cluster))) == {f"{GROUP}/3", f"{GROUP}/7"}
     assert len(cluster.running) == 3
+
+
+def test_a_member_that_is_gone_for_good_is_made_anew_in_its_place(
+    fleet: Fleet, cluster: Cluster, clock: SimClock
+) -> None:
+    """Ray does not restart what has failed to start, as when the store was away."""
+    mend(fleet, clock, {GROUP: kind(cluster)})
+    before = dict(cluster.running)
+    cluster.kill(f"{GROUP}/1")
+    mend(fleet, clock, {GROUP: kind(cluster)}, rounds=2)
+    assert cluster.running == before
+
+
+def test_without_a_node_nothing_is_started_or_forgotten(
+    fleet: Fleet, cluster: Cluster, clock: SimClock
+) -> None:
+    """As while Ray's control store starts anew."""
+    mend(fleet, clock, {GROUP: kind(cluster)})
+    before, nodes = dict(cluster.running), cluster.nodes
+    cluster.nodes = []
+    with pytest.raises(Unavailable):
+        mend(fleet, clock, {GROUP: kind(cluster)})
+    cluster.nodes = nodes
+    mend(fleet, clock, {GROUP: kind(cluster)})
+    assert cluster.running == before
 
 
 def test_what_it_left_beyond_the_count_goes(
