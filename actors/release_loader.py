@@ -118,6 +118,7 @@ class ReleaseLoader:
             embedders=self._embedder_names(embedder),
             generator=None if generator is None else self._generator_view(generator),
             prompt=contents.prompt,
+            evidence=contents.evidence,
             elsewhere=frozenset(contents.indexes.keys() - here),
         )
         return LoadedRelease(
