@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import uuid
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from typing import Protocol
+from dataclasses import replace
+from typing import Protocol, TypeVar
 
 from cluster.answers import (
     AnswerEvent,
     AnswerRequest,
     AnswerResult,
     Citation,
+    Outcome,
     Retrieved,
     Token,
     Usage,
@@ -27,9 +30,11 @@ from cluster.generation import (
     Generator,
     PromptTokenizer,
 )
-from cluster.prompt import build_prompt, fit_conversation
+from cluster.prompt import BuiltPrompt, TokenBudget, build_prompt, fit_conversation
 from cluster.region_view import GeneratorView, RegionView, ReleaseView
-from cluster.search import SearchResult
+from cluster.search import Hit, SearchResult
+
+T = TypeVar("T")
 
 
 class GeneratorDirectory(Protocol):
@@ -67,7 +72,9 @@ class Answering:
     ) -> AsyncGenerator[AnswerEvent, None]:
         """The events of one answer; `found` is None when the plain model is asked.
 
-        Raises InvalidArgument when the release has no generator.
+        Where the release finds no evidence in it, its own text is the answer, and no model writes.
+        Raises InvalidArgument when the release has no generator, ContextLengthExceeded when the
+        prompt does not fit.
         """
         release = pinned.release
         view = release.generator
@@ -75,86 +82,135 @@ class Answering:
             raise InvalidArgument(
                 f"release {release.number} has no generator: only search is served", "release"
             )
-        messages, citations, max_tokens = await self._prompt(
-            request, release, view, found, deadline
-        )
-        coverage = 1.0 if found is None else found.coverage
-        yield Retrieved(
-            citations=citations,
+        retrieved = Retrieved(
+            citations=(),
             release=release.number,
             region=region,
-            coverage=coverage,
+            coverage=1.0 if found is None else found.coverage,
             model=view.model,
             trace_id=request.trace_id,
             served_by=region,
             staleness_ms=pinned.staleness_ms,
             session=pinned.session,
         )
+        hits = () if found is None else _evidence(found, release, request.corpus)
+        if found is not None and not hits and release.evidence is not None:
+            retrieved = replace(retrieved, outcome=Outcome.NOTHING_FOUND)
+            text = release.evidence.nothing_found
+            nothing = Usage(prompt_tokens=0, completion_tokens=0)
+            yield retrieved
+            yield Token(text=text)
+            yield _result(retrieved, text, nothing, "stop", elapsed_ms())
+            return
+        budget = TokenBudget.for_answer(view.context_tokens_max, request.max_tokens)
+        tokenizer = await _in_time(
+            self._directory.tokenizer(view), deadline, "the tokenizer was here"
+        )
+        # Large prompts take a while to count, and others are served meanwhile.
+        prompt = await _in_time(
+            asyncio.to_thread(_build, request, release, hits, tokenizer, budget),
+            deadline,
+            "the prompt was made",
+        )
+        cited = hits[: prompt.num_passages]
+        retrieved = replace(
+            retrieved,
+            citations=tuple(Citation(id=h.id, text=h.text, score=h.score) for h in cited),
+            truncated=prompt.truncated,
+        )
+        yield retrieved
         generation = GenerationRequest(
-            messages=messages,
-            max_tokens=max_tokens,
+            messages=prompt.messages,
+            max_tokens=budget.answer,
             temperature=request.temperature,
             request_id=uuid.uuid4().hex,
             stop=request.stop,
             seed=request.seed,
         )
-        parts: list[str] = []
-        last: GenerationChunk | None = None
-        generator = self._directory.generator(release)
-        async with aclosing(generator.stream(generation, deadline)) as chunks:
-            async for chunk in chunks:
-                if chunk.text:
-                    parts.append(chunk.text)
-                    yield Token(text=chunk.text)
-                last = chunk
-        assert last is not None, "a generator's stream ends with a chunk that says why"
-        assert last.finish_reason is not None, "a generator's stream is never cut silently"
-        yield AnswerResult(
-            answer="".join(parts).strip(),
-            citations=citations,
-            release=release.number,
-            region=region,
-            coverage=coverage,
-            usage=Usage(
-                prompt_tokens=last.prompt_tokens or 0, completion_tokens=last.completion_tokens or 0
-            ),
-            finish_reason=last.finish_reason,
-            model=view.model,
-            took_ms=elapsed_ms(),
-            trace_id=request.trace_id,
-            served_by=region,
-            staleness_ms=pinned.staleness_ms,
-            session=pinned.session,
-        )
+        stream = self._directory.generator(release).stream(generation, deadline)
+        async with aclosing(_written(stream, retrieved, elapsed_ms)) as events:
+            async for event in events:
+                yield event
 
-    async def _prompt(
-        self,
-        request: AnswerRequest,
-        release: ReleaseView,
-        view: GeneratorView,
-        found: SearchResult | None,
-        deadline: Deadline,
-    ) -> tuple[tuple[ChatMessage, ...], tuple[Citation, ...], int]:
-        try:
-            async with asyncio.timeout(deadline.remaining_s()):
-                tokenizer = await self._directory.tokenizer(view)
-        except TimeoutError:
-            raise DeadlineExceeded("time ran out before the tokenizer was here") from None
-        # At least half of the context is kept for the prompt, however long an answer is asked for.
-        max_tokens = min(request.max_tokens, view.context_tokens_max // 2)
-        prompt_tokens_max = view.context_tokens_max - max_tokens
-        if found is None:
-            asked = ChatMessage(role="user", content=request.question)
-            conversation = (*request.history, asked)
-            return fit_conversation(conversation, tokenizer, prompt_tokens_max), (), max_tokens
-        prompt = build_prompt(
-            template=release.prompt,
-            question=request.question,
-            passages=[hit.text for hit in found.hits],
-            tokenizer=tokenizer,
-            prompt_tokens_max=prompt_tokens_max,
-            history=[m for m in request.history if m.role != "system"],
+
+async def _written(
+    stream: AsyncGenerator[GenerationChunk, None],
+    retrieved: Retrieved,
+    elapsed_ms: Callable[[], float],
+) -> AsyncGenerator[AnswerEvent, None]:
+    """The tokens that the model writes, then the result."""
+    parts: list[str] = []
+    last: GenerationChunk | None = None
+    async with aclosing(stream) as chunks:
+        async for chunk in chunks:
+            if chunk.text:
+                parts.append(chunk.text)
+                yield Token(text=chunk.text)
+            last = chunk
+    assert last is not None, "a generator's stream ends with a chunk that says why"
+    assert last.finish_reason is not None, "a generator's stream is never cut silently"
+    usage = Usage(
+        prompt_tokens=last.prompt_tokens or 0, completion_tokens=last.completion_tokens or 0
+    )
+    yield _result(retrieved, "".join(parts).strip(), usage, last.finish_reason, elapsed_ms())
+
+
+async def _in_time(work: Awaitable[T], deadline: Deadline, end: str) -> T:
+    try:
+        async with asyncio.timeout(deadline.remaining_s()):
+            return await work
+    except TimeoutError:
+        raise DeadlineExceeded(f"time ran out before {end}") from None
+
+
+def _evidence(found: SearchResult, release: ReleaseView, corpus: str | None) -> tuple[Hit, ...]:
+    """The hits that the release's answers may rest on."""
+    if release.evidence is None:
+        return found.hits
+    least = release.evidence.score_min.get(release.corpus(corpus).corpus, -math.inf)
+    return tuple(hit for hit in found.hits if hit.score >= least)
+
+
+def _build(
+    request: AnswerRequest,
+    release: ReleaseView,
+    hits: Sequence[Hit],
+    tokenizer: PromptTokenizer,
+    budget: TokenBudget,
+) -> BuiltPrompt:
+    if not request.retrieve:
+        asked = ChatMessage(role="user", content=request.question)
+        return fit_conversation(
+            (*request.history, asked), tokenizer, budget, request.prompt_truncation()
         )
-        cited = found.hits[: prompt.num_passages]
-        citations = tuple(Citation(id=h.id, text=h.text, score=h.score) for h in cited)
-        return prompt.messages, citations, max_tokens
+    return build_prompt(
+        template=release.prompt,
+        question=request.question,
+        passages=[hit.text for hit in hits],
+        tokenizer=tokenizer,
+        budget=budget,
+        history=request.history,
+        truncation=request.prompt_truncation(),
+    )
+
+
+def _result(
+    retrieved: Retrieved, answer: str, usage: Usage, finish_reason: str, took_ms: float
+) -> AnswerResult:
+    return AnswerResult(
+        answer=answer,
+        citations=retrieved.citations,
+        release=retrieved.release,
+        region=retrieved.region,
+        coverage=retrieved.coverage,
+        usage=usage,
+        finish_reason=finish_reason,
+        model=retrieved.model,
+        took_ms=took_ms,
+        trace_id=retrieved.trace_id,
+        served_by=retrieved.served_by,
+        staleness_ms=retrieved.staleness_ms,
+        session=retrieved.session,
+        outcome=retrieved.outcome,
+        truncated=retrieved.truncated,
+    )

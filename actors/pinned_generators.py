@@ -8,6 +8,7 @@ from contextlib import aclosing
 
 from actors.actor_calls import NamedActor
 from actors.answering import GeneratorDirectory
+from cluster.checks import check_generation
 from cluster.clock import Deadline
 from cluster.errors import DeadlineExceeded, NotYet, Unavailable
 from cluster.generation import GenerationChunk, GenerationRequest
@@ -32,9 +33,11 @@ class PinnedGenerators:
     async def generate(
         self, release: int, request: GenerationRequest, deadline: Deadline
     ) -> AsyncGenerator[GenerationChunk, None]:
-        """Raises NotYet when the release is not resident here, Unavailable when its model does not
-        run here: what came from another region is not sent on to a third one.
+        """Raises InvalidArgument for a request out of bounds, NotYet when the release is not
+        resident here, Unavailable when its model does not run here: what came from another region
+        is not sent on to a third one.
         """
+        check_generation(request)
         view = self._view()
         resident = view.releases.get(release)
         if resident is None:

@@ -1,4 +1,4 @@
-"""Counts and cuts prompts by the tokens of a generator, from its Hugging Face folder.
+"""Makes and measures prompts by the tokens of a generator, from its Hugging Face folder.
 
 It needs only the folder's `tokenizer.json` and chat template: loading transformers for this would
 cost each gateway process some 400 MB and five seconds.
@@ -6,20 +6,14 @@ cost each gateway process some 400 MB and five seconds.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
-from typing import NoReturn
+from typing import Any
 
-from jinja2 import TemplateError
-from jinja2.ext import Extension
-from jinja2.ext import loopcontrols as LoopControls
-from jinja2.nodes import Node
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+import orjson
 from tokenizers import Tokenizer
 
+from actors.chat_template import compile_chat_template
+from cluster.control_words import ControlWords
 from cluster.errors import InvalidArgument
 from cluster.generation import ChatMessage
 
@@ -27,25 +21,51 @@ from cluster.generation import ChatMessage
 class FolderTokenizer:
     """Implements `cluster.generation.PromptTokenizer` for one model folder.
 
-    Guarantee: `count` equals the prompt tokens that the engine reports for the same messages.
-    Raises InvalidArgument when the folder has no fast tokenizer or no chat template, and when the
-    template refuses the messages.
+    Guarantees: a message's text never becomes a control token, whatever it holds; other texts
+    become the tokens that the folder's own tokenizer makes of them. The engine reads what `encode`
+    gives, so `count` equals the prompt tokens that the engine reports. For several threads at once;
+    while it tokenizes, other threads run. Raises InvalidArgument when the folder has no fast
+    tokenizer or no chat template, and when the template refuses the messages.
     """
 
     def __init__(self, folder: Path) -> None:
         file = folder / "tokenizer.json"
         if not file.is_file():
             raise InvalidArgument(f"{folder.name} has no tokenizer.json", field="generator")
-        self._tokenizer = Tokenizer.from_file(str(file))
+        settings = _settings(folder)
+        described = _with_added_tokens(orjson.loads(file.read_bytes()), settings)
+        self._words = ControlWords(described)
+        renamed = self._words.renamed()
+        self._tokenizer = Tokenizer.from_buffer(orjson.dumps(renamed))
+        for token in renamed["added_tokens"]:
+            if self._tokenizer.token_to_id(token["content"]) != token["id"]:
+                raise InvalidArgument(
+                    f"{folder.name} has an added token whose id {token['id']} does not follow from "
+                    "its tokenizer.json",
+                    field="generator",
+                )
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        self._token_chars_max = max(map(len, self._tokenizer.get_vocab()))
-        self._render = _compile_chat_template(folder)
+        self.token_chars_max = max(map(len, self._tokenizer.get_vocab()))
+        self._render = compile_chat_template(folder, settings)
+
+    def encode(self, messages: tuple[ChatMessage, ...], begun: str = "") -> list[int]:
+        """The tokens of the prompt that the chat template makes of the messages, the opening of the
+        answer included, and of the answer's beginning where it is `begun`.
+        """
+        shielded = tuple(
+            ChatMessage(role=message.role, content=self._words.shielded(message.content))
+            for message in messages
+        )
+        prompt = self._words.marked(self._render(shielded)) + self._words.cleaned(begun)
+        # A batch of one, because `encode` would keep the interpreter's lock.
+        (encoding,) = self._tokenizer.encode_batch_fast([prompt], add_special_tokens=False)
+        ids: list[int] = encoding.ids
+        return ids
 
     def count(self, messages: tuple[ChatMessage, ...]) -> int:
-        """Tokens of the prompt that the chat template makes, opening of the answer included."""
-        prompt = self._render(messages)
-        return len(self._tokenizer.encode(prompt, add_special_tokens=False).ids)
+        """How many tokens `encode` gives."""
+        return len(self.encode(messages))
 
     def truncate(self, text: str, tokens_max: int) -> str:
         """A beginning of `text` of at most `tokens_max` tokens, and within one token of the
@@ -55,9 +75,10 @@ class FolderTokenizer:
             return ""
         # No token spans more characters than the longest in the vocabulary, so a huge text is
         # never tokenized as a whole.
-        kept = text[: (tokens_max + 1) * self._token_chars_max]
+        kept = text[: (tokens_max + 1) * self.token_chars_max]
         while True:
-            tokens = self._tokenizer.encode(kept, add_special_tokens=False)
+            cleaned = self._words.cleaned(kept)
+            (tokens,) = self._tokenizer.encode_batch([cleaned], add_special_tokens=False)
             if len(tokens.ids) <= tokens_max:
                 return kept
             # Cutting at a token's first character can change how the rest is split, so the cut is
@@ -66,76 +87,17 @@ class FolderTokenizer:
             kept = kept[: min(end, len(kept) - 1)]
 
 
-class _IgnoreGenerationMarks(Extension):
-    """`{% generation %}` marks the assistant's words for training; here it stands for its body."""
-
-    tags = {"generation"}  # noqa: RUF012 - jinja2 types it as a set
-
-    def parse(self, parser: Parser) -> list[Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+def _settings(folder: Path) -> dict[str, Any]:
+    file = folder / "tokenizer_config.json"
+    settings: dict[str, Any] = orjson.loads(file.read_bytes()) if file.is_file() else {}
+    return settings
 
 
-def _compile_chat_template(folder: Path) -> Callable[[tuple[ChatMessage, ...]], str]:
-    """The folder's template, rendered in the environment that Hugging Face defines for it."""
-    settings: dict[str, object] = {}
-    if (folder / "tokenizer_config.json").is_file():
-        settings = json.loads((folder / "tokenizer_config.json").read_text())
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_IgnoreGenerationMarks, LoopControls]
+def _with_added_tokens(described: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """The tokenizer with the tokens that its settings alone say were added."""
+    known = {token["content"] for token in described["added_tokens"]}
+    told = sorted(
+        (int(id), token) for id, token in settings.get("added_tokens_decoder", {}).items()
     )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _refuse
-    environment.globals["strftime_now"] = _format_now
-    try:
-        template = environment.from_string(_template_source(folder, settings))
-    except TemplateError as error:
-        raise InvalidArgument(
-            f"the chat template of {folder.name} is not valid: {error}", field="generator"
-        ) from error
-    special = {
-        name: value["content"] if isinstance(value, dict) else value
-        for name, value in settings.items()
-        if name.endswith("_token") and isinstance(value, str | dict)
-    }
-
-    def render(messages: tuple[ChatMessage, ...]) -> str:
-        try:
-            return template.render(
-                messages=[{"role": m.role, "content": m.content} for m in messages],
-                tools=None,
-                documents=None,
-                add_generation_prompt=True,
-                **special,
-            )
-        except TemplateError as error:
-            raise InvalidArgument(
-                f"the model's chat template refuses the messages: {error}", field="messages"
-            ) from error
-
-    return render
-
-
-def _template_source(folder: Path, settings: dict[str, object]) -> str:
-    if (folder / "chat_template.jinja").is_file():
-        return (folder / "chat_template.jinja").read_text()
-    source = settings.get("chat_template")
-    if isinstance(source, list):
-        source = {named["name"]: named["template"] for named in source}.get("default")
-    if not isinstance(source, str):
-        raise InvalidArgument(f"{folder.name} has no chat template", field="generator")
-    return source
-
-
-def _to_json(value: object, indent: int | None = None) -> str:
-    # Unlike Jinja's own filter, which escapes for HTML.
-    return json.dumps(value, ensure_ascii=False, indent=indent)
-
-
-def _refuse(message: str) -> NoReturn:
-    raise TemplateError(message)
-
-
-def _format_now(pattern: str) -> str:
-    # The engine reads the machine's clock here too, so an injected one would count another prompt.
-    return datetime.now().strftime(pattern)  # noqa: TID251
+    others = [{"id": id, **token} for id, token in told if token["content"] not in known]
+    return {**described, "added_tokens": [*described["added_tokens"], *others]}

@@ -26,6 +26,7 @@ from cluster.answers import ANSWER_TOP_K_DEFAULT, AnswerRequest, AnswerResult, R
 from cluster.demand import demand_of
 from cluster.errors import Unavailable
 from cluster.filters import Filter, parse_filter
+from cluster.prompt import truncation_of
 from cluster.search import TOP_K_DEFAULT, SearchRequest, SearchResult
 from cluster.vectors import check_vectors
 
@@ -105,6 +106,7 @@ class Region:
         filter: Mapping[str, object] | None = None,
         max_tokens: int = 128,
         temperature: float = 0.0,
+        truncation: str | None = None,
         timeout_s: float = 60.0,
         min_coverage: float = 1.0,
         release: int | None = None,
@@ -113,7 +115,12 @@ class Region:
         session: str | None = None,
         max_staleness_ms: int | None = None,
     ) -> ray.ObjectRef[AnswerResult]:
-        """Answers a question from the passages found for it."""
+        """Answers a question from the passages found for it.
+
+        Where these do not all fit into the model's context, `truncation` of "disabled" refuses the
+        question; by default ("auto") the weakest are left out, and `truncated` of the result says
+        how many. `outcome` of the result is "nothing_found" where no passage was evidence.
+        """
         request = AnswerRequest(
             question=question,
             corpus=corpus,
@@ -121,6 +128,7 @@ class Region:
             filter=_parsed(filter),
             max_tokens=max_tokens,
             temperature=temperature,
+            truncation=None if truncation is None else truncation_of(truncation),
             timeout_s=timeout_s,
             min_coverage=min_coverage,
             release=release,

@@ -103,6 +103,7 @@ class ReleaseLoader:
             embedders=() if embedder is None else self._embedders_to_be(embedder),
             generator=None if generator is None else self._generator_view(generator),
             prompt=contents.prompt,
+            evidence=contents.evidence,
             elsewhere=frozenset(contents.indexes.keys() - here),
         )
         return LoadedRelease(

@@ -23,7 +23,7 @@ from bench.vllm_alone import EngineSettings, Prompt, PromptLoad, VllmAlone
 from cluster.answers import ANSWER_TOP_K_DEFAULT
 from cluster.corpus_settings import CorpusSettings
 from cluster.generation import ChatMessage
-from cluster.prompt import PromptTemplate, build_prompt
+from cluster.prompt import PromptTemplate, TokenBudget, build_prompt
 from deployments.http_client import HttpRegion
 
 _CORPUS = "factbook"
@@ -110,7 +110,7 @@ class _GenerateBench:
             question=question,
             passages=[hit["text"] for hit in hits],
             tokenizer=self._tokenizer,
-            prompt_tokens_max=self._context - self._plan.answer_tokens,
+            budget=TokenBudget.for_answer(self._context, self._plan.answer_tokens),
         ).messages
 
 

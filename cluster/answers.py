@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol
 
 from cluster.caller import ANYONE, Caller
@@ -17,6 +18,7 @@ from cluster.divergence_report import DivergenceReport
 from cluster.errors import Unavailable
 from cluster.filters import Filter
 from cluster.generation import ChatMessage
+from cluster.prompt import Truncated, Truncation
 from cluster.regions_overview import RegionLine
 from cluster.search import SearchRequest, SearchResult
 
@@ -31,7 +33,9 @@ class AnswerRequest:
     retrieve: bool = True
     """False asks the plain model, without passages."""
     history: tuple[ChatMessage, ...] = ()
-    """Earlier messages of the conversation, oldest first."""
+    """Earlier messages of the conversation, oldest first. Those of the role `system` may stand
+    anywhere among them.
+    """
     corpus: str | None = None
     top_k: int = ANSWER_TOP_K_DEFAULT
     filter: Filter | None = None
@@ -39,6 +43,8 @@ class AnswerRequest:
     temperature: float = 0.0
     stop: tuple[str, ...] = ()
     seed: int | None = None
+    truncation: Truncation | None = None
+    """None cuts with retrieval, and does not for the plain model."""
     timeout_s: float = 60.0
     min_coverage: float = 1.0
     release: int | None = None
@@ -52,6 +58,12 @@ class AnswerRequest:
     demand: Demand = EVENTUAL
     not_before: int = 0
     """The place in the release log of the oldest switch that may serve."""
+
+    def prompt_truncation(self) -> Truncation:
+        """What is done where the prompt does not fit."""
+        if self.truncation is not None:
+            return self.truncation
+        return Truncation.AUTO if self.retrieve else Truncation.DISABLED
 
     def retrieval(self) -> SearchRequest:
         """The search for the passages to answer from, by the same release."""
@@ -80,6 +92,15 @@ class Citation:
     score: float
 
 
+class Outcome(StrEnum):
+    """How an answer came about."""
+
+    ANSWERED = "answered"
+    """The language model wrote it."""
+    NOTHING_FOUND = "nothing_found"
+    """No passage was evidence, and the release's own text stands in its place."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
     prompt_tokens: int
@@ -102,6 +123,9 @@ class Retrieved:
     staleness_ms: int
     session: str
     """As of `SearchResult`."""
+    outcome: Outcome = Outcome.ANSWERED
+    truncated: Truncated | None = None
+    """What the prompt lacks; None where nothing was cut."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +154,8 @@ class AnswerResult:
     staleness_ms: int
     session: str
     """As of `Retrieved`."""
+    outcome: Outcome = Outcome.ANSWERED
+    truncated: Truncated | None = None
 
 
 AnswerEvent = Retrieved | Token | AnswerResult

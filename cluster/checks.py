@@ -1,5 +1,5 @@
-"""What every request is checked for against the release that will serve it, whoever brought it
-in.
+"""What every request is checked for, whoever brought it in: a caller over HTTP, the Python client
+or another region. Searches are checked against the release that will serve them.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import replace
 from cluster.answers import AnswerRequest
 from cluster.errors import InvalidArgument
 from cluster.filters import check_filter, is_encodable
+from cluster.generation import ROLES, ChatMessage, GenerationRequest
 from cluster.manifests import EF_SEARCH_MAX
 from cluster.region_view import CorpusView
 from cluster.search import SearchEffort, SearchRequest
@@ -20,6 +21,20 @@ BATCH_MAX = 1024
 TEXT_CHARS_MAX = 8192
 TIMEOUT_S_MAX = 600.0
 MAX_TOKENS_MAX = 32_768
+TEMPERATURE_MAX = 2.0
+SEED_MIN, SEED_MAX = -(2**63), 2**63 - 1
+STOPS_MAX = 4
+STOP_CHARS_MAX = 256
+MESSAGES_MAX = 2048
+"""Most messages of a conversation, its question included."""
+CONVERSATION_CHARS_MAX = 262_144
+"""Most characters of a conversation, over all messages and the question."""
+PROMPT_MESSAGES_MAX = MESSAGES_MAX + 2
+"""Of the prompt that is made of a conversation: there may be a system text and the beginning of the
+answer besides.
+"""
+PROMPT_CHARS_MAX = 4_194_304
+"""Of such a prompt, passages included."""
 NPROBE_MAX = 65_536
 HITS_MAX = 131_072
 """Most hits that one request may ask for: `top_k` times the length of the batch."""
@@ -79,16 +94,48 @@ def check_answer(request: AnswerRequest) -> None:
     """Raises InvalidArgument naming the field that is wrong."""
     _check_common(request.top_k, request.timeout_s, request.min_coverage, request.user)
     _check_unicode(request.question, "question")
-    for message in request.history:
-        _check_unicode(message.content, "messages")
     if not request.question.strip():
         raise InvalidArgument("the question is empty", "question")
     if request.retrieve and len(request.question) > TEXT_CHARS_MAX:
         raise InvalidArgument(f"more than {TEXT_CHARS_MAX} characters", "question")
+    asked = ChatMessage(role="user", content=request.question)
+    _check_messages((*request.history, asked), MESSAGES_MAX, CONVERSATION_CHARS_MAX)
+    _check_sampling(request)
+
+
+def check_generation(request: GenerationRequest) -> None:
+    """Raises InvalidArgument naming the field that is wrong."""
+    if not request.messages:
+        raise InvalidArgument("is empty", "messages")
+    begun = ChatMessage(role="assistant", content=request.begun)
+    _check_messages((*request.messages, begun), PROMPT_MESSAGES_MAX, PROMPT_CHARS_MAX)
+    _check_sampling(request)
+
+
+def _check_messages(messages: Sequence[ChatMessage], most: int, chars_max: int) -> None:
+    if len(messages) > most:
+        raise InvalidArgument(f"are more than {most}", "messages")
+    if sum(len(message.content) for message in messages) > chars_max:
+        raise InvalidArgument(f"have more than {chars_max} characters together", "messages")
+    for message in messages:
+        if message.role not in ROLES:
+            raise InvalidArgument(f"a role must be one of {', '.join(ROLES)}", "messages")
+        _check_unicode(message.content, "messages")
+
+
+def _check_sampling(request: AnswerRequest | GenerationRequest) -> None:
     if not 1 <= request.max_tokens <= MAX_TOKENS_MAX:
         raise InvalidArgument(f"must be in 1 ... {MAX_TOKENS_MAX}", "max_tokens")
-    if not 0.0 <= request.temperature <= 2.0:
-        raise InvalidArgument("must be in 0 ... 2", "temperature")
+    if not 0.0 <= request.temperature <= TEMPERATURE_MAX:
+        raise InvalidArgument(f"must be in 0 ... {TEMPERATURE_MAX:g}", "temperature")
+    if request.seed is not None and not SEED_MIN <= request.seed <= SEED_MAX:
+        raise InvalidArgument("does not fit in 64 bits", "seed")
+    if len(request.stop) > STOPS_MAX:
+        raise InvalidArgument(f"holds more than {STOPS_MAX} texts", "stop")
+    for text in request.stop:
+        _check_unicode(text, "stop")
+        if not 1 <= len(text) <= STOP_CHARS_MAX:
+            raise InvalidArgument(f"each text has 1 ... {STOP_CHARS_MAX} characters", "stop")
 
 
 def _check_common(top_k: int, timeout_s: float, min_coverage: float, user: str) -> None:

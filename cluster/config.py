@@ -26,6 +26,7 @@ from yaml import YAMLError
 
 from cluster.corpus_settings import AUTO, NAMED, CorpusSettings
 from cluster.errors import InvalidArgument
+from cluster.evidence import EvidenceSettings
 from cluster.manifests import Name
 from cluster.model_settings import EmbedderSettings, GeneratorSettings
 from cluster.prompt import PromptTemplate
@@ -79,6 +80,7 @@ class Settings(Record):
     embedder: EmbedderSettings = Field(default_factory=EmbedderSettings)
     generator: GeneratorSettings = Field(default_factory=GeneratorSettings)
     prompt: PromptTemplate = Field(default_factory=PromptTemplate)
+    evidence: EvidenceSettings = Field(default_factory=EvidenceSettings)
     routing: RoutingSettings = Field(default_factory=RoutingSettings)
     rollout: RolloutPolicy = Field(default_factory=RolloutPolicy)
     cache: CacheSettings = Field(default_factory=CacheSettings)

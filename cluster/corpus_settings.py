@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
+from cluster.evidence import ScoreMin
 from cluster.manifests import AutoIndex, IndexParameters, Name
 from cluster.records import Record
 
@@ -53,4 +54,8 @@ class CorpusSettings(Record):
     partition_by: Annotated[str, Field(min_length=1)] | None = None
     """A metadata field of strings or integers: documents with equal values are a partition, which
     is kept in one shard; a query whose filter names its partition touches only that.
+    """
+    score_min: ScoreMin = "auto"
+    """The least score of a passage to answer from. `auto`: what was measured with the starter
+    embedder, and none for another one. `null`: whatever is found is answered from.
     """

@@ -2,6 +2,7 @@
 
     RaygionError
     |- InvalidArgument     the caller's input is wrong; names the field        (400)
+    |  `- ContextLengthExceeded  the prompt exceeds the model's context       (400)
     |- NotFound            no such thing in the store                          (404)
     |- TooLarge            the request body exceeds the limit                  (413)
     |- Unauthenticated     the bearer key is missing or wrong                  (401)
@@ -55,6 +56,12 @@ class InvalidArgument(RaygionError):
 
     def __str__(self) -> str:
         return f"{self.field}: {self.message}" if self.field else self.message
+
+
+class ContextLengthExceeded(InvalidArgument):
+    """The prompt does not fit into the model's context, and may not be cut: ask for less."""
+
+    code = "context_length_exceeded"
 
 
 class NotFound(RaygionError):

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Literal, Protocol, get_args
 
 from cluster.clock import Deadline
+
+Role = Literal["system", "user", "assistant"]
+ROLES: tuple[Role, ...] = get_args(Role)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatMessage:
-    role: str
+    role: Role
     content: str
 
 
@@ -65,7 +68,12 @@ class Generator(Protocol):
 
 
 class PromptTokenizer(Protocol):
-    """Counts and cuts by the tokens of the generator."""
+    """Counts and cuts by the tokens of the generator. For several threads at once."""
+
+    @property
+    def token_chars_max(self) -> int:
+        """No token stands for more characters."""
+        ...
 
     def count(self, messages: tuple[ChatMessage, ...]) -> int:
         """Tokens of the prompt that the chat template makes of the messages, opening of the answer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from cluster.records import Record
 from cluster.region_settings import SURVIVORS
@@ -27,6 +27,20 @@ class EmbedderSettings(Record):
         return self.replicas or max(1, min(SURVIVORS, machines))
 
 
+_WITHOUT_EFFECT = frozenset(
+    {
+        "chat_template",
+        "chat_template_content_format",
+        "default_chat_template_kwargs",
+        "enable_auto_tool_choice",
+        "reasoning_parser",
+        "reasoning_parser_plugin",
+        "tokenizer",
+        "tokenizer_mode",
+        "tool_call_parser",
+        "tool_parser_plugin",
+    }
+)
 CALLS_PER_SEQUENCE = 2
 """Calls that a replica accepts for each sequence that it decodes, so that it never runs dry."""
 
@@ -52,7 +66,17 @@ class GeneratorSettings(Record):
     queue_max: Annotated[int, Field(ge=1)] = 64
     """Requests that may wait for a replica; more are refused as overloaded."""
     engine: dict[str, Any] = Field(default_factory=dict)
-    """More vLLM engine arguments."""
+    """More vLLM engine arguments, but for those that concern its own making of prompts."""
+
+    @field_validator("engine")
+    @classmethod
+    def _check_engine(cls, engine: dict[str, Any]) -> dict[str, Any]:
+        for key in sorted(_WITHOUT_EFFECT & engine.keys()):
+            raise ValueError(
+                f"{key} would have no effect: vLLM gets prompts as tokens, made by the tokenizer "
+                "and the chat template in the model's folder, and its answers are taken as they are"
+            )
+        return engine
 
     def places(self, gateways: int) -> int:
         """Answers that each of so many gateways can have with replicas or waiting for them."""

@@ -1,19 +1,27 @@
 """From a question and the passages found for it to the messages that the generator reads.
 
-The prompt is part of a release. It is cut to the model's length by tokens: whole passages are
-dropped from the weakest end first, then the last one that stays is shortened, then the question; a
-prompt never fails for its length.
+The prompt is part of a release. It has to fit into the model's context, which is shared in this
+order:
+
+    the system text and the question   whole, or the prompt is refused
+    the passages                       half of what is left, and what the history does not need
+    the history                        what the passages leave of it
+
+Passages are dropped from the weakest end, and the last one that stays may be shortened; the history
+loses its oldest messages. What was cut is told with the prompt, and nothing is cut for a caller who
+asked that it be not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Self
 
 from pydantic import model_validator
 
-from cluster.errors import InvalidArgument
+from cluster.errors import ContextLengthExceeded, InvalidArgument
 from cluster.generation import ChatMessage, PromptTokenizer
 from cluster.records import Record
 
@@ -44,11 +52,59 @@ class PromptTemplate(Record):
         return self
 
 
+class Truncation(StrEnum):
+    """What is done with a prompt that does not fit, as OpenAI's Responses interface calls it."""
+
+    AUTO = "auto"
+    """The oldest messages of the history and the weakest passages are left out."""
+    DISABLED = "disabled"
+    """The request is refused."""
+
+
+def truncation_of(asked: str) -> Truncation:
+    """Raises InvalidArgument for what is none."""
+    try:
+        return Truncation(asked)
+    except ValueError:
+        raise InvalidArgument(f"must be one of {', '.join(Truncation)}", "truncation") from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Truncated:
+    """What a prompt lacks of what it should have held."""
+
+    history_messages: int = 0
+    """Messages of the history that were left out: the oldest ones."""
+    passages: int = 0
+    """Passages that were found and left out: the weakest ones."""
+    passages_shortened: int = 0
+    """1 where of the last passage in the prompt only the beginning stands there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenBudget:
+    """How a model's context is shared between the prompt and the answer."""
+
+    context: int
+    answer: int
+
+    @classmethod
+    def for_answer(cls, context: int, answer_wanted: int) -> TokenBudget:
+        """At least half of the context is kept for the prompt, however long an answer is wanted."""
+        return cls(context=context, answer=min(answer_wanted, context // 2))
+
+    @property
+    def prompt(self) -> int:
+        return self.context - self.answer
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuiltPrompt:
     messages: tuple[ChatMessage, ...]
     num_passages: int
     """How many of the passages, from the best on, stand in the prompt."""
+    truncated: Truncated | None
+    """None where nothing was cut."""
 
 
 def build_prompt(
@@ -57,58 +113,147 @@ def build_prompt(
     question: str,
     passages: Sequence[str],
     tokenizer: PromptTokenizer,
-    prompt_tokens_max: int,
+    budget: TokenBudget,
     history: Sequence[ChatMessage] = (),
+    truncation: Truncation = Truncation.AUTO,
 ) -> BuiltPrompt:
-    """Fits the passages (best first) and the question into `prompt_tokens_max` tokens.
+    """Fits the question, the passages (best first) and the earlier messages into the budget.
 
-    `history` holds the earlier turns of a conversation; the oldest are dropped first. Raises
-    InvalidArgument only when the model is too small for the template itself.
+    System messages of the history follow the template's own system text, in one message. Where
+    there are passages, at least one stands in the prompt. Raises ContextLengthExceeded when the
+    system text, the question and a piece of the best passage do not fit together, and for whatever
+    does not fit where truncation is disabled.
     """
+    system = "\n\n".join([template.system, *(m.content for m in history if m.role == "system")])
+    turns = [message for message in history if message.role != "system"]
+    field = "messages" if history else "question"
 
-    def newest(number: int) -> Sequence[ChatMessage]:
-        return history[len(history) - number :]
-
-    def messages_for(
-        turns: Sequence[ChatMessage], texts: Sequence[str], asked: str
-    ) -> tuple[ChatMessage, ...]:
+    def messages_for(kept: Sequence[ChatMessage], texts: Sequence[str]) -> tuple[ChatMessage, ...]:
         numbered = [template.passage.format(number=i, text=text) for i, text in enumerate(texts, 1)]
-        user = template.user.format(passages="\n".join(numbered), question=asked)
-        system = ChatMessage(role="system", content=template.system)
-        return (system, *turns, ChatMessage(role="user", content=user))
+        user = template.user.format(passages="\n".join(numbered), question=question)
+        opening = ChatMessage(role="system", content=system)
+        return (opening, *kept, ChatMessage(role="user", content=user))
 
-    def excess(turns: Sequence[ChatMessage], texts: Sequence[str], asked: str) -> int:
-        return tokenizer.count(messages_for(turns, texts, asked)) - prompt_tokens_max
+    def fitting(tokens_max: int, kept: Sequence[ChatMessage] = ()) -> list[str]:
+        return _fitting_passages(
+            passages, lambda some: tokenizer.count(messages_for(kept, some)) - tokens_max, tokenizer
+        )
 
-    turns = newest(_most_that_fit(len(history), lambda n: excess(newest(n), (), question) <= 0))
-    asked = _longest_fitting(question, lambda text: excess(turns, (), text), tokenizer)
-    texts = _fitting_passages(passages, lambda kept: excess(turns, kept, asked), tokenizer)
-    messages = messages_for(turns, texts, asked)
-    return BuiltPrompt(messages=messages, num_passages=len(texts))
+    bare = _checked_count(
+        messages_for((), ()), tokenizer, budget, "the system text and the question", field
+    )
+    # What the history cannot take. Half of the room may be too little for a piece of a passage,
+    # which then may have all of it.
+    secured = fitting((bare + budget.prompt + 1) // 2) or fitting(budget.prompt)
+    if passages and not secured:
+        raise ContextLengthExceeded(
+            f"the system text and the question take {bare} tokens, which leaves no room for a "
+            f"passage: {_shared(budget)}",
+            field,
+        )
+    kept = _newest(
+        turns, lambda some: tokenizer.count(messages_for(some, secured)) <= budget.prompt
+    )
+    # At its seams a text may take more tokens than alone: what was secured stays even so.
+    texts = max(fitting(budget.prompt, kept), secured, key=lambda some: sum(map(len, some)))
+    truncated = Truncated(
+        history_messages=len(turns) - len(kept),
+        passages=len(passages) - len(texts),
+        passages_shortened=sum(a != b for a, b in zip(texts, passages, strict=False)),
+    )
+    if truncated != Truncated() and truncation is Truncation.DISABLED:
+        raise ContextLengthExceeded(
+            f"the prompt does not fit without {_told(truncated)}: {_shared(budget)}", field
+        )
+    return BuiltPrompt(
+        messages=messages_for(kept, texts),
+        num_passages=len(texts),
+        truncated=None if truncated == Truncated() else truncated,
+    )
 
 
 def fit_conversation(
-    messages: Sequence[ChatMessage], tokenizer: PromptTokenizer, prompt_tokens_max: int
-) -> tuple[ChatMessage, ...]:
-    """The conversation, cut to `prompt_tokens_max` tokens for a generator without retrieval.
+    messages: Sequence[ChatMessage],
+    tokenizer: PromptTokenizer,
+    budget: TokenBudget,
+    truncation: Truncation,
+) -> BuiltPrompt:
+    """The conversation, one message or more, for a generator without retrieval.
 
-    The oldest turns go first (a leading system message stays), then the last message is shortened.
+    The oldest messages may be left out, but neither a system message nor the last message. Raises
+    ContextLengthExceeded when these do not fit, and when any does not where truncation is disabled.
     """
-    opening = [m for m in messages[:1] if m.role == "system" and len(messages) > 1]
-    turns = messages[len(opening) :]
-
-    def excess(kept: Sequence[ChatMessage]) -> int:
-        return tokenizer.count((*opening, *kept)) - prompt_tokens_max
-
-    if not turns:
-        return ()
-    *earlier, last = turns
-    kept = _most_that_fit(len(earlier), lambda n: excess(turns[len(earlier) - n :]) <= 0)
-    text = _longest_fitting(
-        last.content, lambda t: excess((ChatMessage(role=last.role, content=t),)), tokenizer
+    *history, last = messages
+    if truncation is Truncation.DISABLED:
+        _checked_count(tuple(messages), tokenizer, budget, "the messages", "messages")
+        return BuiltPrompt(messages=tuple(messages), num_passages=0, truncated=None)
+    must_stay = tuple(m for m in history if m.role == "system")
+    _checked_count(
+        (*must_stay, last), tokenizer, budget, "the last message and the system text", "messages"
     )
-    shortened = ChatMessage(role=last.role, content=text)
-    return (*opening, *earlier[len(earlier) - kept :], shortened)
+    kept = _newest(history, lambda some: tokenizer.count((*some, last)) <= budget.prompt)
+    left_out = len(history) - len(kept)
+    return BuiltPrompt(
+        messages=(*kept, last),
+        num_passages=0,
+        truncated=Truncated(history_messages=left_out) if left_out else None,
+    )
+
+
+def _checked_count(
+    messages: tuple[ChatMessage, ...],
+    tokenizer: PromptTokenizer,
+    budget: TokenBudget,
+    what: str,
+    field: str,
+) -> int:
+    """The tokens of messages that must fit as they are. Raises ContextLengthExceeded when they do
+    not: without counting, where they have more characters than so many tokens can stand for.
+    """
+    least = sum(len(message.content) for message in messages) // tokenizer.token_chars_max
+    if least > budget.prompt:
+        raise ContextLengthExceeded(
+            f"{what} take at least {least} tokens: {_shared(budget)}", field
+        )
+    taken = tokenizer.count(messages)
+    if taken > budget.prompt:
+        raise ContextLengthExceeded(f"{what} take {taken} tokens: {_shared(budget)}", field)
+    return taken
+
+
+def _shared(budget: TokenBudget) -> str:
+    # Clients know the error by these words of OpenAI's.
+    return (
+        f"this model's maximum context length is {budget.context} tokens, of which "
+        f"{budget.answer} are kept for the answer (max_tokens) and {budget.prompt} are left for "
+        "the prompt"
+    )
+
+
+def _told(truncated: Truncated) -> str:
+    parts = {
+        "messages of the history left out": truncated.history_messages,
+        "passages left out": truncated.passages,
+        "passages shortened": truncated.passages_shortened,
+    }
+    return " and ".join(f"{number} {what}" for what, number in parts.items() if number)
+
+
+def _newest(
+    history: Sequence[ChatMessage], fits: Callable[[tuple[ChatMessage, ...]], bool]
+) -> tuple[ChatMessage, ...]:
+    """The history without its oldest messages, as few as need be; system messages stay.
+
+    Where some are left out, the rest begins with a message of the user: chat templates refuse a
+    conversation that the assistant opens.
+    """
+    later = [i for i in range(1, len(history)) if history[i].role == "user"]
+    starts = [len(history), *reversed(later), 0]
+
+    def since(start: int) -> tuple[ChatMessage, ...]:
+        return tuple(m for i, m in enumerate(history) if i >= start or m.role == "system")
+
+    return since(starts[_most_that_fit(len(starts) - 1, lambda n: fits(since(starts[n])))])
 
 
 def _fitting_passages(
@@ -116,6 +261,7 @@ def _fitting_passages(
     excess: Callable[[Sequence[str]], int],
     tokenizer: PromptTokenizer,
 ) -> list[str]:
+    """The best passages with `excess(passages) <= 0`, the last one shortened where that helps."""
     kept = list(passages[: _most_that_fit(len(passages), lambda n: excess(passages[:n]) <= 0)])
     if len(kept) == len(passages) or excess((*kept, "")) > -_PASSAGE_TOKENS_MIN:
         return kept
@@ -127,8 +273,7 @@ def _fitting_passages(
 def _most_that_fit(most: int, fits: Callable[[int], bool]) -> int:
     """The largest number up to `most` that fits, if more never fit where less do not; else 0.
 
-    What is looked at is at most twice what fits, a few times over, however much there is: a prompt
-    is made on the event loop.
+    What is looked at is at most twice what fits, a few times over, however much there is.
     """
     low, high = 0, min(_USUAL, most)
     while low < high and fits(high):
@@ -140,15 +285,10 @@ def _most_that_fit(most: int, fits: Callable[[int], bool]) -> int:
 
 
 def _longest_fitting(text: str, excess: Callable[[str], int], tokenizer: PromptTokenizer) -> str:
-    """The longest beginning of `text` with `excess(beginning) <= 0`."""
-    if excess(text) <= 0:
-        return text
+    """A beginning of `text` with `excess(beginning) <= 0`, about the longest; empty if there is
+    none.
+    """
     room = -excess("")
-    if room < 0:
-        raise InvalidArgument(
-            f"the prompt template exceeds the model's context by {-room} tokens; "
-            "use a model with a longer context or a shorter template"
-        )
     while room > 0:
         shortened = tokenizer.truncate(text, room)
         # At its seams a text may take other tokens than it takes alone: try again with less.

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from cluster.canary import lot_of
 from cluster.errors import InvalidArgument, NotFound, NotYet, Unavailable
+from cluster.evidence import EvidencePolicy
 from cluster.manifests import ArtifactFile, ColumnType, Metric
 from cluster.prompt import PromptTemplate
 from cluster.releases import CanaryShare, Switch
@@ -59,6 +60,8 @@ class ReleaseView:
     """Actor names of the replicas that embed queries."""
     generator: GeneratorView | None
     prompt: PromptTemplate
+    evidence: EvidencePolicy | None = None
+    """None: every hit is evidence, and without a hit the model answers from no passage."""
     elsewhere: frozenset[str] = frozenset()
     """Corpora of the release that may not be in this region."""
 

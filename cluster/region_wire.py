@@ -7,7 +7,7 @@ one float.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -77,6 +77,7 @@ def answer_call(request: AnswerRequest, remaining_s: float) -> Call:
         "temperature": request.temperature,
         "stop": request.stop,
         "seed": request.seed,
+        "truncation": request.truncation,
         **_common(request, remaining_s),
     }
     return Call(path=ANSWER, content=_dumped(body), headers=_headers(request.trace_id))
@@ -154,7 +155,15 @@ _RETRIEVED = TypeAdapter(Retrieved)
 _TOKEN = TypeAdapter(Token)
 _RESULT = TypeAdapter(AnswerResult)
 _CHUNK = TypeAdapter(GenerationChunk)
-_BY_CODE = {kind.code: kind for kind in RaygionError.__subclasses__()}
+
+
+def _kinds(root: type[RaygionError]) -> Iterator[type[RaygionError]]:
+    for kind in root.__subclasses__():
+        yield kind
+        yield from _kinds(kind)
+
+
+_BY_CODE = {kind.code: kind for kind in _kinds(RaygionError)}
 
 
 def _parsed(adapter: TypeAdapter[T], data: bytes) -> T:

@@ -23,6 +23,7 @@ from typing import Annotated, Literal, assert_never
 from pydantic import Field, TypeAdapter, ValidationError
 
 from cluster.errors import Corrupt
+from cluster.evidence import EvidencePolicy
 from cluster.manifests import ManifestRef, Name
 from cluster.prompt import PromptTemplate
 from cluster.records import Record
@@ -31,6 +32,11 @@ RELEASE_LOG = "releases"
 """The log's folder in the store."""
 WaitFor = Literal["all", "quorum"] | Annotated[tuple[Name, ...], Field(min_length=1)]
 """For whom a release waits: every target, a majority of the targets, or the named ones."""
+
+
+def _is_none(value: object) -> bool:
+    # What is left out when there is none leaves the bytes of others as they are.
+    return value is None
 
 
 class ReleaseContents(Record):
@@ -43,6 +49,10 @@ class ReleaseContents(Record):
     generator: ManifestRef | None = None
     """None serves the search tier alone."""
     prompt: PromptTemplate = PromptTemplate()
+    evidence: EvidencePolicy | None = Field(default=None, exclude_if=_is_none)
+    """None in releases from before there was one: the model answers whatever was found, or without
+    a passage.
+    """
 
 
 class Release(Record):

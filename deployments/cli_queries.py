@@ -122,6 +122,8 @@ def ask(
                 cited = enumerate(data["citations"], 1)
                 rows = [(f"[{i}]", c["id"], f"{c['score']:.4f}", c["text"]) for i, c in cited]
                 out.print(table(_title(data), ("", "id", "score", "text"), rows))
+                if data["truncated"] is not None:
+                    out.print(_lacking(data["truncated"]))
 
 
 def _reached(config: Path | None, region: str | None) -> HttpRegion | RegionsClient:
@@ -141,6 +143,14 @@ def _title(answered: dict[str, Any]) -> str:
     return (
         f"release {answered['release']}, region {by}, "
         f"coverage {answered['coverage']:.2f}, {answered['took_ms']:.0f} ms"
+    )
+
+
+def _lacking(truncated: dict[str, int]) -> str:
+    """What the prompt lacked: of a single question, passages alone."""
+    return (
+        f"Not all passages fit into the prompt: {truncated['passages']} left out, "
+        f"{truncated['passages_shortened']} shortened."
     )
 
 

@@ -9,6 +9,7 @@ import typer
 
 from cluster.clock import SYSTEM_CLOCK
 from cluster.errors import NotFound
+from cluster.evidence import EvidencePolicy
 from cluster.releases import LogState, Proposal
 from deployments.cli_options import Config, Json, Region, Store
 from deployments.cli_regions import anywhere, leading, policy_in, regions_in
@@ -80,6 +81,7 @@ def show_release(
         ("embedder", contents.embedder.version if contents.embedder else "none"),
         ("generator", contents.generator.version if contents.generator else "none"),
         ("prompt", contents.prompt.system),
+        *_evidence(contents.evidence),
         ("status", f"aborted: {proposal.reason}" if proposal.reason else status),
         ("regions", ", ".join(proposal.targets)),
         ("fenced out", ", ".join(sorted(proposal.fenced)) or "none"),
@@ -250,6 +252,13 @@ def rollback(
         print_json({"release": current})
     else:
         say(f"Release [bold]{current}[/] is current again")
+
+
+def _evidence(policy: EvidencePolicy | None) -> list[tuple[str, str]]:
+    if policy is None:
+        return []
+    least = [(f"least score in {corpus}", str(s)) for corpus, s in policy.score_min.items()]
+    return [("nothing found", policy.nothing_found), *least]
 
 
 def _known(state: LogState, number: int) -> Proposal:

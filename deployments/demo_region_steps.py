@@ -57,6 +57,7 @@ def build(
         embedder=embedder.ref,
         generator=None if generator is None else generator.ref,
         prompt=prompt or settings.prompt,
+        evidence=pipeline.evidence_policy(settings, {corpus: manifest.parameters.metric}),
     )
 
 

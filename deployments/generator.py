@@ -10,15 +10,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from ray import serve
 from ray.llm._internal.common.callbacks.base import CallbackBase
 from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 from ray.serve.llm import LLMConfig, LLMServer, build_llm_deployment
-from ray.serve.llm.openai_api_models import ChatCompletionRequest
+from ray.serve.llm.openai_api_models import CompletionRequest
 
 from actors.generator_client import GENERATOR_DEPLOYMENT
+from actors.prompt_tokenizer import FolderTokenizer
 from actors.replica_outcomes import RoutingHint
 from cluster.artifact_cache import ArtifactCache
 from cluster.artifacts import Artifacts
@@ -45,8 +47,8 @@ class GeneratorSpec:
     """
 
     model_id: str
-    model_source: str
-    """A Hugging Face folder that every machine of the region can read, or a hub id."""
+    model_folder: str
+    """A Hugging Face folder; every machine of the region has it, or fetches it."""
     replicas: int = 1
     replicas_max: int | None = None
     """Replicas under load; None is never more than `replicas`."""
@@ -61,10 +63,6 @@ class GeneratorSpec:
     tensor_parallel_size: int = 1
     engine_kwargs: Mapping[str, object] = field(default_factory=dict)
     """Any other argument of vLLM's engine; wins over what is derived from the fields above."""
-
-    @property
-    def is_local(self) -> bool:
-        return Path(self.model_source).is_dir()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +79,7 @@ class ModelArtifact:
 
 
 class LocalModel(CallbackBase):
-    """Skips Ray's download step, a task that imports vLLM once more, for a folder that is there."""
+    """Skips Ray's download step, a task that imports vLLM once more: the folder is there."""
 
     async def on_before_node_init(self) -> None:
         self.ctx.run_init_node = False
@@ -115,6 +113,8 @@ class GeneratorServer(LLMServer):  # type: ignore[misc]  # ray.serve.llm is not 
             # The folder has the same path on every machine, so the configuration holds on all.
             await asyncio.to_thread(artifact.folder)
         self._model_id = llm_config.model_id
+        folder = Path(llm_config.model_loading_config.model_source)
+        self._tokenizer = await asyncio.to_thread(FolderTokenizer, folder)
         on_cpu = llm_config.accelerator_type is None
         is_one_worker = llm_config.engine_kwargs.get("tensor_parallel_size", 1) == 1
         engine_cls = OneProcessEngine if on_cpu and is_one_worker else None
@@ -140,11 +140,15 @@ class GeneratorServer(LLMServer):  # type: ignore[misc]  # ray.serve.llm is not 
     ) -> AsyncGenerator[GenerationChunk, None]:
         """Streams the answer; see `cluster.generation.Generator` for what is guaranteed.
 
+        vLLM gets the prompt as tokens, so that no text in a message can become a control token.
         Cancelling the call aborts the generation in vLLM. The timeout only bounds what is spent on
         an answer whose caller is gone; the caller keeps the deadline.
         """
         deadline = Deadline.after(timeout_s)
-        events = await self.chat(_to_chat_request(request, self._model_id, routing.attempt_id))
+        tokens = await asyncio.to_thread(self._tokenizer.encode, request.messages, request.begun)
+        events = await self.completions(
+            _to_completion_request(request, tokens, self._model_id, routing.attempt_id)
+        )
         ending: GenerationChunk | None = None
         async with aclosing(events):
             async for batch in events:
@@ -214,13 +218,13 @@ def llm_config_of(settings: GeneratorSpec) -> LLMConfig:
     return LLMConfig(
         model_loading_config={
             "model_id": settings.model_id,
-            "model_source": settings.model_source,
+            "model_source": settings.model_folder,
         },
         accelerator_type=settings.accelerator_type,
         placement_group_config=bundles if on_cpu else None,
         engine_kwargs=engine_kwargs,
         log_engine_metrics=False,
-        callback_config={"callback_class": LocalModel} if settings.is_local else {},
+        callback_config={"callback_class": LocalModel},
         experimental_configs={"stream_batching_interval_ms": STREAM_INTERVAL_MS},
         deployment_config=_deployment_config(settings, on_cpu),
         runtime_env={"env_vars": _environment(settings, on_cpu)},
@@ -256,9 +260,8 @@ def _environment(settings: GeneratorSpec, on_cpu: bool) -> dict[str, str]:
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": "WARNING",
         "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
     }
-    if settings.is_local:
-        environment["HF_HUB_OFFLINE"] = "1"
     if on_cpu:
         environment |= {
             "VLLM_CPU_KVCACHE_SPACE": str(settings.kv_cache_gib),
@@ -270,26 +273,26 @@ def _environment(settings: GeneratorSpec, on_cpu: bool) -> dict[str, str]:
     return environment
 
 
-def _to_chat_request(
-    request: GenerationRequest, model_id: str, attempt_id: str
-) -> ChatCompletionRequest:
-    messages = [{"role": m.role, "content": m.content} for m in request.messages]
-    if request.begun:
-        messages.append({"role": "assistant", "content": request.begun})
-    return ChatCompletionRequest(
-        model=model_id,
-        messages=messages,
-        add_generation_prompt=not request.begun,
-        continue_final_message=bool(request.begun),
-        max_tokens=request.max_tokens,
-        temperature=request.temperature,
-        stop=list(request.stop),
-        seed=request.seed,
-        stream=True,
-        # With every piece, so that whoever goes on elsewhere knows what is left to write.
-        stream_options={"include_usage": True, "continuous_usage_stats": True},
-        request_id=attempt_id,
-    )
+def _to_completion_request(
+    request: GenerationRequest, tokens: list[int], model_id: str, attempt_id: str
+) -> CompletionRequest:
+    try:
+        return CompletionRequest(
+            model=model_id,
+            prompt=tokens,
+            max_tokens=request.max_tokens,
+            temperature=request.temperature,
+            stop=list(request.stop),
+            seed=request.seed,
+            stream=True,
+            # With every piece, so that whoever goes on elsewhere knows what is left to write.
+            stream_options={"include_usage": True, "continuous_usage_stats": True},
+            request_id=attempt_id,
+        )
+    except ValidationError as error:
+        # The replica works: it is the request that vLLM refuses.
+        first = error.errors()[0]
+        raise InvalidArgument(first["msg"], ".".join(map(str, first["loc"]))) from error
 
 
 def _parse_events(batch: list[Any]) -> Iterator[GenerationChunk]:
@@ -306,7 +309,7 @@ def _parse_events(batch: list[Any]) -> Iterator[GenerationChunk]:
         usage = body.get("usage") or {}
         choice = body["choices"][0] if body["choices"] else {}
         yield GenerationChunk(
-            text=choice.get("delta", {}).get("content") or "",
+            text=choice.get("text") or "",
             finish_reason=choice.get("finish_reason"),
             prompt_tokens=usage.get("prompt_tokens"),
             completion_tokens=usage.get("completion_tokens"),

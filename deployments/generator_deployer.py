@@ -70,7 +70,7 @@ def _run_application(
     artifact = ModelArtifact(store=store, cache_folder=cache_folder, files=model.files)
     spec = GeneratorSpec(
         model_id=settings.name or model.name,
-        model_source=str(artifact.folder()),
+        model_folder=str(artifact.folder()),
         replicas=settings.replicas,
         replicas_max=settings.replicas_max,
         max_model_len=settings.context_tokens_max,

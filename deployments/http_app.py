@@ -20,6 +20,7 @@ from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.divergence_report import DivergenceReport
 from cluster.errors import DeadlineExceeded, NotFound, RaygionError, Unavailable
 from cluster.region_peers import RegionInternals
+from deployments.answer_schema import AnswerBody, parse_answer
 from deployments.divergence_metrics import DivergenceMetrics
 from deployments.http_body import read_body
 from deployments.http_caller import CallerReader
@@ -37,7 +38,7 @@ from deployments.http_replies import (
     render_status,
 )
 from deployments.http_routes import ANSWER, CHAT, SEARCH
-from deployments.http_schema import AnswerBody, SearchBody, parse_answer, quoted
+from deployments.http_schema import SearchBody, quoted
 from deployments.http_settings import HttpSettings
 from deployments.metered_service import MeteredService
 from deployments.metrics import CONTENT_TYPE, HttpMetrics

@@ -5,7 +5,7 @@ models that describe those bytes in the OpenAPI page. A test holds the two toget
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 from pydantic import BaseModel, Field
@@ -77,6 +77,8 @@ def render_answer(result: AnswerResult) -> bytes:
             "served_by": result.served_by,
             "staleness_ms": result.staleness_ms,
             "session": result.session,
+            "outcome": result.outcome,
+            "truncated": result.truncated,
         }
     )
 
@@ -161,6 +163,16 @@ class UsageReply(BaseModel):
     completion_tokens: int
 
 
+class TruncatedReply(BaseModel):
+    history_messages: int = Field(description="Oldest messages of the history that were left out.")
+    passages: int = Field(description="Weakest passages that were found and left out.")
+    passages_shortened: int = Field(description="1 where the last citation stood there in part.")
+
+
+OUTCOME = "`answered`, or `nothing_found`: then `answer` is the release's own text for that."
+TRUNCATED = "What the prompt lacked, since it did not fit; null where nothing was cut."
+
+
 class AnswerReply(_Served):
     answer: str
     citations: list[CitationReply] = Field(
@@ -169,6 +181,8 @@ class AnswerReply(_Served):
     usage: UsageReply
     finish_reason: str = Field(description="`stop`, or `length` at `max_tokens`.")
     model: str
+    outcome: Literal["answered", "nothing_found"] = Field(description=OUTCOME)
+    truncated: TruncatedReply | None = Field(description=TRUNCATED)
 
 
 class CorpusReply(BaseModel):

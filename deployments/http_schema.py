@@ -1,4 +1,5 @@
-"""The bodies of `/v1/search` and `/v1/answer`: their schema and the way to the query path's values.
+"""The body of `/v1/search`: its schema, the way to the query path's values, and what other bodies
+share with it.
 
 One pydantic model a body says both what is accepted and what stands in the OpenAPI page. Every
 refusal is an InvalidArgument that names the field.
@@ -23,10 +24,8 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from cluster.answers import ANSWER_TOP_K_DEFAULT, AnswerRequest
 from cluster.checks import (
     BATCH_MAX,
-    MAX_TOKENS_MAX,
     NPROBE_MAX,
     TEXT_CHARS_MAX,
     TIMEOUT_S_MAX,
@@ -100,8 +99,6 @@ StalenessMs = Annotated[int, Field(ge=0, le=_STALENESS_MS_MAX)]
 UserKey = Annotated[str, Field(max_length=_USER_LENGTH_MAX)]
 EfSearch = Annotated[int, Field(ge=1, le=EF_SEARCH_MAX)]
 Nprobe = Annotated[int, Field(ge=1, le=NPROBE_MAX)]
-MaxTokens = Annotated[int, Field(ge=1, le=MAX_TOKENS_MAX)]
-Temperature = Annotated[float, Field(ge=0.0, le=2.0)]
 
 
 class Body(BaseModel):
@@ -225,39 +222,6 @@ class SearchBody(SearchOptions):
 _ASKED = ("query", "vector", "queries", "vectors")
 
 
-class AnswerBody(ReleaseOptions):
-    question: Text
-    corpus: Name | None = Field(None, description="May be left out where there is one corpus.")
-    top_k: TopK = Field(ANSWER_TOP_K_DEFAULT, description="Passages to answer from.")
-    filter: FilterJson | None = None
-    max_tokens: MaxTokens = Field(128, description="Longest answer, in tokens.")
-    temperature: Temperature = Field(0.0, description="0 takes the likeliest token every time.")
-    stream: bool = Field(False, description="True: server-sent events, token by token.")
-    timeout_ms: TimeoutMs = Field(60_000, description="Time for the whole request.")
-    min_coverage: Share = Field(
-        1.0, description="Least share of the shards that must have answered."
-    )
-    user: UserKey = Field(
-        "", description="A user or session, kept on one release while a canary is tried."
-    )
-
-    def to_request(self, trace_id: str) -> AnswerRequest:
-        return AnswerRequest(
-            question=self.question,
-            corpus=self.corpus,
-            top_k=self.top_k,
-            filter=self.filter,
-            max_tokens=self.max_tokens,
-            temperature=self.temperature,
-            timeout_s=self.timeout_ms / 1000.0,
-            min_coverage=self.min_coverage,
-            release=self.release,
-            user=self.user,
-            trace_id=trace_id,
-            demand=self.demand(),
-        )
-
-
 @dataclass(frozen=True, slots=True)
 class ReplyForm:
     """What the reply to a search looks like."""
@@ -313,12 +277,6 @@ def _parsed_search(
 
 def _only_one_of(*given: str) -> InvalidArgument:
     return InvalidArgument(f"give only one of {' and '.join(given)}", given[1])
-
-
-def parse_answer(body: bytes, trace_id: str = "") -> tuple[AnswerRequest, bool]:
-    """The request, and whether the answer is to be streamed. Raises InvalidArgument."""
-    asked = parse_body(AnswerBody, body)
-    return asked.to_request(trace_id), asked.stream
 
 
 BodyT = TypeVar("BodyT", bound=Body)

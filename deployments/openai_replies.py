@@ -8,7 +8,7 @@ import orjson
 from pydantic import BaseModel, Field
 
 from cluster.answers import AnswerEvent, AnswerResult, Retrieved, Token, Usage
-from deployments.http_replies import CitationReply
+from deployments.http_replies import OUTCOME, TRUNCATED, CitationReply, TruncatedReply
 from deployments.openai_schema import RETRIEVAL_MODEL
 from deployments.sse import data_event
 
@@ -103,6 +103,8 @@ def _source(made: Retrieved | AnswerResult) -> dict[str, object]:
         "served_by": made.served_by,
         "staleness_ms": made.staleness_ms,
         "session": made.session,
+        "outcome": made.outcome,
+        "truncated": made.truncated,
     }
 
 
@@ -115,6 +117,8 @@ class ChatSourceReply(BaseModel):
     served_by: str
     staleness_ms: int
     session: str
+    outcome: Literal["answered", "nothing_found"] = Field(description=OUTCOME)
+    truncated: TruncatedReply | None = Field(description=TRUNCATED)
 
 
 class ChatMessageReply(BaseModel):

@@ -14,19 +14,17 @@ from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema, mod
 from pydantic_core import PydanticCustomError
 
 from cluster.answers import ANSWER_TOP_K_DEFAULT, AnswerRequest
-from cluster.checks import TEXT_CHARS_MAX
+from cluster.checks import CONVERSATION_CHARS_MAX, MESSAGES_MAX, STOPS_MAX, TEXT_CHARS_MAX
 from cluster.demand import Demand
 from cluster.errors import InvalidArgument
 from cluster.filters import Filter, parse_filter
-from cluster.generation import ChatMessage
+from cluster.generation import ChatMessage, Role
+from deployments.answer_schema import MaxTokens, PromptOptions, Seed, StopTexts, Temperature
 from deployments.http_schema import (
     FILTER_SCHEMA,
     Body,
-    MaxTokens,
     Name,
-    ReleaseOptions,
     Share,
-    Temperature,
     TimeoutMs,
     TopK,
     UserKey,
@@ -36,9 +34,6 @@ from deployments.http_schema import (
 RETRIEVAL_MODEL = "raygion"
 """The model that answers from passages; any other name is a model asked directly."""
 MAX_TOKENS_DEFAULT = 256
-_CONVERSATION_LENGTH_MAX = 262_144
-_MESSAGES_MAX = 256
-_STOPS_MAX = 4
 
 IGNORED_KEYS = frozenset(
     {
@@ -66,6 +61,14 @@ NEUTRAL_VALUES: dict[str, tuple[object, ...]] = {
     "top_p": (1,),
 }
 """Keys that may only ask for what happens anyway."""
+
+
+_ROLES: dict[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+}
 
 
 def _content(value: object) -> object:
@@ -109,17 +112,12 @@ _CONTENT_SCHEMA = {
 _STOP_SCHEMA = {
     "anyOf": [
         {"type": "string"},
-        {"type": "array", "items": {"type": "string"}, "maxItems": _STOPS_MAX},
+        {"type": "array", "items": {"type": "string"}, "maxItems": STOPS_MAX},
     ]
 }
 RetrievalFilter = Annotated[Filter, PlainValidator(_filter), WithJsonSchema(FILTER_SCHEMA)]
 Content = Annotated[str, BeforeValidator(_content), WithJsonSchema(_CONTENT_SCHEMA)]
-Stop = Annotated[
-    list[Annotated[str, Field(min_length=1, max_length=256)]],
-    Field(fail_fast=True, max_length=_STOPS_MAX),
-    BeforeValidator(_stops),
-    WithJsonSchema(_STOP_SCHEMA),
-]
+Stop = Annotated[StopTexts, BeforeValidator(_stops), WithJsonSchema(_STOP_SCHEMA)]
 
 
 class OpenAIBody(Body):
@@ -144,7 +142,7 @@ class StreamOptionsBody(OpenAIBody):
     include_obfuscation: bool = Field(False, description="Ignored.")
 
 
-class RetrievalBody(OpenAIBody, ReleaseOptions):
+class RetrievalBody(OpenAIBody, PromptOptions):
     """What `/v1/answer` takes and OpenAI's interface has no words for."""
 
     corpus: Name | None = None
@@ -159,13 +157,13 @@ class ChatBody(OpenAIBody):
         description="`raygion` answers with retrieval, the language model's own name without."
     )
     messages: Annotated[
-        list[MessageBody], Field(fail_fast=True, min_length=1, max_length=_MESSAGES_MAX)
+        list[MessageBody], Field(fail_fast=True, min_length=1, max_length=MESSAGES_MAX)
     ] = Field(description="The last one is the user's question.")
     max_tokens: MaxTokens | None = Field(None, description=f"Default {MAX_TOKENS_DEFAULT}.")
     max_completion_tokens: MaxTokens | None = Field(None, description="Newer name of max_tokens.")
     temperature: Temperature = 0.0
     stop: Stop | None = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    seed: Seed | None = None
     user: UserKey = Field("", description="Kept on one release while a canary is tried.")
     stream: bool = False
     stream_options: StreamOptionsBody | None = None
@@ -222,6 +220,7 @@ def parse_chat(body: bytes, trace_id: str = "") -> ChatRequest:
         temperature=asked.temperature,
         stop=tuple(asked.stop or ()),
         seed=asked.seed,
+        truncation=extra.prompt_truncation(),
         timeout_s=extra.timeout_ms / 1000.0,
         min_coverage=extra.min_coverage,
         release=extra.release,
@@ -260,13 +259,12 @@ def _conversation(
         raise InvalidArgument(
             f"has more than {TEXT_CHARS_MAX} characters", f"messages[{last}].content"
         )
-    if sum(len(message.content) for message in messages) > _CONVERSATION_LENGTH_MAX:
+    if sum(len(message.content) for message in messages) > CONVERSATION_CHARS_MAX:
         raise InvalidArgument(
-            f"have more than {_CONVERSATION_LENGTH_MAX} characters together", "messages"
+            f"have more than {CONVERSATION_CHARS_MAX} characters together", "messages"
         )
-    roles = {"developer": "system"}
     history = tuple(
-        ChatMessage(role=roles.get(message.role, message.role), content=message.content)
+        ChatMessage(role=_ROLES[message.role], content=message.content)
         for message in messages[:last]
     )
     return history, question

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.table import Table
@@ -11,7 +11,9 @@ from actors.index_build import build_index
 from actors.ingest import ingest
 from actors.models import publish_model
 from cluster.artifacts import Artifacts
+from cluster.config import Settings
 from cluster.errors import NotFound
+from cluster.evidence import EvidencePolicy, score_min_of
 from cluster.index_versions import is_index_of, newest_index
 from cluster.manifests import (
     CorpusManifest,
@@ -20,10 +22,12 @@ from cluster.manifests import (
     IndexParameters,
     IndexTuning,
     ManifestRef,
+    Metric,
     ModelKind,
     ModelManifest,
 )
 from cluster.model_files import delta_note
+from cluster.model_settings import STARTER
 from cluster.releases import ReleaseContents
 from deployments.console import REUSED, Step, err, table
 from deployments.installation import Installation
@@ -107,6 +111,7 @@ def contents_of_latest(installation: Installation, step: Step) -> ReleaseContent
     another one was not built, or there is none.
     """
     indexes: dict[str, ManifestRef] = {}
+    metrics: dict[str, Metric] = {}
     needs_embedder = False
     corpora = installation.catalog.list_corpora()
     for corpus in corpora:
@@ -125,6 +130,7 @@ def contents_of_latest(installation: Installation, step: Step) -> ReleaseContent
                 soft_wrap=True,
             )
         indexes[corpus] = ref
+        metrics[corpus] = manifest.parameters.metric
         needs_embedder |= manifest.embedder_fingerprint is not None
     if not indexes:
         what = "every corpus is empty" if corpora else "there is no corpus yet"
@@ -136,6 +142,20 @@ def contents_of_latest(installation: Installation, step: Step) -> ReleaseContent
         embedder=None if embedder is None else embedder.ref,
         generator=None if generator is None else generator.ref,
         prompt=installation.settings.prompt,
+        evidence=evidence_policy(installation.settings, metrics),
+    )
+
+
+def evidence_policy(settings: Settings, metrics: Mapping[str, Metric]) -> EvidencePolicy:
+    """What answers of a release may rest on, by the metric of each corpus's index."""
+    is_starter = settings.embedder.source == STARTER
+    least = {
+        corpus: score_min_of(settings.corpus(corpus).score_min, metric, is_starter=is_starter)
+        for corpus, metric in metrics.items()
+    }
+    return EvidencePolicy(
+        nothing_found=settings.evidence.nothing_found,
+        score_min={corpus: score for corpus, score in least.items() if score is not None},
     )
 
 

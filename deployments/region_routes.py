@@ -17,24 +17,22 @@ from pydantic import Field
 from starlette.responses import Response
 
 from cluster.answers import AnswerRequest, QueryService
+from cluster.checks import (
+    CONVERSATION_CHARS_MAX,
+    MESSAGES_MAX,
+    PROMPT_CHARS_MAX,
+    PROMPT_MESSAGES_MAX,
+)
 from cluster.clock import Clock, Deadline
-from cluster.generation import ChatMessage, GenerationChunk, GenerationRequest
+from cluster.generation import ChatMessage, GenerationChunk, GenerationRequest, Role
 from cluster.region_peers import RegionInternals
 from cluster.region_wire import ANSWER, GENERATE, NUDGE
 from deployments.alive_stream import alive
+from deployments.answer_schema import AnswerBody, MaxTokens, Seed, StopTexts, Temperature
 from deployments.http_body import read_body
 from deployments.http_caller import CallerReader
 from deployments.http_replies import HealthReply
-from deployments.http_schema import (
-    AnswerBody,
-    Body,
-    MaxTokens,
-    Name,
-    ReleaseNumber,
-    Temperature,
-    TimeoutMs,
-    parse_body,
-)
+from deployments.http_schema import Body, Name, ReleaseNumber, TimeoutMs, parse_body
 from deployments.http_settings import HttpSettings
 from deployments.metrics import HttpMetrics
 from deployments.openapi_parts import body_of, json_response, replies
@@ -44,27 +42,27 @@ from deployments.stream_meter import StreamMeter
 SIGN_OF_LIFE_S = 1.0
 """Several of them within the silence after which `actors.region_link` gives a stream up."""
 _TIMEOUT_DEFAULT_MS = 60_000
-_MESSAGES_MAX = 1024
-_STOPS_MAX = 16
 
 
 class MessageBody(Body):
-    role: Name
+    role: Role
     content: str
 
 
-Messages = Annotated[list[MessageBody], Field(fail_fast=True, max_length=_MESSAGES_MAX)]
-Stops = Annotated[list[str], Field(max_length=_STOPS_MAX)]
+History = Annotated[list[MessageBody], Field(fail_fast=True, max_length=MESSAGES_MAX - 1)]
+Messages = Annotated[
+    list[MessageBody], Field(fail_fast=True, min_length=1, max_length=PROMPT_MESSAGES_MAX)
+]
 
 
 class RegionAnswerBody(AnswerBody):
     """A question as another region forwards it."""
 
-    question: Annotated[str, Field(min_length=1)]
+    question: Annotated[str, Field(min_length=1, max_length=CONVERSATION_CHARS_MAX)]
     retrieve: bool = Field(True, description="False asks the plain model.")
-    history: Messages = Field(default_factory=list, description="Earlier messages, oldest first.")
-    stop: Stops = Field(default_factory=list)
-    seed: int | None = None
+    history: History = Field(default_factory=list, description="Earlier messages, oldest first.")
+    stop: StopTexts = Field(default_factory=list)
+    seed: Seed | None = None
 
     def to_request(self, trace_id: str) -> AnswerRequest:
         return replace(
@@ -84,9 +82,11 @@ class GenerateBody(Body):
     max_tokens: MaxTokens
     temperature: Temperature = 0.0
     request_id: Name
-    stop: Stops = Field(default_factory=list)
-    seed: int | None = None
-    begun: str = Field("", description="The beginning of the answer, written elsewhere before.")
+    stop: StopTexts = Field(default_factory=list)
+    seed: Seed | None = None
+    begun: Annotated[str, Field(max_length=PROMPT_CHARS_MAX)] = Field(
+        "", description="The beginning of the answer, written elsewhere before."
+    )
     timeout_ms: TimeoutMs = _TIMEOUT_DEFAULT_MS
 
     def to_request(self) -> GenerationRequest:

@@ -105,6 +105,10 @@ class FakeTokenizer:
     chars_per_token: int = 1
     overhead: int = 3
 
+    @property
+    def token_chars_max(self) -> int:
+        return 8 * self.chars_per_token
+
     def count(self, messages: tuple[ChatMessage, ...]) -> int:
         return self.overhead + sum(self.overhead + self._tokens(m.content) for m in messages)
 

@@ -9,6 +9,7 @@ import openai
 import pytest
 
 from actors.starter_models import STARTER_GENERATOR
+from cluster.evidence import EvidenceSettings
 from tests.integration.region_fixture import REGION, LiveRegion
 
 pytestmark = pytest.mark.integration
@@ -87,6 +88,55 @@ def test_it_chats_with_the_plain_model_and_its_conversation(client: openai.OpenA
     )
     assert "Quentin" in (reply.choices[0].message.content or "")
     assert (reply.model_extra or {})["raygion"]["citations"] == []
+
+
+def chat(client: openai.OpenAI, messages: Any, **raygion: Any) -> tuple[Any, dict[str, Any]]:
+    extra = {"raygion": {"corpus": "xquad", **raygion}}
+    reply = client.chat.completions.create(
+        model="raygion", messages=messages, extra_body=extra, max_tokens=16
+    )
+    return reply, (reply.model_extra or {})["raygion"]
+
+
+@pytest.mark.parametrize("role", ["system", "developer"])
+def test_a_system_message_reaches_the_model(client: openai.OpenAI, role: str) -> None:
+    plain, _ = chat(client, ASKED)
+    told, source = chat(client, [{"role": role, "content": "Answer in Latin. " * 10}, *ASKED])
+    assert told.usage.prompt_tokens > plain.usage.prompt_tokens + 30
+    assert source["citations"][0]["id"] == PARAGRAPH
+    with pytest.raises(openai.BadRequestError) as caught:
+        chat(client, [{"role": role, "content": "Answer in Latin. " * 800}, *ASKED])
+    assert caught.value.code == "context_length_exceeded"
+
+
+def test_a_long_conversation_keeps_its_passages(client: openai.OpenAI) -> None:
+    notes = [
+        {"role": role, "content": f"Note number {i}, please."}
+        for i in range(200)
+        for role in ("user", "assistant")
+    ]
+    _, alone = chat(client, ASKED)
+    _, source = chat(client, [*notes, *ASKED])
+    assert source["citations"] == alone["citations"]
+    assert alone["truncated"] is None
+    assert 0 < source["truncated"]["history_messages"] < len(notes)
+    with pytest.raises(openai.BadRequestError) as caught:
+        chat(client, [*notes, *ASKED], truncation="disabled")
+    assert caught.value.code == "context_length_exceeded"
+
+
+@pytest.mark.parametrize(
+    ("question", "filter"),
+    [(QUESTION, {"title": "Atlantis"}), ("How do I bake a pizza?", None)],
+)
+def test_without_evidence_the_answer_says_so(
+    client: openai.OpenAI, question: str, filter: dict[str, str] | None
+) -> None:
+    asked = [{"role": "user", "content": question}]
+    reply, source = chat(client, asked, filter=filter)
+    assert (source["outcome"], source["citations"]) == ("nothing_found", [])
+    assert reply.choices[0].message.content == EvidenceSettings().nothing_found
+    assert (reply.choices[0].finish_reason, reply.usage.total_tokens) == ("stop", 0)
 
 
 def test_errors_are_those_that_the_client_knows(client: openai.OpenAI) -> None:

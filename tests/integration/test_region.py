@@ -209,23 +209,26 @@ def _in_flight(http: httpx.Client) -> float:
     return _metrics(http)["raygion_http_requests_in_flight"]
 
 
-def test_a_question_beyond_the_models_length_is_cut_and_answered(http: httpx.Client) -> None:
-    """Without retrieval a question may have 262,144 characters; the model reads 2,048 tokens."""
-    message = {"role": "user", "content": "The quick brown fox jumps over the lazy dog. " * 5000}
+@pytest.mark.parametrize("times", [300, 5000])
+def test_a_conversation_beyond_the_models_length_is_refused(http: httpx.Client, times: int) -> None:
+    """Without retrieval it may have 262,144 characters; the model reads 2,048 tokens."""
+    message = {"role": "user", "content": "The quick brown fox jumps over the lazy dog. " * times}
     body = {"model": STARTER_GENERATOR, "messages": [message], "max_tokens": 8}
-    usage = posted(http, "/v1/chat/completions", body)["usage"]
-    assert usage["completion_tokens"] <= 8
-    assert CONTEXT_TOKENS_MAX - 40 < usage["prompt_tokens"] <= CONTEXT_TOKENS_MAX - 8
+    refused = http.post("/v1/chat/completions", json=body)
+    error = refused.json()["error"]
+    assert (refused.status_code, error["code"]) == (400, "context_length_exceeded")
+    assert f"maximum context length is {CONTEXT_TOKENS_MAX} tokens" in error["message"]
 
 
 def test_passages_beyond_the_models_length_are_left_out(http: httpx.Client) -> None:
     body = {"corpus": "xquad", "question": QUESTION, "top_k": 40, "max_tokens": 8}
     reply = posted(http, "/v1/answer", body)
     assert 3 < len(reply["citations"]) < 30
+    assert reply["truncated"]["passages"] > 0
+    assert reply["truncated"]["history_messages"] == 0
     assert CONTEXT_TOKENS_MAX // 2 < reply["usage"]["prompt_tokens"] <= CONTEXT_TOKENS_MAX - 8
-    long = {**body, "question": "garden " * 1100}
-    reply = posted(http, "/v1/answer", long)
-    assert CONTEXT_TOKENS_MAX // 2 < reply["usage"]["prompt_tokens"] <= CONTEXT_TOKENS_MAX - 8
+    refused = http.post("/v1/answer", json={**body, "truncation": "disabled"})
+    assert refused.json()["error"]["code"] == "context_length_exceeded"
 
 
 # What is refused

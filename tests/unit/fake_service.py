@@ -20,6 +20,7 @@ from cluster.answers import (
     AnswerResult,
     Citation,
     CorpusSummary,
+    Outcome,
     RegionSummary,
     ReleaseSummary,
     Retrieved,
@@ -34,6 +35,8 @@ from deployments.http_settings import HttpSettings
 DIMENSION = 3
 MADE: dict[str, Any] = {"served_by": "south", "staleness_ms": 140, "session": "a-token"}
 """What every reply says of how it was made."""
+CAME_ABOUT: dict[str, Any] = {"outcome": Outcome.ANSWERED, "truncated": None}
+"""What every answer says of how it came about."""
 MODEL = "SmolLM2-135M-Instruct"
 HIT = Hit(id="iceland#0", score=0.75, text="Reykjavik is the capital.", metadata={"area": 103000})
 CITATION = Citation(id=HIT.id, text=HIT.text, score=HIT.score)
@@ -81,6 +84,7 @@ class FakeService:
         self.summary: RegionSummary | Exception = SUMMARY
         self.status_hangs = False
         self.tokens = ("Reykja", "vik", " [1]")
+        self.came_about = CAME_ABOUT
         self.search_error: BaseException | None = None
         self.answer_error: Exception | None = None
         self.token_error: Exception | None = None
@@ -141,6 +145,7 @@ class FakeService:
             took_ms=2.0,
             trace_id=request.trace_id,
             **MADE,
+            **self.came_about,
         )
         try:
             # Bound to the task that entered it, as whatever the real service holds over its yields.
@@ -153,6 +158,7 @@ class FakeService:
                     model=MODEL,
                     trace_id=request.trace_id,
                     **MADE,
+                    **self.came_about,
                 )
                 for i, token in enumerate(self.tokens):
                     if i == len(self.tokens) - 1 and self.token_error is not None:

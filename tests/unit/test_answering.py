@@ -1,31 +1,56 @@
-"""Answers keep to their time, and forget the models of releases that are gone."""
+"""Answers rest on evidence, keep to their time, and forget the models of releases that are gone."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections.abc import AsyncGenerator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from actors.answering import Answering
 from actors.engine_assembly import RegionGenerators
-from cluster.answers import AnswerRequest
+from cluster.answers import AnswerEvent, AnswerRequest, AnswerResult, Outcome, Retrieved, Token
 from cluster.clock import Deadline
 from cluster.consistency import Pinned
-from cluster.errors import DeadlineExceeded, NotFound
-from cluster.generation import Generator, PromptTokenizer
+from cluster.errors import ContextLengthExceeded, DeadlineExceeded, NotFound
+from cluster.evidence import EvidencePolicy
+from cluster.generation import (
+    ChatMessage,
+    GenerationChunk,
+    GenerationRequest,
+    Generator,
+    PromptTokenizer,
+)
 from cluster.local_store import LocalStore
-from cluster.manifests import ArtifactFile
-from cluster.prompt import PromptTemplate
-from cluster.region_view import GeneratorView, RegionView, ReleaseView
-from cluster.search import SearchRequest
+from cluster.manifests import ArtifactFile, Metric
+from cluster.prompt import PromptTemplate, Truncated, Truncation
+from cluster.region_view import CorpusView, GeneratorView, RegionView, ReleaseView
+from cluster.search import Hit, SearchRequest, SearchResult
+from tests.fakes import FakeTokenizer
+
+CORPUS = CorpusView(
+    corpus="c",
+    index_version="1",
+    dimension=2,
+    metric=Metric.COSINE,
+    metadata_schema={},
+    has_embedder=True,
+    num_passages=3,
+    recall_at_10=1.0,
+    shards=(("r",),),
+)
+POLICY = EvidencePolicy(nothing_found="Nothing.", score_min={"c": 0.5})
 
 
 def release_of(number: int, application: str | None = "app") -> ReleaseView:
     file = ArtifactFile(path="tokenizer.json", sha256=f"{number:064x}", size_bytes=1)
     return ReleaseView(
         number=number,
-        corpora={},
+        corpora={"c": CORPUS},
         embedders=(),
         generator=GeneratorView(
             application=application,
@@ -82,3 +107,148 @@ def test_passages_that_may_be_missing_leave_the_model_its_time() -> None:
     asked = AnswerRequest(question="why?", timeout_s=60.0, min_coverage=0.5).retrieval()
     assert asked.timeout_s == 60.0
     assert asked.partial_share < SearchRequest(queries=("why?",)).partial_share
+
+
+class Writer:
+    """A directory whose model writes two words, and whose tokenizer says where it counts."""
+
+    def __init__(self) -> None:
+        self.asked: list[GenerationRequest] = []
+        self.counted_in: set[threading.Thread] = set()
+
+    def generator(self, release: ReleaseView) -> Generator:
+        return self
+
+    async def tokenizer(self, view: GeneratorView) -> PromptTokenizer:
+        writer = self
+
+        class Watched(FakeTokenizer):
+            def count(self, messages: tuple[ChatMessage, ...]) -> int:
+                writer.counted_in.add(threading.current_thread())
+                return super().count(messages)
+
+        return Watched()
+
+    def follow(self, view: RegionView) -> None:
+        pass
+
+    async def stream(
+        self, request: GenerationRequest, deadline: Deadline
+    ) -> AsyncGenerator[GenerationChunk, None]:
+        self.asked.append(request)
+        yield GenerationChunk(text="It ", completion_tokens=1)
+        yield GenerationChunk(
+            text="is.", finish_reason="stop", prompt_tokens=9, completion_tokens=2
+        )
+
+
+def found(*scores: float, text: str = "A passage.") -> SearchResult:
+    hits = tuple(Hit(id=f"p{s}", score=s, text=text, metadata={}) for s in scores)
+    return SearchResult(
+        results=(hits,),
+        release=1,
+        region="here",
+        coverage=0.5,
+        took_ms=1.0,
+        trace_id="t",
+        served_by="here",
+        staleness_ms=0,
+        session="",
+    )
+
+
+async def answer(
+    hits: SearchResult | None,
+    policy: EvidencePolicy | None = POLICY,
+    writer: Writer | None = None,
+    **asked: Any,
+) -> list[AnswerEvent]:
+    events = Answering(writer or Writer()).events(
+        AnswerRequest(question="why?", retrieve=hits is not None, max_tokens=10, **asked),
+        pinned=Pinned(release=replace(release_of(1), evidence=policy), staleness_ms=0, session=""),
+        region="here",
+        found=hits,
+        deadline=Deadline.after(30),
+        elapsed_ms=lambda: 7.0,
+    )
+    return [event async for event in events]
+
+
+@pytest.mark.parametrize("hits", [found(), found(0.49, 0.2)])
+async def test_without_evidence_the_release_answers_and_no_model(hits: SearchResult) -> None:
+    writer = Writer()
+    first, token, last = await answer(hits, writer=writer)
+    assert isinstance(first, Retrieved)
+    assert isinstance(last, AnswerResult)
+    assert token == Token(text="Nothing.")
+    for event in (first, last):
+        assert (event.citations, event.outcome) == ((), Outcome.NOTHING_FOUND)
+        assert (event.coverage, event.model, event.truncated) == (0.5, "m", None)
+    assert (last.answer, last.finish_reason, last.took_ms) == ("Nothing.", "stop", 7.0)
+    assert (last.usage.prompt_tokens, last.usage.completion_tokens) == (0, 0)
+    assert not writer.asked
+    assert not writer.counted_in
+
+
+async def test_hits_that_are_no_evidence_are_neither_cited_nor_read() -> None:
+    writer = Writer()
+    first, *_, last = await answer(found(0.9, 0.5, 0.4), writer=writer)
+    assert isinstance(first, Retrieved)
+    assert isinstance(last, AnswerResult)
+    for event in (first, last):
+        assert [citation.score for citation in event.citations] == [0.9, 0.5]
+        assert event.outcome is Outcome.ANSWERED
+    assert "[3]" not in writer.asked[0].messages[-1].content
+    assert last.answer == "It is."
+
+
+@pytest.mark.parametrize(
+    ("policy", "cited"), [(None, 2), (EvidencePolicy(nothing_found="Nothing."), 2)]
+)
+async def test_without_a_least_score_every_hit_is_evidence(
+    policy: EvidencePolicy | None, cited: int
+) -> None:
+    last = (await answer(found(0.1, -3.0), policy))[-1]
+    assert isinstance(last, AnswerResult)
+    assert len(last.citations) == cited
+
+
+async def test_a_release_from_before_has_its_model_answer_without_passages() -> None:
+    writer = Writer()
+    last = (await answer(found(), None, writer))[-1]
+    assert isinstance(last, AnswerResult)
+    assert (last.answer, last.outcome) == ("It is.", Outcome.ANSWERED)
+    assert writer.asked
+
+
+async def test_what_was_cut_is_told_first_and_last() -> None:
+    history = tuple(ChatMessage(role="user", content="x" * 100) for _ in range(9))
+    first, *_, last = await answer(found(0.9), history=history)
+    assert isinstance(first, Retrieved)
+    assert isinstance(last, AnswerResult)
+    assert first.truncated == last.truncated
+    assert first.truncated is not None
+    assert 0 < first.truncated.history_messages < 9
+    assert first.truncated == Truncated(history_messages=first.truncated.history_messages)
+    with pytest.raises(ContextLengthExceeded):
+        await answer(found(0.9), history=history, truncation=Truncation.DISABLED)
+
+
+async def test_the_plain_model_gets_the_whole_conversation_or_is_not_asked() -> None:
+    history = tuple(ChatMessage(role="user", content="x" * 100) for _ in range(9))
+    writer = Writer()
+    with pytest.raises(ContextLengthExceeded):
+        await answer(None, writer=writer, history=history)
+    assert not writer.asked
+    last = (await answer(None, writer=writer, history=history, truncation=Truncation.AUTO))[-1]
+    assert isinstance(last, AnswerResult)
+    assert last.truncated is not None
+    assert len(writer.asked[0].messages) == 9 - last.truncated.history_messages + 1
+
+
+@pytest.mark.parametrize("hits", [None, found(0.9)])
+async def test_prompts_are_counted_beside_the_event_loop(hits: SearchResult | None) -> None:
+    writer = Writer()
+    await answer(hits, writer=writer)
+    assert writer.counted_in
+    assert threading.current_thread() not in writer.counted_in

@@ -12,12 +12,16 @@ import pytest
 from cluster.answers import AnswerRequest
 from cluster.checks import (
     BATCH_MAX,
+    CONVERSATION_CHARS_MAX,
     HITS_MAX,
     MAX_TOKENS_MAX,
+    MESSAGES_MAX,
+    PROMPT_CHARS_MAX,
     TEXT_CHARS_MAX,
     TIMEOUT_S_MAX,
     TOP_K_MAX,
     check_answer,
+    check_generation,
     check_hits,
     check_retrieval,
     check_search,
@@ -25,6 +29,7 @@ from cluster.checks import (
 )
 from cluster.errors import InvalidArgument
 from cluster.filters import parse_filter
+from cluster.generation import ChatMessage, GenerationRequest
 from cluster.manifests import ColumnType, Metric
 from cluster.region_view import CorpusView
 from cluster.search import SearchEffort, SearchRequest
@@ -123,18 +128,45 @@ def test_a_corpus_without_embedder_takes_vectors_only() -> None:
 
 
 QUESTION = AnswerRequest(question="why?")
+GOOD_SAMPLING: list[dict[str, Any]] = [
+    {"max_tokens": 1},
+    {"max_tokens": MAX_TOKENS_MAX},
+    {"temperature": 2.0},
+    {"seed": 2**63 - 1},
+    {"seed": -(2**63)},
+    {"stop": ("a", "b", "c", "d" * 256)},
+]
+BAD_SAMPLING: list[tuple[dict[str, Any], str]] = [
+    ({"max_tokens": 0}, "max_tokens"),
+    ({"max_tokens": MAX_TOKENS_MAX + 1}, "max_tokens"),
+    ({"temperature": -0.1}, "temperature"),
+    ({"temperature": 2.1}, "temperature"),
+    ({"temperature": math.nan}, "temperature"),
+    ({"seed": 2**63}, "seed"),
+    ({"seed": -(2**63) - 1}, "seed"),
+    ({"stop": ("a",) * 5}, "stop"),
+    ({"stop": ("",)}, "stop"),
+    ({"stop": ("x" * 257,)}, "stop"),
+    ({"stop": ("\udfff",)}, "stop"),
+]
+
+
+def said(*contents: str) -> tuple[ChatMessage, ...]:
+    return tuple(ChatMessage(role="user", content=content) for content in contents)
+
+
+PROMPT = GenerationRequest(messages=said("why?"), max_tokens=16, temperature=0.0, request_id="r")
 
 
 @pytest.mark.parametrize(
     "changes",
     [
         {},
-        {"max_tokens": 1},
-        {"max_tokens": MAX_TOKENS_MAX},
-        {"temperature": 2.0},
         {"question": "q" * TEXT_CHARS_MAX},
-        # The plain model's own bound is its context, to which the prompt is cut.
-        {"question": "q" * (TEXT_CHARS_MAX + 1), "retrieve": False},
+        {"question": "q" * CONVERSATION_CHARS_MAX, "retrieve": False},
+        {"history": said(*[""] * (MESSAGES_MAX - 1))},
+        {"history": said("x" * (CONVERSATION_CHARS_MAX - 4))},
+        *GOOD_SAMPLING,
     ],
 )
 def test_good_questions_pass(changes: dict[str, Any]) -> None:
@@ -149,16 +181,46 @@ def test_good_questions_pass(changes: dict[str, Any]) -> None:
         ({"question": ""}, "question"),
         ({"question": "why\udfff?"}, "question"),
         ({"question": "q" * (TEXT_CHARS_MAX + 1)}, "question"),
-        ({"max_tokens": 0}, "max_tokens"),
-        ({"max_tokens": MAX_TOKENS_MAX + 1}, "max_tokens"),
-        ({"temperature": -0.1}, "temperature"),
-        ({"temperature": 2.1}, "temperature"),
-        ({"temperature": math.nan}, "temperature"),
+        ({"question": "q" * (CONVERSATION_CHARS_MAX + 1), "retrieve": False}, "messages"),
+        ({"history": said(*[""] * MESSAGES_MAX)}, "messages"),
+        ({"history": said("x" * (CONVERSATION_CHARS_MAX - 3))}, "messages"),
+        ({"history": said("why\udfff?")}, "messages"),
+        ({"history": (ChatMessage(role="tool", content="a"),)}, "messages"),  # type: ignore[arg-type]
+        *BAD_SAMPLING,
     ],
 )
 def test_bad_questions_are_refused_by_field(changes: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
         check_answer(replace(QUESTION, **changes))
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"messages": said(*[""] * (MESSAGES_MAX + 1))},
+        {"messages": said("x" * (PROMPT_CHARS_MAX - 5)), "begun": "y" * 5},
+        *GOOD_SAMPLING,
+    ],
+)
+def test_good_prompts_pass(changes: dict[str, Any]) -> None:
+    check_generation(replace(PROMPT, **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"messages": ()}, "messages"),
+        ({"messages": said(*[""] * (MESSAGES_MAX + 2))}, "messages"),
+        ({"messages": said("x" * (PROMPT_CHARS_MAX - 5)), "begun": "y" * 6}, "messages"),
+        ({"messages": said("\udfff")}, "messages"),
+        ({"begun": "\udfff"}, "messages"),
+        *BAD_SAMPLING,
+    ],
+)
+def test_bad_prompts_are_refused_by_field(changes: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        check_generation(replace(PROMPT, **changes))
     assert caught.value.field == field
 
 

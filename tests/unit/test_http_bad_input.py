@@ -104,6 +104,7 @@ ANSWER = [
     ({**QUESTION, "stream": "yes"}, "stream"),
     ({**QUESTION, "stream": 1}, "stream"),
     ({**QUESTION, "query": "a"}, "query"),
+    ({**QUESTION, "truncation": "always"}, "truncation"),
 ]
 CHATS = [
     *[
@@ -122,7 +123,7 @@ CHATS = [
     ({**CHAT, "messages": [{**USER, "content": " "}]}, "messages[0].content"),
     ({**CHAT, "messages": [{**USER, "content": "a" * 8193}]}, "messages[0].content"),
     ({**CHAT, "messages": [{**USER, "content": "a" * 8000}] * 100}, "messages"),
-    ({**CHAT, "messages": [USER] * 257}, "messages"),
+    ({**CHAT, "messages": [USER] * 2049}, "messages"),
     ({**CHAT, "messages": [{**USER, "tool_calls": [1]}]}, "messages[0].tool_calls"),
     (
         {**CHAT, "messages": [{**USER, "content": [{"type": "image_url", "image_url": "x"}]}]},
@@ -141,6 +142,8 @@ CHATS = [
     ({**CHAT, "stream_options": {"include_usage": True}}, "stream_options"),
     ({**CHAT, "stream": True, "stream_options": {"more": 1}}, "stream_options.more"),
     ({**CHAT, "top_k": 5}, "top_k"),
+    ({**CHAT, "truncation": "auto"}, "truncation"),
+    ({**CHAT, "raygion": {"truncation": True}}, "raygion.truncation"),
 ]
 TABLE = [
     *[("/v1/search", body, field) for body, field in SEARCH],

@@ -9,9 +9,10 @@ import orjson
 import pytest
 
 from cluster import errors
+from deployments.answer_schema import AnswerBody
 from deployments.http_app import build_http_app
 from deployments.http_replies import AnswerReply, ErrorReply, SearchReply, StatusReply
-from deployments.http_schema import AnswerBody, SearchBody
+from deployments.http_schema import SearchBody
 from deployments.http_settings import HttpSettings
 from deployments.metrics import HttpMetrics
 from deployments.openai_schema import IGNORED_KEYS, NEUTRAL_VALUES, ChatBody, RetrievalBody

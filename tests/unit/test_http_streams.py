@@ -14,7 +14,15 @@ from cluster import errors
 from deployments.http_app import build_http_app
 from deployments.http_replies import AnswerReply, ErrorReply
 from deployments.http_settings import HttpSettings
-from tests.unit.fake_service import CITATION, MADE, MODEL, FakeService, in_process, on_loopback
+from tests.unit.fake_service import (
+    CAME_ABOUT,
+    CITATION,
+    MADE,
+    MODEL,
+    FakeService,
+    in_process,
+    on_loopback,
+)
 from tests.unit.test_http_api import sample
 
 QUESTION = {"question": "What is the capital of Iceland?"}
@@ -55,6 +63,7 @@ async def test_a_stream_tells_what_was_found_then_the_text_then_the_whole() -> N
         "model": MODEL,
         "trace_id": reply.headers["x-trace-id"],
         **MADE,
+        **CAME_ABOUT,
     }
     assert "".join(data["text"] for _, data in events[1:-1]) == events[-1][1]["answer"]
     AnswerReply.model_validate(events[-1][1], strict=True)

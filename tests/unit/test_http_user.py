@@ -7,8 +7,9 @@ import orjson
 import pytest
 
 from cluster.errors import InvalidArgument
+from deployments.answer_schema import parse_answer
 from deployments.http_binary import parse_binary
-from deployments.http_schema import parse_answer, parse_search
+from deployments.http_schema import parse_search
 from deployments.openai_schema import parse_chat
 
 MESSAGES = [{"role": "user", "content": "Why?"}]

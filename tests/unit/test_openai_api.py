@@ -14,9 +14,11 @@ from openai import AsyncOpenAI, OpenAI
 from openai.types.chat import ChatCompletionMessageParam
 
 from cluster import errors
+from cluster.answers import Outcome
 from cluster.errors import InvalidArgument
 from cluster.filters import Compare, Comparison
 from cluster.generation import ChatMessage
+from cluster.prompt import Truncated
 from deployments.http_app import build_http_app
 from deployments.http_settings import HttpSettings
 from deployments.openai_replies import ChatReply, ModelsReply
@@ -107,6 +109,40 @@ async def test_the_client_streams(client: AsyncOpenAI, model: str) -> None:
     assert {c.model for c in chunks} == {model}
 
 
+@pytest.mark.parametrize("outcome", Outcome)
+async def test_the_client_is_told_how_an_answer_came_about(
+    service: FakeService, client: AsyncOpenAI, outcome: Outcome
+) -> None:
+    truncated = Truncated(history_messages=12, passages=1)
+    service.came_about = {"outcome": outcome, "truncated": truncated}
+    whole = await client.chat.completions.create(model="raygion", messages=ASK)
+    stream = await client.chat.completions.create(model="raygion", messages=ASK, stream=True)
+    first, *_ = [chunk async for chunk in stream]
+    for made in (whole, first):
+        assert made.model_extra is not None
+        source = made.model_extra["raygion"]
+        assert source["outcome"] == outcome
+        assert source["truncated"] == {
+            "history_messages": 12,
+            "passages": 1,
+            "passages_shortened": 0,
+        }
+
+
+@pytest.mark.parametrize("how", [None, "auto", "disabled"])
+def test_a_chat_says_whether_its_prompt_may_be_cut(how: str | None) -> None:
+    for model, by_default in (("raygion", "auto"), (MODEL, "disabled")):
+        body = {**CHAT, "model": model, "raygion": {"truncation": how}}
+        asked = parse_chat(orjson.dumps(body)).request
+        assert asked.prompt_truncation() == (how or by_default)
+
+
+def test_long_conversations_are_taken() -> None:
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}] * 1000
+    asked = parse_chat(orjson.dumps({**CHAT, "messages": [*messages, *ASK]})).request
+    assert len(asked.history) == 2000
+
+
 async def test_the_stream_helper_of_the_client_works(client: AsyncOpenAI) -> None:
     async with client.chat.completions.stream(model="raygion", messages=ASK) as stream:
         completion = await stream.get_final_completion()
@@ -167,6 +203,7 @@ async def test_unknown_models_are_refused_before_anything_is_generated(
     ("error", "raised"),
     [
         (errors.InvalidArgument("is unknown", "corpus"), openai.BadRequestError),
+        (errors.ContextLengthExceeded("too long", "corpus"), openai.BadRequestError),
         (errors.Overloaded("full"), openai.InternalServerError),
         (errors.DeadlineExceeded("late"), openai.InternalServerError),
         (ValueError("/secret/path"), openai.InternalServerError),

@@ -11,11 +11,19 @@ import pytest
 
 from actors.region_peers import RegionPeers
 from cluster import errors
-from cluster.answers import AnswerEvent, AnswerRequest, AnswerResult, Retrieved, Token
+from cluster.answers import (
+    AnswerEvent,
+    AnswerRequest,
+    AnswerResult,
+    Outcome,
+    Retrieved,
+    Token,
+)
 from cluster.clock import Deadline
 from cluster.demand import demand_of
 from cluster.filters import parse_filter
 from cluster.generation import ChatMessage, GenerationRequest
+from cluster.prompt import Truncated, Truncation
 from cluster.search import SearchRequest
 from cluster.session import SessionToken
 from tests.unit.fake_service import HIT, FakeService, until
@@ -35,6 +43,10 @@ DEMAND = demand_of("strong", SessionToken("store", 12).encode(), None)
 
 async def test_a_question_arrives_as_it_was_asked_and_its_events_come_back() -> None:
     service = FakeService()
+    service.came_about = {
+        "outcome": Outcome.NOTHING_FOUND,
+        "truncated": Truncated(history_messages=3, passages_shortened=1),
+    }
     asked = AnswerRequest(
         question="Capital?\u2028",
         history=(ChatMessage(role="assistant", content="Hi\n"),),
@@ -45,6 +57,7 @@ async def test_a_question_arrives_as_it_was_asked_and_its_events_come_back() -> 
         temperature=0.5,
         stop=("\n", "END"),
         seed=3,
+        truncation=Truncation.DISABLED,
         min_coverage=0.5,
         user="u",
         trace_id=TRACE,
@@ -62,6 +75,9 @@ async def test_a_question_arrives_as_it_was_asked_and_its_events_come_back() -> 
     )
     assert (first.citations[0].id, first.served_by, first.session) == (HIT.id, "south", "a-token")
     assert (last.answer, last.usage.completion_tokens) == ("Reykjavik [1]", 3)
+    for event in (first, last):
+        assert event.outcome is Outcome.NOTHING_FOUND
+        assert event.truncated == service.came_about["truncated"]
     got, got_plain = service.answers
     assert replace(got, timeout_s=1.0, forwarded_by="") == replace(asked, timeout_s=1.0)
     assert got.forwarded_by == "here"
@@ -80,6 +96,7 @@ async def collect(
 ERRORS: list[tuple[errors.RaygionError, type[errors.RaygionError]]] = [
     (errors.InvalidArgument("must be less", "top_k"), errors.InvalidArgument),
     (errors.InvalidArgument("says nothing"), errors.InvalidArgument),
+    (errors.ContextLengthExceeded("too long", "messages"), errors.ContextLengthExceeded),
     (errors.NotFound("no such model"), errors.NotFound),
     (errors.NotYet("not here yet"), errors.NotYet),
     (errors.Overloaded("full", 7.0), errors.Overloaded),

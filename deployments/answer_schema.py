@@ -1,0 +1,89 @@
+"""The body of `/v1/answer`, and what is asked in the same words for every other answer."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from cluster.answers import ANSWER_TOP_K_DEFAULT, AnswerRequest
+from cluster.checks import (
+    MAX_TOKENS_MAX,
+    SEED_MAX,
+    SEED_MIN,
+    STOP_CHARS_MAX,
+    STOPS_MAX,
+    TEMPERATURE_MAX,
+)
+from cluster.prompt import Truncation
+from deployments.http_schema import (
+    FilterJson,
+    Name,
+    ReleaseOptions,
+    Share,
+    Text,
+    TimeoutMs,
+    TopK,
+    UserKey,
+    parse_body,
+)
+
+MaxTokens = Annotated[int, Field(ge=1, le=MAX_TOKENS_MAX)]
+Temperature = Annotated[float, Field(ge=0.0, le=TEMPERATURE_MAX)]
+Seed = Annotated[int, Field(ge=SEED_MIN, le=SEED_MAX)]
+StopText = Annotated[str, Field(min_length=1, max_length=STOP_CHARS_MAX)]
+StopTexts = Annotated[list[StopText], Field(fail_fast=True, max_length=STOPS_MAX)]
+
+
+class PromptOptions(ReleaseOptions):
+    """What is done where a prompt does not fit into the model's context."""
+
+    truncation: Literal["auto", "disabled"] | None = Field(
+        None,
+        description="`auto` leaves out the oldest messages and the weakest passages, and the reply "
+        "tells what; `disabled` refuses the request. Null: `auto` with retrieval, `disabled` for "
+        "the plain model.",
+    )
+
+    def prompt_truncation(self) -> Truncation | None:
+        return None if self.truncation is None else Truncation(self.truncation)
+
+
+class AnswerBody(PromptOptions):
+    question: Text
+    corpus: Name | None = Field(None, description="May be left out where there is one corpus.")
+    top_k: TopK = Field(ANSWER_TOP_K_DEFAULT, description="Passages to answer from.")
+    filter: FilterJson | None = None
+    max_tokens: MaxTokens = Field(128, description="Longest answer, in tokens.")
+    temperature: Temperature = Field(0.0, description="0 takes the likeliest token every time.")
+    stream: bool = Field(False, description="True: server-sent events, token by token.")
+    timeout_ms: TimeoutMs = Field(60_000, description="Time for the whole request.")
+    min_coverage: Share = Field(
+        1.0, description="Least share of the shards that must have answered."
+    )
+    user: UserKey = Field(
+        "", description="A user or session, kept on one release while a canary is tried."
+    )
+
+    def to_request(self, trace_id: str) -> AnswerRequest:
+        return AnswerRequest(
+            question=self.question,
+            corpus=self.corpus,
+            top_k=self.top_k,
+            filter=self.filter,
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            truncation=self.prompt_truncation(),
+            timeout_s=self.timeout_ms / 1000.0,
+            min_coverage=self.min_coverage,
+            release=self.release,
+            user=self.user,
+            trace_id=trace_id,
+            demand=self.demand(),
+        )
+
+
+def parse_answer(body: bytes, trace_id: str = "") -> tuple[AnswerRequest, bool]:
+    """The request, and whether the answer is to be streamed. Raises InvalidArgument."""
+    asked = parse_body(AnswerBody, body)
+    return asked.to_request(trace_id), asked.stream

@@ -1,0 +1,76 @@
+"""What regions send each other is held to the bounds that callers are held to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+
+from actors.pinned_generators import PinnedGenerators
+from cluster.checks import CONVERSATION_CHARS_MAX, MESSAGES_MAX, PROMPT_CHARS_MAX
+from cluster.clock import Deadline
+from cluster.errors import InvalidArgument
+from cluster.generation import ChatMessage, GenerationRequest
+from cluster.region_view import RegionView
+from cluster.region_wire import ANSWER, GENERATE
+from deployments.http_app import build_http_app
+from deployments.http_settings import HttpSettings
+from tests.unit.fake_service import FakeService
+from tests.unit.region_servers import FakeInternals
+
+ASKED: dict[str, Any] = {"question": "Why?"}
+MESSAGE = {"role": "user", "content": "Why?"}
+PROMPT: dict[str, Any] = {"release": 1, "messages": [MESSAGE], "max_tokens": 8, "request_id": "r"}
+SAMPLING: list[tuple[dict[str, Any], str]] = [
+    ({"max_tokens": 0}, "max_tokens"),
+    ({"max_tokens": 32_769}, "max_tokens"),
+    ({"temperature": 2.1}, "temperature"),
+    ({"seed": 2**63}, "seed"),
+    ({"stop": ["a"] * 5}, "stop"),
+    ({"stop": ["a" * 257]}, "stop[0]"),
+    ({"stop": [""]}, "stop[0]"),
+    ({"timeout_ms": 600_001}, "timeout_ms"),
+]
+ANSWERS: list[tuple[dict[str, Any], str]] = [
+    *SAMPLING,
+    ({"question": "q" * (CONVERSATION_CHARS_MAX + 1), "retrieve": False}, "question"),
+    ({"history": [MESSAGE] * MESSAGES_MAX}, "history"),
+    ({"history": [{"role": "tool", "content": "a"}]}, "history[0].role"),
+    ({"truncation": "always"}, "truncation"),
+]
+PROMPTS: list[tuple[dict[str, Any], str]] = [
+    *SAMPLING,
+    ({"messages": []}, "messages"),
+    ({"messages": [MESSAGE] * (MESSAGES_MAX + 3)}, "messages"),
+    ({"messages": [{"role": "<|im_start|>", "content": "a"}]}, "messages[0].role"),
+    ({"begun": "x" * 2**22 + "x"}, "begun"),
+]
+TABLE = [
+    *((ANSWER, ASKED | wrong, field) for wrong, field in ANSWERS),
+    *((GENERATE, PROMPT | wrong, field) for wrong, field in PROMPTS),
+]
+
+
+@pytest.mark.parametrize(("route", "body", "field"), TABLE)
+async def test_what_is_out_of_bounds_is_refused_by_name(
+    route: str, body: dict[str, Any], field: str
+) -> None:
+    service, internals = FakeService(), FakeInternals()
+    app = build_http_app(service, HttpSettings(), internals=internals)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://region") as client:
+        reply = await client.post(route, content=orjson.dumps(body))
+    error = reply.json()["error"]
+    assert (reply.status_code, error["code"], error["field"]) == (400, "invalid_argument", field)
+    assert not service.answers
+    assert not internals.asked
+
+
+async def test_a_prompt_that_is_too_long_reaches_no_generator() -> None:
+    half = ChatMessage(role="user", content="x" * (PROMPT_CHARS_MAX // 2 + 1))
+    asked = GenerationRequest(messages=(half, half), max_tokens=8, temperature=0.0, request_id="r")
+    generators = PinnedGenerators(lambda: RegionView(region="here"), None, None)  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgument, match="characters together"):
+        await anext(generators.generate(1, asked, Deadline.after(5)))
