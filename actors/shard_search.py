@@ -6,6 +6,7 @@ one call a shard for all of them, one merge, one fetch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -32,12 +33,10 @@ from cluster.search import (
 )
 from cluster.vectors import prepared
 
-_PARTIAL_SHARE = 0.9
-"""Of the time that is left, for what may be missing: the reply needs some, too."""
 _IN_FLIGHT_MAX = 4
-"""Batches of one kind under way at once: one that waits for a slow replica must not hold up those
-that come after it.
-"""
+"""Batches of one kind under way at once, besides those that are late."""
+_LATE_AFTER_S = 0.1
+"""Of batches, as long as nothing is known of how long the shards take."""
 _WAITING_MAX = 16 * BATCH_MAX
 
 
@@ -52,8 +51,9 @@ class SearchKind:
     fields: tuple[str, ...] | None
     effort: SearchEffort
     passages: bool
-    partial_within_s: float | None
-    """For searches that put up with missing shards: the time that they give them."""
+    patience: int | None
+    """`Patience.magnitude`; None where no shard may be missing. So no search is cut short by
+    another one that waits for less than half as long."""
     filter_key: bytes
     filter: Filter | None = field(compare=False)
     shards: Sequence[ShardRoute] = field(compare=False)
@@ -86,9 +86,37 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long a search waits for shards that may be missing."""
+
+    waits_s: float
+    """From its arrival."""
+    until: Deadline
+    """The same, as a moment."""
+
+    @property
+    def magnitude(self) -> int:
+        """The binary order of magnitude of `waits_s`."""
+        return math.frexp(self.waits_s)[1]
+
+    def ends_s(self, deadline: Deadline) -> float:
+        """`until`, but some time from now on, within the time that is left until `deadline`:
+        whatever has used up the time before, the shards that do answer need some."""
+        left_s = deadline.remaining_s()
+        return max(self.until.at_s, deadline.at_s - left_s + min(self.waits_s, 2 * left_s) / 4)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Asked:
     vectors: Float32Array
     deadline: Deadline
+    patience: Patience | None
+
+    def ends_s(self) -> float:
+        """When it is to be answered, with what is there by then."""
+        if self.patience is None:
+            return self.deadline.at_s
+        return self.patience.ends_s(self.deadline)
 
 
 class ShardSearch:
@@ -101,15 +129,23 @@ class ShardSearch:
             size_max=BATCH_MAX,
             in_flight_max=_IN_FLIGHT_MAX,
             waiting_max=_WAITING_MAX,
+            late_after_s=_late_after_s,
         )
 
-    async def search(self, kind: SearchKind, vectors: Float32Array, deadline: Deadline) -> Found:
+    async def search(
+        self,
+        kind: SearchKind,
+        vectors: Float32Array,
+        deadline: Deadline,
+        patience: Patience | None = None,
+    ) -> Found:
         """One list of hits for each row of `vectors`, float32 [n, d].
 
-        Raises DeadlineExceeded, Overloaded. Missing shards are a number, `coverage`.
+        `patience`: that of `kind`. Raises DeadlineExceeded, Overloaded. Missing shards are a
+        number, `coverage`.
         """
         watch = Stopwatch.start(self._clock)
-        asked = _Asked(vectors=vectors, deadline=deadline)
+        asked = _Asked(vectors=vectors, deadline=deadline, patience=patience)
         try:
             found = await self._coalescer.submit(
                 kind, asked, _size(len(vectors), kind.top_k), timeout_s=deadline.remaining_s()
@@ -122,7 +158,6 @@ class ShardSearch:
 
     async def _run(self, kind: SearchKind, asked: list[_Asked]) -> list[Found]:
         watch = Stopwatch.start(self._clock)
-        deadline = max((one.deadline for one in asked), key=lambda d: d.remaining_s())
         vectors = asked[0].vectors
         if len(asked) > 1:
             vectors = np.concatenate([one.vectors for one in asked])
@@ -135,24 +170,32 @@ class ShardSearch:
             filter=kind.filter,
             effort=kind.effort,
         )
-        gathered = await scatter(kind.shards, query, self._in_part(kind, deadline))
+        may_be_missing = kind.patience is not None
+        gathered = await scatter(
+            kind.shards, query, self._until(kind, asked), may_be_missing=may_be_missing
+        )
         watch.lap("scatter")
         answered = [(i, part) for i, part in enumerate(gathered.parts) if part is not None]
         merged = merge_hits(answered or [(-1, padding(len(vectors), 0))], kind.top_k)
         watch.lap("merge")
         hits: list[tuple[Hit, ...]] | None = None
         if kind.passages:
-            hits, lost = await _fetch(kind, merged, self._in_part(kind, deadline))
+            hits, lost = await _fetch(kind, merged, self._until(kind, asked))
             gathered = gathered.without(lost)
         watch.lap("fetch")
         return _handed_out(asked, merged, hits, gathered, watch)
 
-    def _in_part(self, kind: SearchKind, deadline: Deadline) -> Deadline:
-        """What may be missing must not use up the time of what comes after it."""
-        if kind.partial_within_s is None:
-            return deadline
-        left_s = _PARTIAL_SHARE * deadline.remaining_s()
-        return Deadline.after(min(kind.partial_within_s, left_s), self._clock)
+    def _until(self, kind: SearchKind, asked: list[_Asked]) -> Deadline:
+        """How long the shards are waited for: as long as any search of the batch has time, or where
+        shards may be missing, until the first of them is to be answered."""
+        moments_s = [one.ends_s() for one in asked]
+        return Deadline(max(moments_s) if kind.patience is None else min(moments_s), self._clock)
+
+
+def _late_after_s(kind: SearchKind) -> float:
+    """When a batch has taken longer than those shards do that answer."""
+    expected = (route.replicas.late_after_s() for route in kind.shards)
+    return max((s for s in expected if s is not None), default=_LATE_AFTER_S)
 
 
 def _size(num_vectors: int, top_k: int) -> int:
@@ -210,9 +253,14 @@ async def _fetch(
         shard: kind.shards[shard].passages_now(kind.index_version, flat_rows[where], kind.fields)
         for shard, where in places.items()
     }
+    may_be_missing = kind.patience is not None
     asked = {
         shard: partial(
-            kind.shards[shard].passages, kind.index_version, flat_rows[places[shard]], kind.fields
+            kind.shards[shard].passages,
+            kind.index_version,
+            flat_rows[places[shard]],
+            kind.fields,
+            may_be_missing,
         )
         for shard, passages in fetched.items()
         if passages is None
@@ -225,7 +273,7 @@ async def _fetch(
                 lost[shard] = answer
             else:
                 fetched[shard] = answer
-        if lost and kind.partial_within_s is None:
+        if lost and not may_be_missing:
             raise next(iter(lost.values()))
     hits: list[Hit | None] = [None] * merged.ids.size
     ids, scores = merged.ids.ravel().tolist(), merged.scores.ravel().tolist()
