@@ -6,19 +6,20 @@ one call a shard for all of them, one merge, one fetch.
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from actors.passage_fetch import Fetched, fetch_passages
 from actors.stopwatch import Stopwatch
-from cluster.checks import BATCH_MAX, HITS_MAX
+from cluster.checks import BATCH_MAX, HITS_MAX, reply_too_large
 from cluster.clock import Clock, Deadline
 from cluster.coalescing import Coalescer
 from cluster.errors import DeadlineExceeded, RaygionError, Unavailable
-from cluster.fanout import Gathered, ShardRoute, ask_all, scatter
+from cluster.fanout import Gathered, ShardRoute, scatter
 from cluster.filters import Filter
 from cluster.manifests import Metric
 from cluster.merge import merge_hits, padding
@@ -26,7 +27,6 @@ from cluster.search import (
     Float32Array,
     Hit,
     MergedHits,
-    Passages,
     SearchEffort,
     ShardHits,
     ShardQuery,
@@ -69,9 +69,18 @@ class Found:
     """In place of `results` when no passages were asked for."""
     fell_back: tuple[bool, ...]
     """As in `SearchResult`."""
-    coverage: float
-    first_error: RaygionError | None
+    gathered: Gathered
     timings_ms: dict[str, float]
+    unfetched: MergedHits | None = None
+    """The hits, where `results` lacks some: their passages did not fit into those of the batch."""
+
+    @property
+    def coverage(self) -> float:
+        return self.gathered.coverage
+
+    @property
+    def first_error(self) -> RaygionError | None:
+        return self.gathered.first_error
 
     def check_coverage(self, least: float, deadline: Deadline) -> None:
         """Raises Unavailable or DeadlineExceeded when too few shards answered."""
@@ -131,6 +140,8 @@ class ShardSearch:
             waiting_max=_WAITING_MAX,
             late_after_s=_late_after_s,
         )
+        self._large = asyncio.Semaphore(1)
+        """Held while passages are fetched that did not fit into those of a batch."""
 
     async def search(
         self,
@@ -141,8 +152,8 @@ class ShardSearch:
     ) -> Found:
         """One list of hits for each row of `vectors`, float32 [n, d].
 
-        `patience`: that of `kind`. Raises DeadlineExceeded, Overloaded. Missing shards are a
-        number, `coverage`.
+        `patience`: that of `kind`. Raises DeadlineExceeded, Overloaded; InvalidArgument for more
+        texts than a reply may hold. Missing shards are a number, `coverage`.
         """
         watch = Stopwatch.start(self._clock)
         asked = _Asked(vectors=vectors, deadline=deadline, patience=patience)
@@ -154,7 +165,30 @@ class ShardSearch:
             raise DeadlineExceeded("time ran out before the shards answered") from None
         waited_ms = watch.total_ms() - sum(found.timings_ms.values())
         found.timings_ms["wait"] = max(0.0, waited_ms)
+        if found.unfetched is not None:
+            return await self._fetched_alone(kind, asked, found, found.unfetched)
         return found
+
+    async def _fetched_alone(
+        self, kind: SearchKind, asked: _Asked, found: Found, merged: MergedHits
+    ) -> Found:
+        """The same with its passages. One search at a time: its texts take much memory."""
+        watch = Stopwatch.start(self._clock)
+        try:
+            async with asyncio.timeout(asked.deadline.remaining_s()), self._large:
+                fetched = await self._fetch(kind, merged, [asked])
+        except TimeoutError:
+            raise DeadlineExceeded("time ran out before the texts were fetched") from None
+        watch.lap("fetch")
+        if fetched.num_whole < len(asked.vectors):
+            raise reply_too_large()
+        return replace(
+            found,
+            results=tuple(fetched.results),
+            gathered=found.gathered.without(fetched.lost),
+            timings_ms=found.timings_ms | watch.laps_ms,
+            unfetched=None,
+        )
 
     async def _run(self, kind: SearchKind, asked: list[_Asked]) -> list[Found]:
         watch = Stopwatch.start(self._clock)
@@ -178,12 +212,24 @@ class ShardSearch:
         answered = [(i, part) for i, part in enumerate(gathered.parts) if part is not None]
         merged = merge_hits(answered or [(-1, padding(len(vectors), 0))], kind.top_k)
         watch.lap("merge")
-        hits: list[tuple[Hit, ...]] | None = None
+        fetched: Fetched | None = None
         if kind.passages:
-            hits, lost = await _fetch(kind, merged, self._until(kind, asked))
-            gathered = gathered.without(lost)
+            fetched = await self._fetch(kind, merged, asked)
+            if len(asked) == 1 and fetched.num_whole < len(vectors):
+                raise reply_too_large()
+            gathered = gathered.without(fetched.lost)
         watch.lap("fetch")
-        return _handed_out(asked, merged, hits, gathered, watch)
+        return _handed_out(asked, merged, fetched, gathered, watch)
+
+    async def _fetch(self, kind: SearchKind, merged: MergedHits, asked: list[_Asked]) -> Fetched:
+        return await fetch_passages(
+            dict(enumerate(kind.shards)),
+            kind.index_version,
+            merged,
+            kind.fields,
+            self._until(kind, asked),
+            may_be_missing=kind.patience is not None,
+        )
 
     def _until(self, kind: SearchKind, asked: list[_Asked]) -> Deadline:
         """How long the shards are waited for: as long as any search of the batch has time, or where
@@ -212,7 +258,7 @@ def _fell_back(parts: Sequence[ShardHits | None]) -> list[bool]:
 def _handed_out(
     asked: list[_Asked],
     merged: MergedHits,
-    hits: list[tuple[Hit, ...]] | None,
+    fetched: Fetched | None,
     gathered: Gathered,
     watch: Stopwatch,
 ) -> list[Found]:
@@ -221,71 +267,18 @@ def _handed_out(
     fell_back = _fell_back(gathered.parts)
     for one in asked:
         end = start + len(one.vectors)
+        is_whole = fetched is None or end <= fetched.num_whole
         found.append(
             Found(
-                results=() if hits is None else tuple(hits[start:end]),
-                arrays=merged.of_queries(start, end) if hits is None else None,
+                results=()
+                if fetched is None or not is_whole
+                else tuple(fetched.results[start:end]),
+                arrays=merged.of_queries(start, end) if fetched is None else None,
                 fell_back=tuple(fell_back[start:end]),
-                coverage=gathered.coverage,
-                first_error=gathered.first_error,
+                gathered=gathered,
                 timings_ms=dict(watch.laps_ms),
+                unfetched=None if is_whole else merged.of_queries(start, end),
             )
         )
         start = end
     return found
-
-
-async def _fetch(
-    kind: SearchKind, merged: MergedHits, deadline: Deadline
-) -> tuple[list[tuple[Hit, ...]], dict[int, RaygionError]]:
-    """Texts and metadata of the final hits only, one call for each shard that has some; and the
-    shards that were lost since they were searched, whose hits are left out.
-
-    Raises what a lost shard failed with where none may be missing.
-    """
-    flat_shards, flat_rows = merged.shards.ravel(), merged.rows.ravel()
-    places = {
-        shard: where
-        for shard in range(len(kind.shards))
-        if (where := np.flatnonzero(flat_shards == shard)).size
-    }
-    fetched: dict[int, Passages | None] = {
-        shard: kind.shards[shard].passages_now(kind.index_version, flat_rows[where], kind.fields)
-        for shard, where in places.items()
-    }
-    may_be_missing = kind.patience is not None
-    asked = {
-        shard: partial(
-            kind.shards[shard].passages,
-            kind.index_version,
-            flat_rows[places[shard]],
-            kind.fields,
-            may_be_missing,
-        )
-        for shard, passages in fetched.items()
-        if passages is None
-    }
-    lost: dict[int, RaygionError] = {}
-    if asked:
-        answers = await ask_all(list(asked.values()), deadline)
-        for shard, answer in zip(asked, answers, strict=True):
-            if isinstance(answer, RaygionError):
-                lost[shard] = answer
-            else:
-                fetched[shard] = answer
-        if lost and not may_be_missing:
-            raise next(iter(lost.values()))
-    hits: list[Hit | None] = [None] * merged.ids.size
-    ids, scores = merged.ids.ravel().tolist(), merged.scores.ravel().tolist()
-    for shard, passages in fetched.items():
-        if passages is None:
-            continue
-        where = places[shard].tolist()
-        found = zip(where, passages.texts, passages.metadata, strict=True)
-        for place, text, metadata in found:
-            hits[place] = Hit(
-                id=ids[place].decode(), score=scores[place], text=text, metadata=metadata
-            )
-    k = merged.ids.shape[1]
-    lines = (hits[start : start + k] for start in range(0, len(hits), k or 1))
-    return [tuple([hit for hit in line if hit is not None]) for line in lines], lost

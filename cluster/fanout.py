@@ -61,7 +61,7 @@ class ShardRoute:
         return None if self.local is None else self.local.search_now(query)
 
     async def search(
-        self, query: ShardQuery, may_be_missing: bool, deadline: Deadline
+        self, query: ShardQuery, deadline: Deadline, *, may_be_missing: bool = False
     ) -> ShardHits:
         return await self.replicas.ask(
             lambda r, t: r.search(query, t), deadline, last_resort=not may_be_missing
@@ -77,8 +77,9 @@ class ShardRoute:
         index_version: str,
         rows: Int64Array,
         fields: tuple[str, ...] | None,
-        may_be_missing: bool,
         deadline: Deadline,
+        *,
+        may_be_missing: bool = False,
     ) -> Passages:
         return await self.replicas.ask(
             lambda r, t: r.passages(index_version, rows, fields, t),
@@ -126,7 +127,11 @@ async def scatter(
     asked = [number for number, outcome in enumerate(outcomes) if outcome is None]
     if asked:
         answers = await ask_all(
-            [partial(shards[number].search, query, may_be_missing) for number in asked], deadline
+            [
+                partial(shards[number].search, query, may_be_missing=may_be_missing)
+                for number in asked
+            ],
+            deadline,
         )
         for number, answer in zip(asked, answers, strict=True):
             outcomes[number] = answer
