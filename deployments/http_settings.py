@@ -32,7 +32,7 @@ class HttpSettings:
     """Time in which a client must read what it is sent. A long reply gets a second more for each
     128 KiB."""
     status_timeout_s: float = 2.0
-    """Time for the region to say its status to `/readyz` and `/metrics`."""
+    """Time for the region to say its status, for requests that cannot be answered without."""
     locations: Mapping[IPv4Network | IPv6Network, Location] = field(default_factory=dict)
     """Where callers are who do not say so, by the network that they come from."""
     proxy: str = ""
