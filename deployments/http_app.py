@@ -19,6 +19,7 @@ from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.divergence_report import DivergenceReport
 from cluster.errors import NotFound, RaygionError, Unavailable
 from cluster.region_peers import RegionInternals
+from deployments.alive_stream import alive
 from deployments.divergence_metrics import DivergenceMetrics
 from deployments.http_body import read_body
 from deployments.http_caller import CallerReader
@@ -63,6 +64,9 @@ from deployments.sse import (
     unless_gone,
 )
 from deployments.stream_meter import StreamMeter
+
+SIGN_OF_LIFE_S = 5.0
+"""A stream is never silent for longer: proxies on the way give up after some tens of seconds."""
 
 
 def build_http_app(
@@ -269,7 +273,9 @@ class _Routes:
         form: StreamFormat,
     ) -> Response:
         observer = StreamMeter(route, self._metrics, self._clock, request.state.started_s)
-        return EventStream(event_chunks(events, form, observer, request.state.trace_id))
+        trace_id = request.state.trace_id
+        chunks = event_chunks(events, form, observer, trace_id)
+        return EventStream(alive(chunks, form, trace_id, every_s=SIGN_OF_LIFE_S))
 
 
 async def _by_model(
