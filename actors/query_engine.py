@@ -14,7 +14,7 @@ import numpy as np
 
 from actors.answering import Answering
 from actors.routes import Routes
-from actors.shard_search import SearchKind, ShardSearch
+from actors.shard_search import Patience, SearchKind, ShardSearch
 from actors.stopwatch import Stopwatch
 from actors.view_follower import ViewFollower
 from cluster.answers import (
@@ -77,6 +77,7 @@ class QueryEngine:
         check_search(request, corpus)
         vectors = await self._vectors(request, release, corpus, deadline)
         watch.lap("embed")
+        patience = _patience(request, deadline)
         kind = SearchKind(
             corpus=corpus.corpus,
             index_version=corpus.index_version,
@@ -85,12 +86,12 @@ class QueryEngine:
             fields=request.fields,
             effort=request.effort,
             passages=request.passages,
-            partial_within_s=_partial_within_s(request),
+            patience=None if patience is None else patience.magnitude,
             filter_key=filter_key(request.filter),
             filter=request.filter,
             shards=self._shards(corpus, request.filter),
         )
-        found = await self._shard_search.search(kind, vectors, deadline)
+        found = await self._shard_search.search(kind, vectors, deadline, patience)
         found.check_coverage(request.min_coverage, deadline)
         return SearchResult(
             results=found.results,
@@ -182,5 +183,12 @@ class QueryEngine:
         return np.ascontiguousarray(vectors, dtype=np.float32)
 
 
-def _partial_within_s(request: SearchRequest) -> float | None:
-    return None if request.min_coverage >= 1.0 else request.partial_share * request.timeout_s
+def _patience(request: SearchRequest, deadline: Deadline) -> Patience | None:
+    """None where no shard may be missing. Counts from the arrival of the request, however long its
+    texts took to embed.
+    """
+    if request.min_coverage >= 1.0:
+        return None
+    waits_s = request.partial_share * request.timeout_s
+    until = Deadline(deadline.at_s - request.timeout_s + waits_s, deadline.clock)
+    return Patience(waits_s=waits_s, until=until)

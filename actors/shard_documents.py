@@ -12,7 +12,7 @@ below which a query's best hit is weak, and the metadata field by which the rows
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 
 from actors.mapped_batch import UNREADABLE, mapped_batch, write_batch
 from cluster.errors import Corrupt, InvalidArgument
-from cluster.search import BytesArray, Float32Array, Int64Array, Metadata, Passages
+from cluster.search import REPLY_BYTES_MAX, BytesArray, Float32Array, Int64Array, Metadata, Passages
 from cluster.vectors import norms
 
 DOCUMENTS_FILE = "documents.arrow"
@@ -109,6 +109,11 @@ class ShardDocuments:
     partition_by: str | None
     texts: pa.StringArray
     document_column: pa.StringArray
+    ends: Mapping[str | None, npt.NDArray[np.int32]]
+    """int32 [num_rows + 1], where values end, by the metadata field that has strings; None: texts
+    """
+    row_bytes_max: int
+    """Longest text and longest strings of the metadata, together."""
     id_ends: npt.NDArray[np.int32]
     """int32 [num_rows + 1]: row i's id is `id_bytes[id_ends[i] : id_ends[i + 1]]`"""
     id_bytes: npt.NDArray[np.uint8]
@@ -141,9 +146,10 @@ class ShardDocuments:
         documents = _strings(batch.column("document"))
         texts = _strings(batch.column("text"))
         fields = [name for name in batch.schema.names if name.startswith(META_PREFIX)]
+        ends: dict[str | None, npt.NDArray[np.int32]] = {None: _offsets(texts)}
         for name in fields:
             if pa.types.is_string(batch.column(name).type):
-                _strings(batch.column(name))
+                ends[name.removeprefix(META_PREFIX)] = _offsets(_strings(batch.column(name)))
         metadata = pa.Table.from_batches([batch.select(fields)])
         if ids.null_count:
             raise ValueError("an id is null")
@@ -158,6 +164,8 @@ class ShardDocuments:
             partition_by=facts[_PARTITION_BY].decode() if _PARTITION_BY in facts else None,
             texts=texts,
             document_column=documents,
+            ends=ends,
+            row_bytes_max=sum(int(np.diff(each).max(initial=0)) for each in ends.values()),
             id_ends=id_ends,
             id_bytes=id_bytes,
             padded_ids=_padded_ids(id_ends, id_bytes),
@@ -195,6 +203,7 @@ class ShardDocuments:
         self, rows: Sequence[int] | Int64Array, fields: tuple[str, ...] | None
     ) -> Passages:
         """Texts and metadata of `rows`, in their order; all metadata fields when `fields` is None.
+        Of the first rows only, where those of all are longer than `REPLY_BYTES_MAX`.
 
         Raises IndexError for a row that does not exist, InvalidArgument for an unknown field.
         """
@@ -205,7 +214,7 @@ class ShardDocuments:
                 raise InvalidArgument(
                     f"{name[:64]!r} is no metadata field; known: {known}", "fields"
                 )
-        taken = np.asarray(rows, dtype=np.int64)
+        taken = self._within_reply(np.asarray(rows, dtype=np.int64), names)
         try:
             texts = tuple([text or "" for text in _values(self.texts, taken)])
             columns = [_values(self.metadata.column(name), taken) for name in names]
@@ -215,6 +224,16 @@ class ShardDocuments:
             dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)
         )
         return Passages(texts=texts, metadata=metadata or ({},) * len(texts))
+
+    def _within_reply(self, rows: Int64Array, names: Sequence[str]) -> Int64Array:
+        if len(rows) * self.row_bytes_max <= REPLY_BYTES_MAX:
+            return rows
+        sizes = np.zeros(len(rows), dtype=np.int64)
+        for name in (None, *names):
+            if (ends := self.ends.get(name)) is not None:
+                sizes += ends[rows + 1]
+                sizes -= ends[rows]
+        return rows[: np.searchsorted(np.cumsum(sizes), REPLY_BYTES_MAX, side="right")]
 
 
 def _values(column: pa.Array[Any] | pa.ChunkedArray[Any], rows: Int64Array) -> list[Any]:

@@ -6,18 +6,20 @@ one call a shard for all of them, one merge, one fetch.
 
 from __future__ import annotations
 
+import asyncio
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from actors.passage_fetch import Fetched, fetch_passages
 from actors.stopwatch import Stopwatch
-from cluster.checks import BATCH_MAX, HITS_MAX
+from cluster.checks import BATCH_MAX, HITS_MAX, reply_too_large
 from cluster.clock import Clock, Deadline
 from cluster.coalescing import Coalescer
 from cluster.errors import DeadlineExceeded, RaygionError, Unavailable
-from cluster.fanout import Gathered, ShardRoute, ask_all, scatter
+from cluster.fanout import Gathered, ShardRoute, scatter
 from cluster.filters import Filter
 from cluster.manifests import Metric
 from cluster.merge import merge_hits, padding
@@ -25,19 +27,16 @@ from cluster.search import (
     Float32Array,
     Hit,
     MergedHits,
-    Passages,
     SearchEffort,
     ShardHits,
     ShardQuery,
 )
 from cluster.vectors import prepared
 
-_PARTIAL_SHARE = 0.9
-"""Of the time that is left, for what may be missing: the reply needs some, too."""
 _IN_FLIGHT_MAX = 4
-"""Batches of one kind under way at once: one that waits for a slow replica must not hold up those
-that come after it.
-"""
+"""Batches of one kind under way at once, besides those that are late."""
+_LATE_AFTER_S = 0.1
+"""Of batches, as long as nothing is known of how long the shards take."""
 _WAITING_MAX = 16 * BATCH_MAX
 
 
@@ -52,8 +51,9 @@ class SearchKind:
     fields: tuple[str, ...] | None
     effort: SearchEffort
     passages: bool
-    partial_within_s: float | None
-    """For searches that put up with missing shards: the time that they give them."""
+    patience: int | None
+    """`Patience.magnitude`; None where no shard may be missing. So no search is cut short by
+    another one that waits for less than half as long."""
     filter_key: bytes
     filter: Filter | None = field(compare=False)
     shards: Sequence[ShardRoute] = field(compare=False)
@@ -69,9 +69,18 @@ class Found:
     """In place of `results` when no passages were asked for."""
     fell_back: tuple[bool, ...]
     """As in `SearchResult`."""
-    coverage: float
-    first_error: RaygionError | None
+    gathered: Gathered
     timings_ms: dict[str, float]
+    unfetched: MergedHits | None = None
+    """The hits, where `results` lacks some: their passages did not fit into those of the batch."""
+
+    @property
+    def coverage(self) -> float:
+        return self.gathered.coverage
+
+    @property
+    def first_error(self) -> RaygionError | None:
+        return self.gathered.first_error
 
     def check_coverage(self, least: float, deadline: Deadline) -> None:
         """Raises Unavailable or DeadlineExceeded when too few shards answered."""
@@ -86,9 +95,37 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long a search waits for shards that may be missing."""
+
+    waits_s: float
+    """From its arrival."""
+    until: Deadline
+    """The same, as a moment."""
+
+    @property
+    def magnitude(self) -> int:
+        """The binary order of magnitude of `waits_s`."""
+        return math.frexp(self.waits_s)[1]
+
+    def ends_s(self, deadline: Deadline) -> float:
+        """`until`, but some time from now on, within the time that is left until `deadline`:
+        whatever has used up the time before, the shards that do answer need some."""
+        left_s = deadline.remaining_s()
+        return max(self.until.at_s, deadline.at_s - left_s + min(self.waits_s, 2 * left_s) / 4)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Asked:
     vectors: Float32Array
     deadline: Deadline
+    patience: Patience | None
+
+    def ends_s(self) -> float:
+        """When it is to be answered, with what is there by then."""
+        if self.patience is None:
+            return self.deadline.at_s
+        return self.patience.ends_s(self.deadline)
 
 
 class ShardSearch:
@@ -101,15 +138,25 @@ class ShardSearch:
             size_max=BATCH_MAX,
             in_flight_max=_IN_FLIGHT_MAX,
             waiting_max=_WAITING_MAX,
+            late_after_s=_late_after_s,
         )
+        self._large = asyncio.Semaphore(1)
+        """Held while passages are fetched that did not fit into those of a batch."""
 
-    async def search(self, kind: SearchKind, vectors: Float32Array, deadline: Deadline) -> Found:
+    async def search(
+        self,
+        kind: SearchKind,
+        vectors: Float32Array,
+        deadline: Deadline,
+        patience: Patience | None = None,
+    ) -> Found:
         """One list of hits for each row of `vectors`, float32 [n, d].
 
-        Raises DeadlineExceeded, Overloaded. Missing shards are a number, `coverage`.
+        `patience`: that of `kind`. Raises DeadlineExceeded, Overloaded; InvalidArgument for more
+        texts than a reply may hold. Missing shards are a number, `coverage`.
         """
         watch = Stopwatch.start(self._clock)
-        asked = _Asked(vectors=vectors, deadline=deadline)
+        asked = _Asked(vectors=vectors, deadline=deadline, patience=patience)
         try:
             found = await self._coalescer.submit(
                 kind, asked, _size(len(vectors), kind.top_k), timeout_s=deadline.remaining_s()
@@ -118,11 +165,33 @@ class ShardSearch:
             raise DeadlineExceeded("time ran out before the shards answered") from None
         waited_ms = watch.total_ms() - sum(found.timings_ms.values())
         found.timings_ms["wait"] = max(0.0, waited_ms)
+        if found.unfetched is not None:
+            return await self._fetched_alone(kind, asked, found, found.unfetched)
         return found
+
+    async def _fetched_alone(
+        self, kind: SearchKind, asked: _Asked, found: Found, merged: MergedHits
+    ) -> Found:
+        """The same with its passages. One search at a time: its texts take much memory."""
+        watch = Stopwatch.start(self._clock)
+        try:
+            async with asyncio.timeout(asked.deadline.remaining_s()), self._large:
+                fetched = await self._fetch(kind, merged, [asked])
+        except TimeoutError:
+            raise DeadlineExceeded("time ran out before the texts were fetched") from None
+        watch.lap("fetch")
+        if fetched.num_whole < len(asked.vectors):
+            raise reply_too_large()
+        return replace(
+            found,
+            results=tuple(fetched.results),
+            gathered=found.gathered.without(fetched.lost),
+            timings_ms=found.timings_ms | watch.laps_ms,
+            unfetched=None,
+        )
 
     async def _run(self, kind: SearchKind, asked: list[_Asked]) -> list[Found]:
         watch = Stopwatch.start(self._clock)
-        deadline = max((one.deadline for one in asked), key=lambda d: d.remaining_s())
         vectors = asked[0].vectors
         if len(asked) > 1:
             vectors = np.concatenate([one.vectors for one in asked])
@@ -135,24 +204,44 @@ class ShardSearch:
             filter=kind.filter,
             effort=kind.effort,
         )
-        gathered = await scatter(kind.shards, query, self._in_part(kind, deadline))
+        may_be_missing = kind.patience is not None
+        gathered = await scatter(
+            kind.shards, query, self._until(kind, asked), may_be_missing=may_be_missing
+        )
         watch.lap("scatter")
         answered = [(i, part) for i, part in enumerate(gathered.parts) if part is not None]
         merged = merge_hits(answered or [(-1, padding(len(vectors), 0))], kind.top_k)
         watch.lap("merge")
-        hits: list[tuple[Hit, ...]] | None = None
+        fetched: Fetched | None = None
         if kind.passages:
-            hits, lost = await _fetch(kind, merged, self._in_part(kind, deadline))
-            gathered = gathered.without(lost)
+            fetched = await self._fetch(kind, merged, asked)
+            if len(asked) == 1 and fetched.num_whole < len(vectors):
+                raise reply_too_large()
+            gathered = gathered.without(fetched.lost)
         watch.lap("fetch")
-        return _handed_out(asked, merged, hits, gathered, watch)
+        return _handed_out(asked, merged, fetched, gathered, watch)
 
-    def _in_part(self, kind: SearchKind, deadline: Deadline) -> Deadline:
-        """What may be missing must not use up the time of what comes after it."""
-        if kind.partial_within_s is None:
-            return deadline
-        left_s = _PARTIAL_SHARE * deadline.remaining_s()
-        return Deadline.after(min(kind.partial_within_s, left_s), self._clock)
+    async def _fetch(self, kind: SearchKind, merged: MergedHits, asked: list[_Asked]) -> Fetched:
+        return await fetch_passages(
+            dict(enumerate(kind.shards)),
+            kind.index_version,
+            merged,
+            kind.fields,
+            self._until(kind, asked),
+            may_be_missing=kind.patience is not None,
+        )
+
+    def _until(self, kind: SearchKind, asked: list[_Asked]) -> Deadline:
+        """How long the shards are waited for: as long as any search of the batch has time, or where
+        shards may be missing, until the first of them is to be answered."""
+        moments_s = [one.ends_s() for one in asked]
+        return Deadline(max(moments_s) if kind.patience is None else min(moments_s), self._clock)
+
+
+def _late_after_s(kind: SearchKind) -> float:
+    """When a batch has taken longer than those shards do that answer."""
+    expected = (route.replicas.late_after_s() for route in kind.shards)
+    return max((s for s in expected if s is not None), default=_LATE_AFTER_S)
 
 
 def _size(num_vectors: int, top_k: int) -> int:
@@ -169,7 +258,7 @@ def _fell_back(parts: Sequence[ShardHits | None]) -> list[bool]:
 def _handed_out(
     asked: list[_Asked],
     merged: MergedHits,
-    hits: list[tuple[Hit, ...]] | None,
+    fetched: Fetched | None,
     gathered: Gathered,
     watch: Stopwatch,
 ) -> list[Found]:
@@ -178,66 +267,18 @@ def _handed_out(
     fell_back = _fell_back(gathered.parts)
     for one in asked:
         end = start + len(one.vectors)
+        is_whole = fetched is None or end <= fetched.num_whole
         found.append(
             Found(
-                results=() if hits is None else tuple(hits[start:end]),
-                arrays=merged.of_queries(start, end) if hits is None else None,
+                results=()
+                if fetched is None or not is_whole
+                else tuple(fetched.results[start:end]),
+                arrays=merged.of_queries(start, end) if fetched is None else None,
                 fell_back=tuple(fell_back[start:end]),
-                coverage=gathered.coverage,
-                first_error=gathered.first_error,
+                gathered=gathered,
                 timings_ms=dict(watch.laps_ms),
+                unfetched=None if is_whole else merged.of_queries(start, end),
             )
         )
         start = end
     return found
-
-
-async def _fetch(
-    kind: SearchKind, merged: MergedHits, deadline: Deadline
-) -> tuple[list[tuple[Hit, ...]], dict[int, RaygionError]]:
-    """Texts and metadata of the final hits only, one call for each shard that has some; and the
-    shards that were lost since they were searched, whose hits are left out.
-
-    Raises what a lost shard failed with where none may be missing.
-    """
-    flat_shards, flat_rows = merged.shards.ravel(), merged.rows.ravel()
-    places = {
-        shard: where
-        for shard in range(len(kind.shards))
-        if (where := np.flatnonzero(flat_shards == shard)).size
-    }
-    fetched: dict[int, Passages | None] = {
-        shard: kind.shards[shard].passages_now(kind.index_version, flat_rows[where], kind.fields)
-        for shard, where in places.items()
-    }
-    asked = {
-        shard: partial(
-            kind.shards[shard].passages, kind.index_version, flat_rows[places[shard]], kind.fields
-        )
-        for shard, passages in fetched.items()
-        if passages is None
-    }
-    lost: dict[int, RaygionError] = {}
-    if asked:
-        answers = await ask_all(list(asked.values()), deadline)
-        for shard, answer in zip(asked, answers, strict=True):
-            if isinstance(answer, RaygionError):
-                lost[shard] = answer
-            else:
-                fetched[shard] = answer
-        if lost and kind.partial_within_s is None:
-            raise next(iter(lost.values()))
-    hits: list[Hit | None] = [None] * merged.ids.size
-    ids, scores = merged.ids.ravel().tolist(), merged.scores.ravel().tolist()
-    for shard, passages in fetched.items():
-        if passages is None:
-            continue
-        where = places[shard].tolist()
-        found = zip(where, passages.texts, passages.metadata, strict=True)
-        for place, text, metadata in found:
-            hits[place] = Hit(
-                id=ids[place].decode(), score=scores[place], text=text, metadata=metadata
-            )
-    k = merged.ids.shape[1]
-    lines = (hits[start : start + k] for start in range(0, len(hits), k or 1))
-    return [tuple([hit for hit in line if hit is not None]) for line in lines], lost

@@ -13,7 +13,7 @@ from cluster.filters import check_filter, is_encodable
 from cluster.generation import ROLES, ChatMessage, GenerationRequest
 from cluster.manifests import EF_SEARCH_MAX
 from cluster.region_view import CorpusView
-from cluster.search import SearchEffort, SearchRequest
+from cluster.search import REPLY_BYTES_MAX, SearchEffort, SearchRequest
 from cluster.vectors import check_vectors
 
 TOP_K_MAX = 1000
@@ -83,6 +83,15 @@ def check_hits(num_queries: int, top_k: int) -> None:
         raise InvalidArgument(
             f"asks for {num_queries} x {top_k} hits; one request may ask for {HITS_MAX}", "top_k"
         )
+
+
+def reply_too_large() -> InvalidArgument:
+    """For a request whose hits are longer than `REPLY_BYTES_MAX`."""
+    return InvalidArgument(
+        f"the reply would be longer than {REPLY_BYTES_MAX >> 20} MiB; ask for fewer hits, or "
+        "without texts and metadata (`include`)",
+        "top_k",
+    )
 
 
 def check_retrieval(corpus: CorpusView) -> None:

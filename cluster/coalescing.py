@@ -1,11 +1,15 @@
 """Concurrent calls travel together: what arrives while others are under way forms the next batch.
 
     submit -> waiting -> departs when fewer than `in_flight_max` batches are under way -> answered
+                                                 a late batch does not count any more
 
 No call waits for company by the clock: one that finds nothing under way departs in the next turn of
 the event loop. Only while each turn brings more of its kind, another turn is waited for: under load
 what a process answered a moment ago comes back as new calls, and a batch costs little more than a
 call. (32 clients of two gateways: 9 calls a batch in place of 6, a tenth more searches a second.)
+
+A batch that takes longer than batches usually do waits for a part that hangs. It gives its place to
+the next batch, so that the calls that come after it do not wait for that part, too.
 """
 
 from __future__ import annotations
@@ -38,6 +42,7 @@ class _Call(Generic[KeyT, ItemT, ResultT]):
 class _Batch(Generic[KeyT, ItemT, ResultT]):
     calls: list[_Call[KeyT, ItemT, ResultT]] = field(default_factory=list)
     task: asyncio.Task[None] | None = None
+    is_late: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -46,22 +51,28 @@ class _Lane(Generic[KeyT, ItemT, ResultT]):
 
     waiting: deque[_Call[KeyT, ItemT, ResultT]] = field(default_factory=deque)
     in_flight: int = 0
+    late: int = 0
+    """Batches under way that do not count as `in_flight` any more."""
     is_departing: bool = False
     """A task is about to begin that takes what waits then."""
 
 
 _TURNS_MAX = 8
 """Of the event loop, that a batch which still grows is held back."""
+_LATE_MAX = 256
+"""Late batches under way at once, of all keys. With so many, a batch that becomes late keeps its
+place."""
 
 
 class Coalescer(Generic[KeyT, ItemT, ResultT]):
     """Gathers the calls of one key into batches for `run(key, items)`, which answers each item.
 
     Guarantees: a batch holds calls of one key in the order of their arrival, and is no larger than
-    `size_max` unless a single call is; at most `in_flight_max` batches of a key are under way; a
-    call that is cancelled before it departs costs nothing, and a batch whose calls are all
-    cancelled is cancelled. An error of `run` is the error of every call in the batch. Of equal keys
-    `run` gets that of the batch's last call: what a key carries besides is as new as can be.
+    `size_max` unless a single call is; at most `in_flight_max` batches of a key are under way, and
+    besides them at most `_LATE_MAX` late ones; a call that is cancelled before it departs costs
+    nothing, and a batch whose calls are all cancelled is cancelled. An error of `run` is the error
+    of every call in the batch. Of equal keys `run` gets that of the batch's last call: what a key
+    carries besides is as new as can be.
     """
 
     def __init__(
@@ -71,11 +82,15 @@ class Coalescer(Generic[KeyT, ItemT, ResultT]):
         size_max: int,
         in_flight_max: int,
         waiting_max: int,
+        late_after_s: Callable[[KeyT], float] | None = None,
     ) -> None:
+        """`late_after_s`: after this time a batch of the key is late; None: a batch is never."""
         self._run = run
         self._size_max = size_max
         self._in_flight_max = in_flight_max
         self._waiting_max = waiting_max
+        self._late_after_s = late_after_s
+        self._num_late = 0
         self._num_waiting = 0
         self._lanes: dict[KeyT, _Lane[KeyT, ItemT, ResultT]] = {}
 
@@ -162,14 +177,47 @@ class Coalescer(Generic[KeyT, ItemT, ResultT]):
         lane.in_flight += 1
         # What does not fit goes with the next one, beside this one.
         self._depart(key, lane)
+        timer = None
+        if self._late_after_s is not None:
+            late_after_s = self._late_after_s(key)
+            loop = asyncio.get_running_loop()
+            timer = loop.call_later(late_after_s, self._give_way, key, lane, batch)
         try:
             if calls:
                 await self._answer(calls)
         finally:
+            if timer is not None:
+                timer.cancel()
+            self._arrive(key, lane, batch)
+
+    def _give_way(
+        self,
+        key: KeyT,
+        lane: _Lane[KeyT, ItemT, ResultT],
+        batch: _Batch[KeyT, ItemT, ResultT],
+    ) -> None:
+        if self._num_late >= _LATE_MAX:
+            return
+        batch.is_late = True
+        self._num_late += 1
+        lane.late += 1
+        lane.in_flight -= 1
+        self._depart(key, lane)
+
+    def _arrive(
+        self,
+        key: KeyT,
+        lane: _Lane[KeyT, ItemT, ResultT],
+        batch: _Batch[KeyT, ItemT, ResultT],
+    ) -> None:
+        if batch.is_late:
+            self._num_late -= 1
+            lane.late -= 1
+        else:
             lane.in_flight -= 1
-            self._depart(key, lane)
-            if not (lane.in_flight or lane.is_departing):
-                del self._lanes[key]
+        self._depart(key, lane)
+        if not (lane.in_flight or lane.late or lane.is_departing):
+            del self._lanes[key]
 
     async def _answer(self, calls: list[_Call[KeyT, ItemT, ResultT]]) -> None:
         try:

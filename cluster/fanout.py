@@ -60,8 +60,12 @@ class ShardRoute:
     def search_now(self, query: ShardQuery) -> ShardHits | None:
         return None if self.local is None else self.local.search_now(query)
 
-    async def search(self, query: ShardQuery, deadline: Deadline) -> ShardHits:
-        return await self.replicas.ask(lambda r, t: r.search(query, t), deadline)
+    async def search(
+        self, query: ShardQuery, deadline: Deadline, *, may_be_missing: bool = False
+    ) -> ShardHits:
+        return await self.replicas.ask(
+            lambda r, t: r.search(query, t), deadline, last_resort=not may_be_missing
+        )
 
     def passages_now(
         self, index_version: str, rows: Int64Array, fields: tuple[str, ...] | None
@@ -74,9 +78,14 @@ class ShardRoute:
         rows: Int64Array,
         fields: tuple[str, ...] | None,
         deadline: Deadline,
+        *,
+        may_be_missing: bool = False,
     ) -> Passages:
         return await self.replicas.ask(
-            lambda r, t: r.passages(index_version, rows, fields, t), deadline, learn_speed=False
+            lambda r, t: r.passages(index_version, rows, fields, t),
+            deadline,
+            learn_speed=False,
+            last_resort=not may_be_missing,
         )
 
 
@@ -100,18 +109,29 @@ class Gathered:
         return sum([part is not None for part in self.parts]) / len(self.parts)
 
 
-async def scatter(shards: Sequence[ShardRoute], query: ShardQuery, deadline: Deadline) -> Gathered:
+async def scatter(
+    shards: Sequence[ShardRoute],
+    query: ShardQuery,
+    deadline: Deadline,
+    *,
+    may_be_missing: bool = False,
+) -> Gathered:
     """Searches all shards at once.
 
     A shard none of whose replicas answers in time is missing, not an error. An error that is the
-    caller's own (not retryable) is raised.
+    caller's own (not retryable) is raised. `may_be_missing`: the caller accepts a result without
+    some shards, so a shard whose replicas all have an open breaker is not waited for.
     """
     outcomes: list[ShardHits | RaygionError | None]
     outcomes = [shard.search_now(query) for shard in shards]
     asked = [number for number, outcome in enumerate(outcomes) if outcome is None]
     if asked:
         answers = await ask_all(
-            [partial(shards[number].search, query) for number in asked], deadline
+            [
+                partial(shards[number].search, query, may_be_missing=may_be_missing)
+                for number in asked
+            ],
+            deadline,
         )
         for number, answer in zip(asked, answers, strict=True):
             outcomes[number] = answer

@@ -23,7 +23,7 @@ from typing import Generic, Protocol, TypeVar
 
 from cluster.balancing import OutcomeWeights
 from cluster.clock import Deadline
-from cluster.errors import DeadlineExceeded, RaygionError
+from cluster.errors import DeadlineExceeded, RaygionError, Unavailable
 from cluster.hedging import DEFAULT_HEDGING, ExpectedLatency, HedgeBudget, HedgeSettings
 
 
@@ -56,6 +56,8 @@ class ReplicaSet(Generic[R]):
         # By `learn_speed`: what does not compare with the rest has a latency of its own.
         self._expected = {compares: ExpectedLatency(hedging) for compares in (True, False)}
         self._ids = list(self._replicas)
+        self._dispensable: set[_Attempt] = set()
+        """Attempts under way for callers that can do without the answer."""
         self._preferred = preferred.replica_id if preferred is not None else None
         assert self._preferred is None or self._preferred in self._replicas
         self._others = [known for known in self._ids if known != self._preferred]
@@ -66,18 +68,31 @@ class ReplicaSet(Generic[R]):
         deadline: Deadline,
         *,
         learn_speed: bool = True,
+        last_resort: bool = True,
     ) -> T:
         """The answer of the first replica that gives one; each is asked at most once.
 
         `call(replica, timeout_s)` makes the request, and is cancelled once its answer is no longer
         wanted. The time left is shared out evenly among the replicas left, so that one that hangs
         leaves the others their chance; nothing is sent after the deadline. `learn_speed` is False
-        for requests whose duration does not compare with the others'. Raises the last error when
-        all fail, and at once an error that is the caller's own (not retryable), since every replica
+        for requests whose duration does not compare with the others'. `last_resort` is False for a
+        caller that can do without the answer: no replica is asked whose breaker is open, and once
+        the breakers of all are open, the question ends at once. Raises the last error when all
+        fail, and at once an error that is the caller's own (not retryable), since every replica
         would say the same.
         """
         self._budget.asked()
-        return await _Question(self, call, deadline, learn_speed).answer()
+        return await _Question(self, call, deadline, learn_speed, last_resort).answer()
+
+    def late_after_s(self) -> float | None:
+        """The time after which an answer is late; None while too little is known."""
+        return self._expected[True].hedge_delay_s()
+
+    def _failed(self, replica_id: str, *, probe: bool) -> None:
+        self._weights.failed(replica_id, probe=probe)
+        if self._dispensable and not any(map(self._weights.passes, self._ids)):
+            for attempt in self._dispensable:
+                attempt.call_off(excused=True)
 
     def _order(self) -> list[str]:
         if self._preferred is None or not self._weights.passes(self._preferred):
@@ -112,17 +127,19 @@ class _Question(Generic[R, T]):
         call: Callable[[R, float], Awaitable[T]],
         deadline: Deadline,
         learn_speed: bool,
+        last_resort: bool,
     ) -> None:
         self._set = replicas
         self._call = call
         self._deadline = deadline
         self._learn_speed = learn_speed
+        self._last_resort = last_resort
         self._expected = replicas._expected[learn_speed]
         self._left = deque(replicas._order())
         self._hedge: asyncio.Task[T] | None = None
 
     async def answer(self) -> T:
-        last_error: RaygionError = DeadlineExceeded("time ran out before a replica was asked")
+        last_error: RaygionError | None = None
         while attempt := self._next():
             try:
                 return await self._race(attempt)
@@ -130,10 +147,17 @@ class _Question(Generic[R, T]):
                 if not error.retryable:
                     raise
                 last_error = error
-        raise last_error
+        raise last_error or self._nobody_asked()
+
+    def _nobody_asked(self) -> RaygionError:
+        if self._deadline.expired():
+            return DeadlineExceeded("time ran out before a replica was asked")
+        return Unavailable("there is no replica, or each of them has failed too often to be asked")
 
     def _next(self) -> _Attempt | None:
         """The next replica with its share of the time; None when one or the other is used up."""
+        if not self._last_resort:
+            self._left = deque(filter(self._set._weights.passes, self._left))
         remaining_s = self._deadline.remaining_s()
         if not self._left or remaining_s <= 0:
             return None
@@ -188,26 +212,25 @@ class _Question(Generic[R, T]):
             raise DeadlineExceeded(f"time ran out before replica {replica_id} was asked")
         probe = weights.began(replica_id)
         try:
-            async with asyncio.timeout(timeout_s) as attempt.limit:
-                answer = await self._call(self._set._replicas[replica_id], timeout_s)
+            if not self._last_resort and not probe:
+                self._set._dispensable.add(attempt)
+            answer = await self._answered(attempt, timeout_s)
         except TimeoutError:
             # A caller with less patience than an answer usually takes must not ruin the weights.
             if attempt.excused or timeout_s < (self._expected.at_most_s() or 0.0):
                 weights.left(replica_id, probe=probe)
             else:
-                weights.failed(replica_id, probe=probe)
+                self._set._failed(replica_id, probe=probe)
             raise DeadlineExceeded(f"replica {replica_id} did not answer in time") from None
         except RaygionError as error:
             if error.retryable:
-                weights.failed(replica_id, probe=probe)
+                self._set._failed(replica_id, probe=probe)
             else:
                 weights.left(replica_id, probe=probe)
             raise
         except BaseException:
             weights.left(replica_id, probe=probe)
             raise
-        finally:
-            attempt.limit = None
         took_s = now_s() - sent_s
         self._expected.answered(took_s)
         if self._learn_speed:
@@ -215,3 +238,12 @@ class _Question(Generic[R, T]):
         else:
             weights.left(replica_id, probe=probe)
         return answer
+
+    async def _answered(self, attempt: _Attempt, timeout_s: float) -> T:
+        try:
+            async with asyncio.timeout(timeout_s) as attempt.limit:
+                return await self._call(self._set._replicas[attempt.replica_id], timeout_s)
+        finally:
+            # From here on nobody can call it off.
+            attempt.limit = None
+            self._set._dispensable.discard(attempt)

@@ -19,6 +19,9 @@ MetadataValue = str | int | float | bool | None
 Metadata = Mapping[str, MetadataValue]
 
 TOP_K_DEFAULT = 10
+REPLY_BYTES_MAX = 64 * 2**20
+"""Longest reply to one search. So that its texts do not fill the memory before that is known, a
+shard sends no more of them at once, either."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,7 +179,9 @@ class MergedHits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Passages:
-    """Texts and metadata of rows of one shard, in the order that was asked."""
+    """Texts and metadata of rows of one shard, in the order that was asked; of the first rows only,
+    where those of all are longer than `REPLY_BYTES_MAX`.
+    """
 
     texts: tuple[str, ...]
     metadata: tuple[Metadata, ...]

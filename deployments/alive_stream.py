@@ -1,4 +1,6 @@
-"""Streams between regions: whoever reads one must tell a slow region from a lost one."""
+"""Signs of life in streams: whoever reads one, and each proxy on the way, must tell a stream that
+waits for the model from one that is lost.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +10,20 @@ from contextlib import aclosing
 
 from cluster.errors import Unavailable
 from deployments.http_errors import error_body, log_failure
-from deployments.sse import named_event
+from deployments.sse import StreamFormat
 
 SIGN_OF_LIFE = b": alive\n\n"
 """A comment: readers of events skip it."""
 
 
 async def alive(
-    chunks: AsyncGenerator[bytes, None], trace_id: str, *, every_s: float
+    chunks: AsyncGenerator[bytes, None], form: StreamFormat, trace_id: str, *, every_s: float
 ) -> AsyncGenerator[bytes, None]:
     """The chunks as they come, with a sign of life whenever none came for so long.
 
-    Raises only before the first byte; later, an error becomes an `error` event. Closing it closes
-    `chunks`, which one task drives from the first to the last.
+    Raises only before the first byte; later, an error becomes an event of the form. The next chunk
+    is made when it is asked for. Closing this closes `chunks`, which one task drives from the first
+    to the last.
     """
     made: asyncio.Queue[bytes | Exception | None] = asyncio.Queue(1)
 
@@ -30,6 +33,7 @@ async def alive(
             async with aclosing(chunks):
                 async for chunk in chunks:
                     await made.put(chunk)
+                    await made.join()
         except Exception as error:
             end = error
         await made.put(end)
@@ -53,10 +57,12 @@ async def alive(
                 if not started:
                     raise item
                 log_failure(item, trace_id)
-                yield named_event(b"error", error_body(item, trace_id))
+                yield form.error(error_body(item, trace_id))
                 return
             started = True
             yield item
+            if item is not SIGN_OF_LIFE:
+                made.task_done()
     finally:
         making.cancel()
         await asyncio.gather(making, return_exceptions=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -18,8 +17,9 @@ from starlette.types import ASGIApp, Lifespan
 from cluster.answers import AnswerEvent, QueryService, RegionSummary, Retrieved, last_event
 from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.divergence_report import DivergenceReport
-from cluster.errors import DeadlineExceeded, NotFound, RaygionError, Unavailable
+from cluster.errors import NotFound, RaygionError, Unavailable
 from cluster.region_peers import RegionInternals
+from deployments.alive_stream import alive
 from deployments.answer_schema import AnswerBody, parse_answer
 from deployments.divergence_metrics import DivergenceMetrics
 from deployments.http_body import read_body
@@ -32,14 +32,17 @@ from deployments.http_replies import (
     AnswerReply,
     BatchSearchReply,
     HealthReply,
+    ReadyReply,
     SearchReply,
     StatusReply,
     render_answer,
+    render_ready,
     render_status,
 )
 from deployments.http_routes import ANSWER, CHAT, SEARCH
 from deployments.http_schema import SearchBody, quoted
 from deployments.http_settings import HttpSettings
+from deployments.known_summary import KnownSummary
 from deployments.metered_service import MeteredService
 from deployments.metrics import CONTENT_TYPE, HttpMetrics
 from deployments.openai_replies import (
@@ -62,6 +65,9 @@ from deployments.sse import (
     unless_gone,
 )
 from deployments.stream_meter import StreamMeter
+
+SIGN_OF_LIFE_S = 5.0
+"""A stream is never silent for longer: proxies on the way give up after some tens of seconds."""
 
 
 def build_http_app(
@@ -149,7 +155,7 @@ class _Routes:
         self._callers = callers
         self._clock = clock
         self._divergence = divergence
-        self._last_seen: RegionSummary | None = None
+        self._summary = KnownSummary(service.status, clock, timeout_s=settings.status_timeout_s)
 
     def add_to(self, app: FastAPI) -> None:
         def post(path: str, does: Callable[..., Any], **about: Any) -> None:
@@ -179,7 +185,7 @@ class _Routes:
         get("/v1/models", self.models, responses=replies(ModelsReply))
         get("/v1/status", self.status, responses=replies(StatusReply))
         get("/healthz", self.healthz, responses=replies(HealthReply))
-        get("/readyz", self.readyz, responses=replies(HealthReply))
+        get("/readyz", self.readyz, responses=replies(ReadyReply))
         get("/metrics", self.metrics, responses={200: {"content": {"text/plain": {}}}})
 
     async def search(self, request: Request) -> Response:
@@ -226,13 +232,13 @@ class _Routes:
 
     async def models(self) -> Response:
         """The models that `/v1/chat/completions` takes."""
-        summary = await self._last_summary()
+        summary, _ = await self._summary.last()
         current = (r.model for r in summary.resident if r.release == summary.release)
         return json_response(render_models(next(current, None)))
 
     async def status(self) -> Response:
         """The region's releases, shards and replicas."""
-        summary = await self._summary()
+        summary = await self._summary.fresh()
         if self._divergence is not None:
             summary = replace(summary, divergence=self._divergence())
         return json_response(render_status(summary))
@@ -242,40 +248,23 @@ class _Routes:
         return json_response(b'{"status":"ok"}')
 
     async def readyz(self) -> Response:
-        """The region can answer from a current release. While the coordinator is away, what it said
-        last counts, since serving goes on without it.
+        """The region can answer from a current release. While the coordinator is away or busy, what
+        it said last counts, since serving goes on without it.
         """
-        summary = await self._last_summary()
+        summary, age_s = await self._summary.last()
         if summary.release is None:
             raise Unavailable("this region has no release to serve yet")
         if not _able_to_answer(summary):
             raise Unavailable("this region lacks shards of its current release; see /v1/status")
-        return json_response(b'{"status":"ready"}')
+        return json_response(render_ready(age_s))
 
     async def metrics(self) -> Response:
         """Prometheus metrics of this process."""
         try:
-            self._metrics.region_seen(await self._summary())
+            self._metrics.region_seen(await self._summary.fresh())
         except RaygionError:
             self._metrics.region_seen(None)
         return Response(self._metrics.to_bytes(), media_type=CONTENT_TYPE)
-
-    async def _summary(self) -> RegionSummary:
-        """Raises Unavailable or DeadlineExceeded while the coordinator is away."""
-        try:
-            async with asyncio.timeout(self._settings.status_timeout_s):
-                self._last_seen = await self._service.status()
-        except TimeoutError:
-            raise DeadlineExceeded("the region did not say its status in time") from None
-        return self._last_seen
-
-    async def _last_summary(self) -> RegionSummary:
-        try:
-            return await self._summary()
-        except RaygionError as error:
-            if self._last_seen is None:
-                raise Unavailable("this region is still starting; try again shortly") from error
-            return self._last_seen
 
     def _stream(
         self,
@@ -285,7 +274,9 @@ class _Routes:
         form: StreamFormat,
     ) -> Response:
         observer = StreamMeter(route, self._metrics, self._clock, request.state.started_s)
-        return EventStream(event_chunks(events, form, observer, request.state.trace_id))
+        trace_id = request.state.trace_id
+        chunks = event_chunks(events, form, observer, trace_id)
+        return EventStream(alive(chunks, form, trace_id, every_s=SIGN_OF_LIFE_S))
 
 
 async def _by_model(

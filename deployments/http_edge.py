@@ -20,6 +20,7 @@ from deployments.http_errors import ClientGone, error_response, log_failure
 from deployments.http_routes import ANSWER_ROUTES
 from deployments.http_settings import HttpSettings
 from deployments.metrics import HttpMetrics
+from deployments.reply_flow import PacedReply, ReplyRoom, UnreadLimits
 
 OPEN_ROUTES = frozenset({"/healthz", "/readyz"})
 """Answered without a key."""
@@ -81,9 +82,10 @@ class _Places:
 
 
 class HttpEdge:
-    """Guarantees for every request: at most `in_flight_max` at once, one typed answer, `x-trace-id`
-    on it, and one count in the metrics. An exception after the first byte is raised on, so that the
-    server breaks the connection instead of ending it as if all were well.
+    """Guarantees for every request: at most `in_flight_max` at once, until their replies have left;
+    one typed answer, `x-trace-id` on it, and one count in the metrics. An exception after the first
+    byte is raised on, so that the server breaks the connection instead of ending it as if all were
+    well.
     """
 
     def __init__(
@@ -103,6 +105,9 @@ class HttpEdge:
         self._places = _Places(settings.in_flight_max, "this gateway is full")
         self._answer_places = _Places(
             settings.answers_in_flight_max, "this gateway writes as many answers as it can"
+        )
+        self._unread = UnreadLimits(
+            room=ReplyRoom(settings.replies_bytes_max), timeout_s=settings.unread_timeout_s
         )
         metrics.in_flight.set_function(lambda: self.in_flight)
         self._metrics = metrics
@@ -134,8 +139,9 @@ class HttpEdge:
                 message["headers"] = [*message["headers"], (TRACE_HEADER, trace_id.encode())]
             await send(message)
 
+        reply = PacedReply(send_traced, scope, self._unread)
         try:
-            await self._answer(route, scope, receive, send_traced)
+            await self._answer(route, scope, receive, reply)
         except ClientGone:
             if status is None:
                 await Response(status_code=CLIENT_GONE_STATUS)(scope, receive, send_traced)
@@ -145,6 +151,7 @@ class HttpEdge:
                 raise
             await error_response(error, trace_id)(scope, receive, send_traced)
         finally:
+            reply.close()
             took_s = self._clock.monotonic_s() - started_s
             self._metrics.request_finished(route, status or CLIENT_GONE_STATUS, took_s)
 

@@ -95,6 +95,10 @@ def render_status(summary: RegionSummary) -> bytes:
     return orjson.dumps(summary)
 
 
+def render_ready(age_s: float) -> bytes:
+    return orjson.dumps({"status": "ready", "age_s": round(age_s, 3)})
+
+
 class ErrorDetail(BaseModel):
     code: str
     message: str
@@ -267,6 +271,10 @@ class StatusReply(BaseModel):
 
 class HealthReply(BaseModel):
     status: str
+
+
+class ReadyReply(HealthReply):
+    age_s: float = Field(description="How long ago at most the region's coordinator said so.")
 
 
 SEARCH_EXAMPLES: dict[str, Any] = {

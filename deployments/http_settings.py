@@ -25,8 +25,14 @@ class HttpSettings:
     """Longest request body."""
     body_timeout_s: float = 30.0
     """Time in which the whole body must have arrived, so that slow senders do not hold places."""
+    replies_bytes_max: int = 256 * 1024 * 1024
+    """Bytes of the long replies that clients are still to read; a reply beyond them is refused with
+    `overloaded`."""
+    unread_timeout_s: float = 30.0
+    """Time in which a client must read what it is sent. A long reply gets a second more for each
+    128 KiB."""
     status_timeout_s: float = 2.0
-    """Time for the region to say its status to `/readyz` and `/metrics`."""
+    """Time for the region to say its status, for requests that cannot be answered without."""
     locations: Mapping[IPv4Network | IPv6Network, Location] = field(default_factory=dict)
     """Where callers are who do not say so, by the network that they come from."""
     proxy: str = ""
@@ -44,6 +50,8 @@ class HttpSettings:
             "answers_in_flight_max",
             "body_bytes_max",
             "body_timeout_s",
+            "replies_bytes_max",
+            "unread_timeout_s",
             "status_timeout_s",
         ):
             if getattr(self, name) <= 0:

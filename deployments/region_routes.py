@@ -148,8 +148,9 @@ class RegionRoutes:
         events = self._service.answer_events(self._callers.told(asked, request.scope))
         meter = StreamMeter(ANSWER, self._metrics, self._clock, request.state.started_s)
         trace_id = request.state.trace_id
-        chunks = event_chunks(events, NamedEvents(), meter, trace_id)
-        return EventStream(alive(chunks, trace_id, every_s=SIGN_OF_LIFE_S))
+        form = NamedEvents()
+        chunks = event_chunks(events, form, meter, trace_id)
+        return EventStream(alive(chunks, form, trace_id, every_s=SIGN_OF_LIFE_S))
 
     async def generate(self, request: Request) -> Response:
         """Between regions: the generating step of a region that runs no model."""
@@ -158,7 +159,8 @@ class RegionRoutes:
         deadline = Deadline.after(asked.timeout_ms / 1000.0, self._clock)
         chunks = self._internals.generate(asked.release, asked.to_request(), deadline)
         trace_id = request.state.trace_id
-        return EventStream(alive(_chunk_events(chunks), trace_id, every_s=SIGN_OF_LIFE_S))
+        events = _chunk_events(chunks)
+        return EventStream(alive(events, NamedEvents(), trace_id, every_s=SIGN_OF_LIFE_S))
 
     async def nudge(self) -> Response:
         """Between regions: the release log has grown, and is to be read now."""

@@ -13,8 +13,9 @@ from typing import Self
 from starlette.types import Receive, Scope, Send
 
 from cluster.answers import QueryService
+from cluster.checks import reply_too_large
 from cluster.region_wire import ARROW_TYPE, FLOAT32_TYPE, JSON_TYPE, SEARCH
-from cluster.search import SearchRequest
+from cluster.search import REPLY_BYTES_MAX, SearchRequest
 from deployments.http_binary import parse_binary, render_arrow
 from deployments.http_body import body_is_late, media_types, receive_body
 from deployments.http_caller import CallerReader
@@ -44,6 +45,18 @@ class SearchRoute:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises the errors of `cluster.errors`, and ClientGone."""
+        media_type, body = await self._answer(scope, receive)
+        if len(body) > REPLY_BYTES_MAX:
+            raise reply_too_large()
+        headers = [
+            (b"content-type", media_type.encode()),
+            (b"content-length", str(len(body)).encode()),
+        ]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _answer(self, scope: Scope, receive: Receive) -> tuple[str, memoryview | bytes]:
+        """The media type and the body of the reply. Nothing else is held while that is sent."""
         as_arrow = ARROW_TYPE in media_types(scope, b"accept")
         async with _Attended(receive, self._settings) as client:
             body = await receive_body(scope, receive, self._settings.body_bytes_max)
@@ -52,9 +65,8 @@ class SearchRoute:
             result = await self._service.search(self._callers.told(asked, scope))
         self._metrics.searched(SEARCH, result)
         if as_arrow and result.arrays is not None:
-            await _reply(send, ARROW_TYPE, render_arrow(result, result.arrays))
-        else:
-            await _reply(send, JSON_TYPE, render_search(result, form))
+            return ARROW_TYPE, render_arrow(result, result.arrays)
+        return JSON_TYPE, render_search(result, form)
 
 
 def _parse(scope: Scope, body: bytes, *, passages: bool) -> tuple[SearchRequest, ReplyForm]:
@@ -62,15 +74,6 @@ def _parse(scope: Scope, body: bytes, *, passages: bool) -> tuple[SearchRequest,
     if FLOAT32_TYPE in media_types(scope, b"content-type"):
         return parse_binary(scope["query_string"], body, trace_id, passages=passages)
     return parse_search(body, trace_id, passages=passages)
-
-
-async def _reply(send: Send, media_type: str, body: bytes) -> None:
-    headers = [
-        (b"content-type", media_type.encode()),
-        (b"content-length", str(len(body)).encode()),
-    ]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
 
 
 class _Attended:

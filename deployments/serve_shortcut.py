@@ -23,6 +23,8 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+from deployments.reply_flow import CONNECTION, PART_BYTES
+
 CALLBACK = f"{__name__}.middlewares"
 """What `RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH` is to be."""
 
@@ -61,6 +63,9 @@ class Shortcut:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        cycle = getattr(send, "__self__", None)
+        if isinstance(cycle, RequestResponseCycle):
+            scope.setdefault("extensions", {})[CONNECTION] = _UvicornConnection(cycle)
         way = _open
         if (
             way is not None
@@ -68,24 +73,33 @@ class Shortcut:
             and scope["path"] == way.path
             and asyncio.get_running_loop() is way.loop
         ):
-            await way.app(scope, receive, _at_once(send))
+            if isinstance(cycle, RequestResponseCycle):
+                # A reply's head and body, each by itself, are a system call here, and wake the
+                # proxy and the client up once more.
+                cycle.transport = _Together(cycle.transport)  # type: ignore[assignment]
+            await way.app(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
 
-def _at_once(send: Send) -> Send:
-    """Lets uvicorn send a reply's head and body together.
+class _UvicornConnection:
+    """A `deployments.reply_flow.Connection`."""
 
-    Each by itself is a system call here, and wakes the proxy and the client up once more.
-    """
-    cycle = getattr(send, "__self__", None)
-    if isinstance(cycle, RequestResponseCycle):
-        cycle.transport = _Together(cycle.transport)  # type: ignore[assignment]
-    return send
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle = cycle
+
+    @property
+    def is_full(self) -> bool:
+        return self._cycle.flow.write_paused
+
+    def abort(self) -> None:
+        self._cycle.transport.abort()
 
 
 class _Together:
-    """A transport that sends what is written in one turn of the event loop as one."""
+    """A transport that sends what is written in one turn of the event loop as one, unless that is
+    much.
+    """
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
@@ -95,6 +109,9 @@ class _Together:
         if not self._held:
             asyncio.get_running_loop().call_soon(self._flush)
         self._held.append(data)
+        if len(data) >= PART_BYTES:
+            # The next part must find out whether this one leaves.
+            self._flush()
 
     def close(self) -> None:
         self._flush()

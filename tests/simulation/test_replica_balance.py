@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import selectors
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from cluster.clock import Deadline
 from cluster.errors import DeadlineExceeded, RaygionError, Unavailable
 from cluster.replica_set import ReplicaSet
 from tests.simulation.sim_time import Scheduler
+from tests.simulation.virtual_loop import VirtualLoop
 
 USUAL_S = 0.02
 TIMEOUT_S = 1.0
@@ -24,37 +24,6 @@ GRACE_S = 1e-6
 
 every_start = pytest.mark.parametrize("start", range(3))
 """Seeds: a handful, since each run is tens of seconds of traffic."""
-
-
-class _Skipping(selectors.SelectSelector):
-    """Where an event loop would wait, the scheduler's time passes."""
-
-    def __init__(self, scheduler: Scheduler) -> None:
-        super().__init__()
-        self._scheduler = scheduler
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        assert timeout is not None, "everybody waits for ever"
-        if timeout > 0:
-            self._scheduler.run(self._scheduler.now_s + timeout)
-        return super().select(0)
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop on the scheduler's time, and the clock of those who live in it."""
-
-    def __init__(self, scheduler: Scheduler) -> None:
-        super().__init__(_Skipping(scheduler))
-        self._scheduler = scheduler
-
-    def time(self) -> float:
-        return self._scheduler.now_s
-
-    def monotonic_s(self) -> float:
-        return self._scheduler.now_s
-
-    def wall_ms(self) -> int:
-        return int(self._scheduler.now_s * 1000)
 
 
 class SimReplica:

@@ -27,6 +27,7 @@ from cluster.answers import (
     Token,
     Usage,
 )
+from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.errors import InvalidArgument
 from cluster.search import Hit, MergedHits, SearchRequest, SearchResult
 from deployments.http_app import build_http_app
@@ -209,9 +210,11 @@ async def until(predicate: Callable[[], bool]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def in_process(service: FakeService, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
+async def in_process(
+    service: FakeService, clock: Clock = SYSTEM_CLOCK, **settings: Any
+) -> AsyncIterator[httpx.AsyncClient]:
     """A client that calls the application without a socket. Replies come whole."""
-    app = build_http_app(service, HttpSettings(**settings))
+    app = build_http_app(service, HttpSettings(**settings), clock=clock)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://region") as client:
         yield client

@@ -9,11 +9,12 @@ import pytest
 
 from cluster.errors import Overloaded, Unavailable
 from deployments.alive_stream import SIGN_OF_LIFE, alive
+from deployments.sse import NamedEvents
 
 
 async def collect(chunks: AsyncGenerator[bytes, None]) -> list[bytes]:
     async with asyncio.timeout(10.0):
-        return [chunk async for chunk in alive(chunks, "t", every_s=0.01)]
+        return [chunk async for chunk in alive(chunks, NamedEvents(), "t", every_s=0.01)]
 
 
 async def test_pieces_come_as_they_are_with_signs_of_life_between() -> None:
@@ -25,7 +26,7 @@ async def test_pieces_come_as_they_are_with_signs_of_life_between() -> None:
         yield b"two"
 
     got = []
-    async for chunk in alive(chunks(), "t", every_s=0.01):
+    async for chunk in alive(chunks(), NamedEvents(), "t", every_s=0.01):
         got.append(chunk)
         if got.count(SIGN_OF_LIFE) == 2:
             go_on.set()

@@ -260,3 +260,47 @@ async def test_a_call_may_time_out_and_be_cancelled_in_one_turn() -> None:
     (kept,) = await started(calls, 3, size=5)
     run.gate.set()
     assert [await under_way, await kept] == [2, 6]
+
+
+async def test_a_batch_that_is_late_gives_its_place_to_the_next_one() -> None:
+    run = GatedRun()
+    calls = Coalescer(
+        run, size_max=100, in_flight_max=1, waiting_max=1000, late_after_s=lambda key: len(key)
+    )
+    loop = asyncio.get_running_loop()
+    timers: list[tuple[float, asyncio.TimerHandle]] = []
+    call_later = loop.call_later
+
+    def noted(delay: float, callback: Callable[..., object], *args: object) -> asyncio.TimerHandle:
+        timers.append((delay, call_later(3600.0, callback, *args)))  # type: ignore[arg-type]
+        return timers[-1][1]
+
+    loop.call_later = noted  # type: ignore[method-assign]
+    tasks = await started(calls, 1)
+    tasks += await started(calls, 2, 3)
+    assert run.batches == [("k", [1])]
+    ((delay, handle),) = timers
+    assert delay == 1.0
+    handle._run()
+    await turns(TURNS_TO_DEPART)
+    assert run.batches == [("k", [1]), ("k", [2, 3])]
+    # The second one counts, and the first one does not count twice when it ends.
+    tasks += await started(calls, 4)
+    assert len(run.batches) == 2
+    run.gate.set()
+    assert [await task for task in tasks] == [2, 4, 6, 8]
+    assert run.under_way_max == 2
+    assert calls._lanes == {}
+    assert calls._num_late == 0
+
+
+async def test_late_batches_are_bounded() -> None:
+    run = GatedRun()
+    calls = Coalescer(
+        run, size_max=1, in_flight_max=1, waiting_max=1000, late_after_s=lambda key: 0.0
+    )
+    tasks = [asyncio.create_task(calls.submit("k", n, 1)) for n in range(300)]
+    await turns(2000)
+    assert run.under_way == 257
+    run.gate.set()
+    assert await asyncio.gather(*tasks) == [2 * n for n in range(300)]

@@ -27,6 +27,8 @@ from deployments.http_replies import (
     StatusReply,
 )
 from deployments.http_settings import HttpSettings
+from deployments.known_summary import FRESH_S
+from tests.fakes import SimClock
 from tests.unit.fake_service import HIT, MADE, SUMMARY, FakeService, in_process, on_loopback
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -327,17 +329,23 @@ async def test_readiness(corpus: dict[str, int], release: int | None, status: in
 async def test_readiness_outlives_the_coordinator() -> None:
     service = FakeService()
     service.summary = errors.Unavailable("the coordinator is away")
-    async with in_process(service, status_timeout_s=0.05) as client:
+    clock = SimClock()
+    async with in_process(service, clock, status_timeout_s=0.05) as client:
         assert (await client.get("/readyz")).status_code == 503
+        clock.sleep(FRESH_S)
         service.summary = SUMMARY
-        assert (await client.get("/readyz")).status_code == 200
+        assert (await client.get("/readyz")).json() == {"status": "ready", "age_s": 0.0}
+        clock.sleep(FRESH_S)
         service.summary = errors.Unavailable("the coordinator is away")
-        assert (await client.get("/readyz")).status_code == 200
+        assert (await client.get("/readyz")).json() == {"status": "ready", "age_s": FRESH_S}
         assert len((await client.get("/v1/models")).json()["data"]) == 2
         assert (await client.get("/v1/status")).status_code == 503
+        clock.sleep(FRESH_S)
         service.status_hangs = True
-        assert (await client.get("/readyz")).status_code == 200
+        assert (await client.get("/readyz")).json() == {"status": "ready", "age_s": 2 * FRESH_S}
         assert (await client.get("/v1/status")).status_code == 504
+        metrics = (await client.get("/metrics")).text
+        assert sample(metrics, "raygion_region_healthy") == 0
 
 
 async def test_metrics_count_what_happened() -> None:

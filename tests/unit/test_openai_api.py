@@ -182,6 +182,11 @@ async def test_a_reply_can_be_sent_back_as_the_next_history(
 
 async def test_the_client_lists_the_models(service: FakeService, client: AsyncOpenAI) -> None:
     assert [model.id async for model in client.models.list()] == ["raygion", MODEL]
+
+
+async def test_a_release_that_only_searches_has_no_models(
+    service: FakeService, client: AsyncOpenAI
+) -> None:
     release = service.summary.resident[0]  # type: ignore[union-attr]
     service.says(resident=(type(release)(release=7, corpora=release.corpora, model=None),))
     assert [model.id async for model in client.models.list()] == []

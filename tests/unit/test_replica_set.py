@@ -20,6 +20,7 @@ from cluster.errors import (
     Unavailable,
 )
 from cluster.replica_set import ReplicaSet
+from cluster.search import ShardHits
 from tests.fakes import A_QUERY, FakeReplica, SimClock, hits_of, never_reached
 from tests.unit.ordered_replicas import ordered, search
 
@@ -73,7 +74,7 @@ async def test_each_replica_is_asked_once_and_the_last_error_is_raised() -> None
 
 async def test_no_replica_at_all_is_an_error_not_a_hang() -> None:
     replicas, _ = ordered()
-    with pytest.raises(DeadlineExceeded):
+    with pytest.raises(Unavailable, match="no replica"):
         await search(replicas)
 
 
@@ -238,3 +239,63 @@ async def test_a_replica_that_fails_is_asked_less_and_wins_its_share_back() -> N
     assert bad.calls > 12
     assert first_asked["failing", "bad"] < 0.15 * 500
     assert first_asked["recovered", "bad"] > 0.3 * 1000
+
+
+async def dispensable(replicas: ReplicaSet[FakeReplica], deadline: Deadline) -> ShardHits:
+    """A search by somebody who can do without its answer."""
+    return await replicas.ask(lambda r, t: r.search(A_QUERY, t), deadline, last_resort=False)
+
+
+async def test_who_can_do_without_asks_no_replica_whose_breaker_is_open() -> None:
+    first, second = FakeReplica("1"), FakeReplica("2", [DOWN])
+    replicas, weights = ordered(first, second)
+    weights.closed = {"2"}
+    with pytest.raises(Unavailable) as caught:
+        await dispensable(replicas, never_reached())
+    assert caught.value is DOWN
+    weights.closed = set()
+    with pytest.raises(Unavailable, match="failed too often"):
+        await dispensable(replicas, never_reached())
+    assert (first.calls, second.calls) == (0, 1)
+    # Others ask all the same.
+    assert (await search(replicas)) is first.outcomes[0]
+
+
+async def test_who_can_do_without_waits_no_longer_once_all_breakers_are_open() -> None:
+    hanging = FakeReplica("1", [None, None, *[DOWN] * 5, None])
+    weights = OutcomeWeights(now_s=lambda: 0.0, rng=random.Random(7))
+    replicas = ReplicaSet([hanging], weights)
+    waiting = asyncio.create_task(dispensable(replicas, never_reached()))
+    patient = asyncio.create_task(search(replicas))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert hanging.calls == 2
+    for _ in range(5):
+        assert not waiting.done()
+        with pytest.raises(Unavailable):
+            await search(replicas)
+    with pytest.raises(DeadlineExceeded):
+        await waiting
+    assert not patient.done()
+    assert hanging.cancelled == 1
+    patient.cancel()
+    await asyncio.gather(patient, return_exceptions=True)
+
+
+async def test_the_probe_of_a_breaker_is_waited_for() -> None:
+    clock = SimClock()
+    replica = FakeReplica("1", [*[DOWN] * 5, None])
+    weights = OutcomeWeights(now_s=clock.monotonic_s, rng=random.Random(7))
+    replicas = ReplicaSet([replica], weights)
+    for _ in range(5):
+        with pytest.raises(Unavailable):
+            await search(replicas)
+    clock.sleep(20.0)
+    replica.asked.clear()
+    probe = asyncio.create_task(dispensable(replicas, Deadline.after(30.0, clock)))
+    await replica.asked.wait()
+    with pytest.raises(Unavailable, match="failed too often"):
+        await dispensable(replicas, Deadline.after(30.0, clock))
+    assert not probe.done()
+    probe.cancel()
+    await asyncio.gather(probe, return_exceptions=True)

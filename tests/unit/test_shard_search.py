@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from actors.shard_search import SearchKind, ShardSearch
+from actors.shard_search import Patience, SearchKind, ShardSearch
 from cluster.balancing import OutcomeWeights
 from cluster.checks import HITS_MAX
 from cluster.clock import SYSTEM_CLOCK, Deadline
@@ -25,6 +25,7 @@ from cluster.search import (
     ShardHits,
     ShardQuery,
 )
+from tests.fakes import SimClock
 
 DIMENSION, SHARDS, ROWS = 4, 3, 20
 VECTORS = np.random.default_rng(3).standard_normal((SHARDS, ROWS, DIMENSION)).astype(np.float32)
@@ -85,7 +86,7 @@ def kind_of(shards: list[FakeShard], top_k: int = 5) -> SearchKind:
         fields=None,
         effort=SearchEffort(),
         passages=True,
-        partial_within_s=None,
+        patience=None,
         filter_key=b"",
         filter=None,
         shards=[ShardRoute(ReplicaSet([shard], weights)) for shard in shards],
@@ -161,7 +162,7 @@ async def test_a_shard_that_is_lost_before_its_texts_came_is_missing_too(
 ) -> None:
     shards[1].fetch_error = Unavailable("gone since")
     deadline = Deadline.after(5.0)
-    kind = replace(kind_of(shards), partial_within_s=5.0)
+    kind = replace(kind_of(shards), patience=patience_of(5.0).magnitude)
     found = await ShardSearch(SYSTEM_CLOCK).search(kind, QUERIES[:3], deadline)
     assert found.coverage == pytest.approx(2 / 3)
     assert found.first_error is shards[1].fetch_error
@@ -222,3 +223,47 @@ async def test_some_of_the_shards_may_be_asked(shards: list[FakeShard]) -> None:
     for hit in found.results[0]:
         assert hit.text == f"text {hit.id}"
         assert hit.metadata == {"shard": int(hit.id[0])}
+
+
+def patience_of(waits_s: float, *, arrived_s_ago: float = 0.0) -> Patience:
+    return Patience(waits_s=waits_s, until=Deadline.after(waits_s - arrived_s_ago))
+
+
+async def test_a_batch_waits_for_missing_shards_until_its_first_search_is_to_be_answered(
+    shards: list[FakeShard],
+) -> None:
+    """Also one that waited in the queue: its time counts from its arrival."""
+    shards[1].gate.clear()
+    waits, waited = patience_of(20.0), patience_of(16.1, arrived_s_ago=16.0)
+    search, kind = ShardSearch(SYSTEM_CLOCK), replace(kind_of(shards), patience=waits.magnitude)
+    found = await asyncio.gather(
+        search.search(kind, QUERIES[:1], Deadline.after(25.0), waits),
+        search.search(kind, QUERIES[1:2], Deadline.after(0.2), waited),
+    )
+    assert shards[0].batches == [2]
+    assert [one.coverage for one in found] == [pytest.approx(2 / 3)] * 2
+    assert isinstance(found[0].first_error, DeadlineExceeded)
+
+
+@pytest.mark.parametrize(
+    ("waits_s", "passed_s", "ends_s"),
+    [(8.0, 0.0, 8.0), (8.0, 5.0, 8.0), (8.0, 7.0, 8.5), (8.0, 9.0, 9.5), (2.5, 1.0, 2.5)],
+)
+def test_a_search_that_is_late_still_gives_its_shards_some_time(
+    waits_s: float, passed_s: float, ends_s: float
+) -> None:
+    clock = SimClock(0.0)
+    patience = Patience(waits_s=waits_s, until=Deadline.after(waits_s, clock))
+    deadline = Deadline.after(10.0, clock)
+    clock.sleep(passed_s)
+    assert patience.ends_s(deadline) == ends_s
+
+
+@pytest.mark.parametrize(
+    ("waits_s", "other_s", "together"),
+    [(4.0, 4.0, True), (4.0, 4.001, True), (2.1, 3.9, True), (0.8, 4.0, False), (0.8, 0.08, False)],
+)
+def test_searches_travel_together_that_wait_about_as_long(
+    waits_s: float, other_s: float, together: bool
+) -> None:
+    assert (patience_of(waits_s).magnitude == patience_of(other_s).magnitude) == together

@@ -1,0 +1,84 @@
+"""What the region's coordinator said of itself last, for all requests that want to know.
+
+There is one coordinator, and health checks and scrapes come from anywhere. So one call to it is
+under way at a time, and the answer serves whoever asks within half a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from cluster.answers import RegionSummary
+from cluster.clock import Clock
+from cluster.errors import DeadlineExceeded, RaygionError, Unavailable
+
+FRESH_S = 0.5
+"""An answer, or a failure, serves all who ask within so long."""
+PATIENCE_S = 0.5
+"""Who can do with what is known already waits no longer for something newer."""
+_CALL_TIMEOUT_S = 60.0
+"""After so long a call is lost, and another one may be made."""
+
+
+class KnownSummary:
+    """Asks `ask` for the summary when somebody wants it. For one event loop."""
+
+    def __init__(
+        self, ask: Callable[[], Awaitable[RegionSummary]], clock: Clock, *, timeout_s: float
+    ) -> None:
+        self._ask = ask
+        self._clock = clock
+        self._timeout_s = timeout_s
+        self._asking: asyncio.Task[None] | None = None
+        self._ended_s = float("-inf")
+        """When the last call ended, well or not."""
+        self._failure: Exception | None = None
+        """Of the last call."""
+        self._last: RegionSummary | None = None
+        self._last_asked_s = 0.0
+
+    async def fresh(self) -> RegionSummary:
+        """Raises what asking for it raised: Unavailable while the coordinator is away, and
+        DeadlineExceeded when it does not answer in time.
+        """
+        await self._renewed(self._timeout_s)
+        assert self._last is not None
+        return self._last
+
+    async def last(self) -> tuple[RegionSummary, float]:
+        """The newest that is known, and its age in seconds at most. Raises Unavailable before the
+        first one.
+        """
+        try:
+            await self._renewed(self._timeout_s if self._last is None else PATIENCE_S)
+        except RaygionError as error:
+            if self._last is None:
+                raise Unavailable("this region is still starting; try again shortly") from error
+        assert self._last is not None
+        return self._last, self._clock.monotonic_s() - self._last_asked_s
+
+    async def _renewed(self, wait_s: float) -> None:
+        if self._asking is None and self._clock.monotonic_s() - self._ended_s >= FRESH_S:
+            self._asking = asyncio.create_task(self._call(), name="summary")
+        if self._asking is not None:
+            await asyncio.wait({self._asking}, timeout=wait_s)
+        if self._asking is not None:
+            raise DeadlineExceeded("the region did not say its status in time")
+        if self._failure is not None:
+            raise self._failure.with_traceback(None)
+
+    async def _call(self) -> None:
+        asked_s = self._clock.monotonic_s()
+        try:
+            async with asyncio.timeout(_CALL_TIMEOUT_S):
+                self._last = await self._ask()
+        except TimeoutError:
+            self._failure = DeadlineExceeded("the region did not say its status in time")
+        except Exception as error:  # it is raised where somebody waits
+            self._failure = error
+        else:
+            self._failure, self._last_asked_s = None, asked_s
+        finally:
+            self._ended_s = self._clock.monotonic_s()
+            self._asking = None
