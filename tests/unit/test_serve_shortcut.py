@@ -15,8 +15,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployments import serve_shortcut
-from deployments.ray_starter import CALLBACK
-from deployments.serve_shortcut import Shortcut, close_shortcut, open_shortcut
+from deployments.serve_shortcut import CALLBACK, Shortcut, close_shortcut, open_shortcut
 
 PATH = "/v1/search"
 
