@@ -177,6 +177,28 @@ def test_named_releases(
 
 
 @pytest.mark.parametrize(
+    ("number", "what", "floor", "position"),
+    [
+        (1, TWICE, 3, 6),
+        # What the session has seen has not come by the clock here, or has not been read.
+        (2, AHEAD, 6, 6),
+        (1, AHEAD, 6, 6),
+        (1, TWICE, 9, 9),
+    ],
+)
+def test_a_named_release_leaves_a_session_where_it_is(
+    number: int, what: Known, floor: int, position: int
+) -> None:
+    found = decided(demand("eventual", floor=floor), what, named=number)
+    assert isinstance(found, Serve)
+    assert (found.release, found.position) == (number, position)
+    pinned = what.pin(number, NOW, not_before=found.position, skew_max_ms=SKEW)
+    assert SessionToken.decode(pinned.session) == SessionToken(STORE, position)
+    with pytest.raises(InvalidArgument, match="another store"):
+        decided(demand("eventual", floor=floor, store="other"), what, named=number)
+
+
+@pytest.mark.parametrize(
     ("number", "says"),
     [(3, "no release 3; the last one is 2"), (0, "no release 0"), (7, "aborted: bad recall")],
 )
@@ -320,6 +342,24 @@ def test_a_session_never_goes_back(log: list[Entry], visited: list[Clocked]) -> 
             again = replace(region, read_at=region.at).decide(asked, log, DONE)
             refused = isinstance(again, Elsewhere) and isinstance(again.error, InvalidArgument)
             assert not refused
+
+
+@given(logs(), regions(), st.integers(1, 12), st.sampled_from([None, 1, 2]))
+@settings(max_examples=200, deadline=None)
+def test_no_token_is_older_than_the_one_that_came_with_the_request(
+    log: list[Entry], region: Clocked, floor: int, named: int | None
+) -> None:
+    level = "quorum" if named is None else "eventual"
+    what = region.known(log)
+    try:
+        served = decided(demand(level, floor=floor), what, now_ms=region.now_ms, named=named)
+    except InvalidArgument:
+        return
+    if isinstance(served, Serve):
+        pinned = what.pin(
+            served.release, region.now_ms, not_before=served.position, skew_max_ms=SKEW
+        )
+        assert SessionToken.decode(pinned.session).position >= floor
 
 
 @given(logs(), regions(), regions(), st.integers(1, 300), st.integers(0, 80))
