@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from actors.index_build import build_index
 from cluster.artifacts import Artifacts
 from cluster.catalog import Catalog
 from cluster.config import Settings
@@ -26,6 +29,7 @@ from cluster.manifests import (
     ModelManifest,
 )
 from cluster.next_release import NextIndexes, corpora_for_release, indexes_for_release
+from cluster.store_gc import StoreCollector
 from tests.unit.gc_world import ShiftedClock, TimedStore
 
 ASKED = [
@@ -58,7 +62,8 @@ class World:
     """Corpora in a store in which nothing but manifests is needed."""
 
     def __init__(self) -> None:
-        self.store = TimedStore(ShiftedClock())
+        self.clock = ShiftedClock()
+        self.store = TimedStore(self.clock)
         self.catalog = Catalog(self.store)
         self.asked: dict[str, CorpusSettings] = {}
         self.embedder: ModelManifest | None = None
@@ -160,6 +165,29 @@ def test_an_embedder_that_went_back_counts_again(world: World) -> None:
         built.append(world.build())
         assert (world.taken(), world.told()) == ({"docs": built[-1].version}, "")
     assert built[2] == built[0] != built[1]
+
+
+def test_what_a_build_found_stays_until_it_is_proposed(world: World, tmp_path: Path) -> None:
+    world.ingest()
+    first = world.build()
+    world.asked["docs"] = CorpusSettings(shards=3)
+    world.build()
+    collector = StoreCollector(world.store, world.clock)
+    world.clock.hours += 2
+    assert collector.collect(keep=1, grace_s=3600).waiting_objects == 1
+    world.clock.hours += 2
+    world.asked.clear()
+    found, _, reused = build_index(
+        world.store,
+        "docs",
+        CorpusSettings(),
+        embedder=None,
+        cache_folder=tmp_path,
+        progress=lambda done, total: None,
+    )
+    assert (found, reused) == (first, True)
+    collector.collect(keep=1, grace_s=3600)
+    assert (world.taken(), world.told()) == ({"docs": first.version}, "")
 
 
 choices = st.tuples(st.sampled_from(ASKED), st.sampled_from("ab"), st.booleans())
