@@ -77,7 +77,7 @@ def _run_application(
 
     artifact = ModelArtifact(store=store, cache_folder=cache_folder, files=model.files)
     spec = GeneratorSpec(
-        model_id=settings.name or model.name,
+        model_id=model.name,
         model_folder=str(artifact.folder()),
         replicas=settings.replicas,
         replicas_max=settings.replicas_max,
