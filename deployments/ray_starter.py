@@ -16,6 +16,7 @@ from pathlib import Path
 from cluster.errors import Unavailable
 from deployments import ray_hooks, serve_controller, serve_shortcut
 from deployments.cluster_ports import LOOPBACK, PortBlock
+from deployments.draining import DRAIN_TIMEOUT_S, REACHABLE_S
 from deployments.haproxy_config import GatewayPlaces, changed_haproxy, haproxy_changes
 from deployments.loopback import HOOK_ENV, LOOPBACK_ENV
 from deployments.marked_processes import MARKER_VARIABLE
@@ -54,6 +55,13 @@ _QUIET_ENV = {
     "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",
     # Whoever connects to a machine that is gone waits for so long before another one is asked.
     "RAY_SERVE_HAPROXY_TIMEOUT_CONNECT_S": "2",
+    # Whenever gateways come or go, a new HAProxy process relieves the one before, which finishes
+    # what it has: Serve's two minutes would break longer streams off.
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": f"{REACHABLE_S:.0f}",
+    "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": f"{DRAIN_TIMEOUT_S:.0f}",
+    # Serve would keep ports out of use for as long as such a process lives. Only gateways have any,
+    # so one that takes over another's port answers what comes there.
+    "RAY_SERVE_PORT_QUARANTINE_S": "150",
 }
 
 # Levels as Ray's Python processes write them, and as its C++ processes do.
