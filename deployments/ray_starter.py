@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cluster.errors import Unavailable
-from deployments import ray_hooks, serve_placement, serve_shortcut
+from deployments import ray_hooks, serve_controller, serve_shortcut
 from deployments.cluster_ports import LOOPBACK, PortBlock
 from deployments.draining import DRAIN_TIMEOUT_S, REACHABLE_S
 from deployments.haproxy_config import GatewayPlaces, changed_haproxy, haproxy_changes
@@ -50,6 +50,9 @@ _QUIET_ENV = {
     # again of another one. The whole request must fit into a buffer for that.
     "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
     "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(64 * 1024),
+    # A client that takes nothing of its reply, or leaves off amid a long request. It is no bound on
+    # how long a reply takes to be made.
+    "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",
     # Whoever connects to a machine that is gone waits for so long before another one is asked.
     "RAY_SERVE_HAPROXY_TIMEOUT_CONNECT_S": "2",
     # Whenever gateways come or go, a new HAProxy process relieves the one before, which finishes
@@ -163,7 +166,7 @@ def _ingress_env(folder: Path) -> dict[str, str]:
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": serve_shortcut.CALLBACK,
-        "RAY_SERVE_CONTROLLER_CALLBACK_IMPORT_PATH": serve_placement.CALLBACK,
+        "RAY_SERVE_CONTROLLER_CALLBACK_IMPORT_PATH": serve_controller.CALLBACK,
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(folder / "haproxy"),
     }
 
