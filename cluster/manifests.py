@@ -102,6 +102,11 @@ class CorpusManifest(Record):
     sources: tuple[str, ...]
     created_at_ms: int
 
+    @property
+    def is_dropped(self) -> bool:
+        """Whether the corpus is gone: nothing else leaves a position without a part."""
+        return not self.parts and not self.num_documents
+
     def content(self) -> CorpusManifest:
         """Equal for equal documents, whenever and wherever they were read."""
         return self.model_copy(update={"position": 1, "created_at_ms": 0, "sources": ()})
@@ -302,7 +307,9 @@ class ModelManifest(Record):
     kind: ModelKind
     name: str
     version: str
-    """First 16 hex digits of the fingerprint."""
+    """First 16 hex digits of the fingerprint; where a model of another name or kind has the same
+    files and that version, of the hash of name, kind and fingerprint.
+    """
     fingerprint: Sha256
     """Hash over the paths and hashes of the files: two folders with equal content have equal
     fingerprints.
