@@ -82,7 +82,8 @@ def ingest(
     documents = _documents_of(artifacts, reading.parts)
     for _ in range(APPENDS_MAX):
         latest = catalog.latest_corpus(corpus)
-        base = None if replace else latest
+        starts_anew = replace or latest is None or latest.is_dropped
+        base = None if starts_anew else latest
         if base is not None:
             check_same_kind(
                 base.vector_dimension,
