@@ -15,7 +15,6 @@ from uuid import uuid4
 
 import pytest
 
-from actors.canary_judge import CanaryJudge
 from actors.coordinator import Coordinator
 from actors.loaded_release import LoadedRelease
 from actors.release_loader import ReleaseLoader
@@ -34,7 +33,6 @@ from cluster.manifests import IndexManifest, IndexParameters, ManifestRef, Model
 from cluster.model_settings import GeneratorSettings
 from cluster.numbered_object import NumberedLog
 from cluster.object_store import ObjectStore, open_store
-from cluster.outcomes import OutcomeReport, Sides
 from cluster.region_settings import RegionSettings
 from cluster.releases import RELEASE_LOG, Elect, ReleaseContents
 from cluster.rollout import Rollout
@@ -363,50 +361,3 @@ def test_the_settings_policy_counts_where_none_is_given(
     assert proposal.prepare_by_ms - proposal.proposed_at_ms == 7_000
     with pytest.raises(InvalidArgument, match="no target of the release: mars"):
         coordinator.propose(contents, ("elsewhere",), False, RolloutPolicy(wait_for=("mars",)))
-
-
-# What is observed counts at once, also while the store hangs.
-
-
-def test_a_canary_at_fault_loses_its_share_while_the_store_hangs(
-    coordinator: Coordinator, store: ObjectStore, door: Door, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    coordinator.propose(published(store), ("local",), True, None)
-    wait_until(lambda: coordinator.status().healthy)
-    canary = coordinator.propose(published(store), ("local",), False, None)
-    wait_until(lambda: canary in coordinator.view(None, 0.0).releases)
-    coordinator.canary(canary, 50)
-    assert coordinator.view(None, 0.0).canary is not None
-    monkeypatch.setattr(CanaryJudge, "take", lambda *_: "too slow")
-    door.open.clear()
-    assert door.knocked.wait(WAIT_S)
-    coordinator.report(
-        OutcomeReport(reporter="gateway", release=canary, ended=Sides(), waiting=Sides())
-    )
-    assert coordinator.view(None, 0.0).canary is None
-    assert coordinator.log_state().proposals[canary].reason is None
-    door.open.set()
-    wait_until(lambda: coordinator.log_state().proposals[canary].reason is not None)
-
-
-def test_a_release_that_is_prepared_may_be_asked_for_while_the_store_hangs(
-    coordinator: Coordinator, store: ObjectStore, door: Door, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    loading, may_end, real = threading.Event(), threading.Event(), ReleaseLoader.load
-
-    def slowly(
-        self: ReleaseLoader, planned: LoadedRelease, give_up: threading.Event
-    ) -> LoadedRelease:
-        loaded = real(self, planned, give_up)
-        loading.set()
-        assert may_end.wait(WAIT_S)
-        return loaded
-
-    monkeypatch.setattr(ReleaseLoader, "load", slowly)
-    number = coordinator.propose(published(store), ("local",), False, None)
-    assert loading.wait(WAIT_S)
-    door.open.clear()
-    assert door.knocked.wait(WAIT_S)
-    may_end.set()
-    wait_until(lambda: number in coordinator.view(None, 0.0).releases)
-    assert not door.open.is_set()
