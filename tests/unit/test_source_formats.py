@@ -2,16 +2,22 @@ from __future__ import annotations
 
 import gzip
 import io
-from collections.abc import Mapping
+import os
+import pickle
+import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from actors.corpus_reader import SourceFile, find_source_files, plan_groups
+from actors.corpus_reader import plan_groups
 from actors.html_text import html_text
+from actors.source_files import SourceFile, find_source_files
 from actors.source_formats import SourceFormat, format_of, read_rows, suffix_of
 from cluster.documents import Document, parse_document
 from cluster.errors import InvalidArgument
@@ -20,7 +26,12 @@ from cluster.errors import InvalidArgument
 def read(data: bytes, path: str) -> list[Document]:
     format = format_of(path)
     assert format is not None
-    return [parse_document(raw, place) for raw, place in read_rows(io.BytesIO(data), format, path)]
+    documents = []
+    for row, place in read_rows(io.BytesIO(data), format, path, path):
+        if isinstance(row, InvalidArgument):
+            raise row
+        documents.append(parse_document(row, place))
+    return documents
 
 
 def refusal(data: bytes, path: str) -> str:
@@ -135,14 +146,48 @@ def test_csv_cells_get_the_type_that_all_cells_of_their_column_have() -> None:
 
 
 @pytest.mark.parametrize(
+    ("cells", "values"),
+    [
+        (["1.9", "1.10", "2.0"], ["1.9", "1.10", "2.0"]),
+        (["12E4", "34E2"], ["12E4", "34E2"]),
+        (["10.00", "2.50", ""], [10.0, 2.5, None]),
+        (["3", "2.5", "-0.25"], [3.0, 2.5, -0.25]),
+        (["1.0", "1e-05", "2.5"], [1.0, 1e-05, 2.5]),
+        (["1.2E-05", "3"], [1.2e-05, 3.0]),
+        (["0.1234567890123456789", "1"], ["0.1234567890123456789", "1"]),
+        (["9223372036854775807", "1"], [2**63 - 1, 1]),
+        (["9223372036854775808", "1"], ["9223372036854775808", "1"]),
+        (["9007199254740993", "0.5"], ["9007199254740993", "0.5"]),
+        (["1e999", "1"], ["1e999", "1"]),
+        (["9" * 5000], ["9" * 5000]),
+        (["true", "1"], ["true", "1"]),
+        (["007", "7"], ["007", "7"]),
+        (["-0", "1"], [-0.0, 1.0]),
+    ],
+)
+def test_a_csv_column_is_numbers_only_where_nothing_is_lost(
+    cells: list[str], values: list[object]
+) -> None:
+    data = "id,text,x\n" + "".join(f"{n},T,{cell}\n" for n, cell in enumerate(cells))
+    read_values = [document.metadata["x"] for document in read(data.encode(), "d.csv")]
+    assert repr(read_values) == repr(values)
+
+
+@given(st.lists(st.from_regex(r"-?[0-9]{1,20}(\.[0-9]{1,18})?(e-?[0-9]{1,2})?", fullmatch=True)))
+def test_different_csv_cells_stay_different(cells: list[str]) -> None:
+    data = "id,text,x\n" + "".join(f"{n},T,{cell}\n" for n, cell in enumerate(cells))
+    values = [document.metadata["x"] for document in read(data.encode(), "d.csv")]
+    assert len(set(values)) == len(set(cells))
+
+
+@pytest.mark.parametrize(
     ("data", "said"),
     [
-        (b"", "d.csv: is empty"),
         (b"id,text\n1,A\n2\n", "d.csv, row 2: has 1 cells under 2 columns"),
         (b"id,body\n1,A\n", "text: d.csv, row 1: is missing; the columns here are: id, body"),
         (b"id,text,text\n1,A,B\n", "names a column twice"),
         (b'id,text\n1,"A\n', "d.csv, row 1: unexpected end of data"),
-        (b"id,text\n1,\xff\n", "d.csv: is not utf-8 text"),
+        (b"id,text\n1,A\n2,\xff\n", "d.csv: is not UTF-8 text"),
         (b"id,text,metadata\n1,A,x\n", "metadata: d.csv, row 1: must be a JSON object"),
         (b'id,text,metadata\n1,A,"{""x"": 1, ""x"": 2}"\n', "the key 'x' stands twice"),
     ],
@@ -205,6 +250,33 @@ def test_a_bad_vector_in_a_table_is_named() -> None:
     assert "metadata.on: v.arrow, row 1" in refusal(arrow(dated), "v.arrow")
 
 
+@pytest.mark.parametrize("write", [parquet, arrow])
+@pytest.mark.parametrize(
+    ("values", "type_"),
+    [
+        ([b"fine", b"\xff\xfe"], pa.string()),
+        ([0, 253402300800], pa.timestamp("s")),
+        ([10**9, 1], pa.duration("ns")),
+    ],
+    ids=["not UTF-8", "year 10000", "duration"],
+)
+def test_a_value_that_python_cannot_hold_is_named(
+    write: Callable[[pa.Table], bytes], values: list[object], type_: pa.DataType
+) -> None:
+    if type_ == pa.string():
+        raw = pa.array(values, pa.binary())
+        column = pa.Array.from_buffers(type_, len(raw), raw.buffers())
+    else:
+        column = pa.array(values, pa.int64()).cast(type_)
+    table = pa.table({"id": ["a", "b"], "text": ["A", "B"], "x": column})
+    said = refusal(write(table), "v.parquet" if write is parquet else "v.arrow")
+    assert said.startswith("metadata.x: v.") or said.startswith("x: v.")
+    assert ", row " in said
+    if type_ == pa.string():
+        texts = pa.table({"id": ["a", "b"], "text": column})
+        assert "text: v.arrow, row 2: has a string" in refusal(arrow(texts), "v.arrow")
+
+
 def test_a_numpy_matrix_has_row_numbers_for_ids() -> None:
     documents = read(npy(np.eye(3, dtype=np.float64)), "v.npy")
     assert [document.id for document in documents] == ["0", "1", "2"]
@@ -223,7 +295,8 @@ def test_a_text_file_is_one_document() -> None:
     markdown = b"intro\n\n## The *title* ##\n\ntext"
     assert read(markdown, "n.md")[0].metadata["title"] == "The *title*"
     assert "a.txt: is not utf-8 text (byte 1)" in refusal(b"h\xe9", "a.txt")
-    assert "text: a.txt: must not be empty" in refusal(b" \n", "a.txt")
+    for empty in ("a.txt", "a.md", "a.html", "a.csv", "a.jsonl"):
+        assert read(b" \n", empty) == []
 
 
 def test_html_gives_what_people_read() -> None:
@@ -259,9 +332,62 @@ def test_folders_are_searched_and_what_is_left_out_is_counted(tmp_path: Path) ->
     (tmp_path / "rows.jsonl.gz").write_bytes(gzip.compress(b"{}"))
     listing = find_source_files([str(tmp_path), f"file://{tmp_path}/b.md"])
     assert [file.path for file in listing.files] == ["a/c.txt", "b.md", "rows.jsonl.gz", "b.md"]
-    assert listing.files[0].url == f"file://{tmp_path}/a/c.txt"
+    assert listing.files[0].location == f"{tmp_path}/a/c.txt"
     assert listing.files[0].size_bytes == 7
-    assert listing.skipped == {"(none)": 1, ".png": 2}
+    assert all(file.is_local for file in listing.files)
+    assert {found.reason: (found.count, found.examples) for found in listing.left_out} == {
+        "is hidden": (2, (f"{tmp_path}/.git/x.md", f"{tmp_path}/a/.hidden.txt")),
+        "is of a kind that is not read (.png)": (2, (f"{tmp_path}/a/p.png", f"{tmp_path}/q.png")),
+        "is of a kind that is not read (no extension)": (1, (f"{tmp_path}/LICENSE",)),
+    }
+
+
+def test_links_in_a_folder_are_not_followed_and_what_is_no_file_is_not_opened(
+    tmp_path: Path,
+) -> None:
+    folder, other = tmp_path / "docs", tmp_path / "other"
+    for path in (folder / "in" / "a.md", other / "secret.md"):
+        path.parent.mkdir(parents=True)
+        path.write_text("# A")
+    (folder / "notes.md").symlink_to(other / "secret.md")
+    (folder / "linked").symlink_to(other)
+    (folder / "gone.md").symlink_to(tmp_path / "nowhere.md")
+    os.mkfifo(folder / "pipe.txt")
+    listing = find_source_files([str(folder)])
+    assert [file.path for file in listing.files] == ["in/a.md"]
+    assert {found.reason: found.count for found in listing.left_out} == {
+        "is a symbolic link": 3,
+        "is no regular file": 1,
+    }
+    # Who names a link means what it leads to.
+    (tmp_path / "root").symlink_to(folder)
+    assert [file.path for file in find_source_files([str(tmp_path / "root")]).files] == ["in/a.md"]
+    assert [file.path for file in find_source_files([str(folder / "notes.md")]).files] == [
+        "notes.md"
+    ]
+
+
+def test_colons_in_names_are_part_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("cpp").mkdir()
+    Path("cpp/std::vector.md").write_text("# vector")
+    with gzip.open("cpp/a:b::c.txt.gz", "wb") as packed:
+        packed.write(b"packed")
+    for source in ("cpp", "./cpp", str(tmp_path / "cpp")):
+        files = find_source_files([source]).files
+        assert [file.path for file in files] == ["a:b::c.txt.gz", "std::vector.md"]
+        again = pickle.loads(pickle.dumps(files))
+        assert [file.open().read() for file in again] == [b"packed", b"# vector"]
+    (file,) = find_source_files(["cpp/std::vector.md"]).files
+    assert file.open().read() == b"# vector"
+
+
+def test_files_inside_of_an_archive_are_read(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("notes/a.md", "# A")
+    (file,) = find_source_files([f"zip://notes::{tmp_path}/a.zip"]).files
+    assert (file.path, file.is_local) == ("a.md", True)
+    assert pickle.loads(pickle.dumps(file)).open().read() == b"# A"
 
 
 def test_a_relative_path_means_the_same_in_another_process(
@@ -269,8 +395,11 @@ def test_a_relative_path_means_the_same_in_another_process(
 ) -> None:
     (tmp_path / "a.txt").write_text("a")
     monkeypatch.chdir(tmp_path)
-    assert find_source_files(["a.txt"]).files == find_source_files([str(tmp_path / "a.txt")]).files
-    assert find_source_files(["."]).files == find_source_files([str(tmp_path)]).files
+    for relative, path in (("a.txt", tmp_path / "a.txt"), (".", tmp_path)):
+        (file,) = find_source_files([relative]).files
+        (same,) = find_source_files([str(path)]).files
+        assert file.location == same.location == str(tmp_path / "a.txt")
+        assert file.name == ("a.txt" if relative == "a.txt" else "./a.txt")
 
 
 @pytest.mark.parametrize(
@@ -295,7 +424,12 @@ def test_a_source_that_cannot_be_read_is_named(
 
 def test_small_files_share_a_task_and_large_ones_do_not() -> None:
     def files(*sizes: int) -> list[SourceFile]:
-        return [SourceFile(url=f"u{i}", path=f"p{i}", size_bytes=n) for i, n in enumerate(sizes)]
+        return [
+            SourceFile(
+                filesystem=None, location="", name="", path=f"p{i}", size_bytes=n, is_local=True
+            )
+            for i, n in enumerate(sizes)
+        ]
 
     large = 2**30
     assert [len(group) for group in plan_groups(files(1, 2, large, 3, 4))] == [2, 1, 2]
