@@ -18,6 +18,7 @@ from cluster.errors import InvalidArgument
 from cluster.manifests import CorpusManifest
 from deployments.cli_options import Config, Json, Region, Store, opened
 from deployments.console import Steps, print_json, say
+from deployments.ingest_summary import report_lines
 
 _IDS_SHOWN_MAX = 5
 
@@ -37,6 +38,10 @@ def ingest(
     replace: Annotated[
         bool, typer.Option("--replace", help="Start the corpus anew instead of adding to it.")
     ] = False,
+    skip_errors: Annotated[
+        bool,
+        typer.Option("--skip-errors", help="Leave out documents that are wrong, and tell which."),
+    ] = False,
     config: Config = None,
     region: Region = None,
     store: Store = None,
@@ -44,11 +49,12 @@ def ingest(
 ) -> None:
     """Read documents, cut them into passages and add them to a corpus.
 
-    A document whose id is there already replaces the older one.
+    A document whose id is there already replaces the older one. The first document that is wrong
+    stops it, and nothing is added. Whatever is left out is told.
 
     Example: raygion ingest handbook docs/ faq.jsonl s3://bucket/reports/
     """
-    from actors.corpus_reader import find_source_files
+    from actors.source_files import find_source_files
     from deployments import pipeline, region_host
 
     installation = opened(config, region, store)
@@ -57,17 +63,20 @@ def ingest(
     find_source_files(sources)
     steps = Steps(quiet=as_json)
     with steps.shown(), region_host.joined(installation), steps.step("Read documents") as step:
-        manifest = pipeline.ingest_documents(
-            installation, corpus, sources, replace=replace, step=step
+        ingested = pipeline.ingest_documents(
+            installation, corpus, sources, replace=replace, skip_errors=skip_errors, step=step
         )
+    manifest, report = ingested.manifest, ingested.report
     if as_json:
-        print_json(manifest)
+        print_json({**manifest.model_dump(mode="json"), "report": report})
         return
     say(
         f"Corpus [bold]{corpus}[/] is at position {manifest.position}: "
-        f"{manifest.num_documents} documents, {manifest.num_passages} passages. "
-        f"Next: raygion build {corpus}"
+        f"{manifest.num_documents} documents, {manifest.num_passages} passages."
     )
+    for line in report_lines(report):
+        say(escape(line))
+    say(f"Next: raygion build {corpus}")
 
 
 def delete(
