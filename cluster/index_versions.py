@@ -25,8 +25,12 @@ from cluster.records import Record
 
 _BUILD_FORMAT = 2
 """Raised whenever the same input is to be built into other bytes."""
-_BUILD_FORMATS = {IndexKind.IVF_SQ: 3}
+_BUILD_FORMATS: dict[IndexKind | None, int] = {IndexKind.IVF_SQ: 3}
 """Of kinds that were changed alone, so that the indexes of the others keep their versions."""
+
+
+_EMBEDDED_SINCE = 1
+"""Added for texts: they were once embedded in whatever the processor was taken to be fast in."""
 
 
 class _BuildKey(Record):
@@ -52,10 +56,10 @@ class _DerivedKey(Record):
     tombstones: Sha256
 
 
-def _format(asked: IndexParameters | AutoIndex) -> int:
-    if isinstance(asked, AutoIndex):
-        return _BUILD_FORMAT
-    return _BUILD_FORMATS.get(asked.kind, _BUILD_FORMAT)
+def _format(asked: IndexParameters | AutoIndex, embedder: ModelManifest | None) -> int:
+    kind = None if isinstance(asked, AutoIndex) else asked.kind
+    format = _BUILD_FORMATS.get(kind, _BUILD_FORMAT)
+    return format if embedder is None else format + _EMBEDDED_SINCE
 
 
 def built_version(
@@ -63,7 +67,7 @@ def built_version(
 ) -> str:
     """The version of an index that is built from all documents of the corpus."""
     key = _BuildKey(
-        format=_format(settings.index),
+        format=_format(settings.index, embedder),
         corpus=corpus.content(),
         parameters=settings.index,
         shards=settings.shards,
