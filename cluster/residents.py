@@ -88,10 +88,14 @@ class Residents:
         Before anything is prepared, after a restart, that may be all that was ever current: until
         then the gateways go on with what the coordinator before this one told them.
         """
-        past = [switch.release for switch in reversed(state.switches) if switch.at_ms <= now_ms]
-        prepared = self.prepared()
-        newest = next((release for release in past if release in prepared), None)
-        return set(past) if newest is None else {newest}
+        past = (switch.release for switch in reversed(state.switches) if switch.at_ms <= now_ms)
+        prepared, passed = self.prepared(), set()
+        for release in past:
+            if release in prepared:
+                # The switches before it need no look: there may be very many.
+                return {release}
+            passed.add(release)
+        return passed
 
     def _is_wanted(self, state: LogState, number: int, now_ms: int) -> bool:
         local = self._local.get(number)
