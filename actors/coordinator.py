@@ -12,20 +12,19 @@ import logging
 import os
 import queue
 import threading
-import time
 import uuid
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from actors.canary_judge import CanaryJudge
 from actors.gateway_spread import GatewayOrder, GatewaySpread
-from actors.loaded_release import LoadedRelease
 from actors.log_readings import LogReadings
 from actors.process_loads import ProcessLoads
 from actors.region_nudges import HttpNudges, RegionNudges
+from actors.region_releases import RegionReleases
 from actors.region_summary import is_healthy, pulse_of, summary_of, view_of
 from actors.release_loader import GeneratorDeployer, ReleaseLoader
 from actors.replica_counts import ReplicaCounts
@@ -42,7 +41,7 @@ from cluster.regions_overview import overview
 from cluster.release_parts import claim_release
 from cluster.releases import RELEASE_LOG, LogState, Release, ReleaseContents
 from cluster.rollout import Rollout
-from cluster.rollout_events import CanaryFaulted, Outcome, Prepared, PrepareFailed
+from cluster.rollout_events import CanaryFaulted, Outcome
 from cluster.store_identity import store_identity
 
 log = logging.getLogger(__name__)
@@ -51,8 +50,6 @@ _TICK_S = 0.5
 _MEND_S = 2.0
 _REQUEST_TIMEOUT_S = 60.0
 _REFRESH_TIMEOUT_S = 2.0
-_RETIRE_AFTER_S = 2.0
-"""From the view that names a release no more to its unloading, for searches that began before."""
 
 
 @dataclass(slots=True)
@@ -94,24 +91,17 @@ class Coordinator:
             appended=RegionNudges(HttpNudges(settings, region)),
         )
         self._loader = ReleaseLoader(settings, region, store, cache_folder, deployer, self._counts)
-        self._begun: dict[int, LoadedRelease] = {}
-        """Releases of which parts may be loaded; only the thread that prepares uses it."""
-        self._loaded: dict[int, LoadedRelease] = {}
         self._inbox: queue.Queue[_Request | Outcome | None] = queue.Queue(maxsize=256)
         """None only wakes the thread up."""
+        self._releases = RegionReleases(self._loader, clock, self._inbox.put)
         self._woken = threading.Event()
         """Whether the next reading of the log is not to wait for its time."""
         self._readings = LogReadings()
         self._exchanged_s = float("-inf")
         self._trouble = ""
         """What the last step failed with."""
-        self._preparing = ThreadPoolExecutor(1, thread_name_prefix="prepare")
         self._judge = CanaryJudge(clock)
         self._gateways = GatewaySpread(clock)
-        self._holding = threading.Lock()
-        """Held while a loaded release is replaced or dropped."""
-        self._tending = threading.Lock()
-        """Held while actors are ended or made anew, so that mending brings back nothing retired."""
         self._ending = threading.Event()
         self._published = threading.Condition()
         self._view = RegionView(region=region, revision=uuid.uuid4().hex)
@@ -129,9 +119,12 @@ class Coordinator:
             self._published.wait_for(lambda: self._view.revision != known_revision, wait_s)
             return self._view
 
-    def pulse(self, process: str, busy_share: float) -> Pulse:
-        """How current this region is, as known now; takes in how busy the caller's process was."""
+    def pulse(self, process: str, busy_share: float, releases: frozenset[int]) -> Pulse:
+        """How current this region is, as known now; takes in how busy the caller's process was, and
+        the releases that it uses.
+        """
         self._loads.tell(process, busy_share)
+        self._releases.tell(process, releases)
         return self._pulse
 
     def refresh(self) -> Pulse:
@@ -222,7 +215,7 @@ class Coordinator:
         """From now on at least so many replicas of each of the corpus's shards. Returns at once;
         they join the view as they come. Raises NotFound, InvalidArgument.
         """
-        if not any(corpus in loaded.indexes for loaded in list(self._loaded.values())):
+        if not any(corpus in loaded.indexes for loaded in self._releases.loaded.values()):
             raise NotFound(f"no release that is resident here has a corpus {corpus!r}")
         self._counts.ask_for(corpus, replicas)
 
@@ -331,45 +324,15 @@ class Coordinator:
     # What the rollout has the region do.
 
     def prepare(self, release: Release) -> None:
-        """Starts to load the release beside those that serve."""
-        log.info("preparing release %d", release.number)
-        self._preparing.submit(self._load, release)
+        self._releases.prepare(release)
 
     def retire(self, number: int) -> None:
-        """Unloads the release, once no view names it any more."""
-        log.info("retiring release %d", number)
-        with self._holding:
-            self._loaded.pop(number, None)
+        self._releases.retire(number)
         self._publish()
-        # After what is being prepared, which may need parts of what goes.
-        self._preparing.submit(self._unload, number)
-
-    def _load(self, release: Release) -> None:
-        number = release.number
-        try:
-            planned = self._begun[number] = self._loader.plan(release)
-            self._loaded[number] = self._loader.load(planned)
-        except Exception as error:
-            log.exception("release %d cannot be prepared", number)
-            reason = str(error) if isinstance(error, RaygionError) else "an error; see the log"
-            self._inbox.put(PrepareFailed(release=number, reason=reason))
-        else:
-            self._inbox.put(Prepared(release=number))
-
-    def _unload(self, number: int) -> None:
-        gone = self._begun.pop(number, None)
-        if gone is None:
-            return
-        time.sleep(_RETIRE_AFTER_S)
-        try:
-            with self._tending:
-                self._loader.retire(gone, list(self._begun.values()))
-        except Exception:
-            log.exception("release %d is not wholly unloaded", number)
 
     def _publish(self) -> None:
         state, now_ms = self._rollout.state, self._clock.wall_ms()
-        view = view_of(self._rollout, self._loaded, now_ms, self._view.revision)
+        view = view_of(self._rollout, self._releases.loaded, now_ms, self._view.revision)
         with self._published:
             self._state = state
             self._pulse = pulse_of(self._rollout, self._driver.freshness, self._store_id)
@@ -384,17 +347,7 @@ class Coordinator:
     def _mend(self) -> None:
         while not self._ending.wait(_MEND_S):
             try:
-                with self._tending:
-                    self._loader.mend(list(self._loaded.values()))
+                self._releases.tend()
                 self._gateways.look(self._loader.nodes, self._loader.settled_nodes)
-                self._resize()
             except Exception:
                 log.exception("mending failed; it is tried again")
-
-    def _resize(self) -> None:
-        """Brings the views in line with the replicas that there should be, and are."""
-        for number, loaded in list(self._loaded.items()):
-            resized = self._loader.resized(loaded)
-            with self._holding:
-                if number in self._loaded:
-                    self._loaded[number] = resized

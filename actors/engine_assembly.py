@@ -140,7 +140,9 @@ def assemble_region(
     )
     return RegionParts(
         service=service,
-        internals=PinnedGenerators(lambda: views.view, generators, NamedActor(names.COORDINATOR)),
+        internals=PinnedGenerators(
+            lambda: views.view, views.uses, generators, NamedActor(names.COORDINATOR)
+        ),
         views=views,
         peers=peers,
         quorum_found=quorum_found,

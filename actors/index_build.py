@@ -36,11 +36,12 @@ from actors.progress import watched
 from actors.shard_build import build_shard
 from actors.wiring import live_nodes
 from cluster.artifacts import Artifacts
-from cluster.catalog import Catalog
+from cluster.catalog import Catalog, index_path
+from cluster.claims import claim_all, parts_of
 from cluster.clock import SYSTEM_CLOCK
 from cluster.corpus_settings import CorpusSettings
 from cluster.errors import InvalidArgument, NotFound
-from cluster.index_versions import built_version
+from cluster.index_versions import built_version, index_as_asked
 from cluster.manifests import (
     CorpusManifest,
     IndexManifest,
@@ -74,7 +75,7 @@ def build_index(
     get tombstones. Needs a driver that has joined a Ray cluster. `progress` is told how many
     passages are embedded, and of how many. Raises NotFound for a corpus without documents,
     InvalidArgument when the corpus needs an embedder and there is none, or has no strings or
-    integers to be partitioned by.
+    integers to be partitioned by; Unavailable while what was built before is being collected.
     """
     catalog = Catalog(store)
     position = catalog.latest_corpus(corpus)
@@ -88,15 +89,17 @@ def build_index(
     elif embedder is None:
         raise InvalidArgument(f"corpus {corpus!r} has texts only and needs an embedder", "embedder")
     _check_partition_by(position, settings)
-    version = built_version(position, settings, embedder)
-    found = catalog.find_index(corpus, version)
+    found = index_as_asked(catalog, position, settings, embedder)
     if found is not None:
-        return (*found, True)
+        manifest, ref = found
+        # It may be old, and needed by nothing else until a release names it.
+        claim_all(store, parts_of(manifest), [index_path(corpus, ref.version)])
+        return manifest, ref, True
     derived = index_without_deleted(
         store, position, settings, embedder=embedder, cache_folder=cache_folder
     )
     if derived is not None:
-        return derived
+        return (*derived, False)
     dimension = position.vector_dimension or (embedder.dimension if embedder else None)
     assert dimension is not None
     if isinstance(settings.index, IndexParameters):
@@ -108,7 +111,7 @@ def build_index(
     num_passages = sum(shard.num_rows for shard in shards)
     manifest = IndexManifest(
         corpus=corpus,
-        version=version,
+        version=built_version(position, settings, embedder),
         corpus_position=position.position,
         dimension=dimension,
         parameters=parameters,

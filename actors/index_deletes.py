@@ -58,9 +58,9 @@ def index_without_deleted(
     *,
     embedder: ModelManifest | None,
     cache_folder: Path,
-) -> tuple[IndexManifest, ManifestRef, bool] | None:
-    """The index of a corpus position from one that was built with the same settings and differs
-    by deleted documents alone; the last value tells whether it was there before.
+) -> tuple[IndexManifest, ManifestRef] | None:
+    """Makes the index of a corpus position from one that was built with the same settings and
+    differs by deleted documents alone.
 
     None when there is no such index, or when more than half of the rows of a shard are deleted.
     Needs a driver that has joined a Ray cluster. Failures are those of the store, and Corrupt.
@@ -78,14 +78,11 @@ def index_without_deleted(
         if not deleted_before <= deleted:
             # It lacks documents that have come back.
             continue
-        found = catalog.find_index(corpus.corpus, derived_version(base, corpus))
-        if found is not None:
-            return (*found, True)
         shards = _shards_without(store, cache_folder, base, deleted - deleted_before)
         if any(s.num_live < s.artifact.num_rows * (1 - DELETED_SHARE_MAX) for s in shards):
             # Nor would an older index do, of which more would be deleted.
             return None
-        return (*catalog.publish_index(_derived(base, corpus, shards)), False)
+        return catalog.publish_index(_derived(base, corpus, shards))
     return None
 
 

@@ -33,6 +33,12 @@ class _Fingerprint(Record):
     files: tuple[tuple[str, str], ...]
 
 
+class _NamedFiles(Record):
+    kind: ModelKind
+    name: str
+    fingerprint: str
+
+
 def publish_model(
     store: ObjectStore,
     *,
@@ -51,19 +57,36 @@ def publish_model(
     """
     catalog = Catalog(store)
     given_name = name or _name_of(kind, source)
-    if source == STARTER and (known := _starter(catalog, kind, given_name)) is not None:
-        return (*known, True)
     with tempfile.TemporaryDirectory(dir=_made(scratch)) as downloads:
         folder = _folder_of(kind, source, scratch, Path(downloads), progress)
         if not (folder / "config.json").is_file():
             raise InvalidArgument(f"{source} is no Hugging Face folder: no config.json", str(kind))
         progress(f"reading {given_name}")
+        # Not by its name: a model of one's own may have the name of any other, the starter's too.
         manifest = _manifest(kind, given_name, folder, _files_of(folder))
-        if (found := catalog.find_model(manifest.version)) is not None:
-            return (*found, True)
+        alike = catalog.find_model(manifest.version)
+        if alike is not None and not _serves_as(alike[0], manifest):
+            manifest = _under_its_own_name(manifest)
+            alike = catalog.find_model(manifest.version)
+        if alike is not None:
+            return (*alike, True)
         files = ModelFiles(store, cache_folder).put(kind, folder, manifest.files, progress)
         manifest = manifest.model_copy(update={"files": files})
         return (*catalog.publish_model(manifest), False)
+
+
+def _serves_as(stored: ModelManifest, asked: ModelManifest) -> bool:
+    """Whether the stored version, whose files are the same, is what was asked for. Callers ask for
+    a generator by its name; an embedder's name is a remark.
+    """
+    is_named_so = stored.name == asked.name or asked.kind is ModelKind.EMBEDDER
+    return stored.kind is asked.kind and is_named_so
+
+
+def _under_its_own_name(manifest: ModelManifest) -> ModelManifest:
+    """A version apart from that of the same files under another name, or of another kind."""
+    key = _NamedFiles(kind=manifest.kind, name=manifest.name, fingerprint=manifest.fingerprint)
+    return manifest.model_copy(update={"version": key.digest()[:16]})
 
 
 def _files_of(folder: Path) -> tuple[ArtifactFile, ...]:
@@ -95,16 +118,6 @@ def _manifest(
         files=files,
         dimension=dimension,
     )
-
-
-def _starter(
-    catalog: Catalog, kind: ModelKind, name: str
-) -> tuple[ModelManifest, ManifestRef] | None:
-    """A starter model is fixed by its package, so its name alone tells that it is stored."""
-    for manifest, ref in catalog.list_models():
-        if manifest.kind is kind and manifest.name == name:
-            return manifest, ref
-    return None
 
 
 def _name_of(kind: ModelKind, source: str) -> str:

@@ -8,6 +8,7 @@ from contextlib import aclosing
 
 from actors.actor_calls import NamedActor
 from actors.answering import GeneratorDirectory
+from actors.release_uses import ReleaseUses
 from cluster.checks import check_generation
 from cluster.clock import Deadline
 from cluster.errors import DeadlineExceeded, NotYet, Unavailable
@@ -23,10 +24,12 @@ class PinnedGenerators:
     def __init__(
         self,
         view: Callable[[], RegionView],
+        uses: ReleaseUses,
         directory: GeneratorDirectory,
         coordinator: NamedActor,
     ) -> None:
         self._view = view
+        self._uses = uses
         self._directory = directory
         self._coordinator = coordinator
 
@@ -45,9 +48,10 @@ class PinnedGenerators:
         if resident.generator is None or resident.generator.application is None:
             raise Unavailable(f"region {view.region!r} runs no language model")
         chunks = self._directory.generator(resident).stream(request, deadline)
-        async with aclosing(chunks):
-            async for chunk in chunks:
-                yield chunk
+        with self._uses.during(release):
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    yield chunk
 
     async def nudge(self) -> None:
         try:

@@ -63,10 +63,11 @@ class QueryEngine:
         watch = Stopwatch.start(self._clock)
         deadline = Deadline.after(request.timeout_s, self._clock)
         pinned = self._pin(request)
-        if request.release is not None or not self._views.outcomes.counting:
-            return await self._search(request, pinned, deadline, watch)
-        with self._views.outcomes.search(request, pinned.release.number):
-            return await self._search(request, pinned, deadline, watch)
+        with self._views.uses.during(pinned.release.number):
+            if request.release is not None or not self._views.outcomes.counting:
+                return await self._search(request, pinned, deadline, watch)
+            with self._views.outcomes.search(request, pinned.release.number):
+                return await self._search(request, pinned, deadline, watch)
 
     async def _search(
         self, request: SearchRequest, pinned: Pinned, deadline: Deadline, watch: Stopwatch
@@ -125,9 +126,10 @@ class QueryEngine:
         events = self._events(request, pinned, deadline, watch)
         if counted:
             events = self._views.outcomes.answer(events, release.number, request.timeout_s)
-        async with aclosing(events):
-            async for event in events:
-                yield event
+        with self._views.uses.during(release.number):
+            async with aclosing(events):
+                async for event in events:
+                    yield event
 
     async def _events(
         self, request: AnswerRequest, pinned: Pinned, deadline: Deadline, watch: Stopwatch

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import itertools
 import logging
+import threading
+import time
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -34,14 +36,24 @@ from cluster.replica_scaling import ReplicaLoad
 
 log = logging.getLogger(__name__)
 _LOAD_TIMEOUT_S = 600.0
+_LOOK_S = 0.5
+"""From one look at what loads to the next, whether somebody still waits for it."""
 _WARM_UP = ["warm up"]
 
 
 class GeneratorDeployer(Protocol):
     """Runs generators. Every method may be called again for what it has done before."""
 
-    def deploy(self, model: ModelManifest, application: str, settings: GeneratorSettings) -> None:
-        """Returns when the model answers. Raises Unavailable, InvalidArgument."""
+    def deploy(
+        self,
+        model: ModelManifest,
+        application: str,
+        settings: GeneratorSettings,
+        give_up: threading.Event,
+    ) -> None:
+        """Returns when the model answers. Raises Unavailable, also soon after `give_up` was set;
+        InvalidArgument.
+        """
         ...
 
     def delete(self, application: str) -> None: ...
@@ -113,11 +125,12 @@ class ReleaseLoader:
             generator=generator if self._generates else None,
         )
 
-    def load(self, planned: LoadedRelease) -> LoadedRelease:
+    def load(self, planned: LoadedRelease, give_up: threading.Event) -> LoadedRelease:
         """Fetches, verifies, loads and warms up; returns the release with those in its view that
-        have it. Blocks; raises the errors of `cluster.errors`.
+        have it. Blocks; raises the errors of `cluster.errors`, and Unavailable soon after `give_up`
+        was set.
 
-        When it fails, some parts are loaded and nothing is under way any more.
+        When it fails, some parts are loaded. `retire` unloads these, and what is still under way.
         """
         # The cache of this machine keeps them also while an actor that uses them is made anew.
         for files in planned.artifacts:
@@ -134,10 +147,10 @@ class ReleaseLoader:
         if planned.embedder_group is not None:
             workers = filled[planned.embedder_group].values()
             loads += [worker.embed.remote(_WARM_UP) for worker in workers]
-        _wait_for(loads)
+        _wait_for(loads, give_up)
         if planned.generator is not None:
             application = names.generator_application(planned.generator.version)
-            self._deployer.deploy(planned.generator, application, self._settings.generator)
+            self._deployer.deploy(planned.generator, application, self._settings.generator, give_up)
         return planned.with_members(lambda group: tuple(filled[group]))
 
     def retire(self, gone: LoadedRelease, kept: Iterable[LoadedRelease]) -> None:
@@ -343,13 +356,17 @@ def _check_fingerprint(index: IndexManifest, embedder: ModelManifest | None) -> 
         )
 
 
-def _wait_for(refs: list[Any]) -> None:
+def _wait_for(refs: list[Any], give_up: threading.Event) -> None:
+    # For all of them, also when one fails, so that a next attempt finds nothing under way.
     if not refs:
         return
-    # For all of them, also when one fails: what loads later could not be unloaded.
-    done, slow = ray.wait(refs, num_returns=len(refs), timeout=_LOAD_TIMEOUT_S)
+    until_s, slow = time.monotonic() + _LOAD_TIMEOUT_S, refs
+    while slow and time.monotonic() < until_s:
+        _, slow = ray.wait(slow, num_returns=len(slow), timeout=_LOOK_S)
+        if give_up.is_set():
+            raise Unavailable("nobody wants the release any more")
     try:
-        ray.get(done)
+        ray.get([ref for ref in refs if ref not in slow])
     except RayTaskError as error:
         if isinstance(error.cause, RaygionError):
             raise error.cause from error

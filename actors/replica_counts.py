@@ -2,7 +2,8 @@
 the settings say, and more where the load wants it.
 
 Every change is an entry of the log `regions/{region}/replicas/`, so that a coordinator that starts
-anew goes on with what there was.
+anew goes on with what there was. While the store is away, the numbers stay as they were known last:
+it is no reason to end a replica.
 """
 
 from __future__ import annotations
@@ -10,14 +11,16 @@ from __future__ import annotations
 import logging
 import threading
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
 from pydantic import Field
 
 from cluster.clock import Deadline
 from cluster.config import Settings
 from cluster.corpus_settings import REPLICAS_MAX
-from cluster.errors import InvalidArgument, RaygionError
+from cluster.errors import Conflict, InvalidArgument, RaygionError
 from cluster.numbered_object import NumberedLog
 from cluster.object_store import ObjectStore
 from cluster.records import Record
@@ -25,6 +28,7 @@ from cluster.replica_scaling import ReplicaLoad, ReplicaScaler
 
 log = logging.getLogger(__name__)
 _APPEND_TIMEOUT_S = 10.0
+_APPEND_ATTEMPTS = 4
 
 
 class CountsEntry(Record):
@@ -37,22 +41,38 @@ class CountsEntry(Record):
     """By corpus: the number of replicas a shard at the moment."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """The newest entry that was read or written here, and its number; 0 before the first one."""
+
+    number: int
+    entry: CountsEntry
+
+
 class ReplicaCounts:
-    """Thread-safe. While the store is away, the settings count."""
+    """Thread-safe. Nothing waits for the store but the very first count, and `ask_for`."""
 
     def __init__(self, settings: Settings, store: ObjectStore, region: str) -> None:
         self._settings = settings
         self._log = NumberedLog(store, f"regions/{region}/replicas")
-        self._entry: CountsEntry | None = None
+        self._known: _Known | None = None
+        """Never forgotten, only replaced by a newer one: it is read without the lock."""
         self._scalers: dict[str, ReplicaScaler] = {}
         self._busy_shares: Mapping[str, float] = {}
         """By corpus. Never changed, only replaced: `load` reads it without the lock."""
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="replica-counts")
+        """Writes down what the load wants, so that the caller of `observe` need not wait."""
+        self._writing: Future[None] | None = None
         self._lock = threading.Lock()
+        """Never held while the store is asked."""
 
     def count(self, corpus: str) -> int:
-        """Replicas of each shard of the corpus that there should be now."""
-        with self._lock:
-            return self._count(self._current(), corpus)
+        """Replicas of each shard of the corpus that there should be now.
+
+        Raises Corrupt or Unavailable while no entry could be read since this process started: it
+        would be wrong to end replicas because their number is not known yet.
+        """
+        return self._count(self._latest().entry, corpus)
 
     def ask_for(self, corpus: str, least: int) -> None:
         """From now on at least so many; exactly so many where the settings know no `replicas_max`.
@@ -62,35 +82,36 @@ class ReplicaCounts:
         """
         if not 1 <= least <= REPLICAS_MAX:
             raise InvalidArgument(f"must be in 1 ... {REPLICAS_MAX}", "replicas")
-        with self._lock:
-            entry = self._current()
-            asked = {**entry.asked, corpus: least}
-            self._append(entry.model_copy(update={"asked": asked}), {corpus: least})
+        self._change(lambda entry: _with_count(_with_asked(entry, corpus, least), corpus, least))
 
-    def observe(self, corpus: str, loads: Sequence[ReplicaLoad], now_s: float) -> None:
-        """Lets the policy look at what the corpus's replicas have done."""
+    def observe(
+        self, corpus: str, loads: Sequence[ReplicaLoad], now_s: float
+    ) -> Future[None] | None:
+        """Lets the policy look at what the corpus's replicas have done. Returns the change that
+        this began, which counts once it is written down.
+
+        Raises Corrupt and Unavailable like `count`.
+        """
+        entry = self._latest().entry
         with self._lock:
             shares = [load.busy_share for load in loads]
             share = sum(shares) / max(1, len(shares))
             self._busy_shares = {**self._busy_shares, corpus: share}
-            entry = self._current()
+            if self._writing is not None and not self._writing.done():
+                return None
             count = self._count(entry, corpus)
             least, most = self._bounds(entry, corpus)
             scaler = self._scalers.setdefault(corpus, ReplicaScaler())
             wanted = scaler.wanted(count, loads, least=least, most=most, now_s=now_s)
             if wanted == count:
-                return
-            log.info("%s: from %d to %d replicas a shard", corpus, count, wanted)
-            try:
-                self._append(entry, {corpus: wanted})
-            except RaygionError as error:
-                # Whoever looks after the replicas has more to do; the policy will want it again.
-                log.warning("the number of replicas cannot be changed: %s", error)
+                return None
+            self._writing = self._writer.submit(self._follow_load, corpus, count, wanted)
+            return self._writing
 
     def load(self) -> float:
         """How busy the replicas of the busiest corpus were lately, on average; in [0, 1].
 
-        Waits for nothing: heartbeats tell of it, and the store may be slow.
+        Waits for nothing: heartbeats tell of it.
         """
         return max(self._busy_shares.values(), default=0.0)
 
@@ -109,28 +130,60 @@ class ReplicaCounts:
         least, most = self._bounds(entry, corpus)
         return min(max(entry.counts.get(corpus, least), least), most)
 
-    def _current(self) -> CountsEntry:
-        if self._entry is not None:
-            return self._entry
+    def _follow_load(self, corpus: str, count: int, wanted: int) -> None:
+        log.info("%s: from %d to %d replicas a shard", corpus, count, wanted)
         try:
-            number = self._log.latest()
-            data = self._log.read(number) if number else CountsEntry().to_bytes()
-            self._entry = CountsEntry.from_bytes(data, source=self._log.path(number))
+            self._change(lambda entry: _with_count(entry, corpus, wanted))
         except RaygionError as error:
-            log.warning("the numbers of replicas cannot be read, the settings count: %s", error)
-            return CountsEntry()
-        return self._entry
+            # The number stays as it is; the policy will want the change again.
+            log.warning("the number of replicas cannot be changed: %s", error)
 
-    def _append(self, entry: CountsEntry, changed: dict[str, int]) -> None:
-        counts = {**entry.counts, **changed}
-        entry = entry.model_copy(update={"commit_id": uuid.uuid4().hex, "counts": counts})
-        data = entry.to_bytes()
-        # Should it fail, what the store holds is read anew.
-        self._entry = None
+    def _latest(self) -> _Known:
+        return self._known or self._read()
+
+    def _read(self) -> _Known:
+        number = self._log.latest()
+        if not number:
+            return self._learn(_Known(0, CountsEntry()))
+        data = self._log.read(number)
+        return self._learn(
+            _Known(number, CountsEntry.from_bytes(data, source=self._log.path(number)))
+        )
+
+    def _learn(self, found: _Known) -> _Known:
+        """The newest of what is known; several threads may come with what they found."""
+        with self._lock:
+            if self._known is None or found.number > self._known.number:
+                self._known = found
+            return self._known
+
+    def _change(self, change: Callable[[CountsEntry], CountsEntry]) -> None:
+        """Appends what `change` makes of the newest entry; again when another writer came first."""
+        known = self._latest()
+        for _ in range(_APPEND_ATTEMPTS):
+            changed = change(known.entry).model_copy(update={"commit_id": uuid.uuid4().hex})
+            try:
+                self._append(_Known(known.number + 1, changed))
+            except Conflict:
+                known = self._read()
+            else:
+                return
+        raise Conflict("the numbers of replicas were changed by others meanwhile; try again")
+
+    def _append(self, new: _Known) -> None:
+        data = new.entry.to_bytes()
         self._log.append_at(
-            self._log.latest() + 1,
+            new.number,
             data,
             is_mine=lambda found: found == data,
             deadline=Deadline.after(_APPEND_TIMEOUT_S),
         )
-        self._entry = entry
+        self._learn(new)
+
+
+def _with_asked(entry: CountsEntry, corpus: str, least: int) -> CountsEntry:
+    return entry.model_copy(update={"asked": {**entry.asked, corpus: least}})
+
+
+def _with_count(entry: CountsEntry, corpus: str, count: int) -> CountsEntry:
+    return entry.model_copy(update={"counts": {**entry.counts, corpus: count}})

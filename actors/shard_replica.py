@@ -156,6 +156,8 @@ class ShardReplicaActor:
         self._shard = shard
         self._cache = ArtifactCache(Artifacts(store), cache_folder)
         self._opened: dict[str, _Opened] = {}
+        self._wanted: set[str] = set()
+        """The index versions that are loaded, are being loaded, or wait for it."""
         self._folders: dict[str, tuple[tuple[ArtifactFile, ...], ...]] = {}
         """By index version: what the node's cache keeps for this replica."""
         self._searcher = searcher or ThreadPoolExecutor(1, thread_name_prefix="search")
@@ -168,10 +170,12 @@ class ShardReplicaActor:
 
         Raises Corrupt when the artifact's bytes are not what the manifest says.
         """
+        self._wanted.add(manifest.version)
         await asyncio.get_running_loop().run_in_executor(self._loader, self._open, manifest)
 
     def unload(self, index_version: str) -> None:
         """Lets go of an index version; its memory is freed when the last search on it is over."""
+        self._wanted.discard(index_version)
         opened = self._opened.pop(index_version, None)
         self._gone_busy_s += 0.0 if opened is None else opened.busy_s
         gone = self._folders.pop(index_version, ())
@@ -237,14 +241,14 @@ class ShardReplicaActor:
         )
 
     def _open(self, manifest: IndexManifest) -> None:
-        if manifest.version in self._opened:
+        if manifest.version in self._opened or manifest.version not in self._wanted:
             return
         artifact = next(s for s in manifest.shards if s.shard == self._shard)
         self._folders[manifest.version] = artifact.folders
         try:
             self._opened[manifest.version] = self._open_shard(artifact, manifest)
         finally:
-            if manifest.version not in self._folders:
+            if manifest.version not in self._wanted:
                 # Unloaded meanwhile: what the cache was told to keep since then goes, too.
                 self._folders[manifest.version] = artifact.folders
                 self.unload(manifest.version)

@@ -13,6 +13,7 @@ from typing import cast
 
 from actors.actor_calls import NamedActor
 from actors.process_loads import BusyShare
+from actors.release_uses import ReleaseUses
 from cluster.answers import RegionSummary
 from cluster.clock import SYSTEM_CLOCK, Backoff, Deadline
 from cluster.consistency import Known
@@ -51,6 +52,8 @@ class ViewFollower:
         self._process = uuid.uuid4().hex
         self.outcomes = OutcomeCounts(self._process, SYSTEM_CLOCK)
         """Of the requests that this process serves beside a canary."""
+        self.uses = ReleaseUses()
+        """Of the releases that requests of this process are pinned to."""
 
     @property
     def known(self) -> Known:
@@ -132,7 +135,9 @@ class ViewFollower:
         while True:
             try:
                 async with asyncio.timeout(_PULSE_TIMEOUT_S):
-                    pulse = await self._coordinator.call("pulse", self._process, busy.look())
+                    pulse = await self._coordinator.call(
+                        "pulse", self._process, busy.look(), self._releases()
+                    )
                     self._take(cast(Pulse, pulse))
             except Exception as error:
                 # Once: the staleness of what is served grows from here on.
@@ -142,6 +147,11 @@ class ViewFollower:
             else:
                 told = True
             await asyncio.sleep(_PULSE_S)
+
+    def _releases(self) -> frozenset[int]:
+        """Those on which requests may begin here, or are under way."""
+        view = frozenset() if self._known is None else self._known.view.releases.keys()
+        return self.uses.releases() | view
 
     def _take(self, pulse: Pulse) -> None:
         self._felt.set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ParamSpec
@@ -16,13 +17,14 @@ from actors.actor_calls import NAMESPACE
 from actors.embedding_worker import EmbeddingWorker
 from actors.ray_environment import ONE_THREAD
 from actors.shard_replica import ShardReplicaActor
-from cluster.errors import RaygionError
+from cluster.errors import RaygionError, Unavailable
 from cluster.manifests import ModelManifest
 from cluster.object_store import ObjectStore
 
 P = ParamSpec("P")
 log = logging.getLogger(__name__)
 _STATUS_TIMEOUT_S = 3.0
+_LOOK_S = 0.5
 
 _DETACHED: Mapping[str, object] = {
     "namespace": NAMESPACE,
@@ -114,11 +116,21 @@ def detached_actor(
     return actor.options(name=name, **options).remote(*args)
 
 
-def run_in_fresh_process(function: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
-    """Runs a function in a worker process that ends with it, so that what it imports goes, too."""
+def run_in_fresh_process(
+    give_up: threading.Event, function: Callable[P, None], *args: P.args, **kwargs: P.kwargs
+) -> None:
+    """Runs a function in a worker process that ends with it, so that what it imports goes, too.
+
+    Raises Unavailable soon after `give_up` was set; the process is ended then.
+    """
     task = ray.remote(num_cpus=0, max_calls=1, max_retries=0)(function)
+    result = task.remote(*args, **kwargs)
+    while not ray.wait([result], timeout=_LOOK_S)[0]:
+        if give_up.is_set():
+            ray.cancel(result, force=True)
+            raise Unavailable("nobody waits for it any more")
     try:
-        ray.get(task.remote(*args, **kwargs))
+        ray.get(result)
     except RayTaskError as error:
         if isinstance(error.cause, RaygionError):
             raise error.cause from error

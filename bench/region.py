@@ -85,7 +85,7 @@ class BenchRegion:
         """Starts the services and commits a release of everything that was added."""
         installation = self.installation
         with _shown("Serve a release") as step:
-            contents = pipeline.contents_of_latest(installation, step)
+            contents = pipeline.contents_of_next(installation, step)
             region_host.start_services(installation, step.note)
             region_host.propose(installation, contents, commit=True, note=step.note)
 

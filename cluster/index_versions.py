@@ -96,17 +96,55 @@ def bases_of(
             yield index, position
 
 
+def index_as_asked(
+    catalog: Catalog,
+    corpus: CorpusManifest,
+    settings: CorpusSettings,
+    embedder: ModelManifest | None,
+) -> tuple[IndexManifest, ManifestRef] | None:
+    """The index version that a build of this corpus position with these settings gives, however
+    long ago it was built; None when it was not.
+    """
+    found = catalog.find_index(corpus.corpus, built_version(corpus, settings, embedder))
+    if found is not None or corpus.tombstones is None:
+        return found
+    versions = (
+        derived_version(b, corpus) for b, _ in bases_of(catalog, corpus, settings, embedder)
+    )
+    derived = (catalog.find_index(corpus.corpus, version) for version in versions)
+    return next((index for index in derived if index is not None), None)
+
+
+def has_settings(
+    catalog: Catalog,
+    index: IndexManifest,
+    settings: CorpusSettings,
+    embedder: ModelManifest | None,
+) -> bool:
+    """Whether the index was built with these settings, from whatever position of its corpus."""
+    if index.base is not None:
+        found = catalog.find_index(index.corpus, index.base)
+        return found is not None and has_settings(catalog, found[0], settings, embedder)
+    position = _position(catalog, index)
+    return position is not None and built_version(position, settings, embedder) == index.version
+
+
 def newest_index(catalog: Catalog, corpus: str) -> tuple[IndexManifest, ManifestRef] | None:
-    """The index version of the latest position of a corpus that was built; None when none was.
+    """The index version that was built from the latest documents of a corpus, by whatever settings;
+    None when none was built.
 
     A corpus may be back at what it was: then the version is that of the earlier position.
     """
-    built = catalog.list_indexes(corpus)
     latest = catalog.latest_corpus(corpus)
-    if not built or latest is None:
+    if latest is None:
         return None
-    by_age = sorted(built, key=_by_age, reverse=True)
-    return next((entry for entry in by_age if is_index_of(entry[0], latest, catalog)), by_age[0])
+
+    def order(entry: tuple[IndexManifest, ManifestRef]) -> tuple[bool, int, int]:
+        index, _ = entry
+        is_latest = is_index_of(index, latest, catalog)
+        return is_latest, index.corpus_position, index.built_at_ms
+
+    return max(catalog.list_indexes(corpus), key=order, default=None)
 
 
 def is_index_of(index: IndexManifest, corpus: CorpusManifest, catalog: Catalog) -> bool:
@@ -123,10 +161,6 @@ def _position(catalog: Catalog, index: IndexManifest) -> CorpusManifest | None:
         return catalog.corpus_at(index.corpus, index.corpus_position)
     except NotFound:
         return None
-
-
-def _by_age(entry: tuple[IndexManifest, ManifestRef]) -> tuple[int, int]:
-    return entry[0].corpus_position, entry[0].built_at_ms
 
 
 def _without_tombstones(corpus: CorpusManifest) -> CorpusManifest:

@@ -302,7 +302,9 @@ class ModelManifest(Record):
     kind: ModelKind
     name: str
     version: str
-    """First 16 hex digits of the fingerprint."""
+    """First 16 hex digits of the fingerprint; where a model of another name or kind has the same
+    files and that version, of the hash of name, kind and fingerprint.
+    """
     fingerprint: Sha256
     """Hash over the paths and hashes of the files: two folders with equal content have equal
     fingerprints.

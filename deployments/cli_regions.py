@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -46,13 +47,16 @@ def regions_in(text: str | None, installation: Installation, field: str) -> tupl
     ones, and for none.
     """
     known = installation.settings.regions
-    if text is None:
-        return tuple(sorted(known))
+    return tuple(sorted(known)) if text is None else names_in(text, "region", known, field)
+
+
+def names_in(text: str, what: str, known: Collection[str], field: str) -> tuple[str, ...]:
+    """The names of `a,b`, sorted. Raises InvalidArgument for unknown ones, and for none."""
     names = sorted({name.strip() for name in text.split(",")} - {""})
     strangers = [name for name in names if name not in known]
     if strangers or not names:
-        wrong = f"there is no region {strangers[0]!r}" if strangers else "names no region"
-        raise InvalidArgument(f"{wrong}; there is: {', '.join(sorted(known))}", field)
+        wrong = f"there is no {what} {strangers[0]!r}" if strangers else f"names no {what}"
+        raise InvalidArgument(f"{wrong}; there is: {', '.join(sorted(known)) or 'none'}", field)
     return tuple(names)
 
 

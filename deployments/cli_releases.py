@@ -12,7 +12,7 @@ from cluster.errors import NotFound
 from cluster.evidence import EvidencePolicy
 from cluster.releases import LogState, Proposal
 from deployments.cli_options import Config, Json, Region, Store
-from deployments.cli_regions import anywhere, leading, policy_in, regions_in
+from deployments.cli_regions import anywhere, leading, names_in, policy_in, regions_in
 from deployments.console import SHORT, Steps, out, print_json, say, table
 
 app = typer.Typer(
@@ -99,6 +99,12 @@ def propose(
         str | None,
         typer.Option("--regions", help="Regions to prepare it, as a,b; all by default."),
     ] = None,
+    corpora: Annotated[
+        str | None,
+        typer.Option(
+            "--corpora", help="Corpora that it has, as a,b; all that are built by default."
+        ),
+    ] = None,
     wait_for: Annotated[
         str | None,
         typer.Option(
@@ -115,23 +121,30 @@ def propose(
     store: Store = None,
     as_json: Json = False,
 ) -> None:
-    """Propose the newest indexes and the models of the settings as the next release.
+    """Propose the indexes and models that the settings ask for as the next release.
 
     Every region prepares it beside what it serves. `release commit` makes it current, `release
     canary` tries it on a share of the traffic first. A region that is not waited for catches up
     after the commit.
 
-    Example: raygion release propose --commit --wait-for quorum
+    A corpus that was not built since its documents or settings changed takes part with the index
+    that comes closest, such as the one that is served; one that was never built is left out. The
+    command says so. `--corpora` leaves out the others.
+
+    Example: raygion release propose --corpora handbook,faq --commit
     """
     from deployments import pipeline, region_host
 
     installation = leading(config, region, store)
     targets = regions_in(regions, installation, "regions")
+    named = None
+    if corpora is not None:
+        named = names_in(corpora, "corpus", installation.catalog.list_corpora(), "corpora")
     policy = policy_in(installation, wait_for, prepare_timeout_s)
     steps = Steps(quiet=as_json)
     with steps.shown():
         with steps.step("Collect indexes and models") as step:
-            contents = pipeline.contents_of_latest(installation, step)
+            contents = pipeline.contents_of_next(installation, step, named)
         region_host.join(installation)
         with steps.step("Prepare") as step:
             number = region_host.propose(

@@ -72,7 +72,7 @@ def _bring_up(installation: Installation, steps: Steps) -> None:
     with steps.step("Embed and build the shards") as step:
         pipeline.build(installation, CORPUS, embedder, step)
     with steps.step("Collect the release") as step:
-        contents = pipeline.contents_of_latest(installation, step)
+        contents = pipeline.contents_of_next(installation, step)
         parts = {"embedder": contents.embedder, "generator": contents.generator}
         named = [*contents.indexes, *(name for name, ref in parts.items() if ref is not None)]
         step.note(", ".join([*named, "prompt"]))

@@ -22,6 +22,7 @@ from cluster.config import Settings
 from cluster.errors import Unavailable
 from cluster.object_store import ObjectStore
 from deployments.autoscaling import IN_FLIGHT, LEAST, replica_count
+from deployments.draining import DRAIN_TIMEOUT_S
 from deployments.gateway_place import GatewayPlace, head_address, listen_where_asked
 from deployments.http_app import RegionApp, build_http_app
 from deployments.http_routes import SEARCH
@@ -63,7 +64,7 @@ def gateway_application(
         max_ongoing_requests=endpoint.in_flight_max + _SPARE_PLACES,
         # An actor that asks for nothing at all would start on a random node.
         ray_actor_options={"num_cpus": 0, "memory": 1, "runtime_env": ONE_THREAD},
-        graceful_shutdown_timeout_s=10.0,
+        graceful_shutdown_timeout_s=DRAIN_TIMEOUT_S,
         # The gateway has metrics and trace ids of its own, and a line of log costs some 30 us.
         logging_config={"enable_access_log": False, "log_level": "WARNING"},
         # Serve finds out at the next check that a gateway has died.

@@ -31,6 +31,7 @@ from cluster.manifests import ArtifactFile
 from cluster.model_settings import CALLS_PER_SEQUENCE
 from cluster.object_store import ObjectStore
 from deployments.autoscaling import replica_count
+from deployments.draining import DRAIN_TIMEOUT_S
 from deployments.weighted_router import WEIGHTED_ROUTER
 
 STREAM_INTERVAL_MS = 20
@@ -251,7 +252,7 @@ def _deployment_config(settings: GeneratorSpec, on_cpu: bool) -> dict[str, objec
         "request_router_config": RequestRouterConfig(**routing),
         "health_check_period_s": 10.0,
         "health_check_timeout_s": 30.0,
-        "graceful_shutdown_timeout_s": 30.0,
+        "graceful_shutdown_timeout_s": DRAIN_TIMEOUT_S,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,13 +28,19 @@ class ServeGeneratorDeployer:
     store: ObjectStore
     cache_folder: Path
 
-    def deploy(self, model: ModelManifest, application: str, settings: GeneratorSettings) -> None:
+    def deploy(
+        self,
+        model: ModelManifest,
+        application: str,
+        settings: GeneratorSettings,
+        give_up: threading.Event,
+    ) -> None:
         """Returns when every replica has warmed up; at once when it already runs."""
         if _status_of(application) is ApplicationStatus.RUNNING:
             return
         # Building the application imports vLLM, a gigabyte that the coordinator should not carry.
         run_in_fresh_process(
-            _run_application, application, model, self.store, self.cache_folder, settings
+            give_up, _run_application, application, model, self.store, self.cache_folder, settings
         )
         deadline_s = time.monotonic() + _START_TIMEOUT_S
         while (status := _status_of(application)) is not ApplicationStatus.RUNNING:
@@ -46,7 +53,8 @@ class ServeGeneratorDeployer:
                     f"the generator {model.name} did not start within {_START_TIMEOUT_S:.0f} s; "
                     "is there a node with enough free CPUs or GPUs?"
                 )
-            time.sleep(_POLL_S)
+            if give_up.wait(_POLL_S):
+                raise Unavailable(f"nobody waits for the generator {model.name} any more")
 
     def delete(self, application: str) -> None:
         if _status_of(application) is not None:
@@ -69,7 +77,7 @@ def _run_application(
 
     artifact = ModelArtifact(store=store, cache_folder=cache_folder, files=model.files)
     spec = GeneratorSpec(
-        model_id=settings.name or model.name,
+        model_id=model.name,
         model_folder=str(artifact.folder()),
         replicas=settings.replicas,
         replicas_max=settings.replicas_max,

@@ -1,6 +1,6 @@
 """What is changed in the configuration that Ray Serve writes for HAProxy.
 
-Serve writes it anew before each start and has no settings for these eight things:
+Serve writes it anew before each start and has no settings for these twelve things:
 
 1. Statistics and metrics are bound to loopback, whatever host requests are taken on.
 2. Requests are read whole before a gateway is asked. So those that a dying gateway took with it can
@@ -16,6 +16,12 @@ Serve writes it anew before each start and has no settings for these eight thing
    fifth of its connections is taken, and a gateway then answers less than half as much.
 8. A connection to a machine that is gone is given up after seconds. No packet says that it is gone,
    and HAProxy would wait for the answer for as long as the client does.
+9. A request that does not arrive in time is given up: its head and as much of its body as fits into
+   a buffer. Gateways see to the time of longer bodies.
+10. Only the user who runs HAProxy reaches its socket, through which it can be told anything.
+11. Errors are those of the interface. While no gateway is known, Serve would say that there is no
+    such path, and while none answers, that something is broken.
+12. Nobody is told which routes Serve has.
 """
 
 from __future__ import annotations
@@ -38,6 +44,8 @@ class GatewayPlaces:
     """Of the requests, those for answers."""
 
 
+_REQUEST_TIMEOUT_S = 30
+"""As long as gateways wait for a body."""
 _GONE_AFTER_S = 3
 """A machine that answers no packet for so long is gone."""
 _PROBES = (
@@ -49,12 +57,18 @@ _PROBES = (
 """Ask the machine of a connection on which nothing comes whether it is there."""
 
 
-def haproxy_changes(places: GatewayPlaces, http_port: int) -> str:
-    """A sed program. `http_port`: where requests are taken, on the host that the settings say."""
+def haproxy_changes(
+    places: GatewayPlaces, http_port: int, request_timeout_s: int = _REQUEST_TIMEOUT_S
+) -> str:
+    """A sed program. `http_port`: where requests are taken, on the host that the settings say;
+    `request_timeout_s`: from a request's first byte to what is read of it here.
+    """
     # Health and metrics pass: they matter most when all places are taken, and take none. The table
     # has two entries, which count the requests under way that do.
     admission = [
         "    stick-table type string len 8 size 2 store conn_cur",
+        # Where there is none, the region is not full: HAProxy says that no gateway answers.
+        "    acl has_gateways nbsrv gt 0",
         "    acl is_work path_beg /v1/",
         f"    acl is_answer path {' '.join(sorted(ANSWER_ROUTES))}",
         "    http-request track-sc0 str(work) if is_work",
@@ -68,13 +82,21 @@ def haproxy_changes(places: GatewayPlaces, http_port: int) -> str:
         "/^global$/a\\",
         "    tune.pool-low-fd-ratio 90\\",
         "    tune.pool-high-fd-ratio 95",
+        "s/^\\(    stats socket .* mode \\)666 /\\1600 /",
         rf"/:{http_port}$/!s/^\( *bind \)\*\{{0,1\}}:/\1127.0.0.1:/",
         "/^frontend http_frontend$/a\\",
         "    http-request set-header x-request-disconnect-disabled ?1\\",
         "    http-request set-header x-forwarded-for %[src]",
         "/^    option redispatch 1$/a\\",
         "    option dontlog-normal\\",
-        "    option http-buffer-request",
+        "    option http-buffer-request\\",
+        f"    timeout http-request {request_timeout_s}s\\",
+        "    # Made when it is asked for.\\",
+        "    unique-id-format %[uuid,regsub(-,,g)]\\",
+        f"    http-error status 408 {_LATE}",
+        f"s|^    errorfile \\(50[234]\\) .*|    http-error status \\1 {_UNAVAILABLE}|",
+        f"/^backend default_backend$/,/^ *http-request/s|status 404 .*|status 503 {_UNAVAILABLE}|",
+        f"s|^\\( *http-request return status \\).* if routes$|\\1404 {_NO_ROUTE} if routes|",
         # For a default of all servers HAProxy takes this, and does nothing.
         f"s/^    server .* check.*$/& tcp-ut {_GONE_AFTER_S}s/",
         "/^    http-reuse always$/a\\",
@@ -85,27 +107,40 @@ def haproxy_changes(places: GatewayPlaces, http_port: int) -> str:
 
 def _refused_beyond(places: int, counter: str, condition: str, reason: str) -> list[str]:
     """Refuses what meets the condition where the counter is above what all gateways together have
-    places for, with the same error as a gateway's own (`deployments.http_errors`).
+    places for.
     """
-    error = {
-        "code": "overloaded",
-        "message": f"{reason}; try again shortly",
-        "retryable": True,
-        "type": "server_error",
-        "param": None,
-        "trace_id": "%[var(txn.trace_id)]",
-    }
-    body = orjson.dumps({"error": error}).decode()
-    refused = f"if {condition} {condition}_too_much"
+    refused = f"if {condition} {condition}_too_much has_gateways"
+    reply = _reply("overloaded", f"{reason}; try again shortly", retryable=True)
     return [
         f"    http-request set-var(txn.under_way) {counter}_conn_cur if {condition}",
         f"    acl {condition}_too_much nbsrv,mul({places}),sub(txn.under_way) lt 0",
         # A refusal must cost next to nothing.
         f"    http-request set-log-level silent {refused}",
-        f"    http-request set-var(txn.trace_id) uuid,regsub(-,,g) {refused}",
-        "    http-request return status 503 content-type application/json hdr Retry-After 1"
-        f" hdr x-trace-id %[var(txn.trace_id)] lf-string '{body}' {refused}",
+        f"    http-request return status 503 {reply} {refused}",
     ]
+
+
+def _reply(code: str, message: str, *, retryable: bool) -> str:
+    """What a reply is made of besides its status: the same error as a gateway's own
+    (`deployments.http_errors`).
+    """
+    trace_id = "%[unique-id]"
+    error = {
+        "code": code,
+        "message": message,
+        "retryable": retryable,
+        "type": "server_error" if retryable else "invalid_request_error",
+        "param": None,
+        "trace_id": trace_id,
+    }
+    body = orjson.dumps({"error": error}).decode()
+    again = " hdr Retry-After 1" if retryable else ""
+    return f"content-type application/json{again} hdr x-trace-id {trace_id} lf-string '{body}'"
+
+
+_LATE = _reply("deadline_exceeded", "the request did not arrive in time", retryable=True)
+_UNAVAILABLE = _reply("unavailable", "no gateway answers; try again shortly", retryable=True)
+_NO_ROUTE = _reply("not_found", "there is no such route; /openapi.json lists all", retryable=False)
 
 
 def changed_haproxy(haproxy: str, changes: Path) -> str:

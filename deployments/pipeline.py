@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from rich.markup import escape
 from rich.table import Table
 
 from actors.index_build import build_index
 from actors.ingest import ingest
 from actors.models import publish_model
 from cluster.artifacts import Artifacts
+from cluster.clock import SYSTEM_CLOCK
 from cluster.config import Settings
-from cluster.errors import NotFound
 from cluster.evidence import EvidencePolicy, score_min_of
-from cluster.index_versions import is_index_of, newest_index
 from cluster.manifests import (
     CorpusManifest,
     IndexKind,
@@ -28,6 +28,7 @@ from cluster.manifests import (
 )
 from cluster.model_files import delta_note
 from cluster.model_settings import STARTER
+from cluster.next_release import corpora_for_release, indexes_for_release
 from cluster.releases import ReleaseContents
 from deployments.console import REUSED, Step, err, table
 from deployments.installation import Installation
@@ -103,47 +104,48 @@ def build(
     return BuiltIndex(manifest=manifest, ref=ref, reused=reused)
 
 
-def contents_of_latest(installation: Installation, step: Step) -> ReleaseContents:
-    """A release of the newest index of every corpus, and of the models that the settings name.
+def contents_of_next(
+    installation: Installation, step: Step, corpora: Sequence[str] | None = None
+) -> ReleaseContents:
+    """A release of the indexes and models that the settings ask for, of these corpora (None: all).
 
-    A corpus all of whose documents were deleted is left out. Says on standard error which corpora
-    have changed since their index was built, as when documents were deleted. Raises NotFound when
-    another one was not built, or there is none.
+    A corpus all of whose documents were deleted is left out. Says on standard error where an index
+    is another than the settings ask for, and what is left out since it was never built. Raises
+    NotFound when a corpus that may not be left out has no index that fits, or there is none.
     """
-    indexes: dict[str, ManifestRef] = {}
-    metrics: dict[str, Metric] = {}
-    needs_embedder = False
-    corpora = installation.catalog.list_corpora()
-    for corpus in corpora:
-        latest = installation.catalog.latest_corpus(corpus)
-        if latest is None or latest.num_passages == 0:
-            # Its older indexes have what was deleted.
-            continue
-        newest = newest_index(installation.catalog, corpus)
-        if newest is None:
-            raise NotFound(f"corpus {corpus!r} was not built; run `raygion build {corpus}`")
-        manifest, ref = newest
-        if not is_index_of(manifest, latest, installation.catalog):
-            err.print(
-                f"[yellow]corpus {corpus!r} has changed since this index was built[/]; "
-                f"`raygion build {corpus}` takes the changes in",
-                soft_wrap=True,
-            )
-        indexes[corpus] = ref
-        metrics[corpus] = manifest.parameters.metric
-        needs_embedder |= manifest.embedder_fingerprint is not None
-    if not indexes:
-        what = "every corpus is empty" if corpora else "there is no corpus yet"
-        raise NotFound(f"{what}; add documents with `raygion ingest`")
+    catalog, settings = installation.catalog, installation.settings
+    wanted = corpora_for_release(catalog, corpora)
+    needs_embedder = any(corpus.vector_dimension is None for corpus in wanted)
     embedder = store_embedder(installation, step) if needs_embedder else None
+    following = indexes_for_release(
+        catalog,
+        settings,
+        None if embedder is None else embedder.manifest,
+        wanted,
+        served=_served_indexes(installation),
+        are_named=corpora is not None,
+    )
+    for remark in following.remarks:
+        err.print(f"[yellow]{escape(remark)}[/]", soft_wrap=True)
+    manifests = {corpus: manifest for corpus, (manifest, _) in following.indexes.items()}
+    embeds = any(manifest.embedder_fingerprint is not None for manifest in manifests.values())
     generator = store_generator(installation, step)
     return ReleaseContents(
-        indexes=indexes,
-        embedder=None if embedder is None else embedder.ref,
+        indexes={corpus: ref for corpus, (_, ref) in following.indexes.items()},
+        embedder=embedder.ref if embedder is not None and embeds else None,
         generator=None if generator is None else generator.ref,
-        prompt=installation.settings.prompt,
-        evidence=evidence_policy(installation.settings, metrics),
+        prompt=settings.prompt,
+        evidence=evidence_policy(
+            settings, {corpus: m.parameters.metric for corpus, m in manifests.items()}
+        ),
     )
+
+
+def _served_indexes(installation: Installation) -> Mapping[str, ManifestRef]:
+    """Those of the current release, by corpus."""
+    state = installation.read_release_log()
+    current = state.current(SYSTEM_CLOCK.wall_ms())
+    return {} if current is None else state.proposals[current].release.contents.indexes
 
 
 def evidence_policy(settings: Settings, metrics: Mapping[str, Metric]) -> EvidencePolicy:

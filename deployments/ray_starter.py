@@ -14,8 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cluster.errors import Unavailable
-from deployments import ray_hooks, serve_placement, serve_shortcut
+from deployments import ray_hooks, serve_controller, serve_shortcut
 from deployments.cluster_ports import LOOPBACK, PortBlock
+from deployments.draining import DRAIN_TIMEOUT_S, REACHABLE_S
 from deployments.haproxy_config import GatewayPlaces, changed_haproxy, haproxy_changes
 from deployments.loopback import HOOK_ENV, LOOPBACK_ENV
 from deployments.marked_processes import MARKER_VARIABLE
@@ -49,8 +50,18 @@ _QUIET_ENV = {
     # again of another one. The whole request must fit into a buffer for that.
     "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
     "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(64 * 1024),
+    # A client that takes nothing of its reply, or leaves off amid a long request. It is no bound on
+    # how long a reply takes to be made.
+    "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",
     # Whoever connects to a machine that is gone waits for so long before another one is asked.
     "RAY_SERVE_HAPROXY_TIMEOUT_CONNECT_S": "2",
+    # Whenever gateways come or go, a new HAProxy process relieves the one before, which finishes
+    # what it has: Serve's two minutes would break longer streams off.
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": f"{REACHABLE_S:.0f}",
+    "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": f"{DRAIN_TIMEOUT_S:.0f}",
+    # Serve would keep ports out of use for as long as such a process lives. Only gateways have any,
+    # so one that takes over another's port answers what comes there.
+    "RAY_SERVE_PORT_QUARANTINE_S": "150",
 }
 
 # Levels as Ray's Python processes write them, and as its C++ processes do.
@@ -155,7 +166,7 @@ def _ingress_env(folder: Path) -> dict[str, str]:
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": serve_shortcut.CALLBACK,
-        "RAY_SERVE_CONTROLLER_CALLBACK_IMPORT_PATH": serve_placement.CALLBACK,
+        "RAY_SERVE_CONTROLLER_CALLBACK_IMPORT_PATH": serve_controller.CALLBACK,
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(folder / "haproxy"),
     }
 

@@ -11,9 +11,6 @@ from typing import Any
 
 from cluster.placement import emptiest
 
-CALLBACK = f"{__name__}.spread_replicas"
-"""What `RAY_SERVE_CONTROLLER_CALLBACK_IMPORT_PATH` is to be."""
-
 
 def spread_replicas() -> None:
     """Serve's controller calls it in its own process, before it starts a replica."""

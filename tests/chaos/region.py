@@ -120,7 +120,7 @@ def _build_texts(settings: Settings, source: str) -> ReleaseContents:
         embedder = pipeline.store_embedder(installation, step)
         pipeline.ingest_documents(installation, TEXTS, [source], replace=True, step=step)
         pipeline.build(installation, TEXTS, embedder, step)
-        return pipeline.contents_of_latest(installation, step)
+        return pipeline.contents_of_next(installation, step)
 
 
 def _wait_until_serving(number: int) -> None:

@@ -234,7 +234,7 @@ def _build_all(installation: Installation, xquad: Xquad, steps: Steps) -> Releas
         with steps.step(f"build {corpus}"):
             build(installation, corpus)
     with steps.step("contents") as step:
-        return pipeline.contents_of_latest(installation, step)
+        return pipeline.contents_of_next(installation, step)
 
 
 def write_vectors(xquad: Xquad, vectors: dict[str, Float32Array], path: Path) -> Path:

@@ -205,7 +205,7 @@ def newest_version() -> str:
     from tests import search_region
 
     with Steps(quiet=True).step("propose") as step:
-        contents = pipeline.contents_of_latest(search_region._joined[0], step)
+        contents = pipeline.contents_of_next(search_region._joined[0], step)
     return contents.indexes[CORPUS].version
 
 

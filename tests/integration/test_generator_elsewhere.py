@@ -12,6 +12,7 @@ from actors import names
 from actors.actor_calls import NamedActor
 from actors.generator_client import ServeGenerator
 from actors.pinned_generators import PinnedGenerators
+from actors.release_uses import ReleaseUses
 from actors.remote_generator import RemoteGenerator
 from cluster.clock import Deadline
 from cluster.errors import InvalidArgument, NotYet, Unavailable
@@ -91,7 +92,9 @@ def internals(running: Generator, application: str | None = APP) -> PinnedGenera
         number=RELEASE, corpora={}, embedders=(), generator=view, prompt=PromptTemplate()
     )
     region = RegionView(region="there", releases={RELEASE: release})
-    return PinnedGenerators(lambda: region, Directory(running), NamedActor(names.COORDINATOR))
+    return PinnedGenerators(
+        lambda: region, ReleaseUses(), Directory(running), NamedActor(names.COORDINATOR)
+    )
 
 
 @asynccontextmanager

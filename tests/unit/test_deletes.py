@@ -35,7 +35,7 @@ from cluster.region_settings import RegionSettings, StoreSettings
 from cluster.tombstones import read_tombstones, stored_tombstones, write_tombstones
 from deployments.console import Steps
 from deployments.installation import Installation
-from deployments.pipeline import contents_of_latest
+from deployments.pipeline import contents_of_next
 
 CORPUS = "docs"
 TYPES = {"version": ColumnType.INT}
@@ -59,7 +59,7 @@ def part(store: ObjectStore, documents: dict[str, int], num_passages: int = 1) -
     return ArtifactFile(path=f"{sha256}.parquet", sha256=sha256, size_bytes=size_bytes)
 
 
-def add(store: ObjectStore, *files: ArtifactFile) -> CorpusManifest:
+def add(store: ObjectStore, *files: ArtifactFile, dimension: int | None = None) -> CorpusManifest:
     """What `ingest` does once the parts are stored."""
     catalog = Catalog(store)
     latest = catalog.latest_corpus(CORPUS)
@@ -72,7 +72,7 @@ def add(store: ObjectStore, *files: ArtifactFile) -> CorpusManifest:
         num_documents=content.num_documents,
         num_passages=content.num_passages,
         metadata_schema=TYPES,
-        vector_dimension=None,
+        vector_dimension=dimension,
         sources=(),
         created_at_ms=0,
     )
@@ -336,6 +336,11 @@ def test_the_newest_index_is_that_of_the_latest_position_even_when_it_is_back(
 # The next release.
 
 
+def built(corpus: CorpusManifest) -> IndexManifest:
+    """What a build of it with the settings' defaults gives."""
+    return index(corpus, built_version(corpus, CorpusSettings(), None))
+
+
 def test_a_corpus_without_documents_is_left_out_of_the_next_release(tmp_path: Path) -> None:
     settings = Settings(
         store=StoreSettings(url=str(tmp_path / "store")),
@@ -345,18 +350,19 @@ def test_a_corpus_without_documents_is_left_out_of_the_next_release(tmp_path: Pa
     )
     installation = Installation(settings, "here")
     store = installation.store
-    first = add(store, part(store, {"a": 1, "b": 1}))
-    installation.catalog.publish_index(index(first, "whole"))
+    # With vectors of its own, a release of it needs no embedder.
+    first = add(store, part(store, {"a": 1, "b": 1}), dimension=4)
+    installation.catalog.publish_index(built(first))
     other = first.model_copy(update={"corpus": "other"})
     installation.catalog.append_corpus(other)
-    _, ref = installation.catalog.publish_index(index(other, "o"))
+    _, ref = installation.catalog.publish_index(built(other))
     with Steps(quiet=True).step("Collect") as step:
-        assert contents_of_latest(installation, step).indexes.keys() == {CORPUS, "other"}
+        assert contents_of_next(installation, step).indexes.keys() == {CORPUS, "other"}
         delete(store, "a", "b")
-        assert contents_of_latest(installation, step).indexes == {"other": ref}
+        assert contents_of_next(installation, step).indexes == {"other": ref}
         installation.catalog.append_corpus(other.model_copy(update={"position": 2, **NOTHING}))
         with pytest.raises(NotFound, match="every corpus is empty"):
-            contents_of_latest(installation, step)
+            contents_of_next(installation, step)
 
 
 def test_a_release_of_an_index_that_its_corpus_has_left_behind_says_so(
@@ -372,16 +378,17 @@ def test_a_release_of_an_index_that_its_corpus_has_left_behind_says_so(
         "here",
     )
     store = installation.store
-    first = add(store, part(store, {"a": 1, "b": 1}))
-    installation.catalog.publish_index(index(first, "whole"))
+    # With vectors of its own, a release of it needs no embedder.
+    first = add(store, part(store, {"a": 1, "b": 1}), dimension=4)
+    installation.catalog.publish_index(built(first))
 
     def told() -> str:
         with Steps(quiet=True).step("Collect") as step:
-            contents_of_latest(installation, step)
+            contents_of_next(installation, step)
         return " ".join(capsys.readouterr().err.split())
 
     assert told() == ""
     second = delete(store, "a").manifest
     assert f"`raygion build {CORPUS}` takes the changes in" in told()
-    installation.catalog.publish_index(index(second, "less"))
+    installation.catalog.publish_index(built(second))
     assert told() == ""

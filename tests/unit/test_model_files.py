@@ -7,14 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from actors import models
 from actors.models import publish_model
+from actors.starter_models import STARTER_EMBEDDER, STARTER_GENERATOR, starter_embedder_folder
 from cluster import model_delta, model_files
 from cluster.artifact_cache import ArtifactCache
-from cluster.artifacts import Artifacts
+from cluster.artifacts import Artifacts, sha256_of
 from cluster.blob_fetch import blob_path
 from cluster.catalog import Catalog
 from cluster.errors import Corrupt
 from cluster.manifests import ArtifactFile, ModelKind, ModelManifest
+from cluster.model_settings import STARTER
 from cluster.object_store import ObjectStore
 from tests.store_fixtures import address, memory_store, s3_server, store
 from tests.unit.test_model_delta import safetensors
@@ -47,14 +50,17 @@ class Publisher:
         self.told: list[str] = []
 
     def publish(
-        self, folder: Path, kind: ModelKind = ModelKind.GENERATOR
+        self,
+        source: Path | str,
+        kind: ModelKind = ModelKind.GENERATOR,
+        name: str | None = None,
     ) -> tuple[ModelManifest, ArtifactFile]:
         """The manifest, and its weights."""
         manifest, _, _ = publish_model(
             self.store,
             kind=kind,
-            source=str(folder),
-            name=None,
+            source=str(source),
+            name=name,
             scratch=self.tmp_path / "scratch",
             cache_folder=self.tmp_path / "publisher",
             progress=self.told.append,
@@ -198,6 +204,68 @@ def test_weights_that_change_while_they_are_compared_are_refused(
     with pytest.raises(Corrupt, match="changed"):
         publisher.publish(second)
     assert len(Catalog(publisher.store).list_models()) == 1
+
+
+class TestNames:
+    """Models are told apart by their files; a name is what callers ask for, and nothing else."""
+
+    @pytest.fixture
+    def starter(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """A small folder in the place of the starter generator."""
+        folder = model_folder(tmp_path / "starter")
+        monkeypatch.setattr(models, "starter_generator_folder", lambda *_: folder)
+        return folder
+
+    @pytest.mark.parametrize("name", [None, "assistant"])
+    def test_a_model_of_the_starters_name_is_not_the_starter(
+        self, publisher: Publisher, starter: Path, tmp_path: Path, name: str | None
+    ) -> None:
+        own = model_folder(tmp_path / "mine" / STARTER_GENERATOR, tuned=(3,))
+        tuned, _ = publisher.publish(own, name=name)
+        made, weights = publisher.publish(STARTER, name=name)
+        assert made.name == tuned.name == (name or STARTER_GENERATOR)
+        assert made.fingerprint != tuned.fingerprint
+        assert weights.sha256 == sha256_of(starter / WEIGHTS)
+        assert publisher.publish(STARTER, name=name)[0] == made
+        assert publisher.publish(own, name=name)[0] == tuned
+
+    def test_a_folder_of_the_starter_embedders_name_is_not_the_starter(
+        self, publisher: Publisher, tmp_path: Path
+    ) -> None:
+        own = model_folder(tmp_path / STARTER_EMBEDDER)
+        tuned, _ = publisher.publish(own, ModelKind.EMBEDDER)
+        made, weights = publisher.publish(STARTER, ModelKind.EMBEDDER)
+        assert made.name == tuned.name
+        assert weights.sha256 == sha256_of(starter_embedder_folder() / WEIGHTS)
+        assert publisher.publish(STARTER, ModelKind.EMBEDDER)[0] == made
+
+    def test_a_generator_is_served_by_the_name_that_the_settings_give(
+        self, publisher: Publisher, tmp_path: Path
+    ) -> None:
+        folder = model_folder(tmp_path / "model")
+        first, _ = publisher.publish(folder, name="assistant")
+        renamed, _ = publisher.publish(folder, name="helper")
+        assert (first.name, renamed.name) == ("assistant", "helper")
+        assert (first.files, first.fingerprint) == (renamed.files, renamed.fingerprint)
+        assert publisher.publish(folder, name="assistant")[0] == first
+        assert publisher.publish(folder, name="helper")[0] == renamed
+
+    def test_a_folder_may_be_an_embedder_and_a_generator(
+        self, publisher: Publisher, tmp_path: Path
+    ) -> None:
+        folder = model_folder(tmp_path / "model")
+        generator, _ = publisher.publish(folder)
+        embedder, _ = publisher.publish(folder, ModelKind.EMBEDDER)
+        assert (generator.kind, generator.dimension) == (ModelKind.GENERATOR, None)
+        assert (embedder.kind, embedder.dimension) == (ModelKind.EMBEDDER, 8)
+        assert embedder.fingerprint == generator.fingerprint
+
+    def test_the_name_of_an_embedders_folder_does_not_matter(
+        self, publisher: Publisher, tmp_path: Path
+    ) -> None:
+        first, _ = publisher.publish(model_folder(tmp_path / "one"), ModelKind.EMBEDDER)
+        second, _ = publisher.publish(model_folder(tmp_path / "two"), ModelKind.EMBEDDER)
+        assert second == first
 
 
 class TestDamage:

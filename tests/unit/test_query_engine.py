@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import asyncio
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from actors.query_engine import QueryEngine
+from actors.release_uses import ReleaseUses
 from cluster.clock import SYSTEM_CLOCK
 from cluster.consistency import Known
 from cluster.errors import InvalidArgument, NotFound, Unavailable
@@ -60,11 +62,15 @@ class Region:
 
     view: RegionView
     shards: list[FakeShard]
+    uses: ReleaseUses = field(default_factory=ReleaseUses)
 
     def engine(self) -> QueryEngine:
         routes = kind_of(self.shards).shards
         views = SimpleNamespace(
-            view=self.view, known=Known(self.view), outcomes=SimpleNamespace(counting=False)
+            view=self.view,
+            known=Known(self.view),
+            outcomes=SimpleNamespace(counting=False),
+            uses=self.uses,
         )
         return QueryEngine(
             views=cast(Any, views),
@@ -96,6 +102,17 @@ async def test_the_newest_switch_is_current_and_another_release_may_be_named(
     assert (await engine.search(replace(REQUEST, release=1))).release == 1
     with pytest.raises(NotFound, match="release 3"):
         await engine.search(replace(REQUEST, release=3))
+
+
+async def test_a_release_is_in_use_as_long_as_a_request_is_pinned_to_it(region: Region) -> None:
+    region.shards[1].gate.clear()
+    searching = asyncio.create_task(region.engine().search(REQUEST))
+    await asyncio.sleep(0)
+    assert region.uses.releases() == {1}
+    searching.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await searching
+    assert not region.uses.releases()
 
 
 async def test_nothing_wrong_reaches_a_shard(region: Region) -> None:

@@ -9,6 +9,7 @@ import orjson
 import pytest
 
 from actors.pinned_generators import PinnedGenerators
+from actors.release_uses import ReleaseUses
 from cluster.checks import CONVERSATION_CHARS_MAX, MESSAGES_MAX, PROMPT_CHARS_MAX
 from cluster.clock import Deadline
 from cluster.errors import InvalidArgument
@@ -71,6 +72,6 @@ async def test_what_is_out_of_bounds_is_refused_by_name(
 async def test_a_prompt_that_is_too_long_reaches_no_generator() -> None:
     half = ChatMessage(role="user", content="x" * (PROMPT_CHARS_MAX // 2 + 1))
     asked = GenerationRequest(messages=(half, half), max_tokens=8, temperature=0.0, request_id="r")
-    generators = PinnedGenerators(lambda: RegionView(region="here"), None, None)  # type: ignore[arg-type]
+    generators = PinnedGenerators(lambda: RegionView(region="here"), ReleaseUses(), None, None)  # type: ignore[arg-type]
     with pytest.raises(InvalidArgument, match="characters together"):
         await anext(generators.generate(1, asked, Deadline.after(5)))

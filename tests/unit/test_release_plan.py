@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Event
 from types import SimpleNamespace
 from typing import Any
 
@@ -38,7 +39,13 @@ class Deployer:
     def __init__(self) -> None:
         self.running: list[str] = []
 
-    def deploy(self, model: ModelManifest, application: str, settings: GeneratorSettings) -> None:
+    def deploy(
+        self,
+        model: ModelManifest,
+        application: str,
+        settings: GeneratorSettings,
+        give_up: Event,
+    ) -> None:
         self.running.append(application)
 
     def delete(self, application: str) -> None:
@@ -129,7 +136,7 @@ def test_a_region_may_have_no_corpus_at_all(plans: Plans) -> None:
     us = plans.plan("us", bound)
     assert not us.view.corpora
     assert us.view.elsewhere == {"patients", "open"}
-    plans.loader("us", bound).load(us)
+    plans.loader("us", bound).load(us, Event())
 
 
 def test_a_model_runs_only_where_the_region_generates(plans: Plans) -> None:
@@ -178,7 +185,7 @@ def replicas(monkeypatch: pytest.MonkeyPatch) -> Replicas:
     monkeypatch.setattr(wiring, "kill", replicas.living.discard)
     monkeypatch.setattr(wiring, "live_nodes", replicas.live_nodes)
     monkeypatch.setattr(wiring, "existing_actors", replicas.existing_actors)
-    monkeypatch.setattr(release_loader, "_wait_for", lambda _: None)
+    monkeypatch.setattr(release_loader, "_wait_for", lambda *_: None)
     return replicas
 
 
@@ -193,7 +200,9 @@ def test_replicas_that_were_added_live_as_long_as_a_release_needs_them(
         shard = ShardArtifact(shard=0, num_rows=1, files=(), recall_at_10=1.0)
         made = index("open").model_copy(update={"version": f"open-{number}0", "shards": (shard,)})
         contents = ReleaseContents(indexes={"open": catalog.publish_index(made)[1]})
-        releases.append(loader.load(loader.plan(Release(number=number, contents=contents))))
+        releases.append(
+            loader.load(loader.plan(Release(number=number, contents=contents)), Event())
+        )
         loader._counts.ask_for("open", 3)
     loaded = [len(release.view.corpora["open"].shards[0]) for release in releases]
     assert loaded == [2, 3]
@@ -211,7 +220,7 @@ def test_no_model_is_started_or_ended_where_none_runs(plans: Plans) -> None:
     bound = {"patients": {"regions": ["eu"]}, "open": {"regions": ["eu"]}}
     for region in ("us", "asia"):
         loader, planned = plans.loader(region, bound), plans.plan(region, bound)
-        loader.load(planned)
+        loader.load(planned, Event())
         assert plans.deployer.running == ([] if region == "us" else ["generator-0123456789abcdef"])
         loader.retire(planned, [planned])
         assert plans.deployer.running == ([] if region == "us" else ["generator-0123456789abcdef"])

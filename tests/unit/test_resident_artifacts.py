@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -79,6 +81,29 @@ async def test_what_is_unloaded_while_it_is_loaded_is_not_kept(
     assert not replica.holds(manifest.version)
     cache.limit(0)
     assert not cache.holds(manifest.shards[0].files)
+
+
+async def test_what_is_unloaded_before_its_turn_to_be_loaded_is_not_loaded(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = publish(store, tmp_path, "v1"), publish(store, tmp_path, "v2")
+    replica = ShardReplicaActor(0, store, tmp_path / "cache")
+    real_open, opening, may_open = ShardIndex.open, asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def open_slowly(*args: object) -> ShardIndex:
+        loop.call_soon_threadsafe(opening.set)
+        assert may_open.wait(30)
+        return real_open(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(shard_replica.ShardIndex, "open", open_slowly)
+    loads = [asyncio.create_task(replica.load(manifest)) for manifest in (first, second)]
+    await opening.wait()
+    replica.unload(second.version)
+    may_open.set()
+    await asyncio.gather(*loads)
+    assert replica.holds(first.version)
+    assert not replica.holds(second.version)
 
 
 def test_a_release_is_of_the_files_of_its_shards_and_models(

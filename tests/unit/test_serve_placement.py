@@ -11,7 +11,7 @@ from ray.serve._private.common import DeploymentID, ReplicaID
 from ray.serve._private.deployment_scheduler import DeploymentScheduler
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from deployments.serve_placement import CALLBACK, spread_replicas
+from deployments.serve_placement import spread_replicas
 
 GATEWAY = DeploymentID(name="gateway", app_name="gateway")
 # As Ray writes the ids of nodes.
@@ -107,8 +107,3 @@ def test_what_has_a_place_of_its_own_is_left_to_serve(
     here.start("a", target_node_id=W1)
     assert here.actor.nodes == [W1]
     assert not here.actor.strategies[0].soft
-
-
-def test_the_callback_is_found_by_its_name() -> None:
-    module, _, name = CALLBACK.rpartition(".")
-    assert (module, name) == (spread_replicas.__module__, spread_replicas.__name__)

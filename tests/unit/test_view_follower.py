@@ -17,7 +17,8 @@ from actors.view_follower import ViewFollower
 from cluster.clock import Deadline
 from cluster.errors import Unavailable
 from cluster.outcomes import OutcomeReport, Work
-from cluster.region_view import Freshness, Pulse, RegionView
+from cluster.prompt import PromptTemplate
+from cluster.region_view import Freshness, Pulse, RegionView, ReleaseView
 from cluster.releases import CanaryShare, Switch
 from cluster.search import SearchRequest
 from tests.unit.fake_service import until
@@ -43,6 +44,8 @@ class FakeCoordinator:
         self.position = 0
         """Of the log, which every reading finds at its end."""
         self.pulses = 0
+        self.told: object = None
+        """The releases in use, as told with the last pulse."""
         self.readings = 0
         self.store_answers = asyncio.Event()
         self.store_answers.set()
@@ -61,6 +64,7 @@ class FakeCoordinator:
     async def call(self, method: str, *args: object) -> object:
         if method == "pulse":
             self.pulses += 1
+            self.told = args[2]
             if self.away:
                 raise self.error
             return self.pulse()
@@ -147,6 +151,19 @@ async def test_pulses_tell_how_current_the_view_is(monkeypatch: pytest.MonkeyPat
         asked = coordinator.pulses
         await until(lambda: coordinator.pulses > asked)
         assert follower.known.freshness.read_ms == 500
+
+
+async def test_pulses_tell_which_releases_requests_may_begin_on_or_are_pinned_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    release = ReleaseView(
+        number=2, corpora={}, embedders=(), generator=None, prompt=PromptTemplate()
+    )
+    coordinator = FakeCoordinator(RegionView(region="a", releases={2: release}))
+    async with following(coordinator, monkeypatch) as follower:
+        with follower.uses.during(1):
+            await until(lambda: coordinator.told == {1, 2})
+        await until(lambda: coordinator.told == {2})
 
 
 async def test_who_comes_while_the_log_is_read_waits_for_the_next_reading(

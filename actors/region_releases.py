@@ -1,0 +1,134 @@
+"""The releases of a region as they are loaded, kept alive, and unloaded."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+from actors.loaded_release import LoadedRelease
+from actors.release_loader import ReleaseLoader
+from actors.release_uses import Departures
+from cluster.clock import Clock
+from cluster.errors import RaygionError
+from cluster.releases import Release
+from cluster.rollout_events import Prepared, PrepareFailed
+
+log = logging.getLogger(__name__)
+
+
+class RegionReleases:
+    """Carries out what the rollout wants of the region's releases. Thread-safe.
+
+    Releases are prepared one after the other, by a thread of its own. One that is retired while it
+    is being prepared is given up at once, so that the next one need not wait; and one that requests
+    still use is unloaded when these are over (`actors.release_uses`).
+    """
+
+    def __init__(
+        self,
+        loader: ReleaseLoader,
+        clock: Clock,
+        prepared: Callable[[Prepared | PrepareFailed], None],
+    ) -> None:
+        """`prepared` is told how the preparing of a release ended, if it was not given up."""
+        self._loader = loader
+        self._prepared = prepared
+        self._departures = Departures(clock)
+        self._loaded: dict[int, LoadedRelease] = {}
+        self._begun: dict[int, LoadedRelease] = {}
+        """Those of which parts may be loaded."""
+        self._preparing: dict[int, threading.Event] = {}
+        """Those that are being prepared or wait for it; the event says to give up."""
+        self._lock = threading.Lock()
+        """Held while these change."""
+        self._tending = threading.Lock()
+        """Held while actors are ended or made anew, so that mending brings back nothing that was
+        unloaded, and unloading ends nothing that another release has begun to count on."""
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="prepare")
+
+    @property
+    def loaded(self) -> Mapping[int, LoadedRelease]:
+        """Those that are wholly loaded, by number."""
+        with self._lock:
+            return dict(self._loaded)
+
+    def prepare(self, release: Release) -> None:
+        """Starts to load the release beside those that serve."""
+        log.info("preparing release %d", release.number)
+        give_up = threading.Event()
+        with self._lock:
+            self._preparing[release.number] = give_up
+        self._departures.end(release.number)
+        self._thread.submit(self._load, release, give_up)
+
+    def retire(self, number: int) -> None:
+        """Has the release unloaded once nobody uses it. No view may name it from now on."""
+        log.info("retiring release %d", number)
+        with self._lock:
+            self._loaded.pop(number, None)
+            if number in self._preparing:
+                self._preparing[number].set()
+        self._departures.begin(number)
+
+    def tell(self, process: str, releases: frozenset[int]) -> None:
+        """Which releases a gateway or the front uses; see `Departures.tell`."""
+        self._departures.tell(process, releases)
+
+    def tend(self) -> None:
+        """Makes anew what was lost, brings the releases in line with the replicas that there should
+        be, and unloads what is needed no more. Call it every few seconds, from one thread.
+        """
+        with self._tending:
+            self._loader.mend(list(self.loaded.values()))
+        for number, release in self.loaded.items():
+            resized = self._loader.resized(release)
+            with self._lock:
+                if number in self._loaded:
+                    self._loaded[number] = resized
+        for number in self._departures.due():
+            try:
+                self._unload(number)
+            except Exception:
+                log.exception("release %d is not wholly unloaded; it is tried again", number)
+
+    def _load(self, release: Release, give_up: threading.Event) -> None:
+        number = release.number
+        outcome: Prepared | PrepareFailed = Prepared(release=number)
+        try:
+            if not give_up.is_set():
+                self._load_now(release, give_up)
+        except Exception as error:
+            if not give_up.is_set():
+                log.exception("release %d cannot be prepared", number)
+            reason = str(error) if isinstance(error, RaygionError) else "an error; see the log"
+            outcome = PrepareFailed(release=number, reason=reason)
+        with self._lock:
+            if self._preparing[number] is give_up:
+                del self._preparing[number]
+        if give_up.is_set():
+            log.info("the preparing of release %d was given up", number)
+        else:
+            self._prepared(outcome)
+
+    def _load_now(self, release: Release, give_up: threading.Event) -> None:
+        planned = self._loader.plan(release)
+        with self._tending:
+            self._begun[release.number] = planned
+        loaded = self._loader.load(planned, give_up)
+        with self._lock:
+            if not give_up.is_set():
+                self._loaded[release.number] = loaded
+
+    def _unload(self, number: int) -> None:
+        with self._tending:
+            if number in self._preparing:
+                return
+            gone = self._begun.get(number)
+            if gone is not None:
+                kept = [begun for other, begun in self._begun.items() if other != number]
+                self._loader.retire(gone, kept)
+                del self._begun[number]
+                log.info("release %d is unloaded", number)
+        self._departures.end(number)

@@ -1,0 +1,15 @@
+"""What Ray Serve's controller does otherwise in Raygion's clusters."""
+
+from __future__ import annotations
+
+CALLBACK = f"{__name__}.change"
+"""What `RAY_SERVE_CONTROLLER_CALLBACK_IMPORT_PATH` is to be."""
+
+
+def change() -> None:
+    """Serve's controller calls it in its own process, before it starts anything."""
+    from deployments.serve_placement import spread_replicas
+    from deployments.watched_haproxy import watch_haproxy
+
+    spread_replicas()
+    watch_haproxy()

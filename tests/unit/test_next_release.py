@@ -1,0 +1,363 @@
+"""Which index of each corpus the next release names, whatever was built in between."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from actors.index_build import build_index
+from cluster.artifacts import Artifacts
+from cluster.catalog import Catalog
+from cluster.config import Settings
+from cluster.corpus_settings import CorpusSettings
+from cluster.errors import NotFound
+from cluster.index_versions import built_version, derived_version
+from cluster.manifests import (
+    ArtifactFile,
+    AutoIndex,
+    CorpusManifest,
+    IndexKind,
+    IndexManifest,
+    IndexParameters,
+    ManifestRef,
+    Metric,
+    ModelKind,
+    ModelManifest,
+)
+from cluster.next_release import NextIndexes, corpora_for_release, indexes_for_release
+from cluster.store_gc import StoreCollector
+from tests.unit.gc_world import ShiftedClock, TimedStore
+
+ASKED = [
+    CorpusSettings(),
+    CorpusSettings(index=IndexParameters(kind=IndexKind.FLAT)),
+    CorpusSettings(index=IndexParameters(metric=Metric.L2)),
+    CorpusSettings(index=IndexParameters(hnsw_m=16)),
+    CorpusSettings(index=AutoIndex()),
+    CorpusSettings(index=AutoIndex(target_recall=0.99)),
+    CorpusSettings(shards=3),
+    CorpusSettings(partition_by="team"),
+    CorpusSettings(partition_by="year"),
+]
+"""Settings that lead to other indexes."""
+
+
+def embedder(name: str) -> ModelManifest:
+    fingerprint = (name * 64)[:64]
+    return ModelManifest(
+        kind=ModelKind.EMBEDDER,
+        name="encoder",
+        version=fingerprint[:16],
+        fingerprint=fingerprint,
+        files=(),
+        dimension=4,
+    )
+
+
+class World:
+    """Corpora in a store in which nothing but manifests is needed."""
+
+    def __init__(self) -> None:
+        self.clock = ShiftedClock()
+        self.store = TimedStore(self.clock)
+        self.catalog = Catalog(self.store)
+        self.asked: dict[str, CorpusSettings] = {}
+        self.embedder: ModelManifest | None = None
+        self.served: dict[str, ManifestRef] = {}
+        self._ticks = 0
+
+    def ingest(
+        self, corpus: str = "docs", *, documents: int = 1, deleted: ArtifactFile | None = None
+    ) -> CorpusManifest:
+        """A next position with so many documents."""
+        latest = self.catalog.latest_corpus(corpus)
+        manifest = CorpusManifest(
+            corpus=corpus,
+            position=1 if latest is None else latest.position + 1,
+            parts=(),
+            tombstones=deleted,
+            num_documents=documents,
+            num_passages=documents,
+            metadata_schema={},
+            vector_dimension=4 if self.embedder is None else None,
+            sources=(),
+            created_at_ms=0,
+        )
+        self.catalog.append_corpus(manifest)
+        return manifest
+
+    def build(self, corpus: str = "docs", base: IndexManifest | None = None) -> IndexManifest:
+        """What `raygion build` gives: what is there already, or a new one."""
+        latest = self.catalog.latest_corpus(corpus)
+        assert latest is not None
+        asked = self.asked.get(corpus, CorpusSettings())
+        version = built_version(latest, asked, self.embedder)
+        if base is not None:
+            version = derived_version(base, latest)
+        self._ticks += 1
+        return self.catalog.publish_index(
+            IndexManifest(
+                corpus=corpus,
+                version=version,
+                corpus_position=latest.position,
+                dimension=4,
+                parameters=IndexParameters(),
+                embedder_fingerprint=None if self.embedder is None else self.embedder.fingerprint,
+                metadata_schema={},
+                num_documents=latest.num_documents,
+                num_passages=latest.num_passages,
+                shards=(),
+                recall_at_10=1.0,
+                base=None if base is None else base.version,
+                built_at_ms=self._ticks,
+            )
+        )[0]
+
+    def following(self, *named: str) -> NextIndexes:
+        return indexes_for_release(
+            self.catalog,
+            Settings(corpora=self.asked),
+            self.embedder,
+            corpora_for_release(self.catalog, named or None),
+            served=self.served,
+            are_named=bool(named),
+        )
+
+    def serve(self) -> None:
+        """The next release becomes the current one."""
+        self.served = {corpus: ref for corpus, (_, ref) in self.following().indexes.items()}
+
+    def taken(self, *named: str) -> dict[str, str]:
+        indexes = self.following(*named).indexes
+        return {corpus: manifest.version for corpus, (manifest, _) in indexes.items()}
+
+    def told(self, *named: str) -> str:
+        return "\n".join(self.following(*named).remarks)
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@pytest.mark.parametrize("between", ASKED[1:])
+def test_settings_that_went_back_count_again(world: World, between: CorpusSettings) -> None:
+    world.ingest()
+    first = world.build()
+    world.asked["docs"] = between
+    second = world.build()
+    assert world.taken() == {"docs": second.version}
+    world.asked["docs"] = CorpusSettings()
+    assert world.build() == first
+    assert (world.taken(), world.told()) == ({"docs": first.version}, "")
+
+
+def test_an_embedder_that_went_back_counts_again(world: World) -> None:
+    built = []
+    for name in "aba":
+        world.embedder = embedder(name)
+        if not built:
+            world.ingest()
+        built.append(world.build())
+        assert (world.taken(), world.told()) == ({"docs": built[-1].version}, "")
+    assert built[2] == built[0] != built[1]
+
+
+def test_what_a_build_found_stays_until_it_is_proposed(world: World, tmp_path: Path) -> None:
+    world.ingest()
+    first = world.build()
+    world.asked["docs"] = CorpusSettings(shards=3)
+    world.build()
+    collector = StoreCollector(world.store, world.clock)
+    world.clock.hours += 2
+    assert collector.collect(keep=1, grace_s=3600).waiting_objects == 1
+    world.clock.hours += 2
+    world.asked.clear()
+    found, _, reused = build_index(
+        world.store,
+        "docs",
+        CorpusSettings(),
+        embedder=None,
+        cache_folder=tmp_path,
+        progress=lambda done, total: None,
+    )
+    assert (found, reused) == (first, True)
+    collector.collect(keep=1, grace_s=3600)
+    assert (world.taken(), world.told()) == ({"docs": first.version}, "")
+
+
+choices = st.tuples(st.sampled_from(ASKED), st.sampled_from("ab"), st.booleans())
+
+
+@hypothesis_settings(max_examples=60, deadline=None)
+@given(history=st.lists(choices, min_size=1, max_size=8))
+def test_after_a_build_the_release_has_what_was_built(
+    history: list[tuple[CorpusSettings, str, bool]],
+) -> None:
+    world = World()
+    world.embedder = embedder("a")
+    world.ingest()
+    for number, (asked, name, grows) in enumerate(history):
+        if grows:
+            world.ingest(documents=2 + number)
+        world.asked["docs"], world.embedder = asked, embedder(name)
+        built = world.build()
+        assert (world.taken(), world.told()) == ({"docs": built.version}, "")
+
+
+def test_documents_that_went_back_count_with_the_settings(world: World) -> None:
+    world.ingest(documents=1)
+    world.build()
+    world.asked["docs"] = CorpusSettings(shards=3)
+    first = world.build()
+    world.ingest(documents=2)
+    world.build()
+    world.ingest(documents=1)
+    assert (world.taken(), world.told()) == ({"docs": first.version}, "")
+
+
+def test_an_index_without_deleted_documents_belongs_to_the_settings_of_its_base(
+    world: World,
+) -> None:
+    world.ingest(documents=2)
+    base = world.build()
+    sha256, size_bytes = Artifacts(world.store).put_bytes(b"which ones")
+    deleted = ArtifactFile(path="tombstones", sha256=sha256, size_bytes=size_bytes)
+    world.ingest(documents=1, deleted=deleted)
+    derived = world.build(base=base)
+    assert (world.taken(), world.told()) == ({"docs": derived.version}, "")
+    world.asked["docs"] = CorpusSettings(shards=3)
+    assert (world.taken(), "present settings" in world.told()) == ({"docs": derived.version}, True)
+    other = world.build()
+    assert (world.taken(), world.told()) == ({"docs": other.version}, "")
+    world.asked.clear()
+    assert (world.taken(), world.told()) == ({"docs": derived.version}, "")
+
+
+def test_the_latest_documents_go_before_the_present_settings(world: World) -> None:
+    world.ingest(documents=1)
+    world.build()
+    world.ingest(documents=2)
+    world.asked["docs"] = CorpusSettings(shards=3)
+    newer = world.build()
+    world.asked.clear()
+    assert world.taken() == {"docs": newer.version}
+    assert "not built with the present settings" in world.told()
+    assert "`raygion build docs`" in world.told()
+
+
+def test_the_present_settings_go_before_age(world: World) -> None:
+    world.ingest(documents=1)
+    asked = world.build()
+    world.asked["docs"] = CorpusSettings(shards=3)
+    world.build()
+    world.asked.clear()
+    world.ingest(documents=2)
+    assert world.taken() == {"docs": asked.version}
+    assert "has changed since index" in world.told()
+
+
+def test_what_is_served_is_carried_on_before_what_was_built_last(world: World) -> None:
+    world.ingest()
+    served = world.build()
+    world.serve()
+    world.asked["docs"] = CorpusSettings(shards=3)
+    world.build()
+    world.asked["docs"] = CorpusSettings(shards=5)
+    assert world.taken() == {"docs": served.version}
+    assert "the current release's index" in world.told()
+
+
+def test_a_corpus_that_was_never_built_is_left_out(world: World) -> None:
+    world.ingest("docs")
+    built = world.build("docs")
+    world.ingest("drafts")
+    assert world.taken() == {"docs": built.version}
+    assert world.told() == (
+        "corpus 'drafts' was not built; run `raygion build drafts`; the release leaves it out"
+    )
+
+
+def test_a_corpus_that_changed_is_carried_on(world: World) -> None:
+    world.ingest("docs")
+    world.ingest("faq")
+    docs, faq = world.build("docs"), world.build("faq")
+    world.serve()
+    world.ingest("faq", documents=5)
+    assert world.taken() == {"docs": docs.version, "faq": faq.version}
+    assert "corpus 'faq' has changed since the current release's index" in world.told()
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        (("docs", "drafts"), "'drafts' was not built; run `raygion build drafts`"),
+        (("drafts",), "'drafts' was not built; run `raygion build drafts`"),
+        (("docs", "empty"), "'empty' has no documents; add some with `raygion ingest`"),
+    ],
+)
+def test_a_named_corpus_that_cannot_take_part_is_an_error(
+    world: World, named: tuple[str, ...], message: str
+) -> None:
+    for corpus in ("docs", "drafts"):
+        world.ingest(corpus)
+    world.ingest("empty", documents=0)
+    world.build("docs")
+    with pytest.raises(NotFound, match=message):
+        world.following(*named)
+
+
+def test_only_what_is_named_takes_part(world: World) -> None:
+    for corpus in ("docs", "faq"):
+        world.ingest(corpus)
+        world.build(corpus)
+    world.serve()
+    assert world.taken("faq").keys() == {"faq"}
+
+
+def rebuilt_with_another_embedder(world: World) -> None:
+    """One of two corpora that are served."""
+    world.embedder = embedder("a")
+    for corpus in ("docs", "faq"):
+        world.ingest(corpus)
+        world.build(corpus)
+    world.serve()
+    world.embedder = embedder("b")
+    world.build("docs")
+
+
+def test_a_served_corpus_of_another_embedder_stops_the_release_until_it_is_built(
+    world: World,
+) -> None:
+    rebuilt_with_another_embedder(world)
+    with pytest.raises(NotFound, match=r"`raygion build faq`.*`--corpora`"):
+        world.following()
+    assert world.taken("docs").keys() == {"docs"}
+    faq = world.build("faq")
+    assert world.taken()["faq"] == faq.version
+
+
+def test_when_nothing_is_built_the_command_is_named(world: World) -> None:
+    with pytest.raises(NotFound, match="no corpus yet"):
+        world.following()
+    world.ingest(documents=0)
+    with pytest.raises(NotFound, match="every corpus is empty"):
+        world.following()
+    world.ingest()
+    with pytest.raises(NotFound, match="`raygion build docs`"):
+        world.following()
+
+
+def test_what_was_deleted_before_a_new_start_does_not_come_back(world: World) -> None:
+    world.ingest(documents=3)
+    world.build()
+    world.ingest(documents=0)
+    world.ingest(documents=1)
+    with pytest.raises(NotFound, match="`raygion build docs`"):
+        world.following()
+    fresh = world.build()
+    assert world.taken() == {"docs": fresh.version}

@@ -1,0 +1,152 @@
+"""What a region has loaded: nothing goes under a request, and nothing given up blocks the next."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterable
+from typing import cast
+
+import pytest
+
+from actors.loaded_release import LoadedRelease
+from actors.region_releases import RegionReleases
+from actors.release_loader import ReleaseLoader
+from cluster.errors import Unavailable
+from cluster.prompt import PromptTemplate
+from cluster.region_view import ReleaseView
+from cluster.releases import Release
+from cluster.rollout_events import Prepared, PrepareFailed
+from tests.fakes import SimClock, contents
+
+WAIT_S = 30.0
+
+
+class Loader:
+    """Loads at once, but for the releases that cannot start; remembers what it unloaded."""
+
+    def __init__(self) -> None:
+        self.cannot_start: set[int] = set()
+        self.starting = threading.Event()
+        self.retired: list[tuple[int, set[int]]] = []
+        """Each with the releases that were to be kept."""
+        self.fails = False
+
+    def plan(self, release: Release) -> LoadedRelease:
+        view = ReleaseView(
+            number=release.number, corpora={}, embedders=(), generator=None, prompt=PromptTemplate()
+        )
+        return LoadedRelease(view=view, indexes={}, embedder=None, generator=None)
+
+    def load(self, planned: LoadedRelease, give_up: threading.Event) -> LoadedRelease:
+        if planned.view.number in self.cannot_start:
+            self.starting.set()
+            assert give_up.wait(WAIT_S)
+            raise Unavailable("given up")
+        return planned
+
+    def retire(self, gone: LoadedRelease, kept: Iterable[LoadedRelease]) -> None:
+        if self.fails:
+            raise Unavailable("Ray does not answer")
+        self.retired.append((gone.view.number, {each.view.number for each in kept}))
+
+    def mend(self, loaded: Iterable[LoadedRelease]) -> None: ...
+
+    def resized(self, loaded: LoadedRelease) -> LoadedRelease:
+        return loaded
+
+
+class World:
+    def __init__(self) -> None:
+        self.loader = Loader()
+        self.clock = SimClock()
+        self.outcomes: queue.Queue[Prepared | PrepareFailed] = queue.Queue()
+        self.releases = RegionReleases(
+            cast(ReleaseLoader, self.loader), self.clock, self.outcomes.put
+        )
+
+    def prepare(self, *numbers: int) -> None:
+        for number in numbers:
+            self.releases.prepare(Release(number=number, contents=contents()))
+
+    def prepared(self, *numbers: int) -> None:
+        self.prepare(*numbers)
+        for number in numbers:
+            assert self.outcomes.get(timeout=WAIT_S) == Prepared(release=number)
+
+    def tend_after(self, wait_s: float, *used: int) -> list[int]:
+        """What has been unloaded when so much time has passed, while requests use these."""
+        self.clock.sleep(wait_s)
+        self.releases.tell("gateway", frozenset(used))
+        self.releases.tend()
+        return [number for number, _ in self.loader.retired]
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def test_a_retired_release_is_not_loaded_any_more_and_unloaded_when_nobody_uses_it(
+    world: World,
+) -> None:
+    world.prepared(1, 2)
+    world.releases.retire(1)
+    assert world.releases.loaded.keys() == {2}
+    assert world.tend_after(100.0, 1, 2) == []
+    assert world.tend_after(1.0, 2) == [1]
+    assert world.loader.retired == [(1, {2})]
+    assert world.tend_after(1000.0, 2) == [1], "once"
+
+
+def test_a_release_that_cannot_start_does_not_block_the_next_past_its_abort(world: World) -> None:
+    world.loader.cannot_start = {1}
+    world.prepare(1, 2)
+    assert world.loader.starting.wait(WAIT_S)
+    world.releases.retire(1)
+    # Of the one that was given up, nothing is told.
+    assert world.outcomes.get(timeout=WAIT_S) == Prepared(release=2)
+    assert world.tend_after(10.0) == [1], "what had been loaded of it goes"
+    assert world.releases.loaded.keys() == {2}
+
+
+def test_a_release_that_is_given_up_before_its_turn_is_not_begun(world: World) -> None:
+    world.loader.cannot_start = {1, 2}
+    world.prepare(1, 2)
+    assert world.loader.starting.wait(WAIT_S)
+    world.loader.starting.clear()
+    for number in (2, 1):
+        world.releases.retire(number)
+    world.prepared(3)
+    assert not world.loader.starting.is_set()
+
+
+def test_nothing_is_unloaded_while_it_is_being_prepared(world: World) -> None:
+    world.loader.cannot_start = {1}
+    world.prepared(2)
+    world.releases.retire(2)
+    world.prepare(1)
+    assert world.loader.starting.wait(WAIT_S)
+    world.prepare(2)  # It waits for its turn; its parts are there.
+    assert world.tend_after(1000.0) == []
+    world.releases.retire(1)
+    assert world.outcomes.get(timeout=WAIT_S) == Prepared(release=2)
+    assert world.tend_after(1000.0) == [1]
+    assert world.releases.loaded.keys() == {2}
+
+
+def test_a_release_that_is_wanted_again_stays(world: World) -> None:
+    world.prepared(1)
+    world.releases.retire(1)
+    world.prepared(1)
+    assert world.tend_after(1000.0) == []
+    assert world.releases.loaded.keys() == {1}
+
+
+def test_unloading_that_fails_is_tried_again(world: World) -> None:
+    world.prepared(1)
+    world.releases.retire(1)
+    world.loader.fails = True
+    assert world.tend_after(10.0) == []
+    world.loader.fails = False
+    assert world.tend_after(1.0) == [1]
