@@ -178,17 +178,23 @@ class _ReadGroups:
         return pa.table({"read": pa.array(results, pa.large_binary())})
 
     def _read(self, group: int) -> GroupRead:
-        files = self._groups[group]
-        parts: list[StoredPart] = []
-        draft = _PartDraft()
-        for document, place in _documents(files):
-            draft.add(document, place, passages_of(document, chars_max=self._chars_max))
-            if draft.size_bytes >= PART_BYTES:
-                parts.append(draft.store(self._artifacts))
-                draft = _PartDraft()
-        if draft.passages:
-            parts.append(draft.store(self._artifacts))
-        return GroupRead(group=group, num_files=len(files), parts=tuple(parts))
+        return read_group(group, self._groups[group], self._artifacts, chars_max=self._chars_max)
+
+
+def read_group(
+    group: int, files: Sequence[SourceFile], artifacts: Artifacts, *, chars_max: int
+) -> GroupRead:
+    """Reads the files of one group and stores its parts."""
+    parts: list[StoredPart] = []
+    draft = _PartDraft()
+    for document, place in _documents(files):
+        draft.add(document, place, passages_of(document, chars_max=chars_max))
+        if draft.size_bytes >= PART_BYTES:
+            parts.append(draft.store(artifacts))
+            draft = _PartDraft()
+    if draft.passages:
+        parts.append(draft.store(artifacts))
+    return GroupRead(group=group, num_files=len(files), parts=tuple(parts))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -209,7 +215,7 @@ class _PartDraft:
         if not self.passages:
             self.dimension, self.first = dimension, str(place)
         check_same_kind(self.dimension, self.first, dimension, str(place))
-        add_to_schema(self.schema, document.metadata, place)
+        add_to_schema(self.schema, document, place)
         self.places[document.id] = str(place)
         self.num_passages[document.id] = len(passages)
         self.passages += passages

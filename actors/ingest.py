@@ -18,16 +18,16 @@ from cluster.artifacts import Artifacts
 from cluster.catalog import Catalog
 from cluster.chunking import CHARS_MAX_DEFAULT
 from cluster.clock import SYSTEM_CLOCK, Clock
-from cluster.corpus_content import PartDocuments, check_passage_ids, with_parts
-from cluster.documents import (
-    Schema,
-    check_corpus_name,
-    column_types,
-    merge_schemas,
-    schema_of,
+from cluster.corpus_content import (
+    CorpusContent,
+    PartDocuments,
+    check_passage_ids,
+    joined_types,
+    with_parts,
 )
+from cluster.documents import Schema, check_corpus_name, column_types, merge_schemas
 from cluster.errors import Conflict, InvalidArgument
-from cluster.manifests import ColumnType, CorpusManifest
+from cluster.manifests import ArtifactFile, ColumnType, CorpusManifest
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +48,10 @@ class _Reading:
     parts: tuple[StoredPart, ...]
     schema: Schema
     dimension: int | None
+
+    @property
+    def part_files(self) -> list[ArtifactFile]:
+        return [part.file for part in self.parts]
 
 
 def ingest(
@@ -82,15 +86,9 @@ def ingest(
     documents = _documents_of(artifacts, reading.parts)
     for _ in range(APPENDS_MAX):
         latest = catalog.latest_corpus(corpus)
-        base = None if replace else latest
-        if base is not None:
-            check_same_kind(
-                base.vector_dimension,
-                f"the corpus {base.corpus!r}",
-                reading.dimension,
-                reading.parts[0].first,
-            )
-        content = with_parts(base, [part.file for part in reading.parts], documents)
+        starts_anew = replace or latest is None or latest.is_dropped
+        base = None if starts_anew else latest
+        content = with_parts(base, reading.part_files, documents)
         manifest = CorpusManifest(
             corpus=corpus,
             position=latest.position + 1 if latest else 1,
@@ -98,7 +96,7 @@ def ingest(
             tombstones=content.tombstones,
             num_documents=content.num_documents,
             num_passages=content.num_passages,
-            metadata_schema=_joined_types(base, reading),
+            metadata_schema=_joined_types(base, content, reading, documents),
             vector_dimension=reading.dimension,
             sources=tuple(dict.fromkeys((*(base.sources if base else ()), *sources))),
             created_at_ms=clock.wall_ms(),
@@ -148,6 +146,19 @@ def _documents_of(artifacts: Artifacts, read: Sequence[StoredPart]) -> PartDocum
     return PartDocuments(artifacts, known)
 
 
-def _joined_types(base: CorpusManifest | None, reading: _Reading) -> dict[str, ColumnType]:
-    old = schema_of(base.metadata_schema, f"the corpus {base.corpus!r}") if base else {}
-    return column_types(merge_schemas(old, reading.schema))
+def _joined_types(
+    base: CorpusManifest | None,
+    content: CorpusContent,
+    reading: _Reading,
+    documents: PartDocuments,
+) -> dict[str, ColumnType]:
+    """Raises InvalidArgument where the new documents do not fit to those of `base` that stay."""
+    if base is None or set(content.parts) <= set(reading.part_files):
+        return column_types(reading.schema)
+    check_same_kind(
+        base.vector_dimension,
+        f"the corpus {base.corpus!r}",
+        reading.dimension,
+        reading.parts[0].first,
+    )
+    return joined_types(base, content, reading.part_files, reading.schema, documents)

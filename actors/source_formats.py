@@ -13,11 +13,11 @@ from enum import StrEnum
 from typing import Any, BinaryIO, cast
 
 import numpy as np
-import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from actors.html_text import html_text
+from cluster import exact_json
 from cluster.documents import TEXT_BYTES_MAX, RowPlace
 from cluster.errors import InvalidArgument
 
@@ -96,8 +96,8 @@ def _read_jsonl(file: BinaryIO, path: str) -> Iterator[Row]:
         if not line.strip():
             continue
         try:
-            value = orjson.loads(line)
-        except orjson.JSONDecodeError as error:
+            value = exact_json.loads(line)
+        except ValueError as error:
             raise InvalidArgument(
                 f"{place}: is not a JSON object on a line of its own: {error}"
             ) from None
@@ -184,9 +184,9 @@ _CELL_PATTERNS = {
 
 def _json_cell(cell: str, place: RowPlace) -> object:
     try:
-        return orjson.loads(cell) if cell else None
-    except orjson.JSONDecodeError:
-        raise InvalidArgument(f"{place}: must be a JSON object", "metadata") from None
+        return exact_json.loads(cell.encode()) if cell else None
+    except ValueError as error:
+        raise InvalidArgument(f"{place}: must be a JSON object: {error}", "metadata") from None
 
 
 def _read_parquet(file: BinaryIO, path: str) -> Iterator[Row]:

@@ -81,6 +81,13 @@ class Catalog:
         position = self._log(corpus).latest()
         return self.corpus_at(corpus, position) if position else None
 
+    def existing_corpus(self, corpus: str) -> CorpusManifest:
+        """The newest position of a corpus. NotFound when there is none, or it was dropped."""
+        latest = self.latest_corpus(corpus)
+        if latest is None or latest.is_dropped:
+            raise NotFound(f"there is no corpus {corpus!r}; add documents with `raygion ingest`")
+        return latest
+
     def corpus_at(self, corpus: str, position: int) -> CorpusManifest:
         """One position of a corpus. NotFound when it does not reach so far."""
         log = self._log(corpus)

@@ -8,17 +8,21 @@ by the tombstones, and what comes back after it was deleted is taken out of the 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import compress
 
+import numpy as np
+
 from cluster.artifacts import Artifacts
+from cluster.documents import Schema, column_types, merge_schemas, schema_of
 from cluster.errors import InvalidArgument
-from cluster.manifests import TOMBSTONES_FILE, ArtifactFile, CorpusManifest
+from cluster.manifests import TOMBSTONES_FILE, ArtifactFile, ColumnType, CorpusManifest
 from cluster.passages import (
     clashing_passage_id,
     count_passages,
     current_rows,
     document_ids,
+    long_integer_rows,
 )
 from cluster.tombstones import store_tombstones, stored_tombstones
 
@@ -96,6 +100,42 @@ def without_documents(
     found = frozenset(document for document in unwanted if document in counts)
     left = {document: count for document, count in counts.items() if document not in found}
     return _content(base.parts, deleted | found, left, documents.artifacts), found
+
+
+def joined_types(
+    base: CorpusManifest,
+    content: CorpusContent,
+    new: Sequence[ArtifactFile],
+    new_schema: Schema,
+    documents: PartDocuments,
+) -> dict[str, ColumnType]:
+    """The types of the metadata fields once the new parts stand after those of `base`.
+
+    Raises InvalidArgument as `merge_schemas` does.
+    """
+    name = f"the corpus {base.corpus!r}"
+    old = schema_of(base.metadata_schema, name)
+    for field, found in new_schema.items():
+        if found.type == ColumnType.FLOAT and base.metadata_schema.get(field) == ColumnType.INT:
+            document = _long_integer(content, new, field, documents)
+            seen_long = None if document is None else f"{name} ({document!r})"
+            old[field] = replace(old[field], seen_long=seen_long)
+    return column_types(merge_schemas(old, new_schema))
+
+
+def _long_integer(
+    content: CorpusContent, new: Sequence[ArtifactFile], field: str, documents: PartDocuments
+) -> str | None:
+    """A document that stays in the corpus and whose integer in `field` a float might round."""
+    ids = [documents.of(file) for file in content.parts]
+    deleted = stored_tombstones(documents.artifacts, content.tombstones)
+    for file, of_part, mask in zip(content.parts, ids, current_rows(ids, deleted), strict=True):
+        if file not in new:
+            data = documents.artifacts.read_bytes(file)
+            rows = np.flatnonzero(mask & long_integer_rows(data, field, source=file.path))
+            if rows.size:
+                return of_part[int(rows[0])]
+    return None
 
 
 def check_passage_ids(num_passages: Mapping[str, int]) -> None:

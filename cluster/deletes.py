@@ -10,7 +10,7 @@ from cluster.catalog import Catalog
 from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.corpus_content import PartDocuments, without_documents
 from cluster.documents import check_corpus_name
-from cluster.errors import Conflict, NotFound
+from cluster.errors import Conflict
 from cluster.manifests import CorpusManifest
 
 APPENDS_MAX = 8
@@ -44,9 +44,7 @@ def delete_documents(
     check_corpus_name(corpus)
     of_parts = PartDocuments(artifacts)
     for _ in range(APPENDS_MAX):
-        latest = catalog.latest_corpus(corpus)
-        if latest is None:
-            raise NotFound(f"there is no corpus {corpus!r}; add documents with `raygion ingest`")
+        latest = catalog.existing_corpus(corpus)
         content, deleted = without_documents(latest, documents, of_parts)
         unknown = frozenset(documents) - deleted
         if not deleted:
@@ -66,4 +64,36 @@ def delete_documents(
             # Somebody else changed the corpus meanwhile: delete from what it is now.
             continue
         return Deletion(manifest=manifest, deleted=deleted, unknown=unknown)
+    raise Conflict(f"others keep changing the corpus {corpus!r}; try again later")
+
+
+def drop_corpus(*, catalog: Catalog, corpus: str, clock: Clock = SYSTEM_CLOCK) -> CorpusManifest:
+    """Drops a whole corpus by one more position, which has nothing; returns that.
+
+    Nothing that is stored is rewritten, and a release that names an index of the corpus goes on;
+    `cluster.store_gc` removes what nothing needs any more then. Ingesting into a corpus of this
+    name starts it anew.
+
+    Raises NotFound when there is no such corpus (any more), Conflict when others keep changing it
+    at the same time, and what the store does.
+    """
+    for _ in range(APPENDS_MAX):
+        latest = catalog.existing_corpus(corpus)
+        nothing = CorpusManifest(
+            corpus=corpus,
+            position=latest.position + 1,
+            parts=(),
+            num_documents=0,
+            num_passages=0,
+            metadata_schema={},
+            vector_dimension=None,
+            sources=(),
+            created_at_ms=clock.wall_ms(),
+        )
+        try:
+            catalog.append_corpus(nothing)
+        except Conflict:
+            # Somebody else changed the corpus meanwhile: that goes as well.
+            continue
+        return nothing
     raise Conflict(f"others keep changing the corpus {corpus!r}; try again later")

@@ -12,7 +12,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 import numpy as np
@@ -33,6 +33,8 @@ FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 RESERVED_FIELDS = frozenset({"and", "or", "not"})
 
 _INT64 = range(-(2**63), 2**63)
+EXACT_IN_FLOAT = range(-(2**53), 2**53 + 1)
+"""The integers up to which a float of 64 bits holds every one."""
 _CORPUS_NAME: TypeAdapter[str] = TypeAdapter(Name)
 
 
@@ -65,6 +67,8 @@ class SchemaField:
 
     type: ColumnType
     seen: str
+    seen_long: str | None = None
+    """Where an integer was seen that a float might round; None where all are in EXACT_IN_FLOAT."""
 
 
 Schema = Mapping[str, SchemaField]
@@ -99,25 +103,27 @@ def parse_document(raw: Mapping[str, object], place: RowPlace) -> Document:
 def infer_schema(documents: Iterable[tuple[Document, RowPlace]]) -> dict[str, SchemaField]:
     """The type of every metadata field that has a value, by name.
 
-    Integers and floats in one field make it a float. Raises InvalidArgument, naming both rows, when
-    the types of a field conflict otherwise.
+    Integers and floats in one field make it a float. Raises InvalidArgument, naming both documents,
+    when the types of a field conflict otherwise, or an integer would be rounded as a float.
     """
     schema: dict[str, SchemaField] = {}
     for document, place in documents:
-        add_to_schema(schema, document.metadata, place)
+        add_to_schema(schema, document, place)
     return dict(sorted(schema.items()))
 
 
-def add_to_schema(schema: dict[str, SchemaField], metadata: Metadata, place: RowPlace) -> None:
+def add_to_schema(schema: dict[str, SchemaField], document: Document, place: RowPlace) -> None:
     """Widens `schema` in place by the values of one document, as `infer_schema` says."""
-    for name, value in metadata.items():
+    for name, value in document.metadata.items():
         if value is None:
             continue
         type_ = _type_of(value)
+        is_long = type_ is ColumnType.INT and value not in EXACT_IN_FLOAT
         known = schema.get(name)
-        if known is None or known.type != type_:
-            seen = SchemaField(type=type_, seen=str(place))
-            schema[name] = seen if known is None else _merged(name, known, seen)
+        if known is None or known.type != type_ or (is_long and known.seen_long is None):
+            seen = f"{place} ({document.id!r})"
+            found = SchemaField(type=type_, seen=seen, seen_long=seen if is_long else None)
+            schema[name] = found if known is None else _merged(name, known, found)
     _check_width(len(schema), str(place))
 
 
@@ -140,14 +146,20 @@ def column_types(schema: Schema) -> dict[str, ColumnType]:
 
 
 def _merged(name: str, first: SchemaField, second: SchemaField) -> SchemaField:
-    types = {first.type, second.type}
-    if len(types) == 1:
-        return first
-    if types == {ColumnType.INT, ColumnType.FLOAT}:
-        return first if first.type == ColumnType.FLOAT else second
+    if first.type == second.type:
+        return replace(first, seen_long=first.seen_long or second.seen_long)
+    if {first.type, second.type} == {ColumnType.INT, ColumnType.FLOAT}:
+        of_ints, of_floats = (first, second) if first.type == ColumnType.INT else (second, first)
+        if of_ints.seen_long is None:
+            return of_floats
+        raise InvalidArgument(
+            f"is an integer beyond 2**53 in {of_ints.seen_long}, but a float in {of_floats.seen}; "
+            "as a float it would be rounded: write such numbers as strings",
+            f"metadata.{name}",
+        )
     raise InvalidArgument(
         f"is {_spelled(first.type)} in {first.seen}, but {_spelled(second.type)} in "
-        f"{second.seen}; a field has one type in the whole corpus",
+        f"{second.seen}; a field has one type in the whole corpus, which --replace starts anew",
         f"metadata.{name}",
     )
 

@@ -102,6 +102,11 @@ class CorpusManifest(Record):
     sources: tuple[str, ...]
     created_at_ms: int
 
+    @property
+    def is_dropped(self) -> bool:
+        """Whether the corpus is gone: nothing else leaves a position without a part."""
+        return not self.parts and not self.num_documents
+
     def content(self) -> CorpusManifest:
         """Equal for equal documents, whenever and wherever they were read."""
         return self.model_copy(update={"position": 1, "created_at_ms": 0, "sources": ()})

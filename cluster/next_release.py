@@ -67,6 +67,9 @@ def indexes_for_release(
     no index version that fits; also when all would be left out.
     """
     following = NextIndexes()
+    gone = () if are_named else sorted(served.keys() - {corpus.corpus for corpus in corpora})
+    for name in gone:
+        following.remarks.append(f"corpus {name!r} has no documents any more; it is left out")
     for corpus in corpora:
         asked, name = settings.corpus(corpus.corpus), corpus.corpus
         model = embedder if corpus.vector_dimension is None else None
@@ -78,7 +81,7 @@ def indexes_for_release(
             elif are_named or name in served:
                 raise NotFound(f"{_unbuilt(catalog, name)}, or name the others with `--corpora`")
             else:
-                following.remarks.append(f"{_unbuilt(catalog, name)}; the release leaves it out")
+                following.remarks.append(f"{_unbuilt(catalog, name)}; it is left out")
         if index is not None:
             following.indexes[name] = index
     if not following.indexes:

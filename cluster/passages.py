@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.chunking import chunk_text
-from cluster.documents import Document
+from cluster.documents import EXACT_IN_FLOAT, Document
 from cluster.errors import Corrupt
 from cluster.manifests import ColumnType
 from cluster.search import Float32Array, Metadata
@@ -150,6 +150,23 @@ def document_ids(data: bytes, *, source: str) -> list[str]:
         return _document_ids(pq.read_table(io.BytesIO(data), columns=["document"]))
     except (pa.ArrowException, OSError, KeyError) as error:
         raise Corrupt(f"{source} is not a readable part of a corpus: {error}") from error
+
+
+def long_integer_rows(data: bytes, field: str, *, source: str) -> npt.NDArray[np.bool_]:
+    """bool [num_rows]: which rows of a stored part have an integer in this metadata field that a
+    float might round.
+    """
+    name = META_PREFIX + field
+    try:
+        file = pq.ParquetFile(io.BytesIO(data))
+        if name not in file.schema_arrow.names:
+            return np.zeros(file.metadata.num_rows, dtype=np.bool_)
+        column: Any = file.read(columns=[name]).column(name)
+    except (pa.ArrowException, OSError) as error:
+        raise Corrupt(f"{source} is not a readable part of a corpus: {error}") from error
+    values = column.fill_null(0).to_numpy()
+    is_long: npt.NDArray[np.bool_] = (values < EXACT_IN_FLOAT[0]) | (values > EXACT_IN_FLOAT[-1])
+    return is_long
 
 
 def current_rows(

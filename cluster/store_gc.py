@@ -207,8 +207,9 @@ class StoreCollector:
         needed = {path for of_release in contents for path in manifest_paths(of_release)}
         for corpus in self._catalog.list_corpora():
             latest = self._catalog.latest_corpus(corpus)
-            if latest is not None:
-                needed.update(blob_path(part.sha256) for part in parts_of(latest))
+            if latest is None or latest.is_dropped:
+                continue
+            needed.update(blob_path(part.sha256) for part in parts_of(latest))
             newest = newest_index(self._catalog, corpus)
             if newest is not None:
                 needed.add(index_path(corpus, newest[1].version))

@@ -12,6 +12,7 @@ import typer
 
 from cluster.errors import InvalidArgument, RaygionError
 from deployments import (
+    cli_corpora,
     cli_documents,
     cli_evaluation,
     cli_queries,
@@ -207,6 +208,7 @@ def down(config: Config = None, region: Region = None, as_json: Json = False) ->
 app.command("ingest")(cli_documents.ingest)
 app.command("delete")(cli_documents.delete)
 app.command("build")(cli_documents.build)
+app.add_typer(cli_corpora.app, name="corpus")
 app.add_typer(cli_releases.app, name="release")
 app.command("search")(cli_queries.search)
 app.command("ask")(cli_queries.ask)

@@ -14,7 +14,7 @@ from rich.markup import escape
 from cluster.artifacts import Artifacts
 from cluster.deletes import delete_documents
 from cluster.documents import check_corpus_name
-from cluster.errors import InvalidArgument, NotFound
+from cluster.errors import InvalidArgument
 from cluster.manifests import CorpusManifest
 from deployments.cli_options import Config, Json, Region, Store, opened
 from deployments.console import Steps, print_json, say
@@ -155,9 +155,7 @@ def build(
     """
     installation = opened(config, region, store)
     check_corpus_name(corpus)
-    position = installation.catalog.latest_corpus(corpus)
-    if position is None:
-        raise NotFound(f"there is no corpus {corpus!r}; add documents with `raygion ingest`")
+    position = installation.catalog.existing_corpus(corpus)
 
     from deployments import pipeline, region_host
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import orjson
 import typer
 
+from cluster import exact_json
 from cluster.answers import ANSWER_TOP_K_DEFAULT
 from cluster.config import load_settings
 from cluster.demand import Consistency
@@ -162,6 +162,6 @@ def _parsed(filter: str | None) -> object:
     if filter is None:
         return None
     try:
-        return orjson.loads(filter)
-    except orjson.JSONDecodeError as error:
+        return exact_json.loads(filter.encode())
+    except ValueError as error:
         raise InvalidArgument(f"is no valid JSON: {error}", "filter") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -13,7 +12,7 @@ from cluster.evidence import EvidencePolicy
 from cluster.releases import LogState, Proposal
 from deployments.cli_options import Config, Json, Region, Store
 from deployments.cli_regions import anywhere, leading, names_in, policy_in, regions_in
-from deployments.console import SHORT, Steps, out, print_json, say, table
+from deployments.console import SHORT, Steps, out, print_json, say, table, utc
 
 app = typer.Typer(
     help="List, propose, try, commit and roll back releases.",
@@ -47,7 +46,7 @@ def list_releases(
         (
             f"{number} (current)" if number == current else number,
             _status(state, proposal, now_ms),
-            _moment(proposal.proposed_at_ms),
+            utc(proposal.proposed_at_ms),
             _indexes(proposal),
             ", ".join(proposal.targets),
         )
@@ -291,7 +290,3 @@ def _status(state: LogState, proposal: Proposal, now_ms: int) -> str:
 def _indexes(proposal: Proposal) -> str:
     indexes = proposal.release.contents.indexes
     return "\n".join(f"{corpus} {ref.version[:SHORT]}" for corpus, ref in indexes.items())
-
-
-def _moment(at_ms: int) -> str:
-    return datetime.fromtimestamp(at_ms / 1000, tz=UTC).strftime("%Y-%m-%d %H:%M")

@@ -10,7 +10,7 @@ import typer
 from cluster.errors import InvalidArgument
 from cluster.store_gc import Collected, StoreCollector
 from deployments.cli_options import Config, Json, Region, Store, opened
-from deployments.console import Steps, print_json, say
+from deployments.console import Steps, print_json, say, size
 
 app = typer.Typer(
     help="Look after the store.",
@@ -69,17 +69,13 @@ def gc(
 
 def _summary(collected: Collected, grace: str) -> str:
     verb = "Would remove" if collected.dry_run else "Removed"
-    removed = f"{verb} {collected.removed_objects} objects, {_size(collected.removed_bytes)}."
+    removed = f"{verb} {collected.removed_objects} objects, {size(collected.removed_bytes)}."
     if not collected.waiting_objects:
         return removed
     return (
         f"{removed} Not needed either, but not for {grace} yet: "
-        f"{collected.waiting_objects} objects, {_size(collected.waiting_bytes)}."
+        f"{collected.waiting_objects} objects, {size(collected.waiting_bytes)}."
     )
-
-
-def _size(num_bytes: int) -> str:
-    return f"{num_bytes} bytes" if num_bytes < 1e6 else f"{num_bytes / 1e6:,.1f} MB"
 
 
 def _seconds(text: str) -> float:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -171,6 +172,16 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     for row in rows:
         made.add_row(*(Text(str(cell)) for cell in row))
     return made
+
+
+def size(num_bytes: int) -> str:
+    """So many bytes, for people."""
+    return f"{num_bytes} bytes" if num_bytes < 1e6 else f"{num_bytes / 1e6:,.1f} MB"
+
+
+def utc(at_ms: int) -> str:
+    """A moment, to the minute."""
+    return datetime.fromtimestamp(at_ms / 1000, tz=UTC).strftime("%Y-%m-%d %H:%M")
 
 
 def _plain(value: object) -> object:

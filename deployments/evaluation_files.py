@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-import orjson
 
+from cluster import exact_json
 from cluster.checks import TEXT_CHARS_MAX
 from cluster.errors import InvalidArgument
 from cluster.search import Float32Array
@@ -166,8 +166,8 @@ def _column_judgement(line: _Line) -> tuple[str, str, int] | None:
 
 def _json_object(line: _Line, field: str) -> Mapping[str, object]:
     try:
-        row = orjson.loads(line.text)
-    except orjson.JSONDecodeError as error:
+        row = exact_json.loads(line.text.encode())
+    except ValueError as error:
         raise line.refused(f"is not a JSON object on a line of its own: {error}", field) from None
     if not isinstance(row, dict):
         raise line.refused("must be a JSON object", field)

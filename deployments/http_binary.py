@@ -20,6 +20,7 @@ import orjson
 import pyarrow as pa
 from pydantic import ValidationError
 
+from cluster import exact_json
 from cluster.errors import InvalidArgument
 from cluster.search import BytesArray, MergedHits, SearchRequest, SearchResult
 from deployments.http_schema import ReplyForm, SearchOptions, invalid_argument
@@ -49,9 +50,9 @@ def _options(query_string: bytes) -> SearchOptions:
         given[name] = [part for part in str(given[name]).split(",") if part]
     if "filter" in given:
         try:
-            given["filter"] = orjson.loads(str(given["filter"]))
-        except orjson.JSONDecodeError:
-            raise InvalidArgument("is not valid JSON", "filter") from None
+            given["filter"] = exact_json.loads(str(given["filter"]).encode())
+        except ValueError as error:
+            raise InvalidArgument(f"is not valid JSON: {error}", "filter") from None
     try:
         # Lax: in a URL every number is a string.
         return SearchOptions.model_validate(given, strict=False)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
-import orjson
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -24,6 +23,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from cluster import exact_json
 from cluster.checks import (
     BATCH_MAX,
     NPROBE_MAX,
@@ -287,8 +287,8 @@ def parse_body(model: type[BodyT], body: bytes) -> BodyT:
     if not body:
         raise InvalidArgument("is empty; send a JSON object", "body")
     try:
-        parsed = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
+        parsed = exact_json.loads(body)
+    except ValueError as error:
         raise InvalidArgument(f"is not valid JSON: {error}", "body") from None
     if not isinstance(parsed, dict):
         raise InvalidArgument("must be a JSON object", "body")

@@ -13,6 +13,7 @@ import numpy as np
 import orjson
 import simdjson
 
+from cluster import exact_json
 from cluster.checks import BATCH_MAX
 from cluster.search import Float32Array
 
@@ -54,6 +55,8 @@ def _taken_apart(body: bytes) -> BodyVectors | None:
     given = parsed[field]
     num_rows = 1 if field == "vector" else len(given)
     others = {key: _as_python(parsed[key]) for key in keys if key != field}
+    if exact_json.may_have_lost({field: None, **others}, body):
+        return None
     # The buffer says nothing of how numbers were nested, so lists are counted: each begins with a
     # bracket, and one inside of a string only makes the count too high.
     num_lists = body.count(b"[") - orjson.dumps(others).count(b"[")

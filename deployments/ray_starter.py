@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +24,7 @@ from deployments.marked_processes import MARKER_VARIABLE
 
 _RAY_START = [sys.executable, "-m", "ray.scripts.scripts", "start"]
 _NODE_STORE_BYTES = 100_000_000
+_SHORT_PARENT = Path("/tmp")
 
 # Less to do for an idle cluster; callers may set these otherwise.
 _QUIET_ENV = {
@@ -108,11 +110,13 @@ def machine_env(folder: Path) -> dict[str, str]:
     """What `ray start` needs in its environment on a machine of a cluster of several machines: all
     of `cluster_env` but the secret, and what keeps a cluster apart from others on one machine.
 
-    folder: where `write_haproxy_wrapper` has written.
+    folder: where `write_haproxy_wrapper` has written. Raises Unavailable when HAProxy's own files
+    have no folder that is the user's alone.
     """
     return {
         **_QUIET_ENV,
         **_ingress_env(folder),
+        **_haproxy_env(_short_private_folder()),
         "RAY_START_HOOK": f"{ray_hooks.__name__}.leave_out_ray_client",
         # Whoever reaches the machine could read Ray's metrics without the secret.
         "RAY_enable_metrics_collection": "0",
@@ -143,14 +147,9 @@ def auth_env(token_path: Path) -> dict[str, str]:
 
 
 def _serve_env(temp_dir: Path, ports: PortBlock) -> dict[str, str]:
-    haproxy = temp_dir / "h"
     return {
         **_ingress_env(temp_dir),
-        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(haproxy / "haproxy.cfg"),
-        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(haproxy / "admin.sock"),
-        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(haproxy / "metrics.sock"),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(haproxy),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(haproxy / "server-state"),
+        **_haproxy_env(temp_dir / "h"),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(ports.haproxy_stats),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports.haproxy_metrics),
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports.fallback_proxy_http),
@@ -169,6 +168,31 @@ def _ingress_env(folder: Path) -> dict[str, str]:
         "RAY_SERVE_CONTROLLER_CALLBACK_IMPORT_PATH": serve_controller.CALLBACK,
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(folder / "haproxy"),
     }
+
+
+def _haproxy_env(folder: Path) -> dict[str, str]:
+    """Where Serve keeps HAProxy's files: below `folder`, for each node in a folder of its own."""
+    return {
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
+    }
+
+
+def _short_private_folder() -> Path:
+    """A folder that only this user may enter, by a name that leaves room for a Unix socket's.
+
+    Raises Unavailable when somebody else was there first.
+    """
+    folder = _SHORT_PARENT / f"raygion-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    private = stat.S_ISDIR(found.st_mode) and stat.S_IMODE(found.st_mode) == 0o700
+    if not private or found.st_uid != os.getuid():
+        raise Unavailable(f"{folder} is not a folder of this user alone; remove it")
+    return folder
 
 
 def head_command(

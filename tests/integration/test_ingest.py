@@ -20,6 +20,7 @@ import ray
 from actors.ingest import ingest
 from cluster.artifacts import Artifacts
 from cluster.catalog import Catalog
+from cluster.deletes import drop_corpus
 from cluster.errors import Conflict, InvalidArgument, Unavailable
 from cluster.manifests import ColumnType, CorpusManifest
 from cluster.object_store import ObjectStore, open_store
@@ -141,6 +142,19 @@ def test_the_demo_corpus_is_read_and_a_second_run_adds_nothing(
     assert shorter.num_documents == 2563
     assert shorter.num_passages > 2563
     assert all(len(row["text"]) <= 300 for row in rows_of(object_store, shorter).values())
+
+
+def test_a_corpus_that_was_dropped_starts_anew(
+    run: Ingest, object_store: ObjectStore, tmp_path: Path
+) -> None:
+    run(write_rows(tmp_path / "old.jsonl", {"id": "a", "text": "Old.", "metadata": {"year": 1}}))
+    drop_corpus(catalog=Catalog(object_store), corpus="docs")
+    row = {"id": "b", "text": "New.", "vector": [1.0, 0.0], "metadata": {"year": "first"}}
+    manifest = run(write_rows(tmp_path / "new.jsonl", row))
+    assert (manifest.position, manifest.vector_dimension) == (3, 2)
+    assert manifest.metadata_schema == {"year": ColumnType.STRING}
+    assert rows_of(object_store, manifest).keys() == {"b"}
+    assert manifest.sources == (str(tmp_path / "new.jsonl"),)
 
 
 def test_a_folder_of_all_kinds_becomes_one_corpus(

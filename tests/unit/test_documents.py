@@ -14,6 +14,7 @@ from cluster.documents import (
     FIELDS_MAX,
     Document,
     RowPlace,
+    SchemaField,
     check_corpus_name,
     column_types,
     infer_schema,
@@ -31,6 +32,7 @@ from cluster.passages import (
     current_passages,
     current_rows,
     document_ids,
+    long_integer_rows,
     passage_table,
     passages_of,
     read_part,
@@ -136,7 +138,7 @@ def test_the_schema_has_the_type_of_every_field_that_has_a_value() -> None:
         "c": ColumnType.BOOL,
         "z": ColumnType.STRING,
     }
-    assert schema["a"].seen == "a.jsonl, row 2"
+    assert schema["a"].seen == "a.jsonl, row 2 ('a')"
 
 
 @pytest.mark.parametrize(("first", "second"), [(1, "1"), (True, 1), (1.5, True), ("x", 2.5)])
@@ -154,6 +156,45 @@ def test_conflicting_types_name_the_field_and_both_rows(
     assert "b.csv, row 9" in caught.value.message
     with pytest.raises(InvalidArgument, match=r"a\.jsonl, row 1.*b\.csv, row 9"):
         merge_schemas(infer_schema(rows[:1]), infer_schema(rows[1:]))
+
+
+def seen(*values: tuple[str, float]) -> dict[str, SchemaField]:
+    """The schema of documents that have these values in a field `n`, each in a file of its own."""
+    return infer_schema(
+        (document(id, n=value), RowPlace(source=f"{id}.jsonl", row=7)) for id, value in values
+    )
+
+
+@pytest.mark.parametrize("long", [2**53 + 1, -(2**53) - 1, 2**63 - 1, 2**60])
+def test_an_integer_that_a_float_might_round_is_never_made_a_float(long: int) -> None:
+    assert column_types(seen(("a", long), ("b", 3))) == {"n": ColumnType.INT}
+    assert column_types(seen(("a", 2**53), ("b", 0.5), ("c", -(2**53)))) == {"n": ColumnType.FLOAT}
+    for values in (
+        [("a", long), ("b", 0.5)],
+        [("b", 0.5), ("a", long)],
+        [("c", 1), ("a", long), ("d", 2), ("b", 0.5)],
+    ):
+        for cut in range(len(values)):
+            with pytest.raises(InvalidArgument) as caught:
+                merge_schemas(seen(*values[:cut]), seen(*values[cut:]))
+            assert caught.value.field == "metadata.n"
+            assert "a.jsonl, row 7 ('a')" in caught.value.message
+            assert "b.jsonl, row 7 ('b')" in caught.value.message
+            assert "strings" in caught.value.message
+
+
+def test_rows_with_long_integers_are_found_in_a_part() -> None:
+    values = [0, None, 2**53, 2**53 + 1, -(2**63), -(2**53), 2**63 - 1]
+    passages = [
+        Passage(id=str(n), document=str(n), text="t", metadata={"n": value})
+        for n, value in enumerate(values)
+    ]
+    data = write_part(passage_table(passages, {"n": ColumnType.INT}, None))
+    found = long_integer_rows(data, "n", source="part").tolist()
+    assert found == [False, False, False, True, True, False, True]
+    assert not long_integer_rows(data, "other", source="part").any()
+    with pytest.raises(Corrupt, match="part"):
+        long_integer_rows(data[:-10], "n", source="part")
 
 
 TYPES = st.dictionaries(st.sampled_from("abc"), st.sampled_from([ColumnType.INT, ColumnType.FLOAT]))

@@ -184,6 +184,9 @@ async def test_bad_input_is_refused_by_name(route: str, body: dict[str, Any], fi
         b'{"vector": [1e400, 1, 2]}',
         b"[" * 5000,
         b'{"filter":' * 2000 + b"1" + b"}" * 2000,
+        b'{"query": "a", "filter": {"year": {"gte": 1999}, "year": {"lt": 1000}}}',
+        b'{"vector": [1, 2, 3], "filter": {"area": {"gt": 1, "gt": 2}}}',
+        b'{"query": "a", "top_k": 1, "top_k": 2}',
     ],
 )
 async def test_what_is_no_json_object_is_refused(route: str, body: bytes) -> None:

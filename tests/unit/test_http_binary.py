@@ -88,6 +88,7 @@ async def test_an_arrow_reply_holds_what_was_found(form: str) -> None:
         ("?top_k=1&top_k=2", VECTORS.tobytes(), "top_k"),
         ("?query=tea", VECTORS.tobytes(), "query"),
         ("?filter={", VECTORS.tobytes(), "filter"),
+        ('?filter={"area":{"gt":1,"gt":2}}', VECTORS.tobytes(), "filter"),
         ("?filter=[1]", VECTORS.tobytes(), "filter"),
         ("?recall=best", VECTORS.tobytes(), "recall"),
     ],

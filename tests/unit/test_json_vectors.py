@@ -56,6 +56,8 @@ def test_vectors_and_the_rest_of_the_body_are_told_apart(field: str, value: Any)
         b'{"vector": [[1, 2]], "user": "\\u005b"}',
         b'{"vectors": [[[1, 2], 3], [4, [5, 6]]], "user": "\\u005B\\u005b"}',
         b'{"vector": [1], "vectors": [[2]]}',
+        b'{"vector": [1], "filter": {"year": {"gte": 1}, "year": {"lt": 2}}}',
+        b'{"vector": [1], "filter": {"and": [{"a": 1, "a": 2}]}}',
         b'{"vectors": [1, 2]}',
         b'{"vectors": []}',
         b'{"vectors": [[]]}',

@@ -278,7 +278,7 @@ def test_a_corpus_that_was_never_built_is_left_out(world: World) -> None:
     world.ingest("drafts")
     assert world.taken() == {"docs": built.version}
     assert world.told() == (
-        "corpus 'drafts' was not built; run `raygion build drafts`; the release leaves it out"
+        "corpus 'drafts' was not built; run `raygion build drafts`; it is left out"
     )
 
 

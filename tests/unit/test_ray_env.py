@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from cluster.errors import Unavailable
+from deployments import ray_starter
 
 CALLBACK = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 SETTINGS = """
@@ -61,3 +66,26 @@ def test_the_program_that_it_names_is_haproxy_with_the_bounds_of_the_region(fold
     assert "nbsrv,mul(77)" in changes
     assert "nbsrv,mul(5)" in changes
     assert ":8123$" in changes
+
+
+def test_others_on_the_machine_do_not_reach_haproxys_files(folder: Path) -> None:
+    meant: dict[str, str] = json.loads(raygion(folder, "ray-env", "--json"))
+    named = [
+        Path(meant[f"RAY_SERVE_HAPROXY_{name}"])
+        for name in ("CONFIG_FILE_LOC", "SOCKET_PATH", "SERVER_STATE_FILE", "METRICS_SOCKET_PATH")
+    ]
+    (private,) = {path.parent for path in named}
+    assert stat.S_IMODE(private.stat().st_mode) == 0o700
+    # Serve adds the node's id, and HAProxy for a while a process id, to the name of a socket.
+    longest = private / ("0" * 56) / f"{named[1].name}.4194304.tmp"
+    assert len(bytes(longest)) <= 107
+
+
+def test_a_folder_that_is_not_the_users_alone_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(ray_starter, "_SHORT_PARENT", tmp_path)
+    ray_starter.machine_env(tmp_path)
+    (tmp_path / f"raygion-{os.getuid()}").chmod(0o750)
+    with pytest.raises(Unavailable, match="not a folder of this user alone"):
+        ray_starter.machine_env(tmp_path)

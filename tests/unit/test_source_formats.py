@@ -82,6 +82,8 @@ def test_jsonl_takes_metadata_as_an_object_or_as_the_other_keys() -> None:
         ("a", "A", {"x": 1}),
         ("2", "B", {"x": 2, "y": None}),
     ]
+    long = read(b'{"id": 12345678901234567890123, "text": "A", "n": 9007199254740993}\n', "d.jsonl")
+    assert plain(long) == [("12345678901234567890123", "A", {"n": 9007199254740993})]
     with_vector = read(b'{"id": "a", "vector": [0.5, 1]}', "d.jsonl")[0]
     assert with_vector.vector is not None
     assert with_vector.vector.tolist() == [0.5, 1.0]
@@ -100,6 +102,10 @@ def test_jsonl_takes_metadata_as_an_object_or_as_the_other_keys() -> None:
         ('{"id": "a", "text": "A", "metadata": {}, "x": 1}', "row 2: has the columns x beside"),
         ('{"id": "a", "text": "A", "x": {"y": 1}}', "metadata.x: d.jsonl, row 2: metadata is flat"),
         ('{"id": "a", "text": "A", "x": NaN}', "row 2: is not a JSON object"),
+        ('{"id": "a", "text": "A", "text": "B"}', "row 2: is not a JSON object on a line of its"),
+        ('{"id": "a", "text": "A", "metadata": {"y": 1, "y": 2}}', "the key 'y' stands twice"),
+        ('{"id": "a", "text": "A", "n": 18446744073709551616}', "metadata.n: d.jsonl, row 2: does"),
+        ('{"id": "a", "text": "A", "n": -123456789012345678901234}', "64 bits; use a string"),
     ],
 )
 def test_a_bad_line_is_named(line: str, said: str) -> None:
@@ -138,6 +144,7 @@ def test_csv_cells_get_the_type_that_all_cells_of_their_column_have() -> None:
         (b'id,text\n1,"A\n', "d.csv, row 1: unexpected end of data"),
         (b"id,text\n1,\xff\n", "d.csv: is not utf-8 text"),
         (b"id,text,metadata\n1,A,x\n", "metadata: d.csv, row 1: must be a JSON object"),
+        (b'id,text,metadata\n1,A,"{""x"": 1, ""x"": 2}"\n', "the key 'x' stands twice"),
     ],
 )
 def test_a_bad_csv_is_named(data: bytes, said: str) -> None:

@@ -1,0 +1,190 @@
+"""`raygion corpus ...`: which corpora there are, what was built of them, and how one goes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from cluster.clock import SYSTEM_CLOCK
+from cluster.corpora import CorpusLine, IndexLine, corpus_line, corpus_lines
+from cluster.deletes import drop_corpus
+from cluster.errors import Conflict, InvalidArgument
+from deployments.cli_options import Config, Json, Region, Store
+from deployments.cli_regions import anywhere
+from deployments.console import SHORT, out, print_json, say, size, table, utc
+
+app = typer.Typer(
+    help="List, show and drop corpora.",
+    epilog="Example: [bold]raygion corpus list[/]",
+    no_args_is_help=True,
+)
+Corpus = Annotated[str, typer.Argument(help="Name of the corpus.", metavar="CORPUS")]
+
+
+@app.command("list")
+def list_corpora(
+    config: Config = None, region: Region = None, store: Store = None, as_json: Json = False
+) -> None:
+    """All corpora, straight from the store; no cluster needs to run.
+
+    The releases are those that regions keep loaded: the current one, the one before, and one that
+    is open. The size is that of the documents and of all index versions.
+
+    Example: raygion corpus list
+    """
+    installation = anywhere(config, region, store)
+    state, now_ms = installation.read_release_log(), SYSTEM_CLOCK.wall_ms()
+    lines = corpus_lines(installation.catalog, installation.settings, state, now_ms)
+    if as_json:
+        print_json({"current": state.current(now_ms), "corpora": lines})
+        return
+    current = state.current(now_ms)
+    rows = [
+        (
+            line.corpus,
+            line.num_documents,
+            line.position,
+            len(line.indexes) or "not built",
+            _releases(line.releases, current),
+            size(line.size_bytes),
+        )
+        for line in lines
+    ]
+    columns = ("corpus", "documents", "position", "indexes", "releases", "size")
+    out.print(table("Corpora", columns, rows) if rows else "There is no corpus yet.")
+
+
+@app.command("show")
+def show_corpus(
+    corpus: Corpus,
+    config: Config = None,
+    region: Region = None,
+    store: Store = None,
+    as_json: Json = False,
+) -> None:
+    """What one corpus has, and every index that was built of it.
+
+    An index may differ from what `raygion build` gives now in documents, when the corpus has
+    changed since, and in settings. `release propose` takes one that differs in nothing, if its
+    embedder is the present one.
+
+    Example: raygion corpus show handbook
+    """
+    installation = anywhere(config, region, store)
+    state, now_ms = installation.read_release_log(), SYSTEM_CLOCK.wall_ms()
+    line = corpus_line(installation.catalog, installation.settings, state, corpus, now_ms)
+    if as_json:
+        print_json(line)
+        return
+    vectors = "made by the embedder"
+    if line.vector_dimension is not None:
+        vectors = f"brought along, {line.vector_dimension} numbers each"
+    facts = [
+        ("documents", f"{line.num_documents}, in {line.num_passages} passages"),
+        ("position", f"{line.position}, of {utc(line.changed_at_ms)} UTC"),
+        ("fields", ", ".join(f"{n}: {t}" for n, t in sorted(line.fields.items())) or "none"),
+        ("vectors", vectors),
+        ("sources", "\n".join(line.sources) or "none"),
+        ("size", f"{size(line.size_bytes)}, {size(line.documents_bytes)} of them documents"),
+    ]
+    out.print(table(f"Corpus {corpus}", ("", ""), facts))
+    if not line.indexes:
+        say(f"It was not built. Next: raygion build {corpus}")
+        return
+    columns = ("index", "position", "kind", "shards", "recall@10", "differs in", "releases")
+    rows = [_index_row(index) for index in line.indexes]
+    out.print(table("Index versions", columns, rows))
+
+
+@app.command("drop")
+def drop(
+    corpus: Corpus,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Also when a loaded release or the settings use it."),
+    ] = False,
+    config: Config = None,
+    region: Region = None,
+    store: Store = None,
+    as_json: Json = False,
+) -> None:
+    """Drop a corpus: all of its documents, and what was built of them.
+
+    The next release does not have it any more. Releases that have it already go on, and keep their
+    index as long as they are kept. `raygion store gc` removes from the store what nothing needs.
+    Ingesting into a corpus of that name starts it anew.
+
+    Example: raygion corpus drop drafts
+    """
+    if as_json and not yes:
+        raise InvalidArgument("with --json nobody can be asked: say --yes as well", "yes")
+    installation = anywhere(config, region, store)
+    state, now_ms = installation.read_release_log(), SYSTEM_CLOCK.wall_ms()
+    line = corpus_line(installation.catalog, installation.settings, state, corpus, now_ms)
+    users = _users(line, in_settings=corpus in installation.settings.corpora)
+    if users and not force:
+        raise Conflict(
+            f"corpus {corpus!r} is used by {' and '.join(users)}; propose a release without it "
+            f"(`raygion release propose --corpora ...`) and take it out of the settings, "
+            "or say --force"
+        )
+    if not yes:
+        say(_what_goes(line))
+        typer.confirm(f"Drop corpus {corpus}?", abort=True)
+    dropped = drop_corpus(catalog=installation.catalog, corpus=corpus)
+    if as_json:
+        print_json(
+            {
+                "corpus": corpus,
+                "position": dropped.position,
+                "documents": line.num_documents,
+                "indexes": [index.version for index in line.indexes],
+                "size_bytes": line.size_bytes,
+                "releases": line.releases,
+            }
+        )
+        return
+    say(f"Corpus [bold]{escape(corpus)}[/] is dropped. Next: raygion store gc --keep 3")
+
+
+def _users(line: CorpusLine, *, in_settings: bool) -> list[str]:
+    """Who counts on the corpus."""
+    numbers = ", ".join(map(str, line.releases))
+    several = "s" if len(line.releases) > 1 else ""
+    return [
+        *([f"release{several} {numbers}"] if line.releases else []),
+        *(["the settings"] if in_settings else []),
+    ]
+
+
+def _what_goes(line: CorpusLine) -> str:
+    kept = ", ".join(map(str, line.releases))
+    stays = f" What release {kept} serves goes when that is not kept any more." if kept else ""
+    return (
+        f"This drops {line.num_documents} documents and {len(line.indexes)} index versions, "
+        f"{size(line.size_bytes)} in the store, which `raygion store gc` frees.{stays}"
+    )
+
+
+def _index_row(index: IndexLine) -> tuple[object, ...]:
+    by = "" if index.partition_by is None else f" by {index.partition_by}"
+    differences = [
+        *([] if index.has_latest_documents else ["documents"]),
+        *([] if index.has_present_settings else ["settings"]),
+    ]
+    return (
+        index.version[:SHORT],
+        index.position,
+        f"{index.kind} {index.metric}{by}",
+        index.shards,
+        f"{index.recall_at_10:.3f}",
+        " and ".join(differences) or "nothing",
+        ", ".join(map(str, index.releases)) or "none",
+    )
+
+
+def _releases(numbers: tuple[int, ...], current: int | None) -> str:
+    return ", ".join(f"{n} (current)" if n == current else str(n) for n in numbers) or "none"
