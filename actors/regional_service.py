@@ -26,7 +26,7 @@ from cluster.answers import (
 )
 from cluster.clock import Clock, Deadline
 from cluster.consistency import Elsewhere, Known, Reading, Refresh, Serve, Wait, decide
-from cluster.demand import EVENTUAL, Consistency
+from cluster.demand import Consistency, Demand
 from cluster.divergence import Found
 from cluster.errors import (
     Corrupt,
@@ -125,14 +125,16 @@ class RegionalService:
         the first event is out, the answer is not begun again elsewhere.
         """
         deadline = Deadline.after(request.timeout_s, self._clock)
-        order: Iterable[str] = (region for region, _ in self._order(request))
+        order: Iterable[tuple[str, bool]] = self._order(request)
         if request.demand.level is Consistency.QUORUM and not request.forwarded_by:
-            request, order = await self._agreed_on(request, deadline)
+            request, regions = await self._agreed_on(request, deadline)
+            order = [(region, region == regions[-1]) for region in regions]
         failure: RaygionError | None = None
-        for region in order:
+        for region, is_last in order:
             begun = False
+            there = self._events_at(region, request, deadline, is_last=is_last)
             try:
-                async with aclosing(self._events_at(region, request, deadline)) as events:
+                async with aclosing(there) as events:
                     async for event in events:
                         begun = True
                         yield self._told(event)
@@ -208,13 +210,21 @@ class RegionalService:
             raise refused.error from None
 
     async def _events_at(
-        self, region: str, request: AnswerRequest, deadline: Deadline
+        self, region: str, request: AnswerRequest, deadline: Deadline, *, is_last: bool
     ) -> AsyncGenerator[AnswerEvent, None]:
-        if region != self._region:
-            events = self._peers.answer_events(region, request, deadline)
-        else:
+        """Another region that is not the last one must begin within half of the time."""
+        if region == self._region:
             events = self._engine.answer_events(await self._settled(request, deadline))
+        else:
+            events = self._peers.answer_events(region, request, deadline)
+        leaves_time = region != self._region and not is_last
         async with aclosing(events):
+            try:
+                async with asyncio.timeout(deadline.remaining_s() / 2 if leaves_time else None):
+                    first = await anext(events)
+            except TimeoutError:
+                raise Unavailable(f"region {region!r} did not begin to answer in time") from None
+            yield first
             async for event in events:
                 yield event
 
@@ -285,7 +295,10 @@ class RegionalService:
         search = replace(request.retrieval(), demand=request.demand)
         release, regions = await self._quorum.agree(search, deadline)
         pinned = replace(
-            request, release=release, demand=EVENTUAL, timeout_s=deadline.remaining_s()
+            request,
+            release=release,
+            demand=Demand(session=request.demand.session),
+            timeout_s=deadline.remaining_s(),
         )
         return pinned, regions
 

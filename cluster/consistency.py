@@ -80,12 +80,15 @@ class Known:
         not_before: int = 0,
         skew_max_ms: int,
     ) -> Pinned:
-        """What `RegionView.place` finds, and fails like it."""
+        """What `RegionView.place` finds, and fails like it. The token is never older than
+        `not_before`, even where a named release is served before the region has come that far.
+        """
         place = self.view.place(number, now_ms, user=user, lot=lot, not_before=not_before)
+        position = not_before if place.in_force is None else place.in_force.position
         return Pinned(
             place.release,
             self.staleness_ms(place.switch, now_ms, skew_max_ms),
-            "" if place.in_force is None else _token(self.pulse.store_id, place.in_force.position),
+            _token(self.pulse.store_id, position),
         )
 
     def staleness_ms(self, switch: Switch | None, now_ms: int, skew_max_ms: int) -> int:
@@ -104,7 +107,7 @@ class Known:
 
 @lru_cache(maxsize=64)
 def _token(store_id: str, position: int) -> str:
-    return SessionToken(store_id, position).encode() if store_id else ""
+    return SessionToken(store_id, position).encode() if store_id and position else ""
 
 
 def _with_newer(view: RegionView, switches: tuple[Switch, ...]) -> RegionView:
@@ -171,13 +174,13 @@ def decide(
     FAILED; and after each Wait. Raises InvalidArgument for what no region can meet.
     """
     asked = _Asked(demand, known, reading, now_ms, skew_max_ms)
-    if release is not None:
-        return asked.named(release)
     if demand.session is not None:
         if not known.pulse.store_id:
             return Elsewhere(Unavailable("this region is still starting; try again shortly"))
         if demand.session.store_id != known.pulse.store_id:
             raise InvalidArgument("is of another store than this region's", "session")
+    if release is not None:
+        return asked.named(release)
     match demand.level:
         case Consistency.EVENTUAL | Consistency.SESSION:
             return asked.current()
@@ -251,12 +254,12 @@ class _Asked:
         return self._serve(newest, exactly=True)
 
     def named(self, release: int) -> Decision:
-        view, pulse = self.known.view, self.known.pulse
+        view, pulse, floor = self.known.view, self.known.pulse, self.demand.floor
         if view.serves(release, self.now_ms):
-            place = view.place(release, self.now_ms)
+            place = view.place(release, self.now_ms, not_before=floor)
             return Serve(
                 release=release,
-                position=0 if place.in_force is None else place.in_force.position,
+                position=floor if place.in_force is None else place.in_force.position,
                 staleness_ms=self._staleness_ms(place.switch),
                 exactly=True,
             )

@@ -31,7 +31,7 @@ class Demand:
 
     level: Consistency = Consistency.EVENTUAL
     session: SessionToken | None = None
-    """Honoured at every level but `eventual`, which has none."""
+    """Honoured at every level but `eventual`, which has one only with a named release."""
     max_staleness_ms: int | None = None
     """Only of `bounded`, and always there."""
 
@@ -65,13 +65,14 @@ def demand_of(
     """What a caller asks for, in the words of the interfaces. Without a level, a bound means
     `bounded`, a token `session`, and nothing `eventual`.
 
+    With a named `release` goes a token alone, so that the reply's token is not older.
+
     Raises InvalidArgument for an unknown level, what is no token, and what does not go together.
     """
     if level is None and session is None and max_staleness_ms is None:
         return EVENTUAL
     if release is not None:
-        given = "consistency" if level is not None else "session" if session else "max_staleness_ms"
-        raise InvalidArgument("goes with no `release`: a named one is what it is", given)
+        return _demand_beside_a_release(level, session, max_staleness_ms)
     asked = _level(level, session, max_staleness_ms)
     if asked is Consistency.BOUNDED and max_staleness_ms is None:
         raise InvalidArgument("is needed for `bounded`", "max_staleness_ms")
@@ -87,6 +88,15 @@ def demand_of(
         return EVENTUAL
     token = None if session is None else SessionToken.decode(session)
     return Demand(level=asked, session=token, max_staleness_ms=max_staleness_ms)
+
+
+def _demand_beside_a_release(
+    level: str | None, session: str | None, max_staleness_ms: int | None
+) -> Demand:
+    if level is not None or session is None or max_staleness_ms is not None:
+        given = "consistency" if level is not None else "max_staleness_ms"
+        raise InvalidArgument("goes with no `release`: a named one is what it is", given)
+    return Demand(session=SessionToken.decode(session))
 
 
 def _level(level: str | None, session: str | None, max_staleness_ms: int | None) -> Consistency:

@@ -1,7 +1,12 @@
-"""The store over fsspec, for S3 and whatever else has a real put-if-absent."""
+"""The store over fsspec, for S3 and whatever else has a real put-if-absent.
+
+Every call has a time limit. A server that accepts connections and never answers would otherwise
+hold its callers for minutes, and one that sends a byte now and then for ever.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import math
@@ -11,9 +16,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol, TypedDict, cast
+from typing import Any, TypedDict
 
 import fsspec
+from fsspec.asyn import get_loop
 
 from cluster.errors import Conflict, Corrupt, NotFound, OutcomeUnknown, Unavailable
 from cluster.local_store import checked_path
@@ -22,23 +28,22 @@ from cluster.stored_object import StoredObject
 log = logging.getLogger(__name__)
 
 PART_BYTES = 16 * 2**20
+ANSWER_TIMEOUT_S = 10.0
+"""For what moves no content, and for the first byte of what does."""
+_BYTES_PER_S_MIN = 128 * 1024
+"""Content that comes or goes more slowly is given up."""
+_ENTRY_BYTES = 2**20
+"""What is read whole is an entry of a log or a manifest; blobs are read in ranges."""
+_S3_TIMEOUTS: Mapping[str, object] = {
+    "connect_timeout": 2,
+    "read_timeout": 4,
+    # s3fs tries again itself, five times within the limits above.
+    "retries": {"total_max_attempts": 1},
+}
+"""Of one attempt, in seconds; the second one is for the silence between two packets."""
 _S3_PARTS_MAX = 10_000
 # The memory file system looks and then writes; one lock for the process makes its create exclusive.
 _MEMORY_LOCK = threading.Lock()
-
-
-class _FileSystem(Protocol):
-    """The part of fsspec that is used here; fsspec itself has no types."""
-
-    def cat_file(self, path: str, start: int | None = ..., end: int | None = ...) -> bytes: ...
-    def pipe_file(self, path: str, value: bytes, mode: str = ...) -> object: ...
-    def put_file(self, lpath: str, rpath: str, *, mode: str, **options: int) -> None: ...
-    def info(self, path: str) -> Mapping[str, object]: ...
-    def ls(self, path: str, detail: bool) -> list[dict[str, str]]: ...
-    def invalidate_cache(self, path: str) -> None: ...
-    def rm_file(self, path: str) -> None: ...
-    def modified(self, path: str) -> datetime: ...
-    def call_s3(self, method: str, **arguments: object) -> _S3Page: ...
 
 
 class _S3Object(TypedDict):
@@ -81,7 +86,8 @@ class FsspecStore:
     def get(self, path: str) -> bytes:
         full = self._full(path)
         with _reading(path):
-            return self._fs.cat_file(full)
+            data: bytes = self._ask("cat_file", full, moved_bytes=_ENTRY_BYTES)
+        return data
 
     def read_range(self, path: str, start: int, length: int) -> bytes:
         full = self._full(path)
@@ -89,12 +95,15 @@ class FsspecStore:
         if length <= 0:
             return b""
         with _reading(path):
-            return self._fs.cat_file(full, start=start, end=start + length)
+            data: bytes = self._ask(
+                "cat_file", full, start=start, end=start + length, moved_bytes=length
+            )
+        return data
 
     def put_if_absent(self, path: str, data: bytes) -> None:
         full = self._full(path)
         with _writing(path), self._exclusive():
-            self._fs.pipe_file(full, data, mode="create")
+            self._ask("pipe_file", full, data, mode="create", moved_bytes=len(data))
 
     def upload_if_absent(self, path: str, source: Path, sha256: str) -> None:
         size_bytes = source.stat().st_size
@@ -110,7 +119,14 @@ class FsspecStore:
         )
         full = self._full(path)
         with _writing(path):
-            self._fs.put_file(str(source), full, mode="create", **options)
+            self._ask(
+                "put_file",
+                str(source),
+                full,
+                mode="create",
+                moved_bytes=size_bytes,
+                **options,
+            )
         # The parts were read by the client, out of sight: a file that changed meanwhile is found by
         # a second look.
         with source.open("rb") as file:
@@ -122,7 +138,7 @@ class FsspecStore:
     def put(self, path: str, data: bytes) -> None:
         full = self._full(path)
         with _writing(path), self._exclusive():
-            self._fs.pipe_file(full, data)
+            self._ask("pipe_file", full, data, moved_bytes=len(data))
 
     def exists(self, path: str) -> bool:
         try:
@@ -134,10 +150,10 @@ class FsspecStore:
     def size(self, path: str) -> int:
         full = self._full(path)
         with _reading(path):
-            info = self._fs.info(full)
+            info = self._ask("info", full)
         if info["type"] != "file":
             raise NotFound(f"{path} is not in the store")
-        return int(cast(int, info["size"]))
+        return int(info["size"])
 
     def list_names(self, folder: str, start_after: str | None = None) -> list[str]:
         if self._is_s3:
@@ -160,30 +176,48 @@ class FsspecStore:
         full = self._full(path)
         try:
             with _reading(path):
-                self._fs.rm_file(full)
+                self._ask("rm_file", full)
         except NotFound:
             log.debug("%s was not there to be removed", path)
 
     def _connect(self) -> None:
-        options = dict(self.storage_options)
+        options: dict[str, Any] = dict(self.storage_options)
         if self._is_s3:
             # Another process's objects must be seen at once, and a transfer holds at most 4 parts
             # in memory.
             options["use_listings_cache"] = False
             options.setdefault("max_concurrency", 4)
             options.setdefault("default_block_size", PART_BYTES)
-        filesystem, root = fsspec.core.url_to_fs(self.url, **options)
-        self._filesystem = cast(_FileSystem, filesystem)
+            options["config_kwargs"] = {**_S3_TIMEOUTS, **options.get("config_kwargs", {})}
+        self._filesystem, root = fsspec.core.url_to_fs(self.url, **options)
         self._root = str(root).rstrip("/")
         self._pid = os.getpid()
 
     @property
-    def _fs(self) -> _FileSystem:
+    def _fs(self) -> Any:
         # An asynchronous file system does not survive a fork: its event loop runs in a thread of
         # the parent.
         if self._pid != os.getpid():
             self._connect()
         return self._filesystem
+
+    def _ask(self, method: str, *args: object, moved_bytes: int = 0, **options: Any) -> Any:
+        """Calls a method of the file system; raises TimeoutError when it takes too long, with
+        so much content that comes or goes.
+        """
+        limit_s = ANSWER_TIMEOUT_S + moved_bytes / _BYTES_PER_S_MIN
+        fs = self._fs
+        # By fsspec's convention. What is not asynchronous is in this process's memory, or brings
+        # limits of its own.
+        asynchronous = getattr(fs, f"_{method}", None) if fs.async_impl else None
+        if asynchronous is None:
+            return getattr(fs, method)(*args, **options)
+        call = asynchronous(*args, **options)
+        asked = asyncio.run_coroutine_threadsafe(asyncio.wait_for(call, limit_s), get_loop())
+        try:
+            return asked.result()
+        except TimeoutError as error:
+            raise TimeoutError(f"no answer within {limit_s:.0f} s") from error
 
     def _exclusive(self) -> AbstractContextManager[object]:
         return _MEMORY_LOCK if self._protocol == "memory" else nullcontext()
@@ -196,7 +230,7 @@ class FsspecStore:
         try:
             with _reading(folder):
                 self._fs.invalidate_cache(full)
-                entries = self._fs.ls(full, detail=True)
+                entries = self._ask("ls", full, detail=True)
         except NotFound:
             return []
         return [
@@ -209,7 +243,7 @@ class FsspecStore:
         path = f"{folder}/{name}"
         size_bytes = self.size(path)
         with _reading(path):
-            modified = self._fs.modified(self._full(path))
+            modified = self._ask("modified", self._full(path))
         return StoredObject(name=name, size_bytes=size_bytes, modified_ms=_wall_ms(modified))
 
     def _list_s3(
@@ -220,14 +254,14 @@ class FsspecStore:
         fsspec knows no start of a listing; with it, the tail of a long log stays cheap.
         """
         bucket, _, prefix = (self._full(folder) + "/").partition("/")
-        request: dict[str, object] = {"Bucket": bucket, "Prefix": prefix, "Delimiter": "/"}
+        request: dict[str, Any] = {"Bucket": bucket, "Prefix": prefix, "Delimiter": "/"}
         if start_after is not None:
             request["StartAfter"] = prefix + start_after
         objects: list[StoredObject] = []
         folders: list[str] = []
         while True:
             with _reading(folder):
-                page = self._fs.call_s3("list_objects_v2", **request)
+                page: _S3Page = self._ask("call_s3", "list_objects_v2", **request)
             objects += [
                 StoredObject(
                     name=entry["Key"].removeprefix(prefix),

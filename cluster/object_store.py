@@ -39,8 +39,8 @@ class ObjectStore(Protocol):
     Failures: NotFound; Conflict, the object exists (it may be the caller's own: below the store,
     clients send a request again after a lost reply, so who needs to know reads back);
     OutcomeUnknown, the write may have taken effect or may yet; Unavailable, a read that failed or a
-    write that certainly took no effect; InvalidArgument for a path that is none. Methods block,
-    with time limits of the client below, and may be called from several threads.
+    write that certainly took no effect; InvalidArgument for a path that is none. Methods block, on
+    other machines' stores for a limited time, and may be called from several threads.
     """
 
     def get(self, path: str) -> bytes: ...

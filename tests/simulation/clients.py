@@ -6,10 +6,11 @@ import random
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from cluster.answers import AnswerRequest, AnswerResult
 from cluster.demand import demand_of
 from cluster.errors import RaygionError
 from cluster.search import SearchRequest, SearchResult
-from tests.simulation.gateways import SERVING, Outcome, position_of
+from tests.simulation.gateways import SERVING, Asked, Outcome, position_of
 from tests.simulation.history import Query, Reply, Serving
 from tests.simulation.sim_time import Process, Signal
 
@@ -37,7 +38,8 @@ class Client(Process):
     def body(self) -> None:
         if self._only is not None:
             for level in LEVELS:
-                self._ask(level, self._only, 5.0)
+                for answer in (False, True):
+                    self._ask(level, self._only, 5.0, answer=answer)
             return
         while self._world.noisy:
             self.sleep(self._rng.uniform(0.05, 1.2))
@@ -59,9 +61,13 @@ class Client(Process):
         moment_s += self._rng.uniform(0.0, 0.01) - first.clock.off_ms / 1000
         self.sleep(max(0.0, moment_s - self.scheduler.now_s))
         self._ask("eventual", first.name, 1.0)
-        self._ask(self._rng.choice(["strong", "strong", "session", "quorum"]), then.name, 1.0)
+        self._ask(
+            self._rng.choice(["strong", "strong", "session", "quorum", "release"]), then.name, 1.0
+        )
 
-    def _ask(self, level: str, region: str, timeout_s: float) -> None:
+    def _ask(
+        self, level: str, region: str, timeout_s: float, *, answer: bool | None = None
+    ) -> None:
         session, named, bound_ms = self._session, None, None
         if level == "release":
             if self._seen is None:
@@ -69,7 +75,7 @@ class Client(Process):
             named = max(1, self._seen - self._rng.choice([0, 0, 1]))
         elif level == "bounded":
             bound_ms = 5000 if self._only else self._rng.choice([300, 1000, 3000])
-        if level in ("release", "eventual") or (level != "session" and self._rng.random() < 0.5):
+        if level == "eventual" or (level != "session" and self._rng.random() < 0.3):
             session = None
         if level == "session" and session is None:
             level = "eventual"
@@ -78,6 +84,7 @@ class Client(Process):
             asked_s=self.scheduler.now_s,
             region=region,
             level=level,
+            answer=self._rng.random() < 0.4 if answer is None else answer,
             timeout_s=timeout_s,
             token_position=None if session is None else position_of(session),
             max_staleness_ms=bound_ms,
@@ -88,15 +95,7 @@ class Client(Process):
         self._record(query, self._outcome(query, session))
 
     def _outcome(self, query: Query, session: str | None) -> Outcome | None:
-        level = None if query.level == "release" else query.level
-        request = SearchRequest(
-            queries=("what?",),
-            timeout_s=query.timeout_s,
-            release=query.release,
-            user=query.user,
-            trace_id=str(query.query_id),
-            demand=demand_of(level, session, query.max_staleness_ms, release=query.release),
-        )
+        request = _request(query, session)
         told: list[Outcome] = []
         came = Signal(self.scheduler)
 
@@ -118,7 +117,7 @@ class Client(Process):
 
     def _record(self, query: Query, outcome: Outcome | None) -> None:
         serving, error = None, ""
-        if isinstance(outcome, SearchResult):
+        if isinstance(outcome, SearchResult | AnswerResult):
             serving = self._served(outcome)
             self._session, self._seen = outcome.session or None, outcome.release
         elif isinstance(outcome, RaygionError):
@@ -133,14 +132,37 @@ class Client(Process):
             )
         )
 
-    def _served(self, result: SearchResult) -> Serving:
+    def _served(self, result: SearchResult | AnswerResult) -> Serving:
         """The serving that the result comes from, with what the result says of it."""
-        made = self._world.history.servings[int(result.timings_ms[SERVING])]
+        found = isinstance(result, SearchResult)
+        number = int(result.timings_ms[SERVING]) if found else int(result.answer)
         return replace(
-            made,
+            self._world.history.servings[number],
             region=result.served_by,
             release=result.release,
             position=position_of(result.session),
             staleness_ms=result.staleness_ms,
-            hits=result.hits[0].id,
+            hits=result.hits[0].id if found else result.citations[0].id,
         )
+
+
+def _request(query: Query, session: str | None) -> Asked:
+    level = None if query.level == "release" else query.level
+    search = SearchRequest(
+        queries=("what?",),
+        timeout_s=query.timeout_s,
+        release=query.release,
+        user=query.user,
+        trace_id=str(query.query_id),
+        demand=demand_of(level, session, query.max_staleness_ms, release=query.release),
+    )
+    if not query.answer:
+        return search
+    return AnswerRequest(
+        question="what?",
+        timeout_s=search.timeout_s,
+        release=search.release,
+        user=search.user,
+        trace_id=search.trace_id,
+        demand=search.demand,
+    )

@@ -12,9 +12,18 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from actors.regional_service import RegionalService
-from cluster.answers import AnswerEvent, AnswerRequest, RegionSummary
+from cluster.answers import (
+    AnswerEvent,
+    AnswerRequest,
+    AnswerResult,
+    Citation,
+    RegionSummary,
+    Token,
+    Usage,
+    last_event,
+)
 from cluster.clock import Deadline
-from cluster.consistency import Known, Reading
+from cluster.consistency import Known, Pinned, Reading
 from cluster.errors import DeadlineExceeded, RaygionError, Unavailable
 from cluster.region_view import Pulse
 from cluster.search import Hit, SearchRequest, SearchResult
@@ -30,7 +39,8 @@ PULSE_EVERY_S = 0.5
 REFRESH_TIMEOUT_S = 3.0
 SERVING = "serving"
 """Among a result's timings: which one of the history's servings it is."""
-Outcome = SearchResult | RaygionError
+Asked = SearchRequest | AnswerRequest
+Outcome = SearchResult | AnswerResult | RaygionError
 
 
 class Gateway:
@@ -42,7 +52,7 @@ class Gateway:
         self.rng = random.Random(f"{world.seed}/{region.name}/gateway/{world.scheduler.now_s}")
         self.views = Views(self)
         self._is_dead = False
-        self._tasks: set[asyncio.Task[SearchResult]] = set()
+        self._tasks: set[asyncio.Task[SearchResult | AnswerResult]] = set()
         self._service = RegionalService(
             region=region.name,
             engine=Engine(self),
@@ -59,9 +69,7 @@ class Gateway:
         for task in self._tasks:
             task.cancel()
 
-    def take_up(
-        self, request: SearchRequest, sent_s: float, reply: Callable[[Outcome], None]
-    ) -> None:
+    def take_up(self, request: Asked, sent_s: float, reply: Callable[[Outcome], None]) -> None:
         number, *chain = request.trace_id.split("/")
         self.world.history.hops.append(
             Hop(
@@ -74,14 +82,19 @@ class Gateway:
             )
         )
         could_serve = self._could_serve()
-        task = asyncio.ensure_future(self._service.search(request))
+        task = asyncio.ensure_future(self._result(request))
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._end(request, done, reply, could_serve))
 
+    async def _result(self, request: Asked) -> SearchResult | AnswerResult:
+        if isinstance(request, SearchRequest):
+            return await self._service.search(request)
+        return await last_event(self._service.answer_events(request))
+
     def _end(
         self,
-        request: SearchRequest,
-        task: asyncio.Task[SearchResult],
+        request: Asked,
+        task: asyncio.Task[SearchResult | AnswerResult],
         reply: Callable[[Outcome], None],
         could_serve: bool,
     ) -> None:
@@ -97,7 +110,7 @@ class Gateway:
         else:
             raise error
 
-    def _note_refusal(self, request: SearchRequest, error: RaygionError, could_serve: bool) -> None:
+    def _note_refusal(self, request: Asked, error: RaygionError, could_serve: bool) -> None:
         number = int(request.trace_id.split("/")[0])
         self.world.history.refusals.append(
             Refusal(
@@ -217,7 +230,7 @@ class Views:
 
 
 class Engine:
-    """Pins each search as `actors.query_engine` does, and takes a while over it."""
+    """Pins each request as `actors.query_engine` does, and takes a while over it."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
@@ -225,6 +238,49 @@ class Engine:
         self._world = gateway.world
 
     async def search(self, request: SearchRequest) -> SearchResult:
+        pinned, number = self._pin(request)
+        deadline = Deadline.after(request.timeout_s, self._region.clock)
+        await self._take_a_while()
+        deadline.check("the shards were searched")
+        return SearchResult(
+            results=((Hit(id=self._hits(number), score=1.0, text="", metadata={}),),),
+            release=pinned.release.number,
+            region=self._region.name,
+            coverage=1.0,
+            took_ms=0.0,
+            trace_id=request.trace_id,
+            served_by=self._region.name,
+            staleness_ms=pinned.staleness_ms,
+            session=pinned.session,
+            timings_ms={SERVING: float(number)},
+        )
+
+    async def answer_events(self, request: AnswerRequest) -> AsyncGenerator[AnswerEvent, None]:
+        pinned, number = self._pin(request)
+        deadline = Deadline.after(request.timeout_s, self._region.clock)
+        await self._take_a_while()
+        deadline.check("the shards were searched")
+        yield Token(text="what")
+        await self._take_a_while()
+        deadline.check("the answer was written")
+        yield AnswerResult(
+            answer=str(number),
+            citations=(Citation(id=self._hits(number), text="", score=1.0),),
+            release=pinned.release.number,
+            region=self._region.name,
+            coverage=1.0,
+            usage=Usage(prompt_tokens=0, completion_tokens=1),
+            finish_reason="stop",
+            model="a model",
+            took_ms=0.0,
+            trace_id=request.trace_id,
+            served_by=self._region.name,
+            staleness_ms=pinned.staleness_ms,
+            session=pinned.session,
+        )
+
+    def _pin(self, request: Asked) -> tuple[Pinned, int]:
+        """What serves the request, and which one of the history's servings that is."""
         known, now_ms = self._gateway.views.known, self._region.clock.wall_ms()
         pinned = known.pin(
             request.release,
@@ -236,42 +292,31 @@ class Engine:
         )
         release = pinned.release.number
         in_force = known.view.in_force(now_ms, request.not_before)
-        number = int(request.trace_id.split("/")[0])
+        query_id = int(request.trace_id.split("/")[0])
+        level = self._world.levels[query_id]
+        agreed_on = level == "quorum" and isinstance(request, AnswerRequest)
         servings = self._world.history.servings
         servings.append(
             Serving(
                 at_s=self._world.scheduler.now_s,
-                query_id=number,
+                query_id=query_id,
                 region=self._region.name,
                 release=release,
                 position=position_of(pinned.session),
                 staleness_ms=pinned.staleness_ms,
                 hits=self._world.hits(self._region, release),
-                level=self._world.levels[number],
+                level="release" if agreed_on else level,
                 canary=in_force is None or in_force.release != release,
                 is_held=release in self._region.held,
             )
         )
-        made = servings[-1]
-        deadline = Deadline.after(request.timeout_s, self._region.clock)
-        timings = {SERVING: float(len(servings) - 1)}
-        await asyncio.sleep(self._gateway.rng.uniform(0.001, 0.02))
-        deadline.check("the shards were searched")
-        return SearchResult(
-            results=((Hit(id=made.hits, score=1.0, text="", metadata={}),),),
-            release=release,
-            region=self._region.name,
-            coverage=1.0,
-            took_ms=0.0,
-            trace_id=request.trace_id,
-            served_by=self._region.name,
-            staleness_ms=pinned.staleness_ms,
-            session=pinned.session,
-            timings_ms=timings,
-        )
+        return pinned, len(servings) - 1
 
-    def answer_events(self, request: AnswerRequest) -> AsyncGenerator[AnswerEvent, None]:
-        raise AssertionError("nobody asks for answers here")
+    def _hits(self, number: int) -> str:
+        return self._world.history.servings[number].hits
+
+    async def _take_a_while(self) -> None:
+        await asyncio.sleep(self._gateway.rng.uniform(0.001, 0.02))
 
     async def status(self) -> RegionSummary:
         raise AssertionError("nobody asks for the status here")
@@ -285,16 +330,30 @@ class Peers:
         self._world = gateway.world
         self._own = gateway.region.name
 
-    def preferred(self, request: SearchRequest | AnswerRequest) -> str:
+    def preferred(self, request: Asked) -> str:
         return self._world.preferred(self._own, request.user)
 
-    def candidates(self, request: SearchRequest | AnswerRequest) -> tuple[str, ...]:
+    def candidates(self, request: Asked) -> tuple[str, ...]:
         return self._world.network.nearest(self._own, tuple(self._world.regions))
 
     def holders(self, request: SearchRequest) -> tuple[str, ...]:
         return (self._own, *self.candidates(request))
 
     async def search(self, region: str, request: SearchRequest, deadline: Deadline) -> SearchResult:
+        found = await self._asked(region, request, deadline)
+        assert isinstance(found, SearchResult)
+        return found
+
+    async def answer_events(
+        self, region: str, request: AnswerRequest, deadline: Deadline
+    ) -> AsyncGenerator[AnswerEvent, None]:
+        answer = await self._asked(region, request, deadline)
+        assert isinstance(answer, AnswerResult)
+        yield answer
+
+    async def _asked(
+        self, region: str, request: Asked, deadline: Deadline
+    ) -> SearchResult | AnswerResult:
         remaining_s = deadline.remaining_s()
         sent = replace(
             request,
@@ -312,11 +371,6 @@ class Peers:
         if isinstance(outcome, RaygionError):
             raise outcome
         return outcome
-
-    def answer_events(
-        self, region: str, request: AnswerRequest, deadline: Deadline
-    ) -> AsyncGenerator[AnswerEvent, None]:
-        raise AssertionError("nobody asks for answers here")
 
 
 @functools.lru_cache(maxsize=1024)

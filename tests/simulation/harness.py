@@ -23,12 +23,11 @@ from cluster.numbered_object import read_each
 from cluster.releases import Switch, parse_entry
 from cluster.rollout import RolloutSettings
 from cluster.rollout_events import RegionStatus
-from cluster.search import SearchRequest
 from tests.simulation.accidents import Accidents
 from tests.simulation.clients import Client
 from tests.simulation.coordinators import Incarnation
 from tests.simulation.faulty_store import Objects, Weather
-from tests.simulation.gateways import Gateway, Outcome
+from tests.simulation.gateways import Asked, Gateway, Outcome
 from tests.simulation.history import History
 from tests.simulation.network import STORE, Network, cities
 from tests.simulation.people import People, propose_for_all
@@ -53,6 +52,8 @@ class Scenario:
 
     regions: int | None = None
     """How many; None draws 3 to 32, mostly few."""
+    in_one_city: bool | None = None
+    """Where messages take less time than clocks are apart; None: in one seed of ten."""
     noise_s: float = 20.0
     clients: int = 3
     roughness: float | None = None
@@ -74,7 +75,9 @@ class World:
         self.weather = Weather()
         count = scenario.regions or _drawn_count(self.rng)
         self.noise_s = scenario.noise_s * min(1.0, (6 / count) ** 0.5)
-        places = {name: place for name, place in _placed(self.rng, count)}
+        drawn = self.rng.random() < 0.1
+        in_one_city = drawn if scenario.in_one_city is None else scenario.in_one_city
+        places = dict(_placed(self.rng, count, cities()[:1] if in_one_city else cities()))
         self.network = Network(
             self.scheduler,
             random.Random(f"{seed}/network"),
@@ -233,7 +236,7 @@ class World:
         return random.Random(f"{self.seed}/{user}").choice(list(self.regions))
 
     def ask_region(
-        self, start: str, end: str, request: SearchRequest, take: Callable[[Outcome], object]
+        self, start: str, end: str, request: Asked, take: Callable[[Outcome], object]
     ) -> None:
         """Sends a query to another region, and what comes of it back."""
 
@@ -325,9 +328,8 @@ def _drawn_count(rng: random.Random) -> int:
     return rng.randint(least, most)
 
 
-def _placed(rng: random.Random, count: int) -> list[tuple[str, str]]:
+def _placed(rng: random.Random, count: int, known: list[str]) -> list[tuple[str, str]]:
     """Names of regions and their cities; several regions share one where there are too few."""
-    known = cities()
     chosen = [rng.sample(known, len(known)) for _ in range(-(-count // len(known)))]
     placed = []
     for turn, shuffled in enumerate(chosen, 1):

@@ -56,6 +56,8 @@ class Query:
     """The one that is asked."""
     level: str
     """A level of consistency, or `release`: a named one."""
+    answer: bool
+    """Whether an answer is asked for; else a search."""
     timeout_s: float
     token_position: int | None = None
     """Of the session token that goes along."""
@@ -77,6 +79,7 @@ class Serving:
     staleness_ms: int
     hits: str
     level: str
+    """Of the query; or `release` for an answer whose release a quorum has named."""
     canary: bool
     """Whether it was made by a release on trial."""
     is_held: bool

@@ -16,6 +16,8 @@ LOG = Scenario(regions=3, roughness=1.0, clients=0, noise_s=40.0)
 ANSWERS = Scenario(regions=3, roughness=1.0)
 ANSWERS_IN_GOOD_WEATHER = Scenario(regions=3, roughness=0.0)
 """Where the store hardly fails, more is answered by it."""
+ANSWERS_NEARBY = Scenario(regions=3, roughness=0.0, in_one_city=True)
+"""Where regions answer each other before a clock that is behind has come as far as another one."""
 Patch = pytest.MonkeyPatch
 
 

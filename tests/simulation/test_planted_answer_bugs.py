@@ -16,7 +16,7 @@ from cluster.answers import AnswerRequest
 from cluster.clock import Deadline
 from cluster.consistency import Known, Reading
 from cluster.coordination import RolloutDriver
-from cluster.demand import Demand
+from cluster.demand import EVENTUAL, Demand
 from cluster.errors import RaygionError
 from cluster.quorum import Vote
 from cluster.region_view import Freshness, RegionView
@@ -26,6 +26,7 @@ from cluster.session import SessionToken
 from tests.simulation.planting import (
     ANSWERS,
     ANSWERS_IN_GOOD_WEATHER,
+    ANSWERS_NEARBY,
     Bug,
     Patch,
     is_caught,
@@ -34,6 +35,27 @@ from tests.simulation.planting import (
 
 def ignoring_the_token(patch: Patch) -> None:
     patch.setattr(Demand, "floor", property(lambda self: 0))
+
+
+def forgetting_the_token_once_a_quorum_agrees(patch: Patch) -> None:
+    real = RegionalService._agreed_on
+
+    async def agreed_on(
+        self: RegionalService, request: AnswerRequest, deadline: Deadline
+    ) -> tuple[AnswerRequest, tuple[str, ...]]:
+        pinned, regions = await real(self, request, deadline)
+        return replace(pinned, demand=EVENTUAL), regions
+
+    patch.setattr(RegionalService, "_agreed_on", agreed_on)
+
+
+def forgetting_the_token_for_a_named_release(patch: Patch) -> None:
+    real = consistency._Asked.named
+
+    def named(self: consistency._Asked, release: int) -> consistency.Decision:
+        return real(replace(self, demand=EVENTUAL), release)
+
+    patch.setattr(consistency._Asked, "named", named)
 
 
 def comparing_releases_instead_of_positions(patch: Patch) -> None:
@@ -182,6 +204,8 @@ STRONG = "strong_answers_are_linearizable"
 QUORUM = "a_majority_agrees_on_quorum_answers"
 BUGS = [
     Bug(ignoring_the_token, "sessions_never_go_back", ANSWERS),
+    Bug(forgetting_the_token_once_a_quorum_agrees, "sessions_never_go_back", ANSWERS_NEARBY),
+    Bug(forgetting_the_token_for_a_named_release, "sessions_never_go_back", ANSWERS),
     Bug(comparing_releases_instead_of_positions, "sessions_never_go_back", ANSWERS),
     Bug(counting_staleness_from_the_last_attempt, STALENESS, ANSWERS),
     Bug(staleness_without_the_skew, STALENESS, ANSWERS),

@@ -58,7 +58,7 @@ def _entry(entry: dict[str, Any]) -> str:
 
 def _asked(reply: Reply) -> str:
     query = reply.query
-    details = [f"asks {query.region}, {query.level}"]
+    details = [f"asks {query.region} for {'an answer' if query.answer else 'hits'}, {query.level}"]
     if query.release is not None:
         details.append(f"release {query.release}")
     if query.token_position is not None:

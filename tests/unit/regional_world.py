@@ -85,6 +85,7 @@ class Region:
         self.coverage = 1.0
         self.gone = False
         self.hangs = False
+        """Whether readings of the log, and answers that others ask for, never end."""
         self.refreshes = 0
         self.read_takes_s = 0.01
         self.served: list[SearchRequest | AnswerRequest] = []
@@ -214,6 +215,8 @@ class Links:
         self, region: str, request: AnswerRequest, deadline: Deadline
     ) -> AsyncGenerator[AnswerEvent, None]:
         there = self._reach(region, request, deadline)
+        if there.hangs:
+            await asyncio.Event().wait()
         async for event in there.service.answer_events(self._sent(request, deadline)):
             yield event
 

@@ -1,83 +1,29 @@
-"""What a region does with a demand, from a table; and that the promises hold, from random logs that
-regions with differing clocks have read in part.
-"""
+"""What a region does with a demand, from a table."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from cluster.consistency import (
-    Decision,
-    Elsewhere,
-    Known,
-    Reading,
-    Refresh,
-    Serve,
-    Wait,
-    decide,
-)
-from cluster.demand import Consistency, Demand
+from cluster.consistency import Decision, Elsewhere, Known, Reading, Refresh, Serve, Wait
+from cluster.demand import Demand
 from cluster.errors import InvalidArgument, NotFound, NotYet, RaygionError, Unavailable
-from cluster.prompt import PromptTemplate
-from cluster.region_view import Freshness, Pulse, RegionView, ReleaseView
-from cluster.releases import CanaryShare, Switch
+from cluster.region_view import Freshness, Pulse, RegionView
+from cluster.releases import CanaryShare
 from cluster.session import SessionToken
-
-STORE, NOW, SKEW = "store", 1000, 100
-NO, DONE, FAILED = Reading.NOT_ASKED, Reading.DONE, Reading.FAILED
-
-
-def release(number: int) -> ReleaseView:
-    return ReleaseView(
-        number=number, corpora={}, embedders=(), generator=None, prompt=PromptTemplate()
-    )
-
-
-def known(
-    *switches: tuple[int, int, int],
-    resident: tuple[int, ...] = (1, 2),
-    read_ms: int = 900,
-    position: int | None = None,
-    last_release: int = 2,
-) -> Known:
-    """Switches are (position, release, moment)."""
-    tail = tuple(Switch(release=r, at_ms=at, position=p) for p, r, at in switches)
-    reached = position if position is not None else (tail[-1].position if tail else 0)
-    return Known(
-        RegionView(region="a", releases={n: release(n) for n in resident}, switches=tail),
-        Pulse(
-            freshness=Freshness(read_ms=read_ms, position=reached),
-            switches=tail,
-            store_id=STORE,
-            last_release=last_release,
-            aborted={7: "bad recall"},
-        ),
-    )
-
-
-def demand(
-    level: str, *, floor: int | None = None, within_ms: int | None = None, store: str = STORE
-) -> Demand:
-    token = None if floor is None else SessionToken(store, floor)
-    return Demand(level=Consistency(level), session=token, max_staleness_ms=within_ms)
-
-
-def decided(
-    asked: Demand,
-    what: Known,
-    reading: Reading = NO,
-    *,
-    now_ms: int = NOW,
-    named: int | None = None,
-) -> Decision:
-    return decide(
-        asked, release=named, known=what, reading=reading, now_ms=now_ms, skew_max_ms=SKEW
-    )
-
+from tests.unit.known_releases import (
+    DONE,
+    FAILED,
+    NO,
+    NOW,
+    SKEW,
+    STORE,
+    decided,
+    demand,
+    known,
+    release,
+)
 
 TWICE = known((3, 1, 0), (6, 2, 500))
 """Release 1, and since 500 release 2; read at 900, so staleness is 100 and the skew."""
@@ -177,6 +123,28 @@ def test_named_releases(
 
 
 @pytest.mark.parametrize(
+    ("number", "what", "floor", "position"),
+    [
+        (1, TWICE, 3, 6),
+        # What the session has seen has not come by the clock here, or has not been read.
+        (2, AHEAD, 6, 6),
+        (1, AHEAD, 6, 6),
+        (1, TWICE, 9, 9),
+    ],
+)
+def test_a_named_release_leaves_a_session_where_it_is(
+    number: int, what: Known, floor: int, position: int
+) -> None:
+    found = decided(demand("eventual", floor=floor), what, named=number)
+    assert isinstance(found, Serve)
+    assert (found.release, found.position) == (number, position)
+    pinned = what.pin(number, NOW, not_before=found.position, skew_max_ms=SKEW)
+    assert SessionToken.decode(pinned.session) == SessionToken(STORE, position)
+    with pytest.raises(InvalidArgument, match="another store"):
+        decided(demand("eventual", floor=floor, store="other"), what, named=number)
+
+
+@pytest.mark.parametrize(
     ("number", "says"),
     [(3, "no release 3; the last one is 2"), (0, "no release 0"), (7, "aborted: bad recall")],
 )
@@ -214,156 +182,6 @@ def test_a_clock_that_was_set_back_does_not_stop_the_time() -> None:
     ahead = known((3, 1, 0), read_ms=1_000_000)
     told = replace(ahead.pulse, freshness=Freshness(read_ms=900, position=3))
     assert ahead.with_pulse(told).freshness.read_ms == 900
-
-
-# Random histories. True time runs from 0; the clocks are ahead of it by 0 to SKEW.
-
-HORIZON = 600
-
-
-@dataclass(frozen=True)
-class Entry:
-    switch: Switch
-    landed: int
-
-
-@dataclass(frozen=True)
-class Clocked:
-    """A region at a true time: what it has read, what its clock says, what it holds."""
-
-    at: int
-    read_at: int
-    ahead: int
-    resident: frozenset[int]
-
-    @property
-    def now_ms(self) -> int:
-        return NOW + self.at + self.ahead
-
-    def known(self, log: list[Entry]) -> Known:
-        read = [entry.switch for entry in log if entry.landed <= self.read_at]
-        return known(
-            *((s.position, s.release, s.at_ms) for s in read),
-            resident=tuple(self.resident),
-            read_ms=NOW + self.read_at + self.ahead,
-            position=read[-1].position if read else 1,
-        )
-
-    def decide(self, asked: Demand, log: list[Entry], reading: Reading) -> Decision:
-        try:
-            return decided(asked, self.known(log), reading, now_ms=self.now_ms)
-        except InvalidArgument as error:
-            return Elsewhere(error)
-
-
-@st.composite
-def logs(draw: st.DrawFn) -> list[Entry]:
-    """Landed one after the other, some after their own moment."""
-    landed = sorted(draw(st.lists(st.integers(0, HORIZON), min_size=1, max_size=6)))
-    return [
-        Entry(
-            Switch(
-                release=draw(st.integers(1, 3)),
-                at_ms=NOW + moment + draw(st.integers(-150, 300)),
-                position=2 * number,
-            ),
-            moment,
-        )
-        for number, moment in enumerate(landed, 1)
-    ]
-
-
-@st.composite
-def regions(draw: st.DrawFn, *, after: int = 0) -> Clocked:
-    at = draw(st.integers(after, HORIZON + 300))
-    return Clocked(
-        at=at,
-        read_at=draw(st.integers(0, at)),
-        ahead=draw(st.integers(0, SKEW)),
-        resident=draw(st.sampled_from([frozenset({1, 2, 3}), frozenset({1, 2}), frozenset({1})])),
-    )
-
-
-def true_staleness(log: list[Entry], position: int, at: int, reference_ahead: int) -> int:
-    """Since when a later switch has been in the log and due, by the reference's clock."""
-    ended = [
-        max(entry.landed, entry.switch.at_ms - NOW - reference_ahead)
-        for entry in log
-        if entry.switch.position > position
-    ]
-    return max(0, at - min(ended, default=at))
-
-
-@given(logs(), regions(), st.integers(0, SKEW))
-@settings(max_examples=200, deadline=None)
-def test_staleness_is_never_smaller_than_the_true_one(
-    log: list[Entry], region: Clocked, reference_ahead: int
-) -> None:
-    served = region.decide(demand("eventual"), log, NO)
-    if isinstance(served, Serve):
-        true_ms = true_staleness(log, served.position, region.at, reference_ahead)
-        assert served.staleness_ms >= true_ms
-
-
-@given(logs(), st.lists(regions(), min_size=2, max_size=6))
-@settings(max_examples=200, deadline=None)
-def test_a_session_never_goes_back(log: list[Entry], visited: list[Clocked]) -> None:
-    floor = 0
-    for region in sorted(visited, key=lambda region: region.at):
-        asked = demand("session", floor=floor) if floor else demand("eventual")
-        served = region.decide(asked, log, NO)
-        if isinstance(served, Serve):
-            assert served.position >= floor
-            floor = served.position
-        elif floor:
-            # It has been seen, so it is in the log: a region that reads it never denies it.
-            again = replace(region, read_at=region.at).decide(asked, log, DONE)
-            refused = isinstance(again, Elsewhere) and isinstance(again.error, InvalidArgument)
-            assert not refused
-
-
-@given(logs(), regions(), regions(), st.integers(1, 300), st.integers(0, 80))
-@settings(max_examples=200, deadline=None)
-def test_a_strong_answer_is_never_older_than_one_before_it(
-    log: list[Entry], first: Clocked, second: Clocked, later: int, read_took: int
-) -> None:
-    seen = first.decide(demand("eventual"), log, NO)
-    if not isinstance(seen, Serve):
-        return
-    asked_at = first.at + later
-    second = replace(second, at=asked_at + read_took, read_at=asked_at)
-    for _ in range(len(log) + 1):
-        found = second.decide(demand("strong"), log, DONE)
-        if not isinstance(found, Wait):
-            break
-        assert second.now_ms < found.until_ms <= second.now_ms + SKEW
-        second = replace(second, at=second.at + found.until_ms - second.now_ms)
-    assert not isinstance(found, Wait | Refresh)
-    if isinstance(found, Serve):
-        assert found.position >= seen.position
-
-
-@given(logs(), regions(), regions(), st.integers(1, 200))
-@settings(max_examples=200, deadline=None)
-def test_what_a_strong_answer_shows_every_later_one_shows(
-    log: list[Entry], first: Clocked, second: Clocked, later: int
-) -> None:
-    seen = replace(first, read_at=first.at).decide(demand("strong"), log, DONE)
-    second = replace(second, at=first.at + later, read_at=first.at + later)
-    found = second.decide(demand("strong"), log, DONE)
-    if isinstance(seen, Serve) and isinstance(found, Serve):
-        assert found.position >= seen.position
-
-
-@given(logs(), regions(), st.integers(SKEW + 1, 500), st.integers(0, SKEW))
-@settings(max_examples=200, deadline=None)
-def test_a_bound_is_kept(
-    log: list[Entry], region: Clocked, within_ms: int, reference_ahead: int
-) -> None:
-    served = region.decide(demand("bounded", within_ms=within_ms), log, NO)
-    if isinstance(served, Serve):
-        true_ms = true_staleness(log, served.position, region.at, reference_ahead)
-        assert true_ms <= served.staleness_ms <= within_ms
 
 
 def test_no_canary_comes_before_what_the_session_has_seen() -> None:

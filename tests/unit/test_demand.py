@@ -43,7 +43,9 @@ def test_demands(
         ("strong", None, 5, None, "max_staleness_ms"),
         (None, None, -1, None, "max_staleness_ms"),
         ("strong", None, None, 1, "consistency"),
-        (None, "token", None, 1, "session"),
+        ("session", "token", None, 1, "consistency"),
+        (None, "token", 500, 1, "max_staleness_ms"),
+        (None, "no token", None, 1, "session"),
         (None, None, 500, 1, "max_staleness_ms"),
     ],
 )
@@ -58,6 +60,13 @@ def test_demands_that_make_no_sense(
     with pytest.raises(InvalidArgument) as raised:
         demand_of(level, token, within_ms, release=number)
     assert raised.value.field == field
+
+
+def test_a_token_goes_with_a_named_release() -> None:
+    token = SessionToken(STORE, 3)
+    made = demand_of(None, token.encode(), None, release=1)
+    assert made == Demand(level=Consistency.EVENTUAL, session=token)
+    assert made.told() == {"session": token.encode()}
 
 
 def test_nothing_asked_is_one_and_the_same() -> None:

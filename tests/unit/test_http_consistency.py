@@ -35,6 +35,7 @@ DEMANDS: list[tuple[dict[str, Any], Demand]] = [
         {"consistency": "strong", "session": TOKEN.encode()},
         Demand(level=Consistency.STRONG, session=TOKEN),
     ),
+    ({"release": 1, "session": TOKEN.encode()}, Demand(session=TOKEN)),
 ]
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"consistency": "exact"}, "consistency"),
@@ -50,7 +51,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"max_staleness_ms": 1.5}, "max_staleness_ms"),
     ({"max_staleness_ms": 2**60}, "max_staleness_ms"),
     ({"release": 1, "consistency": "strong"}, "consistency"),
-    ({"release": 1, "session": TOKEN.encode()}, "session"),
+    ({"release": 1, "session": TOKEN.encode(), "max_staleness_ms": 500}, "max_staleness_ms"),
+    ({"release": 1, "session": "no token"}, "session"),
 ]
 
 

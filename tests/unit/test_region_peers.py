@@ -65,8 +65,9 @@ async def test_a_question_arrives_as_it_was_asked_and_its_events_come_back() -> 
     )
     async with serving(service) as url, peers_of(settings_of({"there": url})) as peers:
         events = await collect(peers, asked)
+        pinned = demand_of(None, SessionToken("store", 12).encode(), None, release=3)
         plain = replace(asked, retrieve=False, question="x" * 10_000, release=3)
-        await collect(peers, replace(plain, demand=demand_of(None, None, None)))
+        await collect(peers, replace(plain, demand=pinned))
     first, last = events[0], events[-1]
     assert isinstance(first, Retrieved)
     assert isinstance(last, AnswerResult)
@@ -82,6 +83,7 @@ async def test_a_question_arrives_as_it_was_asked_and_its_events_come_back() -> 
     assert replace(got, timeout_s=1.0, forwarded_by="") == replace(asked, timeout_s=1.0)
     assert got.forwarded_by == "here"
     assert (got_plain.retrieve, len(got_plain.question), got_plain.release) == (False, 10_000, 3)
+    assert got_plain.demand == pinned
 
 
 async def collect(

@@ -168,7 +168,13 @@ OPTIONS: dict[str, Any] = {
 DEMAND = demand_of("strong", SessionToken("store", 12).encode(), None)
 
 
-@pytest.mark.parametrize("how", [{"release": 9}, {"demand": DEMAND}, {"fields": ()}])
+PINNED = demand_of(None, SessionToken("store", 12).encode(), None, release=9)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{"release": 9}, {"demand": DEMAND}, {"release": 9, "demand": PINNED}, {"fields": ()}],
+)
 @pytest.mark.parametrize("binary", [True, False])
 async def test_a_search_arrives_as_it_was_asked(how: dict[str, Any], binary: bool) -> None:
     service = FakeService()

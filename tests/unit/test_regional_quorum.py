@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from cluster.answers import AnswerResult, Retrieved
+from cluster.answers import AnswerResult, Retrieved, Token
+from cluster.demand import Consistency, Demand, demand_of
 from cluster.errors import InvalidArgument, NotYet, Unavailable
-from tests.unit.regional_world import ASK, QUESTION, Region, World, quorum, told
+from cluster.session import SessionToken
+from tests.unit.regional_world import ASK, FIRST, QUESTION, STORE, Region, World, quorum, told
 
 
 @pytest.fixture
@@ -112,3 +114,32 @@ async def test_an_answer_by_quorum_is_written_where_the_majority_is(
     assert retrieved.served_by in ("b", "c")
     with pytest.raises(InvalidArgument, match="with retrieval"):
         await told(a, replace(QUESTION, retrieve=False, demand=quorum()))
+
+
+@pytest.mark.parametrize("holds_it", [True, False], ids=["here", "elsewhere"])
+async def test_an_answer_by_quorum_takes_no_session_back(
+    world: World, a: Region, holds_it: bool
+) -> None:
+    """The session has seen a switch whose moment has not come by the clocks of these regions."""
+    world.log = [FIRST, (8, 2, world.clock.wall_ms() + 60)]
+    for region in world.regions.values():
+        region.read()
+    if not holds_it:
+        a.holds(1)
+    by_quorum = Demand(level=Consistency.QUORUM, session=SessionToken(STORE, 8))
+    events = await told(a, replace(QUESTION, demand=by_quorum))
+    assert isinstance(events[-1], AnswerResult)
+    assert holds_it or events[-1].served_by != "a"
+    for event in (events[0], events[-1]):
+        assert not isinstance(event, Token)
+        assert (event.release, SessionToken.decode(event.session).position) == (2, 8)
+    again = demand_of(None, events[-1].session, None)
+    assert (await a.service.search(replace(ASK, demand=again))).release == 2
+
+
+async def test_a_named_release_takes_no_session_back(world: World, a: Region) -> None:
+    world.log = [FIRST, (8, 2, world.clock.wall_ms() + 60)]
+    a.read()
+    named = demand_of(None, SessionToken(STORE, 8).encode(), None, release=1)
+    found = await a.service.search(replace(ASK, release=1, demand=named))
+    assert (found.release, SessionToken.decode(found.session).position) == (1, 8)

@@ -294,6 +294,14 @@ async def test_an_answer_goes_on_elsewhere_before_it_has_begun(a: Region) -> Non
     assert (await last_event(a.service.answer_events(QUESTION))).served_by == "a"
 
 
+async def test_a_region_that_does_not_begin_to_answer_leaves_its_time_to_the_next(
+    a: Region, b: Region
+) -> None:
+    a.prefers, b.hangs = "b", True
+    answer = await last_event(a.service.answer_events(replace(QUESTION, timeout_s=0.1)))
+    assert answer.served_by == "a"
+
+
 async def test_an_answer_that_has_begun_is_not_begun_again(a: Region) -> None:
     a.error_in_stream = Unavailable("the model broke off")
     events = a.service.answer_events(QUESTION)

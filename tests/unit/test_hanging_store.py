@@ -1,0 +1,149 @@
+"""A store that accepts connections and never answers, or hardly, is given up within seconds."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from cluster import fsspec_store
+from cluster.errors import OutcomeUnknown, Unavailable
+from cluster.fsspec_store import PART_BYTES, FsspecStore
+from cluster.object_store import ObjectStore, open_store
+
+WAIT_S = 60.0
+TRICKLE = b"HTTP/1.1 200 OK\r\nX-Padding: "
+
+
+class HangingServer:
+    """Reads what it is sent. It answers nothing, or begins a header that never ends."""
+
+    def __init__(self) -> None:
+        self.trickles = False
+        self._ended = threading.Event()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._open: list[socket.socket] = []
+        self.accepted = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def options(self) -> dict[str, object]:
+        port = self._listener.getsockname()[1]
+        return {"endpoint_url": f"http://127.0.0.1:{port}", "key": "k", "secret": "s"}
+
+    def stop(self) -> None:
+        self._ended.set()
+        for connection in [self._listener, *self._open]:
+            connection.close()
+
+    def _accept(self) -> None:
+        while not self._ended.is_set():
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self.accepted += 1
+            self._open.append(connection)
+            threading.Thread(target=self._hang, args=(connection,), daemon=True).start()
+
+    def _hang(self, connection: socket.socket) -> None:
+        try:
+            while connection.recv(65_536) and not self.trickles:
+                pass
+            connection.sendall(TRICKLE)
+            while not self._ended.wait(0.05):
+                connection.sendall(b"x")
+        except OSError:
+            return
+
+
+@pytest.fixture
+def server() -> Iterator[HangingServer]:
+    server = HangingServer()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def store(server: HangingServer) -> FsspecStore:
+    store = FsspecStore("s3://bucket/folder", server.options)
+    # Loading the client takes longer than the limits that these tests set.
+    store._fs.connect()
+    return store
+
+
+def within(call: Callable[[], object]) -> None:
+    """Lets `call` raise; fails when it has not ended in a minute."""
+    caller = ThreadPoolExecutor(1)
+    try:
+        caller.submit(call).result(timeout=WAIT_S)
+    finally:
+        caller.shutdown(wait=False)
+
+
+READS: dict[str, Callable[[ObjectStore], object]] = {
+    "get": lambda store: store.get("a/b"),
+    "read_range": lambda store: store.read_range("a/b", 0, 10),
+    "exists": lambda store: store.exists("a/b"),
+    "size": lambda store: store.size("a/b"),
+    "list_names": lambda store: store.list_names("a"),
+    "list_objects": lambda store: store.list_objects("a"),
+    "list_folders": lambda store: store.list_folders("a"),
+    "remove": lambda store: store.remove("a/b"),
+}
+
+
+@pytest.mark.parametrize("trickles", [False, True])
+@pytest.mark.parametrize("read", READS)
+def test_reads_are_given_up(
+    server: HangingServer,
+    store: FsspecStore,
+    monkeypatch: pytest.MonkeyPatch,
+    read: str,
+    trickles: bool,
+) -> None:
+    monkeypatch.setattr(fsspec_store, "ANSWER_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(fsspec_store, "_ENTRY_BYTES", 0)
+    server.trickles = trickles
+    with pytest.raises(Unavailable, match=r"cannot read a.*: no answer within"):
+        within(lambda: READS[read](store))
+
+
+@pytest.mark.parametrize("size_bytes", [10, PART_BYTES + 1])
+def test_of_a_write_that_is_given_up_the_outcome_is_unknown(
+    store: FsspecStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size_bytes: int
+) -> None:
+    monkeypatch.setattr(fsspec_store, "ANSWER_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(fsspec_store, "_BYTES_PER_S_MIN", 2**40)
+    file = tmp_path / "file"
+    file.write_bytes(bytes(size_bytes))
+    for write in (
+        lambda: store.put_if_absent("a/b", b"x"),
+        lambda: store.put("a/b", b"x"),
+        lambda: store.upload_if_absent("a/b", file, hashlib.sha256(file.read_bytes()).hexdigest()),
+    ):
+        with pytest.raises(OutcomeUnknown, match="a/b may or may not have been written"):
+            within(write)
+
+
+def test_a_store_that_hangs_is_not_opened(server: HangingServer) -> None:
+    """By the real limits, within which each call has several tries: a connection that a firewall
+    forgot hangs, and the next one may not.
+    """
+    with pytest.raises(Unavailable, match="does not answer"):
+        within(lambda: open_store("s3://bucket/folder", server.options))
+    calls = 2
+    assert server.accepted > calls
+
+
+def test_limits_of_ones_own_count(server: HangingServer) -> None:
+    options = {**server.options, "config_kwargs": {"read_timeout": 30, "signature_version": "s3"}}
+    store = FsspecStore("s3://bucket/folder", options)
+    config = store._fs.config_kwargs
+    assert (config["read_timeout"], config["signature_version"]) == (30, "s3")
+    assert config["connect_timeout"] <= 5
