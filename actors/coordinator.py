@@ -1,8 +1,9 @@
 """The region coordinator: follows the release log and carries out what the rollout decides.
 
 A named, detached actor that Ray restarts. It may be killed at any step: the next incarnation reads
-the log and goes on, and serving never waits for it. One thread drives the rollout; the methods that
-others call either read a published snapshot or leave a request for that thread.
+the log and goes on, and serving never waits for it. One thread drives the rollout, and waits for
+the store; the methods that others call read a published snapshot, tell of what was observed, or
+leave a request for that thread.
 """
 
 from __future__ import annotations
@@ -91,13 +92,15 @@ class Coordinator:
             appended=RegionNudges(HttpNudges(settings, region)),
         )
         self._loader = ReleaseLoader(settings, region, store, cache_folder, deployer, self._counts)
-        self._inbox: queue.Queue[_Request | Outcome | None] = queue.Queue(maxsize=256)
+        self._inbox: queue.Queue[_Request | None] = queue.Queue(maxsize=256)
         """None only wakes the thread up."""
-        self._releases = RegionReleases(self._loader, clock, self._inbox.put)
+        self._releases = RegionReleases(self._loader, clock, self._observe)
         self._woken = threading.Event()
         """Whether the next reading of the log is not to wait for its time."""
         self._readings = LogReadings()
         self._exchanged_s = float("-inf")
+        self._has_news = threading.Event()
+        """Whether the next heartbeat is not to wait for its time: the leader waits for it."""
         self._trouble = ""
         """What the last step failed with."""
         self._judge = CanaryJudge(clock)
@@ -191,9 +194,7 @@ class Coordinator:
         canary = self._view.canary
         reason = self._judge.take(report, None if canary is None else canary.release)
         if reason is not None:
-            # When too much waits there, the next report shows the fault again.
-            with contextlib.suppress(queue.Full):
-                self._inbox.put_nowait(CanaryFaulted(release=report.release, reason=reason))
+            self._observe(CanaryFaulted(release=report.release, reason=reason))
 
     def commit(self, number: int) -> LogState:
         """Raises Conflict when a target region is not prepared, NotFound."""
@@ -248,6 +249,13 @@ class Coordinator:
                 "the coordinator did not finish in time; look with `raygion release list`"
             ) from error
 
+    def _observe(self, outcome: Outcome) -> None:
+        """In the thread that found it out: it counts at once, however slow the store is."""
+        self._driver.observe(outcome)
+        self._publish()
+        self._has_news.set()
+        self.nudge()
+
     # The thread that drives the rollout.
 
     def _run(self) -> None:
@@ -257,12 +265,8 @@ class Coordinator:
                 item = self._inbox.get(timeout=_TICK_S)
             except queue.Empty:
                 continue
-            if isinstance(item, _Request):
+            if item is not None:
                 self._serve(item)
-            elif item is not None:
-                self._attempt(partial(self._driver.observe, item))
-                # The leader waits for it.
-                self._exchanged_s = float("-inf")
 
     def _look(self) -> None:
         """Reads the log, lets those go on who wait for that, and does what follows from it."""
@@ -272,7 +276,8 @@ class Coordinator:
         if not read:
             return
         now_s = self._clock.monotonic_s()
-        exchange = now_s - self._exchanged_s >= _TICK_S / 2
+        exchange = self._has_news.is_set() or now_s - self._exchanged_s >= _TICK_S / 2
+        self._has_news.clear()
         if not self._attempt(partial(self._driver.decide, exchange_heartbeats=exchange)):
             return
         if exchange:
@@ -331,9 +336,9 @@ class Coordinator:
         self._publish()
 
     def _publish(self) -> None:
-        state, now_ms = self._rollout.state, self._clock.wall_ms()
-        view = view_of(self._rollout, self._releases.loaded, now_ms, self._view.revision)
-        with self._published:
+        with self._driver.deciding, self._published:
+            state, now_ms = self._rollout.state, self._clock.wall_ms()
+            view = view_of(self._rollout, self._releases.loaded, now_ms, self._view.revision)
             self._state = state
             self._pulse = pulse_of(self._rollout, self._driver.freshness, self._store_id)
             resident = state.resident(now_ms)

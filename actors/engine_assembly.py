@@ -47,11 +47,11 @@ class RegionGenerators:
         self._generators: dict[str, ServeGenerator] = {}
         self._tokenizers: dict[tuple[ArtifactFile, ...], asyncio.Task[FolderTokenizer]] = {}
 
-    def generator(self, release: ReleaseView) -> Generator:
+    def generator(self, release: ReleaseView, corpus: str | None) -> Generator:
         assert release.generator is not None, "only search is served"
         application = release.generator.application
         if application is None:
-            return RemoteGenerator(self._peers, release.number)
+            return RemoteGenerator(self._peers, release.number, corpus)
         if application not in self._generators:
             self._generators[application] = ServeGenerator(application)
         return self._generators[application]

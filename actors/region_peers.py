@@ -106,10 +106,14 @@ class RegionPeers:
                         return
             raise _broke_off(region)
 
-    def generators(self) -> tuple[str, ...]:
+    def generators(self, corpus: str | None) -> tuple[str, ...]:
         # Nearest to here, whoever asks: it is this region that waits for every piece.
         order = self._router.order(
-            asked=self._region, caller=ANYONE, needs_generator=True, policy=RoutingPolicy.LOCAL
+            asked=self._region,
+            caller=ANYONE,
+            corpus=corpus,
+            needs_generator=True,
+            policy=RoutingPolicy.LOCAL,
         )
         return tuple(name for name in order if name != self._region)
 

@@ -109,6 +109,14 @@ class Settings(Record):
         homes = self.corpus(corpus).regions
         return homes is None or region in homes
 
+    def check_may_hold(self, region: str, corpus: str) -> None:
+        """Raises InvalidArgument for a region that may not have the corpus's documents."""
+        if not self.may_hold(region, corpus):
+            homes = ", ".join(self.corpus(corpus).regions or ())
+            raise InvalidArgument(
+                f"corpus {corpus!r} may not be in region {region!r}: run this in {homes}", "region"
+            )
+
     def answer_places(self, region: str) -> int:
         """Answers that one gateway of the region takes at once: what its language models would
         refuse in the end is not worth a search.

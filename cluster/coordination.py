@@ -3,14 +3,15 @@
     read      read the log
     decide    exchange heartbeats -> decide -> carry out, again after each append
     request   read the log -> take the lead -> what a person asks for -> append
-    observe   the outcome of an instruction -> decide -> carry out
+    observe   the outcome of an instruction, which the next `decide` goes by
 
-The coordinator and the simulation run this same code. It has no threads, and nothing of it is lost
-when it is abandoned at any point: the log and the heartbeats give it all back.
+The coordinator and the simulation run this same code. It starts no threads, and nothing of it is
+lost when it is abandoned at any point: the log and the heartbeats give it all back.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, assert_never
@@ -79,7 +80,10 @@ def _starting() -> Conflict:
 
 
 class RolloutDriver:
-    """Owns a rollout. Not thread-safe: one thread makes all calls."""
+    """Owns a rollout. One thread makes all calls but `observe`, for which any may do.
+
+    That one asks the store for nothing, so nothing that is observed waits for a store that hangs.
+    """
 
     def __init__(
         self,
@@ -96,6 +100,8 @@ class RolloutDriver:
     ) -> None:
         """`appended` is called after each entry that landed. It returns at once, raises nothing."""
         self.rollout = rollout
+        self.deciding = threading.RLock()
+        """Held while the rollout changes. Whoever looks at it in another thread holds it, too."""
         self.freshness = Freshness()
         """Of the last complete reading of the log."""
         self._store = store
@@ -149,8 +155,10 @@ class RolloutDriver:
             raise failure
 
     def observe(self, event: Outcome) -> None:
-        """Takes in how the preparing of a release ended, or how it did. Fails like `read`."""
-        self._carry_out(event)
+        """Takes in how the preparing of a release ended, or how it did; `decide` goes on from it.
+        Raises nothing.
+        """
+        self._handle(event)
 
     def request(self, decide: Decide) -> LogState:
         """Appends what `decide` gives; decides again when another writer came first. Has this
@@ -184,9 +192,10 @@ class RolloutDriver:
 
     def _handle(self, event: Event) -> bool:
         """Whether the log may have grown, so that there may be more to decide."""
-        instructions = self.rollout.handle(
-            event, now_ms=self._clock.wall_ms(), commit_id=self._new_id()
-        )
+        with self.deciding:
+            instructions = self.rollout.handle(
+                event, now_ms=self._clock.wall_ms(), commit_id=self._new_id()
+            )
         appended = False
         for instruction in instructions:
             match instruction:

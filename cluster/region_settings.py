@@ -75,6 +75,9 @@ class RegionSettings(Record):
     cpus: Annotated[float, Field(gt=0)] | None = None
     """Logical CPUs of a cluster that is started here; None leaves room for what the settings ask
     for."""
+    gcs_redis: Annotated[str, Field(pattern=r"^[^\s:/@]+:[0-9]{1,5}$")] | None = None
+    """Host and port of a Redis that keeps the state of the cluster's control store (Ray's GCS), so
+    that the region outlives its death. None keeps it in memory, and the region dies with it."""
     http: EndpointSettings = Field(default_factory=EndpointSettings)
 
 

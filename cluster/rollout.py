@@ -114,24 +114,28 @@ class Rollout:
         return self._epoch_led is not None and self._epoch_led == self.state.epoch
 
     def handle(self, event: Event, *, now_ms: int, commit_id: str) -> list[Instruction]:
-        """Takes one event and returns what to do about it, in order."""
-        instructions: list[Instruction] = []
+        """Takes one event and returns what to do about it, in order.
+
+        An outcome is only taken in: it may come at any moment, also while something is being
+        appended. What follows from it is decided with the next LogCaughtUp.
+        """
         match event:
+            case Prepared() | PrepareFailed():
+                return self._residents.settle(event, now_ms)
+            case CanaryFaulted(release=release, reason=reason):
+                self._at_fault[release] = reason
+                return []
             case EntryRead(entry=entry):
                 self._take_in(entry)
             case LogCaughtUp():
                 self._caught_up = True
             case HeartbeatsRead():
                 self._hear(event, now_ms)
-            case Prepared() | PrepareFailed():
-                instructions += self._residents.settle(event, now_ms)
-            case CanaryFaulted(release=release, reason=reason):
-                self._at_fault[release] = reason
             case _:
                 assert_never(event)
         if not self._caught_up:
-            return instructions
-        instructions += self._residents.reconcile(self.state, now_ms)
+            return []
+        instructions = self._residents.reconcile(self.state, now_ms)
         append = self._lead(now_ms, commit_id) if self.leads else self._stand(now_ms, commit_id)
         self._caught_up = not append
         return [*instructions, *append]

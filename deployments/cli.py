@@ -106,6 +106,9 @@ def up(
     region: Region = None,
     store: Store = None,
     port: Port = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Stay, and start the region again whenever it dies.")
+    ] = False,
     as_json: Json = False,
     ray_start: RayStart = None,
 ) -> None:
@@ -114,7 +117,12 @@ def up(
     A region that runs already goes on with the settings that it was started with. Without `ray
     start` its Ray cluster is this machine alone; with it this machine is the head of a cluster that
     others join with `raygion join`. `ray up` calls it so.
+
+    With --watch the command ends when `raygion down` ends the region, or when it is interrupted:
+    the region then goes on without it.
     """
+    if watch:
+        raise typer.Exit(_keep_up(config, region, store, port, ray_start or [], as_json=as_json))
     try:
         _bring_up(config, region, store, port, ray_start or [], as_json=as_json)
     except RaygionError as error:
@@ -123,6 +131,27 @@ def up(
         # The launcher forgets a head on which this fails, and `ray down` would leave it running.
         print_error(error, as_json=as_json)
         err.print("The region on this machine goes on as it was started.")
+
+
+def _keep_up(
+    config: Path | None,
+    region: str | None,
+    store: str | None,
+    port: int | None,
+    ray_start: list[str],
+    *,
+    as_json: bool,
+) -> int:
+    from deployments.region_watch import keep_up, standing_of
+
+    installation = opened(config, region, store, port=port)
+    given = {"--config": config, "--region": installation.region, "--store": store, "--port": port}
+    options = [str(word) for pair in given.items() if pair[1] is not None for word in pair]
+    command = [sys.executable, "-m", "deployments.cli", "up", *options]
+    command += ["--json"] if as_json else []
+    command += ["--", *ray_start] if ray_start else []
+    is_head = bool(ray_start)
+    return keep_up(command, lambda: standing_of(installation, is_head=is_head), err.print)
 
 
 def _bring_up(

@@ -99,19 +99,21 @@ def _show_one(installation: Installation, *, as_json: bool) -> None:
         f"leader {summary['leader']}, epoch {summary['epoch']}, "
         f"release log at {summary['log_position']}"
     )
-    if (client := _python_client(installation)) is not None:
-        say(f"Python client: {client}")
+    _say_of_the_cluster(installation)
     for release in summary["resident"]:
         out.print(_resident(release, current=release["release"] == summary["release"]))
     if len(summary["machines"]) > 1:
         out.print(_machines(summary["machines"]))
 
 
-def _python_client(installation: Installation) -> str | None:
+def _say_of_the_cluster(installation: Installation) -> None:
     # Imported late: it brings Ray, which the other commands of this file do without.
     from deployments import region_host
 
-    return region_host.python_client(installation)
+    if (control_store := region_host.control_store(installation)) is not None:
+        say(f"Ray's control store {control_store}")
+    if (client := region_host.python_client(installation)) is not None:
+        say(f"Python client: {client}")
 
 
 def _resident(release: dict[str, Any], *, current: bool) -> Table:

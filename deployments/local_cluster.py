@@ -26,6 +26,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from cluster.errors import Conflict, Corrupt, Unavailable
+from deployments import machine_keeper
 from deployments.cluster_ports import (
     LOOPBACK,
     PortBlock,
@@ -34,6 +35,7 @@ from deployments.cluster_ports import (
     is_answered,
 )
 from deployments.detached import spawn_detached
+from deployments.gcs_storage import check_redis, forget, storage_env
 from deployments.haproxy_config import GatewayPlaces
 from deployments.marked_processes import (
     end_marked_processes,
@@ -75,6 +77,8 @@ class LocalCluster:
     http_port: int
     marker: str
     head_pid: int = 0
+    gcs_redis: str | None = None
+    """Host and port of the Redis that has the control store's state, if one has."""
     env: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -144,6 +148,8 @@ class LocalCluster:
         Unavailable when a process outlives the time; the record then stays for another attempt.
         """
         ended = end_marked_processes(self.marker, timeout_s=timeout_s)
+        if self.gcs_redis is not None:
+            forget(self.gcs_redis, self.marker)
         # A record that was tampered with must not lead to a foreign folder.
         if _read_text(self.temp_dir / _MARKER_FILE) == self.marker:
             with suppress(FileNotFoundError):  # somebody else stops it at the same time
@@ -162,19 +168,21 @@ def start_local_cluster(
     places: GatewayPlaces = _PLACES,
     num_cpus: int | None = None,
     object_store_memory_bytes: int = 300_000_000,
+    gcs_redis: str | None = None,
     env: Mapping[str, str] | None = None,
     timeout_s: float = 60,
 ) -> LocalCluster:
     """Starts a cluster and returns when drivers can connect.
 
     `http_port` is for Serve; 0 takes a free one. `places` are those of one gateway behind it.
-    `num_cpus` is what Ray may plan with, by default the cores of the machine. `env`
-    is added to the environment of all its processes; what keeps the cluster safe or apart from
-    others cannot be overridden. What a cluster that died left behind in `run_dir` is cleared away
-    first.
+    `num_cpus` is what Ray may plan with, by default the cores of the machine. `gcs_redis` is the
+    host and port of a Redis: the cluster then outlives its control store. `env` is added to the
+    environment of all its processes; what keeps the cluster safe or apart from others cannot be
+    overridden. What a cluster that died left behind in `run_dir` is cleared away first.
 
-    Fails with InvalidArgument when the port is taken, Conflict when `run_dir` has a running
-    cluster, Unavailable when Ray does not come up; in each case nothing is left running.
+    Fails with InvalidArgument when the port is taken or `gcs_redis` is no Redis, Conflict when
+    `run_dir` has a running cluster, Unavailable when Ray does not come up; in each case nothing is
+    left running.
     """
     run_dir = run_dir.absolute()
     run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -186,6 +194,8 @@ def start_local_cluster(
             previous.stop()
         if http_port:
             check_http_port(http_port)
+        if gcs_redis is not None:
+            check_redis(gcs_redis)
         for attempt in range(1, _START_ATTEMPTS_MAX + 1):
             ports = find_port_block(avoid=[http_port])
             cluster = LocalCluster(
@@ -195,6 +205,7 @@ def start_local_cluster(
                 port_base=ports.base,
                 http_port=http_port or ports.http,
                 marker=secrets.token_hex(16),
+                gcs_redis=gcs_redis,
                 env=dict(env or {}),
             )
             try:
@@ -250,8 +261,12 @@ def _start_head(
         num_cpus=num_cpus,
         object_store_memory_bytes=object_store_memory_bytes,
     )
+    held = (
+        [*command, "--block"] if cluster.gcs_redis is None else [*machine_keeper.COMMAND, *command]
+    )
+    env = {**_environment(cluster), **storage_env(cluster.gcs_redis, cluster.marker)}
     log = cluster.run_dir / "logs" / "ray-start.log"
-    pid = spawn_detached(command, env=_environment(cluster), cwd=cluster.temp_dir, log=log)
+    pid = spawn_detached(held, env=env, cwd=cluster.temp_dir, log=log)
     cluster = replace(cluster, head_pid=pid)
     _write_record(cluster)
     _wait_for_start(cluster, pid, log, timeout_s=timeout_s)

@@ -13,7 +13,6 @@ import os
 import resource
 import secrets
 import socket
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,8 +21,10 @@ import psutil
 
 from cluster.errors import Conflict, InvalidArgument, Unavailable
 from cluster.records import Record
+from deployments import machine_keeper
 from deployments.cluster_ports import check_http_port
 from deployments.detached import spawn_detached
+from deployments.gcs_storage import check_redis, forget, storage_env
 from deployments.haproxy_config import GatewayPlaces
 from deployments.marked_processes import (
     MARKER_VARIABLE,
@@ -40,7 +41,6 @@ from deployments.ray_starter import (
 
 RECORD = Path(".config/raygion/machine.json")
 """In the home folder."""
-_KEEPER = [sys.executable, "-m", "deployments.machine_keeper"]
 _RAYLET = "raylet"
 _STARTED = "Ray runtime started."
 _START_TIMEOUT_S = 180.0
@@ -64,7 +64,15 @@ class Machine(Record):
     """The file with the cluster's secret."""
     marker: str
     keeper_pid: int
+    """0 while it is not known, and after `stop`."""
     is_head: bool
+    gcs_redis: str | None = None
+    """Host and port of the Redis that has the control store's state, if one has."""
+
+    @property
+    def was_stopped(self) -> bool:
+        """Whether the node ended because somebody wanted it so."""
+        return self.keeper_pid == 0
 
     def is_alive(self) -> bool:
         return is_marked(self.keeper_pid, self.marker)
@@ -73,7 +81,12 @@ class Machine(Record):
         """Ends all processes of the node and returns their pids. Raises Unavailable when one
         outlives that.
         """
-        return end_marked_processes(self.marker, timeout_s=_END_TIMEOUT_S)
+        ended = end_marked_processes(self.marker, timeout_s=_END_TIMEOUT_S)
+        if self.is_head and self.gcs_redis is not None:
+            forget(self.gcs_redis, self.marker)
+        if (recorded := find_machine()) is not None and recorded.marker == self.marker:
+            _write(self.model_copy(update={"keeper_pid": 0}))
+        return ended
 
 
 def find_machine() -> Machine | None:
@@ -103,6 +116,7 @@ class NodeStarter:
         run_folder: Path,
         places: GatewayPlaces,
         http_port: int,
+        gcs_redis: str | None,
         command: Sequence[str],
     ) -> None:
         """`run_folder` takes HAProxy's program and the log. Raises InvalidArgument when the
@@ -117,6 +131,7 @@ class NodeStarter:
         self._run_folder = run_folder
         self._places = places
         self._http_port = http_port
+        self._gcs_redis = gcs_redis
         self._command = command
         self._token_path = _token_path()
 
@@ -133,6 +148,8 @@ class NodeStarter:
         if found is not None:
             found.stop()
         check_http_port(self._http_port)
+        if self._gcs_redis is not None:
+            check_redis(self._gcs_redis)
         return self._start(), True
 
     def start_worker(self) -> tuple[Machine, bool]:
@@ -179,13 +196,14 @@ class NodeStarter:
             marker=secrets.token_hex(16),
             keeper_pid=0,
             is_head="--head" in self._command,
+            gcs_redis=self._gcs_redis,
         )
         # The record comes before the first process, so that a start that is cut off can be ended.
         _write(machine)
         log = logs / "ray-start.log"
-        keeper = spawn_detached(
-            [*_KEEPER, *self._command], env=self._environment(machine), cwd=Path.home(), log=log
-        )
+        command = [*machine_keeper.COMMAND, *self._command]
+        env = self._environment(machine)
+        keeper = spawn_detached(command, env=env, cwd=Path.home(), log=log)
         machine = machine.model_copy(update={"keeper_pid": keeper})
         _write(machine)
         try:
@@ -204,6 +222,7 @@ class NodeStarter:
             # What the launcher says of the machine, and whatever the user has set, goes over that.
             **os.environ,
             **auth_env(machine.token_path),
+            **(storage_env(machine.gcs_redis, machine.marker) if machine.is_head else {}),
             MARKER_VARIABLE: machine.marker,
             # Titles like `ray::IDLE` may otherwise be written over the environment, and the mark.
             "SPT_NOENV": "1",

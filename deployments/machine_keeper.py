@@ -5,7 +5,8 @@
 Ray leaves processes behind when a node loses its cluster or is stopped: log monitors, agents, the
 HAProxy of Serve, helpers of language models. All of them inherit the mark in this process's
 environment, and go with the node. The node itself ends when its raylet does, or, on the head, its
-control store: a raylet ends within about a minute after it has lost the control store.
+control store: a raylet ends within about a minute after it has lost the control store. Where its
+state outlives it (`deployments.gcs_storage`) the control store is started again instead.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import NoReturn
 import psutil
 
 from deployments.autoscaler_watch import AutoscalerWatch, state_file
+from deployments.gcs_storage import REDIS_VARIABLE, ControlStore
 from deployments.marked_processes import (
     MARKER_VARIABLE,
     end_marked_processes,
@@ -28,8 +30,9 @@ from deployments.marked_processes import (
     marked_processes,
 )
 
-_VITAL = ("raylet", "gcs_server")
-"""Without one of these the node is dead."""
+_RAYLET, _GCS = "raylet", "gcs_server"
+_VITAL = (_RAYLET, _GCS)
+"""Without one of these the node is dead, unless the control store's state is elsewhere."""
 _LOOK_S = 1.0
 _WATCH_EVERY = 10
 """Looks from one to the next at the autoscaler, which takes a look at all processes."""
@@ -38,15 +41,24 @@ _RAY_FOLDER = Path("/tmp/ray")
 """Where the autoscaler keeps its state, whatever `--temp-dir` says."""
 
 
+COMMAND = (sys.executable, "-m", __name__)
+"""Goes before the command that starts Ray."""
+
+
 def keep(marker: str, command: list[str]) -> int:
     """Returns the status of `command` once the node is gone and nothing of it runs any more."""
     status = subprocess.call(command)
-    vital = _vital_processes(marker) if status == 0 else []
+    vital = _vital_processes(marker) if status == 0 else {}
+    control_store = None
+    if REDIS_VARIABLE in os.environ and _GCS in vital:
+        control_store = ControlStore(vital.pop(_GCS))
     state = state_file(command, _RAY_FOLDER) if vital else None
     watch = None if state is None else AutoscalerWatch(marker, state)
     for number in itertools.count():
-        if not vital or not all(is_marked(pid, marker) for pid in vital):
+        if not vital or not all(is_marked(process.pid, marker) for process in vital.values()):
             break
+        if control_store is not None:
+            control_store.keep_running()
         if watch is not None and number % _WATCH_EVERY == 0:
             watch.look(time.monotonic())
         time.sleep(_LOOK_S)
@@ -54,12 +66,13 @@ def keep(marker: str, command: list[str]) -> int:
     return status
 
 
-def _vital_processes(marker: str) -> list[int]:
-    found: list[int] = []
+def _vital_processes(marker: str) -> dict[str, psutil.Process]:
+    """By their names."""
+    found: dict[str, psutil.Process] = {}
     for process in marked_processes(marker):
         try:
-            if process.name() in _VITAL:
-                found.append(process.pid)
+            if (name := process.name()) in _VITAL:
+                found[name] = process
         except psutil.Error:
             continue
     return found

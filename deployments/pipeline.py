@@ -9,14 +9,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from actors.index_build import build_index
-from actors.ingest import ingest
+from actors.ingest import Ingested, ingest
 from actors.models import publish_model
 from cluster.artifacts import Artifacts
 from cluster.clock import SYSTEM_CLOCK
 from cluster.config import Settings
 from cluster.evidence import EvidencePolicy, score_min_of
 from cluster.manifests import (
-    CorpusManifest,
     IndexKind,
     IndexManifest,
     IndexParameters,
@@ -63,21 +62,29 @@ def store_generator(installation: Installation, step: Step) -> StoredModel | Non
 
 
 def ingest_documents(
-    installation: Installation, corpus: str, sources: Sequence[str], *, replace: bool, step: Step
-) -> CorpusManifest:
+    installation: Installation,
+    corpus: str,
+    sources: Sequence[str],
+    *,
+    replace: bool,
+    skip_errors: bool = False,
+    step: Step,
+) -> Ingested:
     """Reads the sources into the corpus. Needs a driver that has joined a Ray cluster."""
     before = installation.catalog.latest_corpus(corpus)
-    manifest = ingest(
+    ingested = ingest(
         catalog=installation.catalog,
         artifacts=Artifacts(installation.store),
         corpus=corpus,
         sources=sources,
         chars_max=installation.settings.corpus(corpus).chunks.chars_max,
         replace=replace,
+        skip_errors=skip_errors,
         progress=step.count,
     )
+    manifest = ingested.manifest
     step.note(REUSED if manifest == before else f"{manifest.num_passages} passages")
-    return manifest
+    return ingested
 
 
 def build(

@@ -1,8 +1,9 @@
 """The command lines and environments with which a local cluster's Ray processes are started.
 
-Both nodes run `ray start --block`. So one process holds each node together: its children are
-killed by the kernel when it dies, and it ends them all when one of them dies. A node is either
-whole or gone, its life is one pid, and there is no half-dead cluster to recognise.
+One process holds each node together: `ray start --block`, whose children are killed by the kernel
+when it dies, and which ends them all when one of them dies. A node is either whole or gone, its
+life is one pid, and there is no half-dead cluster to recognise. Where the control store may die,
+the process is `deployments.machine_keeper`, which starts that one again.
 """
 
 from __future__ import annotations
@@ -210,7 +211,6 @@ def head_command(
     command = [
         *_RAY_START,
         "--head",
-        "--block",
         f"--node-ip-address={LOOPBACK}",
         f"--port={ports.gcs}",
         f"--temp-dir={temp_dir / 'r'}",

@@ -27,7 +27,7 @@ from deployments.http_client import HttpRegion, RemoteError
 from deployments.installation import Installation, NotRunning
 from deployments.interrupts import uninterrupted
 from deployments.local_cluster import LocalCluster, find_local_cluster, start_local_cluster
-from deployments.machine import NodeStarter
+from deployments.machine import Machine, NodeStarter
 
 Progress = Callable[[str], None]
 _LEAD_TIMEOUT_S = 60.0
@@ -52,6 +52,7 @@ def start_cluster(installation: Installation) -> LocalCluster:
         run_dir=installation.run_folder,
         http_port=installation.region_settings.http.port,
         places=installation.gateway_places,
+        gcs_redis=installation.region_settings.gcs_redis,
         num_cpus=_logical_cpus(installation),
     )
 
@@ -171,6 +172,7 @@ def node_starter(installation: Installation, ray_start: Sequence[str]) -> NodeSt
         run_folder=installation.run_folder,
         places=installation.gateway_places,
         http_port=installation.region_settings.http.port,
+        gcs_redis=installation.region_settings.gcs_redis,
         command=ray_start,
     )
 
@@ -324,6 +326,20 @@ def python_client(installation: Installation) -> str | None:
     if found is None or not found.is_alive():
         return None
     return f'connect("{found.ray_address}", token_file="{found.token_path}")'
+
+
+def control_store(installation: Installation) -> str | None:
+    """What becomes of the region that runs here when Ray's control store dies; None where that is
+    not known.
+    """
+    cluster: Machine | LocalCluster | None = installation.machine
+    if cluster is None or not cluster.is_alive():
+        cluster = find_local_cluster(installation.run_folder)
+    if cluster is None or not cluster.is_alive():
+        return None
+    if cluster.gcs_redis is not None:
+        return f"has its state in Redis at {cluster.gcs_redis} and is started again when it dies"
+    return "has its state in memory: the region dies with it (`raygion up --watch`, gcs_redis)"
 
 
 def leave() -> None:

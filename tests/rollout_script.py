@@ -19,6 +19,7 @@ from cluster.rollout_events import (
     HeartbeatsRead,
     Instruction,
     LogCaughtUp,
+    Outcome,
     Prepare,
     Prepared,
     RegionStatus,
@@ -70,6 +71,10 @@ class Script:
     def decide(self) -> list[Instruction]:
         return self.handle(CAUGHT_UP)
 
+    def observe(self, outcome: Outcome) -> list[Instruction]:
+        """What is wanted at once, and with the next decision."""
+        return [*self.handle(outcome), *self.decide()]
+
     def land(self, instruction: Instruction) -> LogEntry:
         """Carries the append out: it must be for the next place."""
         assert isinstance(instruction, Append)
@@ -109,7 +114,7 @@ class Script:
         number = entry.release.number
         if prepared:
             assert self.decide() == [Prepare(release=entry.release)]
-            for instruction in self.handle(Prepared(release=number)):
+            for instruction in self.observe(Prepared(release=number)):
                 self.land(instruction)
         return number
 

@@ -57,7 +57,7 @@ class Incarnation(Process):
             cluster_id=region.name,
             appended=self._nudge_others,
         )
-        self._inbox: deque[Request | Outcome] = deque()
+        self._inbox: deque[Request] = deque()
         self._loaded: set[int] = set()
         self._preparing_until_s = 0.0
         self._serving = False
@@ -69,6 +69,8 @@ class Incarnation(Process):
         self._readers: list[tuple[int, asyncio.Future[bool]]] = []
         """Who waits for a reading with this number or a later one."""
         self._exchanged_s = float("-inf")
+        self._has_news = False
+        """Whether the next heartbeat is not to wait for its time."""
         self._published: tuple[object, ...] = (None,)
         self._told: tuple[object, ...] = ()
         """What was observed last, and when."""
@@ -80,8 +82,15 @@ class Incarnation(Process):
 
     # What others call.
 
-    def tell(self, item: Request | Outcome) -> None:
-        self._inbox.append(item)
+    def tell(self, request: Request) -> None:
+        self._inbox.append(request)
+        self.nudge()
+
+    def observe(self, outcome: Outcome) -> None:
+        """At once, also while the store is waited for."""
+        self.driver.observe(outcome)
+        self._publish()
+        self._has_news = True
         self.nudge()
 
     def nudge(self) -> None:
@@ -127,7 +136,9 @@ class Incarnation(Process):
             if not self._is_woken:
                 self._woken.wait(self, self.rng.uniform(0.9, 1.1) * TICK_S)
             if self._inbox:
-                self._take(self._inbox.popleft())
+                self._serving = True
+                self._serve(self._inbox.popleft())
+                self._serving = False
                 self._publish()
 
     def _look(self) -> None:
@@ -141,7 +152,8 @@ class Incarnation(Process):
             self._publish()
             self._end_reading(complete)
         now_s = self.scheduler.now_s
-        exchange = now_s - self._exchanged_s >= TICK_S / 2
+        exchange = self._has_news or now_s - self._exchanged_s >= TICK_S / 2
+        self._has_news = False
         self.driver.decide(exchange_heartbeats=exchange)
         if exchange:
             self._exchanged_s = now_s
@@ -153,18 +165,6 @@ class Incarnation(Process):
                 self._readers.append((number, came))
             elif not came.done():
                 came.set_result(complete)
-
-    def _take(self, item: Request | Outcome) -> None:
-        self._serving = True
-        try:
-            if isinstance(item, Request):
-                self._serve(item)
-            else:
-                self.driver.observe(item)
-                self._exchanged_s = float("-inf")
-        except RaygionError:
-            self.world.history.errors += 1
-        self._serving = False
 
     def _serve(self, request: Request) -> None:
         if self.scheduler.now_s - request.at_s > REQUEST_TIMEOUT_S:
@@ -200,7 +200,7 @@ class Incarnation(Process):
         if suffers and self.rng.random() < 0.15:
             told = (self.world.scheduler.now_s, self.name, canary.release)
             self.world.history.faults.append(told)
-            self._inbox.appendleft(CanaryFaulted(release=canary.release, reason="too slow"))
+            self.observe(CanaryFaulted(release=canary.release, reason="too slow"))
 
     # What it tells the gateways, and what it believes.
 
@@ -294,13 +294,13 @@ class Incarnation(Process):
         if self.is_gone:
             return
         if fails:
-            self.tell(PrepareFailed(release=number, reason="the dice said no"))
+            self.observe(PrepareFailed(release=number, reason="the dice said no"))
             return
         self._loaded.add(number)
         if self.region.coordinator is self:
             self.region.held.add(number)
         self.world.history.prepared.append((self.world.scheduler.now_s, self.region.name, number))
-        self.tell(Prepared(release=number))
+        self.observe(Prepared(release=number))
 
     def retire(self, number: int) -> None:
         self._loaded.discard(number)

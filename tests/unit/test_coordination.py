@@ -43,6 +43,7 @@ def test_a_release_goes_from_proposal_to_commit(store: ObjectStore, clock: SimCl
     region.step()
     assert region.host.preparing == [number]
     region.driver.observe(Prepared(release=number))
+    region.step()
     assert region.rollout.state.proposals[number].status is ReleaseStatus.COMMITTED
     clock.sleep(5.0)
     assert region.rollout.heartbeat(clock.wall_ms()).current == number
@@ -56,6 +57,7 @@ def test_one_step_carries_a_proposal_as_far_as_it_can(store: ObjectStore, clock:
     region.step()
     clock.sleep(601.0)
     region.driver.observe(PrepareFailed(release=number, reason="disk full"))
+    region.step()
     # Two fences and, with nobody left, the abort.
     assert region.rollout.state.proposals[number].status is ReleaseStatus.ABORTED
     assert region.log.latest() == 5
@@ -117,6 +119,7 @@ def test_what_a_restarted_coordinator_needs_is_in_the_log(
     assert second.rollout.leads
     assert second.host.preparing == [number]
     second.driver.observe(Prepared(release=number))
+    second.step()
     assert second.rollout.state.proposals[number].status is ReleaseStatus.COMMITTED
 
 
