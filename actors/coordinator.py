@@ -34,13 +34,13 @@ from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.config import RolloutPolicy, Settings
 from cluster.coordination import Decide, RolloutDriver, Vitals
 from cluster.errors import Fenced, NotFound, OutcomeUnknown, RaygionError, Unavailable
-from cluster.numbered_object import NumberedLog
 from cluster.object_store import ObjectStore
 from cluster.outcomes import OutcomeReport
 from cluster.region_view import Pulse, RegionView
 from cluster.regions_overview import overview
+from cluster.release_log import ReleaseLog
 from cluster.release_parts import claim_release
-from cluster.releases import RELEASE_LOG, LogState, Release, ReleaseContents
+from cluster.releases import LogState, Release, ReleaseContents
 from cluster.rollout import Rollout
 from cluster.rollout_events import CanaryFaulted, Outcome
 from cluster.store_identity import store_identity
@@ -83,7 +83,7 @@ class Coordinator:
         self._driver = RolloutDriver(
             rollout=self._rollout,
             store=store,
-            log=NumberedLog(store, RELEASE_LOG),
+            log=ReleaseLog(store),
             host=self,
             clock=clock,
             new_id=lambda: uuid.uuid4().hex,
@@ -272,8 +272,9 @@ class Coordinator:
         """Reads the log, lets those go on who wait for that, and does what follows from it."""
         self._woken.clear()
         self._readings.begin()
-        self._readings.end(complete=(read := self._attempt(self._driver.read)))
-        if not read:
+        read = self._attempt(self._driver.read)
+        self._readings.end(failure="" if read else self._trouble)
+        if not read and self._driver.unreadable is None:
             return
         now_s = self._clock.monotonic_s()
         exchange = self._has_news.is_set() or now_s - self._exchanged_s >= _TICK_S / 2
@@ -283,7 +284,7 @@ class Coordinator:
         if exchange:
             self._exchanged_s = now_s
         # Not before this cluster may write under the region's name.
-        if self._store_id or self._attempt(self._read_store_id):
+        if (self._store_id or self._attempt(self._read_store_id)) and read:
             self._trouble = ""
 
     def _read_store_id(self) -> None:

@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from cluster.config import RolloutPolicy
 from cluster.errors import Conflict, InvalidArgument, NotFound
+from cluster.release_fold import fold, objection
 from cluster.releases import (
     Abort,
     Canary,
@@ -37,8 +38,6 @@ from cluster.releases import (
     ReleaseContents,
     ReleaseStatus,
     Rollback,
-    fold,
-    objection,
 )
 from cluster.residents import Residents
 from cluster.rollout_events import (

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from cluster.coordination import RolloutDriver
 from cluster.errors import Fenced, OutcomeUnknown, RaygionError, Unavailable
-from cluster.numbered_object import NumberedLog
 from cluster.region_view import Pulse, RegionView
-from cluster.releases import RELEASE_LOG, CanaryShare, Release, ReleaseStatus
+from cluster.release_log import ReleaseLog
+from cluster.releases import CanaryShare, Release, ReleaseStatus
 from cluster.rollout import Rollout
 from cluster.rollout_events import Append, CanaryFaulted, Outcome, Prepared, PrepareFailed
 from tests.simulation.faulty_store import FaultyStore
@@ -50,7 +50,7 @@ class Incarnation(Process):
         self.driver = RolloutDriver(
             rollout=self.rollout,
             store=self.store,
-            log=NumberedLog(self.store, RELEASE_LOG, rng=self.rng, sleep=self.sleep),
+            log=ReleaseLog(self.store, rng=self.rng, sleep=self.sleep),
             host=self,
             clock=region.clock,
             new_id=self._new_id,
@@ -227,7 +227,7 @@ class Incarnation(Process):
         view = RegionView(
             region=self.region.name,
             releases={n: release_view(n) for n in sorted(held)},
-            switches=state.switches,
+            switches=tuple(state.switches),
             canary=canary,
             revision=self.view.revision,
         )

@@ -14,7 +14,8 @@ from cluster.errors import InvalidArgument
 from cluster.numbered_object import NumberedLog
 from cluster.object_store import open_store
 from cluster.regions_overview import overview
-from cluster.releases import RELEASE_LOG, LogEntry, LogState, fold
+from cluster.release_fold import fold
+from cluster.releases import RELEASE_LOG, LogEntry, LogState
 from cluster.rollout_events import RegionStatus, heartbeat_path
 from deployments.cli import app
 from deployments.cli_regions import anywhere, leading, policy_in, regions_in

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 
-from cluster.releases import LogEntry, LogState, fold
+from cluster.release_fold import fold
+from cluster.releases import LogEntry, LogState
 from cluster.residents import Residents
 from cluster.rollout_events import Prepare, Prepared, PrepareFailed, Retire
 from tests.fakes import Entries
