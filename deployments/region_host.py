@@ -139,6 +139,7 @@ def brought_up(
     `ray_start`: the command that starts the head node of a cluster of several machines; empty for a
     cluster on this machine alone. Gives the installation as it is with that cluster.
     """
+    installation.region_settings.http.check_others_are_kept_out(installation.region)
     runs = installation.ray_address is not None or runs_here(installation)
     progress("Ray cluster")
     try:
@@ -188,8 +189,8 @@ def start_services(installation: Installation, progress: Progress) -> Coordinato
     """Starts coordinator, front actor and HTTP endpoint on the joined cluster, or finds them there.
 
     Returns when the coordinator leads and the endpoint was started. What runs already goes on with
-    the settings that it was started with. Raises Conflict, before anything is started, when the
-    region runs in another cluster.
+    the settings that it was started with. Before anything is started, raises Conflict when the
+    region runs in another cluster, and InvalidArgument when others could come in without a key.
     """
     # Imported once the cluster is known: Ray Serve reads its settings from the environment then.
     from ray import serve
@@ -205,6 +206,7 @@ def start_services(installation: Installation, progress: Progress) -> Coordinato
     settings, store = installation.settings, installation.store
     cache = installation.cache_folder
     http = installation.region_settings.http
+    http.check_others_are_kept_out(installation.region)
     cluster_id = wiring.cluster_id()
     claim_region(store, installation.region, cluster_id)
     serve.start(proxy_location="HeadOnly", http_options={"host": http.host, "port": http.port})
