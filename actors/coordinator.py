@@ -40,7 +40,7 @@ from cluster.region_view import Pulse, RegionView
 from cluster.regions_overview import overview
 from cluster.release_log import ReleaseLog
 from cluster.release_parts import claim_release
-from cluster.releases import LogState, Release, ReleaseContents
+from cluster.releases import LogState, Proposal, Release, ReleaseContents
 from cluster.rollout import Rollout
 from cluster.rollout_events import CanaryFaulted, Outcome
 from cluster.store_identity import store_identity
@@ -149,7 +149,16 @@ class Coordinator:
                 self._inbox.put_nowait(None)
 
     def log_state(self) -> LogState:
+        """All of it, which may be much: not for those who ask again and again."""
         return self._state
+
+    def leader(self) -> str | None:
+        """The region that leads, as far as the log was read."""
+        return self._state.leader
+
+    def proposal(self, number: int) -> Proposal | None:
+        """What the log says of one release; None when it was not read so far."""
+        return self._state.proposals.get(number)
 
     def regions_prepared(self, number: int) -> frozenset[str]:
         """As far as their heartbeats tell."""
@@ -183,11 +192,11 @@ class Coordinator:
         )
         return state.next_release - 1
 
-    def canary(self, number: int, percent: int) -> LogState:
+    def canary(self, number: int, percent: int) -> None:
         """Gives a prepared release a share of the traffic; 0 ends that. Raises Conflict, NotFound,
         InvalidArgument.
         """
-        return self._ask(lambda r, now, cid: r.share(number, percent, now_ms=now, commit_id=cid))
+        self._ask(lambda r, now, cid: r.share(number, percent, now_ms=now, commit_id=cid))
 
     def report(self, report: OutcomeReport) -> None:
         """Takes in what a gateway has counted, and stops the canary when that shows a fault."""
@@ -196,21 +205,22 @@ class Coordinator:
         if reason is not None:
             self._observe(CanaryFaulted(release=report.release, reason=reason))
 
-    def commit(self, number: int) -> LogState:
+    def commit(self, number: int) -> None:
         """Raises Conflict when a target region is not prepared, NotFound."""
-        return self._ask(lambda r, now, cid: r.commit(number, now_ms=now, commit_id=cid))
+        self._ask(lambda r, now, cid: r.commit(number, now_ms=now, commit_id=cid))
 
-    def abort(self, number: int, reason: str) -> LogState:
-        return self._ask(
-            lambda r, now, cid: r.abort(number, reason=reason, now_ms=now, commit_id=cid)
-        )
+    def abort(self, number: int, reason: str) -> None:
+        self._ask(lambda r, now, cid: r.abort(number, reason=reason, now_ms=now, commit_id=cid))
 
-    def rollback(self, number: int | None) -> LogState:
-        """Back to `number`, or to the one before the current (None); not to a collected one."""
+    def rollback(self, number: int | None) -> int:
+        """Back to `number`, or to the one before the current (None); not to a collected one. The
+        number of the release that is current from the switch on.
+        """
         target = self._state.proposals.get(number or 0)
         if target is not None and number not in self._state.resident(self._clock.wall_ms()):
             claim_release(self._store, target.release.contents)
-        return self._ask(lambda r, now, cid: r.rollback(number, now_ms=now, commit_id=cid))
+        state = self._ask(lambda r, now, cid: r.rollback(number, now_ms=now, commit_id=cid))
+        return state.switches[-1].release
 
     def scale(self, corpus: str, replicas: int) -> None:
         """From now on at least so many replicas of each of the corpus's shards. Returns at once;
