@@ -31,7 +31,7 @@ from cluster.manifests import Name
 from cluster.model_settings import EmbedderSettings, GeneratorSettings
 from cluster.prompt import PromptTemplate
 from cluster.records import Record
-from cluster.region_settings import RegionSettings, RoutingSettings, StoreSettings
+from cluster.region_settings import Key, RegionSettings, RoutingSettings, StoreSettings
 from cluster.releases import WaitFor
 
 CONFIG_FILE = "regions.yaml"
@@ -76,6 +76,9 @@ class Settings(Record):
 
     store: StoreSettings = Field(default_factory=StoreSettings)
     regions: dict[Name, RegionSettings] = Field(default_factory=lambda: {"local": RegionSettings()})
+    region_keys: tuple[Key, ...] = ()
+    """What regions send each other in place of callers' keys: the first one. They take each of
+    them, and on the routes that only regions use no other."""
     corpora: dict[Name, CorpusSettings] = Field(default_factory=dict)
     embedder: EmbedderSettings = Field(default_factory=EmbedderSettings)
     generator: GeneratorSettings = Field(default_factory=GeneratorSettings)
@@ -98,6 +101,16 @@ class Settings(Record):
                         f"corpus {name!r} is bound to {region!r}, which is no region; "
                         f"there is: {known}"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _check_callers_have_no_region_key(self) -> Self:
+        for name, region in self.regions.items():
+            if not set(region.http.api_keys).isdisjoint(self.region_keys):
+                raise ValueError(
+                    f"regions.{name}.http.api_keys and region_keys have a key in common: callers "
+                    "must not have a key of the regions"
+                )
         return self
 
     def corpus(self, name: str) -> CorpusSettings:
