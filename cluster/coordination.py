@@ -292,8 +292,8 @@ class RolloutDriver:
         if (
             told is not None
             and now_s - self._told_s < _HEARTBEAT_S
-            and (own.prepared, own.failed, own.at_fault)
-            == (told.prepared, told.failed, told.at_fault)
+            and (own.prepared, own.failed, own.gave_up, own.at_fault)
+            == (told.prepared, told.failed, told.gave_up, told.at_fault)
         ):
             return told
         self._store.put(heartbeat_path(own.region), own.to_bytes())

@@ -17,6 +17,7 @@ from cluster.rollout import Rollout
 from cluster.rollout_events import Append, CanaryFaulted, Outcome, Prepared, PrepareFailed
 from tests.simulation.faulty_store import FaultyStore
 from tests.simulation.history import Observation, Request
+from tests.simulation.network import STORE
 from tests.simulation.regions import STORE_ID, Region, release_view
 from tests.simulation.sim_time import Process, Signal
 
@@ -281,7 +282,7 @@ class Incarnation(Process):
     def prepare(self, release: Release) -> None:
         fate = self.rng.random() if self.world.noisy else 1.0
         took_s = self.rng.uniform(4.0, 12.0) if fate < 0.1 else self.rng.uniform(0.05, 1.5)
-        fails = 0.1 <= fate < 0.2
+        fails = 0.1 <= fate < 0.25
         if release.number in self.region.held:
             took_s, fails = self.rng.uniform(0.01, 0.3), self.world.noisy and fate < 0.05
         # One after the other, in the order that was asked for.
@@ -293,14 +294,22 @@ class Incarnation(Process):
     def _finish(self, number: int, fails: bool) -> None:
         if self.is_gone:
             return
-        if fails:
-            self.observe(PrepareFailed(release=number, reason="the dice said no"))
+        if fails or self.world.network.is_cut(self.region.name, STORE):
+            # Most failures are the store's, and pass.
+            passes = not fails or self.rng.random() < 0.7
+            self._fail(PrepareFailed(release=number, reason="no", retryable=passes))
             return
         self._loaded.add(number)
         if self.region.coordinator is self:
             self.region.held.add(number)
         self.world.history.prepared.append((self.world.scheduler.now_s, self.region.name, number))
         self.observe(Prepared(release=number))
+
+    def _fail(self, failed: PrepareFailed) -> None:
+        if not failed.retryable:
+            told = (self.world.scheduler.now_s, self.region.name, failed.release)
+            self.world.history.given_up.append(told)
+        self.observe(failed)
 
     def retire(self, number: int) -> None:
         self._loaded.discard(number)

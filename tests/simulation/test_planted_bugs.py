@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,7 +17,14 @@ from cluster.release_log import LogSnapshot, ReleaseLog, snapshot_path
 from cluster.releases import Abort, CanaryShare, Elect, Fence, LogEntry, LogState, Proposal
 from cluster.residents import Residents
 from cluster.rollout import Rollout
-from cluster.rollout_events import Append, EntryRead, RegionStatus
+from cluster.rollout_events import (
+    Append,
+    EntryRead,
+    Instruction,
+    Prepared,
+    PrepareFailed,
+    RegionStatus,
+)
 from tests.simulation.planting import Bug, Patch, is_caught
 
 
@@ -134,6 +142,17 @@ def never_trying_a_committed_release_again(patch: Patch) -> None:
     patch.setattr(Residents, "_is_wanted", lambda self, state, n, now_ms: n not in self._local)
 
 
+def giving_up_at_the_first_failure(patch: Patch) -> None:
+    real = Residents.settle
+
+    def settle(self: Residents, event: Prepared | PrepareFailed, now_ms: int) -> list[Instruction]:
+        if isinstance(event, PrepareFailed):
+            event = replace(event, retryable=False)
+        return real(self, event, now_ms)
+
+    patch.setattr(Residents, "settle", settle)
+
+
 def never_fencing(patch: Patch) -> None:
     real = Rollout._next_entry
 
@@ -191,6 +210,7 @@ BUGS = [
     Bug(standing_against_a_leader_that_lives, "the_quiet_time_ends_well"),
     Bug(leftovers_that_stand_again, "the_quiet_time_ends_well"),
     Bug(never_trying_a_committed_release_again, "the_quiet_time_ends_well"),
+    Bug(giving_up_at_the_first_failure, "nobody_is_left_out_for_what_passes"),
     Bug(never_fencing, "the_quiet_time_ends_well"),
     Bug(trying_what_is_not_prepared, "commits_wait_for_their_targets"),
     Bug(a_share_that_outlives_the_abort, "a_canarys_share_goes_to_what_may_have_it"),

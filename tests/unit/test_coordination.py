@@ -57,7 +57,7 @@ def test_one_step_carries_a_proposal_as_far_as_it_can(store: ObjectStore, clock:
     number = region.propose("a", "b", "c")
     region.step()
     clock.sleep(601.0)
-    region.driver.observe(PrepareFailed(release=number, reason="disk full"))
+    region.driver.observe(PrepareFailed(release=number, reason="disk full", retryable=False))
     region.step()
     # Two fences and, with nobody left, the abort.
     assert region.rollout.state.proposals[number].status is ReleaseStatus.ABORTED
