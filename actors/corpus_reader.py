@@ -16,7 +16,6 @@ from typing import Any, cast
 
 import pyarrow as pa
 import ray.data
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.own_node import own_node
 from actors.source_files import SourceFile
@@ -95,9 +94,9 @@ def read_parts(
     context = ray.data.DataContext.get_current().copy()
     # The caller shows its own progress.
     context.enable_progress_bars = False
-    here = NodeAffinitySchedulingStrategy(own_node(), soft=False)
+    here = {"ray.io/node-id": own_node()}
     with ray.data.DataContext.current(context):
-        for is_local, strategy in ((True, here), (False, "SPREAD")):
+        for is_local, nodes in ((True, here), (False, None)):
             rows = [{"group": n} for n, group in enumerate(groups) if _any_local(group) is is_local]
             if not rows:
                 continue
@@ -106,7 +105,7 @@ def read_parts(
                 batch_size=1,
                 batch_format="pyarrow",
                 num_cpus=1,
-                scheduling_strategy=strategy,
+                label_selector=nodes,
             )
             for row in dataset.iter_rows():
                 read = pickle.loads(row["read"])

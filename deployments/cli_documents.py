@@ -19,6 +19,7 @@ from cluster.manifests import CorpusManifest
 from deployments.cli_options import Config, Json, Region, Store, opened
 from deployments.console import Steps, print_json, say
 from deployments.ingest_summary import report_lines
+from deployments.installation import Installation
 
 _IDS_SHOWN_MAX = 5
 
@@ -57,9 +58,8 @@ def ingest(
     from actors.source_files import find_source_files
     from deployments import pipeline, region_host
 
-    installation = opened(config, region, store)
     # What can be refused is refused before a cluster is started for it.
-    check_corpus_name(corpus)
+    installation = _opened_for(corpus, config, region, store)
     find_source_files(sources)
     steps = Steps(quiet=as_json)
     with steps.shown(), region_host.joined(installation), steps.step("Read documents") as step:
@@ -98,7 +98,7 @@ def delete(
 
     Example: raygion delete handbook faq/17 --from outdated.txt
     """
-    installation = opened(config, region, store)
+    installation = _opened_for(corpus, config, region, store)
     wanted = {*(ids or ()), *(() if from_file is None else _lines(from_file))}
     if not wanted:
         raise InvalidArgument("say which documents, by ID or with --from", "id")
@@ -136,6 +136,16 @@ def delete(
     )
 
 
+def _opened_for(
+    corpus: str, config: Path | None, region: str | None, store: str | None
+) -> Installation:
+    """The installation in whose region documents of the corpus are read."""
+    installation = opened(config, region, store)
+    check_corpus_name(corpus)
+    installation.settings.check_may_hold(installation.region, corpus)
+    return installation
+
+
 def _next_step(corpus: CorpusManifest) -> str:
     if corpus.num_passages == 0:
         return " The next release leaves it out."
@@ -162,8 +172,7 @@ def build(
 
     Example: raygion build handbook
     """
-    installation = opened(config, region, store)
-    check_corpus_name(corpus)
+    installation = _opened_for(corpus, config, region, store)
     position = installation.catalog.existing_corpus(corpus)
 
     from deployments import pipeline, region_host

@@ -24,6 +24,7 @@ from cluster.manifests import (
     Metric,
     ModelKind,
     ModelManifest,
+    Precision,
 )
 from cluster.model_files import delta_note
 from cluster.model_settings import STARTER
@@ -49,7 +50,9 @@ class BuiltIndex:
 
 def store_embedder(installation: Installation, step: Step) -> StoredModel:
     settings = installation.settings.embedder
-    return _store_model(installation, ModelKind.EMBEDDER, settings.source, None, step)
+    return _store_model(
+        installation, ModelKind.EMBEDDER, settings.source, None, step, settings.precision
+    )
 
 
 def store_generator(installation: Installation, step: Step) -> StoredModel | None:
@@ -205,7 +208,12 @@ def _searched_with(parameters: IndexParameters) -> str:
 
 
 def _store_model(
-    installation: Installation, kind: ModelKind, source: str, name: str | None, step: Step
+    installation: Installation,
+    kind: ModelKind,
+    source: str,
+    name: str | None,
+    step: Step,
+    precision: Precision = Precision.FLOAT32,
 ) -> StoredModel:
     manifest, ref, reused = publish_model(
         installation.store,
@@ -215,6 +223,7 @@ def _store_model(
         scratch=installation.scratch_folder,
         cache_folder=installation.cache_folder,
         progress=step.note,
+        precision=precision,
     )
     delta = delta_note(manifest.files)
     stored = manifest.name if delta is None else f"{manifest.name}: {delta}"

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 from cluster.coordination import RolloutDriver
 from cluster.errors import Fenced, OutcomeUnknown, RaygionError, Unavailable
-from cluster.numbered_object import NumberedLog
 from cluster.region_view import Pulse, RegionView
-from cluster.releases import RELEASE_LOG, CanaryShare, Release, ReleaseStatus
+from cluster.release_log import ReleaseLog
+from cluster.releases import CanaryShare, Release, ReleaseStatus
 from cluster.rollout import Rollout
 from cluster.rollout_events import Append, CanaryFaulted, Outcome, Prepared, PrepareFailed
 from tests.simulation.faulty_store import FaultyStore
 from tests.simulation.history import Observation, Request
+from tests.simulation.network import STORE
 from tests.simulation.regions import STORE_ID, Region, release_view
 from tests.simulation.sim_time import Process, Signal
 
@@ -50,7 +51,7 @@ class Incarnation(Process):
         self.driver = RolloutDriver(
             rollout=self.rollout,
             store=self.store,
-            log=NumberedLog(self.store, RELEASE_LOG, rng=self.rng, sleep=self.sleep),
+            log=ReleaseLog(self.store, rng=self.rng, sleep=self.sleep),
             host=self,
             clock=region.clock,
             new_id=self._new_id,
@@ -227,7 +228,7 @@ class Incarnation(Process):
         view = RegionView(
             region=self.region.name,
             releases={n: release_view(n) for n in sorted(held)},
-            switches=state.switches,
+            switches=tuple(state.switches),
             canary=canary,
             revision=self.view.revision,
         )
@@ -281,7 +282,7 @@ class Incarnation(Process):
     def prepare(self, release: Release) -> None:
         fate = self.rng.random() if self.world.noisy else 1.0
         took_s = self.rng.uniform(4.0, 12.0) if fate < 0.1 else self.rng.uniform(0.05, 1.5)
-        fails = 0.1 <= fate < 0.2
+        fails = 0.1 <= fate < 0.25
         if release.number in self.region.held:
             took_s, fails = self.rng.uniform(0.01, 0.3), self.world.noisy and fate < 0.05
         # One after the other, in the order that was asked for.
@@ -293,14 +294,22 @@ class Incarnation(Process):
     def _finish(self, number: int, fails: bool) -> None:
         if self.is_gone:
             return
-        if fails:
-            self.observe(PrepareFailed(release=number, reason="the dice said no"))
+        if fails or self.world.network.is_cut(self.region.name, STORE):
+            # Most failures are the store's, and pass.
+            passes = not fails or self.rng.random() < 0.7
+            self._fail(PrepareFailed(release=number, reason="no", retryable=passes))
             return
         self._loaded.add(number)
         if self.region.coordinator is self:
             self.region.held.add(number)
         self.world.history.prepared.append((self.world.scheduler.now_s, self.region.name, number))
         self.observe(Prepared(release=number))
+
+    def _fail(self, failed: PrepareFailed) -> None:
+        if not failed.retryable:
+            told = (self.world.scheduler.now_s, self.region.name, failed.release)
+            self.world.history.given_up.append(told)
+        self.observe(failed)
 
     def retire(self, number: int) -> None:
         self._loaded.discard(number)

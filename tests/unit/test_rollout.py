@@ -229,7 +229,7 @@ def test_a_release_that_no_region_can_prepare_is_aborted() -> None:
     script = Script().elect()
     number = script.propose("a", "b")
     script.decide()
-    (append,) = script.observe(PrepareFailed(release=number, reason="corrupt"))
+    (append,) = script.observe(PrepareFailed(release=number, reason="corrupt", retryable=False))
     assert isinstance(script.land(append), Fence)
     (append,) = script.heartbeats(status("b", failed={number: "full"})) or script.decide()
     entry = script.land(append)
@@ -254,7 +254,7 @@ def test_a_fenced_region_catches_up_after_the_commit() -> None:
     script = Script("b", log=[e.elect("a", 1), e.propose(1)])
     script.heartbeats(status("a"))
     script.decide()
-    script.observe(PrepareFailed(release=1, reason="full"))
+    script.observe(PrepareFailed(release=1, reason="full", retryable=False))
     assert script.rollout.heartbeat(0).failed == {1: "full"}
     script.read(e.fence(1, "b"))
     assert script.decide() == []
@@ -262,22 +262,6 @@ def test_a_fenced_region_catches_up_after_the_commit() -> None:
     assert script.decide() == []
     script.now_ms = 5_000
     assert kinds(script.decide()) == [("prepare", 1)]
-
-
-def test_a_committed_release_is_tried_again_but_not_at_once() -> None:
-    e = Entries()
-    script = Script("b", log=[e.elect("a", 1), e.propose(1), e.commit(1)])
-    script.heartbeats(status("a"))
-    assert kinds(script.decide()) == [("prepare", 1)]
-    for attempt in range(1, 4):
-        script.heartbeats(status("a", at_ms=script.now_ms + 5_000))
-        assert script.observe(PrepareFailed(release=1, reason="full")) == []
-        script.now_ms += 4_999
-        assert script.decide() == []
-        script.now_ms += 1
-        assert kinds(script.decide()) == [("prepare", 1)], attempt
-    assert script.observe(Prepared(release=1)) == []
-    assert script.rollout.prepared() == {1}
 
 
 def test_a_new_leader_takes_the_open_release_to_its_end() -> None:

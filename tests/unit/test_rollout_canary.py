@@ -92,7 +92,7 @@ def test_a_region_that_cannot_prepare_it_again_is_fenced_out() -> None:
     assert script.rollout.state.canary_in("b", script.now_ms) is None
     assert script.rollout.canary(script.now_ms) is not None
     assert script.decide() == []
-    (append,) = script.observe(PrepareFailed(release=number, reason="full"))
+    (append,) = script.observe(PrepareFailed(release=number, reason="full", retryable=False))
     assert isinstance(append, Append)
     assert aborted(script, [append]) == "full"
 
