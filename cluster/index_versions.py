@@ -14,7 +14,6 @@ from cluster.errors import NotFound
 from cluster.manifests import (
     AutoIndex,
     CorpusManifest,
-    IndexKind,
     IndexManifest,
     IndexParameters,
     ManifestRef,
@@ -23,14 +22,8 @@ from cluster.manifests import (
 )
 from cluster.records import Record
 
-_BUILD_FORMAT = 2
+_BUILD_FORMAT = 5
 """Raised whenever the same input is to be built into other bytes."""
-_BUILD_FORMATS: dict[IndexKind | None, int] = {IndexKind.IVF_SQ: 3}
-"""Of kinds that were changed alone, so that the indexes of the others keep their versions."""
-
-
-_EMBEDDED_SINCE = 1
-"""Added for texts: they were once embedded in whatever the processor was taken to be fast in."""
 
 
 class _BuildKey(Record):
@@ -56,18 +49,12 @@ class _DerivedKey(Record):
     tombstones: Sha256
 
 
-def _format(asked: IndexParameters | AutoIndex, embedder: ModelManifest | None) -> int:
-    kind = None if isinstance(asked, AutoIndex) else asked.kind
-    format = _BUILD_FORMATS.get(kind, _BUILD_FORMAT)
-    return format if embedder is None else format + _EMBEDDED_SINCE
-
-
 def built_version(
     corpus: CorpusManifest, settings: CorpusSettings, embedder: ModelManifest | None
 ) -> str:
     """The version of an index that is built from all documents of the corpus."""
     key = _BuildKey(
-        format=_format(settings.index, embedder),
+        format=_BUILD_FORMAT,
         corpus=corpus.content(),
         parameters=settings.index,
         shards=settings.shards,

@@ -234,9 +234,9 @@ class IndexTuning(Record):
 
 
 class ShardArtifact(Record):
-    """The files of one shard: `index.faiss` and `documents.arrow`, in the same row order; where it
-    is partitioned, `partitions.arrow` and `partitions/{n}.faiss`; where documents were deleted
-    since it was built, `tombstones.arrow`.
+    """The files of one shard: `index.faiss` and `documents.arrow`; where rows share vectors,
+    `vector_rows.arrow`; where it is partitioned, `partitions.arrow` and `partitions/{n}.faiss`;
+    where documents were deleted since it was built, `tombstones.arrow`.
     """
 
     shard: Annotated[int, Field(ge=0)]

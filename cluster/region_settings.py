@@ -63,7 +63,7 @@ class EndpointSettings(Record):
 
     def check_others_are_kept_out(self, region: str) -> None:
         """Raises InvalidArgument when others than this machine could come in without a key."""
-        if not self.api_keys and not _is_loopback(self.host):
+        if not self.api_keys and not is_loopback(self.host):
             raise InvalidArgument(
                 f"others can reach the host {self.host}, so the endpoint needs keys; set "
                 f"RAYGION_REGIONS__{region.upper()}__HTTP__API_KEYS='[\"...\"]' in the environment "
@@ -80,7 +80,8 @@ class EndpointSettings(Record):
         return max(self.gateways or 1, self.gateways_max or max(SURVIVORS, cores))
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether the host, by its address or `localhost`, is this machine for whoever names it."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
