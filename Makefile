@@ -25,10 +25,11 @@ demo: $(READY)  ## the whole story on this machine; stays up until Ctrl-C (ARGS=
 	@$(BIN)/raygion demo $(ARGS)
 
 test: $(READY)  ## all tests but the slow ones: unit, simulation, integration
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n auto -m "not integration and not slow and not gpu" $(ARGS)
+	$(BIN)/pytest -m "integration and not slow and not gpu" $(ARGS)
 
 unit: $(READY)  ## the tests that start no cluster
-	$(BIN)/pytest -m "not integration" $(ARGS)
+	$(BIN)/pytest -n auto -m "not integration and not slow and not gpu" $(ARGS)
 
 integration: $(READY)  ## the tests on real clusters, models and servers, slow ones too
 	$(BIN)/pytest -m "integration and not gpu" $(ARGS)

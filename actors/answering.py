@@ -40,8 +40,11 @@ T = TypeVar("T")
 class GeneratorDirectory(Protocol):
     """Finds what a release's generator needs on this side."""
 
-    def generator(self, release: ReleaseView) -> Generator:
-        """Of a release that has one, here or in another region."""
+    def generator(self, release: ReleaseView, corpus: str | None) -> Generator:
+        """Of a release that has one, here or in another region that may have the corpus whose
+        passages stand in the prompt (None: no passages do). Raises InvalidArgument and Unavailable
+        where there is none.
+        """
         ...
 
     async def tokenizer(self, view: GeneratorView) -> PromptTokenizer: ...
@@ -73,8 +76,8 @@ class Answering:
         """The events of one answer; `found` is None when the plain model is asked.
 
         Where the release finds no evidence in it, its own text is the answer, and no model writes.
-        Raises InvalidArgument when the release has no generator, ContextLengthExceeded when the
-        prompt does not fit.
+        Raises InvalidArgument when the release has no generator, or none in a region that may have
+        the passages; ContextLengthExceeded when the prompt does not fit.
         """
         release = pinned.release
         view = release.generator
@@ -112,6 +115,9 @@ class Answering:
             deadline,
             "the prompt was made",
         )
+        corpus = release.corpus(request.corpus).corpus if request.retrieve else None
+        # Refuses before anything is told of the answer.
+        generator = self._directory.generator(release, corpus)
         cited = hits[: prompt.num_passages]
         retrieved = replace(
             retrieved,
@@ -127,7 +133,7 @@ class Answering:
             stop=request.stop,
             seed=request.seed,
         )
-        stream = self._directory.generator(release).stream(generation, deadline)
+        stream = generator.stream(generation, deadline)
         async with aclosing(_written(stream, retrieved, elapsed_ms)) as events:
             async for event in events:
                 yield event

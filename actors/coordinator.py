@@ -1,8 +1,9 @@
 """The region coordinator: follows the release log and carries out what the rollout decides.
 
 A named, detached actor that Ray restarts. It may be killed at any step: the next incarnation reads
-the log and goes on, and serving never waits for it. One thread drives the rollout; the methods that
-others call either read a published snapshot or leave a request for that thread.
+the log and goes on, and serving never waits for it. One thread drives the rollout, and waits for
+the store; the methods that others call read a published snapshot, tell of what was observed, or
+leave a request for that thread.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.config import RolloutPolicy, Settings
 from cluster.coordination import Decide, RolloutDriver, Vitals
 from cluster.errors import Fenced, NotFound, OutcomeUnknown, RaygionError, Unavailable
-from cluster.numbered_object import NumberedLog
 from cluster.object_store import ObjectStore
 from cluster.outcomes import OutcomeReport
 from cluster.region_view import Pulse, RegionView
 from cluster.regions_overview import overview
+from cluster.release_log import ReleaseLog
 from cluster.release_parts import claim_release
-from cluster.releases import RELEASE_LOG, LogState, Release, ReleaseContents
+from cluster.releases import LogState, Proposal, Release, ReleaseContents
 from cluster.rollout import Rollout
 from cluster.rollout_events import CanaryFaulted, Outcome
 from cluster.store_identity import store_identity
@@ -82,7 +83,7 @@ class Coordinator:
         self._driver = RolloutDriver(
             rollout=self._rollout,
             store=store,
-            log=NumberedLog(store, RELEASE_LOG),
+            log=ReleaseLog(store),
             host=self,
             clock=clock,
             new_id=lambda: uuid.uuid4().hex,
@@ -91,13 +92,15 @@ class Coordinator:
             appended=RegionNudges(HttpNudges(settings, region)),
         )
         self._loader = ReleaseLoader(settings, region, store, cache_folder, deployer, self._counts)
-        self._inbox: queue.Queue[_Request | Outcome | None] = queue.Queue(maxsize=256)
+        self._inbox: queue.Queue[_Request | None] = queue.Queue(maxsize=256)
         """None only wakes the thread up."""
-        self._releases = RegionReleases(self._loader, clock, self._inbox.put)
+        self._releases = RegionReleases(self._loader, clock, self._observe)
         self._woken = threading.Event()
         """Whether the next reading of the log is not to wait for its time."""
         self._readings = LogReadings()
         self._exchanged_s = float("-inf")
+        self._has_news = threading.Event()
+        """Whether the next heartbeat is not to wait for its time: the leader waits for it."""
         self._trouble = ""
         """What the last step failed with."""
         self._judge = CanaryJudge(clock)
@@ -146,7 +149,16 @@ class Coordinator:
                 self._inbox.put_nowait(None)
 
     def log_state(self) -> LogState:
+        """All of it, which may be much: not for those who ask again and again."""
         return self._state
+
+    def leader(self) -> str | None:
+        """The region that leads, as far as the log was read."""
+        return self._state.leader
+
+    def proposal(self, number: int) -> Proposal | None:
+        """What the log says of one release; None when it was not read so far."""
+        return self._state.proposals.get(number)
 
     def regions_prepared(self, number: int) -> frozenset[str]:
         """As far as their heartbeats tell."""
@@ -180,36 +192,35 @@ class Coordinator:
         )
         return state.next_release - 1
 
-    def canary(self, number: int, percent: int) -> LogState:
+    def canary(self, number: int, percent: int) -> None:
         """Gives a prepared release a share of the traffic; 0 ends that. Raises Conflict, NotFound,
         InvalidArgument.
         """
-        return self._ask(lambda r, now, cid: r.share(number, percent, now_ms=now, commit_id=cid))
+        self._ask(lambda r, now, cid: r.share(number, percent, now_ms=now, commit_id=cid))
 
     def report(self, report: OutcomeReport) -> None:
         """Takes in what a gateway has counted, and stops the canary when that shows a fault."""
         canary = self._view.canary
         reason = self._judge.take(report, None if canary is None else canary.release)
         if reason is not None:
-            # When too much waits there, the next report shows the fault again.
-            with contextlib.suppress(queue.Full):
-                self._inbox.put_nowait(CanaryFaulted(release=report.release, reason=reason))
+            self._observe(CanaryFaulted(release=report.release, reason=reason))
 
-    def commit(self, number: int) -> LogState:
+    def commit(self, number: int) -> None:
         """Raises Conflict when a target region is not prepared, NotFound."""
-        return self._ask(lambda r, now, cid: r.commit(number, now_ms=now, commit_id=cid))
+        self._ask(lambda r, now, cid: r.commit(number, now_ms=now, commit_id=cid))
 
-    def abort(self, number: int, reason: str) -> LogState:
-        return self._ask(
-            lambda r, now, cid: r.abort(number, reason=reason, now_ms=now, commit_id=cid)
-        )
+    def abort(self, number: int, reason: str) -> None:
+        self._ask(lambda r, now, cid: r.abort(number, reason=reason, now_ms=now, commit_id=cid))
 
-    def rollback(self, number: int | None) -> LogState:
-        """Back to `number`, or to the one before the current (None); not to a collected one."""
+    def rollback(self, number: int | None) -> int:
+        """Back to `number`, or to the one before the current (None); not to a collected one. The
+        number of the release that is current from the switch on.
+        """
         target = self._state.proposals.get(number or 0)
         if target is not None and number not in self._state.resident(self._clock.wall_ms()):
             claim_release(self._store, target.release.contents)
-        return self._ask(lambda r, now, cid: r.rollback(number, now_ms=now, commit_id=cid))
+        state = self._ask(lambda r, now, cid: r.rollback(number, now_ms=now, commit_id=cid))
+        return state.switches[-1].release
 
     def scale(self, corpus: str, replicas: int) -> None:
         """From now on at least so many replicas of each of the corpus's shards. Returns at once;
@@ -248,6 +259,13 @@ class Coordinator:
                 "the coordinator did not finish in time; look with `raygion release list`"
             ) from error
 
+    def _observe(self, outcome: Outcome) -> None:
+        """In the thread that found it out: it counts at once, however slow the store is."""
+        self._driver.observe(outcome)
+        self._publish()
+        self._has_news.set()
+        self.nudge()
+
     # The thread that drives the rollout.
 
     def _run(self) -> None:
@@ -257,28 +275,26 @@ class Coordinator:
                 item = self._inbox.get(timeout=_TICK_S)
             except queue.Empty:
                 continue
-            if isinstance(item, _Request):
+            if item is not None:
                 self._serve(item)
-            elif item is not None:
-                self._attempt(partial(self._driver.observe, item))
-                # The leader waits for it.
-                self._exchanged_s = float("-inf")
 
     def _look(self) -> None:
         """Reads the log, lets those go on who wait for that, and does what follows from it."""
         self._woken.clear()
         self._readings.begin()
-        self._readings.end(complete=(read := self._attempt(self._driver.read)))
-        if not read:
+        read = self._attempt(self._driver.read)
+        self._readings.end(failure="" if read else self._trouble)
+        if not read and self._driver.unreadable is None:
             return
         now_s = self._clock.monotonic_s()
-        exchange = now_s - self._exchanged_s >= _TICK_S / 2
+        exchange = self._has_news.is_set() or now_s - self._exchanged_s >= _TICK_S / 2
+        self._has_news.clear()
         if not self._attempt(partial(self._driver.decide, exchange_heartbeats=exchange)):
             return
         if exchange:
             self._exchanged_s = now_s
         # Not before this cluster may write under the region's name.
-        if self._store_id or self._attempt(self._read_store_id):
+        if (self._store_id or self._attempt(self._read_store_id)) and read:
             self._trouble = ""
 
     def _read_store_id(self) -> None:
@@ -331,9 +347,9 @@ class Coordinator:
         self._publish()
 
     def _publish(self) -> None:
-        state, now_ms = self._rollout.state, self._clock.wall_ms()
-        view = view_of(self._rollout, self._releases.loaded, now_ms, self._view.revision)
-        with self._published:
+        with self._driver.deciding, self._published:
+            state, now_ms = self._rollout.state, self._clock.wall_ms()
+            view = view_of(self._rollout, self._releases.loaded, now_ms, self._view.revision)
             self._state = state
             self._pulse = pulse_of(self._rollout, self._driver.freshness, self._store_id)
             resident = state.resident(now_ms)

@@ -53,8 +53,7 @@ class CoordinatorClient:
 
     def rollback(self, number: int | None) -> int:
         """The release that is current from the switch on; None goes back to the one before."""
-        state = cast(LogState, self._change("rollback", number))
-        return state.switches[-1].release
+        return cast(int, self._change("rollback", number))
 
     def scale(self, corpus: str, replicas: int) -> None:
         """Asks for so many replicas of each shard of a corpus. Raises NotFound, InvalidArgument."""
@@ -73,6 +72,7 @@ class CoordinatorClient:
         self._wait(scaled, timeout_s, f"{replicas} replicas a shard of {corpus}")
 
     def log_state(self) -> LogState:
+        """The state of all releases as the coordinator has read it, which may be much."""
         return cast(LogState, self._call("log_state"))
 
     def status(self) -> RegionSummary:
@@ -80,7 +80,7 @@ class CoordinatorClient:
 
     def wait_until_leading(self, region: str, timeout_s: float) -> None:
         """Returns when the region's coordinator leads, or another region does."""
-        self._wait(lambda: self.log_state().leader is not None, timeout_s, f"{region} to lead")
+        self._wait(lambda: self._call("leader") is not None, timeout_s, f"{region} to lead")
 
     def wait_until_committed(self, number: int, timeout_s: float) -> None:
         """Returns when the release is committed. Raises Conflict when it was aborted."""
@@ -120,7 +120,7 @@ class CoordinatorClient:
         """None while the coordinator has not read so far, as one that has just started anew.
         Raises Conflict for a release that was aborted.
         """
-        proposal = self.log_state().proposals.get(number)
+        proposal = cast("Proposal | None", self._call("proposal", number))
         if proposal is not None and proposal.status is ReleaseStatus.ABORTED:
             raise Conflict(f"release {number} was aborted: {proposal.reason}")
         return proposal

@@ -1,7 +1,5 @@
-"""Reads documents from files and folders anywhere into stored parts of a corpus, with Ray Data.
-
-    find_source_files   which files the sources mean (in the caller's process)
-    read_parts          a task for each group of files: read, check, cut into passages, store parts
+"""Reads the documents of files into stored parts of a corpus, with Ray Data: a task for each group
+of files reads them, checks the documents, cuts them into passages and stores parts.
 
 Parts are content-addressed and nothing names them until a corpus manifest does, so a reading that
 fails half-way leaves nothing that anybody can see.
@@ -13,19 +11,17 @@ import gzip
 import io
 import pickle
 import zlib
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import Any, cast
 
-import fsspec
 import pyarrow as pa
 import ray.data
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.own_node import own_node
-from actors.source_formats import FORMATS, format_of, read_rows, suffix_of
+from actors.source_files import SourceFile
+from actors.source_formats import format_of, read_rows
+from actors.source_rows import Row
 from cluster.artifacts import Artifacts
 from cluster.documents import (
     Document,
@@ -36,6 +32,7 @@ from cluster.documents import (
     parse_document,
 )
 from cluster.errors import InvalidArgument, RaygionError, Unavailable
+from cluster.ingest_report import LeftOut, Tally
 from cluster.manifests import ArtifactFile
 from cluster.passages import Passage, passage_table, passages_of, write_part
 
@@ -46,24 +43,16 @@ GROUP_FILES_MAX = 512
 # Uncompressed; a part may exceed it by one document, so it stays far below 64 MB.
 PART_BYTES = 32 * 2**20
 _BUFFER_BYTES = 2**20
-_LOCAL = ("file", "local")
-"""What fsspec calls the file system of the machine itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SourceFile:
-    url: str
-    path: str
-    """Relative to the source, or the file's name where the source is a file."""
-    size_bytes: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SourceListing:
-    files: tuple[SourceFile, ...]
-    """In the order of the sources, and by path within one."""
-    skipped: Mapping[str, int]
-    """How many files of folders were left out, by extension, since it is not one that is read."""
+class ReadOptions:
+    chars_max: int
+    """The length of a passage."""
+    skip_errors: bool = False
+    """Whether a document that is wrong in itself is left out, and told, instead of being raised;
+    likewise the rest of a file that cannot be read on.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,42 +76,29 @@ class GroupRead:
 
     group: int
     num_files: int
+    num_files_read: int
+    """Of these, how many have a document, be it one that is left out."""
     parts: tuple[StoredPart, ...]
-
-
-def find_source_files(sources: Sequence[str]) -> SourceListing:
-    """The files that paths, folders and fsspec URLs mean.
-
-    Folders are searched through; hidden files in them are passed over. Raises InvalidArgument for a
-    source that does not exist, a single file of an unknown kind, and a folder without any that can
-    be read; Unavailable when its file system does not answer.
-    """
-    files: list[SourceFile] = []
-    skipped: Counter[str] = Counter()
-    for source in sources:
-        found, left_out = _files_of(source)
-        files += found
-        skipped += left_out
-    return SourceListing(files=tuple(files), skipped=dict(sorted(skipped.items())))
+    files_left_out: tuple[LeftOut, ...]
+    documents_left_out: tuple[LeftOut, ...]
 
 
 def read_parts(
-    files: Sequence[SourceFile], artifacts: Artifacts, *, chars_max: int
+    files: Sequence[SourceFile], artifacts: Artifacts, options: ReadOptions
 ) -> Iterator[GroupRead]:
     """Reads the files with Ray Data tasks, which put the parts into the store; in any order.
 
     Files of this machine are read on this machine: others need not have them. Equal files give
-    equal parts. Raises InvalidArgument, naming the file and the row, for the first
-    document met that is wrong; Unavailable for a file that cannot be read.
+    equal parts. Raises InvalidArgument and Unavailable as `read_group` does.
     """
     groups = plan_groups(files)
-    reader: Any = _ReadGroups(groups, artifacts, chars_max)
+    reader: Any = _ReadGroups(groups, artifacts, options)
     context = ray.data.DataContext.get_current().copy()
     # The caller shows its own progress.
     context.enable_progress_bars = False
-    here = NodeAffinitySchedulingStrategy(own_node(), soft=False)
+    here = {"ray.io/node-id": own_node()}
     with ray.data.DataContext.current(context):
-        for is_local, strategy in ((True, here), (False, "SPREAD")):
+        for is_local, nodes in ((True, here), (False, None)):
             rows = [{"group": n} for n, group in enumerate(groups) if _any_local(group) is is_local]
             if not rows:
                 continue
@@ -131,7 +107,7 @@ def read_parts(
                 batch_size=1,
                 batch_format="pyarrow",
                 num_cpus=1,
-                scheduling_strategy=strategy,
+                label_selector=nodes,
             )
             for row in dataset.iter_rows():
                 read = pickle.loads(row["read"])
@@ -141,7 +117,7 @@ def read_parts(
 
 
 def _any_local(files: Iterable[SourceFile]) -> bool:
-    return any(fsspec.utils.get_protocol(file.url) in _LOCAL for file in files)
+    return any(file.is_local for file in files)
 
 
 def plan_groups(files: Sequence[SourceFile]) -> list[tuple[SourceFile, ...]]:
@@ -161,11 +137,11 @@ class _ReadGroups:
     """The task. Errors are its result, so that they arrive as they were raised."""
 
     def __init__(
-        self, groups: Sequence[tuple[SourceFile, ...]], artifacts: Artifacts, chars_max: int
+        self, groups: Sequence[tuple[SourceFile, ...]], artifacts: Artifacts, options: ReadOptions
     ) -> None:
         self._groups = groups
         self._artifacts = artifacts
-        self._chars_max = chars_max
+        self._options = options
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         results: list[bytes] = []
@@ -178,23 +154,84 @@ class _ReadGroups:
         return pa.table({"read": pa.array(results, pa.large_binary())})
 
     def _read(self, group: int) -> GroupRead:
-        return read_group(group, self._groups[group], self._artifacts, chars_max=self._chars_max)
+        return read_group(group, self._groups[group], self._artifacts, self._options)
 
 
 def read_group(
-    group: int, files: Sequence[SourceFile], artifacts: Artifacts, *, chars_max: int
+    group: int, files: Sequence[SourceFile], artifacts: Artifacts, options: ReadOptions
 ) -> GroupRead:
-    """Reads the files of one group and stores its parts."""
+    """Reads the files of one group and stores its parts.
+
+    A file without documents is left out, and told. Raises InvalidArgument, naming the file and the
+    row, for the first document that is wrong, unless the options say to skip it, and for documents
+    that cannot be in one corpus; Unavailable for a file system that does not answer.
+    """
     parts: list[StoredPart] = []
     draft = _PartDraft()
-    for document, place in _documents(files):
-        draft.add(document, place, passages_of(document, chars_max=chars_max))
-        if draft.size_bytes >= PART_BYTES:
-            parts.append(draft.store(artifacts))
-            draft = _PartDraft()
+    reading = _FileReading(options.skip_errors)
+    for file in files:
+        for document, place in reading.documents(file):
+            draft.add(document, place, passages_of(document, chars_max=options.chars_max))
+            if draft.size_bytes >= PART_BYTES:
+                parts.append(draft.store(artifacts))
+                draft = _PartDraft()
     if draft.passages:
         parts.append(draft.store(artifacts))
-    return GroupRead(group=group, num_files=len(files), parts=tuple(parts))
+    return GroupRead(
+        group=group,
+        num_files=len(files),
+        num_files_read=reading.num_files,
+        parts=tuple(parts),
+        files_left_out=reading.files_left_out.left_out(),
+        documents_left_out=reading.documents_left_out.left_out(),
+    )
+
+
+class _FileReading:
+    """Takes the documents out of files, and keeps count of what is left out."""
+
+    def __init__(self, skip_errors: bool) -> None:
+        self.num_files = 0
+        self.files_left_out = Tally()
+        self.documents_left_out = Tally()
+        self._skip_errors = skip_errors
+
+    def documents(self, file: SourceFile) -> Iterator[tuple[Document, RowPlace]]:
+        num_rows = 0
+        try:
+            for row, place in _rows(file):
+                num_rows += 1
+                if (document := self._document(row, place)) is not None:
+                    yield document, place
+        except InvalidArgument as error:
+            if not self._skip_errors:
+                raise
+            example = f"{file.name}, after row {num_rows}" if num_rows else file.name
+            self.files_left_out.add(_reason(error, file.name), example)
+        else:
+            if not num_rows:
+                self.files_left_out.add("has no documents in it", file.name)
+        self.num_files += num_rows > 0
+
+    def _document(
+        self, row: Mapping[str, object] | InvalidArgument, place: RowPlace
+    ) -> Document | None:
+        """None for one that is left out."""
+        try:
+            if isinstance(row, InvalidArgument):
+                raise row
+            return parse_document(row, place)
+        except InvalidArgument as error:
+            if not self._skip_errors:
+                raise
+            self.documents_left_out.add(_reason(error, str(place)), str(place))
+            return None
+
+
+def _reason(error: InvalidArgument, place: str) -> str:
+    """The error without the place of it, so that equal errors are counted together."""
+    message = error.message.removeprefix(f"{place}: ")
+    return f"{error.field}: {message}" if error.field else message
 
 
 @dataclass(slots=True, kw_only=True)
@@ -267,55 +304,17 @@ def check_same_kind(
     )
 
 
-def _documents(files: Sequence[SourceFile]) -> Iterator[tuple[Document, RowPlace]]:
-    for file in files:
-        format = format_of(file.path)
-        assert format is not None
-        compression = "gzip" if suffix_of(file.path).endswith(".gz") else None
-        try:
-            with fsspec.open(file.url, "rb", compression=compression) as opened:
-                # Files of remote file systems lack parts of what Python's files can do.
-                buffered = io.BufferedReader(cast(io.RawIOBase, opened), _BUFFER_BYTES)
-                for raw, place in read_rows(buffered, format, file.path):
-                    yield parse_document(raw, place), place
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise InvalidArgument(f"{file.path}: is not a whole gzip file: {error}") from error
-        except OSError as error:
-            raise Unavailable(f"{file.url} cannot be read: {error}") from error
-
-
-def _files_of(source: str) -> tuple[list[SourceFile], Counter[str]]:
-    known = ", ".join(FORMATS)
+def _rows(file: SourceFile) -> Iterator[Row]:
+    format = format_of(file.path)
+    assert format is not None
     try:
-        filesystem, root = fsspec.core.url_to_fs(source)
-        if not filesystem.exists(root):
-            raise InvalidArgument(f"{source} does not exist", "source")
-        if not filesystem.isdir(root):
-            return [_single_file(source, filesystem, root, known)], Counter()
-        found: dict[str, dict[str, Any]] = filesystem.find(root, detail=True)
-    except (OSError, RuntimeError) as error:
-        raise Unavailable(f"{source} cannot be read: {error}") from error
-    except (ValueError, ImportError) as error:
-        raise InvalidArgument(f"{source} cannot be opened: {error}", "source") from error
-    files: list[SourceFile] = []
-    skipped: Counter[str] = Counter()
-    for full, info in sorted(found.items()):
-        path = full.removeprefix(root).strip("/")
-        if any(part.startswith(".") for part in PurePosixPath(path).parts):
-            continue
-        if format_of(path) is None:
-            skipped[suffix_of(path) or "(none)"] += 1
-            continue
-        url = filesystem.unstrip_protocol(full)
-        files.append(SourceFile(url=url, path=path, size_bytes=int(info["size"] or 0)))
-    if not files:
-        raise InvalidArgument(f"{source} holds no file that can be read ({known})", "source")
-    return files, skipped
-
-
-def _single_file(source: str, filesystem: Any, root: str, known: str) -> SourceFile:
-    name = root.rstrip("/").rpartition("/")[2]
-    if format_of(name) is None:
-        raise InvalidArgument(f"{source} is of no kind that can be read ({known})", "source")
-    size_bytes = int(filesystem.info(root).get("size") or 0)
-    return SourceFile(url=filesystem.unstrip_protocol(root), path=name, size_bytes=size_bytes)
+        with file.open() as opened:
+            # Files of remote file systems lack parts of what Python's files can do.
+            buffered = io.BufferedReader(cast(io.RawIOBase, opened), _BUFFER_BYTES)
+            yield from read_rows(buffered, format, file.path, file.name)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise InvalidArgument(f"{file.name}: is not a whole gzip file: {error}") from error
+    except (FileNotFoundError, PermissionError) as error:
+        raise InvalidArgument(f"{file.name}: cannot be read: {error}") from error
+    except OSError as error:
+        raise Unavailable(f"{file.name} cannot be read: {error}") from error

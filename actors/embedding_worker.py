@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import ray
 
 from actors.own_node import own_node
 from cluster.artifact_cache import ArtifactCache
@@ -98,8 +97,8 @@ class EmbedderStatus:
 class EmbeddingWorker:
     """One replica of an embedder: fetches the model, then answers `embed`.
 
-    Becomes a Ray actor by wiring. Queries are embedded in float32, so that a query's vector does
-    not depend on what else is in flight.
+    Becomes a Ray actor by wiring. A query's vector does not depend on what else is in flight, and
+    has the bytes that a build gives a passage of the same text on such a processor.
     """
 
     def __init__(
@@ -107,10 +106,8 @@ class EmbeddingWorker:
         model: ModelManifest,
         store: ObjectStore,
         cache_folder: Path,
-        num_threads: int = WORKER_THREADS,
     ) -> None:
-        folder = ArtifactCache(Artifacts(store), cache_folder).folder_for(model.files)
-        self._queue = EmbeddingQueue(_opened(folder, model, num_threads=num_threads))
+        self._queue = EmbeddingQueue(_opened(model, store, cache_folder))
 
     async def embed(self, texts: Sequence[str]) -> Float32Array:
         """float32 [n, dimension]; see `EmbeddingQueue.embed`."""
@@ -129,10 +126,7 @@ class EmbedBatches:
     def __init__(
         self, model: ModelManifest, store: ObjectStore, cache_folder: Path, counter: Any
     ) -> None:
-        folder = ArtifactCache(Artifacts(store), cache_folder).folder_for(model.files)
-        context: Any = ray.get_runtime_context()
-        cpus = context.get_assigned_resources().get("CPU", 1.0)
-        self._embedder = _opened(folder, model, num_threads=max(1, int(cpus)), fastest=True)
+        self._embedder = _opened(model, store, cache_folder)
         self._counter = counter
 
     def __call__(self, batch: Any) -> pa.Table:
@@ -143,15 +137,13 @@ class EmbedBatches:
         return table.append_column("vector", vector_column(vectors))
 
 
-def _opened(
-    folder: Path, model: ModelManifest, *, num_threads: int, fastest: bool = False
-) -> Embedder:
+def _opened(model: ModelManifest, store: ObjectStore, cache_folder: Path) -> Embedder:
     # Whoever starts workers imports this module, a restarted coordinator among them; PyTorch would
     # keep it from its work for two seconds or more.
-    from actors.embedder import Embedder, Precision, fastest_precision
+    from actors.embedder import Embedder
 
-    precision = fastest_precision() if fastest else Precision.FLOAT32
-    embedder = Embedder(folder, num_threads=num_threads, precision=precision)
+    folder = ArtifactCache(Artifacts(store), cache_folder).folder_for(model.files)
+    embedder = Embedder(folder, num_threads=WORKER_THREADS, precision=model.precision)
     if embedder.dimension != model.dimension:
         raise InvalidArgument(
             f"{model.name} makes vectors of {embedder.dimension} numbers, not of {model.dimension} "

@@ -22,7 +22,7 @@ from actors.regional_service import RegionalService
 from actors.remote_generator import RemoteGenerator
 from actors.routes import Routes
 from actors.view_follower import ViewFollower
-from cluster.answers import QueryService
+from cluster.answers import EmbeddingService
 from cluster.artifact_cache import ArtifactCache
 from cluster.artifacts import Artifacts
 from cluster.clock import SYSTEM_CLOCK, Deadline
@@ -47,11 +47,11 @@ class RegionGenerators:
         self._generators: dict[str, ServeGenerator] = {}
         self._tokenizers: dict[tuple[ArtifactFile, ...], asyncio.Task[FolderTokenizer]] = {}
 
-    def generator(self, release: ReleaseView) -> Generator:
+    def generator(self, release: ReleaseView, corpus: str | None) -> Generator:
         assert release.generator is not None, "only search is served"
         application = release.generator.application
         if application is None:
-            return RemoteGenerator(self._peers, release.number)
+            return RemoteGenerator(self._peers, release.number, corpus)
         if application not in self._generators:
             self._generators[application] = ServeGenerator(application)
         return self._generators[application]
@@ -89,7 +89,7 @@ class RegionGenerators:
 class RegionParts:
     """What answers in one process of a region."""
 
-    service: QueryService
+    service: EmbeddingService
     internals: RegionInternals
     views: ViewFollower
     peers: RegionPeers

@@ -58,7 +58,7 @@ _CLASSES = {
     IndexKind.HNSW_SQ: faiss.IndexHNSWSQ,
 }
 
-RowSelector = Any
+Selector = Any
 """An IDSelectorBitmap; opaque outside of this module."""
 
 
@@ -218,8 +218,8 @@ def check_size(path: Path, size_bytes: int) -> None:
         raise Corrupt(f"{path.name} has {found_bytes} bytes instead of {size_bytes}")
 
 
-def row_selector(mask: npt.NDArray[np.bool_]) -> RowSelector:
-    """What limits a search to the rows where `mask` is true. One bit a row."""
+def selector_of(mask: npt.NDArray[np.bool_]) -> Selector:
+    """What limits a search to the vectors where `mask` is true. One bit a vector."""
     return faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))
 
 
@@ -229,8 +229,12 @@ class FaissIndex:
     def __init__(self, index: Any, parameters: IndexParameters) -> None:
         self._index = index
         self._parameters = parameters
-        self.num_rows: int = index.ntotal
+        self.num_vectors: int = index.ntotal
         self.num_lists: int = index.nlist if parameters.kind.has_lists else 1
+        self.stored = self._stored_vectors()
+        """float32 [num_vectors, d], read-only, in the mapped file; None where the kind keeps no
+        whole vectors in the order of their numbers. To be used no longer than the index is open.
+        """
 
     @classmethod
     def open(
@@ -240,10 +244,10 @@ class FaissIndex:
         dimension: int,
         *,
         size_bytes: int,
-        num_rows: int,
+        num_vectors: int,
     ) -> Self:
         """Maps the file. Raises Corrupt when it is missing or has another size, or is no index of
-        this kind, metric and dimension over so many rows.
+        this kind, metric and dimension over so many vectors.
         """
         check_size(path, size_bytes)
         try:
@@ -256,27 +260,24 @@ class FaissIndex:
         filled_up = _filled_up(np.zeros((1, dimension), np.float32), parameters.kind)
         if index.d != filled_up.shape[1] or _ranges(index, parameters.kind)[dimension:].any():
             raise Corrupt(f"{path.name} has {index.d} dimensions, not {dimension}")
-        if index.ntotal != num_rows:
-            raise Corrupt(f"{path.name} has {index.ntotal} rows, not {num_rows}")
+        if index.ntotal != num_vectors:
+            raise Corrupt(f"{path.name} has {index.ntotal} vectors, not {num_vectors}")
         return cls(index, parameters)
 
-    def stored_vectors(self) -> Float32Array | None:
-        """float32 [num_rows, d], read-only, in the mapped file; None where the kind keeps no whole
-        vectors in row order. To be used no longer than the index is open.
-        """
+    def _stored_vectors(self) -> Float32Array | None:
         index = self._index
         if self._parameters.kind is IndexKind.HNSW:
             index = faiss.downcast_index(index.storage)
         elif self._parameters.kind is not IndexKind.FLAT:
             return None
-        if not isinstance(index, faiss.IndexFlat) or index.ntotal != self.num_rows:
+        if not isinstance(index, faiss.IndexFlat) or index.ntotal != self.num_vectors:
             raise Corrupt("the index lacks the vectors that belong to it")
-        size = self.num_rows * index.d
+        size = self.num_vectors * index.d
         if size == 0:
             return None
         flat: Float32Array = faiss.rev_swig_ptr(index.get_xb(), size)
         flat.flags.writeable = False
-        return flat.reshape(self.num_rows, index.d)
+        return flat.reshape(self.num_vectors, index.d)
 
     def tuned(self, parameters: IndexParameters) -> Self:
         """The same index with other search parameters."""
@@ -287,7 +288,7 @@ class FaissIndex:
         vectors: Float32Array,
         k: int,
         *,
-        selector: RowSelector = None,
+        selector: Selector = None,
         effort: SearchEffort = _AS_TUNED,
         stretch: float = 1.0,
     ) -> tuple[Float32Array, Int64Array]:
@@ -343,8 +344,8 @@ class FaissIndex:
             raise Corrupt(f"Faiss failed in a search: {str(error)[-200:]}") from error
         # Unsigned and one up, -1 is 0, and whatever is below it more than any row.
         beyond = rows.view(np.uint64) + np.uint64(1)
-        if np.maximum.reduce(beyond, axis=None, initial=0) > self.num_rows:
-            raise Corrupt("the index names a row that does not exist")
+        if np.maximum.reduce(beyond, axis=None, initial=0) > self.num_vectors:
+            raise Corrupt("the index names a vector that does not exist")
         return scores, rows
 
     def _search_in_batches(
@@ -362,7 +363,7 @@ class FaissIndex:
         return scores, rows
 
     def _search_parameters(
-        self, k: int, selector: RowSelector, effort: SearchEffort, stretch: float
+        self, k: int, selector: Selector, effort: SearchEffort, stretch: float
     ) -> Any:
         chosen = {} if selector is None else {"sel": selector}
         match self._parameters.kind:

@@ -23,6 +23,7 @@ import ray.data
 
 from actors.faiss_api import train_index
 from actors.index_tuning import SAMPLE_ROWS_MAX, Extent, candidates, choose, try_index
+from actors.vector_rows import vector_numbers
 from cluster.corpus_settings import CorpusSettings
 from cluster.manifests import (
     AutoIndex,
@@ -126,8 +127,8 @@ def _tuned(
 def draw_sample(
     passages: ray.data.Dataset, num_rows: int, total: int, metric: Metric
 ) -> Float32Array:
-    """float32 [m, d], in the order of their hashes: as many of the `total` passages as asked for,
-    or all; prepared for the metric.
+    """float32 [m, d], prepared for the metric: the distinct vectors of as many of the `total`
+    passages as asked for, or of all; in the order of their hashes.
     """
     # Six standard deviations above what is wanted, so that no more than wanted are too few.
     expected = num_rows + 6 * num_rows**0.5 + 16
@@ -139,7 +140,9 @@ def draw_sample(
     tables: list[pa.Table] = ray.get(drawn.to_arrow_refs())
     table = pa.concat_tables(table for table in tables if table.num_rows)
     vectors = vectors_of(table)[_first(table, num_rows)]
-    return prepared(vectors, metric)
+    vectors = prepared(vectors, metric)
+    _, firsts = np.unique(vector_numbers(vectors), return_index=True)
+    return vectors[firsts]
 
 
 @dataclass(frozen=True, slots=True)

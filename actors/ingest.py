@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from actors.corpus_reader import (
-    SourceFile,
+    GroupRead,
+    ReadOptions,
     StoredPart,
     check_not_twice,
     check_same_kind,
-    find_source_files,
     read_parts,
 )
+from actors.source_files import SourceListing, find_source_files
 from cluster.artifacts import Artifacts
 from cluster.catalog import Catalog
 from cluster.chunking import CHARS_MAX_DEFAULT
@@ -22,14 +22,14 @@ from cluster.corpus_content import (
     CorpusContent,
     PartDocuments,
     check_passage_ids,
+    document_changes,
     joined_types,
     with_parts,
 )
 from cluster.documents import Schema, check_corpus_name, column_types, merge_schemas
 from cluster.errors import Conflict, InvalidArgument
+from cluster.ingest_report import DocumentChanges, IngestReport, Tally
 from cluster.manifests import ArtifactFile, ColumnType, CorpusManifest
-
-log = logging.getLogger(__name__)
 
 APPENDS_MAX = 8
 
@@ -42,16 +42,35 @@ def _unseen(_done: int, _total: int) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Ingested:
+    manifest: CorpusManifest
+    """The new position, or the latest one where nothing changed."""
+    report: IngestReport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Reading:
     """What the sources hold, in their order."""
 
     parts: tuple[StoredPart, ...]
     schema: Schema
     dimension: int | None
+    num_files: int
+    """Those with documents."""
+    files_left_out: Tally
+    documents_left_out: Tally
 
     @property
     def part_files(self) -> list[ArtifactFile]:
         return [part.file for part in self.parts]
+
+    def report(self, changes: DocumentChanges) -> IngestReport:
+        return IngestReport(
+            documents=changes,
+            documents_left_out=self.documents_left_out.left_out(),
+            files_read=self.num_files,
+            files_left_out=self.files_left_out.left_out(),
+        )
 
 
 def ingest(
@@ -62,27 +81,26 @@ def ingest(
     sources: Sequence[str],
     chars_max: int = CHARS_MAX_DEFAULT,
     replace: bool = False,
+    skip_errors: bool = False,
     progress: Progress = _unseen,
     clock: Clock = SYSTEM_CLOCK,
-) -> CorpusManifest:
-    """Adds the documents of files, folders and fsspec URLs to a corpus; returns its new position.
+) -> Ingested:
+    """Adds the documents of files, folders and fsspec URLs to a corpus, as its next position.
 
     A document whose id the corpus has already takes the place of the older one, whole, and one that
     was deleted is back; with `replace` the corpus holds the new documents only. When the corpus
-    would not change, no position is added and the latest one is returned. Needs a driver that has
-    joined a Ray cluster, in whose tasks the sources are read: files of the driver's machine there,
-    others on any node.
+    would not change, no position is added. Needs a driver that has joined a Ray cluster, in whose
+    tasks the sources are read: files of the driver's machine there, others on any node.
 
     Raises InvalidArgument, naming file, row and field, for any document that is wrong or does not
-    fit to the corpus, and then the corpus is as it was; Unavailable for a source or store that does
-    not answer; Conflict when others keep adding to the corpus at the same time.
+    fit to the corpus, and then the corpus is as it was; with `skip_errors` documents that are wrong
+    in themselves are left out instead. Unavailable for a source or store that does not answer;
+    Conflict when others keep adding to the corpus at the same time.
     """
     check_corpus_name(corpus)
     listing = find_source_files(sources)
-    if listing.skipped:
-        counted = ", ".join(f"{count} {suffix}" for suffix, count in listing.skipped.items())
-        log.warning("left out files of kinds that are not read: %s", counted)
-    reading = _read(listing.files, artifacts, chars_max, progress)
+    options = ReadOptions(chars_max=chars_max, skip_errors=skip_errors)
+    reading = _read(listing, artifacts, options, progress)
     documents = _documents_of(artifacts, reading.parts)
     for _ in range(APPENDS_MAX):
         latest = catalog.latest_corpus(corpus)
@@ -101,29 +119,37 @@ def ingest(
             sources=tuple(dict.fromkeys((*(base.sources if base else ()), *sources))),
             created_at_ms=clock.wall_ms(),
         )
+        changes = document_changes(latest, reading.part_files, documents, starts_anew=base is None)
         if latest is not None and latest.content() == manifest.content():
-            return latest
+            return Ingested(manifest=latest, report=reading.report(changes))
         try:
             catalog.append_corpus(manifest)
         except Conflict:
             # Somebody else added to the corpus meanwhile: add to what it is now.
             continue
-        return manifest
+        return Ingested(manifest=manifest, report=reading.report(changes))
     raise Conflict(f"others keep adding to the corpus {corpus!r}; try again later")
 
 
 def _read(
-    files: Sequence[SourceFile], artifacts: Artifacts, chars_max: int, progress: Progress
+    listing: SourceListing, artifacts: Artifacts, options: ReadOptions, progress: Progress
 ) -> _Reading:
-    by_group: dict[int, tuple[StoredPart, ...]] = {}
+    groups: list[GroupRead] = []
     num_files = 0
-    for read in read_parts(files, artifacts, chars_max=chars_max):
-        by_group[read.group] = read.parts
+    for read in read_parts(listing.files, artifacts, options):
+        groups.append(read)
         num_files += read.num_files
-        progress(num_files, len(files))
-    parts = tuple(part for group in sorted(by_group) for part in by_group[group])
+        progress(num_files, len(listing.files))
+    groups.sort(key=lambda read: read.group)
+    parts = tuple(part for read in groups for part in read.parts)
+    files_left_out, documents_left_out = Tally(listing.left_out), Tally()
+    for read in groups:
+        files_left_out.add_all(read.files_left_out)
+        documents_left_out.add_all(read.documents_left_out)
     if not parts:
-        raise InvalidArgument("the sources hold no documents", "source")
+        why = (*documents_left_out.left_out(), *files_left_out.left_out())
+        told = "; ".join(f"{found.examples[0]} {found.reason}" for found in why)
+        raise InvalidArgument(f"the sources hold no documents: {told}", "source")
     places: dict[str, str] = {}
     counts: dict[str, int] = {}
     schema = parts[0].schema
@@ -135,7 +161,14 @@ def _read(
         check_same_kind(parts[0].dimension, parts[0].first, part.dimension, part.first)
         schema = merge_schemas(schema, part.schema)
     check_passage_ids(counts)
-    return _Reading(parts=parts, schema=schema, dimension=parts[0].dimension)
+    return _Reading(
+        parts=parts,
+        schema=schema,
+        dimension=parts[0].dimension,
+        num_files=sum(read.num_files_read for read in groups),
+        files_left_out=files_left_out,
+        documents_left_out=documents_left_out,
+    )
 
 
 def _documents_of(artifacts: Artifacts, read: Sequence[StoredPart]) -> PartDocuments:

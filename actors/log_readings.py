@@ -18,6 +18,8 @@ class LogReadings:
         self._ended = 0
         self._complete = 0
         """The last reading that came to the end of the log."""
+        self._failure = ""
+        """Why the last one did not."""
 
     def next(self) -> int:
         """The number of the next reading that begins: what to wait for."""
@@ -28,11 +30,13 @@ class LogReadings:
         with self._changed:
             self._begun += 1
 
-    def end(self, *, complete: bool) -> None:
-        """The reading that was begun last is over."""
+    def end(self, *, failure: str = "") -> None:
+        """The reading that was begun last is over. `failure`: why it did not come to the end of the
+        log; empty if it did.
+        """
         with self._changed:
-            self._ended = self._begun
-            if complete:
+            self._ended, self._failure = self._begun, failure
+            if not failure:
                 self._complete = self._begun
             self._changed.notify_all()
 
@@ -43,6 +47,6 @@ class LogReadings:
         with self._changed:
             self._changed.wait_for(lambda: self._ended >= number, timeout_s)
             if self._complete < number:
-                failed = self._ended >= number
-                reason = "cannot be read" if failed else "is not read in time"
-                raise Unavailable(f"the release log {reason}: the store does not answer")
+                if self._ended >= number:
+                    raise Unavailable(f"the release log cannot be read: {self._failure}")
+                raise Unavailable("the release log is not read in time: the store does not answer")

@@ -18,7 +18,7 @@ from actors.starter_models import (
 from cluster.artifacts import regular_files, sha256_of
 from cluster.catalog import Catalog
 from cluster.errors import InvalidArgument, Unavailable
-from cluster.manifests import ArtifactFile, ManifestRef, ModelKind, ModelManifest
+from cluster.manifests import ArtifactFile, ManifestRef, ModelKind, ModelManifest, Precision
 from cluster.model_files import ModelFiles
 from cluster.model_settings import STARTER
 from cluster.object_store import ObjectStore
@@ -31,6 +31,13 @@ _UNUSED = (".onnx", ".msgpack", ".h5", ".ot", ".gguf", ".pth", ".tflite")
 
 class _Fingerprint(Record):
     files: tuple[tuple[str, str], ...]
+
+
+class _PrecisionFingerprint(Record):
+    """Apart from the other, so that what is computed in float32 keeps its versions."""
+
+    files: _Fingerprint
+    precision: Precision
 
 
 class _NamedFiles(Record):
@@ -48,12 +55,14 @@ def publish_model(
     scratch: Path,
     cache_folder: Path,
     progress: Progress,
+    precision: Precision = Precision.FLOAT32,
 ) -> tuple[ModelManifest, ManifestRef, bool]:
     """Puts a model into the store; the last value tells whether it was there already.
 
     Weights become a delta of an earlier version where that pays, as `ModelFiles` says. `scratch` is
-    a local folder for what has to be converted or downloaded on the way. Raises
-    InvalidArgument when the source is no model, Unavailable when it cannot be reached.
+    a local folder for what has to be converted or downloaded on the way. `precision` is an
+    embedder's, of which another one makes another version of the same files. Raises InvalidArgument
+    when the source is no model, Unavailable when it cannot be reached.
     """
     catalog = Catalog(store)
     given_name = name or _name_of(kind, source)
@@ -63,7 +72,7 @@ def publish_model(
             raise InvalidArgument(f"{source} is no Hugging Face folder: no config.json", str(kind))
         progress(f"reading {given_name}")
         # Not by its name: a model of one's own may have the name of any other, the starter's too.
-        manifest = _manifest(kind, given_name, folder, _files_of(folder))
+        manifest = _manifest(kind, given_name, folder, _files_of(folder), precision)
         alike = catalog.find_model(manifest.version)
         if alike is not None and not _serves_as(alike[0], manifest):
             manifest = _under_its_own_name(manifest)
@@ -102,9 +111,16 @@ def _files_of(folder: Path) -> tuple[ArtifactFile, ...]:
 
 
 def _manifest(
-    kind: ModelKind, name: str, folder: Path, files: tuple[ArtifactFile, ...]
+    kind: ModelKind,
+    name: str,
+    folder: Path,
+    files: tuple[ArtifactFile, ...],
+    precision: Precision,
 ) -> ModelManifest:
-    fingerprint = _Fingerprint(files=tuple((f.path, f.sha256) for f in files)).digest()
+    key: Record = _Fingerprint(files=tuple((f.path, f.sha256) for f in files))
+    if precision is not Precision.FLOAT32:
+        key = _PrecisionFingerprint(files=key, precision=precision)
+    fingerprint = key.digest()
     dimension = None
     if kind is ModelKind.EMBEDDER:
         dimension = json.loads((folder / "config.json").read_text()).get("hidden_size")
@@ -117,6 +133,7 @@ def _manifest(
         fingerprint=fingerprint,
         files=files,
         dimension=dimension,
+        precision=precision,
     )
 
 

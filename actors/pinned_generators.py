@@ -47,7 +47,7 @@ class PinnedGenerators:
             raise NotYet(f"release {release} is not resident in region {view.region!r}")
         if resident.generator is None or resident.generator.application is None:
             raise Unavailable(f"region {view.region!r} runs no language model")
-        chunks = self._directory.generator(resident).stream(request, deadline)
+        chunks = self._directory.generator(resident, None).stream(request, deadline)
         with self._uses.during(release):
             async with aclosing(chunks):
                 async for chunk in chunks:

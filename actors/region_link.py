@@ -49,8 +49,8 @@ class RegionLink:
     def __init__(self, site: RegionSite, forwarded_by: str) -> None:
         self._site = site
         headers = {FORWARDED_BY: forwarded_by, "accept-encoding": "identity"}
-        if site.api_key is not None:
-            headers["authorization"] = f"Bearer {site.api_key}"
+        if site.region_key is not None:
+            headers["authorization"] = f"Bearer {site.region_key}"
         transport = httpx.AsyncHTTPTransport(
             trust_env=False,
             socket_options=_SOCKET_OPTIONS,

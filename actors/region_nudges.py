@@ -52,7 +52,9 @@ class HttpNudges:
 
     def __init__(self, settings: Settings, region: str) -> None:
         self._sites = [
-            RegionSite.of(name, other) for name, other in settings.regions.items() if name != region
+            RegionSite.of(name, other, settings.region_keys)
+            for name, other in settings.regions.items()
+            if name != region
         ]
 
     def __call__(self) -> None:
@@ -64,7 +66,8 @@ class HttpNudges:
         ):
 
             def post(site: RegionSite) -> None:
-                headers = {"Authorization": f"Bearer {site.api_key}"} if site.api_key else {}
+                key = site.region_key
+                headers = {} if key is None else {"Authorization": f"Bearer {key}"}
                 try:
                     client.post(site.url.rstrip("/") + NUDGE, headers=headers)
                 except httpx.HTTPError as error:

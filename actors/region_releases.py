@@ -11,11 +11,14 @@ from actors.loaded_release import LoadedRelease
 from actors.release_loader import ReleaseLoader
 from actors.release_uses import Departures
 from cluster.clock import Clock
-from cluster.errors import RaygionError
+from cluster.errors import Corrupt, InvalidArgument, NotFound, RaygionError
 from cluster.releases import Release
 from cluster.rollout_events import Prepared, PrepareFailed
 
 log = logging.getLogger(__name__)
+
+_FOR_GOOD = (Corrupt, InvalidArgument, NotFound)
+"""What the store or the settings have wrong, which no further attempt puts right."""
 
 
 class RegionReleases:
@@ -102,8 +105,11 @@ class RegionReleases:
         except Exception as error:
             if not give_up.is_set():
                 log.exception("release %d cannot be prepared", number)
-            reason = str(error) if isinstance(error, RaygionError) else "an error; see the log"
-            outcome = PrepareFailed(release=number, reason=reason)
+            outcome = PrepareFailed(
+                release=number,
+                reason=str(error) if isinstance(error, RaygionError) else "an error; see the log",
+                retryable=not isinstance(error, _FOR_GOOD),
+            )
         with self._lock:
             if self._preparing[number] is give_up:
                 del self._preparing[number]

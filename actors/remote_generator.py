@@ -8,7 +8,7 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from cluster.clock import Deadline
-from cluster.errors import RaygionError, Unavailable
+from cluster.errors import InvalidArgument, RaygionError, Unavailable
 from cluster.generation import GenerationChunk, GenerationRequest, of_whole
 from cluster.region_peers import GeneratingPeers
 
@@ -18,21 +18,34 @@ logger = logging.getLogger(__name__)
 class RemoteGenerator:
     """Implements `cluster.generation.Generator` over the regions that generate.
 
-    They are asked one after the other, nearest first, until one answers. When a region breaks off,
+    Those that may have the corpus whose passages stand in the prompt are asked one after the other,
+    nearest first, until one answers. When a region breaks off,
     the next one goes on from the last piece that came; where the answer cannot be gone on with, the
     error ends the stream. Closing or cancelling the iterator stops the generation over there.
     """
 
-    def __init__(self, peers: GeneratingPeers, release: int) -> None:
+    def __init__(self, peers: GeneratingPeers, release: int, corpus: str | None) -> None:
+        """`corpus`: None where the prompt has no passages. Raises InvalidArgument when the corpus
+        may be in no region that generates, Unavailable when no other region generates at all.
+        """
         self._peers = peers
         self._release = release
+        self._regions = peers.generators(corpus)
+        if not self._regions and peers.generators(None):
+            raise InvalidArgument(
+                f"its passages may not leave its regions, none of which has a language model "
+                f"(corpora.{corpus}.regions): only search is served",
+                "corpus",
+            )
+        if not self._regions:
+            raise Unavailable("no other region has a language model")
 
     async def stream(
         self, request: GenerationRequest, deadline: Deadline
     ) -> AsyncGenerator[GenerationChunk, None]:
         text, written = "", 0
-        last_error: RaygionError = Unavailable("no other region has a language model")
-        for region in self._peers.generators():
+        last_error: RaygionError | None = None
+        for region in self._regions:
             rest = replace(
                 request, begun=request.begun + text, max_tokens=request.max_tokens - written
             )
@@ -55,4 +68,5 @@ class RemoteGenerator:
                 logger.warning(
                     "generation %s leaves region %s: %s", request.request_id, region, error
                 )
+        assert last_error is not None, "some region has been asked"
         raise last_error

@@ -1,5 +1,6 @@
-"""Building one shard: `index.faiss` and `documents.arrow` in the same row order, and where its rows
-are partitioned, `partitions.arrow` and the indexes of large partitions.
+"""Building one shard: `index.faiss` over its distinct vectors, `documents.arrow`, where rows share
+vectors `vector_rows.arrow`, and where they are partitioned `partitions.arrow` and the indexes of
+large partitions.
 
 A build is reproducible: rows are ordered by id, Faiss is seeded and works on one thread, so equal
 input makes equal bytes, and the artifacts of an unchanged shard are found by their hashes. One
@@ -20,6 +21,7 @@ from actors.faiss_api import one_thread, write_index
 from actors.shard_documents import DOCUMENTS_FILE, META_PREFIX, sorted_by_id, write_documents
 from actors.shard_index import INDEX_FILE, ShardIndex
 from actors.shard_partitions import write_partitions
+from actors.vector_rows import VECTOR_ROWS_FILE, SharedVectors, vector_rows
 from cluster.manifests import IndexParameters
 from cluster.search import Float32Array, Int64Array, SearchEffort, ShardQuery
 from cluster.vectors import check_norms, norms, prepared
@@ -64,15 +66,28 @@ def build_shard(
     """
     check_norms(norms(vectors))
     table, vectors = sorted_by_id(table, vectors)
-    vectors = prepared(vectors, parameters.metric)
+    # Plus zero, which turns -0.0 into 0.0, so that equal vectors have equal bytes.
+    vectors = prepared(vectors, parameters.metric) + np.float32(0.0)
+    shared = vector_rows(vectors)
     index_path, documents_path = folder / INDEX_FILE, folder / DOCUMENTS_FILE
-    write_index(vectors, parameters, index_path, trained)
-    size_bytes = index_path.stat().st_size
+    write_index(
+        vectors if shared.firsts is None else vectors[shared.firsts],
+        parameters,
+        index_path,
+        trained,
+    )
+    if isinstance(shared, SharedVectors):
+        shared.write(folder / VECTOR_ROWS_FILE)
     if partition_by is not None:
         values = table.column(META_PREFIX + partition_by)
-        write_partitions(values, partition_by, vectors, parameters, folder)
+        write_partitions(values, partition_by, vectors, shared, parameters, folder)
     write = partial(
-        write_documents, table, vectors, index_size_bytes=size_bytes, partition_by=partition_by
+        write_documents,
+        table,
+        vectors,
+        index_size_bytes=index_path.stat().st_size,
+        num_vectors=None if shared.firsts is None else len(shared.firsts),
+        partition_by=partition_by,
     )
     write(documents_path)
     with one_thread():

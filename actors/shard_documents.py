@@ -6,8 +6,9 @@ map of the file serves all columns in place and the vectors are one NumPy array 
 ascend by id, in the order of its bytes: to order rows is to order ids.
 
 The schema's metadata says what a reader needs before it looks at a row: the longest vector's norm,
-the size of the index file that belongs to this one, and where there is such a thing, the score
-below which a query's best hit is weak, and the metadata field by which the rows are partitioned.
+the size of the index file that belongs to this one, and where there is such a thing, how many
+distinct vectors the rows share, the score below which a query's best hit is weak, and the metadata
+field by which the rows are partitioned.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ _REQUIRED = ("id", "document", "text")
 _VECTOR = "vector"
 _NORM_MAX = b"raygion.norm_max"
 _INDEX_SIZE = b"raygion.index_size_bytes"
+_NUM_VECTORS = b"raygion.num_vectors"
 _WEAK_SCORE = b"raygion.weak_score"
 _PARTITION_BY = b"raygion.partition_by"
 
@@ -73,6 +75,7 @@ def write_documents(
     path: Path,
     *,
     index_size_bytes: int,
+    num_vectors: int | None = None,
     weak_score: float | None = None,
     partition_by: str | None = None,
 ) -> None:
@@ -88,6 +91,8 @@ def write_documents(
     batch = pa.RecordBatch.from_arrays(columns, names=[*table.column_names, _VECTOR])
     norm_max = float(norms(vectors).max(initial=0.0))
     facts = {_NORM_MAX: norm_max.hex().encode(), _INDEX_SIZE: str(index_size_bytes).encode()}
+    if num_vectors is not None:
+        facts[_NUM_VECTORS] = str(num_vectors).encode()
     if weak_score is not None:
         facts[_WEAK_SCORE] = weak_score.hex().encode()
     if partition_by is not None:
@@ -105,6 +110,8 @@ class ShardDocuments:
     """float32 [num_rows, d], read-only, a view of the file"""
     norm_max: float
     index_size_bytes: int
+    num_vectors: int | None
+    """Distinct ones, where some rows share theirs; None where each has its own."""
     weak_score: float | None
     partition_by: str | None
     texts: pa.StringArray
@@ -160,6 +167,7 @@ class ShardDocuments:
             vectors=_vectors(batch.column(_VECTOR), dimension),
             norm_max=norm_max,
             index_size_bytes=int(facts[_INDEX_SIZE]),
+            num_vectors=int(facts[_NUM_VECTORS]) if _NUM_VECTORS in facts else None,
             weak_score=weak_score,
             partition_by=facts[_PARTITION_BY].decode() if _PARTITION_BY in facts else None,
             texts=texts,
@@ -252,7 +260,7 @@ def _strings(column: pa.Array[Any]) -> pa.StringArray:
     offsets = _offsets(column)
     data = column.buffers()[2]
     size_bytes = 0 if data is None else data.size
-    if offsets[0] < 0 or offsets[-1] > size_bytes or (np.diff(offsets) < 0).any():
+    if offsets[0] < 0 or offsets[-1] > size_bytes or (offsets[1:] < offsets[:-1]).any():
         raise ValueError("a string lies outside of its column")
     return column
 

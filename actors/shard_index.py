@@ -1,15 +1,18 @@
 """Search inside one shard: an index that proposes rows, and documents that decide between them.
 
     filter -> mask -> bits inside Faiss, or exact search over few survivors
-    Faiss  -> candidates -> scored again from the stored vectors -> (score desc, id asc) -> ids
+    Faiss  -> candidates -> scored again from the stored vectors -> the rows that share the best
+           -> (score desc, id asc) -> ids
 
 Guarantees. The score and the order of hits depend on the query's and the rows' vectors alone, not
 on batch, threads or processor (see cluster/scoring); what a quantized kind holds of a vector says
 which rows are scored, and nothing more. Flat is exact, ties included: candidates whose worst is not
 clear of the k-th best are thrown away for an exact scan, so that any number of Flat shards merges
-to what one would answer. Every kind returns k hits where k rows match the filter: what an index
-misses so far that there are fewer, or that the best of them is weaker than is usual here (where the
-index has a fallback), is found by an exact scan for the queries concerned.
+to what one would answer. Rows with equal vectors share one in the index, and come in the order of
+their ids, the first of them where not all are wanted. Every kind returns k hits where k rows match
+the filter: what an index misses so far that there are fewer, or that the best of them is weaker
+than is usual here (where the index has a fallback), is found by an exact scan for the queries
+concerned.
 """
 
 from __future__ import annotations
@@ -20,12 +23,19 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
-import numpy.typing as npt
 
 from actors.faiss_api import FaissIndex
 from actors.shard_documents import DOCUMENTS_FILE, ShardDocuments
 from actors.shard_partitions import ShardPartitions
-from actors.shard_selection import RowMask, Selection, Selections
+from actors.shard_selection import Selection, Selections
+from actors.vector_rows import (
+    VECTOR_ROWS_FILE,
+    IndexedVectors,
+    Mask,
+    OneRowEach,
+    SharedVectors,
+    VectorRows,
+)
 from cluster.errors import InvalidArgument
 from cluster.manifests import IndexKind, IndexParameters
 from cluster.merge import padding
@@ -36,7 +46,7 @@ from cluster.vectors import check_lengths, norms
 INDEX_FILE = "index.faiss"
 # Candidates beyond k: room for near-ties that Faiss orders the other way round.
 _SLACK = 4
-# All rows are scanned when the caller wants an eighth of them or more.
+# All vectors are scanned when the caller wants an eighth as many rows or more.
 _SCAN_SHARE = 8
 
 
@@ -51,18 +61,15 @@ class ShardIndex:
         self,
         index: FaissIndex,
         documents: ShardDocuments,
+        shared: VectorRows,
         parameters: IndexParameters,
-        live: RowMask | None = None,
+        live: Mask | None = None,
         partitions: ShardPartitions | None = None,
     ) -> None:
         """live: bool [rows], false where a row is deleted; None when none is."""
         self._index = index
         self._documents = documents
-        # Where the index holds the same vectors, a search has just been there: scoring them again
-        # from a copy elsewhere would fetch them from memory once more. For scans only the copy in
-        # the documents will do: in the index's file the numbers need not lie at multiples of 4.
-        stored = index.stored_vectors()
-        self._scored = documents.vectors if stored is None else stored
+        self._shared = shared
         self._parameters = parameters
         self._live = live
         self._partitions = partitions
@@ -75,11 +82,18 @@ class ShardIndex:
         self.num_live = self.num_rows if live is None else int(np.count_nonzero(live))
         self.num_lists = index.num_lists
         self.dimension: int = documents.vectors.shape[1]
-        self._selections = Selections(documents.metadata, live, index, parameters, partitions)
+        self._selections = Selections(
+            documents.metadata,
+            live,
+            IndexedVectors(index, shared.firsts),
+            shared,
+            parameters,
+            partitions,
+        )
 
     @classmethod
     def open(cls, folder: Path, parameters: IndexParameters, dimension: int) -> Self:
-        """Maps `index.faiss`, `documents.arrow` and, where the documents are partitioned,
+        """Maps `index.faiss`, `documents.arrow` and, where there are such, `vector_rows.arrow` and
         `partitions.arrow`; costs milliseconds, reads few pages.
 
         Raises Corrupt when a file is missing or damaged, or they do not belong together. The
@@ -88,23 +102,28 @@ class ShardIndex:
         """
         documents = ShardDocuments.open(folder / DOCUMENTS_FILE, dimension)
         num_rows = documents.num_rows
+        shared: VectorRows = OneRowEach()
+        if documents.num_vectors is not None:
+            shared = SharedVectors.open(folder / VECTOR_ROWS_FILE, num_rows)
         index = FaissIndex.open(
             folder / INDEX_FILE,
             parameters,
             dimension,
             size_bytes=documents.index_size_bytes,
-            num_rows=num_rows,
+            num_vectors=num_rows if shared.firsts is None else len(shared.firsts),
         )
         partitions = None
         if (field := documents.partition_by) is not None:
-            partitions = ShardPartitions.open(folder, field, num_rows, dimension, parameters)
-        return cls(index, documents, parameters, partitions=partitions)
+            partitions = ShardPartitions.open(
+                folder, field, num_rows, shared, parameters, dimension
+            )
+        return cls(index, documents, shared, parameters, partitions=partitions)
 
     def tuned(self, parameters: IndexParameters) -> Self:
         """The same files, searched with other parameters: those of a search, not of the build."""
         partitions = None if self._partitions is None else self._partitions.tuned(parameters)
         index = self._index.tuned(parameters)
-        return type(self)(index, self._documents, parameters, self._live, partitions)
+        return type(self)(index, self._documents, self._shared, parameters, self._live, partitions)
 
     def without_documents(self, documents: Collection[str]) -> Self:
         """The same shard without the passages of these documents; those that it does not have are
@@ -120,7 +139,9 @@ class ShardIndex:
         live = ~deleted if self._live is None else self._live & ~deleted
         if np.count_nonzero(live) == self.num_live:
             return self
-        return type(self)(self._index, self._documents, self._parameters, live, self._partitions)
+        return type(self)(
+            self._index, self._documents, self._shared, self._parameters, live, self._partitions
+        )
 
     def search(self, query: ShardQuery) -> ShardHits:
         """The best hits of each query, padded to `top_k`; exact for Flat and when asked.
@@ -137,20 +158,12 @@ class ShardIndex:
             raise InvalidArgument("must be at least 1", "top_k")
         check_lengths(vectors)
         selection = self._selections.of(query.filter)
-        num_live = self.num_rows if selection is None else selection.num_rows
-        k = min(query.top_k, num_live)
-        fell_back = np.zeros(len(vectors), dtype=np.bool_)
+        k = min(query.top_k, selection.num_rows)
         if k == 0 or len(vectors) == 0:
-            marks = fell_back if self._parameters.fallback else None
+            marks = np.zeros(len(vectors), dtype=np.bool_) if self._parameters.fallback else None
             return replace(padding(len(vectors), query.top_k), fell_back=marks)
-        if selection is not None and selection.scanned is not None:
-            scores, rows = self._scan(vectors, k, selection)
-        elif self._parameters.kind is IndexKind.FLAT:
-            scores, rows = self._search_flat(vectors, k, num_live, selection)
-        elif query.effort.exact or k * _SCAN_SHARE >= num_live:
-            scores, rows = self._scan(vectors, k, selection)
-        else:
-            scores, rows, fell_back = self._search_graph_or_lists(query, k, num_live, selection)
+        scores, rows, fell_back = self._best_vectors(query, selection)
+        scores, rows = self._shared.in_rows(scores, rows, k, selection.live)
         return self._hits(scores, rows, query.top_k, fell_back)
 
     def passages(
@@ -162,39 +175,54 @@ class ShardIndex:
         """
         return self._documents.passages(rows, fields)
 
+    def _best_vectors(
+        self, query: ShardQuery, selection: Selection
+    ) -> tuple[Float32Array, Int64Array, Mask]:
+        """The best vectors of each query, as many as rows are asked for or all that are selected:
+        scores, the row that each stands for, and for which queries they come from a scan that the
+        index made necessary.
+
+        The order is (score descending, row ascending), padded with -inf and -1. So many vectors
+        have all of the best rows: a row of another one would come after a row of each of them.
+        """
+        vectors = query.vectors
+        k = min(query.top_k, selection.num_vectors)
+        fell_back = np.zeros(len(vectors), dtype=np.bool_)
+        is_flat = self.kind is IndexKind.FLAT
+        wants_all = k * _SCAN_SHARE >= selection.num_vectors
+        if selection.scanned is not None or (not is_flat and (query.effort.exact or wants_all)):
+            return (*self._scan(vectors, k, selection), fell_back)
+        if is_flat:
+            return (*self._search_flat(vectors, k, selection), fell_back)
+        return self._search_graph_or_lists(query, k, selection)
+
     def _search_flat(
-        self,
-        vectors: Float32Array,
-        k: int,
-        num_live: int,
-        selection: Selection | None,
+        self, vectors: Float32Array, k: int, selection: Selection
     ) -> tuple[Float32Array, Int64Array]:
-        width = min(k + _SLACK, num_live)
-        selector = None if selection is None else selection.selector
-        approximate, candidates = self._index.search(vectors, width, selector=selector)
-        scores, rows = self._rank(vectors, candidates, k)
-        if width == num_live:
+        index = selection.indexed.index
+        width = min(k + _SLACK, selection.num_vectors)
+        approximate, candidates = index.search(vectors, width, selector=selection.selector)
+        scores, rows = self._rank(vectors, candidates, selection)
+        if width == selection.num_vectors:
             return scores, rows
-        # No row outside of the candidates can score more than this, so a k-th score above it
+        # No vector outside of the candidates can score more than this, so a k-th score above it
         # stands.
         norm_max = self._documents.norm_max
         bound = error_bound(norms(vectors), norm_max, self.dimension)
         reachable = (approximate[:, -1] + bound).astype(np.float32)
         unclear = ~(scores[:, k - 1] > reachable)
-        return self._scan_where(unclear, vectors, scores, rows, selection)
+        return self._scan_where(unclear, vectors, k, scores, rows, selection)
 
     def _search_graph_or_lists(
-        self, query: ShardQuery, k: int, num_live: int, selection: Selection | None
-    ) -> tuple[Float32Array, Int64Array, RowMask]:
-        """Scores, rows, and for which queries they come from a scan."""
+        self, query: ShardQuery, k: int, selection: Selection
+    ) -> tuple[Float32Array, Int64Array, Mask]:
         vectors, effort = query.vectors, query.effort
-        partition = None if selection is None else selection.partition
-        index = self._index if partition is None else partition.index
+        index, num_live = selection.indexed.index, selection.num_vectors
         width = min(k * self._rescore + _SLACK, num_live)
-        # As many live rows are looked at as without a filter: the others are only walked over.
-        stretch = index.num_rows / num_live
+        # As many live vectors are looked at as without a filter: the others are only walked over.
+        stretch = index.num_vectors / num_live
         doubtful = np.zeros(len(vectors), dtype=np.bool_)
-        if selection is None or num_live == index.num_rows:
+        if num_live == index.num_vectors:
             _, candidates = index.search(vectors, width, effort=effort)
         elif self.kind.is_graph:
             candidates, sure = index.search_among(
@@ -205,45 +233,52 @@ class ShardIndex:
             _, candidates = index.search(
                 vectors, width, selector=selection.selector, effort=effort, stretch=stretch
             )
-        if partition is not None:
-            candidates = partition.in_shard(candidates)
-        scores, rows = self._rank(vectors, candidates, k)
+        scores, rows = self._rank(vectors, candidates, selection)
         doubtful |= rows[:, k - 1] < 0
         if self._weak_score is not None:
             doubtful |= scores[:, 0] < self._weak_score
-        scores, rows = self._scan_where(doubtful, vectors, scores, rows, selection)
+        scores, rows = self._scan_where(doubtful, vectors, k, scores, rows, selection)
         return scores, rows, doubtful
 
     def _rank(
-        self, vectors: Float32Array, candidates: Int64Array, k: int
+        self, vectors: Float32Array, candidates: Int64Array, selection: Selection
     ) -> tuple[Float32Array, Int64Array]:
-        scores = score_rows(vectors, self._scored, candidates, self._parameters.metric)
-        return best(scores, candidates, k)
+        rows = selection.indexed.rows_of(candidates)
+        # Where the index holds the same vectors, a search has just been there: scoring them again
+        # from a copy elsewhere would fetch them from memory once more. For scans only the copy in
+        # the documents will do: in the index's file the numbers need not lie at multiples of 4.
+        stored, places = selection.indexed.index.stored, candidates
+        if stored is None:
+            stored, places = self._documents.vectors, rows
+        scores = score_rows(vectors, stored, places, self._parameters.metric)
+        return best(scores, rows, rows.shape[1])
 
     def _scan(
-        self, vectors: Float32Array, k: int, selection: Selection | None
+        self, vectors: Float32Array, k: int, selection: Selection
     ) -> tuple[Float32Array, Int64Array]:
-        rows = None if selection is None else selection.rows()
+        rows = selection.first_rows(self._shared)
         documents = self._documents
         metric = self._parameters.metric
         return scan(vectors, documents.vectors, rows, k, metric, documents.norm_max)
 
     def _scan_where(
         self,
-        doubtful: npt.NDArray[np.bool_],
+        doubtful: Mask,
         vectors: Float32Array,
+        k: int,
         scores: Float32Array,
         rows: Int64Array,
-        selection: Selection | None,
+        selection: Selection,
     ) -> tuple[Float32Array, Int64Array]:
-        """The hits, with those of doubtful queries replaced by a scan's."""
+        """The best vectors, with those of doubtful queries replaced by the k best of a scan."""
         if doubtful.any():
-            k = scores.shape[1]
-            scores[doubtful], rows[doubtful] = self._scan(vectors[doubtful], k, selection)
+            scores[doubtful], rows[doubtful] = -np.inf, -1
+            scanned = self._scan(vectors[doubtful], k, selection)
+            scores[doubtful, :k], rows[doubtful, :k] = scanned
         return scores, rows
 
     def _hits(
-        self, scores: Float32Array, rows: Int64Array, top_k: int, fell_back: RowMask
+        self, scores: Float32Array, rows: Int64Array, top_k: int, fell_back: Mask
     ) -> ShardHits:
         num_queries, width = rows.shape
         if width < top_k:

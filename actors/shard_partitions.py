@@ -1,13 +1,13 @@
 """The partitions of a shard: many small indexes, opened on first use.
 
     partitions.arrow        key | rows (int32, ascending) | size of an index of its own, or 0
-    partitions/{n}.faiss    the index of the n-th key, over its rows alone
+    partitions/{n}.faiss    the index of the n-th key, over the distinct vectors of its rows alone
 
 One record batch, keys ascending, mapped: to open 10,000 partitions reads some offsets, and what a
-partition is made of is read when it is first asked for. A partition of few rows is nothing but its
-rows, which are compared one by one: that takes no longer than an index of them would. A larger one
-of an approximate kind has an index file of its own, trained on its own rows; the ones asked for
-last stay open. Rows without a value are in no partition.
+partition is made of is read when it is first asked for. A partition of few vectors is nothing but
+its rows, which are compared one by one: that takes no longer than an index of them would. A larger
+one of an approximate kind has an index file of its own, trained on its own vectors; the ones asked
+for last stay open. Rows without a value are in no partition.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import pyarrow as pa
 
 from actors.faiss_api import FaissIndex, check_size, write_index
 from actors.mapped_batch import UNREADABLE, mapped_batch, write_batch
+from actors.vector_rows import IndexedVectors, VectorRows
 from cluster.errors import Corrupt
 from cluster.filters import Filter
 from cluster.manifests import IndexKind, IndexParameters
@@ -34,7 +35,7 @@ from cluster.search import Float32Array, Int64Array
 PARTITIONS_FILE = "partitions.arrow"
 INDEX_FOLDER = "partitions"
 SCANNED_ROWS_MAX = 4096
-"""A partition of no more rows has no index of its own (docs/partitions.md has the measurement)."""
+"""A partition of no more vectors has no index of its own (measured: docs/partitions.md)."""
 _OPEN_MAX = 64
 _FIELD, _NUM_ROWS = b"raygion.partition_by", b"raygion.num_rows"
 _COLUMNS = ("key", "rows", "index_size_bytes")
@@ -44,13 +45,14 @@ def write_partitions(
     values: pa.ChunkedArray[Any] | pa.Array[Any],
     field: str,
     vectors: Float32Array,
+    shared: VectorRows,
     parameters: IndexParameters,
     folder: Path,
 ) -> None:
     """Writes the partitions of a shard's rows. Equal input, equal bytes.
 
-    values: strings or integers, the partition of row i or null; vectors: float32 [n, d], as the
-    shard's index stores them.
+    values: strings or integers, the partition of row i or null; vectors: float32 [n, d], those of
+    all rows, as the shard stores them.
     """
     by_key: dict[PartitionKey, list[int]] = {}
     # The column has one type, so its values can be compared.
@@ -59,11 +61,12 @@ def write_partitions(
         if key is not None:
             by_key.setdefault(key, []).append(row)
     keys: list[Any] = sorted(by_key)
+    distinct = [shared.first_rows(np.array(by_key[key])) for key in keys]
     sizes_bytes = [
-        _write_index(number, vectors[by_key[key]], parameters, folder)
-        if parameters.kind is not IndexKind.FLAT and len(by_key[key]) > SCANNED_ROWS_MAX
+        _write_index(number, vectors[rows], parameters, folder)
+        if parameters.kind is not IndexKind.FLAT and len(rows) > SCANNED_ROWS_MAX
         else 0
-        for number, key in enumerate(keys)
+        for number, rows in enumerate(distinct)
     ]
     columns = [
         pa.array(keys, values.type),
@@ -91,40 +94,35 @@ def _index_path(folder: Path, number: int) -> Path:
 
 
 @dataclass(frozen=True, slots=True)
-class PartitionIndex:
-    """A large partition's index: its row i is `rows[i]` of the shard."""
-
-    index: FaissIndex
-    rows: Int64Array
-    """int64, ascending"""
-
-    def in_shard(self, rows: Int64Array) -> Int64Array:
-        """The shard's row for each of the index's; -1 stays."""
-        return np.where(rows < 0, np.int64(-1), self.rows[rows])
-
-
-@dataclass(frozen=True, slots=True)
 class NamedRows:
     """What is left of a filter when its partitions are found."""
 
     rows: Int64Array
     """int64, ascending: all rows of the partitions"""
     rest: Filter | None
-    index: PartitionIndex | None
-    """Over just these rows, where the filter names one partition and that has an index."""
+    indexed: IndexedVectors | None
+    """The vectors of just these rows, where the filter names one partition and that has an index.
+    """
 
 
 class ShardPartitions:
     """The opened `partitions.arrow` of a shard. Thread-safe."""
 
     def __init__(
-        self, field: str, batch: pa.RecordBatch, folder: Path, parameters: IndexParameters, dim: int
+        self,
+        field: str,
+        batch: pa.RecordBatch,
+        folder: Path,
+        shared: VectorRows,
+        parameters: IndexParameters,
+        dimension: int,
     ) -> None:
         self.field = field
         self._batch = batch
         self._folder = folder
+        self._shared = shared
         self._parameters = parameters
-        self._dimension = dim
+        self._dimension = dimension
         self._num_rows = int((batch.schema.metadata or {})[_NUM_ROWS])
         self._keys: Any = batch.column("key")
         lists: Any = batch.column("rows")
@@ -132,12 +130,18 @@ class ShardPartitions:
         self._rows: npt.NDArray[np.int32] = lists.values.to_numpy()
         self._index_sizes: npt.NDArray[np.int64] = batch.column("index_size_bytes").to_numpy()
         self._key_type: type = str if pa.types.is_string(self._keys.type) else int
-        self._opened: OrderedDict[int, PartitionIndex] = OrderedDict()
+        self._opened: OrderedDict[int, tuple[Int64Array, IndexedVectors]] = OrderedDict()
         self._lock = threading.Lock()
 
     @classmethod
     def open(
-        cls, folder: Path, field: str, num_rows: int, dimension: int, parameters: IndexParameters
+        cls,
+        folder: Path,
+        field: str,
+        num_rows: int,
+        shared: VectorRows,
+        parameters: IndexParameters,
+        dimension: int,
     ) -> Self:
         """Maps the file. Raises Corrupt when it is missing, damaged or of another shard, or lacks
         the index files that it names.
@@ -146,7 +150,7 @@ class ShardPartitions:
         try:
             batch = mapped_batch(path)
             _check(batch, field, num_rows)
-            opened = cls(field, batch, folder, parameters, dimension)
+            opened = cls(field, batch, folder, shared, parameters, dimension)
         except UNREADABLE as error:
             raise Corrupt(f"{path.name} is not a readable list of partitions: {error}") from error
         for number in np.flatnonzero(opened._index_sizes).tolist():
@@ -158,7 +162,9 @@ class ShardPartitions:
 
     def tuned(self, parameters: IndexParameters) -> Self:
         """The same files, searched with other parameters."""
-        return type(self)(self.field, self._batch, self._folder, parameters, self._dimension)
+        return type(self)(
+            self.field, self._batch, self._folder, self._shared, parameters, self._dimension
+        )
 
     def named(self, filter: Filter) -> NamedRows | None:
         """The rows of the partitions that the filter names; None when it names none.
@@ -171,8 +177,8 @@ class ShardPartitions:
             return None
         found = [number for key in named.keys if (number := self._find(key)) is not None]
         if len(found) == 1 and self._index_sizes[found[0]]:
-            index = self._index(found[0])
-            return NamedRows(index.rows, named.rest, index)
+            all_rows, indexed = self._index(found[0])
+            return NamedRows(all_rows, named.rest, indexed)
         parts = [self._rows_of(number) for number in found]
         rows = np.sort(np.concatenate(parts)) if len(parts) > 1 else (*parts, _NO_ROWS)[0]
         return NamedRows(rows, named.rest, None)
@@ -192,12 +198,13 @@ class ShardPartitions:
             len(rows) == 0
             or rows[0] < 0
             or rows[-1] >= self._num_rows
-            or (np.diff(rows) <= 0).any()
+            or (rows[1:] <= rows[:-1]).any()
         ):
             raise Corrupt(f"{PARTITIONS_FILE} names rows that a partition cannot have")
         return rows
 
-    def _index(self, number: int) -> PartitionIndex:
+    def _index(self, number: int) -> tuple[Int64Array, IndexedVectors]:
+        """The rows of a partition, and its index."""
         with self._lock:
             opened = self._opened.get(number)
             if opened is None:
@@ -208,16 +215,17 @@ class ShardPartitions:
                 self._opened.popitem(last=False)
             return opened
 
-    def _open_index(self, number: int) -> PartitionIndex:
+    def _open_index(self, number: int) -> tuple[Int64Array, IndexedVectors]:
         rows = self._rows_of(number)
+        first_rows = self._shared.first_rows(rows)
         index = FaissIndex.open(
             _index_path(self._folder, number),
             self._parameters,
             self._dimension,
             size_bytes=int(self._index_sizes[number]),
-            num_rows=len(rows),
+            num_vectors=len(first_rows),
         )
-        return PartitionIndex(index, rows)
+        return rows, IndexedVectors(index, first_rows)
 
 
 _NO_ROWS: Int64Array = np.empty(0, dtype=np.int64)
@@ -235,5 +243,5 @@ def _check(batch: pa.RecordBatch, field: str, num_rows: int) -> None:
         raise ValueError("a value is missing")
     lists: Any = batch.column("rows")
     ends = lists.offsets.to_numpy()
-    if len(ends) and (ends[0] < 0 or ends[-1] > len(lists.values) or (np.diff(ends) < 0).any()):
+    if len(ends) and (ends[0] < 0 or ends[-1] > len(lists.values) or (ends[1:] < ends[:-1]).any()):
         raise ValueError("a partition lies outside of the file")

@@ -8,68 +8,75 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from actors.faiss_api import FaissIndex, RowSelector, row_selector
-from actors.shard_partitions import SCANNED_ROWS_MAX, NamedRows, PartitionIndex, ShardPartitions
+from actors.faiss_api import FaissIndex, Selector, selector_of
+from actors.shard_partitions import SCANNED_ROWS_MAX, NamedRows, ShardPartitions
+from actors.vector_rows import Bits, IndexedVectors, Mask, VectorRows, marked
 from cluster.filters import Filter, filter_key, filter_mask
 from cluster.manifests import IndexKind, IndexParameters
 from cluster.search import Int64Array
 
 _FILTERS_CACHED_MAX = 64
-# Few rows are scanned whatever the index: it takes no longer than a search.
-_SCAN_ROWS = 1000
-
-RowMask = npt.NDArray[np.bool_]
+# Few vectors are scanned whatever the index: it takes no longer than a search.
+_SCANNED = 1000
 
 
-def scan_rows_max(index: FaissIndex, parameters: IndexParameters) -> int:
-    """So many live rows are scanned, since it is cheaper than to look for them in the index.
+def scanned_max(index: FaissIndex, parameters: IndexParameters) -> int:
+    """So many live vectors are scanned, since it is cheaper than to look for them in the index.
 
-    A node of an HNSW's beam costs some three times as much as a scanned row (measured on 100 and
-    on 384 dimensions), and the beam must grow with rows / live rows to keep its recall: they meet
-    where live rows squared are three times beam times rows (2,800 of 20,000; 6,200 of 100,000). An
-    IVF has nothing to choose once it would have to look into every list.
+    A node of an HNSW's beam costs some three times as much as a scanned vector (measured on 100 and
+    on 384 dimensions), and the beam must grow with vectors / live vectors to keep its recall: they
+    meet where live vectors squared are three times beam times vectors (2,800 of 20,000; 6,200 of
+    100,000). An IVF has nothing to choose once it would have to look into every list.
     """
     match parameters.kind:
         case IndexKind.FLAT:
             meet = 0
         case IndexKind.HNSW | IndexKind.HNSW_SQ:
-            meet = math.isqrt(3 * parameters.ef_search * index.num_rows)
+            meet = math.isqrt(3 * parameters.ef_search * index.num_vectors)
         case IndexKind.IVF_FLAT | IndexKind.IVF_PQ | IndexKind.IVF_SQ:
-            meet = parameters.nprobe * index.num_rows // index.num_lists
-    return max(_SCAN_ROWS, meet)
+            meet = parameters.nprobe * index.num_vectors // index.num_lists
+    return max(_SCANNED, meet)
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Some rows of a shard: listed when they are few, marked when they are many."""
+    """Some rows of a shard, and the vectors of an index that have them: these are listed when they
+    are few, marked when they are many.
+    """
 
+    indexed: IndexedVectors
+    """The shard's index, or that of a partition in which the rows are."""
     num_rows: int
-    scanned: Int64Array | None
-    """The rows themselves where they are few enough to be scanned rather than searched."""
-    mask_bits: npt.NDArray[np.uint8] | None = None
-    """A bit for each row of the index, and `selector` over them, where they are not."""
-    selector: RowSelector = None
-    partition: PartitionIndex | None = None
-    """Of whose index the rows are marked; None means the shard's."""
+    num_vectors: int
+    """Distinct ones."""
+    live: Bits | None = None
+    """A bit for each row of the shard; None: all rows that have the vectors are selected."""
+    scanned: Int64Array | None = None
+    """The first selected row of each vector, where those are few enough to be scanned rather than
+    searched.
+    """
+    vector_bits: Bits | None = None
+    """A bit for each vector of the index, and `selector` over them, where they are not."""
+    selector: Selector = None
 
-    def contains(self, rows: Int64Array) -> RowMask:
-        """bool, in the shape of `rows` of the index: which are among these; -1 is not."""
-        assert self.mask_bits is not None
-        # The byte of row -1 is some byte, and its bit does not count.
-        bits = self.mask_bits[rows >> 3] >> (rows & 7).astype(np.uint8)
-        contained: RowMask = (rows >= 0) & (bits & 1).astype(np.bool_)
-        return contained
+    def contains(self, numbers: Int64Array) -> Mask:
+        """bool, in the shape of `numbers` of vectors: which are among these; -1 is not."""
+        assert self.vector_bits is not None
+        return marked(self.vector_bits, numbers)
 
-    def rows(self) -> Int64Array:
-        """int64, ascending, the shard's rows"""
+    def first_rows(self, shared: VectorRows) -> Int64Array | None:
+        """int64, ascending: the first selected row of each vector; None where those are all rows of
+        the shard. `shared` is the shard's.
+        """
         if self.scanned is not None:
             return self.scanned
-        assert self.mask_bits is not None
-        rows = np.flatnonzero(np.unpackbits(self.mask_bits, bitorder="little"))
-        return rows if self.partition is None else self.partition.in_shard(rows)
+        if self.live is not None:
+            return shared.first_rows(_set_bits(self.live))
+        if self.vector_bits is not None:
+            return self.indexed.rows_of(_set_bits(self.vector_bits))
+        return shared.firsts
 
 
 class Selections:
@@ -78,25 +85,27 @@ class Selections:
     def __init__(
         self,
         metadata: pa.Table,
-        live: RowMask | None,
-        index: FaissIndex,
+        live: Mask | None,
+        indexed: IndexedVectors,
+        shared: VectorRows,
         parameters: IndexParameters,
         partitions: ShardPartitions | None,
     ) -> None:
         """live: bool [rows], false where a row is deleted; None when none is."""
         self._metadata = metadata
         self._live = live
+        self._indexed = indexed
+        self._shared = shared
         self._parameters = parameters
         self._partitions = partitions
-        self._scan_rows_max = scan_rows_max(index, parameters)
-        self._unfiltered = None if live is None else self._select(live)
+        self._scanned_max = scanned_max(indexed.index, parameters)
+        self._all = Selection(indexed, metadata.num_rows, indexed.index.num_vectors)
+        self._unfiltered = self._all if live is None else self._select(live)
         self._cached: OrderedDict[bytes, Selection] = OrderedDict()
         self._lock = threading.Lock()
 
-    def of(self, filter: Filter | None) -> Selection | None:
-        """None means all rows. Raises InvalidArgument for a filter that does not fit the
-        metadata.
-        """
+    def of(self, filter: Filter | None) -> Selection:
+        """Raises InvalidArgument for a filter that does not fit the metadata."""
         if filter is None:
             return self._unfiltered
         key = filter_key(filter)
@@ -126,31 +135,49 @@ class Selections:
             kept &= filter_mask(named.rest, self._metadata.take(named.rows))
         if self._live is not None:
             kept &= self._live[named.rows]
-        num_live = int(np.count_nonzero(kept))
-        if named.index is not None:
-            few = num_live <= scan_rows_max(named.index.index, self._parameters)
+        rows = named.rows[kept]
+        firsts = self._shared.first_rows(rows)
+        if named.indexed is not None:
+            few_max = scanned_max(named.indexed.index, self._parameters)
         else:
-            few = num_live <= max(SCANNED_ROWS_MAX, self._scan_rows_max)
-        if few:
-            return Selection(num_live, named.rows if num_live == len(kept) else named.rows[kept])
-        if named.index is not None:
-            return _marked(kept, num_live, named.index)
+            few_max = max(SCANNED_ROWS_MAX, self._scanned_max)
+        if len(firsts) <= few_max:
+            return self._scanned(rows, firsts)
         mask = np.zeros(self._metadata.num_rows, dtype=np.bool_)
-        mask[named.rows[kept]] = True
-        return _marked(mask, num_live)
+        mask[rows] = True
+        return self._marked(mask, named.indexed or self._indexed)
 
-    def _select(self, mask: RowMask) -> Selection:
-        num_live = int(np.count_nonzero(mask))
-        if num_live <= self._scan_rows_max:
-            return Selection(num_live, np.flatnonzero(mask))
-        return _marked(mask, num_live)
+    def _select(self, mask: Mask) -> Selection:
+        num_vectors = np.count_nonzero(self._shared.with_rows(mask))
+        if num_vectors <= self._scanned_max:
+            rows = np.flatnonzero(mask)
+            return self._scanned(rows, self._shared.first_rows(rows))
+        return self._marked(mask, self._indexed)
+
+    def _scanned(self, rows: Int64Array, first_rows: Int64Array) -> Selection:
+        return Selection(
+            self._indexed,
+            num_rows=len(rows),
+            num_vectors=len(first_rows),
+            live=self._shared.live_bits(rows),
+            scanned=first_rows,
+        )
+
+    def _marked(self, mask: Mask, indexed: IndexedVectors) -> Selection:
+        vectors = self._shared.with_rows(mask)
+        if indexed is not self._indexed:
+            assert indexed.rows is not None
+            vectors = vectors[self._shared.numbers_of(indexed.rows)]
+        return Selection(
+            indexed,
+            num_rows=int(np.count_nonzero(mask)),
+            num_vectors=int(np.count_nonzero(vectors)),
+            live=self._shared.live_bits(mask),
+            vector_bits=np.packbits(vectors, bitorder="little"),
+            selector=selector_of(vectors),
+        )
 
 
-def _marked(mask: RowMask, num_rows: int, partition: PartitionIndex | None = None) -> Selection:
-    return Selection(
-        num_rows,
-        scanned=None,
-        mask_bits=np.packbits(mask, bitorder="little"),
-        selector=row_selector(mask),
-        partition=partition,
-    )
+def _set_bits(bits: Bits) -> Int64Array:
+    """int64, ascending: the places of the bits that are set."""
+    return np.flatnonzero(np.unpackbits(bits, bitorder="little"))

@@ -121,7 +121,7 @@ def compare_sizes(vectors: Float32Array, queries: Float32Array, folder: Path) ->
             write_index(vectors[rows], HNSW, path)
             built_s = time.perf_counter() - started_s
             size_bytes = path.stat().st_size
-            index = FaissIndex.open(path, HNSW, DIMENSION, size_bytes=size_bytes, num_rows=size)
+            index = FaissIndex.open(path, HNSW, DIMENSION, size_bytes=size_bytes, num_vectors=size)
 
             def scanned(i: int, rows: Int64Array = rows) -> object:
                 return scan(queries[i][None], vectors, rows, 10, Metric.COSINE, 1.0)

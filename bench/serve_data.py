@@ -177,10 +177,10 @@ def _embedded(texts: Sequence[str]) -> Float32Array:
 
 @functools.cache
 def _embedder() -> Embedder:
-    from actors.embedder import Embedder, fastest_precision
+    from actors.embedder import Embedder
     from actors.starter_models import starter_embedder_folder
 
-    return Embedder(starter_embedder_folder(), num_threads=1, precision=fastest_precision())
+    return Embedder(starter_embedder_folder(), num_threads=1)
 
 
 def _embed_part(texts: Sequence[str]) -> Float32Array:

@@ -31,7 +31,7 @@ from cluster.manifests import Name
 from cluster.model_settings import EmbedderSettings, GeneratorSettings
 from cluster.prompt import PromptTemplate
 from cluster.records import Record
-from cluster.region_settings import RegionSettings, RoutingSettings, StoreSettings
+from cluster.region_settings import Key, RegionSettings, RoutingSettings, StoreSettings
 from cluster.releases import WaitFor
 
 CONFIG_FILE = "regions.yaml"
@@ -57,7 +57,7 @@ class DivergenceSettings(Record):
     every_s: Annotated[float, Field(ge=0)] = 60.0
     """How often each region asks all of them the same; 0 never does."""
     questions: Annotated[tuple[Question, ...], Field(max_length=64)] = ()
-    """Texts to ask beside vectors that are drawn by chance, so that embedders are compared, too."""
+    """Texts to ask beside vectors that are drawn by chance: they lie where queries do."""
 
 
 class RolloutPolicy(Record):
@@ -76,6 +76,9 @@ class Settings(Record):
 
     store: StoreSettings = Field(default_factory=StoreSettings)
     regions: dict[Name, RegionSettings] = Field(default_factory=lambda: {"local": RegionSettings()})
+    region_keys: tuple[Key, ...] = ()
+    """What regions send each other in place of callers' keys: the first one. They take each of
+    them, and on the routes that only regions use no other."""
     corpora: dict[Name, CorpusSettings] = Field(default_factory=dict)
     embedder: EmbedderSettings = Field(default_factory=EmbedderSettings)
     generator: GeneratorSettings = Field(default_factory=GeneratorSettings)
@@ -100,6 +103,16 @@ class Settings(Record):
                     )
         return self
 
+    @model_validator(mode="after")
+    def _check_callers_have_no_region_key(self) -> Self:
+        for name, region in self.regions.items():
+            if not set(region.http.api_keys).isdisjoint(self.region_keys):
+                raise ValueError(
+                    f"regions.{name}.http.api_keys and region_keys have a key in common: callers "
+                    "must not have a key of the regions"
+                )
+        return self
+
     def corpus(self, name: str) -> CorpusSettings:
         """The settings of a corpus; the defaults for one that has none of its own."""
         return self.corpora.get(name, CorpusSettings())
@@ -108,6 +121,14 @@ class Settings(Record):
         """Whether the corpus may be in that region."""
         homes = self.corpus(corpus).regions
         return homes is None or region in homes
+
+    def check_may_hold(self, region: str, corpus: str) -> None:
+        """Raises InvalidArgument for a region that may not have the corpus's documents."""
+        if not self.may_hold(region, corpus):
+            homes = ", ".join(self.corpus(corpus).regions or ())
+            raise InvalidArgument(
+                f"corpus {corpus!r} may not be in region {region!r}: run this in {homes}", "region"
+            )
 
     def answer_places(self, region: str) -> int:
         """Answers that one gateway of the region takes at once: what its language models would

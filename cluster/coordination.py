@@ -3,25 +3,34 @@
     read      read the log
     decide    exchange heartbeats -> decide -> carry out, again after each append
     request   read the log -> take the lead -> what a person asks for -> append
-    observe   the outcome of an instruction -> decide -> carry out
+    observe   the outcome of an instruction, which the next `decide` goes by
 
-The coordinator and the simulation run this same code. It has no threads, and nothing of it is lost
-when it is abandoned at any point: the log and the heartbeats give it all back.
+The coordinator and the simulation run this same code. It starts no threads, and nothing of it is
+lost when it is abandoned at any point: the log and the heartbeats give it all back.
 """
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, assert_never
 
 from cluster.clock import Clock, Deadline
-from cluster.errors import Conflict, Fenced, OutcomeUnknown, Unavailable
-from cluster.numbered_object import NumberedLog
+from cluster.errors import (
+    Conflict,
+    Fenced,
+    LogUnreadable,
+    OutcomeUnknown,
+    RaygionError,
+    Unavailable,
+)
 from cluster.object_store import ObjectStore
 from cluster.region_claim import RegionClaim, Tenure, read_heartbeats, taken
 from cluster.region_view import Freshness
-from cluster.releases import LogState, Release, parse_entry
+from cluster.release_log import ReleaseLog
+from cluster.releases import LogState, Release
 from cluster.rollout import Rollout
 from cluster.rollout_events import (
     REGIONS,
@@ -36,6 +45,8 @@ from cluster.rollout_events import (
     Retire,
     heartbeat_path,
 )
+
+log = logging.getLogger(__name__)
 
 _APPENDS_MAX = 8
 """Entries that one step appends at most; the next step goes on."""
@@ -79,14 +90,17 @@ def _starting() -> Conflict:
 
 
 class RolloutDriver:
-    """Owns a rollout. Not thread-safe: one thread makes all calls."""
+    """Owns a rollout. One thread makes all calls but `observe`, for which any may do.
+
+    That one asks the store for nothing, so nothing that is observed waits for a store that hangs.
+    """
 
     def __init__(
         self,
         *,
         rollout: Rollout,
         store: ObjectStore,
-        log: NumberedLog,
+        log: ReleaseLog,
         host: ReleaseHost,
         clock: Clock,
         new_id: Callable[[], str],
@@ -96,8 +110,12 @@ class RolloutDriver:
     ) -> None:
         """`appended` is called after each entry that landed. It returns at once, raises nothing."""
         self.rollout = rollout
+        self.deciding = threading.RLock()
+        """Held while the rollout changes. Whoever looks at it in another thread holds it, too."""
         self.freshness = Freshness()
         """Of the last complete reading of the log."""
+        self.unreadable: LogUnreadable | None = None
+        """The entry at which the last reading ended; until it is read, nothing is appended."""
         self._store = store
         self._log = log
         self._host = host
@@ -118,8 +136,9 @@ class RolloutDriver:
         """Reads what is new in the log; what follows from it waits for `decide`.
 
         After an error of the store (Unavailable, OutcomeUnknown, DeadlineExceeded) the next call
-        goes on. Raises Fenced when another coordinator of this region has taken over: this one must
-        end.
+        goes on. Raises LogUnreadable at an entry that cannot be read: `decide` then still does what
+        follows from those before it, but appends nothing. Raises Fenced when another coordinator of
+        this region has taken over: this one must end.
         """
         self._read_log()
         if self.rollout.superseded:
@@ -147,10 +166,21 @@ class RolloutDriver:
         self._carry_out(LogCaughtUp())
         if failure is not None:
             raise failure
+        if self.rollout.leads:
+            self._store_snapshot()
+
+    def _store_snapshot(self) -> None:
+        try:
+            self._log.store_snapshot(self.rollout.state.position)
+        except RaygionError as error:
+            # It is tried again, and nothing waits for it.
+            log.warning("there is no new snapshot of the release log: %s", error)
 
     def observe(self, event: Outcome) -> None:
-        """Takes in how the preparing of a release ended, or how it did. Fails like `read`."""
-        self._carry_out(event)
+        """Takes in how the preparing of a release ended, or how it did; `decide` goes on from it.
+        Raises nothing.
+        """
+        self._handle(event)
 
     def request(self, decide: Decide) -> LogState:
         """Appends what `decide` gives; decides again when another writer came first. Has this
@@ -184,15 +214,17 @@ class RolloutDriver:
 
     def _handle(self, event: Event) -> bool:
         """Whether the log may have grown, so that there may be more to decide."""
-        instructions = self.rollout.handle(
-            event, now_ms=self._clock.wall_ms(), commit_id=self._new_id()
-        )
+        with self.deciding:
+            instructions = self.rollout.handle(
+                event, now_ms=self._clock.wall_ms(), commit_id=self._new_id()
+            )
         appended = False
         for instruction in instructions:
             match instruction:
                 case Append():
-                    self._append(instruction)
-                    appended = True
+                    if self.unreadable is None:
+                        self._append(instruction)
+                        appended = True
                 case Prepare(release=release):
                     self._host.prepare(release)
                 case Retire(release=number):
@@ -204,17 +236,9 @@ class RolloutDriver:
     def _append(self, append: Append) -> bool:
         """Whether the entry landed; False when the place was taken by another writer."""
         entry = append.entry
-
-        def is_mine(data: bytes) -> bool:
-            return parse_entry(data, position=append.position).commit_id == entry.commit_id
-
+        deadline = Deadline.after(_APPEND_TIMEOUT_S, self._clock)
         try:
-            self._log.append_at(
-                append.position,
-                entry.to_bytes(),
-                is_mine=is_mine,
-                deadline=Deadline.after(_APPEND_TIMEOUT_S, self._clock),
-            )
+            self._log.append_at(append.position, entry, deadline=deadline)
         except Conflict:
             return False
         # Known to stand in the log, so it is not read back: a read that fails here would tell the
@@ -225,8 +249,13 @@ class RolloutDriver:
 
     def _read_log(self) -> None:
         begun_ms = self._clock.wall_ms()
-        for position, data in self._log.read_after(self.rollout.state.position):
-            self._handle(EntryRead(entry=parse_entry(data, position=position)))
+        try:
+            for entry in self._log.read_after(self.rollout.state.position):
+                self._handle(EntryRead(entry=entry))
+        except LogUnreadable as error:
+            self.unreadable = error
+            raise
+        self.unreadable = None
         self.freshness = Freshness(read_ms=begun_ms, position=self.rollout.state.position)
 
     def _exchange_heartbeats(self) -> HeartbeatsRead:
@@ -263,8 +292,8 @@ class RolloutDriver:
         if (
             told is not None
             and now_s - self._told_s < _HEARTBEAT_S
-            and (own.prepared, own.failed, own.at_fault)
-            == (told.prepared, told.failed, told.at_fault)
+            and (own.prepared, own.failed, own.gave_up, own.at_fault)
+            == (told.prepared, told.failed, told.gave_up, told.at_fault)
         ):
             return told
         self._store.put(heartbeat_path(own.region), own.to_bytes())

@@ -10,21 +10,27 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from cluster.artifacts import Artifacts
 from cluster.documents import Schema, column_types, merge_schemas, schema_of
 from cluster.errors import InvalidArgument
+from cluster.ingest_report import EXAMPLES_MAX, DocumentChanges
 from cluster.manifests import TOMBSTONES_FILE, ArtifactFile, ColumnType, CorpusManifest
 from cluster.passages import (
     clashing_passage_id,
     count_passages,
     current_rows,
+    document_digests,
     document_ids,
     long_integer_rows,
 )
 from cluster.tombstones import store_tombstones, stored_tombstones
+
+Mask: TypeAlias = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +106,55 @@ def without_documents(
     found = frozenset(document for document in unwanted if document in counts)
     left = {document: count for document, count in counts.items() if document not in found}
     return _content(base.parts, deleted | found, left, documents.artifacts), found
+
+
+def document_changes(
+    latest: CorpusManifest | None,
+    new: Sequence[ArtifactFile],
+    documents: PartDocuments,
+    *,
+    starts_anew: bool,
+) -> DocumentChanges:
+    """What the new parts change in the corpus as it is at `latest`."""
+    old = latest.parts if latest else ()
+    deleted = stored_tombstones(documents.artifacts, latest.tombstones if latest else None)
+    masks = current_rows([documents.of(file) for file in old], deleted)
+    counted = {
+        file: set(compress(documents.of(file), mask)) for file, mask in zip(old, masks, strict=True)
+    }
+    before = {document for found in counted.values() for document in found}
+    after = {document for file in new for document in documents.of(file)}
+    in_both = before & after
+    # What is in the very same part need not be compared.
+    differing = in_both - {document for file in new for document in counted.get(file, ())}
+    old_digests = _digests(old, masks, differing, documents)
+    all_rows = [np.ones(len(documents.of(file)), dtype=np.bool_) for file in new]
+    new_digests = _digests(new, all_rows, differing, documents)
+    replaced = [id for id in new_digests if new_digests[id] != old_digests[id]]
+    return DocumentChanges(
+        new=len(after - before),
+        replaced=len(replaced),
+        replaced_examples=tuple(replaced[:EXAMPLES_MAX]),
+        unchanged=len(in_both) - len(replaced),
+        removed=len(before - after) if starts_anew else 0,
+    )
+
+
+def _digests(
+    parts: Sequence[ArtifactFile],
+    masks: Sequence[Mask],
+    wanted: Collection[str],
+    documents: PartDocuments,
+) -> dict[str, bytes]:
+    """The hash of the content of each wanted document, of the rows that the masks let pass."""
+    found: dict[str, bytes] = {}
+    for file, mask in zip(parts, masks, strict=True):
+        ids = documents.of(file)
+        rows = mask & np.fromiter((id in wanted for id in ids), dtype=np.bool_, count=len(ids))
+        if rows.any():
+            data = documents.artifacts.read_bytes(file)
+            found.update(document_digests(data, rows, source=file.path))
+    return found
 
 
 def joined_types(

@@ -32,7 +32,7 @@ FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 # These join conditions in a filter, so a field of that name could not be asked for.
 RESERVED_FIELDS = frozenset({"and", "or", "not"})
 
-_INT64 = range(-(2**63), 2**63)
+INT64 = range(-(2**63), 2**63)
 EXACT_IN_FLOAT = range(-(2**53), 2**53 + 1)
 """The integers up to which a float of 64 bits holds every one."""
 _CORPUS_NAME: TypeAdapter[str] = TypeAdapter(Name)
@@ -254,7 +254,7 @@ def _parse_value(value: object, field: str, place: RowPlace) -> MetadataValue:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int):
-        if value not in _INT64:
+        if value not in INT64:
             raise InvalidArgument(f"{place}: does not fit into 64 bits; use a string", field)
         return value
     if isinstance(value, float):

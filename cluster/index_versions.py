@@ -14,7 +14,6 @@ from cluster.errors import NotFound
 from cluster.manifests import (
     AutoIndex,
     CorpusManifest,
-    IndexKind,
     IndexManifest,
     IndexParameters,
     ManifestRef,
@@ -23,10 +22,8 @@ from cluster.manifests import (
 )
 from cluster.records import Record
 
-_BUILD_FORMAT = 2
+_BUILD_FORMAT = 5
 """Raised whenever the same input is to be built into other bytes."""
-_BUILD_FORMATS = {IndexKind.IVF_SQ: 3}
-"""Of kinds that were changed alone, so that the indexes of the others keep their versions."""
 
 
 class _BuildKey(Record):
@@ -52,18 +49,12 @@ class _DerivedKey(Record):
     tombstones: Sha256
 
 
-def _format(asked: IndexParameters | AutoIndex) -> int:
-    if isinstance(asked, AutoIndex):
-        return _BUILD_FORMAT
-    return _BUILD_FORMATS.get(asked.kind, _BUILD_FORMAT)
-
-
 def built_version(
     corpus: CorpusManifest, settings: CorpusSettings, embedder: ModelManifest | None
 ) -> str:
     """The version of an index that is built from all documents of the corpus."""
     key = _BuildKey(
-        format=_format(settings.index),
+        format=_BUILD_FORMAT,
         corpus=corpus.content(),
         parameters=settings.index,
         shards=settings.shards,

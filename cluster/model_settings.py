@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
+from cluster.manifests import Precision
 from cluster.records import Record
 from cluster.region_settings import SURVIVORS
 
@@ -18,6 +19,10 @@ class EmbedderSettings(Record):
 
     source: str = STARTER
     """`starter`, a Hugging Face folder, a hub id, or the URL of a folder in object storage."""
+    precision: Precision = Precision.FLOAT32
+    """What it computes in, which is part of the model version. `bfloat16` needs processors with
+    AVX512_BF16 in every region and for every build.
+    """
     replicas: Annotated[int, Field(ge=1)] | None = None
     """Actors that embed queries; None: one, or two where the region has several machines, so that
     a lost machine leaves one."""

@@ -122,11 +122,13 @@ class NumberedLog:
         """Where entry `n` is kept."""
         return f"{self._prefix}/{n:020}{self._suffix}"
 
-    def latest(self) -> int:
-        """The number of the last entry, 0 when there is none.
+    def latest(self, *, at_least: int = 0) -> int:
+        """The number of the last entry, 0 when there is none. `at_least`: one that the caller has
+        found there, from which on it is looked for.
 
         Not less than any number acknowledged before the call, by whatever process.
         """
+        self._seen = max(self._seen, at_least)
         if self._seen:
             for n in range(self._seen + 1, self._seen + 1 + PROBES_MAX):
                 if not self._store.exists(self.path(n)):
@@ -149,8 +151,17 @@ class NumberedLog:
 
         Raises Corrupt when one of them is missing from the store.
         """
+        found: list[tuple[int, bytes]] = []
         numbers = range(n + 1, self.latest() + 1)
-        return list(zip(numbers, read_each(self._read_present, numbers), strict=True))
+        for number, data in zip(numbers, self.read_range(numbers), strict=True):
+            if data is None:
+                raise Corrupt(f"{self.path(number)} is missing, though later entries exist")
+            found.append((number, data))
+        return found
+
+    def read_range(self, numbers: range) -> list[bytes | None]:
+        """The bytes of these entries, None for one that is missing."""
+        return read_each(self._find, numbers)
 
     def append_at(
         self, n: int, data: bytes, *, is_mine: Callable[[bytes], bool], deadline: Deadline
@@ -179,11 +190,11 @@ class NumberedLog:
             raise Conflict(f"entry {n} of {self._prefix} was taken by somebody else")
         self._seen = max(self._seen, n)
 
-    def _read_present(self, n: int) -> bytes:
+    def _find(self, n: int) -> bytes | None:
         try:
             return self.read(n)
-        except NotFound as error:
-            raise Corrupt(f"{self.path(n)} is missing, though later entries exist") from error
+        except NotFound:
+            return None
 
     def _number(self, name: str) -> int | None:
         match = self._name.fullmatch(name)

@@ -110,14 +110,22 @@ def open_store(url: str, storage_options: Mapping[str, object] | None = None) ->
     return store
 
 
+def local_folder(url: str) -> Path | None:
+    """The folder that an address means, if it means one of this machine or of a mount."""
+    protocol, separator, rest = url.partition("://")
+    if separator and protocol not in ("file", "local"):
+        return None
+    return Path(rest if separator else url).expanduser()
+
+
 def _connect(url: str, storage_options: Mapping[str, object] | None) -> LocalStore | FsspecStore:
     if "::" in url:
         raise InvalidArgument(
             f"{url} is a chain of file systems; a store must not be cached", field="store"
         )
-    protocol, separator, rest = url.partition("://")
-    if not separator or protocol in ("file", "local"):
-        store = LocalStore(Path(rest if separator else url).expanduser())
+    folder = local_folder(url)
+    if folder is not None:
+        store = LocalStore(folder)
         store.sweep_temp_files(SYSTEM_CLOCK.wall_ms())
         return store
     try:

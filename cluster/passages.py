@@ -8,6 +8,7 @@ Documents that were deleted are named beside the parts, in `cluster.tombstones`.
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -150,6 +151,28 @@ def document_ids(data: bytes, *, source: str) -> list[str]:
         return _document_ids(pq.read_table(io.BytesIO(data), columns=["document"]))
     except (pa.ArrowException, OSError, KeyError) as error:
         raise Corrupt(f"{source} is not a readable part of a corpus: {error}") from error
+
+
+def document_digests(data: bytes, rows: npt.NDArray[np.bool_], *, source: str) -> dict[str, bytes]:
+    """A hash of the content of each document that these rows of a stored part are passages of.
+
+    rows: bool [num_rows]
+    """
+    try:
+        table = pq.read_table(io.BytesIO(data)).filter(pa.array(rows))
+    except (pa.ArrowException, OSError) as error:
+        raise Corrupt(f"{source} is not a readable part of a corpus: {error}") from error
+    hashes: dict[str, Any] = {}
+    vectors = vectors_of(table) if "vector" in table.column_names else None
+    names = [name for name in table.column_names if name != "vector"]
+    for number, row in enumerate(table.select(names).to_pylist()):
+        # A part has columns for the fields of its other documents, too.
+        filled = {name: value for name, value in row.items() if value is not None}
+        digest = hashes.setdefault(row["document"], hashlib.blake2b(digest_size=16))
+        digest.update(repr(filled).encode())
+        if vectors is not None:
+            digest.update(vectors[number].tobytes())
+    return {document: digest.digest() for document, digest in hashes.items()}
 
 
 def long_integer_rows(data: bytes, field: str, *, source: str) -> npt.NDArray[np.bool_]:

@@ -45,8 +45,10 @@ class Peers(Protocol):
 class GeneratingPeers(Protocol):
     """The regions that write answers for those that do not."""
 
-    def generators(self) -> tuple[str, ...]:
-        """The other regions with a language model, best first."""
+    def generators(self, corpus: str | None) -> tuple[str, ...]:
+        """The other regions with a language model that may have the corpus whose passages stand in
+        the prompt (None: no passages do), best first.
+        """
         ...
 
     def generate(

@@ -85,7 +85,8 @@ class RegionRouter:
         breaker: BreakerSettings = REGION_BREAKER,
     ) -> None:
         self.sites = {
-            name: RegionSite.of(name, region) for name, region in settings.regions.items()
+            name: RegionSite.of(name, region, settings.region_keys)
+            for name, region in settings.regions.items()
         }
         self.policy = settings.routing.policy
         self._homes = {

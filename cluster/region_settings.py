@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Annotated, Any
 
-from pydantic import Field, PlainValidator, SecretStr
+from pydantic import AfterValidator, Field, PlainValidator, SecretStr
 
 from cluster.caller import Location
+from cluster.errors import InvalidArgument
 from cluster.records import Record
 
 _PORT = Field(ge=1, le=65535)
 SURVIVORS = 2
 """Of each part that queries need, on different machines: one of them outlives the other."""
+
+
+def _presentable(key: SecretStr) -> SecretStr:
+    text = key.get_secret_value()
+    if not text or not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError("a key is made of printable ASCII characters, without spaces")
+    return key
+
+
+Key = Annotated[SecretStr, AfterValidator(_presentable)]
+"""What stands in `Authorization: Bearer <key>`."""
 
 
 class StoreSettings(Record):
@@ -29,10 +41,11 @@ class EndpointSettings(Record):
     """The region's HTTP endpoint."""
 
     host: str = "127.0.0.1"
-    """Loopback unless told otherwise."""
+    """Loopback unless told otherwise. On another one the endpoint starts only with keys."""
     port: Annotated[int, _PORT] = 8000
-    api_keys: tuple[SecretStr, ...] = ()
-    """When any are given, requests need one of them as bearer token."""
+    api_keys: tuple[Key, ...] = ()
+    """When any are given, requests need one of them as bearer token. The command line sends the
+    first one."""
     body_bytes_max: Annotated[int, Field(ge=1024)] = 16 * 1024 * 1024
     in_flight_max: Annotated[int, Field(ge=1)] = 256
     """Requests that one gateway process handles at once; more are refused with 503."""
@@ -48,6 +61,16 @@ class EndpointSettings(Record):
     local_first: bool = True
     """Gateways search shards whose files are on their node themselves; actors serve the rest."""
 
+    def check_others_are_kept_out(self, region: str) -> None:
+        """Raises InvalidArgument when others than this machine could come in without a key."""
+        if not self.api_keys and not is_loopback(self.host):
+            raise InvalidArgument(
+                f"others can reach the host {self.host}, so the endpoint needs keys; set "
+                f"RAYGION_REGIONS__{region.upper()}__HTTP__API_KEYS='[\"...\"]' in the environment "
+                "(or take the host 127.0.0.1)",
+                f"regions.{region}.http.api_keys",
+            )
+
     def gateways_least(self, machines: int) -> int:
         """How many run in any case on so many machines."""
         return self.gateways or min(SURVIVORS, machines, self.gateways_max or SURVIVORS)
@@ -55,6 +78,14 @@ class EndpointSettings(Record):
     def gateways_most(self, cores: int) -> int:
         """How many run under load, where a machine has so many cores."""
         return max(self.gateways or 1, self.gateways_max or max(SURVIVORS, cores))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether the host, by its address or `localhost`, is this machine for whoever names it."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class RegionSettings(Record):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from cluster.caller import Location
-from cluster.region_settings import RegionSettings
+from cluster.region_settings import Key, RegionSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,16 +14,24 @@ class RegionSite:
     name: str
     url: str
     api_key: str | None = field(default=None, repr=False)
+    """What its callers send."""
+    region_key: str | None = field(default=None, repr=False)
+    """What the other regions send it."""
     location: Location | None = None
     generates: bool = True
 
     @classmethod
-    def of(cls, name: str, region: RegionSettings) -> RegionSite:
-        keys = region.http.api_keys
+    def of(cls, name: str, region: RegionSettings, region_keys: Sequence[Key] = ()) -> RegionSite:
+        api_key, region_key = _first(region.http.api_keys), _first(region_keys)
         return cls(
             name=name,
             url=region.url or f"http://{region.http.host}:{region.http.port}",
-            api_key=keys[0].get_secret_value() if keys else None,
+            api_key=api_key,
+            region_key=region_key or api_key,
             location=region.location,
             generates=region.generates,
         )
+
+
+def _first(keys: Sequence[Key]) -> str | None:
+    return keys[0].get_secret_value() if keys else None

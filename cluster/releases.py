@@ -15,21 +15,28 @@ alike, so that a lapsed leader can do no harm even if its write lands.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Annotated, Literal, assert_never
+from typing import Annotated, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field
 
-from cluster.errors import Corrupt
 from cluster.evidence import EvidencePolicy
+from cluster.grown import Grown
 from cluster.manifests import ManifestRef, Name
 from cluster.prompt import PromptTemplate
 from cluster.records import Record
 
 RELEASE_LOG = "releases"
 """The log's folder in the store."""
+
+
+def entry_path(position: int) -> str:
+    """Where an entry of the log is kept in the store."""
+    return f"{RELEASE_LOG}/{position:020}.json"
+
+
 WaitFor = Literal["all", "quorum"] | Annotated[tuple[Name, ...], Field(min_length=1)]
 """For whom a release waits: every target, a majority of the targets, or the named ones."""
 
@@ -135,16 +142,6 @@ class Canary(EntryBase):
 LogEntry = Annotated[
     Elect | Propose | Commit | Abort | Rollback | Fence | Canary, Field(discriminator="kind")
 ]
-_ENTRY: TypeAdapter[LogEntry] = TypeAdapter(LogEntry)
-
-
-def parse_entry(data: bytes, *, position: int) -> LogEntry:
-    """Raises Corrupt when the bytes at `position` of the log are no entry."""
-    try:
-        return _ENTRY.validate_json(data)
-    except ValidationError as error:
-        reason = error.errors()[0]["msg"]
-        raise Corrupt(f"entry {position} of the release log cannot be read: {reason}") from error
 
 
 class ReleaseStatus(StrEnum):
@@ -203,16 +200,67 @@ class CanaryShare:
     at_ms: int
 
 
+class Proposals(Mapping[int, Proposal]):
+    """All proposals by the number of their release, from 1 on without a gap.
+
+    The last one alone may change: a release is proposed when no other is open, and one that is not
+    open stays as it is. So a next state shares all others with this one.
+    """
+
+    __slots__ = ("_before", "_last")
+
+    def __init__(self) -> None:
+        self._before: Grown[Proposal] = Grown()
+        self._last: Proposal | None = None
+
+    @property
+    def open(self) -> Proposal | None:
+        """The one that is open, if one is."""
+        last = self._last
+        return last if last is not None and last.status is ReleaseStatus.OPEN else None
+
+    def having(self, proposal: Proposal) -> Proposals:
+        """With this one as the last: a new one, or what the last one has become."""
+        having = Proposals()
+        is_new = proposal.release.number > len(self)
+        having._before = (
+            self._before.appended(self._last) if is_new and self._last else self._before
+        )
+        having._last = proposal
+        return having
+
+    def __getitem__(self, number: int) -> Proposal:
+        if number == len(self) and self._last is not None:
+            return self._last
+        if not 0 < number < len(self):
+            raise KeyError(number)
+        return self._before[number - 1]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(1, len(self) + 1))
+
+    def __len__(self) -> int:
+        return len(self._before) + (self._last is not None)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogState:
-    """The fold over the first `position` entries."""
+    """The fold over the first `position` entries. The state after one more entry shares its memory
+    with this one, so that all entries are folded in a time that grows with their number alone.
+    """
 
     position: int = 0
     epoch: int = 0
     leader: str | None = None
-    proposals: Mapping[int, Proposal] = field(default_factory=dict)
-    switches: tuple[Switch, ...] = ()
+    proposals: Proposals = field(default_factory=Proposals)
+    switches: Grown[Switch] = field(default_factory=Grown)
     """In log order: of those whose moment has come, the last one counts."""
+    latest_ms: Grown[int] = field(default_factory=Grown)
+    """For each switch the latest moment of it and all before: where the search for what is due may
+    end.
+    """
+    aborts: Grown[int] = field(default_factory=Grown)
+    """Numbers of the releases that were aborted."""
     canary: CanaryShare | None = None
     """Of the open release, or of one that is committed: until its switch it keeps its share."""
     num_void: int = 0
@@ -222,12 +270,11 @@ class LogState:
         return len(self.proposals) + 1
 
     def open_proposal(self) -> Proposal | None:
-        return next((p for p in self.proposals.values() if p.status is ReleaseStatus.OPEN), None)
+        return self.proposals.open
 
     def aborted(self, last: int) -> dict[int, str]:
         """The `last` releases that were aborted, and why."""
-        aborted = [p for p in self.proposals.values() if p.status is ReleaseStatus.ABORTED]
-        return {p.release.number: p.reason or "" for p in aborted[-last:]}
+        return {number: self.proposals[number].reason or "" for number in self.aborts[-last:]}
 
     def current(self, now_ms: int) -> int | None:
         """The release that is current at `now_ms`."""
@@ -253,112 +300,16 @@ class LogState:
 
         In ascending order.
         """
-        past = [switch.release for switch in self.switches if switch.at_ms <= now_ms]
-        due = [switch.release for switch in self.switches if switch.at_ms > now_ms]
-        kept = {*due, *past[-1:]}
-        kept |= set([release for release in past if release != past[-1]][-1:])
-        if (proposal := self.open_proposal()) is not None:
-            kept.add(proposal.release.number)
-        return tuple(sorted(kept))
-
-
-def objection(state: LogState, entry: LogEntry) -> str | None:
-    """Why `entry` is void in `state`, or None when it holds."""
-    if isinstance(entry, Elect):
-        return None if entry.epoch > state.epoch else f"epoch {state.epoch} is already taken"
-    if entry.epoch != state.epoch:
-        return f"epoch {entry.epoch} is fenced: epoch {state.epoch} leads"
-    if isinstance(entry, Propose):
-        return _objection_to_propose(state, entry)
-    proposal = state.proposals.get(entry.release)
-    if proposal is None:
-        return f"there is no release {entry.release}"
-    if isinstance(entry, Rollback):
-        committed = proposal.status is ReleaseStatus.COMMITTED
-        return None if committed else f"release {entry.release} is {proposal.status}, not committed"
-    if proposal.status is not ReleaseStatus.OPEN:
-        return f"release {entry.release} is {proposal.status}, not open"
-    if isinstance(entry, Fence) and entry.region not in proposal.targets:
-        return f"region {entry.region} is no target of release {entry.release}"
-    if isinstance(entry, Canary):
-        return _objection_to_canary(state, proposal)
-    return None
-
-
-def _objection_to_canary(state: LogState, proposal: Proposal) -> str | None:
-    number = proposal.release.number
-    if proposal.auto_commit:
-        return f"release {number} is committed as soon as it is prepared: it cannot be a canary"
-    if not state.switches:
-        return f"there is no committed release beside which release {number} could be tried"
-    return None
-
-
-def _objection_to_propose(state: LogState, entry: Propose) -> str | None:
-    if (proposal := state.open_proposal()) is not None:
-        return f"release {proposal.release.number} is still open: commit or abort it first"
-    if entry.release.number != state.next_release:
-        return f"the next release is {state.next_release}, not {entry.release.number}"
-    return None
-
-
-def fold(state: LogState, entry: LogEntry) -> LogState:
-    """The state after one more entry."""
-    state = replace(state, position=state.position + 1)
-    if objection(state, entry) is not None:
-        return replace(state, num_void=state.num_void + 1)
-    match entry:
-        case Elect():
-            return replace(state, epoch=entry.epoch, leader=entry.leader)
-        case Propose():
-            proposal = Proposal(
-                release=entry.release,
-                targets=entry.targets,
-                prepare_by_ms=entry.prepare_by_ms,
-                wait_for=entry.wait_for,
-                auto_commit=entry.auto_commit,
-                proposed_at_ms=entry.at_ms,
-            )
-            return _with_proposal(state, proposal)
-        case Commit() | Rollback():
-            switch = Switch(
-                release=entry.release, at_ms=entry.switch_at_ms, position=state.position
-            )
-            proposal = replace(state.proposals[entry.release], status=ReleaseStatus.COMMITTED)
-            state = replace(_with_proposal(state, proposal), switches=(*state.switches, switch))
-            return _after_switch(state, entry)
-        case Abort():
-            proposal = state.proposals[entry.release]
-            aborted = replace(proposal, status=ReleaseStatus.ABORTED, reason=entry.reason)
-            return _without_canary_of(entry.release, _with_proposal(state, aborted))
-        case Fence():
-            proposal = state.proposals[entry.release]
-            fenced = replace(proposal, fenced=proposal.fenced | {entry.region})
-            return _with_proposal(state, fenced)
-        case Canary():
-            tried = replace(state.proposals[entry.release], tried=True)
-            share = CanaryShare(release=entry.release, percent=entry.percent, at_ms=entry.at_ms)
-            canary = share if entry.percent else None
-            return replace(_with_proposal(state, tried), canary=canary)
-        case _:
-            assert_never(entry)
-
-
-def _after_switch(state: LogState, entry: Commit | Rollback) -> LogState:
-    """The canary goes on if it is still open, or has just been committed."""
-    canary = state.canary
-    if canary is None or state.proposals[canary.release].status is ReleaseStatus.OPEN:
-        return state
-    if isinstance(entry, Commit) and entry.release == canary.release:
-        return state
-    return _without_canary_of(canary.release, state)
-
-
-def _without_canary_of(release: int, state: LogState) -> LogState:
-    if state.canary is None or state.canary.release != release:
-        return state
-    return replace(state, canary=None)
-
-
-def _with_proposal(state: LogState, proposal: Proposal) -> LogState:
-    return replace(state, proposals={**state.proposals, proposal.release.number: proposal})
+        due: set[int] = set()
+        past: list[int] = []
+        for switch, latest_ms in zip(
+            reversed(self.switches), reversed(self.latest_ms), strict=True
+        ):
+            if latest_ms <= now_ms and len(past) == 2:
+                break
+            if switch.at_ms > now_ms:
+                due.add(switch.release)
+            elif len(past) < 2 and switch.release not in past:
+                past.append(switch.release)
+        opened = self.open_proposal()
+        return tuple(sorted({*due, *past, *([] if opened is None else [opened.release.number])}))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from cluster.releases import LogState, ReleaseStatus
@@ -20,8 +20,12 @@ class Standing(StrEnum):
 @dataclass(slots=True)
 class _Local:
     standing: Standing
-    reason: str = ""
+    failure: PrepareFailed | None = None
+    """Of the last attempt, until one succeeds."""
+    failures: int = 0
+    """In a row."""
     since_ms: int = 0
+    """When it failed."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -30,7 +34,8 @@ class Residents:
 
     region: str
     retry_s: float
-    """How long after a failure a committed release is tried again."""
+    """How long after a first failure a release is tried again; each further one doubles it."""
+    retry_max_s: float
     _local: dict[int, _Local] = field(default_factory=dict)
 
     def prepared(self) -> frozenset[int]:
@@ -39,9 +44,9 @@ class Residents:
             n for n, local in self._local.items() if local.standing is Standing.PREPARED
         )
 
-    def failed(self) -> dict[int, str]:
-        """The releases that it could not prepare, and why."""
-        return {n: x.reason for n, x in self._local.items() if x.standing is Standing.FAILED}
+    def failures(self) -> dict[int, PrepareFailed]:
+        """The releases that it has not prepared so far, and what the last attempt failed with."""
+        return {n: local.failure for n, local in self._local.items() if local.failure is not None}
 
     def settle(self, event: Prepared | PrepareFailed, now_ms: int) -> list[Instruction]:
         """Takes in how the preparing of a release ended."""
@@ -51,8 +56,9 @@ class Residents:
         match event:
             case Prepared(release=number):
                 self._local[number] = _Local(Standing.PREPARED)
-            case PrepareFailed(release=number, reason=reason):
-                self._local[number] = _Local(Standing.FAILED, reason, now_ms)
+            case PrepareFailed(release=number):
+                failures = self._local[number].failures + 1
+                self._local[number] = _Local(Standing.FAILED, event, failures, now_ms)
         return []
 
     def reconcile(self, state: LogState, now_ms: int) -> list[Instruction]:
@@ -69,7 +75,8 @@ class Residents:
         for number in retired:
             del self._local[number]
         for number in wanted:
-            self._local[number] = _Local(Standing.PREPARING)
+            before = self._local.get(number, _Local(Standing.PREPARING))
+            self._local[number] = replace(before, standing=Standing.PREPARING)
         return [
             *(Retire(release=n) for n in retired),
             *(Prepare(release=state.proposals[n].release) for n in wanted),
@@ -81,19 +88,27 @@ class Residents:
         Before anything is prepared, after a restart, that may be all that was ever current: until
         then the gateways go on with what the coordinator before this one told them.
         """
-        past = [switch.release for switch in reversed(state.switches) if switch.at_ms <= now_ms]
-        prepared = self.prepared()
-        newest = next((release for release in past if release in prepared), None)
-        return set(past) if newest is None else {newest}
+        past = (switch.release for switch in reversed(state.switches) if switch.at_ms <= now_ms)
+        prepared, passed = self.prepared(), set()
+        for release in past:
+            if release in prepared:
+                # The switches before it need no look: there may be very many.
+                return {release}
+            passed.add(release)
+        return passed
 
     def _is_wanted(self, state: LogState, number: int, now_ms: int) -> bool:
         local = self._local.get(number)
         if local is None:
             return True
-        # What failed to be proposed is reported once; what is committed is tried until it works.
+        if local.standing is not Standing.FAILED or local.failure is None:
+            return False
+        # What is committed is tried until it works; what is open as long as that may help, and the
+        # leader decides how long it is waited for.
         committed = state.proposals[number].status is ReleaseStatus.COMMITTED
-        rested = now_ms - local.since_ms >= self.retry_s * 1000
-        return committed and rested and local.standing is Standing.FAILED
+        wait_s = min(self.retry_max_s, self.retry_s * 2.0 ** min(local.failures - 1, 64))
+        rested = now_ms - local.since_ms >= wait_s * 1000
+        return rested and (committed or local.failure.retryable)
 
     def _is_for_us(self, state: LogState, number: int) -> bool:
         proposal = state.proposals[number]

@@ -1,9 +1,9 @@
 """The region coordinator's decisions as a state machine: events in, instructions out, no I/O.
 
     request (propose, canary, commit, ...)      --> Append --> EntryRead --> the log's new state
-    open proposal names this region             --> Prepare --> Prepared | PrepareFailed
+    open proposal names this region             --> Prepare --> Prepared | PrepareFailed, and again
     every target prepared or fenced (leader)    --> Append(Commit)
-    deadline over (leader)                      --> Append(Fence | Abort)
+    deadline over, or a region gave up (leader) --> Append(Fence | Abort)
     a canary is at fault somewhere (leader)     --> Append(Abort)
     a release is no longer resident             --> Retire
 
@@ -22,6 +22,8 @@ from pydantic import ValidationError
 
 from cluster.config import RolloutPolicy
 from cluster.errors import Conflict, InvalidArgument, NotFound
+from cluster.heartbeats import Heartbeats
+from cluster.release_fold import fold, objection
 from cluster.releases import (
     Abort,
     Canary,
@@ -37,8 +39,6 @@ from cluster.releases import (
     ReleaseContents,
     ReleaseStatus,
     Rollback,
-    fold,
-    objection,
 )
 from cluster.residents import Residents
 from cluster.rollout_events import (
@@ -54,16 +54,17 @@ from cluster.rollout_events import (
     RegionStatus,
 )
 
-_CLOCKS_APART_S = 60.0
-"""No two clocks are further apart."""
 _DEFAULT_POLICY = RolloutPolicy()
 _LATE = "not prepared by the deadline"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutSettings:
-    prepare_retry_s: float = 5.0
-    """How long after a failure a committed release is tried again."""
+    prepare_retry_s: float = 1.0
+    """How long after a first failure to prepare it a release is tried again; each further failure
+    doubles that.
+    """
+    prepare_retry_max_s: float = 15.0
     switch_margin_s: float = 1.0
     """From commit to switch: enough for every region to read the commit before its moment. Twice
     the time between two readings of the log, so that half a second is left for a slow store and for
@@ -90,10 +91,7 @@ class Rollout:
     region: str
     settings: RolloutSettings = field(default_factory=RolloutSettings)
     state: LogState = field(default_factory=LogState)
-    heartbeats: Mapping[str, RegionStatus] = field(default_factory=dict)
-    _heard_s: dict[str, float] = field(default_factory=dict)
-    """When each region's heartbeat last changed, on this reader's monotonic clock."""
-    _looked_s: float = 0.0
+    _heard: Heartbeats = field(default_factory=Heartbeats)
     _residents: Residents = field(init=False)
     _at_fault: dict[int, str] = field(default_factory=dict)
     """Found of canaries here. It holds for good, since a release never changes."""
@@ -107,31 +105,44 @@ class Rollout:
     """
 
     def __post_init__(self) -> None:
-        self._residents = Residents(region=self.region, retry_s=self.settings.prepare_retry_s)
+        self._residents = Residents(
+            region=self.region,
+            retry_s=self.settings.prepare_retry_s,
+            retry_max_s=self.settings.prepare_retry_max_s,
+        )
+
+    @property
+    def heartbeats(self) -> Mapping[str, RegionStatus]:
+        """The last one of each region."""
+        return self._heard.statuses
 
     @property
     def leads(self) -> bool:
         return self._epoch_led is not None and self._epoch_led == self.state.epoch
 
     def handle(self, event: Event, *, now_ms: int, commit_id: str) -> list[Instruction]:
-        """Takes one event and returns what to do about it, in order."""
-        instructions: list[Instruction] = []
+        """Takes one event and returns what to do about it, in order.
+
+        An outcome is only taken in: it may come at any moment, also while something is being
+        appended. What follows from it is decided with the next LogCaughtUp.
+        """
         match event:
+            case Prepared() | PrepareFailed():
+                return self._residents.settle(event, now_ms)
+            case CanaryFaulted(release=release, reason=reason):
+                self._at_fault[release] = reason
+                return []
             case EntryRead(entry=entry):
                 self._take_in(entry)
             case LogCaughtUp():
                 self._caught_up = True
             case HeartbeatsRead():
-                self._hear(event, now_ms)
-            case Prepared() | PrepareFailed():
-                instructions += self._residents.settle(event, now_ms)
-            case CanaryFaulted(release=release, reason=reason):
-                self._at_fault[release] = reason
+                self._heard.take(event, now_ms)
             case _:
                 assert_never(event)
         if not self._caught_up:
-            return instructions
-        instructions += self._residents.reconcile(self.state, now_ms)
+            return []
+        instructions = self._residents.reconcile(self.state, now_ms)
         append = self._lead(now_ms, commit_id) if self.leads else self._stand(now_ms, commit_id)
         self._caught_up = not append
         return [*instructions, *append]
@@ -154,11 +165,13 @@ class Rollout:
         return self._residents.prepared()
 
     def heartbeat(self, now_ms: int) -> RegionStatus:
+        failures = self._residents.failures()
         return RegionStatus(
             region=self.region,
             position=self.state.position,
             prepared=tuple(sorted(self.prepared())),
-            failed=self._residents.failed(),
+            failed={number: failure.reason for number, failure in failures.items()},
+            gave_up=tuple(n for n, failure in failures.items() if not failure.retryable),
             at_fault=dict(self._at_fault),
             current=self.state.current(now_ms),
             at_ms=now_ms,
@@ -193,20 +206,8 @@ class Rollout:
         )
         return Append(position=self.state.position + 1, entry=entry)
 
-    def _hear(self, read: HeartbeatsRead, now_ms: int) -> None:
-        for region, status in read.statuses.items():
-            if region not in self.heartbeats:
-                # One that is long past by any clock needs no second look.
-                age_s = (now_ms - status.at_ms) / 1000
-                self._heard_s[region] = read.at_s - (age_s if age_s > _CLOCKS_APART_S else 0.0)
-            elif status != self.heartbeats[region]:
-                self._heard_s[region] = read.at_s
-        self.heartbeats, self._looked_s = read.statuses, read.at_s
-
     def _lapsed(self, leader: str) -> bool:
-        if leader not in self.heartbeats:
-            return True
-        return self._looked_s - self._heard_s[leader] > self.settings.leader_lapse_s
+        return self._heard.silent_s(leader) > self.settings.leader_lapse_s
 
     def _lead(self, now_ms: int, commit_id: str) -> list[Instruction]:
         """Moves the open proposal on by at most one entry."""
@@ -220,17 +221,19 @@ class Rollout:
             return self._abort_entry(number, fault, now_ms, commit_id)
         prepared = self.regions_prepared(number)
         missing = proposal.waits_for(prepared)
-        failed = {r: s.failed[number] for r, s in self._said().items() if number in s.failed}
+        said = self._said()
+        failed = {r: s.failed[number] for r, s in said.items() if number in s.failed}
+        gave_up = {r for r, s in said.items() if number in s.gave_up}
         # A canary was prepared in time: a region that restarts meanwhile prepares it once more.
         late = now_ms > proposal.prepare_by_ms and not proposal.tried
         if missing and proposal.wait_for != "all":
-            could = frozenset(proposal.targets) - failed.keys()
+            could = frozenset(proposal.targets) - gave_up
             lost = missing if late else proposal.waits_for(could | prepared)
             if not lost:
                 return None
             return self._abort_entry(number, _shortfall(lost, failed), now_ms, commit_id)
         for region in missing:
-            if region in failed or late:
+            if region in gave_up or late:
                 reason = failed.get(region, _LATE)
                 if proposal.fenced | {region} >= set(proposal.targets):
                     return self._abort_entry(number, reason, now_ms, commit_id)

@@ -30,7 +30,9 @@ class RegionStatus(Record):
     """How far this region has read the release log."""
     prepared: tuple[int, ...]
     failed: dict[int, str] = Field(default_factory=dict)
-    """Open releases that this region cannot prepare, and why."""
+    """Releases that this region has not prepared so far, and why its last attempt failed."""
+    gave_up: tuple[int, ...] = ()
+    """Those of `failed` that it will not try again while they are open."""
     at_fault: dict[int, str] = Field(default_factory=dict)
     """Releases that did worse as a canary here than the current one, and in what."""
     current: int | None
@@ -73,6 +75,8 @@ class Prepared:
 class PrepareFailed:
     release: int
     reason: str
+    retryable: bool
+    """Whether another attempt may go better: what the store holds never does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -173,7 +173,7 @@ def _bring_up(
             region_host.brought_up(installation, ray_start, step.note) as installation,
         ):
             client = region_host.start_services(installation, step.note)
-        number = client.log_state().current(region_host.now_ms())
+        number = client.status().release
         if number is not None:
             with steps.step(f"Release {number}"):
                 client.wait_until_serving(number, region_host.SERVE_TIMEOUT_S)

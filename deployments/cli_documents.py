@@ -18,6 +18,8 @@ from cluster.errors import InvalidArgument
 from cluster.manifests import CorpusManifest
 from deployments.cli_options import Config, Json, Region, Store, opened
 from deployments.console import Steps, print_json, say
+from deployments.ingest_summary import report_lines
+from deployments.installation import Installation
 
 _IDS_SHOWN_MAX = 5
 
@@ -37,6 +39,10 @@ def ingest(
     replace: Annotated[
         bool, typer.Option("--replace", help="Start the corpus anew instead of adding to it.")
     ] = False,
+    skip_errors: Annotated[
+        bool,
+        typer.Option("--skip-errors", help="Leave out documents that are wrong, and tell which."),
+    ] = False,
     config: Config = None,
     region: Region = None,
     store: Store = None,
@@ -44,30 +50,33 @@ def ingest(
 ) -> None:
     """Read documents, cut them into passages and add them to a corpus.
 
-    A document whose id is there already replaces the older one.
+    A document whose id is there already replaces the older one. The first document that is wrong
+    stops it, and nothing is added. Whatever is left out is told.
 
     Example: raygion ingest handbook docs/ faq.jsonl s3://bucket/reports/
     """
-    from actors.corpus_reader import find_source_files
+    from actors.source_files import find_source_files
     from deployments import pipeline, region_host
 
-    installation = opened(config, region, store)
     # What can be refused is refused before a cluster is started for it.
-    check_corpus_name(corpus)
+    installation = _opened_for(corpus, config, region, store)
     find_source_files(sources)
     steps = Steps(quiet=as_json)
     with steps.shown(), region_host.joined(installation), steps.step("Read documents") as step:
-        manifest = pipeline.ingest_documents(
-            installation, corpus, sources, replace=replace, step=step
+        ingested = pipeline.ingest_documents(
+            installation, corpus, sources, replace=replace, skip_errors=skip_errors, step=step
         )
+    manifest, report = ingested.manifest, ingested.report
     if as_json:
-        print_json(manifest)
+        print_json({**manifest.model_dump(mode="json"), "report": report})
         return
     say(
         f"Corpus [bold]{corpus}[/] is at position {manifest.position}: "
-        f"{manifest.num_documents} documents, {manifest.num_passages} passages. "
-        f"Next: raygion build {corpus}"
+        f"{manifest.num_documents} documents, {manifest.num_passages} passages."
     )
+    for line in report_lines(report):
+        say(escape(line))
+    say(f"Next: raygion build {corpus}")
 
 
 def delete(
@@ -89,7 +98,7 @@ def delete(
 
     Example: raygion delete handbook faq/17 --from outdated.txt
     """
-    installation = opened(config, region, store)
+    installation = _opened_for(corpus, config, region, store)
     wanted = {*(ids or ()), *(() if from_file is None else _lines(from_file))}
     if not wanted:
         raise InvalidArgument("say which documents, by ID or with --from", "id")
@@ -127,6 +136,16 @@ def delete(
     )
 
 
+def _opened_for(
+    corpus: str, config: Path | None, region: str | None, store: str | None
+) -> Installation:
+    """The installation in whose region documents of the corpus are read."""
+    installation = opened(config, region, store)
+    check_corpus_name(corpus)
+    installation.settings.check_may_hold(installation.region, corpus)
+    return installation
+
+
 def _next_step(corpus: CorpusManifest) -> str:
     if corpus.num_passages == 0:
         return " The next release leaves it out."
@@ -153,8 +172,7 @@ def build(
 
     Example: raygion build handbook
     """
-    installation = opened(config, region, store)
-    check_corpus_name(corpus)
+    installation = _opened_for(corpus, config, region, store)
     position = installation.catalog.existing_corpus(corpus)
 
     from deployments import pipeline, region_host

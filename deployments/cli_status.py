@@ -51,7 +51,7 @@ def _show_all(config: Path | None, store: str | None, *, as_json: bool) -> None:
     out.print(table("Regions", columns, [_row(line) for line in found.regions]))
     for line in found.regions:
         for number, reason in line.failed.items():
-            say(f"{line.region} cannot prepare release {number}: {escape(reason)}")
+            say(f"{line.region} has not prepared release {number}: {escape(reason)}")
 
 
 def read_overview(installation: Installation) -> RegionsOverview:

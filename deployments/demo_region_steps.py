@@ -16,10 +16,10 @@ from deployments.region_driver import Note
 
 def ingest(installation: Installation, note: Note, corpus: str, source: str) -> None:
     with Steps(quiet=True).step("") as step:
-        manifest = pipeline.ingest_documents(
+        ingested = pipeline.ingest_documents(
             installation, corpus, [source], replace=False, step=step
         )
-    note(f"{manifest.num_passages} passages")
+    note(f"{ingested.manifest.num_passages} passages")
 
 
 def store_models(installation: Installation, note: Note) -> None:

@@ -119,6 +119,7 @@ def _build_app(
 
     http = HttpSettings(
         api_keys=tuple(key.get_secret_value() for key in endpoint.api_keys),
+        region_keys=tuple(key.get_secret_value() for key in settings.region_keys),
         in_flight_max=endpoint.in_flight_max,
         answers_in_flight_max=settings.answer_places(region),
         body_bytes_max=endpoint.body_bytes_max,

@@ -17,7 +17,7 @@ from cluster.clock import Clock
 from cluster.errors import Overloaded, Unauthenticated
 from deployments.http_body import header_value, header_values
 from deployments.http_errors import ClientGone, error_response, log_failure
-from deployments.http_routes import ANSWER_ROUTES
+from deployments.http_routes import ANSWER_ROUTES, REGION_ROUTES
 from deployments.http_settings import HttpSettings
 from deployments.metrics import HttpMetrics
 from deployments.reply_flow import PacedReply, ReplyRoom, UnreadLimits
@@ -101,7 +101,9 @@ class HttpEdge:
         """`direct`: what answers a method and route in place of `app`, for want of time."""
         self._app = app
         self._direct = direct
-        self._keys = BearerKeys(settings.api_keys)
+        keys, region_keys = settings.api_keys, settings.region_keys
+        self._keys = BearerKeys(keys + region_keys if keys else ())
+        self._region_keys = BearerKeys(region_keys or keys)
         self._places = _Places(settings.in_flight_max, "this gateway is full")
         self._answer_places = _Places(
             settings.answers_in_flight_max, "this gateway writes as many answers as it can"
@@ -157,7 +159,8 @@ class HttpEdge:
 
     async def _answer(self, route: str, scope: Scope, receive: Receive, send: Send) -> None:
         if route not in OPEN_ROUTES:
-            self._keys.check(header_values(scope, b"authorization"))
+            keys = self._region_keys if route in REGION_ROUTES else self._keys
+            keys.check(header_values(scope, b"authorization"))
         if route in EXEMPT_ROUTES:
             await self._app(scope, receive, send)
             return

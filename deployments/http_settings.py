@@ -17,6 +17,9 @@ class HttpSettings:
     api_keys: tuple[str, ...] = field(default=(), repr=False)
     """Bearer keys, any of which opens the interface; none leaves it open. Kept out of `repr`, so
     that no log shows them."""
+    region_keys: tuple[str, ...] = field(default=(), repr=False)
+    """What other regions send. Any of them opens everything that a key of `api_keys` does, and if
+    there are any, nothing else opens the routes that only regions use."""
     in_flight_max: int = 256
     """Requests worked on at once; one more is refused at once with `overloaded`."""
     answers_in_flight_max: int = 32
@@ -39,12 +42,6 @@ class HttpSettings:
     """The address of the machine that requests come through, where that is not this one."""
 
     def __post_init__(self) -> None:
-        for key in self.api_keys:
-            # Whatever cannot stand in a header could never be presented.
-            if not key or not key.isascii() or not key.isprintable() or " " in key:
-                raise InvalidArgument(
-                    "every key must be of printable ASCII characters, without spaces", "api_keys"
-                )
         for name in (
             "in_flight_max",
             "answers_in_flight_max",

@@ -9,14 +9,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from actors.index_build import build_index
-from actors.ingest import ingest
+from actors.ingest import Ingested, ingest
 from actors.models import publish_model
 from cluster.artifacts import Artifacts
 from cluster.clock import SYSTEM_CLOCK
 from cluster.config import Settings
 from cluster.evidence import EvidencePolicy, score_min_of
 from cluster.manifests import (
-    CorpusManifest,
     IndexKind,
     IndexManifest,
     IndexParameters,
@@ -25,6 +24,7 @@ from cluster.manifests import (
     Metric,
     ModelKind,
     ModelManifest,
+    Precision,
 )
 from cluster.model_files import delta_note
 from cluster.model_settings import STARTER
@@ -50,7 +50,9 @@ class BuiltIndex:
 
 def store_embedder(installation: Installation, step: Step) -> StoredModel:
     settings = installation.settings.embedder
-    return _store_model(installation, ModelKind.EMBEDDER, settings.source, None, step)
+    return _store_model(
+        installation, ModelKind.EMBEDDER, settings.source, None, step, settings.precision
+    )
 
 
 def store_generator(installation: Installation, step: Step) -> StoredModel | None:
@@ -63,21 +65,29 @@ def store_generator(installation: Installation, step: Step) -> StoredModel | Non
 
 
 def ingest_documents(
-    installation: Installation, corpus: str, sources: Sequence[str], *, replace: bool, step: Step
-) -> CorpusManifest:
+    installation: Installation,
+    corpus: str,
+    sources: Sequence[str],
+    *,
+    replace: bool,
+    skip_errors: bool = False,
+    step: Step,
+) -> Ingested:
     """Reads the sources into the corpus. Needs a driver that has joined a Ray cluster."""
     before = installation.catalog.latest_corpus(corpus)
-    manifest = ingest(
+    ingested = ingest(
         catalog=installation.catalog,
         artifacts=Artifacts(installation.store),
         corpus=corpus,
         sources=sources,
         chars_max=installation.settings.corpus(corpus).chunks.chars_max,
         replace=replace,
+        skip_errors=skip_errors,
         progress=step.count,
     )
+    manifest = ingested.manifest
     step.note(REUSED if manifest == before else f"{manifest.num_passages} passages")
-    return manifest
+    return ingested
 
 
 def build(
@@ -198,7 +208,12 @@ def _searched_with(parameters: IndexParameters) -> str:
 
 
 def _store_model(
-    installation: Installation, kind: ModelKind, source: str, name: str | None, step: Step
+    installation: Installation,
+    kind: ModelKind,
+    source: str,
+    name: str | None,
+    step: Step,
+    precision: Precision = Precision.FLOAT32,
 ) -> StoredModel:
     manifest, ref, reused = publish_model(
         installation.store,
@@ -208,6 +223,7 @@ def _store_model(
         scratch=installation.scratch_folder,
         cache_folder=installation.cache_folder,
         progress=step.note,
+        precision=precision,
     )
     delta = delta_note(manifest.files)
     stored = manifest.name if delta is None else f"{manifest.name}: {delta}"

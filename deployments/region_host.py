@@ -28,6 +28,7 @@ from deployments.installation import Installation, NotRunning
 from deployments.interrupts import uninterrupted
 from deployments.local_cluster import LocalCluster, find_local_cluster, start_local_cluster
 from deployments.machine import Machine, NodeStarter
+from deployments.start_checks import check_before_start, check_seen_alike
 
 Progress = Callable[[str], None]
 _LEAD_TIMEOUT_S = 60.0
@@ -139,6 +140,7 @@ def brought_up(
     `ray_start`: the command that starts the head node of a cluster of several machines; empty for a
     cluster on this machine alone. Gives the installation as it is with that cluster.
     """
+    check_before_start(installation)
     runs = installation.ray_address is not None or runs_here(installation)
     progress("Ray cluster")
     try:
@@ -166,6 +168,7 @@ def node_starter(installation: Installation, ray_start: Sequence[str]) -> NodeSt
             "bucket, or a network drive that all machines have at the same path",
             "store.url",
         )
+    check_seen_alike(url)
     return NodeStarter(
         config=installation.config,
         region=installation.region,
@@ -188,8 +191,8 @@ def start_services(installation: Installation, progress: Progress) -> Coordinato
     """Starts coordinator, front actor and HTTP endpoint on the joined cluster, or finds them there.
 
     Returns when the coordinator leads and the endpoint was started. What runs already goes on with
-    the settings that it was started with. Raises Conflict, before anything is started, when the
-    region runs in another cluster.
+    the settings that it was started with. Before anything is started, raises Conflict when the
+    region runs in another cluster; InvalidArgument (`deployments.start_checks`).
     """
     # Imported once the cluster is known: Ray Serve reads its settings from the environment then.
     from ray import serve
@@ -205,6 +208,7 @@ def start_services(installation: Installation, progress: Progress) -> Coordinato
     settings, store = installation.settings, installation.store
     cache = installation.cache_folder
     http = installation.region_settings.http
+    check_before_start(installation)
     cluster_id = wiring.cluster_id()
     claim_region(store, installation.region, cluster_id)
     serve.start(proxy_location="HeadOnly", http_options={"host": http.host, "port": http.port})

@@ -1,7 +1,8 @@
 """The routes that regions have for each other: an answer that another region forwards, the
 generating step of a region that has no model, the hint that the release log has grown.
 
-Under the same keys as all others. What comes this way is never sent on.
+Under the keys of the regions, where these have any; else under the same as all others. What comes
+this way is never sent on.
 """
 
 from __future__ import annotations

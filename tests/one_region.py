@@ -7,6 +7,7 @@ import random
 from cluster.coordination import RolloutDriver
 from cluster.numbered_object import NumberedLog
 from cluster.object_store import ObjectStore
+from cluster.release_log import ReleaseLog
 from cluster.releases import RELEASE_LOG, Release
 from cluster.rollout import Rollout
 from cluster.rollout_events import Append
@@ -41,11 +42,11 @@ class Region:
         self.clock = clock
         self.host = Host()
         self.rollout = Rollout(region=region)
-        self.log = NumberedLog(store, RELEASE_LOG, rng=random.Random(0), sleep=clock.sleep)
+        self.log = NumberedLog(store, RELEASE_LOG)
         self.driver = RolloutDriver(
             rollout=self.rollout,
             store=store,
-            log=self.log,
+            log=ReleaseLog(store, rng=random.Random(0), sleep=clock.sleep),
             host=self.host,
             clock=clock,
             new_id=counting_ids(f"{region}/{life}"),

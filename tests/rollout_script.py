@@ -19,6 +19,7 @@ from cluster.rollout_events import (
     HeartbeatsRead,
     Instruction,
     LogCaughtUp,
+    Outcome,
     Prepare,
     Prepared,
     RegionStatus,
@@ -26,7 +27,9 @@ from cluster.rollout_events import (
 )
 from tests.fakes import Entries, contents, counting_ids
 
-SETTINGS = RolloutSettings(prepare_retry_s=5.0, switch_margin_s=1.0, leader_lapse_s=10.0)
+SETTINGS = RolloutSettings(
+    prepare_retry_s=5.0, prepare_retry_max_s=20.0, switch_margin_s=1.0, leader_lapse_s=10.0
+)
 POLICY = RolloutPolicy(prepare_timeout_s=60.0)
 CAUGHT_UP = LogCaughtUp()
 
@@ -36,12 +39,15 @@ def status(
     *prepared: int,
     at_ms: int = 0,
     failed: Mapping[int, str] | None = None,
+    retrying: Mapping[int, str] | None = None,
 ) -> RegionStatus:
+    """`failed`: what it has given up; `retrying`: what it will try again."""
     return RegionStatus(
         region=region,
         position=0,
         prepared=prepared,
-        failed=dict(failed or {}),
+        failed={**(failed or {}), **(retrying or {})},
+        gave_up=tuple(failed or ()),
         current=None,
         at_ms=at_ms,
     )
@@ -69,6 +75,10 @@ class Script:
 
     def decide(self) -> list[Instruction]:
         return self.handle(CAUGHT_UP)
+
+    def observe(self, outcome: Outcome) -> list[Instruction]:
+        """What is wanted at once, and with the next decision."""
+        return [*self.handle(outcome), *self.decide()]
 
     def land(self, instruction: Instruction) -> LogEntry:
         """Carries the append out: it must be for the next place."""
@@ -109,7 +119,7 @@ class Script:
         number = entry.release.number
         if prepared:
             assert self.decide() == [Prepare(release=entry.release)]
-            for instruction in self.handle(Prepared(release=number)):
+            for instruction in self.observe(Prepared(release=number)):
                 self.land(instruction)
         return number
 

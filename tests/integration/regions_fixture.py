@@ -22,6 +22,7 @@ from cluster.caller import Location
 from cluster.clock import SYSTEM_CLOCK
 from cluster.config import Settings
 from cluster.corpus_settings import CorpusSettings
+from cluster.log_entries import parse_entry
 from cluster.manifests import IndexKind, IndexParameters, ManifestRef, Metric
 from cluster.model_settings import GeneratorSettings
 from cluster.numbered_object import NumberedLog
@@ -33,7 +34,8 @@ from cluster.region_settings import (
     RoutingSettings,
     StoreSettings,
 )
-from cluster.releases import RELEASE_LOG, LogState, ReleaseContents, fold, parse_entry
+from cluster.release_fold import fold
+from cluster.releases import RELEASE_LOG, LogState, ReleaseContents
 from cluster.rollout_events import RegionStatus
 from cluster.search import Float32Array
 from cluster.session import SessionToken

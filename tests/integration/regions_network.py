@@ -20,6 +20,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import fsspec
+from pydantic import SecretStr
 from werkzeug.serving import make_server
 
 from cluster.config import Settings
@@ -189,7 +190,9 @@ def _networked(
             update={
                 "url": f"http://{made[region].address}:{_PORT}",
                 # HAProxy looks for its gateways on 127.0.0.1, others for it on the bridge.
-                "http": known.http.model_copy(update={"host": "0.0.0.0", "port": _PORT}),
+                "http": known.http.model_copy(
+                    update={"host": "0.0.0.0", "port": _PORT, "api_keys": (SecretStr("a-key"),)}
+                ),
             }
         )
         for region, known in settings[REGIONS[0]].regions.items()

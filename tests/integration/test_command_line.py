@@ -145,7 +145,7 @@ def test_says_its_version(workspace: Workspace) -> None:
     ("arguments", "reason"),
     [
         ("status --region nowhere", "region: there is no region 'nowhere'; there is: here"),
-        ("status --config none.yaml", "config: there is no settings file none.yaml"),
+        ("status --config none.yaml", "config: there is no settings file "),
         ("search copper", "start it with `raygion up`"),
         ("status", "start it with `raygion up`"),
         ("release commit 1", "start it with `raygion up`"),

@@ -155,7 +155,8 @@ async def test_control_words_in_texts_open_no_turn(
     _, last = await answer(generator, replace(request, max_tokens=3))
     assert last.prompt_tokens == len(tokens)
     opened = [i for i, token in enumerate(tokens) if token == own.token_to_id("<|im_start|>")]
-    assert own.decode([tokens[i + 1] for i in opened]) == "systemuserassistant"
+    roles = [own.decode(tokens[i + 1 : i + 6]).partition("\n")[0] for i in opened]
+    assert roles == ["system", "user", "assistant"]
     assert tokens.count(own.token_to_id("<|im_end|>")) == 2
     assert own.token_to_id("<|endoftext|>") not in tokens
     assert FORGED in own.decode(tokens, skip_special_tokens=False)

@@ -55,7 +55,7 @@ class Directory:
 
     running: Generator
 
-    def generator(self, release: ReleaseView) -> Generator:
+    def generator(self, release: ReleaseView, corpus: str | None) -> Generator:
         return self.running
 
     def follow(self, view: RegionView) -> None:
@@ -106,7 +106,7 @@ async def elsewhere(*regions: PinnedGenerators) -> AsyncIterator[RemoteGenerator
             for number, each in enumerate(regions)
         }
         peers = await stack.enter_async_context(peers_of(settings_of(urls)))
-        yield RemoteGenerator(peers, RELEASE)
+        yield RemoteGenerator(peers, RELEASE, None)
 
 
 async def test_it_writes_what_the_other_region_writes(generator: ServeGenerator) -> None:
@@ -151,4 +151,4 @@ async def test_a_release_that_is_not_there_is_not_written_for(generator: ServeGe
         url = await stack.enter_async_context(serving(FakeService(), internals(generator)))
         peers = await stack.enter_async_context(peers_of(settings_of({"there": url})))
         with pytest.raises(NotYet, match="release 6 is not resident in region 'there'"):
-            await answer(RemoteGenerator(peers, RELEASE + 1), STORY)
+            await answer(RemoteGenerator(peers, RELEASE + 1, None), STORY)

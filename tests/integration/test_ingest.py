@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import logging
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -85,7 +84,7 @@ def run(object_store: ObjectStore) -> Ingest:
             corpus=corpus,
             sources=[str(source) for source in sources],
             **options,
-        )
+        ).manifest
 
     return call
 
@@ -158,7 +157,7 @@ def test_a_corpus_that_was_dropped_starts_anew(
 
 
 def test_a_folder_of_all_kinds_becomes_one_corpus(
-    run: Ingest, object_store: ObjectStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    run: Ingest, object_store: ObjectStore, tmp_path: Path
 ) -> None:
     folder = tmp_path / "docs"
     (folder / "deep" / "er").mkdir(parents=True)
@@ -171,9 +170,7 @@ def test_a_folder_of_all_kinds_becomes_one_corpus(
     (folder / "deep" / "er" / "page.html").write_text("<title>Page</title><p>Hyper.")
     (folder / "deep" / "plain.txt").write_text("Plain.")
     (folder / "photo.png").write_bytes(b"\x89PNG")
-    with caplog.at_level(logging.WARNING):
-        manifest = run(folder)
-    assert "1 .png" in caplog.text
+    manifest = run(folder)
     rows = rows_of(object_store, manifest)
     assert manifest.num_documents == 7
     notes = [id for id in rows if rows[id]["document"] == "deep/notes.md"]
@@ -222,9 +219,9 @@ def test_a_later_document_replaces_the_earlier_one_whole(
     ("rows", "said"),
     [
         ([{"id": "x", "text": "X"}, {"id": "y"}], "bad.jsonl, row 2: is missing"),
-        ([{"id": "x", "text": "X", "year": "old"}], "is a string in bad.jsonl, row 1, but"),
-        ([{"id": "x", "text": "X"}, {"id": "x", "text": "X"}], "'x' is both in bad.jsonl, row 1"),
-        ([{"id": "g1", "text": "X"}], "'g1' is both in bad.jsonl, row 1"),
+        ([{"id": "x", "text": "X", "year": "old"}], "is a string in .*bad.jsonl, row 1 .*, but"),
+        ([{"id": "x", "text": "X"}, {"id": "x", "text": "X"}], "'x' is both in .*bad.jsonl, row 1"),
+        ([{"id": "g1", "text": "X"}], "'g1' is both in .*bad.jsonl, row 1"),
         ([{"id": "x", "text": "X", "vector": [1.0]}], "brings a vector"),
         ([{"id": "long#0", "text": "X"}, {"id": "long", "text": "Word. " * 300}], "rename one"),
     ],
@@ -265,7 +262,7 @@ def test_ready_made_vectors_are_kept_as_they_are(
     assert run(tmp_path / "more.npy").num_documents == 3002
     np.save(tmp_path / "wide.npy", np.ones((2, 9)))
     with pytest.raises(
-        InvalidArgument, match=r"8 numbers in the corpus 'docs', but 9 in wide\.npy"
+        InvalidArgument, match=r"8 numbers in the corpus 'docs', but 9 in .*wide\.npy"
     ):
         run(tmp_path / "wide.npy")
     texts = write_rows(tmp_path / "t.jsonl", {"id": "t", "text": "T"})
@@ -340,7 +337,7 @@ def test_two_writers_do_not_lose_each_others_documents(
     catalog = Overtaken(object_store)
     manifest = ingest(
         catalog=catalog, artifacts=Artifacts(object_store), corpus="docs", sources=[str(mine)]
-    )
+    ).manifest
     assert (catalog.attempts, manifest.position) == (2, 2)
     assert set(rows_of(object_store, manifest)) == {"mine", "theirs"}
 

@@ -1,10 +1,15 @@
-"""What goes wrong during the noise: deaths, leftovers, cuts, clocks set anew, lapsed writers."""
+"""What goes wrong during the noise: deaths, leftovers, cuts, clocks set anew, lapsed writers, bad
+snapshots of the release log.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cluster.releases import RELEASE_LOG, Canary, LogEntry, Rollback
+from cluster import release_log
+from cluster.log_entries import entry_bytes
+from cluster.release_log import snapshot_of, snapshot_path
+from cluster.releases import RELEASE_LOG, Canary, Elect, LogEntry, Rollback
 from tests.simulation.faulty_store import Write
 from tests.simulation.network import STORE
 
@@ -24,6 +29,7 @@ class Accidents:
         repeat(self._lose_a_region, 20.0, 100.0)
         repeat(self._set_a_clock, 2.0, 20.0)
         repeat(self._let_a_lapsed_leader_write, 3.0, 25.0)
+        repeat(self._spoil_a_snapshot, 2.0, 15.0)
 
     def _note(self, what: str) -> None:
         self._world.history.accidents.append((self._world.scheduler.now_s, what))
@@ -108,3 +114,21 @@ class Accidents:
         path = f"{RELEASE_LOG}/{position:020}.json"
         self._note(f"a lapsed leader writes entry {position}")
         objects.create(Write(now_s, path, entry.to_bytes(), "lapsed"))
+
+    def _spoil_a_snapshot(self) -> None:
+        """One that is there rots, or one of another log is put in the place of it or of the next:
+        whoever starts anew must not believe it.
+        """
+        objects, now_s = self._world.objects, self._world.scheduler.now_s
+        size = release_log.SNAPSHOT_ENTRIES
+        last = size * self._rng.randint(1, objects.log_length() // size + 1)
+        path = snapshot_path(last)
+        data = objects.content.get(path, b"")
+        if data and self._rng.random() < 0.3:
+            data = data.replace(b'"', b"'", 1)
+        else:
+            told = {"commit_id": "elsewhere", "at_ms": int(now_s * 1000), "leader": "elsewhere"}
+            entries = [Elect(epoch=1000 + n, **told) for n in range(size)]
+            data = snapshot_of(last - size + 1, [entry_bytes(e) for e in entries]).to_bytes()
+        self._note(f"the snapshot up to entry {last} is spoilt")
+        objects.replace(Write(now_s, path, data, "spoilt"))

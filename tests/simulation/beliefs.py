@@ -110,7 +110,8 @@ def beliefs(history: History) -> list[Belief]:
 
 
 def _log(history: History) -> tuple[bytes, ...]:
-    paths = sorted(path for path in history.content if path.startswith(LOG))
+    inside = (path for path in history.content if path.startswith(LOG))
+    paths = sorted(path for path in inside if "/" not in path.removeprefix(LOG))
     return tuple(history.content[path] for path in paths)
 
 

@@ -106,6 +106,33 @@ def commits_wait_for_their_targets(history: History) -> list[str]:
     return problems
 
 
+def nobody_is_left_out_for_what_passes(history: History) -> list[str]:
+    """A region is fenced out, and a release aborted for what it lacks, at the deadline; before it
+    only when a region has met with something that no further attempt puts right.
+    """
+    given_up = {(region, release): at_s for at_s, region, release in reversed(history.given_up)}
+    written_s = {write.path: write.at_s for write in history.writes}
+    prepare_by_ms: dict[int, int] = {}
+    problems = []
+    for position, entry in holding(history):
+        kind, number = entry["kind"], entry.get("release")
+        if kind == "propose":
+            prepare_by_ms[entry["release"]["number"]] = entry["prepare_by_ms"]
+        elif kind == "fence" or (kind == "abort" and _is_for_a_lack(entry["reason"])):
+            if entry["at_ms"] > prepare_by_ms[number]:
+                continue
+            at_s = written_s[f"{LOG}{position:020}.json"]
+            regions = [entry["region"]] if kind == "fence" else history.regions
+            if not any(given_up.get((region, number), at_s) < at_s for region in regions):
+                problems.append(f"entry {position}, a {kind} of release {number}, came too early")
+    return problems
+
+
+def _is_for_a_lack(reason: str) -> bool:
+    """Whether the leader aborted it for what is not prepared, and no person or canary did."""
+    return bool(reason) and not reason.startswith("canary in ")
+
+
 def everybody_agrees_at_a_position(history: History) -> list[str]:
     known = beliefs(history)
     problems = []

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 from cluster.coordination import RolloutDriver
 from cluster.errors import Fenced, OutcomeUnknown, RaygionError, Unavailable
-from cluster.numbered_object import NumberedLog
 from cluster.region_view import Pulse, RegionView
-from cluster.releases import RELEASE_LOG, CanaryShare, Release, ReleaseStatus
+from cluster.release_log import ReleaseLog
+from cluster.releases import CanaryShare, Release, ReleaseStatus
 from cluster.rollout import Rollout
 from cluster.rollout_events import Append, CanaryFaulted, Outcome, Prepared, PrepareFailed
 from tests.simulation.faulty_store import FaultyStore
 from tests.simulation.history import Observation, Request
+from tests.simulation.network import STORE
 from tests.simulation.regions import STORE_ID, Region, release_view
 from tests.simulation.sim_time import Process, Signal
 
@@ -50,14 +51,14 @@ class Incarnation(Process):
         self.driver = RolloutDriver(
             rollout=self.rollout,
             store=self.store,
-            log=NumberedLog(self.store, RELEASE_LOG, rng=self.rng, sleep=self.sleep),
+            log=ReleaseLog(self.store, rng=self.rng, sleep=self.sleep),
             host=self,
             clock=region.clock,
             new_id=self._new_id,
             cluster_id=region.name,
             appended=self._nudge_others,
         )
-        self._inbox: deque[Request | Outcome] = deque()
+        self._inbox: deque[Request] = deque()
         self._loaded: set[int] = set()
         self._preparing_until_s = 0.0
         self._serving = False
@@ -69,6 +70,8 @@ class Incarnation(Process):
         self._readers: list[tuple[int, asyncio.Future[bool]]] = []
         """Who waits for a reading with this number or a later one."""
         self._exchanged_s = float("-inf")
+        self._has_news = False
+        """Whether the next heartbeat is not to wait for its time."""
         self._published: tuple[object, ...] = (None,)
         self._told: tuple[object, ...] = ()
         """What was observed last, and when."""
@@ -80,8 +83,15 @@ class Incarnation(Process):
 
     # What others call.
 
-    def tell(self, item: Request | Outcome) -> None:
-        self._inbox.append(item)
+    def tell(self, request: Request) -> None:
+        self._inbox.append(request)
+        self.nudge()
+
+    def observe(self, outcome: Outcome) -> None:
+        """At once, also while the store is waited for."""
+        self.driver.observe(outcome)
+        self._publish()
+        self._has_news = True
         self.nudge()
 
     def nudge(self) -> None:
@@ -127,7 +137,9 @@ class Incarnation(Process):
             if not self._is_woken:
                 self._woken.wait(self, self.rng.uniform(0.9, 1.1) * TICK_S)
             if self._inbox:
-                self._take(self._inbox.popleft())
+                self._serving = True
+                self._serve(self._inbox.popleft())
+                self._serving = False
                 self._publish()
 
     def _look(self) -> None:
@@ -141,7 +153,8 @@ class Incarnation(Process):
             self._publish()
             self._end_reading(complete)
         now_s = self.scheduler.now_s
-        exchange = now_s - self._exchanged_s >= TICK_S / 2
+        exchange = self._has_news or now_s - self._exchanged_s >= TICK_S / 2
+        self._has_news = False
         self.driver.decide(exchange_heartbeats=exchange)
         if exchange:
             self._exchanged_s = now_s
@@ -153,18 +166,6 @@ class Incarnation(Process):
                 self._readers.append((number, came))
             elif not came.done():
                 came.set_result(complete)
-
-    def _take(self, item: Request | Outcome) -> None:
-        self._serving = True
-        try:
-            if isinstance(item, Request):
-                self._serve(item)
-            else:
-                self.driver.observe(item)
-                self._exchanged_s = float("-inf")
-        except RaygionError:
-            self.world.history.errors += 1
-        self._serving = False
 
     def _serve(self, request: Request) -> None:
         if self.scheduler.now_s - request.at_s > REQUEST_TIMEOUT_S:
@@ -200,7 +201,7 @@ class Incarnation(Process):
         if suffers and self.rng.random() < 0.15:
             told = (self.world.scheduler.now_s, self.name, canary.release)
             self.world.history.faults.append(told)
-            self._inbox.appendleft(CanaryFaulted(release=canary.release, reason="too slow"))
+            self.observe(CanaryFaulted(release=canary.release, reason="too slow"))
 
     # What it tells the gateways, and what it believes.
 
@@ -227,7 +228,7 @@ class Incarnation(Process):
         view = RegionView(
             region=self.region.name,
             releases={n: release_view(n) for n in sorted(held)},
-            switches=state.switches,
+            switches=tuple(state.switches),
             canary=canary,
             revision=self.view.revision,
         )
@@ -281,7 +282,7 @@ class Incarnation(Process):
     def prepare(self, release: Release) -> None:
         fate = self.rng.random() if self.world.noisy else 1.0
         took_s = self.rng.uniform(4.0, 12.0) if fate < 0.1 else self.rng.uniform(0.05, 1.5)
-        fails = 0.1 <= fate < 0.2
+        fails = 0.1 <= fate < 0.25
         if release.number in self.region.held:
             took_s, fails = self.rng.uniform(0.01, 0.3), self.world.noisy and fate < 0.05
         # One after the other, in the order that was asked for.
@@ -293,14 +294,22 @@ class Incarnation(Process):
     def _finish(self, number: int, fails: bool) -> None:
         if self.is_gone:
             return
-        if fails:
-            self.tell(PrepareFailed(release=number, reason="the dice said no"))
+        if fails or self.world.network.is_cut(self.region.name, STORE):
+            # Most failures are the store's, and pass.
+            passes = not fails or self.rng.random() < 0.7
+            self._fail(PrepareFailed(release=number, reason="no", retryable=passes))
             return
         self._loaded.add(number)
         if self.region.coordinator is self:
             self.region.held.add(number)
         self.world.history.prepared.append((self.world.scheduler.now_s, self.region.name, number))
-        self.tell(Prepared(release=number))
+        self.observe(Prepared(release=number))
+
+    def _fail(self, failed: PrepareFailed) -> None:
+        if not failed.retryable:
+            told = (self.world.scheduler.now_s, self.region.name, failed.release)
+            self.world.history.given_up.append(told)
+        self.observe(failed)
 
     def retire(self, number: int) -> None:
         self._loaded.discard(number)

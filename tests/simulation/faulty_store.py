@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from cluster.errors import Conflict, NotFound, OutcomeUnknown, Unavailable
+from cluster.release_log import SNAPSHOTS
+from cluster.releases import RELEASE_LOG
 from tests.simulation.network import STORE, Network
 from tests.simulation.sim_time import Killed, Process
 
@@ -27,6 +29,11 @@ class Write:
     path: str
     data: bytes
     writer: str
+
+
+def is_entry(path: str) -> bool:
+    """Whether it is the path of an entry of the release log."""
+    return path.startswith(f"{RELEASE_LOG}/") and not path.startswith(SNAPSHOTS)
 
 
 @dataclass(slots=True)
@@ -51,11 +58,11 @@ class Objects:
                 path, _, name = path.rpartition("/")
                 self.folders.setdefault(path, {})[name] = None
         self.content[write.path] = write.data
-        if write.path.startswith("releases/"):
+        if is_entry(write.path):
             self.writes.append(write)
 
     def log_length(self) -> int:
-        return len(self.folders.get("releases", ()))
+        return sum(is_entry(f"{RELEASE_LOG}/{name}") for name in self.folders.get(RELEASE_LOG, ()))
 
 
 @dataclass(slots=True)

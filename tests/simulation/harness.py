@@ -19,8 +19,9 @@ from typing import TypeVar
 from unittest import mock
 
 from cluster.errors import Unavailable
+from cluster.log_entries import parse_entry
 from cluster.numbered_object import read_each
-from cluster.releases import Switch, parse_entry
+from cluster.releases import Switch
 from cluster.rollout import RolloutSettings
 from cluster.rollout_events import RegionStatus
 from tests.simulation.accidents import Accidents
@@ -364,7 +365,10 @@ def _parsed_status(data: bytes, *, source: str) -> RegionStatus:
 _STAND_INS = {
     "cluster.numbered_object.read_each": _read_together,
     "cluster.region_claim.read_each": _read_together,
-    "cluster.coordination.parse_entry": _parsed_entry,
+    "cluster.release_log.parse_entry": _parsed_entry,
+    "cluster.release_log.read_each": _read_together,
+    # Logs are short here, so snapshots are.
+    "cluster.release_log.SNAPSHOT_ENTRIES": 5,
     "cluster.rollout_events.RegionStatus.from_bytes": _parsed_status,
 }
 

@@ -136,6 +136,8 @@ class History:
     observations: list[Observation] = field(default_factory=list)
     prepared: list[tuple[float, str, int]] = field(default_factory=list)
     """(moment, region, release)"""
+    given_up: list[tuple[float, str, int]] = field(default_factory=list)
+    """(moment, region, release): what failed to prepare in a way that does not pass"""
     retired: list[tuple[str, int, int, int]] = field(default_factory=list)
     """(incarnation, release, position, wall_ms)"""
     faults: list[tuple[float, str, int]] = field(default_factory=list)
@@ -155,6 +157,7 @@ class History:
 
     def digest(self) -> str:
         told = [self.writes, self.observations, self.prepared, self.retired, self.faults]
+        told += [self.given_up]
         told += [
             self.servings,
             self.refusals,

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 import cluster.numbered_object as numbered_object
-import cluster.releases as releases
+import cluster.release_fold as release_fold
 import cluster.rollout as rollout
 from cluster.coordination import RolloutDriver
-from cluster.errors import Conflict, OutcomeUnknown, Unavailable
+from cluster.errors import Conflict, Corrupt, OutcomeUnknown, Unavailable
 from cluster.numbered_object import NumberedLog
-from cluster.releases import CanaryShare, Elect, LogEntry, LogState, Proposal
+from cluster.release_log import LogSnapshot, ReleaseLog, snapshot_path
+from cluster.releases import Abort, CanaryShare, Elect, Fence, LogEntry, LogState, Proposal
 from cluster.residents import Residents
 from cluster.rollout import Rollout
-from cluster.rollout_events import Append, EntryRead, RegionStatus
+from cluster.rollout_events import (
+    Append,
+    EntryRead,
+    Instruction,
+    Prepared,
+    PrepareFailed,
+    RegionStatus,
+)
 from tests.simulation.planting import Bug, Patch, is_caught
 
 
 def no_epoch_check(patch: Patch) -> None:
-    real = releases.objection
+    real = release_fold.objection
 
     def objection(state: LogState, entry: LogEntry) -> str | None:
         lenient = (
@@ -28,7 +37,7 @@ def no_epoch_check(patch: Patch) -> None:
         )
         return real(state, lenient)
 
-    patch.setattr(releases, "objection", objection)
+    patch.setattr(release_fold, "objection", objection)
     patch.setattr(rollout, "objection", objection)
 
 
@@ -43,7 +52,7 @@ def all_fenced_but_not_aborted(patch: Patch) -> None:
         self: Rollout, proposal: Proposal, now_ms: int, commit_id: str
     ) -> LogEntry | None:
         entry = real(self, proposal, now_ms, commit_id)
-        if isinstance(entry, releases.Abort):
+        if isinstance(entry, Abort):
             return self._commit_entry(proposal.release.number, now_ms, commit_id)
         return entry
 
@@ -81,6 +90,17 @@ def overwriting_the_log(patch: Patch) -> None:
         self._store.put(self.path(n), data)
 
     patch.setattr(NumberedLog, "append_at", append_at)
+
+
+def believing_any_snapshot(patch: Patch) -> None:
+    def snapshot(self: ReleaseLog, last: int) -> LogSnapshot | None:
+        path = snapshot_path(last)
+        try:
+            return LogSnapshot.from_bytes(self._store.get(path), source=path)
+        except Corrupt:
+            return None
+
+    patch.setattr(ReleaseLog, "_snapshot", snapshot)
 
 
 def taking_one_entry_in_twice(patch: Patch) -> None:
@@ -122,6 +142,17 @@ def never_trying_a_committed_release_again(patch: Patch) -> None:
     patch.setattr(Residents, "_is_wanted", lambda self, state, n, now_ms: n not in self._local)
 
 
+def giving_up_at_the_first_failure(patch: Patch) -> None:
+    real = Residents.settle
+
+    def settle(self: Residents, event: Prepared | PrepareFailed, now_ms: int) -> list[Instruction]:
+        if isinstance(event, PrepareFailed):
+            event = replace(event, retryable=False)
+        return real(self, event, now_ms)
+
+    patch.setattr(Residents, "settle", settle)
+
+
 def never_fencing(patch: Patch) -> None:
     real = Rollout._next_entry
 
@@ -129,7 +160,7 @@ def never_fencing(patch: Patch) -> None:
         self: Rollout, proposal: Proposal, now_ms: int, commit_id: str
     ) -> LogEntry | None:
         entry = real(self, proposal, now_ms, commit_id)
-        return None if isinstance(entry, releases.Fence | releases.Abort) else entry
+        return None if isinstance(entry, Fence | Abort) else entry
 
     patch.setattr(Rollout, "_next_entry", next_entry)
 
@@ -139,7 +170,7 @@ def trying_what_is_not_prepared(patch: Patch) -> None:
 
 
 def a_share_that_outlives_the_abort(patch: Patch) -> None:
-    patch.setattr(releases, "_without_canary_of", lambda release, state: state)
+    patch.setattr(release_fold, "_canary_without", lambda state, release: state.canary)
 
 
 def a_share_for_a_region_that_takes_no_part(patch: Patch) -> None:
@@ -172,12 +203,14 @@ BUGS = [
     Bug(a_lost_reply_told_as_a_failure, "requests_have_the_effect_that_was_told"),
     Bug(keeping_the_predecessors_epoch, "one_incarnation_leads_an_epoch"),
     Bug(overwriting_the_log, "log_is_consecutive_and_immutable"),
+    Bug(believing_any_snapshot, "everybody_agrees_at_a_position"),
     Bug(taking_one_entry_in_twice, "everybody_agrees_at_a_position"),
     Bug(switching_ahead_of_the_moment, "everybody_agrees_at_a_position"),
     Bug(unloading_what_is_due, "what_serves_is_never_retired"),
     Bug(standing_against_a_leader_that_lives, "the_quiet_time_ends_well"),
     Bug(leftovers_that_stand_again, "the_quiet_time_ends_well"),
     Bug(never_trying_a_committed_release_again, "the_quiet_time_ends_well"),
+    Bug(giving_up_at_the_first_failure, "nobody_is_left_out_for_what_passes"),
     Bug(never_fencing, "the_quiet_time_ends_well"),
     Bug(trying_what_is_not_prepared, "commits_wait_for_their_targets"),
     Bug(a_share_that_outlives_the_abort, "a_canarys_share_goes_to_what_may_have_it"),

@@ -25,6 +25,8 @@ def _events(history: History) -> Iterator[tuple[float, str]]:
         yield request.at_s, f"{request.kind} is asked for in {request.region}: {request.outcome}"
     for at_s, region, release in history.prepared:
         yield at_s, f"{region} has prepared release {release}"
+    for at_s, region, release in history.given_up:
+        yield at_s, f"{region} gives release {release} up"
     for at_s, incarnation, release in history.faults:
         yield at_s, f"{incarnation} finds a fault in release {release}"
     for hop in history.hops:

@@ -15,6 +15,7 @@ CHECKERS: tuple[Checker, ...] = (
     log.one_incarnation_leads_an_epoch,
     log.requests_have_the_effect_that_was_told,
     log.commits_wait_for_their_targets,
+    log.nobody_is_left_out_for_what_passes,
     log.everybody_agrees_at_a_position,
     log.a_canarys_share_goes_to_what_may_have_it,
     log.what_serves_is_never_retired,

@@ -16,7 +16,13 @@ from actors.engine_assembly import RegionGenerators
 from cluster.answers import AnswerEvent, AnswerRequest, AnswerResult, Outcome, Retrieved, Token
 from cluster.clock import Deadline
 from cluster.consistency import Pinned
-from cluster.errors import ContextLengthExceeded, DeadlineExceeded, NotFound
+from cluster.errors import (
+    ContextLengthExceeded,
+    DeadlineExceeded,
+    InvalidArgument,
+    NotFound,
+    RaygionError,
+)
 from cluster.evidence import EvidencePolicy
 from cluster.generation import (
     ChatMessage,
@@ -65,7 +71,7 @@ def release_of(number: int, application: str | None = "app") -> ReleaseView:
 class Stuck:
     """A directory whose store does not answer."""
 
-    def generator(self, release: ReleaseView) -> Generator:
+    def generator(self, release: ReleaseView, corpus: str | None) -> Generator:
         raise AssertionError("there is no prompt yet")
 
     async def tokenizer(self, view: GeneratorView) -> PromptTokenizer:
@@ -92,14 +98,14 @@ async def test_a_tokenizer_that_does_not_come_uses_up_the_time_and_no_more() -> 
 async def test_what_no_release_uses_is_forgotten(tmp_path: Path) -> None:
     generators = RegionGenerators(LocalStore(tmp_path / "store"), tmp_path / "cache", None)  # type: ignore[arg-type]
     old, new = release_of(1, "old"), release_of(2, "new")
-    clients = {release.number: generators.generator(release) for release in (old, new)}
+    clients = {release.number: generators.generator(release, None) for release in (old, new)}
     for release in (old, new):
         assert release.generator is not None
         with pytest.raises(NotFound):
             await generators.tokenizer(release.generator)
     generators.follow(RegionView(region="here", releases={2: new}))
-    assert generators.generator(new) is clients[2]
-    assert generators.generator(old) is not clients[1]
+    assert generators.generator(new, None) is clients[2]
+    assert generators.generator(old, None) is not clients[1]
     assert len(generators._tokenizers) == 1
 
 
@@ -115,8 +121,14 @@ class Writer:
     def __init__(self) -> None:
         self.asked: list[GenerationRequest] = []
         self.counted_in: set[threading.Thread] = set()
+        self.corpora: list[str | None] = []
+        """Whose passages each prompt was said to have."""
+        self.refusal: RaygionError | None = None
 
-    def generator(self, release: ReleaseView) -> Generator:
+    def generator(self, release: ReleaseView, corpus: str | None) -> Generator:
+        self.corpora.append(corpus)
+        if self.refusal is not None:
+            raise self.refusal
         return self
 
     async def tokenizer(self, view: GeneratorView) -> PromptTokenizer:
@@ -163,7 +175,13 @@ async def answer(
     writer: Writer | None = None,
     **asked: Any,
 ) -> list[AnswerEvent]:
-    events = Answering(writer or Writer()).events(
+    return [event async for event in answering(hits, policy, writer or Writer(), **asked)]
+
+
+def answering(
+    hits: SearchResult | None, policy: EvidencePolicy | None, writer: Writer, **asked: Any
+) -> AsyncGenerator[AnswerEvent, None]:
+    return Answering(writer).events(
         AnswerRequest(question="why?", retrieve=hits is not None, max_tokens=10, **asked),
         pinned=Pinned(release=replace(release_of(1), evidence=policy), staleness_ms=0, session=""),
         region="here",
@@ -171,7 +189,6 @@ async def answer(
         deadline=Deadline.after(30),
         elapsed_ms=lambda: 7.0,
     )
-    return [event async for event in events]
 
 
 @pytest.mark.parametrize("hits", [found(), found(0.49, 0.2)])
@@ -244,6 +261,20 @@ async def test_the_plain_model_gets_the_whole_conversation_or_is_not_asked() -> 
     assert isinstance(last, AnswerResult)
     assert last.truncated is not None
     assert len(writer.asked[0].messages) == 9 - last.truncated.history_messages + 1
+
+
+@pytest.mark.parametrize("named", [None, "c"])
+async def test_a_model_is_looked_for_that_may_read_the_passages(named: str | None) -> None:
+    writer = Writer()
+    await answer(found(0.9), writer=writer, corpus=named)
+    await answer(None, writer=writer, corpus=named)
+    assert writer.corpora == ["c", None]
+    writer.refusal = InvalidArgument("no model may read them", "corpus")
+    # It is refused before anything is told of it.
+    with pytest.raises(InvalidArgument):
+        await anext(answering(found(0.9), POLICY, writer))
+    # No model reads what is not there.
+    assert isinstance((await answer(found(), writer=writer))[-1], AnswerResult)
 
 
 @pytest.mark.parametrize("hits", [None, found(0.9)])

@@ -13,6 +13,7 @@ from bench.regions_report import RegionLoss, RegionsReport, Times, tables_of
 from bench.regions_world import RegionsWorld, other_contents
 from bench.reports import environment_now
 from cluster.clock import SYSTEM_CLOCK
+from cluster.release_fold import fold
 from cluster.releases import (
     Commit,
     Elect,
@@ -22,7 +23,6 @@ from cluster.releases import (
     Release,
     ReleaseContents,
     Rollback,
-    fold,
 )
 from deployments.region_traffic import Reply, Traffic
 from tests.fakes import contents

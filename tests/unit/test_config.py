@@ -202,9 +202,38 @@ def test_absolute_folders_and_urls_stay(write: Write) -> None:
 
 
 def test_keys_are_not_shown_when_settings_are_printed(write: Write) -> None:
-    settings = load_settings(write("regions: {a: {http: {api_keys: [s3cret]}}}"))
+    text = "regions: {a: {http: {api_keys: [s3cret]}}}\nregion_keys: [hidden]"
+    settings = load_settings(write(text))
     assert "s3cret" not in repr(settings)
+    assert "hidden" not in repr(settings)
     assert settings.regions["a"].http.api_keys[0].get_secret_value() == "s3cret"
+    assert settings.region_keys[0].get_secret_value() == "hidden"
+
+
+@pytest.mark.parametrize("bad", ['""', "two words", "clé", '"line\\nbreak"'])
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("regions: {a: {http: {api_keys: [good, %s]}}}", "regions.a.http.api_keys.1"),
+        ("region_keys: [%s]", "region_keys.0"),
+    ],
+)
+def test_a_key_that_no_header_can_hold_is_refused_by_name(
+    write: Write, text: str, key: str, bad: str
+) -> None:
+    with pytest.raises(InvalidArgument, match="printable ASCII characters") as caught:
+        load_settings(write(text % bad))
+    assert caught.value.field == key
+    assert bad.strip('"') not in caught.value.message or not bad.strip('"')
+
+
+def test_a_key_of_the_regions_is_no_key_of_callers(write: Write) -> None:
+    text = "regions: {a: {}, b: {http: {api_keys: [one, two]}}}\nregion_keys: [three, two]"
+    with pytest.raises(
+        InvalidArgument, match=r"regions\.b\.http\.api_keys and region_keys"
+    ) as caught:
+        load_settings(write(text))
+    assert "two" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

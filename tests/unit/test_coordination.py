@@ -12,6 +12,7 @@ import pytest
 from cluster.errors import Conflict, Fenced, Unavailable
 from cluster.numbered_object import NumberedLog
 from cluster.object_store import ObjectStore, open_store
+from cluster.release_log import ReleaseLog
 from cluster.releases import ReleaseStatus
 from cluster.rollout_events import Prepared, PrepareFailed
 from tests.fakes import SimClock
@@ -43,6 +44,7 @@ def test_a_release_goes_from_proposal_to_commit(store: ObjectStore, clock: SimCl
     region.step()
     assert region.host.preparing == [number]
     region.driver.observe(Prepared(release=number))
+    region.step()
     assert region.rollout.state.proposals[number].status is ReleaseStatus.COMMITTED
     clock.sleep(5.0)
     assert region.rollout.heartbeat(clock.wall_ms()).current == number
@@ -55,7 +57,8 @@ def test_one_step_carries_a_proposal_as_far_as_it_can(store: ObjectStore, clock:
     number = region.propose("a", "b", "c")
     region.step()
     clock.sleep(601.0)
-    region.driver.observe(PrepareFailed(release=number, reason="disk full"))
+    region.driver.observe(PrepareFailed(release=number, reason="disk full", retryable=False))
+    region.step()
     # Two fences and, with nobody left, the abort.
     assert region.rollout.state.proposals[number].status is ReleaseStatus.ABORTED
     assert region.log.latest() == 5
@@ -117,6 +120,7 @@ def test_what_a_restarted_coordinator_needs_is_in_the_log(
     assert second.rollout.leads
     assert second.host.preparing == [number]
     second.driver.observe(Prepared(release=number))
+    second.step()
     assert second.rollout.state.proposals[number].status is ReleaseStatus.COMMITTED
 
 
@@ -145,9 +149,9 @@ def test_a_request_that_landed_is_acknowledged_though_nothing_can_be_read_any_mo
 
     def append_and_go_dark(self: NumberedLog, *args: object, **options: object) -> None:
         real(self, *args, **options)  # type: ignore[arg-type]
-        monkeypatch.setattr(NumberedLog, "read_after", unreadable)
+        monkeypatch.setattr(ReleaseLog, "read_after", unreadable)
 
-    def unreadable(self: NumberedLog, n: int) -> None:
+    def unreadable(self: ReleaseLog, n: int) -> None:
         raise Unavailable("the store does not answer")
 
     monkeypatch.setattr(NumberedLog, "append_at", append_and_go_dark)

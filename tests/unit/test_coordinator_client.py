@@ -12,7 +12,8 @@ from ray.exceptions import ActorDiedError, GetTimeoutError, RayTaskError
 from actors import coordinator_client
 from actors.coordinator_client import CoordinatorClient
 from cluster.errors import Conflict, DeadlineExceeded, NotFound, OutcomeUnknown, Unavailable
-from cluster.releases import LogState, fold
+from cluster.release_fold import fold
+from cluster.releases import LogState
 from tests.fakes import Entries, contents
 
 Answer = Callable[[], object]
@@ -113,22 +114,23 @@ def test_waiting_goes_on_while_the_coordinator_starts_anew(ray: FakeRay) -> None
         state = fold(state, entry)
     committed = fold(state, make.commit(1))
     away = ActorDiedError()
-    ray.answers["log_state"] = [state, away, LogState(), state, committed]
+    opened = state.proposals[1]
+    ray.answers["proposal"] = [opened, away, None, opened, committed.proposals[1]]
     CoordinatorClient().wait_until_committed(1, 30.0)
-    assert ray.asked == ["log_state"] * 5
-    ray.answers["log_state"] = [LogState(), state]
+    assert ray.asked == ["proposal"] * 5, "the whole log is not sent again and again"
+    ray.answers["proposal"] = [None, opened]
     ray.answers["regions_prepared"] = [frozenset(), away, frozenset(state.proposals[1].targets)]
     CoordinatorClient().wait_until_prepared(1, 30.0)
     serving = SimpleNamespace(release=1, healthy=True)
     ray.answers["status"] = [away, SimpleNamespace(release=1, healthy=False), serving]
     assert CoordinatorClient().wait_until_serving(1, 30.0) is serving
-    ray.answers["log_state"] = [LogState(), fold(state, make.abort(1))]
+    ray.answers["proposal"] = [None, fold(state, make.abort(1)).proposals[1]]
     with pytest.raises(Conflict, match="release 1 was aborted"):
         CoordinatorClient().wait_until_committed(1, 30.0)
 
 
 def test_waiting_comes_to_an_end(ray: FakeRay) -> None:
-    ray.answers["log_state"] = [ActorDiedError()]
+    ray.answers["proposal"] = [ActorDiedError()]
     with pytest.raises(DeadlineExceeded, match="release 1 to be committed") as caught:
         CoordinatorClient().wait_until_committed(1, 0.0)
     assert isinstance(caught.value.__cause__, Unavailable)

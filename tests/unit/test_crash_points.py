@@ -19,9 +19,11 @@ import pytest
 from cluster.config import RolloutPolicy
 from cluster.coordination import Decide, RolloutDriver
 from cluster.errors import Conflict, NotFound
-from cluster.numbered_object import NumberedLog
+from cluster.log_entries import parse_entry
 from cluster.object_store import ObjectStore
-from cluster.releases import RELEASE_LOG, LogState, Release, ReleaseStatus, fold, parse_entry
+from cluster.release_fold import fold
+from cluster.release_log import ReleaseLog
+from cluster.releases import RELEASE_LOG, LogState, Release, ReleaseStatus
 from cluster.rollout import Rollout
 from cluster.rollout_events import Append, Prepared
 from tests.fakes import SimClock, contents, counting_ids
@@ -126,7 +128,7 @@ class Coordinator:
         self.driver = RolloutDriver(
             rollout=self.rollout,
             store=store,
-            log=NumberedLog(store, RELEASE_LOG, rng=rng, sleep=self.clock.sleep),
+            log=ReleaseLog(store, rng=rng, sleep=self.clock.sleep),
             host=self,
             clock=self.clock,
             new_id=counting_ids(f"{self.region}/{self.life}"),

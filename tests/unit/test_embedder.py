@@ -9,14 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from actors.embedder import Embedder, Pooling, Precision, fastest_precision
+from actors import embedder as embedder_module
+from actors.embedder import Embedder, Pooling, computes_bfloat16
 from actors.embedding_worker import EmbeddingQueue, EmbeddingWorker
 from actors.models import publish_model
 from actors.starter_models import starter_embedder_folder
 from cluster.catalog import Catalog
 from cluster.errors import InvalidArgument, Overloaded
-from cluster.manifests import ModelKind
+from cluster.manifests import ModelKind, ModelManifest, Precision
 from cluster.object_store import open_store
 from cluster.search import Float32Array
 
@@ -59,20 +62,71 @@ def test_vectors_are_those_of_the_published_model(embedder: Embedder) -> None:
     assert first @ second == pytest.approx(0.943, abs=0.002)
 
 
-def test_a_vector_hardly_depends_on_its_neighbours(embedder: Embedder) -> None:
-    together = embedder.embed(TEXTS * 20)
+WORDS = st.sampled_from(["tea", "Paris", "wheat", "日本", "unbelievable", "1,234.5", "\n", "é"])
+SOME_TEXTS = st.lists(
+    st.one_of(
+        st.sampled_from(TEXTS),
+        st.lists(WORDS, max_size=40).map(" ".join),
+        st.integers(0, 300).map(lambda n: "word " * n),
+    ),
+    min_size=1,
+    max_size=40,
+)
+
+
+@settings(max_examples=10, deadline=None)
+@given(texts=SOME_TEXTS, data=st.data())
+def test_a_vector_does_not_depend_on_its_neighbours(
+    embedder: Embedder, texts: list[str], data: st.DataObject
+) -> None:
+    row = data.draw(st.integers(0, len(texts) - 1))
+    together = embedder.embed(texts)
     assert np.isfinite(together).all()
+    assert embedder.embed([texts[row]])[0].tobytes() == together[row].tobytes()
+    assert embedder.embed(texts[row:])[0].tobytes() == together[row].tobytes()
+
+
+def test_a_vector_is_the_same_beside_texts_of_every_length(embedder: Embedder) -> None:
+    every = ["word " * num_words for num_words in (0, 1, 5, 6, 7, 30, 61, 62, 63, 128, 253, 254)]
+    mixed = embedder.embed(every + TEXTS + every[::-1])
+    for row in range(len(every)):
+        alone = embedder.embed([every[row]])[0]
+        assert alone.tobytes() == mixed[row].tobytes() == mixed[-1 - row].tobytes()
+
+
+class BatchDependent(Embedder):
+    """As on a processor whose products depend on how many rows are multiplied."""
+
+    def _embed_batch(self, tokens: Sequence[Sequence[int]]) -> Float32Array:
+        self.largest = max(len(tokens), getattr(self, "largest", 0))
+        return super()._embed_batch(tokens) * np.float32(1 + 1e-6 * len(tokens))
+
+
+def test_where_products_depend_on_the_batch_there_are_no_batches(folder: Path) -> None:
+    embedder = BatchDependent(folder, num_threads=1)
+    assert embedder.largest > 1, "it was tried out"
+    embedder.largest = 0
+    together = embedder.embed(TEXTS * 2)
+    assert embedder.largest == 1
+    assert together[0].tobytes() == embedder.embed(TEXTS[:1])[0].tobytes()
+
+
+@pytest.mark.skipif(not computes_bfloat16(), reason="this processor does not compute in bfloat16")
+def test_bfloat16_is_close_to_float32_and_as_independent(embedder: Embedder, folder: Path) -> None:
+    other = Embedder(folder, num_threads=1, precision=Precision.BFLOAT16)
+    vectors = other.embed(TEXTS)
+    assert (vectors * embedder.embed(TEXTS)).sum(axis=1)[:5].min() > 0.999
     for row, text in enumerate(TEXTS):
-        assert np.abs(embedder.embed([text])[0] - together[row]).max() < 1e-6
-    assert np.array_equal(embedder.embed(TEXTS * 20), together)
+        assert other.embed([text])[0].tobytes() == vectors[row].tobytes()
 
 
-def test_bfloat16_is_close_to_float32(embedder: Embedder, folder: Path) -> None:
-    fast = Embedder(folder, num_threads=1, precision=Precision.BFLOAT16)
-    vectors = fast.embed(TEXTS[:5])
-    assert (vectors * embedder.embed(TEXTS[:5])).sum(axis=1).min() > 0.999
-    assert np.array_equal(fast.embed(TEXTS[:5]), vectors)
-    assert fastest_precision() in Precision
+def test_bfloat16_is_refused_by_a_processor_without_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedder_module, "computes_bfloat16", lambda: False)
+    with pytest.raises(InvalidArgument, match="AVX512_BF16") as refused:
+        Embedder(folder, num_threads=1, precision=Precision.BFLOAT16)
+    assert refused.value.field == "embedder.precision"
 
 
 def test_no_texts_give_no_vectors(embedder: Embedder) -> None:
@@ -218,21 +272,49 @@ async def test_a_failed_batch_fails_its_requests_only() -> None:
     assert (await waiting).tolist() == [[4, 0]]
 
 
-async def test_a_worker_takes_its_model_from_the_store(tmp_path: Path, embedder: Embedder) -> None:
-    store = open_store(str(tmp_path / "store"))
-    model, _, _ = publish_model(
-        store,
+def published(folder: Path, precision: Precision = Precision.FLOAT32) -> ModelManifest:
+    """The starter embedder in a store below the folder."""
+    return publish_model(
+        open_store(str(folder / "store")),
         kind=ModelKind.EMBEDDER,
         source="starter",
         name=None,
-        scratch=tmp_path / "scratch",
-        cache_folder=tmp_path / "cache",
+        scratch=folder / "scratch",
+        cache_folder=folder / "cache",
         progress=lambda _: None,
-    )
+        precision=precision,
+    )[0]
+
+
+async def test_a_worker_takes_its_model_from_the_store(tmp_path: Path, embedder: Embedder) -> None:
+    model = published(tmp_path)
+    store = open_store(str(tmp_path / "store"))
     assert Catalog(store).list_models()[0][0] == model
-    worker = EmbeddingWorker(model, store, tmp_path / "cache", num_threads=1)
-    vectors = await worker.embed(TEXTS[:2])
-    assert np.abs(vectors - embedder.embed(TEXTS[:2])).max() < 1e-6
+    worker = EmbeddingWorker(model, store, tmp_path / "cache")
+    assert (await worker.embed(TEXTS[:2])).tobytes() == embedder.embed(TEXTS[:2]).tobytes()
     wrong = model.model_copy(update={"dimension": 5})
     with pytest.raises(InvalidArgument, match="384 numbers, not of 5"):
-        EmbeddingWorker(wrong, store, tmp_path / "cache", num_threads=1)
+        EmbeddingWorker(wrong, store, tmp_path / "cache")
+
+
+def test_a_precision_makes_a_model_version_of_the_same_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    float32, bfloat16 = published(tmp_path), published(tmp_path, Precision.BFLOAT16)
+    assert b"precision" not in float32.to_bytes(), "versions from before there was a choice stay"
+    assert bfloat16.files == float32.files
+    assert bfloat16.fingerprint != float32.fingerprint
+    assert published(tmp_path, Precision.BFLOAT16) == bfloat16
+    monkeypatch.setattr(embedder_module, "computes_bfloat16", lambda: False)
+    with pytest.raises(InvalidArgument, match="AVX512_BF16"):
+        EmbeddingWorker(bfloat16, open_store(str(tmp_path / "store")), tmp_path / "cache")
+
+
+async def test_embedders_under_different_load_give_a_text_the_same_bytes(folder: Path) -> None:
+    embedder, other = (Embedder(folder, num_threads=1) for _ in range(2))
+    quiet, busy = EmbeddingQueue(embedder), EmbeddingQueue(other)
+    requests = [("Who grows tea?",), *(tuple(TEXTS[:n]) for n in range(1, 6)), ("Who?", "tea")]
+    alone = [await quiet.embed(request) for request in requests]
+    crowded = await asyncio.gather(*(busy.embed(request) for request in requests * 3))
+    for number, vectors in enumerate(crowded):
+        assert vectors.tobytes() == alone[number % len(requests)].tobytes()

@@ -10,7 +10,8 @@ from cluster.coordination import RolloutDriver
 from cluster.errors import Conflict, Fenced, OutcomeUnknown, Unavailable
 from cluster.numbered_object import NumberedLog
 from cluster.object_store import ObjectStore, open_store
-from cluster.releases import RELEASE_LOG
+from cluster.release_log import ReleaseLog
+from cluster.releases import RELEASE_LOG, LogEntry
 from cluster.rollout_events import Prepared, RegionStatus
 from tests.fakes import SimClock, counting_ids
 from tests.one_region import Region
@@ -37,24 +38,24 @@ def test_freshness_is_of_the_last_complete_reading(
     region.step()
     assert region.driver.freshness.position == 1
     clock.sleep(3.0)
-    real = NumberedLog.read_after
+    real = ReleaseLog.read_after
 
-    def slowly(self: NumberedLog, n: int) -> list[tuple[int, bytes]]:
-        found = real(self, n)
+    def slowly(self: ReleaseLog, n: int) -> list[LogEntry]:
+        found = list(real(self, n))
         clock.sleep(2.0)
         return found
 
     with monkeypatch.context() as patch:
-        patch.setattr(NumberedLog, "read_after", slowly)
+        patch.setattr(ReleaseLog, "read_after", slowly)
         begun_ms = clock.wall_ms()
         region.driver.read()
     assert region.driver.freshness.read_ms == begun_ms, "when it began, not when it ended"
 
-    def fail(self: NumberedLog, n: int) -> None:
+    def fail(self: ReleaseLog, n: int) -> None:
         raise Unavailable("the store does not answer")
 
     with monkeypatch.context() as patch:
-        patch.setattr(NumberedLog, "read_after", fail)
+        patch.setattr(ReleaseLog, "read_after", fail)
         clock.sleep(10.0)
         with pytest.raises(Unavailable):
             region.driver.read()
@@ -166,7 +167,7 @@ def test_who_appends_is_told_of(store: ObjectStore, clock: SimClock) -> None:
     region.driver = RolloutDriver(
         rollout=region.rollout,
         store=store,
-        log=region.log,
+        log=ReleaseLog(store),
         host=region.host,
         clock=clock,
         new_id=counting_ids("a"),

@@ -4,32 +4,39 @@ task of Ray Data reads them; `tests/integration/test_ingest.py` has the tasks.
 
 from __future__ import annotations
 
+import dataclasses
+import gzip
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 import actors.ingest
-from actors.corpus_reader import GroupRead, SourceFile, plan_groups, read_group
+from actors.corpus_reader import GroupRead, ReadOptions, plan_groups, read_group
+from actors.ingest import Ingested
+from actors.source_files import SourceFile
 from cluster.artifacts import Artifacts
 from cluster.catalog import Catalog
 from cluster.deletes import delete_documents
 from cluster.errors import InvalidArgument
+from cluster.ingest_report import IngestReport, LeftOut
 from cluster.manifests import ColumnType, CorpusManifest
 from cluster.object_store import ObjectStore, open_store
 from cluster.passages import current_passages, read_part
 
 Ingest = Callable[..., CorpusManifest]
+Report = Callable[..., IngestReport]
 
 
 def read_here(
-    files: Sequence[SourceFile], artifacts: Artifacts, *, chars_max: int
+    files: Sequence[SourceFile], artifacts: Artifacts, options: ReadOptions
 ) -> Iterator[GroupRead]:
     for number, group in enumerate(plan_groups(files)):
-        yield read_group(number, group, artifacts, chars_max=chars_max)
+        yield read_group(number, group, artifacts, options)
 
 
 @pytest.fixture
@@ -38,10 +45,10 @@ def object_store(tmp_path: Path) -> ObjectStore:
 
 
 @pytest.fixture
-def run(object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Ingest:
+def ingest(object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ingested]:
     monkeypatch.setattr(actors.ingest, "read_parts", read_here)
 
-    def call(*sources: Path | str, corpus: str = "docs", **options: Any) -> CorpusManifest:
+    def call(*sources: Path | str, corpus: str = "docs", **options: Any) -> Ingested:
         return actors.ingest.ingest(
             catalog=Catalog(object_store),
             artifacts=Artifacts(object_store),
@@ -51,6 +58,16 @@ def run(object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Ingest:
         )
 
     return call
+
+
+@pytest.fixture
+def run(ingest: Callable[..., Ingested]) -> Ingest:
+    return lambda *sources, **options: ingest(*sources, **options).manifest
+
+
+@pytest.fixture
+def report(ingest: Callable[..., Ingested]) -> Report:
+    return lambda *sources, **options: ingest(*sources, **options).report
 
 
 def rows_of(store: ObjectStore, manifest: CorpusManifest) -> dict[str, dict[str, Any]]:
@@ -116,3 +133,155 @@ def test_a_field_keeps_its_type_as_long_as_a_document_of_before_is_left(
     assert corrected.metadata_schema == {"n": ColumnType.BOOL}
     assert corrected.vector_dimension == 2
     assert run(tmp_path / "3.jsonl") == corrected
+
+
+def changes(report: IngestReport) -> dict[str, int]:
+    """The numbers that are not 0."""
+    found = dataclasses.asdict(report.documents)
+    return {name: n for name, n in found.items() if n and name != "replaced_examples"}
+
+
+def left_out(found: Sequence[LeftOut]) -> dict[str, tuple[int, tuple[str, ...]]]:
+    return {group.reason: (group.count, group.examples) for group in found}
+
+
+def test_what_becomes_of_documents_is_told(
+    report: Report, object_store: ObjectStore, tmp_path: Path
+) -> None:
+    first = write_rows(
+        tmp_path / "1.jsonl", *({"id": id, "text": id.upper(), "n": 1} for id in "abcd")
+    )
+    second = write_rows(
+        tmp_path / "2.jsonl",
+        {"id": "a", "text": "A", "n": 1},
+        {"id": "b", "text": "B", "n": 2},
+        {"id": "c", "text": "Other", "n": 1},
+        {"id": "e", "text": "E", "other": "x"},
+    )
+    assert changes(report(first)) == {"new": 4}
+    assert changes(report(first)) == {"unchanged": 4}
+    found = report(second)
+    assert changes(found) == {"new": 1, "replaced": 2, "unchanged": 1}
+    assert found.documents.replaced_examples == ("b", "c")
+    delete_documents(
+        catalog=Catalog(object_store),
+        artifacts=Artifacts(object_store),
+        corpus="docs",
+        documents=["a"],
+    )
+    assert changes(report(first)) == {"new": 1, "replaced": 2, "unchanged": 1}
+    found = report(second, replace=True)
+    assert changes(found) == {"replaced": 2, "unchanged": 2, "removed": 1}
+
+
+def test_row_numbers_as_ids_replace_each_other_and_that_is_told(
+    report: Report, tmp_path: Path
+) -> None:
+    for number in (1, 2):
+        vectors = np.random.default_rng(number).standard_normal((3, 8), dtype=np.float32)
+        np.save(tmp_path / f"part{number}.npy", vectors)
+    assert changes(report(tmp_path / "part1.npy")) == {"new": 3}
+    found = report(tmp_path / "part2.npy")
+    assert changes(found) == {"replaced": 3}
+    assert found.documents.replaced_examples == ("0", "1", "2")
+    assert changes(report(tmp_path / "part2.npy")) == {"unchanged": 3}
+
+
+def test_files_of_the_same_name_in_two_folders_are_both_named(
+    report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "README.md").write_text(f"# {name}")
+    with pytest.raises(InvalidArgument, match=r"both in one/README\.md and in two/README\.md"):
+        report("one", "two")
+    assert changes(report("one")) == {"new": 1}
+    assert report("two").documents.replaced_examples == ("README.md",)
+
+
+def test_every_file_of_a_folder_is_read_or_told(
+    report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    for name, text in {
+        "a.md": "# Read",
+        "b.docx": "x",
+        "c.pdf": "x",
+        "d.tsv": "id\ttext\na\tone\n",
+        "empty.md": "",
+        "blank.html": "<script>1</script>",
+        "rows.jsonl": "\n\n",
+        "table.csv": "",
+        ".hidden.md": "# Hidden",
+    }.items():
+        (folder / name).write_text(text)
+    (folder / "link.md").symlink_to(folder / "a.md")
+    found = report("docs")
+    assert (changes(found), found.files_read, found.documents_left_out) == ({"new": 1}, 1, ())
+    empty = ("docs/blank.html", "docs/empty.md", "docs/rows.jsonl", "docs/table.csv")
+    assert left_out(found.files_left_out) == {
+        "has no documents in it": (4, empty),
+        "is hidden": (1, ("docs/.hidden.md",)),
+        "is a symbolic link": (1, ("docs/link.md",)),
+        "is of a kind that is not read (.docx)": (1, ("docs/b.docx",)),
+        "is of a kind that is not read (.pdf)": (1, ("docs/c.pdf",)),
+        "is of a kind that is not read (.tsv)": (1, ("docs/d.tsv",)),
+    }
+    with pytest.raises(InvalidArgument, match=r"no documents: docs/empty\.md has no documents"):
+        report("docs/empty.md", corpus="other")
+
+
+BROKEN = {
+    "bad.jsonl": (
+        b'{"id": "j1", "text": "One"}\n{"id": "j2"}\nnot json\n'
+        b'{"id": "j3", "text": ""}\n{"id": "j4", "text": "Four", "n": 18446744073709551616}\n'
+        b'{"id": "j5", "text": "Five", "text": "Six"}\n{"id": "j6", "text": "Six"}\n'
+    ),
+    "bad.csv": b"id,text\nc1,One\nc2\nc3,Three\n",
+    "latin.csv": b"id,text\nc4,Four\nc5,\xff\n",
+    "cut.jsonl.gz": gzip.compress(b'{"id": "g1", "text": "One"}\n')[:-9],
+    "latin.txt": b"caf\xe9",
+    "table.parquet": b"PAR1",
+}
+
+
+def test_errors_stop_an_ingest_or_are_skipped_and_told(
+    report: Report, object_store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    for name, data in BROKEN.items():
+        (folder / name).write_bytes(data)
+        with pytest.raises(InvalidArgument, match=f"docs/{name}"):
+            report(f"docs/{name}")
+    with pytest.raises(InvalidArgument, match=r"text: docs/bad\.jsonl, row 2: is missing"):
+        report("docs/bad.jsonl")
+    assert position_of(object_store) == 0
+    found = report("docs", skip_errors=True)
+    assert changes(found) == {"new": 4}
+    manifest = Catalog(object_store).latest_corpus("docs")
+    assert manifest is not None
+    assert set(rows_of(object_store, manifest)) == {"j1", "j6", "c1", "c3"}
+    places = {place for group in found.documents_left_out for place in group.examples}
+    assert places == {
+        *(f"docs/bad.jsonl, row {number}" for number in (2, 3, 4, 5, 6)),
+        "docs/bad.csv, row 2",
+    }
+    files = {place for group in found.files_left_out for place in group.examples}
+    assert files == {f"docs/{name}" for name in BROKEN if not name.startswith("bad")}
+
+
+def test_documents_that_do_not_fit_together_are_never_skipped(
+    report: Report, object_store: ObjectStore, tmp_path: Path
+) -> None:
+    rows = [{"id": "a", "text": "A", "n": 1}, {"id": "a", "text": "B"}]
+    with pytest.raises(InvalidArgument, match="'a' is both in"):
+        report(write_rows(tmp_path / "1.jsonl", *rows), skip_errors=True)
+    rows[1] = {"id": "b", "text": "B", "n": "x"}
+    with pytest.raises(InvalidArgument, match="one type in the whole corpus"):
+        report(write_rows(tmp_path / "2.jsonl", *rows), skip_errors=True)
+    assert position_of(object_store) == 0

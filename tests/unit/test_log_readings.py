@@ -14,7 +14,7 @@ def test_the_next_complete_reading_is_what_one_waits_for() -> None:
     readings = LogReadings()
     number = readings.next()
     readings.begin()
-    readings.end(complete=True)
+    readings.end()
     readings.wait(number, 0.0)
 
 
@@ -22,7 +22,7 @@ def test_a_reading_that_is_under_way_began_too_early() -> None:
     readings = LogReadings()
     readings.begin()
     number = readings.next()
-    readings.end(complete=True)
+    readings.end()
     with pytest.raises(Unavailable, match="not read in time"):
         readings.wait(number, 0.0)
 
@@ -31,27 +31,27 @@ def test_a_reading_that_fails_is_told_at_once() -> None:
     readings = LogReadings()
     number = readings.next()
     readings.begin()
-    readings.end(complete=False)
-    with pytest.raises(Unavailable, match="cannot be read"):
+    readings.end(failure="no answer")
+    with pytest.raises(Unavailable, match="cannot be read: no answer"):
         readings.wait(number, 60.0)
 
 
 def test_a_later_reading_makes_up_for_one_that_failed() -> None:
     readings = LogReadings()
     number = readings.next()
-    for complete in (False, True):
+    for failure in ("no answer", ""):
         readings.begin()
-        readings.end(complete=complete)
+        readings.end(failure=failure)
     readings.wait(number, 0.0)
 
 
 def test_an_earlier_reading_does_not_make_up_for_one_that_failed() -> None:
     readings = LogReadings()
     readings.begin()
-    readings.end(complete=True)
+    readings.end()
     number = readings.next()
     readings.begin()
-    readings.end(complete=False)
+    readings.end(failure="no answer")
     with pytest.raises(Unavailable):
         readings.wait(number, 0.0)
 
@@ -63,7 +63,7 @@ def test_many_share_one_reading() -> None:
     for thread in waiting:
         thread.start()
     readings.begin()
-    readings.end(complete=True)
+    readings.end()
     for thread in waiting:
         thread.join(60.0)
         assert not thread.is_alive()

@@ -93,5 +93,14 @@ def test_the_others_are_told_with_their_key_and_a_dead_one_does_no_harm(gateway:
     assert set(gateway.seen) == {(route, "Bearer one"), (route, None)}
 
 
+def test_the_key_of_the_regions_goes_before_that_of_callers(gateway: Gateway) -> None:
+    port = gateway.server_address[1]
+    regions = {"a": {}, "b": {"http": {"port": port, "api_keys": ["one"]}}}
+    given = {"regions": regions, "region_keys": ["ours", "next"]}
+    HttpNudges(Settings.model_validate(given), "a")()
+    assert gateway.arrived.acquire(timeout=WAIT_S)
+    assert gateway.seen == [("/v1/regions/nudge", "Bearer ours")]
+
+
 def test_a_region_alone_tells_nobody() -> None:
     HttpNudges(Settings(), "local")()

@@ -8,6 +8,7 @@ from contextlib import aclosing
 from dataclasses import replace
 
 import pytest
+from pydantic import SecretStr
 
 from actors.region_peers import RegionPeers
 from cluster import errors
@@ -153,6 +154,32 @@ async def test_the_key_of_the_other_region_is_presented() -> None:
         async with peers_of(settings_of({"there": url})) as peers:
             with pytest.raises(errors.Unavailable, match="unauthenticated"):
                 await peers.search("there", SEARCH, Deadline.after(5.0))
+    assert len(service.searches) == len(service.answers) == 1
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (["old"], ["old"]),
+        # A key is exchanged in three steps, each in all regions: take the new one, send it, drop
+        # the old one. Two regions are one step apart at most.
+        (["old"], ["old", "new"]),
+        (["old", "new"], ["new", "old"]),
+        (["new", "old"], ["new"]),
+    ],
+)
+async def test_regions_know_each_other_by_a_key_of_their_own(
+    ours: list[str], theirs: list[str]
+) -> None:
+    service, internals = FakeService(), FakeInternals()
+    keys = {"api_keys": ("a-callers",), "region_keys": tuple(theirs)}
+    async with serving(service, internals, **keys) as url:
+        settings = settings_of({"there": url}).model_copy(
+            update={"region_keys": tuple(map(SecretStr, ours))}
+        )
+        async with peers_of(settings) as peers:
+            await peers.search("there", SEARCH, Deadline.after(5.0))
+            await collect(peers, QUESTION)
     assert len(service.searches) == len(service.answers) == 1
 
 

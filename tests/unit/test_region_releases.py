@@ -12,7 +12,14 @@ import pytest
 from actors.loaded_release import LoadedRelease
 from actors.region_releases import RegionReleases
 from actors.release_loader import ReleaseLoader
-from cluster.errors import Unavailable
+from cluster.errors import (
+    Corrupt,
+    DeadlineExceeded,
+    InvalidArgument,
+    NotFound,
+    OutcomeUnknown,
+    Unavailable,
+)
 from cluster.prompt import PromptTemplate
 from cluster.region_view import ReleaseView
 from cluster.releases import Release
@@ -27,6 +34,8 @@ class Loader:
 
     def __init__(self) -> None:
         self.cannot_start: set[int] = set()
+        self.error: Exception | None = None
+        """Of the next loading."""
         self.starting = threading.Event()
         self.retired: list[tuple[int, set[int]]] = []
         """Each with the releases that were to be kept."""
@@ -43,6 +52,8 @@ class Loader:
             self.starting.set()
             assert give_up.wait(WAIT_S)
             raise Unavailable("given up")
+        if self.error is not None:
+            raise self.error
         return planned
 
     def retire(self, gone: LoadedRelease, kept: Iterable[LoadedRelease]) -> None:
@@ -97,6 +108,31 @@ def test_a_retired_release_is_not_loaded_any_more_and_unloaded_when_nobody_uses_
     assert world.tend_after(1.0, 2) == [1]
     assert world.loader.retired == [(1, {2})]
     assert world.tend_after(1000.0, 2) == [1], "once"
+
+
+@pytest.mark.parametrize(
+    ("error", "retryable"),
+    [
+        (Corrupt("bytes of another hash"), False),
+        (NotFound("no such index"), False),
+        (InvalidArgument("made by another embedder"), False),
+        (Unavailable("the store timed out"), True),
+        (DeadlineExceeded("it took too long"), True),
+        (OutcomeUnknown("a lost reply"), True),
+        (OSError("no space left"), True),
+    ],
+)
+def test_only_what_no_attempt_puts_right_is_given_up(
+    world: World, error: Exception, retryable: bool
+) -> None:
+    world.loader.error = error
+    world.prepare(1)
+    told = world.outcomes.get(timeout=WAIT_S)
+    assert isinstance(told, PrepareFailed)
+    assert told.retryable is retryable
+    world.loader.error = None
+    world.prepared(1)
+    assert world.releases.loaded.keys() == {1}
 
 
 def test_a_release_that_cannot_start_does_not_block_the_next_past_its_abort(world: World) -> None:

@@ -17,6 +17,7 @@ from cluster.generation import ChatMessage, GenerationRequest
 from cluster.region_view import RegionView
 from cluster.region_wire import ANSWER, GENERATE
 from deployments.http_app import build_http_app
+from deployments.http_routes import REGION_ROUTES
 from deployments.http_settings import HttpSettings
 from tests.unit.fake_service import FakeService
 from tests.unit.region_servers import FakeInternals
@@ -67,6 +68,32 @@ async def test_what_is_out_of_bounds_is_refused_by_name(
     assert (reply.status_code, error["code"], error["field"]) == (400, "invalid_argument", field)
     assert not service.answers
     assert not internals.asked
+
+
+@pytest.mark.parametrize("route", sorted(REGION_ROUTES))
+@pytest.mark.parametrize(
+    ("api_keys", "region_keys", "opened_by"),
+    [
+        ((), (), {None, "callers", "regions", "next"}),
+        (("callers",), (), {"callers"}),
+        (("callers",), ("regions", "next"), {"regions", "next"}),
+        ((), ("regions",), {"regions"}),
+    ],
+)
+async def test_only_regions_open_the_routes_of_regions(
+    route: str, api_keys: tuple[str, ...], region_keys: tuple[str, ...], opened_by: set[str | None]
+) -> None:
+    settings = HttpSettings(api_keys=api_keys, region_keys=region_keys)
+    app = build_http_app(FakeService(), settings, internals=FakeInternals())
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://region") as client:
+        for key in (None, "callers", "regions", "next"):
+            headers = {} if key is None else {"authorization": f"Bearer {key}"}
+            told = (await client.post(route, content=b"{}", headers=headers)).status_code
+            assert (told == 401) is (key not in opened_by), key
+            searched = await client.get("/v1/status", headers=headers)
+            lets_in = not api_keys or key in {*api_keys, *region_keys}
+            assert (searched.status_code == 200) is lets_in, key
 
 
 async def test_a_prompt_that_is_too_long_reaches_no_generator() -> None:

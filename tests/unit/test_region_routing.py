@@ -308,6 +308,17 @@ def test_a_site_is_where_the_settings_say_and_keeps_its_key_to_itself() -> None:
     assert "first-key" not in repr(eu)
     us = RegionSite.of("us", found.regions["us"])
     assert (us.url, us.api_key) == ("http://10.0.0.7:8123", None)
+    assert (eu.region_key, us.region_key) == ("first-key", None)
+
+
+def test_regions_send_each_other_the_first_of_their_own_keys() -> None:
+    keys = {"http": {"api_keys": ["a-callers"]}}
+    found = Settings.model_validate({"regions": {"eu": keys, "us": {}}, "region_keys": ["k", "l"]})
+    for region in ("eu", "us"):
+        site = RegionSite.of(region, found.regions[region], found.region_keys)
+        assert site.region_key == "k"
+        assert "'k'" not in repr(site)
+    assert RegionSite.of("eu", found.regions["eu"], found.region_keys).api_key == "a-callers"
 
 
 def test_what_a_lost_region_told_last_is_no_load() -> None:

@@ -14,7 +14,8 @@ from cluster.errors import InvalidArgument
 from cluster.numbered_object import NumberedLog
 from cluster.object_store import open_store
 from cluster.regions_overview import overview
-from cluster.releases import RELEASE_LOG, LogEntry, LogState, fold
+from cluster.release_fold import fold
+from cluster.releases import RELEASE_LOG, LogEntry, LogState
 from cluster.rollout_events import RegionStatus, heartbeat_path
 from deployments.cli import app
 from deployments.cli_regions import anywhere, leading, policy_in, regions_in
@@ -79,12 +80,12 @@ def test_status_shows_all_regions_from_the_store(config: Path) -> None:
     assert shown.exit_code == 0, shown.output
     text = shown.output
     assert "Release 1, preparing 2; led by us, epoch 3; log at 4" in text
-    told, _, _ = text.partition("eu cannot prepare")
+    told, _, _ = text.partition("eu has not prepared")
     rows = {row[0]: " ".join(row[1:]) for line in told.splitlines() if (row := line.split())}
     assert rows["asia"] == "never not started"
     assert re.fullmatch(r"1 1, 2 0 \d\.\d s ago good, 25% busy yes", rows["us"])
     assert re.fullmatch(r"1 1 3 silent since \d+ s", rows["eu"])
-    assert "eu cannot prepare release 2: disk [full]" in text
+    assert "eu has not prepared release 2: disk [full]" in text
 
 
 def test_status_for_machines(config: Path) -> None:

@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import Corrupt
+from cluster.log_entries import parse_entry
+from cluster.release_fold import fold, objection
 from cluster.releases import (
     Abort,
     Canary,
@@ -23,9 +25,6 @@ from cluster.releases import (
     Release,
     ReleaseStatus,
     Rollback,
-    fold,
-    objection,
-    parse_entry,
 )
 from tests.fakes import Entries, contents
 

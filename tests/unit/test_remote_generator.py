@@ -51,7 +51,7 @@ async def regions(
         for number, each in enumerate(internals):
             urls[f"r{number}"] = await stack.enter_async_context(serving(FakeService(), each))
         peers = await stack.enter_async_context(peers_of(settings_of(urls)))
-        yield RemoteGenerator(peers, RELEASE)
+        yield RemoteGenerator(peers, RELEASE, None)
 
 
 async def written(
@@ -145,7 +145,7 @@ async def test_without_a_region_that_generates_there_is_no_answer() -> None:
     given["regions"]["a"]["generates"] = False
     async with peers_of(Settings.model_validate(given)) as peers:
         with pytest.raises(errors.Unavailable, match="no other region has a language model"):
-            await written(RemoteGenerator(peers, RELEASE))
+            await written(RemoteGenerator(peers, RELEASE, None))
 
 
 async def test_closing_the_stream_stops_the_writing_over_there() -> None:

@@ -45,6 +45,7 @@ def test_after_an_append_the_log_is_read_before_anything_is_decided() -> None:
     script = Script()
     (append,) = script.decide()
     assert script.heartbeats(status("a")) == []
+    # What is observed meanwhile is taken in, and no more.
     assert script.handle(Prepared(release=1)) == [Retire(release=1)]
     script.land(append)
     assert script.decide() == []
@@ -152,7 +153,7 @@ def test_a_target_prepares_and_the_leader_commits_when_all_are_prepared() -> Non
     script = Script().elect()
     number = script.propose("a", "b")
     assert kinds(script.decide()) == [("prepare", number)]
-    assert script.handle(Prepared(release=number)) == []
+    assert script.observe(Prepared(release=number)) == []
     script.now_ms = 3_000
     (append,) = script.heartbeats(status("a"), status("b", number))
     entry = script.land(append)
@@ -194,7 +195,7 @@ def test_a_follower_appends_nothing() -> None:
     script = Script("b", log=[e.elect("a", 1), e.propose(1, targets=("b",), prepare_by_ms=10)])
     script.heartbeats(status("a"))
     assert kinds(script.decide()) == [("prepare", 1)]
-    assert script.handle(Prepared(release=1)) == []
+    assert script.observe(Prepared(release=1)) == []
     script.now_ms = 1_000
     assert script.decide() == []
 
@@ -228,7 +229,7 @@ def test_a_release_that_no_region_can_prepare_is_aborted() -> None:
     script = Script().elect()
     number = script.propose("a", "b")
     script.decide()
-    (append,) = script.handle(PrepareFailed(release=number, reason="corrupt"))
+    (append,) = script.observe(PrepareFailed(release=number, reason="corrupt", retryable=False))
     assert isinstance(script.land(append), Fence)
     (append,) = script.heartbeats(status("b", failed={number: "full"})) or script.decide()
     entry = script.land(append)
@@ -253,7 +254,7 @@ def test_a_fenced_region_catches_up_after_the_commit() -> None:
     script = Script("b", log=[e.elect("a", 1), e.propose(1)])
     script.heartbeats(status("a"))
     script.decide()
-    script.handle(PrepareFailed(release=1, reason="full"))
+    script.observe(PrepareFailed(release=1, reason="full", retryable=False))
     assert script.rollout.heartbeat(0).failed == {1: "full"}
     script.read(e.fence(1, "b"))
     assert script.decide() == []
@@ -261,22 +262,6 @@ def test_a_fenced_region_catches_up_after_the_commit() -> None:
     assert script.decide() == []
     script.now_ms = 5_000
     assert kinds(script.decide()) == [("prepare", 1)]
-
-
-def test_a_committed_release_is_tried_again_but_not_at_once() -> None:
-    e = Entries()
-    script = Script("b", log=[e.elect("a", 1), e.propose(1), e.commit(1)])
-    script.heartbeats(status("a"))
-    assert kinds(script.decide()) == [("prepare", 1)]
-    for attempt in range(1, 4):
-        script.heartbeats(status("a", at_ms=script.now_ms + 5_000))
-        assert script.handle(PrepareFailed(release=1, reason="full")) == []
-        script.now_ms += 4_999
-        assert script.decide() == []
-        script.now_ms += 1
-        assert kinds(script.decide()) == [("prepare", 1)], attempt
-    assert script.handle(Prepared(release=1)) == []
-    assert script.rollout.prepared() == {1}
 
 
 def test_a_new_leader_takes_the_open_release_to_its_end() -> None:
@@ -289,7 +274,7 @@ def test_a_new_leader_takes_the_open_release_to_its_end() -> None:
     assert kinds(instructions) == [("prepare", 1), Elect]
     script.land(instructions[-1])
     script.decide()
-    assert kinds(script.handle(Prepared(release=1))) == [Commit]
+    assert kinds(script.observe(Prepared(release=1))) == [Commit]
 
 
 # What stays loaded.
@@ -328,5 +313,5 @@ def test_a_release_retired_while_it_is_prepared_is_unloaded_when_it_arrives() ->
     assert kinds(script.decide()) == [("prepare", number)]
     script.land(script.rollout.abort(number, reason="", now_ms=0, commit_id="x"))
     assert kinds(script.decide()) == [("retire", number)]
-    assert kinds(script.handle(Prepared(release=number))) == [("retire", number)]
+    assert kinds(script.observe(Prepared(release=number))) == [("retire", number)]
     assert script.rollout.prepared() == frozenset()

@@ -41,7 +41,7 @@ def aborted(script: Script, instructions: list[Append]) -> str:
 def test_a_fault_found_here_ends_the_share_at_once_and_aborts() -> None:
     script, number = leading()
     assert script.rollout.canary(script.now_ms) is not None
-    (append,) = script.handle(CanaryFaulted(release=number, reason="9 of 10 searches failed"))
+    (append,) = script.observe(CanaryFaulted(release=number, reason="9 of 10 searches failed"))
     assert script.rollout.canary(script.now_ms) is None, "before the abort has landed"
     assert isinstance(append, Append)
     assert aborted(script, [append]) == "canary in a: 9 of 10 searches failed"
@@ -62,7 +62,7 @@ def test_a_fault_found_elsewhere_aborts() -> None:
 def test_a_follower_tells_the_leader_and_stops_its_own_share() -> None:
     script = follower()
     assert script.rollout.canary(0) is not None
-    assert script.handle(CanaryFaulted(release=2, reason="too slow")) == []
+    assert script.observe(CanaryFaulted(release=2, reason="too slow")) == []
     assert script.rollout.canary(0) is None
     assert script.rollout.heartbeat(0).at_fault == {2: "too slow"}
 
@@ -70,7 +70,7 @@ def test_a_follower_tells_the_leader_and_stops_its_own_share() -> None:
 def test_a_fault_of_what_is_not_open_changes_nothing() -> None:
     script, number = leading()
     script.land(script.rollout.commit(number, now_ms=script.now_ms, commit_id="x"))
-    assert script.handle(CanaryFaulted(release=number, reason="too slow")) == []
+    assert script.observe(CanaryFaulted(release=number, reason="too slow")) == []
     assert script.rollout.state.proposals[number].status is ReleaseStatus.COMMITTED
 
 
@@ -92,7 +92,7 @@ def test_a_region_that_cannot_prepare_it_again_is_fenced_out() -> None:
     assert script.rollout.state.canary_in("b", script.now_ms) is None
     assert script.rollout.canary(script.now_ms) is not None
     assert script.decide() == []
-    (append,) = script.handle(PrepareFailed(release=number, reason="full"))
+    (append,) = script.observe(PrepareFailed(release=number, reason="full", retryable=False))
     assert isinstance(append, Append)
     assert aborted(script, [append]) == "full"
 

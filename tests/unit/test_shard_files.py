@@ -13,13 +13,14 @@ import pytest
 from actors.shard_build import build_shard
 from actors.shard_documents import DOCUMENTS_FILE
 from actors.shard_index import INDEX_FILE, ShardIndex
+from actors.vector_rows import VECTOR_ROWS_FILE
 from cluster.errors import Corrupt, InvalidArgument
 from cluster.filters import parse_filter
 from cluster.manifests import IndexKind, IndexParameters, Metric
 from cluster.search import Float32Array, SearchEffort, ShardQuery
 
 DIMENSION = 8
-FILES = (INDEX_FILE, DOCUMENTS_FILE)
+FILES = (INDEX_FILE, DOCUMENTS_FILE, VECTOR_ROWS_FILE)
 
 
 def normal(*shape: int, seed: int = 0) -> Float32Array:
@@ -39,7 +40,9 @@ def write_shard(
             "meta.region": [["a", "b", None][i % 3] for i in range(num_rows)],
         }
     )
-    build_shard(table, normal(num_rows, dimension), parameters, folder)
+    vectors = normal(num_rows, dimension)
+    vectors[::10] = vectors[:1]
+    build_shard(table, vectors, parameters, folder)
     return folder
 
 
@@ -112,6 +115,8 @@ def test_files_that_do_not_belong_together_are_reported(tmp_path: Path, kind: In
     wider = write_shard(tmp_path / "wider", parameters, dimension=DIMENSION + 1)
     for other in (smaller, wider):
         for name in FILES:
+            if (other / name).read_bytes() == (folder / name).read_bytes():
+                continue
             mixed = tmp_path / "mixed"
             shutil.copytree(folder, mixed)
             shutil.copy(other / name, mixed / name)
@@ -137,7 +142,7 @@ def test_files_are_mapped_so_that_processes_share_their_pages(
     parameters = IndexParameters(kind=kind, ef_construction=8, nlist=4, pq_m=64)
     folder = write_shard(tmp_path / "s", parameters, num_rows=6000, dimension=1024)
     if not kind.is_quantized:
-        assert (folder / INDEX_FILE).stat().st_size > 24_000_000
+        assert (folder / INDEX_FILE).stat().st_size > 22_000_000
     before = anonymous_bytes()
     index = ShardIndex.open(folder, parameters, 1024)
     query = ShardQuery(corpus="c", index_version="v", vectors=normal(1, 1024), top_k=10)

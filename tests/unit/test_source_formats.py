@@ -1,56 +1,14 @@
 from __future__ import annotations
 
-import gzip
-import io
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from actors.corpus_reader import SourceFile, find_source_files, plan_groups
 from actors.html_text import html_text
-from actors.source_formats import SourceFormat, format_of, read_rows, suffix_of
-from cluster.documents import Document, parse_document
-from cluster.errors import InvalidArgument
-
-
-def read(data: bytes, path: str) -> list[Document]:
-    format = format_of(path)
-    assert format is not None
-    return [parse_document(raw, place) for raw, place in read_rows(io.BytesIO(data), format, path)]
-
-
-def refusal(data: bytes, path: str) -> str:
-    with pytest.raises(InvalidArgument) as caught:
-        read(data, path)
-    return str(caught.value)
-
-
-def plain(documents: list[Document]) -> list[tuple[str, str, Mapping[str, object]]]:
-    return [(document.id, document.text, document.metadata) for document in documents]
-
-
-def parquet(table: pa.Table) -> bytes:
-    sink = io.BytesIO()
-    pq.write_table(table, sink)
-    return sink.getvalue()
-
-
-def arrow(table: pa.Table, *, stream: bool = False) -> bytes:
-    sink = io.BytesIO()
-    new = pa.ipc.new_stream if stream else pa.ipc.new_file
-    with new(sink, table.schema) as writer:
-        writer.write_table(table, max_chunksize=2)
-    return sink.getvalue()
-
-
-def npy(array: np.ndarray) -> bytes:
-    sink = io.BytesIO()
-    np.save(sink, array)
-    return sink.getvalue()
+from actors.source_formats import SourceFormat, format_of, suffix_of
+from tests.source_reading import arrow, npy, parquet, plain, read, refusal
 
 
 @pytest.mark.parametrize(
@@ -113,44 +71,6 @@ def test_a_bad_line_is_named(line: str, said: str) -> None:
     assert said in refusal((good + line + "\n" + good).encode(), "d.jsonl")
 
 
-def test_csv_cells_get_the_type_that_all_cells_of_their_column_have() -> None:
-    data = (
-        "id,text,year,price,open,code,note\n"
-        '1,"Hello, ""you""\nthere",1999,2.5,true,007,\n'
-        "2,B,,3,false,8,\n"
-        "\n"
-    )
-    assert plain(read(data.encode(), "d.csv")) == [
-        (
-            "1",
-            'Hello, "you"\nthere',
-            {"year": 1999, "price": 2.5, "open": True, "code": "007", "note": None},
-        ),
-        ("2", "B", {"year": None, "price": 3.0, "open": False, "code": "8", "note": None}),
-    ]
-    long = "x" * 500_000
-    assert read(f"id,text\n1,{long}".encode(), "d.csv")[0].text == long
-    as_object = 'id,text,metadata\n1,A,"{""x"": 1}"\n'
-    assert plain(read(as_object.encode(), "d.csv")) == [("1", "A", {"x": 1})]
-
-
-@pytest.mark.parametrize(
-    ("data", "said"),
-    [
-        (b"", "d.csv: is empty"),
-        (b"id,text\n1,A\n2\n", "d.csv, row 2: has 1 cells under 2 columns"),
-        (b"id,body\n1,A\n", "text: d.csv, row 1: is missing; the columns here are: id, body"),
-        (b"id,text,text\n1,A,B\n", "names a column twice"),
-        (b'id,text\n1,"A\n', "d.csv, row 1: unexpected end of data"),
-        (b"id,text\n1,\xff\n", "d.csv: is not utf-8 text"),
-        (b"id,text,metadata\n1,A,x\n", "metadata: d.csv, row 1: must be a JSON object"),
-        (b'id,text,metadata\n1,A,"{""x"": 1, ""x"": 2}"\n', "the key 'x' stands twice"),
-    ],
-)
-def test_a_bad_csv_is_named(data: bytes, said: str) -> None:
-    assert said in refusal(data, "d.csv")
-
-
 ROWS = pa.table(
     {
         "id": ["a", "b", "c"],
@@ -205,6 +125,33 @@ def test_a_bad_vector_in_a_table_is_named() -> None:
     assert "metadata.on: v.arrow, row 1" in refusal(arrow(dated), "v.arrow")
 
 
+@pytest.mark.parametrize("write", [parquet, arrow])
+@pytest.mark.parametrize(
+    ("values", "type_"),
+    [
+        ([b"fine", b"\xff\xfe"], pa.string()),
+        ([0, 253402300800], pa.timestamp("s")),
+        ([10**9, 1], pa.duration("ns")),
+    ],
+    ids=["not UTF-8", "year 10000", "duration"],
+)
+def test_a_value_that_python_cannot_hold_is_named(
+    write: Callable[[pa.Table], bytes], values: list[object], type_: pa.DataType
+) -> None:
+    if type_ == pa.string():
+        raw = pa.array(values, pa.binary())
+        column = pa.Array.from_buffers(type_, len(raw), raw.buffers())
+    else:
+        column = pa.array(values, pa.int64()).cast(type_)
+    table = pa.table({"id": ["a", "b"], "text": ["A", "B"], "x": column})
+    said = refusal(write(table), "v.parquet" if write is parquet else "v.arrow")
+    assert said.startswith("metadata.x: v.") or said.startswith("x: v.")
+    assert ", row " in said
+    if type_ == pa.string():
+        texts = pa.table({"id": ["a", "b"], "text": column})
+        assert "text: v.arrow, row 2: has a string" in refusal(arrow(texts), "v.arrow")
+
+
 def test_a_numpy_matrix_has_row_numbers_for_ids() -> None:
     documents = read(npy(np.eye(3, dtype=np.float64)), "v.npy")
     assert [document.id for document in documents] == ["0", "1", "2"]
@@ -223,7 +170,8 @@ def test_a_text_file_is_one_document() -> None:
     markdown = b"intro\n\n## The *title* ##\n\ntext"
     assert read(markdown, "n.md")[0].metadata["title"] == "The *title*"
     assert "a.txt: is not utf-8 text (byte 1)" in refusal(b"h\xe9", "a.txt")
-    assert "text: a.txt: must not be empty" in refusal(b" \n", "a.txt")
+    for empty in ("a.txt", "a.md", "a.html", "a.csv", "a.jsonl"):
+        assert read(b" \n", empty) == []
 
 
 def test_html_gives_what_people_read() -> None:
@@ -250,54 +198,3 @@ def test_html_gives_what_people_read() -> None:
 )
 def test_broken_html_is_read_as_far_as_it_goes(page: str, text: str, title: str | None) -> None:
     assert html_text(page) == (text, title)
-
-
-def test_folders_are_searched_and_what_is_left_out_is_counted(tmp_path: Path) -> None:
-    for name in ("b.md", "a/c.txt", "a/.hidden.txt", ".git/x.md", "a/p.png", "q.png", "LICENSE"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(name)
-    (tmp_path / "rows.jsonl.gz").write_bytes(gzip.compress(b"{}"))
-    listing = find_source_files([str(tmp_path), f"file://{tmp_path}/b.md"])
-    assert [file.path for file in listing.files] == ["a/c.txt", "b.md", "rows.jsonl.gz", "b.md"]
-    assert listing.files[0].url == f"file://{tmp_path}/a/c.txt"
-    assert listing.files[0].size_bytes == 7
-    assert listing.skipped == {"(none)": 1, ".png": 2}
-
-
-def test_a_relative_path_means_the_same_in_another_process(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "a.txt").write_text("a")
-    monkeypatch.chdir(tmp_path)
-    assert find_source_files(["a.txt"]).files == find_source_files([str(tmp_path / "a.txt")]).files
-    assert find_source_files(["."]).files == find_source_files([str(tmp_path)]).files
-
-
-@pytest.mark.parametrize(
-    ("source", "said"),
-    [
-        ("nowhere", "does not exist"),
-        ("photo.png", "of no kind that can be read"),
-        ("empty", "holds no file"),
-        ("nosuch://x", "cannot be opened"),
-    ],
-)
-def test_a_source_that_cannot_be_read_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, said: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "photo.png").write_bytes(b"")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(InvalidArgument, match=said) as caught:
-        find_source_files([source])
-    assert source in caught.value.message
-
-
-def test_small_files_share_a_task_and_large_ones_do_not() -> None:
-    def files(*sizes: int) -> list[SourceFile]:
-        return [SourceFile(url=f"u{i}", path=f"p{i}", size_bytes=n) for i, n in enumerate(sizes)]
-
-    large = 2**30
-    assert [len(group) for group in plan_groups(files(1, 2, large, 3, 4))] == [2, 1, 2]
-    assert [len(group) for group in plan_groups(files(*[1] * 1025))] == [512, 512, 1]
-    assert plan_groups([]) == []

@@ -1,0 +1,139 @@
+"""Which files the sources of an ingest mean: paths, folders and fsspec URLs.
+
+Of a folder every file is either read or told as left out. Links in it are not followed: what they
+lead to was not named, and may be a secret.
+"""
+
+from __future__ import annotations
+
+import os.path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, BinaryIO, cast
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from actors.source_formats import FORMATS, format_of, suffix_of
+from cluster.errors import InvalidArgument, Unavailable
+from cluster.ingest_report import LeftOut, Tally
+
+_KNOWN = ", ".join(FORMATS)
+_LOCAL = ("file", "local")
+"""What fsspec calls the file system of the machine itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceFile:
+    filesystem: Any
+    """Of fsspec; survives pickling."""
+    location: str
+    """What the file system calls the file."""
+    name: str
+    """For messages: the source as it was given, and the path in it."""
+    path: str
+    """Relative to the source, or the file's name where the source is a file."""
+    size_bytes: int
+    is_local: bool
+    """Whether only this machine has it."""
+
+    def open(self) -> BinaryIO:
+        """The file's bytes, unpacked. Raises OSError."""
+        compression = "gzip" if suffix_of(self.path).endswith(".gz") else None
+        opened = self.filesystem.open(self.location, "rb", compression=compression)
+        return cast(BinaryIO, opened)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceListing:
+    files: tuple[SourceFile, ...]
+    """In the order of the sources, and by path within one."""
+    left_out: tuple[LeftOut, ...]
+    """Files of folders that are not read."""
+
+
+def find_source_files(sources: Sequence[str]) -> SourceListing:
+    """The files that paths, folders and fsspec URLs mean.
+
+    Folders are searched through. Raises InvalidArgument for a source that does not exist, a single
+    file of an unknown kind, and a folder without any that can be read; Unavailable when its file
+    system does not answer, or a folder in it may not be looked into.
+    """
+    left_out = Tally()
+    files = [file for source in sources for file in _files_of(source, left_out)]
+    return SourceListing(files=tuple(files), left_out=left_out.left_out())
+
+
+def _files_of(source: str, left_out: Tally) -> list[SourceFile]:
+    try:
+        filesystem, root = _opened(source)
+        if not filesystem.exists(root):
+            raise InvalidArgument(f"{source} does not exist", "source")
+        if not filesystem.isdir(root):
+            info = filesystem.info(root)
+            name = root.rstrip("/").rpartition("/")[2]
+            if format_of(name) is None:
+                raise InvalidArgument(
+                    f"{source} is of no kind that can be read ({_KNOWN})", "source"
+                )
+            return [_source_file(source, filesystem, info, source, name)]
+        # Other file systems list all files at once, and have no folders to be refused.
+        options = {"on_error": "raise"} if isinstance(filesystem, LocalFileSystem) else {}
+        found: dict[str, dict[str, Any]] = filesystem.find(root, detail=True, **options)
+    except (OSError, RuntimeError) as error:
+        raise Unavailable(f"{source} cannot be read: {error}") from error
+    except (ValueError, ImportError) as error:
+        raise InvalidArgument(f"{source} cannot be opened: {error}", "source") from error
+    files: list[SourceFile] = []
+    for full, info in sorted(found.items()):
+        path = full.removeprefix(root).strip("/")
+        name = f"{source.rstrip('/')}/{path}"
+        if (reason := _why_left_out(path, info)) is not None:
+            left_out.add(reason, name)
+        else:
+            files.append(_source_file(source, filesystem, info, name, path))
+    if not files:
+        raise InvalidArgument(f"{source} holds no file that can be read ({_KNOWN})", "source")
+    return files
+
+
+def _opened(source: str) -> tuple[Any, str]:
+    """The file system of a source, and what the source is called there."""
+    if os.path.lexists(source):
+        # As a URL, a path with `::` in it would be one file system inside of another.
+        return LocalFileSystem(), os.path.abspath(source)
+    filesystem, root = fsspec.core.url_to_fs(source)
+    return filesystem, str(root)
+
+
+def _why_left_out(path: str, info: Mapping[str, Any]) -> str | None:
+    if info.get("islink"):
+        return "is a symbolic link"
+    if any(part.startswith(".") for part in PurePosixPath(path).parts):
+        return "is hidden"
+    if info["type"] != "file":
+        return "is no regular file"
+    if format_of(path) is None:
+        return f"is of a kind that is not read ({suffix_of(path) or 'no extension'})"
+    return None
+
+
+def _source_file(
+    source: str, filesystem: Any, info: Mapping[str, Any], name: str, path: str
+) -> SourceFile:
+    return SourceFile(
+        filesystem=filesystem,
+        location=str(info["name"]),
+        name=name,
+        path=path,
+        size_bytes=int(info.get("size") or 0),
+        is_local=_is_local(source, filesystem),
+    )
+
+
+def _is_local(source: str, filesystem: Any) -> bool:
+    if isinstance(filesystem, LocalFileSystem):
+        return True
+    # One file system inside of another, such as `zip://a.md::/tmp/notes.zip`.
+    return any(fsspec.utils.get_protocol(inner) in _LOCAL for inner in source.split("::")[1:])

@@ -1,0 +1,38 @@
+"""What all source formats that hold several documents have in common: rows with named columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from cluster.documents import RowPlace
+from cluster.errors import InvalidArgument
+
+Row = tuple[Mapping[str, object] | InvalidArgument, RowPlace]
+"""A row as `cluster.documents.parse_document` takes it, or what is wrong with it alone: the rows
+after it can be read.
+"""
+
+COLUMNS = ("id", "text", "metadata", "vector")
+
+
+def row_of_columns(columns: Mapping[str, object], place: RowPlace) -> Row:
+    """A row with named columns: those that are not `id`, `text` or `vector` are its metadata,
+    unless a column `metadata` holds all of it.
+    """
+    present = ", ".join(list(columns)[:20]) or "none"
+    for name in ("id", "text"):
+        if name not in columns and not (name == "text" and columns.get("vector") is not None):
+            message = f"{place}: is missing; the columns here are: {present}"
+            return InvalidArgument(message, name), place
+    others = {name: value for name, value in columns.items() if name not in COLUMNS}
+    if "metadata" not in columns:
+        known = {name: columns[name] for name in COLUMNS if name in columns}
+        return {**known, "metadata": others}, place
+    if others:
+        error = InvalidArgument(
+            f"{place}: has the columns {', '.join(others)} beside `metadata`; move them into it, "
+            "or leave `metadata` out so that they are the metadata",
+            "metadata",
+        )
+        return error, place
+    return columns, place

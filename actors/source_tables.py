@@ -1,0 +1,125 @@
+"""Rows out of Parquet, Arrow and NumPy files."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from actors.source_rows import Row, row_of_columns
+from cluster.documents import RowPlace
+from cluster.errors import InvalidArgument
+
+_ROWS_AT_ONCE = 1024
+_UNREADABLE = (ValueError, OverflowError, pa.ArrowException)
+"""What Arrow raises for a value that Python has none for: bytes that are not UTF-8 (Parquet and
+Arrow files may claim otherwise), the year 10000, a duration in nanoseconds.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Unreadable:
+    """Stands for a value that cannot be read."""
+
+    why: str
+
+
+def read_parquet(file: BinaryIO, name: str) -> Iterator[Row]:
+    try:
+        # The file is opened here and closed by the caller, so Arrow must not map it.
+        batches = pq.ParquetFile(file).iter_batches(batch_size=_ROWS_AT_ONCE)
+        yield from _rows_of_batches(batches, name)
+    except (pa.ArrowException, OSError) as error:
+        raise InvalidArgument(f"{name}: is not a readable Parquet file: {error}") from None
+
+
+def read_arrow(file: BinaryIO, name: str) -> Iterator[Row]:
+    try:
+        if file.read(6) == b"ARROW1":
+            file.seek(0)
+            with pa.ipc.open_file(cast(io.IOBase, file)) as reader:
+                batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
+                yield from _rows_of_batches(batches, name)
+        else:
+            file.seek(0)
+            with pa.ipc.open_stream(cast(io.IOBase, file)) as stream:
+                yield from _rows_of_batches(iter(stream), name)
+    except (pa.ArrowException, OSError) as error:
+        raise InvalidArgument(f"{name}: is not a readable Arrow file: {error}") from None
+
+
+def _rows_of_batches(batches: Iterator[pa.RecordBatch], name: str) -> Iterator[Row]:
+    number = 0
+    for whole in batches:
+        columns = whole.schema.names
+        if len(set(columns)) < len(columns):
+            raise InvalidArgument(f"{name}: names a column twice: {', '.join(columns)}")
+        for start in range(0, whole.num_rows, _ROWS_AT_ONCE):
+            batch = whole.slice(start, _ROWS_AT_ONCE)
+            values = [
+                _vectors(batch, name) if column == "vector" else _values(batch.column(column))
+                for column in columns
+            ]
+            for row in zip(*values, strict=True):
+                number += 1
+                yield _row(dict(zip(columns, row, strict=True)), RowPlace(source=name, row=number))
+
+
+def _row(columns: dict[str, object], place: RowPlace) -> Row:
+    for column, value in columns.items():
+        if isinstance(value, _Unreadable):
+            return InvalidArgument(f"{place}: {value.why}", column), place
+    return row_of_columns(columns, place)
+
+
+def _values(column: Any) -> Sequence[object]:
+    """The column as Python objects, a null as None."""
+    try:
+        return cast(list[object], column.to_pylist(maps_as_pydicts="strict"))
+    except _UNREADABLE:
+        # Rare and wrong; one by one, the row that is to blame is found.
+        return [_value(scalar) for scalar in column]
+
+
+def _value(scalar: Any) -> object:
+    try:
+        return scalar.as_py(maps_as_pydicts="strict")
+    except _UNREADABLE as error:
+        return _Unreadable(f"has a {scalar.type} that cannot be read: {error}")
+
+
+def _vectors(batch: pa.RecordBatch, name: str) -> Sequence[object]:
+    """The column `vector` as one array a row, without a Python object for each number."""
+    column: Any = batch.column("vector")
+    if not (pa.types.is_fixed_size_list(column.type) or _is_list(column.type)):
+        raise InvalidArgument(f"{name}: must be a list of numbers, not {column.type}", "vector")
+    values = column.flatten()
+    if column.null_count or values.null_count:
+        # Rare and wrong; as lists, the row that is to blame is found.
+        return cast(list[object], column.to_pylist())
+    flat = values.to_numpy(zero_copy_only=False)
+    lengths = column.value_lengths().to_numpy() if _is_list(column.type) else None
+    if lengths is None:
+        return list(flat.reshape(batch.num_rows, column.type.list_size))
+    return np.split(flat, np.cumsum(lengths)[:-1]) if batch.num_rows else []
+
+
+def _is_list(type_: pa.DataType) -> bool:
+    return bool(pa.types.is_list(type_) or pa.types.is_large_list(type_))
+
+
+def read_npy(file: BinaryIO, name: str) -> Iterator[Row]:
+    """A matrix of vectors; ids are the row numbers, counted from 0 as NumPy does."""
+    try:
+        matrix = np.load(file, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise InvalidArgument(f"{name}: is not a readable .npy file: {error}") from None
+    if not isinstance(matrix, np.ndarray) or matrix.ndim != 2 or matrix.dtype.kind not in "fiu":
+        raise InvalidArgument(f"{name}: must be an array of numbers with two dimensions", "vector")
+    for number, vector in enumerate(matrix):
+        yield {"id": str(number), "vector": vector}, RowPlace(source=name, row=number + 1)

@@ -1,0 +1,35 @@
+"""What must be right before a region starts: better refused at once than found out later."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from cluster.config import Settings
+from cluster.object_store import local_folder
+from cluster.region_settings import is_loopback
+from cluster.region_site import RegionSite
+from cluster.shared_folder import MOUNTS, check_shared_folder
+from deployments.installation import Installation
+
+
+def check_before_start(installation: Installation) -> None:
+    """Raises InvalidArgument when others could come in without a key, or when the regions would not
+    see at once what the others write to the store.
+    """
+    installation.region_settings.http.check_others_are_kept_out(installation.region)
+    if _are_on_several_machines(installation.settings):
+        check_seen_alike(installation.settings.store.url)
+
+
+def check_seen_alike(store_url: str) -> None:
+    """Raises InvalidArgument for a folder of which several machines would see different states."""
+    folder = local_folder(store_url)
+    # Where the kernel lists its mounts. Elsewhere nobody runs several machines.
+    if folder is not None and MOUNTS.exists():
+        check_shared_folder(folder.resolve(), MOUNTS.read_text())
+
+
+def _are_on_several_machines(settings: Settings) -> bool:
+    sites = (RegionSite.of(name, region) for name, region in settings.regions.items())
+    hosts = {urlsplit(site.url).hostname or "" for site in sites}
+    return len(settings.regions) > 1 and not all(map(is_loopback, hosts))

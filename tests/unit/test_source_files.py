@@ -1,0 +1,127 @@
+"""Which files the sources of an ingest mean, and which of them share a task."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import pickle
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from actors.corpus_reader import plan_groups
+from actors.source_files import SourceFile, find_source_files
+from cluster.errors import InvalidArgument
+
+
+def test_folders_are_searched_and_what_is_left_out_is_counted(tmp_path: Path) -> None:
+    for name in ("b.md", "a/c.txt", "a/.hidden.txt", ".git/x.md", "a/p.png", "q.png", "LICENSE"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    (tmp_path / "rows.jsonl.gz").write_bytes(gzip.compress(b"{}"))
+    listing = find_source_files([str(tmp_path), f"file://{tmp_path}/b.md"])
+    assert [file.path for file in listing.files] == ["a/c.txt", "b.md", "rows.jsonl.gz", "b.md"]
+    assert listing.files[0].location == f"{tmp_path}/a/c.txt"
+    assert listing.files[0].size_bytes == 7
+    assert all(file.is_local for file in listing.files)
+    assert {found.reason: (found.count, found.examples) for found in listing.left_out} == {
+        "is hidden": (2, (f"{tmp_path}/.git/x.md", f"{tmp_path}/a/.hidden.txt")),
+        "is of a kind that is not read (.png)": (2, (f"{tmp_path}/a/p.png", f"{tmp_path}/q.png")),
+        "is of a kind that is not read (no extension)": (1, (f"{tmp_path}/LICENSE",)),
+    }
+
+
+def test_links_in_a_folder_are_not_followed_and_what_is_no_file_is_not_opened(
+    tmp_path: Path,
+) -> None:
+    folder, other = tmp_path / "docs", tmp_path / "other"
+    for path in (folder / "in" / "a.md", other / "secret.md"):
+        path.parent.mkdir(parents=True)
+        path.write_text("# A")
+    (folder / "notes.md").symlink_to(other / "secret.md")
+    (folder / "linked").symlink_to(other)
+    (folder / "gone.md").symlink_to(tmp_path / "nowhere.md")
+    os.mkfifo(folder / "pipe.txt")
+    listing = find_source_files([str(folder)])
+    assert [file.path for file in listing.files] == ["in/a.md"]
+    assert {found.reason: found.count for found in listing.left_out} == {
+        "is a symbolic link": 3,
+        "is no regular file": 1,
+    }
+    # Who names a link means what it leads to.
+    (tmp_path / "root").symlink_to(folder)
+    assert [file.path for file in find_source_files([str(tmp_path / "root")]).files] == ["in/a.md"]
+    assert [file.path for file in find_source_files([str(folder / "notes.md")]).files] == [
+        "notes.md"
+    ]
+
+
+def test_colons_in_names_are_part_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("cpp").mkdir()
+    Path("cpp/std::vector.md").write_text("# vector")
+    with gzip.open("cpp/a:b::c.txt.gz", "wb") as packed:
+        packed.write(b"packed")
+    for source in ("cpp", "./cpp", str(tmp_path / "cpp")):
+        files = find_source_files([source]).files
+        assert [file.path for file in files] == ["a:b::c.txt.gz", "std::vector.md"]
+        again = pickle.loads(pickle.dumps(files))
+        assert [file.open().read() for file in again] == [b"packed", b"# vector"]
+    (file,) = find_source_files(["cpp/std::vector.md"]).files
+    assert file.open().read() == b"# vector"
+
+
+def test_files_inside_of_an_archive_are_read(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("notes/a.md", "# A")
+    (file,) = find_source_files([f"zip://notes::{tmp_path}/a.zip"]).files
+    assert (file.path, file.is_local) == ("a.md", True)
+    assert pickle.loads(pickle.dumps(file)).open().read() == b"# A"
+
+
+def test_a_relative_path_means_the_same_in_another_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.txt").write_text("a")
+    monkeypatch.chdir(tmp_path)
+    for relative, path in (("a.txt", tmp_path / "a.txt"), (".", tmp_path)):
+        (file,) = find_source_files([relative]).files
+        (same,) = find_source_files([str(path)]).files
+        assert file.location == same.location == str(tmp_path / "a.txt")
+        assert file.name == ("a.txt" if relative == "a.txt" else "./a.txt")
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("nowhere", "does not exist"),
+        ("photo.png", "of no kind that can be read"),
+        ("empty", "holds no file"),
+        ("nosuch://x", "cannot be opened"),
+    ],
+)
+def test_a_source_that_cannot_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photo.png").write_bytes(b"")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InvalidArgument, match=said) as caught:
+        find_source_files([source])
+    assert source in caught.value.message
+
+
+def test_small_files_share_a_task_and_large_ones_do_not() -> None:
+    def files(*sizes: int) -> list[SourceFile]:
+        return [
+            SourceFile(
+                filesystem=None, location="", name="", path=f"p{i}", size_bytes=n, is_local=True
+            )
+            for i, n in enumerate(sizes)
+        ]
+
+    large = 2**30
+    assert [len(group) for group in plan_groups(files(1, 2, large, 3, 4))] == [2, 1, 2]
+    assert [len(group) for group in plan_groups(files(*[1] * 1025))] == [512, 512, 1]
+    assert plan_groups([]) == []
