@@ -233,6 +233,16 @@ class QueryService(Protocol):
     async def status(self) -> RegionSummary: ...
 
 
+class EmbeddingService(QueryService, Protocol):
+    """A region that can also embed a request's texts before it, or another one, searches."""
+
+    async def embedded(self, request: SearchRequest) -> SearchRequest:
+        """The request with the vectors of its texts, by the embedder of the release that would
+        serve it here. As it was, where this region cannot make them: then whoever searches does.
+        """
+        ...
+
+
 async def last_event(events: AsyncGenerator[AnswerEvent, None]) -> AnswerResult:
     """The whole answer. Raises Unavailable when the events end without it."""
     result: AnswerResult | None = None

@@ -170,7 +170,7 @@ def trying_what_is_not_prepared(patch: Patch) -> None:
 
 
 def a_share_that_outlives_the_abort(patch: Patch) -> None:
-    patch.setattr(release_fold, "_without_canary_of", lambda release, state: state)
+    patch.setattr(release_fold, "_canary_without", lambda state, release: state.canary)
 
 
 def a_share_for_a_region_that_takes_no_part(patch: Patch) -> None:
