@@ -212,14 +212,19 @@ class Coordinator:
     def abort(self, number: int, reason: str) -> None:
         self._ask(lambda r, now, cid: r.abort(number, reason=reason, now_ms=now, commit_id=cid))
 
-    def rollback(self, number: int | None) -> int:
+    def rollback(self, number: int | None, force: bool = False) -> int:
         """Back to `number`, or to the one before the current (None); not to a collected one. The
         number of the release that is current from the switch on.
+
+        Raises Conflict where a region has not loaded it, or an open release would follow, unless
+        `force` is given; NotFound.
         """
         target = self._state.proposals.get(number or 0)
         if target is not None and number not in self._state.resident(self._clock.wall_ms()):
             claim_release(self._store, target.release.contents)
-        state = self._ask(lambda r, now, cid: r.rollback(number, now_ms=now, commit_id=cid))
+        state = self._ask(
+            lambda r, now, cid: r.rollback(number, force=force, now_ms=now, commit_id=cid)
+        )
         return state.switches[-1].release
 
     def scale(self, corpus: str, replicas: int) -> None:

@@ -8,7 +8,6 @@ fails half-way leaves nothing that anybody can see.
 from __future__ import annotations
 
 import gzip
-import io
 import pickle
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -42,7 +41,6 @@ GROUP_BYTES = 8 * 2**20
 GROUP_FILES_MAX = 512
 # Uncompressed; a part may exceed it by one document, so it stays far below 64 MB.
 PART_BYTES = 32 * 2**20
-_BUFFER_BYTES = 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -309,9 +307,7 @@ def _rows(file: SourceFile) -> Iterator[Row]:
     assert format is not None
     try:
         with file.open() as opened:
-            # Files of remote file systems lack parts of what Python's files can do.
-            buffered = io.BufferedReader(cast(io.RawIOBase, opened), _BUFFER_BYTES)
-            yield from read_rows(buffered, format, file.path, file.name)
+            yield from read_rows(opened, format, file.path, file.name)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise InvalidArgument(f"{file.name}: is not a whole gzip file: {error}") from error
     except (FileNotFoundError, PermissionError) as error:

@@ -6,11 +6,12 @@ lead to was not named, and may be a secret.
 
 from __future__ import annotations
 
+import io
 import os.path
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -19,6 +20,11 @@ from actors.source_formats import FORMATS, format_of, suffix_of
 from cluster.errors import InvalidArgument, Unavailable
 from cluster.ingest_report import LeftOut, Tally
 
+UNPACKED_BYTES_FREE = 64 * 2**20
+"""So much an archive may unpack to however small it is."""
+UNPACKED_RATIO_MAX = 200
+"""Rows of text are packed to a tenth or so; gzip's best is a thousandth."""
+_BUFFER_BYTES = 2**20
 _KNOWN = ", ".join(FORMATS)
 _LOCAL = ("file", "local")
 """What fsspec calls the file system of the machine itself."""
@@ -38,11 +44,52 @@ class SourceFile:
     is_local: bool
     """Whether only this machine has it."""
 
-    def open(self) -> BinaryIO:
-        """The file's bytes, unpacked. Raises OSError."""
-        compression = "gzip" if suffix_of(self.path).endswith(".gz") else None
-        opened = self.filesystem.open(self.location, "rb", compression=compression)
-        return cast(BinaryIO, opened)
+    def open(self) -> io.BufferedReader:
+        """The file's bytes, unpacked. Raises OSError; reading raises InvalidArgument for an archive
+        that unpacks to more than any text does.
+        """
+        # Files of remote file systems lack parts of what Python's files can do.
+        if not suffix_of(self.path).endswith(".gz"):
+            raw = self.filesystem.open(self.location, "rb")
+        else:
+            unpacked = self.filesystem.open(self.location, "rb", compression="gzip")
+            bytes_max = max(UNPACKED_BYTES_FREE, UNPACKED_RATIO_MAX * self.size_bytes)
+            raw = _Bounded(unpacked, bytes_max, self.name)
+        return io.BufferedReader(raw, _BUFFER_BYTES)
+
+
+class _Bounded(io.RawIOBase):
+    """A file of which only so many bytes can be read."""
+
+    def __init__(self, file: Any, bytes_max: int, name: str) -> None:
+        self._file = file
+        self._bytes_max = bytes_max
+        self._name = name
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        num_bytes = int(self._file.readinto(buffer))
+        if self._file.tell() > self._bytes_max:
+            raise InvalidArgument(
+                f"{self._name}: unpacks to more than {self._bytes_max} bytes, "
+                f"{UNPACKED_RATIO_MAX} times what it has; if it is no trick, unpack it first"
+            )
+        return num_bytes
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return int(self._file.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,9 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from actors import source_files
 from actors.corpus_reader import plan_groups
 from actors.source_files import SourceFile, find_source_files
 from cluster.errors import InvalidArgument
+
+
+def content(file: SourceFile) -> bytes:
+    with file.open() as opened:
+        return opened.read()
 
 
 def test_folders_are_searched_and_what_is_left_out_is_counted(tmp_path: Path) -> None:
@@ -67,9 +73,9 @@ def test_colons_in_names_are_part_of_them(tmp_path: Path, monkeypatch: pytest.Mo
         files = find_source_files([source]).files
         assert [file.path for file in files] == ["a:b::c.txt.gz", "std::vector.md"]
         again = pickle.loads(pickle.dumps(files))
-        assert [file.open().read() for file in again] == [b"packed", b"# vector"]
+        assert [content(file) for file in again] == [b"packed", b"# vector"]
     (file,) = find_source_files(["cpp/std::vector.md"]).files
-    assert file.open().read() == b"# vector"
+    assert content(file) == b"# vector"
 
 
 def test_files_inside_of_an_archive_are_read(tmp_path: Path) -> None:
@@ -77,7 +83,26 @@ def test_files_inside_of_an_archive_are_read(tmp_path: Path) -> None:
         archive.writestr("notes/a.md", "# A")
     (file,) = find_source_files([f"zip://notes::{tmp_path}/a.zip"]).files
     assert (file.path, file.is_local) == ("a.md", True)
-    assert pickle.loads(pickle.dumps(file)).open().read() == b"# A"
+    assert content(pickle.loads(pickle.dumps(file))) == b"# A"
+
+
+def test_an_archive_that_unpacks_to_far_more_than_it_has_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source_files, "UNPACKED_BYTES_FREE", 100_000)
+    line = b'{"id": "a", "text": "A text that comes again and again."}\n'
+    for name, data, is_read in (
+        ("small.jsonl.gz", b"\n" * 99_000, True),
+        ("rows.jsonl.gz", b"".join(b"%d %s" % (n, line) for n in range(10_000)), True),
+        ("bomb.jsonl.gz", b"\n" * 10_000_000, False),
+    ):
+        (tmp_path / name).write_bytes(gzip.compress(data))
+        (file,) = find_source_files([str(tmp_path / name)]).files
+        if is_read:
+            assert content(file) == data
+        else:
+            with pytest.raises(InvalidArgument, match=r"bomb\.jsonl\.gz: unpacks to more than"):
+                content(file)
 
 
 def test_a_relative_path_means_the_same_in_another_process(
