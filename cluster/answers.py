@@ -219,6 +219,8 @@ class RegionSummary:
     """How their answers compare; None where nothing is compared."""
     machines: tuple[MachineSummary, ...] = ()
     """Those that are alive, as seen last."""
+    log_trouble: str | None = None
+    """The entry of the release log that this region cannot read, and what to do; None: it can."""
 
 
 class QueryService(Protocol):

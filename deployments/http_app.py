@@ -49,8 +49,11 @@ from deployments.openai_replies import (
     CHAT_EXAMPLES,
     ChatChunks,
     ChatReply,
+    ModelReply,
     ModelsReply,
+    model_names,
     render_chat,
+    render_model,
     render_models,
 )
 from deployments.openai_schema import RETRIEVAL_MODEL, ChatBody, parse_chat
@@ -183,6 +186,7 @@ class _Routes:
             openapi_extra=body_of(ChatBody, CHAT_EXAMPLES),
         )
         get("/v1/models", self.models, responses=replies(ModelsReply))
+        get("/v1/models/{name:path}", self.model, responses=replies(ModelReply))
         get("/v1/status", self.status, responses=replies(StatusReply))
         get("/healthz", self.healthz, responses=replies(HealthReply))
         get("/readyz", self.readyz, responses=replies(ReadyReply))
@@ -232,9 +236,14 @@ class _Routes:
 
     async def models(self) -> Response:
         """The models that `/v1/chat/completions` takes."""
-        summary, _ = await self._summary.last()
-        current = (r.model for r in summary.resident if r.release == summary.release)
-        return json_response(render_models(next(current, None)))
+        return json_response(render_models(await self._model_names()))
+
+    async def model(self, name: str) -> Response:
+        """One of these models."""
+        names = await self._model_names()
+        if name not in names:
+            raise _no_model(name, names)
+        return json_response(render_model(name))
 
     async def status(self) -> Response:
         """The region's releases, shards and replicas."""
@@ -266,6 +275,11 @@ class _Routes:
             self._metrics.region_seen(None)
         return Response(self._metrics.to_bytes(), media_type=CONTENT_TYPE)
 
+    async def _model_names(self) -> list[str]:
+        summary, _ = await self._summary.last()
+        current = (r.model for r in summary.resident if r.release == summary.release)
+        return model_names(next(current, None))
+
     def _stream(
         self,
         request: Request,
@@ -286,11 +300,12 @@ async def _by_model(
     async with aclosing(events):
         async for event in events:
             if isinstance(event, Retrieved) and event.model != model:
-                raise NotFound(
-                    f"there is no model {quoted(model)!r}; "
-                    f"there are: {RETRIEVAL_MODEL}, {event.model}"
-                )
+                raise _no_model(model, model_names(event.model))
             yield event
+
+
+def _no_model(name: str, names: list[str]) -> NotFound:
+    return NotFound(f"there is no model {quoted(name)!r}; there are: {', '.join(names) or 'none'}")
 
 
 def _able_to_answer(summary: RegionSummary) -> bool:
