@@ -5,7 +5,7 @@ by hash.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
@@ -23,6 +23,10 @@ TOMBSTONES_FILE = "tombstones.arrow"
 def _is_none(value: object) -> bool:
     # What is left out when there is none leaves the bytes, and so the names, of others as they are.
     return value is None
+
+
+def _is_empty(value: tuple[object, ...]) -> bool:
+    return not value
 
 
 class Blob(Record):
@@ -213,11 +217,62 @@ class AutoIndex(Record):
     seed: int = 1234
 
 
+QueryKind = Literal["stored", "moved", "held out"]
+STORED: Final = "stored"
+MOVED: Final = "moved"
+HELD_OUT: Final = "held out"
+"""Queries that recall is measured with: vectors of the index itself; others near them; vectors of
+the corpus that were left out of the index.
+"""
+
+
+class RecallStratum(Record):
+    """What an index finds for the queries of one kind whose neighbourhoods are alike."""
+
+    queries: QueryKind
+    crowding: Annotated[int, Field(ge=1)]
+    """The quarter of these queries by the score of their tenth hit: 1 is the most crowded."""
+    num_queries: int
+    recall_at_10: float
+    best_found: float
+    """The share of these queries whose best hit was found: for a stored vector that is, but for
+    inner products, the vector itself.
+    """
+
+
+class Recall(Record):
+    """Of the exact ten best distinct vectors, the share that an index finds."""
+
+    recall_at_10: float
+    """On average."""
+    strata: tuple[RecallStratum, ...] = ()
+
+    @property
+    def least(self) -> float:
+        """In the stratum in which the index finds least."""
+        return min((s.recall_at_10 for s in self.strata), default=self.recall_at_10)
+
+    @property
+    def has_hole(self) -> bool:
+        """Whether there is a stratum in which much less is found than on average, or in which
+        stored vectors are not found by themselves: little effort alone does neither.
+        """
+        stored = [s.best_found for s in self.strata if s.queries == STORED]
+        is_uneven = self.least < _EVEN_SHARE * self.recall_at_10
+        return is_uneven or min(stored, default=1.0) < _FOUND_SHARE
+
+
+_EVEN_SHARE = 0.8
+_FOUND_SHARE = 0.98
+
+
 class IndexTrial(Record):
     """What one kind of index was measured to do, at the least effort that reached the recall."""
 
     parameters: IndexParameters
     recall_at_10: float
+    recall_at_10_least: float | None = Field(default=None, exclude_if=_is_none)
+    """In the stratum in which least was found; None in older manifests."""
     query_us: float
     """One thread, one shard; extrapolated from the sample to the rows of a shard."""
     memory_bytes: int
@@ -244,6 +299,16 @@ class ShardArtifact(Record):
     """Of the files, deleted ones included."""
     files: tuple[ArtifactFile, ...]
     recall_at_10: float
+    strata: tuple[RecallStratum, ...] = Field(default=(), exclude_if=_is_empty)
+    """What the average is made of; empty in older manifests."""
+    kind: IndexKind | None = Field(default=None, exclude_if=_is_none)
+    """What it was built as, where the index's kind would have had a hole over these rows, or missed
+    the recall that was asked for.
+    """
+
+    @property
+    def recall(self) -> Recall:
+        return Recall(recall_at_10=self.recall_at_10, strata=self.strata)
 
     @property
     def built_files(self) -> tuple[ArtifactFile, ...]:
@@ -281,7 +346,11 @@ class IndexManifest(Record):
     num_passages: int
     shards: tuple[ShardArtifact, ...]
     recall_at_10: float
-    """Measured on a sample of rows against exact search, averaged over shards by rows."""
+    """Measured against exact search, averaged over shards by rows: of a sample of the distinct
+    vectors, half at random and half far apart from each other, and of queries near them.
+    """
+    recall_at_10_least: float | None = Field(default=None, exclude_if=_is_none)
+    """In the shard and the stratum of queries in which least is found; None in older manifests."""
     tuning: IndexTuning | None = None
     """None where the settings named the kind. A search may look further than the chosen trial did,
     where the whole index would have missed the recall otherwise.
@@ -293,6 +362,12 @@ class IndexManifest(Record):
     anew.
     """
     built_at_ms: int
+
+    def parameters_of(self, shard: ShardArtifact) -> IndexParameters:
+        """How a shard of this index was built and is searched."""
+        if shard.kind is None:
+            return self.parameters
+        return self.parameters.model_copy(update={"kind": shard.kind})
 
 
 class ModelKind(StrEnum):
