@@ -212,14 +212,19 @@ class Coordinator:
     def abort(self, number: int, reason: str) -> None:
         self._ask(lambda r, now, cid: r.abort(number, reason=reason, now_ms=now, commit_id=cid))
 
-    def rollback(self, number: int | None) -> int:
+    def rollback(self, number: int | None, force: bool = False) -> int:
         """Back to `number`, or to the one before the current (None); not to a collected one. The
         number of the release that is current from the switch on.
+
+        Raises Conflict where a region has not loaded it, or an open release would follow, unless
+        `force` is given; NotFound.
         """
         target = self._state.proposals.get(number or 0)
         if target is not None and number not in self._state.resident(self._clock.wall_ms()):
             claim_release(self._store, target.release.contents)
-        state = self._ask(lambda r, now, cid: r.rollback(number, now_ms=now, commit_id=cid))
+        state = self._ask(
+            lambda r, now, cid: r.rollback(number, force=force, now_ms=now, commit_id=cid)
+        )
         return state.switches[-1].release
 
     def scale(self, corpus: str, replicas: int) -> None:
@@ -234,7 +239,12 @@ class Coordinator:
         now_ms = self._clock.wall_ms()
         regions = overview(self._state, self._pulse.regions, self._settings.regions, now_ms)
         told = summary_of(self._view, self._state, regions, now_ms, self._loader.num_serving)
-        return replace(told, machines=self._loader.machines(self._gateways.places()))
+        unreadable = self._driver.unreadable
+        return replace(
+            told,
+            machines=self._loader.machines(self._gateways.places()),
+            log_trouble=None if unreadable is None else str(unreadable),
+        )
 
     def gateway(self, process: str, node: str) -> GatewayOrder:
         """A gateway runs on that node; what it is to do about that. Gateways ask every second."""
@@ -283,7 +293,7 @@ class Coordinator:
         self._woken.clear()
         self._readings.begin()
         read = self._attempt(self._driver.read)
-        self._readings.end(failure="" if read else self._trouble)
+        self._readings.end(complete=read, reason=self._trouble)
         if not read and self._driver.unreadable is None:
             return
         now_s = self._clock.monotonic_s()

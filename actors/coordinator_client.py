@@ -51,9 +51,9 @@ class CoordinatorClient:
     def abort(self, number: int, reason: str) -> None:
         self._change("abort", number, reason)
 
-    def rollback(self, number: int | None) -> int:
+    def rollback(self, number: int | None, *, force: bool = False) -> int:
         """The release that is current from the switch on; None goes back to the one before."""
-        return cast(int, self._change("rollback", number))
+        return cast(int, self._change("rollback", number, force))
 
     def scale(self, corpus: str, replicas: int) -> None:
         """Asks for so many replicas of each shard of a corpus. Raises NotFound, InvalidArgument."""

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-from cluster.answers import QueryService
+from cluster.answers import EmbeddingService
 from cluster.clock import Clock, Deadline
 from cluster.config import Settings
 from cluster.divergence import (
@@ -66,7 +66,7 @@ class DivergenceWatch:
         *,
         settings: Settings,
         region: str,
-        service: QueryService,
+        service: EmbeddingService,
         peers: Peers,
         views: Views,
         quorum_found: deque[Found],
@@ -169,6 +169,11 @@ class DivergenceWatch:
         deadline: Deadline,
         places: asyncio.Semaphore,
     ) -> Comparison:
+        if inquiry.request.queries is not None and inquiry.request.embedded is None:
+            async with places:
+                asked = replace(inquiry.request, timeout_s=deadline.remaining_s())
+                embedded = (await self._service.embedded(asked)).embedded
+            inquiry = replace(inquiry, request=replace(inquiry.request, embedded=embedded))
         results = await asyncio.gather(
             *(self._ask(region, inquiry, deadline, places) for region in regions)
         )

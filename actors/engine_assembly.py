@@ -22,7 +22,7 @@ from actors.regional_service import RegionalService
 from actors.remote_generator import RemoteGenerator
 from actors.routes import Routes
 from actors.view_follower import ViewFollower
-from cluster.answers import QueryService
+from cluster.answers import EmbeddingService
 from cluster.artifact_cache import ArtifactCache
 from cluster.artifacts import Artifacts
 from cluster.clock import SYSTEM_CLOCK, Deadline
@@ -89,7 +89,7 @@ class RegionGenerators:
 class RegionParts:
     """What answers in one process of a region."""
 
-    service: QueryService
+    service: EmbeddingService
     internals: RegionInternals
     views: ViewFollower
     peers: RegionPeers

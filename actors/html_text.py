@@ -3,75 +3,183 @@
 from __future__ import annotations
 
 import re
-from html.parser import HTMLParser
+from collections.abc import Mapping
+
+from lxml import etree
+
+from cluster.documents import TEXT_BYTES_MAX
+from cluster.errors import InvalidArgument
+
+DEPTH_MAX = 512
+"""Chrome's, too. The time to find what an end tag ends grows with the depth."""
+_FEED_CHARS = 65_536
 
 # What stands inside these is not read by people.
-_UNREAD = frozenset({"script", "style", "template", "noscript", "svg", "iframe", "head"})
+_UNREAD = frozenset(
+    {"head", "iframe", "math", "noembed", "noframes", "noscript", "object", "script", "style"}
+    | {"svg", "template", "title"}
+)
 _BLOCKS = frozenset(
-    {"address", "article", "aside", "blockquote", "body", "dd", "div", "dl", "dt", "fieldset"}
-    | {"figcaption", "figure", "footer", "form", "h1", "h2", "h3", "h4", "h5", "h6", "header"}
-    | {"hr", "li", "main", "nav", "ol", "p", "pre", "section", "table", "tr", "ul"}
+    {"address", "article", "aside", "blockquote", "body", "caption", "center", "dd", "details"}
+    | {"dialog", "dir", "div", "dl", "dt", "fieldset", "figcaption", "figure", "footer", "form"}
+    | {"h1", "h2", "h3", "h4", "h5", "h6", "header", "hgroup", "hr", "legend", "li", "main"}
+    | {"menu", "nav", "ol", "optgroup", "option", "p", "pre", "search", "section", "select"}
+    | {"summary", "table", "textarea", "tr", "ul"}
 )
 _CELLS = frozenset({"td", "th"})
+_BOXES = frozenset({"audio", "button", "input", "label", "meter", "output", "progress", "rt"})
+"""Words in neighbouring ones of these are apart, though they may share a line."""
+_PREFORMATTED = frozenset({"pre", "textarea"})
+_LONE_END = re.compile(r"</(p|h[1-6])(?=[\s/>])", re.IGNORECASE)
+"""To browsers, `</p>` without a paragraph is one, and `</h2>` ends an `<h1>`; libxml2 passes both
+over, so an empty paragraph goes before each.
+"""
+_LONE_BREAK = re.compile(r"</br(?=[\s/>])", re.IGNORECASE)
+_DRAWINGS = frozenset({"svg", "math"})
+"""A block inside of a drawing ends the drawing, as browsers have it."""
 
 
 def html_text(page: str) -> tuple[str, str | None]:
     """The text with a blank line between blocks, and the title (else the first h1, else None).
 
-    Scripts, styles and comments are left out. Broken markup is read as far as browsers do: no page
-    is refused.
+    Scripts, styles and comments are left out. Broken markup is read as far as browsers do. Takes
+    time in proportion to the page's length. Raises InvalidArgument for a page with more text than
+    TEXT_BYTES_MAX, or with elements nested deeper than DEPTH_MAX.
     """
-    parser = _TextParser()
-    parser.feed(page)
-    parser.close()
-    return parser.text(), parser.title()
+    target = _Extraction()
+    # Bytes of a known encoding, so that what the page says of its encoding does not count any more.
+    # A target takes the parser's events, so that no tree is made of them.
+    parser = etree.HTMLParser(target=target, encoding="utf-8", huge_tree=True)
+    page = _LONE_BREAK.sub("<br", _LONE_END.sub(r"<p></p>\g<0>", page))
+    for start in range(0, len(page), _FEED_CHARS):
+        parser.feed(page[start : start + _FEED_CHARS].encode())
+    if page:
+        parser.close()
+    return target.text.joined(), target.title()
 
 
-class _TextParser(HTMLParser):
+class _Extraction:
+    """Takes the events of a parser, which has put broken nesting in order."""
+
     def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self._pieces: list[str] = []
-        self._titles: dict[str, str] = {}
-        self._inside: str | None = None
+        self.text = _Text()
+        self._depth = 0
         self._unread: list[str] = []
+        self._titles: dict[str, str] = {}
+        self._title: str | None = None
+        """The element that the characters to come are the title of the page by."""
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag in _BLOCKS and self._unread == ["head"]:
-            # A page may leave out the end of its head.
+    def start(self, tag: str, _attributes: Mapping[str, str]) -> None:
+        self._depth += 1
+        if self._depth > DEPTH_MAX:
+            raise InvalidArgument(f"has elements nested deeper than {DEPTH_MAX}", "text")
+        if tag in _BLOCKS and self._unread and self._unread[0] in _DRAWINGS:
             self._unread.clear()
-        if tag in ("title", "h1") and tag not in self._titles:
-            self._titles[tag], self._inside = "", tag
+        if tag in ("title", "h1") and tag not in self._titles and self._unread in ([], ["head"]):
+            self._titles[tag], self._title = "", tag
         if tag in _UNREAD:
             self._unread.append(tag)
-        elif tag in _BLOCKS:
-            self._pieces.append("\n\n")
-        elif tag == "br":
-            self._pieces.append("\n")
-        elif tag in _CELLS:
-            self._pieces.append(" ")
+        if not self._unread:
+            self.text.boundary(tag, is_start=True)
 
-    def handle_endtag(self, tag: str) -> None:
-        if tag == self._inside:
-            self._inside = None
+    def end(self, tag: str) -> None:
+        self._depth -= 1
+        if tag == self._title:
+            self._title = None
         if tag in self._unread:
             # Whatever was opened inside and never closed ends with it.
             del self._unread[self._unread.index(tag) :]
-        elif tag in _BLOCKS:
-            self._pieces.append("\n\n")
+        elif not self._unread:
+            self.text.boundary(tag, is_start=False)
 
-    def handle_data(self, data: str) -> None:
-        if self._inside is not None:
-            self._titles[self._inside] += data
-        if not self._unread and self._inside != "title":
-            # A line break in the source is a space on the page.
-            self._pieces.append(re.sub(r"\s+", " ", data))
+    def data(self, characters: str) -> None:
+        if self._title is not None:
+            self._titles[self._title] += characters
+        if not self._unread:
+            self.text.add(characters)
 
-    def text(self) -> str:
-        lines = (line.strip() for line in re.sub(r" +", " ", "".join(self._pieces)).split("\n"))
-        return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
+    def close(self) -> None:
+        """A target must have it."""
 
     def title(self) -> str | None:
         for tag in ("title", "h1"):
             if title := re.sub(r"\s+", " ", self._titles.get(tag, "")).strip():
                 return title
         return None
+
+
+class _Text:
+    """Lays characters out: white space as browsers show it, and blank lines between blocks."""
+
+    def __init__(self) -> None:
+        self._pieces: list[str] = []
+        self._num_chars = 0
+        # What is between the last piece and the next one, if there is a next one.
+        self._line_ends = 0
+        self._space = False
+        self._box = False
+        self._preformatted: list[str] | None = None
+        self._preformatted_depth = 0
+
+    def boundary(self, tag: str, *, is_start: bool) -> None:
+        """An element begins or ends."""
+        if tag in _PREFORMATTED:
+            self._preformatted_boundary(is_start)
+        elif self._preformatted is not None:
+            is_break = tag == "br" and is_start
+            at_line_start = not self._preformatted or self._preformatted[-1].endswith("\n")
+            if is_break or (tag in _BLOCKS and not at_line_start):
+                self._preformatted.append("\n")
+        elif tag in _BLOCKS:
+            self._line_ends = 2
+        elif tag == "br":
+            self._line_ends = min(2, self._line_ends + is_start)
+        elif tag in _CELLS:
+            self._space = True
+        elif tag in _BOXES:
+            self._box = True
+
+    def add(self, characters: str) -> None:
+        if self._preformatted is not None:
+            self._preformatted.append(characters)
+            return
+        # A line break in the source is a space on the page.
+        words = re.sub(r"\s+", " ", characters)
+        self._space = self._space or words.startswith(" ")
+        if words.strip():
+            self._put(words.strip())
+            self._space = words.endswith(" ")
+
+    def joined(self) -> str:
+        if self._preformatted is not None:
+            self._preformatted_depth = 1
+            self._preformatted_boundary(is_start=False)
+        return "".join(self._pieces)
+
+    def _preformatted_boundary(self, is_start: bool) -> None:
+        self._preformatted_depth += 1 if is_start else -1
+        if is_start and self._preformatted is None:
+            self._line_ends = 2
+            self._preformatted = []
+        elif self._preformatted_depth == 0 and self._preformatted is not None:
+            lines = "".join(self._preformatted).replace("\r\n", "\n").strip("\n").rstrip()
+            self._preformatted = None
+            if lines:
+                self._put(lines)
+            self._line_ends = 2
+
+    def _put(self, piece: str) -> None:
+        self._num_chars += len(piece)
+        if self._num_chars > TEXT_BYTES_MAX:
+            raise InvalidArgument(
+                f"has more than {TEXT_BYTES_MAX} bytes; divide it into several documents", "text"
+            )
+        if self._pieces:
+            last = self._pieces[-1][-1]
+            are_words = last.isalnum() and piece[0].isalnum()
+            if self._line_ends:
+                self._pieces.append("\n" * self._line_ends)
+            elif self._space or (self._box and are_words):
+                self._pieces.append(" ")
+        self._pieces.append(piece)
+        self._line_ends, self._space, self._box = 0, False, False

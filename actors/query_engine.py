@@ -30,11 +30,12 @@ from cluster.fanout import ShardRoute
 from cluster.filters import Filter, filter_key
 from cluster.partitions import shards_to_ask
 from cluster.region_view import CorpusView, RegionView, ReleaseView
-from cluster.search import Float32Array, SearchRequest, SearchResult
+from cluster.search import Embedded, Float32Array, SearchRequest, SearchResult
+from cluster.vectors import check_vectors
 
 
 class QueryEngine:
-    """A `cluster.answers.QueryService` over the replicas, embedders and generators of one
+    """A `cluster.answers.EmbeddingService` over the replicas, embedders and generators of one
     region.
     """
 
@@ -109,6 +110,20 @@ class QueryEngine:
             timings_ms={**watch.laps_ms, **found.timings_ms},
         )
 
+    async def embedded(self, request: SearchRequest) -> SearchRequest:
+        """As `cluster.answers.EmbeddingService` promises. Raises what `search` does."""
+        if request.queries is None:
+            return request
+        deadline = Deadline.after(request.timeout_s, self._clock)
+        release = self._pin(request).release
+        if release.embedder is None:
+            return request
+        with self._views.uses.during(release.number):
+            corpus = release.corpus(request.corpus)
+            check_search(request, corpus)
+            vectors = await self._vectors(request, release, corpus, deadline)
+        return replace(request, embedded=Embedded(model=release.embedder, vectors=vectors))
+
     async def answer_events(self, request: AnswerRequest) -> AsyncGenerator[AnswerEvent, None]:
         """Retrieved, then tokens, then the AnswerResult; closing the iterator stops the model."""
         watch = Stopwatch.start(self._clock)
@@ -177,8 +192,10 @@ class QueryEngine:
     async def _vectors(
         self, request: SearchRequest, release: ReleaseView, corpus: CorpusView, deadline: Deadline
     ) -> Float32Array:
-        vectors = request.vectors
-        if vectors is None:
+        vectors, embedded = request.vectors, request.embedded
+        if embedded is not None and embedded.model == release.embedder:
+            vectors = check_vectors(embedded.vectors, corpus.dimension, field="embedded.vectors")
+        elif vectors is None:
             texts = request.queries or ()
             embedder = self._routes.embedder(release)
             vectors = await embedder.ask(lambda replica, _: replica.embed(texts), deadline)

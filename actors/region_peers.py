@@ -12,7 +12,7 @@ from cluster.answers import AnswerEvent, AnswerRequest, AnswerResult
 from cluster.caller import ANYONE, Caller
 from cluster.clock import SYSTEM_CLOCK, Clock, Deadline
 from cluster.config import Settings
-from cluster.errors import DeadlineExceeded, Overloaded, RaygionError, Unavailable
+from cluster.errors import DeadlineExceeded, InvalidArgument, Overloaded, RaygionError, Unavailable
 from cluster.generation import GenerationChunk, GenerationRequest
 from cluster.region_routing import RegionRouter
 from cluster.region_settings import RoutingPolicy
@@ -88,9 +88,15 @@ class RegionPeers:
     async def search(self, region: str, request: SearchRequest, deadline: Deadline) -> SearchResult:
         deadline.check(f"a search was on its way to region {region!r}")
         call = search_call(request, deadline.remaining_s())
-        with self._watched(region):
-            content_type, body = await self._link(region).whole(call, deadline)
-            return parse_search(content_type, body)
+        try:
+            with self._watched(region):
+                content_type, body = await self._link(region).whole(call, deadline)
+                return parse_search(content_type, body)
+        except InvalidArgument as error:
+            if request.embedded is None or error.field != "embedded":
+                raise
+        # An older version of Raygion does not know the field, and embeds the texts itself.
+        return await self.search(region, replace(request, embedded=None), deadline)
 
     async def answer_events(
         self, region: str, request: AnswerRequest, deadline: Deadline

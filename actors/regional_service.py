@@ -20,7 +20,7 @@ from actors.quorum_round import QuorumRounds
 from cluster.answers import (
     AnswerEvent,
     AnswerRequest,
-    QueryService,
+    EmbeddingService,
     RegionSummary,
     Token,
 )
@@ -64,7 +64,7 @@ class Views(Protocol):
 
 
 class RegionalService:
-    """A `cluster.answers.QueryService` that keeps what requests demand.
+    """A `cluster.answers.EmbeddingService` that keeps what requests demand.
 
     Raises what the engine raises; NotYet when no region that may be asked can meet the demand,
     Unavailable when it cannot be known, InvalidArgument for demands that make no sense.
@@ -74,7 +74,7 @@ class RegionalService:
         self,
         *,
         region: str,
-        engine: QueryService,
+        engine: EmbeddingService,
         views: Views,
         peers: Peers,
         clock: Clock,
@@ -92,6 +92,7 @@ class RegionalService:
         self._sleep = sleep
         self._quorum = QuorumRounds(
             region=region,
+            embedded=self.embedded,
             ask=self._vote,
             holders=peers.holders,
             # In which clocks come to agree on what is current.
@@ -145,6 +146,15 @@ class RegionalService:
                 failure = self._first_failure(failure, error, deadline)
         assert failure is not None, "some region has been asked"
         raise failure
+
+    async def embedded(self, request: SearchRequest) -> SearchRequest:
+        """Takes half of the request's time at most."""
+        try:
+            made = await self._engine.embedded(replace(request, timeout_s=request.timeout_s / 2))
+        except RaygionError as error:
+            log.debug("other regions embed their texts themselves: %s", error)
+            return request
+        return replace(request, embedded=made.embedded)
 
     async def status(self) -> RegionSummary:
         return await self._engine.status()

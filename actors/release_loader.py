@@ -113,6 +113,7 @@ class ReleaseLoader:
             number=release.number,
             corpora={corpus: self._corpus_view(index) for corpus, index in indexes.items()},
             embedders=() if embedder is None else self._embedders_to_be(embedder),
+            embedder=None if embedder is None else embedder.version,
             generator=None if generator is None else self._generator_view(generator),
             prompt=contents.prompt,
             evidence=contents.evidence,

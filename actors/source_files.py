@@ -6,19 +6,31 @@ lead to was not named, and may be a secret.
 
 from __future__ import annotations
 
+import io
 import os.path
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
-from typing import Any, BinaryIO, cast
+from typing import Any
+from urllib.parse import unquote
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from actors.cell_types import cell_value, cell_ways
 from actors.source_formats import FORMATS, format_of, suffix_of
+from actors.source_rows import COLUMNS
+from cluster.documents import FIELD_NAME, RESERVED_FIELDS
 from cluster.errors import InvalidArgument, Unavailable
 from cluster.ingest_report import LeftOut, Tally
+from cluster.search import MetadataValue
 
+UNPACKED_BYTES_FREE = 64 * 2**20
+"""So much an archive may unpack to however small it is."""
+UNPACKED_RATIO_MAX = 200
+"""Rows of text are packed to a tenth or so; gzip's best is a thousandth."""
+_HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
+_BUFFER_BYTES = 2**20
 _KNOWN = ", ".join(FORMATS)
 _LOCAL = ("file", "local")
 """What fsspec calls the file system of the machine itself."""
@@ -37,12 +49,57 @@ class SourceFile:
     size_bytes: int
     is_local: bool
     """Whether only this machine has it."""
+    folder_values: Mapping[str, MetadataValue] = field(default_factory=dict)
+    """Metadata that the names of its folders give to all of its documents: `year=2024/a.parquet`,
+    as Hive, Spark and pandas write tables in parts.
+    """
 
-    def open(self) -> BinaryIO:
-        """The file's bytes, unpacked. Raises OSError."""
-        compression = "gzip" if suffix_of(self.path).endswith(".gz") else None
-        opened = self.filesystem.open(self.location, "rb", compression=compression)
-        return cast(BinaryIO, opened)
+    def open(self) -> io.BufferedReader:
+        """The file's bytes, unpacked. Raises OSError; reading raises InvalidArgument for an archive
+        that unpacks to more than any text does.
+        """
+        # Files of remote file systems lack parts of what Python's files can do.
+        if not suffix_of(self.path).endswith(".gz"):
+            raw = self.filesystem.open(self.location, "rb")
+        else:
+            unpacked = self.filesystem.open(self.location, "rb", compression="gzip")
+            bytes_max = max(UNPACKED_BYTES_FREE, UNPACKED_RATIO_MAX * self.size_bytes)
+            raw = _Bounded(unpacked, bytes_max, self.name)
+        return io.BufferedReader(raw, _BUFFER_BYTES)
+
+
+class _Bounded(io.RawIOBase):
+    """A file of which only so many bytes can be read."""
+
+    def __init__(self, file: Any, bytes_max: int, name: str) -> None:
+        self._file = file
+        self._bytes_max = bytes_max
+        self._name = name
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        num_bytes = int(self._file.readinto(buffer))
+        if self._file.tell() > self._bytes_max:
+            raise InvalidArgument(
+                f"{self._name}: unpacks to more than {self._bytes_max} bytes, "
+                f"{UNPACKED_RATIO_MAX} times what it has; if it is no trick, unpack it first"
+            )
+        return num_bytes
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return int(self._file.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +152,7 @@ def _files_of(source: str, left_out: Tally) -> list[SourceFile]:
             files.append(_source_file(source, filesystem, info, name, path))
     if not files:
         raise InvalidArgument(f"{source} holds no file that can be read ({_KNOWN})", "source")
-    return files
+    return _with_folder_values(files)
 
 
 def _opened(source: str) -> tuple[Any, str]:
@@ -117,6 +174,34 @@ def _why_left_out(path: str, info: Mapping[str, Any]) -> str | None:
     if format_of(path) is None:
         return f"is of a kind that is not read ({suffix_of(path) or 'no extension'})"
     return None
+
+
+def _with_folder_values(files: Sequence[SourceFile]) -> list[SourceFile]:
+    """A field has the type that all its values in the source have."""
+    named = [_named_values(file.path) for file in files]
+    ways: dict[str, frozenset[str]] = {}
+    for key, text in (pair for values in named for pair in values.items()):
+        if text:
+            ways[key] = ways.get(key, cell_ways(text)) & cell_ways(text)
+    return [
+        replace(
+            file,
+            folder_values={
+                key: cell_value(text, ways.get(key, frozenset())) for key, text in values.items()
+            },
+        )
+        for file, values in zip(files, named, strict=True)
+    ]
+
+
+def _named_values(path: str) -> dict[str, str]:
+    """The texts after `=` in the folders of a path, where a field can have the name before it."""
+    pairs = (folder.partition("=") for folder in path.split("/")[:-1] if "=" in folder)
+    return {
+        key: "" if text == _HIVE_NULL else unquote(text)
+        for key, _, text in pairs
+        if FIELD_NAME.fullmatch(key) and key not in RESERVED_FIELDS and key not in COLUMNS
+    }
 
 
 def _source_file(

@@ -5,12 +5,13 @@ where there is one, `vector`, which `cluster.documents.parse_document` then chec
 from __future__ import annotations
 
 import codecs
-import re
 from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
 from typing import BinaryIO
 
+from actors.html_encoding import decode_html
 from actors.html_text import html_text
+from actors.markdown_title import markdown_title
 from actors.source_csv import read_csv
 from actors.source_rows import Row, row_of_columns
 from actors.source_tables import read_arrow, read_npy, read_parquet
@@ -20,6 +21,7 @@ from cluster.errors import InvalidArgument
 
 LINE_BYTES_MAX = 16 * 2**20
 _FILE_TEXT_BYTES_MAX = 16 * 2**20
+_TITLE_CHARS_MAX = 1000
 
 
 class SourceFormat(StrEnum):
@@ -78,7 +80,8 @@ def read_rows(file: BinaryIO, format: SourceFormat, path: str, name: str) -> Ite
     if format in _TEXT_READERS:
         text, title = _TEXT_READERS[format](_whole(file, name), name)
         if text.strip():
-            metadata = {"source": path, "title": title or path.rpartition("/")[2]}
+            title = (title or path.rpartition("/")[2])[:_TITLE_CHARS_MAX]
+            metadata = {"source": path, "title": title}
             yield {"id": path, "text": text, "metadata": metadata}, RowPlace(source=name)
     else:
         yield from _ROW_READERS[format](file, name)
@@ -110,21 +113,19 @@ def _json_row(line: bytes, place: RowPlace) -> Row:
 
 def _read_markdown(data: bytes, name: str) -> tuple[str, str | None]:
     """The text and the title, as of all three kinds."""
-    text = _decoded(data, "utf-8-sig", name)
-    heading = re.search(r"^#{1,6}[ \t]+(.+?)[ \t#]*$", text, re.MULTILINE)
-    return text, heading.group(1) if heading else None
+    text = _decoded(data, name)
+    return text, markdown_title(text)
 
 
 def _read_text(data: bytes, name: str) -> tuple[str, str | None]:
-    return _decoded(data, "utf-8-sig", name), None
+    return _decoded(data, name), None
 
 
 def _read_html(data: bytes, name: str) -> tuple[str, str | None]:
-    declared = re.search(rb"<meta[^>]+charset=[\"']?([\w-]+)", data[:2048], re.IGNORECASE)
-    encoding = declared.group(1).decode() if declared else "utf-8"
-    if encoding.lower() in ("utf-8", "utf8"):
-        encoding = "utf-8-sig"
-    return html_text(_decoded(data, encoding, name))
+    try:
+        return html_text(decode_html(data))
+    except InvalidArgument as error:
+        raise InvalidArgument(f"{name}: {error.message}", error.field) from None
 
 
 def _whole(file: BinaryIO, name: str) -> bytes:
@@ -134,19 +135,13 @@ def _whole(file: BinaryIO, name: str) -> bytes:
     return data
 
 
-def _decoded(data: bytes, encoding: str, name: str) -> str:
+def _decoded(data: bytes, name: str) -> str:
     try:
-        return data.decode(encoding)
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise _not_utf8(name, error) from None
-    except LookupError:
-        raise InvalidArgument(f"{name}: names an unknown encoding: {encoding}", "text") from None
-
-
-def _not_utf8(name: str, error: UnicodeDecodeError) -> InvalidArgument:
-    return InvalidArgument(
-        f"{name}: is not {error.encoding} text (byte {error.start}); convert it to UTF-8", "text"
-    )
+        raise InvalidArgument(
+            f"{name}: is not UTF-8 text (byte {error.start}); convert it to UTF-8", "text"
+        ) from None
 
 
 _ROW_READERS: Mapping[SourceFormat, Callable[[BinaryIO, str], Iterator[Row]]] = {

@@ -12,13 +12,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from actors.source_rows import Row, row_of_columns
-from cluster.documents import RowPlace
+from cluster.documents import DIMENSION_MAX, RowPlace
 from cluster.errors import InvalidArgument
 
 _ROWS_AT_ONCE = 1024
-_UNREADABLE = (ValueError, OverflowError, pa.ArrowException)
+_NPY_BYTES_AT_ONCE = 2**30
+_UNREADABLE = (ValueError, TypeError, KeyError, OverflowError, pa.ArrowException)
 """What Arrow raises for a value that Python has none for: bytes that are not UTF-8 (Parquet and
-Arrow files may claim otherwise), the year 10000, a duration in nanoseconds.
+Arrow files may claim otherwise), the year 10000, a duration in nanoseconds, an unknown time zone, a
+map with a key twice or with a list for a key.
 """
 
 
@@ -96,7 +98,7 @@ def _value(scalar: Any) -> object:
 def _vectors(batch: pa.RecordBatch, name: str) -> Sequence[object]:
     """The column `vector` as one array a row, without a Python object for each number."""
     column: Any = batch.column("vector")
-    if not (pa.types.is_fixed_size_list(column.type) or _is_list(column.type)):
+    if not _is_list_of_numbers(column.type):
         raise InvalidArgument(f"{name}: must be a list of numbers, not {column.type}", "vector")
     values = column.flatten()
     if column.null_count or values.null_count:
@@ -109,6 +111,12 @@ def _vectors(batch: pa.RecordBatch, name: str) -> Sequence[object]:
     return np.split(flat, np.cumsum(lengths)[:-1]) if batch.num_rows else []
 
 
+def _is_list_of_numbers(type_: Any) -> bool:
+    if not (pa.types.is_fixed_size_list(type_) or _is_list(type_)):
+        return False
+    return bool(pa.types.is_floating(type_.value_type) or pa.types.is_integer(type_.value_type))
+
+
 def _is_list(type_: pa.DataType) -> bool:
     return bool(pa.types.is_list(type_) or pa.types.is_large_list(type_))
 
@@ -116,10 +124,39 @@ def _is_list(type_: pa.DataType) -> bool:
 def read_npy(file: BinaryIO, name: str) -> Iterator[Row]:
     """A matrix of vectors; ids are the row numbers, counted from 0 as NumPy does."""
     try:
-        matrix = np.load(file, allow_pickle=False)
+        (num_rows, dimension), in_columns, dtype = _npy_header(file)
     except (ValueError, EOFError, OSError) as error:
         raise InvalidArgument(f"{name}: is not a readable .npy file: {error}") from None
-    if not isinstance(matrix, np.ndarray) or matrix.ndim != 2 or matrix.dtype.kind not in "fiu":
-        raise InvalidArgument(f"{name}: must be an array of numbers with two dimensions", "vector")
-    for number, vector in enumerate(matrix):
-        yield {"id": str(number), "vector": vector}, RowPlace(source=name, row=number + 1)
+    if not 1 <= dimension <= DIMENSION_MAX:
+        raise InvalidArgument(f"{name}: must have 1 to {DIMENSION_MAX} numbers in a row", "vector")
+    rows_at_once = num_rows if in_columns else _ROWS_AT_ONCE
+    if rows_at_once * dimension * dtype.itemsize > _NPY_BYTES_AT_ONCE:
+        raise InvalidArgument(
+            f"{name}: is too large to be read column by column; save np.ascontiguousarray(matrix)",
+            "vector",
+        )
+    for start in range(0, num_rows, rows_at_once):
+        shape = (min(rows_at_once, num_rows - start), dimension)
+        wanted = shape[0] * dimension * dtype.itemsize
+        data = file.read(wanted)
+        if len(data) < wanted:
+            raise InvalidArgument(f"{name}: is not a readable .npy file: it ends after row {start}")
+        numbers = np.frombuffer(data, dtype)
+        matrix = numbers.reshape(shape, order="F" if in_columns else "C")
+        for number, vector in enumerate(matrix, start=start):
+            yield {"id": str(number), "vector": vector}, RowPlace(source=name, row=number + 1)
+
+
+def _npy_header(file: BinaryIO) -> tuple[tuple[int, int], bool, np.dtype[Any]]:
+    """Shape, whether column stands after column, and type. Raises ValueError."""
+    formats: Any = np.lib.format
+    version = formats.read_magic(file)
+    if version == (1, 0):
+        shape, in_columns, dtype = formats.read_array_header_1_0(file)
+    elif version == (2, 0):
+        shape, in_columns, dtype = formats.read_array_header_2_0(file)
+    else:
+        raise ValueError(f"version {version} has no plain numbers")
+    if len(shape) != 2 or dtype.kind not in "fiu":
+        raise ValueError(f"holds {dtype} of {len(shape)} dimensions, not numbers of two dimensions")
+    return (shape[0], shape[1]), in_columns, dtype

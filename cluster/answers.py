@@ -219,6 +219,8 @@ class RegionSummary:
     """How their answers compare; None where nothing is compared."""
     machines: tuple[MachineSummary, ...] = ()
     """Those that are alive, as seen last."""
+    log_trouble: str | None = None
+    """The entry of the release log that this region cannot read, and what to do; None: it can."""
 
 
 class QueryService(Protocol):
@@ -231,6 +233,16 @@ class QueryService(Protocol):
         ...
 
     async def status(self) -> RegionSummary: ...
+
+
+class EmbeddingService(QueryService, Protocol):
+    """A region that can also embed a request's texts before it, or another one, searches."""
+
+    async def embedded(self, request: SearchRequest) -> SearchRequest:
+        """The request with the vectors of its texts, by the embedder of the release that would
+        serve it here. As it was, where this region cannot make them: then whoever searches does.
+        """
+        ...
 
 
 async def last_event(events: AsyncGenerator[AnswerEvent, None]) -> AnswerResult:

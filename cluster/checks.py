@@ -61,6 +61,8 @@ def check_search(request: SearchRequest, corpus: CorpusView) -> None:
     if request.queries is not None:
         _check_texts(request.queries)
         _check_has_embedder(corpus, "query")
+    if request.embedded is not None and len(request.embedded.vectors) != len(request.queries or ()):
+        raise InvalidArgument("needs one vector for each text of `queries`", "embedded.vectors")
     if request.vectors is not None:
         check_vectors(request.vectors, corpus.dimension)
         if len(request.vectors) > BATCH_MAX:

@@ -57,7 +57,7 @@ class DivergenceSettings(Record):
     every_s: Annotated[float, Field(ge=0)] = 60.0
     """How often each region asks all of them the same; 0 never does."""
     questions: Annotated[tuple[Question, ...], Field(max_length=64)] = ()
-    """Texts to ask beside vectors that are drawn by chance, so that embedders are compared, too."""
+    """Texts to ask beside vectors that are drawn by chance: they lie where queries do."""
 
 
 class RolloutPolicy(Record):

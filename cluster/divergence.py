@@ -172,12 +172,16 @@ def _found(inquiry: Inquiry, number: int, said: Mapping[str, tuple[str, ...]]) -
 
 def _cut(request: SearchRequest, number: int) -> SearchRequest | None:
     """The search for one of the queries alone."""
+    part = slice(number, number + 1)
     if request.queries is not None:
-        return replace(request, queries=request.queries[number : number + 1])
+        embedded = request.embedded
+        if embedded is not None:
+            embedded = replace(embedded, vectors=embedded.vectors[part])
+        return replace(request, queries=request.queries[part], embedded=embedded)
     if request.vectors is None or request.vectors.ndim == 1:
         # How long a row is, the index alone knows.
         return None
-    return replace(request, vectors=request.vectors[number : number + 1])
+    return replace(request, vectors=request.vectors[part])
 
 
 # What is remembered.

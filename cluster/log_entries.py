@@ -1,49 +1,45 @@
-"""An entry of the release log as the bytes of an object, with a checksum.
+"""An entry of the release log as the bytes of an object: canonical JSON, its checksum behind it.
 
     {"at_ms": ..., "commit_id": ..., "epoch": ..., "kind": "commit", ..., "sha256": "9f86d0..."}
 
-`sha256` is that of the canonical JSON of all other fields. Entries from before there was one are
-read without it.
+`sha256` is that of the entry without it. Entries from before there was one are read without it.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 
-import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from cluster.errors import LogUnreadable
 from cluster.releases import LogEntry, entry_path
 
-_CHECKSUM = "sha256"
 _ENTRY: TypeAdapter[LogEntry] = TypeAdapter(LogEntry)
+_CHECKSUM = re.compile(rb',"sha256":"([0-9a-f]{64})"\}')
+_CHECKSUM_BYTES = len(b',"sha256":""}') + 64
 
 
 def entry_bytes(entry: LogEntry) -> bytes:
     """What is stored of an entry."""
-    fields = {**entry.model_dump(mode="json"), _CHECKSUM: entry.digest()}
-    return orjson.dumps(fields, option=orjson.OPT_SORT_KEYS)
+    body = entry.to_bytes()
+    return b'%s,"sha256":"%s"}' % (body[:-1], _sha256(body))
 
 
-def parse_entry(data: bytes | str, *, position: int) -> LogEntry:
+def parse_entry(data: bytes, *, position: int) -> LogEntry:
     """Raises LogUnreadable when the bytes at `position` of the log are no entry that this version
     of Raygion knows.
     """
+    checksum = _CHECKSUM.fullmatch(data[-_CHECKSUM_BYTES:])
+    if checksum is not None:
+        data = data[:-_CHECKSUM_BYTES] + b"}"
+        if _sha256(data) != checksum[1]:
+            raise damaged(position, "does not have the content that its checksum says")
     try:
-        fields = orjson.loads(data)
-    except orjson.JSONDecodeError as error:
-        raise damaged(position, f"is no JSON: {error}") from error
-    if not isinstance(fields, dict):
-        raise damaged(position, "is no JSON object")
-    checksum = fields.pop(_CHECKSUM, None)
-    if checksum is not None and checksum != _checksum_of(fields):
-        raise damaged(position, "does not have the content that its checksum says")
-    try:
-        return _ENTRY.validate_python(fields)
+        return _ENTRY.validate_json(data)
     except ValidationError as error:
         first = error.errors()[0]
-        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        reason = ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]]))
         if checksum is None:
             raise damaged(position, f"cannot be read ({reason})") from error
         raise LogUnreadable(
@@ -64,5 +60,5 @@ def damaged(position: int, what: str) -> LogUnreadable:
     )
 
 
-def _checksum_of(fields: dict[str, object]) -> str:
-    return hashlib.sha256(orjson.dumps(fields, option=orjson.OPT_SORT_KEYS)).hexdigest()
+def _sha256(data: bytes) -> bytes:
+    return hashlib.sha256(data).hexdigest().encode()

@@ -60,6 +60,8 @@ class ReleaseView:
     """Actor names of the replicas that embed queries."""
     generator: GeneratorView | None
     prompt: PromptTemplate
+    embedder: str | None = None
+    """The model version of `embedders`; None where the release has none."""
     evidence: EvidencePolicy | None = None
     """None: every hit is evidence, and without a hit the model answers from no passage."""
     elsewhere: frozenset[str] = frozenset()

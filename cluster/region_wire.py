@@ -6,6 +6,7 @@ one float.
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from cluster.answers import AnswerEvent, AnswerRequest, AnswerResult, Retrieved,
 from cluster.errors import InvalidArgument, Overloaded, RaygionError, Unavailable
 from cluster.filters import filter_to_json
 from cluster.generation import GenerationChunk, GenerationRequest
-from cluster.search import Hit, MergedHits, SearchRequest, SearchResult
+from cluster.search import Embedded, Hit, MergedHits, SearchRequest, SearchResult
 
 SEARCH = "/v1/search"
 ANSWER = "/v1/regions/answer"
@@ -61,6 +62,8 @@ def search_call(request: SearchRequest, remaining_s: float) -> Call:
         return Call(path=SEARCH, content=flat, params=_in_url(options), headers=headers)
     if vectors is None:
         options["queries"] = request.queries
+        if request.embedded is not None:
+            options["embedded"] = _embedded(request.embedded)
     else:
         # Not as bare numbers, which the other region would cut into rows of its index's length.
         options["vectors"] = np.ascontiguousarray(vectors, dtype=np.float32)
@@ -223,6 +226,11 @@ def _served(told: Mapping[str, Any]) -> dict[str, Any]:
         "staleness_ms": int(told["staleness_ms"]),
         "session": str(told["session"]),
     }
+
+
+def _embedded(embedded: Embedded) -> dict[str, str]:
+    vectors = np.ascontiguousarray(embedded.vectors, dtype="<f4").tobytes()
+    return {"model": embedded.model, "vectors": base64.b64encode(vectors).decode()}
 
 
 def _search_options(request: SearchRequest, remaining_s: float) -> dict[str, Any]:

@@ -6,7 +6,7 @@ A pure fold, in which each state shares its memory with the one before it.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import assert_never
+from typing import Any, assert_never
 
 from cluster.releases import (
     Abort,
@@ -67,12 +67,17 @@ def _objection_to_propose(state: LogState, entry: Propose) -> str | None:
 
 def fold(state: LogState, entry: LogEntry) -> LogState:
     """The state after one more entry."""
-    state = replace(state, position=state.position + 1)
-    if objection(state, entry) is not None:
-        return replace(state, num_void=state.num_void + 1)
+    is_void = objection(state, entry) is not None
+    changes = {"num_void": state.num_void + 1} if is_void else _changes(state, entry)
+    return replace(state, position=state.position + 1, **changes)
+
+
+def _changes(state: LogState, entry: LogEntry) -> dict[str, Any]:
+    """The fields of the state that an entry changes which holds."""
+    proposals = state.proposals
     match entry:
         case Elect():
-            return replace(state, epoch=entry.epoch, leader=entry.leader)
+            return {"epoch": entry.epoch, "leader": entry.leader}
         case Propose():
             proposal = Proposal(
                 release=entry.release,
@@ -82,57 +87,49 @@ def fold(state: LogState, entry: LogEntry) -> LogState:
                 auto_commit=entry.auto_commit,
                 proposed_at_ms=entry.at_ms,
             )
-            return _with_proposal(state, proposal)
+            return {"proposals": proposals.having(proposal)}
         case Commit():
-            committed = replace(state.proposals[entry.release], status=ReleaseStatus.COMMITTED)
-            return _after_switch(_switched(_with_proposal(state, committed), entry), entry)
+            committed = replace(proposals[entry.release], status=ReleaseStatus.COMMITTED)
+            return {"proposals": proposals.having(committed), **_switch(state, entry)}
         case Rollback():
-            return _after_switch(_switched(state, entry), entry)
+            return _switch(state, entry)
         case Abort():
-            proposal = state.proposals[entry.release]
-            aborted = replace(proposal, status=ReleaseStatus.ABORTED, reason=entry.reason)
-            state = replace(
-                _with_proposal(state, aborted), aborts=state.aborts.appended(entry.release)
+            aborted = replace(
+                proposals[entry.release], status=ReleaseStatus.ABORTED, reason=entry.reason
             )
-            return _without_canary_of(entry.release, state)
+            return {
+                "proposals": proposals.having(aborted),
+                "aborts": state.aborts.appended(entry.release),
+                "canary": _canary_without(state, entry.release),
+            }
         case Fence():
-            proposal = state.proposals[entry.release]
+            proposal = proposals[entry.release]
             fenced = replace(proposal, fenced=proposal.fenced | {entry.region})
-            return _with_proposal(state, fenced)
+            return {"proposals": proposals.having(fenced)}
         case Canary():
-            tried = replace(state.proposals[entry.release], tried=True)
+            tried = replace(proposals[entry.release], tried=True)
             share = CanaryShare(release=entry.release, percent=entry.percent, at_ms=entry.at_ms)
-            canary = share if entry.percent else None
-            return replace(_with_proposal(state, tried), canary=canary)
+            return {
+                "proposals": proposals.having(tried),
+                "canary": share if entry.percent else None,
+            }
         case _:
             assert_never(entry)
 
 
-def _switched(state: LogState, entry: Commit | Rollback) -> LogState:
-    switch = Switch(release=entry.release, at_ms=entry.switch_at_ms, position=state.position)
-    latest_ms = max([switch.at_ms, *state.latest_ms[-1:]])
-    return replace(
-        state,
-        switches=state.switches.appended(switch),
-        latest_ms=state.latest_ms.appended(latest_ms),
-    )
+def _switch(state: LogState, entry: Commit | Rollback) -> dict[str, Any]:
+    """A canary goes on if it is open still, or is what is committed now."""
+    position, at_ms, canary = state.position + 1, entry.switch_at_ms, state.canary
+    is_over = canary is not None and state.proposals[canary.release] is not state.open_proposal()
+    return {
+        "switches": state.switches.appended(
+            Switch(release=entry.release, at_ms=at_ms, position=position)
+        ),
+        "latest_ms": state.latest_ms.appended(max([at_ms, *state.latest_ms[-1:]])),
+        "canary": None if is_over else canary,
+    }
 
 
-def _after_switch(state: LogState, entry: Commit | Rollback) -> LogState:
-    """The canary goes on if it is still open, or has just been committed."""
+def _canary_without(state: LogState, release: int) -> CanaryShare | None:
     canary = state.canary
-    if canary is None or state.proposals[canary.release].status is ReleaseStatus.OPEN:
-        return state
-    if isinstance(entry, Commit) and entry.release == canary.release:
-        return state
-    return _without_canary_of(canary.release, state)
-
-
-def _without_canary_of(release: int, state: LogState) -> LogState:
-    if state.canary is None or state.canary.release != release:
-        return state
-    return replace(state, canary=None)
-
-
-def _with_proposal(state: LogState, proposal: Proposal) -> LogState:
-    return replace(state, proposals=state.proposals.having(proposal))
+    return None if canary is not None and canary.release == release else canary

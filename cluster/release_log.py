@@ -46,6 +46,9 @@ class LogSnapshot(Record):
     sha256: Sha256
     """Of the entries, one a line."""
 
+    def as_stored(self) -> list[bytes | None]:
+        return [entry.encode() for entry in self.entries]
+
     @property
     def last(self) -> int:
         return self.first + len(self.entries) - 1
@@ -85,7 +88,7 @@ class ReleaseLog:
         while n < latest:
             snapshot = snapshots.get(n + 1)
             numbers = range(n + 1, min(n + SNAPSHOT_ENTRIES, latest) + 1)
-            entries = self._log.read_range(numbers) if snapshot is None else snapshot.entries
+            entries = self._log.read_range(numbers) if snapshot is None else snapshot.as_stored()
             for entry in entries:
                 n += 1
                 if entry is None:

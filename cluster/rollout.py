@@ -21,7 +21,7 @@ from typing import assert_never
 from pydantic import ValidationError
 
 from cluster.config import RolloutPolicy
-from cluster.errors import Conflict, InvalidArgument, NotFound
+from cluster.errors import Conflict, InvalidArgument
 from cluster.heartbeats import Heartbeats
 from cluster.release_fold import fold, objection
 from cluster.releases import (
@@ -41,6 +41,7 @@ from cluster.releases import (
     Rollback,
 )
 from cluster.residents import Residents
+from cluster.rollback import check_stays, earlier_release, known_release
 from cluster.rollout_events import (
     Append,
     CanaryFaulted,
@@ -53,29 +54,10 @@ from cluster.rollout_events import (
     PrepareFailed,
     RegionStatus,
 )
+from cluster.rollout_settings import RolloutSettings
 
 _DEFAULT_POLICY = RolloutPolicy()
 _LATE = "not prepared by the deadline"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RolloutSettings:
-    prepare_retry_s: float = 1.0
-    """How long after a first failure to prepare it a release is tried again; each further failure
-    doubles that.
-    """
-    prepare_retry_max_s: float = 15.0
-    switch_margin_s: float = 1.0
-    """From commit to switch: enough for every region to read the commit before its moment. Twice
-    the time between two readings of the log, so that half a second is left for a slow store and for
-    clocks that differ; a region that reads it later still switches late, and says so.
-    """
-    leader_lapse_s: float = 3.5
-    """A leader whose heartbeat has not changed for so long may be replaced. Heartbeats are written
-    each second and read each half second, so that two seconds are left for a slow store or a busy
-    machine; and a dead leader is replaced within five. Clocks play no part: each reader goes by the
-    time that has passed on its own.
-    """
 
 
 @dataclass(slots=True)
@@ -206,8 +188,9 @@ class Rollout:
         )
         return Append(position=self.state.position + 1, entry=entry)
 
-    def _lapsed(self, leader: str) -> bool:
-        return self._heard.silent_s(leader) > self.settings.leader_lapse_s
+    def _lapsed(self, region: str) -> bool:
+        """Whether it has been silent for so long that it is taken for lost."""
+        return self._heard.silent_s(region) > self.settings.leader_lapse_s
 
     def _lead(self, now_ms: int, commit_id: str) -> list[Instruction]:
         """Moves the open proposal on by at most one entry."""
@@ -318,12 +301,12 @@ class Rollout:
         return self._checked(entry)
 
     def commit(self, number: int, *, now_ms: int, commit_id: str) -> Append:
-        self._check_prepared(self._known(number))
+        self._check_prepared(known_release(self.state, number))
         return self._checked(self._commit_entry(number, now_ms, commit_id))
 
     def share(self, number: int, percent: int, *, now_ms: int, commit_id: str) -> Append:
         """Gives the open release a share of the traffic, as a canary; 0 ends that."""
-        proposal = self._known(number)
+        proposal = known_release(self.state, number)
         if percent:
             self._check_prepared(proposal)
         if not 0 <= percent <= 99:
@@ -339,38 +322,44 @@ class Rollout:
         )
 
     def abort(self, number: int, *, reason: str, now_ms: int, commit_id: str) -> Append:
-        self._known(number)
+        known_release(self.state, number)
         return self._checked(self._abort_entry(number, reason, now_ms, commit_id))
 
-    def rollback(self, number: int | None, *, now_ms: int, commit_id: str) -> Append:
-        """Back to release `number`, or to the one that was current before (None)."""
-        if number is None:
-            # Counted from the last switch, even if its moment is still to come.
-            switched = [switch.release for switch in self.state.switches]
-            earlier = [release for release in switched if release != switched[-1]]
-            if not earlier:
-                raise Conflict("there is no earlier release to roll back to")
-            number = earlier[-1]
-        self._known(number)
+    def rollback(
+        self, number: int | None, *, force: bool = False, now_ms: int, commit_id: str
+    ) -> Append:
+        """Back to release `number`, or to the one that was current before (None), in one switch.
+
+        Raises Conflict where that would not be all of it: a region has not loaded the release, or
+        an open one would follow. `force` switches all the same.
+        """
+        self._check_leads()
+        earlier = earlier_release(self.state, number).release.number
+        if not force:
+            check_stays(self.state, earlier)
+            self._check_loaded(earlier)
         return self._checked(
             Rollback(
                 epoch=self.state.epoch,
                 commit_id=commit_id,
                 at_ms=now_ms,
-                release=number,
+                release=earlier,
                 switch_at_ms=self._switch_at_ms(now_ms),
             )
         )
 
-    def _known(self, number: int) -> Proposal:
-        if number < 1:
-            raise InvalidArgument("release numbers start at 1", "release")
-        proposal = self.state.proposals.get(number)
-        if proposal is None:
-            raise NotFound(
-                f"there is no release {number}; the last one is {self.state.next_release - 1}"
+    def _check_loaded(self, number: int) -> None:
+        """Regions that are lost, or cut off from the store, are asked nothing."""
+        missing = [
+            region
+            for region, said in sorted(self._said().items())
+            if number not in said.prepared and (region == self.region or not self._lapsed(region))
+        ]
+        if missing:
+            raise Conflict(
+                f"release {number} is not loaded in: {', '.join(missing)}. Say --again to have "
+                "what it is made of prepared first, as a new release; --force to switch at once"
             )
-        return proposal
 
     def _check_prepared(self, proposal: Proposal) -> None:
         number = proposal.release.number

@@ -37,6 +37,18 @@ class SearchEffort:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Embedded:
+    """The vectors of a request's texts, made before it is sent to several regions: the last bits of
+    a vector may depend on the kind of processor, and all of them are to search for the same.
+    """
+
+    model: str
+    """The version of the embedder that made them."""
+    vectors: Float32Array
+    """float32 [n, d], one row a text"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SearchRequest:
     """One search or a batch of them. Exactly one of `queries` and `vectors` is given."""
 
@@ -45,6 +57,8 @@ class SearchRequest:
     queries: tuple[str, ...] | None = None
     vectors: Float32Array | None = None
     """float32 [n, d]; or flat, [n * d], to be cut into rows of the index's dimension."""
+    embedded: Embedded | None = None
+    """Of `queries`. A release with another embedder embeds the texts itself."""
     top_k: int = TOP_K_DEFAULT
     filter: Filter | None = None
     fields: tuple[str, ...] | None = None

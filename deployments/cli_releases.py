@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cluster.clock import SYSTEM_CLOCK
-from cluster.errors import NotFound
+from cluster.errors import InvalidArgument, NotFound
 from cluster.evidence import EvidencePolicy
 from cluster.releases import LogState, Proposal
 from deployments.cli_options import Config, Json, Region, Store
@@ -246,24 +246,46 @@ def rollback(
         int | None,
         typer.Argument(help="Release to go back to; the one before by default.", metavar="NUMBER"),
     ] = None,
+    again: Annotated[
+        bool,
+        typer.Option(
+            "--again", help="Have what it is made of prepared first, as a new release, then switch."
+        ),
+    ] = False,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="Switch at once, even where it is not loaded or an open one follows."
+        ),
+    ] = False,
     config: Config = None,
     region: Region = None,
     store: Store = None,
     as_json: Json = False,
 ) -> None:
-    """Make an earlier release current again.
+    """Make an earlier release current again: one switch, in all regions at one moment.
+
+    The one before the current release stays loaded. One that a region has not loaded is refused:
+    that region would go on with the newer release until it has.
 
     Example: raygion release rollback
     """
     from deployments import region_host
 
+    if again and force:
+        raise InvalidArgument("goes not with --again, which prepares it first", "force")
     installation = leading(config, region, store)
     region_host.join(installation)
-    current = region_host.rollback(number)
+    if again:
+        steps = Steps(quiet=as_json)
+        with steps.shown(), steps.step("Prepare") as step:
+            current = region_host.propose_again(installation, number, step.note)
+    else:
+        current = region_host.rollback(number, force=force)
     if as_json:
         print_json({"release": current})
     else:
-        say(f"Release [bold]{current}[/] is current again")
+        say(f"Release [bold]{current}[/] is current" + ("" if again else " again"))
 
 
 def _evidence(policy: EvidencePolicy | None) -> list[tuple[str, str]]:

@@ -7,7 +7,9 @@ refusal is an InvalidArgument that names the field.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import base64
+import codecs
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
@@ -36,7 +38,7 @@ from cluster.demand import Consistency, Demand, demand_of
 from cluster.errors import InvalidArgument
 from cluster.filters import Filter, parse_filter
 from cluster.manifests import EF_SEARCH_MAX
-from cluster.search import TOP_K_DEFAULT, Float32Array, SearchEffort, SearchRequest
+from cluster.search import TOP_K_DEFAULT, Embedded, Float32Array, SearchEffort, SearchRequest
 from cluster.vectors import are_short
 from deployments.json_vectors import body_vectors
 
@@ -210,6 +212,23 @@ class SearchOptions(ReleaseOptions):
         )
 
 
+class EmbeddedBody(Body):
+    """The vectors of `queries`, as the region made them that asks several for the same."""
+
+    model: Name = Field(description="The version of the embedder that made them.")
+    vectors: str = Field(description="float32, little-endian, a row for each text; in base64.")
+
+    def to_embedded(self, num_texts: int) -> Embedded:
+        try:
+            numbers = np.frombuffer(base64.b64decode(self.vectors, validate=True), dtype="<f4")
+            vectors = numbers.reshape(num_texts, -1)
+        except ValueError:
+            raise InvalidArgument(
+                "must be float32 in base64, of one length for each text", "embedded.vectors"
+            ) from None
+        return Embedded(model=self.model, vectors=_finite(vectors, "embedded.vectors"))
+
+
 class SearchBody(SearchOptions):
     """Give exactly one of `query`, `vector`, `queries` and `vectors`."""
 
@@ -217,6 +236,9 @@ class SearchBody(SearchOptions):
     vector: Vector | None = Field(None, description="A ready-made vector of the index's dimension.")
     queries: Texts | None = Field(None, description="Texts, answered together in this order.")
     vectors: Batch | None = Field(None, description="Vectors of one length, answered together.")
+    embedded: EmbeddedBody | None = Field(
+        None, description="Between regions: the vectors of `queries`."
+    )
 
 
 _ASKED = ("query", "vector", "queries", "vectors")
@@ -249,6 +271,8 @@ def parse_search(
     )
     check_hits(num_queries, asked.top_k)
     request = asked.to_request(queries, vectors, trace_id, passages=passages)
+    if asked.embedded is not None:
+        request = replace(request, embedded=asked.embedded.to_embedded(len(queries or ())))
     return request, ReplyForm(given in ("queries", "vectors"), asked.included())
 
 
@@ -284,6 +308,8 @@ BodyT = TypeVar("BodyT", bound=Body)
 
 def parse_body(model: type[BodyT], body: bytes) -> BodyT:
     """Raises InvalidArgument for what is no JSON object or does not fit the model."""
+    # Some programs begin a text with a byte order mark, which RFC 8259 lets a reader skip.
+    body = body.removeprefix(codecs.BOM_UTF8)
     if not body:
         raise InvalidArgument("is empty; send a JSON object", "body")
     try:

@@ -23,6 +23,7 @@ from cluster.config import RolloutPolicy
 from cluster.errors import Conflict, InvalidArgument, Unavailable
 from cluster.region_claim import claim_region
 from cluster.releases import ReleaseContents
+from cluster.rollback import earlier_release
 from deployments.http_client import HttpRegion, RemoteError
 from deployments.installation import Installation, NotRunning
 from deployments.interrupts import uninterrupted
@@ -308,12 +309,23 @@ def commit(number: int) -> None:
     client.wait_until_serving(number, SERVE_TIMEOUT_S)
 
 
-def rollback(number: int | None) -> int:
-    """Rolls back and waits until the earlier release is served."""
+def rollback(number: int | None, *, force: bool = False) -> int:
+    """Rolls back and waits until the earlier release is served. Raises Conflict where a region has
+    not loaded it, or an open release would follow, unless `force` is given.
+    """
     client = CoordinatorClient()
-    current = client.rollback(number)
+    current = client.rollback(number, force=force)
     client.wait_until_serving(current, SERVE_TIMEOUT_S)
     return current
+
+
+def propose_again(installation: Installation, number: int | None, note: Progress) -> int:
+    """Proposes what an earlier release is made of as a new one, None that of the one before, and
+    waits until it is served here; returns its number. Raises what `propose` raises, NotFound for
+    one that there is not, or that was collected.
+    """
+    earlier = earlier_release(installation.read_release_log(), number)
+    return propose(installation, earlier.release.contents, commit=True, note=note)
 
 
 def abort(number: int, reason: str) -> None:

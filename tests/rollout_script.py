@@ -11,7 +11,7 @@ from cluster.releases import (
     Propose,
     ReleaseStatus,
 )
-from cluster.rollout import Rollout, RolloutSettings
+from cluster.rollout import Rollout
 from cluster.rollout_events import (
     Append,
     EntryRead,
@@ -25,6 +25,7 @@ from cluster.rollout_events import (
     RegionStatus,
     Retire,
 )
+from cluster.rollout_settings import RolloutSettings
 from tests.fakes import Entries, contents, counting_ids
 
 SETTINGS = RolloutSettings(

@@ -26,6 +26,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from actors import names
 from cluster.config import Settings
 from cluster.corpus_settings import CorpusSettings
 from cluster.manifests import IndexKind, IndexParameters, ManifestRef, Metric
@@ -41,6 +42,7 @@ T = TypeVar("T")
 REGION = "testland"
 CORPUS = "vectors"
 SHARDS, REPLICAS, TOP_K = 2, 2, 5
+REPLICA_NAMES = [names.replica(CORPUS, s, r) for s in range(SHARDS) for r in range(REPLICAS)]
 DIMENSION = 16
 _DOCUMENTS, _QUERIES = 400, 32
 _GAP_MIN = 1e-4
@@ -265,7 +267,7 @@ class Load:
                 self.replies.append(reply)
 
 
-def search_settings(folder: Path, **http: object) -> Settings:
+def search_settings(folder: Path, *, gcs_redis: str | None = None, **http: object) -> Settings:
     """Of a region that keeps everything in `folder`; `http` changes its endpoint."""
     corpus = CorpusSettings(
         shards=SHARDS,
@@ -275,7 +277,7 @@ def search_settings(folder: Path, **http: object) -> Settings:
     endpoint = EndpointSettings.model_validate({"port": find_port_block().http, **http})
     return Settings(
         store=StoreSettings(url=str(folder / "store")),
-        regions={REGION: RegionSettings(http=endpoint)},
+        regions={REGION: RegionSettings(http=endpoint, gcs_redis=gcs_redis)},
         corpora={CORPUS: corpus},
         generator=GeneratorSettings(source=None),
         state_folder=folder,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from cluster.config import Settings
 from cluster.model_settings import EmbedderSettings, GeneratorSettings
 from cluster.releases import ReleaseContents
 from deployments.installation import Installation
+from tests.redis_server import REDIS, redis_server
 from tests.search_region import (
     CORPUS,
     REGION,
@@ -45,13 +46,22 @@ class ChaosRegion:
 
 @contextmanager
 def chaos_region(folder: Path, *, local_first: bool, with_answers: bool) -> Iterator[ChaosRegion]:
-    """A region of two gateways on two Ray nodes, with all of its parts in order."""
-    settings = search_settings(
-        folder, gateways=GATEWAYS, gateways_max=GATEWAYS, local_first=local_first
-    )
-    if with_answers:
-        settings = _with_models(settings)
-    with search_region(folder, settings) as region:
+    """A region of two gateways on two Ray nodes, with all of its parts in order.
+
+    Where there is a Redis to be started, it has the state of the control store.
+    """
+    with ExitStack() as stack:
+        redis = None if REDIS is None else stack.enter_context(redis_server(folder))
+        settings = search_settings(
+            folder,
+            gcs_redis=redis,
+            gateways=GATEWAYS,
+            gateways_max=GATEWAYS,
+            local_first=local_first,
+        )
+        if with_answers:
+            settings = _with_models(settings)
+        region = stack.enter_context(search_region(folder, settings))
         questions: dict[str, tuple[str, ...]] = {}
         if with_answers:
             _add_texts(region, settings, folder)

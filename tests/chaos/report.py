@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bench.markdown import table
+from tests.chaos.deaths import Death
 from tests.chaos.overload import OverloadReport
 from tests.chaos.steady_load import SLOW_S, Counts
 
@@ -18,18 +19,28 @@ class Row:
     asked: str
     counts: Counts
     recovered_s: float
+    failed_until_s: float
+    """From the break to the last search that failed."""
+    lost_s: float
+    """For how long they may."""
     note: str
     problem: str
     """Why the region did not come back; empty when it did."""
 
+    @property
+    def failed_too_long(self) -> bool:
+        return bool(self.counts.failed) and self.failed_until_s > self.lost_s
 
-def as_markdown(rows: list[Row], overload: OverloadReport | None) -> str:
+
+def as_markdown(rows: list[Row], deaths: list[Death], overload: OverloadReport | None) -> str:
     parts = ["# Chaos report"]
     for local_first in (False, True):
         turn = [row for row in rows if row.local_first is local_first]
         if turn:
             on = "on" if local_first else "off"
             parts.append(f"## `local_first` {on}\n\n{_table_of(turn)}\n\n{_notes_of(turn)}".strip())
+    if deaths:
+        parts.append(f"## The end of a region, watched\n\n{_table_of_deaths(deaths)}")
     if overload is not None:
         parts.append(f"## Overload\n\n{_overload(overload)}")
     return "\n\n".join(parts) + "\n"
@@ -59,11 +70,23 @@ def _table_of(rows: list[Row]) -> str:
     )
 
 
+def _table_of_deaths(deaths: list[Death]) -> str:
+    columns = ("killed", "searches fail after, s", "and are answered again after, s", "wrong")
+    return table(
+        columns,
+        (
+            (death.victim, f"{death.failed_s:.1f}", f"{death.back_s:.1f}", death.wrong)
+            for death in deaths
+        ),
+    )
+
+
 def _notes_of(rows: list[Row]) -> str:
     notes = {row.scenario: row.note for row in rows if row.note}
     notes |= {row.scenario: f"did not come back: {row.problem}" for row in rows if row.problem}
     failures = [
-        f"- {row.scenario}, first failure of {row.asked}: `{row.counts.first_failure}`"
+        f"- {row.scenario}, first failure of {row.asked}: `{row.counts.first_failure}`; the last "
+        f"after {row.failed_until_s:.2f} s"
         for row in rows
         if row.counts.failed
     ]

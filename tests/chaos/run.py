@@ -20,11 +20,14 @@ from pathlib import Path
 from types import FrameType
 
 from cluster.errors import RaygionError
+from tests.chaos.deaths import DEATHS, measure_deaths
 from tests.chaos.overload import OVERLOAD, measure_overload
 from tests.chaos.region import ROOT, ChaosRegion, chaos_region
 from tests.chaos.report import Row, as_markdown
-from tests.chaos.scenarios import NOT_POSSIBLE, SCENARIOS, Scenario
+from tests.chaos.scenario import Scenario
+from tests.chaos.scenarios import NOT_POSSIBLE, SCENARIOS
 from tests.chaos.steady_load import SteadyLoad
+from tests.redis_server import REDIS
 from tests.search_region import search_region, search_settings, wait_until
 
 _REPORT = ROOT / ".raygion" / "chaos.md"
@@ -38,7 +41,11 @@ def main(arguments: list[str] | None = None) -> int:
     # Ended by a signal, too, everything that was started must go.
     signal.signal(signal.SIGTERM, _leave)
     wanted = [
-        s for s in SCENARIOS if asked.only in s.name and not (asked.quick and s.needs_answers)
+        s
+        for s in SCENARIOS
+        if asked.only in s.name
+        and not (asked.quick and s.needs_answers)
+        and not (REDIS is None and s.needs_redis)
     ]
     rows: list[Row] = []
     if wanted:
@@ -52,11 +59,12 @@ def main(arguments: list[str] | None = None) -> int:
             search_region(Path(folder), search_settings(Path(folder), gateways_max=1)) as region,
         ):
             overload = measure_overload(region)
-    report = as_markdown(rows, overload)
+    deaths = measure_deaths() if asked.only in DEATHS else []
+    report = as_markdown(rows, deaths, overload)
     print(report)
     _REPORT.parent.mkdir(exist_ok=True)
     _REPORT.write_text(report)
-    broken = [r for r in rows if r.counts.failed or r.counts.wrong or r.problem]
+    broken = [r for r in rows if r.failed_too_long or r.counts.wrong or r.problem]
     return 1 if broken else 0
 
 
@@ -91,6 +99,8 @@ def _run(region: ChaosRegion, scenario: Scenario, *, local_first: bool) -> list[
             asked=asked,
             counts=counts,
             recovered_s=recovered_s,
+            failed_until_s=max(0.0, load.last_failure_s - started_s),
+            lost_s=scenario.lost_s,
             note=note,
             problem=problem,
         )

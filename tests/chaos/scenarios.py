@@ -10,36 +10,34 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import psutil
 
-from actors import names
 from actors.shard_index import INDEX_FILE
 from actors.shard_replica import ReplicaStatus
 from cluster.artifacts import blob_path
 from cluster.errors import Conflict
 from cluster.manifests import ArtifactFile
 from cluster.releases import ReleaseStatus
+from tests.chaos.cluster_scenarios import CLUSTER_SCENARIOS
 from tests.chaos.region import GATEWAYS, ChaosRegion
+from tests.chaos.scenario import Scenario
 from tests.chaos.slow_disk import NoSlowDisk, forget, slow_disk
 from tests.chaos.steady_load import ask
 from tests.search_region import (
     CORPUS,
     REGION,
-    REPLICAS,
-    SHARDS,
+    REPLICA_NAMES,
     head_node,
     node_of_replica,
     replica_status,
     wait_until,
 )
 
-REPLICA_NAMES = [names.replica(CORPUS, s, r) for s in range(SHARDS) for r in range(REPLICAS)]
 COORDINATOR = "ray::Coordinator"
 GATEWAY = "ray::ServeReplica:gateway:"
 GENERATOR = "ray::ServeReplica:generator-"
@@ -48,14 +46,6 @@ _BURST = 60
 """Answers asked for at once; the generators take 8 and 4 wait in each gateway."""
 _SLOW_BYTES_PER_S = 16 * 1024
 _LOOK_S = 0.3
-
-
-@dataclass(frozen=True, slots=True)
-class Scenario:
-    name: str
-    does: Callable[[ChaosRegion], str]
-    """Returns what there is to say of it besides the counts."""
-    needs_answers: bool = False
 
 
 def kill_replica(region: ChaosRegion, replica: str) -> str:
@@ -175,6 +165,7 @@ SCENARIOS = [
     Scenario("full queue", fill_the_queue, needs_answers=True),
     Scenario("corrupt artifact offered", offer_corrupt_artifact),
     Scenario("slow disk", switch_on_a_slow_disk),
+    *CLUSTER_SCENARIOS,
     Scenario("kill -9 of a Ray node", kill_node),
 ]
 NOT_POSSIBLE = (NoSlowDisk,)

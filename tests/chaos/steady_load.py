@@ -41,6 +41,8 @@ class SteadyLoad:
     region: ChaosRegion
     searches: list[Reply] = field(default_factory=list)
     answers: list[tuple[str, Reply]] = field(default_factory=list)
+    last_failure_s: float = 0.0
+    """When a search failed last, by the monotonic clock."""
 
     def __enter__(self) -> SteadyLoad:
         self._over = threading.Event()
@@ -86,6 +88,8 @@ class SteadyLoad:
                 query = (query + 1) % len(region.queries)
                 reply = region.search(client, query, corpus=CORPUS, timeout_ms=_TIMEOUT_MS)
                 self.searches.append(reply)
+                if reply.error:
+                    self.last_failure_s = time.monotonic()
 
     def _answer(self, number: int) -> None:
         questions = list(self.region.questions)

@@ -217,6 +217,7 @@ def test_from_documents_to_a_rollback_and_down(workspace: Workspace) -> None:
     assert reads("release", "rollback") == {"release": 1}
     assert "Tin comes" not in does("search", "tin in Indonesia")
     assert reads("release", "propose")["release"] == 3
+    assert "open, not committed" in refuses("release", "rollback", "3")
     assert "3 gets 5 % of the traffic" in does("release", "canary", "3", "--percent", "5")
     assert "canary at 5 %" in does("release", "show", "3")
     assert reads("release", "list")["canary"]["percent"] == 5
@@ -229,6 +230,13 @@ def test_from_documents_to_a_rollback_and_down(workspace: Workspace) -> None:
     assert listed["current"] == 1
     assert [r["status"] for r in listed["releases"]] == ["committed", "committed", "aborted"]
     assert "1 (current)" in does("release", "list")
+
+    # Releases 4 and 5 have taken the places of 1 and 2, of which nothing is loaded any more.
+    assert reads("release", "rollback", "2", "--again") == {"release": 4}
+    assert "Tin comes" in does("search", "tin in Indonesia", "--top-k", "1")
+    assert reads("release", "rollback", "1", "--again") == {"release": 5}
+    assert "release 2 is not loaded in: here" in refuses("release", "rollback", "2")
+    assert reads("release", "rollback", "1", "--force") == {"release": 1}
 
     # A region that is up stays as it is.
     assert reads("up")["release"] == 1

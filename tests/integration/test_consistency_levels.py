@@ -31,7 +31,7 @@ CALM_MS = 5000
 def _first_release_again(shared_region: LiveRegion) -> Iterator[None]:
     yield
     if shared_region.coordinator.status().release != shared_region.release:
-        region_host.rollback(shared_region.release)
+        region_host.rollback(shared_region.release, force=True)
 
 
 def commit_another(region: LiveRegion) -> int:

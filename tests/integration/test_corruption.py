@@ -217,7 +217,7 @@ def test_a_replica_that_comes_back_mends_a_damaged_cache(
         wait_until(lambda: _num_serving(shared_region) == _wanted(tiny), "the replica to load")
         _assert_serves(shared_region, http, tiny)
     finally:
-        region_host.rollback(shared_region.release)
+        region_host.rollback(shared_region.release, force=True)
 
 
 def _assert_serves(region: LiveRegion, http: httpx.Client, tiny: Tiny) -> None:

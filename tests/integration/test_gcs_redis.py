@@ -7,12 +7,11 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
-from cluster.config import Settings
 from cluster.errors import InvalidArgument, Unavailable
 from deployments.gcs_storage import check_redis
+from tests.chaos.cluster_scenarios import control_stores
 from tests.redis_server import REDIS, redis_says, redis_server
 from tests.search_region import (
     REGION,
@@ -53,17 +52,11 @@ def test_one_that_is_not_there_is_named() -> None:
         check_redis("127.0.0.1:1")
 
 
-def with_redis(settings: Settings, redis: str) -> Settings:
-    region = settings.regions[REGION].model_copy(update={"gcs_redis": redis})
-    return settings.model_copy(update={"regions": {REGION: region}})
-
-
 @pytest.mark.slow
 def test_searches_releases_and_restarts_go_on_when_the_control_store_dies(
     tmp_path: Path, redis: str
 ) -> None:
-    settings = with_redis(search_settings(tmp_path), redis)
-    with search_region(tmp_path, settings) as region:
+    with search_region(tmp_path, search_settings(tmp_path, gcs_redis=redis)) as region:
         assert redis_says(redis, "DBSIZE") != ":0\r\n"
         with Load(region) as load:
             for _ in range(2):
@@ -88,21 +81,10 @@ def test_searches_releases_and_restarts_go_on_when_the_control_store_dies(
 
 def kill_control_store(region: SearchRegion) -> None:
     """Returns when another one runs."""
-    before = control_stores(region)
+    before = control_stores(region.cluster)
     assert len(before) == 1
     os.kill(before[0], signal.SIGKILL)
     took_s = wait_until(
-        lambda: control_stores(region) not in ([], before), "another control store", 30
+        lambda: control_stores(region.cluster) not in ([], before), "another control store", 30
     )
     print(f"\nanother control store after {took_s:.1f} s")
-
-
-def control_stores(region: SearchRegion) -> list[int]:
-    found = []
-    for pid in region.cluster.pids():
-        try:
-            if psutil.Process(pid).name() == "gcs_server":
-                found.append(pid)
-        except psutil.Error:
-            continue
-    return found

@@ -63,7 +63,7 @@ class Server(ThreadingTCPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Request)
-        self.dies = False
+        self.dies = self.pauses_amid_body = False
         self.taken = 0
         self.connections = 0
         self.forwarded_for: list[str] = []
@@ -87,10 +87,14 @@ class _Request(StreamRequestHandler):
                     line = self.rfile.readline()
                 self.rfile.read(length)
                 self.server.taken += 1
+                head, body = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", b"ok"
+                if self.server.pauses_amid_body:
+                    self.wfile.write(head + body[:1])
+                    head, body = b"", body[1:]
                 self.server.may_answer.wait(30)
                 if self.server.dies:
                     return
-                self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+                self.wfile.write(head + body)
 
 
 @pytest.fixture
@@ -248,16 +252,19 @@ def test_a_client_that_never_ends_its_request_is_cut_off(client: httpx.Client, s
     assert (b'"code":"deadline_exceeded"' in reply) is has_head
 
 
-def test_a_reply_that_takes_longer_than_a_client_may_hesitate_arrives(
-    client: httpx.Client, servers: tuple[Server, Server]
+@pytest.mark.parametrize("pauses", ["before its head", "amid its body"])
+def test_a_reply_may_take_longer_than_a_client_may_hesitate(
+    client: httpx.Client, servers: tuple[Server, Server], pauses: str
 ) -> None:
+    for server in servers:
+        server.pauses_amid_body = pauses == "amid its body"
     with ThreadPoolExecutor(1) as threads, held(servers):
         waiting = threads.submit(client.post, "/v1/search")
         wait_until_taken(servers, 1)
         time.sleep(CLIENT_TIMEOUT_S + 1)
         for server in servers:
             server.may_answer.set()
-        assert waiting.result().status_code == 200
+        assert (waiting.result().status_code, waiting.result().content) == (200, b"ok")
 
 
 def all_of(connection: socket.socket) -> bytes:

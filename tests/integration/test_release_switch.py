@@ -34,7 +34,7 @@ QUERY = "What does Quellbrunn keep in its clock tower?"
 def _first_release_again(shared_region: LiveRegion) -> Iterator[None]:
     yield
     if shared_region.coordinator.status().release != shared_region.release:
-        region_host.rollback(shared_region.release)
+        region_host.rollback(shared_region.release, force=True)
 
 
 @pytest.fixture(scope="module")

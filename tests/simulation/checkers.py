@@ -9,6 +9,8 @@ from collections import Counter
 from tests.simulation.beliefs import LOG, beliefs, entries, holding
 from tests.simulation.history import History
 
+NONSENSE = "what makes no sense"
+"""The kind of a request that has to be refused whatever the state of the log."""
 FAULT_TAKEN_IN_S = 1.5
 """A coordinator takes it in after its next pause."""
 
@@ -73,6 +75,37 @@ def requests_have_the_effect_that_was_told(history: History) -> list[str]:
             problems.append(f"a {request.kind} that was told to have failed stands in the log")
         if len(found) > 1:
             problems.append(f"one {request.kind} landed as {found}")
+    return problems
+
+
+def what_makes_no_sense_is_refused(history: History) -> list[str]:
+    return [
+        f"{request.kind} was granted to {request.region} at {request.at_s:.3f}"
+        for request in history.requests
+        if request.kind == NONSENSE and (request.commit_ids or request.outcome == "ok")
+    ]
+
+
+def rollbacks_without_force_last(history: History) -> list[str]:
+    """They lead to what is loaded, and nothing that is being prepared takes over from them."""
+    known = beliefs(history)
+    asked = {
+        commit_id: request
+        for request in history.requests
+        if request.kind == "rollback"
+        for commit_id in request.commit_ids[-1:]
+    }
+    problems = []
+    for position, entry in holding(history):
+        request = asked.get(entry["commit_id"])
+        if request is None:
+            continue
+        before = known[position - 1]
+        opened = before.open_release()
+        if not request.was_loaded:
+            problems.append(f"the roll-back at {position} leads to what its region has not loaded")
+        if opened is not None and before.auto_commit[opened]:
+            problems.append(f"release {opened} takes over from the roll-back at {position}")
     return problems
 
 

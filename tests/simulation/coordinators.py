@@ -12,7 +12,7 @@ from cluster.coordination import RolloutDriver
 from cluster.errors import Fenced, OutcomeUnknown, RaygionError, Unavailable
 from cluster.region_view import Pulse, RegionView
 from cluster.release_log import ReleaseLog
-from cluster.releases import CanaryShare, Release, ReleaseStatus
+from cluster.releases import CanaryShare, Release, ReleaseStatus, Rollback
 from cluster.rollout import Rollout
 from cluster.rollout_events import Append, CanaryFaulted, Outcome, Prepared, PrepareFailed
 from tests.simulation.faulty_store import FaultyStore
@@ -176,6 +176,8 @@ class Incarnation(Process):
         def decide(rollout: Rollout, now_ms: int, commit_id: str) -> Append:
             append = request.decide(rollout, now_ms, commit_id)
             request.commit_ids.append(append.entry.commit_id)
+            if isinstance(append.entry, Rollback):
+                request.was_loaded = append.entry.release in self._loaded
             return append
 
         try:

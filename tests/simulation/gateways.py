@@ -255,6 +255,9 @@ class Engine:
             timings_ms={SERVING: float(number)},
         )
 
+    async def embedded(self, request: SearchRequest) -> SearchRequest:
+        return request
+
     async def answer_events(self, request: AnswerRequest) -> AsyncGenerator[AnswerEvent, None]:
         pinned, number = self._pin(request)
         deadline = Deadline.after(request.timeout_s, self._region.clock)

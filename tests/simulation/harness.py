@@ -22,8 +22,8 @@ from cluster.errors import Unavailable
 from cluster.log_entries import parse_entry
 from cluster.numbered_object import read_each
 from cluster.releases import Switch
-from cluster.rollout import RolloutSettings
 from cluster.rollout_events import RegionStatus
+from cluster.rollout_settings import RolloutSettings
 from tests.simulation.accidents import Accidents
 from tests.simulation.clients import Client
 from tests.simulation.coordinators import Incarnation

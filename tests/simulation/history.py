@@ -19,6 +19,8 @@ class Request:
     decide: Decide
     commit_ids: list[str] = field(default_factory=list)
     """Of every entry that was made for it."""
+    was_loaded: bool = True
+    """Of a roll-back: whether whoever wrote the last one of `commit_ids` had the release loaded."""
     outcome: str = "unknown"
     """ok, failed, or unknown (no reply, or the coordinator died)."""
 

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from cluster.config import RolloutPolicy
 from cluster.coordination import Decide
-from cluster.releases import WaitFor
+from cluster.releases import LogState, WaitFor
 from cluster.rollout import Rollout
 from cluster.rollout_events import Append
 from tests.fakes import contents
+from tests.simulation.checkers import NONSENSE
 from tests.simulation.coordinators import Incarnation
 from tests.simulation.history import Request
 
@@ -99,8 +100,12 @@ class People:
 
     def _wish(self, incarnation: Incarnation) -> tuple[str, Decide]:
         rng, state = self._rng, incarnation.rollout.state
+        if rng.random() < 0.08:
+            return NONSENSE, self._nonsense(state)
         number = max(1, state.next_release - 1 - (rng.random() < 0.1))
-        back_to = rng.choice([None, *(switch.release for switch in state.switches[-4:])])
+        # The last number may be that of a release that is open, or was aborted.
+        back_to = rng.choice([None, *(switch.release for switch in state.switches[-4:]), number])
+        force = rng.random() < 0.5
         names = list(self._world.regions)
         # Most releases are for everybody, as in life; with few targets many regions catch up.
         some = rng.randint(1, len(names)) if rng.random() < 0.4 else len(names)
@@ -129,6 +134,27 @@ class People:
             "canary": _share(number, percent),
             "commit": lambda r, now, cid: r.commit(number, now_ms=now, commit_id=cid),
             "abort": lambda r, now, cid: r.abort(number, reason="", now_ms=now, commit_id=cid),
-            "rollback": lambda r, now, cid: r.rollback(back_to, now_ms=now, commit_id=cid),
+            "rollback": lambda r, now, cid: r.rollback(
+                back_to, force=force, now_ms=now, commit_id=cid
+            ),
         }
-        return kind, wishes[kind]
+        return ("forced rollback" if kind == "rollback" and force else kind), wishes[kind]
+
+    def _nonsense(self, state: LogState) -> Decide:
+        """What must be refused, whatever has happened by the time that it is looked at."""
+        unknown = state.next_release + 1000
+        never = self._rng.choice([-1, 0, unknown, *state.aborted(3)])
+        share = self._rng.choice([-1, 100])
+        first = next(iter(self._world.regions))
+        twice = (first, first)
+        wishes: list[Decide] = [
+            lambda r, now, cid: r.rollback(never, force=True, now_ms=now, commit_id=cid),
+            lambda r, now, cid: r.commit(never, now_ms=now, commit_id=cid),
+            lambda r, now, cid: r.abort(never, reason="", now_ms=now, commit_id=cid),
+            _share(never, 5),
+            _share(max(1, state.next_release - 1), share),
+            lambda r, now, cid: r.propose(
+                contents(cid), targets=twice, auto_commit=True, now_ms=now, commit_id=cid
+            ),
+        ]
+        return self._rng.choice(wishes)

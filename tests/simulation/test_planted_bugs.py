@@ -9,12 +9,22 @@ import pytest
 
 import cluster.numbered_object as numbered_object
 import cluster.release_fold as release_fold
+import cluster.rollback as rollback
 import cluster.rollout as rollout
 from cluster.coordination import RolloutDriver
 from cluster.errors import Conflict, Corrupt, OutcomeUnknown, Unavailable
 from cluster.numbered_object import NumberedLog
 from cluster.release_log import LogSnapshot, ReleaseLog, snapshot_path
-from cluster.releases import Abort, CanaryShare, Elect, Fence, LogEntry, LogState, Proposal
+from cluster.releases import (
+    Abort,
+    CanaryShare,
+    Elect,
+    Fence,
+    LogEntry,
+    LogState,
+    Proposal,
+    Rollback,
+)
 from cluster.residents import Residents
 from cluster.rollout import Rollout
 from cluster.rollout_events import (
@@ -153,6 +163,31 @@ def giving_up_at_the_first_failure(patch: Patch) -> None:
     patch.setattr(Residents, "settle", settle)
 
 
+def going_back_to_what_is_not_loaded(patch: Patch) -> None:
+    patch.setattr(Rollout, "_check_loaded", lambda self, number: None)
+
+
+def going_back_while_another_takes_over(patch: Patch) -> None:
+    patch.setattr(rollout, "check_stays", lambda state, number: None)
+
+
+def going_back_to_what_was_aborted(patch: Patch) -> None:
+    real = release_fold.objection
+
+    def objection(state: LogState, entry: LogEntry) -> str | None:
+        is_back = isinstance(entry, Rollback) and entry.release in state.proposals
+        return None if is_back else real(state, entry)
+
+    def earlier_release(state: LogState, number: int | None) -> Proposal:
+        if number is not None and number in state.proposals:
+            return state.proposals[number]
+        return rollback.earlier_release(state, number)
+
+    for module in (release_fold, rollout):
+        patch.setattr(module, "objection", objection)
+    patch.setattr(rollout, "earlier_release", earlier_release)
+
+
 def never_fencing(patch: Patch) -> None:
     real = Rollout._next_entry
 
@@ -170,7 +205,7 @@ def trying_what_is_not_prepared(patch: Patch) -> None:
 
 
 def a_share_that_outlives_the_abort(patch: Patch) -> None:
-    patch.setattr(release_fold, "_without_canary_of", lambda release, state: state)
+    patch.setattr(release_fold, "_canary_without", lambda state, release: state.canary)
 
 
 def a_share_for_a_region_that_takes_no_part(patch: Patch) -> None:
@@ -211,6 +246,9 @@ BUGS = [
     Bug(leftovers_that_stand_again, "the_quiet_time_ends_well"),
     Bug(never_trying_a_committed_release_again, "the_quiet_time_ends_well"),
     Bug(giving_up_at_the_first_failure, "nobody_is_left_out_for_what_passes"),
+    Bug(going_back_to_what_is_not_loaded, "rollbacks_without_force_last"),
+    Bug(going_back_while_another_takes_over, "rollbacks_without_force_last"),
+    Bug(going_back_to_what_was_aborted, "what_makes_no_sense_is_refused"),
     Bug(never_fencing, "the_quiet_time_ends_well"),
     Bug(trying_what_is_not_prepared, "commits_wait_for_their_targets"),
     Bug(a_share_that_outlives_the_abort, "a_canarys_share_goes_to_what_may_have_it"),

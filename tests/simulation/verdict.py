@@ -14,6 +14,8 @@ CHECKERS: tuple[Checker, ...] = (
     log.epochs_never_go_back,
     log.one_incarnation_leads_an_epoch,
     log.requests_have_the_effect_that_was_told,
+    log.what_makes_no_sense_is_refused,
+    log.rollbacks_without_force_last,
     log.commits_wait_for_their_targets,
     log.nobody_is_left_out_for_what_passes,
     log.everybody_agrees_at_a_position,

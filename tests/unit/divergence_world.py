@@ -30,7 +30,7 @@ from cluster.manifests import Metric
 from cluster.prompt import PromptTemplate
 from cluster.region_view import CorpusView, Freshness, Pulse, RegionView, ReleaseView
 from cluster.releases import Switch
-from cluster.search import Hit, SearchRequest, SearchResult
+from cluster.search import Embedded, Float32Array, Hit, SearchRequest, SearchResult
 from deployments.http_app import build_http_app
 from deployments.http_settings import HttpSettings
 from tests.fakes import SimClock
@@ -61,6 +61,8 @@ class Engine(FakeService):
         super().__init__()
         self.name = name
         self.fault: Fault = lambda result: result
+        self.rounding = 0.0
+        """What this region's processor adds to each number of a text's vector."""
 
     async def search(self, request: SearchRequest) -> SearchResult:
         self.searches.append(request)
@@ -72,9 +74,10 @@ class Engine(FakeService):
         """Without the fault."""
         if request.vectors is not None:
             vectors = request.vectors.reshape(-1, DIMENSION)
+        elif request.embedded is not None:
+            vectors = request.embedded.vectors
         else:
-            texts = request.queries or ()
-            vectors = np.array([[len(text), 1, 0] for text in texts], dtype=np.float32)
+            vectors = self._made(request)
         return SearchResult(
             results=tuple(_hits(vector) for vector in vectors),
             release=request.release or RELEASE,
@@ -86,6 +89,16 @@ class Engine(FakeService):
             staleness_ms=0,
             session="",
         )
+
+    async def embedded(self, request: SearchRequest) -> SearchRequest:
+        if request.queries is None:
+            return request
+        return replace(request, embedded=Embedded(model="m", vectors=self._made(request)))
+
+    def _made(self, request: SearchRequest) -> Float32Array:
+        texts = request.queries or ()
+        made = np.array([[len(text), 1, 0] for text in texts], dtype=np.float32)
+        return (made + np.float32(self.rounding)).astype(np.float32)
 
 
 def _hits(vector: Any) -> tuple[Hit, ...]:

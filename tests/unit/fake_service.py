@@ -129,6 +129,9 @@ class FakeService:
             timings_ms={"embed": 0.5, "scatter": 0.6},
         )
 
+    async def embedded(self, request: SearchRequest) -> SearchRequest:
+        return request
+
     async def answer_events(self, request: AnswerRequest) -> AsyncGenerator[AnswerEvent, None]:
         self.answers.append(request)
         if self.answer_error is not None:

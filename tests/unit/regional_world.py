@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from actors.regional_service import RegionalService
 from cluster.answers import (
     AnswerEvent,
@@ -26,7 +28,7 @@ from cluster.errors import (
 from cluster.prompt import PromptTemplate
 from cluster.region_view import Freshness, Pulse, RegionView, ReleaseView
 from cluster.releases import Switch
-from cluster.search import Hit, SearchRequest, SearchResult
+from cluster.search import Embedded, Hit, SearchRequest, SearchResult
 from cluster.session import SessionToken
 from tests.fakes import SimClock
 
@@ -82,6 +84,10 @@ class Region:
         """Of the engine's next searches and answers."""
         self.error_in_stream: RaygionError | None = None
         self.text = "text"
+        self.rounding = 0.0
+        """What this region's processor adds to each number of a text's vector."""
+        self.model = "minilm"
+        self.cannot_embed: RaygionError | None = None
         self.coverage = 1.0
         self.gone = False
         self.hangs = False
@@ -144,8 +150,12 @@ class Region:
             skew_max_ms=SKEW,
         )
         number = pinned.release.number
+        embedded = request.embedded
+        if embedded is None or embedded.model != self.model:
+            embedded = self._made(request)
+        score = embedded.vectors.sum().item()
         return SearchResult(
-            results=((Hit(id=f"{number}-a", score=0.1, text=self.text, metadata={}),),),
+            results=((Hit(id=f"{number}-a", score=score, text=self.text, metadata={}),),),
             release=number,
             region=self.name,
             coverage=self.coverage,
@@ -155,6 +165,15 @@ class Region:
             staleness_ms=pinned.staleness_ms,
             session=pinned.session,
         )
+
+    async def embedded(self, request: SearchRequest) -> SearchRequest:
+        if self.cannot_embed is not None:
+            raise self.cannot_embed
+        return replace(request, embedded=self._made(request))
+
+    def _made(self, request: SearchRequest) -> Embedded:
+        numbers = [[len(text) + self.rounding] for text in request.queries or ()]
+        return Embedded(model=self.model, vectors=np.array(numbers, dtype=np.float32))
 
     async def answer_events(self, request: AnswerRequest) -> AsyncGenerator[AnswerEvent, None]:
         found = await self.search(replace(request.retrieval(), not_before=request.not_before))

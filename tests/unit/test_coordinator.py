@@ -25,6 +25,7 @@ from cluster.errors import (
     Conflict,
     Corrupt,
     InvalidArgument,
+    LogUnreadable,
     NotFound,
     OutcomeUnknown,
     Unavailable,
@@ -34,7 +35,7 @@ from cluster.model_settings import GeneratorSettings
 from cluster.numbered_object import NumberedLog
 from cluster.object_store import ObjectStore, open_store
 from cluster.region_settings import RegionSettings
-from cluster.releases import RELEASE_LOG, Elect, ReleaseContents
+from cluster.releases import RELEASE_LOG, Elect, ReleaseContents, entry_path
 from cluster.rollout import Rollout
 from cluster.rollout_events import Append
 from cluster.store_identity import store_identity
@@ -166,6 +167,22 @@ def test_without_the_store_freshness_stands_still_and_a_refresh_fails_at_once(
     door.shut = False
     wait_until(lambda: coordinator.pulse("p", 0.0, frozenset()).freshness.read_ms > stood.read_ms)
     coordinator.refresh()
+
+
+def test_an_entry_that_cannot_be_read_is_told_and_nothing_is_changed(
+    coordinator: Coordinator, store: ObjectStore
+) -> None:
+    path = entry_path(coordinator.log_state().position + 1)
+    store.put_if_absent(path, b'{"kind": "of a version to come"}')
+    with pytest.raises(Unavailable, match=path):
+        coordinator.refresh()
+    assert path in (coordinator.status().log_trouble or "")
+    with pytest.raises(LogUnreadable, match=path):
+        coordinator.propose(published(store), ("elsewhere",), False, None)
+    store.put(path, Elect(epoch=1, commit_id="void", at_ms=0, leader="other").to_bytes())
+    coordinator.refresh()
+    assert coordinator.status().log_trouble is None
+    assert coordinator.log_state().leader == "local"
 
 
 def test_a_store_that_hangs_is_given_up_after_two_seconds(
@@ -315,21 +332,25 @@ def test_a_release_is_loaded_and_served(coordinator: Coordinator, store: ObjectS
 def test_why_a_release_cannot_be_loaded_is_told(
     coordinator: Coordinator, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for error, reason in ((Corrupt("bad bytes"), "bad bytes"), (RuntimeError(), "see the log")):
+    errors: list[Exception] = [RuntimeError(), Unavailable("the store timed out")]
 
-        def fail(
-            self: ReleaseLoader,
-            planned: LoadedRelease,
-            give_up: threading.Event,
-            error: Exception = error,
-        ) -> None:
-            raise error
+    def fail(self: ReleaseLoader, planned: LoadedRelease, give_up: threading.Event) -> None:
+        raise errors[0]
 
-        monkeypatch.setattr(ReleaseLoader, "load", fail)
-        coordinator.propose(published(store), ("local",), True, None)
-        wait_until(lambda: coordinator.log_state().open_proposal() is None)
-        aborted = coordinator.log_state().aborted(1)
-        assert reason in next(iter(aborted.values()))
+    def told() -> str:
+        lines = {line.region: line for line in coordinator.status().regions}
+        return lines["local"].failed.get("1", "")
+
+    monkeypatch.setattr(ReleaseLoader, "load", fail)
+    coordinator.propose(published(store), ("local",), True, None)
+    wait_until(lambda: "see the log" in told())
+    # What may pass is tried again, and what does not ends it.
+    errors.pop(0)
+    wait_until(lambda: told() == "the store timed out")
+    assert coordinator.log_state().open_proposal() is not None
+    errors[0] = Corrupt("bad bytes")
+    wait_until(lambda: coordinator.log_state().open_proposal() is None)
+    assert coordinator.log_state().aborted(1) == {1: "bad bytes"}
 
 
 def test_an_aborted_release_stays_aborted(coordinator: Coordinator, store: ObjectStore) -> None:

@@ -58,6 +58,18 @@ async def test_regions_that_are_alike_raise_no_alert() -> None:
         assert engine.searches[0].vectors.size == VECTORS * DIMENSION
 
 
+async def test_embedders_that_round_differently_are_no_difference() -> None:
+    async with world(questions=("Who grows tea?", "Who drinks it?")) as made:
+        for number, engine in enumerate(made.engines.values()):
+            engine.rounding = number * 1e-6
+        assert not (await made.step()).differs
+        made.engines["c"].fault = last_bit
+        report = await made.step()
+        assert "text of the settings [1]" in {found.question for found in report.differences}
+        made.engines["c"].fault = lambda result: result
+        assert not (await made.step()).differs, "what differed is asked for the same vector again"
+
+
 async def test_another_score_in_the_last_bit_is_found_at_the_first_probe() -> None:
     async with world() as made:
         made.engines["c"].fault = last_bit

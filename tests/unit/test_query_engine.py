@@ -12,7 +12,7 @@ import pytest
 
 from actors.query_engine import QueryEngine
 from actors.release_uses import ReleaseUses
-from cluster.clock import SYSTEM_CLOCK
+from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.consistency import Known
 from cluster.errors import InvalidArgument, NotFound, Unavailable
 from cluster.filters import parse_filter
@@ -21,7 +21,7 @@ from cluster.partitions import shards_to_ask
 from cluster.prompt import PromptTemplate
 from cluster.region_view import CorpusView, RegionView, ReleaseView
 from cluster.releases import Switch
-from cluster.search import SearchRequest
+from cluster.search import Embedded, Float32Array, SearchRequest
 from tests.unit.test_shard_search import DIMENSION, QUERIES, SHARDS, FakeShard, kind_of
 
 CORPUS = CorpusView(
@@ -63,6 +63,7 @@ class Region:
     view: RegionView
     shards: list[FakeShard]
     uses: ReleaseUses = field(default_factory=ReleaseUses)
+    embedders: Embedders = field(default_factory=lambda: Embedders())
 
     def engine(self) -> QueryEngine:
         routes = kind_of(self.shards).shards
@@ -74,7 +75,14 @@ class Region:
         )
         return QueryEngine(
             views=cast(Any, views),
-            routes=cast(Any, SimpleNamespace(shards=lambda _: routes, follow=lambda _: None)),
+            routes=cast(
+                Any,
+                SimpleNamespace(
+                    shards=lambda _: routes,
+                    embedder=lambda _: self.embedders,
+                    follow=lambda _: None,
+                ),
+            ),
             answering=cast(Any, SimpleNamespace(follow=lambda _: None)),
             clock=SYSTEM_CLOCK,
             skew_max_ms=100,
@@ -91,6 +99,63 @@ async def test_every_answer_names_its_release_and_where_its_time_went(region: Re
     assert (found.release, found.region, found.coverage, found.trace_id) == (1, "here", 1.0, "t")
     assert [len(hits) for hits in found.results] == [3, 3]
     assert {"embed", "wait", "scatter", "merge", "fetch"} == found.timings_ms.keys()
+
+
+class Embedders:
+    """The embedders of a release: all texts get the first of `QUERIES`."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, ...]] = []
+
+    async def ask(self, call: Any, deadline: Deadline) -> Float32Array:
+        return cast(Float32Array, await call(self, 1.0))
+
+    async def embed(self, texts: tuple[str, ...]) -> Float32Array:
+        self.asked.append(texts)
+        return np.repeat(QUERIES[:1], len(texts), axis=0)
+
+
+TEXTS = SearchRequest(queries=("tea", "salt"), top_k=3, trace_id="t")
+
+
+@pytest.fixture
+def of_texts(region: Region) -> Region:
+    view = view_of(replace(CORPUS, has_embedder=True))
+    releases = {n: replace(release, embedder="m") for n, release in view.releases.items()}
+    region.view = replace(view, releases=releases)
+    return region
+
+
+async def test_texts_are_embedded_for_other_regions_as_for_a_search(of_texts: Region) -> None:
+    engine = of_texts.engine()
+    made = await engine.embedded(TEXTS)
+    assert made.embedded is not None
+    assert (made.queries, made.embedded.model) == (TEXTS.queries, "m")
+    assert made.embedded.vectors.tobytes() == np.repeat(QUERIES[:1], 2, axis=0).tobytes()
+    assert await engine.embedded(REQUEST) is REQUEST
+    with pytest.raises(InvalidArgument, match="empty"):
+        await engine.embedded(replace(TEXTS, queries=("",)))
+
+
+async def test_vectors_that_came_along_are_used_by_a_release_of_their_embedder(
+    of_texts: Region,
+) -> None:
+    engine = of_texts.engine()
+    by_vectors = await engine.search(REQUEST)
+    along = replace(TEXTS, embedded=Embedded(model="m", vectors=QUERIES[:2]))
+    assert (await engine.search(along)).results == by_vectors.results
+    assert of_texts.embedders.asked == []
+    of_another = replace(along, embedded=Embedded(model="other", vectors=QUERIES[:2, :1]))
+    found = await engine.search(of_another)
+    assert found.results[0] == found.results[1] == by_vectors.results[0]
+    assert of_texts.embedders.asked == [TEXTS.queries]
+
+
+@pytest.mark.parametrize("vectors", [QUERIES[:1], QUERIES[:2, :1], QUERIES[:2] * np.inf])
+async def test_vectors_that_came_along_must_fit(of_texts: Region, vectors: Float32Array) -> None:
+    wrong = replace(TEXTS, embedded=Embedded(model="m", vectors=vectors))
+    with pytest.raises(InvalidArgument, match=r"^embedded\.vectors"):
+        await of_texts.engine().search(wrong)
 
 
 async def test_the_newest_switch_is_current_and_another_release_may_be_named(

@@ -15,7 +15,7 @@ from cluster.clock import Deadline
 from cluster.demand import demand_of
 from cluster.filters import parse_filter
 from cluster.quorum import vote_of
-from cluster.search import Hit, MergedHits, SearchEffort, SearchRequest, SearchResult
+from cluster.search import Embedded, Hit, MergedHits, SearchEffort, SearchRequest, SearchResult
 from cluster.session import SessionToken
 from tests.unit.fake_service import DIMENSION, FakeService
 from tests.unit.region_servers import peers_of, serving, settings_of
@@ -130,6 +130,40 @@ async def test_vectors_arrive_bit_for_bit_in_rows_and_flat() -> None:
                 assert got is not None
                 assert got.shape == given.shape
                 assert got.tobytes() == given.tobytes()
+
+
+async def test_vectors_that_go_along_with_texts_arrive_bit_for_bit() -> None:
+    service = FakeService()
+    vectors = np.array([AWKWARD, AWKWARD[::-1]], dtype=np.float32)
+    asked = SearchRequest(
+        queries=("tea", "salt"), embedded=Embedded(model="0af7651916cd43dd", vectors=vectors)
+    )
+    async with serving(service) as url, peers_of(settings_of({"there": url})) as peers:
+        await peers.search("there", asked, Deadline.after(5.0))
+    (got,) = service.searches
+    assert got.embedded is not None
+    assert (got.queries, got.embedded.model) == (asked.queries, "0af7651916cd43dd")
+    assert got.embedded.vectors.shape == vectors.shape
+    assert got.embedded.vectors.tobytes() == vectors.tobytes()
+
+
+class Older(FakeService):
+    """Of a version that does not know the field `embedded`."""
+
+    async def search(self, request: SearchRequest) -> SearchResult:
+        if request.embedded is not None:
+            raise errors.InvalidArgument("is not known; known: corpus, queries", "embedded")
+        return await super().search(request)
+
+
+async def test_a_region_that_does_not_know_of_such_vectors_is_sent_the_texts_alone() -> None:
+    vectors = np.ones((1, DIMENSION), np.float32)
+    asked = replace(SEARCH, embedded=Embedded(model="m", vectors=vectors))
+    service = Older()
+    async with serving(service) as url, peers_of(settings_of({"there": url})) as peers:
+        assert (await peers.search("there", asked, Deadline.after(5.0))).hits
+    (got,) = service.searches
+    assert (got.queries, got.embedded) == (SEARCH.queries, None)
 
 
 async def test_rows_of_another_length_than_the_indexs_are_refused_and_not_cut_anew() -> None:

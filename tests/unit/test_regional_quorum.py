@@ -9,6 +9,7 @@ import pytest
 from cluster.answers import AnswerResult, Retrieved, Token
 from cluster.demand import Consistency, Demand, demand_of
 from cluster.errors import InvalidArgument, NotYet, Unavailable
+from cluster.search import SearchRequest
 from cluster.session import SessionToken
 from tests.unit.regional_world import ASK, FIRST, QUESTION, STORE, Region, World, quorum, told
 
@@ -143,3 +144,35 @@ async def test_a_named_release_takes_no_session_back(world: World, a: Region) ->
     named = demand_of(None, SessionToken(STORE, 8).encode(), None, release=1)
     found = await a.service.search(replace(ASK, release=1, demand=named))
     assert (found.release, SessionToken.decode(found.session).position) == (1, 8)
+
+
+async def test_a_text_is_embedded_once_for_all_regions(
+    world: World, a: Region, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number, region in enumerate(world.regions.values()):
+        region.rounding = number * 1e-6
+    found = await a.service.search(replace(ASK, demand=quorum()))
+    assert (found.region, found.release) == ("a", 2)
+    events = await told(a, replace(QUESTION, demand=quorum()))
+    assert isinstance(events[-1], AnswerResult)
+    assert "differently" not in caplog.text
+    sent = [asked for asked in world.regions["b"].received if isinstance(asked, SearchRequest)]
+    assert all(asked.queries and asked.embedded for asked in sent), "the text goes along"
+
+
+async def test_a_release_with_another_embedder_embeds_the_text_itself(
+    world: World, a: Region
+) -> None:
+    world.regions["b"].model = world.regions["c"].model = "another"
+    world.regions["b"].rounding = world.regions["c"].rounding = 1.0
+    found = await a.service.search(replace(ASK, demand=quorum()))
+    assert found.served_by in ("b", "c")
+    assert found.hits[0].score == len("tea") + 1.0
+
+
+async def test_where_the_text_cannot_be_embedded_here_each_region_does_it(
+    world: World, a: Region
+) -> None:
+    a.cannot_embed = Unavailable("no embedder answers")
+    assert (await a.service.search(replace(ASK, demand=quorum()))).release == 2
+    assert all(asked.embedded is None for asked in world.regions["b"].received)

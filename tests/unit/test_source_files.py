@@ -10,9 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from actors import source_files
 from actors.corpus_reader import plan_groups
 from actors.source_files import SourceFile, find_source_files
 from cluster.errors import InvalidArgument
+
+
+def content(file: SourceFile) -> bytes:
+    with file.open() as opened:
+        return opened.read()
 
 
 def test_folders_are_searched_and_what_is_left_out_is_counted(tmp_path: Path) -> None:
@@ -30,6 +36,27 @@ def test_folders_are_searched_and_what_is_left_out_is_counted(tmp_path: Path) ->
         "is of a kind that is not read (.png)": (2, (f"{tmp_path}/a/p.png", f"{tmp_path}/q.png")),
         "is of a kind that is not read (no extension)": (1, (f"{tmp_path}/LICENSE",)),
     }
+
+
+def test_folders_can_give_values_to_all_documents_in_them(tmp_path: Path) -> None:
+    for path in (
+        "books/year=2019/lang=en/a.parquet",
+        "books/year=__HIVE_DEFAULT_PARTITION__/lang=/b.parquet",
+        "books/year=2020/lang=a%3Db/not=1/text=2/9x=3/c=.jsonl",
+        "mixed/year=2019/a.md",
+        "mixed/year=now/b.md",
+        "mixed/c.md",
+    ):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text("")
+    books = find_source_files([str(tmp_path / "books")]).files
+    assert [file.folder_values for file in books] == [
+        {"year": 2019, "lang": "en"},
+        {"year": 2020, "lang": "a=b"},
+        {"year": None, "lang": None},
+    ]
+    mixed = find_source_files([str(tmp_path / "mixed")]).files
+    assert [file.folder_values for file in mixed] == [{}, {"year": "2019"}, {"year": "now"}]
 
 
 def test_links_in_a_folder_are_not_followed_and_what_is_no_file_is_not_opened(
@@ -67,9 +94,9 @@ def test_colons_in_names_are_part_of_them(tmp_path: Path, monkeypatch: pytest.Mo
         files = find_source_files([source]).files
         assert [file.path for file in files] == ["a:b::c.txt.gz", "std::vector.md"]
         again = pickle.loads(pickle.dumps(files))
-        assert [file.open().read() for file in again] == [b"packed", b"# vector"]
+        assert [content(file) for file in again] == [b"packed", b"# vector"]
     (file,) = find_source_files(["cpp/std::vector.md"]).files
-    assert file.open().read() == b"# vector"
+    assert content(file) == b"# vector"
 
 
 def test_files_inside_of_an_archive_are_read(tmp_path: Path) -> None:
@@ -77,7 +104,26 @@ def test_files_inside_of_an_archive_are_read(tmp_path: Path) -> None:
         archive.writestr("notes/a.md", "# A")
     (file,) = find_source_files([f"zip://notes::{tmp_path}/a.zip"]).files
     assert (file.path, file.is_local) == ("a.md", True)
-    assert pickle.loads(pickle.dumps(file)).open().read() == b"# A"
+    assert content(pickle.loads(pickle.dumps(file))) == b"# A"
+
+
+def test_an_archive_that_unpacks_to_far_more_than_it_has_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source_files, "UNPACKED_BYTES_FREE", 100_000)
+    line = b'{"id": "a", "text": "A text that comes again and again."}\n'
+    for name, data, is_read in (
+        ("small.jsonl.gz", b"\n" * 99_000, True),
+        ("rows.jsonl.gz", b"".join(b"%d %s" % (n, line) for n in range(10_000)), True),
+        ("bomb.jsonl.gz", b"\n" * 10_000_000, False),
+    ):
+        (tmp_path / name).write_bytes(gzip.compress(data))
+        (file,) = find_source_files([str(tmp_path / name)]).files
+        if is_read:
+            assert content(file) == data
+        else:
+            with pytest.raises(InvalidArgument, match=r"bomb\.jsonl\.gz: unpacks to more than"):
+                content(file)
 
 
 def test_a_relative_path_means_the_same_in_another_process(

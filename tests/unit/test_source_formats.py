@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from actors.html_text import html_text
 from actors.source_formats import SourceFormat, format_of, suffix_of
 from tests.source_reading import arrow, npy, parquet, plain, read, refusal
 
@@ -120,6 +120,8 @@ def test_a_bad_vector_in_a_table_is_named() -> None:
     table = pa.table({"id": ids, "vector": with_nan})
     assert "vector: v.arrow, row 3: must hold finite" in refusal(arrow(table), "v.arrow")
     words = pa.table({"id": ids, "vector": ids})
+    lists = pa.table({"id": ids, "vector": [["a"], ["b"], ["c"]]})
+    assert "a list of numbers, not list<" in refusal(arrow(lists), "v.arrow")
     assert "v.arrow: must be a list of numbers, not string" in refusal(arrow(words), "v.arrow")
     dated = pa.table({"id": ids, "text": ids, "on": pa.array([0, 1, 2], pa.date32())})
     assert "metadata.on: v.arrow, row 1" in refusal(arrow(dated), "v.arrow")
@@ -132,8 +134,9 @@ def test_a_bad_vector_in_a_table_is_named() -> None:
         ([b"fine", b"\xff\xfe"], pa.string()),
         ([0, 253402300800], pa.timestamp("s")),
         ([10**9, 1], pa.duration("ns")),
+        ([0, 1], pa.timestamp("s", tz="No/Where")),
     ],
-    ids=["not UTF-8", "year 10000", "duration"],
+    ids=["not UTF-8", "year 10000", "duration", "time zone"],
 )
 def test_a_value_that_python_cannot_hold_is_named(
     write: Callable[[pa.Table], bytes], values: list[object], type_: pa.DataType
@@ -152,15 +155,41 @@ def test_a_value_that_python_cannot_hold_is_named(
         assert "text: v.arrow, row 2: has a string" in refusal(arrow(texts), "v.arrow")
 
 
-def test_a_numpy_matrix_has_row_numbers_for_ids() -> None:
-    documents = read(npy(np.eye(3, dtype=np.float64)), "v.npy")
-    assert [document.id for document in documents] == ["0", "1", "2"]
-    assert documents[1].vector is not None
-    assert documents[1].vector.tolist() == [0.0, 1.0, 0.0]
-    assert "two dimensions" in refusal(npy(np.zeros(3)), "v.npy")
-    assert "two dimensions" in refusal(npy(np.zeros((2, 2), dtype=bool)), "v.npy")
-    assert "not a readable .npy" in refusal(npy(np.eye(3))[:100], "v.npy")
-    assert "not a readable .npy" in refusal(npy(np.array([[{}]], dtype=object)), "v.npy")
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, ">f4", np.float16, np.int8])
+def test_a_numpy_matrix_has_row_numbers_for_ids(dtype: str, order: Literal["C", "F"]) -> None:
+    matrix = np.arange(2500 * 3).reshape(2500, 3) % 100
+    documents = read(npy(np.asarray(matrix, dtype=dtype, order=order)), "v.npy")
+    assert [document.id for document in documents] == [str(n) for n in range(2500)]
+    assert np.array_equal(np.array([document.vector for document in documents]), matrix)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (npy(np.zeros(3)), "not numbers of two dimensions"),
+        (npy(np.zeros((2, 2), dtype=bool)), "holds bool of 2 dimensions"),
+        (npy(np.array([[{}]], dtype=object)), "holds object"),
+        (npy(np.zeros((1, 2), dtype=[("n", "f4")])), "not a readable .npy"),
+        (npy(np.eye(3))[:100], "not a readable .npy"),
+        (npy(np.eye(3))[:-8], "v.npy: is not a readable .npy file: it ends after row 0"),
+        (npy(np.zeros((3, 0))), "1 to 65536 numbers in a row"),
+        (npy(np.zeros((1, 70_000))), "1 to 65536 numbers in a row"),
+        (b"PK\x03\x04", "not a readable .npy"),
+    ],
+)
+def test_a_bad_numpy_file_is_named(data: bytes, said: str) -> None:
+    assert said in refusal(data, "v.npy")
+
+
+def test_a_numpy_file_that_claims_more_than_it_has_takes_no_memory() -> None:
+    small = npy(np.zeros((1, 1)))
+    for in_columns in (False, True):
+        claims = small.replace(b"(1, 1), }            ", b"(9999999999, 1), }   ")
+        if in_columns:
+            claims = claims.replace(b"False", b"True ")
+        said = "too large to be read column by column" if in_columns else "ends after row 0"
+        assert said in refusal(claims, "v.npy")
 
 
 def test_a_text_file_is_one_document() -> None:
@@ -169,32 +198,7 @@ def test_a_text_file_is_one_document() -> None:
     ]
     markdown = b"intro\n\n## The *title* ##\n\ntext"
     assert read(markdown, "n.md")[0].metadata["title"] == "The *title*"
-    assert "a.txt: is not utf-8 text (byte 1)" in refusal(b"h\xe9", "a.txt")
+    assert read(b"# " + b"x" * 100_000, "n.md")[0].metadata["title"] == "x" * 1000
+    assert "a.txt: is not UTF-8 text (byte 1)" in refusal(b"h\xe9", "a.txt")
     for empty in ("a.txt", "a.md", "a.html", "a.csv", "a.jsonl"):
         assert read(b" \n", empty) == []
-
-
-def test_html_gives_what_people_read() -> None:
-    page = b"""<!doctype html><html><head><meta charset="iso-8859-1"><title> The
-      page </title><style>p {}</style><script>var a = "</p>";</script></head>
-      <body><!-- hidden --><h1>Caf\xe9</h1><p>One<br>two &amp; <b>thr</b>ee.</p>
-      <ul><li>a</li><li>b</li></ul><table><tr><td>x</td><td>y</td></tr></table></body></html>"""
-    document = read(page, "p.html")[0]
-    assert document.text == "Café\n\nOne\ntwo & three.\n\na\n\nb\n\nx y"
-    assert document.metadata == {"source": "p.html", "title": "The page"}
-
-
-@pytest.mark.parametrize(
-    ("page", "text", "title"),
-    [
-        ("<p>open <b>tags", "open tags", None),
-        ("<head><title>t</title><p>no end of head", "no end of head", "t"),
-        ("<h1>Only <i>this</i></h1>", "Only this", "Only this"),
-        ("<svg><title>icon</title></svg>a</svg></p>b", "a\n\nb", "icon"),
-        ("plain & simple < text", "plain & simple < text", None),
-        ("<script>x", "", None),
-        ("", "", None),
-    ],
-)
-def test_broken_html_is_read_as_far_as_it_goes(page: str, text: str, title: str | None) -> None:
-    assert html_text(page) == (text, title)

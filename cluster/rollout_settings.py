@@ -1,0 +1,25 @@
+"""The times that a rollout goes by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutSettings:
+    prepare_retry_s: float = 1.0
+    """How long after a first failure to prepare it a release is tried again; each further failure
+    doubles that.
+    """
+    prepare_retry_max_s: float = 15.0
+    switch_margin_s: float = 1.0
+    """From commit to switch: enough for every region to read the commit before its moment. Twice
+    the time between two readings of the log, so that half a second is left for a slow store and for
+    clocks that differ; a region that reads it later still switches late, and says so.
+    """
+    leader_lapse_s: float = 3.5
+    """A leader whose heartbeat has not changed for so long may be replaced. Heartbeats are written
+    each second and read each half second, so that two seconds are left for a slow store or a busy
+    machine; and a dead leader is replaced within five. Clocks play no part: each reader goes by the
+    time that has passed on its own.
+    """
