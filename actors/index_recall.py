@@ -16,7 +16,8 @@ from typing import Self
 import numpy as np
 
 from actors.shard_index import ShardIndex
-from cluster.manifests import MOVED, STORED, IndexParameters, QueryKind, Recall, RecallStratum
+from cluster.manifests import IndexParameters
+from cluster.recall import MOVED, STORED, QueryKind, Recall, RecallStratum
 from cluster.search import Float32Array, Int64Array, SearchEffort, ShardQuery
 from cluster.vectors import norms, prepared
 

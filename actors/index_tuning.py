@@ -29,14 +29,8 @@ from actors.index_recall import Probe
 from actors.shard_build import ShardRows
 from actors.shard_index import INDEX_FILE, ShardIndex
 from cluster.errors import InvalidArgument
-from cluster.manifests import (
-    HELD_OUT,
-    STORED,
-    AutoIndex,
-    IndexKind,
-    IndexParameters,
-    IndexTrial,
-)
+from cluster.manifests import AutoIndex, IndexKind, IndexParameters, IndexTrial
+from cluster.recall import HELD_OUT, STORED
 from cluster.search import Float32Array, ShardQuery
 
 SAMPLE_ROWS_MAX = 20_000

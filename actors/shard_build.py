@@ -25,7 +25,8 @@ from actors.shard_documents import DOCUMENTS_FILE, META_PREFIX, sorted_by_id, wr
 from actors.shard_index import INDEX_FILE, ShardIndex
 from actors.shard_partitions import INDEX_FOLDER, write_partitions
 from actors.vector_rows import VECTOR_ROWS_FILE, SharedVectors, VectorRows, vector_rows
-from cluster.manifests import IndexKind, IndexParameters, Metric, Recall
+from cluster.manifests import IndexKind, IndexParameters, Metric
+from cluster.recall import Recall
 from cluster.search import Float32Array, ShardQuery
 from cluster.vectors import check_norms, norms, prepared
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from actors.index_recall import Probe
 from actors.shard_index import ShardIndex
-from cluster.manifests import HELD_OUT
+from cluster.recall import HELD_OUT
 from cluster.search import Float32Array
 
 

@@ -14,19 +14,8 @@ from actors.index_tuning import Extent, candidates, choose, try_index
 from actors.shard_build import ShardBuild, build_shard
 from actors.shard_index import ShardIndex
 from actors.vector_rows import OneRowEach, vector_numbers
-from cluster.manifests import (
-    HELD_OUT,
-    MOVED,
-    STORED,
-    AutoIndex,
-    IndexKind,
-    IndexParameters,
-    Metric,
-    QueryKind,
-    Recall,
-    RecallStratum,
-    ShardArtifact,
-)
+from cluster.manifests import AutoIndex, IndexKind, IndexParameters, Metric, ShardArtifact
+from cluster.recall import HELD_OUT, MOVED, STORED, QueryKind, Recall, RecallStratum
 from cluster.search import Float32Array, Int64Array, ShardQuery
 from cluster.vectors import normalized
 
