@@ -34,6 +34,7 @@ from cluster.errors import InvalidArgument, RaygionError, Unavailable
 from cluster.ingest_report import LeftOut, Tally
 from cluster.manifests import ArtifactFile
 from cluster.passages import Passage, passage_table, passages_of, write_part
+from cluster.search import MetadataValue
 
 # A group's reading is one task: small files share one, so that a folder of notes is not a
 # thousand tasks.
@@ -199,7 +200,7 @@ class _FileReading:
         try:
             for row, place in _rows(file):
                 num_rows += 1
-                if (document := self._document(row, place)) is not None:
+                if (document := self._document(row, place, file.folder_values)) is not None:
                     yield document, place
         except InvalidArgument as error:
             if not self._skip_errors:
@@ -212,18 +213,31 @@ class _FileReading:
         self.num_files += num_rows > 0
 
     def _document(
-        self, row: Mapping[str, object] | InvalidArgument, place: RowPlace
+        self,
+        row: Mapping[str, object] | InvalidArgument,
+        place: RowPlace,
+        folder_values: Mapping[str, MetadataValue],
     ) -> Document | None:
         """None for one that is left out."""
         try:
             if isinstance(row, InvalidArgument):
                 raise row
-            return parse_document(row, place)
+            return parse_document(_with_metadata(row, folder_values), place)
         except InvalidArgument as error:
             if not self._skip_errors:
                 raise
             self.documents_left_out.add(_reason(error, str(place)), str(place))
             return None
+
+
+def _with_metadata(
+    row: Mapping[str, object], values: Mapping[str, MetadataValue]
+) -> Mapping[str, object]:
+    """The row with these beside its own metadata, which count for more."""
+    own = row.get("metadata")
+    if not values or not (own is None or isinstance(own, Mapping)):
+        return row
+    return {**row, "metadata": {**values, **(own or {})}}
 
 
 def _reason(error: InvalidArgument, place: str) -> str:
@@ -314,3 +328,8 @@ def _rows(file: SourceFile) -> Iterator[Row]:
         raise InvalidArgument(f"{file.name}: cannot be read: {error}") from error
     except OSError as error:
         raise Unavailable(f"{file.name} cannot be read: {error}") from error
+    except RaygionError:
+        raise
+    except Exception as error:
+        # The parsers of other projects raise what they like for a damaged file; it must be named.
+        raise InvalidArgument(f"{file.name}: cannot be read: {error!r}") from error

@@ -4,25 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-import math
-import re
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
+from actors.cell_types import cell_value, cell_ways
 from actors.source_rows import COLUMNS, Row, row_of_columns
 from cluster import exact_json
-from cluster.documents import INT64, TEXT_BYTES_MAX, RowPlace
+from cluster.documents import TEXT_BYTES_MAX, RowPlace
 from cluster.errors import InvalidArgument
 
 LINE_CHARS_MAX = 16 * 2**20
-_TRUE = frozenset({"true", "True", "TRUE"})
-_FALSE = frozenset({"false", "False", "FALSE"})
-# A code such as 007 or 12E4 is no number.
-_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(?:\.([0-9]+))?([eE][+-][0-9]{1,3})?")
-_DIGITS_KEPT = 15
-"""So many decimal digits come back from a float of 64 bits, whichever they are."""
-
-_BOOLEAN, _INTEGER, _SHORTEST, _PYTHONS = "boolean", "integer", "shortest", "as Python writes it"
 
 
 def read_csv(file: BinaryIO, name: str) -> Iterator[Row]:
@@ -37,7 +28,7 @@ def read_csv(file: BinaryIO, name: str) -> Iterator[Row]:
 
 
 def _ways_of_columns(file: BinaryIO, name: str) -> dict[str, frozenset[str]]:
-    """In which ways all filled cells of each column are written; see `_ways`."""
+    """In which ways all filled cells of each column are written; see `cell_ways`."""
     records = _records(file, name)
     header = next(records, [])
     if len(set(header)) < len(header):
@@ -46,7 +37,7 @@ def _ways_of_columns(file: BinaryIO, name: str) -> dict[str, frozenset[str]]:
     for cells in records:
         for column, cell in zip(header, cells, strict=False):
             if cell and (known := ways.get(column)) != frozenset():
-                found = _ways(cell)
+                found = cell_ways(cell)
                 ways[column] = found if known is None else known & found
     return ways
 
@@ -90,7 +81,7 @@ def _row(
         message = f"{place}: has {len(cells)} cells under {len(header)} columns"
         return InvalidArgument(message), place
     values: dict[str, object] = {
-        column: cell if column in COLUMNS else _value(cell, ways.get(column, frozenset()))
+        column: cell if column in COLUMNS else cell_value(cell, ways.get(column, frozenset()))
         for column, cell in zip(header, cells, strict=True)
     }
     if "metadata" in values:
@@ -101,38 +92,3 @@ def _row(
             message = f"{place}: must be a JSON object: {error}"
             return InvalidArgument(message, "metadata"), place
     return row_of_columns(values, place)
-
-
-def _value(cell: str, ways: frozenset[str]) -> str | int | float | bool | None:
-    """The cell as what its column holds; an empty one is no value."""
-    if not cell:
-        return None
-    if _BOOLEAN in ways:
-        return cell in _TRUE
-    if _INTEGER in ways:
-        return int(cell)
-    return float(cell) if ways else cell
-
-
-def _ways(cell: str) -> frozenset[str]:
-    """The ways of writing that the cell follows. Within each, two cells are the same text just when
-    they are the same value, so that a column that keeps to one can be read as values without loss.
-    Version 1.10 beside 1.9 keeps to none: it is not the number 1.1.
-    """
-    if cell in _TRUE or cell in _FALSE:
-        return frozenset({_BOOLEAN})
-    match = _NUMBER.fullmatch(cell)
-    if match is None or not math.isfinite(float(cell)):
-        return frozenset()
-    whole, fraction, exponent = match.group(1), match.group(2) or "", match.group(3)
-    ways = set()
-    if not fraction and not exponent and int(cell) in INT64 and cell != "-0":
-        ways.add(_INTEGER)
-    if repr(float(cell)) == cell:
-        ways.add(_PYTHONS)
-    if len((whole + fraction).lstrip("0")) <= _DIGITS_KEPT:
-        if not fraction.endswith("0"):
-            ways.add(_SHORTEST)
-        if not exponent:
-            ways.add(f"{len(fraction)} decimals")
-    return frozenset(ways)

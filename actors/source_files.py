@@ -9,21 +9,27 @@ from __future__ import annotations
 import io
 import os.path
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import unquote
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from actors.cell_types import cell_value, cell_ways
 from actors.source_formats import FORMATS, format_of, suffix_of
+from actors.source_rows import COLUMNS
+from cluster.documents import FIELD_NAME, RESERVED_FIELDS
 from cluster.errors import InvalidArgument, Unavailable
 from cluster.ingest_report import LeftOut, Tally
+from cluster.search import MetadataValue
 
 UNPACKED_BYTES_FREE = 64 * 2**20
 """So much an archive may unpack to however small it is."""
 UNPACKED_RATIO_MAX = 200
 """Rows of text are packed to a tenth or so; gzip's best is a thousandth."""
+_HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 _BUFFER_BYTES = 2**20
 _KNOWN = ", ".join(FORMATS)
 _LOCAL = ("file", "local")
@@ -43,6 +49,10 @@ class SourceFile:
     size_bytes: int
     is_local: bool
     """Whether only this machine has it."""
+    folder_values: Mapping[str, MetadataValue] = field(default_factory=dict)
+    """Metadata that the names of its folders give to all of its documents: `year=2024/a.parquet`,
+    as Hive, Spark and pandas write tables in parts.
+    """
 
     def open(self) -> io.BufferedReader:
         """The file's bytes, unpacked. Raises OSError; reading raises InvalidArgument for an archive
@@ -142,7 +152,7 @@ def _files_of(source: str, left_out: Tally) -> list[SourceFile]:
             files.append(_source_file(source, filesystem, info, name, path))
     if not files:
         raise InvalidArgument(f"{source} holds no file that can be read ({_KNOWN})", "source")
-    return files
+    return _with_folder_values(files)
 
 
 def _opened(source: str) -> tuple[Any, str]:
@@ -164,6 +174,34 @@ def _why_left_out(path: str, info: Mapping[str, Any]) -> str | None:
     if format_of(path) is None:
         return f"is of a kind that is not read ({suffix_of(path) or 'no extension'})"
     return None
+
+
+def _with_folder_values(files: Sequence[SourceFile]) -> list[SourceFile]:
+    """A field has the type that all its values in the source have."""
+    named = [_named_values(file.path) for file in files]
+    ways: dict[str, frozenset[str]] = {}
+    for key, text in (pair for values in named for pair in values.items()):
+        if text:
+            ways[key] = ways.get(key, cell_ways(text)) & cell_ways(text)
+    return [
+        replace(
+            file,
+            folder_values={
+                key: cell_value(text, ways.get(key, frozenset())) for key, text in values.items()
+            },
+        )
+        for file, values in zip(files, named, strict=True)
+    ]
+
+
+def _named_values(path: str) -> dict[str, str]:
+    """The texts after `=` in the folders of a path, where a field can have the name before it."""
+    pairs = (folder.partition("=") for folder in path.split("/")[:-1] if "=" in folder)
+    return {
+        key: "" if text == _HIVE_NULL else unquote(text)
+        for key, _, text in pairs
+        if FIELD_NAME.fullmatch(key) and key not in RESERVED_FIELDS and key not in COLUMNS
+    }
 
 
 def _source_file(

@@ -8,6 +8,7 @@ log moves on within seconds, and nothing that was committed is lost or done twic
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -208,7 +209,9 @@ class Story:
             wanted = self._go_back
         leading = [c for c in self.living.values() if c.rollout.leads]
         if wanted is not None and leading:
-            self._live(leading[0], partial(leading[0].driver.request, wanted))
+            # One who has come back refuses what it has not loaded again yet: they ask once more.
+            with contextlib.suppress(Conflict):
+                self._live(leading[0], partial(leading[0].driver.request, wanted))
 
     def _propose(self, rollout: Rollout, now_ms: int, commit_id: str) -> Append:
         return rollout.propose(

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import actors.ingest
@@ -172,6 +173,19 @@ def test_what_becomes_of_documents_is_told(
     assert changes(report(first)) == {"new": 1, "replaced": 2, "unchanged": 1}
     found = report(second, replace=True)
     assert changes(found) == {"replaced": 2, "unchanged": 2, "removed": 1}
+
+
+def test_a_table_in_parts_keeps_what_its_folders_say(
+    run: Ingest, object_store: ObjectStore, tmp_path: Path
+) -> None:
+    table = pa.table({"id": ["b1", "b2"], "text": ["one", "two"], "year": [2019, 2020]})
+    pq.write_to_dataset(table, tmp_path / "books", partition_cols=["year"])
+    own = {"id": "b3", "text": "three", "metadata": {"year": 3, "n": 1}}
+    write_rows(tmp_path / "books" / "year=2020" / "own.jsonl", own)
+    manifest = run(tmp_path / "books")
+    assert manifest.metadata_schema == {"n": ColumnType.INT, "year": ColumnType.INT}
+    rows = rows_of(object_store, manifest)
+    assert {id: row["meta.year"] for id, row in rows.items()} == {"b1": 2019, "b2": 2020, "b3": 3}
 
 
 def test_row_numbers_as_ids_replace_each_other_and_that_is_told(

@@ -38,6 +38,27 @@ def test_folders_are_searched_and_what_is_left_out_is_counted(tmp_path: Path) ->
     }
 
 
+def test_folders_can_give_values_to_all_documents_in_them(tmp_path: Path) -> None:
+    for path in (
+        "books/year=2019/lang=en/a.parquet",
+        "books/year=__HIVE_DEFAULT_PARTITION__/lang=/b.parquet",
+        "books/year=2020/lang=a%3Db/not=1/text=2/9x=3/c=.jsonl",
+        "mixed/year=2019/a.md",
+        "mixed/year=now/b.md",
+        "mixed/c.md",
+    ):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text("")
+    books = find_source_files([str(tmp_path / "books")]).files
+    assert [file.folder_values for file in books] == [
+        {"year": 2019, "lang": "en"},
+        {"year": 2020, "lang": "a=b"},
+        {"year": None, "lang": None},
+    ]
+    mixed = find_source_files([str(tmp_path / "mixed")]).files
+    assert [file.folder_values for file in mixed] == [{}, {"year": "2019"}, {"year": "now"}]
+
+
 def test_links_in_a_folder_are_not_followed_and_what_is_no_file_is_not_opened(
     tmp_path: Path,
 ) -> None:
