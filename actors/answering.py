@@ -110,7 +110,7 @@ class Answering:
             self._directory.tokenizer(view), deadline, "the tokenizer was here"
         )
         # Large prompts take a while to count, and others are served meanwhile.
-        prompt = await _in_time(
+        prompt, max_tokens = await _in_time(
             asyncio.to_thread(_build, request, release, hits, tokenizer, budget),
             deadline,
             "the prompt was made",
@@ -127,11 +127,9 @@ class Answering:
         yield retrieved
         generation = GenerationRequest(
             messages=prompt.messages,
-            max_tokens=budget.answer,
-            temperature=request.temperature,
+            max_tokens=max_tokens,
             request_id=uuid.uuid4().hex,
-            stop=request.stop,
-            seed=request.seed,
+            **request.sampling(),
         )
         stream = generator.stream(generation, deadline)
         async with aclosing(_written(stream, retrieved, elapsed_ms)) as events:
@@ -178,6 +176,20 @@ def _evidence(found: SearchResult, release: ReleaseView, corpus: str | None) -> 
 
 
 def _build(
+    request: AnswerRequest,
+    release: ReleaseView,
+    hits: Sequence[Hit],
+    tokenizer: PromptTokenizer,
+    budget: TokenBudget,
+) -> tuple[BuiltPrompt, int]:
+    """The prompt, and the longest answer beside it, in tokens."""
+    prompt = _prompt(request, release, hits, tokenizer, budget)
+    if request.max_tokens <= budget.answer:
+        return prompt, request.max_tokens
+    return prompt, budget.beside(tokenizer.count(prompt.messages), request.max_tokens)
+
+
+def _prompt(
     request: AnswerRequest,
     release: ReleaseView,
     hits: Sequence[Hit],

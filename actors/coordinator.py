@@ -239,7 +239,12 @@ class Coordinator:
         now_ms = self._clock.wall_ms()
         regions = overview(self._state, self._pulse.regions, self._settings.regions, now_ms)
         told = summary_of(self._view, self._state, regions, now_ms, self._loader.num_serving)
-        return replace(told, machines=self._loader.machines(self._gateways.places()))
+        unreadable = self._driver.unreadable
+        return replace(
+            told,
+            machines=self._loader.machines(self._gateways.places()),
+            log_trouble=None if unreadable is None else str(unreadable),
+        )
 
     def gateway(self, process: str, node: str) -> GatewayOrder:
         """A gateway runs on that node; what it is to do about that. Gateways ask every second."""
@@ -288,7 +293,7 @@ class Coordinator:
         self._woken.clear()
         self._readings.begin()
         read = self._attempt(self._driver.read)
-        self._readings.end(failure="" if read else self._trouble)
+        self._readings.end(complete=read, reason=self._trouble)
         if not read and self._driver.unreadable is None:
             return
         now_s = self._clock.monotonic_s()

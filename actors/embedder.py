@@ -42,6 +42,10 @@ class TextEmbedder(Protocol):
     @property
     def dimension(self) -> int: ...
 
+    def tokens_at_most(self, text: str) -> int:
+        """How much there is to compute for a text: no less than its tokens, and told at once."""
+        ...
+
     def embed(self, texts: Sequence[str]) -> Float32Array: ...
 
 
@@ -104,6 +108,11 @@ class Embedder:
     @property
     def dimension(self) -> int:
         return int(self._model.config.hidden_size)
+
+    def tokens_at_most(self, text: str) -> int:
+        # A token stands for one byte or more, and two are added: to count them is a tenth of a
+        # millisecond for a question, and two for a long text.
+        return min(self._tokens_max, len(text[: self._tokens_max].encode()) + 2)
 
     def embed(self, texts: Sequence[str]) -> Float32Array:
         """float32 [n, dimension], row i for text i, of length 1.

@@ -18,8 +18,8 @@ class LogReadings:
         self._ended = 0
         self._complete = 0
         """The last reading that came to the end of the log."""
-        self._failure = ""
-        """Why the last one did not."""
+        self._reason = ""
+        """Why the last one did not, as far as it is known."""
 
     def next(self) -> int:
         """The number of the next reading that begins: what to wait for."""
@@ -30,13 +30,11 @@ class LogReadings:
         with self._changed:
             self._begun += 1
 
-    def end(self, *, failure: str = "") -> None:
-        """The reading that was begun last is over. `failure`: why it did not come to the end of the
-        log; empty if it did.
-        """
+    def end(self, *, complete: bool, reason: str = "") -> None:
+        """The reading that was begun last is over. `reason`: why it is not complete."""
         with self._changed:
-            self._ended, self._failure = self._begun, failure
-            if not failure:
+            self._ended, self._reason = self._begun, reason
+            if complete:
                 self._complete = self._begun
             self._changed.notify_all()
 
@@ -48,5 +46,5 @@ class LogReadings:
             self._changed.wait_for(lambda: self._ended >= number, timeout_s)
             if self._complete < number:
                 if self._ended >= number:
-                    raise Unavailable(f"the release log cannot be read: {self._failure}")
+                    raise Unavailable(f"the release log cannot be read: {self._reason}")
                 raise Unavailable("the release log is not read in time: the store does not answer")

@@ -5,6 +5,7 @@
     |  `- ContextLengthExceeded  the prompt exceeds the model's context       (400)
     |- NotFound            no such thing in the store                          (404)
     |- TooLarge            the request body exceeds the limit                  (413)
+    |- UnsupportedMedia    the request body is encoded in another way          (415)
     |- Unauthenticated     the bearer key is missing or wrong                  (401)
     |- Conflict            somebody else was first; refresh and try again      (409)
     |- NotYet              no region meets the asked consistency in time       (409)
@@ -73,6 +74,11 @@ class NotFound(RaygionError):
 class TooLarge(RaygionError):
     code = "too_large"
     http_status = 413
+
+
+class UnsupportedMedia(RaygionError):
+    code = "unsupported_media"
+    http_status = 415
 
 
 class Unauthenticated(RaygionError):

@@ -63,6 +63,8 @@ class LocalStore:
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
         self._is_made = False
+        self._unsynced: set[Path] = set()
+        """Folders in which the name of something written may not be on the disk."""
 
     def __repr__(self) -> str:
         return f"LocalStore({str(self.root)!r})"
@@ -165,6 +167,7 @@ class LocalStore:
     @contextmanager
     def _open(self, path: str) -> Iterator[BinaryIO]:
         target = self.root / checked_path(path)
+        self._sync_again(target.parent)
         try:
             file = target.open("rb")
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
@@ -187,9 +190,33 @@ class LocalStore:
                 write(file)
                 _sync(file)
                 self._make_folder(target.parent)
-                _link(temp, target, path)
+                self._link(temp, target, path)
         except OSError as error:
             raise Unavailable(f"cannot write {target}: {error}") from error
+
+    def _link(self, temp: Path, target: Path, path: str) -> None:
+        try:
+            os.link(temp, target)
+        except FileExistsError as error:
+            raise Conflict(f"{path} exists already") from error
+        except OSError as error:
+            if error.errno in _NO_LINK_MADE:
+                raise Unavailable(f"no hard link could be made at {target}: {error}") from error
+            raise OutcomeUnknown(f"{path} may or may not have been written: {error}") from error
+        try:
+            _sync_folder(target.parent)
+        except OSError as error:
+            self._unsynced.add(target.parent)
+            raise OutcomeUnknown(
+                f"{path} may not outlast a crash of the machine: {error}"
+            ) from error
+
+    def _sync_again(self, folder: Path) -> None:
+        """Whoever reads back what was written takes it for written: so it has to be on the disk."""
+        if folder in self._unsynced:
+            with _typed(f"sync {folder}"):
+                _sync_folder(folder)
+            self._unsynced.discard(folder)
 
     @contextmanager
     def _temp_file(self) -> Iterator[tuple[BinaryIO, Path]]:
@@ -251,21 +278,6 @@ def _stored(entry: os.DirEntry[str]) -> StoredObject:
     status = entry.stat()
     modified_ms = status.st_mtime_ns // 1_000_000
     return StoredObject(name=entry.name, size_bytes=status.st_size, modified_ms=modified_ms)
-
-
-def _link(temp: Path, target: Path, path: str) -> None:
-    try:
-        os.link(temp, target)
-    except FileExistsError as error:
-        raise Conflict(f"{path} exists already") from error
-    except OSError as error:
-        if error.errno in _NO_LINK_MADE:
-            raise Unavailable(f"no hard link could be made at {target}: {error}") from error
-        raise OutcomeUnknown(f"{path} may or may not have been written: {error}") from error
-    try:
-        _sync_folder(target.parent)
-    except OSError as error:
-        raise OutcomeUnknown(f"{path} may not outlast a crash of the machine: {error}") from error
 
 
 def _sync(file: BinaryIO) -> None:

@@ -97,6 +97,10 @@ class TokenBudget:
     def prompt(self) -> int:
         return self.context - self.answer
 
+    def beside(self, prompt_tokens: int, answer_wanted: int) -> int:
+        """How long the answer may be: as wanted, or as long as a prompt of that length lets it."""
+        return max(self.answer, min(answer_wanted, self.context - prompt_tokens))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuiltPrompt:

@@ -9,18 +9,20 @@ is not the one that the log has there, is ignored, and its entries are read one 
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import logging
 import random
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from cluster.clock import Deadline
-from cluster.errors import Conflict, Corrupt, NotFound
+from cluster.errors import Conflict, Corrupt, LogUnreadable, NotFound, OutcomeUnknown
 from cluster.log_entries import damaged, entry_bytes, parse_entry
 from cluster.manifests import Sha256
 from cluster.numbered_object import NumberedLog, read_each
@@ -96,10 +98,15 @@ class ReleaseLog:
                 yield parse_entry(entry, position=n)
 
     def append_at(self, n: int, entry: LogEntry, *, deadline: Deadline) -> None:
-        """Makes `entry` the one after the latest. Fails as `NumberedLog.append_at` does."""
+        """Makes `entry` the one after the latest. Fails as `NumberedLog.append_at` does, and raises
+        OutcomeUnknown when what was written there cannot be read back.
+        """
 
         def is_mine(data: bytes) -> bool:
-            return parse_entry(data, position=n).commit_id == entry.commit_id
+            try:
+                return parse_entry(data, position=n).commit_id == entry.commit_id
+            except LogUnreadable as error:
+                raise OutcomeUnknown(f"{error.message} (it may be what was asked for)") from error
 
         self._log.append_at(n, entry_bytes(entry), is_mine=is_mine, deadline=deadline)
 
@@ -150,9 +157,24 @@ def read_release_log(store: ObjectStore) -> LogState:
     cannot be read, and what the store raises.
     """
     state = LogState()
-    for entry in ReleaseLog(store).read_after(0):
-        state = fold(state, entry)
+    with without_looking_for_cycles():
+        for entry in ReleaseLog(store).read_after(0):
+            state = fold(state, entry)
     return state
+
+
+@contextmanager
+def without_looking_for_cycles() -> Iterator[None]:
+    """For the reading of many entries, none of which is garbage: looking through them again and
+    again, as Python does while they become more, takes as long as all the rest.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _digest_of(entries: Sequence[str]) -> str:

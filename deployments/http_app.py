@@ -11,6 +11,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Lifespan
 
@@ -49,8 +50,11 @@ from deployments.openai_replies import (
     CHAT_EXAMPLES,
     ChatChunks,
     ChatReply,
+    ModelReply,
     ModelsReply,
+    model_names,
     render_chat,
+    render_model,
     render_models,
 )
 from deployments.openai_schema import RETRIEVAL_MODEL, ChatBody, parse_chat
@@ -100,7 +104,7 @@ def build_http_app(
         RegionRoutes(service, internals, settings, metrics, callers, clock).add_to(app)
     app.add_exception_handler(HTTPException, refused_by_router)
 
-    def edge(routes: ASGIApp) -> HttpEdge:
+    def entrance(routes: ASGIApp) -> ASGIApp:
         app.edge = HttpEdge(
             routes,
             settings=settings,
@@ -109,9 +113,10 @@ def build_http_app(
             direct={("POST", SEARCH): SearchRoute(service, settings, metrics, callers)},
             known_routes=frozenset(getattr(route, "path", "") for route in app.routes),
         )
-        return app.edge
+        app.entrance = _open_to_pages(app.edge, settings.cors_origins)
+        return app.entrance
 
-    app.add_middleware(edge)
+    app.add_middleware(entrance)
     # Otherwise made with the first request, and the edge with it.
     app.middleware_stack = app.build_middleware_stack()
     return app
@@ -124,7 +129,9 @@ class RegionApp(FastAPI):
     """FastAPI reads no body for us, so the schemas of the bodies are added here."""
 
     edge: HttpEdge
-    """What all requests come through; who knows that it answers one itself may go there at once."""
+    """What all requests come through, but for browsers' questions whether a page may ask."""
+    entrance: ASGIApp
+    """Who knows that the edge answers a request itself may go there at once."""
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
@@ -183,6 +190,7 @@ class _Routes:
             openapi_extra=body_of(ChatBody, CHAT_EXAMPLES),
         )
         get("/v1/models", self.models, responses=replies(ModelsReply))
+        get("/v1/models/{name:path}", self.model, responses=replies(ModelReply))
         get("/v1/status", self.status, responses=replies(StatusReply))
         get("/healthz", self.healthz, responses=replies(HealthReply))
         get("/readyz", self.readyz, responses=replies(ReadyReply))
@@ -232,9 +240,14 @@ class _Routes:
 
     async def models(self) -> Response:
         """The models that `/v1/chat/completions` takes."""
-        summary, _ = await self._summary.last()
-        current = (r.model for r in summary.resident if r.release == summary.release)
-        return json_response(render_models(next(current, None)))
+        return json_response(render_models(await self._model_names()))
+
+    async def model(self, name: str) -> Response:
+        """One of these models."""
+        names = await self._model_names()
+        if name not in names:
+            raise _no_model(name, names)
+        return json_response(render_model(name))
 
     async def status(self) -> Response:
         """The region's releases, shards and replicas."""
@@ -266,6 +279,11 @@ class _Routes:
             self._metrics.region_seen(None)
         return Response(self._metrics.to_bytes(), media_type=CONTENT_TYPE)
 
+    async def _model_names(self) -> list[str]:
+        summary, _ = await self._summary.last()
+        current = (r.model for r in summary.resident if r.release == summary.release)
+        return model_names(next(current, None))
+
     def _stream(
         self,
         request: Request,
@@ -279,6 +297,21 @@ class _Routes:
         return EventStream(alive(chunks, form, trace_id, every_s=SIGN_OF_LIFE_S))
 
 
+def _open_to_pages(app: ASGIApp, origins: tuple[str, ...]) -> ASGIApp:
+    """Tells browsers that pages of these origins may use the interface. In front of the edge, since
+    a browser asks without a key.
+    """
+    if not origins:
+        return app
+    return CORSMiddleware(
+        app,
+        allow_origins=origins,
+        allow_methods=("GET", "POST"),
+        allow_headers=("*",),
+        expose_headers=("x-trace-id", "retry-after"),
+    )
+
+
 async def _by_model(
     events: AsyncGenerator[AnswerEvent, None], model: str
 ) -> AsyncGenerator[AnswerEvent, None]:
@@ -286,11 +319,12 @@ async def _by_model(
     async with aclosing(events):
         async for event in events:
             if isinstance(event, Retrieved) and event.model != model:
-                raise NotFound(
-                    f"there is no model {quoted(model)!r}; "
-                    f"there are: {RETRIEVAL_MODEL}, {event.model}"
-                )
+                raise _no_model(model, model_names(event.model))
             yield event
+
+
+def _no_model(name: str, names: list[str]) -> NotFound:
+    return NotFound(f"there is no model {quoted(name)!r}; there are: {', '.join(names) or 'none'}")
 
 
 def _able_to_answer(summary: RegionSummary) -> bool:

@@ -6,7 +6,7 @@ import asyncio
 
 from starlette.types import Receive, Scope
 
-from cluster.errors import DeadlineExceeded, TooLarge
+from cluster.errors import DeadlineExceeded, TooLarge, UnsupportedMedia
 from deployments.http_errors import ClientGone
 from deployments.http_settings import HttpSettings
 
@@ -33,7 +33,8 @@ def media_types(scope: Scope, name: bytes) -> list[str]:
 
 async def read_body(scope: Scope, receive: Receive, settings: HttpSettings) -> bytes:
     """The whole body. Raises TooLarge as soon as it is known to be too long, however it is sent,
-    DeadlineExceeded when it does not arrive in time, and ClientGone when it never will.
+    UnsupportedMedia for a compressed one, DeadlineExceeded when it does not arrive in time, and
+    ClientGone when it never will.
     """
     try:
         async with asyncio.timeout(settings.body_timeout_s):
@@ -44,6 +45,10 @@ async def read_body(scope: Scope, receive: Receive, settings: HttpSettings) -> b
 
 async def receive_body(scope: Scope, receive: Receive, bytes_max: int) -> bytes:
     """As `read_body`, for callers who see to the time themselves."""
+    encoding = header_value(scope, b"content-encoding").strip().lower()
+    if encoding not in (b"", b"identity"):
+        # Unpacked it might be a thousand times as long.
+        raise UnsupportedMedia("send the body as it is, without a content-encoding")
     declared = header_value(scope, b"content-length")
     if declared.isdigit() and int(declared) > bytes_max:
         raise _too_large(bytes_max)

@@ -22,6 +22,12 @@ from cluster.errors import Overloaded, RaygionError, Unauthenticated, Unavailabl
 
 logger = logging.getLogger("raygion.http")
 
+_INSTEAD = {
+    "/v1/completions": "POST /v1/chat/completions",
+    "/v1/responses": "POST /v1/chat/completions",
+    "/v1/embeddings": "POST /v1/search, which embeds queries itself",
+}
+"""What to ask in place of routes of OpenAI's that are not here."""
 INTERNAL_MESSAGE = "the region failed to answer; its log tells more under this trace id"
 _RETRY_UNAVAILABLE_S = 1.0
 
@@ -70,7 +76,9 @@ async def refused_by_router(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     match error.status_code:
         case 404:
-            code, message = "not_found", "there is no such route; /openapi.json lists all"
+            instead = _INSTEAD.get(request.url.path)
+            hint = "/openapi.json lists all" if instead is None else f"use {instead}"
+            code, message = "not_found", f"there is no such route; {hint}"
         case 405:
             code, message = "method_not_allowed", "this route does not take this method"
         case _:

@@ -267,6 +267,9 @@ class StatusReply(BaseModel):
         None, description="How the regions' answers compare; null where nothing is compared."
     )
     machines: list[MachineReply] = Field(description="Of the region, that are alive.")
+    log_trouble: str | None = Field(
+        description="Which entry of the release log cannot be read; null where all can."
+    )
 
 
 class HealthReply(BaseModel):

@@ -8,6 +8,7 @@ refusal is an InvalidArgument that names the field.
 from __future__ import annotations
 
 import base64
+import codecs
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -307,6 +308,8 @@ BodyT = TypeVar("BodyT", bound=Body)
 
 def parse_body(model: type[BodyT], body: bytes) -> BodyT:
     """Raises InvalidArgument for what is no JSON object or does not fit the model."""
+    # Some programs begin a text with a byte order mark, which RFC 8259 lets a reader skip.
+    body = body.removeprefix(codecs.BOM_UTF8)
     if not body:
         raise InvalidArgument("is empty; send a JSON object", "body")
     try:

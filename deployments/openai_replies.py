@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import orjson
@@ -34,11 +35,21 @@ def render_chat(result: AnswerResult, *, model: str, completion_id: str, created
     )
 
 
-def render_models(plain_model: str | None) -> bytes:
+def model_names(plain_model: str | None) -> list[str]:
     """No model at all where the current release only searches."""
-    names = [] if plain_model is None else [RETRIEVAL_MODEL, plain_model]
-    data = [{"id": n, "object": "model", "created": 0, "owned_by": "raygion"} for n in names]
-    return orjson.dumps({"object": "list", "data": data})
+    return [] if plain_model is None else [RETRIEVAL_MODEL, plain_model]
+
+
+def render_models(names: Sequence[str]) -> bytes:
+    return orjson.dumps({"object": "list", "data": [_model(name) for name in names]})
+
+
+def render_model(name: str) -> bytes:
+    return orjson.dumps(_model(name))
+
+
+def _model(name: str) -> dict[str, object]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "raygion"}
 
 
 class ChatChunks:

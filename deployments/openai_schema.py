@@ -14,12 +14,18 @@ from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema, mod
 from pydantic_core import PydanticCustomError
 
 from cluster.answers import ANSWER_TOP_K_DEFAULT, AnswerRequest
-from cluster.checks import CONVERSATION_CHARS_MAX, MESSAGES_MAX, STOPS_MAX, TEXT_CHARS_MAX
+from cluster.checks import (
+    CONVERSATION_CHARS_MAX,
+    MAX_TOKENS_MAX,
+    MESSAGES_MAX,
+    STOPS_MAX,
+    TEXT_CHARS_MAX,
+)
 from cluster.demand import Demand
 from cluster.errors import InvalidArgument
 from cluster.filters import Filter, parse_filter
 from cluster.generation import ChatMessage, Role
-from deployments.answer_schema import MaxTokens, PromptOptions, Seed, StopTexts, Temperature
+from deployments.answer_schema import PromptOptions, SamplingOptions, StopTexts, Temperature
 from deployments.http_schema import (
     FILTER_SCHEMA,
     Body,
@@ -41,24 +47,41 @@ IGNORED_KEYS = frozenset(
         "parallel_tool_calls",
         "prompt_cache_key",
         "prompt_cache_retention",
+        "reasoning_effort",
         "safety_identifier",
         "service_tier",
         "store",
+        "verbosity",
     }
 )
+IGNORED_MESSAGE_KEYS = frozenset(
+    {
+        "annotations",
+        "audio",
+        "function_call",
+        "id",
+        "name",
+        "reasoning",
+        "reasoning_content",
+        "refusal",
+        "tool_call_id",
+        "tool_calls",
+    }
+)
+"""Keys of messages that other models have written, or that an earlier reply had."""
 NEUTRAL_VALUES: dict[str, tuple[object, ...]] = {
-    "frequency_penalty": (0,),
+    "chat_template_kwargs": ({},),
+    "function_call": ("none", "auto"),
     "functions": ([],),
     "logit_bias": ({},),
     "logprobs": (False,),
     "modalities": (["text"],),
     "n": (1,),
-    "presence_penalty": (0,),
     "response_format": ({"type": "text"},),
+    "stop_token_ids": ([],),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
     "top_logprobs": (0,),
-    "top_p": (1,),
 }
 """Keys that may only ask for what happens anyway."""
 
@@ -117,6 +140,9 @@ _STOP_SCHEMA = {
 }
 RetrievalFilter = Annotated[Filter, PlainValidator(_filter), WithJsonSchema(FILTER_SCHEMA)]
 Content = Annotated[str, BeforeValidator(_content), WithJsonSchema(_CONTENT_SCHEMA)]
+MaxTokens = Annotated[
+    int, Field(ge=1, description=f"More than {MAX_TOKENS_MAX} counts as that many.")
+]
 Stop = Annotated[StopTexts, BeforeValidator(_stops), WithJsonSchema(_STOP_SCHEMA)]
 
 
@@ -132,14 +158,33 @@ class OpenAIBody(Body):
 
 
 class MessageBody(OpenAIBody):
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Content
-    name: str | None = Field(None, description="Ignored.")
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: Content | None = Field(
+        None, description="Null only where an assistant has called tools."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_ignored_keys(cls, data: object) -> object:
+        if not isinstance(data, dict):
+            return data
+        return {key: value for key, value in data.items() if key not in IGNORED_MESSAGE_KEYS}
+
+    @property
+    def said(self) -> ChatMessage | None:
+        """None for what tools have answered, and for an assistant that only called some."""
+        role = _ROLES.get(self.role)
+        return (
+            None
+            if role is None or not self.content
+            else ChatMessage(role=role, content=self.content)
+        )
 
 
 class StreamOptionsBody(OpenAIBody):
     include_usage: bool = False
     include_obfuscation: bool = Field(False, description="Ignored.")
+    continuous_usage_stats: Literal[False] = False
 
 
 class RetrievalBody(OpenAIBody, PromptOptions):
@@ -152,18 +197,17 @@ class RetrievalBody(OpenAIBody, PromptOptions):
     min_coverage: Share = 1.0
 
 
-class ChatBody(OpenAIBody):
+class ChatBody(OpenAIBody, SamplingOptions):
     model: Name = Field(
         description="`raygion` answers with retrieval, the language model's own name without."
     )
     messages: Annotated[
         list[MessageBody], Field(fail_fast=True, min_length=1, max_length=MESSAGES_MAX)
-    ] = Field(description="The last one is the user's question.")
+    ] = Field(description="The last one of the user is the question.")
     max_tokens: MaxTokens | None = Field(None, description=f"Default {MAX_TOKENS_DEFAULT}.")
     max_completion_tokens: MaxTokens | None = Field(None, description="Newer name of max_tokens.")
     temperature: Temperature = 0.0
     stop: Stop | None = None
-    seed: Seed | None = None
     user: UserKey = Field("", description="Kept on one release while a canary is tried.")
     stream: bool = False
     stream_options: StreamOptionsBody | None = None
@@ -216,10 +260,12 @@ def parse_chat(body: bytes, trace_id: str = "") -> ChatRequest:
         corpus=extra.corpus,
         top_k=extra.top_k,
         filter=extra.filter,
-        max_tokens=asked.max_completion_tokens or asked.max_tokens or MAX_TOKENS_DEFAULT,
+        max_tokens=min(
+            asked.max_completion_tokens or asked.max_tokens or MAX_TOKENS_DEFAULT, MAX_TOKENS_MAX
+        ),
         temperature=asked.temperature,
         stop=tuple(asked.stop or ()),
-        seed=asked.seed,
+        **asked.sampling(),
         truncation=extra.prompt_truncation(),
         timeout_s=extra.timeout_ms / 1000.0,
         min_coverage=extra.min_coverage,
@@ -246,25 +292,30 @@ def _demand(extra: RetrievalBody) -> Demand:
 def _conversation(
     messages: list[MessageBody], retrieve: bool
 ) -> tuple[tuple[ChatMessage, ...], str]:
-    """The earlier messages, and the question at the end."""
-    last = len(messages) - 1
-    if messages[last].role != "user":
-        raise InvalidArgument(
-            "must be user: the last message is the question", f"messages[{last}].role"
-        )
-    question = messages[last].content
+    """The earlier messages, and the question: the last message of the user, or the last one of all
+    where the user has said nothing. What stands behind it, such as an answer that was begun, is
+    left out, but for system messages.
+    """
+    for number, message in enumerate(messages):
+        if message.content is None and message.role != "assistant":
+            raise InvalidArgument("is required", f"messages[{number}].content")
+    asked = [number for number, message in enumerate(messages) if message.role == "user"]
+    last = asked[-1] if asked else len(messages) - 1
+    question = messages[last].content or ""
     if not question.strip():
         raise InvalidArgument("is empty", f"messages[{last}].content")
     if retrieve and len(question) > TEXT_CHARS_MAX:
         raise InvalidArgument(
-            f"has more than {TEXT_CHARS_MAX} characters", f"messages[{last}].content"
+            f"has more than {TEXT_CHARS_MAX} characters, too many to search for; the language "
+            "model's own name (see /v1/models) answers without retrieval",
+            f"messages[{last}].content",
         )
-    if sum(len(message.content) for message in messages) > CONVERSATION_CHARS_MAX:
+    if sum(len(message.content or "") for message in messages) > CONVERSATION_CHARS_MAX:
         raise InvalidArgument(
             f"have more than {CONVERSATION_CHARS_MAX} characters together", "messages"
         )
-    history = tuple(
-        ChatMessage(role=_ROLES[message.role], content=message.content)
-        for message in messages[:last]
-    )
-    return history, question
+    earlier = [message.said for message in messages[:last]]
+    later = [message.said for message in messages[last + 1 :]]
+    history = [message for message in earlier if message is not None]
+    history += [message for message in later if message is not None and message.role == "system"]
+    return tuple(history), question

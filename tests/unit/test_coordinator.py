@@ -25,6 +25,7 @@ from cluster.errors import (
     Conflict,
     Corrupt,
     InvalidArgument,
+    LogUnreadable,
     NotFound,
     OutcomeUnknown,
     Unavailable,
@@ -34,7 +35,7 @@ from cluster.model_settings import GeneratorSettings
 from cluster.numbered_object import NumberedLog
 from cluster.object_store import ObjectStore, open_store
 from cluster.region_settings import RegionSettings
-from cluster.releases import RELEASE_LOG, Elect, ReleaseContents
+from cluster.releases import RELEASE_LOG, Elect, ReleaseContents, entry_path
 from cluster.rollout import Rollout
 from cluster.rollout_events import Append
 from cluster.store_identity import store_identity
@@ -166,6 +167,22 @@ def test_without_the_store_freshness_stands_still_and_a_refresh_fails_at_once(
     door.shut = False
     wait_until(lambda: coordinator.pulse("p", 0.0, frozenset()).freshness.read_ms > stood.read_ms)
     coordinator.refresh()
+
+
+def test_an_entry_that_cannot_be_read_is_told_and_nothing_is_changed(
+    coordinator: Coordinator, store: ObjectStore
+) -> None:
+    path = entry_path(coordinator.log_state().position + 1)
+    store.put_if_absent(path, b'{"kind": "of a version to come"}')
+    with pytest.raises(Unavailable, match=path):
+        coordinator.refresh()
+    assert path in (coordinator.status().log_trouble or "")
+    with pytest.raises(LogUnreadable, match=path):
+        coordinator.propose(published(store), ("elsewhere",), False, None)
+    store.put(path, Elect(epoch=1, commit_id="void", at_ms=0, leader="other").to_bytes())
+    coordinator.refresh()
+    assert coordinator.status().log_trouble is None
+    assert coordinator.log_state().leader == "local"
 
 
 def test_a_store_that_hangs_is_given_up_after_two_seconds(

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import pickle
+import random
 import signal
 import stat
 import subprocess
@@ -19,8 +20,10 @@ from typing import Any, cast
 import pytest
 
 from cluster import local_store
+from cluster.clock import Backoff, Deadline
 from cluster.errors import OutcomeUnknown, Unavailable
 from cluster.local_store import LocalStore
+from cluster.numbered_object import put_or_get
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,6 +31,7 @@ UPLOAD = """
 import sys
 from pathlib import Path
 from cluster.local_store import LocalStore
+from cluster.numbered_object import put_or_get
 LocalStore(Path(sys.argv[1])).upload_if_absent("folder/file", Path(sys.argv[2]), "0" * 64)
 """
 
@@ -96,6 +100,18 @@ def test_a_write_whose_name_may_not_last_is_in_doubt(
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OutcomeUnknown, match="folder/file"):
         store.put_if_absent("folder/file", b"data")
+    with pytest.raises(OutcomeUnknown):
+        # What is there is read back, and is no proof as long as the folder is not synced.
+        put_or_get(
+            store,
+            "folder/file",
+            b"data",
+            deadline=Deadline.after(20.0),
+            backoff=Backoff(),
+            rng=random.Random(0),
+            sleep=lambda _: None,
+        )
+    monkeypatch.undo()
     assert store.get("folder/file") == b"data"
 
 

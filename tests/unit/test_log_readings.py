@@ -14,7 +14,7 @@ def test_the_next_complete_reading_is_what_one_waits_for() -> None:
     readings = LogReadings()
     number = readings.next()
     readings.begin()
-    readings.end()
+    readings.end(complete=True)
     readings.wait(number, 0.0)
 
 
@@ -22,7 +22,7 @@ def test_a_reading_that_is_under_way_began_too_early() -> None:
     readings = LogReadings()
     readings.begin()
     number = readings.next()
-    readings.end()
+    readings.end(complete=True)
     with pytest.raises(Unavailable, match="not read in time"):
         readings.wait(number, 0.0)
 
@@ -31,7 +31,7 @@ def test_a_reading_that_fails_is_told_at_once() -> None:
     readings = LogReadings()
     number = readings.next()
     readings.begin()
-    readings.end(failure="no answer")
+    readings.end(complete=False, reason="no answer")
     with pytest.raises(Unavailable, match="cannot be read: no answer"):
         readings.wait(number, 60.0)
 
@@ -39,19 +39,19 @@ def test_a_reading_that_fails_is_told_at_once() -> None:
 def test_a_later_reading_makes_up_for_one_that_failed() -> None:
     readings = LogReadings()
     number = readings.next()
-    for failure in ("no answer", ""):
+    for complete in (False, True):
         readings.begin()
-        readings.end(failure=failure)
+        readings.end(complete=complete)
     readings.wait(number, 0.0)
 
 
 def test_an_earlier_reading_does_not_make_up_for_one_that_failed() -> None:
     readings = LogReadings()
     readings.begin()
-    readings.end()
+    readings.end(complete=True)
     number = readings.next()
     readings.begin()
-    readings.end(failure="no answer")
+    readings.end(complete=False, reason="no answer")
     with pytest.raises(Unavailable):
         readings.wait(number, 0.0)
 
@@ -63,7 +63,7 @@ def test_many_share_one_reading() -> None:
     for thread in waiting:
         thread.start()
     readings.begin()
-    readings.end()
+    readings.end(complete=True)
     for thread in waiting:
         thread.join(60.0)
         assert not thread.is_alive()

@@ -282,6 +282,10 @@ def test_no_key_is_both_known_and_ignored() -> None:
         ({"max_completion_tokens": 6}, 6),
         ({"max_tokens": None, "max_completion_tokens": 6}, 6),
         ({"max_tokens": 7, "max_completion_tokens": 7}, 7),
+        # It is a bound: whoever wants no shorter answer says a large number.
+        ({"max_tokens": 32_768}, 32_768),
+        ({"max_tokens": 65_535}, 32_768),
+        ({"max_completion_tokens": 131_072}, 32_768),
     ],
 )
 def test_the_longest_answer(changes: dict[str, Any], max_tokens: int) -> None:
@@ -317,8 +321,8 @@ async def test_the_openapi_page_is_complete() -> None:
         page = (await client.get("/openapi.json")).json()
         assert (await client.get("/docs")).status_code == 200
         assert page["paths"].keys() == {
-            *("/v1/search", "/v1/answer", "/v1/chat/completions", "/v1/models", "/v1/status"),
-            *("/healthz", "/readyz", "/metrics"),
+            *("/v1/search", "/v1/answer", "/v1/chat/completions", "/v1/models"),
+            *("/v1/models/{name}", "/v1/status", "/healthz", "/readyz", "/metrics"),
         }
         schemas = page["components"]["schemas"]
         for reference in _references(page):

@@ -340,6 +340,26 @@ def test_the_prompt_has_at_least_half_of_the_context(
     assert budget.prompt + budget.answer == context
 
 
+@pytest.mark.parametrize(
+    ("wanted", "prompt_tokens", "longest"),
+    [
+        # As long as wanted, but for what the prompt leaves of the context.
+        (100, 36, 100),
+        (1900, 36, 1900),
+        (1900, 148, 1900),
+        (1900, 149, 1899),
+        (32_768, 36, 2012),
+        (32_768, 1024, 1024),
+    ],
+)
+def test_an_answer_may_have_what_the_prompt_leaves(
+    wanted: int, prompt_tokens: int, longest: int
+) -> None:
+    budget = TokenBudget.for_answer(2048, wanted)
+    assert prompt_tokens <= budget.prompt
+    assert budget.beside(prompt_tokens, wanted) == longest
+
+
 @pytest.mark.parametrize("num_passages", [10, 100, 1000])
 def test_no_more_is_tokenized_than_a_few_times_what_fits(num_passages: int) -> None:
     class Counting(FakeTokenizer):

@@ -1,0 +1,86 @@
+"""Requests that other programs send: each is taken, or refused so that one knows why."""
+
+from __future__ import annotations
+
+import gzip
+from typing import Any
+
+import orjson
+import pytest
+
+from tests.unit.fake_service import MODEL, FakeService, in_process
+
+SEARCH = orjson.dumps({"query": "copper", "top_k": 1})
+BODIES = {
+    "/v1/search": {"query": "copper", "top_k": 1},
+    "/v1/answer": {"question": "Which countries mine copper?"},
+    "/v1/chat/completions": {
+        "model": "raygion",
+        "messages": [{"role": "user", "content": "Which countries mine copper?"}],
+    },
+}
+VECTOR = {"vector": [0.5, 0.25, 0.0], "top_k": 1}
+
+
+def error_of(reply: Any) -> dict[str, Any]:
+    found: dict[str, Any] = reply.json()["error"]
+    return found
+
+
+@pytest.mark.parametrize("route", BODIES)
+@pytest.mark.parametrize("encoding", ["gzip", "GZIP", "deflate", "br", "identity, gzip"])
+async def test_a_packed_body_is_refused_as_what_it_is(route: str, encoding: str) -> None:
+    body = gzip.compress(orjson.dumps(BODIES[route]))
+    service = FakeService()
+    async with in_process(service) as client:
+        reply = await client.post(route, content=body, headers={"content-encoding": encoding})
+    assert (reply.status_code, error_of(reply)["code"]) == (415, "unsupported_media")
+    assert "content-encoding" in error_of(reply)["message"]
+    assert not service.searches
+    assert not service.answers
+
+
+@pytest.mark.parametrize("route", BODIES)
+async def test_a_body_that_says_that_it_is_not_packed_is_read(route: str) -> None:
+    body = orjson.dumps(BODIES[route])
+    async with in_process(FakeService()) as client:
+        reply = await client.post(route, content=body, headers={"content-encoding": "Identity"})
+    assert reply.status_code == 200
+
+
+@pytest.mark.parametrize(("route", "body"), [*BODIES.items(), ("/v1/search", VECTOR)])
+async def test_a_byte_order_mark_is_skipped(route: str, body: dict[str, Any]) -> None:
+    mark = b"\xef\xbb\xbf"
+    async with in_process(FakeService()) as client:
+        assert (await client.post(route, content=mark + orjson.dumps(body))).status_code == 200
+        twice = await client.post(route, content=mark + mark + orjson.dumps(body))
+        alone = await client.post(route, content=mark)
+    assert (error_of(twice)["field"], error_of(alone)["field"]) == ("body", "body")
+
+
+async def test_each_model_that_is_listed_is_given_by_its_name() -> None:
+    async with in_process(FakeService()) as client:
+        listed = (await client.get("/v1/models")).json()["data"]
+        assert [model["id"] for model in listed] == ["raygion", MODEL]
+        for model in listed:
+            assert (await client.get(f"/v1/models/{model['id']}")).json() == model
+        for name in ("gpt-4o", "a/b", "raygion/", "%00"):
+            reply = await client.get(f"/v1/models/{name}")
+            assert (reply.status_code, error_of(reply)["code"]) == (404, "not_found")
+            assert f"there are: raygion, {MODEL}" in error_of(reply)["message"]
+
+
+@pytest.mark.parametrize(
+    ("route", "instead"),
+    [
+        ("/v1/completions", "/v1/chat/completions"),
+        ("/v1/responses", "/v1/chat/completions"),
+        ("/v1/embeddings", "/v1/search"),
+        ("/v1/nonsense", "/openapi.json"),
+    ],
+)
+async def test_a_route_that_is_missing_says_what_to_use(route: str, instead: str) -> None:
+    async with in_process(FakeService()) as client:
+        reply = await client.post(route, json={"model": "raygion"})
+    assert (reply.status_code, error_of(reply)["code"]) == (404, "not_found")
+    assert instead in error_of(reply)["message"]
