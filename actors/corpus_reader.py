@@ -318,3 +318,8 @@ def _rows(file: SourceFile) -> Iterator[Row]:
         raise InvalidArgument(f"{file.name}: cannot be read: {error}") from error
     except OSError as error:
         raise Unavailable(f"{file.name} cannot be read: {error}") from error
+    except RaygionError:
+        raise
+    except Exception as error:
+        # The parsers of other projects raise what they like for a damaged file; it must be named.
+        raise InvalidArgument(f"{file.name}: cannot be read: {error!r}") from error

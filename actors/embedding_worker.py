@@ -15,8 +15,8 @@ import pyarrow as pa
 from actors.own_node import own_node
 from cluster.artifact_cache import ArtifactCache
 from cluster.artifacts import Artifacts
-from cluster.coalescing import Coalescer
-from cluster.errors import InvalidArgument
+from cluster.errors import DeadlineExceeded, InvalidArgument
+from cluster.fair_queue import FairQueue
 from cluster.manifests import ModelManifest
 from cluster.object_store import ObjectStore
 from cluster.passages import vector_column
@@ -26,64 +26,88 @@ if TYPE_CHECKING:
     from actors.embedder import Embedder, TextEmbedder
 
 WAITING_TEXTS_MAX = 4096
-BATCH_TEXTS_MAX = 256
-_PIECE_TEXTS = 32
-"""Computed without a look at whether anybody still waits: about a second of work."""
+PIECE_TOKENS = 512
+"""Computed without a look at whether anybody still waits, or somebody else has come: some 0.15 s of
+work, and enough for the model to be at its best."""
 WORKER_THREADS = 1
 """A short query gains little from more, and threads that wait for each other become many times
 slower when others want the same cores. For throughput, run more workers."""
 
 
-class EmbeddingQueue:
-    """Lets concurrent requests travel together through one embedder.
+class _Request:
+    """Texts that somebody waits for."""
 
-    What arrives while a batch is computed forms the next one; there is no timer to wait for, so a
-    lone request is computed at once. The embedder runs in a thread of its own, and the event loop
-    stays free.
+    def __init__(self, texts: Sequence[str], dimension: int) -> None:
+        self.texts = texts
+        self.vectors = np.empty((len(texts), dimension), dtype=np.float32)
+        self.num_left = len(texts)
+        self.answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def take(self, text: int, vector: Float32Array) -> None:
+        self.vectors[text] = vector
+        self.num_left -= 1
+        if not self.num_left and not self.answer.done():
+            self.answer.set_result(None)
+
+    def fail(self, error: Exception) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+
+class EmbeddingQueue:
+    """Lets concurrent requests share one embedder, piece by piece, as `FairQueue` deals them out.
+
+    There is no timer to wait for: a lone request is computed at once. The embedder runs in a thread
+    of its own, and the event loop stays free.
     """
 
     def __init__(
-        self,
-        embedder: TextEmbedder,
-        *,
-        waiting_texts_max: int = WAITING_TEXTS_MAX,
-        batch_texts_max: int = BATCH_TEXTS_MAX,
+        self, embedder: TextEmbedder, *, waiting_texts_max: int = WAITING_TEXTS_MAX
     ) -> None:
         self._embedder = embedder
-        self._waiting_texts_max = waiting_texts_max
-        self._coalescer: Coalescer[None, Sequence[str], Float32Array] = Coalescer(
-            self._run,
-            size_max=batch_texts_max,
-            in_flight_max=1,
-            waiting_max=waiting_texts_max,
+        self._waiting: FairQueue[_Request] = FairQueue(
+            piece_tokens_max=PIECE_TOKENS, waiting_max=waiting_texts_max
         )
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="embed")
+        self._computing: asyncio.Task[None] | None = None
 
-    async def embed(self, texts: Sequence[str]) -> Float32Array:
+    async def embed(self, texts: Sequence[str], timeout_s: float | None = None) -> Float32Array:
         """float32 [n, dimension], row i for text i.
 
         Raises Overloaded when too many texts wait already, InvalidArgument for more texts than may
-        ever wait. The caller brings the timeout: a request that is cancelled before its batch
-        starts costs nothing.
+        ever wait, DeadlineExceeded. Of a request whose time is over, or that is cancelled, no piece
+        is begun any more.
         """
+        request = _Request(texts, self._embedder.dimension)
         if not texts:
-            return np.empty((0, self._embedder.dimension), dtype=np.float32)
-        if len(texts) > self._waiting_texts_max:
-            raise InvalidArgument(f"at most {self._waiting_texts_max} texts at once", "texts")
-        return await self._coalescer.submit(None, texts, len(texts))
+            return request.vectors
+        self._waiting.add(request, [self._embedder.tokens_at_most(text) for text in texts])
+        if self._computing is None:
+            self._computing = asyncio.create_task(self._compute(), name="embed")
+        try:
+            async with asyncio.timeout(timeout_s):
+                await request.answer
+        except TimeoutError as error:
+            raise DeadlineExceeded("time ran out while texts were embedded") from error
+        finally:
+            self._waiting.drop(request)
+        return request.vectors
 
-    async def _run(self, _: None, requests: list[Sequence[str]]) -> list[Float32Array]:
-        texts = [text for request in requests for text in request]
+    async def _compute(self) -> None:
         loop = asyncio.get_running_loop()
-        # A batch that nobody waits for any more is cancelled, and goes no further than a piece.
-        pieces = [
-            await loop.run_in_executor(
-                self._thread, self._embedder.embed, texts[start : start + _PIECE_TEXTS]
-            )
-            for start in range(0, len(texts), _PIECE_TEXTS)
-        ]
-        ends = np.cumsum([len(request) for request in requests])
-        return np.split(np.concatenate(pieces), ends[:-1])
+        try:
+            while piece := self._waiting.next_piece():
+                texts = [request.texts[text] for request, text in piece]
+                try:
+                    vectors = await loop.run_in_executor(self._thread, self._embedder.embed, texts)
+                except Exception as error:
+                    for request, _ in piece:
+                        request.fail(error)
+                else:
+                    for (request, text), vector in zip(piece, vectors, strict=True):
+                        request.take(text, vector)
+        finally:
+            self._computing = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,9 +133,9 @@ class EmbeddingWorker:
     ) -> None:
         self._queue = EmbeddingQueue(_opened(model, store, cache_folder))
 
-    async def embed(self, texts: Sequence[str]) -> Float32Array:
+    async def embed(self, texts: Sequence[str], timeout_s: float) -> Float32Array:
         """float32 [n, dimension]; see `EmbeddingQueue.embed`."""
-        return await self._queue.embed(texts)
+        return await self._queue.embed(texts, timeout_s)
 
     async def status(self) -> EmbedderStatus:
         return EmbedderStatus(node=own_node())

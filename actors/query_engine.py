@@ -198,7 +198,12 @@ class QueryEngine:
         elif vectors is None:
             texts = request.queries or ()
             embedder = self._routes.embedder(release)
-            vectors = await embedder.ask(lambda replica, _: replica.embed(texts), deadline)
+            vectors = await embedder.ask(
+                lambda replica, timeout_s: replica.embed(texts, timeout_s),
+                deadline,
+                # A batch takes as long as it is.
+                learn_speed=len(texts) == 1,
+            )
         return np.ascontiguousarray(vectors, dtype=np.float32)
 
 

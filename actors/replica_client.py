@@ -43,6 +43,6 @@ class ActorEmbedder:
     def replica_id(self) -> str:
         return self._actor.name
 
-    async def embed(self, texts: Sequence[str]) -> Float32Array:
+    async def embed(self, texts: Sequence[str], timeout_s: float) -> Float32Array:
         """float32 [n, d], one row a text."""
-        return cast(Float32Array, await self._actor.call("embed", list(texts)))
+        return cast(Float32Array, await self._actor.call("embed", list(texts), timeout_s))

@@ -17,9 +17,10 @@ from cluster.errors import InvalidArgument
 
 _ROWS_AT_ONCE = 1024
 _NPY_BYTES_AT_ONCE = 2**30
-_UNREADABLE = (ValueError, OverflowError, pa.ArrowException)
+_UNREADABLE = (ValueError, TypeError, KeyError, OverflowError, pa.ArrowException)
 """What Arrow raises for a value that Python has none for: bytes that are not UTF-8 (Parquet and
-Arrow files may claim otherwise), the year 10000, a duration in nanoseconds.
+Arrow files may claim otherwise), the year 10000, a duration in nanoseconds, an unknown time zone, a
+map with a key twice or with a list for a key.
 """
 
 
@@ -97,7 +98,7 @@ def _value(scalar: Any) -> object:
 def _vectors(batch: pa.RecordBatch, name: str) -> Sequence[object]:
     """The column `vector` as one array a row, without a Python object for each number."""
     column: Any = batch.column("vector")
-    if not (pa.types.is_fixed_size_list(column.type) or _is_list(column.type)):
+    if not _is_list_of_numbers(column.type):
         raise InvalidArgument(f"{name}: must be a list of numbers, not {column.type}", "vector")
     values = column.flatten()
     if column.null_count or values.null_count:
@@ -108,6 +109,12 @@ def _vectors(batch: pa.RecordBatch, name: str) -> Sequence[object]:
     if lengths is None:
         return list(flat.reshape(batch.num_rows, column.type.list_size))
     return np.split(flat, np.cumsum(lengths)[:-1]) if batch.num_rows else []
+
+
+def _is_list_of_numbers(type_: Any) -> bool:
+    if not (pa.types.is_fixed_size_list(type_) or _is_list(type_)):
+        return False
+    return bool(pa.types.is_floating(type_.value_type) or pa.types.is_integer(type_.value_type))
 
 
 def _is_list(type_: pa.DataType) -> bool:

@@ -28,6 +28,10 @@ Key = Annotated[SecretStr, AfterValidator(_presentable)]
 """What stands in `Authorization: Bearer <key>`."""
 
 
+Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^\s/]+)$")]
+"""As browsers send it: without a path or a slash at the end."""
+
+
 class StoreSettings(Record):
     """Where the durable truth is: any fsspec URL with real put-if-absent."""
 
@@ -46,6 +50,9 @@ class EndpointSettings(Record):
     api_keys: tuple[Key, ...] = ()
     """When any are given, requests need one of them as bearer token. The command line sends the
     first one."""
+    cors_origins: tuple[Origin, ...] = ()
+    """Web pages of which origins, such as `https://chat.example.org`, a browser may let ask this
+    endpoint; `*` stands for all. Keys are asked for all the same."""
     body_bytes_max: Annotated[int, Field(ge=1024)] = 16 * 1024 * 1024
     in_flight_max: Annotated[int, Field(ge=1)] = 256
     """Requests that one gateway process handles at once; more are refused with 503."""

@@ -20,7 +20,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from cluster.clock import Deadline
-from cluster.errors import Conflict, Corrupt, NotFound
+from cluster.errors import Conflict, Corrupt, LogUnreadable, NotFound, OutcomeUnknown
 from cluster.log_entries import damaged, entry_bytes, parse_entry
 from cluster.manifests import Sha256
 from cluster.numbered_object import NumberedLog, read_each
@@ -96,10 +96,15 @@ class ReleaseLog:
                 yield parse_entry(entry, position=n)
 
     def append_at(self, n: int, entry: LogEntry, *, deadline: Deadline) -> None:
-        """Makes `entry` the one after the latest. Fails as `NumberedLog.append_at` does."""
+        """Makes `entry` the one after the latest. Fails as `NumberedLog.append_at` does, and raises
+        OutcomeUnknown when what was written there cannot be read back.
+        """
 
         def is_mine(data: bytes) -> bool:
-            return parse_entry(data, position=n).commit_id == entry.commit_id
+            try:
+                return parse_entry(data, position=n).commit_id == entry.commit_id
+            except LogUnreadable as error:
+                raise OutcomeUnknown(f"{error.message} (it may be what was asked for)") from error
 
         self._log.append_at(n, entry_bytes(entry), is_mine=is_mine, deadline=deadline)
 

@@ -109,7 +109,7 @@ def _build_app(
         gc.freeze()
         gc.set_threshold(_OBJECTS_MADE_BETWEEN_COLLECTIONS)
         _interrupt_nobody()
-        open_shortcut(SEARCH, app.edge)
+        open_shortcut(SEARCH, app.entrance)
         yield
         close_shortcut()
         place.stop()
@@ -120,6 +120,7 @@ def _build_app(
     http = HttpSettings(
         api_keys=tuple(key.get_secret_value() for key in endpoint.api_keys),
         region_keys=tuple(key.get_secret_value() for key in settings.region_keys),
+        cors_origins=endpoint.cors_origins,
         in_flight_max=endpoint.in_flight_max,
         answers_in_flight_max=settings.answer_places(region),
         body_bytes_max=endpoint.body_bytes_max,

@@ -11,6 +11,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Lifespan
 
@@ -103,7 +104,7 @@ def build_http_app(
         RegionRoutes(service, internals, settings, metrics, callers, clock).add_to(app)
     app.add_exception_handler(HTTPException, refused_by_router)
 
-    def edge(routes: ASGIApp) -> HttpEdge:
+    def entrance(routes: ASGIApp) -> ASGIApp:
         app.edge = HttpEdge(
             routes,
             settings=settings,
@@ -112,9 +113,10 @@ def build_http_app(
             direct={("POST", SEARCH): SearchRoute(service, settings, metrics, callers)},
             known_routes=frozenset(getattr(route, "path", "") for route in app.routes),
         )
-        return app.edge
+        app.entrance = _open_to_pages(app.edge, settings.cors_origins)
+        return app.entrance
 
-    app.add_middleware(edge)
+    app.add_middleware(entrance)
     # Otherwise made with the first request, and the edge with it.
     app.middleware_stack = app.build_middleware_stack()
     return app
@@ -127,7 +129,9 @@ class RegionApp(FastAPI):
     """FastAPI reads no body for us, so the schemas of the bodies are added here."""
 
     edge: HttpEdge
-    """What all requests come through; who knows that it answers one itself may go there at once."""
+    """What all requests come through, but for browsers' questions whether a page may ask."""
+    entrance: ASGIApp
+    """Who knows that the edge answers a request itself may go there at once."""
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
@@ -291,6 +295,21 @@ class _Routes:
         trace_id = request.state.trace_id
         chunks = event_chunks(events, form, observer, trace_id)
         return EventStream(alive(chunks, form, trace_id, every_s=SIGN_OF_LIFE_S))
+
+
+def _open_to_pages(app: ASGIApp, origins: tuple[str, ...]) -> ASGIApp:
+    """Tells browsers that pages of these origins may use the interface. In front of the edge, since
+    a browser asks without a key.
+    """
+    if not origins:
+        return app
+    return CORSMiddleware(
+        app,
+        allow_origins=origins,
+        allow_methods=("GET", "POST"),
+        allow_headers=("*",),
+        expose_headers=("x-trace-id", "retry-after"),
+    )
 
 
 async def _by_model(

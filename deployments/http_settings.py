@@ -20,6 +20,8 @@ class HttpSettings:
     region_keys: tuple[str, ...] = field(default=(), repr=False)
     """What other regions send. Any of them opens everything that a key of `api_keys` does, and if
     there are any, nothing else opens the routes that only regions use."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins of web pages that browsers may let use the interface; `*` stands for all."""
     in_flight_max: int = 256
     """Requests worked on at once; one more is refused at once with `overloaded`."""
     answers_in_flight_max: int = 32

@@ -1,5 +1,5 @@
-"""What goes wrong during the noise: deaths, leftovers, cuts, clocks set anew, lapsed writers, bad
-snapshots of the release log.
+"""What goes wrong during the noise: deaths, leftovers, cuts, clocks set anew, lapsed writers, and
+rotten entries and snapshots of the release log.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from cluster import release_log
 from cluster.log_entries import entry_bytes
 from cluster.release_log import snapshot_of, snapshot_path
-from cluster.releases import RELEASE_LOG, Canary, Elect, LogEntry, Rollback
+from cluster.releases import RELEASE_LOG, Canary, Elect, LogEntry, Rollback, entry_path
 from tests.simulation.faulty_store import Write
 from tests.simulation.network import STORE
 
@@ -30,6 +30,7 @@ class Accidents:
         repeat(self._set_a_clock, 2.0, 20.0)
         repeat(self._let_a_lapsed_leader_write, 3.0, 25.0)
         repeat(self._spoil_a_snapshot, 2.0, 15.0)
+        repeat(self._let_an_entry_rot, 4.0, 25.0)
 
     def _note(self, what: str) -> None:
         self._world.history.accidents.append((self._world.scheduler.now_s, what))
@@ -132,3 +133,17 @@ class Accidents:
             data = snapshot_of(last - size + 1, [entry_bytes(e) for e in entries]).to_bytes()
         self._note(f"the snapshot up to entry {last} is spoilt")
         objects.replace(Write(now_s, path, data, "spoilt"))
+
+    def _let_an_entry_rot(self) -> None:
+        """Until somebody puts it back, whoever starts anew cannot read on from there."""
+        content, length = self._world.objects.content, self._world.objects.log_length()
+        if not length:
+            return
+        position = self._rng.randint(1, length)
+        path, back_s = entry_path(position), self._rng.uniform(1.0, 10.0)
+        whole, rotten = content[path], b"rotten"
+        if whole == rotten:
+            return
+        content[path] = rotten
+        self._note(f"entry {position} is rotten for {back_s:.1f} s")
+        self._world.scheduler.after(back_s, lambda: content.update({path: whole}))

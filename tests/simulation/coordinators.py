@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cluster.coordination import RolloutDriver
-from cluster.errors import Fenced, OutcomeUnknown, RaygionError, Unavailable
+from cluster.errors import Fenced, LogUnreadable, OutcomeUnknown, RaygionError, Unavailable
 from cluster.region_view import Pulse, RegionView
 from cluster.release_log import ReleaseLog
 from cluster.releases import CanaryShare, Release, ReleaseStatus, Rollback
@@ -149,6 +149,9 @@ class Incarnation(Process):
         try:
             self.driver.read()
             complete = True
+        except LogUnreadable:
+            # What it could read still says what to hold.
+            self.world.history.errors += 1
         finally:
             self._publish()
             self._end_reading(complete)

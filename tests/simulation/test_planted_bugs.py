@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +14,8 @@ import cluster.release_fold as release_fold
 import cluster.rollback as rollback
 import cluster.rollout as rollout
 from cluster.coordination import RolloutDriver
-from cluster.errors import Conflict, Corrupt, OutcomeUnknown, Unavailable
+from cluster.errors import Conflict, Corrupt, LogUnreadable, OutcomeUnknown, Unavailable
+from cluster.log_entries import parse_entry
 from cluster.numbered_object import NumberedLog
 from cluster.release_log import LogSnapshot, ReleaseLog, snapshot_path
 from cluster.releases import (
@@ -111,6 +114,15 @@ def believing_any_snapshot(patch: Patch) -> None:
             return None
 
     patch.setattr(ReleaseLog, "_snapshot", snapshot)
+
+
+def skipping_what_cannot_be_read(patch: Patch) -> None:
+    def read_after(self: ReleaseLog, n: int) -> Iterator[LogEntry]:
+        for position in range(n + 1, self._log.latest() + 1):
+            with suppress(LogUnreadable):
+                yield parse_entry(self._log.read(position), position=position)
+
+    patch.setattr(ReleaseLog, "read_after", read_after)
 
 
 def taking_one_entry_in_twice(patch: Patch) -> None:
@@ -239,6 +251,7 @@ BUGS = [
     Bug(keeping_the_predecessors_epoch, "one_incarnation_leads_an_epoch"),
     Bug(overwriting_the_log, "log_is_consecutive_and_immutable"),
     Bug(believing_any_snapshot, "everybody_agrees_at_a_position"),
+    Bug(skipping_what_cannot_be_read, "everybody_agrees_at_a_position"),
     Bug(taking_one_entry_in_twice, "everybody_agrees_at_a_position"),
     Bug(switching_ahead_of_the_moment, "everybody_agrees_at_a_position"),
     Bug(unloading_what_is_due, "what_serves_is_never_retired"),

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import asyncio
 import json
 import shutil
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,11 +12,11 @@ from hypothesis import strategies as st
 
 from actors import embedder as embedder_module
 from actors.embedder import Embedder, Pooling, computes_bfloat16
-from actors.embedding_worker import EmbeddingQueue, EmbeddingWorker
+from actors.embedding_worker import EmbeddingWorker
 from actors.models import publish_model
 from actors.starter_models import starter_embedder_folder
 from cluster.catalog import Catalog
-from cluster.errors import InvalidArgument, Overloaded
+from cluster.errors import InvalidArgument
 from cluster.manifests import ModelKind, ModelManifest, Precision
 from cluster.object_store import open_store
 from cluster.search import Float32Array
@@ -172,120 +170,6 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
         Embedder(tmp_path, num_threads=1)
 
 
-class GatedEmbedder:
-    """Vectors are the lengths of the texts; each batch waits until the test opens the gate."""
-
-    dimension = 2
-
-    def __init__(self) -> None:
-        self.batches: list[list[str]] = []
-        self.started = threading.Semaphore(0)
-        self.gate = threading.Semaphore(0)
-
-    def embed(self, texts: Sequence[str]) -> Float32Array:
-        self.batches.append(list(texts))
-        self.started.release()
-        self.gate.acquire()
-        if "bad" in texts:
-            raise InvalidArgument("bad text")
-        return np.array([[len(text), 0] for text in texts], dtype=np.float32)
-
-    async def wait_until_started(self) -> None:
-        await asyncio.to_thread(self.started.acquire)
-
-
-async def test_requests_that_arrive_during_a_batch_form_the_next_one() -> None:
-    embedder = GatedEmbedder()
-    queue = EmbeddingQueue(embedder)
-    first = asyncio.create_task(queue.embed(["a"]))
-    await embedder.wait_until_started()
-    others = [asyncio.create_task(queue.embed(["x" * n, "y"])) for n in range(2, 5)]
-    await asyncio.sleep(0)
-    embedder.gate.release(2)
-    assert (await first).tolist() == [[1, 0]]
-    assert [(await other).tolist() for other in others] == [[[n, 0], [1, 0]] for n in range(2, 5)]
-    assert embedder.batches == [["a"], ["xx", "y", "xxx", "y", "xxxx", "y"]]
-    embedder.gate.release()
-    assert (await queue.embed(["later"])).tolist() == [[5, 0]]
-    assert (await queue.embed([])).shape == (0, 2)
-
-
-async def test_batches_are_bounded_but_a_large_request_goes_alone() -> None:
-    embedder = GatedEmbedder()
-    queue = EmbeddingQueue(embedder, batch_texts_max=3)
-    embedder.gate.release(10)
-    sizes = (1, 2, 2, 5, 1)
-    results = await asyncio.gather(*(queue.embed(["t"] * size) for size in sizes))
-    assert [len(result) for result in results] == list(sizes)
-    assert [len(batch) for batch in embedder.batches] == [3, 2, 5, 1]
-
-
-async def test_the_queue_is_bounded() -> None:
-    embedder = GatedEmbedder()
-    queue = EmbeddingQueue(embedder, waiting_texts_max=4)
-    first = asyncio.create_task(queue.embed(["a"]))
-    await embedder.wait_until_started()
-    second = asyncio.create_task(queue.embed(["b"] * 3))
-    await asyncio.sleep(0)
-    with pytest.raises(Overloaded) as caught:
-        await queue.embed(["c", "d"])
-    assert caught.value.retry_after_s > 0
-    with pytest.raises(InvalidArgument, match="at most 4"):
-        await queue.embed(["e"] * 5)
-    embedder.gate.release(2)
-    assert len(await first) + len(await second) == 4
-
-
-async def test_a_cancelled_request_is_not_computed() -> None:
-    embedder = GatedEmbedder()
-    queue = EmbeddingQueue(embedder)
-    first = asyncio.create_task(queue.embed(["a"]))
-    await embedder.wait_until_started()
-    dropped = asyncio.create_task(queue.embed(["dropped"]))
-    kept = asyncio.create_task(queue.embed(["kept"]))
-    await asyncio.sleep(0)
-    dropped.cancel()
-    first.cancel()
-    await asyncio.gather(dropped, first, return_exceptions=True)
-    embedder.gate.release(2)
-    assert (await kept).tolist() == [[4, 0]]
-    assert embedder.batches == [["a"], ["kept"]]
-
-
-async def test_a_request_that_nobody_waits_for_any_more_goes_no_further_than_a_piece() -> None:
-    embedder = GatedEmbedder()
-    queue = EmbeddingQueue(embedder)
-    long = asyncio.create_task(queue.embed(["t"] * 1000))
-    await embedder.wait_until_started()
-    long.cancel()
-    await asyncio.gather(long, return_exceptions=True)
-    embedder.gate.release(2)
-    assert (await queue.embed(["next"])).tolist() == [[4, 0]]
-    assert [len(batch) for batch in embedder.batches] == [32, 1]
-
-
-async def test_a_request_of_many_pieces_keeps_its_order() -> None:
-    embedder = GatedEmbedder()
-    embedder.gate.release(4)
-    texts = ["x" * n for n in range(100)]
-    vectors = await EmbeddingQueue(embedder).embed(texts)
-    assert vectors.tolist() == [[n, 0] for n in range(100)]
-    assert [text for batch in embedder.batches for text in batch] == texts
-
-
-async def test_a_failed_batch_fails_its_requests_only() -> None:
-    embedder = GatedEmbedder()
-    queue = EmbeddingQueue(embedder)
-    failing = asyncio.create_task(queue.embed(["bad"]))
-    await embedder.wait_until_started()
-    waiting = asyncio.create_task(queue.embed(["good"]))
-    await asyncio.sleep(0)
-    embedder.gate.release(2)
-    with pytest.raises(InvalidArgument, match="bad text"):
-        await failing
-    assert (await waiting).tolist() == [[4, 0]]
-
-
 def published(folder: Path, precision: Precision = Precision.FLOAT32) -> ModelManifest:
     """The starter embedder in a store below the folder."""
     return publish_model(
@@ -322,13 +206,3 @@ def test_a_precision_makes_a_model_version_of_the_same_files(
     monkeypatch.setattr(embedder_module, "computes_bfloat16", lambda: False)
     with pytest.raises(InvalidArgument, match="AVX512_BF16"):
         EmbeddingWorker(bfloat16, open_store(str(tmp_path / "store")), tmp_path / "cache")
-
-
-async def test_embedders_under_different_load_give_a_text_the_same_bytes(folder: Path) -> None:
-    embedder, other = (Embedder(folder, num_threads=1) for _ in range(2))
-    quiet, busy = EmbeddingQueue(embedder), EmbeddingQueue(other)
-    requests = [("Who grows tea?",), *(tuple(TEXTS[:n]) for n in range(1, 6)), ("Who?", "tea")]
-    alone = [await quiet.embed(request) for request in requests]
-    crowded = await asyncio.gather(*(busy.embed(request) for request in requests * 3))
-    for number, vectors in enumerate(crowded):
-        assert vectors.tobytes() == alone[number % len(requests)].tobytes()

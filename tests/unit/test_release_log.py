@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster import release_log
-from cluster.errors import LogUnreadable
+from cluster.clock import Deadline
+from cluster.errors import LogUnreadable, OutcomeUnknown
 from cluster.log_entries import entry_bytes, parse_entry
 from cluster.object_store import ObjectStore
 from cluster.release_log import (
@@ -23,7 +24,7 @@ from cluster.releases import RELEASE_LOG, LogEntry, entry_path
 from cluster.rollout_events import Prepared
 from tests.fakes import Entries, SimClock
 from tests.one_region import Region
-from tests.store_fixtures import address, memory_store, s3_server, store
+from tests.store_fixtures import LossyStore, address, memory_store, s3_server, scripted, store
 from tests.unit.gc_world import ShiftedClock, TimedStore
 
 __all__ = ["address", "memory_store", "s3_server", "store"]
@@ -251,6 +252,14 @@ def test_what_comes_before_an_unreadable_entry_is_read(
         found.extend(ReleaseLog(memory_store).read_after(0))
     assert caught.value.position == position
     assert found == log[: position - 1]
+
+
+def test_what_cannot_be_read_back_may_have_landed(memory_store: ObjectStore) -> None:
+    log = ReleaseLog(LossyStore(memory_store, scripted("after")), sleep=lambda _: None)
+    real = memory_store.put_if_absent
+    memory_store.put_if_absent = lambda path, data: real(path, b"rotten")  # type: ignore[method-assign]
+    with pytest.raises(OutcomeUnknown, match="entry 1 "):
+        log.append_at(1, entries(1)[0], deadline=Deadline.after(20.0))
 
 
 def committed(region: Region) -> int:

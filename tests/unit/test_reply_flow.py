@@ -85,7 +85,7 @@ class Gateway:
 @contextlib.asynccontextmanager
 async def gateway(service: FakeService, **settings: Any) -> AsyncIterator[Gateway]:
     app = build_http_app(service, HttpSettings(**settings))
-    open_shortcut(SEARCH, app.edge)
+    open_shortcut(SEARCH, app.entrance)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)
         config = uvicorn.Config(

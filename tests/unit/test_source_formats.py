@@ -120,6 +120,8 @@ def test_a_bad_vector_in_a_table_is_named() -> None:
     table = pa.table({"id": ids, "vector": with_nan})
     assert "vector: v.arrow, row 3: must hold finite" in refusal(arrow(table), "v.arrow")
     words = pa.table({"id": ids, "vector": ids})
+    lists = pa.table({"id": ids, "vector": [["a"], ["b"], ["c"]]})
+    assert "a list of numbers, not list<" in refusal(arrow(lists), "v.arrow")
     assert "v.arrow: must be a list of numbers, not string" in refusal(arrow(words), "v.arrow")
     dated = pa.table({"id": ids, "text": ids, "on": pa.array([0, 1, 2], pa.date32())})
     assert "metadata.on: v.arrow, row 1" in refusal(arrow(dated), "v.arrow")
@@ -132,8 +134,9 @@ def test_a_bad_vector_in_a_table_is_named() -> None:
         ([b"fine", b"\xff\xfe"], pa.string()),
         ([0, 253402300800], pa.timestamp("s")),
         ([10**9, 1], pa.duration("ns")),
+        ([0, 1], pa.timestamp("s", tz="No/Where")),
     ],
-    ids=["not UTF-8", "year 10000", "duration"],
+    ids=["not UTF-8", "year 10000", "duration", "time zone"],
 )
 def test_a_value_that_python_cannot_hold_is_named(
     write: Callable[[pa.Table], bytes], values: list[object], type_: pa.DataType
