@@ -128,10 +128,8 @@ class Answering:
         generation = GenerationRequest(
             messages=prompt.messages,
             max_tokens=max_tokens,
-            temperature=request.temperature,
             request_id=uuid.uuid4().hex,
-            stop=request.stop,
-            seed=request.seed,
+            **request.sampling(),
         )
         stream = generator.stream(generation, deadline)
         async with aclosing(_written(stream, retrieved, elapsed_ms)) as events:

@@ -17,7 +17,7 @@ from cluster.demand import EVENTUAL, Demand
 from cluster.divergence_report import DivergenceReport
 from cluster.errors import Unavailable
 from cluster.filters import Filter
-from cluster.generation import ChatMessage
+from cluster.generation import ChatMessage, Sampling
 from cluster.prompt import Truncated, Truncation
 from cluster.regions_overview import RegionLine
 from cluster.search import SearchRequest, SearchResult
@@ -28,7 +28,7 @@ _PARTIAL_SHARE = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AnswerRequest:
+class AnswerRequest(Sampling):
     question: str
     retrieve: bool = True
     """False asks the plain model, without passages."""
@@ -40,9 +40,6 @@ class AnswerRequest:
     top_k: int = ANSWER_TOP_K_DEFAULT
     filter: Filter | None = None
     max_tokens: int = 128
-    temperature: float = 0.0
-    stop: tuple[str, ...] = ()
-    seed: int | None = None
     truncation: Truncation | None = None
     """None cuts with retrieval, and does not for the plain model."""
     timeout_s: float = 60.0

@@ -21,6 +21,7 @@ BATCH_MAX = 1024
 TEXT_CHARS_MAX = 8192
 TIMEOUT_S_MAX = 600.0
 MAX_TOKENS_MAX = 32_768
+PENALTY_MAX = 2.0
 TEMPERATURE_MAX = 2.0
 SEED_MIN, SEED_MAX = -(2**63), 2**63 - 1
 STOPS_MAX = 4
@@ -139,6 +140,11 @@ def _check_sampling(request: AnswerRequest | GenerationRequest) -> None:
         raise InvalidArgument(f"must be in 1 ... {MAX_TOKENS_MAX}", "max_tokens")
     if not 0.0 <= request.temperature <= TEMPERATURE_MAX:
         raise InvalidArgument(f"must be in 0 ... {TEMPERATURE_MAX:g}", "temperature")
+    if not 0.0 < request.top_p <= 1.0:
+        raise InvalidArgument("must be over 0 and at most 1", "top_p")
+    for field in ("presence_penalty", "frequency_penalty"):
+        if not -PENALTY_MAX <= getattr(request, field) <= PENALTY_MAX:
+            raise InvalidArgument(f"must be in -{PENALTY_MAX:g} ... {PENALTY_MAX:g}", field)
     if request.seed is not None and not SEED_MIN <= request.seed <= SEED_MAX:
         raise InvalidArgument("does not fit in 64 bits", "seed")
     if len(request.stop) > STOPS_MAX:

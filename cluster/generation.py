@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass, replace
-from typing import Literal, Protocol, get_args
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, Protocol, get_args
 
 from cluster.clock import Deadline
 
@@ -19,13 +19,26 @@ class ChatMessage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GenerationRequest:
-    messages: tuple[ChatMessage, ...]
-    max_tokens: int
-    temperature: float
-    request_id: str
+class Sampling:
+    """How the model draws its tokens, and where it ends; the meaning is OpenAI's."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
     stop: tuple[str, ...] = ()
     seed: int | None = None
+
+    def sampling(self) -> dict[str, Any]:
+        """These fields by name."""
+        return {field.name: getattr(self, field.name) for field in fields(Sampling)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRequest(Sampling):
+    messages: tuple[ChatMessage, ...]
+    max_tokens: int
+    request_id: str
     begun: str = ""
     """The beginning of the answer, when it was written before; the model goes on from there."""
 

@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from cluster.answers import AnswerEvent, AnswerRequest, AnswerResult, Retrieved, Token
 from cluster.errors import InvalidArgument, Overloaded, RaygionError, Unavailable
 from cluster.filters import filter_to_json
-from cluster.generation import GenerationChunk, GenerationRequest
+from cluster.generation import GenerationChunk, GenerationRequest, Sampling
 from cluster.search import Embedded, Hit, MergedHits, SearchRequest, SearchResult
 
 SEARCH = "/v1/search"
@@ -77,9 +77,7 @@ def answer_call(request: AnswerRequest, remaining_s: float) -> Call:
         "retrieve": request.retrieve,
         "history": request.history,
         "max_tokens": request.max_tokens,
-        "temperature": request.temperature,
-        "stop": request.stop,
-        "seed": request.seed,
+        **_sampling(request),
         "truncation": request.truncation,
         **_common(request, remaining_s),
     }
@@ -91,14 +89,20 @@ def generate_call(release: int, request: GenerationRequest, remaining_s: float) 
         "release": release,
         "messages": request.messages,
         "max_tokens": request.max_tokens,
-        "temperature": request.temperature,
+        **_sampling(request),
         "request_id": request.request_id,
-        "stop": request.stop,
-        "seed": request.seed,
         "begun": request.begun,
         "timeout_ms": _timeout_ms(remaining_s),
     }
     return Call(path=GENERATE, content=_dumped(body), headers=_headers(""))
+
+
+def _sampling(request: Sampling) -> dict[str, Any]:
+    """What differs from the defaults: a region of an older version refuses keys that it does not
+    know.
+    """
+    usual = Sampling().sampling()
+    return {key: value for key, value in request.sampling().items() if value != usual[key]}
 
 
 def parse_search(content_type: str, body: bytes) -> SearchResult:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from cluster.answers import ANSWER_TOP_K_DEFAULT, AnswerRequest
 from cluster.checks import (
     MAX_TOKENS_MAX,
+    PENALTY_MAX,
     SEED_MAX,
     SEED_MIN,
     STOP_CHARS_MAX,
@@ -17,6 +18,7 @@ from cluster.checks import (
 )
 from cluster.prompt import Truncation
 from deployments.http_schema import (
+    Body,
     FilterJson,
     Name,
     ReleaseOptions,
@@ -30,9 +32,23 @@ from deployments.http_schema import (
 
 MaxTokens = Annotated[int, Field(ge=1, le=MAX_TOKENS_MAX)]
 Temperature = Annotated[float, Field(ge=0.0, le=TEMPERATURE_MAX)]
+Penalty = Annotated[float, Field(ge=-PENALTY_MAX, le=PENALTY_MAX)]
 Seed = Annotated[int, Field(ge=SEED_MIN, le=SEED_MAX)]
 StopText = Annotated[str, Field(min_length=1, max_length=STOP_CHARS_MAX)]
 StopTexts = Annotated[list[StopText], Field(fail_fast=True, max_length=STOPS_MAX)]
+
+
+class SamplingOptions(Body):
+    """How the model draws its tokens, beside the temperature."""
+
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    presence_penalty: Penalty = 0.0
+    frequency_penalty: Penalty = 0.0
+    seed: Seed | None = None
+
+    def sampling(self) -> dict[str, Any]:
+        """These fields by name."""
+        return {key: getattr(self, key) for key in SamplingOptions.model_fields}
 
 
 class PromptOptions(ReleaseOptions):

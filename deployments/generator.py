@@ -282,9 +282,7 @@ def _to_completion_request(
             model=model_id,
             prompt=tokens,
             max_tokens=request.max_tokens,
-            temperature=request.temperature,
-            stop=list(request.stop),
-            seed=request.seed,
+            **request.sampling() | {"stop": list(request.stop)},
             stream=True,
             # With every piece, so that whoever goes on elsewhere knows what is left to write.
             stream_options={"include_usage": True, "continuous_usage_stats": True},

@@ -25,7 +25,7 @@ from cluster.demand import Demand
 from cluster.errors import InvalidArgument
 from cluster.filters import Filter, parse_filter
 from cluster.generation import ChatMessage, Role
-from deployments.answer_schema import PromptOptions, Seed, StopTexts, Temperature
+from deployments.answer_schema import PromptOptions, SamplingOptions, StopTexts, Temperature
 from deployments.http_schema import (
     FILTER_SCHEMA,
     Body,
@@ -71,20 +71,17 @@ IGNORED_MESSAGE_KEYS = frozenset(
 """Keys of messages that other models have written, or that an earlier reply had."""
 NEUTRAL_VALUES: dict[str, tuple[object, ...]] = {
     "chat_template_kwargs": ({},),
-    "frequency_penalty": (0,),
     "function_call": ("none", "auto"),
     "functions": ([],),
     "logit_bias": ({},),
     "logprobs": (False,),
     "modalities": (["text"],),
     "n": (1,),
-    "presence_penalty": (0,),
     "response_format": ({"type": "text"},),
     "stop_token_ids": ([],),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
     "top_logprobs": (0,),
-    "top_p": (1,),
 }
 """Keys that may only ask for what happens anyway."""
 
@@ -200,7 +197,7 @@ class RetrievalBody(OpenAIBody, PromptOptions):
     min_coverage: Share = 1.0
 
 
-class ChatBody(OpenAIBody):
+class ChatBody(OpenAIBody, SamplingOptions):
     model: Name = Field(
         description="`raygion` answers with retrieval, the language model's own name without."
     )
@@ -211,7 +208,6 @@ class ChatBody(OpenAIBody):
     max_completion_tokens: MaxTokens | None = Field(None, description="Newer name of max_tokens.")
     temperature: Temperature = 0.0
     stop: Stop | None = None
-    seed: Seed | None = None
     user: UserKey = Field("", description="Kept on one release while a canary is tried.")
     stream: bool = False
     stream_options: StreamOptionsBody | None = None
@@ -269,7 +265,7 @@ def parse_chat(body: bytes, trace_id: str = "") -> ChatRequest:
         ),
         temperature=asked.temperature,
         stop=tuple(asked.stop or ()),
-        seed=asked.seed,
+        **asked.sampling(),
         truncation=extra.prompt_truncation(),
         timeout_s=extra.timeout_ms / 1000.0,
         min_coverage=extra.min_coverage,

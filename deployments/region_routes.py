@@ -29,7 +29,13 @@ from cluster.generation import ChatMessage, GenerationChunk, GenerationRequest, 
 from cluster.region_peers import RegionInternals
 from cluster.region_wire import ANSWER, GENERATE, NUDGE
 from deployments.alive_stream import alive
-from deployments.answer_schema import AnswerBody, MaxTokens, Seed, StopTexts, Temperature
+from deployments.answer_schema import (
+    AnswerBody,
+    MaxTokens,
+    SamplingOptions,
+    StopTexts,
+    Temperature,
+)
 from deployments.http_body import read_body
 from deployments.http_caller import CallerReader
 from deployments.http_replies import HealthReply
@@ -56,14 +62,13 @@ Messages = Annotated[
 ]
 
 
-class RegionAnswerBody(AnswerBody):
+class RegionAnswerBody(AnswerBody, SamplingOptions):
     """A question as another region forwards it."""
 
     question: Annotated[str, Field(min_length=1, max_length=CONVERSATION_CHARS_MAX)]
     retrieve: bool = Field(True, description="False asks the plain model.")
     history: History = Field(default_factory=list, description="Earlier messages, oldest first.")
     stop: StopTexts = Field(default_factory=list)
-    seed: Seed | None = None
 
     def to_request(self, trace_id: str) -> AnswerRequest:
         return replace(
@@ -71,11 +76,11 @@ class RegionAnswerBody(AnswerBody):
             retrieve=self.retrieve,
             history=_messages(self.history),
             stop=tuple(self.stop),
-            seed=self.seed,
+            **self.sampling(),
         )
 
 
-class GenerateBody(Body):
+class GenerateBody(SamplingOptions):
     """A prompt for the generator of a release."""
 
     release: ReleaseNumber
@@ -84,7 +89,6 @@ class GenerateBody(Body):
     temperature: Temperature = 0.0
     request_id: Name
     stop: StopTexts = Field(default_factory=list)
-    seed: Seed | None = None
     begun: Annotated[str, Field(max_length=PROMPT_CHARS_MAX)] = Field(
         "", description="The beginning of the answer, written elsewhere before."
     )
@@ -97,7 +101,7 @@ class GenerateBody(Body):
             temperature=self.temperature,
             request_id=self.request_id,
             stop=tuple(self.stop),
-            seed=self.seed,
+            **self.sampling(),
             begun=self.begun,
         )
 
