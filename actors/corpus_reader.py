@@ -22,6 +22,7 @@ from actors.source_files import SourceFile
 from actors.source_formats import format_of, read_rows
 from actors.source_rows import Row
 from cluster.artifacts import Artifacts
+from cluster.corpus_content import store_part
 from cluster.documents import (
     Document,
     RowPlace,
@@ -33,7 +34,7 @@ from cluster.documents import (
 from cluster.errors import InvalidArgument, RaygionError, Unavailable
 from cluster.ingest_report import LeftOut, Tally
 from cluster.manifests import ArtifactFile
-from cluster.passages import Passage, passage_table, whole_passage, write_part
+from cluster.passages import Passage, passage_table, whole_passage
 from cluster.search import MetadataValue
 
 # A group's reading is one task: small files share one, so that a folder of notes is not a
@@ -269,10 +270,8 @@ class _PartDraft:
 
     def store(self, artifacts: Artifacts) -> StoredPart:
         table = passage_table(self.passages, column_types(self.schema), self.dimension)
-        sha256, size_bytes = artifacts.put_bytes(write_part(table))
         return StoredPart(
-            # The content's own name, so that equal sources give equal manifests.
-            file=ArtifactFile(path=f"{sha256}.parquet", sha256=sha256, size_bytes=size_bytes),
+            file=store_part(artifacts, table),
             places=self.places,
             schema=self.schema,
             dimension=self.dimension,

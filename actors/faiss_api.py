@@ -49,6 +49,7 @@ _CODE_BOOK_POINTS = 1 << 15
 # More rounds of clustering found no better code books (GloVe, 50,000 x 100).
 _CODE_BOOK_ROUNDS = 10
 _OPEN_FLAGS = faiss.IO_FLAG_MMAP_IFC | faiss.IO_FLAG_SKIP_PRECOMPUTE_TABLE
+_PRODUCTS = faiss.METRIC_INNER_PRODUCT
 _CLASSES = {
     IndexKind.FLAT: faiss.IndexFlat,
     IndexKind.IVF_FLAT: faiss.IndexIVFFlat,
@@ -196,7 +197,13 @@ def _untrained_lists(dimension: int, lists: int, parameters: IndexParameters) ->
 
 
 def _metric(parameters: IndexParameters) -> Any:
-    return faiss.METRIC_L2 if parameters.metric is Metric.L2 else faiss.METRIC_INNER_PRODUCT
+    """What Faiss compares by. Of vectors of length one the nearest have the greatest products, but
+    a float32 tells distances of 1e-6 apart and products only from 3e-4 on: a graph that links by
+    products loses its way among vectors that are nearly equal.
+    """
+    is_graph_of_directions = parameters.kind.is_graph and parameters.metric is Metric.COSINE
+    by_distance = parameters.metric is Metric.L2 or is_graph_of_directions
+    return faiss.METRIC_L2 if by_distance else _PRODUCTS
 
 
 def _seed(parameters: IndexParameters) -> int:
@@ -229,6 +236,7 @@ class FaissIndex:
     def __init__(self, index: Any, parameters: IndexParameters) -> None:
         self._index = index
         self._parameters = parameters
+        self._by_distance = index.metric_type == faiss.METRIC_L2
         self.num_vectors: int = index.ntotal
         self.num_lists: int = index.nlist if parameters.kind.has_lists else 1
         self.stored = self._stored_vectors()
@@ -255,7 +263,9 @@ class FaissIndex:
         except (RuntimeError, MemoryError, ValueError) as error:
             raise Corrupt(f"Faiss cannot read {path.name}: {str(error)[-200:]}") from error
         is_kind = isinstance(index, _CLASSES[parameters.kind])
-        if not is_kind or index.metric_type != _metric(parameters):
+        # Graphs of earlier versions compare directions by their products.
+        is_older = parameters.metric is Metric.COSINE and index.metric_type == _PRODUCTS
+        if not is_kind or not (is_older or index.metric_type == _metric(parameters)):
             raise Corrupt(f"{path.name} is no {parameters.kind} for {parameters.metric}")
         filled_up = _filled_up(np.zeros((1, dimension), np.float32), parameters.kind)
         if index.d != filled_up.shape[1] or _ranges(index, parameters.kind)[dimension:].any():
@@ -292,15 +302,15 @@ class FaissIndex:
         effort: SearchEffort = _AS_TUNED,
         stretch: float = 1.0,
     ) -> tuple[Float32Array, Int64Array]:
-        """Candidates for float32 [n, d]: scores [n, k], higher is better, and rows [n, k], padded
-        with -1. Flat returns the best k; the others what they find, looking `stretch` times as far
-        as `effort` says, or the index's parameters where it says nothing.
+        """Candidates for float32 [n, d]: scores [n, k] as Faiss compares, higher is better, and
+        rows [n, k], padded with -1. Flat returns the best k; the others what they find, looking
+        `stretch` times as far as `effort` says, or the index's parameters where it says nothing.
 
         Raises Corrupt when the index breaks under a search or names a row that it cannot have.
         """
         parameters = self._search_parameters(k, selector, effort, stretch)
         scores, rows = self._search(vectors, k, parameters)
-        return (-scores if self._parameters.metric is Metric.L2 else scores), rows
+        return (-scores if self._by_distance else scores), rows
 
     def search_among(
         self,

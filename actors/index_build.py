@@ -123,6 +123,7 @@ def build_index(
         num_averaged=cut.num_averaged or None,
         shards=tuple(shards),
         recall_at_10=sum(s.recall_at_10 * s.num_rows for s in shards) / max(1, num_passages),
+        recall_at_10_least=min(shard.recall.least for shard in shards),
         tuning=tuning,
         partition_by=settings.partition_by,
         built_at_ms=SYSTEM_CLOCK.wall_ms(),
@@ -265,7 +266,9 @@ class _ShardBuilder:
             shard=shard,
             num_rows=build.num_rows,
             files=files,
-            recall_at_10=build.recall_at_10,
+            recall_at_10=build.recall.recall_at_10,
+            strata=build.recall.strata,
+            kind=None if build.kind is self.parameters.kind else build.kind,
         )
         return _BuiltShard(artifact=artifact, num_documents=num_documents, stretch=build.stretch)
 

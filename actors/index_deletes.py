@@ -14,7 +14,7 @@ import numpy as np
 import ray
 
 from actors.faiss_api import one_thread
-from actors.shard_build import perturbed_rows, recall_at_10
+from actors.index_recall import Probe
 from actors.shard_documents import DOCUMENTS_FILE, ShardDocuments
 from actors.shard_index import ShardIndex
 from cluster.artifact_cache import ArtifactCache
@@ -115,17 +115,22 @@ def _shard_without(
     opened = ShardDocuments.open(folder / DOCUMENTS_FILE, base.dimension)
     rows = opened.rows_of(documents)
     gone = opened.documents_at(np.flatnonzero(rows))
-    live = np.flatnonzero(~rows)
     tombstones = store_tombstones(Artifacts(store), gone, TOMBSTONES_FILE)
     if tombstones is None:
         return ShardWithout(artifact=artifact, num_documents=0, num_live=artifact.num_rows)
-    index = ShardIndex.open(folder, base.parameters, base.dimension).without_documents(gone)
+    parameters = base.parameters_of(artifact)
+    index = ShardIndex.open(folder, parameters, base.dimension).without_documents(gone)
     with one_thread():
-        recall = recall_at_10(index, perturbed_rows(opened.vectors, live, base.parameters))
-    files = (*artifact.built_files, tombstones)
-    update = {"files": files, "recall_at_10": recall}
+        recall = Probe.of_rows(index, opened.vectors, parameters).recall(index)
+    update = {
+        "files": (*artifact.built_files, tombstones),
+        "recall_at_10": recall.recall_at_10,
+        "strata": recall.strata,
+    }
     return ShardWithout(
-        artifact=artifact.model_copy(update=update), num_documents=len(gone), num_live=len(live)
+        artifact=artifact.model_copy(update=update),
+        num_documents=len(gone),
+        num_live=index.num_live,
     )
 
 
@@ -173,6 +178,7 @@ def _derived(
             "num_passages": num_live,
             "shards": tuple(shard.artifact for shard in shards),
             "recall_at_10": recall / max(1, num_live),
+            "recall_at_10_least": min(shard.artifact.recall.least for shard in shards),
             "built_at_ms": SYSTEM_CLOCK.wall_ms(),
         }
     )

@@ -1,13 +1,14 @@
 """`index: auto`: which kind of index, and how hard it has to look, by measuring.
 
-Every kind is built over a sample and asked for held-out rows of it with growing effort, until it
-finds the share of the exact ten best that is wanted. The cheapest one within the memory is taken.
+Every kind is built over a sample and asked for rows that it holds and for rows that were held out,
+with growing effort, until it finds the share of the exact ten best that is wanted, in each stratum
+of them (`actors.index_recall`). The cheapest one within the memory is taken.
 
 A sample is smaller than a shard, so what was measured is scaled to the rows of a shard: Flat
 compares with all of them, lists keep the share of the rows that they look at (and so a `nprobe`
 that grows with the lists), a graph grows by the logarithm. What that leaves uncertain is the recall
-of the whole; so it is measured again on the built shards, and a search is made to look further
-where it falls short.
+of the whole; so it is measured again on the built shards, a search is made to look further where it
+falls short, and where that does not help a shard is built as Flat.
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ import numpy as np
 import pyarrow as pa
 
 from actors.faiss_api import num_lists, num_subquantizers, one_thread, train_index
-from actors.shard_build import build_shard, recall_at_10
+from actors.index_recall import Probe
+from actors.shard_build import ShardRows
 from actors.shard_index import INDEX_FILE, ShardIndex
 from cluster.errors import InvalidArgument
 from cluster.manifests import AutoIndex, IndexKind, IndexParameters, IndexTrial
+from cluster.recall import HELD_OUT, STORED
 from cluster.search import Float32Array, ShardQuery
 
 SAMPLE_ROWS_MAX = 20_000
@@ -96,19 +99,22 @@ def try_index(
     with tempfile.TemporaryDirectory() as scratch, one_thread():
         folder = Path(scratch)
         trained = train_index(rows, built, len(rows))
-        build_shard(table, rows, built, folder, trained)
+        ShardRows.of(table, rows, built.metric, None).write(folder, built, trained)
         size_bytes = (folder / INDEX_FILE).stat().st_size
         index = ShardIndex.open(folder, built, rows.shape[1])
+        stored = rows[:num_queries]
+        probe = Probe.of(index, {STORED: stored, HELD_OUT: queries})
         for parameters in _efforts(built, index.num_lists):
             index = index.tuned(parameters)
-            recall = recall_at_10(index, queries)
-            if recall >= target_recall:
+            recall = probe.recall(index)
+            if recall.least >= target_recall and not recall.has_hole:
                 break
         query_us = _query_us(index, queries)
     scale = _Scale(len(rows), index.num_lists, extent, parameters, fallback)
     return IndexTrial(
         parameters=scale.parameters(),
-        recall_at_10=recall,
+        recall_at_10=recall.recall_at_10,
+        recall_at_10_least=recall.least,
         query_us=query_us * scale.work(),
         memory_bytes=scale.memory_bytes(size_bytes, len(trained or b"")),
     )
@@ -127,14 +133,19 @@ def choose(trials: Sequence[IndexTrial], asked: AutoIndex) -> tuple[IndexTrial, 
         raise InvalidArgument(
             f"no kind fits: the smallest index takes {least} bytes", "index.memory_bytes_max"
         )
-    good = [t for t in fitting if t.recall_at_10 >= asked.target_recall]
+    good = [t for t in fitting if _reached(t) >= asked.target_recall]
     if good:
         least_us = min(t.query_us for t in good)
         near = [t for t in good if t.query_us <= _NEAR * least_us]
         best = min(near, key=lambda t: t.memory_bytes)
     else:
-        best = max(fitting, key=lambda t: t.recall_at_10)
+        best = max(fitting, key=_reached)
     return tuple(t.model_copy(update={"is_chosen": t is best}) for t in trials)
+
+
+def _reached(trial: IndexTrial) -> float:
+    assert trial.recall_at_10_least is not None
+    return trial.recall_at_10_least
 
 
 def _efforts(built: IndexParameters, lists: int) -> Iterator[IndexParameters]:

@@ -17,6 +17,7 @@ from actors.source_files import SourceListing, find_source_files
 from cluster.artifacts import Artifacts
 from cluster.catalog import Catalog
 from cluster.clock import SYSTEM_CLOCK, Clock
+from cluster.compaction import compacted
 from cluster.corpus_content import (
     CorpusContent,
     PartDocuments,
@@ -102,7 +103,12 @@ def ingest(
         latest = catalog.latest_corpus(corpus)
         starts_anew = replace or latest is None or latest.is_dropped
         base = None if starts_anew else latest
+        changes = document_changes(latest, reading.part_files, documents, starts_anew=starts_anew)
+        if latest is not None and not changes:
+            return Ingested(manifest=latest, report=reading.report(changes))
         content = with_parts(base, reading.part_files, documents)
+        types = _joined_types(base, content, reading, documents)
+        content = compacted(content, types, reading.dimension, documents)
         manifest = CorpusManifest(
             corpus=corpus,
             position=latest.position + 1 if latest else 1,
@@ -110,14 +116,11 @@ def ingest(
             tombstones=content.tombstones,
             num_documents=content.num_documents,
             num_passages=content.num_passages,
-            metadata_schema=_joined_types(base, content, reading, documents),
+            metadata_schema=types,
             vector_dimension=reading.dimension,
             sources=tuple(dict.fromkeys((*(base.sources if base else ()), *sources))),
             created_at_ms=clock.wall_ms(),
         )
-        changes = document_changes(latest, reading.part_files, documents, starts_anew=base is None)
-        if latest is not None and latest.content() == manifest.content():
-            return Ingested(manifest=latest, report=reading.report(changes))
         try:
             catalog.append_corpus(manifest)
         except Conflict:

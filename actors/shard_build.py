@@ -10,25 +10,27 @@ on one busy core and 16 s on two.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import shutil
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
 
 from actors.faiss_api import one_thread, write_index
+from actors.index_recall import RECALL_K, Probe, sampling_rng
 from actors.shard_documents import DOCUMENTS_FILE, META_PREFIX, sorted_by_id, write_documents
 from actors.shard_index import INDEX_FILE, ShardIndex
-from actors.shard_partitions import write_partitions
-from actors.vector_rows import VECTOR_ROWS_FILE, SharedVectors, vector_rows
-from cluster.manifests import IndexParameters
-from cluster.search import Float32Array, Int64Array, SearchEffort, ShardQuery
+from actors.shard_partitions import INDEX_FOLDER, write_partitions
+from actors.vector_rows import VECTOR_ROWS_FILE, SharedVectors, VectorRows, vector_rows
+from cluster.manifests import IndexKind, IndexParameters, Metric
+from cluster.recall import Recall
+from cluster.search import Float32Array, ShardQuery
 from cluster.vectors import check_norms, norms, prepared
 
-_SAMPLE_ROWS_MAX = 200
-_RECALL_K = 10
-_PERTURBATION = 0.1
+_WEAK_ROWS_MAX = 200
 _WEAK_QUANTILE = 0.01
 _STRETCHES = (1, 2, 4, 8)
 
@@ -36,10 +38,12 @@ _STRETCHES = (1, 2, 4, 8)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardBuild:
     num_rows: int
-    recall_at_10: float
-    """Share of the exact ten best that the index finds, over a sample of perturbed rows."""
+    kind: IndexKind
+    """As asked for, or Flat where that would have found too little."""
+    recall: Recall
+    """Of the exact ten best; see `actors.index_recall`."""
     stretch: int
-    """What `IndexParameters.stretched` takes to find that share."""
+    """What `IndexParameters.stretched` takes to find that much."""
 
 
 def build_shard(
@@ -56,104 +60,106 @@ def build_shard(
     table: the columns `id`, `document` and `text` (strings) and `meta.{field}` for each metadata
     field; vectors: float32 [n, d], row i for row i of the table, d >= 1, n may be 0. For cosine the
     stored vectors are normalised. trained: from `train_index`, what the shards of an index version
-    have in common; None trains a kind that needs it on these vectors. Where the parameters miss
-    `target_recall`, it is found out how far a search has to be stretched to reach it. partition_by:
-    a metadata field of strings or integers.
+    have in common; None trains a kind that needs it on these vectors. partition_by: a metadata
+    field of strings or integers.
+
+    Where the index misses `target_recall` in some stratum of queries, or finds much less in one
+    than on average, it is found out how far a search has to be stretched not to. Where that does
+    not help, the shard is built as Flat, which finds everything.
 
     Raises InvalidArgument for vectors that are not finite, unfit ids, too much text and a `pq_m`
     that does not divide d; ValueError for ids that occur twice and for tables that do not fit the
     vectors.
     """
-    check_norms(norms(vectors))
-    table, vectors = sorted_by_id(table, vectors)
-    # Plus zero, which turns -0.0 into 0.0, so that equal vectors have equal bytes.
-    vectors = prepared(vectors, parameters.metric) + np.float32(0.0)
-    shared = vector_rows(vectors)
-    index_path, documents_path = folder / INDEX_FILE, folder / DOCUMENTS_FILE
-    write_index(
-        vectors if shared.firsts is None else vectors[shared.firsts],
-        parameters,
-        index_path,
-        trained,
-    )
-    if isinstance(shared, SharedVectors):
-        shared.write(folder / VECTOR_ROWS_FILE)
-    if partition_by is not None:
-        values = table.column(META_PREFIX + partition_by)
-        write_partitions(values, partition_by, vectors, shared, parameters, folder)
-    write = partial(
-        write_documents,
-        table,
-        vectors,
-        index_size_bytes=index_path.stat().st_size,
-        num_vectors=None if shared.firsts is None else len(shared.firsts),
-        partition_by=partition_by,
-    )
-    write(documents_path)
+    rows = ShardRows.of(table, vectors, parameters.metric, partition_by)
+    vectors = rows.vectors
+    rows.write(folder, parameters, trained)
     with one_thread():
-        index = ShardIndex.open(folder, parameters, vectors.shape[1])
+        # What is measured is the index's own, without what it would fall back to.
+        own = parameters.model_copy(update={"fallback": False})
+        index = ShardIndex.open(folder, own, vectors.shape[1])
+        probe = Probe.of_rows(index, vectors, parameters)
+        for stretch in _STRETCHES:
+            recall = probe.recall(index.tuned(own.stretched(stretch)))
+            if recall.least >= target_recall and not recall.has_hole:
+                return ShardBuild(
+                    num_rows=len(vectors), kind=parameters.kind, recall=recall, stretch=stretch
+                )
+    # Its files are about to be replaced.
+    del index
+    flat = parameters.model_copy(update={"kind": IndexKind.FLAT})
+    shutil.rmtree(folder / INDEX_FOLDER, ignore_errors=True)
+    rows.write(folder, flat, None)
+    with one_thread():
+        recall = probe.recall(ShardIndex.open(folder, flat, vectors.shape[1]))
+    return ShardBuild(num_rows=len(vectors), kind=IndexKind.FLAT, recall=recall, stretch=1)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRows:
+    """What the files of a shard are written from, in row order."""
+
+    table: pa.Table
+    vectors: Float32Array
+    """float32 [n, d], as they are stored"""
+    shared: VectorRows
+    partition_by: str | None
+
+    @classmethod
+    def of(
+        cls, table: pa.Table, vectors: Float32Array, metric: Metric, partition_by: str | None
+    ) -> Self:
+        """Takes and raises what `build_shard` does."""
+        check_norms(norms(vectors))
+        table, vectors = sorted_by_id(table, vectors)
+        # Plus zero, which turns -0.0 into 0.0, so that equal vectors have equal bytes.
+        vectors = prepared(vectors, metric) + np.float32(0.0)
+        return cls(table, vectors, vector_rows(vectors), partition_by)
+
+    def write(self, folder: Path, parameters: IndexParameters, trained: bytes | None) -> None:
+        """Writes them all; see `build_shard`."""
+        shared, vectors = self.shared, self.vectors
+        index_path, documents_path = folder / INDEX_FILE, folder / DOCUMENTS_FILE
+        distinct = vectors if shared.firsts is None else vectors[shared.firsts]
+        write_index(distinct, parameters, index_path, trained)
+        if isinstance(shared, SharedVectors):
+            shared.write(folder / VECTOR_ROWS_FILE)
+        if self.partition_by is not None:
+            values = self.table.column(META_PREFIX + self.partition_by)
+            write_partitions(values, self.partition_by, vectors, shared, parameters, folder)
+        write = partial(
+            write_documents,
+            self.table,
+            vectors,
+            index_size_bytes=index_path.stat().st_size,
+            num_vectors=None if shared.firsts is None else len(shared.firsts),
+            partition_by=self.partition_by,
+        )
+        write(documents_path)
         if parameters.fallback:
+            with one_thread():
+                index = ShardIndex.open(folder, parameters, vectors.shape[1])
+                weak = _weak_score(index, vectors, parameters)
             # Beside the file that is mapped, and in its place afterwards.
             written = folder / f"{DOCUMENTS_FILE}.new"
-            weak = _weak_score(index, vectors, parameters)
             write(written, weak_score=weak)
             written.replace(documents_path)
-        query = perturbed_rows(vectors, np.arange(len(vectors)), parameters)
-        for stretch in _STRETCHES:
-            stretched = index.tuned(parameters.stretched(stretch))
-            recall = recall_at_10(stretched, query)
-            if recall >= target_recall:
-                break
-    return ShardBuild(num_rows=len(vectors), recall_at_10=recall, stretch=stretch)
-
-
-def recall_at_10(index: ShardIndex, queries: Float32Array) -> float:
-    """Of the exact ten best of each query, the share that the index finds.
-
-    queries: float32 [n, d], prepared for the metric.
-    """
-    query = ShardQuery(corpus="", index_version="", vectors=queries, top_k=_RECALL_K)
-    wanted = index.search(replace(query, effort=SearchEffort(exact=True))).scores
-    num_wanted = np.isfinite(wanted).sum()
-    if num_wanted == 0:
-        return 1.0
-    found = index.search(query).scores
-    # Scores rather than ids are compared: one of several equal rows is as good as another.
-    good = found >= wanted.min(axis=1, where=np.isfinite(wanted), initial=np.inf)[:, None]
-    return float((good & np.isfinite(found)).sum() / num_wanted)
 
 
 def _weak_score(index: ShardIndex, vectors: Float32Array, parameters: IndexParameters) -> float:
     """The score that the tenth hit of a query reaches, but for one query in a hundred, when stored
     vectors ask for others like them. Of a query that belongs here the best hit is seldom weaker.
 
-    The build's own fallback is off as yet: the scores are those that the index finds by itself.
+    The index has no such score as yet, so the scores are those that it finds by itself.
     """
-    rows = _sampled(len(vectors), _rng(parameters))
-    query = ShardQuery(corpus="", index_version="", vectors=vectors[rows], top_k=_RECALL_K + 1)
-    hits = index.search(query)
+    rows = index.distinct_rows()
+    size = min(_WEAK_ROWS_MAX, len(rows))
+    rows = sampling_rng(parameters).choice(rows, size=size, replace=False)
+    query = ShardQuery(corpus="", index_version="", vectors=vectors[rows], top_k=RECALL_K + 1)
+    hits = index.search_distinct(query)
     # Each finds itself, which says nothing, unless the index missed it: then the last is left out.
     itself = hits.rows == rows[:, None]
     itself[~itself.any(axis=1), -1] = True
-    tenths = hits.scores[~itself].reshape(len(rows), _RECALL_K)[:, -1]
+    tenths = hits.scores[~itself].reshape(len(rows), RECALL_K)[:, -1]
     known = tenths[np.isfinite(tenths)]
     return float(np.quantile(known, _WEAK_QUANTILE, method="lower")) if known.size else -np.inf
-
-
-def _rng(parameters: IndexParameters) -> np.random.Generator:
-    return np.random.default_rng(parameters.seed & 0x7FFFFFFF)
-
-
-def _sampled(num_rows: int, rng: np.random.Generator) -> Int64Array:
-    return rng.choice(num_rows, size=min(_SAMPLE_ROWS_MAX, num_rows), replace=False)
-
-
-def perturbed_rows(
-    vectors: Float32Array, rows: Int64Array, parameters: IndexParameters
-) -> Float32Array:
-    """float32 [m, d]: some of these rows, moved a little so that no row is its own query."""
-    rng = _rng(parameters)
-    sample = vectors[rows[_sampled(len(rows), rng)]]
-    scale = _PERTURBATION * norms(sample)[:, None] / np.sqrt(sample.shape[1])
-    moved = (sample + scale * rng.standard_normal(sample.shape)).astype(np.float32)
-    return prepared(moved, parameters.metric)

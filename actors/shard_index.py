@@ -151,20 +151,26 @@ class ShardIndex:
         Raises InvalidArgument for vectors of another dimension or not finite, top_k below 1, and a
         filter that does not fit the metadata; Corrupt when the index turns out to be damaged.
         """
-        vectors = query.vectors
-        if vectors.ndim != 2 or vectors.shape[1] != self.dimension:
-            raise InvalidArgument(f"must have {self.dimension} numbers", "vectors")
-        if query.top_k < 1:
-            raise InvalidArgument("must be at least 1", "top_k")
-        check_lengths(vectors)
-        selection = self._selections.of(query.filter)
+        selection = self._selection_of(query)
         k = min(query.top_k, selection.num_rows)
-        if k == 0 or len(vectors) == 0:
-            marks = np.zeros(len(vectors), dtype=np.bool_) if self._parameters.fallback else None
-            return replace(padding(len(vectors), query.top_k), fell_back=marks)
+        if k == 0 or len(query.vectors) == 0:
+            return self._nothing(query)
         scores, rows, fell_back = self._best_vectors(query, selection)
         scores, rows = self._shared.in_rows(scores, rows, k, selection.live)
         return self._hits(scores, rows, query.top_k, fell_back)
+
+    def search_distinct(self, query: ShardQuery) -> ShardHits:
+        """As `search`, but of distinct vectors, each as one hit: a row that has it."""
+        selection = self._selection_of(query)
+        if selection.num_vectors == 0 or len(query.vectors) == 0:
+            return self._nothing(query)
+        scores, rows, fell_back = self._best_vectors(query, selection)
+        return self._hits(scores[:, : query.top_k], rows[:, : query.top_k], query.top_k, fell_back)
+
+    def distinct_rows(self) -> Int64Array:
+        """int64, ascending: the first live row of each distinct vector."""
+        rows = self._selections.of(None).first_rows(self._shared)
+        return np.arange(self.num_rows) if rows is None else rows
 
     def passages(
         self, rows: Sequence[int] | Int64Array, fields: tuple[str, ...] | None
@@ -174,6 +180,20 @@ class ShardIndex:
         Raises IndexError for a row that does not exist, InvalidArgument for an unknown field.
         """
         return self._documents.passages(rows, fields)
+
+    def _selection_of(self, query: ShardQuery) -> Selection:
+        vectors = query.vectors
+        if vectors.ndim != 2 or vectors.shape[1] != self.dimension:
+            raise InvalidArgument(f"must have {self.dimension} numbers", "vectors")
+        if query.top_k < 1:
+            raise InvalidArgument("must be at least 1", "top_k")
+        check_lengths(vectors)
+        return self._selections.of(query.filter)
+
+    def _nothing(self, query: ShardQuery) -> ShardHits:
+        num_queries = len(query.vectors)
+        marks = np.zeros(num_queries, dtype=np.bool_) if self._parameters.fallback else None
+        return replace(padding(num_queries, query.top_k), fell_back=marks)
 
     def _best_vectors(
         self, query: ShardQuery, selection: Selection

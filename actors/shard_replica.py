@@ -254,20 +254,23 @@ class ShardReplicaActor:
                 self.unload(manifest.version)
 
     def _open_shard(self, artifact: ShardArtifact, manifest: IndexManifest) -> _Opened:
-        index = whole = self._whole(artifact.built_files, manifest)
+        parameters = manifest.parameters_of(artifact)
+        index = whole = self._whole(artifact.built_files, parameters, manifest.dimension)
         if artifact.tombstones is not None:
             file = self._cache.folder_for((artifact.tombstones,)) / TOMBSTONES_FILE
             deleted = read_tombstones(file.read_bytes(), source=TOMBSTONES_FILE)
             index = whole.without_documents(deleted)
-        return _Opened(index, whole, artifact.built_files, manifest.parameters)
+        return _Opened(index, whole, artifact.built_files, parameters)
 
-    def _whole(self, files: tuple[ArtifactFile, ...], manifest: IndexManifest) -> ShardIndex:
+    def _whole(
+        self, files: tuple[ArtifactFile, ...], parameters: IndexParameters, dimension: int
+    ) -> ShardIndex:
         # What is open was verified when it was mapped: another view of it costs milliseconds.
         for opened in list(self._opened.values()):
-            if (opened.files, opened.parameters) == (files, manifest.parameters):
+            if (opened.files, opened.parameters) == (files, parameters):
                 return opened.whole
         folder = self._cache.folder_for(files)
-        return ShardIndex.open(folder, manifest.parameters, manifest.dimension)
+        return ShardIndex.open(folder, parameters, dimension)
 
     def _of_version(self, index_version: str) -> _Opened:
         opened = self._opened.get(index_version)

@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from cluster.artifacts import Artifacts
 from cluster.documents import Schema, column_types, merge_schemas, schema_of
@@ -25,6 +26,7 @@ from cluster.passages import (
     document_digests,
     document_ids,
     long_integer_rows,
+    write_part,
 )
 from cluster.tombstones import store_tombstones, stored_tombstones
 
@@ -68,6 +70,14 @@ class PartDocuments:
             counts.update(count_passages(compress(of_part, mask)))
             in_use.append(bool(mask.any()))
         return counts, in_use
+
+
+def store_part(artifacts: Artifacts, table: pa.Table) -> ArtifactFile:
+    """Stores a table of passages as a part, under the content's own name, so that equal sources
+    give equal manifests.
+    """
+    sha256, size_bytes = artifacts.put_bytes(write_part(table))
+    return ArtifactFile(path=f"{sha256}.parquet", sha256=sha256, size_bytes=size_bytes)
 
 
 def with_parts(

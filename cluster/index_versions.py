@@ -24,7 +24,7 @@ from cluster.manifests import (
 )
 from cluster.records import Record
 
-_BUILD_FORMAT = 5
+_BUILD_FORMAT = 6
 """Raised whenever the same input is to be built into other bytes."""
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from cluster.recall import Recall, RecallStratum
 from cluster.records import Record
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -23,6 +24,10 @@ TOMBSTONES_FILE = "tombstones.arrow"
 def _is_none(value: object) -> bool:
     # What is left out when there is none leaves the bytes, and so the names, of others as they are.
     return value is None
+
+
+def _is_empty(value: tuple[object, ...]) -> bool:
+    return not value
 
 
 class Blob(Record):
@@ -221,6 +226,8 @@ class IndexTrial(Record):
 
     parameters: IndexParameters
     recall_at_10: float
+    recall_at_10_least: float | None = Field(default=None, exclude_if=_is_none)
+    """In the stratum in which least was found; None in older manifests."""
     query_us: float
     """One thread, one shard; extrapolated from the sample to the rows of a shard."""
     memory_bytes: int
@@ -247,6 +254,16 @@ class ShardArtifact(Record):
     """Of the files, deleted ones included."""
     files: tuple[ArtifactFile, ...]
     recall_at_10: float
+    strata: tuple[RecallStratum, ...] = Field(default=(), exclude_if=_is_empty)
+    """What the average is made of; empty in older manifests."""
+    kind: IndexKind | None = Field(default=None, exclude_if=_is_none)
+    """What it was built as, where the index's kind would have had a hole over these rows, or missed
+    the recall that was asked for.
+    """
+
+    @property
+    def recall(self) -> Recall:
+        return Recall(recall_at_10=self.recall_at_10, strata=self.strata)
 
     @property
     def built_files(self) -> tuple[ArtifactFile, ...]:
@@ -288,7 +305,11 @@ class IndexManifest(Record):
     """
     shards: tuple[ShardArtifact, ...]
     recall_at_10: float
-    """Measured on a sample of rows against exact search, averaged over shards by rows."""
+    """Measured against exact search, averaged over shards by rows: of a sample of the distinct
+    vectors, half at random and half far apart from each other, and of queries near them.
+    """
+    recall_at_10_least: float | None = Field(default=None, exclude_if=_is_none)
+    """In the shard and the stratum of queries in which least is found; None in older manifests."""
     tuning: IndexTuning | None = None
     """None where the settings named the kind. A search may look further than the chosen trial did,
     where the whole index would have missed the recall otherwise.
@@ -300,6 +321,12 @@ class IndexManifest(Record):
     anew.
     """
     built_at_ms: int
+
+    def parameters_of(self, shard: ShardArtifact) -> IndexParameters:
+        """How a shard of this index was built and is searched."""
+        if shard.kind is None:
+            return self.parameters
+        return self.parameters.model_copy(update={"kind": shard.kind})
 
 
 class ModelKind(StrEnum):

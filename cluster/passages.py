@@ -195,12 +195,19 @@ def document_digests(data: bytes, rows: npt.NDArray[np.bool_], *, source: str) -
     names = [name for name in table.column_names if name != "vector"]
     for number, row in enumerate(table.select(names).to_pylist()):
         # A part has columns for the fields of its other documents, too.
-        filled = {name: value for name, value in row.items() if value is not None}
+        filled = {name: _comparable(value) for name, value in row.items() if value is not None}
         digest = hashes.setdefault(row["document"], hashlib.blake2b(digest_size=16))
         digest.update(repr(filled).encode())
         if vectors is not None:
             digest.update(vectors[number].tobytes())
     return {document: digest.digest() for document, digest in hashes.items()}
+
+
+def _comparable(value: object) -> object:
+    # A field that was one of integers may be one of floats by now.
+    if isinstance(value, int) and not isinstance(value, bool) and value in EXACT_IN_FLOAT:
+        return float(value)
+    return value
 
 
 def long_integer_rows(data: bytes, field: str, *, source: str) -> npt.NDArray[np.bool_]:

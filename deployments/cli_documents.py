@@ -193,5 +193,5 @@ def build(
         f"Index [bold]{manifest.version}[/] of corpus [bold]{corpus}[/]: "
         f"{manifest.num_passages} passages in {len(manifest.shards)} shards, "
         f"{manifest.parameters.kind} over {manifest.parameters.metric}, "
-        f"recall@10 {manifest.recall_at_10:.3f}. Next: raygion release propose"
+        f"{pipeline.recall_told(manifest)}. Next: raygion release propose"
     )

@@ -50,7 +50,7 @@ def build(
         changed_installation = Installation(settings, installation.region)
         built = pipeline.build(changed_installation, corpus, embedder, step)
     manifest = built.manifest
-    told = REUSED if built.reused else f"recall@10 {manifest.recall_at_10:.3f}"
+    told = REUSED if built.reused else pipeline.recall_told(manifest)
     note(f"{len(manifest.shards)} shards, {manifest.parameters.kind}, {told}")
     return ReleaseContents(
         indexes={corpus: built.ref},

@@ -189,7 +189,7 @@ async def test_a_worker_takes_its_model_from_the_store(tmp_path: Path, embedder:
     store = open_store(str(tmp_path / "store"))
     assert Catalog(store).list_models()[0][0] == model
     worker = EmbeddingWorker(model, store, tmp_path / "cache")
-    assert (await worker.embed(TEXTS[:2])).tobytes() == embedder.embed(TEXTS[:2]).tobytes()
+    assert (await worker.embed(TEXTS[:2], 30.0)).tobytes() == embedder.embed(TEXTS[:2]).tobytes()
     wrong = model.model_copy(update={"dimension": 5})
     with pytest.raises(InvalidArgument, match="384 numbers, not of 5"):
         EmbeddingWorker(wrong, store, tmp_path / "cache")

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from actors import shard_replica
 from actors.index_deletes import shard_without
 from actors.local_shards import LocalShards
-from actors.shard_build import build_shard, recall_at_10
+from actors.shard_build import build_shard
 from actors.shard_index import ShardIndex
 from actors.shard_replica import ShardReplicaActor
 from cluster.artifact_cache import ArtifactCache
@@ -39,6 +39,7 @@ from cluster.region_view import CorpusView, RegionView, ReleaseView
 from cluster.search import Float32Array, SearchEffort, ShardHits, ShardQuery
 from cluster.tombstones import stored_tombstones
 from cluster.vectors import prepared
+from tests.unit.recall import recall_at_10
 
 DIMENSION = 12
 TIMEOUT_S = 30.0
@@ -84,7 +85,7 @@ class Built:
             shard=0,
             num_rows=built.num_rows,
             files=Artifacts(self.store).put_folder(folder),
-            recall_at_10=built.recall_at_10,
+            recall_at_10=built.recall.recall_at_10,
         )
         return self.manifest(version, artifact)
 
@@ -296,3 +297,15 @@ async def test_a_gateway_opens_the_files_that_its_node_has_and_fetches_the_tombs
     assert replica is not None
     hits = await replica.search(ask(QUERIES, "less"), TIMEOUT_S)
     assert same(hits, built.opened(derived).search(ask(QUERIES)))
+
+
+def test_a_shard_of_another_kind_than_its_index_stays_one(tmp_path: Path) -> None:
+    built = Built(LocalStore(tmp_path / "store"), tmp_path, IndexParameters(kind=IndexKind.FLAT))
+    flat = built.index(range(10), "whole").shards[0].model_copy(update={"kind": IndexKind.FLAT})
+    whole = built.manifest("mixed", flat).model_copy(update={"parameters": IndexParameters()})
+    less = shard_without(built.store, built.cache, whole, flat, ["é3"]).artifact
+    assert (less.kind, less.recall.least) == (IndexKind.FLAT, 1.0)
+    replica = ShardReplicaActor(0, built.store, built.cache)
+    asyncio.run(replica.load(whole.model_copy(update={"shards": (less,)})))
+    query = replace(ask(QUERIES[:2]), index_version="mixed")
+    assert (asyncio.run(replica.search(query, 5.0)).ids != b"").any()

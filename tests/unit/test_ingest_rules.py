@@ -188,6 +188,25 @@ def test_a_table_in_parts_keeps_what_its_folders_say(
     assert {id: row["meta.year"] for id, row in rows.items()} == {"b1": 2019, "b2": 2020, "b3": 3}
 
 
+def test_a_corpus_that_is_added_to_often_has_few_parts_and_knows_what_it_has(
+    run: Ingest, report: Report, object_store: ObjectStore, tmp_path: Path
+) -> None:
+    files = [
+        write_rows(tmp_path / f"{n}.jsonl", {"id": f"d{n}", "text": f"Text {n}.", "n": n})
+        for n in range(40)
+    ]
+    for file in files:
+        manifest = run(file)
+    assert manifest.num_documents == 40
+    assert len(manifest.parts) < 40
+    assert set(rows_of(object_store, manifest)) == {f"d{n}" for n in range(40)}
+    # What is in a merged part is known to be unchanged all the same.
+    run(write_rows(tmp_path / "f.jsonl", {"id": "f", "text": "F", "n": 0.5}))
+    found = report(*files)
+    assert changes(found) == {"unchanged": 40}
+    assert position_of(object_store) == 41
+
+
 def test_row_numbers_as_ids_replace_each_other_and_that_is_told(
     report: Report, tmp_path: Path
 ) -> None:

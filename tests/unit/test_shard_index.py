@@ -52,7 +52,7 @@ def built(
     folder.mkdir(parents=True)
     build = build_shard(table, vectors, parameters, folder)
     assert build.num_rows == table.num_rows
-    assert 0.0 <= build.recall_at_10 <= 1.0
+    assert 0.0 <= build.recall.least <= build.recall.recall_at_10 <= 1.0
     return ShardIndex.open(folder, parameters, vectors.shape[1])
 
 
@@ -220,7 +220,8 @@ def large(
     parameters = IndexParameters(kind=kind, metric=metric, hnsw_m=16, ef_search=64)
     folder = tmp_path_factory.mktemp("large")
     build = build_shard(table_of(4000), vectors, parameters, folder)
-    assert build.recall_at_10 > (0.999 if kind is IndexKind.FLAT else 0.9)
+    assert build.kind is kind
+    assert build.recall.recall_at_10 > (0.999 if kind is IndexKind.FLAT else 0.9)
     return ShardIndex.open(folder, parameters, DIMENSION), table_of(4000), vectors, metric
 
 

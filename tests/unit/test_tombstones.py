@@ -11,12 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from actors.shard_build import build_shard, recall_at_10
+from actors.shard_build import build_shard
 from actors.shard_index import ShardIndex
 from cluster.filters import Filter, parse_filter
 from cluster.manifests import IndexKind, IndexParameters, Metric
 from cluster.search import Float32Array, SearchEffort, ShardHits, ShardQuery
 from cluster.vectors import prepared
+from tests.unit.recall import recall_at_10
 
 DIMENSION = 16
 ROWS = 4000

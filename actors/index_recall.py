@@ -1,0 +1,121 @@
+"""How much of the exact answer an index finds, and where it finds least.
+
+An average hides a hole: an index that finds nothing beside a crowd of like vectors finds nearly
+everything on average, since nearly every row is in the crowd. So distinct vectors are counted, not
+rows; half of the rows that ask are spread over the space, so that there are some wherever vectors
+are; and they are told apart in strata, by the kind of query and by how crowded its neighbourhood
+is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from actors.shard_index import ShardIndex
+from cluster.manifests import IndexParameters
+from cluster.recall import MOVED, STORED, QueryKind, Recall, RecallStratum
+from cluster.search import Float32Array, Int64Array, SearchEffort, ShardQuery
+from cluster.vectors import norms, prepared
+
+RECALL_K = 10
+_QUARTERS = 4
+_ROWS_AT_RANDOM = 100
+_ROWS_APART = 100
+_PERTURBATION = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Queries whose exact answers are known."""
+
+    queries: Float32Array
+    """float32 [n, d], prepared for the metric."""
+    least: Float32Array
+    """float32 [n]: the score of the exact tenth hit, or of the last one where there are fewer."""
+    best: Float32Array
+    """float32 [n]: the score of the exact best hit."""
+    wanted: Int64Array
+    """int64 [n]: how many hits there are, ten at most."""
+    strata: tuple[tuple[QueryKind, int, Int64Array], ...]
+    """The kind of queries, the quarter (1 is the most crowded), and which queries are in it."""
+
+    @classmethod
+    def of(cls, index: ShardIndex, groups: Mapping[QueryKind, Float32Array]) -> Self:
+        """Queries by their kind, asked of the index's vectors one by one."""
+        queries = np.concatenate([*groups.values()])
+        exact = index.search_distinct(_query(queries, SearchEffort(exact=True))).scores
+        is_hit = np.isfinite(exact)
+        least = exact.min(axis=1, where=is_hit, initial=np.inf)
+        strata, start = [], 0
+        for kind, group in groups.items():
+            # The nearer the tenth hit, the more crowded it is around the query.
+            order = start + np.argsort(-least[start : start + len(group)], kind="stable")
+            parts = np.array_split(order, _QUARTERS)
+            strata += [(kind, i, part) for i, part in enumerate(parts, 1) if part.size]
+            start += len(group)
+        return cls(queries, least, exact[:, 0], is_hit.sum(axis=1), tuple(strata))
+
+    @classmethod
+    def of_rows(cls, index: ShardIndex, vectors: Float32Array, parameters: IndexParameters) -> Self:
+        """Queries from what a shard holds: some of its vectors, as they are and moved a little.
+
+        vectors: float32 [rows, d], as the shard stores them.
+        """
+        rng = sampling_rng(parameters)
+        rows = index.distinct_rows()
+        at_random = rng.choice(rows, size=min(_ROWS_AT_RANDOM, len(rows)), replace=False)
+        chosen = np.concatenate([at_random, _apart(vectors, rows, at_random)])
+        stored = vectors[chosen]
+        scale = _PERTURBATION * norms(stored)[:, None] / np.sqrt(stored.shape[1])
+        moved = (stored + scale * rng.standard_normal(stored.shape)).astype(np.float32)
+        return cls.of(index, {STORED: stored, MOVED: prepared(moved, parameters.metric)})
+
+    def recall(self, index: ShardIndex) -> Recall:
+        """What the index finds of these answers: any vector as good as the exact tenth counts."""
+        found = index.search_distinct(_query(self.queries, SearchEffort())).scores
+        has_best = found[:, 0] >= self.best
+        good = (np.isfinite(found) & (found >= self.least[:, None])).sum(axis=1)
+        strata = tuple(
+            RecallStratum(
+                queries=kind,
+                crowding=quarter,
+                num_queries=len(part),
+                recall_at_10=_share(good[part], self.wanted[part]),
+                best_found=float(has_best[part].mean()),
+            )
+            for kind, quarter, part in self.strata
+        )
+        return Recall(recall_at_10=_share(good, self.wanted), strata=strata)
+
+
+def sampling_rng(parameters: IndexParameters) -> np.random.Generator:
+    return np.random.default_rng(parameters.seed & 0x7FFFFFFF)
+
+
+def _query(vectors: Float32Array, effort: SearchEffort) -> ShardQuery:
+    return ShardQuery(corpus="", index_version="", vectors=vectors, top_k=RECALL_K, effort=effort)
+
+
+def _share(found: Int64Array, wanted: Int64Array) -> float:
+    return float(found.sum() / wanted.sum()) if wanted.any() else 1.0
+
+
+def _apart(vectors: Float32Array, rows: Int64Array, start: Int64Array) -> Int64Array:
+    """Of these rows the one farthest from the first of `start`, then the one farthest from both,
+    and so on (Gonzalez 1985): wherever there are rows, one of them is soon among these.
+    """
+    stored = vectors if len(rows) == len(vectors) else vectors[rows]
+    squares = np.einsum("nd,nd->n", stored, stored)
+    nearest = np.full(len(rows), np.inf, dtype=np.float32)
+    last = int(np.searchsorted(rows, start[0])) if len(start) else 0
+    chosen = []
+    for _ in range(min(_ROWS_APART, len(rows))):
+        distances = squares + squares[last] - 2.0 * (stored @ stored[last])
+        np.minimum(nearest, distances, out=nearest)
+        last = int(np.argmax(nearest))
+        chosen.append(last)
+    return rows[np.array(chosen, dtype=np.int64)]

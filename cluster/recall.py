@@ -1,0 +1,57 @@
+"""What an index finds of the exact answers: on average, and in the strata that make the average."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+
+from pydantic import Field
+
+from cluster.records import Record
+
+QueryKind = Literal["stored", "moved", "held out"]
+STORED: Final = "stored"
+MOVED: Final = "moved"
+HELD_OUT: Final = "held out"
+"""Queries that recall is measured with: vectors of the index itself; others near them; vectors of
+the corpus that were left out of the index.
+"""
+
+
+class RecallStratum(Record):
+    """What an index finds for the queries of one kind whose neighbourhoods are alike."""
+
+    queries: QueryKind
+    crowding: Annotated[int, Field(ge=1)]
+    """The quarter of these queries by the score of their tenth hit: 1 is the most crowded."""
+    num_queries: int
+    recall_at_10: float
+    best_found: float
+    """The share of these queries whose best hit was found: for a stored vector that is, but for
+    inner products, the vector itself.
+    """
+
+
+class Recall(Record):
+    """Of the exact ten best distinct vectors, the share that an index finds."""
+
+    recall_at_10: float
+    """On average."""
+    strata: tuple[RecallStratum, ...] = ()
+
+    @property
+    def least(self) -> float:
+        """In the stratum in which the index finds least."""
+        return min((s.recall_at_10 for s in self.strata), default=self.recall_at_10)
+
+    @property
+    def has_hole(self) -> bool:
+        """Whether there is a stratum in which much less is found than on average, or in which
+        stored vectors are not found by themselves: little effort alone does neither.
+        """
+        stored = [s.best_found for s in self.strata if s.queries == STORED]
+        is_uneven = self.least < _EVEN_SHARE * self.recall_at_10
+        return is_uneven or min(stored, default=1.0) < _FOUND_SHARE
+
+
+_EVEN_SHARE = 0.8
+_FOUND_SHARE = 0.98

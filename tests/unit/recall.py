@@ -1,0 +1,13 @@
+"""What an index finds of the exact answers to some queries."""
+
+from __future__ import annotations
+
+from actors.index_recall import Probe
+from actors.shard_index import ShardIndex
+from cluster.recall import HELD_OUT
+from cluster.search import Float32Array
+
+
+def recall_at_10(index: ShardIndex, queries: Float32Array) -> float:
+    """On average over the queries, which are prepared for the metric."""
+    return Probe.of(index, {HELD_OUT: queries}).recall(index).recall_at_10

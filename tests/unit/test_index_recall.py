@@ -1,0 +1,153 @@
+"""What a build tells of an index: no average hides a hole, and what has one is built otherwise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from actors import shard_build
+from actors.index_recall import Probe
+from actors.index_tuning import Extent, candidates, choose, try_index
+from actors.shard_build import ShardBuild, build_shard
+from actors.shard_index import ShardIndex
+from actors.vector_rows import OneRowEach, vector_numbers
+from cluster.manifests import AutoIndex, IndexKind, IndexParameters, Metric, ShardArtifact
+from cluster.recall import HELD_OUT, MOVED, STORED, QueryKind, Recall, RecallStratum
+from cluster.search import Float32Array, Int64Array, ShardQuery
+from cluster.vectors import normalized
+
+DIMENSION = 64
+NUM_ANSWERS = 60
+
+
+def crowd_and_answers(
+    num_crowds: int, crowd: int, apart: float, seed: int = 0
+) -> tuple[Float32Array, Int64Array]:
+    """Vectors of length one: crowds, whose vectors differ by about `apart` (0: not at all), and
+    among them 60 others, with the rows of these.
+    """
+    rng = np.random.default_rng(seed)
+    centres = normalized(rng.standard_normal((num_crowds, DIMENSION)).astype(np.float32))
+    crowds = np.repeat(centres, crowd, axis=0)
+    moves = apart / np.sqrt(DIMENSION) * rng.standard_normal(crowds.shape)
+    others = rng.standard_normal((NUM_ANSWERS, DIMENSION))
+    others /= np.linalg.norm(others, axis=1)[:, None]
+    order = rng.permutation(len(crowds) + NUM_ANSWERS)
+    vectors = np.concatenate([crowds + moves, others]).astype(np.float32)[order]
+    return vectors, np.flatnonzero(order >= len(crowds))
+
+
+def build(folder: Path, vectors: Float32Array, parameters: IndexParameters) -> ShardBuild:
+    ids = [f"{i:05}" for i in range(len(vectors))]
+    table = pa.table({"id": ids, "document": ids, "text": ids})
+    return build_shard(table, vectors, parameters, folder)
+
+
+def opened(folder: Path, built: ShardBuild, parameters: IndexParameters) -> ShardIndex:
+    searched = parameters.model_copy(update={"kind": built.kind}).stretched(built.stretch)
+    return ShardIndex.open(folder, searched, DIMENSION)
+
+
+def found_share(index: ShardIndex, vectors: Float32Array, answers: Int64Array) -> float:
+    """Of the answers, those that are the best hit of a question near them."""
+    rng = np.random.default_rng(9)
+    moves = 0.1 / np.sqrt(DIMENSION) * rng.standard_normal((len(answers), DIMENSION))
+    questions = normalized((vectors[answers] + moves).astype(np.float32))
+    query = ShardQuery(corpus="c", index_version="v", vectors=questions, top_k=10)
+    return float((index.search(query).rows[:, 0] == answers).mean())
+
+
+@pytest.mark.parametrize(
+    ("num_crowds", "crowd", "apart"),
+    [(1, 1500, 1e-6), (1, 1500, 1e-3), (8, 200, 1e-6), (8, 200, 0.0), (1, 1500, 0.0)],
+)
+@pytest.mark.parametrize("kind", IndexKind)
+def test_answers_beside_crowds_are_found_whatever_kind_was_asked_for(
+    tmp_path: Path, kind: IndexKind, num_crowds: int, crowd: int, apart: float
+) -> None:
+    vectors, answers = crowd_and_answers(num_crowds, crowd, apart)
+    parameters = IndexParameters(kind=kind, ef_construction=100)
+    built = build(tmp_path, vectors, parameters)
+    assert not built.recall.has_hole
+    assert found_share(opened(tmp_path, built, parameters), vectors, answers) >= 0.95
+
+
+def test_an_index_with_a_hole_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As if equal vectors were not known to be equal: a graph over all of them.
+    monkeypatch.setattr(shard_build, "vector_rows", lambda vectors: OneRowEach())
+    vectors, answers = crowd_and_answers(1, 1500, 0.0)
+    parameters = IndexParameters(kind=IndexKind.HNSW)
+    built = build(tmp_path, vectors, parameters)
+    assert (built.kind, built.recall.least) == (IndexKind.FLAT, 1.0)
+    assert found_share(opened(tmp_path, built, parameters), vectors, answers) == 1.0
+
+
+def test_a_few_vectors_far_from_the_crowd_ask_too(tmp_path: Path) -> None:
+    vectors, answers = crowd_and_answers(1, 6000, 0.05)
+    lonely = answers[:10]
+    vectors = np.delete(vectors, answers[10:], axis=0)
+    parameters = IndexParameters(kind=IndexKind.FLAT, metric=Metric.L2)
+    build(tmp_path, vectors, parameters)
+    probe = Probe.of_rows(ShardIndex.open(tmp_path, parameters, DIMENSION), vectors, parameters)
+    asked = {tuple(query) for query in probe.queries.tolist()}
+    kept = vectors[np.linalg.norm(vectors - np.median(vectors, axis=0), axis=1) > 0.5]
+    assert len(kept) == len(lonely)
+    assert {tuple(vector) for vector in kept.tolist()} <= asked
+    # They are told apart from the crowd.
+    sparse = [part for kind, quarter, part in probe.strata if (kind, quarter) == (STORED, 4)]
+    assert {tuple(v) for v in kept.tolist()} <= {
+        tuple(v) for v in probe.queries[sparse[0]].tolist()
+    }
+
+
+def stratum(queries: QueryKind, crowding: int, recall: float, best: float = 1.0) -> RecallStratum:
+    return RecallStratum(
+        queries=queries, crowding=crowding, num_queries=50, recall_at_10=recall, best_found=best
+    )
+
+
+@pytest.mark.parametrize(
+    ("strata", "has_hole"),
+    [
+        ([stratum(STORED, 1, 0.96), stratum(STORED, 4, 0.9), stratum(MOVED, 1, 0.92)], False),
+        # Little effort alone is no hole.
+        ([stratum(STORED, 1, 0.6), stratum(MOVED, 4, 0.5, best=0.7)], False),
+        ([stratum(STORED, 1, 1.0), stratum(STORED, 4, 0.6)], True),
+        ([stratum(STORED, 1, 1.0), stratum(HELD_OUT, 4, 0.0)], True),
+        # Recall is high, but some vectors cannot be found at all.
+        ([stratum(STORED, 1, 0.99), stratum(STORED, 4, 0.97, best=0.96)], True),
+        ([], False),
+    ],
+)
+def test_what_a_hole_is(strata: list[RecallStratum], has_hole: bool) -> None:
+    average = float(np.mean([s.recall_at_10 for s in strata])) if strata else 0.9
+    recall = Recall(recall_at_10=average, strata=tuple(strata))
+    assert recall.has_hole is has_hole
+    assert recall.least == min((s.recall_at_10 for s in strata), default=0.9)
+
+
+@pytest.mark.parametrize("apart", [0.0, 1e-6])
+def test_auto_takes_a_kind_that_finds_enough_in_every_stratum(tmp_path: Path, apart: float) -> None:
+    vectors, answers = crowd_and_answers(1, 1500, apart)
+    asked = AutoIndex()
+    vectors = normalized(vectors)
+    _, firsts = np.unique(vector_numbers(vectors), return_index=True)
+    sample, extent = vectors[firsts], Extent(num_rows=len(vectors), num_shards=1)
+    trials = [try_index(sample, built, 0.95, extent) for built in candidates(asked, DIMENSION)]
+    (chosen,) = (trial for trial in choose(trials, asked) if trial.is_chosen)
+    assert chosen.recall_at_10_least is not None
+    assert chosen.recall_at_10_least >= 0.95
+    built = build(tmp_path, vectors, chosen.parameters)
+    index = opened(tmp_path, built, chosen.parameters)
+    assert found_share(index, vectors, answers) >= 0.95
+
+
+def test_manifests_of_shards_without_strata_keep_their_bytes() -> None:
+    artifact = ShardArtifact(shard=0, num_rows=3, files=(), recall_at_10=0.9)
+    assert b"strata" not in artifact.to_bytes()
+    assert b"kind" not in artifact.to_bytes()
+    assert artifact.recall.least == 0.9
+    assert not artifact.recall.has_hole
