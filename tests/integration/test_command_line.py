@@ -243,7 +243,9 @@ def test_from_documents_to_a_rollback_and_down(workspace: Workspace) -> None:
     assert gateway_pids(cluster) == gateways
     summary = reads("status")
     assert (summary["release"], summary["healthy"]) == (1, True)
-    assert "Release 1 (current): search only" in does("status")
+    told = does("status")
+    assert "Release 1 (current): search only" in told
+    assert "control store has its state in memory: the region dies with it" in told
 
     ended = reads("down")["ended"]
     assert len(ended) > 1
