@@ -30,7 +30,7 @@ from cluster.corpus_content import (
 from cluster.documents import Schema, check_corpus_name, column_types, merge_schemas
 from cluster.errors import Conflict, InvalidArgument
 from cluster.ingest_report import DocumentChanges, IngestReport, Tally
-from cluster.manifests import ArtifactFile, ColumnType, CorpusManifest
+from cluster.manifests import SOURCES_MAX, ArtifactFile, ColumnType, CorpusManifest
 
 APPENDS_MAX = 8
 
@@ -122,7 +122,7 @@ def ingest(
             num_passages=content.num_passages,
             metadata_schema=types,
             vector_dimension=reading.dimension,
-            sources=tuple(dict.fromkeys((*(base.sources if base else ()), *sources))),
+            sources=_latest_sources(base, sources),
             created_at_ms=clock.wall_ms(),
         )
         try:
@@ -180,6 +180,11 @@ def _documents_of(artifacts: Artifacts, read: Sequence[StoredPart]) -> PartDocum
         for part in read
     }
     return PartDocuments(artifacts, known)
+
+
+def _latest_sources(base: CorpusManifest | None, sources: Sequence[str]) -> tuple[str, ...]:
+    before = [source for source in (base.sources if base else ()) if source not in sources]
+    return (*before, *dict.fromkeys(sources))[-SOURCES_MAX:]
 
 
 def _joined_types(

@@ -134,7 +134,7 @@ def _files_of(source: str, left_out: Tally) -> list[SourceFile]:
                 raise InvalidArgument(
                     f"{source} is of no kind that can be read ({_KNOWN})", "source"
                 )
-            return [_source_file(source, filesystem, info, source, name)]
+            return [_source_file(source, filesystem, info, _printable(source), name)]
         # Other file systems list all files at once, and have no folders to be refused.
         options = {"on_error": "raise"} if isinstance(filesystem, LocalFileSystem) else {}
         found: dict[str, dict[str, Any]] = filesystem.find(root, detail=True, **options)
@@ -145,7 +145,7 @@ def _files_of(source: str, left_out: Tally) -> list[SourceFile]:
     files: list[SourceFile] = []
     for full, info in sorted(found.items()):
         path = full.removeprefix(root).strip("/")
-        name = f"{source.rstrip('/')}/{path}"
+        name = _printable(f"{source.rstrip('/')}/{path}")
         if (reason := _why_left_out(path, info)) is not None:
             left_out.add(reason, name)
         else:
@@ -172,8 +172,13 @@ def _why_left_out(path: str, info: Mapping[str, Any]) -> str | None:
     if info["type"] != "file":
         return "is no regular file"
     if format_of(path) is None:
-        return f"is of a kind that is not read ({suffix_of(path) or 'no extension'})"
+        return f"is of a kind that is not read ({_printable(suffix_of(path)) or 'no extension'})"
     return None
+
+
+def _printable(name: str) -> str:
+    # A file's name may hold any byte, a terminal's commands among them.
+    return name if name.isprintable() else ascii(name)[1:-1]
 
 
 def _with_folder_values(files: Sequence[SourceFile]) -> list[SourceFile]:

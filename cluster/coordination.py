@@ -29,7 +29,7 @@ from cluster.errors import (
 from cluster.object_store import ObjectStore
 from cluster.region_claim import RegionClaim, Tenure, read_heartbeats, taken
 from cluster.region_view import Freshness
-from cluster.release_log import ReleaseLog
+from cluster.release_log import ReleaseLog, without_looking_for_cycles
 from cluster.releases import LogState, Release
 from cluster.rollout import Rollout
 from cluster.rollout_events import (
@@ -250,8 +250,9 @@ class RolloutDriver:
     def _read_log(self) -> None:
         begun_ms = self._clock.wall_ms()
         try:
-            for entry in self._log.read_after(self.rollout.state.position):
-                self._handle(EntryRead(entry=entry))
+            with without_looking_for_cycles():
+                for entry in self._log.read_after(self.rollout.state.position):
+                    self._handle(EntryRead(entry=entry))
         except LogUnreadable as error:
             self.unreadable = error
             raise

@@ -17,6 +17,8 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 # three.
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 
+SOURCES_MAX = 100
+"""A manifest that named every source would grow with every ingest."""
 TOMBSTONES_FILE = "tombstones.arrow"
 """In a shard's folder: ids of documents that do not count."""
 
@@ -105,6 +107,7 @@ class CorpusManifest(Record):
     vector_dimension: int | None
     """Length of the ready-made vectors, or None when the passages are to be embedded."""
     sources: tuple[str, ...]
+    """Where its documents came from: the latest SOURCES_MAX."""
     created_at_ms: int
 
     @property

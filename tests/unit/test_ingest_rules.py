@@ -189,7 +189,11 @@ def test_a_table_in_parts_keeps_what_its_folders_say(
 
 
 def test_a_corpus_that_is_added_to_often_has_few_parts_and_knows_what_it_has(
-    run: Ingest, report: Report, object_store: ObjectStore, tmp_path: Path
+    run: Ingest,
+    report: Report,
+    object_store: ObjectStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     files = [
         write_rows(tmp_path / f"{n}.jsonl", {"id": f"d{n}", "text": f"Text {n}.", "n": n})
@@ -199,9 +203,12 @@ def test_a_corpus_that_is_added_to_often_has_few_parts_and_knows_what_it_has(
         manifest = run(file)
     assert manifest.num_documents == 40
     assert len(manifest.parts) < 40
+    assert manifest.sources == tuple(map(str, files))
     assert set(rows_of(object_store, manifest)) == {f"d{n}" for n in range(40)}
+    monkeypatch.setattr(actors.ingest, "SOURCES_MAX", 3)
     # What is in a merged part is known to be unchanged all the same.
-    run(write_rows(tmp_path / "f.jsonl", {"id": "f", "text": "F", "n": 0.5}))
+    last = write_rows(tmp_path / "f.jsonl", {"id": "f", "text": "F", "n": 0.5})
+    assert run(last).sources == tuple(map(str, [*files[-2:], last]))
     found = report(*files)
     assert changes(found) == {"unchanged": 40}
     assert position_of(object_store) == 41
