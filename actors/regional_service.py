@@ -149,10 +149,11 @@ class RegionalService:
 
     async def embedded(self, request: SearchRequest) -> SearchRequest:
         """Takes half of the request's time at most."""
+        deadline = Deadline.after(request.timeout_s / 2, self._clock)
         try:
-            made = await self._engine.embedded(replace(request, timeout_s=request.timeout_s / 2))
-        except RaygionError as error:
-            log.debug("other regions embed their texts themselves: %s", error)
+            made = await self._engine.embedded(await self._settled(request, deadline))
+        except (RaygionError, _NotHere) as error:
+            log.debug("each region embeds the texts itself: %s", error)
             return request
         return replace(request, embedded=made.embedded)
 

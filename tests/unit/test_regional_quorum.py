@@ -156,6 +156,8 @@ async def test_a_text_is_embedded_once_for_all_regions(
     events = await told(a, replace(QUESTION, demand=quorum()))
     assert isinstance(events[-1], AnswerResult)
     assert "differently" not in caplog.text
+    # By the release that all regions are asked for, and not by one that is only tried here.
+    assert [(asked.release, asked.timeout_s) for asked in a.embeds] == [(2, 2.5), (2, 30.0)]
     sent = [asked for asked in world.regions["b"].received if isinstance(asked, SearchRequest)]
     assert all(asked.queries and asked.embedded for asked in sent), "the text goes along"
 

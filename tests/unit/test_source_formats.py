@@ -212,6 +212,10 @@ def test_a_text_file_is_one_document() -> None:
     ]
     markdown = b"intro\n\n## The *title* ##\n\ntext"
     assert read(markdown, "n.md")[0].metadata["title"] == "The *title*"
+    underlined = b"Installation\n============\n\n```bash\n# update the list\n```\n\n## Configure\n"
+    assert read(underlined, "n.md")[0].metadata["title"] == "Installation"
+    code_alone = b"text\n\n~~~\n# a comment\n~~~\n"
+    assert read(code_alone, "n.md")[0].metadata["title"] == "n.md"
     assert read(b"# " + b"x" * 100_000, "n.md")[0].metadata["title"] == "x" * 1000
     assert "a.txt: is not UTF-8 text (byte 1)" in refusal(b"h\xe9", "a.txt")
     for empty in ("a.txt", "a.md", "a.html", "a.csv", "a.jsonl"):
