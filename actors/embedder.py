@@ -13,14 +13,13 @@ import numpy as np
 import torch
 import transformers
 
+from cluster.embedder_tokenizer import EmbedderTokenizer
 from cluster.errors import InvalidArgument
 from cluster.manifests import Precision
 from cluster.search import Float32Array
 
 log = logging.getLogger(__name__)
 
-TOKENS_MAX = 256
-"""Longer texts are cut: all-MiniLM-L6-v2 was trained on no more."""
 BATCH_TOKENS = 512
 """Of one batch, padding included. Measured on one core of an AMD EPYC in float32: a text of 25
 tokens takes 14 ms alone and 7.5 ms in such a batch, one of 122 tokens 42 ms and 36 ms; larger
@@ -90,19 +89,16 @@ class Embedder:
         torch.set_num_threads(num_threads)
         transformers.utils.logging.disable_progress_bar()
         try:
-            self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
-                folder, local_files_only=True
-            )
             self._model: Any = transformers.AutoModel.from_pretrained(
                 folder, local_files_only=True, dtype=torch.float32, use_safetensors=True
             ).eval()
         except (OSError, ValueError) as error:
             raise InvalidArgument(
-                f"{folder} is no sentence encoder with a tokenizer and safetensors: {error}",
+                f"{folder} is no sentence encoder with safetensors: {error}",
                 "embedder",
             ) from error
-        self._tokens_max = min(TOKENS_MAX, int(self._tokenizer.model_max_length))
-        self._padding_token = int(self._tokenizer.pad_token_id or 0)
+        self._tokenizer = EmbedderTokenizer.of_folder(folder)
+        self._padding_token = int(getattr(self._model.config, "pad_token_id", None) or 0)
         self._batch_tokens = BATCH_TOKENS if self._rows_are_independent() else 0
 
     @property
@@ -110,22 +106,31 @@ class Embedder:
         return int(self._model.config.hidden_size)
 
     def tokens_at_most(self, text: str) -> int:
-        # A token stands for one byte or more, and two are added: to count them is a tenth of a
-        # millisecond for a question, and two for a long text.
-        return min(self._tokens_max, len(text[: self._tokens_max].encode()) + 2)
+        # A token stands for one byte or more, two are added, and of a long text less than a quarter
+        # is read twice: to count them is a tenth of a millisecond for a question, and two for a
+        # long text.
+        return len(text.encode()) * 5 // 4 + 2
 
     def embed(self, texts: Sequence[str]) -> Float32Array:
         """float32 [n, dimension], row i for text i, of length 1.
 
-        Texts are cut after `TOKENS_MAX` tokens. An empty text has a vector too, which means
-        nothing.
+        A text of more tokens than the model reads is embedded in windows, which together are all of
+        it; its vector is the direction of the mean of theirs. An empty text has a vector too, which
+        means nothing.
         """
-        vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
-        if not texts:
-            return vectors
-        tokens: list[list[int]] = self._tokenizer(
-            list(texts), truncation=True, max_length=self._tokens_max
-        )["input_ids"]
+        windows = self._tokenizer.windows(texts)
+        of_windows = self._embed_tokens([window for text in windows for window in text])
+        ends = np.cumsum([len(text) for text in windows], dtype=np.int64)
+        vectors = of_windows[ends - 1]
+        for row, text in enumerate(windows):
+            if len(text) > 1:
+                mean = of_windows[ends[row] - len(text) : ends[row]].mean(axis=0)
+                vectors[row] = mean / np.linalg.norm(mean)
+        return vectors
+
+    def _embed_tokens(self, tokens: Sequence[Sequence[int]]) -> Float32Array:
+        """float32 [n, dimension] for texts of no more tokens than the model reads."""
+        vectors = np.empty((len(tokens), self.dimension), dtype=np.float32)
         by_length: dict[int, list[int]] = {}
         for row, text in enumerate(tokens):
             by_length.setdefault(_padded_length(len(text)), []).append(row)

@@ -16,13 +16,11 @@ from actors.corpus_reader import (
 from actors.source_files import SourceListing, find_source_files
 from cluster.artifacts import Artifacts
 from cluster.catalog import Catalog
-from cluster.chunking import CHARS_MAX_DEFAULT
 from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.compaction import compacted
 from cluster.corpus_content import (
     CorpusContent,
     PartDocuments,
-    check_passage_ids,
     document_changes,
     joined_types,
     with_parts,
@@ -80,7 +78,6 @@ def ingest(
     artifacts: Artifacts,
     corpus: str,
     sources: Sequence[str],
-    chars_max: int = CHARS_MAX_DEFAULT,
     replace: bool = False,
     skip_errors: bool = False,
     progress: Progress = _unseen,
@@ -100,8 +97,7 @@ def ingest(
     """
     check_corpus_name(corpus)
     listing = find_source_files(sources)
-    options = ReadOptions(chars_max=chars_max, skip_errors=skip_errors)
-    reading = _read(listing, artifacts, options, progress)
+    reading = _read(listing, artifacts, ReadOptions(skip_errors=skip_errors), progress)
     documents = _documents_of(artifacts, reading.parts)
     for _ in range(APPENDS_MAX):
         latest = catalog.latest_corpus(corpus)
@@ -154,16 +150,13 @@ def _read(
         told = "; ".join(f"{found.examples[0]} {found.reason}" for found in why)
         raise InvalidArgument(f"the sources hold no documents: {told}", "source")
     places: dict[str, str] = {}
-    counts: dict[str, int] = {}
     schema = parts[0].schema
     for part in parts:
         for document, place in part.places.items():
             check_not_twice(document, places, place)
             places[document] = place
-        counts.update(part.num_passages)
         check_same_kind(parts[0].dimension, parts[0].first, part.dimension, part.first)
         schema = merge_schemas(schema, part.schema)
-    check_passage_ids(counts)
     return _Reading(
         parts=parts,
         schema=schema,
@@ -175,11 +168,7 @@ def _read(
 
 
 def _documents_of(artifacts: Artifacts, read: Sequence[StoredPart]) -> PartDocuments:
-    known = {
-        part.file: [document for document, n in part.num_passages.items() for _ in range(n)]
-        for part in read
-    }
-    return PartDocuments(artifacts, known)
+    return PartDocuments(artifacts, {part.file: list(part.places) for part in read})
 
 
 def _latest_sources(base: CorpusManifest | None, sources: Sequence[str]) -> tuple[str, ...]:

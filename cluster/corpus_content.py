@@ -18,11 +18,9 @@ import pyarrow as pa
 
 from cluster.artifacts import Artifacts
 from cluster.documents import Schema, column_types, merge_schemas, schema_of
-from cluster.errors import InvalidArgument
 from cluster.ingest_report import EXAMPLES_MAX, DocumentChanges
 from cluster.manifests import TOMBSTONES_FILE, ArtifactFile, ColumnType, CorpusManifest
 from cluster.passages import (
-    clashing_passage_id,
     count_passages,
     current_rows,
     document_digests,
@@ -85,10 +83,7 @@ def store_part(artifacts: Artifacts, table: pa.Table) -> ArtifactFile:
 def with_parts(
     base: CorpusManifest | None, new: Sequence[ArtifactFile], documents: PartDocuments
 ) -> CorpusContent:
-    """The corpus once the new parts stand after those of `base`.
-
-    Raises InvalidArgument when ids of passages would clash.
-    """
+    """The corpus once the new parts stand after those of `base`."""
     deleted = stored_tombstones(documents.artifacts, base.tombstones if base else None)
     deleted -= {document for file in new for document in documents.of(file)}
     if base is not None and _holds(base, new, documents):
@@ -101,7 +96,6 @@ def with_parts(
         # A part without a row that counts would be carried along for ever.
         parts = tuple(compress((*old, *new), in_use))
         deleted &= {document for file in parts for document in documents.of(file)}
-    check_passage_ids(counts)
     return _content(parts, deleted, counts, documents.artifacts)
 
 
@@ -201,16 +195,6 @@ def _long_integer(
             if rows.size:
                 return of_part[int(rows[0])]
     return None
-
-
-def check_passage_ids(num_passages: Mapping[str, int]) -> None:
-    """Raises InvalidArgument when a document's id is that of another one's passage."""
-    if (clash := clashing_passage_id(num_passages)) is not None:
-        raise InvalidArgument(
-            f"{clash!r} is also the id of a passage of the document "
-            f"{clash.rpartition('#')[0]!r}; rename one of them",
-            "id",
-        )
 
 
 def _holds(base: CorpusManifest, new: Sequence[ArtifactFile], documents: PartDocuments) -> bool:

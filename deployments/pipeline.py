@@ -80,13 +80,12 @@ def ingest_documents(
         artifacts=Artifacts(installation.store),
         corpus=corpus,
         sources=sources,
-        chars_max=installation.settings.corpus(corpus).chunks.chars_max,
         replace=replace,
         skip_errors=skip_errors,
         progress=step.count,
     )
     manifest = ingested.manifest
-    step.note(REUSED if manifest == before else f"{manifest.num_passages} passages")
+    step.note(REUSED if manifest == before else f"{manifest.num_documents} documents")
     return ingested
 
 

@@ -118,6 +118,20 @@ def test_bfloat16_is_close_to_float32_and_as_independent(embedder: Embedder, fol
         assert other.embed([text])[0].tobytes() == vectors[row].tobytes()
 
 
+def test_all_of_a_long_text_counts(embedder: Embedder) -> None:
+    """In a batch as alone, and whether the end or the beginning tells two texts apart."""
+    filling = "We spoke about the plans for the coming year and about who does what. " * 40
+    asked = "When do penguins hatch?", "What is the capital of France?"
+    texts = [asked[0], *(filling + question for question in asked), asked[1] + filling, asked[1]]
+    vectors = embedder.embed(texts)
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-6)
+    for row, text in enumerate(texts):
+        assert embedder.embed([text])[0].tobytes() == vectors[row].tobytes()
+    short, other = vectors[0], vectors[4]
+    assert short @ vectors[1] > short @ vectors[2] + 0.01
+    assert other @ vectors[2] > other @ vectors[1] + 0.01
+
+
 def test_bfloat16_is_refused_by_a_processor_without_it(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,7 +189,7 @@ async def test_a_worker_takes_its_model_from_the_store(tmp_path: Path, embedder:
     store = open_store(str(tmp_path / "store"))
     assert Catalog(store).list_models()[0][0] == model
     worker = EmbeddingWorker(model, store, tmp_path / "cache")
-    assert (await worker.embed(TEXTS[:2])).tobytes() == embedder.embed(TEXTS[:2]).tobytes()
+    assert (await worker.embed(TEXTS[:2], 30.0)).tobytes() == embedder.embed(TEXTS[:2]).tobytes()
     wrong = model.model_copy(update={"dimension": 5})
     with pytest.raises(InvalidArgument, match="384 numbers, not of 5"):
         EmbeddingWorker(wrong, store, tmp_path / "cache")

@@ -127,6 +127,20 @@ def test_a_bad_vector_in_a_table_is_named() -> None:
     assert "metadata.on: v.arrow, row 1" in refusal(arrow(dated), "v.arrow")
 
 
+@pytest.mark.parametrize(("write", "path"), [(parquet, "d.parquet"), (arrow, "d.arrow")])
+def test_rows_share_the_long_value_of_a_dictionary(
+    write: Callable[[pa.Table], bytes], path: str
+) -> None:
+    """600 copies of it would be 6 GB."""
+    long = "x" * 10_000_000
+    indices = pa.array([0] * 600 + [None], pa.int32())
+    column = pa.DictionaryArray.from_arrays(indices, pa.array([long]))
+    table = pa.table({"id": [str(n) for n in range(601)], "text": ["T"] * 601, "x": column})
+    assert "metadata.x: " + path + ", row 1: has more than" in refusal(write(table), path)
+    nulls = table.slice(600)
+    assert read(write(nulls), path)[0].metadata == {"x": None}
+
+
 @pytest.mark.parametrize("write", [parquet, arrow])
 @pytest.mark.parametrize(
     ("values", "type_"),
@@ -198,6 +212,10 @@ def test_a_text_file_is_one_document() -> None:
     ]
     markdown = b"intro\n\n## The *title* ##\n\ntext"
     assert read(markdown, "n.md")[0].metadata["title"] == "The *title*"
+    underlined = b"Installation\n============\n\n```bash\n# update the list\n```\n\n## Configure\n"
+    assert read(underlined, "n.md")[0].metadata["title"] == "Installation"
+    code_alone = b"text\n\n~~~\n# a comment\n~~~\n"
+    assert read(code_alone, "n.md")[0].metadata["title"] == "n.md"
     assert read(b"# " + b"x" * 100_000, "n.md")[0].metadata["title"] == "x" * 1000
     assert "a.txt: is not UTF-8 text (byte 1)" in refusal(b"h\xe9", "a.txt")
     for empty in ("a.txt", "a.md", "a.html", "a.csv", "a.jsonl"):
