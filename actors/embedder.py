@@ -119,7 +119,7 @@ class Embedder:
         means nothing.
         """
         windows = self._tokenizer.windows(texts)
-        of_windows = self._embed_tokens([window for text in windows for window in text])
+        of_windows = self.embed_tokens([window for text in windows for window in text])
         ends = np.cumsum([len(text) for text in windows], dtype=np.int64)
         vectors = of_windows[ends - 1]
         for row, text in enumerate(windows):
@@ -128,7 +128,7 @@ class Embedder:
                 vectors[row] = mean / np.linalg.norm(mean)
         return vectors
 
-    def _embed_tokens(self, tokens: Sequence[Sequence[int]]) -> Float32Array:
+    def embed_tokens(self, tokens: Sequence[Sequence[int]]) -> Float32Array:
         """float32 [n, dimension] for texts of no more tokens than the model reads."""
         vectors = np.empty((len(tokens), self.dimension), dtype=np.float32)
         by_length: dict[int, list[int]] = {}
