@@ -310,7 +310,9 @@ def _rows(file: SourceFile) -> Iterator[Row]:
     assert format is not None
     try:
         with file.open() as opened:
-            yield from read_rows(opened, format, file.path, file.name)
+            # An empty file has no documents, whatever its format.
+            if opened.peek(1):
+                yield from read_rows(opened, format, file.path, file.name)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise InvalidArgument(f"{file.name}: is not a whole gzip file: {error}") from error
     except (FileNotFoundError, PermissionError) as error:

@@ -81,6 +81,10 @@ def _row(columns: dict[str, object], place: RowPlace) -> Row:
 
 def _values(column: Any) -> Sequence[object]:
     """The column as Python objects, a null as None."""
+    if pa.types.is_dictionary(column.type) and len(column.dictionary) <= len(column):
+        # Rows share a value, however long it is.
+        values = _values(column.dictionary)
+        return [None if index is None else values[index] for index in column.indices.to_pylist()]
     try:
         return cast(list[object], column.to_pylist(maps_as_pydicts="strict"))
     except _UNREADABLE:

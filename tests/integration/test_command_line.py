@@ -151,6 +151,8 @@ def test_says_its_version(workspace: Workspace) -> None:
         ("release commit 1", "start it with `raygion up`"),
         ("release show 1", "there is no release 1"),
         ("release propose", "add documents with `raygion ingest`"),
+        ("release propose --corpora notes", "corpora: there is no corpus 'notes'; there is: none"),
+        ("corpus show notes", "there is no corpus 'notes'; add documents with `raygion ingest`"),
         ("search copper --filter {", "filter: is no valid JSON"),
         ("ingest notes nothing.md", "source: nothing.md does not exist"),
         ("ingest Notes! documents", "corpus: 'Notes!' is no name"),
@@ -237,6 +239,11 @@ def test_from_documents_to_a_rollback_and_down(workspace: Workspace) -> None:
     assert reads("release", "rollback", "1", "--again") == {"release": 5}
     assert "release 2 is not loaded in: here" in refuses("release", "rollback", "2")
     assert reads("release", "rollback", "1", "--force") == {"release": 1}
+
+    assert [corpus["corpus"] for corpus in reads("corpus", "list")["corpora"]] == ["notes"]
+    told = reads("corpus", "show", "notes")
+    assert [index["num_documents"] for index in told["indexes"]] == [5, 4]
+    assert "is used by release" in refuses("corpus", "drop", "notes", "--yes")
 
     # A region that is up stays as it is.
     assert reads("up")["release"] == 1

@@ -255,6 +255,8 @@ def test_every_file_of_a_folder_is_read_or_told(
         "blank.html": "<script>1</script>",
         "rows.jsonl": "\n\n",
         "table.csv": "",
+        "table.parquet": "",
+        "vectors.npy": "",
         ".hidden.md": "# Hidden",
     }.items():
         (folder / name).write_text(text)
@@ -262,8 +264,9 @@ def test_every_file_of_a_folder_is_read_or_told(
     found = report("docs")
     assert (changes(found), found.files_read, found.documents_left_out) == ({"new": 1}, 1, ())
     empty = ("docs/blank.html", "docs/empty.md", "docs/rows.jsonl", "docs/table.csv")
+    empty += ("docs/table.parquet",)
     assert left_out(found.files_left_out) == {
-        "has no documents in it": (4, empty),
+        "has no documents in it": (6, empty),
         "is hidden": (1, ("docs/.hidden.md",)),
         "is a symbolic link": (1, ("docs/link.md",)),
         "is of a kind that is not read (.docx)": (1, ("docs/b.docx",)),

@@ -13,7 +13,7 @@ from actors.index_build import build_index
 from cluster.artifacts import Artifacts
 from cluster.catalog import Catalog
 from cluster.config import Settings
-from cluster.corpus_settings import CorpusSettings
+from cluster.corpus_settings import ChunkSettings, CorpusSettings
 from cluster.errors import NotFound
 from cluster.index_versions import built_version, derived_version
 from cluster.manifests import (
@@ -42,6 +42,8 @@ ASKED = [
     CorpusSettings(shards=3),
     CorpusSettings(partition_by="team"),
     CorpusSettings(partition_by="year"),
+    CorpusSettings(chunks=ChunkSettings(tokens_max=100)),
+    CorpusSettings(chunks=ChunkSettings(tokens_max=100, overlap_tokens=0)),
 ]
 """Settings that lead to other indexes."""
 
@@ -146,6 +148,7 @@ def world() -> World:
 
 @pytest.mark.parametrize("between", ASKED[1:])
 def test_settings_that_went_back_count_again(world: World, between: CorpusSettings) -> None:
+    world.embedder = embedder("a")
     world.ingest()
     first = world.build()
     world.asked["docs"] = between

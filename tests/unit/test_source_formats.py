@@ -127,6 +127,20 @@ def test_a_bad_vector_in_a_table_is_named() -> None:
     assert "metadata.on: v.arrow, row 1" in refusal(arrow(dated), "v.arrow")
 
 
+@pytest.mark.parametrize(("write", "path"), [(parquet, "d.parquet"), (arrow, "d.arrow")])
+def test_rows_share_the_long_value_of_a_dictionary(
+    write: Callable[[pa.Table], bytes], path: str
+) -> None:
+    """600 copies of it would be 6 GB."""
+    long = "x" * 10_000_000
+    indices = pa.array([0] * 600 + [None], pa.int32())
+    column = pa.DictionaryArray.from_arrays(indices, pa.array([long]))
+    table = pa.table({"id": [str(n) for n in range(601)], "text": ["T"] * 601, "x": column})
+    assert "metadata.x: " + path + ", row 1: has more than" in refusal(write(table), path)
+    nulls = table.slice(600)
+    assert read(write(nulls), path)[0].metadata == {"x": None}
+
+
 @pytest.mark.parametrize("write", [parquet, arrow])
 @pytest.mark.parametrize(
     ("values", "type_"),
