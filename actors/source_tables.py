@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from actors.source_rows import Row, row_of_columns
+from actors.source_rows import Row, listed, row_of_columns
 from cluster.documents import DIMENSION_MAX, RowPlace
 from cluster.errors import InvalidArgument
 
@@ -60,7 +60,7 @@ def _rows_of_batches(batches: Iterator[pa.RecordBatch], name: str) -> Iterator[R
     for whole in batches:
         columns = whole.schema.names
         if len(set(columns)) < len(columns):
-            raise InvalidArgument(f"{name}: names a column twice: {', '.join(columns)}")
+            raise InvalidArgument(f"{name}: names a column twice: {listed(columns)}")
         for start in range(0, whole.num_rows, _ROWS_AT_ONCE):
             batch = whole.slice(start, _ROWS_AT_ONCE)
             values = [

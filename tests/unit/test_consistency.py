@@ -11,6 +11,7 @@ from cluster.demand import Demand
 from cluster.errors import InvalidArgument, NotFound, NotYet, RaygionError, Unavailable
 from cluster.region_view import Freshness, Pulse, RegionView
 from cluster.releases import CanaryShare
+from cluster.rollout_events import RegionStatus
 from cluster.session import SessionToken
 from tests.unit.known_releases import (
     DONE,
@@ -173,6 +174,19 @@ def test_a_pulse_takes_no_switch_away(told: tuple[tuple[int, int, int], ...]) ->
     assert heard.freshness.read_ms == 950
     ahead = known((3, 1, 0), (6, 2, 500), (8, 1, 700), read_ms=950)
     assert TWICE.with_pulse(ahead.pulse).view.switches == ahead.view.switches
+
+
+def test_a_pulse_tells_of_the_regions_whatever_it_knows_of_the_log() -> None:
+    regions = {"b": RegionStatus(region="b", position=6, prepared=(2,), current=2, at_ms=900)}
+    for told in (Pulse(regions=regions), replace(TWICE.pulse, regions=regions)):
+        heard = TWICE.with_pulse(told)
+        assert heard.pulse == replace(TWICE.pulse, regions=regions)
+        assert heard.with_pulse(Pulse()).pulse.regions == regions
+
+
+def test_a_pulse_that_has_read_further_counts_though_its_clock_is_behind() -> None:
+    further = known((3, 1, 0), (6, 2, 500), (8, 1, 700), read_ms=850)
+    assert TWICE.with_pulse(further.pulse).freshness == further.freshness
 
 
 def test_a_reply_has_no_token_before_there_is_anything_to_name() -> None:

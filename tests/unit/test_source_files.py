@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import os
 import pickle
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,28 @@ def test_names_are_shown_without_what_a_terminal_would_obey(tmp_path: Path) -> N
     assert names == ["a\\x1b[2J.md", "b\\nc.md", "caf\\udce9.md", "é.md"]
     assert [content(file) for file in listing.files] == [b"# A"] * 4
     assert listing.left_out[0].examples == (f"{tmp_path}/\\udcff.pdf",)
+
+
+def test_a_folder_that_may_not_be_looked_into_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in ("a.md", "locked/b.md"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text("# A")
+    scandir = os.scandir
+
+    def refuse(path: str) -> Iterator[os.DirEntry[str]]:
+        if path.endswith("locked"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    # Permissions do not hold back who runs tests as root.
+    monkeypatch.setattr(os, "scandir", refuse)
+    listing = find_source_files([str(tmp_path)])
+    assert [file.path for file in listing.files] == ["a.md"]
+    assert [(found.reason, found.examples) for found in listing.left_out] == [
+        ("cannot be looked into: Permission denied", (f"{tmp_path}/locked",))
+    ]
 
 
 def test_folders_can_give_values_to_all_documents_in_them(tmp_path: Path) -> None:
