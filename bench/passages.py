@@ -77,7 +77,9 @@ class Bench:
             texts = [text for _, text in passages]
             counts = np.array(self.tokenizer.count(texts))
             lost = np.maximum(counts - self.tokenizer.tokens_max, 0).sum() / counts.sum()
-            vectors = self.first_windows(texts) if way == UNREAD else self.embedder.embed(texts)
+            vectors = (
+                self.first_windows(texts) if way == UNREAD else self.embedder.embed_passages(texts)
+            )
             order = np.argsort(-(queries @ vectors.T), axis=1)
             found = [
                 rank([passages[row] for row in ranked], asked)
@@ -90,7 +92,7 @@ class Bench:
     def windows(self, judged: AskedSet) -> list[Sequence[object]]:
         chunks = Chunker(self.tokenizer, self.tokenizer.tokens_max, 25).chunks
         passages = [(id, p) for id, text in judged.texts.items() for p in chunks(text)]
-        vectors = self.embedder.embed([text for _, text in passages])
+        vectors = self.embedder.embed_passages([text for _, text in passages])
         pages = _pages()
         rows: list[Sequence[object]] = []
         for num_pages in PAGES:
@@ -117,6 +119,7 @@ class Bench:
             "first window": np.stack([w[0] for w in of_text]) @ vectors.T,
             "last window": np.stack([w[-1] for w in of_text]) @ vectors.T,
             "mean of windows": mean @ vectors.T,
+            "mean, the last for half": self.embedder.embed(texts) @ vectors.T,
             "best of windows": np.stack([(w @ vectors.T).max(axis=0) for w in of_text]),
         }
 
