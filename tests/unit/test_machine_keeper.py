@@ -18,7 +18,7 @@ from deployments.gcs_storage import REDIS_VARIABLE
 from deployments.marked_processes import MARKER_VARIABLE, end_marked_processes, marked_processes
 from tests.search_region import wait_until
 
-START = "for name in raylet gcs_server log_monitor; do $0/$name 300 & done"
+START = "for name in raylet gcs_server log_monitor; do $0/$name 300 & done; sleep 1"
 """As `ray start`, it leaves the processes running and ends."""
 
 

@@ -193,6 +193,20 @@ def test_a_bad_snapshot_is_ignored(
     assert read(memory_store) == log
 
 
+def test_a_bad_snapshot_does_not_keep_others_from_being_stored(memory_store: ObjectStore) -> None:
+    log = entries(3 * EVERY)
+    write(memory_store, log)
+    beyond_the_end(memory_store)
+    memory_store.put(snapshot_path(EVERY), b"rotten")
+    region = ReleaseLog(memory_store)
+    assert list(region.read_after(0)) == log
+    for _ in range(3):
+        region.store_snapshot(len(log))
+    names = memory_store.list_names(SNAPSHOTS)
+    assert [int(name.removesuffix(".json")) // EVERY for name in names] == [1, 2, 3, 4]
+    assert read(memory_store) == log
+
+
 def test_what_has_changed_since_it_was_read_is_kept_out_of_snapshots(
     memory_store: ObjectStore,
 ) -> None:
