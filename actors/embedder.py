@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
@@ -112,23 +112,34 @@ class Embedder:
         return len(text.encode()) * 5 // 4 + 2
 
     def embed(self, texts: Sequence[str]) -> Float32Array:
-        """float32 [n, dimension], row i for text i, of length 1.
+        """float32 [n, dimension], row i for question i, of length 1.
 
         A text of more tokens than the model reads is embedded in windows, which together are all of
-        it; its vector is the direction of the mean of theirs. An empty text has a vector too, which
-        means nothing.
+        it. Its vector is the direction of the mean of theirs, in which the last one weighs as much
+        as all before it: what a long text asks stands last more often than not. An empty text has a
+        vector too, which means nothing.
         """
+        return self._pooled_windows(texts, lambda of: of[-1] + of[:-1].mean(axis=0))
+
+    def embed_passages(self, texts: Sequence[str]) -> Float32Array:
+        """As `embed`, which differs in a text of several windows alone: here all weigh the same."""
+        return self._pooled_windows(texts, lambda of: of.mean(axis=0))
+
+    def _pooled_windows(
+        self, texts: Sequence[str], pool: Callable[[Float32Array], Float32Array]
+    ) -> Float32Array:
+        """float32 [n, dimension]; `pool` makes float32 [dimension] of [windows, dimension]."""
         windows = self._tokenizer.windows(texts)
-        of_windows = self._embed_tokens([window for text in windows for window in text])
+        of_windows = self.embed_tokens([window for text in windows for window in text])
         ends = np.cumsum([len(text) for text in windows], dtype=np.int64)
         vectors = of_windows[ends - 1]
         for row, text in enumerate(windows):
             if len(text) > 1:
-                mean = of_windows[ends[row] - len(text) : ends[row]].mean(axis=0)
-                vectors[row] = mean / np.linalg.norm(mean)
+                pooled = pool(of_windows[ends[row] - len(text) : ends[row]])
+                vectors[row] = pooled / np.linalg.norm(pooled)
         return vectors
 
-    def _embed_tokens(self, tokens: Sequence[Sequence[int]]) -> Float32Array:
+    def embed_tokens(self, tokens: Sequence[Sequence[int]]) -> Float32Array:
         """float32 [n, dimension] for texts of no more tokens than the model reads."""
         vectors = np.empty((len(tokens), self.dimension), dtype=np.float32)
         by_length: dict[int, list[int]] = {}

@@ -156,7 +156,7 @@ class EmbedBatches:
     def __call__(self, batch: Any) -> pa.Table:
         table: pa.Table = batch
         texts = [str(text) for text in table.column("text").to_pylist()]
-        vectors = self._embedder.embed(texts)
+        vectors = self._embedder.embed_passages(texts)
         self._counter.add.remote(len(texts))
         return table.append_column("vector", vector_column(vectors))
 

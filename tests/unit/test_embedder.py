@@ -132,6 +132,9 @@ def test_all_of_a_long_text_counts(embedder: Embedder) -> None:
     short, other = vectors[0], vectors[4]
     assert short @ vectors[1] > short @ vectors[2] + 0.01
     assert other @ vectors[2] > other @ vectors[1] + 0.01
+    passages = embedder.embed_passages(texts)
+    assert passages[[0, 4]].tobytes() == vectors[[0, 4]].tobytes()
+    assert short @ vectors[1] > short @ passages[1] + 0.01, "a question stands last"
 
 
 def test_bfloat16_is_refused_by_a_processor_without_it(
