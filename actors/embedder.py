@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
@@ -112,28 +112,39 @@ class Embedder:
         return len(text.encode()) * 5 // 4 + 2
 
     def embed(self, texts: Sequence[str]) -> Float32Array:
-        """float32 [n, dimension], row i for text i, of length 1.
+        """float32 [n, dimension], row i for question i, of length 1.
 
         A text of more tokens than the model reads is embedded in windows, which together are all of
-        it; its vector is the direction of the mean of theirs. An empty text has a vector too, which
-        means nothing.
+        it. Its vector is the direction of the mean of theirs, in which the last one weighs as much
+        as all before it: what a long text asks stands last more often than not. An empty text has a
+        vector too, which means nothing.
         """
+        return self._pooled_windows(texts, lambda of: of[-1] + of[:-1].mean(axis=0))
+
+    def embed_passages(self, texts: Sequence[str]) -> Float32Array:
+        """As `embed`, which differs in a text of several windows alone: here all weigh the same."""
+        return self._pooled_windows(texts, lambda of: of.mean(axis=0))
+
+    def _pooled_windows(
+        self, texts: Sequence[str], pool: Callable[[Float32Array], Float32Array]
+    ) -> Float32Array:
+        """float32 [n, dimension]; `pool` makes float32 [dimension] of [windows, dimension]."""
         windows = self._tokenizer.windows(texts)
-        of_windows = self._embed_tokens([window for text in windows for window in text])
+        of_windows = self.embed_tokens([window for text in windows for window in text])
         ends = np.cumsum([len(text) for text in windows], dtype=np.int64)
         vectors = of_windows[ends - 1]
         for row, text in enumerate(windows):
             if len(text) > 1:
-                mean = of_windows[ends[row] - len(text) : ends[row]].mean(axis=0)
-                vectors[row] = mean / np.linalg.norm(mean)
+                pooled = pool(of_windows[ends[row] - len(text) : ends[row]])
+                vectors[row] = pooled / np.linalg.norm(pooled)
         return vectors
 
-    def _embed_tokens(self, tokens: Sequence[Sequence[int]]) -> Float32Array:
+    def embed_tokens(self, tokens: Sequence[Sequence[int]]) -> Float32Array:
         """float32 [n, dimension] for texts of no more tokens than the model reads."""
         vectors = np.empty((len(tokens), self.dimension), dtype=np.float32)
         by_length: dict[int, list[int]] = {}
         for row, text in enumerate(tokens):
-            by_length.setdefault(_padded_length(len(text)), []).append(row)
+            by_length.setdefault(self._padded_length(len(text)), []).append(row)
         for length, rows in by_length.items():
             size = max(1, self._batch_tokens // length)
             for start in range(0, len(rows), size):
@@ -141,12 +152,19 @@ class Embedder:
                 vectors[batch] = self._embed_batch([tokens[row] for row in batch])
         return vectors
 
+    def _padded_length(self, num_tokens: int) -> int:
+        """The next multiple of `_PADDING_STEP`, which is also the least: matrices of fewer rows are
+        multiplied in another way. No longer than the model reads.
+        """
+        steps = max(1, -(-num_tokens // _PADDING_STEP))
+        return min(steps * _PADDING_STEP, self._tokenizer.max_seq_length)
+
     def _rows_are_independent(self) -> bool:
         """Whether texts have the same vectors alone and in batches of several sizes."""
         rng = np.random.default_rng(0)
-        for length in _PROBED_TOKENS:
+        for length in map(self._padded_length, _PROBED_TOKENS):
             size_max = BATCH_TOKENS // length
-            shortest = length - _PADDING_STEP + 1
+            shortest = (length - 1) // _PADDING_STEP * _PADDING_STEP + 1
             texts = [
                 rng.integers(self._model.config.vocab_size, size=tokens).tolist()
                 for tokens in rng.integers(shortest, length, size=size_max, endpoint=True)
@@ -162,7 +180,7 @@ class Embedder:
 
     def _embed_batch(self, tokens: Sequence[Sequence[int]]) -> Float32Array:
         """float32 [n, dimension] for texts of one padded length."""
-        shape = (len(tokens), _padded_length(len(tokens[0])))
+        shape = (len(tokens), self._padded_length(len(tokens[0])))
         ids = torch.full(shape, self._padding_token, dtype=torch.long)
         mask = torch.zeros(shape, dtype=torch.long)
         for row, text in enumerate(tokens):
@@ -181,13 +199,6 @@ class Embedder:
             return states[:, 0]
         weights = mask.unsqueeze(-1).float()
         return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1.0)
-
-
-def _padded_length(num_tokens: int) -> int:
-    """The next multiple of `_PADDING_STEP`, which is also the least: matrices of fewer rows are
-    multiplied in another way.
-    """
-    return max(1, -(-num_tokens // _PADDING_STEP)) * _PADDING_STEP
 
 
 def _pooling_of(folder: Path) -> Pooling:

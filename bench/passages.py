@@ -29,7 +29,7 @@ from cluster.embedder_tokenizer import EmbedderTokenizer
 from cluster.search import Float32Array
 
 TOP_K = 10
-TOKENS_MAX = (64, 128, 254)
+TOKENS_MAX = (128, 254)
 UNREAD = "1,000 characters, the rest unread"
 PAGES = (0, 1, 3, 6)
 """Of the other corpus, before a question."""
@@ -52,7 +52,7 @@ class AskedSet:
 
 class Bench:
     def __init__(self) -> None:
-        self.embedder = Embedder(starter_embedder_folder(), num_threads=2)
+        self.embedder = Embedder(starter_embedder_folder(), num_threads=1)
         self.tokenizer = EmbedderTokenizer.of_folder(starter_embedder_folder())
 
     def ways(self) -> dict[str, Callable[[str], list[str]]]:
@@ -67,7 +67,7 @@ class Bench:
 
     def first_windows(self, texts: Sequence[str]) -> Float32Array:
         """float32 [n, d]: each text's first window."""
-        return self.embedder._embed_tokens([w[0] for w in self.tokenizer.windows(texts)])
+        return self.embedder.embed_tokens([w[0] for w in self.tokenizer.windows(texts)])
 
     def cut(self, name: str, judged: AskedSet) -> list[Sequence[object]]:
         queries = self.embedder.embed([asked.query for asked in judged.asked])
@@ -77,20 +77,22 @@ class Bench:
             texts = [text for _, text in passages]
             counts = np.array(self.tokenizer.count(texts))
             lost = np.maximum(counts - self.tokenizer.tokens_max, 0).sum() / counts.sum()
-            vectors = self.first_windows(texts) if way == UNREAD else self.embedder.embed(texts)
+            vectors = (
+                self.first_windows(texts) if way == UNREAD else self.embedder.embed_passages(texts)
+            )
             order = np.argsort(-(queries @ vectors.T), axis=1)
             found = [
-                _rank([passages[row] for row in ranked], asked)
+                rank([passages[row] for row in ranked], asked)
                 for ranked, asked in zip(order, judged.asked, strict=True)
             ]
             share = f"{100 * float(lost):.1f} %"
-            rows.append([name, way, f"{len(passages):,}", share, *_measures(found)])
+            rows.append([name, way, f"{len(passages):,}", share, *measures(found)])
         return rows
 
     def windows(self, judged: AskedSet) -> list[Sequence[object]]:
         chunks = Chunker(self.tokenizer, self.tokenizer.tokens_max, 25).chunks
         passages = [(id, p) for id, text in judged.texts.items() for p in chunks(text)]
-        vectors = self.embedder.embed([text for _, text in passages])
+        vectors = self.embedder.embed_passages([text for _, text in passages])
         pages = _pages()
         rows: list[Sequence[object]] = []
         for num_pages in PAGES:
@@ -100,16 +102,16 @@ class Bench:
             ]
             for way, scores in self._scores(texts, vectors).items():
                 found = [
-                    _rank([passages[row] for row in ranked], asked)
+                    rank([passages[row] for row in ranked], asked)
                     for ranked, asked in zip(np.argsort(-scores, axis=1), judged.asked, strict=True)
                 ]
-                rows.append([num_pages, way, *_measures(found)])
+                rows.append([num_pages, way, *measures(found)])
         return rows
 
     def _scores(self, texts: Sequence[str], vectors: Float32Array) -> dict[str, Float32Array]:
         """float32 [queries, passages], by how a long query is read."""
         windows = self.tokenizer.windows(texts)
-        flat = self.embedder._embed_tokens([window for text in windows for window in text])
+        flat = self.embedder.embed_tokens([window for text in windows for window in text])
         ends = np.cumsum([len(text) for text in windows])
         of_text = np.split(flat, ends[:-1])
         mean = np.stack([w.mean(axis=0) for w in of_text])
@@ -117,8 +119,17 @@ class Bench:
             "first window": np.stack([w[0] for w in of_text]) @ vectors.T,
             "last window": np.stack([w[-1] for w in of_text]) @ vectors.T,
             "mean of windows": mean @ vectors.T,
+            "mean, the last for half": self.embedder.embed(texts) @ vectors.T,
             "best of windows": np.stack([(w @ vectors.T).max(axis=0) for w in of_text]),
         }
+
+
+def sampled(judged: AskedSet, questions_max: int | None) -> AskedSet:
+    """At most so many questions, from everywhere in the set."""
+    if questions_max is None:
+        return judged
+    step = -(-len(judged.asked) // questions_max)
+    return AskedSet(texts=judged.texts, asked=judged.asked[::step])
 
 
 def xquad_articles(path: Path) -> AskedSet:
@@ -155,7 +166,7 @@ def of_judged(judged: JudgedSet) -> AskedSet:
     )
 
 
-def _rank(passages: Sequence[tuple[str, str]], asked: Asked) -> list[int]:
+def rank(passages: Sequence[tuple[str, str]], asked: Asked) -> list[int]:
     """The ranks, from 0, of what is asked for: each document's by its best passage, or that of the
     first passage with an answer.
     """
@@ -168,7 +179,7 @@ def _rank(passages: Sequence[tuple[str, str]], asked: Asked) -> list[int]:
     return [order.index(document) for document in asked.documents]
 
 
-def _measures(found: Sequence[Sequence[int]]) -> tuple[str, str, str]:
+def measures(found: Sequence[Sequence[int]]) -> tuple[str, str, str]:
     """Recall at 1 and at TOP_K, and the mean reciprocal of the first rank."""
     first = [1 / (1 + min(ranks)) if min(ranks) < TOP_K else 0.0 for ranks in found]
     recall = [[np.mean([r < k for r in ranks]) for ranks in found] for k in (1, TOP_K)]
@@ -185,21 +196,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=("cut", "windows"))
     parser.add_argument("--xquad", type=Path, nargs="*", default=())
-    parser.add_argument("--questions", type=int, help="of each XQuAD file; default: all")
+    parser.add_argument("--questions", type=int, help="at most, of each XQuAD file")
     pair = ("QUESTIONS", "CORPUS")
     parser.add_argument("--musique", type=Path, nargs=2, metavar=pair)
     parser.add_argument("--hotpotqa", type=Path, nargs=2, metavar=pair)
     given = parser.parse_args()
     bench = Bench()
+    names = ("R@1", f"R@{TOP_K}", f"RR@{TOP_K}")
     if given.what == "windows":
         rows: list[Sequence[object]] = []
         for path in given.xquad:
-            judged = paragraphs(path)
-            step = 1 if given.questions is None else max(1, len(judged.asked) // given.questions)
-            rows += bench.windows(AskedSet(texts=judged.texts, asked=judged.asked[::step]))
-        print(table(("pages before it", "read by", "R@1", f"R@{TOP_K}", f"RR@{TOP_K}"), rows))
+            rows += bench.windows(sampled(paragraphs(path), given.questions))
+        print(table(("pages before it", "read by", *names), rows))
         return
-    sets = {path.stem: xquad_articles(path) for path in given.xquad}
+    sets = {p.stem: sampled(xquad_articles(p), given.questions) for p in given.xquad}
     if given.musique is not None:
         sets["MuSiQue"] = of_judged(musique(*given.musique))
     if given.hotpotqa is not None:

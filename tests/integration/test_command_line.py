@@ -346,7 +346,7 @@ def test_a_demo_reuses_the_store_and_stays_up_until_it_is_interrupted(
     demo.read_until("The region is up at")
     print(demo.output)
     steps = [line for line in demo.lines if line.startswith("✓ ")]
-    for step in ("Read and chunk", "Embedding model", "Embed and build"):
+    for step in ("Read the World Factbook", "Embedding model", "Embed and build"):
         (line,) = [line for line in steps if line.startswith(f"✓ {step}")]
         assert line.endswith("already in the store\n")
     for row in ("release", "shards", "replicas", "coverage", "answers", "all"):
