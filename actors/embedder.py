@@ -144,7 +144,7 @@ class Embedder:
         vectors = np.empty((len(tokens), self.dimension), dtype=np.float32)
         by_length: dict[int, list[int]] = {}
         for row, text in enumerate(tokens):
-            by_length.setdefault(_padded_length(len(text)), []).append(row)
+            by_length.setdefault(self._padded_length(len(text)), []).append(row)
         for length, rows in by_length.items():
             size = max(1, self._batch_tokens // length)
             for start in range(0, len(rows), size):
@@ -152,12 +152,19 @@ class Embedder:
                 vectors[batch] = self._embed_batch([tokens[row] for row in batch])
         return vectors
 
+    def _padded_length(self, num_tokens: int) -> int:
+        """The next multiple of `_PADDING_STEP`, which is also the least: matrices of fewer rows are
+        multiplied in another way. No longer than the model reads.
+        """
+        steps = max(1, -(-num_tokens // _PADDING_STEP))
+        return min(steps * _PADDING_STEP, self._tokenizer.max_seq_length)
+
     def _rows_are_independent(self) -> bool:
         """Whether texts have the same vectors alone and in batches of several sizes."""
         rng = np.random.default_rng(0)
-        for length in _PROBED_TOKENS:
+        for length in map(self._padded_length, _PROBED_TOKENS):
             size_max = BATCH_TOKENS // length
-            shortest = length - _PADDING_STEP + 1
+            shortest = (length - 1) // _PADDING_STEP * _PADDING_STEP + 1
             texts = [
                 rng.integers(self._model.config.vocab_size, size=tokens).tolist()
                 for tokens in rng.integers(shortest, length, size=size_max, endpoint=True)
@@ -173,7 +180,7 @@ class Embedder:
 
     def _embed_batch(self, tokens: Sequence[Sequence[int]]) -> Float32Array:
         """float32 [n, dimension] for texts of one padded length."""
-        shape = (len(tokens), _padded_length(len(tokens[0])))
+        shape = (len(tokens), self._padded_length(len(tokens[0])))
         ids = torch.full(shape, self._padding_token, dtype=torch.long)
         mask = torch.zeros(shape, dtype=torch.long)
         for row, text in enumerate(tokens):
@@ -192,13 +199,6 @@ class Embedder:
             return states[:, 0]
         weights = mask.unsqueeze(-1).float()
         return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1.0)
-
-
-def _padded_length(num_tokens: int) -> int:
-    """The next multiple of `_PADDING_STEP`, which is also the least: matrices of fewer rows are
-    multiplied in another way.
-    """
-    return max(1, -(-num_tokens // _PADDING_STEP)) * _PADDING_STEP
 
 
 def _pooling_of(folder: Path) -> Pooling:

@@ -40,6 +40,7 @@ class EmbedderTokenizer:
             pieces: Any = pre_tokenizers.FixedLength(tokenizer.model.max_input_chars_per_word)
             before = [] if tokenizer.pre_tokenizer is None else [tokenizer.pre_tokenizer]
             tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*before, pieces])
+        self.max_seq_length = max_seq_length
         self.tokens_max = max_seq_length - tokenizer.num_special_tokens_to_add(is_pair=False)
         """Tokens of a text that the model reads at once, without the special ones."""
         if self.tokens_max < 1:

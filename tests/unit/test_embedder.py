@@ -4,9 +4,11 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -166,6 +168,23 @@ def test_pooling_is_as_the_model_says(embedder: Embedder, folder: Path, tmp_path
     target = copied_with_pooling(folder, tmp_path / "max", pooling_mode_max_tokens=True)
     with pytest.raises(InvalidArgument, match="pooling_mode_max_tokens"):
         Embedder(target, num_threads=1)
+
+
+def test_nothing_is_padded_beyond_what_a_model_reads(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "short")
+    path = tmp_path / "short" / "tokenizer_config.json"
+    tokenizer = json.loads(path.read_text()) | {"model_max_length": 77}
+    path.unlink()
+    path.write_text(json.dumps(tokenizer))
+    embedder = Embedder(tmp_path / "short", num_threads=1)
+    lengths: set[int] = set()
+
+    def noted(module: Any, args: Any, given: dict[str, torch.Tensor]) -> None:
+        lengths.add(given["input_ids"].shape[1])
+
+    embedder._model.register_forward_pre_hook(noted, with_kwargs=True)
+    embedder.embed(["word", "word " * 60, "word " * 400])
+    assert lengths == {8, 64, 72, 77}
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
