@@ -164,6 +164,13 @@ class Coordinator:
         """As far as their heartbeats tell."""
         return self._prepared_in.get(number, frozenset())
 
+    def failures(self, number: int) -> dict[str, str]:
+        """What each region's last attempt to prepare the release failed with, as far as their
+        heartbeats tell.
+        """
+        heartbeats = self._pulse.regions.items()
+        return {region: s.failed[number] for region, s in heartbeats if number in s.failed}
+
     def propose(
         self,
         contents: ReleaseContents,

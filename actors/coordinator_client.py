@@ -20,6 +20,7 @@ _POLL_S = 0.2
 _CALL_TIMEOUT_S = 90.0
 _LOOK_TIMEOUT_S = 10.0
 T = TypeVar("T")
+Note = Callable[[str], None]
 
 
 class CoordinatorClient:
@@ -82,21 +83,25 @@ class CoordinatorClient:
         """Returns when the region's coordinator leads, or another region does."""
         self._wait(lambda: self._call("leader") is not None, timeout_s, f"{region} to lead")
 
-    def wait_until_committed(self, number: int, timeout_s: float) -> None:
-        """Returns when the release is committed. Raises Conflict when it was aborted."""
+    def wait_until_committed(self, number: int, timeout_s: float, note: Note | None = None) -> None:
+        """Returns when the release is committed. Raises Conflict when it was aborted. `note` is
+        told what preparing it fails with, meanwhile.
+        """
 
         def committed() -> bool:
+            self._tell_failures(number, note)
             proposal = self._proposal(number)
             return proposal is not None and proposal.status is ReleaseStatus.COMMITTED
 
         self._wait(committed, timeout_s, f"release {number} to be committed")
 
-    def wait_until_prepared(self, number: int, timeout_s: float) -> None:
+    def wait_until_prepared(self, number: int, timeout_s: float, note: Note | None = None) -> None:
         """Returns when nobody has to be waited for any more before the open release is committed.
-        Raises Conflict when it was aborted.
+        Otherwise like `wait_until_committed`.
         """
 
         def prepared() -> bool:
+            self._tell_failures(number, note)
             proposal = self._proposal(number)
             if proposal is None:
                 return False
@@ -115,6 +120,12 @@ class CoordinatorClient:
             return summary if summary.release == number and summary.healthy else None
 
         return self._wait(serving, timeout_s, f"release {number} to be served")
+
+    def _tell_failures(self, number: int, note: Note | None) -> None:
+        if note is not None:
+            failures = cast("dict[str, str]", self._call("failures", number))
+            told = "; ".join(f"{region}: {why}" for region, why in sorted(failures.items()))
+            note(f"release {number}" + (f", tried again ({told})" if told else ""))
 
     def _proposal(self, number: int) -> Proposal | None:
         """None while the coordinator has not read so far, as one that has just started anew.

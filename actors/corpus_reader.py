@@ -1,5 +1,5 @@
 """Reads the documents of files into stored parts of a corpus, with Ray Data: a task for each group
-of files reads them, checks the documents, cuts them into passages and stores parts.
+of files reads them, checks the documents and stores parts.
 
 Parts are content-addressed and nothing names them until a corpus manifest does, so a reading that
 fails half-way leaves nothing that anybody can see.
@@ -22,6 +22,7 @@ from actors.source_files import SourceFile
 from actors.source_formats import format_of, read_rows
 from actors.source_rows import Row
 from cluster.artifacts import Artifacts
+from cluster.corpus_content import store_part
 from cluster.documents import (
     Document,
     RowPlace,
@@ -33,7 +34,7 @@ from cluster.documents import (
 from cluster.errors import InvalidArgument, RaygionError, Unavailable
 from cluster.ingest_report import LeftOut, Tally
 from cluster.manifests import ArtifactFile
-from cluster.passages import Passage, passage_table, passages_of, write_part
+from cluster.passages import Passage, passage_table, whole_passage
 from cluster.search import MetadataValue
 
 # A group's reading is one task: small files share one, so that a folder of notes is not a
@@ -46,8 +47,6 @@ PART_BYTES = 32 * 2**20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadOptions:
-    chars_max: int
-    """The length of a passage."""
     skip_errors: bool = False
     """Whether a document that is wrong in itself is left out, and told, instead of being raised;
     likewise the rest of a file that cannot be read on.
@@ -60,9 +59,7 @@ class StoredPart:
 
     file: ArtifactFile
     places: Mapping[str, str]
-    """Where each document was read, by document id."""
-    num_passages: Mapping[str, int]
-    """Passages of each document, by document id."""
+    """Where each document was read, by document id, in the order of the part's rows."""
     schema: Mapping[str, SchemaField]
     dimension: int | None
     first: str
@@ -170,7 +167,7 @@ def read_group(
     reading = _FileReading(options.skip_errors)
     for file in files:
         for document, place in reading.documents(file):
-            draft.add(document, place, passages_of(document, chars_max=options.chars_max))
+            draft.add(document, place)
             if draft.size_bytes >= PART_BYTES:
                 parts.append(draft.store(artifacts))
                 draft = _PartDraft()
@@ -252,13 +249,12 @@ class _PartDraft:
 
     passages: list[Passage] = field(default_factory=list)
     places: dict[str, str] = field(default_factory=dict)
-    num_passages: dict[str, int] = field(default_factory=dict)
     schema: dict[str, SchemaField] = field(default_factory=dict)
     size_bytes: int = 0
     dimension: int | None = None
     first: str = ""
 
-    def add(self, document: Document, place: RowPlace, passages: Sequence[Passage]) -> None:
+    def add(self, document: Document, place: RowPlace) -> None:
         check_not_twice(document.id, self.places, str(place))
         dimension = None if document.vector is None else len(document.vector)
         if not self.passages:
@@ -266,24 +262,17 @@ class _PartDraft:
         check_same_kind(self.dimension, self.first, dimension, str(place))
         add_to_schema(self.schema, document, place)
         self.places[document.id] = str(place)
-        self.num_passages[document.id] = len(passages)
-        self.passages += passages
-        # Metadata is repeated with each passage; 16 stands for the columns' own cost.
+        self.passages.append(whole_passage(document))
         metadata_bytes = sum(len(str(value)) for value in document.metadata.values())
-        self.size_bytes += sum(
-            len(passage.text.encode()) + 2 * len(passage.id) + metadata_bytes + 16
-            for passage in passages
-        )
+        # 16 stands for the columns' own cost.
+        self.size_bytes += len(document.text.encode()) + 2 * len(document.id) + metadata_bytes + 16
         self.size_bytes += 4 * (dimension or 0)
 
     def store(self, artifacts: Artifacts) -> StoredPart:
         table = passage_table(self.passages, column_types(self.schema), self.dimension)
-        sha256, size_bytes = artifacts.put_bytes(write_part(table))
         return StoredPart(
-            # The content's own name, so that equal sources give equal manifests.
-            file=ArtifactFile(path=f"{sha256}.parquet", sha256=sha256, size_bytes=size_bytes),
+            file=store_part(artifacts, table),
             places=self.places,
-            num_passages=self.num_passages,
             schema=self.schema,
             dimension=self.dimension,
             first=self.first,
@@ -321,7 +310,9 @@ def _rows(file: SourceFile) -> Iterator[Row]:
     assert format is not None
     try:
         with file.open() as opened:
-            yield from read_rows(opened, format, file.path, file.name)
+            # An empty file has no documents, whatever its format.
+            if opened.peek(1):
+                yield from read_rows(opened, format, file.path, file.name)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise InvalidArgument(f"{file.name}: is not a whole gzip file: {error}") from error
     except (FileNotFoundError, PermissionError) as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,14 +13,13 @@ import numpy as np
 import torch
 import transformers
 
+from cluster.embedder_tokenizer import EmbedderTokenizer
 from cluster.errors import InvalidArgument
 from cluster.manifests import Precision
 from cluster.search import Float32Array
 
 log = logging.getLogger(__name__)
 
-TOKENS_MAX = 256
-"""Longer texts are cut: all-MiniLM-L6-v2 was trained on no more."""
 BATCH_TOKENS = 512
 """Of one batch, padding included. Measured on one core of an AMD EPYC in float32: a text of 25
 tokens takes 14 ms alone and 7.5 ms in such a batch, one of 122 tokens 42 ms and 36 ms; larger
@@ -90,19 +89,16 @@ class Embedder:
         torch.set_num_threads(num_threads)
         transformers.utils.logging.disable_progress_bar()
         try:
-            self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
-                folder, local_files_only=True
-            )
             self._model: Any = transformers.AutoModel.from_pretrained(
                 folder, local_files_only=True, dtype=torch.float32, use_safetensors=True
             ).eval()
         except (OSError, ValueError) as error:
             raise InvalidArgument(
-                f"{folder} is no sentence encoder with a tokenizer and safetensors: {error}",
+                f"{folder} is no sentence encoder with safetensors: {error}",
                 "embedder",
             ) from error
-        self._tokens_max = min(TOKENS_MAX, int(self._tokenizer.model_max_length))
-        self._padding_token = int(self._tokenizer.pad_token_id or 0)
+        self._tokenizer = EmbedderTokenizer.of_folder(folder)
+        self._padding_token = int(getattr(self._model.config, "pad_token_id", None) or 0)
         self._batch_tokens = BATCH_TOKENS if self._rows_are_independent() else 0
 
     @property
@@ -110,25 +106,45 @@ class Embedder:
         return int(self._model.config.hidden_size)
 
     def tokens_at_most(self, text: str) -> int:
-        # A token stands for one byte or more, and two are added: to count them is a tenth of a
-        # millisecond for a question, and two for a long text.
-        return min(self._tokens_max, len(text[: self._tokens_max].encode()) + 2)
+        # A token stands for one byte or more, two are added, and of a long text less than a quarter
+        # is read twice: to count them is a tenth of a millisecond for a question, and two for a
+        # long text.
+        return len(text.encode()) * 5 // 4 + 2
 
     def embed(self, texts: Sequence[str]) -> Float32Array:
-        """float32 [n, dimension], row i for text i, of length 1.
+        """float32 [n, dimension], row i for question i, of length 1.
 
-        Texts are cut after `TOKENS_MAX` tokens. An empty text has a vector too, which means
-        nothing.
+        A text of more tokens than the model reads is embedded in windows, which together are all of
+        it. Its vector is the direction of the mean of theirs, in which the last one weighs as much
+        as all before it: what a long text asks stands last more often than not. An empty text has a
+        vector too, which means nothing.
         """
-        vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
-        if not texts:
-            return vectors
-        tokens: list[list[int]] = self._tokenizer(
-            list(texts), truncation=True, max_length=self._tokens_max
-        )["input_ids"]
+        return self._pooled_windows(texts, lambda of: of[-1] + of[:-1].mean(axis=0))
+
+    def embed_passages(self, texts: Sequence[str]) -> Float32Array:
+        """As `embed`, which differs in a text of several windows alone: here all weigh the same."""
+        return self._pooled_windows(texts, lambda of: of.mean(axis=0))
+
+    def _pooled_windows(
+        self, texts: Sequence[str], pool: Callable[[Float32Array], Float32Array]
+    ) -> Float32Array:
+        """float32 [n, dimension]; `pool` makes float32 [dimension] of [windows, dimension]."""
+        windows = self._tokenizer.windows(texts)
+        of_windows = self.embed_tokens([window for text in windows for window in text])
+        ends = np.cumsum([len(text) for text in windows], dtype=np.int64)
+        vectors = of_windows[ends - 1]
+        for row, text in enumerate(windows):
+            if len(text) > 1:
+                pooled = pool(of_windows[ends[row] - len(text) : ends[row]])
+                vectors[row] = pooled / np.linalg.norm(pooled)
+        return vectors
+
+    def embed_tokens(self, tokens: Sequence[Sequence[int]]) -> Float32Array:
+        """float32 [n, dimension] for texts of no more tokens than the model reads."""
+        vectors = np.empty((len(tokens), self.dimension), dtype=np.float32)
         by_length: dict[int, list[int]] = {}
         for row, text in enumerate(tokens):
-            by_length.setdefault(_padded_length(len(text)), []).append(row)
+            by_length.setdefault(self._padded_length(len(text)), []).append(row)
         for length, rows in by_length.items():
             size = max(1, self._batch_tokens // length)
             for start in range(0, len(rows), size):
@@ -136,12 +152,19 @@ class Embedder:
                 vectors[batch] = self._embed_batch([tokens[row] for row in batch])
         return vectors
 
+    def _padded_length(self, num_tokens: int) -> int:
+        """The next multiple of `_PADDING_STEP`, which is also the least: matrices of fewer rows are
+        multiplied in another way. No longer than the model reads.
+        """
+        steps = max(1, -(-num_tokens // _PADDING_STEP))
+        return min(steps * _PADDING_STEP, self._tokenizer.max_seq_length)
+
     def _rows_are_independent(self) -> bool:
         """Whether texts have the same vectors alone and in batches of several sizes."""
         rng = np.random.default_rng(0)
-        for length in _PROBED_TOKENS:
+        for length in map(self._padded_length, _PROBED_TOKENS):
             size_max = BATCH_TOKENS // length
-            shortest = length - _PADDING_STEP + 1
+            shortest = (length - 1) // _PADDING_STEP * _PADDING_STEP + 1
             texts = [
                 rng.integers(self._model.config.vocab_size, size=tokens).tolist()
                 for tokens in rng.integers(shortest, length, size=size_max, endpoint=True)
@@ -157,7 +180,7 @@ class Embedder:
 
     def _embed_batch(self, tokens: Sequence[Sequence[int]]) -> Float32Array:
         """float32 [n, dimension] for texts of one padded length."""
-        shape = (len(tokens), _padded_length(len(tokens[0])))
+        shape = (len(tokens), self._padded_length(len(tokens[0])))
         ids = torch.full(shape, self._padding_token, dtype=torch.long)
         mask = torch.zeros(shape, dtype=torch.long)
         for row, text in enumerate(tokens):
@@ -176,13 +199,6 @@ class Embedder:
             return states[:, 0]
         weights = mask.unsqueeze(-1).float()
         return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1.0)
-
-
-def _padded_length(num_tokens: int) -> int:
-    """The next multiple of `_PADDING_STEP`, which is also the least: matrices of fewer rows are
-    multiplied in another way.
-    """
-    return max(1, -(-num_tokens // _PADDING_STEP)) * _PADDING_STEP
 
 
 def _pooling_of(folder: Path) -> Pooling:

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 WAITING_TEXTS_MAX = 4096
 PIECE_TOKENS = 512
-"""Computed without a look at whether anybody still waits, or somebody else has come: some 0.15 s of
-work, and enough for the model to be at its best."""
+"""Of a piece, which is computed without a look at who else has come: some 0.15 s of work, and
+enough for the model to be at its best. A text that may have more is a piece of its own."""
 WORKER_THREADS = 1
 """A short query gains little from more, and threads that wait for each other become many times
 slower when others want the same cores. For throughput, run more workers."""
@@ -156,7 +156,7 @@ class EmbedBatches:
     def __call__(self, batch: Any) -> pa.Table:
         table: pa.Table = batch
         texts = [str(text) for text in table.column("text").to_pylist()]
-        vectors = self._embedder.embed(texts)
+        vectors = self._embedder.embed_passages(texts)
         self._counter.add.remote(len(texts))
         return table.append_column("vector", vector_column(vectors))
 

@@ -1,8 +1,8 @@
 """From a corpus to an index version: embedded on Ray Data, one build task a shard.
 
-parts -> passages -> vectors -> (a sample -> kind and parameters, if asked to find them
-                                          -> centroids and code book, if the kind has some)
-                             -> shards, by document or by partition
+parts -> documents -> passages -> vectors -> (a sample -> kind and parameters, if asked to find them
+                                                       -> centroids and code book, if it has some)
+                                          -> shards, by document or by partition
 """
 
 from __future__ import annotations
@@ -20,18 +20,17 @@ import ray
 import ray.data
 
 from actors.corpus_rows import (
-    PartReader,
     Sharder,
     current,
     in_shards,
     latest_of_each_document,
     no_rows,
-    part_rows,
 )
 from actors.embedding_worker import EmbedBatches
 from actors.faiss_api import num_subquantizers
 from actors.index_deletes import index_without_deleted
 from actors.index_training import prepare_build
+from actors.passage_cutting import CutCorpus, cut_corpus
 from actors.progress import watched
 from actors.shard_build import build_shard
 from actors.wiring import live_nodes
@@ -75,7 +74,8 @@ def build_index(
     get tombstones. Needs a driver that has joined a Ray cluster. `progress` is told how many
     passages are embedded, and of how many. Raises NotFound for a corpus without documents,
     InvalidArgument when the corpus needs an embedder and there is none, or has no strings or
-    integers to be partitioned by; Unavailable while what was built before is being collected.
+    integers to be partitioned by, or when passages are longer than the embedder reads;
+    Unavailable while what was built before is being collected.
     """
     catalog = Catalog(store)
     position = catalog.latest_corpus(corpus)
@@ -105,8 +105,9 @@ def build_index(
     if isinstance(settings.index, IndexParameters):
         # What cannot be built is refused before anything is embedded for it.
         num_subquantizers(dimension, settings.index.pq_m)
+    cut = cut_corpus(store, position, embedder, settings.chunks)
     parameters, tuning, shards, num_documents = _build_shards(
-        store, position, settings, embedder, dimension, cache_folder, progress
+        store, position, cut, settings, embedder, dimension, cache_folder, progress
     )
     num_passages = sum(shard.num_rows for shard in shards)
     manifest = IndexManifest(
@@ -119,6 +120,7 @@ def build_index(
         metadata_schema=position.metadata_schema,
         num_documents=num_documents,
         num_passages=num_passages,
+        num_averaged=cut.num_averaged or None,
         shards=tuple(shards),
         recall_at_10=sum(s.recall_at_10 * s.num_rows for s in shards) / max(1, num_passages),
         recall_at_10_least=min(shard.recall.least for shard in shards),
@@ -145,6 +147,7 @@ def _check_partition_by(corpus: CorpusManifest, settings: CorpusSettings) -> Non
 def _build_shards(
     store: ObjectStore,
     corpus: CorpusManifest,
+    cut: CutCorpus,
     settings: CorpusSettings,
     embedder: ModelManifest | None,
     dimension: int,
@@ -154,9 +157,10 @@ def _build_shards(
     """The parameters of the index, how they were found, its shards, and how many documents are in
     them.
     """
-    total = corpus.num_passages
+    total, passages = cut.num_passages, cut.passages
     with watched(lambda done: progress(min(done, total), total)) as counter:
-        passages = _passages(store, corpus, embedder, cache_folder, counter)
+        if embedder is not None:
+            passages = _embedded(passages, total, embedder, store, cache_folder, counter)
         prepared = prepare_build(passages, settings, total, dimension)
         builder = _ShardBuilder(
             store,
@@ -182,20 +186,15 @@ def _build_shards(
     return parameters, prepared.tuning, [shard.artifact for shard in shards], num_documents
 
 
-def _passages(
+def _embedded(
+    passages: ray.data.Dataset,
+    num_passages: int,
+    embedder: ModelManifest,
     store: ObjectStore,
-    corpus: CorpusManifest,
-    embedder: ModelManifest | None,
     cache_folder: Path,
     counter: Any,
 ) -> ray.data.Dataset:
-    """All passages with their vectors, and in `part` the ordinal of the part they come from."""
-    parts = part_rows(corpus)
-    passages = ray.data.from_items(parts, override_num_blocks=len(parts)).map_batches(
-        PartReader(store, corpus).read, batch_size=1, batch_format="pyarrow"
-    )
-    if embedder is None:
-        return passages
+    """The passages with their vectors."""
     # An actor takes one block at a time: blocks of a few batches keep all of them busy.
     blocks = passages.repartition(target_num_rows_per_block=_EMBED_BLOCK)
     return blocks.map_batches(
@@ -204,7 +203,7 @@ def _passages(
         batch_size=_EMBED_BATCH,
         batch_format="pyarrow",
         num_cpus=1,
-        compute=ray.data.ActorPoolStrategy(size=_embedding_actors(corpus.num_passages)),
+        compute=ray.data.ActorPoolStrategy(size=_embedding_actors(num_passages)),
     )
 
 

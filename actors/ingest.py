@@ -16,12 +16,11 @@ from actors.corpus_reader import (
 from actors.source_files import SourceListing, find_source_files
 from cluster.artifacts import Artifacts
 from cluster.catalog import Catalog
-from cluster.chunking import CHARS_MAX_DEFAULT
 from cluster.clock import SYSTEM_CLOCK, Clock
+from cluster.compaction import compacted
 from cluster.corpus_content import (
     CorpusContent,
     PartDocuments,
-    check_passage_ids,
     document_changes,
     joined_types,
     with_parts,
@@ -29,7 +28,7 @@ from cluster.corpus_content import (
 from cluster.documents import Schema, check_corpus_name, column_types, merge_schemas
 from cluster.errors import Conflict, InvalidArgument
 from cluster.ingest_report import DocumentChanges, IngestReport, Tally
-from cluster.manifests import ArtifactFile, ColumnType, CorpusManifest
+from cluster.manifests import SOURCES_MAX, ArtifactFile, ColumnType, CorpusManifest
 
 APPENDS_MAX = 8
 
@@ -79,7 +78,6 @@ def ingest(
     artifacts: Artifacts,
     corpus: str,
     sources: Sequence[str],
-    chars_max: int = CHARS_MAX_DEFAULT,
     replace: bool = False,
     skip_errors: bool = False,
     progress: Progress = _unseen,
@@ -99,14 +97,18 @@ def ingest(
     """
     check_corpus_name(corpus)
     listing = find_source_files(sources)
-    options = ReadOptions(chars_max=chars_max, skip_errors=skip_errors)
-    reading = _read(listing, artifacts, options, progress)
+    reading = _read(listing, artifacts, ReadOptions(skip_errors=skip_errors), progress)
     documents = _documents_of(artifacts, reading.parts)
     for _ in range(APPENDS_MAX):
         latest = catalog.latest_corpus(corpus)
         starts_anew = replace or latest is None or latest.is_dropped
         base = None if starts_anew else latest
+        changes = document_changes(latest, reading.part_files, documents, starts_anew=starts_anew)
+        if latest is not None and not changes:
+            return Ingested(manifest=latest, report=reading.report(changes))
         content = with_parts(base, reading.part_files, documents)
+        types = _joined_types(base, content, reading, documents)
+        content = compacted(content, types, reading.dimension, documents)
         manifest = CorpusManifest(
             corpus=corpus,
             position=latest.position + 1 if latest else 1,
@@ -114,14 +116,11 @@ def ingest(
             tombstones=content.tombstones,
             num_documents=content.num_documents,
             num_passages=content.num_passages,
-            metadata_schema=_joined_types(base, content, reading, documents),
+            metadata_schema=types,
             vector_dimension=reading.dimension,
-            sources=tuple(dict.fromkeys((*(base.sources if base else ()), *sources))),
+            sources=_latest_sources(base, sources),
             created_at_ms=clock.wall_ms(),
         )
-        changes = document_changes(latest, reading.part_files, documents, starts_anew=base is None)
-        if latest is not None and latest.content() == manifest.content():
-            return Ingested(manifest=latest, report=reading.report(changes))
         try:
             catalog.append_corpus(manifest)
         except Conflict:
@@ -151,16 +150,13 @@ def _read(
         told = "; ".join(f"{found.examples[0]} {found.reason}" for found in why)
         raise InvalidArgument(f"the sources hold no documents: {told}", "source")
     places: dict[str, str] = {}
-    counts: dict[str, int] = {}
     schema = parts[0].schema
     for part in parts:
         for document, place in part.places.items():
             check_not_twice(document, places, place)
             places[document] = place
-        counts.update(part.num_passages)
         check_same_kind(parts[0].dimension, parts[0].first, part.dimension, part.first)
         schema = merge_schemas(schema, part.schema)
-    check_passage_ids(counts)
     return _Reading(
         parts=parts,
         schema=schema,
@@ -172,11 +168,12 @@ def _read(
 
 
 def _documents_of(artifacts: Artifacts, read: Sequence[StoredPart]) -> PartDocuments:
-    known = {
-        part.file: [document for document, n in part.num_passages.items() for _ in range(n)]
-        for part in read
-    }
-    return PartDocuments(artifacts, known)
+    return PartDocuments(artifacts, {part.file: list(part.places) for part in read})
+
+
+def _latest_sources(base: CorpusManifest | None, sources: Sequence[str]) -> tuple[str, ...]:
+    before = [source for source in (base.sources if base else ()) if source not in sources]
+    return (*before, *dict.fromkeys(sources))[-SOURCES_MAX:]
 
 
 def _joined_types(

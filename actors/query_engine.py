@@ -196,14 +196,8 @@ class QueryEngine:
         if embedded is not None and embedded.model == release.embedder:
             vectors = check_vectors(embedded.vectors, corpus.dimension, field="embedded.vectors")
         elif vectors is None:
-            texts = request.queries or ()
-            embedder = self._routes.embedder(release)
-            vectors = await embedder.ask(
-                lambda replica, timeout_s: replica.embed(texts, timeout_s),
-                deadline,
-                # A batch takes as long as it is.
-                learn_speed=len(texts) == 1,
-            )
+            embedders = self._routes.embedders(release)
+            vectors = await embedders.embed(request.queries or (), deadline)
         return np.ascontiguousarray(vectors, dtype=np.float32)
 
 

@@ -19,7 +19,6 @@ log = logging.getLogger(__name__)
 _ROUNDS_MAX = 2
 
 Ask = Callable[[str, SearchRequest, Deadline], Awaitable[SearchResult]]
-Embed = Callable[[SearchRequest], Awaitable[SearchRequest]]
 
 
 @dataclass(slots=True)
@@ -85,18 +84,14 @@ class QuorumRounds:
         self,
         *,
         region: str,
-        embedded: Embed,
         ask: Ask,
         holders: Callable[[SearchRequest], tuple[str, ...]],
         pause_s: float,
         sleep: Callable[[float], Awaitable[None]],
         differed: Callable[[Found], None],
     ) -> None:
-        """`embedded` gives a request the vectors of its texts, so that all regions search for the
-        same; `differed` is told of regions that answer one release differently.
-        """
+        """`differed` is told of regions that answer one release differently."""
         self._region = region
-        self._embedded = embedded
         self._ask = ask
         self._holders = holders
         self._pause_s = pause_s
@@ -122,7 +117,6 @@ class QuorumRounds:
     ) -> tuple[_Ballot, tuple[str, ...]]:
         """The regions that agree, this one first where it is among them."""
         regions = self._holders(request)
-        request = await self._embedded(request)
         for rounds_left in reversed(range(_ROUNDS_MAX)):
             limit_s = deadline.remaining_s() / (rounds_left + 1)
             ballot = await self._round(request, regions, Deadline.after(limit_s, deadline.clock))

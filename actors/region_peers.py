@@ -93,9 +93,8 @@ class RegionPeers:
                 content_type, body = await self._link(region).whole(call, deadline)
                 return parse_search(content_type, body)
         except InvalidArgument as error:
-            if request.embedded is None or error.field != "embedded":
+            if not _knows_no_vectors(error, request):
                 raise
-        # An older version of Raygion does not know the field, and embeds the texts itself.
         return await self.search(region, replace(request, embedded=None), deadline)
 
     async def answer_events(
@@ -103,14 +102,22 @@ class RegionPeers:
     ) -> AsyncGenerator[AnswerEvent, None]:
         deadline.check(f"a question was on its way to region {region!r}")
         call = answer_call(request, deadline.remaining_s())
-        with self._watched(region):
-            async with aclosing(self._link(region).events(call, deadline)) as events:
-                async for name, data in events:
-                    event = parse_answer_event(name, data)
-                    yield event
-                    if isinstance(event, AnswerResult):
-                        return
-            raise _broke_off(region)
+        try:
+            with self._watched(region):
+                async with aclosing(self._link(region).events(call, deadline)) as events:
+                    async for name, data in events:
+                        event = parse_answer_event(name, data)
+                        yield event
+                        if isinstance(event, AnswerResult):
+                            return
+                raise _broke_off(region)
+        except InvalidArgument as error:
+            if not _knows_no_vectors(error, request):
+                raise
+        again = self.answer_events(region, replace(request, embedded=None), deadline)
+        async with aclosing(again) as answer:
+            async for event in answer:
+                yield event
 
     def generators(self, corpus: str | None) -> tuple[str, ...]:
         # Nearest to here, whoever asks: it is this region that waits for every piece.
@@ -191,6 +198,13 @@ class RegionPeers:
 
 def _caller(request: SearchRequest | AnswerRequest) -> Caller:
     return replace(request.caller, user=request.user) if request.user else request.caller
+
+
+def _knows_no_vectors(error: InvalidArgument, request: SearchRequest | AnswerRequest) -> bool:
+    """Whether that region has an older version of Raygion, which does not know the field for the
+    vectors of texts, and embeds them itself.
+    """
+    return request.embedded is not None and error.field == "embedded"
 
 
 def _broke_off(region: str) -> Unavailable:

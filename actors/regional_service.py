@@ -92,7 +92,6 @@ class RegionalService:
         self._sleep = sleep
         self._quorum = QuorumRounds(
             region=region,
-            embedded=self.embedded,
             ask=self._vote,
             holders=peers.holders,
             # In which clocks come to agree on what is current.
@@ -104,7 +103,8 @@ class RegionalService:
     async def search(self, request: SearchRequest) -> SearchResult:
         deadline = Deadline.after(request.timeout_s, self._clock)
         if request.demand.level is Consistency.QUORUM and not request.forwarded_by:
-            return self._asked_here(await self._quorum.search(request, deadline), deadline, request)
+            agreed = await self._quorum.search(await self.embedded(request), deadline)
+            return self._asked_here(agreed, deadline, request)
         failure: RaygionError | None = None
         for region, is_last in self._order(request):
             try:
@@ -149,10 +149,11 @@ class RegionalService:
 
     async def embedded(self, request: SearchRequest) -> SearchRequest:
         """Takes half of the request's time at most."""
+        deadline = Deadline.after(request.timeout_s / 2, self._clock)
         try:
-            made = await self._engine.embedded(replace(request, timeout_s=request.timeout_s / 2))
-        except RaygionError as error:
-            log.debug("other regions embed their texts themselves: %s", error)
+            made = await self._engine.embedded(await self._settled(request, deadline))
+        except (RaygionError, _NotHere) as error:
+            log.debug("each region embeds the texts itself: %s", error)
             return request
         return replace(request, embedded=made.embedded)
 
@@ -302,10 +303,11 @@ class RegionalService:
             raise InvalidArgument(
                 "regions agree on passages: ask for an answer with retrieval", "consistency"
             )
-        search = replace(request.retrieval(), demand=request.demand)
+        search = await self.embedded(replace(request.retrieval(), demand=request.demand))
         release, regions = await self._quorum.agree(search, deadline)
         pinned = replace(
             request,
+            embedded=search.embedded,
             release=release,
             demand=Demand(session=request.demand.session),
             timeout_s=deadline.remaining_s(),

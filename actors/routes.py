@@ -9,6 +9,7 @@ from actors.local_shards import LocalShards
 from actors.replica_client import ActorEmbedder, ActorShardReplica
 from cluster.balancing import OutcomeWeights
 from cluster.clock import Clock
+from cluster.embedders import Embedders
 from cluster.fanout import ShardReplica, ShardRoute
 from cluster.region_view import CorpusView, RegionView, ReleaseView
 from cluster.replica_set import ReplicaSet
@@ -25,18 +26,18 @@ class Routes:
         self._rng = rng
         self._local = local
         self._shards: dict[tuple[bool, tuple[str, ...]], ShardRoute] = {}
-        self._embedders: dict[tuple[str, ...], ReplicaSet[ActorEmbedder]] = {}
+        self._embedders: dict[tuple[str, ...], Embedders] = {}
         self._weights: dict[tuple[str, ...], OutcomeWeights] = {}
 
     def shards(self, corpus: CorpusView) -> Sequence[ShardRoute]:
         """One route for each shard, in the order of the shards."""
         return [self._shard(corpus, number) for number in range(len(corpus.shards))]
 
-    def embedder(self, release: ReleaseView) -> ReplicaSet[ActorEmbedder]:
+    def embedders(self, release: ReleaseView) -> Embedders:
         names = release.embedders
         if names not in self._embedders:
             replicas = [ActorEmbedder(name) for name in names]
-            self._embedders[names] = ReplicaSet(replicas, self._new_weights())
+            self._embedders[names] = Embedders(replicas, self._new_weights())
         return self._embedders[names]
 
     def follow(self, view: RegionView) -> None:

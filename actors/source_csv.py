@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 from actors.cell_types import cell_value, cell_ways
-from actors.source_rows import COLUMNS, Row, row_of_columns
+from actors.source_rows import COLUMNS, Row, listed, row_of_columns
 from cluster import exact_json
 from cluster.documents import TEXT_BYTES_MAX, RowPlace
 from cluster.errors import InvalidArgument
@@ -32,7 +32,7 @@ def _ways_of_columns(file: BinaryIO, name: str) -> dict[str, frozenset[str]]:
     records = _records(file, name)
     header = next(records, [])
     if len(set(header)) < len(header):
-        raise InvalidArgument(f"{name}: names a column twice: {', '.join(header)}")
+        raise InvalidArgument(f"{name}: names a column twice: {listed(header)}")
     ways: dict[str, frozenset[str]] = {}
     for cells in records:
         for column, cell in zip(header, cells, strict=False):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import os.path
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
@@ -115,7 +115,7 @@ def find_source_files(sources: Sequence[str]) -> SourceListing:
 
     Folders are searched through. Raises InvalidArgument for a source that does not exist, a single
     file of an unknown kind, and a folder without any that can be read; Unavailable when its file
-    system does not answer, or a folder in it may not be looked into.
+    system does not answer.
     """
     left_out = Tally()
     files = [file for source in sources for file in _files_of(source, left_out)]
@@ -134,18 +134,16 @@ def _files_of(source: str, left_out: Tally) -> list[SourceFile]:
                 raise InvalidArgument(
                     f"{source} is of no kind that can be read ({_KNOWN})", "source"
                 )
-            return [_source_file(source, filesystem, info, source, name)]
-        # Other file systems list all files at once, and have no folders to be refused.
-        options = {"on_error": "raise"} if isinstance(filesystem, LocalFileSystem) else {}
-        found: dict[str, dict[str, Any]] = filesystem.find(root, detail=True, **options)
+            return [_source_file(source, filesystem, info, _printable(source), name)]
+        found = list(_entries(filesystem, root, left_out))
     except (OSError, RuntimeError) as error:
         raise Unavailable(f"{source} cannot be read: {error}") from error
     except (ValueError, ImportError) as error:
         raise InvalidArgument(f"{source} cannot be opened: {error}", "source") from error
     files: list[SourceFile] = []
-    for full, info in sorted(found.items()):
-        path = full.removeprefix(root).strip("/")
-        name = f"{source.rstrip('/')}/{path}"
+    for info in sorted(found, key=lambda info: str(info["name"])):
+        path = str(info["name"]).removeprefix(root).strip("/")
+        name = _printable(f"{source.rstrip('/')}/{path}")
         if (reason := _why_left_out(path, info)) is not None:
             left_out.add(reason, name)
         else:
@@ -153,6 +151,29 @@ def _files_of(source: str, left_out: Tally) -> list[SourceFile]:
     if not files:
         raise InvalidArgument(f"{source} holds no file that can be read ({_KNOWN})", "source")
     return _with_folder_values(files)
+
+
+def _entries(filesystem: Any, root: str, left_out: Tally) -> Iterator[Mapping[str, Any]]:
+    """All that is in a folder and those below it, but for the folders themselves."""
+    if not isinstance(filesystem, LocalFileSystem):
+        yield from filesystem.find(root, detail=True).values()
+        return
+    # There `find` passes silently over folders that may not be looked into.
+    folders = [root]
+    while folders:
+        folder = folders.pop()
+        try:
+            entries = filesystem.ls(folder, detail=True)
+        except OSError as error:
+            if folder == root:
+                raise
+            left_out.add(f"cannot be looked into: {error.strerror}", _printable(folder))
+            continue
+        for entry in entries:
+            if entry["type"] == "directory":
+                folders.append(entry["name"])
+            else:
+                yield entry
 
 
 def _opened(source: str) -> tuple[Any, str]:
@@ -172,8 +193,13 @@ def _why_left_out(path: str, info: Mapping[str, Any]) -> str | None:
     if info["type"] != "file":
         return "is no regular file"
     if format_of(path) is None:
-        return f"is of a kind that is not read ({suffix_of(path) or 'no extension'})"
+        return f"is of a kind that is not read ({_printable(suffix_of(path)) or 'no extension'})"
     return None
+
+
+def _printable(name: str) -> str:
+    # A file's name may hold any byte, a terminal's commands among them.
+    return name if name.isprintable() else ascii(name)[1:-1]
 
 
 def _with_folder_values(files: Sequence[SourceFile]) -> list[SourceFile]:

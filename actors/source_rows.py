@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import islice
 
 from cluster.documents import RowPlace
 from cluster.errors import InvalidArgument
@@ -13,13 +14,21 @@ after it can be read.
 """
 
 COLUMNS = ("id", "text", "metadata", "vector")
+_NAMES_QUOTED = 20
+_NAME_CHARS_QUOTED = 64
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first of the names, for messages."""
+    first = [name[:_NAME_CHARS_QUOTED] for name in islice(names, _NAMES_QUOTED + 1)]
+    return ", ".join([*first[:_NAMES_QUOTED], *(["..."] if first[_NAMES_QUOTED:] else [])])
 
 
 def row_of_columns(columns: Mapping[str, object], place: RowPlace) -> Row:
     """A row with named columns: those that are not `id`, `text` or `vector` are its metadata,
     unless a column `metadata` holds all of it.
     """
-    present = ", ".join(list(columns)[:20]) or "none"
+    present = listed(columns) or "none"
     for name in ("id", "text"):
         if name not in columns and not (name == "text" and columns.get("vector") is not None):
             message = f"{place}: is missing; the columns here are: {present}"
@@ -30,7 +39,7 @@ def row_of_columns(columns: Mapping[str, object], place: RowPlace) -> Row:
         return {**known, "metadata": others}, place
     if others:
         error = InvalidArgument(
-            f"{place}: has the columns {', '.join(others)} beside `metadata`; move them into it, "
+            f"{place}: has the columns {listed(others)} beside `metadata`; move them into it, "
             "or leave `metadata` out so that they are the metadata",
             "metadata",
         )

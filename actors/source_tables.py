@@ -5,18 +5,21 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from tokenize import TokenError
 from typing import Any, BinaryIO, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from actors.source_rows import Row, row_of_columns
+from actors.source_rows import Row, listed, row_of_columns
 from cluster.documents import DIMENSION_MAX, RowPlace
 from cluster.errors import InvalidArgument
 
 _ROWS_AT_ONCE = 1024
 _NPY_BYTES_AT_ONCE = 2**30
+_DAMAGED = (pa.ArrowException, OSError, UnicodeDecodeError)
+"""What Arrow raises for a file; the last where the name of a column is not UTF-8."""
 _UNREADABLE = (ValueError, TypeError, KeyError, OverflowError, pa.ArrowException)
 """What Arrow raises for a value that Python has none for: bytes that are not UTF-8 (Parquet and
 Arrow files may claim otherwise), the year 10000, a duration in nanoseconds, an unknown time zone, a
@@ -36,7 +39,7 @@ def read_parquet(file: BinaryIO, name: str) -> Iterator[Row]:
         # The file is opened here and closed by the caller, so Arrow must not map it.
         batches = pq.ParquetFile(file).iter_batches(batch_size=_ROWS_AT_ONCE)
         yield from _rows_of_batches(batches, name)
-    except (pa.ArrowException, OSError) as error:
+    except _DAMAGED as error:
         raise InvalidArgument(f"{name}: is not a readable Parquet file: {error}") from None
 
 
@@ -51,7 +54,7 @@ def read_arrow(file: BinaryIO, name: str) -> Iterator[Row]:
             file.seek(0)
             with pa.ipc.open_stream(cast(io.IOBase, file)) as stream:
                 yield from _rows_of_batches(iter(stream), name)
-    except (pa.ArrowException, OSError) as error:
+    except _DAMAGED as error:
         raise InvalidArgument(f"{name}: is not a readable Arrow file: {error}") from None
 
 
@@ -60,7 +63,9 @@ def _rows_of_batches(batches: Iterator[pa.RecordBatch], name: str) -> Iterator[R
     for whole in batches:
         columns = whole.schema.names
         if len(set(columns)) < len(columns):
-            raise InvalidArgument(f"{name}: names a column twice: {', '.join(columns)}")
+            raise InvalidArgument(f"{name}: names a column twice: {listed(columns)}")
+        for column in whole.columns:
+            _check(column)
         for start in range(0, whole.num_rows, _ROWS_AT_ONCE):
             batch = whole.slice(start, _ROWS_AT_ONCE)
             values = [
@@ -72,6 +77,18 @@ def _rows_of_batches(batches: Iterator[pa.RecordBatch], name: str) -> Iterator[R
                 yield _row(dict(zip(columns, row, strict=True)), RowPlace(source=name, row=number))
 
 
+def _check(column: Any) -> None:
+    """Raises ArrowInvalid where a damaged file would make Arrow read beyond its buffers, and end
+    the process.
+    """
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid as error:
+        # The rows with such texts are told one by one.
+        if "UTF8" not in str(error):
+            raise
+
+
 def _row(columns: dict[str, object], place: RowPlace) -> Row:
     for column, value in columns.items():
         if isinstance(value, _Unreadable):
@@ -81,6 +98,10 @@ def _row(columns: dict[str, object], place: RowPlace) -> Row:
 
 def _values(column: Any) -> Sequence[object]:
     """The column as Python objects, a null as None."""
+    if pa.types.is_dictionary(column.type) and len(column.dictionary) <= len(column):
+        # Rows share a value, however long it is.
+        values = _values(column.dictionary)
+        return [None if index is None else values[index] for index in column.indices.to_pylist()]
     try:
         return cast(list[object], column.to_pylist(maps_as_pydicts="strict"))
     except _UNREADABLE:
@@ -125,7 +146,7 @@ def read_npy(file: BinaryIO, name: str) -> Iterator[Row]:
     """A matrix of vectors; ids are the row numbers, counted from 0 as NumPy does."""
     try:
         (num_rows, dimension), in_columns, dtype = _npy_header(file)
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, EOFError, OSError, SyntaxError, TokenError) as error:
         raise InvalidArgument(f"{name}: is not a readable .npy file: {error}") from None
     if not 1 <= dimension <= DIMENSION_MAX:
         raise InvalidArgument(f"{name}: must have 1 to {DIMENSION_MAX} numbers in a row", "vector")

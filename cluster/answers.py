@@ -20,7 +20,7 @@ from cluster.filters import Filter
 from cluster.generation import ChatMessage, Sampling
 from cluster.prompt import Truncated, Truncation
 from cluster.regions_overview import RegionLine
-from cluster.search import SearchRequest, SearchResult
+from cluster.search import Embedded, SearchRequest, SearchResult
 
 ANSWER_TOP_K_DEFAULT = 3
 _PARTIAL_SHARE = 0.25
@@ -30,6 +30,8 @@ _PARTIAL_SHARE = 0.25
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerRequest(Sampling):
     question: str
+    embedded: Embedded | None = None
+    """Of the question. A release with another embedder embeds it itself."""
     retrieve: bool = True
     """False asks the plain model, without passages."""
     history: tuple[ChatMessage, ...] = ()
@@ -67,6 +69,7 @@ class AnswerRequest(Sampling):
         return SearchRequest(
             corpus=self.corpus,
             queries=(self.question,),
+            embedded=self.embedded,
             top_k=self.top_k,
             filter=self.filter,
             fields=(),

@@ -1,101 +1,90 @@
-"""Cuts a text into passages that an embedder can take in.
+"""Cuts a text into passages that an embedder reads whole, measured in the embedder's own tokens.
 
-A passage ends where a paragraph ends, or else a sentence, or else a word; only text without any of
-these (a long run of letters, or Chinese without punctuation) is cut between two characters. Where a
-text is cut, the next passage repeats the end of the one before, so that a fact that spans the cut
-stands whole in one of them.
+Where to cut is left to a splitter of Markdown, to which plain text is Markdown without marks:
+before a heading, or else between blocks, of which a fenced block of code is one, or else after a
+line, a sentence, a word; inside a word only where nothing else is left, and never inside a grapheme
+that fits.
 """
 
 from __future__ import annotations
 
-import re
-import unicodedata
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
-CHARS_MAX_DEFAULT = 1000
+from semantic_text_splitter import MarkdownSplitter
 
-# Ends of a sentence: closing quotes and brackets belong to it. CJK marks need no space after them.
-_PARAGRAPH_END = re.compile(r"\n[^\S\n]*\n\s*")
-_SENTENCE_END = re.compile(
-    r"[.!?\u2026][\"'\u2019\u201d)\]]*\s+|[\u3002\uff01\uff1f][\u201d\u300d]?\s*"
-)
-_WORD_END = re.compile(r"\s+")
-# A paragraph that ends early in the window would leave a passage too small to mean much.
-_EARLIEST = {_PARAGRAPH_END: 0.5, _SENTENCE_END: 0.4, _WORD_END: 0.25}
-_JOINERS = frozenset("\u200d\ufe0e\ufe0f")
-_JOINED_MAX = 16
+_FILL = 0.95
+"""Of the longest passage: what is aimed at, in characters, which are not of equally many tokens."""
+_HALF = 0.55
+"""Of a text that is a little too long: it becomes two halves rather than a passage and a scrap."""
+_SCRAP = 0.125
+"""Of a passage's size: what is shorter says little by itself."""
 
 
-def chunk_text(
-    text: str,
-    *,
-    chars_max: int = CHARS_MAX_DEFAULT,
-    overlap_chars: int | None = None,
-) -> list[str]:
-    """The passages of a text, in order; none when the text is blank.
+class TokenCounter(Protocol):
+    """What measures a text."""
 
-    Guarantee: each passage is a part of `text` as it stands, without white space at its ends, of at
-    most `chars_max` characters; every character of `text` but white space is in one of them; equal
-    input gives equal passages. Two neighbours share at most `overlap_chars` characters; None takes
-    a tenth of `chars_max`.
+    def count(self, texts: Sequence[str]) -> list[int]:
+        """How many tokens each text has."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Chunker:
+    """Cuts texts into passages of at most `tokens_max` tokens.
+
+    Two neighbours share some `overlap_tokens` tokens, so that a fact that spans a cut stands whole
+    in one of them.
     """
-    if overlap_chars is None:
-        overlap_chars = chars_max // 10
-    return [text[start:end] for start, end in chunk_spans(text, chars_max, overlap_chars)]
 
+    counter: TokenCounter
+    tokens_max: int
+    overlap_tokens: int
 
-def chunk_spans(text: str, chars_max: int, overlap_chars: int) -> Iterator[tuple[int, int]]:
-    """Where the passages of `chunk_text` begin and end in the text."""
-    assert chars_max >= 1
-    assert 0 <= overlap_chars <= chars_max // 2
-    length = len(text.rstrip())
-    start = _skip_space(text, 0)
-    while start < length:
-        cut = length if length - start <= chars_max else _best_cut(text, start, chars_max)
-        end = start + len(text[start:cut].rstrip())
-        yield start, end
-        if cut >= length:
+    def chunks(self, text: str) -> list[str]:
+        """The passages of a text, in order; none when the text is blank.
+
+        Guarantee: each passage is a part of `text` as it stands; every character of `text` but
+        white space is in one of them; equal input gives equal passages. A passage has at most
+        `tokens_max` tokens, unless it is a single character.
+        """
+        return [text[start:end] for start, end in self.spans(text)]
+
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Where the passages of `chunks` begin and end in the text."""
+        whole = text.strip()
+        if not whole:
+            return []
+        return self._joined(text, self._spans(whole, text.index(whole)))
+
+    def _spans(self, text: str, offset: int) -> Iterator[tuple[int, int]]:
+        """Where passages begin and end, counted from `offset` before the text."""
+        # The splitter can count tokens itself, but does so some fifteen times for each character,
+        # and without end in a long word. So it gets a size in characters, which is made to fit.
+        tokens = self._tokens(text)
+        if tokens <= self.tokens_max or len(text) == 1:
+            yield offset, offset + len(text)
             return
-        start = _skip_space(text, _restart(text, start, cut, overlap_chars))
+        share = min(_FILL * self.tokens_max / tokens, _HALF)
+        chars_max = math.ceil(share * (len(text) - 1))
+        overlap_chars = min(chars_max // 2, len(text) * self.overlap_tokens // tokens)
+        for start, piece in MarkdownSplitter(chars_max, overlap_chars).chunk_indices(text):
+            yield from self._spans(piece, offset + start)
 
+    def _joined(self, text: str, spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+        """With a heading, or another scrap, joined to what it leads, where both fit."""
+        joined: list[tuple[int, int]] = []
+        for start, end in spans:
+            if joined:
+                first, last = joined[-1]
+                is_scrap = self._tokens(text[first:last]) < _SCRAP * self.tokens_max
+                if is_scrap and self._tokens(text[first:end]) <= self.tokens_max:
+                    joined[-1] = first, end
+                    continue
+            joined.append((start, end))
+        return joined
 
-def _skip_space(text: str, start: int) -> int:
-    match = _WORD_END.match(text, start)
-    return match.end() if match else start
-
-
-def _best_cut(text: str, start: int, chars_max: int) -> int:
-    """The last good place to cut in (start, start + chars_max]; the coarsest kind of place wins."""
-    # A boundary may begin with the last character that fits, so one more character is looked at.
-    limit = start + chars_max
-    for boundary, earliest in _EARLIEST.items():
-        cuts = [
-            min(match.end(), limit)
-            for match in boundary.finditer(text, start, limit + 1)
-            if len(text[start : match.end()].rstrip()) <= chars_max
-        ]
-        if cuts and cuts[-1] - start >= chars_max * earliest:
-            return cuts[-1]
-    return _between_characters(text, start, limit)
-
-
-def _between_characters(text: str, start: int, cut: int) -> int:
-    """Moves a cut to before a letter whose accents or joined signs it would tear off."""
-    for moved in range(cut, max(start, cut - _JOINED_MAX), -1):
-        joined = unicodedata.combining(text[moved]) or text[moved] in _JOINERS
-        if not joined and text[moved - 1] != "\u200d":
-            return moved
-    return cut
-
-
-def _restart(text: str, start: int, cut: int, overlap_chars: int) -> int:
-    """Where the next passage begins: at a sentence or word in the last characters before the cut.
-
-    Always after `start`, so that the work ends.
-    """
-    earliest = max(start + 1, cut - overlap_chars)
-    for boundary in (_SENTENCE_END, _WORD_END):
-        for match in boundary.finditer(text, earliest - 1, cut):
-            if earliest <= match.end() < cut:
-                return match.end()
-    return cut
+    def _tokens(self, text: str) -> int:
+        return self.counter.count([text])[0]

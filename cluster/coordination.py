@@ -29,7 +29,7 @@ from cluster.errors import (
 from cluster.object_store import ObjectStore
 from cluster.region_claim import RegionClaim, Tenure, read_heartbeats, taken
 from cluster.region_view import Freshness
-from cluster.release_log import ReleaseLog
+from cluster.release_log import ReleaseLog, without_looking_for_cycles
 from cluster.releases import LogState, Release
 from cluster.rollout import Rollout
 from cluster.rollout_events import (
@@ -53,6 +53,7 @@ _APPENDS_MAX = 8
 _APPEND_TIMEOUT_S = 20.0
 _REQUEST_ATTEMPTS = 8
 _HEARTBEAT_S = 1.0
+_SNAPSHOT_RETRY_S = 60.0
 _REGIONS_LISTED_S = 5.0
 """Between two looks at which regions there are; their heartbeats are read at every exchange."""
 
@@ -131,6 +132,7 @@ class RolloutDriver:
         self._listed_s = float("-inf")
         self._told: RegionStatus | None = None
         self._told_s = float("-inf")
+        self._snapshot_not_before_s = float("-inf")
 
     def read(self) -> None:
         """Reads what is new in the log; what follows from it waits for `decide`.
@@ -170,10 +172,14 @@ class RolloutDriver:
             self._store_snapshot()
 
     def _store_snapshot(self) -> None:
+        now_s = self._clock.monotonic_s()
+        if now_s < self._snapshot_not_before_s:
+            return
         try:
             self._log.store_snapshot(self.rollout.state.position)
         except RaygionError as error:
-            # It is tried again, and nothing waits for it.
+            # Nothing waits for it, and each attempt reads many entries.
+            self._snapshot_not_before_s = now_s + _SNAPSHOT_RETRY_S
             log.warning("there is no new snapshot of the release log: %s", error)
 
     def observe(self, event: Outcome) -> None:
@@ -250,8 +256,9 @@ class RolloutDriver:
     def _read_log(self) -> None:
         begun_ms = self._clock.wall_ms()
         try:
-            for entry in self._log.read_after(self.rollout.state.position):
-                self._handle(EntryRead(entry=entry))
+            with without_looking_for_cycles():
+                for entry in self._log.read_after(self.rollout.state.position):
+                    self._handle(EntryRead(entry=entry))
         except LogUnreadable as error:
             self.unreadable = error
             raise

@@ -55,7 +55,6 @@ class CorpusLine:
     position: int
     changed_at_ms: int
     num_documents: int
-    num_passages: int
     documents_bytes: int
     size_bytes: int
     """Of the documents and all index versions; what they share counts once."""
@@ -100,7 +99,6 @@ def _line(
         position=corpus.position,
         changed_at_ms=corpus.created_at_ms,
         num_documents=corpus.num_documents,
-        num_passages=corpus.num_passages,
         documents_bytes=_size_bytes(documents),
         size_bytes=_size_bytes(files),
         fields=corpus.metadata_schema,

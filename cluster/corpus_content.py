@@ -14,19 +14,19 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from cluster.artifacts import Artifacts
 from cluster.documents import Schema, column_types, merge_schemas, schema_of
-from cluster.errors import InvalidArgument
 from cluster.ingest_report import EXAMPLES_MAX, DocumentChanges
 from cluster.manifests import TOMBSTONES_FILE, ArtifactFile, ColumnType, CorpusManifest
 from cluster.passages import (
-    clashing_passage_id,
     count_passages,
     current_rows,
     document_digests,
     document_ids,
     long_integer_rows,
+    write_part,
 )
 from cluster.tombstones import store_tombstones, stored_tombstones
 
@@ -72,13 +72,18 @@ class PartDocuments:
         return counts, in_use
 
 
+def store_part(artifacts: Artifacts, table: pa.Table) -> ArtifactFile:
+    """Stores a table of passages as a part, under the content's own name, so that equal sources
+    give equal manifests.
+    """
+    sha256, size_bytes = artifacts.put_bytes(write_part(table))
+    return ArtifactFile(path=f"{sha256}.parquet", sha256=sha256, size_bytes=size_bytes)
+
+
 def with_parts(
     base: CorpusManifest | None, new: Sequence[ArtifactFile], documents: PartDocuments
 ) -> CorpusContent:
-    """The corpus once the new parts stand after those of `base`.
-
-    Raises InvalidArgument when ids of passages would clash.
-    """
+    """The corpus once the new parts stand after those of `base`."""
     deleted = stored_tombstones(documents.artifacts, base.tombstones if base else None)
     deleted -= {document for file in new for document in documents.of(file)}
     if base is not None and _holds(base, new, documents):
@@ -91,7 +96,6 @@ def with_parts(
         # A part without a row that counts would be carried along for ever.
         parts = tuple(compress((*old, *new), in_use))
         deleted &= {document for file in parts for document in documents.of(file)}
-    check_passage_ids(counts)
     return _content(parts, deleted, counts, documents.artifacts)
 
 
@@ -191,16 +195,6 @@ def _long_integer(
             if rows.size:
                 return of_part[int(rows[0])]
     return None
-
-
-def check_passage_ids(num_passages: Mapping[str, int]) -> None:
-    """Raises InvalidArgument when a document's id is that of another one's passage."""
-    if (clash := clashing_passage_id(num_passages)) is not None:
-        raise InvalidArgument(
-            f"{clash!r} is also the id of a passage of the document "
-            f"{clash.rpartition('#')[0]!r}; rename one of them",
-            "id",
-        )
 
 
 def _holds(base: CorpusManifest, new: Sequence[ArtifactFile], documents: PartDocuments) -> bool:

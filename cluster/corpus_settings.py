@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Annotated
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
+from cluster.chunking import Chunker
+from cluster.embedder_tokenizer import EmbedderTokenizer
+from cluster.errors import InvalidArgument
 from cluster.evidence import ScoreMin
 from cluster.manifests import AutoIndex, IndexParameters, Name
 from cluster.records import Record
@@ -16,10 +20,50 @@ AUTO, NAMED = "auto", "named"
 """How the two forms of the index settings are told apart."""
 
 
-class ChunkSettings(Record):
-    """How long documents are cut into passages."""
+class LongPassages(StrEnum):
+    """What a build does when passages are longer than the embedder reads."""
 
-    chars_max: Annotated[int, Field(ge=100, le=100_000)] = 1000
+    REFUSE = "refuse"
+    AVERAGE = "average"
+    """Their vector is the mean over windows, which finds less of what they hold."""
+
+
+TOKENS_MIN = 32
+"""Below that a passage is a phrase; and any one character has fewer tokens."""
+
+
+class ChunkSettings(Record):
+    """How documents are cut into passages, in tokens of the embedder."""
+
+    tokens_max: Annotated[int, Field(ge=TOKENS_MIN)] | None = None
+    """The longest passage; None: as long as the embedder reads. More keeps longer documents whole,
+    for which see `long_passages`.
+    """
+    overlap_tokens: Annotated[int, Field(ge=0)] | None = None
+    """What two neighbours share, about; None: a tenth of the longest passage."""
+    long_passages: LongPassages = LongPassages.REFUSE
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_unit(cls, given: object) -> object:
+        if isinstance(given, Mapping) and "chars_max" in given:
+            raise ValueError(
+                "chars_max is no longer read: passages are measured in tokens of the embedder; "
+                "leave it out for passages as long as the embedder reads, or write tokens_max "
+                "(an English token has some 4 characters)"
+            )
+        return given
+
+    def chunker(self, tokenizer: EmbedderTokenizer) -> Chunker:
+        """What cuts for the embedder of this tokenizer. Raises InvalidArgument."""
+        tokens_max = self.tokens_max or tokenizer.tokens_max
+        overlap_tokens = tokens_max // 10 if self.overlap_tokens is None else self.overlap_tokens
+        if overlap_tokens > tokens_max // 2:
+            raise InvalidArgument(
+                f"is {overlap_tokens}, more than half of the {tokens_max} tokens of a passage",
+                "chunks.overlap_tokens",
+            )
+        return Chunker(tokenizer, tokens_max, overlap_tokens)
 
 
 def _index_kind(value: object) -> str:

@@ -38,16 +38,20 @@ def may_have_lost(value: object, data: bytes) -> bool:
     the text, or a float that was an integer there.
     """
     num_keys = 0
-    pending = [value]
+    # Lists may be vectors, so the loop over their numbers is kept short.
+    pending: list[Any] = [[value]]
     while pending:
-        match pending.pop():
-            case dict() as found:
-                num_keys += len(found)
-                pending += found.values()
-            case list() as found:
-                pending += found
-            case float() as number if abs(number) >= _INT_DIGITS_LOST:
-                return True
+        found = pending.pop()
+        if isinstance(found, dict):
+            num_keys += len(found)
+            found = found.values()
+        for item in found:
+            kind = type(item)
+            if kind is float:
+                if not -_INT_DIGITS_LOST < item < _INT_DIGITS_LOST:
+                    return True
+            elif kind is dict or kind is list:
+                pending.append(item)
     # Inside of a string the quotation mark has a backslash before it, so strings only make the
     # count too high.
     return num_keys != len(_KEY_END.findall(data))

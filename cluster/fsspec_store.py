@@ -37,8 +37,8 @@ _ENTRY_BYTES = 2**20
 _S3_TIMEOUTS: Mapping[str, object] = {
     "connect_timeout": 2,
     "read_timeout": 4,
-    # s3fs tries again itself, five times within the limits above.
-    "retries": {"total_max_attempts": 1},
+    # Also after an error of the server's own, such as a 503.
+    "retries": {"mode": "standard", "total_max_attempts": 3},
 }
 """Of one attempt, in seconds; the second one is for the silence between two packets."""
 _S3_PARTS_MAX = 10_000

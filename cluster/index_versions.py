@@ -1,6 +1,6 @@
 """Which index version belongs to a corpus position and settings, before it is built.
 
-built     hash(corpus content, parameters, shards, embedder, partitioning)
+built     hash(corpus content, parameters, shards, embedder, chunks, partitioning)
 derived   hash(the built version, the corpus's tombstones): the same files, fewer documents
 """
 
@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pydantic import Field
+
 from cluster.catalog import Catalog
-from cluster.corpus_settings import CorpusSettings
+from cluster.corpus_settings import ChunkSettings, CorpusSettings
 from cluster.errors import NotFound
 from cluster.manifests import (
     AutoIndex,
@@ -35,6 +37,8 @@ class _BuildKey(Record):
     """As asked: what was measured when it was built differs from time to time."""
     shards: int
     embedder_fingerprint: str | None
+    chunks: ChunkSettings | None = Field(default=None, exclude_if=lambda value: value is None)
+    """How the texts are cut; None for a corpus that brings its vectors."""
 
 
 class _PartitionedBuildKey(Record):
@@ -59,6 +63,7 @@ def built_version(
         parameters=settings.index,
         shards=settings.shards,
         embedder_fingerprint=None if embedder is None else embedder.fingerprint,
+        chunks=None if embedder is None else settings.chunks,
     )
     if settings.partition_by is None:
         return key.digest()[:16]

@@ -64,6 +64,9 @@ class DocumentChanges:
     removed: int
     """Of before, and not in the corpus any more."""
 
+    def __bool__(self) -> bool:
+        return bool(self.new or self.replaced or self.removed)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IngestReport:

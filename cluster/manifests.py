@@ -17,6 +17,8 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 # three.
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 
+SOURCES_MAX = 100
+"""A manifest that named every source would grow with every ingest."""
 TOMBSTONES_FILE = "tombstones.arrow"
 """In a shard's folder: ids of documents that do not count."""
 
@@ -88,9 +90,9 @@ class ColumnType(StrEnum):
 class CorpusManifest(Record):
     """One position of a corpus: all its documents, as an ordered list of parts.
 
-    A part is a Parquet file of passages. Where two parts hold the same document, the later part
-    wins whole; a document that the tombstones name counts in none of them. Stored at
-    `corpora/{corpus}/{position:020}.json`.
+    A part is a Parquet file of documents, as `cluster.passages` says. Where two parts hold the same
+    document, the later part wins whole; a document that the tombstones name counts in none of them.
+    Stored at `corpora/{corpus}/{position:020}.json`.
     """
 
     format: Literal[1] = 1
@@ -101,10 +103,14 @@ class CorpusManifest(Record):
     """Ids of the deleted documents that parts still hold; see `cluster.tombstones`."""
     num_documents: Annotated[int, Field(ge=0)]
     num_passages: Annotated[int, Field(ge=0)]
+    """Rows of the parts that count: one for each document, but for those that an older version had
+    cut before it stored them.
+    """
     metadata_schema: dict[str, ColumnType]
     vector_dimension: int | None
     """Length of the ready-made vectors, or None when the passages are to be embedded."""
     sources: tuple[str, ...]
+    """Where its documents came from: the latest SOURCES_MAX."""
     created_at_ms: int
 
     @property
@@ -296,6 +302,10 @@ class IndexManifest(Record):
     metadata_schema: dict[str, ColumnType]
     num_documents: int
     num_passages: int
+    num_averaged: int | None = Field(default=None, exclude_if=_is_none)
+    """Passages longer than the embedder reads, whose vectors are means over windows; those that a
+    later part replaces are counted too. None: no passage was.
+    """
     shards: tuple[ShardArtifact, ...]
     recall_at_10: float
     """Measured against exact search, averaged over shards by rows: of a sample of the distinct

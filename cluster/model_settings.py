@@ -24,8 +24,10 @@ class EmbedderSettings(Record):
     AVX512_BF16 in every region and for every build.
     """
     replicas: Annotated[int, Field(ge=1)] | None = None
-    """Actors that embed queries; None: one, or two where the region has several machines, so that
-    a lost machine leaves one."""
+    """Actors that embed queries, of one thread each; None: one, or two where the region has several
+    machines, so that a lost machine leaves one. A batch of texts is divided among all of them. One
+    is enough for batches not to delay other texts, since these need not wait for them.
+    """
 
     def count(self, machines: int) -> int:
         """How many there should be on so many machines."""

@@ -130,8 +130,8 @@ def _told(
         shards = f"{len(manifest.shards)} shards"
         what = f"{carried}index {version} ({manifest.parameters.kind}, {shards})"
         return (
-            f"corpus {name!r} was not built with the present settings: {what} is taken; "
-            f"`raygion build {name}` builds it as they say"
+            f"corpus {name!r} was not built with the present settings by this version of Raygion: "
+            f"{what} is taken; `raygion build {name}` builds it so"
         )
     return (
         f"corpus {name!r} has changed since {carried}index {version} was built, which is taken; "

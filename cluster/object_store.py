@@ -168,11 +168,17 @@ def _probe_at_once(store: LocalStore | FsspecStore) -> None:
 @contextmanager
 def _probe_object(store: LocalStore | FsspecStore) -> Iterator[str]:
     path = f"probes/{uuid4().hex}"
+    answers = True
     try:
         yield path
+    except OutcomeUnknown:
+        # It is not waited for once more; at worst a probe of some bytes stays.
+        answers = False
+        raise
     finally:
         try:
-            store.remove(path)
+            if answers:
+                store.remove(path)
         except RaygionError as error:
             # A policy without the right to delete is a good one: only collecting garbage needs it.
             log.warning("the probe object %s stays in the store: %s", path, error)

@@ -1,17 +1,21 @@
 """Passages: what is embedded, indexed and cited, and the tables that hold them.
 
-A part of a corpus is a Parquet file of passages with the columns `id`, `document`, `text`, one
+A part of a corpus is a Parquet file of documents with the columns `id`, `document`, `text`, one
 `meta.{field}` for each metadata field of the part, and `vector` when the documents brought theirs.
-All passages of a document are in one part; where two parts hold a document, the later one wins.
-Documents that were deleted are named beside the parts, in `cluster.tombstones`.
+A document is one row, of which both ids are its own, or several in one part where an older version
+had cut it already. Where two parts hold a document, the later one wins. Documents that were deleted
+are named beside the parts, in `cluster.tombstones`. The build cuts documents into passages, which
+have the same columns.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -19,13 +23,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster.chunking import chunk_text
 from cluster.documents import EXACT_IN_FLOAT, Document
 from cluster.errors import Corrupt
 from cluster.manifests import ColumnType
 from cluster.search import Float32Array, Metadata
 
 META_PREFIX = "meta."
+_PASSAGE_ID = re.compile(r"#(0|[1-9][0-9]*)\Z", re.ASCII)
 
 Column: TypeAlias = "pa.ChunkedArray[Any] | pa.Array[Any]"
 Types: TypeAlias = Mapping[str, ColumnType]
@@ -50,24 +54,48 @@ class Passage:
     """float32 [d]; None when the text is to be embedded."""
 
 
-def passages_of(document: Document, *, chars_max: int) -> list[Passage]:
-    """The passages of a document: at least one.
+def whole_passage(document: Document) -> Passage:
+    """The row of a part that holds the document."""
+    return Passage(
+        id=document.id,
+        document=document.id,
+        text=document.text,
+        metadata=document.metadata,
+        vector=document.vector,
+    )
 
-    One alone has the document's id, several have `{id}#0`, `{id}#1`... A document with a vector of
-    its own is not cut, since the vector stands for all of it.
+
+def cut_passages(table: pa.Table, chunks: Callable[[str], list[str]]) -> pa.Table:
+    """The passages of the documents of a part, in their order, each with all other columns.
+
+    `chunks` cuts a text. Where an older version had cut a document, each of its pieces is cut on.
     """
-    whole = document.vector is not None
-    texts = [document.text] if whole else chunk_text(document.text, chars_max=chars_max)
-    return [
-        Passage(
-            id=document.id if len(texts) == 1 else f"{document.id}#{number}",
-            document=document.id,
-            text=text,
-            metadata=document.metadata,
-            vector=document.vector,
-        )
-        for number, text in enumerate(texts)
-    ]
+    texts = [str(text) for text in table.column("text").to_pylist()]
+    rows: list[int] = []
+    ids: list[str] = []
+    cut: list[str] = []
+    numbered = enumerate(_document_ids(table))
+    for document, entries in groupby(numbered, key=lambda entry: entry[1]):
+        pieces = [(row, piece) for row, _ in entries for piece in chunks(texts[row])]
+        rows += [row for row, _ in pieces]
+        ids += passage_ids(document, len(pieces))
+        cut += [piece for _, piece in pieces]
+    passages = table.take(pa.array(rows, pa.int64()))
+    for name, values in (("id", ids), ("text", cut)):
+        column = pa.array(values, pa.string())
+        place = passages.schema.get_field_index(name)
+        passages = passages.set_column(place, table.schema.field(name), column)
+    return passages
+
+
+def passage_ids(document: str, count: int) -> list[str]:
+    """The ids of a document's passages: `{document}#0`, `{document}#1`... or the document's own
+    where it has one passage. No two documents have passages of one id, since a document that is
+    itself named like a passage, such as `a#1`, has numbers in any case.
+    """
+    if count == 1 and not _PASSAGE_ID.search(document):
+        return [document]
+    return [f"{document}#{number}" for number in range(count)]
 
 
 def passage_schema(types: Types, dimension: int | None) -> pa.Schema:
@@ -167,12 +195,19 @@ def document_digests(data: bytes, rows: npt.NDArray[np.bool_], *, source: str) -
     names = [name for name in table.column_names if name != "vector"]
     for number, row in enumerate(table.select(names).to_pylist()):
         # A part has columns for the fields of its other documents, too.
-        filled = {name: value for name, value in row.items() if value is not None}
+        filled = {name: _comparable(value) for name, value in row.items() if value is not None}
         digest = hashes.setdefault(row["document"], hashlib.blake2b(digest_size=16))
         digest.update(repr(filled).encode())
         if vectors is not None:
             digest.update(vectors[number].tobytes())
     return {document: digest.digest() for document, digest in hashes.items()}
+
+
+def _comparable(value: object) -> object:
+    # A field that was one of integers may be one of floats by now.
+    if isinstance(value, int) and not isinstance(value, bool) and value in EXACT_IN_FLOAT:
+        return float(value)
+    return value
 
 
 def long_integer_rows(data: bytes, field: str, *, source: str) -> npt.NDArray[np.bool_]:
@@ -222,20 +257,6 @@ def undeleted_passages(table: pa.Table, deleted: Collection[str]) -> pa.Table:
     """The rows whose document is not among these."""
     (mask,) = current_rows([_document_ids(table)], deleted)
     return table if mask.all() else table.filter(pa.array(mask))
-
-
-def clashing_passage_id(num_passages: Mapping[str, int]) -> str | None:
-    """A document's id that is also the id of another document's passage, such as `a#1`.
-
-    `num_passages` counts the passages of every document.
-    """
-    for document in num_passages:
-        base, mark, number = document.rpartition("#")
-        if mark and number.isascii() and number.isdigit() and str(int(number)) == number:
-            count = num_passages.get(base, 0)
-            if count > 1 and int(number) < count and num_passages[document] == 1:
-                return document
-    return None
 
 
 def count_passages(documents: Iterable[str]) -> dict[str, int]:

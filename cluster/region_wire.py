@@ -74,6 +74,7 @@ def search_call(request: SearchRequest, remaining_s: float) -> Call:
 def answer_call(request: AnswerRequest, remaining_s: float) -> Call:
     body = {
         "question": request.question,
+        "embedded": None if request.embedded is None else _embedded(request.embedded),
         "retrieve": request.retrieve,
         "history": request.history,
         "max_tokens": request.max_tokens,

@@ -9,12 +9,14 @@ is not the one that the log has there, is ignored, and its entries are read one 
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import logging
 import random
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -77,7 +79,7 @@ class ReleaseLog:
         self._store = store
         self._log = NumberedLog(store, RELEASE_LOG, rng=rng, sleep=sleep)
         self._snapshots_end = 0
-        """The last entry that a snapshot is known to end with."""
+        """The last entry that a snapshot ends with, as far as they were looked at."""
 
     def read_after(self, n: int) -> Iterator[LogEntry]:
         """The entries after `n`, in order. Raises LogUnreadable when it comes to one that cannot be
@@ -125,16 +127,18 @@ class ReleaseLog:
             data = snapshot_of(numbers[0], entries).to_bytes()
             self._store.put_if_absent(snapshot_path(last), data)
         except Conflict:
-            log.debug("another coordinator has stored the snapshot up to entry %d", last)
+            # By another coordinator; or it is a bad one, and stays.
+            log.debug("there is a snapshot up to entry %d already", last)
         self._snapshots_end = last
 
     def _snapshots(self) -> Mapping[int, LogSnapshot]:
         """Those that can be used, by their first entry."""
         names = self._store.list_names(SNAPSHOTS)
         ends = [int(match[1]) for name in names if (match := _SNAPSHOT_NAME.fullmatch(name))]
-        self._snapshots_end = max(ends, default=0)
         found = read_each(self._snapshot, ends)
-        return {snapshot.first: snapshot for snapshot in found if snapshot is not None}
+        usable = {snapshot.first: snapshot for snapshot in found if snapshot is not None}
+        self._snapshots_end = max((snapshot.last for snapshot in usable.values()), default=0)
+        return usable
 
     def _snapshot(self, last: int) -> LogSnapshot | None:
         path = snapshot_path(last)
@@ -155,9 +159,24 @@ def read_release_log(store: ObjectStore) -> LogState:
     cannot be read, and what the store raises.
     """
     state = LogState()
-    for entry in ReleaseLog(store).read_after(0):
-        state = fold(state, entry)
+    with without_looking_for_cycles():
+        for entry in ReleaseLog(store).read_after(0):
+            state = fold(state, entry)
     return state
+
+
+@contextmanager
+def without_looking_for_cycles() -> Iterator[None]:
+    """For the reading of many entries, none of which is garbage: looking through them again and
+    again, as Python does while they become more, takes as long as all the rest.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _digest_of(entries: Sequence[str]) -> str:

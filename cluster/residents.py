@@ -101,8 +101,9 @@ class Residents:
         local = self._local.get(number)
         if local is None:
             return True
-        if local.standing is not Standing.FAILED or local.failure is None:
+        if local.standing is not Standing.FAILED:
             return False
+        assert local.failure is not None, "what has failed has its reason"
         # What is committed is tried until it works; what is open as long as that may help, and the
         # leader decides how long it is waited for.
         committed = state.proposals[number].status is ReleaseStatus.COMMITTED

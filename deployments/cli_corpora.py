@@ -82,7 +82,7 @@ def show_corpus(
     if line.vector_dimension is not None:
         vectors = f"brought along, {line.vector_dimension} numbers each"
     facts = [
-        ("documents", f"{line.num_documents}, in {line.num_passages} passages"),
+        ("documents", str(line.num_documents)),
         ("position", f"{line.position}, of {utc(line.changed_at_ms)} UTC"),
         ("fields", ", ".join(f"{n}: {t}" for n, t in sorted(line.fields.items())) or "none"),
         ("vectors", vectors),

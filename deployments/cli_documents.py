@@ -48,7 +48,7 @@ def ingest(
     store: Store = None,
     as_json: Json = False,
 ) -> None:
-    """Read documents, cut them into passages and add them to a corpus.
+    """Read documents and add them to a corpus.
 
     A document whose id is there already replaces the older one. The first document that is wrong
     stops it, and nothing is added. Whatever is left out is told.
@@ -72,7 +72,7 @@ def ingest(
         return
     say(
         f"Corpus [bold]{corpus}[/] is at position {manifest.position}: "
-        f"{manifest.num_documents} documents, {manifest.num_passages} passages."
+        f"{manifest.num_documents} documents."
     )
     for line in report_lines(report):
         say(escape(line))
@@ -121,7 +121,6 @@ def delete(
                 "deleted": len(deletion.deleted),
                 "unknown": unknown,
                 "num_documents": manifest.num_documents,
-                "num_passages": manifest.num_passages,
             }
         )
         return
@@ -131,8 +130,8 @@ def delete(
         say(f"{len(unknown)} of the ids are not in the corpus: {shown}{more}")
     say(
         f"Corpus [bold]{corpus}[/] is at position {manifest.position}: "
-        f"{len(deletion.deleted)} documents deleted, {manifest.num_documents} left, with "
-        f"{manifest.num_passages} passages." + (_next_step(manifest) if deletion.deleted else "")
+        f"{len(deletion.deleted)} documents deleted, {manifest.num_documents} left."
+        + (_next_step(manifest) if deletion.deleted else "")
     )
 
 
@@ -147,7 +146,7 @@ def _opened_for(
 
 
 def _next_step(corpus: CorpusManifest) -> str:
-    if corpus.num_passages == 0:
+    if corpus.num_documents == 0:
         return " The next release leaves it out."
     return f" Next: raygion build {corpus.corpus}"
 
@@ -166,9 +165,10 @@ def build(
     store: Store = None,
     as_json: Json = False,
 ) -> None:
-    """Embed the corpus and build its shards; what is built already is not built again.
+    """Cut a corpus into passages, embed them and build its shards.
 
-    When documents were deleted and nothing else changed, the index is kept and hides them.
+    What is built already is not built again. When documents were deleted and nothing else changed,
+    the index is kept and hides them.
 
     Example: raygion build handbook
     """

@@ -63,7 +63,7 @@ def _bring_up(installation: Installation, steps: Steps) -> None:
     with steps.step("Ray cluster"):
         region_host.start_cluster(installation)
         region_host.join(installation)
-    with steps.step("Read and chunk the World Factbook") as step:
+    with steps.step("Read the World Factbook") as step:
         pipeline.ingest_documents(installation, CORPUS, [str(SOURCE)], replace=False, step=step)
     with steps.step("Embedding model") as step:
         embedder = pipeline.store_embedder(installation, step)

@@ -19,7 +19,7 @@ def ingest(installation: Installation, note: Note, corpus: str, source: str) -> 
         ingested = pipeline.ingest_documents(
             installation, corpus, [source], replace=False, step=step
         )
-    note(f"{ingested.manifest.num_passages} passages")
+    note(f"{ingested.manifest.num_documents} documents")
 
 
 def store_models(installation: Installation, note: Note) -> None:

@@ -33,6 +33,7 @@ from pathlib import Path
 import orjson
 
 from deployments.http_routes import ANSWER_ROUTES
+from deployments.marked_processes import MARKER_VARIABLE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,9 +157,15 @@ for argument in "$@"; do
     fi
     previous=$argument
 done
+set -- {shlex.quote(haproxy)} "$@"
 # Without interrupting the gateways whenever a packet comes: a tenth more searches a second.
 if command -v chrt > /dev/null; then
-    exec chrt --batch 0 {shlex.quote(haproxy)} "$@"
+    set -- chrt --batch 0 "$@"
 fi
-exec {shlex.quote(haproxy)} "$@"
+# Ray ends the process group of a worker that dies. Where HAProxy is ended by its mark, it need not
+# go with the process that started it.
+if [ -n "${MARKER_VARIABLE}" ] && command -v setsid > /dev/null; then
+    set -- setsid "$@"
+fi
+exec "$@"
 """

@@ -213,7 +213,7 @@ class SearchOptions(ReleaseOptions):
 
 
 class EmbeddedBody(Body):
-    """The vectors of `queries`, as the region made them that asks several for the same."""
+    """The vectors of texts, as the region made them that asks several for the same."""
 
     model: Name = Field(description="The version of the embedder that made them.")
     vectors: str = Field(description="float32, little-endian, a row for each text; in base64.")

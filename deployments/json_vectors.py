@@ -55,7 +55,8 @@ def _taken_apart(body: bytes) -> BodyVectors | None:
     given = parsed[field]
     num_rows = 1 if field == "vector" else len(given)
     others = {key: _as_python(parsed[key]) for key in keys if key != field}
-    if exact_json.may_have_lost({field: None, **others}, body):
+    is_nested = any(isinstance(other, dict | list) for other in others.values())
+    if is_nested and exact_json.may_have_lost({field: None, **others}, body):
         return None
     # The buffer says nothing of how numbers were nested, so lists are counted: each begins with a
     # bracket, and one inside of a string only makes the count too high.

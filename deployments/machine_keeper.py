@@ -49,6 +49,7 @@ def keep(marker: str, command: list[str]) -> int:
     """Returns the status of `command` once the node is gone and nothing of it runs any more."""
     status = subprocess.call(command)
     vital = _vital_processes(marker) if status == 0 else {}
+    print(f"Watching over {', '.join(sorted(vital)) or 'nothing'}", flush=True)
     control_store = None
     if REDIS_VARIABLE in os.environ and _GCS in vital:
         control_store = ControlStore(vital.pop(_GCS))

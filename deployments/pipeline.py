@@ -80,13 +80,12 @@ def ingest_documents(
         artifacts=Artifacts(installation.store),
         corpus=corpus,
         sources=sources,
-        chars_max=installation.settings.corpus(corpus).chunks.chars_max,
         replace=replace,
         skip_errors=skip_errors,
         progress=step.count,
     )
     manifest = ingested.manifest
-    step.note(REUSED if manifest == before else f"{manifest.num_passages} passages")
+    step.note(REUSED if manifest == before else f"{manifest.num_documents} documents")
     return ingested
 
 
@@ -108,7 +107,7 @@ def build(
     )
     what = f"{len(manifest.shards)} shards" if manifest.base is None else "deleted documents only"
     step.note(REUSED if reused else f"{what}, {recall_told(manifest)}")
-    for remark in () if reused else _recall_remarks(manifest):
+    for remark in () if reused else _remarks(manifest):
         err.print(f"[yellow]{escape(remark)}[/]", soft_wrap=True)
     if manifest.tuning is not None and not reused and manifest.base is None:
         err.print(_tuning_table(manifest.tuning))
@@ -122,8 +121,10 @@ def recall_told(manifest: IndexManifest) -> str:
     return told if least is None else f"{told} (least {least:.3f})"
 
 
-def _recall_remarks(manifest: IndexManifest) -> list[str]:
-    """What the build had to do about recall, and what is still wrong with it."""
+def _remarks(manifest: IndexManifest) -> list[str]:
+    """What the build had to do about recall, what is still wrong with it, and which passages are
+    hard to find.
+    """
     flat = [shard.shard for shard in manifest.shards if shard.kind is not None]
     remarks = []
     if flat:
@@ -135,6 +136,11 @@ def _recall_remarks(manifest: IndexManifest) -> list[str]:
         remarks.append(
             "For some queries much less is found than on average. Build the corpus anew from all "
             "of its documents, or with index.kind: Flat."
+        )
+    if manifest.num_averaged is not None:
+        remarks.append(
+            f"{manifest.num_averaged:,} passages are longer than the embedder reads: each has the "
+            "mean of the vectors of its windows, which finds less of what it holds."
         )
     return remarks
 

@@ -280,13 +280,12 @@ def propose(
     targets = targets or tuple(sorted(installation.settings.regions))
     client = CoordinatorClient()
     number = client.propose(contents, targets=targets, auto_commit=commit, policy=policy)
-    note(f"release {number}")
     timeout_s = policy.prepare_timeout_s + SERVE_TIMEOUT_S
     if commit:
-        client.wait_until_committed(number, timeout_s)
+        client.wait_until_committed(number, timeout_s, note)
         client.wait_until_serving(number, timeout_s)
     else:
-        client.wait_until_prepared(number, timeout_s)
+        client.wait_until_prepared(number, timeout_s, note)
     return number
 
 

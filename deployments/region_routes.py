@@ -39,7 +39,7 @@ from deployments.answer_schema import (
 from deployments.http_body import read_body
 from deployments.http_caller import CallerReader
 from deployments.http_replies import HealthReply
-from deployments.http_schema import Body, Name, ReleaseNumber, TimeoutMs, parse_body
+from deployments.http_schema import Body, EmbeddedBody, Name, ReleaseNumber, TimeoutMs, parse_body
 from deployments.http_settings import HttpSettings
 from deployments.metrics import HttpMetrics
 from deployments.openapi_parts import body_of, json_response, replies
@@ -66,6 +66,7 @@ class RegionAnswerBody(AnswerBody, SamplingOptions):
     """A question as another region forwards it."""
 
     question: Annotated[str, Field(min_length=1, max_length=CONVERSATION_CHARS_MAX)]
+    embedded: EmbeddedBody | None = Field(None, description="The vector of the question.")
     retrieve: bool = Field(True, description="False asks the plain model.")
     history: History = Field(default_factory=list, description="Earlier messages, oldest first.")
     stop: StopTexts = Field(default_factory=list)
@@ -73,6 +74,7 @@ class RegionAnswerBody(AnswerBody, SamplingOptions):
     def to_request(self, trace_id: str) -> AnswerRequest:
         return replace(
             super().to_request(trace_id),
+            embedded=None if self.embedded is None else self.embedded.to_embedded(1),
             retrieve=self.retrieve,
             history=_messages(self.history),
             stop=tuple(self.stop),

@@ -35,18 +35,23 @@ class S3Endpoint:
     """A WSGI application around moto's S3.
 
     moto looks whether a key exists and then writes, so requests are served one at a time. Of the
-    next `replies_to_lose` writes the effect stays and the reply becomes an error 500.
+    next `replies_to_lose` writes the effect stays and the reply becomes an error 500. The next
+    `requests_to_fail` have no effect and get an error 503.
     """
 
     def __init__(self) -> None:
         self._app = DomainDispatcherApplication(create_backend_app)
         self._lock = threading.Lock()
-        self.replies_to_lose = 0
+        self.replies_to_lose = self.requests_to_fail = 0
 
     def __call__(
         self, environ: dict[str, Any], start_response: Callable[..., object]
     ) -> Iterable[bytes]:
         with self._lock:
+            if self.requests_to_fail:
+                self.requests_to_fail -= 1
+                start_response("503 Service Unavailable", [("Content-Length", "0")])
+                return [b""]
             if environ["REQUEST_METHOD"] == "PUT" and self.replies_to_lose:
                 self.replies_to_lose -= 1
                 list(self._app(environ, lambda status, headers, exc_info=None: None))

@@ -19,7 +19,7 @@ from tests.search_region import REPLICA_NAMES, head_node, node_of_replica, wait_
 
 _GONE_S = 1.0
 """How long requests may be lost that met a HAProxy which had just died."""
-_AGENT = "dashboard/agent.py"
+_AGENT = "ray::DashboardAgent"
 _SETTLED_S = 12.0
 """Serve looks after its proxies every ten seconds."""
 

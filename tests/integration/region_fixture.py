@@ -28,7 +28,7 @@ from actors.starter_models import STARTER_GENERATOR, starter_generator_folder
 from cluster.artifact_cache import ArtifactCache
 from cluster.artifacts import Artifacts
 from cluster.config import Settings
-from cluster.corpus_settings import ChunkSettings, CorpusSettings
+from cluster.corpus_settings import ChunkSettings, CorpusSettings, LongPassages
 from cluster.manifests import IndexKind, IndexManifest, IndexParameters, ManifestRef, Metric
 from cluster.model_settings import GeneratorSettings
 from cluster.region_settings import EndpointSettings, RegionSettings, StoreSettings
@@ -157,8 +157,10 @@ def settings_in(folder: Path) -> Settings:
             replicas=2 if name == "xquad" else 1,
             index=FLAT,
             # The gold passage of a question is a whole paragraph.
-            chunks=ChunkSettings(chars_max=4000),
+            chunks=ChunkSettings(tokens_max=4000, long_passages=LongPassages.AVERAGE),
             partition_by="title" if name == PARTITIONED else None,
+            # Questions of the tests need not have anything to do with what is to be found.
+            score_min=None,
         )
         for name, shards in SHARDS.items()
     }

@@ -151,6 +151,8 @@ def test_says_its_version(workspace: Workspace) -> None:
         ("release commit 1", "start it with `raygion up`"),
         ("release show 1", "there is no release 1"),
         ("release propose", "add documents with `raygion ingest`"),
+        ("release propose --corpora notes", "corpora: there is no corpus 'notes'; there is: none"),
+        ("corpus show notes", "there is no corpus 'notes'; add documents with `raygion ingest`"),
         ("search copper --filter {", "filter: is no valid JSON"),
         ("ingest notes nothing.md", "source: nothing.md does not exist"),
         ("ingest Notes! documents", "corpus: 'Notes!' is no name"),
@@ -238,12 +240,19 @@ def test_from_documents_to_a_rollback_and_down(workspace: Workspace) -> None:
     assert "release 2 is not loaded in: here" in refuses("release", "rollback", "2")
     assert reads("release", "rollback", "1", "--force") == {"release": 1}
 
+    assert [corpus["corpus"] for corpus in reads("corpus", "list")["corpora"]] == ["notes"]
+    told = reads("corpus", "show", "notes")
+    assert [index["num_documents"] for index in told["indexes"]] == [5, 4]
+    assert "is used by release" in refuses("corpus", "drop", "notes", "--yes")
+
     # A region that is up stays as it is.
     assert reads("up")["release"] == 1
     assert gateway_pids(cluster) == gateways
     summary = reads("status")
     assert (summary["release"], summary["healthy"]) == (1, True)
-    assert "Release 1 (current): search only" in does("status")
+    told = does("status")
+    assert "Release 1 (current): search only" in told
+    assert "control store has its state in memory: the region dies with it" in told
 
     ended = reads("down")["ended"]
     assert len(ended) > 1
@@ -337,7 +346,7 @@ def test_a_demo_reuses_the_store_and_stays_up_until_it_is_interrupted(
     demo.read_until("The region is up at")
     print(demo.output)
     steps = [line for line in demo.lines if line.startswith("✓ ")]
-    for step in ("Read and chunk", "Embedding model", "Embed and build"):
+    for step in ("Read the World Factbook", "Embedding model", "Embed and build"):
         (line,) = [line for line in steps if line.startswith(f"✓ {step}")]
         assert line.endswith("already in the store\n")
     for row in ("release", "shards", "replicas", "coverage", "answers", "all"):

@@ -137,7 +137,6 @@ def _ingest_file(store: ObjectStore, path: Path) -> None:
         artifacts=Artifacts(store),
         corpus=CORPUS,
         sources=[str(path)],
-        chars_max=1000,
         replace=False,
         progress=lambda done, total: None,
     )

@@ -16,6 +16,7 @@ import ray
 from actors import names
 from actors.actor_calls import NAMESPACE
 from actors.shard_replica import ReplicaStatus
+from cluster.evidence import EvidencePolicy
 from cluster.manifests import IndexKind, IndexParameters, ManifestRef, Metric
 from cluster.releases import ReleaseContents
 from deployments import region_host
@@ -204,6 +205,27 @@ def test_a_proposal_is_prepared_beside_what_serves_and_can_be_dropped(
     assert client.log_state().proposals[number].reason == "only a test"
     wait_until(lambda: version not in held_versions("xquad", 2, 2), "the replicas to let go of it")
     assert shared_region.search(http, query=QUERY)["release"] == shared_region.release
+
+
+def test_a_least_score_counts_in_the_release_that_names_it(
+    shared_region: LiveRegion, http: httpx.Client
+) -> None:
+    evidence = EvidencePolicy(score_min={"xquad": 0.31}, nothing_found="No idea.")
+    number = propose(
+        shared_region, shared_region.contents.model_copy(update={"evidence": evidence})
+    )
+
+    def ask(question: str, release: int) -> dict[str, Any]:
+        body = {"corpus": "xquad", "question": question, "release": release, "max_tokens": 4}
+        reply: dict[str, Any] = http.post("/v1/answer", json=body).json()
+        return reply
+
+    unrelated = ask("How do I bake a pizza?", number)
+    assert (unrelated["outcome"], unrelated["citations"]) == ("nothing_found", [])
+    assert unrelated["answer"] == "No idea."
+    assert ask("How do I bake a pizza?", shared_region.release)["citations"]
+    known = ask("What is the Saxon Garden in Polish?", number)
+    assert (known["outcome"], known["citations"][0]["id"]) == ("answered", "Warsaw/0")
 
 
 def _make_room(region: LiveRegion, version: str) -> None:

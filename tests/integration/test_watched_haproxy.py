@@ -21,6 +21,7 @@ from ray.serve._private import haproxy
 from ray.serve.config import HTTPOptions
 
 from deployments.haproxy_config import GatewayPlaces
+from deployments.marked_processes import MARKER_VARIABLE
 from deployments.ray_starter import write_haproxy_wrapper
 from deployments.watched_haproxy import WatchedHAProxy, WatchedHAProxyManager
 
@@ -208,6 +209,18 @@ async def test_one_that_dies_while_it_takes_over_leaves_nobody_without(world: Wo
         async with asked(world) as load:
             pass
     assert set(load.statuses) == {200}
+
+
+@pytest.mark.parametrize("marked", [True, False])
+async def test_where_it_is_ended_by_its_mark_it_is_apart_from_the_process_that_started_it(
+    world: World, monkeypatch: pytest.MonkeyPatch, marked: bool
+) -> None:
+    """Else it would outlive the node for good."""
+    monkeypatch.setenv(MARKER_VARIABLE, "a-mark" if marked else "")
+    process = (await world.proxy_with_routes())._proc
+    assert process is not None
+    assert (os.getsid(process.pid) != os.getsid(0)) is marked
+    assert (os.getpgid(process.pid) == process.pid) is marked
 
 
 async def test_a_new_manager_takes_over_what_runs(world: World) -> None:

@@ -88,6 +88,7 @@ class Region:
         """What this region's processor adds to each number of a text's vector."""
         self.model = "minilm"
         self.cannot_embed: RaygionError | None = None
+        self.embeds: list[SearchRequest] = []
         self.coverage = 1.0
         self.gone = False
         self.hangs = False
@@ -167,6 +168,7 @@ class Region:
         )
 
     async def embedded(self, request: SearchRequest) -> SearchRequest:
+        self.embeds.append(request)
         if self.cannot_embed is not None:
             raise self.cannot_embed
         return replace(request, embedded=self._made(request))

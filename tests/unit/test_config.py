@@ -115,6 +115,12 @@ def test_an_unknown_key_in_the_file_is_refused_by_name(write: Write, text: str, 
     assert CONFIG_FILE in error.message
 
 
+def test_chunks_in_characters_are_refused_with_what_to_write_now(write: Write) -> None:
+    error = refused(write("corpora: {c: {chunks: {chars_max: 1000}}}"))
+    assert error.field == "corpora.c.chunks"
+    assert "write tokens_max" in error.message
+
+
 @pytest.mark.parametrize(
     ("variable", "key"),
     [

@@ -11,6 +11,7 @@ from cluster.demand import Demand
 from cluster.errors import InvalidArgument, NotFound, NotYet, RaygionError, Unavailable
 from cluster.region_view import Freshness, Pulse, RegionView
 from cluster.releases import CanaryShare
+from cluster.rollout_events import RegionStatus
 from cluster.session import SessionToken
 from tests.unit.known_releases import (
     DONE,
@@ -162,6 +163,39 @@ def test_switches_count_with_the_reading_that_found_them() -> None:
     assert decided(demand("eventual"), after) == decided(demand("eventual"), TWICE)
     # The view that comes after it was made before it.
     assert after.with_view(before.view).view.switches == TWICE.view.switches
+
+
+@pytest.mark.parametrize("told", [(), ((3, 1, 0),), ((3, 1, 0), (6, 2, 500))])
+def test_a_pulse_takes_no_switch_away(told: tuple[tuple[int, int, int], ...]) -> None:
+    """Views and pulses come by different ways: the one that reaches further in the log counts."""
+    behind = replace(known(*told).pulse, freshness=Freshness(read_ms=950, position=6))
+    heard = TWICE.with_pulse(behind)
+    assert heard.view.switches == TWICE.view.switches
+    assert heard.freshness.read_ms == 950
+    ahead = known((3, 1, 0), (6, 2, 500), (8, 1, 700), read_ms=950)
+    assert TWICE.with_pulse(ahead.pulse).view.switches == ahead.view.switches
+
+
+def test_a_pulse_tells_of_the_regions_whatever_it_knows_of_the_log() -> None:
+    regions = {"b": RegionStatus(region="b", position=6, prepared=(2,), current=2, at_ms=900)}
+    for told in (Pulse(regions=regions), replace(TWICE.pulse, regions=regions)):
+        heard = TWICE.with_pulse(told)
+        assert heard.pulse == replace(TWICE.pulse, regions=regions)
+        assert heard.with_pulse(Pulse()).pulse.regions == regions
+
+
+def test_a_pulse_that_has_read_further_counts_though_its_clock_is_behind() -> None:
+    further = known((3, 1, 0), (6, 2, 500), (8, 1, 700), read_ms=850)
+    assert TWICE.with_pulse(further.pulse).freshness == further.freshness
+
+
+def test_a_reply_has_no_token_before_there_is_anything_to_name() -> None:
+    view = replace(NOTHING.view, releases={2: release(2)})
+    tried = replace(view, canary=CanaryShare(release=2, percent=50, at_ms=0))
+    for what in (Known(tried, NOTHING.pulse), Known(tried, replace(TWICE.pulse, switches=()))):
+        assert what.pin(None, NOW, lot=0.0, skew_max_ms=SKEW).session == ""
+    nameless = Known(TWICE.view, replace(TWICE.pulse, store_id=""))
+    assert nameless.pin(None, NOW, skew_max_ms=SKEW).session == ""
 
 
 def test_a_coordinator_that_has_just_begun_takes_nothing_away() -> None:

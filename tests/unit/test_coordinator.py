@@ -347,6 +347,7 @@ def test_why_a_release_cannot_be_loaded_is_told(
     # What may pass is tried again, and what does not ends it.
     errors.pop(0)
     wait_until(lambda: told() == "the store timed out")
+    wait_until(lambda: coordinator.failures(1) == {"local": "the store timed out"})
     assert coordinator.log_state().open_proposal() is not None
     errors[0] = Corrupt("bad bytes")
     wait_until(lambda: coordinator.log_state().open_proposal() is None)

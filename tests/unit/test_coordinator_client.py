@@ -129,6 +129,18 @@ def test_waiting_goes_on_while_the_coordinator_starts_anew(ray: FakeRay) -> None
         CoordinatorClient().wait_until_committed(1, 30.0)
 
 
+def test_whoever_waits_is_told_what_preparing_fails_with(ray: FakeRay) -> None:
+    make, state = Entries(), LogState()
+    for entry in (make.elect("a", 1), make.propose(1)):
+        state = fold(state, entry)
+    committed = fold(state, make.commit(1)).proposals[1]
+    ray.answers["proposal"] = [state.proposals[1], state.proposals[1], committed]
+    ray.answers["failures"] = [{}, {"b": "no memory", "a": "timed out"}, {}]
+    told: list[str] = []
+    CoordinatorClient().wait_until_committed(1, 30.0, told.append)
+    assert told == ["release 1", "release 1, tried again (a: timed out; b: no memory)", "release 1"]
+
+
 def test_waiting_comes_to_an_end(ray: FakeRay) -> None:
     ray.answers["proposal"] = [ActorDiedError()]
     with pytest.raises(DeadlineExceeded, match="release 1 to be committed") as caught:

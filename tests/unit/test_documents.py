@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cluster.documents import (
@@ -26,15 +26,15 @@ from cluster.errors import Corrupt, InvalidArgument
 from cluster.manifests import ColumnType
 from cluster.passages import (
     Passage,
-    clashing_passage_id,
     conform,
     count_passages,
     current_passages,
     current_rows,
+    cut_passages,
     document_ids,
     long_integer_rows,
+    passage_ids,
     passage_table,
-    passages_of,
     read_part,
     vectors_of,
     write_part,
@@ -217,17 +217,45 @@ def test_a_corpus_has_a_bounded_number_of_fields() -> None:
         merge_schemas(schema_of(many, "x"), schema_of({"g": ColumnType.INT}, "y"))
 
 
-def test_a_long_document_becomes_numbered_passages_and_a_short_one_keeps_its_id() -> None:
-    short = parse(metadata={"x": 1})
-    assert passages_of(short, chars_max=100) == [
-        Passage(id="a", document="a", text="Some text.", metadata={"x": 1})
+def cut(*rows: tuple[str, str, str]) -> list[tuple[str, str, str, int]]:
+    """Rows of id, document and text, cut at each semicolon, with the number of the row."""
+    passages = [
+        Passage(id=id, document=document, text=text, metadata={"row": row})
+        for row, (id, document, text) in enumerate(rows)
     ]
-    long = parse(text="One sentence here. " * 20)
-    passages = passages_of(long, chars_max=300)
-    assert [passage.id for passage in passages] == ["a#0", "a#1"]
-    assert {passage.document for passage in passages} == {"a"}
-    with_vector = parse(text="One sentence here. " * 20, vector=[1.0])
-    assert len(passages_of(with_vector, chars_max=300)) == 1
+    table = passage_table(passages, {"row": ColumnType.INT}, None)
+    again = cut_passages(table, lambda text: text.split(";"))
+    assert again.schema == table.schema
+    columns = ("id", "document", "text", "meta.row")
+    return list(zip(*(again.column(name).to_pylist() for name in columns), strict=True))
+
+
+def test_a_long_document_becomes_numbered_passages_and_a_short_one_keeps_its_id() -> None:
+    assert cut(("a", "a", "x;y"), ("b", "b", "z")) == [
+        ("a#0", "a", "x", 0),
+        ("a#1", "a", "y", 0),
+        ("b", "b", "z", 1),
+    ]
+
+
+def test_documents_that_an_older_version_had_cut_are_cut_on() -> None:
+    assert cut(("a#0", "a", "x;y"), ("a#1", "a", "z"), ("b", "b", "u")) == [
+        ("a#0", "a", "x", 0),
+        ("a#1", "a", "y", 0),
+        ("a#2", "a", "z", 1),
+        ("b", "b", "u", 2),
+    ]
+
+
+@given(
+    counts=st.dictionaries(
+        st.text("ab#01", min_size=1, max_size=6), st.integers(min_value=1, max_value=3)
+    )
+)
+@example(counts={"a": 2, "a#1": 1, "a#1#0": 1})
+def test_no_two_documents_have_passages_of_one_id(counts: dict[str, int]) -> None:
+    ids = [id for document, count in counts.items() for id in passage_ids(document, count)]
+    assert len(ids) == len(set(ids)) == sum(counts.values())
 
 
 def test_a_table_survives_the_store_byte_for_byte() -> None:
@@ -290,9 +318,5 @@ def test_a_later_part_replaces_documents_whole() -> None:
     ]
 
 
-def test_passage_ids_that_would_meet_are_found() -> None:
+def test_the_rows_of_each_document_are_counted() -> None:
     assert count_passages(["a", "a", "b"]) == {"a": 2, "b": 1}
-    assert clashing_passage_id({"a": 2, "a#1": 1}) == "a#1"
-    assert clashing_passage_id({"a": 2, "a#2": 1, "a#01": 1, "a#x": 1, "#1": 1}) is None
-    assert clashing_passage_id({"a": 1, "a#0": 1}) is None
-    assert clashing_passage_id({"a": 2, "a#1": 2}) is None

@@ -4,9 +4,11 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -118,6 +120,23 @@ def test_bfloat16_is_close_to_float32_and_as_independent(embedder: Embedder, fol
         assert other.embed([text])[0].tobytes() == vectors[row].tobytes()
 
 
+def test_all_of_a_long_text_counts(embedder: Embedder) -> None:
+    """In a batch as alone, and whether the end or the beginning tells two texts apart."""
+    filling = "We spoke about the plans for the coming year and about who does what. " * 40
+    asked = "When do penguins hatch?", "What is the capital of France?"
+    texts = [asked[0], *(filling + question for question in asked), asked[1] + filling, asked[1]]
+    vectors = embedder.embed(texts)
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-6)
+    for row, text in enumerate(texts):
+        assert embedder.embed([text])[0].tobytes() == vectors[row].tobytes()
+    short, other = vectors[0], vectors[4]
+    assert short @ vectors[1] > short @ vectors[2] + 0.01
+    assert other @ vectors[2] > other @ vectors[1] + 0.01
+    passages = embedder.embed_passages(texts)
+    assert passages[[0, 4]].tobytes() == vectors[[0, 4]].tobytes()
+    assert short @ vectors[1] > short @ passages[1] + 0.01, "a question stands last"
+
+
 def test_bfloat16_is_refused_by_a_processor_without_it(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,6 +170,23 @@ def test_pooling_is_as_the_model_says(embedder: Embedder, folder: Path, tmp_path
         Embedder(target, num_threads=1)
 
 
+def test_nothing_is_padded_beyond_what_a_model_reads(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "short")
+    path = tmp_path / "short" / "tokenizer_config.json"
+    tokenizer = json.loads(path.read_text()) | {"model_max_length": 77}
+    path.unlink()
+    path.write_text(json.dumps(tokenizer))
+    embedder = Embedder(tmp_path / "short", num_threads=1)
+    lengths: set[int] = set()
+
+    def noted(module: Any, args: Any, given: dict[str, torch.Tensor]) -> None:
+        lengths.add(given["input_ids"].shape[1])
+
+    embedder._model.register_forward_pre_hook(noted, with_kwargs=True)
+    embedder.embed(["word", "word " * 60, "word " * 400])
+    assert lengths == {8, 64, 72, 77}
+
+
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match="no sentence encoder"):
         Embedder(tmp_path, num_threads=1)
@@ -175,7 +211,7 @@ async def test_a_worker_takes_its_model_from_the_store(tmp_path: Path, embedder:
     store = open_store(str(tmp_path / "store"))
     assert Catalog(store).list_models()[0][0] == model
     worker = EmbeddingWorker(model, store, tmp_path / "cache")
-    assert (await worker.embed(TEXTS[:2])).tobytes() == embedder.embed(TEXTS[:2]).tobytes()
+    assert (await worker.embed(TEXTS[:2], 30.0)).tobytes() == embedder.embed(TEXTS[:2]).tobytes()
     wrong = model.model_copy(update={"dimension": 5})
     with pytest.raises(InvalidArgument, match="384 numbers, not of 5"):
         EmbeddingWorker(wrong, store, tmp_path / "cache")

@@ -22,7 +22,7 @@ from actors.ingest import Ingested
 from actors.source_files import SourceFile
 from cluster.artifacts import Artifacts
 from cluster.catalog import Catalog
-from cluster.deletes import delete_documents
+from cluster.deletes import delete_documents, drop_corpus
 from cluster.errors import InvalidArgument
 from cluster.ingest_report import IngestReport, LeftOut
 from cluster.manifests import ColumnType, CorpusManifest
@@ -188,6 +188,32 @@ def test_a_table_in_parts_keeps_what_its_folders_say(
     assert {id: row["meta.year"] for id, row in rows.items()} == {"b1": 2019, "b2": 2020, "b3": 3}
 
 
+def test_a_corpus_that_is_added_to_often_has_few_parts_and_knows_what_it_has(
+    run: Ingest,
+    report: Report,
+    object_store: ObjectStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    files = [
+        write_rows(tmp_path / f"{n}.jsonl", {"id": f"d{n}", "text": f"Text {n}.", "n": n})
+        for n in range(40)
+    ]
+    for file in files:
+        manifest = run(file)
+    assert manifest.num_documents == 40
+    assert len(manifest.parts) < 40
+    assert manifest.sources == tuple(map(str, files))
+    assert set(rows_of(object_store, manifest)) == {f"d{n}" for n in range(40)}
+    monkeypatch.setattr(actors.ingest, "SOURCES_MAX", 3)
+    # What is in a merged part is known to be unchanged all the same.
+    last = write_rows(tmp_path / "f.jsonl", {"id": "f", "text": "F", "n": 0.5})
+    assert run(last).sources == tuple(map(str, [*files[-2:], last]))
+    found = report(*files)
+    assert changes(found) == {"unchanged": 40}
+    assert position_of(object_store) == 41
+
+
 def test_row_numbers_as_ids_replace_each_other_and_that_is_told(
     report: Report, tmp_path: Path
 ) -> None:
@@ -229,6 +255,8 @@ def test_every_file_of_a_folder_is_read_or_told(
         "blank.html": "<script>1</script>",
         "rows.jsonl": "\n\n",
         "table.csv": "",
+        "table.parquet": "",
+        "vectors.npy": "",
         ".hidden.md": "# Hidden",
     }.items():
         (folder / name).write_text(text)
@@ -236,8 +264,9 @@ def test_every_file_of_a_folder_is_read_or_told(
     found = report("docs")
     assert (changes(found), found.files_read, found.documents_left_out) == ({"new": 1}, 1, ())
     empty = ("docs/blank.html", "docs/empty.md", "docs/rows.jsonl", "docs/table.csv")
+    empty += ("docs/table.parquet",)
     assert left_out(found.files_left_out) == {
-        "has no documents in it": (4, empty),
+        "has no documents in it": (6, empty),
         "is hidden": (1, ("docs/.hidden.md",)),
         "is a symbolic link": (1, ("docs/link.md",)),
         "is of a kind that is not read (.docx)": (1, ("docs/b.docx",)),
@@ -299,3 +328,20 @@ def test_documents_that_do_not_fit_together_are_never_skipped(
     with pytest.raises(InvalidArgument, match="one type in the whole corpus"):
         report(write_rows(tmp_path / "2.jsonl", *rows), skip_errors=True)
     assert position_of(object_store) == 0
+
+
+def test_a_corpus_that_was_dropped_starts_anew(
+    run: Ingest, object_store: ObjectStore, tmp_path: Path
+) -> None:
+    old = write_rows(tmp_path / "old.jsonl", {"id": "a", "text": "Old.", "metadata": {"year": 1}})
+    row = {"id": "b", "text": "New.", "vector": [1.0, 0.0], "metadata": {"year": "first"}}
+    new = write_rows(tmp_path / "new.jsonl", row)
+    run(old)
+    drop_corpus(catalog=Catalog(object_store), corpus="docs")
+    manifest = run(new)
+    assert (manifest.position, manifest.vector_dimension) == (3, 2)
+    assert manifest.metadata_schema == {"year": ColumnType.STRING}
+    assert rows_of(object_store, manifest).keys() == {"b"}
+    assert manifest.sources == (str(new),)
+    drop_corpus(catalog=Catalog(object_store), corpus="docs")
+    assert rows_of(object_store, run(old)).keys() == {"a"}

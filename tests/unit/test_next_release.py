@@ -13,7 +13,8 @@ from actors.index_build import build_index
 from cluster.artifacts import Artifacts
 from cluster.catalog import Catalog
 from cluster.config import Settings
-from cluster.corpus_settings import CorpusSettings
+from cluster.corpus_settings import ChunkSettings, CorpusSettings
+from cluster.deletes import drop_corpus
 from cluster.errors import NotFound
 from cluster.index_versions import built_version, derived_version
 from cluster.manifests import (
@@ -42,6 +43,8 @@ ASKED = [
     CorpusSettings(shards=3),
     CorpusSettings(partition_by="team"),
     CorpusSettings(partition_by="year"),
+    CorpusSettings(chunks=ChunkSettings(tokens_max=100)),
+    CorpusSettings(chunks=ChunkSettings(tokens_max=100, overlap_tokens=0)),
 ]
 """Settings that lead to other indexes."""
 
@@ -146,6 +149,7 @@ def world() -> World:
 
 @pytest.mark.parametrize("between", ASKED[1:])
 def test_settings_that_went_back_count_again(world: World, between: CorpusSettings) -> None:
+    world.embedder = embedder("a")
     world.ingest()
     first = world.build()
     world.asked["docs"] = between
@@ -259,6 +263,32 @@ def test_the_present_settings_go_before_age(world: World) -> None:
     world.ingest(documents=2)
     assert world.taken() == {"docs": asked.version}
     assert "has changed since index" in world.told()
+
+
+def test_where_nothing_has_the_latest_documents_later_ones_go_before_the_settings(
+    world: World,
+) -> None:
+    world.ingest(documents=1)
+    world.build()
+    world.ingest(documents=2)
+    world.asked["docs"] = CorpusSettings(shards=3)
+    later = world.build()
+    world.asked.clear()
+    world.ingest(documents=3)
+    assert world.taken() == {"docs": later.version}
+
+
+def test_a_corpus_that_was_dropped_is_left_out(world: World) -> None:
+    for corpus in ("docs", "faq"):
+        world.ingest(corpus)
+        world.build(corpus)
+    world.serve()
+    drop_corpus(catalog=world.catalog, corpus="faq")
+    assert world.taken().keys() == {"docs"}
+    assert world.told() == "corpus 'faq' has no documents any more; it is left out"
+    world.ingest("faq", documents=5)
+    with pytest.raises(NotFound, match="`raygion build faq`"):
+        world.following()
 
 
 def test_what_is_served_is_carried_on_before_what_was_built_last(world: World) -> None:

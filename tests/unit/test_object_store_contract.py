@@ -300,6 +300,20 @@ assert store.get("two") == b"12"
 """
 
 
+def test_a_store_on_s3_is_asked_again_after_an_error_of_its_own(s3_server: S3Server) -> None:
+    store = s3_server.address().open()
+    store.put_if_absent("a", b"x")
+    for ask in (
+        lambda: store.get("a") == b"x",
+        lambda: store.exists("a"),
+        lambda: store.list_names("b") == [],
+        lambda: store.put_if_absent("b", b"y") is None,
+    ):
+        s3_server.endpoint.requests_to_fail = 2
+        assert ask()
+        assert s3_server.endpoint.requests_to_fail == 0
+
+
 def test_a_store_on_s3_survives_a_fork(s3_server: S3Server) -> None:
     store = s3_server.address().open()
     store.put_if_absent("one", b"1")

@@ -79,7 +79,7 @@ class Region:
                 Any,
                 SimpleNamespace(
                     shards=lambda _: routes,
-                    embedder=lambda _: self.embedders,
+                    embedders=lambda _: self.embedders,
                     follow=lambda _: None,
                 ),
             ),
@@ -107,10 +107,7 @@ class Embedders:
     def __init__(self) -> None:
         self.asked: list[tuple[str, ...]] = []
 
-    async def ask(self, call: Any, deadline: Deadline, *, learn_speed: bool) -> Float32Array:
-        return cast(Float32Array, await call(self, 1.0))
-
-    async def embed(self, texts: tuple[str, ...], timeout_s: float) -> Float32Array:
+    async def embed(self, texts: tuple[str, ...], deadline: Deadline) -> Float32Array:
         self.asked.append(texts)
         return np.repeat(QUERIES[:1], len(texts), axis=0)
 

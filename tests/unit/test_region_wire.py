@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import AsyncGenerator
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from cluster import errors
+from cluster.answers import AnswerEvent, AnswerRequest, last_event
 from cluster.caller import Caller, Location
 from cluster.clock import Deadline
 from cluster.demand import demand_of
@@ -138,22 +140,36 @@ async def test_vectors_that_go_along_with_texts_arrive_bit_for_bit() -> None:
     asked = SearchRequest(
         queries=("tea", "salt"), embedded=Embedded(model="0af7651916cd43dd", vectors=vectors)
     )
+    one = Embedded(model="0af7651916cd43dd", vectors=vectors[:1])
     async with serving(service) as url, peers_of(settings_of({"there": url})) as peers:
         await peers.search("there", asked, Deadline.after(5.0))
-    (got,) = service.searches
-    assert got.embedded is not None
-    assert (got.queries, got.embedded.model) == (asked.queries, "0af7651916cd43dd")
-    assert got.embedded.vectors.shape == vectors.shape
-    assert got.embedded.vectors.tobytes() == vectors.tobytes()
+        question = AnswerRequest(question="Who grows tea?", embedded=one)
+        await last_event(peers.answer_events("there", question, Deadline.after(5.0)))
+    (got,), (got_question,) = service.searches, service.answers
+    assert got.queries == asked.queries
+    for received, sent in ((got.embedded, vectors), (got_question.embedded, vectors[:1])):
+        assert received is not None
+        assert received.model == "0af7651916cd43dd"
+        assert received.vectors.shape == sent.shape
+        assert received.vectors.tobytes() == sent.tobytes()
+    assert got_question.retrieval().embedded is got_question.embedded
 
 
 class Older(FakeService):
     """Of a version that does not know the field `embedded`."""
 
+    unknown = errors.InvalidArgument("is not known; known: corpus, queries", "embedded")
+
     async def search(self, request: SearchRequest) -> SearchResult:
         if request.embedded is not None:
-            raise errors.InvalidArgument("is not known; known: corpus, queries", "embedded")
+            raise self.unknown
         return await super().search(request)
+
+    async def answer_events(self, request: AnswerRequest) -> AsyncGenerator[AnswerEvent, None]:
+        if request.embedded is not None:
+            raise self.unknown
+        async for event in super().answer_events(request):
+            yield event
 
 
 async def test_a_region_that_does_not_know_of_such_vectors_is_sent_the_texts_alone() -> None:
@@ -162,8 +178,12 @@ async def test_a_region_that_does_not_know_of_such_vectors_is_sent_the_texts_alo
     service = Older()
     async with serving(service) as url, peers_of(settings_of({"there": url})) as peers:
         assert (await peers.search("there", asked, Deadline.after(5.0))).hits
-    (got,) = service.searches
+        question = AnswerRequest(question="Who grows tea?", embedded=asked.embedded)
+        events = peers.answer_events("there", question, Deadline.after(5.0))
+        assert (await last_event(events)).answer
+    (got,), (got_question,) = service.searches, service.answers
     assert (got.queries, got.embedded) == (SEARCH.queries, None)
+    assert (got_question.question, got_question.embedded) == (question.question, None)
 
 
 async def test_rows_of_another_length_than_the_indexs_are_refused_and_not_cut_anew() -> None:

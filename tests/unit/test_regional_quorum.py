@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from cluster.answers import AnswerResult, Retrieved, Token
+from cluster.answers import AnswerRequest, AnswerResult, Retrieved, Token
 from cluster.demand import Consistency, Demand, demand_of
 from cluster.errors import InvalidArgument, NotYet, Unavailable
 from cluster.search import SearchRequest
@@ -156,8 +156,13 @@ async def test_a_text_is_embedded_once_for_all_regions(
     events = await told(a, replace(QUESTION, demand=quorum()))
     assert isinstance(events[-1], AnswerResult)
     assert "differently" not in caplog.text
-    sent = [asked for asked in world.regions["b"].received if isinstance(asked, SearchRequest)]
-    assert all(asked.queries and asked.embedded for asked in sent), "the text goes along"
+    # By the release that all regions are asked for, and not by one that is only tried here.
+    assert [(asked.release, asked.timeout_s) for asked in a.embeds] == [(2, 2.5), (2, 30.0)]
+    sent = world.regions["b"].received
+    assert all(asked.embedded for asked in sent)
+    assert all(asked.queries for asked in sent if isinstance(asked, SearchRequest)), "texts, too"
+    assert isinstance(a.served[-1], AnswerRequest)
+    assert a.served[-1].embedded is not None, "the answer is made of what was agreed on"
 
 
 async def test_a_release_with_another_embedder_embeds_the_text_itself(

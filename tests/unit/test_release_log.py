@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from cluster import release_log
 from cluster.clock import Deadline
-from cluster.errors import LogUnreadable, OutcomeUnknown
+from cluster.errors import LogUnreadable, OutcomeUnknown, Unavailable
 from cluster.log_entries import entry_bytes, parse_entry
 from cluster.object_store import ObjectStore
 from cluster.release_log import (
+    SNAPSHOTS,
     LogSnapshot,
     ReleaseLog,
     read_release_log,
@@ -192,6 +193,20 @@ def test_a_bad_snapshot_is_ignored(
     assert read(memory_store) == log
 
 
+def test_a_bad_snapshot_does_not_keep_others_from_being_stored(memory_store: ObjectStore) -> None:
+    log = entries(3 * EVERY)
+    write(memory_store, log)
+    beyond_the_end(memory_store)
+    memory_store.put(snapshot_path(EVERY), b"rotten")
+    region = ReleaseLog(memory_store)
+    assert list(region.read_after(0)) == log
+    for _ in range(3):
+        region.store_snapshot(len(log))
+    names = memory_store.list_names(SNAPSHOTS)
+    assert [int(name.removesuffix(".json")) // EVERY for name in names] == [1, 2, 3, 4]
+    assert read(memory_store) == log
+
+
 def test_what_has_changed_since_it_was_read_is_kept_out_of_snapshots(
     memory_store: ObjectStore,
 ) -> None:
@@ -226,6 +241,30 @@ def test_the_leader_stores_snapshots_as_the_log_grows(memory_store: ObjectStore)
     later = Region(memory_store, clock, life=2)
     later.driver.read()
     assert later.rollout.state == region.rollout.state
+
+
+class NoSnapshotsStore(CountingStore):
+    """Whose policy forbids to write them."""
+
+    def put_if_absent(self, path: str, data: bytes) -> None:
+        if path.startswith(SNAPSHOTS):
+            raise Unavailable("access denied")
+        super().put_if_absent(path, data)
+
+
+def test_a_snapshot_that_cannot_be_stored_is_not_tried_all_the_time() -> None:
+    store, clock = NoSnapshotsStore(), SimClock()
+    write(store, entries(EVERY))
+    region = Region(store, clock)
+    region.step()
+    tries = []
+    for _ in range(5):
+        store.reads = 0
+        region.driver.decide(exchange_heartbeats=False)
+        tries.append(store.reads > 0)
+        clock.sleep(20.0)
+    assert tries == [False, False, False, True, False], "once a minute"
+    assert region.rollout.leads
 
 
 # An entry that cannot be read.

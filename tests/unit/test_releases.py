@@ -311,6 +311,8 @@ def test_a_committed_canary_keeps_its_share_until_the_switch() -> None:
     assert [state.canary_at(ms) is not None for ms in (50, 99, 100)] == [True, True, False]
     back = tried(e, *entries, e.rollback(1, switch_at_ms=60))
     assert back.canary is None, "a rollback takes the commit back, and the share with it"
+    beside = tried(e, *entries, e.propose(3), e.abort(3))
+    assert beside.canary_at(50) is not None, "the release that is aborted is another one"
     later = tried(e, *entries, e.propose(3), e.commit(3, switch_at_ms=200))
     assert [later.canary_at(ms) for ms in (150, 200, 300)] == [None] * 3
 

@@ -48,3 +48,40 @@ def test_what_still_serves_stays_until_something_newer_is_loaded() -> None:
 
     residents.settle(Prepared(release=1), now_ms=1)
     assert Retire(release=2) in residents.reconcile(rolled_back, now_ms=1)
+
+
+def two_committed(*, switch_at_ms: int = 0) -> list[LogEntry]:
+    make = Entries()
+    first = [make.elect("a", 1), make.propose(1), make.commit(1)]
+    return [*first, make.propose(2), make.commit(2, switch_at_ms=switch_at_ms)]
+
+
+def test_after_a_restart_the_current_release_is_loaded_first() -> None:
+    residents = Residents(region="a", retry_s=5.0, retry_max_s=20.0)
+    wanted = residents.reconcile(folded(*two_committed()), now_ms=1)
+    assert [w.release.number for w in wanted if isinstance(w, Prepare)] == [2, 1]
+
+
+def test_an_attempt_that_is_under_way_is_not_begun_twice() -> None:
+    state = folded(*two_committed())
+    residents = Residents(region="a", retry_s=5.0, retry_max_s=20.0)
+    residents.reconcile(state, now_ms=0)
+    residents.settle(Prepared(release=1), now_ms=0)
+    residents.settle(PrepareFailed(release=2, reason="no disk", retryable=True), now_ms=0)
+    assert [type(x) for x in residents.reconcile(state, now_ms=5_000)] == [Prepare]
+    assert residents.reconcile(state, now_ms=1_000_000) == []
+
+
+def test_a_release_may_serve_from_its_very_moment_on() -> None:
+    """Of what came before, the newest that is loaded is kept until then, and no longer."""
+    log = two_committed(switch_at_ms=100)
+    make = Entries()
+    log += [make.propose(3), make.commit(3, switch_at_ms=100)]
+    residents = Residents(region="a", retry_s=5.0, retry_max_s=20.0)
+    residents.reconcile(folded(*log[:3]), now_ms=0)
+    residents.settle(Prepared(release=1), now_ms=0)
+    residents.reconcile(folded(*log), now_ms=99)
+    for number in (2, 3):
+        residents.settle(Prepared(release=number), now_ms=99)
+    assert Retire(release=1) not in residents.reconcile(folded(*log), now_ms=99)
+    assert Retire(release=1) in residents.reconcile(folded(*log), now_ms=100)

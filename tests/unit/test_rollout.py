@@ -26,6 +26,7 @@ from tests.rollout_script import Script, kinds, status
 
 
 def test_nothing_is_decided_before_the_log_is_read() -> None:
+    assert Script().heartbeats(status("b")) == []
     script = Script(log=[Entries().elect("b", 1)])
     assert script.heartbeats(status("b")) == []
     script.now_ms = 60_000

@@ -48,6 +48,20 @@ def test_what_is_no_token_is_refused(text: str) -> None:
     assert refused.value.field == "session"
 
 
+@pytest.mark.parametrize("noise", ["=", "===", "\n", " ", "*"])
+def test_a_token_with_something_added_is_refused(noise: str) -> None:
+    with pytest.raises(InvalidArgument):
+        SessionToken.decode(SessionToken("store", 12).encode() + noise * 4)
+
+
+@pytest.mark.parametrize(("chars", "is_one"), [(367, True), (368, False)])
+def test_a_long_text_is_no_token(chars: int, is_one: bool) -> None:
+    token = SessionToken("s" * chars, 10**9)
+    assert (len(token.encode()) <= 512) is is_one
+    with contextlib.nullcontext() if is_one else pytest.raises(InvalidArgument):
+        assert SessionToken.decode(token.encode()) == token
+
+
 @given(st.text(max_size=200))
 def test_noise_is_refused_as_bad_input(text: str) -> None:
     with contextlib.suppress(InvalidArgument):

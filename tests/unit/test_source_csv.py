@@ -72,6 +72,7 @@ def test_different_csv_cells_stay_different(cells: list[str]) -> None:
         (b"id,text\n1,A\n2\n", "d.csv, row 2: has 1 cells under 2 columns"),
         (b"id,body\n1,A\n", "text: d.csv, row 1: is missing; the columns here are: id, body"),
         (b"id,text,text\n1,A,B\n", "names a column twice"),
+        (b",".join(b"%d" % n for n in range(99_999)) + b"\n" + b"," * 99_998, "18, 19, ..."),
         (b'id,text\n1,"A\n', "d.csv, row 1: unexpected end of data"),
         (b"id,text\n1,A\n2,\xff\n", "d.csv: is not UTF-8 text"),
         (b"id,text,metadata\n1,A,x\n", "metadata: d.csv, row 1: must be a JSON object"),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import os
 import pickle
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,38 @@ def test_folders_are_searched_and_what_is_left_out_is_counted(tmp_path: Path) ->
         "is of a kind that is not read (.png)": (2, (f"{tmp_path}/a/p.png", f"{tmp_path}/q.png")),
         "is of a kind that is not read (no extension)": (1, (f"{tmp_path}/LICENSE",)),
     }
+
+
+def test_names_are_shown_without_what_a_terminal_would_obey(tmp_path: Path) -> None:
+    for name in (b"a\x1b[2J.md", b"b\nc.md", b"caf\xe9.md", "é.md".encode(), b"\xff.pdf"):
+        (Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))).write_text("# A")
+    listing = find_source_files([str(tmp_path)])
+    names = [file.name.removeprefix(f"{tmp_path}/") for file in listing.files]
+    assert names == ["a\\x1b[2J.md", "b\\nc.md", "caf\\udce9.md", "é.md"]
+    assert [content(file) for file in listing.files] == [b"# A"] * 4
+    assert listing.left_out[0].examples == (f"{tmp_path}/\\udcff.pdf",)
+
+
+def test_a_folder_that_may_not_be_looked_into_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in ("a.md", "locked/b.md"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text("# A")
+    scandir = os.scandir
+
+    def refuse(path: str) -> Iterator[os.DirEntry[str]]:
+        if path.endswith("locked"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    # Permissions do not hold back who runs tests as root.
+    monkeypatch.setattr(os, "scandir", refuse)
+    listing = find_source_files([str(tmp_path)])
+    assert [file.path for file in listing.files] == ["a.md"]
+    assert [(found.reason, found.examples) for found in listing.left_out] == [
+        ("cannot be looked into: Permission denied", (f"{tmp_path}/locked",))
+    ]
 
 
 def test_folders_can_give_values_to_all_documents_in_them(tmp_path: Path) -> None:

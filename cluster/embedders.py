@@ -1,0 +1,72 @@
+"""The embedders of a release: a few texts go to one of them, a batch to all of them at once.
+
+A text's vector does not depend on the texts beside it, so it is no matter how a batch is divided.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from cluster.balancing import OutcomeWeights
+from cluster.clock import Deadline
+from cluster.replica_set import ReplicaSet
+from cluster.search import Float32Array
+
+_PART_TEXTS_MIN = 8
+"""Fewer texts are not worth a call of their own."""
+
+
+class EmbedderReplica(Protocol):
+    @property
+    def replica_id(self) -> str: ...
+
+    async def embed(self, texts: Sequence[str], timeout_s: float) -> Float32Array:
+        """float32 [n, d], one row a text."""
+        ...
+
+
+class Embedders:
+    """Asks the replicas of one embedder, as `ReplicaSet` does."""
+
+    def __init__(self, replicas: Sequence[EmbedderReplica], weights: OutcomeWeights) -> None:
+        self._any = ReplicaSet(replicas, weights)
+        self._each = [ReplicaSet(replicas, weights, preferred=replica) for replica in replicas]
+
+    async def embed(self, texts: Sequence[str], deadline: Deadline) -> Float32Array:
+        """float32 [n, d], row i for text i.
+
+        Each part of a batch goes to a replica of its own, and to another one where that fails.
+        Raises what a replica raises, Unavailable and DeadlineExceeded.
+        """
+        num_parts = min(len(self._each), len(texts) // _PART_TEXTS_MIN)
+        if num_parts < 2:
+            return await _asked(self._any, texts, deadline)
+        # Dealt like cards, for long texts often stand side by side.
+        parts = [
+            asyncio.ensure_future(_asked(replicas, texts[first::num_parts], deadline))
+            for first, replicas in enumerate(self._each[:num_parts])
+        ]
+        try:
+            made = await asyncio.gather(*parts)
+        finally:
+            for part in parts:
+                part.cancel()
+        vectors = np.empty((len(texts), made[0].shape[1]), dtype=np.float32)
+        for first, part_vectors in enumerate(made):
+            vectors[first::num_parts] = part_vectors
+        return vectors
+
+
+async def _asked(
+    replicas: ReplicaSet[EmbedderReplica], texts: Sequence[str], deadline: Deadline
+) -> Float32Array:
+    return await replicas.ask(
+        lambda replica, timeout_s: replica.embed(texts, timeout_s),
+        deadline,
+        # A batch takes as long as it is.
+        learn_speed=len(texts) == 1,
+    )

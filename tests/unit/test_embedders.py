@@ -1,0 +1,90 @@
+"""How texts are shared out among the replicas of an embedder."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.balancing import OutcomeWeights
+from cluster.clock import SYSTEM_CLOCK, Deadline
+from cluster.embedders import Embedders
+from cluster.errors import InvalidArgument, RaygionError, Unavailable
+from cluster.search import Float32Array
+
+
+class Replica:
+    """A vector is the text's number, and a one."""
+
+    def __init__(self, name: str) -> None:
+        self.replica_id = name
+        self.asked: list[list[str]] = []
+        self.error: RaygionError | None = None
+        self.hangs = False
+        self.gave_up = 0
+
+    async def embed(self, texts: Sequence[str], timeout_s: float) -> Float32Array:
+        assert timeout_s > 0
+        self.asked.append(list(texts))
+        if self.error is not None:
+            raise self.error
+        if self.hangs:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                self.gave_up += 1
+                raise
+        return np.array([[int(text), 1] for text in texts], dtype=np.float32)
+
+
+def made(*replicas: Replica) -> Embedders:
+    weights = OutcomeWeights(now_s=SYSTEM_CLOCK.monotonic_s, rng=random.Random(0))
+    return Embedders(replicas, weights)
+
+
+def texts(num: int) -> list[str]:
+    return [str(number) for number in range(num)]
+
+
+@given(num_texts=st.integers(1, 100), num_replicas=st.integers(1, 5))
+def test_every_text_has_its_row_however_many_share_the_work(
+    num_texts: int, num_replicas: int
+) -> None:
+    replicas = [Replica(str(number)) for number in range(num_replicas)]
+    vectors = asyncio.run(made(*replicas).embed(texts(num_texts), Deadline.after(5.0)))
+    assert vectors.dtype == np.float32
+    assert vectors[:, 0].tolist() == list(range(num_texts))
+    asked = [int(text) for replica in replicas for part in replica.asked for text in part]
+    assert sorted(asked) == list(range(num_texts))
+
+
+async def test_a_batch_goes_to_all_replicas_and_a_query_to_one() -> None:
+    replicas = [Replica("a"), Replica("b"), Replica("c")]
+    embedders = made(*replicas)
+    await embedders.embed(texts(1024), Deadline.after(5.0))
+    assert sorted(len(replica.asked[0]) for replica in replicas) == [341, 341, 342]
+    await embedders.embed(["7"], Deadline.after(5.0))
+    assert sum(len(replica.asked) for replica in replicas) == 4
+
+
+async def test_the_part_of_a_replica_that_fails_goes_to_another_one() -> None:
+    broken, sound = Replica("broken"), Replica("sound")
+    broken.error = Unavailable("starting")
+    vectors = await made(broken, sound).embed(texts(64), Deadline.after(5.0))
+    assert vectors[:, 0].tolist() == list(range(64))
+    assert [len(part) for part in sound.asked] == [32, 32]
+
+
+async def test_what_one_part_cannot_have_the_others_are_not_waited_for() -> None:
+    refusing, slow = Replica("refusing"), Replica("slow")
+    refusing.error = InvalidArgument("bad text", "query")
+    slow.hangs = True
+    with pytest.raises(InvalidArgument, match="bad text"):
+        await made(refusing, slow).embed(texts(64), Deadline.after(5.0))
+    await asyncio.sleep(0)
+    assert slow.gave_up == 1
