@@ -33,6 +33,8 @@ from cluster.vectors import check_norms, norms, prepared
 _WEAK_ROWS_MAX = 200
 _WEAK_QUANTILE = 0.01
 _STRETCHES = (1, 2, 4, 8)
+_ALL_FOUND = Recall(recall_at_10=1.0)
+"""By Flat, which needs no measuring: it compares with every vector."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,25 +76,23 @@ def build_shard(
     rows = ShardRows.of(table, vectors, parameters.metric, partition_by)
     vectors = rows.vectors
     rows.write(folder, parameters, trained)
-    with one_thread():
-        # What is measured is the index's own, without what it would fall back to.
-        own = parameters.model_copy(update={"fallback": False})
-        index = ShardIndex.open(folder, own, vectors.shape[1])
-        probe = Probe.of_rows(index, vectors, parameters)
-        for stretch in _STRETCHES:
-            recall = probe.recall(index.tuned(own.stretched(stretch)))
-            if recall.least >= target_recall and not recall.has_hole:
-                return ShardBuild(
-                    num_rows=len(vectors), kind=parameters.kind, recall=recall, stretch=stretch
-                )
-    # Its files are about to be replaced.
-    del index
-    flat = parameters.model_copy(update={"kind": IndexKind.FLAT})
-    shutil.rmtree(folder / INDEX_FOLDER, ignore_errors=True)
-    rows.write(folder, flat, None)
-    with one_thread():
-        recall = probe.recall(ShardIndex.open(folder, flat, vectors.shape[1]))
-    return ShardBuild(num_rows=len(vectors), kind=IndexKind.FLAT, recall=recall, stretch=1)
+    if parameters.kind is not IndexKind.FLAT:
+        with one_thread():
+            # What is measured is the index's own, without what it would fall back to.
+            own = parameters.model_copy(update={"fallback": False})
+            index = ShardIndex.open(folder, own, vectors.shape[1])
+            probe = Probe.of_rows(index, vectors, parameters)
+            for stretch in _STRETCHES:
+                recall = probe.recall(index.tuned(own.stretched(stretch)))
+                if recall.least >= target_recall and not recall.has_hole:
+                    return ShardBuild(
+                        num_rows=len(vectors), kind=parameters.kind, recall=recall, stretch=stretch
+                    )
+        # Its files are about to be replaced.
+        del index
+        shutil.rmtree(folder / INDEX_FOLDER, ignore_errors=True)
+        rows.write(folder, parameters.model_copy(update={"kind": IndexKind.FLAT}), None)
+    return ShardBuild(num_rows=len(vectors), kind=IndexKind.FLAT, recall=_ALL_FOUND, stretch=1)
 
 
 @dataclass(frozen=True, slots=True)

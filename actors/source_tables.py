@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from tokenize import TokenError
 from typing import Any, BinaryIO, cast
 
 import numpy as np
@@ -17,6 +18,8 @@ from cluster.errors import InvalidArgument
 
 _ROWS_AT_ONCE = 1024
 _NPY_BYTES_AT_ONCE = 2**30
+_DAMAGED = (pa.ArrowException, OSError, UnicodeDecodeError)
+"""What Arrow raises for a file; the last where the name of a column is not UTF-8."""
 _UNREADABLE = (ValueError, TypeError, KeyError, OverflowError, pa.ArrowException)
 """What Arrow raises for a value that Python has none for: bytes that are not UTF-8 (Parquet and
 Arrow files may claim otherwise), the year 10000, a duration in nanoseconds, an unknown time zone, a
@@ -36,7 +39,7 @@ def read_parquet(file: BinaryIO, name: str) -> Iterator[Row]:
         # The file is opened here and closed by the caller, so Arrow must not map it.
         batches = pq.ParquetFile(file).iter_batches(batch_size=_ROWS_AT_ONCE)
         yield from _rows_of_batches(batches, name)
-    except (pa.ArrowException, OSError) as error:
+    except _DAMAGED as error:
         raise InvalidArgument(f"{name}: is not a readable Parquet file: {error}") from None
 
 
@@ -51,7 +54,7 @@ def read_arrow(file: BinaryIO, name: str) -> Iterator[Row]:
             file.seek(0)
             with pa.ipc.open_stream(cast(io.IOBase, file)) as stream:
                 yield from _rows_of_batches(iter(stream), name)
-    except (pa.ArrowException, OSError) as error:
+    except _DAMAGED as error:
         raise InvalidArgument(f"{name}: is not a readable Arrow file: {error}") from None
 
 
@@ -61,6 +64,8 @@ def _rows_of_batches(batches: Iterator[pa.RecordBatch], name: str) -> Iterator[R
         columns = whole.schema.names
         if len(set(columns)) < len(columns):
             raise InvalidArgument(f"{name}: names a column twice: {listed(columns)}")
+        for column in whole.columns:
+            _check(column)
         for start in range(0, whole.num_rows, _ROWS_AT_ONCE):
             batch = whole.slice(start, _ROWS_AT_ONCE)
             values = [
@@ -70,6 +75,18 @@ def _rows_of_batches(batches: Iterator[pa.RecordBatch], name: str) -> Iterator[R
             for row in zip(*values, strict=True):
                 number += 1
                 yield _row(dict(zip(columns, row, strict=True)), RowPlace(source=name, row=number))
+
+
+def _check(column: Any) -> None:
+    """Raises ArrowInvalid where a damaged file would make Arrow read beyond its buffers, and end
+    the process.
+    """
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid as error:
+        # The rows with such texts are told one by one.
+        if "UTF8" not in str(error):
+            raise
 
 
 def _row(columns: dict[str, object], place: RowPlace) -> Row:
@@ -129,7 +146,7 @@ def read_npy(file: BinaryIO, name: str) -> Iterator[Row]:
     """A matrix of vectors; ids are the row numbers, counted from 0 as NumPy does."""
     try:
         (num_rows, dimension), in_columns, dtype = _npy_header(file)
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, EOFError, OSError, SyntaxError, TokenError) as error:
         raise InvalidArgument(f"{name}: is not a readable .npy file: {error}") from None
     if not 1 <= dimension <= DIMENSION_MAX:
         raise InvalidArgument(f"{name}: must have 1 to {DIMENSION_MAX} numbers in a row", "vector")

@@ -29,6 +29,8 @@ from cluster.embedder_tokenizer import EmbedderTokenizer
 from cluster.search import Float32Array
 
 TOP_K = 10
+TOKENS_READ = (500, 1000, 2000)
+"""Of the best passages, as a prompt takes them in: more short ones than long ones."""
 TOKENS_MAX = (128, 254)
 UNREAD = "1,000 characters, the rest unread"
 PAGES = (0, 1, 3, 6)
@@ -80,13 +82,14 @@ class Bench:
             vectors = (
                 self.first_windows(texts) if way == UNREAD else self.embedder.embed_passages(texts)
             )
-            order = np.argsort(-(queries @ vectors.T), axis=1)
-            found = [
-                rank([passages[row] for row in ranked], asked)
-                for ranked, asked in zip(order, judged.asked, strict=True)
-            ]
-            share = f"{100 * float(lost):.1f} %"
-            rows.append([name, way, f"{len(passages):,}", share, *measures(found)])
+            read = [np.zeros(len(judged.asked)) for _ in TOKENS_READ]
+            for number, ranked in enumerate(np.argsort(-(queries @ vectors.T), axis=1)):
+                until = np.append(np.cumsum(counts[ranked]), np.inf)
+                found = places([passages[row] for row in ranked], judged.asked[number])
+                for share, tokens in zip(read, TOKENS_READ, strict=True):
+                    share[number] = np.mean(until[found] <= tokens)
+            shares = [f"{share.mean():.3f}" for share in read]
+            rows.append([name, way, f"{len(passages):,}", f"{100 * float(lost):.1f} %", *shares])
         return rows
 
     def windows(self, judged: AskedSet) -> list[Sequence[object]]:
@@ -102,7 +105,7 @@ class Bench:
             ]
             for way, scores in self._scores(texts, vectors).items():
                 found = [
-                    rank([passages[row] for row in ranked], asked)
+                    places([passages[row] for row in ranked], asked)[0]
                     for ranked, asked in zip(np.argsort(-scores, axis=1), judged.asked, strict=True)
                 ]
                 rows.append([num_pages, way, *measures(found)])
@@ -166,25 +169,32 @@ def of_judged(judged: JudgedSet) -> AskedSet:
     )
 
 
-def rank(passages: Sequence[tuple[str, str]], asked: Asked) -> list[int]:
-    """The ranks, from 0, of what is asked for: each document's by its best passage, or that of the
-    first passage with an answer.
+def places(passages: Sequence[tuple[str, str]], asked: Asked) -> list[int]:
+    """Where in the ranking, from 0, what is asked for stands first: each document by its best
+    passage, or the first passage with an answer.
     """
     if asked.answers:
-        for rank, (id, text) in enumerate(passages):
+        for place, (id, text) in enumerate(passages):
             if id in asked.documents and any(answer in text for answer in asked.answers):
-                return [rank]
+                return [place]
         return [len(passages)]
-    order = list(dict.fromkeys(id for id, _ in passages))
-    return [order.index(document) for document in asked.documents]
+    first: dict[str, int] = {}
+    for place, (id, _) in enumerate(passages):
+        first.setdefault(id, place)
+    return [first[document] for document in asked.documents]
 
 
-def measures(found: Sequence[Sequence[int]]) -> tuple[str, str, str]:
-    """Recall at 1 and at TOP_K, and the mean reciprocal of the first rank."""
-    first = [1 / (1 + min(ranks)) if min(ranks) < TOP_K else 0.0 for ranks in found]
-    recall = [[np.mean([r < k for r in ranks]) for ranks in found] for k in (1, TOP_K)]
-    means = (*(float(np.mean(r)) for r in recall), float(np.mean(first)))
-    return f"{means[0]:.3f}", f"{means[1]:.3f}", f"{means[2]:.3f}"
+def measures(found: Sequence[int]) -> tuple[str, str, str]:
+    """Recall at 1 and at TOP_K, and the mean reciprocal of the place, of questions with one right
+    document.
+    """
+    places = np.array(found)
+    reciprocal = np.where(places < TOP_K, 1 / (1 + places), 0.0)
+    return (
+        f"{(places < 1).mean():.3f}",
+        f"{(places < TOP_K).mean():.3f}",
+        f"{reciprocal.mean():.3f}",
+    )
 
 
 def _pages() -> list[str]:
@@ -202,11 +212,11 @@ def main() -> None:
     parser.add_argument("--hotpotqa", type=Path, nargs=2, metavar=pair)
     given = parser.parse_args()
     bench = Bench()
-    names = ("R@1", f"R@{TOP_K}", f"RR@{TOP_K}")
     if given.what == "windows":
         rows: list[Sequence[object]] = []
         for path in given.xquad:
             rows += bench.windows(sampled(paragraphs(path), given.questions))
+        names = ("R@1", f"R@{TOP_K}", f"RR@{TOP_K}")
         print(table(("pages before it", "read by", *names), rows))
         return
     sets = {p.stem: sampled(xquad_articles(p), given.questions) for p in given.xquad}
@@ -215,16 +225,8 @@ def main() -> None:
     if given.hotpotqa is not None:
         sets["HotpotQA"] = of_judged(hotpotqa(*given.hotpotqa))
     rows = [row for name, judged in sets.items() for row in bench.cut(name, judged)]
-    columns = (
-        "set",
-        "passages of",
-        "passages",
-        "tokens unread",
-        "R@1",
-        f"R@{TOP_K}",
-        f"RR@{TOP_K}",
-    )
-    print(table(columns, rows))
+    read = (f"R in {tokens:,} tokens" for tokens in TOKENS_READ)
+    print(table(("set", "passages of", "passages", "tokens unread", *read), rows))
 
 
 if __name__ == "__main__":

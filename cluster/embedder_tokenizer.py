@@ -19,6 +19,8 @@ _CONFIG_FILES = ("sentence_bert_config.json", "tokenizer_config.json", "config.j
 _LIMITS = ("max_seq_length", "model_max_length", "max_position_embeddings")
 TOKENIZER_FILES = frozenset({_TOKENIZER_FILE, *_CONFIG_FILES})
 """The files of a model's folder that are looked at, all of them small."""
+_UNLIMITED = 10**9
+"""Tokenizers without a limit of their own write a number beyond this."""
 _OVERLAP_SHARE = 0.125
 """Of a window, the part that it shares with the one before, so that no phrase is cut in both."""
 
@@ -98,8 +100,8 @@ def _max_seq_length(files: Mapping[str, bytes], model: str) -> int:
             raise InvalidArgument(
                 f"the {name} of {model} is not JSON: {error}", "embedder"
             ) from error
-        # Some tokenizers write a number beyond any model for "no limit of my own".
-        limits += [value for key in _LIMITS if isinstance(value := settings.get(key), int)]
+        found = (settings.get(key) for key in _LIMITS)
+        limits += [n for n in found if isinstance(n, int) and n < _UNLIMITED]
     if not limits:
         raise InvalidArgument(
             f"{model} says nowhere how many tokens it reads; "

@@ -258,7 +258,7 @@ class ShardArtifact(Record):
     files: tuple[ArtifactFile, ...]
     recall_at_10: float
     strata: tuple[RecallStratum, ...] = Field(default=(), exclude_if=_is_empty)
-    """What the average is made of; empty in older manifests."""
+    """What the average is made of; empty for Flat, which finds all, and in older manifests."""
     kind: IndexKind | None = Field(default=None, exclude_if=_is_none)
     """What it was built as, where the index's kind would have had a hole over these rows, or missed
     the recall that was asked for.

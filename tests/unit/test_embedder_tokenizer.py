@@ -35,6 +35,13 @@ def test_the_model_reads_what_its_own_files_say() -> None:
         ({"tokenizer.json": b"\xff"}, "the tokenizer.json of m cannot be read"),
         ({"config.json": b"{"}, "the config.json of m is not JSON"),
         ({name: b"{}" for name in FILES if name != "tokenizer.json"}, "how many tokens it reads"),
+        (
+            {
+                **{name: b"{}" for name in FILES if name != "tokenizer.json"},
+                "tokenizer_config.json": b'{"model_max_length": 1000000000000000019884624838656}',
+            },
+            "how many tokens it reads",
+        ),
         ({"sentence_bert_config.json": b'{"max_seq_length": 2}'}, "no more than 2 tokens"),
     ],
 )

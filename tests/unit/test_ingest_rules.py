@@ -22,7 +22,7 @@ from actors.ingest import Ingested
 from actors.source_files import SourceFile
 from cluster.artifacts import Artifacts
 from cluster.catalog import Catalog
-from cluster.deletes import delete_documents
+from cluster.deletes import delete_documents, drop_corpus
 from cluster.errors import InvalidArgument
 from cluster.ingest_report import IngestReport, LeftOut
 from cluster.manifests import ColumnType, CorpusManifest
@@ -328,3 +328,20 @@ def test_documents_that_do_not_fit_together_are_never_skipped(
     with pytest.raises(InvalidArgument, match="one type in the whole corpus"):
         report(write_rows(tmp_path / "2.jsonl", *rows), skip_errors=True)
     assert position_of(object_store) == 0
+
+
+def test_a_corpus_that_was_dropped_starts_anew(
+    run: Ingest, object_store: ObjectStore, tmp_path: Path
+) -> None:
+    old = write_rows(tmp_path / "old.jsonl", {"id": "a", "text": "Old.", "metadata": {"year": 1}})
+    row = {"id": "b", "text": "New.", "vector": [1.0, 0.0], "metadata": {"year": "first"}}
+    new = write_rows(tmp_path / "new.jsonl", row)
+    run(old)
+    drop_corpus(catalog=Catalog(object_store), corpus="docs")
+    manifest = run(new)
+    assert (manifest.position, manifest.vector_dimension) == (3, 2)
+    assert manifest.metadata_schema == {"year": ColumnType.STRING}
+    assert rows_of(object_store, manifest).keys() == {"b"}
+    assert manifest.sources == (str(new),)
+    drop_corpus(catalog=Catalog(object_store), corpus="docs")
+    assert rows_of(object_store, run(old)).keys() == {"a"}
