@@ -60,6 +60,7 @@ class Host:
             run_folder=self.installed / "run",
             places=GatewayPlaces(),
             http_port=find_port_block().http,
+            gcs_redis=None,
             command=command,
         )
 

@@ -353,7 +353,7 @@ def test_a_build_is_reproducible_and_does_not_depend_on_the_order_of_rows(
     tmp_path: Path, kind: IndexKind, metric: Metric
 ) -> None:
     table, vectors = table_of(900), normal(900, DIMENSION)
-    parameters = IndexParameters(kind=kind, metric=metric, hnsw_m=8)
+    parameters = IndexParameters(kind=kind, metric=metric)
     order = np.random.default_rng(1).permutation(900)
     built(tmp_path / "a", table, vectors, parameters)
     built(tmp_path / "b", table.take(order), vectors[order], parameters)
