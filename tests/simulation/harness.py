@@ -40,7 +40,7 @@ REGIONS_MAX = 32
 QUIET_MAX_S = 120.0
 SLICE_S = 1.5
 SETTLED_SLICES = 2
-CALM_S = 8.0
+CALM_S = 15.0
 """At most: until there is something to serve everywhere."""
 LAST_QUESTIONS_MAX_S = 20.0
 Key = TypeVar("Key")
