@@ -13,9 +13,9 @@ from functools import partial
 import psutil
 
 from deployments.local_cluster import LocalCluster
-from tests.chaos.region import ChaosRegion
+from tests.chaos.region import ChaosRegion, nodes_of_replicas
 from tests.chaos.scenario import Scenario
-from tests.search_region import REPLICA_NAMES, head_node, node_of_replica, wait_until
+from tests.search_region import wait_until
 
 _GONE_S = 1.0
 """How long requests may be lost that met a HAProxy which had just died."""
@@ -42,17 +42,18 @@ def kill_control_store(region: ChaosRegion) -> str:
 def kill_on_the_second_node(region: ChaosRegion, name: str) -> str:
     """The node goes with it; another one takes its place, and replicas move there."""
     search = region.search
-    head = search.run(head_node)
+    replicas = len(nodes_of_replicas(region))
     children = psutil.Process(search.node_pid).children(recursive=True)
     (victim,) = [p for p in children if p.name() == name or name in " ".join(p.cmdline())]
     victim.kill()
 
-    def nodes() -> set[str]:
-        return {search.run(node_of_replica, replica) for replica in REPLICA_NAMES}
+    def are_on(nodes: int) -> bool:
+        found = nodes_of_replicas(region)
+        return len(found) == replicas and len(set(found)) == nodes
 
-    gone_s = wait_until(lambda: nodes() == {head}, "the replicas on the head", 240)
+    gone_s = wait_until(lambda: are_on(1), "the replicas on the head", 240)
     search.node_pid = search.cluster.add_node(num_cpus=1, timeout_s=120)
-    wait_until(lambda: len(nodes()) == 2, "replicas on the new node", 240)
+    wait_until(lambda: are_on(2), "replicas on the new node", 240)
     return f"all replicas on the head after {gone_s:.1f} s, then a node in place of the lost one"
 
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 from actors.starter_models import STARTER_GENERATOR, starter_generator_folder
 from cluster.config import Settings
@@ -42,6 +44,18 @@ class ChaosRegion:
     search: SearchRegion
     questions: dict[str, tuple[str, ...]]
     """For each question the passages that an answer must cite; none where nothing generates."""
+
+
+def nodes_of_replicas(region: ChaosRegion) -> list[int]:
+    """For each replica of the vectors that runs, the raylet under which it does.
+
+    Replicas are found by what they are: one that moves gets another name.
+    """
+    found = []
+    for pid in region.search.cluster.pids("ray::ShardReplicaActor"):
+        with suppress(psutil.Error):  # it has just ended
+            found.append(psutil.Process(pid).ppid())
+    return found
 
 
 @contextmanager

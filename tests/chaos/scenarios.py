@@ -24,7 +24,7 @@ from cluster.errors import Conflict
 from cluster.manifests import ArtifactFile
 from cluster.releases import ReleaseStatus
 from tests.chaos.cluster_scenarios import CLUSTER_SCENARIOS
-from tests.chaos.region import GATEWAYS, ChaosRegion
+from tests.chaos.region import GATEWAYS, ChaosRegion, nodes_of_replicas
 from tests.chaos.scenario import Scenario
 from tests.chaos.slow_disk import NoSlowDisk, forget, slow_disk
 from tests.chaos.steady_load import ask
@@ -32,8 +32,6 @@ from tests.search_region import (
     CORPUS,
     REGION,
     REPLICA_NAMES,
-    head_node,
-    node_of_replica,
     replica_status,
     wait_until,
 )
@@ -85,13 +83,13 @@ def kill_coordinator(region: ChaosRegion) -> str:
 
 
 def kill_node(region: ChaosRegion) -> str:
-    search = region.search
-    head = search.run(head_node)
-    assert {search.run(node_of_replica, replica) for replica in REPLICA_NAMES} > {head}
-    os.kill(search.node_pid, signal.SIGKILL)
+    replicas = nodes_of_replicas(region)
+    assert len(set(replicas)) == 2
+    os.kill(region.search.node_pid, signal.SIGKILL)
 
     def are_back() -> bool:
-        return {search.run(node_of_replica, replica) for replica in REPLICA_NAMES} == {head}
+        found = nodes_of_replicas(region)
+        return len(found) == len(replicas) and len(set(found)) == 1
 
     wait_until(are_back, "the replicas on the node that is left")
     return ""

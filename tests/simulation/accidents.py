@@ -135,12 +135,15 @@ class Accidents:
         objects.replace(Write(now_s, path, data, "spoilt"))
 
     def _let_an_entry_rot(self) -> None:
-        """Until somebody puts it back, whoever starts anew cannot read on from there."""
+        """Until somebody puts it back, with the end of the noise at the latest, whoever starts anew
+        cannot read on from there.
+        """
         content, length = self._world.objects.content, self._world.objects.log_length()
         if not length:
             return
         position = self._rng.randint(1, length)
-        path, back_s = entry_path(position), self._rng.uniform(1.0, 10.0)
+        left_s = max(0.0, self._world.noise_s - self._world.scheduler.now_s)
+        path, back_s = entry_path(position), min(left_s, self._rng.uniform(1.0, 10.0))
         whole, rotten = content[path], b"rotten"
         if whole == rotten:
             return
