@@ -25,7 +25,7 @@ import pyarrow as pa
 from actors.faiss_api import faiss
 from actors.shard_build import build_shard
 from actors.shard_index import ShardIndex
-from bench.load import LoadGenerator
+from bench.load import LoadFailed, LoadGenerator
 from bench.markdown import table
 from bench.peers.contract import NotMeasured
 from bench.peers.systems import running
@@ -34,7 +34,7 @@ from cluster.manifests import IndexKind, IndexParameters
 from cluster.search import Float32Array, ShardQuery
 from cluster.vectors import normalized
 
-PEERS = ("faiss-1", "pgvector", "chroma", "lancedb", "milvus-lite")
+PEERS = ("faiss-1", "chroma", "lancedb", "milvus-lite", "pgvector")
 _KINDS = (IndexKind.HNSW, IndexKind.HNSW_SQ)
 _EF_SEARCH = 128
 _DIMENSION = 384
@@ -83,7 +83,7 @@ def answers_found(system: str, data: VectorSet) -> str:
         ):
             started.set_effort(_EF_SEARCH)
             rows = started.rows(started.forms[0], data.queries)
-    except NotMeasured as error:
+    except (NotMeasured, LoadFailed) as error:
         return f"not measured: {error}"
     return f"{int((rows == answers).any(axis=1).sum())}"
 
