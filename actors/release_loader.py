@@ -147,7 +147,7 @@ class ReleaseLoader:
         ]
         if planned.embedder_group is not None:
             workers = filled[planned.embedder_group].values()
-            loads += [worker.embed.remote(_WARM_UP) for worker in workers]
+            loads += [worker.embed.remote(_WARM_UP, _LOAD_TIMEOUT_S) for worker in workers]
         _wait_for(loads, give_up)
         if planned.generator is not None:
             application = names.generator_application(planned.generator.version)
