@@ -90,8 +90,13 @@ def _release(
     contents: ReleaseContents,
     note: region_host.Progress,
 ) -> tuple[int, bool]:
-    """The current release when it is made of the same parts, or a new one."""
+    """The current release when it is made of the same parts, or a new one. A release that an
+    interrupted demo left open is given up.
+    """
     state = client.log_state()
+    left_open = state.open_proposal()
+    if left_open is not None:
+        region_host.abort(left_open.release.number, "the demo that proposed it was interrupted")
     current = state.current(region_host.now_ms())
     if current is not None and state.proposals[current].release.contents == contents:
         return current, True

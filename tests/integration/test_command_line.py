@@ -330,8 +330,9 @@ def test_what_is_interrupted_early_leaves_nothing(demo_workspace: Workspace, com
 def test_a_demo_that_is_killed_politely_amid_its_work_leaves_nothing(
     demo_workspace: Workspace,
 ) -> None:
+    """And a release that is proposed, as a rule, which the next demo has to do with."""
     demo = Session(demo_workspace, "demo")
-    demo.read_until("✓ Embed and build the shards")
+    demo.read_until("✓ Coordinator and HTTP endpoint")
     cluster = demo_workspace.cluster
     assert cluster is not None
     demo.end_by(signal.SIGTERM)
