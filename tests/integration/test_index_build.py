@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any
 import faiss as _faiss
 import numpy as np
 import pytest
-import ray
 
 from actors.index_build import build_index
 from actors.ingest import ingest
@@ -28,6 +26,7 @@ from cluster.merge import merge_hits
 from cluster.object_store import ObjectStore, open_store
 from cluster.partitions import shard_of_partition, shards_to_ask
 from cluster.search import Float32Array, ShardQuery
+from tests.integration.local_ray import local_ray
 
 pytestmark = [
     pytest.mark.integration,
@@ -54,20 +53,8 @@ def clustered(num_rows: int, seed: int) -> Float32Array:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    root = str(Path(__file__).resolve().parents[2])
-    with tempfile.TemporaryDirectory(prefix="rgx", dir="/tmp") as folder:
-        ray.init(
-            address="local",
-            num_cpus=2,
-            include_dashboard=False,
-            object_store_memory=150_000_000,
-            runtime_env={"env_vars": {"PYTHONPATH": root}},
-            log_to_driver=False,
-            _node_ip_address="127.0.0.1",
-            _temp_dir=folder,
-        )
+    with local_ray():
         yield
-        ray.shutdown()
 
 
 @dataclass(frozen=True)

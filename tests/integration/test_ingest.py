@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import ray
 
 from actors.ingest import ingest
 from cluster.artifacts import Artifacts
@@ -23,6 +21,7 @@ from cluster.errors import Conflict, InvalidArgument, Unavailable
 from cluster.manifests import ColumnType, CorpusManifest
 from cluster.object_store import ObjectStore, open_store
 from cluster.passages import current_passages, read_part, vectors_of
+from tests.integration.local_ray import local_ray
 from tests.store_fixtures import S3Server, s3_server
 
 __all__ = ["s3_server"]
@@ -53,20 +52,8 @@ def s3_environment(s3_server: S3Server) -> Iterator[S3Server]:
 
 @pytest.fixture(scope="module")
 def cluster(s3_environment: S3Server) -> Iterator[None]:
-    root = str(Path(__file__).resolve().parents[2])
-    with tempfile.TemporaryDirectory(prefix="rgi", dir="/tmp") as folder:
-        ray.init(
-            address="local",
-            num_cpus=2,
-            include_dashboard=False,
-            object_store_memory=150_000_000,
-            runtime_env={"env_vars": {"PYTHONPATH": root}},
-            log_to_driver=False,
-            _node_ip_address="127.0.0.1",
-            _temp_dir=folder,
-        )
+    with local_ray():
         yield
-        ray.shutdown()
 
 
 @pytest.fixture

@@ -5,12 +5,10 @@ embedder: what stands last in a long text is found as what stands first.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import ray
 
 from actors.embedder import Embedder
 from actors.index_build import build_index
@@ -27,6 +25,7 @@ from cluster.manifests import IndexKind, IndexManifest, IndexParameters, ModelKi
 from cluster.object_store import ObjectStore, open_store
 from cluster.passages import Passage, passage_table, write_part
 from cluster.search import ShardQuery
+from tests.integration.local_ray import local_ray
 
 pytestmark = [
     pytest.mark.integration,
@@ -57,20 +56,8 @@ def embedder() -> Embedder:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    root = str(Path(__file__).resolve().parents[2])
-    with tempfile.TemporaryDirectory(prefix="rgc", dir="/tmp") as folder:
-        ray.init(
-            address="local",
-            num_cpus=2,
-            include_dashboard=False,
-            object_store_memory=150_000_000,
-            runtime_env={"env_vars": {"PYTHONPATH": root}},
-            log_to_driver=False,
-            _node_ip_address="127.0.0.1",
-            _temp_dir=folder,
-        )
+    with local_ray():
         yield
-        ray.shutdown()
 
 
 class Built:

@@ -1,0 +1,32 @@
+"""A Ray cluster inside the test process, for what needs Ray and no region."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+
+
+@contextmanager
+def local_ray() -> Iterator[None]:
+    """Two CPUs on loopback, whose workers import this checkout."""
+    root = str(Path(__file__).resolve().parents[2])
+    # The path is short, since it holds Unix sockets.
+    with tempfile.TemporaryDirectory(prefix="rgt", dir="/tmp") as folder:
+        ray.init(
+            address="local",
+            num_cpus=2,
+            include_dashboard=False,
+            object_store_memory=150_000_000,
+            runtime_env={"env_vars": {"PYTHONPATH": root}},
+            log_to_driver=False,
+            _node_ip_address="127.0.0.1",
+            _temp_dir=folder,
+        )
+        try:
+            yield
+        finally:
+            ray.shutdown()
