@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -142,7 +143,7 @@ def _keep_up(
     *,
     as_json: bool,
 ) -> int:
-    from deployments.region_watch import keep_up, standing_of
+    from deployments.region_watch import keep_up, run_while_it_lives, standing_of
 
     installation = opened(config, region, store, port=port)
     given = {"--config": config, "--region": installation.region, "--store": store, "--port": port}
@@ -150,8 +151,8 @@ def _keep_up(
     command = [sys.executable, "-m", "deployments.cli", "up", *options]
     command += ["--json"] if as_json else []
     command += ["--", *ray_start] if ray_start else []
-    is_head = bool(ray_start)
-    return keep_up(command, lambda: standing_of(installation, is_head=is_head), err.print)
+    standing = partial(standing_of, installation, is_head=bool(ray_start))
+    return keep_up(partial(run_while_it_lives, command, standing), standing, err.print)
 
 
 def _bring_up(

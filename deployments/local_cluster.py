@@ -188,10 +188,7 @@ def start_local_cluster(
     run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     (run_dir / "logs").mkdir(exist_ok=True)
     with _start_lock(run_dir):
-        if previous := find_local_cluster(run_dir):
-            if previous.is_alive():
-                raise Conflict(f"cluster {previous.name} already runs from {run_dir}")
-            previous.stop()
+        _end_remains(run_dir)
         if http_port:
             check_http_port(http_port)
         if gcs_redis is not None:
@@ -225,6 +222,16 @@ def start_local_cluster(
     raise AssertionError("the loop returns or raises")
 
 
+def clear_away(run_dir: Path) -> None:
+    """Ends what a cluster that died left running, such as its HAProxy, which outlives it.
+
+    Fails with Conflict when the cluster in `run_dir` runs, or is just being started.
+    """
+    if run_dir.is_dir():
+        with _start_lock(run_dir):
+            _end_remains(run_dir)
+
+
 def find_local_cluster(run_dir: Path) -> LocalCluster | None:
     """The cluster that was started from `run_dir` and not stopped since; ask it `is_alive`.
 
@@ -240,6 +247,13 @@ def find_local_cluster(run_dir: Path) -> LocalCluster | None:
         return LocalCluster(**fields)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise Corrupt(f"{path} is not the record of a cluster: {error!r}") from error
+
+
+def _end_remains(run_dir: Path) -> None:
+    if previous := find_local_cluster(run_dir):
+        if previous.is_alive():
+            raise Conflict(f"cluster {previous.name} already runs from {run_dir}")
+        previous.stop()
 
 
 def _start_head(

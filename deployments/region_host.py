@@ -27,7 +27,12 @@ from cluster.rollback import earlier_release
 from deployments.http_client import HttpRegion, RemoteError
 from deployments.installation import Installation, NotRunning
 from deployments.interrupts import uninterrupted
-from deployments.local_cluster import LocalCluster, find_local_cluster, start_local_cluster
+from deployments.local_cluster import (
+    LocalCluster,
+    clear_away,
+    find_local_cluster,
+    start_local_cluster,
+)
 from deployments.machine import Machine, NodeStarter
 from deployments.start_checks import check_before_start, check_seen_alike
 
@@ -48,6 +53,8 @@ def start_cluster(installation: Installation) -> LocalCluster:
         return found
     # Opened now, so that a wrong store is refused before anything runs.
     _ = installation.store
+    # HAProxy outlives the cluster that it belonged to, and would be taken for another region.
+    clear_away(installation.run_folder)
     _check_not_served(installation)
     return start_local_cluster(
         name=installation.region,

@@ -19,6 +19,8 @@ from deployments.machine import Machine, find_machine
 
 _LOOK_S = 0.5
 _RETRY_S = 2.0
+_END_S = 30.0
+"""What a command that is told to end has for it: it ends the cluster that it started."""
 
 
 class Standing(StrEnum):
@@ -39,15 +41,14 @@ def standing_of(installation: Installation, *, is_head: bool) -> Standing:
 
 
 def keep_up(
-    command: Sequence[str], standing: Callable[[], Standing], note: Callable[[str], None]
+    bring_up: Callable[[], int], standing: Callable[[], Standing], note: Callable[[str], None]
 ) -> int:
-    """Runs `command`, which brings the region up, and again whenever the region has died.
+    """Calls `bring_up`, which returns a process's status, and again whenever the region has died.
 
-    Each time in a process of its own, since what a process has imported of Ray belongs to one
-    cluster. Returns 0 once the region was ended, or the status with which the first start failed;
-    later ones are tried until one goes well.
+    Returns 0 once the region was ended, or the status with which the first start failed; later ones
+    are tried until one goes well.
     """
-    if status := _run(command):
+    if status := bring_up():
         return status
     while True:
         match standing():
@@ -57,17 +58,43 @@ def keep_up(
                 return 0
             case Standing.DIED:
                 note("The region has died; it is brought up again")
-                while _run(command):
+                while bring_up():
                     time.sleep(_RETRY_S)
 
 
-def _run(command: Sequence[str]) -> int:
+def run_while_it_lives(command: Sequence[str], standing: Callable[[], Standing]) -> int:
+    """Runs `command`, which brings the region up, in a process of its own: what a process has
+    imported of Ray belongs to one cluster. Returns its status.
+
+    A region that dies meanwhile takes the command with it, which would wait for minutes for what
+    that region was to answer.
+    """
     # What this process writes to may have been moved from descriptor 2.
     process = subprocess.Popen(command, stderr=sys.stderr)
     try:
-        return process.wait()
+        was_up = False
+        while (status := _status_within(process, _LOOK_S)) is None:
+            stands = standing()
+            if was_up and stands is Standing.DIED:
+                return _end(process)
+            was_up = was_up or stands is Standing.UP
+        return status
     except BaseException:
         # The watch was told to end; what it started must not go on without it.
-        process.terminate()
-        process.wait()
+        _end(process)
         raise
+
+
+def _status_within(process: subprocess.Popen[bytes], timeout_s: float) -> int | None:
+    try:
+        return process.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def _end(process: subprocess.Popen[bytes]) -> int:
+    process.terminate()
+    if (status := _status_within(process, _END_S)) is None:
+        process.kill()
+        status = process.wait()
+    return status

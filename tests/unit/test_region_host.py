@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import secrets
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -16,11 +21,30 @@ from deployments import region_host
 from deployments.cli_options import opened
 from deployments.cluster_ports import find_port_block
 from deployments.installation import Installation
+from deployments.marked_processes import MARKER_VARIABLE
 
 READY = (200, b'{"status":"ready"}')
 NOT_READY = (503, b'{"error":{"code":"unavailable","message":"no release","retryable":true}}')
 KEY_WANTED = (401, b'{"error":{"code":"unauthenticated","message":"no","retryable":false}}')
 ANOTHER_PROGRAM = (404, b"<h1>Not found</h1>")
+
+
+# A process that answers as a region would, as HAProxy does when it outlives its cluster.
+ANSWERS_READY = """
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b'{"status":"ready"}')
+
+    def log_message(self, *_): ...
+
+with HTTPServer(("127.0.0.1", 0), Handler) as server:
+    print(server.server_port, flush=True)
+    server.serve_forever()
+"""
 
 
 class Answers(HTTPServer):
@@ -71,6 +95,46 @@ def test_another_program_is_no_region(tmp_path: Path, port: int) -> None:
 
 def test_where_nobody_listens_one_may_start(tmp_path: Path) -> None:
     region_host._check_not_served(installation(tmp_path, find_port_block().http))
+
+
+def test_what_a_dead_cluster_left_answering_is_ended_and_not_taken_for_another_region(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark, started = secrets.token_hex(16), []
+    with subprocess.Popen(
+        [sys.executable, "-c", ANSWERS_READY],
+        env={**os.environ, MARKER_VARIABLE: mark},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as left:
+        try:
+            assert left.stdout is not None
+            region = installation(tmp_path, int(left.stdout.readline()))
+            record_of_dead_cluster(region, mark)
+            with pytest.raises(Conflict):
+                region_host._check_not_served(region)
+            monkeypatch.setattr(
+                region_host, "start_local_cluster", lambda **options: started.append(options)
+            )
+            region_host.start_cluster(region)
+            assert left.wait(timeout=10) is not None
+            assert len(started) == 1
+        finally:
+            left.kill()
+
+
+def record_of_dead_cluster(region: Installation, mark: str) -> None:
+    run_dir = region.run_folder
+    run_dir.mkdir(parents=True)
+    record = {
+        "name": region.region,
+        "run_dir": str(run_dir),
+        "temp_dir": str(run_dir / "temp"),
+        "port_base": 20_000,
+        "http_port": region.region_settings.http.port,
+        "marker": mark,
+    }
+    (run_dir / "cluster.json").write_text(json.dumps(record))
 
 
 @pytest.mark.parametrize(

@@ -2,66 +2,66 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from deployments import machine, region_watch
 from deployments.machine import Machine
-from deployments.region_watch import Standing, keep_up
+from deployments.region_watch import Standing, keep_up, run_while_it_lives
 
-# Notes that it was called; fails when the next line of the plan says so.
-COMMAND = """
-import sys
-from pathlib import Path
-calls, plan = map(Path, sys.argv[1:])
-done = len(calls.read_text()) if calls.exists() else 0
-calls.write_text("x" * (done + 1))
-sys.exit(int(plan.read_text().split()[done]))
-"""
+UP, DIED, ENDED = Standing.UP, Standing.DIED, Standing.ENDED
 
 
-class Bringer:
-    """A command that ends with the planned statuses, one after the other."""
+class Region:
+    """Starts end with the given statuses, and looks find the given standings, one by one."""
 
-    def __init__(self, folder: Path, *statuses: int) -> None:
-        self._calls, plan = folder / "calls", folder / "plan"
-        plan.write_text(" ".join(map(str, statuses)))
-        self.command = [sys.executable, "-c", COMMAND, str(self._calls), str(plan)]
+    def __init__(self, starts: list[int], *looks: Standing) -> None:
+        self.starts, self._looks = iter(starts), iter(looks)
+        self.notes: list[str] = []
 
-    @property
-    def calls(self) -> int:
-        return len(self._calls.read_text())
+    def kept_up(self) -> int:
+        return keep_up(lambda: next(self.starts), self.standing, self.notes.append)
+
+    def standing(self) -> Standing:
+        return next(self._looks)
 
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(region_watch, "_LOOK_S", 0.0)
+    monkeypatch.setattr(region_watch, "_LOOK_S", 0.01)
     monkeypatch.setattr(region_watch, "_RETRY_S", 0.0)
 
 
-def test_it_is_brought_up_again_each_time_it_died_until_it_is_ended(tmp_path: Path) -> None:
-    bringer, notes = Bringer(tmp_path, 0, 0, 0), list[str]()
-    seen: Iterator[Standing] = iter(
-        [Standing.UP, Standing.DIED, Standing.UP, Standing.DIED, Standing.ENDED]
-    )
-    assert keep_up(bringer.command, lambda: next(seen), notes.append) == 0
-    assert (bringer.calls, len(notes)) == (3, 2)
+def test_it_is_brought_up_again_each_time_it_died_until_it_is_ended() -> None:
+    region = Region([0, 0, 0], UP, DIED, UP, DIED, ENDED)
+    assert region.kept_up() == 0
+    assert (list(region.starts), len(region.notes)) == ([], 2)
 
 
-def test_a_first_start_that_fails_is_told_and_not_repeated(tmp_path: Path) -> None:
-    bringer = Bringer(tmp_path, 2)
-    assert keep_up(bringer.command, lambda: Standing.DIED, lambda _: None) == 2
-    assert bringer.calls == 1
+def test_a_first_start_that_fails_is_told_and_not_repeated() -> None:
+    region = Region([2, 0])
+    assert region.kept_up() == 2
+    assert list(region.starts) == [0]
 
 
-def test_later_ones_are_tried_until_one_goes_well(tmp_path: Path) -> None:
-    bringer = Bringer(tmp_path, 0, 1, 2, 0)
-    seen = iter([Standing.DIED, Standing.ENDED])
-    assert keep_up(bringer.command, lambda: next(seen), lambda _: None) == 0
-    assert bringer.calls == 4
+def test_later_ones_are_tried_until_one_goes_well() -> None:
+    region = Region([0, 1, 2, 0], DIED, ENDED)
+    assert region.kept_up() == 0
+    assert (list(region.starts), len(region.notes)) == ([], 1)
+
+
+def test_the_status_of_a_start_is_that_of_its_command() -> None:
+    looks = Region([], *[DIED] * 10_000)  # the record is that of the one before
+    assert run_while_it_lives([sys.executable, "-c", "exit(3)"], looks.standing) == 3
+
+
+def test_a_start_whose_region_dies_meanwhile_is_ended() -> None:
+    looks = Region([], DIED, DIED, UP, UP, DIED)
+    command = [sys.executable, "-c", "import time; time.sleep(600)"]
+    assert run_while_it_lives(command, looks.standing) == -signal.SIGTERM
 
 
 def test_a_head_that_was_stopped_is_told_from_one_that_died(
