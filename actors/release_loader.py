@@ -20,7 +20,6 @@ from actors.fleet import Actors, Fleet, Kind, machines_of
 from actors.loaded_release import LoadedRelease, shards_of
 from actors.replica_counts import ReplicaCounts
 from actors.shard_replica import ReplicaStatus
-from cluster.answers import MachineSummary
 from cluster.artifact_cache import ArtifactCache
 from cluster.artifacts import Artifacts
 from cluster.catalog import Catalog
@@ -30,6 +29,7 @@ from cluster.errors import InvalidArgument, RaygionError, Unavailable
 from cluster.manifests import IndexManifest, ModelManifest
 from cluster.model_settings import GeneratorSettings
 from cluster.object_store import ObjectStore
+from cluster.region_status import MachineSummary
 from cluster.region_view import CorpusView, GeneratorView, ReleaseView
 from cluster.releases import Release
 from cluster.replica_scaling import ReplicaLoad
