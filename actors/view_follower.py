@@ -12,7 +12,7 @@ import uuid
 from typing import cast
 
 from actors.actor_calls import NamedActor
-from actors.process_loads import BusyShare
+from actors.busy_share import BusyShare
 from actors.release_uses import ReleaseUses
 from cluster.clock import SYSTEM_CLOCK, Backoff, Deadline
 from cluster.consistency import Known
