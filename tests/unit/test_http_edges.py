@@ -9,9 +9,8 @@ import httpx
 import orjson
 import pytest
 
-from deployments.http_app import build_http_app
 from deployments.http_settings import HttpSettings
-from tests.unit.fake_service import MODEL, FakeService, in_process, on_loopback
+from tests.unit.fake_service import MODEL, FakeService, app_of, in_process, on_loopback
 
 SEARCH = orjson.dumps({"query": "copper", "top_k": 1})
 BODIES = {
@@ -98,7 +97,7 @@ async def test_a_line_break_does_not_lead_past_the_places_of_a_route(route: str)
 
 async def test_head_tells_what_get_would() -> None:
     async with (
-        on_loopback(build_http_app(FakeService(), HttpSettings(api_keys=("k",)))) as url,
+        on_loopback(app_of(FakeService(), HttpSettings(api_keys=("k",)))) as url,
         httpx.AsyncClient(base_url=url) as client,
     ):
         headers = {"authorization": "Bearer k"}

@@ -100,7 +100,7 @@ async def test_only_regions_open_the_routes_of_regions(
 async def test_no_other_spelling_of_a_region_s_route_leads_there(route: str, ending: str) -> None:
     service, internals = FakeService(), FakeInternals()
     settings = HttpSettings(api_keys=("callers",), region_keys=("regions",))
-    app = build_http_app(service, settings, internals=internals)
+    app = app_of(service, settings, internals=internals)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     body = orjson.dumps(PROMPT if route == GENERATE else ASKED)
     async with httpx.AsyncClient(transport=transport, base_url="http://region") as client:
