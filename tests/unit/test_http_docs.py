@@ -14,7 +14,6 @@ from deployments.http_app import build_http_app
 from deployments.http_replies import AnswerReply, ErrorReply, SearchReply, StatusReply
 from deployments.http_schema import SearchBody
 from deployments.http_settings import HttpSettings
-from deployments.metrics import HttpMetrics
 from deployments.openai_schema import IGNORED_KEYS, NEUTRAL_VALUES, ChatBody, RetrievalBody
 from tests.unit.fake_service import FakeService, in_process
 
@@ -61,7 +60,7 @@ def test_the_tables_name_every_field() -> None:
         assert {key for key in keys if f"`{key}`" not in section(title)} == set()
 
 
-def test_the_tables_name_every_route_error_and_metric() -> None:
+def test_the_tables_name_every_route_and_error() -> None:
     app = build_http_app(FakeService(), HttpSettings())
     for path in app.openapi()["paths"]:
         assert path in PAGE
@@ -74,5 +73,3 @@ def test_the_tables_name_every_route_error_and_metric() -> None:
             if line.startswith(f"| {error.http_status} ") and f"`{error.code}`" in line
         ]
         assert f"| {'yes' if error.retryable else 'no'} |" in row
-    for metric in HttpMetrics().registry.collect():
-        assert f"`{metric.name}" in section("## GET /metrics")
