@@ -11,9 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from bench.markdown import table
 from cluster.divergence_report import CorpusProbe, DivergenceReport
 from cluster.errors import Unavailable
-from deployments.http_app import build_http_app
-from deployments.http_settings import HttpSettings
-from tests.unit.fake_service import FakeService
+from tests.unit.fake_service import FakeService, app_of
 
 COLUMNS = ("metric", "type", "labels", "meaning")
 _QUESTION = {"question": "What is the capital of Iceland?", "stream": True, "min_coverage": 0.5}
@@ -28,9 +26,7 @@ async def exposed_metrics() -> list[Metric]:
     compared = CorpusProbe(corpus="factbook", regions=("north", "south"), outcome="alike")
     service = FakeService()
     service.coverage = 0.5
-    app = build_http_app(
-        service, HttpSettings(), divergence=lambda: DivergenceReport(corpora=(compared,))
-    )
+    app = app_of(service, divergence=lambda: DivergenceReport(corpora=(compared,)))
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://region") as client:
         await client.post("/v1/search", json={"query": "tea"})
