@@ -44,8 +44,8 @@ _CODECS = {
 
 
 def decode_html(data: bytes) -> str:
-    """The text of a page in the encoding of its byte order mark, else of a `meta` tag, else of its XML
-    declaration, else (also where browsers do not know what these say) in UTF-8.
+    """The text of a page in the encoding of its byte order mark, else of a `meta` tag, else of its
+    XML declaration, else (also where browsers do not know what these say) in UTF-8.
 
     Raises InvalidArgument where the page is not in that encoding.
     """
