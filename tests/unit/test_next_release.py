@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -320,6 +321,25 @@ def test_a_corpus_that_changed_is_carried_on(world: World) -> None:
     world.ingest("faq", documents=5)
     assert world.taken() == {"docs": docs.version, "faq": faq.version}
     assert "corpus 'faq' has changed since the current release's index" in world.told()
+
+
+def test_the_positions_since_a_build_are_read_side_by_side(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.ingest()
+    built = world.build()
+    between = [f"{world.ingest(documents=n).position:020}.json" for n in (2, 3, 4, 5)]
+    world.ingest(documents=6)
+    # Whoever reads one of them waits for somebody who reads another one.
+    two, get = threading.Barrier(2, timeout=10.0), world.store.get
+
+    def get_with_another(path: str) -> bytes:
+        if path.rpartition("/")[2] in between:
+            two.wait()
+        return get(path)
+
+    monkeypatch.setattr(world.store, "get", get_with_another)
+    assert world.taken() == {"docs": built.version}
 
 
 @pytest.mark.parametrize(
