@@ -8,7 +8,7 @@ import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from cluster.answers import (
     AnswerEvent,
@@ -27,31 +27,14 @@ from cluster.generation import (
     ChatMessage,
     GenerationChunk,
     GenerationRequest,
-    Generator,
     PromptTokenizer,
 )
+from cluster.generators import GeneratorDirectory
 from cluster.prompt import BuiltPrompt, TokenBudget, build_prompt, fit_conversation
-from cluster.region_view import GeneratorView, RegionView, ReleaseView
+from cluster.region_view import RegionView, ReleaseView
 from cluster.search import Hit, SearchResult
 
 T = TypeVar("T")
-
-
-class GeneratorDirectory(Protocol):
-    """Finds what a release's generator needs on this side."""
-
-    def generator(self, release: ReleaseView, corpus: str | None) -> Generator:
-        """Of a release that has one, here or in another region that may have the corpus whose
-        passages stand in the prompt (None: no passages do). Raises InvalidArgument and Unavailable
-        where there is none.
-        """
-        ...
-
-    async def tokenizer(self, view: GeneratorView) -> PromptTokenizer: ...
-
-    def follow(self, view: RegionView) -> None:
-        """Forgets what no release of the view uses; call it with each new view."""
-        ...
 
 
 class Answering:

@@ -121,8 +121,9 @@ class EmbedderStatus:
 class EmbeddingWorker:
     """One replica of an embedder: fetches the model, then answers `embed`.
 
-    Becomes a Ray actor by wiring. A query's vector does not depend on what else is in flight, and
-    has the bytes that a build gives a passage of the same text on such a processor.
+    Becomes a Ray actor in `actors.embedder_placing`. A query's vector does not depend on what else
+    is in flight, and has the bytes that a build gives a passage of the same text on such a
+    processor.
     """
 
     def __init__(

@@ -37,8 +37,8 @@ from cluster.region_view import GeneratorView, RegionView, ReleaseView
 
 
 class RegionGenerators:
-    """A `GeneratorDirectory`: Serve applications here, other regions where none runs here, and
-    tokenizers from the node's cache.
+    """A `cluster.generators.GeneratorDirectory`: Serve applications here, other regions where
+    none runs here, and tokenizers from the node's cache.
     """
 
     def __init__(self, store: ObjectStore, cache_folder: Path, peers: GeneratingPeers) -> None:

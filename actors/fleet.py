@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from actors import names
-from cluster.answers import MachineSummary
 from cluster.clock import Clock
 from cluster.errors import Unavailable
 from cluster.placement import Dismiss, Group, Member, Start, plan
+from cluster.region_status import MachineSummary
 
 log = logging.getLogger(__name__)
 _DISMISS_AFTER_S = 10.0

@@ -17,11 +17,7 @@ from actors.routes import Routes
 from actors.shard_search import Patience, SearchKind, ShardSearch
 from actors.stopwatch import Stopwatch
 from actors.view_follower import ViewFollower
-from cluster.answers import (
-    AnswerEvent,
-    AnswerRequest,
-    RegionSummary,
-)
+from cluster.answers import AnswerEvent, AnswerRequest
 from cluster.canary import Lots
 from cluster.checks import check_answer, check_retrieval, check_search, in_rows
 from cluster.clock import Clock, Deadline
@@ -161,10 +157,6 @@ class QueryEngine:
         async with aclosing(events):
             async for event in events:
                 yield event
-
-    async def status(self) -> RegionSummary:
-        """Raises Unavailable while the coordinator is away; serving goes on without it."""
-        return await self._views.status()
 
     def _shards(self, corpus: CorpusView, filter: Filter | None) -> Sequence[ShardRoute]:
         """The shards that can have a match."""

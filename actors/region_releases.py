@@ -7,9 +7,9 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
+from actors.departures import Departures
 from actors.loaded_release import LoadedRelease
 from actors.release_loader import ReleaseLoader
-from actors.release_uses import Departures
 from cluster.clock import Clock
 from cluster.errors import Corrupt, InvalidArgument, NotFound, RaygionError
 from cluster.releases import Release

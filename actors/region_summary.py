@@ -7,12 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from actors.loaded_release import LoadedRelease
-from cluster.answers import (
-    CanarySummary,
-    CorpusSummary,
-    RegionSummary,
-    ReleaseSummary,
-)
+from cluster.region_status import CanarySummary, CorpusSummary, RegionSummary, ReleaseSummary
 from cluster.region_view import CorpusView, Freshness, Pulse, RegionView, ReleaseView
 from cluster.regions_overview import RegionsOverview
 from cluster.releases import LogState

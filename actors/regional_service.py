@@ -17,13 +17,7 @@ from dataclasses import replace
 from typing import Protocol, TypeVar, assert_never
 
 from actors.quorum_round import QuorumRounds
-from cluster.answers import (
-    AnswerEvent,
-    AnswerRequest,
-    EmbeddingService,
-    RegionSummary,
-    Token,
-)
+from cluster.answers import AnswerEvent, AnswerRequest, EmbeddingService, Token
 from cluster.clock import Clock, Deadline
 from cluster.consistency import Elsewhere, Known, Reading, Refresh, Serve, Wait, decide
 from cluster.demand import Consistency, Demand
@@ -156,9 +150,6 @@ class RegionalService:
             log.debug("each region embeds the texts itself: %s", error)
             return request
         return replace(request, embedded=made.embedded)
-
-    async def status(self) -> RegionSummary:
-        return await self._engine.status()
 
     # Where.
 

@@ -16,11 +16,12 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from actors import names, wiring
+from actors.embedder_placing import embedder_actor
 from actors.fleet import Actors, Fleet, Kind, machines_of
 from actors.loaded_release import LoadedRelease, shards_of
 from actors.replica_counts import ReplicaCounts
+from actors.replica_placing import replica_actor
 from actors.shard_replica import ReplicaStatus
-from cluster.answers import MachineSummary
 from cluster.artifact_cache import ArtifactCache
 from cluster.artifacts import Artifacts
 from cluster.catalog import Catalog
@@ -30,6 +31,7 @@ from cluster.errors import InvalidArgument, RaygionError, Unavailable
 from cluster.manifests import IndexManifest, ModelManifest
 from cluster.model_settings import GeneratorSettings
 from cluster.object_store import ObjectStore
+from cluster.region_status import MachineSummary
 from cluster.region_view import CorpusView, GeneratorView, ReleaseView
 from cluster.releases import Release
 from cluster.replica_scaling import ReplicaLoad
@@ -290,14 +292,14 @@ class ReleaseLoader:
     def _shard_kind(self, index: IndexManifest, group: str) -> Kind:
         def make(name: str, node: str) -> Any:
             shard, folder = names.number_of(group), self._cache_folder
-            return wiring.replica_actor(name, shard, node, store=self._store, cache_folder=folder)
+            return replica_actor(name, shard, node, store=self._store, cache_folder=folder)
 
         return Kind(self._counts.count(index.corpus), make)
 
     def _embedder_kind(self, model: ModelManifest) -> Kind:
         def make(name: str, node: str) -> Any:
             folder = self._cache_folder
-            return wiring.embedder_actor(name, model, node, store=self._store, cache_folder=folder)
+            return embedder_actor(name, model, node, store=self._store, cache_folder=folder)
 
         return Kind(self._num_embedders, make)
 

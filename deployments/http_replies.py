@@ -10,7 +10,8 @@ from typing import Any, Literal
 import orjson
 from pydantic import BaseModel, Field
 
-from cluster.answers import AnswerResult, RegionSummary, Retrieved
+from cluster.answers import AnswerResult, Retrieved
+from cluster.region_status import RegionSummary
 from cluster.search import Hit, SearchResult
 from deployments.http_schema import PARTS, Part, ReplyForm
 

@@ -31,10 +31,8 @@ from cluster.prompt import PromptTemplate
 from cluster.region_view import CorpusView, Freshness, Pulse, RegionView, ReleaseView
 from cluster.releases import Switch
 from cluster.search import Embedded, Float32Array, Hit, SearchRequest, SearchResult
-from deployments.http_app import build_http_app
-from deployments.http_settings import HttpSettings
 from tests.fakes import SimClock
-from tests.unit.fake_service import FakeService, on_loopback
+from tests.unit.fake_service import FakeService, app_of, on_loopback
 from tests.unit.region_servers import nobody, peers_of, settings_of
 
 RELEASE, DIMENSION = 7, 3
@@ -222,9 +220,7 @@ async def world(
         urls = {
             name: stack.enter_context(nobody())
             if name == away
-            else await stack.enter_async_context(
-                on_loopback(build_http_app(made.engines[name], HttpSettings()))
-            )
+            else await stack.enter_async_context(on_loopback(app_of(made.engines[name])))
             for name in NAMES[1:]
         }
         regions = settings_of(urls).model_dump()["regions"]
@@ -259,8 +255,6 @@ async def world(
             )
             for number in range(gateways)
         ]
-        app = build_http_app(
-            made.engines["a"], HttpSettings(), divergence=lambda: made.watches[0].report
-        )
+        app = app_of(made.engines["a"], divergence=lambda: made.watches[0].report)
         made.url = await stack.enter_async_context(on_loopback(app))
         yield made

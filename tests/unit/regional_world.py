@@ -9,15 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from actors.regional_service import RegionalService
-from cluster.answers import (
-    AnswerEvent,
-    AnswerRequest,
-    AnswerResult,
-    RegionSummary,
-    Retrieved,
-    Token,
-    Usage,
-)
+from cluster.answers import AnswerEvent, AnswerRequest, AnswerResult, Retrieved, Token, Usage
 from cluster.clock import Deadline
 from cluster.consistency import Known
 from cluster.demand import Consistency, Demand, demand_of
@@ -202,9 +194,6 @@ class Region:
             took_ms=1.0,
             **made,
         )
-
-    async def status(self) -> RegionSummary:
-        raise Unavailable("no coordinator here")
 
 
 @dataclass

@@ -10,13 +10,11 @@ import pytest
 
 from cluster import errors
 from deployments.answer_schema import AnswerBody
-from deployments.http_app import build_http_app
 from deployments.http_replies import AnswerReply, ErrorReply, SearchReply, StatusReply
 from deployments.http_schema import SearchBody
-from deployments.http_settings import HttpSettings
 from deployments.metrics import HttpMetrics
 from deployments.openai_schema import IGNORED_KEYS, NEUTRAL_VALUES, ChatBody, RetrievalBody
-from tests.unit.fake_service import FakeService, in_process
+from tests.unit.fake_service import FakeService, app_of, in_process
 
 PAGE = (Path(__file__).parents[2] / "docs" / "http-api.md").read_text()
 POSTS = re.findall(r"curl -sN? http://127\.0\.0\.1:8000(/\S+) -d '(.*?)'", PAGE, re.DOTALL)
@@ -62,7 +60,7 @@ def test_the_tables_name_every_field() -> None:
 
 
 def test_the_tables_name_every_route_error_and_metric() -> None:
-    app = build_http_app(FakeService(), HttpSettings())
+    app = app_of(FakeService())
     for path in app.openapi()["paths"]:
         assert path in PAGE
     raised: list[type[errors.RaygionError]] = [errors.RaygionError]

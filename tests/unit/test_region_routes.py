@@ -16,10 +16,9 @@ from cluster.errors import InvalidArgument
 from cluster.generation import ChatMessage, GenerationRequest
 from cluster.region_view import RegionView
 from cluster.region_wire import ANSWER, GENERATE
-from deployments.http_app import build_http_app
 from deployments.http_routes import REGION_ROUTES
 from deployments.http_settings import HttpSettings
-from tests.unit.fake_service import FakeService
+from tests.unit.fake_service import FakeService, app_of
 from tests.unit.region_servers import FakeInternals
 
 ASKED: dict[str, Any] = {"question": "Why?"}
@@ -60,7 +59,7 @@ async def test_what_is_out_of_bounds_is_refused_by_name(
     route: str, body: dict[str, Any], field: str
 ) -> None:
     service, internals = FakeService(), FakeInternals()
-    app = build_http_app(service, HttpSettings(), internals=internals)
+    app = app_of(service, internals=internals)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://region") as client:
         reply = await client.post(route, content=orjson.dumps(body))
@@ -84,7 +83,7 @@ async def test_only_regions_open_the_routes_of_regions(
     route: str, api_keys: tuple[str, ...], region_keys: tuple[str, ...], opened_by: set[str | None]
 ) -> None:
     settings = HttpSettings(api_keys=api_keys, region_keys=region_keys)
-    app = build_http_app(FakeService(), settings, internals=FakeInternals())
+    app = app_of(FakeService(), settings, internals=FakeInternals())
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://region") as client:
         for key in (None, "callers", "regions", "next"):

@@ -181,7 +181,7 @@ class Replicas:
 @pytest.fixture
 def replicas(monkeypatch: pytest.MonkeyPatch) -> Replicas:
     replicas = Replicas()
-    monkeypatch.setattr(wiring, "replica_actor", replicas.actor)
+    monkeypatch.setattr(release_loader, "replica_actor", replicas.actor)
     monkeypatch.setattr(wiring, "kill", replicas.living.discard)
     monkeypatch.setattr(wiring, "live_nodes", replicas.live_nodes)
     monkeypatch.setattr(wiring, "existing_actors", replicas.existing_actors)
