@@ -13,7 +13,8 @@ import pyarrow as pa
 from actors.faiss_api import FaissIndex, Selector, selector_of
 from actors.shard_partitions import SCANNED_ROWS_MAX, NamedRows, ShardPartitions
 from actors.vector_rows import Bits, IndexedVectors, Mask, VectorRows, marked
-from cluster.filters import Filter, filter_key, filter_mask
+from cluster.filter_mask import filter_mask
+from cluster.filters import Filter, filter_key
 from cluster.manifests import IndexKind, IndexParameters
 from cluster.search import Int64Array
 

@@ -43,8 +43,8 @@ class CacheSettings(Record):
     """A machine's copies of artifacts."""
 
     bytes_max: Annotated[int, Field(ge=0)] | None = None
-    """What was used least recently goes when there is more, but never what a resident release
-    needs. None: all stays.
+    """Size beyond which the least recently used files are removed, but never those that a resident
+    release needs. `null`: nothing is removed.
     """
 
 
@@ -52,33 +52,35 @@ Question = Annotated[str, Field(min_length=1, max_length=8192)]
 
 
 class DivergenceSettings(Record):
-    """Comparing what the regions answer."""
+    """The comparison of what the regions answer."""
 
     every_s: Annotated[float, Field(ge=0)] = 60.0
-    """How often each region asks all of them the same; 0 never does."""
+    """Seconds between two comparisons by one region; 0 turns comparisons off."""
     questions: Annotated[tuple[Question, ...], Field(max_length=64)] = ()
-    """Texts to ask beside vectors that are drawn by chance: they lie where queries do."""
+    """Texts that are asked besides randomly drawn vectors, because texts lie where queries do."""
 
 
 class RolloutPolicy(Record):
     """When a proposed release is committed."""
 
     wait_for: WaitFor = "all"
-    """`all`: every target region that is not fenced out by the deadline. `quorum`: a majority of
-    them. Or the named ones. Regions that are not waited for catch up after the commit.
+    """Regions that a release waits for. `all`: every target region that is not fenced out by the
+    deadline. `quorum`: a majority of the target regions. A list: the named regions. A region that
+    is not waited for catches up after the commit.
     """
     prepare_timeout_s: Annotated[float, Field(gt=0)] = 600.0
-    """How long regions have to prepare a release."""
+    """Seconds that regions have to prepare a release."""
 
 
 class Settings(Record):
-    """All settings of an installation."""
+    """The settings of an installation."""
 
     store: StoreSettings = Field(default_factory=StoreSettings)
     regions: dict[Name, RegionSettings] = Field(default_factory=lambda: {"local": RegionSettings()})
     region_keys: tuple[Key, ...] = ()
-    """What regions send each other in place of callers' keys: the first one. They take each of
-    them, and on the routes that only regions use no other."""
+    """Keys of the regions themselves. Regions send each other the first one in place of a caller's
+    key and accept all of them. The routes that only regions use accept no other key.
+    """
     corpora: dict[Name, CorpusSettings] = Field(default_factory=dict)
     embedder: EmbedderSettings = Field(default_factory=EmbedderSettings)
     generator: GeneratorSettings = Field(default_factory=GeneratorSettings)
@@ -89,7 +91,7 @@ class Settings(Record):
     cache: CacheSettings = Field(default_factory=CacheSettings)
     divergence: DivergenceSettings = Field(default_factory=DivergenceSettings)
     state_folder: Path = Path(".raygion")
-    """What a machine keeps for itself: caches, logs, the secret of the Ray cluster."""
+    """Folder for what a machine keeps for itself: caches, logs, the secret of the Ray cluster."""
 
     @model_validator(mode="after")
     def _check_corpora_have_a_home(self) -> Self:

@@ -19,11 +19,12 @@ search, `auto` for what was measured with the starter embedder (none for another
 
 
 class EvidenceSettings(Record):
-    """What is answered where nothing is found."""
+    """The answer to a question for which nothing is found."""
 
     nothing_found: Annotated[str, Field(min_length=1)] = (
         "The documents hold nothing that answers this question."
     )
+    """Text that is answered if no passage is evidence."""
 
 
 class EvidencePolicy(Record):

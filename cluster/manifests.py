@@ -128,8 +128,9 @@ RESCORE_MAX = 1000
 
 
 class IndexKind(StrEnum):
-    """What proposes candidates. IVFPQ holds each vector in a few bytes, IVFSQ and HNSWSQ in one
-    byte a number: their candidates are more than were asked for, and the stored vectors decide.
+    """The kind of index that proposes candidates. IVFPQ holds each vector in a few bytes, IVFSQ and
+    HNSWSQ in one byte for each number. These three propose more candidates than were asked for, and
+    the stored vectors decide.
     """
 
     FLAT = "Flat"
@@ -170,30 +171,42 @@ class Metric(StrEnum):
 
 
 class IndexParameters(Record):
-    """How a shard's index is built and searched."""
+    """The building and searching of a shard's index."""
 
     kind: IndexKind = IndexKind.HNSW
+    """Kind of index: exact (`Flat`), inverted lists (`IVF...`) or a graph (`HNSW...`), with whole
+    vectors or with vectors of one byte (`SQ`) or of a few bits (`PQ`) for each number.
+    """
     metric: Metric = Metric.COSINE
+    """Comparison of vectors. Higher scores are better; for `l2` the score is minus the squared
+    distance.
+    """
     hnsw_m: Annotated[int, Field(ge=2, le=128)] = 32
+    """Neighbours of each vector on a graph's upper levels; twice as many on the lowest level."""
     ef_construction: Annotated[int, Field(ge=8, le=2000)] = 200
+    """Candidates that are kept while a vector is inserted into a graph."""
     ef_search: Annotated[int, Field(ge=1, le=EF_SEARCH_MAX)] = 128
+    """Candidates that are kept while a graph is searched."""
     nlist: Annotated[int, Field(ge=1)] | None = None
-    """Number of inverted lists; None takes about 4 * sqrt(rows)."""
+    """Number of inverted lists. `null`: about 4 * sqrt(rows)."""
     nprobe: Annotated[int, Field(ge=1)] = 16
+    """Inverted lists that a search looks into."""
     pq_m: Annotated[int, Field(ge=1)] | None = None
-    """Parts that IVFPQ cuts a vector into, each of which becomes `pq_nbits` bits. Divides the
-    dimension; None takes parts of at most 4 numbers.
+    """Parts that IVFPQ cuts a vector into, each of which becomes `pq_nbits` bits. It has to divide
+    the dimension. `null`: parts of at most 4 numbers.
     """
     pq_nbits: Annotated[int, Field(ge=4, le=8)] = 8
+    """Bits for each part of a vector in IVFPQ."""
     rescore: Annotated[int, Field(ge=1, le=RESCORE_MAX)] = 4
-    """Candidates of IVFPQ and IVFSQ that are scored from their stored vectors, for each hit. (One
-    byte a number puts few in the wrong order, and a graph's list is longer than what is asked for.)
+    """Candidates of IVFPQ and IVFSQ that are scored from their stored vectors, for each hit. Other
+    kinds need no such number: a graph's candidate list is longer than the hits that were asked for.
     """
     fallback: bool = False
-    """Whether a query whose hits are fewer or weaker than those of the corpus's own passages, as
-    measured by the build, is compared with every row after all.
+    """Whether a query is compared with every row if its hits are fewer or weaker than those of the
+    corpus's own passages, which the build has measured.
     """
     seed: int = 1234
+    """Seed of the random choices of a build."""
 
     def stretched(self, multiple: int) -> IndexParameters:
         """The same index, in which a search looks so many times as far."""
@@ -207,21 +220,25 @@ class IndexParameters(Record):
 
 
 class AutoIndex(Record):
-    """Instead of `IndexParameters`: the build measures kinds and search parameters on a sample and
+    """The choice of an index by the build. It measures kinds and search parameters on a sample and
     takes the cheapest that reaches the recall within the memory.
     """
 
     kind: Literal["auto"] = "auto"
+    """Word that leaves the choice to the build."""
     metric: Metric = Metric.COSINE
+    """Comparison of vectors, as with a named kind."""
     target_recall: Annotated[float, Field(ge=0.5, le=1.0)] = 0.95
-    """Of the exact ten best, the share that a search is to find."""
+    """Share of the exact ten best passages that a search has to find."""
     memory_bytes_max: Annotated[int, Field(ge=1)] | None = None
-    """For the index files of one replica of every shard, which a search walks through. The stored
-    vectors, texts and metadata are files beside them, of which it touches the hits alone.
+    """Bound on the index files of one replica of every shard, which a search walks through. The
+    stored vectors, texts and metadata are not counted: a search reads them for its hits alone.
+    `null`: no bound.
     """
     fallback: bool = False
-    """As in `IndexParameters`."""
+    """Whether weak results are compared with every row, as with a named kind."""
     seed: int = 1234
+    """Seed of the random choices of a build."""
 
 
 class IndexTrial(Record):
@@ -338,14 +355,15 @@ class ModelKind(StrEnum):
 
 
 class Precision(StrEnum):
-    """What an embedder computes its matrix products in; everything else is float32. Vectors of
-    different precisions differ, so it belongs to the model version and not to the machine.
+    """The numbers that an embedder computes its matrix products in; all else is float32. Vectors of
+    different precisions differ, so the precision belongs to the model version, not to the machine.
     """
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
-    """For processors that compute in it, on some of which it is faster. Vectors have a cosine of at
-    least 0.999 with those of float32."""
+    """faster on some of the processors that compute in it; its vectors have a cosine of at least
+    0.999 with those of float32.
+    """
 
 
 def _is_float32(value: object) -> bool:

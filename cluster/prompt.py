@@ -32,15 +32,18 @@ _USUAL = 4
 
 
 class PromptTemplate(Record):
-    """How passages and question become messages. `{passages}` and `{question}` are filled in."""
+    """The text of the prompt: how the passages and the question become messages."""
 
     # In this order, and this short, the starter model answers plain questions best. Asked to name
     # its passages, or with the instruction before them, it makes more mistakes.
     system: str = "You are a helpful assistant."
+    """System message, before the system messages of a chat."""
     passage: str = "[{number}] {text}"
+    """Line for one passage; `{number}` and `{text}` are filled in."""
     user: str = (
         "{passages}\n\nUsing only the passages above, answer in one short sentence: {question}"
     )
+    """Message of the user; `{passages}` and `{question}` are filled in."""
 
     @model_validator(mode="after")
     def _check_placeholders(self) -> Self:

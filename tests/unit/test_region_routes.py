@@ -95,6 +95,22 @@ async def test_only_regions_open_the_routes_of_regions(
             assert (searched.status_code == 200) is lets_in, key
 
 
+@pytest.mark.parametrize("route", sorted(REGION_ROUTES))
+@pytest.mark.parametrize("ending", ["%0A", "%0a", "%0A%0A", "%0D%0A", "/", "%00", "%20"])
+async def test_no_other_spelling_of_a_region_s_route_leads_there(route: str, ending: str) -> None:
+    service, internals = FakeService(), FakeInternals()
+    settings = HttpSettings(api_keys=("callers",), region_keys=("regions",))
+    app = app_of(service, settings, internals=internals)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    body = orjson.dumps(PROMPT if route == GENERATE else ASKED)
+    async with httpx.AsyncClient(transport=transport, base_url="http://region") as client:
+        headers = {"authorization": "Bearer callers"}
+        reply = await client.post(route + ending, content=body, headers=headers)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (404, "not_found")
+    assert not service.answers
+    assert not internals.asked
+
+
 async def test_a_prompt_that_is_too_long_reaches_no_generator() -> None:
     half = ChatMessage(role="user", content="x" * (PROMPT_CHARS_MAX // 2 + 1))
     asked = GenerationRequest(messages=(half, half), max_tokens=8, temperature=0.0, request_id="r")

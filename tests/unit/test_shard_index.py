@@ -17,7 +17,8 @@ from actors.shard_build import build_shard
 from actors.shard_documents import DOCUMENTS_FILE
 from actors.shard_index import INDEX_FILE, ShardIndex
 from cluster.errors import InvalidArgument
-from cluster.filters import Filter, filter_mask, parse_filter
+from cluster.filter_mask import filter_mask
+from cluster.filters import Filter, parse_filter
 from cluster.manifests import IndexKind, IndexParameters, Metric
 from cluster.merge import merge_hits
 from cluster.search import Float32Array, MergedHits, SearchEffort, ShardHits, ShardQuery
