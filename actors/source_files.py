@@ -23,7 +23,7 @@ from actors.source_rows import COLUMNS
 from cluster.documents import FIELD_NAME, RESERVED_FIELDS
 from cluster.errors import InvalidArgument, Unavailable
 from cluster.ingest_report import LeftOut, Tally
-from cluster.search import MetadataValue
+from cluster.metadata import MetadataValue
 
 UNPACKED_BYTES_FREE = 64 * 2**20
 """So much an archive may unpack to however small it is."""
