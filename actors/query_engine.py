@@ -134,29 +134,20 @@ class QueryEngine:
         request = replace(
             request, release=release.number, trace_id=request.trace_id or uuid.uuid4().hex
         )
-        events = self._events(request, pinned, deadline, watch)
+        events = self._answering.events(
+            request,
+            pinned=pinned,
+            region=self._views.view.region,
+            search=self.search,
+            deadline=deadline,
+            elapsed_ms=watch.total_ms,
+        )
         if counted:
             events = self._views.outcomes.answer(events, release.number, request.timeout_s)
         with self._views.uses.during(release.number):
             async with aclosing(events):
                 async for event in events:
                     yield event
-
-    async def _events(
-        self, request: AnswerRequest, pinned: Pinned, deadline: Deadline, watch: Stopwatch
-    ) -> AsyncGenerator[AnswerEvent, None]:
-        found = await self.search(request.retrieval()) if request.retrieve else None
-        events = self._answering.events(
-            request,
-            pinned=pinned,
-            region=self._views.view.region,
-            found=found,
-            deadline=deadline,
-            elapsed_ms=watch.total_ms,
-        )
-        async with aclosing(events):
-            async for event in events:
-                yield event
 
     def _shards(self, corpus: CorpusView, filter: Filter | None) -> Sequence[ShardRoute]:
         """The shards that can have a match."""
