@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import textwrap
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,8 +18,10 @@ from cluster.rollout_events import Prepared, PrepareFailed
 
 log = logging.getLogger(__name__)
 
-_FOR_GOOD = (Corrupt, InvalidArgument, NotFound)
-"""What the store or the settings have wrong, which no further attempt puts right."""
+_FOR_GOOD = (Corrupt, InvalidArgument, NotFound, AttributeError, ImportError, NameError, TypeError)
+"""What the store, the settings or the program have wrong, which no further attempt puts right."""
+
+_REASON_CHARS_MAX = 500
 
 
 class RegionReleases:
@@ -106,9 +109,7 @@ class RegionReleases:
             if not give_up.is_set():
                 log.exception("release %d cannot be prepared", number)
             outcome = PrepareFailed(
-                release=number,
-                reason=str(error) if isinstance(error, RaygionError) else "an error; see the log",
-                retryable=not isinstance(error, _FOR_GOOD),
+                release=number, reason=_reason(error), retryable=not isinstance(error, _FOR_GOOD)
             )
         with self._lock:
             if self._preparing[number] is give_up:
@@ -138,3 +139,11 @@ class RegionReleases:
                 del self._begun[number]
                 log.info("release %d is unloaded", number)
         self._departures.end(number)
+
+
+def _reason(error: Exception) -> str:
+    """Why a release cannot be prepared, as it is told to people and goes into the release log."""
+    if isinstance(error, RaygionError):
+        return str(error)
+    told = textwrap.shorten(f"{type(error).__name__}: {error}", _REASON_CHARS_MAX)
+    return f"{told} (the coordinator's log says where)"

@@ -27,7 +27,7 @@ from cluster.artifacts import Artifacts
 from cluster.catalog import Catalog
 from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.config import Settings
-from cluster.errors import InvalidArgument, RaygionError, Unavailable
+from cluster.errors import InvalidArgument, Unavailable
 from cluster.manifests import IndexManifest, ModelManifest
 from cluster.model_settings import GeneratorSettings
 from cluster.object_store import ObjectStore
@@ -130,8 +130,7 @@ class ReleaseLoader:
 
     def load(self, planned: LoadedRelease, give_up: threading.Event) -> LoadedRelease:
         """Fetches, verifies, loads and warms up; returns the release with those in its view that
-        have it. Blocks; raises the errors of `cluster.errors`, and Unavailable soon after `give_up`
-        was set.
+        have it. Blocks; raises what a part raises, and Unavailable soon after `give_up` was set.
 
         When it fails, some parts are loaded. `retire` unloads these, and what is still under way.
         """
@@ -371,9 +370,7 @@ def _wait_for(refs: list[Any], give_up: threading.Event) -> None:
     try:
         ray.get([ref for ref in refs if ref not in slow])
     except RayTaskError as error:
-        if isinstance(error.cause, RaygionError):
-            raise error.cause from error
-        raise Unavailable(f"a replica failed while loading: {error.cause}") from error
+        raise error.cause from error
     except RayError as error:
         raise Unavailable(f"a replica died while loading: {error}") from error
     if slow:

@@ -13,7 +13,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.actor_calls import NAMESPACE
-from cluster.errors import RaygionError, Unavailable
+from cluster.errors import Unavailable
 
 P = ParamSpec("P")
 log = logging.getLogger(__name__)
@@ -95,7 +95,8 @@ def run_in_fresh_process(
 ) -> None:
     """Runs a function in a worker process that ends with it, so that what it imports goes, too.
 
-    Raises Unavailable soon after `give_up` was set; the process is ended then.
+    Raises what the function raises, and Unavailable soon after `give_up` was set; the process is
+    ended then.
     """
     task = ray.remote(num_cpus=0, max_calls=1, max_retries=0)(function)
     result = task.remote(*args, **kwargs)
@@ -106,9 +107,7 @@ def run_in_fresh_process(
     try:
         ray.get(result)
     except RayTaskError as error:
-        if isinstance(error.cause, RaygionError):
-            raise error.cause from error
-        raise
+        raise error.cause from error
 
 
 def kill(name: str) -> None:

@@ -120,6 +120,12 @@ def test_a_retired_release_is_not_loaded_any_more_and_unloaded_when_nobody_uses_
         (DeadlineExceeded("it took too long"), True),
         (OutcomeUnknown("a lost reply"), True),
         (OSError("no space left"), True),
+        (MemoryError(), True),
+        (RuntimeError("Ray restarts"), True),
+        (TypeError("load() takes 2 arguments"), False),
+        (AttributeError("no attribute 'shards'"), False),
+        (NameError("name 'np' is not defined"), False),
+        (ModuleNotFoundError("No module named 'vllm'"), False),
     ],
 )
 def test_only_what_no_attempt_puts_right_is_given_up(
@@ -130,9 +136,19 @@ def test_only_what_no_attempt_puts_right_is_given_up(
     told = world.outcomes.get(timeout=WAIT_S)
     assert isinstance(told, PrepareFailed)
     assert told.retryable is retryable
+    assert str(error) in told.reason
     world.loader.error = None
     world.prepared(1)
     assert world.releases.loaded.keys() == {1}
+
+
+def test_what_nobody_foresaw_is_told_by_its_kind_and_in_brief(world: World) -> None:
+    world.loader.error = OSError("no space left\n" * 1000)
+    world.prepare(1)
+    told = world.outcomes.get(timeout=WAIT_S)
+    assert isinstance(told, PrepareFailed)
+    assert told.reason.startswith("OSError: no space left no space")
+    assert len(told.reason) < 600
 
 
 def test_a_release_that_cannot_start_does_not_block_the_next_past_its_abort(world: World) -> None:
