@@ -5,7 +5,7 @@ driver process.
 from __future__ import annotations
 
 from actors.coordinator_client import CoordinatorClient
-from cluster.manifests import IndexParameters
+from cluster.index_parameters import IndexParameters
 from cluster.prompt import PromptTemplate
 from cluster.releases import ReleaseContents
 from deployments import pipeline, region_host

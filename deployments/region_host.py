@@ -19,11 +19,11 @@ from actors.actor_calls import NAMESPACE
 from actors.cluster_join import not_joined, prepare_to_join
 from actors.coordinator_client import CoordinatorClient
 from cluster.clock import SYSTEM_CLOCK
-from cluster.config import RolloutPolicy
 from cluster.errors import Conflict, InvalidArgument, Unavailable
 from cluster.region_claim import claim_region
 from cluster.releases import ReleaseContents
 from cluster.rollback import earlier_release
+from cluster.rollout_settings import RolloutPolicy
 from deployments.http_client import HttpRegion, RemoteError
 from deployments.installation import Installation, NotRunning
 from deployments.interrupts import uninterrupted
