@@ -36,19 +36,19 @@ from actors.shard_build import build_shard
 from actors.wiring import live_nodes
 from cluster.artifacts import Artifacts
 from cluster.catalog import Catalog, index_path
-from cluster.claims import claim_all, parts_of
+from cluster.claims import claim_all
 from cluster.clock import SYSTEM_CLOCK
 from cluster.corpus_settings import CorpusSettings
 from cluster.errors import InvalidArgument, NotFound
+from cluster.index_parameters import IndexParameters, IndexTuning
 from cluster.index_versions import built_version, index_as_asked
 from cluster.manifests import (
     CorpusManifest,
     IndexManifest,
-    IndexParameters,
-    IndexTuning,
     ManifestRef,
     ModelManifest,
     ShardArtifact,
+    parts_of,
 )
 from cluster.object_store import ObjectStore
 from cluster.partitions import KEY_TYPES

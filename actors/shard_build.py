@@ -25,9 +25,11 @@ from actors.shard_documents import DOCUMENTS_FILE, META_PREFIX, sorted_by_id, wr
 from actors.shard_index import INDEX_FILE, ShardIndex
 from actors.shard_partitions import INDEX_FOLDER, write_partitions
 from actors.vector_rows import VECTOR_ROWS_FILE, SharedVectors, VectorRows, vector_rows
-from cluster.manifests import IndexKind, IndexParameters, Metric
+from cluster.arrays import Float32Array
+from cluster.index_parameters import IndexKind, IndexParameters
+from cluster.metric import Metric
 from cluster.recall import Recall
-from cluster.search import Float32Array, ShardQuery
+from cluster.search import ShardQuery
 from cluster.vectors import check_norms, norms, prepared
 
 _WEAK_ROWS_MAX = 200

@@ -20,7 +20,7 @@ from actors.folder_values import FolderValues
 from actors.source_formats import FORMATS, format_of, suffix_of
 from cluster.errors import InvalidArgument, Unavailable
 from cluster.ingest_report import LeftOut, Tally
-from cluster.search import MetadataValue
+from cluster.metadata import MetadataValue
 
 UNPACKED_BYTES_FREE = 64 * 2**20
 """So much an archive may unpack to however small it is."""

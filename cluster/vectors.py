@@ -5,11 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from cluster.arrays import Float32Array, Float64Array
 from cluster.errors import InvalidArgument
-from cluster.manifests import Metric
-
-Float32Array = npt.NDArray[np.float32]
-Float64Array = npt.NDArray[np.float64]
+from cluster.metric import Metric
 
 NORM_MAX = 1e18
 """Longer vectors are refused: the square of a distance between two must stay a float32."""

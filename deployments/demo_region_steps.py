@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from actors.coordinator_client import CoordinatorClient
 from cluster.clock import SYSTEM_CLOCK
-from cluster.manifests import IndexParameters
+from cluster.index_parameters import IndexParameters
 from cluster.prompt import PromptTemplate
 from cluster.releases import ReleaseContents
 from deployments import pipeline, release_commands

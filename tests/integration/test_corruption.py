@@ -22,9 +22,10 @@ from actors.shard_build import build_shard
 from actors.shard_documents import DOCUMENTS_FILE
 from actors.shard_index import INDEX_FILE, ShardIndex
 from cluster.artifact_cache import ArtifactCache
+from cluster.artifact_files import ArtifactFile
 from cluster.artifacts import Artifacts, blob_path
 from cluster.errors import Conflict, Corrupt, NotFound
-from cluster.manifests import ArtifactFile, IndexManifest
+from cluster.manifests import IndexManifest
 from cluster.object_store import open_store
 from cluster.releases import ReleaseContents, ReleaseStatus
 from deployments import release_commands

@@ -17,7 +17,9 @@ from actors import names
 from actors.actor_calls import NAMESPACE
 from actors.shard_replica import ReplicaStatus
 from cluster.evidence import EvidencePolicy
-from cluster.manifests import IndexKind, IndexParameters, ManifestRef, Metric
+from cluster.index_parameters import IndexKind, IndexParameters
+from cluster.manifests import ManifestRef
+from cluster.metric import Metric
 from cluster.releases import ReleaseContents
 from deployments import release_commands
 from deployments.installation import Installation

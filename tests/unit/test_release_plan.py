@@ -13,19 +13,14 @@ from actors import names, release_loader, wiring
 from actors.loaded_release import LoadedRelease
 from actors.release_loader import ReleaseLoader
 from actors.replica_counts import ReplicaCounts
+from cluster.artifact_files import ArtifactFile
 from cluster.artifacts import Artifacts
 from cluster.catalog import Catalog
 from cluster.config import Settings
 from cluster.errors import InvalidArgument
+from cluster.index_parameters import IndexParameters
 from cluster.local_store import LocalStore
-from cluster.manifests import (
-    ArtifactFile,
-    IndexManifest,
-    IndexParameters,
-    ModelKind,
-    ModelManifest,
-    ShardArtifact,
-)
+from cluster.manifests import IndexManifest, ModelKind, ModelManifest, ShardArtifact
 from cluster.model_settings import GeneratorSettings
 from cluster.releases import Release, ReleaseContents
 

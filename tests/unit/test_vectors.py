@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 
 from cluster.errors import InvalidArgument
-from cluster.manifests import Metric
+from cluster.metric import Metric
 from cluster.vectors import check_norms, check_vectors, normalized, norms, prepared
 
 
