@@ -246,10 +246,11 @@ class _ShardBuilder:
         return pa.Table.from_pylist([self.build(shard, rows).to_row()])
 
     def build(self, shard: int, rows: pa.Table) -> _BuiltShard:
-        latest = latest_of_each_document(rows)
-        num_documents = pc.count_distinct(latest["document"]).as_py()
-        vectors = vectors_of(latest)
-        table = latest.drop_columns(["vector", "part", "shard"])
+        table = latest_of_each_document(rows)
+        num_documents = pc.count_distinct(table["document"]).as_py()
+        vectors = vectors_of(table)
+        # By the same name, so that these vectors are not in memory a second time from here on.
+        table = table.drop_columns(["vector", "part", "shard"])
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
             build = build_shard(

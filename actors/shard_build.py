@@ -114,8 +114,10 @@ class ShardRows:
         """Takes and raises what `build_shard` does."""
         check_norms(norms(vectors))
         table, vectors = sorted_by_id(table, vectors)
-        # Plus zero, which turns -0.0 into 0.0, so that equal vectors have equal bytes.
-        vectors = prepared(vectors, metric) + np.float32(0.0)
+        vectors = prepared(vectors, metric)
+        # Zero turns -0.0 into 0.0, so that equal vectors have equal bytes; added in place, since
+        # these are copies already.
+        vectors += np.float32(0.0)
         return cls(table, vectors, vector_rows(vectors), partition_by)
 
     def write(self, folder: Path, parameters: IndexParameters, trained: bytes | None) -> None:

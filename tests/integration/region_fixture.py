@@ -36,7 +36,7 @@ from cluster.metric import Metric
 from cluster.model_settings import GeneratorSettings
 from cluster.region_settings import EndpointSettings, RegionSettings, StoreSettings
 from cluster.releases import ReleaseContents
-from deployments import pipeline, region_host
+from deployments import pipeline, region_host, release_commands
 from deployments.cluster_ports import find_port_block
 from deployments.console import Steps
 from deployments.installation import Installation
@@ -201,7 +201,9 @@ def live_region(folder: Path) -> Iterator[LiveRegion]:
         with steps.step("services"):
             client = region_host.start_services(installation, lambda _: None)
         with steps.step("release"):
-            release = region_host.propose(installation, contents, commit=True, note=lambda _: None)
+            release = release_commands.propose(
+                installation, contents, commit=True, note=lambda _: None
+            )
             client.wait_until_serving(release, region_host.PREPARE_TIMEOUT_S)
         print("\nregion up:", {step: round(s, 1) for step, s in steps.seconds.items()})
         yield LiveRegion(installation, xquad, release, contents)

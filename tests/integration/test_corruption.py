@@ -28,7 +28,7 @@ from cluster.errors import Conflict, Corrupt, NotFound
 from cluster.manifests import IndexManifest
 from cluster.object_store import open_store
 from cluster.releases import ReleaseContents, ReleaseStatus
-from deployments import region_host
+from deployments import release_commands
 from tests.integration.region_fixture import FLAT, TINY, LiveRegion, build, ingest
 from tests.search_region import wait_until
 
@@ -111,7 +111,7 @@ def cached(region: LiveRegion, file: ArtifactFile) -> Path:
 
 
 def propose(region: LiveRegion, contents: ReleaseContents) -> int:
-    return region_host.propose(region.installation, contents, commit=True, note=lambda _: None)
+    return release_commands.propose(region.installation, contents, commit=True, note=lambda _: None)
 
 
 @pytest.fixture
@@ -218,7 +218,7 @@ def test_a_replica_that_comes_back_mends_a_damaged_cache(
         wait_until(lambda: _num_serving(shared_region) == _wanted(tiny), "the replica to load")
         _assert_serves(shared_region, http, tiny)
     finally:
-        region_host.rollback(shared_region.release, force=True)
+        release_commands.rollback(shared_region.release, force=True)
 
 
 def _assert_serves(region: LiveRegion, http: httpx.Client, tiny: Tiny) -> None:
