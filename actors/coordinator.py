@@ -30,7 +30,7 @@ from actors.region_summary import is_healthy, pulse_of, summary_of, view_of
 from actors.release_loader import GeneratorDeployer, ReleaseLoader
 from actors.replica_counts import ReplicaCounts
 from cluster.clock import SYSTEM_CLOCK, Clock
-from cluster.config import RolloutPolicy, Settings
+from cluster.config import Settings
 from cluster.coordination import Decide, RolloutDriver, Vitals
 from cluster.errors import Fenced, NotFound, OutcomeUnknown, RaygionError, Unavailable
 from cluster.object_store import ObjectStore
@@ -43,6 +43,7 @@ from cluster.release_parts import claim_release
 from cluster.releases import LogState, Proposal, Release, ReleaseContents
 from cluster.rollout import Rollout
 from cluster.rollout_events import CanaryFaulted, Outcome
+from cluster.rollout_settings import RolloutPolicy
 from cluster.store_identity import store_identity
 
 log = logging.getLogger(__name__)

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from actors.own_node import own_node
+from cluster.arrays import Float32Array
 from cluster.artifact_cache import ArtifactCache
 from cluster.artifacts import Artifacts
 from cluster.errors import DeadlineExceeded, InvalidArgument
@@ -20,7 +21,6 @@ from cluster.fair_queue import FairQueue
 from cluster.manifests import ModelManifest
 from cluster.object_store import ObjectStore
 from cluster.passages import vector_column
-from cluster.search import Float32Array
 
 if TYPE_CHECKING:
     from actors.embedder import Embedder, TextEmbedder

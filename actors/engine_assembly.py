@@ -24,12 +24,12 @@ from actors.routes import Routes
 from actors.view_follower import ViewFollower
 from cluster.answers import EmbeddingService
 from cluster.artifact_cache import ArtifactCache
+from cluster.artifact_files import ArtifactFile
 from cluster.artifacts import Artifacts
 from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.config import Settings
 from cluster.divergence import STANDING_MAX, Found
 from cluster.generation import Generator, PromptTokenizer
-from cluster.manifests import ArtifactFile
 from cluster.object_store import ObjectStore
 from cluster.region_peers import GeneratingPeers, RegionInternals
 from cluster.region_routing import loads_of

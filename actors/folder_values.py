@@ -12,7 +12,7 @@ from actors.source_rows import COLUMNS
 from cluster.documents import FIELD_NAME, RESERVED_FIELDS
 from cluster.errors import InvalidArgument
 from cluster.ingest_report import Tally
-from cluster.search import MetadataValue
+from cluster.metadata import MetadataValue
 
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 _NAME_CHARS_SHOWN = 64

@@ -14,6 +14,7 @@ from actors.corpus_reader import (
     read_parts,
 )
 from actors.source_files import SourceListing, find_source_files
+from cluster.artifact_files import ArtifactFile
 from cluster.artifacts import Artifacts
 from cluster.catalog import Catalog
 from cluster.clock import SYSTEM_CLOCK, Clock
@@ -28,7 +29,8 @@ from cluster.corpus_content import (
 from cluster.documents import Schema, check_corpus_name, column_types, merge_schemas
 from cluster.errors import Conflict, InvalidArgument
 from cluster.ingest_report import DocumentChanges, IngestReport, LeftOut, Tally
-from cluster.manifests import SOURCES_MAX, ArtifactFile, ColumnType, CorpusManifest
+from cluster.manifests import SOURCES_MAX, CorpusManifest
+from cluster.metadata import ColumnType
 
 APPENDS_MAX = 8
 

@@ -18,6 +18,7 @@ from actors.shard_search import Patience, SearchKind, ShardSearch
 from actors.stopwatch import Stopwatch
 from actors.view_follower import ViewFollower
 from cluster.answers import AnswerEvent, AnswerRequest
+from cluster.arrays import Float32Array
 from cluster.canary import Lots
 from cluster.checks import check_answer, check_retrieval, check_search, in_rows
 from cluster.clock import Clock, Deadline
@@ -26,7 +27,7 @@ from cluster.fanout import ShardRoute
 from cluster.filters import Filter, filter_key
 from cluster.partitions import shards_to_ask
 from cluster.region_view import CorpusView, RegionView, ReleaseView
-from cluster.search import Embedded, Float32Array, SearchRequest, SearchResult
+from cluster.search import Embedded, SearchRequest, SearchResult
 from cluster.vectors import check_vectors
 
 

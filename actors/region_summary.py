@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 
 from actors.loaded_release import LoadedRelease
 from cluster.region_status import CanarySummary, CorpusSummary, RegionSummary, ReleaseSummary
-from cluster.region_view import CorpusView, Freshness, Pulse, RegionView, ReleaseView
+from cluster.region_view import CorpusView, Pulse, RegionView, ReleaseView
 from cluster.regions_overview import RegionsOverview
+from cluster.release_log import Freshness
 from cluster.releases import LogState
 from cluster.rollout import Rollout
 

@@ -21,7 +21,7 @@ from actors.source_formats import FORMATS, format_of, suffix_of
 from actors.source_rows import check_unpacked
 from cluster.errors import InvalidArgument, Unavailable
 from cluster.ingest_report import LeftOut, Tally
-from cluster.search import MetadataValue
+from cluster.metadata import MetadataValue
 
 _BUFFER_BYTES = 2**20
 _KNOWN = ", ".join(FORMATS)

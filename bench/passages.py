@@ -24,9 +24,9 @@ from actors.starter_models import starter_embedder_folder
 from bench.data import factbook_documents, read_xquad
 from bench.evaluation_sets import JudgedSet, hotpotqa, musique
 from bench.markdown import table
+from cluster.arrays import Float32Array
 from cluster.chunking import Chunker
 from cluster.embedder_tokenizer import EmbedderTokenizer
-from cluster.search import Float32Array
 
 TOP_K = 10
 TOKENS_READ = (500, 1000, 2000)

@@ -27,12 +27,13 @@ from yaml import YAMLError
 from cluster.corpus_settings import AUTO, NAMED, CorpusSettings
 from cluster.errors import InvalidArgument
 from cluster.evidence import EvidenceSettings
-from cluster.manifests import Name
 from cluster.model_settings import EmbedderSettings, GeneratorSettings
 from cluster.prompt import PromptTemplate
-from cluster.records import Record
+from cluster.records import Name, Record
 from cluster.region_settings import Key, RegionSettings, RoutingSettings, StoreSettings
-from cluster.releases import WaitFor
+from cluster.region_site import RegionSite
+from cluster.residency import Residency
+from cluster.rollout_settings import RolloutPolicy
 
 CONFIG_FILE = "regions.yaml"
 _ENV_PREFIX = "RAYGION_"
@@ -58,18 +59,6 @@ class DivergenceSettings(Record):
     """Seconds between two comparisons by one region; 0 turns comparisons off."""
     questions: Annotated[tuple[Question, ...], Field(max_length=64)] = ()
     """Texts that are asked besides randomly drawn vectors, because texts lie where queries do."""
-
-
-class RolloutPolicy(Record):
-    """When a proposed release is committed."""
-
-    wait_for: WaitFor = "all"
-    """Regions that a release waits for. `all`: every target region that is not fenced out by the
-    deadline. `quorum`: a majority of the target regions. A list: the named regions. A region that
-    is not waited for catches up after the commit.
-    """
-    prepare_timeout_s: Annotated[float, Field(gt=0)] = 600.0
-    """Seconds that regions have to prepare a release."""
 
 
 class Settings(Record):
@@ -119,10 +108,22 @@ class Settings(Record):
         """The settings of a corpus; the defaults for one that has none of its own."""
         return self.corpora.get(name, CorpusSettings())
 
+    def residency(self) -> Residency:
+        """Which regions may hold which corpora."""
+        homes = {n: frozenset(c.regions) for n, c in self.corpora.items() if c.regions is not None}
+        only = next(iter(self.corpora)) if len(self.corpora) == 1 else None
+        return Residency(homes=homes, only_corpus=only)
+
+    def sites(self) -> dict[str, RegionSite]:
+        """The regions as others reach them, by name, in the order of the settings."""
+        return {
+            name: RegionSite.of(name, region, self.region_keys)
+            for name, region in self.regions.items()
+        }
+
     def may_hold(self, region: str, corpus: str) -> bool:
         """Whether the corpus may be in that region."""
-        homes = self.corpus(corpus).regions
-        return homes is None or region in homes
+        return self.residency().may_hold(region, corpus)
 
     def check_may_hold(self, region: str, corpus: str) -> None:
         """Raises InvalidArgument for a region that may not have the corpus's documents."""

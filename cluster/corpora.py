@@ -5,20 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from cluster.artifact_files import ArtifactFile
 from cluster.catalog import Catalog
-from cluster.claims import parts_of
 from cluster.config import Settings
+from cluster.index_parameters import IndexKind
 from cluster.index_versions import has_settings, is_index_of
-from cluster.manifests import (
-    ArtifactFile,
-    ColumnType,
-    CorpusManifest,
-    IndexKind,
-    IndexManifest,
-    ManifestRef,
-    Metric,
-    ModelManifest,
-)
+from cluster.manifests import CorpusManifest, IndexManifest, ManifestRef, ModelManifest, parts_of
+from cluster.metadata import ColumnType
+from cluster.metric import Metric
 from cluster.releases import LogState
 
 

@@ -8,12 +8,9 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from cluster.chunking import Chunker
-from cluster.embedder_tokenizer import EmbedderTokenizer
-from cluster.errors import InvalidArgument
 from cluster.evidence import ScoreMin
-from cluster.manifests import AutoIndex, IndexParameters, Name
-from cluster.records import Record
+from cluster.index_parameters import AutoIndex, IndexParameters
+from cluster.records import Name, Record
 
 REPLICAS_MAX = 64
 AUTO, NAMED = "auto", "named"
@@ -55,17 +52,6 @@ class ChunkSettings(Record):
                 "(an English token has some 4 characters)"
             )
         return given
-
-    def chunker(self, tokenizer: EmbedderTokenizer) -> Chunker:
-        """What cuts for the embedder of this tokenizer. Raises InvalidArgument."""
-        tokens_max = self.tokens_max or tokenizer.tokens_max
-        overlap_tokens = tokens_max // 10 if self.overlap_tokens is None else self.overlap_tokens
-        if overlap_tokens > tokens_max // 2:
-            raise InvalidArgument(
-                f"is {overlap_tokens}, more than half of the {tokens_max} tokens of a passage",
-                "chunks.overlap_tokens",
-            )
-        return Chunker(tokenizer, tokens_max, overlap_tokens)
 
 
 def _index_kind(value: object) -> str:

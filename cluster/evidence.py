@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from cluster.manifests import Metric, Name
-from cluster.records import Record
+from cluster.metric import Metric
+from cluster.records import Name, Record
 
 _STARTER_COSINE_MIN = 0.31
 """Measured with the starter embedder; docs/answers.md has the figures."""

@@ -7,16 +7,15 @@ from functools import reduce
 from typing import Any, TypeAlias, assert_never
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cluster.arrays import Mask
 from cluster.errors import InvalidArgument
 from cluster.filters import And, Compare, Comparison, Filter, In, Not, Or, Scalar, check_filter
-from cluster.manifests import ColumnType
+from cluster.metadata import ColumnType
 
 Column: TypeAlias = "pa.ChunkedArray[Any]"
-Mask: TypeAlias = npt.NDArray[np.bool_]
 
 
 def filter_mask(filter: Filter, table: pa.Table) -> Mask:

@@ -23,7 +23,7 @@ from typing import TypeAlias, assert_never
 import orjson
 
 from cluster.errors import InvalidArgument
-from cluster.manifests import ColumnType
+from cluster.metadata import ColumnType
 
 Scalar: TypeAlias = str | int | float | bool | None
 # A string, so that the alias may name itself.

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator
 
 from cluster.manifests import Precision
+from cluster.placement import SURVIVORS
 from cluster.records import Record
-from cluster.region_settings import SURVIVORS
 
 STARTER = "starter"
 """Instead of a model's source: the small model that installs with Raygion."""

@@ -10,11 +10,10 @@ from pydantic import AfterValidator, Field, PlainValidator, SecretStr
 
 from cluster.caller import Location
 from cluster.errors import InvalidArgument
+from cluster.placement import SURVIVORS
 from cluster.records import Record
 
 _PORT = Field(ge=1, le=65535)
-SURVIVORS = 2
-"""Copies, on different machines, of each part that queries need: one outlives the other."""
 
 
 def _presentable(key: SecretStr) -> SecretStr:

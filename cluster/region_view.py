@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from cluster.artifact_files import ArtifactFile
 from cluster.canary import lot_of
 from cluster.errors import InvalidArgument, NotFound, NotYet, Unavailable
 from cluster.evidence import EvidencePolicy
-from cluster.manifests import ArtifactFile, ColumnType, Metric
+from cluster.metadata import ColumnType
+from cluster.metric import Metric
 from cluster.prompt import PromptTemplate
+from cluster.release_log import Freshness
 from cluster.releases import CanaryShare, Switch
 from cluster.rollout_events import RegionStatus
 
@@ -212,18 +215,6 @@ class Place:
     """What serves those who name no release and are not served by a canary."""
     switch: Switch | None
     """To this release; None while it has not become current."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Freshness:
-    """How current a region is. It stands still while the store does not answer."""
-
-    read_ms: int = 0
-    """The region's wall clock when its last complete reading of the release log began; 0 before the
-    first one.
-    """
-    position: int = 0
-    """How far that reading came."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,17 +15,9 @@ from cluster.artifacts import Artifacts
 from cluster.clock import SYSTEM_CLOCK
 from cluster.config import Settings
 from cluster.evidence import EvidencePolicy, score_min_of
-from cluster.manifests import (
-    IndexKind,
-    IndexManifest,
-    IndexParameters,
-    IndexTuning,
-    ManifestRef,
-    Metric,
-    ModelKind,
-    ModelManifest,
-    Precision,
-)
+from cluster.index_parameters import IndexKind, IndexParameters, IndexTuning
+from cluster.manifests import IndexManifest, ManifestRef, ModelKind, ModelManifest, Precision
+from cluster.metric import Metric
 from cluster.model_files import delta_note
 from cluster.model_settings import STARTER
 from cluster.next_release import corpora_for_release, indexes_for_release

@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 
 from bench.markdown import table
 from cluster.config import Settings
-from cluster.manifests import AutoIndex
+from cluster.index_parameters import AutoIndex
 from cluster.records import Record
 
 COLUMNS = ("key", "type", "bounds", "default", "meaning")

@@ -18,7 +18,8 @@ from cluster.errors import (
     Unavailable,
 )
 from cluster.prompt import PromptTemplate
-from cluster.region_view import Freshness, Pulse, RegionView, ReleaseView
+from cluster.region_view import Pulse, RegionView, ReleaseView
+from cluster.release_log import Freshness
 from cluster.releases import Switch
 from cluster.search import Embedded, Hit, SearchRequest, SearchResult
 from cluster.session import SessionToken

@@ -14,6 +14,7 @@ import pytest
 from actors.answering import Answering
 from actors.engine_assembly import RegionGenerators
 from cluster.answers import AnswerEvent, AnswerRequest, AnswerResult, Outcome, Retrieved, Token
+from cluster.artifact_files import ArtifactFile
 from cluster.clock import Deadline
 from cluster.consistency import Pinned
 from cluster.errors import (
@@ -32,7 +33,7 @@ from cluster.generation import (
     PromptTokenizer,
 )
 from cluster.local_store import LocalStore
-from cluster.manifests import ArtifactFile, Metric
+from cluster.metric import Metric
 from cluster.prompt import PromptTemplate, Truncated, Truncation
 from cluster.region_view import CorpusView, GeneratorView, RegionView, ReleaseView
 from cluster.search import Hit, SearchRequest, SearchResult

@@ -25,7 +25,7 @@ from cluster.filters import (
     filter_to_json,
     parse_filter,
 )
-from cluster.manifests import ColumnType
+from cluster.metadata import ColumnType
 
 SCHEMA = {
     "region": ColumnType.STRING,

@@ -11,17 +11,13 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from actors.index_build import build_index
+from cluster.artifact_files import ArtifactFile
 from cluster.artifacts import Artifacts
 from cluster.corpus_settings import ChunkSettings, CorpusSettings
 from cluster.deletes import drop_corpus
 from cluster.errors import NotFound
-from cluster.manifests import (
-    ArtifactFile,
-    AutoIndex,
-    IndexKind,
-    IndexParameters,
-    Metric,
-)
+from cluster.index_parameters import AutoIndex, IndexKind, IndexParameters
+from cluster.metric import Metric
 from cluster.store_gc import StoreCollector
 from tests.unit.next_release_world import World, embedder
 

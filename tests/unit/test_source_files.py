@@ -16,7 +16,7 @@ from actors import source_rows
 from actors.corpus_reader import plan_groups
 from actors.source_files import SourceFile, find_source_files
 from cluster.errors import InvalidArgument
-from cluster.search import MetadataValue
+from cluster.metadata import MetadataValue
 
 
 def content(file: SourceFile) -> bytes:
