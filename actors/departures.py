@@ -8,6 +8,7 @@ coordinator: a release that no view names any more ---> Departures: unload it on
 from __future__ import annotations
 
 import threading
+from collections.abc import Collection
 
 from cluster.checks import TIMEOUT_S_MAX
 from cluster.clock import Clock
@@ -27,6 +28,7 @@ class Departures:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
+        self._begun_s = clock.monotonic_s()
         self._told: dict[str, tuple[float, frozenset[int]]] = {}
         """By process: when it told something last, and the releases that it used."""
         self._since_s: dict[int, float] = {}
@@ -50,18 +52,27 @@ class Departures:
         with self._lock:
             self._since_s.pop(release, None)
 
+    def only_uses(self, releases: Collection[int]) -> bool:
+        """Whether every process has had the time to tell, and none uses any other release."""
+        now_s = self._clock.monotonic_s()
+        with self._lock:
+            return now_s - self._begun_s > _SILENT_S and self._used(now_s) <= set(releases)
+
     def due(self) -> list[int]:
         """The releases that may be unloaded now, the one that has departed longest first."""
         now_s = self._clock.monotonic_s()
         with self._lock:
-            used = {
-                release
-                for told_s, releases in self._told.values()
-                if now_s - told_s <= _SILENT_S
-                for release in releases
-            }
+            used = self._used(now_s)
             return [
                 release
                 for release, since_s in self._since_s.items()
                 if now_s - since_s >= (TIMEOUT_S_MAX if release in used else _HEARD_AFTER_S)
             ]
+
+    def _used(self, now_s: float) -> set[int]:
+        return {
+            release
+            for told_s, releases in self._told.values()
+            if now_s - told_s <= _SILENT_S
+            for release in releases
+        }

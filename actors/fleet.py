@@ -97,6 +97,10 @@ class Fleet:
             if now_s - since_s >= _SETTLED_AFTER_S and self._avoided_until_s.get(node, 0.0) <= now_s
         }
 
+    def groups(self) -> set[str]:
+        """Those that have members, whoever has started them."""
+        return {names.group_of(name) for name in self._actors.existing_actors()} - {""}
+
     def members(self, group: str) -> tuple[str, ...]:
         """The names of those that stay, in the order of their numbers."""
         with self._lock:

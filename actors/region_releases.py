@@ -52,6 +52,8 @@ class RegionReleases:
         self._tending = threading.Lock()
         """Held while actors are ended or made anew, so that mending brings back nothing that was
         unloaded, and unloading ends nothing that another release has begun to count on."""
+        self._may_have_strays = True
+        """Whether an earlier coordinator may have died before it had unloaded a release."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="prepare")
 
     @property
@@ -93,6 +95,8 @@ class RegionReleases:
             with self._lock:
                 if number in self._loaded:
                     self._loaded[number] = resized
+        if self._may_have_strays:
+            self._end_strays()
         for number in self._departures.due():
             try:
                 self._unload(number)
@@ -127,6 +131,13 @@ class RegionReleases:
         with self._lock:
             if not give_up.is_set():
                 self._loaded[release.number] = loaded
+
+    def _end_strays(self) -> None:
+        """Once this coordinator has loaded what it wants, and no request uses anything else."""
+        with self._tending:
+            if self._loaded and not self._preparing and self._departures.only_uses(self._begun):
+                self._loader.retire_strays(self._begun.values())
+                self._may_have_strays = False
 
     def _unload(self, number: int) -> None:
         with self._tending:

@@ -60,6 +60,10 @@ class GeneratorDeployer(Protocol):
 
     def delete(self, application: str) -> None: ...
 
+    def applications(self) -> set[str]:
+        """Those that are deployed, whoever has done it."""
+        ...
+
 
 class ReleaseLoader:
     """Loads and unloads releases; loads again what restarted replicas have lost, and keeps replicas
@@ -170,6 +174,22 @@ class ReleaseLoader:
             self._cache.let_go(files)
         application = gone.application
         if application is not None and application not in {k.application for k in kept}:
+            self._deployer.delete(application)
+
+    def retire_strays(self, kept: Iterable[LoadedRelease]) -> None:
+        """Unloads whatever none of `kept` needs, as far as `mend` has seen it."""
+        kept = list(kept)
+        kinds = self._kinds(kept)
+        self._fleet.drop(self._fleet.groups() - kinds.keys())
+        needed = {held for each in kept for held in each.versions.items()}
+        for group, kind in kinds.items():
+            for name, replica in self._fleet.fill(group, kind).items():
+                status = self._fleet.status(name)
+                if isinstance(status, ReplicaStatus):
+                    for version in status.index_versions:
+                        if (group, version) not in needed:
+                            replica.unload.remote(version)
+        for application in self._deployer.applications() - {each.application for each in kept}:
             self._deployer.delete(application)
 
     def mend(self, loaded: Iterable[LoadedRelease]) -> None:

@@ -59,6 +59,9 @@ class Deployer:
     def delete(self, application: str) -> None:
         raise AssertionError("there is no release")
 
+    def applications(self) -> set[str]:
+        return set()
+
 
 class Door:
     """The store, which may be shut (it fails), or held (it does not answer)."""
