@@ -77,6 +77,7 @@ def _release(release: ReleaseView, num_serving: Callable[[CorpusView], int]) -> 
                 index_version=corpus.index_version,
                 num_passages=corpus.num_passages,
                 recall_at_10=corpus.recall_at_10,
+                recall_at_10_least=corpus.recall_at_10_least,
                 shards=len(corpus.shards),
                 replicas=sum(len(shard) for shard in corpus.shards),
                 replicas_serving=num_serving(corpus),

@@ -348,6 +348,7 @@ class ReleaseLoader:
             has_embedder=index.embedder_fingerprint is not None,
             num_passages=index.num_passages,
             recall_at_10=index.recall_at_10,
+            recall_at_10_least=index.recall_at_10_least,
             partition_by=index.partition_by,
             shards=tuple(self._to_be(group, count) for group in shards_of(index)),
         )

@@ -18,14 +18,11 @@ from fsspec.implementations.local import LocalFileSystem
 
 from actors.folder_values import FolderValues
 from actors.source_formats import FORMATS, format_of, suffix_of
+from actors.source_rows import check_unpacked
 from cluster.errors import InvalidArgument, Unavailable
 from cluster.ingest_report import LeftOut, Tally
 from cluster.metadata import MetadataValue
 
-UNPACKED_BYTES_FREE = 64 * 2**20
-"""So much an archive may unpack to however small it is."""
-UNPACKED_RATIO_MAX = 200
-"""Rows of text are packed to a tenth or so; gzip's best is a thousandth."""
 _BUFFER_BYTES = 2**20
 _KNOWN = ", ".join(FORMATS)
 _LOCAL = ("file", "local")
@@ -57,17 +54,16 @@ class SourceFile:
             raw = self.filesystem.open(self.location, "rb")
         else:
             unpacked = self.filesystem.open(self.location, "rb", compression="gzip")
-            bytes_max = max(UNPACKED_BYTES_FREE, UNPACKED_RATIO_MAX * self.size_bytes)
-            raw = _Bounded(unpacked, bytes_max, self.name)
+            raw = _Bounded(unpacked, self.size_bytes, self.name)
         return io.BufferedReader(raw, _BUFFER_BYTES)
 
 
 class _Bounded(io.RawIOBase):
-    """A file of which only so many bytes can be read."""
+    """An archive, unpacked, that must not have more in it than texts have."""
 
-    def __init__(self, file: Any, bytes_max: int, name: str) -> None:
+    def __init__(self, file: Any, size_bytes: int, name: str) -> None:
         self._file = file
-        self._bytes_max = bytes_max
+        self._size_bytes = size_bytes
         self._name = name
 
     def readable(self) -> bool:
@@ -78,11 +74,7 @@ class _Bounded(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         num_bytes = int(self._file.readinto(buffer))
-        if self._file.tell() > self._bytes_max:
-            raise InvalidArgument(
-                f"{self._name}: unpacks to more than {self._bytes_max} bytes, "
-                f"{UNPACKED_RATIO_MAX} times what it has; if it is no trick, unpack it first"
-            )
+        check_unpacked(self._file.tell(), self._size_bytes, self._name)
         return num_bytes
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:

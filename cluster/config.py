@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -81,6 +81,14 @@ class Settings(Record):
     divergence: DivergenceSettings = Field(default_factory=DivergenceSettings)
     state_folder: Path = Path(".raygion")
     """Folder for what a machine keeps for itself: caches, logs, the secret of the Ray cluster."""
+
+    @field_validator("prompt")
+    @classmethod
+    def _check_prompt_holds_all(cls, prompt: PromptTemplate) -> PromptTemplate:
+        # Here, not in the template itself: releases that were made with another one stay readable.
+        if missing := prompt.missing():
+            raise ValueError(f"not a whole prompt: without {' and '.join(missing)}")
+        return prompt
 
     @model_validator(mode="after")
     def _check_corpora_have_a_home(self) -> Self:

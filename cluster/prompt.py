@@ -39,11 +39,11 @@ class PromptTemplate(Record):
     system: str = "You are a helpful assistant."
     """System message, before the system messages of a chat."""
     passage: str = "[{number}] {text}"
-    """Line for one passage; `{number}` and `{text}` are filled in."""
+    """Line for one passage; `{number}` and `{text}` are filled in, the latter must stand in it."""
     user: str = (
         "{passages}\n\nUsing only the passages above, answer in one short sentence: {question}"
     )
-    """Message of the user; `{passages}` and `{question}` are filled in."""
+    """Message of the user; `{passages}` and `{question}` are filled in, both must stand in it."""
 
     @model_validator(mode="after")
     def _check_placeholders(self) -> Self:
@@ -53,6 +53,16 @@ class PromptTemplate(Record):
         except (LookupError, ValueError, AttributeError) as error:
             raise ValueError(f"not a template: {error!r} (a literal brace is doubled)") from error
         return self
+
+    def missing(self) -> list[str]:
+        """The placeholders without which the model would not read a passage or the question."""
+        mark = "\u25a0"
+        shown = {
+            "{text} in `passage`": self.passage.format(number=1, text=mark),
+            "{passages} in `user`": self.user.format(passages=mark, question=""),
+            "{question} in `user`": self.user.format(passages="", question=mark),
+        }
+        return [placeholder for placeholder, made in shown.items() if mark not in made]
 
 
 class Truncation(StrEnum):

@@ -21,6 +21,8 @@ class CorpusSummary:
     """Replicas wanted, over all shards."""
     replicas_serving: int
     """Replicas that hold the index version and answer."""
+    recall_at_10_least: float | None = None
+    """In the stratum in which least is found; None for an index of an older version."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,6 +38,8 @@ class CorpusView:
     """Actor names of the replicas of each shard."""
     partition_by: str | None = None
     """The metadata field whose value says in which shard a document is."""
+    recall_at_10_least: float | None = None
+    """In the stratum in which least is found; None for an index of an older version."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

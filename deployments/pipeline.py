@@ -22,7 +22,7 @@ from cluster.model_files import delta_note
 from cluster.model_settings import STARTER
 from cluster.next_release import corpora_for_release, indexes_for_release
 from cluster.releases import ReleaseContents
-from deployments.console import REUSED, Step, err, table
+from deployments.console import REUSED, Step, err, share, table
 from deployments.installation import Installation
 
 
@@ -203,7 +203,7 @@ def _tuning_table(tuning: IndexTuning) -> Table:
             trial.parameters.kind,
             _searched_with(trial.parameters),
             f"{trial.recall_at_10:.3f}",
-            "" if trial.recall_at_10_least is None else f"{trial.recall_at_10_least:.3f}",
+            share(trial.recall_at_10_least),
             f"{trial.query_us:,.0f}",
             f"{trial.memory_bytes / 1e6:,.1f}",
             "✓" if trial.is_chosen else "",

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from actors.answering import Answering
-from actors.engine_assembly import RegionGenerators
+from actors.generator_directory import RegionGenerators
 from cluster.answers import AnswerEvent, AnswerRequest, AnswerResult, Outcome, Retrieved, Token
 from cluster.artifact_files import ArtifactFile
 from cluster.clock import Deadline

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from actors import source_files
+from actors import source_rows
 from actors.corpus_reader import plan_groups
 from actors.source_files import SourceFile, find_source_files
 from cluster.errors import InvalidArgument
@@ -173,7 +173,7 @@ def test_files_inside_of_an_archive_are_read(tmp_path: Path) -> None:
 def test_an_archive_that_unpacks_to_far_more_than_it_has_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source_files, "UNPACKED_BYTES_FREE", 100_000)
+    monkeypatch.setattr(source_rows, "UNPACKED_BYTES_FREE", 100_000)
     line = b'{"id": "a", "text": "A text that comes again and again."}\n'
     for name, data, is_read in (
         ("small.jsonl.gz", b"\n" * 99_000, True),
