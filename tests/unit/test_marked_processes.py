@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -90,5 +89,4 @@ def test_only_a_cluster_that_lives_is_asked_to_end_before_it_is_killed(
         process.stdout.readline()
         left = replace(cluster, head_pid=process.pid if is_alive else 0)
         assert left.stop(timeout_s=2) == [process.pid]
-        assert process.wait() == -signal.SIGKILL
     assert asked.exists() is is_alive
