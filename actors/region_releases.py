@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from actors.loaded_release import LoadedRelease
 from actors.release_loader import ReleaseLoader
 from actors.release_uses import Departures
 from cluster.clock import Clock
-from cluster.errors import Corrupt, InvalidArgument, NotFound, RaygionError
+from cluster.errors import Corrupt, InvalidArgument, NotFound, RaygionError, Unavailable
 from cluster.releases import Release
 from cluster.rollout_events import Prepared, PrepareFailed
 
@@ -20,13 +20,18 @@ log = logging.getLogger(__name__)
 _FOR_GOOD = (Corrupt, InvalidArgument, NotFound)
 """What the store or the settings have wrong, which no further attempt puts right."""
 
+_PREPARING_MAX = 16
+"""At once, waiting ones included. A region holds three or so: the current one, the one before, and
+one that is open."""
+
 
 class RegionReleases:
     """Carries out what the rollout wants of the region's releases. Thread-safe.
 
-    Releases are prepared one after the other, by a thread of its own. One that is retired while it
-    is being prepared is given up at once, so that the next one need not wait; and one that requests
-    still use is unloaded when these are over (`actors.release_uses`).
+    Releases are prepared one after the other, up to the start of their language models. These are
+    waited for beside the next release, since one that finds no place may never start. A release
+    that is retired while it is being prepared is given up at once, and one that requests still use
+    is unloaded when these are over (`actors.release_uses`).
     """
 
     def __init__(
@@ -49,7 +54,8 @@ class RegionReleases:
         self._tending = threading.Lock()
         """Held while actors are ended or made anew, so that mending brings back nothing that was
         unloaded, and unloading ends nothing that another release has begun to count on."""
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="prepare")
+        self._loading = ThreadPoolExecutor(1, thread_name_prefix="load")
+        self._finishing = ThreadPoolExecutor(_PREPARING_MAX, thread_name_prefix="prepare")
 
     @property
     def loaded(self) -> Mapping[int, LoadedRelease]:
@@ -64,7 +70,8 @@ class RegionReleases:
         with self._lock:
             self._preparing[release.number] = give_up
         self._departures.end(release.number)
-        self._thread.submit(self._load, release, give_up)
+        loading = self._loading.submit(self._load, release, give_up)
+        self._finishing.submit(self._finish, release.number, loading, give_up)
 
     def retire(self, number: int) -> None:
         """Has the release unloaded once nobody uses it. No view may name it from now on."""
@@ -96,12 +103,25 @@ class RegionReleases:
             except Exception:
                 log.exception("release %d is not wholly unloaded; it is tried again", number)
 
-    def _load(self, release: Release, give_up: threading.Event) -> None:
-        number = release.number
+    def _load(self, release: Release, give_up: threading.Event) -> LoadedRelease:
+        if give_up.is_set():
+            raise Unavailable("nobody wants the release any more")
+        planned = self._loader.plan(release)
+        with self._tending:
+            self._begun[release.number] = planned
+        return self._loader.load(planned, give_up)
+
+    def _finish(
+        self, number: int, loading: Future[LoadedRelease], give_up: threading.Event
+    ) -> None:
+        """Waits until the release is loaded and its language model answers, and tells of it."""
         outcome: Prepared | PrepareFailed = Prepared(release=number)
         try:
-            if not give_up.is_set():
-                self._load_now(release, give_up)
+            loaded = loading.result()
+            self._loader.wait_for_generator(loaded, give_up)
+            with self._lock:
+                if not give_up.is_set():
+                    self._loaded[number] = loaded
         except Exception as error:
             if not give_up.is_set():
                 log.exception("release %d cannot be prepared", number)
@@ -111,21 +131,12 @@ class RegionReleases:
                 retryable=not isinstance(error, _FOR_GOOD),
             )
         with self._lock:
-            if self._preparing[number] is give_up:
+            if self._preparing.get(number) is give_up:
                 del self._preparing[number]
         if give_up.is_set():
             log.info("the preparing of release %d was given up", number)
         else:
             self._prepared(outcome)
-
-    def _load_now(self, release: Release, give_up: threading.Event) -> None:
-        planned = self._loader.plan(release)
-        with self._tending:
-            self._begun[release.number] = planned
-        loaded = self._loader.load(planned, give_up)
-        with self._lock:
-            if not give_up.is_set():
-                self._loaded[release.number] = loaded
 
     def _unload(self, number: int) -> None:
         with self._tending:

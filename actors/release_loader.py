@@ -42,18 +42,25 @@ _WARM_UP = ["warm up"]
 
 
 class GeneratorDeployer(Protocol):
-    """Runs generators. Every method may be called again for what it has done before."""
+    """Runs generators. Every method may be called again for what it has done before.
 
-    def deploy(
+    What starts or waits raises Unavailable, also soon after `give_up` was set.
+    """
+
+    def start(
         self,
         model: ModelManifest,
         application: str,
         settings: GeneratorSettings,
         give_up: threading.Event,
     ) -> None:
-        """Returns when the model answers. Raises Unavailable, also soon after `give_up` was set;
-        InvalidArgument.
-        """
+        """Fetches the model and begins to start it. Raises InvalidArgument, too."""
+        ...
+
+    def wait_until_running(
+        self, model: ModelManifest, application: str, give_up: threading.Event
+    ) -> None:
+        """Returns when the model that was started answers."""
         ...
 
     def delete(self, application: str) -> None: ...
@@ -64,7 +71,7 @@ class ReleaseLoader:
     and embedders spread over the machines.
 
     `load` may be called again for a release that is loaded, wholly or in part: what is there is
-    kept. Not thread-safe but for `plan` and `load`.
+    kept. Not thread-safe but for `plan`, `load` and `wait_for_generator`.
     """
 
     def __init__(
@@ -128,8 +135,8 @@ class ReleaseLoader:
 
     def load(self, planned: LoadedRelease, give_up: threading.Event) -> LoadedRelease:
         """Fetches, verifies, loads and warms up; returns the release with those in its view that
-        have it. Blocks; raises the errors of `cluster.errors`, and Unavailable soon after `give_up`
-        was set.
+        have it. Its generator is only begun to be started, see `wait_for_generator`. Blocks; raises
+        the errors of `cluster.errors`, and Unavailable soon after `give_up` was set.
 
         When it fails, some parts are loaded. `retire` unloads these, and what is still under way.
         """
@@ -149,10 +156,18 @@ class ReleaseLoader:
             workers = filled[planned.embedder_group].values()
             loads += [worker.embed.remote(_WARM_UP, _LOAD_TIMEOUT_S) for worker in workers]
         _wait_for(loads, give_up)
-        if planned.generator is not None:
-            application = names.generator_application(planned.generator.version)
-            self._deployer.deploy(planned.generator, application, self._settings.generator, give_up)
+        if (generator := planned.generator) is not None:
+            application = names.generator_application(generator.version)
+            self._deployer.start(generator, application, self._settings.generator, give_up)
         return planned.with_members(lambda group: tuple(filled[group]))
+
+    def wait_for_generator(self, loaded: LoadedRelease, give_up: threading.Event) -> None:
+        """Blocks until the generator of a release that `load` returned answers, if it has one here.
+        Raises Unavailable, also soon after `give_up` was set.
+        """
+        if (generator := loaded.generator) is not None:
+            application = names.generator_application(generator.version)
+            self._deployer.wait_until_running(generator, application, give_up)
 
     def retire(self, gone: LoadedRelease, kept: Iterable[LoadedRelease]) -> None:
         """Unloads what `gone` has and none of `kept` needs."""
