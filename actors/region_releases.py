@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import textwrap
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 
+from actors.departures import Departures
 from actors.loaded_release import LoadedRelease
 from actors.release_loader import ReleaseLoader
-from actors.release_uses import Departures
 from cluster.clock import Clock
 from cluster.errors import Corrupt, InvalidArgument, NotFound, RaygionError, Unavailable
 from cluster.releases import Release
@@ -17,12 +18,14 @@ from cluster.rollout_events import Prepared, PrepareFailed
 
 log = logging.getLogger(__name__)
 
-_FOR_GOOD = (Corrupt, InvalidArgument, NotFound)
-"""What the store or the settings have wrong, which no further attempt puts right."""
+_FOR_GOOD = (Corrupt, InvalidArgument, NotFound, AttributeError, ImportError, NameError, TypeError)
+"""What the store, the settings or the program have wrong, which no further attempt puts right."""
 
-_PREPARING_MAX = 16
-"""At once, waiting ones included. A region holds three or so: the current one, the one before, and
-one that is open."""
+_REASON_CHARS_MAX = 500
+
+_STARTING_MAX = 16
+"""Language models that are waited for at once, which a region has three of or so: for the current
+release, the one before, and one that is open."""
 
 
 class RegionReleases:
@@ -31,7 +34,7 @@ class RegionReleases:
     Releases are prepared one after the other, up to the start of their language models. These are
     waited for beside the next release, since one that finds no place may never start. A release
     that is retired while it is being prepared is given up at once, and one that requests still use
-    is unloaded when these are over (`actors.release_uses`).
+    is unloaded when these are over (`actors.departures`).
     """
 
     def __init__(
@@ -54,8 +57,10 @@ class RegionReleases:
         self._tending = threading.Lock()
         """Held while actors are ended or made anew, so that mending brings back nothing that was
         unloaded, and unloading ends nothing that another release has begun to count on."""
+        self._may_have_strays = True
+        """Whether an earlier coordinator may have died before it had unloaded a release."""
         self._loading = ThreadPoolExecutor(1, thread_name_prefix="load")
-        self._finishing = ThreadPoolExecutor(_PREPARING_MAX, thread_name_prefix="prepare")
+        self._starting = ThreadPoolExecutor(_STARTING_MAX, thread_name_prefix="start")
 
     @property
     def loaded(self) -> Mapping[int, LoadedRelease]:
@@ -70,8 +75,7 @@ class RegionReleases:
         with self._lock:
             self._preparing[release.number] = give_up
         self._departures.end(release.number)
-        loading = self._loading.submit(self._load, release, give_up)
-        self._finishing.submit(self._finish, release.number, loading, give_up)
+        self._loading.submit(self._load, release, give_up)
 
     def retire(self, number: int) -> None:
         """Has the release unloaded once nobody uses it. No view may name it from now on."""
@@ -97,46 +101,60 @@ class RegionReleases:
             with self._lock:
                 if number in self._loaded:
                     self._loaded[number] = resized
+        if self._may_have_strays:
+            self._end_strays()
         for number in self._departures.due():
             try:
                 self._unload(number)
             except Exception:
                 log.exception("release %d is not wholly unloaded; it is tried again", number)
 
-    def _load(self, release: Release, give_up: threading.Event) -> LoadedRelease:
-        if give_up.is_set():
-            raise Unavailable("nobody wants the release any more")
-        planned = self._loader.plan(release)
-        with self._tending:
-            self._begun[release.number] = planned
-        return self._loader.load(planned, give_up)
-
-    def _finish(
-        self, number: int, loading: Future[LoadedRelease], give_up: threading.Event
-    ) -> None:
-        """Waits until the release is loaded and its language model answers, and tells of it."""
-        outcome: Prepared | PrepareFailed = Prepared(release=number)
+    def _load(self, release: Release, give_up: threading.Event) -> None:
         try:
-            loaded = loading.result()
-            self._loader.wait_for_generator(loaded, give_up)
-            with self._lock:
-                if not give_up.is_set():
-                    self._loaded[number] = loaded
+            if give_up.is_set():
+                raise Unavailable("nobody wants the release any more")
+            planned = self._loader.plan(release)
+            with self._tending:
+                self._begun[release.number] = planned
+            loaded = self._loader.load(planned, give_up)
         except Exception as error:
+            self._ended(release.number, give_up, error)
+        else:
+            self._starting.submit(self._wait, loaded, give_up)
+
+    def _wait(self, loaded: LoadedRelease, give_up: threading.Event) -> None:
+        number = loaded.view.number
+        try:
+            self._loader.wait_for_generator(loaded, give_up)
+        except Exception as error:
+            self._ended(number, give_up, error)
+            return
+        with self._lock:
             if not give_up.is_set():
-                log.exception("release %d cannot be prepared", number)
-            outcome = PrepareFailed(
-                release=number,
-                reason=str(error) if isinstance(error, RaygionError) else "an error; see the log",
-                retryable=not isinstance(error, _FOR_GOOD),
-            )
+                self._loaded[number] = loaded
+        self._ended(number, give_up, None)
+
+    def _ended(self, number: int, give_up: threading.Event, error: Exception | None) -> None:
         with self._lock:
             if self._preparing.get(number) is give_up:
                 del self._preparing[number]
         if give_up.is_set():
             log.info("the preparing of release %d was given up", number)
+        elif error is None:
+            self._prepared(Prepared(release=number))
         else:
-            self._prepared(outcome)
+            log.error("release %d cannot be prepared", number, exc_info=error)
+            retryable = not isinstance(error, _FOR_GOOD)
+            self._prepared(
+                PrepareFailed(release=number, reason=_reason(error), retryable=retryable)
+            )
+
+    def _end_strays(self) -> None:
+        """Once this coordinator has loaded what it wants, and no request uses anything else."""
+        with self._tending:
+            if self._loaded and not self._preparing and self._departures.only_uses(self._begun):
+                self._loader.retire_strays(self._begun.values())
+                self._may_have_strays = False
 
     def _unload(self, number: int) -> None:
         with self._tending:
@@ -149,3 +167,11 @@ class RegionReleases:
                 del self._begun[number]
                 log.info("release %d is unloaded", number)
         self._departures.end(number)
+
+
+def _reason(error: Exception) -> str:
+    """Why a release cannot be prepared, as it is told to people and goes into the release log."""
+    if isinstance(error, RaygionError):
+        return str(error)
+    told = textwrap.shorten(f"{type(error).__name__}: {error}", _REASON_CHARS_MAX)
+    return f"{told} (the coordinator's log says where)"

@@ -11,9 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 from semantic_text_splitter import MarkdownSplitter
+
+from cluster.corpus_settings import ChunkSettings
+from cluster.embedder_tokenizer import EmbedderTokenizer
+from cluster.errors import InvalidArgument
 
 _FILL = 0.95
 """Of the longest passage: what is aimed at, in characters, which are not of equally many tokens."""
@@ -42,6 +46,20 @@ class Chunker:
     counter: TokenCounter
     tokens_max: int
     overlap_tokens: int
+
+    @classmethod
+    def of(cls, settings: ChunkSettings, tokenizer: EmbedderTokenizer) -> Self:
+        """The chunker that the settings of a corpus ask for. Raises InvalidArgument."""
+        tokens_max = settings.tokens_max or tokenizer.tokens_max
+        overlap_tokens = settings.overlap_tokens
+        if overlap_tokens is None:
+            overlap_tokens = tokens_max // 10
+        if overlap_tokens > tokens_max // 2:
+            raise InvalidArgument(
+                f"is {overlap_tokens}, more than half of the {tokens_max} tokens of a passage",
+                "chunks.overlap_tokens",
+            )
+        return cls(tokenizer, tokens_max, overlap_tokens)
 
     def chunks(self, text: str) -> list[str]:
         """The passages of a text, in order; none when the text is blank.

@@ -11,15 +11,14 @@ import orjson
 import pytest
 
 from cluster import errors
-from deployments.http_app import build_http_app
 from deployments.http_replies import AnswerReply, ErrorReply
-from deployments.http_settings import HttpSettings
 from tests.unit.fake_service import (
     CAME_ABOUT,
     CITATION,
     MADE,
     MODEL,
     FakeService,
+    app_of,
     in_process,
     on_loopback,
 )
@@ -147,7 +146,7 @@ async def test_when_the_client_goes_away_generation_stops(
 ) -> None:
     service = FakeService()
     service.gate.clear()
-    app = build_http_app(service, HttpSettings())
+    app = app_of(service)
     async with on_loopback(app) as url:
         async with httpx.AsyncClient(base_url=url) as client:
             asking = client.stream("POST", route, json={**body, "stream": stream})
@@ -192,7 +191,7 @@ class Wire:
 
     async def run(self, service: FakeService) -> None:
         scope = {"type": "http", "method": "POST", "path": "/v1/answer", "headers": []}
-        app = build_http_app(service, HttpSettings())
+        app = app_of(service)
         await app({**scope, "query_string": b""}, self.receive, self.send)
 
 
@@ -242,7 +241,7 @@ async def test_cancelling_the_request_stops_the_generation() -> None:
 async def test_a_search_is_given_up_when_its_client_goes_away() -> None:
     service = FakeService()
     service.gate.clear()
-    async with on_loopback(build_http_app(service, HttpSettings())) as url:
+    async with on_loopback(app_of(service)) as url:
         impatient = httpx.Timeout(30, read=0.2)
         async with httpx.AsyncClient(base_url=url) as client:
             with pytest.raises(httpx.ReadTimeout):

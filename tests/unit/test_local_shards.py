@@ -27,15 +27,10 @@ from cluster.catalog import Catalog
 from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.errors import Corrupt, DeadlineExceeded, Unavailable
 from cluster.fanout import scatter
+from cluster.index_parameters import IndexKind, IndexParameters
 from cluster.local_store import LocalStore
-from cluster.manifests import (
-    ArtifactFile,
-    IndexKind,
-    IndexManifest,
-    IndexParameters,
-    Metric,
-    ShardArtifact,
-)
+from cluster.manifests import ArtifactFile, IndexManifest, ShardArtifact
+from cluster.metric import Metric
 from cluster.object_store import ObjectStore
 from cluster.prompt import PromptTemplate
 from cluster.region_view import CorpusView, RegionView, ReleaseView
