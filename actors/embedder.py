@@ -233,7 +233,8 @@ def _pooled(
 
 
 def _weighing_the_last(of_windows: Float32Array) -> Float32Array:
-    return of_windows[-1] + of_windows[:-1].mean(axis=0)
+    pooled: Float32Array = of_windows[-1] + of_windows[:-1].mean(axis=0)
+    return pooled
 
 
 def _pooling_of(folder: Path) -> Pooling:
