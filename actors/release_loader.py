@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import ray
 from ray.exceptions import RayError, RayTaskError
@@ -18,6 +18,7 @@ from ray.exceptions import RayError, RayTaskError
 from actors import names, wiring
 from actors.embedder_placing import embedder_actor
 from actors.fleet import Actors, Fleet, Kind, machines_of
+from actors.generator_deployer import GeneratorDeployer
 from actors.loaded_release import LoadedRelease, shards_of
 from actors.replica_counts import ReplicaCounts
 from actors.replica_placing import replica_actor
@@ -29,7 +30,6 @@ from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.config import Settings
 from cluster.errors import InvalidArgument, Unavailable
 from cluster.manifests import IndexManifest, ModelManifest
-from cluster.model_settings import GeneratorSettings
 from cluster.object_store import ObjectStore
 from cluster.region_status import MachineSummary
 from cluster.region_view import CorpusView, GeneratorView, ReleaseView
@@ -41,35 +41,6 @@ _LOAD_TIMEOUT_S = 600.0
 _LOOK_S = 0.5
 """From one look at what loads to the next, whether somebody still waits for it."""
 _WARM_UP = ["warm up"]
-
-
-class GeneratorDeployer(Protocol):
-    """Runs generators. Every method may be called again for what it has done before.
-
-    What starts or waits raises Unavailable, also soon after `give_up` was set.
-    """
-
-    def start(
-        self,
-        model: ModelManifest,
-        application: str,
-        settings: GeneratorSettings,
-        give_up: threading.Event,
-    ) -> None:
-        """Fetches the model and begins to start it. Raises InvalidArgument, too."""
-        ...
-
-    def wait_until_running(
-        self, model: ModelManifest, application: str, give_up: threading.Event
-    ) -> None:
-        """Returns when the model that was started answers."""
-        ...
-
-    def delete(self, application: str) -> None: ...
-
-    def applications(self) -> set[str]:
-        """Those that are deployed, whoever has done it."""
-        ...
 
 
 class ReleaseLoader:
