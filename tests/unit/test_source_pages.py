@@ -84,6 +84,7 @@ def test_broken_html_is_read_as_far_as_it_goes(page: str, text: str, title: str 
             "Out of order.\nStairs.\n\nSorry.",
         ),
         ("<p>a</p><svg><path d='M0'><text>no</text><p>b</p><h2>c</h2>", "a\n\nb\n\nc"),
+        ("a <svg><path d='M0'><span>b</span> c<svg><use><img>d", "a b cd"),
         ("a<script>if (x < y) '<p>'</script><style>p{}</style><template>t</template>b", "ab"),
     ],
 )
