@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 PEERS := .venv-peers
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test unit integration chaos sim check lint type format bench bench-regions bench-peers lock clean
+.PHONY: help setup demo test unit integration chaos sim check lint type format docs bench bench-regions bench-peers lock clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -54,6 +54,9 @@ type: $(READY)
 format: $(READY)  ## let ruff put the code into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(READY)  ## write the tables of settings and metrics in docs/ anew from the code
+	$(BIN)/python -m tests.support.tables_in_docs
 
 bench: $(READY)  ## measure the serving path; writes bench/results/
 	$(BIN)/python -m bench.run $(ARGS)

@@ -1,4 +1,4 @@
-"""The second half of an answer: passages into a prompt, the prompt into a stream of tokens."""
+"""The way of an answer: passages into a prompt, the prompt into a stream of tokens."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from cluster.answers import (
     AnswerEvent,
@@ -27,31 +27,15 @@ from cluster.generation import (
     ChatMessage,
     GenerationChunk,
     GenerationRequest,
-    Generator,
     PromptTokenizer,
 )
+from cluster.generators import GeneratorDirectory
 from cluster.prompt import BuiltPrompt, TokenBudget, build_prompt, fit_conversation
-from cluster.region_view import GeneratorView, RegionView, ReleaseView
-from cluster.search import Hit, SearchResult
+from cluster.region_view import RegionView, ReleaseView
+from cluster.search import Hit, SearchRequest, SearchResult
 
 T = TypeVar("T")
-
-
-class GeneratorDirectory(Protocol):
-    """Finds what a release's generator needs on this side."""
-
-    def generator(self, release: ReleaseView, corpus: str | None) -> Generator:
-        """Of a release that has one, here or in another region that may have the corpus whose
-        passages stand in the prompt (None: no passages do). Raises InvalidArgument and Unavailable
-        where there is none.
-        """
-        ...
-
-    async def tokenizer(self, view: GeneratorView) -> PromptTokenizer: ...
-
-    def follow(self, view: RegionView) -> None:
-        """Forgets what no release of the view uses; call it with each new view."""
-        ...
+Search = Callable[[SearchRequest], Awaitable[SearchResult]]
 
 
 class Answering:
@@ -69,16 +53,18 @@ class Answering:
         *,
         pinned: Pinned,
         region: str,
-        found: SearchResult | None,
+        search: Search,
         deadline: Deadline,
         elapsed_ms: Callable[[], float],
     ) -> AsyncGenerator[AnswerEvent, None]:
-        """The events of one answer; `found` is None when the plain model is asked.
+        """The events of one answer. `search` finds the passages, unless the plain model is asked.
 
-        Where the release finds no evidence in it, its own text is the answer, and no model writes.
-        Raises InvalidArgument when the release has no generator, or none in a region that may have
-        the passages; ContextLengthExceeded when the prompt does not fit.
+        Where the release finds no evidence in them, its own text is the answer, and no model
+        writes. Raises what `search` raises; InvalidArgument when the release has no generator, or
+        none in a region that may have the passages; ContextLengthExceeded when the prompt does not
+        fit.
         """
+        found = await search(request.retrieval()) if request.retrieve else None
         release = pinned.release
         view = release.generator
         if view is None:

@@ -29,13 +29,13 @@ from actors.region_releases import RegionReleases
 from actors.region_summary import is_healthy, pulse_of, summary_of, view_of
 from actors.release_loader import GeneratorDeployer, ReleaseLoader
 from actors.replica_counts import ReplicaCounts
-from cluster.answers import RegionSummary
 from cluster.clock import SYSTEM_CLOCK, Clock
-from cluster.config import RolloutPolicy, Settings
+from cluster.config import Settings
 from cluster.coordination import Decide, RolloutDriver, Vitals
 from cluster.errors import Fenced, NotFound, OutcomeUnknown, RaygionError, Unavailable
 from cluster.object_store import ObjectStore
 from cluster.outcomes import OutcomeReport
+from cluster.region_status import RegionSummary
 from cluster.region_view import Pulse, RegionView
 from cluster.regions_overview import overview
 from cluster.release_log import ReleaseLog
@@ -43,6 +43,7 @@ from cluster.release_parts import claim_release
 from cluster.releases import LogState, Proposal, Release, ReleaseContents
 from cluster.rollout import Rollout
 from cluster.rollout_events import CanaryFaulted, Outcome
+from cluster.rollout_settings import RolloutPolicy
 from cluster.store_identity import store_identity
 
 log = logging.getLogger(__name__)

@@ -11,10 +11,10 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from actors import names
 from actors.actor_calls import NAMESPACE
-from cluster.answers import RegionSummary
-from cluster.config import RolloutPolicy
 from cluster.errors import Conflict, DeadlineExceeded, OutcomeUnknown, RaygionError, Unavailable
+from cluster.region_status import RegionSummary
 from cluster.releases import LogState, Proposal, ReleaseContents, ReleaseStatus
+from cluster.rollout_settings import RolloutPolicy
 
 _POLL_S = 0.2
 _CALL_TIMEOUT_S = 90.0

@@ -21,6 +21,7 @@ from actors.own_node import own_node
 from actors.source_files import SourceFile
 from actors.source_formats import format_of, read_rows
 from actors.source_rows import Row
+from cluster.artifact_files import ArtifactFile
 from cluster.artifacts import Artifacts
 from cluster.corpus_content import store_part
 from cluster.documents import (
@@ -33,9 +34,8 @@ from cluster.documents import (
 )
 from cluster.errors import InvalidArgument, RaygionError, Unavailable
 from cluster.ingest_report import LeftOut, Tally
-from cluster.manifests import ArtifactFile
+from cluster.metadata import MetadataValue
 from cluster.passages import Passage, passage_table, whole_passage
-from cluster.search import MetadataValue
 
 # A group's reading is one task: small files share one, so that a folder of notes is not a
 # thousand tasks.

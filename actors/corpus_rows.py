@@ -12,8 +12,9 @@ import pyarrow as pa
 import ray.data
 from ray.data.grouped_data import GroupedData
 
+from cluster.artifact_files import ArtifactFile
 from cluster.artifacts import Artifacts
-from cluster.manifests import ArtifactFile, CorpusManifest, ModelManifest
+from cluster.manifests import CorpusManifest, ModelManifest
 from cluster.object_store import ObjectStore
 from cluster.partitions import shard_of_partition
 from cluster.passages import (

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 import transformers
 
+from cluster.arrays import Float32Array
 from cluster.embedder_tokenizer import EmbedderTokenizer
 from cluster.errors import InvalidArgument
 from cluster.manifests import Precision
-from cluster.search import Float32Array
 
 log = logging.getLogger(__name__)
 

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from actors.own_node import own_node
+from cluster.arrays import Float32Array
 from cluster.artifact_cache import ArtifactCache
 from cluster.artifacts import Artifacts
 from cluster.errors import DeadlineExceeded, InvalidArgument
@@ -20,7 +21,6 @@ from cluster.fair_queue import FairQueue
 from cluster.manifests import ModelManifest
 from cluster.object_store import ObjectStore
 from cluster.passages import vector_column
-from cluster.search import Float32Array
 
 if TYPE_CHECKING:
     from actors.embedder import Embedder, TextEmbedder
@@ -121,8 +121,9 @@ class EmbedderStatus:
 class EmbeddingWorker:
     """One replica of an embedder: fetches the model, then answers `embed`.
 
-    Becomes a Ray actor by wiring. A query's vector does not depend on what else is in flight, and
-    has the bytes that a build gives a passage of the same text on such a processor.
+    Becomes a Ray actor in `actors.embedder_placing`. A query's vector does not depend on what else
+    is in flight, and has the bytes that a build gives a passage of the same text on such a
+    processor.
     """
 
     def __init__(

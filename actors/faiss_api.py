@@ -21,11 +21,12 @@ from typing import Any, Self
 
 import faiss as _faiss
 import numpy as np
-import numpy.typing as npt
 
+from cluster.arrays import Float32Array, Int64Array, Mask
 from cluster.errors import Corrupt, InvalidArgument
-from cluster.manifests import EF_SEARCH_MAX, IndexKind, IndexParameters, Metric
-from cluster.search import Float32Array, Int64Array, SearchEffort
+from cluster.index_parameters import EF_SEARCH_MAX, IndexKind, IndexParameters
+from cluster.metric import Metric
+from cluster.search import SearchEffort
 
 # The stubs that Faiss ships lack or contradict half of what is used here.
 faiss: Any = _faiss
@@ -225,7 +226,7 @@ def check_size(path: Path, size_bytes: int) -> None:
         raise Corrupt(f"{path.name} has {found_bytes} bytes instead of {size_bytes}")
 
 
-def selector_of(mask: npt.NDArray[np.bool_]) -> Selector:
+def selector_of(mask: Mask) -> Selector:
     """What limits a search to the vectors where `mask` is true. One bit a vector."""
     return faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))
 
@@ -316,11 +317,11 @@ class FaissIndex:
         self,
         vectors: Float32Array,
         k: int,
-        contains: Callable[[Int64Array], npt.NDArray[np.bool_]],
+        contains: Callable[[Int64Array], Mask],
         *,
         effort: SearchEffort,
         stretch: float,
-    ) -> tuple[Int64Array, npt.NDArray[np.bool_]]:
+    ) -> tuple[Int64Array, Mask]:
         """Rows of a graph among some, int64 [n, k] best first, padded with -1, and for which
         queries they are as good as those of a search among all: bool [n].
 

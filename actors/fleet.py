@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from actors import names
-from cluster.answers import MachineSummary
 from cluster.clock import Clock
 from cluster.errors import Unavailable
 from cluster.placement import Dismiss, Group, Member, Start, plan
+from cluster.region_status import MachineSummary
 
 log = logging.getLogger(__name__)
 _DISMISS_AFTER_S = 10.0
@@ -96,6 +96,10 @@ class Fleet:
             for node, since_s in self._seen_s.items()
             if now_s - since_s >= _SETTLED_AFTER_S and self._avoided_until_s.get(node, 0.0) <= now_s
         }
+
+    def groups(self) -> set[str]:
+        """Those that have members, whoever has started them."""
+        return {names.group_of(name) for name in self._actors.existing_actors()} - {""}
 
     def members(self, group: str) -> tuple[str, ...]:
         """The names of those that stay, in the order of their numbers."""

@@ -11,12 +11,13 @@ from pathlib import Path
 
 from actors.divergence_watch import watches
 from actors.engine_assembly import assemble_region
-from cluster.answers import AnswerRequest, AnswerResult, RegionSummary, last_event
+from cluster.answers import AnswerRequest, AnswerResult, last_event
 from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.config import Settings
 from cluster.divergence import DivergenceLedger, Found, Probe, Turn
 from cluster.divergence_report import DivergenceReport
 from cluster.object_store import ObjectStore
+from cluster.region_status import RegionSummary
 from cluster.search import SearchRequest, SearchResult
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ class Front:
         return await last_event(self._region.service.answer_events(request))
 
     async def status(self) -> RegionSummary:
-        summary = await self._region.service.status()
+        summary = await self._region.views.status()
         return replace(summary, divergence=self._ledger.report) if self._watches else summary
 
     # For the gateways, which take turns: see `actors.divergence_watch`.

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import uuid
-from collections.abc import AsyncGenerator
-from contextlib import aclosing, suppress
-from dataclasses import replace
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import suppress
+from functools import partial
 
 from ray import serve
 from ray.serve.exceptions import BackPressureError, RayServeException
@@ -16,13 +15,12 @@ from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 from actors.replica_outcomes import ReplicaOutcomes, RoutingHint, outcomes_of
 from cluster.clock import Deadline
 from cluster.errors import DeadlineExceeded, Overloaded, RaygionError, Unavailable
-from cluster.generation import GenerationChunk, GenerationRequest, of_whole
+from cluster.generation import GenerationChunk, GenerationRequest
+from cluster.resuming import Attempt, resumed
 
 GENERATOR_DEPLOYMENT = "generator"
 """The name of the deployment inside each generator version's Serve application."""
 RETRY_AFTER_S = 1.0
-
-logger = logging.getLogger(__name__)
 
 
 class ServeGenerator:
@@ -40,34 +38,27 @@ class ServeGenerator:
         self._outcomes = outcomes_of(app_name)
         self._handle: DeploymentHandle[object] | None = None
 
-    async def stream(
+    def stream(
         self, request: GenerationRequest, deadline: Deadline
     ) -> AsyncGenerator[GenerationChunk, None]:
-        hint = RoutingHint(attempt_id=f"{request.request_id}-{uuid.uuid4().hex[:8]}")
+        return resumed(
+            self._attempts(request.request_id),
+            request,
+            deadline,
+            may_resume=lambda error: isinstance(error, Unavailable),
+        )
+
+    def _attempts(self, request_id: str) -> Iterator[Attempt]:
+        hint = RoutingHint(attempt_id=f"{request_id}-{uuid.uuid4().hex[:8]}")
         first = _Attempt(self._outcomes, hint)
-        begun, written = "", 0
-        try:
-            async with aclosing(self._stream_once(request, deadline, first)) as chunks:
-                async for chunk in chunks:
-                    begun += chunk.text
-                    written = chunk.completion_tokens or written
-                    yield chunk
-            return
-        except Unavailable as error:
-            if deadline.expired() or (begun and not 0 < written < request.max_tokens):
-                raise
-            logger.warning("generation %s is tried once more: %s", request.request_id, error)
+        yield partial(self._stream_once, first)
+        # Which replica it was is known once it has broken off.
         hint = RoutingHint(attempt_id=f"{hint.attempt_id}-2", avoid_replica=first.replica_id)
         second = _Attempt(self._outcomes, hint)
-        rest = replace(
-            request, begun=request.begun + begun, max_tokens=request.max_tokens - written
-        )
-        async with aclosing(self._stream_once(rest, deadline, second)) as chunks:
-            async for chunk in chunks:
-                yield of_whole(chunk, written)
+        yield partial(self._stream_once, second)
 
     async def _stream_once(
-        self, request: GenerationRequest, deadline: Deadline, attempt: _Attempt
+        self, attempt: _Attempt, request: GenerationRequest, deadline: Deadline
     ) -> AsyncGenerator[GenerationChunk, None]:
         deadline.check("waiting for the generator")
         handle = await self._connect(deadline)

@@ -6,14 +6,25 @@ from __future__ import annotations
 
 import codecs
 import re
+from collections.abc import Iterator
 
 import webencodings
 
 from cluster.errors import InvalidArgument
 
-_PRESCAN_BYTES = 1024
-_COMMENT = re.compile(rb"<!--.*?(-->|$)", re.DOTALL)
-_META_CHARSET = re.compile(rb"<meta[\s/][^>]*?charset\s*=\s*[\"']?\s*([^\s\"'/>;]+)", re.IGNORECASE)
+_PRESCAN_BYTES = 65_536
+"""Browsers look at 1024 bytes before they parse, and take a declaration that they parse later."""
+_MARKUP = re.compile(
+    rb"<!--.*?(?:-->|\Z)|<(script|style)(?=[\s/>]).*?(?:</\1|\Z)"
+    rb"|<(?P<tag>meta(?=[\s/])|/?[a-z][^\s>]*)|<[!/?][^>]*",
+    re.IGNORECASE | re.DOTALL,
+)
+_ATTRIBUTE = re.compile(
+    rb"[\s/]*(?P<name>[^\s/>][^\s/>=]*)"
+    rb"(?:\s*=\s*(?:\"(?P<double>[^\"]*)\"|'(?P<single>[^']*)'|(?P<bare>[^\s>]*)))?"
+)
+_CHARSET = re.compile(rb"charset\s*=\s*[\"']?\s*([^\s\"';]+)", re.IGNORECASE)
+_XML_ENCODING = re.compile(rb"<\?xml[^>]*?encoding\s*=\s*[\"']([^\"'>]+)")
 _BYTE_ORDER_MARKS = {
     codecs.BOM_UTF8: "utf-8",
     codecs.BOM_UTF16_LE: "utf-16-le",
@@ -33,12 +44,12 @@ _CODECS = {
 
 
 def decode_html(data: bytes) -> str:
-    """The text of a page in the encoding of its byte order mark, else of its `meta` tag, else (also
-    where browsers do not know what the tag says) in UTF-8.
+    """The text of a page in the encoding of its byte order mark, else of a `meta` tag, else of its
+    XML declaration, else (also where browsers do not know what these say) in UTF-8.
 
     Raises InvalidArgument where the page is not in that encoding.
     """
-    encoding = _declared(data)
+    encoding = _declared(data[:_PRESCAN_BYTES])
     for mark, marked in _BYTE_ORDER_MARKS.items():
         if data.startswith(mark):
             data, encoding = data.removeprefix(mark), marked
@@ -53,11 +64,30 @@ def decode_html(data: bytes) -> str:
         ) from None
 
 
-def _declared(data: bytes) -> str:
-    found = _META_CHARSET.search(_COMMENT.sub(b"", data[:_PRESCAN_BYTES]))
-    known = webencodings.lookup(found.group(1).decode("latin-1")) if found else None
+def _declared(head: bytes) -> str:
+    labels = (label.decode("latin-1") for label in _labels(head))
+    known = next(filter(None, map(webencodings.lookup, labels)), None)
     if known is None:
         return "utf-8"
     if known.name == "replacement":
         raise InvalidArgument("is in an encoding that browsers refuse; convert it to UTF-8", "text")
     return _CODECS.get(known.name, str(known.codec_info.name))
+
+
+def _labels(head: bytes) -> Iterator[bytes]:
+    """What the page says its encoding is, what counts for more first."""
+    place = 0
+    while markup := _MARKUP.search(head, place):
+        place = markup.end()
+        attributes: dict[bytes, bytes] = {}
+        while markup["tag"] and (found := _ATTRIBUTE.match(head, place)):
+            place = found.end()
+            value = found["double"] or found["single"] or found["bare"] or b""
+            attributes.setdefault(found["name"].lower(), value)
+        if (markup["tag"] or b"").lower() == b"meta":
+            if charset := attributes.get(b"charset"):
+                yield charset
+            elif attributes.get(b"http-equiv", b"").strip().lower() == b"content-type":
+                yield from _CHARSET.findall(attributes.get(b"content", b""))[:1]
+    if declaration := _XML_ENCODING.match(head):
+        yield declaration[1]

@@ -29,12 +29,14 @@ _BLOCKS = frozenset(
 _CELLS = frozenset({"td", "th"})
 _BOXES = frozenset({"audio", "button", "input", "label", "meter", "output", "progress", "rt"})
 """Words in neighbouring ones of these are apart, though they may share a line."""
-_PREFORMATTED = frozenset({"pre", "textarea"})
-_LONE_END = re.compile(r"</(p|h[1-6])(?=[\s/>])", re.IGNORECASE)
-"""To browsers, `</p>` without a paragraph is one, and `</h2>` ends an `<h1>`; libxml2 passes both
-over, so an empty paragraph goes before each.
-"""
-_LONE_BREAK = re.compile(r"</br(?=[\s/>])", re.IGNORECASE)
+_PREFORMATTED = frozenset({"listing", "plaintext", "pre", "textarea", "xmp"})
+_END = re.compile(
+    r"<!--.*?(?:-->|\Z)"
+    r"|<(?P<raw>plaintext|script|style|textarea|title|xmp)(?=[\s/>]).*?(?:</(?P=raw)|\Z)"
+    r"|</(?P<tag>br|h[1-6]|p)(?=[\s/>])",
+    re.IGNORECASE | re.DOTALL,
+)
+"""An end tag that browsers read otherwise than libxml2, unless it stands where no tags are read."""
 _DRAWINGS = frozenset({"svg", "math"})
 """A block inside of a drawing ends the drawing, as browsers have it."""
 
@@ -50,12 +52,21 @@ def html_text(page: str) -> tuple[str, str | None]:
     # Bytes of a known encoding, so that what the page says of its encoding does not count any more.
     # A target takes the parser's events, so that no tree is made of them.
     parser = etree.HTMLParser(target=target, encoding="utf-8", huge_tree=True)
-    page = _LONE_BREAK.sub("<br", _LONE_END.sub(r"<p></p>\g<0>", page))
+    page = _END.sub(_as_browsers_read_it, page)
     for start in range(0, len(page), _FEED_CHARS):
         parser.feed(page[start : start + _FEED_CHARS].encode())
     if page:
         parser.close()
     return target.text.joined(), target.title()
+
+
+def _as_browsers_read_it(found: re.Match[str]) -> str:
+    """To browsers, `</br>` is a break, `</p>` without a paragraph is one, and `</h2>` ends an
+    `<h1>`. libxml2 passes them over, so an empty paragraph goes before the latter two.
+    """
+    if found["tag"] is None:
+        return found[0]
+    return "<br" if found["tag"].lower() == "br" else f"<p></p>{found[0]}"
 
 
 class _Extraction:
@@ -79,8 +90,7 @@ class _Extraction:
             self._titles[tag], self._title = "", tag
         if tag in _UNREAD:
             self._unread.append(tag)
-        if not self._unread:
-            self.text.boundary(tag, is_start=True)
+        self._boundary(tag, is_start=True)
 
     def end(self, tag: str) -> None:
         self._depth -= 1
@@ -89,8 +99,14 @@ class _Extraction:
         if tag in self._unread:
             # Whatever was opened inside and never closed ends with it.
             del self._unread[self._unread.index(tag) :]
-        elif not self._unread:
-            self.text.boundary(tag, is_start=False)
+        else:
+            self._boundary(tag, is_start=False)
+
+    def _boundary(self, tag: str, *, is_start: bool) -> None:
+        if self._title is not None and (tag in _BLOCKS or tag == "br"):
+            self._titles[self._title] += " "
+        if not self._unread:
+            self.text.boundary(tag, is_start=is_start)
 
     def data(self, characters: str) -> None:
         if self._title is not None:

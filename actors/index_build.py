@@ -36,19 +36,19 @@ from actors.shard_build import build_shard
 from actors.wiring import live_nodes
 from cluster.artifacts import Artifacts
 from cluster.catalog import Catalog, index_path
-from cluster.claims import claim_all, parts_of
+from cluster.claims import claim_all
 from cluster.clock import SYSTEM_CLOCK
 from cluster.corpus_settings import CorpusSettings
 from cluster.errors import InvalidArgument, NotFound
+from cluster.index_parameters import IndexParameters, IndexTuning
 from cluster.index_versions import built_version, index_as_asked
 from cluster.manifests import (
     CorpusManifest,
     IndexManifest,
-    IndexParameters,
-    IndexTuning,
     ManifestRef,
     ModelManifest,
     ShardArtifact,
+    parts_of,
 )
 from cluster.object_store import ObjectStore
 from cluster.partitions import KEY_TYPES
@@ -246,10 +246,11 @@ class _ShardBuilder:
         return pa.Table.from_pylist([self.build(shard, rows).to_row()])
 
     def build(self, shard: int, rows: pa.Table) -> _BuiltShard:
-        latest = latest_of_each_document(rows)
-        num_documents = pc.count_distinct(latest["document"]).as_py()
-        vectors = vectors_of(latest)
-        table = latest.drop_columns(["vector", "part", "shard"])
+        table = latest_of_each_document(rows)
+        num_documents = pc.count_distinct(table["document"]).as_py()
+        vectors = vectors_of(table)
+        # By the same name, so that these vectors are not in memory a second time from here on.
+        table = table.drop_columns(["vector", "part", "shard"])
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
             build = build_shard(

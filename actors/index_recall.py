@@ -16,9 +16,10 @@ from typing import Self
 import numpy as np
 
 from actors.shard_index import ShardIndex
-from cluster.manifests import IndexParameters
+from cluster.arrays import Float32Array, Int64Array
+from cluster.index_parameters import IndexParameters
 from cluster.recall import MOVED, STORED, QueryKind, Recall, RecallStratum
-from cluster.search import Float32Array, Int64Array, SearchEffort, ShardQuery
+from cluster.search import SearchEffort, ShardQuery
 from cluster.vectors import norms, prepared
 
 RECALL_K = 10

@@ -24,17 +24,11 @@ import ray.data
 from actors.faiss_api import train_index
 from actors.index_tuning import SAMPLE_ROWS_MAX, Extent, candidates, choose, try_index
 from actors.vector_rows import vector_numbers
+from cluster.arrays import Float32Array
 from cluster.corpus_settings import CorpusSettings
-from cluster.manifests import (
-    AutoIndex,
-    IndexKind,
-    IndexParameters,
-    IndexTrial,
-    IndexTuning,
-    Metric,
-)
+from cluster.index_parameters import AutoIndex, IndexKind, IndexParameters, IndexTrial, IndexTuning
+from cluster.metric import Metric
 from cluster.passages import vector_column, vectors_of
-from cluster.search import Float32Array
 from cluster.vectors import prepared
 
 _FLOATS_MAX = 1 << 26

@@ -28,10 +28,11 @@ from actors.faiss_api import num_lists, num_subquantizers, one_thread, train_ind
 from actors.index_recall import Probe
 from actors.shard_build import ShardRows
 from actors.shard_index import INDEX_FILE, ShardIndex
+from cluster.arrays import Float32Array
 from cluster.errors import InvalidArgument
-from cluster.manifests import AutoIndex, IndexKind, IndexParameters, IndexTrial
+from cluster.index_parameters import AutoIndex, IndexKind, IndexParameters, IndexTrial
 from cluster.recall import HELD_OUT, STORED
-from cluster.search import Float32Array, ShardQuery
+from cluster.search import ShardQuery
 
 SAMPLE_ROWS_MAX = 20_000
 _QUERIES_MAX = 400

@@ -14,6 +14,7 @@ from actors.corpus_reader import (
     read_parts,
 )
 from actors.source_files import SourceListing, find_source_files
+from cluster.artifact_files import ArtifactFile
 from cluster.artifacts import Artifacts
 from cluster.catalog import Catalog
 from cluster.clock import SYSTEM_CLOCK, Clock
@@ -27,8 +28,9 @@ from cluster.corpus_content import (
 )
 from cluster.documents import Schema, check_corpus_name, column_types, merge_schemas
 from cluster.errors import Conflict, InvalidArgument
-from cluster.ingest_report import DocumentChanges, IngestReport, Tally
-from cluster.manifests import SOURCES_MAX, ArtifactFile, ColumnType, CorpusManifest
+from cluster.ingest_report import DocumentChanges, IngestReport, LeftOut, Tally
+from cluster.manifests import SOURCES_MAX, CorpusManifest
+from cluster.metadata import ColumnType
 
 APPENDS_MAX = 8
 
@@ -58,6 +60,7 @@ class _Reading:
     """Those with documents."""
     files_left_out: Tally
     documents_left_out: Tally
+    folder_values_left_out: tuple[LeftOut, ...]
 
     @property
     def part_files(self) -> list[ArtifactFile]:
@@ -69,6 +72,7 @@ class _Reading:
             documents_left_out=self.documents_left_out.left_out(),
             files_read=self.num_files,
             files_left_out=self.files_left_out.left_out(),
+            folder_values_left_out=self.folder_values_left_out,
         )
 
 
@@ -164,6 +168,7 @@ def _read(
         num_files=sum(read.num_files_read for read in groups),
         files_left_out=files_left_out,
         documents_left_out=documents_left_out,
+        folder_values_left_out=listing.folder_values_left_out,
     )
 
 

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from actors import names
-from cluster.manifests import ArtifactFile, IndexManifest, ModelManifest
+from cluster.artifact_files import ArtifactFile
+from cluster.manifests import IndexManifest, ModelManifest
 from cluster.region_view import ReleaseView
 
 

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from actors.shard_replica import ShardReplicaActor
+from cluster.arrays import Int64Array
 from cluster.artifact_cache import ArtifactCache
 from cluster.artifacts import Artifacts
 from cluster.catalog import Catalog
@@ -21,7 +22,7 @@ from cluster.errors import RaygionError, Unavailable
 from cluster.manifests import IndexManifest
 from cluster.object_store import ObjectStore
 from cluster.region_view import CorpusView, RegionView
-from cluster.search import Int64Array, Passages, ShardHits, ShardQuery
+from cluster.search import Passages, ShardHits, ShardQuery
 
 log = logging.getLogger(__name__)
 

@@ -3,57 +3,99 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Callable, Iterable, Sequence
+from itertools import takewhile
 
-_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
-_FRONT_TITLE = re.compile(r"title:[ \t]+(\S.*)")
-_UNDERLINE = re.compile(r" {0,3}=+[ \t]*")
+import yaml
+
+_FENCE = re.compile(r" {0,3}(?P<mark>`{3,}+(?!.*`)|~{3,})")
+_HEADING = re.compile(r" {0,3}#{1,6}[ \t]+(\S.*)")
+_UNDERLINE = re.compile(r" {0,3}(?:=+|-+)[ \t]*")
+_NO_PARAGRAPH = re.compile(r" {4}| {0,3}(?:\t|[-*+][ \t]|[0-9]+[.)][ \t]|[>|])")
+"""Begins code, a list, a quotation or a table, in which a line of `---` underlines nothing."""
+_YAML_TITLE = re.compile(r"title:(?:[ \t].*)?")
+_TOML_TITLE = re.compile(r"title[ \t]*=.*")
+_TITLE_LINES_MAX = 20
+
+IsEnd = Callable[[str], bool]
 
 
 def markdown_title(text: str) -> str | None:
-    """The `title` of the front matter (YAML between lines of `---`), else the first heading, None
-    without either. Comments of the front matter and of code blocks are no headings.
+    """The `title` of the front matter (YAML between lines of `---` or TOML between lines of `+++`),
+    else the first heading, None without either. Comments and code have no headings.
     """
-    lines = iter(text.splitlines())
-    first = next(lines, "")
-    if first.rstrip() != "---":
-        return _first_heading(iter([first, *lines]))
-    title = None
-    for line in lines:
-        if line.rstrip() in ("---", "..."):
-            return title or _first_heading(lines)
-        if title is None and (found := _FRONT_TITLE.fullmatch(line.rstrip())):
-            title = found.group(1).strip("\"' \t")
-    # It was not front matter but a line across the page, and all of the text stands below it.
-    return _first_heading(iter(text.splitlines()))
+    lines = text.splitlines()
+    mark = lines[0].rstrip() if lines else ""
+    ends = {"---": ("---", "..."), "+++": ("+++",)}.get(mark, ())
+    end = next((n for n, line in enumerate(lines) if n and line.rstrip() in ends), 0)
+    front = lines[1:end]
+    title = _yaml_title(front) if mark == "---" else _toml_title(front)
+    # Without an end it was not front matter but a line across the page.
+    return title or _first_heading(lines[end + 1 if end else 0 :])
 
 
-def _first_heading(lines: Iterator[str]) -> str | None:
-    fence = ""
-    before = ""
+def _yaml_title(front: Sequence[str]) -> str | None:
+    start = next((n for n, line in enumerate(front) if _YAML_TITLE.fullmatch(line.rstrip())), None)
+    if start is None:
+        return None
+    more = takewhile(lambda line: line[:1].isspace(), front[start + 1 : start + _TITLE_LINES_MAX])
+    entry = "\n".join([front[start], *more])
+    try:
+        # It makes strings of everything.
+        value = yaml.load(entry, Loader=yaml.BaseLoader)["title"]
+    except yaml.YAMLError:
+        # Such as `title: Raygion: a guide`, which many write.
+        value = front[start].partition(":")[2]
+    return _one_line(value)
+
+
+def _toml_title(front: Iterable[str]) -> str | None:
+    line = next(filter(_TOML_TITLE.fullmatch, front), "")
+    try:
+        return _one_line(tomllib.loads(line).get("title"))
+    except tomllib.TOMLDecodeError:
+        return None
+
+
+def _one_line(value: object) -> str | None:
+    return " ".join(value.split()) or None if isinstance(value, str) else None
+
+
+def _first_heading(lines: Iterable[str]) -> str | None:
+    is_end: IsEnd | None = None
+    # Lines that the next one may underline, None in a block where it cannot.
+    paragraph: list[str] | None = []
     for line in lines:
-        mark = _FENCE.match(line)
-        if fence:
-            is_end = mark and mark.group(1).startswith(fence) and not line.strip().strip(fence[0])
-            fence = "" if is_end else fence
-        elif mark:
-            fence = mark.group(1)
-        elif (heading := _heading(line)) is not None:
-            return heading
-        elif before and _UNDERLINE.fullmatch(line):
-            return before
-        before = "" if fence else line.strip()
+        if is_end is not None:
+            is_end = None if is_end(line) else is_end
+        elif (is_end := _end_of_block(line)) is not None:
+            paragraph = []
+        elif (heading := _HEADING.fullmatch(line)) and (title := _without_marks(heading[1])):
+            return title
+        elif paragraph and _UNDERLINE.fullmatch(line):
+            return " ".join(paragraph)
+        elif heading or not line.strip(" \t*_=-"):
+            paragraph = []
+        elif paragraph == [] and _NO_PARAGRAPH.match(line):
+            paragraph = None
+        elif paragraph is not None:
+            paragraph.append(line.strip())
     return None
 
 
-def _heading(line: str) -> str | None:
-    """`## Two words ##` is `Two words`; `# About C#` keeps its last character."""
-    content = line.strip()
-    level = len(content) - len(content.lstrip("#"))
-    if not 1 <= level <= 6 or content[level : level + 1] not in (" ", "\t"):
-        return None
-    title = content[level:].strip()
-    without_marks = title.rstrip("#")
-    if not without_marks or without_marks[-1].isspace():
-        title = without_marks.rstrip()
-    return title or None
+def _end_of_block(line: str) -> IsEnd | None:
+    """What ends the fenced code or the comment that this line begins, if it does."""
+    if fence := _FENCE.match(line):
+        mark = fence["mark"]
+        return lambda end: end.strip().startswith(mark) and not end.strip().strip(mark[0])
+    if line.lstrip().startswith("<!--") and "-->" not in line:
+        return lambda end: "-->" in end
+    return None
+
+
+def _without_marks(content: str) -> str:
+    """`Two words ##` is `Two words`; `About C#` keeps its last character."""
+    title = content.strip()
+    without = title.rstrip("#")
+    return without.rstrip() if not without or without[-1].isspace() else title

@@ -15,10 +15,11 @@ from actors.starter_models import (
     starter_embedder_folder,
     starter_generator_folder,
 )
+from cluster.artifact_files import ArtifactFile
 from cluster.artifacts import regular_files, sha256_of
 from cluster.catalog import Catalog
 from cluster.errors import InvalidArgument, Unavailable
-from cluster.manifests import ArtifactFile, ManifestRef, ModelKind, ModelManifest, Precision
+from cluster.manifests import ManifestRef, ModelKind, ModelManifest, Precision
 from cluster.model_files import ModelFiles
 from cluster.model_settings import STARTER
 from cluster.object_store import ObjectStore

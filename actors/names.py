@@ -5,6 +5,7 @@ from __future__ import annotations
 COORDINATOR = "coordinator"
 FRONT = "front"
 GATEWAY_APPLICATION = "gateway"
+_GENERATOR = "generator-"
 
 
 def shard(corpus: str, number: int) -> str:
@@ -27,6 +28,7 @@ def member(group: str, number: int) -> str:
 
 
 def group_of(member_name: str) -> str:
+    """Empty for an actor that is in no group."""
     return member_name.rpartition("/")[0]
 
 
@@ -44,4 +46,8 @@ def corpus_of(replica_name: str) -> str:
 
 
 def generator_application(model_version: str) -> str:
-    return f"generator-{model_version}"
+    return f"{_GENERATOR}{model_version}"
+
+
+def is_generator(application: str) -> bool:
+    return application.startswith(_GENERATOR)

@@ -50,7 +50,7 @@ def cut_corpus(
     if embedder is None:
         return CutCorpus(passages=_read(corpus, reader.read), num_passages=corpus.num_passages)
     tokenizer = stored_tokenizer(store, embedder)
-    chunker = settings.chunker(tokenizer)
+    chunker = Chunker.of(settings, tokenizer)
     passages = _read(corpus, PassageReader(reader, chunker).read).materialize()
     num_averaged = 0
     if chunker.tokens_max > tokenizer.tokens_max:

@@ -8,10 +8,11 @@ from functools import partial
 
 import numpy as np
 
+from cluster.arrays import Int64Array
 from cluster.clock import Deadline
 from cluster.errors import RaygionError
 from cluster.fanout import ShardRoute, ask_all
-from cluster.search import Hit, Int64Array, MergedHits, Passages
+from cluster.search import Hit, MergedHits, Passages
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

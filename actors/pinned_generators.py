@@ -7,12 +7,12 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 from actors.actor_calls import NamedActor
-from actors.answering import GeneratorDirectory
 from actors.release_uses import ReleaseUses
 from cluster.checks import check_generation
 from cluster.clock import Deadline
 from cluster.errors import DeadlineExceeded, NotYet, Unavailable
 from cluster.generation import GenerationChunk, GenerationRequest
+from cluster.generators import GeneratorDirectory
 from cluster.region_view import RegionView
 
 _NUDGE_TIMEOUT_S = 2.0

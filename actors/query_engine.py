@@ -17,11 +17,8 @@ from actors.routes import Routes
 from actors.shard_search import Patience, SearchKind, ShardSearch
 from actors.stopwatch import Stopwatch
 from actors.view_follower import ViewFollower
-from cluster.answers import (
-    AnswerEvent,
-    AnswerRequest,
-    RegionSummary,
-)
+from cluster.answers import AnswerEvent, AnswerRequest
+from cluster.arrays import Float32Array
 from cluster.canary import Lots
 from cluster.checks import check_answer, check_retrieval, check_search, in_rows
 from cluster.clock import Clock, Deadline
@@ -30,7 +27,7 @@ from cluster.fanout import ShardRoute
 from cluster.filters import Filter, filter_key
 from cluster.partitions import shards_to_ask
 from cluster.region_view import CorpusView, RegionView, ReleaseView
-from cluster.search import Embedded, Float32Array, SearchRequest, SearchResult
+from cluster.search import Embedded, SearchRequest, SearchResult
 from cluster.vectors import check_vectors
 
 
@@ -138,33 +135,20 @@ class QueryEngine:
         request = replace(
             request, release=release.number, trace_id=request.trace_id or uuid.uuid4().hex
         )
-        events = self._events(request, pinned, deadline, watch)
+        events = self._answering.events(
+            request,
+            pinned=pinned,
+            region=self._views.view.region,
+            search=self.search,
+            deadline=deadline,
+            elapsed_ms=watch.total_ms,
+        )
         if counted:
             events = self._views.outcomes.answer(events, release.number, request.timeout_s)
         with self._views.uses.during(release.number):
             async with aclosing(events):
                 async for event in events:
                     yield event
-
-    async def _events(
-        self, request: AnswerRequest, pinned: Pinned, deadline: Deadline, watch: Stopwatch
-    ) -> AsyncGenerator[AnswerEvent, None]:
-        found = await self.search(request.retrieval()) if request.retrieve else None
-        events = self._answering.events(
-            request,
-            pinned=pinned,
-            region=self._views.view.region,
-            found=found,
-            deadline=deadline,
-            elapsed_ms=watch.total_ms,
-        )
-        async with aclosing(events):
-            async for event in events:
-                yield event
-
-    async def status(self) -> RegionSummary:
-        """Raises Unavailable while the coordinator is away; serving goes on without it."""
-        return await self._views.status()
 
     def _shards(self, corpus: CorpusView, filter: Filter | None) -> Sequence[ShardRoute]:
         """The shards that can have a match."""

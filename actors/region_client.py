@@ -22,11 +22,12 @@ import ray
 from actors import names
 from actors.actor_calls import NAMESPACE
 from actors.cluster_join import not_joined, prepare_to_join
-from cluster.answers import ANSWER_TOP_K_DEFAULT, AnswerRequest, AnswerResult, RegionSummary
+from cluster.answers import ANSWER_TOP_K_DEFAULT, AnswerRequest, AnswerResult
 from cluster.demand import demand_of
 from cluster.errors import Unavailable
 from cluster.filters import Filter, parse_filter
 from cluster.prompt import truncation_of
+from cluster.region_status import RegionSummary
 from cluster.search import TOP_K_DEFAULT, SearchRequest, SearchResult
 from cluster.vectors import check_vectors
 

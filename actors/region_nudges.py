@@ -51,11 +51,7 @@ class HttpNudges:
     """Posts to the gateways of all other regions, at once."""
 
     def __init__(self, settings: Settings, region: str) -> None:
-        self._sites = [
-            RegionSite.of(name, other, settings.region_keys)
-            for name, other in settings.regions.items()
-            if name != region
-        ]
+        self._sites = [site for name, site in settings.sites().items() if name != region]
 
     def __call__(self) -> None:
         if not self._sites:

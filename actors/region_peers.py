@@ -56,7 +56,13 @@ class RegionPeers:
         self._region = region
         self._loads = loads
         self._clock = clock
-        self._router = RegionRouter(settings, now_s=clock.monotonic_s, rng=rng)
+        self._router = RegionRouter(
+            settings.sites(),
+            settings.residency(),
+            settings.routing.policy,
+            now_s=clock.monotonic_s,
+            rng=rng,
+        )
         # The connections are made in the event loop that first asks, and belong to it.
         self._links: dict[str, RegionLink] = {}
 
@@ -153,7 +159,7 @@ class RegionPeers:
     def _corpus(self, request: SearchRequest | AnswerRequest) -> str | None:
         if isinstance(request, AnswerRequest) and not request.retrieve:
             return None
-        return self._router.meant(request.corpus)
+        return self._router.residency.meant(request.corpus)
 
     def _link(self, region: str) -> RegionLink:
         link = self._links.get(region)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import textwrap
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
+from actors.departures import Departures
 from actors.loaded_release import LoadedRelease
 from actors.release_loader import ReleaseLoader
-from actors.release_uses import Departures
 from cluster.clock import Clock
 from cluster.errors import Corrupt, InvalidArgument, NotFound, RaygionError
 from cluster.releases import Release
@@ -17,8 +18,10 @@ from cluster.rollout_events import Prepared, PrepareFailed
 
 log = logging.getLogger(__name__)
 
-_FOR_GOOD = (Corrupt, InvalidArgument, NotFound)
-"""What the store or the settings have wrong, which no further attempt puts right."""
+_FOR_GOOD = (Corrupt, InvalidArgument, NotFound, AttributeError, ImportError, NameError, TypeError)
+"""What the store, the settings or the program have wrong, which no further attempt puts right."""
+
+_REASON_CHARS_MAX = 500
 
 
 class RegionReleases:
@@ -49,6 +52,8 @@ class RegionReleases:
         self._tending = threading.Lock()
         """Held while actors are ended or made anew, so that mending brings back nothing that was
         unloaded, and unloading ends nothing that another release has begun to count on."""
+        self._may_have_strays = True
+        """Whether an earlier coordinator may have died before it had unloaded a release."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="prepare")
 
     @property
@@ -90,6 +95,8 @@ class RegionReleases:
             with self._lock:
                 if number in self._loaded:
                     self._loaded[number] = resized
+        if self._may_have_strays:
+            self._end_strays()
         for number in self._departures.due():
             try:
                 self._unload(number)
@@ -106,9 +113,7 @@ class RegionReleases:
             if not give_up.is_set():
                 log.exception("release %d cannot be prepared", number)
             outcome = PrepareFailed(
-                release=number,
-                reason=str(error) if isinstance(error, RaygionError) else "an error; see the log",
-                retryable=not isinstance(error, _FOR_GOOD),
+                release=number, reason=_reason(error), retryable=not isinstance(error, _FOR_GOOD)
             )
         with self._lock:
             if self._preparing[number] is give_up:
@@ -127,6 +132,13 @@ class RegionReleases:
             if not give_up.is_set():
                 self._loaded[release.number] = loaded
 
+    def _end_strays(self) -> None:
+        """Once this coordinator has loaded what it wants, and no request uses anything else."""
+        with self._tending:
+            if self._loaded and not self._preparing and self._departures.only_uses(self._begun):
+                self._loader.retire_strays(self._begun.values())
+                self._may_have_strays = False
+
     def _unload(self, number: int) -> None:
         with self._tending:
             if number in self._preparing:
@@ -138,3 +150,11 @@ class RegionReleases:
                 del self._begun[number]
                 log.info("release %d is unloaded", number)
         self._departures.end(number)
+
+
+def _reason(error: Exception) -> str:
+    """Why a release cannot be prepared, as it is told to people and goes into the release log."""
+    if isinstance(error, RaygionError):
+        return str(error)
+    told = textwrap.shorten(f"{type(error).__name__}: {error}", _REASON_CHARS_MAX)
+    return f"{told} (the coordinator's log says where)"

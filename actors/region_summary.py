@@ -7,14 +7,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from actors.loaded_release import LoadedRelease
-from cluster.answers import (
-    CanarySummary,
-    CorpusSummary,
-    RegionSummary,
-    ReleaseSummary,
-)
-from cluster.region_view import CorpusView, Freshness, Pulse, RegionView, ReleaseView
+from cluster.region_status import CanarySummary, CorpusSummary, RegionSummary, ReleaseSummary
+from cluster.region_view import CorpusView, Pulse, RegionView, ReleaseView
 from cluster.regions_overview import RegionsOverview
+from cluster.release_log import Freshness
 from cluster.releases import LogState
 from cluster.rollout import Rollout
 
@@ -81,6 +77,7 @@ def _release(release: ReleaseView, num_serving: Callable[[CorpusView], int]) -> 
                 index_version=corpus.index_version,
                 num_passages=corpus.num_passages,
                 recall_at_10=corpus.recall_at_10,
+                recall_at_10_least=corpus.recall_at_10_least,
                 shards=len(corpus.shards),
                 replicas=sum(len(shard) for shard in corpus.shards),
                 replicas_serving=num_serving(corpus),

@@ -17,13 +17,7 @@ from dataclasses import replace
 from typing import Protocol, TypeVar, assert_never
 
 from actors.quorum_round import QuorumRounds
-from cluster.answers import (
-    AnswerEvent,
-    AnswerRequest,
-    EmbeddingService,
-    RegionSummary,
-    Token,
-)
+from cluster.answers import AnswerEvent, AnswerRequest, EmbeddingService, Token
 from cluster.clock import Clock, Deadline
 from cluster.consistency import Elsewhere, Known, Reading, Refresh, Serve, Wait, decide
 from cluster.demand import Consistency, Demand
@@ -133,11 +127,12 @@ class RegionalService:
         failure: RaygionError | None = None
         for region, is_last in order:
             begun = False
-            there = self._events_at(region, request, deadline, is_last=is_last)
             try:
-                async with aclosing(there) as events:
+                async with aclosing(await self._events_at(region, request, deadline)) as events:
+                    first = await self._first(region, events, deadline, is_last=is_last)
+                    begun = True
+                    yield self._told(first)
                     async for event in events:
-                        begun = True
                         yield self._told(event)
                 return
             except (RaygionError, _NotHere) as error:
@@ -156,9 +151,6 @@ class RegionalService:
             log.debug("each region embeds the texts itself: %s", error)
             return request
         return replace(request, embedded=made.embedded)
-
-    async def status(self) -> RegionSummary:
-        return await self._engine.status()
 
     # Where.
 
@@ -221,23 +213,27 @@ class RegionalService:
             raise refused.error from None
 
     async def _events_at(
-        self, region: str, request: AnswerRequest, deadline: Deadline, *, is_last: bool
+        self, region: str, request: AnswerRequest, deadline: Deadline
     ) -> AsyncGenerator[AnswerEvent, None]:
-        """Another region that is not the last one must begin within half of the time."""
         if region == self._region:
-            events = self._engine.answer_events(await self._settled(request, deadline))
-        else:
-            events = self._peers.answer_events(region, request, deadline)
+            return self._engine.answer_events(await self._settled(request, deadline))
+        return self._peers.answer_events(region, request, deadline)
+
+    async def _first(
+        self,
+        region: str,
+        events: AsyncGenerator[AnswerEvent, None],
+        deadline: Deadline,
+        *,
+        is_last: bool,
+    ) -> AnswerEvent:
+        """Another region that is not the last one must begin within half of the time."""
         leaves_time = region != self._region and not is_last
-        async with aclosing(events):
-            try:
-                async with asyncio.timeout(deadline.remaining_s() / 2 if leaves_time else None):
-                    first = await anext(events)
-            except TimeoutError:
-                raise Unavailable(f"region {region!r} did not begin to answer in time") from None
-            yield first
-            async for event in events:
-                yield event
+        try:
+            async with asyncio.timeout(deadline.remaining_s() / 2 if leaves_time else None):
+                return await anext(events)
+        except TimeoutError:
+            raise Unavailable(f"region {region!r} did not begin to answer in time") from None
 
     async def _settled(self, request: RequestT, deadline: Deadline) -> RequestT:
         """The request as the engine can serve it here: what it demands is met. Raises _NotHere."""

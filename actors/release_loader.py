@@ -16,20 +16,22 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from actors import names, wiring
+from actors.embedder_placing import embedder_actor
 from actors.fleet import Actors, Fleet, Kind, machines_of
 from actors.loaded_release import LoadedRelease, shards_of
 from actors.replica_counts import ReplicaCounts
+from actors.replica_placing import replica_actor
 from actors.shard_replica import ReplicaStatus
-from cluster.answers import MachineSummary
 from cluster.artifact_cache import ArtifactCache
 from cluster.artifacts import Artifacts
 from cluster.catalog import Catalog
 from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.config import Settings
-from cluster.errors import InvalidArgument, RaygionError, Unavailable
+from cluster.errors import InvalidArgument, Unavailable
 from cluster.manifests import IndexManifest, ModelManifest
 from cluster.model_settings import GeneratorSettings
 from cluster.object_store import ObjectStore
+from cluster.region_status import MachineSummary
 from cluster.region_view import CorpusView, GeneratorView, ReleaseView
 from cluster.releases import Release
 from cluster.replica_scaling import ReplicaLoad
@@ -57,6 +59,10 @@ class GeneratorDeployer(Protocol):
         ...
 
     def delete(self, application: str) -> None: ...
+
+    def applications(self) -> set[str]:
+        """Those that are deployed, whoever has done it."""
+        ...
 
 
 class ReleaseLoader:
@@ -128,8 +134,7 @@ class ReleaseLoader:
 
     def load(self, planned: LoadedRelease, give_up: threading.Event) -> LoadedRelease:
         """Fetches, verifies, loads and warms up; returns the release with those in its view that
-        have it. Blocks; raises the errors of `cluster.errors`, and Unavailable soon after `give_up`
-        was set.
+        have it. Blocks; raises what a part raises, and Unavailable soon after `give_up` was set.
 
         When it fails, some parts are loaded. `retire` unloads these, and what is still under way.
         """
@@ -169,6 +174,22 @@ class ReleaseLoader:
             self._cache.let_go(files)
         application = gone.application
         if application is not None and application not in {k.application for k in kept}:
+            self._deployer.delete(application)
+
+    def retire_strays(self, kept: Iterable[LoadedRelease]) -> None:
+        """Unloads whatever none of `kept` needs, as far as `mend` has seen it."""
+        kept = list(kept)
+        kinds = self._kinds(kept)
+        self._fleet.drop(self._fleet.groups() - kinds.keys())
+        needed = {held for each in kept for held in each.versions.items()}
+        for group, kind in kinds.items():
+            for name, replica in self._fleet.fill(group, kind).items():
+                status = self._fleet.status(name)
+                if isinstance(status, ReplicaStatus):
+                    for version in status.index_versions:
+                        if (group, version) not in needed:
+                            replica.unload.remote(version)
+        for application in self._deployer.applications() - {each.application for each in kept}:
             self._deployer.delete(application)
 
     def mend(self, loaded: Iterable[LoadedRelease]) -> None:
@@ -290,14 +311,14 @@ class ReleaseLoader:
     def _shard_kind(self, index: IndexManifest, group: str) -> Kind:
         def make(name: str, node: str) -> Any:
             shard, folder = names.number_of(group), self._cache_folder
-            return wiring.replica_actor(name, shard, node, store=self._store, cache_folder=folder)
+            return replica_actor(name, shard, node, store=self._store, cache_folder=folder)
 
         return Kind(self._counts.count(index.corpus), make)
 
     def _embedder_kind(self, model: ModelManifest) -> Kind:
         def make(name: str, node: str) -> Any:
             folder = self._cache_folder
-            return wiring.embedder_actor(name, model, node, store=self._store, cache_folder=folder)
+            return embedder_actor(name, model, node, store=self._store, cache_folder=folder)
 
         return Kind(self._num_embedders, make)
 
@@ -327,6 +348,7 @@ class ReleaseLoader:
             has_embedder=index.embedder_fingerprint is not None,
             num_passages=index.num_passages,
             recall_at_10=index.recall_at_10,
+            recall_at_10_least=index.recall_at_10_least,
             partition_by=index.partition_by,
             shards=tuple(self._to_be(group, count) for group in shards_of(index)),
         )
@@ -369,9 +391,7 @@ def _wait_for(refs: list[Any], give_up: threading.Event) -> None:
     try:
         ray.get([ref for ref in refs if ref not in slow])
     except RayTaskError as error:
-        if isinstance(error.cause, RaygionError):
-            raise error.cause from error
-        raise Unavailable(f"a replica failed while loading: {error.cause}") from error
+        raise error.cause from error
     except RayError as error:
         raise Unavailable(f"a replica died while loading: {error}") from error
     if slow:

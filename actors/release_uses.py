@@ -1,26 +1,10 @@
-"""Which releases the processes of a region use, so that none is unloaded under a request.
-
-gateway, front: ReleaseUses --- those of its view and of its requests, with each pulse ---+
-                                                                                          v
-coordinator: a release that no view names any more ---> Departures: unload it once nobody uses it
-"""
+"""Which releases the requests of a process use; see `actors.departures`."""
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-from cluster.checks import TIMEOUT_S_MAX
-from cluster.clock import Clock
-
-_HEARD_AFTER_S = 5.0
-"""Processes tell twice a second; so all have told since then, to a coordinator that has just
-started, too."""
-_SILENT_S = 30.0
-"""A process that has told nothing for so long is gone, or its region's coordinator is out of its
-reach: then what it said last counts no more."""
 
 
 class ReleaseUses:
@@ -43,50 +27,3 @@ class ReleaseUses:
     def releases(self) -> frozenset[int]:
         """Those that requests are pinned to."""
         return frozenset(self._requests)
-
-
-class Departures:
-    """Releases that are to be unloaded, and when that may be: once no process uses them, and at
-    last when the longest request is over. Thread-safe.
-    """
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._told: dict[str, tuple[float, frozenset[int]]] = {}
-        """By process: when it told something last, and the releases that it used."""
-        self._since_s: dict[int, float] = {}
-        """When each release began to depart."""
-        self._lock = threading.Lock()
-
-    def tell(self, process: str, releases: frozenset[int]) -> None:
-        """A process, by a name of its own, may begin requests on these releases or has some."""
-        now_s = self._clock.monotonic_s()
-        with self._lock:
-            self._told[process] = now_s, releases
-            self._told = {k: v for k, v in self._told.items() if now_s - v[0] <= _SILENT_S}
-
-    def begin(self, release: int) -> None:
-        """No new view names the release; again for one that departs already changes nothing."""
-        with self._lock:
-            self._since_s.setdefault(release, self._clock.monotonic_s())
-
-    def end(self, release: int) -> None:
-        """The release is unloaded, or is wanted again."""
-        with self._lock:
-            self._since_s.pop(release, None)
-
-    def due(self) -> list[int]:
-        """The releases that may be unloaded now, the one that has departed longest first."""
-        now_s = self._clock.monotonic_s()
-        with self._lock:
-            used = {
-                release
-                for told_s, releases in self._told.values()
-                if now_s - told_s <= _SILENT_S
-                for release in releases
-            }
-            return [
-                release
-                for release, since_s in self._since_s.items()
-                if now_s - since_s >= (TIMEOUT_S_MAX if release in used else _HEARD_AFTER_S)
-            ]

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
-from dataclasses import replace
+from functools import partial
 
 from cluster.clock import Deadline
-from cluster.errors import InvalidArgument, RaygionError, Unavailable
-from cluster.generation import GenerationChunk, GenerationRequest, of_whole
+from cluster.errors import InvalidArgument, Unavailable
+from cluster.generation import GenerationChunk, GenerationRequest
 from cluster.region_peers import GeneratingPeers
-
-logger = logging.getLogger(__name__)
+from cluster.resuming import resumed
 
 
 class RemoteGenerator:
     """Implements `cluster.generation.Generator` over the regions that generate.
 
     Those that may have the corpus whose passages stand in the prompt are asked one after the other,
-    nearest first, until one answers. When a region breaks off,
-    the next one goes on from the last piece that came; where the answer cannot be gone on with, the
-    error ends the stream. Closing or cancelling the iterator stops the generation over there.
+    nearest first, until one answers. When a region breaks off, the next one resumes the answer
+    (`cluster.resuming`). Closing or cancelling the iterator stops the generation over there.
     """
 
     def __init__(self, peers: GeneratingPeers, release: int, corpus: str | None) -> None:
@@ -40,33 +36,12 @@ class RemoteGenerator:
         if not self._regions:
             raise Unavailable("no other region has a language model")
 
-    async def stream(
+    def stream(
         self, request: GenerationRequest, deadline: Deadline
     ) -> AsyncGenerator[GenerationChunk, None]:
-        text, written = "", 0
-        last_error: RaygionError | None = None
-        for region in self._regions:
-            rest = replace(
-                request, begun=request.begun + text, max_tokens=request.max_tokens - written
-            )
-            before = written
-            pieces = self._peers.generate(region, self._release, rest, deadline)
-            try:
-                async with aclosing(pieces):
-                    async for piece in pieces:
-                        chunk = of_whole(piece, before)
-                        text += chunk.text
-                        written = chunk.completion_tokens or written
-                        yield chunk
-                return
-            except RaygionError as error:
-                # Without a count of what was written nobody could go on and keep to `max_tokens`.
-                lost = text and not 0 < written < request.max_tokens
-                if not error.retryable or lost or deadline.expired():
-                    raise
-                last_error = error
-                logger.warning(
-                    "generation %s leaves region %s: %s", request.request_id, region, error
-                )
-        assert last_error is not None, "some region has been asked"
-        raise last_error
+        return resumed(
+            (partial(self._peers.generate, region, self._release) for region in self._regions),
+            request,
+            deadline,
+            may_resume=lambda error: error.retryable,
+        )

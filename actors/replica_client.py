@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import cast
 
 from actors.actor_calls import NamedActor
-from cluster.search import Float32Array, Int64Array, Passages, ShardHits, ShardQuery
+from cluster.arrays import Float32Array, Int64Array
+from cluster.search import Passages, ShardHits, ShardQuery
 
 
 class ActorShardReplica:

@@ -25,9 +25,11 @@ from actors.shard_documents import DOCUMENTS_FILE, META_PREFIX, sorted_by_id, wr
 from actors.shard_index import INDEX_FILE, ShardIndex
 from actors.shard_partitions import INDEX_FOLDER, write_partitions
 from actors.vector_rows import VECTOR_ROWS_FILE, SharedVectors, VectorRows, vector_rows
-from cluster.manifests import IndexKind, IndexParameters, Metric
+from cluster.arrays import Float32Array
+from cluster.index_parameters import IndexKind, IndexParameters
+from cluster.metric import Metric
 from cluster.recall import Recall
-from cluster.search import Float32Array, ShardQuery
+from cluster.search import ShardQuery
 from cluster.vectors import check_norms, norms, prepared
 
 _WEAK_ROWS_MAX = 200
@@ -112,8 +114,10 @@ class ShardRows:
         """Takes and raises what `build_shard` does."""
         check_norms(norms(vectors))
         table, vectors = sorted_by_id(table, vectors)
-        # Plus zero, which turns -0.0 into 0.0, so that equal vectors have equal bytes.
-        vectors = prepared(vectors, metric) + np.float32(0.0)
+        vectors = prepared(vectors, metric)
+        # Zero turns -0.0 into 0.0, so that equal vectors have equal bytes; added in place, since
+        # these are copies already.
+        vectors += np.float32(0.0)
         return cls(table, vectors, vector_rows(vectors), partition_by)
 
     def write(self, folder: Path, parameters: IndexParameters, trained: bytes | None) -> None:

@@ -25,8 +25,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from actors.mapped_batch import UNREADABLE, mapped_batch, write_batch
+from cluster.arrays import BytesArray, Float32Array, Int64Array, Mask
 from cluster.errors import Corrupt, InvalidArgument
-from cluster.search import REPLY_BYTES_MAX, BytesArray, Float32Array, Int64Array, Metadata, Passages
+from cluster.metadata import Metadata
+from cluster.search import REPLY_BYTES_MAX, Passages
 from cluster.vectors import norms
 
 DOCUMENTS_FILE = "documents.arrow"
@@ -195,12 +197,12 @@ class ShardDocuments:
             return np.array(few or [b""], dtype=np.bytes_)[: len(few)].reshape(rows.shape)
         return _ids(self.id_ends, self.id_bytes, rows)
 
-    def rows_of(self, documents: Collection[str]) -> npt.NDArray[np.bool_]:
+    def rows_of(self, documents: Collection[str]) -> Mask:
         """bool [num_rows]: whether the row is a passage of one of these documents."""
         wanted = pa.array([document.encode() for document in documents], pa.binary())
         # Compared as bytes, which need not be UTF-8 to be compared.
         found = pc.is_in(self.document_column.view(pa.binary()), value_set=wanted)
-        mask: npt.NDArray[np.bool_] = found.to_numpy(zero_copy_only=False)
+        mask: Mask = found.to_numpy(zero_copy_only=False)
         return mask
 
     def documents_at(self, rows: Int64Array) -> frozenset[str]:

@@ -31,16 +31,16 @@ from actors.shard_selection import Selection, Selections
 from actors.vector_rows import (
     VECTOR_ROWS_FILE,
     IndexedVectors,
-    Mask,
     OneRowEach,
     SharedVectors,
     VectorRows,
 )
+from cluster.arrays import Float32Array, Int64Array, Mask
 from cluster.errors import InvalidArgument
-from cluster.manifests import IndexKind, IndexParameters
+from cluster.index_parameters import IndexKind, IndexParameters
 from cluster.merge import padding
 from cluster.scoring import best, error_bound, scan, score_rows
-from cluster.search import Float32Array, Int64Array, Passages, ShardHits, ShardQuery
+from cluster.search import Passages, ShardHits, ShardQuery
 from cluster.vectors import check_lengths, norms
 
 INDEX_FILE = "index.faiss"

@@ -26,11 +26,11 @@ import pyarrow as pa
 from actors.faiss_api import FaissIndex, check_size, write_index
 from actors.mapped_batch import UNREADABLE, mapped_batch, write_batch
 from actors.vector_rows import IndexedVectors, VectorRows
+from cluster.arrays import Float32Array, Int64Array
 from cluster.errors import Corrupt
 from cluster.filters import Filter
-from cluster.manifests import IndexKind, IndexParameters
+from cluster.index_parameters import IndexKind, IndexParameters
 from cluster.partitions import PartitionKey, named_partitions
-from cluster.search import Float32Array, Int64Array
 
 PARTITIONS_FILE = "partitions.arrow"
 INDEX_FOLDER = "partitions"
@@ -128,7 +128,7 @@ class ShardPartitions:
         lists: Any = batch.column("rows")
         self._ends: npt.NDArray[np.int32] = lists.offsets.to_numpy()
         self._rows: npt.NDArray[np.int32] = lists.values.to_numpy()
-        self._index_sizes: npt.NDArray[np.int64] = batch.column("index_size_bytes").to_numpy()
+        self._index_sizes: Int64Array = batch.column("index_size_bytes").to_numpy()
         self._key_type: type = str if pa.types.is_string(self._keys.type) else int
         self._opened: OrderedDict[int, tuple[Int64Array, IndexedVectors]] = OrderedDict()
         self._lock = threading.Lock()

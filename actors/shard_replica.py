@@ -18,19 +18,16 @@ from typing import TypeVar
 
 from actors.own_node import own_node
 from actors.shard_index import ShardIndex
+from cluster.arrays import Int64Array
 from cluster.artifact_cache import ArtifactCache
+from cluster.artifact_files import ArtifactFile
 from cluster.artifacts import Artifacts
 from cluster.clock import Deadline
 from cluster.errors import Corrupt, DeadlineExceeded, Overloaded, Unavailable
-from cluster.manifests import (
-    TOMBSTONES_FILE,
-    ArtifactFile,
-    IndexManifest,
-    IndexParameters,
-    ShardArtifact,
-)
+from cluster.index_parameters import IndexParameters
+from cluster.manifests import TOMBSTONES_FILE, IndexManifest, ShardArtifact
 from cluster.object_store import ObjectStore
-from cluster.search import Int64Array, Passages, SearchEffort, ShardHits, ShardQuery
+from cluster.search import Passages, SearchEffort, ShardHits, ShardQuery
 from cluster.tombstones import read_tombstones
 
 T = TypeVar("T")

@@ -15,22 +15,16 @@ import numpy as np
 
 from actors.passage_fetch import Fetched, fetch_passages
 from actors.stopwatch import Stopwatch
+from cluster.arrays import Float32Array
 from cluster.checks import BATCH_MAX, HITS_MAX, reply_too_large
 from cluster.clock import Clock, Deadline
 from cluster.coalescing import Coalescer
 from cluster.errors import DeadlineExceeded, RaygionError, Unavailable
 from cluster.fanout import Gathered, ShardRoute, scatter
 from cluster.filters import Filter
-from cluster.manifests import Metric
 from cluster.merge import merge_hits, padding
-from cluster.search import (
-    Float32Array,
-    Hit,
-    MergedHits,
-    SearchEffort,
-    ShardHits,
-    ShardQuery,
-)
+from cluster.metric import Metric
+from cluster.search import Hit, MergedHits, SearchEffort, ShardHits, ShardQuery
 from cluster.vectors import prepared
 
 _IN_FLIGHT_MAX = 4

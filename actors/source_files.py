@@ -12,24 +12,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
-from urllib.parse import unquote
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from actors.cell_types import cell_value, cell_ways
+from actors.folder_values import FolderValues
 from actors.source_formats import FORMATS, format_of, suffix_of
-from actors.source_rows import COLUMNS
-from cluster.documents import FIELD_NAME, RESERVED_FIELDS
+from actors.source_rows import check_unpacked
 from cluster.errors import InvalidArgument, Unavailable
 from cluster.ingest_report import LeftOut, Tally
-from cluster.search import MetadataValue
+from cluster.metadata import MetadataValue
 
-UNPACKED_BYTES_FREE = 64 * 2**20
-"""So much an archive may unpack to however small it is."""
-UNPACKED_RATIO_MAX = 200
-"""Rows of text are packed to a tenth or so; gzip's best is a thousandth."""
-_HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 _BUFFER_BYTES = 2**20
 _KNOWN = ", ".join(FORMATS)
 _LOCAL = ("file", "local")
@@ -50,9 +43,7 @@ class SourceFile:
     is_local: bool
     """Whether only this machine has it."""
     folder_values: Mapping[str, MetadataValue] = field(default_factory=dict)
-    """Metadata that the names of its folders give to all of its documents: `year=2024/a.parquet`,
-    as Hive, Spark and pandas write tables in parts.
-    """
+    """Metadata that the names of its folders give to all of its documents."""
 
     def open(self) -> io.BufferedReader:
         """The file's bytes, unpacked. Raises OSError; reading raises InvalidArgument for an archive
@@ -63,17 +54,16 @@ class SourceFile:
             raw = self.filesystem.open(self.location, "rb")
         else:
             unpacked = self.filesystem.open(self.location, "rb", compression="gzip")
-            bytes_max = max(UNPACKED_BYTES_FREE, UNPACKED_RATIO_MAX * self.size_bytes)
-            raw = _Bounded(unpacked, bytes_max, self.name)
+            raw = _Bounded(unpacked, self.size_bytes, self.name)
         return io.BufferedReader(raw, _BUFFER_BYTES)
 
 
 class _Bounded(io.RawIOBase):
-    """A file of which only so many bytes can be read."""
+    """An archive, unpacked, that must not have more in it than texts have."""
 
-    def __init__(self, file: Any, bytes_max: int, name: str) -> None:
+    def __init__(self, file: Any, size_bytes: int, name: str) -> None:
         self._file = file
-        self._bytes_max = bytes_max
+        self._size_bytes = size_bytes
         self._name = name
 
     def readable(self) -> bool:
@@ -84,11 +74,7 @@ class _Bounded(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         num_bytes = int(self._file.readinto(buffer))
-        if self._file.tell() > self._bytes_max:
-            raise InvalidArgument(
-                f"{self._name}: unpacks to more than {self._bytes_max} bytes, "
-                f"{UNPACKED_RATIO_MAX} times what it has; if it is no trick, unpack it first"
-            )
+        check_unpacked(self._file.tell(), self._size_bytes, self._name)
         return num_bytes
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
@@ -108,6 +94,8 @@ class SourceListing:
     """In the order of the sources, and by path within one."""
     left_out: tuple[LeftOut, ...]
     """Files of folders that are not read."""
+    folder_values_left_out: tuple[LeftOut, ...]
+    """Folders called `key=value` that give no metadata."""
 
 
 def find_source_files(sources: Sequence[str]) -> SourceListing:
@@ -117,12 +105,19 @@ def find_source_files(sources: Sequence[str]) -> SourceListing:
     file of an unknown kind, and a folder without any that can be read; Unavailable when its file
     system does not answer.
     """
-    left_out = Tally()
-    files = [file for source in sources for file in _files_of(source, left_out)]
-    return SourceListing(files=tuple(files), left_out=left_out.left_out())
+    left_out, values = Tally(), FolderValues()
+    files = [file for source in sources for file in _files_of(source, left_out, values)]
+    return SourceListing(
+        files=tuple(replace(f, folder_values=values.typed(f.folder_values)) for f in files),
+        left_out=left_out.left_out(),
+        folder_values_left_out=values.left_out.left_out(),
+    )
 
 
-def _files_of(source: str, left_out: Tally) -> list[SourceFile]:
+def _files_of(source: str, left_out: Tally, values: FolderValues) -> list[SourceFile]:
+    """With folder values that are still texts."""
+    if not source:
+        raise InvalidArgument("is empty; the folder that you are in is called `.`", "source")
     try:
         filesystem, root = _opened(source)
         if not filesystem.exists(root):
@@ -134,7 +129,8 @@ def _files_of(source: str, left_out: Tally) -> list[SourceFile]:
                 raise InvalidArgument(
                     f"{source} is of no kind that can be read ({_KNOWN})", "source"
                 )
-            return [_source_file(source, filesystem, info, _printable(source), name)]
+            texts = values.texts(source)
+            return [_source_file(source, filesystem, info, _printable(source), name, texts)]
         found = list(_entries(filesystem, root, left_out))
     except (OSError, RuntimeError) as error:
         raise Unavailable(f"{source} cannot be read: {error}") from error
@@ -143,14 +139,16 @@ def _files_of(source: str, left_out: Tally) -> list[SourceFile]:
     files: list[SourceFile] = []
     for info in sorted(found, key=lambda info: str(info["name"])):
         path = str(info["name"]).removeprefix(root).strip("/")
-        name = _printable(f"{source.rstrip('/')}/{path}")
+        given = f"{source.rstrip('/')}/{path}"
+        name = _printable(given)
         if (reason := _why_left_out(path, info)) is not None:
             left_out.add(reason, name)
         else:
-            files.append(_source_file(source, filesystem, info, name, path))
+            texts = values.texts(given)
+            files.append(_source_file(source, filesystem, info, name, path, texts))
     if not files:
         raise InvalidArgument(f"{source} holds no file that can be read ({_KNOWN})", "source")
-    return _with_folder_values(files)
+    return files
 
 
 def _entries(filesystem: Any, root: str, left_out: Tally) -> Iterator[Mapping[str, Any]]:
@@ -202,36 +200,13 @@ def _printable(name: str) -> str:
     return name if name.isprintable() else ascii(name)[1:-1]
 
 
-def _with_folder_values(files: Sequence[SourceFile]) -> list[SourceFile]:
-    """A field has the type that all its values in the source have."""
-    named = [_named_values(file.path) for file in files]
-    ways: dict[str, frozenset[str]] = {}
-    for key, text in (pair for values in named for pair in values.items()):
-        if text:
-            ways[key] = ways.get(key, cell_ways(text)) & cell_ways(text)
-    return [
-        replace(
-            file,
-            folder_values={
-                key: cell_value(text, ways.get(key, frozenset())) for key, text in values.items()
-            },
-        )
-        for file, values in zip(files, named, strict=True)
-    ]
-
-
-def _named_values(path: str) -> dict[str, str]:
-    """The texts after `=` in the folders of a path, where a field can have the name before it."""
-    pairs = (folder.partition("=") for folder in path.split("/")[:-1] if "=" in folder)
-    return {
-        key: "" if text == _HIVE_NULL else unquote(text)
-        for key, _, text in pairs
-        if FIELD_NAME.fullmatch(key) and key not in RESERVED_FIELDS and key not in COLUMNS
-    }
-
-
 def _source_file(
-    source: str, filesystem: Any, info: Mapping[str, Any], name: str, path: str
+    source: str,
+    filesystem: Any,
+    info: Mapping[str, Any],
+    name: str,
+    path: str,
+    folder_values: Mapping[str, MetadataValue],
 ) -> SourceFile:
     return SourceFile(
         filesystem=filesystem,
@@ -240,6 +215,7 @@ def _source_file(
         path=path,
         size_bytes=int(info.get("size") or 0),
         is_local=_is_local(source, filesystem),
+        folder_values=folder_values,
     )
 
 

@@ -14,8 +14,22 @@ after it can be read.
 """
 
 COLUMNS = ("id", "text", "metadata", "vector")
+UNPACKED_BYTES_FREE = 64 * 2**20
+"""So much a file may unpack to however small it is."""
+UNPACKED_RATIO_MAX = 200
+"""Rows of text are packed to a tenth or so; gzip's best is a thousandth."""
 _NAMES_QUOTED = 20
 _NAME_CHARS_QUOTED = 64
+
+
+def check_unpacked(num_bytes: int, size_bytes: int, name: str) -> None:
+    """Raises InvalidArgument for a file of `size_bytes` that unpacks to more than texts do."""
+    bytes_max = max(UNPACKED_BYTES_FREE, UNPACKED_RATIO_MAX * size_bytes)
+    if num_bytes > bytes_max:
+        raise InvalidArgument(
+            f"{name}: unpacks to more than {bytes_max} bytes, {UNPACKED_RATIO_MAX} times what it "
+            "has; if it is no trick, store it uncompressed"
+        )
 
 
 def listed(names: Iterable[str]) -> str:

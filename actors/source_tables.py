@@ -10,13 +10,16 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from actors.source_rows import Row, listed, row_of_columns
+from actors.source_rows import Row, check_unpacked, listed, row_of_columns
 from cluster.documents import DIMENSION_MAX, RowPlace
 from cluster.errors import InvalidArgument
 
 _ROWS_AT_ONCE = 1024
+_SHARED_BYTES_AT_ONCE = 16 * 2**20
+"""Of the copies that Arrow makes of a value that rows share in a Parquet file."""
 _NPY_BYTES_AT_ONCE = 2**30
 _DAMAGED = (pa.ArrowException, OSError, UnicodeDecodeError)
 """What Arrow raises for a file; the last where the name of a column is not UTF-8."""
@@ -36,11 +39,36 @@ class _Unreadable:
 
 def read_parquet(file: BinaryIO, name: str) -> Iterator[Row]:
     try:
-        # The file is opened here and closed by the caller, so Arrow must not map it.
-        batches = pq.ParquetFile(file).iter_batches(batch_size=_ROWS_AT_ONCE)
-        yield from _rows_of_batches(batches, name)
+        yield from _rows_of_batches(_parquet_batches(file, name), name)
     except _DAMAGED as error:
         raise InvalidArgument(f"{name}: is not a readable Parquet file: {error}") from None
+
+
+def _parquet_batches(file: BinaryIO, name: str) -> Iterator[pa.RecordBatch]:
+    """Of fewer rows where they may share long values."""
+    # The file is opened here and closed by the caller, so Arrow must not map it.
+    parquet = pq.ParquetFile(file)
+    columns = [parquet.schema.column(i) for i in range(len(parquet.schema))]
+    texts = [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
+    # Reading all rows so would copy what they share for each batch.
+    sharing = pq.ParquetFile(file, read_dictionary=texts)
+    groups = range(parquet.num_row_groups)
+    unpacked = sum(parquet.metadata.row_group(group).total_byte_size for group in groups)
+    check_unpacked(unpacked, file.seek(0, io.SEEK_END), name)
+    for group in groups:
+        first = next(sharing.iter_batches(batch_size=1, row_groups=[group]), None)
+        longest = 0 if first is None else sum(map(_longest_shared, first.columns))
+        rows = min(_ROWS_AT_ONCE, _SHARED_BYTES_AT_ONCE // max(1, longest)) or 1
+        yield from parquet.iter_batches(batch_size=rows, row_groups=[group])
+
+
+def _longest_shared(column: Any) -> int:
+    """Bytes of the longest value that the rows of a column can share."""
+    if pa.types.is_struct(column.type):
+        return sum(map(_longest_shared, column.flatten()))
+    if not pa.types.is_dictionary(column.type) or not len(column.dictionary):
+        return 0
+    return int(pc.max(pc.binary_length(column.dictionary)).as_py() or 0)
 
 
 def read_arrow(file: BinaryIO, name: str) -> Iterator[Row]:
@@ -98,15 +126,24 @@ def _row(columns: dict[str, object], place: RowPlace) -> Row:
 
 def _values(column: Any) -> Sequence[object]:
     """The column as Python objects, a null as None."""
-    if pa.types.is_dictionary(column.type) and len(column.dictionary) <= len(column):
-        # Rows share a value, however long it is.
-        values = _values(column.dictionary)
-        return [None if index is None else values[index] for index in column.indices.to_pylist()]
+    if pa.types.is_dictionary(column.type):
+        return _shared_values(column.indices.to_pylist(), column.dictionary)
+    if pa.types.is_run_end_encoded(column.type):
+        rows = np.arange(column.offset, column.offset + len(column))
+        ends = column.run_ends.to_numpy()
+        return _shared_values(np.searchsorted(ends, rows, side="right").tolist(), column.values)
     try:
         return cast(list[object], column.to_pylist(maps_as_pydicts="strict"))
     except _UNREADABLE:
         # Rare and wrong; one by one, the row that is to blame is found.
         return [_value(scalar) for scalar in column]
+
+
+def _shared_values(numbers: Sequence[int | None], values: Any) -> Sequence[object]:
+    """For each row the value of its number, which rows share, however long it is."""
+    used = sorted({number for number in numbers if number is not None})
+    found = dict(zip(used, _values(values.take(pa.array(used, pa.int64()))), strict=True))
+    return [None if number is None else found[number] for number in numbers]
 
 
 def _value(scalar: Any) -> object:

@@ -27,9 +27,9 @@ import pyarrow as pa
 
 from actors.faiss_api import FaissIndex
 from actors.mapped_batch import UNREADABLE, mapped_batch, write_batch
+from cluster.arrays import Float32Array, Int64Array, Mask
 from cluster.errors import Corrupt
 from cluster.scoring import best
-from cluster.search import Float32Array, Int64Array
 
 VECTOR_ROWS_FILE = "vector_rows.arrow"
 _COLUMNS = ("numbers", "rows", "starts")
@@ -37,7 +37,6 @@ _LOOKED_AT_ONCE = 4096
 """Rows of one vector among which the ones to return are looked for."""
 
 Int32Array = npt.NDArray[np.int32]
-Mask = npt.NDArray[np.bool_]
 Bits = npt.NDArray[np.uint8]
 
 

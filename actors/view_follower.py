@@ -12,13 +12,13 @@ import uuid
 from typing import cast
 
 from actors.actor_calls import NamedActor
-from actors.process_loads import BusyShare
+from actors.busy_share import BusyShare
 from actors.release_uses import ReleaseUses
-from cluster.answers import RegionSummary
 from cluster.clock import SYSTEM_CLOCK, Backoff, Deadline
 from cluster.consistency import Known
 from cluster.errors import Unavailable
 from cluster.outcomes import OutcomeCounts
+from cluster.region_status import RegionSummary
 from cluster.region_view import Pulse, RegionView
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,9 @@ _REPORT_TIMEOUT_S = 5.0
 
 
 class ViewFollower:
-    """Follows the region's coordinator. While it is away, the last view stays in force."""
+    """Follows the region's coordinator. While it is away, the last view stays in force. Also a
+    `cluster.region_status.StatusSource`.
+    """
 
     def __init__(self, coordinator: str, rng: random.Random) -> None:
         self._coordinator = NamedActor(coordinator)
@@ -85,7 +87,7 @@ class ViewFollower:
             raise Unavailable("the region's coordinator does not answer") from error
 
     async def status(self) -> RegionSummary:
-        """Raises Unavailable while the coordinator is away."""
+        """Raises Unavailable while the coordinator is away; serving goes on without it."""
         return cast(RegionSummary, await self._coordinator.call("status"))
 
     async def refresh(self) -> None:

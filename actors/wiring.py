@@ -6,7 +6,6 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, ParamSpec
 
 import ray
@@ -14,12 +13,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.actor_calls import NAMESPACE
-from actors.embedding_worker import EmbeddingWorker
-from actors.ray_environment import ONE_THREAD
-from actors.shard_replica import ShardReplicaActor
-from cluster.errors import RaygionError, Unavailable
-from cluster.manifests import ModelManifest
-from cluster.object_store import ObjectStore
+from cluster.errors import Unavailable
 
 P = ParamSpec("P")
 log = logging.getLogger(__name__)
@@ -74,33 +68,6 @@ def statuses(handles: Mapping[str, Any]) -> dict[str, Any]:
     return said
 
 
-def replica_actor(
-    name: str, shard: int, node: str, *, store: ObjectStore, cache_folder: Path
-) -> Any:
-    """The actor of one shard replica: the running one, or a new one on that node."""
-    actor = ray.remote(ShardReplicaActor)
-    options = {**_placed(name, node), "runtime_env": ONE_THREAD}
-    return actor.options(**options).remote(shard, store, cache_folder)
-
-
-def embedder_actor(
-    name: str, model: ModelManifest, node: str, *, store: ObjectStore, cache_folder: Path
-) -> Any:
-    """The actor of one embedder replica: the running one, or a new one on that node."""
-    actor = ray.remote(EmbeddingWorker)
-    return actor.options(**_placed(name, node)).remote(model, store, cache_folder)
-
-
-def _placed(name: str, node: str) -> dict[str, Any]:
-    return {
-        **_DETACHED,
-        "name": name,
-        "max_concurrency": 512,
-        # Soft: when the node is gone, the actor comes back on another one.
-        "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=True),
-    }
-
-
 def detached_actor(
     plain: type,
     name: str,
@@ -108,12 +75,19 @@ def detached_actor(
     threads: int,
     args: tuple[object, ...],
     runtime_env: Mapping[str, object] | None = None,
+    node: str | None = None,
 ) -> Any:
-    """A detached actor of the class `plain` under `name`: the running one, or a new one."""
+    """A detached actor of the class `plain` under `name`: the running one, or a new one, on the
+    node of that id.
+    """
     actor: Any = ray.remote(plain)
-    environment = {} if runtime_env is None else {"runtime_env": runtime_env}
-    options = {**_DETACHED, **environment, "max_concurrency": threads}
-    return actor.options(name=name, **options).remote(*args)
+    options = {**_DETACHED, "name": name, "max_concurrency": threads}
+    if runtime_env is not None:
+        options["runtime_env"] = runtime_env
+    if node is not None:
+        # Soft: when the node is gone, the actor comes back on another one.
+        options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=True)
+    return actor.options(**options).remote(*args)
 
 
 def run_in_fresh_process(
@@ -121,7 +95,8 @@ def run_in_fresh_process(
 ) -> None:
     """Runs a function in a worker process that ends with it, so that what it imports goes, too.
 
-    Raises Unavailable soon after `give_up` was set; the process is ended then.
+    Raises what the function raises, and Unavailable soon after `give_up` was set; the process is
+    ended then.
     """
     task = ray.remote(num_cpus=0, max_calls=1, max_retries=0)(function)
     result = task.remote(*args, **kwargs)
@@ -132,9 +107,7 @@ def run_in_fresh_process(
     try:
         ray.get(result)
     except RayTaskError as error:
-        if isinstance(error.cause, RaygionError):
-            raise error.cause from error
-        raise
+        raise error.cause from error
 
 
 def kill(name: str) -> None:

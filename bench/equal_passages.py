@@ -30,8 +30,9 @@ from bench.markdown import table
 from bench.peers.contract import NotMeasured
 from bench.peers.systems import running
 from bench.serve_data import EF_CONSTRUCTION, HNSW_M, TOP_K, SetFacts, VectorSet
-from cluster.manifests import IndexKind, IndexParameters
-from cluster.search import Float32Array, ShardQuery
+from cluster.arrays import Float32Array
+from cluster.index_parameters import IndexKind, IndexParameters
+from cluster.search import ShardQuery
 from cluster.vectors import normalized
 
 PEERS = ("faiss-1", "chroma", "lancedb", "milvus-lite", "pgvector")

@@ -19,7 +19,7 @@ from actors.embedder import Embedder
 from actors.starter_models import starter_embedder_folder
 from bench.data import XQUAD_SMALL, factbook_documents, factbook_questions, read_xquad
 from bench.markdown import table
-from cluster.search import Float32Array
+from cluster.arrays import Float32Array
 
 SCORES_MIN = (0.2, 0.25, 0.28, 0.3, 0.31, 0.33, 0.35, 0.4)
 TOP_K = 3

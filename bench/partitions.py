@@ -21,10 +21,12 @@ import pyarrow as pa
 from actors.faiss_api import FaissIndex, one_thread, write_index
 from actors.shard_build import build_shard
 from actors.shard_index import ShardIndex
+from cluster.arrays import Float32Array, Int64Array
 from cluster.filters import Compare, Comparison
-from cluster.manifests import IndexKind, IndexParameters, Metric
+from cluster.index_parameters import IndexKind, IndexParameters
+from cluster.metric import Metric
 from cluster.scoring import best, scan, score_rows
-from cluster.search import Float32Array, Int64Array, ShardQuery
+from cluster.search import ShardQuery
 from cluster.vectors import prepared
 
 ROWS, DIMENSION, PARTITIONS = 100_000, 384, 10_000

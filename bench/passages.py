@@ -24,9 +24,9 @@ from actors.starter_models import starter_embedder_folder
 from bench.data import factbook_documents, read_xquad
 from bench.evaluation_sets import JudgedSet, hotpotqa, musique
 from bench.markdown import table
+from cluster.arrays import Float32Array
 from cluster.chunking import Chunker
 from cluster.embedder_tokenizer import EmbedderTokenizer
-from cluster.search import Float32Array
 
 TOP_K = 10
 TOKENS_READ = (500, 1000, 2000)
@@ -82,13 +82,15 @@ class Bench:
             vectors = (
                 self.first_windows(texts) if way == UNREAD else self.embedder.embed_passages(texts)
             )
-            read = [np.zeros(len(judged.asked)) for _ in TOKENS_READ]
-            for number, ranked in enumerate(np.argsort(-(queries @ vectors.T), axis=1)):
+            found_in: list[list[float]] = []
+            for asked, ranked in zip(
+                judged.asked, np.argsort(-(queries @ vectors.T), axis=1), strict=True
+            ):
                 until = np.append(np.cumsum(counts[ranked]), np.inf)
-                found = places([passages[row] for row in ranked], judged.asked[number])
-                for share, tokens in zip(read, TOKENS_READ, strict=True):
-                    share[number] = np.mean(until[found] <= tokens)
-            shares = [f"{share.mean():.3f}" for share in read]
+                found = np.array(places([passages[row] for row in ranked], asked))
+                within = (found < TOP_K, *(until[found] <= tokens for tokens in TOKENS_READ))
+                found_in.append([float(share.mean()) for share in within])
+            shares = [f"{share:.3f}" for share in np.mean(found_in, axis=0)]
             rows.append([name, way, f"{len(passages):,}", f"{100 * float(lost):.1f} %", *shares])
         return rows
 
@@ -226,7 +228,8 @@ def main() -> None:
         sets["HotpotQA"] = of_judged(hotpotqa(*given.hotpotqa))
     rows = [row for name, judged in sets.items() for row in bench.cut(name, judged)]
     read = (f"R in {tokens:,} tokens" for tokens in TOKENS_READ)
-    print(table(("set", "passages of", "passages", "tokens unread", *read), rows))
+    found = (f"R@{TOP_K}", *read)
+    print(table(("set", "passages of", "passages", "tokens unread", *found), rows))
 
 
 if __name__ == "__main__":

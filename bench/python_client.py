@@ -7,7 +7,7 @@ from collections.abc import Callable
 import ray
 
 from actors.region_client import connect
-from cluster.search import Float32Array
+from cluster.arrays import Float32Array
 
 
 def python_client() -> Callable[[Float32Array, str, int], None]:

@@ -23,9 +23,11 @@ from bench.data import Question, paragraph_of, read_xquad
 from bench.plan import Plan
 from bench.region import BenchRegion, StoredVectors, running_region
 from bench.reports import Quality, QualityReport, environment_now
+from cluster.arrays import Float32Array
 from cluster.corpus_settings import CorpusSettings
-from cluster.manifests import IndexKind, IndexParameters, Metric
-from cluster.search import Float32Array, ShardQuery
+from cluster.index_parameters import IndexKind, IndexParameters
+from cluster.metric import Metric
+from cluster.search import ShardQuery
 from deployments.http_client import HttpRegion
 
 _TOP_K = 10

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from actors.shard_documents import DOCUMENTS_FILE, ShardDocuments
 from bench.data import write_jsonl
+from cluster.arrays import Float32Array
 from cluster.artifact_cache import ArtifactCache
 from cluster.artifacts import Artifacts
 from cluster.config import Settings
@@ -24,8 +25,7 @@ from cluster.corpus_settings import CorpusSettings
 from cluster.manifests import IndexManifest, ModelKind, ModelManifest
 from cluster.model_settings import GeneratorSettings
 from cluster.region_settings import EndpointSettings, RegionSettings, StoreSettings
-from cluster.search import Float32Array
-from deployments import pipeline, region_host
+from deployments import pipeline, region_host, release_commands
 from deployments.console import Step, Steps
 from deployments.installation import Installation
 from deployments.interrupts import uninterrupted
@@ -87,7 +87,7 @@ class BenchRegion:
         with _shown("Serve a release") as step:
             contents = pipeline.contents_of_next(installation, step)
             region_host.start_services(installation, step.note)
-            region_host.propose(installation, contents, commit=True, note=step.note)
+            release_commands.propose(installation, contents, commit=True, note=step.note)
 
     def shard_folders(self, corpus: str) -> list[Path]:
         """The files of each shard, as the region's replicas on this machine map them."""

@@ -16,10 +16,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bench.processes import pss_bytes
+from cluster.arrays import Float32Array
 from cluster.caller import Location
 from cluster.config import Settings
 from cluster.corpus_settings import CorpusSettings
-from cluster.manifests import IndexKind, IndexParameters, ManifestRef, Metric
+from cluster.index_parameters import IndexKind, IndexParameters
+from cluster.manifests import ManifestRef
+from cluster.metric import Metric
 from cluster.model_settings import GeneratorSettings
 from cluster.region_settings import (
     EndpointSettings,
@@ -29,7 +32,6 @@ from cluster.region_settings import (
     StoreSettings,
 )
 from cluster.releases import LogState, ReleaseContents
-from cluster.search import Float32Array
 from deployments.cluster_ports import find_port_block
 from deployments.driven_regions import DrivenRegions
 from deployments.installation import Installation

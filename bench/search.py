@@ -25,8 +25,8 @@ from bench.python_client import python_client
 from bench.region import BenchRegion, running_region
 from bench.reports import CorpusFacts, SearchReport, environment_now
 from bench.search_findings import Findings, HttpCase, LocalCase, Parts
+from cluster.arrays import Float32Array
 from cluster.corpus_settings import CorpusSettings
-from cluster.search import Float32Array
 
 T = TypeVar("T")
 _TOP_K = 10

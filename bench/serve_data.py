@@ -22,8 +22,8 @@ import orjson
 from bench.data import factbook_documents, factbook_questions, read_xquad
 from bench.plan import ServeChoice
 from bench.reports import RESULTS
+from cluster.arrays import Float32Array, Int64Array
 from cluster.records import Record
-from cluster.search import Float32Array, Int64Array
 
 if TYPE_CHECKING:
     from actors.embedder import Embedder

@@ -6,7 +6,7 @@ these values, so there is one way through the code for all of them.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 from enum import StrEnum
@@ -14,12 +14,10 @@ from typing import Protocol
 
 from cluster.caller import ANYONE, Caller
 from cluster.demand import EVENTUAL, Demand
-from cluster.divergence_report import DivergenceReport
 from cluster.errors import Unavailable
 from cluster.filters import Filter
 from cluster.generation import ChatMessage, Sampling
 from cluster.prompt import Truncated, Truncation
-from cluster.regions_overview import RegionLine
 from cluster.search import Embedded, SearchRequest, SearchResult
 
 ANSWER_TOP_K_DEFAULT = 3
@@ -161,68 +159,6 @@ class AnswerResult:
 AnswerEvent = Retrieved | Token | AnswerResult
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CorpusSummary:
-    corpus: str
-    index_version: str
-    num_passages: int
-    recall_at_10: float
-    shards: int
-    replicas: int
-    """Replicas wanted, over all shards."""
-    replicas_serving: int
-    """Replicas that hold the index version and answer."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReleaseSummary:
-    release: int
-    corpora: tuple[CorpusSummary, ...]
-    model: str | None
-    """The generator's name, or None where the release only searches."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CanarySummary:
-    release: int
-    percent: int
-    """Its share of the traffic."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MachineSummary:
-    """One machine of the region, or one node of its Ray cluster where a machine has several."""
-
-    address: str
-    node: str
-    """The id that Ray gave it."""
-    replicas: Mapping[str, int]
-    """Shard replicas that run there and answer, by corpus."""
-    embedders: int
-    gateways: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RegionSummary:
-    region: str
-    release: int | None
-    """The current release, or None before the first commit."""
-    resident: tuple[ReleaseSummary, ...]
-    leader: str | None
-    epoch: int
-    log_position: int
-    healthy: bool
-    canary: CanarySummary | None = None
-    regions: tuple[RegionLine, ...] = ()
-    """All of them, as far as this one knows."""
-    divergence: DivergenceReport | None = None
-    """How their answers compare; None where nothing is compared."""
-    machines: tuple[MachineSummary, ...] = ()
-    """Those that are alive, as seen last."""
-    log_trouble: str | None = None
-    """The entry of the release log that this region cannot read, and what to do; None: it can."""
-
-
 class QueryService(Protocol):
     """A region that answers in time. Raises the errors of `cluster.errors`."""
 
@@ -231,8 +167,6 @@ class QueryService(Protocol):
     def answer_events(self, request: AnswerRequest) -> AsyncGenerator[AnswerEvent, None]:
         """Retrieved, then tokens, then the AnswerResult. Closing the iterator stops the model."""
         ...
-
-    async def status(self) -> RegionSummary: ...
 
 
 class EmbeddingService(QueryService, Protocol):

@@ -12,11 +12,11 @@ from uuid import uuid4
 
 import orjson
 
+from cluster.artifact_files import ArtifactFile
 from cluster.artifacts import Artifacts, checked_files, sha256_of
 from cluster.blob_fetch import ByteProgress
 from cluster.cache_space import CacheSpace
 from cluster.errors import Corrupt
-from cluster.manifests import ArtifactFile
 from cluster.model_delta import apply_delta
 
 log = logging.getLogger(__name__)

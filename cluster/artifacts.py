@@ -8,10 +8,10 @@ import stat
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
+from cluster.artifact_files import ArtifactFile
 from cluster.blob_fetch import BlobFetcher, ByteProgress, blob_path, check_content
 from cluster.claims import claim
 from cluster.errors import Conflict, Corrupt, InvalidArgument, NotFound, OutcomeUnknown
-from cluster.manifests import ArtifactFile
 from cluster.object_store import ObjectStore
 
 __all__ = ["Artifacts", "blob_path", "checked_files", "sha256_of"]

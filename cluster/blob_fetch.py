@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from cluster.artifact_files import ArtifactFile
 from cluster.clock import Backoff
 from cluster.errors import Corrupt, Unavailable
-from cluster.manifests import ArtifactFile
 from cluster.object_store import ObjectStore
 
 log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""Whom a request comes from, as far as that says which region should serve it."""
+"""The caller of a request, as far as that decides which region should serve it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ class Location(Record):
     """A place on earth, in degrees."""
 
     latitude: Annotated[float, Field(ge=-90, le=90)]
+    """Degrees north of the equator."""
     longitude: Annotated[float, Field(ge=-180, le=180)]
+    """Degrees east of Greenwich."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

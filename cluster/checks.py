@@ -11,7 +11,7 @@ from cluster.answers import AnswerRequest
 from cluster.errors import InvalidArgument
 from cluster.filters import check_filter, is_encodable
 from cluster.generation import ROLES, ChatMessage, GenerationRequest
-from cluster.manifests import EF_SEARCH_MAX
+from cluster.index_parameters import EF_SEARCH_MAX
 from cluster.region_view import CorpusView
 from cluster.search import REPLY_BYTES_MAX, SearchEffort, SearchRequest
 from cluster.vectors import check_vectors

@@ -9,11 +9,16 @@ that fits.
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 from semantic_text_splitter import MarkdownSplitter
+
+from cluster.corpus_settings import ChunkSettings
+from cluster.embedder_tokenizer import EmbedderTokenizer
+from cluster.errors import InvalidArgument
 
 _FILL = 0.95
 """Of the longest passage: what is aimed at, in characters, which are not of equally many tokens."""
@@ -21,6 +26,8 @@ _HALF = 0.55
 """Of a text that is a little too long: it becomes two halves rather than a passage and a scrap."""
 _SCRAP = 0.125
 """Of a passage's size: what is shorter says little by itself."""
+_MARKS_MAX = 30
+"""On one letter: of the stream-safe text format (Unicode Standard Annex 15)."""
 
 
 class TokenCounter(Protocol):
@@ -42,6 +49,20 @@ class Chunker:
     counter: TokenCounter
     tokens_max: int
     overlap_tokens: int
+
+    @classmethod
+    def of(cls, settings: ChunkSettings, tokenizer: EmbedderTokenizer) -> Self:
+        """The chunker that the settings of a corpus ask for. Raises InvalidArgument."""
+        tokens_max = settings.tokens_max or tokenizer.tokens_max
+        overlap_tokens = settings.overlap_tokens
+        if overlap_tokens is None:
+            overlap_tokens = tokens_max // 10
+        if overlap_tokens > tokens_max // 2:
+            raise InvalidArgument(
+                f"is {overlap_tokens}, more than half of the {tokens_max} tokens of a passage",
+                "chunks.overlap_tokens",
+            )
+        return cls(tokenizer, tokens_max, overlap_tokens)
 
     def chunks(self, text: str) -> list[str]:
         """The passages of a text, in order; none when the text is blank.
@@ -70,8 +91,15 @@ class Chunker:
         share = min(_FILL * self.tokens_max / tokens, _HALF)
         chars_max = math.ceil(share * (len(text) - 1))
         overlap_chars = min(chars_max // 2, len(text) * self.overlap_tokens // tokens)
-        for start, piece in MarkdownSplitter(chars_max, overlap_chars).chunk_indices(text):
-            yield from self._spans(piece, offset + start)
+        pieces = MarkdownSplitter(chars_max, overlap_chars).chunk_indices(text)
+        cuts = [(start, start + len(piece)) for start, piece in pieces]
+        whole = [(_before_marks(text, start), _before_marks(text, end)) for start, end in cuts]
+        if (0, len(text)) in whole:
+            # It is a letter with more marks than fit.
+            whole = cuts
+        for start, end in whole:
+            if start < end:
+                yield from self._spans(text[start:end], offset + start)
 
     def _joined(self, text: str, spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
         """With a heading, or another scrap, joined to what it leads, where both fit."""
@@ -88,3 +116,15 @@ class Chunker:
 
     def _tokens(self, text: str) -> int:
         return self.counter.count([text])[0]
+
+
+def _before_marks(text: str, cut: int) -> int:
+    """The cut, or else the place of the letter whose marks stand there: the splitter finds words of
+    Chinese and Japanese by a dictionary, which does not know letters with marks of their own.
+    """
+    place = cut
+    while 0 < place < len(text) and unicodedata.category(text[place]).startswith("M"):
+        place -= 1
+        if cut - place > _MARKS_MAX:
+            return cut
+    return place

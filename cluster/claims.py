@@ -15,10 +15,10 @@ import random
 from collections.abc import Iterable
 from uuid import uuid4
 
+from cluster.artifact_files import ArtifactFile
 from cluster.blob_fetch import blob_path, check_content
 from cluster.clock import SYSTEM_CLOCK, Backoff, Clock, Deadline
 from cluster.errors import NotFound, Unavailable
-from cluster.manifests import ArtifactFile, CorpusManifest, IndexManifest, ModelManifest
 from cluster.numbered_object import put_or_get, read_each
 from cluster.object_store import ObjectStore
 from cluster.records import Record
@@ -43,22 +43,6 @@ class Sweep(Record):
 
     at_ms: int
     paths: tuple[str, ...]
-
-
-Manifest = CorpusManifest | IndexManifest | ModelManifest
-
-
-def parts_of(manifest: Manifest) -> tuple[ArtifactFile, ...]:
-    """The blobs that a manifest needs, each as a file stored whole."""
-    match manifest:
-        case CorpusManifest():
-            deleted = () if manifest.tombstones is None else (manifest.tombstones,)
-            files = (*manifest.parts, *deleted)
-        case IndexManifest():
-            files = tuple(file for shard in manifest.shards for file in shard.files)
-        case ModelManifest():
-            files = manifest.files
-    return tuple(part for file in files for part in file.parts)
 
 
 def store_object(store: ObjectStore, path: str, data: bytes) -> None:

@@ -12,8 +12,9 @@ from itertools import compress
 
 import pyarrow as pa
 
+from cluster.artifact_files import ArtifactFile
 from cluster.corpus_content import CorpusContent, PartDocuments, store_part
-from cluster.manifests import TOMBSTONES_FILE, ArtifactFile
+from cluster.manifests import TOMBSTONES_FILE
 from cluster.passages import Types, current_rows, read_part
 from cluster.tombstones import store_tombstones, stored_tombstones
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -27,12 +27,13 @@ from yaml import YAMLError
 from cluster.corpus_settings import AUTO, NAMED, CorpusSettings
 from cluster.errors import InvalidArgument
 from cluster.evidence import EvidenceSettings
-from cluster.manifests import Name
 from cluster.model_settings import EmbedderSettings, GeneratorSettings
 from cluster.prompt import PromptTemplate
-from cluster.records import Record
+from cluster.records import Name, Record
 from cluster.region_settings import Key, RegionSettings, RoutingSettings, StoreSettings
-from cluster.releases import WaitFor
+from cluster.region_site import RegionSite
+from cluster.residency import Residency
+from cluster.rollout_settings import RolloutPolicy
 
 CONFIG_FILE = "regions.yaml"
 _ENV_PREFIX = "RAYGION_"
@@ -43,8 +44,8 @@ class CacheSettings(Record):
     """A machine's copies of artifacts."""
 
     bytes_max: Annotated[int, Field(ge=0)] | None = None
-    """What was used least recently goes when there is more, but never what a resident release
-    needs. None: all stays.
+    """Size beyond which the least recently used files are removed, but never those that a resident
+    release needs. `null`: nothing is removed.
     """
 
 
@@ -52,33 +53,23 @@ Question = Annotated[str, Field(min_length=1, max_length=8192)]
 
 
 class DivergenceSettings(Record):
-    """Comparing what the regions answer."""
+    """The comparison of what the regions answer."""
 
     every_s: Annotated[float, Field(ge=0)] = 60.0
-    """How often each region asks all of them the same; 0 never does."""
+    """Seconds between two comparisons by one region; 0 turns comparisons off."""
     questions: Annotated[tuple[Question, ...], Field(max_length=64)] = ()
-    """Texts to ask beside vectors that are drawn by chance: they lie where queries do."""
-
-
-class RolloutPolicy(Record):
-    """When a proposed release is committed."""
-
-    wait_for: WaitFor = "all"
-    """`all`: every target region that is not fenced out by the deadline. `quorum`: a majority of
-    them. Or the named ones. Regions that are not waited for catch up after the commit.
-    """
-    prepare_timeout_s: Annotated[float, Field(gt=0)] = 600.0
-    """How long regions have to prepare a release."""
+    """Texts that are asked besides randomly drawn vectors, because texts lie where queries do."""
 
 
 class Settings(Record):
-    """All settings of an installation."""
+    """The settings of an installation."""
 
     store: StoreSettings = Field(default_factory=StoreSettings)
     regions: dict[Name, RegionSettings] = Field(default_factory=lambda: {"local": RegionSettings()})
     region_keys: tuple[Key, ...] = ()
-    """What regions send each other in place of callers' keys: the first one. They take each of
-    them, and on the routes that only regions use no other."""
+    """Keys of the regions themselves. Regions send each other the first one in place of a caller's
+    key and accept all of them. The routes that only regions use accept no other key.
+    """
     corpora: dict[Name, CorpusSettings] = Field(default_factory=dict)
     embedder: EmbedderSettings = Field(default_factory=EmbedderSettings)
     generator: GeneratorSettings = Field(default_factory=GeneratorSettings)
@@ -89,7 +80,15 @@ class Settings(Record):
     cache: CacheSettings = Field(default_factory=CacheSettings)
     divergence: DivergenceSettings = Field(default_factory=DivergenceSettings)
     state_folder: Path = Path(".raygion")
-    """What a machine keeps for itself: caches, logs, the secret of the Ray cluster."""
+    """Folder for what a machine keeps for itself: caches, logs, the secret of the Ray cluster."""
+
+    @field_validator("prompt")
+    @classmethod
+    def _check_prompt_holds_all(cls, prompt: PromptTemplate) -> PromptTemplate:
+        # Here, not in the template itself: releases that were made with another one stay readable.
+        if missing := prompt.missing():
+            raise ValueError(f"not a whole prompt: without {' and '.join(missing)}")
+        return prompt
 
     @model_validator(mode="after")
     def _check_corpora_have_a_home(self) -> Self:
@@ -117,10 +116,22 @@ class Settings(Record):
         """The settings of a corpus; the defaults for one that has none of its own."""
         return self.corpora.get(name, CorpusSettings())
 
+    def residency(self) -> Residency:
+        """Which regions may hold which corpora."""
+        homes = {n: frozenset(c.regions) for n, c in self.corpora.items() if c.regions is not None}
+        only = next(iter(self.corpora)) if len(self.corpora) == 1 else None
+        return Residency(homes=homes, only_corpus=only)
+
+    def sites(self) -> dict[str, RegionSite]:
+        """The regions as others reach them, by name, in the order of the settings."""
+        return {
+            name: RegionSite.of(name, region, self.region_keys)
+            for name, region in self.regions.items()
+        }
+
     def may_hold(self, region: str, corpus: str) -> bool:
         """Whether the corpus may be in that region."""
-        homes = self.corpus(corpus).regions
-        return homes is None or region in homes
+        return self.residency().may_hold(region, corpus)
 
     def check_may_hold(self, region: str, corpus: str) -> None:
         """Raises InvalidArgument for a region that may not have the corpus's documents."""

@@ -20,7 +20,8 @@ from typing import assert_never
 
 from cluster.demand import Consistency, Demand
 from cluster.errors import InvalidArgument, NotYet, RaygionError, Unavailable
-from cluster.region_view import Freshness, Pulse, RegionView, ReleaseView
+from cluster.region_view import Pulse, RegionView, ReleaseView
+from cluster.release_log import Freshness
 from cluster.releases import Switch
 from cluster.session import SessionToken
 

@@ -28,8 +28,7 @@ from cluster.errors import (
 )
 from cluster.object_store import ObjectStore
 from cluster.region_claim import RegionClaim, Tenure, read_heartbeats, taken
-from cluster.region_view import Freshness
-from cluster.release_log import ReleaseLog, without_looking_for_cycles
+from cluster.release_log import Freshness, ReleaseLog, without_looking_for_cycles
 from cluster.releases import LogState, Release
 from cluster.rollout import Rollout
 from cluster.rollout_events import (

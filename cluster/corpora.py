@@ -5,21 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from cluster.artifact_files import ArtifactFile
 from cluster.catalog import Catalog
-from cluster.claims import parts_of
 from cluster.config import Settings
+from cluster.index_parameters import IndexKind
 from cluster.index_versions import has_settings, is_index_of
-from cluster.manifests import (
-    ArtifactFile,
-    ColumnType,
-    CorpusManifest,
-    IndexKind,
-    IndexManifest,
-    ManifestRef,
-    Metric,
-    ModelManifest,
-)
+from cluster.manifests import CorpusManifest, IndexManifest, ManifestRef, ModelManifest, parts_of
+from cluster.metadata import ColumnType
+from cluster.metric import Metric
+from cluster.recall import RecallStratum
 from cluster.releases import LogState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardHole:
+    """Queries for which a shard finds much less than on average."""
+
+    shard: int
+    stratum: RecallStratum
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +41,9 @@ class IndexLine:
     num_documents: int
     num_passages: int
     recall_at_10: float
+    recall_at_10_least: float | None
+    """In the stratum in which least is found; None for an index of an older version."""
+    holes: tuple[ShardHole, ...]
     size_bytes: int
     built_at_ms: int
     has_latest_documents: bool
@@ -131,6 +137,12 @@ def _index_line(
         num_documents=index.num_documents,
         num_passages=index.num_passages,
         recall_at_10=index.recall_at_10,
+        recall_at_10_least=index.recall_at_10_least,
+        holes=tuple(
+            ShardHole(shard=shard.shard, stratum=stratum)
+            for shard in index.shards
+            for stratum in shard.recall.holes
+        ),
         size_bytes=_size_bytes(parts_of(index)),
         built_at_ms=index.built_at_ms,
         has_latest_documents=is_index_of(index, corpus, catalog),

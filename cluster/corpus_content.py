@@ -10,16 +10,17 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
-from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from cluster.arrays import Mask
+from cluster.artifact_files import ArtifactFile
 from cluster.artifacts import Artifacts
 from cluster.documents import Schema, column_types, merge_schemas, schema_of
 from cluster.ingest_report import EXAMPLES_MAX, DocumentChanges
-from cluster.manifests import TOMBSTONES_FILE, ArtifactFile, ColumnType, CorpusManifest
+from cluster.manifests import TOMBSTONES_FILE, CorpusManifest
+from cluster.metadata import ColumnType
 from cluster.passages import (
     count_passages,
     current_rows,
@@ -29,8 +30,6 @@ from cluster.passages import (
     write_part,
 )
 from cluster.tombstones import store_tombstones, stored_tombstones
-
-Mask: TypeAlias = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

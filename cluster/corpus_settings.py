@@ -8,12 +8,9 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from cluster.chunking import Chunker
-from cluster.embedder_tokenizer import EmbedderTokenizer
-from cluster.errors import InvalidArgument
 from cluster.evidence import ScoreMin
-from cluster.manifests import AutoIndex, IndexParameters, Name
-from cluster.records import Record
+from cluster.index_parameters import AutoIndex, IndexParameters
+from cluster.records import Name, Record
 
 REPLICAS_MAX = 64
 AUTO, NAMED = "auto", "named"
@@ -21,11 +18,12 @@ AUTO, NAMED = "auto", "named"
 
 
 class LongPassages(StrEnum):
-    """What a build does when passages are longer than the embedder reads."""
+    """The treatment of passages that are longer than the embedder reads."""
 
     REFUSE = "refuse"
+    """the build refuses, with the longest passages as examples."""
     AVERAGE = "average"
-    """Their vector is the mean over windows, which finds less of what they hold."""
+    """such a passage gets the mean vector of its windows, by which less of its content is found."""
 
 
 TOKENS_MIN = 32
@@ -33,15 +31,16 @@ TOKENS_MIN = 32
 
 
 class ChunkSettings(Record):
-    """How documents are cut into passages, in tokens of the embedder."""
+    """The cutting of documents into passages, measured in tokens of the embedder."""
 
     tokens_max: Annotated[int, Field(ge=TOKENS_MIN)] | None = None
-    """The longest passage; None: as long as the embedder reads. More keeps longer documents whole,
-    for which see `long_passages`.
+    """Length of the longest passage. `null`: as many tokens as the embedder reads. With a larger
+    number longer documents stay whole, for which see `long_passages`.
     """
     overlap_tokens: Annotated[int, Field(ge=0)] | None = None
-    """What two neighbours share, about; None: a tenth of the longest passage."""
+    """Tokens that two neighbouring passages share, about. `null`: a tenth of `tokens_max`."""
     long_passages: LongPassages = LongPassages.REFUSE
+    """Treatment of passages that are longer than the embedder reads."""
 
     @model_validator(mode="before")
     @classmethod
@@ -53,17 +52,6 @@ class ChunkSettings(Record):
                 "(an English token has some 4 characters)"
             )
         return given
-
-    def chunker(self, tokenizer: EmbedderTokenizer) -> Chunker:
-        """What cuts for the embedder of this tokenizer. Raises InvalidArgument."""
-        tokens_max = self.tokens_max or tokenizer.tokens_max
-        overlap_tokens = tokens_max // 10 if self.overlap_tokens is None else self.overlap_tokens
-        if overlap_tokens > tokens_max // 2:
-            raise InvalidArgument(
-                f"is {overlap_tokens}, more than half of the {tokens_max} tokens of a passage",
-                "chunks.overlap_tokens",
-            )
-        return Chunker(tokenizer, tokens_max, overlap_tokens)
 
 
 def _index_kind(value: object) -> str:
@@ -83,23 +71,24 @@ IndexSettings = Annotated[
 
 
 class CorpusSettings(Record):
-    """How a corpus is built and held."""
+    """The index of a corpus and its copies."""
 
     shards: Annotated[int, Field(ge=1, le=1024)] = 2
+    """Shards that the corpus is divided into."""
     replicas: Annotated[int, Field(ge=1, le=REPLICAS_MAX)] = 2
-    """Of each shard; `raygion scale` changes it while the region runs."""
+    """Replicas of each shard; `raygion scale` changes their number while the region runs."""
     replicas_max: Annotated[int, Field(ge=1, le=REPLICAS_MAX)] | None = None
-    """More are started while replicas are busy, up to this; None: never more than `replicas`."""
+    """Replicas of each shard that may run while they are busy. `null`: as many as `replicas`."""
     index: IndexSettings = Field(default_factory=IndexParameters)
-    """A kind with its parameters; or `auto`, alone or as the kind beside its own parameters."""
+    """Kind of index with its parameters; or `auto`, alone or as the kind beside its parameters."""
     chunks: ChunkSettings = Field(default_factory=ChunkSettings)
     regions: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
-    """The only regions that may hold it (data residency); None: all of them."""
+    """The only regions that may hold the corpus (data residency). `null`: all regions."""
     partition_by: Annotated[str, Field(min_length=1)] | None = None
-    """A metadata field of strings or integers: documents with equal values are a partition, which
-    is kept in one shard; a query whose filter names its partition touches only that.
+    """Metadata field of strings or integers. Documents with equal values form a partition, which is
+    kept in one shard; a query whose filter names its partition searches only that partition.
     """
     score_min: ScoreMin = "auto"
-    """The least score of a passage to answer from. `auto`: what was measured with the starter
-    embedder, and none for another one. `null`: whatever is found is answered from.
+    """Least score of a passage that is evidence for an answer. `auto`: the score measured for the
+    starter embedder, and none for another embedder. `null`: every passage is evidence.
     """

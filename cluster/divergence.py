@@ -18,12 +18,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from cluster.arrays import Float32Array
 from cluster.clock import Clock
 from cluster.divergence_report import CorpusProbe, Difference, DivergenceReport, Outcome
-from cluster.manifests import Metric
+from cluster.metric import Metric
 from cluster.quorum import Vote, vote_of
 from cluster.region_view import CorpusView, ReleaseView
-from cluster.search import Float32Array, SearchRequest, SearchResult
+from cluster.search import SearchRequest, SearchResult
 from cluster.vectors import prepared
 
 VECTORS = 4

@@ -18,9 +18,10 @@ from typing import assert_never
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
+from cluster.arrays import Float32Array
 from cluster.errors import InvalidArgument
-from cluster.manifests import ColumnType, Name
-from cluster.search import Float32Array, Metadata, MetadataValue
+from cluster.metadata import ColumnType, Metadata, MetadataValue
+from cluster.records import Name
 from cluster.vectors import NORM_MAX
 
 ID_BYTES_MAX = 512

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from cluster.manifests import Metric, Name
-from cluster.records import Record
+from cluster.metric import Metric
+from cluster.records import Name, Record
 
 _STARTER_COSINE_MIN = 0.31
 """Measured with the starter embedder; docs/answers.md has the figures."""
@@ -19,11 +19,12 @@ search, `auto` for what was measured with the starter embedder (none for another
 
 
 class EvidenceSettings(Record):
-    """What is answered where nothing is found."""
+    """The answer to a question for which nothing is found."""
 
     nothing_found: Annotated[str, Field(min_length=1)] = (
         "The documents hold nothing that answers this question."
     )
+    """Text that is answered if no passage is evidence."""
 
 
 class EvidencePolicy(Record):

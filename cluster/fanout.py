@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeVar
 
+from cluster.arrays import Int64Array
 from cluster.clock import Deadline
 from cluster.errors import RaygionError
 from cluster.replica_set import Replica, ReplicaSet
-from cluster.search import Int64Array, Passages, ShardHits, ShardQuery
+from cluster.search import Passages, ShardHits, ShardQuery
 
 T = TypeVar("T")
 

@@ -1,4 +1,4 @@
-"""Filters over metadata: the JSON that callers send, a frozen tree, and the mask over a table.
+"""Filters over metadata: the JSON that callers send, and a frozen tree.
 
     {"region": "europe"}                          equal; null matches where the field is missing
     {"region": {"eq": "europe"}}                  the same, written out; "ne" is unequal
@@ -9,7 +9,7 @@
 Logic has two values, without SQL's "unknown": a missing value matches no comparison with a value
 (`ne` included), only an `eq` or `in` with null; `not` is the plain complement. So
 {"not": {"year": {"lt": 2000}}} matches rows without a year, and {"year": {"gte": 2000}} does not.
-Strings are ordered by their UTF-8 bytes.
+Strings are ordered by their UTF-8 bytes. An integer is compared with floats as it is, not rounded.
 """
 
 from __future__ import annotations
@@ -18,23 +18,16 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import reduce
-from typing import Any, TypeAlias, assert_never
+from typing import TypeAlias, assert_never
 
-import numpy as np
-import numpy.typing as npt
 import orjson
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from cluster.errors import InvalidArgument
-from cluster.manifests import ColumnType
+from cluster.metadata import ColumnType
 
 Scalar: TypeAlias = str | int | float | bool | None
 # A string, so that the alias may name itself.
 JsonValue: TypeAlias = "Scalar | list[JsonValue] | dict[str, JsonValue]"
-Column: TypeAlias = "pa.ChunkedArray[Any]"
-Mask: TypeAlias = npt.NDArray[np.bool_]
 
 DEPTH_MAX = 16
 NODES_MAX = 1024
@@ -145,29 +138,6 @@ def check_filter(filter: Filter, schema: Mapping[str, ColumnType], *, path: str 
                 check_filter(part, schema, path=path)
         case Not(part):
             check_filter(part, schema, path=path)
-        case _:
-            assert_never(filter)
-
-
-def filter_mask(filter: Filter, table: pa.Table) -> Mask:
-    """bool [num_rows]: which rows match. The columns of `table` are named as the filter's fields.
-
-    Raises InvalidArgument for a field that the table does not have, and for a value of another type
-    than its column.
-    """
-    match filter:
-        case Compare(field, comparison, value):
-            return _compare_mask(_column(table, field), field, comparison, value)
-        case In(field, values):
-            return _in_mask(_column(table, field), field, values)
-        case And(parts):
-            masks = (filter_mask(part, table) for part in parts)
-            return reduce(np.logical_and, masks, np.ones(table.num_rows, dtype=np.bool_))
-        case Or(parts):
-            masks = (filter_mask(part, table) for part in parts)
-            return reduce(np.logical_or, masks, np.zeros(table.num_rows, dtype=np.bool_))
-        case Not(part):
-            return np.logical_not(filter_mask(part, table))
         case _:
             assert_never(filter)
 
@@ -315,69 +285,6 @@ def _check_type(value: Scalar, column_type: ColumnType, path: str) -> None:
     if not fits:
         name = type(value).__name__.replace("str", "string")
         raise InvalidArgument(f"is of type {column_type.value}, the value is a {name}", path)
-
-
-def _column(table: pa.Table, field: str) -> Column:
-    index = table.schema.get_field_index(field)
-    if index < 0:
-        raise _unknown_field(field, sorted(table.column_names), "filter")
-    return table.column(index)
-
-
-def _stored_type(column_type: pa.DataType, field: str) -> ColumnType:
-    if pa.types.is_string(column_type) or pa.types.is_large_string(column_type):
-        return ColumnType.STRING
-    if pa.types.is_boolean(column_type):
-        return ColumnType.BOOL
-    if pa.types.is_integer(column_type):
-        return ColumnType.INT
-    if pa.types.is_floating(column_type):
-        return ColumnType.FLOAT
-    raise InvalidArgument(f"is of type {column_type}, which cannot be filtered", f"filter.{field}")
-
-
-def _stored_value(value: Scalar, column_type: ColumnType) -> Scalar:
-    # Arrow refuses an int beyond 2**53 for a double column; Python rounds it to the nearest double.
-    return float(value) if column_type is ColumnType.FLOAT and value is not None else value
-
-
-def _compare_mask(column: Column, field: str, comparison: Comparison, value: Scalar) -> Mask:
-    column_type = _stored_type(column.type, field)
-    check_filter(Compare(field, comparison, value), {field: column_type})
-    if value is None:
-        null = _to_mask(pc.is_null(column))
-        return null if comparison is Comparison.EQ else np.logical_not(null)
-    operand = pa.scalar(_stored_value(value, column_type), type=column.type)
-    match comparison:
-        case Comparison.EQ:
-            matched = pc.equal(column, operand)
-        case Comparison.NE:
-            matched = pc.not_equal(column, operand)
-        case Comparison.GT:
-            matched = pc.greater(column, operand)
-        case Comparison.GTE:
-            matched = pc.greater_equal(column, operand)
-        case Comparison.LT:
-            matched = pc.less(column, operand)
-        case Comparison.LTE:
-            matched = pc.less_equal(column, operand)
-        case _:
-            assert_never(comparison)
-    return _to_mask(matched.fill_null(False))
-
-
-def _in_mask(column: Column, field: str, values: tuple[Scalar, ...]) -> Mask:
-    column_type = _stored_type(column.type, field)
-    check_filter(In(field, values), {field: column_type})
-    stored = [_stored_value(value, column_type) for value in values]
-    if 0.0 in stored:
-        # is_in compares hashes of bits, to which the two zeros differ.
-        stored += [0.0, -0.0] if column_type is ColumnType.FLOAT else []
-    return _to_mask(pc.is_in(column, value_set=pa.array(stored, type=column.type)))
-
-
-def _to_mask(matched: Column | pa.Array[Any]) -> Mask:
-    return np.asarray(matched.to_numpy(), dtype=np.bool_)
 
 
 def is_encodable(text: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, Literal, Protocol, get_args
 
 from cluster.clock import Deadline
@@ -52,18 +52,6 @@ class GenerationChunk:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     """Of the answer so far, this piece included."""
-
-
-def of_whole(chunk: GenerationChunk, written: int) -> GenerationChunk:
-    """A piece of an answer that went on elsewhere after so many tokens, with the counts of the
-    whole answer: for whoever goes on, what was written before is part of the prompt.
-    """
-    if not written or chunk.completion_tokens is None:
-        return chunk
-    prompt_tokens = None if chunk.prompt_tokens is None else chunk.prompt_tokens - written
-    return replace(
-        chunk, prompt_tokens=prompt_tokens, completion_tokens=chunk.completion_tokens + written
-    )
 
 
 class Generator(Protocol):

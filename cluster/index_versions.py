@@ -10,18 +10,12 @@ from collections.abc import Iterator
 
 from pydantic import Field
 
+from cluster.artifact_files import Sha256
 from cluster.catalog import Catalog
 from cluster.corpus_settings import ChunkSettings, CorpusSettings
 from cluster.errors import NotFound
-from cluster.manifests import (
-    AutoIndex,
-    CorpusManifest,
-    IndexManifest,
-    IndexParameters,
-    ManifestRef,
-    ModelManifest,
-    Sha256,
-)
+from cluster.index_parameters import AutoIndex, IndexParameters
+from cluster.manifests import CorpusManifest, IndexManifest, ManifestRef, ModelManifest
 from cluster.records import Record
 
 _BUILD_FORMAT = 6

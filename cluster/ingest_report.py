@@ -75,3 +75,5 @@ class IngestReport:
     files_read: int
     files_left_out: tuple[LeftOut, ...]
     """Whole files, and the rest of a file from where it could not be read on."""
+    folder_values_left_out: tuple[LeftOut, ...]
+    """Folders called `key=value` that give no metadata."""

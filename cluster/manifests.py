@@ -9,13 +9,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from cluster.artifact_files import ArtifactFile, Sha256
+from cluster.index_parameters import IndexKind, IndexParameters, IndexTuning
+from cluster.metadata import ColumnType
 from cluster.recall import Recall, RecallStratum
-from cluster.records import Record
-
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-# Names become parts of paths, of actor names and of URLs, so they are kept to what is safe in all
-# three.
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+from cluster.records import Name, Record, is_none
 
 SOURCES_MAX = 100
 """A manifest that named every source would grow with every ingest."""
@@ -23,52 +21,8 @@ TOMBSTONES_FILE = "tombstones.arrow"
 """In a shard's folder: ids of documents that do not count."""
 
 
-def _is_none(value: object) -> bool:
-    # What is left out when there is none leaves the bytes, and so the names, of others as they are.
-    return value is None
-
-
 def _is_empty(value: tuple[object, ...]) -> bool:
     return not value
-
-
-class Blob(Record):
-    """Bytes in the store."""
-
-    sha256: Sha256
-    size_bytes: Annotated[int, Field(ge=0)]
-
-
-class FileDelta(Record):
-    """How a file comes about that the store does not hold whole: see `cluster.model_delta`."""
-
-    base: Blob
-    """A file of another model version, stored in full."""
-    base_version: str
-    delta: Blob
-    """What to do to the base."""
-
-
-class ArtifactFile(Record):
-    """One file of an artifact: its path inside the artifact's folder and the content that it must
-    have.
-    """
-
-    path: str
-    sha256: Sha256
-    size_bytes: Annotated[int, Field(ge=0)]
-    delta: FileDelta | None = Field(default=None, exclude_if=_is_none)
-    """None for a file that is stored whole."""
-
-    @property
-    def parts(self) -> tuple[ArtifactFile, ...]:
-        """The blobs in the store that it is made of, each as a file stored whole."""
-        if self.delta is None:
-            return (self,)
-        return tuple(
-            ArtifactFile(path=f"{self.path} ({what})", sha256=b.sha256, size_bytes=b.size_bytes)
-            for what, b in (("base", self.delta.base), ("delta", self.delta.delta))
-        )
 
 
 class ManifestRef(Record):
@@ -76,15 +30,6 @@ class ManifestRef(Record):
 
     version: str
     sha256: Sha256
-
-
-class ColumnType(StrEnum):
-    """The types that a metadata field can have."""
-
-    STRING = "string"
-    INT = "int"
-    FLOAT = "float"
-    BOOL = "bool"
 
 
 class CorpusManifest(Record):
@@ -99,7 +44,7 @@ class CorpusManifest(Record):
     corpus: Name
     position: Annotated[int, Field(ge=1)]
     parts: tuple[ArtifactFile, ...]
-    tombstones: ArtifactFile | None = Field(default=None, exclude_if=_is_none)
+    tombstones: ArtifactFile | None = Field(default=None, exclude_if=is_none)
     """Ids of the deleted documents that parts still hold; see `cluster.tombstones`."""
     num_documents: Annotated[int, Field(ge=0)]
     num_passages: Annotated[int, Field(ge=0)]
@@ -123,129 +68,6 @@ class CorpusManifest(Record):
         return self.model_copy(update={"position": 1, "created_at_ms": 0, "sources": ()})
 
 
-EF_SEARCH_MAX = 10_000
-RESCORE_MAX = 1000
-
-
-class IndexKind(StrEnum):
-    """What proposes candidates. IVFPQ holds each vector in a few bytes, IVFSQ and HNSWSQ in one
-    byte a number: their candidates are more than were asked for, and the stored vectors decide.
-    """
-
-    FLAT = "Flat"
-    IVF_FLAT = "IVFFlat"
-    IVF_PQ = "IVFPQ"
-    IVF_SQ = "IVFSQ"
-    HNSW = "HNSW"
-    HNSW_SQ = "HNSWSQ"
-
-    @property
-    def has_lists(self) -> bool:
-        """Whether it looks into `nprobe` inverted lists, whose centroids have to be trained."""
-        return self in (IndexKind.IVF_FLAT, IndexKind.IVF_PQ, IndexKind.IVF_SQ)
-
-    @property
-    def is_graph(self) -> bool:
-        """Whether it walks a graph, with a candidate list of `ef_search`."""
-        return self in (IndexKind.HNSW, IndexKind.HNSW_SQ)
-
-    @property
-    def is_trained(self) -> bool:
-        """Whether it needs to have seen a sample before it takes the first vector."""
-        return self.has_lists or self is IndexKind.HNSW_SQ
-
-    @property
-    def is_quantized(self) -> bool:
-        return self in (IndexKind.IVF_PQ, IndexKind.IVF_SQ, IndexKind.HNSW_SQ)
-
-
-class Metric(StrEnum):
-    """How vectors are compared. Scores are always "higher is better": for L2 the score is minus the
-    squared distance.
-    """
-
-    INNER_PRODUCT = "ip"
-    COSINE = "cosine"
-    L2 = "l2"
-
-
-class IndexParameters(Record):
-    """How a shard's index is built and searched."""
-
-    kind: IndexKind = IndexKind.HNSW
-    metric: Metric = Metric.COSINE
-    hnsw_m: Annotated[int, Field(ge=2, le=128)] = 32
-    ef_construction: Annotated[int, Field(ge=8, le=2000)] = 200
-    ef_search: Annotated[int, Field(ge=1, le=EF_SEARCH_MAX)] = 128
-    nlist: Annotated[int, Field(ge=1)] | None = None
-    """Number of inverted lists; None takes about 4 * sqrt(rows)."""
-    nprobe: Annotated[int, Field(ge=1)] = 16
-    pq_m: Annotated[int, Field(ge=1)] | None = None
-    """Parts that IVFPQ cuts a vector into, each of which becomes `pq_nbits` bits. Divides the
-    dimension; None takes parts of at most 4 numbers.
-    """
-    pq_nbits: Annotated[int, Field(ge=4, le=8)] = 8
-    rescore: Annotated[int, Field(ge=1, le=RESCORE_MAX)] = 4
-    """Candidates of IVFPQ and IVFSQ that are scored from their stored vectors, for each hit. (One
-    byte a number puts few in the wrong order, and a graph's list is longer than what is asked for.)
-    """
-    fallback: bool = False
-    """Whether a query whose hits are fewer or weaker than those of the corpus's own passages, as
-    measured by the build, is compared with every row after all.
-    """
-    seed: int = 1234
-
-    def stretched(self, multiple: int) -> IndexParameters:
-        """The same index, in which a search looks so many times as far."""
-        return self.model_copy(
-            update={
-                "ef_search": min(EF_SEARCH_MAX, self.ef_search * multiple),
-                "nprobe": self.nprobe * multiple,
-                "rescore": min(RESCORE_MAX, self.rescore * multiple),
-            }
-        )
-
-
-class AutoIndex(Record):
-    """Instead of `IndexParameters`: the build measures kinds and search parameters on a sample and
-    takes the cheapest that reaches the recall within the memory.
-    """
-
-    kind: Literal["auto"] = "auto"
-    metric: Metric = Metric.COSINE
-    target_recall: Annotated[float, Field(ge=0.5, le=1.0)] = 0.95
-    """Of the exact ten best, the share that a search is to find."""
-    memory_bytes_max: Annotated[int, Field(ge=1)] | None = None
-    """For the index files of one replica of every shard, which a search walks through. The stored
-    vectors, texts and metadata are files beside them, of which it touches the hits alone.
-    """
-    fallback: bool = False
-    """As in `IndexParameters`."""
-    seed: int = 1234
-
-
-class IndexTrial(Record):
-    """What one kind of index was measured to do, at the least effort that reached the recall."""
-
-    parameters: IndexParameters
-    recall_at_10: float
-    recall_at_10_least: float | None = Field(default=None, exclude_if=_is_none)
-    """In the stratum in which least was found; None in older manifests."""
-    query_us: float
-    """One thread, one shard; extrapolated from the sample to the rows of a shard."""
-    memory_bytes: int
-    """Of the index files of all shards, extrapolated likewise."""
-    is_chosen: bool = False
-
-
-class IndexTuning(Record):
-    """How `index: auto` came to its choice."""
-
-    asked: AutoIndex
-    rows_sampled: int
-    trials: tuple[IndexTrial, ...]
-
-
 class ShardArtifact(Record):
     """The files of one shard: `index.faiss` and `documents.arrow`; where rows share vectors,
     `vector_rows.arrow`; where it is partitioned, `partitions.arrow` and `partitions/{n}.faiss`;
@@ -259,7 +81,7 @@ class ShardArtifact(Record):
     recall_at_10: float
     strata: tuple[RecallStratum, ...] = Field(default=(), exclude_if=_is_empty)
     """What the average is made of; empty for Flat, which finds all, and in older manifests."""
-    kind: IndexKind | None = Field(default=None, exclude_if=_is_none)
+    kind: IndexKind | None = Field(default=None, exclude_if=is_none)
     """What it was built as, where the index's kind would have had a hole over these rows, or missed
     the recall that was asked for.
     """
@@ -302,7 +124,7 @@ class IndexManifest(Record):
     metadata_schema: dict[str, ColumnType]
     num_documents: int
     num_passages: int
-    num_averaged: int | None = Field(default=None, exclude_if=_is_none)
+    num_averaged: int | None = Field(default=None, exclude_if=is_none)
     """Passages longer than the embedder reads, whose vectors are means over windows; those that a
     later part replaces are counted too. None: no passage was.
     """
@@ -311,7 +133,7 @@ class IndexManifest(Record):
     """Measured against exact search, averaged over shards by rows: of a sample of the distinct
     vectors, half at random and half far apart from each other, and of queries near them.
     """
-    recall_at_10_least: float | None = Field(default=None, exclude_if=_is_none)
+    recall_at_10_least: float | None = Field(default=None, exclude_if=is_none)
     """In the shard and the stratum of queries in which least is found; None in older manifests."""
     tuning: IndexTuning | None = None
     """None where the settings named the kind. A search may look further than the chosen trial did,
@@ -319,7 +141,7 @@ class IndexManifest(Record):
     """
     partition_by: str | None = None
     """The metadata field by whose value documents were given to shards; None: by their ids."""
-    base: str | None = Field(default=None, exclude_if=_is_none)
+    base: str | None = Field(default=None, exclude_if=is_none)
     """The version whose files these are, where documents were deleted from it and nothing was built
     anew.
     """
@@ -338,14 +160,15 @@ class ModelKind(StrEnum):
 
 
 class Precision(StrEnum):
-    """What an embedder computes its matrix products in; everything else is float32. Vectors of
-    different precisions differ, so it belongs to the model version and not to the machine.
+    """The numbers that an embedder computes its matrix products in; all else is float32. Vectors of
+    different precisions differ, so the precision belongs to the model version, not to the machine.
     """
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
-    """For processors that compute in it, on some of which it is faster. Vectors have a cosine of at
-    least 0.999 with those of float32."""
+    """faster on some of the processors that compute in it; its vectors have a cosine of at least
+    0.999 with those of float32.
+    """
 
 
 def _is_float32(value: object) -> bool:
@@ -372,3 +195,19 @@ class ModelManifest(Record):
     """Length of an embedder's vectors; None for a generator."""
     precision: Precision = Field(default=Precision.FLOAT32, exclude_if=_is_float32)
     """Of an embedder; says nothing of a generator."""
+
+
+Manifest = CorpusManifest | IndexManifest | ModelManifest
+
+
+def parts_of(manifest: Manifest) -> tuple[ArtifactFile, ...]:
+    """The blobs that a manifest needs, each as a file stored whole."""
+    match manifest:
+        case CorpusManifest():
+            deleted = () if manifest.tombstones is None else (manifest.tombstones,)
+            files = (*manifest.parts, *deleted)
+        case IndexManifest():
+            files = tuple(file for shard in manifest.shards for file in shard.files)
+        case ModelManifest():
+            files = manifest.files
+    return tuple(part for file in files for part in file.parts)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cluster.search import BytesArray, Float32Array, Int64Array, MergedHits, ShardHits
+from cluster.arrays import BytesArray, Float32Array, Int64Array
+from cluster.search import MergedHits, ShardHits
 
 
 def merge_hits(parts: Sequence[tuple[int, ShardHits]], top_k: int) -> MergedHits:

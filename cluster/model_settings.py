@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator
 
 from cluster.manifests import Precision
+from cluster.placement import SURVIVORS
 from cluster.records import Record
-from cluster.region_settings import SURVIVORS
 
 STARTER = "starter"
 """Instead of a model's source: the small model that installs with Raygion."""
@@ -18,15 +18,17 @@ class EmbedderSettings(Record):
     """The model that turns text into vectors."""
 
     source: str = STARTER
-    """`starter`, a Hugging Face folder, a hub id, or the URL of a folder in object storage."""
+    """Source of the model: `starter`, a Hugging Face folder, a hub id, or the URL of a folder in
+    object storage.
+    """
     precision: Precision = Precision.FLOAT32
-    """What it computes in, which is part of the model version. `bfloat16` needs processors with
-    AVX512_BF16 in every region and for every build.
+    """Numbers that the embedder computes in; they are part of the model version. `bfloat16` needs
+    processors with AVX512_BF16 in every region and for every build.
     """
     replicas: Annotated[int, Field(ge=1)] | None = None
-    """Actors that embed queries, of one thread each; None: one, or two where the region has several
-    machines, so that a lost machine leaves one. A batch of texts is divided among all of them. One
-    is enough for batches not to delay other texts, since these need not wait for them.
+    """Actors that embed queries, with one thread each. `null`: one, or two if the region has
+    several machines, so that a lost machine leaves one. A batch of texts is divided among all of
+    them. Even with one actor, a batch does not delay other texts.
     """
 
     def count(self, machines: int) -> int:
@@ -56,24 +58,27 @@ class GeneratorSettings(Record):
     """The language model."""
 
     source: str | None = STARTER
-    """`starter`, a Hugging Face folder, a hub id, or the URL of a folder in object storage. `null`
-    serves the search tier alone.
+    """Source of the model: `starter`, a Hugging Face folder, a hub id, or the URL of a folder in
+    object storage. `null`: the region only searches.
     """
     name: str | None = None
-    """The model's name on the OpenAI-compatible interface; None derives it from the source."""
+    """Name of the model on the OpenAI-compatible interface. `null`: a name made from the source."""
     replicas: Annotated[int, Field(ge=1)] = 1
+    """Language models that always run."""
     replicas_max: Annotated[int, Field(ge=1)] | None = None
-    """More are started under load, up to this; None: never more than `replicas`."""
+    """Language models that may run under load. `null`: as many as `replicas`."""
     cpus_per_replica: Annotated[int, Field(ge=1)] = 1
+    """Cores of one machine that each language model takes."""
     accelerator_type: str | None = None
-    """The kind of GPU, as Ray names it; None runs on CPUs."""
+    """Kind of GPU, as Ray names it. `null`: the language model runs on CPUs."""
     context_tokens_max: Annotated[int, Field(ge=256)] = 2048
+    """Tokens of the prompt and the answer together."""
     sequences_max: Annotated[int, Field(ge=1)] = 8
     """Answers that one replica writes at once."""
     queue_max: Annotated[int, Field(ge=1)] = 64
-    """Requests that may wait for a replica; more are refused as overloaded."""
+    """Requests that may wait for a replica; further ones are refused as overloaded."""
     engine: dict[str, Any] = Field(default_factory=dict)
-    """More vLLM engine arguments, but for those that concern its own making of prompts."""
+    """Further arguments of vLLM's engine, except for those on how vLLM itself makes prompts."""
 
     @field_validator("engine")
     @classmethod

@@ -17,6 +17,7 @@ from cluster.corpus_settings import CorpusSettings
 from cluster.errors import NotFound
 from cluster.index_versions import has_settings, index_as_asked, is_index_of
 from cluster.manifests import CorpusManifest, IndexManifest, ManifestRef, ModelManifest
+from cluster.numbered_object import read_each
 
 Index = tuple[IndexManifest, ManifestRef]
 _SHORT = 8
@@ -114,10 +115,14 @@ def _closest(
     best = max(fitting, key=order, default=None)
     if best is None or is_index_of(best[0], corpus, catalog):
         return best
-    since = range(best[0].corpus_position + 1, corpus.position)
+
+    def is_empty(position: int) -> bool:
+        return catalog.corpus_at(corpus.corpus, position).num_passages == 0
+
     # What a corpus had before it was emptied does not come back with the first document after that.
-    was_emptied = any(catalog.corpus_at(corpus.corpus, n).num_passages == 0 for n in since)
-    return None if was_emptied else best
+    # Since the build there may be thousands of positions, each a request to the store.
+    since = range(best[0].corpus_position + 1, corpus.position)
+    return None if any(read_each(is_empty, since)) else best
 
 
 def _told(

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TypeAlias, TypeGuard
 
 from cluster.filters import And, Compare, Comparison, Filter, In
-from cluster.manifests import ColumnType
+from cluster.metadata import ColumnType
 from cluster.placement import shard_of
 
 PartitionKey: TypeAlias = str | int

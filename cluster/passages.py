@@ -19,14 +19,13 @@ from itertools import groupby
 from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cluster.arrays import Float32Array, Mask
 from cluster.documents import EXACT_IN_FLOAT, Document
 from cluster.errors import Corrupt
-from cluster.manifests import ColumnType
-from cluster.search import Float32Array, Metadata
+from cluster.metadata import ColumnType, Metadata
 
 META_PREFIX = "meta."
 _PASSAGE_ID = re.compile(r"#(0|[1-9][0-9]*)\Z", re.ASCII)
@@ -181,7 +180,7 @@ def document_ids(data: bytes, *, source: str) -> list[str]:
         raise Corrupt(f"{source} is not a readable part of a corpus: {error}") from error
 
 
-def document_digests(data: bytes, rows: npt.NDArray[np.bool_], *, source: str) -> dict[str, bytes]:
+def document_digests(data: bytes, rows: Mask, *, source: str) -> dict[str, bytes]:
     """A hash of the content of each document that these rows of a stored part are passages of.
 
     rows: bool [num_rows]
@@ -210,7 +209,7 @@ def _comparable(value: object) -> object:
     return value
 
 
-def long_integer_rows(data: bytes, field: str, *, source: str) -> npt.NDArray[np.bool_]:
+def long_integer_rows(data: bytes, field: str, *, source: str) -> Mask:
     """bool [num_rows]: which rows of a stored part have an integer in this metadata field that a
     float might round.
     """
@@ -223,19 +222,17 @@ def long_integer_rows(data: bytes, field: str, *, source: str) -> npt.NDArray[np
     except (pa.ArrowException, OSError) as error:
         raise Corrupt(f"{source} is not a readable part of a corpus: {error}") from error
     values = column.fill_null(0).to_numpy()
-    is_long: npt.NDArray[np.bool_] = (values < EXACT_IN_FLOAT[0]) | (values > EXACT_IN_FLOAT[-1])
+    is_long: Mask = (values < EXACT_IN_FLOAT[0]) | (values > EXACT_IN_FLOAT[-1])
     return is_long
 
 
-def current_rows(
-    parts: Sequence[Sequence[str]], deleted: Collection[str] = ()
-) -> list[npt.NDArray[np.bool_]]:
+def current_rows(parts: Sequence[Sequence[str]], deleted: Collection[str] = ()) -> list[Mask]:
     """For each part the rows that count: those whose document no later part holds, nor is it among
     the deleted ones.
 
     A part is given by the document ids of its rows, the parts in the order of the manifest.
     """
-    masks: list[npt.NDArray[np.bool_]] = []
+    masks: list[Mask] = []
     later: set[str] = set(deleted)
     for documents in reversed(parts):
         mask = (document not in later for document in documents)

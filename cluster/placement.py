@@ -197,3 +197,7 @@ class _Spread:
 def _rank(group: str, node: str) -> bytes:
     """Rendezvous hashing: an order of the nodes that differs from group to group."""
     return hashlib.blake2b(f"{group}\0{node}".encode(), digest_size=8).digest()
+
+
+SURVIVORS = 2
+"""Copies, on different machines, of each part that queries need: one outlives the other."""

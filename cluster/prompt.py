@@ -32,15 +32,18 @@ _USUAL = 4
 
 
 class PromptTemplate(Record):
-    """How passages and question become messages. `{passages}` and `{question}` are filled in."""
+    """The text of the prompt: how the passages and the question become messages."""
 
     # In this order, and this short, the starter model answers plain questions best. Asked to name
     # its passages, or with the instruction before them, it makes more mistakes.
     system: str = "You are a helpful assistant."
+    """System message, before the system messages of a chat."""
     passage: str = "[{number}] {text}"
+    """Line for one passage; `{number}` and `{text}` are filled in, the latter must stand in it."""
     user: str = (
         "{passages}\n\nUsing only the passages above, answer in one short sentence: {question}"
     )
+    """Message of the user; `{passages}` and `{question}` are filled in, both must stand in it."""
 
     @model_validator(mode="after")
     def _check_placeholders(self) -> Self:
@@ -50,6 +53,16 @@ class PromptTemplate(Record):
         except (LookupError, ValueError, AttributeError) as error:
             raise ValueError(f"not a template: {error!r} (a literal brace is doubled)") from error
         return self
+
+    def missing(self) -> list[str]:
+        """The placeholders without which the model would not read a passage or the question."""
+        mark = "\u25a0"
+        shown = {
+            "{text} in `passage`": self.passage.format(number=1, text=mark),
+            "{passages} in `user`": self.user.format(passages=mark, question=""),
+            "{question} in `user`": self.user.format(passages="", question=mark),
+        }
+        return [placeholder for placeholder, made in shown.items() if mark not in made]
 
 
 class Truncation(StrEnum):

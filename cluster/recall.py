@@ -44,13 +44,21 @@ class Recall(Record):
         return min((s.recall_at_10 for s in self.strata), default=self.recall_at_10)
 
     @property
-    def has_hole(self) -> bool:
-        """Whether there is a stratum in which much less is found than on average, or in which
-        stored vectors are not found by themselves: little effort alone does neither.
+    def holes(self) -> tuple[RecallStratum, ...]:
+        """The strata in which much less is found than on average, or in which stored vectors are
+        not found by themselves: little effort alone does neither.
         """
-        stored = [s.best_found for s in self.strata if s.queries == STORED]
-        is_uneven = self.least < _EVEN_SHARE * self.recall_at_10
-        return is_uneven or min(stored, default=1.0) < _FOUND_SHARE
+        even = _EVEN_SHARE * self.recall_at_10
+        return tuple(
+            stratum
+            for stratum in self.strata
+            if stratum.recall_at_10 < even
+            or (stratum.queries == STORED and stratum.best_found < _FOUND_SHARE)
+        )
+
+    @property
+    def has_hole(self) -> bool:
+        return bool(self.holes)
 
 
 _EVEN_SHARE = 0.8

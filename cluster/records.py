@@ -5,10 +5,10 @@ canonical form.
 from __future__ import annotations
 
 import hashlib
-from typing import Self
+from typing import Annotated, Self
 
 import orjson
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cluster.errors import Corrupt
 
@@ -34,3 +34,15 @@ class Record(BaseModel):
         except ValidationError as error:
             reason = error.errors()[0]["msg"]
             raise Corrupt(f"{source} is not a valid {cls.__name__}: {reason}") from error
+
+
+# Names become parts of paths, of actor names and of URLs, so they are kept to what is safe in all
+# three.
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+
+
+def is_none(value: object) -> bool:
+    """For fields that came after their manifest: left out when None, they leave the bytes of older
+    manifests, and so their hashes, as they are.
+    """
+    return value is None

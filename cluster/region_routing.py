@@ -22,10 +22,10 @@ from geopy.distance import great_circle
 from cluster.caller import Caller, Location
 from cluster.circuit_breaker import BreakerSettings, CircuitBreaker
 from cluster.clock import Backoff
-from cluster.config import Settings
 from cluster.region_settings import RoutingPolicy
 from cluster.region_site import RegionSite
 from cluster.regions_overview import SILENT_AFTER_S
+from cluster.residency import Residency
 from cluster.rollout_events import RegionStatus
 
 REGION_BREAKER = BreakerSettings(
@@ -78,37 +78,20 @@ class RegionRouter:
 
     def __init__(
         self,
-        settings: Settings,
+        sites: Mapping[str, RegionSite],
+        residency: Residency,
+        policy: RoutingPolicy,
         *,
         now_s: Callable[[], float],
         rng: random.Random,
         breaker: BreakerSettings = REGION_BREAKER,
     ) -> None:
-        self.sites = {
-            name: RegionSite.of(name, region, settings.region_keys)
-            for name, region in settings.regions.items()
-        }
-        self.policy = settings.routing.policy
-        self._homes = {
-            name: frozenset(corpus.regions)
-            for name, corpus in settings.corpora.items()
-            if corpus.regions is not None
-        }
-        self._only_corpus = next(iter(settings.corpora)) if len(settings.corpora) == 1 else None
+        self.sites = sites
+        self.residency = residency
+        self.policy = policy
         self._breakers = {
             name: CircuitBreaker(now_s=now_s, rng=rng, settings=breaker) for name in self.sites
         }
-
-    def may_hold(self, region: str, corpus: str | None) -> bool:
-        """Whether the corpus may be in that region. One that the settings do not know may be in
-        any: whoever is asked for it says so.
-        """
-        homes = None if corpus is None else self._homes.get(corpus)
-        return homes is None or region in homes
-
-    def meant(self, corpus: str | None) -> str | None:
-        """Without a name, the only corpus is meant, where there is one."""
-        return self._only_corpus if corpus is None else corpus
 
     def order(
         self,
@@ -124,13 +107,14 @@ class RegionRouter:
 
         `asked`: the region that has the request; None for a caller who has asked none yet. `loads`:
         of the regions, from 0 to 1; one that is not in it counts as full. `policy`: another one
-        than that of the settings.
+        than that of the router.
         """
         rank = self._ranking(policy or self.policy, asked, caller, loads or {})
         eligible = [
             site
             for site in self.sites.values()
-            if self.may_hold(site.name, corpus) and (site.generates or not needs_generator)
+            if self.residency.may_hold(site.name, corpus)
+            and (site.generates or not needs_generator)
         ]
         keys = {
             site.name: (
@@ -155,7 +139,7 @@ class RegionRouter:
         """The first one of the order; `asked` where there is none. Costs next to nothing where
         requests are served by whoever is asked.
         """
-        if self.policy is RoutingPolicy.LOCAL and self.may_hold(asked, corpus):
+        if self.policy is RoutingPolicy.LOCAL and self.residency.may_hold(asked, corpus):
             return asked
         order = self.order(asked=asked, caller=caller, corpus=corpus, loads=loads)
         return order[0] if order else asked

@@ -10,11 +10,10 @@ from pydantic import AfterValidator, Field, PlainValidator, SecretStr
 
 from cluster.caller import Location
 from cluster.errors import InvalidArgument
+from cluster.placement import SURVIVORS
 from cluster.records import Record
 
 _PORT = Field(ge=1, le=65535)
-SURVIVORS = 2
-"""Of each part that queries need, on different machines: one of them outlives the other."""
 
 
 def _presentable(key: SecretStr) -> SecretStr:
@@ -33,40 +32,49 @@ Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^\s/]+)$")]
 
 
 class StoreSettings(Record):
-    """Where the durable truth is: any fsspec URL with real put-if-absent."""
+    """The store, which is the only durable truth: any fsspec URL with real put-if-absent."""
 
     url: str = ".raygion/store"
-    """A folder (relative to the settings file), or `s3://bucket/path` and the like."""
+    """Folder, relative to the settings file, or a URL such as `s3://bucket/path`."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """Passed to the fsspec file system, such as `endpoint_url` for S3."""
+    """Arguments for the fsspec file system, such as `endpoint_url` for S3."""
 
 
 class EndpointSettings(Record):
     """The region's HTTP endpoint."""
 
     host: str = "127.0.0.1"
-    """Loopback unless told otherwise. On another one the endpoint starts only with keys."""
+    """Address that the endpoint listens on. Other addresses than loopback need `api_keys`."""
     port: Annotated[int, _PORT] = 8000
+    """Port of the endpoint. Regions on one machine need a port each."""
     api_keys: tuple[Key, ...] = ()
-    """When any are given, requests need one of them as bearer token. The command line sends the
-    first one."""
+    """Keys of callers. If there are any, each request needs one of them as its bearer token. The
+    command line sends the first one.
+    """
     cors_origins: tuple[Origin, ...] = ()
-    """Web pages of which origins, such as `https://chat.example.org`, a browser may let ask this
-    endpoint; `*` stands for all. Keys are asked for all the same."""
+    """Origins of web pages, such as `https://chat.example.org`, from which browsers may ask this
+    endpoint; `*` stands for all origins. Such requests need a key like all others.
+    """
     body_bytes_max: Annotated[int, Field(ge=1024)] = 16 * 1024 * 1024
+    """Longest body of a request; a longer one is refused with 413."""
     in_flight_max: Annotated[int, Field(ge=1)] = 256
-    """Requests that one gateway process handles at once; more are refused with 503."""
+    """Requests that one gateway process handles at once; further ones are refused with 503."""
     answers_in_flight_max: Annotated[int, Field(ge=1)] = 32
-    """Answers that one gateway process works on at once, or fewer where the region's language
-    models hold no more; one more is refused before anything is looked up for it."""
+    """Answers that one gateway process works on at once, or fewer if the region's language models
+    hold fewer; a further one is refused before anything is searched for it.
+    """
     gateways: Annotated[int, Field(ge=1)] | None = None
-    """Gateway processes that always run; None: one, or two where the region has several machines,
-    so that a lost machine leaves one."""
+    """Gateway processes that always run. `null`: one, or two if the region has several machines, so
+    that a lost machine leaves one.
+    """
     gateways_max: Annotated[int, Field(ge=1)] | None = None
-    """More are started under load, up to this; None: up to one for each core of a machine, and at
-    least two."""
+    """Gateway processes that may run under load. `null`: one for each core of a machine, and at
+    least two.
+    """
     local_first: bool = True
-    """Gateways search shards whose files are on their node themselves; actors serve the rest."""
+    """Whether gateways themselves search the shards whose files are on their node. Shard replicas
+    search all others.
+    """
 
     def check_others_are_kept_out(self, region: str) -> None:
         """Raises InvalidArgument when others than this machine could come in without a key."""
@@ -99,46 +107,58 @@ class RegionSettings(Record):
     """One region: one Ray cluster with its HTTP endpoint."""
 
     url: str | None = None
-    """Where the other regions and callers reach its endpoint; None: at the endpoint's host and
-    port."""
+    """URL at which other regions and callers reach the endpoint. `null`: the endpoint's own host
+    and port.
+    """
     location: Location | None = None
-    """Where it is, for routing to the nearest region."""
+    """Place of the region, for routing to the nearest one."""
     generates: bool = True
-    """False runs no language model here: the generating step is forwarded to another region."""
+    """Whether the region runs a language model. Without one, the generating step is forwarded to
+    another region.
+    """
 
     ray_address: str | None = None
-    """Address of a running Ray cluster, such as `auto` on a machine that `ray up` made. None starts
-    a cluster of the region's own on this machine.
+    """Address of a running Ray cluster, such as `auto` on a machine that `ray up` made. `null`: the
+    region starts a cluster of its own on this machine.
     """
     cpus: Annotated[float, Field(gt=0)] | None = None
-    """Logical CPUs of a cluster that is started here; None leaves room for what the settings ask
-    for."""
+    """Logical CPUs of a cluster that is started here. `null`: as many as the settings need."""
     gcs_redis: Annotated[str, Field(pattern=r"^[^\s:/@]+:[0-9]{1,5}$")] | None = None
-    """Host and port of a Redis that keeps the state of the cluster's control store (Ray's GCS), so
-    that the region outlives its death. None keeps it in memory, and the region dies with it."""
+    """Host and port of a Redis that keeps the state of Ray's control store (its GCS), so that the
+    region survives the death of that process. `null`: the state is in memory, and the region ends
+    when the control store dies.
+    """
     http: EndpointSettings = Field(default_factory=EndpointSettings)
 
 
 class RoutingPolicy(StrEnum):
-    """Which region serves a request first; the others follow when it cannot."""
+    """The rule by which a region is chosen to serve a request; if that region cannot, others are
+    asked.
+    """
 
     NEAREST = "nearest"
-    """The one nearest to the caller, where the request says where that is; else the one asked."""
+    """the region nearest to the caller, or the asked one if the caller's place is unknown."""
     LEAST_LOADED = "least_loaded"
+    """the region with the least load."""
     USER = "user"
-    """By consistent hashing of the request's `user`; without one, the one asked."""
+    """the region found by consistent hashing of the request's `user`; without it, the asked one."""
     LOCAL = "local"
-    """The one that was asked."""
+    """the region that was asked."""
 
 
 Network = Annotated[IPv4Network | IPv6Network, PlainValidator(ip_network)]
 
 
 class RoutingSettings(Record):
+    """The choice of the region that serves a request."""
+
     policy: RoutingPolicy = RoutingPolicy.LOCAL
+    """Rule by which a region is chosen. If that region cannot serve a request, others are asked."""
     locations: dict[Network, Location] = Field(default_factory=dict)
-    """Where callers are who do not say so, by the network that they come from, such as
-    `10.1.0.0/16`. The smallest network that holds an address counts.
+    """Places of callers that do not state their own, by the network that they come from, such as
+    `10.1.0.0/16`. The smallest network that contains the caller's address counts.
     """
     clock_skew_max_ms: Annotated[int, Field(ge=0, le=10_000)] = 100
-    """How far the clocks of two regions may be apart. Reported staleness has it on top."""
+    """Largest difference between the clocks of two regions. It is added to every reported
+    staleness.
+    """

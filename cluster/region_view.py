@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from cluster.artifact_files import ArtifactFile
 from cluster.canary import lot_of
 from cluster.errors import InvalidArgument, NotFound, NotYet, Unavailable
 from cluster.evidence import EvidencePolicy
-from cluster.manifests import ArtifactFile, ColumnType, Metric
+from cluster.metadata import ColumnType
+from cluster.metric import Metric
 from cluster.prompt import PromptTemplate
+from cluster.release_log import Freshness
 from cluster.releases import CanaryShare, Switch
 from cluster.rollout_events import RegionStatus
 
@@ -35,6 +38,8 @@ class CorpusView:
     """Actor names of the replicas of each shard."""
     partition_by: str | None = None
     """The metadata field whose value says in which shard a document is."""
+    recall_at_10_least: float | None = None
+    """In the stratum in which least is found; None for an index of an older version."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,18 +217,6 @@ class Place:
     """What serves those who name no release and are not served by a canary."""
     switch: Switch | None
     """To this release; None while it has not become current."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Freshness:
-    """How current a region is. It stands still while the store does not answer."""
-
-    read_ms: int = 0
-    """The region's wall clock when its last complete reading of the release log began; 0 before the
-    first one.
-    """
-    position: int = 0
-    """How far that reading came."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,14 +17,15 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from cluster.artifact_files import Sha256
 from cluster.clock import Deadline
 from cluster.errors import Conflict, Corrupt, LogUnreadable, NotFound, OutcomeUnknown
 from cluster.log_entries import damaged, entry_bytes, parse_entry
-from cluster.manifests import Sha256
 from cluster.numbered_object import NumberedLog, read_each
 from cluster.object_store import ObjectStore
 from cluster.records import Record
@@ -181,3 +182,15 @@ def without_looking_for_cycles() -> Iterator[None]:
 
 def _digest_of(entries: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(entries).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Freshness:
+    """How current a region is. It stands still while the store does not answer."""
+
+    read_ms: int = 0
+    """The region's wall clock when its last complete reading of the release log began; 0 before the
+    first one.
+    """
+    position: int = 0
+    """How far that reading came."""

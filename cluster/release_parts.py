@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from cluster.catalog import Catalog, index_path, model_path
-from cluster.claims import claim_all, parts_of
-from cluster.manifests import IndexManifest, ModelManifest
+from cluster.claims import claim_all
+from cluster.manifests import IndexManifest, ModelManifest, parts_of
 from cluster.object_store import ObjectStore
 from cluster.releases import ReleaseContents
 

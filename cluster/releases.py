@@ -24,9 +24,9 @@ from pydantic import Field
 
 from cluster.evidence import EvidencePolicy
 from cluster.grown import Grown
-from cluster.manifests import ManifestRef, Name
+from cluster.manifests import ManifestRef
 from cluster.prompt import PromptTemplate
-from cluster.records import Record
+from cluster.records import Name, Record
 
 RELEASE_LOG = "releases"
 """The log's folder in the store."""

@@ -20,7 +20,6 @@ from typing import assert_never
 
 from pydantic import ValidationError
 
-from cluster.config import RolloutPolicy
 from cluster.errors import Conflict, InvalidArgument
 from cluster.heartbeats import Heartbeats
 from cluster.release_fold import fold, objection
@@ -54,7 +53,7 @@ from cluster.rollout_events import (
     PrepareFailed,
     RegionStatus,
 )
-from cluster.rollout_settings import RolloutSettings
+from cluster.rollout_settings import RolloutPolicy, RolloutSettings
 
 _DEFAULT_POLICY = RolloutPolicy()
 _LATE = "not prepared by the deadline"

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+
+from cluster.records import Record
+from cluster.releases import WaitFor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,3 +29,15 @@ class RolloutSettings:
     machine; and a dead leader is replaced within five. Clocks play no part: each reader goes by the
     time that has passed on its own.
     """
+
+
+class RolloutPolicy(Record):
+    """When a proposed release is committed."""
+
+    wait_for: WaitFor = "all"
+    """Regions that a release waits for. `all`: every target region that is not fenced out by the
+    deadline. `quorum`: a majority of the target regions. A list: the named regions. A region that
+    is not waited for catches up after the commit.
+    """
+    prepare_timeout_s: Annotated[float, Field(gt=0)] = 600.0
+    """Seconds that regions have to prepare a release."""

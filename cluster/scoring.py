@@ -14,15 +14,11 @@ so candidates of such a kernel that stand clear of the cut by the bound are prov
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from cluster.arrays import Float32Array, Float64Array, Int64Array
 from cluster.errors import Corrupt
-from cluster.manifests import Metric
+from cluster.metric import Metric
 from cluster.vectors import norms
-
-Float32Array = npt.NDArray[np.float32]
-Float64Array = npt.NDArray[np.float64]
-Int64Array = npt.NDArray[np.int64]
 
 # Elements of a block of products: 0.5 MB of float64 stay in the second-level cache (blocks of
 # 10 MB took twice the time).

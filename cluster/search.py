@@ -8,15 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from cluster.arrays import BytesArray, Float32Array, Int64Array, Mask
 from cluster.caller import ANYONE, Caller
 from cluster.demand import EVENTUAL, Demand
 from cluster.filters import Filter
-
-Float32Array = npt.NDArray[np.float32]
-Int64Array = npt.NDArray[np.int64]
-BytesArray = npt.NDArray[np.bytes_]
-MetadataValue = str | int | float | bool | None
-Metadata = Mapping[str, MetadataValue]
+from cluster.metadata import Metadata
 
 TOP_K_DEFAULT = 10
 REPLY_BYTES_MAX = 64 * 2**20
@@ -152,7 +148,7 @@ class ShardHits:
     """int64 [n, k], row numbers inside the shard"""
     ids: BytesArray
     """bytes [n, k], passage ids in UTF-8"""
-    fell_back: npt.NDArray[np.bool_] | None = None
+    fell_back: Mask | None = None
     """bool [n]: whether the index's hits were too few or too weak, and all rows were compared; None
     where the index has no fallback.
     """

@@ -13,9 +13,9 @@ from collections.abc import Iterable
 
 import pyarrow as pa
 
+from cluster.artifact_files import ArtifactFile
 from cluster.artifacts import Artifacts
 from cluster.errors import Corrupt
-from cluster.manifests import ArtifactFile
 
 _COLUMN = "document"
 # Ids of more than 2 GiB in all would not fit into batches of plain strings.

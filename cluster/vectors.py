@@ -5,16 +5,15 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from cluster.arrays import Float32Array, Float64Array
 from cluster.errors import InvalidArgument
-from cluster.manifests import Metric
-
-Float32Array = npt.NDArray[np.float32]
-Float64Array = npt.NDArray[np.float64]
+from cluster.metric import Metric
 
 NORM_MAX = 1e18
 """Longer vectors are refused: the square of a distance between two must stay a float32."""
 _SQUARES_MAX = 0.9 * NORM_MAX**2
 """Below the square by more than its sum may be wrong by."""
+_WIDE_ROWS = 1024
 
 
 def check_vectors(
@@ -68,11 +67,14 @@ def check_norms(lengths: Float64Array, *, field: str = "vectors") -> None:
 
 def norms(vectors: Float32Array) -> Float64Array:
     """float64 [n]: Euclidean norms. Each depends on its own row only, not on the batch."""
+    lengths = np.empty(len(vectors), dtype=np.float64)
     with np.errstate(invalid="ignore"):
-        wide = vectors.astype(np.float64)
-        wide *= wide
-        lengths: Float64Array = np.sqrt(wide.sum(axis=-1))
-        return lengths
+        # Some at a time: all of a large shard's vectors as float64 would be twice their memory.
+        for top in range(0, len(vectors), _WIDE_ROWS):
+            wide = vectors[top : top + _WIDE_ROWS].astype(np.float64)
+            wide *= wide
+            wide.sum(axis=-1, out=lengths[top : top + _WIDE_ROWS])
+    return np.sqrt(lengths, out=lengths)
 
 
 def normalized(vectors: Float32Array) -> Float32Array:
@@ -82,7 +84,10 @@ def normalized(vectors: Float32Array) -> Float32Array:
     """
     lengths = norms(vectors)
     lengths[lengths == 0.0] = 1.0
-    return (vectors / lengths[:, None]).astype(np.float32)
+    # Divided as float64 and rounded as it is written, without all of the quotients in between.
+    return np.divide(
+        vectors, lengths[:, None], out=np.empty_like(vectors, dtype=np.float32), casting="same_kind"
+    )
 
 
 def prepared(vectors: Float32Array, metric: Metric) -> Float32Array:

@@ -164,7 +164,7 @@ def _bring_up(
     *,
     as_json: bool,
 ) -> None:
-    from deployments import region_host
+    from deployments import region_host, release_commands
 
     installation = opened(config, region, store, port=port)
     steps = Steps(quiet=as_json)
@@ -177,7 +177,7 @@ def _bring_up(
         number = client.status().release
         if number is not None:
             with steps.step(f"Release {number}"):
-                client.wait_until_serving(number, region_host.SERVE_TIMEOUT_S)
+                client.wait_until_serving(number, release_commands.SERVE_TIMEOUT_S)
     if as_json:
         print_json({"region": installation.region, "url": installation.url, "release": number})
         return

@@ -132,7 +132,7 @@ def propose(
 
     Example: raygion release propose --corpora handbook,faq --commit
     """
-    from deployments import pipeline, region_host
+    from deployments import pipeline, region_host, release_commands
 
     installation = leading(config, region, store)
     targets = regions_in(regions, installation, "regions")
@@ -146,7 +146,7 @@ def propose(
             contents = pipeline.contents_of_next(installation, step, named)
         region_host.join(installation)
         with steps.step("Prepare") as step:
-            number = region_host.propose(
+            number = release_commands.propose(
                 installation,
                 contents,
                 commit=commit_when_prepared,
@@ -180,11 +180,11 @@ def canary(
 
     Example: raygion release canary 2 --percent 5
     """
-    from deployments import region_host
+    from deployments import region_host, release_commands
 
     installation = leading(config, region, store)
     region_host.join(installation)
-    region_host.canary(number, percent)
+    release_commands.canary(number, percent)
     if as_json:
         print_json({"release": number, "percent": percent})
     elif percent:
@@ -205,11 +205,11 @@ def commit(
 
     Example: raygion release commit 2
     """
-    from deployments import region_host
+    from deployments import region_host, release_commands
 
     installation = leading(config, region, store)
     region_host.join(installation)
-    region_host.commit(number)
+    release_commands.commit(number)
     if as_json:
         print_json({"release": number, "committed": True})
     else:
@@ -229,11 +229,11 @@ def abort(
 
     Example: raygion release abort 2 --reason "wrong corpus"
     """
-    from deployments import region_host
+    from deployments import region_host, release_commands
 
     installation = leading(config, region, store)
     region_host.join(installation)
-    region_host.abort(number, reason)
+    release_commands.abort(number, reason)
     if as_json:
         print_json({"release": number, "aborted": True})
     else:
@@ -270,7 +270,7 @@ def rollback(
 
     Example: raygion release rollback
     """
-    from deployments import region_host
+    from deployments import region_host, release_commands
 
     if again and force:
         raise InvalidArgument("goes not with --again, which prepares it first", "force")
@@ -279,9 +279,9 @@ def rollback(
     if again:
         steps = Steps(quiet=as_json)
         with steps.shown(), steps.step("Prepare") as step:
-            current = region_host.propose_again(installation, number, step.note)
+            current = release_commands.propose_again(installation, number, step.note)
     else:
-        current = region_host.rollback(number, force=force)
+        current = release_commands.rollback(number, force=force)
     if as_json:
         print_json({"release": current})
     else:

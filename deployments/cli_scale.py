@@ -27,13 +27,13 @@ def scale(
 
     Example: raygion scale factbook --replicas 3
     """
-    from deployments import region_host
+    from deployments import region_host, release_commands
 
     installation = opened(config, region, store)
     steps = Steps(quiet=as_json)
     with steps.shown(), steps.step(f"Scale {corpus}") as step:
         region_host.join(installation)
-        region_host.scale(corpus, replicas)
+        release_commands.scale(corpus, replicas)
         step.note(f"{replicas} replicas a shard")
     if as_json:
         print_json({"corpus": corpus, "replicas": replicas})

@@ -179,6 +179,11 @@ def size(num_bytes: int) -> str:
     return f"{num_bytes} bytes" if num_bytes < 1e6 else f"{num_bytes / 1e6:,.1f} MB"
 
 
+def share(value: float | None) -> str:
+    """A share of one, such as a recall; nothing where it is not known."""
+    return "" if value is None else f"{value:.3f}"
+
+
 def utc(at_ms: int) -> str:
     """A moment, to the minute."""
     return datetime.fromtimestamp(at_ms / 1000, tz=UTC).strftime("%Y-%m-%d %H:%M")

@@ -13,9 +13,10 @@ from typing import Any
 from rich.table import Table
 
 from actors.coordinator_client import CoordinatorClient
+from cluster.clock import SYSTEM_CLOCK
 from cluster.errors import Conflict, InvalidArgument, NotFound
 from cluster.releases import ReleaseContents
-from deployments import pipeline, region_host
+from deployments import pipeline, region_host, release_commands
 from deployments.console import REUSED, Steps, err, out, print_json, say, table
 from deployments.http_client import HttpRegion
 from deployments.installation import Installation
@@ -96,11 +97,13 @@ def _release(
     state = client.log_state()
     left_open = state.open_proposal()
     if left_open is not None:
-        region_host.abort(left_open.release.number, "the demo that proposed it was interrupted")
-    current = state.current(region_host.now_ms())
+        release_commands.abort(
+            left_open.release.number, "the demo that proposed it was interrupted"
+        )
+    current = state.current(SYSTEM_CLOCK.wall_ms())
     if current is not None and state.proposals[current].release.contents == contents:
         return current, True
-    return region_host.propose(installation, contents, commit=True, note=note), False
+    return release_commands.propose(installation, contents, commit=True, note=note), False
 
 
 def _ask(installation: Installation, steps: Steps) -> Iterator[dict[str, Any]]:

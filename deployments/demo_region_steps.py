@@ -5,10 +5,11 @@ driver process.
 from __future__ import annotations
 
 from actors.coordinator_client import CoordinatorClient
-from cluster.manifests import IndexParameters
+from cluster.clock import SYSTEM_CLOCK
+from cluster.index_parameters import IndexParameters
 from cluster.prompt import PromptTemplate
 from cluster.releases import ReleaseContents
-from deployments import pipeline, region_host
+from deployments import pipeline, release_commands
 from deployments.console import REUSED, Steps
 from deployments.installation import Installation
 from deployments.region_driver import Note
@@ -63,7 +64,7 @@ def build(
 
 def propose(installation: Installation, note: Note, contents: ReleaseContents) -> int:
     """Proposes, and returns when the release is committed everywhere and served here."""
-    return region_host.propose(installation, contents, commit=True, note=note)
+    return release_commands.propose(installation, contents, commit=True, note=note)
 
 
 def propose_unless_current(
@@ -71,7 +72,7 @@ def propose_unless_current(
 ) -> tuple[int, bool]:
     """The current release when it is made of the same parts, and True; or a new one."""
     state = CoordinatorClient().log_state()
-    current = state.current(region_host.now_ms())
+    current = state.current(SYSTEM_CLOCK.wall_ms())
     if current is not None and state.proposals[current].release.contents == contents:
         return current, True
     return propose(installation, note, contents), False
@@ -79,7 +80,7 @@ def propose_unless_current(
 
 def rollback(installation: Installation, note: Note, number: int) -> int:
     """Makes a committed release current again; returns when it is served here."""
-    return region_host.rollback(number)
+    return release_commands.rollback(number)
 
 
 def wait_until_serving(

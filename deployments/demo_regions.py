@@ -22,7 +22,7 @@ from cluster.caller import Location
 from cluster.clock import SYSTEM_CLOCK
 from cluster.config import Settings
 from cluster.errors import Conflict, InvalidArgument, NotFound
-from cluster.manifests import IndexKind, IndexParameters
+from cluster.index_parameters import IndexKind, IndexParameters
 from cluster.prompt import PromptTemplate
 from cluster.region_settings import RegionSettings, RoutingPolicy, RoutingSettings
 from cluster.releases import ReleaseContents

@@ -1,4 +1,4 @@
-"""What a region knows of differences between regions, as Prometheus metrics."""
+"""The differences between regions that a region knows of, as Prometheus metrics."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ class DivergenceMetrics(Collector):
         report = self._report()
         differ = GaugeMetricFamily(
             "raygion_divergence",
-            "1 while regions answer the current release differently.",
+            "1 while regions answer the current release differently. All gateways of a region "
+            "expose the same value, if several regions are compared.",
             labels=["corpus"],
         )
         differing = {difference.corpus for difference in report.differences}
@@ -35,7 +36,8 @@ class DivergenceMetrics(Collector):
         yield differ
         probes = CounterMetricFamily(
             "raygion_divergence_probes",
-            "Comparisons of the regions' answers for a corpus, by what came of them.",
+            "Comparisons of the regions' answers for a corpus, by outcome: alike, differ, too_few "
+            "(fewer than two regions answered) or quorum_differ (found by a search by quorum).",
             labels=["outcome"],
         )
         # From 0 on: Prometheus sees no increase in a series that begins at 1.

@@ -10,9 +10,9 @@ from typing import TypeAlias
 import numpy as np
 
 from cluster import exact_json
+from cluster.arrays import Float32Array
 from cluster.checks import TEXT_CHARS_MAX
 from cluster.errors import InvalidArgument
-from cluster.search import Float32Array
 from cluster.vectors import check_vectors
 
 Judgements: TypeAlias = Mapping[str, Mapping[str, int]]

@@ -130,6 +130,7 @@ def _build_app(
     app = build_http_app(
         parts.service,
         http,
+        status=parts.views,
         internals=parts.internals,
         lifespan=lifespan,
         divergence=None if watch is None else lambda: watch.report,

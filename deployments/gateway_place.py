@@ -20,9 +20,9 @@ from actors.actor_calls import NamedActor
 from actors.gateway_spread import GatewayOrder
 from cluster.errors import RaygionError
 from cluster.region_settings import EndpointSettings
-from deployments.cluster_ports import LOOPBACK
 
 log = logging.getLogger(__name__)
+_LOOPBACK = "127.0.0.1"
 _ASK_S = 1.0
 _ANSWER_TIMEOUT_S = 5.0
 
@@ -49,7 +49,7 @@ def head_address() -> str:
 
 def _asked_at() -> str:
     own: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
-    return LOOPBACK if own == head_address() else own
+    return _LOOPBACK if own == head_address() else own
 
 
 class GatewayPlace:

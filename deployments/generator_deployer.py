@@ -10,6 +10,7 @@ from pathlib import Path
 from ray import serve
 from ray.serve.schema import ApplicationStatus
 
+from actors import names
 from actors.wiring import run_in_fresh_process
 from cluster.errors import Unavailable
 from cluster.manifests import ModelManifest
@@ -59,6 +60,9 @@ class ServeGeneratorDeployer:
     def delete(self, application: str) -> None:
         if _status_of(application) is not None:
             serve.delete(application, _blocking=False)
+
+    def applications(self) -> set[str]:
+        return {name for name in serve.status().applications if names.is_generator(name)}
 
 
 def _status_of(application: str) -> ApplicationStatus | None:

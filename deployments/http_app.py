@@ -15,11 +15,12 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Lifespan
 
-from cluster.answers import AnswerEvent, QueryService, RegionSummary, Retrieved, last_event
+from cluster.answers import AnswerEvent, QueryService, Retrieved, last_event
 from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.divergence_report import DivergenceReport
 from cluster.errors import NotFound, RaygionError, Unavailable
 from cluster.region_peers import RegionInternals
+from cluster.region_status import RegionSummary, StatusSource
 from deployments.alive_stream import alive
 from deployments.answer_schema import AnswerBody, parse_answer
 from deployments.divergence_metrics import DivergenceMetrics
@@ -78,14 +79,15 @@ def build_http_app(
     service: QueryService,
     settings: HttpSettings,
     *,
+    status: StatusSource,
     internals: RegionInternals | None = None,
     lifespan: Lifespan[FastAPI] | None = None,
     clock: Clock = SYSTEM_CLOCK,
     divergence: Callable[[], DivergenceReport] | None = None,
 ) -> RegionApp:
-    """The whole interface as one ASGI application, with metrics of its own. `internals` is what the
-    other regions ask for; `lifespan` starts and stops what `service` needs; `divergence` tells how
-    the regions' answers compare.
+    """The whole interface as one ASGI application, with metrics of its own. `status` tells how the
+    region is; `internals` is what the other regions ask for; `lifespan` starts and stops what
+    `service` needs; `divergence` tells how the regions' answers compare.
     """
     metrics = HttpMetrics()
     if divergence is not None:
@@ -99,7 +101,7 @@ def build_http_app(
         lifespan=lifespan,
     )
     callers = CallerReader(settings.locations, settings.proxy)
-    _Routes(service, settings, metrics, callers, clock, divergence).add_to(app)
+    _Routes(service, status, settings, metrics, callers, clock, divergence).add_to(app)
     if internals is not None:
         RegionRoutes(service, internals, settings, metrics, callers, clock).add_to(app)
     app.add_exception_handler(HTTPException, refused_by_router)
@@ -150,6 +152,7 @@ class _Routes:
     def __init__(
         self,
         service: QueryService,
+        status: StatusSource,
         settings: HttpSettings,
         metrics: HttpMetrics,
         callers: CallerReader,
@@ -162,7 +165,7 @@ class _Routes:
         self._callers = callers
         self._clock = clock
         self._divergence = divergence
-        self._summary = KnownSummary(service.status, clock, timeout_s=settings.status_timeout_s)
+        self._summary = KnownSummary(status, clock, timeout_s=settings.status_timeout_s)
 
     def add_to(self, app: FastAPI) -> None:
         def post(path: str, does: Callable[..., Any], **about: Any) -> None:

@@ -21,8 +21,9 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from cluster import exact_json
+from cluster.arrays import BytesArray
 from cluster.errors import InvalidArgument
-from cluster.search import BytesArray, MergedHits, SearchRequest, SearchResult
+from cluster.search import MergedHits, SearchRequest, SearchResult
 from deployments.http_schema import ReplyForm, SearchOptions, invalid_argument
 
 

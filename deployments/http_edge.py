@@ -14,9 +14,9 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cluster.clock import Clock
-from cluster.errors import Overloaded, Unauthenticated
+from cluster.errors import NotFound, Overloaded, Unauthenticated
 from deployments.http_body import header_value, header_values
-from deployments.http_errors import ClientGone, error_response, log_failure
+from deployments.http_errors import NO_ROUTE, ClientGone, error_response, log_failure
 from deployments.http_routes import ANSWER_ROUTES, REGION_ROUTES
 from deployments.http_settings import HttpSettings
 from deployments.metrics import HttpMetrics
@@ -129,7 +129,9 @@ class HttpEdge:
         trace_id = trace_id_of(header_value(scope, b"traceparent"))
         # A copy: what a server puts there may be shared by all requests.
         state = {**scope.get("state", {}), "trace_id": trace_id, "started_s": started_s}
-        scope = {**scope, "state": state}
+        # A server sends no body in reply to HEAD, whatever it is given.
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        scope = {**scope, "state": state, "method": method}
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         route = path if path in self._known_routes else UNKNOWN_ROUTE
         status: int | None = None
@@ -161,6 +163,10 @@ class HttpEdge:
         if route not in OPEN_ROUTES:
             keys = self._region_keys if route in REGION_ROUTES else self._keys
             keys.check(header_values(scope, b"authorization"))
+        if scope["path"].endswith("\n"):
+            # The router reads it as the path without the line break, and so would let it in to a
+            # route that has keys and places of its own.
+            raise NotFound(NO_ROUTE)
         if route in EXEMPT_ROUTES:
             await self._app(scope, receive, send)
             return

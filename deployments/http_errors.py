@@ -28,6 +28,7 @@ _INSTEAD = {
     "/v1/embeddings": "POST /v1/search, which embeds queries itself",
 }
 """What to ask in place of routes of OpenAI's that are not here."""
+NO_ROUTE = "there is no such route; /openapi.json lists all"
 INTERNAL_MESSAGE = "the region failed to answer; its log tells more under this trace id"
 _RETRY_UNAVAILABLE_S = 1.0
 
@@ -77,8 +78,8 @@ async def refused_by_router(request: Request, error: Exception) -> Response:
     match error.status_code:
         case 404:
             instead = _INSTEAD.get(request.url.path)
-            hint = "/openapi.json lists all" if instead is None else f"use {instead}"
-            code, message = "not_found", f"there is no such route; {hint}"
+            code = "not_found"
+            message = NO_ROUTE if instead is None else f"there is no such route; use {instead}"
         case 405:
             code, message = "method_not_allowed", "this route does not take this method"
         case _:

@@ -10,7 +10,8 @@ from typing import Any, Literal
 import orjson
 from pydantic import BaseModel, Field
 
-from cluster.answers import AnswerResult, RegionSummary, Retrieved
+from cluster.answers import AnswerResult, Retrieved
+from cluster.region_status import RegionSummary
 from cluster.search import Hit, SearchResult
 from deployments.http_schema import PARTS, Part, ReplyForm
 
@@ -194,6 +195,10 @@ class CorpusReply(BaseModel):
     index_version: str
     num_passages: int
     recall_at_10: float
+    recall_at_10_least: float | None = Field(
+        description="In the kind and crowding of queries for which the index finds least; null "
+        "for an index of an older version."
+    )
     shards: int
     replicas: int
     replicas_serving: int

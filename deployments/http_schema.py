@@ -26,6 +26,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from cluster import exact_json
+from cluster.arrays import Float32Array
 from cluster.checks import (
     BATCH_MAX,
     NPROBE_MAX,
@@ -37,8 +38,8 @@ from cluster.checks import (
 from cluster.demand import Consistency, Demand, demand_of
 from cluster.errors import InvalidArgument
 from cluster.filters import Filter, parse_filter
-from cluster.manifests import EF_SEARCH_MAX
-from cluster.search import TOP_K_DEFAULT, Embedded, Float32Array, SearchEffort, SearchRequest
+from cluster.index_parameters import EF_SEARCH_MAX
+from cluster.search import TOP_K_DEFAULT, Embedded, SearchEffort, SearchRequest
 from cluster.vectors import are_short
 from deployments.json_vectors import body_vectors
 

@@ -21,6 +21,7 @@ def report_lines(report: IngestReport) -> Iterator[str]:
     )
     yield from _left_out("document", report.documents_left_out)
     yield from _left_out("file", report.files_left_out)
+    yield from _left_out("folder value", report.folder_values_left_out)
 
 
 def _left_out(what: str, found: Sequence[LeftOut]) -> Iterator[str]:

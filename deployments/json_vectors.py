@@ -14,8 +14,8 @@ import orjson
 import simdjson
 
 from cluster import exact_json
+from cluster.arrays import Float32Array
 from cluster.checks import BATCH_MAX
-from cluster.search import Float32Array
 
 FIELDS = ("vector", "vectors")
 _UNCLEAR = (ValueError, TypeError, RuntimeError, AttributeError)

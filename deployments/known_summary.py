@@ -7,11 +7,10 @@ under way at a time, and the answer serves whoever asks within half a second.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 
-from cluster.answers import RegionSummary
 from cluster.clock import Clock
 from cluster.errors import DeadlineExceeded, RaygionError, Unavailable
+from cluster.region_status import RegionSummary, StatusSource
 
 FRESH_S = 0.5
 """An answer, or a failure, serves all who ask within so long."""
@@ -22,12 +21,10 @@ _CALL_TIMEOUT_S = 60.0
 
 
 class KnownSummary:
-    """Asks `ask` for the summary when somebody wants it. For one event loop."""
+    """Asks `source` for the summary when somebody wants it. For one event loop."""
 
-    def __init__(
-        self, ask: Callable[[], Awaitable[RegionSummary]], clock: Clock, *, timeout_s: float
-    ) -> None:
-        self._ask = ask
+    def __init__(self, source: StatusSource, clock: Clock, *, timeout_s: float) -> None:
+        self._source = source
         self._clock = clock
         self._timeout_s = timeout_s
         self._asking: asyncio.Task[None] | None = None
@@ -72,7 +69,7 @@ class KnownSummary:
         asked_s = self._clock.monotonic_s()
         try:
             async with asyncio.timeout(_CALL_TIMEOUT_S):
-                self._last = await self._ask()
+                self._last = await self._source.status()
         except TimeoutError:
             self._failure = DeadlineExceeded("the region did not say its status in time")
         except Exception as error:  # it is raised where somebody waits

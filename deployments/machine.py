@@ -9,12 +9,14 @@ which ones they are; so ending them touches no other Ray on the machine.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import resource
 import secrets
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -27,6 +29,7 @@ from deployments.detached import spawn_detached
 from deployments.gcs_storage import check_redis, forget, storage_env
 from deployments.haproxy_config import GatewayPlaces
 from deployments.marked_processes import (
+    GRACE_S,
     MARKER_VARIABLE,
     end_marked_processes,
     is_marked,
@@ -41,6 +44,8 @@ from deployments.ray_starter import (
 
 RECORD = Path(".config/raygion/machine.json")
 """In the home folder."""
+_LOCK = "start.lock"
+"""Beside the record."""
 _RAYLET = "raylet"
 _STARTED = "Ray runtime started."
 _START_TIMEOUT_S = 180.0
@@ -81,7 +86,9 @@ class Machine(Record):
         """Ends all processes of the node and returns their pids. Raises Unavailable when one
         outlives that.
         """
-        ended = end_marked_processes(self.marker, timeout_s=_END_TIMEOUT_S)
+        # Agents that lost their raylet never end when they are asked.
+        grace_s = GRACE_S if self.is_alive() else 0.0
+        ended = end_marked_processes(self.marker, timeout_s=_END_TIMEOUT_S, grace_s=grace_s)
         if self.is_head and self.gcs_redis is not None:
             forget(self.gcs_redis, self.marker)
         if (recorded := find_machine()) is not None and recorded.marker == self.marker:
@@ -103,6 +110,16 @@ def runs_as_head() -> bool:
     """Whether this machine is the head of a region that runs. Raises Corrupt."""
     found = find_machine()
     return found is not None and found.is_head and found.is_alive()
+
+
+@contextmanager
+def _no_other_start() -> Iterator[None]:
+    """Waits for a start that is under way on this machine, and lets no other one begin meanwhile:
+    that would take what has been started so far for the rest of a dead node, and end it.
+    """
+    with (_record_folder() / _LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 class NodeStarter:
@@ -135,6 +152,7 @@ class NodeStarter:
         self._command = command
         self._token_path = _token_path()
 
+    @_no_other_start()
     def start_head(self) -> tuple[Machine, bool]:
         """The node, and whether it was started by this call.
 
@@ -152,6 +170,7 @@ class NodeStarter:
             check_redis(self._gcs_redis)
         return self._start(), True
 
+    @_no_other_start()
     def start_worker(self) -> tuple[Machine, bool]:
         """As `start_head`. A node that the cluster has given up is ended and started anew."""
         found = self._found()
@@ -229,9 +248,14 @@ class NodeStarter:
         }
 
 
+def _record_folder() -> Path:
+    folder = (Path.home() / RECORD).parent
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
 def _write(machine: Machine) -> None:
-    path = Path.home() / RECORD
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = _record_folder() / RECORD.name
     draft = path.with_suffix(".new")
     draft.write_bytes(machine.to_bytes())
     draft.chmod(0o600)

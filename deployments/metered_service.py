@@ -5,13 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from cluster.answers import (
-    AnswerEvent,
-    AnswerRequest,
-    QueryService,
-    RegionSummary,
-    Retrieved,
-)
+from cluster.answers import AnswerEvent, AnswerRequest, QueryService, Retrieved
 from cluster.errors import NotYet, Unavailable
 from cluster.search import SearchRequest, SearchResult
 from deployments.metrics import HttpMetrics
@@ -46,6 +40,3 @@ class MeteredService:
             if not begun:
                 self._metrics.refused(request.demand.level)
             raise
-
-    async def status(self) -> RegionSummary:
-        return await self._service.status()

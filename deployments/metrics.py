@@ -8,8 +8,9 @@ from functools import cache
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
-from cluster.answers import AnswerResult, RegionSummary, Retrieved
+from cluster.answers import AnswerResult, Retrieved
 from cluster.demand import Consistency
+from cluster.region_status import RegionSummary
 from cluster.search import SearchResult
 from deployments.duration_histogram import DurationHistogram
 
@@ -27,75 +28,85 @@ class HttpMetrics:
         self.registry = CollectorRegistry()
         registry = self.registry
         self._requests = Counter(
-            "raygion_http_requests", "Requests answered.", ["route", "status"], registry=registry
+            "raygion_http_requests",
+            "Requests that ended. Status 499: the client left before its reply began.",
+            ["route", "status"],
+            registry=registry,
         )
         self._durations = DurationHistogram(
             "raygion_http_request_duration_seconds",
-            "From the request's first line to the answer's last byte.",
+            "Time from a request's first line to the last byte of its reply.",
             label="route",
             buckets_s=_REQUEST_BUCKETS_S,
             registry=registry,
         )
         self.in_flight = Gauge(
             "raygion_http_requests_in_flight",
-            "Requests worked on at the moment.",
+            "Requests that are being worked on, without health routes and /metrics.",
             registry=registry,
         )
         self._stages = DurationHistogram(
             "raygion_search_stage_duration_seconds",
-            "Where the time of a search went.",
+            "Time of each stage of a search: embed, wait (for its batch), scatter, merge, fetch.",
             label="stage",
             buckets_s=_STAGE_BUCKETS_S,
             registry=registry,
         )
         self._partial = Counter(
             "raygion_partial_results",
-            "Results with a coverage below 1.",
+            "Results with a coverage below 1: some shard did not answer.",
             ["route"],
             registry=registry,
         )
         self._prompt_tokens = Counter(
-            "raygion_prompt_tokens", "Tokens read by the model.", registry=registry
+            "raygion_prompt_tokens",
+            "Tokens that the language model read, for answers that came to their end.",
+            registry=registry,
         )
         self._generated_tokens = Counter(
-            "raygion_generated_tokens", "Tokens written by the model.", registry=registry
+            "raygion_generated_tokens",
+            "Tokens that the language model wrote, for answers that came to their end.",
+            registry=registry,
         )
         self._first_token = Histogram(
             "raygion_time_to_first_token_seconds",
-            "From a streamed request to the first piece of its text.",
+            "Time from a request to the first piece of its streamed answer.",
             buckets=_REQUEST_BUCKETS_S,
             registry=registry,
         )
         self._stream_ends = Counter(
             "raygion_streams",
-            "Streamed answers by how they ended.",
+            "Streamed answers, by how they ended: done, error or client_gone.",
             ["route", "end"],
             registry=registry,
         )
         self._staleness = Gauge(
             "raygion_staleness_seconds",
-            "How long ago at most the release of the last answer was current.",
+            "Upper bound on how long ago the release of the last result was current.",
             registry=registry,
         )
         self._forwarded = Counter(
             "raygion_forwarded",
-            "Answers that another region made.",
+            "Results that another region made for this one.",
             ["consistency"],
             registry=registry,
         )
         self._refused = Counter(
             "raygion_refused",
-            "Requests whose demand could not be met.",
+            "Requests that ended as not_yet or unavailable.",
             ["consistency"],
             registry=registry,
         )
         self._release = Gauge(
             "raygion_current_release",
-            "Number of the current release; 0 before the first.",
+            "Number of the current release, asked of the coordinator at each scrape; 0 before the "
+            "first one.",
             registry=registry,
         )
         self._healthy = Gauge(
-            "raygion_region_healthy", "1 while the region is healthy.", registry=registry
+            "raygion_region_healthy",
+            "1 while the region is healthy; 0 also while its coordinator does not answer.",
+            registry=registry,
         )
 
         # Looking a labelled metric up costs more than counting with it.

@@ -10,7 +10,14 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import orjson
-from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PlainValidator,
+    ValidationInfo,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from cluster.answers import ANSWER_TOP_K_DEFAULT, AnswerRequest
@@ -94,20 +101,27 @@ _ROLES: dict[str, Role] = {
 }
 
 
-def _content(value: object) -> object:
-    """A string, or a list of text parts, which are joined by line breaks."""
+_MADE_ELSEWHERE = frozenset({"assistant", "tool", "function"})
+"""Roles of messages that other programs have written, and that may be null, or hold more than text:
+what a model thought or refused, what a tool has drawn. It is left out.
+"""
+
+
+def _content(value: object, info: ValidationInfo) -> object:
+    """A string, or a list of parts, whose texts are joined by line breaks."""
     if not isinstance(value, list):
         return value
     texts: list[str] = []
     for i, part in enumerate(value):
         text = part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None
-        if not isinstance(text, str):
+        if isinstance(text, str):
+            texts.append(text)
+        elif info.data.get("role") not in _MADE_ELSEWHERE or not isinstance(part, dict):
             raise PydanticCustomError(
                 "content_part",
                 "part {number} is not supported; only parts of type text are",
                 {"number": i},
             )
-        texts.append(text)
     return "\n".join(texts)
 
 
@@ -160,7 +174,9 @@ class OpenAIBody(Body):
 class MessageBody(OpenAIBody):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: Content | None = Field(
-        None, description="Null only where an assistant has called tools."
+        None,
+        description="Of an assistant and of tools it may be null, and parts that are no text are "
+        "left out.",
     )
 
     @model_validator(mode="before")
@@ -297,7 +313,7 @@ def _conversation(
     left out, but for system messages.
     """
     for number, message in enumerate(messages):
-        if message.content is None and message.role != "assistant":
+        if message.content is None and message.role not in _MADE_ELSEWHERE:
             raise InvalidArgument("is required", f"messages[{number}].content")
     asked = [number for number, message in enumerate(messages) if message.role == "user"]
     last = asked[-1] if asked else len(messages) - 1

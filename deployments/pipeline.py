@@ -15,22 +15,14 @@ from cluster.artifacts import Artifacts
 from cluster.clock import SYSTEM_CLOCK
 from cluster.config import Settings
 from cluster.evidence import EvidencePolicy, score_min_of
-from cluster.manifests import (
-    IndexKind,
-    IndexManifest,
-    IndexParameters,
-    IndexTuning,
-    ManifestRef,
-    Metric,
-    ModelKind,
-    ModelManifest,
-    Precision,
-)
+from cluster.index_parameters import IndexKind, IndexParameters, IndexTuning
+from cluster.manifests import IndexManifest, ManifestRef, ModelKind, ModelManifest, Precision
+from cluster.metric import Metric
 from cluster.model_files import delta_note
 from cluster.model_settings import STARTER
 from cluster.next_release import corpora_for_release, indexes_for_release
 from cluster.releases import ReleaseContents
-from deployments.console import REUSED, Step, err, table
+from deployments.console import REUSED, Step, err, share, table
 from deployments.installation import Installation
 
 
@@ -211,7 +203,7 @@ def _tuning_table(tuning: IndexTuning) -> Table:
             trial.parameters.kind,
             _searched_with(trial.parameters),
             f"{trial.recall_at_10:.3f}",
-            "" if trial.recall_at_10_least is None else f"{trial.recall_at_10_least:.3f}",
+            share(trial.recall_at_10_least),
             f"{trial.query_us:,.0f}",
             f"{trial.memory_bytes / 1e6:,.1f}",
             "✓" if trial.is_chosen else "",

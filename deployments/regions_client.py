@@ -45,7 +45,13 @@ class RegionsClient:
     ) -> None:
         self._location = location
         self._clock = clock
-        self._router = RegionRouter(settings, now_s=clock.monotonic_s, rng=rng or random.Random())
+        self._router = RegionRouter(
+            settings.sites(),
+            settings.residency(),
+            settings.routing.policy,
+            now_s=clock.monotonic_s,
+            rng=rng or random.Random(),
+        )
         self._regions: dict[str, HttpRegion] = {}
         self.session = ""
         """The token of what was seen last; empty before the first answer."""
@@ -125,7 +131,7 @@ class RegionsClient:
         return self._router.order(
             asked=None,
             caller=Caller(location=self._location, user=user if isinstance(user, str) else ""),
-            corpus=self._router.meant(corpus if isinstance(corpus, str) else None),
+            corpus=self._router.residency.meant(corpus if isinstance(corpus, str) else None),
         )
 
     def _asked(self, body: Mapping[str, object], share: Deadline) -> dict[str, object]:

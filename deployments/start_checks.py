@@ -7,7 +7,6 @@ from urllib.parse import urlsplit
 from cluster.config import Settings
 from cluster.object_store import local_folder
 from cluster.region_settings import is_loopback
-from cluster.region_site import RegionSite
 from cluster.shared_folder import MOUNTS, check_shared_folder
 from deployments.installation import Installation
 
@@ -30,6 +29,5 @@ def check_seen_alike(store_url: str) -> None:
 
 
 def _are_on_several_machines(settings: Settings) -> bool:
-    sites = (RegionSite.of(name, region) for name, region in settings.regions.items())
-    hosts = {urlsplit(site.url).hostname or "" for site in sites}
+    hosts = {urlsplit(site.url).hostname or "" for site in settings.sites().values()}
     return len(settings.regions) > 1 and not all(map(is_loopback, hosts))

@@ -17,7 +17,9 @@ from typing import Generic, TypeVar
 from cluster.canary import lot_of
 from cluster.config import Settings
 from cluster.corpus_settings import CorpusSettings
-from cluster.manifests import IndexKind, IndexParameters, ManifestRef, Metric
+from cluster.index_parameters import IndexKind, IndexParameters
+from cluster.manifests import ManifestRef
+from cluster.metric import Metric
 from cluster.model_settings import GeneratorSettings
 from cluster.region_settings import EndpointSettings, RegionSettings, StoreSettings
 from cluster.releases import ReleaseContents

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from cluster.arrays import Int64Array
 from cluster.clock import Deadline
 from cluster.errors import RaygionError
 from cluster.generation import ChatMessage
@@ -23,7 +24,7 @@ from cluster.releases import (
     ReleaseContents,
     Rollback,
 )
-from cluster.search import Int64Array, Passages, ShardHits, ShardQuery
+from cluster.search import Passages, ShardHits, ShardQuery
 
 
 class SimClock:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from cluster.config import RolloutPolicy
 from cluster.releases import (
     Elect,
     LogEntry,
@@ -25,7 +24,7 @@ from cluster.rollout_events import (
     RegionStatus,
     Retire,
 )
-from cluster.rollout_settings import RolloutSettings
+from cluster.rollout_settings import RolloutPolicy, RolloutSettings
 from tests.fakes import Entries, contents, counting_ids
 
 SETTINGS = RolloutSettings(

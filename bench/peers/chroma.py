@@ -26,7 +26,7 @@ from bench.peers.served import (
     wait_for,
 )
 from bench.serve_data import EF_CONSTRUCTION, HNSW_M, TOP_K, VectorSet
-from cluster.search import Float32Array
+from cluster.arrays import Float32Array
 
 _COLLECTIONS = "/api/v2/tenants/default_tenant/databases/default_database/collections"
 _START_TIMEOUT_S = 60.0

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from bench.load import LoadReport
-from cluster.search import Float32Array, Int64Array
+from cluster.arrays import Float32Array, Int64Array
 
 
 class NotMeasured(Exception):

@@ -9,7 +9,7 @@ import orjson
 
 from bench.load import HttpWire, Wire, http_request
 from bench.peers.served import body_of
-from cluster.search import Float32Array
+from cluster.arrays import Float32Array
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from bench.peers.children import PEERS_PYTHON, check_alive, child
 from bench.peers.contract import SERVER_CASES, Case, NotMeasured, System
 from bench.processes import pss_bytes
 from bench.serve_data import VectorSet
-from cluster.search import Float32Array, Int64Array
+from cluster.arrays import Float32Array, Int64Array
 
 
 class LibrarySystem:

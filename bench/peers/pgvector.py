@@ -36,7 +36,7 @@ from bench.peers.served import (
     wait_for,
 )
 from bench.serve_data import EF_CONSTRUCTION, HNSW_M, TOP_K, VectorSet
-from cluster.search import Float32Array
+from cluster.arrays import Float32Array
 
 _USER = "postgres"
 _STATEMENT = "nearest"

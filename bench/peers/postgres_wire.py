@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cluster.search import Float32Array
+from cluster.arrays import Float32Array
 
 _READY = b"Z\x00\x00\x00\x05"
 _PROTOCOL = 3 << 16

@@ -20,9 +20,9 @@ from bench.peers.json_dialect import JsonDialect
 from bench.peers.served import Dialect, ServedSystem, Server, body_of, http_call, wait_until_settled
 from bench.region import BenchRegion, StoredVectors, running_region
 from bench.serve_data import EF_CONSTRUCTION, HNSW_M, TOP_K, VectorSet
+from cluster.arrays import Float32Array
 from cluster.corpus_settings import CorpusSettings
-from cluster.manifests import IndexKind, IndexParameters
-from cluster.search import Float32Array
+from cluster.index_parameters import IndexKind, IndexParameters
 
 _CORPUS = "vectors"
 _GATEWAYS = 2

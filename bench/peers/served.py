@@ -15,7 +15,7 @@ from bench.in_process import in_batches
 from bench.load import HttpWire, Load, LoadFailed, LoadGenerator, LoadReport, Wire, run_load
 from bench.peers.contract import SERVER_CASES, Case
 from bench.serve_data import TOP_K
-from cluster.search import Float32Array, Int64Array
+from cluster.arrays import Float32Array, Int64Array
 
 _GOOD_ANSWERS = 40
 _SETTLE_TIMEOUT_S = 60.0

@@ -18,7 +18,7 @@ from bench.peers.contract import System
 from bench.peers.json_dialect import JsonDialect
 from bench.peers.served import LOOPBACK, ServedSystem, Server, free_port, is_listening, wait_for
 from bench.serve_data import TOP_K, VectorSet
-from cluster.search import Float32Array, Int64Array
+from cluster.arrays import Float32Array, Int64Array
 
 _START_TIMEOUT_S = 30.0
 _BODY = b'{"hits":[%s]}' % b",".join(b'{"id":"12345","score":0.123456}' for _ in range(TOP_K))

@@ -19,9 +19,9 @@ import psutil
 
 from actors.shard_index import INDEX_FILE
 from actors.shard_replica import ReplicaStatus
+from cluster.artifact_files import ArtifactFile
 from cluster.artifacts import blob_path
 from cluster.errors import Conflict
-from cluster.manifests import ArtifactFile
 from cluster.releases import ReleaseStatus
 from tests.chaos.cluster_scenarios import CLUSTER_SCENARIOS
 from tests.chaos.region import GATEWAYS, ChaosRegion, ask, nodes_of_replicas

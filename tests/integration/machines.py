@@ -299,6 +299,9 @@ def give_installation(machine: Machine, checkout: str) -> None:
     venv = machine.home / checkout / ".venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
     inside = HOME / checkout
+    # It names the folder as it is seen from here, which the machine's own /tmp hides.
+    activate = venv / "bin" / "activate"
+    activate.write_text(activate.read_text().replace(str(venv), str(inside / ".venv")))
     packages = next(path for path in sys.path if (Path(path) / "ray" / "__init__.py").is_file())
     site = venv / "lib" / f"python3.{sys.version_info.minor}" / "site-packages"
     (site / "checkout.pth").write_text(f"{inside}\n{packages}\n")

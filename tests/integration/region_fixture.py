@@ -25,16 +25,18 @@ import pyarrow.parquet as pq
 from actors.coordinator_client import CoordinatorClient
 from actors.shard_documents import DOCUMENTS_FILE, ShardDocuments
 from actors.starter_models import STARTER_GENERATOR, starter_generator_folder
+from cluster.arrays import Float32Array
 from cluster.artifact_cache import ArtifactCache
 from cluster.artifacts import Artifacts
 from cluster.config import Settings
 from cluster.corpus_settings import ChunkSettings, CorpusSettings, LongPassages
-from cluster.manifests import IndexKind, IndexManifest, IndexParameters, ManifestRef, Metric
+from cluster.index_parameters import IndexKind, IndexParameters
+from cluster.manifests import IndexManifest, ManifestRef
+from cluster.metric import Metric
 from cluster.model_settings import GeneratorSettings
 from cluster.region_settings import EndpointSettings, RegionSettings, StoreSettings
 from cluster.releases import ReleaseContents
-from cluster.search import Float32Array
-from deployments import pipeline, region_host
+from deployments import pipeline, region_host, release_commands
 from deployments.cluster_ports import find_port_block
 from deployments.console import Steps
 from deployments.installation import Installation
@@ -199,7 +201,9 @@ def live_region(folder: Path) -> Iterator[LiveRegion]:
         with steps.step("services"):
             client = region_host.start_services(installation, lambda _: None)
         with steps.step("release"):
-            release = region_host.propose(installation, contents, commit=True, note=lambda _: None)
+            release = release_commands.propose(
+                installation, contents, commit=True, note=lambda _: None
+            )
             client.wait_until_serving(release, region_host.PREPARE_TIMEOUT_S)
         print("\nregion up:", {step: round(s, 1) for step, s in steps.seconds.items()})
         yield LiveRegion(installation, xquad, release, contents)

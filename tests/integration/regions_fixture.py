@@ -18,12 +18,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from cluster.arrays import Float32Array
 from cluster.caller import Location
 from cluster.clock import SYSTEM_CLOCK
 from cluster.config import Settings
 from cluster.corpus_settings import CorpusSettings
+from cluster.index_parameters import IndexKind, IndexParameters
 from cluster.log_entries import parse_entry
-from cluster.manifests import IndexKind, IndexParameters, ManifestRef, Metric
+from cluster.manifests import ManifestRef
+from cluster.metric import Metric
 from cluster.model_settings import GeneratorSettings
 from cluster.numbered_object import NumberedLog
 from cluster.object_store import ObjectStore, open_store
@@ -37,7 +40,6 @@ from cluster.region_settings import (
 from cluster.release_fold import fold
 from cluster.releases import RELEASE_LOG, LogState, ReleaseContents
 from cluster.rollout_events import RegionStatus
-from cluster.search import Float32Array
 from cluster.session import SessionToken
 from deployments.cluster_ports import find_port_block
 from deployments.driven_regions import DrivenRegions

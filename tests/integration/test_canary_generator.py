@@ -19,7 +19,7 @@ from actors import names
 from actors.models import publish_model
 from cluster.manifests import ManifestRef, ModelKind
 from cluster.releases import LogState, ReleaseStatus
-from deployments import region_host
+from deployments import release_commands
 from deployments.local_cluster import find_local_cluster
 from tests.canary_region import UserLoad, is_tried_on
 from tests.integration.region_fixture import MODEL_FOLDER, LiveRegion, posted
@@ -55,10 +55,10 @@ def next_model(shared_region: LiveRegion, tmp_path_factory: pytest.TempPathFacto
 def canary(shared_region: LiveRegion, next_model: ManifestRef) -> Iterator[int]:
     """A release with the next model, on trial; aborted afterwards."""
     contents = shared_region.contents.model_copy(update={"generator": next_model})
-    number = region_host.propose(
+    number = release_commands.propose(
         shared_region.installation, contents, commit=False, note=lambda _: None
     )
-    region_host.canary(number, PERCENT)
+    release_commands.canary(number, PERCENT)
     try:
         yield number
     finally:

@@ -16,7 +16,7 @@ from actors.region_client import connect
 from cluster.errors import InvalidArgument
 from cluster.prompt import PromptTemplate
 from cluster.session import SessionToken
-from deployments import region_host
+from deployments import release_commands
 from tests.integration.region_fixture import REGION, LiveRegion, posted
 from tests.search_region import wait_until
 
@@ -31,12 +31,12 @@ CALM_MS = 5000
 def _first_release_again(shared_region: LiveRegion) -> Iterator[None]:
     yield
     if shared_region.coordinator.status().release != shared_region.release:
-        region_host.rollback(shared_region.release, force=True)
+        release_commands.rollback(shared_region.release, force=True)
 
 
 def commit_another(region: LiveRegion) -> int:
     contents = region.contents.model_copy(update={"prompt": PromptTemplate(system="Be brief.")})
-    return region_host.propose(region.installation, contents, commit=True, note=lambda _: None)
+    return release_commands.propose(region.installation, contents, commit=True, note=lambda _: None)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_strong_answers_never_go_back_while_releases_change(
         newer = posted(http, "/v1/search", {**ASK, "consistency": "strong"})
         assert newer["release"] == number
         wait_until(lambda: seen[-1][1] == number, "the watcher to see the new release")
-        region_host.rollback(shared_region.release)
+        release_commands.rollback(shared_region.release)
         # The rollback came later than what the token has seen, so it may be served by it.
         back = posted(http, "/v1/search", {**ASK, "session": newer["session"]})
         assert back["release"] == shared_region.release

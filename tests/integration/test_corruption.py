@@ -22,12 +22,13 @@ from actors.shard_build import build_shard
 from actors.shard_documents import DOCUMENTS_FILE
 from actors.shard_index import INDEX_FILE, ShardIndex
 from cluster.artifact_cache import ArtifactCache
+from cluster.artifact_files import ArtifactFile
 from cluster.artifacts import Artifacts, blob_path
 from cluster.errors import Conflict, Corrupt, NotFound
-from cluster.manifests import ArtifactFile, IndexManifest
+from cluster.manifests import IndexManifest
 from cluster.object_store import open_store
 from cluster.releases import ReleaseContents, ReleaseStatus
-from deployments import region_host
+from deployments import release_commands
 from tests.integration.region_fixture import FLAT, TINY, LiveRegion, build, ingest
 from tests.search_region import wait_until
 
@@ -110,7 +111,7 @@ def cached(region: LiveRegion, file: ArtifactFile) -> Path:
 
 
 def propose(region: LiveRegion, contents: ReleaseContents) -> int:
-    return region_host.propose(region.installation, contents, commit=True, note=lambda _: None)
+    return release_commands.propose(region.installation, contents, commit=True, note=lambda _: None)
 
 
 @pytest.fixture
@@ -217,7 +218,7 @@ def test_a_replica_that_comes_back_mends_a_damaged_cache(
         wait_until(lambda: _num_serving(shared_region) == _wanted(tiny), "the replica to load")
         _assert_serves(shared_region, http, tiny)
     finally:
-        region_host.rollback(shared_region.release, force=True)
+        release_commands.rollback(shared_region.release, force=True)
 
 
 def _assert_serves(region: LiveRegion, http: httpx.Client, tiny: Tiny) -> None:

@@ -21,9 +21,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from actors import names
+from cluster.arrays import Float32Array
 from cluster.manifests import IndexManifest, ManifestRef
 from cluster.releases import ReleaseContents
-from cluster.search import Float32Array, ShardQuery
+from cluster.search import ShardQuery
 from tests.search_region import (
     CORPUS,
     DIMENSION,

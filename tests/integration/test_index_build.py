@@ -15,17 +15,20 @@ import pytest
 from actors.index_build import build_index
 from actors.ingest import ingest
 from actors.shard_index import INDEX_FILE, ShardIndex
+from cluster.arrays import Float32Array
 from cluster.artifact_cache import ArtifactCache
 from cluster.artifacts import Artifacts
 from cluster.catalog import Catalog
 from cluster.corpus_settings import CorpusSettings
 from cluster.errors import InvalidArgument
 from cluster.filters import parse_filter
-from cluster.manifests import AutoIndex, IndexKind, IndexManifest, IndexParameters, Metric
+from cluster.index_parameters import AutoIndex, IndexKind, IndexParameters
+from cluster.manifests import IndexManifest
 from cluster.merge import merge_hits
+from cluster.metric import Metric
 from cluster.object_store import ObjectStore, open_store
 from cluster.partitions import shard_of_partition, shards_to_ask
-from cluster.search import Float32Array, ShardQuery
+from cluster.search import ShardQuery
 from tests.integration.local_ray import local_ray
 
 pytestmark = [

@@ -13,10 +13,10 @@ from typing import Any
 import httpx
 import pytest
 
+from cluster.arrays import Float32Array
 from cluster.config import DivergenceSettings
 from cluster.object_store import open_store
 from cluster.region_site import RegionSite
-from cluster.search import Float32Array
 from cluster.vectors import normalized
 from tests.integration.regions_fixture import REGIONS, ThreeRegions, regions_settings, running
 from tests.search_region import CORPUS, wait_until

@@ -17,9 +17,11 @@ from actors import names
 from actors.actor_calls import NAMESPACE
 from actors.shard_replica import ReplicaStatus
 from cluster.evidence import EvidencePolicy
-from cluster.manifests import IndexKind, IndexParameters, ManifestRef, Metric
+from cluster.index_parameters import IndexKind, IndexParameters
+from cluster.manifests import ManifestRef
+from cluster.metric import Metric
 from cluster.releases import ReleaseContents
-from deployments import region_host
+from deployments import release_commands
 from deployments.installation import Installation
 from tests.integration.region_fixture import LiveRegion, build, ingest
 from tests.search_region import wait_until
@@ -35,7 +37,7 @@ QUERY = "What does Quellbrunn keep in its clock tower?"
 def _first_release_again(shared_region: LiveRegion) -> Iterator[None]:
     yield
     if shared_region.coordinator.status().release != shared_region.release:
-        region_host.rollback(shared_region.release, force=True)
+        release_commands.rollback(shared_region.release, force=True)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +63,7 @@ def with_index(contents: ReleaseContents, corpus: str, ref: ManifestRef) -> Rele
 
 
 def propose(region: LiveRegion, contents: ReleaseContents) -> int:
-    return region_host.propose(region.installation, contents, commit=True, note=lambda _: None)
+    return release_commands.propose(region.installation, contents, commit=True, note=lambda _: None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +156,7 @@ def test_a_switch_and_the_way_back_fail_no_query(
 
     with under_load(shared_region) as loads:
         wait_until(lambda: all(x.has_seen(number) for x in loads), "answers of the new release")
-        assert region_host.rollback(None) == first
+        assert release_commands.rollback(None) == first
         wait_until(lambda: all(x.has_seen(first) for x in loads), "answers of the first release")
     assert_each_reply_is_of_one_release(loads, marked=number)
     _assert_pins_hold(http, first=first, marked=number)
@@ -176,7 +178,7 @@ def test_a_release_that_is_no_longer_resident_is_unloaded(
     version = second.indexes["xquad"].version
     gone = propose(shared_region, second)
     assert version in held_versions("xquad", 2, 2)
-    region_host.rollback(shared_region.release)
+    release_commands.rollback(shared_region.release)
     _make_room(shared_region, version)
     wait_until(lambda: version not in held_versions("xquad", 2, 2), "the replicas to let go of it")
     reply = http.post("/v1/search", json={"corpus": "xquad", "query": QUERY, "release": gone})
@@ -190,7 +192,7 @@ def test_a_proposal_is_prepared_beside_what_serves_and_can_be_dropped(
     version = second.indexes["xquad"].version
     _make_room(shared_region, version)
     client = shared_region.coordinator
-    number = region_host.propose(
+    number = release_commands.propose(
         shared_region.installation, second, commit=False, note=lambda _: None
     )
     try:
@@ -233,7 +235,7 @@ def _make_room(region: LiveRegion, version: str) -> None:
     resident = region.coordinator.status().resident
     if any(c.index_version == version for release in resident for c in release.corpora):
         propose(region, region.contents)
-        region_host.rollback(region.release)
+        release_commands.rollback(region.release)
 
 
 def held_versions(corpus: str, shards: int, replicas: int) -> set[str]:

@@ -16,8 +16,10 @@ from actors.embedder import Embedder
 from actors.shard_build import build_shard
 from actors.shard_index import ShardIndex
 from actors.starter_models import starter_embedder_folder
-from cluster.manifests import IndexKind, IndexParameters, Metric
-from cluster.search import Float32Array, ShardQuery
+from cluster.arrays import Float32Array
+from cluster.index_parameters import IndexKind, IndexParameters
+from cluster.metric import Metric
+from cluster.search import ShardQuery
 from cluster.vectors import prepared
 from tests.integration.region_fixture import (
     PARTITIONED,

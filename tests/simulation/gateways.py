@@ -17,7 +17,6 @@ from cluster.answers import (
     AnswerRequest,
     AnswerResult,
     Citation,
-    RegionSummary,
     Token,
     Usage,
     last_event,
@@ -320,9 +319,6 @@ class Engine:
 
     async def _take_a_while(self) -> None:
         await asyncio.sleep(self._gateway.rng.uniform(0.001, 0.02))
-
-    async def status(self) -> RegionSummary:
-        raise AssertionError("nobody asks for the status here")
 
 
 class Peers:

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 from actors.shard_search import Patience, SearchKind, ShardSearch
+from cluster.arrays import Int64Array
 from cluster.balancing import OutcomeWeights
 from cluster.clock import Deadline
 from cluster.errors import DeadlineExceeded, RaygionError
 from cluster.fanout import ShardRoute
-from cluster.manifests import Metric
+from cluster.metric import Metric
 from cluster.replica_set import ReplicaSet
-from cluster.search import Int64Array, Passages, SearchEffort, ShardHits, ShardQuery
+from cluster.search import Passages, SearchEffort, ShardHits, ShardQuery
 from tests.simulation.sim_time import Scheduler
 from tests.simulation.virtual_loop import VirtualLoop
 

@@ -19,7 +19,8 @@ from cluster.coordination import RolloutDriver
 from cluster.demand import EVENTUAL, Demand
 from cluster.errors import RaygionError
 from cluster.quorum import Vote
-from cluster.region_view import Freshness, RegionView
+from cluster.region_view import RegionView
+from cluster.release_log import Freshness
 from cluster.releases import Switch
 from cluster.search import SearchRequest, SearchResult
 from cluster.session import SessionToken

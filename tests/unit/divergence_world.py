@@ -20,21 +20,21 @@ import numpy as np
 
 from actors.divergence_watch import DivergenceWatch
 from actors.regional_service import RegionalService
+from cluster.arrays import Float32Array
 from cluster.clock import SYSTEM_CLOCK
 from cluster.config import Settings
 from cluster.consistency import Known
 from cluster.divergence import DivergenceLedger, Found, Probe, Turn
 from cluster.divergence_report import DivergenceReport
 from cluster.errors import RaygionError
-from cluster.manifests import Metric
+from cluster.metric import Metric
 from cluster.prompt import PromptTemplate
-from cluster.region_view import CorpusView, Freshness, Pulse, RegionView, ReleaseView
+from cluster.region_view import CorpusView, Pulse, RegionView, ReleaseView
+from cluster.release_log import Freshness
 from cluster.releases import Switch
-from cluster.search import Embedded, Float32Array, Hit, SearchRequest, SearchResult
-from deployments.http_app import build_http_app
-from deployments.http_settings import HttpSettings
+from cluster.search import Embedded, Hit, SearchRequest, SearchResult
 from tests.fakes import SimClock
-from tests.unit.fake_service import FakeService, on_loopback
+from tests.unit.fake_service import FakeService, app_of, on_loopback
 from tests.unit.region_servers import nobody, peers_of, settings_of
 
 RELEASE, DIMENSION = 7, 3
@@ -222,9 +222,7 @@ async def world(
         urls = {
             name: stack.enter_context(nobody())
             if name == away
-            else await stack.enter_async_context(
-                on_loopback(build_http_app(made.engines[name], HttpSettings()))
-            )
+            else await stack.enter_async_context(on_loopback(app_of(made.engines[name])))
             for name in NAMES[1:]
         }
         regions = settings_of(urls).model_dump()["regions"]
@@ -259,8 +257,6 @@ async def world(
             )
             for number in range(gateways)
         ]
-        app = build_http_app(
-            made.engines["a"], HttpSettings(), divergence=lambda: made.watches[0].report
-        )
+        app = app_of(made.engines["a"], divergence=lambda: made.watches[0].report)
         made.url = await stack.enter_async_context(on_loopback(app))
         yield made

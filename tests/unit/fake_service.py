@@ -19,18 +19,16 @@ from cluster.answers import (
     AnswerRequest,
     AnswerResult,
     Citation,
-    CorpusSummary,
     Outcome,
-    RegionSummary,
-    ReleaseSummary,
     Retrieved,
     Token,
     Usage,
 )
 from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.errors import InvalidArgument
+from cluster.region_status import CorpusSummary, RegionSummary, ReleaseSummary
 from cluster.search import Hit, MergedHits, SearchRequest, SearchResult
-from deployments.http_app import build_http_app
+from deployments.http_app import RegionApp, build_http_app
 from deployments.http_settings import HttpSettings
 
 DIMENSION = 3
@@ -206,6 +204,11 @@ class FakeService:
         self.summary = replace(self.summary, **summary)
 
 
+def app_of(service: FakeService, settings: HttpSettings | None = None, **others: Any) -> RegionApp:
+    """The HTTP interface over the service, which tells the status, too."""
+    return build_http_app(service, settings or HttpSettings(), status=service, **others)
+
+
 async def until(predicate: Callable[[], bool]) -> None:
     async with asyncio.timeout(10.0):
         while not predicate():  # noqa: ASYNC110 - what is waited for has no event
@@ -217,7 +220,7 @@ async def in_process(
     service: FakeService, clock: Clock = SYSTEM_CLOCK, **settings: Any
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A client that calls the application without a socket. Replies come whole."""
-    app = build_http_app(service, HttpSettings(**settings), clock=clock)
+    app = app_of(service, HttpSettings(**settings), clock=clock)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://region") as client:
         yield client

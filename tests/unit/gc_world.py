@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.artifact_files import ArtifactFile
 from cluster.artifacts import Artifacts
 from cluster.blob_fetch import blob_path
 from cluster.catalog import Catalog
 from cluster.clock import SYSTEM_CLOCK, Clock, Deadline
 from cluster.errors import Conflict, NotFound
+from cluster.index_parameters import IndexParameters
 from cluster.manifests import (
-    ArtifactFile,
     CorpusManifest,
     IndexManifest,
-    IndexParameters,
     ManifestRef,
     ModelKind,
     ModelManifest,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from cluster.consistency import Decision, Known, Reading, decide
 from cluster.demand import Consistency, Demand
 from cluster.prompt import PromptTemplate
-from cluster.region_view import Freshness, Pulse, RegionView, ReleaseView
+from cluster.region_view import Pulse, RegionView, ReleaseView
+from cluster.release_log import Freshness
 from cluster.releases import Switch
 from cluster.session import SessionToken
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from actors.index_recall import Probe
 from actors.shard_index import ShardIndex
+from cluster.arrays import Float32Array
 from cluster.recall import HELD_OUT
-from cluster.search import Float32Array
 
 
 def recall_at_10(index: ShardIndex, queries: Float32Array) -> float:

@@ -16,9 +16,8 @@ from cluster.config import Settings
 from cluster.errors import RaygionError
 from cluster.generation import GenerationChunk, GenerationRequest
 from cluster.region_peers import RegionInternals
-from deployments.http_app import build_http_app
 from deployments.http_settings import HttpSettings
-from tests.unit.fake_service import FakeService, on_loopback
+from tests.unit.fake_service import FakeService, app_of, on_loopback
 
 WORDS = ("The ", "capital ", "is ", "Reykjavik.")
 
@@ -72,7 +71,7 @@ async def serving(
 ) -> AsyncIterator[str]:
     """The region behind a real server, as a base URL."""
     http = HttpSettings(**settings)
-    app = build_http_app(service, http, internals=internals or FakeInternals())
+    app = app_of(service, http, internals=internals or FakeInternals())
     async with on_loopback(app) as url:
         yield url
 

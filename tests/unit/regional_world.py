@@ -9,15 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from actors.regional_service import RegionalService
-from cluster.answers import (
-    AnswerEvent,
-    AnswerRequest,
-    AnswerResult,
-    RegionSummary,
-    Retrieved,
-    Token,
-    Usage,
-)
+from cluster.answers import AnswerEvent, AnswerRequest, AnswerResult, Retrieved, Token, Usage
 from cluster.clock import Deadline
 from cluster.consistency import Known
 from cluster.demand import Consistency, Demand, demand_of
@@ -26,7 +18,8 @@ from cluster.errors import (
     Unavailable,
 )
 from cluster.prompt import PromptTemplate
-from cluster.region_view import Freshness, Pulse, RegionView, ReleaseView
+from cluster.region_view import Pulse, RegionView, ReleaseView
+from cluster.release_log import Freshness
 from cluster.releases import Switch
 from cluster.search import Embedded, Hit, SearchRequest, SearchResult
 from cluster.session import SessionToken
@@ -202,9 +195,6 @@ class Region:
             took_ms=1.0,
             **made,
         )
-
-    async def status(self) -> RegionSummary:
-        raise Unavailable("no coordinator here")
 
 
 @dataclass

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from actors.answering import Answering
-from actors.engine_assembly import RegionGenerators
+from actors.generator_directory import RegionGenerators
 from cluster.answers import AnswerEvent, AnswerRequest, AnswerResult, Outcome, Retrieved, Token
+from cluster.artifact_files import ArtifactFile
 from cluster.clock import Deadline
 from cluster.consistency import Pinned
 from cluster.errors import (
@@ -32,7 +33,7 @@ from cluster.generation import (
     PromptTokenizer,
 )
 from cluster.local_store import LocalStore
-from cluster.manifests import ArtifactFile, Metric
+from cluster.metric import Metric
 from cluster.prompt import PromptTemplate, Truncated, Truncation
 from cluster.region_view import CorpusView, GeneratorView, RegionView, ReleaseView
 from cluster.search import Hit, SearchRequest, SearchResult
@@ -82,12 +83,16 @@ class Stuck:
         pass
 
 
+async def not_asked(request: SearchRequest) -> SearchResult:
+    raise AssertionError("the plain model is asked")
+
+
 async def test_a_tokenizer_that_does_not_come_uses_up_the_time_and_no_more() -> None:
     events = Answering(Stuck()).events(
         AnswerRequest(question="why?", retrieve=False),
         pinned=Pinned(release=release_of(1), staleness_ms=0, session=""),
         region="here",
-        found=None,
+        search=not_asked,
         deadline=Deadline.after(0.05),
         elapsed_ms=lambda: 0.0,
     )
@@ -181,11 +186,16 @@ async def answer(
 def answering(
     hits: SearchResult | None, policy: EvidencePolicy | None, writer: Writer, **asked: Any
 ) -> AsyncGenerator[AnswerEvent, None]:
+    async def search(request: SearchRequest) -> SearchResult:
+        assert request.queries == ("why?",)
+        assert hits is not None, "the plain model is asked"
+        return hits
+
     return Answering(writer).events(
         AnswerRequest(question="why?", retrieve=hits is not None, max_tokens=10, **asked),
         pinned=Pinned(release=replace(release_of(1), evidence=policy), staleness_ms=0, session=""),
         region="here",
-        found=hits,
+        search=search,
         deadline=Deadline.after(30),
         elapsed_ms=lambda: 7.0,
     )

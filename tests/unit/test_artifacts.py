@@ -18,10 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.artifact_cache import ArtifactCache
+from cluster.artifact_files import ArtifactFile
 from cluster.artifacts import Artifacts, blob_path
 from cluster.errors import Corrupt, InvalidArgument, NotFound, Unavailable
 from cluster.local_store import LocalStore
-from cluster.manifests import ArtifactFile
 from cluster.object_store import ObjectStore
 from tests.store_fixtures import LossyStore, address, memory_store, s3_server, scripted, store
 

@@ -18,9 +18,9 @@ import pytest
 
 from cluster import artifact_cache, cache_space
 from cluster.artifact_cache import ArtifactCache
+from cluster.artifact_files import ArtifactFile, Blob, FileDelta
 from cluster.artifacts import Artifacts, sha256_of
 from cluster.errors import Unavailable
-from cluster.manifests import ArtifactFile, Blob, FileDelta
 from cluster.model_delta import apply_delta, write_delta
 from cluster.object_store import ObjectStore, open_store
 from tests.store_fixtures import LossyStore, scripted

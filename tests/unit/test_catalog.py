@@ -8,14 +8,8 @@ import pytest
 
 from cluster.catalog import Catalog
 from cluster.errors import Conflict, Corrupt, InvalidArgument, NotFound
-from cluster.manifests import (
-    CorpusManifest,
-    IndexManifest,
-    IndexParameters,
-    ManifestRef,
-    ModelKind,
-    ModelManifest,
-)
+from cluster.index_parameters import IndexParameters
+from cluster.manifests import CorpusManifest, IndexManifest, ManifestRef, ModelKind, ModelManifest
 from cluster.object_store import ObjectStore
 from tests.store_fixtures import LossyStore, address, memory_store, s3_server, scripted, store
 

@@ -30,7 +30,8 @@ from cluster.checks import (
 from cluster.errors import InvalidArgument
 from cluster.filters import parse_filter
 from cluster.generation import ChatMessage, GenerationRequest
-from cluster.manifests import ColumnType, Metric
+from cluster.metadata import ColumnType
+from cluster.metric import Metric
 from cluster.region_view import CorpusView
 from cluster.search import SearchEffort, SearchRequest
 

@@ -11,11 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster import compaction
+from cluster.artifact_files import ArtifactFile
 from cluster.artifacts import Artifacts
 from cluster.compaction import SMALL_PARTS_MAX, compacted
 from cluster.corpus_content import CorpusContent, PartDocuments, store_part, with_parts
 from cluster.local_store import LocalStore
-from cluster.manifests import ArtifactFile, ColumnType, CorpusManifest
+from cluster.manifests import CorpusManifest
+from cluster.metadata import ColumnType
 from cluster.passages import Passage, passage_table, read_part, undeleted_passages
 from cluster.passages import current_passages as of_parts
 from cluster.tombstones import store_tombstones, stored_tombstones

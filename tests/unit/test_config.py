@@ -156,10 +156,19 @@ def test_an_unknown_flag_is_refused_by_name() -> None:
         ("corpora: {Bad Name: {}}", "corpora.Bad Name"),
         ("generator: 7", "generator"),
         ("prompt: {user: '{nonesuch}'}", "prompt"),
+        ("prompt: {user: 'Answer: {question}'}", "prompt"),
+        ("prompt: {user: '{passages} {{question}}'}", "prompt"),
+        ("prompt: {passage: '[{number}]'}", "prompt"),
     ],
 )
 def test_a_wrong_value_is_refused_by_name(write: Write, text: str, key: str) -> None:
     assert (refused(write(text)).field or "").startswith(key)
+
+
+def test_a_prompt_that_would_lack_something_is_refused_by_what_it_lacks(write: Write) -> None:
+    error = refused(write("prompt: {user: 'Answer in German.'}"))
+    assert error.field == "prompt"
+    assert "without {passages} in `user` and {question} in `user`" in error.message
 
 
 def test_a_wrong_value_in_the_environment_is_refused_by_name(

@@ -9,7 +9,8 @@ import pytest
 from cluster.consistency import Decision, Elsewhere, Known, Reading, Refresh, Serve, Wait
 from cluster.demand import Demand
 from cluster.errors import InvalidArgument, NotFound, NotYet, RaygionError, Unavailable
-from cluster.region_view import Freshness, Pulse, RegionView
+from cluster.region_view import Pulse, RegionView
+from cluster.release_log import Freshness
 from cluster.releases import CanaryShare
 from cluster.rollout_events import RegionStatus
 from cluster.session import SessionToken

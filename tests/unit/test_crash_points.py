@@ -17,7 +17,6 @@ from typing import cast
 
 import pytest
 
-from cluster.config import RolloutPolicy
 from cluster.coordination import Decide, RolloutDriver
 from cluster.errors import Conflict, NotFound
 from cluster.log_entries import parse_entry
@@ -27,6 +26,7 @@ from cluster.release_log import ReleaseLog
 from cluster.releases import RELEASE_LOG, LogState, Release, ReleaseStatus
 from cluster.rollout import Rollout
 from cluster.rollout_events import Append, Prepared
+from cluster.rollout_settings import RolloutPolicy
 from tests.fakes import SimClock, contents, counting_ids
 
 TICK_S = 0.5

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.corpus_rows import PartReader, latest_of_each_document, part_rows
+from cluster.artifact_files import ArtifactFile
 from cluster.artifacts import Artifacts
 from cluster.catalog import Catalog
 from cluster.config import Settings
@@ -19,15 +20,11 @@ from cluster.corpus_content import PartDocuments, with_parts
 from cluster.corpus_settings import CorpusSettings
 from cluster.deletes import Deletion, delete_documents
 from cluster.errors import Conflict, Corrupt, InvalidArgument, NotFound
+from cluster.index_parameters import IndexParameters
 from cluster.index_versions import bases_of, built_version, derived_version, newest_index
 from cluster.local_store import LocalStore
-from cluster.manifests import (
-    ArtifactFile,
-    ColumnType,
-    CorpusManifest,
-    IndexManifest,
-    IndexParameters,
-)
+from cluster.manifests import CorpusManifest, IndexManifest
+from cluster.metadata import ColumnType
 from cluster.model_settings import GeneratorSettings
 from cluster.object_store import ObjectStore
 from cluster.passages import Passage, passage_table, write_part

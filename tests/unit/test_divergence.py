@@ -26,7 +26,7 @@ from cluster.divergence import (
     inquiries_of,
 )
 from cluster.divergence_report import Difference, Outcome
-from cluster.manifests import Metric
+from cluster.metric import Metric
 from cluster.prompt import PromptTemplate
 from cluster.quorum import vote_of
 from cluster.region_view import CorpusView, ReleaseView

@@ -23,7 +23,7 @@ from cluster.documents import (
     schema_of,
 )
 from cluster.errors import Corrupt, InvalidArgument
-from cluster.manifests import ColumnType
+from cluster.metadata import ColumnType
 from cluster.passages import (
     Passage,
     conform,

@@ -17,11 +17,11 @@ from actors.embedder import Embedder, Pooling, computes_bfloat16
 from actors.embedding_worker import EmbeddingWorker
 from actors.models import publish_model
 from actors.starter_models import starter_embedder_folder
+from cluster.arrays import Float32Array
 from cluster.catalog import Catalog
 from cluster.errors import InvalidArgument
 from cluster.manifests import ModelKind, ModelManifest, Precision
 from cluster.object_store import open_store
-from cluster.search import Float32Array
 
 TEXTS = [
     "Paris is the capital of France.",

@@ -12,8 +12,8 @@ import pytest
 from actors.embedder import Embedder
 from actors.embedding_worker import PIECE_TOKENS, EmbeddingQueue
 from actors.starter_models import starter_embedder_folder
+from cluster.arrays import Float32Array
 from cluster.errors import DeadlineExceeded, InvalidArgument, Overloaded
-from cluster.search import Float32Array
 
 LONG = PIECE_TOKENS // 2
 """Tokens of a long text: two of them are a piece."""

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from cluster.config import Settings
 from cluster.evidence import EvidencePolicy, ScoreMin, score_min_of
-from cluster.manifests import Metric
+from cluster.metric import Metric
 from cluster.releases import ReleaseContents
 from deployments.pipeline import evidence_policy
 from tests.fakes import contents

@@ -7,12 +7,13 @@ import random
 
 import pytest
 
+from cluster.arrays import Int64Array
 from cluster.balancing import OutcomeWeights
 from cluster.clock import Deadline
 from cluster.errors import DeadlineExceeded, InvalidArgument, RaygionError, Unavailable
 from cluster.fanout import ShardRoute, scatter
 from cluster.replica_set import ReplicaSet
-from cluster.search import Int64Array, Passages, ShardHits, ShardQuery
+from cluster.search import Passages, ShardHits, ShardQuery
 from tests.fakes import A_QUERY, FakeReplica, hits_of, never_reached
 
 DOWN = Unavailable("down")

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.errors import InvalidArgument
+from cluster.filter_mask import filter_mask
 from cluster.filters import (
     NODES_MAX,
     And,
@@ -21,11 +22,10 @@ from cluster.filters import (
     Not,
     Or,
     check_filter,
-    filter_mask,
     filter_to_json,
     parse_filter,
 )
-from cluster.manifests import ColumnType
+from cluster.metadata import ColumnType
 
 SCHEMA = {
     "region": ColumnType.STRING,
@@ -41,7 +41,9 @@ ARROW_TYPES = {
 }
 STRINGS = st.sampled_from(["", "a", "b", "é", "z\U0001f30d", "\uffff"])
 INTS = st.integers(-3, 3) | st.sampled_from([2**53 + 1, 2**63 - 1, -(2**63)])
-FLOATS = st.sampled_from([0.0, -0.0, 0.5, -1.0, 1.0, 2.0, 9007199254740992.0, 1e300])
+FLOATS = st.sampled_from(
+    [0.0, -0.0, 0.5, -1.0, 1.0, 2.0, 2.0**53, 2.0**53 + 2, 2.0**63, -(2.0**63), 1e300]
+)
 CELLS = {
     "region": st.none() | STRINGS,
     "year": st.none() | INTS,
@@ -90,8 +92,6 @@ def matches(filter: Filter, row: dict[str, Any]) -> bool:
                 return (cell is None) == (comparison is Comparison.EQ)
             if cell is None:
                 return False
-            if field == "area":
-                value = float(value)
             return {
                 Comparison.EQ: lambda: cell == value,
                 Comparison.NE: lambda: cell != value,
@@ -125,6 +125,20 @@ def test_json_form_round_trips(filter: Filter) -> None:
     check_filter(parsed, SCHEMA)
     assert pickle.loads(pickle.dumps(parsed)) == parsed
     hash(parsed)
+
+
+def test_an_integer_that_no_float_is_stands_between_two_of_them() -> None:
+    table = pa.table({"area": [2.0**53, 2.0**53 + 2, None]})
+
+    def mask(condition: object) -> list[bool]:
+        return filter_mask(parse_filter({"area": condition}), table).tolist()
+
+    between = 2**53 + 1
+    assert mask(between) == mask({"in": [between]}) == [False, False, False]
+    assert mask({"ne": between}) == [True, True, False]
+    assert mask({"lt": between}) == mask({"lte": between}) == [True, False, False]
+    assert mask({"gt": between}) == mask({"gte": between}) == [False, True, False]
+    assert mask({"in": [between, None, 2**53 + 2]}) == [False, True, True]
 
 
 def test_several_chunks_make_one_mask() -> None:

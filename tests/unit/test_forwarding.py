@@ -13,7 +13,7 @@ import pytest
 
 from actors.regional_service import RegionalService
 from cluster import errors
-from cluster.answers import AnswerEvent, AnswerRequest, AnswerResult, RegionSummary, Retrieved
+from cluster.answers import AnswerEvent, AnswerRequest, AnswerResult, Retrieved
 from cluster.clock import SYSTEM_CLOCK
 from cluster.config import Settings
 from cluster.consistency import Known
@@ -61,9 +61,6 @@ class Region(FakeService):
 
     def answer_events(self, request: AnswerRequest) -> AsyncGenerator[AnswerEvent, None]:
         return self.service.answer_events(request)
-
-    async def status(self) -> RegionSummary:
-        raise errors.Unavailable("not asked here")
 
 
 class NoViews:

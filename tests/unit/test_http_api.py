@@ -17,7 +17,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from cluster import errors
 from cluster.errors import InvalidArgument
 from cluster.filters import Compare, Comparison
-from deployments.http_app import build_http_app
 from deployments.http_edge import trace_id_of
 from deployments.http_replies import (
     AnswerReply,
@@ -29,7 +28,7 @@ from deployments.http_replies import (
 from deployments.http_settings import HttpSettings
 from deployments.known_summary import FRESH_S
 from tests.fakes import SimClock
-from tests.unit.fake_service import HIT, MADE, SUMMARY, FakeService, in_process, on_loopback
+from tests.unit.fake_service import HIT, MADE, SUMMARY, FakeService, app_of, in_process, on_loopback
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 TRACEPARENT = f"00-{TRACE}-b7ad6b7169203331-01"
@@ -285,7 +284,7 @@ async def chunks_of(body: bytes) -> AsyncIterator[bytes]:
 @pytest.mark.parametrize("route", ["/v1/search", "/v1/answer", "/v1/chat/completions"])
 async def test_too_large_bodies_are_refused_however_they_are_sent(route: str) -> None:
     body = b'{"query": "' + b"a" * 20_000 + b'"}'
-    app = build_http_app(FakeService(), HttpSettings(body_bytes_max=8192))
+    app = app_of(FakeService(), HttpSettings(body_bytes_max=8192))
     async with on_loopback(app) as url, httpx.AsyncClient(base_url=url) as client:
         for content in (body, chunks_of(body)):
             reply = await client.post(route, content=content)
@@ -295,7 +294,7 @@ async def test_too_large_bodies_are_refused_however_they_are_sent(route: str) ->
 
 
 async def test_a_body_that_does_not_arrive_is_given_up() -> None:
-    app = build_http_app(FakeService(), HttpSettings(body_timeout_s=0.05))
+    app = app_of(FakeService(), HttpSettings(body_timeout_s=0.05))
     async with on_loopback(app) as url:
         address = httpx.URL(url)
         reader, writer = await asyncio.open_connection(address.host, address.port)

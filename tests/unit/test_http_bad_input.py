@@ -13,12 +13,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from cluster.checks import HITS_MAX
-from deployments.http_app import build_http_app
 from deployments.http_replies import ErrorReply
 from deployments.http_schema import Body, SearchBody
-from deployments.http_settings import HttpSettings
 from deployments.openai_schema import ChatBody
-from tests.unit.fake_service import FakeService, in_process
+from tests.unit.fake_service import FakeService, app_of, in_process
 
 ASK = {"query": "the capital of Iceland"}
 QUESTION = {"question": "What is the capital of Iceland?"}
@@ -276,7 +274,7 @@ PLAUSIBLE: dict[str, st.SearchStrategy[Any]] = {
 BODIES = st.fixed_dictionaries(
     {}, optional={key: value | JSON for key, value in PLAUSIBLE.items()}
 ) | st.dictionaries(st.sampled_from(sorted(PLAUSIBLE)) | st.text(max_size=5), JSON, max_size=4)
-APP = build_http_app(FakeService(), HttpSettings())
+APP = app_of(FakeService())
 
 
 @settings(deadline=None)

@@ -10,13 +10,10 @@ import pytest
 
 from cluster import errors
 from deployments.answer_schema import AnswerBody
-from deployments.http_app import build_http_app
 from deployments.http_replies import AnswerReply, ErrorReply, SearchReply, StatusReply
 from deployments.http_schema import SearchBody
-from deployments.http_settings import HttpSettings
-from deployments.metrics import HttpMetrics
 from deployments.openai_schema import IGNORED_KEYS, NEUTRAL_VALUES, ChatBody, RetrievalBody
-from tests.unit.fake_service import FakeService, in_process
+from tests.unit.fake_service import FakeService, app_of, in_process
 
 PAGE = (Path(__file__).parents[2] / "docs" / "http-api.md").read_text()
 POSTS = re.findall(r"curl -sN? http://127\.0\.0\.1:8000(/\S+) -d '(.*?)'", PAGE, re.DOTALL)
@@ -61,8 +58,8 @@ def test_the_tables_name_every_field() -> None:
         assert {key for key in keys if f"`{key}`" not in section(title)} == set()
 
 
-def test_the_tables_name_every_route_error_and_metric() -> None:
-    app = build_http_app(FakeService(), HttpSettings())
+def test_the_tables_name_every_route_and_error() -> None:
+    app = app_of(FakeService())
     for path in app.openapi()["paths"]:
         assert path in PAGE
     raised: list[type[errors.RaygionError]] = [errors.RaygionError]
@@ -74,5 +71,3 @@ def test_the_tables_name_every_route_error_and_metric() -> None:
             if line.startswith(f"| {error.http_status} ") and f"`{error.code}`" in line
         ]
         assert f"| {'yes' if error.retryable else 'no'} |" in row
-    for metric in HttpMetrics().registry.collect():
-        assert f"`{metric.name}" in section("## GET /metrics")

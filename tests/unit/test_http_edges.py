@@ -5,10 +5,12 @@ from __future__ import annotations
 import gzip
 from typing import Any
 
+import httpx
 import orjson
 import pytest
 
-from tests.unit.fake_service import MODEL, FakeService, in_process
+from deployments.http_settings import HttpSettings
+from tests.unit.fake_service import MODEL, FakeService, app_of, in_process, on_loopback
 
 SEARCH = orjson.dumps({"query": "copper", "top_k": 1})
 BODIES = {
@@ -84,3 +86,27 @@ async def test_a_route_that_is_missing_says_what_to_use(route: str, instead: str
         reply = await client.post(route, json={"model": "raygion"})
     assert (reply.status_code, error_of(reply)["code"]) == (404, "not_found")
     assert instead in error_of(reply)["message"]
+
+
+@pytest.mark.parametrize("route", ["/v1/search", "/v1/answer", "/v1/chat/completions"])
+async def test_a_line_break_does_not_lead_past_the_places_of_a_route(route: str) -> None:
+    async with in_process(FakeService()) as client:
+        reply = await client.post(f"{route}%0A", json=BODIES[route])
+    assert (reply.status_code, error_of(reply)["code"]) == (404, "not_found")
+
+
+async def test_head_tells_what_get_would() -> None:
+    async with (
+        on_loopback(app_of(FakeService(), HttpSettings(api_keys=("k",)))) as url,
+        httpx.AsyncClient(base_url=url) as client,
+    ):
+        headers = {"authorization": "Bearer k"}
+        for route in ("/healthz", "/readyz", "/v1/models", "/metrics", "/openapi.json"):
+            asked = await client.head(route, headers=headers)
+            assert (asked.status_code, asked.content) == (200, b"")
+            assert (
+                asked.headers["content-type"]
+                == ((await client.get(route, headers=headers)).headers["content-type"])
+            )
+        assert (await client.head("/v1/models")).status_code == 401
+        assert (await client.head("/v1/search", headers=headers)).headers["allow"] == "POST"

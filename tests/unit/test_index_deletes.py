@@ -20,23 +20,20 @@ from actors.local_shards import LocalShards
 from actors.shard_build import build_shard
 from actors.shard_index import ShardIndex
 from actors.shard_replica import ShardReplicaActor
+from cluster.arrays import Float32Array
 from cluster.artifact_cache import ArtifactCache
 from cluster.artifacts import Artifacts, blob_path
 from cluster.catalog import Catalog
 from cluster.errors import Corrupt
 from cluster.filters import parse_filter
+from cluster.index_parameters import IndexKind, IndexParameters
 from cluster.local_store import LocalStore
-from cluster.manifests import (
-    IndexKind,
-    IndexManifest,
-    IndexParameters,
-    Metric,
-    ShardArtifact,
-)
+from cluster.manifests import IndexManifest, ShardArtifact
+from cluster.metric import Metric
 from cluster.object_store import ObjectStore
 from cluster.prompt import PromptTemplate
 from cluster.region_view import CorpusView, RegionView, ReleaseView
-from cluster.search import Float32Array, SearchEffort, ShardHits, ShardQuery
+from cluster.search import SearchEffort, ShardHits, ShardQuery
 from cluster.tombstones import stored_tombstones
 from cluster.vectors import prepared
 from tests.unit.recall import recall_at_10

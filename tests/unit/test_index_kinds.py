@@ -13,9 +13,11 @@ import pytest
 from actors.faiss_api import num_lists, num_subquantizers, train_index
 from actors.shard_build import build_shard
 from actors.shard_index import INDEX_FILE, ShardIndex
+from cluster.arrays import Float32Array
 from cluster.errors import InvalidArgument
-from cluster.manifests import IndexKind, IndexParameters, Metric
-from cluster.search import Float32Array, ShardQuery
+from cluster.index_parameters import IndexKind, IndexParameters
+from cluster.metric import Metric
+from cluster.search import ShardQuery
 from cluster.vectors import prepared
 from tests.unit.recall import recall_at_10
 

@@ -14,9 +14,12 @@ from actors.index_tuning import Extent, candidates, choose, try_index
 from actors.shard_build import ShardBuild, build_shard
 from actors.shard_index import ShardIndex
 from actors.vector_rows import OneRowEach, vector_numbers
-from cluster.manifests import AutoIndex, IndexKind, IndexParameters, Metric, ShardArtifact
+from cluster.arrays import Float32Array, Int64Array
+from cluster.index_parameters import AutoIndex, IndexKind, IndexParameters
+from cluster.manifests import ShardArtifact
+from cluster.metric import Metric
 from cluster.recall import HELD_OUT, MOVED, STORED, QueryKind, Recall, RecallStratum
-from cluster.search import Float32Array, Int64Array, ShardQuery
+from cluster.search import ShardQuery
 from cluster.vectors import normalized
 
 DIMENSION = 64

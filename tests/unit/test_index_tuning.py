@@ -9,10 +9,11 @@ import pytest
 
 from actors.faiss_api import num_lists
 from actors.index_tuning import Extent, candidates, choose, try_index
+from cluster.arrays import Float32Array
 from cluster.config import load_settings
 from cluster.errors import InvalidArgument
-from cluster.manifests import AutoIndex, IndexKind, IndexParameters, IndexTrial, Metric
-from cluster.search import Float32Array
+from cluster.index_parameters import AutoIndex, IndexKind, IndexParameters, IndexTrial
+from cluster.metric import Metric
 from cluster.vectors import prepared
 
 DIMENSION = 16

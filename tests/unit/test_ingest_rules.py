@@ -25,7 +25,8 @@ from cluster.catalog import Catalog
 from cluster.deletes import delete_documents, drop_corpus
 from cluster.errors import InvalidArgument
 from cluster.ingest_report import IngestReport, LeftOut
-from cluster.manifests import ColumnType, CorpusManifest
+from cluster.manifests import CorpusManifest
+from cluster.metadata import ColumnType
 from cluster.object_store import ObjectStore, open_store
 from cluster.passages import current_passages, read_part
 

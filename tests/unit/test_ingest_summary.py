@@ -27,6 +27,7 @@ REPORT = IngestReport(
     ),
     files_read=1,
     files_left_out=(LeftOut(reason="is hidden", count=3, examples=("d/.a", "d/.b")),),
+    folder_values_left_out=(LeftOut(reason="no field", count=1, examples=("d/my-key=1",)),),
 )
 
 
@@ -35,6 +36,7 @@ def test_people_read_it_in_lines() -> None:
         "From 1 file: 12 new, 7 replaced (a, b, ...), 3 unchanged, 1 of before removed.",
         "Left out 1 document: text: must not be empty: x.jsonl, row 3",
         "Left out 3 files: is hidden: d/.a, d/.b, ...",
+        "Left out 1 folder value: no field: d/my-key=1",
     ]
 
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from cluster.answers import RegionSummary
 from cluster.errors import DeadlineExceeded, Unavailable
+from cluster.region_status import RegionSummary
 from deployments import known_summary
 from deployments.known_summary import FRESH_S, KnownSummary
 from tests.fakes import SimClock
@@ -59,7 +59,7 @@ async def test_a_flood_of_checks_is_one_call_each_half_second() -> None:
 async def test_failures_are_shared_as_well(error: Exception) -> None:
     service, clock = SlowCoordinator(), SimClock()
     service.summary = error
-    summary = KnownSummary(service.status, clock, timeout_s=5.0)
+    summary = KnownSummary(service, clock, timeout_s=5.0)
     for call in range(1, 4):
         for _ in range(100):
             with pytest.raises(type(error)):
@@ -92,7 +92,7 @@ async def test_a_coordinator_that_is_busy_is_not_asked_again_and_health_answers(
 async def test_a_caller_that_leaves_takes_the_call_from_nobody() -> None:
     service = SlowCoordinator()
     service.gate.clear()
-    summary = KnownSummary(service.status, SimClock(), timeout_s=5.0)
+    summary = KnownSummary(service, SimClock(), timeout_s=5.0)
     one, other = (asyncio.create_task(summary.fresh()) for _ in range(2))
     await until(lambda: service.under_way == 1)
     one.cancel()
@@ -106,7 +106,7 @@ async def test_a_call_that_is_lost_is_made_again(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(known_summary, "_CALL_TIMEOUT_S", 0.01)
     service, clock = SlowCoordinator(), SimClock()
     service.gate.clear()
-    summary = KnownSummary(service.status, clock, timeout_s=5.0)
+    summary = KnownSummary(service, clock, timeout_s=5.0)
     with pytest.raises(DeadlineExceeded):
         await summary.fresh()
     service.gate.set()

@@ -24,8 +24,10 @@ from cluster.artifacts import Artifacts
 from cluster.catalog import Catalog
 from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.errors import Corrupt, Unavailable
+from cluster.index_parameters import IndexKind, IndexParameters
 from cluster.local_store import LocalStore
-from cluster.manifests import IndexKind, IndexManifest, IndexParameters, Metric, ShardArtifact
+from cluster.manifests import IndexManifest, ShardArtifact
+from cluster.metric import Metric
 from cluster.object_store import ObjectStore
 from cluster.prompt import PromptTemplate
 from cluster.region_view import CorpusView, RegionView, ReleaseView

@@ -7,6 +7,8 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -26,6 +28,7 @@ SETTINGS = "store: {url: here}\nregions: {south: {}}\n"
 # What `ray start` does, as far as a keeper sees it: it leaves processes behind and ends.
 RAY = """#!/bin/sh
 echo "$@" >> {calls}
+while [ -e {waits} ]; do sleep 0.05; done
 if [ -e {fails} ]; then rm {fails}; sleep 1000 & echo "no port is free"; exit 1; fi
 {raylet} -c 'sleep 1000; true' --node_id=abc --gcs-address=10.0.0.1:6379 &
 sleep 1000 &
@@ -39,13 +42,15 @@ class Host:
     def __init__(self, folder: Path) -> None:
         self.home = folder / "home"
         self.installed = folder / "installed"
-        self.calls, self.fails = folder / "calls", folder / "fails"
+        self.calls, self.fails, self.waits = (folder / name for name in ("calls", "fails", "waits"))
         for made in (self.home, self.installed, programs := folder / "programs"):
             made.mkdir()
         raylet = programs / "raylet"
         shutil.copy("/bin/bash", raylet)
         ray = programs / "ray"
-        ray.write_text(RAY.format(calls=self.calls, fails=self.fails, raylet=raylet))
+        ray.write_text(
+            RAY.format(calls=self.calls, waits=self.waits, fails=self.fails, raylet=raylet)
+        )
         ray.chmod(0o755)
         self.path = f"{programs}:{os.environ['PATH']}"
         self.token = folder / "auth_token"
@@ -66,7 +71,7 @@ class Host:
 
     @property
     def num_starts(self) -> int:
-        return len(self.calls.read_text().splitlines())
+        return len(self.calls.read_text().splitlines()) if self.calls.exists() else 0
 
 
 @pytest.fixture
@@ -106,6 +111,27 @@ def test_a_head_is_started_once_and_found_again(host: Host) -> None:
     assert host.num_starts == 1
     assert (host.home / machine.RECORD).stat().st_mode & 0o777 == 0o600
     assert host.token.read_text() not in (host.home / machine.RECORD).read_text()
+
+
+@pytest.mark.parametrize("kind", ["head", "worker"])
+def test_a_start_waits_for_another_one_and_finds_what_that_started(
+    host: Host, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(machine, "_is_member", lambda _: True)
+    starter = host.starter(HEAD if kind == "head" else WORKER)
+    start = starter.start_head if kind == "head" else starter.start_worker
+    host.waits.touch()
+    with ThreadPoolExecutor() as threads:
+        one = threads.submit(start)
+        wait_until(lambda: host.num_starts == 1)
+        other = threads.submit(start)
+        # Time for one that does not wait to end what the first has started.
+        with suppress(TimeoutError):
+            other.result(timeout=1)
+        host.waits.unlink()
+        (first, started), (second, started_again) = one.result(), other.result()
+    assert (started, started_again, host.num_starts) == (True, False, 1)
+    assert first == second == find_machine()
 
 
 def test_it_ends_with_all_that_it_started(host: Host) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,28 +11,15 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from actors.index_build import build_index
+from cluster.artifact_files import ArtifactFile
 from cluster.artifacts import Artifacts
-from cluster.catalog import Catalog
-from cluster.config import Settings
 from cluster.corpus_settings import ChunkSettings, CorpusSettings
 from cluster.deletes import drop_corpus
 from cluster.errors import NotFound
-from cluster.index_versions import built_version, derived_version
-from cluster.manifests import (
-    ArtifactFile,
-    AutoIndex,
-    CorpusManifest,
-    IndexKind,
-    IndexManifest,
-    IndexParameters,
-    ManifestRef,
-    Metric,
-    ModelKind,
-    ModelManifest,
-)
-from cluster.next_release import NextIndexes, corpora_for_release, indexes_for_release
+from cluster.index_parameters import AutoIndex, IndexKind, IndexParameters
+from cluster.metric import Metric
 from cluster.store_gc import StoreCollector
-from tests.unit.gc_world import ShiftedClock, TimedStore
+from tests.unit.next_release_world import World, embedder
 
 ASKED = [
     CorpusSettings(),
@@ -47,99 +35,6 @@ ASKED = [
     CorpusSettings(chunks=ChunkSettings(tokens_max=100, overlap_tokens=0)),
 ]
 """Settings that lead to other indexes."""
-
-
-def embedder(name: str) -> ModelManifest:
-    fingerprint = (name * 64)[:64]
-    return ModelManifest(
-        kind=ModelKind.EMBEDDER,
-        name="encoder",
-        version=fingerprint[:16],
-        fingerprint=fingerprint,
-        files=(),
-        dimension=4,
-    )
-
-
-class World:
-    """Corpora in a store in which nothing but manifests is needed."""
-
-    def __init__(self) -> None:
-        self.clock = ShiftedClock()
-        self.store = TimedStore(self.clock)
-        self.catalog = Catalog(self.store)
-        self.asked: dict[str, CorpusSettings] = {}
-        self.embedder: ModelManifest | None = None
-        self.served: dict[str, ManifestRef] = {}
-        self._ticks = 0
-
-    def ingest(
-        self, corpus: str = "docs", *, documents: int = 1, deleted: ArtifactFile | None = None
-    ) -> CorpusManifest:
-        """A next position with so many documents."""
-        latest = self.catalog.latest_corpus(corpus)
-        manifest = CorpusManifest(
-            corpus=corpus,
-            position=1 if latest is None else latest.position + 1,
-            parts=(),
-            tombstones=deleted,
-            num_documents=documents,
-            num_passages=documents,
-            metadata_schema={},
-            vector_dimension=4 if self.embedder is None else None,
-            sources=(),
-            created_at_ms=0,
-        )
-        self.catalog.append_corpus(manifest)
-        return manifest
-
-    def build(self, corpus: str = "docs", base: IndexManifest | None = None) -> IndexManifest:
-        """What `raygion build` gives: what is there already, or a new one."""
-        latest = self.catalog.latest_corpus(corpus)
-        assert latest is not None
-        asked = self.asked.get(corpus, CorpusSettings())
-        version = built_version(latest, asked, self.embedder)
-        if base is not None:
-            version = derived_version(base, latest)
-        self._ticks += 1
-        return self.catalog.publish_index(
-            IndexManifest(
-                corpus=corpus,
-                version=version,
-                corpus_position=latest.position,
-                dimension=4,
-                parameters=IndexParameters(),
-                embedder_fingerprint=None if self.embedder is None else self.embedder.fingerprint,
-                metadata_schema={},
-                num_documents=latest.num_documents,
-                num_passages=latest.num_passages,
-                shards=(),
-                recall_at_10=1.0,
-                base=None if base is None else base.version,
-                built_at_ms=self._ticks,
-            )
-        )[0]
-
-    def following(self, *named: str) -> NextIndexes:
-        return indexes_for_release(
-            self.catalog,
-            Settings(corpora=self.asked),
-            self.embedder,
-            corpora_for_release(self.catalog, named or None),
-            served=self.served,
-            are_named=bool(named),
-        )
-
-    def serve(self) -> None:
-        """The next release becomes the current one."""
-        self.served = {corpus: ref for corpus, (_, ref) in self.following().indexes.items()}
-
-    def taken(self, *named: str) -> dict[str, str]:
-        indexes = self.following(*named).indexes
-        return {corpus: manifest.version for corpus, (manifest, _) in indexes.items()}
-
-    def told(self, *named: str) -> str:
-        return "\n".join(self.following(*named).remarks)
 
 
 @pytest.fixture
@@ -320,6 +215,25 @@ def test_a_corpus_that_changed_is_carried_on(world: World) -> None:
     world.ingest("faq", documents=5)
     assert world.taken() == {"docs": docs.version, "faq": faq.version}
     assert "corpus 'faq' has changed since the current release's index" in world.told()
+
+
+def test_the_positions_since_a_build_are_read_side_by_side(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.ingest()
+    built = world.build()
+    between = [f"{world.ingest(documents=n).position:020}.json" for n in (2, 3, 4, 5)]
+    world.ingest(documents=6)
+    # Whoever reads one of them waits for somebody who reads another one.
+    two, get = threading.Barrier(2, timeout=10.0), world.store.get
+
+    def get_with_another(path: str) -> bytes:
+        if path.rpartition("/")[2] in between:
+            two.wait()
+        return get(path)
+
+    monkeypatch.setattr(world.store, "get", get_with_another)
+    assert world.taken() == {"docs": built.version}
 
 
 @pytest.mark.parametrize(

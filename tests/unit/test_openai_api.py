@@ -19,11 +19,10 @@ from cluster.errors import InvalidArgument
 from cluster.filters import Compare, Comparison
 from cluster.generation import ChatMessage
 from cluster.prompt import Truncated
-from deployments.http_app import build_http_app
 from deployments.http_settings import HttpSettings
 from deployments.openai_replies import ChatReply, ModelsReply
 from deployments.openai_schema import IGNORED_KEYS, NEUTRAL_VALUES, ChatBody, parse_chat
-from tests.unit.fake_service import CITATION, MODEL, FakeService, in_process, on_loopback
+from tests.unit.fake_service import CITATION, MODEL, FakeService, app_of, in_process, on_loopback
 
 KEY = "a-key"
 ASK: list[ChatCompletionMessageParam] = [{"role": "user", "content": "The capital of Iceland?"}]
@@ -37,7 +36,7 @@ def service() -> FakeService:
 
 @pytest.fixture
 async def url(service: FakeService) -> AsyncIterator[str]:
-    async with on_loopback(build_http_app(service, HttpSettings(api_keys=(KEY,)))) as base:
+    async with on_loopback(app_of(service, HttpSettings(api_keys=(KEY,)))) as base:
         yield f"{base}/v1"
 
 

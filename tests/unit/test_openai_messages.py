@@ -14,6 +14,7 @@ from tests.unit.fake_service import MODEL, FakeService, in_process
 
 Message = dict[str, Any]
 CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+TEXT = {"type": "text", "text": "B"}
 VALUES: dict[str, object] = {"annotations": [], "tool_calls": [CALL], "reasoning_content": "hm"}
 
 
@@ -57,6 +58,13 @@ def test_what_other_models_left_in_a_message_changes_nothing(key: str, value: ob
         ),
         ([user("A"), {"role": "function", "name": "f", "content": "42"}], [("user", "A")]),
         ([user("A"), tool([{"type": "text", "text": "42"}])], [("user", "A")]),
+        ([user("A"), tool([{"type": "image_url", "image_url": {"url": "x"}}])], [("user", "A")]),
+        ([user("A"), tool(None)], [("user", "A")]),
+        ([user("A"), assistant([{"type": "refusal", "refusal": "No."}])], [("user", "A")]),
+        (
+            [user("A"), assistant([{"type": "thinking", "thinking": "hm"}, TEXT, TEXT])],
+            [("user", "A"), ("assistant", "B\nB")],
+        ),
     ],
 )
 def test_a_chat_with_tools_goes_on(messages: list[Message], history: list[tuple[str, str]]) -> None:

@@ -16,13 +16,14 @@ from hypothesis import strategies as st
 from actors import shard_documents
 from actors.shard_documents import DOCUMENTS_FILE, ShardDocuments, write_documents
 from actors.shard_search import SearchKind, ShardSearch
+from cluster.arrays import Float32Array, Int64Array
 from cluster.balancing import OutcomeWeights
 from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.errors import DeadlineExceeded, InvalidArgument
 from cluster.fanout import ShardRoute
-from cluster.manifests import Metric
+from cluster.metric import Metric
 from cluster.replica_set import ReplicaSet
-from cluster.search import Float32Array, Int64Array, Passages, SearchEffort, ShardHits, ShardQuery
+from cluster.search import Passages, SearchEffort, ShardHits, ShardQuery
 
 TEXTS = ["", "a" * 10, "é" * 5, "b" * 50, "c" * 100]
 NOTES = ["n" * 7, None, "", "n" * 30, "n"]

@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from actors.process_loads import BusyShare, ProcessLoads
+from actors.busy_share import BusyShare
+from actors.process_loads import ProcessLoads
 from tests.fakes import SimClock
 
 

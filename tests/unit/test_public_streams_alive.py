@@ -16,9 +16,7 @@ from cluster.errors import Unavailable
 from cluster.event_stream import EventParser
 from deployments import http_app
 from deployments.alive_stream import SIGN_OF_LIFE
-from deployments.http_app import build_http_app
-from deployments.http_settings import HttpSettings
-from tests.unit.fake_service import FakeService, on_loopback
+from tests.unit.fake_service import FakeService, app_of, on_loopback
 
 ANSWER = ("/v1/answer", {"question": "tea?", "stream": True})
 CHAT_BODY: dict[str, Any] = {
@@ -52,7 +50,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Queue:
 
 @pytest.fixture
 async def url(service: Queue) -> AsyncIterator[str]:
-    async with on_loopback(build_http_app(service, HttpSettings())) as base:
+    async with on_loopback(app_of(service)) as base:
         yield base
 
 

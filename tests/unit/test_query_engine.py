@@ -12,16 +12,18 @@ import pytest
 
 from actors.query_engine import QueryEngine
 from actors.release_uses import ReleaseUses
+from cluster.arrays import Float32Array
 from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.consistency import Known
 from cluster.errors import InvalidArgument, NotFound, Unavailable
 from cluster.filters import parse_filter
-from cluster.manifests import ColumnType, Metric
+from cluster.metadata import ColumnType
+from cluster.metric import Metric
 from cluster.partitions import shards_to_ask
 from cluster.prompt import PromptTemplate
 from cluster.region_view import CorpusView, RegionView, ReleaseView
 from cluster.releases import Switch
-from cluster.search import Embedded, Float32Array, SearchRequest
+from cluster.search import Embedded, SearchRequest
 from tests.unit.test_shard_search import DIMENSION, QUERIES, SHARDS, FakeShard, kind_of
 
 CORPUS = CorpusView(

@@ -40,6 +40,8 @@ class Loader:
         self.retired: list[tuple[int, set[int]]] = []
         """Each with the releases that were to be kept."""
         self.fails = False
+        self.strays_ended: list[set[int]] = []
+        """For each time, the releases that were kept."""
 
     def plan(self, release: Release) -> LoadedRelease:
         view = ReleaseView(
@@ -60,6 +62,11 @@ class Loader:
         if self.fails:
             raise Unavailable("Ray does not answer")
         self.retired.append((gone.view.number, {each.view.number for each in kept}))
+
+    def retire_strays(self, kept: Iterable[LoadedRelease]) -> None:
+        if self.fails:
+            raise Unavailable("Ray does not answer")
+        self.strays_ended.append({each.view.number for each in kept})
 
     def mend(self, loaded: Iterable[LoadedRelease]) -> None: ...
 
@@ -120,6 +127,12 @@ def test_a_retired_release_is_not_loaded_any_more_and_unloaded_when_nobody_uses_
         (DeadlineExceeded("it took too long"), True),
         (OutcomeUnknown("a lost reply"), True),
         (OSError("no space left"), True),
+        (MemoryError(), True),
+        (RuntimeError("Ray restarts"), True),
+        (TypeError("load() takes 2 arguments"), False),
+        (AttributeError("no attribute 'shards'"), False),
+        (NameError("name 'np' is not defined"), False),
+        (ModuleNotFoundError("No module named 'vllm'"), False),
     ],
 )
 def test_only_what_no_attempt_puts_right_is_given_up(
@@ -130,9 +143,19 @@ def test_only_what_no_attempt_puts_right_is_given_up(
     told = world.outcomes.get(timeout=WAIT_S)
     assert isinstance(told, PrepareFailed)
     assert told.retryable is retryable
+    assert str(error) in told.reason
     world.loader.error = None
     world.prepared(1)
     assert world.releases.loaded.keys() == {1}
+
+
+def test_what_nobody_foresaw_is_told_by_its_kind_and_in_brief(world: World) -> None:
+    world.loader.error = OSError("no space left\n" * 1000)
+    world.prepare(1)
+    told = world.outcomes.get(timeout=WAIT_S)
+    assert isinstance(told, PrepareFailed)
+    assert told.reason.startswith("OSError: no space left no space")
+    assert len(told.reason) < 600
 
 
 def test_a_release_that_cannot_start_does_not_block_the_next_past_its_abort(world: World) -> None:
@@ -186,3 +209,33 @@ def test_unloading_that_fails_is_tried_again(world: World) -> None:
     assert world.tend_after(10.0) == []
     world.loader.fails = False
     assert world.tend_after(1.0) == [1]
+
+
+def test_what_an_earlier_coordinator_left_loaded_goes_once_nobody_uses_it(world: World) -> None:
+    world.tend_after(1000.0, 2)
+    assert world.loader.strays_ended == [], "nothing is loaded so far"
+    world.prepared(2, 3)
+    world.loader.cannot_start = {4}
+    world.prepare(4)
+    assert world.loader.starting.wait(WAIT_S)
+    world.tend_after(1.0, 2, 3)
+    assert world.loader.strays_ended == [], "one is being prepared"
+    world.releases.retire(4)
+    world.prepared(3)
+    world.tend_after(1.0, 1, 2, 3)
+    assert world.loader.strays_ended == [], "a gateway still serves what the earlier one loaded"
+    world.tend_after(1.0, 2, 3)
+    world.tend_after(1.0, 2, 3)
+    assert world.loader.strays_ended == [{2, 3, 4}], "once, with what departs"
+
+
+def test_a_coordinator_that_has_just_started_hears_all_before_it_ends_strays(world: World) -> None:
+    world.prepared(2)
+    world.tend_after(30.0, 2)
+    assert world.loader.strays_ended == []
+    world.loader.fails = True
+    with pytest.raises(Unavailable):
+        world.tend_after(1.0, 2)
+    world.loader.fails = False
+    world.tend_after(1.0, 2)
+    assert world.loader.strays_ended == [{2}]

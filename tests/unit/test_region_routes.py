@@ -16,10 +16,9 @@ from cluster.errors import InvalidArgument
 from cluster.generation import ChatMessage, GenerationRequest
 from cluster.region_view import RegionView
 from cluster.region_wire import ANSWER, GENERATE
-from deployments.http_app import build_http_app
 from deployments.http_routes import REGION_ROUTES
 from deployments.http_settings import HttpSettings
-from tests.unit.fake_service import FakeService
+from tests.unit.fake_service import FakeService, app_of
 from tests.unit.region_servers import FakeInternals
 
 ASKED: dict[str, Any] = {"question": "Why?"}
@@ -60,7 +59,7 @@ async def test_what_is_out_of_bounds_is_refused_by_name(
     route: str, body: dict[str, Any], field: str
 ) -> None:
     service, internals = FakeService(), FakeInternals()
-    app = build_http_app(service, HttpSettings(), internals=internals)
+    app = app_of(service, internals=internals)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://region") as client:
         reply = await client.post(route, content=orjson.dumps(body))
@@ -84,7 +83,7 @@ async def test_only_regions_open_the_routes_of_regions(
     route: str, api_keys: tuple[str, ...], region_keys: tuple[str, ...], opened_by: set[str | None]
 ) -> None:
     settings = HttpSettings(api_keys=api_keys, region_keys=region_keys)
-    app = build_http_app(FakeService(), settings, internals=FakeInternals())
+    app = app_of(FakeService(), settings, internals=FakeInternals())
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://region") as client:
         for key in (None, "callers", "regions", "next"):
@@ -94,6 +93,22 @@ async def test_only_regions_open_the_routes_of_regions(
             searched = await client.get("/v1/status", headers=headers)
             lets_in = not api_keys or key in {*api_keys, *region_keys}
             assert (searched.status_code == 200) is lets_in, key
+
+
+@pytest.mark.parametrize("route", sorted(REGION_ROUTES))
+@pytest.mark.parametrize("ending", ["%0A", "%0a", "%0A%0A", "%0D%0A", "/", "%00", "%20"])
+async def test_no_other_spelling_of_a_region_s_route_leads_there(route: str, ending: str) -> None:
+    service, internals = FakeService(), FakeInternals()
+    settings = HttpSettings(api_keys=("callers",), region_keys=("regions",))
+    app = app_of(service, settings, internals=internals)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    body = orjson.dumps(PROMPT if route == GENERATE else ASKED)
+    async with httpx.AsyncClient(transport=transport, base_url="http://region") as client:
+        headers = {"authorization": "Bearer callers"}
+        reply = await client.post(route + ending, content=body, headers=headers)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (404, "not_found")
+    assert not service.answers
+    assert not internals.asked
 
 
 async def test_a_prompt_that_is_too_long_reaches_no_generator() -> None:

@@ -73,7 +73,13 @@ def settings(
 
 
 def router(settings: Settings, time: Time | None = None) -> RegionRouter:
-    return RegionRouter(settings, now_s=time or Time(), rng=random.Random(7))
+    return RegionRouter(
+        settings.sites(),
+        settings.residency(),
+        settings.routing.policy,
+        now_s=time or Time(),
+        rng=random.Random(7),
+    )
 
 
 WORLD: dict[str, tuple[float, float] | None] = {name_of(p): at_ for p, at_ in PLACES.items()}
@@ -197,7 +203,7 @@ def test_a_corpus_is_asked_for_only_where_it_may_be() -> None:
     routed = router(settings(THREE, "local", corpora=corpora))
     assert routed.order(asked="us", caller=Caller(), corpus="patients") == ("eu",)
     assert routed.first(asked="us", caller=Caller(), corpus="patients") == "eu"
-    assert not routed.may_hold("us", "patients")
+    assert not routed.residency.may_hold("us", "patients")
     # What nobody knows is no reason to ask elsewhere, nor is a request without a corpus.
     for corpus in ("open", "unknown", None):
         assert routed.first(asked="us", caller=Caller(), corpus=corpus) == "us"
@@ -205,10 +211,10 @@ def test_a_corpus_is_asked_for_only_where_it_may_be() -> None:
 
 def test_without_a_name_the_only_corpus_is_meant() -> None:
     routed = router(settings(THREE, "local", corpora={"patients": {"regions": ["eu"]}}))
-    assert routed.meant(None) == "patients"
-    assert routed.first(asked="us", caller=Caller(), corpus=routed.meant(None)) == "eu"
-    assert router(settings(THREE, corpora={"a": {}, "b": {}})).meant(None) is None
-    assert router(settings(THREE)).meant("papers") == "papers"
+    assert routed.residency.meant(None) == "patients"
+    assert routed.first(asked="us", caller=Caller(), corpus=routed.residency.meant(None)) == "eu"
+    assert router(settings(THREE, corpora={"a": {}, "b": {}})).residency.meant(None) is None
+    assert router(settings(THREE)).residency.meant("papers") == "papers"
 
 
 def test_answers_are_written_only_where_a_model_runs() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from cluster.canary import Lots
 from cluster.errors import InvalidArgument, NotFound, Unavailable
-from cluster.manifests import Metric
+from cluster.metric import Metric
 from cluster.prompt import PromptTemplate
 from cluster.region_view import CorpusView, RegionView, ReleaseView
 from cluster.releases import CanaryShare, Switch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from threading import Event
 from types import SimpleNamespace
@@ -13,19 +14,15 @@ from actors import names, release_loader, wiring
 from actors.loaded_release import LoadedRelease
 from actors.release_loader import ReleaseLoader
 from actors.replica_counts import ReplicaCounts
+from actors.shard_replica import ReplicaStatus
+from cluster.artifact_files import ArtifactFile
 from cluster.artifacts import Artifacts
 from cluster.catalog import Catalog
 from cluster.config import Settings
 from cluster.errors import InvalidArgument
+from cluster.index_parameters import IndexParameters
 from cluster.local_store import LocalStore
-from cluster.manifests import (
-    ArtifactFile,
-    IndexManifest,
-    IndexParameters,
-    ModelKind,
-    ModelManifest,
-    ShardArtifact,
-)
+from cluster.manifests import IndexManifest, ModelKind, ModelManifest, ShardArtifact
 from cluster.model_settings import GeneratorSettings
 from cluster.releases import Release, ReleaseContents
 
@@ -50,6 +47,9 @@ class Deployer:
 
     def delete(self, application: str) -> None:
         self.running.remove(application)
+
+    def applications(self) -> set[str]:
+        return set(self.running)
 
 
 class Plans:
@@ -158,6 +158,8 @@ class Replicas:
     def __init__(self) -> None:
         self.living: set[str] = set()
         self.unloaded: list[tuple[str, str]] = []
+        self.held: frozenset[str] = frozenset()
+        """The index versions that each holds."""
 
     def actor(self, name: str, shard: int, node: str, **_: object) -> SimpleNamespace:
         self.living.add(name)
@@ -177,14 +179,25 @@ class Replicas:
     def existing_actors(self) -> list[str]:
         return sorted(self.living)
 
+    def statuses(self, handles: Mapping[str, object]) -> dict[str, ReplicaStatus]:
+        status = ReplicaStatus(
+            index_versions=self.held,
+            pid=1,
+            waiting=0,
+            busy_s=0.0,
+            node=next(iter(self.live_nodes())),
+        )
+        return dict.fromkeys(handles.keys() & self.living, status)
+
 
 @pytest.fixture
 def replicas(monkeypatch: pytest.MonkeyPatch) -> Replicas:
     replicas = Replicas()
-    monkeypatch.setattr(wiring, "replica_actor", replicas.actor)
+    monkeypatch.setattr(release_loader, "replica_actor", replicas.actor)
     monkeypatch.setattr(wiring, "kill", replicas.living.discard)
     monkeypatch.setattr(wiring, "live_nodes", replicas.live_nodes)
     monkeypatch.setattr(wiring, "existing_actors", replicas.existing_actors)
+    monkeypatch.setattr(wiring, "statuses", replicas.statuses)
     monkeypatch.setattr(release_loader, "_wait_for", lambda *_: None)
     return replicas
 
@@ -214,6 +227,27 @@ def test_replicas_that_were_added_live_as_long_as_a_release_needs_them(
     assert {gone for _, gone in replicas.unloaded} == {version}
     loader.retire(releases[stays], [])
     assert replicas.living == set()
+
+
+def test_what_an_earlier_coordinator_left_is_unloaded(plans: Plans, replicas: Replicas) -> None:
+    loader = plans.loader("eu")
+    shard = ShardArtifact(shard=0, num_rows=1, files=(), recall_at_10=1.0)
+    made = index("open").model_copy(update={"version": "open-2", "shards": (shard,)})
+    contents = ReleaseContents(
+        indexes={"open": Catalog(plans.store).publish_index(made)[1]},
+        generator=plans.contents.generator,
+    )
+    kept = loader.load(loader.plan(Release(number=2, contents=contents)), Event())
+    ours = {names.replica("open", 0, number) for number in range(2)}
+    others = {names.COORDINATOR, names.FRONT}
+    replicas.living |= others | {"replica/gone/0/0", "replica/open/1/0", "embedder/0123/0"}
+    replicas.held = frozenset({"open-2", "open-1"})
+    plans.deployer.running.append("generator-of-before")
+    loader.mend([kept])
+    loader.retire_strays([kept])
+    assert replicas.living == ours | others
+    assert replicas.unloaded == [(name, "open-1") for name in sorted(ours)]
+    assert plans.deployer.running == ["generator-0123456789abcdef"]
 
 
 def test_no_model_is_started_or_ended_where_none_runs(plans: Plans) -> None:

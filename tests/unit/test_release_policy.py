@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.config import RolloutPolicy
 from cluster.errors import Conflict, InvalidArgument
 from cluster.releases import (
     Abort,
@@ -21,6 +20,7 @@ from cluster.releases import (
     WaitFor,
 )
 from cluster.rollout_events import Append
+from cluster.rollout_settings import RolloutPolicy
 from tests.fakes import Entries, contents
 from tests.rollout_script import Script, kinds, status
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from actors.release_uses import Departures, ReleaseUses
+from actors.departures import Departures
+from actors.release_uses import ReleaseUses
 from cluster.checks import TIMEOUT_S_MAX
 from tests.fakes import SimClock
 

@@ -18,12 +18,12 @@ from starlette.types import Message, Scope
 from cluster.errors import Overloaded
 from cluster.search import Hit, SearchRequest, SearchResult
 from deployments import reply_flow, search_route
-from deployments.http_app import RegionApp, build_http_app
+from deployments.http_app import RegionApp
 from deployments.http_errors import ClientGone
 from deployments.http_settings import HttpSettings
 from deployments.reply_flow import CONNECTION, PART_BYTES, PacedReply, ReplyRoom, UnreadLimits
 from deployments.serve_shortcut import Shortcut, close_shortcut, open_shortcut
-from tests.unit.fake_service import FakeService, in_process, until
+from tests.unit.fake_service import FakeService, app_of, in_process, until
 
 MIB = 2**20
 SEARCH = "/v1/search"
@@ -84,7 +84,7 @@ class Gateway:
 
 @contextlib.asynccontextmanager
 async def gateway(service: FakeService, **settings: Any) -> AsyncIterator[Gateway]:
-    app = build_http_app(service, HttpSettings(**settings))
+    app = app_of(service, HttpSettings(**settings))
     open_shortcut(SEARCH, app.entrance)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)

@@ -5,10 +5,11 @@ import math
 import numpy as np
 import pytest
 
+from cluster.arrays import Float32Array
 from cluster.errors import Corrupt
-from cluster.manifests import Metric
+from cluster.metric import Metric
 from cluster.scoring import best, error_bound, scan, score_rows
-from cluster.vectors import Float32Array, norms
+from cluster.vectors import norms
 
 
 def normal(*shape: int, seed: int = 0) -> Float32Array:

@@ -14,10 +14,12 @@ from actors.shard_build import build_shard
 from actors.shard_documents import DOCUMENTS_FILE
 from actors.shard_index import INDEX_FILE, ShardIndex
 from actors.vector_rows import VECTOR_ROWS_FILE
+from cluster.arrays import Float32Array
 from cluster.errors import Corrupt, InvalidArgument
 from cluster.filters import parse_filter
-from cluster.manifests import IndexKind, IndexParameters, Metric
-from cluster.search import Float32Array, SearchEffort, ShardQuery
+from cluster.index_parameters import IndexKind, IndexParameters
+from cluster.metric import Metric
+from cluster.search import SearchEffort, ShardQuery
 
 DIMENSION = 8
 FILES = (INDEX_FILE, DOCUMENTS_FILE, VECTOR_ROWS_FILE)

@@ -16,11 +16,14 @@ from hypothesis import strategies as st
 from actors.shard_build import build_shard
 from actors.shard_documents import DOCUMENTS_FILE
 from actors.shard_index import INDEX_FILE, ShardIndex
+from cluster.arrays import Float32Array
 from cluster.errors import InvalidArgument
-from cluster.filters import Filter, filter_mask, parse_filter
-from cluster.manifests import IndexKind, IndexParameters, Metric
+from cluster.filter_mask import filter_mask
+from cluster.filters import Filter, parse_filter
+from cluster.index_parameters import IndexKind, IndexParameters
 from cluster.merge import merge_hits
-from cluster.search import Float32Array, MergedHits, SearchEffort, ShardHits, ShardQuery
+from cluster.metric import Metric
+from cluster.search import MergedHits, SearchEffort, ShardHits, ShardQuery
 from cluster.vectors import prepared
 
 DIMENSION = 16

@@ -18,10 +18,12 @@ from actors import shard_partitions
 from actors.shard_build import build_shard
 from actors.shard_index import ShardIndex
 from actors.shard_partitions import PARTITIONS_FILE
+from cluster.arrays import Float32Array
 from cluster.errors import Corrupt, InvalidArgument
 from cluster.filters import Filter, parse_filter
-from cluster.manifests import IndexKind, IndexParameters, Metric
-from cluster.search import Float32Array, SearchEffort, ShardHits, ShardQuery
+from cluster.index_parameters import IndexKind, IndexParameters
+from cluster.metric import Metric
+from cluster.search import SearchEffort, ShardHits, ShardQuery
 from cluster.vectors import prepared
 
 DIMENSION = 16

@@ -16,7 +16,7 @@ from actors.shard_index import ShardIndex
 from actors.shard_replica import ShardReplicaActor, _Opened
 from cluster.catalog import Catalog
 from cluster.errors import Corrupt, Unavailable
-from cluster.manifests import IndexParameters
+from cluster.index_parameters import IndexParameters
 from cluster.object_store import ObjectStore
 from cluster.search import ShardHits, ShardQuery
 from tests.unit.test_local_shards import VECTORS, publish, query, store

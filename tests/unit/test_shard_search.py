@@ -10,21 +10,15 @@ import numpy as np
 import pytest
 
 from actors.shard_search import Patience, SearchKind, ShardSearch
+from cluster.arrays import Float32Array, Int64Array
 from cluster.balancing import OutcomeWeights
 from cluster.checks import HITS_MAX
 from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.errors import DeadlineExceeded, Unavailable
 from cluster.fanout import ShardRoute
-from cluster.manifests import Metric
+from cluster.metric import Metric
 from cluster.replica_set import ReplicaSet
-from cluster.search import (
-    Float32Array,
-    Int64Array,
-    Passages,
-    SearchEffort,
-    ShardHits,
-    ShardQuery,
-)
+from cluster.search import Passages, SearchEffort, ShardHits, ShardQuery
 from tests.fakes import SimClock
 
 DIMENSION, SHARDS, ROWS = 4, 3, 20

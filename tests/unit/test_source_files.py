@@ -7,15 +7,16 @@ import gzip
 import os
 import pickle
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
-from actors import source_files
+from actors import source_rows
 from actors.corpus_reader import plan_groups
 from actors.source_files import SourceFile, find_source_files
 from cluster.errors import InvalidArgument
+from cluster.metadata import MetadataValue
 
 
 def content(file: SourceFile) -> bytes:
@@ -72,25 +73,53 @@ def test_a_folder_that_may_not_be_looked_into_is_told(
     ]
 
 
-def test_folders_can_give_values_to_all_documents_in_them(tmp_path: Path) -> None:
+def test_folders_can_give_values_to_all_documents_in_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     for path in (
         "books/year=2019/lang=en/a.parquet",
         "books/year=__HIVE_DEFAULT_PARTITION__/lang=/b.parquet",
-        "books/year=2020/lang=a%3Db/not=1/text=2/9x=3/c=.jsonl",
+        "books/year=2020/lang=a%3Db/c=.jsonl",
         "mixed/year=2019/a.md",
         "mixed/year=now/b.md",
         "mixed/c.md",
     ):
-        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / path).write_text("")
-    books = find_source_files([str(tmp_path / "books")]).files
-    assert [file.folder_values for file in books] == [
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text("")
+
+    def given(*sources: str) -> list[Mapping[str, MetadataValue]]:
+        return [file.folder_values for file in find_source_files(sources).files]
+
+    assert given("books") == [
         {"year": 2019, "lang": "en"},
         {"year": 2020, "lang": "a=b"},
         {"year": None, "lang": None},
     ]
-    mixed = find_source_files([str(tmp_path / "mixed")]).files
-    assert [file.folder_values for file in mixed] == [{}, {"year": "2019"}, {"year": "now"}]
+    assert given("mixed") == [{}, {"year": "2019"}, {"year": "now"}]
+    # What a shell makes of `mixed/*` and of `books/*/*/*` has the folders in the sources' names.
+    assert given("mixed/c.md", "mixed/year=2019/", "mixed/year=now") == given("mixed")
+    assert given("books/year=2019/lang=en/a.parquet") == [{"year": 2019, "lang": "en"}]
+
+
+def test_a_folder_that_cannot_give_its_value_is_told(tmp_path: Path) -> None:
+    for path in ("my-key=1/text=2/a.md", "my-key=1/b.md", "and=3/c.md", "y=1/z=2/y=3/d.md"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text("")
+    with pytest.raises(InvalidArgument, match="two folders for the field 'y'"):
+        find_source_files([str(tmp_path)])
+    (tmp_path / "y=1/z=2/y=3/d.md").unlink()
+    listing = find_source_files([str(tmp_path)])
+    assert {file.path: file.folder_values for file in listing.files} == {
+        "and=3/c.md": {},
+        "my-key=1/b.md": {},
+        "my-key=1/text=2/a.md": {},
+    }
+    assert {found.reason: found.examples for found in listing.folder_values_left_out} == {
+        "no metadata field can be called 'and'": (f"{tmp_path}/and=3",),
+        "no metadata field can be called 'my-key'": (f"{tmp_path}/my-key=1",),
+        "no metadata field can be called 'text'": (f"{tmp_path}/my-key=1/text=2",),
+    }
 
 
 def test_links_in_a_folder_are_not_followed_and_what_is_no_file_is_not_opened(
@@ -144,7 +173,7 @@ def test_files_inside_of_an_archive_are_read(tmp_path: Path) -> None:
 def test_an_archive_that_unpacks_to_far_more_than_it_has_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source_files, "UNPACKED_BYTES_FREE", 100_000)
+    monkeypatch.setattr(source_rows, "UNPACKED_BYTES_FREE", 100_000)
     line = b'{"id": "a", "text": "A text that comes again and again."}\n'
     for name, data, is_read in (
         ("small.jsonl.gz", b"\n" * 99_000, True),
@@ -179,6 +208,7 @@ def test_a_relative_path_means_the_same_in_another_process(
         ("photo.png", "of no kind that can be read"),
         ("empty", "holds no file"),
         ("nosuch://x", "cannot be opened"),
+        ("", "is empty"),
     ],
 )
 def test_a_source_that_cannot_be_read_is_named(

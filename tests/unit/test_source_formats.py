@@ -1,16 +1,19 @@
 from __future__ import annotations
 
 import contextlib
+import io
 from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.source_formats import SourceFormat, format_of, suffix_of
+from actors.source_tables import read_parquet
 from cluster.errors import InvalidArgument
 from tests.source_reading import arrow, npy, parquet, plain, read, refusal
 
@@ -180,6 +183,43 @@ def test_rows_share_the_long_value_of_a_dictionary(
     assert "metadata.x: " + path + ", row 1: has more than" in refusal(write(table), path)
     nulls = table.slice(600)
     assert read(write(nulls), path)[0].metadata == {"x": None}
+
+
+def test_rows_that_share_a_long_value_are_few_at_once() -> None:
+    """In Parquet any column may hold it once for all rows, which Arrow then copies for each."""
+    shared = pa.DictionaryArray.from_arrays(pa.array([0] * 1000, pa.int32()), ["x" * 1_000_000])
+    ids = [str(n) for n in range(1000)]
+    table = pa.table({"id": ids, "text": shared, "metadata": pa.array([{"k": "v"}] * 1000)})
+    sink = io.BytesIO()
+    # Without Arrow's own schema the column is one of strings.
+    pq.write_table(table, sink, store_schema=False)
+    assert pq.read_schema(io.BytesIO(sink.getvalue())).field("text").type == pa.string()
+    before, most = pa.total_allocated_bytes(), 0
+    num_rows = 0
+    for row, _ in read_parquet(io.BytesIO(sink.getvalue()), "d.parquet"):
+        most = max(most, pa.total_allocated_bytes() - before)
+        num_rows += not isinstance(row, InvalidArgument) and len(str(row["text"])) == 1_000_000
+    assert num_rows == 1000
+    assert most < 100_000_000
+
+
+def test_a_table_that_unpacks_to_far_more_than_it_has_is_refused() -> None:
+    sink = io.BytesIO()
+    table = pa.table({"id": ["a"], "text": ["x" * 70_000_000]})
+    pq.write_table(table, sink, compression="zstd")
+    said = refusal(sink.getvalue(), "d.parquet")
+    assert said.startswith("d.parquet: unpacks to more than 67108864 bytes")
+
+
+def test_a_run_of_equal_values_is_read_once() -> None:
+    runs = pa.RunEndEncodedArray.from_arrays(pa.array([2, 3, 2000], pa.int32()), ["a", None, "b"])
+    ids = [str(n) for n in range(2000)]
+    sink = io.BytesIO()
+    batch = pa.record_batch({"id": ids, "text": ids, "x": runs})
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    found = [document.metadata["x"] for document in read(sink.getvalue(), "d.arrow")]
+    assert found == ["a", "a", None] + ["b"] * 1997
 
 
 @pytest.mark.parametrize("write", [parquet, arrow])

@@ -30,6 +30,12 @@ def test_html_gives_what_people_read() -> None:
         ("<head><title>t</title><p>no end of head", "no end of head", "t"),
         ("<h1>Only <i>this</i></h1>", "Only this", "Only this"),
         ("<svg><title>icon</title></svg>a</svg></p>b", "a\n\nb", None),
+        (
+            "<h1>One<br>two<div>three</div>four</h1>",
+            "One\ntwo\n\nthree\n\nfour",
+            "One two three four",
+        ),
+        ("<title>How to use </p> and </br></title>a", "a", "How to use </p> and </br>"),
         ("plain & simple < text", "plain & simple < text", None),
         ("<script>x", "", None),
         ("", "", None),
@@ -49,6 +55,13 @@ def test_broken_html_is_read_as_far_as_it_goes(page: str, text: str, title: str 
         ),
         ("<pre>a<br>b<div>c</div></pre>d", "a\nb\nc\n\nd"),
         ("<pre>  open to the end", "  open to the end"),
+        ("Embed:<textarea><p>Hi</p>\n</br></textarea>", "Embed:\n\n<p>Hi</p>\n</br>"),
+        (
+            "a<xmp><h1>b</h1>\n c</xmp>d<listing>e\n f</listing>",
+            "a\n\n<h1>b</h1>\n c\n\nd\n\ne\n f",
+        ),
+        ("a<plaintext>b\n <p>c</p>", "a\n\nb\n <p>c</p>"),
+        ("a<!-- <textarea> -->b</p>c", "ab\n\nc"),
         (
             "<details><summary>How?</summary>Press.</details><select><option>A<option>B</select>",
             "How?\n\nPress.\n\nA\n\nB",
@@ -111,6 +124,25 @@ def test_html_is_read_in_the_encoding_that_browsers_take(
     assert read(wide, "p.html")[0].text == text
 
 
+@pytest.mark.parametrize(
+    ("head", "encoding"),
+    [
+        ('<?xml version="1.0" encoding="ISO-8859-1"?><html>', "latin-1"),
+        ('<?xml version="1.0" encoding="ISO-8859-1"?><meta charset=utf-8>', "utf-8"),
+        ("<!-- " + "x" * 2000 + " --><style>p{}</style><meta charset=windows-1251>", "cp1251"),
+        ("<meta charset=no-such><meta charset=koi8-r>", "koi8-r"),
+        ("<meta name=x content='charset=koi8-r'>", "utf-8"),
+        ("<p data-x='<meta charset=koi8-r>'>", "utf-8"),
+        ("<script>write('<meta charset=koi8-r>')</script>", "utf-8"),
+        ("<meta/charset='koi8-r'/>", "koi8-r"),
+        ("<meta content='text/html; charset = \"koi8-r\"' http-equiv=content-type>", "koi8-r"),
+    ],
+)
+def test_the_encoding_is_declared_where_browsers_look_for_it(head: str, encoding: str) -> None:
+    text = "naïve" if encoding == "latin-1" else "мир"
+    assert read((head + text).encode(encoding), "p.html")[0].text == text
+
+
 def test_html_in_another_encoding_than_it_says_is_refused() -> None:
     assert "text: p.html: is not utf-8 text (byte 6)" in refusal(b"<p>caf\xc3 \xe9", "p.html")
     assert "p.html: is not cp932" in refusal(b"<meta charset=shift_jis>\xeb\xff", "p.html")
@@ -130,6 +162,7 @@ HOSTILE = {
     "headings": "#" * 500_000 + "x",
     "spaced heading": "# x" + " #" * 300_000 + "x",
     "fences": "`" * 500_000 + "\n" + "```\n" * 100_000,
+    "spans": "`" * 500_000 + "x`",
     "front matter": "---\n" + "title: \n" * 100_000,
 }
 
@@ -162,6 +195,20 @@ def test_hostile_pages_take_time_in_proportion_to_their_length(kind: str) -> Non
         ("# About C#", "About C#"),
         ("#hashtag\n####### seven\n#\n# One", "One"),
         ("Title\n=====\ntext", "Title"),
+        ("Release\nnotes\n---\n# One", "Release notes"),
+        ("- a\nb\n---\n> c\n---\n| d |\n---\n    e\n---\n# One", "One"),
+        ("---\n\ntext\n\n---\n\n# One", "One"),
+        ("* * *\nTitle\n\n---\nunder: a line\n---\n# One", "under: a line"),
+        ("    # a comment\n\n# One", "One"),
+        ("<!--\n# Licensed to you\n-->\n<!-- b -->\n# One", "One"),
+        ("```a``` is code\n\n# One", "One"),
+        ("---\ntitle: >-\n  Folded\n  lines\nmore: x\n---\n# One", "Folded lines"),
+        ("---\ntitle: 'It''s' # so\n---\n# One", "It's"),
+        ("---\ntitle: Raygion: a guide\n---\n# One", "Raygion: a guide"),
+        ("---\ntitle:\ntags: [a]\n---\n# One", "One"),
+        ("---\ntitle: [a, b]\n---\n# One", "One"),
+        ('+++\n# c\ntitle = "A \\"b\\""\n+++\n# One', 'A "b"'),
+        ("+++\n# c\nn = 1\n+++\n# One", "One"),
         ("no heading", None),
         ("", None),
     ],

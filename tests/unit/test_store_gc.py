@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import pytest
 
+from cluster.artifact_files import ArtifactFile, Blob, FileDelta
 from cluster.blob_fetch import blob_path
 from cluster.catalog import Catalog
 from cluster.claims import CLAIMS, SWEEPS, Sweep, claim_all
 from cluster.errors import Conflict, Corrupt, InvalidArgument, NotFound, Unavailable
-from cluster.manifests import ArtifactFile, Blob, FileDelta, ModelKind
+from cluster.manifests import ModelKind
 from cluster.object_store import ObjectStore
 from cluster.release_parts import claim_release
 from cluster.releases import ReleaseContents

@@ -13,9 +13,11 @@ import pytest
 
 from actors.shard_build import build_shard
 from actors.shard_index import ShardIndex
+from cluster.arrays import Float32Array
 from cluster.filters import Filter, parse_filter
-from cluster.manifests import IndexKind, IndexParameters, Metric
-from cluster.search import Float32Array, SearchEffort, ShardHits, ShardQuery
+from cluster.index_parameters import IndexKind, IndexParameters
+from cluster.metric import Metric
+from cluster.search import SearchEffort, ShardHits, ShardQuery
 from cluster.vectors import prepared
 from tests.unit.recall import recall_at_10
 

@@ -19,10 +19,12 @@ from actors.mapped_batch import write_batch
 from actors.shard_build import build_shard
 from actors.shard_index import INDEX_FILE, ShardIndex
 from actors.vector_rows import VECTOR_ROWS_FILE, SharedVectors, vector_numbers
+from cluster.arrays import Float32Array
 from cluster.errors import Corrupt
 from cluster.filters import parse_filter
-from cluster.manifests import IndexKind, IndexParameters, Metric
-from cluster.search import Float32Array, SearchEffort, ShardQuery
+from cluster.index_parameters import IndexKind, IndexParameters
+from cluster.metric import Metric
+from cluster.search import SearchEffort, ShardQuery
 from cluster.vectors import prepared
 
 faiss: Any = _faiss

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from cluster.errors import InvalidArgument
-from cluster.manifests import Metric
+from cluster.metric import Metric
 from cluster.vectors import check_norms, check_vectors, normalized, norms, prepared
 
 
@@ -63,6 +64,17 @@ def test_normalized_rows_do_not_depend_on_the_batch() -> None:
         assert batch[i].tobytes() == normalized(vectors[i : i + 1]).tobytes()
     assert not batch[3].any()
     assert norms(np.delete(batch, 3, axis=0)) == pytest.approx(1.0, abs=1e-6)
+
+
+def test_many_vectors_take_little_memory_beside_the_result() -> None:
+    vectors = np.random.default_rng(0).standard_normal((50_000, 32), dtype=np.float32)
+    tracemalloc.start()
+    try:
+        normalized(vectors)
+        _, most_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most_bytes < 1.5 * vectors.nbytes
 
 
 def test_only_cosine_normalises() -> None:

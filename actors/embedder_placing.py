@@ -1,0 +1,26 @@
+"""Where an embedder replica becomes a Ray actor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from actors.embedding_worker import EmbeddingWorker
+from actors.wiring import detached_actor
+from cluster.manifests import ModelManifest
+from cluster.object_store import ObjectStore
+
+_IN_FLIGHT_MAX = 512
+
+
+def embedder_actor(
+    name: str, model: ModelManifest, node: str, *, store: ObjectStore, cache_folder: Path
+) -> Any:
+    """The actor of one embedder replica: the running one, or a new one on that node."""
+    return detached_actor(
+        EmbeddingWorker,
+        name,
+        threads=_IN_FLIGHT_MAX,
+        args=(model, store, cache_folder),
+        node=node,
+    )

@@ -1,0 +1,67 @@
+"""Finds the generators and tokenizers of a region's releases."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from pathlib import Path
+
+from actors.generator_client import ServeGenerator
+from actors.prompt_tokenizer import FolderTokenizer
+from actors.remote_generator import RemoteGenerator
+from cluster.artifact_cache import ArtifactCache
+from cluster.artifact_files import ArtifactFile
+from cluster.artifacts import Artifacts
+from cluster.generation import Generator, PromptTokenizer
+from cluster.object_store import ObjectStore
+from cluster.region_peers import GeneratingPeers
+from cluster.region_view import GeneratorView, RegionView, ReleaseView
+
+
+class RegionGenerators:
+    """A `cluster.generators.GeneratorDirectory`: Serve applications here, other regions where
+    none runs here, and tokenizers from the node's cache.
+    """
+
+    def __init__(self, store: ObjectStore, cache_folder: Path, peers: GeneratingPeers) -> None:
+        self._cache = ArtifactCache(Artifacts(store), cache_folder)
+        self._peers = peers
+        self._generators: dict[str, ServeGenerator] = {}
+        self._tokenizers: dict[tuple[ArtifactFile, ...], asyncio.Task[FolderTokenizer]] = {}
+
+    def generator(self, release: ReleaseView, corpus: str | None) -> Generator:
+        assert release.generator is not None, "only search is served"
+        application = release.generator.application
+        if application is None:
+            return RemoteGenerator(self._peers, release.number, corpus)
+        if application not in self._generators:
+            self._generators[application] = ServeGenerator(application)
+        return self._generators[application]
+
+    async def tokenizer(self, view: GeneratorView) -> PromptTokenizer:
+        """Loaded at the first use, once for all who wait; a failure is tried again."""
+        task = self._tokenizers.get(view.tokenizer_files)
+        if task is None or (task.done() and task.exception() is not None):
+            task = asyncio.create_task(asyncio.to_thread(self._load, view))
+            self._tokenizers[view.tokenizer_files] = task
+        return await asyncio.shield(task)
+
+    def follow(self, view: RegionView) -> None:
+        """Forgets what no release of the view uses."""
+        generators = [r.generator for r in view.releases.values() if r.generator is not None]
+        applications = {generator.application for generator in generators}
+        self._generators = {k: v for k, v in self._generators.items() if k in applications}
+        for files in self._tokenizers.keys() - {g.tokenizer_files for g in generators}:
+            # One that is being loaded is let go of when it is there.
+            self._tokenizers.pop(files).add_done_callback(partial(self._forgotten, files))
+
+    def _forgotten(
+        self, files: tuple[ArtifactFile, ...], loading: asyncio.Task[FolderTokenizer]
+    ) -> None:
+        if not loading.cancelled():
+            loading.exception()  # told to whoever waited for it
+        if files not in self._tokenizers:
+            self._cache.let_go(files)
+
+    def _load(self, view: GeneratorView) -> FolderTokenizer:
+        return FolderTokenizer(self._cache.folder_for(view.tokenizer_files))

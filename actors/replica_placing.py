@@ -1,0 +1,27 @@
+"""Where a shard replica becomes a Ray actor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from actors.ray_environment import ONE_THREAD
+from actors.shard_replica import ShardReplicaActor
+from actors.wiring import detached_actor
+from cluster.object_store import ObjectStore
+
+_IN_FLIGHT_MAX = 512
+
+
+def replica_actor(
+    name: str, shard: int, node: str, *, store: ObjectStore, cache_folder: Path
+) -> Any:
+    """The actor of one shard replica: the running one, or a new one on that node."""
+    return detached_actor(
+        ShardReplicaActor,
+        name,
+        threads=_IN_FLIGHT_MAX,
+        args=(shard, store, cache_folder),
+        runtime_env=ONE_THREAD,
+        node=node,
+    )

@@ -1,0 +1,15 @@
+"""The types of NumPy arrays, by what they hold. Shapes are said where they are used."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Float32Array: TypeAlias = npt.NDArray[np.float32]
+Float64Array: TypeAlias = npt.NDArray[np.float64]
+Int64Array: TypeAlias = npt.NDArray[np.int64]
+BytesArray: TypeAlias = npt.NDArray[np.bytes_]
+Mask: TypeAlias = npt.NDArray[np.bool_]
+"""Which rows are meant."""

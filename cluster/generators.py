@@ -1,0 +1,25 @@
+"""Where a region finds the generators of its releases."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from cluster.generation import Generator, PromptTokenizer
+from cluster.region_view import GeneratorView, RegionView, ReleaseView
+
+
+class GeneratorDirectory(Protocol):
+    """Finds what a release's generator needs on this side."""
+
+    def generator(self, release: ReleaseView, corpus: str | None) -> Generator:
+        """Of a release that has one, here or in another region that may have the corpus whose
+        passages stand in the prompt (None: no passages do). Raises InvalidArgument and Unavailable
+        where there is none.
+        """
+        ...
+
+    async def tokenizer(self, view: GeneratorView) -> PromptTokenizer: ...
+
+    def follow(self, view: RegionView) -> None:
+        """Forgets what no release of the view uses; call it with each new view."""
+        ...

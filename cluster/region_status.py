@@ -1,0 +1,82 @@
+"""What a region says of itself: its releases, shards, replicas and machines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from cluster.divergence_report import DivergenceReport
+from cluster.regions_overview import RegionLine
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CorpusSummary:
+    corpus: str
+    index_version: str
+    num_passages: int
+    recall_at_10: float
+    shards: int
+    replicas: int
+    """Replicas wanted, over all shards."""
+    replicas_serving: int
+    """Replicas that hold the index version and answer."""
+    recall_at_10_least: float | None = None
+    """In the stratum in which least is found; None for an index of an older version."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseSummary:
+    release: int
+    corpora: tuple[CorpusSummary, ...]
+    model: str | None
+    """The generator's name, or None where the release only searches."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CanarySummary:
+    release: int
+    percent: int
+    """Its share of the traffic."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineSummary:
+    """One machine of the region, or one node of its Ray cluster where a machine has several."""
+
+    address: str
+    node: str
+    """The id that Ray gave it."""
+    replicas: Mapping[str, int]
+    """Shard replicas that run there and answer, by corpus."""
+    embedders: int
+    gateways: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegionSummary:
+    region: str
+    release: int | None
+    """The current release, or None before the first commit."""
+    resident: tuple[ReleaseSummary, ...]
+    leader: str | None
+    epoch: int
+    log_position: int
+    healthy: bool
+    canary: CanarySummary | None = None
+    regions: tuple[RegionLine, ...] = ()
+    """All of them, as far as this one knows."""
+    divergence: DivergenceReport | None = None
+    """How their answers compare; None where nothing is compared."""
+    machines: tuple[MachineSummary, ...] = ()
+    """Those that are alive, as seen last."""
+    log_trouble: str | None = None
+    """The entry of the release log that this region cannot read, and what to do; None: it can."""
+
+
+class StatusSource(Protocol):
+    """Tells the status of a region."""
+
+    async def status(self) -> RegionSummary:
+        """Raises Unavailable while the region's coordinator is away."""
+        ...
