@@ -34,5 +34,5 @@ class GeneratorDeployer(Protocol):
     def delete(self, application: str) -> None: ...
 
     def applications(self) -> set[str]:
-        """Those that are deployed, whoever has done it."""
+        """The deployed applications, whichever process has deployed them."""
         ...

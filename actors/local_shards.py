@@ -111,7 +111,7 @@ class LocalShards:
         self._opening: dict[tuple[str, str], asyncio.Task[None]] = {}
         """By corpus and index version; also when it is done."""
         self._whole: set[tuple[str, str]] = set()
-        """Those of which every shard has been opened."""
+        """Index versions of which every shard has been opened."""
 
     def replica(self, corpus: CorpusView, shard: int) -> LocalShardReplica | None:
         """None while the shard of this index version is not open here."""

@@ -75,7 +75,7 @@ class ReleaseLoader:
         self._fleet = Fleet(actors, clock)
         self._loading: dict[tuple[str, str], Any] = {}
         self._busy_s: dict[str, float] = {}
-        """Of each replica, as it said when it was asked last."""
+        """Busy time of each replica, as it said when it was asked last."""
         self._looked_s = clock.monotonic_s()
 
     def plan(self, release: Release) -> LoadedRelease:
@@ -236,12 +236,12 @@ class ReleaseLoader:
 
     @property
     def nodes(self) -> Collection[str]:
-        """Those that were alive when last looked."""
+        """The nodes that were alive at the last look."""
         return self._fleet.nodes
 
     @property
     def settled_nodes(self) -> Collection[str]:
-        """Those to which an actor may be moved, as they are not likely to go soon."""
+        """The nodes to which an actor may be moved, because they are not likely to go soon."""
         return self._fleet.settled_nodes
 
     def machines(self, gateways: Mapping[str, str]) -> tuple[MachineSummary, ...]:

@@ -113,7 +113,7 @@ class RolloutDriver:
         self.deciding = threading.RLock()
         """Held while the rollout changes. Whoever looks at it in another thread holds it, too."""
         self.freshness = Freshness()
-        """Of the last complete reading of the log."""
+        """Freshness of the last complete reading of the log."""
         self.unreadable: LogUnreadable | None = None
         """The entry at which the last reading ended; until it is read, nothing is appended."""
         self._store = store

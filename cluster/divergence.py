@@ -86,7 +86,7 @@ class Turn:
     """What a gateway is told that asks whether to probe."""
 
     number: int | None
-    """Of the probe that it is to make; None: it is not its turn."""
+    """Number of the probe that the gateway is to make. None: it is not the gateway's turn."""
     again: tuple[Inquiry, ...]
     report: DivergenceReport
 
@@ -189,9 +189,8 @@ def _cut(request: SearchRequest, number: int) -> SearchRequest | None:
 
 
 class DivergenceLedger:
-    """Of one region: whose turn it is to probe, what came of it, and what differs.
-
-    A difference stands until all regions that took part in it are asked again and agree, or another
+    """The ledger of one region: whose turn it is to probe, the outcomes, and the differences. A
+    difference stands until all regions that took part in it are asked again and agree, or another
     release is probed: silence refutes nothing. Not thread-safe.
     """
 

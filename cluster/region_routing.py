@@ -38,7 +38,7 @@ LOAD_MARGIN = 0.1
 who see the same ones would go to the same region.
 """
 _FARTHEST_KM = 30_000.0
-"""Of what is nowhere: farther than anything on earth."""
+"""Distance of a region without a location: farther than anything on earth."""
 _PLACES_MAX = 4096
 
 

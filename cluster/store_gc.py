@@ -292,7 +292,7 @@ class StoreCollector:
 def _newest_models(
     objects: Mapping[str, StoredObject], manifests: Mapping[str, IndexManifest | ModelManifest]
 ) -> set[str]:
-    """Of each kind and name; of those that are equally new, all."""
+    """The newest model of each kind and name; if several are equally new, all of them."""
     ages: dict[tuple[str, str], dict[str, int]] = {}
     for path, manifest in manifests.items():
         if isinstance(manifest, ModelManifest):

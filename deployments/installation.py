@@ -57,7 +57,7 @@ class Installation:
 
     @property
     def run_folder(self) -> Path:
-        """Of the Ray cluster that is started here: its record, its secret, its logs."""
+        """The folder of the Ray cluster that is started here: its record, its secret, its logs."""
         return self.settings.state_folder / "regions" / self.region
 
     @property
