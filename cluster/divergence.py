@@ -5,7 +5,8 @@
      `------------------ what differed is asked again -----------'
 
 Regions that hold one release have the same artifacts, so any difference is a fault: of a machine,
-a library, or Raygion. A region that does not answer, or does not hold the release, is none.
+a library, or Raygion. A region that does not answer, or does not hold the release, is no
+difference.
 """
 
 from __future__ import annotations

@@ -86,9 +86,10 @@ def write_delta(base: Path, full: Path, target: Path) -> int:
 
 
 def apply_delta(base: Path, delta: Path, target: Path) -> None:
-    """Writes to `target` what the delta makes of the base.
+    """Writes to `target` the file that the delta makes of the base.
 
-    Who calls it compares the hash. Raises Corrupt when the delta is none, or none of this base.
+    The caller compares the hash. Raises Corrupt for a file that is no delta, or a delta of another
+    base.
     """
     old, source = _mapped(base), _mapped(delta)
     with target.open("wb") as out:

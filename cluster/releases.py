@@ -42,7 +42,7 @@ WaitFor = Literal["all", "quorum"] | Annotated[tuple[Name, ...], Field(min_lengt
 
 
 def _is_none(value: object) -> bool:
-    # What is left out when there is none leaves the bytes of others as they are.
+    # Omitted when None, so that entries written before the field existed keep their bytes.
     return value is None
 
 
