@@ -22,12 +22,13 @@ from pathlib import Path
 
 from actors.canary_judge import CanaryJudge
 from actors.gateway_spread import GatewayOrder, GatewaySpread
+from actors.generator_deployer import GeneratorDeployer
 from actors.log_readings import LogReadings
 from actors.process_loads import ProcessLoads
 from actors.region_nudges import HttpNudges, RegionNudges
 from actors.region_releases import RegionReleases
 from actors.region_summary import is_healthy, pulse_of, summary_of, view_of
-from actors.release_loader import GeneratorDeployer, ReleaseLoader
+from actors.release_loader import ReleaseLoader
 from actors.replica_counts import ReplicaCounts
 from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.config import Settings

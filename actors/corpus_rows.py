@@ -105,7 +105,7 @@ def no_rows(store: ObjectStore, corpus: CorpusManifest, embedder: ModelManifest 
 
 
 def current(group: Any) -> pa.Table:
-    """Of all rows of a shard those that count, without the column `shard`."""
+    """The rows of a shard that count, without the column `shard`."""
     rows: pa.Table = group
     return latest_of_each_document(rows).drop_columns(["shard"])
 

@@ -59,7 +59,7 @@ def watches(settings: Settings) -> bool:
 
 
 class DivergenceWatch:
-    """Of one gateway. What fails is tried again at the next turn."""
+    """The watch of one gateway. A comparison that fails is tried again at the next turn."""
 
     def __init__(
         self,

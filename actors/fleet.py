@@ -89,7 +89,7 @@ class Fleet:
 
     @property
     def settled_nodes(self) -> Collection[str]:
-        """Those to which a member may move."""
+        """The nodes to which a member may move."""
         now_s = self._clock.monotonic_s()
         return {
             node
@@ -98,7 +98,7 @@ class Fleet:
         }
 
     def groups(self) -> set[str]:
-        """Those that have members, whoever has started them."""
+        """The groups that have members, whichever process has started them."""
         return {names.group_of(name) for name in self._actors.existing_actors()} - {""}
 
     def members(self, group: str) -> tuple[str, ...]:
@@ -126,7 +126,7 @@ class Fleet:
             return {name: known[name].handle for name in self.members(group)}
 
     def handles(self, group: str) -> list[Any]:
-        """Of all members that are known, those that leave included."""
+        """The handles of all known members, including those that leave."""
         with self._lock:
             return [known.handle for known in self._groups.get(group, {}).values()]
 

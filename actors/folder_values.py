@@ -19,7 +19,7 @@ _NAME_CHARS_SHOWN = 64
 
 
 class FolderValues:
-    """Of the files of one ingest: a field has the type that all its values have."""
+    """The values from folder names of one ingest: a field has the type that all its values have."""
 
     def __init__(self) -> None:
         self.left_out = Tally()

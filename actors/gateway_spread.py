@@ -26,7 +26,7 @@ class GatewayOrder:
     """What a gateway is told."""
 
     machines: int
-    """Of the region, that are alive."""
+    """Number of the region's machines that are alive."""
     moves: bool
     """Whether the gateway is to end, so that another one starts elsewhere."""
 

@@ -215,6 +215,8 @@ class _Scale:
                 return there / (share * self.num_rows + self.num_lists)
 
     def memory_bytes(self, size_bytes: int, trained_bytes: int) -> int:
-        """Of the file over the sample, and of what it held before the first row."""
+        """The memory of an index over all rows, from the size of the file over the sample and
+        the size of its part that was there before the first row.
+        """
         by_rows = (size_bytes - trained_bytes) / self.num_rows * self.extent.num_rows
         return round(by_rows + trained_bytes * self._more_lists * self.extent.num_shards)

@@ -57,7 +57,7 @@ class _Reading:
     schema: Schema
     dimension: int | None
     num_files: int
-    """Those with documents."""
+    """Number of files with documents."""
     files_left_out: Tally
     documents_left_out: Tally
     folder_values_left_out: tuple[LeftOut, ...]

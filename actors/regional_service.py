@@ -43,7 +43,8 @@ Sleep = Callable[[float], Awaitable[None]]
 FORWARDS_MAX = 2
 """Other regions that are asked for one request, one after the other, while there is time."""
 _STEPS_MAX = 16
-"""Of deciding about one request: it reads once, and each wait is for another switch."""
+"""Steps of deciding about one request: it reads the log once, and each wait is for another switch.
+"""
 _MAY_GO_ON = (Unavailable, Overloaded, NotYet, NotFound, Corrupt)
 """Failures of this region that another one need not share."""
 

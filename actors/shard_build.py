@@ -45,7 +45,7 @@ class ShardBuild:
     kind: IndexKind
     """As asked for, or Flat where that would have found too little."""
     recall: Recall
-    """Of the exact ten best; see `actors.index_recall`."""
+    """Share of the exact ten best that the shard finds; see `actors.index_recall`."""
     stretch: int
     """What `IndexParameters.stretched` takes to find that much."""
 

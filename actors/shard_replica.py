@@ -46,7 +46,8 @@ _BLOCK_VECTORS = 64
 _EFFORTS_MAX = 64
 """Efforts whose costs are remembered."""
 _COST_GAIN = 0.05
-"""Of a search that took longer than known: waiting for a core says nothing of the search."""
+"""Weight of a search that took longer than known: a wait for a core says nothing about the search.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,11 +73,11 @@ class _Opened:
     files: tuple[ArtifactFile, ...]
     parameters: IndexParameters
     busy_s: float = 0.0
-    """Of searches that have ended."""
+    """Time spent on searches that have ended."""
     begun_s: list[float] = field(default_factory=list)
     """When the searches that are under way began: one on the event loop, others in threads."""
     costs_s: dict[tuple[SearchEffort, int], float] = field(default_factory=dict)
-    """Of one vector, by effort and the power of two above `top_k`: the least lately."""
+    """Least recent cost of one vector, by effort and the power of two above `top_k`."""
 
     def spent_s(self) -> float:
         """The time spent on searches until now: a long one is work before it ends, too."""

@@ -30,7 +30,7 @@ from cluster.vectors import prepared
 _IN_FLIGHT_MAX = 4
 """Batches of one kind under way at once, besides those that are late."""
 _LATE_AFTER_S = 0.1
-"""Of batches, as long as nothing is known of how long the shards take."""
+"""Time after which a batch is late, as long as the time that the shards take is unknown."""
 _WAITING_MAX = 16 * BATCH_MAX
 
 
@@ -51,7 +51,9 @@ class SearchKind:
     filter_key: bytes
     filter: Filter | None = field(compare=False)
     shards: Sequence[ShardRoute] = field(compare=False)
-    """Those to ask, which may be some of the corpus's; hits name a shard by its place here."""
+    """Shards to ask, which may be a part of the corpus's shards; hits name a shard by its index
+    here.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

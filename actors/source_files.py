@@ -32,7 +32,7 @@ _LOCAL = ("file", "local")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceFile:
     filesystem: Any
-    """Of fsspec; survives pickling."""
+    """File system of fsspec; survives pickling."""
     location: str
     """What the file system calls the file."""
     name: str

@@ -19,7 +19,7 @@ from cluster.errors import InvalidArgument
 
 _ROWS_AT_ONCE = 1024
 _SHARED_BYTES_AT_ONCE = 16 * 2**20
-"""Of the copies that Arrow makes of a value that rows share in a Parquet file."""
+"""Bytes of the copies that Arrow makes of a value that rows share in a Parquet file."""
 _NPY_BYTES_AT_ONCE = 2**30
 _DAMAGED = (pa.ArrowException, OSError, UnicodeDecodeError)
 """What Arrow raises for a file; the last where the name of a column is not UTF-8."""
@@ -45,7 +45,7 @@ def read_parquet(file: BinaryIO, name: str) -> Iterator[Row]:
 
 
 def _parquet_batches(file: BinaryIO, name: str) -> Iterator[pa.RecordBatch]:
-    """Of fewer rows where they may share long values."""
+    """Batches, with fewer rows if the rows may share long values."""
     # The file is opened here and closed by the caller, so Arrow must not map it.
     parquet = pq.ParquetFile(file)
     columns = [parquet.schema.column(i) for i in range(len(parquet.schema))]

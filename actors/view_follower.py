@@ -53,9 +53,9 @@ class ViewFollower:
         self._tasks: list[asyncio.Task[None]] = []
         self._process = uuid.uuid4().hex
         self.outcomes = OutcomeCounts(self._process, SYSTEM_CLOCK)
-        """Of the requests that this process serves beside a canary."""
+        """Outcomes of the requests that this process serves while there is a canary."""
         self.uses = ReleaseUses()
-        """Of the releases that requests of this process are pinned to."""
+        """Releases that requests of this process are pinned to."""
 
     @property
     def known(self) -> Known:
@@ -151,7 +151,7 @@ class ViewFollower:
             await asyncio.sleep(_PULSE_S)
 
     def _releases(self) -> frozenset[int]:
-        """Those on which requests may begin here, or are under way."""
+        """The releases on which requests may begin here, or are under way."""
         view = frozenset() if self._known is None else self._known.view.releases.keys()
         return self.uses.releases() | view
 

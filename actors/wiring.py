@@ -36,7 +36,7 @@ _DETACHED: Mapping[str, object] = {
 
 
 def cluster_id() -> str:
-    """Of the Ray cluster that this process has joined: every cluster has another one."""
+    """The id of the Ray cluster that this process has joined: every cluster has another one."""
     worker: Any = ray._private.worker.global_worker
     return str(worker.gcs_client.cluster_id.hex())
 

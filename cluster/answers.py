@@ -22,14 +22,16 @@ from cluster.search import Embedded, SearchRequest, SearchResult
 
 ANSWER_TOP_K_DEFAULT = 3
 _PARTIAL_SHARE = 0.25
-"""Of an answer's time, for shards that may be missing: the rest is the model's."""
+"""Share of an answer's time in which shards that may be missing are waited for; the language model
+needs the rest.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerRequest(Sampling):
     question: str
     embedded: Embedded | None = None
-    """Of the question. A release with another embedder embeds it itself."""
+    """Vector of the question. A release with another embedder embeds the question itself."""
     retrieve: bool = True
     """False asks the plain model, without passages."""
     history: tuple[ChatMessage, ...] = ()
@@ -112,7 +114,7 @@ class Retrieved:
     citations: tuple[Citation, ...]
     release: int
     region: str
-    """That was asked."""
+    """Region that received the request."""
     coverage: float
     model: str
     trace_id: str

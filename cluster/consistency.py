@@ -132,7 +132,7 @@ class Serve:
 
     release: int
     position: int
-    """Of the switch in force, in the release log: the floor of what may serve."""
+    """Position of the switch in force in the release log; nothing older may serve."""
     staleness_ms: int
     exactly: bool = False
     """With this release alone: nothing newer, and no canary."""

@@ -5,7 +5,8 @@
      `------------------ what differed is asked again -----------'
 
 Regions that hold one release have the same artifacts, so any difference is a fault: of a machine,
-a library, or Raygion. A region that does not answer, or does not hold the release, is none.
+a library, or Raygion. A region that does not answer, or does not hold the release, is no
+difference.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ class Turn:
     """What a gateway is told that asks whether to probe."""
 
     number: int | None
-    """Of the probe that it is to make; None: it is not its turn."""
+    """Number of the probe that the gateway is to make. None: it is not the gateway's turn."""
     again: tuple[Inquiry, ...]
     report: DivergenceReport
 
@@ -189,9 +190,8 @@ def _cut(request: SearchRequest, number: int) -> SearchRequest | None:
 
 
 class DivergenceLedger:
-    """Of one region: whose turn it is to probe, what came of it, and what differs.
-
-    A difference stands until all regions that took part in it are asked again and agree, or another
+    """The ledger of one region: whose turn it is to probe, the outcomes, and the differences. A
+    difference stands until all regions that took part in it are asked again and agree, or another
     release is probed: silence refutes nothing. Not thread-safe.
     """
 

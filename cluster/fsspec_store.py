@@ -40,7 +40,7 @@ _S3_TIMEOUTS: Mapping[str, object] = {
     # Also after an error of the server's own, such as a 503.
     "retries": {"mode": "standard", "total_max_attempts": 3},
 }
-"""Of one attempt, in seconds; the second one is for the silence between two packets."""
+"""Time limits of one attempt, in seconds; `read_timeout` is for the silence between two packets."""
 _S3_PARTS_MAX = 10_000
 # The memory file system looks and then writes; one lock for the process makes its create exclusive.
 _MEMORY_LOCK = threading.Lock()

@@ -51,7 +51,7 @@ class GenerationChunk:
     finish_reason: str | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
-    """Of the answer so far, this piece included."""
+    """Tokens of the answer so far, this piece included."""
 
 
 class Generator(Protocol):

@@ -130,7 +130,7 @@ class IndexTrial(Record):
     query_us: float
     """One thread, one shard; extrapolated from the sample to the rows of a shard."""
     memory_bytes: int
-    """Of the index files of all shards, extrapolated likewise."""
+    """Size of the index files of all shards, extrapolated likewise."""
     is_chosen: bool = False
 
 

@@ -62,7 +62,7 @@ class DocumentChanges:
     unchanged: int
     """Had the id of a document of before, and the same content."""
     removed: int
-    """Of before, and not in the corpus any more."""
+    """Earlier documents that are not in the corpus any more."""
 
     def __bool__(self) -> bool:
         return bool(self.new or self.replaced or self.removed)

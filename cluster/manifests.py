@@ -76,7 +76,7 @@ class ShardArtifact(Record):
 
     shard: Annotated[int, Field(ge=0)]
     num_rows: Annotated[int, Field(ge=0)]
-    """Of the files, deleted ones included."""
+    """Rows of the files, deleted ones included."""
     files: tuple[ArtifactFile, ...]
     recall_at_10: float
     strata: tuple[RecallStratum, ...] = Field(default=(), exclude_if=_is_empty)
@@ -194,7 +194,7 @@ class ModelManifest(Record):
     dimension: int | None = None
     """Length of an embedder's vectors; None for a generator."""
     precision: Precision = Field(default=Precision.FLOAT32, exclude_if=_is_float32)
-    """Of an embedder; says nothing of a generator."""
+    """Precision of an embedder; it means nothing for a generator."""
 
 
 Manifest = CorpusManifest | IndexManifest | ModelManifest

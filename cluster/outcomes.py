@@ -42,7 +42,7 @@ class Measure(StrEnum):
 
 
 _PATIENCE_MIN_S = {Work.SEARCH: 1.0, Work.ANSWER: 10.0}
-"""Whoever gives less time is to blame himself when it runs out."""
+"""A timeout shorter than this is the caller's choice and is not counted against the release."""
 
 
 def class_of(took_s: float) -> int:

@@ -66,7 +66,7 @@ def shards_to_ask(filter: Filter | None, field: str, num_shards: int) -> tuple[i
     named = named_partitions(filter, field)
     if named is None:
         return tuple(range(num_shards))
-    # What matches nothing is for a shard to answer, too: it checks the query.
+    # If no partition matches, one shard is asked anyway, because the shard validates the query.
     return tuple(sorted({shard_of_partition(key, num_shards) for key in named.keys})) or (0,)
 
 

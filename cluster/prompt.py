@@ -75,7 +75,7 @@ class Truncation(StrEnum):
 
 
 def truncation_of(asked: str) -> Truncation:
-    """Raises InvalidArgument for what is none."""
+    """Raises InvalidArgument for an unknown word."""
     try:
         return Truncation(asked)
     except ValueError:

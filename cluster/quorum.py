@@ -44,8 +44,8 @@ def majority(regions: int) -> int:
 
 
 def agreed(votes: Mapping[str, Vote], regions: int) -> tuple[str, ...]:
-    """Those of so many regions that say what a majority of all says, in the order of the votes;
-    empty when none does.
+    """The regions that say what a majority of all `regions` says, in the order of the votes; empty
+    without a majority.
     """
     for vote in dict.fromkeys(votes.values()):
         same = tuple(region for region, other in votes.items() if other == vote)

@@ -32,7 +32,7 @@ class RecallStratum(Record):
 
 
 class Recall(Record):
-    """Of the exact ten best distinct vectors, the share that an index finds."""
+    """The share of the exact ten best distinct vectors that an index finds."""
 
     recall_at_10: float
     """On average."""

@@ -69,7 +69,7 @@ class RegionSummary:
     divergence: DivergenceReport | None = None
     """How their answers compare; None where nothing is compared."""
     machines: tuple[MachineSummary, ...] = ()
-    """Those that are alive, as seen last."""
+    """Machines that were alive when last seen."""
     log_trouble: str | None = None
     """The entry of the release log that this region cannot read, and what to do; None: it can."""
 

@@ -60,7 +60,7 @@ class ReleaseView:
 
     number: int
     corpora: Mapping[str, CorpusView]
-    """Those that may be in this region."""
+    """Corpora of the release that may be in this region."""
     embedders: tuple[str, ...]
     """Actor names of the replicas that embed queries."""
     generator: GeneratorView | None
@@ -231,7 +231,7 @@ class Pulse:
     them here before they come with its view.
     """
     store_id: str = ""
-    """Of the store whose release log this is; empty before it could be read."""
+    """Id of the store whose release log this is; empty before it could be read."""
     last_release: int = 0
     """The highest number that a release of the log has, as of the same reading."""
     aborted: Mapping[int, str] = field(default_factory=dict)

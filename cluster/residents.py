@@ -21,7 +21,7 @@ class Standing(StrEnum):
 class _Local:
     standing: Standing
     failure: PrepareFailed | None = None
-    """Of the last attempt, until one succeeds."""
+    """Failure of the last attempt, until one succeeds."""
     failures: int = 0
     """In a row."""
     since_ms: int = 0

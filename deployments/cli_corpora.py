@@ -11,7 +11,7 @@ from cluster.clock import SYSTEM_CLOCK
 from cluster.corpora import CorpusLine, IndexLine, ShardHole, corpus_line, corpus_lines
 from cluster.deletes import drop_corpus
 from cluster.errors import Conflict, InvalidArgument
-from deployments.cli_options import Config, Json, Region, Store
+from deployments.cli_options import Config, Corpus, Json, Region, Store
 from deployments.cli_regions import anywhere
 from deployments.console import SHORT, out, print_json, say, share, size, table, utc
 
@@ -20,7 +20,6 @@ app = typer.Typer(
     epilog="Example: [bold]raygion corpus list[/]",
     no_args_is_help=True,
 )
-Corpus = Annotated[str, typer.Argument(help="Name of the corpus.", metavar="CORPUS")]
 
 
 @app.command("list")

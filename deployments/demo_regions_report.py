@@ -69,7 +69,7 @@ class Findings:
     cut: Cut
     killed: Killed
     answer: dict[str, Any] | None
-    """Of a region that runs no language model; None where none does."""
+    """Answer of a region that runs no language model. None: every region runs one."""
 
 
 def report(

@@ -38,11 +38,12 @@ from deployments.marked_processes import MARKER_VARIABLE
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayPlaces:
-    """What one gateway takes at once."""
+    """The work that one gateway takes at once."""
 
     requests: int = 256
+    """Requests of any kind, answers included."""
     answers: int = 32
-    """Of the requests, those for answers."""
+    """Requests for answers."""
 
 
 _REQUEST_TIMEOUT_S = 30

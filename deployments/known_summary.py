@@ -31,7 +31,7 @@ class KnownSummary:
         self._ended_s = float("-inf")
         """When the last call ended, well or not."""
         self._failure: Exception | None = None
-        """Of the last call."""
+        """Failure of the last call."""
         self._last: RegionSummary | None = None
         self._last_asked_s = 0.0
 

@@ -175,7 +175,7 @@ def contents_of_next(
 
 
 def _served_indexes(installation: Installation) -> Mapping[str, ManifestRef]:
-    """Those of the current release, by corpus."""
+    """The indexes of the current release, by corpus."""
     state = installation.read_release_log()
     current = state.current(SYSTEM_CLOCK.wall_ms())
     return {} if current is None else state.proposals[current].release.contents.indexes

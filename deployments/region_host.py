@@ -108,7 +108,7 @@ def join(installation: Installation) -> None:
     for name in ("ray", "ray.data", "ray.serve"):
         logging.getLogger(name).setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
-    # And so it does, past all settings, of what befalls other processes.
+    # Ray also prints messages from other processes, whatever the log level; switch that off too.
     ray._private.worker._worker_logs_enabled = False
     # Ray would take SIGTERM for itself, and answer it with a dump of its stacks.
     os.environ["RAY_DISABLE_FAILURE_SIGNAL_HANDLER"] = "1"

@@ -24,7 +24,7 @@ _END_S = 30.0
 
 
 class Standing(StrEnum):
-    """Of a region that was brought up on this machine."""
+    """The state of a region that was brought up on this machine."""
 
     UP = "up"
     DIED = "died"

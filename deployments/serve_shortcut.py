@@ -37,7 +37,7 @@ class _Way:
 
 
 _open: _Way | None = None
-"""Of this process, which runs one gateway at most."""
+"""Way of this process, which runs one gateway at most."""
 
 
 def open_shortcut(path: str, app: ASGIApp) -> None:
