@@ -31,7 +31,7 @@ _AVOIDED_FOR_S = 600.0
 
 
 class Actors(Protocol):
-    """What a fleet needs of the Ray cluster; `actors.wiring` has it."""
+    """The Ray cluster as a fleet needs it; `actors.wiring` implements it."""
 
     def live_nodes(self) -> dict[str, str]: ...
 
@@ -53,14 +53,15 @@ class Kind:
 
 @dataclass(slots=True)
 class _Known:
-    """What is known of one member."""
+    """The knowledge of one member."""
 
     handle: Any
     node: str | None
     """Where it was seen last, or was told to start."""
     status: Any = None
-    """What it said when it was asked last; None when it said nothing. Its attribute `node` is the
-    id of the node on which it runs."""
+    """Status that the member gave when it was asked last; None when it gave none. Its attribute
+    `node` is the id of the node on which it runs.
+    """
     idle_since_s: float | None = None
     """Since when it does not do all of its work."""
     left_s: float | None = None
@@ -141,7 +142,7 @@ class Fleet:
                 one.node = one.status.node
 
     def status(self, name: str) -> Any:
-        """What the member said when it was asked last; None when it did not answer."""
+        """The status that the member gave when it was asked last; None when it did not answer."""
         known = self._groups.get(names.group_of(name), {}).get(name)
         return None if known is None else known.status
 
@@ -251,8 +252,9 @@ class Fleet:
 def machines_of(
     nodes: Mapping[str, str], actors: Mapping[str, str], gateways: Mapping[str, str]
 ) -> tuple[MachineSummary, ...]:
-    """What runs where. `nodes`: the addresses of those that are alive, by their ids. `actors` and
-    `gateways`: the node of each replica or embedder, and of each gateway, by name.
+    """The machines with the actors that run on them. `nodes`: the addresses of those that are
+    alive, by their ids. `actors` and `gateways`: the node of each replica or embedder, and of each
+    gateway, by name.
     """
     by_node = sorted(nodes.items(), key=lambda node: (node[1], node[0]))
     return tuple(_machine(node, address, actors, gateways) for node, address in by_node)

@@ -23,7 +23,7 @@ long as moving does not help."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayOrder:
-    """What a gateway is told."""
+    """The instruction to a gateway."""
 
     machines: int
     """Number of the region's machines that are alive."""

@@ -79,7 +79,7 @@ class ReleaseLoader:
         self._looked_s = clock.monotonic_s()
 
     def plan(self, release: Release) -> LoadedRelease:
-        """What the release will be made of here: the corpora that may be in this region, and a
+        """The contents of the release in this region: the corpora that may be in this region, and a
         generator where it generates. Reads manifests; starts nothing.
         """
         contents = release.contents
@@ -245,7 +245,9 @@ class ReleaseLoader:
         return self._fleet.settled_nodes
 
     def machines(self, gateways: Mapping[str, str]) -> tuple[MachineSummary, ...]:
-        """What runs where, as seen last. `gateways`: the node of each gateway, by name."""
+        """The machines with the actors that run on them, as seen last. `gateways`: the node of each
+        gateway, by name.
+        """
         return machines_of(self._fleet.nodes, self._fleet.places(), gateways)
 
     def _answers(self, name: str) -> bool:

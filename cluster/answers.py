@@ -59,7 +59,7 @@ class AnswerRequest(Sampling):
     """The place in the release log of the oldest switch that may serve."""
 
     def prompt_truncation(self) -> Truncation:
-        """What is done where the prompt does not fit."""
+        """The treatment of a prompt that does not fit."""
         if self.truncation is not None:
             return self.truncation
         return Truncation.AUTO if self.retrieve else Truncation.DISABLED
@@ -125,7 +125,7 @@ class Retrieved:
     """As of `SearchResult`."""
     outcome: Outcome = Outcome.ANSWERED
     truncated: Truncated | None = None
-    """What the prompt lacks; None where nothing was cut."""
+    """Parts that the prompt lacks; None if nothing was cut."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,5 +194,5 @@ async def last_event(events: AsyncGenerator[AnswerEvent, None]) -> AnswerResult:
 
 
 def broken_off() -> Unavailable:
-    """What ends a stream of events without an answer."""
+    """The error that ends a stream of events without an answer."""
     return Unavailable("the answer broke off before its end; ask again")

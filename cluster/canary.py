@@ -152,7 +152,7 @@ class CanaryBoard:
         }
 
     def fault(self, now_s: float) -> str | None:
-        """What is wrong with the canary, in words and numbers; None as long as nothing shows."""
+        """The canary's fault in words and numbers; None as long as no fault shows."""
         for window in self._windows:
             parts = [*window.parts(now_s), *self._waiting_since(window, now_s)]
             found = next(self._faults(parts), None)

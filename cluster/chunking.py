@@ -35,7 +35,7 @@ _MARKS_MAX = 30
 
 
 class TokenCounter(Protocol):
-    """What measures a text."""
+    """A measure for the length of texts."""
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """How many tokens each text has."""

@@ -64,7 +64,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """What came of one inquiry."""
+    """The result of one inquiry."""
 
     inquiry: Inquiry
     regions: frozenset[str]
@@ -84,7 +84,7 @@ class Probe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """What a gateway is told that asks whether to probe."""
+    """The reply to a gateway that asks whether to probe."""
 
     number: int | None
     """Number of the probe that the gateway is to make. None: it is not the gateway's turn."""
@@ -255,7 +255,7 @@ class DivergenceLedger:
         )
 
     def _judge(self, comparison: Comparison) -> list[Found]:
-        """What is new in it."""
+        """The differences that are new in the comparison."""
         key = (comparison.inquiry.corpus, comparison.inquiry.name)
         before = self._standing.get(key)
         if comparison.found is not None:

@@ -1,4 +1,4 @@
-"""What a region tells of how the regions' answers compare."""
+"""A region's report on how the regions' answers compare."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ ANSWER_TIMEOUT_S = 10.0
 _BYTES_PER_S_MIN = 128 * 1024
 """Content that comes or goes more slowly is given up."""
 _ENTRY_BYTES = 2**20
-"""What is read whole is an entry of a log or a manifest; blobs are read in ranges."""
+"""Longest object that is read whole: an entry of a log or a manifest. Blobs are read in ranges."""
 _S3_TIMEOUTS: Mapping[str, object] = {
     "connect_timeout": 2,
     "read_timeout": 4,

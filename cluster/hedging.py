@@ -43,7 +43,7 @@ DEFAULT_HEDGING = HedgeSettings()
 
 
 class ExpectedLatency:
-    """What an answer takes at most, as a quantile of the last ones. Memory is bounded."""
+    """The longest expected time of an answer, as a quantile of the last ones. Memory is bounded."""
 
     def __init__(self, settings: HedgeSettings = DEFAULT_HEDGING) -> None:
         self._settings = settings

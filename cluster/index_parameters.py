@@ -121,7 +121,7 @@ class AutoIndex(Record):
 
 
 class IndexTrial(Record):
-    """What one kind of index was measured to do, at the least effort that reached the recall."""
+    """The measurement of one kind of index, at the least effort that reached the recall."""
 
     parameters: IndexParameters
     recall_at_10: float

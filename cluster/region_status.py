@@ -1,4 +1,4 @@
-"""What a region says of itself: its releases, shards, replicas and machines."""
+"""A region's summary of itself: its releases, shards, replicas and machines."""
 
 from __future__ import annotations
 

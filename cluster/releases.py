@@ -153,7 +153,7 @@ class ReleaseStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proposal:
-    """What the log says of one release."""
+    """One release as the log describes it."""
 
     release: Release
     targets: tuple[str, ...]

@@ -138,7 +138,7 @@ class ShardQuery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardHits:
-    """What one shard found: row i belongs to query i, best first by (score descending, id
+    """The hits of one shard: row i belongs to query i, best first by (score descending, id
     ascending).
 
     Short rows are padded at the end with score -inf, row -1 and an empty id.

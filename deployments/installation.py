@@ -1,4 +1,6 @@
-"""What the settings stand for on this machine: the store, the folders, the region's cluster."""
+"""The things that the settings stand for on this machine: the store, the folders, the region's
+cluster.
+"""
 
 from __future__ import annotations
 

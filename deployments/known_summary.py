@@ -1,4 +1,4 @@
-"""What the region's coordinator said of itself last, for all requests that want to know.
+"""The last summary of the region's coordinator, for all requests that need it.
 
 There is one coordinator, and health checks and scrapes come from anywhere. So one call to it is
 under way at a time, and the answer serves whoever asks within half a second.
