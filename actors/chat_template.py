@@ -1,9 +1,13 @@
-"""The chat template of a Hugging Face folder, rendered as Hugging Face defines it."""
+"""The chat template of a Hugging Face folder, rendered as Hugging Face defines it.
+
+Some templates know no system message, or want users and assistants to take turns: they refuse other
+conversations, or leave messages out without a word. For these the messages are joined first.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import NoReturn
@@ -16,12 +20,14 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from cluster.errors import InvalidArgument
-from cluster.generation import ChatMessage
+from cluster.generation import ChatMessage, Role
 
 ChatTemplate = Callable[[tuple[ChatMessage, ...]], str]
 """Makes the text of a prompt, up to where the model's answer begins. Raises InvalidArgument for
 messages that the template refuses.
 """
+_PROBES = ("raygion-probe-1", "raygion-probe-2")
+"""Texts that no template holds by itself."""
 
 
 class _IgnoreGenerationMarks(Extension):
@@ -36,7 +42,7 @@ class _IgnoreGenerationMarks(Extension):
 
 def compile_chat_template(folder: Path, settings: Mapping[str, object]) -> ChatTemplate:
     """The template of a folder with these settings (its `tokenizer_config.json`). Raises
-    InvalidArgument where there is none, or none that is valid.
+    InvalidArgument if there is no template, or no valid one.
     """
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_IgnoreGenerationMarks, LoopControls]
@@ -65,12 +71,43 @@ def compile_chat_template(folder: Path, settings: Mapping[str, object]) -> ChatT
                 add_generation_prompt=True,
                 **special,
             )
-        except TemplateError as error:
+        # A template is a program, which may fail in its own way.
+        except Exception as error:
             raise InvalidArgument(
                 f"the model's chat template refuses the messages: {error}", field="messages"
             ) from error
 
-    return render
+    takes_system = _takes(render, ("system", "user"))
+    if takes_system and _takes(render, ("user", "user")):
+        return render
+    return lambda messages: render(_in_turns(messages, takes_system))
+
+
+def _takes(render: ChatTemplate, roles: Sequence[Role]) -> bool:
+    """Whether messages of these roles all stand in the prompt."""
+    asked = zip(roles, _PROBES, strict=True)
+    try:
+        prompt = render(tuple(ChatMessage(role=role, content=text) for role, text in asked))
+    except InvalidArgument:
+        return False
+    return all(probe in prompt for probe in _PROBES)
+
+
+def _in_turns(messages: Sequence[ChatMessage], takes_system: bool) -> tuple[ChatMessage, ...]:
+    """The messages with those of one role in a row as one. A system text that may not stand at the
+    beginning, or stands elsewhere, becomes a part of what the user says.
+    """
+    turns: list[ChatMessage] = []
+    for message in messages:
+        before = turns[-1] if turns else None
+        role = message.role
+        if role == "system" and not (takes_system and (before is None or before.role == "system")):
+            role = "user"
+        if before is not None and before.role == role:
+            turns[-1] = ChatMessage(role=role, content=f"{before.content}\n\n{message.content}")
+        else:
+            turns.append(ChatMessage(role=role, content=message.content))
+    return tuple(turns)
 
 
 def _template_source(folder: Path, settings: Mapping[str, object]) -> str:

@@ -73,7 +73,7 @@ class GroupRead:
     group: int
     num_files: int
     num_files_read: int
-    """Of these, how many have a document, be it one that is left out."""
+    """Number of these files with a document, even if the document is left out."""
     parts: tuple[StoredPart, ...]
     files_left_out: tuple[LeftOut, ...]
     documents_left_out: tuple[LeftOut, ...]

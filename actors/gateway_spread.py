@@ -23,10 +23,10 @@ long as moving does not help."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayOrder:
-    """What a gateway is told."""
+    """The instruction to a gateway."""
 
     machines: int
-    """Of the region, that are alive."""
+    """Number of the region's machines that are alive."""
     moves: bool
     """Whether the gateway is to end, so that another one starts elsewhere."""
 

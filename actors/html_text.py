@@ -38,7 +38,13 @@ _END = re.compile(
 )
 """An end tag that browsers read otherwise than libxml2, unless it stands where no tags are read."""
 _DRAWINGS = frozenset({"svg", "math"})
-"""A block inside of a drawing ends the drawing, as browsers have it."""
+_DRAWING_ENDS = _BLOCKS | frozenset(
+    {"b", "big", "br", "code", "em", "embed", "i", "img", "meta", "nobr", "ruby", "s", "small"}
+    | {"span", "strike", "strong", "sub", "sup", "tt", "u", "var"}
+)
+"""One of these inside of a drawing ends the drawing, as browsers have it:
+https://html.spec.whatwg.org/multipage/parsing.html#parsing-main-inforeign
+"""
 
 
 def html_text(page: str) -> tuple[str, str | None]:
@@ -84,7 +90,7 @@ class _Extraction:
         self._depth += 1
         if self._depth > DEPTH_MAX:
             raise InvalidArgument(f"has elements nested deeper than {DEPTH_MAX}", "text")
-        if tag in _BLOCKS and self._unread and self._unread[0] in _DRAWINGS:
+        if tag in _DRAWING_ENDS and self._unread and self._unread[0] in _DRAWINGS:
             self._unread.clear()
         if tag in ("title", "h1") and tag not in self._titles and self._unread in ([], ["head"]):
             self._titles[tag], self._title = "", tag

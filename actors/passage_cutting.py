@@ -32,7 +32,7 @@ class CutCorpus:
     """With the ordinal of the part they come from in `part`."""
     num_passages: int
     num_averaged: int = 0
-    """Those longer than the embedder reads."""
+    """Number of passages that are longer than the embedder reads."""
 
 
 def cut_corpus(

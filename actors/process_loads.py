@@ -8,7 +8,7 @@ from collections.abc import Callable
 from cluster.clock import Clock
 
 _FRESH_S = 5.0
-"""What was told longer ago says nothing: the process may be gone."""
+"""Age beyond which a report says nothing: the process may be gone."""
 
 
 class ProcessLoads:

@@ -116,7 +116,7 @@ class ReplicaCounts:
         return max(self._busy_shares.values(), default=0.0)
 
     def forget_all_but(self, corpora: Collection[str]) -> None:
-        """Of the others there are no replicas any more."""
+        """Forgets all other corpora, which have no replicas any more."""
         with self._lock:
             shares = self._busy_shares
             self._busy_shares = {corpus: shares[corpus] for corpus in shares if corpus in corpora}

@@ -45,9 +45,9 @@ class ShardBuild:
     kind: IndexKind
     """As asked for, or Flat where that would have found too little."""
     recall: Recall
-    """Of the exact ten best; see `actors.index_recall`."""
+    """Share of the exact ten best that the shard finds; see `actors.index_recall`."""
     stretch: int
-    """What `IndexParameters.stretched` takes to find that much."""
+    """Argument for `IndexParameters.stretched` with which a search finds that much."""
 
 
 def build_shard(
@@ -99,7 +99,7 @@ def build_shard(
 
 @dataclass(frozen=True, slots=True)
 class ShardRows:
-    """What the files of a shard are written from, in row order."""
+    """The data from which the files of a shard are written, in row order."""
 
     table: pa.Table
     vectors: Float32Array

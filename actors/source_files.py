@@ -26,15 +26,15 @@ from cluster.metadata import MetadataValue
 _BUFFER_BYTES = 2**20
 _KNOWN = ", ".join(FORMATS)
 _LOCAL = ("file", "local")
-"""What fsspec calls the file system of the machine itself."""
+"""Names that fsspec gives the file system of the machine itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceFile:
     filesystem: Any
-    """Of fsspec; survives pickling."""
+    """File system of fsspec; survives pickling."""
     location: str
-    """What the file system calls the file."""
+    """Name of the file in its file system."""
     name: str
     """For messages: the source as it was given, and the path in it."""
     path: str

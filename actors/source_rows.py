@@ -1,4 +1,4 @@
-"""What all source formats that hold several documents have in common: rows with named columns."""
+"""The common part of all source formats with several documents: rows with named columns."""
 
 from __future__ import annotations
 

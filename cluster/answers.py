@@ -22,14 +22,16 @@ from cluster.search import Embedded, SearchRequest, SearchResult
 
 ANSWER_TOP_K_DEFAULT = 3
 _PARTIAL_SHARE = 0.25
-"""Of an answer's time, for shards that may be missing: the rest is the model's."""
+"""Share of an answer's time in which shards that may be missing are waited for; the language model
+needs the rest.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerRequest(Sampling):
     question: str
     embedded: Embedded | None = None
-    """Of the question. A release with another embedder embeds it itself."""
+    """Vector of the question. A release with another embedder embeds the question itself."""
     retrieve: bool = True
     """False asks the plain model, without passages."""
     history: tuple[ChatMessage, ...] = ()
@@ -57,7 +59,7 @@ class AnswerRequest(Sampling):
     """The place in the release log of the oldest switch that may serve."""
 
     def prompt_truncation(self) -> Truncation:
-        """What is done where the prompt does not fit."""
+        """The treatment of a prompt that does not fit."""
         if self.truncation is not None:
             return self.truncation
         return Truncation.AUTO if self.retrieve else Truncation.DISABLED
@@ -112,7 +114,7 @@ class Retrieved:
     citations: tuple[Citation, ...]
     release: int
     region: str
-    """That was asked."""
+    """Region that received the request."""
     coverage: float
     model: str
     trace_id: str
@@ -123,7 +125,7 @@ class Retrieved:
     """As of `SearchResult`."""
     outcome: Outcome = Outcome.ANSWERED
     truncated: Truncated | None = None
-    """What the prompt lacks; None where nothing was cut."""
+    """Parts that the prompt lacks; None if nothing was cut."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,5 +194,5 @@ async def last_event(events: AsyncGenerator[AnswerEvent, None]) -> AnswerResult:
 
 
 def broken_off() -> Unavailable:
-    """What ends a stream of events without an answer."""
+    """The error that ends a stream of events without an answer."""
     return Unavailable("the answer broke off before its end; ask again")

@@ -9,6 +9,7 @@ that fits.
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
@@ -20,15 +21,21 @@ from cluster.embedder_tokenizer import EmbedderTokenizer
 from cluster.errors import InvalidArgument
 
 _FILL = 0.95
-"""Of the longest passage: what is aimed at, in characters, which are not of equally many tokens."""
+"""Share of the longest passage that a cut aims at, measured in characters, which do not all have
+the same number of tokens.
+"""
 _HALF = 0.55
-"""Of a text that is a little too long: it becomes two halves rather than a passage and a scrap."""
+"""Share of the longest passage that is aimed at for a text that is a little too long, so that it
+becomes two halves rather than a passage and a scrap.
+"""
 _SCRAP = 0.125
-"""Of a passage's size: what is shorter says little by itself."""
+"""Share of a passage's size below which a piece says little by itself."""
+_MARKS_MAX = 30
+"""On one letter: of the stream-safe text format (Unicode Standard Annex 15)."""
 
 
 class TokenCounter(Protocol):
-    """What measures a text."""
+    """A measure for the length of texts."""
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """How many tokens each text has."""
@@ -88,8 +95,15 @@ class Chunker:
         share = min(_FILL * self.tokens_max / tokens, _HALF)
         chars_max = math.ceil(share * (len(text) - 1))
         overlap_chars = min(chars_max // 2, len(text) * self.overlap_tokens // tokens)
-        for start, piece in MarkdownSplitter(chars_max, overlap_chars).chunk_indices(text):
-            yield from self._spans(piece, offset + start)
+        pieces = MarkdownSplitter(chars_max, overlap_chars).chunk_indices(text)
+        cuts = [(start, start + len(piece)) for start, piece in pieces]
+        whole = [(_before_marks(text, start), _before_marks(text, end)) for start, end in cuts]
+        if (0, len(text)) in whole:
+            # It is a letter with more marks than fit.
+            whole = cuts
+        for start, end in whole:
+            if start < end:
+                yield from self._spans(text[start:end], offset + start)
 
     def _joined(self, text: str, spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
         """With a heading, or another scrap, joined to what it leads, where both fit."""
@@ -106,3 +120,15 @@ class Chunker:
 
     def _tokens(self, text: str) -> int:
         return self.counter.count([text])[0]
+
+
+def _before_marks(text: str, cut: int) -> int:
+    """The cut, or else the place of the letter whose marks stand there: the splitter finds words of
+    Chinese and Japanese by a dictionary, which does not know letters with marks of their own.
+    """
+    place = cut
+    while 0 < place < len(text) and unicodedata.category(text[place]).startswith("M"):
+        place -= 1
+        if cut - place > _MARKS_MAX:
+            return cut
+    return place

@@ -13,7 +13,16 @@ from cluster.index_versions import has_settings, is_index_of
 from cluster.manifests import CorpusManifest, IndexManifest, ManifestRef, ModelManifest, parts_of
 from cluster.metadata import ColumnType
 from cluster.metric import Metric
+from cluster.recall import RecallStratum
 from cluster.releases import LogState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardHole:
+    """Queries for which a shard finds much less than on average."""
+
+    shard: int
+    stratum: RecallStratum
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +31,7 @@ class IndexLine:
 
     version: str
     position: int
-    """Of the corpus, when it was built."""
+    """Position of the corpus from which the index was built."""
     kind: IndexKind
     metric: Metric
     shards: int
@@ -32,13 +41,16 @@ class IndexLine:
     num_documents: int
     num_passages: int
     recall_at_10: float
+    recall_at_10_least: float | None
+    """In the stratum in which least is found; None for an index of an older version."""
+    holes: tuple[ShardHole, ...]
     size_bytes: int
     built_at_ms: int
     has_latest_documents: bool
     has_present_settings: bool
     """Apart from the embedder, which the next `raygion build` finds out."""
     releases: tuple[int, ...]
-    """Those that regions keep loaded and that name it."""
+    """Releases that regions keep loaded and that name the index."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,14 +63,14 @@ class CorpusLine:
     num_documents: int
     documents_bytes: int
     size_bytes: int
-    """Of the documents and all index versions; what they share counts once."""
+    """Bytes of the documents and all index versions; shared blobs count once."""
     fields: Mapping[str, ColumnType]
     vector_dimension: int | None
     sources: tuple[str, ...]
     indexes: tuple[IndexLine, ...]
     """Built last first."""
     releases: tuple[int, ...]
-    """Those that regions keep loaded and that have the corpus."""
+    """Releases that regions keep loaded and that have the corpus."""
 
 
 def corpus_lines(
@@ -125,6 +137,12 @@ def _index_line(
         num_documents=index.num_documents,
         num_passages=index.num_passages,
         recall_at_10=index.recall_at_10,
+        recall_at_10_least=index.recall_at_10_least,
+        holes=tuple(
+            ShardHole(shard=shard.shard, stratum=stratum)
+            for shard in index.shards
+            for stratum in shard.recall.holes
+        ),
         size_bytes=_size_bytes(parts_of(index)),
         built_at_ms=index.built_at_ms,
         has_latest_documents=is_index_of(index, corpus, catalog),

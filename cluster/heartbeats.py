@@ -1,4 +1,4 @@
-"""What the regions have told of themselves, and for how long each has been silent."""
+"""The regions' last reports on themselves, and for how long each region has been silent."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ class HedgeSettings:
     """How patient to be, and at what price."""
 
     quantile: float = 0.95
-    """Of the recent latencies: what an answer is expected to take at most."""
+    """Quantile of the recent latencies that an answer is expected to take at most."""
     patience: float = 1.5
     """The hedge waits for this multiple of it: in steady traffic the budget stays unspent."""
     delay_s_min: float = 0.01
@@ -43,7 +43,7 @@ DEFAULT_HEDGING = HedgeSettings()
 
 
 class ExpectedLatency:
-    """What an answer takes at most, as a quantile of the last ones. Memory is bounded."""
+    """The longest expected time of an answer, as a quantile of the last ones. Memory is bounded."""
 
     def __init__(self, settings: HedgeSettings = DEFAULT_HEDGING) -> None:
         self._settings = settings

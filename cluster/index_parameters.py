@@ -121,7 +121,7 @@ class AutoIndex(Record):
 
 
 class IndexTrial(Record):
-    """What one kind of index was measured to do, at the least effort that reached the recall."""
+    """The measurement of one kind of index, at the least effort that reached the recall."""
 
     parameters: IndexParameters
     recall_at_10: float
@@ -130,7 +130,7 @@ class IndexTrial(Record):
     query_us: float
     """One thread, one shard; extrapolated from the sample to the rows of a shard."""
     memory_bytes: int
-    """Of the index files of all shards, extrapolated likewise."""
+    """Size of the index files of all shards, extrapolated likewise."""
     is_chosen: bool = False
 
 

@@ -155,7 +155,7 @@ def is_index_of(index: IndexManifest, corpus: CorpusManifest, catalog: Catalog) 
 
 
 def _position(catalog: Catalog, index: IndexManifest) -> CorpusManifest | None:
-    """What the corpus was when the index was built; None where that is gone from the store."""
+    """The corpus as it was when the index was built; None if that position is gone."""
     try:
         return catalog.corpus_at(index.corpus, index.corpus_position)
     except NotFound:

@@ -1,4 +1,4 @@
-"""What the store says of corpora, index versions and model versions: manifests that name artifacts
+"""The store's records of corpora, index versions and model versions: manifests that name artifacts
 by hash.
 """
 
@@ -76,14 +76,15 @@ class ShardArtifact(Record):
 
     shard: Annotated[int, Field(ge=0)]
     num_rows: Annotated[int, Field(ge=0)]
-    """Of the files, deleted ones included."""
+    """Rows of the files, deleted ones included."""
     files: tuple[ArtifactFile, ...]
     recall_at_10: float
     strata: tuple[RecallStratum, ...] = Field(default=(), exclude_if=_is_empty)
-    """What the average is made of; empty for Flat, which finds all, and in older manifests."""
+    """Strata that the average is made of; empty for Flat, which finds all, and in older manifests.
+    """
     kind: IndexKind | None = Field(default=None, exclude_if=is_none)
-    """What it was built as, where the index's kind would have had a hole over these rows, or missed
-    the recall that was asked for.
+    """Kind that the shard was built as, if the index's kind would have had a hole over these rows,
+    or missed the recall that was asked for.
     """
 
     @property
@@ -92,7 +93,7 @@ class ShardArtifact(Record):
 
     @property
     def built_files(self) -> tuple[ArtifactFile, ...]:
-        """What the build wrote: without the tombstones."""
+        """The files that the build wrote, without the tombstones."""
         return tuple(file for file in self.files if file.path != TOMBSTONES_FILE)
 
     @property
@@ -101,8 +102,8 @@ class ShardArtifact(Record):
 
     @property
     def folders(self) -> tuple[tuple[ArtifactFile, ...], ...]:
-        """What a node keeps as a folder each: the tombstones apart, for what the build wrote may be
-        there, and open, long before they are.
+        """The files that a node keeps as one folder each. Tombstones have a folder of their own,
+        because the build's files may be there, and open, long before the tombstones are.
         """
         apart = () if self.tombstones is None else ((self.tombstones,),)
         return (self.built_files, *apart)
@@ -194,7 +195,7 @@ class ModelManifest(Record):
     dimension: int | None = None
     """Length of an embedder's vectors; None for a generator."""
     precision: Precision = Field(default=Precision.FLOAT32, exclude_if=_is_float32)
-    """Of an embedder; says nothing of a generator."""
+    """Precision of an embedder; it means nothing for a generator."""
 
 
 Manifest = CorpusManifest | IndexManifest | ModelManifest

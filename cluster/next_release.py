@@ -36,9 +36,9 @@ class NextIndexes:
 def corpora_for_release(
     catalog: Catalog, named: Sequence[str] | None
 ) -> tuple[CorpusManifest, ...]:
-    """The latest positions of the named corpora; None: of all that have documents.
+    """The latest positions of the named corpora. None: of all corpora with documents.
 
-    Raises NotFound for a named one without documents, and when there is none.
+    Raises NotFound for a named corpus without documents, and if no corpus is left.
     """
     known = catalog.list_corpora()
     latest = {name: catalog.latest_corpus(name) for name in (known if named is None else named)}

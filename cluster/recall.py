@@ -1,4 +1,6 @@
-"""What an index finds of the exact answers: on average, and in the strata that make the average."""
+"""The share of the exact answers that an index finds: on average, and in the strata that make the
+average.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ the corpus that were left out of the index.
 
 
 class RecallStratum(Record):
-    """What an index finds for the queries of one kind whose neighbourhoods are alike."""
+    """The recall of an index for the queries of one kind whose neighbourhoods are alike."""
 
     queries: QueryKind
     crowding: Annotated[int, Field(ge=1)]
@@ -32,7 +34,7 @@ class RecallStratum(Record):
 
 
 class Recall(Record):
-    """Of the exact ten best distinct vectors, the share that an index finds."""
+    """The share of the exact ten best distinct vectors that an index finds."""
 
     recall_at_10: float
     """On average."""
@@ -44,13 +46,21 @@ class Recall(Record):
         return min((s.recall_at_10 for s in self.strata), default=self.recall_at_10)
 
     @property
-    def has_hole(self) -> bool:
-        """Whether there is a stratum in which much less is found than on average, or in which
-        stored vectors are not found by themselves: little effort alone does neither.
+    def holes(self) -> tuple[RecallStratum, ...]:
+        """The strata in which much less is found than on average, or in which stored vectors are
+        not found by themselves: little effort alone does neither.
         """
-        stored = [s.best_found for s in self.strata if s.queries == STORED]
-        is_uneven = self.least < _EVEN_SHARE * self.recall_at_10
-        return is_uneven or min(stored, default=1.0) < _FOUND_SHARE
+        even = _EVEN_SHARE * self.recall_at_10
+        return tuple(
+            stratum
+            for stratum in self.strata
+            if stratum.recall_at_10 < even
+            or (stratum.queries == STORED and stratum.best_found < _FOUND_SHARE)
+        )
+
+    @property
+    def has_hole(self) -> bool:
+        return bool(self.holes)
 
 
 _EVEN_SHARE = 0.8

@@ -24,7 +24,7 @@ def _presentable(key: SecretStr) -> SecretStr:
 
 
 Key = Annotated[SecretStr, AfterValidator(_presentable)]
-"""What stands in `Authorization: Bearer <key>`."""
+"""A key as it stands in `Authorization: Bearer <key>`."""
 
 
 Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^\s/]+)$")]

@@ -59,7 +59,7 @@ def state_file(command: Sequence[str], ray_folder: Path) -> Path | None:
 
 
 class AutoscalerWatch:
-    """Of the node whose processes carry `marker`. Call `look` from time to time."""
+    """The watch of the node whose processes carry `marker`. Call `look` from time to time."""
 
     def __init__(self, marker: str, state: Path) -> None:
         self._marker = marker

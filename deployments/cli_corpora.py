@@ -8,19 +8,18 @@ import typer
 from rich.markup import escape
 
 from cluster.clock import SYSTEM_CLOCK
-from cluster.corpora import CorpusLine, IndexLine, corpus_line, corpus_lines
+from cluster.corpora import CorpusLine, IndexLine, ShardHole, corpus_line, corpus_lines
 from cluster.deletes import drop_corpus
 from cluster.errors import Conflict, InvalidArgument
-from deployments.cli_options import Config, Json, Region, Store
+from deployments.cli_options import Config, Corpus, Json, Region, Store
 from deployments.cli_regions import anywhere
-from deployments.console import SHORT, out, print_json, say, size, table, utc
+from deployments.console import SHORT, out, print_json, say, share, size, table, utc
 
 app = typer.Typer(
     help="List, show and drop corpora.",
     epilog="Example: [bold]raygion corpus list[/]",
     no_args_is_help=True,
 )
-Corpus = Annotated[str, typer.Argument(help="Name of the corpus.", metavar="CORPUS")]
 
 
 @app.command("list")
@@ -64,7 +63,7 @@ def show_corpus(
     store: Store = None,
     as_json: Json = False,
 ) -> None:
-    """What one corpus has, and every index that was built of it.
+    """Show one corpus, and every index that was built of it.
 
     An index may differ from what `raygion build` gives now in documents, when the corpus has
     changed since, and in settings. `release propose` takes one that differs in nothing, if its
@@ -93,9 +92,21 @@ def show_corpus(
     if not line.indexes:
         say(f"It was not built. Next: raygion build {corpus}")
         return
-    columns = ("index", "position", "kind", "shards", "recall@10", "differs in", "releases")
+    columns = (
+        "index",
+        "position",
+        "kind",
+        "shards",
+        "recall@10",
+        "least",
+        "differs in",
+        "releases",
+    )
     rows = [_index_row(index) for index in line.indexes]
     out.print(table("Index versions", columns, rows))
+    if holes := [_hole_row(index, hole) for index in line.indexes for hole in index.holes]:
+        heads = ("index", "shard", "queries", "crowding", "recall@10", "best hit found")
+        out.print(table("Queries for which much less is found than on average", heads, holes))
 
 
 @app.command("drop")
@@ -181,8 +192,21 @@ def _index_row(index: IndexLine) -> tuple[object, ...]:
         f"{index.kind} {index.metric}{by}",
         index.shards,
         f"{index.recall_at_10:.3f}",
+        share(index.recall_at_10_least),
         " and ".join(differences) or "nothing",
         ", ".join(map(str, index.releases)) or "none",
+    )
+
+
+def _hole_row(index: IndexLine, hole: ShardHole) -> tuple[object, ...]:
+    stratum = hole.stratum
+    return (
+        index.version[:SHORT],
+        hole.shard,
+        f"{stratum.num_queries} {stratum.queries}",
+        f"quarter {stratum.crowding}",
+        f"{stratum.recall_at_10:.3f}",
+        f"{stratum.best_found:.3f}",
     )
 
 

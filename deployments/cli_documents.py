@@ -16,14 +16,12 @@ from cluster.deletes import delete_documents
 from cluster.documents import check_corpus_name
 from cluster.errors import InvalidArgument
 from cluster.manifests import CorpusManifest
-from deployments.cli_options import Config, Json, Region, Store, opened
+from deployments.cli_options import Config, Corpus, Json, Region, Store, opened
 from deployments.console import Steps, print_json, say
 from deployments.ingest_summary import report_lines
 from deployments.installation import Installation
 
 _IDS_SHOWN_MAX = 5
-
-Corpus = Annotated[str, typer.Argument(help="Name of the corpus.", metavar="CORPUS")]
 
 
 def ingest(

@@ -11,6 +11,7 @@ from cluster.config import CONFIG_FILE, Settings, load_settings
 from deployments.installation import Installation
 from deployments.machine import find_machine
 
+Corpus = Annotated[str, typer.Argument(help="Name of the corpus.", metavar="CORPUS")]
 Config = Annotated[
     Path | None,
     typer.Option(

@@ -14,7 +14,7 @@ from cluster.regions_overview import RegionLine, RegionsOverview, overview
 from cluster.rollout_events import REGIONS
 from deployments.cli_options import Config, Json, Region, Store, opened, read_settings
 from deployments.cli_regions import anywhere
-from deployments.console import SHORT, out, print_json, say, table
+from deployments.console import SHORT, out, print_json, say, share, table
 from deployments.http_client import HttpRegion
 from deployments.installation import Installation
 
@@ -22,7 +22,7 @@ from deployments.installation import Installation
 def status(
     config: Config = None, region: Region = None, store: Store = None, as_json: Json = False
 ) -> None:
-    """What the regions serve, and how well.
+    """Show what the regions serve, and how well.
 
     Of several regions all are shown, straight from the store, whether they run or not; with
     --region one of them in detail, as it tells itself.
@@ -126,12 +126,13 @@ def _resident(release: dict[str, Any], *, current: bool) -> Table:
             corpus["shards"],
             f"{corpus['replicas_serving']} of {corpus['replicas']}",
             f"{corpus['recall_at_10']:.3f}",
+            share(corpus.get("recall_at_10_least")),
         )
         for corpus in release["corpora"]
     ]
     title = f"Release {release['release']}{' (current)' if current else ''}"
     model = release["model"] or "search only"
-    columns = ("corpus", "index", "passages", "shards", "replicas", "recall@10")
+    columns = ("corpus", "index", "passages", "shards", "replicas", "recall@10", "least")
     return table(f"{title}: {model}", columns, rows)
 
 

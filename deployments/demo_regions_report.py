@@ -1,4 +1,4 @@
-"""What the demo of several regions found, as tables or as JSON."""
+"""The findings of the demo of several regions, as tables or as JSON."""
 
 from __future__ import annotations
 
@@ -63,13 +63,13 @@ class Killed:
 class Findings:
     question: str
     hits: Mapping[str, dict[str, Any]]
-    """What `/v1/search` said in each region."""
+    """Reply to `/v1/search` in each region."""
     same_hits: bool
     switches: Sequence[SwitchSeen]
     cut: Cut
     killed: Killed
     answer: dict[str, Any] | None
-    """Of a region that runs no language model; None where none does."""
+    """Answer of a region that runs no language model. None: every region runs one."""
 
 
 def report(

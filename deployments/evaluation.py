@@ -32,7 +32,7 @@ _BATCHES_LOST_MAX = 3
 
 
 class Unit(StrEnum):
-    """What a judgement names, and so what is ranked."""
+    """The kind of thing that a judgement names, and that is therefore ranked."""
 
     DOCUMENT = "document"
     PASSAGE = "passage"
@@ -46,7 +46,7 @@ class Searched(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What is measured."""
+    """The plan of a measurement."""
 
     corpus: str
     queries: Queries

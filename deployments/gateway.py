@@ -74,7 +74,7 @@ def gateway_application(
 
 
 class _Gateway:
-    """What Serve asks of a gateway besides answering requests."""
+    """The methods that Serve calls of a gateway besides answering requests."""
 
     app: RegionApp
     """From `serve.ingress`."""

@@ -131,7 +131,7 @@ class RegionApp(FastAPI):
     """FastAPI reads no body for us, so the schemas of the bodies are added here."""
 
     edge: HttpEdge
-    """What all requests come through, but for browsers' questions whether a page may ask."""
+    """Application that all requests pass, except for browsers' questions whether a page may ask."""
     entrance: ASGIApp
     """Who knows that the edge answers a request itself may go there at once."""
 

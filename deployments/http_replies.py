@@ -195,6 +195,10 @@ class CorpusReply(BaseModel):
     index_version: str
     num_passages: int
     recall_at_10: float
+    recall_at_10_least: float | None = Field(
+        description="In the kind and crowding of queries for which the index finds least; null "
+        "for an index of an older version."
+    )
     shards: int
     replicas: int
     replicas_serving: int

@@ -55,7 +55,7 @@ _QUOTED_LENGTH_MAX = 64
 
 Part = Literal["text", "metadata"]
 PARTS: frozenset[Part] = frozenset(("text", "metadata"))
-"""What a hit has besides its id and score."""
+"""Parts of a hit besides its id and score."""
 
 
 def quoted(text: str) -> str:
@@ -247,7 +247,7 @@ _ASKED = ("query", "vector", "queries", "vectors")
 
 @dataclass(frozen=True, slots=True)
 class ReplyForm:
-    """What the reply to a search looks like."""
+    """The form of the reply to a search."""
 
     is_batch: bool
     """For `queries` and `vectors`, and every binary request."""

@@ -29,6 +29,7 @@ from deployments.detached import spawn_detached
 from deployments.gcs_storage import check_redis, forget, storage_env
 from deployments.haproxy_config import GatewayPlaces
 from deployments.marked_processes import (
+    GRACE_S,
     MARKER_VARIABLE,
     end_marked_processes,
     is_marked,
@@ -85,7 +86,9 @@ class Machine(Record):
         """Ends all processes of the node and returns their pids. Raises Unavailable when one
         outlives that.
         """
-        ended = end_marked_processes(self.marker, timeout_s=_END_TIMEOUT_S)
+        # Agents that lost their raylet never end when they are asked.
+        grace_s = GRACE_S if self.is_alive() else 0.0
+        ended = end_marked_processes(self.marker, timeout_s=_END_TIMEOUT_S, grace_s=grace_s)
         if self.is_head and self.gcs_redis is not None:
             forget(self.gcs_redis, self.marker)
         if (recorded := find_machine()) is not None and recorded.marker == self.marker:

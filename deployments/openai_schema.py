@@ -204,7 +204,7 @@ class StreamOptionsBody(OpenAIBody):
 
 
 class RetrievalBody(OpenAIBody, PromptOptions):
-    """What `/v1/answer` takes and OpenAI's interface has no words for."""
+    """The options of `/v1/answer` for which OpenAI's interface has no words."""
 
     corpus: Name | None = None
     top_k: TopK = ANSWER_TOP_K_DEFAULT

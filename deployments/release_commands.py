@@ -1,5 +1,5 @@
-"""What people ask of releases: each asks the coordinator of the joined region, and waits until it
-is done.
+"""The requests of people about releases: each asks the coordinator of the joined region, and waits
+until it is done.
 """
 
 from __future__ import annotations

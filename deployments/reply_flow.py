@@ -27,7 +27,7 @@ CONNECTION = "raygion.connection"
 
 
 class Connection(Protocol):
-    """What is to be known of a client's connection beyond ASGI."""
+    """The facts about a client's connection that ASGI does not give."""
 
     @property
     def is_full(self) -> bool:

@@ -26,7 +26,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from deployments.reply_flow import CONNECTION, PART_BYTES
 
 CALLBACK = f"{__name__}.middlewares"
-"""What `RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH` is to be."""
+"""Value for `RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class _Way:
 
 
 _open: _Way | None = None
-"""Of this process, which runs one gateway at most."""
+"""Way of this process, which runs one gateway at most."""
 
 
 def open_shortcut(path: str, app: ASGIApp) -> None:

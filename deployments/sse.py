@@ -47,12 +47,20 @@ class NamedEvents:
         return named_event(b"error", body)
 
 
+_ESCAPED = {char.encode(): b"\\u%04x" % ord(char) for char in "\u0085\u2028\u2029"}
+"""Line breaks that JSON may hold as they are."""
+
+
 def named_event(name: bytes, data: bytes) -> bytes:
-    """One event. `data` is JSON without line breaks."""
-    return b"event: %b\ndata: %b\n\n" % (name, data)
+    """One event. `data` is JSON without `\\n` and `\\r`."""
+    return b"event: %b\n" % name + data_event(data)
 
 
 def data_event(data: bytes) -> bytes:
+    # Streams of events know two line breaks, but many who read them as text break lines at all that
+    # Unicode has. In JSON these stand inside of strings only.
+    for char, escape in _ESCAPED.items():
+        data = data.replace(char, escape)
     return b"data: %b\n\n" % data
 
 

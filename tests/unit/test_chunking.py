@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -46,6 +47,8 @@ def assert_all_is_there(text: str, chunker: Chunker) -> None:
 @example(text="e\u0301" * 100, tokens_max=33, overlap=16)
 @example(text="中" * 200, tokens_max=32, overlap=3)
 @example(text="a\n" * 100, tokens_max=32, overlap=0)
+@example(text="中" + "\u0301" * 500, tokens_max=32, overlap=3)
+@example(text="中" + "\u0301" * 25 + "文" * 40, tokens_max=32, overlap=3)
 def test_nothing_is_lost_and_no_passage_is_too_long(
     tokenizer: EmbedderTokenizer, text: str, tokens_max: int, overlap: int
 ) -> None:
@@ -58,7 +61,12 @@ def test_nothing_is_lost_and_no_passage_is_too_long(
         assert chunks == Chunker(counter, tokens_max, overlap).chunks(text)
 
 
-@given(text=st.lists(st.sampled_from(["a", "中", "e\u0301", "🇫🇷", FAMILY, "한"])).map("".join))
+LETTERS = ["a", "中", "中\u0301", "て\u3099", "e\u0301", "🇫🇷", FAMILY, "한"]
+DECOMPOSED = unicodedata.normalize("NFD", "日本語の文書が検索できます")
+
+
+@given(text=st.lists(st.sampled_from(LETTERS)).map("".join))
+@example(text=DECOMPOSED * 20)
 @example(text=FAMILY * 60)
 @example(text="🇫🇷" * 100)
 def test_no_grapheme_is_cut(text: str) -> None:

@@ -17,6 +17,7 @@ from cluster.errors import Conflict, InvalidArgument, NotFound, RaygionError
 from cluster.index_versions import built_version
 from cluster.manifests import CorpusManifest
 from cluster.object_store import ObjectStore, open_store
+from cluster.recall import RecallStratum
 from cluster.release_log import read_release_log
 from cluster.store_gc import StoreCollector
 from deployments.cli import app
@@ -62,6 +63,35 @@ def test_a_corpus_is_told_with_what_was_built_of_it(world: World) -> None:
     assert (first.position, second.position) == (1, 2)
     assert (first.has_latest_documents, second.has_latest_documents) == (False, True)
     assert (first.releases, second.releases, line.releases) == ((1,), (), (1,))
+
+
+def test_where_an_index_finds_little_is_told(world: World) -> None:
+    manifest = world.catalog.list_indexes(CORPUS)[0][0]
+    strata = (
+        RecallStratum(
+            queries="stored", crowding=1, num_queries=50, recall_at_10=0.97, best_found=0.5
+        ),
+        RecallStratum(
+            queries="moved", crowding=4, num_queries=49, recall_at_10=0.25, best_found=0.375
+        ),
+        RecallStratum(
+            queries="moved", crowding=1, num_queries=49, recall_at_10=0.9, best_found=0.9
+        ),
+    )
+    shard = manifest.shards[0].model_copy(update={"recall_at_10": 0.95, "strata": strata})
+    changed = {"shards": (shard,), "recall_at_10": 0.95, "recall_at_10_least": 0.25}
+    world.catalog.publish_index(
+        manifest.model_copy(update={"version": "f" * 16, "built_at_ms": 9, **changed})
+    )
+    line, *_ = line_of(world).indexes
+    assert [hole.stratum for hole in line.holes] == list(strata[:2])
+    words = " ".join(corpus("show", CORPUS).split())
+    assert "0.950 0.250" in words
+    assert "49 moved quarter 4 0.250 0.375" in words
+    assert "0.900" not in words
+    told = json.loads(corpus("show", CORPUS, "--json"))["indexes"][0]
+    assert told["recall_at_10_least"] == 0.25
+    assert told["holes"][0]["stratum"]["best_found"] == 0.5
 
 
 def test_an_index_is_told_by_whether_it_has_the_present_settings(world: World) -> None:

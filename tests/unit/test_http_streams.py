@@ -26,6 +26,7 @@ from tests.unit.test_http_api import sample
 
 QUESTION = {"question": "What is the capital of Iceland?"}
 STREAMED = {**QUESTION, "stream": True}
+CHAT_ROUTE = "/v1/chat/completions"
 CHAT = {"model": "raygion", "messages": [{"role": "user", "content": "Capital of Iceland?"}]}
 
 
@@ -67,6 +68,29 @@ async def test_a_stream_tells_what_was_found_then_the_text_then_the_whole() -> N
     assert "".join(data["text"] for _, data in events[1:-1]) == events[-1][1]["answer"]
     AnswerReply.model_validate(events[-1][1], strict=True)
     assert {**events[-1][1], "trace_id": ""} == {**whole.json(), "trace_id": ""}
+
+
+@pytest.mark.parametrize(("route", "asked"), [("/v1/answer", QUESTION), (CHAT_ROUTE, CHAT)])
+async def test_no_line_break_of_a_text_breaks_a_line_of_the_stream(
+    route: str, asked: dict[str, Any]
+) -> None:
+    text = "a\u2028b\u2029c\u0085d\ne\rf\x0bg\x0ch\x1ci\u00c2\u0080\\u2028"
+    service = FakeService()
+    service.tokens = (text,)
+    read = []
+    async with (
+        in_process(service) as client,
+        client.stream("POST", route, json={**asked, "stream": True}) as reply,
+    ):
+        async for line in reply.aiter_lines():
+            if line.startswith("data: {"):
+                read.append(orjson.loads(line.removeprefix("data: ")))
+            else:
+                assert not line or line.startswith(("event: ", "data: [DONE]"))
+    if route == CHAT_ROUTE:
+        assert [each["choices"][0]["delta"].get("content") for each in read] == ["", text, None]
+    else:
+        assert (read[1]["text"], read[2]["answer"]) == (text, text)
 
 
 async def test_an_error_before_the_first_event_is_a_plain_error() -> None:
