@@ -250,7 +250,7 @@ class ReplyForm:
     """The form of the reply to a search."""
 
     is_batch: bool
-    """For `queries` and `vectors`, and every binary request."""
+    """True for `queries` and `vectors`, and for every binary request."""
     include: frozenset[Part]
 
 
@@ -316,10 +316,22 @@ def parse_body(model: type[BodyT], body: bytes) -> BodyT:
     try:
         parsed = exact_json.loads(body)
     except ValueError as error:
+        if not _is_utf8(body):
+            raise InvalidArgument(
+                "is not text in UTF-8; send JSON in UTF-8, and not compressed", "body"
+            ) from None
         raise InvalidArgument(f"is not valid JSON: {error}", "body") from None
     if not isinstance(parsed, dict):
         raise InvalidArgument("must be a JSON object", "body")
     return validated(model, parsed)
+
+
+def _is_utf8(body: bytes) -> bool:
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def validated(model: type[BodyT], parsed: dict[str, Any]) -> BodyT:

@@ -41,7 +41,7 @@ _open: _Way | None = None
 
 
 def open_shortcut(path: str, app: ASGIApp) -> None:
-    """From now on `app` answers this path to a web server on the running event loop."""
+    """From now on `app` answers POST to this path for a web server on the running event loop."""
     global _open
     _open = _Way(path, app, asyncio.get_running_loop())
 
@@ -71,6 +71,7 @@ class Shortcut:
             way is not None
             and scope["type"] == "http"
             and scope["path"] == way.path
+            and scope["method"] == "POST"
             and asyncio.get_running_loop() is way.loop
         ):
             if isinstance(cycle, RequestResponseCycle):
