@@ -21,9 +21,10 @@ from cluster.manifests import Precision
 log = logging.getLogger(__name__)
 
 BATCH_TOKENS = 512
-"""Of one batch, padding included. Measured on one core of an AMD EPYC in float32: a text of 25
-tokens takes 14 ms alone and 7.5 ms in such a batch, one of 122 tokens 42 ms and 36 ms; larger
-batches gain nothing."""
+"""Tokens of one batch, padding included. Measured on one core of an AMD EPYC in float32: a text of
+25 tokens takes 14 ms alone and 7.5 ms in such a batch, one of 122 tokens 42 ms and 36 ms; larger
+batches gain nothing.
+"""
 _PADDING_STEP = 8
 _PROBED_TOKENS = (8, 32, 128)
 
@@ -36,7 +37,7 @@ class Pooling(StrEnum):
 
 
 class TextEmbedder(Protocol):
-    """What the embedding worker needs of an embedder."""
+    """An embedder as the embedding worker needs it."""
 
     @property
     def dimension(self) -> int: ...

@@ -27,9 +27,10 @@ if TYPE_CHECKING:
 
 WAITING_TEXTS_MAX = 4096
 PIECE_TOKENS = 512
-"""Of a piece, which is computed without a look at who else has come: some 0.15 s of work, and
-enough for the model to be at its best. A text that may have more is a piece of its own, and what
-is left of it after so much work waits for its next turn."""
+"""Tokens of a piece, during which no new request is looked at: some 0.15 s of work, and enough for
+the model to be at its best. A text that may have more tokens is a piece of its own, and the rest of
+it after so much work waits for its next turn.
+"""
 WORKER_THREADS = 1
 """A short query gains little from more, and threads that wait for each other become many times
 slower when others want the same cores. For throughput, run more workers."""
@@ -122,7 +123,7 @@ class EmbeddingQueue:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbedderStatus:
-    """What an embedder says of itself, which it can once it has its model."""
+    """An embedder's report on itself, which it can give once it has its model."""
 
     node: str
     """The id of the Ray node on which it runs."""

@@ -1,4 +1,4 @@
-"""What the coordinator needs of whatever runs its region's language models."""
+"""The runner of a region's language models, as the coordinator needs it."""
 
 from __future__ import annotations
 
@@ -34,5 +34,5 @@ class GeneratorDeployer(Protocol):
     def delete(self, application: str) -> None: ...
 
     def applications(self) -> set[str]:
-        """Those that are deployed, whoever has done it."""
+        """The deployed applications, whichever process has deployed them."""
         ...

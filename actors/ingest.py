@@ -51,13 +51,13 @@ class Ingested:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Reading:
-    """What the sources hold, in their order."""
+    """The content of the sources, in their order."""
 
     parts: tuple[StoredPart, ...]
     schema: Schema
     dimension: int | None
     num_files: int
-    """Those with documents."""
+    """Number of files with documents."""
     files_left_out: Tally
     documents_left_out: Tally
     folder_values_left_out: tuple[LeftOut, ...]

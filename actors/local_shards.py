@@ -109,9 +109,9 @@ class LocalShards:
         self._threads = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="search")
         self._replicas: dict[tuple[str, int], LocalShardReplica] = {}
         self._opening: dict[tuple[str, str], asyncio.Task[None]] = {}
-        """By corpus and index version; also when it is done."""
+        """Tasks that open shards, by corpus and index version, including those that are done."""
         self._whole: set[tuple[str, str]] = set()
-        """Those of which every shard has been opened."""
+        """Index versions of which every shard has been opened."""
 
     def replica(self, corpus: CorpusView, shard: int) -> LocalShardReplica | None:
         """None while the shard of this index version is not open here."""

@@ -19,7 +19,7 @@ from cluster.rollout_events import Prepared, PrepareFailed
 log = logging.getLogger(__name__)
 
 _FOR_GOOD = (Corrupt, InvalidArgument, NotFound, AttributeError, ImportError, NameError, TypeError)
-"""What the store, the settings or the program have wrong, which no further attempt puts right."""
+"""Errors of the store, the settings or the program that no further attempt puts right."""
 
 _REASON_CHARS_MAX = 500
 
@@ -49,9 +49,9 @@ class RegionReleases:
         self._departures = Departures(clock)
         self._loaded: dict[int, LoadedRelease] = {}
         self._begun: dict[int, LoadedRelease] = {}
-        """Those of which parts may be loaded."""
+        """Releases of which parts may be loaded."""
         self._preparing: dict[int, threading.Event] = {}
-        """Those that are being prepared or wait for it; the event says to give up."""
+        """Releases that are being prepared or wait for it; the event says to give up."""
         self._lock = threading.Lock()
         """Held while these change."""
         self._tending = threading.Lock()
@@ -64,7 +64,7 @@ class RegionReleases:
 
     @property
     def loaded(self) -> Mapping[int, LoadedRelease]:
-        """Those that are wholly loaded, by number."""
+        """The releases that are wholly loaded, by number."""
         with self._lock:
             return dict(self._loaded)
 

@@ -39,7 +39,8 @@ from cluster.replica_scaling import ReplicaLoad
 log = logging.getLogger(__name__)
 _LOAD_TIMEOUT_S = 600.0
 _LOOK_S = 0.5
-"""From one look at what loads to the next, whether somebody still waits for it."""
+"""Time between two looks at a load that is under way, and at whether somebody still waits for it.
+"""
 _WARM_UP = ["warm up"]
 
 
@@ -75,11 +76,11 @@ class ReleaseLoader:
         self._fleet = Fleet(actors, clock)
         self._loading: dict[tuple[str, str], Any] = {}
         self._busy_s: dict[str, float] = {}
-        """Of each replica, as it said when it was asked last."""
+        """Busy time of each replica, as it said when it was asked last."""
         self._looked_s = clock.monotonic_s()
 
     def plan(self, release: Release) -> LoadedRelease:
-        """What the release will be made of here: the corpora that may be in this region, and a
+        """The contents of the release in this region: the corpora that may be in this region, and a
         generator where it generates. Reads manifests; starts nothing.
         """
         contents = release.contents
@@ -236,16 +237,18 @@ class ReleaseLoader:
 
     @property
     def nodes(self) -> Collection[str]:
-        """Those that were alive when last looked."""
+        """The nodes that were alive at the last look."""
         return self._fleet.nodes
 
     @property
     def settled_nodes(self) -> Collection[str]:
-        """Those to which an actor may be moved, as they are not likely to go soon."""
+        """The nodes to which an actor may be moved, because they are not likely to go soon."""
         return self._fleet.settled_nodes
 
     def machines(self, gateways: Mapping[str, str]) -> tuple[MachineSummary, ...]:
-        """What runs where, as seen last. `gateways`: the node of each gateway, by name."""
+        """The machines with the actors that run on them, as seen last. `gateways`: the node of each
+        gateway, by name.
+        """
         return machines_of(self._fleet.nodes, self._fleet.places(), gateways)
 
     def _answers(self, name: str) -> bool:

@@ -58,7 +58,7 @@ class _Lane(Generic[KeyT, ItemT, ResultT]):
 
 
 _TURNS_MAX = 8
-"""Of the event loop, that a batch which still grows is held back."""
+"""Turns of the event loop for which a batch that still grows is held back."""
 _LATE_MAX = 256
 """Late batches under way at once, of all keys. With so many, a batch that becomes late keeps its
 place."""

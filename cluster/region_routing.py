@@ -34,11 +34,11 @@ REGION_BREAKER = BreakerSettings(
 )
 """A region that is lost is left out after three requests, and looked at again within 5 s."""
 LOAD_MARGIN = 0.1
-"""By so much less another region must be loaded to be worth the way: loads are seconds old, and all
-who see the same ones would go to the same region.
+"""Another region is preferred only if its load is lower by at least this. Loads are seconds old;
+without a margin every gateway would move to the same region at once.
 """
 _FARTHEST_KM = 30_000.0
-"""Of what is nowhere: farther than anything on earth."""
+"""Distance of a region without a location: farther than anything on earth."""
 _PLACES_MAX = 4096
 
 
@@ -50,7 +50,7 @@ def distance_km(one: Location, other: Location) -> float:
 
 
 def loads_of(heartbeats: Mapping[str, RegionStatus], now_ms: int) -> dict[str, float]:
-    """The loads that regions told of lately: what a lost one told last says nothing of it."""
+    """Loads from recent heartbeats only; the last load of a silent region is meaningless."""
     return {
         name: told.load
         for name, told in heartbeats.items()
@@ -165,7 +165,7 @@ class RegionRouter:
         caller: Caller,
         loads: Mapping[str, float],
     ) -> Callable[[RegionSite], float]:
-        """What the policy sorts by, the smallest first."""
+        """The key that the policy sorts by, the smallest first."""
         match policy:
             case RoutingPolicy.LOCAL:
                 return lambda _: 0.0

@@ -25,9 +25,9 @@ class StoreIdentity(Record):
 
 
 def store_identity(store: ObjectStore) -> str:
-    """The store's id; a store that has none gets one.
+    """The store's id; a store without an id gets one.
 
-    Raises Corrupt when its file is none of ours, and what `put_or_get` does: then ask again.
+    Raises Corrupt for a file of another form, and the errors of `put_or_get`: then ask again.
     """
     try:
         data = store.get(STORE_FILE)
