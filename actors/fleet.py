@@ -21,11 +21,12 @@ from cluster.region_status import MachineSummary
 
 log = logging.getLogger(__name__)
 _DISMISS_AFTER_S = 10.0
-"""From the view that names a member no more to its end: queries may be on their way there."""
+"""Time from the first view without a member to the member's end: queries may be on their way to it.
+"""
 _SETTLED_AFTER_S = 15.0
 """A node that joined a moment ago may be gone in a moment."""
 _STUCK_AFTER_S = 600.0
-"""As long as loading may take."""
+"""Longest time that loading may take."""
 _AVOIDED_FOR_S = 600.0
 """A node on which a member got stuck is not moved to for so long."""
 
@@ -57,7 +58,7 @@ class _Known:
 
     handle: Any
     node: str | None
-    """Where it was seen last, or was told to start."""
+    """Node on which the member was seen last, or was told to start."""
     status: Any = None
     """Status that the member gave when it was asked last; None when it gave none. Its attribute
     `node` is the id of the node on which it runs.
@@ -75,7 +76,7 @@ class Fleet:
         self._actors = actors
         self._clock = clock
         self._groups: dict[str, dict[str, _Known]] = {}
-        """By group and by name."""
+        """Members by group and by name."""
         self._nodes: Mapping[str, str] = {}
         self._seen_s: dict[str, float] = {}
         """When each node that is alive was first seen."""

@@ -37,7 +37,7 @@ _ROWS_PER_LIST = 64
 """Training points for each centroid. Faiss wants 39 at least, and uses up to 256."""
 _ROWS_PER_CODE_BOOK = 1 << 16
 _ROWS_PER_RANGE = 1 << 16
-"""From which the least and the most of each number are known well enough."""
+"""Rows from which the least and the most of each number are known well enough."""
 _HASH_MAX = 1 << 64
 
 
@@ -46,7 +46,7 @@ class PreparedBuild:
     passages: ray.data.Dataset
     parameters: IndexParameters
     trained: bytes | None
-    """From `train_index`."""
+    """Result of `train_index`."""
     tuning: IndexTuning | None
     target_recall: float
     """Recall that a shard should reach; 0 if the parameters must not be changed."""

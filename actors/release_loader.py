@@ -39,7 +39,8 @@ from cluster.replica_scaling import ReplicaLoad
 log = logging.getLogger(__name__)
 _LOAD_TIMEOUT_S = 600.0
 _LOOK_S = 0.5
-"""From one look at what loads to the next, whether somebody still waits for it."""
+"""Time between two looks at a load that is under way, and at whether somebody still waits for it.
+"""
 _WARM_UP = ["warm up"]
 
 

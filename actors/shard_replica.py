@@ -158,7 +158,7 @@ class ShardReplicaActor:
         self._wanted: set[str] = set()
         """The index versions that are loaded, are being loaded, or wait for it."""
         self._folders: dict[str, tuple[tuple[ArtifactFile, ...], ...]] = {}
-        """By index version: what the node's cache keeps for this replica."""
+        """Folders that the node's cache keeps for this replica, by index version."""
         self._searcher = searcher or ThreadPoolExecutor(1, thread_name_prefix="search")
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
         self._waiting = 0

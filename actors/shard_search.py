@@ -62,9 +62,9 @@ class Found:
 
     results: tuple[tuple[Hit, ...], ...]
     arrays: MergedHits | None
-    """In place of `results` when no passages were asked for."""
+    """Hits in place of `results` when no passages were asked for."""
     fell_back: tuple[bool, ...]
-    """As in `SearchResult`."""
+    """Same as in `SearchResult`."""
     gathered: Gathered
     timings_ms: dict[str, float]
     unfetched: MergedHits | None = None
@@ -95,7 +95,7 @@ class Patience:
     """How long a search waits for shards that may be missing."""
 
     waits_s: float
-    """From its arrival."""
+    """Time from the request's arrival."""
     until: Deadline
     """The same, as a moment."""
 

@@ -36,7 +36,7 @@ class SourceFile:
     location: str
     """Name of the file in its file system."""
     name: str
-    """For messages: the source as it was given, and the path in it."""
+    """Name for messages: the source as it was given, and the path in it."""
     path: str
     """Relative to the source, or the file's name where the source is a file."""
     size_bytes: int
@@ -91,7 +91,7 @@ class _Bounded(io.RawIOBase):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceListing:
     files: tuple[SourceFile, ...]
-    """In the order of the sources, and by path within one."""
+    """Files in the order of the sources, and by path within a source."""
     left_out: tuple[LeftOut, ...]
     """Files of folders that are not read."""
     folder_values_left_out: tuple[LeftOut, ...]

@@ -51,7 +51,7 @@ class AnswerRequest(Sampling):
     """Whoever asks, a user or a session: served by the same release while a canary is tried."""
     trace_id: str = ""
     caller: Caller = ANYONE
-    """Whom it comes from, for the choice of the region."""
+    """Caller of the request, for the choice of the region."""
     forwarded_by: str = ""
     """The region that sent it here, which is not to be sent on."""
     demand: Demand = EVENTUAL
@@ -98,7 +98,7 @@ class Outcome(StrEnum):
     ANSWERED = "answered"
     """The language model wrote it."""
     NOTHING_FOUND = "nothing_found"
-    """No passage was evidence, and the release's own text stands in its place."""
+    """No passage was evidence, and the release's own text is the answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +122,7 @@ class Retrieved:
     """The region that made it."""
     staleness_ms: int
     session: str
-    """As of `SearchResult`."""
+    """Same as in `SearchResult`."""
     outcome: Outcome = Outcome.ANSWERED
     truncated: Truncated | None = None
     """Parts that the prompt lacks; None if nothing was cut."""
@@ -153,7 +153,7 @@ class AnswerResult:
     served_by: str
     staleness_ms: int
     session: str
-    """As of `Retrieved`."""
+    """Same as in `Retrieved`."""
     outcome: Outcome = Outcome.ANSWERED
     truncated: Truncated | None = None
 

@@ -31,7 +31,7 @@ becomes two halves rather than a passage and a scrap.
 _SCRAP = 0.125
 """Share of a passage's size below which a piece says little by itself."""
 _MARKS_MAX = 30
-"""On one letter: of the stream-safe text format (Unicode Standard Annex 15)."""
+"""Marks on one letter, as in the stream-safe text format (Unicode Standard Annex 15)."""
 
 
 class TokenCounter(Protocol):

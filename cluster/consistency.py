@@ -26,7 +26,9 @@ from cluster.releases import Switch
 from cluster.session import SessionToken
 
 _UNDER_WAY_MAX_MS = 10_000
-"""No pulse takes longer on its way: one that is further behind was made by a clock that was set."""
+"""Longest time of a pulse on its way: a pulse that is further behind was made by a clock that was
+set.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +137,7 @@ class Serve:
     """Position of the switch in force in the release log; nothing older may serve."""
     staleness_ms: int
     exactly: bool = False
-    """With this release alone: nothing newer, and no canary."""
+    """Whether this release alone may serve: nothing newer, and no canary."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,8 @@ class Inquiry:
     corpus: str
     request: SearchRequest
     again: bool = False
-    """It differed before, and is one question of that name."""
+    """Whether the regions differed on this question before; then it is one question of that name.
+    """
 
     @property
     def release(self) -> int:
@@ -59,7 +60,9 @@ class Inquiry:
 class Found:
     difference: Difference
     again: Inquiry | None
-    """To ask later whether they still differ; None where the question cannot be cut out."""
+    """Inquiry to ask later whether the regions still differ; None if the question cannot be cut
+    out.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +71,7 @@ class Comparison:
 
     inquiry: Inquiry
     regions: frozenset[str]
-    """Whose answers count."""
+    """Regions whose answers count."""
     found: Found | None
     """The first difference."""
 

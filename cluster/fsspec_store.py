@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 PART_BYTES = 16 * 2**20
 ANSWER_TIMEOUT_S = 10.0
-"""For what moves no content, and for the first byte of what does."""
+"""Time for an operation without content, and for the first byte of an operation with content."""
 _BYTES_PER_S_MIN = 128 * 1024
 """Content that comes or goes more slowly is given up."""
 _ENTRY_BYTES = 2**20

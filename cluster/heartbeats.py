@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from cluster.rollout_events import HeartbeatsRead, RegionStatus
 
 _CLOCKS_APART_S = 60.0
-"""No two clocks are further apart."""
+"""Largest difference between two clocks."""
 
 
 @dataclass(slots=True)

@@ -126,7 +126,7 @@ class IndexTrial(Record):
     parameters: IndexParameters
     recall_at_10: float
     recall_at_10_least: float | None = Field(default=None, exclude_if=is_none)
-    """In the stratum in which least was found; None in older manifests."""
+    """Recall in the stratum in which least was found; None in older manifests."""
     query_us: float
     """One thread, one shard; extrapolated from the sample to the rows of a shard."""
     memory_bytes: int

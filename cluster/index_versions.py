@@ -28,7 +28,7 @@ class _BuildKey(Record):
     format: int
     corpus: CorpusManifest
     parameters: IndexParameters | AutoIndex
-    """As asked: what was measured when it was built differs from time to time."""
+    """Parameters as asked for: those that a build measures differ from time to time."""
     shards: int
     embedder_fingerprint: str | None
     chunks: ChunkSettings | None = Field(default=None, exclude_if=lambda value: value is None)

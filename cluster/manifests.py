@@ -18,7 +18,7 @@ from cluster.records import Name, Record, is_none
 SOURCES_MAX = 100
 """A manifest that named every source would grow with every ingest."""
 TOMBSTONES_FILE = "tombstones.arrow"
-"""In a shard's folder: ids of documents that do not count."""
+"""File in a shard's folder with the ids of documents that do not count."""
 
 
 def _is_empty(value: tuple[object, ...]) -> bool:
@@ -55,7 +55,7 @@ class CorpusManifest(Record):
     vector_dimension: int | None
     """Length of the ready-made vectors, or None when the passages are to be embedded."""
     sources: tuple[str, ...]
-    """Where its documents came from: the latest SOURCES_MAX."""
+    """Sources of the corpus's documents: the latest SOURCES_MAX."""
     created_at_ms: int
 
     @property
@@ -135,7 +135,9 @@ class IndexManifest(Record):
     vectors, half at random and half far apart from each other, and of queries near them.
     """
     recall_at_10_least: float | None = Field(default=None, exclude_if=is_none)
-    """In the shard and the stratum of queries in which least is found; None in older manifests."""
+    """Recall in the shard and the stratum of queries in which least is found; None in older
+    manifests.
+    """
     tuning: IndexTuning | None = None
     """None where the settings named the kind. A search may look further than the chosen trial did,
     where the whole index would have missed the recall otherwise.

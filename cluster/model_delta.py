@@ -48,7 +48,7 @@ class _Tensor:
     dtype: str
     shape: tuple[int, ...]
     start: int
-    """In the file."""
+    """Offset in the file."""
     end: int
 
 

@@ -64,7 +64,7 @@ class Tally:
     """Failed or answered."""
     failed: Counter[Work] = field(default_factory=Counter)
     times: Counter[tuple[Measure, int]] = field(default_factory=Counter)
-    """By class of time."""
+    """Numbers of durations, by class of time."""
 
     def __bool__(self) -> bool:
         return bool(self.ended or self.times)

@@ -37,7 +37,7 @@ class Recall(Record):
     """The share of the exact ten best distinct vectors that an index finds."""
 
     recall_at_10: float
-    """On average."""
+    """Average recall."""
     strata: tuple[RecallStratum, ...] = ()
 
     @property

@@ -28,7 +28,7 @@ Key = Annotated[SecretStr, AfterValidator(_presentable)]
 
 
 Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^\s/]+)$")]
-"""As browsers send it: without a path or a slash at the end."""
+"""An origin as browsers send it: without a path or a slash at the end."""
 
 
 class StoreSettings(Record):

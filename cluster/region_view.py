@@ -40,7 +40,7 @@ class CorpusView:
     partition_by: str | None = None
     """The metadata field whose value says in which shard a document is."""
     recall_at_10_least: float | None = None
-    """In the stratum in which least is found; None for an index of an older version."""
+    """Recall in the stratum in which least is found; None for an index of an older version."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +100,7 @@ class RegionView:
     region: str
     releases: Mapping[int, ReleaseView] = field(default_factory=dict)
     switches: tuple[Switch, ...] = ()
-    """In log order, as in the release log."""
+    """Switches in the order of the release log."""
     canary: CanaryShare | None = None
     """The release that is tried on a share of the requests."""
     revision: str = ""
@@ -217,7 +217,7 @@ class Place:
     in_force: Switch | None
     """Switch to the release that serves requests without a named release and without a canary."""
     switch: Switch | None
-    """To this release; None while it has not become current."""
+    """Switch to this release; None while the release has not become current."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

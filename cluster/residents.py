@@ -23,7 +23,7 @@ class _Local:
     failure: PrepareFailed | None = None
     """Failure of the last attempt, until one succeeds."""
     failures: int = 0
-    """In a row."""
+    """Failures in a row."""
     since_ms: int = 0
     """When it failed."""
 

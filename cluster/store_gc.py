@@ -72,7 +72,7 @@ class _Survey:
     loose: frozenset[str]
     """Objects that nothing needs but, perhaps, a loose manifest."""
     named: Mapping[str, frozenset[str]]
-    """By loose manifest: its blobs."""
+    """Blobs of each loose manifest."""
 
     def doomed(self, since_ms: Mapping[str, int], cutoff_ms: int) -> frozenset[str]:
         """The objects that were unreferenced before the cutoff already, and still are."""

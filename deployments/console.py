@@ -31,7 +31,7 @@ err = Console(stderr=True, highlight=False)
 
 REUSED = "already in the store"
 SHORT = 8
-"""So much of a version is enough to tell it from others."""
+"""Characters of a version that are enough to tell it from others."""
 _BAR_COLUMNS = 12
 
 

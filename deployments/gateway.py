@@ -77,7 +77,7 @@ class _Gateway:
     """The methods that Serve calls of a gateway besides answering requests."""
 
     app: RegionApp
-    """From `serve.ingress`."""
+    """Application, set by `serve.ingress`."""
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         return {

@@ -47,7 +47,7 @@ class GatewayPlaces:
 
 
 _REQUEST_TIMEOUT_S = 30
-"""As long as gateways wait for a body."""
+"""Time limit of a request, as long as gateways wait for a body."""
 _GONE_AFTER_S = 3
 """A machine that answers no packet for so long is gone."""
 _PROBES = (

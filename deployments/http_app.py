@@ -133,7 +133,7 @@ class RegionApp(FastAPI):
     edge: HttpEdge
     """Application that all requests pass, except for browsers' questions whether a page may ask."""
     entrance: ASGIApp
-    """Who knows that the edge answers a request itself may go there at once."""
+    """Application for callers that know that the edge answers a request itself."""
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:

@@ -250,7 +250,7 @@ class ReplyForm:
     """The form of the reply to a search."""
 
     is_batch: bool
-    """For `queries` and `vectors`, and every binary request."""
+    """True for `queries` and `vectors`, and for every binary request."""
     include: frozenset[Part]
 
 

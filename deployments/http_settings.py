@@ -40,7 +40,7 @@ class HttpSettings:
     status_timeout_s: float = 2.0
     """Time for the region to say its status, for requests that cannot be answered without."""
     locations: Mapping[IPv4Network | IPv6Network, Location] = field(default_factory=dict)
-    """Where callers are who do not say so, by the network that they come from."""
+    """Places of callers that do not state their own, by the network that they come from."""
     proxy: str = ""
     """The address of the machine that requests come through, where that is not this one."""
 

@@ -33,7 +33,7 @@ class Installation:
     config: Path | None = None
     """The settings file; None where there is none."""
     machine: Machine | None = None
-    """This machine, where it is one of the region's that `ray up` started."""
+    """Record of this machine, if it is one of the region's that `ray up` started."""
 
     @property
     def ray_address(self) -> str | None:

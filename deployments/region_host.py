@@ -38,7 +38,7 @@ _LOOK_TIMEOUT_S = 5.0
 _WITHOUT_GATEWAYS = ("NOT_STARTED", "DEPLOY_FAILED", "DELETING")
 """States that Serve reports of an application that will not answer by itself."""
 PREPARE_TIMEOUT_S = 900.0
-"""For a region that starts: until it serves the current release."""
+"""Time for a starting region until it serves the current release."""
 
 
 def start_cluster(installation: Installation) -> LocalCluster:

@@ -22,9 +22,9 @@ _TIMEOUTS_MS = {"/v1/search": 5_000, "/v1/answer": 60_000}
 _AWAY = frozenset({"unavailable", "overloaded", "deadline_exceeded"}) | OWN_FAULTS
 """Codes that tell of a region's own state."""
 _PINNING = ("release", "consistency", "session", "max_staleness_ms")
-"""Who gives one of these says what may answer."""
+"""Options that say which release may answer."""
 _GRACE_S = 0.5
-"""So much longer than its time a region may take to say that it is over."""
+"""Time beyond a request's own that a region may take to say that the request's time is over."""
 
 
 class RegionsClient:
