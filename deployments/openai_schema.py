@@ -217,8 +217,8 @@ class RetrievalBody(OpenAIBody, PromptOptions):
 
 class ChatBody(OpenAIBody, SamplingOptions):
     model: Name = Field(
-        description="`raygion` answers with retrieval, `raygion/NAME` from the corpus of that name, "
-        "the language model's own name without."
+        description="`raygion` answers with retrieval, `raygion/NAME` from the corpus of that "
+        "name, the language model's own name without."
     )
     messages: Annotated[
         list[MessageBody], Field(fail_fast=True, min_length=1, max_length=MESSAGES_MAX)
