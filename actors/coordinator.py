@@ -104,7 +104,7 @@ class Coordinator:
         self._has_news = threading.Event()
         """Whether the next heartbeat is not to wait for its time: the leader waits for it."""
         self._trouble = ""
-        """What the last step failed with."""
+        """Error of the last step; empty if it succeeded."""
         self._judge = CanaryJudge(clock)
         self._gateways = GatewaySpread(clock)
         self._ending = threading.Event()
@@ -159,7 +159,7 @@ class Coordinator:
         return self._state.leader
 
     def proposal(self, number: int) -> Proposal | None:
-        """What the log says of one release; None when it was not read so far."""
+        """The log's proposal of one release; None when the log was not read so far."""
         return self._state.proposals.get(number)
 
     def regions_prepared(self, number: int) -> frozenset[str]:
@@ -167,8 +167,8 @@ class Coordinator:
         return self._prepared_in.get(number, frozenset())
 
     def failures(self, number: int) -> dict[str, str]:
-        """What each region's last attempt to prepare the release failed with, as far as their
-        heartbeats tell.
+        """The error of each region's last attempt to prepare the release, as far as the heartbeats
+        tell.
         """
         heartbeats = self._pulse.regions.items()
         return {region: s.failed[number] for region, s in heartbeats if number in s.failed}

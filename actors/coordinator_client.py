@@ -137,7 +137,7 @@ class CoordinatorClient:
         return proposal
 
     def _wait(self, look: Callable[[], T | None], timeout_s: float, what: str) -> T:
-        """What `look` gives, once that is something."""
+        """The value of `look`, once it is not None."""
         deadline_s = time.monotonic() + timeout_s
         while True:
             trouble: Unavailable | None = None

@@ -59,11 +59,11 @@ class StoredPart:
 
     file: ArtifactFile
     places: Mapping[str, str]
-    """Where each document was read, by document id, in the order of the part's rows."""
+    """Place at which each document was read, by document id, in the order of the part's rows."""
     schema: Mapping[str, SchemaField]
     dimension: int | None
     first: str
-    """Where the first document was read, for messages."""
+    """Place at which the first document was read, for messages."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

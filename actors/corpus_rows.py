@@ -59,7 +59,7 @@ class PartReader:
 
 
 def part_rows(corpus: CorpusManifest) -> list[dict[str, Any]]:
-    """What `PartReader.read` wants, a row for each part."""
+    """The rows for `PartReader.read`, one for each part."""
     return [{"part": i, "file": part.to_bytes()} for i, part in enumerate(corpus.parts)]
 
 

@@ -90,7 +90,7 @@ class DivergenceWatch:
 
     @property
     def report(self) -> DivergenceReport:
-        """What the region knew a few seconds ago."""
+        """The region's report, at most a few seconds old."""
         return self._report
 
     def start(self) -> None:

@@ -37,7 +37,7 @@ class Pooling(StrEnum):
 
 
 class TextEmbedder(Protocol):
-    """What the embedding worker needs of an embedder."""
+    """An embedder as the embedding worker needs it."""
 
     @property
     def dimension(self) -> int: ...

@@ -123,7 +123,7 @@ class EmbeddingQueue:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbedderStatus:
-    """What an embedder says of itself, which it can once it has its model."""
+    """An embedder's report on itself, which it can give once it has its model."""
 
     node: str
     """The id of the Ray node on which it runs."""

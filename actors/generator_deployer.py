@@ -1,4 +1,4 @@
-"""What the coordinator needs of whatever runs its region's language models."""
+"""The runner of a region's language models, as the coordinator needs it."""
 
 from __future__ import annotations
 

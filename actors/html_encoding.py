@@ -98,7 +98,7 @@ def _declared(head: bytes) -> str:
 
 
 def _labels(head: bytes) -> Iterator[bytes]:
-    """What the page says its encoding is, what counts for more first."""
+    """The encodings that the page names, the more important ones first."""
     place = 0
     while markup := _MARKUP.search(head, place):
         place = markup.end()

@@ -76,7 +76,9 @@ class Probe:
         return cls.of(index, {STORED: stored, MOVED: prepared(moved, parameters.metric)})
 
     def recall(self, index: ShardIndex) -> Recall:
-        """What the index finds of these answers: any vector as good as the exact tenth counts."""
+        """The share of these answers that the index finds: any vector as good as the exact tenth
+        counts.
+        """
         found = index.search_distinct(_query(self.queries, SearchEffort())).scores
         has_best = found[:, 0] >= self.best
         good = (np.isfinite(found) & (found >= self.least[:, None])).sum(axis=1)

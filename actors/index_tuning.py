@@ -48,7 +48,7 @@ _NEAR = 1.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extent:
-    """What the index will be built over."""
+    """The size of the data that the index will be built over."""
 
     num_rows: int
     num_shards: int
@@ -59,7 +59,7 @@ class Extent:
 
 
 def candidates(asked: AutoIndex, dimension: int) -> tuple[IndexParameters, ...]:
-    """What is tried, each with the parameters of its build."""
+    """The kinds that are tried, each with the parameters of its build."""
     plain = IndexParameters(
         kind=IndexKind.FLAT, metric=asked.metric, fallback=asked.fallback, seed=asked.seed
     )

@@ -51,7 +51,7 @@ class Ingested:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Reading:
-    """What the sources hold, in their order."""
+    """The content of the sources, in their order."""
 
     parts: tuple[StoredPart, ...]
     schema: Schema

@@ -109,7 +109,7 @@ class LocalShards:
         self._threads = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="search")
         self._replicas: dict[tuple[str, int], LocalShardReplica] = {}
         self._opening: dict[tuple[str, str], asyncio.Task[None]] = {}
-        """By corpus and index version; also when it is done."""
+        """Tasks that open shards, by corpus and index version, including those that are done."""
         self._whole: set[tuple[str, str]] = set()
         """Index versions of which every shard has been opened."""
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from cluster.clock import Clock
 
 _FRESH_S = 5.0
-"""What was told longer ago says nothing: the process may be gone."""
+"""Age beyond which a report says nothing: the process may be gone."""
 
 
 class ProcessLoads:
@@ -22,7 +22,7 @@ class ProcessLoads:
         self._clock = clock
         self._of_replicas = of_replicas
         self._told: dict[str, tuple[float, float]] = {}
-        """By process: when, and its share of a core."""
+        """Time of each process's last report, and the process's share of a core."""
         self._lock = threading.Lock()
 
     def tell(self, process: str, busy_share: float) -> None:

@@ -19,7 +19,7 @@ from cluster.rollout_events import Prepared, PrepareFailed
 log = logging.getLogger(__name__)
 
 _FOR_GOOD = (Corrupt, InvalidArgument, NotFound, AttributeError, ImportError, NameError, TypeError)
-"""What the store, the settings or the program have wrong, which no further attempt puts right."""
+"""Errors of the store, the settings or the program that no further attempt puts right."""
 
 _REASON_CHARS_MAX = 500
 

@@ -1,4 +1,5 @@
-"""What a region answers its callers: from here, as they demand; or by another region.
+"""The service of a region for its callers: it answers as they demand, from here or by another
+region.
 
     request --> here first? --> decide: serve, read the log, wait --> the query engine
                   |                        | not here, or it failed
@@ -50,7 +51,7 @@ _MAY_GO_ON = (Unavailable, Overloaded, NotYet, NotFound, Corrupt)
 
 
 class Views(Protocol):
-    """What is known of the region: `actors.view_follower.ViewFollower`."""
+    """The knowledge of the region, which `actors.view_follower.ViewFollower` implements."""
 
     @property
     def known(self) -> Known: ...
@@ -176,8 +177,8 @@ class RegionalService:
     def _first_failure(
         self, failure: RaygionError | None, error: RaygionError | _NotHere, deadline: Deadline
     ) -> RaygionError:
-        """What the caller is told if no other region answers: how it began. Raises it when no other
-        need be asked.
+        """The first failure, which the caller gets if no other region answers. Raises the error if
+        no other region need be asked.
         """
         if failure is None:
             if isinstance(error, RaygionError) and not isinstance(error, _MAY_GO_ON):

@@ -39,7 +39,8 @@ from cluster.replica_scaling import ReplicaLoad
 log = logging.getLogger(__name__)
 _LOAD_TIMEOUT_S = 600.0
 _LOOK_S = 0.5
-"""From one look at what loads to the next, whether somebody still waits for it."""
+"""Time between two looks at a load that is under way, and at whether somebody still waits for it.
+"""
 _WARM_UP = ["warm up"]
 
 
@@ -79,7 +80,7 @@ class ReleaseLoader:
         self._looked_s = clock.monotonic_s()
 
     def plan(self, release: Release) -> LoadedRelease:
-        """What the release will be made of here: the corpora that may be in this region, and a
+        """The contents of the release in this region: the corpora that may be in this region, and a
         generator where it generates. Reads manifests; starts nothing.
         """
         contents = release.contents
@@ -245,7 +246,9 @@ class ReleaseLoader:
         return self._fleet.settled_nodes
 
     def machines(self, gateways: Mapping[str, str]) -> tuple[MachineSummary, ...]:
-        """What runs where, as seen last. `gateways`: the node of each gateway, by name."""
+        """The machines with the actors that run on them, as seen last. `gateways`: the node of each
+        gateway, by name.
+        """
         return machines_of(self._fleet.nodes, self._fleet.places(), gateways)
 
     def _answers(self, name: str) -> bool:

@@ -35,8 +35,9 @@ log = logging.getLogger(__name__)
 _WAITING_MAX = 256
 """Searches that may wait for a replica's thread; more are refused, so that waiting stays short."""
 _BRIEF_S = 5e-3
-"""What takes no longer is done on the event loop: the way to a thread and back costs 0.1 ms, and up
-to 5 ms while both want the interpreter's lock."""
+"""Work that takes no longer is done on the event loop: handing it to a thread and back costs 0.1
+ms, and up to 5 ms while both want the interpreter's lock.
+"""
 _BRIEF_ROWS = 256
 """Rows whose texts are fetched in less than that."""
 _BRIEF_SCAN_ELEMENTS = 1 << 22
@@ -52,7 +53,7 @@ _COST_GAIN = 0.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaStatus:
-    """What a replica says of itself. A replica that was restarted holds nothing."""
+    """A replica's report on itself. A replica that was restarted holds nothing."""
 
     index_versions: frozenset[str]
     pid: int
@@ -157,7 +158,7 @@ class ShardReplicaActor:
         self._wanted: set[str] = set()
         """The index versions that are loaded, are being loaded, or wait for it."""
         self._folders: dict[str, tuple[tuple[ArtifactFile, ...], ...]] = {}
-        """By index version: what the node's cache keeps for this replica."""
+        """Folders that the node's cache keeps for this replica, by index version."""
         self._searcher = searcher or ThreadPoolExecutor(1, thread_name_prefix="search")
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
         self._waiting = 0

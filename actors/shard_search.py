@@ -36,7 +36,7 @@ _WAITING_MAX = 16 * BATCH_MAX
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchKind:
-    """What searches must have in common to travel together."""
+    """The properties that searches must share to travel as one batch."""
 
     corpus: str
     index_version: str
@@ -58,13 +58,13 @@ class SearchKind:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """What one search found."""
+    """The result of one search."""
 
     results: tuple[tuple[Hit, ...], ...]
     arrays: MergedHits | None
-    """In place of `results` when no passages were asked for."""
+    """Hits in place of `results` when no passages were asked for."""
     fell_back: tuple[bool, ...]
-    """As in `SearchResult`."""
+    """Same as in `SearchResult`."""
     gathered: Gathered
     timings_ms: dict[str, float]
     unfetched: MergedHits | None = None
@@ -95,7 +95,7 @@ class Patience:
     """How long a search waits for shards that may be missing."""
 
     waits_s: float
-    """From its arrival."""
+    """Time from the request's arrival."""
     until: Deadline
     """The same, as a moment."""
 
@@ -241,7 +241,7 @@ def _late_after_s(kind: SearchKind) -> float:
 
 
 def _size(num_vectors: int, top_k: int) -> int:
-    """What a search counts for in a batch, so that one has no more hits than a request may have."""
+    """The size of a search in a batch, so that a batch has no more hits than a request may have."""
     return num_vectors * max(1, -(-top_k * BATCH_MAX // HITS_MAX))
 
 

@@ -26,7 +26,7 @@ from cluster.metadata import MetadataValue
 _BUFFER_BYTES = 2**20
 _KNOWN = ", ".join(FORMATS)
 _LOCAL = ("file", "local")
-"""What fsspec calls the file system of the machine itself."""
+"""Names that fsspec gives the file system of the machine itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,9 +34,9 @@ class SourceFile:
     filesystem: Any
     """File system of fsspec; survives pickling."""
     location: str
-    """What the file system calls the file."""
+    """Name of the file in its file system."""
     name: str
-    """For messages: the source as it was given, and the path in it."""
+    """Name for messages: the source as it was given, and the path in it."""
     path: str
     """Relative to the source, or the file's name where the source is a file."""
     size_bytes: int
@@ -91,7 +91,7 @@ class _Bounded(io.RawIOBase):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceListing:
     files: tuple[SourceFile, ...]
-    """In the order of the sources, and by path within one."""
+    """Files in the order of the sources, and by path within a source."""
     left_out: tuple[LeftOut, ...]
     """Files of folders that are not read."""
     folder_values_left_out: tuple[LeftOut, ...]

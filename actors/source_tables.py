@@ -22,11 +22,11 @@ _SHARED_BYTES_AT_ONCE = 16 * 2**20
 """Bytes of the copies that Arrow makes of a value that rows share in a Parquet file."""
 _NPY_BYTES_AT_ONCE = 2**30
 _DAMAGED = (pa.ArrowException, OSError, UnicodeDecodeError)
-"""What Arrow raises for a file; the last where the name of a column is not UTF-8."""
+"""Errors that Arrow raises for a file; the last one if the name of a column is not UTF-8."""
 _UNREADABLE = (ValueError, TypeError, KeyError, OverflowError, pa.ArrowException)
-"""What Arrow raises for a value that Python has none for: bytes that are not UTF-8 (Parquet and
-Arrow files may claim otherwise), the year 10000, a duration in nanoseconds, an unknown time zone, a
-map with a key twice or with a list for a key.
+"""Errors that Arrow raises for a value without a counterpart in Python: bytes that are not UTF-8
+(Parquet and Arrow files may claim otherwise), the year 10000, a duration in nanoseconds, an unknown
+time zone, a map with a key twice or with a list for a key.
 """
 
 

@@ -68,8 +68,8 @@ class OneRowEach:
         return rows
 
     def live_bits(self, rows: Mask | Int64Array) -> Bits | None:
-        """What `in_rows` needs to return these rows only, where a search finds their vectors
-        only.
+        """The bits with which `in_rows` returns these rows only, after a search that finds their
+        vectors only.
         """
         return None
 

@@ -59,7 +59,7 @@ class ViewFollower:
 
     @property
     def known(self) -> Known:
-        """What is known of the region by now. Raises Unavailable before the first view."""
+        """The present knowledge of the region. Raises Unavailable before the first view."""
         if self._known is None:
             raise Unavailable("this region is still starting; try again shortly")
         return self._known

@@ -54,7 +54,7 @@ def existing_actors() -> list[str]:
 
 
 def statuses(handles: Mapping[str, Any]) -> dict[str, Any]:
-    """What each actor says of itself that answers in time, by its name."""
+    """The status of each actor that answers in time, by its name."""
     refs = {handle.status.remote(): name for name, handle in handles.items()}
     if not refs:
         return {}

@@ -36,7 +36,7 @@ class BalancingSettings:
     latency_tolerance: float = 1.5
     """Up to this multiple of the fastest peer's latency a replica is not slow."""
     slowness_power: float = 2.5
-    """Beyond the tolerance, speed falls with this power of the ratio."""
+    """Power of the ratio with which the speed falls beyond the tolerance."""
     latency_gain: float = 0.25
     """The least say of a new sample in the smoothed latency; silence before it adds to it."""
     latency_half_life_s: float = 5.0

@@ -53,11 +53,11 @@ class CanaryLimits:
     question is asked.
     """
     parts_min: int = 3
-    """In how many parts of the window bad ones must lie: a hiccup is no fault."""
+    """Number of parts of the window in which bad requests must lie: a hiccup is no fault."""
     slower: float = 2.0
     """Times as long as the current release is too long."""
     failed_more: float = 0.02
-    """By how much the share of failed requests must exceed that of the current release."""
+    """Amount by which the share of failed requests must exceed that of the current release."""
     slowest_more: float = 0.05
     """The same, of requests too long against the slowest twentieth of the current release."""
     typical_more: float = 0.3
@@ -99,7 +99,7 @@ class _Question:
     of: str
     bad_are: str
     more: float
-    """By how much the share of bad ones must exceed that of the current release."""
+    """Amount by which the share of bad requests must exceed that of the current release."""
     count: Callable[[Tally], tuple[int, int]]
     """Bad ones, and all."""
 
@@ -152,7 +152,7 @@ class CanaryBoard:
         }
 
     def fault(self, now_s: float) -> str | None:
-        """What is wrong with the canary, in words and numbers; None as long as nothing shows."""
+        """The canary's fault in words and numbers; None as long as no fault shows."""
         for window in self._windows:
             parts = [*window.parts(now_s), *self._waiting_since(window, now_s)]
             found = next(self._faults(parts), None)

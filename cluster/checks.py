@@ -1,5 +1,5 @@
-"""What every request is checked for, whoever brought it in: a caller over HTTP, the Python client
-or another region. Searches are checked against the release that will serve them.
+"""The checks of every request, whether it came over HTTP, from the Python client or from another
+region. Searches are checked against the release that will serve them.
 """
 
 from __future__ import annotations

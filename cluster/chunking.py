@@ -31,11 +31,11 @@ becomes two halves rather than a passage and a scrap.
 _SCRAP = 0.125
 """Share of a passage's size below which a piece says little by itself."""
 _MARKS_MAX = 30
-"""On one letter: of the stream-safe text format (Unicode Standard Annex 15)."""
+"""Marks on one letter, as in the stream-safe text format (Unicode Standard Annex 15)."""
 
 
 class TokenCounter(Protocol):
-    """What measures a text."""
+    """A measure for the length of texts."""
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """How many tokens each text has."""

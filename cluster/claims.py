@@ -91,7 +91,7 @@ def claim_all(
 
 
 def _swept(store: ObjectStore, now_ms: int) -> set[str]:
-    """What sweeps that are under way may remove."""
+    """The objects that running sweeps may remove."""
     paths: set[str] = set()
     for name in store.list_names(SWEEPS):
         path = f"{SWEEPS}/{name}"

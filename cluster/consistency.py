@@ -26,7 +26,9 @@ from cluster.releases import Switch
 from cluster.session import SessionToken
 
 _UNDER_WAY_MAX_MS = 10_000
-"""No pulse takes longer on its way: one that is further behind was made by a clock that was set."""
+"""Longest time of a pulse on its way: a pulse that is further behind was made by a clock that was
+set.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +43,8 @@ class Pinned:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What one gateway knows: its region's view, and how current that is. The two come by different
-    ways; a reading of the log counts only together with the switches that it found.
+    """The knowledge of one gateway: its region's view, and how current the view is. The two come by
+    different ways; a reading of the log counts only together with the switches that it found.
     """
 
     view: RegionView
@@ -81,7 +83,7 @@ class Known:
         not_before: int = 0,
         skew_max_ms: int,
     ) -> Pinned:
-        """What `RegionView.place` finds, and fails like it. The token is never older than
+        """The result of `RegionView.place`, with the same errors. The token is never older than
         `not_before`, even where a named release is served before the region has come that far.
         """
         place = self.view.place(number, now_ms, user=user, lot=lot, not_before=not_before)
@@ -135,7 +137,7 @@ class Serve:
     """Position of the switch in force in the release log; nothing older may serve."""
     staleness_ms: int
     exactly: bool = False
-    """With this release alone: nothing newer, and no canary."""
+    """Whether this release alone may serve: nothing newer, and no canary."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,10 +171,10 @@ def decide(
     now_ms: int,
     skew_max_ms: int,
 ) -> Decision:
-    """What to do with a request that demands this, or names a `release`.
+    """The next step for a request that demands this, or names a `release`.
 
-    It is asked again after each Refresh, with the `reading` DONE and what came of it in `known`, or
-    FAILED; and after each Wait. Raises InvalidArgument for what no region can meet.
+    The caller decides again after each Refresh, with the `reading` DONE and its result in `known`,
+    or FAILED; and after each Wait. Raises InvalidArgument for a demand that no region can meet.
     """
     asked = _Asked(demand, known, reading, now_ms, skew_max_ms)
     if demand.session is not None:
@@ -292,7 +294,7 @@ class _Asked:
         return self.known.staleness_ms(switch, self.now_ms, self.skew_max_ms)
 
     def _missing(self, what: str) -> Decision:
-        """What is known here does not do: the log may have more."""
+        """The decision when the knowledge here is not enough: the log may have more."""
         match self.reading:
             case Reading.NOT_ASKED:
                 return Refresh()

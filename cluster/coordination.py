@@ -57,7 +57,7 @@ _REGIONS_LISTED_S = 5.0
 """Between two looks at which regions there are; their heartbeats are read at every exchange."""
 
 Decide = Callable[[Rollout, int, str], Append]
-"""What a person asks for: (rollout, now_ms, commit_id) -> the entry to append, or a typed error."""
+"""A person's request: (rollout, now_ms, commit_id) -> the entry to append, or a typed error."""
 
 
 class ReleaseHost(Protocol):

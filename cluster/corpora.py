@@ -42,7 +42,7 @@ class IndexLine:
     num_passages: int
     recall_at_10: float
     recall_at_10_least: float | None
-    """In the stratum in which least is found; None for an index of an older version."""
+    """Recall in the stratum in which least is found; None for an index of an older version."""
     holes: tuple[ShardHole, ...]
     size_bytes: int
     built_at_ms: int

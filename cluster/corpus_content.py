@@ -34,7 +34,7 @@ from cluster.tombstones import store_tombstones, stored_tombstones
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CorpusContent:
-    """What a corpus manifest says of its documents."""
+    """The documents of a corpus, as its manifest describes them."""
 
     parts: tuple[ArtifactFile, ...]
     tombstones: ArtifactFile | None
@@ -118,7 +118,7 @@ def document_changes(
     *,
     starts_anew: bool,
 ) -> DocumentChanges:
-    """What the new parts change in the corpus as it is at `latest`."""
+    """The changes that the new parts make to the corpus as it is at `latest`."""
     old = latest.parts if latest else ()
     deleted = stored_tombstones(documents.artifacts, latest.tombstones if latest else None)
     masks = current_rows([documents.of(file) for file in old], deleted)

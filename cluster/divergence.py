@@ -47,7 +47,8 @@ class Inquiry:
     corpus: str
     request: SearchRequest
     again: bool = False
-    """It differed before, and is one question of that name."""
+    """Whether the regions differed on this question before; then it is one question of that name.
+    """
 
     @property
     def release(self) -> int:
@@ -59,16 +60,18 @@ class Inquiry:
 class Found:
     difference: Difference
     again: Inquiry | None
-    """To ask later whether they still differ; None where the question cannot be cut out."""
+    """Inquiry to ask later whether the regions still differ; None if the question cannot be cut
+    out.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """What came of one inquiry."""
+    """The result of one inquiry."""
 
     inquiry: Inquiry
     regions: frozenset[str]
-    """Whose answers count."""
+    """Regions whose answers count."""
     found: Found | None
     """The first difference."""
 
@@ -84,7 +87,7 @@ class Probe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """What a gateway is told that asks whether to probe."""
+    """The reply to a gateway that asks whether to probe."""
 
     number: int | None
     """Number of the probe that the gateway is to make. None: it is not the gateway's turn."""
@@ -255,7 +258,7 @@ class DivergenceLedger:
         )
 
     def _judge(self, comparison: Comparison) -> list[Found]:
-        """What is new in it."""
+        """The differences that are new in the comparison."""
         key = (comparison.inquiry.corpus, comparison.inquiry.name)
         before = self._standing.get(key)
         if comparison.found is not None:

@@ -1,4 +1,4 @@
-"""What a region tells of how the regions' answers compare."""
+"""A region's report on how the regions' answers compare."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class Outcome(StrEnum):
     ALIKE = "alike"
     DIFFER = "differ"
     TOO_FEW = "too_few"
-    """Not two regions answered."""
+    """Fewer than two regions answered."""
     QUORUM_DIFFER = "quorum_differ"
     """The regions differed in a search by quorum, not in a probe."""
 
@@ -61,4 +61,6 @@ class DivergenceReport:
     differences: tuple[Difference, ...] = ()
     """Differences that stand: found by any probe, and not refuted since."""
     probes: Mapping[str, int] = field(default_factory=dict)
-    """By outcome, a corpus of a probe counting as one; since the region's front actor started."""
+    """Probes by outcome, each corpus of a probe counting as one, since the region's front actor
+    started.
+    """

@@ -29,11 +29,11 @@ log = logging.getLogger(__name__)
 
 PART_BYTES = 16 * 2**20
 ANSWER_TIMEOUT_S = 10.0
-"""For what moves no content, and for the first byte of what does."""
+"""Time for an operation without content, and for the first byte of an operation with content."""
 _BYTES_PER_S_MIN = 128 * 1024
 """Content that comes or goes more slowly is given up."""
 _ENTRY_BYTES = 2**20
-"""What is read whole is an entry of a log or a manifest; blobs are read in ranges."""
+"""Longest object that is read whole: an entry of a log or a manifest. Blobs are read in ranges."""
 _S3_TIMEOUTS: Mapping[str, object] = {
     "connect_timeout": 2,
     "read_timeout": 4,

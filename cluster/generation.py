@@ -1,4 +1,4 @@
-"""What the query path knows of a language model: a stream of text chunks for a list of messages."""
+"""A language model as the query path knows it: a stream of text chunks for a list of messages."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class _Tensor:
     dtype: str
     shape: tuple[int, ...]
     start: int
-    """In the file."""
+    """Offset in the file."""
     end: int
 
 
@@ -110,7 +110,7 @@ def apply_delta(base: Path, delta: Path, target: Path) -> None:
 
 
 def _op(chunk: Bytes, old: Bytes, offset: int | None, item_bytes: int, out: BinaryIO) -> _Op:
-    """What gives the chunk, its bytes written to `out`."""
+    """The operation that gives the chunk; its bytes are written to `out`."""
     length = len(chunk)
     plain = None
     if offset is not None:

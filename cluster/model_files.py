@@ -40,7 +40,7 @@ class _Base:
 
 
 def delta_note(files: Sequence[ArtifactFile]) -> str | None:
-    """What was saved, for the user; None when the files are stored whole."""
+    """A note for the user on what was saved; None when the files are stored whole."""
     deltas = [file.delta for file in files if file.delta is not None]
     if not deltas:
         return None

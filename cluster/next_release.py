@@ -21,7 +21,7 @@ from cluster.numbered_object import read_each
 
 Index = tuple[IndexManifest, ManifestRef]
 _SHORT = 8
-"""So much of a version is enough to tell it from others."""
+"""Characters of a version that are enough to tell it from others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +29,7 @@ class NextIndexes:
     """The index versions of the next release, and what the user is to know of them."""
 
     indexes: dict[str, Index] = field(default_factory=dict)
-    """By corpus."""
+    """Indexes by corpus."""
     remarks: list[str] = field(default_factory=list)
 
 

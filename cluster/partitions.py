@@ -31,7 +31,7 @@ class NamedPartitions:
     keys: tuple[PartitionKey, ...]
     """Distinct; empty where the filter can match nothing."""
     rest: Filter | None
-    """What the filter demands besides; None when that is nothing."""
+    """Conditions of the filter besides the partitions; None when there are none."""
 
 
 def named_partitions(filter: Filter | None, field: str) -> NamedPartitions | None:

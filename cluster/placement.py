@@ -43,7 +43,7 @@ class Member:
 
     name: str
     node: str | None
-    """Where it runs or is about to; None when that is not known."""
+    """Node on which the member runs or is about to run; None when that is not known."""
     serving: bool
     """Whether it does all of the group's work."""
     stuck: bool = False

@@ -13,7 +13,7 @@ from cluster.search import SearchResult
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """What one region answers, as far as regions must agree on it."""
+    """The answer of one region, as far as regions must agree on it."""
 
     release: int
     hits: bytes

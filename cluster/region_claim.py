@@ -82,8 +82,8 @@ def claim_region(
 
 
 def read_heartbeats(store: ObjectStore, regions: Sequence[str]) -> dict[str, RegionStatus]:
-    """What the regions last told of themselves. Left out are those that never did, and those whose
-    heartbeat cannot be read: one of them must not stop all. Raises what the store raises.
+    """The regions' last heartbeats. Regions that never wrote one, or whose heartbeat cannot be
+    read, are left out: one of them must not stop all. Raises the errors of the store.
     """
 
     def read(region: str) -> RegionStatus | None:

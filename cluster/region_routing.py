@@ -167,7 +167,7 @@ class RegionRouter:
         caller: Caller,
         loads: Mapping[str, float],
     ) -> Callable[[RegionSite], float]:
-        """What the policy sorts by, the smallest first."""
+        """The key that the policy sorts by, the smallest first."""
         match policy:
             case RoutingPolicy.LOCAL:
                 return lambda _: 0.0

@@ -38,7 +38,7 @@ def entry_path(position: int) -> str:
 
 
 WaitFor = Literal["all", "quorum"] | Annotated[tuple[Name, ...], Field(min_length=1)]
-"""For whom a release waits: every target, a majority of the targets, or the named ones."""
+"""Regions that a release waits for: every target, a majority of the targets, or the named ones."""
 
 
 def _is_none(value: object) -> bool:
@@ -153,7 +153,7 @@ class ReleaseStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proposal:
-    """What the log says of one release."""
+    """One release as the log describes it."""
 
     release: Release
     targets: tuple[str, ...]
@@ -257,10 +257,10 @@ class LogState:
     leader: str | None = None
     proposals: Proposals = field(default_factory=Proposals)
     switches: Grown[Switch] = field(default_factory=Grown)
-    """In log order: of those whose moment has come, the last one counts."""
+    """Switches in log order: of those whose moment has come, the last one counts."""
     latest_ms: Grown[int] = field(default_factory=Grown)
-    """For each switch the latest moment of it and all before: where the search for what is due may
-    end.
+    """Latest moment of each switch and all before it, at which the search for the switch in force
+    may end.
     """
     aborts: Grown[int] = field(default_factory=Grown)
     """Numbers of the releases that were aborted."""

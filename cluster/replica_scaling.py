@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaLoad:
-    """What one replica did since it was last asked."""
+    """The work of one replica since it was last asked."""
 
     busy_share: float
     """Share of the time that is spent on searches, in [0, 1]."""

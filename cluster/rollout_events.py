@@ -1,4 +1,4 @@
-"""What goes into the rollout (events), what comes out (instructions), the heartbeats."""
+"""The events that go into the rollout, the instructions that come out, and the heartbeats."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class CanaryFaulted:
 
 
 Outcome = Prepared | PrepareFailed | CanaryFaulted
-"""What a region finds out about a release."""
+"""A region's finding about a release."""
 Event = EntryRead | LogCaughtUp | HeartbeatsRead | Outcome
 
 # Instructions: what the shell is to do.

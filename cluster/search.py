@@ -75,7 +75,7 @@ class SearchRequest:
     """Whoever asks, a user or a session: served by the same release while a canary is tried."""
     trace_id: str = ""
     caller: Caller = ANYONE
-    """Whom it comes from, for the choice of the region."""
+    """Caller of the request, for the choice of the region."""
     forwarded_by: str = ""
     """The region that sent it here, which is not to be sent on."""
     demand: Demand = EVENTUAL
@@ -109,12 +109,12 @@ class SearchResult:
     session: str
     """A token for "not older than this"; empty where the region cannot make one yet."""
     timings_ms: Mapping[str, float] = field(default_factory=dict)
-    """Where the time went: embed, wait, scatter, merge, fetch."""
+    """Time of each stage: embed, wait, scatter, merge, fetch."""
     arrays: MergedHits | None = None
     """The hits of a request without `passages`."""
     fell_back: tuple[bool, ...] = ()
-    """For each query: whether some shard compared all of its rows, since its index had found too
-    few or too weak hits. Empty where no shard has such a fallback.
+    """Whether, for each query, some shard compared all of its rows, since its index had found too
+    few or too weak hits. Empty if no shard has such a fallback.
     """
 
     @property
@@ -138,7 +138,7 @@ class ShardQuery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardHits:
-    """What one shard found: row i belongs to query i, best first by (score descending, id
+    """The hits of one shard: row i belongs to query i, best first by (score descending, id
     ascending).
 
     Short rows are padded at the end with score -inf, row -1 and an empty id.

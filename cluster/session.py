@@ -16,7 +16,7 @@ _TOKEN_CHARS_MAX = 512
 
 @dataclass(frozen=True, slots=True)
 class SessionToken:
-    """What the bearer has seen."""
+    """A record of what the bearer has seen."""
 
     store_id: str
     """Id of the store whose release log the position belongs to."""

@@ -43,14 +43,16 @@ _JSON = ".json"
 
 
 class Mark(Record):
-    """What a collection found unreferenced, and since when collections have found it so."""
+    """The objects that a collection found unreferenced, and since when collections have found them
+    so.
+    """
 
     since_ms: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collected:
-    """What a collection did; of a dry run, what it would have done."""
+    """The result of a collection; for a dry run, the result that it would have had."""
 
     kept_releases: tuple[int, ...]
     removed_objects: int
@@ -70,10 +72,10 @@ class _Survey:
     loose: frozenset[str]
     """Objects that nothing needs but, perhaps, a loose manifest."""
     named: Mapping[str, frozenset[str]]
-    """By loose manifest: its blobs."""
+    """Blobs of each loose manifest."""
 
     def doomed(self, since_ms: Mapping[str, int], cutoff_ms: int) -> frozenset[str]:
-        """What was found loose before the cutoff already, and is still."""
+        """The objects that were unreferenced before the cutoff already, and still are."""
         old = {path for path in self.loose if since_ms.get(path, cutoff_ms) < cutoff_ms}
         young = (blobs for manifest, blobs in self.named.items() if manifest not in old)
         return frozenset(old.difference(*young))

@@ -1,4 +1,6 @@
-"""What a vector must be before it is stored or searched with: finite, of one length, normalised."""
+"""The conditions on a vector before it is stored or searched with: finite, of one length,
+normalised.
+"""
 
 from __future__ import annotations
 

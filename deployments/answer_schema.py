@@ -52,7 +52,7 @@ class SamplingOptions(Body):
 
 
 class PromptOptions(ReleaseOptions):
-    """What is done where a prompt does not fit into the model's context."""
+    """The treatment of a prompt that does not fit into the model's context."""
 
     truncation: Literal["auto", "disabled"] | None = Field(
         None,

@@ -28,7 +28,7 @@ _STATUS, _NOT_BEGUN = "ray-node-status", "uninitialized"
 _GIVEN_UP_AFTER_S = 30.0
 """The autoscaler begins with a machine that it wants within seconds."""
 _REST_S = 120.0
-"""From one start to the next."""
+"""Time from one start to the next."""
 
 
 def given_up(state: bytes) -> frozenset[str]:

@@ -63,7 +63,7 @@ def show_corpus(
     store: Store = None,
     as_json: Json = False,
 ) -> None:
-    """What one corpus has, and every index that was built of it.
+    """Show one corpus, and every index that was built of it.
 
     An index may differ from what `raygion build` gives now in documents, when the corpus has
     changed since, and in settings. `release propose` takes one that differs in nothing, if its

@@ -147,7 +147,7 @@ def _title(answered: dict[str, Any]) -> str:
 
 
 def _lacking(truncated: dict[str, int]) -> str:
-    """What the prompt lacked: of a single question, passages alone."""
+    """The parts that the prompt lacked: for a single question, passages alone."""
     return (
         f"Not all passages fit into the prompt: {truncated['passages']} left out, "
         f"{truncated['passages_shortened']} shortened."

@@ -53,7 +53,8 @@ PLACES = {
     "sydney": Location(latitude=-33.9, longitude=151.2),
 }
 REGIONS_MIN, REGIONS_MAX = 3, len(PLACES)
-"""With fewer regions, one cannot be cut off and another one lost while a third goes on."""
+"""Numbers of regions: with fewer, one cannot be cut off and another one lost while a third goes on.
+"""
 _LEADER_TIMEOUT_S = 60.0
 _SERVE_TIMEOUT_S = 900.0
 _CUT_S = 8

@@ -27,7 +27,7 @@ _HEADINGS = ("id", "_id", "qid", "query-id", "query_id")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Queries:
-    """What is asked, in the order of the file: exactly one of texts and vectors."""
+    """The queries in the order of the file: exactly one of texts and vectors."""
 
     ids: tuple[str, ...]
     texts: tuple[str, ...] | None = None

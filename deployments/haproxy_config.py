@@ -1,4 +1,4 @@
-"""What is changed in the configuration that Ray Serve writes for HAProxy.
+"""The changes to the configuration that Ray Serve writes for HAProxy.
 
 Serve writes it anew before each start and has no settings for these twelve things:
 
@@ -47,7 +47,7 @@ class GatewayPlaces:
 
 
 _REQUEST_TIMEOUT_S = 30
-"""As long as gateways wait for a body."""
+"""Time limit of a request, as long as gateways wait for a body."""
 _GONE_AFTER_S = 3
 """A machine that answers no packet for so long is gone."""
 _PROBES = (
@@ -123,7 +123,7 @@ def _refused_beyond(places: int, counter: str, condition: str, reason: str) -> l
 
 
 def _reply(code: str, message: str, *, retryable: bool) -> str:
-    """What a reply is made of besides its status: the same error as a gateway's own
+    """The parts of a reply besides its status: the same error as a gateway's own
     (`deployments.http_errors`).
     """
     trace_id = "%[unique-id]"

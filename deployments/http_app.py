@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Lifespan
 from cluster.answers import AnswerEvent, QueryService, Retrieved, last_event
 from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.divergence_report import DivergenceReport
-from cluster.errors import NotFound, RaygionError, Unavailable
+from cluster.errors import InvalidArgument, NotFound, RaygionError, Unavailable
 from cluster.region_peers import RegionInternals
 from cluster.region_status import RegionSummary, StatusSource
 from deployments.alive_stream import alive
@@ -58,7 +58,7 @@ from deployments.openai_replies import (
     render_model,
     render_models,
 )
-from deployments.openai_schema import RETRIEVAL_MODEL, ChatBody, parse_chat
+from deployments.openai_schema import RETRIEVAL_MODEL, ChatBody, in_words_of_chat, parse_chat
 from deployments.openapi_parts import REFERENCES, body_of, json_response, replies
 from deployments.region_routes import GenerateBody, RegionAnswerBody, RegionRoutes
 from deployments.search_route import SearchRoute
@@ -131,9 +131,9 @@ class RegionApp(FastAPI):
     """FastAPI reads no body for us, so the schemas of the bodies are added here."""
 
     edge: HttpEdge
-    """What all requests come through, but for browsers' questions whether a page may ask."""
+    """Application that all requests pass, except for browsers' questions whether a page may ask."""
     entrance: ASGIApp
-    """Who knows that the edge answers a request itself may go there at once."""
+    """Application for callers that know that the edge answers a request itself."""
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
@@ -222,8 +222,7 @@ class _Routes:
         asked = parse_chat(body, request.state.trace_id)
         question = self._callers.told(asked.request, request.scope)
         events = self._service.answer_events(question)
-        if asked.model != RETRIEVAL_MODEL:
-            events = _by_model(events, asked.model)
+        events = _of_chat(events, asked.model)
         completion_id = f"chatcmpl-{os.urandom(12).hex()}"
         created_s = self._clock.wall_ms() // 1000
         if asked.stream:
@@ -315,15 +314,20 @@ def _open_to_pages(app: ASGIApp, origins: tuple[str, ...]) -> ASGIApp:
     )
 
 
-async def _by_model(
+async def _of_chat(
     events: AsyncGenerator[AnswerEvent, None], model: str
 ) -> AsyncGenerator[AnswerEvent, None]:
-    """The events, if the release's model has this name. It is known before the model writes."""
+    """The events, if `model` is the one for retrieval, or the release's: it is known before the
+    model writes.
+    """
     async with aclosing(events):
-        async for event in events:
-            if isinstance(event, Retrieved) and event.model != model:
-                raise _no_model(model, model_names(event.model))
-            yield event
+        try:
+            async for event in events:
+                if isinstance(event, Retrieved) and model not in (RETRIEVAL_MODEL, event.model):
+                    raise _no_model(model, model_names(event.model))
+                yield event
+        except InvalidArgument as error:
+            raise in_words_of_chat(error) from error
 
 
 def _no_model(name: str, names: list[str]) -> NotFound:

@@ -1,4 +1,4 @@
-"""What the headers of a request say of where it comes from."""
+"""The origin of a request, as its headers give it."""
 
 from __future__ import annotations
 

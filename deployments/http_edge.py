@@ -1,5 +1,5 @@
-"""What happens to every request before and after its route: trace id, key, admission, metrics, and
-an answer for whatever the route raises. Plain ASGI, around the FastAPI application.
+"""The work for every request before and after its route: trace id, key, admission, metrics, and an
+answer for whatever the route raises. Plain ASGI, around the FastAPI application.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""What the settings stand for on this machine: the store, the folders, the region's cluster."""
+"""The things that the settings stand for on this machine: the store, the folders, the region's
+cluster.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,7 @@ class Installation:
     config: Path | None = None
     """The settings file; None where there is none."""
     machine: Machine | None = None
-    """This machine, where it is one of the region's that `ray up` started."""
+    """Record of this machine, if it is one of the region's that `ray up` started."""
 
     @property
     def ray_address(self) -> str | None:

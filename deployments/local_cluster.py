@@ -95,7 +95,7 @@ class LocalCluster:
         return self.run_dir / "auth_token"
 
     def driver_env(self) -> dict[str, str]:
-        """What the environment of a driver must hold before it imports ray."""
+        """The environment that a driver needs before it imports ray."""
         return driver_env(
             ray_address=self.ray_address, token_path=self.token_path, cluster_env=self.env
         )

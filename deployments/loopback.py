@@ -1,4 +1,4 @@
-"""What keeps a local Ray cluster on the loopback interface where Ray itself has no switch for it.
+"""The means that keep a local Ray cluster on the loopback interface where Ray has no switch for it.
 
 Told that a node's address is exactly 127.0.0.1, nearly everything in Ray listens there alone. Four
 things do not, in Ray 2.60:

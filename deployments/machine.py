@@ -43,7 +43,7 @@ from deployments.ray_starter import (
 )
 
 RECORD = Path(".config/raygion/machine.json")
-"""In the home folder."""
+"""Path in the home folder."""
 _LOCK = "start.lock"
 """Beside the record."""
 _RAYLET = "raylet"
@@ -327,4 +327,4 @@ def _is_member(machine: Machine) -> bool:
 
 
 _ALIVE = 0
-"""As Ray's protocol numbers the states of a node."""
+"""State of a node that is alive, as Ray's protocol numbers it."""

@@ -50,7 +50,7 @@ def marked_processes(marker: str) -> list[psutil.Process]:
 
 
 def title_of(process: psutil.Process) -> str:
-    """What the process calls itself, by default its program; empty when it is gone."""
+    """The title of the process, by default its program; empty when it is gone."""
     try:
         return next(iter(process.cmdline()), "")
     except psutil.Error:

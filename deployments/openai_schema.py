@@ -204,7 +204,7 @@ class StreamOptionsBody(OpenAIBody):
 
 
 class RetrievalBody(OpenAIBody, PromptOptions):
-    """What `/v1/answer` takes and OpenAI's interface has no words for."""
+    """The options of `/v1/answer` for which OpenAI's interface has no words."""
 
     corpus: Name | None = None
     top_k: TopK = ANSWER_TOP_K_DEFAULT
@@ -298,11 +298,19 @@ def parse_chat(body: bytes, trace_id: str = "") -> ChatRequest:
     )
 
 
+def in_words_of_chat(error: InvalidArgument) -> InvalidArgument:
+    """The error with the path of its field in the body of a chat."""
+    first = (error.field or "").partition(".")[0]
+    if first in RetrievalBody.model_fields:
+        return type(error)(error.message, f"raygion.{error.field}")
+    return type(error)(error.message, "messages") if first == "question" else error
+
+
 def _demand(extra: RetrievalBody) -> Demand:
     try:
         return extra.demand()
     except InvalidArgument as error:
-        raise InvalidArgument(error.message, f"raygion.{error.field}") from None
+        raise in_words_of_chat(error) from None
 
 
 def _conversation(

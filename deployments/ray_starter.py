@@ -108,8 +108,9 @@ def cluster_env(
 
 
 def machine_env(folder: Path) -> dict[str, str]:
-    """What `ray start` needs in its environment on a machine of a cluster of several machines: all
-    of `cluster_env` but the secret, and what keeps a cluster apart from others on one machine.
+    """The environment for `ray start` on a machine of a cluster of several machines: all of
+    `cluster_env` except the secret and the variables that keep a cluster apart from others on one
+    machine.
 
     folder: where `write_haproxy_wrapper` has written. Raises Unavailable when HAProxy's own files
     have no folder that is the user's alone.
@@ -142,7 +143,7 @@ def driver_env(
 
 
 def auth_env(token_path: Path) -> dict[str, str]:
-    """What lets a process of Ray's, or a driver, into a cluster with that secret."""
+    """The environment that lets a process of Ray's, or a driver, into a cluster."""
     # The empty RAY_AUTH_TOKEN counts as unset; an inherited one would win over the file.
     return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "", "RAY_AUTH_TOKEN_PATH": str(token_path)}
 

@@ -36,9 +36,9 @@ Progress = Callable[[str], None]
 _LEAD_TIMEOUT_S = 60.0
 _LOOK_TIMEOUT_S = 5.0
 _WITHOUT_GATEWAYS = ("NOT_STARTED", "DEPLOY_FAILED", "DELETING")
-"""What Serve says of an application that will not answer by itself."""
+"""States that Serve reports of an application that will not answer by itself."""
 PREPARE_TIMEOUT_S = 900.0
-"""For a region that starts: until it serves the current release."""
+"""Time for a starting region until it serves the current release."""
 
 
 def start_cluster(installation: Installation) -> LocalCluster:
@@ -246,8 +246,8 @@ def stop_region(installation: Installation) -> list[int]:
 
 
 def _logical_cpus(installation: Installation) -> int:
-    """What Ray may plan with: the cores and one more for tasks that mostly wait, and besides what
-    generators reserve.
+    """The CPUs that Ray may plan with: the cores, one more for tasks that mostly wait, and those
+    that generators reserve.
     """
     if (asked := installation.region_settings.cpus) is not None:
         return max(1, math.floor(asked))
@@ -270,8 +270,8 @@ def python_client(installation: Installation) -> str | None:
 
 
 def control_store(installation: Installation) -> str | None:
-    """What becomes of the region that runs here when Ray's control store dies; None where that is
-    not known.
+    """A word on what happens to the region that runs here when Ray's control store dies; None if
+    that is not known.
     """
     cluster: Machine | LocalCluster | None = installation.machine
     if cluster is None or not cluster.is_alive():

@@ -20,7 +20,7 @@ from deployments.machine import Machine, find_machine
 _LOOK_S = 0.5
 _RETRY_S = 2.0
 _END_S = 30.0
-"""What a command that is told to end has for it: it ends the cluster that it started."""
+"""Time for a command that is told to end, in which it ends the cluster that it started."""
 
 
 class Standing(StrEnum):

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from cluster.errors import InvalidArgument
+from cluster.errors import ContextLengthExceeded, InvalidArgument
 from cluster.generation import ChatMessage
 from deployments.openai_schema import IGNORED_MESSAGE_KEYS, parse_chat
 from tests.unit.fake_service import MODEL, FakeService, in_process
@@ -126,3 +126,28 @@ async def test_a_history_is_passed_on_as_messages() -> None:
         ChatMessage(role="user", content="A"),
         ChatMessage(role="assistant", content="B"),
     )
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("error", "field"),
+    [
+        (InvalidArgument("there is no field 'x'", "filter.and[1].x"), "raygion.filter.and[1].x"),
+        (InvalidArgument("there is no corpus 'c'", "corpus"), "raygion.corpus"),
+        (InvalidArgument("has no generator", "release"), "raygion.release"),
+        (ContextLengthExceeded("too long", "question"), "messages"),
+        (ContextLengthExceeded("too long", "messages"), "messages"),
+        (InvalidArgument("wrong", None), None),
+    ],
+)
+async def test_what_the_region_refuses_is_named_as_in_the_chat(
+    error: InvalidArgument, field: str | None, stream: bool
+) -> None:
+    service = FakeService()
+    service.answer_error = error
+    body = {"model": "raygion", "messages": [user("Q")], "stream": stream}
+    async with in_process(service) as client:
+        reply = await client.post("/v1/chat/completions", json=body)
+    told = reply.json()["error"]
+    assert (reply.status_code, told["code"]) == (400, error.code)
+    assert (told["param"], told.get("field")) == (field, field)
