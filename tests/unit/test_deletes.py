@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from typer.testing import CliRunner
 
 from actors.corpus_rows import PartReader, latest_of_each_document, part_rows
 from cluster.artifact_files import ArtifactFile
@@ -32,7 +30,6 @@ from cluster.object_store import ObjectStore
 from cluster.passages import Passage, passage_table, write_part
 from cluster.region_settings import RegionSettings, StoreSettings
 from cluster.tombstones import read_tombstones, stored_tombstones, write_tombstones
-from deployments.cli import app
 from deployments.console import Steps
 from deployments.installation import Installation
 from deployments.pipeline import contents_of_next
@@ -170,19 +167,6 @@ def test_a_corpus_may_lose_all_its_documents(store: ObjectStore) -> None:
     other = add(store, part(store, {"x": 1}))
     assert (len(other.parts), other.tombstones) == (1, None)
     assert first.parts[0] not in other.parts
-
-
-def test_ids_come_from_a_file_that_windows_wrote(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    store = LocalStore(tmp_path / "store")
-    add(store, part(store, {"a": 1, "b b": 1, "c": 1}))
-    Path("ids.txt").write_bytes(b"\xef\xbb\xbfa\r\nb b\r\n\r\n")
-    command = ["delete", CORPUS, "--from", "ids.txt", "--store", "store", "--json"]
-    result = CliRunner().invoke(app, command)
-    assert json.loads(result.stdout)["deleted"] == 2
-    assert versions_of(store, Catalog(store).existing_corpus(CORPUS)) == {"c": 1}
 
 
 def test_what_cannot_be_deleted(store: ObjectStore) -> None:
