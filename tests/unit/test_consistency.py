@@ -59,6 +59,7 @@ NOTHING = known(resident=())
         (demand("session", floor=9), TWICE, FAILED, Unavailable),
         # Within the log, but no switch: nobody was ever given that.
         (demand("session", floor=9), known((3, 1, 0), position=12), DONE, InvalidArgument),
+        (demand("session", floor=9), known(position=12), DONE, InvalidArgument),
         (demand("session", floor=3, store="other"), TWICE, NO, InvalidArgument),
         (demand("bounded", within_ms=200), TWICE, NO, Serve),
         (demand("bounded", within_ms=199), TWICE, NO, Refresh()),
@@ -80,6 +81,7 @@ NOTHING = known(resident=())
         (demand("strong"), AHEAD, DONE, Wait(1050)),
         (demand("strong"), FAR_AHEAD, DONE, Serve),
         (demand("strong"), known((3, 1, 1100)), DONE, Wait(1100)),
+        (demand("strong"), known((3, 1, 0), (6, 2, 1050), (8, 1, 1080)), DONE, Wait(1050)),
         (demand("strong"), NOTHING, DONE, Unavailable),
         (demand("strong", floor=6), AHEAD, DONE, Serve),
         (demand("strong", floor=9), TWICE, DONE, InvalidArgument),
@@ -166,7 +168,7 @@ def test_switches_count_with_the_reading_that_found_them() -> None:
     assert after.with_view(before.view).view.switches == TWICE.view.switches
 
 
-@pytest.mark.parametrize("told", [(), ((3, 1, 0),), ((3, 1, 0), (6, 2, 500))])
+@pytest.mark.parametrize("told", [(), ((3, 1, 0),), ((3, 1, 0), (6, 2, 500)), ((6, 2, 500),)])
 def test_a_pulse_takes_no_switch_away(told: tuple[tuple[int, int, int], ...]) -> None:
     """Views and pulses come by different ways: the one that reaches further in the log counts."""
     behind = replace(known(*told).pulse, freshness=Freshness(read_ms=950, position=6))
