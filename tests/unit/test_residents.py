@@ -72,6 +72,17 @@ def test_an_attempt_that_is_under_way_is_not_begun_twice() -> None:
     assert residents.reconcile(state, now_ms=1_000_000) == []
 
 
+def test_what_is_committed_is_tried_again_however_often_it_has_failed() -> None:
+    state = folded(*two_committed())
+    residents = Residents(region="a", retry_s=5.0, retry_max_s=20.0)
+    for attempt in range(1_100):
+        wanted = residents.reconcile(state, now_ms=20_000 * attempt)
+        assert [type(x) for x in wanted] == [Prepare, Prepare]
+        for number in (1, 2):
+            failed = PrepareFailed(release=number, reason="no disk", retryable=True)
+            residents.settle(failed, now_ms=20_000 * attempt)
+
+
 def test_a_release_may_serve_from_its_very_moment_on() -> None:
     """Of what came before, the newest that is loaded is kept until then, and no longer."""
     log = two_committed(switch_at_ms=100)
