@@ -96,3 +96,17 @@ def test_a_release_may_serve_from_its_very_moment_on() -> None:
         residents.settle(Prepared(release=number), now_ms=99)
     assert Retire(release=1) not in residents.reconcile(folded(*log), now_ms=99)
     assert Retire(release=1) in residents.reconcile(folded(*log), now_ms=100)
+
+
+def test_what_is_loaded_ahead_of_its_moment_replaces_nothing_yet() -> None:
+    make = Entries()
+    log: list[LogEntry] = [make.elect("a", 1)]
+    for number, switch_at_ms in ((1, 0), (2, 0), (3, 0), (4, 100)):
+        log += [make.propose(number), make.commit(number, switch_at_ms=switch_at_ms)]
+    residents = Residents(region="a", retry_s=5.0, retry_max_s=20.0)
+    residents.reconcile(folded(*log[:3]), now_ms=0)
+    residents.settle(Prepared(release=1), now_ms=0)
+    residents.reconcile(folded(*log), now_ms=99)
+    residents.settle(Prepared(release=4), now_ms=99)
+    assert Retire(release=1) not in residents.reconcile(folded(*log), now_ms=99)
+    assert Retire(release=1) in residents.reconcile(folded(*log), now_ms=100)
