@@ -151,7 +151,7 @@ def _next_step(corpus: CorpusManifest) -> str:
 
 def _lines(file: Path) -> Iterable[str]:
     try:
-        return [line for line in file.read_text(encoding="utf-8").split("\n") if line]
+        return [line for line in file.read_text(encoding="utf-8-sig").split("\n") if line]
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidArgument(f"{file} cannot be read: {error}", "from") from error
 

@@ -240,6 +240,8 @@ class NodeStarter:
             **machine_env(self._run_folder),
             # What the launcher says of the machine, and whatever the user has set, goes over that.
             **os.environ,
+            # The launcher would have Ray report to its makers, wherever the laptop has not refused.
+            "RAY_USAGE_STATS_ENABLED": "0",
             **auth_env(machine.token_path),
             **(storage_env(machine.gcs_redis, machine.marker) if machine.is_head else {}),
             MARKER_VARIABLE: machine.marker,

@@ -149,9 +149,7 @@ def test_an_entry_without_a_policy_waits_for_all() -> None:
 @pytest.mark.parametrize(
     ("wait_for", "strangers"), [(("c",), "c"), (("a", "c"), "c"), (("d", "a", "c"), "c, d")]
 )
-def test_waiting_for_who_is_no_target_is_refused(
-    wait_for: tuple[str, ...], strangers: str
-) -> None:
+def test_waiting_for_who_is_no_target_is_refused(wait_for: tuple[str, ...], strangers: str) -> None:
     rollout = Script().elect().rollout
     with pytest.raises(InvalidArgument, match=f"no target of the release: {strangers}$") as caught:
         rollout.propose(
