@@ -28,7 +28,7 @@ def read_csv(file: BinaryIO, name: str) -> Iterator[Row]:
 
 
 def _ways_of_columns(file: BinaryIO, name: str) -> dict[str, frozenset[str]]:
-    """In which ways all filled cells of each column are written; see `cell_ways`."""
+    """The ways in which all filled cells of each column are written; see `cell_ways`."""
     records = _records(file, name)
     header = next(records, [])
     if len(set(header)) < len(header):

@@ -1,7 +1,7 @@
-"""Which files the sources of an ingest mean: paths, folders and fsspec URLs.
+"""The files that the sources of an ingest mean: paths, folders and fsspec URLs.
 
-Of a folder every file is either read or told as left out. Links in it are not followed: what they
-lead to was not named, and may be a secret.
+Every file of a folder is either read or reported as left out. Links in a folder are not followed:
+nobody named the files that they lead to, and these may be secret.
 """
 
 from __future__ import annotations
