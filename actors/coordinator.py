@@ -163,7 +163,7 @@ class Coordinator:
         return self._state.proposals.get(number)
 
     def regions_prepared(self, number: int) -> frozenset[str]:
-        """As far as their heartbeats tell."""
+        """The regions that have prepared the release, as far as their heartbeats tell."""
         return self._prepared_in.get(number, frozenset())
 
     def failures(self, number: int) -> dict[str, str]:
@@ -279,7 +279,9 @@ class Coordinator:
             ) from error
 
     def _observe(self, outcome: Outcome) -> None:
-        """In the thread that found it out: it counts at once, however slow the store is."""
+        """Records an outcome in the thread that found it, so that it counts at once, however slow
+        the store is.
+        """
         self._driver.observe(outcome)
         self._publish()
         self._has_news.set()

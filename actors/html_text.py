@@ -67,8 +67,9 @@ def html_text(page: str) -> tuple[str, str | None]:
 
 
 def _as_browsers_read_it(found: re.Match[str]) -> str:
-    """To browsers, `</br>` is a break, `</p>` without a paragraph is one, and `</h2>` ends an
-    `<h1>`. libxml2 passes them over, so an empty paragraph goes before the latter two.
+    """The end tag as browsers read it: `</br>` is a break, `</p>` without a paragraph is one, and
+    `</h2>` ends an `<h1>`. libxml2 passes them over, so an empty paragraph goes before the latter
+    two.
     """
     if found["tag"] is None:
         return found[0]

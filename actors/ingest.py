@@ -40,7 +40,7 @@ Progress = Callable[[int, int], None]
 
 
 def _unseen(_done: int, _total: int) -> None:
-    """For callers who show nothing."""
+    """Progress for callers that show nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -288,7 +288,7 @@ class ShardReplicaActor:
     async def _run(
         self, opened: _Opened, work: Callable[[Callable[[], None]], T], timeout_s: float
     ) -> T:
-        """In the searching thread; `work` calls what it is given whenever it could stop."""
+        """Runs `work` in the searching thread; `work` calls its argument whenever it could stop."""
         if self._waiting >= _WAITING_MAX:
             raise Overloaded(f"shard {self._shard}: {self._waiting} searches are waiting already")
         deadline = Deadline.after(timeout_s)

@@ -17,7 +17,7 @@ LINE_CHARS_MAX = 16 * 2**20
 
 
 Ways: TypeAlias = Mapping[str, frozenset[str]]
-"""By column: in which ways all of its filled cells are written; see `cell_ways`."""
+"""By column: the ways in which all of its filled cells are written; see `cell_ways`."""
 
 
 def read_csv(file: BinaryIO, name: str, ways: Ways | None = None) -> Iterator[Row]:
@@ -34,7 +34,7 @@ def read_csv(file: BinaryIO, name: str, ways: Ways | None = None) -> Iterator[Ro
 
 
 def column_ways(file: BinaryIO, name: str) -> Ways:
-    """Of one file."""
+    """Those of one file."""
     records = _records(file, name)
     header = _header(records, name)
     ways: dict[str, frozenset[str]] = {}

@@ -1,7 +1,7 @@
-"""Which files the sources of an ingest mean: paths, folders and fsspec URLs.
+"""The files that the sources of an ingest mean: paths, folders and fsspec URLs.
 
-Of a folder every file is either read or told as left out. Links in it are not followed: what they
-lead to was not named, and may be a secret.
+Every file of a folder is either read or reported as left out. Links in a folder are not followed:
+nobody named the files that they lead to, and these may be secret.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class SourceFile:
     folder_values: Mapping[str, MetadataValue] = field(default_factory=dict)
     """Metadata that the names of its folders give to all of its documents."""
     csv_ways: Ways | None = None
-    """Of a CSV file among others: how the columns of all of them are written."""
+    """How the columns of all CSV files are written, for one among several of them."""
 
     def open(self) -> io.BufferedReader:
         """The file's bytes, unpacked. Raises OSError; reading raises InvalidArgument for an archive

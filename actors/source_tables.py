@@ -140,7 +140,7 @@ def _values(column: Any) -> Sequence[object]:
 
 
 def _shared_values(numbers: Sequence[int | None], values: Any) -> Sequence[object]:
-    """For each row the value of its number, which rows share, however long it is."""
+    """The value of each row's number, which rows share, however long it is."""
     used = sorted({number for number in numbers if number is not None})
     found = dict(zip(used, _values(values.take(pa.array(used, pa.int64()))), strict=True))
     return [None if number is None else found[number] for number in numbers]

@@ -1,5 +1,5 @@
-"""Which documents of a corpus's parts count, and what becomes of a corpus when some are added or
-deleted.
+"""The documents of a corpus's parts that count, and the next state of a corpus when documents are
+added or deleted.
 
 Parts are never rewritten. What is replaced is hidden by a later part that holds it, what is deleted
 by the tombstones, and what comes back after it was deleted is taken out of the tombstones again.

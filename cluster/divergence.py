@@ -101,8 +101,9 @@ class Turn:
 def inquiries_of(
     release: ReleaseView, turn: int, texts: tuple[str, ...], again: tuple[Inquiry, ...]
 ) -> list[Inquiry]:
-    """For each corpus some vectors by chance, the texts where it has an embedder, and what differed
-    before. The same arguments give the same questions.
+    """The inquiries of a probe: for each corpus some random vectors, the texts if it has an
+    embedder, and the questions on which regions differed before. The same arguments give the same
+    questions.
     """
     made = []
     for name, corpus in sorted(release.corpora.items()):

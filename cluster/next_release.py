@@ -1,4 +1,4 @@
-"""Which index version of each corpus the next release names.
+"""The index version of each corpus that the next release names.
 
 as asked    built from the documents that the corpus has, with the present settings and embedder
 else        what comes closest: the latest documents first, then the present settings, then what

@@ -1,4 +1,4 @@
-"""Which releases a region holds, and what it is to load and to unload next."""
+"""The releases that a region holds, and those that it loads and unloads next."""
 
 from __future__ import annotations
 

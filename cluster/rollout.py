@@ -99,7 +99,7 @@ class Rollout:
 
     @property
     def leads(self) -> bool:
-        return self._epoch_led is not None and self._epoch_led == self.state.epoch
+        return self._epoch_led == self.state.epoch
 
     def handle(self, event: Event, *, now_ms: int, commit_id: str) -> list[Instruction]:
         """Takes one event and returns what to do about it, in order.

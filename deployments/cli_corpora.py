@@ -162,7 +162,7 @@ def drop(
 
 
 def _users(line: CorpusLine, *, in_settings: bool) -> list[str]:
-    """Who counts on the corpus."""
+    """The users of the corpus."""
     numbers = ", ".join(map(str, line.releases))
     several = "s" if len(line.releases) > 1 else ""
     return [
