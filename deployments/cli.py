@@ -82,7 +82,7 @@ def demo(
     store: Store = None,
     port: Port = None,
     regions: Annotated[
-        int, typer.Option("--regions", help="So many regions, each a Ray cluster (3 to 5).")
+        int, typer.Option("--regions", help="Number of regions, each a Ray cluster (3 to 5).")
     ] = 1,
     exit_when_done: Annotated[
         bool, typer.Option("--exit", help="End after the story instead of staying up.")

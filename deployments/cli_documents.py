@@ -39,7 +39,7 @@ def ingest(
     ] = False,
     skip_errors: Annotated[
         bool,
-        typer.Option("--skip-errors", help="Leave out documents that are wrong, and tell which."),
+        typer.Option("--skip-errors", help="Leave out documents that are wrong, and list them."),
     ] = False,
     config: Config = None,
     region: Region = None,
