@@ -12,7 +12,7 @@ _FALSE = frozenset({"false", "False", "FALSE"})
 # A code such as 007 or 12E4 is no number.
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(?:\.([0-9]+))?([eE][+-][0-9]{1,3})?")
 _DIGITS_KEPT = 15
-"""So many decimal digits come back from a float of 64 bits, whichever they are."""
+"""Decimal digits that come back unchanged from any float of 64 bits."""
 
 _BOOLEAN, _INTEGER, _SHORTEST, _PYTHONS = "boolean", "integer", "shortest", "as Python writes it"
 

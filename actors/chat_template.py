@@ -42,7 +42,7 @@ class _IgnoreGenerationMarks(Extension):
 
 def compile_chat_template(folder: Path, settings: Mapping[str, object]) -> ChatTemplate:
     """The template of a folder with these settings (its `tokenizer_config.json`). Raises
-    InvalidArgument where there is none, or none that is valid.
+    InvalidArgument if there is no template, or no valid one.
     """
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_IgnoreGenerationMarks, LoopControls]

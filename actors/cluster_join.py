@@ -1,7 +1,7 @@
-"""What a process does before `ray.init` lets it into a cluster that asks for a secret.
+"""The checks of a process before `ray.init` lets it into a cluster that asks for a secret.
 
 Ray itself waits for long when something is wrong, and then says only that it cannot connect. So
-what can be found out before is found out here.
+this module finds out beforehand what is wrong, as far as that is possible.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def prepare_to_join(address: str, token_file: str | Path | None) -> None:
 
 
 def not_joined(address: str, error: Exception) -> Unavailable:
-    """What to say when `ray.init` fails although somebody listens and there is a secret."""
+    """The error when `ray.init` fails although somebody listens and there is a secret."""
     secret = "RAY_AUTH_TOKEN" if os.environ.get("RAY_AUTH_TOKEN") else _secret_file()
     return Unavailable(
         f"cannot join the Ray cluster at {address}: {error}\n"

@@ -22,12 +22,13 @@ from pathlib import Path
 
 from actors.canary_judge import CanaryJudge
 from actors.gateway_spread import GatewayOrder, GatewaySpread
+from actors.generator_deployer import GeneratorDeployer
 from actors.log_readings import LogReadings
 from actors.process_loads import ProcessLoads
 from actors.region_nudges import HttpNudges, RegionNudges
 from actors.region_releases import RegionReleases
 from actors.region_summary import is_healthy, pulse_of, summary_of, view_of
-from actors.release_loader import GeneratorDeployer, ReleaseLoader
+from actors.release_loader import ReleaseLoader
 from actors.replica_counts import ReplicaCounts
 from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.config import Settings
@@ -103,7 +104,7 @@ class Coordinator:
         self._has_news = threading.Event()
         """Whether the next heartbeat is not to wait for its time: the leader waits for it."""
         self._trouble = ""
-        """What the last step failed with."""
+        """Error of the last step; empty if it succeeded."""
         self._judge = CanaryJudge(clock)
         self._gateways = GatewaySpread(clock)
         self._ending = threading.Event()
@@ -115,7 +116,7 @@ class Coordinator:
         threading.Thread(target=self._run, name="rollout", daemon=True).start()
         threading.Thread(target=self._mend, name="mend", daemon=True).start()
 
-    # What others call; each call runs in a thread of its own.
+    # Methods for callers; each call runs in a thread of its own.
 
     def view(self, known_revision: str | None, wait_s: float) -> RegionView:
         """The region's view, as soon as it is another than the known one, or after `wait_s`."""
@@ -158,16 +159,16 @@ class Coordinator:
         return self._state.leader
 
     def proposal(self, number: int) -> Proposal | None:
-        """What the log says of one release; None when it was not read so far."""
+        """The log's proposal of one release; None when the log was not read so far."""
         return self._state.proposals.get(number)
 
     def regions_prepared(self, number: int) -> frozenset[str]:
-        """As far as their heartbeats tell."""
+        """The regions that have prepared the release, as far as their heartbeats tell."""
         return self._prepared_in.get(number, frozenset())
 
     def failures(self, number: int) -> dict[str, str]:
-        """What each region's last attempt to prepare the release failed with, as far as their
-        heartbeats tell.
+        """The error of each region's last attempt to prepare the release, as far as the heartbeats
+        tell.
         """
         heartbeats = self._pulse.regions.items()
         return {region: s.failed[number] for region, s in heartbeats if number in s.failed}
@@ -278,7 +279,9 @@ class Coordinator:
             ) from error
 
     def _observe(self, outcome: Outcome) -> None:
-        """In the thread that found it out: it counts at once, however slow the store is."""
+        """Records an outcome in the thread that found it, so that it counts at once, however slow
+        the store is.
+        """
         self._driver.observe(outcome)
         self._publish()
         self._has_news.set()
@@ -355,7 +358,7 @@ class Coordinator:
             self._publish()
             request.done.set_result(state)
 
-    # What the rollout has the region do.
+    # Instructions of the rollout to the region.
 
     def prepare(self, release: Release) -> None:
         self._releases.prepare(release)

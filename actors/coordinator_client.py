@@ -26,9 +26,9 @@ Note = Callable[[str], None]
 class CoordinatorClient:
     """Calls the coordinator of the region whose Ray cluster this process has joined.
 
-    Raises the errors of `cluster.errors`; Unavailable when no coordinator answers, which of a
-    change means that it was not made. OutcomeUnknown of a change that the coordinator may have
-    begun: look at the release log. What waits goes on while the coordinator starts anew.
+    Raises the errors of `cluster.errors`. Unavailable: no coordinator answers, and a requested
+    change was not made. OutcomeUnknown: the coordinator may have begun the change, so look at the
+    release log. The `wait_*` methods keep waiting while the coordinator restarts.
     """
 
     def propose(
@@ -137,7 +137,7 @@ class CoordinatorClient:
         return proposal
 
     def _wait(self, look: Callable[[], T | None], timeout_s: float, what: str) -> T:
-        """What `look` gives, once that is something."""
+        """The value of `look`, once it is not None."""
         deadline_s = time.monotonic() + timeout_s
         while True:
             trouble: Unavailable | None = None

@@ -59,7 +59,7 @@ class PartReader:
 
 
 def part_rows(corpus: CorpusManifest) -> list[dict[str, Any]]:
-    """What `PartReader.read` wants, a row for each part."""
+    """The rows for `PartReader.read`, one for each part."""
     return [{"part": i, "file": part.to_bytes()} for i, part in enumerate(corpus.parts)]
 
 
@@ -105,7 +105,7 @@ def no_rows(store: ObjectStore, corpus: CorpusManifest, embedder: ModelManifest 
 
 
 def current(group: Any) -> pa.Table:
-    """Of all rows of a shard those that count, without the column `shard`."""
+    """The rows of a shard that count, without the column `shard`."""
     rows: pa.Table = group
     return latest_of_each_document(rows).drop_columns(["shard"])
 

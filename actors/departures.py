@@ -1,4 +1,4 @@
-"""Which releases may be unloaded, so that none is unloaded under a request.
+"""The rule for unloading releases, so that none is unloaded under a request.
 
 gateway, front: ReleaseUses --- those of its view and of its requests, with each pulse ---+
                                                                                           v
@@ -30,7 +30,7 @@ class Departures:
         self._clock = clock
         self._begun_s = clock.monotonic_s()
         self._told: dict[str, tuple[float, frozenset[int]]] = {}
-        """By process: when it told something last, and the releases that it used."""
+        """Time of each process's last report, and the releases that the process used."""
         self._since_s: dict[int, float] = {}
         """When each release began to depart."""
         self._lock = threading.Lock()

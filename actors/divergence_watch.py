@@ -59,7 +59,7 @@ def watches(settings: Settings) -> bool:
 
 
 class DivergenceWatch:
-    """Of one gateway. What fails is tried again at the next turn."""
+    """The watch of one gateway. A comparison that fails is tried again at the next turn."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class DivergenceWatch:
 
     @property
     def report(self) -> DivergenceReport:
-        """What the region knew a few seconds ago."""
+        """The region's report, at most a few seconds old."""
         return self._report
 
     def start(self) -> None:

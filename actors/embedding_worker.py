@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 
 WAITING_TEXTS_MAX = 4096
 PIECE_TOKENS = 512
-"""Of a piece, which is computed without a look at who else has come: some 0.15 s of work, and
-enough for the model to be at its best. A text that may have more is a piece of its own."""
+"""Tokens of a piece, during which no new request is looked at: some 0.15 s of work, and enough for
+the model to be at its best. A text that may have more tokens is a piece of its own, and the rest of
+it after so much work waits for its next turn.
+"""
 WORKER_THREADS = 1
 """A short query gains little from more, and threads that wait for each other become many times
 slower when others want the same cores. For throughput, run more workers."""
@@ -41,6 +43,8 @@ class _Request:
         self.texts = texts
         self.vectors = np.empty((len(texts), dimension), dtype=np.float32)
         self.num_left = len(texts)
+        self.begun: Iterator[Float32Array | None] | None = None
+        """The work on its next text, where that was begun."""
         self.answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def take(self, text: int, vector: Float32Array) -> None:
@@ -97,22 +101,29 @@ class EmbeddingQueue:
         loop = asyncio.get_running_loop()
         try:
             while piece := self._waiting.next_piece():
+                first, first_text = piece[0]
                 texts = [request.texts[text] for request, text in piece]
+                work, first.begun = first.begun or self._embedder.embed_in_parts(texts), None
                 try:
-                    vectors = await loop.run_in_executor(self._thread, self._embedder.embed, texts)
+                    vectors = await loop.run_in_executor(self._thread, next, work)
                 except Exception as error:
                     for request, _ in piece:
                         request.fail(error)
-                else:
+                    continue
+                if vectors is not None:
                     for (request, text), vector in zip(piece, vectors, strict=True):
                         request.take(text, vector)
+                elif not first.answer.done():
+                    # It is the only one of its piece.
+                    first.begun = work
+                    self._waiting.put_back(first, first_text)
         finally:
             self._computing = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbedderStatus:
-    """What an embedder says of itself, which it can once it has its model."""
+    """An embedder's report on itself, which it can give once it has its model."""
 
     node: str
     """The id of the Ray node on which it runs."""

@@ -29,7 +29,7 @@ from cluster.region_routing import loads_of
 
 @dataclass(frozen=True, slots=True)
 class RegionParts:
-    """What answers in one process of a region."""
+    """The parts that answer in one process of a region."""
 
     service: EmbeddingService
     internals: RegionInternals

@@ -39,7 +39,7 @@ _POINTS_PER_LIST_MIN = 39
 # Scalar quantizers work with vector instructions where the dimension is a multiple of this, and
 # otherwise number by number: a search of GloVe (100 numbers) took 760 us, and filled up 280.
 _SQ_ALIGNMENT = 16
-# Of each number of IVFSQ and HNSWSQ, between the least and the most that it had in training.
+# Codes for each number of IVFSQ and HNSWSQ, between its least and its most in training.
 _ONE_BYTE = faiss.ScalarQuantizer.QT_8bit
 # Rows of all beams that are looked through at once.
 _BEAM_ELEMENTS = 1 << 18
@@ -198,9 +198,9 @@ def _untrained_lists(dimension: int, lists: int, parameters: IndexParameters) ->
 
 
 def _metric(parameters: IndexParameters) -> Any:
-    """What Faiss compares by. Of vectors of length one the nearest have the greatest products, but
-    a float32 tells distances of 1e-6 apart and products only from 3e-4 on: a graph that links by
-    products loses its way among vectors that are nearly equal.
+    """The measure that Faiss compares by. Of vectors of length one the nearest have the greatest
+    products, but a float32 tells distances of 1e-6 apart and products only from 3e-4 on: a graph
+    that links by products loses its way among vectors that are nearly equal.
     """
     is_graph_of_directions = parameters.kind.is_graph and parameters.metric is Metric.COSINE
     by_distance = parameters.metric is Metric.L2 or is_graph_of_directions
@@ -227,7 +227,7 @@ def check_size(path: Path, size_bytes: int) -> None:
 
 
 def selector_of(mask: Mask) -> Selector:
-    """What limits a search to the vectors where `mask` is true. One bit a vector."""
+    """A selector that limits a search to the vectors where `mask` is true. One bit a vector."""
     return faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))
 
 

@@ -21,17 +21,18 @@ from cluster.region_status import MachineSummary
 
 log = logging.getLogger(__name__)
 _DISMISS_AFTER_S = 10.0
-"""From the view that names a member no more to its end: queries may be on their way there."""
+"""Time from the first view without a member to the member's end: queries may be on their way to it.
+"""
 _SETTLED_AFTER_S = 15.0
 """A node that joined a moment ago may be gone in a moment."""
 _STUCK_AFTER_S = 600.0
-"""As long as loading may take."""
+"""Longest time that loading may take."""
 _AVOIDED_FOR_S = 600.0
 """A node on which a member got stuck is not moved to for so long."""
 
 
 class Actors(Protocol):
-    """What a fleet needs of the Ray cluster; `actors.wiring` has it."""
+    """The Ray cluster as a fleet needs it; `actors.wiring` implements it."""
 
     def live_nodes(self) -> dict[str, str]: ...
 
@@ -53,14 +54,15 @@ class Kind:
 
 @dataclass(slots=True)
 class _Known:
-    """What is known of one member."""
+    """The knowledge of one member."""
 
     handle: Any
     node: str | None
-    """Where it was seen last, or was told to start."""
+    """Node on which the member was seen last, or was told to start."""
     status: Any = None
-    """What it said when it was asked last; None when it said nothing. Its attribute `node` is the
-    id of the node on which it runs."""
+    """Status that the member gave when it was asked last; None when it gave none. Its attribute
+    `node` is the id of the node on which it runs.
+    """
     idle_since_s: float | None = None
     """Since when it does not do all of its work."""
     left_s: float | None = None
@@ -74,7 +76,7 @@ class Fleet:
         self._actors = actors
         self._clock = clock
         self._groups: dict[str, dict[str, _Known]] = {}
-        """By group and by name."""
+        """Members by group and by name."""
         self._nodes: Mapping[str, str] = {}
         self._seen_s: dict[str, float] = {}
         """When each node that is alive was first seen."""
@@ -89,7 +91,7 @@ class Fleet:
 
     @property
     def settled_nodes(self) -> Collection[str]:
-        """Those to which a member may move."""
+        """The nodes to which a member may move."""
         now_s = self._clock.monotonic_s()
         return {
             node
@@ -98,7 +100,7 @@ class Fleet:
         }
 
     def groups(self) -> set[str]:
-        """Those that have members, whoever has started them."""
+        """The groups that have members, whichever process has started them."""
         return {names.group_of(name) for name in self._actors.existing_actors()} - {""}
 
     def members(self, group: str) -> tuple[str, ...]:
@@ -126,7 +128,7 @@ class Fleet:
             return {name: known[name].handle for name in self.members(group)}
 
     def handles(self, group: str) -> list[Any]:
-        """Of all members that are known, those that leave included."""
+        """The handles of all known members, including those that leave."""
         with self._lock:
             return [known.handle for known in self._groups.get(group, {}).values()]
 
@@ -141,7 +143,7 @@ class Fleet:
                 one.node = one.status.node
 
     def status(self, name: str) -> Any:
-        """What the member said when it was asked last; None when it did not answer."""
+        """The status that the member gave when it was asked last; None when it did not answer."""
         known = self._groups.get(names.group_of(name), {}).get(name)
         return None if known is None else known.status
 
@@ -251,8 +253,9 @@ class Fleet:
 def machines_of(
     nodes: Mapping[str, str], actors: Mapping[str, str], gateways: Mapping[str, str]
 ) -> tuple[MachineSummary, ...]:
-    """What runs where. `nodes`: the addresses of those that are alive, by their ids. `actors` and
-    `gateways`: the node of each replica or embedder, and of each gateway, by name.
+    """The machines with the actors that run on them. `nodes`: the addresses of those that are
+    alive, by their ids. `actors` and `gateways`: the node of each replica or embedder, and of each
+    gateway, by name.
     """
     by_node = sorted(nodes.items(), key=lambda node: (node[1], node[0]))
     return tuple(_machine(node, address, actors, gateways) for node, address in by_node)

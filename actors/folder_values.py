@@ -19,7 +19,7 @@ _NAME_CHARS_SHOWN = 64
 
 
 class FolderValues:
-    """Of the files of one ingest: a field has the type that all its values have."""
+    """The values from folder names of one ingest: a field has the type that all its values have."""
 
     def __init__(self) -> None:
         self.left_out = Tally()
@@ -28,7 +28,7 @@ class FolderValues:
         self._ways: dict[str, frozenset[str]] = {}
 
     def texts(self, path: str) -> dict[str, str]:
-        """What the folders of a file's path say, by field; an empty text is no value.
+        """The values that the folders of a file's path give, by field; an empty text is no value.
 
         Raises InvalidArgument where two of them name one field.
         """
@@ -50,7 +50,7 @@ class FolderValues:
         return texts
 
     def typed(self, texts: Mapping[str, MetadataValue]) -> dict[str, MetadataValue]:
-        """What `texts` returned, once it was called for all files, as values."""
+        """The texts that `texts` returned as values, once it was called for all files."""
         return {
             key: cell_value(str(text), self._ways.get(key, frozenset()))
             for key, text in texts.items()

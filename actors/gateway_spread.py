@@ -17,16 +17,17 @@ from cluster.placement import one_to_move
 _FRESH_S = 5.0
 """A gateway that told something longer ago may be gone."""
 _REST_S = (60.0, 3600.0)
-"""From one move to the next: time for the next gateway to start; and longer from time to time, as
-long as moving does not help."""
+"""Time from one move to the next, in which the next gateway can start; it grows as long as moving
+does not help.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayOrder:
-    """What a gateway is told."""
+    """The instruction to a gateway."""
 
     machines: int
-    """Of the region, that are alive."""
+    """Number of the region's machines that are alive."""
     moves: bool
     """Whether the gateway is to end, so that another one starts elsewhere."""
 
@@ -37,7 +38,7 @@ class GatewaySpread:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._told: dict[str, tuple[float, str]] = {}
-        """By process: when it told something last, and its node."""
+        """Time of each process's last report, and the node of the process."""
         self._machines = 1
         self._moves: str | None = None
         self._rests_until_s = 0.0

@@ -102,7 +102,7 @@ class ServeGenerator:
 
 
 class _Attempt:
-    """What one call to one replica showed so far, told to the outcomes once."""
+    """The course of one call to one replica so far, reported to the outcomes once."""
 
     def __init__(self, outcomes: ReplicaOutcomes, hint: RoutingHint) -> None:
         self.hint = hint
@@ -168,7 +168,7 @@ def _cancel(response: DeploymentResponseGenerator[GenerationChunk]) -> None:
 
 
 def _typed(error: Exception) -> RaygionError:
-    """What the caller may know of an error from Serve or from the replica."""
+    """The typed error that the caller gets for an error from Serve or from the replica."""
     # An error raised in the replica arrives wrapped in one of Ray's own.
     cause = getattr(error, "cause", None) or error
     if isinstance(cause, RaygionError):

@@ -41,6 +41,8 @@ _CODECS = {
     "utf-16le": "utf-8",
     "x-user-defined": "windows-1252",
 }
+_WINDOWS_31J = "windows-31j"
+"""How this module handles errors of decoding."""
 
 
 def decode_html(data: bytes) -> str:
@@ -55,13 +57,34 @@ def decode_html(data: bytes) -> str:
             data, encoding = data.removeprefix(mark), marked
             break
     try:
-        return data.decode(encoding)
+        return data.decode(encoding, _WINDOWS_31J if encoding == "euc_jp" else "strict")
     except UnicodeDecodeError as error:
         raise InvalidArgument(
             f"is not {encoding} text (byte {error.start}), which it claims to be or which "
             "a page without a claim is; convert it to UTF-8",
             "text",
         ) from None
+
+
+def _read_as_windows_31j(error: UnicodeError) -> tuple[str, int]:
+    """Reads two bytes of EUC-JP that Python does not know: to browsers they are those characters of
+    NEC and IBM, such as ①, that Windows-31J (cp932) has in the same row and cell.
+    """
+    assert isinstance(error, UnicodeDecodeError)
+    end = error.start + 2
+    pair = error.object[error.start : end]
+    if len(pair) < 2 or not all(0xA1 <= byte <= 0xFE for byte in pair):
+        raise error
+    row, cell = (byte - 0xA1 for byte in pair)
+    lead = row // 2 + (0x81 if row < 62 else 0xC1)
+    trail = cell + (0x9F if row % 2 else 0x40 if cell < 63 else 0x41)
+    try:
+        return bytes([lead, trail]).decode("cp932"), end
+    except UnicodeDecodeError:
+        raise error from None
+
+
+codecs.register_error(_WINDOWS_31J, _read_as_windows_31j)
 
 
 def _declared(head: bytes) -> str:
@@ -75,7 +98,7 @@ def _declared(head: bytes) -> str:
 
 
 def _labels(head: bytes) -> Iterator[bytes]:
-    """What the page says its encoding is, what counts for more first."""
+    """The encodings that the page names, the more important ones first."""
     place = 0
     while markup := _MARKUP.search(head, place):
         place = markup.end()

@@ -14,7 +14,7 @@ DEPTH_MAX = 512
 """Chrome's, too. The time to find what an end tag ends grows with the depth."""
 _FEED_CHARS = 65_536
 
-# What stands inside these is not read by people.
+# Elements whose content is not read by people.
 _UNREAD = frozenset(
     {"head", "iframe", "math", "noembed", "noframes", "noscript", "object", "script", "style"}
     | {"svg", "template", "title"}
@@ -38,7 +38,13 @@ _END = re.compile(
 )
 """An end tag that browsers read otherwise than libxml2, unless it stands where no tags are read."""
 _DRAWINGS = frozenset({"svg", "math"})
-"""A block inside of a drawing ends the drawing, as browsers have it."""
+_DRAWING_ENDS = _BLOCKS | frozenset(
+    {"b", "big", "br", "code", "em", "embed", "i", "img", "meta", "nobr", "ruby", "s", "small"}
+    | {"span", "strike", "strong", "sub", "sup", "tt", "u", "var"}
+)
+"""One of these inside of a drawing ends the drawing, as browsers have it:
+https://html.spec.whatwg.org/multipage/parsing.html#parsing-main-inforeign
+"""
 
 
 def html_text(page: str) -> tuple[str, str | None]:
@@ -61,8 +67,9 @@ def html_text(page: str) -> tuple[str, str | None]:
 
 
 def _as_browsers_read_it(found: re.Match[str]) -> str:
-    """To browsers, `</br>` is a break, `</p>` without a paragraph is one, and `</h2>` ends an
-    `<h1>`. libxml2 passes them over, so an empty paragraph goes before the latter two.
+    """The end tag as browsers read it: `</br>` is a break, `</p>` without a paragraph is one, and
+    `</h2>` ends an `<h1>`. libxml2 passes them over, so an empty paragraph goes before the latter
+    two.
     """
     if found["tag"] is None:
         return found[0]
@@ -84,7 +91,7 @@ class _Extraction:
         self._depth += 1
         if self._depth > DEPTH_MAX:
             raise InvalidArgument(f"has elements nested deeper than {DEPTH_MAX}", "text")
-        if tag in _BLOCKS and self._unread and self._unread[0] in _DRAWINGS:
+        if tag in _DRAWING_ENDS and self._unread and self._unread[0] in _DRAWINGS:
             self._unread.clear()
         if tag in ("title", "h1") and tag not in self._titles and self._unread in ([], ["head"]):
             self._titles[tag], self._title = "", tag
@@ -130,7 +137,7 @@ class _Text:
     def __init__(self) -> None:
         self._pieces: list[str] = []
         self._num_chars = 0
-        # What is between the last piece and the next one, if there is a next one.
+        # White space between the last piece and the next one, if there is a next one.
         self._line_ends = 0
         self._space = False
         self._box = False

@@ -37,7 +37,9 @@ from cluster.placement import shard_of
 from cluster.tombstones import store_tombstones, stored_tombstones
 
 DELETED_SHARE_MAX = 0.5
-"""Of a shard's rows: beyond that, walking over the deleted ones costs more than a build saves."""
+"""Share of a shard's rows that may be deleted; beyond it, walking over deleted rows costs more than
+a build.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +155,7 @@ def _shards_without(
 
 
 def _by_shard(base: IndexManifest, deleted: Iterable[str]) -> dict[int, list[str]]:
-    """For each shard the documents that it may have."""
+    """The documents that each shard may have."""
     if base.partition_by is not None:
         # Only the documents themselves say in which partition they were.
         everywhere = list(deleted)

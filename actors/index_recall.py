@@ -80,7 +80,9 @@ class Probe:
         return cls.of(index, {STORED: stored, MOVED: prepared(moved, parameters.metric)})
 
     def recall(self, index: ShardIndex) -> Recall:
-        """What the index finds of these answers: any vector as good as the exact tenth counts."""
+        """The share of these answers that the index finds: any vector as good as the exact tenth
+        counts.
+        """
         found = index.search_distinct(_query(self.queries, SearchEffort())).scores
         has_best = found[:, 0] >= self.best
         good = (np.isfinite(found) & (found >= self.least[:, None])).sum(axis=1)
@@ -110,8 +112,8 @@ def _share(found: Int64Array, wanted: Int64Array) -> float:
 
 
 def _apart(vectors: Float32Array, rows: Int64Array) -> Int64Array:
-    """Of these rows the one farthest from the first, then the one farthest from both, and so on
-    (Gonzalez 1985): wherever there are rows, one of them is soon among these.
+    """The row farthest from the first of `rows`, then the row farthest from both, and so on
+    (Gonzalez 1985), so that soon every neighbourhood with rows has a row among them.
     """
     stored = vectors[rows]
     squares = np.einsum("nd,nd->n", stored, stored)

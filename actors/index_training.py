@@ -1,5 +1,5 @@
-"""What is found out about a corpus before its shards are built: the kind and the parameters, where
-they are to be found, and what all shards are trained on. Both on one sample of the whole corpus.
+"""Preparation of a build on one sample of the whole corpus: the choice of kind and parameters, if
+the settings leave it to the build, and the training of centroids and code books for all shards.
 
 Centroids and code books come from one sample, so that every shard cuts the space the same way:
 equal lists everywhere. A query then looks into the same cells of every shard, a candidate is held
@@ -37,7 +37,7 @@ _ROWS_PER_LIST = 64
 """Training points for each centroid. Faiss wants 39 at least, and uses up to 256."""
 _ROWS_PER_CODE_BOOK = 1 << 16
 _ROWS_PER_RANGE = 1 << 16
-"""From which the least and the most of each number are known well enough."""
+"""Rows from which the least and the most of each number are known well enough."""
 _HASH_MAX = 1 << 64
 
 
@@ -46,10 +46,10 @@ class PreparedBuild:
     passages: ray.data.Dataset
     parameters: IndexParameters
     trained: bytes | None
-    """From `train_index`."""
+    """Result of `train_index`."""
     tuning: IndexTuning | None
     target_recall: float
-    """What a shard should reach; 0 where the parameters are not to be touched."""
+    """Recall that a shard should reach; 0 if the parameters must not be changed."""
 
 
 def prepare_build(

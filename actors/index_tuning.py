@@ -48,7 +48,7 @@ _NEAR = 1.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extent:
-    """What the index will be built over."""
+    """The size of the data that the index will be built over."""
 
     num_rows: int
     num_shards: int
@@ -59,7 +59,7 @@ class Extent:
 
 
 def candidates(asked: AutoIndex, dimension: int) -> tuple[IndexParameters, ...]:
-    """What is tried, each with the parameters of its build."""
+    """The kinds that are tried, each with the parameters of its build."""
     plain = IndexParameters(
         kind=IndexKind.FLAT, metric=asked.metric, fallback=asked.fallback, seed=asked.seed
     )
@@ -215,6 +215,8 @@ class _Scale:
                 return there / (share * self.num_rows + self.num_lists)
 
     def memory_bytes(self, size_bytes: int, trained_bytes: int) -> int:
-        """Of the file over the sample, and of what it held before the first row."""
+        """The memory of an index over all rows, from the size of the file over the sample and
+        the size of its part that was there before the first row.
+        """
         by_rows = (size_bytes - trained_bytes) / self.num_rows * self.extent.num_rows
         return round(by_rows + trained_bytes * self._more_lists * self.extent.num_shards)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -28,11 +29,25 @@ log = logging.getLogger(__name__)
 
 
 class LocalShardReplica:
-    """A `cluster.fanout.ShardReplica` and `LocalShard`: what an actor does, without the actor."""
+    """A `cluster.fanout.ShardReplica` and `LocalShard`: what an actor does, without the actor.
 
-    def __init__(self, corpus: str, shard: int, replica: ShardReplicaActor) -> None:
+    What is asked of it while the index version is being opened waits for that.
+    """
+
+    def __init__(
+        self,
+        corpus: str,
+        shard: int,
+        replica: ShardReplicaActor,
+        until_opened: Callable[[str, str], Awaitable[None]],
+    ) -> None:
+        """`until_opened`, of a corpus and an index version: returns when that one is not being
+        opened any more.
+        """
         self.replica_id = f"{corpus}/{shard}/local"
+        self._corpus = corpus
         self._replica = replica
+        self._until_opened = until_opened
 
     def holds(self, index_version: str) -> bool:
         return self._replica.holds(index_version)
@@ -60,6 +75,7 @@ class LocalShardReplica:
             return None
 
     async def search(self, query: ShardQuery, timeout_s: float) -> ShardHits:
+        await self._opened(query.index_version)
         return await self._replica.search(query, timeout_s)
 
     async def passages(
@@ -69,14 +85,19 @@ class LocalShardReplica:
         fields: tuple[str, ...] | None,
         timeout_s: float,
     ) -> Passages:
+        await self._opened(index_version)
         return await self._replica.passages(index_version, rows, fields, timeout_s)
+
+    async def _opened(self, index_version: str) -> None:
+        if not self.holds(index_version):
+            await self._until_opened(self._corpus, index_version)
 
 
 class LocalShards:
     """Follows the region's views: opens what this node has, lets go of what no release needs.
 
-    Nothing waits for it. Until a shard is open here, and when it cannot be opened, the actors serve
-    it; what turns out to be damaged here stays with them.
+    Until a shard is open here, and when it cannot be opened, the actors serve it: only what none of
+    them answers waits for the opening. What turns out to be damaged here stays with the actors.
     """
 
     def __init__(self, store: ObjectStore, cache_folder: Path) -> None:
@@ -88,14 +109,19 @@ class LocalShards:
         self._threads = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="search")
         self._replicas: dict[tuple[str, int], LocalShardReplica] = {}
         self._opening: dict[tuple[str, str], asyncio.Task[None]] = {}
-        """By corpus and index version; also when it is done."""
+        """Tasks that open shards, by corpus and index version, including those that are done."""
         self._whole: set[tuple[str, str]] = set()
-        """Those of which every shard has been opened."""
+        """Index versions of which every shard has been opened."""
 
     def replica(self, corpus: CorpusView, shard: int) -> LocalShardReplica | None:
         """None while the shard of this index version is not open here."""
         replica = self._replicas.get((corpus.corpus, shard))
         return replica if replica is not None and replica.holds(corpus.index_version) else None
+
+    def opening(self, corpus: CorpusView, shard: int) -> LocalShardReplica | None:
+        """None while the index version is not being opened here."""
+        task = self._opening.get((corpus.corpus, corpus.index_version))
+        return None if task is None or task.done() else self._replica(corpus.corpus, shard)
 
     def follow(self, view: RegionView) -> None:
         """Call it with each new view, in a running event loop. What could not be opened, or was not
@@ -136,6 +162,10 @@ class LocalShards:
                 is_whole = False
         return is_whole
 
+    async def _until_opened(self, corpus: str, index_version: str) -> None:
+        if (task := self._opening.get((corpus, index_version))) is not None:
+            await asyncio.wait([task])
+
     def _let_go(self, corpus: str, index_version: str) -> None:
         for (of_corpus, _), replica in self._replicas.items():
             if of_corpus == corpus:
@@ -144,5 +174,6 @@ class LocalShards:
     def _replica(self, corpus: str, shard: int) -> LocalShardReplica:
         if (corpus, shard) not in self._replicas:
             actor = ShardReplicaActor(shard, self._store, self._cache_folder, self._threads)
-            self._replicas[corpus, shard] = LocalShardReplica(corpus, shard, actor)
+            replica = LocalShardReplica(corpus, shard, actor, self._until_opened)
+            self._replicas[corpus, shard] = replica
         return self._replicas[corpus, shard]

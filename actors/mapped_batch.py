@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 
 UNREADABLE = (pa.ArrowException, OSError, KeyError, ValueError, TypeError)
-"""What reading a file may raise that is missing or damaged, or is not what it should be."""
+"""Errors that reading may raise for a file that is missing, damaged or of another form."""
 
 
 def write_batch(batch: pa.RecordBatch, path: Path) -> None:

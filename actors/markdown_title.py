@@ -85,7 +85,9 @@ def _first_heading(lines: Iterable[str]) -> str | None:
 
 
 def _end_of_block(line: str) -> IsEnd | None:
-    """What ends the fenced code or the comment that this line begins, if it does."""
+    """The test for the end of the fenced code or the comment that this line begins; None if it
+    begins none.
+    """
     if fence := _FENCE.match(line):
         mark = fence["mark"]
         return lambda end: end.strip().startswith(mark) and not end.strip().strip(mark[0])

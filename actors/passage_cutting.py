@@ -29,10 +29,10 @@ class CutCorpus:
     """All passages of a corpus."""
 
     passages: ray.data.Dataset
-    """With the ordinal of the part they come from in `part`."""
+    """Passages, with the ordinal of their part of the corpus in `part`."""
     num_passages: int
     num_averaged: int = 0
-    """Those longer than the embedder reads."""
+    """Number of passages that are longer than the embedder reads."""
 
 
 def cut_corpus(

@@ -20,12 +20,13 @@ class Fetched:
     """The hits of a batch, with their passages."""
 
     results: list[tuple[Hit, ...]]
-    """For each query."""
+    """Hits of each query."""
     lost: Mapping[int, RaygionError]
     """The shards that were lost since they were searched; their hits are left out."""
     num_whole: int
-    """So many queries, from the first on, have all their hits. The others lack some: a shard sends
-    no more than `REPLY_BYTES_MAX` bytes at once."""
+    """Number of queries, from the first on, that have all their hits. The others lack some: a shard
+    sends no more than `REPLY_BYTES_MAX` bytes at once.
+    """
 
 
 async def fetch_passages(

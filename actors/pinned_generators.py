@@ -1,4 +1,4 @@
-"""What a region does for the others over its internal routes."""
+"""The services of a region for the other regions, over its internal routes."""
 
 from __future__ import annotations
 

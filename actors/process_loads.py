@@ -8,7 +8,7 @@ from collections.abc import Callable
 from cluster.clock import Clock
 
 _FRESH_S = 5.0
-"""What was told longer ago says nothing: the process may be gone."""
+"""Age beyond which a report says nothing: the process may be gone."""
 
 
 class ProcessLoads:
@@ -22,7 +22,7 @@ class ProcessLoads:
         self._clock = clock
         self._of_replicas = of_replicas
         self._told: dict[str, tuple[float, float]] = {}
-        """By process: when, and its share of a core."""
+        """Time of each process's last report, and the process's share of a core."""
         self._lock = threading.Lock()
 
     def tell(self, process: str, busy_share: float) -> None:
@@ -33,7 +33,7 @@ class ProcessLoads:
             self._told = {k: v for k, v in self._told.items() if now_s - v[0] <= _FRESH_S}
 
     def load(self) -> float:
-        """In [0, 1]."""
+        """The load, in [0, 1]."""
         now_s = self._clock.monotonic_s()
         with self._lock:
             shares = [share for at_s, share in self._told.values() if now_s - at_s <= _FRESH_S]

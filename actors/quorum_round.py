@@ -23,7 +23,7 @@ Ask = Callable[[str, SearchRequest, Deadline], Awaitable[SearchResult]]
 
 @dataclass(slots=True)
 class _Ballot:
-    """What came back in one round."""
+    """The replies of one round."""
 
     regions: tuple[str, ...]
     results: dict[str, SearchResult] = field(default_factory=dict)

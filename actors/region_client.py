@@ -139,7 +139,7 @@ class Region:
         return cast("ray.ObjectRef[AnswerResult]", self._front.answer.remote(request))
 
     def _status(self) -> ray.ObjectRef[RegionSummary]:
-        """What the region serves, and how well."""
+        """The region's summary: its releases, and how well they are served."""
         return cast("ray.ObjectRef[RegionSummary]", self._front.status.remote())
 
 

@@ -12,24 +12,29 @@ from actors.departures import Departures
 from actors.loaded_release import LoadedRelease
 from actors.release_loader import ReleaseLoader
 from cluster.clock import Clock
-from cluster.errors import Corrupt, InvalidArgument, NotFound, RaygionError
+from cluster.errors import Corrupt, InvalidArgument, NotFound, RaygionError, Unavailable
 from cluster.releases import Release
 from cluster.rollout_events import Prepared, PrepareFailed
 
 log = logging.getLogger(__name__)
 
 _FOR_GOOD = (Corrupt, InvalidArgument, NotFound, AttributeError, ImportError, NameError, TypeError)
-"""What the store, the settings or the program have wrong, which no further attempt puts right."""
+"""Errors of the store, the settings or the program that no further attempt puts right."""
 
 _REASON_CHARS_MAX = 500
+
+_STARTING_MAX = 16
+"""Language models that are waited for at once, which a region has three of or so: for the current
+release, the one before, and one that is open."""
 
 
 class RegionReleases:
     """Carries out what the rollout wants of the region's releases. Thread-safe.
 
-    Releases are prepared one after the other, by a thread of its own. One that is retired while it
-    is being prepared is given up at once, so that the next one need not wait; and one that requests
-    still use is unloaded when these are over (`actors.release_uses`).
+    Releases are prepared one after the other, up to the start of their language models. These are
+    waited for beside the next release, since one that finds no place may never start. A release
+    that is retired while it is being prepared is given up at once, and one that requests still use
+    is unloaded when these are over (`actors.departures`).
     """
 
     def __init__(
@@ -44,9 +49,9 @@ class RegionReleases:
         self._departures = Departures(clock)
         self._loaded: dict[int, LoadedRelease] = {}
         self._begun: dict[int, LoadedRelease] = {}
-        """Those of which parts may be loaded."""
+        """Releases of which parts may be loaded."""
         self._preparing: dict[int, threading.Event] = {}
-        """Those that are being prepared or wait for it; the event says to give up."""
+        """Releases that are being prepared or wait for it; the event says to give up."""
         self._lock = threading.Lock()
         """Held while these change."""
         self._tending = threading.Lock()
@@ -54,11 +59,12 @@ class RegionReleases:
         unloaded, and unloading ends nothing that another release has begun to count on."""
         self._may_have_strays = True
         """Whether an earlier coordinator may have died before it had unloaded a release."""
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="prepare")
+        self._loading = ThreadPoolExecutor(1, thread_name_prefix="load")
+        self._starting = ThreadPoolExecutor(_STARTING_MAX, thread_name_prefix="start")
 
     @property
     def loaded(self) -> Mapping[int, LoadedRelease]:
-        """Those that are wholly loaded, by number."""
+        """The releases that are wholly loaded, by number."""
         with self._lock:
             return dict(self._loaded)
 
@@ -69,7 +75,7 @@ class RegionReleases:
         with self._lock:
             self._preparing[release.number] = give_up
         self._departures.end(release.number)
-        self._thread.submit(self._load, release, give_up)
+        self._loading.submit(self._load, release, give_up)
 
     def retire(self, number: int) -> None:
         """Has the release unloaded once nobody uses it. No view may name it from now on."""
@@ -81,7 +87,7 @@ class RegionReleases:
         self._departures.begin(number)
 
     def tell(self, process: str, releases: frozenset[int]) -> None:
-        """Which releases a gateway or the front uses; see `Departures.tell`."""
+        """Records the releases that a gateway or the front uses; see `Departures.tell`."""
         self._departures.tell(process, releases)
 
     def tend(self) -> None:
@@ -104,33 +110,44 @@ class RegionReleases:
                 log.exception("release %d is not wholly unloaded; it is tried again", number)
 
     def _load(self, release: Release, give_up: threading.Event) -> None:
-        number = release.number
-        outcome: Prepared | PrepareFailed = Prepared(release=number)
         try:
-            if not give_up.is_set():
-                self._load_now(release, give_up)
+            if give_up.is_set():
+                raise Unavailable("nobody wants the release any more")
+            planned = self._loader.plan(release)
+            with self._tending:
+                self._begun[release.number] = planned
+            loaded = self._loader.load(planned, give_up)
         except Exception as error:
-            if not give_up.is_set():
-                log.exception("release %d cannot be prepared", number)
-            outcome = PrepareFailed(
-                release=number, reason=_reason(error), retryable=not isinstance(error, _FOR_GOOD)
-            )
+            self._ended(release.number, give_up, error)
+        else:
+            self._starting.submit(self._wait, loaded, give_up)
+
+    def _wait(self, loaded: LoadedRelease, give_up: threading.Event) -> None:
+        number = loaded.view.number
+        try:
+            self._loader.wait_for_generator(loaded, give_up)
+        except Exception as error:
+            self._ended(number, give_up, error)
+            return
         with self._lock:
-            if self._preparing[number] is give_up:
+            if not give_up.is_set():
+                self._loaded[number] = loaded
+        self._ended(number, give_up, None)
+
+    def _ended(self, number: int, give_up: threading.Event, error: Exception | None) -> None:
+        with self._lock:
+            if self._preparing.get(number) is give_up:
                 del self._preparing[number]
         if give_up.is_set():
             log.info("the preparing of release %d was given up", number)
+        elif error is None:
+            self._prepared(Prepared(release=number))
         else:
-            self._prepared(outcome)
-
-    def _load_now(self, release: Release, give_up: threading.Event) -> None:
-        planned = self._loader.plan(release)
-        with self._tending:
-            self._begun[release.number] = planned
-        loaded = self._loader.load(planned, give_up)
-        with self._lock:
-            if not give_up.is_set():
-                self._loaded[release.number] = loaded
+            log.error("release %d cannot be prepared", number, exc_info=error)
+            retryable = not isinstance(error, _FOR_GOOD)
+            self._prepared(
+                PrepareFailed(release=number, reason=_reason(error), retryable=retryable)
+            )
 
     def _end_strays(self) -> None:
         """Once this coordinator has loaded what it wants, and no request uses anything else."""

@@ -1,6 +1,4 @@
-"""What a region tells of itself: its resident releases, how well they are served, how current it
-is.
-"""
+"""A region's report on itself: resident releases, how well they are served, how current it is."""
 
 from __future__ import annotations
 
@@ -22,7 +20,7 @@ _ABORTED_PUBLISHED = 64
 def view_of(
     rollout: Rollout, loaded: Mapping[int, LoadedRelease], now_ms: int, revision: str
 ) -> RegionView:
-    """What gateways serve by: the releases that are loaded and prepared, and when to switch."""
+    """The view that gateways serve by: the loaded and prepared releases, and when to switch."""
     prepared, canary = rollout.prepared(), rollout.canary(now_ms)
     return RegionView(
         region=rollout.region,

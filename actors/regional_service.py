@@ -1,4 +1,5 @@
-"""What a region answers its callers: from here, as they demand; or by another region.
+"""The service of a region for its callers: it answers as they demand, from here or by another
+region.
 
     request --> here first? --> decide: serve, read the log, wait --> the query engine
                   |                        | not here, or it failed
@@ -43,13 +44,14 @@ Sleep = Callable[[float], Awaitable[None]]
 FORWARDS_MAX = 2
 """Other regions that are asked for one request, one after the other, while there is time."""
 _STEPS_MAX = 16
-"""Of deciding about one request: it reads once, and each wait is for another switch."""
+"""Steps of deciding about one request: it reads the log once, and each wait is for another switch.
+"""
 _MAY_GO_ON = (Unavailable, Overloaded, NotYet, NotFound, Corrupt)
 """Failures of this region that another one need not share."""
 
 
 class Views(Protocol):
-    """What is known of the region: `actors.view_follower.ViewFollower`."""
+    """The knowledge of the region, which `actors.view_follower.ViewFollower` implements."""
 
     @property
     def known(self) -> Known: ...
@@ -175,8 +177,8 @@ class RegionalService:
     def _first_failure(
         self, failure: RaygionError | None, error: RaygionError | _NotHere, deadline: Deadline
     ) -> RaygionError:
-        """What the caller is told if no other region answers: how it began. Raises it when no other
-        need be asked.
+        """The first failure, which the caller gets if no other region answers. Raises the error if
+        no other region need be asked.
         """
         if failure is None:
             if isinstance(error, RaygionError) and not isinstance(error, _MAY_GO_ON):

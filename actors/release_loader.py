@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import ray
 from ray.exceptions import RayError, RayTaskError
@@ -18,6 +18,7 @@ from ray.exceptions import RayError, RayTaskError
 from actors import names, wiring
 from actors.embedder_placing import embedder_actor
 from actors.fleet import Actors, Fleet, Kind, machines_of
+from actors.generator_deployer import GeneratorDeployer
 from actors.loaded_release import LoadedRelease, shards_of
 from actors.replica_counts import ReplicaCounts
 from actors.replica_placing import replica_actor
@@ -29,7 +30,6 @@ from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.config import Settings
 from cluster.errors import InvalidArgument, Unavailable
 from cluster.manifests import IndexManifest, ModelManifest
-from cluster.model_settings import GeneratorSettings
 from cluster.object_store import ObjectStore
 from cluster.region_status import MachineSummary
 from cluster.region_view import CorpusView, GeneratorView, ReleaseView
@@ -39,30 +39,9 @@ from cluster.replica_scaling import ReplicaLoad
 log = logging.getLogger(__name__)
 _LOAD_TIMEOUT_S = 600.0
 _LOOK_S = 0.5
-"""From one look at what loads to the next, whether somebody still waits for it."""
+"""Time between two looks at a load that is under way, and at whether somebody still waits for it.
+"""
 _WARM_UP = ["warm up"]
-
-
-class GeneratorDeployer(Protocol):
-    """Runs generators. Every method may be called again for what it has done before."""
-
-    def deploy(
-        self,
-        model: ModelManifest,
-        application: str,
-        settings: GeneratorSettings,
-        give_up: threading.Event,
-    ) -> None:
-        """Returns when the model answers. Raises Unavailable, also soon after `give_up` was set;
-        InvalidArgument.
-        """
-        ...
-
-    def delete(self, application: str) -> None: ...
-
-    def applications(self) -> set[str]:
-        """Those that are deployed, whoever has done it."""
-        ...
 
 
 class ReleaseLoader:
@@ -70,7 +49,7 @@ class ReleaseLoader:
     and embedders spread over the machines.
 
     `load` may be called again for a release that is loaded, wholly or in part: what is there is
-    kept. Not thread-safe but for `plan` and `load`.
+    kept. Not thread-safe but for `plan`, `load` and `wait_for_generator`.
     """
 
     def __init__(
@@ -97,11 +76,11 @@ class ReleaseLoader:
         self._fleet = Fleet(actors, clock)
         self._loading: dict[tuple[str, str], Any] = {}
         self._busy_s: dict[str, float] = {}
-        """Of each replica, as it said when it was asked last."""
+        """Busy time of each replica, as it said when it was asked last."""
         self._looked_s = clock.monotonic_s()
 
     def plan(self, release: Release) -> LoadedRelease:
-        """What the release will be made of here: the corpora that may be in this region, and a
+        """The contents of the release in this region: the corpora that may be in this region, and a
         generator where it generates. Reads manifests; starts nothing.
         """
         contents = release.contents
@@ -134,7 +113,8 @@ class ReleaseLoader:
 
     def load(self, planned: LoadedRelease, give_up: threading.Event) -> LoadedRelease:
         """Fetches, verifies, loads and warms up; returns the release with those in its view that
-        have it. Blocks; raises what a part raises, and Unavailable soon after `give_up` was set.
+        have it. Its generator is only begun to be started, see `wait_for_generator`. Blocks; raises
+        what a part raises, and Unavailable soon after `give_up` was set.
 
         When it fails, some parts are loaded. `retire` unloads these, and what is still under way.
         """
@@ -154,10 +134,18 @@ class ReleaseLoader:
             workers = filled[planned.embedder_group].values()
             loads += [worker.embed.remote(_WARM_UP, _LOAD_TIMEOUT_S) for worker in workers]
         _wait_for(loads, give_up)
-        if planned.generator is not None:
-            application = names.generator_application(planned.generator.version)
-            self._deployer.deploy(planned.generator, application, self._settings.generator, give_up)
+        if (generator := planned.generator) is not None:
+            application = names.generator_application(generator.version)
+            self._deployer.start(generator, application, self._settings.generator, give_up)
         return planned.with_members(lambda group: tuple(filled[group]))
+
+    def wait_for_generator(self, loaded: LoadedRelease, give_up: threading.Event) -> None:
+        """Blocks until the generator of a release that `load` returned answers, if it has one here.
+        Raises Unavailable, also soon after `give_up` was set.
+        """
+        if (generator := loaded.generator) is not None:
+            application = names.generator_application(generator.version)
+            self._deployer.wait_until_running(generator, application, give_up)
 
     def retire(self, gone: LoadedRelease, kept: Iterable[LoadedRelease]) -> None:
         """Unloads what `gone` has and none of `kept` needs."""
@@ -249,16 +237,18 @@ class ReleaseLoader:
 
     @property
     def nodes(self) -> Collection[str]:
-        """Those that were alive when last looked."""
+        """The nodes that were alive at the last look."""
         return self._fleet.nodes
 
     @property
     def settled_nodes(self) -> Collection[str]:
-        """Those to which an actor may be moved, as they are not likely to go soon."""
+        """The nodes to which an actor may be moved, because they are not likely to go soon."""
         return self._fleet.settled_nodes
 
     def machines(self, gateways: Mapping[str, str]) -> tuple[MachineSummary, ...]:
-        """What runs where, as seen last. `gateways`: the node of each gateway, by name."""
+        """The machines with the actors that run on them, as seen last. `gateways`: the node of each
+        gateway, by name.
+        """
         return machines_of(self._fleet.nodes, self._fleet.places(), gateways)
 
     def _answers(self, name: str) -> bool:

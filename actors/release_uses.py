@@ -1,4 +1,4 @@
-"""Which releases the requests of a process use; see `actors.departures`."""
+"""The releases that the requests of a process use; see `actors.departures`."""
 
 from __future__ import annotations
 
@@ -25,5 +25,5 @@ class ReleaseUses:
                 del self._requests[release]
 
     def releases(self) -> frozenset[int]:
-        """Those that requests are pinned to."""
+        """The releases that requests are pinned to."""
         return frozenset(self._requests)

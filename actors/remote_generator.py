@@ -1,4 +1,4 @@
-"""The generator of a region that runs none: that of the same release in another region."""
+"""The generator of a region without a language model: that of the same release elsewhere."""
 
 from __future__ import annotations
 

@@ -36,9 +36,9 @@ class CountsEntry(Record):
 
     commit_id: str = ""
     asked: dict[str, int] = Field(default_factory=dict)
-    """By corpus: the least number of replicas a shard, in place of what the settings say."""
+    """Least number of replicas for each shard, by corpus, in place of the settings."""
     counts: dict[str, int] = Field(default_factory=dict)
-    """By corpus: the number of replicas a shard at the moment."""
+    """Present number of replicas for each shard, by corpus."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,9 @@ class ReplicaCounts:
         """Never forgotten, only replaced by a newer one: it is read without the lock."""
         self._scalers: dict[str, ReplicaScaler] = {}
         self._busy_shares: Mapping[str, float] = {}
-        """By corpus. Never changed, only replaced: `load` reads it without the lock."""
+        """Busy shares by corpus. The mapping is never changed, only replaced: `load` reads it
+        without the lock.
+        """
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="replica-counts")
         """Writes down what the load wants, so that the caller of `observe` need not wait."""
         self._writing: Future[None] | None = None
@@ -116,7 +118,7 @@ class ReplicaCounts:
         return max(self._busy_shares.values(), default=0.0)
 
     def forget_all_but(self, corpora: Collection[str]) -> None:
-        """Of the others there are no replicas any more."""
+        """Forgets all other corpora, which have no replicas any more."""
         with self._lock:
             shares = self._busy_shares
             self._busy_shares = {corpus: shares[corpus] for corpus in shares if corpus in corpora}

@@ -1,4 +1,4 @@
-"""What the callers of a Serve deployment in this process learned about its replicas.
+"""The outcomes that the callers of a Serve deployment in this process have seen of its replicas.
 
 Serve makes one router for every handle, on a thread of its own, and tells it where a call went but
 not how it ended; the client knows how it ended but not where it went. They meet here:

@@ -25,7 +25,7 @@ class Routes:
         self._clock = clock
         self._rng = rng
         self._local = local
-        self._shards: dict[tuple[bool, tuple[str, ...]], ShardRoute] = {}
+        self._shards: dict[tuple[bool, bool, tuple[str, ...]], ShardRoute] = {}
         self._embedders: dict[tuple[str, ...], Embedders] = {}
         self._weights: dict[tuple[str, ...], OutcomeWeights] = {}
 
@@ -53,15 +53,19 @@ class Routes:
 
     def _shard(self, corpus: CorpusView, number: int) -> ShardRoute:
         names = corpus.shards[number]
-        local = None if self._local is None else self._local.replica(corpus, number)
-        key = (local is not None, names)
+        local = opening = None
+        if self._local is not None:
+            local = self._local.replica(corpus, number)
+            opening = self._local.opening(corpus, number) if local is None else None
+        key = (local is not None, opening is not None, names)
         if key not in self._shards:
             replicas: list[ShardReplica] = [ActorShardReplica(name) for name in names]
-            if local is not None:
-                replicas.append(local)
+            replicas += [here for here in (local, opening) if here is not None]
             if names not in self._weights:
                 self._weights[names] = self._new_weights()
-            replica_set = ReplicaSet(replicas, self._weights[names], preferred=local)
+            replica_set = ReplicaSet(
+                replicas, self._weights[names], preferred=local, reserve=opening
+            )
             self._shards[key] = ShardRoute(replica_set, local)
         return self._shards[key]
 

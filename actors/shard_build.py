@@ -36,18 +36,18 @@ _WEAK_ROWS_MAX = 200
 _WEAK_QUANTILE = 0.01
 _STRETCHES = (1, 2, 4, 8)
 _ALL_FOUND = Recall(recall_at_10=1.0)
-"""By Flat, which needs no measuring: it compares with every vector."""
+"""Recall of Flat, which needs no measuring: it compares with every vector."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardBuild:
     num_rows: int
     kind: IndexKind
-    """As asked for, or Flat where that would have found too little."""
+    """Kind that was asked for, or Flat where that kind would have found too little."""
     recall: Recall
-    """Of the exact ten best; see `actors.index_recall`."""
+    """Share of the exact ten best that the shard finds; see `actors.index_recall`."""
     stretch: int
-    """What `IndexParameters.stretched` takes to find that much."""
+    """Argument for `IndexParameters.stretched` with which a search finds that much."""
 
 
 def build_shard(
@@ -80,7 +80,7 @@ def build_shard(
     rows.write(folder, parameters, trained)
     if parameters.kind is not IndexKind.FLAT:
         with one_thread():
-            # What is measured is the index's own, without what it would fall back to.
+            # The recall of the index itself is measured, without its fallback.
             own = parameters.model_copy(update={"fallback": False})
             index = ShardIndex.open(folder, own, vectors.shape[1])
             probe = Probe.of_rows(index, vectors, parameters)
@@ -99,7 +99,7 @@ def build_shard(
 
 @dataclass(frozen=True, slots=True)
 class ShardRows:
-    """What the files of a shard are written from, in row order."""
+    """The data from which the files of a shard are written, in row order."""
 
     table: pa.Table
     vectors: Float32Array

@@ -34,8 +34,8 @@ from cluster.vectors import norms
 DOCUMENTS_FILE = "documents.arrow"
 META_PREFIX = "meta."
 _ROWS_ONE_BY_ONE = 16
-"""So few values are quicker read one by one: a call of Arrow's kernels costs 40 us after a search,
-which leaves nothing of it in the caches.
+"""Number of values up to which reading them one by one is quicker: a call of Arrow's kernels costs
+40 us after a search, which leaves nothing of the kernels in the caches.
 """
 _PADDED_IDS_BYTES_MAX = 8 << 20
 _PADDED_AT_ONCE = 1 << 16

@@ -95,7 +95,7 @@ def _index_path(folder: Path, number: int) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class NamedRows:
-    """What is left of a filter when its partitions are found."""
+    """The rows that a filter names by its partitions, and the rest of the filter."""
 
     rows: Int64Array
     """int64, ascending: all rows of the partitions"""

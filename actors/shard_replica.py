@@ -35,8 +35,9 @@ log = logging.getLogger(__name__)
 _WAITING_MAX = 256
 """Searches that may wait for a replica's thread; more are refused, so that waiting stays short."""
 _BRIEF_S = 5e-3
-"""What takes no longer is done on the event loop: the way to a thread and back costs 0.1 ms, and up
-to 5 ms while both want the interpreter's lock."""
+"""Work that takes no longer is done on the event loop: handing it to a thread and back costs 0.1
+ms, and up to 5 ms while both want the interpreter's lock.
+"""
 _BRIEF_ROWS = 256
 """Rows whose texts are fetched in less than that."""
 _BRIEF_SCAN_ELEMENTS = 1 << 22
@@ -46,12 +47,13 @@ _BLOCK_VECTORS = 64
 _EFFORTS_MAX = 64
 """Efforts whose costs are remembered."""
 _COST_GAIN = 0.05
-"""Of a search that took longer than known: waiting for a core says nothing of the search."""
+"""Weight of a search that took longer than known: a wait for a core says nothing about the search.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaStatus:
-    """What a replica says of itself. A replica that was restarted holds nothing."""
+    """A replica's report on itself. A replica that was restarted holds nothing."""
 
     index_versions: frozenset[str]
     pid: int
@@ -72,11 +74,11 @@ class _Opened:
     files: tuple[ArtifactFile, ...]
     parameters: IndexParameters
     busy_s: float = 0.0
-    """Of searches that have ended."""
+    """Time spent on searches that have ended."""
     begun_s: list[float] = field(default_factory=list)
     """When the searches that are under way began: one on the event loop, others in threads."""
     costs_s: dict[tuple[SearchEffort, int], float] = field(default_factory=dict)
-    """Of one vector, by effort and the power of two above `top_k`: the least lately."""
+    """Least recent cost of one vector, by effort and the power of two above `top_k`."""
 
     def spent_s(self) -> float:
         """The time spent on searches until now: a long one is work before it ends, too."""
@@ -156,7 +158,7 @@ class ShardReplicaActor:
         self._wanted: set[str] = set()
         """The index versions that are loaded, are being loaded, or wait for it."""
         self._folders: dict[str, tuple[tuple[ArtifactFile, ...], ...]] = {}
-        """By index version: what the node's cache keeps for this replica."""
+        """Folders that the node's cache keeps for this replica, by index version."""
         self._searcher = searcher or ThreadPoolExecutor(1, thread_name_prefix="search")
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
         self._waiting = 0
@@ -262,7 +264,7 @@ class ShardReplicaActor:
     def _whole(
         self, files: tuple[ArtifactFile, ...], parameters: IndexParameters, dimension: int
     ) -> ShardIndex:
-        # What is open was verified when it was mapped: another view of it costs milliseconds.
+        # An open index was verified when it was mapped: another view of it costs milliseconds.
         for opened in list(self._opened.values()):
             if (opened.files, opened.parameters) == (files, parameters):
                 return opened.whole
@@ -286,7 +288,7 @@ class ShardReplicaActor:
     async def _run(
         self, opened: _Opened, work: Callable[[Callable[[], None]], T], timeout_s: float
     ) -> T:
-        """In the searching thread; `work` calls what it is given whenever it could stop."""
+        """Runs `work` in the searching thread; `work` calls its argument whenever it could stop."""
         if self._waiting >= _WAITING_MAX:
             raise Overloaded(f"shard {self._shard}: {self._waiting} searches are waiting already")
         deadline = Deadline.after(timeout_s)

@@ -30,13 +30,13 @@ from cluster.vectors import prepared
 _IN_FLIGHT_MAX = 4
 """Batches of one kind under way at once, besides those that are late."""
 _LATE_AFTER_S = 0.1
-"""Of batches, as long as nothing is known of how long the shards take."""
+"""Time after which a batch is late, as long as the time that the shards take is unknown."""
 _WAITING_MAX = 16 * BATCH_MAX
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchKind:
-    """What searches must have in common to travel together."""
+    """The properties that searches must share to travel as one batch."""
 
     corpus: str
     index_version: str
@@ -51,18 +51,20 @@ class SearchKind:
     filter_key: bytes
     filter: Filter | None = field(compare=False)
     shards: Sequence[ShardRoute] = field(compare=False)
-    """Those to ask, which may be some of the corpus's; hits name a shard by its place here."""
+    """Shards to ask, which may be a part of the corpus's shards; hits name a shard by its index
+    here.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """What one search found."""
+    """The result of one search."""
 
     results: tuple[tuple[Hit, ...], ...]
     arrays: MergedHits | None
-    """In place of `results` when no passages were asked for."""
+    """Hits in place of `results` when no passages were asked for."""
     fell_back: tuple[bool, ...]
-    """As in `SearchResult`."""
+    """Same as in `SearchResult`."""
     gathered: Gathered
     timings_ms: dict[str, float]
     unfetched: MergedHits | None = None
@@ -93,7 +95,7 @@ class Patience:
     """How long a search waits for shards that may be missing."""
 
     waits_s: float
-    """From its arrival."""
+    """Time from the request's arrival."""
     until: Deadline
     """The same, as a moment."""
 
@@ -239,7 +241,7 @@ def _late_after_s(kind: SearchKind) -> float:
 
 
 def _size(num_vectors: int, top_k: int) -> int:
-    """What a search counts for in a batch, so that one has no more hits than a request may have."""
+    """The size of a search in a batch, so that a batch has no more hits than a request may have."""
     return num_vectors * max(1, -(-top_k * BATCH_MAX // HITS_MAX))
 
 

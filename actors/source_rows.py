@@ -1,4 +1,4 @@
-"""What all source formats that hold several documents have in common: rows with named columns."""
+"""The common part of all source formats with several documents: rows with named columns."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ after it can be read.
 
 COLUMNS = ("id", "text", "metadata", "vector")
 UNPACKED_BYTES_FREE = 64 * 2**20
-"""So much a file may unpack to however small it is."""
+"""Bytes that a file may unpack to, however small it is."""
 UNPACKED_RATIO_MAX = 200
 """Rows of text are packed to a tenth or so; gzip's best is a thousandth."""
 _NAMES_QUOTED = 20

@@ -19,14 +19,14 @@ from cluster.errors import InvalidArgument
 
 _ROWS_AT_ONCE = 1024
 _SHARED_BYTES_AT_ONCE = 16 * 2**20
-"""Of the copies that Arrow makes of a value that rows share in a Parquet file."""
+"""Bytes of the copies that Arrow makes of a value that rows share in a Parquet file."""
 _NPY_BYTES_AT_ONCE = 2**30
 _DAMAGED = (pa.ArrowException, OSError, UnicodeDecodeError)
-"""What Arrow raises for a file; the last where the name of a column is not UTF-8."""
+"""Errors that Arrow raises for a file; the last one if the name of a column is not UTF-8."""
 _UNREADABLE = (ValueError, TypeError, KeyError, OverflowError, pa.ArrowException)
-"""What Arrow raises for a value that Python has none for: bytes that are not UTF-8 (Parquet and
-Arrow files may claim otherwise), the year 10000, a duration in nanoseconds, an unknown time zone, a
-map with a key twice or with a list for a key.
+"""Errors that Arrow raises for a value without a counterpart in Python: bytes that are not UTF-8
+(Parquet and Arrow files may claim otherwise), the year 10000, a duration in nanoseconds, an unknown
+time zone, a map with a key twice or with a list for a key.
 """
 
 
@@ -45,7 +45,7 @@ def read_parquet(file: BinaryIO, name: str) -> Iterator[Row]:
 
 
 def _parquet_batches(file: BinaryIO, name: str) -> Iterator[pa.RecordBatch]:
-    """Of fewer rows where they may share long values."""
+    """Batches, with fewer rows if the rows may share long values."""
     # The file is opened here and closed by the caller, so Arrow must not map it.
     parquet = pq.ParquetFile(file)
     columns = [parquet.schema.column(i) for i in range(len(parquet.schema))]
@@ -140,7 +140,7 @@ def _values(column: Any) -> Sequence[object]:
 
 
 def _shared_values(numbers: Sequence[int | None], values: Any) -> Sequence[object]:
-    """For each row the value of its number, which rows share, however long it is."""
+    """The value of each row's number, which rows share, however long it is."""
     used = sorted({number for number in numbers if number is not None})
     found = dict(zip(used, _values(values.take(pa.array(used, pa.int64()))), strict=True))
     return [None if number is None else found[number] for number in numbers]

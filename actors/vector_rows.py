@@ -50,7 +50,7 @@ def marked(bits: Bits, numbers: Int64Array) -> Mask:
 
 
 class OneRowEach:
-    """Of a shard without equal vectors: vector i is that of row i."""
+    """The vectors of a shard without equal vectors: vector i is that of row i."""
 
     firsts: Int64Array | None = None
     """The first row of each vector; None where that is the vector's number."""
@@ -64,12 +64,12 @@ class OneRowEach:
         return rows
 
     def first_rows(self, rows: Int64Array) -> Int64Array:
-        """Of these ascending rows, the first one of each of their vectors; ascending."""
+        """The first of the given ascending rows for each of their vectors; ascending."""
         return rows
 
     def live_bits(self, rows: Mask | Int64Array) -> Bits | None:
-        """What `in_rows` needs to return these rows only, where a search finds their vectors
-        only.
+        """The bits with which `in_rows` returns these rows only, after a search that finds their
+        vectors only.
         """
         return None
 
@@ -86,7 +86,9 @@ class OneRowEach:
 
 
 class SharedVectors:
-    """Of a shard in which some rows have equal vectors; see `OneRowEach` for the methods."""
+    """The vectors of a shard in which some rows have equal vectors; see `OneRowEach` for the
+    methods.
+    """
 
     def __init__(self, numbers: Int32Array, rows: Int32Array, starts: Int32Array) -> None:
         self._numbers = numbers

@@ -53,13 +53,13 @@ class ViewFollower:
         self._tasks: list[asyncio.Task[None]] = []
         self._process = uuid.uuid4().hex
         self.outcomes = OutcomeCounts(self._process, SYSTEM_CLOCK)
-        """Of the requests that this process serves beside a canary."""
+        """Outcomes of the requests that this process serves while there is a canary."""
         self.uses = ReleaseUses()
-        """Of the releases that requests of this process are pinned to."""
+        """Releases that requests of this process are pinned to."""
 
     @property
     def known(self) -> Known:
-        """What is known of the region by now. Raises Unavailable before the first view."""
+        """The present knowledge of the region. Raises Unavailable before the first view."""
         if self._known is None:
             raise Unavailable("this region is still starting; try again shortly")
         return self._known
@@ -97,7 +97,8 @@ class ViewFollower:
         Raises Unavailable when the coordinator or the store does not answer within seconds.
         """
         if self._next_reading is None:
-            # Whoever comes while one is under way waits for the next: it may have begun too early.
+            # A caller that comes while one is under way waits for the next one, since the first may
+            # have begun too early.
             self._next_reading = asyncio.create_task(self._read(self._reading), name="refresh")
         failure = await asyncio.shield(self._next_reading)
         if failure:
@@ -151,7 +152,7 @@ class ViewFollower:
             await asyncio.sleep(_PULSE_S)
 
     def _releases(self) -> frozenset[int]:
-        """Those on which requests may begin here, or are under way."""
+        """The releases on which requests may begin here, or are under way."""
         view = frozenset() if self._known is None else self._known.view.releases.keys()
         return self.uses.releases() | view
 

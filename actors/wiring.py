@@ -36,7 +36,7 @@ _DETACHED: Mapping[str, object] = {
 
 
 def cluster_id() -> str:
-    """Of the Ray cluster that this process has joined: every cluster has another one."""
+    """The id of the Ray cluster that this process has joined: every cluster has another one."""
     worker: Any = ray._private.worker.global_worker
     return str(worker.gcs_client.cluster_id.hex())
 
@@ -54,7 +54,7 @@ def existing_actors() -> list[str]:
 
 
 def statuses(handles: Mapping[str, Any]) -> dict[str, Any]:
-    """What each actor says of itself that answers in time, by its name."""
+    """The status of each actor that answers in time, by its name."""
     refs = {handle.status.remote(): name for name, handle in handles.items()}
     if not refs:
         return {}

@@ -22,14 +22,16 @@ from cluster.search import Embedded, SearchRequest, SearchResult
 
 ANSWER_TOP_K_DEFAULT = 3
 _PARTIAL_SHARE = 0.25
-"""Of an answer's time, for shards that may be missing: the rest is the model's."""
+"""Share of an answer's time in which shards that may be missing are waited for; the language model
+needs the rest.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerRequest(Sampling):
     question: str
     embedded: Embedded | None = None
-    """Of the question. A release with another embedder embeds it itself."""
+    """Vector of the question. A release with another embedder embeds the question itself."""
     retrieve: bool = True
     """False asks the plain model, without passages."""
     history: tuple[ChatMessage, ...] = ()
@@ -46,10 +48,10 @@ class AnswerRequest(Sampling):
     min_coverage: float = 1.0
     release: int | None = None
     user: str = ""
-    """Whoever asks, a user or a session: served by the same release while a canary is tried."""
+    """User or session that asks: served by the same release while a canary is tried."""
     trace_id: str = ""
     caller: Caller = ANYONE
-    """Whom it comes from, for the choice of the region."""
+    """Caller of the request, for the choice of the region."""
     forwarded_by: str = ""
     """The region that sent it here, which is not to be sent on."""
     demand: Demand = EVENTUAL
@@ -57,7 +59,7 @@ class AnswerRequest(Sampling):
     """The place in the release log of the oldest switch that may serve."""
 
     def prompt_truncation(self) -> Truncation:
-        """What is done where the prompt does not fit."""
+        """The treatment of a prompt that does not fit."""
         if self.truncation is not None:
             return self.truncation
         return Truncation.AUTO if self.retrieve else Truncation.DISABLED
@@ -96,7 +98,7 @@ class Outcome(StrEnum):
     ANSWERED = "answered"
     """The language model wrote it."""
     NOTHING_FOUND = "nothing_found"
-    """No passage was evidence, and the release's own text stands in its place."""
+    """No passage was evidence, and the release's own text is the answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +114,7 @@ class Retrieved:
     citations: tuple[Citation, ...]
     release: int
     region: str
-    """That was asked."""
+    """Region that received the request."""
     coverage: float
     model: str
     trace_id: str
@@ -120,10 +122,10 @@ class Retrieved:
     """The region that made it."""
     staleness_ms: int
     session: str
-    """As of `SearchResult`."""
+    """Same as in `SearchResult`."""
     outcome: Outcome = Outcome.ANSWERED
     truncated: Truncated | None = None
-    """What the prompt lacks; None where nothing was cut."""
+    """Parts that the prompt lacks; None if nothing was cut."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +153,7 @@ class AnswerResult:
     served_by: str
     staleness_ms: int
     session: str
-    """As of `Retrieved`."""
+    """Same as in `Retrieved`."""
     outcome: Outcome = Outcome.ANSWERED
     truncated: Truncated | None = None
 
@@ -192,5 +194,5 @@ async def last_event(events: AsyncGenerator[AnswerEvent, None]) -> AnswerResult:
 
 
 def broken_off() -> Unavailable:
-    """What ends a stream of events without an answer."""
+    """The error that ends a stream of events without an answer."""
     return Unavailable("the answer broke off before its end; ask again")

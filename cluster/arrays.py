@@ -12,4 +12,4 @@ Float64Array: TypeAlias = npt.NDArray[np.float64]
 Int64Array: TypeAlias = npt.NDArray[np.int64]
 BytesArray: TypeAlias = npt.NDArray[np.bytes_]
 Mask: TypeAlias = npt.NDArray[np.bool_]
-"""Which rows are meant."""
+"""True for each row that is meant."""

@@ -122,7 +122,7 @@ class ArtifactCache:
                 return  # another process, for another folder, was faster
             for part in (base, delta):
                 self._ensure_blob(part, progress)
-            # By its name the cache's limit sees that somebody counts on it.
+            # The name carries the file's hash, so eviction treats this temporary file as in use.
             temp = blob.parent / f".{file.sha256}.rebuilt"
             temp.parent.mkdir(parents=True, exist_ok=True)
             try:

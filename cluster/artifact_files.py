@@ -25,7 +25,7 @@ class FileDelta(Record):
     """A file of another model version, stored in full."""
     base_version: str
     delta: Blob
-    """What to do to the base."""
+    """Changes to the base."""
 
 
 class ArtifactFile(Record):

@@ -1,4 +1,5 @@
-"""Which replica to ask next: weights that follow outcomes, and a random order that follows weights.
+"""The choice of the replica to ask next: weights that follow outcomes, and a random order that
+follows weights.
 
 A replica's weight is the product of two things, both in (0, 1]:
 
@@ -36,7 +37,7 @@ class BalancingSettings:
     latency_tolerance: float = 1.5
     """Up to this multiple of the fastest peer's latency a replica is not slow."""
     slowness_power: float = 2.5
-    """Beyond the tolerance, speed falls with this power of the ratio."""
+    """Power of the ratio with which the speed falls beyond the tolerance."""
     latency_gain: float = 0.25
     """The least say of a new sample in the smoothed latency; silence before it adds to it."""
     latency_half_life_s: float = 5.0
@@ -138,7 +139,7 @@ class OutcomeWeights:
         return record is None or record.breaker.passes()
 
     def weight(self, replica_id: str) -> float:
-        """In [weight_min, 1]; 1 for a replica of which nothing is known."""
+        """The replica's weight in [weight_min, 1]; 1 for an unknown replica."""
         return self._weight(replica_id, self._fastest_s(self._records), self._now_s())
 
     def order(self, replica_ids: Sequence[str]) -> list[str]:

@@ -71,7 +71,7 @@ class BlobFetcher:
         self._sleep = sleep
         self._counting = threading.Lock()
         self.bytes_fetched = 0
-        """All that came out of the store, also what turned out to be wrong."""
+        """Bytes that came out of the store, including wrong ones."""
 
     def fetch(self, file: ArtifactFile, target: Path, progress: ByteProgress | None = None) -> None:
         """Makes `target` the blob's bytes, in place of what was there, or leaves it as it is.
@@ -179,7 +179,7 @@ def _opened_alone(path: Path) -> Iterator[tuple[BinaryIO, bool]]:
             except BlockingIOError:
                 waited = True
                 fcntl.flock(file, fcntl.LOCK_EX)
-            # Who had it before has made it the target, or has thrown it away.
+            # The process that had it before has made it the target, or removed it.
             if _is_named(path, file):
                 try:
                     yield file, waited

@@ -1,4 +1,4 @@
-"""Who is served by a canary, and whether it does worse than the current release.
+"""The users that a canary serves, and the judgement whether it does worse than the current release.
 
 Each question ("how many searches failed?", "how many first tokens took twice as long as most do?")
 divides the requests of both releases into good and bad ones. The canary is at fault when it has
@@ -49,13 +49,15 @@ class CanaryLimits:
     """Fewer of its requests are no ground to judge on."""
     bad_min: int = 5
     chance_max: float = 1e-6
-    """Of a canary that is as good as the current release, for each time the question is asked."""
+    """Probability that a canary as good as the current release is found at fault, each time the
+    question is asked.
+    """
     parts_min: int = 3
-    """In how many parts of the window bad ones must lie: a hiccup is no fault."""
+    """Number of parts of the window in which bad requests must lie: a hiccup is no fault."""
     slower: float = 2.0
     """Times as long as the current release is too long."""
     failed_more: float = 0.02
-    """By how much the share of failed requests must exceed that of the current release."""
+    """Amount by which the share of failed requests must exceed that of the current release."""
     slowest_more: float = 0.05
     """The same, of requests too long against the slowest twentieth of the current release."""
     typical_more: float = 0.3
@@ -97,7 +99,7 @@ class _Question:
     of: str
     bad_are: str
     more: float
-    """By how much the share of bad ones must exceed that of the current release."""
+    """Amount by which the share of bad requests must exceed that of the current release."""
     count: Callable[[Tally], tuple[int, int]]
     """Bad ones, and all."""
 
@@ -150,7 +152,7 @@ class CanaryBoard:
         }
 
     def fault(self, now_s: float) -> str | None:
-        """What is wrong with the canary, in words and numbers; None as long as nothing shows."""
+        """The canary's fault in words and numbers; None as long as no fault shows."""
         for window in self._windows:
             parts = [*window.parts(now_s), *self._waiting_since(window, now_s)]
             found = next(self._faults(parts), None)
@@ -159,7 +161,7 @@ class CanaryBoard:
         return None
 
     def _waiting_since(self, window: _Window, now_s: float) -> Iterator[tuple[int, Sides]]:
-        """Those that wait, at the time at which they began to."""
+        """The requests that wait, with the time at which they began to wait."""
         for told_s, waiting in self._waiting.values():
             for is_canarys in (True, False):
                 for (measure, time_class), number in waiting.of(is_canarys).times.items():

@@ -22,12 +22,12 @@ R = TypeVar("R", IndexManifest, ModelManifest)
 
 
 class Catalog:
-    """Manifests by name. What is read has the hash that its reference says, or it raises Corrupt.
+    """Manifests by name. A manifest that lacks the hash of its reference raises Corrupt.
 
     Publishing is first come, first served: an index or model version that exists is never replaced,
     and the caller gets what is there. All blobs that a manifest names are in the store when it is
-    published, or NotFound tells which is not: store it again. Failures besides: InvalidArgument for
-    a name that is none, and those of the store.
+    published, or NotFound says which one is not: store it again. Other failures: InvalidArgument
+    for a malformed name, and those of the store.
     """
 
     def __init__(self, store: ObjectStore) -> None:

@@ -1,5 +1,5 @@
-"""What every request is checked for, whoever brought it in: a caller over HTTP, the Python client
-or another region. Searches are checked against the release that will serve them.
+"""The checks of every request, whether it came over HTTP, from the Python client or from another
+region. Searches are checked against the release that will serve them.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ MESSAGES_MAX = 2048
 CONVERSATION_CHARS_MAX = 262_144
 """Most characters of a conversation, over all messages and the question."""
 PROMPT_MESSAGES_MAX = MESSAGES_MAX + 2
-"""Of the prompt that is made of a conversation: there may be a system text and the beginning of the
-answer besides.
+"""Messages of a prompt made from a conversation, which may also have a system text and the
+beginning of the answer.
 """
 PROMPT_CHARS_MAX = 4_194_304
-"""Of such a prompt, passages included."""
+"""Characters of such a prompt, passages included."""
 NPROBE_MAX = 65_536
 HITS_MAX = 131_072
 """Most hits that one request may ask for: `top_k` times the length of the batch."""
@@ -89,7 +89,7 @@ def check_hits(num_queries: int, top_k: int) -> None:
 
 
 def reply_too_large() -> InvalidArgument:
-    """For a request whose hits are longer than `REPLY_BYTES_MAX`."""
+    """The error for a request whose hits are longer than `REPLY_BYTES_MAX`."""
     return InvalidArgument(
         f"the reply would be longer than {REPLY_BYTES_MAX >> 20} MiB; ask for fewer hits, or "
         "without texts and metadata (`include`)",

@@ -21,17 +21,21 @@ from cluster.embedder_tokenizer import EmbedderTokenizer
 from cluster.errors import InvalidArgument
 
 _FILL = 0.95
-"""Of the longest passage: what is aimed at, in characters, which are not of equally many tokens."""
+"""Share of the longest passage that a cut aims at, measured in characters, which do not all have
+the same number of tokens.
+"""
 _HALF = 0.55
-"""Of a text that is a little too long: it becomes two halves rather than a passage and a scrap."""
+"""Share of the longest passage that is aimed at for a text that is a little too long, so that it
+becomes two halves rather than a passage and a scrap.
+"""
 _SCRAP = 0.125
-"""Of a passage's size: what is shorter says little by itself."""
+"""Share of a passage's size below which a piece says little by itself."""
 _MARKS_MAX = 30
-"""On one letter: of the stream-safe text format (Unicode Standard Annex 15)."""
+"""Marks on one letter, as in the stream-safe text format (Unicode Standard Annex 15)."""
 
 
 class TokenCounter(Protocol):
-    """What measures a text."""
+    """A measure for the length of texts."""
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """How many tokens each text has."""

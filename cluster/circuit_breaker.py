@@ -11,7 +11,7 @@
 closed: every request may pass. open: none should. half-open: one may pass, the probe; the next one
 when it has ended.
 
-A breaker advises and refuses nothing: whoever has no other replica left asks this one all the same.
+A breaker advises and refuses nothing: a caller without another replica asks this one all the same.
 Such a request is no probe, and outside `closed` only the outcomes of probes count. So what was sent
 before the breaker opened neither closes nor opens it again when it ends late.
 """
@@ -40,13 +40,13 @@ class BreakerSettings:
     """When a breaker opens, for how long, and what closes it."""
 
     failures_in_row_max: int = 5
-    """So many failures without a success between them open it."""
+    """Failures without a success between them that open the circuit."""
     failure_rate_max: float = 0.5
     """A larger part of failures among the recent outcomes opens it."""
     failure_rate_gain: float = 0.1
     """The say of the newest outcome in that part: it looks back at some 1 / gain outcomes."""
     good_probes: int = 2
-    """So many probes in a row that went well close it."""
+    """Successful probes in a row that close the circuit."""
     backoff: Backoff = _BACKOFF
     """How long it stays open: longer after each probe that failed."""
 

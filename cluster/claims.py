@@ -1,12 +1,12 @@
-"""How who names objects of the store, and who collects those that nobody names, keep out of each
-other's way.
+"""The protocol that keeps writers, which reference stored objects, and the garbage collector, which
+removes unreferenced ones, from racing each other.
 
-    one who names     writes a claim, looks for sweeps, looks for the objects, writes the manifest
+    a writer          writes a claim, looks for sweeps, looks for the objects, writes the manifest
     the collector     writes a sweep, looks for claims and manifests, removes, removes the sweep
 
 Whichever comes first, one of the two sees the other. A claim holds for the collector's grace
-period, so the manifest has to follow within minutes; sweeps end within half of the time for which
-they are heeded, so that one whose collector was killed hinders nobody for long.
+period, so the manifest has to follow within minutes. A sweep ends within half of the time for which
+writers heed it, so that the sweep of a killed collector hinders no writer for long.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def claim_all(
 
 
 def _swept(store: ObjectStore, now_ms: int) -> set[str]:
-    """What sweeps that are under way may remove."""
+    """The objects that running sweeps may remove."""
     paths: set[str] = set()
     for name in store.list_names(SWEEPS):
         path = f"{SWEEPS}/{name}"

@@ -58,7 +58,7 @@ class _Lane(Generic[KeyT, ItemT, ResultT]):
 
 
 _TURNS_MAX = 8
-"""Of the event loop, that a batch which still grows is held back."""
+"""Turns of the event loop for which a batch that still grows is held back."""
 _LATE_MAX = 256
 """Late batches under way at once, of all keys. With so many, a batch that becomes late keeps its
 place."""
@@ -175,7 +175,7 @@ class Coalescer(Generic[KeyT, ItemT, ResultT]):
         for call in calls:
             call.batch = batch
         lane.in_flight += 1
-        # What does not fit goes with the next one, beside this one.
+        # Calls that do not fit travel in the next batch, beside this one.
         self._depart(key, lane)
         timer = None
         if self._late_after_s is not None:

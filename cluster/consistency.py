@@ -5,7 +5,7 @@
            |-> Wait           until the region's clock has come so far, then decide again
            `-> Elsewhere      another region may; if none does, the caller gets the error
 
-Whoever carries it out does nothing but that: every decision about consistency is made here.
+Callers only carry the decision out: every decision about consistency is made here.
 
 Clocks of two machines may differ by the bound on the skew. A switch that any region has made for
 its moment came by some clock; so on every clock it lies at most the skew ahead.
@@ -26,7 +26,9 @@ from cluster.releases import Switch
 from cluster.session import SessionToken
 
 _UNDER_WAY_MAX_MS = 10_000
-"""No pulse takes longer on its way: one that is further behind was made by a clock that was set."""
+"""Longest time of a pulse on its way: a pulse that is further behind was made by a clock that was
+set.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +43,8 @@ class Pinned:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What one gateway knows: its region's view, and how current that is. The two come by different
-    ways; a reading of the log counts only together with the switches that it found.
+    """The knowledge of one gateway: its region's view, and how current the view is. The two come by
+    different ways; a reading of the log counts only together with the switches that it found.
     """
 
     view: RegionView
@@ -81,7 +83,7 @@ class Known:
         not_before: int = 0,
         skew_max_ms: int,
     ) -> Pinned:
-        """What `RegionView.place` finds, and fails like it. The token is never older than
+        """The result of `RegionView.place`, with the same errors. The token is never older than
         `not_before`, even where a named release is served before the region has come that far.
         """
         place = self.view.place(number, now_ms, user=user, lot=lot, not_before=not_before)
@@ -132,10 +134,10 @@ class Serve:
 
     release: int
     position: int
-    """Of the switch in force, in the release log: the floor of what may serve."""
+    """Position of the switch in force in the release log; nothing older may serve."""
     staleness_ms: int
     exactly: bool = False
-    """With this release alone: nothing newer, and no canary."""
+    """Whether this release alone may serve: nothing newer, and no canary."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,10 +171,10 @@ def decide(
     now_ms: int,
     skew_max_ms: int,
 ) -> Decision:
-    """What to do with a request that demands this, or names a `release`.
+    """The next step for a request that demands this, or names a `release`.
 
-    It is asked again after each Refresh, with the `reading` DONE and what came of it in `known`, or
-    FAILED; and after each Wait. Raises InvalidArgument for what no region can meet.
+    The caller decides again after each Refresh, with the `reading` DONE and its result in `known`,
+    or FAILED; and after each Wait. Raises InvalidArgument for a demand that no region can meet.
     """
     asked = _Asked(demand, known, reading, now_ms, skew_max_ms)
     if demand.session is not None:
@@ -292,7 +294,7 @@ class _Asked:
         return self.known.staleness_ms(switch, self.now_ms, self.skew_max_ms)
 
     def _missing(self, what: str) -> Decision:
-        """What is known here does not do: the log may have more."""
+        """The decision when the knowledge here is not enough: the log may have more."""
         match self.reading:
             case Reading.NOT_ASKED:
                 return Refresh()
@@ -305,7 +307,7 @@ class _Asked:
         assert_never(self.reading)
 
     def _check_is_in_the_log(self, floor: int) -> None:
-        """Whoever has seen a switch in force read it from the log before."""
+        """A switch that a caller has seen in force was read from the log before, by some region."""
         if floor > self.known.freshness.position:
             raise InvalidArgument("is beyond the end of the release log", "session")
         switches = self.known.view.switches

@@ -53,8 +53,8 @@ class ControlWords:
         return self.cleaned(text).translate(self._shielding)
 
     def marked(self, rendered: str) -> str:
-        """What a chat template made of shielded texts, with its own control words as marks and the
-        texts as they were.
+        """The output of a chat template for shielded texts, with its own control words as marks and
+        the texts as they were.
         """
         prompt = self._pattern.sub(lambda found: self._marks[found.group()], rendered)
         for end, shield in self._shields.items():

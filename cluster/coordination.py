@@ -57,7 +57,7 @@ _REGIONS_LISTED_S = 5.0
 """Between two looks at which regions there are; their heartbeats are read at every exchange."""
 
 Decide = Callable[[Rollout, int, str], Append]
-"""What a person asks for: (rollout, now_ms, commit_id) -> the entry to append, or a typed error."""
+"""A person's request: (rollout, now_ms, commit_id) -> the entry to append, or a typed error."""
 
 
 class ReleaseHost(Protocol):
@@ -113,7 +113,7 @@ class RolloutDriver:
         self.deciding = threading.RLock()
         """Held while the rollout changes. Whoever looks at it in another thread holds it, too."""
         self.freshness = Freshness()
-        """Of the last complete reading of the log."""
+        """Freshness of the last complete reading of the log."""
         self.unreadable: LogUnreadable | None = None
         """The entry at which the last reading ended; until it is read, nothing is appended."""
         self._store = store
@@ -246,8 +246,8 @@ class RolloutDriver:
             self._log.append_at(append.position, entry, deadline=deadline)
         except Conflict:
             return False
-        # Known to stand in the log, so it is not read back: a read that fails here would tell the
-        # caller of a failure that is none.
+        # The entry is known to stand in the log, so it is not read back: a read that fails here
+        # would report a failure to the caller although the append succeeded.
         self._handle(EntryRead(entry=entry))
         self._appended()
         return True

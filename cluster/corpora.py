@@ -31,7 +31,7 @@ class IndexLine:
 
     version: str
     position: int
-    """Of the corpus, when it was built."""
+    """Position of the corpus from which the index was built."""
     kind: IndexKind
     metric: Metric
     shards: int
@@ -42,7 +42,7 @@ class IndexLine:
     num_passages: int
     recall_at_10: float
     recall_at_10_least: float | None
-    """In the stratum in which least is found; None for an index of an older version."""
+    """Recall in the stratum in which least is found; None for an index of an older version."""
     holes: tuple[ShardHole, ...]
     size_bytes: int
     built_at_ms: int
@@ -50,7 +50,7 @@ class IndexLine:
     has_present_settings: bool
     """Apart from the embedder, which the next `raygion build` finds out."""
     releases: tuple[int, ...]
-    """Those that regions keep loaded and that name it."""
+    """Releases that regions keep loaded and that name the index."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,14 +63,14 @@ class CorpusLine:
     num_documents: int
     documents_bytes: int
     size_bytes: int
-    """Of the documents and all index versions; what they share counts once."""
+    """Bytes of the documents and all index versions; shared blobs count once."""
     fields: Mapping[str, ColumnType]
     vector_dimension: int | None
     sources: tuple[str, ...]
     indexes: tuple[IndexLine, ...]
     """Built last first."""
     releases: tuple[int, ...]
-    """Those that regions keep loaded and that have the corpus."""
+    """Releases that regions keep loaded and that have the corpus."""
 
 
 def corpus_lines(

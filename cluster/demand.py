@@ -1,4 +1,4 @@
-"""What a request asks of its answer: a level of consistency, a session token, a bound.
+"""The demand of a request on its answer: a level of consistency, a session token, a bound.
 
 level     what the answer is made by
 eventual  the release that is current as far as the region knows
@@ -41,7 +41,7 @@ class Demand:
         return 0 if self.session is None else self.session.position
 
     def told(self) -> dict[str, str | int]:
-        """In the words that `demand_of` takes, those that are needed."""
+        """The options in the words of `demand_of`, as far as they are needed."""
         words: dict[str, str | int] = {}
         if self.level is not Consistency.EVENTUAL:
             words["consistency"] = self.level.value
@@ -62,8 +62,8 @@ def demand_of(
     *,
     release: int | None = None,
 ) -> Demand:
-    """What a caller asks for, in the words of the interfaces. Without a level, a bound means
-    `bounded`, a token `session`, and nothing `eventual`.
+    """The demand in the words of the interfaces. Without a level, a bound means `bounded`, a token
+    `session`, and nothing `eventual`.
 
     With a named `release` goes a token alone, so that the reply's token is not older.
 

@@ -5,7 +5,8 @@
      `------------------ what differed is asked again -----------'
 
 Regions that hold one release have the same artifacts, so any difference is a fault: of a machine,
-a library, or Raygion. A region that does not answer, or does not hold the release, is none.
+a library, or Raygion. A region that does not answer, or does not hold the release, is no
+difference.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ class Inquiry:
     corpus: str
     request: SearchRequest
     again: bool = False
-    """It differed before, and is one question of that name."""
+    """Whether the regions differed on this question before; then it is one question of that name.
+    """
 
     @property
     def release(self) -> int:
@@ -58,16 +60,18 @@ class Inquiry:
 class Found:
     difference: Difference
     again: Inquiry | None
-    """To ask later whether they still differ; None where the question cannot be cut out."""
+    """Inquiry to ask later whether the regions still differ; None if the question cannot be cut
+    out.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """What came of one inquiry."""
+    """The result of one inquiry."""
 
     inquiry: Inquiry
     regions: frozenset[str]
-    """Whose answers count."""
+    """Regions whose answers count."""
     found: Found | None
     """The first difference."""
 
@@ -83,22 +87,23 @@ class Probe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """What a gateway is told that asks whether to probe."""
+    """The reply to a gateway that asks whether to probe."""
 
     number: int | None
-    """Of the probe that it is to make; None: it is not its turn."""
+    """Number of the probe that the gateway is to make. None: it is not the gateway's turn."""
     again: tuple[Inquiry, ...]
     report: DivergenceReport
 
 
-# What to ask.
+# The questions.
 
 
 def inquiries_of(
     release: ReleaseView, turn: int, texts: tuple[str, ...], again: tuple[Inquiry, ...]
 ) -> list[Inquiry]:
-    """For each corpus some vectors by chance, the texts where it has an embedder, and what differed
-    before. The same arguments give the same questions.
+    """The inquiries of a probe: for each corpus some random vectors, the texts if it has an
+    embedder, and the questions on which regions differed before. The same arguments give the same
+    questions.
     """
     made = []
     for name, corpus in sorted(release.corpora.items()):
@@ -127,7 +132,7 @@ def drawn_vectors(corpus: CorpusView, release: int, turn: int) -> Float32Array:
     return (directions * lengths).astype(np.float32)
 
 
-# What the answers say.
+# The comparison of the answers.
 
 
 def compared(inquiry: Inquiry, answers: Mapping[str, SearchResult]) -> Comparison:
@@ -185,13 +190,12 @@ def _cut(request: SearchRequest, number: int) -> SearchRequest | None:
     return replace(request, vectors=request.vectors[part])
 
 
-# What is remembered.
+# The memory of differences.
 
 
 class DivergenceLedger:
-    """Of one region: whose turn it is to probe, what came of it, and what differs.
-
-    A difference stands until all regions that took part in it are asked again and agree, or another
+    """The ledger of one region: whose turn it is to probe, the outcomes, and the differences. A
+    difference stands until all regions that took part in it are asked again and agree, or another
     release is probed: silence refutes nothing. Not thread-safe.
     """
 
@@ -255,7 +259,7 @@ class DivergenceLedger:
         )
 
     def _judge(self, comparison: Comparison) -> list[Found]:
-        """What is new in it."""
+        """The differences that are new in the comparison."""
         key = (comparison.inquiry.corpus, comparison.inquiry.name)
         before = self._standing.get(key)
         if comparison.found is not None:

@@ -1,4 +1,4 @@
-"""What a region tells of how the regions' answers compare."""
+"""A region's report on how the regions' answers compare."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ class Outcome(StrEnum):
     ALIKE = "alike"
     DIFFER = "differ"
     TOO_FEW = "too_few"
-    """Not two regions answered."""
+    """Fewer than two regions answered."""
     QUORUM_DIFFER = "quorum_differ"
-    """Of no probe: somebody's search by quorum found it."""
+    """The regions differed in a search by quorum, not in a probe."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +44,7 @@ class CorpusProbe:
 
     corpus: str
     regions: tuple[str, ...]
-    """That answered everything and were compared, by name."""
+    """Names of the regions that answered everything and were compared."""
     outcome: str
 
 
@@ -56,9 +56,11 @@ class DivergenceReport:
     at_ms: int | None = None
     """When the last probe was made; None before the first one."""
     release: int | None = None
-    """That it asked for."""
+    """Release that the last probe asked for."""
     corpora: tuple[CorpusProbe, ...] = ()
     differences: tuple[Difference, ...] = ()
-    """That stand: found by whatever probe, not refuted since."""
+    """Differences that stand: found by any probe, and not refuted since."""
     probes: Mapping[str, int] = field(default_factory=dict)
-    """By outcome, a corpus of a probe counting as one; since the region's front actor started."""
+    """Probes by outcome, each corpus of a probe counting as one, since the region's front actor
+    started.
+    """

@@ -69,7 +69,7 @@ class SchemaField:
     type: ColumnType
     seen: str
     seen_long: str | None = None
-    """Where an integer was seen that a float might round; None where all are in EXACT_IN_FLOAT."""
+    """Place of an integer that a float might round; None if all are in EXACT_IN_FLOAT."""
 
 
 Schema = Mapping[str, SchemaField]

@@ -22,7 +22,7 @@ TOKENIZER_FILES = frozenset({_TOKENIZER_FILE, *_CONFIG_FILES})
 _UNLIMITED = 10**9
 """Tokenizers without a limit of their own write a number beyond this."""
 _OVERLAP_SHARE = 0.125
-"""Of a window, the part that it shares with the one before, so that no phrase is cut in both."""
+"""Share of a window that also belongs to the window before it, so that no phrase is cut in both."""
 
 
 class EmbedderTokenizer:

@@ -139,7 +139,9 @@ class Corrupt(RaygionError):
 
 
 class LogUnreadable(Corrupt):
-    """What stands after that entry is not known: go on with what was before, and change nothing."""
+    """An entry of the log cannot be read, and the entries after it are not known: go on with the
+    state before it, and change nothing.
+    """
 
     code = "log_unreadable"
 

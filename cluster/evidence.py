@@ -33,7 +33,9 @@ class EvidencePolicy(Record):
     nothing_found: str
     """The whole answer where no passage is evidence."""
     score_min: dict[Name, float] = Field(default_factory=dict)
-    """By corpus, the least score of a passage that is evidence; without one, every hit is."""
+    """Least score of a passage that is evidence, by corpus; without a least score, every hit is
+    evidence.
+    """
 
 
 def score_min_of(setting: ScoreMin, metric: Metric, *, is_starter: bool) -> float | None:

@@ -92,7 +92,7 @@ class ShardRoute:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gathered:
-    """What the scatter brought in, in the order of the shards; None for a shard that is missing."""
+    """The results of the scatter, in the order of the shards; None for a shard that is missing."""
 
     parts: tuple[ShardHits | None, ...]
     first_error: RaygionError | None
@@ -146,8 +146,8 @@ async def scatter(
 async def ask_all(
     calls: Sequence[Callable[[Deadline], Awaitable[T]]], deadline: Deadline
 ) -> list[T | RaygionError]:
-    """What each call gives, or why it fails; all at once. Raises, and gives the others up, only
-    what is the caller's own fault.
+    """The result of each call, or its error; all calls run at once. Raises only errors that are the
+    caller's own fault, and then gives the other calls up.
     """
     tasks = [asyncio.create_task(_ask(call, deadline)) for call in calls]
     try:

@@ -29,18 +29,18 @@ log = logging.getLogger(__name__)
 
 PART_BYTES = 16 * 2**20
 ANSWER_TIMEOUT_S = 10.0
-"""For what moves no content, and for the first byte of what does."""
+"""Time for an operation without content, and for the first byte of an operation with content."""
 _BYTES_PER_S_MIN = 128 * 1024
 """Content that comes or goes more slowly is given up."""
 _ENTRY_BYTES = 2**20
-"""What is read whole is an entry of a log or a manifest; blobs are read in ranges."""
+"""Longest object that is read whole: an entry of a log or a manifest. Blobs are read in ranges."""
 _S3_TIMEOUTS: Mapping[str, object] = {
     "connect_timeout": 2,
     "read_timeout": 4,
     # Also after an error of the server's own, such as a 503.
     "retries": {"mode": "standard", "total_max_attempts": 3},
 }
-"""Of one attempt, in seconds; the second one is for the silence between two packets."""
+"""Time limits of one attempt, in seconds; `read_timeout` is for the silence between two packets."""
 _S3_PARTS_MAX = 10_000
 # The memory file system looks and then writes; one lock for the process makes its create exclusive.
 _MEMORY_LOCK = threading.Lock()

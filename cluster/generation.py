@@ -1,4 +1,4 @@
-"""What the query path knows of a language model: a stream of text chunks for a list of messages."""
+"""A language model as the query path knows it: a stream of text chunks for a list of messages."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Sampling:
     seed: int | None = None
 
     def sampling(self) -> dict[str, Any]:
-        """These fields by name."""
+        """The fields of the sampling by name."""
         return {field.name: getattr(self, field.name) for field in fields(Sampling)}
 
 
@@ -51,7 +51,7 @@ class GenerationChunk:
     finish_reason: str | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
-    """Of the answer so far, this piece included."""
+    """Tokens of the answer so far, this piece included."""
 
 
 class Generator(Protocol):

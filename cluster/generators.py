@@ -12,9 +12,9 @@ class GeneratorDirectory(Protocol):
     """Finds what a release's generator needs on this side."""
 
     def generator(self, release: ReleaseView, corpus: str | None) -> Generator:
-        """Of a release that has one, here or in another region that may have the corpus whose
-        passages stand in the prompt (None: no passages do). Raises InvalidArgument and Unavailable
-        where there is none.
+        """The generator of a release that has one, here or in another region that may have the
+        corpus whose passages stand in the prompt (None: there are no passages). Raises
+        InvalidArgument and Unavailable if there is none.
         """
         ...
 

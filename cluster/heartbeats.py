@@ -1,4 +1,4 @@
-"""What the regions have told of themselves, and for how long each has been silent."""
+"""The regions' last reports on themselves, and for how long each region has been silent."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from cluster.rollout_events import HeartbeatsRead, RegionStatus
 
 _CLOCKS_APART_S = 60.0
-"""No two clocks are further apart."""
+"""Largest difference between two clocks."""
 
 
 @dataclass(slots=True)

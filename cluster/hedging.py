@@ -16,19 +16,19 @@ class HedgeSettings:
     """How patient to be, and at what price."""
 
     quantile: float = 0.95
-    """Of the recent latencies: what an answer is expected to take at most."""
+    """Quantile of the recent latencies that an answer is expected to take at most."""
     patience: float = 1.5
     """The hedge waits for this multiple of it: in steady traffic the budget stays unspent."""
     delay_s_min: float = 0.01
     """Less than this is the jitter of an event loop, not a slow replica."""
     samples_min: int = 20
-    """With fewer latencies nothing is expected yet, and nothing hedged."""
+    """Latencies without which nothing is expected yet, and no request is hedged."""
     samples_max: int = 128
     """Recent means: the last so many."""
     extra_max: float = 0.05
     """Hedges / requests, at most."""
     saved_max: float = 10.0
-    """So many unused hedges are saved up for the moment when a replica hangs."""
+    """Unused hedges that are saved up for the moment when a replica hangs."""
 
     def __post_init__(self) -> None:
         assert 0.0 < self.quantile < 1.0
@@ -43,7 +43,7 @@ DEFAULT_HEDGING = HedgeSettings()
 
 
 class ExpectedLatency:
-    """What an answer takes at most, as a quantile of the last ones. Memory is bounded."""
+    """The longest expected time of an answer, as a quantile of the last ones. Memory is bounded."""
 
     def __init__(self, settings: HedgeSettings = DEFAULT_HEDGING) -> None:
         self._settings = settings

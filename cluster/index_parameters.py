@@ -121,16 +121,16 @@ class AutoIndex(Record):
 
 
 class IndexTrial(Record):
-    """What one kind of index was measured to do, at the least effort that reached the recall."""
+    """The measurement of one kind of index, at the least effort that reached the recall."""
 
     parameters: IndexParameters
     recall_at_10: float
     recall_at_10_least: float | None = Field(default=None, exclude_if=is_none)
-    """In the stratum in which least was found; None in older manifests."""
+    """Recall in the stratum in which least was found; None in older manifests."""
     query_us: float
     """One thread, one shard; extrapolated from the sample to the rows of a shard."""
     memory_bytes: int
-    """Of the index files of all shards, extrapolated likewise."""
+    """Size of the index files of all shards, extrapolated likewise."""
     is_chosen: bool = False
 
 

@@ -1,4 +1,4 @@
-"""Which index version belongs to a corpus position and settings, before it is built.
+"""The index version that belongs to a corpus position and settings, known before it is built.
 
 built     hash(corpus content, parameters, shards, embedder, chunks, partitioning)
 derived   hash(the built version, the corpus's tombstones): the same files, fewer documents
@@ -28,7 +28,7 @@ class _BuildKey(Record):
     format: int
     corpus: CorpusManifest
     parameters: IndexParameters | AutoIndex
-    """As asked: what was measured when it was built differs from time to time."""
+    """Parameters as asked for: those that a build measures differ from time to time."""
     shards: int
     embedder_fingerprint: str | None
     chunks: ChunkSettings | None = Field(default=None, exclude_if=lambda value: value is None)
@@ -155,7 +155,7 @@ def is_index_of(index: IndexManifest, corpus: CorpusManifest, catalog: Catalog) 
 
 
 def _position(catalog: Catalog, index: IndexManifest) -> CorpusManifest | None:
-    """What the corpus was when the index was built; None where that is gone from the store."""
+    """The corpus as it was when the index was built; None if that position is gone."""
     try:
         return catalog.corpus_at(index.corpus, index.corpus_position)
     except NotFound:

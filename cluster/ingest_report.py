@@ -1,4 +1,4 @@
-"""What an ingest did with what it was given: whatever does not enter the corpus is counted here."""
+"""The report of an ingest: it counts every document and file that does not enter the corpus."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class LeftOut:
     """Files or documents that do not enter the corpus, for one reason."""
 
     reason: str
-    """What follows "it ", such as "is a symbolic link"."""
+    """Reason, worded so that it follows "it ", such as "is a symbolic link"."""
     count: int
     examples: tuple[str, ...]
     """The first of them, at most EXAMPLES_MAX."""
@@ -52,7 +52,7 @@ class Tally:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DocumentChanges:
-    """What became of the documents of a corpus, compared with its position before."""
+    """The changes of a corpus's documents, compared with its position before."""
 
     new: int
     replaced: int
@@ -62,7 +62,7 @@ class DocumentChanges:
     unchanged: int
     """Had the id of a document of before, and the same content."""
     removed: int
-    """Of before, and not in the corpus any more."""
+    """Earlier documents that are not in the corpus any more."""
 
     def __bool__(self) -> bool:
         return bool(self.new or self.replaced or self.removed)

@@ -21,7 +21,7 @@ _CHECKSUM_BYTES = len(b',"sha256":""}') + 64
 
 
 def entry_bytes(entry: LogEntry) -> bytes:
-    """What is stored of an entry."""
+    """The bytes that are stored for an entry."""
     body = entry.to_bytes()
     return b'%s,"sha256":"%s"}' % (body[:-1], _sha256(body))
 

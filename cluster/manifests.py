@@ -1,4 +1,4 @@
-"""What the store says of corpora, index versions and model versions: manifests that name artifacts
+"""The store's records of corpora, index versions and model versions: manifests that name artifacts
 by hash.
 """
 
@@ -18,7 +18,7 @@ from cluster.records import Name, Record, is_none
 SOURCES_MAX = 100
 """A manifest that named every source would grow with every ingest."""
 TOMBSTONES_FILE = "tombstones.arrow"
-"""In a shard's folder: ids of documents that do not count."""
+"""File in a shard's folder with the ids of documents that do not count."""
 
 
 def _is_empty(value: tuple[object, ...]) -> bool:
@@ -55,7 +55,7 @@ class CorpusManifest(Record):
     vector_dimension: int | None
     """Length of the ready-made vectors, or None when the passages are to be embedded."""
     sources: tuple[str, ...]
-    """Where its documents came from: the latest SOURCES_MAX."""
+    """Sources of the corpus's documents: the latest SOURCES_MAX."""
     created_at_ms: int
 
     @property
@@ -76,14 +76,15 @@ class ShardArtifact(Record):
 
     shard: Annotated[int, Field(ge=0)]
     num_rows: Annotated[int, Field(ge=0)]
-    """Of the files, deleted ones included."""
+    """Rows of the files, deleted ones included."""
     files: tuple[ArtifactFile, ...]
     recall_at_10: float
     strata: tuple[RecallStratum, ...] = Field(default=(), exclude_if=_is_empty)
-    """What the average is made of; empty for Flat, which finds all, and in older manifests."""
+    """Strata that the average is made of; empty for Flat, which finds all, and in older manifests.
+    """
     kind: IndexKind | None = Field(default=None, exclude_if=is_none)
-    """What it was built as, where the index's kind would have had a hole over these rows, or missed
-    the recall that was asked for.
+    """Kind that the shard was built as, if the index's kind would have had a hole over these rows,
+    or missed the recall that was asked for.
     """
 
     @property
@@ -92,7 +93,7 @@ class ShardArtifact(Record):
 
     @property
     def built_files(self) -> tuple[ArtifactFile, ...]:
-        """What the build wrote: without the tombstones."""
+        """The files that the build wrote, without the tombstones."""
         return tuple(file for file in self.files if file.path != TOMBSTONES_FILE)
 
     @property
@@ -101,8 +102,8 @@ class ShardArtifact(Record):
 
     @property
     def folders(self) -> tuple[tuple[ArtifactFile, ...], ...]:
-        """What a node keeps as a folder each: the tombstones apart, for what the build wrote may be
-        there, and open, long before they are.
+        """The files that a node keeps as one folder each. Tombstones have a folder of their own,
+        because the build's files may be there, and open, long before the tombstones are.
         """
         apart = () if self.tombstones is None else ((self.tombstones,),)
         return (self.built_files, *apart)
@@ -134,7 +135,9 @@ class IndexManifest(Record):
     vectors, half at random and half far apart from each other, and of queries near them.
     """
     recall_at_10_least: float | None = Field(default=None, exclude_if=is_none)
-    """In the shard and the stratum of queries in which least is found; None in older manifests."""
+    """Recall in the shard and the stratum of queries in which least is found; None in older
+    manifests.
+    """
     tuning: IndexTuning | None = None
     """None where the settings named the kind. A search may look further than the chosen trial did,
     where the whole index would have missed the recall otherwise.
@@ -194,7 +197,7 @@ class ModelManifest(Record):
     dimension: int | None = None
     """Length of an embedder's vectors; None for a generator."""
     precision: Precision = Field(default=Precision.FLOAT32, exclude_if=_is_float32)
-    """Of an embedder; says nothing of a generator."""
+    """Precision of an embedder; it means nothing for a generator."""
 
 
 Manifest = CorpusManifest | IndexManifest | ModelManifest

@@ -30,7 +30,7 @@ _MAGIC = b"RGDELTA1"
 _LENGTH = struct.Struct("<Q")
 _CODEC: Literal["zstd"] = "zstd"
 _HEADER_BYTES_MAX = 100_000_000
-"""Of safetensors, by its own definition."""
+"""Longest header of a safetensors file, by the definition of the format."""
 _OP_BYTES_MAX = 2**30
 _ITEM_BYTES = {
     "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2,
@@ -48,7 +48,7 @@ class _Tensor:
     dtype: str
     shape: tuple[int, ...]
     start: int
-    """In the file."""
+    """Offset in the file."""
     end: int
 
 
@@ -86,9 +86,10 @@ def write_delta(base: Path, full: Path, target: Path) -> int:
 
 
 def apply_delta(base: Path, delta: Path, target: Path) -> None:
-    """Writes to `target` what the delta makes of the base.
+    """Writes to `target` the file that the delta makes of the base.
 
-    Who calls it compares the hash. Raises Corrupt when the delta is none, or none of this base.
+    The caller compares the hash. Raises Corrupt for a file that is no delta, or a delta of another
+    base.
     """
     old, source = _mapped(base), _mapped(delta)
     with target.open("wb") as out:
@@ -109,7 +110,7 @@ def apply_delta(base: Path, delta: Path, target: Path) -> None:
 
 
 def _op(chunk: Bytes, old: Bytes, offset: int | None, item_bytes: int, out: BinaryIO) -> _Op:
-    """What gives the chunk, its bytes written to `out`."""
+    """The operation that gives the chunk; its bytes are written to `out`."""
     length = len(chunk)
     plain = None
     if offset is not None:

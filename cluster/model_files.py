@@ -26,7 +26,8 @@ log = logging.getLogger(__name__)
 _CONFIG = "config.json"
 _WEIGHTS = ".safetensors"
 _WORTH_AT_MOST = 0.75
-"""Of the full file. A delta that saves less makes every region that is new fetch more for little.
+"""Largest share of the full file that a delta may have. With a larger one, every new region would
+fetch more for little.
 """
 
 
@@ -39,7 +40,7 @@ class _Base:
 
 
 def delta_note(files: Sequence[ArtifactFile]) -> str | None:
-    """What was saved, for the user; None when the files are stored whole."""
+    """A note for the user on what was saved; None when the files are stored whole."""
     deltas = [file.delta for file in files if file.delta is not None]
     if not deltas:
         return None

@@ -11,7 +11,7 @@ from cluster.placement import SURVIVORS
 from cluster.records import Record
 
 STARTER = "starter"
-"""Instead of a model's source: the small model that installs with Raygion."""
+"""Word for the small model that installs with Raygion, in place of a model's source."""
 
 
 class EmbedderSettings(Record):

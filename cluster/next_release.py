@@ -1,4 +1,4 @@
-"""Which index version of each corpus the next release names.
+"""The index version of each corpus that the next release names.
 
 as asked    built from the documents that the corpus has, with the present settings and embedder
 else        what comes closest: the latest documents first, then the present settings, then what
@@ -21,7 +21,7 @@ from cluster.numbered_object import read_each
 
 Index = tuple[IndexManifest, ManifestRef]
 _SHORT = 8
-"""So much of a version is enough to tell it from others."""
+"""Characters of a version that are enough to tell it from others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,16 +29,16 @@ class NextIndexes:
     """The index versions of the next release, and what the user is to know of them."""
 
     indexes: dict[str, Index] = field(default_factory=dict)
-    """By corpus."""
+    """Indexes by corpus."""
     remarks: list[str] = field(default_factory=list)
 
 
 def corpora_for_release(
     catalog: Catalog, named: Sequence[str] | None
 ) -> tuple[CorpusManifest, ...]:
-    """The latest positions of the named corpora; None: of all that have documents.
+    """The latest positions of the named corpora. None: of all corpora with documents.
 
-    Raises NotFound for a named one without documents, and when there is none.
+    Raises NotFound for a named corpus without documents, and if no corpus is left.
     """
     known = catalog.list_corpora()
     latest = {name: catalog.latest_corpus(name) for name in (known if named is None else named)}
@@ -119,7 +119,7 @@ def _closest(
     def is_empty(position: int) -> bool:
         return catalog.corpus_at(corpus.corpus, position).num_passages == 0
 
-    # What a corpus had before it was emptied does not come back with the first document after that.
+    # Documents from before a corpus was emptied do not come back with the first one after that.
     # Since the build there may be thousands of positions, each a request to the store.
     since = range(best[0].corpus_position + 1, corpus.position)
     return None if any(read_each(is_empty, since)) else best

@@ -81,7 +81,7 @@ def put_or_get(
 
 
 def read_each(read: Callable[[K], T], keys: Sequence[K]) -> list[T]:
-    """What `read` gives for each key, in their order; several are read at once."""
+    """The result of `read` for each key, in their order; several are read at once."""
     if len(keys) <= 1:
         return [read(key) for key in keys]
     with ThreadPoolExecutor(min(_READERS, len(keys))) as readers:

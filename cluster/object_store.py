@@ -29,18 +29,18 @@ class ObjectStore(Protocol):
     - atomic visibility: an object is seen whole or not at all, whatever happens to its writer;
     - mutual exclusion: of all `put_if_absent` and `upload_if_absent` of one path, at most one takes
       effect, and the content never changes after that, until it is removed;
-    - read after write: what was acknowledged is seen by every read, `exists` and `size` that starts
-      afterwards;
+    - read after write: an acknowledged object is seen by every read, `exists` and `size` that
+      starts afterwards;
     - consistent listing: a listing holds every object acknowledged before it started, and none that
       never existed;
-    - durability: what was acknowledged survives the loss of the process and, as far as the store
-      goes, of the machine.
+    - durability: an acknowledged object survives the loss of the process and, if the store is not
+      on that machine alone, of the machine.
 
     Failures: NotFound; Conflict, the object exists (it may be the caller's own: below the store,
-    clients send a request again after a lost reply, so who needs to know reads back);
+    clients send a request again after a lost reply, so a caller that needs to know reads back);
     OutcomeUnknown, the write may have taken effect or may yet; Unavailable, a read that failed or a
-    write that certainly took no effect; InvalidArgument for a path that is none. Methods block, on
-    other machines' stores for a limited time, and may be called from several threads.
+    write that certainly took no effect; InvalidArgument for a malformed path. Methods block, with
+    a time limit if the store is on another machine, and may be called from several threads.
     """
 
     def get(self, path: str) -> bytes: ...

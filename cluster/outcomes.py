@@ -33,7 +33,7 @@ class Work(StrEnum):
 
 
 class Measure(StrEnum):
-    """What is timed: only work that takes the same time whoever asks for it."""
+    """The kinds of work that are timed: only those that take the same time for every caller."""
 
     TEXT_SEARCH = "searches by text"
     VECTOR_SEARCH = "searches by vector"
@@ -42,7 +42,7 @@ class Measure(StrEnum):
 
 
 _PATIENCE_MIN_S = {Work.SEARCH: 1.0, Work.ANSWER: 10.0}
-"""Whoever gives less time is to blame himself when it runs out."""
+"""A timeout shorter than this is the caller's choice and is not counted against the release."""
 
 
 def class_of(took_s: float) -> int:
@@ -64,7 +64,7 @@ class Tally:
     """Failed or answered."""
     failed: Counter[Work] = field(default_factory=Counter)
     times: Counter[tuple[Measure, int]] = field(default_factory=Counter)
-    """By class of time."""
+    """Numbers of durations, by class of time."""
 
     def __bool__(self) -> bool:
         return bool(self.ended or self.times)
@@ -95,7 +95,7 @@ class Sides:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutcomeReport:
-    """What one process counted since its last report."""
+    """The counts of one process since its last report."""
 
     reporter: str
     release: int
@@ -124,7 +124,9 @@ class _Request:
     is_canarys: bool
     since_s: float
     measure: Measure | None
-    """What its time so far is a time of; None when that has been counted, or does not matter."""
+    """Kind of work that the request's time so far belongs to; None when it has been counted, or
+    does not matter.
+    """
 
 
 class OutcomeCounts:
@@ -178,7 +180,7 @@ class OutcomeCounts:
                         request.since_s += self._clock.monotonic_s() - left_s
 
     def take(self) -> OutcomeReport | None:
-        """What was counted since the last call; None when there is nothing to tell."""
+        """The counts since the last call; None when there are none."""
         if self._canary is None or not (self._under_way or self._ended):
             return None
         waiting = Sides()

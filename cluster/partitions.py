@@ -1,4 +1,4 @@
-"""Which partitions of a corpus a filter names, and which shards have them.
+"""The partitions of a corpus that a filter names, and the shards that have them.
 
 A corpus with `partition_by: country` keeps all documents of a country in one shard. A filter names
 partitions where it demands that the field equals a value, or is one of some, alone or beside other
@@ -31,7 +31,7 @@ class NamedPartitions:
     keys: tuple[PartitionKey, ...]
     """Distinct; empty where the filter can match nothing."""
     rest: Filter | None
-    """What the filter demands besides; None when that is nothing."""
+    """Conditions of the filter besides the partitions; None when there are none."""
 
 
 def named_partitions(filter: Filter | None, field: str) -> NamedPartitions | None:
@@ -66,7 +66,7 @@ def shards_to_ask(filter: Filter | None, field: str, num_shards: int) -> tuple[i
     named = named_partitions(filter, field)
     if named is None:
         return tuple(range(num_shards))
-    # What matches nothing is for a shard to answer, too: it checks the query.
+    # If no partition matches, one shard is asked anyway, because the shard validates the query.
     return tuple(sorted({shard_of_partition(key, num_shards) for key in named.keys})) or (0,)
 
 

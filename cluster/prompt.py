@@ -66,7 +66,7 @@ class PromptTemplate(Record):
 
 
 class Truncation(StrEnum):
-    """What is done with a prompt that does not fit, as OpenAI's Responses interface calls it."""
+    """The treatment of a prompt that does not fit, as OpenAI's Responses interface calls it."""
 
     AUTO = "auto"
     """The oldest messages of the history and the weakest passages are left out."""
@@ -75,7 +75,7 @@ class Truncation(StrEnum):
 
 
 def truncation_of(asked: str) -> Truncation:
-    """Raises InvalidArgument for what is none."""
+    """Raises InvalidArgument for an unknown word."""
     try:
         return Truncation(asked)
     except ValueError:
@@ -84,7 +84,7 @@ def truncation_of(asked: str) -> Truncation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Truncated:
-    """What a prompt lacks of what it should have held."""
+    """The parts that a prompt lacks because they did not fit."""
 
     history_messages: int = 0
     """Messages of the history that were left out: the oldest ones."""

@@ -13,7 +13,7 @@ from cluster.search import SearchResult
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """What one region answers, as far as regions must agree on it."""
+    """The answer of one region, as far as regions must agree on it."""
 
     release: int
     hits: bytes
@@ -44,8 +44,8 @@ def majority(regions: int) -> int:
 
 
 def agreed(votes: Mapping[str, Vote], regions: int) -> tuple[str, ...]:
-    """Those of so many regions that say what a majority of all says, in the order of the votes;
-    empty when none does.
+    """The regions that say what a majority of all `regions` says, in the order of the votes; empty
+    without a majority.
     """
     for vote in dict.fromkeys(votes.values()):
         same = tuple(region for region, other in votes.items() if other == vote)

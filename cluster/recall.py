@@ -1,4 +1,6 @@
-"""What an index finds of the exact answers: on average, and in the strata that make the average."""
+"""The share of the exact answers that an index finds: on average, and in the strata that make the
+average.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ the corpus that were left out of the index.
 
 
 class RecallStratum(Record):
-    """What an index finds for the queries of one kind whose neighbourhoods are alike."""
+    """The recall of an index for the queries of one kind whose neighbourhoods are alike."""
 
     queries: QueryKind
     crowding: Annotated[int, Field(ge=1)]
@@ -32,15 +34,15 @@ class RecallStratum(Record):
 
 
 class Recall(Record):
-    """Of the exact ten best distinct vectors, the share that an index finds."""
+    """The share of the exact ten best distinct vectors that an index finds."""
 
     recall_at_10: float
-    """On average."""
+    """Average recall."""
     strata: tuple[RecallStratum, ...] = ()
 
     @property
     def least(self) -> float:
-        """In the stratum in which the index finds least."""
+        """The recall in the stratum in which the index finds least."""
         return min((s.recall_at_10 for s in self.strata), default=self.recall_at_10)
 
     @property

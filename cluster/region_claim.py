@@ -3,10 +3,10 @@
     no heartbeat, or this cluster's own        -> FREE
     another cluster's, seen for the first time -> UNDECIDED
     it changes between two looks               -> TAKEN
-    it stands still for `STANDSTILL_S`         -> FREE: whoever wrote it is gone
+    it stands still for `STANDSTILL_S`         -> FREE: its writer is gone
 
 Judged by the reader's monotonic clock alone, so that clocks that differ make nobody look dead. A
-heartbeat that cannot be read counts for none: whoever lives writes it anew within a second.
+heartbeat that cannot be read counts as none: a living region writes it anew within a second.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ def claim_region(
 
 
 def read_heartbeats(store: ObjectStore, regions: Sequence[str]) -> dict[str, RegionStatus]:
-    """What the regions last told of themselves. Left out are those that never did, and those whose
-    heartbeat cannot be read: one of them must not stop all. Raises what the store raises.
+    """The regions' last heartbeats. Regions that never wrote one, or whose heartbeat cannot be
+    read, are left out: one of them must not stop all. Raises the errors of the store.
     """
 
     def read(region: str) -> RegionStatus | None:

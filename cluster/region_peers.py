@@ -59,7 +59,7 @@ class GeneratingPeers(Protocol):
 
 
 class RegionInternals(Protocol):
-    """What a region does for the others alone."""
+    """The services of a region for other regions alone."""
 
     def generate(
         self, release: int, request: GenerationRequest, deadline: Deadline

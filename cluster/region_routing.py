@@ -1,4 +1,4 @@
-"""Which region serves a request first, and which ones follow when it cannot.
+"""The region that serves a request first, and those that follow when it cannot.
 
     regions that may have the corpus (data residency), and that generate where a model is needed
         |
@@ -22,10 +22,10 @@ from geopy.distance import great_circle
 from cluster.caller import Caller, Location
 from cluster.circuit_breaker import BreakerSettings, CircuitBreaker
 from cluster.clock import Backoff
+from cluster.config import Settings
 from cluster.region_settings import RoutingPolicy
 from cluster.region_site import RegionSite
 from cluster.regions_overview import SILENT_AFTER_S
-from cluster.residency import Residency
 from cluster.rollout_events import RegionStatus
 
 REGION_BREAKER = BreakerSettings(
@@ -34,11 +34,11 @@ REGION_BREAKER = BreakerSettings(
 )
 """A region that is lost is left out after three requests, and looked at again within 5 s."""
 LOAD_MARGIN = 0.1
-"""By so much less another region must be loaded to be worth the way: loads are seconds old, and all
-who see the same ones would go to the same region.
+"""Another region is preferred only if its load is lower by at least this. Loads are seconds old;
+without a margin every gateway would move to the same region at once.
 """
 _FARTHEST_KM = 30_000.0
-"""Of what is nowhere: farther than anything on earth."""
+"""Distance of a region without a location: farther than anything on earth."""
 _PLACES_MAX = 4096
 
 
@@ -50,7 +50,7 @@ def distance_km(one: Location, other: Location) -> float:
 
 
 def loads_of(heartbeats: Mapping[str, RegionStatus], now_ms: int) -> dict[str, float]:
-    """The loads that regions told of lately: what a lost one told last says nothing of it."""
+    """Loads from recent heartbeats only; the last load of a silent region is meaningless."""
     return {
         name: told.load
         for name, told in heartbeats.items()
@@ -78,17 +78,15 @@ class RegionRouter:
 
     def __init__(
         self,
-        sites: Mapping[str, RegionSite],
-        residency: Residency,
-        policy: RoutingPolicy,
+        settings: Settings,
         *,
         now_s: Callable[[], float],
         rng: random.Random,
         breaker: BreakerSettings = REGION_BREAKER,
     ) -> None:
-        self.sites = sites
-        self.residency = residency
-        self.policy = policy
+        self.sites = settings.sites()
+        self.residency = settings.residency()
+        self.policy = settings.routing.policy
         self._breakers = {
             name: CircuitBreaker(now_s=now_s, rng=rng, settings=breaker) for name in self.sites
         }
@@ -167,7 +165,7 @@ class RegionRouter:
         caller: Caller,
         loads: Mapping[str, float],
     ) -> Callable[[RegionSite], float]:
-        """What the policy sorts by, the smallest first."""
+        """The key that the policy sorts by, the smallest first."""
         match policy:
             case RoutingPolicy.LOCAL:
                 return lambda _: 0.0

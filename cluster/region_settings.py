@@ -24,11 +24,11 @@ def _presentable(key: SecretStr) -> SecretStr:
 
 
 Key = Annotated[SecretStr, AfterValidator(_presentable)]
-"""What stands in `Authorization: Bearer <key>`."""
+"""A key as it stands in `Authorization: Bearer <key>`."""
 
 
 Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^\s/]+)$")]
-"""As browsers send it: without a path or a slash at the end."""
+"""An origin as browsers send it: without a path or a slash at the end."""
 
 
 class StoreSettings(Record):

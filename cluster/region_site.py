@@ -14,9 +14,9 @@ class RegionSite:
     name: str
     url: str
     api_key: str | None = field(default=None, repr=False)
-    """What its callers send."""
+    """Key that callers send to the region."""
     region_key: str | None = field(default=None, repr=False)
-    """What the other regions send it."""
+    """Key that other regions send to the region."""
     location: Location | None = None
     generates: bool = True
 

@@ -1,4 +1,4 @@
-"""What a region says of itself: its releases, shards, replicas and machines."""
+"""A region's summary of itself: its releases, shards, replicas and machines."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class CorpusSummary:
     replicas_serving: int
     """Replicas that hold the index version and answer."""
     recall_at_10_least: float | None = None
-    """In the stratum in which least is found; None for an index of an older version."""
+    """Recall in the stratum in which least is found; None for an index of an older version."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,7 @@ class ReleaseSummary:
 class CanarySummary:
     release: int
     percent: int
-    """Its share of the traffic."""
+    """Share of the traffic that the canary gets."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,11 +65,11 @@ class RegionSummary:
     healthy: bool
     canary: CanarySummary | None = None
     regions: tuple[RegionLine, ...] = ()
-    """All of them, as far as this one knows."""
+    """All regions, as far as this one knows."""
     divergence: DivergenceReport | None = None
     """How their answers compare; None where nothing is compared."""
     machines: tuple[MachineSummary, ...] = ()
-    """Those that are alive, as seen last."""
+    """Machines that were alive when last seen."""
     log_trouble: str | None = None
     """The entry of the release log that this region cannot read, and what to do; None: it can."""
 

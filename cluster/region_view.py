@@ -1,4 +1,5 @@
-"""What a gateway must know to serve: the resident releases of its region and where their parts run.
+"""The knowledge that a gateway needs to serve: the resident releases of its region and where their
+parts run.
 
 The coordinator publishes a view, gateways keep the last one they saw. So serving goes on while the
 coordinator is away, and the switch between releases needs no message: its moment is in the view.
@@ -39,7 +40,7 @@ class CorpusView:
     partition_by: str | None = None
     """The metadata field whose value says in which shard a document is."""
     recall_at_10_least: float | None = None
-    """In the stratum in which least is found; None for an index of an older version."""
+    """Recall in the stratum in which least is found; None for an index of an older version."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +61,7 @@ class ReleaseView:
 
     number: int
     corpora: Mapping[str, CorpusView]
-    """Those that may be in this region."""
+    """Corpora of the release that may be in this region."""
     embedders: tuple[str, ...]
     """Actor names of the replicas that embed queries."""
     generator: GeneratorView | None
@@ -99,7 +100,7 @@ class RegionView:
     region: str
     releases: Mapping[int, ReleaseView] = field(default_factory=dict)
     switches: tuple[Switch, ...] = ()
-    """In log order, as in the release log."""
+    """Switches in the order of the release log."""
     canary: CanaryShare | None = None
     """The release that is tried on a share of the requests."""
     revision: str = ""
@@ -175,7 +176,7 @@ class RegionView:
         return number in self._to_name(now_ms)
 
     def not_served(self, number: int, now_ms: int) -> NotFound:
-        """What a request is told that names a release which is not served here."""
+        """The error for a request that names a release which is not served here."""
         known = ", ".join(map(str, sorted(self._to_name(now_ms)))) or "none"
         return NotFound(f"release {number} is not served here; resident releases: {known}")
 
@@ -204,24 +205,26 @@ class RegionView:
 
 
 def _has_come(switch: Switch, now_ms: int, not_before: int) -> bool:
-    """By the clock here, or proven by somebody who has seen it in force elsewhere."""
+    """Whether the switch's moment has come, by the clock here or by proof of a caller that has seen
+    it in force elsewhere.
+    """
     return switch.at_ms <= now_ms or switch.position == not_before
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What serves a request, and where that stands in the release log."""
+    """The release that serves a request, and its position in the release log."""
 
     release: ReleaseView
     in_force: Switch | None
-    """What serves those who name no release and are not served by a canary."""
+    """Switch to the release that serves requests without a named release and without a canary."""
     switch: Switch | None
-    """To this release; None while it has not become current."""
+    """Switch to this release; None while the release has not become current."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pulse:
-    """What a coordinator tells of how current its region is, and of all regions."""
+    """A coordinator's report on how current its region is, and on all regions."""
 
     freshness: Freshness = field(default_factory=Freshness)
     regions: Mapping[str, RegionStatus] = field(default_factory=dict)
@@ -231,7 +234,7 @@ class Pulse:
     them here before they come with its view.
     """
     store_id: str = ""
-    """Of the store whose release log this is; empty before it could be read."""
+    """Id of the store whose release log this is; empty before it could be read."""
     last_release: int = 0
     """The highest number that a release of the log has, as of the same reading."""
     aborted: Mapping[int, str] = field(default_factory=dict)

@@ -99,8 +99,8 @@ def generate_call(release: int, request: GenerationRequest, remaining_s: float) 
 
 
 def _sampling(request: Sampling) -> dict[str, Any]:
-    """What differs from the defaults: a region of an older version refuses keys that it does not
-    know.
+    """The options that differ from the defaults: a region of an older version refuses keys that it
+    does not know.
     """
     usual = Sampling().sampling()
     return {key: value for key, value in request.sampling().items() if value != usual[key]}
@@ -220,7 +220,7 @@ def _from_arrow(body: bytes) -> SearchResult:
 
 
 def _served(told: Mapping[str, Any]) -> dict[str, Any]:
-    """What every reply says of how it was made."""
+    """The fields of every reply on how it was made."""
     return {
         "release": int(told["release"]),
         "region": str(told["region"]),

@@ -21,7 +21,7 @@ class RegionLine:
     """The current one there, as it told last."""
     prepared: tuple[int, ...]
     failed: Mapping[str, str]
-    """By number the releases that it could not prepare, and why."""
+    """Releases that the region could not prepare, by number, with the reason."""
     log_lag: int | None
     """Entries of the log that it had not read; None for a region that never told of itself."""
     heard_s: float | None
@@ -43,7 +43,7 @@ class RegionsOverview:
     epoch: int
     log_position: int
     regions: tuple[RegionLine, ...]
-    """By name."""
+    """Regions by name."""
 
 
 def overview(

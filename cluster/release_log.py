@@ -47,7 +47,7 @@ class LogSnapshot(Record):
     """The number of the first one."""
     entries: Annotated[tuple[str, ...], Field(min_length=1)]
     sha256: Sha256
-    """Of the entries, one a line."""
+    """Hash of the entries, one a line."""
 
     def as_stored(self) -> list[bytes | None]:
         return [entry.encode() for entry in self.entries]
@@ -133,7 +133,7 @@ class ReleaseLog:
         self._snapshots_end = last
 
     def _snapshots(self) -> Mapping[int, LogSnapshot]:
-        """Those that can be used, by their first entry."""
+        """The snapshots that can be used, by their first entry."""
         names = self._store.list_names(SNAPSHOTS)
         ends = [int(match[1]) for name in names if (match := _SNAPSHOT_NAME.fullmatch(name))]
         found = read_each(self._snapshot, ends)
@@ -168,8 +168,8 @@ def read_release_log(store: ObjectStore) -> LogState:
 
 @contextmanager
 def without_looking_for_cycles() -> Iterator[None]:
-    """For the reading of many entries, none of which is garbage: looking through them again and
-    again, as Python does while they become more, takes as long as all the rest.
+    """Turns Python's garbage collector off for the reading of many entries, none of which is
+    garbage: looking through them again and again takes as long as all other work.
     """
     was_enabled = gc.isenabled()
     gc.disable()

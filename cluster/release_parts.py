@@ -1,4 +1,4 @@
-"""What a release is made of, in the store."""
+"""The contents of a release in the store."""
 
 from __future__ import annotations
 

@@ -38,11 +38,11 @@ def entry_path(position: int) -> str:
 
 
 WaitFor = Literal["all", "quorum"] | Annotated[tuple[Name, ...], Field(min_length=1)]
-"""For whom a release waits: every target, a majority of the targets, or the named ones."""
+"""Regions that a release waits for: every target, a majority of the targets, or the named ones."""
 
 
 def _is_none(value: object) -> bool:
-    # What is left out when there is none leaves the bytes of others as they are.
+    # Omitted when None, so that entries written before the field existed keep their bytes.
     return value is None
 
 
@@ -93,8 +93,9 @@ class Propose(EntryBase):
     targets: Annotated[tuple[Name, ...], Field(min_length=1)]
     prepare_by_ms: int
     wait_for: WaitFor = "all"
-    """Of `all`, those that are late are fenced out; without a quorum, or without one of the named
-    regions, the release is aborted. The others catch up after the commit.
+    """Regions that the release waits for. With `all`, late regions are fenced out; without a
+    quorum, or without one of the named regions, the release is aborted. The other regions catch up
+    after the commit.
     """
     auto_commit: bool = True
     """Whether the leader commits as soon as nobody has to be waited for any more."""
@@ -152,7 +153,7 @@ class ReleaseStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proposal:
-    """What the log says of one release."""
+    """One release as the log describes it."""
 
     release: Release
     targets: tuple[str, ...]
@@ -188,7 +189,9 @@ class Switch:
     release: int
     at_ms: int
     position: int
-    """Of its entry in the log: orders switches, whatever releases they lead back to."""
+    """Position of the switch's entry in the log, which orders switches whatever releases they lead
+    to.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,15 +257,15 @@ class LogState:
     leader: str | None = None
     proposals: Proposals = field(default_factory=Proposals)
     switches: Grown[Switch] = field(default_factory=Grown)
-    """In log order: of those whose moment has come, the last one counts."""
+    """Switches in log order: of those whose moment has come, the last one counts."""
     latest_ms: Grown[int] = field(default_factory=Grown)
-    """For each switch the latest moment of it and all before: where the search for what is due may
-    end.
+    """Latest moment of each switch and all before it, at which the search for the switch in force
+    may end.
     """
     aborts: Grown[int] = field(default_factory=Grown)
     """Numbers of the releases that were aborted."""
     canary: CanaryShare | None = None
-    """Of the open release, or of one that is committed: until its switch it keeps its share."""
+    """Share of the open release, or of a committed one, which keeps its share until its switch."""
     num_void: int = 0
 
     @property

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaLoad:
-    """What one replica did since it was last asked."""
+    """The work of one replica since it was last asked."""
 
     busy_share: float
-    """Of the time, spent on searches; in [0, 1]."""
+    """Share of the time that is spent on searches, in [0, 1]."""
     waiting: int
     """Searches that wait for their turn."""
 

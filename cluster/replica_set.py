@@ -1,6 +1,6 @@
 """The replicas that can answer the same question: asked one after the other until one answers.
 
-    preferred, then drawn by weight; open breakers last
+    preferred, then drawn by weight; open breakers, then the reserve, last
         |
         v
     ask a replica --- answer ----------------------------------------------> done
@@ -39,7 +39,8 @@ T = TypeVar("T")
 class ReplicaSet(Generic[R]):
     """The replicas of one shard (or one embedder), with weights that learn from every outcome.
 
-    `preferred`, one of `replicas`, is asked first for as long as its breaker lets requests pass.
+    `preferred`, one of `replicas`, is asked first for as long as its breaker lets requests pass;
+    `reserve`, another one of them, is asked last.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class ReplicaSet(Generic[R]):
         weights: OutcomeWeights,
         *,
         preferred: R | None = None,
+        reserve: R | None = None,
         hedging: HedgeSettings = DEFAULT_HEDGING,
     ) -> None:
         self._replicas = {replica.replica_id: replica for replica in replicas}
@@ -59,8 +61,10 @@ class ReplicaSet(Generic[R]):
         self._dispensable: set[_Attempt] = set()
         """Attempts under way for callers that can do without the answer."""
         self._preferred = preferred.replica_id if preferred is not None else None
-        assert self._preferred is None or self._preferred in self._replicas
-        self._others = [known for known in self._ids if known != self._preferred]
+        self._reserve = [] if reserve is None else [reserve.replica_id]
+        assert {self._preferred, *self._reserve} <= {None, *self._ids}
+        self._drawn = [known for known in self._ids if known not in self._reserve]
+        self._others = [known for known in self._drawn if known != self._preferred]
 
     async def ask(
         self,
@@ -96,8 +100,8 @@ class ReplicaSet(Generic[R]):
 
     def _order(self) -> list[str]:
         if self._preferred is None or not self._weights.passes(self._preferred):
-            return self._weights.order(self._ids)
-        return [self._preferred, *self._weights.order(self._others)]
+            return [*self._weights.order(self._drawn), *self._reserve]
+        return [self._preferred, *self._weights.order(self._others), *self._reserve]
 
 
 class _Attempt:

@@ -1,4 +1,4 @@
-"""Which releases a region holds, and what it is to load and to unload next."""
+"""The releases that a region holds, and those that it loads and unloads next."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Standing(StrEnum):
 class _Local:
     standing: Standing
     failure: PrepareFailed | None = None
-    """Of the last attempt, until one succeeds."""
+    """Failure of the last attempt, until one succeeds."""
     failures: int = 0
-    """In a row."""
+    """Failures in a row."""
     since_ms: int = 0
     """When it failed."""
 
@@ -62,7 +62,9 @@ class Residents:
         return []
 
     def reconcile(self, state: LogState, now_ms: int) -> list[Instruction]:
-        """What to unload and what to load, for the region to hold what the log wants here."""
+        """The releases to unload and to load, so that the region holds the releases that the log
+        wants here.
+        """
         resident = [n for n in state.resident(now_ms) if self._is_for_us(state, n)]
         kept = self._may_serve(state, now_ms).union(resident)
         retired = [n for n in self._local if n not in kept]
@@ -83,10 +85,10 @@ class Residents:
         ]
 
     def _may_serve(self, state: LogState, now_ms: int) -> set[int]:
-        """What this region may answer from, while it has not loaded anything newer that is current.
+        """The releases that this region may answer from while no newer current one is loaded.
 
-        Before anything is prepared, after a restart, that may be all that was ever current: until
-        then the gateways go on with what the coordinator before this one told them.
+        After a restart, before any release is prepared, these may be all releases that were ever
+        current: until then the gateways go on with the view of the coordinator before this one.
         """
         past = (switch.release for switch in reversed(state.switches) if switch.at_ms <= now_ms)
         prepared, passed = self.prepared(), set()
@@ -104,7 +106,7 @@ class Residents:
         if local.standing is not Standing.FAILED:
             return False
         assert local.failure is not None, "what has failed has its reason"
-        # What is committed is tried until it works; what is open as long as that may help, and the
+        # A committed release is tried until it works; an open one as long as that may help, and the
         # leader decides how long it is waited for.
         committed = state.proposals[number].status is ReleaseStatus.COMMITTED
         wait_s = min(self.retry_max_s, self.retry_s * 2.0 ** min(local.failures - 1, 64))

@@ -99,7 +99,7 @@ class Rollout:
 
     @property
     def leads(self) -> bool:
-        return self._epoch_led is not None and self._epoch_led == self.state.epoch
+        return self._epoch_led == self.state.epoch
 
     def handle(self, event: Event, *, now_ms: int, commit_id: str) -> list[Instruction]:
         """Takes one event and returns what to do about it, in order.
@@ -139,7 +139,7 @@ class Rollout:
         elif led and not self.leads and entry.leader == self.region:
             self.superseded = True
 
-    # What this region holds.
+    # The releases that this region holds.
 
     def prepared(self) -> frozenset[int]:
         """The releases that this region can serve."""
@@ -257,12 +257,12 @@ class Rollout:
         return frozenset(r for r, said in self._said().items() if number in said.prepared)
 
     def _fault(self, number: int) -> str | None:
-        """What a region has against the canary."""
+        """A region's reason against the canary."""
         faults = {r: s.at_fault[number] for r, s in self._said().items() if number in s.at_fault}
         return next((f"canary in {region}: {faults[region]}" for region in sorted(faults)), None)
 
     def _said(self) -> dict[str, RegionStatus]:
-        """What the regions say of releases; of this one we know without its last heartbeat."""
+        """The regions' status; this region's own is known without its last heartbeat."""
         return {**self.heartbeats, self.region: self.heartbeat(now_ms=0)}
 
     # Requests of people: each gives the entry to append, or a typed error.

@@ -1,4 +1,4 @@
-"""What goes into the rollout (events), what comes out (instructions), the heartbeats."""
+"""The events that go into the rollout, the instructions that come out, and the heartbeats."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class RegionStatus(Record):
     failed: dict[int, str] = Field(default_factory=dict)
     """Releases that this region has not prepared so far, and why its last attempt failed."""
     gave_up: tuple[int, ...] = ()
-    """Those of `failed` that it will not try again while they are open."""
+    """Releases of `failed` that the region will not try again while they are open."""
     at_fault: dict[int, str] = Field(default_factory=dict)
     """Releases that did worse as a canary here than the current one, and in what."""
     current: int | None
@@ -40,7 +40,9 @@ class RegionStatus(Record):
     load: float = 0.0
     """How busy the region is, in [0, 1], as far as its replicas tell."""
     cluster_id: str = ""
-    """Of the Ray cluster in which the region runs: another one that takes its name is found out."""
+    """Id of the Ray cluster in which the region runs, by which another cluster under the same name
+    is noticed.
+    """
     at_ms: int
 
 
@@ -88,7 +90,7 @@ class CanaryFaulted:
 
 
 Outcome = Prepared | PrepareFailed | CanaryFaulted
-"""What a region finds out about a release."""
+"""A region's finding about a release."""
 Event = EntryRead | LogCaughtUp | HeartbeatsRead | Outcome
 
 # Instructions: what the shell is to do.

@@ -19,9 +19,9 @@ class RolloutSettings:
     """
     prepare_retry_max_s: float = 15.0
     switch_margin_s: float = 1.0
-    """From commit to switch: enough for every region to read the commit before its moment. Twice
+    """Time from the commit to the switch, in which every region can read the commit. It is twice
     the time between two readings of the log, so that half a second is left for a slow store and for
-    clocks that differ; a region that reads it later still switches late, and says so.
+    clocks that differ. A region that reads the commit even later switches late, and says so.
     """
     leader_lapse_s: float = 3.5
     """A leader whose heartbeat has not changed for so long may be replaced. Heartbeats are written

@@ -54,7 +54,7 @@ class SearchRequest:
     vectors: Float32Array | None = None
     """float32 [n, d]; or flat, [n * d], to be cut into rows of the index's dimension."""
     embedded: Embedded | None = None
-    """Of `queries`. A release with another embedder embeds the texts itself."""
+    """Vectors of `queries`. A release with another embedder embeds the texts itself."""
     top_k: int = TOP_K_DEFAULT
     filter: Filter | None = None
     fields: tuple[str, ...] | None = None
@@ -63,17 +63,19 @@ class SearchRequest:
     min_coverage: float = 1.0
     """Least share of shards that must answer, in [0, 1]."""
     partial_share: float = 0.8
-    """Of the time, for shards that may be missing: what comes after them needs some, too."""
+    """Share of the time in which shards that may be missing are waited for; the later steps need
+    the rest.
+    """
     effort: SearchEffort = SearchEffort()
     passages: bool = True
     """False leaves texts and metadata out, and the hits are arrays."""
     release: int | None = None
     """Pins the search to a resident release; None takes the current one."""
     user: str = ""
-    """Whoever asks, a user or a session: served by the same release while a canary is tried."""
+    """User or session that asks: served by the same release while a canary is tried."""
     trace_id: str = ""
     caller: Caller = ANYONE
-    """Whom it comes from, for the choice of the region."""
+    """Caller of the request, for the choice of the region."""
     forwarded_by: str = ""
     """The region that sent it here, which is not to be sent on."""
     demand: Demand = EVENTUAL
@@ -96,7 +98,7 @@ class SearchResult:
     """One list of hits, best first, for each query of the batch; empty where `arrays` is not."""
     release: int
     region: str
-    """That was asked."""
+    """Region that received the request."""
     coverage: float
     took_ms: float
     trace_id: str
@@ -107,12 +109,12 @@ class SearchResult:
     session: str
     """A token for "not older than this"; empty where the region cannot make one yet."""
     timings_ms: Mapping[str, float] = field(default_factory=dict)
-    """Where the time went: embed, wait, scatter, merge, fetch."""
+    """Time of each stage: embed, wait, scatter, merge, fetch."""
     arrays: MergedHits | None = None
     """The hits of a request without `passages`."""
     fell_back: tuple[bool, ...] = ()
-    """For each query: whether some shard compared all of its rows, since its index had found too
-    few or too weak hits. Empty where no shard has such a fallback.
+    """Whether, for each query, some shard compared all of its rows, since its index had found too
+    few or too weak hits. Empty if no shard has such a fallback.
     """
 
     @property
@@ -136,7 +138,7 @@ class ShardQuery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardHits:
-    """What one shard found: row i belongs to query i, best first by (score descending, id
+    """The hits of one shard: row i belongs to query i, best first by (score descending, id
     ascending).
 
     Short rows are padded at the end with score -inf, row -1 and an empty id.

@@ -16,12 +16,14 @@ _TOKEN_CHARS_MAX = 512
 
 @dataclass(frozen=True, slots=True)
 class SessionToken:
-    """What the bearer has seen."""
+    """A record of what the bearer has seen."""
 
     store_id: str
-    """Of the store whose release log the position belongs to."""
+    """Id of the store whose release log the position belongs to."""
     position: int
-    """Of the switch that was in force, in the release log: releases may go back, positions not."""
+    """Position in the release log of the switch that was in force: releases may go back, positions
+    never do.
+    """
 
     def encode(self) -> str:
         told = orjson.dumps([_VERSION, self.store_id, self.position])

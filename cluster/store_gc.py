@@ -43,14 +43,16 @@ _JSON = ".json"
 
 
 class Mark(Record):
-    """What a collection found unreferenced, and since when collections have found it so."""
+    """The objects that a collection found unreferenced, and since when collections have found them
+    so.
+    """
 
     since_ms: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collected:
-    """What a collection did; of a dry run, what it would have done."""
+    """The result of a collection; for a dry run, the result that it would have had."""
 
     kept_releases: tuple[int, ...]
     removed_objects: int
@@ -70,10 +72,10 @@ class _Survey:
     loose: frozenset[str]
     """Objects that nothing needs but, perhaps, a loose manifest."""
     named: Mapping[str, frozenset[str]]
-    """By loose manifest: its blobs."""
+    """Blobs of each loose manifest."""
 
     def doomed(self, since_ms: Mapping[str, int], cutoff_ms: int) -> frozenset[str]:
-        """What was found loose before the cutoff already, and is still."""
+        """The objects that were unreferenced before the cutoff already, and still are."""
         old = {path for path in self.loose if since_ms.get(path, cutoff_ms) < cutoff_ms}
         young = (blobs for manifest, blobs in self.named.items() if manifest not in old)
         return frozenset(old.difference(*young))
@@ -97,13 +99,13 @@ class StoreCollector:
         self._catalog = Catalog(store)
 
     def collect(self, *, keep: int, grace_s: float, dry_run: bool = False) -> Collected:
-        """Keeps the last `keep` committed releases, what is open, what regions said within the
-        grace period to hold, and the newest versions.
+        """Keeps the last `keep` committed releases, the open one, those that regions said within
+        the grace period to hold, and the newest versions.
 
         Raises InvalidArgument for a keep below 1 or a grace below ten minutes; Corrupt when
         something cannot be read that may name objects (nothing is removed then); Conflict when
-        another collection was faster; what the store raises. What broke off is gone on with by the
-        next collection.
+        another collection was faster; the errors of the store. An interrupted collection is resumed
+        by the next one.
         """
         if keep < 1:
             raise InvalidArgument("at least the current release has to be kept", "keep")
@@ -252,7 +254,7 @@ class StoreCollector:
         return {path: manifest for path, manifest in found if manifest is not None}
 
     def _last_mark(self) -> tuple[int, Mapping[str, int]]:
-        """Its number, 0 when there is none."""
+        """The number of the last mark, 0 when there is none, and its content."""
         numbers = [
             int(m[1]) for n in self._store.list_names(MARKS) if (m := _MARK_NAME.fullmatch(n))
         ]
@@ -292,7 +294,7 @@ class StoreCollector:
 def _newest_models(
     objects: Mapping[str, StoredObject], manifests: Mapping[str, IndexManifest | ModelManifest]
 ) -> set[str]:
-    """Of each kind and name; of those that are equally new, all."""
+    """The newest model of each kind and name; if several are equally new, all of them."""
     ages: dict[tuple[str, str], dict[str, int]] = {}
     for path, manifest in manifests.items():
         if isinstance(manifest, ModelManifest):

@@ -19,15 +19,15 @@ _TIMEOUT_S = 10.0
 
 
 class StoreIdentity(Record):
-    """At `store.json`: made by whoever comes first, and the same for all from then on."""
+    """Object `store.json`: made by the first process, and the same for all from then on."""
 
     id: Annotated[str, Field(min_length=1, max_length=64)]
 
 
 def store_identity(store: ObjectStore) -> str:
-    """The store's id; a store that has none gets one.
+    """The store's id; a store without an id gets one.
 
-    Raises Corrupt when its file is none of ours, and what `put_or_get` does: then ask again.
+    Raises Corrupt for a file of another form, and the errors of `put_or_get`: then ask again.
     """
     try:
         data = store.get(STORE_FILE)

@@ -1,4 +1,4 @@
-"""What a listing of the store tells of an object."""
+"""An object as a listing of the store describes it."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def read_tombstones(data: bytes, *, source: str) -> frozenset[str]:
 
 
 def stored_tombstones(artifacts: Artifacts, file: ArtifactFile | None) -> frozenset[str]:
-    """What a manifest names, verified; empty where it names none."""
+    """The tombstones that a manifest names, verified; empty if it names none."""
     if file is None:
         return frozenset()
     return read_tombstones(artifacts.read_bytes(file), source=file.path)

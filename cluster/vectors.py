@@ -1,4 +1,6 @@
-"""What a vector must be before it is stored or searched with: finite, of one length, normalised."""
+"""The conditions on a vector before it is stored or searched with: finite, of one length,
+normalised.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,7 @@ def check_vectors(
 
 
 def check_lengths(vectors: Float32Array, *, field: str = "vectors") -> None:
-    """As `check_norms`, for float32 [n, d], C-contiguous: all rows at once where that will do."""
+    """Same as `check_norms`, for float32 [n, d], C-contiguous: all rows at once if possible."""
     if not are_short(vectors):
         check_norms(norms(vectors), field=field)
 

@@ -47,12 +47,12 @@ class SamplingOptions(Body):
     seed: Seed | None = None
 
     def sampling(self) -> dict[str, Any]:
-        """These fields by name."""
+        """The fields of the sampling by name."""
         return {key: getattr(self, key) for key in SamplingOptions.model_fields}
 
 
 class PromptOptions(ReleaseOptions):
-    """What is done where a prompt does not fit into the model's context."""
+    """The treatment of a prompt that does not fit into the model's context."""
 
     truncation: Literal["auto", "disabled"] | None = Field(
         None,

@@ -28,7 +28,7 @@ _STATUS, _NOT_BEGUN = "ray-node-status", "uninitialized"
 _GIVEN_UP_AFTER_S = 30.0
 """The autoscaler begins with a machine that it wants within seconds."""
 _REST_S = 120.0
-"""From one start to the next."""
+"""Time from one start to the next."""
 
 
 def given_up(state: bytes) -> frozenset[str]:
@@ -59,7 +59,7 @@ def state_file(command: Sequence[str], ray_folder: Path) -> Path | None:
 
 
 class AutoscalerWatch:
-    """Of the node whose processes carry `marker`. Call `look` from time to time."""
+    """The watch of the node whose processes carry `marker`. Call `look` from time to time."""
 
     def __init__(self, marker: str, state: Path) -> None:
         self._marker = marker

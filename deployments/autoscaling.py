@@ -8,9 +8,9 @@ from typing import Any
 from ray.serve.config import AutoscalingContext
 
 IN_FLIGHT = "raygion_in_flight"
-"""What replicas that count their requests themselves call their number."""
+"""Name under which replicas that count their requests themselves report the count."""
 LEAST = "raygion_least"
-"""What they call the number of replicas that there should be in any case."""
+"""Name under which they report the number of replicas that should always run."""
 _UPSCALE_DELAY_S = 3.0
 _DOWNSCALE_DELAY_S = 120.0
 """A replica costs seconds and imports to start, so it stays for a while after the load has gone."""

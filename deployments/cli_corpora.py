@@ -11,7 +11,7 @@ from cluster.clock import SYSTEM_CLOCK
 from cluster.corpora import CorpusLine, IndexLine, ShardHole, corpus_line, corpus_lines
 from cluster.deletes import drop_corpus
 from cluster.errors import Conflict, InvalidArgument
-from deployments.cli_options import Config, Json, Region, Store
+from deployments.cli_options import Config, Corpus, Json, Region, Store
 from deployments.cli_regions import anywhere
 from deployments.console import SHORT, out, print_json, say, share, size, table, utc
 
@@ -20,7 +20,6 @@ app = typer.Typer(
     epilog="Example: [bold]raygion corpus list[/]",
     no_args_is_help=True,
 )
-Corpus = Annotated[str, typer.Argument(help="Name of the corpus.", metavar="CORPUS")]
 
 
 @app.command("list")
@@ -64,7 +63,7 @@ def show_corpus(
     store: Store = None,
     as_json: Json = False,
 ) -> None:
-    """What one corpus has, and every index that was built of it.
+    """Show one corpus, and every index that was built of it.
 
     An index may differ from what `raygion build` gives now in documents, when the corpus has
     changed since, and in settings. `release propose` takes one that differs in nothing, if its
@@ -116,7 +115,7 @@ def drop(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     force: Annotated[
         bool,
-        typer.Option("--force", help="Also when a loaded release or the settings use it."),
+        typer.Option("--force", help="Drop it even if a loaded release or the settings use it."),
     ] = False,
     config: Config = None,
     region: Region = None,
@@ -163,7 +162,7 @@ def drop(
 
 
 def _users(line: CorpusLine, *, in_settings: bool) -> list[str]:
-    """Who counts on the corpus."""
+    """The users of the corpus."""
     numbers = ", ".join(map(str, line.releases))
     several = "s" if len(line.releases) > 1 else ""
     return [

@@ -16,14 +16,12 @@ from cluster.deletes import delete_documents
 from cluster.documents import check_corpus_name
 from cluster.errors import InvalidArgument
 from cluster.manifests import CorpusManifest
-from deployments.cli_options import Config, Json, Region, Store, opened
+from deployments.cli_options import Config, Corpus, Json, Region, Store, opened
 from deployments.console import Steps, print_json, say
 from deployments.ingest_summary import report_lines
 from deployments.installation import Installation
 
 _IDS_SHOWN_MAX = 5
-
-Corpus = Annotated[str, typer.Argument(help="Name of the corpus.", metavar="CORPUS")]
 
 
 def ingest(
@@ -41,7 +39,7 @@ def ingest(
     ] = False,
     skip_errors: Annotated[
         bool,
-        typer.Option("--skip-errors", help="Leave out documents that are wrong, and tell which."),
+        typer.Option("--skip-errors", help="Leave out documents that are wrong, and list them."),
     ] = False,
     config: Config = None,
     region: Region = None,
@@ -58,7 +56,7 @@ def ingest(
     from actors.source_files import find_source_files
     from deployments import pipeline, region_host
 
-    # What can be refused is refused before a cluster is started for it.
+    # Wrong input is refused before a cluster is started for it.
     installation = _opened_for(corpus, config, region, store)
     find_source_files(sources)
     steps = Steps(quiet=as_json)
@@ -153,7 +151,7 @@ def _next_step(corpus: CorpusManifest) -> str:
 
 def _lines(file: Path) -> Iterable[str]:
     try:
-        return [line for line in file.read_text(encoding="utf-8").split("\n") if line]
+        return [line for line in file.read_text(encoding="utf-8-sig").split("\n") if line]
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidArgument(f"{file} cannot be read: {error}", "from") from error
 

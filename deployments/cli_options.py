@@ -11,6 +11,7 @@ from cluster.config import CONFIG_FILE, Settings, load_settings
 from deployments.installation import Installation
 from deployments.machine import find_machine
 
+Corpus = Annotated[str, typer.Argument(help="Name of the corpus.", metavar="CORPUS")]
 Config = Annotated[
     Path | None,
     typer.Option(
@@ -20,7 +21,7 @@ Config = Annotated[
     ),
 ]
 Region = Annotated[
-    str | None, typer.Option("--region", help="Which region; needed when there are several.")
+    str | None, typer.Option("--region", help="Name of the region; needed when there are several.")
 ]
 Store = Annotated[
     str | None, typer.Option("--store", help="Folder or URL of the store, over the settings.")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from deployments.regions_client import RegionsClient
 
 Corpus = Annotated[
-    str | None, typer.Option("--corpus", help="Which corpus; needed when there are several.")
+    str | None, typer.Option("--corpus", help="Name of the corpus; needed when there are several.")
 ]
 Filter = Annotated[
     str | None,
@@ -39,7 +39,7 @@ Session = Annotated[
 ]
 MaxStaleness = Annotated[
     int | None,
-    typer.Option("--max-staleness-ms", help="How long ago at most the release was current."),
+    typer.Option("--max-staleness-ms", help="Bound on how long ago the release was current."),
 ]
 
 
@@ -147,7 +147,7 @@ def _title(answered: dict[str, Any]) -> str:
 
 
 def _lacking(truncated: dict[str, int]) -> str:
-    """What the prompt lacked: of a single question, passages alone."""
+    """The parts that the prompt lacked: for a single question, passages alone."""
     return (
         f"Not all passages fit into the prompt: {truncated['passages']} left out, "
         f"{truncated['passages_shortened']} shortened."

@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-from deployments.cli_options import Config, Json, Region, Store, opened
+from deployments.cli_options import Config, Corpus, Json, Region, Store, opened
 from deployments.console import Steps, print_json, say
 
 
 def scale(
-    corpus: Annotated[str, typer.Argument(help="Name of the corpus.", metavar="CORPUS")],
+    corpus: Corpus,
     replicas: Annotated[
         int, typer.Option("--replicas", help="Copies of each shard; 1 to 64.", show_default=False)
     ],

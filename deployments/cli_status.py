@@ -22,7 +22,7 @@ from deployments.installation import Installation
 def status(
     config: Config = None, region: Region = None, store: Store = None, as_json: Json = False
 ) -> None:
-    """What the regions serve, and how well.
+    """Show what the regions serve, and how well.
 
     Of several regions all are shown, straight from the store, whether they run or not; with
     --region one of them in detail, as it tells itself.

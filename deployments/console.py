@@ -1,4 +1,4 @@
-"""What the command line shows: steps with their times, tables, errors that say what to do.
+"""The output of the command line: steps with their times, tables, errors that say what to do.
 
 Everything fits a terminal of 80 columns.
 """
@@ -31,14 +31,14 @@ err = Console(stderr=True, highlight=False)
 
 REUSED = "already in the store"
 SHORT = 8
-"""So much of a version is enough to tell it from others."""
+"""Characters of a version that are enough to tell it from others."""
 _BAR_COLUMNS = 12
 
 
 def keep_stderr_to_python() -> None:
-    """What native code writes to standard error by itself goes nowhere from now on.
+    """Discards from now on whatever native code writes to standard error by itself.
 
-    Ray's core does, past all settings of Python's; its own log files hold the same lines.
+    Ray's core writes there past all settings of Python's; its own log files hold the same lines.
     """
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8", errors="backslashreplace")
     nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -175,7 +175,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
 
 
 def size(num_bytes: int) -> str:
-    """So many bytes, for people."""
+    """A number of bytes in words for people."""
     return f"{num_bytes} bytes" if num_bytes < 1e6 else f"{num_bytes / 1e6:,.1f} MB"
 
 

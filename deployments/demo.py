@@ -165,7 +165,7 @@ def _show_answer(answer: dict[str, Any]) -> None:
 
 
 def _outcome(summary: dict[str, Any], answers: list[dict[str, Any]]) -> Table:
-    """What the answers were made by, and how long they took."""
+    """The release and model of the answers, and how long they took."""
     number = summary["release"]
     release = next(r for r in summary["resident"] if r["release"] == number)
     corpora = release["corpora"]

@@ -1,4 +1,4 @@
-"""What the demo of several regions does inside of a region: each function runs in the region's
+"""The steps of the demo of several regions inside of a region: each function runs in the region's
 driver process.
 """
 

@@ -53,7 +53,8 @@ PLACES = {
     "sydney": Location(latitude=-33.9, longitude=151.2),
 }
 REGIONS_MIN, REGIONS_MAX = 3, len(PLACES)
-"""Of fewer, one cannot be cut off and another one lost while a third goes on."""
+"""Numbers of regions: with fewer, one cannot be cut off and another one lost while a third goes on.
+"""
 _LEADER_TIMEOUT_S = 60.0
 _SERVE_TIMEOUT_S = 900.0
 _CUT_S = 8
@@ -139,7 +140,7 @@ def _check(installation: Installation, regions: int) -> None:
 def _settings(
     installation: Installation, regions: int
 ) -> tuple[dict[str, Settings], dict[str, StoreLink]]:
-    """For each region the same settings, but a folder and a way to the store of its own."""
+    """The same settings for each region, except for a folder and a way to the store of its own."""
     base = installation.settings
     store, folder = Path(base.store.url), base.state_folder / "demo"
     store.mkdir(parents=True, exist_ok=True)

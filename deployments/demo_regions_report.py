@@ -1,4 +1,4 @@
-"""What the demo of several regions found, as tables or as JSON."""
+"""The findings of the demo of several regions, as tables or as JSON."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class Cut:
     release_meanwhile: int
     release_of_others: int
     staleness_ms: Mapping[str, Sequence[float]]
-    """As its answers told, one a second, for each region."""
+    """Staleness in the answers of each region, one a second."""
     bounded_served_by: str
-    """Who answered when the region was asked for at most 2 s of staleness."""
+    """Region that answered when the region was asked for at most 2 s of staleness."""
     caught_up_s: float
     queries: int
     failed: int
@@ -52,9 +52,9 @@ class Killed:
     region: str
     processes: int
     served_by: str
-    """Who served its users then."""
+    """Region that served the lost region's users afterwards."""
     moved_s: float
-    """From the kill to the first answer from there."""
+    """Time from the kill to the first answer from there."""
     queries: int
     failed: int
 
@@ -63,13 +63,13 @@ class Killed:
 class Findings:
     question: str
     hits: Mapping[str, dict[str, Any]]
-    """What `/v1/search` said in each region."""
+    """Reply to `/v1/search` in each region."""
     same_hits: bool
     switches: Sequence[SwitchSeen]
     cut: Cut
     killed: Killed
     answer: dict[str, Any] | None
-    """Of a region that runs no language model; None where none does."""
+    """Answer of a region that runs no language model. None: every region runs one."""
 
 
 def report(

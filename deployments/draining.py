@@ -9,6 +9,6 @@ streams run through it. All of them end sooner when they have nothing to do.
 from cluster.checks import TIMEOUT_S_MAX
 
 REACHABLE_S = 30.0
-"""From the order to go to the last request that is accepted."""
+"""Time from the order to go until the last request is accepted."""
 DRAIN_TIMEOUT_S = REACHABLE_S + TIMEOUT_S_MAX + 30.0
-"""What still works after that is ended; the last part is for ending itself."""
+"""Time after which a process that still works is ended; the last part is for ending itself."""

@@ -51,7 +51,7 @@ class DrivenRegions:
         return HttpRegion.of(self.drivers[region].installation)
 
     def status(self, region: str) -> dict[str, Any]:
-        """What `/v1/status` says; empty while it says nothing."""
+        """The reply to `/v1/status`; empty while there is none."""
         try:
             with self.http(region) as http:
                 return http.get("/v1/status")

@@ -18,7 +18,8 @@ from prometheus_client.utils import floatToGoString
 @dataclass(slots=True)
 class _Series:
     counts: list[int]
-    """Of each bucket alone, not of those below it; the last one is for what is longer."""
+    """Counts of each bucket alone, without those below it; the last bucket is for longer durations.
+    """
     sum_s: float = 0.0
 
 
@@ -53,7 +54,7 @@ class DurationHistogram(Collector):
         series.sum_s += took_s
 
     def describe(self) -> Iterator[Metric]:
-        """So that the registry knows the name, and refuses another one of it."""
+        """The metric, so that the registry knows its name and refuses a duplicate."""
         return self.collect()
 
     def collect(self) -> Iterator[Metric]:

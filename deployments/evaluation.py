@@ -22,17 +22,19 @@ from deployments.evaluation_files import Judgements, Queries
 
 _BATCH_MAX = 64
 _HITS_AT_ONCE = 8192
-"""Every hit brings its text along, so a reply of deep hits holds fewer queries."""
+"""Hits that one reply holds. Every hit brings its text along, so a reply with many hits a query
+holds fewer queries.
+"""
 assert _HITS_AT_ONCE <= HITS_MAX
 _DEEPER = 4
 _BATCH_TIMEOUT_S = 60.0
 _RETRY = Backoff(initial_s=0.5, wait_max_s=2.0, attempts_max=3)
 _BATCHES_LOST_MAX = 3
-"""So many batches lost in a row, and the rest is not asked any more."""
+"""Lost batches in a row after which the rest is not asked any more."""
 
 
 class Unit(StrEnum):
-    """What a judgement names, and so what is ranked."""
+    """The kind of thing that a judgement names, and that is therefore ranked."""
 
     DOCUMENT = "document"
     PASSAGE = "passage"
@@ -46,7 +48,7 @@ class Searched(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What is measured."""
+    """The plan of a measurement."""
 
     corpus: str
     queries: Queries

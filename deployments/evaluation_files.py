@@ -27,7 +27,7 @@ _HEADINGS = ("id", "_id", "qid", "query-id", "query_id")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Queries:
-    """What is asked, in the order of the file: exactly one of texts and vectors."""
+    """The queries in the order of the file: exactly one of texts and vectors."""
 
     ids: tuple[str, ...]
     texts: tuple[str, ...] | None = None
@@ -35,7 +35,7 @@ class Queries:
     """float32 [n, d]"""
 
     def body_of(self, rows: Sequence[int]) -> dict[str, object]:
-        """These queries as a batch of `/v1/search`."""
+        """The queries of these rows as a batch of `/v1/search`."""
         if self.vectors is not None:
             return {"vectors": self.vectors[list(rows)].tolist()}
         assert self.texts is not None

@@ -74,10 +74,10 @@ def gateway_application(
 
 
 class _Gateway:
-    """What Serve asks of a gateway besides answering requests."""
+    """The methods that Serve calls of a gateway besides answering requests."""
 
     app: RegionApp
-    """From `serve.ingress`."""
+    """Application, set by `serve.ingress`."""
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         return {

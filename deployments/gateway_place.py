@@ -42,7 +42,7 @@ def listen_where_asked() -> None:
 
 
 def head_address() -> str:
-    """Of the machine on which HAProxy runs, as Ray's control store does."""
+    """The address of the machine on which HAProxy runs, beside Ray's control store."""
     address: str = ray.get_runtime_context().gcs_address
     return address.rpartition(":")[0]
 

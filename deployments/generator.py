@@ -202,7 +202,9 @@ def build_generator_app(
 
 
 def llm_config_of(settings: GeneratorSpec) -> LLMConfig:
-    """What `ray.serve.llm` is told; raises ValueError for what it does not accept."""
+    """The configuration for `ray.serve.llm`. Raises ValueError for settings that it does not
+    accept.
+    """
     on_cpu = settings.accelerator_type is None
     engine_kwargs: dict[str, object] = {
         "dtype": "bfloat16",

@@ -29,27 +29,38 @@ class ServeGeneratorDeployer:
     store: ObjectStore
     cache_folder: Path
 
-    def deploy(
+    def start(
         self,
         model: ModelManifest,
         application: str,
         settings: GeneratorSettings,
         give_up: threading.Event,
     ) -> None:
-        """Returns when every replica has warmed up; at once when it already runs."""
-        if _status_of(application) is ApplicationStatus.RUNNING:
+        """Returns when the application is Serve's to start; at once when it is already."""
+        if _status_of(application) in (ApplicationStatus.RUNNING, ApplicationStatus.DEPLOYING):
             return
         # Building the application imports vLLM, a gigabyte that the coordinator should not carry.
         run_in_fresh_process(
             give_up, _run_application, application, model, self.store, self.cache_folder, settings
         )
+
+    def wait_until_running(
+        self, model: ModelManifest, application: str, give_up: threading.Event
+    ) -> None:
+        """Returns when every replica has warmed up. One that does not start is deleted, so that a
+        next attempt starts it anew.
+        """
         deadline_s = time.monotonic() + _START_TIMEOUT_S
         while (status := _status_of(application)) is not ApplicationStatus.RUNNING:
             if status is ApplicationStatus.DEPLOY_FAILED:
                 message = serve.status().applications[application].message
                 serve.delete(application)
                 raise Unavailable(f"the generator {model.name} cannot start: {message}")
+            if status is ApplicationStatus.DELETING or status is None:
+                # Another release with this model has found that it does not start.
+                raise Unavailable(f"the generator {model.name} was deleted before it had started")
             if time.monotonic() > deadline_s:
+                self.delete(application)
                 raise Unavailable(
                     f"the generator {model.name} did not start within {_START_TIMEOUT_S:.0f} s; "
                     "is there a node with enough free CPUs or GPUs?"

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Lifespan
 from cluster.answers import AnswerEvent, QueryService, Retrieved, last_event
 from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.divergence_report import DivergenceReport
-from cluster.errors import NotFound, RaygionError, Unavailable
+from cluster.errors import InvalidArgument, NotFound, RaygionError, Unavailable
 from cluster.region_peers import RegionInternals
 from cluster.region_status import RegionSummary, StatusSource
 from deployments.alive_stream import alive
@@ -58,7 +58,7 @@ from deployments.openai_replies import (
     render_model,
     render_models,
 )
-from deployments.openai_schema import RETRIEVAL_MODEL, ChatBody, parse_chat
+from deployments.openai_schema import ChatBody, in_words_of_chat, parse_chat
 from deployments.openapi_parts import REFERENCES, body_of, json_response, replies
 from deployments.region_routes import GenerateBody, RegionAnswerBody, RegionRoutes
 from deployments.search_route import SearchRoute
@@ -131,9 +131,9 @@ class RegionApp(FastAPI):
     """FastAPI reads no body for us, so the schemas of the bodies are added here."""
 
     edge: HttpEdge
-    """What all requests come through, but for browsers' questions whether a page may ask."""
+    """Application that all requests pass, except for browsers' questions whether a page may ask."""
     entrance: ASGIApp
-    """Who knows that the edge answers a request itself may go there at once."""
+    """Application for callers that know that the edge answers a request itself."""
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
@@ -217,13 +217,13 @@ class _Routes:
         return json_response(render_answer(result))
 
     async def chat(self, request: Request) -> Response:
-        """OpenAI's chat: the model `raygion` with retrieval, the plain model's name without."""
+        """OpenAI's chat: the model `raygion` with retrieval (`raygion/NAME` for the corpus of that
+        name), the plain model's name without."""
         body = await read_body(request.scope, request.receive, self._settings)
         asked = parse_chat(body, request.state.trace_id)
         question = self._callers.told(asked.request, request.scope)
         events = self._service.answer_events(question)
-        if asked.model != RETRIEVAL_MODEL:
-            events = _by_model(events, asked.model)
+        events = _of_chat(events, None if question.retrieve else asked.model)
         completion_id = f"chatcmpl-{os.urandom(12).hex()}"
         created_s = self._clock.wall_ms() // 1000
         if asked.stream:
@@ -284,8 +284,10 @@ class _Routes:
 
     async def _model_names(self) -> list[str]:
         summary, _ = await self._summary.last()
-        current = (r.model for r in summary.resident if r.release == summary.release)
-        return model_names(next(current, None))
+        current = next((r for r in summary.resident if r.release == summary.release), None)
+        if current is None:
+            return []
+        return model_names(current.model, [corpus.corpus for corpus in current.corpora])
 
     def _stream(
         self,
@@ -315,15 +317,20 @@ def _open_to_pages(app: ASGIApp, origins: tuple[str, ...]) -> ASGIApp:
     )
 
 
-async def _by_model(
-    events: AsyncGenerator[AnswerEvent, None], model: str
+async def _of_chat(
+    events: AsyncGenerator[AnswerEvent, None], model: str | None
 ) -> AsyncGenerator[AnswerEvent, None]:
-    """The events, if the release's model has this name. It is known before the model writes."""
+    """The events, if the release's model has this name, or any may have written them (None). The
+    model is known before it writes.
+    """
     async with aclosing(events):
-        async for event in events:
-            if isinstance(event, Retrieved) and event.model != model:
-                raise _no_model(model, model_names(event.model))
-            yield event
+        try:
+            async for event in events:
+                if isinstance(event, Retrieved) and model not in (None, event.model):
+                    raise _no_model(str(model), model_names(event.model))
+                yield event
+        except InvalidArgument as error:
+            raise in_words_of_chat(error) from error
 
 
 def _no_model(name: str, names: list[str]) -> NotFound:

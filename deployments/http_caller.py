@@ -1,4 +1,4 @@
-"""What the headers of a request say of where it comes from."""
+"""The origin of a request, as its headers give it."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class CallerReader:
         return next((place for net, place in self._locations if address in net), None)
 
     def _address(self, scope: Scope) -> str:
-        """Of the client. Only the region's own proxy is believed about who asked it."""
+        """The address of the client. Only the region's own proxy is believed about its client."""
         address: str = (scope.get("client") or ("", 0))[0]
         if address in self._believed:
             told = header_values(scope, _FORWARDED_FOR)

@@ -1,5 +1,5 @@
-"""What happens to every request before and after its route: trace id, key, admission, metrics, and
-an answer for whatever the route raises. Plain ASGI, around the FastAPI application.
+"""The work for every request before and after its route: trace id, key, admission, metrics, and an
+answer for whatever the route raises. Plain ASGI, around the FastAPI application.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class BearerKeys:
 
 
 class _Places:
-    """As many at once as there are; one more is refused at once."""
+    """A bounded number of places; a request beyond them is refused at once."""
 
     def __init__(self, most: int, refusal: str) -> None:
         self._most = most

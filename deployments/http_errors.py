@@ -27,7 +27,7 @@ _INSTEAD = {
     "/v1/responses": "POST /v1/chat/completions",
     "/v1/embeddings": "POST /v1/search, which embeds queries itself",
 }
-"""What to ask in place of routes of OpenAI's that are not here."""
+"""Routes to ask in place of OpenAI's routes that are not here."""
 NO_ROUTE = "there is no such route; /openapi.json lists all"
 INTERNAL_MESSAGE = "the region failed to answer; its log tells more under this trace id"
 _RETRY_UNAVAILABLE_S = 1.0

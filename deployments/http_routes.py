@@ -8,6 +8,6 @@ SEARCH = region_wire.SEARCH
 ANSWER = "/v1/answer"
 CHAT = "/v1/chat/completions"
 REGION_ROUTES = frozenset({region_wire.ANSWER, region_wire.GENERATE, region_wire.NUDGE})
-"""What regions alone ask of each other."""
+"""Routes that only regions ask of each other."""
 ANSWER_ROUTES = frozenset({ANSWER, CHAT, region_wire.ANSWER, region_wire.GENERATE})
-"""They keep the language models busy, and have a bound of their own."""
+"""Routes that keep the language models busy, and have a bound of their own."""

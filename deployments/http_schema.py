@@ -55,7 +55,7 @@ _QUOTED_LENGTH_MAX = 64
 
 Part = Literal["text", "metadata"]
 PARTS: frozenset[Part] = frozenset(("text", "metadata"))
-"""What a hit has besides its id and score."""
+"""Parts of a hit besides its id and score."""
 
 
 def quoted(text: str) -> str:
@@ -129,7 +129,7 @@ class Body(BaseModel):
 
 
 class ReleaseOptions(Body):
-    """Which release is to answer: a named one, or one that meets a demand."""
+    """The options on the release that is to answer: a named one, or one that meets a demand."""
 
     release: ReleaseNumber | None = Field(
         None, description="A release that the region holds; null: the current one."
@@ -247,10 +247,10 @@ _ASKED = ("query", "vector", "queries", "vectors")
 
 @dataclass(frozen=True, slots=True)
 class ReplyForm:
-    """What the reply to a search looks like."""
+    """The form of the reply to a search."""
 
     is_batch: bool
-    """For `queries` and `vectors`, and every binary request."""
+    """True for `queries` and `vectors`, and for every binary request."""
     include: frozenset[Part]
 
 
@@ -316,10 +316,22 @@ def parse_body(model: type[BodyT], body: bytes) -> BodyT:
     try:
         parsed = exact_json.loads(body)
     except ValueError as error:
+        if not _is_utf8(body):
+            raise InvalidArgument(
+                "is not text in UTF-8; send JSON in UTF-8, and not compressed", "body"
+            ) from None
         raise InvalidArgument(f"is not valid JSON: {error}", "body") from None
     if not isinstance(parsed, dict):
         raise InvalidArgument("must be a JSON object", "body")
     return validated(model, parsed)
+
+
+def _is_utf8(body: bytes) -> bool:
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def validated(model: type[BodyT], parsed: dict[str, Any]) -> BodyT:

@@ -1,4 +1,4 @@
-"""What can be set about the HTTP interface."""
+"""The settings of the HTTP interface."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ class HttpSettings:
     """Bearer keys, any of which opens the interface; none leaves it open. Kept out of `repr`, so
     that no log shows them."""
     region_keys: tuple[str, ...] = field(default=(), repr=False)
-    """What other regions send. Any of them opens everything that a key of `api_keys` does, and if
-    there are any, nothing else opens the routes that only regions use."""
+    """Keys that other regions send. Any of them opens everything that a key of `api_keys` does, and
+    if there are any, nothing else opens the routes that only regions use.
+    """
     cors_origins: tuple[str, ...] = ()
     """Origins of web pages that browsers may let use the interface; `*` stands for all."""
     in_flight_max: int = 256
@@ -39,7 +40,7 @@ class HttpSettings:
     status_timeout_s: float = 2.0
     """Time for the region to say its status, for requests that cannot be answered without."""
     locations: Mapping[IPv4Network | IPv6Network, Location] = field(default_factory=dict)
-    """Where callers are who do not say so, by the network that they come from."""
+    """Places of callers that do not state their own, by the network that they come from."""
     proxy: str = ""
     """The address of the machine that requests come through, where that is not this one."""
 

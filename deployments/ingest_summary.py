@@ -1,4 +1,4 @@
-"""What an ingest did, in lines for people."""
+"""The report of an ingest, in lines for people."""
 
 from __future__ import annotations
 

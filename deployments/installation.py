@@ -1,4 +1,6 @@
-"""What the settings stand for on this machine: the store, the folders, the region's cluster."""
+"""The things that the settings stand for on this machine: the store, the folders, the region's
+cluster.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,7 @@ class Installation:
     config: Path | None = None
     """The settings file; None where there is none."""
     machine: Machine | None = None
-    """This machine, where it is one of the region's that `ray up` started."""
+    """Record of this machine, if it is one of the region's that `ray up` started."""
 
     @property
     def ray_address(self) -> str | None:
@@ -48,7 +50,7 @@ class Installation:
 
     @cached_property
     def store(self) -> ObjectStore:
-        """The store, opened at the first use; raises InvalidArgument when it is none."""
+        """The store, opened at the first use. Raises InvalidArgument for an unusable store."""
         return open_store(self.settings.store.url, self.settings.store.options)
 
     @cached_property
@@ -57,7 +59,7 @@ class Installation:
 
     @property
     def run_folder(self) -> Path:
-        """Of the Ray cluster that is started here: its record, its secret, its logs."""
+        """The folder of the Ray cluster that is started here: its record, its secret, its logs."""
         return self.settings.state_folder / "regions" / self.region
 
     @property
@@ -67,7 +69,7 @@ class Installation:
 
     @property
     def scratch_folder(self) -> Path:
-        """For models that are converted or downloaded on their way into the store."""
+        """The folder for models that are converted or downloaded on their way into the store."""
         return self.settings.state_folder / "scratch"
 
     @property

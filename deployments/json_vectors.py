@@ -19,7 +19,9 @@ from cluster.checks import BATCH_MAX
 
 FIELDS = ("vector", "vectors")
 _UNCLEAR = (ValueError, TypeError, RuntimeError, AttributeError)
-"""What simdjson raises for invalid JSON, another type, a number out of bounds, a key too many."""
+"""Errors that simdjson raises for invalid JSON, another type, a number out of bounds, a key too
+many.
+"""
 
 
 class BodyVectors(NamedTuple):
@@ -28,7 +30,7 @@ class BodyVectors(NamedTuple):
     vectors: Float32Array
     """float32 [n, d]; what does not fit into 32 bits is infinite"""
     others: dict[str, Any]
-    """What else stands in the body, as Python objects."""
+    """The other keys of the body, as Python objects."""
 
 
 def body_vectors(body: bytes) -> BodyVectors | None:

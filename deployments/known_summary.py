@@ -1,4 +1,4 @@
-"""What the region's coordinator said of itself last, for all requests that want to know.
+"""The last summary of the region's coordinator, for all requests that need it.
 
 There is one coordinator, and health checks and scrapes come from anywhere. So one call to it is
 under way at a time, and the answer serves whoever asks within half a second.
@@ -15,7 +15,7 @@ from cluster.region_status import RegionSummary, StatusSource
 FRESH_S = 0.5
 """An answer, or a failure, serves all who ask within so long."""
 PATIENCE_S = 0.5
-"""Who can do with what is known already waits no longer for something newer."""
+"""Time for which a caller that has an older summary waits for a newer one."""
 _CALL_TIMEOUT_S = 60.0
 """After so long a call is lost, and another one may be made."""
 
@@ -31,7 +31,7 @@ class KnownSummary:
         self._ended_s = float("-inf")
         """When the last call ended, well or not."""
         self._failure: Exception | None = None
-        """Of the last call."""
+        """Failure of the last call."""
         self._last: RegionSummary | None = None
         self._last_asked_s = 0.0
 

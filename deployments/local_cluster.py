@@ -38,6 +38,7 @@ from deployments.detached import spawn_detached
 from deployments.gcs_storage import check_redis, forget, storage_env
 from deployments.haproxy_config import GatewayPlaces
 from deployments.marked_processes import (
+    GRACE_S,
     end_marked_processes,
     is_marked,
     marked_processes,
@@ -94,7 +95,7 @@ class LocalCluster:
         return self.run_dir / "auth_token"
 
     def driver_env(self) -> dict[str, str]:
-        """What the environment of a driver must hold before it imports ray."""
+        """The environment that a driver needs before it imports ray."""
         return driver_env(
             ray_address=self.ray_address, token_path=self.token_path, cluster_env=self.env
         )
@@ -147,7 +148,9 @@ class LocalCluster:
         Works from any process of the user, repeatedly, and on a cluster whose head died. Fails with
         Unavailable when a process outlives the time; the record then stays for another attempt.
         """
-        ended = end_marked_processes(self.marker, timeout_s=timeout_s)
+        # Agents that lost their raylet never end when they are asked.
+        grace_s = GRACE_S if self.is_alive() else 0.0
+        ended = end_marked_processes(self.marker, timeout_s=timeout_s, grace_s=grace_s)
         if self.gcs_redis is not None:
             forget(self.gcs_redis, self.marker)
         # A record that was tampered with must not lead to a foreign folder.

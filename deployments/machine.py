@@ -29,6 +29,7 @@ from deployments.detached import spawn_detached
 from deployments.gcs_storage import check_redis, forget, storage_env
 from deployments.haproxy_config import GatewayPlaces
 from deployments.marked_processes import (
+    GRACE_S,
     MARKER_VARIABLE,
     end_marked_processes,
     is_marked,
@@ -42,7 +43,7 @@ from deployments.ray_starter import (
 )
 
 RECORD = Path(".config/raygion/machine.json")
-"""In the home folder."""
+"""Path in the home folder."""
 _LOCK = "start.lock"
 """Beside the record."""
 _RAYLET = "raylet"
@@ -85,7 +86,9 @@ class Machine(Record):
         """Ends all processes of the node and returns their pids. Raises Unavailable when one
         outlives that.
         """
-        ended = end_marked_processes(self.marker, timeout_s=_END_TIMEOUT_S)
+        # Agents that lost their raylet never end when they are asked.
+        grace_s = GRACE_S if self.is_alive() else 0.0
+        ended = end_marked_processes(self.marker, timeout_s=_END_TIMEOUT_S, grace_s=grace_s)
         if self.is_head and self.gcs_redis is not None:
             forget(self.gcs_redis, self.marker)
         if (recorded := find_machine()) is not None and recorded.marker == self.marker:
@@ -169,7 +172,9 @@ class NodeStarter:
 
     @_no_other_start()
     def start_worker(self) -> tuple[Machine, bool]:
-        """As `start_head`. A node that the cluster has given up is ended and started anew."""
+        """Same as `start_head`, for a worker. A node that the cluster has given up is ended and
+        started anew.
+        """
         found = self._found()
         if found is not None and found.is_alive():
             if found.is_head:
@@ -237,6 +242,8 @@ class NodeStarter:
             **machine_env(self._run_folder),
             # What the launcher says of the machine, and whatever the user has set, goes over that.
             **os.environ,
+            # The launcher would have Ray report to its makers, wherever the laptop has not refused.
+            "RAY_USAGE_STATS_ENABLED": "0",
             **auth_env(machine.token_path),
             **(storage_env(machine.gcs_redis, machine.marker) if machine.is_head else {}),
             MARKER_VARIABLE: machine.marker,
@@ -324,4 +331,4 @@ def _is_member(machine: Machine) -> bool:
 
 
 _ALIVE = 0
-"""As Ray's protocol numbers the states of a node."""
+"""State of a node that is alive, as Ray's protocol numbers it."""

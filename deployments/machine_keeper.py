@@ -38,7 +38,7 @@ _WATCH_EVERY = 10
 """Looks from one to the next at the autoscaler, which takes a look at all processes."""
 _END_TIMEOUT_S = 30.0
 _RAY_FOLDER = Path("/tmp/ray")
-"""Where the autoscaler keeps its state, whatever `--temp-dir` says."""
+"""Folder in which the autoscaler keeps its state, whatever `--temp-dir` says."""
 
 
 COMMAND = (sys.executable, "-m", __name__)
@@ -68,7 +68,7 @@ def keep(marker: str, command: list[str]) -> int:
 
 
 def _vital_processes(marker: str) -> dict[str, psutil.Process]:
-    """By their names."""
+    """The processes by their names."""
     found: dict[str, psutil.Process] = {}
     for process in marked_processes(marker):
         try:

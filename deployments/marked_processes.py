@@ -21,8 +21,8 @@ import psutil
 from cluster.errors import Unavailable
 
 MARKER_VARIABLE = "RAYGION_CLUSTER_MARKER"
-# A whole cluster ends within 3 s of being asked. Agents that lost their raylet do not end at all.
-_GRACE_S_MAX = 5.0
+GRACE_S = 5.0
+"""Time for processes that are asked to end. A whole cluster needs 3 s of it."""
 _SHARED_MEMORY = Path("/dev/shm")
 # The names that multiprocessing gives to shared memory and to semaphores.
 _SEGMENT_PREFIXES = ("psm_", "sem.mp-")
@@ -50,22 +50,23 @@ def marked_processes(marker: str) -> list[psutil.Process]:
 
 
 def title_of(process: psutil.Process) -> str:
-    """What the process calls itself, by default its program; empty when it is gone."""
+    """The title of the process, by default its program; empty when it is gone."""
     try:
         return next(iter(process.cmdline()), "")
     except psutil.Error:
         return ""
 
 
-def end_marked_processes(marker: str, *, timeout_s: float) -> list[int]:
+def end_marked_processes(marker: str, *, timeout_s: float, grace_s: float = GRACE_S) -> list[int]:
     """Ends every process that carries `marker` and returns their pids.
 
-    They are asked (SIGTERM) first and killed after a grace. Looks again until none is left, since a
-    process that is being ended may still start another. Removes the shared memory and semaphores of
-    Python's multiprocessing that they held. Fails with Unavailable when one outlives the time.
+    They are asked (SIGTERM) first and killed after `grace_s`, at most half of `timeout_s`. Looks
+    again until none is left, since a process that is being ended may still start another. Removes
+    the shared memory and semaphores of Python's multiprocessing that they held. Fails with
+    Unavailable when one outlives `timeout_s`.
     """
     started_s = time.monotonic()
-    grace_s = min(_GRACE_S_MAX, timeout_s / 2)
+    grace_s = min(grace_s, timeout_s / 2)
     seen: set[int] = set()
     asked: set[psutil.Process] = set()
     files: set[int] = set()

@@ -114,8 +114,8 @@ def recall_told(manifest: IndexManifest) -> str:
 
 
 def _remarks(manifest: IndexManifest) -> list[str]:
-    """What the build had to do about recall, what is still wrong with it, and which passages are
-    hard to find.
+    """Remarks on what the build had to do about recall, what is still wrong with it, and which
+    passages are hard to find.
     """
     flat = [shard.shard for shard in manifest.shards if shard.kind is not None]
     remarks = []
@@ -175,14 +175,14 @@ def contents_of_next(
 
 
 def _served_indexes(installation: Installation) -> Mapping[str, ManifestRef]:
-    """Those of the current release, by corpus."""
+    """The indexes of the current release, by corpus."""
     state = installation.read_release_log()
     current = state.current(SYSTEM_CLOCK.wall_ms())
     return {} if current is None else state.proposals[current].release.contents.indexes
 
 
 def evidence_policy(settings: Settings, metrics: Mapping[str, Metric]) -> EvidencePolicy:
-    """What answers of a release may rest on, by the metric of each corpus's index."""
+    """The policy on what answers of a release may rest on, by the metric of each corpus's index."""
     is_starter = settings.embedder.source == STARTER
     least = {
         corpus: score_min_of(settings.corpus(corpus).score_min, metric, is_starter=is_starter)
@@ -218,7 +218,7 @@ def _tuning_table(tuning: IndexTuning) -> Table:
 
 
 def _searched_with(parameters: IndexParameters) -> str:
-    """What tells trials of one kind apart, and how far they looked."""
+    """The parameters that tell trials of one kind apart, and how far they looked."""
     match parameters.kind:
         case IndexKind.FLAT:
             return ""

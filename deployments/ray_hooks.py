@@ -1,4 +1,4 @@
-"""What Ray calls by name in its own processes on the machines of a region.
+"""The hooks that Ray calls by name in its own processes on the machines of a region.
 
 This module must import nothing but Ray, and that late: `ray start` loads it on its way.
 """

@@ -56,7 +56,7 @@ _QUIET_ENV = {
     # A client that takes nothing of its reply, or leaves off amid a long request. It is no bound on
     # how long a reply takes to be made.
     "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",
-    # Whoever connects to a machine that is gone waits for so long before another one is asked.
+    # Time for which a connection to a lost machine is tried before another one is asked.
     "RAY_SERVE_HAPROXY_TIMEOUT_CONNECT_S": "2",
     # Whenever gateways come or go, a new HAProxy process relieves the one before, which finishes
     # what it has: Serve's two minutes would break longer streams off.
@@ -108,8 +108,9 @@ def cluster_env(
 
 
 def machine_env(folder: Path) -> dict[str, str]:
-    """What `ray start` needs in its environment on a machine of a cluster of several machines: all
-    of `cluster_env` but the secret, and what keeps a cluster apart from others on one machine.
+    """The environment for `ray start` on a machine of a cluster of several machines: all of
+    `cluster_env` except the secret and the variables that keep a cluster apart from others on one
+    machine.
 
     folder: where `write_haproxy_wrapper` has written. Raises Unavailable when HAProxy's own files
     have no folder that is the user's alone.
@@ -119,7 +120,7 @@ def machine_env(folder: Path) -> dict[str, str]:
         **_ingress_env(folder),
         **_haproxy_env(_short_private_folder()),
         "RAY_START_HOOK": f"{ray_hooks.__name__}.leave_out_ray_client",
-        # Whoever reaches the machine could read Ray's metrics without the secret.
+        # Everybody who reaches the machine could read Ray's metrics without the secret.
         "RAY_enable_metrics_collection": "0",
     }
 
@@ -142,7 +143,7 @@ def driver_env(
 
 
 def auth_env(token_path: Path) -> dict[str, str]:
-    """What lets a process of Ray's, or a driver, into a cluster with that secret."""
+    """The environment that lets a process of Ray's, or a driver, into a cluster."""
     # The empty RAY_AUTH_TOKEN counts as unset; an inherited one would win over the file.
     return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "", "RAY_AUTH_TOKEN_PATH": str(token_path)}
 

@@ -36,9 +36,9 @@ Progress = Callable[[str], None]
 _LEAD_TIMEOUT_S = 60.0
 _LOOK_TIMEOUT_S = 5.0
 _WITHOUT_GATEWAYS = ("NOT_STARTED", "DEPLOY_FAILED", "DELETING")
-"""What Serve says of an application that will not answer by itself."""
+"""States that Serve reports of an application that will not answer by itself."""
 PREPARE_TIMEOUT_S = 900.0
-"""For a region that starts: until it serves the current release."""
+"""Time for a starting region until it serves the current release."""
 
 
 def start_cluster(installation: Installation) -> LocalCluster:
@@ -108,7 +108,7 @@ def join(installation: Installation) -> None:
     for name in ("ray", "ray.data", "ray.serve"):
         logging.getLogger(name).setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
-    # And so it does, past all settings, of what befalls other processes.
+    # Ray also prints messages from other processes, whatever the log level; switch that off too.
     ray._private.worker._worker_logs_enabled = False
     # Ray would take SIGTERM for itself, and answer it with a dump of its stacks.
     os.environ["RAY_DISABLE_FAILURE_SIGNAL_HANDLER"] = "1"
@@ -160,7 +160,7 @@ def brought_up(
 
 
 def node_starter(installation: Installation, ray_start: Sequence[str]) -> NodeStarter:
-    """For this machine as one of several of the region. Raises InvalidArgument."""
+    """The starter of Ray on this machine, one of several of the region. Raises InvalidArgument."""
     if installation.config is None:
         raise InvalidArgument("name the settings file, which all machines share", "config")
     url = installation.settings.store.url
@@ -246,8 +246,8 @@ def stop_region(installation: Installation) -> list[int]:
 
 
 def _logical_cpus(installation: Installation) -> int:
-    """What Ray may plan with: the cores and one more for tasks that mostly wait, and besides what
-    generators reserve.
+    """The CPUs that Ray may plan with: the cores, one more for tasks that mostly wait, and those
+    that generators reserve.
     """
     if (asked := installation.region_settings.cpus) is not None:
         return max(1, math.floor(asked))
@@ -270,8 +270,8 @@ def python_client(installation: Installation) -> str | None:
 
 
 def control_store(installation: Installation) -> str | None:
-    """What becomes of the region that runs here when Ray's control store dies; None where that is
-    not known.
+    """A word on what happens to the region that runs here when Ray's control store dies; None if
+    that is not known.
     """
     cluster: Machine | LocalCluster | None = installation.machine
     if cluster is None or not cluster.is_alive():

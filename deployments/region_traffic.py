@@ -27,7 +27,7 @@ class Reply:
     """How one query ended. Moments are of this machine's clocks."""
 
     asked: str
-    """Which of the askers it was."""
+    """Asker that sent the request."""
     asked_ms: float
     took_ms: float
     release: int = 0

@@ -20,11 +20,11 @@ from deployments.machine import Machine, find_machine
 _LOOK_S = 0.5
 _RETRY_S = 2.0
 _END_S = 30.0
-"""What a command that is told to end has for it: it ends the cluster that it started."""
+"""Time for a command that is told to end, in which it ends the cluster that it started."""
 
 
 class Standing(StrEnum):
-    """Of a region that was brought up on this machine."""
+    """The state of a region that was brought up on this machine."""
 
     UP = "up"
     DIED = "died"
@@ -69,7 +69,7 @@ def run_while_it_lives(command: Sequence[str], standing: Callable[[], Standing])
     A region that dies meanwhile takes the command with it, which would wait for minutes for what
     that region was to answer.
     """
-    # What this process writes to may have been moved from descriptor 2.
+    # Standard error of this process may have been moved from descriptor 2.
     process = subprocess.Popen(command, stderr=sys.stderr)
     try:
         was_up = False

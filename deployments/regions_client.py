@@ -18,13 +18,13 @@ from deployments.http_client import HttpRegion
 
 CONNECT_TIMEOUT_S = 1.0
 _TIMEOUTS_MS = {"/v1/search": 5_000, "/v1/answer": 60_000}
-"""What the interface grants who names no time."""
+"""Times that the interface grants to a request without `timeout_ms`."""
 _AWAY = frozenset({"unavailable", "overloaded", "deadline_exceeded"}) | OWN_FAULTS
 """Codes that tell of a region's own state."""
 _PINNING = ("release", "consistency", "session", "max_staleness_ms")
-"""Who gives one of these says what may answer."""
+"""Options that say which release may answer."""
 _GRACE_S = 0.5
-"""So much longer than its time a region may take to say that it is over."""
+"""Time beyond a request's own that a region may take to say that the request's time is over."""
 
 
 class RegionsClient:
@@ -45,13 +45,7 @@ class RegionsClient:
     ) -> None:
         self._location = location
         self._clock = clock
-        self._router = RegionRouter(
-            settings.sites(),
-            settings.residency(),
-            settings.routing.policy,
-            now_s=clock.monotonic_s,
-            rng=rng or random.Random(),
-        )
+        self._router = RegionRouter(settings, now_s=clock.monotonic_s, rng=rng or random.Random())
         self._regions: dict[str, HttpRegion] = {}
         self.session = ""
         """The token of what was seen last; empty before the first answer."""

@@ -1,5 +1,5 @@
-"""What people ask of releases: each asks the coordinator of the joined region, and waits until it
-is done.
+"""The requests of people about releases: each asks the coordinator of the joined region, and waits
+until it is done.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from cluster.rollout_settings import RolloutPolicy
 from deployments.installation import Installation
 
 SERVE_TIMEOUT_S = 120.0
-"""From the commit of a release until it is served."""
+"""Time from the commit of a release until it is served."""
 
 
 def propose(

@@ -18,8 +18,9 @@ from cluster.errors import Overloaded
 from deployments.http_errors import ClientGone
 
 PART_BYTES = 64 * 1024
-"""So much of each connection's replies may be left unread when they count as sent, besides what is
-in the buffers of the kernel."""
+"""Bytes of each connection's replies that may be unread when they count as sent, besides those in
+the buffers of the kernel.
+"""
 BYTES_PER_S_MIN = 128 * 1024
 """A client that reads slower than this does not get to the end of a long reply."""
 CONNECTION = "raygion.connection"
@@ -27,7 +28,7 @@ CONNECTION = "raygion.connection"
 
 
 class Connection(Protocol):
-    """What is to be known of a client's connection beyond ASGI."""
+    """The facts about a client's connection that ASGI does not give."""
 
     @property
     def is_full(self) -> bool:
@@ -58,7 +59,7 @@ class ReplyRoom:
 class UnreadLimits:
     room: ReplyRoom
     timeout_s: float
-    """For a part of a stream; a whole reply gets more, by its length."""
+    """Time for a part of a stream; a whole reply gets more, by its length."""
 
 
 class PacedReply:

@@ -1,9 +1,9 @@
-"""What Ray Serve's controller does otherwise in Raygion's clusters."""
+"""The changes to Ray Serve's controller in Raygion's clusters."""
 
 from __future__ import annotations
 
 CALLBACK = f"{__name__}.change"
-"""What `RAY_SERVE_CONTROLLER_CALLBACK_IMPORT_PATH` is to be."""
+"""Value for `RAY_SERVE_CONTROLLER_CALLBACK_IMPORT_PATH`."""
 
 
 def change() -> None:

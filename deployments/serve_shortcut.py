@@ -26,7 +26,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from deployments.reply_flow import CONNECTION, PART_BYTES
 
 CALLBACK = f"{__name__}.middlewares"
-"""What `RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH` is to be."""
+"""Value for `RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +37,11 @@ class _Way:
 
 
 _open: _Way | None = None
-"""Of this process, which runs one gateway at most."""
+"""Way of this process, which runs one gateway at most."""
 
 
 def open_shortcut(path: str, app: ASGIApp) -> None:
-    """From now on `app` answers this path to a web server on the running event loop."""
+    """From now on `app` answers POST to this path for a web server on the running event loop."""
     global _open
     _open = _Way(path, app, asyncio.get_running_loop())
 
@@ -71,6 +71,7 @@ class Shortcut:
             way is not None
             and scope["type"] == "http"
             and scope["path"] == way.path
+            and scope["method"] == "POST"
             and asyncio.get_running_loop() is way.loop
         ):
             if isinstance(cycle, RequestResponseCycle):

@@ -1,4 +1,4 @@
-"""What must be right before a region starts: better refused at once than found out later."""
+"""The checks before a region starts: a fault is better refused at once than found later."""
 
 from __future__ import annotations
 

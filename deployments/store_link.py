@@ -24,7 +24,7 @@ class StoreLink:
         self._lead_to(self._store)
 
     def close(self) -> None:
-        """What is under way on an open file still comes to its end."""
+        """Closes the way to the store; operations on an open file still come to their end."""
         self._lead_to(self.path)
 
     def _lead_to(self, target: Path) -> None:

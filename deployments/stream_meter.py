@@ -1,4 +1,4 @@
-"""What is measured of a streamed answer."""
+"""The measurements of a streamed answer."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, R
 from actors.replica_outcomes import ReplicaOutcomes, RoutingHint, outcomes_of
 
 WEIGHTED_ROUTER = f"{__name__}:WeightedRouter"
-"""What `RequestRouterConfig.request_router_class` wants."""
+"""Value for `RequestRouterConfig.request_router_class`."""
 
 
 class WeightedRouter(RequestRouter):

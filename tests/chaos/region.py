@@ -2,17 +2,19 @@
 
 vectors a, b   2 shards x 2 replicas, as in `tests.search_region`: exact search judges each reply
 texts          XQuAD's paragraphs, 2 x 2, two embedders, two generators: a reply is right when it
-               cites what the same question found before anything broke
+               cites what the answer to the same question did before anything broke
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import psutil
 
 from actors.starter_models import STARTER_GENERATOR, starter_generator_folder
@@ -24,6 +26,7 @@ from tests.redis_server import REDIS, redis_server
 from tests.search_region import (
     CORPUS,
     REGION,
+    Reply,
     SearchRegion,
     search_region,
     search_settings,
@@ -37,13 +40,15 @@ TEXTS = "texts"
 TOP_K_TEXTS = 3
 GATEWAYS = 2
 _QUESTIONS = 8
+_ANSWER_TIMEOUT_MS = 60_000
 
 
 @dataclass(frozen=True, slots=True)
 class ChaosRegion:
     search: SearchRegion
     questions: dict[str, tuple[str, ...]]
-    """For each question the passages that an answer must cite; none where nothing generates."""
+    """The passages that the answer to each question must cite, as it did before anything broke;
+    empty where nothing generates."""
 
 
 def nodes_of_replicas(region: ChaosRegion) -> list[int]:
@@ -79,7 +84,7 @@ def chaos_region(folder: Path, *, local_first: bool, with_answers: bool) -> Iter
         questions: dict[str, tuple[str, ...]] = {}
         if with_answers:
             _add_texts(region, settings, folder)
-            questions = _passages_of_questions(region)
+            questions = _citations_of_questions(region)
         wait_until(region.is_whole, "a whole region")
         yield ChaosRegion(region, questions)
 
@@ -120,16 +125,43 @@ def _add_texts(region: SearchRegion, settings: Settings, folder: Path) -> None:
     region.run(_wait_until_serving, number, timeout_s=600)
 
 
-def _passages_of_questions(region: SearchRegion) -> dict[str, tuple[str, ...]]:
+def ask(client: httpx.Client, question: str) -> Reply:
+    """A short answer; its ids are those of the passages that it cites."""
+    body = {
+        "corpus": TEXTS,
+        "question": question,
+        "top_k": TOP_K_TEXTS,
+        "max_tokens": 24,
+        "timeout_ms": _ANSWER_TIMEOUT_MS,
+    }
+    started_s = time.monotonic()
+    try:
+        reply = client.post("/v1/answer", json=body)
+    except httpx.TransportError as error:
+        return Reply(query=0, error=repr(error), took_s=time.monotonic() - started_s)
+    took_s = time.monotonic() - started_s
+    if not reply.is_success:
+        return Reply(query=0, error=f"{reply.status_code} {reply.text}", took_s=took_s)
+    found: Mapping[str, object] = reply.json()
+    citations, release = found["citations"], found["release"]
+    assert isinstance(citations, list)
+    assert isinstance(release, int)
+    ids = tuple(citation["id"] for citation in citations) if found["answer"] else ()
+    return Reply(query=0, release=release, ids=ids, coverage=1.0, took_s=took_s)
+
+
+def _citations_of_questions(region: SearchRegion) -> dict[str, tuple[str, ...]]:
+    """Questions to which the texts have passages, with those that their answers cite."""
     questions = [q["question"] for q in json.loads(XQUAD.read_text())["questions"]]
-    found = {}
+    cited: dict[str, tuple[str, ...]] = {}
     with region.client() as client:
-        for question in questions[:: max(1, len(questions) // _QUESTIONS)][:_QUESTIONS]:
-            body = {"corpus": TEXTS, "query": question, "top_k": TOP_K_TEXTS}
-            reply = client.post("/v1/search", json=body)
-            assert reply.status_code == 200, reply.text
-            found[question] = tuple(hit["id"] for hit in reply.json()["hits"])
-    return found
+        for question in questions[:: max(1, len(questions) // (2 * _QUESTIONS))]:
+            reply = ask(client, question)
+            assert not reply.error
+            if reply.ids and len(cited) < _QUESTIONS:
+                cited[question] = reply.ids
+    assert len(cited) == _QUESTIONS
+    return cited
 
 
 # What runs in the driver's process.

@@ -24,10 +24,9 @@ from cluster.artifacts import blob_path
 from cluster.errors import Conflict
 from cluster.releases import ReleaseStatus
 from tests.chaos.cluster_scenarios import CLUSTER_SCENARIOS
-from tests.chaos.region import GATEWAYS, ChaosRegion, nodes_of_replicas
+from tests.chaos.region import GATEWAYS, ChaosRegion, ask, nodes_of_replicas
 from tests.chaos.scenario import Scenario
 from tests.chaos.slow_disk import NoSlowDisk, forget, slow_disk
-from tests.chaos.steady_load import ask
 from tests.search_region import (
     CORPUS,
     REGION,

@@ -7,19 +7,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import httpx
-
-from tests.chaos.region import TEXTS, TOP_K_TEXTS, ChaosRegion
+from tests.chaos.region import ChaosRegion, ask
 from tests.search_region import CORPUS, Reply, wait_until
 
 SLOW_S = 1.0
 _SEARCH_CLIENTS, _ANSWER_CLIENTS = 4, 1
 _SEARCH_PAUSE_S, _ANSWER_PAUSE_S = 0.02, 0.2
 _TIMEOUT_MS = 10_000
-_ANSWER_TIMEOUT_MS = 60_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,31 +93,6 @@ class SteadyLoad:
             while not self._over.wait(_ANSWER_PAUSE_S):
                 number = (number + 1) % len(questions)
                 self.answers.append((questions[number], ask(client, questions[number])))
-
-
-def ask(client: httpx.Client, question: str) -> Reply:
-    """A short answer; its ids are those of the passages that it cites."""
-    body = {
-        "corpus": TEXTS,
-        "question": question,
-        "top_k": TOP_K_TEXTS,
-        "max_tokens": 24,
-        "timeout_ms": _ANSWER_TIMEOUT_MS,
-    }
-    started_s = time.monotonic()
-    try:
-        reply = client.post("/v1/answer", json=body)
-    except httpx.TransportError as error:
-        return Reply(query=0, error=repr(error), took_s=time.monotonic() - started_s)
-    took_s = time.monotonic() - started_s
-    if not reply.is_success:
-        return Reply(query=0, error=f"{reply.status_code} {reply.text}", took_s=took_s)
-    found: Mapping[str, object] = reply.json()
-    citations, release = found["citations"], found["release"]
-    assert isinstance(citations, list)
-    assert isinstance(release, int)
-    ids = tuple(citation["id"] for citation in citations) if found["answer"] else ()
-    return Reply(query=0, release=release, ids=ids, coverage=1.0, took_s=took_s)
 
 
 def _counted(replies: list[Reply], right: list[bool]) -> Counts:

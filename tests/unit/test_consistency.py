@@ -43,6 +43,20 @@ NOTHING = known(resident=())
         (demand("eventual"), BACK, NO, Serve(release=1, position=8, staleness_ms=200)),
         # Since 500 release 1 was not current any more, however late the log was read.
         (demand("eventual"), LAGS, NO, Serve(release=1, position=3, staleness_ms=600)),
+        # Read before the switch that ended it: by the reading alone it may be as old.
+        (
+            demand("eventual"),
+            known((3, 1, 0), (6, 2, 950), resident=(1,)),
+            NO,
+            Serve(release=1, position=3, staleness_ms=200),
+        ),
+        # The clock has been set back since the reading.
+        (
+            demand("eventual"),
+            known((3, 1, 0), read_ms=NOW + 50),
+            NO,
+            Serve(release=1, position=3, staleness_ms=SKEW),
+        ),
         (demand("eventual"), AHEAD, NO, Serve(release=1, position=3, staleness_ms=200)),
         (demand("eventual"), NOTHING, NO, Unavailable),
         (demand("session", floor=6), TWICE, NO, Serve(release=2, position=6, staleness_ms=200)),
@@ -59,6 +73,7 @@ NOTHING = known(resident=())
         (demand("session", floor=9), TWICE, FAILED, Unavailable),
         # Within the log, but no switch: nobody was ever given that.
         (demand("session", floor=9), known((3, 1, 0), position=12), DONE, InvalidArgument),
+        (demand("session", floor=9), known(position=12), DONE, InvalidArgument),
         (demand("session", floor=3, store="other"), TWICE, NO, InvalidArgument),
         (demand("bounded", within_ms=200), TWICE, NO, Serve),
         (demand("bounded", within_ms=199), TWICE, NO, Refresh()),
@@ -80,6 +95,7 @@ NOTHING = known(resident=())
         (demand("strong"), AHEAD, DONE, Wait(1050)),
         (demand("strong"), FAR_AHEAD, DONE, Serve),
         (demand("strong"), known((3, 1, 1100)), DONE, Wait(1100)),
+        (demand("strong"), known((3, 1, 0), (6, 2, 1050), (8, 1, 1080)), DONE, Wait(1050)),
         (demand("strong"), NOTHING, DONE, Unavailable),
         (demand("strong", floor=6), AHEAD, DONE, Serve),
         (demand("strong", floor=9), TWICE, DONE, InvalidArgument),
@@ -166,7 +182,7 @@ def test_switches_count_with_the_reading_that_found_them() -> None:
     assert after.with_view(before.view).view.switches == TWICE.view.switches
 
 
-@pytest.mark.parametrize("told", [(), ((3, 1, 0),), ((3, 1, 0), (6, 2, 500))])
+@pytest.mark.parametrize("told", [(), ((3, 1, 0),), ((3, 1, 0), (6, 2, 500)), ((6, 2, 500),)])
 def test_a_pulse_takes_no_switch_away(told: tuple[tuple[int, int, int], ...]) -> None:
     """Views and pulses come by different ways: the one that reaches further in the log counts."""
     behind = replace(known(*told).pulse, freshness=Freshness(read_ms=950, position=6))
@@ -197,6 +213,24 @@ def test_a_reply_has_no_token_before_there_is_anything_to_name() -> None:
         assert what.pin(None, NOW, lot=0.0, skew_max_ms=SKEW).session == ""
     nameless = Known(TWICE.view, replace(TWICE.pulse, store_id=""))
     assert nameless.pin(None, NOW, skew_max_ms=SKEW).session == ""
+
+
+def test_a_session_cannot_be_kept_before_the_store_is_known() -> None:
+    nameless = Known(TWICE.view, replace(TWICE.pulse, store_id=""))
+    found = decided(demand("session", floor=3), nameless)
+    assert isinstance(found, Elsewhere)
+    assert isinstance(found.error, Unavailable)
+    assert isinstance(decided(demand("eventual"), nameless), Serve)
+
+
+def test_a_canary_serves_its_share_of_users_and_of_lots() -> None:
+    view = replace(known((3, 1, 0)).view, canary=CanaryShare(release=2, percent=50, at_ms=0))
+    tried = Known(view, TWICE.pulse)
+    users = {tried.pin(None, NOW, user=str(n), skew_max_ms=SKEW).release.number for n in range(50)}
+    assert users == {1, 2}
+    lots = [tried.pin(None, NOW, lot=lot, skew_max_ms=SKEW).release.number for lot in (0.4, 0.6)]
+    assert lots == [2, 1]
+    assert tried.pin(None, NOW, skew_max_ms=SKEW).release.number == 1
 
 
 def test_a_coordinator_that_has_just_begun_takes_nothing_away() -> None:

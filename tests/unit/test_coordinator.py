@@ -47,12 +47,17 @@ SETTINGS = Settings(regions={"local": RegionSettings(), "elsewhere": RegionSetti
 
 
 class Deployer:
-    def deploy(
+    def start(
         self,
         model: ModelManifest,
         application: str,
         settings: GeneratorSettings,
         give_up: threading.Event,
+    ) -> None:
+        raise AssertionError("there is no release")
+
+    def wait_until_running(
+        self, model: ModelManifest, application: str, give_up: threading.Event
     ) -> None:
         raise AssertionError("there is no release")
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -20,7 +21,9 @@ LONG = PIECE_TOKENS // 2
 
 
 class GatedEmbedder:
-    """Vectors are the lengths of the texts; each batch waits until the test opens the gate."""
+    """Vectors are the lengths of the texts; each batch waits until the test opens the gate. A text
+    that ends with digits is computed in so many parts.
+    """
 
     dimension = 2
 
@@ -29,15 +32,21 @@ class GatedEmbedder:
         self.started = threading.Semaphore(0)
         self.gate = threading.Semaphore(0)
 
-    def embed(self, texts: Sequence[str]) -> Float32Array:
-        self.batches.append(list(texts))
-        self.started.release()
-        self.gate.acquire()
-        if "bad" in texts:
-            raise InvalidArgument("bad text")
-        return np.array([[len(text), 0] for text in texts], dtype=np.float32)
+    def embed_in_parts(self, texts: Sequence[str]) -> Iterator[Float32Array | None]:
+        num_parts = int(re.sub(r"\D", "", texts[0]) or 1)
+        for part in range(num_parts):
+            if part:
+                yield None
+            self.batches.append(list(texts))
+            self.started.release()
+            self.gate.acquire()
+            if "bad" in texts:
+                raise InvalidArgument("bad text")
+        yield np.array([[len(text), 0] for text in texts], dtype=np.float32)
 
     def tokens_at_most(self, text: str) -> int:
+        if text.startswith("endless"):
+            return 10 * PIECE_TOKENS
         return LONG if text.startswith("long") else len(text)
 
     async def wait_until_started(self) -> None:
@@ -74,6 +83,34 @@ async def test_a_query_waits_for_one_piece_of_a_batch() -> None:
     embedder.gate.release(1024)
     assert (await batch).shape == (1024, 2)
     assert {len(piece) for piece in embedder.batches[2:]} <= {1, 2}
+
+
+async def test_a_query_waits_for_one_part_of_a_text_of_several() -> None:
+    embedder = GatedEmbedder()
+    queue = EmbeddingQueue(embedder)
+    batch = asyncio.create_task(queue.embed(["endless 3", "endless 2"]))
+    await embedder.wait_until_started()
+    query = asyncio.create_task(queue.embed(["query"]))
+    other = asyncio.create_task(queue.embed(["endless 2"]))
+    await asyncio.sleep(0)
+    embedder.gate.release(8)
+    assert (await query).tolist() == [[5, 0]]
+    assert (await batch).tolist() == [[9, 0], [9, 0]]
+    assert (await other).tolist() == [[9, 0]]
+    three, two = ["endless 3"], ["endless 2"]
+    assert embedder.batches == [two, ["query"], two, two, three, two, three, three]
+
+
+async def test_of_a_long_text_that_nobody_waits_for_no_further_part_is_computed() -> None:
+    embedder = GatedEmbedder()
+    queue = EmbeddingQueue(embedder, waiting_texts_max=2)
+    long = asyncio.create_task(queue.embed(["endless 3"]))
+    await embedder.wait_until_started()
+    long.cancel()
+    await asyncio.gather(long, return_exceptions=True)
+    embedder.gate.release(2)
+    assert (await queue.embed(["next"])).tolist() == [[4, 0]]
+    assert embedder.batches == [["endless 3"], ["next"]]
 
 
 async def test_the_queue_is_bounded_and_a_request_has_half_of_what_is_free() -> None:
@@ -164,9 +201,10 @@ class Counting:
         self.tokens_at_most = embedder.tokens_at_most
         self.pieces: list[list[str]] = []
 
-    def embed(self, texts: Sequence[str]) -> Float32Array:
-        self.pieces.append(list(texts))
-        return self._embedder.embed(texts)
+    def embed_in_parts(self, texts: Sequence[str]) -> Iterator[Float32Array | None]:
+        for vectors in self._embedder.embed_in_parts(texts):
+            self.pieces.append(list(texts))
+            yield vectors
 
 
 async def test_queries_beside_a_batch_wait_for_one_piece_each(embedder: Embedder) -> None:
@@ -184,6 +222,17 @@ async def test_queries_beside_a_batch_wait_for_one_piece_each(embedder: Embedder
     assert not batch.done()
     batch.cancel()
     await asyncio.gather(batch, return_exceptions=True)
+
+
+async def test_a_text_in_parts_has_the_bytes_that_it_has_at_once(embedder: Embedder) -> None:
+    texts = [f"Who grows tea in {n}? " + "word " * 1500 for n in range(3)]
+    counting = Counting(embedder)
+    queue = EmbeddingQueue(counting)
+    made = await asyncio.gather(queue.embed(texts), *(queue.embed([text]) for text in texts))
+    assert made[0].tobytes() == embedder.embed(texts).tobytes()
+    assert b"".join(vector.tobytes() for vector in made[1:]) == made[0].tobytes()
+    assert len(counting.pieces) > 2 * len(texts) * 2, "each is of several parts"
+    assert {len(piece) for piece in counting.pieces} == {1}
 
 
 async def test_embedders_under_different_load_give_a_text_the_same_bytes(

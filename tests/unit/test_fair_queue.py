@@ -51,6 +51,36 @@ def test_batches_take_turns() -> None:
         assert max(dealt_of.values()) - min(dealt_of[name] for name in "abc") <= 2
 
 
+def test_what_is_left_of_a_long_text_waits_for_its_next_turn() -> None:
+    dealt = queue(waiting_max=8)
+    dealt.add("a", [10 * PIECE])
+    dealt.add("b", [10 * PIECE, 10 * PIECE])
+    pieces_left = {("a", 0): 3, ("b", 1): 2, ("b", 0): 2, ("query", 0): 1}
+    got = []
+    while piece := dealt.next_piece():
+        (text,) = piece
+        got.append(text)
+        pieces_left[text] -= 1
+        if pieces_left[text]:
+            dealt.put_back(*text)
+        if len(got) == 2:
+            dealt.add("query", [10])
+    a, b, c = ("a", 0), ("b", 1), ("b", 0)
+    assert got == [a, b, a, ("query", 0), b, a, c, c]
+
+
+def test_what_is_put_back_keeps_its_place_and_goes_with_its_request() -> None:
+    dealt = queue(waiting_max=2)
+    dealt.add("long", [10 * PIECE])
+    ((request, text),) = dealt.next_piece()
+    dealt.put_back(request, text)
+    with pytest.raises(Overloaded):
+        dealt.add("query", [10])
+    dealt.drop("long")
+    assert dealt.next_piece() == []
+    dealt.add("query", [10])
+
+
 def test_what_is_dropped_is_not_dealt_and_leaves_its_places() -> None:
     dealt = queue(waiting_max=8)
     dealt.add("batch", [LONG] * 4)

@@ -43,6 +43,27 @@ async def test_a_packed_body_is_refused_as_what_it_is(route: str, encoding: str)
 
 
 @pytest.mark.parametrize("route", BODIES)
+async def test_a_body_that_is_said_to_be_packed_by_a_second_header_is_refused(route: str) -> None:
+    headers = [("content-encoding", "identity"), ("content-encoding", "gzip")]
+    async with in_process(FakeService()) as client:
+        reply = await client.post(route, content=b"{}", headers=headers)
+    assert reply.status_code == 415
+
+
+@pytest.mark.parametrize("route", BODIES)
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "latin-1", "gzip"])
+async def test_a_body_that_is_not_in_utf_8_is_told_so(route: str, encoding: str) -> None:
+    text = orjson.dumps(BODIES[route]).decode().replace("mine copper", "m\u00e9")
+    body = gzip.compress(text.encode()) if encoding == "gzip" else text.encode(encoding)
+    if route == "/v1/search":
+        body = body.replace(b"copper", b"caf\xe9")
+    async with in_process(FakeService()) as client:
+        reply = await client.post(route, content=body)
+    assert (reply.status_code, error_of(reply)["field"]) == (400, "body")
+    assert "UTF-8" in error_of(reply)["message"]
+
+
+@pytest.mark.parametrize("route", BODIES)
 async def test_a_body_that_says_that_it_is_not_packed_is_read(route: str) -> None:
     body = orjson.dumps(BODIES[route])
     async with in_process(FakeService()) as client:

@@ -6,7 +6,8 @@ import asyncio
 import errno
 import random
 import shutil
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pytest
 
 from actors import shard_replica
+from actors.actor_calls import NamedActor
 from actors.local_shards import LocalShards
 from actors.routes import Routes
 from actors.shard_build import build_shard
@@ -23,10 +25,11 @@ from cluster.artifact_cache import ArtifactCache
 from cluster.artifacts import Artifacts
 from cluster.catalog import Catalog
 from cluster.clock import SYSTEM_CLOCK, Deadline
-from cluster.errors import Corrupt, Unavailable
+from cluster.errors import Corrupt, DeadlineExceeded, Unavailable
+from cluster.fanout import scatter
 from cluster.index_parameters import IndexKind, IndexParameters
 from cluster.local_store import LocalStore
-from cluster.manifests import IndexManifest, ShardArtifact
+from cluster.manifests import ArtifactFile, IndexManifest, ShardArtifact
 from cluster.metric import Metric
 from cluster.object_store import ObjectStore
 from cluster.prompt import PromptTemplate
@@ -191,6 +194,95 @@ async def test_routes_take_a_local_shard_as_soon_as_it_is_open(
     assert at_once is not None
     assert at_once.ids.tolist() == [[b"d006"]]
     assert routes.shards(replace(corpus, index_version="v0"))[0] is before[0]
+
+
+class Actors:
+    """Stands for calls of the replicas' actors, all of which are dead."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls = 0
+        self.asked = asyncio.Event()
+        monkeypatch.setattr(NamedActor, "call", self.call)
+
+    async def call(self, *_: object) -> object:
+        self.calls += 1
+        self.asked.set()
+        raise Unavailable("it was killed")
+
+
+class SlowCache:
+    """Keeps shards from being opened until the test lets it go on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, error: OSError | None = None) -> None:
+        self.gate = threading.Event()
+        folder_for = ArtifactCache.folder_for
+
+        def folder_for_late(cache: ArtifactCache, files: Sequence[ArtifactFile]) -> Path:
+            assert self.gate.wait(60.0)
+            if error is not None:
+                raise error
+            return folder_for(cache, files)
+
+        monkeypatch.setattr(ArtifactCache, "folder_for", folder_for_late)
+
+
+async def test_a_search_that_no_actor_answers_waits_for_the_shard_to_be_opened_here(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_into_cache(store, tmp_path)
+    actors, cache = Actors(monkeypatch), SlowCache(monkeypatch)
+    view = view_of("v1")
+    routes = Routes(SYSTEM_CLOCK, random.Random(0), LocalShards(store, tmp_path / "cache"))
+    routes.follow(view)
+    shards = routes.shards(corpus_of(view))
+    assert [shard.local for shard in shards] == [None, None]
+    search = asyncio.create_task(scatter(shards, query("v1", 4), Deadline.after(60.0)))
+    fetch = asyncio.create_task(shards[0].passages("v1", np.array([2]), None, Deadline.after(60.0)))
+    await actors.asked.wait()
+    cache.gate.set()
+    found = await search
+    assert found.coverage == 1.0
+    assert found.parts[0] is not None
+    assert found.parts[0].ids.tolist() == [[b"d004"]]
+    assert (await fetch).texts == ("d004",)
+    assert actors.calls == 3
+
+
+async def test_a_search_waits_for_an_opening_no_longer_than_its_deadline(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_into_cache(store, tmp_path)
+    Actors(monkeypatch)
+    cache = SlowCache(monkeypatch)
+    view = view_of("v1")
+    local = LocalShards(store, tmp_path / "cache")
+    routes = Routes(SYSTEM_CLOCK, random.Random(0), local)
+    routes.follow(view)
+    shard, _ = routes.shards(corpus_of(view))
+    with pytest.raises(DeadlineExceeded):
+        await shard.search(query("v1", 4), Deadline.after(0.05))
+    # The opening goes on for others.
+    cache.gate.set()
+    await until_open(local, corpus_of(view), 0)
+
+
+async def test_what_cannot_be_opened_here_has_no_reserve(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_into_cache(store, tmp_path)
+    actors = Actors(monkeypatch)
+    cache = SlowCache(monkeypatch, OSError(errno.ENOSPC, "no space left on device"))
+    view = view_of("v1")
+    routes = Routes(SYSTEM_CLOCK, random.Random(0), LocalShards(store, tmp_path / "cache"))
+    routes.follow(view)
+    shard, _ = routes.shards(corpus_of(view))
+    search = asyncio.create_task(shard.search(query("v1", 4), Deadline.after(60.0)))
+    await actors.asked.wait()
+    cache.gate.set()
+    with pytest.raises(Unavailable, match="v1 is not loaded"):
+        await search
+    with pytest.raises(Unavailable, match="it was killed"):
+        await routes.shards(corpus_of(view))[0].search(query("v1", 4), Deadline.after(60.0))
 
 
 async def test_a_shard_that_turns_out_damaged_is_left_to_the_actors(

@@ -113,6 +113,18 @@ def test_a_head_is_started_once_and_found_again(host: Host) -> None:
     assert host.token.read_text() not in (host.home / machine.RECORD).read_text()
 
 
+def test_what_the_launcher_sets_is_kept_but_nothing_is_reported_to_rays_makers(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_NODE_TYPE_NAME", "local.cluster.node")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "1")
+    found, _ = host.starter(HEAD).start_head()
+    (raylet,) = processes(found, "raylet")
+    told = raylet.environ()
+    assert told["RAY_NODE_TYPE_NAME"] == "local.cluster.node"
+    assert told["RAY_USAGE_STATS_ENABLED"] == "0"
+
+
 @pytest.mark.parametrize("kind", ["head", "worker"])
 def test_a_start_waits_for_another_one_and_finds_what_that_started(
     host: Host, monkeypatch: pytest.MonkeyPatch, kind: str

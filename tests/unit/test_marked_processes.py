@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -62,3 +63,30 @@ def test_a_process_that_is_gone_has_no_title() -> None:
     known = psutil.Process(process.pid)
     process.wait()
     assert title_of(known) == ""
+
+
+# Notes the polite signal in a file and does not end.
+STUBBORN = """
+import pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: pathlib.Path(sys.argv[1]).touch())
+print(flush=True)
+while True:
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("is_alive", [True, False])
+def test_only_a_cluster_that_lives_is_asked_to_end_before_it_is_killed(
+    cluster: LocalCluster, tmp_path: Path, is_alive: bool
+) -> None:
+    asked = tmp_path / "asked"
+    with subprocess.Popen(
+        [sys.executable, "-c", STUBBORN, str(asked)],
+        env={**os.environ, MARKER_VARIABLE: cluster.marker},
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        left = replace(cluster, head_pid=process.pid if is_alive else 0)
+        assert left.stop(timeout_s=2) == [process.pid]
+    assert asked.exists() is is_alive

@@ -225,7 +225,7 @@ async def test_errors_reach_the_client(
             assert told.value.code == error.code
             assert error.message in told.value.message
         if isinstance(error, errors.InvalidArgument):
-            assert told.value.param == "corpus"
+            assert told.value.param == "raygion.corpus"
 
 
 async def test_a_broken_stream_raises_in_the_client(

@@ -30,10 +30,12 @@ WAIT_S = 30.0
 
 
 class Loader:
-    """Loads at once, but for the releases that cannot start; remembers what it unloaded."""
+    """Loads at once, but for the releases that cannot; remembers what it unloaded."""
 
     def __init__(self) -> None:
+        self.cannot_load: set[int] = set()
         self.cannot_start: set[int] = set()
+        """Whose language models do not start, until they are given up."""
         self.error: Exception | None = None
         """Of the next loading."""
         self.starting = threading.Event()
@@ -50,13 +52,20 @@ class Loader:
         return LoadedRelease(view=view, indexes={}, embedder=None, generator=None)
 
     def load(self, planned: LoadedRelease, give_up: threading.Event) -> LoadedRelease:
-        if planned.view.number in self.cannot_start:
-            self.starting.set()
-            assert give_up.wait(WAIT_S)
-            raise Unavailable("given up")
+        if planned.view.number in self.cannot_load:
+            self._wait(give_up)
         if self.error is not None:
             raise self.error
         return planned
+
+    def wait_for_generator(self, loaded: LoadedRelease, give_up: threading.Event) -> None:
+        if loaded.view.number in self.cannot_start:
+            self._wait(give_up)
+
+    def _wait(self, give_up: threading.Event) -> None:
+        self.starting.set()
+        assert give_up.wait(WAIT_S)
+        raise Unavailable("given up")
 
     def retire(self, gone: LoadedRelease, kept: Iterable[LoadedRelease]) -> None:
         if self.fails:
@@ -89,8 +98,8 @@ class World:
 
     def prepared(self, *numbers: int) -> None:
         self.prepare(*numbers)
-        for number in numbers:
-            assert self.outcomes.get(timeout=WAIT_S) == Prepared(release=number)
+        told = {self.outcomes.get(timeout=WAIT_S) for _ in numbers}
+        assert told == {Prepared(release=number) for number in numbers}
 
     def tend_after(self, wait_s: float, *used: int) -> list[int]:
         """What has been unloaded when so much time has passed, while requests use these."""
@@ -158,8 +167,23 @@ def test_what_nobody_foresaw_is_told_by_its_kind_and_in_brief(world: World) -> N
     assert len(told.reason) < 600
 
 
-def test_a_release_that_cannot_start_does_not_block_the_next_past_its_abort(world: World) -> None:
+def test_a_language_model_that_does_not_start_does_not_hold_the_next_release(world: World) -> None:
     world.loader.cannot_start = {1}
+    world.prepare(1)
+    assert world.loader.starting.wait(WAIT_S)
+    world.prepared(2)
+    assert world.releases.loaded.keys() == {2}
+    assert world.tend_after(1000.0, 2) == [], "it is still waited for"
+    world.releases.retire(1)
+    # Wanted again, maybe before it was noticed that it is given up.
+    world.loader.cannot_start = set()
+    world.prepared(1)
+    assert world.releases.loaded.keys() == {1, 2}
+    assert world.tend_after(1000.0, 2) == []
+
+
+def test_a_release_that_cannot_load_does_not_block_the_next_past_its_abort(world: World) -> None:
+    world.loader.cannot_load = {1}
     world.prepare(1, 2)
     assert world.loader.starting.wait(WAIT_S)
     world.releases.retire(1)
@@ -170,7 +194,7 @@ def test_a_release_that_cannot_start_does_not_block_the_next_past_its_abort(worl
 
 
 def test_a_release_that_is_given_up_before_its_turn_is_not_begun(world: World) -> None:
-    world.loader.cannot_start = {1, 2}
+    world.loader.cannot_load = {1, 2}
     world.prepare(1, 2)
     assert world.loader.starting.wait(WAIT_S)
     world.loader.starting.clear()
@@ -181,7 +205,7 @@ def test_a_release_that_is_given_up_before_its_turn_is_not_begun(world: World) -
 
 
 def test_nothing_is_unloaded_while_it_is_being_prepared(world: World) -> None:
-    world.loader.cannot_start = {1}
+    world.loader.cannot_load = {1}
     world.prepared(2)
     world.releases.retire(2)
     world.prepare(1)
@@ -215,7 +239,7 @@ def test_what_an_earlier_coordinator_left_loaded_goes_once_nobody_uses_it(world:
     world.tend_after(1000.0, 2)
     assert world.loader.strays_ended == [], "nothing is loaded so far"
     world.prepared(2, 3)
-    world.loader.cannot_start = {4}
+    world.loader.cannot_load = {4}
     world.prepare(4)
     assert world.loader.starting.wait(WAIT_S)
     world.tend_after(1.0, 2, 3)

@@ -36,7 +36,7 @@ class Deployer:
     def __init__(self) -> None:
         self.running: list[str] = []
 
-    def deploy(
+    def start(
         self,
         model: ModelManifest,
         application: str,
@@ -44,6 +44,10 @@ class Deployer:
         give_up: Event,
     ) -> None:
         self.running.append(application)
+
+    def wait_until_running(
+        self, model: ModelManifest, application: str, give_up: Event
+    ) -> None: ...
 
     def delete(self, application: str) -> None:
         self.running.remove(application)

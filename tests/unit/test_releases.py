@@ -205,6 +205,7 @@ def test_a_rollback_that_comes_later_takes_over_at_its_moment() -> None:
     state = folded(*two_releases(e, switch_ms=100), e.rollback(1, switch_at_ms=150))
     assert [state.current(ms) for ms in (99, 100, 149, 150)] == [1, 2, 2, 1]
     assert state.resident(200) == (1, 2)
+    assert [switch.position for switch in state.switches] == [3, 5, 6]
 
 
 def test_residents_over_the_life_of_three_releases() -> None:
@@ -215,6 +216,14 @@ def test_residents_over_the_life_of_three_releases() -> None:
     assert [folded(*log).resident(ms) for ms in (150, 199, 200)] == [(1, 2, 3), (1, 2, 3), (2, 3)]
     log.append(e.rollback(2, switch_at_ms=300))
     assert folded(*log).resident(300) == (2, 3)
+
+
+def test_what_is_due_stays_however_many_switches_have_overtaken_it() -> None:
+    e = Entries()
+    log: list[LogEntry] = [e.elect("a", 1)]
+    for number, switch_at_ms in ((1, 1_000), (2, 10), (3, 20)):
+        log += [e.propose(number), e.commit(number, switch_at_ms=switch_at_ms)]
+    assert folded(*log, e.rollback(2, switch_at_ms=30)).resident(30) == (1, 2, 3)
 
 
 E1 = Entries()
@@ -244,8 +253,8 @@ VOID = {
     "a canary of nothing": (COMMITTED, E1.canary(7, 5, 2), "no release 7"),
     "a canary of what is committed": (COMMITTED, E1.canary(1, 5, 2), "committed, not open"),
     "a canary of what is aborted": (ABORTED, E1.canary(1, 5, 2), "aborted, not open"),
-    "a canary beside nothing": (FIRST_BY_HAND, E1.canary(1, 5, 2), "no committed release"),
-    "a canary that commits itself": (SECOND, E1.canary(2, 5, 2), "cannot be a canary"),
+    "a canary beside nothing": (FIRST_BY_HAND, E1.canary(1, 5, 2), "beside which release 1"),
+    "a canary that commits itself": (SECOND, E1.canary(2, 5, 2), "release 2 is committed as soon"),
     "a lapsed leader's canary": (SECOND_BY_HAND, E1.canary(2, 5, 1), "fenced"),
 }
 
@@ -263,6 +272,14 @@ def test_a_higher_epoch_takes_over_and_goes_on_with_what_is_open() -> None:
     state = folded(e.elect("a", 1), e.propose(1), e.elect("b", 5), e.commit(1, 5))
     assert (state.epoch, state.leader, state.num_void) == (5, "b", 0)
     assert state.proposals[1].status is ReleaseStatus.COMMITTED
+
+
+def test_the_last_aborts_are_told_with_their_reasons() -> None:
+    e = Entries()
+    log: list[LogEntry] = [e.elect("a", 1)]
+    for number, reason in enumerate(("late", "bad recall", "too slow"), 1):
+        log += [e.propose(number), e.abort(number).model_copy(update={"reason": reason})]
+    assert folded(*log).aborted(2) == {2: "bad recall", 3: "too slow"}
 
 
 def test_fences_leave_regions_out() -> None:

@@ -183,6 +183,20 @@ async def test_the_preferred_replica_is_asked_first_while_its_breaker_lets_it() 
     assert weights.passes("local")
 
 
+async def test_the_reserve_is_asked_last_even_after_those_with_an_open_breaker() -> None:
+    reserve = FakeReplica("0", [hits_of(b"a")])
+    others = [FakeReplica("1", [DOWN]), FakeReplica("2", [DOWN])]
+    weights = OutcomeWeights(now_s=SimClock().monotonic_s, rng=random.Random(7))
+    replicas = ReplicaSet([reserve, *others], weights, reserve=reserve)
+    for times in range(1, 21):
+        assert (await search(replicas)) is reserve.outcomes[0]
+        assert [replica.calls for replica in others] == [times, times]
+    assert not weights.passes("1")
+    others[1].outcomes = [hits_of(b"b")]
+    assert (await search(replicas)) is others[1].outcomes[0]
+    assert reserve.calls == 20
+
+
 async def test_a_lone_replica_is_asked_at_once_with_an_open_breaker() -> None:
     clock = SimClock()
     replica = FakeReplica("1", [*[DOWN] * 10, hits_of(b"a")])

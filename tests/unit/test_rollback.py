@@ -49,8 +49,6 @@ def folded(log: list[LogEntry]) -> LogState:
         (TO_COME, 3, Conflict),
         (ABORTED, 3, Conflict),
         (TWO, 3, NotFound),
-        (TWO, 0, InvalidArgument),
-        (TWO, -1, InvalidArgument),
     ],
 )
 def test_where_a_rollback_leads_to(
@@ -61,6 +59,13 @@ def test_where_a_rollback_leads_to(
     else:
         with pytest.raises(leads_to):
             earlier_release(folded(log), number)
+
+
+@pytest.mark.parametrize("number", [0, -1])
+def test_what_is_no_number_of_a_release_is_refused(number: int) -> None:
+    with pytest.raises(InvalidArgument, match="start at 1") as refused:
+        earlier_release(folded(TWO), number)
+    assert refused.value.field == "release"
 
 
 def test_what_is_committed_as_soon_as_it_is_prepared_would_take_over_again() -> None:

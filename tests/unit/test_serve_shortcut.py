@@ -61,6 +61,9 @@ async def test_only_the_open_path_is_answered_past_serve() -> None:
         open_shortcut(PATH, answering("gateway"))
         assert (await client.post(PATH)).text == "gateway"
         assert (await client.post("/v1/answer")).text == "serve"
+        # What is refused is refused by the whole application.
+        for method in ("GET", "OPTIONS", "DELETE"):
+            assert (await client.request(method, PATH)).text == "serve"
         close_shortcut()
         assert (await client.post(PATH)).text == "serve"
 

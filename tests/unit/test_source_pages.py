@@ -84,6 +84,7 @@ def test_broken_html_is_read_as_far_as_it_goes(page: str, text: str, title: str 
             "Out of order.\nStairs.\n\nSorry.",
         ),
         ("<p>a</p><svg><path d='M0'><text>no</text><p>b</p><h2>c</h2>", "a\n\nb\n\nc"),
+        ("a <svg><path d='M0'><span>b</span> c<svg><use><img>d", "a b cd"),
         ("a<script>if (x < y) '<p>'</script><style>p{}</style><template>t</template>b", "ab"),
     ],
 )
@@ -97,6 +98,7 @@ def test_html_is_laid_out_as_browsers_show_it(page: str, text: str) -> None:
         ("ISO-8859-1", b"He said \x93don\x92t\x94 \x96 5 \x80\x85", "He said “don’t” – 5 €…"),
         ("gb2312", b"\xd6\xec\xe9F\xbb\xf9", "朱镕基"),
         ("Shift_JIS", b"\x87@\x87\x8a\xee\xe0", "①㈱髙"),
+        ("euc-jp", b"\xad\xa1\xad\xea \xc6\xfc\xf9\xa1\xfc\xee", "①㈱ 日纊黑"),
         ("x-sjis", "日本語".encode("cp932"), "日本語"),
         ("windows-874", "ไทย".encode("cp874"), "ไทย"),
         ("euc-kr", "똠방각하".encode("cp949"), "똠방각하"),
@@ -146,6 +148,7 @@ def test_the_encoding_is_declared_where_browsers_look_for_it(head: str, encoding
 def test_html_in_another_encoding_than_it_says_is_refused() -> None:
     assert "text: p.html: is not utf-8 text (byte 6)" in refusal(b"<p>caf\xc3 \xe9", "p.html")
     assert "p.html: is not cp932" in refusal(b"<meta charset=shift_jis>\xeb\xff", "p.html")
+    assert "is not euc_jp text (byte 24)" in refusal(b"<meta charset=euc-jp><p>\xa9\xa1", "p.html")
     assert "browsers refuse" in refusal(b"<meta charset=iso-2022-kr>a", "p.html")
 
 
