@@ -116,7 +116,7 @@ class Coordinator:
         threading.Thread(target=self._run, name="rollout", daemon=True).start()
         threading.Thread(target=self._mend, name="mend", daemon=True).start()
 
-    # What others call; each call runs in a thread of its own.
+    # Methods for callers; each call runs in a thread of its own.
 
     def view(self, known_revision: str | None, wait_s: float) -> RegionView:
         """The region's view, as soon as it is another than the known one, or after `wait_s`."""
@@ -358,7 +358,7 @@ class Coordinator:
             self._publish()
             request.done.set_result(state)
 
-    # What the rollout has the region do.
+    # Instructions of the rollout to the region.
 
     def prepare(self, release: Release) -> None:
         self._releases.prepare(release)

@@ -264,7 +264,7 @@ class ShardReplicaActor:
     def _whole(
         self, files: tuple[ArtifactFile, ...], parameters: IndexParameters, dimension: int
     ) -> ShardIndex:
-        # What is open was verified when it was mapped: another view of it costs milliseconds.
+        # An open index was verified when it was mapped: another view of it costs milliseconds.
         for opened in list(self._opened.values()):
             if (opened.files, opened.parameters) == (files, parameters):
                 return opened.whole

@@ -128,7 +128,7 @@ def document_changes(
     before = {document for found in counted.values() for document in found}
     after = {document for file in new for document in documents.of(file)}
     in_both = before & after
-    # What is in the very same part need not be compared.
+    # Documents in the very same part need not be compared.
     differing = in_both - {document for file in new for document in counted.get(file, ())}
     old_digests = _digests(old, masks, differing, documents)
     all_rows = [np.ones(len(documents.of(file)), dtype=np.bool_) for file in new]

@@ -95,7 +95,7 @@ class Turn:
     report: DivergenceReport
 
 
-# What to ask.
+# The questions.
 
 
 def inquiries_of(
@@ -132,7 +132,7 @@ def drawn_vectors(corpus: CorpusView, release: int, turn: int) -> Float32Array:
     return (directions * lengths).astype(np.float32)
 
 
-# What the answers say.
+# The comparison of the answers.
 
 
 def compared(inquiry: Inquiry, answers: Mapping[str, SearchResult]) -> Comparison:
@@ -190,7 +190,7 @@ def _cut(request: SearchRequest, number: int) -> SearchRequest | None:
     return replace(request, vectors=request.vectors[part])
 
 
-# What is remembered.
+# The memory of differences.
 
 
 class DivergenceLedger:

@@ -39,7 +39,7 @@ def score_rows(
     queries: float32 [n, d]; stored: float32 [N, d]; rows: int64 [n, m]. Raises Corrupt when a
     stored vector is not finite: none was when they were written.
     """
-    # What is not finite is found at the end, by its score.
+    # A vector that is not finite is found at the end, by its score.
     with np.errstate(over="ignore", invalid="ignore"):
         scores = _wide_scores(queries, stored, rows, metric).astype(np.float32)
     if not np.isfinite(scores).all():
@@ -131,7 +131,7 @@ def _approximate_scores(
     """float32 [n, len(rows)] by matrix product, right within `error_bound`."""
     num_rows = stored.shape[0] if rows is None else len(rows)
     approximate = np.empty((len(queries), num_rows), dtype=np.float32)
-    # What overflows is damaged, and `score_rows` refuses it.
+    # A row that overflows is damaged, and `score_rows` refuses it.
     with np.errstate(over="ignore", invalid="ignore"):
         _fill_approximate(approximate, queries, stored, rows, metric)
     return approximate

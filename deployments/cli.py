@@ -257,7 +257,7 @@ def main() -> NoReturn:
     """
     end_alike()
     keep_stderr_to_python()
-    # What happened is told by errors and results; logs are for those who serve.
+    # Commands report by errors and results; logs are for processes that serve.
     logging.getLogger().addHandler(logging.NullHandler())
     end_process(_run())
 

@@ -56,7 +56,7 @@ def ingest(
     from actors.source_files import find_source_files
     from deployments import pipeline, region_host
 
-    # What can be refused is refused before a cluster is started for it.
+    # Wrong input is refused before a cluster is started for it.
     installation = _opened_for(corpus, config, region, store)
     find_source_files(sources)
     steps = Steps(quiet=as_json)
