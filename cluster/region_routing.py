@@ -1,4 +1,4 @@
-"""Which region serves a request first, and which ones follow when it cannot.
+"""The region that serves a request first, and those that follow when it cannot.
 
     regions that may have the corpus (data residency), and that generate where a model is needed
         |

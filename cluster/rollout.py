@@ -139,7 +139,7 @@ class Rollout:
         elif led and not self.leads and entry.leader == self.region:
             self.superseded = True
 
-    # What this region holds.
+    # The releases that this region holds.
 
     def prepared(self) -> frozenset[int]:
         """The releases that this region can serve."""
