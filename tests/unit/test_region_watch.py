@@ -12,6 +12,7 @@ from deployments import machine, region_watch
 from deployments.machine import Machine
 from deployments.region_watch import Standing, keep_up, run_while_it_lives
 
+GOES_ON = [sys.executable, "-c", "import time; time.sleep(600)"]
 UP, DIED, ENDED = Standing.UP, Standing.DIED, Standing.ENDED
 
 
@@ -19,26 +20,30 @@ class Region:
     """Starts end with the given statuses, and looks find the given standings, one by one."""
 
     def __init__(self, starts: list[int], *looks: Standing) -> None:
-        self.starts, self._looks = iter(starts), iter(looks)
-        self.notes: list[str] = []
+        self.starts, self.looks = iter(starts), iter(looks)
+        self.deaths = 0
 
     def kept_up(self) -> int:
-        return keep_up(lambda: next(self.starts), self.standing, self.notes.append)
+        return keep_up(lambda: next(self.starts), self.standing, self.note)
+
+    def note(self) -> None:
+        self.deaths += 1
 
     def standing(self) -> Standing:
-        return next(self._looks)
+        return next(self.looks)
 
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(region_watch, "_LOOK_S", 0.01)
     monkeypatch.setattr(region_watch, "_RETRY_S", 0.0)
+    monkeypatch.setattr(region_watch, "_NOTICE_S", 0.05)
 
 
 def test_it_is_brought_up_again_each_time_it_died_until_it_is_ended() -> None:
     region = Region([0, 0, 0], UP, DIED, UP, DIED, ENDED)
     assert region.kept_up() == 0
-    assert (list(region.starts), len(region.notes)) == ([], 2)
+    assert (list(region.starts), region.deaths) == ([], 2)
 
 
 def test_a_first_start_that_fails_is_told_and_not_repeated() -> None:
@@ -50,7 +55,7 @@ def test_a_first_start_that_fails_is_told_and_not_repeated() -> None:
 def test_later_ones_are_tried_until_one_goes_well() -> None:
     region = Region([0, 1, 2, 0], DIED, ENDED)
     assert region.kept_up() == 0
-    assert (list(region.starts), len(region.notes)) == ([], 1)
+    assert (list(region.starts), region.deaths) == ([], 1)
 
 
 def test_the_status_of_a_start_is_that_of_its_command() -> None:
@@ -59,9 +64,22 @@ def test_the_status_of_a_start_is_that_of_its_command() -> None:
 
 
 def test_a_start_whose_region_dies_meanwhile_is_ended() -> None:
-    looks = Region([], DIED, DIED, UP, UP, DIED)
-    command = [sys.executable, "-c", "import time; time.sleep(600)"]
-    assert run_while_it_lives(command, looks.standing) == -signal.SIGTERM
+    looks = Region([], DIED, DIED, UP, UP, *[DIED] * 10)
+    assert run_while_it_lives(GOES_ON, looks.standing) == -signal.SIGTERM
+
+
+def test_a_start_that_notices_by_itself_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(region_watch, "_NOTICE_S", 60.0)
+    looks = Region([], UP, *[DIED] * 10_000)
+    command = [sys.executable, "-c", "import time; time.sleep(1); exit(3)"]
+    assert run_while_it_lives(command, looks.standing) == 3
+
+
+def test_a_start_that_tries_once_more_by_itself_goes_on() -> None:
+    tries = [UP, DIED, DIED, ENDED] * 5
+    looks = Region([], *tries, UP, *[DIED] * 10)
+    assert run_while_it_lives(GOES_ON, looks.standing) == -signal.SIGTERM
+    assert ENDED not in looks.looks
 
 
 def test_a_head_that_was_stopped_is_told_from_one_that_died(
