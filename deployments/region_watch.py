@@ -15,7 +15,7 @@ from enum import StrEnum
 
 from deployments.installation import Installation
 from deployments.local_cluster import find_local_cluster
-from deployments.machine import Machine, find_machine
+from deployments.machine import find_machine
 
 _LOOK_S = 0.5
 _RETRY_S = 2.0
@@ -37,7 +37,7 @@ class Standing(StrEnum):
 def standing_of(installation: Installation, *, one_of_several: bool) -> Standing:
     """`one_of_several`: whether this machine is part of a cluster of several machines."""
     found = find_machine() if one_of_several else find_local_cluster(installation.run_folder)
-    if found is None or (isinstance(found, Machine) and found.was_stopped):
+    if found is None or found.was_stopped:
         return Standing.ENDED
     return Standing.UP if found.is_alive() else Standing.DIED
 

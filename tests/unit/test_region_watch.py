@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from deployments import machine, region_watch
+from cluster.config import Settings
+from deployments import local_cluster, machine, region_watch
+from deployments.installation import Installation
+from deployments.local_cluster import LocalCluster
 from deployments.machine import Machine
-from deployments.region_watch import Standing, keep_up, run_while_it_lives
+from deployments.region_watch import Standing, keep_up, run_while_it_lives, standing_of
 
 GOES_ON = [sys.executable, "-c", "import time; time.sleep(600)"]
 UP, DIED, ENDED = Standing.UP, Standing.DIED, Standing.ENDED
@@ -99,7 +104,45 @@ def test_a_head_that_was_stopped_is_told_from_one_that_died(
     recorded = machine.find_machine()
     assert recorded is not None
     assert not recorded.was_stopped
+    standings: list[Standing] = []
+    installation = Installation(Settings(), "local")
+    standing = partial(standing_of, installation, one_of_several=True)
+    monkeypatch.setattr(machine, "end_marked_processes", noting(standings, standing))
+    assert standing() is DIED
     recorded.stop()
-    recorded = machine.find_machine()
-    assert recorded is not None
-    assert recorded.was_stopped
+    assert [*standings, standing()] == [ENDED, ENDED]
+
+
+def test_a_cluster_that_is_being_stopped_is_told_from_one_that_died(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(state_folder=tmp_path)
+    installation = Installation(settings, "local")
+    run_dir = installation.run_folder
+    run_dir.mkdir(parents=True)
+    died = LocalCluster(
+        name="local",
+        run_dir=run_dir,
+        temp_dir=run_dir / "temp",
+        port_base=20_224,
+        http_port=8000,
+        marker="no process carries this",
+        head_pid=2**22 + 1,
+    )
+    local_cluster._write_record(died)
+    standings: list[Standing] = []
+    standing = partial(standing_of, installation, one_of_several=False)
+    monkeypatch.setattr(local_cluster, "end_marked_processes", noting(standings, standing))
+    assert standing() is DIED
+    died.stop()
+    assert [*standings, standing()] == [ENDED, ENDED]
+
+
+def noting(standings: list[Standing], standing: Callable[[], Standing]) -> Callable[..., list[int]]:
+    """In place of what ends the processes: what a watch makes of the moment."""
+
+    def end(*_: object, **__: object) -> list[int]:
+        standings.append(standing())
+        return []
+
+    return end
