@@ -40,6 +40,13 @@ ENTER = (
 )
 START_HEAD = "raygion up --watch -- ray start --head --port=6379 --include-log-monitor=false"
 START_WORKER = "raygion join --watch -- ray start --address={address}:6379"
+# As a Redis would.
+LISTEN = """
+import socket
+with socket.create_server(("127.0.0.1", 6379)):
+    print(flush=True)
+    input()
+"""
 BACK_S, END_S = 240.0, 60.0
 
 
@@ -104,8 +111,7 @@ def test_what_dies_comes_back_with_both_machines_until_it_is_taken_down(
 
 def test_a_first_start_that_fails_says_why(hosts: tuple[Machine, Machine]) -> None:
     head, _ = hosts
-    listen = "import socket as s; s.create_server(('127.0.0.1', 6379)); print(flush=True); input()"
-    command = head.on_its_network([sys.executable, "-c", listen])
+    command = head.on_its_network([sys.executable, "-c", LISTEN])
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as blocker:
         assert blocker.stdout is not None
         blocker.stdout.readline()
