@@ -12,7 +12,7 @@ class BusyShare:
         self._looked_s, self._used_s = time.monotonic(), time.process_time()
 
     def look(self) -> float:
-        """In [0, 1]; several threads at once count for no more than one core."""
+        """The busy share in [0, 1]; several threads at once count for no more than one core."""
         now_s, used_s = time.monotonic(), time.process_time()
         share = (used_s - self._used_s) / max(now_s - self._looked_s, 1e-3)
         self._looked_s, self._used_s = now_s, used_s

@@ -116,7 +116,7 @@ class Coordinator:
         threading.Thread(target=self._run, name="rollout", daemon=True).start()
         threading.Thread(target=self._mend, name="mend", daemon=True).start()
 
-    # What others call; each call runs in a thread of its own.
+    # Methods for callers; each call runs in a thread of its own.
 
     def view(self, known_revision: str | None, wait_s: float) -> RegionView:
         """The region's view, as soon as it is another than the known one, or after `wait_s`."""
@@ -163,7 +163,7 @@ class Coordinator:
         return self._state.proposals.get(number)
 
     def regions_prepared(self, number: int) -> frozenset[str]:
-        """As far as their heartbeats tell."""
+        """The regions that have prepared the release, as far as their heartbeats tell."""
         return self._prepared_in.get(number, frozenset())
 
     def failures(self, number: int) -> dict[str, str]:
@@ -279,7 +279,9 @@ class Coordinator:
             ) from error
 
     def _observe(self, outcome: Outcome) -> None:
-        """In the thread that found it out: it counts at once, however slow the store is."""
+        """Records an outcome in the thread that found it, so that it counts at once, however slow
+        the store is.
+        """
         self._driver.observe(outcome)
         self._publish()
         self._has_news.set()
@@ -356,7 +358,7 @@ class Coordinator:
             self._publish()
             request.done.set_result(state)
 
-    # What the rollout has the region do.
+    # Instructions of the rollout to the region.
 
     def prepare(self, release: Release) -> None:
         self._releases.prepare(release)

@@ -7,19 +7,22 @@ fails half-way leaves nothing that anybody can see.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import io
 import pickle
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import pyarrow as pa
 import ray.data
 
 from actors.own_node import own_node
+from actors.source_csv import column_ways
 from actors.source_files import SourceFile
-from actors.source_formats import format_of, read_rows
+from actors.source_formats import SourceFormat, format_of, read_rows
 from actors.source_rows import Row
 from cluster.artifact_files import ArtifactFile
 from cluster.artifacts import Artifacts
@@ -305,14 +308,40 @@ def check_same_kind(
     )
 
 
+def with_common_types(files: Sequence[SourceFile]) -> list[SourceFile]:
+    """The files, where CSV files know how the columns of all of them are written: those of a table
+    in parts have one type, which each part by itself may not show.
+    """
+    tables = [file for file in files if format_of(file.path) is SourceFormat.CSV]
+    if len(tables) < 2:
+        return list(files)
+    ways: dict[str, frozenset[str]] = {}
+    for file in tables:
+        # A file that cannot be read is told when its documents are.
+        with contextlib.suppress(InvalidArgument, Unavailable), _opened(file) as opened:
+            for column, found in column_ways(opened, file.name).items():
+                ways[column] = ways.get(column, found) & found
+    is_table = {file.location for file in tables}
+    return [replace(f, csv_ways=ways) if f.location in is_table else f for f in files]
+
+
 def _rows(file: SourceFile) -> Iterator[Row]:
     format = format_of(file.path)
     assert format is not None
+    with _opened(file) as opened:
+        # An empty file has no documents, whatever its format.
+        if opened.peek(1):
+            yield from read_rows(opened, format, file.path, file.name, file.csv_ways)
+
+
+@contextlib.contextmanager
+def _opened(file: SourceFile) -> Iterator[io.BufferedReader]:
+    """Whatever goes wrong while the file is read is raised as InvalidArgument or Unavailable, which
+    name it.
+    """
     try:
         with file.open() as opened:
-            # An empty file has no documents, whatever its format.
-            if opened.peek(1):
-                yield from read_rows(opened, format, file.path, file.name)
+            yield opened
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise InvalidArgument(f"{file.name}: is not a whole gzip file: {error}") from error
     except (FileNotFoundError, PermissionError) as error:

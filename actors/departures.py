@@ -1,4 +1,4 @@
-"""Which releases may be unloaded, so that none is unloaded under a request.
+"""The rule for unloading releases, so that none is unloaded under a request.
 
 gateway, front: ReleaseUses --- those of its view and of its requests, with each pulse ---+
                                                                                           v

@@ -127,8 +127,8 @@ class Embedder:
         return self._pooled_windows(texts, _weighing_the_last)
 
     def embed_in_parts(self, texts: Sequence[str]) -> Iterator[Float32Array | None]:
-        """As `embed`, but a single text goes in parts of so many windows as are a batch: None after
-        each but the last one. Several texts are one part.
+        """Same as `embed`, but a single text is computed in parts of as many windows as a batch
+        holds: None after each part except the last one. Several texts are one part.
         """
         windows = self._tokenizer.windows(texts)
         every = [window for text in windows for window in text]
@@ -143,7 +143,7 @@ class Embedder:
         yield _pooled(np.concatenate(made), windows, _weighing_the_last)
 
     def embed_passages(self, texts: Sequence[str]) -> Float32Array:
-        """As `embed`, which differs in a text of several windows alone: here all weigh the same."""
+        """Same as `embed`, except for texts of several windows: here all windows weigh the same."""
         return self._pooled_windows(texts, lambda of: of.mean(axis=0))
 
     def _pooled_windows(

@@ -39,7 +39,7 @@ _POINTS_PER_LIST_MIN = 39
 # Scalar quantizers work with vector instructions where the dimension is a multiple of this, and
 # otherwise number by number: a search of GloVe (100 numbers) took 760 us, and filled up 280.
 _SQ_ALIGNMENT = 16
-# Of each number of IVFSQ and HNSWSQ, between the least and the most that it had in training.
+# Codes for each number of IVFSQ and HNSWSQ, between its least and its most in training.
 _ONE_BYTE = faiss.ScalarQuantizer.QT_8bit
 # Rows of all beams that are looked through at once.
 _BEAM_ELEMENTS = 1 << 18

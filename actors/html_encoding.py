@@ -67,7 +67,7 @@ def decode_html(data: bytes) -> str:
 
 
 def _read_as_windows_31j(error: UnicodeError) -> tuple[str, int]:
-    """For two bytes of EUC-JP that Python does not know: to browsers they are those characters of
+    """Reads two bytes of EUC-JP that Python does not know: to browsers they are those characters of
     NEC and IBM, such as ①, that Windows-31J (cp932) has in the same row and cell.
     """
     assert isinstance(error, UnicodeDecodeError)

@@ -14,7 +14,7 @@ DEPTH_MAX = 512
 """Chrome's, too. The time to find what an end tag ends grows with the depth."""
 _FEED_CHARS = 65_536
 
-# What stands inside these is not read by people.
+# Elements whose content is not read by people.
 _UNREAD = frozenset(
     {"head", "iframe", "math", "noembed", "noframes", "noscript", "object", "script", "style"}
     | {"svg", "template", "title"}
@@ -67,8 +67,9 @@ def html_text(page: str) -> tuple[str, str | None]:
 
 
 def _as_browsers_read_it(found: re.Match[str]) -> str:
-    """To browsers, `</br>` is a break, `</p>` without a paragraph is one, and `</h2>` ends an
-    `<h1>`. libxml2 passes them over, so an empty paragraph goes before the latter two.
+    """The end tag as browsers read it: `</br>` is a break, `</p>` without a paragraph is one, and
+    `</h2>` ends an `<h1>`. libxml2 passes them over, so an empty paragraph goes before the latter
+    two.
     """
     if found["tag"] is None:
         return found[0]
@@ -136,7 +137,7 @@ class _Text:
     def __init__(self) -> None:
         self._pieces: list[str] = []
         self._num_chars = 0
-        # What is between the last piece and the next one, if there is a next one.
+        # White space between the last piece and the next one, if there is a next one.
         self._line_ends = 0
         self._space = False
         self._box = False

@@ -103,7 +103,7 @@ def build_index(
     dimension = position.vector_dimension or (embedder.dimension if embedder else None)
     assert dimension is not None
     if isinstance(settings.index, IndexParameters):
-        # What cannot be built is refused before anything is embedded for it.
+        # An index that cannot be built is refused before anything is embedded for it.
         num_subquantizers(dimension, settings.index.pq_m)
     cut = cut_corpus(store, position, embedder, settings.chunks)
     parameters, tuning, shards, num_documents = _build_shards(

@@ -155,7 +155,7 @@ def _shards_without(
 
 
 def _by_shard(base: IndexManifest, deleted: Iterable[str]) -> dict[int, list[str]]:
-    """For each shard the documents that it may have."""
+    """The documents that each shard may have."""
     if base.partition_by is not None:
         # Only the documents themselves say in which partition they were.
         everywhere = list(deleted)

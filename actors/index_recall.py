@@ -26,6 +26,9 @@ RECALL_K = 10
 _QUARTERS = 4
 _ROWS_AT_RANDOM = 100
 _ROWS_APART = 100
+_APART_AMONG_MAX = 1 << 16
+"""Rows that those are chosen from, which reads their vectors a hundred times: among all of
+200,000 x 384 it took 2.6 s of the CPU, as long as the rest of the measuring."""
 _PERTURBATION = 0.1
 
 
@@ -69,7 +72,8 @@ class Probe:
         rng = sampling_rng(parameters)
         rows = index.distinct_rows()
         at_random = rng.choice(rows, size=min(_ROWS_AT_RANDOM, len(rows)), replace=False)
-        chosen = np.concatenate([at_random, _apart(vectors, rows, at_random)])
+        among = rng.choice(rows, size=min(_APART_AMONG_MAX, len(rows)), replace=False)
+        chosen = np.concatenate([at_random, _apart(vectors, among)])
         stored = vectors[chosen]
         scale = _PERTURBATION * norms(stored)[:, None] / np.sqrt(stored.shape[1])
         moved = (stored + scale * rng.standard_normal(stored.shape)).astype(np.float32)
@@ -107,15 +111,14 @@ def _share(found: Int64Array, wanted: Int64Array) -> float:
     return float(found.sum() / wanted.sum()) if wanted.any() else 1.0
 
 
-def _apart(vectors: Float32Array, rows: Int64Array, start: Int64Array) -> Int64Array:
-    """The row farthest from the first of `start`, then the row farthest from both, and so on
+def _apart(vectors: Float32Array, rows: Int64Array) -> Int64Array:
+    """The row farthest from the first of `rows`, then the row farthest from both, and so on
     (Gonzalez 1985), so that soon every neighbourhood with rows has a row among them.
     """
-    stored = vectors if len(rows) == len(vectors) else vectors[rows]
+    stored = vectors[rows]
     squares = np.einsum("nd,nd->n", stored, stored)
     nearest = np.full(len(rows), np.inf, dtype=np.float32)
-    last = int(np.searchsorted(rows, start[0])) if len(start) else 0
-    chosen = []
+    last, chosen = 0, []
     for _ in range(min(_ROWS_APART, len(rows))):
         distances = squares + squares[last] - 2.0 * (stored @ stored[last])
         np.minimum(nearest, distances, out=nearest)

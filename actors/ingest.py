@@ -12,6 +12,7 @@ from actors.corpus_reader import (
     check_not_twice,
     check_same_kind,
     read_parts,
+    with_common_types,
 )
 from actors.source_files import SourceListing, find_source_files
 from cluster.artifact_files import ArtifactFile
@@ -39,7 +40,7 @@ Progress = Callable[[int, int], None]
 
 
 def _unseen(_done: int, _total: int) -> None:
-    """For callers who show nothing."""
+    """Progress for callers that show nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +140,7 @@ def _read(
 ) -> _Reading:
     groups: list[GroupRead] = []
     num_files = 0
-    for read in read_parts(listing.files, artifacts, options):
+    for read in read_parts(with_common_types(listing.files), artifacts, options):
         groups.append(read)
         num_files += read.num_files
         progress(num_files, len(listing.files))

@@ -33,7 +33,7 @@ class ProcessLoads:
             self._told = {k: v for k, v in self._told.items() if now_s - v[0] <= _FRESH_S}
 
     def load(self) -> float:
-        """In [0, 1]."""
+        """The load, in [0, 1]."""
         now_s = self._clock.monotonic_s()
         with self._lock:
             shares = [share for at_s, share in self._told.values() if now_s - at_s <= _FRESH_S]

@@ -108,7 +108,9 @@ class QueryEngine:
         )
 
     async def embedded(self, request: SearchRequest) -> SearchRequest:
-        """As `cluster.answers.EmbeddingService` promises. Raises what `search` does."""
+        """The request with its vectors, as `cluster.answers.EmbeddingService` promises. Raises the
+        errors of `search`.
+        """
         if request.queries is None:
             return request
         deadline = Deadline.after(request.timeout_s, self._clock)

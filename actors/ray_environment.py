@@ -19,7 +19,7 @@ _MULTI_HOST_DEFAULT = "0" if ray_constants.IS_WINDOWS_OR_OSX else "1"
 
 
 def reread_environment() -> None:
-    """Whom to connect to, the token and the settings of Ray's core; for the next `ray.init`.
+    """Reads the address, the token and the settings of Ray's core again, for the next `ray.init`.
 
     Ray reads them at import and remembers the token for good.
     """

@@ -87,7 +87,7 @@ class RegionReleases:
         self._departures.begin(number)
 
     def tell(self, process: str, releases: frozenset[int]) -> None:
-        """Which releases a gateway or the front uses; see `Departures.tell`."""
+        """Records the releases that a gateway or the front uses; see `Departures.tell`."""
         self._departures.tell(process, releases)
 
     def tend(self) -> None:

@@ -80,7 +80,7 @@ def build_shard(
     rows.write(folder, parameters, trained)
     if parameters.kind is not IndexKind.FLAT:
         with one_thread():
-            # What is measured is the index's own, without what it would fall back to.
+            # The recall of the index itself is measured, without its fallback.
             own = parameters.model_copy(update={"fallback": False})
             index = ShardIndex.open(folder, own, vectors.shape[1])
             probe = Probe.of_rows(index, vectors, parameters)

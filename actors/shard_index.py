@@ -160,7 +160,7 @@ class ShardIndex:
         return self._hits(scores, rows, query.top_k, fell_back)
 
     def search_distinct(self, query: ShardQuery) -> ShardHits:
-        """As `search`, but of distinct vectors, each as one hit: a row that has it."""
+        """Same as `search`, but over distinct vectors, each as one hit: a row that has it."""
         selection = self._selection_of(query)
         if selection.num_vectors == 0 or len(query.vectors) == 0:
             return self._nothing(query)

@@ -264,7 +264,7 @@ class ShardReplicaActor:
     def _whole(
         self, files: tuple[ArtifactFile, ...], parameters: IndexParameters, dimension: int
     ) -> ShardIndex:
-        # What is open was verified when it was mapped: another view of it costs milliseconds.
+        # An open index was verified when it was mapped: another view of it costs milliseconds.
         for opened in list(self._opened.values()):
             if (opened.files, opened.parameters) == (files, parameters):
                 return opened.whole
@@ -288,7 +288,7 @@ class ShardReplicaActor:
     async def _run(
         self, opened: _Opened, work: Callable[[Callable[[], None]], T], timeout_s: float
     ) -> T:
-        """In the searching thread; `work` calls what it is given whenever it could stop."""
+        """Runs `work` in the searching thread; `work` calls its argument whenever it could stop."""
         if self._waiting >= _WAITING_MAX:
             raise Overloaded(f"shard {self._shard}: {self._waiting} searches are waiting already")
         deadline = Deadline.after(timeout_s)

@@ -1,4 +1,4 @@
-"""Which rows of a shard a search may return: those that the filter leaves and nobody deleted."""
+"""The rows of a shard that a search may return: those that match the filter and are not deleted."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SCANNED = 1000
 
 
 def scanned_max(index: FaissIndex, parameters: IndexParameters) -> int:
-    """So many live vectors are scanned, since it is cheaper than to look for them in the index.
+    """Number of live vectors up to which a scan is cheaper than a search of the index.
 
     A node of an HNSW's beam costs some three times as much as a scanned vector (measured on 100 and
     on 384 dimensions), and the beam must grow with vectors / live vectors to keep its recall: they

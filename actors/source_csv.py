@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
-from typing import BinaryIO
+from collections.abc import Iterator, Mapping, Sequence
+from typing import BinaryIO, TypeAlias
 
 from actors.cell_types import cell_value, cell_ways
 from actors.source_rows import COLUMNS, Row, listed, row_of_columns
@@ -16,23 +16,27 @@ from cluster.errors import InvalidArgument
 LINE_CHARS_MAX = 16 * 2**20
 
 
-def read_csv(file: BinaryIO, name: str) -> Iterator[Row]:
-    """The type of a column is that of all its cells, so the file is read twice."""
-    ways = _ways_of_columns(file, name)
-    file.seek(0)
+Ways: TypeAlias = Mapping[str, frozenset[str]]
+"""By column: the ways in which all of its filled cells are written; see `cell_ways`."""
+
+
+def read_csv(file: BinaryIO, name: str, ways: Ways | None = None) -> Iterator[Row]:
+    """The type of a column is that of all its cells: of the file, which then is read twice, or of
+    the table that it is a part of, whose `ways` are given.
+    """
+    if ways is None:
+        ways = column_ways(file, name)
+        file.seek(0)
     records = _records(file, name)
-    header = next(records, None)
+    header = _header(records, name)
     for number, cells in enumerate(records, start=1):
-        assert header is not None
         yield _row(header, cells, ways, RowPlace(source=name, row=number))
 
 
-def _ways_of_columns(file: BinaryIO, name: str) -> dict[str, frozenset[str]]:
-    """In which ways all filled cells of each column are written; see `cell_ways`."""
+def column_ways(file: BinaryIO, name: str) -> Ways:
+    """Those of one file."""
     records = _records(file, name)
-    header = next(records, [])
-    if len(set(header)) < len(header):
-        raise InvalidArgument(f"{name}: names a column twice: {listed(header)}")
+    header = _header(records, name)
     ways: dict[str, frozenset[str]] = {}
     for cells in records:
         for column, cell in zip(header, cells, strict=False):
@@ -40,6 +44,13 @@ def _ways_of_columns(file: BinaryIO, name: str) -> dict[str, frozenset[str]]:
                 found = cell_ways(cell)
                 ways[column] = found if known is None else known & found
     return ways
+
+
+def _header(records: Iterator[list[str]], name: str) -> list[str]:
+    header = next(records, [])
+    if len(set(header)) < len(header):
+        raise InvalidArgument(f"{name}: names a column twice: {listed(header)}")
+    return header
 
 
 def _records(file: BinaryIO, name: str) -> Iterator[list[str]]:
@@ -74,7 +85,7 @@ def _lines(text: io.TextIOWrapper, name: str) -> Iterator[str]:
 def _row(
     header: Sequence[str],
     cells: Sequence[str],
-    ways: dict[str, frozenset[str]],
+    ways: Ways,
     place: RowPlace,
 ) -> Row:
     if len(cells) != len(header):

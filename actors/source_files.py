@@ -1,7 +1,7 @@
-"""Which files the sources of an ingest mean: paths, folders and fsspec URLs.
+"""The files that the sources of an ingest mean: paths, folders and fsspec URLs.
 
-Of a folder every file is either read or told as left out. Links in it are not followed: what they
-lead to was not named, and may be a secret.
+Every file of a folder is either read or reported as left out. Links in a folder are not followed:
+nobody named the files that they lead to, and these may be secret.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from actors.folder_values import FolderValues
+from actors.source_csv import Ways
 from actors.source_formats import FORMATS, format_of, suffix_of
 from actors.source_rows import check_unpacked
 from cluster.errors import InvalidArgument, Unavailable
@@ -44,6 +45,8 @@ class SourceFile:
     """Whether only this machine has it."""
     folder_values: Mapping[str, MetadataValue] = field(default_factory=dict)
     """Metadata that the names of its folders give to all of its documents."""
+    csv_ways: Ways | None = None
+    """How the columns of all CSV files are written, for one among several of them."""
 
     def open(self) -> io.BufferedReader:
         """The file's bytes, unpacked. Raises OSError; reading raises InvalidArgument for an archive

@@ -12,7 +12,7 @@ from typing import BinaryIO
 from actors.html_encoding import decode_html
 from actors.html_text import html_text
 from actors.markdown_title import markdown_title
-from actors.source_csv import read_csv
+from actors.source_csv import Ways, read_csv
 from actors.source_rows import Row, row_of_columns
 from actors.source_tables import read_arrow, read_npy, read_parquet
 from cluster import exact_json
@@ -70,11 +70,14 @@ def format_of(path: str) -> SourceFormat | None:
     return None if suffix.endswith(".gz") and found in _NEVER_GZIPPED else found
 
 
-def read_rows(file: BinaryIO, format: SourceFormat, path: str, name: str) -> Iterator[Row]:
+def read_rows(
+    file: BinaryIO, format: SourceFormat, path: str, name: str, csv_ways: Ways | None = None
+) -> Iterator[Row]:
     """The rows of one open file, uncompressed; none of a text without a letter in it.
 
     `name` names the file in errors. `path` is the id of a Markdown, text or HTML file, which is one
-    document with the metadata `source` (the path) and `title`. Raises InvalidArgument, naming the
+    document with the metadata `source` (the path) and `title`. `csv_ways` are those of the table
+    that a CSV file is a part of; None: of that file. Raises InvalidArgument, naming the
     file and the row, where the file cannot be read on.
     """
     if format in _TEXT_READERS:
@@ -83,6 +86,8 @@ def read_rows(file: BinaryIO, format: SourceFormat, path: str, name: str) -> Ite
             title = (title or path.rpartition("/")[2])[:_TITLE_CHARS_MAX]
             metadata = {"source": path, "title": title}
             yield {"id": path, "text": text, "metadata": metadata}, RowPlace(source=name)
+    elif format is SourceFormat.CSV:
+        yield from read_csv(file, name, csv_ways)
     else:
         yield from _ROW_READERS[format](file, name)
 
@@ -146,7 +151,6 @@ def _decoded(data: bytes, name: str) -> str:
 
 _ROW_READERS: Mapping[SourceFormat, Callable[[BinaryIO, str], Iterator[Row]]] = {
     SourceFormat.JSONL: _read_jsonl,
-    SourceFormat.CSV: read_csv,
     SourceFormat.PARQUET: read_parquet,
     SourceFormat.ARROW: read_arrow,
     SourceFormat.NPY: read_npy,

@@ -49,14 +49,19 @@ def _parquet_batches(file: BinaryIO, name: str) -> Iterator[pa.RecordBatch]:
     # The file is opened here and closed by the caller, so Arrow must not map it.
     parquet = pq.ParquetFile(file)
     columns = [parquet.schema.column(i) for i in range(len(parquet.schema))]
-    texts = [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
+    texts = [
+        column.path
+        for column in columns
+        if column.physical_type == "BYTE_ARRAY" and not column.max_repetition_level
+    ]
     # Reading all rows so would copy what they share for each batch.
     sharing = pq.ParquetFile(file, read_dictionary=texts)
     groups = range(parquet.num_row_groups)
     unpacked = sum(parquet.metadata.row_group(group).total_byte_size for group in groups)
     check_unpacked(unpacked, file.seek(0, io.SEEK_END), name)
     for group in groups:
-        first = next(sharing.iter_batches(batch_size=1, row_groups=[group]), None)
+        rows_of_group = sharing.iter_batches(batch_size=1, row_groups=[group], columns=texts)
+        first = next(rows_of_group, None)
         longest = 0 if first is None else sum(map(_longest_shared, first.columns))
         rows = min(_ROWS_AT_ONCE, _SHARED_BYTES_AT_ONCE // max(1, longest)) or 1
         yield from parquet.iter_batches(batch_size=rows, row_groups=[group])
@@ -140,7 +145,7 @@ def _values(column: Any) -> Sequence[object]:
 
 
 def _shared_values(numbers: Sequence[int | None], values: Any) -> Sequence[object]:
-    """For each row the value of its number, which rows share, however long it is."""
+    """The value of each row's number, which rows share, however long it is."""
     used = sorted({number for number in numbers if number is not None})
     found = dict(zip(used, _values(values.take(pa.array(used, pa.int64()))), strict=True))
     return [None if number is None else found[number] for number in numbers]

@@ -97,7 +97,8 @@ class ViewFollower:
         Raises Unavailable when the coordinator or the store does not answer within seconds.
         """
         if self._next_reading is None:
-            # Whoever comes while one is under way waits for the next: it may have begun too early.
+            # A caller that comes while one is under way waits for the next one, since the first may
+            # have begun too early.
             self._next_reading = asyncio.create_task(self._read(self._reading), name="refresh")
         failure = await asyncio.shield(self._next_reading)
         if failure:

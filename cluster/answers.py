@@ -48,7 +48,7 @@ class AnswerRequest(Sampling):
     min_coverage: float = 1.0
     release: int | None = None
     user: str = ""
-    """Whoever asks, a user or a session: served by the same release while a canary is tried."""
+    """User or session that asks: served by the same release while a canary is tried."""
     trace_id: str = ""
     caller: Caller = ANYONE
     """Caller of the request, for the choice of the region."""

@@ -1,4 +1,5 @@
-"""Which replica to ask next: weights that follow outcomes, and a random order that follows weights.
+"""The choice of the replica to ask next: weights that follow outcomes, and a random order that
+follows weights.
 
 A replica's weight is the product of two things, both in (0, 1]:
 
@@ -138,7 +139,7 @@ class OutcomeWeights:
         return record is None or record.breaker.passes()
 
     def weight(self, replica_id: str) -> float:
-        """In [weight_min, 1]; 1 for a replica of which nothing is known."""
+        """The replica's weight in [weight_min, 1]; 1 for an unknown replica."""
         return self._weight(replica_id, self._fastest_s(self._records), self._now_s())
 
     def order(self, replica_ids: Sequence[str]) -> list[str]:

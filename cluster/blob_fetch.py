@@ -179,7 +179,7 @@ def _opened_alone(path: Path) -> Iterator[tuple[BinaryIO, bool]]:
             except BlockingIOError:
                 waited = True
                 fcntl.flock(file, fcntl.LOCK_EX)
-            # Who had it before has made it the target, or has thrown it away.
+            # The process that had it before has made it the target, or removed it.
             if _is_named(path, file):
                 try:
                     yield file, waited

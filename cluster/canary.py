@@ -1,4 +1,4 @@
-"""Who is served by a canary, and whether it does worse than the current release.
+"""The users that a canary serves, and the judgement whether it does worse than the current release.
 
 Each question ("how many searches failed?", "how many first tokens took twice as long as most do?")
 divides the requests of both releases into good and bad ones. The canary is at fault when it has

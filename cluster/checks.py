@@ -89,7 +89,7 @@ def check_hits(num_queries: int, top_k: int) -> None:
 
 
 def reply_too_large() -> InvalidArgument:
-    """For a request whose hits are longer than `REPLY_BYTES_MAX`."""
+    """The error for a request whose hits are longer than `REPLY_BYTES_MAX`."""
     return InvalidArgument(
         f"the reply would be longer than {REPLY_BYTES_MAX >> 20} MiB; ask for fewer hits, or "
         "without texts and metadata (`include`)",

@@ -11,7 +11,7 @@
 closed: every request may pass. open: none should. half-open: one may pass, the probe; the next one
 when it has ended.
 
-A breaker advises and refuses nothing: whoever has no other replica left asks this one all the same.
+A breaker advises and refuses nothing: a caller without another replica asks this one all the same.
 Such a request is no probe, and outside `closed` only the outcomes of probes count. So what was sent
 before the breaker opened neither closes nor opens it again when it ends late.
 """

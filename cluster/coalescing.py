@@ -175,7 +175,7 @@ class Coalescer(Generic[KeyT, ItemT, ResultT]):
         for call in calls:
             call.batch = batch
         lane.in_flight += 1
-        # What does not fit goes with the next one, beside this one.
+        # Calls that do not fit travel in the next batch, beside this one.
         self._depart(key, lane)
         timer = None
         if self._late_after_s is not None:

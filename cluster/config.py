@@ -117,7 +117,7 @@ class Settings(Record):
         return self.corpora.get(name, CorpusSettings())
 
     def residency(self) -> Residency:
-        """Which regions may hold which corpora."""
+        """The rule on which regions may hold which corpora."""
         homes = {n: frozenset(c.regions) for n, c in self.corpora.items() if c.regions is not None}
         only = next(iter(self.corpora)) if len(self.corpora) == 1 else None
         return Residency(homes=homes, only_corpus=only)

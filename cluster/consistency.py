@@ -5,7 +5,7 @@
            |-> Wait           until the region's clock has come so far, then decide again
            `-> Elsewhere      another region may; if none does, the caller gets the error
 
-Whoever carries it out does nothing but that: every decision about consistency is made here.
+Callers only carry the decision out: every decision about consistency is made here.
 
 Clocks of two machines may differ by the bound on the skew. A switch that any region has made for
 its moment came by some clock; so on every clock it lies at most the skew ahead.
@@ -307,7 +307,7 @@ class _Asked:
         assert_never(self.reading)
 
     def _check_is_in_the_log(self, floor: int) -> None:
-        """Whoever has seen a switch in force read it from the log before."""
+        """A switch that a caller has seen in force was read from the log before, by some region."""
         if floor > self.known.freshness.position:
             raise InvalidArgument("is beyond the end of the release log", "session")
         switches = self.known.view.switches

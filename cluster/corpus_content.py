@@ -1,5 +1,5 @@
-"""Which documents of a corpus's parts count, and what becomes of a corpus when some are added or
-deleted.
+"""The documents of a corpus's parts that count, and the next state of a corpus when documents are
+added or deleted.
 
 Parts are never rewritten. What is replaced is hidden by a later part that holds it, what is deleted
 by the tombstones, and what comes back after it was deleted is taken out of the tombstones again.
@@ -128,7 +128,7 @@ def document_changes(
     before = {document for found in counted.values() for document in found}
     after = {document for file in new for document in documents.of(file)}
     in_both = before & after
-    # What is in the very same part need not be compared.
+    # Documents in the very same part need not be compared.
     differing = in_both - {document for file in new for document in counted.get(file, ())}
     old_digests = _digests(old, masks, differing, documents)
     all_rows = [np.ones(len(documents.of(file)), dtype=np.bool_) for file in new]

@@ -41,7 +41,7 @@ class Demand:
         return 0 if self.session is None else self.session.position
 
     def told(self) -> dict[str, str | int]:
-        """In the words that `demand_of` takes, those that are needed."""
+        """The options in the words of `demand_of`, as far as they are needed."""
         words: dict[str, str | int] = {}
         if self.level is not Consistency.EVENTUAL:
             words["consistency"] = self.level.value

@@ -95,14 +95,15 @@ class Turn:
     report: DivergenceReport
 
 
-# What to ask.
+# The questions.
 
 
 def inquiries_of(
     release: ReleaseView, turn: int, texts: tuple[str, ...], again: tuple[Inquiry, ...]
 ) -> list[Inquiry]:
-    """For each corpus some vectors by chance, the texts where it has an embedder, and what differed
-    before. The same arguments give the same questions.
+    """The inquiries of a probe: for each corpus some random vectors, the texts if it has an
+    embedder, and the questions on which regions differed before. The same arguments give the same
+    questions.
     """
     made = []
     for name, corpus in sorted(release.corpora.items()):
@@ -131,7 +132,7 @@ def drawn_vectors(corpus: CorpusView, release: int, turn: int) -> Float32Array:
     return (directions * lengths).astype(np.float32)
 
 
-# What the answers say.
+# The comparison of the answers.
 
 
 def compared(inquiry: Inquiry, answers: Mapping[str, SearchResult]) -> Comparison:
@@ -189,7 +190,7 @@ def _cut(request: SearchRequest, number: int) -> SearchRequest | None:
     return replace(request, vectors=request.vectors[part])
 
 
-# What is remembered.
+# The memory of differences.
 
 
 class DivergenceLedger:

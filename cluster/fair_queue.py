@@ -1,4 +1,5 @@
-"""Which texts an embedder computes next, so that no request makes the others wait for all of it.
+"""The choice of the texts that an embedder computes next, so that no request makes the others wait
+for all of it.
 
     fresh   requests of which no text was dealt yet: one text of each ---.
                                                                          >--- pieces, by turns

@@ -1,4 +1,4 @@
-"""Which rows of a table match a filter."""
+"""The rows of a table that match a filter."""
 
 from __future__ import annotations
 

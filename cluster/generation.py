@@ -30,7 +30,7 @@ class Sampling:
     seed: int | None = None
 
     def sampling(self) -> dict[str, Any]:
-        """These fields by name."""
+        """The fields of the sampling by name."""
         return {field.name: getattr(self, field.name) for field in fields(Sampling)}
 
 

@@ -1,4 +1,4 @@
-"""Which index version belongs to a corpus position and settings, before it is built.
+"""The index version that belongs to a corpus position and settings, known before it is built.
 
 built     hash(corpus content, parameters, shards, embedder, chunks, partitioning)
 derived   hash(the built version, the corpus's tombstones): the same files, fewer documents

@@ -26,8 +26,8 @@ log = logging.getLogger(__name__)
 CHUNK_BYTES = 4 * 2**20
 TEMP_FOLDER = ".tmp"
 TEMP_AGE_MAX_MS = 24 * 3600 * 1000
-# What link(2) answers when it certainly made no link; any other failure (a network mount) may hide
-# a success.
+# Errors of link(2) after which it certainly made no link; any other failure (a network mount) may
+# hide a success.
 _NO_LINK_MADE = frozenset(
     (
         errno.EPERM,
@@ -212,7 +212,9 @@ class LocalStore:
             ) from error
 
     def _sync_again(self, folder: Path) -> None:
-        """Whoever reads back what was written takes it for written: so it has to be on the disk."""
+        """Forces the folder's entries to the disk, since a writer that reads its object back counts
+        it as written.
+        """
         if folder in self._unsynced:
             with _typed(f"sync {folder}"):
                 _sync_folder(folder)
@@ -232,7 +234,7 @@ class LocalStore:
             try:
                 temp.unlink(missing_ok=True)
             except OSError as error:
-                # What became of the write is told by others.
+                # Only the clean-up failed: the outcome of the write is reported elsewhere.
                 log.warning("a temporary file stays in the store: %s", error)
 
     def _check_is_there(self) -> None:

@@ -1,4 +1,4 @@
-"""Which index version of each corpus the next release names.
+"""The index version of each corpus that the next release names.
 
 as asked    built from the documents that the corpus has, with the present settings and embedder
 else        what comes closest: the latest documents first, then the present settings, then what
@@ -119,7 +119,7 @@ def _closest(
     def is_empty(position: int) -> bool:
         return catalog.corpus_at(corpus.corpus, position).num_passages == 0
 
-    # What a corpus had before it was emptied does not come back with the first document after that.
+    # Documents from before a corpus was emptied do not come back with the first one after that.
     # Since the build there may be thousands of positions, each a request to the store.
     since = range(best[0].corpus_position + 1, corpus.position)
     return None if any(read_each(is_empty, since)) else best

@@ -1,4 +1,4 @@
-"""Which partitions of a corpus a filter names, and which shards have them.
+"""The partitions of a corpus that a filter names, and the shards that have them.
 
 A corpus with `partition_by: country` keeps all documents of a country in one shard. A filter names
 partitions where it demands that the field equals a value, or is one of some, alone or beside other

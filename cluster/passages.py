@@ -227,8 +227,8 @@ def long_integer_rows(data: bytes, field: str, *, source: str) -> Mask:
 
 
 def current_rows(parts: Sequence[Sequence[str]], deleted: Collection[str] = ()) -> list[Mask]:
-    """For each part the rows that count: those whose document no later part holds, nor is it among
-    the deleted ones.
+    """The rows of each part that count: those whose document is in no later part and is not
+    deleted.
 
     A part is given by the document ids of its rows, the parts in the order of the manifest.
     """

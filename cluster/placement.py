@@ -1,4 +1,4 @@
-"""Which documents go to which shard, and which actor runs on which node. Pure and stable.
+"""The placing of documents in shards and of actors on nodes. Pure and stable.
 
 Actors that do the same work form a group: the replicas of a shard, the embedders of a model, the
 gateways. The members of a group keep apart, so that a lost node takes as few of them as possible,
@@ -107,8 +107,8 @@ def plan(
 
 
 def one_to_move(places: Mapping[str, str], movable_to: Collection[str]) -> str | None:
-    """Which of some actors that others start should end, so that it comes back on a node with at
-    least two fewer of them; None when they are spread as well as they can be.
+    """The actor, among actors that others start, that should end, so that it comes back on a node
+    with at least two fewer of them; None when they are spread as well as they can be.
 
     `places`: the node of each actor, by name.
     """

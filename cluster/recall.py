@@ -42,7 +42,7 @@ class Recall(Record):
 
     @property
     def least(self) -> float:
-        """In the stratum in which the index finds least."""
+        """The recall in the stratum in which the index finds least."""
         return min((s.recall_at_10 for s in self.strata), default=self.recall_at_10)
 
     @property

@@ -42,7 +42,7 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 
 
 def is_none(value: object) -> bool:
-    """For fields that came after their manifest: left out when None, they leave the bytes of older
-    manifests, and so their hashes, as they are.
+    """Whether a field is omitted: one that came after its manifest, so that older manifests keep
+    their bytes and therefore their hashes.
     """
     return value is None

@@ -3,10 +3,10 @@
     no heartbeat, or this cluster's own        -> FREE
     another cluster's, seen for the first time -> UNDECIDED
     it changes between two looks               -> TAKEN
-    it stands still for `STANDSTILL_S`         -> FREE: whoever wrote it is gone
+    it stands still for `STANDSTILL_S`         -> FREE: its writer is gone
 
 Judged by the reader's monotonic clock alone, so that clocks that differ make nobody look dead. A
-heartbeat that cannot be read counts for none: whoever lives writes it anew within a second.
+heartbeat that cannot be read counts as none: a living region writes it anew within a second.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which region serves a request first, and which ones follow when it cannot.
+"""The region that serves a request first, and those that follow when it cannot.
 
     regions that may have the corpus (data residency), and that generate where a model is needed
         |
@@ -22,10 +22,10 @@ from geopy.distance import great_circle
 from cluster.caller import Caller, Location
 from cluster.circuit_breaker import BreakerSettings, CircuitBreaker
 from cluster.clock import Backoff
+from cluster.config import Settings
 from cluster.region_settings import RoutingPolicy
 from cluster.region_site import RegionSite
 from cluster.regions_overview import SILENT_AFTER_S
-from cluster.residency import Residency
 from cluster.rollout_events import RegionStatus
 
 REGION_BREAKER = BreakerSettings(
@@ -78,17 +78,15 @@ class RegionRouter:
 
     def __init__(
         self,
-        sites: Mapping[str, RegionSite],
-        residency: Residency,
-        policy: RoutingPolicy,
+        settings: Settings,
         *,
         now_s: Callable[[], float],
         rng: random.Random,
         breaker: BreakerSettings = REGION_BREAKER,
     ) -> None:
-        self.sites = sites
-        self.residency = residency
-        self.policy = policy
+        self.sites = settings.sites()
+        self.residency = settings.residency()
+        self.policy = settings.routing.policy
         self._breakers = {
             name: CircuitBreaker(now_s=now_s, rng=rng, settings=breaker) for name in self.sites
         }

@@ -205,7 +205,9 @@ class RegionView:
 
 
 def _has_come(switch: Switch, now_ms: int, not_before: int) -> bool:
-    """By the clock here, or proven by somebody who has seen it in force elsewhere."""
+    """Whether the switch's moment has come, by the clock here or by proof of a caller that has seen
+    it in force elsewhere.
+    """
     return switch.at_ms <= now_ms or switch.position == not_before
 
 

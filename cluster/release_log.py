@@ -168,8 +168,8 @@ def read_release_log(store: ObjectStore) -> LogState:
 
 @contextmanager
 def without_looking_for_cycles() -> Iterator[None]:
-    """For the reading of many entries, none of which is garbage: looking through them again and
-    again, as Python does while they become more, takes as long as all the rest.
+    """Turns Python's garbage collector off for the reading of many entries, none of which is
+    garbage: looking through them again and again takes as long as all other work.
     """
     was_enabled = gc.isenabled()
     gc.disable()

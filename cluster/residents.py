@@ -1,4 +1,4 @@
-"""Which releases a region holds, and what it is to load and to unload next."""
+"""The releases that a region holds, and those that it loads and unloads next."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class Residents:
         if local.standing is not Standing.FAILED:
             return False
         assert local.failure is not None, "what has failed has its reason"
-        # What is committed is tried until it works; what is open as long as that may help, and the
+        # A committed release is tried until it works; an open one as long as that may help, and the
         # leader decides how long it is waited for.
         committed = state.proposals[number].status is ReleaseStatus.COMMITTED
         wait_s = min(self.retry_max_s, self.retry_s * 2.0 ** min(local.failures - 1, 64))

@@ -1,4 +1,4 @@
-"""Which release a roll-back leads to, and whether it would stay current."""
+"""The release that a roll-back leads to, and the check whether it would stay current."""
 
 from __future__ import annotations
 

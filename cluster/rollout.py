@@ -99,7 +99,7 @@ class Rollout:
 
     @property
     def leads(self) -> bool:
-        return self._epoch_led is not None and self._epoch_led == self.state.epoch
+        return self._epoch_led == self.state.epoch
 
     def handle(self, event: Event, *, now_ms: int, commit_id: str) -> list[Instruction]:
         """Takes one event and returns what to do about it, in order.
@@ -139,7 +139,7 @@ class Rollout:
         elif led and not self.leads and entry.leader == self.region:
             self.superseded = True
 
-    # What this region holds.
+    # The releases that this region holds.
 
     def prepared(self) -> frozenset[int]:
         """The releases that this region can serve."""

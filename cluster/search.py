@@ -72,7 +72,7 @@ class SearchRequest:
     release: int | None = None
     """Pins the search to a resident release; None takes the current one."""
     user: str = ""
-    """Whoever asks, a user or a session: served by the same release while a canary is tried."""
+    """User or session that asks: served by the same release while a canary is tried."""
     trace_id: str = ""
     caller: Caller = ANYONE
     """Caller of the request, for the choice of the region."""

@@ -254,7 +254,7 @@ class StoreCollector:
         return {path: manifest for path, manifest in found if manifest is not None}
 
     def _last_mark(self) -> tuple[int, Mapping[str, int]]:
-        """Its number, 0 when there is none."""
+        """The number of the last mark, 0 when there is none, and its content."""
         numbers = [
             int(m[1]) for n in self._store.list_names(MARKS) if (m := _MARK_NAME.fullmatch(n))
         ]

@@ -19,7 +19,7 @@ _TIMEOUT_S = 10.0
 
 
 class StoreIdentity(Record):
-    """At `store.json`: made by whoever comes first, and the same for all from then on."""
+    """Object `store.json`: made by the first process, and the same for all from then on."""
 
     id: Annotated[str, Field(min_length=1, max_length=64)]
 

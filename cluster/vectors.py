@@ -46,7 +46,7 @@ def check_vectors(
 
 
 def check_lengths(vectors: Float32Array, *, field: str = "vectors") -> None:
-    """As `check_norms`, for float32 [n, d], C-contiguous: all rows at once where that will do."""
+    """Same as `check_norms`, for float32 [n, d], C-contiguous: all rows at once if possible."""
     if not are_short(vectors):
         check_norms(norms(vectors), field=field)
 

@@ -47,7 +47,7 @@ class SamplingOptions(Body):
     seed: Seed | None = None
 
     def sampling(self) -> dict[str, Any]:
-        """These fields by name."""
+        """The fields of the sampling by name."""
         return {key: getattr(self, key) for key in SamplingOptions.model_fields}
 
 

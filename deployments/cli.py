@@ -82,7 +82,7 @@ def demo(
     store: Store = None,
     port: Port = None,
     regions: Annotated[
-        int, typer.Option("--regions", help="So many regions, each a Ray cluster (3 to 5).")
+        int, typer.Option("--regions", help="Number of regions, each a Ray cluster (3 to 5).")
     ] = 1,
     exit_when_done: Annotated[
         bool, typer.Option("--exit", help="End after the story instead of staying up.")
@@ -265,7 +265,7 @@ def main() -> NoReturn:
     """
     end_alike()
     keep_stderr_to_python()
-    # What happened is told by errors and results; logs are for those who serve.
+    # Commands report by errors and results; logs are for processes that serve.
     logging.getLogger().addHandler(logging.NullHandler())
     end_process(_run())
 

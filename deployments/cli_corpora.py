@@ -115,7 +115,7 @@ def drop(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     force: Annotated[
         bool,
-        typer.Option("--force", help="Also when a loaded release or the settings use it."),
+        typer.Option("--force", help="Drop it even if a loaded release or the settings use it."),
     ] = False,
     config: Config = None,
     region: Region = None,
@@ -162,7 +162,7 @@ def drop(
 
 
 def _users(line: CorpusLine, *, in_settings: bool) -> list[str]:
-    """Who counts on the corpus."""
+    """The users of the corpus."""
     numbers = ", ".join(map(str, line.releases))
     several = "s" if len(line.releases) > 1 else ""
     return [

@@ -39,7 +39,7 @@ def ingest(
     ] = False,
     skip_errors: Annotated[
         bool,
-        typer.Option("--skip-errors", help="Leave out documents that are wrong, and tell which."),
+        typer.Option("--skip-errors", help="Leave out documents that are wrong, and list them."),
     ] = False,
     config: Config = None,
     region: Region = None,
@@ -56,7 +56,7 @@ def ingest(
     from actors.source_files import find_source_files
     from deployments import pipeline, region_host
 
-    # What can be refused is refused before a cluster is started for it.
+    # Wrong input is refused before a cluster is started for it.
     installation = _opened_for(corpus, config, region, store)
     find_source_files(sources)
     steps = Steps(quiet=as_json)
@@ -151,7 +151,7 @@ def _next_step(corpus: CorpusManifest) -> str:
 
 def _lines(file: Path) -> Iterable[str]:
     try:
-        return [line for line in file.read_text(encoding="utf-8").split("\n") if line]
+        return [line for line in file.read_text(encoding="utf-8-sig").split("\n") if line]
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidArgument(f"{file} cannot be read: {error}", "from") from error
 

@@ -23,7 +23,7 @@ _FRIENDLY = {"R": "recall", "RR": "reciprocal rank", "P": "precision", "AP": "av
 
 
 def eval(
-    corpus: Annotated[str, typer.Argument(help="Which corpus is asked.")],
+    corpus: Annotated[str, typer.Argument(help="Name of the corpus.")],
     queries: Annotated[
         Path,
         typer.Option(
@@ -52,7 +52,7 @@ def eval(
     by: Annotated[
         Unit,
         typer.Option(
-            "--by", help="What the judgements name; a document ranks as its best passage."
+            "--by", help="Kind that the judgements name; a document ranks as its best passage."
         ),
     ] = Unit.DOCUMENT,
     release: Release = None,

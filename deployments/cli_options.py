@@ -21,7 +21,7 @@ Config = Annotated[
     ),
 ]
 Region = Annotated[
-    str | None, typer.Option("--region", help="Which region; needed when there are several.")
+    str | None, typer.Option("--region", help="Name of the region; needed when there are several.")
 ]
 Store = Annotated[
     str | None, typer.Option("--store", help="Folder or URL of the store, over the settings.")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from deployments.regions_client import RegionsClient
 
 Corpus = Annotated[
-    str | None, typer.Option("--corpus", help="Which corpus; needed when there are several.")
+    str | None, typer.Option("--corpus", help="Name of the corpus; needed when there are several.")
 ]
 Filter = Annotated[
     str | None,
@@ -39,7 +39,7 @@ Session = Annotated[
 ]
 MaxStaleness = Annotated[
     int | None,
-    typer.Option("--max-staleness-ms", help="How long ago at most the release was current."),
+    typer.Option("--max-staleness-ms", help="Bound on how long ago the release was current."),
 ]
 
 

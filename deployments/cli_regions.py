@@ -1,4 +1,6 @@
-"""Which region a command speaks to, where there are several, and what it says of regions."""
+"""The choice of the region that a command speaks to, if there are several, and the output on
+regions.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +19,14 @@ _WORDS = ("all", "quorum")
 
 
 def anywhere(config: Path | None, region: str | None, store: str | None) -> Installation:
-    """For commands that only read the store: any region will do."""
+    """The installation for commands that only read the store: any region will do."""
     return opened(config, region or min(read_settings(config).regions), store)
 
 
 def leading(config: Path | None, region: str | None, store: str | None) -> Installation:
-    """For commands that move releases: the region that is named, else one that can be joined from
-    this machine, else the one that leads. Any will do: the one that is asked takes the lead.
+    """The installation for commands that move releases: the region that is named, else one that can
+    be joined from this machine, else the one that leads. Any will do: the one that is asked takes
+    the lead.
     """
     if region is None and len(read_settings(config).regions) > 1:
         installation = anywhere(config, None, store)

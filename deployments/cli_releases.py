@@ -92,16 +92,16 @@ def show_release(
 def propose(
     commit_when_prepared: Annotated[
         bool,
-        typer.Option("--commit", help="Commit as soon as nobody has to be waited for any more."),
+        typer.Option("--commit", help="Commit as soon as no region has to be waited for any more."),
     ] = False,
     regions: Annotated[
         str | None,
-        typer.Option("--regions", help="Regions to prepare it, as a,b; all by default."),
+        typer.Option("--regions", help="Regions that prepare the release, as a,b; all by default."),
     ] = None,
     corpora: Annotated[
         str | None,
         typer.Option(
-            "--corpora", help="Corpora that it has, as a,b; all that are built by default."
+            "--corpora", help="Corpora of the release, as a,b; by default all that are built."
         ),
     ] = None,
     wait_for: Annotated[
@@ -113,7 +113,7 @@ def propose(
     ] = None,
     prepare_timeout_s: Annotated[
         float | None,
-        typer.Option("--prepare-timeout", help="Seconds that they have to prepare it."),
+        typer.Option("--prepare-timeout", help="Seconds that regions have to prepare the release."),
     ] = None,
     config: Config = None,
     region: Region = None,
@@ -166,7 +166,7 @@ def propose(
 def canary(
     number: Number,
     percent: Annotated[
-        int, typer.Option("--percent", help="Its share of the traffic, 0 to 99; 0 ends it.")
+        int, typer.Option("--percent", help="Share of the traffic, 0 to 99; 0 ends the trial.")
     ],
     config: Config = None,
     region: Region = None,
@@ -219,7 +219,7 @@ def commit(
 @app.command("abort")
 def abort(
     number: Number,
-    reason: Annotated[str, typer.Option("--reason", help="Goes into the log.")] = "by hand",
+    reason: Annotated[str, typer.Option("--reason", help="Reason, for the log.")] = "by hand",
     config: Config = None,
     region: Region = None,
     store: Store = None,
@@ -248,14 +248,12 @@ def rollback(
     ] = None,
     again: Annotated[
         bool,
-        typer.Option(
-            "--again", help="Have what it is made of prepared first, as a new release, then switch."
-        ),
+        typer.Option("--again", help="Prepare its contents as a new release first, then switch."),
     ] = False,
     force: Annotated[
         bool,
         typer.Option(
-            "--force", help="Switch at once, even where it is not loaded or an open one follows."
+            "--force", help="Switch at once, even if it is not loaded or an open release follows."
         ),
     ] = False,
     config: Config = None,

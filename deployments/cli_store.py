@@ -30,12 +30,15 @@ def store_commands() -> None:
 def gc(
     keep: Annotated[
         int,
-        typer.Option("--keep", help="Of the last committed releases, so many.", show_default=False),
+        typer.Option(
+            "--keep", help="Number of the last committed releases to keep.", show_default=False
+        ),
     ],
     grace: Annotated[
         str,
         typer.Option(
-            "--grace", help="How long nothing may have needed what is removed, such as 90m or 2d."
+            "--grace",
+            help="Time for which an object must be unneeded before it goes, such as 90m or 2d.",
         ),
     ] = "24h",
     dry_run: Annotated[

@@ -175,7 +175,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
 
 
 def size(num_bytes: int) -> str:
-    """So many bytes, for people."""
+    """A number of bytes in words for people."""
     return f"{num_bytes} bytes" if num_bytes < 1e6 else f"{num_bytes / 1e6:,.1f} MB"
 
 

@@ -140,7 +140,7 @@ def _check(installation: Installation, regions: int) -> None:
 def _settings(
     installation: Installation, regions: int
 ) -> tuple[dict[str, Settings], dict[str, StoreLink]]:
-    """For each region the same settings, but a folder and a way to the store of its own."""
+    """The same settings for each region, except for a folder and a way to the store of its own."""
     base = installation.settings
     store, folder = Path(base.store.url), base.state_folder / "demo"
     store.mkdir(parents=True, exist_ok=True)

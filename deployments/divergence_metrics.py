@@ -19,7 +19,7 @@ class DivergenceMetrics(Collector):
         registry.register(self)
 
     def describe(self) -> Iterator[Metric]:
-        """So that the registry knows the names, and refuses others of them."""
+        """The metrics, so that the registry knows their names and refuses duplicates."""
         return self.collect()
 
     def collect(self) -> Iterator[Metric]:

@@ -54,7 +54,7 @@ class DurationHistogram(Collector):
         series.sum_s += took_s
 
     def describe(self) -> Iterator[Metric]:
-        """So that the registry knows the name, and refuses another one of it."""
+        """The metric, so that the registry knows its name and refuses a duplicate."""
         return self.collect()
 
     def collect(self) -> Iterator[Metric]:

@@ -35,7 +35,7 @@ class Queries:
     """float32 [n, d]"""
 
     def body_of(self, rows: Sequence[int]) -> dict[str, object]:
-        """These queries as a batch of `/v1/search`."""
+        """The queries of these rows as a batch of `/v1/search`."""
         if self.vectors is not None:
             return {"vectors": self.vectors[list(rows)].tolist()}
         assert self.texts is not None

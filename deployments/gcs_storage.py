@@ -31,7 +31,7 @@ cleanup_redis_storage(host, int(port), "", False, sys.argv[2])
 
 
 def storage_env(redis: str | None, marker: str) -> dict[str, str]:
-    """For the environment of `ray start` on the head; `redis`: host and port."""
+    """The variables for the environment of `ray start` on the head; `redis`: host and port."""
     if redis is None:
         return {}
     return {REDIS_VARIABLE: redis, _NAMESPACE_VARIABLE: _namespace(marker)}

@@ -1,6 +1,6 @@
 """The changes to the configuration that Ray Serve writes for HAProxy.
 
-Serve writes it anew before each start and has no settings for these twelve things:
+Serve writes it anew before each start and has no settings for these thirteen things:
 
 1. Statistics and metrics are bound to loopback, whatever host requests are taken on.
 2. Requests are read whole before a gateway is asked. So those that a dying gateway took with it can
@@ -22,6 +22,8 @@ Serve writes it anew before each start and has no settings for these twelve thin
 11. Errors are those of the interface. While no gateway is known, Serve would say that there is no
     such path, and while none answers, that something is broken.
 12. Nobody is told which routes Serve has.
+13. Nobody changes from HTTP to another protocol: a request to do so is answered as if it had not
+    asked for that. Gateways would refuse a WebSocket without an error of the interface.
 """
 
 from __future__ import annotations
@@ -88,6 +90,7 @@ def haproxy_changes(
         rf"/:{http_port}$/!s/^\( *bind \)\*\{{0,1\}}:/\1127.0.0.1:/",
         "/^frontend http_frontend$/a\\",
         "    http-request set-header x-request-disconnect-disabled ?1\\",
+        "    http-request del-header upgrade\\",
         "    http-request set-header x-forwarded-for %[src]",
         "/^    option redispatch 1$/a\\",
         "    option dontlog-normal\\",

@@ -58,7 +58,7 @@ from deployments.openai_replies import (
     render_model,
     render_models,
 )
-from deployments.openai_schema import RETRIEVAL_MODEL, ChatBody, in_words_of_chat, parse_chat
+from deployments.openai_schema import ChatBody, in_words_of_chat, parse_chat
 from deployments.openapi_parts import REFERENCES, body_of, json_response, replies
 from deployments.region_routes import GenerateBody, RegionAnswerBody, RegionRoutes
 from deployments.search_route import SearchRoute
@@ -217,12 +217,13 @@ class _Routes:
         return json_response(render_answer(result))
 
     async def chat(self, request: Request) -> Response:
-        """OpenAI's chat: the model `raygion` with retrieval, the plain model's name without."""
+        """OpenAI's chat: the model `raygion` with retrieval (`raygion/NAME` for the corpus of that
+        name), the plain model's name without."""
         body = await read_body(request.scope, request.receive, self._settings)
         asked = parse_chat(body, request.state.trace_id)
         question = self._callers.told(asked.request, request.scope)
         events = self._service.answer_events(question)
-        events = _of_chat(events, asked.model)
+        events = _of_chat(events, None if question.retrieve else asked.model)
         completion_id = f"chatcmpl-{os.urandom(12).hex()}"
         created_s = self._clock.wall_ms() // 1000
         if asked.stream:
@@ -283,8 +284,10 @@ class _Routes:
 
     async def _model_names(self) -> list[str]:
         summary, _ = await self._summary.last()
-        current = (r.model for r in summary.resident if r.release == summary.release)
-        return model_names(next(current, None))
+        current = next((r for r in summary.resident if r.release == summary.release), None)
+        if current is None:
+            return []
+        return model_names(current.model, [corpus.corpus for corpus in current.corpora])
 
     def _stream(
         self,
@@ -315,16 +318,16 @@ def _open_to_pages(app: ASGIApp, origins: tuple[str, ...]) -> ASGIApp:
 
 
 async def _of_chat(
-    events: AsyncGenerator[AnswerEvent, None], model: str
+    events: AsyncGenerator[AnswerEvent, None], model: str | None
 ) -> AsyncGenerator[AnswerEvent, None]:
-    """The events, if `model` is the one for retrieval, or the release's: it is known before the
-    model writes.
+    """The events, if the release's model has this name, or any may have written them (None). The
+    model is known before it writes.
     """
     async with aclosing(events):
         try:
             async for event in events:
-                if isinstance(event, Retrieved) and model not in (RETRIEVAL_MODEL, event.model):
-                    raise _no_model(model, model_names(event.model))
+                if isinstance(event, Retrieved) and model not in (None, event.model):
+                    raise _no_model(str(model), model_names(event.model))
                 yield event
         except InvalidArgument as error:
             raise in_words_of_chat(error) from error

@@ -44,7 +44,7 @@ async def read_body(scope: Scope, receive: Receive, settings: HttpSettings) -> b
 
 
 async def receive_body(scope: Scope, receive: Receive, bytes_max: int) -> bytes:
-    """As `read_body`, for callers who see to the time themselves."""
+    """Same as `read_body`, for callers that bound the time themselves."""
     encodings = header_values(scope, b"content-encoding")
     if any(encoding.strip().lower() not in (b"", b"identity") for encoding in encodings):
         # Unpacked it might be a thousand times as long.

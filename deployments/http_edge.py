@@ -65,7 +65,7 @@ class BearerKeys:
 
 
 class _Places:
-    """As many at once as there are; one more is refused at once."""
+    """A bounded number of places; a request beyond them is refused at once."""
 
     def __init__(self, most: int, refusal: str) -> None:
         self._most = most

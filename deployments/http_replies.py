@@ -42,10 +42,10 @@ def render_search(result: SearchResult, form: ReplyForm) -> bytes:
 
 
 def _results(result: SearchResult, include: frozenset[Part]) -> Sequence[Sequence[object]]:
-    """For each query its hits as orjson writes them, with no more in them than is asked for."""
+    """The hits of each query as orjson writes them, with only the parts that are asked for."""
     if result.arrays is not None:
         found = zip(result.arrays.ids.tolist(), result.arrays.scores.tolist(), strict=True)
-        # What has no id is padding.
+        # A row without an id is padding.
         return [
             [{"id": id.decode(), "score": score} for id, score in zip(*hits, strict=True) if id]
             for hits in found

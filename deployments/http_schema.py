@@ -129,7 +129,7 @@ class Body(BaseModel):
 
 
 class ReleaseOptions(Body):
-    """Which release is to answer: a named one, or one that meets a demand."""
+    """The options on the release that is to answer: a named one, or one that meets a demand."""
 
     release: ReleaseNumber | None = Field(
         None, description="A release that the region holds; null: the current one."

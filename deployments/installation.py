@@ -69,7 +69,7 @@ class Installation:
 
     @property
     def scratch_folder(self) -> Path:
-        """For models that are converted or downloaded on their way into the store."""
+        """The folder for models that are converted or downloaded on their way into the store."""
         return self.settings.state_folder / "scratch"
 
     @property

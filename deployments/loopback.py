@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 LOOPBACK_ENV = {
     # "This system cannot have clusters of several nodes, so the address of this one is 127.0.0.1."
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    # What vLLM and torch would otherwise offer to their peers on the network.
+    # Addresses that vLLM and torch would otherwise offer to their peers on the network.
     "VLLM_HOST_IP": "127.0.0.1",
     "GLOO_SOCKET_IFNAME": "lo",
     # A driver that deploys ray.serve.llm would ask for another hook in place of the one below; that

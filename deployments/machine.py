@@ -173,7 +173,9 @@ class NodeStarter:
 
     @_no_other_start()
     def start_worker(self) -> tuple[Machine, bool]:
-        """As `start_head`. A node that the cluster has given up is ended and started anew."""
+        """Same as `start_head`, for a worker. A node that the cluster has given up is ended and
+        started anew.
+        """
         found = self._found()
         if found is not None and found.is_alive():
             if found.is_head:

@@ -68,7 +68,7 @@ def keep(marker: str, command: list[str]) -> int:
 
 
 def _vital_processes(marker: str) -> dict[str, psutil.Process]:
-    """By their names."""
+    """The processes by their names."""
     found: dict[str, psutil.Process] = {}
     for process in marked_processes(marker):
         try:

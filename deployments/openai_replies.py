@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from cluster.answers import AnswerEvent, AnswerResult, Retrieved, Token, Usage
 from deployments.http_replies import OUTCOME, TRUNCATED, CitationReply, TruncatedReply
-from deployments.openai_schema import RETRIEVAL_MODEL
+from deployments.openai_schema import RETRIEVAL_MODEL, corpus_model
 from deployments.sse import data_event
 
 
@@ -35,9 +35,14 @@ def render_chat(result: AnswerResult, *, model: str, completion_id: str, created
     )
 
 
-def model_names(plain_model: str | None) -> list[str]:
-    """No model at all where the current release only searches."""
-    return [] if plain_model is None else [RETRIEVAL_MODEL, plain_model]
+def model_names(plain_model: str | None, corpora: Sequence[str] = ()) -> list[str]:
+    """The models of a release: one for each corpus, too, where there are several. None at all where
+    the release only searches.
+    """
+    if plain_model is None:
+        return []
+    by_corpus = map(corpus_model, corpora) if len(corpora) > 1 else ()
+    return [RETRIEVAL_MODEL, *by_corpus, plain_model]
 
 
 def render_models(names: Sequence[str]) -> bytes:

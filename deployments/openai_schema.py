@@ -45,7 +45,9 @@ from deployments.http_schema import (
 )
 
 RETRIEVAL_MODEL = "raygion"
-"""The model that answers from passages; any other name is a model asked directly."""
+"""The model that answers from passages, of a corpus by name as `raygion/NAME`; any other name is a
+model asked directly.
+"""
 MAX_TOKENS_DEFAULT = 256
 
 IGNORED_KEYS = frozenset(
@@ -215,7 +217,8 @@ class RetrievalBody(OpenAIBody, PromptOptions):
 
 class ChatBody(OpenAIBody, SamplingOptions):
     model: Name = Field(
-        description="`raygion` answers with retrieval, the language model's own name without."
+        description="`raygion` answers with retrieval, `raygion/NAME` from the corpus of that "
+        "name, the language model's own name without."
     )
     messages: Annotated[
         list[MessageBody], Field(fail_fast=True, min_length=1, max_length=MESSAGES_MAX)
@@ -258,7 +261,8 @@ class ChatRequest:
 def parse_chat(body: bytes, trace_id: str = "") -> ChatRequest:
     """Raises InvalidArgument. Whether the model exists is for the region to say."""
     asked = parse_body(ChatBody, body)
-    retrieve = asked.model == RETRIEVAL_MODEL
+    extra = asked.raygion
+    retrieve, corpus = _retrieval(asked.model, extra.corpus)
     history, question = _conversation(asked.messages, retrieve)
     if (
         asked.max_tokens is not None
@@ -268,12 +272,11 @@ def parse_chat(body: bytes, trace_id: str = "") -> ChatRequest:
         raise InvalidArgument("differs from max_completion_tokens; give one of them", "max_tokens")
     if asked.stream_options is not None and not asked.stream:
         raise InvalidArgument("is only for streams; set stream to true", "stream_options")
-    extra = asked.raygion
     request = AnswerRequest(
         question=question,
         retrieve=retrieve,
         history=history,
-        corpus=extra.corpus,
+        corpus=corpus,
         top_k=extra.top_k,
         filter=extra.filter,
         max_tokens=min(
@@ -296,6 +299,21 @@ def parse_chat(body: bytes, trace_id: str = "") -> ChatRequest:
         stream=asked.stream,
         include_usage=asked.stream_options is not None and asked.stream_options.include_usage,
     )
+
+
+def corpus_model(corpus: str) -> str:
+    """The model that answers from the corpus of that name, for clients that name nothing else."""
+    return f"{RETRIEVAL_MODEL}/{corpus}"
+
+
+def _retrieval(model: str, corpus: str | None) -> tuple[bool, str | None]:
+    """Whether the model answers from passages, and of which corpus, if one is named."""
+    kind, _, named = model.partition("/")
+    if model == RETRIEVAL_MODEL or kind != RETRIEVAL_MODEL or not named:
+        return model == RETRIEVAL_MODEL, corpus
+    if corpus not in (None, named):
+        raise InvalidArgument(f"differs from the corpus of the model, {named!r}", "raygion.corpus")
+    return True, named
 
 
 def in_words_of_chat(error: InvalidArgument) -> InvalidArgument:

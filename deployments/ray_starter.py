@@ -56,7 +56,7 @@ _QUIET_ENV = {
     # A client that takes nothing of its reply, or leaves off amid a long request. It is no bound on
     # how long a reply takes to be made.
     "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",
-    # Whoever connects to a machine that is gone waits for so long before another one is asked.
+    # Time for which a connection to a lost machine is tried before another one is asked.
     "RAY_SERVE_HAPROXY_TIMEOUT_CONNECT_S": "2",
     # Whenever gateways come or go, a new HAProxy process relieves the one before, which finishes
     # what it has: Serve's two minutes would break longer streams off.
@@ -120,7 +120,7 @@ def machine_env(folder: Path) -> dict[str, str]:
         **_ingress_env(folder),
         **_haproxy_env(_short_private_folder()),
         "RAY_START_HOOK": f"{ray_hooks.__name__}.leave_out_ray_client",
-        # Whoever reaches the machine could read Ray's metrics without the secret.
+        # Everybody who reaches the machine could read Ray's metrics without the secret.
         "RAY_enable_metrics_collection": "0",
     }
 

@@ -148,7 +148,7 @@ def run_in_each(
             raise
 
 
-# What runs in the driver's process.
+# The part that runs in the driver's process.
 
 
 def _work(pipe: Connection) -> None:

@@ -160,7 +160,7 @@ def brought_up(
 
 
 def node_starter(installation: Installation, ray_start: Sequence[str]) -> NodeStarter:
-    """For this machine as one of several of the region. Raises InvalidArgument."""
+    """The starter of Ray on this machine, one of several of the region. Raises InvalidArgument."""
     if installation.config is None:
         raise InvalidArgument("name the settings file, which all machines share", "config")
     url = installation.settings.store.url

@@ -72,7 +72,7 @@ def run_while_it_lives(command: Sequence[str], standing: Callable[[], Standing])
     A region that dies meanwhile takes the command with it, which would wait for minutes for what
     that region was to answer; but not before the command has had time to notice it by itself.
     """
-    # What this process writes to may have been moved from descriptor 2.
+    # Standard error of this process may have been moved from descriptor 2.
     process = subprocess.Popen(command, stderr=sys.stderr)
     try:
         was_up, dead_s = False, 0.0

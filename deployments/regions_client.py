@@ -45,13 +45,7 @@ class RegionsClient:
     ) -> None:
         self._location = location
         self._clock = clock
-        self._router = RegionRouter(
-            settings.sites(),
-            settings.residency(),
-            settings.routing.policy,
-            now_s=clock.monotonic_s,
-            rng=rng or random.Random(),
-        )
+        self._router = RegionRouter(settings, now_s=clock.monotonic_s, rng=rng or random.Random())
         self._regions: dict[str, HttpRegion] = {}
         self.session = ""
         """The token of what was seen last; empty before the first answer."""

@@ -67,6 +67,7 @@ class Server(ThreadingTCPServer):
         self.taken = 0
         self.connections = 0
         self.forwarded_for: list[str] = []
+        self.upgrades = 0
         self.may_answer = threading.Event()
         self.may_answer.set()
 
@@ -84,6 +85,7 @@ class _Request(StreamRequestHandler):
                     length = int(value) if name.lower() == "content-length" else length
                     if name.lower() == "x-forwarded-for":
                         self.server.forwarded_for.append(value.strip())
+                    self.server.upgrades += name.lower() == "upgrade"
                     line = self.rfile.readline()
                 self.rfile.read(length)
                 self.server.taken += 1
@@ -161,6 +163,16 @@ def test_servers_are_told_who_the_client_is_whatever_that_says(
         server.forwarded_for.clear()
     client.post("/v1/search", headers=[("x-forwarded-for", "10.1.1.1")] * 2)
     assert [told for server in servers for told in server.forwarded_for] == ["127.0.0.1"]
+
+
+def test_a_request_for_another_protocol_is_an_ordinary_one(
+    client: httpx.Client, servers: tuple[Server, Server]
+) -> None:
+    key = {"sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ==", "sec-websocket-version": "13"}
+    for protocol in ("websocket", "h2c"):
+        headers = {"connection": "Upgrade", "upgrade": protocol, **key}
+        assert client.get("/v1/models", headers=headers).status_code == 200
+    assert [server.upgrades for server in servers] == [0, 0]
 
 
 def test_connections_to_servers_are_kept_however_many_clients_there_are(

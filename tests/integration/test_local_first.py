@@ -43,7 +43,7 @@ def test_the_gateway_answers_while_every_actor_is_stopped(region: SearchRegion) 
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
         try:
-            # Shards that are not open here yet are still left to actors, which do not answer now.
+            # What is not open here yet is left to actors first, which do not answer now.
             wait_until(
                 lambda: not region.search(client, 0, timeout_ms=1000).error,
                 "the gateway's own shards",

@@ -139,7 +139,7 @@ def test_errors_are_those_that_the_client_knows(client: openai.OpenAI) -> None:
         client.chat.completions.create(
             model="raygion", messages=ASKED, extra_body={"raygion": {"corpus": "nowhere"}}
         )
-    assert (caught.value.code, caught.value.param) == ("invalid_argument", "corpus")
+    assert (caught.value.code, caught.value.param) == ("invalid_argument", "raygion.corpus")
     with pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.create(model="raygion", messages=ASKED, n=3)
     assert caught.value.param == "n"

@@ -43,6 +43,20 @@ NOTHING = known(resident=())
         (demand("eventual"), BACK, NO, Serve(release=1, position=8, staleness_ms=200)),
         # Since 500 release 1 was not current any more, however late the log was read.
         (demand("eventual"), LAGS, NO, Serve(release=1, position=3, staleness_ms=600)),
+        # Read before the switch that ended it: by the reading alone it may be as old.
+        (
+            demand("eventual"),
+            known((3, 1, 0), (6, 2, 950), resident=(1,)),
+            NO,
+            Serve(release=1, position=3, staleness_ms=200),
+        ),
+        # The clock has been set back since the reading.
+        (
+            demand("eventual"),
+            known((3, 1, 0), read_ms=NOW + 50),
+            NO,
+            Serve(release=1, position=3, staleness_ms=SKEW),
+        ),
         (demand("eventual"), AHEAD, NO, Serve(release=1, position=3, staleness_ms=200)),
         (demand("eventual"), NOTHING, NO, Unavailable),
         (demand("session", floor=6), TWICE, NO, Serve(release=2, position=6, staleness_ms=200)),
@@ -199,6 +213,24 @@ def test_a_reply_has_no_token_before_there_is_anything_to_name() -> None:
         assert what.pin(None, NOW, lot=0.0, skew_max_ms=SKEW).session == ""
     nameless = Known(TWICE.view, replace(TWICE.pulse, store_id=""))
     assert nameless.pin(None, NOW, skew_max_ms=SKEW).session == ""
+
+
+def test_a_session_cannot_be_kept_before_the_store_is_known() -> None:
+    nameless = Known(TWICE.view, replace(TWICE.pulse, store_id=""))
+    found = decided(demand("session", floor=3), nameless)
+    assert isinstance(found, Elsewhere)
+    assert isinstance(found.error, Unavailable)
+    assert isinstance(decided(demand("eventual"), nameless), Serve)
+
+
+def test_a_canary_serves_its_share_of_users_and_of_lots() -> None:
+    view = replace(known((3, 1, 0)).view, canary=CanaryShare(release=2, percent=50, at_ms=0))
+    tried = Known(view, TWICE.pulse)
+    users = {tried.pin(None, NOW, user=str(n), skew_max_ms=SKEW).release.number for n in range(50)}
+    assert users == {1, 2}
+    lots = [tried.pin(None, NOW, lot=lot, skew_max_ms=SKEW).release.number for lot in (0.4, 0.6)]
+    assert lots == [2, 1]
+    assert tried.pin(None, NOW, skew_max_ms=SKEW).release.number == 1
 
 
 def test_a_coordinator_that_has_just_begun_takes_nothing_away() -> None:

@@ -9,14 +9,18 @@ import click
 import pytest
 from typer.testing import CliRunner
 
+from cluster.artifacts import Artifacts
 from cluster.catalog import Catalog
 from cluster.config import Settings
 from cluster.corpora import CorpusLine, corpus_line, corpus_lines
+from cluster.corpus_content import store_part
 from cluster.deletes import delete_documents, drop_corpus
+from cluster.documents import Document
 from cluster.errors import Conflict, InvalidArgument, NotFound, RaygionError
 from cluster.index_versions import built_version
 from cluster.manifests import CorpusManifest
 from cluster.object_store import ObjectStore, open_store
+from cluster.passages import passage_table, whole_passage
 from cluster.recall import RecallStratum
 from cluster.release_log import read_release_log
 from cluster.store_gc import StoreCollector
@@ -209,3 +213,29 @@ def test_the_collector_removes_what_a_dropped_corpus_had() -> None:
     assert manifest.version == release.version, "a release that is served keeps its index"
     assert len(left) == 3 < len(before)
     assert corpus_lines(world.catalog, Settings(), read_release_log(store), HOUR_MS) == ()
+
+
+def test_ids_to_delete_come_from_a_file_that_windows_wrote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = open_store("store")
+    documents = [Document(id=id, text="T", metadata={}) for id in ("a", "b b", "c")]
+    table = passage_table([whole_passage(document) for document in documents], {}, None)
+    Catalog(store).append_corpus(
+        CorpusManifest(
+            corpus=CORPUS,
+            position=1,
+            parts=(store_part(Artifacts(store), table),),
+            num_documents=3,
+            num_passages=3,
+            metadata_schema={},
+            vector_dimension=None,
+            sources=(),
+            created_at_ms=1,
+        )
+    )
+    Path("ids.txt").write_bytes(b"\xef\xbb\xbfa\r\nb b\r\n\r\n")
+    command = ["delete", CORPUS, "--from", "ids.txt", "--store", "store", "--json"]
+    told = json.loads(CliRunner().invoke(app, command).stdout)
+    assert (told["deleted"], told["unknown"], told["num_documents"]) == (2, [], 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,9 @@ PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
 LIVING = [page for page in PAGES if page.name != "CHANGELOG.md" and page.parent.name != "decisions"]
 """The pages that speak of the code as it is now."""
 README = (ROOT / "README.md").read_text()
+DOES_IO = {"fcntl", "fsspec", "os", "shutil", "tempfile", "threading"}
+DOES_IO |= {"ArtifactCache", "Artifacts", "Catalog", "NumberedLog", "ObjectStore"}
+"""Modules and classes by which a module of the core does I/O."""
 
 
 def without_code(text: str) -> str:
@@ -61,3 +65,25 @@ def test_the_figures_of_readme_stand_in_the_pages_that_they_come_from() -> None:
         (source,) = re.findall(r"\]\(([^)#]+)", row)
         for figure in re.findall(r"\*\*(.+?)\*\*", row):
             assert figure in (ROOT / source).read_text(), figure
+
+
+def test_architecture_names_the_modules_of_the_core_that_do_io() -> None:
+    layers = (ROOT / "ARCHITECTURE.md").read_text().split("## Layers\n", 1)[1].split("\n## ", 1)[0]
+    named = set(re.findall(r"`(cluster/[\w/]+\.py)`", layers))
+    doing = {
+        str(source.relative_to(ROOT))
+        for source in (ROOT / "cluster").rglob("*.py")
+        if imported(source) & DOES_IO
+    }
+    assert doing - named == set()
+
+
+def imported(source: Path) -> set[str]:
+    """The modules and the names that a module imports."""
+    found = set()
+    for node in ast.walk(ast.parse(source.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {node.module or "", *(alias.name for alias in node.names)}
+    return found

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from actors import shard_build
+from actors import index_recall, shard_build
 from actors.index_recall import Probe
 from actors.index_tuning import Extent, candidates, choose, try_index
 from actors.shard_build import ShardBuild, build_shard
@@ -104,6 +104,32 @@ def test_a_few_vectors_far_from_the_crowd_ask_too(tmp_path: Path) -> None:
     assert {tuple(v) for v in kept.tolist()} <= {
         tuple(v) for v in probe.queries[sparse[0]].tolist()
     }
+
+
+def test_of_many_rows_some_are_drawn_that_lie_wherever_vectors_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    middles = normalized(rng.standard_normal((20, DIMENSION), dtype=np.float32))
+    # The first is much larger than the others.
+    groups = rng.permutation(np.concatenate([np.zeros(4000, np.int64), np.repeat(range(20), 50)]))
+    noise = rng.standard_normal((len(groups), DIMENSION), dtype=np.float32)
+    vectors = middles[groups] + np.float32(0.001) * noise
+    parameters = IndexParameters(kind=IndexKind.FLAT, metric=Metric.L2)
+    build(tmp_path, vectors, parameters)
+    drawn: list[int] = []
+    apart = index_recall._apart
+
+    def counted(vectors: Float32Array, rows: Int64Array) -> Int64Array:
+        drawn.append(len(rows))
+        return apart(vectors, rows)
+
+    monkeypatch.setattr(index_recall, "_APART_AMONG_MAX", 1000)
+    monkeypatch.setattr(index_recall, "_apart", counted)
+    probe = Probe.of_rows(ShardIndex.open(tmp_path, parameters, DIMENSION), vectors, parameters)
+    assert drawn == [1000]
+    asked = np.linalg.norm(probe.queries[:, None] - middles[None], axis=2).argmin(axis=1)
+    assert set(asked.tolist()) == set(range(20))
 
 
 def stratum(queries: QueryKind, crowding: int, recall: float, best: float = 1.0) -> RecallStratum:

@@ -346,3 +346,20 @@ def test_a_corpus_that_was_dropped_starts_anew(
     assert manifest.sources == (str(new),)
     drop_corpus(catalog=Catalog(object_store), corpus="docs")
     assert rows_of(object_store, run(old)).keys() == {"a"}
+
+
+def test_the_csv_files_of_one_ingest_are_one_table(run: Ingest, tmp_path: Path) -> None:
+    """Each by itself would have other types, and 1.10 would be 1.1."""
+    (tmp_path / "1.csv").write_text("id,text,zip,version,n\na,A,10001,1.9,1\n")
+    (tmp_path / "2.csv").write_text("id,text,zip,version,n\nb,B,02139,1.10,2.5\n")
+    assert run(tmp_path).metadata_schema == {
+        "n": ColumnType.FLOAT,
+        "version": ColumnType.STRING,
+        "zip": ColumnType.STRING,
+    }
+    (tmp_path / "3.csv").write_text("id,text\nc,C,D\n")
+    with pytest.raises(InvalidArgument, match=r"3\.csv, row 1: has 3 cells"):
+        run(tmp_path)
+    (tmp_path / "3.csv").write_text("id,id\n")
+    with pytest.raises(InvalidArgument, match=r"3\.csv: names a column twice"):
+        run(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -9,6 +10,7 @@ import pytest
 
 from cluster.errors import ContextLengthExceeded, InvalidArgument
 from cluster.generation import ChatMessage
+from cluster.region_status import RegionSummary
 from deployments.openai_schema import IGNORED_MESSAGE_KEYS, parse_chat
 from tests.unit.fake_service import MODEL, FakeService, in_process
 
@@ -151,3 +153,53 @@ async def test_what_the_region_refuses_is_named_as_in_the_chat(
     told = reply.json()["error"]
     assert (reply.status_code, told["code"]) == (400, error.code)
     assert (told["param"], told.get("field")) == (field, field)
+
+
+@pytest.mark.parametrize(
+    ("model", "more", "retrieve", "corpus"),
+    [
+        ("raygion", {}, True, None),
+        ("raygion", {"corpus": "news"}, True, "news"),
+        ("raygion/news", {}, True, "news"),
+        ("raygion/news", {"corpus": "news", "top_k": 1}, True, "news"),
+        (MODEL, {"corpus": "news"}, False, "news"),
+        (f"raygion-labs/{MODEL}", {}, False, None),
+        ("raygion/", {}, False, None),
+    ],
+)
+def test_a_corpus_may_be_named_by_the_model(
+    model: str, more: dict[str, Any], retrieve: bool, corpus: str | None
+) -> None:
+    body = {"model": model, "messages": [user("Q")], "raygion": more}
+    request = parse_chat(orjson.dumps(body)).request
+    assert (request.retrieve, request.corpus) == (retrieve, corpus)
+
+
+def test_a_model_and_a_key_that_name_two_corpora_are_refused() -> None:
+    body = {"model": "raygion/news", "messages": [user("Q")], "raygion": {"corpus": "words"}}
+    with pytest.raises(InvalidArgument, match="'news'") as caught:
+        parse_chat(orjson.dumps(body))
+    assert caught.value.field == "raygion.corpus"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_reply_names_the_model_as_the_client_did(stream: bool) -> None:
+    body = {"model": "raygion/factbook", "messages": [user("Q")], "stream": stream}
+    async with in_process(FakeService()) as client:
+        reply = await client.post("/v1/chat/completions", json=body)
+    assert reply.status_code == 200
+    assert '"model":"raygion/factbook"' in reply.text
+
+
+async def test_each_of_several_corpora_is_a_model() -> None:
+    service = FakeService()
+    assert isinstance(service.summary, RegionSummary)
+    release = service.summary.resident[0]
+    corpora = (release.corpora[0], replace(release.corpora[0], corpus="news"))
+    service.says(resident=(replace(release, corpora=corpora),))
+    async with in_process(service) as client:
+        listed = [model["id"] for model in (await client.get("/v1/models")).json()["data"]]
+        assert listed == ["raygion", "raygion/factbook", "raygion/news", MODEL]
+        for name in listed:
+            assert (await client.get(f"/v1/models/{name}")).json()["id"] == name
+        assert (await client.get("/v1/models/raygion/words")).status_code == 404

@@ -146,10 +146,12 @@ def test_an_entry_without_a_policy_waits_for_all() -> None:
     assert Propose.model_validate(told).wait_for == "all"
 
 
-@pytest.mark.parametrize("wait_for", [("c",), ("a", "c")])
-def test_waiting_for_who_is_no_target_is_refused(wait_for: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("wait_for", "strangers"), [(("c",), "c"), (("a", "c"), "c"), (("d", "a", "c"), "c, d")]
+)
+def test_waiting_for_who_is_no_target_is_refused(wait_for: tuple[str, ...], strangers: str) -> None:
     rollout = Script().elect().rollout
-    with pytest.raises(InvalidArgument, match="no target of the release: c") as caught:
+    with pytest.raises(InvalidArgument, match=f"no target of the release: {strangers}$") as caught:
         rollout.propose(
             contents(),
             targets=("a", "b"),

@@ -72,6 +72,17 @@ def test_an_attempt_that_is_under_way_is_not_begun_twice() -> None:
     assert residents.reconcile(state, now_ms=1_000_000) == []
 
 
+def test_what_is_committed_is_tried_again_however_often_it_has_failed() -> None:
+    state = folded(*two_committed())
+    residents = Residents(region="a", retry_s=5.0, retry_max_s=20.0)
+    for attempt in range(1_100):
+        wanted = residents.reconcile(state, now_ms=20_000 * attempt)
+        assert [type(x) for x in wanted] == [Prepare, Prepare]
+        for number in (1, 2):
+            failed = PrepareFailed(release=number, reason="no disk", retryable=True)
+            residents.settle(failed, now_ms=20_000 * attempt)
+
+
 def test_a_release_may_serve_from_its_very_moment_on() -> None:
     """Of what came before, the newest that is loaded is kept until then, and no longer."""
     log = two_committed(switch_at_ms=100)
@@ -83,5 +94,19 @@ def test_a_release_may_serve_from_its_very_moment_on() -> None:
     residents.reconcile(folded(*log), now_ms=99)
     for number in (2, 3):
         residents.settle(Prepared(release=number), now_ms=99)
+    assert Retire(release=1) not in residents.reconcile(folded(*log), now_ms=99)
+    assert Retire(release=1) in residents.reconcile(folded(*log), now_ms=100)
+
+
+def test_what_is_loaded_ahead_of_its_moment_replaces_nothing_yet() -> None:
+    make = Entries()
+    log: list[LogEntry] = [make.elect("a", 1)]
+    for number, switch_at_ms in ((1, 0), (2, 0), (3, 0), (4, 100)):
+        log += [make.propose(number), make.commit(number, switch_at_ms=switch_at_ms)]
+    residents = Residents(region="a", retry_s=5.0, retry_max_s=20.0)
+    residents.reconcile(folded(*log[:3]), now_ms=0)
+    residents.settle(Prepared(release=1), now_ms=0)
+    residents.reconcile(folded(*log), now_ms=99)
+    residents.settle(Prepared(release=4), now_ms=99)
     assert Retire(release=1) not in residents.reconcile(folded(*log), now_ms=99)
     assert Retire(release=1) in residents.reconcile(folded(*log), now_ms=100)

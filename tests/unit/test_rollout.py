@@ -91,6 +91,8 @@ def test_a_restarted_coordinator_elects_itself_anew_and_does_not_lead_before() -
     assert not second.rollout.leads
     with pytest.raises(Conflict, match="does not lead"):
         second.propose()
+    # Nor need it wait for the predecessor to be silent.
+    second.heartbeats(status("a"))
     (append,) = second.decide()
     assert second.land(append).epoch == 2
     assert second.rollout.leads
@@ -135,6 +137,24 @@ def test_a_leader_replaced_by_another_region_is_not_superseded_and_may_stand_aga
     script.now_ms = 20_000
     script.heartbeats(status("b", at_ms=0))
     assert kinds(script.decide()) == [Elect]
+
+
+def test_an_election_into_an_epoch_that_is_taken_changes_nothing() -> None:
+    script = Script().elect()
+    script.read(script.entries.elect("a", 1))
+    assert script.rollout.leads
+    assert not script.rollout.superseded
+
+
+def test_a_region_takes_the_lead_when_it_is_asked_to_whoever_leads() -> None:
+    script = Script("b", log=[Entries().elect("a", 1)])
+    script.heartbeats(status("a"))
+    assert script.decide() == []
+    script.land(script.rollout.take_lead(now_ms=0, commit_id="asked"))
+    assert script.rollout.leads
+    script.read(script.entries.elect("b", 3))
+    with pytest.raises(Conflict, match="another coordinator of region b leads"):
+        script.rollout.take_lead(now_ms=0, commit_id="again")
 
 
 def test_a_lost_election_is_no_lead() -> None:

@@ -46,6 +46,7 @@ def test_a_fault_found_here_ends_the_share_at_once_and_aborts() -> None:
     assert isinstance(append, Append)
     assert aborted(script, [append]) == "canary in a: 9 of 10 searches failed"
     assert script.rollout.state.proposals[number].status is ReleaseStatus.ABORTED
+    assert script.rollout.canary(script.now_ms) is None
     assert kinds(script.decide()) == [("retire", number)]
 
 
@@ -57,6 +58,15 @@ def test_a_fault_found_elsewhere_aborts() -> None:
     (append,) = script.heartbeats(told)
     assert isinstance(append, Append)
     assert aborted(script, [append]) == "canary in b: too slow"
+
+
+def test_of_several_faults_the_first_region_by_name_is_told() -> None:
+    script, number = leading("a", "b")
+    script.handle(CanaryFaulted(release=number, reason="9 of 10 searches failed"))
+    told = status("b", number).model_copy(update={"at_fault": {number: "too slow"}})
+    (append,) = script.heartbeats(told)
+    assert isinstance(append, Append)
+    assert aborted(script, [append]) == "canary in a: 9 of 10 searches failed"
 
 
 def test_a_follower_tells_the_leader_and_stops_its_own_share() -> None:

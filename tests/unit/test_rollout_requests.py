@@ -19,7 +19,7 @@ def test_requests_need_the_lead() -> None:
         ),
         lambda: rollout.rollback(None, now_ms=0, commit_id="x"),
     ):
-        with pytest.raises(Conflict):
+        with pytest.raises(Conflict, match="does not lead: a does"):
             request()
 
 
@@ -52,6 +52,7 @@ def test_a_commit_waits_for_the_targets() -> None:
         script.rollout.commit(number, now_ms=0, commit_id="x")
     script.heartbeats(status("b", number), status("c", number))
     script.land(script.rollout.commit(number, now_ms=0, commit_id="x"))
+    script.heartbeats(status("b"), status("c"))
     with pytest.raises(Conflict, match="committed, not open"):
         script.rollout.commit(number, now_ms=0, commit_id="y")
 
@@ -131,6 +132,16 @@ def test_shares_that_are_none_are_refused(percent: int) -> None:
     with pytest.raises(InvalidArgument, match="commit") as caught:
         script.rollout.share(number, percent, now_ms=0, commit_id="x")
     assert caught.value.field == "percent"
+
+
+@pytest.mark.parametrize("percent", [0, 1, 99])
+def test_shares_that_may_be_given(percent: int) -> None:
+    script = Script().elect()
+    script.committed()
+    number = script.propose(auto_commit=False, prepared=True)
+    entry = script.land(script.rollout.share(number, percent, now_ms=0, commit_id="x"))
+    assert isinstance(entry, Canary)
+    assert entry.percent == percent
 
 
 def test_canaries_of_what_cannot_be_one() -> None:
