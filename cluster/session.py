@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from dataclasses import dataclass
 
 import orjson
@@ -37,7 +36,7 @@ class SessionToken:
         try:
             padded = text.encode("ascii") + b"=" * (-len(text) % 4)
             told = orjson.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
-        except (ValueError, binascii.Error) as error:
+        except ValueError as error:
             raise InvalidArgument("is no session token", "session") from error
         match told:
             case [int(version), str(store_id), int(position)] if (

@@ -167,8 +167,9 @@ def test_a_named_release_leaves_a_session_where_it_is(
     [(3, "no release 3; the last one is 2"), (0, "no release 0"), (7, "aborted: bad recall")],
 )
 def test_a_release_that_is_none(number: int, says: str) -> None:
-    with pytest.raises(InvalidArgument, match=says):
+    with pytest.raises(InvalidArgument, match=says) as refused:
         decided(demand("eventual"), TWICE, DONE, named=number)
+    assert refused.value.field == "release"
 
 
 def test_switches_count_with_the_reading_that_found_them() -> None:
@@ -234,23 +235,36 @@ def test_a_canary_serves_its_share_of_users_and_of_lots() -> None:
 
 
 def test_a_coordinator_that_has_just_begun_takes_nothing_away() -> None:
-    begun = TWICE.with_view(RegionView(region="a"))
-    assert decided(demand("eventual"), begun) == decided(demand("eventual"), TWICE)
+    # Before it has read the log, and when it has loaded only what is not committed.
+    for view in (RegionView(region="a"), replace(TWICE.view, releases={3: release(3)})):
+        begun = TWICE.with_view(view)
+        assert decided(demand("eventual"), begun) == decided(demand("eventual"), TWICE)
+        assert begun.view.releases.keys() == {1, 2, *view.releases}
     loaded = begun.with_view(replace(TWICE.view, releases={2: release(2)}))
     assert loaded.view.releases.keys() == {2}
 
 
 def test_pulses_that_come_late_or_know_nothing_change_nothing() -> None:
-    late = Pulse(freshness=Freshness(read_ms=800, position=6), store_id=STORE)
-    assert TWICE.with_pulse(late).freshness == TWICE.freshness
-    assert TWICE.with_pulse(Pulse()).freshness == TWICE.freshness
-    assert TWICE.with_pulse(Pulse()).pulse.store_id == STORE
+    for read_ms in (800, 899):
+        late = Pulse(freshness=Freshness(read_ms=read_ms, position=6), store_id=STORE)
+        assert TWICE.with_pulse(late).freshness == TWICE.freshness
+    for what in (TWICE, known((3, 1, 0), read_ms=1_000_000)):
+        assert what.with_pulse(Pulse()).freshness == what.freshness
+        assert what.with_pulse(Pulse()).pulse.store_id == STORE
 
 
-def test_a_clock_that_was_set_back_does_not_stop_the_time() -> None:
+@pytest.mark.parametrize(("behind_ms", "counts"), [(10_000, False), (10_001, True)])
+def test_a_clock_that_was_set_back_does_not_stop_the_time(behind_ms: int, counts: bool) -> None:
     ahead = known((3, 1, 0), read_ms=1_000_000)
-    told = replace(ahead.pulse, freshness=Freshness(read_ms=900, position=3))
-    assert ahead.with_pulse(told).freshness.read_ms == 900
+    told = replace(ahead.pulse, freshness=Freshness(read_ms=1_000_000 - behind_ms, position=3))
+    heard = ahead.with_pulse(told)
+    assert heard.freshness == (told.freshness if counts else ahead.freshness)
+
+
+@pytest.mark.parametrize("seen", [0, 3, 6])
+def test_the_token_of_a_reply_names_what_is_in_force(seen: int) -> None:
+    pinned = TWICE.pin(None, NOW, not_before=seen, skew_max_ms=SKEW)
+    assert SessionToken.decode(pinned.session) == SessionToken(STORE, 6)
 
 
 def test_no_canary_comes_before_what_the_session_has_seen() -> None:

@@ -147,7 +147,8 @@ def test_an_entry_without_a_policy_waits_for_all() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wait_for", "strangers"), [(("c",), "c"), (("a", "c"), "c"), (("d", "a", "c"), "c, d")]
+    ("wait_for", "strangers"),
+    [(("c",), "c"), (("a", "c"), "c"), (("f", "a", "d", "c", "e"), "c, d, e, f")],
 )
 def test_waiting_for_who_is_no_target_is_refused(wait_for: tuple[str, ...], strangers: str) -> None:
     rollout = Script().elect().rollout

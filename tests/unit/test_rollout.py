@@ -78,6 +78,16 @@ def test_a_leader_that_is_long_gone_needs_no_second_look(age_ms: int, wanted: li
     assert kinds(script.decide()) == wanted
 
 
+@pytest.mark.parametrize(("silent_ms", "wanted"), [(10_000, []), (10_001, [Elect])])
+def test_a_leaders_silence_is_counted_from_the_first_time_that_it_is_heard_of(
+    silent_ms: int, wanted: list[object]
+) -> None:
+    script = Script("b", log=[Entries().elect("a", 7)])
+    for script.now_ms in (0, silent_ms):
+        script.heartbeats(status("a", at_ms=-60_000))
+    assert kinds(script.decide()) == wanted
+
+
 def test_a_leader_that_never_told_of_itself_is_replaced_at_once() -> None:
     script = Script("b", log=[Entries().elect("a", 7)])
     script.heartbeats()

@@ -24,6 +24,12 @@ def test_a_token_survives_its_text(store_id: str, position: int) -> None:
     assert SessionToken.decode(token.encode()) == token
 
 
+def test_tokens_that_were_given_out_stay_readable() -> None:
+    token = SessionToken("s", 3)
+    assert SessionToken.decode(encoded([1, "s", 3])) == token
+    assert token.encode() == encoded([1, "s", 3])
+
+
 @pytest.mark.parametrize(
     "text",
     [
