@@ -32,7 +32,7 @@ from deployments.console import (
     print_json,
     say,
 )
-from deployments.installation import NotRunning
+from deployments.installation import Installation, NotRunning
 from deployments.interrupts import end_alike, end_process
 from deployments.machine import runs_as_head
 
@@ -123,7 +123,9 @@ def up(
     the region then goes on without it.
     """
     if watch:
-        raise typer.Exit(_keep_up(config, region, store, port, ray_start or [], as_json=as_json))
+        installation = opened(config, region, store, port=port)
+        note = "The region has died; it is brought up again"
+        raise typer.Exit(_keep_up(installation, one_of_several=bool(ray_start), note=note))
     try:
         _bring_up(config, region, store, port, ray_start or [], as_json=as_json)
     except RaygionError as error:
@@ -134,25 +136,22 @@ def up(
         err.print("The region on this machine goes on as it was started.")
 
 
-def _keep_up(
-    config: Path | None,
-    region: str | None,
-    store: str | None,
-    port: int | None,
-    ray_start: list[str],
-    *,
-    as_json: bool,
-) -> int:
+def _keep_up(installation: Installation, *, one_of_several: bool, note: str) -> int:
+    """Calls this command without `--watch` as often as it takes."""
     from deployments.region_watch import keep_up, run_while_it_lives, standing_of
 
-    installation = opened(config, region, store, port=port)
-    given = {"--config": config, "--region": installation.region, "--store": store, "--port": port}
-    options = [str(word) for pair in given.items() if pair[1] is not None for word in pair]
-    command = [sys.executable, "-m", "deployments.cli", "up", *options]
-    command += ["--json"] if as_json else []
-    command += ["--", *ray_start] if ray_start else []
-    standing = partial(standing_of, installation, is_head=bool(ray_start))
-    return keep_up(partial(run_while_it_lives, command, standing), standing, err.print)
+    machine = installation.machine
+    if not one_of_several and machine is not None and machine.is_alive():
+        raise InvalidArgument(
+            "this machine is one of several: give the command that starts Ray on it, after `--`",
+            "watch",
+        )
+    words = [word for word in sys.argv[1:] if word != "--watch"]
+    command = [sys.executable, "-m", "deployments.cli", *words]
+    standing = partial(standing_of, installation, one_of_several=one_of_several)
+    return keep_up(
+        partial(run_while_it_lives, command, standing), standing, partial(err.print, note)
+    )
 
 
 def _bring_up(
@@ -193,15 +192,24 @@ def join(
     ],
     config: Config = None,
     region: Region = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Stay, and join again whenever the region is lost.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Make this machine a worker of a region whose head runs elsewhere. `ray up` calls it so.
 
     A machine that the region counts on already stays as it is.
+
+    With --watch the command ends when `raygion down` on this machine ends its part, or when it is
+    interrupted: the machine then stays in the region.
     """
     from deployments import region_host
 
     installation = opened(config, region)
+    if watch:
+        note = "This machine has lost the region; it joins again"
+        raise typer.Exit(_keep_up(installation, one_of_several=True, note=note))
     machine, started = region_host.node_starter(installation, ray_start).start_worker()
     if as_json:
         print_json({"region": installation.region, "started": started})

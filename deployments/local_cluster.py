@@ -68,7 +68,7 @@ class LocalCluster:
     """A cluster on this machine, as recorded in `<run_dir>/cluster.json`.
 
     `head_pid` is the process that holds the head node together: when it dies, the node dies with
-    it. It is 0 in the record of a start that was cut off.
+    it. It is 0 in the record of a start that was cut off, and of a cluster that is being ended.
     """
 
     name: str
@@ -117,6 +117,11 @@ class LocalCluster:
         all nodes of a local cluster share one address, so only one of them can have the port."""
         return {"host": LOOPBACK, "port": self.http_port}
 
+    @property
+    def was_stopped(self) -> bool:
+        """Whether the cluster ends because somebody wants it so."""
+        return self.head_pid == 0
+
     def is_alive(self) -> bool:
         """Whether the head node runs."""
         return is_marked(self.head_pid, self.marker)
@@ -148,6 +153,9 @@ class LocalCluster:
         Works from any process of the user, repeatedly, and on a cluster whose head died. Fails with
         Unavailable when a process outlives the time; the record then stays for another attempt.
         """
+        if self._is_recorded():
+            # First of all: a watch would take the cluster for one that has died.
+            _write_record(replace(self, head_pid=0))
         # Agents that lost their raylet never end when they are asked.
         grace_s = GRACE_S if self.is_alive() else 0.0
         ended = end_marked_processes(self.marker, timeout_s=timeout_s, grace_s=grace_s)
@@ -157,10 +165,14 @@ class LocalCluster:
         if _read_text(self.temp_dir / _MARKER_FILE) == self.marker:
             with suppress(FileNotFoundError):  # somebody else stops it at the same time
                 shutil.rmtree(self.temp_dir)
-        if (recorded := find_local_cluster(self.run_dir)) and recorded.marker == self.marker:
+        if self._is_recorded():
             self.token_path.unlink(missing_ok=True)
             (self.run_dir / _RECORD).unlink(missing_ok=True)
         return ended
+
+    def _is_recorded(self) -> bool:
+        recorded = find_local_cluster(self.run_dir)
+        return recorded is not None and recorded.marker == self.marker
 
 
 def start_local_cluster(

@@ -86,13 +86,14 @@ class Machine(Record):
         """Ends all processes of the node and returns their pids. Raises Unavailable when one
         outlives that.
         """
+        if (recorded := find_machine()) is not None and recorded.marker == self.marker:
+            # First of all: a watch would take the node for one that has died.
+            _write(self.model_copy(update={"keeper_pid": 0}))
         # Agents that lost their raylet never end when they are asked.
         grace_s = GRACE_S if self.is_alive() else 0.0
         ended = end_marked_processes(self.marker, timeout_s=_END_TIMEOUT_S, grace_s=grace_s)
         if self.is_head and self.gcs_redis is not None:
             forget(self.gcs_redis, self.marker)
-        if (recorded := find_machine()) is not None and recorded.marker == self.marker:
-            _write(self.model_copy(update={"keeper_pid": 0}))
         return ended
 
 

@@ -1,8 +1,8 @@
-"""`raygion up --watch`: a region is brought up again whenever it has died.
+"""`--watch`: a region is brought up again whenever it has died, and a machine joins again.
 
 A region dies as a whole: with its control store (unless that keeps its state in Redis), with the
 raylet of its head, or with its machine, whose service manager then starts the watch. Its store has
-all that it needs to come back.
+all that it needs to come back. The other machines lose it, and join what comes in its place.
 """
 
 from __future__ import annotations
@@ -15,16 +15,18 @@ from enum import StrEnum
 
 from deployments.installation import Installation
 from deployments.local_cluster import find_local_cluster
-from deployments.machine import Machine, find_machine
+from deployments.machine import find_machine
 
 _LOOK_S = 0.5
 _RETRY_S = 2.0
+_NOTICE_S = 10.0
+"""Time for a command to notice that what it started has died, and to say why."""
 _END_S = 30.0
 """Time for a command that is told to end, in which it ends the cluster that it started."""
 
 
 class Standing(StrEnum):
-    """The state of a region that was brought up on this machine."""
+    """The state of what was started on this machine: a region, or its part of one."""
 
     UP = "up"
     DIED = "died"
@@ -32,18 +34,19 @@ class Standing(StrEnum):
     """Because somebody wanted it so."""
 
 
-def standing_of(installation: Installation, *, is_head: bool) -> Standing:
-    """`is_head`: whether this machine is the head of a cluster that others join."""
-    found = find_machine() if is_head else find_local_cluster(installation.run_folder)
-    if found is None or (isinstance(found, Machine) and found.was_stopped):
+def standing_of(installation: Installation, *, one_of_several: bool) -> Standing:
+    """`one_of_several`: whether this machine is part of a cluster of several machines."""
+    found = find_machine() if one_of_several else find_local_cluster(installation.run_folder)
+    if found is None or found.was_stopped:
         return Standing.ENDED
     return Standing.UP if found.is_alive() else Standing.DIED
 
 
 def keep_up(
-    bring_up: Callable[[], int], standing: Callable[[], Standing], note: Callable[[str], None]
+    bring_up: Callable[[], int], standing: Callable[[], Standing], note: Callable[[], None]
 ) -> int:
-    """Calls `bring_up`, which returns a process's status, and again whenever the region has died.
+    """Calls `bring_up`, which returns a process's status, and again, after `note`, whenever the
+    region has died.
 
     Returns 0 once the region was ended, or the status with which the first start failed; later ones
     are tried until one goes well.
@@ -57,7 +60,7 @@ def keep_up(
             case Standing.ENDED:
                 return 0
             case Standing.DIED:
-                note("The region has died; it is brought up again")
+                note()
                 while bring_up():
                     time.sleep(_RETRY_S)
 
@@ -67,17 +70,18 @@ def run_while_it_lives(command: Sequence[str], standing: Callable[[], Standing])
     imported of Ray belongs to one cluster. Returns its status.
 
     A region that dies meanwhile takes the command with it, which would wait for minutes for what
-    that region was to answer.
+    that region was to answer; but not before the command has had time to notice it by itself.
     """
     # Standard error of this process may have been moved from descriptor 2.
     process = subprocess.Popen(command, stderr=sys.stderr)
     try:
-        was_up = False
+        was_up, dead_s = False, 0.0
         while (status := _status_within(process, _LOOK_S)) is None:
             stands = standing()
-            if was_up and stands is Standing.DIED:
-                return _end(process)
             was_up = was_up or stands is Standing.UP
+            dead_s = dead_s + _LOOK_S if was_up and stands is Standing.DIED else 0.0
+            if dead_s > _NOTICE_S:
+                return _end(process)
         return status
     except BaseException:
         # The watch was told to end; what it started must not go on without it.

@@ -181,7 +181,7 @@ def searches_by_gateway(head: Machine) -> dict[str, int]:
 
 
 def test_a_ray_up_that_fails_says_why_and_ray_down_leaves_nothing(cluster: Cluster) -> None:
-    listen = "import socket as s; s.create_server(('127.0.0.1', 8000)); input()"
+    listen = "import socket; held = socket.create_server(('127.0.0.1', 8000)); input()"
     blocker = subprocess.Popen(
         cluster.head.on_its_network([sys.executable, "-c", listen]), stdin=subprocess.PIPE
     )

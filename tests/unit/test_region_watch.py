@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from deployments import machine, region_watch
+from cluster.config import Settings
+from deployments import local_cluster, machine, region_watch
+from deployments.installation import Installation
+from deployments.local_cluster import LocalCluster
 from deployments.machine import Machine
-from deployments.region_watch import Standing, keep_up, run_while_it_lives
+from deployments.region_watch import Standing, keep_up, run_while_it_lives, standing_of
 
+GOES_ON = [sys.executable, "-c", "import time; time.sleep(600)"]
 UP, DIED, ENDED = Standing.UP, Standing.DIED, Standing.ENDED
 
 
@@ -19,26 +25,30 @@ class Region:
     """Starts end with the given statuses, and looks find the given standings, one by one."""
 
     def __init__(self, starts: list[int], *looks: Standing) -> None:
-        self.starts, self._looks = iter(starts), iter(looks)
-        self.notes: list[str] = []
+        self.starts, self.looks = iter(starts), iter(looks)
+        self.deaths = 0
 
     def kept_up(self) -> int:
-        return keep_up(lambda: next(self.starts), self.standing, self.notes.append)
+        return keep_up(lambda: next(self.starts), self.standing, self.note)
+
+    def note(self) -> None:
+        self.deaths += 1
 
     def standing(self) -> Standing:
-        return next(self._looks)
+        return next(self.looks)
 
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(region_watch, "_LOOK_S", 0.01)
     monkeypatch.setattr(region_watch, "_RETRY_S", 0.0)
+    monkeypatch.setattr(region_watch, "_NOTICE_S", 0.05)
 
 
 def test_it_is_brought_up_again_each_time_it_died_until_it_is_ended() -> None:
     region = Region([0, 0, 0], UP, DIED, UP, DIED, ENDED)
     assert region.kept_up() == 0
-    assert (list(region.starts), len(region.notes)) == ([], 2)
+    assert (list(region.starts), region.deaths) == ([], 2)
 
 
 def test_a_first_start_that_fails_is_told_and_not_repeated() -> None:
@@ -50,7 +60,7 @@ def test_a_first_start_that_fails_is_told_and_not_repeated() -> None:
 def test_later_ones_are_tried_until_one_goes_well() -> None:
     region = Region([0, 1, 2, 0], DIED, ENDED)
     assert region.kept_up() == 0
-    assert (list(region.starts), len(region.notes)) == ([], 1)
+    assert (list(region.starts), region.deaths) == ([], 1)
 
 
 def test_the_status_of_a_start_is_that_of_its_command() -> None:
@@ -59,9 +69,22 @@ def test_the_status_of_a_start_is_that_of_its_command() -> None:
 
 
 def test_a_start_whose_region_dies_meanwhile_is_ended() -> None:
-    looks = Region([], DIED, DIED, UP, UP, DIED)
-    command = [sys.executable, "-c", "import time; time.sleep(600)"]
-    assert run_while_it_lives(command, looks.standing) == -signal.SIGTERM
+    looks = Region([], DIED, DIED, UP, UP, *[DIED] * 10)
+    assert run_while_it_lives(GOES_ON, looks.standing) == -signal.SIGTERM
+
+
+def test_a_start_that_notices_by_itself_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(region_watch, "_NOTICE_S", 60.0)
+    looks = Region([], UP, *[DIED] * 10_000)
+    command = [sys.executable, "-c", "import time; time.sleep(1); exit(3)"]
+    assert run_while_it_lives(command, looks.standing) == 3
+
+
+def test_a_start_that_tries_once_more_by_itself_goes_on() -> None:
+    tries = [UP, DIED, DIED, ENDED] * 5
+    looks = Region([], *tries, UP, *[DIED] * 10)
+    assert run_while_it_lives(GOES_ON, looks.standing) == -signal.SIGTERM
+    assert ENDED not in looks.looks
 
 
 def test_a_head_that_was_stopped_is_told_from_one_that_died(
@@ -81,7 +104,45 @@ def test_a_head_that_was_stopped_is_told_from_one_that_died(
     recorded = machine.find_machine()
     assert recorded is not None
     assert not recorded.was_stopped
+    standings: list[Standing] = []
+    installation = Installation(Settings(), "local")
+    standing = partial(standing_of, installation, one_of_several=True)
+    monkeypatch.setattr(machine, "end_marked_processes", noting(standings, standing))
+    assert standing() is DIED
     recorded.stop()
-    recorded = machine.find_machine()
-    assert recorded is not None
-    assert recorded.was_stopped
+    assert [*standings, standing()] == [ENDED, ENDED]
+
+
+def test_a_cluster_that_is_being_stopped_is_told_from_one_that_died(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(state_folder=tmp_path)
+    installation = Installation(settings, "local")
+    run_dir = installation.run_folder
+    run_dir.mkdir(parents=True)
+    died = LocalCluster(
+        name="local",
+        run_dir=run_dir,
+        temp_dir=run_dir / "temp",
+        port_base=20_224,
+        http_port=8000,
+        marker="no process carries this",
+        head_pid=2**22 + 1,
+    )
+    local_cluster._write_record(died)
+    standings: list[Standing] = []
+    standing = partial(standing_of, installation, one_of_several=False)
+    monkeypatch.setattr(local_cluster, "end_marked_processes", noting(standings, standing))
+    assert standing() is DIED
+    died.stop()
+    assert [*standings, standing()] == [ENDED, ENDED]
+
+
+def noting(standings: list[Standing], standing: Callable[[], Standing]) -> Callable[..., list[int]]:
+    """In place of what ends the processes: what a watch makes of the moment."""
+
+    def end(*_: object, **__: object) -> list[int]:
+        standings.append(standing())
+        return []
+
+    return end
