@@ -20,7 +20,7 @@ from cluster.arrays import Float32Array, Int64Array
 from cluster.index_parameters import IndexParameters
 from cluster.recall import MOVED, STORED, QueryKind, Recall, RecallStratum
 from cluster.search import SearchEffort, ShardQuery
-from cluster.vectors import norms, prepared
+from cluster.vectors.checks import norms, prepared
 
 RECALL_K = 10
 _QUARTERS = 4

@@ -27,9 +27,9 @@ from actors.vector_rows import vector_numbers
 from cluster.arrays import Float32Array
 from cluster.corpus_settings import CorpusSettings
 from cluster.index_parameters import AutoIndex, IndexKind, IndexParameters, IndexTrial, IndexTuning
-from cluster.metric import Metric
 from cluster.passages import vector_column, vectors_of
-from cluster.vectors import prepared
+from cluster.vectors.checks import prepared
+from cluster.vectors.metric import Metric
 
 _FLOATS_MAX = 1 << 26
 """256 MB of float32: what a task and the driver are given of a sample."""

@@ -28,7 +28,7 @@ from cluster.filters import Filter, filter_key
 from cluster.partitions import shards_to_ask
 from cluster.region_view import CorpusView, RegionView, ReleaseView
 from cluster.search import Embedded, SearchRequest, SearchResult
-from cluster.vectors import check_vectors
+from cluster.vectors.checks import check_vectors
 
 
 class QueryEngine:

@@ -29,7 +29,7 @@ from cluster.filters import Filter, parse_filter
 from cluster.prompt import truncation_of
 from cluster.region_status import RegionSummary
 from cluster.search import TOP_K_DEFAULT, SearchRequest, SearchResult
-from cluster.vectors import check_vectors
+from cluster.vectors.checks import check_vectors
 
 P = ParamSpec("P")
 T = TypeVar("T")

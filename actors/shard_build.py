@@ -27,10 +27,10 @@ from actors.shard_partitions import INDEX_FOLDER, write_partitions
 from actors.vector_rows import VECTOR_ROWS_FILE, SharedVectors, VectorRows, vector_rows
 from cluster.arrays import Float32Array
 from cluster.index_parameters import IndexKind, IndexParameters
-from cluster.metric import Metric
 from cluster.recall import Recall
 from cluster.search import ShardQuery
-from cluster.vectors import check_norms, norms, prepared
+from cluster.vectors.checks import check_norms, norms, prepared
+from cluster.vectors.metric import Metric
 
 _WEAK_ROWS_MAX = 200
 _WEAK_QUANTILE = 0.01

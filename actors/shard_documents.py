@@ -29,7 +29,7 @@ from cluster.arrays import BytesArray, Float32Array, Int64Array, Mask
 from cluster.errors import Corrupt, InvalidArgument
 from cluster.metadata import Metadata
 from cluster.search import REPLY_BYTES_MAX, Passages
-from cluster.vectors import norms
+from cluster.vectors.checks import norms
 
 DOCUMENTS_FILE = "documents.arrow"
 META_PREFIX = "meta."

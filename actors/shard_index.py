@@ -39,9 +39,9 @@ from cluster.arrays import Float32Array, Int64Array, Mask
 from cluster.errors import InvalidArgument
 from cluster.index_parameters import IndexKind, IndexParameters
 from cluster.merge import padding
-from cluster.scoring import best, error_bound, scan, score_rows
 from cluster.search import Passages, ShardHits, ShardQuery
-from cluster.vectors import check_lengths, norms
+from cluster.vectors.checks import check_lengths, norms
+from cluster.vectors.scoring import best, error_bound, scan, score_rows
 
 INDEX_FILE = "index.faiss"
 # Candidates beyond k: room for near-ties that Faiss orders the other way round.

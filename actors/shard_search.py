@@ -23,9 +23,9 @@ from cluster.errors import DeadlineExceeded, RaygionError, Unavailable
 from cluster.fanout import Gathered, ShardRoute, scatter
 from cluster.filters import Filter
 from cluster.merge import merge_hits, padding
-from cluster.metric import Metric
 from cluster.search import Hit, MergedHits, SearchEffort, ShardHits, ShardQuery
-from cluster.vectors import prepared
+from cluster.vectors.checks import prepared
+from cluster.vectors.metric import Metric
 
 _IN_FLIGHT_MAX = 4
 """Batches of one kind under way at once, besides those that are late."""

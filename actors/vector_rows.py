@@ -29,7 +29,7 @@ from actors.faiss_api import FaissIndex
 from actors.mapped_batch import UNREADABLE, mapped_batch, write_batch
 from cluster.arrays import Float32Array, Int64Array, Mask
 from cluster.errors import Corrupt
-from cluster.scoring import best
+from cluster.vectors.scoring import best
 
 VECTOR_ROWS_FILE = "vector_rows.arrow"
 _COLUMNS = ("numbers", "rows", "starts")

@@ -33,7 +33,7 @@ from bench.serve_data import EF_CONSTRUCTION, HNSW_M, TOP_K, SetFacts, VectorSet
 from cluster.arrays import Float32Array
 from cluster.index_parameters import IndexKind, IndexParameters
 from cluster.search import ShardQuery
-from cluster.vectors import normalized
+from cluster.vectors.checks import normalized
 
 PEERS = ("faiss-1", "chroma", "lancedb", "milvus-lite", "pgvector")
 _KINDS = (IndexKind.HNSW, IndexKind.HNSW_SQ)

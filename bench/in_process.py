@@ -18,7 +18,7 @@ from cluster.arrays import Float32Array
 from cluster.manifests import IndexManifest
 from cluster.merge import merge_hits
 from cluster.search import MergedHits, ShardQuery
-from cluster.vectors import prepared
+from cluster.vectors.checks import prepared
 
 T = TypeVar("T")
 

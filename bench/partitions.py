@@ -24,10 +24,10 @@ from actors.shard_index import ShardIndex
 from cluster.arrays import Float32Array, Int64Array
 from cluster.filters import Compare, Comparison
 from cluster.index_parameters import IndexKind, IndexParameters
-from cluster.metric import Metric
-from cluster.scoring import best, scan, score_rows
 from cluster.search import ShardQuery
-from cluster.vectors import prepared
+from cluster.vectors.checks import prepared
+from cluster.vectors.metric import Metric
+from cluster.vectors.scoring import best, scan, score_rows
 
 ROWS, DIMENSION, PARTITIONS = 100_000, 384, 10_000
 FLAT = IndexParameters(kind=IndexKind.FLAT, metric=Metric.COSINE)

@@ -26,8 +26,8 @@ from bench.reports import Quality, QualityReport, environment_now
 from cluster.arrays import Float32Array
 from cluster.corpus_settings import CorpusSettings
 from cluster.index_parameters import IndexKind, IndexParameters
-from cluster.metric import Metric
 from cluster.search import ShardQuery
+from cluster.vectors.metric import Metric
 from deployments.http_client import HttpRegion
 
 _TOP_K = 10

@@ -28,7 +28,7 @@ from actors.shard_index import ShardIndex
 from bench.markdown import table
 from cluster.arrays import Float32Array
 from cluster.index_parameters import IndexKind, IndexParameters
-from cluster.vectors import prepared
+from cluster.vectors.checks import prepared
 
 _CENTRES = 2000
 _NOISE = 0.6

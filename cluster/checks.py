@@ -14,7 +14,7 @@ from cluster.generation import ROLES, ChatMessage, GenerationRequest
 from cluster.index_parameters import EF_SEARCH_MAX
 from cluster.region_view import CorpusView
 from cluster.search import REPLY_BYTES_MAX, SearchEffort, SearchRequest
-from cluster.vectors import check_vectors
+from cluster.vectors.checks import check_vectors
 
 TOP_K_MAX = 1000
 BATCH_MAX = 1024

@@ -12,9 +12,9 @@ from cluster.index_parameters import IndexKind
 from cluster.index_versions import has_settings, is_index_of
 from cluster.manifests import CorpusManifest, IndexManifest, ManifestRef, ModelManifest, parts_of
 from cluster.metadata import ColumnType
-from cluster.metric import Metric
 from cluster.recall import RecallStratum
 from cluster.releases import LogState
+from cluster.vectors.metric import Metric
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,11 +22,11 @@ import numpy as np
 from cluster.arrays import Float32Array
 from cluster.clock import Clock
 from cluster.divergence_report import CorpusProbe, Difference, DivergenceReport, Outcome
-from cluster.metric import Metric
 from cluster.quorum import Vote, vote_of
 from cluster.region_view import CorpusView, ReleaseView
 from cluster.search import SearchRequest, SearchResult
-from cluster.vectors import prepared
+from cluster.vectors.checks import prepared
+from cluster.vectors.metric import Metric
 
 VECTORS = 4
 """Drawn for each corpus and probe; every probe draws others."""

@@ -22,7 +22,7 @@ from cluster.arrays import Float32Array
 from cluster.errors import InvalidArgument
 from cluster.metadata import ColumnType, Metadata, MetadataValue
 from cluster.records import Name
-from cluster.vectors import NORM_MAX
+from cluster.vectors.checks import NORM_MAX
 
 ID_BYTES_MAX = 512
 TEXT_BYTES_MAX = 1_000_000

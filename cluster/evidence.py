@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from cluster.metric import Metric
 from cluster.records import Name, Record
+from cluster.vectors.metric import Metric
 
 _STARTER_COSINE_MIN = 0.31
 """Measured with the starter embedder; docs/answers.md has the figures."""

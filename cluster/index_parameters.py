@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from cluster.metric import Metric
 from cluster.records import Record, is_none
+from cluster.vectors.metric import Metric
 
 EF_SEARCH_MAX = 10_000
 

@@ -15,11 +15,11 @@ from cluster.canary import lot_of
 from cluster.errors import InvalidArgument, NotFound, NotYet, Unavailable
 from cluster.evidence import EvidencePolicy
 from cluster.metadata import ColumnType
-from cluster.metric import Metric
 from cluster.prompt import PromptTemplate
 from cluster.release_log import Freshness
 from cluster.releases import CanaryShare, Switch
 from cluster.rollout_events import RegionStatus
+from cluster.vectors.metric import Metric
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from cluster import exact_json
 from cluster.arrays import Float32Array
 from cluster.checks import TEXT_CHARS_MAX
 from cluster.errors import InvalidArgument
-from cluster.vectors import check_vectors
+from cluster.vectors.checks import check_vectors
 
 Judgements: TypeAlias = Mapping[str, Mapping[str, int]]
 """Query id -> document id -> grade; 0 and less is irrelevant."""

@@ -40,7 +40,7 @@ from cluster.errors import InvalidArgument
 from cluster.filters import Filter, parse_filter
 from cluster.index_parameters import EF_SEARCH_MAX
 from cluster.search import TOP_K_DEFAULT, Embedded, SearchEffort, SearchRequest
-from cluster.vectors import are_short
+from cluster.vectors.checks import are_short
 from deployments.json_vectors import body_vectors
 
 TIMEOUT_MS_MAX = int(TIMEOUT_S_MAX * 1000)

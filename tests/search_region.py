@@ -32,10 +32,10 @@ from cluster.config import Settings
 from cluster.corpus_settings import CorpusSettings
 from cluster.index_parameters import IndexKind, IndexParameters
 from cluster.manifests import ManifestRef
-from cluster.metric import Metric
 from cluster.model_settings import GeneratorSettings
 from cluster.region_settings import EndpointSettings, RegionSettings, StoreSettings
 from cluster.releases import LogState, ReleaseContents
+from cluster.vectors.metric import Metric
 from deployments.cluster_ports import find_port_block
 from deployments.installation import Installation
 from deployments.local_cluster import LocalCluster, find_local_cluster

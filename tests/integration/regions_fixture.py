@@ -26,7 +26,6 @@ from cluster.corpus_settings import CorpusSettings
 from cluster.index_parameters import IndexKind, IndexParameters
 from cluster.log_entries import parse_entry
 from cluster.manifests import ManifestRef
-from cluster.metric import Metric
 from cluster.model_settings import GeneratorSettings
 from cluster.numbered_object import NumberedLog
 from cluster.object_store import ObjectStore, open_store
@@ -41,6 +40,7 @@ from cluster.release_fold import fold
 from cluster.releases import RELEASE_LOG, LogState, ReleaseContents
 from cluster.rollout_events import RegionStatus
 from cluster.session import SessionToken
+from cluster.vectors.metric import Metric
 from deployments.cluster_ports import find_port_block
 from deployments.driven_regions import DrivenRegions
 from deployments.http_client import HttpRegion

@@ -25,10 +25,10 @@ from cluster.filters import parse_filter
 from cluster.index_parameters import AutoIndex, IndexKind, IndexParameters
 from cluster.manifests import IndexManifest
 from cluster.merge import merge_hits
-from cluster.metric import Metric
 from cluster.object_store import ObjectStore, open_store
 from cluster.partitions import shard_of_partition, shards_to_ask
 from cluster.search import ShardQuery
+from cluster.vectors.metric import Metric
 from tests.integration.local_ray import local_ray
 
 pytestmark = [

@@ -19,8 +19,8 @@ from actors.shard_replica import ReplicaStatus
 from cluster.evidence import EvidencePolicy
 from cluster.index_parameters import IndexKind, IndexParameters
 from cluster.manifests import ManifestRef
-from cluster.metric import Metric
 from cluster.releases import ReleaseContents
+from cluster.vectors.metric import Metric
 from deployments import release_commands
 from deployments.installation import Installation
 from tests.integration.region_fixture import LiveRegion, build, ingest

@@ -18,9 +18,9 @@ from actors.shard_index import ShardIndex
 from actors.starter_models import starter_embedder_folder
 from cluster.arrays import Float32Array
 from cluster.index_parameters import IndexKind, IndexParameters
-from cluster.metric import Metric
 from cluster.search import ShardQuery
-from cluster.vectors import prepared
+from cluster.vectors.checks import prepared
+from cluster.vectors.metric import Metric
 from tests.integration.region_fixture import (
     PARTITIONED,
     READY_MADE,

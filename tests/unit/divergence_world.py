@@ -27,12 +27,12 @@ from cluster.consistency import Known
 from cluster.divergence import DivergenceLedger, Found, Probe, Turn
 from cluster.divergence_report import DivergenceReport
 from cluster.errors import RaygionError
-from cluster.metric import Metric
 from cluster.prompt import PromptTemplate
 from cluster.region_view import CorpusView, Pulse, RegionView, ReleaseView
 from cluster.release_log import Freshness
 from cluster.releases import Switch
 from cluster.search import Embedded, Hit, SearchRequest, SearchResult
+from cluster.vectors.metric import Metric
 from tests.fakes import SimClock
 from tests.unit.fake_service import FakeService, app_of, on_loopback
 from tests.unit.region_servers import nobody, peers_of, settings_of

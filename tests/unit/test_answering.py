@@ -33,10 +33,10 @@ from cluster.generation import (
     PromptTokenizer,
 )
 from cluster.local_store import LocalStore
-from cluster.metric import Metric
 from cluster.prompt import PromptTemplate, Truncated, Truncation
 from cluster.region_view import CorpusView, GeneratorView, RegionView, ReleaseView
 from cluster.search import Hit, SearchRequest, SearchResult
+from cluster.vectors.metric import Metric
 from tests.fakes import FakeTokenizer
 
 CORPUS = CorpusView(

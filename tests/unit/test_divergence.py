@@ -26,12 +26,12 @@ from cluster.divergence import (
     inquiries_of,
 )
 from cluster.divergence_report import Difference, Outcome
-from cluster.metric import Metric
 from cluster.prompt import PromptTemplate
 from cluster.quorum import vote_of
 from cluster.region_view import CorpusView, ReleaseView
 from cluster.search import Hit, MergedHits, SearchRequest, SearchResult
-from cluster.vectors import NORM_MAX, norms
+from cluster.vectors.checks import NORM_MAX, norms
+from cluster.vectors.metric import Metric
 from tests.fakes import SimClock
 
 RELEASE = 7

@@ -29,13 +29,13 @@ from cluster.filters import parse_filter
 from cluster.index_parameters import IndexKind, IndexParameters
 from cluster.local_store import LocalStore
 from cluster.manifests import IndexManifest, ShardArtifact
-from cluster.metric import Metric
 from cluster.object_store import ObjectStore
 from cluster.prompt import PromptTemplate
 from cluster.region_view import CorpusView, RegionView, ReleaseView
 from cluster.search import SearchEffort, ShardHits, ShardQuery
 from cluster.tombstones import stored_tombstones
-from cluster.vectors import prepared
+from cluster.vectors.checks import prepared
+from cluster.vectors.metric import Metric
 from tests.unit.recall import recall_at_10
 
 DIMENSION = 12

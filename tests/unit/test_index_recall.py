@@ -17,10 +17,10 @@ from actors.vector_rows import OneRowEach, vector_numbers
 from cluster.arrays import Float32Array, Int64Array
 from cluster.index_parameters import AutoIndex, IndexKind, IndexParameters
 from cluster.manifests import ShardArtifact
-from cluster.metric import Metric
 from cluster.recall import HELD_OUT, MOVED, STORED, QueryKind, Recall, RecallStratum
 from cluster.search import ShardQuery
-from cluster.vectors import normalized
+from cluster.vectors.checks import normalized
+from cluster.vectors.metric import Metric
 
 DIMENSION = 64
 NUM_ANSWERS = 60

@@ -13,8 +13,8 @@ from cluster.arrays import Float32Array
 from cluster.config import load_settings
 from cluster.errors import InvalidArgument
 from cluster.index_parameters import AutoIndex, IndexKind, IndexParameters, IndexTrial
-from cluster.metric import Metric
-from cluster.vectors import prepared
+from cluster.vectors.checks import prepared
+from cluster.vectors.metric import Metric
 
 DIMENSION = 16
 ALL_OF_IT = Extent(num_rows=2000, num_shards=1)

@@ -30,11 +30,11 @@ from cluster.fanout import scatter
 from cluster.index_parameters import IndexKind, IndexParameters
 from cluster.local_store import LocalStore
 from cluster.manifests import ArtifactFile, IndexManifest, ShardArtifact
-from cluster.metric import Metric
 from cluster.object_store import ObjectStore
 from cluster.prompt import PromptTemplate
 from cluster.region_view import CorpusView, RegionView, ReleaseView
 from cluster.search import ShardQuery
+from cluster.vectors.metric import Metric
 
 NUM_ROWS, DIMENSION, SHARDS = 60, 8, 2
 PARAMETERS = IndexParameters(kind=IndexKind.FLAT, metric=Metric.INNER_PRODUCT)

@@ -18,12 +18,12 @@ from cluster.consistency import Known
 from cluster.errors import InvalidArgument, NotFound, Unavailable
 from cluster.filters import parse_filter
 from cluster.metadata import ColumnType
-from cluster.metric import Metric
 from cluster.partitions import shards_to_ask
 from cluster.prompt import PromptTemplate
 from cluster.region_view import CorpusView, RegionView, ReleaseView
 from cluster.releases import Switch
 from cluster.search import Embedded, SearchRequest
+from cluster.vectors.metric import Metric
 from tests.unit.test_shard_search import DIMENSION, QUERIES, SHARDS, FakeShard, kind_of
 
 CORPUS = CorpusView(

@@ -8,10 +8,10 @@ import pytest
 
 from cluster.canary import Lots
 from cluster.errors import InvalidArgument, NotFound, Unavailable
-from cluster.metric import Metric
 from cluster.prompt import PromptTemplate
 from cluster.region_view import CorpusView, RegionView, ReleaseView
 from cluster.releases import CanaryShare, Switch
+from cluster.vectors.metric import Metric
 
 
 def corpus(name: str) -> CorpusView:

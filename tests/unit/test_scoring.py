@@ -5,12 +5,12 @@ import math
 import numpy as np
 import pytest
 
-from cluster import scoring
 from cluster.arrays import Float32Array
 from cluster.errors import Corrupt
-from cluster.metric import Metric
-from cluster.scoring import best, error_bound, scan, score_rows
-from cluster.vectors import norms
+from cluster.vectors import scoring
+from cluster.vectors.checks import norms
+from cluster.vectors.metric import Metric
+from cluster.vectors.scoring import best, error_bound, scan, score_rows
 
 
 def normal(*shape: int, seed: int = 0) -> Float32Array:
@@ -74,10 +74,10 @@ def test_scan_is_scoring_everything(metric: Metric, shift: float, chosen: int | 
 def test_scan_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     stored, queries = normal(50, 8), normal(7, 8, seed=1)
     whole = scan(queries, stored, None, 5, Metric.L2, float(norms(stored).max()))
-    monkeypatch.setattr("cluster.scoring._SCAN_ELEMENTS", 100)
-    monkeypatch.setattr("cluster.scoring._SCAN_QUERIES_MIN", 1)
-    monkeypatch.setattr("cluster.scoring._SCAN_ROWS", 3)
-    monkeypatch.setattr("cluster.scoring._BLOCK_ELEMENTS", 20)
+    monkeypatch.setattr("cluster.vectors.scoring._SCAN_ELEMENTS", 100)
+    monkeypatch.setattr("cluster.vectors.scoring._SCAN_QUERIES_MIN", 1)
+    monkeypatch.setattr("cluster.vectors.scoring._SCAN_ROWS", 3)
+    monkeypatch.setattr("cluster.vectors.scoring._BLOCK_ELEMENTS", 20)
     parts = scan(queries, stored, None, 5, Metric.L2, float(norms(stored).max()))
     assert [array.tobytes() for array in parts] == [array.tobytes() for array in whole]
 
@@ -87,9 +87,9 @@ def test_a_scan_of_many_rows_reads_them_for_several_queries_at_once(
 ) -> None:
     stored, queries = normal(1000, 4), normal(40, 4, seed=1)
     passes, fill = [], scoring._fill_approximate
-    monkeypatch.setattr("cluster.scoring._SCAN_ELEMENTS", 1000)
+    monkeypatch.setattr("cluster.vectors.scoring._SCAN_ELEMENTS", 1000)
     monkeypatch.setattr(
-        "cluster.scoring._fill_approximate", lambda *given: passes.append(fill(*given))
+        "cluster.vectors.scoring._fill_approximate", lambda *given: passes.append(fill(*given))
     )
     scan(queries, stored, None, 5, Metric.L2, float(norms(stored).max()))
     assert len(passes) == 3

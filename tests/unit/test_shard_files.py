@@ -18,8 +18,8 @@ from cluster.arrays import Float32Array
 from cluster.errors import Corrupt, InvalidArgument
 from cluster.filters import parse_filter
 from cluster.index_parameters import IndexKind, IndexParameters
-from cluster.metric import Metric
 from cluster.search import SearchEffort, ShardQuery
+from cluster.vectors.metric import Metric
 
 DIMENSION = 8
 FILES = (INDEX_FILE, DOCUMENTS_FILE, VECTOR_ROWS_FILE)

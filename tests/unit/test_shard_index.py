@@ -22,9 +22,9 @@ from cluster.filter_mask import filter_mask
 from cluster.filters import Filter, parse_filter
 from cluster.index_parameters import IndexKind, IndexParameters
 from cluster.merge import merge_hits
-from cluster.metric import Metric
 from cluster.search import MergedHits, SearchEffort, ShardHits, ShardQuery
-from cluster.vectors import prepared
+from cluster.vectors.checks import prepared
+from cluster.vectors.metric import Metric
 
 DIMENSION = 16
 KINDS_AND_METRICS = list(itertools.product(IndexKind, Metric))

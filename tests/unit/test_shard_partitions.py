@@ -22,9 +22,9 @@ from cluster.arrays import Float32Array
 from cluster.errors import Corrupt, InvalidArgument
 from cluster.filters import Filter, parse_filter
 from cluster.index_parameters import IndexKind, IndexParameters
-from cluster.metric import Metric
 from cluster.search import SearchEffort, ShardHits, ShardQuery
-from cluster.vectors import prepared
+from cluster.vectors.checks import prepared
+from cluster.vectors.metric import Metric
 
 DIMENSION = 16
 CITIES = ["b", "a", "é", "", "Zürich"]

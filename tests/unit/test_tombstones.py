@@ -16,9 +16,9 @@ from actors.shard_index import ShardIndex
 from cluster.arrays import Float32Array
 from cluster.filters import Filter, parse_filter
 from cluster.index_parameters import IndexKind, IndexParameters
-from cluster.metric import Metric
 from cluster.search import SearchEffort, ShardHits, ShardQuery
-from cluster.vectors import prepared
+from cluster.vectors.checks import prepared
+from cluster.vectors.metric import Metric
 from tests.unit.recall import recall_at_10
 
 DIMENSION = 16

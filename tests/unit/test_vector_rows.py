@@ -23,9 +23,9 @@ from cluster.arrays import Float32Array
 from cluster.errors import Corrupt
 from cluster.filters import parse_filter
 from cluster.index_parameters import IndexKind, IndexParameters
-from cluster.metric import Metric
 from cluster.search import SearchEffort, ShardQuery
-from cluster.vectors import prepared
+from cluster.vectors.checks import prepared
+from cluster.vectors.metric import Metric
 
 faiss: Any = _faiss
 DIMENSION = 16

@@ -8,8 +8,8 @@ import numpy.typing as npt
 import pytest
 
 from cluster.errors import InvalidArgument
-from cluster.metric import Metric
-from cluster.vectors import check_norms, check_vectors, normalized, norms, prepared
+from cluster.vectors.checks import check_norms, check_vectors, normalized, norms, prepared
+from cluster.vectors.metric import Metric
 
 
 def test_numbers_become_contiguous_float32() -> None:

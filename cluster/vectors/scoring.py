@@ -17,8 +17,8 @@ import numpy as np
 
 from cluster.arrays import Float32Array, Float64Array, Int64Array
 from cluster.errors import Corrupt
-from cluster.metric import Metric
-from cluster.vectors import norms
+from cluster.vectors.checks import norms
+from cluster.vectors.metric import Metric
 
 # Elements of a block of products: 0.5 MB of float64 stay in the second-level cache (blocks of
 # 10 MB took twice the time).

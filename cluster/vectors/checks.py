@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from cluster.arrays import Float32Array, Float64Array
 from cluster.errors import InvalidArgument
-from cluster.metric import Metric
+from cluster.vectors.metric import Metric
 
 NORM_MAX = 1e18
 """Longer vectors are refused: the square of a distance between two must stay a float32."""
