@@ -5,11 +5,11 @@ from __future__ import annotations
 from cluster.artifact_files import ArtifactFile
 from cluster.catalog import Catalog
 from cluster.config import Settings
+from cluster.corpora.next_release import NextIndexes, corpora_for_release, indexes_for_release
 from cluster.corpus_settings import CorpusSettings
 from cluster.index_parameters import IndexParameters
 from cluster.index_versions import built_version, derived_version
 from cluster.manifests import CorpusManifest, IndexManifest, ManifestRef, ModelKind, ModelManifest
-from cluster.next_release import NextIndexes, corpora_for_release, indexes_for_release
 from tests.unit.gc_world import ShiftedClock, TimedStore
 
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from cluster.artifacts import Artifacts
 from cluster.catalog import Catalog
 from cluster.config import Settings
-from cluster.corpora import CorpusLine, corpus_line, corpus_lines
+from cluster.corpora.overview import CorpusLine, corpus_line, corpus_lines
 from cluster.corpus_content import store_part
 from cluster.deletes import delete_documents, drop_corpus
 from cluster.documents import Document
