@@ -36,9 +36,9 @@ from cluster.coordination import Decide, RolloutDriver, Vitals
 from cluster.errors import Fenced, NotFound, OutcomeUnknown, RaygionError, Unavailable
 from cluster.object_store import ObjectStore
 from cluster.outcomes import OutcomeReport
-from cluster.region_status import RegionSummary
 from cluster.region_view import Pulse, RegionView
-from cluster.regions_overview import overview
+from cluster.regions.overview import overview
+from cluster.regions.status import RegionSummary
 from cluster.release_log import ReleaseLog
 from cluster.release_parts import claim_release
 from cluster.releases import LogState, Proposal, Release, ReleaseContents

@@ -12,7 +12,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from actors import names
 from actors.actor_calls import NAMESPACE
 from cluster.errors import Conflict, DeadlineExceeded, OutcomeUnknown, RaygionError, Unavailable
-from cluster.region_status import RegionSummary
+from cluster.regions.status import RegionSummary
 from cluster.releases import LogState, Proposal, ReleaseContents, ReleaseStatus
 from cluster.rollout_settings import RolloutPolicy
 

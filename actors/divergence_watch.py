@@ -18,7 +18,9 @@ from typing import Any, Protocol
 from cluster.answers import EmbeddingService
 from cluster.clock import Clock, Deadline
 from cluster.config import Settings
-from cluster.divergence import (
+from cluster.errors import RaygionError, Unavailable
+from cluster.region_view import RegionView, ReleaseView
+from cluster.regions.divergence import (
     Comparison,
     Found,
     Inquiry,
@@ -27,10 +29,8 @@ from cluster.divergence import (
     compared,
     inquiries_of,
 )
-from cluster.divergence_report import DivergenceReport
-from cluster.errors import RaygionError, Unavailable
-from cluster.region_peers import Peers
-from cluster.region_view import RegionView, ReleaseView
+from cluster.regions.divergence_report import DivergenceReport
+from cluster.regions.peers import Peers
 from cluster.search import SearchResult
 
 log = logging.getLogger(__name__)

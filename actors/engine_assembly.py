@@ -21,10 +21,10 @@ from actors.view_follower import ViewFollower
 from cluster.answers import EmbeddingService
 from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.config import Settings
-from cluster.divergence import STANDING_MAX, Found
 from cluster.object_store import ObjectStore
-from cluster.region_peers import RegionInternals
-from cluster.region_routing import loads_of
+from cluster.regions.divergence import STANDING_MAX, Found
+from cluster.regions.peers import RegionInternals
+from cluster.regions.routing import loads_of
 
 
 @dataclass(frozen=True, slots=True)

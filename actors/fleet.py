@@ -17,7 +17,7 @@ from actors import names
 from cluster.clock import Clock
 from cluster.errors import Unavailable
 from cluster.placement import Dismiss, Group, Member, Start, plan
-from cluster.region_status import MachineSummary
+from cluster.regions.status import MachineSummary
 
 log = logging.getLogger(__name__)
 _DISMISS_AFTER_S = 10.0

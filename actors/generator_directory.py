@@ -14,8 +14,8 @@ from cluster.artifact_files import ArtifactFile
 from cluster.artifacts import Artifacts
 from cluster.generation import Generator, PromptTokenizer
 from cluster.object_store import ObjectStore
-from cluster.region_peers import GeneratingPeers
 from cluster.region_view import GeneratorView, RegionView, ReleaseView
+from cluster.regions.peers import GeneratingPeers
 
 
 class RegionGenerators:

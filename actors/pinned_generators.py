@@ -19,7 +19,7 @@ _NUDGE_TIMEOUT_S = 2.0
 
 
 class PinnedGenerators:
-    """`cluster.region_peers.RegionInternals` over the generators of the resident releases."""
+    """`cluster.regions.peers.RegionInternals` over the generators of the resident releases."""
 
     def __init__(
         self,

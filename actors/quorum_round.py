@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 
 from cluster.clock import Deadline
 from cluster.demand import EVENTUAL
-from cluster.divergence import Found, Inquiry, compared
 from cluster.errors import InvalidArgument, NotYet, RaygionError, Unavailable
-from cluster.quorum import Vote, agreed, diverging, majority, vote_of
+from cluster.regions.divergence import Found, Inquiry, compared
+from cluster.regions.quorum import Vote, agreed, diverging, majority, vote_of
 from cluster.search import SearchRequest, SearchResult
 
 log = logging.getLogger(__name__)

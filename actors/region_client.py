@@ -27,7 +27,7 @@ from cluster.demand import demand_of
 from cluster.errors import Unavailable
 from cluster.filters import Filter, parse_filter
 from cluster.prompt import truncation_of
-from cluster.region_status import RegionSummary
+from cluster.regions.status import RegionSummary
 from cluster.search import TOP_K_DEFAULT, SearchRequest, SearchResult
 from cluster.vectors.checks import check_vectors
 

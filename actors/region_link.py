@@ -13,9 +13,9 @@ import httpx
 
 from cluster.clock import Deadline
 from cluster.errors import DeadlineExceeded, Overloaded, TooLarge, Unavailable
-from cluster.event_stream import EventParser
-from cluster.region_site import RegionSite
-from cluster.region_wire import FORWARDED_BY, Call, parse_error
+from cluster.regions.event_stream import EventParser
+from cluster.regions.site import RegionSite
+from cluster.regions.wire import FORWARDED_BY, Call, parse_error
 
 CONNECT_TIMEOUT_S = 1.0
 """Several times the longest round trip on earth, and short enough to ask the next region."""

@@ -14,8 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 
 from cluster.config import Settings
-from cluster.region_site import RegionSite
-from cluster.region_wire import NUDGE
+from cluster.regions.site import RegionSite
+from cluster.regions.wire import NUDGE
 
 log = logging.getLogger(__name__)
 _TIMEOUT_S = 1.0

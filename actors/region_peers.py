@@ -1,4 +1,4 @@
-"""The other regions over HTTP: `cluster.region_peers.Peers`, with their health by outcomes."""
+"""The other regions over HTTP: `cluster.regions.peers.Peers`, with their health by outcomes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from cluster.clock import SYSTEM_CLOCK, Clock, Deadline
 from cluster.config import Settings
 from cluster.errors import DeadlineExceeded, InvalidArgument, Overloaded, RaygionError, Unavailable
 from cluster.generation import GenerationChunk, GenerationRequest
-from cluster.region_routing import RegionRouter
-from cluster.region_settings import RoutingPolicy
-from cluster.region_wire import (
+from cluster.regions.routing import RegionRouter
+from cluster.regions.settings import RoutingPolicy
+from cluster.regions.wire import (
     answer_call,
     generate_call,
     parse_answer_event,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from actors.loaded_release import LoadedRelease
-from cluster.region_status import CanarySummary, CorpusSummary, RegionSummary, ReleaseSummary
 from cluster.region_view import CorpusView, Pulse, RegionView, ReleaseView
-from cluster.regions_overview import RegionsOverview
+from cluster.regions.overview import RegionsOverview
+from cluster.regions.status import CanarySummary, CorpusSummary, RegionSummary, ReleaseSummary
 from cluster.release_log import Freshness
 from cluster.releases import LogState
 from cluster.rollout import Rollout

@@ -22,7 +22,6 @@ from cluster.answers import AnswerEvent, AnswerRequest, EmbeddingService, Token
 from cluster.clock import Clock, Deadline
 from cluster.consistency import Elsewhere, Known, Reading, Refresh, Serve, Wait, decide
 from cluster.demand import Consistency, Demand
-from cluster.divergence import Found
 from cluster.errors import (
     Corrupt,
     DeadlineExceeded,
@@ -33,7 +32,8 @@ from cluster.errors import (
     RaygionError,
     Unavailable,
 )
-from cluster.region_peers import Peers
+from cluster.regions.divergence import Found
+from cluster.regions.peers import Peers
 from cluster.search import SearchRequest, SearchResult
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from functools import partial
 from cluster.clock import Deadline
 from cluster.errors import InvalidArgument, Unavailable
 from cluster.generation import GenerationChunk, GenerationRequest
-from cluster.region_peers import GeneratingPeers
+from cluster.regions.peers import GeneratingPeers
 from cluster.resuming import resumed
 
 

@@ -18,8 +18,8 @@ from cluster.clock import SYSTEM_CLOCK, Backoff, Deadline
 from cluster.consistency import Known
 from cluster.errors import Unavailable
 from cluster.outcomes import OutcomeCounts
-from cluster.region_status import RegionSummary
 from cluster.region_view import Pulse, RegionView
+from cluster.regions.status import RegionSummary
 
 log = logging.getLogger(__name__)
 _BACKOFF = Backoff(initial_s=0.1, wait_max_s=2.0)
@@ -37,7 +37,7 @@ _REPORT_TIMEOUT_S = 5.0
 
 class ViewFollower:
     """Follows the region's coordinator. While it is away, the last view stays in force. Also a
-    `cluster.region_status.StatusSource`.
+    `cluster.regions.status.StatusSource`.
     """
 
     def __init__(self, coordinator: str, rng: random.Random) -> None:

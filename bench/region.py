@@ -24,7 +24,7 @@ from cluster.config import Settings
 from cluster.corpus_settings import CorpusSettings
 from cluster.manifests import IndexManifest, ModelKind, ModelManifest
 from cluster.model_settings import GeneratorSettings
-from cluster.region_settings import EndpointSettings, RegionSettings, StoreSettings
+from cluster.regions.settings import EndpointSettings, RegionSettings, StoreSettings
 from deployments import pipeline, region_host, release_commands
 from deployments.console import Step, Steps
 from deployments.installation import Installation

@@ -23,7 +23,7 @@ from cluster.corpus_settings import CorpusSettings
 from cluster.index_parameters import IndexKind, IndexParameters
 from cluster.manifests import ManifestRef
 from cluster.model_settings import GeneratorSettings
-from cluster.region_settings import (
+from cluster.regions.settings import (
     EndpointSettings,
     RegionSettings,
     RoutingPolicy,

@@ -30,10 +30,10 @@ from cluster.evidence import EvidenceSettings
 from cluster.model_settings import EmbedderSettings, GeneratorSettings
 from cluster.prompt import PromptTemplate
 from cluster.records import Name, Record
-from cluster.region_map import RegionMap
-from cluster.region_settings import Key, RegionSettings, RoutingSettings, StoreSettings
-from cluster.region_site import RegionSite
-from cluster.residency import Residency
+from cluster.regions.map import RegionMap
+from cluster.regions.residency import Residency
+from cluster.regions.settings import Key, RegionSettings, RoutingSettings, StoreSettings
+from cluster.regions.site import RegionSite
 from cluster.rollout_settings import RolloutPolicy
 
 CONFIG_FILE = "regions.yaml"

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from cluster.clock import SYSTEM_CLOCK
 from cluster.region_claim import read_heartbeats
-from cluster.regions_overview import RegionLine, RegionsOverview, overview
+from cluster.regions.overview import RegionLine, RegionsOverview, overview
 from cluster.rollout_events import REGIONS
 from deployments.cli_options import Config, Json, Region, Store, opened, read_settings
 from deployments.cli_regions import anywhere

@@ -24,7 +24,7 @@ from cluster.config import Settings
 from cluster.errors import Conflict, InvalidArgument, NotFound
 from cluster.index_parameters import IndexKind, IndexParameters
 from cluster.prompt import PromptTemplate
-from cluster.region_settings import RegionSettings, RoutingPolicy, RoutingSettings
+from cluster.regions.settings import RegionSettings, RoutingPolicy, RoutingSettings
 from cluster.releases import ReleaseContents
 from deployments import demo_region_steps as acts
 from deployments.console import REUSED, Step, Steps, err

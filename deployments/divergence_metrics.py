@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from cluster.divergence_report import DivergenceReport, Outcome
+from cluster.regions.divergence_report import DivergenceReport, Outcome
 
 
 class DivergenceMetrics(Collector):

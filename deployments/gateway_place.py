@@ -19,7 +19,7 @@ from actors import names
 from actors.actor_calls import NamedActor
 from actors.gateway_spread import GatewayOrder
 from cluster.errors import RaygionError
-from cluster.region_settings import EndpointSettings
+from cluster.regions.settings import EndpointSettings
 
 log = logging.getLogger(__name__)
 _LOOPBACK = "127.0.0.1"

@@ -17,10 +17,10 @@ from starlette.types import ASGIApp, Lifespan
 
 from cluster.answers import AnswerEvent, QueryService, Retrieved, last_event
 from cluster.clock import SYSTEM_CLOCK, Clock
-from cluster.divergence_report import DivergenceReport
 from cluster.errors import InvalidArgument, NotFound, RaygionError, Unavailable
-from cluster.region_peers import RegionInternals
-from cluster.region_status import RegionSummary, StatusSource
+from cluster.regions.divergence_report import DivergenceReport
+from cluster.regions.peers import RegionInternals
+from cluster.regions.status import RegionSummary, StatusSource
 from deployments.alive_stream import alive
 from deployments.answer_schema import AnswerBody, parse_answer
 from deployments.divergence_metrics import DivergenceMetrics

@@ -14,7 +14,7 @@ from starlette.types import Scope
 from cluster.answers import AnswerRequest
 from cluster.caller import Caller, Location
 from cluster.errors import InvalidArgument
-from cluster.region_wire import FORWARDED_BY
+from cluster.regions.wire import FORWARDED_BY
 from cluster.search import SearchRequest
 from deployments.http_body import header_values
 

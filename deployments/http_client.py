@@ -9,7 +9,7 @@ import httpx
 import orjson
 
 from cluster.errors import RaygionError, Unavailable
-from cluster.event_stream import EventParser
+from cluster.regions.event_stream import EventParser
 from deployments.installation import Installation, NotRunning
 
 _TIMEOUT_S = 660.0

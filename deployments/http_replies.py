@@ -11,7 +11,7 @@ import orjson
 from pydantic import BaseModel, Field
 
 from cluster.answers import AnswerResult, Retrieved
-from cluster.region_status import RegionSummary
+from cluster.regions.status import RegionSummary
 from cluster.search import Hit, SearchResult
 from deployments.http_schema import PARTS, Part, ReplyForm
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cluster import region_wire
+from cluster.regions import wire as region_wire
 
 SEARCH = region_wire.SEARCH
 ANSWER = "/v1/answer"

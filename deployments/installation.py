@@ -12,8 +12,8 @@ from cluster.catalog import Catalog
 from cluster.config import Settings
 from cluster.errors import Unavailable
 from cluster.object_store import ObjectStore, open_store
-from cluster.region_settings import RegionSettings
-from cluster.region_site import RegionSite
+from cluster.regions.settings import RegionSettings
+from cluster.regions.site import RegionSite
 from cluster.release_log import read_release_log
 from cluster.releases import LogState
 from deployments.haproxy_config import GatewayPlaces

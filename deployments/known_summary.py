@@ -10,7 +10,7 @@ import asyncio
 
 from cluster.clock import Clock
 from cluster.errors import DeadlineExceeded, RaygionError, Unavailable
-from cluster.region_status import RegionSummary, StatusSource
+from cluster.regions.status import RegionSummary, StatusSource
 
 FRESH_S = 0.5
 """An answer, or a failure, serves all who ask within so long."""

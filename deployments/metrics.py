@@ -10,7 +10,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from cluster.answers import AnswerResult, Retrieved
 from cluster.demand import Consistency
-from cluster.region_status import RegionSummary
+from cluster.regions.status import RegionSummary
 from cluster.search import SearchResult
 from deployments.duration_histogram import DurationHistogram
 

@@ -26,8 +26,8 @@ from cluster.checks import (
 )
 from cluster.clock import Clock, Deadline
 from cluster.generation import ChatMessage, GenerationChunk, GenerationRequest, Role
-from cluster.region_peers import RegionInternals
-from cluster.region_wire import ANSWER, GENERATE, NUDGE
+from cluster.regions.peers import RegionInternals
+from cluster.regions.wire import ANSWER, GENERATE, NUDGE
 from deployments.alive_stream import alive
 from deployments.answer_schema import (
     AnswerBody,

@@ -11,8 +11,8 @@ from cluster.caller import Caller, Location
 from cluster.clock import SYSTEM_CLOCK, Clock, Deadline
 from cluster.config import Settings
 from cluster.errors import DeadlineExceeded, InvalidArgument, RaygionError, Unavailable
-from cluster.region_routing import RegionRouter
-from cluster.region_wire import OWN_FAULTS
+from cluster.regions.routing import RegionRouter
+from cluster.regions.wire import OWN_FAULTS
 from cluster.session import SessionToken
 from deployments.http_client import HttpRegion
 

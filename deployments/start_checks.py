@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from cluster.config import Settings
 from cluster.object_store import local_folder
-from cluster.region_settings import is_loopback
+from cluster.regions.settings import is_loopback
 from cluster.shared_folder import MOUNTS, check_shared_folder
 from deployments.installation import Installation
 

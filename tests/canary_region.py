@@ -20,7 +20,7 @@ from cluster.corpus_settings import CorpusSettings
 from cluster.index_parameters import IndexKind, IndexParameters
 from cluster.manifests import ManifestRef
 from cluster.model_settings import GeneratorSettings
-from cluster.region_settings import EndpointSettings, RegionSettings, StoreSettings
+from cluster.regions.settings import EndpointSettings, RegionSettings, StoreSettings
 from cluster.releases import ReleaseContents
 from cluster.vectors.metric import Metric
 from deployments.cluster_ports import find_port_block

@@ -33,7 +33,7 @@ from cluster.corpus_settings import ChunkSettings, CorpusSettings, LongPassages
 from cluster.index_parameters import IndexKind, IndexParameters
 from cluster.manifests import IndexManifest, ManifestRef
 from cluster.model_settings import GeneratorSettings
-from cluster.region_settings import EndpointSettings, RegionSettings, StoreSettings
+from cluster.regions.settings import EndpointSettings, RegionSettings, StoreSettings
 from cluster.releases import ReleaseContents
 from cluster.vectors.metric import Metric
 from deployments import pipeline, region_host, release_commands

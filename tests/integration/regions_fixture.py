@@ -29,7 +29,7 @@ from cluster.manifests import ManifestRef
 from cluster.model_settings import GeneratorSettings
 from cluster.numbered_object import NumberedLog
 from cluster.object_store import ObjectStore, open_store
-from cluster.region_settings import (
+from cluster.regions.settings import (
     EndpointSettings,
     RegionSettings,
     RoutingPolicy,

@@ -25,7 +25,7 @@ from werkzeug.serving import make_server
 
 from cluster.config import Settings
 from cluster.object_store import open_store
-from cluster.region_settings import StoreSettings
+from cluster.regions.settings import StoreSettings
 from deployments.installation import Installation
 from deployments.region_driver import Note, RegionDriver
 from tests.integration.regions_fixture import (

@@ -15,7 +15,7 @@ from actors.region_client import Region, connect
 from actors.starter_models import STARTER_GENERATOR
 from cluster.answers import AnswerResult
 from cluster.errors import DeadlineExceeded, InvalidArgument, RaygionError
-from cluster.region_status import RegionSummary
+from cluster.regions.status import RegionSummary
 from cluster.search import SearchResult
 from deployments.local_cluster import LocalCluster, find_local_cluster, start_local_cluster
 from tests.integration.region_fixture import REGION, LiveRegion

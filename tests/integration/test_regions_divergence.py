@@ -16,7 +16,7 @@ import pytest
 from cluster.arrays import Float32Array
 from cluster.config import DivergenceSettings
 from cluster.object_store import open_store
-from cluster.region_site import RegionSite
+from cluster.regions.site import RegionSite
 from cluster.vectors.checks import normalized
 from tests.integration.regions_fixture import REGIONS, ThreeRegions, regions_settings, running
 from tests.search_region import CORPUS, wait_until

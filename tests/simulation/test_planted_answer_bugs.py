@@ -18,8 +18,8 @@ from cluster.consistency import Known, Reading
 from cluster.coordination import RolloutDriver
 from cluster.demand import EVENTUAL, Demand
 from cluster.errors import RaygionError
-from cluster.quorum import Vote
 from cluster.region_view import RegionView
+from cluster.regions.quorum import Vote
 from cluster.release_log import Freshness
 from cluster.releases import Switch
 from cluster.search import SearchRequest, SearchResult

@@ -9,8 +9,8 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from bench.markdown import table
-from cluster.divergence_report import CorpusProbe, DivergenceReport
 from cluster.errors import Unavailable
+from cluster.regions.divergence_report import CorpusProbe, DivergenceReport
 from tests.unit.fake_service import FakeService, app_of
 
 COLUMNS = ("metric", "type", "labels", "meaning")

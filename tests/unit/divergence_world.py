@@ -24,11 +24,11 @@ from cluster.arrays import Float32Array
 from cluster.clock import SYSTEM_CLOCK
 from cluster.config import Settings
 from cluster.consistency import Known
-from cluster.divergence import DivergenceLedger, Found, Probe, Turn
-from cluster.divergence_report import DivergenceReport
 from cluster.errors import RaygionError
 from cluster.prompt import PromptTemplate
 from cluster.region_view import CorpusView, Pulse, RegionView, ReleaseView
+from cluster.regions.divergence import DivergenceLedger, Found, Probe, Turn
+from cluster.regions.divergence_report import DivergenceReport
 from cluster.release_log import Freshness
 from cluster.releases import Switch
 from cluster.search import Embedded, Hit, SearchRequest, SearchResult

@@ -26,7 +26,7 @@ from cluster.answers import (
 )
 from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.errors import InvalidArgument
-from cluster.region_status import CorpusSummary, RegionSummary, ReleaseSummary
+from cluster.regions.status import CorpusSummary, RegionSummary, ReleaseSummary
 from cluster.search import Hit, MergedHits, SearchRequest, SearchResult
 from deployments.http_app import RegionApp, build_http_app
 from deployments.http_settings import HttpSettings

@@ -15,7 +15,7 @@ from cluster.clock import Deadline
 from cluster.config import Settings
 from cluster.errors import RaygionError
 from cluster.generation import GenerationChunk, GenerationRequest
-from cluster.region_peers import RegionInternals
+from cluster.regions.peers import RegionInternals
 from deployments.http_settings import HttpSettings
 from tests.unit.fake_service import FakeService, app_of, on_loopback
 

@@ -199,7 +199,9 @@ class Region:
 
 @dataclass
 class Links:
-    """`cluster.region_peers.Peers`: the other regions of the world, in the order of their names."""
+    """`cluster.regions.peers.Peers`: the other regions of the world, in the order of their
+    names.
+    """
 
     here: Region
 

@@ -35,7 +35,7 @@ from cluster.manifests import IndexManifest, ManifestRef, ModelManifest
 from cluster.model_settings import GeneratorSettings
 from cluster.numbered_object import NumberedLog
 from cluster.object_store import ObjectStore, open_store
-from cluster.region_settings import RegionSettings
+from cluster.regions.settings import RegionSettings
 from cluster.releases import RELEASE_LOG, Elect, ReleaseContents, entry_path
 from cluster.rollout import Rollout
 from cluster.rollout_events import Append

@@ -28,7 +28,7 @@ from cluster.metadata import ColumnType
 from cluster.model_settings import GeneratorSettings
 from cluster.object_store import ObjectStore
 from cluster.passages import Passage, passage_table, write_part
-from cluster.region_settings import RegionSettings, StoreSettings
+from cluster.regions.settings import RegionSettings, StoreSettings
 from cluster.tombstones import read_tombstones, stored_tombstones, write_tombstones
 from deployments.console import Steps
 from deployments.installation import Installation

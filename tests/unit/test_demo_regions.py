@@ -7,7 +7,7 @@ import pytest
 
 from cluster.config import Settings
 from cluster.errors import InvalidArgument
-from cluster.region_settings import RegionSettings, StoreSettings
+from cluster.regions.settings import RegionSettings, StoreSettings
 from deployments.console import Steps
 from deployments.demo_regions import run_regions_demo
 from deployments.demo_regions_report import Cut, Findings, Killed, SwitchSeen, report

@@ -13,7 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.divergence import (
+from cluster.prompt import PromptTemplate
+from cluster.region_view import CorpusView, ReleaseView
+from cluster.regions.divergence import (
     STANDING_MAX,
     VECTORS,
     Comparison,
@@ -25,10 +27,8 @@ from cluster.divergence import (
     drawn_vectors,
     inquiries_of,
 )
-from cluster.divergence_report import Difference, Outcome
-from cluster.prompt import PromptTemplate
-from cluster.quorum import vote_of
-from cluster.region_view import CorpusView, ReleaseView
+from cluster.regions.divergence_report import Difference, Outcome
+from cluster.regions.quorum import vote_of
 from cluster.search import Hit, MergedHits, SearchRequest, SearchResult
 from cluster.vectors.checks import NORM_MAX, norms
 from cluster.vectors.metric import Metric

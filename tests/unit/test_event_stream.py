@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import Unavailable
-from cluster.event_stream import EVENT_BYTES_MAX, EventParser
+from cluster.regions.event_stream import EVENT_BYTES_MAX, EventParser
 
 STREAM = (
     b': alive\n\nevent: token\ndata: {"text":"\xe2\x80\xa8\xc2\x85"}\n\n'

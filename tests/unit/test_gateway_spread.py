@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from actors.gateway_spread import GatewaySpread
-from cluster.region_settings import EndpointSettings
+from cluster.regions.settings import EndpointSettings
 from tests.fakes import SimClock
 
 NODES = ("n1", "n2")

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from cluster.filters import parse_filter
-from cluster.region_wire import ARROW_TYPE, FLOAT32_TYPE
+from cluster.regions.wire import ARROW_TYPE, FLOAT32_TYPE
 from cluster.search import SearchEffort
 from tests.unit.fake_service import DIMENSION, HIT, MADE, FakeService, in_process
 

@@ -10,8 +10,8 @@ import pytest
 
 from cluster.caller import Location
 from cluster.errors import InvalidArgument
-from cluster.region_settings import RoutingSettings
-from cluster.region_wire import FLOAT32_TYPE
+from cluster.regions.settings import RoutingSettings
+from cluster.regions.wire import FLOAT32_TYPE
 from cluster.search import SearchRequest
 from deployments.http_caller import CallerReader
 from tests.unit.fake_service import DIMENSION, FakeService, in_process

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from cluster.demand import EVENTUAL, Consistency, Demand
 from cluster.errors import NotYet, Unavailable
-from cluster.region_wire import FLOAT32_TYPE
+from cluster.regions.wire import FLOAT32_TYPE
 from cluster.session import SessionToken
 from deployments.cli import app
 from tests.unit.fake_service import DIMENSION, MADE, FakeService, in_process

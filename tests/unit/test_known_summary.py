@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from cluster.errors import DeadlineExceeded, Unavailable
-from cluster.region_status import RegionSummary
+from cluster.regions.status import RegionSummary
 from deployments import known_summary
 from deployments.known_summary import FRESH_S, KnownSummary
 from tests.fakes import SimClock

@@ -10,7 +10,7 @@ import pytest
 
 from cluster.errors import ContextLengthExceeded, InvalidArgument
 from cluster.generation import ChatMessage
-from cluster.region_status import RegionSummary
+from cluster.regions.status import RegionSummary
 from deployments.openai_schema import IGNORED_MESSAGE_KEYS, parse_chat
 from tests.unit.fake_service import MODEL, FakeService, in_process
 

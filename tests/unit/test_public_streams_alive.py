@@ -13,7 +13,7 @@ from openai import APIError, AsyncOpenAI
 
 from cluster.answers import AnswerEvent, AnswerRequest
 from cluster.errors import Unavailable
-from cluster.event_stream import EventParser
+from cluster.regions.event_stream import EventParser
 from deployments import http_app
 from deployments.alive_stream import SIGN_OF_LIFE
 from tests.unit.fake_service import FakeService, app_of, on_loopback

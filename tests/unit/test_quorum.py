@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cluster.quorum import Vote, agreed, diverging, majority, vote_of
+from cluster.regions.quorum import Vote, agreed, diverging, majority, vote_of
 from cluster.search import Hit, MergedHits, SearchResult
 
 HIT = Hit(id="a", score=float(np.float32(0.1)), text="tea", metadata={"year": 2000})

@@ -15,7 +15,7 @@ from cluster.clock import Deadline
 from cluster.errors import InvalidArgument
 from cluster.generation import ChatMessage, GenerationRequest
 from cluster.region_view import RegionView
-from cluster.region_wire import ANSWER, GENERATE
+from cluster.regions.wire import ANSWER, GENERATE
 from deployments.http_routes import REGION_ROUTES
 from deployments.http_settings import HttpSettings
 from tests.unit.fake_service import FakeService, app_of

@@ -16,15 +16,10 @@ from hypothesis import strategies as st
 
 from cluster.caller import Caller, Location
 from cluster.config import Settings
-from cluster.region_routing import (
-    REGION_BREAKER,
-    RegionRouter,
-    distance_km,
-    loads_of,
-)
-from cluster.region_settings import RoutingPolicy
-from cluster.region_site import RegionSite
-from cluster.regions_overview import SILENT_AFTER_S
+from cluster.regions.overview import SILENT_AFTER_S
+from cluster.regions.routing import REGION_BREAKER, RegionRouter, distance_km, loads_of
+from cluster.regions.settings import RoutingPolicy
+from cluster.regions.site import RegionSite
 from cluster.rollout_events import RegionStatus
 
 LATENCIES = Path(__file__).parents[1] / "data" / "latency" / "region_rtt_ms.csv"

@@ -8,7 +8,7 @@ import pytest
 
 from cluster.config import Settings
 from cluster.errors import InvalidArgument
-from cluster.region_settings import EndpointSettings
+from cluster.regions.settings import EndpointSettings
 from deployments import region_host
 from deployments.installation import Installation
 

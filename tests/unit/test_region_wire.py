@@ -16,7 +16,7 @@ from cluster.caller import Caller, Location
 from cluster.clock import Deadline
 from cluster.demand import demand_of
 from cluster.filters import parse_filter
-from cluster.quorum import vote_of
+from cluster.regions.quorum import vote_of
 from cluster.search import Embedded, Hit, MergedHits, SearchEffort, SearchRequest, SearchResult
 from cluster.session import SessionToken
 from tests.unit.fake_service import DIMENSION, FakeService

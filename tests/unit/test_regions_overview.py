@@ -13,7 +13,7 @@ from cluster.clock import SYSTEM_CLOCK
 from cluster.errors import InvalidArgument
 from cluster.numbered_object import NumberedLog
 from cluster.object_store import open_store
-from cluster.regions_overview import overview
+from cluster.regions.overview import overview
 from cluster.release_fold import fold
 from cluster.releases import RELEASE_LOG, LogEntry, LogState
 from cluster.rollout_events import RegionStatus, heartbeat_path

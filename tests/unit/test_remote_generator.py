@@ -16,7 +16,7 @@ from cluster import errors
 from cluster.clock import Deadline
 from cluster.config import Settings
 from cluster.generation import ChatMessage, GenerationChunk, GenerationRequest
-from cluster.region_wire import ANSWER, GENERATE, NUDGE
+from cluster.regions.wire import ANSWER, GENERATE, NUDGE
 from tests.unit.fake_service import FakeService
 from tests.unit.region_servers import (
     WORDS,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from cluster.caller import Location
-from cluster.region_settings import Key, RegionSettings
+from cluster.regions.settings import Key, RegionSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,10 +22,10 @@ from geopy.distance import great_circle
 from cluster.caller import Caller, Location
 from cluster.circuit_breaker import BreakerSettings, CircuitBreaker
 from cluster.clock import Backoff
-from cluster.region_map import RegionMap
-from cluster.region_settings import RoutingPolicy
-from cluster.region_site import RegionSite
-from cluster.regions_overview import SILENT_AFTER_S
+from cluster.regions.map import RegionMap
+from cluster.regions.overview import SILENT_AFTER_S
+from cluster.regions.settings import RoutingPolicy
+from cluster.regions.site import RegionSite
 from cluster.rollout_events import RegionStatus
 
 REGION_BREAKER = BreakerSettings(

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from cluster.divergence_report import DivergenceReport
-from cluster.regions_overview import RegionLine
+from cluster.regions.divergence_report import DivergenceReport
+from cluster.regions.overview import RegionLine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cluster.region_settings import RoutingPolicy
-from cluster.region_site import RegionSite
-from cluster.residency import Residency
+from cluster.regions.residency import Residency
+from cluster.regions.settings import RoutingPolicy
+from cluster.regions.site import RegionSite
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
