@@ -21,7 +21,6 @@ from cluster.answers import (
     Usage,
 )
 from cluster.clock import Deadline
-from cluster.consistency import Pinned
 from cluster.errors import DeadlineExceeded, InvalidArgument
 from cluster.generation import (
     ChatMessage,
@@ -29,10 +28,11 @@ from cluster.generation import (
     GenerationRequest,
     PromptTokenizer,
 )
-from cluster.generators import GeneratorDirectory
 from cluster.prompt import BuiltPrompt, TokenBudget, build_prompt, fit_conversation
-from cluster.region_view import RegionView, ReleaseView
 from cluster.search import Hit, SearchRequest, SearchResult
+from cluster.serving.consistency import Pinned
+from cluster.serving.generators import GeneratorDirectory
+from cluster.serving.view import RegionView, ReleaseView
 
 T = TypeVar("T")
 Search = Callable[[SearchRequest], Awaitable[SearchResult]]

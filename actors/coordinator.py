@@ -36,7 +36,6 @@ from cluster.coordination import Decide, RolloutDriver, Vitals
 from cluster.errors import Fenced, NotFound, OutcomeUnknown, RaygionError, Unavailable
 from cluster.object_store import ObjectStore
 from cluster.outcomes import OutcomeReport
-from cluster.region_view import Pulse, RegionView
 from cluster.regions.overview import overview
 from cluster.regions.status import RegionSummary
 from cluster.release_log import ReleaseLog
@@ -45,6 +44,7 @@ from cluster.releases import LogState, Proposal, Release, ReleaseContents
 from cluster.rollout import Rollout
 from cluster.rollout_events import CanaryFaulted, Outcome
 from cluster.rollout_settings import RolloutPolicy
+from cluster.serving.view import Pulse, RegionView
 from cluster.store_identity import store_identity
 
 log = logging.getLogger(__name__)

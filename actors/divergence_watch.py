@@ -19,7 +19,6 @@ from cluster.answers import EmbeddingService
 from cluster.clock import Clock, Deadline
 from cluster.config import Settings
 from cluster.errors import RaygionError, Unavailable
-from cluster.region_view import RegionView, ReleaseView
 from cluster.regions.divergence import (
     Comparison,
     Found,
@@ -32,6 +31,7 @@ from cluster.regions.divergence import (
 from cluster.regions.divergence_report import DivergenceReport
 from cluster.regions.peers import Peers
 from cluster.search import SearchResult
+from cluster.serving.view import RegionView, ReleaseView
 
 log = logging.getLogger(__name__)
 

@@ -14,13 +14,13 @@ from cluster.artifact_files import ArtifactFile
 from cluster.artifacts import Artifacts
 from cluster.generation import Generator, PromptTokenizer
 from cluster.object_store import ObjectStore
-from cluster.region_view import GeneratorView, RegionView, ReleaseView
 from cluster.regions.peers import GeneratingPeers
+from cluster.serving.view import GeneratorView, RegionView, ReleaseView
 
 
 class RegionGenerators:
-    """A `cluster.generators.GeneratorDirectory`: Serve applications here, other regions where
-    none runs here, and tokenizers from the node's cache.
+    """A `cluster.serving.generators.GeneratorDirectory`: Serve applications here, other regions
+    where none runs here, and tokenizers from the node's cache.
     """
 
     def __init__(self, store: ObjectStore, cache_folder: Path, peers: GeneratingPeers) -> None:

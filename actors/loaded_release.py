@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from actors import names
 from cluster.artifact_files import ArtifactFile
 from cluster.manifests import IndexManifest, ModelManifest
-from cluster.region_view import ReleaseView
+from cluster.serving.view import ReleaseView
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

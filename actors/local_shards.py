@@ -22,8 +22,8 @@ from cluster.catalog import Catalog
 from cluster.errors import RaygionError, Unavailable
 from cluster.manifests import IndexManifest
 from cluster.object_store import ObjectStore
-from cluster.region_view import CorpusView, RegionView
 from cluster.search import Passages, ShardHits, ShardQuery
+from cluster.serving.view import CorpusView, RegionView
 
 log = logging.getLogger(__name__)
 

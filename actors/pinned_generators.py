@@ -12,8 +12,8 @@ from cluster.checks import check_generation
 from cluster.clock import Deadline
 from cluster.errors import DeadlineExceeded, NotYet, Unavailable
 from cluster.generation import GenerationChunk, GenerationRequest
-from cluster.generators import GeneratorDirectory
-from cluster.region_view import RegionView
+from cluster.serving.generators import GeneratorDirectory
+from cluster.serving.view import RegionView
 
 _NUDGE_TIMEOUT_S = 2.0
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from actors.loaded_release import LoadedRelease
-from cluster.region_view import CorpusView, Pulse, RegionView, ReleaseView
 from cluster.regions.overview import RegionsOverview
 from cluster.regions.status import CanarySummary, CorpusSummary, RegionSummary, ReleaseSummary
 from cluster.release_log import Freshness
 from cluster.releases import LogState
 from cluster.rollout import Rollout
+from cluster.serving.view import CorpusView, Pulse, RegionView, ReleaseView
 
 SWITCHES_PUBLISHED = 16
 """Enough for the current release, the one before and what is due; a view stays small for ever."""

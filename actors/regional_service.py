@@ -5,7 +5,7 @@ region.
                   |                        | not here, or it failed
                   `------> another region <'    once: over there it is not sent on
 
-What is decided about consistency, `cluster.consistency` decides; this only carries it out.
+What is decided about consistency, `cluster.serving.consistency` decides; this only carries it out.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from typing import Protocol, TypeVar, assert_never
 from actors.quorum_round import QuorumRounds
 from cluster.answers import AnswerEvent, AnswerRequest, EmbeddingService, Token
 from cluster.clock import Clock, Deadline
-from cluster.consistency import Elsewhere, Known, Reading, Refresh, Serve, Wait, decide
 from cluster.demand import Consistency, Demand
 from cluster.errors import (
     Corrupt,
@@ -35,6 +34,7 @@ from cluster.errors import (
 from cluster.regions.divergence import Found
 from cluster.regions.peers import Peers
 from cluster.search import SearchRequest, SearchResult
+from cluster.serving.consistency import Elsewhere, Known, Reading, Refresh, Serve, Wait, decide
 
 log = logging.getLogger(__name__)
 

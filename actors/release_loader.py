@@ -31,10 +31,10 @@ from cluster.config import Settings
 from cluster.errors import InvalidArgument, Unavailable
 from cluster.manifests import IndexManifest, ModelManifest
 from cluster.object_store import ObjectStore
-from cluster.region_view import CorpusView, GeneratorView, ReleaseView
 from cluster.regions.status import MachineSummary
 from cluster.releases import Release
 from cluster.replica_scaling import ReplicaLoad
+from cluster.serving.view import CorpusView, GeneratorView, ReleaseView
 
 log = logging.getLogger(__name__)
 _LOAD_TIMEOUT_S = 600.0

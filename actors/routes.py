@@ -11,8 +11,8 @@ from cluster.balancing import OutcomeWeights
 from cluster.clock import Clock
 from cluster.embedders import Embedders
 from cluster.fanout import ShardReplica, ShardRoute
-from cluster.region_view import CorpusView, RegionView, ReleaseView
 from cluster.replica_set import ReplicaSet
+from cluster.serving.view import CorpusView, RegionView, ReleaseView
 
 
 class Routes:

@@ -15,11 +15,11 @@ from actors.actor_calls import NamedActor
 from actors.busy_share import BusyShare
 from actors.release_uses import ReleaseUses
 from cluster.clock import SYSTEM_CLOCK, Backoff, Deadline
-from cluster.consistency import Known
 from cluster.errors import Unavailable
 from cluster.outcomes import OutcomeCounts
-from cluster.region_view import Pulse, RegionView
 from cluster.regions.status import RegionSummary
+from cluster.serving.consistency import Known
+from cluster.serving.view import Pulse, RegionView
 
 log = logging.getLogger(__name__)
 _BACKOFF = Backoff(initial_s=0.1, wait_max_s=2.0)

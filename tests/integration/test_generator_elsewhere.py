@@ -23,7 +23,7 @@ from cluster.generation import (
     PromptTokenizer,
 )
 from cluster.prompt import PromptTemplate
-from cluster.region_view import GeneratorView, RegionView, ReleaseView
+from cluster.serving.view import GeneratorView, RegionView, ReleaseView
 from tests.integration.test_generator import (
     APP,
     ENDLESS,

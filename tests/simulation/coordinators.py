@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from cluster.coordination import RolloutDriver
 from cluster.errors import Fenced, LogUnreadable, OutcomeUnknown, RaygionError, Unavailable
-from cluster.region_view import Pulse, RegionView
 from cluster.release_log import ReleaseLog
 from cluster.releases import CanaryShare, Release, ReleaseStatus, Rollback
 from cluster.rollout import Rollout
 from cluster.rollout_events import Append, CanaryFaulted, Outcome, Prepared, PrepareFailed
+from cluster.serving.view import Pulse, RegionView
 from tests.simulation.faulty_store import FaultyStore
 from tests.simulation.history import Observation, Request
 from tests.simulation.network import STORE

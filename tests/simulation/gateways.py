@@ -22,10 +22,10 @@ from cluster.answers import (
     last_event,
 )
 from cluster.clock import Deadline
-from cluster.consistency import Known, Pinned, Reading
 from cluster.errors import DeadlineExceeded, RaygionError, Unavailable
-from cluster.region_view import Pulse
 from cluster.search import Hit, SearchRequest, SearchResult
+from cluster.serving.consistency import Known, Pinned, Reading
+from cluster.serving.view import Pulse
 from cluster.session import SessionToken
 from tests.simulation.coordinators import Incarnation
 from tests.simulation.history import Hop, Refusal, Serving

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cluster.prompt import PromptTemplate
-from cluster.region_view import ReleaseView
+from cluster.serving.view import ReleaseView
 from tests.simulation.sim_time import Scheduler
 
 if TYPE_CHECKING:

@@ -9,20 +9,20 @@ from functools import lru_cache
 import pytest
 
 import actors.quorum_round as quorum_round
-import cluster.consistency as consistency
-import cluster.region_view as region_view
+import cluster.serving.consistency as consistency
+import cluster.serving.view as region_view
 from actors.regional_service import RegionalService
 from cluster.answers import AnswerRequest
 from cluster.clock import Deadline
-from cluster.consistency import Known, Reading
 from cluster.coordination import RolloutDriver
 from cluster.demand import EVENTUAL, Demand
 from cluster.errors import RaygionError
-from cluster.region_view import RegionView
 from cluster.regions.quorum import Vote
 from cluster.release_log import Freshness
 from cluster.releases import Switch
 from cluster.search import SearchRequest, SearchResult
+from cluster.serving.consistency import Known, Reading
+from cluster.serving.view import RegionView
 from cluster.session import SessionToken
 from tests.simulation.planting import (
     ANSWERS,

@@ -23,15 +23,15 @@ from actors.regional_service import RegionalService
 from cluster.arrays import Float32Array
 from cluster.clock import SYSTEM_CLOCK
 from cluster.config import Settings
-from cluster.consistency import Known
 from cluster.errors import RaygionError
 from cluster.prompt import PromptTemplate
-from cluster.region_view import CorpusView, Pulse, RegionView, ReleaseView
 from cluster.regions.divergence import DivergenceLedger, Found, Probe, Turn
 from cluster.regions.divergence_report import DivergenceReport
 from cluster.release_log import Freshness
 from cluster.releases import Switch
 from cluster.search import Embedded, Hit, SearchRequest, SearchResult
+from cluster.serving.consistency import Known
+from cluster.serving.view import CorpusView, Pulse, RegionView, ReleaseView
 from cluster.vectors.metric import Metric
 from tests.fakes import SimClock
 from tests.unit.fake_service import FakeService, app_of, on_loopback

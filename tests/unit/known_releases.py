@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from cluster.consistency import Decision, Known, Reading, decide
 from cluster.demand import Consistency, Demand
 from cluster.prompt import PromptTemplate
-from cluster.region_view import Pulse, RegionView, ReleaseView
 from cluster.release_log import Freshness
 from cluster.releases import Switch
+from cluster.serving.consistency import Decision, Known, Reading, decide
+from cluster.serving.view import Pulse, RegionView, ReleaseView
 from cluster.session import SessionToken
 
 STORE, NOW, SKEW = "store", 1000, 100

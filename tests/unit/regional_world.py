@@ -11,17 +11,17 @@ import numpy as np
 from actors.regional_service import RegionalService
 from cluster.answers import AnswerEvent, AnswerRequest, AnswerResult, Retrieved, Token, Usage
 from cluster.clock import Deadline
-from cluster.consistency import Known
 from cluster.demand import Consistency, Demand, demand_of
 from cluster.errors import (
     RaygionError,
     Unavailable,
 )
 from cluster.prompt import PromptTemplate
-from cluster.region_view import Pulse, RegionView, ReleaseView
 from cluster.release_log import Freshness
 from cluster.releases import Switch
 from cluster.search import Embedded, Hit, SearchRequest, SearchResult
+from cluster.serving.consistency import Known
+from cluster.serving.view import Pulse, RegionView, ReleaseView
 from cluster.session import SessionToken
 from tests.fakes import SimClock
 

@@ -16,7 +16,6 @@ from actors.generator_directory import RegionGenerators
 from cluster.answers import AnswerEvent, AnswerRequest, AnswerResult, Outcome, Retrieved, Token
 from cluster.artifact_files import ArtifactFile
 from cluster.clock import Deadline
-from cluster.consistency import Pinned
 from cluster.errors import (
     ContextLengthExceeded,
     DeadlineExceeded,
@@ -34,8 +33,9 @@ from cluster.generation import (
 )
 from cluster.local_store import LocalStore
 from cluster.prompt import PromptTemplate, Truncated, Truncation
-from cluster.region_view import CorpusView, GeneratorView, RegionView, ReleaseView
 from cluster.search import Hit, SearchRequest, SearchResult
+from cluster.serving.consistency import Pinned
+from cluster.serving.view import CorpusView, GeneratorView, RegionView, ReleaseView
 from cluster.vectors.metric import Metric
 from tests.fakes import FakeTokenizer
 

@@ -31,8 +31,8 @@ from cluster.errors import InvalidArgument
 from cluster.filters import parse_filter
 from cluster.generation import ChatMessage, GenerationRequest
 from cluster.metadata import ColumnType
-from cluster.region_view import CorpusView
 from cluster.search import SearchEffort, SearchRequest
+from cluster.serving.view import CorpusView
 from cluster.vectors.metric import Metric
 
 CORPUS = CorpusView(

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from cluster.consistency import Decision, Elsewhere, Known, Reading, Refresh, Serve, Wait
 from cluster.demand import Demand
 from cluster.errors import InvalidArgument, NotFound, NotYet, RaygionError, Unavailable
-from cluster.region_view import Pulse, RegionView
 from cluster.release_log import Freshness
 from cluster.releases import CanaryShare
 from cluster.rollout_events import RegionStatus
+from cluster.serving.consistency import Decision, Elsewhere, Known, Reading, Refresh, Serve, Wait
+from cluster.serving.view import Pulse, RegionView
 from cluster.session import SessionToken
 from tests.unit.known_releases import (
     DONE,

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.consistency import Decision, Elsewhere, Known, Reading, Refresh, Serve, Wait
 from cluster.demand import Demand
 from cluster.errors import InvalidArgument
 from cluster.releases import Switch
+from cluster.serving.consistency import Decision, Elsewhere, Known, Reading, Refresh, Serve, Wait
 from cluster.session import SessionToken
 from tests.unit.known_releases import DONE, NO, NOW, SKEW, decided, demand, known
 

@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.prompt import PromptTemplate
-from cluster.region_view import CorpusView, ReleaseView
 from cluster.regions.divergence import (
     STANDING_MAX,
     VECTORS,
@@ -30,6 +29,7 @@ from cluster.regions.divergence import (
 from cluster.regions.divergence_report import Difference, Outcome
 from cluster.regions.quorum import vote_of
 from cluster.search import Hit, MergedHits, SearchRequest, SearchResult
+from cluster.serving.view import CorpusView, ReleaseView
 from cluster.vectors.checks import NORM_MAX, norms
 from cluster.vectors.metric import Metric
 from tests.fakes import SimClock

@@ -16,8 +16,8 @@ from cluster import errors
 from cluster.answers import AnswerEvent, AnswerRequest, AnswerResult, Retrieved
 from cluster.clock import SYSTEM_CLOCK
 from cluster.config import Settings
-from cluster.consistency import Known
 from cluster.search import SearchRequest, SearchResult
+from cluster.serving.consistency import Known
 from tests.unit.fake_service import FakeService
 from tests.unit.region_servers import nobody, peers_of, serving
 

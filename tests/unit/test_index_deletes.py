@@ -31,8 +31,8 @@ from cluster.local_store import LocalStore
 from cluster.manifests import IndexManifest, ShardArtifact
 from cluster.object_store import ObjectStore
 from cluster.prompt import PromptTemplate
-from cluster.region_view import CorpusView, RegionView, ReleaseView
 from cluster.search import SearchEffort, ShardHits, ShardQuery
+from cluster.serving.view import CorpusView, RegionView, ReleaseView
 from cluster.tombstones import stored_tombstones
 from cluster.vectors.checks import prepared
 from cluster.vectors.metric import Metric

@@ -32,8 +32,8 @@ from cluster.local_store import LocalStore
 from cluster.manifests import ArtifactFile, IndexManifest, ShardArtifact
 from cluster.object_store import ObjectStore
 from cluster.prompt import PromptTemplate
-from cluster.region_view import CorpusView, RegionView, ReleaseView
 from cluster.search import ShardQuery
+from cluster.serving.view import CorpusView, RegionView, ReleaseView
 from cluster.vectors.metric import Metric
 
 NUM_ROWS, DIMENSION, SHARDS = 60, 8, 2

@@ -14,15 +14,15 @@ from actors.query_engine import QueryEngine
 from actors.release_uses import ReleaseUses
 from cluster.arrays import Float32Array
 from cluster.clock import SYSTEM_CLOCK, Deadline
-from cluster.consistency import Known
 from cluster.errors import InvalidArgument, NotFound, Unavailable
 from cluster.filters import parse_filter
 from cluster.metadata import ColumnType
 from cluster.partitions import shards_to_ask
 from cluster.prompt import PromptTemplate
-from cluster.region_view import CorpusView, RegionView, ReleaseView
 from cluster.releases import Switch
 from cluster.search import Embedded, SearchRequest
+from cluster.serving.consistency import Known
+from cluster.serving.view import CorpusView, RegionView, ReleaseView
 from cluster.vectors.metric import Metric
 from tests.unit.test_shard_search import DIMENSION, QUERIES, SHARDS, FakeShard, kind_of
 

@@ -21,9 +21,9 @@ from cluster.errors import (
     Unavailable,
 )
 from cluster.prompt import PromptTemplate
-from cluster.region_view import ReleaseView
 from cluster.releases import Release
 from cluster.rollout_events import Prepared, PrepareFailed
+from cluster.serving.view import ReleaseView
 from tests.fakes import SimClock, contents
 
 WAIT_S = 30.0

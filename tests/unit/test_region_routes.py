@@ -14,8 +14,8 @@ from cluster.checks import CONVERSATION_CHARS_MAX, MESSAGES_MAX, PROMPT_CHARS_MA
 from cluster.clock import Deadline
 from cluster.errors import InvalidArgument
 from cluster.generation import ChatMessage, GenerationRequest
-from cluster.region_view import RegionView
 from cluster.regions.wire import ANSWER, GENERATE
+from cluster.serving.view import RegionView
 from deployments.http_routes import REGION_ROUTES
 from deployments.http_settings import HttpSettings
 from tests.unit.fake_service import FakeService, app_of

@@ -18,7 +18,7 @@ from cluster.artifacts import Artifacts
 from cluster.errors import Corrupt, NotFound
 from cluster.object_store import ObjectStore
 from cluster.prompt import PromptTemplate
-from cluster.region_view import ReleaseView
+from cluster.serving.view import ReleaseView
 from tests.unit.test_local_shards import publish, store
 
 __all__ = ["store"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from cluster.generation import Generator, PromptTokenizer
-from cluster.region_view import GeneratorView, RegionView, ReleaseView
+from cluster.serving.view import GeneratorView, RegionView, ReleaseView
 
 
 class GeneratorDirectory(Protocol):

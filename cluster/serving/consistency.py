@@ -20,9 +20,9 @@ from typing import assert_never
 
 from cluster.demand import Consistency, Demand
 from cluster.errors import InvalidArgument, NotYet, RaygionError, Unavailable
-from cluster.region_view import Pulse, RegionView, ReleaseView
 from cluster.release_log import Freshness
 from cluster.releases import Switch
+from cluster.serving.view import Pulse, RegionView, ReleaseView
 from cluster.session import SessionToken
 
 _UNDER_WAY_MAX_MS = 10_000
