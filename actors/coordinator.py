@@ -32,18 +32,18 @@ from actors.release_loader import ReleaseLoader
 from actors.replica_counts import ReplicaCounts
 from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.config import Settings
-from cluster.coordination import Decide, RolloutDriver, Vitals
 from cluster.errors import Fenced, NotFound, OutcomeUnknown, RaygionError, Unavailable
 from cluster.object_store import ObjectStore
 from cluster.outcomes import OutcomeReport
 from cluster.regions.overview import overview
 from cluster.regions.status import RegionSummary
-from cluster.release_log import ReleaseLog
-from cluster.release_parts import claim_release
-from cluster.releases import LogState, Proposal, Release, ReleaseContents
-from cluster.rollout import Rollout
-from cluster.rollout_events import CanaryFaulted, Outcome
-from cluster.rollout_settings import RolloutPolicy
+from cluster.releases.contents import claim_release
+from cluster.releases.driver import Decide, RolloutDriver, Vitals
+from cluster.releases.entries import LogState, Proposal, Release, ReleaseContents
+from cluster.releases.events import CanaryFaulted, Outcome
+from cluster.releases.release_log import ReleaseLog
+from cluster.releases.rollout import Rollout
+from cluster.releases.settings import RolloutPolicy
 from cluster.serving.view import Pulse, RegionView
 from cluster.store_identity import store_identity
 

@@ -13,8 +13,8 @@ from actors import names
 from actors.actor_calls import NAMESPACE
 from cluster.errors import Conflict, DeadlineExceeded, OutcomeUnknown, RaygionError, Unavailable
 from cluster.regions.status import RegionSummary
-from cluster.releases import LogState, Proposal, ReleaseContents, ReleaseStatus
-from cluster.rollout_settings import RolloutPolicy
+from cluster.releases.entries import LogState, Proposal, ReleaseContents, ReleaseStatus
+from cluster.releases.settings import RolloutPolicy
 
 _POLL_S = 0.2
 _CALL_TIMEOUT_S = 90.0

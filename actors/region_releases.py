@@ -13,8 +13,8 @@ from actors.loaded_release import LoadedRelease
 from actors.release_loader import ReleaseLoader
 from cluster.clock import Clock
 from cluster.errors import Corrupt, InvalidArgument, NotFound, RaygionError, Unavailable
-from cluster.releases import Release
-from cluster.rollout_events import Prepared, PrepareFailed
+from cluster.releases.entries import Release
+from cluster.releases.events import Prepared, PrepareFailed
 
 log = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from actors.loaded_release import LoadedRelease
 from cluster.regions.overview import RegionsOverview
 from cluster.regions.status import CanarySummary, CorpusSummary, RegionSummary, ReleaseSummary
-from cluster.release_log import Freshness
-from cluster.releases import LogState
-from cluster.rollout import Rollout
+from cluster.releases.entries import LogState
+from cluster.releases.release_log import Freshness
+from cluster.releases.rollout import Rollout
 from cluster.serving.view import CorpusView, Pulse, RegionView, ReleaseView
 
 SWITCHES_PUBLISHED = 16

@@ -32,7 +32,7 @@ from cluster.errors import InvalidArgument, Unavailable
 from cluster.manifests import IndexManifest, ModelManifest
 from cluster.object_store import ObjectStore
 from cluster.regions.status import MachineSummary
-from cluster.releases import Release
+from cluster.releases.entries import Release
 from cluster.replica_scaling import ReplicaLoad
 from cluster.serving.view import CorpusView, GeneratorView, ReleaseView
 

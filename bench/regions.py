@@ -27,7 +27,7 @@ from bench.regions_report import RegionLoss, RegionsReport, Times, UnderLoad, re
 from bench.regions_world import PLACES, RegionsWorld, three_regions
 from bench.reports import environment_now
 from cluster.clock import SYSTEM_CLOCK
-from cluster.releases import Switch
+from cluster.releases.entries import Switch
 from deployments.interrupts import end_alike
 from deployments.region_traffic import Reply, Traffic
 from deployments.regions_client import RegionsClient

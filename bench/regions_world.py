@@ -30,7 +30,7 @@ from cluster.regions.settings import (
     RoutingSettings,
     StoreSettings,
 )
-from cluster.releases import LogState, ReleaseContents
+from cluster.releases.entries import LogState, ReleaseContents
 from cluster.vectors.metric import Metric
 from deployments.cluster_ports import find_port_block
 from deployments.driven_regions import DrivenRegions

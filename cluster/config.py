@@ -34,7 +34,7 @@ from cluster.regions.map import RegionMap
 from cluster.regions.residency import Residency
 from cluster.regions.settings import Key, RegionSettings, RoutingSettings, StoreSettings
 from cluster.regions.site import RegionSite
-from cluster.rollout_settings import RolloutPolicy
+from cluster.releases.settings import RolloutPolicy
 
 CONFIG_FILE = "regions.yaml"
 _ENV_PREFIX = "RAYGION_"

@@ -71,8 +71,8 @@ def drop_corpus(*, catalog: Catalog, corpus: str, clock: Clock = SYSTEM_CLOCK) -
     """Drops a whole corpus by one more position, which has nothing; returns that.
 
     Nothing that is stored is rewritten, and a release that names an index of the corpus goes on;
-    `cluster.store_gc` removes what nothing needs any more then. Ingesting into a corpus of this
-    name starts it anew.
+    `cluster.releases.garbage` removes what nothing needs any more then. Ingesting into a corpus of
+    this name starts it anew.
 
     Raises NotFound when there is no such corpus (any more), Conflict when others keep changing it
     at the same time, and what the store does.

@@ -87,7 +87,7 @@ class ObjectStore(Protocol):
         """Takes an object away; one that is not there is fine.
 
         Only for what is collected when nobody names it any more, and for the marks of that: see
-        `cluster.store_gc`. Unavailable when it may still be there.
+        `cluster.releases.garbage`. Unavailable when it may still be there.
         """
         ...
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from cluster.errors import InvalidArgument
-from cluster.rollout_settings import RolloutPolicy
+from cluster.releases.settings import RolloutPolicy
 from deployments.cli_options import opened, read_settings
 from deployments.installation import Installation
 from deployments.local_cluster import find_local_cluster

@@ -9,9 +9,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from cluster.clock import SYSTEM_CLOCK
-from cluster.region_claim import read_heartbeats
 from cluster.regions.overview import RegionLine, RegionsOverview, overview
-from cluster.rollout_events import REGIONS
+from cluster.releases.events import REGIONS
+from cluster.releases.name_claim import read_heartbeats
 from deployments.cli_options import Config, Json, Region, Store, opened, read_settings
 from deployments.cli_regions import anywhere
 from deployments.console import SHORT, out, print_json, say, share, table

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cluster.errors import InvalidArgument
-from cluster.store_gc import Collected, StoreCollector
+from cluster.releases.garbage import Collected, StoreCollector
 from deployments.cli_options import Config, Json, Region, Store, opened
 from deployments.console import Steps, print_json, say, size
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from actors.coordinator_client import CoordinatorClient
 from cluster.clock import SYSTEM_CLOCK
 from cluster.errors import Conflict, InvalidArgument, NotFound
-from cluster.releases import ReleaseContents
+from cluster.releases.entries import ReleaseContents
 from deployments import pipeline, region_host, release_commands
 from deployments.console import REUSED, Steps, err, out, print_json, say, table
 from deployments.http_client import HttpRegion

@@ -8,7 +8,7 @@ from actors.coordinator_client import CoordinatorClient
 from cluster.clock import SYSTEM_CLOCK
 from cluster.index_parameters import IndexParameters
 from cluster.prompt import PromptTemplate
-from cluster.releases import ReleaseContents
+from cluster.releases.entries import ReleaseContents
 from deployments import pipeline, release_commands
 from deployments.console import REUSED, Steps
 from deployments.installation import Installation

@@ -25,7 +25,7 @@ from cluster.errors import Conflict, InvalidArgument, NotFound
 from cluster.index_parameters import IndexKind, IndexParameters
 from cluster.prompt import PromptTemplate
 from cluster.regions.settings import RegionSettings, RoutingPolicy, RoutingSettings
-from cluster.releases import ReleaseContents
+from cluster.releases.entries import ReleaseContents
 from deployments import demo_region_steps as acts
 from deployments.console import REUSED, Step, Steps, err
 from deployments.demo_regions_report import Cut, Findings, Killed, SwitchSeen, report

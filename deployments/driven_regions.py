@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.errors import DeadlineExceeded, RaygionError
-from cluster.releases import LogState
+from cluster.releases.entries import LogState
 from deployments.http_client import HttpRegion
 from deployments.region_driver import RegionDriver, join_new_cluster, start_services
 

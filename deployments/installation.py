@@ -14,8 +14,8 @@ from cluster.errors import Unavailable
 from cluster.object_store import ObjectStore, open_store
 from cluster.regions.settings import RegionSettings
 from cluster.regions.site import RegionSite
-from cluster.release_log import read_release_log
-from cluster.releases import LogState
+from cluster.releases.entries import LogState
+from cluster.releases.release_log import read_release_log
 from deployments.haproxy_config import GatewayPlaces
 from deployments.machine import Machine
 

@@ -20,7 +20,7 @@ from cluster.index_parameters import IndexKind, IndexParameters, IndexTuning
 from cluster.manifests import IndexManifest, ManifestRef, ModelKind, ModelManifest, Precision
 from cluster.model_files import delta_note
 from cluster.model_settings import STARTER
-from cluster.releases import ReleaseContents
+from cluster.releases.entries import ReleaseContents
 from cluster.vectors.metric import Metric
 from deployments.console import REUSED, Step, err, share, table
 from deployments.installation import Installation

@@ -19,7 +19,7 @@ from actors.actor_calls import NAMESPACE
 from actors.cluster_join import not_joined, prepare_to_join
 from actors.coordinator_client import CoordinatorClient
 from cluster.errors import Conflict, InvalidArgument, Unavailable
-from cluster.region_claim import claim_region
+from cluster.releases.name_claim import claim_region
 from deployments.http_client import HttpRegion, RemoteError
 from deployments.installation import Installation, NotRunning
 from deployments.interrupts import uninterrupted

@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from actors.coordinator_client import CoordinatorClient
-from cluster.releases import ReleaseContents
-from cluster.rollback import earlier_release
-from cluster.rollout_settings import RolloutPolicy
+from cluster.releases.entries import ReleaseContents
+from cluster.releases.rollback import earlier_release
+from cluster.releases.settings import RolloutPolicy
 from deployments.installation import Installation
 
 SERVE_TIMEOUT_S = 120.0

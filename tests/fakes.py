@@ -13,7 +13,7 @@ from cluster.clock import Deadline
 from cluster.errors import RaygionError
 from cluster.generation import ChatMessage
 from cluster.manifests import ManifestRef
-from cluster.releases import (
+from cluster.releases.entries import (
     Abort,
     Canary,
     Commit,

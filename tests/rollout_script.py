@@ -4,14 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from cluster.releases import (
-    Elect,
-    LogEntry,
-    Propose,
-    ReleaseStatus,
-)
-from cluster.rollout import Rollout
-from cluster.rollout_events import (
+from cluster.releases.entries import Elect, LogEntry, Propose, ReleaseStatus
+from cluster.releases.events import (
     Append,
     EntryRead,
     Event,
@@ -24,7 +18,8 @@ from cluster.rollout_events import (
     RegionStatus,
     Retire,
 )
-from cluster.rollout_settings import RolloutPolicy, RolloutSettings
+from cluster.releases.rollout import Rollout
+from cluster.releases.settings import RolloutPolicy, RolloutSettings
 from tests.fakes import Entries, contents, counting_ids
 
 SETTINGS = RolloutSettings(

@@ -34,7 +34,7 @@ from cluster.index_parameters import IndexKind, IndexParameters
 from cluster.manifests import ManifestRef
 from cluster.model_settings import GeneratorSettings
 from cluster.regions.settings import EndpointSettings, RegionSettings, StoreSettings
-from cluster.releases import LogState, ReleaseContents
+from cluster.releases.entries import LogState, ReleaseContents
 from cluster.vectors.metric import Metric
 from deployments.cluster_ports import find_port_block
 from deployments.installation import Installation

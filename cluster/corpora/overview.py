@@ -13,7 +13,7 @@ from cluster.index_versions import has_settings, is_index_of
 from cluster.manifests import CorpusManifest, IndexManifest, ManifestRef, ModelManifest, parts_of
 from cluster.metadata import ColumnType
 from cluster.recall import RecallStratum
-from cluster.releases import LogState
+from cluster.releases.entries import LogState
 from cluster.vectors.metric import Metric
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from cluster.releases import LogState
-from cluster.rollout_events import RegionStatus
+from cluster.releases.entries import LogState
+from cluster.releases.events import RegionStatus
 
 SILENT_AFTER_S = 5.0
 """Without a heartbeat for so long a region is taken for silent: it tells one each second."""

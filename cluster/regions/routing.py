@@ -26,7 +26,7 @@ from cluster.regions.map import RegionMap
 from cluster.regions.overview import SILENT_AFTER_S
 from cluster.regions.settings import RoutingPolicy
 from cluster.regions.site import RegionSite
-from cluster.rollout_events import RegionStatus
+from cluster.releases.events import RegionStatus
 
 REGION_BREAKER = BreakerSettings(
     failures_in_row_max=3,

@@ -20,8 +20,8 @@ from typing import assert_never
 
 from cluster.demand import Consistency, Demand
 from cluster.errors import InvalidArgument, NotYet, RaygionError, Unavailable
-from cluster.release_log import Freshness
-from cluster.releases import Switch
+from cluster.releases.entries import Switch
+from cluster.releases.release_log import Freshness
 from cluster.serving.view import Pulse, RegionView, ReleaseView
 from cluster.session import SessionToken
 

@@ -16,9 +16,9 @@ from cluster.errors import InvalidArgument, NotFound, NotYet, Unavailable
 from cluster.evidence import EvidencePolicy
 from cluster.metadata import ColumnType
 from cluster.prompt import PromptTemplate
-from cluster.release_log import Freshness
-from cluster.releases import CanaryShare, Switch
-from cluster.rollout_events import RegionStatus
+from cluster.releases.entries import CanaryShare, Switch
+from cluster.releases.events import RegionStatus
+from cluster.releases.release_log import Freshness
 from cluster.vectors.metric import Metric
 
 

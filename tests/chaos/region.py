@@ -20,7 +20,7 @@ import psutil
 from actors.starter_models import STARTER_GENERATOR, starter_generator_folder
 from cluster.config import Settings
 from cluster.model_settings import EmbedderSettings, GeneratorSettings
-from cluster.releases import ReleaseContents
+from cluster.releases.entries import ReleaseContents
 from deployments.installation import Installation
 from tests.redis_server import REDIS, redis_server
 from tests.search_region import (

@@ -22,7 +22,7 @@ from actors.shard_replica import ReplicaStatus
 from cluster.artifact_files import ArtifactFile
 from cluster.artifacts import blob_path
 from cluster.errors import Conflict
-from cluster.releases import ReleaseStatus
+from cluster.releases.entries import ReleaseStatus
 from tests.chaos.cluster_scenarios import CLUSTER_SCENARIOS
 from tests.chaos.region import GATEWAYS, ChaosRegion, ask, nodes_of_replicas
 from tests.chaos.scenario import Scenario

@@ -24,7 +24,6 @@ from cluster.clock import SYSTEM_CLOCK
 from cluster.config import Settings
 from cluster.corpus_settings import CorpusSettings
 from cluster.index_parameters import IndexKind, IndexParameters
-from cluster.log_entries import parse_entry
 from cluster.manifests import ManifestRef
 from cluster.model_settings import GeneratorSettings
 from cluster.numbered_object import NumberedLog
@@ -36,9 +35,10 @@ from cluster.regions.settings import (
     RoutingSettings,
     StoreSettings,
 )
-from cluster.release_fold import fold
-from cluster.releases import RELEASE_LOG, LogState, ReleaseContents
-from cluster.rollout_events import RegionStatus
+from cluster.releases.entries import RELEASE_LOG, LogState, ReleaseContents
+from cluster.releases.events import RegionStatus
+from cluster.releases.fold import fold
+from cluster.releases.log_entries import parse_entry
 from cluster.session import SessionToken
 from cluster.vectors.metric import Metric
 from deployments.cluster_ports import find_port_block

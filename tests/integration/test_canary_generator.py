@@ -18,7 +18,7 @@ import pytest
 from actors import names
 from actors.models import publish_model
 from cluster.manifests import ManifestRef, ModelKind
-from cluster.releases import LogState, ReleaseStatus
+from cluster.releases.entries import LogState, ReleaseStatus
 from deployments import release_commands
 from deployments.local_cluster import find_local_cluster
 from tests.canary_region import UserLoad, is_tried_on

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from actors import names
-from cluster.releases import ReleaseStatus
+from cluster.releases.entries import ReleaseStatus
 from tests.canary_region import WIDE, UserLoad, canary_region, is_tried_on, prepared
 from tests.search_region import (
     CORPUS,

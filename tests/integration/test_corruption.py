@@ -27,7 +27,7 @@ from cluster.artifacts import Artifacts, blob_path
 from cluster.errors import Conflict, Corrupt, NotFound
 from cluster.manifests import IndexManifest
 from cluster.object_store import open_store
-from cluster.releases import ReleaseContents, ReleaseStatus
+from cluster.releases.entries import ReleaseContents, ReleaseStatus
 from deployments import release_commands
 from tests.integration.region_fixture import FLAT, TINY, LiveRegion, build, ingest
 from tests.search_region import wait_until

@@ -12,8 +12,8 @@ import pytest
 from actors import names
 from cluster.errors import RaygionError
 from cluster.numbered_object import NumberedLog
-from cluster.releases import RELEASE_LOG, ReleaseContents, ReleaseStatus
-from cluster.rollout_events import RegionStatus
+from cluster.releases.entries import RELEASE_LOG, ReleaseContents, ReleaseStatus
+from cluster.releases.events import RegionStatus
 from tests.search_region import (
     CORPUS,
     REGION,

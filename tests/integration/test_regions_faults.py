@@ -12,7 +12,7 @@ import pytest
 
 from cluster.clock import SYSTEM_CLOCK
 from cluster.errors import RaygionError
-from cluster.releases import ReleaseStatus
+from cluster.releases.entries import ReleaseStatus
 from deployments.driven_regions import COORDINATOR
 from tests.integration.regions_fixture import REGIONS, ThreeRegions, three_regions
 from tests.search_region import wait_until

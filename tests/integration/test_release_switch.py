@@ -19,7 +19,7 @@ from actors.shard_replica import ReplicaStatus
 from cluster.evidence import EvidencePolicy
 from cluster.index_parameters import IndexKind, IndexParameters
 from cluster.manifests import ManifestRef
-from cluster.releases import ReleaseContents
+from cluster.releases.entries import ReleaseContents
 from cluster.vectors.metric import Metric
 from deployments import release_commands
 from deployments.installation import Installation

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cluster import release_log
-from cluster.log_entries import entry_bytes
-from cluster.release_log import snapshot_of, snapshot_path
-from cluster.releases import RELEASE_LOG, Canary, Elect, LogEntry, Rollback, entry_path
+from cluster.releases import release_log
+from cluster.releases.entries import RELEASE_LOG, Canary, Elect, LogEntry, Rollback, entry_path
+from cluster.releases.log_entries import entry_bytes
+from cluster.releases.release_log import snapshot_of, snapshot_path
 from tests.simulation.faulty_store import Write
 from tests.simulation.network import STORE
 

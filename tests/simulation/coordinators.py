@@ -8,12 +8,12 @@ from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from cluster.coordination import RolloutDriver
 from cluster.errors import Fenced, LogUnreadable, OutcomeUnknown, RaygionError, Unavailable
-from cluster.release_log import ReleaseLog
-from cluster.releases import CanaryShare, Release, ReleaseStatus, Rollback
-from cluster.rollout import Rollout
-from cluster.rollout_events import Append, CanaryFaulted, Outcome, Prepared, PrepareFailed
+from cluster.releases.driver import RolloutDriver
+from cluster.releases.entries import CanaryShare, Release, ReleaseStatus, Rollback
+from cluster.releases.events import Append, CanaryFaulted, Outcome, Prepared, PrepareFailed
+from cluster.releases.release_log import ReleaseLog
+from cluster.releases.rollout import Rollout
 from cluster.serving.view import Pulse, RegionView
 from tests.simulation.faulty_store import FaultyStore
 from tests.simulation.history import Observation, Request

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from cluster.errors import Conflict, NotFound, OutcomeUnknown, Unavailable
-from cluster.release_log import SNAPSHOTS
-from cluster.releases import RELEASE_LOG
+from cluster.releases.entries import RELEASE_LOG
+from cluster.releases.release_log import SNAPSHOTS
 from tests.simulation.network import STORE, Network
 from tests.simulation.sim_time import Killed, Process
 

@@ -19,11 +19,11 @@ from typing import TypeVar
 from unittest import mock
 
 from cluster.errors import Unavailable
-from cluster.log_entries import parse_entry
 from cluster.numbered_object import read_each
-from cluster.releases import Switch
-from cluster.rollout_events import RegionStatus
-from cluster.rollout_settings import RolloutSettings
+from cluster.releases.entries import Switch
+from cluster.releases.events import RegionStatus
+from cluster.releases.log_entries import parse_entry
+from cluster.releases.settings import RolloutSettings
 from tests.simulation.accidents import Accidents
 from tests.simulation.clients import Client
 from tests.simulation.coordinators import Incarnation
@@ -364,12 +364,12 @@ def _parsed_status(data: bytes, *, source: str) -> RegionStatus:
 
 _STAND_INS = {
     "cluster.numbered_object.read_each": _read_together,
-    "cluster.region_claim.read_each": _read_together,
-    "cluster.release_log.parse_entry": _parsed_entry,
-    "cluster.release_log.read_each": _read_together,
+    "cluster.releases.name_claim.read_each": _read_together,
+    "cluster.releases.release_log.parse_entry": _parsed_entry,
+    "cluster.releases.release_log.read_each": _read_together,
     # Logs are short here, so snapshots are.
-    "cluster.release_log.SNAPSHOT_ENTRIES": 5,
-    "cluster.rollout_events.RegionStatus.from_bytes": _parsed_status,
+    "cluster.releases.release_log.SNAPSHOT_ENTRIES": 5,
+    "cluster.releases.events.RegionStatus.from_bytes": _parsed_status,
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 
-from cluster.coordination import Decide
+from cluster.releases.driver import Decide
 from tests.simulation.faulty_store import Write
 
 

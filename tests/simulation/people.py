@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING
 
-from cluster.coordination import Decide
-from cluster.releases import LogState, WaitFor
-from cluster.rollout import Rollout
-from cluster.rollout_events import Append
-from cluster.rollout_settings import RolloutPolicy
+from cluster.releases.driver import Decide
+from cluster.releases.entries import LogState, WaitFor
+from cluster.releases.events import Append
+from cluster.releases.rollout import Rollout
+from cluster.releases.settings import RolloutPolicy
 from tests.fakes import contents
 from tests.simulation.checkers import NONSENSE
 from tests.simulation.coordinators import Incarnation

@@ -14,12 +14,12 @@ import cluster.serving.view as region_view
 from actors.regional_service import RegionalService
 from cluster.answers import AnswerRequest
 from cluster.clock import Deadline
-from cluster.coordination import RolloutDriver
 from cluster.demand import EVENTUAL, Demand
 from cluster.errors import RaygionError
 from cluster.regions.quorum import Vote
-from cluster.release_log import Freshness
-from cluster.releases import Switch
+from cluster.releases.driver import RolloutDriver
+from cluster.releases.entries import Switch
+from cluster.releases.release_log import Freshness
 from cluster.search import SearchRequest, SearchResult
 from cluster.serving.consistency import Known, Reading
 from cluster.serving.view import RegionView

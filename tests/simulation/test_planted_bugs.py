@@ -10,15 +10,13 @@ from typing import Any
 import pytest
 
 import cluster.numbered_object as numbered_object
-import cluster.release_fold as release_fold
-import cluster.rollback as rollback
-import cluster.rollout as rollout
-from cluster.coordination import RolloutDriver
+import cluster.releases.fold as release_fold
+import cluster.releases.rollback as rollback
+import cluster.releases.rollout as rollout
 from cluster.errors import Conflict, Corrupt, LogUnreadable, OutcomeUnknown, Unavailable
-from cluster.log_entries import parse_entry
 from cluster.numbered_object import NumberedLog
-from cluster.release_log import LogSnapshot, ReleaseLog, snapshot_path
-from cluster.releases import (
+from cluster.releases.driver import RolloutDriver
+from cluster.releases.entries import (
     Abort,
     CanaryShare,
     Elect,
@@ -28,9 +26,7 @@ from cluster.releases import (
     Proposal,
     Rollback,
 )
-from cluster.residents import Residents
-from cluster.rollout import Rollout
-from cluster.rollout_events import (
+from cluster.releases.events import (
     Append,
     EntryRead,
     Instruction,
@@ -38,6 +34,10 @@ from cluster.rollout_events import (
     PrepareFailed,
     RegionStatus,
 )
+from cluster.releases.log_entries import parse_entry
+from cluster.releases.release_log import LogSnapshot, ReleaseLog, snapshot_path
+from cluster.releases.residents import Residents
+from cluster.releases.rollout import Rollout
 from tests.simulation.planting import Bug, Patch, is_caught
 
 

@@ -27,8 +27,8 @@ from cluster.errors import RaygionError
 from cluster.prompt import PromptTemplate
 from cluster.regions.divergence import DivergenceLedger, Found, Probe, Turn
 from cluster.regions.divergence_report import DivergenceReport
-from cluster.release_log import Freshness
-from cluster.releases import Switch
+from cluster.releases.entries import Switch
+from cluster.releases.release_log import Freshness
 from cluster.search import Embedded, Hit, SearchRequest, SearchResult
 from cluster.serving.consistency import Known
 from cluster.serving.view import CorpusView, Pulse, RegionView, ReleaseView

@@ -24,7 +24,7 @@ from cluster.manifests import (
 )
 from cluster.numbered_object import NumberedLog
 from cluster.object_store import ObjectStore
-from cluster.releases import (
+from cluster.releases.entries import (
     RELEASE_LOG,
     Abort,
     Commit,

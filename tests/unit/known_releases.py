@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from cluster.demand import Consistency, Demand
 from cluster.prompt import PromptTemplate
-from cluster.release_log import Freshness
-from cluster.releases import Switch
+from cluster.releases.entries import Switch
+from cluster.releases.release_log import Freshness
 from cluster.serving.consistency import Decision, Known, Reading, decide
 from cluster.serving.view import Pulse, RegionView, ReleaseView
 from cluster.session import SessionToken

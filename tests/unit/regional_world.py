@@ -17,8 +17,8 @@ from cluster.errors import (
     Unavailable,
 )
 from cluster.prompt import PromptTemplate
-from cluster.release_log import Freshness
-from cluster.releases import Switch
+from cluster.releases.entries import Switch
+from cluster.releases.release_log import Freshness
 from cluster.search import Embedded, Hit, SearchRequest, SearchResult
 from cluster.serving.consistency import Known
 from cluster.serving.view import Pulse, RegionView, ReleaseView

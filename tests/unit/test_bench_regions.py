@@ -13,8 +13,7 @@ from bench.regions_report import RegionLoss, RegionsReport, Times, tables_of
 from bench.regions_world import RegionsWorld, other_contents
 from bench.reports import environment_now
 from cluster.clock import SYSTEM_CLOCK
-from cluster.release_fold import fold
-from cluster.releases import (
+from cluster.releases.entries import (
     Commit,
     Elect,
     LogEntry,
@@ -24,6 +23,7 @@ from cluster.releases import (
     ReleaseContents,
     Rollback,
 )
+from cluster.releases.fold import fold
 from deployments.region_traffic import Reply, Traffic
 from tests.fakes import contents
 

@@ -8,9 +8,9 @@ import pytest
 
 from cluster.demand import Demand
 from cluster.errors import InvalidArgument, NotFound, NotYet, RaygionError, Unavailable
-from cluster.release_log import Freshness
-from cluster.releases import CanaryShare
-from cluster.rollout_events import RegionStatus
+from cluster.releases.entries import CanaryShare
+from cluster.releases.events import RegionStatus
+from cluster.releases.release_log import Freshness
 from cluster.serving.consistency import Decision, Elsewhere, Known, Reading, Refresh, Serve, Wait
 from cluster.serving.view import Pulse, RegionView
 from cluster.session import SessionToken

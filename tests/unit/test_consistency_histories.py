@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cluster.demand import Demand
 from cluster.errors import InvalidArgument
-from cluster.releases import Switch
+from cluster.releases.entries import Switch
 from cluster.serving.consistency import Decision, Elsewhere, Known, Reading, Refresh, Serve, Wait
 from cluster.session import SessionToken
 from tests.unit.known_releases import DONE, NO, NOW, SKEW, decided, demand, known

@@ -12,9 +12,9 @@ import pytest
 from cluster.errors import Conflict, Fenced, Unavailable
 from cluster.numbered_object import NumberedLog
 from cluster.object_store import ObjectStore, open_store
-from cluster.release_log import ReleaseLog
-from cluster.releases import ReleaseStatus
-from cluster.rollout_events import Prepared, PrepareFailed
+from cluster.releases.entries import ReleaseStatus
+from cluster.releases.events import Prepared, PrepareFailed
+from cluster.releases.release_log import ReleaseLog
 from tests.fakes import SimClock
 from tests.one_region import Region
 

@@ -36,10 +36,10 @@ from cluster.model_settings import GeneratorSettings
 from cluster.numbered_object import NumberedLog
 from cluster.object_store import ObjectStore, open_store
 from cluster.regions.settings import RegionSettings
-from cluster.releases import RELEASE_LOG, Elect, ReleaseContents, entry_path
-from cluster.rollout import Rollout
-from cluster.rollout_events import Append
-from cluster.rollout_settings import RolloutPolicy
+from cluster.releases.entries import RELEASE_LOG, Elect, ReleaseContents, entry_path
+from cluster.releases.events import Append
+from cluster.releases.rollout import Rollout
+from cluster.releases.settings import RolloutPolicy
 from cluster.store_identity import store_identity
 
 WAIT_S = 30.0

@@ -12,8 +12,8 @@ from ray.exceptions import ActorDiedError, GetTimeoutError, RayTaskError
 from actors import coordinator_client
 from actors.coordinator_client import CoordinatorClient
 from cluster.errors import Conflict, DeadlineExceeded, NotFound, OutcomeUnknown, Unavailable
-from cluster.release_fold import fold
-from cluster.releases import LogState
+from cluster.releases.entries import LogState
+from cluster.releases.fold import fold
 from tests.fakes import Entries, contents
 
 Answer = Callable[[], object]

@@ -22,8 +22,8 @@ from cluster.manifests import CorpusManifest
 from cluster.object_store import ObjectStore, open_store
 from cluster.passages import passage_table, whole_passage
 from cluster.recall import RecallStratum
-from cluster.release_log import read_release_log
-from cluster.store_gc import StoreCollector
+from cluster.releases.garbage import StoreCollector
+from cluster.releases.release_log import read_release_log
 from deployments.cli import app
 from tests.unit.gc_world import CORPUS, HOUR_MS, ShiftedClock, TimedStore, World
 

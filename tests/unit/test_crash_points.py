@@ -17,16 +17,16 @@ from typing import cast
 
 import pytest
 
-from cluster.coordination import Decide, RolloutDriver
 from cluster.errors import Conflict, NotFound
-from cluster.log_entries import parse_entry
 from cluster.object_store import ObjectStore
-from cluster.release_fold import fold
-from cluster.release_log import ReleaseLog
-from cluster.releases import RELEASE_LOG, LogState, Release, ReleaseStatus
-from cluster.rollout import Rollout
-from cluster.rollout_events import Append, Prepared
-from cluster.rollout_settings import RolloutPolicy
+from cluster.releases.driver import Decide, RolloutDriver
+from cluster.releases.entries import RELEASE_LOG, LogState, Release, ReleaseStatus
+from cluster.releases.events import Append, Prepared
+from cluster.releases.fold import fold
+from cluster.releases.log_entries import parse_entry
+from cluster.releases.release_log import ReleaseLog
+from cluster.releases.rollout import Rollout
+from cluster.releases.settings import RolloutPolicy
 from tests.fakes import SimClock, contents, counting_ids
 
 TICK_S = 0.5

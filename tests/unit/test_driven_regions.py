@@ -6,7 +6,7 @@ from typing import Any, cast
 import pytest
 
 from cluster.errors import Conflict, DeadlineExceeded, InvalidArgument
-from cluster.releases import LogState
+from cluster.releases.entries import LogState
 from deployments import driven_regions
 from deployments.driven_regions import DrivenRegions
 from deployments.region_driver import RegionDriver

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from cluster.config import Settings
 from cluster.evidence import EvidencePolicy, ScoreMin, score_min_of
-from cluster.releases import ReleaseContents
+from cluster.releases.entries import ReleaseContents
 from cluster.vectors.metric import Metric
 from deployments.pipeline import evidence_policy
 from tests.fakes import contents

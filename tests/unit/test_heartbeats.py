@@ -6,13 +6,13 @@ from uuid import uuid4
 
 import pytest
 
-from cluster.coordination import RolloutDriver
 from cluster.errors import Conflict, Fenced, OutcomeUnknown, Unavailable
 from cluster.numbered_object import NumberedLog
 from cluster.object_store import ObjectStore, open_store
-from cluster.release_log import ReleaseLog
-from cluster.releases import RELEASE_LOG, LogEntry
-from cluster.rollout_events import Prepared, RegionStatus
+from cluster.releases.driver import RolloutDriver
+from cluster.releases.entries import RELEASE_LOG, LogEntry
+from cluster.releases.events import Prepared, RegionStatus
+from cluster.releases.release_log import ReleaseLog
 from tests.fakes import SimClock, counting_ids
 from tests.one_region import Region
 

@@ -17,7 +17,7 @@ from cluster.corpus_settings import ChunkSettings, CorpusSettings
 from cluster.deletes import drop_corpus
 from cluster.errors import NotFound
 from cluster.index_parameters import AutoIndex, IndexKind, IndexParameters
-from cluster.store_gc import StoreCollector
+from cluster.releases.garbage import StoreCollector
 from cluster.vectors.metric import Metric
 from tests.unit.next_release_world import World, embedder
 

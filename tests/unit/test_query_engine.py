@@ -19,7 +19,7 @@ from cluster.filters import parse_filter
 from cluster.metadata import ColumnType
 from cluster.partitions import shards_to_ask
 from cluster.prompt import PromptTemplate
-from cluster.releases import Switch
+from cluster.releases.entries import Switch
 from cluster.search import Embedded, SearchRequest
 from cluster.serving.consistency import Known
 from cluster.serving.view import CorpusView, RegionView, ReleaseView

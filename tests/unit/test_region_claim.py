@@ -8,8 +8,8 @@ import pytest
 
 from cluster.errors import Conflict
 from cluster.object_store import ObjectStore, open_store
-from cluster.region_claim import STANDSTILL_S, RegionClaim, Tenure, claim_region
-from cluster.rollout_events import RegionStatus, heartbeat_path
+from cluster.releases.events import RegionStatus, heartbeat_path
+from cluster.releases.name_claim import STANDSTILL_S, RegionClaim, Tenure, claim_region
 from tests.fakes import SimClock
 
 

@@ -21,8 +21,8 @@ from cluster.errors import (
     Unavailable,
 )
 from cluster.prompt import PromptTemplate
-from cluster.releases import Release
-from cluster.rollout_events import Prepared, PrepareFailed
+from cluster.releases.entries import Release
+from cluster.releases.events import Prepared, PrepareFailed
 from cluster.serving.view import ReleaseView
 from tests.fakes import SimClock, contents
 

@@ -20,7 +20,7 @@ from cluster.regions.overview import SILENT_AFTER_S
 from cluster.regions.routing import REGION_BREAKER, RegionRouter, distance_km, loads_of
 from cluster.regions.settings import RoutingPolicy
 from cluster.regions.site import RegionSite
-from cluster.rollout_events import RegionStatus
+from cluster.releases.events import RegionStatus
 
 LATENCIES = Path(__file__).parents[1] / "data" / "latency" / "region_rtt_ms.csv"
 PLACES = {

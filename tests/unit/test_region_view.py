@@ -9,7 +9,7 @@ import pytest
 from cluster.canary import Lots
 from cluster.errors import InvalidArgument, NotFound, Unavailable
 from cluster.prompt import PromptTemplate
-from cluster.releases import CanaryShare, Switch
+from cluster.releases.entries import CanaryShare, Switch
 from cluster.serving.view import CorpusView, RegionView, ReleaseView
 from cluster.vectors.metric import Metric
 

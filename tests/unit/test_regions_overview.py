@@ -14,9 +14,9 @@ from cluster.errors import InvalidArgument
 from cluster.numbered_object import NumberedLog
 from cluster.object_store import open_store
 from cluster.regions.overview import overview
-from cluster.release_fold import fold
-from cluster.releases import RELEASE_LOG, LogEntry, LogState
-from cluster.rollout_events import RegionStatus, heartbeat_path
+from cluster.releases.entries import RELEASE_LOG, LogEntry, LogState
+from cluster.releases.events import RegionStatus, heartbeat_path
+from cluster.releases.fold import fold
 from deployments.cli import app
 from deployments.cli_regions import anywhere, leading, policy_in, regions_in
 from tests.fakes import Entries

@@ -8,12 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster import release_log
 from cluster.clock import Deadline
 from cluster.errors import LogUnreadable, OutcomeUnknown, Unavailable
-from cluster.log_entries import entry_bytes, parse_entry
 from cluster.object_store import ObjectStore
-from cluster.release_log import (
+from cluster.releases import release_log
+from cluster.releases.entries import RELEASE_LOG, LogEntry, entry_path
+from cluster.releases.events import Prepared
+from cluster.releases.log_entries import entry_bytes, parse_entry
+from cluster.releases.release_log import (
     SNAPSHOTS,
     LogSnapshot,
     ReleaseLog,
@@ -21,8 +23,6 @@ from cluster.release_log import (
     snapshot_of,
     snapshot_path,
 )
-from cluster.releases import RELEASE_LOG, LogEntry, entry_path
-from cluster.rollout_events import Prepared
 from tests.fakes import Entries, SimClock
 from tests.one_region import Region
 from tests.store_fixtures import LossyStore, address, memory_store, s3_server, scripted, store

@@ -24,7 +24,7 @@ from cluster.index_parameters import IndexParameters
 from cluster.local_store import LocalStore
 from cluster.manifests import IndexManifest, ModelKind, ModelManifest, ShardArtifact
 from cluster.model_settings import GeneratorSettings
-from cluster.releases import Release, ReleaseContents
+from cluster.releases.entries import Release, ReleaseContents
 
 SETTINGS: dict[str, Any] = {
     "regions": {"eu": {}, "us": {"generates": False}, "asia": {}},

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import Conflict, InvalidArgument
-from cluster.releases import (
+from cluster.releases.entries import (
     Abort,
     Commit,
     Fence,
@@ -19,8 +19,8 @@ from cluster.releases import (
     ReleaseStatus,
     WaitFor,
 )
-from cluster.rollout_events import Append
-from cluster.rollout_settings import RolloutPolicy
+from cluster.releases.events import Append
+from cluster.releases.settings import RolloutPolicy
 from tests.fakes import Entries, contents
 from tests.rollout_script import Script, kinds, status
 

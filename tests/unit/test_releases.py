@@ -10,9 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import Corrupt
-from cluster.log_entries import parse_entry
-from cluster.release_fold import fold, objection
-from cluster.releases import (
+from cluster.releases.entries import (
     Abort,
     Canary,
     CanaryShare,
@@ -26,6 +24,8 @@ from cluster.releases import (
     ReleaseStatus,
     Rollback,
 )
+from cluster.releases.fold import fold, objection
+from cluster.releases.log_entries import parse_entry
 from tests.fakes import Entries, contents
 
 REGIONS = ("a", "b", "c")

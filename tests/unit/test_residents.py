@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 
-from cluster.release_fold import fold
-from cluster.releases import LogEntry, LogState
-from cluster.residents import Residents
-from cluster.rollout_events import Prepare, Prepared, PrepareFailed, Retire
+from cluster.releases.entries import LogEntry, LogState
+from cluster.releases.events import Prepare, Prepared, PrepareFailed, Retire
+from cluster.releases.fold import fold
+from cluster.releases.residents import Residents
 from tests.fakes import Entries
 
 

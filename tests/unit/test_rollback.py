@@ -10,9 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from cluster.errors import Conflict, InvalidArgument, NotFound, RaygionError
-from cluster.release_fold import fold
-from cluster.releases import LogEntry, LogState, Rollback
-from cluster.rollback import check_stays, earlier_release
+from cluster.releases.entries import LogEntry, LogState, Rollback
+from cluster.releases.fold import fold
+from cluster.releases.rollback import check_stays, earlier_release
 from deployments.cli import app
 from tests.fakes import Entries
 from tests.rollout_script import Script, status

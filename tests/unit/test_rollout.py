@@ -5,20 +5,8 @@ from __future__ import annotations
 import pytest
 
 from cluster.errors import Conflict
-from cluster.releases import (
-    Abort,
-    Commit,
-    Elect,
-    Fence,
-    ReleaseStatus,
-    Rollback,
-)
-from cluster.rollout_events import (
-    Append,
-    Prepared,
-    PrepareFailed,
-    Retire,
-)
+from cluster.releases.entries import Abort, Commit, Elect, Fence, ReleaseStatus, Rollback
+from cluster.releases.events import Append, Prepared, PrepareFailed, Retire
 from tests.fakes import Entries
 from tests.rollout_script import Script, kinds, status
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cluster.releases import Abort, Elect, Fence, ReleaseStatus
-from cluster.rollout_events import Append, CanaryFaulted, PrepareFailed, RegionStatus
+from cluster.releases.entries import Abort, Elect, Fence, ReleaseStatus
+from cluster.releases.events import Append, CanaryFaulted, PrepareFailed, RegionStatus
 from tests.fakes import Entries
 from tests.rollout_script import Script, kinds, status
 

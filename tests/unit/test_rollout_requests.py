@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cluster.errors import Conflict, InvalidArgument, NotFound
-from cluster.releases import Canary, Rollback
+from cluster.releases.entries import Canary, Rollback
 from tests.fakes import Entries, contents
 from tests.rollout_script import Script, status
 

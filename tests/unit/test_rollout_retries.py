@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.releases import Abort, Commit, Fence, ReleaseStatus, WaitFor
-from cluster.rollout_events import Append, Prepared, PrepareFailed
-from cluster.rollout_settings import RolloutPolicy
+from cluster.releases.entries import Abort, Commit, Fence, ReleaseStatus, WaitFor
+from cluster.releases.events import Append, Prepared, PrepareFailed
+from cluster.releases.settings import RolloutPolicy
 from tests.fakes import Entries
 from tests.rollout_script import Script, kinds, status
 

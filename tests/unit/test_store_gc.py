@@ -13,10 +13,10 @@ from cluster.claims import CLAIMS, SWEEPS, Sweep, claim_all
 from cluster.errors import Conflict, Corrupt, InvalidArgument, NotFound, Unavailable
 from cluster.manifests import ModelKind
 from cluster.object_store import ObjectStore
-from cluster.release_parts import claim_release
-from cluster.releases import ReleaseContents
-from cluster.rollout_events import RegionStatus, heartbeat_path
-from cluster.store_gc import MARKS, Collected, StoreCollector
+from cluster.releases.contents import claim_release
+from cluster.releases.entries import ReleaseContents
+from cluster.releases.events import RegionStatus, heartbeat_path
+from cluster.releases.garbage import MARKS, Collected, StoreCollector
 from cluster.stored_object import StoredObject
 from tests.store_fixtures import address, memory_store, s3_server, store
 from tests.unit.gc_world import CORPUS, ShiftedClock, TimedStore, World

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from cluster import claims
 from cluster.errors import NotFound, Unavailable
-from cluster.release_parts import claim_release
-from cluster.releases import ReleaseContents
-from cluster.store_gc import StoreCollector
+from cluster.releases.contents import claim_release
+from cluster.releases.entries import ReleaseContents
+from cluster.releases.garbage import StoreCollector
 from tests.unit.gc_world import CORPUS, HOUR_MS, Made, TimedStore, World
 
 GRACE_S = 24 * 3600.0

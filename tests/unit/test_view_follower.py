@@ -18,8 +18,8 @@ from cluster.clock import Deadline
 from cluster.errors import Unavailable
 from cluster.outcomes import OutcomeReport, Work
 from cluster.prompt import PromptTemplate
-from cluster.release_log import Freshness
-from cluster.releases import CanaryShare, Switch
+from cluster.releases.entries import CanaryShare, Switch
+from cluster.releases.release_log import Freshness
 from cluster.search import SearchRequest
 from cluster.serving.view import Pulse, RegionView, ReleaseView
 from tests.unit.fake_service import until

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, assert_never
 
-from cluster.releases import (
+from cluster.releases.entries import (
     Abort,
     Canary,
     CanaryShare,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pydantic import ConfigDict, Field
 
 from cluster.records import Record
-from cluster.releases import LogEntry, Release
+from cluster.releases.entries import LogEntry, Release
 
 REGIONS = "regions"
 """The folder of the store with a folder for each region."""

@@ -21,7 +21,7 @@ from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.errors import Conflict, Corrupt, NotFound
 from cluster.numbered_object import read_each
 from cluster.object_store import ObjectStore
-from cluster.rollout_events import RegionStatus, heartbeat_path
+from cluster.releases.events import RegionStatus, heartbeat_path
 
 log = logging.getLogger(__name__)
 STANDSTILL_S = 3.0

@@ -6,7 +6,7 @@ from cluster.catalog import Catalog, index_path, model_path
 from cluster.claims import claim_all
 from cluster.manifests import IndexManifest, ModelManifest, parts_of
 from cluster.object_store import ObjectStore
-from cluster.releases import ReleaseContents
+from cluster.releases.entries import ReleaseContents
 
 
 def manifest_paths(contents: ReleaseContents) -> tuple[str, ...]:

@@ -21,9 +21,7 @@ from typing import assert_never
 from pydantic import ValidationError
 
 from cluster.errors import Conflict, InvalidArgument
-from cluster.heartbeats import Heartbeats
-from cluster.release_fold import fold, objection
-from cluster.releases import (
+from cluster.releases.entries import (
     Abort,
     Canary,
     CanaryShare,
@@ -39,9 +37,7 @@ from cluster.releases import (
     ReleaseStatus,
     Rollback,
 )
-from cluster.residents import Residents
-from cluster.rollback import check_stays, earlier_release, known_release
-from cluster.rollout_events import (
+from cluster.releases.events import (
     Append,
     CanaryFaulted,
     EntryRead,
@@ -53,7 +49,11 @@ from cluster.rollout_events import (
     PrepareFailed,
     RegionStatus,
 )
-from cluster.rollout_settings import RolloutPolicy, RolloutSettings
+from cluster.releases.fold import fold, objection
+from cluster.releases.heartbeats import Heartbeats
+from cluster.releases.residents import Residents
+from cluster.releases.rollback import check_stays, earlier_release, known_release
+from cluster.releases.settings import RolloutPolicy, RolloutSettings
 
 _DEFAULT_POLICY = RolloutPolicy()
 _LATE = "not prepared by the deadline"

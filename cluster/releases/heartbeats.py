@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from cluster.rollout_events import HeartbeatsRead, RegionStatus
+from cluster.releases.events import HeartbeatsRead, RegionStatus
 
 _CLOCKS_APART_S = 60.0
 """Largest difference between two clocks."""

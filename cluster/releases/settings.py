@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from cluster.records import Record
-from cluster.releases import WaitFor
+from cluster.releases.entries import WaitFor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,11 +27,8 @@ from cluster.errors import (
     Unavailable,
 )
 from cluster.object_store import ObjectStore
-from cluster.region_claim import RegionClaim, Tenure, read_heartbeats, taken
-from cluster.release_log import Freshness, ReleaseLog, without_looking_for_cycles
-from cluster.releases import LogState, Release
-from cluster.rollout import Rollout
-from cluster.rollout_events import (
+from cluster.releases.entries import LogState, Release
+from cluster.releases.events import (
     REGIONS,
     Append,
     EntryRead,
@@ -44,6 +41,9 @@ from cluster.rollout_events import (
     Retire,
     heartbeat_path,
 )
+from cluster.releases.name_claim import RegionClaim, Tenure, read_heartbeats, taken
+from cluster.releases.release_log import Freshness, ReleaseLog, without_looking_for_cycles
+from cluster.releases.rollout import Rollout
 
 log = logging.getLogger(__name__)
 

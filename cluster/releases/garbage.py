@@ -26,11 +26,11 @@ from cluster.manifests import IndexManifest, ModelManifest, parts_of
 from cluster.numbered_object import read_each
 from cluster.object_store import ObjectStore
 from cluster.records import Record
-from cluster.region_claim import read_heartbeats
-from cluster.release_log import read_release_log
-from cluster.release_parts import manifest_paths
-from cluster.releases import LogState
-from cluster.rollout_events import REGIONS
+from cluster.releases.contents import manifest_paths
+from cluster.releases.entries import LogState
+from cluster.releases.events import REGIONS
+from cluster.releases.name_claim import read_heartbeats
+from cluster.releases.release_log import read_release_log
 from cluster.stored_object import StoredObject
 
 log = logging.getLogger(__name__)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from cluster.releases import LogState, ReleaseStatus
-from cluster.rollout_events import Instruction, Prepare, Prepared, PrepareFailed, Retire
+from cluster.releases.entries import LogState, ReleaseStatus
+from cluster.releases.events import Instruction, Prepare, Prepared, PrepareFailed, Retire
 
 
 class Standing(StrEnum):

@@ -13,7 +13,7 @@ import re
 from pydantic import TypeAdapter, ValidationError
 
 from cluster.errors import LogUnreadable
-from cluster.releases import LogEntry, entry_path
+from cluster.releases.entries import LogEntry, entry_path
 
 _ENTRY: TypeAdapter[LogEntry] = TypeAdapter(LogEntry)
 _CHECKSUM = re.compile(rb',"sha256":"([0-9a-f]{64})"\}')

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cluster.errors import Conflict, InvalidArgument, NotFound
-from cluster.releases import LogState, Proposal, ReleaseStatus
+from cluster.releases.entries import LogState, Proposal, ReleaseStatus
 
 
 def known_release(state: LogState, number: int) -> Proposal:
