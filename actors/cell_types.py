@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 
-from cluster.documents import INT64
+from cluster.documents.documents import INT64
 
 _TRUE = frozenset({"true", "True", "TRUE"})
 _FALSE = frozenset({"false", "False", "FALSE"})

@@ -26,8 +26,8 @@ from actors.source_formats import SourceFormat, format_of, read_rows
 from actors.source_rows import Row
 from cluster.artifact_files import ArtifactFile
 from cluster.artifacts import Artifacts
-from cluster.corpus_content import store_part
-from cluster.documents import (
+from cluster.documents.content import store_part
+from cluster.documents.documents import (
     Document,
     RowPlace,
     SchemaField,
@@ -35,10 +35,10 @@ from cluster.documents import (
     column_types,
     parse_document,
 )
+from cluster.documents.ingest_report import LeftOut, Tally
+from cluster.documents.passages import Passage, passage_table, whole_passage
 from cluster.errors import InvalidArgument, RaygionError, Unavailable
-from cluster.ingest_report import LeftOut, Tally
 from cluster.metadata import MetadataValue
-from cluster.passages import Passage, passage_table, whole_passage
 
 # A group's reading is one task: small files share one, so that a folder of notes is not a
 # thousand tasks.

@@ -14,18 +14,18 @@ from ray.data.grouped_data import GroupedData
 
 from cluster.artifact_files import ArtifactFile
 from cluster.artifacts import Artifacts
-from cluster.manifests import CorpusManifest, ModelManifest
-from cluster.object_store import ObjectStore
-from cluster.partitions import shard_of_partition
-from cluster.passages import (
+from cluster.documents.passages import (
     META_PREFIX,
     current_passages,
     read_part,
     undeleted_passages,
     vector_column,
 )
+from cluster.documents.tombstones import stored_tombstones
+from cluster.manifests import CorpusManifest, ModelManifest
+from cluster.object_store import ObjectStore
+from cluster.partitions import shard_of_partition
 from cluster.placement import shard_of
-from cluster.tombstones import stored_tombstones
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,9 @@ from urllib.parse import unquote
 
 from actors.cell_types import cell_value, cell_ways
 from actors.source_rows import COLUMNS
-from cluster.documents import FIELD_NAME, RESERVED_FIELDS
+from cluster.documents.documents import FIELD_NAME, RESERVED_FIELDS
+from cluster.documents.ingest_report import Tally
 from cluster.errors import InvalidArgument
-from cluster.ingest_report import Tally
 from cluster.metadata import MetadataValue
 
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"

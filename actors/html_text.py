@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from lxml import etree
 
-from cluster.documents import TEXT_BYTES_MAX
+from cluster.documents.documents import TEXT_BYTES_MAX
 from cluster.errors import InvalidArgument
 
 DEPTH_MAX = 512

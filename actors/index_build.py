@@ -39,6 +39,7 @@ from cluster.catalog import Catalog, index_path
 from cluster.claims import claim_all
 from cluster.clock import SYSTEM_CLOCK
 from cluster.corpus_settings import CorpusSettings
+from cluster.documents.passages import vectors_of
 from cluster.errors import InvalidArgument, NotFound
 from cluster.index_parameters import IndexParameters, IndexTuning
 from cluster.index_versions import built_version, index_as_asked
@@ -52,7 +53,6 @@ from cluster.manifests import (
 )
 from cluster.object_store import ObjectStore
 from cluster.partitions import KEY_TYPES
-from cluster.passages import vectors_of
 
 _FIELDS_QUOTED_MAX = 20
 _EMBED_BATCH = 128

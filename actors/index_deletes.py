@@ -22,6 +22,7 @@ from cluster.artifacts import Artifacts
 from cluster.catalog import Catalog
 from cluster.clock import SYSTEM_CLOCK
 from cluster.corpus_settings import CorpusSettings
+from cluster.documents.tombstones import store_tombstones, stored_tombstones
 from cluster.errors import NotFound
 from cluster.index_versions import bases_of, derived_version
 from cluster.manifests import (
@@ -34,7 +35,6 @@ from cluster.manifests import (
 )
 from cluster.object_store import ObjectStore
 from cluster.placement import shard_of
-from cluster.tombstones import store_tombstones, stored_tombstones
 
 DELETED_SHARE_MAX = 0.5
 """Share of a shard's rows that may be deleted; beyond it, walking over deleted rows costs more than

@@ -26,8 +26,8 @@ from actors.index_tuning import SAMPLE_ROWS_MAX, Extent, candidates, choose, try
 from actors.vector_rows import vector_numbers
 from cluster.arrays import Float32Array
 from cluster.corpus_settings import CorpusSettings
+from cluster.documents.passages import vector_column, vectors_of
 from cluster.index_parameters import AutoIndex, IndexKind, IndexParameters, IndexTrial, IndexTuning
-from cluster.passages import vector_column, vectors_of
 from cluster.vectors.checks import prepared
 from cluster.vectors.metric import Metric
 

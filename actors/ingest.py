@@ -19,17 +19,17 @@ from cluster.artifact_files import ArtifactFile
 from cluster.artifacts import Artifacts
 from cluster.catalog import Catalog
 from cluster.clock import SYSTEM_CLOCK, Clock
-from cluster.compaction import compacted
-from cluster.corpus_content import (
+from cluster.documents.compaction import compacted
+from cluster.documents.content import (
     CorpusContent,
     PartDocuments,
     document_changes,
     joined_types,
     with_parts,
 )
-from cluster.documents import Schema, check_corpus_name, column_types, merge_schemas
+from cluster.documents.documents import Schema, check_corpus_name, column_types, merge_schemas
+from cluster.documents.ingest_report import DocumentChanges, IngestReport, LeftOut, Tally
 from cluster.errors import Conflict, InvalidArgument
-from cluster.ingest_report import DocumentChanges, IngestReport, LeftOut, Tally
 from cluster.manifests import SOURCES_MAX, CorpusManifest
 from cluster.metadata import ColumnType
 

@@ -23,12 +23,12 @@ from cluster.artifact_cache import ArtifactCache
 from cluster.artifact_files import ArtifactFile
 from cluster.artifacts import Artifacts
 from cluster.clock import Deadline
+from cluster.documents.tombstones import read_tombstones
 from cluster.errors import Corrupt, DeadlineExceeded, Overloaded, Unavailable
 from cluster.index_parameters import IndexParameters
 from cluster.manifests import TOMBSTONES_FILE, IndexManifest, ShardArtifact
 from cluster.object_store import ObjectStore
 from cluster.search import Passages, SearchEffort, ShardHits, ShardQuery
-from cluster.tombstones import read_tombstones
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)

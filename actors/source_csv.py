@@ -10,7 +10,7 @@ from typing import BinaryIO, TypeAlias
 from actors.cell_types import cell_value, cell_ways
 from actors.source_rows import COLUMNS, Row, listed, row_of_columns
 from cluster import exact_json
-from cluster.documents import TEXT_BYTES_MAX, RowPlace
+from cluster.documents.documents import TEXT_BYTES_MAX, RowPlace
 from cluster.errors import InvalidArgument
 
 LINE_CHARS_MAX = 16 * 2**20

@@ -20,8 +20,8 @@ from actors.folder_values import FolderValues
 from actors.source_csv import Ways
 from actors.source_formats import FORMATS, format_of, suffix_of
 from actors.source_rows import check_unpacked
+from cluster.documents.ingest_report import LeftOut, Tally
 from cluster.errors import InvalidArgument, Unavailable
-from cluster.ingest_report import LeftOut, Tally
 from cluster.metadata import MetadataValue
 
 _BUFFER_BYTES = 2**20

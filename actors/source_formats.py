@@ -1,5 +1,5 @@
 """The file formats that documents come in: each read as rows with `id`, `text`, `metadata` and,
-where there is one, `vector`, which `cluster.documents.parse_document` then checks.
+where there is one, `vector`, which `cluster.documents.documents.parse_document` then checks.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from actors.source_csv import Ways, read_csv
 from actors.source_rows import Row, row_of_columns
 from actors.source_tables import read_arrow, read_npy, read_parquet
 from cluster import exact_json
-from cluster.documents import RowPlace
+from cluster.documents.documents import RowPlace
 from cluster.errors import InvalidArgument
 
 LINE_BYTES_MAX = 16 * 2**20

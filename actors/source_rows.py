@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from itertools import islice
 
-from cluster.documents import RowPlace
+from cluster.documents.documents import RowPlace
 from cluster.errors import InvalidArgument
 
 Row = tuple[Mapping[str, object] | InvalidArgument, RowPlace]
-"""A row as `cluster.documents.parse_document` takes it, or what is wrong with it alone: the rows
-after it can be read.
+"""A row as `cluster.documents.documents.parse_document` takes it, or what is wrong with it alone:
+the rows after it can be read.
 """
 
 COLUMNS = ("id", "text", "metadata", "vector")

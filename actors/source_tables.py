@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from actors.source_rows import Row, check_unpacked, listed, row_of_columns
-from cluster.documents import DIMENSION_MAX, RowPlace
+from cluster.documents.documents import DIMENSION_MAX, RowPlace
 from cluster.errors import InvalidArgument
 
 _ROWS_AT_ONCE = 1024

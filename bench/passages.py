@@ -25,7 +25,7 @@ from bench.data import factbook_documents, read_xquad
 from bench.evaluation_sets import JudgedSet, hotpotqa, musique
 from bench.markdown import table
 from cluster.arrays import Float32Array
-from cluster.chunking import Chunker
+from cluster.documents.chunking import Chunker
 from cluster.embedder_tokenizer import EmbedderTokenizer
 
 TOP_K = 10

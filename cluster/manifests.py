@@ -35,9 +35,9 @@ class ManifestRef(Record):
 class CorpusManifest(Record):
     """One position of a corpus: all its documents, as an ordered list of parts.
 
-    A part is a Parquet file of documents, as `cluster.passages` says. Where two parts hold the same
-    document, the later part wins whole; a document that the tombstones name counts in none of them.
-    Stored at `corpora/{corpus}/{position:020}.json`.
+    A part is a Parquet file of documents, as `cluster.documents.passages` says. Where two parts
+    hold the same document, the later part wins whole; a document that the tombstones name counts in
+    none of them. Stored at `corpora/{corpus}/{position:020}.json`.
     """
 
     format: Literal[1] = 1
@@ -45,7 +45,7 @@ class CorpusManifest(Record):
     position: Annotated[int, Field(ge=1)]
     parts: tuple[ArtifactFile, ...]
     tombstones: ArtifactFile | None = Field(default=None, exclude_if=is_none)
-    """Ids of the deleted documents that parts still hold; see `cluster.tombstones`."""
+    """Ids of the deleted documents that parts still hold; see `cluster.documents.tombstones`."""
     num_documents: Annotated[int, Field(ge=0)]
     num_passages: Annotated[int, Field(ge=0)]
     """Rows of the parts that count: one for each document, but for those that an older version had

@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from cluster.clock import SYSTEM_CLOCK
 from cluster.corpora.overview import CorpusLine, IndexLine, ShardHole, corpus_line, corpus_lines
-from cluster.deletes import drop_corpus
+from cluster.documents.deletes import drop_corpus
 from cluster.errors import Conflict, InvalidArgument
 from deployments.cli_options import Config, Corpus, Json, Region, Store
 from deployments.cli_regions import anywhere

@@ -12,8 +12,8 @@ import typer
 from rich.markup import escape
 
 from cluster.artifacts import Artifacts
-from cluster.deletes import delete_documents
-from cluster.documents import check_corpus_name
+from cluster.documents.deletes import delete_documents
+from cluster.documents.documents import check_corpus_name
 from cluster.errors import InvalidArgument
 from cluster.manifests import CorpusManifest
 from deployments.cli_options import Config, Corpus, Json, Region, Store, opened

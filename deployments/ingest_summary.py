@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from cluster.ingest_report import IngestReport, LeftOut
+from cluster.documents.ingest_report import IngestReport, LeftOut
 
 
 def report_lines(report: IngestReport) -> Iterator[str]:

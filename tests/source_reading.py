@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from actors.source_formats import format_of, read_rows
-from cluster.documents import Document, parse_document
+from cluster.documents.documents import Document, parse_document
 from cluster.errors import InvalidArgument
 
 

@@ -17,11 +17,11 @@ import pytest
 from actors.ingest import ingest
 from cluster.artifacts import Artifacts
 from cluster.catalog import Catalog
+from cluster.documents.passages import current_passages, read_part, vectors_of
 from cluster.errors import Conflict, InvalidArgument, Unavailable
 from cluster.manifests import CorpusManifest
 from cluster.metadata import ColumnType
 from cluster.object_store import ObjectStore, open_store
-from cluster.passages import current_passages, read_part, vectors_of
 from tests.integration.local_ray import local_ray
 from tests.store_fixtures import S3Server, s3_server
 

@@ -20,11 +20,11 @@ from cluster.artifact_cache import ArtifactCache
 from cluster.artifacts import Artifacts
 from cluster.catalog import Catalog
 from cluster.corpus_settings import ChunkSettings, CorpusSettings, LongPassages
+from cluster.documents.passages import Passage, passage_table, write_part
 from cluster.errors import InvalidArgument
 from cluster.index_parameters import IndexKind, IndexParameters
 from cluster.manifests import IndexManifest, ModelKind, ModelManifest
 from cluster.object_store import ObjectStore, open_store
-from cluster.passages import Passage, passage_table, write_part
 from cluster.search import ShardQuery
 from tests.integration.local_ray import local_ray
 

@@ -10,17 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster import compaction
 from cluster.artifact_files import ArtifactFile
 from cluster.artifacts import Artifacts
-from cluster.compaction import SMALL_PARTS_MAX, compacted
-from cluster.corpus_content import CorpusContent, PartDocuments, store_part, with_parts
+from cluster.documents import compaction
+from cluster.documents.compaction import SMALL_PARTS_MAX, compacted
+from cluster.documents.content import CorpusContent, PartDocuments, store_part, with_parts
+from cluster.documents.passages import Passage, passage_table, read_part, undeleted_passages
+from cluster.documents.passages import current_passages as of_parts
+from cluster.documents.tombstones import store_tombstones, stored_tombstones
 from cluster.local_store import LocalStore
 from cluster.manifests import CorpusManifest
 from cluster.metadata import ColumnType
-from cluster.passages import Passage, passage_table, read_part, undeleted_passages
-from cluster.passages import current_passages as of_parts
-from cluster.tombstones import store_tombstones, stored_tombstones
 
 TYPES = {"n": ColumnType.FLOAT, "late": ColumnType.STRING}
 DIMENSION = 2

@@ -13,14 +13,14 @@ from cluster.artifacts import Artifacts
 from cluster.catalog import Catalog
 from cluster.config import Settings
 from cluster.corpora.overview import CorpusLine, corpus_line, corpus_lines
-from cluster.corpus_content import store_part
-from cluster.deletes import delete_documents, drop_corpus
-from cluster.documents import Document
+from cluster.documents.content import store_part
+from cluster.documents.deletes import delete_documents, drop_corpus
+from cluster.documents.documents import Document
+from cluster.documents.passages import passage_table, whole_passage
 from cluster.errors import Conflict, InvalidArgument, NotFound, RaygionError
 from cluster.index_versions import built_version
 from cluster.manifests import CorpusManifest
 from cluster.object_store import ObjectStore, open_store
-from cluster.passages import passage_table, whole_passage
 from cluster.recall import RecallStratum
 from cluster.releases.garbage import StoreCollector
 from cluster.releases.release_log import read_release_log

@@ -16,9 +16,11 @@ from cluster.artifact_files import ArtifactFile
 from cluster.artifacts import Artifacts
 from cluster.catalog import Catalog
 from cluster.config import Settings
-from cluster.corpus_content import PartDocuments, with_parts
 from cluster.corpus_settings import CorpusSettings
-from cluster.deletes import Deletion, delete_documents
+from cluster.documents.content import PartDocuments, with_parts
+from cluster.documents.deletes import Deletion, delete_documents
+from cluster.documents.passages import Passage, passage_table, write_part
+from cluster.documents.tombstones import read_tombstones, stored_tombstones, write_tombstones
 from cluster.errors import Conflict, Corrupt, InvalidArgument, NotFound
 from cluster.index_parameters import IndexParameters
 from cluster.index_versions import bases_of, built_version, derived_version, newest_index
@@ -27,9 +29,7 @@ from cluster.manifests import CorpusManifest, IndexManifest
 from cluster.metadata import ColumnType
 from cluster.model_settings import GeneratorSettings
 from cluster.object_store import ObjectStore
-from cluster.passages import Passage, passage_table, write_part
 from cluster.regions.settings import RegionSettings, StoreSettings
-from cluster.tombstones import read_tombstones, stored_tombstones, write_tombstones
 from deployments.console import Steps
 from deployments.installation import Installation
 from deployments.pipeline import contents_of_next

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cluster.documents import (
+from cluster.documents.documents import (
     FIELDS_MAX,
     Document,
     RowPlace,
@@ -22,9 +22,7 @@ from cluster.documents import (
     parse_document,
     schema_of,
 )
-from cluster.errors import Corrupt, InvalidArgument
-from cluster.metadata import ColumnType
-from cluster.passages import (
+from cluster.documents.passages import (
     Passage,
     conform,
     count_passages,
@@ -39,6 +37,8 @@ from cluster.passages import (
     vectors_of,
     write_part,
 )
+from cluster.errors import Corrupt, InvalidArgument
+from cluster.metadata import ColumnType
 
 PLACE = RowPlace(source="docs.jsonl", row=3)
 GOOD: Mapping[str, object] = {"id": "a", "text": "Some text."}

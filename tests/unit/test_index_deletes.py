@@ -24,6 +24,7 @@ from cluster.arrays import Float32Array
 from cluster.artifact_cache import ArtifactCache
 from cluster.artifacts import Artifacts, blob_path
 from cluster.catalog import Catalog
+from cluster.documents.tombstones import stored_tombstones
 from cluster.errors import Corrupt
 from cluster.filters import parse_filter
 from cluster.index_parameters import IndexKind, IndexParameters
@@ -33,7 +34,6 @@ from cluster.object_store import ObjectStore
 from cluster.prompt import PromptTemplate
 from cluster.search import SearchEffort, ShardHits, ShardQuery
 from cluster.serving.view import CorpusView, RegionView, ReleaseView
-from cluster.tombstones import stored_tombstones
 from cluster.vectors.checks import prepared
 from cluster.vectors.metric import Metric
 from tests.unit.recall import recall_at_10

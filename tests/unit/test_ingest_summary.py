@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.ingest_report import (
+from cluster.documents.ingest_report import (
     EXAMPLES_MAX,
     REASONS_MAX,
     DocumentChanges,

@@ -14,7 +14,7 @@ from actors.index_build import build_index
 from cluster.artifact_files import ArtifactFile
 from cluster.artifacts import Artifacts
 from cluster.corpus_settings import ChunkSettings, CorpusSettings
-from cluster.deletes import drop_corpus
+from cluster.documents.deletes import drop_corpus
 from cluster.errors import NotFound
 from cluster.index_parameters import AutoIndex, IndexKind, IndexParameters
 from cluster.releases.garbage import StoreCollector

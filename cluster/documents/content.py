@@ -17,11 +17,9 @@ import pyarrow as pa
 from cluster.arrays import Mask
 from cluster.artifact_files import ArtifactFile
 from cluster.artifacts import Artifacts
-from cluster.documents import Schema, column_types, merge_schemas, schema_of
-from cluster.ingest_report import EXAMPLES_MAX, DocumentChanges
-from cluster.manifests import TOMBSTONES_FILE, CorpusManifest
-from cluster.metadata import ColumnType
-from cluster.passages import (
+from cluster.documents.documents import Schema, column_types, merge_schemas, schema_of
+from cluster.documents.ingest_report import EXAMPLES_MAX, DocumentChanges
+from cluster.documents.passages import (
     count_passages,
     current_rows,
     document_digests,
@@ -29,7 +27,9 @@ from cluster.passages import (
     long_integer_rows,
     write_part,
 )
-from cluster.tombstones import store_tombstones, stored_tombstones
+from cluster.documents.tombstones import store_tombstones, stored_tombstones
+from cluster.manifests import TOMBSTONES_FILE, CorpusManifest
+from cluster.metadata import ColumnType
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,8 +4,8 @@ A part of a corpus is a Parquet file of documents with the columns `id`, `docume
 `meta.{field}` for each metadata field of the part, and `vector` when the documents brought theirs.
 A document is one row, of which both ids are its own, or several in one part where an older version
 had cut it already. Where two parts hold a document, the later one wins. Documents that were deleted
-are named beside the parts, in `cluster.tombstones`. The build cuts documents into passages, which
-have the same columns.
+are named beside the parts, in `cluster.documents.tombstones`. The build cuts documents into
+passages, which have the same columns.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.arrays import Float32Array, Mask
-from cluster.documents import EXACT_IN_FLOAT, Document
+from cluster.documents.documents import EXACT_IN_FLOAT, Document
 from cluster.errors import Corrupt
 from cluster.metadata import ColumnType, Metadata
 

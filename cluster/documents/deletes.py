@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from cluster.artifacts import Artifacts
 from cluster.catalog import Catalog
 from cluster.clock import SYSTEM_CLOCK, Clock
-from cluster.corpus_content import PartDocuments, without_documents
-from cluster.documents import check_corpus_name
+from cluster.documents.content import PartDocuments, without_documents
+from cluster.documents.documents import check_corpus_name
 from cluster.errors import Conflict
 from cluster.manifests import CorpusManifest
 
