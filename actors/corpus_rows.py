@@ -14,6 +14,7 @@ from ray.data.grouped_data import GroupedData
 
 from cluster.artifact_files import ArtifactFile
 from cluster.artifacts import Artifacts
+from cluster.catalog.manifests import CorpusManifest, ModelManifest
 from cluster.documents.passages import (
     META_PREFIX,
     current_passages,
@@ -22,7 +23,6 @@ from cluster.documents.passages import (
     vector_column,
 )
 from cluster.documents.tombstones import stored_tombstones
-from cluster.manifests import CorpusManifest, ModelManifest
 from cluster.object_store import ObjectStore
 from cluster.partitions import shard_of_partition
 from cluster.placement import shard_of

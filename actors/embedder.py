@@ -14,9 +14,9 @@ import torch
 import transformers
 
 from cluster.arrays import Float32Array
+from cluster.catalog.manifests import Precision
 from cluster.embedder_tokenizer import EmbedderTokenizer
 from cluster.errors import InvalidArgument
-from cluster.manifests import Precision
 
 log = logging.getLogger(__name__)
 

@@ -16,10 +16,10 @@ from actors.own_node import own_node
 from cluster.arrays import Float32Array
 from cluster.artifact_cache import ArtifactCache
 from cluster.artifacts import Artifacts
+from cluster.catalog.manifests import ModelManifest
 from cluster.documents.passages import vector_column
 from cluster.errors import DeadlineExceeded, InvalidArgument
 from cluster.fair_queue import FairQueue
-from cluster.manifests import ModelManifest
 from cluster.object_store import ObjectStore
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from typing import Protocol
 
-from cluster.manifests import ModelManifest
-from cluster.model_settings import GeneratorSettings
+from cluster.catalog.manifests import ModelManifest
+from cluster.catalog.model_settings import GeneratorSettings
 
 
 class GeneratorDeployer(Protocol):

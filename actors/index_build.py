@@ -35,15 +35,10 @@ from actors.progress import watched
 from actors.shard_build import build_shard
 from actors.wiring import live_nodes
 from cluster.artifacts import Artifacts
-from cluster.catalog import Catalog, index_path
-from cluster.claims import claim_all
-from cluster.clock import SYSTEM_CLOCK
-from cluster.corpus_settings import CorpusSettings
-from cluster.documents.passages import vectors_of
-from cluster.errors import InvalidArgument, NotFound
-from cluster.index_parameters import IndexParameters, IndexTuning
-from cluster.index_versions import built_version, index_as_asked
-from cluster.manifests import (
+from cluster.catalog.catalog import Catalog, index_path
+from cluster.catalog.corpus_settings import CorpusSettings
+from cluster.catalog.index_versions import built_version, index_as_asked
+from cluster.catalog.manifests import (
     CorpusManifest,
     IndexManifest,
     ManifestRef,
@@ -51,6 +46,11 @@ from cluster.manifests import (
     ShardArtifact,
     parts_of,
 )
+from cluster.claims import claim_all
+from cluster.clock import SYSTEM_CLOCK
+from cluster.documents.passages import vectors_of
+from cluster.errors import InvalidArgument, NotFound
+from cluster.index_parameters import IndexParameters, IndexTuning
 from cluster.object_store import ObjectStore
 from cluster.partitions import KEY_TYPES
 

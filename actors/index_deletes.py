@@ -19,13 +19,10 @@ from actors.shard_documents import DOCUMENTS_FILE, ShardDocuments
 from actors.shard_index import ShardIndex
 from cluster.artifact_cache import ArtifactCache
 from cluster.artifacts import Artifacts
-from cluster.catalog import Catalog
-from cluster.clock import SYSTEM_CLOCK
-from cluster.corpus_settings import CorpusSettings
-from cluster.documents.tombstones import store_tombstones, stored_tombstones
-from cluster.errors import NotFound
-from cluster.index_versions import bases_of, derived_version
-from cluster.manifests import (
+from cluster.catalog.catalog import Catalog
+from cluster.catalog.corpus_settings import CorpusSettings
+from cluster.catalog.index_versions import bases_of, derived_version
+from cluster.catalog.manifests import (
     TOMBSTONES_FILE,
     CorpusManifest,
     IndexManifest,
@@ -33,6 +30,9 @@ from cluster.manifests import (
     ModelManifest,
     ShardArtifact,
 )
+from cluster.clock import SYSTEM_CLOCK
+from cluster.documents.tombstones import store_tombstones, stored_tombstones
+from cluster.errors import NotFound
 from cluster.object_store import ObjectStore
 from cluster.placement import shard_of
 

@@ -25,7 +25,7 @@ from actors.faiss_api import train_index
 from actors.index_tuning import SAMPLE_ROWS_MAX, Extent, candidates, choose, try_index
 from actors.vector_rows import vector_numbers
 from cluster.arrays import Float32Array
-from cluster.corpus_settings import CorpusSettings
+from cluster.catalog.corpus_settings import CorpusSettings
 from cluster.documents.passages import vector_column, vectors_of
 from cluster.index_parameters import AutoIndex, IndexKind, IndexParameters, IndexTrial, IndexTuning
 from cluster.vectors.checks import prepared

@@ -17,7 +17,8 @@ from actors.corpus_reader import (
 from actors.source_files import SourceListing, find_source_files
 from cluster.artifact_files import ArtifactFile
 from cluster.artifacts import Artifacts
-from cluster.catalog import Catalog
+from cluster.catalog.catalog import Catalog
+from cluster.catalog.manifests import SOURCES_MAX, CorpusManifest
 from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.documents.compaction import compacted
 from cluster.documents.content import (
@@ -30,7 +31,6 @@ from cluster.documents.content import (
 from cluster.documents.documents import Schema, check_corpus_name, column_types, merge_schemas
 from cluster.documents.ingest_report import DocumentChanges, IngestReport, LeftOut, Tally
 from cluster.errors import Conflict, InvalidArgument
-from cluster.manifests import SOURCES_MAX, CorpusManifest
 from cluster.metadata import ColumnType
 
 APPENDS_MAX = 8

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from actors import names
 from cluster.artifact_files import ArtifactFile
-from cluster.manifests import IndexManifest, ModelManifest
+from cluster.catalog.manifests import IndexManifest, ModelManifest
 from cluster.serving.view import ReleaseView
 
 

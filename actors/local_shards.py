@@ -18,9 +18,9 @@ from actors.shard_replica import ShardReplicaActor
 from cluster.arrays import Int64Array
 from cluster.artifact_cache import ArtifactCache
 from cluster.artifacts import Artifacts
-from cluster.catalog import Catalog
+from cluster.catalog.catalog import Catalog
+from cluster.catalog.manifests import IndexManifest
 from cluster.errors import RaygionError, Unavailable
-from cluster.manifests import IndexManifest
 from cluster.object_store import ObjectStore
 from cluster.search import Passages, ShardHits, ShardQuery
 from cluster.serving.view import CorpusView, RegionView

@@ -17,11 +17,11 @@ from actors.starter_models import (
 )
 from cluster.artifact_files import ArtifactFile
 from cluster.artifacts import regular_files, sha256_of
-from cluster.catalog import Catalog
+from cluster.catalog.catalog import Catalog
+from cluster.catalog.manifests import ManifestRef, ModelKind, ModelManifest, Precision
+from cluster.catalog.model_files import ModelFiles
+from cluster.catalog.model_settings import STARTER
 from cluster.errors import InvalidArgument, Unavailable
-from cluster.manifests import ManifestRef, ModelKind, ModelManifest, Precision
-from cluster.model_files import ModelFiles
-from cluster.model_settings import STARTER
 from cluster.object_store import ObjectStore
 from cluster.records import Record
 

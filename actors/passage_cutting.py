@@ -13,12 +13,12 @@ import ray.data
 
 from actors.corpus_rows import PartReader, part_rows
 from cluster.artifacts import Artifacts
-from cluster.corpus_settings import ChunkSettings, LongPassages
+from cluster.catalog.corpus_settings import ChunkSettings, LongPassages
+from cluster.catalog.manifests import CorpusManifest, ModelManifest
 from cluster.documents.chunking import Chunker
 from cluster.documents.passages import cut_passages
 from cluster.embedder_tokenizer import TOKENIZER_FILES, EmbedderTokenizer
 from cluster.errors import InvalidArgument
-from cluster.manifests import CorpusManifest, ModelManifest
 from cluster.object_store import ObjectStore
 
 _EXAMPLES_MAX = 3

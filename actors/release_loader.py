@@ -25,11 +25,11 @@ from actors.replica_placing import replica_actor
 from actors.shard_replica import ReplicaStatus
 from cluster.artifact_cache import ArtifactCache
 from cluster.artifacts import Artifacts
-from cluster.catalog import Catalog
+from cluster.catalog.catalog import Catalog
+from cluster.catalog.manifests import IndexManifest, ModelManifest
 from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.config import Settings
 from cluster.errors import InvalidArgument, Unavailable
-from cluster.manifests import IndexManifest, ModelManifest
 from cluster.object_store import ObjectStore
 from cluster.regions.status import MachineSummary
 from cluster.releases.entries import Release

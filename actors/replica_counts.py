@@ -17,9 +17,9 @@ from dataclasses import dataclass
 
 from pydantic import Field
 
+from cluster.catalog.corpus_settings import REPLICAS_MAX
 from cluster.clock import Deadline
 from cluster.config import Settings
-from cluster.corpus_settings import REPLICAS_MAX
 from cluster.errors import Conflict, InvalidArgument, RaygionError
 from cluster.numbered_object import NumberedLog
 from cluster.object_store import ObjectStore

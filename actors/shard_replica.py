@@ -22,11 +22,11 @@ from cluster.arrays import Int64Array
 from cluster.artifact_cache import ArtifactCache
 from cluster.artifact_files import ArtifactFile
 from cluster.artifacts import Artifacts
+from cluster.catalog.manifests import TOMBSTONES_FILE, IndexManifest, ShardArtifact
 from cluster.clock import Deadline
 from cluster.documents.tombstones import read_tombstones
 from cluster.errors import Corrupt, DeadlineExceeded, Overloaded, Unavailable
 from cluster.index_parameters import IndexParameters
-from cluster.manifests import TOMBSTONES_FILE, IndexManifest, ShardArtifact
 from cluster.object_store import ObjectStore
 from cluster.search import Passages, SearchEffort, ShardHits, ShardQuery
 

@@ -15,7 +15,7 @@ from actors.faiss_api import faiss
 from actors.shard_index import INDEX_FILE, ShardIndex
 from bench.load import quantile_of
 from cluster.arrays import Float32Array
-from cluster.manifests import IndexManifest
+from cluster.catalog.manifests import IndexManifest
 from cluster.merge import merge_hits
 from cluster.search import MergedHits, ShardQuery
 from cluster.vectors.checks import prepared

@@ -24,7 +24,7 @@ from bench.plan import Plan
 from bench.region import BenchRegion, StoredVectors, running_region
 from bench.reports import Quality, QualityReport, environment_now
 from cluster.arrays import Float32Array
-from cluster.corpus_settings import CorpusSettings
+from cluster.catalog.corpus_settings import CorpusSettings
 from cluster.index_parameters import IndexKind, IndexParameters
 from cluster.search import ShardQuery
 from cluster.vectors.metric import Metric

@@ -20,10 +20,10 @@ from bench.data import write_jsonl
 from cluster.arrays import Float32Array
 from cluster.artifact_cache import ArtifactCache
 from cluster.artifacts import Artifacts
+from cluster.catalog.corpus_settings import CorpusSettings
+from cluster.catalog.manifests import IndexManifest, ModelKind, ModelManifest
+from cluster.catalog.model_settings import GeneratorSettings
 from cluster.config import Settings
-from cluster.corpus_settings import CorpusSettings
-from cluster.manifests import IndexManifest, ModelKind, ModelManifest
-from cluster.model_settings import GeneratorSettings
 from cluster.regions.settings import EndpointSettings, RegionSettings, StoreSettings
 from deployments import pipeline, region_host, release_commands
 from deployments.console import Step, Steps

@@ -26,7 +26,7 @@ from bench.region import BenchRegion, running_region
 from bench.reports import CorpusFacts, SearchReport, environment_now
 from bench.search_findings import Findings, HttpCase, LocalCase, Parts
 from cluster.arrays import Float32Array
-from cluster.corpus_settings import CorpusSettings
+from cluster.catalog.corpus_settings import CorpusSettings
 
 T = TypeVar("T")
 _TOP_K = 10

@@ -24,10 +24,10 @@ from pydantic_settings import (
 )
 from yaml import YAMLError
 
-from cluster.corpus_settings import AUTO, NAMED, CorpusSettings
+from cluster.catalog.corpus_settings import AUTO, NAMED, CorpusSettings
+from cluster.catalog.model_settings import EmbedderSettings, GeneratorSettings
 from cluster.errors import InvalidArgument
 from cluster.evidence import EvidenceSettings
-from cluster.model_settings import EmbedderSettings, GeneratorSettings
 from cluster.prompt import PromptTemplate
 from cluster.records import Name, Record
 from cluster.regions.map import RegionMap

@@ -12,10 +12,10 @@ import typer
 from rich.markup import escape
 
 from cluster.artifacts import Artifacts
+from cluster.catalog.manifests import CorpusManifest
 from cluster.documents.deletes import delete_documents
 from cluster.documents.documents import check_corpus_name
 from cluster.errors import InvalidArgument
-from cluster.manifests import CorpusManifest
 from deployments.cli_options import Config, Corpus, Json, Region, Store, opened
 from deployments.console import Steps, print_json, say
 from deployments.ingest_summary import report_lines

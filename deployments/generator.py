@@ -25,10 +25,10 @@ from actors.replica_outcomes import RoutingHint
 from cluster.artifact_cache import ArtifactCache
 from cluster.artifact_files import ArtifactFile
 from cluster.artifacts import Artifacts
+from cluster.catalog.model_settings import CALLS_PER_SEQUENCE
 from cluster.clock import Deadline
 from cluster.errors import InvalidArgument, Unavailable
 from cluster.generation import ChatMessage, GenerationChunk, GenerationRequest
-from cluster.model_settings import CALLS_PER_SEQUENCE
 from cluster.object_store import ObjectStore
 from deployments.autoscaling import replica_count
 from deployments.draining import DRAIN_TIMEOUT_S

@@ -12,9 +12,9 @@ from ray.serve.schema import ApplicationStatus
 
 from actors import names
 from actors.wiring import run_in_fresh_process
+from cluster.catalog.manifests import ModelManifest
+from cluster.catalog.model_settings import GeneratorSettings
 from cluster.errors import Unavailable
-from cluster.manifests import ModelManifest
-from cluster.model_settings import GeneratorSettings
 from cluster.object_store import ObjectStore
 
 _POLL_S = 0.25

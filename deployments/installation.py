@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from cluster.catalog import Catalog
+from cluster.catalog.catalog import Catalog
 from cluster.config import Settings
 from cluster.errors import Unavailable
 from cluster.object_store import ObjectStore, open_store

@@ -12,14 +12,20 @@ from actors.index_build import build_index
 from actors.ingest import Ingested, ingest
 from actors.models import publish_model
 from cluster.artifacts import Artifacts
+from cluster.catalog.manifests import (
+    IndexManifest,
+    ManifestRef,
+    ModelKind,
+    ModelManifest,
+    Precision,
+)
+from cluster.catalog.model_files import delta_note
+from cluster.catalog.model_settings import STARTER
 from cluster.clock import SYSTEM_CLOCK
 from cluster.config import Settings
 from cluster.corpora.next_release import corpora_for_release, indexes_for_release
 from cluster.evidence import EvidencePolicy, score_min_of
 from cluster.index_parameters import IndexKind, IndexParameters, IndexTuning
-from cluster.manifests import IndexManifest, ManifestRef, ModelKind, ModelManifest, Precision
-from cluster.model_files import delta_note
-from cluster.model_settings import STARTER
 from cluster.releases.entries import ReleaseContents
 from cluster.vectors.metric import Metric
 from deployments.console import REUSED, Step, err, share, table

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from cluster.arrays import Int64Array
+from cluster.catalog.manifests import ManifestRef
 from cluster.clock import Deadline
 from cluster.errors import RaygionError
 from cluster.generation import ChatMessage
-from cluster.manifests import ManifestRef
 from cluster.releases.entries import (
     Abort,
     Canary,

@@ -21,7 +21,7 @@ from bench.peers.served import Dialect, ServedSystem, Server, body_of, http_call
 from bench.region import BenchRegion, StoredVectors, running_region
 from bench.serve_data import EF_CONSTRUCTION, HNSW_M, TOP_K, VectorSet
 from cluster.arrays import Float32Array
-from cluster.corpus_settings import CorpusSettings
+from cluster.catalog.corpus_settings import CorpusSettings
 from cluster.index_parameters import IndexKind, IndexParameters
 
 _CORPUS = "vectors"

@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from cluster.catalog import Catalog
+from cluster.catalog.catalog import Catalog
+from cluster.catalog.corpus_settings import CorpusSettings
+from cluster.catalog.index_versions import has_settings, index_as_asked, is_index_of
+from cluster.catalog.manifests import CorpusManifest, IndexManifest, ManifestRef, ModelManifest
 from cluster.config import Settings
-from cluster.corpus_settings import CorpusSettings
 from cluster.errors import NotFound
-from cluster.index_versions import has_settings, index_as_asked, is_index_of
-from cluster.manifests import CorpusManifest, IndexManifest, ManifestRef, ModelManifest
 from cluster.numbered_object import read_each
 
 Index = tuple[IndexManifest, ManifestRef]

@@ -6,11 +6,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from cluster.artifact_files import ArtifactFile
-from cluster.catalog import Catalog
+from cluster.catalog.catalog import Catalog
+from cluster.catalog.index_versions import has_settings, is_index_of
+from cluster.catalog.manifests import (
+    CorpusManifest,
+    IndexManifest,
+    ManifestRef,
+    ModelManifest,
+    parts_of,
+)
 from cluster.config import Settings
 from cluster.index_parameters import IndexKind
-from cluster.index_versions import has_settings, is_index_of
-from cluster.manifests import CorpusManifest, IndexManifest, ManifestRef, ModelManifest, parts_of
 from cluster.metadata import ColumnType
 from cluster.recall import RecallStratum
 from cluster.releases.entries import LogState

@@ -16,7 +16,7 @@ from typing import Protocol, Self
 
 from semantic_text_splitter import MarkdownSplitter
 
-from cluster.corpus_settings import ChunkSettings
+from cluster.catalog.corpus_settings import ChunkSettings
 from cluster.embedder_tokenizer import EmbedderTokenizer
 from cluster.errors import InvalidArgument
 

@@ -13,10 +13,10 @@ from itertools import compress
 import pyarrow as pa
 
 from cluster.artifact_files import ArtifactFile
+from cluster.catalog.manifests import TOMBSTONES_FILE
 from cluster.documents.content import CorpusContent, PartDocuments, store_part
 from cluster.documents.passages import Types, current_rows, read_part
 from cluster.documents.tombstones import store_tombstones, stored_tombstones
-from cluster.manifests import TOMBSTONES_FILE
 
 SMALL_PART_BYTES = 4 * 2**20
 SMALL_PARTS_MAX = 32

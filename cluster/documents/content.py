@@ -17,6 +17,7 @@ import pyarrow as pa
 from cluster.arrays import Mask
 from cluster.artifact_files import ArtifactFile
 from cluster.artifacts import Artifacts
+from cluster.catalog.manifests import TOMBSTONES_FILE, CorpusManifest
 from cluster.documents.documents import Schema, column_types, merge_schemas, schema_of
 from cluster.documents.ingest_report import EXAMPLES_MAX, DocumentChanges
 from cluster.documents.passages import (
@@ -28,7 +29,6 @@ from cluster.documents.passages import (
     write_part,
 )
 from cluster.documents.tombstones import store_tombstones, stored_tombstones
-from cluster.manifests import TOMBSTONES_FILE, CorpusManifest
 from cluster.metadata import ColumnType
 
 

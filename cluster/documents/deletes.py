@@ -6,12 +6,12 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from cluster.artifacts import Artifacts
-from cluster.catalog import Catalog
+from cluster.catalog.catalog import Catalog
+from cluster.catalog.manifests import CorpusManifest
 from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.documents.content import PartDocuments, without_documents
 from cluster.documents.documents import check_corpus_name
 from cluster.errors import Conflict
-from cluster.manifests import CorpusManifest
 
 APPENDS_MAX = 8
 

@@ -22,9 +22,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from cluster.catalog.manifests import ManifestRef
 from cluster.evidence import EvidencePolicy
 from cluster.grown import Grown
-from cluster.manifests import ManifestRef
 from cluster.prompt import PromptTemplate
 from cluster.records import Name, Record
 

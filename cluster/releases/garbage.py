@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from uuid import uuid4
 
 from cluster.blob_fetch import blob_path
-from cluster.catalog import Catalog, index_path, model_path
+from cluster.catalog.catalog import Catalog, index_path, model_path
+from cluster.catalog.index_versions import newest_index
+from cluster.catalog.manifests import IndexManifest, ModelManifest, parts_of
 from cluster.claims import CLAIMS, GRACE_MIN_S, SWEEP_HEEDED_MS, SWEEPS, Claim, Sweep, store_object
 from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.errors import Conflict, InvalidArgument, NotFound, RaygionError
-from cluster.index_versions import newest_index
-from cluster.manifests import IndexManifest, ModelManifest, parts_of
 from cluster.numbered_object import read_each
 from cluster.object_store import ObjectStore
 from cluster.records import Record

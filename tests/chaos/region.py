@@ -18,8 +18,8 @@ import httpx
 import psutil
 
 from actors.starter_models import STARTER_GENERATOR, starter_generator_folder
+from cluster.catalog.model_settings import EmbedderSettings, GeneratorSettings
 from cluster.config import Settings
-from cluster.model_settings import EmbedderSettings, GeneratorSettings
 from cluster.releases.entries import ReleaseContents
 from deployments.installation import Installation
 from tests.redis_server import REDIS, redis_server

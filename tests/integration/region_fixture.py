@@ -28,11 +28,11 @@ from actors.starter_models import STARTER_GENERATOR, starter_generator_folder
 from cluster.arrays import Float32Array
 from cluster.artifact_cache import ArtifactCache
 from cluster.artifacts import Artifacts
+from cluster.catalog.corpus_settings import ChunkSettings, CorpusSettings, LongPassages
+from cluster.catalog.manifests import IndexManifest, ManifestRef
+from cluster.catalog.model_settings import GeneratorSettings
 from cluster.config import Settings
-from cluster.corpus_settings import ChunkSettings, CorpusSettings, LongPassages
 from cluster.index_parameters import IndexKind, IndexParameters
-from cluster.manifests import IndexManifest, ManifestRef
-from cluster.model_settings import GeneratorSettings
 from cluster.regions.settings import EndpointSettings, RegionSettings, StoreSettings
 from cluster.releases.entries import ReleaseContents
 from cluster.vectors.metric import Metric

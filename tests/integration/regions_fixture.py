@@ -20,12 +20,12 @@ from typing import Any, Protocol
 
 from cluster.arrays import Float32Array
 from cluster.caller import Location
+from cluster.catalog.corpus_settings import CorpusSettings
+from cluster.catalog.manifests import ManifestRef
+from cluster.catalog.model_settings import GeneratorSettings
 from cluster.clock import SYSTEM_CLOCK
 from cluster.config import Settings
-from cluster.corpus_settings import CorpusSettings
 from cluster.index_parameters import IndexKind, IndexParameters
-from cluster.manifests import ManifestRef
-from cluster.model_settings import GeneratorSettings
 from cluster.numbered_object import NumberedLog
 from cluster.object_store import ObjectStore, open_store
 from cluster.regions.settings import (

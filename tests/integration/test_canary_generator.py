@@ -17,7 +17,7 @@ import pytest
 
 from actors import names
 from actors.models import publish_model
-from cluster.manifests import ManifestRef, ModelKind
+from cluster.catalog.manifests import ManifestRef, ModelKind
 from cluster.releases.entries import LogState, ReleaseStatus
 from deployments import release_commands
 from deployments.local_cluster import find_local_cluster

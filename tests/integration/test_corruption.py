@@ -24,8 +24,8 @@ from actors.shard_index import INDEX_FILE, ShardIndex
 from cluster.artifact_cache import ArtifactCache
 from cluster.artifact_files import ArtifactFile
 from cluster.artifacts import Artifacts, blob_path
+from cluster.catalog.manifests import IndexManifest
 from cluster.errors import Conflict, Corrupt, NotFound
-from cluster.manifests import IndexManifest
 from cluster.object_store import open_store
 from cluster.releases.entries import ReleaseContents, ReleaseStatus
 from deployments import release_commands

@@ -22,7 +22,7 @@ import pytest
 
 from actors import names
 from cluster.arrays import Float32Array
-from cluster.manifests import IndexManifest, ManifestRef
+from cluster.catalog.manifests import IndexManifest, ManifestRef
 from cluster.releases.entries import ReleaseContents
 from cluster.search import ShardQuery
 from tests.search_region import (

@@ -18,12 +18,12 @@ from actors.shard_index import INDEX_FILE, ShardIndex
 from cluster.arrays import Float32Array
 from cluster.artifact_cache import ArtifactCache
 from cluster.artifacts import Artifacts
-from cluster.catalog import Catalog
-from cluster.corpus_settings import CorpusSettings
+from cluster.catalog.catalog import Catalog
+from cluster.catalog.corpus_settings import CorpusSettings
+from cluster.catalog.manifests import IndexManifest
 from cluster.errors import InvalidArgument
 from cluster.filters import parse_filter
 from cluster.index_parameters import AutoIndex, IndexKind, IndexParameters
-from cluster.manifests import IndexManifest
 from cluster.merge import merge_hits
 from cluster.object_store import ObjectStore, open_store
 from cluster.partitions import shard_of_partition, shards_to_ask

@@ -16,10 +16,10 @@ import pytest
 
 from actors.ingest import ingest
 from cluster.artifacts import Artifacts
-from cluster.catalog import Catalog
+from cluster.catalog.catalog import Catalog
+from cluster.catalog.manifests import CorpusManifest
 from cluster.documents.passages import current_passages, read_part, vectors_of
 from cluster.errors import Conflict, InvalidArgument, Unavailable
-from cluster.manifests import CorpusManifest
 from cluster.metadata import ColumnType
 from cluster.object_store import ObjectStore, open_store
 from tests.integration.local_ray import local_ray

@@ -18,12 +18,12 @@ from actors.shard_index import ShardIndex
 from actors.starter_models import starter_embedder_folder
 from cluster.artifact_cache import ArtifactCache
 from cluster.artifacts import Artifacts
-from cluster.catalog import Catalog
-from cluster.corpus_settings import ChunkSettings, CorpusSettings, LongPassages
+from cluster.catalog.catalog import Catalog
+from cluster.catalog.corpus_settings import ChunkSettings, CorpusSettings, LongPassages
+from cluster.catalog.manifests import IndexManifest, ModelKind, ModelManifest
 from cluster.documents.passages import Passage, passage_table, write_part
 from cluster.errors import InvalidArgument
 from cluster.index_parameters import IndexKind, IndexParameters
-from cluster.manifests import IndexManifest, ModelKind, ModelManifest
 from cluster.object_store import ObjectStore, open_store
 from cluster.search import ShardQuery
 from tests.integration.local_ray import local_ray

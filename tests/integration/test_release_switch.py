@@ -16,9 +16,9 @@ import ray
 from actors import names
 from actors.actor_calls import NAMESPACE
 from actors.shard_replica import ReplicaStatus
+from cluster.catalog.manifests import ManifestRef
 from cluster.evidence import EvidencePolicy
 from cluster.index_parameters import IndexKind, IndexParameters
-from cluster.manifests import ManifestRef
 from cluster.releases.entries import ReleaseContents
 from cluster.vectors.metric import Metric
 from deployments import release_commands

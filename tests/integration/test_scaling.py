@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from actors import names
+from cluster.catalog.corpus_settings import CorpusSettings
 from cluster.checks import BATCH_MAX
-from cluster.corpus_settings import CorpusSettings
 from cluster.errors import InvalidArgument, NotFound
 from cluster.search import SearchEffort, ShardQuery
 from tests.search_region import (

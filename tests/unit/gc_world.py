@@ -10,11 +10,8 @@ from pathlib import Path
 from cluster.artifact_files import ArtifactFile
 from cluster.artifacts import Artifacts
 from cluster.blob_fetch import blob_path
-from cluster.catalog import Catalog
-from cluster.clock import SYSTEM_CLOCK, Clock, Deadline
-from cluster.errors import Conflict, NotFound
-from cluster.index_parameters import IndexParameters
-from cluster.manifests import (
+from cluster.catalog.catalog import Catalog
+from cluster.catalog.manifests import (
     CorpusManifest,
     IndexManifest,
     ManifestRef,
@@ -22,6 +19,9 @@ from cluster.manifests import (
     ModelManifest,
     ShardArtifact,
 )
+from cluster.clock import SYSTEM_CLOCK, Clock, Deadline
+from cluster.errors import Conflict, NotFound
+from cluster.index_parameters import IndexParameters
 from cluster.numbered_object import NumberedLog
 from cluster.object_store import ObjectStore
 from cluster.releases.entries import (

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from cluster.artifact_files import ArtifactFile
-from cluster.catalog import Catalog
+from cluster.catalog.catalog import Catalog
+from cluster.catalog.corpus_settings import CorpusSettings
+from cluster.catalog.index_versions import built_version, derived_version
+from cluster.catalog.manifests import (
+    CorpusManifest,
+    IndexManifest,
+    ManifestRef,
+    ModelKind,
+    ModelManifest,
+)
 from cluster.config import Settings
 from cluster.corpora.next_release import NextIndexes, corpora_for_release, indexes_for_release
-from cluster.corpus_settings import CorpusSettings
 from cluster.index_parameters import IndexParameters
-from cluster.index_versions import built_version, derived_version
-from cluster.manifests import CorpusManifest, IndexManifest, ManifestRef, ModelKind, ModelManifest
 from tests.unit.gc_world import ShiftedClock, TimedStore
 
 

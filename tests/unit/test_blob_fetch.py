@@ -170,7 +170,7 @@ FETCH = """
 import pickle, sys, threading
 from pathlib import Path
 from cluster import blob_fetch
-from cluster.manifests import ArtifactFile
+from cluster.catalog.manifests import ArtifactFile
 blob_fetch.PART_BYTES = 1000
 store, file = pickle.loads(bytes.fromhex(sys.argv[1]))
 target = Path(sys.argv[2])

@@ -6,10 +6,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from cluster.catalog import Catalog
+from cluster.catalog.catalog import Catalog
+from cluster.catalog.manifests import (
+    CorpusManifest,
+    IndexManifest,
+    ManifestRef,
+    ModelKind,
+    ModelManifest,
+)
 from cluster.errors import Conflict, Corrupt, InvalidArgument, NotFound
 from cluster.index_parameters import IndexParameters
-from cluster.manifests import CorpusManifest, IndexManifest, ManifestRef, ModelKind, ModelManifest
 from cluster.object_store import ObjectStore
 from tests.store_fixtures import LossyStore, address, memory_store, s3_server, scripted, store
 

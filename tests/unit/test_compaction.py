@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from cluster.artifact_files import ArtifactFile
 from cluster.artifacts import Artifacts
+from cluster.catalog.manifests import CorpusManifest
 from cluster.documents import compaction
 from cluster.documents.compaction import SMALL_PARTS_MAX, compacted
 from cluster.documents.content import CorpusContent, PartDocuments, store_part, with_parts
@@ -19,7 +20,6 @@ from cluster.documents.passages import Passage, passage_table, read_part, undele
 from cluster.documents.passages import current_passages as of_parts
 from cluster.documents.tombstones import store_tombstones, stored_tombstones
 from cluster.local_store import LocalStore
-from cluster.manifests import CorpusManifest
 from cluster.metadata import ColumnType
 
 TYPES = {"n": ColumnType.FLOAT, "late": ColumnType.STRING}

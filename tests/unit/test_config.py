@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from cluster.catalog.model_settings import GeneratorSettings
 from cluster.config import CONFIG_FILE, Settings, load_settings
 from cluster.errors import InvalidArgument
-from cluster.model_settings import GeneratorSettings
 
 Write = Callable[[str], Path]
 

@@ -18,7 +18,9 @@ import pytest
 from actors.coordinator import Coordinator
 from actors.loaded_release import LoadedRelease
 from actors.release_loader import ReleaseLoader
-from cluster.catalog import Catalog
+from cluster.catalog.catalog import Catalog
+from cluster.catalog.manifests import IndexManifest, ManifestRef, ModelManifest
+from cluster.catalog.model_settings import GeneratorSettings
 from cluster.claims import CLAIMS, Claim
 from cluster.config import Settings
 from cluster.errors import (
@@ -31,8 +33,6 @@ from cluster.errors import (
     Unavailable,
 )
 from cluster.index_parameters import IndexParameters
-from cluster.manifests import IndexManifest, ManifestRef, ModelManifest
-from cluster.model_settings import GeneratorSettings
 from cluster.numbered_object import NumberedLog
 from cluster.object_store import ObjectStore, open_store
 from cluster.regions.settings import RegionSettings

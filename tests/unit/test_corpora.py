@@ -10,7 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from cluster.artifacts import Artifacts
-from cluster.catalog import Catalog
+from cluster.catalog.catalog import Catalog
+from cluster.catalog.index_versions import built_version
+from cluster.catalog.manifests import CorpusManifest
 from cluster.config import Settings
 from cluster.corpora.overview import CorpusLine, corpus_line, corpus_lines
 from cluster.documents.content import store_part
@@ -18,8 +20,6 @@ from cluster.documents.deletes import delete_documents, drop_corpus
 from cluster.documents.documents import Document
 from cluster.documents.passages import passage_table, whole_passage
 from cluster.errors import Conflict, InvalidArgument, NotFound, RaygionError
-from cluster.index_versions import built_version
-from cluster.manifests import CorpusManifest
 from cluster.object_store import ObjectStore, open_store
 from cluster.recall import RecallStratum
 from cluster.releases.garbage import StoreCollector

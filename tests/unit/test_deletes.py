@@ -14,20 +14,20 @@ from hypothesis import strategies as st
 from actors.corpus_rows import PartReader, latest_of_each_document, part_rows
 from cluster.artifact_files import ArtifactFile
 from cluster.artifacts import Artifacts
-from cluster.catalog import Catalog
+from cluster.catalog.catalog import Catalog
+from cluster.catalog.corpus_settings import CorpusSettings
+from cluster.catalog.index_versions import bases_of, built_version, derived_version, newest_index
+from cluster.catalog.manifests import CorpusManifest, IndexManifest
+from cluster.catalog.model_settings import GeneratorSettings
 from cluster.config import Settings
-from cluster.corpus_settings import CorpusSettings
 from cluster.documents.content import PartDocuments, with_parts
 from cluster.documents.deletes import Deletion, delete_documents
 from cluster.documents.passages import Passage, passage_table, write_part
 from cluster.documents.tombstones import read_tombstones, stored_tombstones, write_tombstones
 from cluster.errors import Conflict, Corrupt, InvalidArgument, NotFound
 from cluster.index_parameters import IndexParameters
-from cluster.index_versions import bases_of, built_version, derived_version, newest_index
 from cluster.local_store import LocalStore
-from cluster.manifests import CorpusManifest, IndexManifest
 from cluster.metadata import ColumnType
-from cluster.model_settings import GeneratorSettings
 from cluster.object_store import ObjectStore
 from cluster.regions.settings import RegionSettings, StoreSettings
 from deployments.console import Steps

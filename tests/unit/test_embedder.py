@@ -18,9 +18,9 @@ from actors.embedding_worker import EmbeddingWorker
 from actors.models import publish_model
 from actors.starter_models import starter_embedder_folder
 from cluster.arrays import Float32Array
-from cluster.catalog import Catalog
+from cluster.catalog.catalog import Catalog
+from cluster.catalog.manifests import ModelKind, ModelManifest, Precision
 from cluster.errors import InvalidArgument
-from cluster.manifests import ModelKind, ModelManifest, Precision
 from cluster.object_store import open_store
 
 TEXTS = [

@@ -10,10 +10,10 @@ import pytest
 from ray import serve
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, ServeStatus
 
+from cluster.catalog.manifests import ModelKind, ModelManifest
+from cluster.catalog.model_settings import GeneratorSettings
 from cluster.errors import Unavailable
 from cluster.local_store import LocalStore
-from cluster.manifests import ModelKind, ModelManifest
-from cluster.model_settings import GeneratorSettings
 from deployments import generator_deployer
 from deployments.generator_deployer import ServeGeneratorDeployer
 

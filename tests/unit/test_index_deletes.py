@@ -23,13 +23,13 @@ from actors.shard_replica import ShardReplicaActor
 from cluster.arrays import Float32Array
 from cluster.artifact_cache import ArtifactCache
 from cluster.artifacts import Artifacts, blob_path
-from cluster.catalog import Catalog
+from cluster.catalog.catalog import Catalog
+from cluster.catalog.manifests import IndexManifest, ShardArtifact
 from cluster.documents.tombstones import stored_tombstones
 from cluster.errors import Corrupt
 from cluster.filters import parse_filter
 from cluster.index_parameters import IndexKind, IndexParameters
 from cluster.local_store import LocalStore
-from cluster.manifests import IndexManifest, ShardArtifact
 from cluster.object_store import ObjectStore
 from cluster.prompt import PromptTemplate
 from cluster.search import SearchEffort, ShardHits, ShardQuery

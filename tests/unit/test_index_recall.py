@@ -15,8 +15,8 @@ from actors.shard_build import ShardBuild, build_shard
 from actors.shard_index import ShardIndex
 from actors.vector_rows import OneRowEach, vector_numbers
 from cluster.arrays import Float32Array, Int64Array
+from cluster.catalog.manifests import ShardArtifact
 from cluster.index_parameters import AutoIndex, IndexKind, IndexParameters
-from cluster.manifests import ShardArtifact
 from cluster.recall import HELD_OUT, MOVED, STORED, QueryKind, Recall, RecallStratum
 from cluster.search import ShardQuery
 from cluster.vectors.checks import normalized

@@ -21,12 +21,12 @@ from actors.corpus_reader import GroupRead, ReadOptions, plan_groups, read_group
 from actors.ingest import Ingested
 from actors.source_files import SourceFile
 from cluster.artifacts import Artifacts
-from cluster.catalog import Catalog
+from cluster.catalog.catalog import Catalog
+from cluster.catalog.manifests import CorpusManifest
 from cluster.documents.deletes import delete_documents, drop_corpus
 from cluster.documents.ingest_report import IngestReport, LeftOut
 from cluster.documents.passages import current_passages, read_part
 from cluster.errors import InvalidArgument
-from cluster.manifests import CorpusManifest
 from cluster.metadata import ColumnType
 from cluster.object_store import ObjectStore, open_store
 

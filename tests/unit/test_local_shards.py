@@ -23,13 +23,13 @@ from actors.shard_build import build_shard
 from actors.shard_index import ShardIndex
 from cluster.artifact_cache import ArtifactCache
 from cluster.artifacts import Artifacts
-from cluster.catalog import Catalog
+from cluster.catalog.catalog import Catalog
+from cluster.catalog.manifests import ArtifactFile, IndexManifest, ShardArtifact
 from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.errors import Corrupt, DeadlineExceeded, Unavailable
 from cluster.fanout import scatter
 from cluster.index_parameters import IndexKind, IndexParameters
 from cluster.local_store import LocalStore
-from cluster.manifests import ArtifactFile, IndexManifest, ShardArtifact
 from cluster.object_store import ObjectStore
 from cluster.prompt import PromptTemplate
 from cluster.search import ShardQuery

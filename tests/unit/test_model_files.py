@@ -10,15 +10,16 @@ import pytest
 from actors import models
 from actors.models import publish_model
 from actors.starter_models import STARTER_EMBEDDER, STARTER_GENERATOR, starter_embedder_folder
-from cluster import model_delta, model_files
+from cluster import model_delta
 from cluster.artifact_cache import ArtifactCache
 from cluster.artifact_files import ArtifactFile
 from cluster.artifacts import Artifacts, sha256_of
 from cluster.blob_fetch import blob_path
-from cluster.catalog import Catalog
+from cluster.catalog import model_files
+from cluster.catalog.catalog import Catalog
+from cluster.catalog.manifests import ModelKind, ModelManifest
+from cluster.catalog.model_settings import STARTER
 from cluster.errors import Corrupt
-from cluster.manifests import ModelKind, ModelManifest
-from cluster.model_settings import STARTER
 from cluster.object_store import ObjectStore
 from tests.store_fixtures import address, memory_store, s3_server, store
 from tests.unit.test_model_delta import safetensors

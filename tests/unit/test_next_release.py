@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from actors.index_build import build_index
 from cluster.artifact_files import ArtifactFile
 from cluster.artifacts import Artifacts
-from cluster.corpus_settings import ChunkSettings, CorpusSettings
+from cluster.catalog.corpus_settings import ChunkSettings, CorpusSettings
 from cluster.documents.deletes import drop_corpus
 from cluster.errors import NotFound
 from cluster.index_parameters import AutoIndex, IndexKind, IndexParameters

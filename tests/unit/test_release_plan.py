@@ -17,13 +17,13 @@ from actors.replica_counts import ReplicaCounts
 from actors.shard_replica import ReplicaStatus
 from cluster.artifact_files import ArtifactFile
 from cluster.artifacts import Artifacts
-from cluster.catalog import Catalog
+from cluster.catalog.catalog import Catalog
+from cluster.catalog.manifests import IndexManifest, ModelKind, ModelManifest, ShardArtifact
+from cluster.catalog.model_settings import GeneratorSettings
 from cluster.config import Settings
 from cluster.errors import InvalidArgument
 from cluster.index_parameters import IndexParameters
 from cluster.local_store import LocalStore
-from cluster.manifests import IndexManifest, ModelKind, ModelManifest, ShardArtifact
-from cluster.model_settings import GeneratorSettings
 from cluster.releases.entries import Release, ReleaseContents
 
 SETTINGS: dict[str, Any] = {

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from actors.replica_counts import ReplicaCounts
+from cluster.catalog.corpus_settings import CorpusSettings
 from cluster.config import Settings
-from cluster.corpus_settings import CorpusSettings
 from cluster.errors import InvalidArgument, OutcomeUnknown, Unavailable
 from cluster.local_store import LocalStore
 from cluster.replica_scaling import ReplicaLoad

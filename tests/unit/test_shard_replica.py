@@ -14,7 +14,7 @@ import pytest
 
 from actors.shard_index import ShardIndex
 from actors.shard_replica import ShardReplicaActor, _Opened
-from cluster.catalog import Catalog
+from cluster.catalog.catalog import Catalog
 from cluster.errors import Corrupt, Unavailable
 from cluster.index_parameters import IndexParameters
 from cluster.object_store import ObjectStore

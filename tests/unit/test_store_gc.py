@@ -8,10 +8,10 @@ import pytest
 
 from cluster.artifact_files import ArtifactFile, Blob, FileDelta
 from cluster.blob_fetch import blob_path
-from cluster.catalog import Catalog
+from cluster.catalog.catalog import Catalog
+from cluster.catalog.manifests import ModelKind
 from cluster.claims import CLAIMS, SWEEPS, Sweep, claim_all
 from cluster.errors import Conflict, Corrupt, InvalidArgument, NotFound, Unavailable
-from cluster.manifests import ModelKind
 from cluster.object_store import ObjectStore
 from cluster.releases.contents import claim_release
 from cluster.releases.entries import ReleaseContents

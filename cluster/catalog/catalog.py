@@ -7,10 +7,16 @@ import random
 import re
 from typing import TypeVar
 
+from cluster.catalog.manifests import (
+    CorpusManifest,
+    IndexManifest,
+    ManifestRef,
+    ModelManifest,
+    parts_of,
+)
 from cluster.claims import claim_all
 from cluster.clock import Backoff, Deadline
 from cluster.errors import Corrupt, InvalidArgument, NotFound
-from cluster.manifests import CorpusManifest, IndexManifest, ManifestRef, ModelManifest, parts_of
 from cluster.numbered_object import NumberedLog, put_or_get
 from cluster.object_store import ObjectStore
 

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from pydantic import Field
 
 from cluster.artifact_files import Sha256
-from cluster.catalog import Catalog
-from cluster.corpus_settings import ChunkSettings, CorpusSettings
+from cluster.catalog.catalog import Catalog
+from cluster.catalog.corpus_settings import ChunkSettings, CorpusSettings
+from cluster.catalog.manifests import CorpusManifest, IndexManifest, ManifestRef, ModelManifest
 from cluster.errors import NotFound
 from cluster.index_parameters import AutoIndex, IndexParameters
-from cluster.manifests import CorpusManifest, IndexManifest, ManifestRef, ModelManifest
 from cluster.records import Record
 
 _BUILD_FORMAT = 6

@@ -15,9 +15,9 @@ import orjson
 from cluster.artifact_cache import ArtifactCache
 from cluster.artifact_files import ArtifactFile, Blob, FileDelta
 from cluster.artifacts import Artifacts, checked_files, sha256_of
-from cluster.catalog import Catalog
+from cluster.catalog.catalog import Catalog
+from cluster.catalog.manifests import ModelKind, ModelManifest
 from cluster.errors import Corrupt, NotFound, RaygionError
-from cluster.manifests import ModelKind, ModelManifest
 from cluster.model_delta import apply_delta, write_delta
 from cluster.object_store import ObjectStore
 

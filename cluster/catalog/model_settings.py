@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
-from cluster.manifests import Precision
+from cluster.catalog.manifests import Precision
 from cluster.placement import SURVIVORS
 from cluster.records import Record
 
