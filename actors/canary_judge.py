@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 
-from cluster.canary import CanaryBoard
+from cluster.canary.board import CanaryBoard
+from cluster.canary.outcomes import OutcomeReport
 from cluster.clock import Clock
-from cluster.outcomes import OutcomeReport
 
 log = logging.getLogger(__name__)
 

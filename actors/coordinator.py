@@ -30,11 +30,11 @@ from actors.region_releases import RegionReleases
 from actors.region_summary import is_healthy, pulse_of, summary_of, view_of
 from actors.release_loader import ReleaseLoader
 from actors.replica_counts import ReplicaCounts
+from cluster.canary.outcomes import OutcomeReport
 from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.config import Settings
 from cluster.errors import Fenced, NotFound, OutcomeUnknown, RaygionError, Unavailable
 from cluster.object_store import ObjectStore
-from cluster.outcomes import OutcomeReport
 from cluster.regions.overview import overview
 from cluster.regions.status import RegionSummary
 from cluster.releases.contents import claim_release

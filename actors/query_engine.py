@@ -19,7 +19,7 @@ from actors.stopwatch import Stopwatch
 from actors.view_follower import ViewFollower
 from cluster.answers import AnswerEvent, AnswerRequest
 from cluster.arrays import Float32Array
-from cluster.canary import Lots
+from cluster.canary.board import Lots
 from cluster.checks import check_answer, check_retrieval, check_search, in_rows
 from cluster.clock import Clock, Deadline
 from cluster.fanout import ShardRoute

@@ -14,9 +14,9 @@ from typing import cast
 from actors.actor_calls import NamedActor
 from actors.busy_share import BusyShare
 from actors.release_uses import ReleaseUses
+from cluster.canary.outcomes import OutcomeCounts
 from cluster.clock import SYSTEM_CLOCK, Backoff, Deadline
 from cluster.errors import Unavailable
-from cluster.outcomes import OutcomeCounts
 from cluster.regions.status import RegionSummary
 from cluster.serving.consistency import Known
 from cluster.serving.view import Pulse, RegionView

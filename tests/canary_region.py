@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from cluster.canary import lot_of
+from cluster.canary.board import lot_of
 from cluster.catalog.corpus_settings import CorpusSettings
 from cluster.catalog.manifests import ManifestRef
 from cluster.catalog.model_settings import GeneratorSettings

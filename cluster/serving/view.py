@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from cluster.artifact_files import ArtifactFile
-from cluster.canary import lot_of
+from cluster.canary.board import lot_of
 from cluster.errors import InvalidArgument, NotFound, NotYet, Unavailable
 from cluster.evidence import EvidencePolicy
 from cluster.metadata import ColumnType

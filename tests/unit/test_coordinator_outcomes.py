@@ -10,8 +10,8 @@ from actors.canary_judge import CanaryJudge
 from actors.coordinator import Coordinator
 from actors.loaded_release import LoadedRelease
 from actors.release_loader import ReleaseLoader
+from cluster.canary.outcomes import OutcomeReport, Sides
 from cluster.object_store import ObjectStore
-from cluster.outcomes import OutcomeReport, Sides
 from tests.unit.test_coordinator import (
     WAIT_S,
     Door,

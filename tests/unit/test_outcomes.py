@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from cluster.answers import AnswerEvent, AnswerResult, Retrieved, Token, Usage
+from cluster.canary.outcomes import Measure, OutcomeCounts, Work, class_of, longest_s, measure_of
 from cluster.errors import (
     Corrupt,
     DeadlineExceeded,
@@ -21,7 +22,6 @@ from cluster.errors import (
     Unavailable,
 )
 from cluster.filters import parse_filter
-from cluster.outcomes import Measure, OutcomeCounts, Work, class_of, longest_s, measure_of
 from cluster.search import SearchEffort, SearchRequest
 from tests.fakes import SimClock
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from cluster.canary import Lots
+from cluster.canary.board import Lots
 from cluster.errors import InvalidArgument, NotFound, Unavailable
 from cluster.prompt import PromptTemplate
 from cluster.releases.entries import CanaryShare, Switch

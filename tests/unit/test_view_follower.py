@@ -14,9 +14,9 @@ import pytest
 
 from actors import view_follower
 from actors.view_follower import ViewFollower
+from cluster.canary.outcomes import OutcomeReport, Work
 from cluster.clock import Deadline
 from cluster.errors import Unavailable
-from cluster.outcomes import OutcomeReport, Work
 from cluster.prompt import PromptTemplate
 from cluster.releases.entries import CanaryShare, Switch
 from cluster.releases.release_log import Freshness

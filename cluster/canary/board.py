@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from cluster.outcomes import Measure, OutcomeReport, Sides, Tally, Work, class_of, longest_s
+from cluster.canary.outcomes import Measure, OutcomeReport, Sides, Tally, Work, class_of, longest_s
 
 _GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 _REPORT_LIFE_S = 6.0
