@@ -24,8 +24,8 @@ from cluster.documents.passages import (
 )
 from cluster.documents.tombstones import stored_tombstones
 from cluster.object_store import ObjectStore
-from cluster.partitions import shard_of_partition
-from cluster.placement import shard_of
+from cluster.shards.partitions import shard_of_partition
+from cluster.shards.placement import shard_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,8 +24,8 @@ import numpy as np
 
 from cluster.arrays import Float32Array, Int64Array, Mask
 from cluster.errors import Corrupt, InvalidArgument
-from cluster.index_parameters import EF_SEARCH_MAX, IndexKind, IndexParameters
 from cluster.search import SearchEffort
+from cluster.shards.index_parameters import EF_SEARCH_MAX, IndexKind, IndexParameters
 from cluster.vectors.metric import Metric
 
 # The stubs that Faiss ships lack or contradict half of what is used here.

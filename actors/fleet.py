@@ -1,7 +1,7 @@
 """The detached actors of a region that work in groups: started, looked at, moved and ended.
 
-`cluster.placement` decides who runs where and who goes; this shell finds out what there is, and
-carries it out. What it knows is lost with the coordinator, so it begins with what it finds.
+`cluster.shards.placement` decides who runs where and who goes; this shell finds out what there is,
+and carries it out. What it knows is lost with the coordinator, so it begins with what it finds.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any, Protocol
 from actors import names
 from cluster.clock import Clock
 from cluster.errors import Unavailable
-from cluster.placement import Dismiss, Group, Member, Start, plan
 from cluster.regions.status import MachineSummary
+from cluster.shards.placement import Dismiss, Group, Member, Start, plan
 
 log = logging.getLogger(__name__)
 _DISMISS_AFTER_S = 10.0

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from cluster.clock import Clock
-from cluster.placement import one_to_move
+from cluster.shards.placement import one_to_move
 
 _FRESH_S = 5.0
 """A gateway that told something longer ago may be gone."""

@@ -50,9 +50,9 @@ from cluster.claims import claim_all
 from cluster.clock import SYSTEM_CLOCK
 from cluster.documents.passages import vectors_of
 from cluster.errors import InvalidArgument, NotFound
-from cluster.index_parameters import IndexParameters, IndexTuning
 from cluster.object_store import ObjectStore
-from cluster.partitions import KEY_TYPES
+from cluster.shards.index_parameters import IndexParameters, IndexTuning
+from cluster.shards.partitions import KEY_TYPES
 
 _FIELDS_QUOTED_MAX = 20
 _EMBED_BATCH = 128

@@ -34,7 +34,7 @@ from cluster.clock import SYSTEM_CLOCK
 from cluster.documents.tombstones import store_tombstones, stored_tombstones
 from cluster.errors import NotFound
 from cluster.object_store import ObjectStore
-from cluster.placement import shard_of
+from cluster.shards.placement import shard_of
 
 DELETED_SHARE_MAX = 0.5
 """Share of a shard's rows that may be deleted; beyond it, walking over deleted rows costs more than

@@ -27,7 +27,13 @@ from actors.vector_rows import vector_numbers
 from cluster.arrays import Float32Array
 from cluster.catalog.corpus_settings import CorpusSettings
 from cluster.documents.passages import vector_column, vectors_of
-from cluster.index_parameters import AutoIndex, IndexKind, IndexParameters, IndexTrial, IndexTuning
+from cluster.shards.index_parameters import (
+    AutoIndex,
+    IndexKind,
+    IndexParameters,
+    IndexTrial,
+    IndexTuning,
+)
 from cluster.vectors.checks import prepared
 from cluster.vectors.metric import Metric
 

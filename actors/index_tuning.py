@@ -30,9 +30,9 @@ from actors.shard_build import ShardRows
 from actors.shard_index import INDEX_FILE, ShardIndex
 from cluster.arrays import Float32Array
 from cluster.errors import InvalidArgument
-from cluster.index_parameters import AutoIndex, IndexKind, IndexParameters, IndexTrial
-from cluster.recall import HELD_OUT, STORED
 from cluster.search import ShardQuery
+from cluster.shards.index_parameters import AutoIndex, IndexKind, IndexParameters, IndexTrial
+from cluster.shards.recall import HELD_OUT, STORED
 
 SAMPLE_ROWS_MAX = 20_000
 _QUERIES_MAX = 400

@@ -24,10 +24,10 @@ from cluster.checks import check_answer, check_retrieval, check_search, in_rows
 from cluster.clock import Clock, Deadline
 from cluster.fanout import ShardRoute
 from cluster.filters import Filter, filter_key
-from cluster.partitions import shards_to_ask
 from cluster.search import Embedded, SearchRequest, SearchResult
 from cluster.serving.consistency import Pinned
 from cluster.serving.view import CorpusView, RegionView, ReleaseView
+from cluster.shards.partitions import shards_to_ask
 from cluster.vectors.checks import check_vectors
 
 

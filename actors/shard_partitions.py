@@ -29,8 +29,8 @@ from actors.vector_rows import IndexedVectors, VectorRows
 from cluster.arrays import Float32Array, Int64Array
 from cluster.errors import Corrupt
 from cluster.filters import Filter
-from cluster.index_parameters import IndexKind, IndexParameters
-from cluster.partitions import PartitionKey, named_partitions
+from cluster.shards.index_parameters import IndexKind, IndexParameters
+from cluster.shards.partitions import PartitionKey, named_partitions
 
 PARTITIONS_FILE = "partitions.arrow"
 INDEX_FOLDER = "partitions"

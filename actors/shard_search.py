@@ -22,8 +22,8 @@ from cluster.coalescing import Coalescer
 from cluster.errors import DeadlineExceeded, RaygionError, Unavailable
 from cluster.fanout import Gathered, ShardRoute, scatter
 from cluster.filters import Filter
-from cluster.merge import merge_hits, padding
 from cluster.search import Hit, MergedHits, SearchEffort, ShardHits, ShardQuery
+from cluster.shards.merge import merge_hits, padding
 from cluster.vectors.checks import prepared
 from cluster.vectors.metric import Metric
 

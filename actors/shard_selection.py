@@ -14,9 +14,9 @@ from actors.faiss_api import FaissIndex, Selector, selector_of
 from actors.shard_partitions import SCANNED_ROWS_MAX, NamedRows, ShardPartitions
 from actors.vector_rows import Bits, IndexedVectors, VectorRows, marked
 from cluster.arrays import Int64Array, Mask
-from cluster.filter_mask import filter_mask
 from cluster.filters import Filter, filter_key
-from cluster.index_parameters import IndexKind, IndexParameters
+from cluster.shards.filter_mask import filter_mask
+from cluster.shards.index_parameters import IndexKind, IndexParameters
 
 _FILTERS_CACHED_MAX = 64
 # Few vectors are scanned whatever the index: it takes no longer than a search.

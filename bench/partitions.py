@@ -23,8 +23,8 @@ from actors.shard_build import build_shard
 from actors.shard_index import ShardIndex
 from cluster.arrays import Float32Array, Int64Array
 from cluster.filters import Compare, Comparison
-from cluster.index_parameters import IndexKind, IndexParameters
 from cluster.search import ShardQuery
+from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.vectors.checks import prepared
 from cluster.vectors.metric import Metric
 from cluster.vectors.scoring import best, scan, score_rows

@@ -27,7 +27,7 @@ from actors.shard_build import build_shard
 from actors.shard_index import ShardIndex
 from bench.markdown import table
 from cluster.arrays import Float32Array
-from cluster.index_parameters import IndexKind, IndexParameters
+from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.vectors.checks import prepared
 
 _CENTRES = 2000

@@ -22,7 +22,6 @@ from cluster.catalog.corpus_settings import CorpusSettings
 from cluster.catalog.manifests import ManifestRef
 from cluster.catalog.model_settings import GeneratorSettings
 from cluster.config import Settings
-from cluster.index_parameters import IndexKind, IndexParameters
 from cluster.regions.settings import (
     EndpointSettings,
     RegionSettings,
@@ -31,6 +30,7 @@ from cluster.regions.settings import (
     StoreSettings,
 )
 from cluster.releases.entries import LogState, ReleaseContents
+from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.vectors.metric import Metric
 from deployments.cluster_ports import find_port_block
 from deployments.driven_regions import DrivenRegions

@@ -11,9 +11,9 @@ from cluster.answers import AnswerRequest
 from cluster.errors import InvalidArgument
 from cluster.filters import check_filter, is_encodable
 from cluster.generation import ROLES, ChatMessage, GenerationRequest
-from cluster.index_parameters import EF_SEARCH_MAX
 from cluster.search import REPLY_BYTES_MAX, SearchEffort, SearchRequest
 from cluster.serving.view import CorpusView
+from cluster.shards.index_parameters import EF_SEARCH_MAX
 from cluster.vectors.checks import check_vectors
 
 TOP_K_MAX = 1000

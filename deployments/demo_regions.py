@@ -22,10 +22,10 @@ from cluster.caller import Location
 from cluster.clock import SYSTEM_CLOCK
 from cluster.config import Settings
 from cluster.errors import Conflict, InvalidArgument, NotFound
-from cluster.index_parameters import IndexKind, IndexParameters
 from cluster.prompt import PromptTemplate
 from cluster.regions.settings import RegionSettings, RoutingPolicy, RoutingSettings
 from cluster.releases.entries import ReleaseContents
+from cluster.shards.index_parameters import IndexKind, IndexParameters
 from deployments import demo_region_steps as acts
 from deployments.console import REUSED, Step, Steps, err
 from deployments.demo_regions_report import Cut, Findings, Killed, SwitchSeen, report

@@ -38,8 +38,8 @@ from cluster.checks import (
 from cluster.demand import Consistency, Demand, demand_of
 from cluster.errors import InvalidArgument
 from cluster.filters import Filter, parse_filter
-from cluster.index_parameters import EF_SEARCH_MAX
 from cluster.search import TOP_K_DEFAULT, Embedded, SearchEffort, SearchRequest
+from cluster.shards.index_parameters import EF_SEARCH_MAX
 from cluster.vectors.checks import are_short
 from deployments.json_vectors import body_vectors
 

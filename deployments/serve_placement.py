@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from cluster.placement import emptiest
+from cluster.shards.placement import emptiest
 
 
 def spread_replicas() -> None:

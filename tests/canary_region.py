@@ -19,9 +19,9 @@ from cluster.catalog.corpus_settings import CorpusSettings
 from cluster.catalog.manifests import ManifestRef
 from cluster.catalog.model_settings import GeneratorSettings
 from cluster.config import Settings
-from cluster.index_parameters import IndexKind, IndexParameters
 from cluster.regions.settings import EndpointSettings, RegionSettings, StoreSettings
 from cluster.releases.entries import ReleaseContents
+from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.vectors.metric import Metric
 from deployments.cluster_ports import find_port_block
 from deployments.installation import Installation

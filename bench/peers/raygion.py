@@ -22,7 +22,7 @@ from bench.region import BenchRegion, StoredVectors, running_region
 from bench.serve_data import EF_CONSTRUCTION, HNSW_M, TOP_K, VectorSet
 from cluster.arrays import Float32Array
 from cluster.catalog.corpus_settings import CorpusSettings
-from cluster.index_parameters import IndexKind, IndexParameters
+from cluster.shards.index_parameters import IndexKind, IndexParameters
 
 _CORPUS = "vectors"
 _GATEWAYS = 2

@@ -9,8 +9,8 @@ from typing import Annotated
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from cluster.evidence import ScoreMin
-from cluster.index_parameters import AutoIndex, IndexParameters
 from cluster.records import Name, Record
+from cluster.shards.index_parameters import AutoIndex, IndexParameters
 
 REPLICAS_MAX = 64
 AUTO, NAMED = "auto", "named"

@@ -15,8 +15,8 @@ from cluster.catalog.catalog import Catalog
 from cluster.catalog.corpus_settings import ChunkSettings, CorpusSettings
 from cluster.catalog.manifests import CorpusManifest, IndexManifest, ManifestRef, ModelManifest
 from cluster.errors import NotFound
-from cluster.index_parameters import AutoIndex, IndexParameters
 from cluster.records import Record
+from cluster.shards.index_parameters import AutoIndex, IndexParameters
 
 _BUILD_FORMAT = 6
 """Raised whenever the same input is to be built into other bytes."""

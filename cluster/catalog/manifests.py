@@ -10,10 +10,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from cluster.artifact_files import ArtifactFile, Sha256
-from cluster.index_parameters import IndexKind, IndexParameters, IndexTuning
 from cluster.metadata import ColumnType
-from cluster.recall import Recall, RecallStratum
 from cluster.records import Name, Record, is_none
+from cluster.shards.index_parameters import IndexKind, IndexParameters, IndexTuning
+from cluster.shards.recall import Recall, RecallStratum
 
 SOURCES_MAX = 100
 """A manifest that named every source would grow with every ingest."""

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator
 
 from cluster.catalog.manifests import Precision
-from cluster.placement import SURVIVORS
 from cluster.records import Record
+from cluster.shards.placement import SURVIVORS
 
 STARTER = "starter"
 """Word for the small model that installs with Raygion, in place of a model's source."""

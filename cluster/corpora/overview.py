@@ -16,10 +16,10 @@ from cluster.catalog.manifests import (
     parts_of,
 )
 from cluster.config import Settings
-from cluster.index_parameters import IndexKind
 from cluster.metadata import ColumnType
-from cluster.recall import RecallStratum
 from cluster.releases.entries import LogState
+from cluster.shards.index_parameters import IndexKind
+from cluster.shards.recall import RecallStratum
 from cluster.vectors.metric import Metric
 
 

@@ -10,8 +10,8 @@ from pydantic import AfterValidator, Field, PlainValidator, SecretStr
 
 from cluster.caller import Location
 from cluster.errors import InvalidArgument
-from cluster.placement import SURVIVORS
 from cluster.records import Record
+from cluster.shards.placement import SURVIVORS
 
 _PORT = Field(ge=1, le=65535)
 

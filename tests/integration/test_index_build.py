@@ -23,11 +23,11 @@ from cluster.catalog.corpus_settings import CorpusSettings
 from cluster.catalog.manifests import IndexManifest
 from cluster.errors import InvalidArgument
 from cluster.filters import parse_filter
-from cluster.index_parameters import AutoIndex, IndexKind, IndexParameters
-from cluster.merge import merge_hits
 from cluster.object_store import ObjectStore, open_store
-from cluster.partitions import shard_of_partition, shards_to_ask
 from cluster.search import ShardQuery
+from cluster.shards.index_parameters import AutoIndex, IndexKind, IndexParameters
+from cluster.shards.merge import merge_hits
+from cluster.shards.partitions import shard_of_partition, shards_to_ask
 from cluster.vectors.metric import Metric
 from tests.integration.local_ray import local_ray
 

@@ -18,8 +18,8 @@ from actors.actor_calls import NAMESPACE
 from actors.shard_replica import ReplicaStatus
 from cluster.catalog.manifests import ManifestRef
 from cluster.evidence import EvidencePolicy
-from cluster.index_parameters import IndexKind, IndexParameters
 from cluster.releases.entries import ReleaseContents
+from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.vectors.metric import Metric
 from deployments import release_commands
 from deployments.installation import Installation

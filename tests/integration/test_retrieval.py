@@ -17,8 +17,8 @@ from actors.shard_build import build_shard
 from actors.shard_index import ShardIndex
 from actors.starter_models import starter_embedder_folder
 from cluster.arrays import Float32Array
-from cluster.index_parameters import IndexKind, IndexParameters
 from cluster.search import ShardQuery
+from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.vectors.checks import prepared
 from cluster.vectors.metric import Metric
 from tests.integration.region_fixture import (

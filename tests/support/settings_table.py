@@ -14,8 +14,8 @@ from pydantic.fields import FieldInfo
 
 from bench.markdown import table
 from cluster.config import Settings
-from cluster.index_parameters import AutoIndex
 from cluster.records import Record
+from cluster.shards.index_parameters import AutoIndex
 
 COLUMNS = ("key", "type", "bounds", "default", "meaning")
 _TYPES = {

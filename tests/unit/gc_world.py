@@ -21,7 +21,6 @@ from cluster.catalog.manifests import (
 )
 from cluster.clock import SYSTEM_CLOCK, Clock, Deadline
 from cluster.errors import Conflict, NotFound
-from cluster.index_parameters import IndexParameters
 from cluster.numbered_object import NumberedLog
 from cluster.object_store import ObjectStore
 from cluster.releases.entries import (
@@ -35,6 +34,7 @@ from cluster.releases.entries import (
     ReleaseContents,
     Rollback,
 )
+from cluster.shards.index_parameters import IndexParameters
 from cluster.stored_object import StoredObject
 
 HOUR_MS = 3600 * 1000

@@ -15,7 +15,7 @@ from cluster.catalog.manifests import (
 )
 from cluster.config import Settings
 from cluster.corpora.next_release import NextIndexes, corpora_for_release, indexes_for_release
-from cluster.index_parameters import IndexParameters
+from cluster.shards.index_parameters import IndexParameters
 from tests.unit.gc_world import ShiftedClock, TimedStore
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from actors.index_recall import Probe
 from actors.shard_index import ShardIndex
 from cluster.arrays import Float32Array
-from cluster.recall import HELD_OUT
+from cluster.shards.recall import HELD_OUT
 
 
 def recall_at_10(index: ShardIndex, queries: Float32Array) -> float:

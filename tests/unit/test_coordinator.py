@@ -32,7 +32,6 @@ from cluster.errors import (
     OutcomeUnknown,
     Unavailable,
 )
-from cluster.index_parameters import IndexParameters
 from cluster.numbered_object import NumberedLog
 from cluster.object_store import ObjectStore, open_store
 from cluster.regions.settings import RegionSettings
@@ -40,6 +39,7 @@ from cluster.releases.entries import RELEASE_LOG, Elect, ReleaseContents, entry_
 from cluster.releases.events import Append
 from cluster.releases.rollout import Rollout
 from cluster.releases.settings import RolloutPolicy
+from cluster.shards.index_parameters import IndexParameters
 from cluster.store_identity import store_identity
 
 WAIT_S = 30.0

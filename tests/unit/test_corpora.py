@@ -21,9 +21,9 @@ from cluster.documents.documents import Document
 from cluster.documents.passages import passage_table, whole_passage
 from cluster.errors import Conflict, InvalidArgument, NotFound, RaygionError
 from cluster.object_store import ObjectStore, open_store
-from cluster.recall import RecallStratum
 from cluster.releases.garbage import StoreCollector
 from cluster.releases.release_log import read_release_log
+from cluster.shards.recall import RecallStratum
 from deployments.cli import app
 from tests.unit.gc_world import CORPUS, HOUR_MS, ShiftedClock, TimedStore, World
 

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.errors import InvalidArgument
-from cluster.filter_mask import filter_mask
 from cluster.filters import (
     NODES_MAX,
     And,
@@ -26,6 +25,7 @@ from cluster.filters import (
     parse_filter,
 )
 from cluster.metadata import ColumnType
+from cluster.shards.filter_mask import filter_mask
 
 SCHEMA = {
     "region": ColumnType.STRING,

@@ -15,8 +15,8 @@ from actors.shard_build import build_shard
 from actors.shard_index import INDEX_FILE, ShardIndex
 from cluster.arrays import Float32Array
 from cluster.errors import InvalidArgument
-from cluster.index_parameters import IndexKind, IndexParameters
 from cluster.search import ShardQuery
+from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.vectors.checks import prepared
 from cluster.vectors.metric import Metric
 from tests.unit.recall import recall_at_10

@@ -12,7 +12,7 @@ from actors.index_tuning import Extent, candidates, choose, try_index
 from cluster.arrays import Float32Array
 from cluster.config import load_settings
 from cluster.errors import InvalidArgument
-from cluster.index_parameters import AutoIndex, IndexKind, IndexParameters, IndexTrial
+from cluster.shards.index_parameters import AutoIndex, IndexKind, IndexParameters, IndexTrial
 from cluster.vectors.checks import prepared
 from cluster.vectors.metric import Metric
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.merge import merge_hits, padding
 from cluster.search import MergedHits, ShardHits
+from cluster.shards.merge import merge_hits, padding
 
 Line = list[tuple[float, bytes, int]]
 

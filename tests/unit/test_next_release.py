@@ -16,8 +16,8 @@ from cluster.artifacts import Artifacts
 from cluster.catalog.corpus_settings import ChunkSettings, CorpusSettings
 from cluster.documents.deletes import drop_corpus
 from cluster.errors import NotFound
-from cluster.index_parameters import AutoIndex, IndexKind, IndexParameters
 from cluster.releases.garbage import StoreCollector
+from cluster.shards.index_parameters import AutoIndex, IndexKind, IndexParameters
 from cluster.vectors.metric import Metric
 from tests.unit.next_release_world import World, embedder
 

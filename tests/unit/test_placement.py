@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.placement import shard_of
+from cluster.shards.placement import shard_of
 
 IDS = [f"document-{n}" for n in range(20_000)]
 

@@ -17,12 +17,12 @@ from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.errors import InvalidArgument, NotFound, Unavailable
 from cluster.filters import parse_filter
 from cluster.metadata import ColumnType
-from cluster.partitions import shards_to_ask
 from cluster.prompt import PromptTemplate
 from cluster.releases.entries import Switch
 from cluster.search import Embedded, SearchRequest
 from cluster.serving.consistency import Known
 from cluster.serving.view import CorpusView, RegionView, ReleaseView
+from cluster.shards.partitions import shards_to_ask
 from cluster.vectors.metric import Metric
 from tests.unit.test_shard_search import DIMENSION, QUERIES, SHARDS, FakeShard, kind_of
 

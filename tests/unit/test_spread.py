@@ -13,7 +13,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.placement import Dismiss, Group, Member, Start, Step, emptiest, one_to_move, plan
+from cluster.shards.placement import (
+    Dismiss,
+    Group,
+    Member,
+    Start,
+    Step,
+    emptiest,
+    one_to_move,
+    plan,
+)
 
 NODES = ("n1", "n2", "n3")
 

@@ -15,8 +15,8 @@ from actors.shard_build import build_shard
 from actors.shard_index import ShardIndex
 from cluster.arrays import Float32Array
 from cluster.filters import Filter, parse_filter
-from cluster.index_parameters import IndexKind, IndexParameters
 from cluster.search import SearchEffort, ShardHits, ShardQuery
+from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.vectors.checks import prepared
 from cluster.vectors.metric import Metric
 from tests.unit.recall import recall_at_10

@@ -17,7 +17,7 @@ from typing import TypeAlias, TypeGuard
 
 from cluster.filters import And, Compare, Comparison, Filter, In
 from cluster.metadata import ColumnType
-from cluster.placement import shard_of
+from cluster.shards.placement import shard_of
 
 PartitionKey: TypeAlias = str | int
 """The value of the field that a corpus is partitioned by."""
