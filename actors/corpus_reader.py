@@ -24,8 +24,8 @@ from actors.source_csv import column_ways
 from actors.source_files import SourceFile
 from actors.source_formats import SourceFormat, format_of, read_rows
 from actors.source_rows import Row
-from cluster.artifact_files import ArtifactFile
-from cluster.artifacts import Artifacts
+from cluster.artifacts.artifacts import Artifacts
+from cluster.artifacts.files import ArtifactFile
 from cluster.documents.content import store_part
 from cluster.documents.documents import (
     Document,

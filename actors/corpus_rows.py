@@ -12,8 +12,8 @@ import pyarrow as pa
 import ray.data
 from ray.data.grouped_data import GroupedData
 
-from cluster.artifact_files import ArtifactFile
-from cluster.artifacts import Artifacts
+from cluster.artifacts.artifacts import Artifacts
+from cluster.artifacts.files import ArtifactFile
 from cluster.catalog.manifests import CorpusManifest, ModelManifest
 from cluster.documents.passages import (
     META_PREFIX,

@@ -14,8 +14,8 @@ import pyarrow as pa
 
 from actors.own_node import own_node
 from cluster.arrays import Float32Array
-from cluster.artifact_cache import ArtifactCache
-from cluster.artifacts import Artifacts
+from cluster.artifacts.artifacts import Artifacts
+from cluster.artifacts.cache import ArtifactCache
 from cluster.catalog.manifests import ModelManifest
 from cluster.documents.passages import vector_column
 from cluster.errors import DeadlineExceeded, InvalidArgument

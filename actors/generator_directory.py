@@ -9,9 +9,9 @@ from pathlib import Path
 from actors.generator_client import ServeGenerator
 from actors.prompt_tokenizer import FolderTokenizer
 from actors.remote_generator import RemoteGenerator
-from cluster.artifact_cache import ArtifactCache
-from cluster.artifact_files import ArtifactFile
-from cluster.artifacts import Artifacts
+from cluster.artifacts.artifacts import Artifacts
+from cluster.artifacts.cache import ArtifactCache
+from cluster.artifacts.files import ArtifactFile
 from cluster.generation import Generator, PromptTokenizer
 from cluster.object_store import ObjectStore
 from cluster.regions.peers import GeneratingPeers

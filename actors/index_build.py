@@ -34,7 +34,8 @@ from actors.passage_cutting import CutCorpus, cut_corpus
 from actors.progress import watched
 from actors.shard_build import build_shard
 from actors.wiring import live_nodes
-from cluster.artifacts import Artifacts
+from cluster.artifacts.artifacts import Artifacts
+from cluster.artifacts.claims import claim_all
 from cluster.catalog.catalog import Catalog, index_path
 from cluster.catalog.corpus_settings import CorpusSettings
 from cluster.catalog.index_versions import built_version, index_as_asked
@@ -46,7 +47,6 @@ from cluster.catalog.manifests import (
     ShardArtifact,
     parts_of,
 )
-from cluster.claims import claim_all
 from cluster.clock import SYSTEM_CLOCK
 from cluster.documents.passages import vectors_of
 from cluster.errors import InvalidArgument, NotFound

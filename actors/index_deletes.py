@@ -17,8 +17,8 @@ from actors.faiss_api import one_thread
 from actors.index_recall import Probe
 from actors.shard_documents import DOCUMENTS_FILE, ShardDocuments
 from actors.shard_index import ShardIndex
-from cluster.artifact_cache import ArtifactCache
-from cluster.artifacts import Artifacts
+from cluster.artifacts.artifacts import Artifacts
+from cluster.artifacts.cache import ArtifactCache
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.corpus_settings import CorpusSettings
 from cluster.catalog.index_versions import bases_of, derived_version

@@ -15,8 +15,8 @@ from actors.corpus_reader import (
     with_common_types,
 )
 from actors.source_files import SourceListing, find_source_files
-from cluster.artifact_files import ArtifactFile
-from cluster.artifacts import Artifacts
+from cluster.artifacts.artifacts import Artifacts
+from cluster.artifacts.files import ArtifactFile
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.manifests import SOURCES_MAX, CorpusManifest
 from cluster.clock import SYSTEM_CLOCK, Clock

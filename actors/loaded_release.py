@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from actors import names
-from cluster.artifact_files import ArtifactFile
+from cluster.artifacts.files import ArtifactFile
 from cluster.catalog.manifests import IndexManifest, ModelManifest
 from cluster.serving.view import ReleaseView
 

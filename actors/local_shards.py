@@ -16,8 +16,8 @@ from pathlib import Path
 
 from actors.shard_replica import ShardReplicaActor
 from cluster.arrays import Int64Array
-from cluster.artifact_cache import ArtifactCache
-from cluster.artifacts import Artifacts
+from cluster.artifacts.artifacts import Artifacts
+from cluster.artifacts.cache import ArtifactCache
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.manifests import IndexManifest
 from cluster.errors import RaygionError, Unavailable

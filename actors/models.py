@@ -15,8 +15,8 @@ from actors.starter_models import (
     starter_embedder_folder,
     starter_generator_folder,
 )
-from cluster.artifact_files import ArtifactFile
-from cluster.artifacts import regular_files, sha256_of
+from cluster.artifacts.artifacts import regular_files, sha256_of
+from cluster.artifacts.files import ArtifactFile
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.manifests import ManifestRef, ModelKind, ModelManifest, Precision
 from cluster.catalog.model_files import ModelFiles

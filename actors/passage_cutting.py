@@ -12,7 +12,7 @@ import pyarrow as pa
 import ray.data
 
 from actors.corpus_rows import PartReader, part_rows
-from cluster.artifacts import Artifacts
+from cluster.artifacts.artifacts import Artifacts
 from cluster.catalog.corpus_settings import ChunkSettings, LongPassages
 from cluster.catalog.manifests import CorpusManifest, ModelManifest
 from cluster.documents.chunking import Chunker

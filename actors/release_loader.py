@@ -23,8 +23,8 @@ from actors.loaded_release import LoadedRelease, shards_of
 from actors.replica_counts import ReplicaCounts
 from actors.replica_placing import replica_actor
 from actors.shard_replica import ReplicaStatus
-from cluster.artifact_cache import ArtifactCache
-from cluster.artifacts import Artifacts
+from cluster.artifacts.artifacts import Artifacts
+from cluster.artifacts.cache import ArtifactCache
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.manifests import IndexManifest, ModelManifest
 from cluster.clock import SYSTEM_CLOCK, Clock

@@ -19,9 +19,9 @@ from typing import TypeVar
 from actors.own_node import own_node
 from actors.shard_index import ShardIndex
 from cluster.arrays import Int64Array
-from cluster.artifact_cache import ArtifactCache
-from cluster.artifact_files import ArtifactFile
-from cluster.artifacts import Artifacts
+from cluster.artifacts.artifacts import Artifacts
+from cluster.artifacts.cache import ArtifactCache
+from cluster.artifacts.files import ArtifactFile
 from cluster.catalog.manifests import TOMBSTONES_FILE, IndexManifest, ShardArtifact
 from cluster.clock import Deadline
 from cluster.documents.tombstones import read_tombstones

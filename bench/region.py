@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 from actors.shard_documents import DOCUMENTS_FILE, ShardDocuments
 from bench.data import write_jsonl
 from cluster.arrays import Float32Array
-from cluster.artifact_cache import ArtifactCache
-from cluster.artifacts import Artifacts
+from cluster.artifacts.artifacts import Artifacts
+from cluster.artifacts.cache import ArtifactCache
 from cluster.catalog.corpus_settings import CorpusSettings
 from cluster.catalog.manifests import IndexManifest, ModelKind, ModelManifest
 from cluster.catalog.model_settings import GeneratorSettings

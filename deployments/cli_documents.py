@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from cluster.artifacts import Artifacts
+from cluster.artifacts.artifacts import Artifacts
 from cluster.catalog.manifests import CorpusManifest
 from cluster.documents.deletes import delete_documents
 from cluster.documents.documents import check_corpus_name

@@ -22,9 +22,9 @@ from ray.serve.llm.openai_api_models import CompletionRequest
 from actors.generator_client import GENERATOR_DEPLOYMENT
 from actors.prompt_tokenizer import FolderTokenizer
 from actors.replica_outcomes import RoutingHint
-from cluster.artifact_cache import ArtifactCache
-from cluster.artifact_files import ArtifactFile
-from cluster.artifacts import Artifacts
+from cluster.artifacts.artifacts import Artifacts
+from cluster.artifacts.cache import ArtifactCache
+from cluster.artifacts.files import ArtifactFile
 from cluster.catalog.model_settings import CALLS_PER_SEQUENCE
 from cluster.clock import Deadline
 from cluster.errors import InvalidArgument, Unavailable

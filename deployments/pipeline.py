@@ -11,7 +11,7 @@ from rich.table import Table
 from actors.index_build import build_index
 from actors.ingest import Ingested, ingest
 from actors.models import publish_model
-from cluster.artifacts import Artifacts
+from cluster.artifacts.artifacts import Artifacts
 from cluster.catalog.manifests import (
     IndexManifest,
     ManifestRef,

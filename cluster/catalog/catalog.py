@@ -7,6 +7,7 @@ import random
 import re
 from typing import TypeVar
 
+from cluster.artifacts.claims import claim_all
 from cluster.catalog.manifests import (
     CorpusManifest,
     IndexManifest,
@@ -14,7 +15,6 @@ from cluster.catalog.manifests import (
     ModelManifest,
     parts_of,
 )
-from cluster.claims import claim_all
 from cluster.clock import Backoff, Deadline
 from cluster.errors import Corrupt, InvalidArgument, NotFound
 from cluster.numbered_object import NumberedLog, put_or_get

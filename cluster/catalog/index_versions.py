@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from pydantic import Field
 
-from cluster.artifact_files import Sha256
+from cluster.artifacts.files import Sha256
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.corpus_settings import ChunkSettings, CorpusSettings
 from cluster.catalog.manifests import CorpusManifest, IndexManifest, ManifestRef, ModelManifest

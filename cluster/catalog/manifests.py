@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from cluster.artifact_files import ArtifactFile, Sha256
+from cluster.artifacts.files import ArtifactFile, Sha256
 from cluster.metadata import ColumnType
 from cluster.records import Name, Record, is_none
 from cluster.shards.index_parameters import IndexKind, IndexParameters, IndexTuning

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import orjson
 
-from cluster.artifact_cache import ArtifactCache
-from cluster.artifact_files import ArtifactFile, Blob, FileDelta
-from cluster.artifacts import Artifacts, checked_files, sha256_of
+from cluster.artifacts.artifacts import Artifacts, checked_files, sha256_of
+from cluster.artifacts.cache import ArtifactCache
+from cluster.artifacts.files import ArtifactFile, Blob, FileDelta
+from cluster.artifacts.weight_delta import apply_delta, write_delta
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.manifests import ModelKind, ModelManifest
 from cluster.errors import Corrupt, NotFound, RaygionError
-from cluster.model_delta import apply_delta, write_delta
 from cluster.object_store import ObjectStore
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from itertools import compress
 
 import pyarrow as pa
 
-from cluster.artifact_files import ArtifactFile
+from cluster.artifacts.files import ArtifactFile
 from cluster.catalog.manifests import TOMBSTONES_FILE
 from cluster.documents.content import CorpusContent, PartDocuments, store_part
 from cluster.documents.passages import Types, current_rows, read_part

@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 
 from cluster.arrays import Mask
-from cluster.artifact_files import ArtifactFile
-from cluster.artifacts import Artifacts
+from cluster.artifacts.artifacts import Artifacts
+from cluster.artifacts.files import ArtifactFile
 from cluster.catalog.manifests import TOMBSTONES_FILE, CorpusManifest
 from cluster.documents.documents import Schema, column_types, merge_schemas, schema_of
 from cluster.documents.ingest_report import EXAMPLES_MAX, DocumentChanges

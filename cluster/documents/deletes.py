@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from cluster.artifacts import Artifacts
+from cluster.artifacts.artifacts import Artifacts
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.manifests import CorpusManifest
 from cluster.clock import SYSTEM_CLOCK, Clock

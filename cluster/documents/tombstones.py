@@ -13,8 +13,8 @@ from collections.abc import Iterable
 
 import pyarrow as pa
 
-from cluster.artifact_files import ArtifactFile
-from cluster.artifacts import Artifacts
+from cluster.artifacts.artifacts import Artifacts
+from cluster.artifacts.files import ArtifactFile
 from cluster.errors import Corrupt
 
 _COLUMN = "document"

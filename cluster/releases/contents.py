@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from cluster.artifacts.claims import claim_all
 from cluster.catalog.catalog import Catalog, index_path, model_path
 from cluster.catalog.manifests import IndexManifest, ModelManifest, parts_of
-from cluster.claims import claim_all
 from cluster.object_store import ObjectStore
 from cluster.releases.entries import ReleaseContents
 

@@ -4,7 +4,8 @@
 
 Two collections that lie at least the grace period apart have to find an object unreferenced, and
 every one between. Collected are index manifests, model manifests and blobs; logs (of releases, of
-corpora) never. See `cluster.claims` for how a writer is kept from naming what is being removed.
+corpora) never. See `cluster.artifacts.claims` for how a writer is kept from naming what is being
+removed.
 """
 
 from __future__ import annotations
@@ -16,11 +17,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from uuid import uuid4
 
-from cluster.blob_fetch import blob_path
+from cluster.artifacts.claims import (
+    CLAIMS,
+    GRACE_MIN_S,
+    SWEEP_HEEDED_MS,
+    SWEEPS,
+    Claim,
+    Sweep,
+    store_object,
+)
+from cluster.artifacts.fetch import blob_path
 from cluster.catalog.catalog import Catalog, index_path, model_path
 from cluster.catalog.index_versions import newest_index
 from cluster.catalog.manifests import IndexManifest, ModelManifest, parts_of
-from cluster.claims import CLAIMS, GRACE_MIN_S, SWEEP_HEEDED_MS, SWEEPS, Claim, Sweep, store_object
 from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.errors import Conflict, InvalidArgument, NotFound, RaygionError
 from cluster.numbered_object import read_each

@@ -22,7 +22,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from cluster.artifact_files import Sha256
+from cluster.artifacts.files import Sha256
 from cluster.clock import Deadline
 from cluster.errors import Conflict, Corrupt, LogUnreadable, NotFound, OutcomeUnknown
 from cluster.numbered_object import NumberedLog, read_each

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from cluster.artifact_files import ArtifactFile
+from cluster.artifacts.files import ArtifactFile
 from cluster.canary.board import lot_of
 from cluster.errors import InvalidArgument, NotFound, NotYet, Unavailable
 from cluster.evidence import EvidencePolicy

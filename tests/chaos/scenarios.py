@@ -19,8 +19,8 @@ import psutil
 
 from actors.shard_index import INDEX_FILE
 from actors.shard_replica import ReplicaStatus
-from cluster.artifact_files import ArtifactFile
-from cluster.artifacts import blob_path
+from cluster.artifacts.artifacts import blob_path
+from cluster.artifacts.files import ArtifactFile
 from cluster.errors import Conflict
 from cluster.releases.entries import ReleaseStatus
 from tests.chaos.cluster_scenarios import CLUSTER_SCENARIOS

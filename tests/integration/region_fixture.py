@@ -26,8 +26,8 @@ from actors.coordinator_client import CoordinatorClient
 from actors.shard_documents import DOCUMENTS_FILE, ShardDocuments
 from actors.starter_models import STARTER_GENERATOR, starter_generator_folder
 from cluster.arrays import Float32Array
-from cluster.artifact_cache import ArtifactCache
-from cluster.artifacts import Artifacts
+from cluster.artifacts.artifacts import Artifacts
+from cluster.artifacts.cache import ArtifactCache
 from cluster.catalog.corpus_settings import ChunkSettings, CorpusSettings, LongPassages
 from cluster.catalog.manifests import IndexManifest, ManifestRef
 from cluster.catalog.model_settings import GeneratorSettings

@@ -21,9 +21,9 @@ from actors.actor_calls import NAMESPACE
 from actors.shard_build import build_shard
 from actors.shard_documents import DOCUMENTS_FILE
 from actors.shard_index import INDEX_FILE, ShardIndex
-from cluster.artifact_cache import ArtifactCache
-from cluster.artifact_files import ArtifactFile
-from cluster.artifacts import Artifacts, blob_path
+from cluster.artifacts.artifacts import Artifacts, blob_path
+from cluster.artifacts.cache import ArtifactCache
+from cluster.artifacts.files import ArtifactFile
 from cluster.catalog.manifests import IndexManifest
 from cluster.errors import Conflict, Corrupt, NotFound
 from cluster.object_store import open_store

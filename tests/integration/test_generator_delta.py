@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from actors.models import publish_model
 from actors.starter_models import starter_generator_folder
-from cluster.artifact_cache import ArtifactCache
-from cluster.artifacts import Artifacts, sha256_of
+from cluster.artifacts.artifacts import Artifacts, sha256_of
+from cluster.artifacts.cache import ArtifactCache
 from cluster.catalog.manifests import ModelKind, ModelManifest
 from cluster.object_store import ObjectStore, open_store
 from tests.integration.region_fixture import MODEL_FOLDER

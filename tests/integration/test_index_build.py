@@ -16,8 +16,8 @@ from actors.index_build import build_index
 from actors.ingest import ingest
 from actors.shard_index import INDEX_FILE, ShardIndex
 from cluster.arrays import Float32Array
-from cluster.artifact_cache import ArtifactCache
-from cluster.artifacts import Artifacts
+from cluster.artifacts.artifacts import Artifacts
+from cluster.artifacts.cache import ArtifactCache
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.corpus_settings import CorpusSettings
 from cluster.catalog.manifests import IndexManifest

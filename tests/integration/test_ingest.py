@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from actors.ingest import ingest
-from cluster.artifacts import Artifacts
+from cluster.artifacts.artifacts import Artifacts
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.manifests import CorpusManifest
 from cluster.documents.passages import current_passages, read_part, vectors_of

@@ -16,8 +16,8 @@ from actors.ingest import ingest
 from actors.models import publish_model
 from actors.shard_index import ShardIndex
 from actors.starter_models import starter_embedder_folder
-from cluster.artifact_cache import ArtifactCache
-from cluster.artifacts import Artifacts
+from cluster.artifacts.artifacts import Artifacts
+from cluster.artifacts.cache import ArtifactCache
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.corpus_settings import ChunkSettings, CorpusSettings, LongPassages
 from cluster.catalog.manifests import IndexManifest, ModelKind, ModelManifest

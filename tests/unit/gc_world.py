@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.artifact_files import ArtifactFile
-from cluster.artifacts import Artifacts
-from cluster.blob_fetch import blob_path
+from cluster.artifacts.artifacts import Artifacts
+from cluster.artifacts.fetch import blob_path
+from cluster.artifacts.files import ArtifactFile
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.manifests import (
     CorpusManifest,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cluster.artifact_files import ArtifactFile
+from cluster.artifacts.files import ArtifactFile
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.corpus_settings import CorpusSettings
 from cluster.catalog.index_versions import built_version, derived_version

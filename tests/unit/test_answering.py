@@ -14,7 +14,7 @@ import pytest
 from actors.answering import Answering
 from actors.generator_directory import RegionGenerators
 from cluster.answers import AnswerEvent, AnswerRequest, AnswerResult, Outcome, Retrieved, Token
-from cluster.artifact_files import ArtifactFile
+from cluster.artifacts.files import ArtifactFile
 from cluster.clock import Deadline
 from cluster.errors import (
     ContextLengthExceeded,

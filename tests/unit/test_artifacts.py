@@ -17,9 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.artifact_cache import ArtifactCache
-from cluster.artifact_files import ArtifactFile
-from cluster.artifacts import Artifacts, blob_path
+from cluster.artifacts.artifacts import Artifacts, blob_path
+from cluster.artifacts.cache import ArtifactCache
+from cluster.artifacts.files import ArtifactFile
 from cluster.errors import Corrupt, InvalidArgument, NotFound, Unavailable
 from cluster.local_store import LocalStore
 from cluster.object_store import ObjectStore

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster import blob_fetch
-from cluster.artifact_files import ArtifactFile
-from cluster.artifacts import Artifacts
-from cluster.blob_fetch import BlobFetcher, blob_path, partial_path
+from cluster.artifacts import fetch as blob_fetch
+from cluster.artifacts.artifacts import Artifacts
+from cluster.artifacts.fetch import BlobFetcher, blob_path, partial_path
+from cluster.artifacts.files import ArtifactFile
 from cluster.errors import Corrupt, NotFound, Unavailable
 from cluster.object_store import ObjectStore, open_store
 from tests.store_fixtures import LossyStore, address, memory_store, s3_server, scripted, store

@@ -16,12 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from cluster import artifact_cache, cache_space
-from cluster.artifact_cache import ArtifactCache
-from cluster.artifact_files import ArtifactFile, Blob, FileDelta
-from cluster.artifacts import Artifacts, sha256_of
+from cluster.artifacts import cache as artifact_cache
+from cluster.artifacts import cache_space
+from cluster.artifacts.artifacts import Artifacts, sha256_of
+from cluster.artifacts.cache import ArtifactCache
+from cluster.artifacts.files import ArtifactFile, Blob, FileDelta
+from cluster.artifacts.weight_delta import apply_delta, write_delta
 from cluster.errors import Unavailable
-from cluster.model_delta import apply_delta, write_delta
 from cluster.object_store import ObjectStore, open_store
 from tests.store_fixtures import LossyStore, scripted
 
@@ -241,8 +242,8 @@ def test_a_killed_removal_leaves_no_half_folder(
 HOLD = """
 import pickle, sys, threading
 from pathlib import Path
-from cluster.artifact_cache import ArtifactCache
-from cluster.artifacts import Artifacts
+from cluster.artifacts.cache import ArtifactCache
+from cluster.artifacts.artifacts import Artifacts
 store, files = pickle.loads(bytes.fromhex(sys.argv[1]))
 ArtifactCache(Artifacts(store), Path(sys.argv[2])).folder_for(files)
 print("held", flush=True)
@@ -272,8 +273,8 @@ def test_another_process_keeps_what_it_uses_until_it_is_killed(
 CHURN = """
 import pickle, random, sys
 from pathlib import Path
-from cluster.artifact_cache import ArtifactCache
-from cluster.artifacts import Artifacts
+from cluster.artifacts.cache import ArtifactCache
+from cluster.artifacts.artifacts import Artifacts
 store, artifacts = pickle.loads(bytes.fromhex(sys.argv[1]))
 cache, rng = ArtifactCache(Artifacts(store), Path(sys.argv[2])), random.Random(sys.argv[3])
 for _ in range(60):

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.artifact_files import ArtifactFile
-from cluster.artifacts import Artifacts
+from cluster.artifacts.artifacts import Artifacts
+from cluster.artifacts.files import ArtifactFile
 from cluster.catalog.manifests import CorpusManifest
 from cluster.documents import compaction
 from cluster.documents.compaction import SMALL_PARTS_MAX, compacted

@@ -18,10 +18,10 @@ import pytest
 from actors.coordinator import Coordinator
 from actors.loaded_release import LoadedRelease
 from actors.release_loader import ReleaseLoader
+from cluster.artifacts.claims import CLAIMS, Claim
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.manifests import IndexManifest, ManifestRef, ModelManifest
 from cluster.catalog.model_settings import GeneratorSettings
-from cluster.claims import CLAIMS, Claim
 from cluster.config import Settings
 from cluster.errors import (
     Conflict,

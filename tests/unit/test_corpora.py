@@ -9,7 +9,7 @@ import click
 import pytest
 from typer.testing import CliRunner
 
-from cluster.artifacts import Artifacts
+from cluster.artifacts.artifacts import Artifacts
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.index_versions import built_version
 from cluster.catalog.manifests import CorpusManifest

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.corpus_rows import PartReader, latest_of_each_document, part_rows
-from cluster.artifact_files import ArtifactFile
-from cluster.artifacts import Artifacts
+from cluster.artifacts.artifacts import Artifacts
+from cluster.artifacts.files import ArtifactFile
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.corpus_settings import CorpusSettings
 from cluster.catalog.index_versions import bases_of, built_version, derived_version, newest_index

@@ -21,8 +21,8 @@ from actors.shard_build import build_shard
 from actors.shard_index import ShardIndex
 from actors.shard_replica import ShardReplicaActor
 from cluster.arrays import Float32Array
-from cluster.artifact_cache import ArtifactCache
-from cluster.artifacts import Artifacts, blob_path
+from cluster.artifacts.artifacts import Artifacts, blob_path
+from cluster.artifacts.cache import ArtifactCache
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.manifests import IndexManifest, ShardArtifact
 from cluster.documents.tombstones import stored_tombstones

@@ -20,7 +20,7 @@ import actors.ingest
 from actors.corpus_reader import GroupRead, ReadOptions, plan_groups, read_group
 from actors.ingest import Ingested
 from actors.source_files import SourceFile
-from cluster.artifacts import Artifacts
+from cluster.artifacts.artifacts import Artifacts
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.manifests import CorpusManifest
 from cluster.documents.deletes import delete_documents, drop_corpus

@@ -21,8 +21,8 @@ from actors.local_shards import LocalShards
 from actors.routes import Routes
 from actors.shard_build import build_shard
 from actors.shard_index import ShardIndex
-from cluster.artifact_cache import ArtifactCache
-from cluster.artifacts import Artifacts
+from cluster.artifacts.artifacts import Artifacts
+from cluster.artifacts.cache import ArtifactCache
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.manifests import ArtifactFile, IndexManifest, ShardArtifact
 from cluster.clock import SYSTEM_CLOCK, Deadline

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster import model_delta
+from cluster.artifacts import weight_delta as model_delta
+from cluster.artifacts.weight_delta import apply_delta, write_delta
 from cluster.errors import Corrupt
-from cluster.model_delta import apply_delta, write_delta
 
 DTYPES = {"F32": 4, "F16": 2, "BF16": 2, "F64": 8, "I8": 1, "BOOL": 1, "U16": 2, "F8_E4M3": 1}
 CHUNK = 64

@@ -10,11 +10,11 @@ import pytest
 from actors import models
 from actors.models import publish_model
 from actors.starter_models import STARTER_EMBEDDER, STARTER_GENERATOR, starter_embedder_folder
-from cluster import model_delta
-from cluster.artifact_cache import ArtifactCache
-from cluster.artifact_files import ArtifactFile
-from cluster.artifacts import Artifacts, sha256_of
-from cluster.blob_fetch import blob_path
+from cluster.artifacts import weight_delta as model_delta
+from cluster.artifacts.artifacts import Artifacts, sha256_of
+from cluster.artifacts.cache import ArtifactCache
+from cluster.artifacts.fetch import blob_path
+from cluster.artifacts.files import ArtifactFile
 from cluster.catalog import model_files
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.manifests import ModelKind, ModelManifest

@@ -11,8 +11,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from actors.index_build import build_index
-from cluster.artifact_files import ArtifactFile
-from cluster.artifacts import Artifacts
+from cluster.artifacts.artifacts import Artifacts
+from cluster.artifacts.files import ArtifactFile
 from cluster.catalog.corpus_settings import ChunkSettings, CorpusSettings
 from cluster.documents.deletes import drop_corpus
 from cluster.errors import NotFound

@@ -15,8 +15,8 @@ from actors.loaded_release import LoadedRelease
 from actors.release_loader import ReleaseLoader
 from actors.replica_counts import ReplicaCounts
 from actors.shard_replica import ReplicaStatus
-from cluster.artifact_files import ArtifactFile
-from cluster.artifacts import Artifacts
+from cluster.artifacts.artifacts import Artifacts
+from cluster.artifacts.files import ArtifactFile
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.manifests import IndexManifest, ModelKind, ModelManifest, ShardArtifact
 from cluster.catalog.model_settings import GeneratorSettings

@@ -13,8 +13,8 @@ from actors import shard_replica
 from actors.loaded_release import LoadedRelease
 from actors.shard_index import ShardIndex
 from actors.shard_replica import ShardReplicaActor
-from cluster.artifact_cache import ArtifactCache
-from cluster.artifacts import Artifacts
+from cluster.artifacts.artifacts import Artifacts
+from cluster.artifacts.cache import ArtifactCache
 from cluster.errors import Corrupt, NotFound
 from cluster.object_store import ObjectStore
 from cluster.prompt import PromptTemplate

@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.artifact_files import ArtifactFile, Blob, FileDelta
-from cluster.blob_fetch import blob_path
+from cluster.artifacts.claims import CLAIMS, SWEEPS, Sweep, claim_all
+from cluster.artifacts.fetch import blob_path
+from cluster.artifacts.files import ArtifactFile, Blob, FileDelta
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.manifests import ModelKind
-from cluster.claims import CLAIMS, SWEEPS, Sweep, claim_all
 from cluster.errors import Conflict, Corrupt, InvalidArgument, NotFound, Unavailable
 from cluster.object_store import ObjectStore
 from cluster.releases.contents import claim_release

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster import claims
+from cluster.artifacts import claims
 from cluster.errors import NotFound, Unavailable
 from cluster.releases.contents import claim_release
 from cluster.releases.entries import ReleaseContents

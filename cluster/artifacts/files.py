@@ -19,7 +19,9 @@ class Blob(Record):
 
 
 class FileDelta(Record):
-    """How a file comes about that the store does not hold whole: see `cluster.model_delta`."""
+    """How a file comes about that the store does not hold whole: see
+    `cluster.artifacts.weight_delta`.
+    """
 
     base: Blob
     """A file of another model version, stored in full."""

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from cluster.artifact_files import ArtifactFile
+from cluster.artifacts.files import ArtifactFile
 from cluster.clock import Backoff
 from cluster.errors import Corrupt, Unavailable
 from cluster.object_store import ObjectStore

@@ -15,8 +15,8 @@ import random
 from collections.abc import Iterable
 from uuid import uuid4
 
-from cluster.artifact_files import ArtifactFile
-from cluster.blob_fetch import blob_path, check_content
+from cluster.artifacts.fetch import blob_path, check_content
+from cluster.artifacts.files import ArtifactFile
 from cluster.clock import SYSTEM_CLOCK, Backoff, Clock, Deadline
 from cluster.errors import NotFound, Unavailable
 from cluster.numbered_object import put_or_get, read_each

@@ -8,9 +8,9 @@ import stat
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
-from cluster.artifact_files import ArtifactFile
-from cluster.blob_fetch import BlobFetcher, ByteProgress, blob_path, check_content
-from cluster.claims import claim
+from cluster.artifacts.claims import claim
+from cluster.artifacts.fetch import BlobFetcher, ByteProgress, blob_path, check_content
+from cluster.artifacts.files import ArtifactFile
 from cluster.errors import Conflict, Corrupt, InvalidArgument, NotFound, OutcomeUnknown
 from cluster.object_store import ObjectStore
 

@@ -12,12 +12,12 @@ from uuid import uuid4
 
 import orjson
 
-from cluster.artifact_files import ArtifactFile
-from cluster.artifacts import Artifacts, checked_files, sha256_of
-from cluster.blob_fetch import ByteProgress
-from cluster.cache_space import CacheSpace
+from cluster.artifacts.artifacts import Artifacts, checked_files, sha256_of
+from cluster.artifacts.cache_space import CacheSpace
+from cluster.artifacts.fetch import ByteProgress
+from cluster.artifacts.files import ArtifactFile
+from cluster.artifacts.weight_delta import apply_delta
 from cluster.errors import Corrupt
-from cluster.model_delta import apply_delta
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class ArtifactCache:
         blobs/ab/.{sha256}.partial   the beginning of a content whose fetch broke off
         blobs/ab/.{sha256}.rebuilt   what is being made of a base and a delta
         folders/{key}/{path}     hard links to blobs, one folder for each set of files
-        locks, pins, guard       see `cluster.cache_space`
+        locks, pins, guard       see `cluster.artifacts.cache_space`
 
     A file that a process has open or mapped keeps its bytes when the cache mends or replaces it.
     """
