@@ -10,16 +10,6 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import TypeVar
 
-from cluster.answers import (
-    AnswerEvent,
-    AnswerRequest,
-    AnswerResult,
-    Citation,
-    Outcome,
-    Retrieved,
-    Token,
-    Usage,
-)
 from cluster.clock import Deadline
 from cluster.errors import DeadlineExceeded, InvalidArgument
 from cluster.generation import (
@@ -29,7 +19,17 @@ from cluster.generation import (
     PromptTokenizer,
 )
 from cluster.prompt import BuiltPrompt, TokenBudget, build_prompt, fit_conversation
-from cluster.search import Hit, SearchRequest, SearchResult
+from cluster.query.answers import (
+    AnswerEvent,
+    AnswerRequest,
+    AnswerResult,
+    Citation,
+    Outcome,
+    Retrieved,
+    Token,
+    Usage,
+)
+from cluster.query.search import Hit, SearchRequest, SearchResult
 from cluster.serving.consistency import Pinned
 from cluster.serving.generators import GeneratorDirectory
 from cluster.serving.view import RegionView, ReleaseView

@@ -15,10 +15,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-from cluster.answers import EmbeddingService
 from cluster.clock import Clock, Deadline
 from cluster.config import Settings
 from cluster.errors import RaygionError, Unavailable
+from cluster.query.answers import EmbeddingService
+from cluster.query.search import SearchResult
 from cluster.regions.divergence import (
     Comparison,
     Found,
@@ -30,7 +31,6 @@ from cluster.regions.divergence import (
 )
 from cluster.regions.divergence_report import DivergenceReport
 from cluster.regions.peers import Peers
-from cluster.search import SearchResult
 from cluster.serving.view import RegionView, ReleaseView
 
 log = logging.getLogger(__name__)

@@ -18,10 +18,10 @@ from actors.region_peers import RegionPeers
 from actors.regional_service import RegionalService
 from actors.routes import Routes
 from actors.view_follower import ViewFollower
-from cluster.answers import EmbeddingService
 from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.config import Settings
 from cluster.object_store import ObjectStore
+from cluster.query.answers import EmbeddingService
 from cluster.regions.divergence import STANDING_MAX, Found
 from cluster.regions.peers import RegionInternals
 from cluster.regions.routing import loads_of

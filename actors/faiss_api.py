@@ -24,7 +24,7 @@ import numpy as np
 
 from cluster.arrays import Float32Array, Int64Array, Mask
 from cluster.errors import Corrupt, InvalidArgument
-from cluster.search import SearchEffort
+from cluster.query.search import SearchEffort
 from cluster.shards.index_parameters import EF_SEARCH_MAX, IndexKind, IndexParameters
 from cluster.vectors.metric import Metric
 

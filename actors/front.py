@@ -11,14 +11,14 @@ from pathlib import Path
 
 from actors.divergence_watch import watches
 from actors.engine_assembly import assemble_region
-from cluster.answers import AnswerRequest, AnswerResult, last_event
 from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.config import Settings
 from cluster.object_store import ObjectStore
+from cluster.query.answers import AnswerRequest, AnswerResult, last_event
+from cluster.query.search import SearchRequest, SearchResult
 from cluster.regions.divergence import DivergenceLedger, Found, Probe, Turn
 from cluster.regions.divergence_report import DivergenceReport
 from cluster.regions.status import RegionSummary
-from cluster.search import SearchRequest, SearchResult
 
 log = logging.getLogger(__name__)
 

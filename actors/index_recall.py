@@ -17,7 +17,7 @@ import numpy as np
 
 from actors.shard_index import ShardIndex
 from cluster.arrays import Float32Array, Int64Array
-from cluster.search import SearchEffort, ShardQuery
+from cluster.query.search import SearchEffort, ShardQuery
 from cluster.shards.index_parameters import IndexParameters
 from cluster.shards.recall import MOVED, STORED, QueryKind, Recall, RecallStratum
 from cluster.vectors.checks import norms, prepared

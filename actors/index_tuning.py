@@ -30,7 +30,7 @@ from actors.shard_build import ShardRows
 from actors.shard_index import INDEX_FILE, ShardIndex
 from cluster.arrays import Float32Array
 from cluster.errors import InvalidArgument
-from cluster.search import ShardQuery
+from cluster.query.search import ShardQuery
 from cluster.shards.index_parameters import AutoIndex, IndexKind, IndexParameters, IndexTrial
 from cluster.shards.recall import HELD_OUT, STORED
 

@@ -22,7 +22,7 @@ from cluster.catalog.catalog import Catalog
 from cluster.catalog.manifests import IndexManifest
 from cluster.errors import RaygionError, Unavailable
 from cluster.object_store import ObjectStore
-from cluster.search import Passages, ShardHits, ShardQuery
+from cluster.query.search import Passages, ShardHits, ShardQuery
 from cluster.serving.view import CorpusView, RegionView
 
 log = logging.getLogger(__name__)

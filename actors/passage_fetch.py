@@ -12,7 +12,7 @@ from cluster.arrays import Int64Array
 from cluster.clock import Deadline
 from cluster.errors import RaygionError
 from cluster.fanout import ShardRoute, ask_all
-from cluster.search import Hit, MergedHits, Passages
+from cluster.query.search import Hit, MergedHits, Passages
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,14 +17,14 @@ from actors.routes import Routes
 from actors.shard_search import Patience, SearchKind, ShardSearch
 from actors.stopwatch import Stopwatch
 from actors.view_follower import ViewFollower
-from cluster.answers import AnswerEvent, AnswerRequest
 from cluster.arrays import Float32Array
 from cluster.canary.board import Lots
 from cluster.checks import check_answer, check_retrieval, check_search, in_rows
 from cluster.clock import Clock, Deadline
 from cluster.fanout import ShardRoute
-from cluster.filters import Filter, filter_key
-from cluster.search import Embedded, SearchRequest, SearchResult
+from cluster.query.answers import AnswerEvent, AnswerRequest
+from cluster.query.filters import Filter, filter_key
+from cluster.query.search import Embedded, SearchRequest, SearchResult
 from cluster.serving.consistency import Pinned
 from cluster.serving.view import CorpusView, RegionView, ReleaseView
 from cluster.shards.partitions import shards_to_ask
@@ -32,7 +32,7 @@ from cluster.vectors.checks import check_vectors
 
 
 class QueryEngine:
-    """A `cluster.answers.EmbeddingService` over the replicas, embedders and generators of one
+    """A `cluster.query.answers.EmbeddingService` over the replicas, embedders and generators of one
     region.
     """
 
@@ -108,8 +108,8 @@ class QueryEngine:
         )
 
     async def embedded(self, request: SearchRequest) -> SearchRequest:
-        """The request with its vectors, as `cluster.answers.EmbeddingService` promises. Raises the
-        errors of `search`.
+        """The request with its vectors, as `cluster.query.answers.EmbeddingService` promises.
+        Raises the errors of `search`.
         """
         if request.queries is None:
             return request

@@ -8,11 +8,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 
 from cluster.clock import Deadline
-from cluster.demand import EVENTUAL
 from cluster.errors import InvalidArgument, NotYet, RaygionError, Unavailable
+from cluster.query.demand import EVENTUAL
+from cluster.query.search import SearchRequest, SearchResult
 from cluster.regions.divergence import Found, Inquiry, compared
 from cluster.regions.quorum import Vote, agreed, diverging, majority, vote_of
-from cluster.search import SearchRequest, SearchResult
 
 log = logging.getLogger(__name__)
 

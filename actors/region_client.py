@@ -22,13 +22,13 @@ import ray
 from actors import names
 from actors.actor_calls import NAMESPACE
 from actors.cluster_join import not_joined, prepare_to_join
-from cluster.answers import ANSWER_TOP_K_DEFAULT, AnswerRequest, AnswerResult
-from cluster.demand import demand_of
 from cluster.errors import Unavailable
-from cluster.filters import Filter, parse_filter
 from cluster.prompt import truncation_of
+from cluster.query.answers import ANSWER_TOP_K_DEFAULT, AnswerRequest, AnswerResult
+from cluster.query.demand import demand_of
+from cluster.query.filters import Filter, parse_filter
+from cluster.query.search import TOP_K_DEFAULT, SearchRequest, SearchResult
 from cluster.regions.status import RegionSummary
-from cluster.search import TOP_K_DEFAULT, SearchRequest, SearchResult
 from cluster.vectors.checks import check_vectors
 
 P = ParamSpec("P")

@@ -8,12 +8,13 @@ from contextlib import aclosing, contextmanager
 from dataclasses import replace
 
 from actors.region_link import RegionLink
-from cluster.answers import AnswerEvent, AnswerRequest, AnswerResult
-from cluster.caller import ANYONE, Caller
 from cluster.clock import SYSTEM_CLOCK, Clock, Deadline
 from cluster.config import Settings
 from cluster.errors import DeadlineExceeded, InvalidArgument, Overloaded, RaygionError, Unavailable
 from cluster.generation import GenerationChunk, GenerationRequest
+from cluster.query.answers import AnswerEvent, AnswerRequest, AnswerResult
+from cluster.query.caller import ANYONE, Caller
+from cluster.query.search import SearchRequest, SearchResult
 from cluster.regions.routing import RegionRouter
 from cluster.regions.settings import RoutingPolicy
 from cluster.regions.wire import (
@@ -24,7 +25,6 @@ from cluster.regions.wire import (
     parse_search,
     search_call,
 )
-from cluster.search import SearchRequest, SearchResult
 
 Loads = Callable[[], Mapping[str, float]]
 """The load of each region, from 0 to 1, as far as it is known."""

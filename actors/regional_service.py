@@ -18,9 +18,7 @@ from dataclasses import replace
 from typing import Protocol, TypeVar, assert_never
 
 from actors.quorum_round import QuorumRounds
-from cluster.answers import AnswerEvent, AnswerRequest, EmbeddingService, Token
 from cluster.clock import Clock, Deadline
-from cluster.demand import Consistency, Demand
 from cluster.errors import (
     Corrupt,
     DeadlineExceeded,
@@ -31,9 +29,11 @@ from cluster.errors import (
     RaygionError,
     Unavailable,
 )
+from cluster.query.answers import AnswerEvent, AnswerRequest, EmbeddingService, Token
+from cluster.query.demand import Consistency, Demand
+from cluster.query.search import SearchRequest, SearchResult
 from cluster.regions.divergence import Found
 from cluster.regions.peers import Peers
-from cluster.search import SearchRequest, SearchResult
 from cluster.serving.consistency import Elsewhere, Known, Reading, Refresh, Serve, Wait, decide
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class Views(Protocol):
 
 
 class RegionalService:
-    """A `cluster.answers.EmbeddingService` that keeps what requests demand.
+    """A `cluster.query.answers.EmbeddingService` that keeps what requests demand.
 
     Raises what the engine raises; NotYet when no region that may be asked can meet the demand,
     Unavailable when it cannot be known, InvalidArgument for demands that make no sense.

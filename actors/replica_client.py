@@ -7,7 +7,7 @@ from typing import cast
 
 from actors.actor_calls import NamedActor
 from cluster.arrays import Float32Array, Int64Array
-from cluster.search import Passages, ShardHits, ShardQuery
+from cluster.query.search import Passages, ShardHits, ShardQuery
 
 
 class ActorShardReplica:

@@ -26,7 +26,7 @@ from actors.shard_index import INDEX_FILE, ShardIndex
 from actors.shard_partitions import INDEX_FOLDER, write_partitions
 from actors.vector_rows import VECTOR_ROWS_FILE, SharedVectors, VectorRows, vector_rows
 from cluster.arrays import Float32Array
-from cluster.search import ShardQuery
+from cluster.query.search import ShardQuery
 from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.shards.recall import Recall
 from cluster.vectors.checks import check_norms, norms, prepared

@@ -28,7 +28,7 @@ from actors.mapped_batch import UNREADABLE, mapped_batch, write_batch
 from cluster.arrays import BytesArray, Float32Array, Int64Array, Mask
 from cluster.errors import Corrupt, InvalidArgument
 from cluster.metadata import Metadata
-from cluster.search import REPLY_BYTES_MAX, Passages
+from cluster.query.search import REPLY_BYTES_MAX, Passages
 from cluster.vectors.checks import norms
 
 DOCUMENTS_FILE = "documents.arrow"

@@ -37,7 +37,7 @@ from actors.vector_rows import (
 )
 from cluster.arrays import Float32Array, Int64Array, Mask
 from cluster.errors import InvalidArgument
-from cluster.search import Passages, ShardHits, ShardQuery
+from cluster.query.search import Passages, ShardHits, ShardQuery
 from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.shards.merge import padding
 from cluster.vectors.checks import check_lengths, norms

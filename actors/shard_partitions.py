@@ -28,7 +28,7 @@ from actors.mapped_batch import UNREADABLE, mapped_batch, write_batch
 from actors.vector_rows import IndexedVectors, VectorRows
 from cluster.arrays import Float32Array, Int64Array
 from cluster.errors import Corrupt
-from cluster.filters import Filter
+from cluster.query.filters import Filter
 from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.shards.partitions import PartitionKey, named_partitions
 

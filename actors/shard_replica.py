@@ -27,7 +27,7 @@ from cluster.clock import Deadline
 from cluster.documents.tombstones import read_tombstones
 from cluster.errors import Corrupt, DeadlineExceeded, Overloaded, Unavailable
 from cluster.object_store import ObjectStore
-from cluster.search import Passages, SearchEffort, ShardHits, ShardQuery
+from cluster.query.search import Passages, SearchEffort, ShardHits, ShardQuery
 from cluster.shards.index_parameters import IndexParameters
 
 T = TypeVar("T")

@@ -21,8 +21,8 @@ from cluster.clock import Clock, Deadline
 from cluster.coalescing import Coalescer
 from cluster.errors import DeadlineExceeded, RaygionError, Unavailable
 from cluster.fanout import Gathered, ShardRoute, scatter
-from cluster.filters import Filter
-from cluster.search import Hit, MergedHits, SearchEffort, ShardHits, ShardQuery
+from cluster.query.filters import Filter
+from cluster.query.search import Hit, MergedHits, SearchEffort, ShardHits, ShardQuery
 from cluster.shards.merge import merge_hits, padding
 from cluster.vectors.checks import prepared
 from cluster.vectors.metric import Metric

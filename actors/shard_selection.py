@@ -14,7 +14,7 @@ from actors.faiss_api import FaissIndex, Selector, selector_of
 from actors.shard_partitions import SCANNED_ROWS_MAX, NamedRows, ShardPartitions
 from actors.vector_rows import Bits, IndexedVectors, VectorRows, marked
 from cluster.arrays import Int64Array, Mask
-from cluster.filters import Filter, filter_key
+from cluster.query.filters import Filter, filter_key
 from cluster.shards.filter_mask import filter_mask
 from cluster.shards.index_parameters import IndexKind, IndexParameters
 

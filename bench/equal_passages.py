@@ -31,7 +31,7 @@ from bench.peers.contract import NotMeasured
 from bench.peers.systems import running
 from bench.serve_data import EF_CONSTRUCTION, HNSW_M, TOP_K, SetFacts, VectorSet
 from cluster.arrays import Float32Array
-from cluster.search import ShardQuery
+from cluster.query.search import ShardQuery
 from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.vectors.checks import normalized
 

@@ -16,7 +16,7 @@ from actors.shard_index import INDEX_FILE, ShardIndex
 from bench.load import quantile_of
 from cluster.arrays import Float32Array
 from cluster.catalog.manifests import IndexManifest
-from cluster.search import MergedHits, ShardQuery
+from cluster.query.search import MergedHits, ShardQuery
 from cluster.shards.merge import merge_hits
 from cluster.vectors.checks import prepared
 

@@ -22,8 +22,8 @@ from actors.faiss_api import FaissIndex, one_thread, write_index
 from actors.shard_build import build_shard
 from actors.shard_index import ShardIndex
 from cluster.arrays import Float32Array, Int64Array
-from cluster.filters import Compare, Comparison
-from cluster.search import ShardQuery
+from cluster.query.filters import Compare, Comparison
+from cluster.query.search import ShardQuery
 from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.vectors.checks import prepared
 from cluster.vectors.metric import Metric

@@ -25,7 +25,7 @@ from bench.region import BenchRegion, StoredVectors, running_region
 from bench.reports import Quality, QualityReport, environment_now
 from cluster.arrays import Float32Array
 from cluster.catalog.corpus_settings import CorpusSettings
-from cluster.search import ShardQuery
+from cluster.query.search import ShardQuery
 from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.vectors.metric import Metric
 from deployments.http_client import HttpRegion

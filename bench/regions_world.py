@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 
 from bench.processes import pss_bytes
 from cluster.arrays import Float32Array
-from cluster.caller import Location
 from cluster.catalog.corpus_settings import CorpusSettings
 from cluster.catalog.manifests import ManifestRef
 from cluster.catalog.model_settings import GeneratorSettings
 from cluster.config import Settings
+from cluster.query.caller import Location
 from cluster.regions.settings import (
     EndpointSettings,
     RegionSettings,

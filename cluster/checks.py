@@ -7,11 +7,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from cluster.answers import AnswerRequest
 from cluster.errors import InvalidArgument
-from cluster.filters import check_filter, is_encodable
 from cluster.generation import ROLES, ChatMessage, GenerationRequest
-from cluster.search import REPLY_BYTES_MAX, SearchEffort, SearchRequest
+from cluster.query.answers import AnswerRequest
+from cluster.query.filters import check_filter, is_encodable
+from cluster.query.search import REPLY_BYTES_MAX, SearchEffort, SearchRequest
 from cluster.serving.view import CorpusView
 from cluster.shards.index_parameters import EF_SEARCH_MAX
 from cluster.vectors.checks import check_vectors

@@ -11,8 +11,8 @@ from typing import Protocol, TypeVar
 from cluster.arrays import Int64Array
 from cluster.clock import Deadline
 from cluster.errors import RaygionError
+from cluster.query.search import Passages, ShardHits, ShardQuery
 from cluster.replica_set import Replica, ReplicaSet
-from cluster.search import Passages, ShardHits, ShardQuery
 
 T = TypeVar("T")
 

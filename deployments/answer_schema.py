@@ -6,7 +6,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from cluster.answers import ANSWER_TOP_K_DEFAULT, AnswerRequest
 from cluster.checks import (
     MAX_TOKENS_MAX,
     PENALTY_MAX,
@@ -17,6 +16,7 @@ from cluster.checks import (
     TEMPERATURE_MAX,
 )
 from cluster.prompt import Truncation
+from cluster.query.answers import ANSWER_TOP_K_DEFAULT, AnswerRequest
 from deployments.http_schema import (
     Body,
     FilterJson,

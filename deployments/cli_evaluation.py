@@ -10,7 +10,7 @@ import typer
 
 from cluster.checks import TOP_K_MAX
 from cluster.clock import Deadline
-from cluster.search import TOP_K_DEFAULT
+from cluster.query.search import TOP_K_DEFAULT
 from deployments.cli_options import Config, Json, Region, opened
 from deployments.cli_queries import Release
 from deployments.console import Steps, out, print_json, say, table

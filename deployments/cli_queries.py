@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cluster import exact_json
-from cluster.answers import ANSWER_TOP_K_DEFAULT
 from cluster.config import load_settings
-from cluster.demand import Consistency
 from cluster.errors import InvalidArgument
+from cluster.query.answers import ANSWER_TOP_K_DEFAULT
+from cluster.query.demand import Consistency
 from deployments.cli_options import Config, Json, Region, opened
 from deployments.console import out, print_json, table
 from deployments.http_client import HttpRegion

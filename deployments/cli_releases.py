@@ -8,7 +8,7 @@ import typer
 
 from cluster.clock import SYSTEM_CLOCK
 from cluster.errors import InvalidArgument, NotFound
-from cluster.evidence import EvidencePolicy
+from cluster.query.evidence import EvidencePolicy
 from cluster.releases.entries import LogState, Proposal
 from deployments.cli_options import Config, Json, Region, Store
 from deployments.cli_regions import anywhere, leading, names_in, policy_in, regions_in

@@ -18,11 +18,11 @@ from typing import Any, TypeVar
 
 import orjson
 
-from cluster.caller import Location
 from cluster.clock import SYSTEM_CLOCK
 from cluster.config import Settings
 from cluster.errors import Conflict, InvalidArgument, NotFound
 from cluster.prompt import PromptTemplate
+from cluster.query.caller import Location
 from cluster.regions.settings import RegionSettings, RoutingPolicy, RoutingSettings
 from cluster.releases.entries import ReleaseContents
 from cluster.shards.index_parameters import IndexKind, IndexParameters

@@ -15,9 +15,9 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Lifespan
 
-from cluster.answers import AnswerEvent, QueryService, Retrieved, last_event
 from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.errors import InvalidArgument, NotFound, RaygionError, Unavailable
+from cluster.query.answers import AnswerEvent, QueryService, Retrieved, last_event
 from cluster.regions.divergence_report import DivergenceReport
 from cluster.regions.peers import RegionInternals
 from cluster.regions.status import RegionSummary, StatusSource

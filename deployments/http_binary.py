@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from cluster import exact_json
 from cluster.arrays import BytesArray
 from cluster.errors import InvalidArgument
-from cluster.search import MergedHits, SearchRequest, SearchResult
+from cluster.query.search import MergedHits, SearchRequest, SearchResult
 from deployments.http_schema import ReplyForm, SearchOptions, invalid_argument
 
 

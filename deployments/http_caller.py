@@ -11,11 +11,11 @@ from typing import TypeVar
 from pydantic import ValidationError
 from starlette.types import Scope
 
-from cluster.answers import AnswerRequest
-from cluster.caller import Caller, Location
 from cluster.errors import InvalidArgument
+from cluster.query.answers import AnswerRequest
+from cluster.query.caller import Caller, Location
+from cluster.query.search import SearchRequest
 from cluster.regions.wire import FORWARDED_BY
-from cluster.search import SearchRequest
 from deployments.http_body import header_values
 
 LOCATION = b"x-raygion-location"

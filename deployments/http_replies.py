@@ -10,9 +10,9 @@ from typing import Any, Literal
 import orjson
 from pydantic import BaseModel, Field
 
-from cluster.answers import AnswerResult, Retrieved
+from cluster.query.answers import AnswerResult, Retrieved
+from cluster.query.search import Hit, SearchResult
 from cluster.regions.status import RegionSummary
-from cluster.search import Hit, SearchResult
 from deployments.http_schema import PARTS, Part, ReplyForm
 
 

@@ -35,10 +35,10 @@ from cluster.checks import (
     TOP_K_MAX,
     check_hits,
 )
-from cluster.demand import Consistency, Demand, demand_of
 from cluster.errors import InvalidArgument
-from cluster.filters import Filter, parse_filter
-from cluster.search import TOP_K_DEFAULT, Embedded, SearchEffort, SearchRequest
+from cluster.query.demand import Consistency, Demand, demand_of
+from cluster.query.filters import Filter, parse_filter
+from cluster.query.search import TOP_K_DEFAULT, Embedded, SearchEffort, SearchRequest
 from cluster.shards.index_parameters import EF_SEARCH_MAX
 from cluster.vectors.checks import are_short
 from deployments.json_vectors import body_vectors

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 
-from cluster.caller import Location
 from cluster.errors import InvalidArgument
+from cluster.query.caller import Location
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from cluster.answers import AnswerEvent, AnswerRequest, QueryService, Retrieved
 from cluster.errors import NotYet, Unavailable
-from cluster.search import SearchRequest, SearchResult
+from cluster.query.answers import AnswerEvent, AnswerRequest, QueryService, Retrieved
+from cluster.query.search import SearchRequest, SearchResult
 from deployments.metrics import HttpMetrics
 
 
 class MeteredService:
-    """The same service, as a `cluster.answers.QueryService`."""
+    """The same service, as a `cluster.query.answers.QueryService`."""
 
     def __init__(self, service: QueryService, metrics: HttpMetrics) -> None:
         self._service = service

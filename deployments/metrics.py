@@ -8,10 +8,10 @@ from functools import cache
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
-from cluster.answers import AnswerResult, Retrieved
-from cluster.demand import Consistency
+from cluster.query.answers import AnswerResult, Retrieved
+from cluster.query.demand import Consistency
+from cluster.query.search import SearchResult
 from cluster.regions.status import RegionSummary
-from cluster.search import SearchResult
 from deployments.duration_histogram import DurationHistogram
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import orjson
 from pydantic import BaseModel, Field
 
-from cluster.answers import AnswerEvent, AnswerResult, Retrieved, Token, Usage
+from cluster.query.answers import AnswerEvent, AnswerResult, Retrieved, Token, Usage
 from deployments.http_replies import OUTCOME, TRUNCATED, CitationReply, TruncatedReply
 from deployments.openai_schema import RETRIEVAL_MODEL, corpus_model
 from deployments.sse import data_event

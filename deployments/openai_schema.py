@@ -20,7 +20,6 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from cluster.answers import ANSWER_TOP_K_DEFAULT, AnswerRequest
 from cluster.checks import (
     CONVERSATION_CHARS_MAX,
     MAX_TOKENS_MAX,
@@ -28,10 +27,11 @@ from cluster.checks import (
     STOPS_MAX,
     TEXT_CHARS_MAX,
 )
-from cluster.demand import Demand
 from cluster.errors import InvalidArgument
-from cluster.filters import Filter, parse_filter
 from cluster.generation import ChatMessage, Role
+from cluster.query.answers import ANSWER_TOP_K_DEFAULT, AnswerRequest
+from cluster.query.demand import Demand
+from cluster.query.filters import Filter, parse_filter
 from deployments.answer_schema import PromptOptions, SamplingOptions, StopTexts, Temperature
 from deployments.http_schema import (
     FILTER_SCHEMA,

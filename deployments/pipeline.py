@@ -24,7 +24,7 @@ from cluster.catalog.model_settings import STARTER
 from cluster.clock import SYSTEM_CLOCK
 from cluster.config import Settings
 from cluster.corpora.next_release import corpora_for_release, indexes_for_release
-from cluster.evidence import EvidencePolicy, score_min_of
+from cluster.query.evidence import EvidencePolicy, score_min_of
 from cluster.releases.entries import ReleaseContents
 from cluster.shards.index_parameters import IndexKind, IndexParameters, IndexTuning
 from cluster.vectors.metric import Metric

@@ -17,7 +17,6 @@ from fastapi import FastAPI, Request
 from pydantic import Field
 from starlette.responses import Response
 
-from cluster.answers import AnswerRequest, QueryService
 from cluster.checks import (
     CONVERSATION_CHARS_MAX,
     MESSAGES_MAX,
@@ -26,6 +25,7 @@ from cluster.checks import (
 )
 from cluster.clock import Clock, Deadline
 from cluster.generation import ChatMessage, GenerationChunk, GenerationRequest, Role
+from cluster.query.answers import AnswerRequest, QueryService
 from cluster.regions.peers import RegionInternals
 from cluster.regions.wire import ANSWER, GENERATE, NUDGE
 from deployments.alive_stream import alive

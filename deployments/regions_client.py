@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Self
 
-from cluster.caller import Caller, Location
 from cluster.clock import SYSTEM_CLOCK, Clock, Deadline
 from cluster.config import Settings
 from cluster.errors import DeadlineExceeded, InvalidArgument, RaygionError, Unavailable
+from cluster.query.caller import Caller, Location
+from cluster.query.session import SessionToken
 from cluster.regions.routing import RegionRouter
 from cluster.regions.wire import OWN_FAULTS
-from cluster.session import SessionToken
 from deployments.http_client import HttpRegion
 
 CONNECT_TIMEOUT_S = 1.0

@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from cluster.answers import AnswerEvent, AnswerResult, Retrieved, Token, broken_off
+from cluster.query.answers import AnswerEvent, AnswerResult, Retrieved, Token, broken_off
 from deployments.http_errors import ClientGone, error_body, log_failure
 from deployments.http_replies import render_answer, render_retrieved, render_token
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cluster.answers import AnswerEvent, AnswerResult, Token
 from cluster.clock import Clock
+from cluster.query.answers import AnswerEvent, AnswerResult, Token
 from deployments.metrics import HttpMetrics
 
 

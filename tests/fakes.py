@@ -13,6 +13,7 @@ from cluster.catalog.manifests import ManifestRef
 from cluster.clock import Deadline
 from cluster.errors import RaygionError
 from cluster.generation import ChatMessage
+from cluster.query.search import Passages, ShardHits, ShardQuery
 from cluster.releases.entries import (
     Abort,
     Canary,
@@ -24,7 +25,6 @@ from cluster.releases.entries import (
     ReleaseContents,
     Rollback,
 )
-from cluster.search import Passages, ShardHits, ShardQuery
 
 
 class SimClock:

@@ -15,10 +15,10 @@ from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from cluster.answers import AnswerEvent, AnswerResult, Token
 from cluster.clock import Clock
 from cluster.errors import DeadlineExceeded, RaygionError
-from cluster.search import SearchEffort, SearchRequest
+from cluster.query.answers import AnswerEvent, AnswerResult, Token
+from cluster.query.search import SearchEffort, SearchRequest
 
 _LEAST_S = 1e-4
 _STEP = 1.1

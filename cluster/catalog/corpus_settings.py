@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from cluster.evidence import ScoreMin
+from cluster.query.evidence import ScoreMin
 from cluster.records import Name, Record
 from cluster.shards.index_parameters import AutoIndex, IndexParameters
 

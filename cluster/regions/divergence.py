@@ -21,9 +21,9 @@ import numpy as np
 
 from cluster.arrays import Float32Array
 from cluster.clock import Clock
+from cluster.query.search import SearchRequest, SearchResult
 from cluster.regions.divergence_report import CorpusProbe, Difference, DivergenceReport, Outcome
 from cluster.regions.quorum import Vote, vote_of
-from cluster.search import SearchRequest, SearchResult
 from cluster.serving.view import CorpusView, ReleaseView
 from cluster.vectors.checks import prepared
 from cluster.vectors.metric import Metric

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Protocol
 
-from cluster.answers import AnswerEvent, AnswerRequest
 from cluster.clock import Deadline
 from cluster.generation import GenerationChunk, GenerationRequest
-from cluster.search import SearchRequest, SearchResult
+from cluster.query.answers import AnswerEvent, AnswerRequest
+from cluster.query.search import SearchRequest, SearchResult
 
 
 class Peers(Protocol):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cluster.search import SearchResult
+from cluster.query.search import SearchResult
 
 
 @dataclass(frozen=True, slots=True)

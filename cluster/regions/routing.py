@@ -19,9 +19,9 @@ from typing import assert_never
 
 from geopy.distance import great_circle
 
-from cluster.caller import Caller, Location
 from cluster.circuit_breaker import BreakerSettings, CircuitBreaker
 from cluster.clock import Backoff
+from cluster.query.caller import Caller, Location
 from cluster.regions.map import RegionMap
 from cluster.regions.overview import SILENT_AFTER_S
 from cluster.regions.settings import RoutingPolicy

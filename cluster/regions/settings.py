@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, PlainValidator, SecretStr
 
-from cluster.caller import Location
 from cluster.errors import InvalidArgument
+from cluster.query.caller import Location
 from cluster.records import Record
 from cluster.shards.placement import SURVIVORS
 

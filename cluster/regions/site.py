@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from cluster.caller import Location
+from cluster.query.caller import Location
 from cluster.regions.settings import Key, RegionSettings
 
 

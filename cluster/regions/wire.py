@@ -17,11 +17,11 @@ import orjson
 import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
 
-from cluster.answers import AnswerEvent, AnswerRequest, AnswerResult, Retrieved, Token
 from cluster.errors import InvalidArgument, Overloaded, RaygionError, Unavailable
-from cluster.filters import filter_to_json
 from cluster.generation import GenerationChunk, GenerationRequest, Sampling
-from cluster.search import Embedded, Hit, MergedHits, SearchRequest, SearchResult
+from cluster.query.answers import AnswerEvent, AnswerRequest, AnswerResult, Retrieved, Token
+from cluster.query.filters import filter_to_json
+from cluster.query.search import Embedded, Hit, MergedHits, SearchRequest, SearchResult
 
 SEARCH = "/v1/search"
 ANSWER = "/v1/regions/answer"

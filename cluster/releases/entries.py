@@ -23,9 +23,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from cluster.catalog.manifests import ManifestRef
-from cluster.evidence import EvidencePolicy
 from cluster.grown import Grown
 from cluster.prompt import PromptTemplate
+from cluster.query.evidence import EvidencePolicy
 from cluster.records import Name, Record
 
 RELEASE_LOG = "releases"

@@ -18,12 +18,12 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import assert_never
 
-from cluster.demand import Consistency, Demand
 from cluster.errors import InvalidArgument, NotYet, RaygionError, Unavailable
+from cluster.query.demand import Consistency, Demand
+from cluster.query.session import SessionToken
 from cluster.releases.entries import Switch
 from cluster.releases.release_log import Freshness
 from cluster.serving.view import Pulse, RegionView, ReleaseView
-from cluster.session import SessionToken
 
 _UNDER_WAY_MAX_MS = 10_000
 """Longest time of a pulse on its way: a pulse that is further behind was made by a clock that was

@@ -12,8 +12,18 @@ import pyarrow.compute as pc
 
 from cluster.arrays import Mask
 from cluster.errors import InvalidArgument
-from cluster.filters import And, Compare, Comparison, Filter, In, Not, Or, Scalar, check_filter
 from cluster.metadata import ColumnType
+from cluster.query.filters import (
+    And,
+    Compare,
+    Comparison,
+    Filter,
+    In,
+    Not,
+    Or,
+    Scalar,
+    check_filter,
+)
 
 Column: TypeAlias = "pa.ChunkedArray[Any]"
 

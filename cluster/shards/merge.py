@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cluster.arrays import BytesArray, Float32Array, Int64Array
-from cluster.search import MergedHits, ShardHits
+from cluster.query.search import MergedHits, ShardHits
 
 
 def merge_hits(parts: Sequence[tuple[int, ShardHits]], top_k: int) -> MergedHits:

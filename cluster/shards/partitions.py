@@ -15,8 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias, TypeGuard
 
-from cluster.filters import And, Compare, Comparison, Filter, In
 from cluster.metadata import ColumnType
+from cluster.query.filters import And, Compare, Comparison, Filter, In
 from cluster.shards.placement import shard_of
 
 PartitionKey: TypeAlias = str | int

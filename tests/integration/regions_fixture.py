@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cluster.arrays import Float32Array
-from cluster.caller import Location
 from cluster.catalog.corpus_settings import CorpusSettings
 from cluster.catalog.manifests import ManifestRef
 from cluster.catalog.model_settings import GeneratorSettings
@@ -27,6 +26,8 @@ from cluster.clock import SYSTEM_CLOCK
 from cluster.config import Settings
 from cluster.numbered_object import NumberedLog
 from cluster.object_store import ObjectStore, open_store
+from cluster.query.caller import Location
+from cluster.query.session import SessionToken
 from cluster.regions.settings import (
     EndpointSettings,
     RegionSettings,
@@ -38,7 +39,6 @@ from cluster.releases.entries import RELEASE_LOG, LogState, ReleaseContents
 from cluster.releases.events import RegionStatus
 from cluster.releases.fold import fold
 from cluster.releases.log_entries import parse_entry
-from cluster.session import SessionToken
 from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.vectors.metric import Metric
 from deployments.cluster_ports import find_port_block

@@ -15,7 +15,7 @@ import ray
 from actors.region_client import connect
 from cluster.errors import InvalidArgument
 from cluster.prompt import PromptTemplate
-from cluster.session import SessionToken
+from cluster.query.session import SessionToken
 from deployments import release_commands
 from tests.integration.region_fixture import REGION, LiveRegion, posted
 from tests.search_region import wait_until

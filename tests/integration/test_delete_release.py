@@ -23,8 +23,8 @@ import pytest
 from actors import names
 from cluster.arrays import Float32Array
 from cluster.catalog.manifests import IndexManifest, ManifestRef
+from cluster.query.search import ShardQuery
 from cluster.releases.entries import ReleaseContents
-from cluster.search import ShardQuery
 from tests.search_region import (
     CORPUS,
     DIMENSION,

@@ -9,7 +9,7 @@ import openai
 import pytest
 
 from actors.starter_models import STARTER_GENERATOR
-from cluster.evidence import EvidenceSettings
+from cluster.query.evidence import EvidenceSettings
 from tests.integration.region_fixture import REGION, LiveRegion
 
 pytestmark = pytest.mark.integration

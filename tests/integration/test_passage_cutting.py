@@ -24,7 +24,7 @@ from cluster.catalog.manifests import IndexManifest, ModelKind, ModelManifest
 from cluster.documents.passages import Passage, passage_table, write_part
 from cluster.errors import InvalidArgument
 from cluster.object_store import ObjectStore, open_store
-from cluster.search import ShardQuery
+from cluster.query.search import ShardQuery
 from cluster.shards.index_parameters import IndexKind, IndexParameters
 from tests.integration.local_ray import local_ray
 

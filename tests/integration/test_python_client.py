@@ -13,10 +13,10 @@ import ray
 
 from actors.region_client import Region, connect
 from actors.starter_models import STARTER_GENERATOR
-from cluster.answers import AnswerResult
 from cluster.errors import DeadlineExceeded, InvalidArgument, RaygionError
+from cluster.query.answers import AnswerResult
+from cluster.query.search import SearchResult
 from cluster.regions.status import RegionSummary
-from cluster.search import SearchResult
 from deployments.local_cluster import LocalCluster, find_local_cluster, start_local_cluster
 from tests.integration.region_fixture import REGION, LiveRegion
 

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from cluster.errors import RaygionError
-from cluster.session import SessionToken
+from cluster.query.session import SessionToken
 from deployments.cluster_ports import find_port_block
 from deployments.installation import Installation
 from deployments.region_driver import RegionDriver, join_new_cluster, start_services

@@ -17,7 +17,7 @@ from actors import names
 from actors.actor_calls import NAMESPACE
 from actors.shard_replica import ReplicaStatus
 from cluster.catalog.manifests import ManifestRef
-from cluster.evidence import EvidencePolicy
+from cluster.query.evidence import EvidencePolicy
 from cluster.releases.entries import ReleaseContents
 from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.vectors.metric import Metric

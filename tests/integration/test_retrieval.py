@@ -17,7 +17,7 @@ from actors.shard_build import build_shard
 from actors.shard_index import ShardIndex
 from actors.starter_models import starter_embedder_folder
 from cluster.arrays import Float32Array
-from cluster.search import ShardQuery
+from cluster.query.search import ShardQuery
 from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.vectors.checks import prepared
 from cluster.vectors.metric import Metric

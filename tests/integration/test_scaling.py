@@ -16,7 +16,7 @@ from actors import names
 from cluster.catalog.corpus_settings import CorpusSettings
 from cluster.checks import BATCH_MAX
 from cluster.errors import InvalidArgument, NotFound
-from cluster.search import SearchEffort, ShardQuery
+from cluster.query.search import SearchEffort, ShardQuery
 from tests.search_region import (
     CORPUS,
     DIMENSION,

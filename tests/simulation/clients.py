@@ -6,10 +6,10 @@ import random
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from cluster.answers import AnswerRequest, AnswerResult
-from cluster.demand import demand_of
 from cluster.errors import RaygionError
-from cluster.search import SearchRequest, SearchResult
+from cluster.query.answers import AnswerRequest, AnswerResult
+from cluster.query.demand import demand_of
+from cluster.query.search import SearchRequest, SearchResult
 from tests.simulation.gateways import SERVING, Asked, Outcome, position_of
 from tests.simulation.history import Query, Reply, Serving
 from tests.simulation.sim_time import Process, Signal

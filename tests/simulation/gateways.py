@@ -12,7 +12,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from actors.regional_service import RegionalService
-from cluster.answers import (
+from cluster.clock import Deadline
+from cluster.errors import DeadlineExceeded, RaygionError, Unavailable
+from cluster.query.answers import (
     AnswerEvent,
     AnswerRequest,
     AnswerResult,
@@ -21,12 +23,10 @@ from cluster.answers import (
     Usage,
     last_event,
 )
-from cluster.clock import Deadline
-from cluster.errors import DeadlineExceeded, RaygionError, Unavailable
-from cluster.search import Hit, SearchRequest, SearchResult
+from cluster.query.search import Hit, SearchRequest, SearchResult
+from cluster.query.session import SessionToken
 from cluster.serving.consistency import Known, Pinned, Reading
 from cluster.serving.view import Pulse
-from cluster.session import SessionToken
 from tests.simulation.coordinators import Incarnation
 from tests.simulation.history import Hop, Refusal, Serving
 from tests.simulation.regions import SKEW_MAX_MS, Region

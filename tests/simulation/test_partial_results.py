@@ -16,8 +16,8 @@ from cluster.balancing import OutcomeWeights
 from cluster.clock import Deadline
 from cluster.errors import DeadlineExceeded, RaygionError
 from cluster.fanout import ShardRoute
+from cluster.query.search import Passages, SearchEffort, ShardHits, ShardQuery
 from cluster.replica_set import ReplicaSet
-from cluster.search import Passages, SearchEffort, ShardHits, ShardQuery
 from cluster.vectors.metric import Metric
 from tests.simulation.sim_time import Scheduler
 from tests.simulation.virtual_loop import VirtualLoop

@@ -12,18 +12,18 @@ import actors.quorum_round as quorum_round
 import cluster.serving.consistency as consistency
 import cluster.serving.view as region_view
 from actors.regional_service import RegionalService
-from cluster.answers import AnswerRequest
 from cluster.clock import Deadline
-from cluster.demand import EVENTUAL, Demand
 from cluster.errors import RaygionError
+from cluster.query.answers import AnswerRequest
+from cluster.query.demand import EVENTUAL, Demand
+from cluster.query.search import SearchRequest, SearchResult
+from cluster.query.session import SessionToken
 from cluster.regions.quorum import Vote
 from cluster.releases.driver import RolloutDriver
 from cluster.releases.entries import Switch
 from cluster.releases.release_log import Freshness
-from cluster.search import SearchRequest, SearchResult
 from cluster.serving.consistency import Known, Reading
 from cluster.serving.view import RegionView
-from cluster.session import SessionToken
 from tests.simulation.planting import (
     ANSWERS,
     ANSWERS_IN_GOOD_WEATHER,

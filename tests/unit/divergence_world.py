@@ -25,11 +25,11 @@ from cluster.clock import SYSTEM_CLOCK
 from cluster.config import Settings
 from cluster.errors import RaygionError
 from cluster.prompt import PromptTemplate
+from cluster.query.search import Embedded, Hit, SearchRequest, SearchResult
 from cluster.regions.divergence import DivergenceLedger, Found, Probe, Turn
 from cluster.regions.divergence_report import DivergenceReport
 from cluster.releases.entries import Switch
 from cluster.releases.release_log import Freshness
-from cluster.search import Embedded, Hit, SearchRequest, SearchResult
 from cluster.serving.consistency import Known
 from cluster.serving.view import CorpusView, Pulse, RegionView, ReleaseView
 from cluster.vectors.metric import Metric

@@ -14,7 +14,9 @@ import numpy as np
 import uvicorn
 from fastapi import FastAPI
 
-from cluster.answers import (
+from cluster.clock import SYSTEM_CLOCK, Clock
+from cluster.errors import InvalidArgument
+from cluster.query.answers import (
     AnswerEvent,
     AnswerRequest,
     AnswerResult,
@@ -24,10 +26,8 @@ from cluster.answers import (
     Token,
     Usage,
 )
-from cluster.clock import SYSTEM_CLOCK, Clock
-from cluster.errors import InvalidArgument
+from cluster.query.search import Hit, MergedHits, SearchRequest, SearchResult
 from cluster.regions.status import CorpusSummary, RegionSummary, ReleaseSummary
-from cluster.search import Hit, MergedHits, SearchRequest, SearchResult
 from deployments.http_app import RegionApp, build_http_app
 from deployments.http_settings import HttpSettings
 

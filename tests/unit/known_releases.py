@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from cluster.demand import Consistency, Demand
 from cluster.prompt import PromptTemplate
+from cluster.query.demand import Consistency, Demand
+from cluster.query.session import SessionToken
 from cluster.releases.entries import Switch
 from cluster.releases.release_log import Freshness
 from cluster.serving.consistency import Decision, Known, Reading, decide
 from cluster.serving.view import Pulse, RegionView, ReleaseView
-from cluster.session import SessionToken
 
 STORE, NOW, SKEW = "store", 1000, 100
 NO, DONE, FAILED = Reading.NOT_ASKED, Reading.DONE, Reading.FAILED

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from cluster.balancing import OutcomeWeights
 from cluster.clock import Deadline
+from cluster.query.search import ShardHits
 from cluster.replica_set import ReplicaSet
-from cluster.search import ShardHits
 from tests.fakes import A_QUERY, FakeReplica, never_reached
 
 

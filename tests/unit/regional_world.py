@@ -9,20 +9,20 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from actors.regional_service import RegionalService
-from cluster.answers import AnswerEvent, AnswerRequest, AnswerResult, Retrieved, Token, Usage
 from cluster.clock import Deadline
-from cluster.demand import Consistency, Demand, demand_of
 from cluster.errors import (
     RaygionError,
     Unavailable,
 )
 from cluster.prompt import PromptTemplate
+from cluster.query.answers import AnswerEvent, AnswerRequest, AnswerResult, Retrieved, Token, Usage
+from cluster.query.demand import Consistency, Demand, demand_of
+from cluster.query.search import Embedded, Hit, SearchRequest, SearchResult
+from cluster.query.session import SessionToken
 from cluster.releases.entries import Switch
 from cluster.releases.release_log import Freshness
-from cluster.search import Embedded, Hit, SearchRequest, SearchResult
 from cluster.serving.consistency import Known
 from cluster.serving.view import Pulse, RegionView, ReleaseView
-from cluster.session import SessionToken
 from tests.fakes import SimClock
 
 SKEW, STORE = 100, "store"

@@ -13,7 +13,6 @@ import pytest
 
 from actors.answering import Answering
 from actors.generator_directory import RegionGenerators
-from cluster.answers import AnswerEvent, AnswerRequest, AnswerResult, Outcome, Retrieved, Token
 from cluster.artifacts.files import ArtifactFile
 from cluster.clock import Deadline
 from cluster.errors import (
@@ -23,7 +22,6 @@ from cluster.errors import (
     NotFound,
     RaygionError,
 )
-from cluster.evidence import EvidencePolicy
 from cluster.generation import (
     ChatMessage,
     GenerationChunk,
@@ -33,7 +31,16 @@ from cluster.generation import (
 )
 from cluster.local_store import LocalStore
 from cluster.prompt import PromptTemplate, Truncated, Truncation
-from cluster.search import Hit, SearchRequest, SearchResult
+from cluster.query.answers import (
+    AnswerEvent,
+    AnswerRequest,
+    AnswerResult,
+    Outcome,
+    Retrieved,
+    Token,
+)
+from cluster.query.evidence import EvidencePolicy
+from cluster.query.search import Hit, SearchRequest, SearchResult
 from cluster.serving.consistency import Pinned
 from cluster.serving.view import CorpusView, GeneratorView, RegionView, ReleaseView
 from cluster.vectors.metric import Metric

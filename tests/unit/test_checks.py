@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cluster.answers import AnswerRequest
 from cluster.checks import (
     BATCH_MAX,
     CONVERSATION_CHARS_MAX,
@@ -28,10 +27,11 @@ from cluster.checks import (
     in_rows,
 )
 from cluster.errors import InvalidArgument
-from cluster.filters import parse_filter
 from cluster.generation import ChatMessage, GenerationRequest
 from cluster.metadata import ColumnType
-from cluster.search import SearchEffort, SearchRequest
+from cluster.query.answers import AnswerRequest
+from cluster.query.filters import parse_filter
+from cluster.query.search import SearchEffort, SearchRequest
 from cluster.serving.view import CorpusView
 from cluster.vectors.metric import Metric
 

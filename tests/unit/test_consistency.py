@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from cluster.demand import Demand
 from cluster.errors import InvalidArgument, NotFound, NotYet, RaygionError, Unavailable
+from cluster.query.demand import Demand
+from cluster.query.session import SessionToken
 from cluster.releases.entries import CanaryShare
 from cluster.releases.events import RegionStatus
 from cluster.releases.release_log import Freshness
 from cluster.serving.consistency import Decision, Elsewhere, Known, Reading, Refresh, Serve, Wait
 from cluster.serving.view import Pulse, RegionView
-from cluster.session import SessionToken
 from tests.unit.known_releases import (
     DONE,
     FAILED,

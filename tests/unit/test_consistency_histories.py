@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.demand import Demand
 from cluster.errors import InvalidArgument
+from cluster.query.demand import Demand
+from cluster.query.session import SessionToken
 from cluster.releases.entries import Switch
 from cluster.serving.consistency import Decision, Elsewhere, Known, Reading, Refresh, Serve, Wait
-from cluster.session import SessionToken
 from tests.unit.known_releases import DONE, NO, NOW, SKEW, decided, demand, known
 
 HORIZON = 600

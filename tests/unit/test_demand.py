@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.demand import EVENTUAL, Consistency, Demand, demand_of
 from cluster.errors import InvalidArgument
-from cluster.session import SessionToken
+from cluster.query.demand import EVENTUAL, Consistency, Demand, demand_of
+from cluster.query.session import SessionToken
 
 STORE = "store"
 

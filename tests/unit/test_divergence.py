@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.prompt import PromptTemplate
+from cluster.query.search import Hit, MergedHits, SearchRequest, SearchResult
 from cluster.regions.divergence import (
     STANDING_MAX,
     VECTORS,
@@ -28,7 +29,6 @@ from cluster.regions.divergence import (
 )
 from cluster.regions.divergence_report import Difference, Outcome
 from cluster.regions.quorum import vote_of
-from cluster.search import Hit, MergedHits, SearchRequest, SearchResult
 from cluster.serving.view import CorpusView, ReleaseView
 from cluster.vectors.checks import NORM_MAX, norms
 from cluster.vectors.metric import Metric

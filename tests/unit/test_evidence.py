@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from cluster.config import Settings
-from cluster.evidence import EvidencePolicy, ScoreMin, score_min_of
+from cluster.query.evidence import EvidencePolicy, ScoreMin, score_min_of
 from cluster.releases.entries import ReleaseContents
 from cluster.vectors.metric import Metric
 from deployments.pipeline import evidence_policy

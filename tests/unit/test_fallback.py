@@ -14,8 +14,8 @@ from actors.shard_build import build_shard
 from actors.shard_documents import DOCUMENTS_FILE, ShardDocuments
 from actors.shard_index import ShardIndex
 from cluster.arrays import Float32Array
-from cluster.filters import parse_filter
-from cluster.search import SearchEffort, ShardHits, ShardQuery
+from cluster.query.filters import parse_filter
+from cluster.query.search import SearchEffort, ShardHits, ShardQuery
 from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.vectors.checks import prepared
 from cluster.vectors.metric import Metric

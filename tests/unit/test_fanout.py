@@ -12,8 +12,8 @@ from cluster.balancing import OutcomeWeights
 from cluster.clock import Deadline
 from cluster.errors import DeadlineExceeded, InvalidArgument, RaygionError, Unavailable
 from cluster.fanout import ShardRoute, scatter
+from cluster.query.search import Passages, ShardHits, ShardQuery
 from cluster.replica_set import ReplicaSet
-from cluster.search import Passages, ShardHits, ShardQuery
 from tests.fakes import A_QUERY, FakeReplica, hits_of, never_reached
 
 DOWN = Unavailable("down")

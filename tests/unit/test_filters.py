@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.errors import InvalidArgument
-from cluster.filters import (
+from cluster.metadata import ColumnType
+from cluster.query.filters import (
     NODES_MAX,
     And,
     Compare,
@@ -24,7 +25,6 @@ from cluster.filters import (
     filter_to_json,
     parse_filter,
 )
-from cluster.metadata import ColumnType
 from cluster.shards.filter_mask import filter_mask
 
 SCHEMA = {

@@ -13,10 +13,10 @@ import pytest
 
 from actors.regional_service import RegionalService
 from cluster import errors
-from cluster.answers import AnswerEvent, AnswerRequest, AnswerResult, Retrieved
 from cluster.clock import SYSTEM_CLOCK
 from cluster.config import Settings
-from cluster.search import SearchRequest, SearchResult
+from cluster.query.answers import AnswerEvent, AnswerRequest, AnswerResult, Retrieved
+from cluster.query.search import SearchRequest, SearchResult
 from cluster.serving.consistency import Known
 from tests.unit.fake_service import FakeService
 from tests.unit.region_servers import nobody, peers_of, serving

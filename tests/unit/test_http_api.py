@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cluster import errors
 from cluster.errors import InvalidArgument
-from cluster.filters import Compare, Comparison
+from cluster.query.filters import Compare, Comparison
 from deployments.http_edge import trace_id_of
 from deployments.http_replies import (
     AnswerReply,

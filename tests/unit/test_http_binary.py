@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cluster.filters import parse_filter
+from cluster.query.filters import parse_filter
+from cluster.query.search import SearchEffort
 from cluster.regions.wire import ARROW_TYPE, FLOAT32_TYPE
-from cluster.search import SearchEffort
 from tests.unit.fake_service import DIMENSION, HIT, MADE, FakeService, in_process
 
 BINARY = {"content-type": FLOAT32_TYPE}

@@ -8,11 +8,11 @@ import httpx
 import numpy as np
 import pytest
 
-from cluster.caller import Location
 from cluster.errors import InvalidArgument
+from cluster.query.caller import Location
+from cluster.query.search import SearchRequest
 from cluster.regions.settings import RoutingSettings
 from cluster.regions.wire import FLOAT32_TYPE
-from cluster.search import SearchRequest
 from deployments.http_caller import CallerReader
 from tests.unit.fake_service import DIMENSION, FakeService, in_process
 

@@ -11,10 +11,10 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from cluster.demand import EVENTUAL, Consistency, Demand
 from cluster.errors import NotYet, Unavailable
+from cluster.query.demand import EVENTUAL, Consistency, Demand
+from cluster.query.session import SessionToken
 from cluster.regions.wire import FLOAT32_TYPE
-from cluster.session import SessionToken
 from deployments.cli import app
 from tests.unit.fake_service import DIMENSION, MADE, FakeService, in_process
 from tests.unit.region_servers import serving

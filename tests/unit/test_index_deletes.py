@@ -27,11 +27,11 @@ from cluster.catalog.catalog import Catalog
 from cluster.catalog.manifests import IndexManifest, ShardArtifact
 from cluster.documents.tombstones import stored_tombstones
 from cluster.errors import Corrupt
-from cluster.filters import parse_filter
 from cluster.local_store import LocalStore
 from cluster.object_store import ObjectStore
 from cluster.prompt import PromptTemplate
-from cluster.search import SearchEffort, ShardHits, ShardQuery
+from cluster.query.filters import parse_filter
+from cluster.query.search import SearchEffort, ShardHits, ShardQuery
 from cluster.serving.view import CorpusView, RegionView, ReleaseView
 from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.vectors.checks import prepared

@@ -16,7 +16,7 @@ from actors.shard_index import ShardIndex
 from actors.vector_rows import OneRowEach, vector_numbers
 from cluster.arrays import Float32Array, Int64Array
 from cluster.catalog.manifests import ShardArtifact
-from cluster.search import ShardQuery
+from cluster.query.search import ShardQuery
 from cluster.shards.index_parameters import AutoIndex, IndexKind, IndexParameters
 from cluster.shards.recall import HELD_OUT, MOVED, STORED, QueryKind, Recall, RecallStratum
 from cluster.vectors.checks import normalized

@@ -31,7 +31,7 @@ from cluster.fanout import scatter
 from cluster.local_store import LocalStore
 from cluster.object_store import ObjectStore
 from cluster.prompt import PromptTemplate
-from cluster.search import ShardQuery
+from cluster.query.search import ShardQuery
 from cluster.serving.view import CorpusView, RegionView, ReleaseView
 from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.vectors.metric import Metric

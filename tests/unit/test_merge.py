@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.search import MergedHits, ShardHits
+from cluster.query.search import MergedHits, ShardHits
 from cluster.shards.merge import merge_hits, padding
 
 Line = list[tuple[float, bytes, int]]

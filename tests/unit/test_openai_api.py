@@ -14,11 +14,11 @@ from openai import AsyncOpenAI, OpenAI
 from openai.types.chat import ChatCompletionMessageParam
 
 from cluster import errors
-from cluster.answers import Outcome
 from cluster.errors import InvalidArgument
-from cluster.filters import Compare, Comparison
 from cluster.generation import ChatMessage
 from cluster.prompt import Truncated
+from cluster.query.answers import Outcome
+from cluster.query.filters import Compare, Comparison
 from deployments.http_settings import HttpSettings
 from deployments.openai_replies import ChatReply, ModelsReply
 from deployments.openai_schema import IGNORED_KEYS, NEUTRAL_VALUES, ChatBody, parse_chat

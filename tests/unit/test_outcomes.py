@@ -11,7 +11,6 @@ from contextlib import AbstractContextManager, aclosing, nullcontext
 import numpy as np
 import pytest
 
-from cluster.answers import AnswerEvent, AnswerResult, Retrieved, Token, Usage
 from cluster.canary.outcomes import Measure, OutcomeCounts, Work, class_of, longest_s, measure_of
 from cluster.errors import (
     Corrupt,
@@ -21,8 +20,9 @@ from cluster.errors import (
     Overloaded,
     Unavailable,
 )
-from cluster.filters import parse_filter
-from cluster.search import SearchEffort, SearchRequest
+from cluster.query.answers import AnswerEvent, AnswerResult, Retrieved, Token, Usage
+from cluster.query.filters import parse_filter
+from cluster.query.search import SearchEffort, SearchRequest
 from tests.fakes import SimClock
 
 CURRENT, CANARY = 1, 2

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.filters import Filter, parse_filter
+from cluster.query.filters import Filter, parse_filter
 from cluster.shards.filter_mask import filter_mask
 from cluster.shards.partitions import named_partitions, shard_of_partition, shards_to_ask
 from cluster.shards.placement import shard_of

@@ -11,8 +11,8 @@ import orjson
 import pytest
 from openai import APIError, AsyncOpenAI
 
-from cluster.answers import AnswerEvent, AnswerRequest
 from cluster.errors import Unavailable
+from cluster.query.answers import AnswerEvent, AnswerRequest
 from cluster.regions.event_stream import EventParser
 from deployments import http_app
 from deployments.alive_stream import SIGN_OF_LIFE

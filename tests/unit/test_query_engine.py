@@ -15,11 +15,11 @@ from actors.release_uses import ReleaseUses
 from cluster.arrays import Float32Array
 from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.errors import InvalidArgument, NotFound, Unavailable
-from cluster.filters import parse_filter
 from cluster.metadata import ColumnType
 from cluster.prompt import PromptTemplate
+from cluster.query.filters import parse_filter
+from cluster.query.search import Embedded, SearchRequest
 from cluster.releases.entries import Switch
-from cluster.search import Embedded, SearchRequest
 from cluster.serving.consistency import Known
 from cluster.serving.view import CorpusView, RegionView, ReleaseView
 from cluster.shards.partitions import shards_to_ask

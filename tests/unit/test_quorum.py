@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from cluster.query.search import Hit, MergedHits, SearchResult
 from cluster.regions.quorum import Vote, agreed, diverging, majority, vote_of
-from cluster.search import Hit, MergedHits, SearchResult
 
 HIT = Hit(id="a", score=float(np.float32(0.1)), text="tea", metadata={"year": 2000})
 RESULT = SearchResult(

@@ -12,7 +12,10 @@ from pydantic import SecretStr
 
 from actors.region_peers import RegionPeers
 from cluster import errors
-from cluster.answers import (
+from cluster.clock import Deadline
+from cluster.generation import ChatMessage, GenerationRequest
+from cluster.prompt import Truncated, Truncation
+from cluster.query.answers import (
     AnswerEvent,
     AnswerRequest,
     AnswerResult,
@@ -20,13 +23,10 @@ from cluster.answers import (
     Retrieved,
     Token,
 )
-from cluster.clock import Deadline
-from cluster.demand import demand_of
-from cluster.filters import parse_filter
-from cluster.generation import ChatMessage, GenerationRequest
-from cluster.prompt import Truncated, Truncation
-from cluster.search import SearchRequest
-from cluster.session import SessionToken
+from cluster.query.demand import demand_of
+from cluster.query.filters import parse_filter
+from cluster.query.search import SearchRequest
+from cluster.query.session import SessionToken
 from tests.unit.fake_service import HIT, FakeService, until
 from tests.unit.region_servers import FakeInternals, nobody, peers_of, serving, settings_of
 

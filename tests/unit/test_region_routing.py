@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.caller import Caller, Location
 from cluster.config import Settings
+from cluster.query.caller import Caller, Location
 from cluster.regions.overview import SILENT_AFTER_S
 from cluster.regions.routing import REGION_BREAKER, RegionRouter, distance_km, loads_of
 from cluster.regions.settings import RoutingPolicy

@@ -11,14 +11,21 @@ import numpy as np
 import pytest
 
 from cluster import errors
-from cluster.answers import AnswerEvent, AnswerRequest, last_event
-from cluster.caller import Caller, Location
 from cluster.clock import Deadline
-from cluster.demand import demand_of
-from cluster.filters import parse_filter
+from cluster.query.answers import AnswerEvent, AnswerRequest, last_event
+from cluster.query.caller import Caller, Location
+from cluster.query.demand import demand_of
+from cluster.query.filters import parse_filter
+from cluster.query.search import (
+    Embedded,
+    Hit,
+    MergedHits,
+    SearchEffort,
+    SearchRequest,
+    SearchResult,
+)
+from cluster.query.session import SessionToken
 from cluster.regions.quorum import vote_of
-from cluster.search import Embedded, Hit, MergedHits, SearchEffort, SearchRequest, SearchResult
-from cluster.session import SessionToken
 from tests.unit.fake_service import DIMENSION, FakeService
 from tests.unit.region_servers import peers_of, serving, settings_of
 

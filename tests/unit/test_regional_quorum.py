@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from cluster.answers import AnswerRequest, AnswerResult, Retrieved, Token
-from cluster.demand import Consistency, Demand, demand_of
 from cluster.errors import InvalidArgument, NotYet, Unavailable
-from cluster.search import SearchRequest
-from cluster.session import SessionToken
+from cluster.query.answers import AnswerRequest, AnswerResult, Retrieved, Token
+from cluster.query.demand import Consistency, Demand, demand_of
+from cluster.query.search import SearchRequest
+from cluster.query.session import SessionToken
 from tests.unit.regional_world import ASK, FIRST, QUESTION, STORE, Region, World, quorum, told
 
 

@@ -8,13 +8,6 @@ from dataclasses import replace
 import pytest
 
 from actors.regional_service import FORWARDS_MAX
-from cluster.answers import (
-    AnswerResult,
-    Retrieved,
-    Token,
-    last_event,
-)
-from cluster.demand import Consistency, Demand, demand_of
 from cluster.errors import (
     Corrupt,
     DeadlineExceeded,
@@ -25,7 +18,9 @@ from cluster.errors import (
     RaygionError,
     Unavailable,
 )
-from cluster.session import SessionToken
+from cluster.query.answers import AnswerResult, Retrieved, Token, last_event
+from cluster.query.demand import Consistency, Demand, demand_of
+from cluster.query.session import SessionToken
 from tests.unit.regional_world import (
     ASK,
     QUESTION,

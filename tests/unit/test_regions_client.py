@@ -15,9 +15,9 @@ import yaml
 from typer.testing import CliRunner
 
 from cluster import errors
-from cluster.caller import Location
 from cluster.config import Settings
-from cluster.session import SessionToken
+from cluster.query.caller import Location
+from cluster.query.session import SessionToken
 from deployments.cli import app
 from deployments.http_client import RemoteError
 from deployments.installation import NotRunning

@@ -9,7 +9,7 @@ import numpy as np
 
 from actors.shard_index import ShardIndex
 from actors.shard_replica import _Opened
-from cluster.search import ShardHits, ShardQuery
+from cluster.query.search import ShardHits, ShardQuery
 from cluster.shards.index_parameters import IndexParameters
 
 QUERY = ShardQuery(corpus="c", index_version="v", vectors=np.zeros((0, 2), np.float32), top_k=1)

@@ -19,8 +19,8 @@ from cluster.errors import (
     RaygionError,
     Unavailable,
 )
+from cluster.query.search import ShardHits
 from cluster.replica_set import ReplicaSet
-from cluster.search import ShardHits
 from tests.fakes import A_QUERY, FakeReplica, SimClock, hits_of, never_reached
 from tests.unit.ordered_replicas import ordered, search
 

@@ -16,7 +16,7 @@ import uvicorn
 from starlette.types import Message, Scope
 
 from cluster.errors import Overloaded
-from cluster.search import Hit, SearchRequest, SearchResult
+from cluster.query.search import Hit, SearchRequest, SearchResult
 from deployments import reply_flow, search_route
 from deployments.http_app import RegionApp
 from deployments.http_errors import ClientGone

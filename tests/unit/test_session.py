@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import InvalidArgument
-from cluster.session import SessionToken
+from cluster.query.session import SessionToken
 
 
 def encoded(value: object) -> str:

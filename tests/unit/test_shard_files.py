@@ -16,8 +16,8 @@ from actors.shard_index import INDEX_FILE, ShardIndex
 from actors.vector_rows import VECTOR_ROWS_FILE
 from cluster.arrays import Float32Array
 from cluster.errors import Corrupt, InvalidArgument
-from cluster.filters import parse_filter
-from cluster.search import SearchEffort, ShardQuery
+from cluster.query.filters import parse_filter
+from cluster.query.search import SearchEffort, ShardQuery
 from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.vectors.metric import Metric
 

@@ -18,8 +18,8 @@ from actors.shard_documents import DOCUMENTS_FILE
 from actors.shard_index import INDEX_FILE, ShardIndex
 from cluster.arrays import Float32Array
 from cluster.errors import InvalidArgument
-from cluster.filters import Filter, parse_filter
-from cluster.search import MergedHits, SearchEffort, ShardHits, ShardQuery
+from cluster.query.filters import Filter, parse_filter
+from cluster.query.search import MergedHits, SearchEffort, ShardHits, ShardQuery
 from cluster.shards.filter_mask import filter_mask
 from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.shards.merge import merge_hits

@@ -20,8 +20,8 @@ from actors.shard_index import ShardIndex
 from actors.shard_partitions import PARTITIONS_FILE
 from cluster.arrays import Float32Array
 from cluster.errors import Corrupt, InvalidArgument
-from cluster.filters import Filter, parse_filter
-from cluster.search import SearchEffort, ShardHits, ShardQuery
+from cluster.query.filters import Filter, parse_filter
+from cluster.query.search import SearchEffort, ShardHits, ShardQuery
 from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.vectors.checks import prepared
 from cluster.vectors.metric import Metric

@@ -16,8 +16,8 @@ from cluster.checks import HITS_MAX
 from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.errors import DeadlineExceeded, Unavailable
 from cluster.fanout import ShardRoute
+from cluster.query.search import Passages, SearchEffort, ShardHits, ShardQuery
 from cluster.replica_set import ReplicaSet
-from cluster.search import Passages, SearchEffort, ShardHits, ShardQuery
 from cluster.vectors.metric import Metric
 from tests.fakes import SimClock
 

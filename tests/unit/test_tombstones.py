@@ -14,8 +14,8 @@ import pytest
 from actors.shard_build import build_shard
 from actors.shard_index import ShardIndex
 from cluster.arrays import Float32Array
-from cluster.filters import Filter, parse_filter
-from cluster.search import SearchEffort, ShardHits, ShardQuery
+from cluster.query.filters import Filter, parse_filter
+from cluster.query.search import SearchEffort, ShardHits, ShardQuery
 from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.vectors.checks import prepared
 from cluster.vectors.metric import Metric

@@ -21,8 +21,8 @@ from actors.shard_index import INDEX_FILE, ShardIndex
 from actors.vector_rows import VECTOR_ROWS_FILE, SharedVectors, vector_numbers
 from cluster.arrays import Float32Array
 from cluster.errors import Corrupt
-from cluster.filters import parse_filter
-from cluster.search import SearchEffort, ShardQuery
+from cluster.query.filters import parse_filter
+from cluster.query.search import SearchEffort, ShardQuery
 from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.vectors.checks import prepared
 from cluster.vectors.metric import Metric

@@ -18,9 +18,9 @@ from cluster.canary.outcomes import OutcomeReport, Work
 from cluster.clock import Deadline
 from cluster.errors import Unavailable
 from cluster.prompt import PromptTemplate
+from cluster.query.search import SearchRequest
 from cluster.releases.entries import CanaryShare, Switch
 from cluster.releases.release_log import Freshness
-from cluster.search import SearchRequest
 from cluster.serving.view import Pulse, RegionView, ReleaseView
 from tests.unit.fake_service import until
 

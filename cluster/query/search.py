@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cluster.arrays import BytesArray, Float32Array, Int64Array, Mask
-from cluster.caller import ANYONE, Caller
-from cluster.demand import EVENTUAL, Demand
-from cluster.filters import Filter
 from cluster.metadata import Metadata
+from cluster.query.caller import ANYONE, Caller
+from cluster.query.demand import EVENTUAL, Demand
+from cluster.query.filters import Filter
 
 TOP_K_DEFAULT = 10
 REPLY_BYTES_MAX = 64 * 2**20

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from cluster.caller import ANYONE, Caller
-from cluster.demand import EVENTUAL, Demand
 from cluster.errors import Unavailable
-from cluster.filters import Filter
 from cluster.generation import ChatMessage, Sampling
 from cluster.prompt import Truncated, Truncation
-from cluster.search import Embedded, SearchRequest, SearchResult
+from cluster.query.caller import ANYONE, Caller
+from cluster.query.demand import EVENTUAL, Demand
+from cluster.query.filters import Filter
+from cluster.query.search import Embedded, SearchRequest, SearchResult
 
 ANSWER_TOP_K_DEFAULT = 3
 _PARTIAL_SHARE = 0.25

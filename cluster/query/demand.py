@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from cluster.errors import InvalidArgument
-from cluster.session import SessionToken
+from cluster.query.session import SessionToken
 
 
 class Consistency(StrEnum):
