@@ -10,8 +10,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection
 
-from cluster.checks import TIMEOUT_S_MAX
 from cluster.clock import Clock
+from cluster.search.checks import TIMEOUT_S_MAX
 
 _HEARD_AFTER_S = 5.0
 """Processes tell twice a second; so all have told since then, to a coordinator that has just

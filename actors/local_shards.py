@@ -29,7 +29,8 @@ log = logging.getLogger(__name__)
 
 
 class LocalShardReplica:
-    """A `cluster.fanout.ShardReplica` and `LocalShard`: what an actor does, without the actor.
+    """A `cluster.search.fanout.ShardReplica` and `LocalShard`: what an actor does, without the
+    actor.
 
     What is asked of it while the index version is being opened waits for that.
     """

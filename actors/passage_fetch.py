@@ -11,8 +11,8 @@ import numpy as np
 from cluster.arrays import Int64Array
 from cluster.clock import Deadline
 from cluster.errors import RaygionError
-from cluster.fanout import ShardRoute, ask_all
 from cluster.query.search import Hit, MergedHits, Passages
+from cluster.search.fanout import ShardRoute, ask_all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

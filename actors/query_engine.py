@@ -19,12 +19,12 @@ from actors.stopwatch import Stopwatch
 from actors.view_follower import ViewFollower
 from cluster.arrays import Float32Array
 from cluster.canary.board import Lots
-from cluster.checks import check_answer, check_retrieval, check_search, in_rows
 from cluster.clock import Clock, Deadline
-from cluster.fanout import ShardRoute
 from cluster.query.answers import AnswerEvent, AnswerRequest
 from cluster.query.filters import Filter, filter_key
 from cluster.query.search import Embedded, SearchRequest, SearchResult
+from cluster.search.checks import check_answer, check_retrieval, check_search, in_rows
+from cluster.search.fanout import ShardRoute
 from cluster.serving.consistency import Pinned
 from cluster.serving.view import CorpusView, RegionView, ReleaseView
 from cluster.shards.partitions import shards_to_ask

@@ -10,8 +10,8 @@ from actors.replica_client import ActorEmbedder, ActorShardReplica
 from cluster.balancing import OutcomeWeights
 from cluster.clock import Clock
 from cluster.embedders import Embedders
-from cluster.fanout import ShardReplica, ShardRoute
 from cluster.replica_set import ReplicaSet
+from cluster.search.fanout import ShardReplica, ShardRoute
 from cluster.serving.view import CorpusView, RegionView, ReleaseView
 
 

@@ -1,7 +1,7 @@
 """The middle of the query path: scatter to the shards, merge, fetch the texts of the final hits.
 
-Searches of the same kind that are asked at the same time travel together (`cluster.coalescing`):
-one call a shard for all of them, one merge, one fetch.
+Searches of the same kind that are asked at the same time travel together
+(`cluster.search.coalescing`): one call a shard for all of them, one merge, one fetch.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import numpy as np
 from actors.passage_fetch import Fetched, fetch_passages
 from actors.stopwatch import Stopwatch
 from cluster.arrays import Float32Array
-from cluster.checks import BATCH_MAX, HITS_MAX, reply_too_large
 from cluster.clock import Clock, Deadline
-from cluster.coalescing import Coalescer
 from cluster.errors import DeadlineExceeded, RaygionError, Unavailable
-from cluster.fanout import Gathered, ShardRoute, scatter
 from cluster.query.filters import Filter
 from cluster.query.search import Hit, MergedHits, SearchEffort, ShardHits, ShardQuery
+from cluster.search.checks import BATCH_MAX, HITS_MAX, reply_too_large
+from cluster.search.coalescing import Coalescer
+from cluster.search.fanout import Gathered, ShardRoute, scatter
 from cluster.shards.merge import merge_hits, padding
 from cluster.vectors.checks import prepared
 from cluster.vectors.metric import Metric

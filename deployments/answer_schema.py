@@ -6,7 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from cluster.checks import (
+from cluster.prompt import Truncation
+from cluster.query.answers import ANSWER_TOP_K_DEFAULT, AnswerRequest
+from cluster.search.checks import (
     MAX_TOKENS_MAX,
     PENALTY_MAX,
     SEED_MAX,
@@ -15,8 +17,6 @@ from cluster.checks import (
     STOPS_MAX,
     TEMPERATURE_MAX,
 )
-from cluster.prompt import Truncation
-from cluster.query.answers import ANSWER_TOP_K_DEFAULT, AnswerRequest
 from deployments.http_schema import (
     Body,
     FilterJson,

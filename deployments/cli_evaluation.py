@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from cluster.checks import TOP_K_MAX
 from cluster.clock import Deadline
 from cluster.query.search import TOP_K_DEFAULT
+from cluster.search.checks import TOP_K_MAX
 from deployments.cli_options import Config, Json, Region, opened
 from deployments.cli_queries import Release
 from deployments.console import Steps, out, print_json, say, table

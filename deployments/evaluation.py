@@ -15,9 +15,9 @@ from typing import Any, Protocol
 import ir_measures
 from ir_measures import DefaultPipeline, Measure, Qrel, ScoredDoc
 
-from cluster.checks import HITS_MAX, TOP_K_MAX
 from cluster.clock import Backoff, Deadline
 from cluster.errors import InvalidArgument, RaygionError
+from cluster.search.checks import HITS_MAX, TOP_K_MAX
 from deployments.evaluation_files import Judgements, Queries
 
 _BATCH_MAX = 64

@@ -11,8 +11,8 @@ import numpy as np
 
 from cluster import exact_json
 from cluster.arrays import Float32Array
-from cluster.checks import TEXT_CHARS_MAX
 from cluster.errors import InvalidArgument
+from cluster.search.checks import TEXT_CHARS_MAX
 from cluster.vectors.checks import check_vectors
 
 Judgements: TypeAlias = Mapping[str, Mapping[str, int]]

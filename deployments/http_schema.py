@@ -27,7 +27,11 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from cluster import exact_json
 from cluster.arrays import Float32Array
-from cluster.checks import (
+from cluster.errors import InvalidArgument
+from cluster.query.demand import Consistency, Demand, demand_of
+from cluster.query.filters import Filter, parse_filter
+from cluster.query.search import TOP_K_DEFAULT, Embedded, SearchEffort, SearchRequest
+from cluster.search.checks import (
     BATCH_MAX,
     NPROBE_MAX,
     TEXT_CHARS_MAX,
@@ -35,10 +39,6 @@ from cluster.checks import (
     TOP_K_MAX,
     check_hits,
 )
-from cluster.errors import InvalidArgument
-from cluster.query.demand import Consistency, Demand, demand_of
-from cluster.query.filters import Filter, parse_filter
-from cluster.query.search import TOP_K_DEFAULT, Embedded, SearchEffort, SearchRequest
 from cluster.shards.index_parameters import EF_SEARCH_MAX
 from cluster.vectors.checks import are_short
 from deployments.json_vectors import body_vectors

@@ -15,7 +15,7 @@ import simdjson
 
 from cluster import exact_json
 from cluster.arrays import Float32Array
-from cluster.checks import BATCH_MAX
+from cluster.search.checks import BATCH_MAX
 
 FIELDS = ("vector", "vectors")
 _UNCLEAR = (ValueError, TypeError, RuntimeError, AttributeError)

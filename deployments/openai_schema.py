@@ -20,18 +20,18 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from cluster.checks import (
+from cluster.errors import InvalidArgument
+from cluster.generation import ChatMessage, Role
+from cluster.query.answers import ANSWER_TOP_K_DEFAULT, AnswerRequest
+from cluster.query.demand import Demand
+from cluster.query.filters import Filter, parse_filter
+from cluster.search.checks import (
     CONVERSATION_CHARS_MAX,
     MAX_TOKENS_MAX,
     MESSAGES_MAX,
     STOPS_MAX,
     TEXT_CHARS_MAX,
 )
-from cluster.errors import InvalidArgument
-from cluster.generation import ChatMessage, Role
-from cluster.query.answers import ANSWER_TOP_K_DEFAULT, AnswerRequest
-from cluster.query.demand import Demand
-from cluster.query.filters import Filter, parse_filter
 from deployments.answer_schema import PromptOptions, SamplingOptions, StopTexts, Temperature
 from deployments.http_schema import (
     FILTER_SCHEMA,

@@ -17,17 +17,17 @@ from fastapi import FastAPI, Request
 from pydantic import Field
 from starlette.responses import Response
 
-from cluster.checks import (
-    CONVERSATION_CHARS_MAX,
-    MESSAGES_MAX,
-    PROMPT_CHARS_MAX,
-    PROMPT_MESSAGES_MAX,
-)
 from cluster.clock import Clock, Deadline
 from cluster.generation import ChatMessage, GenerationChunk, GenerationRequest, Role
 from cluster.query.answers import AnswerRequest, QueryService
 from cluster.regions.peers import RegionInternals
 from cluster.regions.wire import ANSWER, GENERATE, NUDGE
+from cluster.search.checks import (
+    CONVERSATION_CHARS_MAX,
+    MESSAGES_MAX,
+    PROMPT_CHARS_MAX,
+    PROMPT_MESSAGES_MAX,
+)
 from deployments.alive_stream import alive
 from deployments.answer_schema import (
     AnswerBody,

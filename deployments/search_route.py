@@ -12,10 +12,10 @@ from typing import Self
 
 from starlette.types import Receive, Scope, Send
 
-from cluster.checks import reply_too_large
 from cluster.query.answers import QueryService
 from cluster.query.search import REPLY_BYTES_MAX, SearchRequest
 from cluster.regions.wire import ARROW_TYPE, FLOAT32_TYPE, JSON_TYPE, SEARCH
+from cluster.search.checks import reply_too_large
 from deployments.http_binary import parse_binary, render_arrow
 from deployments.http_body import body_is_late, media_types, receive_body
 from deployments.http_caller import CallerReader

@@ -14,9 +14,9 @@ import pytest
 
 from actors import names
 from cluster.catalog.corpus_settings import CorpusSettings
-from cluster.checks import BATCH_MAX
 from cluster.errors import InvalidArgument, NotFound
 from cluster.query.search import SearchEffort, ShardQuery
+from cluster.search.checks import BATCH_MAX
 from tests.search_region import (
     CORPUS,
     DIMENSION,

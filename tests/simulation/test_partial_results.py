@@ -15,9 +15,9 @@ from cluster.arrays import Int64Array
 from cluster.balancing import OutcomeWeights
 from cluster.clock import Deadline
 from cluster.errors import DeadlineExceeded, RaygionError
-from cluster.fanout import ShardRoute
 from cluster.query.search import Passages, SearchEffort, ShardHits, ShardQuery
 from cluster.replica_set import ReplicaSet
+from cluster.search.fanout import ShardRoute
 from cluster.vectors.metric import Metric
 from tests.simulation.sim_time import Scheduler
 from tests.simulation.virtual_loop import VirtualLoop

@@ -9,7 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cluster.checks import (
+from cluster.errors import InvalidArgument
+from cluster.generation import ChatMessage, GenerationRequest
+from cluster.metadata import ColumnType
+from cluster.query.answers import AnswerRequest
+from cluster.query.filters import parse_filter
+from cluster.query.search import SearchEffort, SearchRequest
+from cluster.search.checks import (
     BATCH_MAX,
     CONVERSATION_CHARS_MAX,
     HITS_MAX,
@@ -26,12 +32,6 @@ from cluster.checks import (
     check_search,
     in_rows,
 )
-from cluster.errors import InvalidArgument
-from cluster.generation import ChatMessage, GenerationRequest
-from cluster.metadata import ColumnType
-from cluster.query.answers import AnswerRequest
-from cluster.query.filters import parse_filter
-from cluster.query.search import SearchEffort, SearchRequest
 from cluster.serving.view import CorpusView
 from cluster.vectors.metric import Metric
 

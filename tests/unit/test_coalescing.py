@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from cluster.coalescing import Coalescer
 from cluster.errors import Overloaded, Unavailable
+from cluster.search.coalescing import Coalescer
 
 Run = Callable[[str, list[int]], Awaitable[list[int]]]
 

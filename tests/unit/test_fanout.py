@@ -11,9 +11,9 @@ from cluster.arrays import Int64Array
 from cluster.balancing import OutcomeWeights
 from cluster.clock import Deadline
 from cluster.errors import DeadlineExceeded, InvalidArgument, RaygionError, Unavailable
-from cluster.fanout import ShardRoute, scatter
 from cluster.query.search import Passages, ShardHits, ShardQuery
 from cluster.replica_set import ReplicaSet
+from cluster.search.fanout import ShardRoute, scatter
 from tests.fakes import A_QUERY, FakeReplica, hits_of, never_reached
 
 DOWN = Unavailable("down")

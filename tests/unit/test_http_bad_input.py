@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from cluster.checks import HITS_MAX
+from cluster.search.checks import HITS_MAX
 from deployments.http_replies import ErrorReply
 from deployments.http_schema import Body, SearchBody
 from deployments.openai_schema import ChatBody

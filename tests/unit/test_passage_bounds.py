@@ -20,9 +20,9 @@ from cluster.arrays import Float32Array, Int64Array
 from cluster.balancing import OutcomeWeights
 from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.errors import DeadlineExceeded, InvalidArgument
-from cluster.fanout import ShardRoute
 from cluster.query.search import Passages, SearchEffort, ShardHits, ShardQuery
 from cluster.replica_set import ReplicaSet
+from cluster.search.fanout import ShardRoute
 from cluster.vectors.metric import Metric
 
 TEXTS = ["", "a" * 10, "é" * 5, "b" * 50, "c" * 100]

@@ -6,7 +6,7 @@ import pytest
 
 from actors.departures import Departures
 from actors.release_uses import ReleaseUses
-from cluster.checks import TIMEOUT_S_MAX
+from cluster.search.checks import TIMEOUT_S_MAX
 from tests.fakes import SimClock
 
 NONE: frozenset[int] = frozenset()

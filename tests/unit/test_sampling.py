@@ -7,11 +7,11 @@ from typing import Any
 import orjson
 import pytest
 
-from cluster.checks import check_answer
 from cluster.errors import InvalidArgument
 from cluster.generation import ChatMessage, GenerationRequest, Sampling
 from cluster.query.answers import AnswerRequest
 from cluster.regions.wire import answer_call, generate_call
+from cluster.search.checks import check_answer
 from deployments.generator import _to_completion_request
 from deployments.http_schema import parse_body
 from deployments.openai_schema import parse_chat
