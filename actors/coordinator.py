@@ -34,7 +34,6 @@ from cluster.canary.outcomes import OutcomeReport
 from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.config import Settings
 from cluster.errors import Fenced, NotFound, OutcomeUnknown, RaygionError, Unavailable
-from cluster.object_store import ObjectStore
 from cluster.regions.overview import overview
 from cluster.regions.status import RegionSummary
 from cluster.releases.contents import claim_release
@@ -45,7 +44,8 @@ from cluster.releases.release_log import ReleaseLog
 from cluster.releases.rollout import Rollout
 from cluster.releases.settings import RolloutPolicy
 from cluster.serving.view import Pulse, RegionView
-from cluster.store_identity import store_identity
+from cluster.store.identity import store_identity
+from cluster.store.object_store import ObjectStore
 
 log = logging.getLogger(__name__)
 

@@ -23,9 +23,9 @@ from cluster.documents.passages import (
     vector_column,
 )
 from cluster.documents.tombstones import stored_tombstones
-from cluster.object_store import ObjectStore
 from cluster.shards.partitions import shard_of_partition
 from cluster.shards.placement import shard_of
+from cluster.store.object_store import ObjectStore
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Any
 from actors.embedding_worker import EmbeddingWorker
 from actors.wiring import detached_actor
 from cluster.catalog.manifests import ModelManifest
-from cluster.object_store import ObjectStore
+from cluster.store.object_store import ObjectStore
 
 _IN_FLIGHT_MAX = 512
 

@@ -20,7 +20,7 @@ from cluster.catalog.manifests import ModelManifest
 from cluster.documents.passages import vector_column
 from cluster.errors import DeadlineExceeded, InvalidArgument
 from cluster.fair_queue import FairQueue
-from cluster.object_store import ObjectStore
+from cluster.store.object_store import ObjectStore
 
 if TYPE_CHECKING:
     from actors.embedder import Embedder, TextEmbedder

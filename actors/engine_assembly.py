@@ -20,11 +20,11 @@ from actors.routes import Routes
 from actors.view_follower import ViewFollower
 from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.config import Settings
-from cluster.object_store import ObjectStore
 from cluster.query.answers import EmbeddingService
 from cluster.regions.divergence import STANDING_MAX, Found
 from cluster.regions.peers import RegionInternals
 from cluster.regions.routing import loads_of
+from cluster.store.object_store import ObjectStore
 
 
 @dataclass(frozen=True, slots=True)

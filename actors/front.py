@@ -13,12 +13,12 @@ from actors.divergence_watch import watches
 from actors.engine_assembly import assemble_region
 from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.config import Settings
-from cluster.object_store import ObjectStore
 from cluster.query.answers import AnswerRequest, AnswerResult, last_event
 from cluster.query.search import SearchRequest, SearchResult
 from cluster.regions.divergence import DivergenceLedger, Found, Probe, Turn
 from cluster.regions.divergence_report import DivergenceReport
 from cluster.regions.status import RegionSummary
+from cluster.store.object_store import ObjectStore
 
 log = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.cache import ArtifactCache
 from cluster.artifacts.files import ArtifactFile
 from cluster.generation import Generator, PromptTokenizer
-from cluster.object_store import ObjectStore
 from cluster.regions.peers import GeneratingPeers
 from cluster.serving.view import GeneratorView, RegionView, ReleaseView
+from cluster.store.object_store import ObjectStore
 
 
 class RegionGenerators:

@@ -50,9 +50,9 @@ from cluster.catalog.manifests import (
 from cluster.clock import SYSTEM_CLOCK
 from cluster.documents.passages import vectors_of
 from cluster.errors import InvalidArgument, NotFound
-from cluster.object_store import ObjectStore
 from cluster.shards.index_parameters import IndexParameters, IndexTuning
 from cluster.shards.partitions import KEY_TYPES
+from cluster.store.object_store import ObjectStore
 
 _FIELDS_QUOTED_MAX = 20
 _EMBED_BATCH = 128

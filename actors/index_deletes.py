@@ -33,8 +33,8 @@ from cluster.catalog.manifests import (
 from cluster.clock import SYSTEM_CLOCK
 from cluster.documents.tombstones import store_tombstones, stored_tombstones
 from cluster.errors import NotFound
-from cluster.object_store import ObjectStore
 from cluster.shards.placement import shard_of
+from cluster.store.object_store import ObjectStore
 
 DELETED_SHARE_MAX = 0.5
 """Share of a shard's rows that may be deleted; beyond it, walking over deleted rows costs more than

@@ -21,9 +21,9 @@ from cluster.artifacts.cache import ArtifactCache
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.manifests import IndexManifest
 from cluster.errors import RaygionError, Unavailable
-from cluster.object_store import ObjectStore
 from cluster.query.search import Passages, ShardHits, ShardQuery
 from cluster.serving.view import CorpusView, RegionView
+from cluster.store.object_store import ObjectStore
 
 log = logging.getLogger(__name__)
 

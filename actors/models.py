@@ -22,8 +22,8 @@ from cluster.catalog.manifests import ManifestRef, ModelKind, ModelManifest, Pre
 from cluster.catalog.model_files import ModelFiles
 from cluster.catalog.model_settings import STARTER
 from cluster.errors import InvalidArgument, Unavailable
-from cluster.object_store import ObjectStore
 from cluster.records import Record
+from cluster.store.object_store import ObjectStore
 
 Progress = Callable[[str], None]
 _UNUSED = (".onnx", ".msgpack", ".h5", ".ot", ".gguf", ".pth", ".tflite")

@@ -19,7 +19,7 @@ from cluster.documents.chunking import Chunker
 from cluster.documents.passages import cut_passages
 from cluster.embedder_tokenizer import TOKENIZER_FILES, EmbedderTokenizer
 from cluster.errors import InvalidArgument
-from cluster.object_store import ObjectStore
+from cluster.store.object_store import ObjectStore
 
 _EXAMPLES_MAX = 3
 

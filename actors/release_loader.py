@@ -30,11 +30,11 @@ from cluster.catalog.manifests import IndexManifest, ModelManifest
 from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.config import Settings
 from cluster.errors import InvalidArgument, Unavailable
-from cluster.object_store import ObjectStore
 from cluster.regions.status import MachineSummary
 from cluster.releases.entries import Release
 from cluster.replica_scaling import ReplicaLoad
 from cluster.serving.view import CorpusView, GeneratorView, ReleaseView
+from cluster.store.object_store import ObjectStore
 
 log = logging.getLogger(__name__)
 _LOAD_TIMEOUT_S = 600.0

@@ -21,10 +21,10 @@ from cluster.catalog.corpus_settings import REPLICAS_MAX
 from cluster.clock import Deadline
 from cluster.config import Settings
 from cluster.errors import Conflict, InvalidArgument, RaygionError
-from cluster.numbered_object import NumberedLog
-from cluster.object_store import ObjectStore
 from cluster.records import Record
 from cluster.replica_scaling import ReplicaLoad, ReplicaScaler
+from cluster.store.numbered_log import NumberedLog
+from cluster.store.object_store import ObjectStore
 
 log = logging.getLogger(__name__)
 _APPEND_TIMEOUT_S = 10.0

@@ -8,7 +8,7 @@ from typing import Any
 from actors.ray_environment import ONE_THREAD
 from actors.shard_replica import ShardReplicaActor
 from actors.wiring import detached_actor
-from cluster.object_store import ObjectStore
+from cluster.store.object_store import ObjectStore
 
 _IN_FLIGHT_MAX = 512
 

@@ -26,9 +26,9 @@ from cluster.catalog.manifests import TOMBSTONES_FILE, IndexManifest, ShardArtif
 from cluster.clock import Deadline
 from cluster.documents.tombstones import read_tombstones
 from cluster.errors import Corrupt, DeadlineExceeded, Overloaded, Unavailable
-from cluster.object_store import ObjectStore
 from cluster.query.search import Passages, SearchEffort, ShardHits, ShardQuery
 from cluster.shards.index_parameters import IndexParameters
+from cluster.store.object_store import ObjectStore
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from actors.ray_environment import ONE_THREAD
 from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.config import Settings
 from cluster.errors import Unavailable
-from cluster.object_store import ObjectStore
+from cluster.store.object_store import ObjectStore
 from deployments.autoscaling import IN_FLIGHT, LEAST, replica_count
 from deployments.draining import DRAIN_TIMEOUT_S
 from deployments.gateway_place import GatewayPlace, head_address, listen_where_asked

@@ -29,7 +29,7 @@ from cluster.catalog.model_settings import CALLS_PER_SEQUENCE
 from cluster.clock import Deadline
 from cluster.errors import InvalidArgument, Unavailable
 from cluster.generation import ChatMessage, GenerationChunk, GenerationRequest
-from cluster.object_store import ObjectStore
+from cluster.store.object_store import ObjectStore
 from deployments.autoscaling import replica_count
 from deployments.draining import DRAIN_TIMEOUT_S
 from deployments.weighted_router import WEIGHTED_ROUTER

@@ -15,7 +15,7 @@ from actors.wiring import run_in_fresh_process
 from cluster.catalog.manifests import ModelManifest
 from cluster.catalog.model_settings import GeneratorSettings
 from cluster.errors import Unavailable
-from cluster.object_store import ObjectStore
+from cluster.store.object_store import ObjectStore
 
 _POLL_S = 0.25
 _START_TIMEOUT_S = 900.0

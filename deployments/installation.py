@@ -11,11 +11,11 @@ from pathlib import Path
 from cluster.catalog.catalog import Catalog
 from cluster.config import Settings
 from cluster.errors import Unavailable
-from cluster.object_store import ObjectStore, open_store
 from cluster.regions.settings import RegionSettings
 from cluster.regions.site import RegionSite
 from cluster.releases.entries import LogState
 from cluster.releases.release_log import read_release_log
+from cluster.store.object_store import ObjectStore, open_store
 from deployments.haproxy_config import GatewayPlaces
 from deployments.machine import Machine
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 from cluster.config import Settings
-from cluster.object_store import local_folder
 from cluster.regions.settings import is_loopback
-from cluster.shared_folder import MOUNTS, check_shared_folder
+from cluster.store.object_store import local_folder
+from cluster.store.shared_folder import MOUNTS, check_shared_folder
 from deployments.installation import Installation
 
 

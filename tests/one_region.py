@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 
-from cluster.numbered_object import NumberedLog
-from cluster.object_store import ObjectStore
 from cluster.releases.driver import RolloutDriver
 from cluster.releases.entries import RELEASE_LOG, Release
 from cluster.releases.events import Append
 from cluster.releases.release_log import ReleaseLog
 from cluster.releases.rollout import Rollout
+from cluster.store.numbered_log import NumberedLog
+from cluster.store.object_store import ObjectStore
 from tests.fakes import SimClock, contents, counting_ids
 
 

@@ -16,8 +16,8 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from cluster.errors import OutcomeUnknown
-from cluster.object_store import ObjectStore, open_store
-from cluster.stored_object import StoredObject
+from cluster.store.object_store import ObjectStore, open_store
+from cluster.store.stored_object import StoredObject
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from cluster.artifacts.claims import claim
 from cluster.artifacts.fetch import BlobFetcher, ByteProgress, blob_path, check_content
 from cluster.artifacts.files import ArtifactFile
 from cluster.errors import Conflict, Corrupt, InvalidArgument, NotFound, OutcomeUnknown
-from cluster.object_store import ObjectStore
+from cluster.store.object_store import ObjectStore
 
 __all__ = ["Artifacts", "blob_path", "checked_files", "sha256_of"]
 

@@ -19,9 +19,9 @@ from cluster.artifacts.fetch import blob_path, check_content
 from cluster.artifacts.files import ArtifactFile
 from cluster.clock import SYSTEM_CLOCK, Backoff, Clock, Deadline
 from cluster.errors import NotFound, Unavailable
-from cluster.numbered_object import put_or_get, read_each
-from cluster.object_store import ObjectStore
 from cluster.records import Record
+from cluster.store.numbered_log import put_or_get, read_each
+from cluster.store.object_store import ObjectStore
 
 CLAIMS = "gc/claims"
 SWEEPS = "gc/sweeps"

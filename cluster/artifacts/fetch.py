@@ -19,7 +19,7 @@ from typing import BinaryIO
 from cluster.artifacts.files import ArtifactFile
 from cluster.clock import Backoff
 from cluster.errors import Corrupt, Unavailable
-from cluster.object_store import ObjectStore
+from cluster.store.object_store import ObjectStore
 
 log = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from cluster.catalog.manifests import (
 )
 from cluster.clock import Backoff, Deadline
 from cluster.errors import Corrupt, InvalidArgument, NotFound
-from cluster.numbered_object import NumberedLog, put_or_get
-from cluster.object_store import ObjectStore
+from cluster.store.numbered_log import NumberedLog, put_or_get
+from cluster.store.object_store import ObjectStore
 
 PUBLISH_TIMEOUT_S = 60.0
 _SUFFIX = ".json"

@@ -19,7 +19,7 @@ from cluster.artifacts.weight_delta import apply_delta, write_delta
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.manifests import ModelKind, ModelManifest
 from cluster.errors import Corrupt, NotFound, RaygionError
-from cluster.object_store import ObjectStore
+from cluster.store.object_store import ObjectStore
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from cluster.catalog.index_versions import has_settings, index_as_asked, is_inde
 from cluster.catalog.manifests import CorpusManifest, IndexManifest, ManifestRef, ModelManifest
 from cluster.config import Settings
 from cluster.errors import NotFound
-from cluster.numbered_object import read_each
+from cluster.store.numbered_log import read_each
 
 Index = tuple[IndexManifest, ManifestRef]
 _SHORT = 8

@@ -5,8 +5,8 @@ from __future__ import annotations
 from cluster.artifacts.claims import claim_all
 from cluster.catalog.catalog import Catalog, index_path, model_path
 from cluster.catalog.manifests import IndexManifest, ModelManifest, parts_of
-from cluster.object_store import ObjectStore
 from cluster.releases.entries import ReleaseContents
+from cluster.store.object_store import ObjectStore
 
 
 def manifest_paths(contents: ReleaseContents) -> tuple[str, ...]:

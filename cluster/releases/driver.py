@@ -26,7 +26,6 @@ from cluster.errors import (
     RaygionError,
     Unavailable,
 )
-from cluster.object_store import ObjectStore
 from cluster.releases.entries import LogState, Release
 from cluster.releases.events import (
     REGIONS,
@@ -44,6 +43,7 @@ from cluster.releases.events import (
 from cluster.releases.name_claim import RegionClaim, Tenure, read_heartbeats, taken
 from cluster.releases.release_log import Freshness, ReleaseLog, without_looking_for_cycles
 from cluster.releases.rollout import Rollout
+from cluster.store.object_store import ObjectStore
 
 log = logging.getLogger(__name__)
 

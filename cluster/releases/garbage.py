@@ -32,15 +32,15 @@ from cluster.catalog.index_versions import newest_index
 from cluster.catalog.manifests import IndexManifest, ModelManifest, parts_of
 from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.errors import Conflict, InvalidArgument, NotFound, RaygionError
-from cluster.numbered_object import read_each
-from cluster.object_store import ObjectStore
 from cluster.records import Record
 from cluster.releases.contents import manifest_paths
 from cluster.releases.entries import LogState
 from cluster.releases.events import REGIONS
 from cluster.releases.name_claim import read_heartbeats
 from cluster.releases.release_log import read_release_log
-from cluster.stored_object import StoredObject
+from cluster.store.numbered_log import read_each
+from cluster.store.object_store import ObjectStore
+from cluster.store.stored_object import StoredObject
 
 log = logging.getLogger(__name__)
 

@@ -19,9 +19,9 @@ from enum import StrEnum
 
 from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.errors import Conflict, Corrupt, NotFound
-from cluster.numbered_object import read_each
-from cluster.object_store import ObjectStore
 from cluster.releases.events import RegionStatus, heartbeat_path
+from cluster.store.numbered_log import read_each
+from cluster.store.object_store import ObjectStore
 
 log = logging.getLogger(__name__)
 STANDSTILL_S = 3.0

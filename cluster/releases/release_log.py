@@ -25,12 +25,12 @@ from pydantic import Field
 from cluster.artifacts.files import Sha256
 from cluster.clock import Deadline
 from cluster.errors import Conflict, Corrupt, LogUnreadable, NotFound, OutcomeUnknown
-from cluster.numbered_object import NumberedLog, read_each
-from cluster.object_store import ObjectStore
 from cluster.records import Record
 from cluster.releases.entries import RELEASE_LOG, LogEntry, LogState
 from cluster.releases.fold import fold
 from cluster.releases.log_entries import damaged, entry_bytes, parse_entry
+from cluster.store.numbered_log import NumberedLog, read_each
+from cluster.store.object_store import ObjectStore
 
 log = logging.getLogger(__name__)
 

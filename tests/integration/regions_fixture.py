@@ -24,8 +24,6 @@ from cluster.catalog.manifests import ManifestRef
 from cluster.catalog.model_settings import GeneratorSettings
 from cluster.clock import SYSTEM_CLOCK
 from cluster.config import Settings
-from cluster.numbered_object import NumberedLog
-from cluster.object_store import ObjectStore, open_store
 from cluster.query.caller import Location
 from cluster.query.session import SessionToken
 from cluster.regions.settings import (
@@ -40,6 +38,8 @@ from cluster.releases.events import RegionStatus
 from cluster.releases.fold import fold
 from cluster.releases.log_entries import parse_entry
 from cluster.shards.index_parameters import IndexKind, IndexParameters
+from cluster.store.numbered_log import NumberedLog
+from cluster.store.object_store import ObjectStore, open_store
 from cluster.vectors.metric import Metric
 from deployments.cluster_ports import find_port_block
 from deployments.driven_regions import DrivenRegions

@@ -24,8 +24,8 @@ from pydantic import SecretStr
 from werkzeug.serving import make_server
 
 from cluster.config import Settings
-from cluster.object_store import open_store
 from cluster.regions.settings import StoreSettings
+from cluster.store.object_store import open_store
 from deployments.installation import Installation
 from deployments.region_driver import Note, RegionDriver
 from tests.integration.regions_fixture import (

@@ -26,8 +26,8 @@ from cluster.artifacts.cache import ArtifactCache
 from cluster.artifacts.files import ArtifactFile
 from cluster.catalog.manifests import IndexManifest
 from cluster.errors import Conflict, Corrupt, NotFound
-from cluster.object_store import open_store
 from cluster.releases.entries import ReleaseContents, ReleaseStatus
+from cluster.store.object_store import open_store
 from deployments import release_commands
 from tests.integration.region_fixture import FLAT, TINY, LiveRegion, build, ingest
 from tests.search_region import wait_until

@@ -11,9 +11,9 @@ import pytest
 
 from actors import names
 from cluster.errors import RaygionError
-from cluster.numbered_object import NumberedLog
 from cluster.releases.entries import RELEASE_LOG, ReleaseContents, ReleaseStatus
 from cluster.releases.events import RegionStatus
+from cluster.store.numbered_log import NumberedLog
 from tests.search_region import (
     CORPUS,
     REGION,

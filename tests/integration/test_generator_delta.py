@@ -16,7 +16,7 @@ from actors.starter_models import starter_generator_folder
 from cluster.artifacts.artifacts import Artifacts, sha256_of
 from cluster.artifacts.cache import ArtifactCache
 from cluster.catalog.manifests import ModelKind, ModelManifest
-from cluster.object_store import ObjectStore, open_store
+from cluster.store.object_store import ObjectStore, open_store
 from tests.integration.region_fixture import MODEL_FOLDER
 
 pytestmark = pytest.mark.integration

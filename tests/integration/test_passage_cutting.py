@@ -23,9 +23,9 @@ from cluster.catalog.corpus_settings import ChunkSettings, CorpusSettings, LongP
 from cluster.catalog.manifests import IndexManifest, ModelKind, ModelManifest
 from cluster.documents.passages import Passage, passage_table, write_part
 from cluster.errors import InvalidArgument
-from cluster.object_store import ObjectStore, open_store
 from cluster.query.search import ShardQuery
 from cluster.shards.index_parameters import IndexKind, IndexParameters
+from cluster.store.object_store import ObjectStore, open_store
 from tests.integration.local_ray import local_ray
 
 pytestmark = [

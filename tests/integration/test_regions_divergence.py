@@ -15,8 +15,8 @@ import pytest
 
 from cluster.arrays import Float32Array
 from cluster.config import DivergenceSettings
-from cluster.object_store import open_store
 from cluster.regions.site import RegionSite
+from cluster.store.object_store import open_store
 from cluster.vectors.checks import normalized
 from tests.integration.regions_fixture import REGIONS, ThreeRegions, regions_settings, running
 from tests.search_region import CORPUS, wait_until

@@ -19,11 +19,11 @@ from typing import TypeVar
 from unittest import mock
 
 from cluster.errors import Unavailable
-from cluster.numbered_object import read_each
 from cluster.releases.entries import Switch
 from cluster.releases.events import RegionStatus
 from cluster.releases.log_entries import parse_entry
 from cluster.releases.settings import RolloutSettings
+from cluster.store.numbered_log import read_each
 from tests.simulation.accidents import Accidents
 from tests.simulation.clients import Client
 from tests.simulation.coordinators import Incarnation
@@ -363,7 +363,7 @@ def _parsed_status(data: bytes, *, source: str) -> RegionStatus:
 
 
 _STAND_INS = {
-    "cluster.numbered_object.read_each": _read_together,
+    "cluster.store.numbered_log.read_each": _read_together,
     "cluster.releases.name_claim.read_each": _read_together,
     "cluster.releases.release_log.parse_entry": _parsed_entry,
     "cluster.releases.release_log.read_each": _read_together,

@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 
-import cluster.numbered_object as numbered_object
 import cluster.releases.fold as release_fold
 import cluster.releases.rollback as rollback
 import cluster.releases.rollout as rollout
+import cluster.store.numbered_log as numbered_object
 from cluster.errors import Conflict, Corrupt, LogUnreadable, OutcomeUnknown, Unavailable
-from cluster.numbered_object import NumberedLog
 from cluster.releases.driver import RolloutDriver
 from cluster.releases.entries import (
     Abort,
@@ -38,6 +37,7 @@ from cluster.releases.log_entries import parse_entry
 from cluster.releases.release_log import LogSnapshot, ReleaseLog, snapshot_path
 from cluster.releases.residents import Residents
 from cluster.releases.rollout import Rollout
+from cluster.store.numbered_log import NumberedLog
 from tests.simulation.planting import Bug, Patch, is_caught
 
 

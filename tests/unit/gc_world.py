@@ -21,8 +21,6 @@ from cluster.catalog.manifests import (
 )
 from cluster.clock import SYSTEM_CLOCK, Clock, Deadline
 from cluster.errors import Conflict, NotFound
-from cluster.numbered_object import NumberedLog
-from cluster.object_store import ObjectStore
 from cluster.releases.entries import (
     RELEASE_LOG,
     Abort,
@@ -35,7 +33,9 @@ from cluster.releases.entries import (
     Rollback,
 )
 from cluster.shards.index_parameters import IndexParameters
-from cluster.stored_object import StoredObject
+from cluster.store.numbered_log import NumberedLog
+from cluster.store.object_store import ObjectStore
+from cluster.store.stored_object import StoredObject
 
 HOUR_MS = 3600 * 1000
 CORPUS = "docs"

@@ -29,7 +29,6 @@ from cluster.generation import (
     Generator,
     PromptTokenizer,
 )
-from cluster.local_store import LocalStore
 from cluster.prompt import PromptTemplate, Truncated, Truncation
 from cluster.query.answers import (
     AnswerEvent,
@@ -43,6 +42,7 @@ from cluster.query.evidence import EvidencePolicy
 from cluster.query.search import Hit, SearchRequest, SearchResult
 from cluster.serving.consistency import Pinned
 from cluster.serving.view import CorpusView, GeneratorView, RegionView, ReleaseView
+from cluster.store.local_store import LocalStore
 from cluster.vectors.metric import Metric
 from tests.fakes import FakeTokenizer
 

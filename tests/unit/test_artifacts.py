@@ -21,8 +21,8 @@ from cluster.artifacts.artifacts import Artifacts, blob_path
 from cluster.artifacts.cache import ArtifactCache
 from cluster.artifacts.files import ArtifactFile
 from cluster.errors import Corrupt, InvalidArgument, NotFound, Unavailable
-from cluster.local_store import LocalStore
-from cluster.object_store import ObjectStore
+from cluster.store.local_store import LocalStore
+from cluster.store.object_store import ObjectStore
 from tests.store_fixtures import LossyStore, address, memory_store, s3_server, scripted, store
 
 __all__ = ["address", "memory_store", "s3_server", "store"]

@@ -15,8 +15,8 @@ from cluster.catalog.manifests import (
     ModelManifest,
 )
 from cluster.errors import Conflict, Corrupt, InvalidArgument, NotFound
-from cluster.object_store import ObjectStore
 from cluster.shards.index_parameters import IndexParameters
+from cluster.store.object_store import ObjectStore
 from tests.store_fixtures import LossyStore, address, memory_store, s3_server, scripted, store
 
 __all__ = ["address", "memory_store", "s3_server", "store"]

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cluster.errors import InvalidArgument
-from cluster.object_store import open_store
+from cluster.store.object_store import open_store
 from deployments.cli import app
 from tests.unit.gc_world import World
 

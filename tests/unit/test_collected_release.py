@@ -6,7 +6,7 @@ import pytest
 
 from actors.coordinator import Coordinator
 from cluster.errors import NotFound
-from cluster.object_store import ObjectStore
+from cluster.store.object_store import ObjectStore
 from tests.unit.test_coordinator import coordinator, door, published, store
 
 __all__ = ["coordinator", "door", "store"]

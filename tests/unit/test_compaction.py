@@ -19,8 +19,8 @@ from cluster.documents.content import CorpusContent, PartDocuments, store_part, 
 from cluster.documents.passages import Passage, passage_table, read_part, undeleted_passages
 from cluster.documents.passages import current_passages as of_parts
 from cluster.documents.tombstones import store_tombstones, stored_tombstones
-from cluster.local_store import LocalStore
 from cluster.metadata import ColumnType
+from cluster.store.local_store import LocalStore
 
 TYPES = {"n": ColumnType.FLOAT, "late": ColumnType.STRING}
 DIMENSION = 2

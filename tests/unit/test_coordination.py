@@ -10,11 +10,11 @@ from uuid import uuid4
 import pytest
 
 from cluster.errors import Conflict, Fenced, Unavailable
-from cluster.numbered_object import NumberedLog
-from cluster.object_store import ObjectStore, open_store
 from cluster.releases.entries import ReleaseStatus
 from cluster.releases.events import Prepared, PrepareFailed
 from cluster.releases.release_log import ReleaseLog
+from cluster.store.numbered_log import NumberedLog
+from cluster.store.object_store import ObjectStore, open_store
 from tests.fakes import SimClock
 from tests.one_region import Region
 

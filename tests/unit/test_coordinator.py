@@ -32,15 +32,15 @@ from cluster.errors import (
     OutcomeUnknown,
     Unavailable,
 )
-from cluster.numbered_object import NumberedLog
-from cluster.object_store import ObjectStore, open_store
 from cluster.regions.settings import RegionSettings
 from cluster.releases.entries import RELEASE_LOG, Elect, ReleaseContents, entry_path
 from cluster.releases.events import Append
 from cluster.releases.rollout import Rollout
 from cluster.releases.settings import RolloutPolicy
 from cluster.shards.index_parameters import IndexParameters
-from cluster.store_identity import store_identity
+from cluster.store.identity import store_identity
+from cluster.store.numbered_log import NumberedLog
+from cluster.store.object_store import ObjectStore, open_store
 
 WAIT_S = 30.0
 SETTINGS = Settings(regions={"local": RegionSettings(), "elsewhere": RegionSettings()})

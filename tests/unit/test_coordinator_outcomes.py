@@ -11,7 +11,7 @@ from actors.coordinator import Coordinator
 from actors.loaded_release import LoadedRelease
 from actors.release_loader import ReleaseLoader
 from cluster.canary.outcomes import OutcomeReport, Sides
-from cluster.object_store import ObjectStore
+from cluster.store.object_store import ObjectStore
 from tests.unit.test_coordinator import (
     WAIT_S,
     Door,

@@ -20,10 +20,10 @@ from cluster.documents.deletes import delete_documents, drop_corpus
 from cluster.documents.documents import Document
 from cluster.documents.passages import passage_table, whole_passage
 from cluster.errors import Conflict, InvalidArgument, NotFound, RaygionError
-from cluster.object_store import ObjectStore, open_store
 from cluster.releases.garbage import StoreCollector
 from cluster.releases.release_log import read_release_log
 from cluster.shards.recall import RecallStratum
+from cluster.store.object_store import ObjectStore, open_store
 from deployments.cli import app
 from tests.unit.gc_world import CORPUS, HOUR_MS, ShiftedClock, TimedStore, World
 

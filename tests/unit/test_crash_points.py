@@ -18,7 +18,6 @@ from typing import cast
 import pytest
 
 from cluster.errors import Conflict, NotFound
-from cluster.object_store import ObjectStore
 from cluster.releases.driver import Decide, RolloutDriver
 from cluster.releases.entries import RELEASE_LOG, LogState, Release, ReleaseStatus
 from cluster.releases.events import Append, Prepared
@@ -27,6 +26,7 @@ from cluster.releases.log_entries import parse_entry
 from cluster.releases.release_log import ReleaseLog
 from cluster.releases.rollout import Rollout
 from cluster.releases.settings import RolloutPolicy
+from cluster.store.object_store import ObjectStore
 from tests.fakes import SimClock, contents, counting_ids
 
 TICK_S = 0.5

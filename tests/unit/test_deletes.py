@@ -25,11 +25,11 @@ from cluster.documents.deletes import Deletion, delete_documents
 from cluster.documents.passages import Passage, passage_table, write_part
 from cluster.documents.tombstones import read_tombstones, stored_tombstones, write_tombstones
 from cluster.errors import Conflict, Corrupt, InvalidArgument, NotFound
-from cluster.local_store import LocalStore
 from cluster.metadata import ColumnType
-from cluster.object_store import ObjectStore
 from cluster.regions.settings import RegionSettings, StoreSettings
 from cluster.shards.index_parameters import IndexParameters
+from cluster.store.local_store import LocalStore
+from cluster.store.object_store import ObjectStore
 from deployments.console import Steps
 from deployments.installation import Installation
 from deployments.pipeline import contents_of_next

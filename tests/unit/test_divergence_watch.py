@@ -12,13 +12,13 @@ from actors.divergence_watch import watches
 from actors.front import Front
 from cluster.config import Settings, load_settings
 from cluster.errors import InvalidArgument, NotFound, RaygionError, Unavailable
-from cluster.local_store import LocalStore
 from cluster.query.demand import Consistency, Demand
 from cluster.query.search import SearchRequest
 from cluster.regions.divergence import VECTORS, Inquiry, Probe, compared
 from cluster.regions.divergence_report import Outcome
 from cluster.serving.consistency import Known
 from cluster.serving.view import RegionView
+from cluster.store.local_store import LocalStore
 from tests.unit.divergence_world import (
     DIMENSION,
     DOCUMENTS,

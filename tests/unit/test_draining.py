@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from cluster.config import Settings
-from cluster.local_store import LocalStore
 from cluster.search.checks import TIMEOUT_S_MAX
+from cluster.store.local_store import LocalStore
 from deployments.draining import REACHABLE_S
 from deployments.gateway import gateway_application
 from deployments.generator import GeneratorSpec, llm_config_of

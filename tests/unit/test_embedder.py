@@ -21,7 +21,7 @@ from cluster.arrays import Float32Array
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.manifests import ModelKind, ModelManifest, Precision
 from cluster.errors import InvalidArgument
-from cluster.object_store import open_store
+from cluster.store.object_store import open_store
 
 TEXTS = [
     "Paris is the capital of France.",

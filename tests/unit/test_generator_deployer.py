@@ -13,7 +13,7 @@ from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, Serve
 from cluster.catalog.manifests import ModelKind, ModelManifest
 from cluster.catalog.model_settings import GeneratorSettings
 from cluster.errors import Unavailable
-from cluster.local_store import LocalStore
+from cluster.store.local_store import LocalStore
 from deployments import generator_deployer
 from deployments.generator_deployer import ServeGeneratorDeployer
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster import fsspec_store
 from cluster.errors import OutcomeUnknown, Unavailable
-from cluster.fsspec_store import PART_BYTES, FsspecStore
-from cluster.object_store import ObjectStore, open_store
+from cluster.store import fsspec_store
+from cluster.store.fsspec_store import PART_BYTES, FsspecStore
+from cluster.store.object_store import ObjectStore, open_store
 
 WAIT_S = 60.0
 TRICKLE = b"HTTP/1.1 200 OK\r\nX-Padding: "

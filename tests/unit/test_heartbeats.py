@@ -7,12 +7,12 @@ from uuid import uuid4
 import pytest
 
 from cluster.errors import Conflict, Fenced, OutcomeUnknown, Unavailable
-from cluster.numbered_object import NumberedLog
-from cluster.object_store import ObjectStore, open_store
 from cluster.releases.driver import RolloutDriver
 from cluster.releases.entries import RELEASE_LOG, LogEntry
 from cluster.releases.events import Prepared, RegionStatus
 from cluster.releases.release_log import ReleaseLog
+from cluster.store.numbered_log import NumberedLog
+from cluster.store.object_store import ObjectStore, open_store
 from tests.fakes import SimClock, counting_ids
 from tests.one_region import Region
 

@@ -27,13 +27,13 @@ from cluster.catalog.catalog import Catalog
 from cluster.catalog.manifests import IndexManifest, ShardArtifact
 from cluster.documents.tombstones import stored_tombstones
 from cluster.errors import Corrupt
-from cluster.local_store import LocalStore
-from cluster.object_store import ObjectStore
 from cluster.prompt import PromptTemplate
 from cluster.query.filters import parse_filter
 from cluster.query.search import SearchEffort, ShardHits, ShardQuery
 from cluster.serving.view import CorpusView, RegionView, ReleaseView
 from cluster.shards.index_parameters import IndexKind, IndexParameters
+from cluster.store.local_store import LocalStore
+from cluster.store.object_store import ObjectStore
 from cluster.vectors.checks import prepared
 from cluster.vectors.metric import Metric
 from tests.unit.recall import recall_at_10

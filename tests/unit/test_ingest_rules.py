@@ -28,7 +28,7 @@ from cluster.documents.ingest_report import IngestReport, LeftOut
 from cluster.documents.passages import current_passages, read_part
 from cluster.errors import InvalidArgument
 from cluster.metadata import ColumnType
-from cluster.object_store import ObjectStore, open_store
+from cluster.store.object_store import ObjectStore, open_store
 
 Ingest = Callable[..., CorpusManifest]
 Report = Callable[..., IngestReport]

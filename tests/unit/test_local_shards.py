@@ -27,13 +27,13 @@ from cluster.catalog.catalog import Catalog
 from cluster.catalog.manifests import ArtifactFile, IndexManifest, ShardArtifact
 from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.errors import Corrupt, DeadlineExceeded, Unavailable
-from cluster.local_store import LocalStore
-from cluster.object_store import ObjectStore
 from cluster.prompt import PromptTemplate
 from cluster.query.search import ShardQuery
 from cluster.search.fanout import scatter
 from cluster.serving.view import CorpusView, RegionView, ReleaseView
 from cluster.shards.index_parameters import IndexKind, IndexParameters
+from cluster.store.local_store import LocalStore
+from cluster.store.object_store import ObjectStore
 from cluster.vectors.metric import Metric
 
 NUM_ROWS, DIMENSION, SHARDS = 60, 8, 2

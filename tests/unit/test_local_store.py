@@ -19,19 +19,19 @@ from typing import Any, cast
 
 import pytest
 
-from cluster import local_store
 from cluster.clock import Backoff, Deadline
 from cluster.errors import OutcomeUnknown, Unavailable
-from cluster.local_store import LocalStore
-from cluster.numbered_object import put_or_get
+from cluster.store import local_store
+from cluster.store.local_store import LocalStore
+from cluster.store.numbered_log import put_or_get
 
 ROOT = Path(__file__).parents[2]
 
 UPLOAD = """
 import sys
 from pathlib import Path
-from cluster.local_store import LocalStore
-from cluster.numbered_object import put_or_get
+from cluster.store.local_store import LocalStore
+from cluster.store.numbered_log import put_or_get
 LocalStore(Path(sys.argv[1])).upload_if_absent("folder/file", Path(sys.argv[2]), "0" * 64)
 """
 

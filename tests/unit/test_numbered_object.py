@@ -21,9 +21,9 @@ from cluster.errors import (
     OutcomeUnknown,
     Unavailable,
 )
-from cluster.local_store import LocalStore
-from cluster.numbered_object import PROBES_MAX, NumberedLog
-from cluster.object_store import ObjectStore
+from cluster.store.local_store import LocalStore
+from cluster.store.numbered_log import PROBES_MAX, NumberedLog
+from cluster.store.object_store import ObjectStore
 from tests.store_fixtures import (
     LossyStore,
     S3Server,

@@ -17,10 +17,10 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from cluster import fsspec_store, object_store
 from cluster.clock import SYSTEM_CLOCK
 from cluster.errors import Conflict, Corrupt, InvalidArgument, NotFound, Unavailable
-from cluster.object_store import ObjectStore, open_store
+from cluster.store import fsspec_store, object_store
+from cluster.store.object_store import ObjectStore, open_store
 from tests.store_fixtures import (
     S3Server,
     StoreAddress,

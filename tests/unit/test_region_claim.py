@@ -7,9 +7,9 @@ from uuid import uuid4
 import pytest
 
 from cluster.errors import Conflict
-from cluster.object_store import ObjectStore, open_store
 from cluster.releases.events import RegionStatus, heartbeat_path
 from cluster.releases.name_claim import STANDSTILL_S, RegionClaim, Tenure, claim_region
+from cluster.store.object_store import ObjectStore, open_store
 from tests.fakes import SimClock
 
 

@@ -11,12 +11,12 @@ from typer.testing import CliRunner
 
 from cluster.clock import SYSTEM_CLOCK
 from cluster.errors import InvalidArgument
-from cluster.numbered_object import NumberedLog
-from cluster.object_store import open_store
 from cluster.regions.overview import overview
 from cluster.releases.entries import RELEASE_LOG, LogEntry, LogState
 from cluster.releases.events import RegionStatus, heartbeat_path
 from cluster.releases.fold import fold
+from cluster.store.numbered_log import NumberedLog
+from cluster.store.object_store import open_store
 from deployments.cli import app
 from deployments.cli_regions import anywhere, leading, policy_in, regions_in
 from tests.fakes import Entries

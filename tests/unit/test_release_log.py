@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from cluster.clock import Deadline
 from cluster.errors import LogUnreadable, OutcomeUnknown, Unavailable
-from cluster.object_store import ObjectStore
 from cluster.releases import release_log
 from cluster.releases.entries import RELEASE_LOG, LogEntry, entry_path
 from cluster.releases.events import Prepared
@@ -23,6 +22,7 @@ from cluster.releases.release_log import (
     snapshot_of,
     snapshot_path,
 )
+from cluster.store.object_store import ObjectStore
 from tests.fakes import Entries, SimClock
 from tests.one_region import Region
 from tests.store_fixtures import LossyStore, address, memory_store, s3_server, scripted, store

@@ -22,9 +22,9 @@ from cluster.catalog.manifests import IndexManifest, ModelKind, ModelManifest, S
 from cluster.catalog.model_settings import GeneratorSettings
 from cluster.config import Settings
 from cluster.errors import InvalidArgument
-from cluster.local_store import LocalStore
 from cluster.releases.entries import Release, ReleaseContents
 from cluster.shards.index_parameters import IndexParameters
+from cluster.store.local_store import LocalStore
 
 SETTINGS: dict[str, Any] = {
     "regions": {"eu": {}, "us": {"generates": False}, "asia": {}},

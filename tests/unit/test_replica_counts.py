@@ -12,8 +12,8 @@ from actors.replica_counts import ReplicaCounts
 from cluster.catalog.corpus_settings import CorpusSettings
 from cluster.config import Settings
 from cluster.errors import InvalidArgument, OutcomeUnknown, Unavailable
-from cluster.local_store import LocalStore
 from cluster.replica_scaling import ReplicaLoad
+from cluster.store.local_store import LocalStore
 
 BUSY = [ReplicaLoad(busy_share=1.0, waiting=50)] * 2
 IDLE = [ReplicaLoad(busy_share=0.0, waiting=0)] * 2

@@ -16,9 +16,9 @@ from actors.shard_index import ShardIndex
 from actors.shard_replica import ShardReplicaActor, _Opened
 from cluster.catalog.catalog import Catalog
 from cluster.errors import Corrupt, Unavailable
-from cluster.object_store import ObjectStore
 from cluster.query.search import ShardHits, ShardQuery
 from cluster.shards.index_parameters import IndexParameters
+from cluster.store.object_store import ObjectStore
 from tests.unit.test_local_shards import VECTORS, publish, query, store
 
 __all__ = ["store"]

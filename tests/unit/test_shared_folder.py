@@ -9,8 +9,8 @@ import pytest
 
 from cluster.config import Settings
 from cluster.errors import InvalidArgument
-from cluster.object_store import local_folder
-from cluster.shared_folder import check_shared_folder
+from cluster.store.object_store import local_folder
+from cluster.store.shared_folder import check_shared_folder
 from deployments import start_checks
 from deployments.installation import Installation
 from deployments.start_checks import check_before_start, check_seen_alike

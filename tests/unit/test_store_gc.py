@@ -12,12 +12,12 @@ from cluster.artifacts.files import ArtifactFile, Blob, FileDelta
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.manifests import ModelKind
 from cluster.errors import Conflict, Corrupt, InvalidArgument, NotFound, Unavailable
-from cluster.object_store import ObjectStore
 from cluster.releases.contents import claim_release
 from cluster.releases.entries import ReleaseContents
 from cluster.releases.events import RegionStatus, heartbeat_path
 from cluster.releases.garbage import MARKS, Collected, StoreCollector
-from cluster.stored_object import StoredObject
+from cluster.store.object_store import ObjectStore
+from cluster.store.stored_object import StoredObject
 from tests.store_fixtures import address, memory_store, s3_server, store
 from tests.unit.gc_world import CORPUS, ShiftedClock, TimedStore, World
 

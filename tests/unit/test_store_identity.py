@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import Corrupt, OutcomeUnknown
-from cluster.local_store import LocalStore
-from cluster.store_identity import STORE_FILE, store_identity
+from cluster.store.identity import STORE_FILE, store_identity
+from cluster.store.local_store import LocalStore
 
 
 class LossyStore(LocalStore):

@@ -7,8 +7,8 @@ import pytest
 
 from cluster.clock import Deadline
 from cluster.errors import Unavailable
-from cluster.numbered_object import NumberedLog
-from cluster.object_store import ObjectStore, open_store
+from cluster.store.numbered_log import NumberedLog
+from cluster.store.object_store import ObjectStore, open_store
 from deployments.store_link import StoreLink
 
 

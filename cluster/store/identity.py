@@ -10,9 +10,9 @@ from pydantic import Field
 
 from cluster.clock import Backoff, Deadline
 from cluster.errors import NotFound
-from cluster.numbered_object import put_or_get
-from cluster.object_store import ObjectStore
 from cluster.records import Record
+from cluster.store.numbered_log import put_or_get
+from cluster.store.object_store import ObjectStore
 
 STORE_FILE = "store.json"
 _TIMEOUT_S = 10.0

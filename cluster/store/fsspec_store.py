@@ -22,8 +22,8 @@ import fsspec
 from fsspec.asyn import get_loop
 
 from cluster.errors import Conflict, Corrupt, NotFound, OutcomeUnknown, Unavailable
-from cluster.local_store import checked_path
-from cluster.stored_object import StoredObject
+from cluster.store.local_store import checked_path
+from cluster.store.stored_object import StoredObject
 
 log = logging.getLogger(__name__)
 

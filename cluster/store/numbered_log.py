@@ -20,7 +20,7 @@ from cluster.errors import (
     OutcomeUnknown,
     Unavailable,
 )
-from cluster.object_store import ObjectStore
+from cluster.store.object_store import ObjectStore
 
 log = logging.getLogger(__name__)
 

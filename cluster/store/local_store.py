@@ -19,7 +19,7 @@ from typing import BinaryIO
 from uuid import uuid4
 
 from cluster.errors import Conflict, Corrupt, InvalidArgument, NotFound, OutcomeUnknown, Unavailable
-from cluster.stored_object import StoredObject
+from cluster.store.stored_object import StoredObject
 
 log = logging.getLogger(__name__)
 

@@ -3,7 +3,8 @@
 A client of a network file system answers much from what it remembers. NFS by default: for up to a
 minute it goes on saying that a name does not exist which another machine has created, and lists a
 folder as it was (nfs(5), "Data and metadata coherence"). The store promises that what was
-acknowledged is seen at once (`cluster.object_store`); session, strong and staleness rest on that.
+acknowledged is seen at once (`cluster.store.object_store`); session, strong and staleness rest on
+that.
 """
 
 from __future__ import annotations

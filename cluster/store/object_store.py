@@ -12,9 +12,9 @@ from uuid import uuid4
 
 from cluster.clock import SYSTEM_CLOCK
 from cluster.errors import Conflict, InvalidArgument, OutcomeUnknown, RaygionError, Unavailable
-from cluster.fsspec_store import FsspecStore
-from cluster.local_store import LocalStore
-from cluster.stored_object import StoredObject
+from cluster.store.fsspec_store import FsspecStore
+from cluster.store.local_store import LocalStore
+from cluster.store.stored_object import StoredObject
 
 log = logging.getLogger(__name__)
 
