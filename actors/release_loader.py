@@ -25,6 +25,7 @@ from actors.replica_placing import replica_actor
 from actors.shard_replica import ReplicaStatus
 from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.cache import ArtifactCache
+from cluster.balance.replica_scaling import ReplicaLoad
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.manifests import IndexManifest, ModelManifest
 from cluster.clock import SYSTEM_CLOCK, Clock
@@ -32,7 +33,6 @@ from cluster.config import Settings
 from cluster.errors import InvalidArgument, Unavailable
 from cluster.regions.status import MachineSummary
 from cluster.releases.entries import Release
-from cluster.replica_scaling import ReplicaLoad
 from cluster.serving.view import CorpusView, GeneratorView, ReleaseView
 from cluster.store.object_store import ObjectStore
 

@@ -17,12 +17,12 @@ from dataclasses import dataclass
 
 from pydantic import Field
 
+from cluster.balance.replica_scaling import ReplicaLoad, ReplicaScaler
 from cluster.catalog.corpus_settings import REPLICAS_MAX
 from cluster.clock import Deadline
 from cluster.config import Settings
 from cluster.errors import Conflict, InvalidArgument, RaygionError
 from cluster.records import Record
-from cluster.replica_scaling import ReplicaLoad, ReplicaScaler
 from cluster.store.numbered_log import NumberedLog
 from cluster.store.object_store import ObjectStore
 

@@ -8,7 +8,7 @@ not how it ended; the client knows how it ended but not where it went. They meet
 
 A generator is judged by the time to its first token and by its pace afterwards, as the time that an
 answer of a fixed length would take. So a long answer does not count as a slow one. Weights and
-circuit breakers are those of `cluster.balancing`, the same as for the replicas of a shard.
+circuit breakers are those of `cluster.balance.weights`, the same as for the replicas of a shard.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from cluster.balancing import DEFAULT_BALANCING, BalancingSettings, OutcomeWeights
+from cluster.balance.weights import DEFAULT_BALANCING, BalancingSettings, OutcomeWeights
 from cluster.clock import SYSTEM_CLOCK, Clock
 
 NOMINAL_TOKENS = 32

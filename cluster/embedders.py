@@ -12,9 +12,9 @@ from typing import Protocol
 import numpy as np
 
 from cluster.arrays import Float32Array
-from cluster.balancing import OutcomeWeights
+from cluster.balance.replica_set import ReplicaSet
+from cluster.balance.weights import OutcomeWeights
 from cluster.clock import Deadline
-from cluster.replica_set import ReplicaSet
 
 _PART_TEXTS_MIN = 8
 """Fewer texts are not worth a call of their own."""

@@ -19,7 +19,7 @@ from typing import assert_never
 
 from geopy.distance import great_circle
 
-from cluster.circuit_breaker import BreakerSettings, CircuitBreaker
+from cluster.balance.circuit_breaker import BreakerSettings, CircuitBreaker
 from cluster.clock import Backoff
 from cluster.query.caller import Caller, Location
 from cluster.regions.map import RegionMap

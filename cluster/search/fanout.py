@@ -9,10 +9,10 @@ from functools import partial
 from typing import Protocol, TypeVar
 
 from cluster.arrays import Int64Array
+from cluster.balance.replica_set import Replica, ReplicaSet
 from cluster.clock import Deadline
 from cluster.errors import RaygionError
 from cluster.query.search import Passages, ShardHits, ShardQuery
-from cluster.replica_set import Replica, ReplicaSet
 
 T = TypeVar("T")
 

@@ -12,11 +12,11 @@ import pytest
 
 from actors.shard_search import Patience, SearchKind, ShardSearch
 from cluster.arrays import Int64Array
-from cluster.balancing import OutcomeWeights
+from cluster.balance.replica_set import ReplicaSet
+from cluster.balance.weights import OutcomeWeights
 from cluster.clock import Deadline
 from cluster.errors import DeadlineExceeded, RaygionError
 from cluster.query.search import Passages, SearchEffort, ShardHits, ShardQuery
-from cluster.replica_set import ReplicaSet
 from cluster.search.fanout import ShardRoute
 from cluster.vectors.metric import Metric
 from tests.simulation.sim_time import Scheduler

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from cluster.balancing import OutcomeWeights
+from cluster.balance.replica_set import ReplicaSet
+from cluster.balance.weights import OutcomeWeights
 from cluster.clock import Deadline
 from cluster.errors import DeadlineExceeded, RaygionError, Unavailable
-from cluster.replica_set import ReplicaSet
 from tests.simulation.sim_time import Scheduler
 from tests.simulation.virtual_loop import VirtualLoop
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from cluster.balancing import OutcomeWeights
+from cluster.balance.replica_set import ReplicaSet
+from cluster.balance.weights import OutcomeWeights
 from cluster.clock import Deadline
 from cluster.query.search import ShardHits
-from cluster.replica_set import ReplicaSet
 from tests.fakes import A_QUERY, FakeReplica, never_reached
 
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.balancing import BalancingSettings, OutcomeWeights
+from cluster.balance.weights import BalancingSettings, OutcomeWeights
 
 SETTINGS = BalancingSettings()
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.circuit_breaker import DEFAULT_BREAKER, BreakerState, CircuitBreaker
+from cluster.balance.circuit_breaker import DEFAULT_BREAKER, BreakerState, CircuitBreaker
 from tests.fakes import SimClock
 
 BACKOFF = DEFAULT_BREAKER.backoff

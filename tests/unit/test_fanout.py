@@ -8,11 +8,11 @@ import random
 import pytest
 
 from cluster.arrays import Int64Array
-from cluster.balancing import OutcomeWeights
+from cluster.balance.replica_set import ReplicaSet
+from cluster.balance.weights import OutcomeWeights
 from cluster.clock import Deadline
 from cluster.errors import DeadlineExceeded, InvalidArgument, RaygionError, Unavailable
 from cluster.query.search import Passages, ShardHits, ShardQuery
-from cluster.replica_set import ReplicaSet
 from cluster.search.fanout import ShardRoute, scatter
 from tests.fakes import A_QUERY, FakeReplica, hits_of, never_reached
 

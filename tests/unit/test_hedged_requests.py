@@ -6,11 +6,11 @@ import asyncio
 
 import pytest
 
+from cluster.balance.hedging import HedgeSettings
+from cluster.balance.replica_set import ReplicaSet
 from cluster.clock import Deadline
 from cluster.errors import InvalidArgument, NotFound, Unavailable
-from cluster.hedging import HedgeSettings
 from cluster.query.search import ShardHits, ShardQuery
-from cluster.replica_set import ReplicaSet
 from tests.fakes import A_QUERY, FakeReplica, SimClock, never_reached
 from tests.unit.ordered_replicas import OrderedWeights, search
 

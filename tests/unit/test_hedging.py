@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.hedging import ExpectedLatency, HedgeBudget, HedgeSettings
+from cluster.balance.hedging import ExpectedLatency, HedgeBudget, HedgeSettings
 
 SETTINGS = HedgeSettings()
 

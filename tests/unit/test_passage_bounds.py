@@ -17,11 +17,11 @@ from actors import shard_documents
 from actors.shard_documents import DOCUMENTS_FILE, ShardDocuments, write_documents
 from actors.shard_search import SearchKind, ShardSearch
 from cluster.arrays import Float32Array, Int64Array
-from cluster.balancing import OutcomeWeights
+from cluster.balance.replica_set import ReplicaSet
+from cluster.balance.weights import OutcomeWeights
 from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.errors import DeadlineExceeded, InvalidArgument
 from cluster.query.search import Passages, SearchEffort, ShardHits, ShardQuery
-from cluster.replica_set import ReplicaSet
 from cluster.search.fanout import ShardRoute
 from cluster.vectors.metric import Metric
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from actors.replica_counts import ReplicaCounts
+from cluster.balance.replica_scaling import ReplicaLoad
 from cluster.catalog.corpus_settings import CorpusSettings
 from cluster.config import Settings
 from cluster.errors import InvalidArgument, OutcomeUnknown, Unavailable
-from cluster.replica_scaling import ReplicaLoad
 from cluster.store.local_store import LocalStore
 
 BUSY = [ReplicaLoad(busy_share=1.0, waiting=50)] * 2

@@ -16,7 +16,7 @@ from actors.replica_outcomes import (
     ReplicaOutcomes,
     outcomes_of,
 )
-from cluster.circuit_breaker import DEFAULT_BREAKER
+from cluster.balance.circuit_breaker import DEFAULT_BREAKER
 
 
 class SimClock:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.replica_scaling import DEFAULT_SCALING, ReplicaLoad, ReplicaScaler
+from cluster.balance.replica_scaling import DEFAULT_SCALING, ReplicaLoad, ReplicaScaler
 
 TICK_S = 2.0
 

@@ -8,7 +8,8 @@ from collections import Counter
 
 import pytest
 
-from cluster.balancing import OutcomeWeights
+from cluster.balance.replica_set import ReplicaSet
+from cluster.balance.weights import OutcomeWeights
 from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.errors import (
     Conflict,
@@ -20,7 +21,6 @@ from cluster.errors import (
     Unavailable,
 )
 from cluster.query.search import ShardHits
-from cluster.replica_set import ReplicaSet
 from tests.fakes import A_QUERY, FakeReplica, SimClock, hits_of, never_reached
 from tests.unit.ordered_replicas import ordered, search
 

@@ -11,11 +11,11 @@ import pytest
 
 from actors.shard_search import Patience, SearchKind, ShardSearch
 from cluster.arrays import Float32Array, Int64Array
-from cluster.balancing import OutcomeWeights
+from cluster.balance.replica_set import ReplicaSet
+from cluster.balance.weights import OutcomeWeights
 from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.errors import DeadlineExceeded, Unavailable
 from cluster.query.search import Passages, SearchEffort, ShardHits, ShardQuery
-from cluster.replica_set import ReplicaSet
 from cluster.search.checks import HITS_MAX
 from cluster.search.fanout import ShardRoute
 from cluster.vectors.metric import Metric

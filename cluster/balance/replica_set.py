@@ -21,10 +21,10 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, Protocol, TypeVar
 
-from cluster.balancing import OutcomeWeights
+from cluster.balance.hedging import DEFAULT_HEDGING, ExpectedLatency, HedgeBudget, HedgeSettings
+from cluster.balance.weights import OutcomeWeights
 from cluster.clock import Deadline
 from cluster.errors import DeadlineExceeded, RaygionError, Unavailable
-from cluster.hedging import DEFAULT_HEDGING, ExpectedLatency, HedgeBudget, HedgeSettings
 
 
 class Replica(Protocol):

@@ -21,7 +21,7 @@ import random
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from cluster.circuit_breaker import DEFAULT_BREAKER, BreakerSettings, CircuitBreaker
+from cluster.balance.circuit_breaker import DEFAULT_BREAKER, BreakerSettings, CircuitBreaker
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
