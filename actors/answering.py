@@ -12,13 +12,13 @@ from typing import TypeVar
 
 from cluster.clock import Deadline
 from cluster.errors import DeadlineExceeded, InvalidArgument
-from cluster.generation import (
+from cluster.generation.generator import (
     ChatMessage,
     GenerationChunk,
     GenerationRequest,
     PromptTokenizer,
 )
-from cluster.prompt import BuiltPrompt, TokenBudget, build_prompt, fit_conversation
+from cluster.generation.prompt import BuiltPrompt, TokenBudget, build_prompt, fit_conversation
 from cluster.query.answers import (
     AnswerEvent,
     AnswerRequest,

@@ -20,7 +20,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from cluster.errors import InvalidArgument
-from cluster.generation import ChatMessage, Role
+from cluster.generation.generator import ChatMessage, Role
 
 ChatTemplate = Callable[[tuple[ChatMessage, ...]], str]
 """Makes the text of a prompt, up to where the model's answer begins. Raises InvalidArgument for

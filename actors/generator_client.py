@@ -15,8 +15,8 @@ from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 from actors.replica_outcomes import ReplicaOutcomes, RoutingHint, outcomes_of
 from cluster.clock import Deadline
 from cluster.errors import DeadlineExceeded, Overloaded, RaygionError, Unavailable
-from cluster.generation import GenerationChunk, GenerationRequest
-from cluster.resuming import Attempt, resumed
+from cluster.generation.generator import GenerationChunk, GenerationRequest
+from cluster.generation.resuming import Attempt, resumed
 
 GENERATOR_DEPLOYMENT = "generator"
 """The name of the deployment inside each generator version's Serve application."""
@@ -24,7 +24,8 @@ RETRY_AFTER_S = 1.0
 
 
 class ServeGenerator:
-    """Implements `cluster.generation.Generator` over the Serve application of one model version.
+    """Implements `cluster.generation.generator.Generator` over the Serve application of one model
+    version.
 
     Guarantees: a stream ends with a chunk that has a `finish_reason`, or raises a typed error. When
     a replica breaks off, another one, where there is one, goes on from the last piece that came,

@@ -12,7 +12,7 @@ from actors.remote_generator import RemoteGenerator
 from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.cache import ArtifactCache
 from cluster.artifacts.files import ArtifactFile
-from cluster.generation import Generator, PromptTokenizer
+from cluster.generation.generator import Generator, PromptTokenizer
 from cluster.regions.peers import GeneratingPeers
 from cluster.serving.view import GeneratorView, RegionView, ReleaseView
 from cluster.store.object_store import ObjectStore

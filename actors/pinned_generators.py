@@ -10,7 +10,7 @@ from actors.actor_calls import NamedActor
 from actors.release_uses import ReleaseUses
 from cluster.clock import Deadline
 from cluster.errors import DeadlineExceeded, NotYet, Unavailable
-from cluster.generation import GenerationChunk, GenerationRequest
+from cluster.generation.generator import GenerationChunk, GenerationRequest
 from cluster.search.checks import check_generation
 from cluster.serving.generators import GeneratorDirectory
 from cluster.serving.view import RegionView

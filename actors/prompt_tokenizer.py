@@ -13,13 +13,13 @@ import orjson
 from tokenizers import Tokenizer
 
 from actors.chat_template import compile_chat_template
-from cluster.control_words import ControlWords
 from cluster.errors import InvalidArgument
-from cluster.generation import ChatMessage
+from cluster.generation.control_words import ControlWords
+from cluster.generation.generator import ChatMessage
 
 
 class FolderTokenizer:
-    """Implements `cluster.generation.PromptTokenizer` for one model folder.
+    """Implements `cluster.generation.generator.PromptTokenizer` for one model folder.
 
     Guarantees: a message's text never becomes a control token, whatever it holds; other texts
     become the tokens that the folder's own tokenizer makes of them. The engine reads what `encode`

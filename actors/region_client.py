@@ -23,7 +23,7 @@ from actors import names
 from actors.actor_calls import NAMESPACE
 from actors.cluster_join import not_joined, prepare_to_join
 from cluster.errors import Unavailable
-from cluster.prompt import truncation_of
+from cluster.generation.prompt import truncation_of
 from cluster.query.answers import ANSWER_TOP_K_DEFAULT, AnswerRequest, AnswerResult
 from cluster.query.demand import demand_of
 from cluster.query.filters import Filter, parse_filter

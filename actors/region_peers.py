@@ -11,7 +11,7 @@ from actors.region_link import RegionLink
 from cluster.clock import SYSTEM_CLOCK, Clock, Deadline
 from cluster.config import Settings
 from cluster.errors import DeadlineExceeded, InvalidArgument, Overloaded, RaygionError, Unavailable
-from cluster.generation import GenerationChunk, GenerationRequest
+from cluster.generation.generator import GenerationChunk, GenerationRequest
 from cluster.query.answers import AnswerEvent, AnswerRequest, AnswerResult
 from cluster.query.caller import ANYONE, Caller
 from cluster.query.search import SearchRequest, SearchResult

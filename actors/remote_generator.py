@@ -7,17 +7,18 @@ from functools import partial
 
 from cluster.clock import Deadline
 from cluster.errors import InvalidArgument, Unavailable
-from cluster.generation import GenerationChunk, GenerationRequest
+from cluster.generation.generator import GenerationChunk, GenerationRequest
+from cluster.generation.resuming import resumed
 from cluster.regions.peers import GeneratingPeers
-from cluster.resuming import resumed
 
 
 class RemoteGenerator:
-    """Implements `cluster.generation.Generator` over the regions that generate.
+    """Implements `cluster.generation.generator.Generator` over the regions that generate.
 
     Those that may have the corpus whose passages stand in the prompt are asked one after the other,
     nearest first, until one answers. When a region breaks off, the next one resumes the answer
-    (`cluster.resuming`). Closing or cancelling the iterator stops the generation over there.
+    (`cluster.generation.resuming`). Closing or cancelling the iterator stops the generation over
+    there.
     """
 
     def __init__(self, peers: GeneratingPeers, release: int, corpus: str | None) -> None:

@@ -21,8 +21,8 @@ from bench.reports import GenerateReport, GenerationCost, Spread, environment_no
 from bench.streams import AnswersReport, StreamLoad, run_streams
 from bench.vllm_alone import EngineSettings, Prompt, PromptLoad, VllmAlone
 from cluster.catalog.corpus_settings import CorpusSettings
-from cluster.generation import ChatMessage
-from cluster.prompt import PromptTemplate, TokenBudget, build_prompt
+from cluster.generation.generator import ChatMessage
+from cluster.generation.prompt import PromptTemplate, TokenBudget, build_prompt
 from cluster.query.answers import ANSWER_TOP_K_DEFAULT
 from deployments.http_client import HttpRegion
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from bench.streams import Answer, AnswersReport
-from cluster.generation import ChatMessage
+from cluster.generation.generator import ChatMessage
 
 _ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",

@@ -27,7 +27,7 @@ from yaml import YAMLError
 from cluster.catalog.corpus_settings import AUTO, NAMED, CorpusSettings
 from cluster.catalog.model_settings import EmbedderSettings, GeneratorSettings
 from cluster.errors import InvalidArgument
-from cluster.prompt import PromptTemplate
+from cluster.generation.prompt import PromptTemplate
 from cluster.query.evidence import EvidenceSettings
 from cluster.records import Name, Record
 from cluster.regions.map import RegionMap

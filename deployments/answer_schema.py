@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from cluster.prompt import Truncation
+from cluster.generation.prompt import Truncation
 from cluster.query.answers import ANSWER_TOP_K_DEFAULT, AnswerRequest
 from cluster.search.checks import (
     MAX_TOKENS_MAX,

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from actors.coordinator_client import CoordinatorClient
 from cluster.clock import SYSTEM_CLOCK
-from cluster.prompt import PromptTemplate
+from cluster.generation.prompt import PromptTemplate
 from cluster.releases.entries import ReleaseContents
 from cluster.shards.index_parameters import IndexParameters
 from deployments import pipeline, release_commands

@@ -21,7 +21,7 @@ import orjson
 from cluster.clock import SYSTEM_CLOCK
 from cluster.config import Settings
 from cluster.errors import Conflict, InvalidArgument, NotFound
-from cluster.prompt import PromptTemplate
+from cluster.generation.prompt import PromptTemplate
 from cluster.query.caller import Location
 from cluster.regions.settings import RegionSettings, RoutingPolicy, RoutingSettings
 from cluster.releases.entries import ReleaseContents

@@ -28,7 +28,7 @@ from cluster.artifacts.files import ArtifactFile
 from cluster.catalog.model_settings import CALLS_PER_SEQUENCE
 from cluster.clock import Deadline
 from cluster.errors import InvalidArgument, Unavailable
-from cluster.generation import ChatMessage, GenerationChunk, GenerationRequest
+from cluster.generation.generator import ChatMessage, GenerationChunk, GenerationRequest
 from cluster.store.object_store import ObjectStore
 from deployments.autoscaling import replica_count
 from deployments.draining import DRAIN_TIMEOUT_S
@@ -139,7 +139,7 @@ class GeneratorServer(LLMServer):  # type: ignore[misc]  # ray.serve.llm is not 
     async def generate(
         self, request: GenerationRequest, *, timeout_s: float, routing: RoutingHint
     ) -> AsyncGenerator[GenerationChunk, None]:
-        """Streams the answer; see `cluster.generation.Generator` for what is guaranteed.
+        """Streams the answer; see `cluster.generation.generator.Generator` for what is guaranteed.
 
         vLLM gets the prompt as tokens, so that no text in a message can become a control token.
         Cancelling the call aborts the generation in vLLM. The timeout only bounds what is spent on

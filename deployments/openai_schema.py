@@ -21,7 +21,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from cluster.errors import InvalidArgument
-from cluster.generation import ChatMessage, Role
+from cluster.generation.generator import ChatMessage, Role
 from cluster.query.answers import ANSWER_TOP_K_DEFAULT, AnswerRequest
 from cluster.query.demand import Demand
 from cluster.query.filters import Filter, parse_filter

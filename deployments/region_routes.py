@@ -18,7 +18,7 @@ from pydantic import Field
 from starlette.responses import Response
 
 from cluster.clock import Clock, Deadline
-from cluster.generation import ChatMessage, GenerationChunk, GenerationRequest, Role
+from cluster.generation.generator import ChatMessage, GenerationChunk, GenerationRequest, Role
 from cluster.query.answers import AnswerRequest, QueryService
 from cluster.regions.peers import RegionInternals
 from cluster.regions.wire import ANSWER, GENERATE, NUDGE

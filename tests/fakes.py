@@ -12,7 +12,7 @@ from cluster.arrays import Int64Array
 from cluster.catalog.manifests import ManifestRef
 from cluster.clock import Deadline
 from cluster.errors import RaygionError
-from cluster.generation import ChatMessage
+from cluster.generation.generator import ChatMessage
 from cluster.query.search import Passages, ShardHits, ShardQuery
 from cluster.releases.entries import (
     Abort,

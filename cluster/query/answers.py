@@ -13,8 +13,8 @@ from enum import StrEnum
 from typing import Protocol
 
 from cluster.errors import Unavailable
-from cluster.generation import ChatMessage, Sampling
-from cluster.prompt import Truncated, Truncation
+from cluster.generation.generator import ChatMessage, Sampling
+from cluster.generation.prompt import Truncated, Truncation
 from cluster.query.caller import ANYONE, Caller
 from cluster.query.demand import EVENTUAL, Demand
 from cluster.query.filters import Filter

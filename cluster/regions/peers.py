@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from typing import Protocol
 
 from cluster.clock import Deadline
-from cluster.generation import GenerationChunk, GenerationRequest
+from cluster.generation.generator import GenerationChunk, GenerationRequest
 from cluster.query.answers import AnswerEvent, AnswerRequest
 from cluster.query.search import SearchRequest, SearchResult
 
@@ -54,7 +54,9 @@ class GeneratingPeers(Protocol):
     def generate(
         self, region: str, release: int, request: GenerationRequest, deadline: Deadline
     ) -> AsyncGenerator[GenerationChunk, None]:
-        """The generator of `release` over there, as `cluster.generation.Generator` promises."""
+        """The generator of `release` over there, as `cluster.generation.generator.Generator`
+        promises.
+        """
         ...
 
 
@@ -64,7 +66,7 @@ class RegionInternals(Protocol):
     def generate(
         self, release: int, request: GenerationRequest, deadline: Deadline
     ) -> AsyncGenerator[GenerationChunk, None]:
-        """The release's generator, as `cluster.generation.Generator` promises."""
+        """The release's generator, as `cluster.generation.generator.Generator` promises."""
         ...
 
     async def nudge(self) -> None:

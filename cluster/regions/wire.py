@@ -18,7 +18,7 @@ import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
 
 from cluster.errors import InvalidArgument, Overloaded, RaygionError, Unavailable
-from cluster.generation import GenerationChunk, GenerationRequest, Sampling
+from cluster.generation.generator import GenerationChunk, GenerationRequest, Sampling
 from cluster.query.answers import AnswerEvent, AnswerRequest, AnswerResult, Retrieved, Token
 from cluster.query.filters import filter_to_json
 from cluster.query.search import Embedded, Hit, MergedHits, SearchRequest, SearchResult

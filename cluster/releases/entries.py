@@ -23,8 +23,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from cluster.catalog.manifests import ManifestRef
+from cluster.generation.prompt import PromptTemplate
 from cluster.grown import Grown
-from cluster.prompt import PromptTemplate
 from cluster.query.evidence import EvidencePolicy
 from cluster.records import Name, Record
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from cluster.errors import InvalidArgument
-from cluster.generation import ROLES, ChatMessage, GenerationRequest
+from cluster.generation.generator import ROLES, ChatMessage, GenerationRequest
 from cluster.query.answers import AnswerRequest
 from cluster.query.filters import check_filter, is_encodable
 from cluster.query.search import REPLY_BYTES_MAX, SearchEffort, SearchRequest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from cluster.generation import Generator, PromptTokenizer
+from cluster.generation.generator import Generator, PromptTokenizer
 from cluster.serving.view import GeneratorView, RegionView, ReleaseView
 
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from cluster.artifacts.files import ArtifactFile
 from cluster.canary.board import lot_of
 from cluster.errors import InvalidArgument, NotFound, NotYet, Unavailable
+from cluster.generation.prompt import PromptTemplate
 from cluster.metadata import ColumnType
-from cluster.prompt import PromptTemplate
 from cluster.query.evidence import EvidencePolicy
 from cluster.releases.entries import CanaryShare, Switch
 from cluster.releases.events import RegionStatus

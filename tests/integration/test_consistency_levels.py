@@ -14,7 +14,7 @@ import ray
 
 from actors.region_client import connect
 from cluster.errors import InvalidArgument
-from cluster.prompt import PromptTemplate
+from cluster.generation.prompt import PromptTemplate
 from cluster.query.session import SessionToken
 from deployments import release_commands
 from tests.integration.region_fixture import REGION, LiveRegion, posted

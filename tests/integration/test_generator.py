@@ -24,7 +24,7 @@ from actors.prompt_tokenizer import FolderTokenizer
 from actors.starter_models import STARTER_GENERATOR, starter_generator_folder
 from cluster.clock import Deadline
 from cluster.errors import DeadlineExceeded, InvalidArgument, Unavailable
-from cluster.generation import ChatMessage, GenerationChunk, GenerationRequest, Generator
+from cluster.generation.generator import ChatMessage, GenerationChunk, GenerationRequest, Generator
 from deployments.local_cluster import LocalCluster, start_local_cluster
 
 pytestmark = [

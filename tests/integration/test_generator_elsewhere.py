@@ -16,13 +16,13 @@ from actors.release_uses import ReleaseUses
 from actors.remote_generator import RemoteGenerator
 from cluster.clock import Deadline
 from cluster.errors import InvalidArgument, NotYet, Unavailable
-from cluster.generation import (
+from cluster.generation.generator import (
     GenerationChunk,
     GenerationRequest,
     Generator,
     PromptTokenizer,
 )
-from cluster.prompt import PromptTemplate
+from cluster.generation.prompt import PromptTemplate
 from cluster.serving.view import GeneratorView, RegionView, ReleaseView
 from tests.integration.test_generator import (
     APP,

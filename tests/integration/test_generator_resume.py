@@ -14,7 +14,7 @@ from actors.generator_client import GENERATOR_DEPLOYMENT, ServeGenerator
 from actors.replica_outcomes import RoutingHint
 from cluster.clock import Deadline
 from cluster.errors import Unavailable
-from cluster.generation import ChatMessage, GenerationChunk, GenerationRequest
+from cluster.generation.generator import ChatMessage, GenerationChunk, GenerationRequest
 from deployments.local_cluster import start_local_cluster
 from deployments.weighted_router import WEIGHTED_ROUTER
 

@@ -22,7 +22,7 @@ from cluster.errors import (
     Overloaded,
     Unavailable,
 )
-from cluster.generation import ChatMessage, GenerationChunk, GenerationRequest
+from cluster.generation.generator import ChatMessage, GenerationChunk, GenerationRequest
 from deployments.local_cluster import start_local_cluster
 from deployments.weighted_router import WEIGHTED_ROUTER, WeightedRouter
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cluster.prompt import PromptTemplate
+from cluster.generation.prompt import PromptTemplate
 from cluster.query.demand import Consistency, Demand
 from cluster.query.session import SessionToken
 from cluster.releases.entries import Switch

@@ -14,7 +14,7 @@ from actors.region_peers import RegionPeers
 from cluster.clock import Deadline
 from cluster.config import Settings
 from cluster.errors import RaygionError
-from cluster.generation import GenerationChunk, GenerationRequest
+from cluster.generation.generator import GenerationChunk, GenerationRequest
 from cluster.regions.peers import RegionInternals
 from deployments.http_settings import HttpSettings
 from tests.unit.fake_service import FakeService, app_of, on_loopback

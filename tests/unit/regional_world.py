@@ -14,7 +14,7 @@ from cluster.errors import (
     RaygionError,
     Unavailable,
 )
-from cluster.prompt import PromptTemplate
+from cluster.generation.prompt import PromptTemplate
 from cluster.query.answers import AnswerEvent, AnswerRequest, AnswerResult, Retrieved, Token, Usage
 from cluster.query.demand import Consistency, Demand, demand_of
 from cluster.query.search import Embedded, Hit, SearchRequest, SearchResult

@@ -22,14 +22,14 @@ from cluster.errors import (
     NotFound,
     RaygionError,
 )
-from cluster.generation import (
+from cluster.generation.generator import (
     ChatMessage,
     GenerationChunk,
     GenerationRequest,
     Generator,
     PromptTokenizer,
 )
-from cluster.prompt import PromptTemplate, Truncated, Truncation
+from cluster.generation.prompt import PromptTemplate, Truncated, Truncation
 from cluster.query.answers import (
     AnswerEvent,
     AnswerRequest,

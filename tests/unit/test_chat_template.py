@@ -8,7 +8,7 @@ import pytest
 
 from actors.chat_template import ChatTemplate, compile_chat_template
 from cluster.errors import InvalidArgument
-from cluster.generation import ChatMessage, Role
+from cluster.generation.generator import ChatMessage, Role
 
 ANY_ROLE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
 ALTERNATING = (

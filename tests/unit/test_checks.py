@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cluster.errors import InvalidArgument
-from cluster.generation import ChatMessage, GenerationRequest
+from cluster.generation.generator import ChatMessage, GenerationRequest
 from cluster.metadata import ColumnType
 from cluster.query.answers import AnswerRequest
 from cluster.query.filters import parse_filter

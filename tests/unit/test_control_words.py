@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from actors.prompt_tokenizer import FolderTokenizer
-from cluster.control_words import ControlWords
 from cluster.errors import InvalidArgument
-from cluster.generation import ChatMessage, Role
+from cluster.generation.control_words import ControlWords
+from cluster.generation.generator import ChatMessage, Role
 
 SPECIAL = ["<unk>", "<|end|>", "<|start|>", "[INST]", "</s>", "<s>"]
 OTHERS = [

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.prompt import PromptTemplate
+from cluster.generation.prompt import PromptTemplate
 from cluster.query.search import Hit, MergedHits, SearchRequest, SearchResult
 from cluster.regions.divergence import (
     STANDING_MAX,

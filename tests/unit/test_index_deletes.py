@@ -27,7 +27,7 @@ from cluster.catalog.catalog import Catalog
 from cluster.catalog.manifests import IndexManifest, ShardArtifact
 from cluster.documents.tombstones import stored_tombstones
 from cluster.errors import Corrupt
-from cluster.prompt import PromptTemplate
+from cluster.generation.prompt import PromptTemplate
 from cluster.query.filters import parse_filter
 from cluster.query.search import SearchEffort, ShardHits, ShardQuery
 from cluster.serving.view import CorpusView, RegionView, ReleaseView

@@ -27,7 +27,7 @@ from cluster.catalog.catalog import Catalog
 from cluster.catalog.manifests import ArtifactFile, IndexManifest, ShardArtifact
 from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.errors import Corrupt, DeadlineExceeded, Unavailable
-from cluster.prompt import PromptTemplate
+from cluster.generation.prompt import PromptTemplate
 from cluster.query.search import ShardQuery
 from cluster.search.fanout import scatter
 from cluster.serving.view import CorpusView, RegionView, ReleaseView

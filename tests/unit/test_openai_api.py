@@ -15,8 +15,8 @@ from openai.types.chat import ChatCompletionMessageParam
 
 from cluster import errors
 from cluster.errors import InvalidArgument
-from cluster.generation import ChatMessage
-from cluster.prompt import Truncated
+from cluster.generation.generator import ChatMessage
+from cluster.generation.prompt import Truncated
 from cluster.query.answers import Outcome
 from cluster.query.filters import Compare, Comparison
 from deployments.http_settings import HttpSettings

@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from cluster.errors import ContextLengthExceeded, InvalidArgument
-from cluster.generation import ChatMessage
+from cluster.generation.generator import ChatMessage
 from cluster.regions.status import RegionSummary
 from deployments.openai_schema import IGNORED_MESSAGE_KEYS, parse_chat
 from tests.unit.fake_service import MODEL, FakeService, in_process

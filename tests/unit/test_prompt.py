@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from cluster.errors import ContextLengthExceeded
-from cluster.generation import ChatMessage, Role
-from cluster.prompt import (
+from cluster.generation.generator import ChatMessage, Role
+from cluster.generation.prompt import (
     BuiltPrompt,
     PromptTemplate,
     TokenBudget,

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from actors.prompt_tokenizer import FolderTokenizer
 from cluster.errors import InvalidArgument
-from cluster.generation import ChatMessage
+from cluster.generation.generator import ChatMessage
 
 TEMPLATE = (
     "{% for m in messages %}<s>{{ m['role'] }}: {{ m['content'] }}</s>{% endfor %}"

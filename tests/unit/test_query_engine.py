@@ -15,8 +15,8 @@ from actors.release_uses import ReleaseUses
 from cluster.arrays import Float32Array
 from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.errors import InvalidArgument, NotFound, Unavailable
+from cluster.generation.prompt import PromptTemplate
 from cluster.metadata import ColumnType
-from cluster.prompt import PromptTemplate
 from cluster.query.filters import parse_filter
 from cluster.query.search import Embedded, SearchRequest
 from cluster.releases.entries import Switch

@@ -13,8 +13,8 @@ from pydantic import SecretStr
 from actors.region_peers import RegionPeers
 from cluster import errors
 from cluster.clock import Deadline
-from cluster.generation import ChatMessage, GenerationRequest
-from cluster.prompt import Truncated, Truncation
+from cluster.generation.generator import ChatMessage, GenerationRequest
+from cluster.generation.prompt import Truncated, Truncation
 from cluster.query.answers import (
     AnswerEvent,
     AnswerRequest,

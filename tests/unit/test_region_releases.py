@@ -20,7 +20,7 @@ from cluster.errors import (
     OutcomeUnknown,
     Unavailable,
 )
-from cluster.prompt import PromptTemplate
+from cluster.generation.prompt import PromptTemplate
 from cluster.releases.entries import Release
 from cluster.releases.events import Prepared, PrepareFailed
 from cluster.serving.view import ReleaseView

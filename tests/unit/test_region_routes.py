@@ -12,7 +12,7 @@ from actors.pinned_generators import PinnedGenerators
 from actors.release_uses import ReleaseUses
 from cluster.clock import Deadline
 from cluster.errors import InvalidArgument
-from cluster.generation import ChatMessage, GenerationRequest
+from cluster.generation.generator import ChatMessage, GenerationRequest
 from cluster.regions.wire import ANSWER, GENERATE
 from cluster.search.checks import CONVERSATION_CHARS_MAX, MESSAGES_MAX, PROMPT_CHARS_MAX
 from cluster.serving.view import RegionView

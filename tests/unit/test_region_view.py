@@ -8,7 +8,7 @@ import pytest
 
 from cluster.canary.board import Lots
 from cluster.errors import InvalidArgument, NotFound, Unavailable
-from cluster.prompt import PromptTemplate
+from cluster.generation.prompt import PromptTemplate
 from cluster.releases.entries import CanaryShare, Switch
 from cluster.serving.view import CorpusView, RegionView, ReleaseView
 from cluster.vectors.metric import Metric

@@ -15,7 +15,7 @@ from actors.remote_generator import RemoteGenerator
 from cluster import errors
 from cluster.clock import Deadline
 from cluster.config import Settings
-from cluster.generation import ChatMessage, GenerationChunk, GenerationRequest
+from cluster.generation.generator import ChatMessage, GenerationChunk, GenerationRequest
 from cluster.regions.wire import ANSWER, GENERATE, NUDGE
 from tests.unit.fake_service import FakeService
 from tests.unit.region_servers import (

@@ -17,7 +17,7 @@ from actors.remote_generator import RemoteGenerator
 from cluster.clock import Deadline
 from cluster.config import Settings
 from cluster.errors import InvalidArgument, Unavailable
-from cluster.generation import ChatMessage, GenerationChunk, GenerationRequest
+from cluster.generation.generator import ChatMessage, GenerationChunk, GenerationRequest
 from deployments.cli import app
 from tests.unit.fake_service import FakeService
 from tests.unit.region_servers import FakeInternals, peers_of, serving, settings_of

@@ -16,7 +16,7 @@ from actors.shard_replica import ShardReplicaActor
 from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.cache import ArtifactCache
 from cluster.errors import Corrupt, NotFound
-from cluster.prompt import PromptTemplate
+from cluster.generation.prompt import PromptTemplate
 from cluster.serving.view import ReleaseView
 from cluster.store.object_store import ObjectStore
 from tests.unit.test_local_shards import publish, store

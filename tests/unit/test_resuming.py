@@ -9,8 +9,8 @@ import pytest
 
 from cluster.clock import Deadline
 from cluster.errors import InvalidArgument, RaygionError, Unavailable
-from cluster.generation import ChatMessage, GenerationChunk, GenerationRequest
-from cluster.resuming import resumed
+from cluster.generation.generator import ChatMessage, GenerationChunk, GenerationRequest
+from cluster.generation.resuming import resumed
 from tests.fakes import SimClock
 
 REQUEST = GenerationRequest(

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from cluster.errors import InvalidArgument
-from cluster.generation import ChatMessage, GenerationRequest, Sampling
+from cluster.generation.generator import ChatMessage, GenerationRequest, Sampling
 from cluster.query.answers import AnswerRequest
 from cluster.regions.wire import answer_call, generate_call
 from cluster.search.checks import check_answer

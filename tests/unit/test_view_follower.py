@@ -17,7 +17,7 @@ from actors.view_follower import ViewFollower
 from cluster.canary.outcomes import OutcomeReport, Work
 from cluster.clock import Deadline
 from cluster.errors import Unavailable
-from cluster.prompt import PromptTemplate
+from cluster.generation.prompt import PromptTemplate
 from cluster.query.search import SearchRequest
 from cluster.releases.entries import CanaryShare, Switch
 from cluster.releases.release_log import Freshness

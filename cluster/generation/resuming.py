@@ -9,12 +9,12 @@ from dataclasses import replace
 
 from cluster.clock import Deadline
 from cluster.errors import RaygionError
-from cluster.generation import GenerationChunk, GenerationRequest
+from cluster.generation.generator import GenerationChunk, GenerationRequest
 
 logger = logging.getLogger(__name__)
 
 Attempt = Callable[[GenerationRequest, Deadline], AsyncGenerator[GenerationChunk, None]]
-"""Generates in one place, as `cluster.generation.Generator` promises of `stream`."""
+"""Generates in one place, as `cluster.generation.generator.Generator` promises of `stream`."""
 
 
 async def resumed(

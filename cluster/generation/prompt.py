@@ -22,7 +22,7 @@ from typing import Self
 from pydantic import model_validator
 
 from cluster.errors import ContextLengthExceeded, InvalidArgument
-from cluster.generation import ChatMessage, PromptTokenizer
+from cluster.generation.generator import ChatMessage, PromptTokenizer
 from cluster.records import Record
 
 _PASSAGE_TOKENS_MIN = 16
