@@ -15,7 +15,7 @@ import transformers
 
 from cluster.arrays import Float32Array
 from cluster.catalog.manifests import Precision
-from cluster.embedder_tokenizer import EmbedderTokenizer
+from cluster.embedding.tokenizer import EmbedderTokenizer
 from cluster.errors import InvalidArgument
 
 log = logging.getLogger(__name__)

@@ -18,8 +18,8 @@ from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.cache import ArtifactCache
 from cluster.catalog.manifests import ModelManifest
 from cluster.documents.passages import vector_column
+from cluster.embedding.queue import FairQueue
 from cluster.errors import DeadlineExceeded, InvalidArgument
-from cluster.fair_queue import FairQueue
 from cluster.store.object_store import ObjectStore
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from cluster.catalog.corpus_settings import ChunkSettings, LongPassages
 from cluster.catalog.manifests import CorpusManifest, ModelManifest
 from cluster.documents.chunking import Chunker
 from cluster.documents.passages import cut_passages
-from cluster.embedder_tokenizer import TOKENIZER_FILES, EmbedderTokenizer
+from cluster.embedding.tokenizer import TOKENIZER_FILES, EmbedderTokenizer
 from cluster.errors import InvalidArgument
 from cluster.store.object_store import ObjectStore
 

@@ -10,7 +10,7 @@ from actors.replica_client import ActorEmbedder, ActorShardReplica
 from cluster.balance.replica_set import ReplicaSet
 from cluster.balance.weights import OutcomeWeights
 from cluster.clock import Clock
-from cluster.embedders import Embedders
+from cluster.embedding.embedders import Embedders
 from cluster.search.fanout import ShardReplica, ShardRoute
 from cluster.serving.view import CorpusView, RegionView, ReleaseView
 

@@ -26,7 +26,7 @@ from bench.evaluation_sets import JudgedSet, hotpotqa, musique
 from bench.markdown import table
 from cluster.arrays import Float32Array
 from cluster.documents.chunking import Chunker
-from cluster.embedder_tokenizer import EmbedderTokenizer
+from cluster.embedding.tokenizer import EmbedderTokenizer
 
 TOP_K = 10
 TOKENS_READ = (500, 1000, 2000)

@@ -17,7 +17,7 @@ from typing import Protocol, Self
 from semantic_text_splitter import MarkdownSplitter
 
 from cluster.catalog.corpus_settings import ChunkSettings
-from cluster.embedder_tokenizer import EmbedderTokenizer
+from cluster.embedding.tokenizer import EmbedderTokenizer
 from cluster.errors import InvalidArgument
 
 _FILL = 0.95

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from actors.starter_models import starter_embedder_folder
 from cluster.documents.chunking import Chunker
-from cluster.embedder_tokenizer import EmbedderTokenizer
+from cluster.embedding.tokenizer import EmbedderTokenizer
 
 CHINESE = "本公司历史悠久，产品种类繁多。客户遍布各地，员工认真负责！服务周到细致"
 FAMILY = "👩\u200d👩\u200d👧"

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.starter_models import starter_embedder_folder
-from cluster.embedder_tokenizer import TOKENIZER_FILES, EmbedderTokenizer
+from cluster.embedding.tokenizer import TOKENIZER_FILES, EmbedderTokenizer
 from cluster.errors import InvalidArgument
 
 FOLDER = starter_embedder_folder()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from cluster.arrays import Float32Array
 from cluster.balance.weights import OutcomeWeights
 from cluster.clock import SYSTEM_CLOCK, Deadline
-from cluster.embedders import Embedders
+from cluster.embedding.embedders import Embedders
 from cluster.errors import InvalidArgument, RaygionError, Unavailable
 
 

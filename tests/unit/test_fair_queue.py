@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster.embedding.queue import FairQueue
 from cluster.errors import InvalidArgument, Overloaded
-from cluster.fair_queue import FairQueue
 
 PIECE = 512
 LONG = 256
