@@ -202,8 +202,8 @@ def start_services(installation: Installation, progress: Progress) -> Coordinato
 
     from actors import names, wiring
     from actors.coordinator import Coordinator
-    from actors.front import Front
     from actors.ray_environment import ONE_THREAD
+    from actors.region.front import Front
     from deployments.gateway import gateway_application
     from deployments.generator_deployer import ServeGeneratorDeployer
 

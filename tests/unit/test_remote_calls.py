@@ -13,8 +13,8 @@ import pytest
 
 from actors.coordinator import Coordinator
 from actors.embedding_worker import EmbeddingWorker
-from actors.front import Front
 from actors.progress import ProgressCounter
+from actors.region.front import Front
 from actors.shard_replica import ShardReplicaActor
 
 ROOT = Path(__file__).resolve().parents[2]

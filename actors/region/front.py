@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from actors.divergence_watch import watches
-from actors.engine_assembly import assemble_region
+from actors.region.assembly import assemble_region
 from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.config import Settings
 from cluster.query.answers import AnswerRequest, AnswerResult, last_event
