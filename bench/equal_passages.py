@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from actors.builds.shard import build_shard
 from actors.faiss_api import faiss
-from actors.shard_build import build_shard
 from actors.shard_index import ShardIndex
 from bench.load import LoadFailed, LoadGenerator
 from bench.markdown import table

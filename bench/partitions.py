@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from actors.builds.shard import build_shard
 from actors.faiss_api import FaissIndex, one_thread, write_index
-from actors.shard_build import build_shard
 from actors.shard_index import ShardIndex
 from cluster.arrays import Float32Array, Int64Array
 from cluster.query.filters import Compare, Comparison

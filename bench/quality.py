@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from actors.builds.shard import build_shard
 from actors.embedder import Embedder
 from actors.faiss_api import faiss
-from actors.shard_build import build_shard
 from actors.shard_index import ShardIndex
 from actors.starter_models import starter_embedder_folder
 from bench.data import Question, paragraph_of, read_xquad

@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from actors.builds.recall import Probe
+from actors.builds.shard import build_shard
 from actors.faiss_api import num_lists, one_thread, train_index
-from actors.index_recall import Probe
-from actors.shard_build import build_shard
 from actors.shard_index import ShardIndex
 from bench.markdown import table
 from cluster.arrays import Float32Array

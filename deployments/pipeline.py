@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rich.markup import escape
 from rich.table import Table
 
-from actors.index_build import build_index
+from actors.builds.build import build_index
 from actors.ingest import Ingested, ingest
 from actors.models import publish_model
 from cluster.artifacts.artifacts import Artifacts

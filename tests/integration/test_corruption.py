@@ -18,7 +18,7 @@ import ray
 
 from actors import names
 from actors.actor_calls import NAMESPACE
-from actors.shard_build import build_shard
+from actors.builds.shard import build_shard
 from actors.shard_documents import DOCUMENTS_FILE
 from actors.shard_index import INDEX_FILE, ShardIndex
 from cluster.artifacts.artifacts import Artifacts, blob_path

@@ -12,7 +12,7 @@ import faiss as _faiss
 import numpy as np
 import pytest
 
-from actors.index_build import build_index
+from actors.builds.build import build_index
 from actors.ingest import ingest
 from actors.shard_index import INDEX_FILE, ShardIndex
 from cluster.arrays import Float32Array

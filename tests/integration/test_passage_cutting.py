@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from actors.builds.build import build_index
 from actors.embedder import Embedder
-from actors.index_build import build_index
 from actors.ingest import ingest
 from actors.models import publish_model
 from actors.shard_index import ShardIndex

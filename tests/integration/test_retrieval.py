@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from actors.builds.shard import build_shard
 from actors.embedder import Embedder
-from actors.shard_build import build_shard
 from actors.shard_index import ShardIndex
 from actors.starter_models import starter_embedder_folder
 from cluster.arrays import Float32Array

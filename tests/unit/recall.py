@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from actors.index_recall import Probe
+from actors.builds.recall import Probe
 from actors.shard_index import ShardIndex
 from cluster.arrays import Float32Array
 from cluster.shards.recall import HELD_OUT

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.corpus_rows import PartReader, latest_of_each_document, part_rows
+from actors.builds.rows import PartReader, latest_of_each_document, part_rows
 from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.files import ArtifactFile
 from cluster.catalog.catalog import Catalog

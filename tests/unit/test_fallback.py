@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from actors.shard_build import build_shard
+from actors.builds.shard import build_shard
 from actors.shard_documents import DOCUMENTS_FILE, ShardDocuments
 from actors.shard_index import ShardIndex
 from cluster.arrays import Float32Array

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from actors.builds.shard import build_shard
 from actors.faiss_api import num_lists, num_subquantizers, train_index
-from actors.shard_build import build_shard
 from actors.shard_index import INDEX_FILE, ShardIndex
 from cluster.arrays import Float32Array
 from cluster.errors import InvalidArgument

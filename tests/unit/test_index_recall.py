@@ -8,10 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from actors import index_recall, shard_build
-from actors.index_recall import Probe
-from actors.index_tuning import Extent, candidates, choose, try_index
-from actors.shard_build import ShardBuild, build_shard
+from actors.builds import recall as index_recall
+from actors.builds import shard as shard_build
+from actors.builds.recall import Probe
+from actors.builds.shard import ShardBuild, build_shard
+from actors.builds.tuning import Extent, candidates, choose, try_index
 from actors.shard_index import ShardIndex
 from actors.vector_rows import OneRowEach, vector_numbers
 from cluster.arrays import Float32Array, Int64Array

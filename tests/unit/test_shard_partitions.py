@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors import shard_partitions
-from actors.shard_build import build_shard
+from actors.builds.shard import build_shard
 from actors.shard_index import ShardIndex
 from actors.shard_partitions import PARTITIONS_FILE
 from cluster.arrays import Float32Array

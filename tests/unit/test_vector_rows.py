@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors import shard_partitions, shard_selection, vector_rows
+from actors.builds.shard import build_shard
 from actors.mapped_batch import write_batch
-from actors.shard_build import build_shard
 from actors.shard_index import INDEX_FILE, ShardIndex
 from actors.vector_rows import VECTOR_ROWS_FILE, SharedVectors, vector_numbers
 from cluster.arrays import Float32Array

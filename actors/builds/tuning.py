@@ -2,7 +2,7 @@
 
 Every kind is built over a sample and asked for rows that it holds and for rows that were held out,
 with growing effort, until it finds the share of the exact ten best that is wanted, in each stratum
-of them (`actors.index_recall`). The cheapest one within the memory is taken.
+of them (`actors.builds.recall`). The cheapest one within the memory is taken.
 
 A sample is smaller than a shard, so what was measured is scaled to the rows of a shard: Flat
 compares with all of them, lists keep the share of the rows that they look at (and so a `nprobe`
@@ -24,9 +24,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from actors.builds.recall import Probe
+from actors.builds.shard import ShardRows
 from actors.faiss_api import num_lists, num_subquantizers, one_thread, train_index
-from actors.index_recall import Probe
-from actors.shard_build import ShardRows
 from actors.shard_index import INDEX_FILE, ShardIndex
 from cluster.arrays import Float32Array
 from cluster.errors import InvalidArgument

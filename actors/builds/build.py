@@ -19,20 +19,14 @@ import pyarrow.compute as pc
 import ray
 import ray.data
 
-from actors.corpus_rows import (
-    Sharder,
-    current,
-    in_shards,
-    latest_of_each_document,
-    no_rows,
-)
+from actors.builds.deletes import index_without_deleted
+from actors.builds.passage_cutting import CutCorpus, cut_corpus
+from actors.builds.rows import Sharder, current, in_shards, latest_of_each_document, no_rows
+from actors.builds.shard import build_shard
+from actors.builds.training import prepare_build
 from actors.embedding_worker import EmbedBatches
 from actors.faiss_api import num_subquantizers
-from actors.index_deletes import index_without_deleted
-from actors.index_training import prepare_build
-from actors.passage_cutting import CutCorpus, cut_corpus
 from actors.progress import watched
-from actors.shard_build import build_shard
 from actors.wiring import live_nodes
 from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.claims import claim_all

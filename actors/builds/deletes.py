@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import ray
 
+from actors.builds.recall import Probe
 from actors.faiss_api import one_thread
-from actors.index_recall import Probe
 from actors.shard_documents import DOCUMENTS_FILE, ShardDocuments
 from actors.shard_index import ShardIndex
 from cluster.artifacts.artifacts import Artifacts

@@ -21,8 +21,8 @@ import pyarrow as pa
 import ray
 import ray.data
 
+from actors.builds.tuning import SAMPLE_ROWS_MAX, Extent, candidates, choose, try_index
 from actors.faiss_api import train_index
-from actors.index_tuning import SAMPLE_ROWS_MAX, Extent, candidates, choose, try_index
 from actors.vector_rows import vector_numbers
 from cluster.arrays import Float32Array
 from cluster.catalog.corpus_settings import CorpusSettings

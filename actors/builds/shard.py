@@ -19,8 +19,8 @@ from typing import Self
 import numpy as np
 import pyarrow as pa
 
+from actors.builds.recall import RECALL_K, Probe, sampling_rng
 from actors.faiss_api import one_thread, write_index
-from actors.index_recall import RECALL_K, Probe, sampling_rng
 from actors.shard_documents import DOCUMENTS_FILE, META_PREFIX, sorted_by_id, write_documents
 from actors.shard_index import INDEX_FILE, ShardIndex
 from actors.shard_partitions import INDEX_FOLDER, write_partitions
@@ -45,7 +45,7 @@ class ShardBuild:
     kind: IndexKind
     """Kind that was asked for, or Flat where that kind would have found too little."""
     recall: Recall
-    """Share of the exact ten best that the shard finds; see `actors.index_recall`."""
+    """Share of the exact ten best that the shard finds; see `actors.builds.recall`."""
     stretch: int
     """Argument for `IndexParameters.stretched` with which a search finds that much."""
 

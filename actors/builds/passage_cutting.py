@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import ray.data
 
-from actors.corpus_rows import PartReader, part_rows
+from actors.builds.rows import PartReader, part_rows
 from cluster.artifacts.artifacts import Artifacts
 from cluster.catalog.corpus_settings import ChunkSettings, LongPassages
 from cluster.catalog.manifests import CorpusManifest, ModelManifest
