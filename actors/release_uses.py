@@ -1,4 +1,4 @@
-"""The releases that the requests of a process use; see `actors.departures`."""
+"""The releases that the requests of a process use; see `actors.coordinator.departures`."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.table import Table
 
-from actors.coordinator_client import CoordinatorClient
+from actors.coordinator.client import CoordinatorClient
 from cluster.clock import SYSTEM_CLOCK
 from cluster.errors import Conflict, InvalidArgument, NotFound
 from cluster.releases.entries import ReleaseContents

@@ -4,7 +4,7 @@ driver process.
 
 from __future__ import annotations
 
-from actors.coordinator_client import CoordinatorClient
+from actors.coordinator.client import CoordinatorClient
 from cluster.clock import SYSTEM_CLOCK
 from cluster.generation.prompt import PromptTemplate
 from cluster.releases.entries import ReleaseContents

@@ -17,7 +17,7 @@ import ray
 
 from actors import names
 from actors.actor_calls import NamedActor
-from actors.gateway_spread import GatewayOrder
+from actors.coordinator.gateway_spread import GatewayOrder
 from cluster.errors import RaygionError
 from cluster.regions.settings import EndpointSettings
 

@@ -183,7 +183,7 @@ def _call_coordinator(
     args: Sequence[object],
     options: dict[str, Any],
 ) -> object:
-    from actors.coordinator_client import CoordinatorClient
+    from actors.coordinator.client import CoordinatorClient
 
     return getattr(CoordinatorClient(), method)(*args, **options)
 

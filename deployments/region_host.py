@@ -17,7 +17,7 @@ from ray.exceptions import RayError
 
 from actors.actor_calls import NAMESPACE
 from actors.cluster_join import not_joined, prepare_to_join
-from actors.coordinator_client import CoordinatorClient
+from actors.coordinator.client import CoordinatorClient
 from cluster.errors import Conflict, InvalidArgument, Unavailable
 from cluster.releases.name_claim import claim_region
 from deployments.http_client import HttpRegion, RemoteError
@@ -201,7 +201,7 @@ def start_services(installation: Installation, progress: Progress) -> Coordinato
     from ray import serve
 
     from actors import names, wiring
-    from actors.coordinator import Coordinator
+    from actors.coordinator.coordinator import Coordinator
     from actors.ray_environment import ONE_THREAD
     from actors.region.front import Front
     from deployments.gateway import gateway_application

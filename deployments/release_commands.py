@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from actors.coordinator_client import CoordinatorClient
+from actors.coordinator.client import CoordinatorClient
 from cluster.releases.entries import ReleaseContents
 from cluster.releases.rollback import earlier_release
 from cluster.releases.settings import RolloutPolicy

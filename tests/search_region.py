@@ -346,7 +346,7 @@ def _start_services() -> None:
 
 
 def call_coordinator(method: str, args: Sequence[object], options: Mapping[str, object]) -> object:
-    from actors.coordinator_client import CoordinatorClient
+    from actors.coordinator.client import CoordinatorClient
 
     return getattr(CoordinatorClient(), method)(*args, **options)
 

@@ -180,7 +180,7 @@ def _build_texts(settings: Settings, source: str) -> ReleaseContents:
 
 
 def _wait_until_serving(number: int) -> None:
-    from actors.coordinator_client import CoordinatorClient
+    from actors.coordinator.client import CoordinatorClient
 
     client = CoordinatorClient()
     client.wait_until_committed(number, 500.0)

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from actors.coordinator_client import CoordinatorClient
+from actors.coordinator.client import CoordinatorClient
 from actors.shard_documents import DOCUMENTS_FILE, ShardDocuments
 from actors.starter_models import STARTER_GENERATOR, starter_generator_folder
 from cluster.arrays import Float32Array

@@ -1,4 +1,6 @@
-"""A region's coordinator in virtual time: `actors.coordinator`'s doings around the same driver."""
+"""A region's coordinator in virtual time: `actors.coordinator.coordinator`'s doings around the same
+driver.
+"""
 
 from __future__ import annotations
 

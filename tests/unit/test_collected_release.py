@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from actors.coordinator import Coordinator
+from actors.coordinator.coordinator import Coordinator
 from cluster.errors import NotFound
 from cluster.store.object_store import ObjectStore
 from tests.unit.test_coordinator import coordinator, door, published, store

@@ -15,9 +15,9 @@ from uuid import uuid4
 
 import pytest
 
-from actors.coordinator import Coordinator
-from actors.loaded_release import LoadedRelease
-from actors.release_loader import ReleaseLoader
+from actors.coordinator.coordinator import Coordinator
+from actors.coordinator.loaded_release import LoadedRelease
+from actors.coordinator.loader import ReleaseLoader
 from cluster.artifacts.claims import CLAIMS, Claim
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.manifests import IndexManifest, ManifestRef, ModelManifest
@@ -108,7 +108,7 @@ def coordinator(
     door: Door, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Coordinator]:
     # A busy machine is no store that hangs.
-    monkeypatch.setattr("actors.coordinator._REFRESH_TIMEOUT_S", WAIT_S)
+    monkeypatch.setattr("actors.coordinator.coordinator._REFRESH_TIMEOUT_S", WAIT_S)
     opened = cast(ObjectStore, door)
     coordinator = Coordinator(SETTINGS, "local", opened, tmp_path, Deployer(), "cluster")
     wait_until(lambda: coordinator.log_state().leader == "local")
@@ -198,13 +198,13 @@ def test_an_entry_that_cannot_be_read_is_told_and_nothing_is_changed(
 def test_a_store_that_hangs_is_given_up_after_two_seconds(
     coordinator: Coordinator, door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("actors.coordinator._REFRESH_TIMEOUT_S", 2.0)
+    monkeypatch.setattr("actors.coordinator.coordinator._REFRESH_TIMEOUT_S", 2.0)
     door.open.clear()
     began_s = time.monotonic()
     with pytest.raises(Unavailable, match="not read in time"):
         coordinator.refresh()
     assert 1.5 < time.monotonic() - began_s < WAIT_S
-    monkeypatch.setattr("actors.coordinator._REFRESH_TIMEOUT_S", WAIT_S)
+    monkeypatch.setattr("actors.coordinator.coordinator._REFRESH_TIMEOUT_S", WAIT_S)
     door.open.set()
     coordinator.refresh()
 
@@ -217,7 +217,7 @@ def test_what_was_given_up_is_not_done_later(
     door.open.clear()
     assert door.knocked.wait(WAIT_S)
     with monkeypatch.context() as patch:
-        patch.setattr("actors.coordinator._REQUEST_TIMEOUT_S", 0.1)
+        patch.setattr("actors.coordinator.coordinator._REQUEST_TIMEOUT_S", 0.1)
         with pytest.raises(Unavailable, match="no change"):
             coordinator.abort(number, "not heard in time")
     door.open.set()
@@ -240,7 +240,7 @@ def test_what_is_begun_and_not_finished_in_time_may_be_done(
         return real(self, number, reason=reason, now_ms=now_ms, commit_id=commit_id)
 
     monkeypatch.setattr(Rollout, "abort", slowly)
-    monkeypatch.setattr("actors.coordinator._REQUEST_TIMEOUT_S", 2.0)
+    monkeypatch.setattr("actors.coordinator.coordinator._REQUEST_TIMEOUT_S", 2.0)
     with ThreadPoolExecutor(1) as person:
         asked = person.submit(coordinator.abort, number, "slow")
         assert deciding.wait(WAIT_S)
@@ -259,7 +259,7 @@ def test_a_trouble_that_stays_is_logged_once(
         asked.release()
         raise Unavailable("no id today")
 
-    monkeypatch.setattr("actors.coordinator.store_identity", fail)
+    monkeypatch.setattr("actors.coordinator.coordinator.store_identity", fail)
     opened = cast(ObjectStore, door)
     coordinator = Coordinator(SETTINGS, "local", opened, tmp_path, Deployer(), "cluster")
     for _ in range(4):

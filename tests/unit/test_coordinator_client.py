@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from ray.exceptions import ActorDiedError, GetTimeoutError, RayTaskError
 
-from actors import coordinator_client
-from actors.coordinator_client import CoordinatorClient
+from actors.coordinator import client as coordinator_client
+from actors.coordinator.client import CoordinatorClient
 from cluster.errors import Conflict, DeadlineExceeded, NotFound, OutcomeUnknown, Unavailable
 from cluster.releases.entries import LogState
 from cluster.releases.fold import fold

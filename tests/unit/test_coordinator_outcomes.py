@@ -6,10 +6,10 @@ import threading
 
 import pytest
 
-from actors.canary_judge import CanaryJudge
-from actors.coordinator import Coordinator
-from actors.loaded_release import LoadedRelease
-from actors.release_loader import ReleaseLoader
+from actors.coordinator.canary_judge import CanaryJudge
+from actors.coordinator.coordinator import Coordinator
+from actors.coordinator.loaded_release import LoadedRelease
+from actors.coordinator.loader import ReleaseLoader
 from cluster.canary.outcomes import OutcomeReport, Sides
 from cluster.store.object_store import ObjectStore
 from tests.unit.test_coordinator import (

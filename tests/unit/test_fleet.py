@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from actors.fleet import Fleet, Kind, machines_of
+from actors.coordinator.fleet import Fleet, Kind, machines_of
 from cluster.errors import Unavailable
 from tests.fakes import SimClock
 

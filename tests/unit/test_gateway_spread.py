@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from actors.gateway_spread import GatewaySpread
+from actors.coordinator.gateway_spread import GatewaySpread
 from cluster.regions.settings import EndpointSettings
 from tests.fakes import SimClock
 

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from actors.log_readings import LogReadings
+from actors.coordinator.log_readings import LogReadings
 from cluster.errors import Unavailable
 
 

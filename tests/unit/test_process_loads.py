@@ -7,7 +7,7 @@ import time
 import pytest
 
 from actors.busy_share import BusyShare
-from actors.process_loads import ProcessLoads
+from actors.coordinator.process_loads import ProcessLoads
 from tests.fakes import SimClock
 
 

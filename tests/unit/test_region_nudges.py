@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from actors.region_nudges import HttpNudges, RegionNudges
+from actors.coordinator.nudges import HttpNudges, RegionNudges
 from cluster.config import Settings
 
 WAIT_S = 30.0

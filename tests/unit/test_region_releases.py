@@ -9,9 +9,9 @@ from typing import cast
 
 import pytest
 
-from actors.loaded_release import LoadedRelease
-from actors.region_releases import RegionReleases
-from actors.release_loader import ReleaseLoader
+from actors.coordinator.loaded_release import LoadedRelease
+from actors.coordinator.loader import ReleaseLoader
+from actors.coordinator.region_releases import RegionReleases
 from cluster.errors import (
     Corrupt,
     DeadlineExceeded,

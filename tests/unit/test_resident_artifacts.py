@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from actors import shard_replica
-from actors.loaded_release import LoadedRelease
+from actors.coordinator.loaded_release import LoadedRelease
 from actors.shard_index import ShardIndex
 from actors.shard_replica import ShardReplicaActor
 from cluster.artifacts.artifacts import Artifacts

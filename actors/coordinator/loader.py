@@ -16,11 +16,11 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from actors import names, wiring
+from actors.coordinator.fleet import Actors, Fleet, Kind, machines_of
+from actors.coordinator.generator_deployer import GeneratorDeployer
+from actors.coordinator.loaded_release import LoadedRelease, shards_of
+from actors.coordinator.replica_counts import ReplicaCounts
 from actors.embedder_placing import embedder_actor
-from actors.fleet import Actors, Fleet, Kind, machines_of
-from actors.generator_deployer import GeneratorDeployer
-from actors.loaded_release import LoadedRelease, shards_of
-from actors.replica_counts import ReplicaCounts
 from actors.replica_placing import replica_actor
 from actors.shard_replica import ReplicaStatus
 from cluster.artifacts.artifacts import Artifacts

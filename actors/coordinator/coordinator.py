@@ -20,16 +20,16 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from actors.canary_judge import CanaryJudge
-from actors.gateway_spread import GatewayOrder, GatewaySpread
-from actors.generator_deployer import GeneratorDeployer
-from actors.log_readings import LogReadings
-from actors.process_loads import ProcessLoads
-from actors.region_nudges import HttpNudges, RegionNudges
-from actors.region_releases import RegionReleases
-from actors.region_summary import is_healthy, pulse_of, summary_of, view_of
-from actors.release_loader import ReleaseLoader
-from actors.replica_counts import ReplicaCounts
+from actors.coordinator.canary_judge import CanaryJudge
+from actors.coordinator.gateway_spread import GatewayOrder, GatewaySpread
+from actors.coordinator.generator_deployer import GeneratorDeployer
+from actors.coordinator.loader import ReleaseLoader
+from actors.coordinator.log_readings import LogReadings
+from actors.coordinator.nudges import HttpNudges, RegionNudges
+from actors.coordinator.process_loads import ProcessLoads
+from actors.coordinator.region_releases import RegionReleases
+from actors.coordinator.region_summary import is_healthy, pulse_of, summary_of, view_of
+from actors.coordinator.replica_counts import ReplicaCounts
 from cluster.canary.outcomes import OutcomeReport
 from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.config import Settings
