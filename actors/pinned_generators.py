@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 from actors.actor_calls import NamedActor
-from actors.release_uses import ReleaseUses
+from actors.query.release_uses import ReleaseUses
 from cluster.clock import Deadline
 from cluster.errors import DeadlineExceeded, NotYet, Unavailable
 from cluster.generation.generator import GenerationChunk, GenerationRequest

@@ -51,7 +51,7 @@ _MAY_GO_ON = (Unavailable, Overloaded, NotYet, NotFound, Corrupt)
 
 
 class Views(Protocol):
-    """The knowledge of the region, which `actors.view_follower.ViewFollower` implements."""
+    """The knowledge of the region, which `actors.query.view_follower.ViewFollower` implements."""
 
     @property
     def known(self) -> Known: ...

@@ -9,15 +9,15 @@ from pathlib import Path
 
 from actors import names
 from actors.actor_calls import NamedActor
-from actors.answering import Answering
 from actors.generator_directory import RegionGenerators
-from actors.local_shards import LocalShards
 from actors.pinned_generators import PinnedGenerators
-from actors.query_engine import QueryEngine
+from actors.query.answering import Answering
+from actors.query.engine import QueryEngine
+from actors.query.local_shards import LocalShards
+from actors.query.replica_sets import Routes
+from actors.query.view_follower import ViewFollower
 from actors.region_peers import RegionPeers
 from actors.regional_service import RegionalService
-from actors.routes import Routes
-from actors.view_follower import ViewFollower
 from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.config import Settings
 from cluster.query.answers import EmbeddingService

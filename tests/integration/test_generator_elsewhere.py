@@ -12,7 +12,7 @@ from actors import names
 from actors.actor_calls import NamedActor
 from actors.generator_client import ServeGenerator
 from actors.pinned_generators import PinnedGenerators
-from actors.release_uses import ReleaseUses
+from actors.query.release_uses import ReleaseUses
 from actors.remote_generator import RemoteGenerator
 from cluster.clock import Deadline
 from cluster.errors import InvalidArgument, NotYet, Unavailable

@@ -136,7 +136,9 @@ class Gateway:
 
 
 class Views:
-    """What the gateway knows of its region: as `actors.view_follower`, from its coordinator."""
+    """What the gateway knows of its region: as `actors.query.view_follower`, from its
+    coordinator.
+    """
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
@@ -229,7 +231,7 @@ class Views:
 
 
 class Engine:
-    """Pins each request as `actors.query_engine` does, and takes a while over it."""
+    """Pins each request as `actors.query.engine` does, and takes a while over it."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway

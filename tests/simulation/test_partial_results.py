@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 import pytest
 
-from actors.shard_search import Patience, SearchKind, ShardSearch
+from actors.query.shard_search import Patience, SearchKind, ShardSearch
 from cluster.arrays import Int64Array
 from cluster.balance.replica_set import ReplicaSet
 from cluster.balance.weights import OutcomeWeights

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from actors.answering import Answering
 from actors.generator_directory import RegionGenerators
+from actors.query.answering import Answering
 from cluster.artifacts.files import ArtifactFile
 from cluster.clock import Deadline
 from cluster.errors import (

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from actors import shard_replica
 from actors.builds.deletes import shard_without
 from actors.builds.shard import build_shard
-from actors.local_shards import LocalShards
+from actors.query.local_shards import LocalShards
 from actors.shard_index import ShardIndex
 from actors.shard_replica import ShardReplicaActor
 from cluster.arrays import Float32Array

@@ -18,8 +18,8 @@ import pytest
 from actors import shard_replica
 from actors.actor_calls import NamedActor
 from actors.builds.shard import build_shard
-from actors.local_shards import LocalShards
-from actors.routes import Routes
+from actors.query.local_shards import LocalShards
+from actors.query.replica_sets import Routes
 from actors.shard_index import ShardIndex
 from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.cache import ArtifactCache

@@ -10,8 +10,8 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from actors.query_engine import QueryEngine
-from actors.release_uses import ReleaseUses
+from actors.query.engine import QueryEngine
+from actors.query.release_uses import ReleaseUses
 from cluster.arrays import Float32Array
 from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.errors import InvalidArgument, NotFound, Unavailable

@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from actors.pinned_generators import PinnedGenerators
-from actors.release_uses import ReleaseUses
+from actors.query.release_uses import ReleaseUses
 from cluster.clock import Deadline
 from cluster.errors import InvalidArgument
 from cluster.generation.generator import ChatMessage, GenerationRequest

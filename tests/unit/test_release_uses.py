@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from actors.coordinator.departures import Departures
-from actors.release_uses import ReleaseUses
+from actors.query.release_uses import ReleaseUses
 from cluster.search.checks import TIMEOUT_S_MAX
 from tests.fakes import SimClock
 

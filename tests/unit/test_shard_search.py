@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from actors.shard_search import Patience, SearchKind, ShardSearch
+from actors.query.shard_search import Patience, SearchKind, ShardSearch
 from cluster.arrays import Float32Array, Int64Array
 from cluster.balance.replica_set import ReplicaSet
 from cluster.balance.weights import OutcomeWeights

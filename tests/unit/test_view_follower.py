@@ -12,8 +12,8 @@ from dataclasses import replace
 
 import pytest
 
-from actors import view_follower
-from actors.view_follower import ViewFollower
+from actors.query import view_follower
+from actors.query.view_follower import ViewFollower
 from cluster.canary.outcomes import OutcomeReport, Work
 from cluster.clock import Deadline
 from cluster.errors import Unavailable

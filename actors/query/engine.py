@@ -12,11 +12,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from actors.answering import Answering
-from actors.routes import Routes
-from actors.shard_search import Patience, SearchKind, ShardSearch
+from actors.query.answering import Answering
+from actors.query.replica_sets import Routes
+from actors.query.shard_search import Patience, SearchKind, ShardSearch
+from actors.query.view_follower import ViewFollower
 from actors.stopwatch import Stopwatch
-from actors.view_follower import ViewFollower
 from cluster.arrays import Float32Array
 from cluster.canary.board import Lots
 from cluster.clock import Clock, Deadline

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from actors.passage_fetch import Fetched, fetch_passages
+from actors.query.passage_fetch import Fetched, fetch_passages
 from actors.stopwatch import Stopwatch
 from cluster.arrays import Float32Array
 from cluster.clock import Clock, Deadline

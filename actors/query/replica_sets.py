@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from actors.local_shards import LocalShards
-from actors.replica_client import ActorEmbedder, ActorShardReplica
+from actors.query.actor_replicas import ActorEmbedder, ActorShardReplica
+from actors.query.local_shards import LocalShards
 from cluster.balance.replica_set import ReplicaSet
 from cluster.balance.weights import OutcomeWeights
 from cluster.clock import Clock

@@ -13,7 +13,7 @@ from typing import cast
 
 from actors.actor_calls import NamedActor
 from actors.busy_share import BusyShare
-from actors.release_uses import ReleaseUses
+from actors.query.release_uses import ReleaseUses
 from cluster.canary.outcomes import OutcomeCounts
 from cluster.clock import SYSTEM_CLOCK, Backoff, Deadline
 from cluster.errors import Unavailable
