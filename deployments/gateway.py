@@ -14,9 +14,9 @@ from ray import serve
 
 from actors import names
 from actors.actor_calls import NamedActor
-from actors.divergence_watch import DivergenceWatch, watches
 from actors.ray_environment import ONE_THREAD
 from actors.region.assembly import RegionParts, assemble_region
+from actors.regions.divergence_watch import DivergenceWatch, watches
 from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.config import Settings
 from cluster.errors import Unavailable

@@ -47,7 +47,7 @@ from deployments.sse import EventStream, NamedEvents, event_chunks, named_event
 from deployments.stream_meter import StreamMeter
 
 SIGN_OF_LIFE_S = 1.0
-"""Several of them within the silence after which `actors.region_link` gives a stream up."""
+"""Several of them within the silence after which `actors.regions.link` gives a stream up."""
 _TIMEOUT_DEFAULT_MS = 60_000
 
 

@@ -10,14 +10,14 @@ from pathlib import Path
 from actors import names
 from actors.actor_calls import NamedActor
 from actors.generator_directory import RegionGenerators
-from actors.pinned_generators import PinnedGenerators
 from actors.query.answering import Answering
 from actors.query.engine import QueryEngine
 from actors.query.local_shards import LocalShards
 from actors.query.replica_sets import Routes
 from actors.query.view_follower import ViewFollower
-from actors.region_peers import RegionPeers
-from actors.regional_service import RegionalService
+from actors.regions.http_peers import RegionPeers
+from actors.regions.internals import PinnedGenerators
+from actors.regions.service import RegionalService
 from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.config import Settings
 from cluster.query.answers import EmbeddingService

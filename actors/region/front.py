@@ -9,8 +9,8 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
-from actors.divergence_watch import watches
 from actors.region.assembly import assemble_region
+from actors.regions.divergence_watch import watches
 from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.config import Settings
 from cluster.query.answers import AnswerRequest, AnswerResult, last_event
@@ -49,7 +49,7 @@ class Front:
         summary = await self._region.views.status()
         return replace(summary, divergence=self._ledger.report) if self._watches else summary
 
-    # For the gateways, which take turns: see `actors.divergence_watch`.
+    # For the gateways, which take turns: see `actors.regions.divergence_watch`.
 
     def divergence_turn(self, release: int | None) -> Turn:
         """Whether the gateway that asks is to compare the regions now, and what is known."""

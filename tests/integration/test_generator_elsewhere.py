@@ -11,8 +11,8 @@ import pytest
 from actors import names
 from actors.actor_calls import NamedActor
 from actors.generator_client import ServeGenerator
-from actors.pinned_generators import PinnedGenerators
 from actors.query.release_uses import ReleaseUses
+from actors.regions.internals import PinnedGenerators
 from actors.remote_generator import RemoteGenerator
 from cluster.clock import Deadline
 from cluster.errors import InvalidArgument, NotYet, Unavailable

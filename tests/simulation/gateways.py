@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from actors.regional_service import RegionalService
+from actors.regions.service import RegionalService
 from cluster.clock import Deadline
 from cluster.errors import DeadlineExceeded, RaygionError, Unavailable
 from cluster.query.answers import (

@@ -8,10 +8,10 @@ from functools import lru_cache
 
 import pytest
 
-import actors.quorum_round as quorum_round
+import actors.regions.quorum_round as quorum_round
 import cluster.serving.consistency as consistency
 import cluster.serving.view as region_view
-from actors.regional_service import RegionalService
+from actors.regions.service import RegionalService
 from cluster.clock import Deadline
 from cluster.errors import RaygionError
 from cluster.query.answers import AnswerRequest

@@ -18,8 +18,8 @@ from typing import Any
 import httpx
 import numpy as np
 
-from actors.divergence_watch import DivergenceWatch
-from actors.regional_service import RegionalService
+from actors.regions.divergence_watch import DivergenceWatch
+from actors.regions.service import RegionalService
 from cluster.arrays import Float32Array
 from cluster.clock import SYSTEM_CLOCK
 from cluster.config import Settings

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from typing import Any
 from unittest.mock import patch
 
-from actors.region_peers import RegionPeers
+from actors.regions.http_peers import RegionPeers
 from cluster.clock import Deadline
 from cluster.config import Settings
 from cluster.errors import RaygionError
@@ -86,7 +86,7 @@ def settings_of(urls: dict[str, str], **others: Any) -> Settings:
 async def peers_of(settings: Settings, region: str = "here") -> AsyncIterator[RegionPeers]:
     """Patient ones: regions that share one event loop, on a busy machine, are slow to connect."""
     peers = RegionPeers(settings, region, rng=random.Random(3))
-    with patch("actors.region_link.CONNECT_TIMEOUT_S", 30.0):
+    with patch("actors.regions.link.CONNECT_TIMEOUT_S", 30.0):
         try:
             yield peers
         finally:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from actors.regional_service import RegionalService
+from actors.regions.service import RegionalService
 from cluster.clock import Deadline
 from cluster.errors import (
     RaygionError,

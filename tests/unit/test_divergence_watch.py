@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from actors.divergence_watch import watches
 from actors.region.front import Front
+from actors.regions.divergence_watch import watches
 from cluster.config import Settings, load_settings
 from cluster.errors import InvalidArgument, NotFound, RaygionError, Unavailable
 from cluster.query.demand import Consistency, Demand

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from actors.regional_service import RegionalService
+from actors.regions.service import RegionalService
 from cluster import errors
 from cluster.clock import SYSTEM_CLOCK
 from cluster.config import Settings

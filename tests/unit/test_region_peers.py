@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 from pydantic import SecretStr
 
-from actors.region_peers import RegionPeers
+from actors.regions.http_peers import RegionPeers
 from cluster import errors
 from cluster.clock import Deadline
 from cluster.generation.generator import ChatMessage, GenerationRequest
@@ -309,7 +309,7 @@ class Slow(FakeService):
 
 
 async def test_a_slow_region_is_no_lost_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("actors.region_link.SILENCE_MAX_S", 1.0)
+    monkeypatch.setattr("actors.regions.link.SILENCE_MAX_S", 1.0)
     monkeypatch.setattr("deployments.region_routes.SIGN_OF_LIFE_S", 0.05)
     service = Slow()
     service.gate.clear()

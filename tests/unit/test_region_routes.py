@@ -8,8 +8,8 @@ import httpx
 import orjson
 import pytest
 
-from actors.pinned_generators import PinnedGenerators
 from actors.query.release_uses import ReleaseUses
+from actors.regions.internals import PinnedGenerators
 from cluster.clock import Deadline
 from cluster.errors import InvalidArgument
 from cluster.generation.generator import ChatMessage, GenerationRequest

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from actors.regional_service import FORWARDS_MAX
+from actors.regions.service import FORWARDS_MAX
 from cluster.errors import (
     Corrupt,
     DeadlineExceeded,

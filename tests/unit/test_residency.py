@@ -12,7 +12,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from actors.region_peers import RegionPeers
+from actors.regions.http_peers import RegionPeers
 from actors.remote_generator import RemoteGenerator
 from cluster.clock import Deadline
 from cluster.config import Settings

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
 
-from actors.region_link import RegionLink
+from actors.regions.link import RegionLink
 from cluster.clock import SYSTEM_CLOCK, Clock, Deadline
 from cluster.config import Settings
 from cluster.errors import DeadlineExceeded, InvalidArgument, Overloaded, RaygionError, Unavailable

@@ -17,7 +17,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Protocol, TypeVar, assert_never
 
-from actors.quorum_round import QuorumRounds
+from actors.regions.quorum_round import QuorumRounds
 from cluster.clock import Clock, Deadline
 from cluster.errors import (
     Corrupt,
