@@ -23,8 +23,8 @@ import numpy as np
 import pyarrow as pa
 
 from actors.builds.shard import build_shard
-from actors.faiss_api import faiss
-from actors.shard_index import ShardIndex
+from actors.shards.faiss_index import faiss
+from actors.shards.index import ShardIndex
 from bench.load import LoadFailed, LoadGenerator
 from bench.markdown import table
 from bench.peers.contract import NotMeasured

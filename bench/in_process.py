@@ -11,8 +11,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from actors.faiss_api import faiss
-from actors.shard_index import INDEX_FILE, ShardIndex
+from actors.shards.faiss_index import faiss
+from actors.shards.index import INDEX_FILE, ShardIndex
 from bench.load import quantile_of
 from cluster.arrays import Float32Array
 from cluster.catalog.manifests import IndexManifest

@@ -19,8 +19,8 @@ import numpy as np
 import pyarrow as pa
 
 from actors.builds.shard import build_shard
-from actors.faiss_api import FaissIndex, one_thread, write_index
-from actors.shard_index import ShardIndex
+from actors.shards.faiss_index import FaissIndex, one_thread, write_index
+from actors.shards.index import ShardIndex
 from cluster.arrays import Float32Array, Int64Array
 from cluster.query.filters import Compare, Comparison
 from cluster.query.search import ShardQuery

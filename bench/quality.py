@@ -16,8 +16,8 @@ import pyarrow as pa
 
 from actors.builds.shard import build_shard
 from actors.embedder import Embedder
-from actors.faiss_api import faiss
-from actors.shard_index import ShardIndex
+from actors.shards.faiss_index import faiss
+from actors.shards.index import ShardIndex
 from actors.starter_models import starter_embedder_folder
 from bench.data import Question, paragraph_of, read_xquad
 from bench.plan import Plan

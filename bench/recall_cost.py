@@ -23,8 +23,8 @@ import pyarrow as pa
 
 from actors.builds.recall import Probe
 from actors.builds.shard import build_shard
-from actors.faiss_api import num_lists, one_thread, train_index
-from actors.shard_index import ShardIndex
+from actors.shards.faiss_index import num_lists, one_thread, train_index
+from actors.shards.index import ShardIndex
 from bench.markdown import table
 from cluster.arrays import Float32Array
 from cluster.shards.index_parameters import IndexKind, IndexParameters

@@ -15,7 +15,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from actors.shard_documents import DOCUMENTS_FILE, ShardDocuments
+from actors.shards.documents import DOCUMENTS_FILE, ShardDocuments
 from bench.data import write_jsonl
 from cluster.arrays import Float32Array
 from cluster.artifacts.artifacts import Artifacts

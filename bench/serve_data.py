@@ -228,7 +228,7 @@ def _held_out(vectors: Float32Array) -> tuple[Float32Array, Float32Array]:
 
 def _index(vectors: Float32Array, queries: Float32Array, folder: Path) -> tuple[int, float, float]:
     """The right answers and the index that the peers made of Faiss open."""
-    from actors.faiss_api import faiss
+    from actors.shards.faiss_index import faiss
 
     exact = faiss.IndexFlatIP(vectors.shape[1])
     exact.add(vectors)

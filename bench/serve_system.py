@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from actors.faiss_api import faiss
+from actors.shards.faiss_index import faiss
 from bench.load import LoadGenerator, LoadReport
 from bench.peers.contract import Case, System
 from bench.peers.systems import running

@@ -14,9 +14,9 @@ import numpy as np
 import ray
 
 from actors.builds.recall import Probe
-from actors.faiss_api import one_thread
-from actors.shard_documents import DOCUMENTS_FILE, ShardDocuments
-from actors.shard_index import ShardIndex
+from actors.shards.documents import DOCUMENTS_FILE, ShardDocuments
+from actors.shards.faiss_index import one_thread
+from actors.shards.index import ShardIndex
 from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.cache import ArtifactCache
 from cluster.catalog.catalog import Catalog

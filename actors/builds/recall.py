@@ -15,7 +15,7 @@ from typing import Self
 
 import numpy as np
 
-from actors.shard_index import ShardIndex
+from actors.shards.index import ShardIndex
 from cluster.arrays import Float32Array, Int64Array
 from cluster.query.search import SearchEffort, ShardQuery
 from cluster.shards.index_parameters import IndexParameters

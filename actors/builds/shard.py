@@ -20,11 +20,11 @@ import numpy as np
 import pyarrow as pa
 
 from actors.builds.recall import RECALL_K, Probe, sampling_rng
-from actors.faiss_api import one_thread, write_index
-from actors.shard_documents import DOCUMENTS_FILE, META_PREFIX, sorted_by_id, write_documents
-from actors.shard_index import INDEX_FILE, ShardIndex
-from actors.shard_partitions import INDEX_FOLDER, write_partitions
-from actors.vector_rows import VECTOR_ROWS_FILE, SharedVectors, VectorRows, vector_rows
+from actors.shards.documents import DOCUMENTS_FILE, META_PREFIX, sorted_by_id, write_documents
+from actors.shards.faiss_index import one_thread, write_index
+from actors.shards.index import INDEX_FILE, ShardIndex
+from actors.shards.partitions import INDEX_FOLDER, write_partitions
+from actors.shards.vector_rows import VECTOR_ROWS_FILE, SharedVectors, VectorRows, vector_rows
 from cluster.arrays import Float32Array
 from cluster.query.search import ShardQuery
 from cluster.shards.index_parameters import IndexKind, IndexParameters

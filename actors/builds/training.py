@@ -22,8 +22,8 @@ import ray
 import ray.data
 
 from actors.builds.tuning import SAMPLE_ROWS_MAX, Extent, candidates, choose, try_index
-from actors.faiss_api import train_index
-from actors.vector_rows import vector_numbers
+from actors.shards.faiss_index import train_index
+from actors.shards.vector_rows import vector_numbers
 from cluster.arrays import Float32Array
 from cluster.catalog.corpus_settings import CorpusSettings
 from cluster.documents.passages import vector_column, vectors_of

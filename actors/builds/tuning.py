@@ -26,8 +26,8 @@ import pyarrow as pa
 
 from actors.builds.recall import Probe
 from actors.builds.shard import ShardRows
-from actors.faiss_api import num_lists, num_subquantizers, one_thread, train_index
-from actors.shard_index import INDEX_FILE, ShardIndex
+from actors.shards.faiss_index import num_lists, num_subquantizers, one_thread, train_index
+from actors.shards.index import INDEX_FILE, ShardIndex
 from cluster.arrays import Float32Array
 from cluster.errors import InvalidArgument
 from cluster.query.search import ShardQuery

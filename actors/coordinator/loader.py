@@ -21,8 +21,8 @@ from actors.coordinator.generator_deployer import GeneratorDeployer
 from actors.coordinator.loaded_release import LoadedRelease, shards_of
 from actors.coordinator.replica_counts import ReplicaCounts
 from actors.embedder_placing import embedder_actor
-from actors.replica_placing import replica_actor
-from actors.shard_replica import ReplicaStatus
+from actors.shards.placing import replica_actor
+from actors.shards.replica import ReplicaStatus
 from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.cache import ArtifactCache
 from cluster.balance.replica_scaling import ReplicaLoad

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from actors.shard_replica import ShardReplicaActor
+from actors.shards.replica import ShardReplicaActor
 from cluster.arrays import Int64Array
 from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.cache import ArtifactCache

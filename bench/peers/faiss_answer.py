@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from actors.faiss_api import faiss
+from actors.shards.faiss_index import faiss
 
 _TOP_K = 10
 

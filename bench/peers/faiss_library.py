@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from actors.faiss_api import faiss
+from actors.shards.faiss_index import faiss
 from bench.peers.library_loop import Library, Rows, Vectors
 
 _TOP_K = 10

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import psutil
 
-from actors.shard_index import INDEX_FILE
-from actors.shard_replica import ReplicaStatus
+from actors.shards.index import INDEX_FILE
+from actors.shards.replica import ReplicaStatus
 from cluster.artifacts.artifacts import blob_path
 from cluster.artifacts.files import ArtifactFile
 from cluster.errors import Conflict

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from actors.coordinator.client import CoordinatorClient
-from actors.shard_documents import DOCUMENTS_FILE, ShardDocuments
+from actors.shards.documents import DOCUMENTS_FILE, ShardDocuments
 from actors.starter_models import STARTER_GENERATOR, starter_generator_folder
 from cluster.arrays import Float32Array
 from cluster.artifacts.artifacts import Artifacts

@@ -19,8 +19,8 @@ import ray
 from actors import names
 from actors.actor_calls import NAMESPACE
 from actors.builds.shard import build_shard
-from actors.shard_documents import DOCUMENTS_FILE
-from actors.shard_index import INDEX_FILE, ShardIndex
+from actors.shards.documents import DOCUMENTS_FILE
+from actors.shards.index import INDEX_FILE, ShardIndex
 from cluster.artifacts.artifacts import Artifacts, blob_path
 from cluster.artifacts.cache import ArtifactCache
 from cluster.artifacts.files import ArtifactFile

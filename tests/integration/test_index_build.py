@@ -14,7 +14,7 @@ import pytest
 
 from actors.builds.build import build_index
 from actors.ingest import ingest
-from actors.shard_index import INDEX_FILE, ShardIndex
+from actors.shards.index import INDEX_FILE, ShardIndex
 from cluster.arrays import Float32Array
 from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.cache import ArtifactCache

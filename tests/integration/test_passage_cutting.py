@@ -14,7 +14,7 @@ from actors.builds.build import build_index
 from actors.embedder import Embedder
 from actors.ingest import ingest
 from actors.models import publish_model
-from actors.shard_index import ShardIndex
+from actors.shards.index import ShardIndex
 from actors.starter_models import starter_embedder_folder
 from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.cache import ArtifactCache

@@ -15,7 +15,7 @@ import ray
 
 from actors import names
 from actors.actor_calls import NAMESPACE
-from actors.shard_replica import ReplicaStatus
+from actors.shards.replica import ReplicaStatus
 from cluster.catalog.manifests import ManifestRef
 from cluster.query.evidence import EvidencePolicy
 from cluster.releases.entries import ReleaseContents

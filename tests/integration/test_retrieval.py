@@ -14,7 +14,7 @@ import pytest
 
 from actors.builds.shard import build_shard
 from actors.embedder import Embedder
-from actors.shard_index import ShardIndex
+from actors.shards.index import ShardIndex
 from actors.starter_models import starter_embedder_folder
 from cluster.arrays import Float32Array
 from cluster.query.search import ShardQuery

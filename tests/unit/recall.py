@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from actors.builds.recall import Probe
-from actors.shard_index import ShardIndex
+from actors.shards.index import ShardIndex
 from cluster.arrays import Float32Array
 from cluster.shards.recall import HELD_OUT
 

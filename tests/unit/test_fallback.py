@@ -11,8 +11,8 @@ import pyarrow as pa
 import pytest
 
 from actors.builds.shard import build_shard
-from actors.shard_documents import DOCUMENTS_FILE, ShardDocuments
-from actors.shard_index import ShardIndex
+from actors.shards.documents import DOCUMENTS_FILE, ShardDocuments
+from actors.shards.index import ShardIndex
 from cluster.arrays import Float32Array
 from cluster.query.filters import parse_filter
 from cluster.query.search import SearchEffort, ShardHits, ShardQuery

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors import shard_replica
 from actors.builds.deletes import shard_without
 from actors.builds.shard import build_shard
 from actors.query.local_shards import LocalShards
-from actors.shard_index import ShardIndex
-from actors.shard_replica import ShardReplicaActor
+from actors.shards import replica as shard_replica
+from actors.shards.index import ShardIndex
+from actors.shards.replica import ShardReplicaActor
 from cluster.arrays import Float32Array
 from cluster.artifacts.artifacts import Artifacts, blob_path
 from cluster.artifacts.cache import ArtifactCache

@@ -13,8 +13,8 @@ from actors.builds import shard as shard_build
 from actors.builds.recall import Probe
 from actors.builds.shard import ShardBuild, build_shard
 from actors.builds.tuning import Extent, candidates, choose, try_index
-from actors.shard_index import ShardIndex
-from actors.vector_rows import OneRowEach, vector_numbers
+from actors.shards.index import ShardIndex
+from actors.shards.vector_rows import OneRowEach, vector_numbers
 from cluster.arrays import Float32Array, Int64Array
 from cluster.catalog.manifests import ShardArtifact
 from cluster.query.search import ShardQuery

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from actors.builds.tuning import Extent, candidates, choose, try_index
-from actors.faiss_api import num_lists
+from actors.shards.faiss_index import num_lists
 from cluster.arrays import Float32Array
 from cluster.config import load_settings
 from cluster.errors import InvalidArgument

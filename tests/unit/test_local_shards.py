@@ -15,12 +15,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from actors import shard_replica
 from actors.actor_calls import NamedActor
 from actors.builds.shard import build_shard
 from actors.query.local_shards import LocalShards
 from actors.query.replica_sets import Routes
-from actors.shard_index import ShardIndex
+from actors.shards import replica as shard_replica
+from actors.shards.index import ShardIndex
 from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.cache import ArtifactCache
 from cluster.catalog.catalog import Catalog

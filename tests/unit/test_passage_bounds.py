@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors import shard_documents
 from actors.query.shard_search import SearchKind, ShardSearch
-from actors.shard_documents import DOCUMENTS_FILE, ShardDocuments, write_documents
+from actors.shards import documents as shard_documents
+from actors.shards.documents import DOCUMENTS_FILE, ShardDocuments, write_documents
 from cluster.arrays import Float32Array, Int64Array
 from cluster.balance.replica_set import ReplicaSet
 from cluster.balance.weights import OutcomeWeights

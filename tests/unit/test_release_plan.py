@@ -15,7 +15,7 @@ from actors.coordinator import loader as release_loader
 from actors.coordinator.loaded_release import LoadedRelease
 from actors.coordinator.loader import ReleaseLoader
 from actors.coordinator.replica_counts import ReplicaCounts
-from actors.shard_replica import ReplicaStatus
+from actors.shards.replica import ReplicaStatus
 from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.files import ArtifactFile
 from cluster.catalog.catalog import Catalog

@@ -15,7 +15,7 @@ from actors.coordinator.coordinator import Coordinator
 from actors.embedding_worker import EmbeddingWorker
 from actors.progress import ProgressCounter
 from actors.region.front import Front
-from actors.shard_replica import ShardReplicaActor
+from actors.shards.replica import ShardReplicaActor
 
 ROOT = Path(__file__).resolve().parents[2]
 ACTORS = (Coordinator, EmbeddingWorker, Front, ProgressCounter, ShardReplicaActor)

@@ -7,8 +7,8 @@ from typing import cast
 
 import numpy as np
 
-from actors.shard_index import ShardIndex
-from actors.shard_replica import _Opened
+from actors.shards.index import ShardIndex
+from actors.shards.replica import _Opened
 from cluster.query.search import ShardHits, ShardQuery
 from cluster.shards.index_parameters import IndexParameters
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from actors import shard_replica
 from actors.coordinator.loaded_release import LoadedRelease
-from actors.shard_index import ShardIndex
-from actors.shard_replica import ShardReplicaActor
+from actors.shards import replica as shard_replica
+from actors.shards.index import ShardIndex
+from actors.shards.replica import ShardReplicaActor
 from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.cache import ArtifactCache
 from cluster.errors import Corrupt, NotFound

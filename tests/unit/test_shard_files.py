@@ -11,9 +11,9 @@ import pyarrow as pa
 import pytest
 
 from actors.builds.shard import build_shard
-from actors.shard_documents import DOCUMENTS_FILE
-from actors.shard_index import INDEX_FILE, ShardIndex
-from actors.vector_rows import VECTOR_ROWS_FILE
+from actors.shards.documents import DOCUMENTS_FILE
+from actors.shards.index import INDEX_FILE, ShardIndex
+from actors.shards.vector_rows import VECTOR_ROWS_FILE
 from cluster.arrays import Float32Array
 from cluster.errors import Corrupt, InvalidArgument
 from cluster.query.filters import parse_filter

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.builds.shard import build_shard
-from actors.shard_documents import DOCUMENTS_FILE
-from actors.shard_index import INDEX_FILE, ShardIndex
+from actors.shards.documents import DOCUMENTS_FILE
+from actors.shards.index import INDEX_FILE, ShardIndex
 from cluster.arrays import Float32Array
 from cluster.errors import InvalidArgument
 from cluster.query.filters import Filter, parse_filter

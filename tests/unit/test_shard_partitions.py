@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors import shard_partitions
 from actors.builds.shard import build_shard
-from actors.shard_index import ShardIndex
-from actors.shard_partitions import PARTITIONS_FILE
+from actors.shards import partitions as shard_partitions
+from actors.shards.index import ShardIndex
+from actors.shards.partitions import PARTITIONS_FILE
 from cluster.arrays import Float32Array
 from cluster.errors import Corrupt, InvalidArgument
 from cluster.query.filters import Filter, parse_filter

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actors.shard_index import ShardIndex
-from actors.shard_replica import ShardReplicaActor, _Opened
+from actors.shards.index import ShardIndex
+from actors.shards.replica import ShardReplicaActor, _Opened
 from cluster.catalog.catalog import Catalog
 from cluster.errors import Corrupt, Unavailable
 from cluster.query.search import ShardHits, ShardQuery

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from actors.builds.shard import build_shard
-from actors.shard_index import ShardIndex
+from actors.shards.index import ShardIndex
 from cluster.arrays import Float32Array
 from cluster.query.filters import Filter, parse_filter
 from cluster.query.search import SearchEffort, ShardHits, ShardQuery

@@ -14,11 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors import shard_partitions, shard_selection, vector_rows
 from actors.builds.shard import build_shard
-from actors.mapped_batch import write_batch
-from actors.shard_index import INDEX_FILE, ShardIndex
-from actors.vector_rows import VECTOR_ROWS_FILE, SharedVectors, vector_numbers
+from actors.shards import partitions as shard_partitions
+from actors.shards import selection as shard_selection
+from actors.shards import vector_rows
+from actors.shards.index import INDEX_FILE, ShardIndex
+from actors.shards.mapped_batch import write_batch
+from actors.shards.vector_rows import VECTOR_ROWS_FILE, SharedVectors, vector_numbers
 from cluster.arrays import Float32Array
 from cluster.errors import Corrupt
 from cluster.query.filters import parse_filter

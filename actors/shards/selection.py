@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from actors.faiss_api import FaissIndex, Selector, selector_of
-from actors.shard_partitions import SCANNED_ROWS_MAX, NamedRows, ShardPartitions
-from actors.vector_rows import Bits, IndexedVectors, VectorRows, marked
+from actors.shards.faiss_index import FaissIndex, Selector, selector_of
+from actors.shards.partitions import SCANNED_ROWS_MAX, NamedRows, ShardPartitions
+from actors.shards.vector_rows import Bits, IndexedVectors, VectorRows, marked
 from cluster.arrays import Int64Array, Mask
 from cluster.query.filters import Filter, filter_key
 from cluster.shards.filter_mask import filter_mask

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from actors.own_node import own_node
-from actors.shard_index import ShardIndex
+from actors.shards.index import ShardIndex
 from cluster.arrays import Int64Array
 from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.cache import ArtifactCache

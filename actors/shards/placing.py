@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.ray_environment import ONE_THREAD
-from actors.shard_replica import ShardReplicaActor
+from actors.shards.replica import ShardReplicaActor
 from actors.wiring import detached_actor
 from cluster.store.object_store import ObjectStore
 

@@ -24,7 +24,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from actors.mapped_batch import UNREADABLE, mapped_batch, write_batch
+from actors.shards.mapped_batch import UNREADABLE, mapped_batch, write_batch
 from cluster.arrays import BytesArray, Float32Array, Int64Array, Mask
 from cluster.errors import Corrupt, InvalidArgument
 from cluster.metadata import Metadata

@@ -25,8 +25,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from actors.faiss_api import FaissIndex
-from actors.mapped_batch import UNREADABLE, mapped_batch, write_batch
+from actors.shards.faiss_index import FaissIndex
+from actors.shards.mapped_batch import UNREADABLE, mapped_batch, write_batch
 from cluster.arrays import Float32Array, Int64Array, Mask
 from cluster.errors import Corrupt
 from cluster.vectors.scoring import best

@@ -23,9 +23,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from actors.faiss_api import FaissIndex, check_size, write_index
-from actors.mapped_batch import UNREADABLE, mapped_batch, write_batch
-from actors.vector_rows import IndexedVectors, VectorRows
+from actors.shards.faiss_index import FaissIndex, check_size, write_index
+from actors.shards.mapped_batch import UNREADABLE, mapped_batch, write_batch
+from actors.shards.vector_rows import IndexedVectors, VectorRows
 from cluster.arrays import Float32Array, Int64Array
 from cluster.errors import Corrupt
 from cluster.query.filters import Filter

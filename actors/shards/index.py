@@ -24,11 +24,11 @@ from typing import Self
 
 import numpy as np
 
-from actors.faiss_api import FaissIndex
-from actors.shard_documents import DOCUMENTS_FILE, ShardDocuments
-from actors.shard_partitions import ShardPartitions
-from actors.shard_selection import Selection, Selections
-from actors.vector_rows import (
+from actors.shards.documents import DOCUMENTS_FILE, ShardDocuments
+from actors.shards.faiss_index import FaissIndex
+from actors.shards.partitions import ShardPartitions
+from actors.shards.selection import Selection, Selections
+from actors.shards.vector_rows import (
     VECTOR_ROWS_FILE,
     IndexedVectors,
     OneRowEach,
