@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from actors.embedder import Embedder
-from actors.starter_models import starter_embedder_folder
+from actors.models.embedder import Embedder
+from actors.models.starter_models import starter_embedder_folder
 from bench.data import XQUAD_SMALL, factbook_documents, factbook_questions, read_xquad
 from bench.markdown import table
 from cluster.arrays import Float32Array

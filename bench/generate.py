@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import orjson
 
-from actors.prompt_tokenizer import FolderTokenizer
+from actors.models.prompt_tokenizer import FolderTokenizer
 from bench.data import factbook_documents, factbook_questions
 from bench.load import LoadGenerator
 from bench.plan import Plan

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 from semantic_text_splitter import MarkdownSplitter
 
-from actors.embedder import Embedder
-from actors.starter_models import starter_embedder_folder
+from actors.models.embedder import Embedder
+from actors.models.starter_models import starter_embedder_folder
 from bench.data import factbook_documents, read_xquad
 from bench.evaluation_sets import JudgedSet, hotpotqa, musique
 from bench.markdown import table

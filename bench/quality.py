@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow as pa
 
 from actors.builds.shard import build_shard
-from actors.embedder import Embedder
+from actors.models.embedder import Embedder
+from actors.models.starter_models import starter_embedder_folder
 from actors.shards.faiss_index import faiss
 from actors.shards.index import ShardIndex
-from actors.starter_models import starter_embedder_folder
 from bench.data import Question, paragraph_of, read_xquad
 from bench.plan import Plan
 from bench.region import BenchRegion, StoredVectors, running_region

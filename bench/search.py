@@ -13,8 +13,8 @@ from typing import TypeVar
 
 import orjson
 
-from actors.embedder import Embedder
-from actors.starter_models import starter_embedder_folder
+from actors.models.embedder import Embedder
+from actors.models.starter_models import starter_embedder_folder
 from bench.cpu_time import cpu_between, cpu_by_process
 from bench.data import factbook_documents, factbook_questions
 from bench.gateway_metrics import SearchSums, read_search_sums

@@ -26,7 +26,7 @@ from cluster.arrays import Float32Array, Int64Array
 from cluster.records import Record
 
 if TYPE_CHECKING:
-    from actors.embedder import Embedder
+    from actors.models.embedder import Embedder
 
 TOP_K = 10
 RECALL_LEAST = 0.95
@@ -177,8 +177,8 @@ def _embedded(texts: Sequence[str]) -> Float32Array:
 
 @functools.cache
 def _embedder() -> Embedder:
-    from actors.embedder import Embedder
-    from actors.starter_models import starter_embedder_folder
+    from actors.models.embedder import Embedder
+    from actors.models.starter_models import starter_embedder_folder
 
     return Embedder(starter_embedder_folder(), num_threads=1)
 

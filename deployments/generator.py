@@ -19,9 +19,9 @@ from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 from ray.serve.llm import LLMConfig, LLMServer, build_llm_deployment
 from ray.serve.llm.openai_api_models import CompletionRequest
 
-from actors.generator_client import GENERATOR_DEPLOYMENT
-from actors.prompt_tokenizer import FolderTokenizer
-from actors.replica_outcomes import RoutingHint
+from actors.models.generator_client import GENERATOR_DEPLOYMENT
+from actors.models.prompt_tokenizer import FolderTokenizer
+from actors.models.replica_outcomes import RoutingHint
 from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.cache import ArtifactCache
 from cluster.artifacts.files import ArtifactFile

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
 
-from actors.replica_outcomes import ReplicaOutcomes, RoutingHint, outcomes_of
+from actors.models.replica_outcomes import ReplicaOutcomes, RoutingHint, outcomes_of
 
 WEIGHTED_ROUTER = f"{__name__}:WeightedRouter"
 """Value for `RequestRouterConfig.request_router_class`."""

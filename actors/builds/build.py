@@ -24,7 +24,7 @@ from actors.builds.passage_cutting import CutCorpus, cut_corpus
 from actors.builds.rows import Sharder, current, in_shards, latest_of_each_document, no_rows
 from actors.builds.shard import build_shard
 from actors.builds.training import prepare_build
-from actors.embedding_worker import EmbedBatches
+from actors.models.embedding_worker import EmbedBatches
 from actors.progress import watched
 from actors.shards.faiss_index import num_subquantizers
 from actors.wiring import live_nodes

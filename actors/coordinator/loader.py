@@ -20,7 +20,7 @@ from actors.coordinator.fleet import Actors, Fleet, Kind, machines_of
 from actors.coordinator.generator_deployer import GeneratorDeployer
 from actors.coordinator.loaded_release import LoadedRelease, shards_of
 from actors.coordinator.replica_counts import ReplicaCounts
-from actors.embedder_placing import embedder_actor
+from actors.models.placing import embedder_actor
 from actors.shards.placing import replica_actor
 from actors.shards.replica import ReplicaStatus
 from cluster.artifacts.artifacts import Artifacts

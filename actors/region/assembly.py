@@ -9,7 +9,7 @@ from pathlib import Path
 
 from actors import names
 from actors.actor_calls import NamedActor
-from actors.generator_directory import RegionGenerators
+from actors.models.generator_directory import RegionGenerators
 from actors.query.answering import Answering
 from actors.query.engine import QueryEngine
 from actors.query.local_shards import LocalShards

@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from actors.starter_models import STARTER_GENERATOR, starter_generator_folder
+from actors.models.starter_models import STARTER_GENERATOR, starter_generator_folder
 from cluster.catalog.model_settings import EmbedderSettings, GeneratorSettings
 from cluster.config import Settings
 from cluster.releases.entries import ReleaseContents

@@ -23,8 +23,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from actors.coordinator.client import CoordinatorClient
+from actors.models.starter_models import STARTER_GENERATOR, starter_generator_folder
 from actors.shards.documents import DOCUMENTS_FILE, ShardDocuments
-from actors.starter_models import STARTER_GENERATOR, starter_generator_folder
 from cluster.arrays import Float32Array
 from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.cache import ArtifactCache

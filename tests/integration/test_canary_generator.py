@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from actors import names
-from actors.models import publish_model
+from actors.models.publishing import publish_model
 from cluster.catalog.manifests import ManifestRef, ModelKind
 from cluster.releases.entries import LogState, ReleaseStatus
 from deployments import release_commands

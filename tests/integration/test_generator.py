@@ -19,9 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from actors.generator_client import ServeGenerator
-from actors.prompt_tokenizer import FolderTokenizer
-from actors.starter_models import STARTER_GENERATOR, starter_generator_folder
+from actors.models.generator_client import ServeGenerator
+from actors.models.prompt_tokenizer import FolderTokenizer
+from actors.models.starter_models import STARTER_GENERATOR, starter_generator_folder
 from cluster.clock import Deadline
 from cluster.errors import DeadlineExceeded, InvalidArgument, Unavailable
 from cluster.generation.generator import ChatMessage, GenerationChunk, GenerationRequest, Generator

@@ -11,8 +11,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from actors.models import publish_model
-from actors.starter_models import starter_generator_folder
+from actors.models.publishing import publish_model
+from actors.models.starter_models import starter_generator_folder
 from cluster.artifacts.artifacts import Artifacts, sha256_of
 from cluster.artifacts.cache import ArtifactCache
 from cluster.catalog.manifests import ModelKind, ModelManifest

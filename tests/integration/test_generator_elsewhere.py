@@ -10,10 +10,10 @@ import pytest
 
 from actors import names
 from actors.actor_calls import NamedActor
-from actors.generator_client import ServeGenerator
+from actors.models.generator_client import ServeGenerator
+from actors.models.remote_generator import RemoteGenerator
 from actors.query.release_uses import ReleaseUses
 from actors.regions.internals import PinnedGenerators
-from actors.remote_generator import RemoteGenerator
 from cluster.clock import Deadline
 from cluster.errors import InvalidArgument, NotYet, Unavailable
 from cluster.generation.generator import (

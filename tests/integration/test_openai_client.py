@@ -8,7 +8,7 @@ from typing import Any
 import openai
 import pytest
 
-from actors.starter_models import STARTER_GENERATOR
+from actors.models.starter_models import STARTER_GENERATOR
 from cluster.query.evidence import EvidenceSettings
 from tests.integration.region_fixture import REGION, LiveRegion
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from actors.builds.build import build_index
-from actors.embedder import Embedder
 from actors.ingest import ingest
-from actors.models import publish_model
+from actors.models.embedder import Embedder
+from actors.models.publishing import publish_model
+from actors.models.starter_models import starter_embedder_folder
 from actors.shards.index import ShardIndex
-from actors.starter_models import starter_embedder_folder
 from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.cache import ArtifactCache
 from cluster.catalog.catalog import Catalog

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import ray
 
+from actors.models.starter_models import STARTER_GENERATOR
 from actors.region_client import Region, connect
-from actors.starter_models import STARTER_GENERATOR
 from cluster.errors import DeadlineExceeded, InvalidArgument, RaygionError
 from cluster.query.answers import AnswerResult
 from cluster.query.search import SearchResult

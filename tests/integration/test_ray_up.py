@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from actors.starter_models import STARTER_EMBEDDER
+from actors.models.starter_models import STARTER_EMBEDDER
 from tests.integration import search_load
 from tests.integration.machines import (
     HOME,

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from actors.starter_models import STARTER_GENERATOR
+from actors.models.starter_models import STARTER_GENERATOR
 from tests.integration.region_fixture import (
     BODY_BYTES_MAX,
     CONTEXT_TOKENS_MAX,

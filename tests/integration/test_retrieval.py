@@ -13,9 +13,9 @@ import pyarrow as pa
 import pytest
 
 from actors.builds.shard import build_shard
-from actors.embedder import Embedder
+from actors.models.embedder import Embedder
+from actors.models.starter_models import starter_embedder_folder
 from actors.shards.index import ShardIndex
-from actors.starter_models import starter_embedder_folder
 from cluster.arrays import Float32Array
 from cluster.query.search import ShardQuery
 from cluster.shards.index_parameters import IndexKind, IndexParameters

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from actors.generator_directory import RegionGenerators
+from actors.models.generator_directory import RegionGenerators
 from actors.query.answering import Answering
 from cluster.artifacts.files import ArtifactFile
 from cluster.clock import Deadline

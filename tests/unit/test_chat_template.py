@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.chat_template import ChatTemplate, compile_chat_template
+from actors.models.chat_template import ChatTemplate, compile_chat_template
 from cluster.errors import InvalidArgument
 from cluster.generation.generator import ChatMessage, Role
 

@@ -10,7 +10,7 @@ import regex
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from actors.starter_models import starter_embedder_folder
+from actors.models.starter_models import starter_embedder_folder
 from cluster.documents.chunking import Chunker
 from cluster.embedding.tokenizer import EmbedderTokenizer
 

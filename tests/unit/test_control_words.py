@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from actors.prompt_tokenizer import FolderTokenizer
+from actors.models.prompt_tokenizer import FolderTokenizer
 from cluster.errors import InvalidArgument
 from cluster.generation.control_words import ControlWords
 from cluster.generation.generator import ChatMessage, Role

@@ -12,11 +12,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors import embedder as embedder_module
-from actors.embedder import Embedder, Pooling, computes_bfloat16
-from actors.embedding_worker import EmbeddingWorker
-from actors.models import publish_model
-from actors.starter_models import starter_embedder_folder
+from actors.models import embedder as embedder_module
+from actors.models.embedder import Embedder, Pooling, computes_bfloat16
+from actors.models.embedding_worker import EmbeddingWorker
+from actors.models.publishing import publish_model
+from actors.models.starter_models import starter_embedder_folder
 from cluster.arrays import Float32Array
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.manifests import ModelKind, ModelManifest, Precision

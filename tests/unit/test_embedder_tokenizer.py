@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.starter_models import starter_embedder_folder
+from actors.models.starter_models import starter_embedder_folder
 from cluster.embedding.tokenizer import TOKENIZER_FILES, EmbedderTokenizer
 from cluster.errors import InvalidArgument
 

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pytest
 
-from actors.embedder import Embedder
-from actors.embedding_worker import PIECE_TOKENS, EmbeddingQueue
-from actors.starter_models import starter_embedder_folder
+from actors.models.embedder import Embedder
+from actors.models.embedding_worker import PIECE_TOKENS, EmbeddingQueue
+from actors.models.starter_models import starter_embedder_folder
 from cluster.arrays import Float32Array
 from cluster.errors import DeadlineExceeded, InvalidArgument, Overloaded
 

@@ -7,9 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from actors import models
-from actors.models import publish_model
-from actors.starter_models import STARTER_EMBEDDER, STARTER_GENERATOR, starter_embedder_folder
+from actors.models import publishing as models
+from actors.models.publishing import publish_model
+from actors.models.starter_models import (
+    STARTER_EMBEDDER,
+    STARTER_GENERATOR,
+    starter_embedder_folder,
+)
 from cluster.artifacts import weight_delta as model_delta
 from cluster.artifacts.artifacts import Artifacts, sha256_of
 from cluster.artifacts.cache import ArtifactCache

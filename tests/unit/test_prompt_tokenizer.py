@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from actors.prompt_tokenizer import FolderTokenizer
+from actors.models.prompt_tokenizer import FolderTokenizer
 from cluster.errors import InvalidArgument
 from cluster.generation.generator import ChatMessage
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from actors.coordinator.coordinator import Coordinator
-from actors.embedding_worker import EmbeddingWorker
+from actors.models.embedding_worker import EmbeddingWorker
 from actors.progress import ProgressCounter
 from actors.region.front import Front
 from actors.shards.replica import ShardReplicaActor

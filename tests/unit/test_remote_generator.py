@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from actors.remote_generator import RemoteGenerator
+from actors.models.remote_generator import RemoteGenerator
 from cluster import errors
 from cluster.clock import Deadline
 from cluster.config import Settings

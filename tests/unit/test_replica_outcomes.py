@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from actors import replica_outcomes
-from actors.replica_outcomes import (
+from actors.models import replica_outcomes
+from actors.models.replica_outcomes import (
     ATTEMPTS_MAX,
     NOMINAL_TOKENS,
     PACE_TOKENS_MIN,

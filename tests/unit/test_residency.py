@@ -12,8 +12,8 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from actors.models.remote_generator import RemoteGenerator
 from actors.regions.http_peers import RegionPeers
-from actors.remote_generator import RemoteGenerator
 from cluster.clock import Deadline
 from cluster.config import Settings
 from cluster.errors import InvalidArgument, Unavailable

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.starter_models import starter_embedder_folder, starter_generator_folder
+from actors.models.starter_models import starter_embedder_folder, starter_generator_folder
 from cluster.errors import Unavailable
 
 

@@ -12,7 +12,7 @@ from ray import serve
 from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
-from actors.replica_outcomes import ReplicaOutcomes, RoutingHint, outcomes_of
+from actors.models.replica_outcomes import ReplicaOutcomes, RoutingHint, outcomes_of
 from cluster.clock import Deadline
 from cluster.errors import DeadlineExceeded, Overloaded, RaygionError, Unavailable
 from cluster.generation.generator import GenerationChunk, GenerationRequest

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import fsspec
 
-from actors.starter_models import (
+from actors.models.starter_models import (
     STARTER_EMBEDDER,
     STARTER_GENERATOR,
     starter_embedder_folder,

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 from tokenizers import Tokenizer
 
-from actors.chat_template import compile_chat_template
+from actors.models.chat_template import compile_chat_template
 from cluster.errors import InvalidArgument
 from cluster.generation.control_words import ControlWords
 from cluster.generation.generator import ChatMessage

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from actors.embedding_worker import EmbeddingWorker
+from actors.models.embedding_worker import EmbeddingWorker
 from actors.wiring import detached_actor
 from cluster.catalog.manifests import ModelManifest
 from cluster.store.object_store import ObjectStore

@@ -6,9 +6,9 @@ import asyncio
 from functools import partial
 from pathlib import Path
 
-from actors.generator_client import ServeGenerator
-from actors.prompt_tokenizer import FolderTokenizer
-from actors.remote_generator import RemoteGenerator
+from actors.models.generator_client import ServeGenerator
+from actors.models.prompt_tokenizer import FolderTokenizer
+from actors.models.remote_generator import RemoteGenerator
 from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.cache import ArtifactCache
 from cluster.artifacts.files import ArtifactFile

@@ -23,7 +23,7 @@ from cluster.errors import DeadlineExceeded, InvalidArgument
 from cluster.store.object_store import ObjectStore
 
 if TYPE_CHECKING:
-    from actors.embedder import Embedder, TextEmbedder
+    from actors.models.embedder import Embedder, TextEmbedder
 
 WAITING_TEXTS_MAX = 4096
 PIECE_TOKENS = 512
@@ -132,7 +132,7 @@ class EmbedderStatus:
 class EmbeddingWorker:
     """One replica of an embedder: fetches the model, then answers `embed`.
 
-    Becomes a Ray actor in `actors.embedder_placing`. A query's vector does not depend on what else
+    Becomes a Ray actor in `actors.models.placing`. A query's vector does not depend on what else
     is in flight, and has the bytes that a build gives a passage of the same text on such a
     processor.
     """
@@ -176,7 +176,7 @@ class EmbedBatches:
 def _opened(model: ModelManifest, store: ObjectStore, cache_folder: Path) -> Embedder:
     # Whoever starts workers imports this module, a restarted coordinator among them; PyTorch would
     # keep it from its work for two seconds or more.
-    from actors.embedder import Embedder
+    from actors.models.embedder import Embedder
 
     folder = ArtifactCache(Artifacts(store), cache_folder).folder_for(model.files)
     embedder = Embedder(folder, num_threads=WORKER_THREADS, precision=model.precision)
