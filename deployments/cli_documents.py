@@ -53,7 +53,7 @@ def ingest(
 
     Example: raygion ingest handbook docs/ faq.jsonl s3://bucket/reports/
     """
-    from actors.source_files import find_source_files
+    from actors.documents.source_files import find_source_files
     from deployments import pipeline, region_host
 
     # Wrong input is refused before a cluster is started for it.

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from actors.builds.build import build_index
-from actors.ingest import Ingested, ingest
+from actors.documents.ingest import Ingested, ingest
 from actors.models.publishing import publish_model
 from cluster.artifacts.artifacts import Artifacts
 from cluster.catalog.manifests import (

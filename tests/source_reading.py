@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from actors.source_formats import format_of, read_rows
+from actors.documents.formats import format_of, read_rows
 from cluster.documents.documents import Document, parse_document
 from cluster.errors import InvalidArgument
 

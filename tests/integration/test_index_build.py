@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from actors.builds.build import build_index
-from actors.ingest import ingest
+from actors.documents.ingest import ingest
 from actors.shards.index import INDEX_FILE, ShardIndex
 from cluster.arrays import Float32Array
 from cluster.artifacts.artifacts import Artifacts

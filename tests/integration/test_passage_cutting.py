@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from actors.builds.build import build_index
-from actors.ingest import ingest
+from actors.documents.ingest import ingest
 from actors.models.embedder import Embedder
 from actors.models.publishing import publish_model
 from actors.models.starter_models import starter_embedder_folder

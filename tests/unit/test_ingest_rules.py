@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import actors.ingest
-from actors.corpus_reader import GroupRead, ReadOptions, plan_groups, read_group
-from actors.ingest import Ingested
-from actors.source_files import SourceFile
+import actors.documents.ingest
+from actors.documents.ingest import Ingested
+from actors.documents.reader import GroupRead, ReadOptions, plan_groups, read_group
+from actors.documents.source_files import SourceFile
 from cluster.artifacts.artifacts import Artifacts
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.manifests import CorpusManifest

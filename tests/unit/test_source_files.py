@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from actors import source_rows
-from actors.corpus_reader import plan_groups
-from actors.source_files import SourceFile, find_source_files
+from actors.documents import source_rows
+from actors.documents.reader import plan_groups
+from actors.documents.source_files import SourceFile, find_source_files
 from cluster.errors import InvalidArgument
 from cluster.metadata import MetadataValue
 

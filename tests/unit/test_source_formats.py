@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.source_formats import SourceFormat, format_of, suffix_of
-from actors.source_tables import read_parquet
+from actors.documents.formats import SourceFormat, format_of, suffix_of
+from actors.documents.source_tables import read_parquet
 from cluster.errors import InvalidArgument
 from tests.source_reading import arrow, npy, parquet, plain, read, refusal
 

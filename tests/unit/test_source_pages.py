@@ -7,8 +7,8 @@ import contextlib
 
 import pytest
 
-from actors.html_text import html_text
-from actors.markdown_title import markdown_title
+from actors.documents.html_text import html_text
+from actors.documents.markdown_title import markdown_title
 from cluster.errors import InvalidArgument
 from tests.source_reading import read, refusal
 

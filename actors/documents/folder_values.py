@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from urllib.parse import unquote
 
-from actors.cell_types import cell_value, cell_ways
-from actors.source_rows import COLUMNS
+from actors.documents.cell_types import cell_value, cell_ways
+from actors.documents.source_rows import COLUMNS
 from cluster.documents.documents import FIELD_NAME, RESERVED_FIELDS
 from cluster.documents.ingest_report import Tally
 from cluster.errors import InvalidArgument

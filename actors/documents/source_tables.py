@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from actors.source_rows import Row, check_unpacked, listed, row_of_columns
+from actors.documents.source_rows import Row, check_unpacked, listed, row_of_columns
 from cluster.documents.documents import DIMENSION_MAX, RowPlace
 from cluster.errors import InvalidArgument
 

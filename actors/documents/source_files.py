@@ -16,10 +16,10 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from actors.folder_values import FolderValues
-from actors.source_csv import Ways
-from actors.source_formats import FORMATS, format_of, suffix_of
-from actors.source_rows import check_unpacked
+from actors.documents.folder_values import FolderValues
+from actors.documents.formats import FORMATS, format_of, suffix_of
+from actors.documents.source_csv import Ways
+from actors.documents.source_rows import check_unpacked
 from cluster.documents.ingest_report import LeftOut, Tally
 from cluster.errors import InvalidArgument, Unavailable
 from cluster.metadata import MetadataValue

@@ -7,8 +7,8 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from typing import BinaryIO, TypeAlias
 
-from actors.cell_types import cell_value, cell_ways
-from actors.source_rows import COLUMNS, Row, listed, row_of_columns
+from actors.documents.cell_types import cell_value, cell_ways
+from actors.documents.source_rows import COLUMNS, Row, listed, row_of_columns
 from cluster import exact_json
 from cluster.documents.documents import TEXT_BYTES_MAX, RowPlace
 from cluster.errors import InvalidArgument

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from actors.corpus_reader import (
+from actors.documents.reader import (
     GroupRead,
     ReadOptions,
     StoredPart,
@@ -14,7 +14,7 @@ from actors.corpus_reader import (
     read_parts,
     with_common_types,
 )
-from actors.source_files import SourceListing, find_source_files
+from actors.documents.source_files import SourceListing, find_source_files
 from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.files import ArtifactFile
 from cluster.catalog.catalog import Catalog

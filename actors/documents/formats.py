@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
 from typing import BinaryIO
 
-from actors.html_encoding import decode_html
-from actors.html_text import html_text
-from actors.markdown_title import markdown_title
-from actors.source_csv import Ways, read_csv
-from actors.source_rows import Row, row_of_columns
-from actors.source_tables import read_arrow, read_npy, read_parquet
+from actors.documents.html_encoding import decode_html
+from actors.documents.html_text import html_text
+from actors.documents.markdown_title import markdown_title
+from actors.documents.source_csv import Ways, read_csv
+from actors.documents.source_rows import Row, row_of_columns
+from actors.documents.source_tables import read_arrow, read_npy, read_parquet
 from cluster import exact_json
 from cluster.documents.documents import RowPlace
 from cluster.errors import InvalidArgument
