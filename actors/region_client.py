@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 import ray
 
-from actors import names
-from actors.actor_calls import NAMESPACE
-from actors.cluster_join import not_joined, prepare_to_join
+from actors.runtime import names
+from actors.runtime.calls import NAMESPACE
+from actors.runtime.cluster_join import not_joined, prepare_to_join
 from cluster.errors import Unavailable
 from cluster.generation.prompt import truncation_of
 from cluster.query.answers import ANSWER_TOP_K_DEFAULT, AnswerRequest, AnswerResult

@@ -12,11 +12,11 @@ from pathlib import Path
 from fastapi import FastAPI
 from ray import serve
 
-from actors import names
-from actors.actor_calls import NamedActor
-from actors.ray_environment import ONE_THREAD
 from actors.region.assembly import RegionParts, assemble_region
 from actors.regions.divergence_watch import DivergenceWatch, watches
+from actors.runtime import names
+from actors.runtime.calls import NamedActor
+from actors.runtime.ray_environment import ONE_THREAD
 from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.config import Settings
 from cluster.errors import Unavailable

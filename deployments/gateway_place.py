@@ -15,9 +15,9 @@ from typing import Any
 
 import ray
 
-from actors import names
-from actors.actor_calls import NamedActor
 from actors.coordinator.gateway_spread import GatewayOrder
+from actors.runtime import names
+from actors.runtime.calls import NamedActor
 from cluster.errors import RaygionError
 from cluster.regions.settings import EndpointSettings
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from ray import serve
 from ray.serve.schema import ApplicationStatus
 
-from actors import names
-from actors.wiring import run_in_fresh_process
+from actors.runtime import names
+from actors.runtime.wiring import run_in_fresh_process
 from cluster.catalog.manifests import ModelManifest
 from cluster.catalog.model_settings import GeneratorSettings
 from cluster.errors import Unavailable

@@ -108,7 +108,7 @@ class LocalCluster:
         """
         os.environ.update(self.driver_env())
         if "ray" in sys.modules:
-            from actors.ray_environment import reread_environment
+            from actors.runtime.ray_environment import reread_environment
 
             reread_environment()
 

@@ -320,7 +320,7 @@ def _is_member(machine: Machine) -> bool:
     """Whether the cluster counts the node that runs on this machine among those alive."""
     from ray._raylet import GcsClient, RpcError  # type: ignore[attr-defined]
 
-    from actors.cluster_join import prepare_to_join
+    from actors.runtime.cluster_join import prepare_to_join
 
     try:
         prepare_to_join(machine.ray_address, machine.token_path)

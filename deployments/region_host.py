@@ -15,9 +15,9 @@ import ray
 import ray.data
 from ray.exceptions import RayError
 
-from actors.actor_calls import NAMESPACE
-from actors.cluster_join import not_joined, prepare_to_join
 from actors.coordinator.client import CoordinatorClient
+from actors.runtime.calls import NAMESPACE
+from actors.runtime.cluster_join import not_joined, prepare_to_join
 from cluster.errors import Conflict, InvalidArgument, Unavailable
 from cluster.releases.name_claim import claim_region
 from deployments.http_client import HttpRegion, RemoteError
@@ -200,10 +200,10 @@ def start_services(installation: Installation, progress: Progress) -> Coordinato
     # Imported once the cluster is known: Ray Serve reads its settings from the environment then.
     from ray import serve
 
-    from actors import names, wiring
     from actors.coordinator.coordinator import Coordinator
-    from actors.ray_environment import ONE_THREAD
     from actors.region.front import Front
+    from actors.runtime import names, wiring
+    from actors.runtime.ray_environment import ONE_THREAD
     from deployments.gateway import gateway_application
     from deployments.generator_deployer import ServeGeneratorDeployer
 

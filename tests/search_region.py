@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from actors import names
+from actors.runtime import names
 from cluster.arrays import Float32Array
 from cluster.catalog.corpus_settings import CorpusSettings
 from cluster.catalog.manifests import ManifestRef
@@ -376,7 +376,7 @@ def _of_actor(name: str, call: Callable[[Any], Any]) -> Any:
     import ray
     from ray.exceptions import RayError
 
-    from actors.actor_calls import NAMESPACE
+    from actors.runtime.calls import NAMESPACE
 
     try:
         return ray.get(call(ray.get_actor(name, namespace=NAMESPACE)), timeout=5)

@@ -25,9 +25,9 @@ from actors.builds.rows import Sharder, current, in_shards, latest_of_each_docum
 from actors.builds.shard import build_shard
 from actors.builds.training import prepare_build
 from actors.models.embedding_worker import EmbedBatches
-from actors.progress import watched
+from actors.runtime.progress import watched
+from actors.runtime.wiring import live_nodes
 from actors.shards.faiss_index import num_subquantizers
-from actors.wiring import live_nodes
 from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.claims import claim_all
 from cluster.catalog.catalog import Catalog, index_path

@@ -9,8 +9,8 @@ from typing import Any, TypeVar, cast
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
-from actors import names
-from actors.actor_calls import NAMESPACE
+from actors.runtime import names
+from actors.runtime.calls import NAMESPACE
 from cluster.errors import Conflict, DeadlineExceeded, OutcomeUnknown, RaygionError, Unavailable
 from cluster.regions.status import RegionSummary
 from cluster.releases.entries import LogState, Proposal, ReleaseContents, ReleaseStatus

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from actors import names
+from actors.runtime import names
 from cluster.clock import Clock
 from cluster.errors import Unavailable
 from cluster.regions.status import MachineSummary
@@ -32,7 +32,7 @@ _AVOIDED_FOR_S = 600.0
 
 
 class Actors(Protocol):
-    """The Ray cluster as a fleet needs it; `actors.wiring` implements it."""
+    """The Ray cluster as a fleet needs it; `actors.runtime.wiring` implements it."""
 
     def live_nodes(self) -> dict[str, str]: ...
 

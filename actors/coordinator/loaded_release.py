@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from actors import names
+from actors.runtime import names
 from cluster.artifacts.files import ArtifactFile
 from cluster.catalog.manifests import IndexManifest, ModelManifest
 from cluster.serving.view import ReleaseView

@@ -15,12 +15,12 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from actors import names, wiring
 from actors.coordinator.fleet import Actors, Fleet, Kind, machines_of
 from actors.coordinator.generator_deployer import GeneratorDeployer
 from actors.coordinator.loaded_release import LoadedRelease, shards_of
 from actors.coordinator.replica_counts import ReplicaCounts
 from actors.models.placing import embedder_actor
+from actors.runtime import names, wiring
 from actors.shards.placing import replica_actor
 from actors.shards.replica import ReplicaStatus
 from cluster.artifacts.artifacts import Artifacts

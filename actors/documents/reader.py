@@ -23,7 +23,7 @@ from actors.documents.formats import SourceFormat, format_of, read_rows
 from actors.documents.source_csv import column_ways
 from actors.documents.source_files import SourceFile
 from actors.documents.source_rows import Row
-from actors.own_node import own_node
+from actors.runtime.own_node import own_node
 from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.files import ArtifactFile
 from cluster.documents.content import store_part

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.models.embedding_worker import EmbeddingWorker
-from actors.wiring import detached_actor
+from actors.runtime.wiring import detached_actor
 from cluster.catalog.manifests import ModelManifest
 from cluster.store.object_store import ObjectStore
 

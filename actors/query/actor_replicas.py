@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-from actors.actor_calls import NamedActor
+from actors.runtime.calls import NamedActor
 from cluster.arrays import Float32Array, Int64Array
 from cluster.query.search import Passages, ShardHits, ShardQuery
 

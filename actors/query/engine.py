@@ -16,7 +16,7 @@ from actors.query.answering import Answering
 from actors.query.replica_sets import Routes
 from actors.query.shard_search import Patience, SearchKind, ShardSearch
 from actors.query.view_follower import ViewFollower
-from actors.stopwatch import Stopwatch
+from actors.runtime.stopwatch import Stopwatch
 from cluster.arrays import Float32Array
 from cluster.canary.board import Lots
 from cluster.clock import Clock, Deadline

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from actors.query.passage_fetch import Fetched, fetch_passages
-from actors.stopwatch import Stopwatch
+from actors.runtime.stopwatch import Stopwatch
 from cluster.arrays import Float32Array
 from cluster.clock import Clock, Deadline
 from cluster.errors import DeadlineExceeded, RaygionError, Unavailable

@@ -11,9 +11,9 @@ import random
 import uuid
 from typing import cast
 
-from actors.actor_calls import NamedActor
-from actors.busy_share import BusyShare
 from actors.query.release_uses import ReleaseUses
+from actors.runtime.busy_share import BusyShare
+from actors.runtime.calls import NamedActor
 from cluster.canary.outcomes import OutcomeCounts
 from cluster.clock import SYSTEM_CLOCK, Backoff, Deadline
 from cluster.errors import Unavailable

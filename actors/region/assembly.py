@@ -7,8 +7,6 @@ from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
-from actors import names
-from actors.actor_calls import NamedActor
 from actors.models.generator_directory import RegionGenerators
 from actors.query.answering import Answering
 from actors.query.engine import QueryEngine
@@ -18,6 +16,8 @@ from actors.query.view_follower import ViewFollower
 from actors.regions.http_peers import RegionPeers
 from actors.regions.internals import PinnedGenerators
 from actors.regions.service import RegionalService
+from actors.runtime import names
+from actors.runtime.calls import NamedActor
 from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.config import Settings
 from cluster.query.answers import EmbeddingService

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
-from actors.actor_calls import NamedActor
 from actors.query.release_uses import ReleaseUses
+from actors.runtime.calls import NamedActor
 from cluster.clock import Deadline
 from cluster.errors import DeadlineExceeded, NotYet, Unavailable
 from cluster.generation.generator import GenerationChunk, GenerationRequest

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from actors.ray_environment import ONE_THREAD
+from actors.runtime.ray_environment import ONE_THREAD
+from actors.runtime.wiring import detached_actor
 from actors.shards.replica import ShardReplicaActor
-from actors.wiring import detached_actor
 from cluster.store.object_store import ObjectStore
 
 _IN_FLIGHT_MAX = 512

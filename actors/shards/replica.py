@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from actors.own_node import own_node
+from actors.runtime.own_node import own_node
 from actors.shards.index import ShardIndex
 from cluster.arrays import Int64Array
 from cluster.artifacts.artifacts import Artifacts

@@ -13,7 +13,7 @@ import httpx
 import pytest
 import ray
 
-from actors.ray_environment import reread_environment
+from actors.runtime.ray_environment import reread_environment
 from tests.integration.region_fixture import LiveRegion, live_region
 
 

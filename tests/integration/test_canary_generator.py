@@ -15,8 +15,8 @@ import httpx
 import psutil
 import pytest
 
-from actors import names
 from actors.models.publishing import publish_model
+from actors.runtime import names
 from cluster.catalog.manifests import ManifestRef, ModelKind
 from cluster.releases.entries import LogState, ReleaseStatus
 from deployments import release_commands

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from actors import names
+from actors.runtime import names
 from cluster.releases.entries import ReleaseStatus
 from tests.canary_region import WIDE, UserLoad, canary_region, is_tried_on, prepared
 from tests.search_region import (

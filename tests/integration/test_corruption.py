@@ -16,9 +16,9 @@ import pyarrow as pa
 import pytest
 import ray
 
-from actors import names
-from actors.actor_calls import NAMESPACE
 from actors.builds.shard import build_shard
+from actors.runtime import names
+from actors.runtime.calls import NAMESPACE
 from actors.shards.documents import DOCUMENTS_FILE
 from actors.shards.index import INDEX_FILE, ShardIndex
 from cluster.artifacts.artifacts import Artifacts, blob_path

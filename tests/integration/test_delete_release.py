@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from actors import names
+from actors.runtime import names
 from cluster.arrays import Float32Array
 from cluster.catalog.manifests import IndexManifest, ManifestRef
 from cluster.query.search import ShardQuery
@@ -213,7 +213,7 @@ def newest_version() -> str:
 def ids_in_replica(name: str, version: str, queries: Float32Array) -> set[str]:
     import ray
 
-    from actors.actor_calls import NAMESPACE
+    from actors.runtime.calls import NAMESPACE
 
     query = ShardQuery(corpus=CORPUS, index_version=version, vectors=queries, top_k=50)
     hits = ray.get(ray.get_actor(name, namespace=NAMESPACE).search.remote(query, 30.0))

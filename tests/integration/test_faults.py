@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from actors import names
+from actors.runtime import names
 from cluster.errors import RaygionError
 from cluster.releases.entries import RELEASE_LOG, ReleaseContents, ReleaseStatus
 from cluster.releases.events import RegionStatus

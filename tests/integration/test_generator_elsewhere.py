@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from actors import names
-from actors.actor_calls import NamedActor
 from actors.models.generator_client import ServeGenerator
 from actors.models.remote_generator import RemoteGenerator
 from actors.query.release_uses import ReleaseUses
 from actors.regions.internals import PinnedGenerators
+from actors.runtime import names
+from actors.runtime.calls import NamedActor
 from cluster.clock import Deadline
 from cluster.errors import InvalidArgument, NotYet, Unavailable
 from cluster.generation.generator import (

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from actors import names
+from actors.runtime import names
 from tests.search_region import (
     CORPUS,
     REGION,

@@ -16,7 +16,7 @@ import httpx
 import orjson
 import pytest
 
-from actors import names
+from actors.runtime import names
 from bench.load import http_request
 from tests.chaos.open_load import OpenLoad, run_open_load
 from tests.chaos.overload import in_flight

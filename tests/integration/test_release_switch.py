@@ -13,8 +13,8 @@ import httpx
 import pytest
 import ray
 
-from actors import names
-from actors.actor_calls import NAMESPACE
+from actors.runtime import names
+from actors.runtime.calls import NAMESPACE
 from actors.shards.replica import ReplicaStatus
 from cluster.catalog.manifests import ManifestRef
 from cluster.query.evidence import EvidencePolicy

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from actors import names
+from actors.runtime import names
 from cluster.catalog.corpus_settings import CorpusSettings
 from cluster.errors import InvalidArgument, NotFound
 from cluster.query.search import SearchEffort, ShardQuery
@@ -93,7 +93,7 @@ def keep_busy(replicas: list[str], is_enough: Callable[[], bool]) -> None:
     """
     import ray
 
-    from actors.actor_calls import NAMESPACE
+    from actors.runtime.calls import NAMESPACE
 
     rng = np.random.default_rng(1)
     actors = [ray.get_actor(name, namespace=NAMESPACE) for name in replicas]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from actors import cluster_join
-from actors.cluster_join import not_joined, prepare_to_join
+from actors.runtime import cluster_join
+from actors.runtime.cluster_join import not_joined, prepare_to_join
 from cluster.errors import InvalidArgument, Unavailable
 
 

@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from actors.actor_calls import NamedActor
 from actors.builds.shard import build_shard
 from actors.query.local_shards import LocalShards
 from actors.query.replica_sets import Routes
+from actors.runtime.calls import NamedActor
 from actors.shards import replica as shard_replica
 from actors.shards.index import ShardIndex
 from cluster.artifacts.artifacts import Artifacts

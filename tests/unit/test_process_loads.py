@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from actors.busy_share import BusyShare
 from actors.coordinator.process_loads import ProcessLoads
+from actors.runtime.busy_share import BusyShare
 from tests.fakes import SimClock
 
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from actors import names, wiring
 from actors.coordinator import loader as release_loader
 from actors.coordinator.loaded_release import LoadedRelease
 from actors.coordinator.loader import ReleaseLoader
 from actors.coordinator.replica_counts import ReplicaCounts
+from actors.runtime import names, wiring
 from actors.shards.replica import ReplicaStatus
 from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.files import ArtifactFile

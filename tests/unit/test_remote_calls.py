@@ -13,8 +13,8 @@ import pytest
 
 from actors.coordinator.coordinator import Coordinator
 from actors.models.embedding_worker import EmbeddingWorker
-from actors.progress import ProgressCounter
 from actors.region.front import Front
+from actors.runtime.progress import ProgressCounter
 from actors.shards.replica import ShardReplicaActor
 
 ROOT = Path(__file__).resolve().parents[2]

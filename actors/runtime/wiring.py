@@ -12,7 +12,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.actor_calls import NAMESPACE
+from actors.runtime.calls import NAMESPACE
 from cluster.errors import Unavailable
 
 P = ParamSpec("P")

@@ -10,7 +10,7 @@ import os
 import socket
 from pathlib import Path
 
-from actors.ray_environment import LOOPBACK_ENV, reread_environment
+from actors.runtime.ray_environment import LOOPBACK_ENV, reread_environment
 from cluster.errors import InvalidArgument, Unavailable
 
 _LOOPBACK_HOSTS = ("127.0.0.1", "localhost")
