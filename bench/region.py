@@ -26,10 +26,10 @@ from cluster.catalog.model_settings import GeneratorSettings
 from cluster.config import Settings
 from cluster.regions.settings import EndpointSettings, RegionSettings, StoreSettings
 from deployments import pipeline, region_host, release_commands
-from deployments.console import Step, Steps
 from deployments.installation import Installation
 from deployments.interrupts import uninterrupted
 from deployments.local_cluster import find_local_cluster
+from deployments.terminal import Step, Steps
 
 _NAME = "bench"
 

@@ -166,7 +166,7 @@ def _write(folder: Path, num_vectors: int, rng: np.random.Generator) -> Path:
 def _build(installation: Installation, note: Note, source: str) -> list[ManifestRef]:
     """Runs in a driver's process."""
     from deployments import pipeline
-    from deployments.console import Steps
+    from deployments.terminal import Steps
 
     refs = []
     with Steps(quiet=True).step("build") as step:

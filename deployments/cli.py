@@ -24,17 +24,10 @@ from deployments import (
     cli_store,
 )
 from deployments.cli_options import Config, Json, Region, Store, opened
-from deployments.console import (
-    Steps,
-    err,
-    keep_stderr_to_python,
-    print_error,
-    print_json,
-    say,
-)
 from deployments.installation import Installation, NotRunning
 from deployments.interrupts import end_alike, end_process
 from deployments.machine import runs_as_head
+from deployments.terminal import Steps, err, keep_stderr_to_python, print_error, print_json, say
 
 app = typer.Typer(
     name="raygion",

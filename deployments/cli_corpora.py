@@ -13,7 +13,7 @@ from cluster.documents.deletes import drop_corpus
 from cluster.errors import Conflict, InvalidArgument
 from deployments.cli_options import Config, Corpus, Json, Region, Store
 from deployments.cli_regions import anywhere
-from deployments.console import SHORT, out, print_json, say, share, size, table, utc
+from deployments.terminal import SHORT, out, print_json, say, share, size, table, utc
 
 app = typer.Typer(
     help="List, show and drop corpora.",

@@ -17,9 +17,9 @@ from cluster.documents.deletes import delete_documents
 from cluster.documents.documents import check_corpus_name
 from cluster.errors import InvalidArgument
 from deployments.cli_options import Config, Corpus, Json, Region, Store, opened
-from deployments.console import Steps, print_json, say
 from deployments.ingest_summary import report_lines
 from deployments.installation import Installation
+from deployments.terminal import Steps, print_json, say
 
 _IDS_SHOWN_MAX = 5
 

@@ -13,10 +13,10 @@ from cluster.query.search import TOP_K_DEFAULT
 from cluster.search.checks import TOP_K_MAX
 from deployments.cli_options import Config, Json, Region, opened
 from deployments.cli_queries import Release
-from deployments.console import Steps, out, print_json, say, table
 from deployments.evaluation import Evaluation, Plan, Unit, evaluate, parse_measures
 from deployments.evaluation_files import read_judgements, read_queries
 from deployments.http_client import HttpRegion
+from deployments.terminal import Steps, out, print_json, say, table
 
 _STEP = "Ask"
 _FRIENDLY = {"R": "recall", "RR": "reciprocal rank", "P": "precision", "AP": "average precision"}

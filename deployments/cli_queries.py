@@ -13,8 +13,8 @@ from cluster.errors import InvalidArgument
 from cluster.query.answers import ANSWER_TOP_K_DEFAULT
 from cluster.query.demand import Consistency
 from deployments.cli_options import Config, Json, Region, opened
-from deployments.console import out, print_json, table
 from deployments.http_client import HttpRegion
+from deployments.terminal import out, print_json, table
 
 if TYPE_CHECKING:
     from deployments.regions_client import RegionsClient

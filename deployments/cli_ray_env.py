@@ -7,7 +7,7 @@ import shlex
 import typer
 
 from deployments.cli_options import Config, Json, Region, opened
-from deployments.console import print_json
+from deployments.terminal import print_json
 
 
 def ray_env(config: Config = None, region: Region = None, as_json: Json = False) -> None:

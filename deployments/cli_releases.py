@@ -12,7 +12,7 @@ from cluster.query.evidence import EvidencePolicy
 from cluster.releases.entries import LogState, Proposal
 from deployments.cli_options import Config, Json, Region, Store
 from deployments.cli_regions import anywhere, leading, names_in, policy_in, regions_in
-from deployments.console import SHORT, Steps, out, print_json, say, table, utc
+from deployments.terminal import SHORT, Steps, out, print_json, say, table, utc
 
 app = typer.Typer(
     help="List, propose, try, commit and roll back releases.",

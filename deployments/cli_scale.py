@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from deployments.cli_options import Config, Corpus, Json, Region, Store, opened
-from deployments.console import Steps, print_json, say
+from deployments.terminal import Steps, print_json, say
 
 
 def scale(

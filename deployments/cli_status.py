@@ -14,9 +14,9 @@ from cluster.releases.events import REGIONS
 from cluster.releases.name_claim import read_heartbeats
 from deployments.cli_options import Config, Json, Region, Store, opened, read_settings
 from deployments.cli_regions import anywhere
-from deployments.console import SHORT, out, print_json, say, share, table
 from deployments.http_client import HttpRegion
 from deployments.installation import Installation
+from deployments.terminal import SHORT, out, print_json, say, share, table
 
 
 def status(

@@ -17,10 +17,10 @@ from cluster.clock import SYSTEM_CLOCK
 from cluster.errors import Conflict, InvalidArgument, NotFound
 from cluster.releases.entries import ReleaseContents
 from deployments import pipeline, region_host, release_commands
-from deployments.console import REUSED, Steps, err, out, print_json, say, table
 from deployments.http_client import HttpRegion
 from deployments.installation import Installation
 from deployments.interrupts import uninterrupted
+from deployments.terminal import REUSED, Steps, err, out, print_json, say, table
 
 CORPUS = "factbook"
 SOURCE = Path(__file__).resolve().parents[1] / "data" / "factbook" / "factbook.jsonl"

@@ -10,9 +10,9 @@ from cluster.generation.prompt import PromptTemplate
 from cluster.releases.entries import ReleaseContents
 from cluster.shards.index_parameters import IndexParameters
 from deployments import pipeline, release_commands
-from deployments.console import REUSED, Steps
 from deployments.installation import Installation
 from deployments.region_driver import Note
+from deployments.terminal import REUSED, Steps
 
 
 def ingest(installation: Installation, note: Note, corpus: str, source: str) -> None:

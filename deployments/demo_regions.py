@@ -27,7 +27,6 @@ from cluster.regions.settings import RegionSettings, RoutingPolicy, RoutingSetti
 from cluster.releases.entries import ReleaseContents
 from cluster.shards.index_parameters import IndexKind, IndexParameters
 from deployments import demo_region_steps as acts
-from deployments.console import REUSED, Step, Steps, err
 from deployments.demo_regions_report import Cut, Findings, Killed, SwitchSeen, report
 from deployments.http_client import HttpRegion
 from deployments.installation import Installation
@@ -37,6 +36,7 @@ from deployments.region_driver import RegionDriver, join_new_cluster, run_in_eac
 from deployments.region_traffic import Traffic, traffic_to
 from deployments.regions_client import RegionsClient
 from deployments.store_link import StoreLink
+from deployments.terminal import REUSED, Step, Steps, err
 
 T = TypeVar("T")
 SOURCE = Path(__file__).resolve().parents[1] / "data" / "factbook" / "factbook.jsonl"

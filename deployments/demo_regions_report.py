@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from deployments.console import Steps, out, print_json, table
 from deployments.installation import Installation
+from deployments.terminal import Steps, out, print_json, table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,8 +28,8 @@ from cluster.query.evidence import EvidencePolicy, score_min_of
 from cluster.releases.entries import ReleaseContents
 from cluster.shards.index_parameters import IndexKind, IndexParameters, IndexTuning
 from cluster.vectors.metric import Metric
-from deployments.console import REUSED, Step, err, share, table
 from deployments.installation import Installation
+from deployments.terminal import REUSED, Step, err, share, table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -69,7 +69,7 @@ def canary_region(folder: Path) -> Iterator[SearchRegion]:
 def build(settings: Settings, path: str, shards: int) -> ManifestRef:
     """Runs in the driver's process."""
     from deployments import pipeline
-    from deployments.console import Steps
+    from deployments.terminal import Steps
 
     cut = settings.corpora[CORPUS].model_copy(update={"shards": shards})
     installation = Installation(settings.model_copy(update={"corpora": {CORPUS: cut}}), REGION)

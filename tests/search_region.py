@@ -332,7 +332,7 @@ def _start_cluster(settings: Settings) -> None:
 
 def _build(path: str) -> ManifestRef:
     from deployments import pipeline
-    from deployments.console import Steps
+    from deployments.terminal import Steps
 
     with Steps(quiet=True).step("build") as step:
         pipeline.ingest_documents(_joined[0], CORPUS, [path], replace=True, step=step)

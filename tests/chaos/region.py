@@ -169,7 +169,7 @@ def _citations_of_questions(region: SearchRegion) -> dict[str, tuple[str, ...]]:
 
 def _build_texts(settings: Settings, source: str) -> ReleaseContents:
     from deployments import pipeline
-    from deployments.console import Steps
+    from deployments.terminal import Steps
 
     installation = Installation(settings, REGION)
     with Steps(quiet=True).step("texts") as step:

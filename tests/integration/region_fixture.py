@@ -38,8 +38,8 @@ from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.vectors.metric import Metric
 from deployments import pipeline, region_host, release_commands
 from deployments.cluster_ports import find_port_block
-from deployments.console import Steps
 from deployments.installation import Installation
+from deployments.terminal import Steps
 
 ROOT = Path(__file__).resolve().parents[2]
 XQUAD = ROOT / "tests" / "data" / "xquad_small" / "xquad_small.json"

@@ -335,7 +335,7 @@ def build_kinds(
     installation: Installation, note: Note, source: str, kinds: list[str]
 ) -> dict[str, ManifestRef]:
     from deployments import pipeline
-    from deployments.console import Steps
+    from deployments.terminal import Steps
 
     refs = {}
     with Steps(quiet=True).step("build") as step:

@@ -181,7 +181,7 @@ def test_what_is_deleted_is_found_in_the_release_before_and_nowhere_else(
 
 def ingest(sources: list[str], replace: bool) -> None:
     from deployments import pipeline
-    from deployments.console import Steps
+    from deployments.terminal import Steps
     from tests import search_region
 
     (installation,) = search_region._joined
@@ -191,7 +191,7 @@ def ingest(sources: list[str], replace: bool) -> None:
 
 def build() -> tuple[IndexManifest, ManifestRef]:
     from deployments import pipeline
-    from deployments.console import Steps
+    from deployments.terminal import Steps
     from tests import search_region
 
     with Steps(quiet=True).step("build") as step:
@@ -202,7 +202,7 @@ def build() -> tuple[IndexManifest, ManifestRef]:
 def newest_version() -> str:
     """What `release propose` would take."""
     from deployments import pipeline
-    from deployments.console import Steps
+    from deployments.terminal import Steps
     from tests import search_region
 
     with Steps(quiet=True).step("propose") as step:

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from cluster.errors import Unavailable
-from deployments.console import Steps, table
+from deployments.terminal import Steps, table
 
 WIDTH = 80
 CLEAR_LINE = "\x1b[2K"

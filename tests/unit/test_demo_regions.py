@@ -8,10 +8,10 @@ import pytest
 from cluster.config import Settings
 from cluster.errors import InvalidArgument
 from cluster.regions.settings import RegionSettings, StoreSettings
-from deployments.console import Steps
 from deployments.demo_regions import run_regions_demo
 from deployments.demo_regions_report import Cut, Findings, Killed, SwitchSeen, report
 from deployments.installation import Installation
+from deployments.terminal import Steps
 
 HITS = [{"id": "td/government/1", "score": 0.58}]
 

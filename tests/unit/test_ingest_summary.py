@@ -15,8 +15,8 @@ from cluster.documents.ingest_report import (
     LeftOut,
     Tally,
 )
-from deployments.console import print_json
 from deployments.ingest_summary import report_lines
+from deployments.terminal import print_json
 
 REPORT = IngestReport(
     documents=DocumentChanges(
