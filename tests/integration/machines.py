@@ -305,7 +305,7 @@ def give_installation(machine: Machine, checkout: str) -> None:
     packages = next(path for path in sys.path if (Path(path) / "ray" / "__init__.py").is_file())
     site = venv / "lib" / f"python3.{sys.version_info.minor}" / "site-packages"
     (site / "checkout.pth").write_text(f"{inside}\n{packages}\n")
-    for name, module in (("raygion", "deployments.cli"), ("ray", "ray.scripts.scripts")):
+    for name, module in (("raygion", "deployments.cli.main"), ("ray", "ray.scripts.scripts")):
         program = venv / "bin" / name
         program.write_text(
             f"#!{inside}/.venv/bin/python\nimport sys\nfrom {module} import main\n"

@@ -16,7 +16,7 @@ import pytest
 import typer.main
 from typer.testing import CliRunner
 
-from deployments.cli import app
+from deployments.cli.main import app
 from deployments.cluster_ports import find_port_block, is_answered
 from deployments.local_cluster import LocalCluster, find_local_cluster
 from tests.search_region import wait_until
@@ -40,7 +40,7 @@ from pathlib import Path
 import deployments.demo
 deployments.demo.SOURCE = Path(sys.argv.pop(1))
 deployments.demo.QUESTIONS = deployments.demo.QUESTIONS[:2]
-from deployments.cli import main
+from deployments.cli.main import main
 main()
 """
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from cluster.errors import InvalidArgument
 from cluster.store.object_store import open_store
-from deployments.cli import app
+from deployments.cli.main import app
 from tests.unit.gc_world import World
 
 

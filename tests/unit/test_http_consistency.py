@@ -15,7 +15,7 @@ from cluster.errors import NotYet, Unavailable
 from cluster.query.demand import EVENTUAL, Consistency, Demand
 from cluster.query.session import SessionToken
 from cluster.regions.wire import FLOAT32_TYPE
-from deployments.cli import app
+from deployments.cli.main import app
 from tests.unit.fake_service import DIMENSION, MADE, FakeService, in_process
 from tests.unit.region_servers import serving
 from tests.unit.test_http_api import sample

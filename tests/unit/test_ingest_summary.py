@@ -15,7 +15,7 @@ from cluster.documents.ingest_report import (
     LeftOut,
     Tally,
 )
-from deployments.ingest_summary import report_lines
+from deployments.cli.ingest_summary import report_lines
 from deployments.terminal import print_json
 
 REPORT = IngestReport(

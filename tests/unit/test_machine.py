@@ -16,7 +16,7 @@ import pytest
 
 from cluster.errors import Conflict, InvalidArgument, Unavailable
 from deployments import machine
-from deployments.cli_options import opened, read_settings
+from deployments.cli.options import opened, read_settings
 from deployments.cluster_ports import find_port_block
 from deployments.haproxy_config import GatewayPlaces
 from deployments.machine import Machine, NodeStarter, find_machine

@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def raygion(folder: Path, *arguments: str) -> str:
-    command = [sys.executable, "-m", "deployments.cli", *arguments]
+    command = [sys.executable, "-m", "deployments.cli.main", *arguments]
     root = Path(__file__).resolve().parents[2]
     env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(root)}
     return subprocess.run(

@@ -18,7 +18,7 @@ from cluster import errors
 from cluster.config import Settings
 from cluster.query.caller import Location
 from cluster.query.session import SessionToken
-from deployments.cli import app
+from deployments.cli.main import app
 from deployments.http_client import RemoteError
 from deployments.installation import NotRunning
 from deployments.regions_client import RegionsClient

@@ -17,8 +17,8 @@ from cluster.releases.events import RegionStatus, heartbeat_path
 from cluster.releases.fold import fold
 from cluster.store.numbered_log import NumberedLog
 from cluster.store.object_store import open_store
-from deployments.cli import app
-from deployments.cli_regions import anywhere, leading, policy_in, regions_in
+from deployments.cli.main import app
+from deployments.cli.regions import anywhere, leading, policy_in, regions_in
 from tests.fakes import Entries
 
 SETTINGS = """

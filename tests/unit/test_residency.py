@@ -18,7 +18,7 @@ from cluster.clock import Deadline
 from cluster.config import Settings
 from cluster.errors import InvalidArgument, Unavailable
 from cluster.generation.generator import ChatMessage, GenerationChunk, GenerationRequest
-from deployments.cli import app
+from deployments.cli.main import app
 from tests.unit.fake_service import FakeService
 from tests.unit.region_servers import FakeInternals, peers_of, serving, settings_of
 

@@ -13,7 +13,7 @@ from cluster.errors import Conflict, InvalidArgument, NotFound, RaygionError
 from cluster.releases.entries import LogEntry, LogState, Rollback
 from cluster.releases.fold import fold
 from cluster.releases.rollback import check_stays, earlier_release
-from deployments.cli import app
+from deployments.cli.main import app
 from tests.fakes import Entries
 from tests.rollout_script import Script, status
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from cluster.errors import InvalidArgument
 from cluster.releases.settings import RolloutPolicy
-from deployments.cli_options import opened, read_settings
+from deployments.cli.options import opened, read_settings
 from deployments.installation import Installation
 from deployments.local_cluster import find_local_cluster
 

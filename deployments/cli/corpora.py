@@ -11,8 +11,8 @@ from cluster.clock import SYSTEM_CLOCK
 from cluster.corpora.overview import CorpusLine, IndexLine, ShardHole, corpus_line, corpus_lines
 from cluster.documents.deletes import drop_corpus
 from cluster.errors import Conflict, InvalidArgument
-from deployments.cli_options import Config, Corpus, Json, Region, Store
-from deployments.cli_regions import anywhere
+from deployments.cli.options import Config, Corpus, Json, Region, Store
+from deployments.cli.regions import anywhere
 from deployments.terminal import SHORT, out, print_json, say, share, size, table, utc
 
 app = typer.Typer(

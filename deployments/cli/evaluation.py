@@ -11,8 +11,8 @@ import typer
 from cluster.clock import Deadline
 from cluster.query.search import TOP_K_DEFAULT
 from cluster.search.checks import TOP_K_MAX
-from deployments.cli_options import Config, Json, Region, opened
-from deployments.cli_queries import Release
+from deployments.cli.options import Config, Json, Region, opened
+from deployments.cli.queries import Release
 from deployments.evaluation import Evaluation, Plan, Unit, evaluate, parse_measures
 from deployments.evaluation_files import read_judgements, read_queries
 from deployments.http_client import HttpRegion

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from deployments.cli_options import Config, Corpus, Json, Region, Store, opened
+from deployments.cli.options import Config, Corpus, Json, Region, Store, opened
 from deployments.terminal import Steps, print_json, say
 
 

@@ -12,7 +12,7 @@ from cluster.config import load_settings
 from cluster.errors import InvalidArgument
 from cluster.query.answers import ANSWER_TOP_K_DEFAULT
 from cluster.query.demand import Consistency
-from deployments.cli_options import Config, Json, Region, opened
+from deployments.cli.options import Config, Json, Region, opened
 from deployments.http_client import HttpRegion
 from deployments.terminal import out, print_json, table
 

@@ -16,8 +16,8 @@ from cluster.catalog.manifests import CorpusManifest
 from cluster.documents.deletes import delete_documents
 from cluster.documents.documents import check_corpus_name
 from cluster.errors import InvalidArgument
-from deployments.cli_options import Config, Corpus, Json, Region, Store, opened
-from deployments.ingest_summary import report_lines
+from deployments.cli.ingest_summary import report_lines
+from deployments.cli.options import Config, Corpus, Json, Region, Store, opened
 from deployments.installation import Installation
 from deployments.terminal import Steps, print_json, say
 

@@ -9,7 +9,7 @@ import typer
 
 from cluster.errors import InvalidArgument
 from cluster.releases.garbage import Collected, StoreCollector
-from deployments.cli_options import Config, Json, Region, Store, opened
+from deployments.cli.options import Config, Json, Region, Store, opened
 from deployments.terminal import Steps, print_json, say, size
 
 app = typer.Typer(

@@ -12,8 +12,8 @@ from cluster.clock import SYSTEM_CLOCK
 from cluster.regions.overview import RegionLine, RegionsOverview, overview
 from cluster.releases.events import REGIONS
 from cluster.releases.name_claim import read_heartbeats
-from deployments.cli_options import Config, Json, Region, Store, opened, read_settings
-from deployments.cli_regions import anywhere
+from deployments.cli.options import Config, Json, Region, Store, opened, read_settings
+from deployments.cli.regions import anywhere
 from deployments.http_client import HttpRegion
 from deployments.installation import Installation
 from deployments.terminal import SHORT, out, print_json, say, share, table

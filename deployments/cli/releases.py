@@ -10,8 +10,8 @@ from cluster.clock import SYSTEM_CLOCK
 from cluster.errors import InvalidArgument, NotFound
 from cluster.query.evidence import EvidencePolicy
 from cluster.releases.entries import LogState, Proposal
-from deployments.cli_options import Config, Json, Region, Store
-from deployments.cli_regions import anywhere, leading, names_in, policy_in, regions_in
+from deployments.cli.options import Config, Json, Region, Store
+from deployments.cli.regions import anywhere, leading, names_in, policy_in, regions_in
 from deployments.terminal import SHORT, Steps, out, print_json, say, table, utc
 
 app = typer.Typer(

@@ -6,7 +6,7 @@ import shlex
 
 import typer
 
-from deployments.cli_options import Config, Json, Region, opened
+from deployments.cli.options import Config, Json, Region, opened
 from deployments.terminal import print_json
 
 

@@ -12,18 +12,34 @@ from typing import Annotated, NoReturn
 import typer
 
 from cluster.errors import InvalidArgument, RaygionError
-from deployments import (
-    cli_corpora,
-    cli_documents,
-    cli_evaluation,
-    cli_queries,
-    cli_ray_env,
-    cli_releases,
-    cli_scale,
-    cli_status,
-    cli_store,
+from deployments.cli import (
+    corpora as cli_corpora,
 )
-from deployments.cli_options import Config, Json, Region, Store, opened
+from deployments.cli import (
+    documents as cli_documents,
+)
+from deployments.cli import (
+    evaluation as cli_evaluation,
+)
+from deployments.cli import (
+    queries as cli_queries,
+)
+from deployments.cli import (
+    ray_env as cli_ray_env,
+)
+from deployments.cli import (
+    releases as cli_releases,
+)
+from deployments.cli import (
+    scale as cli_scale,
+)
+from deployments.cli import (
+    status as cli_status,
+)
+from deployments.cli import (
+    store as cli_store,
+)
+from deployments.cli.options import Config, Json, Region, Store, opened
 from deployments.installation import Installation, NotRunning
 from deployments.interrupts import end_alike, end_process
 from deployments.machine import runs_as_head
@@ -140,7 +156,7 @@ def _keep_up(installation: Installation, *, one_of_several: bool, note: str) -> 
             "watch",
         )
     words = [word for word in sys.argv[1:] if word != "--watch"]
-    command = [sys.executable, "-m", "deployments.cli", *words]
+    command = [sys.executable, "-m", "deployments.cli.main", *words]
     standing = partial(standing_of, installation, one_of_several=one_of_several)
     return keep_up(
         partial(run_while_it_lives, command, standing), standing, partial(err.print, note)
