@@ -28,8 +28,8 @@ from bench.regions_world import PLACES, RegionsWorld, three_regions
 from bench.reports import environment_now
 from cluster.clock import SYSTEM_CLOCK
 from cluster.releases.entries import Switch
+from deployments.demo.traffic import Reply, Traffic
 from deployments.interrupts import end_alike
-from deployments.region_traffic import Reply, Traffic
 from deployments.regions_client import RegionsClient
 
 T = TypeVar("T")

@@ -33,6 +33,7 @@ from cluster.releases.entries import LogState, ReleaseContents
 from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.vectors.metric import Metric
 from deployments.cluster_ports import find_port_block
+from deployments.demo.traffic import Ask, Traffic, traffic_to
 from deployments.driven_regions import DrivenRegions
 from deployments.installation import Installation
 from deployments.region_driver import (
@@ -42,7 +43,6 @@ from deployments.region_driver import (
     run_in_each,
     start_services,
 )
-from deployments.region_traffic import Ask, Traffic, traffic_to
 
 CORPUS = "vectors"
 DIMENSION, TOP_K, SHARDS = 384, 10, 2

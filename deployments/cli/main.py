@@ -101,11 +101,11 @@ def demo(
     """The whole story on this machine: documents in, cited answers out; up until Ctrl-C."""
     installation, stay = opened(config, region, store, port=port), not exit_when_done
     if regions == 1:
-        from deployments.demo import run_demo
+        from deployments.demo.one_region import run_demo
 
         run_demo(installation, stay=stay, as_json=as_json)
         return
-    from deployments.demo_regions import run_regions_demo
+    from deployments.demo.regions import run_regions_demo
 
     run_regions_demo(installation, regions=regions, stay=stay, as_json=as_json)
 

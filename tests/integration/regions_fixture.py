@@ -42,6 +42,8 @@ from cluster.store.numbered_log import NumberedLog
 from cluster.store.object_store import ObjectStore, open_store
 from cluster.vectors.metric import Metric
 from deployments.cluster_ports import find_port_block
+from deployments.demo.store_link import StoreLink
+from deployments.demo.traffic import Traffic, traffic_to
 from deployments.driven_regions import DrivenRegions
 from deployments.http_client import HttpRegion
 from deployments.installation import Installation
@@ -52,9 +54,7 @@ from deployments.region_driver import (
     run_in_each,
     start_services,
 )
-from deployments.region_traffic import Traffic, traffic_to
 from deployments.regions_client import RegionsClient
-from deployments.store_link import StoreLink
 from tests.search_region import CORPUS, SHARDS, TOP_K, Vectors, make_vectors
 
 PLACES = {

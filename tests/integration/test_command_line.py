@@ -37,9 +37,9 @@ DOCUMENTS = {
 DEMO = """
 import sys
 from pathlib import Path
-import deployments.demo
-deployments.demo.SOURCE = Path(sys.argv.pop(1))
-deployments.demo.QUESTIONS = deployments.demo.QUESTIONS[:2]
+import deployments.demo.one_region
+deployments.demo.one_region.SOURCE = Path(sys.argv.pop(1))
+deployments.demo.one_region.QUESTIONS = deployments.demo.one_region.QUESTIONS[:2]
 from deployments.cli.main import main
 main()
 """

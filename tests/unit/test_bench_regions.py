@@ -24,7 +24,7 @@ from cluster.releases.entries import (
     Rollback,
 )
 from cluster.releases.fold import fold
-from deployments.region_traffic import Reply, Traffic
+from deployments.demo.traffic import Reply, Traffic
 from tests.fakes import contents
 
 ONE = contents()

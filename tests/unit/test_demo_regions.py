@@ -8,8 +8,8 @@ import pytest
 from cluster.config import Settings
 from cluster.errors import InvalidArgument
 from cluster.regions.settings import RegionSettings, StoreSettings
-from deployments.demo_regions import run_regions_demo
-from deployments.demo_regions_report import Cut, Findings, Killed, SwitchSeen, report
+from deployments.demo.regions import run_regions_demo
+from deployments.demo.report import Cut, Findings, Killed, SwitchSeen, report
 from deployments.installation import Installation
 from deployments.terminal import Steps
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from cluster.errors import DeadlineExceeded, Unavailable
+from deployments.demo.traffic import Traffic, traffic_to
 from deployments.installation import Installation
-from deployments.region_traffic import Traffic, traffic_to
 from tests.unit.region_servers import nobody, settings_of
 
 

@@ -9,7 +9,7 @@ from cluster.clock import Deadline
 from cluster.errors import Unavailable
 from cluster.store.numbered_log import NumberedLog
 from cluster.store.object_store import ObjectStore, open_store
-from deployments.store_link import StoreLink
+from deployments.demo.store_link import StoreLink
 
 
 @pytest.fixture
