@@ -24,7 +24,7 @@ from cluster.catalog.corpus_settings import CorpusSettings
 from cluster.generation.generator import ChatMessage
 from cluster.generation.prompt import PromptTemplate, TokenBudget, build_prompt
 from cluster.query.answers import ANSWER_TOP_K_DEFAULT
-from deployments.http_client import HttpRegion
+from deployments.clients.http_client import HttpRegion
 
 _CORPUS = "factbook"
 _CLIENTS = (1, 8)

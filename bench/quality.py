@@ -28,7 +28,7 @@ from cluster.catalog.corpus_settings import CorpusSettings
 from cluster.query.search import ShardQuery
 from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.vectors.metric import Metric
-from deployments.http_client import HttpRegion
+from deployments.clients.http_client import HttpRegion
 
 _TOP_K = 10
 _BATCH = 64

@@ -28,9 +28,9 @@ from bench.regions_world import PLACES, RegionsWorld, three_regions
 from bench.reports import environment_now
 from cluster.clock import SYSTEM_CLOCK
 from cluster.releases.entries import Switch
+from deployments.clients.regions_client import RegionsClient
 from deployments.demo.traffic import Reply, Traffic
 from deployments.interrupts import end_alike
-from deployments.regions_client import RegionsClient
 
 T = TypeVar("T")
 _PAUSE_S = 0.004

@@ -20,7 +20,7 @@ from actors.runtime.calls import NAMESPACE
 from actors.runtime.cluster_join import not_joined, prepare_to_join
 from cluster.errors import Conflict, InvalidArgument, Unavailable
 from cluster.releases.name_claim import claim_region
-from deployments.http_client import HttpRegion, RemoteError
+from deployments.clients.http_client import HttpRegion, RemoteError
 from deployments.installation import Installation, NotRunning
 from deployments.interrupts import uninterrupted
 from deployments.local_cluster import (

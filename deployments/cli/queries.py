@@ -13,11 +13,11 @@ from cluster.errors import InvalidArgument
 from cluster.query.answers import ANSWER_TOP_K_DEFAULT
 from cluster.query.demand import Consistency
 from deployments.cli.options import Config, Json, Region, opened
-from deployments.http_client import HttpRegion
+from deployments.clients.http_client import HttpRegion
 from deployments.terminal import out, print_json, table
 
 if TYPE_CHECKING:
-    from deployments.regions_client import RegionsClient
+    from deployments.clients.regions_client import RegionsClient
 
 Corpus = Annotated[
     str | None, typer.Option("--corpus", help="Name of the corpus; needed when there are several.")
@@ -131,7 +131,7 @@ def _reached(config: Path | None, region: str | None) -> HttpRegion | RegionsCli
     settings = load_settings(config)
     if region is None and len(settings.regions) > 1:
         # Imported late: it knows the way around the globe, which takes a while to load.
-        from deployments.regions_client import RegionsClient
+        from deployments.clients.regions_client import RegionsClient
 
         return RegionsClient(settings)
     return HttpRegion.of(opened(config, region))

@@ -14,7 +14,7 @@ from cluster.releases.events import REGIONS
 from cluster.releases.name_claim import read_heartbeats
 from deployments.cli.options import Config, Json, Region, Store, opened, read_settings
 from deployments.cli.regions import anywhere
-from deployments.http_client import HttpRegion
+from deployments.clients.http_client import HttpRegion
 from deployments.installation import Installation
 from deployments.terminal import SHORT, out, print_json, say, share, table
 

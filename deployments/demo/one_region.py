@@ -17,7 +17,7 @@ from cluster.clock import SYSTEM_CLOCK
 from cluster.errors import Conflict, InvalidArgument, NotFound
 from cluster.releases.entries import ReleaseContents
 from deployments import pipeline, region_host, release_commands
-from deployments.http_client import HttpRegion
+from deployments.clients.http_client import HttpRegion
 from deployments.installation import Installation
 from deployments.interrupts import uninterrupted
 from deployments.terminal import REUSED, Steps, err, out, print_json, say, table

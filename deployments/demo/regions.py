@@ -26,16 +26,16 @@ from cluster.query.caller import Location
 from cluster.regions.settings import RegionSettings, RoutingPolicy, RoutingSettings
 from cluster.releases.entries import ReleaseContents
 from cluster.shards.index_parameters import IndexKind, IndexParameters
+from deployments.clients.http_client import HttpRegion
+from deployments.clients.regions_client import RegionsClient
 from deployments.demo import steps as acts
 from deployments.demo.report import Cut, Findings, Killed, SwitchSeen, report
 from deployments.demo.store_link import StoreLink
 from deployments.demo.traffic import Traffic, traffic_to
-from deployments.http_client import HttpRegion
 from deployments.installation import Installation
 from deployments.interrupts import uninterrupted
 from deployments.local_cluster import find_local_cluster
 from deployments.region_driver import RegionDriver, join_new_cluster, run_in_each, start_services
-from deployments.regions_client import RegionsClient
 from deployments.terminal import REUSED, Step, Steps, err
 
 T = TypeVar("T")

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.errors import DeadlineExceeded, RaygionError
-from deployments.http_client import HttpRegion
+from deployments.clients.http_client import HttpRegion
 from deployments.installation import Installation
 
 Ask = Callable[[], dict[str, Any]]

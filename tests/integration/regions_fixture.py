@@ -41,11 +41,12 @@ from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.store.numbered_log import NumberedLog
 from cluster.store.object_store import ObjectStore, open_store
 from cluster.vectors.metric import Metric
+from deployments.clients.http_client import HttpRegion
+from deployments.clients.regions_client import RegionsClient
 from deployments.cluster_ports import find_port_block
 from deployments.demo.store_link import StoreLink
 from deployments.demo.traffic import Traffic, traffic_to
 from deployments.driven_regions import DrivenRegions
-from deployments.http_client import HttpRegion
 from deployments.installation import Installation
 from deployments.region_driver import (
     Note,
@@ -54,7 +55,6 @@ from deployments.region_driver import (
     run_in_each,
     start_services,
 )
-from deployments.regions_client import RegionsClient
 from tests.search_region import CORPUS, SHARDS, TOP_K, Vectors, make_vectors
 
 PLACES = {

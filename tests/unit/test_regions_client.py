@@ -19,9 +19,9 @@ from cluster.config import Settings
 from cluster.query.caller import Location
 from cluster.query.session import SessionToken
 from deployments.cli.main import app
-from deployments.http_client import RemoteError
+from deployments.clients.http_client import RemoteError
+from deployments.clients.regions_client import RegionsClient
 from deployments.installation import NotRunning
-from deployments.regions_client import RegionsClient
 from tests.unit.fake_service import FakeService
 from tests.unit.region_servers import nobody, serving
 
@@ -34,7 +34,7 @@ QUESTION = {"question": "Capital?", "stream": True}
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Regions that share one event loop, on a busy machine, are slow to connect."""
-    monkeypatch.setattr("deployments.regions_client.CONNECT_TIMEOUT_S", 30.0)
+    monkeypatch.setattr("deployments.clients.regions_client.CONNECT_TIMEOUT_S", 30.0)
 
 
 @asynccontextmanager

@@ -14,7 +14,7 @@ from cluster.query.caller import Caller, Location
 from cluster.query.session import SessionToken
 from cluster.regions.routing import RegionRouter
 from cluster.regions.wire import OWN_FAULTS
-from deployments.http_client import HttpRegion
+from deployments.clients.http_client import HttpRegion
 
 CONNECT_TIMEOUT_S = 1.0
 _TIMEOUTS_MS = {"/v1/search": 5_000, "/v1/answer": 60_000}
