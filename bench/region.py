@@ -25,9 +25,9 @@ from cluster.catalog.manifests import IndexManifest, ModelKind, ModelManifest
 from cluster.catalog.model_settings import GeneratorSettings
 from cluster.config import Settings
 from cluster.regions.settings import EndpointSettings, RegionSettings, StoreSettings
-from deployments import pipeline, region_host, release_commands
+from deployments.hosting import pipeline, region_host, release_commands
+from deployments.hosting.interrupts import uninterrupted
 from deployments.installation import Installation
-from deployments.interrupts import uninterrupted
 from deployments.local_cluster import find_local_cluster
 from deployments.terminal import Step, Steps
 

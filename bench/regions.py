@@ -30,7 +30,7 @@ from cluster.clock import SYSTEM_CLOCK
 from cluster.releases.entries import Switch
 from deployments.clients.regions_client import RegionsClient
 from deployments.demo.traffic import Reply, Traffic
-from deployments.interrupts import end_alike
+from deployments.hosting.interrupts import end_alike
 
 T = TypeVar("T")
 _PAUSE_S = 0.004

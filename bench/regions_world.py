@@ -35,14 +35,14 @@ from cluster.vectors.metric import Metric
 from deployments.cluster_ports import find_port_block
 from deployments.demo.traffic import Ask, Traffic, traffic_to
 from deployments.driven_regions import DrivenRegions
-from deployments.installation import Installation
-from deployments.region_driver import (
+from deployments.hosting.region_driver import (
     Note,
     RegionDriver,
     join_new_cluster,
     run_in_each,
     start_services,
 )
+from deployments.installation import Installation
 
 CORPUS = "vectors"
 DIMENSION, TOP_K, SHARDS = 384, 10, 2
@@ -165,7 +165,7 @@ def _write(folder: Path, num_vectors: int, rng: np.random.Generator) -> Path:
 
 def _build(installation: Installation, note: Note, source: str) -> list[ManifestRef]:
     """Runs in a driver's process."""
-    from deployments import pipeline
+    from deployments.hosting import pipeline
     from deployments.terminal import Steps
 
     refs = []

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 # This module is imported anew by every process that a run starts: what is heavy is imported late.
 from bench.data import XQUAD_SMALL
 from bench.plan import SETS, Plan, ServeChoice
-from deployments.interrupts import end_alike
+from deployments.hosting.interrupts import end_alike
 
 if TYPE_CHECKING:
     from bench.reports import GenerateReport, QualityReport, SearchReport, ServeReport

@@ -17,7 +17,7 @@ from bench.plan import Plan
 from bench.reports import ServeLeftOut, ServeReport, ServeSet, ServeSystem, environment_now
 from bench.serve_data import RECALL_LEAST, TOP_K, VectorSet, prepare
 from bench.serve_system import measure_system
-from deployments.interrupts import end_alike
+from deployments.hosting.interrupts import end_alike
 
 T = TypeVar("T")
 _SYSTEM_TIMEOUT_S = 1800.0

@@ -14,7 +14,7 @@ from typing import Any
 from cluster.errors import DeadlineExceeded, RaygionError
 from cluster.releases.entries import LogState
 from deployments.clients.http_client import HttpRegion
-from deployments.region_driver import RegionDriver, join_new_cluster, start_services
+from deployments.hosting.region_driver import RegionDriver, join_new_cluster, start_services
 
 COORDINATOR = "ray::Coordinator"
 _TIMEOUT_S = 120.0

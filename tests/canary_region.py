@@ -68,7 +68,7 @@ def canary_region(folder: Path) -> Iterator[SearchRegion]:
 
 def build(settings: Settings, path: str, shards: int) -> ManifestRef:
     """Runs in the driver's process."""
-    from deployments import pipeline
+    from deployments.hosting import pipeline
     from deployments.terminal import Steps
 
     cut = settings.corpora[CORPUS].model_copy(update={"shards": shards})

@@ -322,7 +322,7 @@ _joined: list[Installation] = []
 
 
 def _start_cluster(settings: Settings) -> None:
-    from deployments import region_host
+    from deployments.hosting import region_host
 
     installation = Installation(settings, REGION)
     region_host.start_cluster(installation)
@@ -331,7 +331,7 @@ def _start_cluster(settings: Settings) -> None:
 
 
 def _build(path: str) -> ManifestRef:
-    from deployments import pipeline
+    from deployments.hosting import pipeline
     from deployments.terminal import Steps
 
     with Steps(quiet=True).step("build") as step:
@@ -340,7 +340,7 @@ def _build(path: str) -> ManifestRef:
 
 
 def _start_services() -> None:
-    from deployments import region_host
+    from deployments.hosting import region_host
 
     region_host.start_services(_joined[0], lambda _: None)
 
@@ -385,6 +385,6 @@ def _of_actor(name: str, call: Callable[[Any], Any]) -> Any:
 
 
 def _leave() -> None:
-    from deployments import region_host
+    from deployments.hosting import region_host
 
     region_host.leave()

@@ -54,7 +54,7 @@ def ingest(
     Example: raygion ingest handbook docs/ faq.jsonl s3://bucket/reports/
     """
     from actors.documents.source_files import find_source_files
-    from deployments import pipeline, region_host
+    from deployments.hosting import pipeline, region_host
 
     # Wrong input is refused before a cluster is started for it.
     installation = _opened_for(corpus, config, region, store)
@@ -173,7 +173,7 @@ def build(
     installation = _opened_for(corpus, config, region, store)
     position = installation.catalog.existing_corpus(corpus)
 
-    from deployments import pipeline, region_host
+    from deployments.hosting import pipeline, region_host
 
     steps = Steps(quiet=as_json)
     with steps.shown(), region_host.joined(installation):

@@ -40,8 +40,8 @@ from deployments.cli import (
     store as cli_store,
 )
 from deployments.cli.options import Config, Json, Region, Store, opened
+from deployments.hosting.interrupts import end_alike, end_process
 from deployments.installation import Installation, NotRunning
-from deployments.interrupts import end_alike, end_process
 from deployments.machine import runs_as_head
 from deployments.terminal import Steps, err, keep_stderr_to_python, print_error, print_json, say
 
@@ -147,7 +147,7 @@ def up(
 
 def _keep_up(installation: Installation, *, one_of_several: bool, note: str) -> int:
     """Calls this command without `--watch` as often as it takes."""
-    from deployments.region_watch import keep_up, run_while_it_lives, standing_of
+    from deployments.hosting.region_watch import keep_up, run_while_it_lives, standing_of
 
     machine = installation.machine
     if not one_of_several and machine is not None and machine.is_alive():
@@ -172,7 +172,7 @@ def _bring_up(
     *,
     as_json: bool,
 ) -> None:
-    from deployments import region_host, release_commands
+    from deployments.hosting import region_host, release_commands
 
     installation = opened(config, region, store, port=port)
     steps = Steps(quiet=as_json)
@@ -213,7 +213,7 @@ def join(
     With --watch the command ends when `raygion down` on this machine ends its part, or when it is
     interrupted: the machine then stays in the region.
     """
-    from deployments import region_host
+    from deployments.hosting import region_host
 
     installation = opened(config, region)
     if watch:
@@ -233,7 +233,7 @@ def down(config: Config = None, region: Region = None, as_json: Json = False) ->
 
     On the head of several machines this ends the region: the others notice within two minutes.
     """
-    from deployments import region_host
+    from deployments.hosting import region_host
 
     installation = opened(config, region)
     ended = region_host.stop_region(installation)

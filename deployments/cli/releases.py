@@ -132,7 +132,7 @@ def propose(
 
     Example: raygion release propose --corpora handbook,faq --commit
     """
-    from deployments import pipeline, region_host, release_commands
+    from deployments.hosting import pipeline, region_host, release_commands
 
     installation = leading(config, region, store)
     targets = regions_in(regions, installation, "regions")
@@ -180,7 +180,7 @@ def canary(
 
     Example: raygion release canary 2 --percent 5
     """
-    from deployments import region_host, release_commands
+    from deployments.hosting import region_host, release_commands
 
     installation = leading(config, region, store)
     region_host.join(installation)
@@ -205,7 +205,7 @@ def commit(
 
     Example: raygion release commit 2
     """
-    from deployments import region_host, release_commands
+    from deployments.hosting import region_host, release_commands
 
     installation = leading(config, region, store)
     region_host.join(installation)
@@ -229,7 +229,7 @@ def abort(
 
     Example: raygion release abort 2 --reason "wrong corpus"
     """
-    from deployments import region_host, release_commands
+    from deployments.hosting import region_host, release_commands
 
     installation = leading(config, region, store)
     region_host.join(installation)
@@ -268,7 +268,7 @@ def rollback(
 
     Example: raygion release rollback
     """
-    from deployments import region_host, release_commands
+    from deployments.hosting import region_host, release_commands
 
     if again and force:
         raise InvalidArgument("goes not with --again, which prepares it first", "force")

@@ -27,7 +27,7 @@ def scale(
 
     Example: raygion scale factbook --replicas 3
     """
-    from deployments import region_host, release_commands
+    from deployments.hosting import region_host, release_commands
 
     installation = opened(config, region, store)
     steps = Steps(quiet=as_json)

@@ -108,7 +108,7 @@ def _show_one(installation: Installation, *, as_json: bool) -> None:
 
 def _say_of_the_cluster(installation: Installation) -> None:
     # Imported late: it brings Ray, which the other commands of this file do without.
-    from deployments import region_host
+    from deployments.hosting import region_host
 
     if (control_store := region_host.control_store(installation)) is not None:
         say(f"Ray's control store {control_store}")

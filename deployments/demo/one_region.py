@@ -16,10 +16,10 @@ from actors.coordinator.client import CoordinatorClient
 from cluster.clock import SYSTEM_CLOCK
 from cluster.errors import Conflict, InvalidArgument, NotFound
 from cluster.releases.entries import ReleaseContents
-from deployments import pipeline, region_host, release_commands
 from deployments.clients.http_client import HttpRegion
+from deployments.hosting import pipeline, region_host, release_commands
+from deployments.hosting.interrupts import uninterrupted
 from deployments.installation import Installation
-from deployments.interrupts import uninterrupted
 from deployments.terminal import REUSED, Steps, err, out, print_json, say, table
 
 CORPUS = "factbook"

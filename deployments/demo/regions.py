@@ -1,7 +1,8 @@
 """`raygion demo --regions N`: one release in several regions on this machine, and what they meet.
 
 Each region is a Ray cluster of its own with an endpoint, a coordinator and a cache of its own; what
-they share is the store. This process is in none of the clusters (see `deployments.region_driver`).
+they share is the store. This process is in none of the clusters (see
+`deployments.hosting.region_driver`).
 """
 
 from __future__ import annotations
@@ -32,10 +33,15 @@ from deployments.demo import steps as acts
 from deployments.demo.report import Cut, Findings, Killed, SwitchSeen, report
 from deployments.demo.store_link import StoreLink
 from deployments.demo.traffic import Traffic, traffic_to
+from deployments.hosting.interrupts import uninterrupted
+from deployments.hosting.region_driver import (
+    RegionDriver,
+    join_new_cluster,
+    run_in_each,
+    start_services,
+)
 from deployments.installation import Installation
-from deployments.interrupts import uninterrupted
 from deployments.local_cluster import find_local_cluster
-from deployments.region_driver import RegionDriver, join_new_cluster, run_in_each, start_services
 from deployments.terminal import REUSED, Step, Steps, err
 
 T = TypeVar("T")

@@ -9,9 +9,9 @@ from cluster.clock import SYSTEM_CLOCK
 from cluster.generation.prompt import PromptTemplate
 from cluster.releases.entries import ReleaseContents
 from cluster.shards.index_parameters import IndexParameters
-from deployments import pipeline, release_commands
+from deployments.hosting import pipeline, release_commands
+from deployments.hosting.region_driver import Note
 from deployments.installation import Installation
-from deployments.region_driver import Note
 from deployments.terminal import REUSED, Steps
 
 

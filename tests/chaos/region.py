@@ -168,7 +168,7 @@ def _citations_of_questions(region: SearchRegion) -> dict[str, tuple[str, ...]]:
 
 
 def _build_texts(settings: Settings, source: str) -> ReleaseContents:
-    from deployments import pipeline
+    from deployments.hosting import pipeline
     from deployments.terminal import Steps
 
     installation = Installation(settings, REGION)

@@ -47,14 +47,14 @@ from deployments.cluster_ports import find_port_block
 from deployments.demo.store_link import StoreLink
 from deployments.demo.traffic import Traffic, traffic_to
 from deployments.driven_regions import DrivenRegions
-from deployments.installation import Installation
-from deployments.region_driver import (
+from deployments.hosting.region_driver import (
     Note,
     RegionDriver,
     join_new_cluster,
     run_in_each,
     start_services,
 )
+from deployments.installation import Installation
 from tests.search_region import CORPUS, SHARDS, TOP_K, Vectors, make_vectors
 
 PLACES = {
@@ -334,7 +334,7 @@ def build_contents(
 def build_kinds(
     installation: Installation, note: Note, source: str, kinds: list[str]
 ) -> dict[str, ManifestRef]:
-    from deployments import pipeline
+    from deployments.hosting import pipeline
     from deployments.terminal import Steps
 
     refs = {}

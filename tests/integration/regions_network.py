@@ -26,8 +26,8 @@ from werkzeug.serving import make_server
 from cluster.config import Settings
 from cluster.regions.settings import StoreSettings
 from cluster.store.object_store import open_store
+from deployments.hosting.region_driver import Note, RegionDriver
 from deployments.installation import Installation
-from deployments.region_driver import Note, RegionDriver
 from tests.integration.regions_fixture import (
     REGIONS,
     ThreeRegions,

@@ -19,7 +19,7 @@ from actors.models.publishing import publish_model
 from actors.runtime import names
 from cluster.catalog.manifests import ManifestRef, ModelKind
 from cluster.releases.entries import LogState, ReleaseStatus
-from deployments import release_commands
+from deployments.hosting import release_commands
 from deployments.local_cluster import find_local_cluster
 from tests.canary_region import UserLoad, is_tried_on
 from tests.integration.region_fixture import MODEL_FOLDER, LiveRegion, posted

@@ -16,7 +16,7 @@ from actors.region_client import connect
 from cluster.errors import InvalidArgument
 from cluster.generation.prompt import PromptTemplate
 from cluster.query.session import SessionToken
-from deployments import release_commands
+from deployments.hosting import release_commands
 from tests.integration.region_fixture import REGION, LiveRegion, posted
 from tests.search_region import wait_until
 

@@ -28,7 +28,7 @@ from cluster.catalog.manifests import IndexManifest
 from cluster.errors import Conflict, Corrupt, NotFound
 from cluster.releases.entries import ReleaseContents, ReleaseStatus
 from cluster.store.object_store import open_store
-from deployments import release_commands
+from deployments.hosting import release_commands
 from tests.integration.region_fixture import FLAT, TINY, LiveRegion, build, ingest
 from tests.search_region import wait_until
 

@@ -180,7 +180,7 @@ def test_what_is_deleted_is_found_in_the_release_before_and_nowhere_else(
 
 
 def ingest(sources: list[str], replace: bool) -> None:
-    from deployments import pipeline
+    from deployments.hosting import pipeline
     from deployments.terminal import Steps
     from tests import search_region
 
@@ -190,7 +190,7 @@ def ingest(sources: list[str], replace: bool) -> None:
 
 
 def build() -> tuple[IndexManifest, ManifestRef]:
-    from deployments import pipeline
+    from deployments.hosting import pipeline
     from deployments.terminal import Steps
     from tests import search_region
 
@@ -201,7 +201,7 @@ def build() -> tuple[IndexManifest, ManifestRef]:
 
 def newest_version() -> str:
     """What `release propose` would take."""
-    from deployments import pipeline
+    from deployments.hosting import pipeline
     from deployments.terminal import Steps
     from tests import search_region
 

@@ -21,7 +21,7 @@ from cluster.query.evidence import EvidencePolicy
 from cluster.releases.entries import ReleaseContents
 from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.vectors.metric import Metric
-from deployments import release_commands
+from deployments.hosting import release_commands
 from deployments.installation import Installation
 from tests.integration.region_fixture import LiveRegion, build, ingest
 from tests.search_region import wait_until

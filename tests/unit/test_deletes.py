@@ -30,8 +30,8 @@ from cluster.regions.settings import RegionSettings, StoreSettings
 from cluster.shards.index_parameters import IndexParameters
 from cluster.store.local_store import LocalStore
 from cluster.store.object_store import ObjectStore
+from deployments.hosting.pipeline import contents_of_next
 from deployments.installation import Installation
-from deployments.pipeline import contents_of_next
 from deployments.terminal import Steps
 
 CORPUS = "docs"

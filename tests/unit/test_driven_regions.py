@@ -9,7 +9,7 @@ from cluster.errors import Conflict, DeadlineExceeded, InvalidArgument
 from cluster.releases.entries import LogState
 from deployments import driven_regions
 from deployments.driven_regions import DrivenRegions
-from deployments.region_driver import RegionDriver
+from deployments.hosting.region_driver import RegionDriver
 
 
 @dataclass

@@ -9,7 +9,7 @@ from cluster.config import Settings
 from cluster.query.evidence import EvidencePolicy, ScoreMin, score_min_of
 from cluster.releases.entries import ReleaseContents
 from cluster.vectors.metric import Metric
-from deployments.pipeline import evidence_policy
+from deployments.hosting.pipeline import evidence_policy
 from tests.fakes import contents
 
 

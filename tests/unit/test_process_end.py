@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import atexit, ctypes, sys, threading, time
 from concurrent.futures import ThreadPoolExecutor
-from deployments.interrupts import end_process
+from deployments.hosting.interrupts import end_process
 
 def late(text, wait_s=0.0):
     time.sleep(wait_s)

@@ -10,8 +10,8 @@ import pytest
 
 from cluster.config import Settings
 from cluster.errors import InvalidArgument, Unavailable
+from deployments.hosting.region_driver import Note, RegionDriver, run_in_each
 from deployments.installation import Installation
-from deployments.region_driver import Note, RegionDriver, run_in_each
 
 
 def add(installation: Installation, note: Note, one: int, other: int) -> int:

@@ -17,9 +17,9 @@ import pytest
 
 from cluster.config import Settings
 from cluster.errors import Conflict, InvalidArgument
-from deployments import region_host
 from deployments.cli.options import opened
 from deployments.cluster_ports import find_port_block
+from deployments.hosting import region_host
 from deployments.installation import Installation
 from deployments.marked_processes import MARKER_VARIABLE
 

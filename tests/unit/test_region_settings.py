@@ -9,7 +9,7 @@ import pytest
 from cluster.config import Settings
 from cluster.errors import InvalidArgument
 from cluster.regions.settings import EndpointSettings
-from deployments import region_host
+from deployments.hosting import region_host
 from deployments.installation import Installation
 
 OPEN = ["0.0.0.0", "::", "10.0.0.7", "region.example.org", "", "localhost.example.org", "*"]

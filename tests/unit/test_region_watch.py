@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from cluster.config import Settings
-from deployments import local_cluster, machine, region_watch
+from deployments import local_cluster, machine
+from deployments.hosting import region_watch
+from deployments.hosting.region_watch import Standing, keep_up, run_while_it_lives, standing_of
 from deployments.installation import Installation
 from deployments.local_cluster import LocalCluster
 from deployments.machine import Machine
-from deployments.region_watch import Standing, keep_up, run_while_it_lives, standing_of
 
 GOES_ON = [sys.executable, "-c", "import time; time.sleep(600)"]
 UP, DIED, ENDED = Standing.UP, Standing.DIED, Standing.ENDED

@@ -11,9 +11,9 @@ from cluster.config import Settings
 from cluster.errors import InvalidArgument
 from cluster.store.object_store import local_folder
 from cluster.store.shared_folder import check_shared_folder
-from deployments import start_checks
+from deployments.hosting import start_checks
+from deployments.hosting.start_checks import check_before_start, check_seen_alike
 from deployments.installation import Installation
-from deployments.start_checks import check_before_start, check_seen_alike
 
 BASE = "/dev/vda / ext4 rw,relatime 0 0\nproc /proc proc rw 0 0\n"
 # As the kernel writes it for a mount with default options.

@@ -190,7 +190,7 @@ def _call_coordinator(
 
 def join_new_cluster(installation: Installation, note: Note) -> None:
     """Starts the region's cluster, or finds it running, and makes the process its driver."""
-    from deployments import region_host
+    from deployments.hosting import region_host
 
     region_host.start_cluster(installation)
     region_host.join(installation)
@@ -198,6 +198,6 @@ def join_new_cluster(installation: Installation, note: Note) -> None:
 
 def start_services(installation: Installation, note: Note) -> None:
     """Coordinator and HTTP endpoint on the joined cluster."""
-    from deployments import region_host
+    from deployments.hosting import region_host
 
     region_host.start_services(installation, note)

@@ -21,8 +21,9 @@ from actors.runtime.cluster_join import not_joined, prepare_to_join
 from cluster.errors import Conflict, InvalidArgument, Unavailable
 from cluster.releases.name_claim import claim_region
 from deployments.clients.http_client import HttpRegion, RemoteError
+from deployments.hosting.interrupts import uninterrupted
+from deployments.hosting.start_checks import check_before_start, check_seen_alike
 from deployments.installation import Installation, NotRunning
-from deployments.interrupts import uninterrupted
 from deployments.local_cluster import (
     LocalCluster,
     clear_away,
@@ -30,7 +31,6 @@ from deployments.local_cluster import (
     start_local_cluster,
 )
 from deployments.machine import Machine, NodeStarter
-from deployments.start_checks import check_before_start, check_seen_alike
 
 Progress = Callable[[str], None]
 _LEAD_TIMEOUT_S = 60.0
@@ -195,7 +195,7 @@ def start_services(installation: Installation, progress: Progress) -> Coordinato
 
     Returns when the coordinator leads and the endpoint was started. What runs already goes on with
     the settings that it was started with. Before anything is started, raises Conflict when the
-    region runs in another cluster; InvalidArgument (`deployments.start_checks`).
+    region runs in another cluster; InvalidArgument (`deployments.hosting.start_checks`).
     """
     # Imported once the cluster is known: Ray Serve reads its settings from the environment then.
     from ray import serve
