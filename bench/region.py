@@ -28,7 +28,7 @@ from cluster.regions.settings import EndpointSettings, RegionSettings, StoreSett
 from deployments.hosting import pipeline, region_host, release_commands
 from deployments.hosting.interrupts import uninterrupted
 from deployments.installation import Installation
-from deployments.local_cluster import find_local_cluster
+from deployments.nodes.local_cluster import find_local_cluster
 from deployments.terminal import Step, Steps
 
 _NAME = "bench"

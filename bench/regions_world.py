@@ -32,7 +32,6 @@ from cluster.regions.settings import (
 from cluster.releases.entries import LogState, ReleaseContents
 from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.vectors.metric import Metric
-from deployments.cluster_ports import find_port_block
 from deployments.demo.traffic import Ask, Traffic, traffic_to
 from deployments.driven_regions import DrivenRegions
 from deployments.hosting.region_driver import (
@@ -43,6 +42,7 @@ from deployments.hosting.region_driver import (
     start_services,
 )
 from deployments.installation import Installation
+from deployments.nodes.ports import find_port_block
 
 CORPUS = "vectors"
 DIMENSION, TOP_K, SHARDS = 384, 10, 2

@@ -16,8 +16,8 @@ from cluster.regions.site import RegionSite
 from cluster.releases.entries import LogState
 from cluster.releases.release_log import read_release_log
 from cluster.store.object_store import ObjectStore, open_store
-from deployments.haproxy_config import GatewayPlaces
-from deployments.machine import Machine
+from deployments.nodes.haproxy import GatewayPlaces
+from deployments.nodes.machine import Machine
 
 
 class NotRunning(Unavailable):

@@ -6,7 +6,7 @@ starts one that knows of no gateway yet. Two things are done otherwise here:
 - The process that starts HAProxy waits for its end, and starts it again with the configuration that
   it had: what is under way is lost, and nothing after that.
 - HAProxy outlives the process that started it, if it is ended by its mark
-  (`deployments.haproxy_config`). The one that comes in its place takes the running HAProxy over, or
+  (`deployments.nodes.haproxy`). The one that comes in its place takes the running HAProxy over, or
   else starts one with the last configuration, until Serve's controller has said where the gateways
   are.
 

@@ -23,8 +23,8 @@ from cluster.regions.settings import EndpointSettings, RegionSettings, StoreSett
 from cluster.releases.entries import ReleaseContents
 from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.vectors.metric import Metric
-from deployments.cluster_ports import find_port_block
 from deployments.installation import Installation
+from deployments.nodes.ports import find_port_block
 from tests import search_region
 from tests.search_region import CORPUS, REGION, SHARDS, SearchRegion, make_vectors
 

@@ -36,9 +36,9 @@ from cluster.regions.settings import EndpointSettings, RegionSettings, StoreSett
 from cluster.releases.entries import LogState, ReleaseContents
 from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.vectors.metric import Metric
-from deployments.cluster_ports import find_port_block
 from deployments.installation import Installation
-from deployments.local_cluster import LocalCluster, find_local_cluster
+from deployments.nodes.local_cluster import LocalCluster, find_local_cluster
+from deployments.nodes.ports import find_port_block
 
 T = TypeVar("T")
 REGION = "testland"

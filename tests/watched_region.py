@@ -11,8 +11,8 @@ from pathlib import Path
 
 import httpx
 
-from deployments.cluster_ports import find_port_block
-from deployments.local_cluster import LocalCluster, find_local_cluster
+from deployments.nodes.local_cluster import LocalCluster, find_local_cluster
+from deployments.nodes.ports import find_port_block
 from tests.search_region import CORPUS, TOP_K, make_vectors, wait_until
 
 _RAYGION = str(Path(sys.executable).with_name("raygion"))

@@ -17,7 +17,7 @@ from bench.peers.faiss_answer import FaissAnswer
 from bench.peers.json_dialect import JsonDialect
 from bench.peers.served import LOOPBACK, ServedSystem, Server, wait_until_settled
 from bench.serve_data import VectorSet
-from deployments.local_cluster import LocalCluster, start_local_cluster
+from deployments.nodes.local_cluster import LocalCluster, start_local_cluster
 
 _ONGOING_MAX = 100
 _THREADS = 2

@@ -42,7 +42,7 @@ from deployments.cli import (
 from deployments.cli.options import Config, Json, Region, Store, opened
 from deployments.hosting.interrupts import end_alike, end_process
 from deployments.installation import Installation, NotRunning
-from deployments.machine import runs_as_head
+from deployments.nodes.machine import runs_as_head
 from deployments.terminal import Steps, err, keep_stderr_to_python, print_error, print_json, say
 
 app = typer.Typer(

@@ -9,7 +9,7 @@ import typer
 
 from cluster.config import CONFIG_FILE, Settings, load_settings
 from deployments.installation import Installation
-from deployments.machine import find_machine
+from deployments.nodes.machine import find_machine
 
 Corpus = Annotated[str, typer.Argument(help="Name of the corpus.", metavar="CORPUS")]
 Config = Annotated[

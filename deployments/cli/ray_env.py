@@ -21,7 +21,7 @@ def ray_env(config: Config = None, region: Region = None, as_json: Json = False)
 
     Example: raygion ray-env --region local > ray.env && . ./ray.env && ray start --head
     """
-    from deployments.ray_starter import machine_env, write_haproxy_wrapper
+    from deployments.nodes.ray_starter import machine_env, write_haproxy_wrapper
 
     installation = opened(config, region)
     folder = installation.run_folder.absolute()

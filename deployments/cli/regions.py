@@ -13,7 +13,7 @@ from cluster.errors import InvalidArgument
 from cluster.releases.settings import RolloutPolicy
 from deployments.cli.options import opened, read_settings
 from deployments.installation import Installation
-from deployments.local_cluster import find_local_cluster
+from deployments.nodes.local_cluster import find_local_cluster
 
 _WORDS = ("all", "quorum")
 

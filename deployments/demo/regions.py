@@ -41,7 +41,7 @@ from deployments.hosting.region_driver import (
     start_services,
 )
 from deployments.installation import Installation
-from deployments.local_cluster import find_local_cluster
+from deployments.nodes.local_cluster import find_local_cluster
 from deployments.terminal import REUSED, Step, Steps, err
 
 T = TypeVar("T")

@@ -20,7 +20,7 @@ from typing import Any, TypeVar, cast
 
 from cluster.errors import Unavailable
 from deployments.installation import Installation
-from deployments.local_cluster import LocalCluster, find_local_cluster
+from deployments.nodes.local_cluster import LocalCluster, find_local_cluster
 
 T = TypeVar("T")
 Note = Callable[[str], None]

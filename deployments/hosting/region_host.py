@@ -24,13 +24,13 @@ from deployments.clients.http_client import HttpRegion, RemoteError
 from deployments.hosting.interrupts import uninterrupted
 from deployments.hosting.start_checks import check_before_start, check_seen_alike
 from deployments.installation import Installation, NotRunning
-from deployments.local_cluster import (
+from deployments.nodes.local_cluster import (
     LocalCluster,
     clear_away,
     find_local_cluster,
     start_local_cluster,
 )
-from deployments.machine import Machine, NodeStarter
+from deployments.nodes.machine import Machine, NodeStarter
 
 Progress = Callable[[str], None]
 _LEAD_TIMEOUT_S = 60.0

@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from enum import StrEnum
 
 from deployments.installation import Installation
-from deployments.local_cluster import find_local_cluster
-from deployments.machine import find_machine
+from deployments.nodes.local_cluster import find_local_cluster
+from deployments.nodes.machine import find_machine
 
 _LOOK_S = 0.5
 _RETRY_S = 2.0

@@ -12,7 +12,7 @@ from functools import partial
 
 import psutil
 
-from deployments.local_cluster import LocalCluster
+from deployments.nodes.local_cluster import LocalCluster
 from tests.chaos.region import ChaosRegion, nodes_of_replicas
 from tests.chaos.scenario import Scenario
 from tests.search_region import wait_until

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from deployments.local_cluster import LocalCluster
+from deployments.nodes.local_cluster import LocalCluster
 from tests.search_region import wait_until
 from tests.watched_region import WatchedRegion, watched_region
 

@@ -36,9 +36,9 @@ from cluster.regions.settings import EndpointSettings, RegionSettings, StoreSett
 from cluster.releases.entries import ReleaseContents
 from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.vectors.metric import Metric
-from deployments.cluster_ports import find_port_block
 from deployments.hosting import pipeline, region_host, release_commands
 from deployments.installation import Installation
+from deployments.nodes.ports import find_port_block
 from deployments.terminal import Steps
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -43,7 +43,6 @@ from cluster.store.object_store import ObjectStore, open_store
 from cluster.vectors.metric import Metric
 from deployments.clients.http_client import HttpRegion
 from deployments.clients.regions_client import RegionsClient
-from deployments.cluster_ports import find_port_block
 from deployments.demo.store_link import StoreLink
 from deployments.demo.traffic import Traffic, traffic_to
 from deployments.driven_regions import DrivenRegions
@@ -55,6 +54,7 @@ from deployments.hosting.region_driver import (
     start_services,
 )
 from deployments.installation import Installation
+from deployments.nodes.ports import find_port_block
 from tests.search_region import CORPUS, SHARDS, TOP_K, Vectors, make_vectors
 
 PLACES = {

@@ -20,7 +20,7 @@ from actors.runtime import names
 from cluster.catalog.manifests import ManifestRef, ModelKind
 from cluster.releases.entries import LogState, ReleaseStatus
 from deployments.hosting import release_commands
-from deployments.local_cluster import find_local_cluster
+from deployments.nodes.local_cluster import find_local_cluster
 from tests.canary_region import UserLoad, is_tried_on
 from tests.integration.region_fixture import MODEL_FOLDER, LiveRegion, posted
 from tests.search_region import wait_until

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import InvalidArgument, Unavailable
-from deployments.gcs_storage import check_redis
+from deployments.nodes.gcs_storage import check_redis
 from tests.chaos.cluster_scenarios import control_stores
 from tests.redis_server import REDIS, redis_says, redis_server
 from tests.search_region import (

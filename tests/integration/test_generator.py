@@ -25,7 +25,7 @@ from actors.models.starter_models import STARTER_GENERATOR, starter_generator_fo
 from cluster.clock import Deadline
 from cluster.errors import DeadlineExceeded, InvalidArgument, Unavailable
 from cluster.generation.generator import ChatMessage, GenerationChunk, GenerationRequest, Generator
-from deployments.local_cluster import LocalCluster, start_local_cluster
+from deployments.nodes.local_cluster import LocalCluster, start_local_cluster
 
 pytestmark = [
     pytest.mark.integration,

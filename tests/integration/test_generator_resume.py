@@ -15,7 +15,7 @@ from actors.models.replica_outcomes import RoutingHint
 from cluster.clock import Deadline
 from cluster.errors import Unavailable
 from cluster.generation.generator import ChatMessage, GenerationChunk, GenerationRequest
-from deployments.local_cluster import start_local_cluster
+from deployments.nodes.local_cluster import start_local_cluster
 from deployments.weighted_router import WEIGHTED_ROUTER
 
 pytestmark = pytest.mark.integration

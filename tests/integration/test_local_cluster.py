@@ -19,9 +19,9 @@ import psutil
 import pytest
 
 from cluster.errors import Conflict, InvalidArgument, Unavailable
-from deployments.cluster_ports import BLOCK_SIZE, find_port_block, is_answered, is_port_free
-from deployments.local_cluster import LocalCluster, find_local_cluster, start_local_cluster
-from deployments.marked_processes import MARKER_VARIABLE, end_marked_processes
+from deployments.nodes.local_cluster import LocalCluster, find_local_cluster, start_local_cluster
+from deployments.nodes.marked_processes import MARKER_VARIABLE, end_marked_processes
+from deployments.nodes.ports import BLOCK_SIZE, find_port_block, is_answered, is_port_free
 from tests.search_region import wait_until
 
 pytestmark = pytest.mark.integration
@@ -85,7 +85,7 @@ signal.pause()
 STOPPER = """
 import sys
 from pathlib import Path
-from deployments.local_cluster import find_local_cluster
+from deployments.nodes.local_cluster import find_local_cluster
 print(len(find_local_cluster(Path(sys.argv[1])).stop()))
 """
 

@@ -14,9 +14,9 @@ import pytest
 
 from cluster.errors import RaygionError
 from cluster.query.session import SessionToken
-from deployments.cluster_ports import find_port_block
 from deployments.hosting.region_driver import RegionDriver, join_new_cluster, start_services
 from deployments.installation import Installation
+from deployments.nodes.ports import find_port_block
 from tests.integration.regions_fixture import (
     KINDS,
     REGIONS,

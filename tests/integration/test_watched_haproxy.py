@@ -20,9 +20,9 @@ import pytest
 from ray.serve._private import haproxy
 from ray.serve.config import HTTPOptions
 
-from deployments.haproxy_config import GatewayPlaces
-from deployments.marked_processes import MARKER_VARIABLE
-from deployments.ray_starter import write_haproxy_wrapper
+from deployments.nodes.haproxy import GatewayPlaces
+from deployments.nodes.marked_processes import MARKER_VARIABLE
+from deployments.nodes.ray_starter import write_haproxy_wrapper
 from deployments.watched_haproxy import WatchedHAProxy, WatchedHAProxyManager
 
 pytestmark = pytest.mark.integration

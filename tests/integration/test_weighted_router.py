@@ -23,7 +23,7 @@ from cluster.errors import (
     Unavailable,
 )
 from cluster.generation.generator import ChatMessage, GenerationChunk, GenerationRequest
-from deployments.local_cluster import start_local_cluster
+from deployments.nodes.local_cluster import start_local_cluster
 from deployments.weighted_router import WEIGHTED_ROUTER, WeightedRouter
 
 pytestmark = pytest.mark.integration

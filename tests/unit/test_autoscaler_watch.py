@@ -12,8 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from deployments.autoscaler_watch import AutoscalerWatch, given_up, state_file
-from deployments.marked_processes import MARKER_VARIABLE, end_marked_processes, marked_processes
+from deployments.nodes.autoscaler_watch import AutoscalerWatch, given_up, state_file
+from deployments.nodes.marked_processes import (
+    MARKER_VARIABLE,
+    end_marked_processes,
+    marked_processes,
+)
 
 MARKER = "of the watch's test"
 

@@ -10,7 +10,7 @@ from cluster.store.local_store import LocalStore
 from deployments.draining import REACHABLE_S
 from deployments.gateway import gateway_application
 from deployments.generator import GeneratorSpec, llm_config_of
-from deployments.ray_starter import machine_env
+from deployments.nodes.ray_starter import machine_env
 
 
 def test_gateways_may_finish_an_answer_that_they_accepted_last(tmp_path: Path) -> None:

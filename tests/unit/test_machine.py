@@ -15,12 +15,12 @@ import psutil
 import pytest
 
 from cluster.errors import Conflict, InvalidArgument, Unavailable
-from deployments import machine
 from deployments.cli.options import opened, read_settings
-from deployments.cluster_ports import find_port_block
-from deployments.haproxy_config import GatewayPlaces
-from deployments.machine import Machine, NodeStarter, find_machine
-from deployments.marked_processes import marked_processes
+from deployments.nodes import machine
+from deployments.nodes.haproxy import GatewayPlaces
+from deployments.nodes.machine import Machine, NodeStarter, find_machine
+from deployments.nodes.marked_processes import marked_processes
+from deployments.nodes.ports import find_port_block
 
 HEAD = ["ray", "start", "--head", "--port=6379"]
 WORKER = ["ray", "start", "--address=10.0.0.1:6379"]

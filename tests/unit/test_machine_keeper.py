@@ -13,9 +13,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from deployments import machine_keeper
-from deployments.gcs_storage import REDIS_VARIABLE
-from deployments.marked_processes import MARKER_VARIABLE, end_marked_processes, marked_processes
+from deployments.nodes import machine_keeper
+from deployments.nodes.gcs_storage import REDIS_VARIABLE
+from deployments.nodes.marked_processes import (
+    MARKER_VARIABLE,
+    end_marked_processes,
+    marked_processes,
+)
 from tests.search_region import wait_until
 
 START = "for name in raylet gcs_server log_monitor; do $0/$name 300 & done; sleep 1"

@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from deployments.local_cluster import LocalCluster
-from deployments.marked_processes import MARKER_VARIABLE, title_of
+from deployments.nodes.local_cluster import LocalCluster
+from deployments.nodes.marked_processes import MARKER_VARIABLE, title_of
 
 
 @pytest.fixture

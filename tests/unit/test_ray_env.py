@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import Unavailable
-from deployments import ray_starter
+from deployments.nodes import ray_starter
 
 CALLBACK = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 SETTINGS = """

@@ -18,10 +18,10 @@ import pytest
 from cluster.config import Settings
 from cluster.errors import Conflict, InvalidArgument
 from deployments.cli.options import opened
-from deployments.cluster_ports import find_port_block
 from deployments.hosting import region_host
 from deployments.installation import Installation
-from deployments.marked_processes import MARKER_VARIABLE
+from deployments.nodes.marked_processes import MARKER_VARIABLE
+from deployments.nodes.ports import find_port_block
 
 READY = (200, b'{"status":"ready"}')
 NOT_READY = (503, b'{"error":{"code":"unavailable","message":"no release","retryable":true}}')

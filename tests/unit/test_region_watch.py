@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from cluster.config import Settings
-from deployments import local_cluster, machine
 from deployments.hosting import region_watch
 from deployments.hosting.region_watch import Standing, keep_up, run_while_it_lives, standing_of
 from deployments.installation import Installation
-from deployments.local_cluster import LocalCluster
-from deployments.machine import Machine
+from deployments.nodes import local_cluster, machine
+from deployments.nodes.local_cluster import LocalCluster
+from deployments.nodes.machine import Machine
 
 GOES_ON = [sys.executable, "-c", "import time; time.sleep(600)"]
 UP, DIED, ENDED = Standing.UP, Standing.DIED, Standing.ENDED

@@ -1,12 +1,12 @@
 """Holds the processes of one Ray node together: starts Ray, waits until it ends, ends the rest.
 
-    python -m deployments.machine_keeper ray start ...
+    python -m deployments.nodes.machine_keeper ray start ...
 
 Ray leaves processes behind when a node loses its cluster or is stopped: log monitors, agents, the
 HAProxy of Serve, helpers of language models. All of them inherit the mark in this process's
 environment, and go with the node. The node itself ends when its raylet does, or, on the head, its
 control store: a raylet ends within about a minute after it has lost the control store. Where its
-state outlives it (`deployments.gcs_storage`) the control store is started again instead.
+state outlives it (`deployments.nodes.gcs_storage`) the control store is started again instead.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from typing import NoReturn
 
 import psutil
 
-from deployments.autoscaler_watch import AutoscalerWatch, state_file
-from deployments.gcs_storage import REDIS_VARIABLE, ControlStore
-from deployments.marked_processes import (
+from deployments.nodes.autoscaler_watch import AutoscalerWatch, state_file
+from deployments.nodes.gcs_storage import REDIS_VARIABLE, ControlStore
+from deployments.nodes.marked_processes import (
     MARKER_VARIABLE,
     end_marked_processes,
     is_marked,

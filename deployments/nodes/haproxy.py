@@ -35,7 +35,7 @@ from pathlib import Path
 import orjson
 
 from deployments.http_routes import ANSWER_ROUTES
-from deployments.marked_processes import MARKER_VARIABLE
+from deployments.nodes.marked_processes import MARKER_VARIABLE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,8 +3,8 @@
 `ray up` starts Ray on every machine with `raygion up -- ray start ...` or `raygion join -- ray
 start ...`. Both leave a record in `RECORD`, so that every later command on the machine finds the
 settings, the cluster and the secret, whatever folder it is called from. A keeper
-(`deployments.machine_keeper`) holds Ray's processes together, and a mark in their environment says
-which ones they are; so ending them touches no other Ray on the machine.
+(`deployments.nodes.machine_keeper`) holds Ray's processes together, and a mark in their environment
+says which ones they are; so ending them touches no other Ray on the machine.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ import psutil
 
 from cluster.errors import Conflict, InvalidArgument, Unavailable
 from cluster.records import Record
-from deployments import machine_keeper
-from deployments.cluster_ports import check_http_port
-from deployments.detached import spawn_detached
-from deployments.gcs_storage import check_redis, forget, storage_env
-from deployments.haproxy_config import GatewayPlaces
-from deployments.marked_processes import (
+from deployments.nodes import machine_keeper
+from deployments.nodes.detached import spawn_detached
+from deployments.nodes.gcs_storage import check_redis, forget, storage_env
+from deployments.nodes.haproxy import GatewayPlaces
+from deployments.nodes.marked_processes import (
     GRACE_S,
     MARKER_VARIABLE,
     end_marked_processes,
     is_marked,
     marked_processes,
 )
-from deployments.ray_starter import (
+from deployments.nodes.ports import check_http_port
+from deployments.nodes.ray_starter import (
     auth_env,
     failure_report,
     machine_env,

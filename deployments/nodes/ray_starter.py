@@ -3,7 +3,7 @@
 One process holds each node together: `ray start --block`, whose children are killed by the kernel
 when it dies, and which ends them all when one of them dies. A node is either whole or gone, its
 life is one pid, and there is no half-dead cluster to recognise. Where the control store may die,
-the process is `deployments.machine_keeper`, which starts that one again.
+the process is `deployments.nodes.machine_keeper`, which starts that one again.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cluster.errors import Unavailable
-from deployments import ray_hooks, serve_controller, serve_shortcut
-from deployments.cluster_ports import LOOPBACK, PortBlock
+from deployments import serve_controller, serve_shortcut
 from deployments.draining import DRAIN_TIMEOUT_S, REACHABLE_S
-from deployments.haproxy_config import GatewayPlaces, changed_haproxy, haproxy_changes
-from deployments.loopback import HOOK_ENV, LOOPBACK_ENV
-from deployments.marked_processes import MARKER_VARIABLE
+from deployments.nodes import ray_hooks
+from deployments.nodes.haproxy import GatewayPlaces, changed_haproxy, haproxy_changes
+from deployments.nodes.loopback import HOOK_ENV, LOOPBACK_ENV
+from deployments.nodes.marked_processes import MARKER_VARIABLE
+from deployments.nodes.ports import LOOPBACK, PortBlock
 
 _RAY_START = [sys.executable, "-m", "ray.scripts.scripts", "start"]
 _NODE_STORE_BYTES = 100_000_000

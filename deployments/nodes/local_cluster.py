@@ -1,8 +1,9 @@
 """One region's own Ray cluster on this machine: started, found again, and ended.
 
-Guarantees: it listens on the loopback interface only (see `deployments.loopback`); whoever connects
-needs its token; it gets along with other clusters on the machine; it lives on when its starter is
-gone; and `stop` ends exactly the processes that it started, from any process, however it died.
+Guarantees: it listens on the loopback interface only (see `deployments.nodes.loopback`); whoever
+connects needs its token; it gets along with other clusters on the machine; it lives on when its
+starter is gone; and `stop` ends exactly the processes that it started, from any process, however it
+died.
 
     start_local_cluster -> run_dir/cluster.json    everything that is needed to find and stop it
                            run_dir/auth_token      its secret, new at each start
@@ -26,25 +27,25 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from cluster.errors import Conflict, Corrupt, Unavailable
-from deployments import machine_keeper
-from deployments.cluster_ports import (
-    LOOPBACK,
-    PortBlock,
-    check_http_port,
-    find_port_block,
-    is_answered,
-)
-from deployments.detached import spawn_detached
-from deployments.gcs_storage import check_redis, forget, storage_env
-from deployments.haproxy_config import GatewayPlaces
-from deployments.marked_processes import (
+from deployments.nodes import machine_keeper
+from deployments.nodes.detached import spawn_detached
+from deployments.nodes.gcs_storage import check_redis, forget, storage_env
+from deployments.nodes.haproxy import GatewayPlaces
+from deployments.nodes.marked_processes import (
     GRACE_S,
     end_marked_processes,
     is_marked,
     marked_processes,
     title_of,
 )
-from deployments.ray_starter import (
+from deployments.nodes.ports import (
+    LOOPBACK,
+    PortBlock,
+    check_http_port,
+    find_port_block,
+    is_answered,
+)
+from deployments.nodes.ray_starter import (
     cluster_env,
     driver_env,
     failure_report,

@@ -8,7 +8,7 @@ things do not, in Ray 2.60:
    `start_on_loopback` brings that right back.
 2. The Ray Client server, which Raygion has no use for. The same hook leaves it out.
 3. The port on which a Serve replica answers other deployments. `serve_on_loopback` moves it.
-4. HAProxy's statistics and metrics. `deployments.haproxy_config` moves them.
+4. HAProxy's statistics and metrics. `deployments.nodes.haproxy` moves them.
 
 Ray calls both hooks by name in its own processes, so this module must import nothing but Ray.
 """

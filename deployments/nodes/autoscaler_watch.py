@@ -18,8 +18,8 @@ from pathlib import Path
 
 import psutil
 
-from deployments.detached import spawn_detached
-from deployments.marked_processes import marked_processes
+from deployments.nodes.detached import spawn_detached
+from deployments.nodes.marked_processes import marked_processes
 
 _CONFIG_OPTION = "--autoscaling-config="
 _STATE = "cluster-{name}.state"
