@@ -1,7 +1,7 @@
 """The peer of the generator: vLLM's own engine in a process of its own, without Ray or HTTP.
 
-The settings are those that `deployments.generator` gives to a replica on CPUs: one process for
-scheduler and model, one thread, the same bounds. The model is asked with token ids, so that not
+The settings are those that `deployments.serve.generator` gives to a replica on CPUs: one process
+for scheduler and model, one thread, the same bounds. The model is asked with token ids, so that not
 even the chat template is in the measured time.
 """
 

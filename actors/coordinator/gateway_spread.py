@@ -2,7 +2,7 @@
 
 Ray Serve starts and ends gateways, and moves none by itself. A gateway that is told to move says to
 Serve that it is not well: Serve then lets it finish what it has, and starts another one on the node
-with the fewest (`deployments.serve_placement`).
+with the fewest (`deployments.serve.placement`).
 """
 
 from __future__ import annotations

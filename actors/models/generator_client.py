@@ -30,7 +30,7 @@ class ServeGenerator:
     Guarantees: a stream ends with a chunk that has a `finish_reason`, or raises a typed error. When
     a replica breaks off, another one, where there is one, goes on from the last piece that came,
     once and within the same deadline. Closing or cancelling the iterator stops the generation in
-    the engine. How attempts end moves the weights of `deployments.weighted_router`.
+    the engine. How attempts end moves the weights of `deployments.serve.weighted_router`.
     """
 
     def __init__(self, app_name: str, *, deployment: str = GENERATOR_DEPLOYMENT) -> None:

@@ -204,8 +204,8 @@ def start_services(installation: Installation, progress: Progress) -> Coordinato
     from actors.region.front import Front
     from actors.runtime import names, wiring
     from actors.runtime.ray_environment import ONE_THREAD
-    from deployments.gateway import gateway_application
-    from deployments.generator_deployer import ServeGeneratorDeployer
+    from deployments.serve.gateway import gateway_application
+    from deployments.serve.generator_deployer import ServeGeneratorDeployer
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     settings, store = installation.settings, installation.store

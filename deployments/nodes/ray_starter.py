@@ -16,13 +16,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cluster.errors import Unavailable
-from deployments import serve_controller, serve_shortcut
-from deployments.draining import DRAIN_TIMEOUT_S, REACHABLE_S
 from deployments.nodes import ray_hooks
 from deployments.nodes.haproxy import GatewayPlaces, changed_haproxy, haproxy_changes
 from deployments.nodes.loopback import HOOK_ENV, LOOPBACK_ENV
 from deployments.nodes.marked_processes import MARKER_VARIABLE
 from deployments.nodes.ports import LOOPBACK, PortBlock
+from deployments.serve import controller as serve_controller
+from deployments.serve import shortcut as serve_shortcut
+from deployments.serve.draining import DRAIN_TIMEOUT_S, REACHABLE_S
 
 _RAY_START = [sys.executable, "-m", "ray.scripts.scripts", "start"]
 _NODE_STORE_BYTES = 100_000_000

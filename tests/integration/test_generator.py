@@ -61,7 +61,7 @@ def cluster(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         ray.init(log_to_driver=False)
         from ray import serve
 
-        from deployments.generator import GeneratorSpec, build_generator_app
+        from deployments.serve.generator import GeneratorSpec, build_generator_app
 
         serve.start(proxy_location="Disabled")
         spec = GeneratorSpec(
@@ -262,7 +262,7 @@ async def _read(stream: AsyncIterator[GenerationChunk]) -> None:
 
 
 def test_on_accelerators_a_replica_reserves_one_for_each_part(cluster: LocalCluster) -> None:
-    from deployments.generator import GeneratorServer, GeneratorSpec, llm_config_of
+    from deployments.serve.generator import GeneratorServer, GeneratorSpec, llm_config_of
 
     spec = GeneratorSpec(
         model_id="large",

@@ -16,7 +16,7 @@ from cluster.clock import Deadline
 from cluster.errors import Unavailable
 from cluster.generation.generator import ChatMessage, GenerationChunk, GenerationRequest
 from deployments.nodes.local_cluster import start_local_cluster
-from deployments.weighted_router import WEIGHTED_ROUTER
+from deployments.serve.weighted_router import WEIGHTED_ROUTER
 
 pytestmark = pytest.mark.integration
 

@@ -23,7 +23,7 @@ from ray.serve.config import HTTPOptions
 from deployments.nodes.haproxy import GatewayPlaces
 from deployments.nodes.marked_processes import MARKER_VARIABLE
 from deployments.nodes.ray_starter import write_haproxy_wrapper
-from deployments.watched_haproxy import WatchedHAProxy, WatchedHAProxyManager
+from deployments.serve.watched_haproxy import WatchedHAProxy, WatchedHAProxyManager
 
 pytestmark = pytest.mark.integration
 

@@ -24,7 +24,7 @@ from cluster.errors import (
 )
 from cluster.generation.generator import ChatMessage, GenerationChunk, GenerationRequest
 from deployments.nodes.local_cluster import start_local_cluster
-from deployments.weighted_router import WEIGHTED_ROUTER, WeightedRouter
+from deployments.serve.weighted_router import WEIGHTED_ROUTER, WeightedRouter
 
 pytestmark = pytest.mark.integration
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from ray.serve.config import AutoscalingConfig, AutoscalingContext
 
-from deployments.autoscaling import IN_FLIGHT, by_in_flight, replica_count
+from deployments.serve.autoscaling import IN_FLIGHT, by_in_flight, replica_count
 
 
 def context(reported: dict[str, dict[str, float]] | None) -> AutoscalingContext:

@@ -7,10 +7,10 @@ from pathlib import Path
 from cluster.config import Settings
 from cluster.search.checks import TIMEOUT_S_MAX
 from cluster.store.local_store import LocalStore
-from deployments.draining import REACHABLE_S
-from deployments.gateway import gateway_application
-from deployments.generator import GeneratorSpec, llm_config_of
 from deployments.nodes.ray_starter import machine_env
+from deployments.serve.draining import REACHABLE_S
+from deployments.serve.gateway import gateway_application
+from deployments.serve.generator import GeneratorSpec, llm_config_of
 
 
 def test_gateways_may_finish_an_answer_that_they_accepted_last(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from cluster.catalog.manifests import ModelKind, ModelManifest
 from cluster.catalog.model_settings import GeneratorSettings
 from cluster.errors import Unavailable
 from cluster.store.local_store import LocalStore
-from deployments import generator_deployer
-from deployments.generator_deployer import ServeGeneratorDeployer
+from deployments.serve import generator_deployer
+from deployments.serve.generator_deployer import ServeGeneratorDeployer
 
 APP = "generator-1"
 MODEL = ModelManifest(

@@ -64,7 +64,7 @@ def test_files_fit_in_a_head() -> None:
 
 def test_what_coordinates_and_serves_starts_without_pytorch() -> None:
     """Its import takes seconds, which a restarted coordinator or gateway would be missed for."""
-    modules = "actors.coordinator.coordinator, actors.region.front, deployments.gateway"
+    modules = "actors.coordinator.coordinator, actors.region.front, deployments.serve.gateway"
     heavy = "{'torch', 'transformers', 'vllm'} & sys.modules.keys()"
     program = f"import sys, {modules}; sys.exit(str({heavy}) if {heavy} else 0)"
     ended = subprocess.run(

@@ -22,7 +22,7 @@ from deployments.http_app import RegionApp
 from deployments.http_errors import ClientGone
 from deployments.http_settings import HttpSettings
 from deployments.reply_flow import CONNECTION, PART_BYTES, PacedReply, ReplyRoom, UnreadLimits
-from deployments.serve_shortcut import Shortcut, close_shortcut, open_shortcut
+from deployments.serve.shortcut import Shortcut, close_shortcut, open_shortcut
 from tests.unit.fake_service import FakeService, app_of, in_process, until
 
 MIB = 2**20

@@ -6,8 +6,8 @@ import pytest
 from ray.serve._private import controller, deployment_scheduler
 from ray.serve._private.utils import call_function_from_import_path
 
-from deployments.serve_controller import CALLBACK
-from deployments.watched_haproxy import WatchedHAProxyManager
+from deployments.serve.controller import CALLBACK
+from deployments.serve.watched_haproxy import WatchedHAProxyManager
 
 
 def test_it_places_replicas_and_starts_haproxy_as_raygion_says(

@@ -11,7 +11,7 @@ from ray.serve._private.common import DeploymentID, ReplicaID
 from ray.serve._private.deployment_scheduler import DeploymentScheduler
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from deployments.serve_placement import spread_replicas
+from deployments.serve.placement import spread_replicas
 
 GATEWAY = DeploymentID(name="gateway", app_name="gateway")
 # As Ray writes the ids of nodes.

@@ -14,8 +14,8 @@ from ray.serve._private.utils import call_function_from_import_path
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from deployments import serve_shortcut
-from deployments.serve_shortcut import CALLBACK, Shortcut, close_shortcut, open_shortcut
+from deployments.serve import shortcut as serve_shortcut
+from deployments.serve.shortcut import CALLBACK, Shortcut, close_shortcut, open_shortcut
 
 PATH = "/v1/search"
 

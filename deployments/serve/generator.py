@@ -30,9 +30,9 @@ from cluster.clock import Deadline
 from cluster.errors import InvalidArgument, Unavailable
 from cluster.generation.generator import ChatMessage, GenerationChunk, GenerationRequest
 from cluster.store.object_store import ObjectStore
-from deployments.autoscaling import replica_count
-from deployments.draining import DRAIN_TIMEOUT_S
-from deployments.weighted_router import WEIGHTED_ROUTER
+from deployments.serve.autoscaling import replica_count
+from deployments.serve.draining import DRAIN_TIMEOUT_S
+from deployments.serve.weighted_router import WEIGHTED_ROUTER
 
 STREAM_INTERVAL_MS = 20
 """Tokens travel in batches of this time: each message costs Ray about a millisecond of CPU."""

@@ -10,8 +10,8 @@ else that a replica does. Where the variable is not set, or the application runs
 loop than the web server, all requests go Serve's way.
 
 Serve does not know of the requests that go past it. So scaling goes by what the gateways count
-(`deployments.autoscaling`). A replica that is to stop waits for its web server, which waits for
-all of them.
+(`deployments.serve.autoscaling`). A replica that is to stop waits for its web server, which waits
+for all of them.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ CALLBACK = f"{__name__}.change"
 
 def change() -> None:
     """Serve's controller calls it in its own process, before it starts anything."""
-    from deployments.serve_placement import spread_replicas
-    from deployments.watched_haproxy import watch_haproxy
+    from deployments.serve.placement import spread_replicas
+    from deployments.serve.watched_haproxy import watch_haproxy
 
     spread_replicas()
     watch_haproxy()

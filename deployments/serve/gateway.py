@@ -21,13 +21,13 @@ from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.config import Settings
 from cluster.errors import Unavailable
 from cluster.store.object_store import ObjectStore
-from deployments.autoscaling import IN_FLIGHT, LEAST, replica_count
-from deployments.draining import DRAIN_TIMEOUT_S
-from deployments.gateway_place import GatewayPlace, head_address, listen_where_asked
 from deployments.http_app import RegionApp, build_http_app
 from deployments.http_routes import SEARCH
 from deployments.http_settings import HttpSettings
-from deployments.serve_shortcut import close_shortcut, open_shortcut
+from deployments.serve.autoscaling import IN_FLIGHT, LEAST, replica_count
+from deployments.serve.draining import DRAIN_TIMEOUT_S
+from deployments.serve.gateway_place import GatewayPlace, head_address, listen_where_asked
+from deployments.serve.shortcut import close_shortcut, open_shortcut
 
 _START_TIMEOUT_S = 60.0
 _SPARE_PLACES = 64

@@ -88,7 +88,7 @@ def _run_application(
     cache_folder: Path,
     settings: GeneratorSettings,
 ) -> None:
-    from deployments.generator import GeneratorSpec, ModelArtifact, build_generator_app
+    from deployments.serve.generator import GeneratorSpec, ModelArtifact, build_generator_app
 
     artifact = ModelArtifact(store=store, cache_folder=cache_folder, files=model.files)
     spec = GeneratorSpec(
