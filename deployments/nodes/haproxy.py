@@ -34,7 +34,7 @@ from pathlib import Path
 
 import orjson
 
-from deployments.http_routes import ANSWER_ROUTES
+from deployments.http.routes import ANSWER_ROUTES
 from deployments.nodes.marked_processes import MARKER_VARIABLE
 
 
@@ -127,7 +127,7 @@ def _refused_beyond(places: int, counter: str, condition: str, reason: str) -> l
 
 def _reply(code: str, message: str, *, retryable: bool) -> str:
     """The parts of a reply besides its status: the same error as a gateway's own
-    (`deployments.http_errors`).
+    (`deployments.http.errors`).
     """
     trace_id = "%[unique-id]"
     error = {

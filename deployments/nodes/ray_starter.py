@@ -40,7 +40,7 @@ _QUIET_ENV = {
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
     "RAY_SERVE_FREEZE_GC_ON_STARTUP": "1",
-    # The gateway itself reads who asked (`deployments.http_caller`), when it is to know.
+    # The gateway itself reads who asked (`deployments.http.caller`), when it is to know.
     "FORWARDED_ALLOW_IPS": "",
     # A proxy that is not ready in time is killed, and whoever waits for it told that it died. Where
     # several regions start on a few cores, Serve's five seconds are too few.

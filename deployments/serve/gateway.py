@@ -21,9 +21,9 @@ from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.config import Settings
 from cluster.errors import Unavailable
 from cluster.store.object_store import ObjectStore
-from deployments.http_app import RegionApp, build_http_app
-from deployments.http_routes import SEARCH
-from deployments.http_settings import HttpSettings
+from deployments.http.app import RegionApp, build_http_app
+from deployments.http.routes import SEARCH
+from deployments.http.settings import HttpSettings
 from deployments.serve.autoscaling import IN_FLIGHT, LEAST, replica_count
 from deployments.serve.draining import DRAIN_TIMEOUT_S
 from deployments.serve.gateway_place import GatewayPlace, head_address, listen_where_asked

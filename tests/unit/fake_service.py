@@ -28,8 +28,8 @@ from cluster.query.answers import (
 )
 from cluster.query.search import Hit, MergedHits, SearchRequest, SearchResult
 from cluster.regions.status import CorpusSummary, RegionSummary, ReleaseSummary
-from deployments.http_app import RegionApp, build_http_app
-from deployments.http_settings import HttpSettings
+from deployments.http.app import RegionApp, build_http_app
+from deployments.http.settings import HttpSettings
 
 DIMENSION = 3
 MADE: dict[str, Any] = {"served_by": "south", "staleness_ms": 140, "session": "a-token"}

@@ -16,7 +16,7 @@ from cluster.config import Settings
 from cluster.errors import RaygionError
 from cluster.generation.generator import GenerationChunk, GenerationRequest
 from cluster.regions.peers import RegionInternals
-from deployments.http_settings import HttpSettings
+from deployments.http.settings import HttpSettings
 from tests.unit.fake_service import FakeService, app_of, on_loopback
 
 WORDS = ("The ", "capital ", "is ", "Reykjavik.")

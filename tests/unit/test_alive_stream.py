@@ -8,8 +8,8 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from cluster.errors import Overloaded, Unavailable
-from deployments.alive_stream import SIGN_OF_LIFE, alive
-from deployments.sse import NamedEvents
+from deployments.http.streams.alive_stream import SIGN_OF_LIFE, alive
+from deployments.http.streams.sse import NamedEvents
 
 
 async def collect(chunks: AsyncGenerator[bytes, None]) -> list[bytes]:

@@ -17,16 +17,16 @@ from prometheus_client.parser import text_string_to_metric_families
 from cluster import errors
 from cluster.errors import InvalidArgument
 from cluster.query.filters import Compare, Comparison
-from deployments.http_edge import trace_id_of
-from deployments.http_replies import (
+from deployments.http.edge import trace_id_of
+from deployments.http.known_summary import FRESH_S
+from deployments.http.schemas.replies import (
     AnswerReply,
     BatchSearchReply,
     ErrorReply,
     SearchReply,
     StatusReply,
 )
-from deployments.http_settings import HttpSettings
-from deployments.known_summary import FRESH_S
+from deployments.http.settings import HttpSettings
 from tests.fakes import SimClock
 from tests.unit.fake_service import HIT, MADE, SUMMARY, FakeService, app_of, in_process, on_loopback
 

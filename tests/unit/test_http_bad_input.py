@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from cluster.search.checks import HITS_MAX
-from deployments.http_replies import ErrorReply
-from deployments.http_schema import Body, SearchBody
-from deployments.openai_schema import ChatBody
+from deployments.http.openai.schema import ChatBody
+from deployments.http.schemas.replies import ErrorReply
+from deployments.http.schemas.search import Body, SearchBody
 from tests.unit.fake_service import FakeService, app_of, in_process
 
 ASK = {"query": "the capital of Iceland"}

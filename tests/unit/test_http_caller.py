@@ -13,7 +13,7 @@ from cluster.query.caller import Location
 from cluster.query.search import SearchRequest
 from cluster.regions.settings import RoutingSettings
 from cluster.regions.wire import FLOAT32_TYPE
-from deployments.http_caller import CallerReader
+from deployments.http.caller import CallerReader
 from tests.unit.fake_service import DIMENSION, FakeService, in_process
 
 TABLE = {

@@ -9,10 +9,10 @@ import orjson
 import pytest
 
 from cluster import errors
-from deployments.answer_schema import AnswerBody
-from deployments.http_replies import AnswerReply, ErrorReply, SearchReply, StatusReply
-from deployments.http_schema import SearchBody
-from deployments.openai_schema import IGNORED_KEYS, NEUTRAL_VALUES, ChatBody, RetrievalBody
+from deployments.http.openai.schema import IGNORED_KEYS, NEUTRAL_VALUES, ChatBody, RetrievalBody
+from deployments.http.schemas.answer import AnswerBody
+from deployments.http.schemas.replies import AnswerReply, ErrorReply, SearchReply, StatusReply
+from deployments.http.schemas.search import SearchBody
 from tests.unit.fake_service import FakeService, app_of, in_process
 
 PAGE = (Path(__file__).parents[2] / "docs" / "http-api.md").read_text()

@@ -9,7 +9,7 @@ import httpx
 import orjson
 import pytest
 
-from deployments.http_settings import HttpSettings
+from deployments.http.settings import HttpSettings
 from tests.unit.fake_service import MODEL, FakeService, app_of, in_process, on_loopback
 
 SEARCH = orjson.dumps({"query": "copper", "top_k": 1})

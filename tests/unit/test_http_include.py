@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deployments.http_replies import BatchSearchReply, SearchReply
+from deployments.http.schemas.replies import BatchSearchReply, SearchReply
 from tests.unit.fake_service import DIMENSION, HIT, FakeService, in_process
 
 WHOLE = {"id": HIT.id, "score": HIT.score, "text": HIT.text, "metadata": HIT.metadata}

@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from cluster import errors
-from deployments.http_replies import AnswerReply, ErrorReply
+from deployments.http.schemas.replies import AnswerReply, ErrorReply
 from tests.unit.fake_service import (
     CAME_ABOUT,
     CITATION,

@@ -7,10 +7,10 @@ import orjson
 import pytest
 
 from cluster.errors import InvalidArgument
-from deployments.answer_schema import parse_answer
-from deployments.http_binary import parse_binary
-from deployments.http_schema import parse_search
-from deployments.openai_schema import parse_chat
+from deployments.http.openai.schema import parse_chat
+from deployments.http.schemas.answer import parse_answer
+from deployments.http.schemas.binary import parse_binary
+from deployments.http.schemas.search import parse_search
 
 MESSAGES = [{"role": "user", "content": "Why?"}]
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.json_vectors import FIELDS, body_vectors
+from deployments.http.schemas.json_vectors import FIELDS, body_vectors
 
 OTHERS = {"corpus": "atlas", "filter": {"and": [{"a": [1, 2]}]}, "include": [], "top_k": 3}
 

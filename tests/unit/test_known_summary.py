@@ -9,8 +9,8 @@ import pytest
 
 from cluster.errors import DeadlineExceeded, Unavailable
 from cluster.regions.status import RegionSummary
-from deployments import known_summary
-from deployments.known_summary import FRESH_S, KnownSummary
+from deployments.http import known_summary
+from deployments.http.known_summary import FRESH_S, KnownSummary
 from tests.fakes import SimClock
 from tests.unit.fake_service import SUMMARY, FakeService, in_process, until
 

@@ -19,9 +19,9 @@ from cluster.generation.generator import ChatMessage
 from cluster.generation.prompt import Truncated
 from cluster.query.answers import Outcome
 from cluster.query.filters import Compare, Comparison
-from deployments.http_settings import HttpSettings
-from deployments.openai_replies import ChatReply, ModelsReply
-from deployments.openai_schema import IGNORED_KEYS, NEUTRAL_VALUES, ChatBody, parse_chat
+from deployments.http.openai.replies import ChatReply, ModelsReply
+from deployments.http.openai.schema import IGNORED_KEYS, NEUTRAL_VALUES, ChatBody, parse_chat
+from deployments.http.settings import HttpSettings
 from tests.unit.fake_service import CITATION, MODEL, FakeService, app_of, in_process, on_loopback
 
 KEY = "a-key"

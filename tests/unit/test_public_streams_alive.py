@@ -14,8 +14,8 @@ from openai import APIError, AsyncOpenAI
 from cluster.errors import Unavailable
 from cluster.query.answers import AnswerEvent, AnswerRequest
 from cluster.regions.event_stream import EventParser
-from deployments import http_app
-from deployments.alive_stream import SIGN_OF_LIFE
+from deployments.http import app as http_app
+from deployments.http.streams.alive_stream import SIGN_OF_LIFE
 from tests.unit.fake_service import FakeService, app_of, on_loopback
 
 ANSWER = ("/v1/answer", {"question": "tea?", "stream": True})

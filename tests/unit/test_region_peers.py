@@ -310,7 +310,7 @@ class Slow(FakeService):
 
 async def test_a_slow_region_is_no_lost_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("actors.regions.link.SILENCE_MAX_S", 1.0)
-    monkeypatch.setattr("deployments.region_routes.SIGN_OF_LIFE_S", 0.05)
+    monkeypatch.setattr("deployments.http.region_routes.SIGN_OF_LIFE_S", 0.05)
     service = Slow()
     service.gate.clear()
     async with serving(service) as url, peers_of(settings_of({"there": url})) as peers:
@@ -324,7 +324,7 @@ async def test_a_slow_region_is_no_lost_one(monkeypatch: pytest.MonkeyPatch) -> 
         asyncio.get_running_loop().call_later(0.2, service.gate.set)
         with pytest.raises(errors.NotYet, match="not here"):
             await collect(peers, QUESTION)
-        monkeypatch.setattr("deployments.region_routes.SIGN_OF_LIFE_S", 60.0)
+        monkeypatch.setattr("deployments.http.region_routes.SIGN_OF_LIFE_S", 60.0)
         service.gate.clear()
         with pytest.raises(errors.Unavailable, match="does not answer"):
             await collect(peers, QUESTION)

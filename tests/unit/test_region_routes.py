@@ -16,8 +16,8 @@ from cluster.generation.generator import ChatMessage, GenerationRequest
 from cluster.regions.wire import ANSWER, GENERATE
 from cluster.search.checks import CONVERSATION_CHARS_MAX, MESSAGES_MAX, PROMPT_CHARS_MAX
 from cluster.serving.view import RegionView
-from deployments.http_routes import REGION_ROUTES
-from deployments.http_settings import HttpSettings
+from deployments.http.routes import REGION_ROUTES
+from deployments.http.settings import HttpSettings
 from tests.unit.fake_service import FakeService, app_of
 from tests.unit.region_servers import FakeInternals
 

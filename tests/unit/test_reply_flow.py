@@ -17,11 +17,18 @@ from starlette.types import Message, Scope
 
 from cluster.errors import Overloaded
 from cluster.query.search import Hit, SearchRequest, SearchResult
-from deployments import reply_flow, search_route
-from deployments.http_app import RegionApp
-from deployments.http_errors import ClientGone
-from deployments.http_settings import HttpSettings
-from deployments.reply_flow import CONNECTION, PART_BYTES, PacedReply, ReplyRoom, UnreadLimits
+from deployments.http import search_route
+from deployments.http.app import RegionApp
+from deployments.http.errors import ClientGone
+from deployments.http.settings import HttpSettings
+from deployments.http.streams import reply_flow
+from deployments.http.streams.reply_flow import (
+    CONNECTION,
+    PART_BYTES,
+    PacedReply,
+    ReplyRoom,
+    UnreadLimits,
+)
 from deployments.serve.shortcut import Shortcut, close_shortcut, open_shortcut
 from tests.unit.fake_service import FakeService, app_of, in_process, until
 

@@ -12,9 +12,9 @@ from cluster.generation.generator import ChatMessage, GenerationRequest, Samplin
 from cluster.query.answers import AnswerRequest
 from cluster.regions.wire import answer_call, generate_call
 from cluster.search.checks import check_answer
-from deployments.http_schema import parse_body
-from deployments.openai_schema import parse_chat
-from deployments.region_routes import GenerateBody, RegionAnswerBody
+from deployments.http.openai.schema import parse_chat
+from deployments.http.region_routes import GenerateBody, RegionAnswerBody
+from deployments.http.schemas.search import parse_body
 from deployments.serve.generator import _to_completion_request
 
 CHAT = {"model": "raygion", "messages": [{"role": "user", "content": "Why?"}]}

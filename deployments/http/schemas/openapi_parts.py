@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from deployments.http_replies import ErrorReply
+from deployments.http.schemas.replies import ErrorReply
 
 REFERENCES = "#/components/schemas/{model}"
 

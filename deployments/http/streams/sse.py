@@ -15,8 +15,8 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from cluster.query.answers import AnswerEvent, AnswerResult, Retrieved, Token, broken_off
-from deployments.http_errors import ClientGone, error_body, log_failure
-from deployments.http_replies import render_answer, render_retrieved, render_token
+from deployments.http.errors import ClientGone, error_body, log_failure
+from deployments.http.schemas.replies import render_answer, render_retrieved, render_token
 
 T = TypeVar("T")
 

@@ -9,9 +9,9 @@ import orjson
 from pydantic import BaseModel, Field
 
 from cluster.query.answers import AnswerEvent, AnswerResult, Retrieved, Token, Usage
-from deployments.http_replies import OUTCOME, TRUNCATED, CitationReply, TruncatedReply
-from deployments.openai_schema import RETRIEVAL_MODEL, corpus_model
-from deployments.sse import data_event
+from deployments.http.openai.schema import RETRIEVAL_MODEL, corpus_model
+from deployments.http.schemas.replies import OUTCOME, TRUNCATED, CitationReply, TruncatedReply
+from deployments.http.streams.sse import data_event
 
 
 def render_chat(result: AnswerResult, *, model: str, completion_id: str, created_s: int) -> bytes:

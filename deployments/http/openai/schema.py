@@ -32,8 +32,8 @@ from cluster.search.checks import (
     STOPS_MAX,
     TEXT_CHARS_MAX,
 )
-from deployments.answer_schema import PromptOptions, SamplingOptions, StopTexts, Temperature
-from deployments.http_schema import (
+from deployments.http.schemas.answer import PromptOptions, SamplingOptions, StopTexts, Temperature
+from deployments.http.schemas.search import (
     FILTER_SCHEMA,
     Body,
     Name,

@@ -16,7 +16,7 @@ from cluster.query.answers import AnswerRequest
 from cluster.query.caller import Caller, Location
 from cluster.query.search import SearchRequest
 from cluster.regions.wire import FORWARDED_BY
-from deployments.http_body import header_values
+from deployments.http.body import header_values
 
 LOCATION = b"x-raygion-location"
 _FORWARDED_BY = FORWARDED_BY.encode()

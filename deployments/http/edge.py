@@ -15,12 +15,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cluster.clock import Clock
 from cluster.errors import NotFound, Overloaded, Unauthenticated
-from deployments.http_body import header_value, header_values
-from deployments.http_errors import NO_ROUTE, ClientGone, error_response, log_failure
-from deployments.http_routes import ANSWER_ROUTES, REGION_ROUTES
-from deployments.http_settings import HttpSettings
+from deployments.http.body import header_value, header_values
+from deployments.http.errors import NO_ROUTE, ClientGone, error_response, log_failure
+from deployments.http.routes import ANSWER_ROUTES, REGION_ROUTES
+from deployments.http.settings import HttpSettings
+from deployments.http.streams.reply_flow import PacedReply, ReplyRoom, UnreadLimits
 from deployments.metrics import HttpMetrics
-from deployments.reply_flow import PacedReply, ReplyRoom, UnreadLimits
 
 OPEN_ROUTES = frozenset({"/healthz", "/readyz"})
 """Answered without a key."""

@@ -15,7 +15,7 @@ from typing import Protocol
 from starlette.types import Message, Scope, Send
 
 from cluster.errors import Overloaded
-from deployments.http_errors import ClientGone
+from deployments.http.errors import ClientGone
 
 PART_BYTES = 64 * 1024
 """Bytes of each connection's replies that may be unread when they count as sent, besides those in

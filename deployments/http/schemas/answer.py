@@ -17,7 +17,7 @@ from cluster.search.checks import (
     STOPS_MAX,
     TEMPERATURE_MAX,
 )
-from deployments.http_schema import (
+from deployments.http.schemas.search import (
     Body,
     FilterJson,
     Name,

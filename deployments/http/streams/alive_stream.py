@@ -9,8 +9,8 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from cluster.errors import Unavailable
-from deployments.http_errors import error_body, log_failure
-from deployments.sse import StreamFormat
+from deployments.http.errors import error_body, log_failure
+from deployments.http.streams.sse import StreamFormat
 
 SIGN_OF_LIFE = b": alive\n\n"
 """A comment: readers of events skip it."""

@@ -7,8 +7,8 @@ import asyncio
 from starlette.types import Receive, Scope
 
 from cluster.errors import DeadlineExceeded, TooLarge, UnsupportedMedia
-from deployments.http_errors import ClientGone
-from deployments.http_settings import HttpSettings
+from deployments.http.errors import ClientGone
+from deployments.http.settings import HttpSettings
 
 
 def header_values(scope: Scope, name: bytes) -> list[bytes]:

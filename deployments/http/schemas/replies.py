@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from cluster.query.answers import AnswerResult, Retrieved
 from cluster.query.search import Hit, SearchResult
 from cluster.regions.status import RegionSummary
-from deployments.http_schema import PARTS, Part, ReplyForm
+from deployments.http.schemas.search import PARTS, Part, ReplyForm
 
 
 def render_search(result: SearchResult, form: ReplyForm) -> bytes:

@@ -41,7 +41,7 @@ from cluster.search.checks import (
 )
 from cluster.shards.index_parameters import EF_SEARCH_MAX
 from cluster.vectors.checks import are_short
-from deployments.json_vectors import body_vectors
+from deployments.http.schemas.json_vectors import body_vectors
 
 TIMEOUT_MS_MAX = int(TIMEOUT_S_MAX * 1000)
 _NAME_LENGTH_MAX = 256

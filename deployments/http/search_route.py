@@ -16,13 +16,13 @@ from cluster.query.answers import QueryService
 from cluster.query.search import REPLY_BYTES_MAX, SearchRequest
 from cluster.regions.wire import ARROW_TYPE, FLOAT32_TYPE, JSON_TYPE, SEARCH
 from cluster.search.checks import reply_too_large
-from deployments.http_binary import parse_binary, render_arrow
-from deployments.http_body import body_is_late, media_types, receive_body
-from deployments.http_caller import CallerReader
-from deployments.http_errors import ClientGone
-from deployments.http_replies import render_search
-from deployments.http_schema import ReplyForm, parse_search
-from deployments.http_settings import HttpSettings
+from deployments.http.body import body_is_late, media_types, receive_body
+from deployments.http.caller import CallerReader
+from deployments.http.errors import ClientGone
+from deployments.http.schemas.binary import parse_binary, render_arrow
+from deployments.http.schemas.replies import render_search
+from deployments.http.schemas.search import ReplyForm, parse_search
+from deployments.http.settings import HttpSettings
 from deployments.metrics import HttpMetrics
 
 _WATCH_AFTER_S = 0.5

@@ -28,22 +28,29 @@ from cluster.search.checks import (
     PROMPT_CHARS_MAX,
     PROMPT_MESSAGES_MAX,
 )
-from deployments.alive_stream import alive
-from deployments.answer_schema import (
+from deployments.http.body import read_body
+from deployments.http.caller import CallerReader
+from deployments.http.schemas.answer import (
     AnswerBody,
     MaxTokens,
     SamplingOptions,
     StopTexts,
     Temperature,
 )
-from deployments.http_body import read_body
-from deployments.http_caller import CallerReader
-from deployments.http_replies import HealthReply
-from deployments.http_schema import Body, EmbeddedBody, Name, ReleaseNumber, TimeoutMs, parse_body
-from deployments.http_settings import HttpSettings
+from deployments.http.schemas.openapi_parts import body_of, json_response, replies
+from deployments.http.schemas.replies import HealthReply
+from deployments.http.schemas.search import (
+    Body,
+    EmbeddedBody,
+    Name,
+    ReleaseNumber,
+    TimeoutMs,
+    parse_body,
+)
+from deployments.http.settings import HttpSettings
+from deployments.http.streams.alive_stream import alive
+from deployments.http.streams.sse import EventStream, NamedEvents, event_chunks, named_event
 from deployments.metrics import HttpMetrics
-from deployments.openapi_parts import body_of, json_response, replies
-from deployments.sse import EventStream, NamedEvents, event_chunks, named_event
 from deployments.stream_meter import StreamMeter
 
 SIGN_OF_LIFE_S = 1.0

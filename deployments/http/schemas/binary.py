@@ -24,7 +24,7 @@ from cluster import exact_json
 from cluster.arrays import BytesArray
 from cluster.errors import InvalidArgument
 from cluster.query.search import MergedHits, SearchRequest, SearchResult
-from deployments.http_schema import ReplyForm, SearchOptions, invalid_argument
+from deployments.http.schemas.search import ReplyForm, SearchOptions, invalid_argument
 
 
 def parse_binary(

@@ -21,14 +21,29 @@ from cluster.query.answers import AnswerEvent, QueryService, Retrieved, last_eve
 from cluster.regions.divergence_report import DivergenceReport
 from cluster.regions.peers import RegionInternals
 from cluster.regions.status import RegionSummary, StatusSource
-from deployments.alive_stream import alive
-from deployments.answer_schema import AnswerBody, parse_answer
 from deployments.divergence_metrics import DivergenceMetrics
-from deployments.http_body import read_body
-from deployments.http_caller import CallerReader
-from deployments.http_edge import HttpEdge
-from deployments.http_errors import refused_by_router
-from deployments.http_replies import (
+from deployments.http.body import read_body
+from deployments.http.caller import CallerReader
+from deployments.http.edge import HttpEdge
+from deployments.http.errors import refused_by_router
+from deployments.http.known_summary import KnownSummary
+from deployments.http.openai.replies import (
+    CHAT_EXAMPLES,
+    ChatChunks,
+    ChatReply,
+    ModelReply,
+    ModelsReply,
+    model_names,
+    render_chat,
+    render_model,
+    render_models,
+)
+from deployments.http.openai.schema import ChatBody, in_words_of_chat, parse_chat
+from deployments.http.region_routes import GenerateBody, RegionAnswerBody, RegionRoutes
+from deployments.http.routes import ANSWER, CHAT, SEARCH
+from deployments.http.schemas.answer import AnswerBody, parse_answer
+from deployments.http.schemas.openapi_parts import REFERENCES, body_of, json_response, replies
+from deployments.http.schemas.replies import (
     ANSWER_EXAMPLES,
     SEARCH_EXAMPLES,
     AnswerReply,
@@ -41,34 +56,19 @@ from deployments.http_replies import (
     render_ready,
     render_status,
 )
-from deployments.http_routes import ANSWER, CHAT, SEARCH
-from deployments.http_schema import SearchBody, quoted
-from deployments.http_settings import HttpSettings
-from deployments.known_summary import KnownSummary
-from deployments.metered_service import MeteredService
-from deployments.metrics import CONTENT_TYPE, HttpMetrics
-from deployments.openai_replies import (
-    CHAT_EXAMPLES,
-    ChatChunks,
-    ChatReply,
-    ModelReply,
-    ModelsReply,
-    model_names,
-    render_chat,
-    render_model,
-    render_models,
-)
-from deployments.openai_schema import ChatBody, in_words_of_chat, parse_chat
-from deployments.openapi_parts import REFERENCES, body_of, json_response, replies
-from deployments.region_routes import GenerateBody, RegionAnswerBody, RegionRoutes
-from deployments.search_route import SearchRoute
-from deployments.sse import (
+from deployments.http.schemas.search import SearchBody, quoted
+from deployments.http.search_route import SearchRoute
+from deployments.http.settings import HttpSettings
+from deployments.http.streams.alive_stream import alive
+from deployments.http.streams.sse import (
     EventStream,
     NamedEvents,
     StreamFormat,
     event_chunks,
     unless_gone,
 )
+from deployments.metered_service import MeteredService
+from deployments.metrics import CONTENT_TYPE, HttpMetrics
 from deployments.stream_meter import StreamMeter
 
 SIGN_OF_LIFE_S = 5.0
