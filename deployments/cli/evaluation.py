@@ -14,8 +14,8 @@ from cluster.search.checks import TOP_K_MAX
 from deployments.cli.options import Config, Json, Region, opened
 from deployments.cli.queries import Release
 from deployments.clients.http_client import HttpRegion
-from deployments.evaluation import Evaluation, Plan, Unit, evaluate, parse_measures
-from deployments.evaluation_files import read_judgements, read_queries
+from deployments.evaluation.evaluation import Evaluation, Plan, Unit, evaluate, parse_measures
+from deployments.evaluation.files import read_judgements, read_queries
 from deployments.terminal import Steps, out, print_json, say, table
 
 _STEP = "Ask"

@@ -19,8 +19,15 @@ import pytest
 
 from cluster.clock import Deadline
 from cluster.errors import DeadlineExceeded, InvalidArgument, NotFound, Overloaded, Unavailable
-from deployments.evaluation import Evaluation, Plan, Unit, evaluate, parse_measures, score
-from deployments.evaluation_files import Queries
+from deployments.evaluation.evaluation import (
+    Evaluation,
+    Plan,
+    Unit,
+    evaluate,
+    parse_measures,
+    score,
+)
+from deployments.evaluation.files import Queries
 
 RAYGION = str(Path(sys.executable).with_name("raygion"))
 NUM_QUERIES = 200

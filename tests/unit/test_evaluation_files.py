@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cluster.errors import InvalidArgument
-from deployments.evaluation_files import read_judgements, read_queries
+from deployments.evaluation.files import read_judgements, read_queries
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from ir_measures import DefaultPipeline, Measure, Qrel, ScoredDoc
 from cluster.clock import Backoff, Deadline
 from cluster.errors import InvalidArgument, RaygionError
 from cluster.search.checks import HITS_MAX, TOP_K_MAX
-from deployments.evaluation_files import Judgements, Queries
+from deployments.evaluation.files import Judgements, Queries
 
 _BATCH_MAX = 64
 _HITS_AT_ONCE = 8192
