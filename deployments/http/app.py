@@ -21,7 +21,6 @@ from cluster.query.answers import AnswerEvent, QueryService, Retrieved, last_eve
 from cluster.regions.divergence_report import DivergenceReport
 from cluster.regions.peers import RegionInternals
 from cluster.regions.status import RegionSummary, StatusSource
-from deployments.divergence_metrics import DivergenceMetrics
 from deployments.http.body import read_body
 from deployments.http.caller import CallerReader
 from deployments.http.edge import HttpEdge
@@ -67,9 +66,10 @@ from deployments.http.streams.sse import (
     event_chunks,
     unless_gone,
 )
-from deployments.metered_service import MeteredService
-from deployments.metrics import CONTENT_TYPE, HttpMetrics
-from deployments.stream_meter import StreamMeter
+from deployments.metering.divergence_metrics import DivergenceMetrics
+from deployments.metering.metered_service import MeteredService
+from deployments.metering.metrics import CONTENT_TYPE, HttpMetrics
+from deployments.metering.stream_meter import StreamMeter
 
 SIGN_OF_LIFE_S = 5.0
 """A stream is never silent for longer: proxies on the way give up after some tens of seconds."""

@@ -20,7 +20,7 @@ from deployments.http.errors import NO_ROUTE, ClientGone, error_response, log_fa
 from deployments.http.routes import ANSWER_ROUTES, REGION_ROUTES
 from deployments.http.settings import HttpSettings
 from deployments.http.streams.reply_flow import PacedReply, ReplyRoom, UnreadLimits
-from deployments.metrics import HttpMetrics
+from deployments.metering.metrics import HttpMetrics
 
 OPEN_ROUTES = frozenset({"/healthz", "/readyz"})
 """Answered without a key."""

@@ -50,8 +50,8 @@ from deployments.http.schemas.search import (
 from deployments.http.settings import HttpSettings
 from deployments.http.streams.alive_stream import alive
 from deployments.http.streams.sse import EventStream, NamedEvents, event_chunks, named_event
-from deployments.metrics import HttpMetrics
-from deployments.stream_meter import StreamMeter
+from deployments.metering.metrics import HttpMetrics
+from deployments.metering.stream_meter import StreamMeter
 
 SIGN_OF_LIFE_S = 1.0
 """Several of them within the silence after which `actors.regions.link` gives a stream up."""

@@ -23,7 +23,7 @@ from deployments.http.schemas.binary import parse_binary, render_arrow
 from deployments.http.schemas.replies import render_search
 from deployments.http.schemas.search import ReplyForm, parse_search
 from deployments.http.settings import HttpSettings
-from deployments.metrics import HttpMetrics
+from deployments.metering.metrics import HttpMetrics
 
 _WATCH_AFTER_S = 0.5
 

@@ -6,7 +6,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from deployments.duration_histogram import DurationHistogram
+from deployments.metering.duration_histogram import DurationHistogram
 
 BUCKETS_S = (0.001, 0.01, 1.0)
 DURATIONS_S = {"a": [0.0, 0.0005, 0.001, 0.0011, 0.5, 1.0, 7.0], "b": [0.01]}

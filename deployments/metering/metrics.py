@@ -12,7 +12,7 @@ from cluster.query.answers import AnswerResult, Retrieved
 from cluster.query.demand import Consistency
 from cluster.query.search import SearchResult
 from cluster.regions.status import RegionSummary
-from deployments.duration_histogram import DurationHistogram
+from deployments.metering.duration_histogram import DurationHistogram
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 _REQUEST_BUCKETS_S = (

@@ -8,7 +8,7 @@ from contextlib import aclosing
 from cluster.errors import NotYet, Unavailable
 from cluster.query.answers import AnswerEvent, AnswerRequest, QueryService, Retrieved
 from cluster.query.search import SearchRequest, SearchResult
-from deployments.metrics import HttpMetrics
+from deployments.metering.metrics import HttpMetrics
 
 
 class MeteredService:

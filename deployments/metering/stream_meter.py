@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cluster.clock import Clock
 from cluster.query.answers import AnswerEvent, AnswerResult, Token
-from deployments.metrics import HttpMetrics
+from deployments.metering.metrics import HttpMetrics
 
 
 class StreamMeter:
