@@ -48,10 +48,10 @@ def object_store(tmp_path: Path) -> ObjectStore:
 
 @pytest.fixture
 def ingest(object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ingested]:
-    monkeypatch.setattr(actors.ingest, "read_parts", read_here)
+    monkeypatch.setattr(actors.documents.ingest, "read_parts", read_here)
 
     def call(*sources: Path | str, corpus: str = "docs", **options: Any) -> Ingested:
-        return actors.ingest.ingest(
+        return actors.documents.ingest.ingest(
             catalog=Catalog(object_store),
             artifacts=Artifacts(object_store),
             corpus=corpus,
@@ -206,7 +206,7 @@ def test_a_corpus_that_is_added_to_often_has_few_parts_and_knows_what_it_has(
     assert len(manifest.parts) < 40
     assert manifest.sources == tuple(map(str, files))
     assert set(rows_of(object_store, manifest)) == {f"d{n}" for n in range(40)}
-    monkeypatch.setattr(actors.ingest, "SOURCES_MAX", 3)
+    monkeypatch.setattr(actors.documents.ingest, "SOURCES_MAX", 3)
     # What is in a merged part is known to be unchanged all the same.
     last = write_rows(tmp_path / "f.jsonl", {"id": "f", "text": "F", "n": 0.5})
     assert run(last).sources == tuple(map(str, [*files[-2:], last]))
