@@ -33,7 +33,6 @@ from cluster.releases.entries import LogState, ReleaseContents
 from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.vectors.metric import Metric
 from deployments.demo.traffic import Ask, Traffic, traffic_to
-from deployments.driven_regions import DrivenRegions
 from deployments.hosting.region_driver import (
     Note,
     RegionDriver,
@@ -43,6 +42,7 @@ from deployments.hosting.region_driver import (
 )
 from deployments.installation import Installation
 from deployments.nodes.ports import find_port_block
+from tests.support.regions.driven_regions import DrivenRegions
 
 CORPUS = "vectors"
 DIMENSION, TOP_K, SHARDS = 384, 10, 2

@@ -1,7 +1,8 @@
 """The region that chaos breaks: vectors to search and, besides, texts to answer from.
 
-vectors a, b   2 shards x 2 replicas, as in `tests.search_region`: exact search judges each reply
-texts          XQuAD's paragraphs, 2 x 2, two embedders, two generators: a reply is right when it
+vectors a, b   2 shards x 2 replicas, as in `tests.support.regions.search_region`: exact search
+judges each reply texts          XQuAD's paragraphs, 2 x 2, two embedders, two generators: a reply
+is right when it
                cites what the answer to the same question did before anything broke
 """
 
@@ -22,8 +23,8 @@ from cluster.catalog.model_settings import EmbedderSettings, GeneratorSettings
 from cluster.config import Settings
 from cluster.releases.entries import ReleaseContents
 from deployments.installation import Installation
-from tests.redis_server import REDIS, redis_server
-from tests.search_region import (
+from tests.support.redis_server import REDIS, redis_server
+from tests.support.regions.search_region import (
     CORPUS,
     REGION,
     Reply,

@@ -27,8 +27,8 @@ from tests.chaos.report import Row, as_markdown
 from tests.chaos.scenario import Scenario
 from tests.chaos.scenarios import NOT_POSSIBLE, SCENARIOS
 from tests.chaos.steady_load import SteadyLoad
-from tests.redis_server import REDIS
-from tests.search_region import search_region, search_settings, wait_until
+from tests.support.redis_server import REDIS
+from tests.support.regions.search_region import search_region, search_settings, wait_until
 
 _REPORT = ROOT / ".raygion" / "chaos.md"
 

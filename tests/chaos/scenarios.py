@@ -27,7 +27,7 @@ from tests.chaos.cluster_scenarios import CLUSTER_SCENARIOS
 from tests.chaos.region import GATEWAYS, ChaosRegion, ask, nodes_of_replicas
 from tests.chaos.scenario import Scenario
 from tests.chaos.slow_disk import NoSlowDisk, forget, slow_disk
-from tests.search_region import (
+from tests.support.regions.search_region import (
     CORPUS,
     REGION,
     REPLICA_NAMES,

@@ -14,7 +14,7 @@ import pytest
 import ray
 
 from actors.runtime.ray_environment import reread_environment
-from tests.integration.region_fixture import LiveRegion, live_region
+from tests.support.regions.region_fixture import LiveRegion, live_region
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -13,8 +13,8 @@ import pytest
 
 from actors.runtime import names
 from cluster.releases.entries import ReleaseStatus
-from tests.canary_region import WIDE, UserLoad, canary_region, is_tried_on, prepared
-from tests.search_region import (
+from tests.support.regions.canary_region import WIDE, UserLoad, canary_region, is_tried_on, prepared
+from tests.support.regions.search_region import (
     CORPUS,
     REGION,
     SHARDS,

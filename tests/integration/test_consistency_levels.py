@@ -17,8 +17,8 @@ from cluster.errors import InvalidArgument
 from cluster.generation.prompt import PromptTemplate
 from cluster.query.session import SessionToken
 from deployments.hosting import release_commands
-from tests.integration.region_fixture import REGION, LiveRegion, posted
-from tests.search_region import wait_until
+from tests.support.regions.region_fixture import REGION, LiveRegion, posted
+from tests.support.regions.search_region import wait_until
 
 pytestmark = pytest.mark.integration
 

@@ -25,7 +25,7 @@ from cluster.arrays import Float32Array
 from cluster.catalog.manifests import IndexManifest, ManifestRef
 from cluster.query.search import ShardQuery
 from cluster.releases.entries import ReleaseContents
-from tests.search_region import (
+from tests.support.regions.search_region import (
     CORPUS,
     DIMENSION,
     REGION,
@@ -182,7 +182,7 @@ def test_what_is_deleted_is_found_in_the_release_before_and_nowhere_else(
 def ingest(sources: list[str], replace: bool) -> None:
     from deployments.hosting import pipeline
     from deployments.terminal import Steps
-    from tests import search_region
+    from tests.support.regions import search_region
 
     (installation,) = search_region._joined
     with Steps(quiet=True).step("ingest") as step:
@@ -192,7 +192,7 @@ def ingest(sources: list[str], replace: bool) -> None:
 def build() -> tuple[IndexManifest, ManifestRef]:
     from deployments.hosting import pipeline
     from deployments.terminal import Steps
-    from tests import search_region
+    from tests.support.regions import search_region
 
     with Steps(quiet=True).step("build") as step:
         built = pipeline.build(search_region._joined[0], CORPUS, None, step)
@@ -203,7 +203,7 @@ def newest_version() -> str:
     """What `release propose` would take."""
     from deployments.hosting import pipeline
     from deployments.terminal import Steps
-    from tests import search_region
+    from tests.support.regions import search_region
 
     with Steps(quiet=True).step("propose") as step:
         contents = pipeline.contents_of_next(search_region._joined[0], step)

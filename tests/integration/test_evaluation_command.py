@@ -13,7 +13,7 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.integration.region_fixture import REGION, LiveRegion
+from tests.support.regions.region_fixture import REGION, LiveRegion
 
 pytestmark = pytest.mark.integration
 

@@ -14,7 +14,7 @@ from cluster.errors import RaygionError
 from cluster.releases.entries import RELEASE_LOG, ReleaseContents, ReleaseStatus
 from cluster.releases.events import RegionStatus
 from cluster.store.numbered_log import NumberedLog
-from tests.search_region import (
+from tests.support.regions.search_region import (
     CORPUS,
     REGION,
     REPLICAS,

@@ -12,8 +12,8 @@ import pytest
 from cluster.errors import InvalidArgument, Unavailable
 from deployments.nodes.gcs_storage import check_redis
 from tests.chaos.cluster_scenarios import control_stores
-from tests.redis_server import REDIS, redis_says, redis_server
-from tests.search_region import (
+from tests.support.redis_server import REDIS, redis_says, redis_server
+from tests.support.regions.search_region import (
     REGION,
     Load,
     SearchRegion,

@@ -17,7 +17,7 @@ from cluster.artifacts.artifacts import Artifacts, sha256_of
 from cluster.artifacts.cache import ArtifactCache
 from cluster.catalog.manifests import ModelKind, ModelManifest
 from cluster.store.object_store import ObjectStore, open_store
-from tests.integration.region_fixture import MODEL_FOLDER
+from tests.support.regions.region_fixture import MODEL_FOLDER
 
 pytestmark = pytest.mark.integration
 WEIGHTS = "model.safetensors"

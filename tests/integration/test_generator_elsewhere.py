@@ -35,8 +35,8 @@ from tests.integration.test_generator import (
     folder,
     generator,
 )
-from tests.unit.fake_service import FakeService
-from tests.unit.region_servers import peers_of, serving, settings_of
+from tests.support.worlds.fake_service import FakeService
+from tests.support.worlds.region_servers import peers_of, serving, settings_of
 
 __all__ = ["cluster", "folder", "generator"]
 

@@ -29,7 +29,7 @@ from cluster.shards.merge import merge_hits
 from cluster.shards.partitions import shard_of_partition, shards_to_ask
 from cluster.store.object_store import ObjectStore, open_store
 from cluster.vectors.metric import Metric
-from tests.integration.local_ray import local_ray
+from tests.support.regions.local_ray import local_ray
 
 pytestmark = [
     pytest.mark.integration,

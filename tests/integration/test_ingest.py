@@ -22,8 +22,8 @@ from cluster.documents.passages import current_passages, read_part, vectors_of
 from cluster.errors import Conflict, InvalidArgument, Unavailable
 from cluster.metadata import ColumnType
 from cluster.store.object_store import ObjectStore, open_store
-from tests.integration.local_ray import local_ray
-from tests.store_fixtures import S3Server, s3_server
+from tests.support.regions.local_ray import local_ray
+from tests.support.store_fixtures import S3Server, s3_server
 
 __all__ = ["s3_server"]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from actors.runtime import names
-from tests.search_region import (
+from tests.support.regions.search_region import (
     CORPUS,
     REGION,
     REPLICAS,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.machines import (
+from tests.support.regions.machines import (
     HOME,
     SHARED,
     Machine,
@@ -20,7 +20,7 @@ from tests.integration.machines import (
     machines,
     missing,
 )
-from tests.search_region import wait_until
+from tests.support.regions.search_region import wait_until
 
 pytestmark = [
     pytest.mark.integration,

@@ -10,7 +10,7 @@ import pytest
 
 from actors.models.starter_models import STARTER_GENERATOR
 from cluster.query.evidence import EvidenceSettings
-from tests.integration.region_fixture import REGION, LiveRegion
+from tests.support.regions.region_fixture import REGION, LiveRegion
 
 pytestmark = pytest.mark.integration
 

@@ -20,7 +20,7 @@ from actors.runtime import names
 from bench.load import http_request
 from tests.chaos.open_load import OpenLoad, run_open_load
 from tests.chaos.overload import in_flight
-from tests.search_region import (
+from tests.support.regions.search_region import (
     CORPUS,
     REPLICAS,
     TOP_K,

@@ -26,7 +26,7 @@ from cluster.errors import InvalidArgument
 from cluster.query.search import ShardQuery
 from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.store.object_store import ObjectStore, open_store
-from tests.integration.local_ray import local_ray
+from tests.support.regions.local_ray import local_ray
 
 pytestmark = [
     pytest.mark.integration,

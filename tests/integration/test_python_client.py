@@ -18,7 +18,7 @@ from cluster.query.answers import AnswerResult
 from cluster.query.search import SearchResult
 from cluster.regions.status import RegionSummary
 from deployments.nodes.local_cluster import LocalCluster, find_local_cluster, start_local_cluster
-from tests.integration.region_fixture import REGION, LiveRegion
+from tests.support.regions.region_fixture import REGION, LiveRegion
 
 pytestmark = pytest.mark.integration
 

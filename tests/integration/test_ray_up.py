@@ -23,8 +23,8 @@ from typing import Any, TypeVar
 import pytest
 
 from actors.models.starter_models import STARTER_EMBEDDER
-from tests.integration import search_load
-from tests.integration.machines import (
+from tests.support.regions import search_load
+from tests.support.regions.machines import (
     HOME,
     NETWORK,
     SHARED,

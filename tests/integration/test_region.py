@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from actors.models.starter_models import STARTER_GENERATOR
-from tests.integration.region_fixture import (
+from tests.support.regions.region_fixture import (
     BODY_BYTES_MAX,
     CONTEXT_TOKENS_MAX,
     REGION,
@@ -21,7 +21,7 @@ from tests.integration.region_fixture import (
     LiveRegion,
     posted,
 )
-from tests.search_region import wait_until
+from tests.support.regions.search_region import wait_until
 
 pytestmark = pytest.mark.integration
 

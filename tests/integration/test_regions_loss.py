@@ -17,14 +17,9 @@ from cluster.query.session import SessionToken
 from deployments.hosting.region_driver import RegionDriver, join_new_cluster, start_services
 from deployments.installation import Installation
 from deployments.nodes.ports import find_port_block
-from tests.integration.regions_fixture import (
-    KINDS,
-    REGIONS,
-    ThreeRegions,
-    three_regions,
-)
-from tests.integration.regions_outage import outlives_an_outage
-from tests.search_region import TOP_K
+from tests.support.regions.regions_fixture import KINDS, REGIONS, ThreeRegions, three_regions
+from tests.support.regions.regions_outage import outlives_an_outage
+from tests.support.regions.search_region import TOP_K
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.regions_fixture import REGIONS, ThreeRegions
-from tests.integration.regions_network import (
+from tests.support.regions.regions_fixture import REGIONS, ThreeRegions
+from tests.support.regions.regions_network import (
     NoNamespaces,
     RegionNetwork,
     Run,
@@ -17,7 +17,7 @@ from tests.integration.regions_network import (
     networks,
     three_networked_regions,
 )
-from tests.integration.regions_outage import outlives_an_outage
+from tests.support.regions.regions_outage import outlives_an_outage
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
 

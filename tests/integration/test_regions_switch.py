@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.regions_fixture import REGIONS, ThreeRegions, three_regions
+from tests.support.regions.regions_fixture import REGIONS, ThreeRegions, three_regions
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 

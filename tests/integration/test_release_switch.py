@@ -23,8 +23,8 @@ from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.vectors.metric import Metric
 from deployments.hosting import release_commands
 from deployments.installation import Installation
-from tests.integration.region_fixture import LiveRegion, build, ingest
-from tests.search_region import wait_until
+from tests.support.regions.region_fixture import LiveRegion, build, ingest
+from tests.support.regions.search_region import wait_until
 
 pytestmark = pytest.mark.integration
 

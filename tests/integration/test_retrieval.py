@@ -21,7 +21,7 @@ from cluster.query.search import ShardQuery
 from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.vectors.checks import prepared
 from cluster.vectors.metric import Metric
-from tests.integration.region_fixture import (
+from tests.support.regions.region_fixture import (
     PARTITIONED,
     READY_MADE,
     SHARDS,

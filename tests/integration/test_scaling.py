@@ -17,7 +17,7 @@ from cluster.catalog.corpus_settings import CorpusSettings
 from cluster.errors import InvalidArgument, NotFound
 from cluster.query.search import SearchEffort, ShardQuery
 from cluster.search.checks import BATCH_MAX
-from tests.search_region import (
+from tests.support.regions.search_region import (
     CORPUS,
     DIMENSION,
     REPLICAS,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.deaths import kill
-from tests.watched_region import watched_region
+from tests.support.regions.watched_region import watched_region
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
 

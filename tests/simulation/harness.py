@@ -24,17 +24,17 @@ from cluster.releases.events import RegionStatus
 from cluster.releases.log_entries import parse_entry
 from cluster.releases.settings import RolloutSettings
 from cluster.store.numbered_log import read_each
-from tests.simulation.accidents import Accidents
-from tests.simulation.clients import Client
-from tests.simulation.coordinators import Incarnation
-from tests.simulation.faulty_store import Objects, Weather
-from tests.simulation.gateways import Asked, Gateway, Outcome
-from tests.simulation.history import History
-from tests.simulation.network import STORE, Network, cities
-from tests.simulation.people import People, propose_for_all
-from tests.simulation.regions import SKEW_MAX_MS, Region, RegionClock
-from tests.simulation.sim_loop import SimLoop
-from tests.simulation.sim_time import Scheduler, current_stack
+from tests.simulation.clocks.sim_loop import SimLoop
+from tests.simulation.clocks.sim_time import Scheduler, current_stack
+from tests.simulation.judging.history import History
+from tests.simulation.world.accidents import Accidents
+from tests.simulation.world.clients import Client
+from tests.simulation.world.coordinators import Incarnation
+from tests.simulation.world.faulty_store import Objects, Weather
+from tests.simulation.world.gateways import Asked, Gateway, Outcome
+from tests.simulation.world.network import STORE, Network, cities
+from tests.simulation.world.people import People, propose_for_all
+from tests.simulation.world.regions import SKEW_MAX_MS, Region, RegionClock
 
 REGIONS_MAX = 32
 QUIET_MAX_S = 120.0

@@ -13,8 +13,8 @@ import sys
 
 from cluster.clock import SYSTEM_CLOCK
 from tests.simulation.harness import Scenario, simulate
-from tests.simulation.trace import lines
-from tests.simulation.verdict import violations
+from tests.simulation.judging.trace import lines
+from tests.simulation.judging.verdict import violations
 
 _TOLD_EVERY_S = 2.0
 _FAILURES_SHOWN = 10

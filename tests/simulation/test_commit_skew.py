@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from tests.simulation.harness import Scenario, World
-from tests.simulation.people import propose_for_all
-from tests.simulation.regions import SKEW_MAX_MS
+from tests.simulation.world.people import propose_for_all
+from tests.simulation.world.regions import SKEW_MAX_MS
 
 COMMITS = 20
 SKEW_MAX_S = 1.0

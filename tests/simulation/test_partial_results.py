@@ -19,8 +19,8 @@ from cluster.errors import DeadlineExceeded, RaygionError
 from cluster.query.search import Passages, SearchEffort, ShardHits, ShardQuery
 from cluster.search.fanout import ShardRoute
 from cluster.vectors.metric import Metric
-from tests.simulation.sim_time import Scheduler
-from tests.simulation.virtual_loop import VirtualLoop
+from tests.simulation.clocks.sim_time import Scheduler
+from tests.simulation.clocks.virtual_loop import VirtualLoop
 
 USUAL_S = 0.005
 PARTIAL_SHARE = 0.8

@@ -24,7 +24,7 @@ from cluster.releases.entries import Switch
 from cluster.releases.release_log import Freshness
 from cluster.serving.consistency import Known, Reading
 from cluster.serving.view import RegionView
-from tests.simulation.planting import (
+from tests.simulation.judging.planting import (
     ANSWERS,
     ANSWERS_IN_GOOD_WEATHER,
     ANSWERS_NEARBY,

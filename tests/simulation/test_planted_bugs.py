@@ -38,7 +38,7 @@ from cluster.releases.release_log import LogSnapshot, ReleaseLog, snapshot_path
 from cluster.releases.residents import Residents
 from cluster.releases.rollout import Rollout
 from cluster.store.numbered_log import NumberedLog
-from tests.simulation.planting import Bug, Patch, is_caught
+from tests.simulation.judging.planting import Bug, Patch, is_caught
 
 
 def no_epoch_check(patch: Patch) -> None:

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from collections import Counter
 
-from tests.simulation.beliefs import beliefs, entries
 from tests.simulation.harness import Scenario, simulate
-from tests.simulation.history import History
-from tests.simulation.verdict import violations
+from tests.simulation.judging.beliefs import beliefs, entries
+from tests.simulation.judging.history import History
+from tests.simulation.judging.verdict import violations
 
 
 def test_the_rules_hold(seed: int) -> None:

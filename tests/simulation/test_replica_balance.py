@@ -14,8 +14,8 @@ from cluster.balance.replica_set import ReplicaSet
 from cluster.balance.weights import OutcomeWeights
 from cluster.clock import Deadline
 from cluster.errors import DeadlineExceeded, RaygionError, Unavailable
-from tests.simulation.sim_time import Scheduler
-from tests.simulation.virtual_loop import VirtualLoop
+from tests.simulation.clocks.sim_time import Scheduler
+from tests.simulation.clocks.virtual_loop import VirtualLoop
 
 USUAL_S = 0.02
 TIMEOUT_S = 1.0

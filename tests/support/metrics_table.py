@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from bench.markdown import table
 from cluster.errors import Unavailable
 from cluster.regions.divergence_report import CorpusProbe, DivergenceReport
-from tests.unit.fake_service import FakeService, app_of
+from tests.support.worlds.fake_service import FakeService, app_of
 
 COLUMNS = ("metric", "type", "labels", "meaning")
 _QUESTION = {"question": "What is the capital of Iceland?", "stream": True, "min_coverage": 0.5}

@@ -44,7 +44,7 @@ from cluster.serving.consistency import Pinned
 from cluster.serving.view import CorpusView, GeneratorView, RegionView, ReleaseView
 from cluster.store.local_store import LocalStore
 from cluster.vectors.metric import Metric
-from tests.fakes import FakeTokenizer
+from tests.support.fakes import FakeTokenizer
 
 CORPUS = CorpusView(
     corpus="c",

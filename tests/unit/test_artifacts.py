@@ -23,7 +23,14 @@ from cluster.artifacts.files import ArtifactFile
 from cluster.errors import Corrupt, InvalidArgument, NotFound, Unavailable
 from cluster.store.local_store import LocalStore
 from cluster.store.object_store import ObjectStore
-from tests.store_fixtures import LossyStore, address, memory_store, s3_server, scripted, store
+from tests.support.store_fixtures import (
+    LossyStore,
+    address,
+    memory_store,
+    s3_server,
+    scripted,
+    store,
+)
 
 __all__ = ["address", "memory_store", "s3_server", "store"]
 

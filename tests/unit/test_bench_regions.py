@@ -25,7 +25,7 @@ from cluster.releases.entries import (
 )
 from cluster.releases.fold import fold
 from deployments.demo.traffic import Reply, Traffic
-from tests.fakes import contents
+from tests.support.fakes import contents
 
 ONE = contents()
 OTHER = contents().model_copy(update={"prompt": ONE.prompt.model_copy(update={"system": "Else."})})

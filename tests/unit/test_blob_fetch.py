@@ -20,7 +20,14 @@ from cluster.artifacts.fetch import BlobFetcher, blob_path, partial_path
 from cluster.artifacts.files import ArtifactFile
 from cluster.errors import Corrupt, NotFound, Unavailable
 from cluster.store.object_store import ObjectStore, open_store
-from tests.store_fixtures import LossyStore, address, memory_store, s3_server, scripted, store
+from tests.support.store_fixtures import (
+    LossyStore,
+    address,
+    memory_store,
+    s3_server,
+    scripted,
+    store,
+)
 
 __all__ = ["address", "memory_store", "s3_server", "store"]
 

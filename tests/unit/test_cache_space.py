@@ -24,7 +24,7 @@ from cluster.artifacts.files import ArtifactFile, Blob, FileDelta
 from cluster.artifacts.weight_delta import apply_delta, write_delta
 from cluster.errors import Unavailable
 from cluster.store.object_store import ObjectStore, open_store
-from tests.store_fixtures import LossyStore, scripted
+from tests.support.store_fixtures import LossyStore, scripted
 
 ROOT = Path(__file__).parents[2]
 SIZE = 1000

@@ -17,7 +17,14 @@ from cluster.catalog.manifests import (
 from cluster.errors import Conflict, Corrupt, InvalidArgument, NotFound
 from cluster.shards.index_parameters import IndexParameters
 from cluster.store.object_store import ObjectStore
-from tests.store_fixtures import LossyStore, address, memory_store, s3_server, scripted, store
+from tests.support.store_fixtures import (
+    LossyStore,
+    address,
+    memory_store,
+    s3_server,
+    scripted,
+    store,
+)
 
 __all__ = ["address", "memory_store", "s3_server", "store"]
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.balance.circuit_breaker import DEFAULT_BREAKER, BreakerState, CircuitBreaker
-from tests.fakes import SimClock
+from tests.support.fakes import SimClock
 
 BACKOFF = DEFAULT_BREAKER.backoff
 OPEN_S_MAX = BACKOFF.wait_max_s * (1 + BACKOFF.jitter)

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from cluster.errors import InvalidArgument
 from cluster.store.object_store import open_store
 from deployments.cli.main import app
-from tests.unit.gc_world import World
+from tests.support.worlds.gc_world import World
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cluster.clock import SYSTEM_CLOCK, Backoff, Deadline
 from cluster.errors import DeadlineExceeded
-from tests.fakes import SimClock
+from tests.support.fakes import SimClock
 
 
 def test_a_deadline_counts_down_to_zero_and_not_below() -> None:

@@ -14,7 +14,7 @@ from cluster.releases.events import RegionStatus
 from cluster.releases.release_log import Freshness
 from cluster.serving.consistency import Decision, Elsewhere, Known, Reading, Refresh, Serve, Wait
 from cluster.serving.view import Pulse, RegionView
-from tests.unit.known_releases import (
+from tests.support.worlds.known_releases import (
     DONE,
     FAILED,
     NO,

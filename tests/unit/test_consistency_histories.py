@@ -14,7 +14,7 @@ from cluster.query.demand import Demand
 from cluster.query.session import SessionToken
 from cluster.releases.entries import Switch
 from cluster.serving.consistency import Decision, Elsewhere, Known, Reading, Refresh, Serve, Wait
-from tests.unit.known_releases import DONE, NO, NOW, SKEW, decided, demand, known
+from tests.support.worlds.known_releases import DONE, NO, NOW, SKEW, decided, demand, known
 
 HORIZON = 600
 

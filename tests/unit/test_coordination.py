@@ -15,8 +15,8 @@ from cluster.releases.events import Prepared, PrepareFailed
 from cluster.releases.release_log import ReleaseLog
 from cluster.store.numbered_log import NumberedLog
 from cluster.store.object_store import ObjectStore, open_store
-from tests.fakes import SimClock
-from tests.one_region import Region
+from tests.support.fakes import SimClock
+from tests.support.regions.one_region import Region
 
 
 @pytest.fixture

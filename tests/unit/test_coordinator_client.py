@@ -14,7 +14,7 @@ from actors.coordinator.client import CoordinatorClient
 from cluster.errors import Conflict, DeadlineExceeded, NotFound, OutcomeUnknown, Unavailable
 from cluster.releases.entries import LogState
 from cluster.releases.fold import fold
-from tests.fakes import Entries, contents
+from tests.support.fakes import Entries, contents
 
 Answer = Callable[[], object]
 

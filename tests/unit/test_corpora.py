@@ -25,7 +25,7 @@ from cluster.releases.release_log import read_release_log
 from cluster.shards.recall import RecallStratum
 from cluster.store.object_store import ObjectStore, open_store
 from deployments.cli.main import app
-from tests.unit.gc_world import CORPUS, HOUR_MS, ShiftedClock, TimedStore, World
+from tests.support.worlds.gc_world import CORPUS, HOUR_MS, ShiftedClock, TimedStore, World
 
 
 @pytest.fixture

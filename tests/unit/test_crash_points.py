@@ -27,7 +27,7 @@ from cluster.releases.release_log import ReleaseLog
 from cluster.releases.rollout import Rollout
 from cluster.releases.settings import RolloutPolicy
 from cluster.store.object_store import ObjectStore
-from tests.fakes import SimClock, contents, counting_ids
+from tests.support.fakes import SimClock, contents, counting_ids
 
 TICK_S = 0.5
 PREPARE_TICKS = 3

@@ -32,7 +32,7 @@ from cluster.regions.quorum import vote_of
 from cluster.serving.view import CorpusView, ReleaseView
 from cluster.vectors.checks import NORM_MAX, norms
 from cluster.vectors.metric import Metric
-from tests.fakes import SimClock
+from tests.support.fakes import SimClock
 
 RELEASE = 7
 EVERY_S = 60.0

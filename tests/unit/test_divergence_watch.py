@@ -19,7 +19,7 @@ from cluster.regions.divergence_report import Outcome
 from cluster.serving.consistency import Known
 from cluster.serving.view import RegionView
 from cluster.store.local_store import LocalStore
-from tests.unit.divergence_world import (
+from tests.support.worlds.divergence_world import (
     DIMENSION,
     DOCUMENTS,
     NAMES,
@@ -28,7 +28,7 @@ from tests.unit.divergence_world import (
     last_bit,
     world,
 )
-from tests.unit.fake_service import until
+from tests.support.worlds.fake_service import until
 
 
 def metrics_of(differs: int, **probes: int) -> dict[str, float]:

@@ -7,9 +7,9 @@ import pytest
 
 from cluster.errors import Conflict, DeadlineExceeded, InvalidArgument
 from cluster.releases.entries import LogState
-from deployments import driven_regions
-from deployments.driven_regions import DrivenRegions
 from deployments.hosting.region_driver import RegionDriver
+from tests.support.regions import driven_regions
+from tests.support.regions.driven_regions import DrivenRegions
 
 
 @dataclass

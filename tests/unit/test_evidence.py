@@ -10,7 +10,7 @@ from cluster.query.evidence import EvidencePolicy, ScoreMin, score_min_of
 from cluster.releases.entries import ReleaseContents
 from cluster.vectors.metric import Metric
 from deployments.hosting.pipeline import evidence_policy
-from tests.fakes import contents
+from tests.support.fakes import contents
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from cluster.clock import Deadline
 from cluster.errors import DeadlineExceeded, InvalidArgument, RaygionError, Unavailable
 from cluster.query.search import Passages, ShardHits, ShardQuery
 from cluster.search.fanout import ShardRoute, scatter
-from tests.fakes import A_QUERY, FakeReplica, hits_of, never_reached
+from tests.support.fakes import A_QUERY, FakeReplica, hits_of, never_reached
 
 DOWN = Unavailable("down")
 HITS = [hits_of(b"a"), hits_of(b"b"), hits_of(b"c")]

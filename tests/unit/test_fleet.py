@@ -11,7 +11,7 @@ import pytest
 
 from actors.coordinator.fleet import Fleet, Kind, machines_of
 from cluster.errors import Unavailable
-from tests.fakes import SimClock
+from tests.support.fakes import SimClock
 
 GROUP = "replica/words/0"
 

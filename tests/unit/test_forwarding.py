@@ -18,8 +18,8 @@ from cluster.config import Settings
 from cluster.query.answers import AnswerEvent, AnswerRequest, AnswerResult, Retrieved
 from cluster.query.search import SearchRequest, SearchResult
 from cluster.serving.consistency import Known
-from tests.unit.fake_service import FakeService
-from tests.unit.region_servers import nobody, peers_of, serving
+from tests.support.worlds.fake_service import FakeService
+from tests.support.worlds.region_servers import nobody, peers_of, serving
 
 PLACES = {"eu": (50.1, 8.7), "us": (38.9, -77.0), "asia": (35.7, 139.7)}
 NEAR_EU = {"x-raygion-location": "48.2,16.4"}

@@ -8,7 +8,7 @@ import pytest
 
 from actors.coordinator.gateway_spread import GatewaySpread
 from cluster.regions.settings import EndpointSettings
-from tests.fakes import SimClock
+from tests.support.fakes import SimClock
 
 NODES = ("n1", "n2")
 

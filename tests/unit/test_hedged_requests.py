@@ -11,8 +11,8 @@ from cluster.balance.replica_set import ReplicaSet
 from cluster.clock import Deadline
 from cluster.errors import InvalidArgument, NotFound, Unavailable
 from cluster.query.search import ShardHits, ShardQuery
-from tests.fakes import A_QUERY, FakeReplica, SimClock, never_reached
-from tests.unit.ordered_replicas import OrderedWeights, search
+from tests.support.fakes import A_QUERY, FakeReplica, SimClock, never_reached
+from tests.support.worlds.ordered_replicas import OrderedWeights, search
 
 DOWN = Unavailable("down")
 EAGER = HedgeSettings(samples_min=1, samples_max=1, delay_s_min=0.001, extra_max=1.0)

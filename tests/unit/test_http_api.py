@@ -27,8 +27,16 @@ from deployments.http.schemas.replies import (
     StatusReply,
 )
 from deployments.http.settings import HttpSettings
-from tests.fakes import SimClock
-from tests.unit.fake_service import HIT, MADE, SUMMARY, FakeService, app_of, in_process, on_loopback
+from tests.support.fakes import SimClock
+from tests.support.worlds.fake_service import (
+    HIT,
+    MADE,
+    SUMMARY,
+    FakeService,
+    app_of,
+    in_process,
+    on_loopback,
+)
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 TRACEPARENT = f"00-{TRACE}-b7ad6b7169203331-01"

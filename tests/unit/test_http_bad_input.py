@@ -16,7 +16,7 @@ from cluster.search.checks import HITS_MAX
 from deployments.http.openai.schema import ChatBody
 from deployments.http.schemas.replies import ErrorReply
 from deployments.http.schemas.search import Body, SearchBody
-from tests.unit.fake_service import FakeService, app_of, in_process
+from tests.support.worlds.fake_service import FakeService, app_of, in_process
 
 ASK = {"query": "the capital of Iceland"}
 QUESTION = {"question": "What is the capital of Iceland?"}

@@ -9,7 +9,7 @@ import pytest
 from cluster.query.filters import parse_filter
 from cluster.query.search import SearchEffort
 from cluster.regions.wire import ARROW_TYPE, FLOAT32_TYPE
-from tests.unit.fake_service import DIMENSION, HIT, MADE, FakeService, in_process
+from tests.support.worlds.fake_service import DIMENSION, HIT, MADE, FakeService, in_process
 
 BINARY = {"content-type": FLOAT32_TYPE}
 ARROW = {"accept": ARROW_TYPE}

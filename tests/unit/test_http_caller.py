@@ -14,7 +14,7 @@ from cluster.query.search import SearchRequest
 from cluster.regions.settings import RoutingSettings
 from cluster.regions.wire import FLOAT32_TYPE
 from deployments.http.caller import CallerReader
-from tests.unit.fake_service import DIMENSION, FakeService, in_process
+from tests.support.worlds.fake_service import DIMENSION, FakeService, in_process
 
 TABLE = {
     "10.0.0.0/8": {"latitude": 1.0, "longitude": 1.0},

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from cluster.config import Settings
-from tests.unit.fake_service import FakeService, in_process
+from tests.support.worlds.fake_service import FakeService, in_process
 
 PAGE, OTHER = "https://chat.example.org", "https://other.example.org"
 CHAT = {"model": "raygion", "messages": [{"role": "user", "content": "Why?"}]}

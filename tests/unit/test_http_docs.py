@@ -13,7 +13,7 @@ from deployments.http.openai.schema import IGNORED_KEYS, NEUTRAL_VALUES, ChatBod
 from deployments.http.schemas.answer import AnswerBody
 from deployments.http.schemas.replies import AnswerReply, ErrorReply, SearchReply, StatusReply
 from deployments.http.schemas.search import SearchBody
-from tests.unit.fake_service import FakeService, app_of, in_process
+from tests.support.worlds.fake_service import FakeService, app_of, in_process
 
 PAGE = (Path(__file__).parents[2] / "docs" / "http-api.md").read_text()
 POSTS = re.findall(r"curl -sN? http://127\.0\.0\.1:8000(/\S+) -d '(.*?)'", PAGE, re.DOTALL)

@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from deployments.http.settings import HttpSettings
-from tests.unit.fake_service import MODEL, FakeService, app_of, in_process, on_loopback
+from tests.support.worlds.fake_service import MODEL, FakeService, app_of, in_process, on_loopback
 
 SEARCH = orjson.dumps({"query": "copper", "top_k": 1})
 BODIES = {

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from deployments.http.schemas.replies import BatchSearchReply, SearchReply
-from tests.unit.fake_service import DIMENSION, HIT, FakeService, in_process
+from tests.support.worlds.fake_service import DIMENSION, HIT, FakeService, in_process
 
 WHOLE = {"id": HIT.id, "score": HIT.score, "text": HIT.text, "metadata": HIT.metadata}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from tests.unit.fake_service import FakeService, in_process, until
+from tests.support.worlds.fake_service import FakeService, in_process, until
 from tests.unit.test_http_api import ASK, error_of, sample
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from cluster import errors
 from deployments.http.schemas.replies import AnswerReply, ErrorReply
-from tests.unit.fake_service import (
+from tests.support.worlds.fake_service import (
     CAME_ABOUT,
     CITATION,
     MADE,

@@ -36,7 +36,7 @@ from cluster.store.local_store import LocalStore
 from cluster.store.object_store import ObjectStore
 from cluster.vectors.checks import prepared
 from cluster.vectors.metric import Metric
-from tests.unit.recall import recall_at_10
+from tests.support.worlds.recall import recall_at_10
 
 DIMENSION = 12
 TIMEOUT_S = 30.0

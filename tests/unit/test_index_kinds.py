@@ -19,7 +19,7 @@ from cluster.query.search import ShardQuery
 from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.vectors.checks import prepared
 from cluster.vectors.metric import Metric
-from tests.unit.recall import recall_at_10
+from tests.support.worlds.recall import recall_at_10
 
 DIMENSION = 16
 LISTS = [kind for kind in IndexKind if kind.has_lists]

@@ -19,7 +19,7 @@ from cluster.errors import NotFound
 from cluster.releases.garbage import StoreCollector
 from cluster.shards.index_parameters import AutoIndex, IndexKind, IndexParameters
 from cluster.vectors.metric import Metric
-from tests.unit.next_release_world import World, embedder
+from tests.support.worlds.next_release_world import World, embedder
 
 ASKED = [
     CorpusSettings(),

@@ -24,7 +24,7 @@ from cluster.errors import (
 from cluster.store.local_store import LocalStore
 from cluster.store.numbered_log import PROBES_MAX, NumberedLog
 from cluster.store.object_store import ObjectStore
-from tests.store_fixtures import (
+from tests.support.store_fixtures import (
     LossyStore,
     S3Server,
     address,

@@ -21,7 +21,7 @@ from cluster.clock import SYSTEM_CLOCK
 from cluster.errors import Conflict, Corrupt, InvalidArgument, NotFound, Unavailable
 from cluster.store import fsspec_store, object_store
 from cluster.store.object_store import ObjectStore, open_store
-from tests.store_fixtures import (
+from tests.support.store_fixtures import (
     S3Server,
     StoreAddress,
     address,

@@ -22,7 +22,14 @@ from cluster.query.filters import Compare, Comparison
 from deployments.http.openai.replies import ChatReply, ModelsReply
 from deployments.http.openai.schema import IGNORED_KEYS, NEUTRAL_VALUES, ChatBody, parse_chat
 from deployments.http.settings import HttpSettings
-from tests.unit.fake_service import CITATION, MODEL, FakeService, app_of, in_process, on_loopback
+from tests.support.worlds.fake_service import (
+    CITATION,
+    MODEL,
+    FakeService,
+    app_of,
+    in_process,
+    on_loopback,
+)
 
 KEY = "a-key"
 ASK: list[ChatCompletionMessageParam] = [{"role": "user", "content": "The capital of Iceland?"}]

@@ -12,7 +12,7 @@ from cluster.errors import ContextLengthExceeded, InvalidArgument
 from cluster.generation.generator import ChatMessage
 from cluster.regions.status import RegionSummary
 from deployments.http.openai.schema import IGNORED_MESSAGE_KEYS, parse_chat
-from tests.unit.fake_service import MODEL, FakeService, in_process
+from tests.support.worlds.fake_service import MODEL, FakeService, in_process
 
 Message = dict[str, Any]
 CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}

@@ -23,7 +23,7 @@ from cluster.errors import (
 from cluster.query.answers import AnswerEvent, AnswerResult, Retrieved, Token, Usage
 from cluster.query.filters import parse_filter
 from cluster.query.search import SearchEffort, SearchRequest
-from tests.fakes import SimClock
+from tests.support.fakes import SimClock
 
 CURRENT, CANARY = 1, 2
 ASKED = SearchRequest(queries=("tea",))

@@ -8,7 +8,7 @@ import pytest
 
 from actors.coordinator.process_loads import ProcessLoads
 from actors.runtime.busy_share import BusyShare
-from tests.fakes import SimClock
+from tests.support.fakes import SimClock
 
 
 def test_the_busiest_part_counts_as_long_as_it_speaks() -> None:

@@ -19,7 +19,7 @@ from cluster.generation.prompt import (
     Truncation,
     build_prompt,
 )
-from tests.fakes import FakeTokenizer
+from tests.support.fakes import FakeTokenizer
 
 SHORT = PromptTemplate(system="S", passage="[{number}] {text}", user="{passages}\nQ: {question}")
 TOKENIZER = FakeTokenizer()

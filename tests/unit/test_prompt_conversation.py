@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from cluster.errors import ContextLengthExceeded
 from cluster.generation.generator import ChatMessage
 from cluster.generation.prompt import Truncated, Truncation, fit_conversation
-from tests.fakes import FakeTokenizer
+from tests.support.fakes import FakeTokenizer
 from tests.unit.test_prompt import messages, room_for, said, tokenizers, turn
 
 TOKENIZER = FakeTokenizer()

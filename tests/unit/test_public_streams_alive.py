@@ -16,7 +16,7 @@ from cluster.query.answers import AnswerEvent, AnswerRequest
 from cluster.regions.event_stream import EventParser
 from deployments.http import app as http_app
 from deployments.http.streams.alive_stream import SIGN_OF_LIFE
-from tests.unit.fake_service import FakeService, app_of, on_loopback
+from tests.support.worlds.fake_service import FakeService, app_of, on_loopback
 
 ANSWER = ("/v1/answer", {"question": "tea?", "stream": True})
 CHAT_BODY: dict[str, Any] = {

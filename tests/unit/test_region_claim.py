@@ -10,7 +10,7 @@ from cluster.errors import Conflict
 from cluster.releases.events import RegionStatus, heartbeat_path
 from cluster.releases.name_claim import STANDSTILL_S, RegionClaim, Tenure, claim_region
 from cluster.store.object_store import ObjectStore, open_store
-from tests.fakes import SimClock
+from tests.support.fakes import SimClock
 
 
 def beat(cluster_id: str, at_ms: int = 0) -> RegionStatus:

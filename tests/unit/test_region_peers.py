@@ -27,8 +27,14 @@ from cluster.query.demand import demand_of
 from cluster.query.filters import parse_filter
 from cluster.query.search import SearchRequest
 from cluster.query.session import SessionToken
-from tests.unit.fake_service import HIT, FakeService, until
-from tests.unit.region_servers import FakeInternals, nobody, peers_of, serving, settings_of
+from tests.support.worlds.fake_service import HIT, FakeService, until
+from tests.support.worlds.region_servers import (
+    FakeInternals,
+    nobody,
+    peers_of,
+    serving,
+    settings_of,
+)
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 SEARCH = SearchRequest(queries=("tea",), trace_id=TRACE)

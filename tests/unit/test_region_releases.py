@@ -24,7 +24,7 @@ from cluster.generation.prompt import PromptTemplate
 from cluster.releases.entries import Release
 from cluster.releases.events import Prepared, PrepareFailed
 from cluster.serving.view import ReleaseView
-from tests.fakes import SimClock, contents
+from tests.support.fakes import SimClock, contents
 
 WAIT_S = 30.0
 

@@ -18,8 +18,8 @@ from cluster.search.checks import CONVERSATION_CHARS_MAX, MESSAGES_MAX, PROMPT_C
 from cluster.serving.view import RegionView
 from deployments.http.routes import REGION_ROUTES
 from deployments.http.settings import HttpSettings
-from tests.unit.fake_service import FakeService, app_of
-from tests.unit.region_servers import FakeInternals
+from tests.support.worlds.fake_service import FakeService, app_of
+from tests.support.worlds.region_servers import FakeInternals
 
 ASKED: dict[str, Any] = {"question": "Why?"}
 MESSAGE = {"role": "user", "content": "Why?"}

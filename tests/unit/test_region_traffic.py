@@ -8,7 +8,7 @@ import pytest
 from cluster.errors import DeadlineExceeded, Unavailable
 from deployments.demo.traffic import Traffic, traffic_to
 from deployments.installation import Installation
-from tests.unit.region_servers import nobody, settings_of
+from tests.support.worlds.region_servers import nobody, settings_of
 
 
 class Region:

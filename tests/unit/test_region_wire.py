@@ -26,8 +26,8 @@ from cluster.query.search import (
 )
 from cluster.query.session import SessionToken
 from cluster.regions.quorum import vote_of
-from tests.unit.fake_service import DIMENSION, FakeService
-from tests.unit.region_servers import peers_of, serving, settings_of
+from tests.support.worlds.fake_service import DIMENSION, FakeService
+from tests.support.worlds.region_servers import peers_of, serving, settings_of
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 SEARCH = SearchRequest(queries=("tea",), trace_id=TRACE)

@@ -11,7 +11,16 @@ from cluster.query.answers import AnswerRequest, AnswerResult, Retrieved, Token
 from cluster.query.demand import Consistency, Demand, demand_of
 from cluster.query.search import SearchRequest
 from cluster.query.session import SessionToken
-from tests.unit.regional_world import ASK, FIRST, QUESTION, STORE, Region, World, quorum, told
+from tests.support.worlds.regional_world import (
+    ASK,
+    FIRST,
+    QUESTION,
+    STORE,
+    Region,
+    World,
+    quorum,
+    told,
+)
 
 
 @pytest.fixture

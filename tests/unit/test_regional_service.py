@@ -21,7 +21,7 @@ from cluster.errors import (
 from cluster.query.answers import AnswerResult, Retrieved, Token, last_event
 from cluster.query.demand import Consistency, Demand, demand_of
 from cluster.query.session import SessionToken
-from tests.unit.regional_world import (
+from tests.support.worlds.regional_world import (
     ASK,
     QUESTION,
     STORE,

@@ -22,8 +22,8 @@ from deployments.cli.main import app
 from deployments.clients.http_client import RemoteError
 from deployments.clients.regions_client import RegionsClient
 from deployments.installation import NotRunning
-from tests.unit.fake_service import FakeService
-from tests.unit.region_servers import nobody, serving
+from tests.support.worlds.fake_service import FakeService
+from tests.support.worlds.region_servers import nobody, serving
 
 T = TypeVar("T")
 SEARCH, ANSWER = "/v1/search", "/v1/answer"

@@ -19,7 +19,7 @@ from cluster.store.numbered_log import NumberedLog
 from cluster.store.object_store import open_store
 from deployments.cli.main import app
 from deployments.cli.regions import anywhere, leading, policy_in, regions_in
-from tests.fakes import Entries
+from tests.support.fakes import Entries
 
 SETTINGS = """
 store: {url: store}

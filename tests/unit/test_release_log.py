@@ -23,10 +23,17 @@ from cluster.releases.release_log import (
     snapshot_path,
 )
 from cluster.store.object_store import ObjectStore
-from tests.fakes import Entries, SimClock
-from tests.one_region import Region
-from tests.store_fixtures import LossyStore, address, memory_store, s3_server, scripted, store
-from tests.unit.gc_world import ShiftedClock, TimedStore
+from tests.support.fakes import Entries, SimClock
+from tests.support.regions.one_region import Region
+from tests.support.store_fixtures import (
+    LossyStore,
+    address,
+    memory_store,
+    s3_server,
+    scripted,
+    store,
+)
+from tests.support.worlds.gc_world import ShiftedClock, TimedStore
 
 __all__ = ["address", "memory_store", "s3_server", "store"]
 

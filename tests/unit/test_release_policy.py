@@ -21,8 +21,8 @@ from cluster.releases.entries import (
 )
 from cluster.releases.events import Append
 from cluster.releases.settings import RolloutPolicy
-from tests.fakes import Entries, contents
-from tests.rollout_script import Script, kinds, status
+from tests.support.fakes import Entries, contents
+from tests.support.rollout_script import Script, kinds, status
 
 ALL: WaitFor = "all"
 QUORUM: WaitFor = "quorum"

@@ -7,7 +7,7 @@ import pytest
 from actors.coordinator.departures import Departures
 from actors.query.release_uses import ReleaseUses
 from cluster.search.checks import TIMEOUT_S_MAX
-from tests.fakes import SimClock
+from tests.support.fakes import SimClock
 
 NONE: frozenset[int] = frozenset()
 

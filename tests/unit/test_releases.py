@@ -26,7 +26,7 @@ from cluster.releases.entries import (
 )
 from cluster.releases.fold import fold, objection
 from cluster.releases.log_entries import parse_entry
-from tests.fakes import Entries, contents
+from tests.support.fakes import Entries, contents
 
 REGIONS = ("a", "b", "c")
 regions = st.sampled_from(REGIONS)

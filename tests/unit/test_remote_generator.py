@@ -17,8 +17,8 @@ from cluster.clock import Deadline
 from cluster.config import Settings
 from cluster.generation.generator import ChatMessage, GenerationChunk, GenerationRequest
 from cluster.regions.wire import ANSWER, GENERATE, NUDGE
-from tests.unit.fake_service import FakeService
-from tests.unit.region_servers import (
+from tests.support.worlds.fake_service import FakeService
+from tests.support.worlds.region_servers import (
     WORDS,
     FakeInternals,
     nobody,

@@ -21,8 +21,8 @@ from cluster.errors import (
     Unavailable,
 )
 from cluster.query.search import ShardHits
-from tests.fakes import A_QUERY, FakeReplica, SimClock, hits_of, never_reached
-from tests.unit.ordered_replicas import ordered, search
+from tests.support.fakes import A_QUERY, FakeReplica, SimClock, hits_of, never_reached
+from tests.support.worlds.ordered_replicas import ordered, search
 
 DOWN = Unavailable("down")
 

@@ -30,7 +30,7 @@ from deployments.http.streams.reply_flow import (
     UnreadLimits,
 )
 from deployments.serve.shortcut import Shortcut, close_shortcut, open_shortcut
-from tests.unit.fake_service import FakeService, app_of, in_process, until
+from tests.support.worlds.fake_service import FakeService, app_of, in_process, until
 
 MIB = 2**20
 SEARCH = "/v1/search"

@@ -19,8 +19,8 @@ from cluster.config import Settings
 from cluster.errors import InvalidArgument, Unavailable
 from cluster.generation.generator import ChatMessage, GenerationChunk, GenerationRequest
 from deployments.cli.main import app
-from tests.unit.fake_service import FakeService
-from tests.unit.region_servers import FakeInternals, peers_of, serving, settings_of
+from tests.support.worlds.fake_service import FakeService
+from tests.support.worlds.region_servers import FakeInternals, peers_of, serving, settings_of
 
 RELEASE = 7
 PROMPT = GenerationRequest(

@@ -8,7 +8,7 @@ from cluster.releases.entries import LogEntry, LogState
 from cluster.releases.events import Prepare, Prepared, PrepareFailed, Retire
 from cluster.releases.fold import fold
 from cluster.releases.residents import Residents
-from tests.fakes import Entries
+from tests.support.fakes import Entries
 
 
 def folded(*log: LogEntry) -> LogState:

@@ -11,7 +11,7 @@ from cluster.clock import Deadline
 from cluster.errors import InvalidArgument, RaygionError, Unavailable
 from cluster.generation.generator import ChatMessage, GenerationChunk, GenerationRequest
 from cluster.generation.resuming import resumed
-from tests.fakes import SimClock
+from tests.support.fakes import SimClock
 
 REQUEST = GenerationRequest(
     messages=(ChatMessage(role="user", content="Count."),),

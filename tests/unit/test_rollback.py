@@ -14,8 +14,8 @@ from cluster.releases.entries import LogEntry, LogState, Rollback
 from cluster.releases.fold import fold
 from cluster.releases.rollback import check_stays, earlier_release
 from deployments.cli.main import app
-from tests.fakes import Entries
-from tests.rollout_script import Script, status
+from tests.support.fakes import Entries
+from tests.support.rollout_script import Script, status
 
 E = Entries()
 ONE = [E.elect("a", 1), E.propose(1), E.commit(1)]

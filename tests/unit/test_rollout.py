@@ -7,8 +7,8 @@ import pytest
 from cluster.errors import Conflict
 from cluster.releases.entries import Abort, Commit, Elect, Fence, ReleaseStatus, Rollback
 from cluster.releases.events import Append, Prepared, PrepareFailed, Retire
-from tests.fakes import Entries
-from tests.rollout_script import Script, kinds, status
+from tests.support.fakes import Entries
+from tests.support.rollout_script import Script, kinds, status
 
 # Elections.
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from cluster.releases.entries import Abort, Elect, Fence, ReleaseStatus
 from cluster.releases.events import Append, CanaryFaulted, PrepareFailed, RegionStatus
-from tests.fakes import Entries
-from tests.rollout_script import Script, kinds, status
+from tests.support.fakes import Entries
+from tests.support.rollout_script import Script, kinds, status
 
 LATE_MS = 120_000
 

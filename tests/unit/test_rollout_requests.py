@@ -6,8 +6,8 @@ import pytest
 
 from cluster.errors import Conflict, InvalidArgument, NotFound
 from cluster.releases.entries import Canary, Rollback
-from tests.fakes import Entries, contents
-from tests.rollout_script import Script, status
+from tests.support.fakes import Entries, contents
+from tests.support.rollout_script import Script, status
 
 
 def test_requests_need_the_lead() -> None:

@@ -9,8 +9,8 @@ import pytest
 from cluster.releases.entries import Abort, Commit, Fence, ReleaseStatus, WaitFor
 from cluster.releases.events import Append, Prepared, PrepareFailed
 from cluster.releases.settings import RolloutPolicy
-from tests.fakes import Entries
-from tests.rollout_script import Script, kinds, status
+from tests.support.fakes import Entries
+from tests.support.rollout_script import Script, kinds, status
 
 BY_MS = 60_000
 """When the time to prepare is over."""

@@ -19,7 +19,7 @@ from cluster.query.search import Passages, SearchEffort, ShardHits, ShardQuery
 from cluster.search.checks import HITS_MAX
 from cluster.search.fanout import ShardRoute
 from cluster.vectors.metric import Metric
-from tests.fakes import SimClock
+from tests.support.fakes import SimClock
 
 DIMENSION, SHARDS, ROWS = 4, 3, 20
 VECTORS = np.random.default_rng(3).standard_normal((SHARDS, ROWS, DIMENSION)).astype(np.float32)

@@ -18,8 +18,8 @@ from cluster.releases.events import RegionStatus, heartbeat_path
 from cluster.releases.garbage import MARKS, Collected, StoreCollector
 from cluster.store.object_store import ObjectStore
 from cluster.store.stored_object import StoredObject
-from tests.store_fixtures import address, memory_store, s3_server, store
-from tests.unit.gc_world import CORPUS, ShiftedClock, TimedStore, World
+from tests.support.store_fixtures import address, memory_store, s3_server, store
+from tests.support.worlds.gc_world import CORPUS, ShiftedClock, TimedStore, World
 
 __all__ = ["address", "memory_store", "s3_server", "store"]
 

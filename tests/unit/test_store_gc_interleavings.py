@@ -16,7 +16,7 @@ from cluster.errors import NotFound, Unavailable
 from cluster.releases.contents import claim_release
 from cluster.releases.entries import ReleaseContents
 from cluster.releases.garbage import StoreCollector
-from tests.unit.gc_world import CORPUS, HOUR_MS, Made, TimedStore, World
+from tests.support.worlds.gc_world import CORPUS, HOUR_MS, Made, TimedStore, World
 
 GRACE_S = 24 * 3600.0
 _WAIT_S = 20.0

@@ -19,7 +19,7 @@ from cluster.query.search import SearchEffort, ShardHits, ShardQuery
 from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.vectors.checks import prepared
 from cluster.vectors.metric import Metric
-from tests.unit.recall import recall_at_10
+from tests.support.worlds.recall import recall_at_10
 
 DIMENSION = 16
 ROWS = 4000

@@ -22,7 +22,7 @@ from cluster.query.search import SearchRequest
 from cluster.releases.entries import CanaryShare, Switch
 from cluster.releases.release_log import Freshness
 from cluster.serving.view import Pulse, RegionView, ReleaseView
-from tests.unit.fake_service import until
+from tests.support.worlds.fake_service import until
 
 ASKED = SearchRequest(queries=("tea",))
 CANARY = CanaryShare(release=2, percent=5, at_ms=0)

@@ -1,0 +1,101 @@
+"""Regions on loopback for tests of how regions speak to each other: real servers, no cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import socket
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from typing import Any
+from unittest.mock import patch
+
+from actors.regions.http_peers import RegionPeers
+from cluster.clock import Deadline
+from cluster.config import Settings
+from cluster.errors import RaygionError
+from cluster.generation.generator import GenerationChunk, GenerationRequest
+from cluster.regions.peers import RegionInternals
+from deployments.http.settings import HttpSettings
+from tests.support.worlds.fake_service import FakeService, app_of, on_loopback
+
+WORDS = ("The ", "capital ", "is ", "Reykjavik.")
+
+
+class FakeInternals:
+    """Writes WORDS, one token each, from where the answer was begun; `breaks_after` so many pieces
+    it raises `error`.
+    """
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, GenerationRequest, float]] = []
+        self.error: RaygionError | None = None
+        self.breaks_after = 0
+        self.gate = asyncio.Event()
+        """Closed, the second piece waits for it."""
+        self.gate.set()
+        self.writing = asyncio.Event()
+        self.stopped = asyncio.Event()
+        self.nudges = 0
+
+    async def generate(
+        self, release: int, request: GenerationRequest, deadline: Deadline
+    ) -> AsyncGenerator[GenerationChunk, None]:
+        self.asked.append((release, request, deadline.remaining_s()))
+        done = request.begun.count(" ")
+        prompt_tokens = 10 + done
+        try:
+            for number, word in enumerate(WORDS[done:], 1):
+                if self.error is not None and number > self.breaks_after:
+                    raise self.error
+                yield GenerationChunk(text=word, completion_tokens=number)
+                self.writing.set()
+                await self.gate.wait()
+            yield GenerationChunk(
+                text="",
+                finish_reason="stop",
+                prompt_tokens=prompt_tokens,
+                completion_tokens=len(WORDS) - done,
+            )
+        except (asyncio.CancelledError, GeneratorExit):
+            self.stopped.set()
+            raise
+
+    async def nudge(self) -> None:
+        self.nudges += 1
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    service: FakeService, internals: RegionInternals | None = None, **settings: Any
+) -> AsyncIterator[str]:
+    """The region behind a real server, as a base URL."""
+    http = HttpSettings(**settings)
+    app = app_of(service, http, internals=internals or FakeInternals())
+    async with on_loopback(app) as url:
+        yield url
+
+
+def settings_of(urls: dict[str, str], **others: Any) -> Settings:
+    """Regions at those URLs, and `here`, which is asked."""
+    regions: dict[str, Any] = {"here": {}} | {name: {"url": url} for name, url in urls.items()}
+    return Settings.model_validate({"regions": regions} | others)
+
+
+@contextlib.asynccontextmanager
+async def peers_of(settings: Settings, region: str = "here") -> AsyncIterator[RegionPeers]:
+    """Patient ones: regions that share one event loop, on a busy machine, are slow to connect."""
+    peers = RegionPeers(settings, region, rng=random.Random(3))
+    with patch("actors.regions.link.CONNECT_TIMEOUT_S", 30.0):
+        try:
+            yield peers
+        finally:
+            await peers.aclose()
+
+
+@contextlib.contextmanager
+def nobody() -> Iterator[str]:
+    """The URL of a port at which nobody listens."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{held.getsockname()[1]}"

@@ -1,0 +1,259 @@
+"""Regions whose services are joined by calls in place of HTTP, over engines without shards."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from actors.regions.service import RegionalService
+from cluster.clock import Deadline
+from cluster.errors import (
+    RaygionError,
+    Unavailable,
+)
+from cluster.generation.prompt import PromptTemplate
+from cluster.query.answers import AnswerEvent, AnswerRequest, AnswerResult, Retrieved, Token, Usage
+from cluster.query.demand import Consistency, Demand, demand_of
+from cluster.query.search import Embedded, Hit, SearchRequest, SearchResult
+from cluster.query.session import SessionToken
+from cluster.releases.entries import Switch
+from cluster.releases.release_log import Freshness
+from cluster.serving.consistency import Known
+from cluster.serving.view import Pulse, RegionView, ReleaseView
+from tests.support.fakes import SimClock
+
+SKEW, STORE = 100, "store"
+ASK = SearchRequest(queries=("tea",), trace_id="t", timeout_s=5.0)
+QUESTION = AnswerRequest(question="Who grows tea?", trace_id="t", timeout_s=60.0)
+FIRST, SECOND = (3, 1, 0), (6, 2, 500)
+"""Switches: position, release, moment."""
+
+
+def strong() -> Demand:
+    return Demand(level=Consistency.STRONG)
+
+
+def quorum() -> Demand:
+    return Demand(level=Consistency.QUORUM)
+
+
+def seen(position: int) -> Demand:
+    return demand_of(None, SessionToken(STORE, position).encode(), None)
+
+
+@dataclass
+class World:
+    """The store's release log, and the regions by name."""
+
+    clock: SimClock = field(default_factory=lambda: SimClock(10.0))
+    log: list[tuple[int, int, int]] = field(default_factory=lambda: [FIRST, SECOND])
+    store_away: bool = False
+    homes: tuple[str, ...] | None = None
+    """Regions that may have the corpus; None: all of them."""
+    regions: dict[str, Region] = field(default_factory=dict)
+
+    def add(self, *names: str) -> list[Region]:
+        added = [Region(name, self) for name in names]
+        self.regions.update({region.name: region for region in added})
+        return added
+
+    async def sleep(self, wait_s: float) -> None:
+        self.clock.sleep(wait_s)
+        await asyncio.sleep(0)
+
+
+class Region:
+    """The service under test, over an engine, a view and peers that do as they are told."""
+
+    def __init__(self, name: str, world: World) -> None:
+        self.name = name
+        self.world = world
+        self.known = Known(RegionView(region=name, releases={1: release(1), 2: release(2)}))
+        self.prefers: str | None = None
+        self.failures: list[RaygionError] = []
+        """Of the engine's next searches and answers."""
+        self.error_in_stream: RaygionError | None = None
+        self.text = "text"
+        self.rounding = 0.0
+        """What this region's processor adds to each number of a text's vector."""
+        self.model = "minilm"
+        self.cannot_embed: RaygionError | None = None
+        self.embeds: list[SearchRequest] = []
+        self.coverage = 1.0
+        self.gone = False
+        self.hangs = False
+        """Whether readings of the log, and answers that others ask for, never end."""
+        self.refreshes = 0
+        self.read_takes_s = 0.01
+        self.served: list[SearchRequest | AnswerRequest] = []
+        self.received: list[SearchRequest | AnswerRequest] = []
+        self.sent_to: list[str] = []
+        self.given_s: list[float] = []
+        """How much time each of `sent_to` had."""
+        self.service = RegionalService(
+            region=name,
+            engine=self,
+            views=self,
+            peers=Links(self),
+            clock=world.clock,
+            skew_max_ms=SKEW,
+            sleep=world.sleep,
+        )
+        self.read()
+
+    def read(self, upto: int | None = None) -> None:
+        """The coordinator reads the log and tells the gateway."""
+        entries = self.world.log if upto is None else self.world.log[:upto]
+        switches = tuple(Switch(position=p, release=r, at_ms=at) for p, r, at in entries)
+        pulse = Pulse(
+            freshness=Freshness(read_ms=self.world.clock.wall_ms(), position=switches[-1].position),
+            switches=switches,
+            store_id=STORE,
+            last_release=2,
+        )
+        self.known = Known(replace(self.known.view, switches=switches), pulse)
+
+    def holds(self, *numbers: int) -> None:
+        view = replace(self.known.view, releases={n: release(n) for n in numbers})
+        self.known = Known(view, self.known.pulse)
+
+    # As the views.
+
+    async def refresh(self) -> None:
+        self.refreshes += 1
+        if self.hangs:
+            await asyncio.Event().wait()
+        self.world.clock.sleep(self.read_takes_s)
+        if self.world.store_away:
+            raise Unavailable("the store does not answer")
+        self.read()
+
+    # As the engine.
+
+    async def search(self, request: SearchRequest) -> SearchResult:
+        self.served.append(request)
+        if self.failures:
+            raise self.failures.pop(0)
+        pinned = self.known.pin(
+            request.release,
+            self.world.clock.wall_ms(),
+            not_before=request.not_before,
+            skew_max_ms=SKEW,
+        )
+        number = pinned.release.number
+        embedded = request.embedded
+        if embedded is None or embedded.model != self.model:
+            embedded = self._made(request)
+        score = embedded.vectors.sum().item()
+        return SearchResult(
+            results=((Hit(id=f"{number}-a", score=score, text=self.text, metadata={}),),),
+            release=number,
+            region=self.name,
+            coverage=self.coverage,
+            took_ms=1.0,
+            trace_id=request.trace_id,
+            served_by=self.name,
+            staleness_ms=pinned.staleness_ms,
+            session=pinned.session,
+        )
+
+    async def embedded(self, request: SearchRequest) -> SearchRequest:
+        self.embeds.append(request)
+        if self.cannot_embed is not None:
+            raise self.cannot_embed
+        return replace(request, embedded=self._made(request))
+
+    def _made(self, request: SearchRequest) -> Embedded:
+        numbers = [[len(text) + self.rounding] for text in request.queries or ()]
+        return Embedded(model=self.model, vectors=np.array(numbers, dtype=np.float32))
+
+    async def answer_events(self, request: AnswerRequest) -> AsyncGenerator[AnswerEvent, None]:
+        found = await self.search(replace(request.retrieval(), not_before=request.not_before))
+        self.served[-1] = request
+        made = {
+            "citations": (),
+            "release": found.release,
+            "region": self.name,
+            "coverage": 1.0,
+            "model": "m",
+            "trace_id": request.trace_id,
+            "served_by": self.name,
+            "staleness_ms": found.staleness_ms,
+            "session": found.session,
+        }
+        yield Retrieved(**made)
+        yield Token(text="tea")
+        if self.error_in_stream is not None:
+            raise self.error_in_stream
+        yield AnswerResult(
+            answer="tea",
+            usage=Usage(prompt_tokens=1, completion_tokens=1),
+            finish_reason="stop",
+            took_ms=1.0,
+            **made,
+        )
+
+
+@dataclass
+class Links:
+    """`cluster.regions.peers.Peers`: the other regions of the world, in the order of their
+    names.
+    """
+
+    here: Region
+
+    def preferred(self, request: SearchRequest | AnswerRequest) -> str:
+        return self.here.prefers or self.here.name
+
+    def candidates(self, request: SearchRequest | AnswerRequest) -> tuple[str, ...]:
+        homes = self._homes()
+        return tuple(name for name in homes if name != self.here.name)
+
+    def holders(self, request: SearchRequest) -> tuple[str, ...]:
+        homes = self._homes()
+        return tuple(sorted(homes, key=lambda name: name != self.here.name))
+
+    def _homes(self) -> tuple[str, ...]:
+        world = self.here.world
+        return tuple(world.regions) if world.homes is None else world.homes
+
+    async def search(self, region: str, request: SearchRequest, deadline: Deadline) -> SearchResult:
+        there = self._reach(region, request, deadline)
+        return await there.service.search(self._sent(request, deadline))
+
+    async def answer_events(
+        self, region: str, request: AnswerRequest, deadline: Deadline
+    ) -> AsyncGenerator[AnswerEvent, None]:
+        there = self._reach(region, request, deadline)
+        if there.hangs:
+            await asyncio.Event().wait()
+        async for event in there.service.answer_events(self._sent(request, deadline)):
+            yield event
+
+    def _reach(
+        self, region: str, request: SearchRequest | AnswerRequest, deadline: Deadline
+    ) -> Region:
+        self.here.sent_to.append(region)
+        self.here.given_s.append(round(deadline.remaining_s(), 6))
+        there = self.here.world.regions[region]
+        if there.gone:
+            raise Unavailable(f"region {region} does not answer")
+        assert not request.forwarded_by, "what was forwarded is never sent on"
+        there.received.append(self._sent(request, deadline))
+        return there
+
+    def _sent(self, request, deadline):  # type: ignore[no-untyped-def]
+        return replace(request, forwarded_by=self.here.name, timeout_s=deadline.remaining_s())
+
+
+def release(number: int) -> ReleaseView:
+    return ReleaseView(
+        number=number, corpora={}, embedders=(), generator=None, prompt=PromptTemplate()
+    )
+
+
+async def told(region: Region, request: AnswerRequest) -> list[AnswerEvent]:
+    return [event async for event in region.service.answer_events(request)]
