@@ -22,7 +22,7 @@ from tests.support.worlds.fake_service import (
     in_process,
     on_loopback,
 )
-from tests.unit.test_http_api import sample
+from tests.unit.deployments.http.test_http_api import sample
 
 QUESTION = {"question": "What is the capital of Iceland?"}
 STREAMED = {**QUESTION, "stream": True}

@@ -26,7 +26,7 @@ from cluster.catalog.model_settings import STARTER
 from cluster.errors import Corrupt
 from cluster.store.object_store import ObjectStore
 from tests.support.store_fixtures import address, memory_store, s3_server, store
-from tests.unit.test_model_delta import safetensors
+from tests.unit.cluster.artifacts.test_weight_delta import safetensors
 
 __all__ = ["address", "memory_store", "s3_server", "store"]
 

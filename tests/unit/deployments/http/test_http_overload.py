@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from tests.support.worlds.fake_service import FakeService, in_process, until
-from tests.unit.test_http_api import ASK, error_of, sample
+from tests.unit.deployments.http.test_http_api import ASK, error_of, sample
 
 
 async def test_beyond_the_bound_requests_are_refused_at_once() -> None:

@@ -12,7 +12,7 @@ from actors.coordinator.loaded_release import LoadedRelease
 from actors.coordinator.loader import ReleaseLoader
 from cluster.canary.outcomes import OutcomeReport, Sides
 from cluster.store.object_store import ObjectStore
-from tests.unit.test_coordinator import (
+from tests.unit.actors.coordinator.test_coordinator import (
     WAIT_S,
     Door,
     coordinator,

@@ -10,7 +10,7 @@ from cluster.errors import ContextLengthExceeded
 from cluster.generation.generator import ChatMessage
 from cluster.generation.prompt import Truncated, Truncation, fit_conversation
 from tests.support.fakes import FakeTokenizer
-from tests.unit.test_prompt import messages, room_for, said, tokenizers, turn
+from tests.unit.cluster.generation.test_prompt import messages, room_for, said, tokenizers, turn
 
 TOKENIZER = FakeTokenizer()
 

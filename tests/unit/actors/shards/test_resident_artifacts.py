@@ -19,7 +19,7 @@ from cluster.errors import Corrupt, NotFound
 from cluster.generation.prompt import PromptTemplate
 from cluster.serving.view import ReleaseView
 from cluster.store.object_store import ObjectStore
-from tests.unit.test_local_shards import publish, store
+from tests.unit.actors.query.test_local_shards import publish, store
 
 __all__ = ["store"]
 

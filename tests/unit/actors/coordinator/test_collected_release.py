@@ -7,7 +7,7 @@ import pytest
 from actors.coordinator.coordinator import Coordinator
 from cluster.errors import NotFound
 from cluster.store.object_store import ObjectStore
-from tests.unit.test_coordinator import coordinator, door, published, store
+from tests.unit.actors.coordinator.test_coordinator import coordinator, door, published, store
 
 __all__ = ["coordinator", "door", "store"]
 

@@ -19,7 +19,7 @@ from cluster.errors import Corrupt, Unavailable
 from cluster.query.search import ShardHits, ShardQuery
 from cluster.shards.index_parameters import IndexParameters
 from cluster.store.object_store import ObjectStore
-from tests.unit.test_local_shards import VECTORS, publish, query, store
+from tests.unit.actors.query.test_local_shards import VECTORS, publish, query, store
 
 __all__ = ["store"]
 
