@@ -1,5 +1,5 @@
 """What becomes of a corpus when documents are ingested. The files are read in this process, as a
-task of Ray Data reads them; `tests/integration/test_ingest.py` has the tasks.
+task of Ray Data reads them; `tests/integration/documents/test_ingest.py` has the tasks.
 """
 
 from __future__ import annotations
