@@ -62,7 +62,7 @@ bench: $(READY)  ## measure the serving path; writes bench/results/
 	$(BIN)/python -m bench.run $(ARGS)
 
 bench-regions: $(READY)  ## three regions on this machine: skew of commits, losses, switches under load
-	$(BIN)/python -m bench.regions $(ARGS)
+	$(BIN)/python -m bench.regions.run $(ARGS)
 
 bench-peers: $(PEERS)/.ready  ## install what bench compares with into .venv-peers (some 1 GB)
 

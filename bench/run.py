@@ -139,19 +139,19 @@ def _measure(part: str, plan: Plan) -> bytes:
     report: SearchReport | ServeReport | GenerateReport | QualityReport
     match part:
         case "search":
-            from bench import search
+            from bench.search import measure as search
 
             report = search.measure(plan)
         case "serve":
-            from bench import serve
+            from bench.serve import run as serve
 
             report = serve.measure(plan)
         case "generate":
-            from bench import generate
+            from bench.answers import generate
 
             report = generate.measure(plan)
         case _:
-            from bench import quality
+            from bench.quality import retrieval as quality
 
             report = quality.measure(plan)
     return report.model_dump_json(indent=2).encode()

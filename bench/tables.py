@@ -16,7 +16,7 @@ from bench.reports import (
     SearchReport,
     ServeReport,
 )
-from bench.serve_tables import serve_tables
+from bench.serve.tables import serve_tables
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
 BEGIN = "<!-- measured: begin -->"

@@ -12,10 +12,10 @@ from typing import Self
 import numpy as np
 import orjson
 
-from bench.load import HttpWire, LoadGenerator, Wire, http_request
+from bench.load.client import HttpWire, LoadGenerator, Wire, http_request
 from bench.peers.children import PEERS_PYTHON, check_alive, child
 from bench.peers.contract import NotMeasured, System
-from bench.peers.served import (
+from bench.peers.servers.served import (
     LOOPBACK,
     ServedSystem,
     Server,
@@ -25,7 +25,7 @@ from bench.peers.served import (
     is_listening,
     wait_for,
 )
-from bench.serve_data import EF_CONSTRUCTION, HNSW_M, TOP_K, VectorSet
+from bench.peers.vector_sets import EF_CONSTRUCTION, HNSW_M, TOP_K, VectorSet
 from cluster.arrays import Float32Array
 
 _COLLECTIONS = "/api/v2/tenants/default_tenant/databases/default_database/collections"

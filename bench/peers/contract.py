@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from bench.load import LoadReport
+from bench.load.client import LoadReport
 from cluster.arrays import Float32Array, Int64Array
 
 

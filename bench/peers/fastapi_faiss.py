@@ -7,12 +7,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.load import LoadGenerator
+from bench.load.client import LoadGenerator
 from bench.peers.children import check_alive, child
 from bench.peers.contract import System
-from bench.peers.json_dialect import JsonDialect
-from bench.peers.served import LOOPBACK, ServedSystem, Server, free_port, is_listening, wait_for
-from bench.serve_data import VectorSet
+from bench.peers.servers.json_dialect import JsonDialect
+from bench.peers.servers.served import (
+    LOOPBACK,
+    ServedSystem,
+    Server,
+    free_port,
+    is_listening,
+    wait_for,
+)
+from bench.peers.vector_sets import VectorSet
 
 _START_TIMEOUT_S = 60.0
 
@@ -21,7 +28,9 @@ _START_TIMEOUT_S = 60.0
 def running(data: VectorSet, folder: Path, load: LoadGenerator) -> Iterator[System]:
     port, log, facts = free_port(), folder / "fastapi.log", data.facts
     arguments = (str(port), str(data.folder / "index.faiss"), str(facts.ef_search))
-    with child([sys.executable, "-m", "bench.peers.fastapi_server", *arguments], log=log) as server:
+    with child(
+        [sys.executable, "-m", "bench.peers.servers.fastapi_server", *arguments], log=log
+    ) as server:
 
         def is_ready() -> bool:
             check_alive(server, log)

@@ -6,10 +6,10 @@ from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
-from bench.load import LoadGenerator
+from bench.load.client import LoadGenerator
 from bench.peers.contract import Case, System
-from bench.peers.library import library_system
-from bench.serve_data import VectorSet
+from bench.peers.libraries.library import library_system
+from bench.peers.vector_sets import VectorSet
 
 
 def running(
@@ -17,7 +17,7 @@ def running(
 ) -> AbstractContextManager[System]:
     return library_system(
         f"Faiss in process, {threads} thread" + ("s" if threads > 1 else ""),
-        "bench.peers.faiss_library",
+        "bench.peers.libraries.faiss_library",
         data,
         folder,
         cases=(Case(clients=threads, batch=1), Case(clients=threads, batch=64)),

@@ -5,11 +5,13 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from bench.load import LoadGenerator
+from bench.load.client import LoadGenerator
 from bench.peers.contract import System
-from bench.peers.library import library_system
-from bench.serve_data import VectorSet
+from bench.peers.libraries.library import library_system
+from bench.peers.vector_sets import VectorSet
 
 
 def running(data: VectorSet, folder: Path, load: LoadGenerator) -> AbstractContextManager[System]:
-    return library_system("Milvus Lite, embedded", "bench.peers.milvus_lite_library", data, folder)
+    return library_system(
+        "Milvus Lite, embedded", "bench.peers.libraries.milvus_lite_library", data, folder
+    )

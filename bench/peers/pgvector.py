@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.load import LoadGenerator, Wire
+from bench.load.client import LoadGenerator, Wire
 from bench.peers.children import PEERS_PYTHON, check_alive, child
 from bench.peers.contract import NotMeasured, System
-from bench.peers.postgres_wire import (
+from bench.peers.servers.postgres_wire import (
     PostgresWire,
     binary_copy,
     execute_each,
@@ -26,7 +26,7 @@ from bench.peers.postgres_wire import (
     prepare,
     simple_query,
 )
-from bench.peers.served import (
+from bench.peers.servers.served import (
     LOOPBACK,
     ServedSystem,
     Server,
@@ -35,7 +35,7 @@ from bench.peers.served import (
     is_listening,
     wait_for,
 )
-from bench.serve_data import EF_CONSTRUCTION, HNSW_M, TOP_K, VectorSet
+from bench.peers.vector_sets import EF_CONSTRUCTION, HNSW_M, TOP_K, VectorSet
 from cluster.arrays import Float32Array
 
 _USER = "postgres"

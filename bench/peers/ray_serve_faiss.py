@@ -11,12 +11,12 @@ from pathlib import Path
 import ray
 
 from bench.data import ROOT
-from bench.load import LoadGenerator
+from bench.load.client import LoadGenerator
 from bench.peers.contract import System
-from bench.peers.faiss_answer import FaissAnswer
-from bench.peers.json_dialect import JsonDialect
-from bench.peers.served import LOOPBACK, ServedSystem, Server, wait_until_settled
-from bench.serve_data import VectorSet
+from bench.peers.libraries.faiss_answer import FaissAnswer
+from bench.peers.servers.json_dialect import JsonDialect
+from bench.peers.servers.served import LOOPBACK, ServedSystem, Server, wait_until_settled
+from bench.peers.vector_sets import VectorSet
 from deployments.nodes.local_cluster import LocalCluster, start_local_cluster
 
 _ONGOING_MAX = 100

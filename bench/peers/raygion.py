@@ -14,12 +14,19 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from bench.load import HttpWire, LoadFailed, LoadGenerator, Wire, http_request
+from bench.load.client import HttpWire, LoadFailed, LoadGenerator, Wire, http_request
 from bench.peers.contract import System
-from bench.peers.json_dialect import JsonDialect
-from bench.peers.served import Dialect, ServedSystem, Server, body_of, http_call, wait_until_settled
+from bench.peers.servers.json_dialect import JsonDialect
+from bench.peers.servers.served import (
+    Dialect,
+    ServedSystem,
+    Server,
+    body_of,
+    http_call,
+    wait_until_settled,
+)
+from bench.peers.vector_sets import EF_CONSTRUCTION, HNSW_M, TOP_K, VectorSet
 from bench.region import BenchRegion, StoredVectors, running_region
-from bench.serve_data import EF_CONSTRUCTION, HNSW_M, TOP_K, VectorSet
 from cluster.arrays import Float32Array
 from cluster.catalog.corpus_settings import CorpusSettings
 from cluster.shards.index_parameters import IndexKind, IndexParameters

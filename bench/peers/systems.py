@@ -7,9 +7,9 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from bench.load import LoadGenerator
+from bench.load.client import LoadGenerator
 from bench.peers.contract import System
-from bench.serve_data import VectorSet
+from bench.peers.vector_sets import VectorSet
 
 _SYSTEMS = {
     "faiss-1": "in_process:one_thread",

@@ -12,12 +12,19 @@ from typing import cast
 import numpy as np
 import uvloop
 
-from bench.load import LoadGenerator, response_length
+from bench.load.client import LoadGenerator, response_length
 from bench.peers.children import check_alive, child
 from bench.peers.contract import System
-from bench.peers.json_dialect import JsonDialect
-from bench.peers.served import LOOPBACK, ServedSystem, Server, free_port, is_listening, wait_for
-from bench.serve_data import TOP_K, VectorSet
+from bench.peers.servers.json_dialect import JsonDialect
+from bench.peers.servers.served import (
+    LOOPBACK,
+    ServedSystem,
+    Server,
+    free_port,
+    is_listening,
+    wait_for,
+)
+from bench.peers.vector_sets import TOP_K, VectorSet
 from cluster.arrays import Float32Array, Int64Array
 
 _START_TIMEOUT_S = 30.0

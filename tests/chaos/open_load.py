@@ -16,7 +16,7 @@ from typing import cast
 
 import uvloop
 
-from bench.load import response_length
+from bench.load.client import response_length
 
 _TICK_S = 0.002
 _OPENED_AT_ONCE = 64

@@ -13,7 +13,7 @@ from itertools import cycle, islice
 import httpx
 import orjson
 
-from bench.load import Load, LoadGenerator, http_request, quantile_of, run_load
+from bench.load.client import Load, LoadGenerator, http_request, quantile_of, run_load
 from tests.chaos.open_load import Answered, OpenLoad, run_open_load
 from tests.support.regions.search_region import CORPUS, TOP_K, SearchRegion, wait_until
 

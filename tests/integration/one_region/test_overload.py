@@ -17,7 +17,7 @@ import orjson
 import pytest
 
 from actors.runtime import names
-from bench.load import http_request
+from bench.load.client import http_request
 from tests.chaos.open_load import OpenLoad, run_open_load
 from tests.chaos.overload import in_flight
 from tests.support.regions.search_region import (

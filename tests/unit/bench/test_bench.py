@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from bench import regions_report
 from bench.data import XQUAD_SMALL, paragraph_of, read_xquad
-from bench.load import Load, LoadFailed, http_request, quantile_of, response_length, run_load
+from bench.load.client import Load, LoadFailed, http_request, quantile_of, response_length, run_load
+from bench.load.streams import StreamLoad, has_text, run_streams
+from bench.regions import report as regions_report
 from bench.reports import Spread
-from bench.streams import StreamLoad, has_text, run_streams
 from bench.tables import BEGIN, DOCS, END, with_tables
 
 EVENTS = (

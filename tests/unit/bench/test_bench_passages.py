@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from bench.passages import Asked, AskedSet, measures, places, sampled, xquad_articles
+from bench.quality.passages import Asked, AskedSet, measures, places, sampled, xquad_articles
 
 PASSAGES = [("a", "x"), ("b", "Oslo is new"), ("a", "Oslo is old"), ("c", "y")]
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.regions import first_answers_ms, found_under_load
-from bench.regions_report import RegionLoss, RegionsReport, Times, tables_of
-from bench.regions_world import RegionsWorld, other_contents
+from bench.regions.report import RegionLoss, RegionsReport, Times, tables_of
+from bench.regions.run import first_answers_ms, found_under_load
+from bench.regions.world import RegionsWorld, other_contents
 from bench.reports import environment_now
 from cluster.clock import SYSTEM_CLOCK
 from cluster.releases.entries import (

@@ -16,24 +16,25 @@ import psutil
 import pyarrow as pa
 import pytest
 
-from bench.load import LoadFailed, LoadGenerator, response_length
+from bench.load.client import LoadFailed, LoadGenerator, response_length
+from bench.load.processes import cpu_s, pss_bytes, with_descendants
 from bench.peers.children import child
 from bench.peers.contract import NotMeasured
-from bench.peers.json_dialect import JsonDialect
-from bench.peers.library import library_system
-from bench.peers.library_loop import Rows, Vectors, closed_loops
-from bench.peers.postgres_wire import (
+from bench.peers.libraries.library import library_system
+from bench.peers.libraries.library_loop import Rows, Vectors, closed_loops
+from bench.peers.raygion import Float32Dialect
+from bench.peers.servers.json_dialect import JsonDialect
+from bench.peers.servers.postgres_wire import (
     PostgresWire,
     binary_copy,
     execute_each,
     first_ints,
     vector_value,
 )
-from bench.peers.raygion import Float32Dialect
-from bench.peers.served import ServedSystem, Server
+from bench.peers.servers.served import ServedSystem, Server
 from bench.peers.systems import NAMES, running
+from bench.peers.vector_sets import EFFORTS, VectorSet, prepare, smallest_effort
 from bench.plan import ServeChoice
-from bench.processes import cpu_s, pss_bytes, with_descendants
 from bench.reports import (
     ServeCost,
     ServeLeftOut,
@@ -44,8 +45,7 @@ from bench.reports import (
     environment_now,
 )
 from bench.run import plan_of
-from bench.serve_data import EFFORTS, VectorSet, prepare, smallest_effort
-from bench.serve_tables import serve_tables
+from bench.serve.tables import serve_tables
 
 READY = b"Z\x00\x00\x00\x05I"
 
