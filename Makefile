@@ -42,6 +42,7 @@ sim: $(READY)  ## simulate regions under faults: SEEDS=2000 as many seeds, SEED=
 		$(if $(REGIONS),--regions $(REGIONS)) $(ARGS)
 
 check: $(READY) lint type  ## style, types, layering
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/pytest -q tests/unit/house/test_layering.py
 
 lint: $(READY)

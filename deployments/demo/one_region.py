@@ -23,7 +23,7 @@ from deployments.installation import Installation
 from deployments.terminal import REUSED, Steps, err, out, print_json, say, table
 
 CORPUS = "factbook"
-SOURCE = Path(__file__).resolve().parents[1] / "data" / "factbook" / "factbook.jsonl"
+SOURCE = Path(__file__).resolve().parents[2] / "data" / "factbook" / "factbook.jsonl"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -45,7 +45,7 @@ from deployments.nodes.local_cluster import find_local_cluster
 from deployments.terminal import REUSED, Step, Steps, err
 
 T = TypeVar("T")
-SOURCE = Path(__file__).resolve().parents[1] / "data" / "factbook" / "factbook.jsonl"
+SOURCE = Path(__file__).resolve().parents[2] / "data" / "factbook" / "factbook.jsonl"
 CORPUS, PART = "africa", "africa"
 """A part of the factbook, since it is embedded for two kinds of index."""
 QUESTION = "What is the capital of Chad?"

@@ -43,7 +43,7 @@ CORPUS = "docs"
 DIMENSION = 12
 ROWS = 1500
 SHARDS = 3
-FACTBOOK = Path(__file__).resolve().parents[2] / "data" / "factbook" / "factbook.jsonl"
+FACTBOOK = Path(__file__).resolve().parents[3] / "data" / "factbook" / "factbook.jsonl"
 faiss: Any = _faiss
 
 

@@ -35,7 +35,7 @@ pytestmark = [
     pytest.mark.filterwarnings("default::ResourceWarning"),
 ]
 
-FACTBOOK = Path(__file__).resolve().parents[2] / "data" / "factbook" / "factbook.jsonl"
+FACTBOOK = Path(__file__).resolve().parents[3] / "data" / "factbook" / "factbook.jsonl"
 
 Ingest = Callable[..., CorpusManifest]
 

@@ -33,7 +33,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),
 ]
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 APP = "generator-test"
 MODEL_LEN = 1024
 SEQUENCES = 2

@@ -20,7 +20,7 @@ from deployments.serve.weighted_router import WEIGHTED_ROUTER
 
 pytestmark = pytest.mark.integration
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 APP = "resume"
 WORDS = ["one ", "two ", "three ", "four ", "five "]
 PROMPT_TOKENS = 7

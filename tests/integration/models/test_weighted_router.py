@@ -28,7 +28,7 @@ from deployments.serve.weighted_router import WEIGHTED_ROUTER, WeightedRouter
 
 pytestmark = pytest.mark.integration
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 REQUEST = GenerationRequest(
     messages=(ChatMessage(role="user", content="hello"),),
     max_tokens=8,

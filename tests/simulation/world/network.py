@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.simulation.clocks.sim_time import Scheduler
 
-ROUND_TRIPS = Path(__file__).resolve().parents[1] / "data" / "latency" / "region_rtt_ms.csv"
+ROUND_TRIPS = Path(__file__).resolve().parents[2] / "data" / "latency" / "region_rtt_ms.csv"
 STORE = "store"
 NEARBY_MS = 1.0
 """A round trip inside one city."""

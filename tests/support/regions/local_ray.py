@@ -13,7 +13,7 @@ import ray
 @contextmanager
 def local_ray() -> Iterator[None]:
     """Two CPUs on loopback, whose workers import this checkout."""
-    root = str(Path(__file__).resolve().parents[2])
+    root = str(Path(__file__).resolve().parents[3])
     # The path is short, since it holds Unix sockets.
     with tempfile.TemporaryDirectory(prefix="rgt", dir="/tmp") as folder:
         ray.init(

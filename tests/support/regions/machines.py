@@ -275,7 +275,7 @@ def copy_checkout(machine: Machine, checkout: str, edits: Mapping[str, Mapping[s
     """This repository's files, as far as they are installed, in the machine's home. `edits` are
     made in them as a user would: by file, what is to be replaced by what.
     """
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     files = subprocess.run(listed, cwd=root, check=True, capture_output=True, text=True).stdout
     for name in files.splitlines():

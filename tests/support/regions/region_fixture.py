@@ -41,7 +41,7 @@ from deployments.installation import Installation
 from deployments.nodes.ports import find_port_block
 from deployments.terminal import Steps
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 XQUAD = ROOT / "tests" / "data" / "xquad_small" / "xquad_small.json"
 MODEL_FOLDER = ROOT / ".raygion" / "test-models" / STARTER_GENERATOR
 """Unpacked once for this checkout: it takes 20 s."""

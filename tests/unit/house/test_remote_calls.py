@@ -17,7 +17,7 @@ from actors.region.front import Front
 from actors.runtime.progress import ProgressCounter
 from actors.shards.replica import ShardReplicaActor
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 ACTORS = (Coordinator, EmbeddingWorker, Front, ProgressCounter, ShardReplicaActor)
 BY_NAME = ("call", "_call", "_change")
 """What takes the name of an actor's method, and its arguments."""

@@ -31,7 +31,7 @@ from cluster.vectors.metric import Metric
 
 faiss: Any = _faiss
 DIMENSION = 16
-OLD_SHARD = Path(__file__).parents[1] / "data" / "shard_one_vector_a_row"
+OLD_SHARD = Path(__file__).parents[3] / "data" / "shard_one_vector_a_row"
 """Written before rows shared vectors: 90 rows, of which 30 are equal, in partitions."""
 THOROUGH = {"ef_search": 1000, "nprobe": 1000, "rescore": 1000, "ef_construction": 100}
 

@@ -26,7 +26,7 @@ from cluster.errors import Unavailable
 from cluster.store.object_store import ObjectStore, open_store
 from tests.support.store_fixtures import LossyStore, scripted
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 SIZE = 1000
 
 

@@ -34,7 +34,7 @@ __all__ = ["address", "memory_store", "s3_server", "store"]
 PART = 1000
 SIZE = 10_500
 DATA = random.Random(7).randbytes(SIZE)
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 
 
 @pytest.fixture(autouse=True)

@@ -22,7 +22,7 @@ from cluster.regions.settings import RoutingPolicy
 from cluster.regions.site import RegionSite
 from cluster.releases.events import RegionStatus
 
-LATENCIES = Path(__file__).parents[1] / "data" / "latency" / "region_rtt_ms.csv"
+LATENCIES = Path(__file__).parents[3] / "data" / "latency" / "region_rtt_ms.csv"
 PLACES = {
     "Dallas": (32.78, -96.80),
     "Toronto": (43.65, -79.38),

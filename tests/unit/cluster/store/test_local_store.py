@@ -25,7 +25,7 @@ from cluster.store import local_store
 from cluster.store.local_store import LocalStore
 from cluster.store.numbered_log import put_or_get
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 
 UPLOAD = """
 import sys

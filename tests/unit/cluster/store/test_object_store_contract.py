@@ -32,7 +32,7 @@ from tests.support.store_fixtures import (
 
 __all__ = ["address", "memory_store", "s3_server", "store"]
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 
 
 def sha256(data: bytes) -> str:

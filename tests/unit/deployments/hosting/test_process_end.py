@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[4]
 # What the interpreter waits for and runs at its end, and a destructor that would abort the process.
 SCRIPT = """
 import atexit, ctypes, sys, threading, time

@@ -15,7 +15,7 @@ from deployments.http.schemas.replies import AnswerReply, ErrorReply, SearchRepl
 from deployments.http.schemas.search import SearchBody
 from tests.support.worlds.fake_service import FakeService, app_of, in_process
 
-PAGE = (Path(__file__).parents[2] / "docs" / "http-api.md").read_text()
+PAGE = (Path(__file__).parents[4] / "docs" / "http-api.md").read_text()
 POSTS = re.findall(r"curl -sN? http://127\.0\.0\.1:8000(/\S+) -d '(.*?)'", PAGE, re.DOTALL)
 GETS = re.findall(r"curl -s http://127\.0\.0\.1:8000(/\S+)\n", PAGE)
 REPLIES = re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)

@@ -11,7 +11,7 @@ import yaml
 from jsonschema import ValidationError
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[4]
 OWN = "cluster-local.yaml"
 FILES = ("cluster.yaml", OWN)
 HEAD, WORKER = "head_start_ray_commands", "worker_start_ray_commands"

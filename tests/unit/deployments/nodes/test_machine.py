@@ -81,7 +81,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
     monkeypatch.setenv("PATH", host.path)
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(host.token))
     # The keeper imports this package wherever it is started.
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[4]))
     try:
         yield host
     finally:

@@ -33,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
 
 def raygion(folder: Path, *arguments: str) -> str:
     command = [sys.executable, "-m", "deployments.cli.main", *arguments]
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[4]
     env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(root)}
     return subprocess.run(
         command, cwd=folder, env=env, check=True, capture_output=True, text=True
