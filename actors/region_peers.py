@@ -56,7 +56,7 @@ class RegionPeers:
         self._region = region
         self._loads = loads
         self._clock = clock
-        self._router = RegionRouter(settings, now_s=clock.monotonic_s, rng=rng)
+        self._router = RegionRouter(settings.region_map(), now_s=clock.monotonic_s, rng=rng)
         # The connections are made in the event loop that first asks, and belong to it.
         self._links: dict[str, RegionLink] = {}
 

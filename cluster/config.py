@@ -30,6 +30,7 @@ from cluster.evidence import EvidenceSettings
 from cluster.model_settings import EmbedderSettings, GeneratorSettings
 from cluster.prompt import PromptTemplate
 from cluster.records import Name, Record
+from cluster.region_map import RegionMap
 from cluster.region_settings import Key, RegionSettings, RoutingSettings, StoreSettings
 from cluster.region_site import RegionSite
 from cluster.residency import Residency
@@ -128,6 +129,10 @@ class Settings(Record):
             name: RegionSite.of(name, region, self.region_keys)
             for name, region in self.regions.items()
         }
+
+    def region_map(self) -> RegionMap:
+        """The regions, for a router of requests."""
+        return RegionMap(sites=self.sites(), residency=self.residency(), policy=self.routing.policy)
 
     def may_hold(self, region: str, corpus: str) -> bool:
         """Whether the corpus may be in that region."""

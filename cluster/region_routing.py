@@ -22,7 +22,7 @@ from geopy.distance import great_circle
 from cluster.caller import Caller, Location
 from cluster.circuit_breaker import BreakerSettings, CircuitBreaker
 from cluster.clock import Backoff
-from cluster.config import Settings
+from cluster.region_map import RegionMap
 from cluster.region_settings import RoutingPolicy
 from cluster.region_site import RegionSite
 from cluster.regions_overview import SILENT_AFTER_S
@@ -78,15 +78,15 @@ class RegionRouter:
 
     def __init__(
         self,
-        settings: Settings,
+        regions: RegionMap,
         *,
         now_s: Callable[[], float],
         rng: random.Random,
         breaker: BreakerSettings = REGION_BREAKER,
     ) -> None:
-        self.sites = settings.sites()
-        self.residency = settings.residency()
-        self.policy = settings.routing.policy
+        self.sites = regions.sites
+        self.residency = regions.residency
+        self.policy = regions.policy
         self._breakers = {
             name: CircuitBreaker(now_s=now_s, rng=rng, settings=breaker) for name in self.sites
         }

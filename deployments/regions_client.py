@@ -45,7 +45,9 @@ class RegionsClient:
     ) -> None:
         self._location = location
         self._clock = clock
-        self._router = RegionRouter(settings, now_s=clock.monotonic_s, rng=rng or random.Random())
+        self._router = RegionRouter(
+            settings.region_map(), now_s=clock.monotonic_s, rng=rng or random.Random()
+        )
         self._regions: dict[str, HttpRegion] = {}
         self.session = ""
         """The token of what was seen last; empty before the first answer."""

@@ -73,7 +73,7 @@ def settings(
 
 
 def router(settings: Settings, time: Time | None = None) -> RegionRouter:
-    return RegionRouter(settings, now_s=time or Time(), rng=random.Random(7))
+    return RegionRouter(settings.region_map(), now_s=time or Time(), rng=random.Random(7))
 
 
 WORLD: dict[str, tuple[float, float] | None] = {name_of(p): at_ for p, at_ in PLACES.items()}

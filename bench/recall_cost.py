@@ -1,0 +1,118 @@
+"""What it costs a build to measure recall in its strata.
+
+    python -m bench.recall_cost --rows 200000 --dimension 384 --kinds IVFFlat IVFSQ HNSWSQ HNSW
+
+A shard of each kind is built as `raygion build` builds it, and measured once more by itself, each
+in a process of its own with one thread. Times are of the CPU. Prints a Markdown table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from actors.faiss_api import num_lists, one_thread, train_index
+from actors.index_recall import Probe
+from actors.shard_build import build_shard
+from actors.shard_index import ShardIndex
+from bench.markdown import table
+from cluster.arrays import Float32Array
+from cluster.index_parameters import IndexKind, IndexParameters
+from cluster.vectors import prepared
+
+_CENTRES = 2000
+_NOISE = 0.6
+_ROWS_PER_LIST = 64
+"""Of the sample that lists are trained on, as in a build."""
+_COLUMNS = (
+    "kind",
+    "training, s",
+    "building the shard, s",
+    "of which recall, s",
+    "of both",
+    "made as",
+    "most memory, MiB",
+)
+
+
+def vectors_of(number: int, dimension: int) -> Float32Array:
+    """float32 [number, d], around some centres, as the passages of some topics are."""
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((_CENTRES, dimension), dtype=np.float32)
+    vectors = centres[rng.integers(0, _CENTRES, number)]
+    vectors += np.float32(_NOISE) * rng.standard_normal((number, dimension), dtype=np.float32)
+    return vectors
+
+
+def measure(kind: IndexKind, num_rows: int, dimension: int) -> Sequence[object]:
+    """A row of the table. Needs a process of its own, whose memory it reads."""
+    parameters = IndexParameters(kind=kind)
+    vectors = prepared(vectors_of(num_rows, dimension), parameters.metric)
+    ids = pa.array([f"{row:08}" for row in range(num_rows)])
+    rows = pa.table({"id": ids, "document": ids, "text": ids})
+    started_s = time.process_time()
+    sample = vectors[: min(num_rows, max(1 << 16, _ROWS_PER_LIST * num_lists(num_rows, None)))]
+    trained = train_index(sample, parameters, num_rows)
+    trained_s = time.process_time() - started_s
+    with tempfile.TemporaryDirectory(prefix="rgr-") as name:
+        folder = Path(name)
+        started_s = time.process_time()
+        built = build_shard(rows, vectors, parameters, folder, trained)
+        built_s = time.process_time() - started_s
+        most_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        recall_s = 0.0
+        if built.kind is kind:
+            recall_s = _recall_s(folder, parameters, built.stretch, vectors)
+    return (
+        kind,
+        f"{trained_s:,.1f}",
+        f"{built_s:,.1f}",
+        f"{recall_s:,.1f}",
+        f"{100 * recall_s / (trained_s + built_s):.0f} %",
+        f"{built.kind} x {built.stretch}",
+        f"{most_mib:,.0f}",
+    )
+
+
+def _recall_s(
+    folder: Path, parameters: IndexParameters, stretch: int, vectors: Float32Array
+) -> float:
+    """As `build_shard` measures it: once for each multiple of the effort that it tried."""
+    started_s = time.process_time()
+    with one_thread():
+        index = ShardIndex.open(folder, parameters, vectors.shape[1])
+        probe = Probe.of_rows(index, vectors, parameters)
+        for tried in (1, 2, 4, 8):
+            probe.recall(index.tuned(parameters.stretched(tried)))
+            if tried == stretch:
+                break
+    return time.process_time() - started_s
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=200_000)
+    parser.add_argument("--dimension", type=int, default=384)
+    parser.add_argument("--kinds", type=IndexKind, nargs="+", default=list(IndexKind))
+    given = parser.parse_args()
+    # As Ray sets it for a task of one CPU, before the process of the task loads NumPy.
+    os.environ["OMP_NUM_THREADS"] = "1"
+    rows = []
+    for kind in given.kinds:
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+            rows.append(process.submit(measure, kind, given.rows, given.dimension).result())
+    print(table(_COLUMNS, rows))
+
+
+if __name__ == "__main__":
+    main()
