@@ -189,7 +189,9 @@ class Machine:
         return ["nsenter", "--target", str(self.pid), "--net", *command]
 
     def env(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
-        return {"PATH": _SYSTEM_PATH, "HOME": str(HOME), "LANG": "C.UTF-8", **(more or {})}
+        # Without a terminal's name, `ray exec` would have the commands print in colours.
+        named = {"PATH": _SYSTEM_PATH, "HOME": str(HOME), "LANG": "C.UTF-8", "TERM": "dumb"}
+        return {**named, **(more or {})}
 
     def processes(self, text: str = "") -> list[str]:
         """The command lines of its processes but the init's and sshd's own."""

@@ -31,6 +31,7 @@ echo "$@" >> {calls}
 while [ -e {waits} ]; do sleep 0.05; done
 if [ -e {fails} ]; then rm {fails}; sleep 1000 & echo "no port is free"; exit 1; fi
 {raylet} -c 'sleep 1000; true' --node_id=abc --gcs-address=10.0.0.1:6379 &
+until grep -qs raylet /proc/$!/comm; do sleep 0.01; done
 sleep 1000 &
 echo "Ray runtime started."
 """
