@@ -13,31 +13,15 @@ import typer
 
 from cluster.errors import InvalidArgument, RaygionError
 from deployments.cli import (
-    corpora as cli_corpora,
-)
-from deployments.cli import (
-    documents as cli_documents,
-)
-from deployments.cli import (
-    evaluation as cli_evaluation,
-)
-from deployments.cli import (
-    queries as cli_queries,
-)
-from deployments.cli import (
-    ray_env as cli_ray_env,
-)
-from deployments.cli import (
-    releases as cli_releases,
-)
-from deployments.cli import (
-    scale as cli_scale,
-)
-from deployments.cli import (
-    status as cli_status,
-)
-from deployments.cli import (
-    store as cli_store,
+    corpora,
+    documents,
+    evaluation,
+    queries,
+    ray_env,
+    releases,
+    scale,
+    status,
+    store,
 )
 from deployments.cli.options import Config, Json, Region, Store, opened
 from deployments.hosting.interrupts import end_alike, end_process
@@ -252,18 +236,18 @@ def down(config: Config = None, region: Region = None, as_json: Json = False) ->
 
 
 # In the order in which they are used for the first time.
-app.command("ingest")(cli_documents.ingest)
-app.command("delete")(cli_documents.delete)
-app.command("build")(cli_documents.build)
-app.add_typer(cli_corpora.app, name="corpus")
-app.add_typer(cli_releases.app, name="release")
-app.command("search")(cli_queries.search)
-app.command("ask")(cli_queries.ask)
-app.command("status")(cli_status.status)
-app.command("scale")(cli_scale.scale)
-app.add_typer(cli_store.app, name="store")
-app.command("eval")(cli_evaluation.eval)
-app.command("ray-env")(cli_ray_env.ray_env)
+app.command("ingest")(documents.ingest)
+app.command("delete")(documents.delete)
+app.command("build")(documents.build)
+app.add_typer(corpora.app, name="corpus")
+app.add_typer(releases.app, name="release")
+app.command("search")(queries.search)
+app.command("ask")(queries.ask)
+app.command("status")(status.status)
+app.command("scale")(scale.scale)
+app.add_typer(store.app, name="store")
+app.command("eval")(evaluation.eval)
+app.command("ray-env")(ray_env.ray_env)
 
 
 def main() -> NoReturn:

@@ -12,7 +12,7 @@ import pytest
 import cluster.releases.fold as release_fold
 import cluster.releases.rollback as rollback
 import cluster.releases.rollout as rollout
-import cluster.store.numbered_log as numbered_object
+import cluster.store.numbered_log as numbered_log
 from cluster.errors import Conflict, Corrupt, LogUnreadable, OutcomeUnknown, Unavailable
 from cluster.releases.driver import RolloutDriver
 from cluster.releases.entries import (
@@ -80,7 +80,7 @@ def no_reading_back_after_a_lost_reply(patch: Patch) -> None:
             raise Conflict("taken for somebody else's") from error
         return data
 
-    patch.setattr(numbered_object, "put_or_get", put_only)
+    patch.setattr(numbered_log, "put_or_get", put_only)
 
 
 def a_lost_reply_told_as_a_failure(patch: Patch) -> None:
@@ -91,7 +91,7 @@ def a_lost_reply_told_as_a_failure(patch: Patch) -> None:
             raise Unavailable("it did not work") from error
         return data
 
-    patch.setattr(numbered_object, "put_or_get", put_once)
+    patch.setattr(numbered_log, "put_or_get", put_once)
 
 
 def keeping_the_predecessors_epoch(patch: Patch) -> None:

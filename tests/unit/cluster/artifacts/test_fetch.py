@@ -176,7 +176,7 @@ def test_what_is_not_there_leaves_nothing(store: ObjectStore, tmp_path: Path) ->
 FETCH = """
 import pickle, sys, threading
 from pathlib import Path
-from cluster import blob_fetch
+from cluster.artifacts import fetch as blob_fetch
 from cluster.catalog.manifests import ArtifactFile
 blob_fetch.PART_BYTES = 1000
 store, file = pickle.loads(bytes.fromhex(sys.argv[1]))

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.artifacts import weight_delta as model_delta
+from cluster.artifacts import weight_delta
 from cluster.artifacts.weight_delta import apply_delta, write_delta
 from cluster.errors import Corrupt
 
@@ -25,7 +25,7 @@ CHUNK = 64
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_delta, "CHUNK_BYTES", CHUNK)
+    monkeypatch.setattr(weight_delta, "CHUNK_BYTES", CHUNK)
 
 
 Tensor = tuple[str, list[int], bytes]
@@ -148,7 +148,7 @@ def test_tensors_are_found_where_they_moved() -> None:
 def test_small_changes_of_all_numbers_are_smaller_than_the_numbers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(model_delta, "CHUNK_BYTES", 2**16)
+    monkeypatch.setattr(weight_delta, "CHUNK_BYTES", 2**16)
     rng = np.random.default_rng(1)
     weights = rng.normal(size=40_000).astype(np.float32)
     tuned = (weights * (1 + rng.normal(size=40_000) * 1e-4)).astype(np.float32)

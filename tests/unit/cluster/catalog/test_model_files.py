@@ -14,7 +14,7 @@ from actors.models.starter_models import (
     STARTER_GENERATOR,
     starter_embedder_folder,
 )
-from cluster.artifacts import weight_delta as model_delta
+from cluster.artifacts import weight_delta
 from cluster.artifacts.artifacts import Artifacts, sha256_of
 from cluster.artifacts.cache import ArtifactCache
 from cluster.artifacts.fetch import blob_path
@@ -204,7 +204,7 @@ def test_weights_that_change_while_they_are_compared_are_refused(
         data = bytearray(full.read_bytes())
         data[-1] ^= 1
         full.write_bytes(data)
-        return model_delta.write_delta(base, full, target)
+        return weight_delta.write_delta(base, full, target)
 
     monkeypatch.setattr(model_files, "write_delta", write_late)
     with pytest.raises(Corrupt, match="changed"):
