@@ -1,4 +1,4 @@
-"""Bytes of a blob on their way out of the store: in parts, and never the same ones twice."""
+"""Fetches blobs from the store in parts, no part twice, and checks their bytes against the hash."""
 
 from __future__ import annotations
 
