@@ -49,8 +49,8 @@ class ReplicaScaler:
     def __init__(self, settings: ScalingSettings = DEFAULT_SCALING) -> None:
         self._settings = settings
         self._looks: deque[tuple[float, bool]] = deque()
-        """For each look: its time, and whether replicas were overloaded. The oldest look is at least
-        `up_after_s` ago.
+        """For each look: its time, and whether replicas were overloaded. The oldest look is at
+        least `up_after_s` ago.
         """
         self._low_since_s: float | None = None
         self._settled_s = float("-inf")

@@ -55,7 +55,7 @@ async def resumed(
 
 
 def _rest(request: GenerationRequest, begun: str, written: int) -> GenerationRequest:
-    """The request for the rest of an answer, of which `begun`, of `written` tokens, exists."""
+    """The request for the rest of an answer, after `begun`, a text of `written` tokens."""
     if not written:
         return request
     return replace(request, begun=request.begun + begun, max_tokens=request.max_tokens - written)

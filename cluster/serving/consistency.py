@@ -95,8 +95,8 @@ class Known:
         )
 
     def staleness_ms(self, switch: Switch | None, now_ms: int, skew_max_ms: int) -> int:
-        """Upper bound on how long ago the release of `switch` was current. A `switch` of None stands
-        for a release that is still to come.
+        """Upper bound on how long ago the release of `switch` was current. A `switch` of None
+        stands for a release that is still to come.
 
         The last reading of the log may have missed whatever came after its begin; and a later
         switch that it found ended this one at its moment.
