@@ -1,13 +1,19 @@
-"""Time as an injected component, and the values made of it: deadlines and backoff."""
+"""Time as an injected component, the values made of it (deadlines and backoff), and the wait for a
+condition. No other module of the product asks the system for the time: a contract in
+`pyproject.toml` holds that.
+"""
 
 from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from cluster.errors import DeadlineExceeded
+
+T = TypeVar("T")
 
 
 class Clock(Protocol):
@@ -23,6 +29,9 @@ class Clock(Protocol):
 class SystemClock:
     # Asked ten times a search: without a function of its own around it.
     monotonic_s = staticmethod(time.monotonic)
+    sleep = staticmethod(time.sleep)
+    # The cores' time that this process has used, in all of its threads.
+    cpu_s = staticmethod(time.process_time)
 
     def wall_ms(self) -> int:
         return time.time_ns() // 1_000_000
@@ -58,6 +67,23 @@ class Deadline:
         """
         if self.expired():
             raise DeadlineExceeded(f"time ran out while {doing}")
+
+
+def wait_until(
+    look: Callable[[], T],
+    timeout_s: float,
+    *,
+    poll_s: float,
+    clock: Clock = SYSTEM_CLOCK,
+    sleep: Callable[[float], None] = SYSTEM_CLOCK.sleep,
+) -> T:
+    """The first true result of `look`, which is called at once and then every `poll_s`. When
+    `timeout_s` is over, the false result of the last call.
+    """
+    deadline = Deadline.after(timeout_s, clock)
+    while not (found := look()) and not deadline.expired():
+        sleep(poll_s)
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -23,6 +22,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Column, Table
 from rich.text import Text
 
+from cluster.clock import SYSTEM_CLOCK
 from cluster.errors import RaygionError
 from cluster.records import Record
 
@@ -99,14 +99,14 @@ class Steps:
         """A step that is done when the block ends, and failed when the block raises."""
         task = self._progress.add_task(title, total=None, note="", done=0, of=0, failed=False)
         step = Step(self._progress, task, self.notes, title)
-        started_s = time.monotonic()
+        started_s = SYSTEM_CLOCK.monotonic_s()
         try:
             yield step
         except BaseException:
             self._progress.update(task, failed=True)
             self._progress.stop_task(task)
             raise
-        self.seconds[title] = time.monotonic() - started_s
+        self.seconds[title] = SYSTEM_CLOCK.monotonic_s() - started_s
         self._progress.update(task, total=1, completed=1)
         if self._progress.disable and not self.quiet:
             note = escape(self.notes.get(title, ""))

@@ -1,4 +1,4 @@
-"""Judges the canary by what the region's gateways report."""
+"""Collects the reports on a canary, and asks `cluster.canary.board` to judge the canary."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
@@ -11,6 +10,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from actors.runtime import names
 from actors.runtime.calls import NAMESPACE
+from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.errors import Conflict, DeadlineExceeded, OutcomeUnknown, RaygionError, Unavailable
 from cluster.regions.status import RegionSummary
 from cluster.releases.entries import LogState, Proposal, ReleaseContents, ReleaseStatus
@@ -138,7 +138,7 @@ class CoordinatorClient:
 
     def _wait(self, look: Callable[[], T | None], timeout_s: float, what: str) -> T:
         """The value of `look`, once it is not None."""
-        deadline_s = time.monotonic() + timeout_s
+        deadline = Deadline.after(timeout_s)
         while True:
             trouble: Unavailable | None = None
             try:
@@ -146,9 +146,9 @@ class CoordinatorClient:
                     return found
             except Unavailable as error:
                 trouble = error
-            if time.monotonic() > deadline_s:
+            if deadline.expired():
                 raise DeadlineExceeded(f"waited {timeout_s:.0f} s for {what}") from trouble
-            time.sleep(_POLL_S)
+            SYSTEM_CLOCK.sleep(_POLL_S)
 
     def _call(self, method: str, *args: object) -> Any:
         try:

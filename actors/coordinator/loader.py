@@ -7,7 +7,6 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
-import time
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from cluster.artifacts.cache import ArtifactCache
 from cluster.balance.replica_scaling import ReplicaLoad
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.manifests import IndexManifest, ModelManifest
-from cluster.clock import SYSTEM_CLOCK, Clock
+from cluster.clock import SYSTEM_CLOCK, Clock, Deadline
 from cluster.config import Settings
 from cluster.errors import InvalidArgument, Unavailable
 from cluster.regions.status import MachineSummary
@@ -373,8 +372,8 @@ def _wait_for(refs: list[Any], give_up: threading.Event) -> None:
     # For all of them, also when one fails, so that a next attempt finds nothing under way.
     if not refs:
         return
-    until_s, slow = time.monotonic() + _LOAD_TIMEOUT_S, refs
-    while slow and time.monotonic() < until_s:
+    deadline, slow = Deadline.after(_LOAD_TIMEOUT_S), refs
+    while slow and not deadline.expired():
         _, slow = ray.wait(slow, num_returns=len(slow), timeout=_LOOK_S)
         if give_up.is_set():
             raise Unavailable("nobody wants the release any more")

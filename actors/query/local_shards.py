@@ -20,6 +20,7 @@ from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.cache import ArtifactCache
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.manifests import IndexManifest
+from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.errors import RaygionError, Unavailable
 from cluster.query.search import Passages, ShardHits, ShardQuery
 from cluster.serving.view import CorpusView, RegionView
@@ -101,8 +102,9 @@ class LocalShards:
     them answers waits for the opening. What turns out to be damaged here stays with the actors.
     """
 
-    def __init__(self, store: ObjectStore, cache_folder: Path) -> None:
+    def __init__(self, store: ObjectStore, cache_folder: Path, clock: Clock = SYSTEM_CLOCK) -> None:
         self._store = store
+        self._clock = clock
         self._catalog = Catalog(store)
         self._cache_folder = cache_folder
         self._cache = ArtifactCache(Artifacts(store), cache_folder)
@@ -174,7 +176,9 @@ class LocalShards:
 
     def _replica(self, corpus: str, shard: int) -> LocalShardReplica:
         if (corpus, shard) not in self._replicas:
-            actor = ShardReplicaActor(shard, self._store, self._cache_folder, self._threads)
+            actor = ShardReplicaActor(
+                shard, self._store, self._cache_folder, self._threads, self._clock
+            )
             replica = LocalShardReplica(corpus, shard, actor, self._until_opened)
             self._replicas[corpus, shard] = replica
         return self._replicas[corpus, shard]

@@ -1,4 +1,4 @@
-"""The HTTP connections to one other region."""
+"""The HTTP connections to one other region. `actors.regions.service` decides what is sent there."""
 
 from __future__ import annotations
 

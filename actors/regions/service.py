@@ -1,11 +1,11 @@
-"""The service of a region for its callers: it answers as they demand, from here or by another
+"""Answers a region's callers as they demand: from here, or by forwarding a request to another
 region.
 
     request --> here first? --> decide: serve, read the log, wait --> the query engine
                   |                        | not here, or it failed
                   `------> another region <'    once: over there it is not sent on
 
-What is decided about consistency, `cluster.serving.consistency` decides; this only carries it out.
+`cluster.serving.consistency` decides about consistency; this module only carries out the decision.
 """
 
 from __future__ import annotations

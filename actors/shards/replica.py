@@ -8,7 +8,6 @@ import asyncio
 import logging
 import math
 import os
-import time
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -23,7 +22,7 @@ from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.cache import ArtifactCache
 from cluster.artifacts.files import ArtifactFile
 from cluster.catalog.manifests import TOMBSTONES_FILE, IndexManifest, ShardArtifact
-from cluster.clock import Deadline
+from cluster.clock import SYSTEM_CLOCK, Clock, Deadline
 from cluster.documents.tombstones import read_tombstones
 from cluster.errors import Corrupt, DeadlineExceeded, Overloaded, Unavailable
 from cluster.query.search import Passages, SearchEffort, ShardHits, ShardQuery
@@ -73,6 +72,8 @@ class _Opened:
     """The same without tombstones: whatever else is deleted from these files is a view of it."""
     files: tuple[ArtifactFile, ...]
     parameters: IndexParameters
+    now_s: Callable[[], float] = SYSTEM_CLOCK.monotonic_s
+    """Clock by which searches are timed."""
     busy_s: float = 0.0
     """Time spent on searches that have ended."""
     begun_s: list[float] = field(default_factory=list)
@@ -84,7 +85,7 @@ class _Opened:
         """The time spent on searches until now: a long one is work before it ends, too."""
         # A copy, for threads add to it; the clock afterwards, so that no search has yet to begin.
         begun_s = self.begun_s.copy()
-        now_s = time.perf_counter()
+        now_s = self.now_s()
         return self.busy_s + sum(now_s - each_s for each_s in begun_s)
 
     def expected_s(self, query: ShardQuery) -> float:
@@ -108,13 +109,13 @@ class _Opened:
         return parts[0] if len(parts) == 1 else ShardHits.joined(parts)
 
     def search(self, query: ShardQuery) -> ShardHits:
-        started_s = time.perf_counter()
+        started_s = self.now_s()
         self.begun_s.append(started_s)
         try:
             hits = self.index.search(query)
         finally:
             self.begun_s.remove(started_s)
-            took_s = time.perf_counter() - started_s
+            took_s = self.now_s() - started_s
             self.busy_s += took_s
         if query.filter is None and len(query.vectors):
             self._learn(_priced_by(query), took_s / len(query.vectors))
@@ -148,11 +149,13 @@ class ShardReplicaActor:
         store: ObjectStore,
         cache_folder: Path,
         searcher: Executor | None = None,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         """`searcher` runs the searches; None is a thread of the replica's own: a node has a replica
         for each core, and more threads only fight.
         """
         self._shard = shard
+        self._clock = clock
         self._cache = ArtifactCache(Artifacts(store), cache_folder)
         self._opened: dict[str, _Opened] = {}
         self._wanted: set[str] = set()
@@ -259,7 +262,9 @@ class ShardReplicaActor:
             file = self._cache.folder_for((artifact.tombstones,)) / TOMBSTONES_FILE
             deleted = read_tombstones(file.read_bytes(), source=TOMBSTONES_FILE)
             index = whole.without_documents(deleted)
-        return _Opened(index, whole, artifact.built_files, parameters)
+        return _Opened(
+            index, whole, artifact.built_files, parameters, now_s=self._clock.monotonic_s
+        )
 
     def _whole(
         self, files: tuple[ArtifactFile, ...], parameters: IndexParameters, dimension: int
@@ -291,7 +296,7 @@ class ShardReplicaActor:
         """Runs `work` in the searching thread; `work` calls its argument whenever it could stop."""
         if self._waiting >= _WAITING_MAX:
             raise Overloaded(f"shard {self._shard}: {self._waiting} searches are waiting already")
-        deadline = Deadline.after(timeout_s)
+        deadline = Deadline.after(timeout_s, self._clock)
         is_wanted = True
 
         def check() -> None:

@@ -1,4 +1,7 @@
-"""Content-addressed blobs and folders of them: named by SHA-256, verified on the way in and out."""
+"""Content-addressed blobs and folders of them, named by SHA-256.
+
+Every read compares the bytes with the name (`cluster.artifacts.fetch.check_content`).
+"""
 
 from __future__ import annotations
 

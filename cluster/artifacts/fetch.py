@@ -1,4 +1,4 @@
-"""Bytes of a blob on their way out of the store: in parts, and never the same ones twice."""
+"""Fetches blobs from the store in parts, no part twice, and checks their bytes against the hash."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import logging
 import os
 import random
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from cluster.artifacts.files import ArtifactFile
-from cluster.clock import Backoff
+from cluster.clock import SYSTEM_CLOCK, Backoff
 from cluster.errors import Corrupt, Unavailable
 from cluster.store.object_store import ObjectStore
 
@@ -64,7 +63,7 @@ class BlobFetcher:
         store: ObjectStore,
         *,
         rng: random.Random | None = None,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], None] = SYSTEM_CLOCK.sleep,
     ) -> None:
         self._store = store
         self._rng = rng or random.Random()

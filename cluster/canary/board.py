@@ -4,7 +4,7 @@ Each question ("how many searches failed?", "how many first tokens took twice as
 divides the requests of both releases into good and bad ones. The canary is at fault when it has
 more bad ones than chance would give it (Fisher's exact test, one-sided), when that makes a
 difference to callers, and when it has lasted. It is asked again and again, so chance must be very
-unlikely.
+unlikely. `cluster.releases.rollout` then aborts the canary.
 """
 
 from __future__ import annotations

@@ -34,9 +34,7 @@ async def resumed(
     begun, written = "", 0
     failure: RaygionError | None = None
     for attempt in attempts:
-        rest = replace(
-            request, begun=request.begun + begun, max_tokens=request.max_tokens - written
-        )
+        rest = _rest(request, begun, written)
         before = written
         try:
             async with aclosing(attempt(rest, deadline)) as chunks:
@@ -54,6 +52,13 @@ async def resumed(
             failure = error
     assert failure is not None, "there is a first attempt"
     raise failure
+
+
+def _rest(request: GenerationRequest, begun: str, written: int) -> GenerationRequest:
+    """What is left to generate of a request after that text of so many tokens."""
+    if not written:
+        return request
+    return replace(request, begun=request.begun + begun, max_tokens=request.max_tokens - written)
 
 
 def _of_whole(chunk: GenerationChunk, written: int) -> GenerationChunk:

@@ -12,7 +12,6 @@ heartbeat that cannot be read counts as none: a living region writes it anew wit
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -64,7 +63,7 @@ def claim_region(
     cluster_id: str,
     *,
     clock: Clock = SYSTEM_CLOCK,
-    sleep: Callable[[float], None] = time.sleep,
+    sleep: Callable[[float], None] = SYSTEM_CLOCK.sleep,
 ) -> None:
     """Returns once the region's name is free for the cluster: at once, or after the heartbeat that
     another cluster has left was seen to stand still. Writes nothing. Raises Conflict when another

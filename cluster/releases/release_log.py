@@ -14,7 +14,6 @@ import hashlib
 import logging
 import random
 import re
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from cluster.artifacts.files import Sha256
-from cluster.clock import Deadline
+from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.errors import Conflict, Corrupt, LogUnreadable, NotFound, OutcomeUnknown
 from cluster.records import Record
 from cluster.releases.entries import RELEASE_LOG, LogEntry, LogState
@@ -75,7 +74,7 @@ class ReleaseLog:
         store: ObjectStore,
         *,
         rng: random.Random | None = None,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], None] = SYSTEM_CLOCK.sleep,
     ) -> None:
         self._store = store
         self._log = NumberedLog(store, RELEASE_LOG, rng=rng, sleep=sleep)

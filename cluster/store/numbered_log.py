@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 import random
 import re
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from cluster.clock import Backoff, Deadline
+from cluster.clock import SYSTEM_CLOCK, Backoff, Deadline
 from cluster.errors import (
     Conflict,
     Corrupt,
@@ -39,7 +38,7 @@ def put_or_get(
     deadline: Deadline,
     backoff: Backoff,
     rng: random.Random,
-    sleep: Callable[[float], None] = time.sleep,
+    sleep: Callable[[float], None] = SYSTEM_CLOCK.sleep,
 ) -> bytes:
     """Creates the object, or finds it created; returns what `path` holds from now on.
 
@@ -104,7 +103,7 @@ class NumberedLog:
         *,
         backoff: Backoff | None = None,
         rng: random.Random | None = None,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], None] = SYSTEM_CLOCK.sleep,
     ) -> None:
         self._store = store
         self._prefix = prefix

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cluster.clock import Deadline
+from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.query.search import TOP_K_DEFAULT
 from cluster.search.checks import TOP_K_MAX
 from deployments.cli.options import Config, Json, Region, opened
@@ -85,7 +84,7 @@ def eval(
             http,
             plan,
             deadline=Deadline.after(deadline_s),
-            pause=time.sleep,
+            pause=SYSTEM_CLOCK.sleep,
             count=step.count,
         )
         step.note(f"{found.num_answered} queries")

@@ -8,7 +8,6 @@ they share is the store. This process is in none of the clusters (see
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
@@ -19,7 +18,7 @@ from typing import Any, TypeVar
 
 import orjson
 
-from cluster.clock import SYSTEM_CLOCK
+from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.config import Settings
 from cluster.errors import Conflict, InvalidArgument, NotFound
 from cluster.generation.prompt import PromptTemplate
@@ -65,7 +64,6 @@ _LEADER_TIMEOUT_S = 60.0
 _SERVE_TIMEOUT_S = 900.0
 _CUT_S = 8
 STALENESS_MAX_MS = 2000
-_POLL_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +89,7 @@ class _World:
 
         Raises Conflict when none does for long.
         """
-        deadline_s = time.monotonic() + _LEADER_TIMEOUT_S
+        deadline = Deadline.after(_LEADER_TIMEOUT_S)
         while True:
             leader = self.first.installation.read_release_log().leader
             driver = next((d for d in self.drivers if d.region == leader), None)
@@ -100,11 +98,11 @@ class _World:
                     return driver.run(act, *args)
             except Conflict:
                 # Between two leaders, or right after the start of one.
-                if time.monotonic() > deadline_s:
+                if deadline.expired():
                     raise
-            if time.monotonic() > deadline_s:
+            if deadline.expired():
                 raise Conflict(f"no region of the demo leads; {leader} does")
-            time.sleep(0.5)
+            SYSTEM_CLOCK.sleep(0.5)
 
 
 def run_regions_demo(
@@ -116,15 +114,13 @@ def run_regions_demo(
     if running := [name for name, s in settings.items() if _runs(Installation(s, name))]:
         raise Conflict(f"a demo already runs here: {', '.join(running)}; end it first")
     steps = Steps(quiet=as_json)
-    started_s = time.monotonic()
+    started_s = SYSTEM_CLOCK.monotonic_s()
     with _stopped_at_end(settings, steps) as drivers:
         world = _World(steps, drivers, links)
         with steps.shown():
             findings = _tell(world)
-        report(
-            findings, steps, [d.installation for d in drivers], time.monotonic() - started_s,
-            as_json=as_json,
-        )  # fmt: skip
+        took_s = SYSTEM_CLOCK.monotonic_s() - started_s
+        report(findings, steps, [d.installation for d in drivers], took_s, as_json=as_json)
         if stay:
             err.print("The regions are up; Ctrl-C ends them.")
             threading.Event().wait()
@@ -321,13 +317,11 @@ def _cut_off(world: _World, other: int, current: int) -> Cut:
         with world.traffic() as traffic, HttpRegion.of(away.installation) as http:
             traffic.wait_for_release(current)
             world.links[away.region].close()
-            closed_s = time.monotonic()
+            closed_s = SYSTEM_CLOCK.monotonic_s()
             world.at_leader(acts.rollback, other)
             traffic.wait_for_release(other, *others)
-            while (second := len(staleness[away.region])) <= _CUT_S:
-                if time.monotonic() < closed_s + second:
-                    time.sleep(_POLL_S)
-                    continue
+            for second in range(_CUT_S + 1):
+                SYSTEM_CLOCK.sleep(Deadline(closed_s + second).remaining_s())
                 for name, known in staleness.items():
                     known.append(traffic.latest(name).staleness_ms)
                 step.note(
@@ -337,9 +331,9 @@ def _cut_off(world: _World, other: int, current: int) -> Cut:
             bounded = {"consistency": "bounded", "max_staleness_ms": STALENESS_MAX_MS}
             served_by = _search(http, **bounded)["served_by"]
             world.links[away.region].open()
-            opened_s = time.monotonic()
+            opened_s = SYSTEM_CLOCK.monotonic_s()
             traffic.wait_for_release(other)
-            caught_up_s = time.monotonic() - opened_s
+            caught_up_s = SYSTEM_CLOCK.monotonic_s() - opened_s
             traffic.wait_for_more()
         step.note(f"let back in, it caught up in {caught_up_s:.1f} s")
     return Cut(

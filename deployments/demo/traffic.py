@@ -5,13 +5,12 @@ releases.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
-from cluster.clock import SYSTEM_CLOCK, Clock
+from cluster.clock import SYSTEM_CLOCK, Clock, wait_until
 from cluster.errors import DeadlineExceeded, RaygionError
 from deployments.clients.http_client import HttpRegion
 from deployments.installation import Installation
@@ -88,11 +87,8 @@ class Traffic:
 
     def wait_for(self, seen: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
         """Raises DeadlineExceeded when the replies do not show it in time."""
-        deadline_s = self._clock.monotonic_s() + timeout_s
-        while not seen():
-            if self._clock.monotonic_s() > deadline_s:
-                raise DeadlineExceeded(f"waited {timeout_s:.0f} s for {what}")
-            time.sleep(_WAIT_S)
+        if not wait_until(seen, timeout_s, poll_s=_WAIT_S, clock=self._clock):
+            raise DeadlineExceeded(f"waited {timeout_s:.0f} s for {what}")
 
     def wait_for_release(self, release: int, *names: str, timeout_s: float = 60.0) -> None:
         """Returns when the latest answer to each of these askers (by default all) is by it."""

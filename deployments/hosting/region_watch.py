@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 
+from cluster.clock import SYSTEM_CLOCK
 from deployments.installation import Installation
 from deployments.nodes.local_cluster import find_local_cluster
 from deployments.nodes.machine import find_machine
@@ -56,13 +56,13 @@ def keep_up(
     while True:
         match standing():
             case Standing.UP:
-                time.sleep(_LOOK_S)
+                SYSTEM_CLOCK.sleep(_LOOK_S)
             case Standing.ENDED:
                 return 0
             case Standing.DIED:
                 note()
                 while bring_up():
-                    time.sleep(_RETRY_S)
+                    SYSTEM_CLOCK.sleep(_RETRY_S)
 
 
 def run_while_it_lives(command: Sequence[str], standing: Callable[[], Standing]) -> int:

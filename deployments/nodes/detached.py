@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
+
+from cluster.clock import wait_until
 
 _EXEC_TIMEOUT_S = 5.0
 
@@ -52,7 +53,5 @@ def _wait_for_environment(pid: int) -> None:
     A program that is just being started shows none: on a busy machine, one of twenty that were
     looked at right away.
     """
-    deadline_s = time.monotonic() + _EXEC_TIMEOUT_S
     with suppress(psutil.Error, OSError):
-        while not psutil.Process(pid).environ() and time.monotonic() < deadline_s:
-            time.sleep(0.002)
+        wait_until(lambda: psutil.Process(pid).environ(), _EXEC_TIMEOUT_S, poll_s=0.002)

@@ -20,12 +20,12 @@ import secrets
 import shutil
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from cluster.clock import wait_until
 from cluster.errors import Conflict, Corrupt, Unavailable
 from deployments.nodes import machine_keeper
 from deployments.nodes.detached import spawn_detached
@@ -320,7 +320,7 @@ def _wait_for_start(cluster: LocalCluster, pid: int, log: Path, *, timeout_s: fl
     def has_started() -> bool:
         return _STARTED in (_read_text(log) or "")
 
-    if not _wait_until(lambda: has_started() or not is_running(), timeout_s=timeout_s):
+    if not wait_until(lambda: has_started() or not is_running(), timeout_s, poll_s=0.05):
         problem = f"is not up after {timeout_s:g} s"
     elif not has_started() or not is_running():
         problem = "ended while starting"
@@ -330,15 +330,6 @@ def _wait_for_start(cluster: LocalCluster, pid: int, log: Path, *, timeout_s: fl
         f"cluster {cluster.name}: Ray {problem}, see {log}\n"
         + failure_report(log=log, ray_logs=cluster.temp_dir / "r" / "session_latest" / "logs")
     )
-
-
-def _wait_until(condition: Callable[[], bool], *, timeout_s: float) -> bool:
-    deadline_s = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > deadline_s:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 def _make_temp_dir() -> Path:

@@ -14,13 +14,13 @@ import os
 import resource
 import secrets
 import socket
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 
+from cluster.clock import wait_until
 from cluster.errors import Conflict, InvalidArgument, Unavailable
 from cluster.records import Record
 from deployments.nodes import machine_keeper
@@ -288,17 +288,19 @@ def _allow_many_files() -> None:
 
 
 def _wait_for_start(machine: Machine, log: Path) -> None:
-    deadline_s = time.monotonic() + _START_TIMEOUT_S
-    while _STARTED not in log.read_text(errors="replace"):
-        if not machine.is_alive():
-            problem = "did not start"
-        elif time.monotonic() > deadline_s:
-            problem = f"is not up after {_START_TIMEOUT_S:g} s"
-        else:
-            time.sleep(0.1)
-            continue
-        report = failure_report(log=log, ray_logs=Path("/tmp/ray/session_latest/logs"))
-        raise Unavailable(f"Ray {problem} on {socket.gethostname()}, see {log}\n{report}")
+    def has_started() -> bool:
+        return _STARTED in log.read_text(errors="replace")
+
+    if not wait_until(
+        lambda: has_started() or not machine.is_alive(), _START_TIMEOUT_S, poll_s=0.1
+    ):
+        problem = f"is not up after {_START_TIMEOUT_S:g} s"
+    elif not has_started():
+        problem = "did not start"
+    else:
+        return
+    report = failure_report(log=log, ray_logs=Path("/tmp/ray/session_latest/logs"))
+    raise Unavailable(f"Ray {problem} on {socket.gethostname()}, see {log}\n{report}")
 
 
 def _raylet_options(machine: Machine) -> Mapping[str, str]:

@@ -15,12 +15,12 @@ import itertools
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import NoReturn
 
 import psutil
 
+from cluster.clock import SYSTEM_CLOCK
 from deployments.nodes.autoscaler_watch import AutoscalerWatch, state_file
 from deployments.nodes.gcs_storage import REDIS_VARIABLE, ControlStore
 from deployments.nodes.marked_processes import (
@@ -61,8 +61,8 @@ def keep(marker: str, command: list[str]) -> int:
         if control_store is not None:
             control_store.keep_running()
         if watch is not None and number % _WATCH_EVERY == 0:
-            watch.look(time.monotonic())
-        time.sleep(_LOOK_S)
+            watch.look(SYSTEM_CLOCK.monotonic_s())
+        SYSTEM_CLOCK.sleep(_LOOK_S)
     end_marked_processes(marker, timeout_s=_END_TIMEOUT_S)
     return status
 

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import psutil
 
+from cluster.clock import SYSTEM_CLOCK
 from cluster.errors import Unavailable
 
 MARKER_VARIABLE = "RAYGION_CLUSTER_MARKER"
@@ -65,13 +65,13 @@ def end_marked_processes(marker: str, *, timeout_s: float, grace_s: float = GRAC
     the shared memory and semaphores of Python's multiprocessing that they held. Fails with
     Unavailable when one outlives `timeout_s`.
     """
-    started_s = time.monotonic()
+    started_s = SYSTEM_CLOCK.monotonic_s()
     grace_s = min(grace_s, timeout_s / 2)
     seen: set[int] = set()
     asked: set[psutil.Process] = set()
     files: set[int] = set()
     while running := marked_processes(marker):
-        spent_s = time.monotonic() - started_s
+        spent_s = SYSTEM_CLOCK.monotonic_s() - started_s
         if spent_s > timeout_s:
             pids = ", ".join(str(process.pid) for process in running)
             raise Unavailable(f"processes {pids} do not end, even when killed")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from actors.runtime import names
 from actors.runtime.wiring import run_in_fresh_process
 from cluster.catalog.manifests import ModelManifest
 from cluster.catalog.model_settings import GeneratorSettings
+from cluster.clock import Deadline
 from cluster.errors import Unavailable
 from cluster.store.object_store import ObjectStore
 
@@ -50,7 +50,7 @@ class ServeGeneratorDeployer:
         """Returns when every replica has warmed up. One that does not start is deleted, so that a
         next attempt starts it anew.
         """
-        deadline_s = time.monotonic() + _START_TIMEOUT_S
+        deadline = Deadline.after(_START_TIMEOUT_S)
         while (status := _status_of(application)) is not ApplicationStatus.RUNNING:
             if status is ApplicationStatus.DEPLOY_FAILED:
                 message = serve.status().applications[application].message
@@ -59,7 +59,7 @@ class ServeGeneratorDeployer:
             if status is ApplicationStatus.DELETING or status is None:
                 # Another release with this model has found that it does not start.
                 raise Unavailable(f"the generator {model.name} was deleted before it had started")
-            if time.monotonic() > deadline_s:
+            if deadline.expired():
                 self.delete(application)
                 raise Unavailable(
                     f"the generator {model.name} did not start within {_START_TIMEOUT_S:.0f} s; "

@@ -1,4 +1,4 @@
-"""Deadlines and backoff."""
+"""Deadlines, backoff and the wait for a condition."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.clock import SYSTEM_CLOCK, Backoff, Deadline
+from cluster.clock import SYSTEM_CLOCK, Backoff, Deadline, wait_until
 from cluster.errors import DeadlineExceeded
 from tests.support.fakes import SimClock
 
@@ -41,6 +41,24 @@ def test_check_says_what_ran_out() -> None:
 def test_the_system_clock_goes_forward_and_knows_the_epoch() -> None:
     assert SYSTEM_CLOCK.monotonic_s() <= SYSTEM_CLOCK.monotonic_s()
     assert SYSTEM_CLOCK.wall_ms() > 1_600_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("comes_s", "timeout_s", "found", "looks"),
+    [(0.0, 1.0, "it", 1), (0.5, 1.0, "it", 3), (9.0, 1.0, "", 5), (9.0, 0.0, "", 1)],
+)
+def test_a_condition_is_waited_for_until_it_holds_or_the_time_is_over(
+    comes_s: float, timeout_s: float, found: str, looks: int
+) -> None:
+    clock, seen_s = SimClock(0.0), []
+
+    def look() -> str:
+        seen_s.append(clock.now_s)
+        return "it" if clock.now_s >= comes_s else ""
+
+    wait = {"poll_s": 0.25, "clock": clock, "sleep": clock.sleep}
+    assert wait_until(look, timeout_s, **wait) == found
+    assert seen_s == [0.25 * n for n in range(looks)]
 
 
 def test_waits_grow_to_the_cap() -> None:

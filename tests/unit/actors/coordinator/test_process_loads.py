@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from actors.coordinator.process_loads import ProcessLoads
@@ -32,13 +30,15 @@ def test_the_busiest_part_counts_as_long_as_it_speaks() -> None:
 
 
 def test_a_process_knows_how_busy_it_is() -> None:
-    busy = BusyShare()
-    end_s = time.process_time() + 0.05
-    while time.process_time() < end_s:
-        pass
-    worked = busy.look()
-    time.sleep(0.1)
-    assert 0.0 <= busy.look() < worked <= 1.0
+    clock, used_s = SimClock(), [7.0]
+    busy = BusyShare(now_s=clock.monotonic_s, cpu_s=lambda: used_s[0])
+    shares = []
+    for working_s in (1.0, 0.0, 4.0, 10.0):
+        clock.sleep(4.0)
+        used_s[0] += working_s
+        shares.append(busy.look())
+    # Several threads at once are no more than one core.
+    assert shares == [0.25, 0.0, 1.0, 1.0]
 
 
 @pytest.mark.parametrize("of_replicas", [0.0, 1.0])

@@ -19,7 +19,6 @@ from actors.builds.shard import build_shard
 from actors.query.local_shards import LocalShards
 from actors.query.replica_sets import Routes
 from actors.runtime.calls import NamedActor
-from actors.shards import replica as shard_replica
 from actors.shards.index import ShardIndex
 from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.cache import ArtifactCache
@@ -35,6 +34,7 @@ from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.store.local_store import LocalStore
 from cluster.store.object_store import ObjectStore
 from cluster.vectors.metric import Metric
+from tests.support.fakes import SimClock
 
 NUM_ROWS, DIMENSION, SHARDS = 60, 8, 2
 PARAMETERS = IndexParameters(kind=IndexKind.FLAT, metric=Metric.INNER_PRODUCT)
@@ -171,14 +171,13 @@ async def test_a_version_that_no_release_needs_is_let_go_and_a_new_one_opened(
 
 
 async def test_routes_take_a_local_shard_as_soon_as_it_is_open(
-    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: ObjectStore, tmp_path: Path
 ) -> None:
-    # However slow the machine is at the moment, a search that is known is brief.
-    monkeypatch.setattr(shard_replica, "_BRIEF_S", 60.0)
     put_into_cache(store, tmp_path)
     view = view_of("v1")
     corpus = corpus_of(view)
-    local = LocalShards(store, tmp_path / "cache")
+    # No search takes any time: each that is known is brief, however busy the machine is.
+    local = LocalShards(store, tmp_path / "cache", SimClock())
     routes = Routes(SYSTEM_CLOCK, random.Random(0), local)
     before = routes.shards(corpus)
     routes.follow(view)

@@ -19,6 +19,7 @@ from cluster.errors import Corrupt, Unavailable
 from cluster.query.search import ShardHits, ShardQuery
 from cluster.shards.index_parameters import IndexParameters
 from cluster.store.object_store import ObjectStore
+from tests.support.fakes import SimClock
 from tests.unit.actors.query.test_local_shards import VECTORS, publish, query, store
 
 __all__ = ["store"]
@@ -26,7 +27,8 @@ __all__ = ["store"]
 
 @pytest.fixture
 async def replica(store: ObjectStore, tmp_path: Path) -> ShardReplicaActor:
-    made = ShardReplicaActor(0, store, tmp_path / "cache")
+    # No search takes any time: each that is known is brief, however busy the machine is.
+    made = ShardReplicaActor(0, store, tmp_path / "cache", clock=SimClock())
     await made.load(publish(store, tmp_path, "v1"))
     return made
 
@@ -118,6 +120,6 @@ def test_a_search_that_may_compare_all_rows_of_a_large_shard_is_never_brief(
             pass
 
     index: ShardIndex = Sized()  # type: ignore[assignment]
-    opened = _Opened(index, index, (), IndexParameters(fallback=fallback))
+    opened = _Opened(index, index, (), IndexParameters(fallback=fallback), SimClock().monotonic_s)
     opened.search(query("v1", 0))
     assert (opened.expected_s(query("v1", 0)) < 1.0) is not (fallback and rows == 10**9)
