@@ -135,7 +135,7 @@ class Settings(Record):
         return RegionMap(sites=self.sites(), residency=self.residency(), policy=self.routing.policy)
 
     def may_hold(self, region: str, corpus: str) -> bool:
-        """Whether the corpus may be in that region."""
+        """True when the corpus may be in that region."""
         return self.residency().may_hold(region, corpus)
 
     def check_may_hold(self, region: str, corpus: str) -> None:

@@ -93,7 +93,7 @@ class Conflict(RaygionError):
 
 
 class NotYet(RaygionError):
-    """What the caller has seen, or asks for, has not arrived where it could be answered from."""
+    """No region that may answer has the release yet that the caller has seen or asks for."""
 
     code = "not_yet"
     retryable = True

@@ -34,8 +34,8 @@ def loads(data: bytes) -> Any:
 
 
 def may_have_lost(value: object, data: bytes) -> bool:
-    """Whether `value`, which a faster parser took out of the text `data`, may have fewer keys than
-    the text, or a float that was an integer there.
+    """True when `value`, which a faster parser made from the text `data`, may have fewer keys than
+    the text, or a float where the text has an integer.
     """
     num_keys = 0
     # Lists may be vectors, so the loop over their numbers is kept short.

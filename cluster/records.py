@@ -42,7 +42,7 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 
 
 def is_none(value: object) -> bool:
-    """Whether a field is omitted: one that came after its manifest, so that older manifests keep
-    their bytes and therefore their hashes.
+    """True for the value of a field to be left out. A field that was added to a manifest later is
+    left out when it is None, so that older manifests keep their bytes and their hashes.
     """
     return value is None

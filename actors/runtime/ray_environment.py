@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 
-from ray._private import ray_constants
-from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+from actors.runtime.ray_private import AuthenticationTokenLoader, Config, ray_constants
 
 LOOPBACK_ENV = {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}
 """Without it Ray goes to the address of the machine's network interface when it is told to go to

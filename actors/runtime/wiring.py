@@ -13,6 +13,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.runtime.calls import NAMESPACE
+from actors.runtime.ray_private import worker
 from cluster.errors import Unavailable
 
 P = ParamSpec("P")
@@ -37,8 +38,8 @@ _DETACHED: Mapping[str, object] = {
 
 def cluster_id() -> str:
     """The id of the Ray cluster that this process has joined: every cluster has another one."""
-    worker: Any = ray._private.worker.global_worker
-    return str(worker.gcs_client.cluster_id.hex())
+    joined: Any = worker.global_worker
+    return str(joined.gcs_client.cluster_id.hex())
 
 
 def live_nodes() -> dict[str, str]:

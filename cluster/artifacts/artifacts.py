@@ -103,7 +103,7 @@ class Artifacts:
         return data
 
     def is_stored(self, file: ArtifactFile) -> bool:
-        """Whether the blob is in the store; Corrupt when it has another size there."""
+        """True when the blob is in the store. Raises Corrupt when it has another size there."""
         return self._is_stored(blob_path(file.sha256), file.size_bytes)
 
     def fetch(self, file: ArtifactFile, target: Path, progress: ByteProgress | None = None) -> None:

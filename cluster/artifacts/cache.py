@@ -71,7 +71,7 @@ class ArtifactCache:
         return folder
 
     def holds(self, files: Sequence[ArtifactFile]) -> bool:
-        """Whether all of the content is here, without a look at its bytes."""
+        """True when all of the content is in the cache. Its bytes are not checked."""
         blobs = [(self._blob(file), file.size_bytes) for file in files]
         return all(b.is_file() and b.stat().st_size == size_bytes for b, size_bytes in blobs)
 
@@ -94,7 +94,7 @@ class ArtifactCache:
         return self._folder / "blobs" / file.sha256[:2] / file.sha256
 
     def _fetched_bytes(self, file: ArtifactFile) -> int:
-        """How much more the cache holds with this file."""
+        """Number of bytes that the cache grows by with this file."""
         parts = (part for part in file.parts if part is not file and not self._blob(part).is_file())
         return file.size_bytes + sum(part.size_bytes for part in parts)
 
@@ -111,7 +111,7 @@ class ArtifactCache:
         blob.chmod(_READ_ONLY)
 
     def _is_cheaper_whole(self, file: ArtifactFile) -> bool:
-        """Whether the store holds it whole after all, and the base is not here to build on."""
+        """True when the cache lacks the base to build on, and the store holds the whole file."""
         base, _ = file.parts
         return not self._blob(base).is_file() and self._artifacts.is_stored(file)
 

@@ -41,7 +41,7 @@ class _Blob:
     size_bytes: int
     used_at_ns: int
     is_linked: bool
-    """Whether a folder holds it."""
+    """True when a folder holds the blob."""
 
 
 class CacheSpace:
@@ -209,7 +209,7 @@ def _remove_blob(blob: _Blob) -> int:
 
 
 def _is_free(lock: Path) -> bool:
-    """Whether no process holds it."""
+    """True when no process holds the lock."""
     try:
         with lock.open("rb") as file:
             return _try_lock(file)

@@ -31,12 +31,12 @@ ByteProgress = Callable[[int, int], None]
 
 
 def blob_path(sha256: str) -> str:
-    """Where the blob of this hash is kept in the store."""
+    """Path in the store of the blob with this hash."""
     return f"artifacts/sha256/{sha256[:2]}/{sha256}"
 
 
 def partial_path(target: Path, sha256: str) -> Path:
-    """Where the beginning of a blob waits for its rest, beside the file that it will be."""
+    """Path of the partial file with a blob's beginning, beside the file that the blob will be."""
     return target.parent / f".{sha256}.partial"
 
 

@@ -19,9 +19,7 @@ class Blob(Record):
 
 
 class FileDelta(Record):
-    """How a file comes about that the store does not hold whole: see
-    `cluster.artifacts.weight_delta`.
-    """
+    """The recipe for a file that is stored as differences (`cluster.artifacts.weight_delta`)."""
 
     base: Blob
     """A file of another model version, stored in full."""

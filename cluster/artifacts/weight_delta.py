@@ -39,7 +39,7 @@ _ITEM_BYTES = {
 
 Bytes = npt.NDArray[np.uint8]
 _Op = tuple[Literal["copy", "bytes", "xor"], int, int, int, int]
-"""What, where in the base, how many bytes, how many of them packed, bytes of a number."""
+"""Operation, offset in the base, number of bytes, number of packed bytes, bytes of a number."""
 _OPS: TypeAdapter[list[_Op]] = TypeAdapter(list[_Op])
 
 

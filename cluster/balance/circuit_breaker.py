@@ -1,4 +1,4 @@
-"""Whether a replica may be asked at all, as far as its last outcomes tell.
+"""Decides by a replica's last outcomes whether the replica may be asked at all.
 
               failures in a row, or too many of the recent outcomes
       closed -------------------------------------------------------> open
@@ -37,7 +37,7 @@ _BACKOFF = Backoff(initial_s=0.5, wait_max_s=8.0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BreakerSettings:
-    """When a breaker opens, for how long, and what closes it."""
+    """The limits at which a circuit opens and closes, and the time for which it stays open."""
 
     failures_in_row_max: int = 5
     """Failures without a success between them that open the circuit."""
@@ -48,7 +48,7 @@ class BreakerSettings:
     good_probes: int = 2
     """Successful probes in a row that close the circuit."""
     backoff: Backoff = _BACKOFF
-    """How long it stays open: longer after each probe that failed."""
+    """Time for which the circuit stays open, which grows with each probe that failed."""
 
     def __post_init__(self) -> None:
         assert self.failures_in_row_max >= 1
@@ -98,7 +98,7 @@ class CircuitBreaker:
         return BreakerState.HALF_OPEN
 
     def passes(self) -> bool:
-        """Whether a request sent now is within what the state allows."""
+        """True when the state allows a request now."""
         if self._open_until_s is None:
             return True
         return not self._probing and self._now_s() >= self._open_until_s

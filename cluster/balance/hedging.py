@@ -1,4 +1,4 @@
-"""When a second replica is asked before the first has answered, and how often that may be done.
+"""Decides when a second replica is asked before the first has answered, and how often at most.
 
 After Dean and Barroso, "The tail at scale" (2013): wait for the expected latency, and cap the extra
 requests, since a tier that is slow because it is overloaded must not get more of them.
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HedgeSettings:
-    """How patient to be, and at what price."""
+    """The patience before a second replica is asked, and the budget for doing so."""
 
     quantile: float = 0.95
     """Quantile of the recent latencies that an answer is expected to take at most."""
@@ -63,7 +63,7 @@ class ExpectedLatency:
         return self._sorted[int(self._settings.quantile * len(self._sorted))]
 
     def hedge_delay_s(self) -> float | None:
-        """How long to wait for an answer before another replica is asked; None: do not."""
+        """Time to wait for an answer before another replica is asked; None: no other is asked."""
         at_most_s = self.at_most_s()
         if at_most_s is None:
             return None
@@ -85,7 +85,7 @@ class HedgeBudget:
         self._saved = min(self._settings.saved_max, self._saved + self._settings.extra_max)
 
     def take(self) -> bool:
-        """Whether one hedge may be sent now; it is then paid for."""
+        """True when one hedge may be sent now; its price is then taken from the budget."""
         if self._saved < 1.0:
             return False
         self._saved -= 1.0

@@ -1,4 +1,4 @@
-"""How many replicas each shard of a corpus should have, from what its replicas say of their work.
+"""Decides how many replicas each shard of a corpus should have, by the load that they report.
 
 overloaded at most looks of the last `up_after_s`  -> one more, up to the most
 would still be at ease with one fewer, for `down_after_s`  -> one fewer, down to the least
@@ -49,7 +49,9 @@ class ReplicaScaler:
     def __init__(self, settings: ScalingSettings = DEFAULT_SCALING) -> None:
         self._settings = settings
         self._looks: deque[tuple[float, bool]] = deque()
-        """When, and whether they were overloaded; the oldest is `up_after_s` ago or more."""
+        """For each look: its time, and whether replicas were overloaded. The oldest look is at
+        least `up_after_s` ago.
+        """
         self._low_since_s: float | None = None
         self._settled_s = float("-inf")
 
@@ -76,7 +78,9 @@ class ReplicaScaler:
         return count
 
     def _is_overloaded(self, is_high: bool, now_s: float) -> bool:
-        """Whether it was so at most looks: under a steady load, too, single ones fall below."""
+        """True when replicas were overloaded at most looks: a single look may fall below the bound
+        even under a steady load.
+        """
         looks, since_s = self._looks, now_s - self._settings.up_after_s
         looks.append((now_s, is_high))
         while len(looks) > 1 and looks[1][0] <= since_s:

@@ -26,7 +26,7 @@ from cluster.balance.circuit_breaker import DEFAULT_BREAKER, BreakerSettings, Ci
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BalancingSettings:
-    """How fast weights move. The defaults are proved by the simulations in the unit tests."""
+    """The speed at which weights move. Simulations in the unit tests prove the defaults."""
 
     weight_min: float = 0.01
     """The least weight: of two replicas, a bad one still gets 1 % of the queries, as probes."""
@@ -134,7 +134,7 @@ class OutcomeWeights:
             record.breaker.left(probe=probe)
 
     def passes(self, replica_id: str) -> bool:
-        """Whether its breaker lets a request through now."""
+        """True when the replica's circuit breaker lets a request through now."""
         record = self._records.get(replica_id)
         return record is None or record.breaker.passes()
 

@@ -43,7 +43,7 @@ class Lots:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CanaryLimits:
-    """When a canary is at fault."""
+    """The limits beyond which a canary is at fault."""
 
     requests_min: int = 10
     """Fewer of its requests are no ground to judge on."""
@@ -74,7 +74,7 @@ _FLOORS_S = {
 
 
 def chance(bad: int, total: int, bad_beside: int, total_beside: int) -> float:
-    """How likely so many of all the bad ones, or more, fall on this side by chance alone."""
+    """The probability that `bad` or more of all bad requests fall on this side by chance alone."""
     bad_all, all_ = bad + bad_beside, total + total_beside
     if bad * all_ <= total * bad_all:
         return 1.0

@@ -1,4 +1,4 @@
-"""How requests end while a region tries a canary: counted in gateways, by the release that served.
+"""The outcomes of requests while a region tries a canary, counted in gateways for each release.
 
 Counted are the requests that were given to one of the two releases by lot. A mistake of the
 caller's own says nothing of a release. A request that waits still, or whose caller left, counts as
@@ -241,7 +241,7 @@ class OutcomeCounts:
 
 
 def _is_its_fault(error: Exception, *, impatient: bool) -> bool:
-    """Whether the error is the release's, or may be; not the caller's own."""
+    """True when the release may have caused the error; False when the caller did."""
     if isinstance(error, DeadlineExceeded):
         return not impatient
     return not isinstance(error, RaygionError) or error.http_status >= _SERVER_ERRORS_FROM

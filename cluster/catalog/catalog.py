@@ -161,12 +161,12 @@ def _ref(version: str, data: bytes) -> ManifestRef:
 
 
 def index_path(corpus: str, version: str) -> str:
-    """Where the manifest of an index version is kept in the store."""
+    """Path in the store of an index version's manifest."""
     return f"indexes/{_checked(corpus, 'corpus')}/{_checked(version, 'version')}{_SUFFIX}"
 
 
 def model_path(version: str) -> str:
-    """Where the manifest of a model version is kept in the store."""
+    """Path in the store of a model version's manifest."""
     return f"models/{_checked(version, 'version')}{_SUFFIX}"
 
 

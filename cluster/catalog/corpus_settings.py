@@ -14,7 +14,7 @@ from cluster.shards.index_parameters import AutoIndex, IndexParameters
 
 REPLICAS_MAX = 64
 AUTO, NAMED = "auto", "named"
-"""How the two forms of the index settings are told apart."""
+"""Tags of the two forms of the index settings."""
 
 
 class LongPassages(StrEnum):

@@ -32,7 +32,7 @@ class _BuildKey(Record):
     shards: int
     embedder_fingerprint: str | None
     chunks: ChunkSettings | None = Field(default=None, exclude_if=lambda value: value is None)
-    """How the texts are cut; None for a corpus that brings its vectors."""
+    """Rules by which texts are cut; None for a corpus that brings its vectors."""
 
 
 class _PartitionedBuildKey(Record):
@@ -120,7 +120,7 @@ def has_settings(
     settings: CorpusSettings,
     embedder: ModelManifest | None,
 ) -> bool:
-    """Whether the index was built with these settings, from whatever position of its corpus."""
+    """True when the index was built with these settings, from any position of its corpus."""
     if index.base is not None:
         found = catalog.find_index(index.corpus, index.base)
         return found is not None and has_settings(catalog, found[0], settings, embedder)
@@ -147,7 +147,7 @@ def newest_index(catalog: Catalog, corpus: str) -> tuple[IndexManifest, Manifest
 
 
 def is_index_of(index: IndexManifest, corpus: CorpusManifest, catalog: Catalog) -> bool:
-    """Whether the index has what the corpus has at this position, no more and no less."""
+    """True when the index has exactly the documents that the corpus has at this position."""
     if index.corpus_position == corpus.position:
         return True
     position = _position(catalog, index)

@@ -60,7 +60,7 @@ class CorpusManifest(Record):
 
     @property
     def is_dropped(self) -> bool:
-        """Whether the corpus is gone: nothing else leaves a position without a part."""
+        """True when the corpus was dropped: only a drop leaves a position without parts."""
         return not self.parts and not self.num_documents
 
     def content(self) -> CorpusManifest:
@@ -151,7 +151,7 @@ class IndexManifest(Record):
     built_at_ms: int
 
     def parameters_of(self, shard: ShardArtifact) -> IndexParameters:
-        """How a shard of this index was built and is searched."""
+        """Parameters by which a shard of this index was built and is searched."""
         if shard.kind is None:
             return self.parameters
         return self.parameters.model_copy(update={"kind": shard.kind})

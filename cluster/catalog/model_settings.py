@@ -32,7 +32,7 @@ class EmbedderSettings(Record):
     """
 
     def count(self, machines: int) -> int:
-        """How many there should be on so many machines."""
+        """Number of replicas that should run on so many machines."""
         return self.replicas or max(1, min(SURVIVORS, machines))
 
 

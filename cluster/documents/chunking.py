@@ -38,7 +38,7 @@ class TokenCounter(Protocol):
     """A measure for the length of texts."""
 
     def count(self, texts: Sequence[str]) -> list[int]:
-        """How many tokens each text has."""
+        """Number of tokens of each text."""
         ...
 
 
@@ -78,14 +78,14 @@ class Chunker:
         return [text[start:end] for start, end in self.spans(text)]
 
     def spans(self, text: str) -> list[tuple[int, int]]:
-        """Where the passages of `chunks` begin and end in the text."""
+        """Begin and end in the text of each passage of `chunks`, as indexes of characters."""
         whole = text.strip()
         if not whole:
             return []
         return self._joined(text, self._spans(whole, text.index(whole)))
 
     def _spans(self, text: str, offset: int) -> Iterator[tuple[int, int]]:
-        """Where passages begin and end, counted from `offset` before the text."""
+        """Begin and end of each passage, plus `offset`."""
         # The splitter can count tokens itself, but does so some fifteen times for each character,
         # and without end in a long word. So it gets a size in characters, which is made to fit.
         tokens = self._tokens(text)

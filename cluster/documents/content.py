@@ -197,7 +197,7 @@ def _long_integer(
 
 
 def _holds(base: CorpusManifest, new: Sequence[ArtifactFile], documents: PartDocuments) -> bool:
-    """Whether the corpus has these parts already and no later one replaces any of their rows."""
+    """True when the corpus has these parts already and no later part replaces any of their rows."""
     if not set(new) <= set(base.parts):
         return False
     masks = zip(base.parts, current_rows([documents.of(file) for file in base.parts]), strict=True)

@@ -1,4 +1,4 @@
-"""What a document is, and what it must be to enter a corpus.
+"""Documents, and the checks that a document must pass to enter a corpus.
 
     {"id": "fr/1", "text": "Paris is ...", "metadata": {"region": "europe", "year": 2024}}
 
@@ -41,7 +41,7 @@ _CORPUS_NAME: TypeAdapter[str] = TypeAdapter(Name)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowPlace:
-    """Where a document was read: a file and a row of it, counted from 1."""
+    """The place of a document in a source: a file, and a row of the file, counted from 1."""
 
     source: str
     row: int | None = None
@@ -308,7 +308,7 @@ def _size_bytes(value: str, place: RowPlace, field: str) -> int:
 
 
 def _kind(value: object) -> str:
-    """What a value is, in the words of JSON."""
+    """The kind of a value, in the words of JSON."""
     match value:
         case None:
             return "missing"

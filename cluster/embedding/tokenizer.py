@@ -79,7 +79,7 @@ class EmbedderTokenizer:
         return cls(tokenizer, _max_seq_length(files, model))
 
     def count(self, texts: Sequence[str]) -> list[int]:
-        """How many tokens each text has, without the special ones."""
+        """Number of tokens of each text, without special tokens."""
         found = self._counting.encode_batch(list(texts), add_special_tokens=False)
         return [len(encoding.ids) for encoding in found]
 

@@ -20,7 +20,7 @@ class ChatMessage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How the model draws its tokens, and where it ends; the meaning is OpenAI's."""
+    """The options by which the model draws tokens and ends, as OpenAI defines them."""
 
     temperature: float = 0.0
     top_p: float = 1.0

@@ -1,4 +1,4 @@
-"""From a question and the passages found for it to the messages that the generator reads.
+"""Makes the messages that the generator reads, from a question and the passages found for it.
 
 The prompt is part of a release. It has to fit into the model's context, which is shared in this
 order:
@@ -96,7 +96,7 @@ class Truncated:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenBudget:
-    """How a model's context is shared between the prompt and the answer."""
+    """The division of a model's context between the prompt and the answer, in tokens."""
 
     context: int
     answer: int
@@ -111,7 +111,7 @@ class TokenBudget:
         return self.context - self.answer
 
     def beside(self, prompt_tokens: int, answer_wanted: int) -> int:
-        """How long the answer may be: as wanted, or as long as a prompt of that length lets it."""
+        """The most tokens of an answer: those wanted, or those that such a prompt leaves."""
         return max(self.answer, min(answer_wanted, self.context - prompt_tokens))
 
 
@@ -119,7 +119,7 @@ class TokenBudget:
 class BuiltPrompt:
     messages: tuple[ChatMessage, ...]
     num_passages: int
-    """How many of the passages, from the best on, stand in the prompt."""
+    """Number of passages, from the best on, that stand in the prompt."""
     truncated: Truncated | None
     """None where nothing was cut."""
 

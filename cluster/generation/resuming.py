@@ -55,7 +55,7 @@ async def resumed(
 
 
 def _rest(request: GenerationRequest, begun: str, written: int) -> GenerationRequest:
-    """What is left to generate of a request after that text of so many tokens."""
+    """The request for the rest of an answer, after `begun`, a text of `written` tokens."""
     if not written:
         return request
     return replace(request, begun=request.begun + begun, max_tokens=request.max_tokens - written)

@@ -93,7 +93,7 @@ class Citation:
 
 
 class Outcome(StrEnum):
-    """How an answer came about."""
+    """The way in which an answer came about."""
 
     ANSWERED = "answered"
     """The language model wrote it."""

@@ -1,4 +1,4 @@
-"""When passages are evidence for an answer, and what is said where there is none."""
+"""The passages that count as evidence for an answer, and the reply where none does."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ shard sends no more of them at once, either."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchEffort:
-    """How hard an approximate index looks; None leaves it at what the index was tuned to."""
+    """The effort of a search in an approximate index; None: the effort that the build chose."""
 
     ef_search: int | None = None
     """Length of the candidate list of an HNSW graph."""
@@ -105,7 +105,7 @@ class SearchResult:
     served_by: str
     """The region that made it."""
     staleness_ms: int
-    """How long ago at most the release was current when it was chosen."""
+    """Upper bound on how long ago the release was current when it was chosen."""
     session: str
     """A token for "not older than this"; empty where the region cannot make one yet."""
     timings_ms: Mapping[str, float] = field(default_factory=dict)
@@ -113,8 +113,8 @@ class SearchResult:
     arrays: MergedHits | None = None
     """The hits of a request without `passages`."""
     fell_back: tuple[bool, ...] = ()
-    """Whether, for each query, some shard compared all of its rows, since its index had found too
-    few or too weak hits. Empty if no shard has such a fallback.
+    """For each query: True when some shard compared the query with all of its rows, since its index
+    had found too few or too weak hits. Empty if no shard has such a fallback.
     """
 
     @property

@@ -1,4 +1,4 @@
-"""Whether the regions that hold a release answer alike, byte for byte.
+"""Compares the answers of the regions that hold a release, byte for byte.
 
     turn ---> inquiries ---> every region ---> compared ---> ledger: what differs, until refuted
      ^   one gateway of a region, once in a while                |
@@ -47,8 +47,7 @@ class Inquiry:
     corpus: str
     request: SearchRequest
     again: bool = False
-    """Whether the regions differed on this question before; then it is one question of that name.
-    """
+    """True when the regions differed on this question before; `name` then names this question."""
 
     @property
     def release(self) -> int:
@@ -275,7 +274,7 @@ class DivergenceLedger:
             self._standing[key] = found
 
     def _named(self, found: Found) -> Found:
-        """Where the only corpus was meant and not named, with its name."""
+        """The same difference, with the name of the only corpus where the request named none."""
         known = set() if self._last is None else {c.inquiry.corpus for c in self._last.comparisons}
         if found.difference.corpus or len(known) != 1:
             return found

@@ -50,11 +50,11 @@ class CorpusProbe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DivergenceReport:
-    """What a region knows of how its answers compare with those of the others."""
+    """A region's knowledge of how its answers compare with those of the other regions."""
 
     differs: bool = False
     at_ms: int | None = None
-    """When the last probe was made; None before the first one."""
+    """Wall clock of the last probe; None before the first one."""
     release: int | None = None
     """Release that the last probe asked for."""
     corpora: tuple[CorpusProbe, ...] = ()

@@ -29,7 +29,7 @@ class RegionLine:
     silent: bool
     healthy: bool
     load: float
-    """How busy it is, in [0, 1]."""
+    """Load of the region, in [0, 1]."""
     leads: bool
 
 

@@ -1,4 +1,4 @@
-"""Whether a majority of the regions says the same: release and hits, byte for byte."""
+"""Decides whether a majority of the regions gives the same release and hits, byte for byte."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ class Residency:
     """The corpus of the settings, where there is exactly one."""
 
     def may_hold(self, region: str, corpus: str | None) -> bool:
-        """Whether the corpus may be in that region. A corpus that the settings do not know may be
+        """True when the corpus may be in that region. A corpus that the settings do not know may be
         in any region: the region that is asked for it says that there is no such corpus.
         """
         homes = None if corpus is None else self.homes.get(corpus)

@@ -87,16 +87,16 @@ class EndpointSettings(Record):
             )
 
     def gateways_least(self, machines: int) -> int:
-        """How many run in any case on so many machines."""
+        """Number of gateways that run on so many machines at any load."""
         return self.gateways or min(SURVIVORS, machines, self.gateways_max or SURVIVORS)
 
     def gateways_most(self, cores: int) -> int:
-        """How many run under load, where a machine has so many cores."""
+        """Largest number of gateways under load, where a machine has so many cores."""
         return max(self.gateways or 1, self.gateways_max or max(SURVIVORS, cores))
 
 
 def is_loopback(host: str) -> bool:
-    """Whether the host, by its address or `localhost`, is this machine for whoever names it."""
+    """True for `localhost` and for addresses that mean this machine to whoever names them."""
     try:
         return ip_address(host).is_loopback
     except ValueError:

@@ -67,7 +67,7 @@ class RegionSummary:
     regions: tuple[RegionLine, ...] = ()
     """All regions, as far as this one knows."""
     divergence: DivergenceReport | None = None
-    """How their answers compare; None where nothing is compared."""
+    """Comparison of the regions' answers; None where nothing is compared."""
     machines: tuple[MachineSummary, ...] = ()
     """Machines that were alive when last seen."""
     log_trouble: str | None = None

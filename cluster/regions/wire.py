@@ -1,4 +1,4 @@
-"""How regions speak to each other over HTTP: requests into bodies, replies back into values.
+"""The format between regions over HTTP: requests become bodies, replies become values again.
 
 Scores and vectors arrive as they were, bit for bit: JSON's shortest form of a number names exactly
 one float.

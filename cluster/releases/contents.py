@@ -10,7 +10,7 @@ from cluster.store.object_store import ObjectStore
 
 
 def manifest_paths(contents: ReleaseContents) -> tuple[str, ...]:
-    """Where the manifests are that a release names."""
+    """Paths in the store of the manifests that a release names."""
     models = (ref for ref in (contents.embedder, contents.generator) if ref is not None)
     indexes = (index_path(corpus, ref.version) for corpus, ref in contents.indexes.items())
     return (*indexes, *(model_path(ref.version) for ref in models))

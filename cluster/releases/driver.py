@@ -74,11 +74,11 @@ class ReleaseHost(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vitals:
-    """How a region is, for its heartbeat."""
+    """The state of a region that its heartbeat tells."""
 
     healthy: bool = True
     load: float = 0.0
-    """How busy it is, in [0, 1]."""
+    """Load of the region, in [0, 1]."""
 
 
 def _nobody() -> None:
@@ -126,7 +126,7 @@ class RolloutDriver:
         self._appended = appended
         self._claim = RegionClaim(cluster_id)
         self._refusal: Conflict | None = _starting()
-        """Why it may not lead."""
+        """The reason why this region may not lead; None when it may."""
         self._regions: list[str] = []
         self._listed_s = float("-inf")
         self._told: RegionStatus | None = None
@@ -205,7 +205,7 @@ class RolloutDriver:
         raise Conflict("other writers kept coming first; try again")
 
     def _take_lead(self) -> bool:
-        """Whether this region leads now; False when another writer came first."""
+        """True when this region leads now; False when another writer came first."""
         if self._refusal is not None:
             raise self._refusal
         return self._append(self.rollout.take_lead(self._clock.wall_ms(), self._new_id()))
@@ -218,7 +218,7 @@ class RolloutDriver:
             event = LogCaughtUp()
 
     def _handle(self, event: Event) -> bool:
-        """Whether the log may have grown, so that there may be more to decide."""
+        """True when the log may have grown, so that there may be more to decide."""
         with self.deciding:
             instructions = self.rollout.handle(
                 event, now_ms=self._clock.wall_ms(), commit_id=self._new_id()
@@ -239,7 +239,7 @@ class RolloutDriver:
         return appended
 
     def _append(self, append: Append) -> bool:
-        """Whether the entry landed; False when the place was taken by another writer."""
+        """True when the entry landed; False when another writer had taken its place in the log."""
         entry = append.entry
         deadline = Deadline.after(_APPEND_TIMEOUT_S, self._clock)
         try:

@@ -33,7 +33,7 @@ RELEASE_LOG = "releases"
 
 
 def entry_path(position: int) -> str:
-    """Where an entry of the log is kept in the store."""
+    """Path in the store of an entry of the log."""
     return f"{RELEASE_LOG}/{position:020}.json"
 
 
@@ -98,7 +98,7 @@ class Propose(EntryBase):
     after the commit.
     """
     auto_commit: bool = True
-    """Whether the leader commits as soon as nobody has to be waited for any more."""
+    """True: the leader commits as soon as no region has to be waited for any more."""
 
 
 class Commit(EntryBase):
@@ -165,7 +165,7 @@ class Proposal:
     fenced: frozenset[str] = frozenset()
     reason: str | None = None
     tried: bool = False
-    """Whether it has been a canary: then every region had prepared it in time."""
+    """True when the release has been a canary: then every region had prepared it in time."""
 
     def waits_for(self, prepared: frozenset[str]) -> list[str]:
         """The targets that have to prepare it before it can be committed, in order of name: as far

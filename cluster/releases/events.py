@@ -15,7 +15,7 @@ REGIONS = "regions"
 
 
 def heartbeat_path(region: str) -> str:
-    """Where the region's heartbeat is kept."""
+    """Path in the store of the region's heartbeat."""
     return f"{REGIONS}/{region}/status.json"
 
 
@@ -27,7 +27,7 @@ class RegionStatus(Record):
 
     region: str
     position: int
-    """How far this region has read the release log."""
+    """Number of the last entry of the release log that this region has read."""
     prepared: tuple[int, ...]
     failed: dict[int, str] = Field(default_factory=dict)
     """Releases that this region has not prepared so far, and why its last attempt failed."""
@@ -38,7 +38,7 @@ class RegionStatus(Record):
     current: int | None
     healthy: bool = True
     load: float = 0.0
-    """How busy the region is, in [0, 1], as far as its replicas tell."""
+    """Load of the region, in [0, 1], as far as its replicas tell."""
     cluster_id: str = ""
     """Id of the Ray cluster in which the region runs, by which another cluster under the same name
     is noticed.
@@ -65,7 +65,7 @@ class LogCaughtUp:
 class HeartbeatsRead:
     statuses: Mapping[str, RegionStatus]
     at_s: float
-    """When they were read, on the reader's monotonic clock."""
+    """Time of the reading, on the reader's monotonic clock."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +78,7 @@ class PrepareFailed:
     release: int
     reason: str
     retryable: bool
-    """Whether another attempt may go better: what the store holds never does."""
+    """True when another attempt may succeed. A fault of what the store holds stays."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,7 +26,7 @@ from cluster.releases.entries import (
 
 
 def objection(state: LogState, entry: LogEntry) -> str | None:
-    """Why `entry` is void in `state`, or None when it holds."""
+    """The reason why `entry` is void in `state`; None when the entry holds."""
     if isinstance(entry, Elect):
         return None if entry.epoch > state.epoch else f"epoch {state.epoch} is already taken"
     if entry.epoch != state.epoch:

@@ -19,7 +19,7 @@ class Heartbeats:
 
     statuses: Mapping[str, RegionStatus] = field(default_factory=dict)
     _heard_s: dict[str, float] = field(default_factory=dict)
-    """When each region's heartbeat last changed, on this reader's monotonic clock."""
+    """Time of each heartbeat's last change, on this reader's monotonic clock."""
     _looked_s: float = 0.0
 
     def take(self, read: HeartbeatsRead, now_ms: int) -> None:

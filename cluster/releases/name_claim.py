@@ -1,4 +1,4 @@
-"""Whether a region's name is free for a Ray cluster, or another cluster runs under it already.
+"""Finds out whether a region's name is free, or another Ray cluster runs under it already.
 
     no heartbeat, or this cluster's own        -> FREE
     another cluster's, seen for the first time -> UNDECIDED
@@ -42,7 +42,7 @@ class RegionClaim:
     _seen: RegionStatus | None = None
     _since_s: float = 0.0
     _alive: bool = False
-    """Whether the heartbeat was seen to change."""
+    """True once the heartbeat was seen to change."""
 
     def look(self, found: RegionStatus | None, now_s: float) -> Tenure:
         """`found`: the region's heartbeat in the store; `now_s`: the reader's monotonic clock."""

@@ -57,7 +57,7 @@ class LogSnapshot(Record):
 
 
 def snapshot_path(last: int) -> str:
-    """Where the snapshot that ends with this entry is kept."""
+    """Path in the store of the snapshot whose last entry is `last`."""
     return f"{SNAPSHOTS}/{last:020}.json"
 
 
@@ -185,11 +185,11 @@ def _digest_of(entries: Sequence[str]) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Freshness:
-    """How current a region is. It stands still while the store does not answer."""
+    """The last complete reading of the log. It stays as it is while the store does not answer."""
 
     read_ms: int = 0
     """The region's wall clock when its last complete reading of the release log began; 0 before the
     first one.
     """
     position: int = 0
-    """How far that reading came."""
+    """Number of the last entry that this reading found."""

@@ -10,7 +10,7 @@ from cluster.releases.events import Instruction, Prepare, Prepared, PrepareFaile
 
 
 class Standing(StrEnum):
-    """Where a resident release stands in this region."""
+    """The progress of a resident release in this region."""
 
     PREPARING = "preparing"
     PREPARED = "prepared"
@@ -25,7 +25,7 @@ class _Local:
     failures: int = 0
     """Failures in a row."""
     since_ms: int = 0
-    """When it failed."""
+    """Wall clock of the last failure."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -34,7 +34,7 @@ class Residents:
 
     region: str
     retry_s: float
-    """How long after a first failure a release is tried again; each further one doubles it."""
+    """Time from a first failure to the next attempt; each further failure doubles it."""
     retry_max_s: float
     _local: dict[int, _Local] = field(default_factory=dict)
 

@@ -81,8 +81,8 @@ class Rollout:
     """The epoch that this very incarnation won; a predecessor's epoch is not ours."""
     _elected_as: str | None = None
     superseded: bool = False
-    """Whether another incarnation of this very region took the lead over from this one. It never
-    stands again: two that live at once would take turns for ever.
+    """True when another incarnation of this region took over the lead. This one then never stands
+    for election again: two incarnations that live at once would take turns for ever.
     """
 
     def __post_init__(self) -> None:
@@ -188,7 +188,7 @@ class Rollout:
         return Append(position=self.state.position + 1, entry=entry)
 
     def _lapsed(self, region: str) -> bool:
-        """Whether it has been silent for so long that it is taken for lost."""
+        """True when the region has been silent for so long that it is taken for lost."""
         return self._heard.silent_s(region) > self.settings.leader_lapse_s
 
     def _lead(self, now_ms: int, commit_id: str) -> list[Instruction]:
@@ -379,5 +379,5 @@ class Rollout:
 
 
 def _shortfall(missing: list[str], failed: Mapping[str, str]) -> str:
-    """Why a release cannot be committed, with the regions that did not prepare it."""
+    """The regions that did not prepare a release, each with the reason."""
     return "; ".join(f"{region}: {failed.get(region, _LATE)}" for region in missing)

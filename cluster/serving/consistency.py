@@ -1,4 +1,4 @@
-"""Whether a region can answer a request as it demands, and what to do when it cannot.
+"""Decides whether a region can answer a request as demanded, and what to do when it cannot.
 
     decide --> Serve          answer from here
            |-> Refresh        read the release log, then decide again
@@ -95,7 +95,8 @@ class Known:
         )
 
     def staleness_ms(self, switch: Switch | None, now_ms: int, skew_max_ms: int) -> int:
-        """How long ago at most the release of `switch` was current; of None: of one to come.
+        """Upper bound on how long ago the release of `switch` was current. A `switch` of None
+        stands for a release that is still to come.
 
         The last reading of the log may have missed whatever came after its begin; and a later
         switch that it found ended this one at its moment.
@@ -121,7 +122,7 @@ def _with_newer(view: RegionView, switches: tuple[Switch, ...]) -> RegionView:
 
 
 class Reading(StrEnum):
-    """Whether the release log was read for a request: begun after it came, and to its end."""
+    """The state of a request's own reading of the release log, begun after the request came."""
 
     NOT_ASKED = "not asked"
     DONE = "done"
@@ -137,7 +138,7 @@ class Serve:
     """Position of the switch in force in the release log; nothing older may serve."""
     staleness_ms: int
     exactly: bool = False
-    """Whether this release alone may serve: nothing newer, and no canary."""
+    """True when this release alone may serve: no newer one, and no canary."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Where a region finds the generators of its releases."""
+"""The directory in which a region finds the generators of its releases."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class CorpusView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GeneratorView:
-    """Where the release's language model runs."""
+    """The place where the release's language model runs."""
 
     application: str | None
     """Name of its Serve application; None where it runs in other regions alone."""
@@ -172,7 +172,7 @@ class RegionView:
         return moment_ms
 
     def serves(self, number: int, now_ms: int) -> bool:
-        """Whether a request that names the release can be served."""
+        """True when a request that names the release can be served."""
         return number in self._to_name(now_ms)
 
     def not_served(self, number: int, now_ms: int) -> NotFound:
@@ -205,8 +205,8 @@ class RegionView:
 
 
 def _has_come(switch: Switch, now_ms: int, not_before: int) -> bool:
-    """Whether the switch's moment has come, by the clock here or by proof of a caller that has seen
-    it in force elsewhere.
+    """True when the moment of the switch has come: by the clock here, or by the proof of a caller
+    that has seen the switch in force elsewhere.
     """
     return switch.at_ms <= now_ms or switch.position == not_before
 

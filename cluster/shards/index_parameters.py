@@ -31,17 +31,17 @@ class IndexKind(StrEnum):
 
     @property
     def has_lists(self) -> bool:
-        """Whether it looks into `nprobe` inverted lists, whose centroids have to be trained."""
+        """True for a kind that searches `nprobe` inverted lists, whose centroids are trained."""
         return self in (IndexKind.IVF_FLAT, IndexKind.IVF_PQ, IndexKind.IVF_SQ)
 
     @property
     def is_graph(self) -> bool:
-        """Whether it walks a graph, with a candidate list of `ef_search`."""
+        """True for a kind that walks a graph, with a candidate list of `ef_search`."""
         return self in (IndexKind.HNSW, IndexKind.HNSW_SQ)
 
     @property
     def is_trained(self) -> bool:
-        """Whether it needs to have seen a sample before it takes the first vector."""
+        """True for a kind that has to see a sample before it takes the first vector."""
         return self.has_lists or self is IndexKind.HNSW_SQ
 
     @property
@@ -135,7 +135,7 @@ class IndexTrial(Record):
 
 
 class IndexTuning(Record):
-    """How `index: auto` came to its choice."""
+    """The measurements by which `index: auto` came to its choice."""
 
     asked: AutoIndex
     rows_sampled: int

@@ -45,9 +45,9 @@ class Member:
     node: str | None
     """Node on which the member runs or is about to run; None when that is not known."""
     serving: bool
-    """Whether it does all of the group's work."""
+    """True when the member does all of the group's work."""
     stuck: bool = False
-    """Whether it has not served for so long that it is not waited for."""
+    """True when the member has not served for so long that it is no longer waited for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +128,7 @@ def emptiest(counts: Mapping[str, int], nodes: Collection[str], preferred: str |
 
 
 class _Spread:
-    """How many members the nodes have: of each group, and of all."""
+    """The numbers of members on each node: of each group, and of all groups."""
 
     def __init__(self, groups: Sequence[Group]) -> None:
         self._of_group: Counter[tuple[str, str]] = Counter()

@@ -119,7 +119,7 @@ class NumberedLog:
         self._warned: set[str] = set()
 
     def path(self, n: int) -> str:
-        """Where entry `n` is kept."""
+        """Path in the store of entry `n`."""
         return f"{self._prefix}/{n:020}{self._suffix}"
 
     def latest(self, *, at_least: int = 0) -> int:

@@ -1,4 +1,4 @@
-"""Whether a folder can be the store of several machines, by the file system that it is on.
+"""Decides by its file system whether a folder can be the store of several machines.
 
 A client of a network file system answers much from what it remembers. NFS by default: for up to a
 minute it goes on saying that a name does not exist which another machine has created, and lists a

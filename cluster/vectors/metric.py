@@ -1,4 +1,4 @@
-"""How vectors are compared."""
+"""The measures by which vectors are compared."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from enum import StrEnum
 
 
 class Metric(StrEnum):
-    """How vectors are compared. Scores are always "higher is better": for L2 the score is minus the
-    squared distance.
+    """A measure of two vectors. Scores are always "higher is better": for L2 the score is minus
+    the squared distance.
     """
 
     INNER_PRODUCT = "ip"

@@ -18,6 +18,7 @@ from ray.exceptions import RayError
 from actors.coordinator.client import CoordinatorClient
 from actors.runtime.calls import NAMESPACE
 from actors.runtime.cluster_join import not_joined, prepare_to_join
+from actors.runtime.ray_private import worker
 from cluster.errors import Conflict, InvalidArgument, Unavailable
 from cluster.releases.name_claim import claim_region
 from deployments.clients.http_client import HttpRegion, RemoteError
@@ -109,7 +110,7 @@ def join(installation: Installation) -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
     # Ray also prints messages from other processes, whatever the log level; switch that off too.
-    ray._private.worker._worker_logs_enabled = False
+    worker._worker_logs_enabled = False
     # Ray would take SIGTERM for itself, and answer it with a dump of its stacks.
     os.environ["RAY_DISABLE_FAILURE_SIGNAL_HANDLER"] = "1"
     on_sigterm = signal.getsignal(signal.SIGTERM)

@@ -24,7 +24,7 @@ _PING_TIMEOUT_S = 5.0
 # In a process of its own: Ray ends the one that calls it when Redis does not answer.
 _FORGET = """
 import sys
-from ray._private.gcs_utils import cleanup_redis_storage
+from actors.runtime.ray_private import cleanup_redis_storage
 host, _, port = sys.argv[1].rpartition(":")
 cleanup_redis_storage(host, int(port), "", False, sys.argv[2])
 """

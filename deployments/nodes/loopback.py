@@ -10,7 +10,8 @@ things do not, in Ray 2.60:
 3. The port on which a Serve replica answers other deployments. `serve_on_loopback` moves it.
 4. HAProxy's statistics and metrics. `deployments.nodes.haproxy` moves them.
 
-Ray calls both hooks by name in its own processes, so this module must import nothing but Ray.
+Ray calls both hooks by name in its own processes, so this module must import nothing
+but Ray, and that late.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ray._private.parameter import RayParams
+    from actors.runtime.ray_private import RayParams
 
 # For the processes of the cluster and for its drivers.
 LOOPBACK_ENV = {
@@ -42,7 +43,7 @@ HOOK_ENV = {
 
 def start_on_loopback(params: RayParams, head: bool) -> None:
     """Called by `ray start` when it has read its arguments and before it starts a process."""
-    from ray._private import ray_constants, services
+    from actors.runtime.ray_private import ray_constants, services
 
     params.ray_client_server_port = None
     if not head:
@@ -52,7 +53,7 @@ def start_on_loopback(params: RayParams, head: bool) -> None:
 
 def serve_on_loopback() -> None:
     """Called in each worker process before its first task; Serve is not imported yet."""
-    from ray._common import tls_utils
+    from actors.runtime.ray_private import tls_utils
 
     add_port = tls_utils.add_port_to_grpc_server
 

@@ -320,9 +320,10 @@ def _raylet_options(machine: Machine) -> Mapping[str, str]:
 
 def _is_member(machine: Machine) -> bool:
     """Whether the cluster counts the node that runs on this machine among those alive."""
-    from ray._raylet import GcsClient, RpcError  # type: ignore[attr-defined]
+    from ray.exceptions import RpcError
 
     from actors.runtime.cluster_join import prepare_to_join
+    from actors.runtime.ray_private import GcsClient
 
     try:
         prepare_to_join(machine.ray_address, machine.token_path)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ray._private.parameter import RayParams
+    from actors.runtime.ray_private import RayParams
 
 
 def leave_out_ray_client(params: RayParams, head: bool) -> None:

@@ -8,7 +8,6 @@ else. Serve itself would let all of them listen on the host that requests are ta
 from __future__ import annotations
 
 import asyncio
-import importlib
 import logging
 import uuid
 from typing import Any
@@ -31,7 +30,9 @@ def listen_where_asked() -> None:
     """Makes this replica of Serve's, whose web server is about to start, listen where HAProxy asks
     it.
     """
-    replica: Any = importlib.import_module("ray.serve._private.replica")
+    from deployments.serve import serve_private
+
+    replica: Any = serve_private.replica
     start = replica.start_asgi_http_server
     host = _asked_at()
 

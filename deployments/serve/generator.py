@@ -12,8 +12,8 @@ from typing import Any
 
 from pydantic import ValidationError
 from ray import serve
-from ray.llm._internal.common.callbacks.base import CallbackBase
-from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
+from ray.llm._internal.common.callbacks.base import CallbackBase  # noqa: TID251
+from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine  # noqa: TID251
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 from ray.serve.llm import LLMConfig, LLMServer, build_llm_deployment
@@ -80,7 +80,10 @@ class ModelArtifact:
 
 
 class LocalModel(CallbackBase):
-    """Skips Ray's download step, a task that imports vLLM once more: the folder is there."""
+    """Skips Ray's download step, a task that imports vLLM once more: the folder is there.
+
+    `ray.serve.llm` takes such a class as `callback_class`, but does not export its base.
+    """
 
     async def on_before_node_init(self) -> None:
         self.ctx.run_init_node = False
@@ -91,7 +94,8 @@ class OneProcessEngine(VLLMEngine):
 
     vLLM would give the model a third process, which costs 8 s of the start and 450 MB for importing
     vLLM again, and the two poll each other so hard that a token takes nearly twice the CPU time. It
-    does so to bind threads to cores, which is not done here.
+    does so to bind threads to cores, which is not done here. `ray.serve.llm` refuses this executor
+    in its `engine_kwargs`.
     """
 
     def _prepare_engine_config(self, callback_ctx: Any) -> Any:

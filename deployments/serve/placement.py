@@ -14,7 +14,7 @@ from cluster.shards.placement import emptiest
 
 def spread_replicas() -> None:
     """Serve's controller calls it in its own process, before it starts a replica."""
-    from ray.serve._private.deployment_scheduler import DeploymentScheduler
+    from deployments.serve.serve_private import DeploymentScheduler
 
     schedule = DeploymentScheduler._schedule_replica
 

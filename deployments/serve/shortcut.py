@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle  # noqa: TID251
 
 from deployments.http.streams.reply_flow import CONNECTION, PART_BYTES
 
@@ -84,7 +84,11 @@ class Shortcut:
 
 
 class _UvicornConnection:
-    """A `deployments.http.streams.reply_flow.Connection`."""
+    """A `deployments.http.streams.reply_flow.Connection`.
+
+    ASGI has no word for a client that does not read, nor for breaking off a reply: only uvicorn's
+    own object behind `send` knows the connection.
+    """
 
     def __init__(self, cycle: RequestResponseCycle) -> None:
         self._cycle = cycle

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.serve._private import controller, haproxy
+
+from deployments.serve.serve_private import controller, haproxy
 
 logger = logging.getLogger("ray.serve")
 

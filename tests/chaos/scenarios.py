@@ -259,7 +259,7 @@ def _release_b(region: ChaosRegion) -> None:
 def num_running(application: str) -> int:
     """Replicas that Serve counts as running, of the applications whose names begin so."""
     from ray import serve
-    from ray.serve._private.common import ReplicaState
+    from ray.serve._private.common import ReplicaState  # noqa: TID251
 
     found = [a for name, a in serve.status().applications.items() if name.startswith(application)]
     states = [d.replica_states for a in found for d in a.deployments.values()]

@@ -17,12 +17,12 @@ from typing import Any
 
 import httpx
 import pytest
-from ray.serve._private import haproxy
 from ray.serve.config import HTTPOptions
 
 from deployments.nodes.haproxy import GatewayPlaces
 from deployments.nodes.marked_processes import MARKER_VARIABLE
 from deployments.nodes.ray_starter import write_haproxy_wrapper
+from deployments.serve.serve_private import haproxy
 from deployments.serve.watched_haproxy import WatchedHAProxy, WatchedHAProxyManager
 
 pytestmark = pytest.mark.integration

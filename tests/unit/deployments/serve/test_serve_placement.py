@@ -7,11 +7,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ray.serve._private.common import DeploymentID, ReplicaID
-from ray.serve._private.deployment_scheduler import DeploymentScheduler
+from ray.serve._private.common import DeploymentID, ReplicaID  # noqa: TID251
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from deployments.serve.placement import spread_replicas
+from deployments.serve.serve_private import DeploymentScheduler
 
 GATEWAY = DeploymentID(name="gateway", app_name="gateway")
 # As Ray writes the ids of nodes.

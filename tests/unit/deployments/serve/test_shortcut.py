@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 import httpx
 import pytest
 import uvicorn
-from ray.serve._private.utils import call_function_from_import_path
+from ray.serve._private.utils import call_function_from_import_path  # noqa: TID251
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
