@@ -1,6 +1,6 @@
-"""Time as an injected component, the values made of it (deadlines and backoff), and the wait for a
-condition. No other module of the product asks the system for the time: a contract in
-`pyproject.toml` holds that.
+"""Time and random numbers as injected components, the values made of them (deadlines and backoff),
+and the wait for a condition. No other module of the product asks the system for the time or for a
+seed, which a contract and a lint rule in `pyproject.toml` hold.
 """
 
 from __future__ import annotations
@@ -38,6 +38,13 @@ class SystemClock:
 
 
 SYSTEM_CLOCK = SystemClock()
+
+
+def system_rng() -> random.Random:
+    """A generator that the system seeds, for whoever was given none. Equal seeds would let all
+    processes retry in step and send their requests the same way.
+    """
+    return random.Random()
 
 
 @dataclass(frozen=True, slots=True)

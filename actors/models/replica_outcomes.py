@@ -20,7 +20,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from cluster.balance.weights import DEFAULT_BALANCING, BalancingSettings, OutcomeWeights
-from cluster.clock import SYSTEM_CLOCK, Clock
+from cluster.clock import SYSTEM_CLOCK, Clock, system_rng
 
 NOMINAL_TOKENS = 32
 """Answers are compared as if they had this many tokens after the first one."""
@@ -63,8 +63,7 @@ class ReplicaOutcomes:
         settings: BalancingSettings = DEFAULT_BALANCING,
     ) -> None:
         self._clock = clock
-        # Seeded by the system by default: equal seeds would send all processes the same way.
-        rng = rng or random.Random()
+        rng = rng or system_rng()
         self._weights = OutcomeWeights(now_s=clock.monotonic_s, rng=rng, settings=settings)
         self._attempts: OrderedDict[str, _Attempt] = OrderedDict()
         self._usual_first_token_s: float | None = None

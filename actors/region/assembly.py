@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from actors.regions.internals import PinnedGenerators
 from actors.regions.service import RegionalService
 from actors.runtime import names
 from actors.runtime.calls import NamedActor
-from cluster.clock import SYSTEM_CLOCK, Deadline
+from cluster.clock import SYSTEM_CLOCK, Deadline, system_rng
 from cluster.config import Settings
 from cluster.query.answers import EmbeddingService
 from cluster.regions.divergence import STANDING_MAX, Found
@@ -51,7 +50,7 @@ def assemble_region(
     settings: Settings, region: str, store: ObjectStore, cache_folder: Path
 ) -> RegionParts:
     """Everything but the start, which needs the event loop that it will run in."""
-    rng = random.Random()
+    rng = system_rng()
     local_first = settings.regions[region].http.local_first
     local = LocalShards(store, cache_folder) if local_first else None
     views = ViewFollower(names.COORDINATOR, rng)

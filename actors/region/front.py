@@ -5,13 +5,12 @@ gateways of the region share.
 from __future__ import annotations
 
 import logging
-import random
 from dataclasses import replace
 from pathlib import Path
 
 from actors.region.assembly import assemble_region
 from actors.regions.divergence_watch import watches
-from cluster.clock import SYSTEM_CLOCK, Deadline
+from cluster.clock import SYSTEM_CLOCK, Deadline, system_rng
 from cluster.config import Settings
 from cluster.query.answers import AnswerRequest, AnswerResult, last_event
 from cluster.query.search import SearchRequest, SearchResult
@@ -34,7 +33,7 @@ class Front:
         self._region = assemble_region(settings, region, store, cache_folder)
         self._watches = watches(settings)
         self._ledger = DivergenceLedger(
-            settings.divergence.every_s, clock=SYSTEM_CLOCK, rng=random.Random()
+            settings.divergence.every_s, clock=SYSTEM_CLOCK, rng=system_rng()
         )
 
     async def search(self, request: SearchRequest) -> SearchResult:

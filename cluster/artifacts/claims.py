@@ -11,7 +11,6 @@ writers heed it, so that the sweep of a killed collector hinders no writer for l
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable
 from uuid import uuid4
 
@@ -29,7 +28,6 @@ SWEEP_HEEDED_MS = 3600 * 1000
 GRACE_MIN_S = 600.0
 """Much more than the time from a claim to the manifest."""
 _TIMEOUT_S = 30.0
-_RNG = random.Random()
 
 
 class Claim(Record):
@@ -47,7 +45,7 @@ class Sweep(Record):
 
 def store_object(store: ObjectStore, path: str, data: bytes) -> None:
     """Stores an object under a path that nobody else writes. Failures as `put_or_get` says."""
-    put_or_get(store, path, data, deadline=Deadline.after(_TIMEOUT_S), backoff=Backoff(), rng=_RNG)
+    put_or_get(store, path, data, deadline=Deadline.after(_TIMEOUT_S), backoff=Backoff())
 
 
 def claim(store: ObjectStore, paths: Iterable[str]) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from cluster.artifacts.files import ArtifactFile
-from cluster.clock import SYSTEM_CLOCK, Backoff
+from cluster.clock import SYSTEM_CLOCK, Backoff, system_rng
 from cluster.errors import Corrupt, Unavailable
 from cluster.store.object_store import ObjectStore
 
@@ -66,7 +66,7 @@ class BlobFetcher:
         sleep: Callable[[float], None] = SYSTEM_CLOCK.sleep,
     ) -> None:
         self._store = store
-        self._rng = rng or random.Random()
+        self._rng = rng or system_rng()
         self._sleep = sleep
         self._counting = threading.Lock()
         self.bytes_fetched = 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import random
 import re
 from typing import TypeVar
 
@@ -39,7 +38,6 @@ class Catalog:
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
         self._logs: dict[str, NumberedLog] = {}
-        self._rng = random.Random()
 
     def read_index(self, corpus: str, ref: ManifestRef) -> IndexManifest:
         """The index version that a release names. NotFound when it is not in the store."""
@@ -154,7 +152,6 @@ class Catalog:
             manifest.to_bytes(),
             deadline=Deadline.after(PUBLISH_TIMEOUT_S),
             backoff=Backoff(),
-            rng=self._rng,
         )
         return type(manifest).from_bytes(data, source=path), _ref(version, data)
 

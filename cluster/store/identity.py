@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import uuid
 from typing import Annotated
 
@@ -38,6 +37,5 @@ def store_identity(store: ObjectStore) -> str:
             StoreIdentity(id=uuid.uuid4().hex).to_bytes(),
             deadline=Deadline.after(_TIMEOUT_S),
             backoff=Backoff(),
-            rng=random.Random(),
         )
     return StoreIdentity.from_bytes(data, source=STORE_FILE).id

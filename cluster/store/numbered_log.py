@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from cluster.clock import SYSTEM_CLOCK, Backoff, Deadline
+from cluster.clock import SYSTEM_CLOCK, Backoff, Deadline, system_rng
 from cluster.errors import (
     Conflict,
     Corrupt,
@@ -37,7 +37,7 @@ def put_or_get(
     *,
     deadline: Deadline,
     backoff: Backoff,
-    rng: random.Random,
+    rng: random.Random | None = None,
     sleep: Callable[[float], None] = SYSTEM_CLOCK.sleep,
 ) -> bytes:
     """Creates the object, or finds it created; returns what `path` holds from now on.
@@ -47,6 +47,7 @@ def put_or_get(
     first. Raises OutcomeUnknown when the write may still take effect; Unavailable or
     DeadlineExceeded when it certainly did not.
     """
+    rng = rng or system_rng()
     in_doubt: OutcomeUnknown | None = None
     unavailable: Unavailable | None = None
     for attempt in range(backoff.attempts_max):
@@ -109,7 +110,7 @@ class NumberedLog:
         self._prefix = prefix
         self._suffix = suffix
         self._backoff = backoff or Backoff()
-        self._rng = rng or random.Random()
+        self._rng = rng or system_rng()
         self._sleep = sleep
         self._name = re.compile(rf"([0-9]{{20}}){re.escape(suffix)}")
         # Only a hint of where to look first: a thread that sets it back costs a request, never

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Self
 
-from cluster.clock import SYSTEM_CLOCK, Clock, Deadline
+from cluster.clock import SYSTEM_CLOCK, Clock, Deadline, system_rng
 from cluster.config import Settings
 from cluster.errors import DeadlineExceeded, InvalidArgument, RaygionError, Unavailable
 from cluster.query.caller import Caller, Location
@@ -46,7 +46,7 @@ class RegionsClient:
         self._location = location
         self._clock = clock
         self._router = RegionRouter(
-            settings.region_map(), now_s=clock.monotonic_s, rng=rng or random.Random()
+            settings.region_map(), now_s=clock.monotonic_s, rng=rng or system_rng()
         )
         self._regions: dict[str, HttpRegion] = {}
         self.session = ""

@@ -251,7 +251,7 @@ class _Asking:
         return None
 
     def _reply(self, rows: Sequence[int], depth: int) -> dict[str, Any] | None:
-        rng = random.Random(len(rows))
+        rng = random.Random(len(rows))  # noqa: S311 - seeded
         for attempt in range(_RETRY.attempts_max):
             try:
                 self.deadline.check("asking the queries")

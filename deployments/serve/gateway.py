@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-import random
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from actors.regions.divergence_watch import DivergenceWatch, watches
 from actors.runtime import names
 from actors.runtime.calls import NamedActor
 from actors.runtime.ray_environment import ONE_THREAD
-from cluster.clock import SYSTEM_CLOCK, Deadline
+from cluster.clock import SYSTEM_CLOCK, Deadline, system_rng
 from cluster.config import Settings
 from cluster.errors import Unavailable
 from cluster.store.object_store import ObjectStore
@@ -160,5 +159,5 @@ def _watch(settings: Settings, region: str, parts: RegionParts) -> DivergenceWat
         quorum_found=parts.quorum_found,
         ledger=NamedActor(names.FRONT),
         clock=SYSTEM_CLOCK,
-        rng=random.Random(),
+        rng=system_rng(),
     )
