@@ -1,4 +1,4 @@
-"""How much of the exact answer an index finds, and where it finds least.
+"""Measures how much of the exact answer an index finds, and where it finds least.
 
 An average hides a hole: an index that finds nothing beside a crowd of like vectors finds nearly
 everything on average, since nearly every row is in the crowd. So distinct vectors are counted, not

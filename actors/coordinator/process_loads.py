@@ -1,4 +1,4 @@
-"""How busy the processes are that answer a region's requests: each tells the coordinator."""
+"""The loads of the processes that answer a region's requests, as they tell the coordinator."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""How many replicas the shards of each corpus have in a region: at least what a person asked for or
-the settings say, and more where the load wants it.
+"""The number of replicas of each corpus's shards in a region: at least as many as a person or the
+settings ask for, and more where the load needs them.
 
 Every change is an entry of the log `regions/{region}/replicas/`, so that a coordinator that starts
-anew goes on with what there was. While the store is away, the numbers stay as they were known last:
-it is no reason to end a replica.
+anew goes on with what there was. While the store does not answer, the numbers stay as they were
+known last: a store that is away is no reason to end a replica.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where an embedder replica becomes a Ray actor."""
+"""Starts an embedder replica as a Ray actor."""
 
 from __future__ import annotations
 

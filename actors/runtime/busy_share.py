@@ -1,4 +1,4 @@
-"""How busy this process is."""
+"""The share of a core that this process uses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the time of a request goes."""
+"""Measures how long each step of a request takes."""
 
 from __future__ import annotations
 

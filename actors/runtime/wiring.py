@@ -1,4 +1,4 @@
-"""Where plain classes become named Ray actors. Builds make the tasks that they need themselves."""
+"""Turns plain classes into named Ray actors. Builds make their own tasks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a shard replica becomes a Ray actor."""
+"""Starts a shard replica as a Ray actor."""
 
 from __future__ import annotations
 

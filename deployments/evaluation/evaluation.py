@@ -1,4 +1,4 @@
-"""How well a corpus answers judged queries: asked over HTTP, scored by `ir_measures`.
+"""Measures how well a corpus answers judged queries, over HTTP; `ir_measures` computes the scores.
 
 All figures are of one release: the one that answered first is pinned for the rest.
 """

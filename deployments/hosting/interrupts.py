@@ -1,4 +1,4 @@
-"""How a command ends: Ctrl-C and a polite kill end it in good order, but not its clearing away."""
+"""Lets Ctrl-C and SIGTERM end a command in good order, but not interrupt its clearing away."""
 
 from __future__ import annotations
 

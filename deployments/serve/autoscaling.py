@@ -1,4 +1,4 @@
-"""How many replicas Ray Serve runs of a deployment: a number, or as many as the load asks for."""
+"""The number of replicas of a deployment of Ray Serve: fixed, or by the load."""
 
 from __future__ import annotations
 

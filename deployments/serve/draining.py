@@ -1,4 +1,4 @@
-"""How long what Ray Serve and HAProxy take out of use may go on with what it has accepted.
+"""The time in which processes that Ray Serve and HAProxy take out of use may finish their requests.
 
 A gateway that goes (fewer are needed, or it moves) stays reachable for a while, since HAProxy may
 not know yet; then it finishes its requests, of which the longest takes `TIMEOUT_S_MAX`. The same

@@ -1,4 +1,4 @@
-"""Where a gateway runs, and what follows from that: where it listens, whether it should move.
+"""The node of a gateway, which decides where the gateway listens and whether it should move.
 
 HAProxy runs on the head node. It asks the gateways there at the loopback address, and those on
 other machines at the address of their machine; so that is where each of them listens, and nowhere

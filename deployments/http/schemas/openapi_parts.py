@@ -1,4 +1,4 @@
-"""How routes are described in the OpenAPI page."""
+"""The descriptions of routes in the OpenAPI page."""
 
 from __future__ import annotations
 
