@@ -132,7 +132,8 @@ def choose(trials: Sequence[IndexTrial], asked: AutoIndex) -> tuple[IndexTrial, 
     if not fitting:
         least = min(t.memory_bytes for t in trials)
         raise InvalidArgument(
-            f"no kind fits: the smallest index takes {least} bytes", "index.memory_bytes_max"
+            f"no kind fits: the smallest index takes {least} bytes; raise it",
+            "index.memory_bytes_max",
         )
     good = [t for t in fitting if _reached(t) >= asked.target_recall]
     if good:

@@ -268,12 +268,16 @@ class Coordinator:
         try:
             self._inbox.put_nowait(request)
         except queue.Full as error:
-            raise Unavailable("the coordinator has too many requests waiting") from error
+            raise Unavailable(
+                "too many requests wait for the coordinator; try again shortly"
+            ) from error
         try:
             return request.done.result(timeout=_REQUEST_TIMEOUT_S)
         except TimeoutError as error:
             if request.done.cancel():
-                raise Unavailable("the coordinator did not come to it: no change") from error
+                raise Unavailable(
+                    "the coordinator was busy and made no change; try again"
+                ) from error
             raise OutcomeUnknown(
                 "the coordinator did not finish in time; look with `raygion release list`"
             ) from error

@@ -126,7 +126,9 @@ def _manifest(
     if kind is ModelKind.EMBEDDER:
         dimension = json.loads((folder / "config.json").read_text()).get("hidden_size")
         if not isinstance(dimension, int):
-            raise InvalidArgument(f"{name} is no text encoder: no hidden_size", "embedder")
+            raise InvalidArgument(
+                f"{name} is no text encoder: its config.json has no hidden_size", "embedder"
+            )
     return ModelManifest(
         kind=kind,
         name=name,

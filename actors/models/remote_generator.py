@@ -30,8 +30,8 @@ class RemoteGenerator:
         self._regions = peers.generators(corpus)
         if not self._regions and peers.generators(None):
             raise InvalidArgument(
-                f"its passages may not leave its regions, none of which has a language model "
-                f"(corpora.{corpus}.regions): only search is served",
+                f"the passages of {corpus!r} may not leave its regions (corpora.{corpus}.regions), "
+                "and none of these has a language model: only search is served",
                 "corpus",
             )
         if not self._regions:

@@ -299,7 +299,7 @@ class RegionalService:
         """The request for the release whose passages a majority finds, and who finds them."""
         if not request.retrieve:
             raise InvalidArgument(
-                "regions agree on passages: ask for an answer with retrieval", "consistency"
+                "`quorum` compares passages: ask for an answer with retrieval", "consistency"
             )
         search = await self.embedded(replace(request.retrieval(), demand=request.demand))
         release, regions = await self._quorum.agree(search, deadline)

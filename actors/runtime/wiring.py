@@ -104,7 +104,7 @@ def run_in_fresh_process(
     while not ray.wait([result], timeout=_LOOK_S)[0]:
         if give_up.is_set():
             ray.cancel(result, force=True)
-            raise Unavailable("nobody waits for it any more")
+            raise Unavailable("nobody waits for the result any more")
     try:
         ray.get(result)
     except RayTaskError as error:

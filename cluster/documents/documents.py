@@ -182,7 +182,8 @@ def _spelled(type_: ColumnType) -> str:
 def _check_width(num_fields: int, where: str) -> None:
     if num_fields > FIELDS_MAX:
         raise InvalidArgument(
-            f"{where}: the corpus would have more than {FIELDS_MAX} metadata fields", "metadata"
+            f"{where}: the corpus would have more than {FIELDS_MAX} metadata fields; use fewer",
+            "metadata",
         )
 
 
@@ -246,7 +247,8 @@ def _parse_field_name(name: object, place: RowPlace) -> str:
         )
     if name in RESERVED_FIELDS:
         raise InvalidArgument(
-            f"{place}: {name!r} joins conditions in a filter and cannot name a field", "metadata"
+            f"{place}: {name!r} joins conditions in a filter; give the field another name",
+            "metadata",
         )
     return name
 

@@ -65,7 +65,7 @@ class FairQueue(Generic[RequestT]):
         """
         most = self._waiting_max // 2
         if len(tokens) > most:
-            raise InvalidArgument(f"at most {most} texts at once", "texts")
+            raise InvalidArgument(f"must be at most {most}; send several requests", "texts")
         if 2 * len(tokens) > self._waiting_max - self._num_waiting:
             raise Overloaded("too many texts wait already; send fewer, or try again shortly")
         longest_first = sorted(enumerate(tokens), key=lambda text: -text[1])

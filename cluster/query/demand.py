@@ -83,7 +83,9 @@ def demand_of(
     if asked is Consistency.SESSION and session is None:
         raise InvalidArgument("is needed for `session`: the token of an earlier answer", "session")
     if asked is Consistency.EVENTUAL and session is not None:
-        raise InvalidArgument("goes with every level but `eventual`", "session")
+        raise InvalidArgument(
+            "does not go with `eventual`: leave it out, or choose another level", "session"
+        )
     if asked is Consistency.EVENTUAL:
         return EVENTUAL
     token = None if session is None else SessionToken.decode(session)
@@ -95,7 +97,7 @@ def _demand_beside_a_release(
 ) -> Demand:
     if level is not None or session is None or max_staleness_ms is not None:
         given = "consistency" if level is not None else "max_staleness_ms"
-        raise InvalidArgument("goes with no `release`: a named one is what it is", given)
+        raise InvalidArgument("does not go with `release`: give only one of the two", given)
     return Demand(session=SessionToken.decode(session))
 
 

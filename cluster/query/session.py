@@ -43,4 +43,4 @@ class SessionToken:
                 version == _VERSION and position >= 0 and not isinstance(position, bool)
             ):
                 return cls(store_id, position)
-        raise InvalidArgument("is no session token of this version", "session")
+        raise InvalidArgument("is no session token of this version; leave it out", "session")

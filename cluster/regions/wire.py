@@ -144,7 +144,7 @@ def parse_error(body: bytes, retry_after: str | None = None) -> RaygionError:
         return Unavailable("the reply is not what a region sends")
     kind = _BY_CODE.get(code)
     if kind is None or code in OWN_FAULTS:
-        return Unavailable(f"it failed ({code}): {message}")
+        return Unavailable(f"the region failed ({code}): {message}")
     if issubclass(kind, InvalidArgument):
         # On the wire the message begins with the field, which `str` will say again.
         named = None if path is None else str(path)

@@ -25,8 +25,8 @@ def earlier_release(state: LogState, number: int | None) -> Proposal:
     proposal = known_release(state, _one_before(state) if number is None else number)
     if proposal.status is not ReleaseStatus.COMMITTED:
         raise Conflict(
-            f"release {proposal.release.number} is {proposal.status}, not committed: it cannot be "
-            "gone back to"
+            f"release {proposal.release.number} is {proposal.status}, not committed; choose a "
+            "release that was committed"
         )
     return proposal
 

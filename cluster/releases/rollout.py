@@ -283,7 +283,7 @@ class Rollout:
             strangers = ", ".join(sorted(set(policy.wait_for) - set(targets)))
             raise InvalidArgument(f"is no target of the release: {strangers}", "wait_for")
         if len(set(targets)) < len(targets):
-            raise InvalidArgument("a region is named twice", "targets")
+            raise InvalidArgument("must name each region once", "targets")
         try:
             entry = Propose(
                 epoch=self.state.epoch,
@@ -356,8 +356,8 @@ class Rollout:
         ]
         if missing:
             raise Conflict(
-                f"release {number} is not loaded in: {', '.join(missing)}. Say --again to have "
-                "what it is made of prepared first, as a new release; --force to switch at once"
+                f"release {number} is not loaded in: {', '.join(missing)}. Say --again to prepare "
+                "its contents first, as a new release, or --force to switch at once"
             )
 
     def _check_prepared(self, proposal: Proposal) -> None:

@@ -182,7 +182,7 @@ def decide(
         if not known.pulse.store_id:
             return Elsewhere(Unavailable("this region is still starting; try again shortly"))
         if demand.session.store_id != known.pulse.store_id:
-            raise InvalidArgument("is of another store than this region's", "session")
+            raise InvalidArgument("is of another store than this region's; leave it out", "session")
     if release is not None:
         return asked.named(release)
     match demand.level:
@@ -221,8 +221,8 @@ class _Asked:
         assert limit_ms is not None, "a bounded demand has its bound"
         if limit_ms <= self.skew_max_ms:
             raise InvalidArgument(
-                f"must be over {self.skew_max_ms}: nothing is known to be fresher than the clocks "
-                "of the regions agree; ask for `strong`",
+                f"must be over {self.skew_max_ms}, the largest difference of the regions' clocks; "
+                "for a smaller bound, ask for `strong`",
                 "max_staleness_ms",
             )
         served = self.current()
@@ -310,10 +310,10 @@ class _Asked:
     def _check_is_in_the_log(self, floor: int) -> None:
         """A switch that a caller has seen in force was read from the log before, by some region."""
         if floor > self.known.freshness.position:
-            raise InvalidArgument("is beyond the end of the release log", "session")
+            raise InvalidArgument("is beyond the end of the release log; leave it out", "session")
         switches = self.known.view.switches
         if not switches or switches[-1].position < floor:
-            raise InvalidArgument("names no switch of the release log", "session")
+            raise InvalidArgument("names no switch of the release log; leave it out", "session")
 
 
 def _nothing_to_serve() -> Elsewhere:

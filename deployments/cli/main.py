@@ -224,7 +224,7 @@ def down(config: Config = None, region: Region = None, as_json: Json = False) ->
     if not ended and installation.region_settings.ray_address is not None:
         raise InvalidArgument(
             "this region runs on a Ray cluster that was not started from here; "
-            "end that in the way in which it was started",
+            "end that cluster in the way in which it was started",
             "region",
         )
     if as_json:

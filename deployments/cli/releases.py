@@ -271,7 +271,7 @@ def rollback(
     from deployments.hosting import region_host, release_commands
 
     if again and force:
-        raise InvalidArgument("goes not with --again, which prepares it first", "force")
+        raise InvalidArgument("does not go with --again, which prepares the release first", "force")
     installation = leading(config, region, store)
     region_host.join(installation)
     if again:

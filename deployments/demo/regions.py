@@ -133,7 +133,7 @@ def _check(installation: Installation, regions: int) -> None:
         raise InvalidArgument("the demo starts Ray clusters of its own; unset it", "ray_address")
     if "://" in installation.settings.store.url:
         raise InvalidArgument(
-            "the demo cuts a region off from the store, for which that must be a folder", "store"
+            "must be a folder, since the demo cuts a region off from the store", "store"
         )
     if not SOURCE.is_file():
         raise NotFound("the demo's corpus comes with the repository: run it from a clone of it")

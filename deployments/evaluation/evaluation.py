@@ -109,7 +109,9 @@ def _parse_measure(name: str, top_k: int) -> Measure:
         raise InvalidArgument(f"{name!r} needs a package that is not installed", "metric")
     cutoff = measure.params.get("cutoff", top_k)
     if not 1 <= cutoff <= top_k:
-        raise InvalidArgument(f"{name!r} looks at {cutoff} hits of {top_k}; see --top-k", "metric")
+        raise InvalidArgument(
+            f"{name!r} looks at {cutoff} hits of {top_k}; raise --top-k", "metric"
+        )
     return measure
 
 

@@ -269,7 +269,7 @@ class _Routes:
         """
         summary, age_s = await self._summary.last()
         if summary.release is None:
-            raise Unavailable("this region has no release to serve yet")
+            raise Unavailable("this region has no release to serve yet; try again shortly")
         if not _able_to_answer(summary):
             raise Unavailable("this region lacks shards of its current release; see /v1/status")
         return json_response(render_ready(age_s))

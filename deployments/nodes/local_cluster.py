@@ -268,7 +268,7 @@ def find_local_cluster(run_dir: Path) -> LocalCluster | None:
 def _end_remains(run_dir: Path) -> None:
     if previous := find_local_cluster(run_dir):
         if previous.is_alive():
-            raise Conflict(f"cluster {previous.name} already runs from {run_dir}")
+            raise Conflict(f"cluster {previous.name} already runs from {run_dir}; end it first")
         previous.stop()
 
 

@@ -201,7 +201,7 @@ class NodeStarter:
         if found.is_alive():
             raise Conflict(
                 f"this machine serves region {found.region!r} of {found.config}; "
-                "end that with `raygion down` first"
+                "end that region with `raygion down` first"
             )
         return found
 

@@ -41,6 +41,7 @@ from cluster.shards.index_parameters import IndexParameters
 from cluster.store.identity import store_identity
 from cluster.store.numbered_log import NumberedLog
 from cluster.store.object_store import ObjectStore, open_store
+from tests.support.waiting import wait_for
 
 WAIT_S = 30.0
 SETTINGS = Settings(regions={"local": RegionSettings(), "elsewhere": RegionSettings()})
@@ -111,18 +112,10 @@ def coordinator(
     monkeypatch.setattr("actors.coordinator.coordinator._REFRESH_TIMEOUT_S", WAIT_S)
     opened = cast(ObjectStore, door)
     coordinator = Coordinator(SETTINGS, "local", opened, tmp_path, Deployer(), "cluster")
-    wait_until(lambda: coordinator.log_state().leader == "local")
+    wait_for(lambda: coordinator.log_state().leader == "local")
     yield coordinator
     coordinator.stop()
     door.open.set()
-
-
-def wait_until(predicate: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + WAIT_S
-    pause = threading.Event()
-    while not predicate():
-        assert time.monotonic() < deadline_s
-        pause.wait(0.01)
 
 
 def now_ms() -> int:
@@ -156,7 +149,7 @@ def test_a_refresh_reads_what_was_there_when_it_was_asked_for(
 def test_the_pulse_tells_of_the_store_and_the_regions(
     coordinator: Coordinator, store: ObjectStore
 ) -> None:
-    wait_until(lambda: coordinator.pulse("p", 0.0, frozenset()).store_id != "")
+    wait_for(lambda: coordinator.pulse("p", 0.0, frozenset()).store_id != "")
     pulse = coordinator.refresh()
     assert pulse.store_id == store_identity(store)
     assert set(pulse.regions) == {"local"}
@@ -175,7 +168,7 @@ def test_without_the_store_freshness_stands_still_and_a_refresh_fails_at_once(
         coordinator.refresh()
     assert coordinator.pulse("p", 0.0, frozenset()).freshness == stood
     door.shut = False
-    wait_until(lambda: coordinator.pulse("p", 0.0, frozenset()).freshness.read_ms > stood.read_ms)
+    wait_for(lambda: coordinator.pulse("p", 0.0, frozenset()).freshness.read_ms > stood.read_ms)
     coordinator.refresh()
 
 
@@ -195,15 +188,13 @@ def test_an_entry_that_cannot_be_read_is_told_and_nothing_is_changed(
     assert coordinator.log_state().leader == "local"
 
 
-def test_a_store_that_hangs_is_given_up_after_two_seconds(
+def test_a_store_that_hangs_is_given_up(
     coordinator: Coordinator, door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("actors.coordinator.coordinator._REFRESH_TIMEOUT_S", 2.0)
+    monkeypatch.setattr("actors.coordinator.coordinator._REFRESH_TIMEOUT_S", 0.05)
     door.open.clear()
-    began_s = time.monotonic()
     with pytest.raises(Unavailable, match="not read in time"):
         coordinator.refresh()
-    assert 1.5 < time.monotonic() - began_s < WAIT_S
     monkeypatch.setattr("actors.coordinator.coordinator._REFRESH_TIMEOUT_S", WAIT_S)
     door.open.set()
     coordinator.refresh()
@@ -247,7 +238,7 @@ def test_what_is_begun_and_not_finished_in_time_may_be_done(
         with pytest.raises(OutcomeUnknown):
             asked.result(WAIT_S)
     may_end.set()
-    wait_until(lambda: coordinator.log_state().open_proposal() is None)
+    wait_for(lambda: coordinator.log_state().open_proposal() is None)
 
 
 def test_a_trouble_that_stays_is_logged_once(
@@ -334,7 +325,7 @@ def claimed(store: ObjectStore) -> list[tuple[str, ...]]:
 
 def test_a_release_is_loaded_and_served(coordinator: Coordinator, store: ObjectStore) -> None:
     number = coordinator.propose(published(store), ("local",), True, None)
-    wait_until(lambda: coordinator.status().healthy)
+    wait_for(lambda: coordinator.status().healthy)
     assert coordinator.status().release == number
     assert coordinator.view(None, 0.0).releases.keys() == {number}
 
@@ -353,14 +344,14 @@ def test_why_a_release_cannot_be_loaded_is_told(
 
     monkeypatch.setattr(ReleaseLoader, "load", fail)
     coordinator.propose(published(store), ("local",), True, None)
-    wait_until(lambda: told().startswith("RuntimeError: no worker"))
+    wait_for(lambda: told().startswith("RuntimeError: no worker"))
     # What may pass is tried again, and what does not ends it.
     errors.pop(0)
-    wait_until(lambda: told() == "the store timed out")
-    wait_until(lambda: coordinator.failures(1) == {"local": "the store timed out"})
+    wait_for(lambda: told() == "the store timed out")
+    wait_for(lambda: coordinator.failures(1) == {"local": "the store timed out"})
     assert coordinator.log_state().open_proposal() is not None
     errors[0] = Corrupt("bad bytes")
-    wait_until(lambda: coordinator.log_state().open_proposal() is None)
+    wait_for(lambda: coordinator.log_state().open_proposal() is None)
     assert coordinator.log_state().aborted(1) == {1: "bad bytes"}
 
 

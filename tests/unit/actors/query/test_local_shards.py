@@ -113,11 +113,9 @@ def corpus_of(view: RegionView, number: int = 1) -> CorpusView:
 
 
 async def until_open(local: LocalShards, corpus: CorpusView, shard: int) -> None:
-    for _ in range(2000):
-        if local.replica(corpus, shard) is not None:
-            return
-        await asyncio.sleep(0.01)
-    pytest.fail(f"shard {shard} was not opened")
+    name = f"open {corpus.corpus}"
+    await asyncio.gather(*(task for task in asyncio.all_tasks() if task.get_name() == name))
+    assert local.replica(corpus, shard) is not None, f"shard {shard} was not opened"
 
 
 def query(version: str, row: int) -> ShardQuery:

@@ -11,7 +11,6 @@ import signal
 import stat
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +23,7 @@ from cluster.errors import OutcomeUnknown, Unavailable
 from cluster.store import local_store
 from cluster.store.local_store import LocalStore
 from cluster.store.numbered_log import put_or_get
+from tests.support.waiting import wait_for
 
 ROOT = Path(__file__).parents[4]
 
@@ -31,7 +31,6 @@ UPLOAD = """
 import sys
 from pathlib import Path
 from cluster.store.local_store import LocalStore
-from cluster.store.numbered_log import put_or_get
 LocalStore(Path(sys.argv[1])).upload_if_absent("folder/file", Path(sys.argv[2]), "0" * 64)
 """
 
@@ -45,7 +44,7 @@ def test_a_writer_killed_halfway_leaves_nothing_to_see(tmp_path: Path) -> None:
         source.write(b"x" * (2 * local_store.CHUNK_BYTES))
         source.flush()
         temp_folder = root / local_store.TEMP_FOLDER
-        wait_until(lambda: sum(file.stat().st_size for file in temp_folder.iterdir()) > 0)
+        wait_for(lambda: sum(file.stat().st_size for file in temp_folder.iterdir()) > 0)
         writer.send_signal(signal.SIGKILL)
         writer.wait(timeout=10)
     store = LocalStore(root)
@@ -59,14 +58,6 @@ def test_a_writer_killed_halfway_leaves_nothing_to_see(tmp_path: Path) -> None:
     assert not leftover.exists()
     store.put_if_absent("folder/file", b"whole")
     assert store.get("folder/file") == b"whole"
-
-
-def wait_until(holds: Callable[[], bool], timeout_s: float = 20.0) -> None:
-    pause = threading.Event()
-    deadline_s = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < deadline_s
-        pause.wait(0.01)
 
 
 def test_a_failing_write_leaves_nothing_behind(

@@ -11,17 +11,21 @@ import pytest
 ROOT = Path(__file__).resolve().parents[4]
 # What the interpreter waits for and runs at its end, and a destructor that would abort the process.
 SCRIPT = """
-import atexit, ctypes, sys, threading, time
+import atexit, ctypes, sys, threading
 from concurrent.futures import ThreadPoolExecutor
 from deployments.hosting.interrupts import end_process
 
-def late(text, wait_s=0.0):
-    time.sleep(wait_s)
+ending = threading.Event()
+
+def late(text, begin):
+    begin()
     print(text)
 
-atexit.register(late, "at exit")
-threading.Thread(target=late, args=("thread", 0.2)).start()
-ThreadPoolExecutor(1).submit(late, "pool", 0.4)
+atexit.register(print, "at exit")
+threading.Thread(target=late, args=("thread", threading.main_thread().join)).start()
+ThreadPoolExecutor(1).submit(late, "pool", ending.wait)
+# The interpreter calls it first, then waits for pools, and then for other threads.
+threading._register_atexit(ending.set)
 libc = ctypes.CDLL(None)
 libc.__cxa_atexit(ctypes.cast(libc.abort, ctypes.c_void_p), None, None)
 sys.stdout.write("no line break")
@@ -38,4 +42,4 @@ def test_all_is_done_but_native_destructors(how: str, status: int) -> None:
     )
     assert done.returncode == status
     if how == "at once":
-        assert done.stdout.split("\n") == ["no line breakthread", "pool", "at exit", ""]
+        assert done.stdout.split("\n") == ["no line breakpool", "thread", "at exit", ""]

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from deployments.nodes.marked_processes import (
     end_marked_processes,
     marked_processes,
 )
+from tests.support.waiting import wait_for
 
 MARKER = "of the watch's test"
 
@@ -71,9 +71,7 @@ def autoscaler(tmp_path: Path) -> Iterator[int]:
     program.write_text("import time; time.sleep(1000)")
     env = {**os.environ, MARKER_VARIABLE: MARKER}
     process = subprocess.Popen([sys.executable, program], env=env)
-    deadline_s = time.monotonic() + 10
-    while not marked_processes(MARKER) and time.monotonic() < deadline_s:
-        time.sleep(0.01)
+    wait_for(lambda: marked_processes(MARKER))
     yield process.pid
     end_marked_processes(MARKER, timeout_s=10)
     process.wait()
