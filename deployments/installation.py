@@ -64,7 +64,7 @@ class Installation:
 
     @property
     def cache_folder(self) -> Path:
-        """Where the nodes keep their copies of artifacts."""
+        """Folder in which the nodes keep their copies of artifacts."""
         return self.settings.state_folder / "cache"
 
     @property

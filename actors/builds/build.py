@@ -269,7 +269,7 @@ class _ShardBuilder:
 
 
 def _embedding_actors(num_passages: int) -> int:
-    """How many actors embed side by side, each with the model and a CPU of its own.
+    """Number of actors that embed side by side, each with the model and a CPU of its own.
 
     More actors of one thread are quicker than more threads, as far as there are cores and blocks
     for them. One logical CPU is left to the tasks that read for them; without it the pipeline would

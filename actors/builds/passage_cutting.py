@@ -110,7 +110,7 @@ def _read(corpus: CorpusManifest, read: Any) -> ray.data.Dataset:
 def _accepted(
     long: list[dict[str, Any]], num_passages: int, tokens_max: int, settings: ChunkSettings
 ) -> int:
-    """How many of the passages are long."""
+    """Number of passages that are too long. Raises InvalidArgument where these are refused."""
     if long and settings.long_passages is LongPassages.REFUSE:
         longest = sorted(long, key=lambda row: (-row["tokens"], row["id"]))[:_EXAMPLES_MAX]
         examples = ", ".join(f"{row['id']!r} ({row['tokens']:,} tokens)" for row in longest)

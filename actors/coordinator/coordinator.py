@@ -125,8 +125,8 @@ class Coordinator:
             return self._view
 
     def pulse(self, process: str, busy_share: float, releases: frozenset[int]) -> Pulse:
-        """How current this region is, as known now; takes in how busy the caller's process was, and
-        the releases that it uses.
+        """The pulse as known now. Takes in the load of the caller's process, and the releases that
+        the process uses.
         """
         self._loads.tell(process, busy_share)
         self._releases.tell(process, releases)
@@ -326,7 +326,7 @@ class Coordinator:
         self._store_id = store_identity(self._store)
 
     def _attempt(self, action: Callable[[], None]) -> bool:
-        """Whether it went well; what failed is taken up again by the next step."""
+        """True when the action succeeded. The next step tries an action that failed again."""
         try:
             action()
         except Fenced as error:

@@ -64,9 +64,9 @@ class _Known:
     `node` is the id of the node on which it runs.
     """
     idle_since_s: float | None = None
-    """Since when it does not do all of its work."""
+    """Time since which the member does not do all of its work."""
     left_s: float | None = None
-    """When it was found to be one too many."""
+    """Time at which the member was found to be one too many."""
 
 
 class Fleet:
@@ -79,7 +79,7 @@ class Fleet:
         """Members by group and by name."""
         self._nodes: Mapping[str, str] = {}
         self._seen_s: dict[str, float] = {}
-        """When each node that is alive was first seen."""
+        """Time at which each node that is alive was first seen."""
         self._avoided_until_s: dict[str, float] = {}
         self._lock = threading.RLock()
         """Held while members come and go."""

@@ -19,7 +19,7 @@ class LogReadings:
         self._complete = 0
         """The last reading that came to the end of the log."""
         self._reason = ""
-        """Why the last one did not, as far as it is known."""
+        """The reason why the last reading did not come to the end, as far as it is known."""
 
     def next(self) -> int:
         """The number of the next reading that begins: what to wait for."""

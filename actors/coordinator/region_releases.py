@@ -170,7 +170,7 @@ class RegionReleases:
 
 
 def _reason(error: Exception) -> str:
-    """Why a release cannot be prepared, as it is told to people and goes into the release log."""
+    """The reason why a release cannot be prepared, in the words for people and the release log."""
     if isinstance(error, RaygionError):
         return str(error)
     told = textwrap.shorten(f"{type(error).__name__}: {error}", _REASON_CHARS_MAX)

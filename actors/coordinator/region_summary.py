@@ -87,7 +87,7 @@ def _release(release: ReleaseView, num_serving: Callable[[CorpusView], int]) -> 
 
 
 def pulse_of(rollout: Rollout, freshness: Freshness, store_id: str) -> Pulse:
-    """How current the region is, and what all regions told of themselves last."""
+    """The pulse: how current the region is, and the last heartbeats of all regions."""
     state = rollout.state
     return Pulse(
         freshness=freshness,

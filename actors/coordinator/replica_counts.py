@@ -111,9 +111,9 @@ class ReplicaCounts:
             return self._writing
 
     def load(self) -> float:
-        """How busy the replicas of the busiest corpus were lately, on average; in [0, 1].
+        """The recent average load of the replicas of the busiest corpus, in [0, 1].
 
-        Waits for nothing: heartbeats tell of it.
+        Waits for nothing, since the load goes into heartbeats.
         """
         return max(self._busy_shares.values(), default=0.0)
 

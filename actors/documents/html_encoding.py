@@ -42,7 +42,7 @@ _CODECS = {
     "x-user-defined": "windows-1252",
 }
 _WINDOWS_31J = "windows-31j"
-"""How this module handles errors of decoding."""
+"""Name of the handler of decoding errors."""
 
 
 def decode_html(data: bytes) -> str:

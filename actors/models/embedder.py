@@ -30,7 +30,7 @@ _PROBED_TOKENS = (8, 32, 128)
 
 
 class Pooling(StrEnum):
-    """How the vectors of a text's tokens become one."""
+    """The way in which the vectors of a text's tokens become one vector."""
 
     MEAN = "mean"
     CLS = "cls"
@@ -43,7 +43,7 @@ class TextEmbedder(Protocol):
     def dimension(self) -> int: ...
 
     def tokens_at_most(self, text: str) -> int:
-        """How much there is to compute for a text: no less than its tokens, and told at once."""
+        """Upper bound on the number of tokens to compute for a text, which is known at once."""
         ...
 
     def embed_in_parts(self, texts: Sequence[str]) -> Iterator[Float32Array | None]:

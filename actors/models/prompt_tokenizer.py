@@ -64,7 +64,7 @@ class FolderTokenizer:
         return ids
 
     def count(self, messages: tuple[ChatMessage, ...]) -> int:
-        """How many tokens `encode` gives."""
+        """Number of tokens that `encode` gives."""
         return len(self.encode(messages))
 
     def truncate(self, text: str, tokens_max: int) -> str:

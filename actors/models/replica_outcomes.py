@@ -98,7 +98,7 @@ class ReplicaOutcomes:
         return attempt.replica_id if attempt else None
 
     def waited_s(self, attempt_id: str) -> float:
-        """How long ago the replica accepted the attempt; 0 when none has."""
+        """Time since a replica accepted the attempt; 0 when none has."""
         with self._lock:
             attempt = self._attempts.get(attempt_id)
             return self._clock.monotonic_s() - attempt.routed_s if attempt else 0.0

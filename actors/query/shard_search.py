@@ -92,7 +92,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patience:
-    """How long a search waits for shards that may be missing."""
+    """The time for which a search waits for shards that may be missing."""
 
     waits_s: float
     """Time from the request's arrival."""
@@ -118,7 +118,7 @@ class _Asked:
     patience: Patience | None
 
     def ends_s(self) -> float:
-        """When it is to be answered, with what is there by then."""
+        """Time at which the search is answered with the shards that have answered by then."""
         if self.patience is None:
             return self.deadline.at_s
         return self.patience.ends_s(self.deadline)
@@ -228,14 +228,15 @@ class ShardSearch:
         )
 
     def _until(self, kind: SearchKind, asked: list[_Asked]) -> Deadline:
-        """How long the shards are waited for: as long as any search of the batch has time, or where
-        shards may be missing, until the first of them is to be answered."""
+        """The deadline of the shards' answers: as long as any search of the batch has time, or,
+        where shards may be missing, until the first search of the batch has to be answered.
+        """
         moments_s = [one.ends_s() for one in asked]
         return Deadline(max(moments_s) if kind.patience is None else min(moments_s), self._clock)
 
 
 def _late_after_s(kind: SearchKind) -> float:
-    """When a batch has taken longer than those shards do that answer."""
+    """Time after which a batch has taken longer than shards that answer usually take."""
     expected = (route.replicas.late_after_s() for route in kind.shards)
     return max((s for s in expected if s is not None), default=_LATE_AFTER_S)
 

@@ -164,7 +164,7 @@ class ViewFollower:
             self._known = self._known.with_pulse(pulse)
 
     async def _read(self, before: asyncio.Task[str] | None) -> str:
-        """Why it failed; empty when it did not."""
+        """Reads once. Returns the reason of a failure, and an empty string for success."""
         if before is not None:
             await asyncio.wait([before])
         self._reading, self._next_reading = self._next_reading, None

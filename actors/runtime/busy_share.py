@@ -8,7 +8,7 @@ from cluster.clock import SYSTEM_CLOCK
 
 
 class BusyShare:
-    """How much of one core this process used, between one look and the next."""
+    """Measures the share of one core that this process used between two looks."""
 
     def __init__(
         self,

@@ -77,7 +77,7 @@ class _Opened:
     busy_s: float = 0.0
     """Time spent on searches that have ended."""
     begun_s: list[float] = field(default_factory=list)
-    """When the searches that are under way began: one on the event loop, others in threads."""
+    """Begin of each search under way: one runs on the event loop, the others in threads."""
     costs_s: dict[tuple[SearchEffort, int], float] = field(default_factory=dict)
     """Least recent cost of one vector, by effort and the power of two above `top_k`."""
 
@@ -89,8 +89,8 @@ class _Opened:
         return self.busy_s + sum(now_s - each_s for each_s in begun_s)
 
     def expected_s(self, query: ShardQuery) -> float:
-        """How long the search will take; a filter may take any time, and so may the comparison with
-        all rows that a weak query falls back to.
+        """Expected time of the search. It is infinite with a filter, which may take any time, and
+        where a weak query may fall back to a comparison with many rows.
         """
         elements = self.index.num_rows * self.index.dimension
         may_scan = self.parameters.fallback and elements > _BRIEF_SCAN_ELEMENTS

@@ -19,7 +19,7 @@ class SwitchSeen:
     at_ms: int
     """The moment that the release log names."""
     first_reply_ms: Mapping[str, float]
-    """When the first reply by the release came from each region."""
+    """Time of the first reply by the release, for each region."""
     queries: int
     failed: int
 

@@ -23,7 +23,7 @@ _WAIT_S = 0.02
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """How one query ended. Moments are of this machine's clocks."""
+    """The end of one query. Times are of this machine's clocks."""
 
     asked: str
     """Asker that sent the request."""
@@ -108,7 +108,7 @@ class Traffic:
         self.wait_for(seen, "replies", timeout_s)
 
     def switched_ms(self, name: str, release: int, since_ms: float) -> float | None:
-        """When the first reply by the release came to this asker, of those asked since then."""
+        """Time of the asker's first reply by the release, of the requests sent since `since_ms`."""
         came = (r.came_ms for r in self.of(name) if r.release == release and r.asked_ms >= since_ms)
         return next(came, None)
 

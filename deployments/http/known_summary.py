@@ -29,7 +29,7 @@ class KnownSummary:
         self._timeout_s = timeout_s
         self._asking: asyncio.Task[None] | None = None
         self._ended_s = float("-inf")
-        """When the last call ended, well or not."""
+        """Time at which the last call ended, with or without success."""
         self._failure: Exception | None = None
         """Failure of the last call."""
         self._last: RegionSummary | None = None

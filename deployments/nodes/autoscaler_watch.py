@@ -67,7 +67,7 @@ class AutoscalerWatch:
         self._command: list[str] = []
         self._environment: dict[str, str] = {}
         self._since_s: dict[str, float] = {}
-        """When each machine that is given up now was first seen so."""
+        """Time at which each machine that is given up now was first seen given up."""
         self._rests_until_s = 0.0
 
     def look(self, now_s: float) -> bool:

@@ -57,7 +57,7 @@ class PortBlock:
 
     @property
     def http(self) -> int:
-        """Where Serve answers when the caller asked for no port of his own."""
+        """Port at which Serve answers when the caller asked for no other."""
         return self.base + 7
 
     @property

@@ -175,7 +175,7 @@ def _ingress_env(folder: Path) -> dict[str, str]:
 
 
 def _haproxy_env(folder: Path) -> dict[str, str]:
-    """Where Serve keeps HAProxy's files: below `folder`, for each node in a folder of its own."""
+    """The environment by which Serve keeps HAProxy's files below `folder`, apart for each node."""
     return {
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),

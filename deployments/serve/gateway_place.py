@@ -66,8 +66,7 @@ class GatewayPlace:
 
     @property
     def gateways_least(self) -> int:
-        """How many gateways there should be in any case, by the number of machines that the region
-        has as far as is known."""
+        """Number of gateways that should run at any load, by the known number of machines."""
         return self._endpoint.gateways_least(self._order.machines)
 
     @property

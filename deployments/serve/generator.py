@@ -41,7 +41,7 @@ START_TIMEOUT_S = 600.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GeneratorSpec:
-    """How one model version is served.
+    """The plan by which one model version is served.
 
     Without `accelerator_type` a replica runs on `cpus_per_replica` CPUs; with it, on
     `tensor_parallel_size` accelerators of that type, as Ray names them ("H100", "L4").

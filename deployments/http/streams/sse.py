@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class StreamFormat(Protocol):
-    """How events look on the wire."""
+    """The format of events on the wire."""
 
     def event(self, event: AnswerEvent) -> bytes: ...
 
