@@ -50,7 +50,7 @@ def kill(region: WatchedRegion, victim: str) -> Death:
 
     cluster = region.cluster
     assert cluster is not None
-    wait_until(is_answered, "an answer", _AWAY_S_MAX)
+    wait_until(lambda: is_answered() and region.is_settled(), "an answer", _AWAY_S_MAX)
     os.kill(_pid_of(cluster, victim), signal.SIGKILL)
     started_s = time.monotonic()
     wait_until(lambda: not is_answered(), "the region's end", _AWAY_S_MAX)

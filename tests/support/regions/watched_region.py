@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import psutil
 
 from deployments.nodes.local_cluster import LocalCluster, find_local_cluster
 from deployments.nodes.ports import find_port_block
@@ -51,6 +52,10 @@ class WatchedRegion:
     @property
     def cluster(self) -> LocalCluster | None:
         return find_local_cluster(self._folder / ".raygion" / "regions" / "here")
+
+    def is_settled(self) -> bool:
+        """Whether the watch has nothing under way to bring the region up."""
+        return not psutil.Process(self.process.pid).children()
 
     def ask(self) -> bool | None:
         """Whether a search finds what it must; None when it is not answered."""
