@@ -29,7 +29,17 @@ def client(shared_region: LiveRegion) -> Iterator[openai.OpenAI]:
 
 
 def test_it_lists_the_models(client: openai.OpenAI) -> None:
-    assert [model.id for model in client.models.list()] == ["raygion", STARTER_GENERATOR]
+    names = [model.id for model in client.models.list()]
+    assert (names[0], names[-1]) == ("raygion", STARTER_GENERATOR)
+    corpora = names[1:-1]
+    assert "raygion/xquad" in corpora
+    assert all(name.startswith("raygion/") for name in corpora)
+
+
+def test_a_corpus_is_chatted_with_by_the_name_of_the_model_alone(client: openai.OpenAI) -> None:
+    reply = client.chat.completions.create(model="raygion/xquad", messages=ASKED, max_tokens=16)
+    assert reply.model == "raygion/xquad"
+    assert (reply.model_extra or {})["raygion"]["citations"][0]["id"] == PARAGRAPH
 
 
 def test_it_chats_with_retrieval(client: openai.OpenAI, shared_region: LiveRegion) -> None:
