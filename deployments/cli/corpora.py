@@ -97,13 +97,13 @@ def show_corpus(
         "position",
         "kind",
         "shards",
-        "recall@10",
+        "recall",
         "least",
-        "differs in",
-        "releases",
+        "changed",
+        "release",
     )
     rows = [_index_row(index) for index in line.indexes]
-    out.print(table("Index versions", columns, rows))
+    out.print(table("Index versions, with their recall@10", columns, rows))
     if holes := [_hole_row(index, hole) for index in line.indexes for hole in index.holes]:
         heads = ("index", "shard", "queries", "crowding", "recall@10", "best hit found")
         out.print(table("Queries for which much less is found than on average", heads, holes))
@@ -183,17 +183,18 @@ def _what_goes(line: CorpusLine) -> str:
 def _index_row(index: IndexLine) -> tuple[object, ...]:
     by = "" if index.partition_by is None else f" by {index.partition_by}"
     differences = [
-        *([] if index.has_latest_documents else ["documents"]),
+        *([] if index.has_latest_documents else ["content"]),
         *([] if index.has_present_settings else ["settings"]),
     ]
     return (
         index.version[:SHORT],
         index.position,
-        f"{index.kind} {index.metric}{by}",
+        # On two lines, so that the table fits a terminal of 80 columns.
+        f"{index.kind}\n{index.metric}{by}",
         index.shards,
         f"{index.recall_at_10:.3f}",
         share(index.recall_at_10_least),
-        " and ".join(differences) or "nothing",
+        "\n".join(differences) or "nothing",
         ", ".join(map(str, index.releases)) or "none",
     )
 
