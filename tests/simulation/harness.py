@@ -191,7 +191,7 @@ class World:
     def unsettled(self) -> list[str]:
         """What is not as it must become once nothing disturbs any more."""
         length = self.objects.log_length()
-        problems = []
+        problems = [f"{n} writes are still on their way"] if (n := self.weather.late_writes) else []
         currents = set()
         for region in self.regions.values():
             incarnation = region.coordinator

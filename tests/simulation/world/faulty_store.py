@@ -74,6 +74,8 @@ class Weather:
     """How often an operation is the last one of its process, before or after its effect."""
     barred: set[str] = field(default_factory=set)
     """The processes whose writes hardly get through, and whose reads often fail."""
+    late_writes: int = 0
+    """Writes on their way that nobody waits for."""
 
     def clear_up(self) -> None:
         self.fault_share = self.crash_share = 0.0
@@ -178,6 +180,10 @@ class FaultyStore:
             now_s = self._network.scheduler.now_s
             return effect(Write(now_s, path, data, self._process.name))
 
+        def arrive() -> None:
+            self._weather.late_writes -= 1
+            take_effect()
+
         fault = ""
         if self._barred() and self._rng.random() < 0.95:
             fault = self._rng.choice(_FAULTS_UNDER_WAY)
@@ -185,7 +191,8 @@ class FaultyStore:
             fault = self._rng.choice(_FAULTS)
         if fault == "late":
             # Under way for long: it may land when nobody, its writer least of all, expects it.
-            self._network.scheduler.after(self._rng.uniform(0.1, 20.0), take_effect)
+            self._weather.late_writes += 1
+            self._network.scheduler.after(self._rng.uniform(0.1, 20.0), arrive)
         try:
             self._travel(self._region, STORE)
         except Unavailable as error:
