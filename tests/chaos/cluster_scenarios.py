@@ -15,7 +15,7 @@ import psutil
 from deployments.nodes.local_cluster import LocalCluster
 from tests.chaos.region import ChaosRegion, nodes_of_replicas
 from tests.chaos.scenario import Scenario
-from tests.support.regions.search_region import wait_until
+from tests.support.waiting import wait_until
 
 _GONE_S = 1.0
 """How long requests may be lost that met a HAProxy which had just died."""

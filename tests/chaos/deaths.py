@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 
 from deployments.nodes.local_cluster import LocalCluster
-from tests.support.regions.search_region import wait_until
 from tests.support.regions.watched_region import WatchedRegion, watched_region
+from tests.support.waiting import wait_until
 
 DEATHS = "death of the region"
 _VICTIMS = ("gcs_server", "raylet")

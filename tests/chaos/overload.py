@@ -15,7 +15,8 @@ import orjson
 
 from bench.load.client import Load, LoadGenerator, http_request, quantile_of, run_load
 from tests.chaos.open_load import Answered, OpenLoad, run_open_load
-from tests.support.regions.search_region import CORPUS, TOP_K, SearchRegion, wait_until
+from tests.support.regions.search_region import CORPUS, TOP_K, SearchRegion
+from tests.support.waiting import wait_until
 
 OVERLOAD = "overload"
 _CLIENTS = (64, 128, 192)

@@ -31,8 +31,8 @@ from tests.support.regions.search_region import (
     SearchRegion,
     search_region,
     search_settings,
-    wait_until,
 )
+from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 XQUAD = ROOT / "tests" / "data" / "xquad_small" / "xquad_small.json"

@@ -28,7 +28,8 @@ from tests.chaos.scenario import Scenario
 from tests.chaos.scenarios import NOT_POSSIBLE, SCENARIOS
 from tests.chaos.steady_load import SteadyLoad
 from tests.support.redis_server import REDIS
-from tests.support.regions.search_region import search_region, search_settings, wait_until
+from tests.support.regions.search_region import search_region, search_settings
+from tests.support.waiting import wait_until
 
 _REPORT = ROOT / ".raygion" / "chaos.md"
 

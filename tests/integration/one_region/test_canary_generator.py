@@ -23,7 +23,7 @@ from deployments.hosting import release_commands
 from deployments.nodes.local_cluster import find_local_cluster
 from tests.support.regions.canary_region import UserLoad, is_tried_on
 from tests.support.regions.region_fixture import MODEL_FOLDER, LiveRegion, posted
-from tests.support.regions.search_region import wait_until
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 

@@ -21,8 +21,8 @@ from tests.support.regions.search_region import (
     Reply,
     SearchRegion,
     replica_status,
-    wait_until,
 )
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 

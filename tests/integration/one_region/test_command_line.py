@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from deployments.cli.main import app
 from deployments.nodes.local_cluster import LocalCluster, find_local_cluster
 from deployments.nodes.ports import find_port_block, is_answered
-from tests.support.regions.search_region import wait_until
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 

@@ -30,7 +30,7 @@ from cluster.releases.entries import ReleaseContents, ReleaseStatus
 from cluster.store.object_store import open_store
 from deployments.hosting import release_commands
 from tests.support.regions.region_fixture import FLAT, TINY, LiveRegion, build, ingest
-from tests.support.regions.search_region import wait_until
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.integration
 

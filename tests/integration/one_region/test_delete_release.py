@@ -37,8 +37,8 @@ from tests.support.regions.search_region import (
     Vectors,
     replica_status,
     search_region,
-    wait_until,
 )
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 RAYGION = str(Path(sys.executable).with_name("raygion"))

@@ -27,8 +27,8 @@ from tests.support.regions.search_region import (
     replica_status,
     search_region,
     search_settings,
-    wait_until,
 )
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 

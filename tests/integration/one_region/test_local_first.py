@@ -21,8 +21,8 @@ from tests.support.regions.search_region import (
     SearchRegion,
     replica_status,
     search_region,
-    wait_until,
 )
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 ALL_REPLICAS = [names.replica(CORPUS, s, r) for s in range(SHARDS) for r in range(REPLICAS)]

@@ -21,7 +21,7 @@ from tests.support.regions.region_fixture import (
     LiveRegion,
     posted,
 )
-from tests.support.regions.search_region import wait_until
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.integration
 

@@ -24,7 +24,7 @@ from cluster.vectors.metric import Metric
 from deployments.hosting import release_commands
 from deployments.installation import Installation
 from tests.support.regions.region_fixture import LiveRegion, build, ingest
-from tests.support.regions.search_region import wait_until
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.integration
 

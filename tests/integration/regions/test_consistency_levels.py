@@ -18,7 +18,7 @@ from cluster.generation.prompt import PromptTemplate
 from cluster.query.session import SessionToken
 from deployments.hosting import release_commands
 from tests.support.regions.region_fixture import REGION, LiveRegion, posted
-from tests.support.regions.search_region import wait_until
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.integration
 

@@ -19,7 +19,8 @@ from cluster.regions.site import RegionSite
 from cluster.store.object_store import open_store
 from cluster.vectors.checks import normalized
 from tests.support.regions.regions_fixture import REGIONS, ThreeRegions, regions_settings, running
-from tests.support.regions.search_region import CORPUS, wait_until
+from tests.support.regions.search_region import CORPUS
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300)]
 

@@ -15,7 +15,7 @@ from cluster.errors import RaygionError
 from cluster.releases.entries import ReleaseStatus
 from tests.support.regions.driven_regions import COORDINATOR
 from tests.support.regions.regions_fixture import REGIONS, ThreeRegions, three_regions
-from tests.support.regions.search_region import wait_until
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
 

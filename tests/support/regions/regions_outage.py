@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from tests.support.regions.regions_fixture import REGIONS, ThreeRegions
-from tests.support.regions.search_region import wait_until
+from tests.support.waiting import wait_until
 
 STALE_MS, BOUND_MS, FRESH_MS = 5_000, 1_500, 3_000
 

@@ -39,6 +39,7 @@ from cluster.vectors.metric import Metric
 from deployments.installation import Installation
 from deployments.nodes.local_cluster import LocalCluster, find_local_cluster
 from deployments.nodes.ports import find_port_block
+from tests.support.waiting import wait_until
 
 T = TypeVar("T")
 REGION = "testland"
@@ -49,15 +50,6 @@ DIMENSION = 16
 _DOCUMENTS, _QUERIES = 400, 32
 _GAP_MIN = 1e-4
 """Least distance between scores that must not change places by rounding."""
-
-
-def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 120.0) -> float:
-    """The seconds until the condition came true."""
-    started_s = time.monotonic()
-    while not condition():
-        assert time.monotonic() < started_s + timeout_s, f"waited {timeout_s:.0f} s for {what}"
-        time.sleep(0.02)
-    return time.monotonic() - started_s
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ import psutil
 
 from deployments.nodes.local_cluster import LocalCluster, find_local_cluster
 from deployments.nodes.ports import find_port_block
-from tests.support.regions.search_region import CORPUS, TOP_K, make_vectors, wait_until
+from tests.support.regions.search_region import CORPUS, TOP_K, make_vectors
+from tests.support.waiting import wait_until
 
 _RAYGION = str(Path(sys.executable).with_name("raygion"))
 _UP_S = 180.0

@@ -41,7 +41,7 @@ from cluster.shards.index_parameters import IndexParameters
 from cluster.store.identity import store_identity
 from cluster.store.numbered_log import NumberedLog
 from cluster.store.object_store import ObjectStore, open_store
-from tests.support.waiting import wait_for
+from tests.support.waiting import wait_until
 
 WAIT_S = 30.0
 SETTINGS = Settings(regions={"local": RegionSettings(), "elsewhere": RegionSettings()})
@@ -112,7 +112,7 @@ def coordinator(
     monkeypatch.setattr("actors.coordinator.coordinator._REFRESH_TIMEOUT_S", WAIT_S)
     opened = cast(ObjectStore, door)
     coordinator = Coordinator(SETTINGS, "local", opened, tmp_path, Deployer(), "cluster")
-    wait_for(lambda: coordinator.log_state().leader == "local")
+    wait_until(lambda: coordinator.log_state().leader == "local")
     yield coordinator
     coordinator.stop()
     door.open.set()
@@ -149,7 +149,7 @@ def test_a_refresh_reads_what_was_there_when_it_was_asked_for(
 def test_the_pulse_tells_of_the_store_and_the_regions(
     coordinator: Coordinator, store: ObjectStore
 ) -> None:
-    wait_for(lambda: coordinator.pulse("p", 0.0, frozenset()).store_id != "")
+    wait_until(lambda: coordinator.pulse("p", 0.0, frozenset()).store_id != "")
     pulse = coordinator.refresh()
     assert pulse.store_id == store_identity(store)
     assert set(pulse.regions) == {"local"}
@@ -168,7 +168,7 @@ def test_without_the_store_freshness_stands_still_and_a_refresh_fails_at_once(
         coordinator.refresh()
     assert coordinator.pulse("p", 0.0, frozenset()).freshness == stood
     door.shut = False
-    wait_for(lambda: coordinator.pulse("p", 0.0, frozenset()).freshness.read_ms > stood.read_ms)
+    wait_until(lambda: coordinator.pulse("p", 0.0, frozenset()).freshness.read_ms > stood.read_ms)
     coordinator.refresh()
 
 
@@ -238,7 +238,7 @@ def test_what_is_begun_and_not_finished_in_time_may_be_done(
         with pytest.raises(OutcomeUnknown):
             asked.result(WAIT_S)
     may_end.set()
-    wait_for(lambda: coordinator.log_state().open_proposal() is None)
+    wait_until(lambda: coordinator.log_state().open_proposal() is None)
 
 
 def test_a_trouble_that_stays_is_logged_once(
@@ -325,7 +325,7 @@ def claimed(store: ObjectStore) -> list[tuple[str, ...]]:
 
 def test_a_release_is_loaded_and_served(coordinator: Coordinator, store: ObjectStore) -> None:
     number = coordinator.propose(published(store), ("local",), True, None)
-    wait_for(lambda: coordinator.status().healthy)
+    wait_until(lambda: coordinator.status().healthy)
     assert coordinator.status().release == number
     assert coordinator.view(None, 0.0).releases.keys() == {number}
 
@@ -344,14 +344,14 @@ def test_why_a_release_cannot_be_loaded_is_told(
 
     monkeypatch.setattr(ReleaseLoader, "load", fail)
     coordinator.propose(published(store), ("local",), True, None)
-    wait_for(lambda: told().startswith("RuntimeError: no worker"))
+    wait_until(lambda: told().startswith("RuntimeError: no worker"))
     # What may pass is tried again, and what does not ends it.
     errors.pop(0)
-    wait_for(lambda: told() == "the store timed out")
-    wait_for(lambda: coordinator.failures(1) == {"local": "the store timed out"})
+    wait_until(lambda: told() == "the store timed out")
+    wait_until(lambda: coordinator.failures(1) == {"local": "the store timed out"})
     assert coordinator.log_state().open_proposal() is not None
     errors[0] = Corrupt("bad bytes")
-    wait_for(lambda: coordinator.log_state().open_proposal() is None)
+    wait_until(lambda: coordinator.log_state().open_proposal() is None)
     assert coordinator.log_state().aborted(1) == {1: "bad bytes"}
 
 

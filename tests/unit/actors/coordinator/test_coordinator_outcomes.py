@@ -12,7 +12,7 @@ from actors.coordinator.loaded_release import LoadedRelease
 from actors.coordinator.loader import ReleaseLoader
 from cluster.canary.outcomes import OutcomeReport, Sides
 from cluster.store.object_store import ObjectStore
-from tests.support.waiting import wait_for
+from tests.support.waiting import wait_until
 from tests.unit.actors.coordinator.test_coordinator import (
     WAIT_S,
     Door,
@@ -29,9 +29,9 @@ def test_a_canary_at_fault_loses_its_share_while_the_store_hangs(
     coordinator: Coordinator, store: ObjectStore, door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     coordinator.propose(published(store), ("local",), True, None)
-    wait_for(lambda: coordinator.status().healthy)
+    wait_until(lambda: coordinator.status().healthy)
     canary = coordinator.propose(published(store), ("local",), False, None)
-    wait_for(lambda: canary in coordinator.view(None, 0.0).releases)
+    wait_until(lambda: canary in coordinator.view(None, 0.0).releases)
     coordinator.canary(canary, 50)
     assert coordinator.view(None, 0.0).canary is not None
     monkeypatch.setattr(CanaryJudge, "take", lambda *_: "too slow")
@@ -43,7 +43,7 @@ def test_a_canary_at_fault_loses_its_share_while_the_store_hangs(
     assert coordinator.view(None, 0.0).canary is None
     assert coordinator.log_state().proposals[canary].reason is None
     door.open.set()
-    wait_for(lambda: coordinator.log_state().proposals[canary].reason is not None)
+    wait_until(lambda: coordinator.log_state().proposals[canary].reason is not None)
 
 
 def test_a_release_that_is_prepared_may_be_asked_for_while_the_store_hangs(
@@ -65,5 +65,5 @@ def test_a_release_that_is_prepared_may_be_asked_for_while_the_store_hangs(
     door.open.clear()
     assert door.knocked.wait(WAIT_S)
     may_end.set()
-    wait_for(lambda: number in coordinator.view(None, 0.0).releases)
+    wait_until(lambda: number in coordinator.view(None, 0.0).releases)
     assert not door.open.is_set()

@@ -23,7 +23,7 @@ from cluster.errors import OutcomeUnknown, Unavailable
 from cluster.store import local_store
 from cluster.store.local_store import LocalStore
 from cluster.store.numbered_log import put_or_get
-from tests.support.waiting import wait_for
+from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[4]
 
@@ -44,7 +44,7 @@ def test_a_writer_killed_halfway_leaves_nothing_to_see(tmp_path: Path) -> None:
         source.write(b"x" * (2 * local_store.CHUNK_BYTES))
         source.flush()
         temp_folder = root / local_store.TEMP_FOLDER
-        wait_for(lambda: sum(file.stat().st_size for file in temp_folder.iterdir()) > 0)
+        wait_until(lambda: sum(file.stat().st_size for file in temp_folder.iterdir()) > 0)
         writer.send_signal(signal.SIGKILL)
         writer.wait(timeout=10)
     store = LocalStore(root)

@@ -11,7 +11,7 @@ from cluster.config import Settings
 from cluster.errors import InvalidArgument, Unavailable
 from deployments.hosting.region_driver import Note, RegionDriver, run_in_each
 from deployments.installation import Installation
-from tests.support.waiting import wait_for
+from tests.support.waiting import wait_until
 
 
 def add(installation: Installation, note: Note, one: int, other: int) -> int:
@@ -65,7 +65,7 @@ def test_a_call_raises_what_the_function_raised_and_the_next_one_works(
 
 def test_ending_it_cuts_a_call_off(driver: RegionDriver, tmp_path: Path) -> None:
     def end_when_it_hangs() -> None:
-        wait_for((tmp_path / "hangs").exists)
+        wait_until((tmp_path / "hangs").exists)
         driver.end()
 
     ender = threading.Thread(target=end_when_it_hangs)

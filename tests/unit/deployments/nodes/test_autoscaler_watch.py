@@ -17,7 +17,7 @@ from deployments.nodes.marked_processes import (
     end_marked_processes,
     marked_processes,
 )
-from tests.support.waiting import wait_for
+from tests.support.waiting import wait_until
 
 MARKER = "of the watch's test"
 
@@ -71,7 +71,7 @@ def autoscaler(tmp_path: Path) -> Iterator[int]:
     program.write_text("import time; time.sleep(1000)")
     env = {**os.environ, MARKER_VARIABLE: MARKER}
     process = subprocess.Popen([sys.executable, program], env=env)
-    wait_for(lambda: marked_processes(MARKER))
+    wait_until(lambda: marked_processes(MARKER))
     yield process.pid
     end_marked_processes(MARKER, timeout_s=10)
     process.wait()

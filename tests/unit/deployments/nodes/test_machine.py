@@ -20,7 +20,7 @@ from deployments.nodes.haproxy import GatewayPlaces
 from deployments.nodes.machine import Machine, NodeStarter, find_machine
 from deployments.nodes.marked_processes import marked_processes
 from deployments.nodes.ports import find_port_block
-from tests.support.waiting import wait_for
+from tests.support.waiting import wait_until
 
 HEAD = ["ray", "start", "--head", "--port=6379"]
 WORKER = ["ray", "start", "--address=10.0.0.1:6379"]
@@ -129,7 +129,7 @@ def test_a_start_waits_for_another_one_and_finds_what_that_started(
     host.waits.touch()
     with ThreadPoolExecutor() as threads:
         one = threads.submit(start)
-        wait_for(lambda: host.num_starts == 1)
+        wait_until(lambda: host.num_starts == 1)
         other = threads.submit(start)
         # Time for one that does not wait to end what the first has started.
         with suppress(TimeoutError):
@@ -154,14 +154,14 @@ def test_what_is_left_of_a_dead_node_goes_by_itself(host: Host) -> None:
     assert processes(found, "sleep")
     for process in processes(found, "raylet"):
         process.kill()
-    wait_for(lambda: not processes(found))
+    wait_until(lambda: not processes(found))
     assert not found.is_alive()
 
 
 def test_what_a_dead_keeper_left_is_ended_before_the_next_start(host: Host) -> None:
     found, _ = host.starter(HEAD).start_head()
     os.kill(found.keeper_pid, signal.SIGKILL)
-    wait_for(lambda: not found.is_alive())
+    wait_until(lambda: not found.is_alive())
     assert processes(found, "raylet")
     again, started = host.starter(HEAD).start_head()
     assert started

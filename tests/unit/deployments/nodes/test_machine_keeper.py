@@ -20,7 +20,7 @@ from deployments.nodes.marked_processes import (
     end_marked_processes,
     marked_processes,
 )
-from tests.support.regions.search_region import wait_until
+from tests.support.waiting import wait_until
 
 START = "for name in raylet gcs_server log_monitor; do $0/$name 300 & done; sleep 1"
 """As `ray start`, it leaves the processes running and ends."""
