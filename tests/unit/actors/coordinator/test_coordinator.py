@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -22,6 +21,7 @@ from cluster.artifacts.claims import CLAIMS, Claim
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.manifests import IndexManifest, ManifestRef, ModelManifest
 from cluster.catalog.model_settings import GeneratorSettings
+from cluster.clock import SYSTEM_CLOCK
 from cluster.config import Settings
 from cluster.errors import (
     Conflict,
@@ -118,10 +118,6 @@ def coordinator(
     door.open.set()
 
 
-def now_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
 def elect_other(store: ObjectStore) -> int:
     """Gives another region the lead; at the log's end, wherever the coordinator has it by then:
     it takes the lead back, since the other has no heartbeat.
@@ -139,7 +135,7 @@ def test_a_refresh_reads_what_was_there_when_it_was_asked_for(
     coordinator: Coordinator, store: ObjectStore
 ) -> None:
     for _ in range(3):
-        asked_ms = now_ms()
+        asked_ms = SYSTEM_CLOCK.wall_ms()
         position = elect_other(store)
         pulse = coordinator.refresh()
         assert pulse.freshness.position >= position
@@ -262,7 +258,7 @@ def test_a_trouble_that_stays_is_logged_once(
 
 def test_many_refreshes_share_readings(coordinator: Coordinator) -> None:
     def refresh(_: int) -> int:
-        asked_ms = now_ms()
+        asked_ms = SYSTEM_CLOCK.wall_ms()
         return coordinator.refresh().freshness.read_ms - asked_ms
 
     with ThreadPoolExecutor(32) as callers:
