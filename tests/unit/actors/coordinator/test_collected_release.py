@@ -7,9 +7,7 @@ import pytest
 from actors.coordinator.coordinator import Coordinator
 from cluster.errors import NotFound
 from cluster.store.object_store import ObjectStore
-from tests.unit.actors.coordinator.test_coordinator import coordinator, door, published, store
-
-__all__ = ["coordinator", "door", "store"]
+from tests.support.worlds.coordinator_world import published
 
 
 def test_nobody_rolls_back_to_what_is_gone(coordinator: Coordinator, store: ObjectStore) -> None:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import cast
-from uuid import uuid4
 
 import pytest
 
@@ -19,10 +16,8 @@ from actors.coordinator.coordinator import Coordinator
 from actors.coordinator.loaded_release import LoadedRelease
 from actors.coordinator.loader import ReleaseLoader
 from cluster.artifacts.claims import CLAIMS, Claim
-from cluster.catalog.catalog import Catalog
-from cluster.catalog.manifests import IndexManifest, ManifestRef, ModelManifest
-from cluster.catalog.model_settings import GeneratorSettings
-from cluster.config import Settings
+from cluster.catalog.manifests import ManifestRef
+from cluster.clock import SYSTEM_CLOCK
 from cluster.errors import (
     Conflict,
     Corrupt,
@@ -32,94 +27,15 @@ from cluster.errors import (
     OutcomeUnknown,
     Unavailable,
 )
-from cluster.regions.settings import RegionSettings
 from cluster.releases.entries import RELEASE_LOG, Elect, ReleaseContents, entry_path
 from cluster.releases.events import Append
 from cluster.releases.rollout import Rollout
 from cluster.releases.settings import RolloutPolicy
-from cluster.shards.index_parameters import IndexParameters
 from cluster.store.identity import store_identity
 from cluster.store.numbered_log import NumberedLog
-from cluster.store.object_store import ObjectStore, open_store
+from cluster.store.object_store import ObjectStore
 from tests.support.waiting import wait_until
-
-WAIT_S = 30.0
-SETTINGS = Settings(regions={"local": RegionSettings(), "elsewhere": RegionSettings()})
-
-
-class Deployer:
-    def start(
-        self,
-        model: ModelManifest,
-        application: str,
-        settings: GeneratorSettings,
-        give_up: threading.Event,
-    ) -> None:
-        raise AssertionError("there is no release")
-
-    def wait_until_running(
-        self, model: ModelManifest, application: str, give_up: threading.Event
-    ) -> None:
-        raise AssertionError("there is no release")
-
-    def delete(self, application: str) -> None:
-        raise AssertionError("there is no release")
-
-    def applications(self) -> set[str]:
-        return set()
-
-
-class Door:
-    """The store, which may be shut (it fails), or held (it does not answer)."""
-
-    def __init__(self, store: ObjectStore) -> None:
-        self._store = store
-        self.shut = False
-        self.open = threading.Event()
-        self.open.set()
-        self.knocked = threading.Event()
-        """Whether somebody waits before a held door."""
-
-    def __getattr__(self, name: str) -> Callable[..., object]:
-        operation = getattr(self._store, name)
-
-        def through(*args: object, **options: object) -> object:
-            if not self.open.is_set():
-                self.knocked.set()
-            assert self.open.wait(WAIT_S)
-            if self.shut:
-                raise Unavailable("the door is shut")
-            return operation(*args, **options)
-
-        return through
-
-
-@pytest.fixture
-def store() -> ObjectStore:
-    return open_store(f"memory://{uuid4().hex}")
-
-
-@pytest.fixture
-def door(store: ObjectStore) -> Door:
-    return Door(store)
-
-
-@pytest.fixture
-def coordinator(
-    door: Door, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Coordinator]:
-    # A busy machine is no store that hangs.
-    monkeypatch.setattr("actors.coordinator.coordinator._REFRESH_TIMEOUT_S", WAIT_S)
-    opened = cast(ObjectStore, door)
-    coordinator = Coordinator(SETTINGS, "local", opened, tmp_path, Deployer(), "cluster")
-    wait_until(lambda: coordinator.log_state().leader == "local")
-    yield coordinator
-    coordinator.stop()
-    door.open.set()
-
-
-def now_ms() -> int:
-    return time.time_ns() // 1_000_000
+from tests.support.worlds.coordinator_world import SETTINGS, WAIT_S, Deployer, Door, published
 
 
 def elect_other(store: ObjectStore) -> int:
@@ -139,7 +55,7 @@ def test_a_refresh_reads_what_was_there_when_it_was_asked_for(
     coordinator: Coordinator, store: ObjectStore
 ) -> None:
     for _ in range(3):
-        asked_ms = now_ms()
+        asked_ms = SYSTEM_CLOCK.wall_ms()
         position = elect_other(store)
         pulse = coordinator.refresh()
         assert pulse.freshness.position >= position
@@ -262,7 +178,7 @@ def test_a_trouble_that_stays_is_logged_once(
 
 def test_many_refreshes_share_readings(coordinator: Coordinator) -> None:
     def refresh(_: int) -> int:
-        asked_ms = now_ms()
+        asked_ms = SYSTEM_CLOCK.wall_ms()
         return coordinator.refresh().freshness.read_ms - asked_ms
 
     with ThreadPoolExecutor(32) as callers:
@@ -271,25 +187,6 @@ def test_many_refreshes_share_readings(coordinator: Coordinator) -> None:
 
 
 # Bad input changes nothing.
-
-
-def published(store: ObjectStore) -> ReleaseContents:
-    manifest = IndexManifest(
-        corpus="c",
-        version="1",
-        corpus_position=1,
-        dimension=4,
-        parameters=IndexParameters(),
-        embedder_fingerprint=None,
-        metadata_schema={},
-        num_documents=1,
-        num_passages=1,
-        shards=(),
-        recall_at_10=1.0,
-        built_at_ms=0,
-    )
-    _, ref = Catalog(store).publish_index(manifest)
-    return ReleaseContents(indexes={"c": ref})
 
 
 def test_what_is_not_there_is_not_proposed(coordinator: Coordinator, store: ObjectStore) -> None:

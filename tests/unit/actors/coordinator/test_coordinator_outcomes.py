@@ -13,16 +13,7 @@ from actors.coordinator.loader import ReleaseLoader
 from cluster.canary.outcomes import OutcomeReport, Sides
 from cluster.store.object_store import ObjectStore
 from tests.support.waiting import wait_until
-from tests.unit.actors.coordinator.test_coordinator import (
-    WAIT_S,
-    Door,
-    coordinator,
-    door,
-    published,
-    store,
-)
-
-__all__ = ["coordinator", "door", "store"]
+from tests.support.worlds.coordinator_world import WAIT_S, Door, published
 
 
 def test_a_canary_at_fault_loses_its_share_while_the_store_hangs(

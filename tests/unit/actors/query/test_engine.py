@@ -24,7 +24,7 @@ from cluster.serving.consistency import Known
 from cluster.serving.view import CorpusView, RegionView, ReleaseView
 from cluster.shards.partitions import shards_to_ask
 from cluster.vectors.metric import Metric
-from tests.unit.actors.query.test_shard_search import DIMENSION, QUERIES, SHARDS, FakeShard, kind_of
+from tests.support.worlds.fake_shards import DIMENSION, QUERIES, SHARDS, FakeShard, kind_of
 
 CORPUS = CorpusView(
     corpus="c",

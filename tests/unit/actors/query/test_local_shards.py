@@ -12,69 +12,25 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
-from actors.builds.shard import build_shard
 from actors.query.local_shards import LocalShards
 from actors.query.replica_sets import Routes
 from actors.runtime.calls import NamedActor
 from actors.shards.index import ShardIndex
 from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.cache import ArtifactCache
-from cluster.catalog.catalog import Catalog
-from cluster.catalog.manifests import ArtifactFile, IndexManifest, ShardArtifact
+from cluster.catalog.manifests import ArtifactFile
 from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.errors import Corrupt, DeadlineExceeded, Unavailable
 from cluster.generation.prompt import PromptTemplate
-from cluster.query.search import ShardQuery
 from cluster.search.fanout import scatter
 from cluster.serving.view import CorpusView, RegionView, ReleaseView
-from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.store.local_store import LocalStore
 from cluster.store.object_store import ObjectStore
 from cluster.vectors.metric import Metric
 from tests.support.fakes import SimClock
-
-NUM_ROWS, DIMENSION, SHARDS = 60, 8, 2
-PARAMETERS = IndexParameters(kind=IndexKind.FLAT, metric=Metric.INNER_PRODUCT)
-VECTORS = np.random.default_rng(5).standard_normal((NUM_ROWS, DIMENSION)).astype(np.float32)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> ObjectStore:
-    return LocalStore(tmp_path / "store")
-
-
-def publish(store: ObjectStore, folder: Path, version: str) -> IndexManifest:
-    artifacts = []
-    for shard in range(SHARDS):
-        rows = np.arange(shard, NUM_ROWS, SHARDS)
-        ids = pa.array([f"d{row:03}" for row in rows])
-        place = folder / f"{version}-{shard}"
-        place.mkdir()
-        table = pa.table({"id": ids, "document": ids, "text": ids})
-        built = build_shard(table, VECTORS[rows], PARAMETERS, place)
-        files = Artifacts(store).put_folder(place)
-        artifacts.append(
-            ShardArtifact(shard=shard, num_rows=built.num_rows, files=files, recall_at_10=1.0)
-        )
-    manifest = IndexManifest(
-        corpus="words",
-        version=version,
-        corpus_position=1,
-        dimension=DIMENSION,
-        parameters=PARAMETERS,
-        embedder_fingerprint=None,
-        metadata_schema={},
-        num_documents=NUM_ROWS,
-        num_passages=NUM_ROWS,
-        shards=tuple(artifacts),
-        recall_at_10=1.0,
-        built_at_ms=0,
-    )
-    Catalog(store).publish_index(manifest)
-    return manifest
+from tests.support.worlds.published_shards import DIMENSION, NUM_ROWS, publish, query
 
 
 def put_into_cache(store: ObjectStore, tmp_path: Path) -> None:
@@ -116,11 +72,6 @@ async def until_open(local: LocalShards, corpus: CorpusView, shard: int) -> None
     name = f"open {corpus.corpus}"
     await asyncio.gather(*(task for task in asyncio.all_tasks() if task.get_name() == name))
     assert local.replica(corpus, shard) is not None, f"shard {shard} was not opened"
-
-
-def query(version: str, row: int) -> ShardQuery:
-    vectors = VECTORS[row : row + 1]
-    return ShardQuery(corpus="words", index_version=version, vectors=vectors, top_k=1)
 
 
 async def test_only_what_the_node_has_is_opened_and_it_answers_as_a_replica_does(

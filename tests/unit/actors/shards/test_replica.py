@@ -20,9 +20,7 @@ from cluster.query.search import ShardHits, ShardQuery
 from cluster.shards.index_parameters import IndexParameters
 from cluster.store.object_store import ObjectStore
 from tests.support.fakes import SimClock
-from tests.unit.actors.query.test_local_shards import VECTORS, publish, query, store
-
-__all__ = ["store"]
+from tests.support.worlds.published_shards import VECTORS, publish, query
 
 
 @pytest.fixture

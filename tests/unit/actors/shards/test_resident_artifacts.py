@@ -19,9 +19,7 @@ from cluster.errors import Corrupt, NotFound
 from cluster.generation.prompt import PromptTemplate
 from cluster.serving.view import ReleaseView
 from cluster.store.object_store import ObjectStore
-from tests.unit.actors.query.test_local_shards import publish, store
-
-__all__ = ["store"]
+from tests.support.worlds.published_shards import publish
 
 
 async def test_an_index_version_stays_in_the_cache_until_it_is_unloaded(
