@@ -19,18 +19,12 @@ before the breaker opened neither closes nor opens it again when it ends late.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import StrEnum
 
+from cluster.balance.verdicts import Verdict
 from cluster.clock import Backoff
-
-
-class BreakerState(StrEnum):
-    CLOSED = "closed"
-    OPEN = "open"
-    HALF_OPEN = "half-open"
-
 
 _BACKOFF = Backoff(initial_s=0.5, wait_max_s=8.0)
 
@@ -65,7 +59,7 @@ class CircuitBreaker:
 
     Guarantees: at most one probe at a time; open for at most `wait_max_s * (1 + jitter)` of the
     backoff at a stretch; the same calls with the same clock and random source give the same states.
-    The owner tells how each request that began has ended, exactly once.
+    Each request that began ends exactly once: `watched` sees to it, or else the caller does.
     """
 
     _open_until_s: float | None
@@ -89,19 +83,28 @@ class CircuitBreaker:
         self._settings = settings
         self._close()
 
-    @property
-    def state(self) -> BreakerState:
-        if self._open_until_s is None:
-            return BreakerState.CLOSED
-        if self._now_s() < self._open_until_s:
-            return BreakerState.OPEN
-        return BreakerState.HALF_OPEN
-
     def passes(self) -> bool:
         """True when the state allows a request now."""
         if self._open_until_s is None:
             return True
         return not self._probing and self._now_s() >= self._open_until_s
+
+    @contextmanager
+    def watched(self, verdict_of: Callable[[BaseException, float], Verdict]) -> Iterator[None]:
+        """The block makes one request. An error is judged by `verdict_of(error, took_s)`."""
+        began_s, probe = self._now_s(), self.began()
+        try:
+            yield
+        except BaseException as error:
+            match verdict_of(error, self._now_s() - began_s):
+                case Verdict.SUCCEEDED:
+                    self.succeeded(probe=probe)
+                case Verdict.FAILED:
+                    self.failed(probe=probe)
+                case Verdict.LEFT:
+                    self.left(probe=probe)
+            raise
+        self.succeeded(probe=probe)
 
     def began(self) -> bool:
         """A request is sent. True when it is the probe: to be said again when it ends."""

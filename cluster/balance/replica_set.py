@@ -22,6 +22,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from cluster.balance.hedging import DEFAULT_HEDGING, ExpectedLatency, HedgeBudget, HedgeSettings
+from cluster.balance.verdicts import Verdict, replica_verdict
 from cluster.balance.weights import OutcomeWeights
 from cluster.clock import Deadline
 from cluster.errors import DeadlineExceeded, RaygionError, Unavailable
@@ -219,21 +220,15 @@ class _Question(Generic[R, T]):
             if not self._last_resort and not probe:
                 self._set._dispensable.add(attempt)
             answer = await self._answered(attempt, timeout_s)
-        except TimeoutError:
+        except BaseException as error:
             # A caller with less patience than an answer usually takes must not ruin the weights.
-            if attempt.excused or timeout_s < (self._expected.at_most_s() or 0.0):
-                weights.left(replica_id, probe=probe)
-            else:
-                self._set._failed(replica_id, probe=probe)
-            raise DeadlineExceeded(f"replica {replica_id} did not answer in time") from None
-        except RaygionError as error:
-            if error.retryable:
+            hurried = attempt.excused or timeout_s < (self._expected.at_most_s() or 0.0)
+            if replica_verdict(error, hurried=hurried) is Verdict.FAILED:
                 self._set._failed(replica_id, probe=probe)
             else:
                 weights.left(replica_id, probe=probe)
-            raise
-        except BaseException:
-            weights.left(replica_id, probe=probe)
+            if isinstance(error, TimeoutError):
+                raise DeadlineExceeded(f"replica {replica_id} did not answer in time") from None
             raise
         took_s = now_s() - sent_s
         self._expected.answered(took_s)

@@ -14,12 +14,14 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from functools import lru_cache
 from typing import assert_never
 
 from geopy.distance import great_circle
 
 from cluster.balance.circuit_breaker import BreakerSettings, CircuitBreaker
+from cluster.balance.verdicts import Verdict
 from cluster.clock import Backoff
 from cluster.query.caller import Caller, Location
 from cluster.regions.map import RegionMap
@@ -71,9 +73,8 @@ def rendezvous_weight(region: str, user: str) -> int:
 class RegionRouter:
     """Orders the regions for a request, and remembers how they did.
 
-    A request is told of twice: `began`, and then one of `succeeded`, `failed` and `left`, which is
-    handed what `began` returned. The same calls with the same clock and random source give the same
-    orders. Not thread-safe.
+    Every request to a region is made in the block of `watched`. The same calls with the same clock
+    and random source give the same orders. Not thread-safe.
     """
 
     def __init__(
@@ -142,21 +143,11 @@ class RegionRouter:
         order = self.order(asked=asked, caller=caller, corpus=corpus, loads=loads)
         return order[0] if order else asked
 
-    def began(self, region: str) -> bool:
-        """A request is sent to the region. True when it is the probe of a half-open breaker."""
-        return self._breakers[region].began()
-
-    def succeeded(self, region: str, *, probe: bool) -> None:
-        """The region answered as one that works does, a refusal of bad input included."""
-        self._breakers[region].succeeded(probe=probe)
-
-    def failed(self, region: str, *, probe: bool) -> None:
-        """The region cannot be reached, broke off, or says that it cannot serve."""
-        self._breakers[region].failed(probe=probe)
-
-    def left(self, region: str, *, probe: bool) -> None:
-        """The request ended in a way that tells nothing of the region."""
-        self._breakers[region].left(probe=probe)
+    def watched(
+        self, region: str, verdict_of: Callable[[BaseException, float], Verdict]
+    ) -> AbstractContextManager[None]:
+        """The block makes one request to the region: `CircuitBreaker.watched`."""
+        return self._breakers[region].watched(verdict_of)
 
     def _ranking(
         self,

@@ -14,7 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster.balance.verdicts import peer_verdict
 from cluster.config import Settings
+from cluster.errors import Unavailable
 from cluster.query.caller import Caller, Location
 from cluster.regions.overview import SILENT_AFTER_S
 from cluster.regions.routing import REGION_BREAKER, RegionRouter, distance_km, loads_of
@@ -256,7 +258,12 @@ def test_when_a_region_goes_only_its_own_users_move(names: list[str], data: st.D
 
 def break_down(routed: RegionRouter, region: str) -> None:
     for _ in range(REGION_BREAKER.failures_in_row_max):
-        routed.failed(region, probe=routed.began(region))
+        fail(routed, region)
+
+
+def fail(routed: RegionRouter, region: str) -> None:
+    with pytest.raises(Unavailable), routed.watched(region, peer_verdict):
+        raise Unavailable("nobody answers")
 
 
 def test_a_region_that_fails_comes_last_and_is_probed_back_in() -> None:
@@ -268,11 +275,10 @@ def test_a_region_that_fails_comes_last_and_is_probed_back_in() -> None:
     # When the wait is over one request goes there, and no second one beside it.
     time.now_s += 1.0
     assert routed.order(asked="us", caller=caller)[0] == "eu"
-    probe = routed.began("eu")
-    assert probe
-    assert routed.order(asked="us", caller=caller)[0] == "us"
-    routed.succeeded("eu", probe=probe)
-    routed.succeeded("eu", probe=routed.began("eu"))
+    with routed.watched("eu", peer_verdict):
+        assert routed.order(asked="us", caller=caller)[0] == "us"
+    with routed.watched("eu", peer_verdict):
+        pass
     assert routed.order(asked="us", caller=caller)[0] == "eu"
 
 
@@ -283,7 +289,7 @@ def test_a_lost_region_is_looked_at_again_within_five_seconds() -> None:
     for _ in range(20):
         time.now_s += 5.0
         assert routed.order(asked="eu", caller=Caller())[0] == "eu"
-        routed.failed("eu", probe=routed.began("eu"))
+        fail(routed, "eu")
 
 
 def test_an_only_home_is_asked_though_its_breaker_is_open() -> None:
