@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from actors.documents.source_files import find_source_files
 from bench.load.processes import pss_bytes
 from cluster.arrays import Float32Array
 from cluster.catalog.corpus_settings import CorpusSettings
@@ -170,7 +171,8 @@ def _build(installation: Installation, note: Note, source: str) -> list[Manifest
 
     refs = []
     with Steps(quiet=True).step("build") as step:
-        pipeline.ingest_documents(installation, CORPUS, [source], replace=False, step=step)
+        listing = find_source_files([source])
+        pipeline.ingest_documents(installation, CORPUS, listing, replace=False, step=step)
         for kind in KINDS:
             index = IndexParameters(kind=kind, metric=Metric.COSINE)
             corpus = installation.settings.corpus(CORPUS).model_copy(update={"index": index})

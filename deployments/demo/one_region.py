@@ -12,6 +12,7 @@ from typing import Any
 from rich.table import Table
 
 from actors.coordinator.client import CoordinatorClient
+from actors.documents.source_files import find_source_files
 from cluster.clock import SYSTEM_CLOCK
 from cluster.errors import Conflict, InvalidArgument, NotFound
 from cluster.releases.entries import ReleaseContents
@@ -65,7 +66,8 @@ def _bring_up(installation: Installation, steps: Steps) -> None:
         region_host.start_cluster(installation)
         region_host.join(installation)
     with steps.step("Read the World Factbook") as step:
-        pipeline.ingest_documents(installation, CORPUS, [str(SOURCE)], replace=False, step=step)
+        listing = find_source_files([str(SOURCE)])
+        pipeline.ingest_documents(installation, CORPUS, listing, replace=False, step=step)
     with steps.step("Embedding model") as step:
         embedder = pipeline.store_embedder(installation, step)
     with steps.step("Language model") as step:

@@ -5,6 +5,7 @@ driver process.
 from __future__ import annotations
 
 from actors.coordinator.client import CoordinatorClient
+from actors.documents.source_files import find_source_files
 from cluster.clock import SYSTEM_CLOCK
 from cluster.generation.prompt import PromptTemplate
 from cluster.releases.entries import ReleaseContents
@@ -18,8 +19,9 @@ from deployments.terminal import REUSED, Steps
 
 def ingest(installation: Installation, note: Note, corpus: str, source: str) -> None:
     with Steps(quiet=True).step("") as step:
+        listing = find_source_files([source])
         ingested = pipeline.ingest_documents(
-            installation, corpus, [source], replace=False, step=step
+            installation, corpus, listing, replace=False, step=step
         )
     note(f"{ingested.manifest.num_documents} documents")
 

@@ -54,7 +54,9 @@ from deployments.metering.metrics import HttpMetrics
 from deployments.metering.stream_meter import StreamMeter
 
 SIGN_OF_LIFE_S = 1.0
-"""Several of them within the silence after which `actors.regions.link` gives a stream up."""
+"""Several of them within the silence after which `actors.regions.peer_connection` gives a stream
+up.
+"""
 _TIMEOUT_DEFAULT_MS = 60_000
 
 

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from actors.documents.source_files import find_source_files
 from actors.runtime import names
 from cluster.arrays import Float32Array
 from cluster.catalog.manifests import IndexManifest, ManifestRef
@@ -187,7 +188,8 @@ def ingest(sources: list[str], replace: bool) -> None:
 
     (installation,) = search_region._joined
     with Steps(quiet=True).step("ingest") as step:
-        pipeline.ingest_documents(installation, CORPUS, sources, replace=replace, step=step)
+        listing = find_source_files(sources)
+        pipeline.ingest_documents(installation, CORPUS, listing, replace=replace, step=step)
 
 
 def build() -> tuple[IndexManifest, ManifestRef]:

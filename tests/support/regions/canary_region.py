@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from actors.documents.source_files import find_source_files
 from cluster.canary.board import lot_of
 from cluster.catalog.corpus_settings import CorpusSettings
 from cluster.catalog.manifests import ManifestRef
@@ -72,7 +73,8 @@ def build(settings: Settings, path: str, shards: int) -> ManifestRef:
     cut = settings.corpora[CORPUS].model_copy(update={"shards": shards})
     installation = Installation(settings.model_copy(update={"corpora": {CORPUS: cut}}), REGION)
     with Steps(quiet=True).step("build") as step:
-        pipeline.ingest_documents(installation, CORPUS, [path], replace=True, step=step)
+        listing = find_source_files([path])
+        pipeline.ingest_documents(installation, CORPUS, listing, replace=True, step=step)
         return pipeline.build(installation, CORPUS, None, step).ref
 
 

@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from actors.documents.source_files import find_source_files
 from cluster.arrays import Float32Array
 from cluster.catalog.corpus_settings import CorpusSettings
 from cluster.catalog.manifests import ManifestRef
@@ -339,7 +340,8 @@ def build_kinds(
 
     refs = {}
     with Steps(quiet=True).step("build") as step:
-        pipeline.ingest_documents(installation, CORPUS, [source], replace=True, step=step)
+        listing = find_source_files([source])
+        pipeline.ingest_documents(installation, CORPUS, listing, replace=True, step=step)
         for kind in kinds:
             corpus = installation.settings.corpus(CORPUS).model_copy(update={"index": KINDS[kind]})
             settings = installation.settings.model_copy(update={"corpora": {CORPUS: corpus}})

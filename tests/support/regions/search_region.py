@@ -26,6 +26,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from actors.documents.source_files import find_source_files
 from actors.runtime import names
 from cluster.arrays import Float32Array
 from cluster.catalog.corpus_settings import CorpusSettings
@@ -336,7 +337,8 @@ def _build(path: str) -> ManifestRef:
     from deployments.terminal import Steps
 
     with Steps(quiet=True).step("build") as step:
-        pipeline.ingest_documents(_joined[0], CORPUS, [path], replace=True, step=step)
+        listing = find_source_files([path])
+        pipeline.ingest_documents(_joined[0], CORPUS, listing, replace=True, step=step)
         return pipeline.build(_joined[0], CORPUS, None, step).ref
 
 

@@ -1,4 +1,4 @@
-"""A coordinator without a Ray cluster, over a store that a test can shut."""
+"""A coordinator whose store the test may shut."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import pytest
 
 from actors.coordinator.coordinator import Coordinator
 from cluster.store.object_store import ObjectStore, open_store
-from tests.support.coordinator_parts import SETTINGS, WAIT_S, Door, NoDeployer
+from tests.support.store_fixtures import Door
 from tests.support.waiting import wait_until
+from tests.support.worlds.coordinator_world import SETTINGS, WAIT_S, Deployer
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def coordinator(
     # A busy machine is no store that hangs.
     monkeypatch.setattr("actors.coordinator.coordinator._REFRESH_TIMEOUT_S", WAIT_S)
     opened = cast(ObjectStore, door)
-    coordinator = Coordinator(SETTINGS, "local", opened, tmp_path, NoDeployer(), "cluster")
+    coordinator = Coordinator(SETTINGS, "local", opened, tmp_path, Deployer(), "cluster")
     wait_until(lambda: coordinator.log_state().leader == "local")
     yield coordinator
     coordinator.stop()

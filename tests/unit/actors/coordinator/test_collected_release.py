@@ -8,7 +8,7 @@ from actors.coordinator.coordinator import Coordinator
 from cluster.errors import NotFound
 from cluster.releases.requests import AbortRelease, RollBackTo
 from cluster.store.object_store import ObjectStore
-from tests.support.coordinator_parts import propose, published
+from tests.support.worlds.coordinator_world import propose, published
 
 
 def test_nobody_rolls_back_to_what_is_gone(coordinator: Coordinator, store: ObjectStore) -> None:

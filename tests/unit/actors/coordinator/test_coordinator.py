@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import count
@@ -15,6 +14,7 @@ import pytest
 from actors.coordinator.coordinator import Coordinator
 from actors.coordinator.loaded_release import LoadedRelease
 from actors.coordinator.loader import ReleaseLoader
+from cluster.clock import SYSTEM_CLOCK
 from cluster.errors import (
     Conflict,
     Corrupt,
@@ -25,12 +25,9 @@ from cluster.releases.entries import RELEASE_LOG, Elect, entry_path
 from cluster.store.identity import store_identity
 from cluster.store.numbered_log import NumberedLog
 from cluster.store.object_store import ObjectStore
-from tests.support.coordinator_parts import SETTINGS, WAIT_S, Door, NoDeployer, propose, published
+from tests.support.store_fixtures import Door
 from tests.support.waiting import wait_until
-
-
-def now_ms() -> int:
-    return time.time_ns() // 1_000_000
+from tests.support.worlds.coordinator_world import SETTINGS, WAIT_S, Deployer, propose, published
 
 
 def elect_other(store: ObjectStore) -> int:
@@ -50,7 +47,7 @@ def test_a_refresh_reads_what_was_there_when_it_was_asked_for(
     coordinator: Coordinator, store: ObjectStore
 ) -> None:
     for _ in range(3):
-        asked_ms = now_ms()
+        asked_ms = SYSTEM_CLOCK.wall_ms()
         position = elect_other(store)
         pulse = coordinator.refresh()
         assert pulse.freshness.position >= position
@@ -122,7 +119,7 @@ def test_a_trouble_that_stays_is_logged_once(
 
     monkeypatch.setattr("actors.coordinator.coordinator.store_identity", fail)
     opened = cast(ObjectStore, door)
-    coordinator = Coordinator(SETTINGS, "local", opened, tmp_path, NoDeployer(), "cluster")
+    coordinator = Coordinator(SETTINGS, "local", opened, tmp_path, Deployer(), "cluster")
     for _ in range(4):
         assert asked.acquire(timeout=WAIT_S)
         coordinator.nudge()
@@ -132,7 +129,7 @@ def test_a_trouble_that_stays_is_logged_once(
 
 def test_many_refreshes_share_readings(coordinator: Coordinator) -> None:
     def refresh(_: int) -> int:
-        asked_ms = now_ms()
+        asked_ms = SYSTEM_CLOCK.wall_ms()
         return coordinator.refresh().freshness.read_ms - asked_ms
 
     with ThreadPoolExecutor(32) as callers:

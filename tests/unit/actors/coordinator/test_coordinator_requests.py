@@ -30,8 +30,9 @@ from cluster.releases.requests import (
 from cluster.releases.rollout import Rollout
 from cluster.releases.settings import RolloutPolicy
 from cluster.store.object_store import ObjectStore
-from tests.support.coordinator_parts import WAIT_S, Door, propose, published
+from tests.support.store_fixtures import Door
 from tests.support.waiting import wait_until
+from tests.support.worlds.coordinator_world import WAIT_S, propose, published
 
 
 def test_what_was_given_up_is_not_done_later(

@@ -1,16 +1,14 @@
-"""What a coordinator runs on in a test: a store with a door, and contents to propose."""
+"""What a coordinator works with where nothing is deployed: settings, and a release."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 
 from actors.coordinator.coordinator import Coordinator
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.manifests import IndexManifest, ModelManifest
 from cluster.catalog.model_settings import GeneratorSettings
 from cluster.config import Settings
-from cluster.errors import Unavailable
 from cluster.regions.settings import RegionSettings
 from cluster.releases.entries import ReleaseContents
 from cluster.releases.requests import ProposeRelease
@@ -22,9 +20,7 @@ WAIT_S = 30.0
 SETTINGS = Settings(regions={"local": RegionSettings(), "elsewhere": RegionSettings()})
 
 
-class NoDeployer:
-    """Of a region without language models."""
-
+class Deployer:
     def start(
         self,
         model: ModelManifest,
@@ -46,43 +42,6 @@ class NoDeployer:
         return set()
 
 
-class Door:
-    """The store, which may be shut (it fails), or held (it does not answer)."""
-
-    def __init__(self, store: ObjectStore) -> None:
-        self._store = store
-        self.shut = False
-        self.open = threading.Event()
-        self.open.set()
-        self.knocked = threading.Event()
-        """Whether somebody waits before a held door."""
-
-    def __getattr__(self, name: str) -> Callable[..., object]:
-        operation = getattr(self._store, name)
-
-        def through(*args: object, **options: object) -> object:
-            if not self.open.is_set():
-                self.knocked.set()
-            assert self.open.wait(WAIT_S)
-            if self.shut:
-                raise Unavailable("the door is shut")
-            return operation(*args, **options)
-
-        return through
-
-
-def propose(
-    coordinator: Coordinator,
-    contents: ReleaseContents,
-    *targets: str,
-    auto_commit: bool = True,
-    policy: RolloutPolicy | None = None,
-) -> int:
-    return coordinator.request(
-        ProposeRelease(contents=contents, targets=targets, auto_commit=auto_commit, policy=policy)
-    )
-
-
 def published(store: ObjectStore) -> ReleaseContents:
     manifest = IndexManifest(
         corpus="c",
@@ -100,3 +59,15 @@ def published(store: ObjectStore) -> ReleaseContents:
     )
     _, ref = Catalog(store).publish_index(manifest)
     return ReleaseContents(indexes={"c": ref})
+
+
+def propose(
+    coordinator: Coordinator,
+    contents: ReleaseContents,
+    *targets: str,
+    auto_commit: bool = True,
+    policy: RolloutPolicy | None = None,
+) -> int:
+    return coordinator.request(
+        ProposeRelease(contents=contents, targets=targets, auto_commit=auto_commit, policy=policy)
+    )
