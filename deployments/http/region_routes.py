@@ -55,7 +55,9 @@ from deployments.metering.metered_service import MeteredService
 from deployments.metering.metrics import HttpMetrics
 
 SIGN_OF_LIFE_S = 1.0
-"""Several of them within the silence after which `actors.regions.link` gives a stream up."""
+"""Several of them within the silence after which `actors.regions.peer_connection` gives a stream
+up.
+"""
 _TIMEOUT_DEFAULT_MS = 60_000
 
 

@@ -34,8 +34,9 @@ from cluster.releases.settings import RolloutPolicy
 from cluster.store.identity import store_identity
 from cluster.store.numbered_log import NumberedLog
 from cluster.store.object_store import ObjectStore
+from tests.support.store_fixtures import Door
 from tests.support.waiting import wait_until
-from tests.support.worlds.coordinator_world import SETTINGS, WAIT_S, Deployer, Door, published
+from tests.support.worlds.coordinator_world import SETTINGS, WAIT_S, Deployer, published
 
 
 def elect_other(store: ObjectStore) -> int:

@@ -12,8 +12,9 @@ from actors.coordinator.loaded_release import LoadedRelease
 from actors.coordinator.loader import ReleaseLoader
 from cluster.canary.outcomes import OutcomeReport, Sides
 from cluster.store.object_store import ObjectStore
+from tests.support.store_fixtures import Door
 from tests.support.waiting import wait_until
-from tests.support.worlds.coordinator_world import WAIT_S, Door, published
+from tests.support.worlds.coordinator_world import WAIT_S, published
 
 
 def test_a_canary_at_fault_loses_its_share_while_the_store_hangs(
