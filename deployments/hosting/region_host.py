@@ -51,7 +51,7 @@ def start_cluster(installation: Installation) -> LocalCluster:
     _ = installation.store
     # HAProxy outlives the cluster that it belonged to, and would be taken for another region.
     clear_away(installation.run_folder)
-    _check_not_served(installation)
+    check_not_served(installation)
     return start_local_cluster(
         name=installation.region,
         run_dir=installation.run_folder,
@@ -62,7 +62,7 @@ def start_cluster(installation: Installation) -> LocalCluster:
     )
 
 
-def _check_not_served(installation: Installation) -> None:
+def check_not_served(installation: Installation) -> None:
     """Raises Conflict when a region answers where the one that is to be started would."""
     with HttpRegion.of(installation) as http:
         try:
