@@ -16,6 +16,7 @@ from actors.documents.source_files import find_source_files
 from cluster.clock import SYSTEM_CLOCK
 from cluster.errors import Conflict, InvalidArgument, NotFound
 from cluster.releases.entries import ReleaseContents
+from cluster.releases.requests import AbortRelease
 from deployments.clients.http_client import HttpRegion
 from deployments.hosting import pipeline, region_host, release_commands
 from deployments.hosting.interrupts import uninterrupted
@@ -98,9 +99,8 @@ def _release(
     state = client.log_state()
     left_open = state.open_proposal()
     if left_open is not None:
-        release_commands.abort(
-            left_open.release.number, "the demo that proposed it was interrupted"
-        )
+        reason = "the demo that proposed it was interrupted"
+        client.request(AbortRelease(release=left_open.release.number, reason=reason))
     current = state.current(SYSTEM_CLOCK.wall_ms())
     if current is not None and state.proposals[current].release.contents == contents:
         return current, True
