@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from cluster.artifacts.claims import claim_all
 from cluster.catalog.catalog import Catalog, index_path, model_path
 from cluster.catalog.manifests import IndexManifest, ModelManifest, parts_of
+from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.errors import InvalidArgument
 from cluster.releases.entries import ReleaseContents
 from cluster.store.object_store import ObjectStore
@@ -57,7 +58,11 @@ def manifest_paths(contents: ReleaseContents) -> tuple[str, ...]:
 
 
 def claim_release(
-    store: ObjectStore, contents: ReleaseContents, manifests: ReleaseManifests
+    store: ObjectStore,
+    contents: ReleaseContents,
+    manifests: ReleaseManifests,
+    *,
+    clock: Clock = SYSTEM_CLOCK,
 ) -> None:
     """Makes sure that all of a release is in the store, and stays until it is proposed.
     `manifests`: those of all its corpora.
@@ -68,4 +73,4 @@ def claim_release(
     models = (model for model in (manifests.embedder, manifests.generator) if model is not None)
     named: list[IndexManifest | ModelManifest] = [*manifests.indexes.values(), *models]
     files = [file for manifest in named for file in parts_of(manifest)]
-    claim_all(store, files, manifest_paths(contents))
+    claim_all(store, files, manifest_paths(contents), clock=clock)
