@@ -4,9 +4,8 @@ until it is done.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from actors.coordinator.client import CoordinatorClient
+from cluster.progress import Note
 from cluster.releases.entries import ReleaseContents
 from cluster.releases.rollback import earlier_release
 from cluster.releases.settings import RolloutPolicy
@@ -21,7 +20,7 @@ def propose(
     contents: ReleaseContents,
     *,
     commit: bool,
-    note: Callable[[str], None],
+    note: Note,
     targets: tuple[str, ...] | None = None,
     policy: RolloutPolicy | None = None,
 ) -> int:
@@ -73,9 +72,7 @@ def rollback(number: int | None, *, force: bool = False) -> int:
     return current
 
 
-def propose_again(
-    installation: Installation, number: int | None, note: Callable[[str], None]
-) -> int:
+def propose_again(installation: Installation, number: int | None, note: Note) -> int:
     """Proposes what an earlier release is made of as a new one, None that of the one before, and
     waits until it is served here; returns its number. Raises what `propose` raises, NotFound for
     one that there is not, or that was collected.
