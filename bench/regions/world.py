@@ -32,6 +32,7 @@ from cluster.regions.settings import (
     StoreSettings,
 )
 from cluster.releases.entries import LogState, ReleaseContents
+from cluster.releases.requests import ProposeRelease
 from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.vectors.metric import Metric
 from deployments.demo.traffic import Ask, Traffic, traffic_to
@@ -66,10 +67,9 @@ class RegionsWorld(DrivenRegions):
     def propose_next(self) -> int:
         """A release of the other index version, to be committed as soon as it is prepared."""
         other = other_contents(self.log, self.contents)
-        number: int = self.at_leader(
-            "propose", other, targets=tuple(self.drivers), auto_commit=True
+        return self.request(
+            ProposeRelease(contents=other, targets=tuple(self.drivers), auto_commit=True)
         )
-        return number
 
     def commit_next(self) -> int:
         number = self.propose_next()

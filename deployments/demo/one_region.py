@@ -17,6 +17,7 @@ from cluster.clock import SYSTEM_CLOCK
 from cluster.errors import Conflict, InvalidArgument, NotFound
 from cluster.progress import Note
 from cluster.releases.entries import ReleaseContents
+from cluster.releases.requests import AbortRelease
 from deployments.clients.http_client import HttpRegion
 from deployments.hosting import pipeline, region_host, release_commands
 from deployments.hosting.interrupts import uninterrupted
@@ -99,9 +100,8 @@ def _release(
     state = client.log_state()
     left_open = state.open_proposal()
     if left_open is not None:
-        release_commands.abort(
-            left_open.release.number, "the demo that proposed it was interrupted"
-        )
+        reason = "the demo that proposed it was interrupted"
+        client.request(AbortRelease(release=left_open.release.number, reason=reason))
     current = state.current(SYSTEM_CLOCK.wall_ms())
     if current is not None and state.proposals[current].release.contents == contents:
         return current, True

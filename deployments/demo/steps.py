@@ -10,6 +10,7 @@ from cluster.clock import SYSTEM_CLOCK
 from cluster.generation.prompt import PromptTemplate
 from cluster.progress import Note
 from cluster.releases.entries import ReleaseContents
+from cluster.releases.requests import RollBackTo
 from cluster.shards.index_parameters import IndexParameters
 from deployments.hosting import pipeline, release_commands
 from deployments.installation import Installation
@@ -76,7 +77,7 @@ def propose_unless_current(
 
 def rollback(installation: Installation, note: Note, number: int) -> int:
     """Makes a committed release current again; returns when it is served here."""
-    return release_commands.rollback(number)
+    return release_commands.switch(RollBackTo(release=number))
 
 
 def wait_until_serving(

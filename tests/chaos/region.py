@@ -121,9 +121,7 @@ def _add_texts(region: SearchRegion, settings: Settings, folder: Path) -> None:
     for letter, contents in region.contents.items():
         indexes = {**whole.indexes, **contents.indexes}
         region.contents[letter] = whole.model_copy(update={"indexes": indexes})
-    number = region.coordinator(
-        "propose", region.contents["a"], targets=(REGION,), auto_commit=True
-    )
+    number = region.propose("a")
     region.run(_wait_until_serving, number, timeout_s=600)
 
 

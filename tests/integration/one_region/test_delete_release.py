@@ -26,6 +26,7 @@ from cluster.arrays import Float32Array
 from cluster.catalog.manifests import IndexManifest, ManifestRef
 from cluster.query.search import ShardQuery
 from cluster.releases.entries import ReleaseContents
+from cluster.releases.requests import ProposeRelease
 from tests.support.regions.search_region import (
     CORPUS,
     DIMENSION,
@@ -87,7 +88,7 @@ def delete(region: SearchRegion, folder: Path, numbers: Sequence[int], *more: st
 
 def propose(region: SearchRegion, ref: ManifestRef) -> int:
     contents = ReleaseContents(indexes={CORPUS: ref})
-    number: int = region.coordinator("propose", contents, targets=(REGION,), auto_commit=True)
+    number = region.request(ProposeRelease(contents=contents, targets=(REGION,), auto_commit=True))
     region.coordinator("wait_until_serving", number, 120.0)
     return number
 

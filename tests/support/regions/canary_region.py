@@ -56,9 +56,7 @@ def canary_region(folder: Path) -> Iterator[SearchRegion]:
             ref = region.run(build, settings, str(vectors[letter].write(folder)), shards)
             region.contents[name] = ReleaseContents(indexes={CORPUS: ref})
         region.run(search_region._start_services)
-        number = region.coordinator(
-            "propose", region.contents["a"], targets=(REGION,), auto_commit=True
-        )
+        number = region.propose("a")
         region.coordinator("wait_until_serving", number, 120.0)
         yield region
     finally:
@@ -80,9 +78,7 @@ def build(settings: Settings, path: str, shards: int) -> ManifestRef:
 
 def prepared(region: SearchRegion, contents: str) -> int:
     """A proposal that is prepared and waits to be tried."""
-    number: int = region.coordinator(
-        "propose", region.contents[contents], targets=(REGION,), auto_commit=False
-    )
+    number = region.propose(contents, commit=False)
     region.coordinator("wait_until_prepared", number, 120.0)
     return number
 

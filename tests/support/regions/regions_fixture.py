@@ -39,6 +39,7 @@ from cluster.releases.entries import RELEASE_LOG, LogState, ReleaseContents
 from cluster.releases.events import RegionStatus
 from cluster.releases.fold import fold
 from cluster.releases.log_entries import parse_entry
+from cluster.releases.requests import ProposeRelease, RollBackTo
 from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.store.numbered_log import NumberedLog
 from cluster.store.object_store import ObjectStore, open_store
@@ -142,10 +143,9 @@ class ThreeRegions(DrivenRegions):
     # What a person asks for.
 
     def propose(self, contents: str, *, commit: bool = True) -> int:
-        number: int = self.at_leader(
-            "propose", self.contents[contents], targets=REGIONS, auto_commit=commit
+        return self.request(
+            ProposeRelease(contents=self.contents[contents], targets=REGIONS, auto_commit=commit)
         )
-        return number
 
     def commit(self, contents: str) -> int:
         """A new release, served by all regions."""
@@ -154,7 +154,7 @@ class ThreeRegions(DrivenRegions):
         return number
 
     def rollback(self, number: int | None = None) -> int:
-        current: int = self.at_leader("rollback", number)
+        current = self.request(RollBackTo(release=number))
         self.wait_until_serving(current)
         return current
 
