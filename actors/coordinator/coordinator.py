@@ -23,14 +23,14 @@ from typing import assert_never
 
 from actors.coordinator.canary_judge import CanaryJudge
 from actors.coordinator.gateway_spread import GatewayOrder, GatewaySpread
-from actors.coordinator.generator_deployer import GeneratorDeployer
-from actors.coordinator.loader import ReleaseLoader
+from actors.coordinator.loading.generator_deployer import GeneratorDeployer
+from actors.coordinator.loading.loader import ReleaseLoader
+from actors.coordinator.loading.region_releases import RegionReleases
+from actors.coordinator.loading.replica_counts import ReplicaCounts
 from actors.coordinator.log_readings import LogReadings
 from actors.coordinator.nudges import HttpNudges, RegionNudges
 from actors.coordinator.process_loads import ProcessLoads
-from actors.coordinator.region_releases import RegionReleases
 from actors.coordinator.region_summary import is_healthy, pulse_of, summary_of, view_of
-from actors.coordinator.replica_counts import ReplicaCounts
 from cluster.canary.outcomes import OutcomeReport
 from cluster.catalog.catalog import Catalog
 from cluster.clock import SYSTEM_CLOCK, Clock

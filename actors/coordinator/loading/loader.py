@@ -14,10 +14,10 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from actors.coordinator.fleet import Actors, Fleet, Kind, machines_of
-from actors.coordinator.generator_deployer import GeneratorDeployer
-from actors.coordinator.loaded_release import LoadedRelease, shards_of
-from actors.coordinator.replica_counts import ReplicaCounts
+from actors.coordinator.loading.fleet import Actors, Fleet, Kind, machines_of
+from actors.coordinator.loading.generator_deployer import GeneratorDeployer
+from actors.coordinator.loading.loaded_release import LoadedRelease, shards_of
+from actors.coordinator.loading.replica_counts import ReplicaCounts
 from actors.models.placing import embedder_actor
 from actors.runtime import names, wiring
 from actors.shards.placing import replica_actor
