@@ -13,6 +13,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.runtime.calls import NAMESPACE
+from actors.runtime.process_logs import logging_class, logging_function
 from actors.runtime.ray_private import worker
 from cluster.errors import Unavailable
 
@@ -81,7 +82,7 @@ def detached_actor(
     """A detached actor of the class `plain` under `name`: the running one, or a new one, on the
     node of that id.
     """
-    actor: Any = ray.remote(plain)
+    actor: Any = ray.remote(logging_class(plain))
     options = {**_DETACHED, "name": name, "max_concurrency": threads}
     if runtime_env is not None:
         options["runtime_env"] = runtime_env
@@ -99,7 +100,7 @@ def run_in_fresh_process(
     Raises what the function raises, and Unavailable soon after `give_up` was set; the process is
     ended then.
     """
-    task = ray.remote(num_cpus=0, max_calls=1, max_retries=0)(function)
+    task = ray.remote(num_cpus=0, max_calls=1, max_retries=0)(logging_function(function))
     result = task.remote(*args, **kwargs)
     while not ray.wait([result], timeout=_LOOK_S)[0]:
         if give_up.is_set():

@@ -18,6 +18,7 @@ from ray.exceptions import RayError
 from actors.coordinator.client import CoordinatorClient
 from actors.runtime.calls import NAMESPACE
 from actors.runtime.cluster_join import not_joined, prepare_to_join
+from actors.runtime.process_logs import ProcessLogs
 from actors.runtime.ray_private import worker
 from cluster.errors import Conflict, InvalidArgument, Unavailable
 from cluster.releases.name_claim import claim_region
@@ -91,6 +92,7 @@ def join(installation: Installation) -> None:
 
     For the main thread only.
     """
+    ProcessLogs(installation.region, installation.settings.logs.format).hand_on()
     if ray.is_initialized():
         return
     address = installation.ray_address

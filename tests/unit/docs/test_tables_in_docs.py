@@ -1,4 +1,6 @@
-"""docs/settings.md and docs/metrics.md list all that there is, with a meaning for each entry."""
+"""The tables of docs/settings.md, docs/metrics.md and docs/events.md list all that there is, with a
+meaning for each entry.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ def test_the_page_is_what_make_docs_writes(page: str) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_every_row_has_a_meaning(page: str) -> None:
     rows = [line for line in PAGES[page]().splitlines() if line.startswith("| `")]
-    assert len(rows) > 15
+    assert len(rows) > 3
     assert [row for row in rows if row.endswith("|  |")] == []
 
 
