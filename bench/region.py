@@ -15,6 +15,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from actors.documents.source_files import find_source_files
 from actors.shards.documents import DOCUMENTS_FILE, ShardDocuments
 from bench.data import write_jsonl
 from cluster.arrays import Float32Array
@@ -141,9 +142,8 @@ class BenchRegion:
     def _build(
         self, corpus: str, source: Path, embedder: pipeline.StoredModel | None, step: Step
     ) -> None:
-        pipeline.ingest_documents(
-            self.installation, corpus, [str(source)], replace=False, step=step
-        )
+        listing = find_source_files([str(source)])
+        pipeline.ingest_documents(self.installation, corpus, listing, replace=False, step=step)
         built = pipeline.build(self.installation, corpus, embedder, step)
         self._indexes[corpus] = built.manifest
 

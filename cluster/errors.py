@@ -43,6 +43,10 @@ class RaygionError(Exception):
         return self.message
 
 
+OWN_FAULTS = frozenset({"internal", "corrupt", "outcome_unknown", "unauthenticated"})
+"""Codes of errors that are no fault of the request: another region may well answer it."""
+
+
 class InvalidArgument(RaygionError):
     """The caller's input is wrong. `field` is the path of the offending part, such as
     `filter.region`.

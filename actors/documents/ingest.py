@@ -14,7 +14,7 @@ from actors.documents.reader import (
     read_parts,
     with_common_types,
 )
-from actors.documents.source_files import SourceListing, find_source_files
+from actors.documents.source_files import SourceListing
 from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.files import ArtifactFile
 from cluster.catalog.catalog import Catalog
@@ -30,10 +30,8 @@ from cluster.documents.content import (
 )
 from cluster.documents.documents import Schema, check_corpus_name, column_types, merge_schemas
 from cluster.documents.ingest_report import DocumentChanges, IngestReport, LeftOut, Tally
-from cluster.errors import Conflict, InvalidArgument
+from cluster.errors import InvalidArgument
 from cluster.metadata import ColumnType
-
-APPENDS_MAX = 8
 
 Progress = Callable[[int, int], None]
 """Told how many files are read, and of how many."""
@@ -82,13 +80,13 @@ def ingest(
     catalog: Catalog,
     artifacts: Artifacts,
     corpus: str,
-    sources: Sequence[str],
+    listing: SourceListing,
     replace: bool = False,
     skip_errors: bool = False,
     progress: Progress = _unseen,
     clock: Clock = SYSTEM_CLOCK,
 ) -> Ingested:
-    """Adds the documents of files, folders and fsspec URLs to a corpus, as its next position.
+    """Adds the documents of the listed files to a corpus, as its next position.
 
     A document whose id the corpus has already takes the place of the older one, whole, and one that
     was deleted is back; with `replace` the corpus holds the new documents only. When the corpus
@@ -98,19 +96,18 @@ def ingest(
     Raises InvalidArgument, naming file, row and field, for any document that is wrong or does not
     fit to the corpus, and then the corpus is as it was; with `skip_errors` documents that are wrong
     in themselves are left out instead. Unavailable for a source or store that does not answer;
-    Conflict when others keep adding to the corpus at the same time.
+    Conflict when others keep changing the corpus at the same time.
     """
     check_corpus_name(corpus)
-    listing = find_source_files(sources)
     reading = _read(listing, artifacts, ReadOptions(skip_errors=skip_errors), progress)
     documents = _documents_of(artifacts, reading.parts)
-    for _ in range(APPENDS_MAX):
-        latest = catalog.latest_corpus(corpus)
+
+    def changed(latest: CorpusManifest | None) -> tuple[CorpusManifest, DocumentChanges]:
         starts_anew = replace or latest is None or latest.is_dropped
         base = None if starts_anew else latest
         changes = document_changes(latest, reading.part_files, documents, starts_anew=starts_anew)
         if latest is not None and not changes:
-            return Ingested(manifest=latest, report=reading.report(changes))
+            return latest, changes
         content = with_parts(base, reading.part_files, documents)
         types = _joined_types(base, content, reading, documents)
         content = compacted(content, types, reading.dimension, documents)
@@ -123,16 +120,13 @@ def ingest(
             num_passages=content.num_passages,
             metadata_schema=types,
             vector_dimension=reading.dimension,
-            sources=_latest_sources(base, sources),
+            sources=_latest_sources(base, listing.sources),
             created_at_ms=clock.wall_ms(),
         )
-        try:
-            catalog.append_corpus(manifest)
-        except Conflict:
-            # Somebody else added to the corpus meanwhile: add to what it is now.
-            continue
-        return Ingested(manifest=manifest, report=reading.report(changes))
-    raise Conflict(f"others keep adding to the corpus {corpus!r}; try again later")
+        return manifest, changes
+
+    manifest, changes = catalog.change_corpus(corpus, changed)
+    return Ingested(manifest=manifest, report=reading.report(changes))
 
 
 def _read(

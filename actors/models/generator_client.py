@@ -74,15 +74,15 @@ class ServeGenerator:
                 attempt.received(chunk, now_s() - asked_s)
                 finished = chunk.finish_reason is not None
                 yield chunk
-        except DeadlineExceeded:
-            raise
         except Exception as error:  # With gRPC, Serve raises here whatever the replica raised.
             typed = _typed(error)
             attempt.broke(typed)
             raise typed from error
+        except BaseException as leaving:
+            attempt.broke(leaving)
+            raise
         finally:
             if not finished:
-                attempt.left()
                 _cancel(response)
 
     async def _connect(self, deadline: Deadline) -> DeploymentHandle[object]:
@@ -112,10 +112,6 @@ class _Attempt:
         self._first_token_s: float | None = None
         self._later_s = 0.0
 
-    @property
-    def has_started(self) -> bool:
-        return self._first_token_s is not None
-
     def received(self, chunk: GenerationChunk, waited_s: float) -> None:
         if self._first_token_s is None:
             self._first_token_s = self._outcomes.waited_s(self.hint.attempt_id)
@@ -123,30 +119,17 @@ class _Attempt:
             # Only time spent waiting counts: a slow reader does not make a slow replica.
             self._later_s += waited_s
         if chunk.finish_reason is not None:
-            self._answered(later_tokens=(chunk.completion_tokens or 1) - 1)
+            self._outcomes.answered(
+                self.hint.attempt_id,
+                first_token_s=self._first_token_s,
+                later_tokens=(chunk.completion_tokens or 1) - 1,
+                later_s=self._later_s,
+            )
 
-    def broke(self, error: RaygionError) -> None:
+    def broke(self, error: BaseException) -> None:
+        """It failed, or its caller leaves: tells nothing more of an attempt that was finished."""
         self.replica_id = self._outcomes.replica_of(self.hint.attempt_id)
-        if isinstance(error, Unavailable):
-            self._outcomes.failed(self.hint.attempt_id)
-        else:
-            self._outcomes.forget(self.hint.attempt_id)
-
-    def left(self) -> None:
-        """The caller left or ran out of time; tells nothing more of a call that broke by itself."""
-        if self.has_started:
-            self._answered(later_tokens=0)
-        else:
-            self._outcomes.gave_up(self.hint.attempt_id)
-
-    def _answered(self, *, later_tokens: int) -> None:
-        assert self._first_token_s is not None
-        self._outcomes.answered(
-            self.hint.attempt_id,
-            first_token_s=self._first_token_s,
-            later_tokens=later_tokens,
-            later_s=self._later_s,
-        )
+        self._outcomes.broke(self.hint.attempt_id, error, first_token_s=self._first_token_s)
 
 
 async def _next_chunk(

@@ -4,7 +4,7 @@ Serve makes one router for every handle, on a thread of its own, and tells it wh
 not how it ended; the client knows how it ended but not where it went. They meet here:
 
     client --- RoutingHint(attempt_id) ---> router: order(), routed()
-    client --- answered(), failed(), gave_up() by attempt_id ---> weights ---> router: order()
+    client --- answered(), broke() by attempt_id ---> weights ---> router: order()
 
 A generator is judged by the time to its first token and by its pace afterwards, as the time that an
 answer of a fixed length would take. So a long answer does not count as a slow one. Weights and
@@ -19,6 +19,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from cluster.balance.verdicts import Verdict, generator_verdict
 from cluster.balance.weights import DEFAULT_BALANCING, BalancingSettings, OutcomeWeights
 from cluster.clock import SYSTEM_CLOCK, Clock, system_rng
 
@@ -85,12 +86,12 @@ class ReplicaOutcomes:
         """The replica has accepted the attempt."""
         with self._lock:
             if earlier := self._attempts.pop(attempt_id, None):
-                self._left(earlier)
+                self._inconclusive(earlier)
             probe = self._weights.began(replica_id)
             self._attempts[attempt_id] = _Attempt(replica_id, self._clock.monotonic_s(), probe)
             if len(self._attempts) > ATTEMPTS_MAX:
                 _, oldest = self._attempts.popitem(last=False)
-                self._left(oldest)
+                self._inconclusive(oldest)
 
     def replica_of(self, attempt_id: str) -> str | None:
         with self._lock:
@@ -112,44 +113,29 @@ class ReplicaOutcomes:
             attempt = self._attempts.pop(attempt_id, None)
             if attempt is None:
                 return
-            self._usual_first_token_s = _smoothed(self._usual_first_token_s, first_token_s)
-            token_s = self._usual_token_s or 0.0
+            token_s = self._usual_token_s
             if later_tokens >= PACE_TOKENS_MIN:
                 token_s = later_s / later_tokens
                 self._usual_token_s = _smoothed(self._usual_token_s, token_s)
-            self._weights.succeeded(
-                attempt.replica_id, first_token_s + NOMINAL_TOKENS * token_s, probe=attempt.probe
-            )
+            self._succeeded(attempt, first_token_s, token_s)
 
-    def failed(self, attempt_id: str) -> None:
-        """The replica answered with an error or broke off."""
-        with self._lock:
-            attempt = self._attempts.pop(attempt_id, None)
-            if attempt is not None:
-                self._failed(attempt)
-
-    def gave_up(self, attempt_id: str) -> None:
-        """The caller left, or its time ran out, before the first token.
-
-        That tells of the replica only if the wait was long for this deployment: a client with an
-        impatient timeout must not ruin the weights for all.
+    def broke(self, attempt_id: str, error: BaseException, *, first_token_s: float | None) -> None:
+        """The attempt ended in an error, or its caller left: after the first token, which had taken
+        so long, or before it (None).
         """
         with self._lock:
             attempt = self._attempts.pop(attempt_id, None)
             if attempt is None:
                 return
-            waited_s = self._clock.monotonic_s() - attempt.routed_s
-            usual_s = self._usual_first_token_s
-            if usual_s is None or waited_s > PATIENCE * usual_s:
-                self._failed(attempt)
-            else:
-                self._left(attempt)
-
-    def forget(self, attempt_id: str) -> None:
-        """The attempt ended in a way that tells nothing of the replica."""
-        with self._lock:
-            if attempt := self._attempts.pop(attempt_id, None):
-                self._left(attempt)
+            begun = first_token_s is not None
+            match generator_verdict(error, begun=begun, hurried=self._is_hurried(attempt)):
+                case Verdict.SUCCEEDED:
+                    assert first_token_s is not None
+                    self._succeeded(attempt, first_token_s, self._usual_token_s)
+                case Verdict.FAILED:
+                    self._weights.failed(attempt.replica_id, probe=attempt.probe)
+                case Verdict.INCONCLUSIVE:
+                    self._inconclusive(attempt)
 
     def lost(self, replica_id: str) -> None:
         """The replica cannot be reached now."""
@@ -165,11 +151,21 @@ class ReplicaOutcomes:
         with self._lock:
             return {replica_id: self._weights.weight(replica_id) for replica_id in replica_ids}
 
-    def _failed(self, attempt: _Attempt) -> None:
-        self._weights.failed(attempt.replica_id, probe=attempt.probe)
+    def _is_hurried(self, attempt: _Attempt) -> bool:
+        """True while a first token need not have come: a client with an impatient timeout must not
+        ruin the weights for all.
+        """
+        usual_s = self._usual_first_token_s
+        waited_s = self._clock.monotonic_s() - attempt.routed_s
+        return usual_s is not None and waited_s <= PATIENCE * usual_s
 
-    def _left(self, attempt: _Attempt) -> None:
-        self._weights.left(attempt.replica_id, probe=attempt.probe)
+    def _succeeded(self, attempt: _Attempt, first_token_s: float, token_s: float | None) -> None:
+        self._usual_first_token_s = _smoothed(self._usual_first_token_s, first_token_s)
+        nominal_s = first_token_s + NOMINAL_TOKENS * (token_s or 0.0)
+        self._weights.succeeded(attempt.replica_id, nominal_s, probe=attempt.probe)
+
+    def _inconclusive(self, attempt: _Attempt) -> None:
+        self._weights.inconclusive(attempt.replica_id, probe=attempt.probe)
 
 
 def _smoothed(usual_s: float | None, sample_s: float) -> float:

@@ -13,12 +13,14 @@ from dataclasses import replace
 import numpy as np
 
 from actors.query.answering import Answering
+from actors.query.release_uses import ReleaseUses
 from actors.query.replica_sets import Routes
 from actors.query.shard_search import Patience, SearchKind, ShardSearch
 from actors.query.view_follower import ViewFollower
 from actors.runtime.stopwatch import Stopwatch
 from cluster.arrays import Float32Array
 from cluster.canary.board import Lots
+from cluster.canary.outcomes import OutcomeCounts
 from cluster.clock import Clock, Deadline
 from cluster.query.answers import AnswerEvent, AnswerRequest
 from cluster.query.filters import Filter, filter_key
@@ -40,12 +42,16 @@ class QueryEngine:
         self,
         *,
         views: ViewFollower,
+        uses: ReleaseUses,
+        outcomes: OutcomeCounts,
         routes: Routes,
         answering: Answering,
         clock: Clock,
         skew_max_ms: int,
     ) -> None:
         self._views = views
+        self._uses = uses
+        self._outcomes = outcomes
         self._routes = routes
         self._answering = answering
         self._clock = clock
@@ -61,10 +67,10 @@ class QueryEngine:
         watch = Stopwatch.start(self._clock)
         deadline = Deadline.after(request.timeout_s, self._clock)
         pinned = self._pin(request)
-        with self._views.uses.during(pinned.release.number):
-            if request.release is not None or not self._views.outcomes.counting:
+        with self._uses.during(pinned.release.number):
+            if request.release is not None or not self._outcomes.counting:
                 return await self._search(request, pinned, deadline, watch)
-            with self._views.outcomes.search(request, pinned.release.number):
+            with self._outcomes.search(request, pinned.release.number):
                 return await self._search(request, pinned, deadline, watch)
 
     async def _search(
@@ -117,7 +123,7 @@ class QueryEngine:
         release = self._pin(request).release
         if release.embedder is None:
             return request
-        with self._views.uses.during(release.number):
+        with self._uses.during(release.number):
             corpus = release.corpus(request.corpus)
             check_search(request, corpus)
             vectors = await self._vectors(request, release, corpus, deadline)
@@ -132,7 +138,7 @@ class QueryEngine:
         release = pinned.release
         if request.retrieve:
             check_retrieval(release.corpus(request.corpus))
-        counted = request.release is None and self._views.outcomes.counting
+        counted = request.release is None and self._outcomes.counting
         # Everything below is pinned to this one release, so that no answer mixes two.
         request = replace(
             request, release=release.number, trace_id=request.trace_id or uuid.uuid4().hex
@@ -146,8 +152,8 @@ class QueryEngine:
             elapsed_ms=watch.total_ms,
         )
         if counted:
-            events = self._views.outcomes.answer(events, release.number, request.timeout_s)
-        with self._views.uses.during(release.number):
+            events = self._outcomes.answer(events, release.number, request.timeout_s)
+        with self._uses.during(release.number):
             async with aclosing(events):
                 async for event in events:
                     yield event

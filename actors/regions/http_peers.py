@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import replace
 
-from actors.regions.link import RegionLink
+from actors.regions.peer_connection import PeerConnection
+from cluster.balance.verdicts import peer_verdict
 from cluster.clock import SYSTEM_CLOCK, Clock, Deadline
 from cluster.config import Settings
-from cluster.errors import DeadlineExceeded, InvalidArgument, Overloaded, RaygionError, Unavailable
+from cluster.errors import InvalidArgument, Unavailable
 from cluster.generation.generator import GenerationChunk, GenerationRequest
 from cluster.query.answers import AnswerEvent, AnswerRequest, AnswerResult
 from cluster.query.caller import ANYONE, Caller
@@ -28,10 +29,6 @@ from cluster.regions.wire import (
 
 Loads = Callable[[], Mapping[str, float]]
 """The load of each region, from 0 to 1, as far as it is known."""
-_PATIENCE_S = 1.0
-"""A region that took longer than this, and all the time that there was, has failed to answer. With
-less time, the caller was in too much of a hurry to tell.
-"""
 
 
 def _no_loads() -> Mapping[str, float]:
@@ -55,10 +52,9 @@ class RegionPeers:
     ) -> None:
         self._region = region
         self._loads = loads
-        self._clock = clock
         self._router = RegionRouter(settings.region_map(), now_s=clock.monotonic_s, rng=rng)
         # The connections are made in the event loop that first asks, and belong to it.
-        self._links: dict[str, RegionLink] = {}
+        self._connections: dict[str, PeerConnection] = {}
 
     def preferred(self, request: SearchRequest | AnswerRequest) -> str:
         return self._router.first(
@@ -89,8 +85,8 @@ class RegionPeers:
         deadline.check(f"a search was on its way to region {region!r}")
         call = search_call(request, deadline.remaining_s())
         try:
-            with self._watched(region):
-                content_type, body = await self._link(region).whole(call, deadline)
+            with self._router.watched(region, peer_verdict):
+                content_type, body = await self._connection(region).whole(call, deadline)
                 return parse_search(content_type, body)
         except InvalidArgument as error:
             if not _knows_no_vectors(error, request):
@@ -103,8 +99,8 @@ class RegionPeers:
         deadline.check(f"a question was on its way to region {region!r}")
         call = answer_call(request, deadline.remaining_s())
         try:
-            with self._watched(region):
-                async with aclosing(self._link(region).events(call, deadline)) as events:
+            with self._router.watched(region, peer_verdict):
+                async with aclosing(self._connection(region).events(call, deadline)) as events:
                     async for name, data in events:
                         event = parse_answer_event(name, data)
                         yield event
@@ -135,8 +131,8 @@ class RegionPeers:
     ) -> AsyncGenerator[GenerationChunk, None]:
         deadline.check(f"a prompt was on its way to region {region!r}")
         call = generate_call(release, request, deadline.remaining_s())
-        with self._watched(region):
-            async with aclosing(self._link(region).events(call, deadline)) as events:
+        with self._router.watched(region, peer_verdict):
+            async with aclosing(self._connection(region).events(call, deadline)) as events:
                 async for name, data in events:
                     chunk = parse_chunk(name, data)
                     yield chunk
@@ -146,54 +142,25 @@ class RegionPeers:
 
     async def aclose(self) -> None:
         """Closes all connections."""
-        for link in self._links.values():
-            await link.aclose()
-        self._links.clear()
+        for connection in self._connections.values():
+            await connection.aclose()
+        self._connections.clear()
 
     def _corpus(self, request: SearchRequest | AnswerRequest) -> str | None:
         if isinstance(request, AnswerRequest) and not request.retrieve:
             return None
         return self._router.residency.meant(request.corpus)
 
-    def _link(self, region: str) -> RegionLink:
-        link = self._links.get(region)
-        if link is None:
+    def _connection(self, region: str) -> PeerConnection:
+        connection = self._connections.get(region)
+        if connection is None:
             assert region != self._region, "a region asks itself without HTTP"
-            link = RegionLink(self._router.sites[region], forwarded_by=self._region)
-            self._links[region] = link
-        return link
+            connection = PeerConnection(self._router.endpoints[region], forwarded_by=self._region)
+            self._connections[region] = connection
+        return connection
 
     def _known_loads(self) -> Mapping[str, float] | None:
         return self._loads() if self._router.policy is RoutingPolicy.LEAST_LOADED else None
-
-    @contextmanager
-    def _watched(self, region: str) -> Iterator[None]:
-        """Tells the router how the request that the block makes has ended."""
-        began_s = self._clock.monotonic_s()
-        probe = self._router.began(region)
-        try:
-            yield
-        except Overloaded:
-            self._router.left(region, probe=probe)
-            raise
-        except DeadlineExceeded:
-            if self._clock.monotonic_s() - began_s < _PATIENCE_S:
-                self._router.left(region, probe=probe)
-            else:
-                self._router.failed(region, probe=probe)
-            raise
-        except Unavailable:
-            self._router.failed(region, probe=probe)
-            raise
-        except RaygionError:
-            # It works, and says that it will not.
-            self._router.succeeded(region, probe=probe)
-            raise
-        except BaseException:
-            self._router.left(region, probe=probe)
-            raise
-        else:
-            self._router.succeeded(region, probe=probe)
 
 
 def _caller(request: SearchRequest | AnswerRequest) -> Caller:
@@ -201,7 +168,7 @@ def _caller(request: SearchRequest | AnswerRequest) -> Caller:
 
 
 def _knows_no_vectors(error: InvalidArgument, request: SearchRequest | AnswerRequest) -> bool:
-    """Whether that region has an older version of Raygion, which does not know the field for the
+    """True when that region has an older version of Raygion, which does not know the field for the
     vectors of texts, and embeds them itself.
     """
     return request.embedded is not None and error.field == "embedded"

@@ -210,10 +210,10 @@ def _words(path: Path) -> tuple[str, Float32Array, Float32Array]:
 
 
 def _clustered() -> tuple[str, Float32Array, Float32Array]:
-    random = np.random.default_rng(_SEED)
-    centres = random.standard_normal((2000, 100), dtype=np.float32)
-    near = centres[random.integers(0, len(centres), 100_000)]
-    vectors = near + 0.6 * random.standard_normal(near.shape, dtype=np.float32)
+    rng = np.random.default_rng(_SEED)
+    centres = rng.standard_normal((2000, 100), dtype=np.float32)
+    near = centres[rng.integers(0, len(centres), 100_000)]
+    vectors = near + 0.6 * rng.standard_normal(near.shape, dtype=np.float32)
     return ("clustered vectors made with a fixed seed, for want of --words", *_held_out(vectors))
 
 

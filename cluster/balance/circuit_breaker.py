@@ -19,18 +19,12 @@ before the breaker opened neither closes nor opens it again when it ends late.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import StrEnum
 
+from cluster.balance.verdicts import Verdict
 from cluster.clock import Backoff
-
-
-class BreakerState(StrEnum):
-    CLOSED = "closed"
-    OPEN = "open"
-    HALF_OPEN = "half-open"
-
 
 _BACKOFF = Backoff(initial_s=0.5, wait_max_s=8.0)
 
@@ -42,9 +36,9 @@ class BreakerSettings:
     failures_in_row_max: int = 5
     """Failures without a success between them that open the circuit."""
     failure_rate_max: float = 0.5
-    """A larger part of failures among the recent outcomes opens it."""
+    """Share of failures among the recent outcomes above which the circuit opens."""
     failure_rate_gain: float = 0.1
-    """The say of the newest outcome in that part: it looks back at some 1 / gain outcomes."""
+    """Weight of the newest outcome in that share, which looks back at some 1 / gain outcomes."""
     good_probes: int = 2
     """Successful probes in a row that close the circuit."""
     backoff: Backoff = _BACKOFF
@@ -65,13 +59,13 @@ class CircuitBreaker:
 
     Guarantees: at most one probe at a time; open for at most `wait_max_s * (1 + jitter)` of the
     backoff at a stretch; the same calls with the same clock and random source give the same states.
-    The owner tells how each request that began has ended, exactly once.
+    Each request that began ends exactly once: `watched` sees to it, or else the caller does.
     """
 
     _open_until_s: float | None
-    """None: closed."""
+    """Time until which the circuit stays open; None while it is closed."""
     _openings: int
-    """Since it was last closed."""
+    """Times that the circuit has opened since it was last closed."""
     _failures_in_row: int
     _failure_rate: float
     _good_probes: int
@@ -89,22 +83,31 @@ class CircuitBreaker:
         self._settings = settings
         self._close()
 
-    @property
-    def state(self) -> BreakerState:
-        if self._open_until_s is None:
-            return BreakerState.CLOSED
-        if self._now_s() < self._open_until_s:
-            return BreakerState.OPEN
-        return BreakerState.HALF_OPEN
-
     def passes(self) -> bool:
         """True when the state allows a request now."""
         if self._open_until_s is None:
             return True
         return not self._probing and self._now_s() >= self._open_until_s
 
+    @contextmanager
+    def watched(self, verdict_of: Callable[[BaseException, float], Verdict]) -> Iterator[None]:
+        """The block makes one request. An error is judged by `verdict_of(error, took_s)`."""
+        began_s, probe = self._now_s(), self.began()
+        try:
+            yield
+        except BaseException as error:
+            match verdict_of(error, self._now_s() - began_s):
+                case Verdict.SUCCEEDED:
+                    self.succeeded(probe=probe)
+                case Verdict.FAILED:
+                    self.failed(probe=probe)
+                case Verdict.INCONCLUSIVE:
+                    self.inconclusive(probe=probe)
+            raise
+        self.succeeded(probe=probe)
+
     def began(self) -> bool:
-        """A request is sent. True when it is the probe: to be said again when it ends."""
+        """A request is sent. True when it is the probe, which the caller passes on when it ends."""
         if self._open_until_s is None or not self.passes():
             return False
         self._probing = True
@@ -133,7 +136,7 @@ class CircuitBreaker:
         elif probe:
             self._open()
 
-    def left(self, *, probe: bool) -> None:
+    def inconclusive(self, *, probe: bool) -> None:
         """The request ended in a way that tells nothing of the replica."""
         if probe:
             self._probing = False

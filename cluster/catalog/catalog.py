@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Callable
 from typing import TypeVar
 
 from cluster.artifacts.claims import claim_all
@@ -15,15 +16,18 @@ from cluster.catalog.manifests import (
     parts_of,
 )
 from cluster.clock import Backoff, Deadline
-from cluster.errors import Corrupt, InvalidArgument, NotFound
+from cluster.errors import Conflict, Corrupt, InvalidArgument, NotFound
 from cluster.store.numbered_log import NumberedLog, put_or_get
 from cluster.store.object_store import ObjectStore
 
 PUBLISH_TIMEOUT_S = 60.0
+CHANGES_MAX = 8
+"""Attempts at one change of a corpus that others change at the same time."""
 _SUFFIX = ".json"
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
 R = TypeVar("R", IndexManifest, ModelManifest)
+T = TypeVar("T")
 
 
 class Catalog:
@@ -87,10 +91,7 @@ class Catalog:
 
     def existing_corpus(self, corpus: str) -> CorpusManifest:
         """The newest position of a corpus. NotFound when there is none, or it was dropped."""
-        latest = self.latest_corpus(corpus)
-        if latest is None or latest.is_dropped:
-            raise NotFound(f"there is no corpus {corpus!r}; add documents with `raygion ingest`")
-        return latest
+        return existing(corpus, self.latest_corpus(corpus))
 
     def corpus_at(self, corpus: str, position: int) -> CorpusManifest:
         """One position of a corpus. NotFound when it does not reach so far."""
@@ -101,11 +102,32 @@ class Catalog:
             raise Corrupt(f"{path} holds position {manifest.position} of {manifest.corpus}")
         return manifest
 
+    def change_corpus(
+        self, corpus: str, change: Callable[[CorpusManifest | None], tuple[CorpusManifest, T]]
+    ) -> tuple[CorpusManifest, T]:
+        """Takes a corpus from its latest position, None when it has none yet, to the next one.
+
+        `change` decides on the next position, and on whatever else the caller wants to know of the
+        change; this returns what it decided last. Where it returns the latest position, nothing is
+        added. When others changed the corpus meanwhile, it is asked again about what the corpus is
+        now. Raises what `change` does, and Conflict when others keep changing the corpus.
+        """
+        for _ in range(CHANGES_MAX):
+            latest = self.latest_corpus(corpus)
+            manifest, outcome = change(latest)
+            if manifest == latest:
+                return manifest, outcome
+            try:
+                self.append_corpus(manifest)
+            except Conflict:
+                continue
+            return manifest, outcome
+        raise Conflict(f"others keep changing the corpus {corpus!r}; try again later")
+
     def append_corpus(self, manifest: CorpusManifest) -> None:
         """Adds a corpus's next position, which the manifest carries.
 
-        Raises Conflict when somebody else took the position: read the latest, decide again, append
-        after it.
+        Raises Conflict when somebody else took the position; `change_corpus` decides again then.
         """
         data = manifest.to_bytes()
         claim_all(self._store, parts_of(manifest))
@@ -158,6 +180,13 @@ class Catalog:
 
 def _ref(version: str, data: bytes) -> ManifestRef:
     return ManifestRef(version=version, sha256=hashlib.sha256(data).hexdigest())
+
+
+def existing(corpus: str, latest: CorpusManifest | None) -> CorpusManifest:
+    """The latest position of a corpus. Raises NotFound when there is none, or it was dropped."""
+    if latest is None or latest.is_dropped:
+        raise NotFound(f"there is no corpus {corpus!r}; add documents with `raygion ingest`")
+    return latest
 
 
 def index_path(corpus: str, version: str) -> str:

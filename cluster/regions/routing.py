@@ -14,18 +14,20 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from functools import lru_cache
 from typing import assert_never
 
 from geopy.distance import great_circle
 
 from cluster.balance.circuit_breaker import BreakerSettings, CircuitBreaker
+from cluster.balance.verdicts import Verdict
 from cluster.clock import Backoff
 from cluster.query.caller import Caller, Location
+from cluster.regions.endpoint import RegionEndpoint
 from cluster.regions.map import RegionMap
 from cluster.regions.overview import SILENT_AFTER_S
 from cluster.regions.settings import RoutingPolicy
-from cluster.regions.site import RegionSite
 from cluster.releases.events import RegionStatus
 
 REGION_BREAKER = BreakerSettings(
@@ -39,12 +41,12 @@ without a margin every gateway would move to the same region at once.
 """
 _FARTHEST_KM = 30_000.0
 """Distance of a region without a location: farther than anything on earth."""
-_PLACES_MAX = 4096
+_DISTANCES_MAX = 4096
 
 
-@lru_cache(maxsize=_PLACES_MAX)
+@lru_cache(maxsize=_DISTANCES_MAX)
 def distance_km(one: Location, other: Location) -> float:
-    """Along the great circle."""
+    """The distance along the great circle."""
     here, there = (one.latitude, one.longitude), (other.latitude, other.longitude)
     return float(great_circle(here, there).km)
 
@@ -52,9 +54,9 @@ def distance_km(one: Location, other: Location) -> float:
 def loads_of(heartbeats: Mapping[str, RegionStatus], now_ms: int) -> dict[str, float]:
     """Loads from recent heartbeats only; the last load of a silent region is meaningless."""
     return {
-        name: told.load
-        for name, told in heartbeats.items()
-        if now_ms - told.at_ms <= SILENT_AFTER_S * 1000
+        name: status.load
+        for name, status in heartbeats.items()
+        if now_ms - status.at_ms <= SILENT_AFTER_S * 1000
     }
 
 
@@ -71,9 +73,8 @@ def rendezvous_weight(region: str, user: str) -> int:
 class RegionRouter:
     """Orders the regions for a request, and remembers how they did.
 
-    A request is told of twice: `began`, and then one of `succeeded`, `failed` and `left`, which is
-    handed what `began` returned. The same calls with the same clock and random source give the same
-    orders. Not thread-safe.
+    Every request to a region is made in the block of `watched`. The same calls with the same clock
+    and random source give the same orders. Not thread-safe.
     """
 
     def __init__(
@@ -84,11 +85,11 @@ class RegionRouter:
         rng: random.Random,
         breaker: BreakerSettings = REGION_BREAKER,
     ) -> None:
-        self.sites = regions.sites
+        self.endpoints = regions.endpoints
         self.residency = regions.residency
         self.policy = regions.policy
         self._breakers = {
-            name: CircuitBreaker(now_s=now_s, rng=rng, settings=breaker) for name in self.sites
+            name: CircuitBreaker(now_s=now_s, rng=rng, settings=breaker) for name in self.endpoints
         }
 
     def order(
@@ -104,24 +105,24 @@ class RegionRouter:
         """All regions that may serve a request, which needs that corpus (None: none), best first.
 
         `asked`: the region that has the request; None for a caller who has asked none yet. `loads`:
-        of the regions, from 0 to 1; one that is not in it counts as full. `policy`: another one
-        than that of the router.
+        the load of each region, from 0 to 1; a region without one counts as full. `policy`: used
+        in place of the router's own.
         """
         rank = self._ranking(policy or self.policy, asked, caller, loads or {})
         eligible = [
-            site
-            for site in self.sites.values()
-            if self.residency.may_hold(site.name, corpus)
-            and (site.generates or not needs_generator)
+            endpoint
+            for endpoint in self.endpoints.values()
+            if self.residency.may_hold(endpoint.name, corpus)
+            and (endpoint.generates or not needs_generator)
         ]
         keys = {
-            site.name: (
-                not self._breakers[site.name].passes(),
-                rank(site),
-                site.name != asked,
-                self._from_asked_km(asked, site),
+            endpoint.name: (
+                not self._breakers[endpoint.name].passes(),
+                rank(endpoint),
+                endpoint.name != asked,
+                self._from_asked_km(asked, endpoint),
             )
-            for site in eligible
+            for endpoint in eligible
         }
         # Sorting is stable: what is left equal stands as in the settings.
         return tuple(sorted(keys, key=keys.__getitem__))
@@ -142,21 +143,11 @@ class RegionRouter:
         order = self.order(asked=asked, caller=caller, corpus=corpus, loads=loads)
         return order[0] if order else asked
 
-    def began(self, region: str) -> bool:
-        """A request is sent to the region. True when it is the probe of a half-open breaker."""
-        return self._breakers[region].began()
-
-    def succeeded(self, region: str, *, probe: bool) -> None:
-        """The region answered as one that works does, a refusal of bad input included."""
-        self._breakers[region].succeeded(probe=probe)
-
-    def failed(self, region: str, *, probe: bool) -> None:
-        """The region cannot be reached, broke off, or says that it cannot serve."""
-        self._breakers[region].failed(probe=probe)
-
-    def left(self, region: str, *, probe: bool) -> None:
-        """The request ended in a way that tells nothing of the region."""
-        self._breakers[region].left(probe=probe)
+    def watched(
+        self, region: str, verdict_of: Callable[[BaseException, float], Verdict]
+    ) -> AbstractContextManager[None]:
+        """The block makes one request to the region: `CircuitBreaker.watched`."""
+        return self._breakers[region].watched(verdict_of)
 
     def _ranking(
         self,
@@ -164,30 +155,30 @@ class RegionRouter:
         asked: str | None,
         caller: Caller,
         loads: Mapping[str, float],
-    ) -> Callable[[RegionSite], float]:
+    ) -> Callable[[RegionEndpoint], float]:
         """The key that the policy sorts by, the smallest first."""
         match policy:
             case RoutingPolicy.LOCAL:
                 return lambda _: 0.0
             case RoutingPolicy.NEAREST:
-                place = caller.location
-                if place is None:
+                location = caller.location
+                if location is None:
                     return lambda _: 0.0
-                return lambda site: _between_km(place, site.location)
+                return lambda endpoint: _between_km(location, endpoint.location)
             case RoutingPolicy.LEAST_LOADED:
-                return lambda site: (
-                    loads.get(site.name, 1.0) + (0.0 if site.name == asked else LOAD_MARGIN)
+                return lambda endpoint: (
+                    loads.get(endpoint.name, 1.0) + (0.0 if endpoint.name == asked else LOAD_MARGIN)
                 )
             case RoutingPolicy.USER:
                 if not caller.user:
                     return lambda _: 0.0
-                return lambda site: -rendezvous_weight(site.name, caller.user)
+                return lambda endpoint: -rendezvous_weight(endpoint.name, caller.user)
         assert_never(policy)
 
-    def _from_asked_km(self, asked: str | None, site: RegionSite) -> float:
-        place = self.sites[asked].location if asked is not None else None
-        return _FARTHEST_KM if place is None else _between_km(place, site.location)
+    def _from_asked_km(self, asked: str | None, endpoint: RegionEndpoint) -> float:
+        location = self.endpoints[asked].location if asked is not None else None
+        return _FARTHEST_KM if location is None else _between_km(location, endpoint.location)
 
 
-def _between_km(place: Location, other: Location | None) -> float:
-    return _FARTHEST_KM if other is None else distance_km(place, other)
+def _between_km(location: Location, other: Location | None) -> float:
+    return _FARTHEST_KM if other is None else distance_km(location, other)

@@ -17,7 +17,7 @@ import orjson
 import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
 
-from cluster.errors import InvalidArgument, Overloaded, RaygionError, Unavailable
+from cluster.errors import OWN_FAULTS, InvalidArgument, Overloaded, RaygionError, Unavailable
 from cluster.generation.generator import GenerationChunk, GenerationRequest, Sampling
 from cluster.query.answers import AnswerEvent, AnswerRequest, AnswerResult, Retrieved, Token
 from cluster.query.filters import filter_to_json
@@ -35,8 +35,6 @@ JSON_TYPE = "application/json"
 T = TypeVar("T")
 _TRACE_ID = re.compile(r"[0-9a-f]{32}")
 _SPAN_ID = "0000000000000001"
-OWN_FAULTS = frozenset({"internal", "corrupt", "outcome_unknown", "unauthenticated"})
-"""Codes of errors that are no fault of the request: another region may well answer it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

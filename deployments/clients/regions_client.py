@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any, Self
 
+from cluster.balance.verdicts import client_verdict
 from cluster.clock import SYSTEM_CLOCK, Clock, Deadline, system_rng
 from cluster.config import Settings
-from cluster.errors import DeadlineExceeded, InvalidArgument, RaygionError, Unavailable
+from cluster.errors import OWN_FAULTS, DeadlineExceeded, InvalidArgument, RaygionError, Unavailable
 from cluster.query.caller import Caller, Location
 from cluster.query.session import SessionToken
 from cluster.regions.routing import RegionRouter
-from cluster.regions.wire import OWN_FAULTS
 from deployments.clients.http_client import HttpRegion
 
 CONNECT_TIMEOUT_S = 1.0
 _TIMEOUTS_MS = {"/v1/search": 5_000, "/v1/answer": 60_000}
 """Times that the interface grants to a request without `timeout_ms`."""
-_AWAY = frozenset({"unavailable", "overloaded", "deadline_exceeded"}) | OWN_FAULTS
-"""Codes that tell of a region's own state."""
 _PINNING = ("release", "consistency", "session", "max_staleness_ms")
 """Options that say which release may answer."""
 _GRACE_S = 0.5
@@ -65,7 +62,7 @@ class RegionsClient:
         for name, share in self._attempts(path, body):
             asked = self._asked(body, share)
             try:
-                with self._watched(name):
+                with self._router.watched(name, client_verdict):
                     reply = self._region(name).post(
                         path, asked, timeout_s=share.remaining_s() + _GRACE_S
                     )
@@ -84,7 +81,7 @@ class RegionsClient:
         for name, share in self._attempts(path, body):
             asked, begun = self._asked(body, share), False
             try:
-                with self._watched(name):
+                with self._router.watched(name, client_verdict):
                     timeout_s = share.remaining_s() + _GRACE_S
                     for event, data in self._region(name).stream(path, asked, timeout_s=timeout_s):
                         begun = True
@@ -102,9 +99,9 @@ class RegionsClient:
     def _region(self, name: str) -> HttpRegion:
         """Connected at the first use: most callers never need a second region."""
         if name not in self._regions:
-            site = self._router.sites[name]
+            endpoint = self._router.endpoints[name]
             self._regions[name] = HttpRegion(
-                site.url, site.api_key, connect_timeout_s=CONNECT_TIMEOUT_S
+                endpoint.url, endpoint.api_key, connect_timeout_s=CONNECT_TIMEOUT_S
             )
         return self._regions[name]
 
@@ -138,23 +135,6 @@ class RegionsClient:
 
     def _saw(self, reply: Mapping[str, Any]) -> None:
         self.session = _later(self.session, reply.get("session") or "")
-
-    @contextmanager
-    def _watched(self, name: str) -> Iterator[None]:
-        probe = self._router.began(name)
-        try:
-            yield
-        except RaygionError as error:
-            if error.code in _AWAY:
-                self._router.failed(name, probe=probe)
-            else:
-                self._router.succeeded(name, probe=probe)
-            raise
-        except BaseException:
-            self._router.left(name, probe=probe)
-            raise
-        else:
-            self._router.succeeded(name, probe=probe)
 
 
 def _unless_final(error: RaygionError) -> RaygionError:

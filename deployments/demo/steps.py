@@ -5,9 +5,11 @@ driver process.
 from __future__ import annotations
 
 from actors.coordinator.client import CoordinatorClient
+from actors.documents.source_files import find_source_files
 from cluster.clock import SYSTEM_CLOCK
 from cluster.generation.prompt import PromptTemplate
 from cluster.releases.entries import ReleaseContents
+from cluster.releases.requests import RollBackTo
 from cluster.shards.index_parameters import IndexParameters
 from deployments.hosting import pipeline, release_commands
 from deployments.hosting.region_driver import Note
@@ -17,8 +19,9 @@ from deployments.terminal import REUSED, Steps
 
 def ingest(installation: Installation, note: Note, corpus: str, source: str) -> None:
     with Steps(quiet=True).step("") as step:
+        listing = find_source_files([source])
         ingested = pipeline.ingest_documents(
-            installation, corpus, [source], replace=False, step=step
+            installation, corpus, listing, replace=False, step=step
         )
     note(f"{ingested.manifest.num_documents} documents")
 
@@ -80,7 +83,7 @@ def propose_unless_current(
 
 def rollback(installation: Installation, note: Note, number: int) -> int:
     """Makes a committed release current again; returns when it is served here."""
-    return release_commands.rollback(number)
+    return release_commands.switch(RollBackTo(release=number))
 
 
 def wait_until_serving(

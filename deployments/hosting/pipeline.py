@@ -10,6 +10,7 @@ from rich.table import Table
 
 from actors.builds.build import build_index
 from actors.documents.ingest import Ingested, ingest
+from actors.documents.source_files import SourceListing
 from actors.models.publishing import publish_model
 from cluster.artifacts.artifacts import Artifacts
 from cluster.catalog.manifests import (
@@ -65,19 +66,19 @@ def store_generator(installation: Installation, step: Step) -> StoredModel | Non
 def ingest_documents(
     installation: Installation,
     corpus: str,
-    sources: Sequence[str],
+    listing: SourceListing,
     *,
     replace: bool,
     skip_errors: bool = False,
     step: Step,
 ) -> Ingested:
-    """Reads the sources into the corpus. Needs a driver that has joined a Ray cluster."""
+    """Reads the listed files into the corpus. Needs a driver that has joined a Ray cluster."""
     before = installation.catalog.latest_corpus(corpus)
     ingested = ingest(
         catalog=installation.catalog,
         artifacts=Artifacts(installation.store),
         corpus=corpus,
-        sources=sources,
+        listing=listing,
         replace=replace,
         skip_errors=skip_errors,
         progress=step.count,

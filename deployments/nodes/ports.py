@@ -9,11 +9,11 @@ Ports that Ray can choose by itself (raylet, agents, workers) are left to the ke
 from __future__ import annotations
 
 import errno
-import random
 import socket
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from cluster.clock import system_rng
 from cluster.errors import InvalidArgument, Unavailable
 
 LOOPBACK = "127.0.0.1"
@@ -118,7 +118,7 @@ def find_port_block(*, avoid: Collection[int] = ()) -> PortBlock:
     clusters started at one moment rarely meet; the loser's GCS fails to listen and must try again.
     """
     bases = list(_BLOCK_BASES)
-    random.SystemRandom().shuffle(bases)
+    system_rng().shuffle(bases)
     for base in bases:
         ports = range(base, base + BLOCK_SIZE)
         if not any(port in ports for port in avoid) and all(map(is_port_free, ports)):

@@ -14,6 +14,7 @@ import pytest
 
 from actors.builds.build import build_index
 from actors.documents.ingest import ingest
+from actors.documents.source_files import find_source_files
 from actors.shards.index import INDEX_FILE, ShardIndex
 from cluster.arrays import Float32Array
 from cluster.artifacts.artifacts import Artifacts
@@ -126,7 +127,7 @@ def _ingest_file(store: ObjectStore, path: Path) -> None:
         catalog=Catalog(store),
         artifacts=Artifacts(store),
         corpus=CORPUS,
-        sources=[str(path)],
+        listing=find_source_files([str(path)]),
         replace=False,
         progress=lambda done, total: None,
     )

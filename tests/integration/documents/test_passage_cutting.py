@@ -12,6 +12,7 @@ import pytest
 
 from actors.builds.build import build_index
 from actors.documents.ingest import ingest
+from actors.documents.source_files import find_source_files
 from actors.models.embedder import Embedder
 from actors.models.publishing import publish_model
 from actors.models.starter_models import starter_embedder_folder
@@ -83,7 +84,7 @@ class Built:
             catalog=Catalog(self.store),
             artifacts=Artifacts(self.store),
             corpus=CORPUS,
-            sources=[str(file)],
+            listing=find_source_files([str(file)]),
         )
 
     def build(self, chunks: ChunkSettings) -> IndexManifest:

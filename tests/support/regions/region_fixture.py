@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from actors.coordinator.client import CoordinatorClient
+from actors.documents.source_files import find_source_files
 from actors.models.starter_models import STARTER_GENERATOR, starter_generator_folder
 from actors.shards.documents import DOCUMENTS_FILE, ShardDocuments
 from cluster.arrays import Float32Array
@@ -224,7 +225,8 @@ def build(installation: Installation, corpus: str) -> tuple[IndexManifest, Manif
 
 def ingest(installation: Installation, corpus: str, source: Path) -> None:
     with Steps(quiet=True).step(corpus) as step:
-        pipeline.ingest_documents(installation, corpus, [str(source)], replace=False, step=step)
+        listing = find_source_files([str(source)])
+        pipeline.ingest_documents(installation, corpus, listing, replace=False, step=step)
 
 
 def _build_all(installation: Installation, xquad: Xquad, steps: Steps) -> ReleaseContents:

@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from actors.documents.source_files import find_source_files
 from cluster.arrays import Float32Array
 from cluster.catalog.corpus_settings import CorpusSettings
 from cluster.catalog.manifests import ManifestRef
@@ -37,6 +38,7 @@ from cluster.releases.entries import RELEASE_LOG, LogState, ReleaseContents
 from cluster.releases.events import RegionStatus
 from cluster.releases.fold import fold
 from cluster.releases.log_entries import parse_entry
+from cluster.releases.requests import ProposeRelease, RollBackTo
 from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.store.numbered_log import NumberedLog
 from cluster.store.object_store import ObjectStore, open_store
@@ -141,10 +143,9 @@ class ThreeRegions(DrivenRegions):
     # What a person asks for.
 
     def propose(self, contents: str, *, commit: bool = True) -> int:
-        number: int = self.at_leader(
-            "propose", self.contents[contents], targets=REGIONS, auto_commit=commit
+        return self.request(
+            ProposeRelease(contents=self.contents[contents], targets=REGIONS, auto_commit=commit)
         )
-        return number
 
     def commit(self, contents: str) -> int:
         """A new release, served by all regions."""
@@ -153,7 +154,7 @@ class ThreeRegions(DrivenRegions):
         return number
 
     def rollback(self, number: int | None = None) -> int:
-        current: int = self.at_leader("rollback", number)
+        current = self.request(RollBackTo(release=number))
         self.wait_until_serving(current)
         return current
 
@@ -339,7 +340,8 @@ def build_kinds(
 
     refs = {}
     with Steps(quiet=True).step("build") as step:
-        pipeline.ingest_documents(installation, CORPUS, [source], replace=True, step=step)
+        listing = find_source_files([source])
+        pipeline.ingest_documents(installation, CORPUS, listing, replace=True, step=step)
         for kind in kinds:
             corpus = installation.settings.corpus(CORPUS).model_copy(update={"index": KINDS[kind]})
             settings = installation.settings.model_copy(update={"corpora": {CORPUS: corpus}})

@@ -32,6 +32,7 @@ from deployments.http.app import RegionApp, build_http_app
 from deployments.http.settings import HttpSettings
 
 DIMENSION = 3
+ASK = {"query": "the capital of Iceland"}
 MADE: dict[str, Any] = {"served_by": "south", "staleness_ms": 140, "session": "a-token"}
 """What every reply says of how it was made."""
 CAME_ABOUT: dict[str, Any] = {"outcome": Outcome.ANSWERED, "truncated": None}

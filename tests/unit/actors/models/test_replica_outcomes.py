@@ -17,6 +17,10 @@ from actors.models.replica_outcomes import (
     outcomes_of,
 )
 from cluster.balance.circuit_breaker import DEFAULT_BREAKER
+from cluster.errors import DeadlineExceeded, Overloaded, Unavailable
+
+BROKE_OFF = Unavailable("broke off")
+OUT_OF_TIME = DeadlineExceeded("no time is left")
 
 
 class SimClock:
@@ -103,18 +107,17 @@ def test_the_avoided_replica_comes_last(caller: Caller) -> None:
 def test_a_failure_is_counted_once(caller: Caller) -> None:
     attempt_id = caller.routed("a")
     assert caller.outcomes.replica_of(attempt_id) == "a"
-    caller.outcomes.failed(attempt_id)
+    caller.outcomes.broke(attempt_id, BROKE_OFF, first_token_s=None)
     weight = caller.weight("a")
     assert weight < 1.0
-    caller.outcomes.failed(attempt_id)
-    caller.outcomes.gave_up(attempt_id)
+    caller.outcomes.broke(attempt_id, BROKE_OFF, first_token_s=None)
+    caller.outcomes.broke(attempt_id, OUT_OF_TIME, first_token_s=None)
     assert caller.weight("a") == weight
     assert caller.outcomes.replica_of(attempt_id) is None
 
 
 def test_an_attempt_that_reached_no_replica_changes_nothing(caller: Caller) -> None:
-    caller.outcomes.failed("never routed")
-    caller.outcomes.gave_up("never routed")
+    caller.outcomes.broke("never routed", BROKE_OFF, first_token_s=None)
     caller.outcomes.answered("never routed", first_token_s=1.0, later_tokens=9, later_s=1.0)
     assert caller.outcomes.waited_s("never routed") == 0.0
     assert caller.weight("a") == 1.0
@@ -127,18 +130,18 @@ def test_an_impatient_caller_does_not_lower_but_a_long_wait_does(
     caller.answered("a", first_token_s=0.1)
     attempt_id = caller.routed("a")
     caller.clock.now_s += 0.1 * times_usual
-    caller.outcomes.gave_up(attempt_id)
+    caller.outcomes.broke(attempt_id, OUT_OF_TIME, first_token_s=None)
     assert (caller.weight("a") < 1.0) is lowers
 
 
 def test_a_wait_in_vain_lowers_when_nothing_is_usual_yet(caller: Caller) -> None:
-    caller.outcomes.gave_up(caller.routed("a"))
+    caller.outcomes.broke(caller.routed("a"), OUT_OF_TIME, first_token_s=None)
     assert caller.weight("a") < 1.0
 
 
 def open_breaker(caller: Caller, replica_id: str) -> None:
     for _ in range(DEFAULT_BREAKER.failures_in_row_max):
-        caller.outcomes.failed(caller.routed(replica_id))
+        caller.outcomes.broke(caller.routed(replica_id), BROKE_OFF, first_token_s=None)
 
 
 def first_in_line(caller: Caller, replica_id: str) -> int:
@@ -169,9 +172,9 @@ def test_a_probe_whose_end_tells_nothing_makes_room_for_the_next(caller: Caller,
     attempt_id = caller.routed("a")
     assert first_in_line(caller, "a") == 0
     if how == "forgotten":
-        caller.outcomes.forget(attempt_id)
+        caller.outcomes.broke(attempt_id, Overloaded("full"), first_token_s=None)
     elif how == "left early":
-        caller.outcomes.gave_up(attempt_id)
+        caller.outcomes.broke(attempt_id, OUT_OF_TIME, first_token_s=None)
     elif how == "routed anew":
         caller.outcomes.routed(attempt_id, "b")
     else:

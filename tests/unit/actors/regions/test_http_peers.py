@@ -315,7 +315,7 @@ class Slow(FakeService):
 
 
 async def test_a_slow_region_is_no_lost_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("actors.regions.link.SILENCE_MAX_S", 1.0)
+    monkeypatch.setattr("actors.regions.peer_connection.SILENCE_MAX_S", 1.0)
     monkeypatch.setattr("deployments.http.region_routes.SIGN_OF_LIFE_S", 0.05)
     service = Slow()
     service.gate.clear()

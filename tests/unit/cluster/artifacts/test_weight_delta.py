@@ -6,11 +6,9 @@ import contextlib
 import random
 import struct
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +16,7 @@ from hypothesis import strategies as st
 from cluster.artifacts import weight_delta
 from cluster.artifacts.weight_delta import apply_delta, write_delta
 from cluster.errors import Corrupt
+from tests.support.safetensors_file import Tensor, safetensors
 
 DTYPES = {"F32": 4, "F16": 2, "BF16": 2, "F64": 8, "I8": 1, "BOOL": 1, "U16": 2, "F8_E4M3": 1}
 CHUNK = 64
@@ -26,24 +25,6 @@ CHUNK = 64
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weight_delta, "CHUNK_BYTES", CHUNK)
-
-
-Tensor = tuple[str, list[int], bytes]
-
-
-def safetensors(tensors: Mapping[str, Tensor], note: str = "", gap: int = 0) -> bytes:
-    """A file of safetensors; `gap` bytes of filling lie between its tensors."""
-    header: dict[str, object] = {"__metadata__": {"note": note}}
-    data = b""
-    for name, (dtype, shape, content) in tensors.items():
-        header[name] = {
-            "dtype": dtype,
-            "shape": shape,
-            "data_offsets": [len(data), len(data) + len(content)],
-        }
-        data += content + b"\0" * gap
-    encoded = orjson.dumps(header)
-    return struct.pack("<Q", len(encoded)) + encoded + data
 
 
 @st.composite

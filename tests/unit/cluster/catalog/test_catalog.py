@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from cluster.catalog.catalog import Catalog
+from cluster.catalog.catalog import CHANGES_MAX, Catalog
 from cluster.catalog.manifests import (
     CorpusManifest,
     IndexManifest,
@@ -80,6 +80,50 @@ def test_positions_of_a_corpus(store: ObjectStore) -> None:
         other.corpus_at("factbook", 4)
     with pytest.raises(Conflict):
         other.append_corpus(corpus(2, num_documents=7))
+
+
+def test_a_change_of_a_corpus_is_decided_again_on_what_others_made_of_it(
+    memory_store: ObjectStore,
+) -> None:
+    rival = Catalog(memory_store)
+
+    def with_one_more(latest: CorpusManifest | None) -> tuple[CorpusManifest, int]:
+        if latest is None:
+            rival.append_corpus(corpus(1, num_documents=5))
+        before = 0 if latest is None else latest.num_documents
+        position = 1 if latest is None else latest.position + 1
+        return corpus(position, num_documents=before + 1), before
+
+    changed, before = Catalog(memory_store).change_corpus("factbook", with_one_more)
+    assert (changed, before) == (corpus(2, num_documents=6), 5)
+    assert rival.latest_corpus("factbook") == changed
+
+
+def test_a_change_that_changes_nothing_adds_no_position(memory_store: ObjectStore) -> None:
+    catalog = Catalog(memory_store)
+    catalog.append_corpus(corpus(1))
+
+    def unchanged(latest: CorpusManifest | None) -> tuple[CorpusManifest, str]:
+        assert latest is not None
+        return latest, "nothing to do"
+
+    assert catalog.change_corpus("factbook", unchanged) == (corpus(1), "nothing to do")
+    assert catalog.latest_corpus("factbook") == corpus(1)
+
+
+def test_a_change_that_is_always_too_late_gives_up(memory_store: ObjectStore) -> None:
+    rival = Catalog(memory_store)
+
+    def overtaken(latest: CorpusManifest | None) -> tuple[CorpusManifest, None]:
+        position = 1 if latest is None else latest.position + 1
+        rival.append_corpus(corpus(position, num_documents=7))
+        return corpus(position), None
+
+    with pytest.raises(Conflict, match="others keep changing the corpus 'factbook'"):
+        Catalog(memory_store).change_corpus("factbook", overtaken)
+    latest = rival.latest_corpus("factbook")
+    assert latest is not None
+    assert latest.position == CHANGES_MAX
 
 
 def test_the_first_to_publish_wins(store: ObjectStore) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from cluster.errors import ContextLengthExceeded
-from cluster.generation.generator import ChatMessage, Role
+from cluster.generation.generator import ChatMessage
 from cluster.generation.prompt import (
     BuiltPrompt,
     PromptTemplate,
@@ -19,6 +19,7 @@ from cluster.generation.prompt import (
     Truncation,
     build_prompt,
 )
+from tests.support.conversations import messages, room_for, said, texts, tokenizers, turn
 from tests.support.fakes import FakeTokenizer
 
 SHORT = PromptTemplate(system="S", passage="[{number}] {text}", user="{passages}\nQ: {question}")
@@ -26,31 +27,6 @@ TOKENIZER = FakeTokenizer()
 ROOMY = 10_000
 
 
-class SeamTokenizer(FakeTokenizer):
-    """Counts two more tokens for a text than it has alone, as real ones may at seams."""
-
-    def count(self, messages: tuple[ChatMessage, ...]) -> int:
-        return super().count(messages) + 2 * sum(bool(m.content) for m in messages)
-
-
-def said(role: Role, content: str) -> ChatMessage:
-    return ChatMessage(role=role, content=content)
-
-
-def turn(content: str) -> ChatMessage:
-    return said("user", content)
-
-
-def room_for(prompt_tokens: int) -> TokenBudget:
-    return TokenBudget(context=prompt_tokens + 10, answer=10)
-
-
-texts = st.text(max_size=80)
-roles: st.SearchStrategy[Role] = st.sampled_from(["user", "assistant", "user", "system"])
-messages = st.builds(said, roles, texts)
-tokenizers = st.builds(
-    FakeTokenizer, chars_per_token=st.integers(1, 6), overhead=st.integers(0, 9)
-) | st.builds(SeamTokenizer)
 templates = st.builds(
     PromptTemplate,
     system=st.text(max_size=20),

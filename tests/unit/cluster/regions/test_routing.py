@@ -14,12 +14,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster.balance.verdicts import peer_verdict
 from cluster.config import Settings
+from cluster.errors import Unavailable
 from cluster.query.caller import Caller, Location
+from cluster.regions.endpoint import RegionEndpoint
 from cluster.regions.overview import SILENT_AFTER_S
 from cluster.regions.routing import REGION_BREAKER, RegionRouter, distance_km, loads_of
 from cluster.regions.settings import RoutingPolicy
-from cluster.regions.site import RegionSite
 from cluster.releases.events import RegionStatus
 
 LATENCIES = Path(__file__).parents[3] / "data" / "latency" / "region_rtt_ms.csv"
@@ -256,7 +258,12 @@ def test_when_a_region_goes_only_its_own_users_move(names: list[str], data: st.D
 
 def break_down(routed: RegionRouter, region: str) -> None:
     for _ in range(REGION_BREAKER.failures_in_row_max):
-        routed.failed(region, probe=routed.began(region))
+        fail(routed, region)
+
+
+def fail(routed: RegionRouter, region: str) -> None:
+    with pytest.raises(Unavailable), routed.watched(region, peer_verdict):
+        raise Unavailable("nobody answers")
 
 
 def test_a_region_that_fails_comes_last_and_is_probed_back_in() -> None:
@@ -268,11 +275,10 @@ def test_a_region_that_fails_comes_last_and_is_probed_back_in() -> None:
     # When the wait is over one request goes there, and no second one beside it.
     time.now_s += 1.0
     assert routed.order(asked="us", caller=caller)[0] == "eu"
-    probe = routed.began("eu")
-    assert probe
-    assert routed.order(asked="us", caller=caller)[0] == "us"
-    routed.succeeded("eu", probe=probe)
-    routed.succeeded("eu", probe=routed.began("eu"))
+    with routed.watched("eu", peer_verdict):
+        assert routed.order(asked="us", caller=caller)[0] == "us"
+    with routed.watched("eu", peer_verdict):
+        pass
     assert routed.order(asked="us", caller=caller)[0] == "eu"
 
 
@@ -283,7 +289,7 @@ def test_a_lost_region_is_looked_at_again_within_five_seconds() -> None:
     for _ in range(20):
         time.now_s += 5.0
         assert routed.order(asked="eu", caller=Caller())[0] == "eu"
-        routed.failed("eu", probe=routed.began("eu"))
+        fail(routed, "eu")
 
 
 def test_an_only_home_is_asked_though_its_breaker_is_open() -> None:
@@ -298,10 +304,10 @@ def test_a_site_is_where_the_settings_say_and_keeps_its_key_to_itself() -> None:
         "us": {"http": {"host": "10.0.0.7", "port": 8123}},
     }
     found = Settings.model_validate({"regions": regions})
-    eu = RegionSite.of("eu", found.regions["eu"])
+    eu = RegionEndpoint.of("eu", found.regions["eu"])
     assert (eu.url, eu.api_key) == ("https://eu.example", "first-key")
     assert "first-key" not in repr(eu)
-    us = RegionSite.of("us", found.regions["us"])
+    us = RegionEndpoint.of("us", found.regions["us"])
     assert (us.url, us.api_key) == ("http://10.0.0.7:8123", None)
     assert (eu.region_key, us.region_key) == ("first-key", None)
 
@@ -310,10 +316,10 @@ def test_regions_send_each_other_the_first_of_their_own_keys() -> None:
     keys = {"http": {"api_keys": ["a-callers"]}}
     found = Settings.model_validate({"regions": {"eu": keys, "us": {}}, "region_keys": ["k", "l"]})
     for region in ("eu", "us"):
-        site = RegionSite.of(region, found.regions[region], found.region_keys)
-        assert site.region_key == "k"
-        assert "'k'" not in repr(site)
-    assert RegionSite.of("eu", found.regions["eu"], found.region_keys).api_key == "a-callers"
+        endpoint = RegionEndpoint.of(region, found.regions[region], found.region_keys)
+        assert endpoint.region_key == "k"
+        assert "'k'" not in repr(endpoint)
+    assert RegionEndpoint.of("eu", found.regions["eu"], found.region_keys).api_key == "a-callers"
 
 
 def test_what_a_lost_region_told_last_is_no_load() -> None:

@@ -22,6 +22,7 @@ from cluster.releases.release_log import (
     snapshot_of,
     snapshot_path,
 )
+from cluster.releases.requests import AbortRelease
 from cluster.store.object_store import ObjectStore
 from tests.support.fakes import Entries, SimClock
 from tests.support.regions.one_region import Region
@@ -239,9 +240,7 @@ def test_the_leader_stores_snapshots_as_the_log_grows(memory_store: ObjectStore)
     region.step()
     for number in range(1, 4):
         region.propose("a")
-        region.driver.request(
-            lambda r, now, cid, n=number: r.abort(n, reason="no", now_ms=now, commit_id=cid)
-        )
+        region.driver.request(AbortRelease(release=number, reason="no"))
         region.step()
     names = memory_store.list_names(f"{RELEASE_LOG}/snapshots")
     assert len(names) == region.log.latest() // EVERY == 1

@@ -11,14 +11,13 @@ import signal
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from cluster.clock import Backoff, Deadline
+from cluster.clock import SYSTEM_CLOCK, Backoff, Deadline
 from cluster.errors import OutcomeUnknown, Unavailable
 from cluster.store import local_store
 from cluster.store.local_store import LocalStore
@@ -52,9 +51,9 @@ def test_a_writer_killed_halfway_leaves_nothing_to_see(tmp_path: Path) -> None:
     assert store.list_names("folder") == []
 
     (leftover,) = temp_folder.iterdir()
-    store.sweep_temp_files(time.time_ns() // 1_000_000)
+    store.sweep_temp_files(SYSTEM_CLOCK.wall_ms())
     assert leftover.exists(), "it might belong to a living writer"
-    store.sweep_temp_files(time.time_ns() // 1_000_000 + local_store.TEMP_AGE_MAX_MS + 1000)
+    store.sweep_temp_files(SYSTEM_CLOCK.wall_ms() + local_store.TEMP_AGE_MAX_MS + 1000)
     assert not leftover.exists()
     store.put_if_absent("folder/file", b"whole")
     assert store.get("folder/file") == b"whole"
@@ -159,7 +158,7 @@ def test_a_temporary_file_of_somebody_else_is_no_reason_to_fail(
         raise PermissionError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(os, "unlink", refuse)
-    store.sweep_temp_files(time.time_ns() // 1_000_000 + local_store.TEMP_AGE_MAX_MS + 1000)
+    store.sweep_temp_files(SYSTEM_CLOCK.wall_ms() + local_store.TEMP_AGE_MAX_MS + 1000)
     assert leftover.exists()
 
 

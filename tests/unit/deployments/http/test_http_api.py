@@ -13,7 +13,6 @@ import httpx
 import numpy as np
 import orjson
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from cluster import errors
 from cluster.errors import InvalidArgument
@@ -24,13 +23,14 @@ from deployments.http.known_summary import FRESH_S
 from deployments.http.schemas.replies import (
     AnswerReply,
     BatchSearchReply,
-    ErrorReply,
     SearchReply,
     StatusReply,
 )
 from deployments.http.settings import HttpSettings
 from tests.support.fakes import SimClock
+from tests.support.http_replies import error_of, sample
 from tests.support.worlds.fake_service import (
+    ASK,
     HIT,
     MADE,
     SUMMARY,
@@ -42,20 +42,6 @@ from tests.support.worlds.fake_service import (
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 TRACEPARENT = f"00-{TRACE}-b7ad6b7169203331-01"
-ASK = {"query": "the capital of Iceland"}
-
-
-def error_of(reply: httpx.Response) -> dict[str, Any]:
-    ErrorReply.model_validate_json(reply.content, strict=True)
-    return dict(reply.json()["error"])
-
-
-def sample(metrics: str, name: str, **labels: str) -> float:
-    for family in text_string_to_metric_families(metrics):
-        for found in family.samples:
-            if found.name == name and labels.items() <= found.labels.items():
-                return found.value
-    return 0.0
 
 
 async def test_search_by_text() -> None:

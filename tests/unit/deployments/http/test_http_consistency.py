@@ -16,9 +16,9 @@ from cluster.query.demand import EVENTUAL, Consistency, Demand
 from cluster.query.session import SessionToken
 from cluster.regions.wire import FLOAT32_TYPE
 from deployments.cli.main import app
+from tests.support.http_replies import sample
 from tests.support.worlds.fake_service import DIMENSION, MADE, FakeService, in_process
 from tests.support.worlds.region_servers import serving
-from tests.unit.deployments.http.test_http_api import sample
 
 TOKEN = SessionToken("store", 3)
 SEARCH: dict[str, Any] = {"query": "tea"}

@@ -10,6 +10,7 @@ import orjson
 import pytest
 
 from deployments.http.settings import HttpSettings
+from tests.support.http_replies import error_of
 from tests.support.worlds.fake_service import MODEL, FakeService, app_of, in_process, on_loopback
 
 SEARCH = orjson.dumps({"query": "copper", "top_k": 1})
@@ -22,11 +23,6 @@ BODIES = {
     },
 }
 VECTOR = {"vector": [0.5, 0.25, 0.0], "top_k": 1}
-
-
-def error_of(reply: Any) -> dict[str, Any]:
-    found: dict[str, Any] = reply.json()["error"]
-    return found
 
 
 @pytest.mark.parametrize("route", BODIES)

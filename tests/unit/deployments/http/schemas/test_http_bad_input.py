@@ -16,9 +16,8 @@ from cluster.search.checks import HITS_MAX
 from deployments.http.openai.schema import ChatBody
 from deployments.http.schemas.replies import ErrorReply
 from deployments.http.schemas.search import Body, SearchBody
-from tests.support.worlds.fake_service import FakeService, app_of, in_process
+from tests.support.worlds.fake_service import ASK, FakeService, app_of, in_process
 
-ASK = {"query": "the capital of Iceland"}
 QUESTION = {"question": "What is the capital of Iceland?"}
 USER = {"role": "user", "content": "What is the capital of Iceland?"}
 CHAT = {"model": "raygion", "messages": [USER]}

@@ -12,6 +12,7 @@ import pytest
 
 from cluster import errors
 from deployments.http.schemas.replies import AnswerReply, ErrorReply
+from tests.support.http_replies import sample
 from tests.support.worlds.fake_service import (
     CAME_ABOUT,
     CITATION,
@@ -22,7 +23,6 @@ from tests.support.worlds.fake_service import (
     in_process,
     on_loopback,
 )
-from tests.unit.deployments.http.test_http_api import sample
 
 QUESTION = {"question": "What is the capital of Iceland?"}
 STREAMED = {**QUESTION, "stream": True}

@@ -135,9 +135,10 @@ async def test_unread_replies_are_under_way_and_little_of_them_is_copied() -> No
 
 @pytest.mark.usefixtures("impatient")
 async def test_who_does_not_read_is_given_up_and_the_connection_closed() -> None:
-    async with gateway(LongService(), unread_timeout_s=0.2) as served:
+    service = LongService()
+    async with gateway(service, unread_timeout_s=0.2) as served:
         clients = [await served.silent(SEARCH, {"query": "long"}) for _ in range(3)]
-        await until(lambda: served.app.edge.in_flight == 3)
+        await until(lambda: len(service.searches) == 3)
         await until(lambda: served.app.edge.in_flight == 0)
         assert served.held_bytes == 0
         loop = asyncio.get_running_loop()
