@@ -61,7 +61,8 @@ def logging_class(plain: type) -> type:
         logs.begin()
         plain.__init__(self, *args)  # type: ignore[misc]
 
-    return type(plain.__name__, (plain,), {"__init__": begin_and_construct})
+    members = {"__init__": begin_and_construct, "__module__": plain.__module__}
+    return type(plain.__name__, (plain,), members)
 
 
 def logging_function(plain: Callable[P, T]) -> Callable[P, T]:

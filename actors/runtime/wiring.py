@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec
@@ -16,9 +15,10 @@ from actors.runtime.calls import NAMESPACE
 from actors.runtime.process_logs import logging_class, logging_function
 from actors.runtime.ray_private import worker
 from cluster.errors import Unavailable
+from cluster.logs.events import EventLog
 
 P = ParamSpec("P")
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 _STATUS_TIMEOUT_S = 3.0
 _LOOK_S = 0.5
 
@@ -66,7 +66,9 @@ def statuses(handles: Mapping[str, Any]) -> dict[str, Any]:
         try:
             said[refs[ref]] = ray.get(ref)
         except RayError as error:
-            log.info("%s does not answer: %s", refs[ref], error)
+            log.debug(
+                "actor.silent", "{actor} does not answer: {error}", actor=refs[ref], error=error
+            )
     return said
 
 

@@ -30,15 +30,15 @@ def written_events() -> list[WrittenEvent]:
     floors = ("cluster", "actors", "deployments")
     files = [path for floor in floors for path in (ROOT / floor).rglob("*.py")]
     found = [event for path in files for event in _events_of(path)]
-    return sorted(found, key=lambda event: (event.name, event.module))
+    return sorted(found, key=lambda event: event.name)
 
 
 def events_tables() -> str:
     alerts = [(f"`{alert.name}`", alert.meaning, alert.to_do) for alert in ALERTS]
-    events = [
-        (f"`{event.name}`", event.level, event.sentence, f"`{event.module}`")
-        for event in written_events()
-    ]
+    # A module may write an event in several places.
+    events = sorted(
+        {(f"`{e.name}`", e.level, e.sentence, f"`{e.module}`") for e in written_events()}
+    )
     return "\n\n".join(
         (
             "## Alerts",
@@ -51,7 +51,7 @@ def events_tables() -> str:
 
 def _events_of(path: Path) -> Iterator[WrittenEvent]:
     source = path.read_text()
-    if "EventLog(__name__)" not in source:
+    if " = EventLog(" not in source:
         return
     module = str(path.relative_to(ROOT))
     for node in ast.walk(ast.parse(source)):

@@ -1,4 +1,4 @@
-"""Every event of the log has a name of its own, and the fields that its sentence speaks of."""
+"""Every event of the log has a name and a sentence of its own, and the fields that it speaks of."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ EVENTS = written_events()
 
 
 def test_each_name_stands_for_one_event() -> None:
-    names = Counter([event.name for event in EVENTS] + [alert.name for alert in ALERTS])
+    events = {(event.name, event.level, event.sentence) for event in EVENTS}
+    names = Counter([name for name, _, _ in events] + [alert.name for alert in ALERTS])
     assert [name for name, times in names.items() if times > 1] == []
     assert [name for name in names if not re.fullmatch(r"[a-z_]+\.[a-z_]+", name)] == []
 
