@@ -47,7 +47,6 @@ class QueryEngine:
         routes: Routes,
         answering: Answering,
         clock: Clock,
-        skew_max_ms: int,
     ) -> None:
         self._views = views
         self._uses = uses
@@ -55,7 +54,6 @@ class QueryEngine:
         self._routes = routes
         self._answering = answering
         self._clock = clock
-        self._skew_max_ms = skew_max_ms
         self._shard_search = ShardSearch(clock)
         self._routed: RegionView | None = None
         self._lots = Lots()
@@ -178,7 +176,6 @@ class QueryEngine:
             user=request.user,
             lot=self._lots.next(),
             not_before=request.not_before,
-            skew_max_ms=self._skew_max_ms,
         )
 
     async def _vectors(

@@ -64,8 +64,10 @@ class BlobFetcher:
         *,
         rng: random.Random | None = None,
         sleep: Callable[[float], None] = SYSTEM_CLOCK.sleep,
+        part_bytes: int = PART_BYTES,
     ) -> None:
         self._store = store
+        self._part_bytes = part_bytes
         self._rng = rng or system_rng()
         self._sleep = sleep
         self._counting = threading.Lock()
@@ -140,7 +142,7 @@ class BlobFetcher:
 
     def _parts(self, file: ArtifactFile, start: int) -> Iterator[bytes]:
         """The bytes from `start` on, in order, while those that follow are under way already."""
-        starts = deque(range(start, file.size_bytes, PART_BYTES))
+        starts = deque(range(start, file.size_bytes, self._part_bytes))
         if len(starts) <= 1:
             yield from (self._read(file, begin) for begin in starts)
             return
@@ -152,7 +154,7 @@ class BlobFetcher:
                 yield under_way.popleft().result()
 
     def _read(self, file: ArtifactFile, start: int) -> bytes:
-        length = min(PART_BYTES, file.size_bytes - start)
+        length = min(self._part_bytes, file.size_bytes - start)
         data = self._store.read_range(blob_path(file.sha256), start, length)
         with self._counting:
             self.bytes_fetched += len(data)

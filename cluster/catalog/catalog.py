@@ -15,7 +15,7 @@ from cluster.catalog.manifests import (
     ModelManifest,
     parts_of,
 )
-from cluster.clock import Backoff, Deadline
+from cluster.clock import SYSTEM_CLOCK, Backoff, Clock, Deadline
 from cluster.errors import Conflict, Corrupt, InvalidArgument, NotFound
 from cluster.store.numbered_log import NumberedLog, put_or_get
 from cluster.store.object_store import ObjectStore
@@ -39,8 +39,10 @@ class Catalog:
     for a malformed name, and those of the store.
     """
 
-    def __init__(self, store: ObjectStore) -> None:
+    def __init__(self, store: ObjectStore, clock: Clock = SYSTEM_CLOCK) -> None:
+        """`clock`: the one by which sweeps of the garbage collector are heeded."""
         self._store = store
+        self._clock = clock
         self._logs: dict[str, NumberedLog] = {}
 
     def read_index(self, corpus: str, ref: ManifestRef) -> IndexManifest:
@@ -130,7 +132,7 @@ class Catalog:
         Raises Conflict when somebody else took the position; `change_corpus` decides again then.
         """
         data = manifest.to_bytes()
-        claim_all(self._store, parts_of(manifest))
+        claim_all(self._store, parts_of(manifest), clock=self._clock)
         self._log(manifest.corpus).append_at(
             manifest.position,
             data,
@@ -167,7 +169,7 @@ class Catalog:
         return manifest, _ref(version, data)
 
     def _publish(self, path: str, version: str, manifest: R) -> tuple[R, ManifestRef]:
-        claim_all(self._store, parts_of(manifest))
+        claim_all(self._store, parts_of(manifest), clock=self._clock)
         data = put_or_get(
             self._store,
             path,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from cluster.artifacts.claims import claim_all
 from cluster.catalog.catalog import Catalog, index_path, model_path
 from cluster.catalog.manifests import IndexManifest, ModelManifest, parts_of
+from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.releases.entries import ReleaseContents
 from cluster.store.object_store import ObjectStore
 
@@ -16,7 +17,9 @@ def manifest_paths(contents: ReleaseContents) -> tuple[str, ...]:
     return (*indexes, *(model_path(ref.version) for ref in models))
 
 
-def claim_release(store: ObjectStore, contents: ReleaseContents) -> None:
+def claim_release(
+    store: ObjectStore, contents: ReleaseContents, *, clock: Clock = SYSTEM_CLOCK
+) -> None:
     """Makes sure that all of a release is in the store, and stays until it is proposed.
 
     Raises NotFound naming what is gone, Corrupt for what has another size, Unavailable while some
@@ -31,4 +34,4 @@ def claim_release(store: ObjectStore, contents: ReleaseContents) -> None:
     ]
     manifests: list[IndexManifest | ModelManifest] = [*indexes, *models]
     files = [file for manifest in manifests for file in parts_of(manifest)]
-    claim_all(store, files, manifest_paths(contents))
+    claim_all(store, files, manifest_paths(contents), clock=clock)

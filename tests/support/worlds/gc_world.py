@@ -122,9 +122,9 @@ def _version(name: str) -> str:
 
 
 class World:
-    def __init__(self, store: ObjectStore) -> None:
+    def __init__(self, store: ObjectStore, clock: Clock = SYSTEM_CLOCK) -> None:
         self.store = store
-        self.catalog = Catalog(store)
+        self.catalog = Catalog(store, clock)
         self.artifacts = Artifacts(store)
         self.log = NumberedLog(store, RELEASE_LOG)
 
