@@ -15,11 +15,13 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from actors.documents.source_files import find_source_files
 from actors.shards.documents import DOCUMENTS_FILE, ShardDocuments
 from bench.data import write_jsonl
 from cluster.arrays import Float32Array
 from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.cache import ArtifactCache
+from cluster.catalog.catalog import Published
 from cluster.catalog.corpus_settings import CorpusSettings
 from cluster.catalog.manifests import IndexManifest, ModelKind, ModelManifest
 from cluster.catalog.model_settings import GeneratorSettings
@@ -139,11 +141,10 @@ class BenchRegion:
         return ArtifactCache(Artifacts(self.installation.store), self.installation.cache_folder)
 
     def _build(
-        self, corpus: str, source: Path, embedder: pipeline.StoredModel | None, step: Step
+        self, corpus: str, source: Path, embedder: Published[ModelManifest] | None, step: Step
     ) -> None:
-        pipeline.ingest_documents(
-            self.installation, corpus, [str(source)], replace=False, step=step
-        )
+        listing = find_source_files([str(source)])
+        pipeline.ingest_documents(self.installation, corpus, listing, replace=False, progress=step)
         built = pipeline.build(self.installation, corpus, embedder, step)
         self._indexes[corpus] = built.manifest
 

@@ -30,10 +30,10 @@ from cluster.errors import InvalidArgument
 from cluster.generation.prompt import PromptTemplate
 from cluster.query.evidence import EvidenceSettings
 from cluster.records import Name, Record
+from cluster.regions.endpoint import RegionEndpoint
 from cluster.regions.map import RegionMap
 from cluster.regions.residency import Residency
 from cluster.regions.settings import Key, RegionSettings, RoutingSettings, StoreSettings
-from cluster.regions.site import RegionSite
 from cluster.releases.settings import RolloutPolicy
 
 CONFIG_FILE = "regions.yaml"
@@ -123,16 +123,18 @@ class Settings(Record):
         only = next(iter(self.corpora)) if len(self.corpora) == 1 else None
         return Residency(homes=homes, only_corpus=only)
 
-    def sites(self) -> dict[str, RegionSite]:
+    def endpoints(self) -> dict[str, RegionEndpoint]:
         """The regions as others reach them, by name, in the order of the settings."""
         return {
-            name: RegionSite.of(name, region, self.region_keys)
+            name: RegionEndpoint.of(name, region, self.region_keys)
             for name, region in self.regions.items()
         }
 
     def region_map(self) -> RegionMap:
         """The regions, for a router of requests."""
-        return RegionMap(sites=self.sites(), residency=self.residency(), policy=self.routing.policy)
+        return RegionMap(
+            endpoints=self.endpoints(), residency=self.residency(), policy=self.routing.policy
+        )
 
     def may_hold(self, region: str, corpus: str) -> bool:
         """True when the corpus may be in that region."""

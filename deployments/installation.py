@@ -11,8 +11,8 @@ from pathlib import Path
 from cluster.catalog.catalog import Catalog
 from cluster.config import Settings
 from cluster.errors import Unavailable
+from cluster.regions.endpoint import RegionEndpoint
 from cluster.regions.settings import RegionSettings
-from cluster.regions.site import RegionSite
 from cluster.releases.entries import LogState
 from cluster.releases.release_log import read_release_log
 from cluster.store.object_store import ObjectStore, open_store
@@ -82,7 +82,7 @@ class Installation:
     @property
     def url(self) -> str:
         """The base URL of the region's HTTP endpoint."""
-        return RegionSite.of(self.region, self.region_settings).url
+        return RegionEndpoint.of(self.region, self.region_settings).url
 
     def read_release_log(self) -> LogState:
         """The state of all releases, straight from the store: no cluster needs to run."""

@@ -19,30 +19,40 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import assert_never
 
 from actors.coordinator.canary_judge import CanaryJudge
 from actors.coordinator.gateway_spread import GatewayOrder, GatewaySpread
-from actors.coordinator.generator_deployer import GeneratorDeployer
-from actors.coordinator.loader import ReleaseLoader
+from actors.coordinator.loading.generator_deployer import GeneratorDeployer
+from actors.coordinator.loading.loader import ReleaseLoader
+from actors.coordinator.loading.region_releases import RegionReleases
+from actors.coordinator.loading.replica_counts import ReplicaCounts
 from actors.coordinator.log_readings import LogReadings
 from actors.coordinator.nudges import HttpNudges, RegionNudges
 from actors.coordinator.process_loads import ProcessLoads
-from actors.coordinator.region_releases import RegionReleases
 from actors.coordinator.region_summary import is_healthy, pulse_of, summary_of, view_of
-from actors.coordinator.replica_counts import ReplicaCounts
 from cluster.canary.outcomes import OutcomeReport
+from cluster.catalog.catalog import Catalog
 from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.config import Settings
 from cluster.errors import Fenced, NotFound, OutcomeUnknown, RaygionError, Unavailable
 from cluster.regions.overview import overview
 from cluster.regions.status import RegionSummary
-from cluster.releases.contents import claim_release
-from cluster.releases.driver import Decide, RolloutDriver, Vitals
-from cluster.releases.entries import LogState, Proposal, Release, ReleaseContents
+from cluster.releases.contents import claim_release, read_manifests
+from cluster.releases.driver import RolloutDriver, Vitals
+from cluster.releases.entries import LogState, Proposal, Release
 from cluster.releases.events import CanaryFaulted, Outcome
 from cluster.releases.release_log import ReleaseLog
+from cluster.releases.requests import (
+    AbortRelease,
+    CommitRelease,
+    ProposeRelease,
+    ReleaseRequest,
+    RollBackTo,
+    SetShare,
+    release_of,
+)
 from cluster.releases.rollout import Rollout
-from cluster.releases.settings import RolloutPolicy
 from cluster.serving.view import Pulse, RegionView
 from cluster.store.identity import store_identity
 from cluster.store.object_store import ObjectStore
@@ -57,9 +67,9 @@ _REFRESH_TIMEOUT_S = 2.0
 
 @dataclass(slots=True)
 class _Request:
-    """Something a person asked for: `decide` gives the entry to append, or raises."""
+    """Something that a person asked for."""
 
-    decide: Decide
+    wanted: ReleaseRequest
     done: Future[LogState]
 
 
@@ -77,11 +87,12 @@ class Coordinator:
         """`cluster_id`: of the Ray cluster in which it runs."""
         self._settings = settings
         self._store = store
+        self._catalog = Catalog(store)
         self._store_id = ""
         self._clock = clock
         self._counts = ReplicaCounts(settings, store, region)
         self._loads = ProcessLoads(clock, self._counts.load)
-        self._rollout = Rollout(region=region)
+        self._rollout = Rollout(region=region, policy=settings.rollout)
         self._driver = RolloutDriver(
             rollout=self._rollout,
             store=store,
@@ -117,6 +128,9 @@ class Coordinator:
         threading.Thread(target=self._mend, name="mend", daemon=True).start()
 
     # Methods for callers; each call runs in a thread of its own.
+
+    def ping(self) -> None:
+        """Returns, which shows that this coordinator takes calls."""
 
     def view(self, known_revision: str | None, wait_s: float) -> RegionView:
         """The region's view, as soon as it is another than the known one, or after `wait_s`."""
@@ -173,39 +187,36 @@ class Coordinator:
         heartbeats = self._pulse.regions.items()
         return {region: s.failed[number] for region, s in heartbeats if number in s.failed}
 
-    def propose(
-        self,
-        contents: ReleaseContents,
-        targets: tuple[str, ...],
-        auto_commit: bool,
-        policy: RolloutPolicy | None,
-    ) -> int:
-        """Appends a proposal and returns its release number. `policy`: None takes the settings'.
+    def request(self, request: ReleaseRequest) -> int:
+        """Appends what a person asks for. Returns the number of the release that it is about: of a
+        proposal the new one, of a roll-back the one that is current from the switch on.
 
-        Raises Conflict, InvalidArgument; NotFound, Corrupt or Unavailable for contents that the
+        Raises what `Rollout.decide` raises; NotFound, Corrupt or Unavailable for contents that the
         store does not hold as they were published, or is giving up. Then nothing is appended.
         """
-        for target in targets:
-            self._settings.region_name(target)
-        self._loader.plan(Release(number=1, contents=contents))
-        claim_release(self._store, contents)
-        state = self._ask(
-            lambda rollout, now_ms, commit_id: rollout.propose(
-                contents,
-                targets=targets,
-                auto_commit=auto_commit,
-                policy=policy or self._settings.rollout,
-                now_ms=now_ms,
-                commit_id=commit_id,
-            )
-        )
-        return state.next_release - 1
+        self._keep_contents(request)
+        return release_of(request, self._ask(request))
 
-    def canary(self, number: int, percent: int) -> None:
-        """Gives a prepared release a share of the traffic; 0 ends that. Raises Conflict, NotFound,
-        InvalidArgument.
-        """
-        self._ask(lambda r, now, cid: r.share(number, percent, now_ms=now, commit_id=cid))
+    def _keep_contents(self, request: ReleaseRequest) -> None:
+        """Makes sure that the store holds what the request leads to, and goes on to hold it."""
+        match request:
+            case ProposeRelease(contents=contents, targets=targets):
+                for target in targets:
+                    self._settings.region_name(target)
+                manifests = read_manifests(self._catalog, contents, contents.indexes)
+                manifests.check_embedder()
+                claim_release(self._store, contents, manifests)
+            case RollBackTo(release=number):
+                proposal = self._state.proposals.get(number or 0)
+                resident = self._state.resident(self._clock.wall_ms())
+                if proposal is not None and number not in resident:
+                    contents = proposal.release.contents
+                    manifests = read_manifests(self._catalog, contents, contents.indexes)
+                    claim_release(self._store, contents, manifests)
+            case SetShare() | CommitRelease() | AbortRelease():
+                pass
+            case _:
+                assert_never(request)
 
     def report(self, report: OutcomeReport) -> None:
         """Takes in what a gateway has counted, and stops the canary when that shows a fault."""
@@ -213,28 +224,6 @@ class Coordinator:
         reason = self._judge.take(report, None if canary is None else canary.release)
         if reason is not None:
             self._observe(CanaryFaulted(release=report.release, reason=reason))
-
-    def commit(self, number: int) -> None:
-        """Raises Conflict when a target region is not prepared, NotFound."""
-        self._ask(lambda r, now, cid: r.commit(number, now_ms=now, commit_id=cid))
-
-    def abort(self, number: int, reason: str) -> None:
-        self._ask(lambda r, now, cid: r.abort(number, reason=reason, now_ms=now, commit_id=cid))
-
-    def rollback(self, number: int | None, force: bool = False) -> int:
-        """Back to `number`, or to the one before the current (None); not to a collected one. The
-        number of the release that is current from the switch on.
-
-        Raises Conflict where a region has not loaded it, or an open release would follow, unless
-        `force` is given; NotFound.
-        """
-        target = self._state.proposals.get(number or 0)
-        if target is not None and number not in self._state.resident(self._clock.wall_ms()):
-            claim_release(self._store, target.release.contents)
-        state = self._ask(
-            lambda r, now, cid: r.rollback(number, force=force, now_ms=now, commit_id=cid)
-        )
-        return state.switches[-1].release
 
     def scale(self, corpus: str, replicas: int) -> None:
         """From now on at least so many replicas of each of the corpus's shards. Returns at once;
@@ -263,8 +252,8 @@ class Coordinator:
         """Ends its threads soon; what is loaded stays."""
         self._ending.set()
 
-    def _ask(self, decide: Decide) -> LogState:
-        request = _Request(decide, Future())
+    def _ask(self, wanted: ReleaseRequest) -> LogState:
+        request = _Request(wanted, Future())
         try:
             self._inbox.put_nowait(request)
         except queue.Full as error:
@@ -355,7 +344,7 @@ class Coordinator:
         if not request.done.set_running_or_notify_cancel():
             return
         try:
-            state = self._driver.request(request.decide)
+            state = self._driver.request(request.wanted)
         except Exception as error:
             request.done.set_exception(error)
         else:

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 
 from cluster.config import Settings
-from cluster.regions.site import RegionSite
+from cluster.regions.endpoint import RegionEndpoint
 from cluster.regions.wire import NUDGE
 
 log = logging.getLogger(__name__)
@@ -51,22 +51,24 @@ class HttpNudges:
     """Posts to the gateways of all other regions, at once."""
 
     def __init__(self, settings: Settings, region: str) -> None:
-        self._sites = [site for name, site in settings.sites().items() if name != region]
+        self._endpoints = [
+            endpoint for name, endpoint in settings.endpoints().items() if name != region
+        ]
 
     def __call__(self) -> None:
-        if not self._sites:
+        if not self._endpoints:
             return
         with (
             httpx.Client(timeout=_TIMEOUT_S, trust_env=False) as client,
-            ThreadPoolExecutor(min(_AT_ONCE, len(self._sites))) as posts,
+            ThreadPoolExecutor(min(_AT_ONCE, len(self._endpoints))) as posts,
         ):
 
-            def post(site: RegionSite) -> None:
-                key = site.region_key
+            def post(endpoint: RegionEndpoint) -> None:
+                key = endpoint.region_key
                 headers = {} if key is None else {"Authorization": f"Bearer {key}"}
                 try:
-                    client.post(site.url.rstrip("/") + NUDGE, headers=headers)
+                    client.post(endpoint.url.rstrip("/") + NUDGE, headers=headers)
                 except httpx.HTTPError as error:
-                    log.debug("region %s was not nudged: %s", site.name, error)
+                    log.debug("region %s was not nudged: %s", endpoint.name, error)
 
-            list(posts.map(post, self._sites))
+            list(posts.map(post, self._endpoints))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from actors.documents.reader import (
@@ -14,7 +14,7 @@ from actors.documents.reader import (
     read_parts,
     with_common_types,
 )
-from actors.documents.source_files import SourceListing, find_source_files
+from actors.documents.source_files import SourceListing
 from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.files import ArtifactFile
 from cluster.catalog.catalog import Catalog
@@ -30,17 +30,9 @@ from cluster.documents.content import (
 )
 from cluster.documents.documents import Schema, check_corpus_name, column_types, merge_schemas
 from cluster.documents.ingest_report import DocumentChanges, IngestReport, LeftOut, Tally
-from cluster.errors import Conflict, InvalidArgument
+from cluster.errors import InvalidArgument
 from cluster.metadata import ColumnType
-
-APPENDS_MAX = 8
-
-Progress = Callable[[int, int], None]
-"""Told how many files are read, and of how many."""
-
-
-def _unseen(_done: int, _total: int) -> None:
-    """Progress for callers that show nothing."""
+from cluster.progress import UNSEEN, Count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,35 +74,35 @@ def ingest(
     catalog: Catalog,
     artifacts: Artifacts,
     corpus: str,
-    sources: Sequence[str],
+    listing: SourceListing,
     replace: bool = False,
     skip_errors: bool = False,
-    progress: Progress = _unseen,
+    count: Count = UNSEEN.count,
     clock: Clock = SYSTEM_CLOCK,
 ) -> Ingested:
-    """Adds the documents of files, folders and fsspec URLs to a corpus, as its next position.
+    """Adds the documents of the listed files to a corpus, as its next position.
 
     A document whose id the corpus has already takes the place of the older one, whole, and one that
     was deleted is back; with `replace` the corpus holds the new documents only. When the corpus
-    would not change, no position is added. Needs a driver that has joined a Ray cluster, in whose
+    would not change, no position is added. `count` is told how many files are read, and of how
+    many. Needs a driver that has joined a Ray cluster, in whose
     tasks the sources are read: files of the driver's machine there, others on any node.
 
     Raises InvalidArgument, naming file, row and field, for any document that is wrong or does not
     fit to the corpus, and then the corpus is as it was; with `skip_errors` documents that are wrong
     in themselves are left out instead. Unavailable for a source or store that does not answer;
-    Conflict when others keep adding to the corpus at the same time.
+    Conflict when others keep changing the corpus at the same time.
     """
     check_corpus_name(corpus)
-    listing = find_source_files(sources)
-    reading = _read(listing, artifacts, ReadOptions(skip_errors=skip_errors), progress)
+    reading = _read(listing, artifacts, ReadOptions(skip_errors=skip_errors), count)
     documents = _documents_of(artifacts, reading.parts)
-    for _ in range(APPENDS_MAX):
-        latest = catalog.latest_corpus(corpus)
+
+    def changed(latest: CorpusManifest | None) -> tuple[CorpusManifest, DocumentChanges]:
         starts_anew = replace or latest is None or latest.is_dropped
         base = None if starts_anew else latest
         changes = document_changes(latest, reading.part_files, documents, starts_anew=starts_anew)
         if latest is not None and not changes:
-            return Ingested(manifest=latest, report=reading.report(changes))
+            return latest, changes
         content = with_parts(base, reading.part_files, documents)
         types = _joined_types(base, content, reading, documents)
         content = compacted(content, types, reading.dimension, documents)
@@ -123,27 +115,24 @@ def ingest(
             num_passages=content.num_passages,
             metadata_schema=types,
             vector_dimension=reading.dimension,
-            sources=_latest_sources(base, sources),
+            sources=_latest_sources(base, listing.sources),
             created_at_ms=clock.wall_ms(),
         )
-        try:
-            catalog.append_corpus(manifest)
-        except Conflict:
-            # Somebody else added to the corpus meanwhile: add to what it is now.
-            continue
-        return Ingested(manifest=manifest, report=reading.report(changes))
-    raise Conflict(f"others keep adding to the corpus {corpus!r}; try again later")
+        return manifest, changes
+
+    manifest, changes = catalog.change_corpus(corpus, changed)
+    return Ingested(manifest=manifest, report=reading.report(changes))
 
 
 def _read(
-    listing: SourceListing, artifacts: Artifacts, options: ReadOptions, progress: Progress
+    listing: SourceListing, artifacts: Artifacts, options: ReadOptions, count: Count
 ) -> _Reading:
     groups: list[GroupRead] = []
     num_files = 0
     for read in read_parts(with_common_types(listing.files), artifacts, options):
         groups.append(read)
         num_files += read.num_files
-        progress(num_files, len(listing.files))
+        count(num_files, len(listing.files))
     groups.sort(key=lambda read: read.group)
     parts = tuple(part for read in groups for part in read.parts)
     files_left_out, documents_left_out = Tally(listing.left_out), Tally()

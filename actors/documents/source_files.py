@@ -93,6 +93,8 @@ class _Bounded(io.RawIOBase):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceListing:
+    sources: tuple[str, ...]
+    """As they were given."""
     files: tuple[SourceFile, ...]
     """Files in the order of the sources, and by path within a source."""
     left_out: tuple[LeftOut, ...]
@@ -111,6 +113,7 @@ def find_source_files(sources: Sequence[str]) -> SourceListing:
     left_out, values = Tally(), FolderValues()
     files = [file for source in sources for file in _files_of(source, left_out, values)]
     return SourceListing(
+        sources=tuple(sources),
         files=tuple(replace(f, folder_values=values.typed(f.folder_values)) for f in files),
         left_out=left_out.left_out(),
         folder_values_left_out=values.left_out.left_out(),

@@ -86,12 +86,12 @@ class ReplicaOutcomes:
         """The replica has accepted the attempt."""
         with self._lock:
             if earlier := self._attempts.pop(attempt_id, None):
-                self._left(earlier)
+                self._inconclusive(earlier)
             probe = self._weights.began(replica_id)
             self._attempts[attempt_id] = _Attempt(replica_id, self._clock.monotonic_s(), probe)
             if len(self._attempts) > ATTEMPTS_MAX:
                 _, oldest = self._attempts.popitem(last=False)
-                self._left(oldest)
+                self._inconclusive(oldest)
 
     def replica_of(self, attempt_id: str) -> str | None:
         with self._lock:
@@ -134,8 +134,8 @@ class ReplicaOutcomes:
                     self._succeeded(attempt, first_token_s, self._usual_token_s)
                 case Verdict.FAILED:
                     self._weights.failed(attempt.replica_id, probe=attempt.probe)
-                case Verdict.LEFT:
-                    self._left(attempt)
+                case Verdict.INCONCLUSIVE:
+                    self._inconclusive(attempt)
 
     def lost(self, replica_id: str) -> None:
         """The replica cannot be reached now."""
@@ -164,8 +164,8 @@ class ReplicaOutcomes:
         nominal_s = first_token_s + NOMINAL_TOKENS * (token_s or 0.0)
         self._weights.succeeded(attempt.replica_id, nominal_s, probe=attempt.probe)
 
-    def _left(self, attempt: _Attempt) -> None:
-        self._weights.left(attempt.replica_id, probe=attempt.probe)
+    def _inconclusive(self, attempt: _Attempt) -> None:
+        self._weights.inconclusive(attempt.replica_id, probe=attempt.probe)
 
 
 def _smoothed(usual_s: float | None, sample_s: float) -> float:

@@ -13,12 +13,14 @@ from dataclasses import replace
 import numpy as np
 
 from actors.query.answering import Answering
+from actors.query.release_uses import ReleaseUses
 from actors.query.replica_sets import Routes
 from actors.query.shard_search import Patience, SearchKind, ShardSearch
 from actors.query.view_follower import ViewFollower
 from actors.runtime.stopwatch import Stopwatch
 from cluster.arrays import Float32Array
 from cluster.canary.board import Lots
+from cluster.canary.outcomes import OutcomeCounts
 from cluster.clock import Clock, Deadline
 from cluster.query.answers import AnswerEvent, AnswerRequest
 from cluster.query.filters import Filter, filter_key
@@ -40,16 +42,18 @@ class QueryEngine:
         self,
         *,
         views: ViewFollower,
+        uses: ReleaseUses,
+        outcomes: OutcomeCounts,
         routes: Routes,
         answering: Answering,
         clock: Clock,
-        skew_max_ms: int,
     ) -> None:
         self._views = views
+        self._uses = uses
+        self._outcomes = outcomes
         self._routes = routes
         self._answering = answering
         self._clock = clock
-        self._skew_max_ms = skew_max_ms
         self._shard_search = ShardSearch(clock)
         self._routed: RegionView | None = None
         self._lots = Lots()
@@ -61,10 +65,10 @@ class QueryEngine:
         watch = Stopwatch.start(self._clock)
         deadline = Deadline.after(request.timeout_s, self._clock)
         pinned = self._pin(request)
-        with self._views.uses.during(pinned.release.number):
-            if request.release is not None or not self._views.outcomes.counting:
+        with self._uses.during(pinned.release.number):
+            if request.release is not None or not self._outcomes.counting:
                 return await self._search(request, pinned, deadline, watch)
-            with self._views.outcomes.search(request, pinned.release.number):
+            with self._outcomes.search(request, pinned.release.number):
                 return await self._search(request, pinned, deadline, watch)
 
     async def _search(
@@ -115,7 +119,7 @@ class QueryEngine:
         release = self._pin(request).release
         if release.embedder is None:
             return request
-        with self._views.uses.during(release.number):
+        with self._uses.during(release.number):
             corpus = release.corpus(request.corpus)
             check_search(request, corpus)
             vectors = await self._vectors(request, release, corpus, deadline)
@@ -130,7 +134,7 @@ class QueryEngine:
         release = pinned.release
         if request.retrieve:
             check_retrieval(release.corpus(request.corpus))
-        counted = request.release is None and self._views.outcomes.counting
+        counted = request.release is None and self._outcomes.counting
         trace_id = request.trace_id or uuid.uuid4().hex
         # Everything below is pinned to this one release, so that no answer mixes two.
         request = replace(request, release=release.number, trace_id=trace_id)
@@ -143,8 +147,8 @@ class QueryEngine:
             elapsed_ms=watch.total_ms,
         )
         if counted:
-            events = self._views.outcomes.answer(events, release.number, request.timeout_s)
-        with self._views.uses.during(release.number):
+            events = self._outcomes.answer(events, release.number, request.timeout_s)
+        with self._uses.during(release.number):
             async with aclosing(events):
                 async for event in events:
                     yield event
@@ -169,7 +173,6 @@ class QueryEngine:
             user=request.user,
             lot=self._lots.next(),
             not_before=request.not_before,
-            skew_max_ms=self._skew_max_ms,
         )
 
     async def _vectors(

@@ -14,7 +14,8 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from actors.shards.replica import ShardReplicaActor
+from actors.shards.index import ShardIndex
+from actors.shards.replica import OpenIndex, ShardReplicaActor
 from cluster.arrays import Int64Array
 from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.cache import ArtifactCache
@@ -102,9 +103,16 @@ class LocalShards:
     them answers waits for the opening. What turns out to be damaged here stays with the actors.
     """
 
-    def __init__(self, store: ObjectStore, cache_folder: Path, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(
+        self,
+        store: ObjectStore,
+        cache_folder: Path,
+        clock: Clock = SYSTEM_CLOCK,
+        open_index: OpenIndex = ShardIndex.open,
+    ) -> None:
         self._store = store
         self._clock = clock
+        self._open_index = open_index
         self._catalog = Catalog(store)
         self._cache_folder = cache_folder
         self._cache = ArtifactCache(Artifacts(store), cache_folder)
@@ -177,7 +185,12 @@ class LocalShards:
     def _replica(self, corpus: str, shard: int) -> LocalShardReplica:
         if (corpus, shard) not in self._replicas:
             actor = ShardReplicaActor(
-                shard, self._store, self._cache_folder, self._threads, self._clock
+                shard,
+                self._store,
+                self._cache_folder,
+                self._threads,
+                self._clock,
+                self._open_index,
             )
             replica = LocalShardReplica(corpus, shard, actor, self._until_opened)
             self._replicas[corpus, shard] = replica

@@ -1,6 +1,6 @@
 """Keeps what a gateway knows of its region fresh: a long poll on the coordinator for the view, by
 content, not by message, and a short one for how current that is, which tells how busy this process
-was. While a canary is tried, it tells the coordinator how requests ended.
+was.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ import asyncio
 import logging
 import random
 import uuid
+from collections.abc import Callable
 from typing import cast
 
 from actors.query.release_uses import ReleaseUses
 from actors.runtime.busy_share import BusyShare
 from actors.runtime.calls import NamedActor
-from cluster.canary.outcomes import OutcomeCounts
-from cluster.clock import SYSTEM_CLOCK, Backoff, Deadline
+from cluster.clock import Backoff, Deadline
 from cluster.errors import Unavailable
 from cluster.regions.status import RegionSummary
 from cluster.serving.consistency import Known
@@ -31,8 +31,6 @@ _PULSE_S = 0.5
 _PULSE_TIMEOUT_S = 5.0
 _REFRESH_TIMEOUT_S = 3.0
 """A little longer than the coordinator itself waits for the store."""
-_REPORT_S = 2.0
-_REPORT_TIMEOUT_S = 5.0
 
 
 class ViewFollower:
@@ -40,7 +38,16 @@ class ViewFollower:
     `cluster.regions.status.StatusSource`.
     """
 
-    def __init__(self, coordinator: str, rng: random.Random) -> None:
+    def __init__(
+        self,
+        coordinator: str,
+        rng: random.Random,
+        *,
+        skew_max_ms: int,
+        uses: ReleaseUses,
+        seen: Callable[[RegionView], None],
+    ) -> None:
+        """`uses`: of the releases by this process. `seen` is told of each view that comes."""
         self._coordinator = NamedActor(coordinator)
         self._rng = rng
         self._known: Known | None = None
@@ -52,10 +59,9 @@ class ViewFollower:
         self._next_reading: asyncio.Task[str] | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._process = uuid.uuid4().hex
-        self.outcomes = OutcomeCounts(self._process, SYSTEM_CLOCK)
-        """Outcomes of the requests that this process serves while there is a canary."""
-        self.uses = ReleaseUses()
-        """Releases that requests of this process are pinned to."""
+        self._skew_max_ms = skew_max_ms
+        self._uses = uses
+        self._seen = seen
 
     @property
     def known(self) -> Known:
@@ -77,7 +83,6 @@ class ViewFollower:
             self._tasks = [
                 asyncio.create_task(self._follow(), name="view-follower"),
                 asyncio.create_task(self._feel(), name="pulse"),
-                asyncio.create_task(self._report(), name="outcome-reports"),
             ]
         try:
             async with asyncio.timeout(deadline.remaining_s()):
@@ -127,10 +132,10 @@ class ViewFollower:
 
     def _see(self, view: RegionView) -> None:
         if self._known is None:
-            self._known = Known(view).with_pulse(self._pulse)
+            self._known = Known(view, skew_max_ms=self._skew_max_ms).with_pulse(self._pulse)
         else:
             self._known = self._known.with_view(view)
-        self.outcomes.follow(None if view.canary is None else view.canary.release)
+        self._seen(view)
         self._arrived.set()
 
     async def _feel(self) -> None:
@@ -154,7 +159,7 @@ class ViewFollower:
     def _releases(self) -> frozenset[int]:
         """The releases on which requests may begin here, or are under way."""
         view = frozenset() if self._known is None else self._known.view.releases.keys()
-        return self.uses.releases() | view
+        return self._uses.releases() | view
 
     def _take(self, pulse: Pulse) -> None:
         self._felt.set()
@@ -174,15 +179,3 @@ class ViewFollower:
         except Exception as error:
             return str(error) or "the region's coordinator does not answer"
         return ""
-
-    async def _report(self) -> None:
-        while True:
-            await asyncio.sleep(_REPORT_S)
-            if (report := self.outcomes.take()) is None:
-                continue
-            try:
-                async with asyncio.timeout(_REPORT_TIMEOUT_S):
-                    await self._coordinator.call("report", report)
-            except Exception as error:
-                # It is not told again: it may have arrived, and nothing may count twice.
-                log.warning("a report of outcomes may be lost: %s", error)

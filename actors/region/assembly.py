@@ -8,8 +8,10 @@ from pathlib import Path
 
 from actors.models.generator_directory import RegionGenerators
 from actors.query.answering import Answering
+from actors.query.canary_trial import CanaryTrial
 from actors.query.engine import QueryEngine
 from actors.query.local_shards import LocalShards
+from actors.query.release_uses import ReleaseUses
 from actors.query.replica_sets import Routes
 from actors.query.view_follower import ViewFollower
 from actors.regions.http_peers import RegionPeers
@@ -33,16 +35,19 @@ class RegionParts:
     service: EmbeddingService
     internals: RegionInternals
     views: ViewFollower
+    trial: CanaryTrial
     peers: RegionPeers
     quorum_found: deque[Found]
     """The last differences between regions that searches by quorum found here."""
 
     async def start(self, deadline: Deadline) -> None:
         """Raises Unavailable when the region's coordinator does not answer."""
+        self.trial.start()
         await self.views.start(deadline)
 
     async def stop(self) -> None:
         self.views.stop()
+        self.trial.stop()
         await self.peers.aclose()
 
 
@@ -53,7 +58,11 @@ def assemble_region(
     rng = system_rng()
     local_first = settings.regions[region].http.local_first
     local = LocalShards(store, cache_folder) if local_first else None
-    views = ViewFollower(names.COORDINATOR, rng)
+    trial, uses = CanaryTrial(names.COORDINATOR), ReleaseUses()
+    skew_max_ms = settings.routing.clock_skew_max_ms
+    views = ViewFollower(
+        names.COORDINATOR, rng, skew_max_ms=skew_max_ms, uses=uses, seen=trial.follow
+    )
     peers = RegionPeers(
         settings,
         region,
@@ -61,13 +70,13 @@ def assemble_region(
         loads=lambda: loads_of(views.known.pulse.regions, SYSTEM_CLOCK.wall_ms()),
     )
     generators = RegionGenerators(store, cache_folder, peers)
-    skew_max_ms = settings.routing.clock_skew_max_ms
     engine = QueryEngine(
         views=views,
+        uses=uses,
+        outcomes=trial.outcomes,
         routes=Routes(SYSTEM_CLOCK, rng, local),
         answering=Answering(generators),
         clock=SYSTEM_CLOCK,
-        skew_max_ms=skew_max_ms,
     )
     quorum_found: deque[Found] = deque(maxlen=STANDING_MAX)
     service = RegionalService(
@@ -76,15 +85,16 @@ def assemble_region(
         views=views,
         peers=peers,
         clock=SYSTEM_CLOCK,
-        skew_max_ms=skew_max_ms,
+        quorum_pause_s=skew_max_ms / 1000.0,
         differed=quorum_found.append,
     )
     return RegionParts(
         service=service,
         internals=PinnedGenerators(
-            lambda: views.view, views.uses, generators, NamedActor(names.COORDINATOR)
+            lambda: views.view, uses, generators, NamedActor(names.COORDINATOR)
         ),
         views=views,
+        trial=trial,
         peers=peers,
         quorum_found=quorum_found,
     )

@@ -1,8 +1,8 @@
-"""Asks all regions the same once in a while and compares what they say: in the gateways, which take
-turns, so that it is the answers of those who serve that are compared.
+"""Asks all regions the same questions once in a while and compares their answers. Gateways do so by
+turns, so that the answers of the processes that serve callers are compared.
 
-What is found is kept by the region's front actor: the gateways, however many and however often they
-are started anew, show the same.
+The region's front actor keeps the differences: so all gateways report the same, however many there
+are and however often they are started anew.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _PROBE_TIMEOUT_S = 10.0
 _SEARCHES_AT_ONCE = 4
 
 
-class Views(Protocol):
+class ViewSource(Protocol):
     @property
     def view(self) -> RegionView: ...
 
@@ -54,7 +54,7 @@ class Ledger(Protocol):
 
 
 def watches(settings: Settings) -> bool:
-    """Whether there is anything to compare, and it is wanted."""
+    """True when there are several regions and the settings ask for comparisons."""
     return settings.divergence.every_s > 0 and len(settings.regions) > 1
 
 
@@ -68,13 +68,15 @@ class DivergenceWatch:
         region: str,
         service: EmbeddingService,
         peers: Peers,
-        views: Views,
+        views: ViewSource,
         quorum_found: deque[Found],
         ledger: Ledger,
         clock: Clock,
         rng: random.Random,
     ) -> None:
-        """`quorum_found`: what searches by quorum find here; the watch empties it."""
+        """`quorum_found`: the differences that searches by quorum find here; the watch empties
+        it.
+        """
         self._texts = settings.divergence.questions
         self._ask_s = min(_ASK_S, settings.divergence.every_s / 2)
         self._region = region
@@ -101,7 +103,7 @@ class DivergenceWatch:
             self._task.cancel()
 
     async def step(self) -> None:
-        """Tells what quorums found, and probes if it is this gateway's turn.
+        """Reports what searches by quorum found, and probes if it is this gateway's turn.
 
         Raises Unavailable when the front actor does not answer.
         """
@@ -117,19 +119,19 @@ class DivergenceWatch:
             self._report = await self._call("divergence_probed", probe)
 
     async def _run(self) -> None:
-        told = True
+        is_reported = False
         while True:
             try:
                 await self.step()
             except RaygionError as error:
-                if told:
+                if not is_reported:
                     log.warning("regions are not compared at the moment: %s", error)
-                told = False
+                is_reported = True
             except Exception:
                 # A bug in one probe must not end them all.
                 log.exception("a probe for differences between regions failed")
             else:
-                told = True
+                is_reported = False
             await asyncio.sleep(self._ask_s * self._rng.uniform(*_ASK_JITTER))
 
     async def _call(self, method: str, *args: object) -> Any:
@@ -151,14 +153,14 @@ class DivergenceWatch:
     async def _probe(self, release: ReleaseView, number: int, again: tuple[Inquiry, ...]) -> Probe:
         at_ms = self._clock.wall_ms()
         deadline = Deadline.after(_PROBE_TIMEOUT_S, self._clock)
-        places = asyncio.Semaphore(_SEARCHES_AT_ONCE)
+        slots = asyncio.Semaphore(_SEARCHES_AT_ONCE)
         asked = [
             (inquiry, regions)
             for inquiry in inquiries_of(release, number, self._texts, again)
             if len(regions := self._peers.holders(inquiry.request)) > 1
         ]
         comparisons = await asyncio.gather(
-            *(self._compare(inquiry, regions, deadline, places) for inquiry, regions in asked)
+            *(self._compare(inquiry, regions, deadline, slots) for inquiry, regions in asked)
         )
         return Probe(release=release.number, at_ms=at_ms, comparisons=tuple(comparisons))
 
@@ -167,25 +169,25 @@ class DivergenceWatch:
         inquiry: Inquiry,
         regions: Sequence[str],
         deadline: Deadline,
-        places: asyncio.Semaphore,
+        slots: asyncio.Semaphore,
     ) -> Comparison:
         if inquiry.request.queries is not None and inquiry.request.embedded is None:
-            async with places:
+            async with slots:
                 asked = replace(inquiry.request, timeout_s=deadline.remaining_s())
                 embedded = (await self._service.embedded(asked)).embedded
             inquiry = replace(inquiry, request=replace(inquiry.request, embedded=embedded))
         results = await asyncio.gather(
-            *(self._ask(region, inquiry, deadline, places) for region in regions)
+            *(self._ask(region, inquiry, deadline, slots) for region in regions)
         )
         answers = zip(regions, results, strict=True)
-        return compared(inquiry, {name: said for name, said in answers if said is not None})
+        return compared(inquiry, {name: result for name, result in answers if result is not None})
 
     async def _ask(
-        self, region: str, inquiry: Inquiry, deadline: Deadline, places: asyncio.Semaphore
+        self, region: str, inquiry: Inquiry, deadline: Deadline, slots: asyncio.Semaphore
     ) -> SearchResult | None:
-        """None: it does not answer, or does not hold the release."""
+        """None where the region does not answer or does not hold the release."""
         try:
-            async with places:
+            async with slots:
                 if region != self._region:
                     return await self._peers.search(region, inquiry.request, deadline)
                 deadline.check("regions were compared")

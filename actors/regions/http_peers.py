@@ -7,14 +7,14 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 
-from actors.regions.link import RegionLink
+from actors.regions.peer_connection import PeerConnection
 from cluster.balance.verdicts import peer_verdict
 from cluster.clock import SYSTEM_CLOCK, Clock, Deadline
 from cluster.config import Settings
 from cluster.errors import InvalidArgument, Unavailable
 from cluster.generation.generator import GenerationChunk, GenerationRequest
 from cluster.query.answers import AnswerEvent, AnswerRequest, AnswerResult
-from cluster.query.caller import ANYONE, Caller
+from cluster.query.caller import Caller
 from cluster.query.search import SearchRequest, SearchResult
 from cluster.regions.routing import RegionRouter
 from cluster.regions.settings import RoutingPolicy
@@ -54,7 +54,7 @@ class RegionPeers:
         self._loads = loads
         self._router = RegionRouter(settings.region_map(), now_s=clock.monotonic_s, rng=rng)
         # The connections are made in the event loop that first asks, and belong to it.
-        self._links: dict[str, RegionLink] = {}
+        self._connections: dict[str, PeerConnection] = {}
 
     def preferred(self, request: SearchRequest | AnswerRequest) -> str:
         return self._router.first(
@@ -74,19 +74,14 @@ class RegionPeers:
         return tuple(name for name in order if name != self._region)
 
     def holders(self, request: SearchRequest) -> tuple[str, ...]:
-        return self._router.order(
-            asked=self._region,
-            caller=ANYONE,
-            corpus=self._corpus(request),
-            policy=RoutingPolicy.LOCAL,
-        )
+        return self._router.nearest(self._region, corpus=self._corpus(request))
 
     async def search(self, region: str, request: SearchRequest, deadline: Deadline) -> SearchResult:
         deadline.check(f"a search was on its way to region {region!r}")
         call = search_call(request, deadline.remaining_s())
         try:
             with self._router.watched(region, peer_verdict):
-                content_type, body = await self._link(region).whole(call, deadline)
+                content_type, body = await self._connection(region).whole(call, deadline)
                 return parse_search(content_type, body)
         except InvalidArgument as error:
             if not _knows_no_vectors(error, request):
@@ -100,7 +95,7 @@ class RegionPeers:
         call = answer_call(request, deadline.remaining_s())
         try:
             with self._router.watched(region, peer_verdict):
-                async with aclosing(self._link(region).events(call, deadline)) as events:
+                async with aclosing(self._connection(region).events(call, deadline)) as events:
                     async for name, data in events:
                         event = parse_answer_event(name, data)
                         yield event
@@ -117,14 +112,8 @@ class RegionPeers:
 
     def generators(self, corpus: str | None) -> tuple[str, ...]:
         # Nearest to here, whoever asks: it is this region that waits for every piece.
-        order = self._router.order(
-            asked=self._region,
-            caller=ANYONE,
-            corpus=corpus,
-            needs_generator=True,
-            policy=RoutingPolicy.LOCAL,
-        )
-        return tuple(name for name in order if name != self._region)
+        order, endpoints = self._router.nearest(self._region, corpus=corpus), self._router.endpoints
+        return tuple(n for n in order if n != self._region and endpoints[n].generates)
 
     async def generate(
         self, region: str, release: int, request: GenerationRequest, deadline: Deadline
@@ -132,7 +121,7 @@ class RegionPeers:
         deadline.check(f"a prompt was on its way to region {region!r}")
         call = generate_call(release, request, deadline.remaining_s())
         with self._router.watched(region, peer_verdict):
-            async with aclosing(self._link(region).events(call, deadline)) as events:
+            async with aclosing(self._connection(region).events(call, deadline)) as events:
                 async for name, data in events:
                     chunk = parse_chunk(name, data)
                     yield chunk
@@ -142,22 +131,22 @@ class RegionPeers:
 
     async def aclose(self) -> None:
         """Closes all connections."""
-        for link in self._links.values():
-            await link.aclose()
-        self._links.clear()
+        for connection in self._connections.values():
+            await connection.aclose()
+        self._connections.clear()
 
     def _corpus(self, request: SearchRequest | AnswerRequest) -> str | None:
         if isinstance(request, AnswerRequest) and not request.retrieve:
             return None
         return self._router.residency.meant(request.corpus)
 
-    def _link(self, region: str) -> RegionLink:
-        link = self._links.get(region)
-        if link is None:
+    def _connection(self, region: str) -> PeerConnection:
+        connection = self._connections.get(region)
+        if connection is None:
             assert region != self._region, "a region asks itself without HTTP"
-            link = RegionLink(self._router.sites[region], forwarded_by=self._region)
-            self._links[region] = link
-        return link
+            connection = PeerConnection(self._router.endpoints[region], forwarded_by=self._region)
+            self._connections[region] = connection
+        return connection
 
     def _known_loads(self) -> Mapping[str, float] | None:
         return self._loads() if self._router.policy is RoutingPolicy.LEAST_LOADED else None
@@ -168,7 +157,7 @@ def _caller(request: SearchRequest | AnswerRequest) -> Caller:
 
 
 def _knows_no_vectors(error: InvalidArgument, request: SearchRequest | AnswerRequest) -> bool:
-    """Whether that region has an older version of Raygion, which does not know the field for the
+    """True when that region has an older version of Raygion, which does not know the field for the
     vectors of texts, and embeds them itself.
     """
     return request.embedded is not None and error.field == "embedded"

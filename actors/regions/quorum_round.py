@@ -42,7 +42,9 @@ class _Ballot:
         return agreed(self.votes, len(self.regions))
 
     def difference(self, request: SearchRequest) -> Found | None:
-        """Between regions that answered one release wholly: a lost shard is no difference."""
+        """A difference between regions that answered one release from all shards: a region that
+        lost a shard cannot be compared.
+        """
         whole = {r: result for r, result in self.results.items() if result.coverage >= 1.0}
         pair = diverging({region: self.votes[region] for region in whole})
         if pair is None:
@@ -78,7 +80,7 @@ class _Ballot:
 
 
 class QuorumRounds:
-    """Asks all regions that may have the corpus; again, once, while they differ."""
+    """Asks all regions that may have the corpus, and once more while they differ."""
 
     def __init__(
         self,
@@ -90,7 +92,7 @@ class QuorumRounds:
         sleep: Callable[[float], Awaitable[None]],
         differed: Callable[[Found], None],
     ) -> None:
-        """`differed` is told of regions that answer one release differently."""
+        """`differed` gets each difference between regions that answer by one release."""
         self._region = region
         self._ask = ask
         self._holders = holders
@@ -108,7 +110,7 @@ class QuorumRounds:
     async def agree(
         self, request: SearchRequest, deadline: Deadline
     ) -> tuple[int, tuple[str, ...]]:
-        """The release, and the regions that find the same by it; fails like `search`."""
+        """The release, and the regions that find the same by it. Raises the errors of `search`."""
         ballot, regions = await self._agreement(request, deadline)
         return ballot.results[regions[0]].release, regions
 

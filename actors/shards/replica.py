@@ -6,17 +6,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import os
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from actors.runtime.own_node import own_node
 from actors.shards.index import ShardIndex
+from actors.shards.opened_index import OpenedIndex
 from cluster.arrays import Int64Array
 from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.cache import ArtifactCache
@@ -25,11 +25,13 @@ from cluster.catalog.manifests import TOMBSTONES_FILE, IndexManifest, ShardArtif
 from cluster.clock import SYSTEM_CLOCK, Clock, Deadline
 from cluster.documents.tombstones import read_tombstones
 from cluster.errors import Corrupt, DeadlineExceeded, Overloaded, Unavailable
-from cluster.query.search import Passages, SearchEffort, ShardHits, ShardQuery
+from cluster.query.search import Passages, ShardHits, ShardQuery
 from cluster.shards.index_parameters import IndexParameters
 from cluster.store.object_store import ObjectStore
 
 T = TypeVar("T")
+OpenIndex = Callable[[Path, IndexParameters, int], ShardIndex]
+"""Opens the files of a shard in a folder, given the parameters and the dimension of its index."""
 log = logging.getLogger(__name__)
 _WAITING_MAX = 256
 """Searches that may wait for a replica's thread; more are refused, so that waiting stays short."""
@@ -39,15 +41,6 @@ ms, and up to 5 ms while both want the interpreter's lock.
 """
 _BRIEF_ROWS = 256
 """Rows whose texts are fetched in less than that."""
-_BRIEF_SCAN_ELEMENTS = 1 << 22
-"""Numbers of all vectors of a shard that are compared in about that."""
-_BLOCK_VECTORS = 64
-"""Searched in a thread without a look at whether anybody still waits."""
-_EFFORTS_MAX = 64
-"""Efforts whose costs are remembered."""
-_COST_GAIN = 0.05
-"""Weight of a search that took longer than known: a wait for a core says nothing about the search.
-"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,77 +54,6 @@ class ReplicaStatus:
     """Time spent on searches since it started."""
     node: str
     """The id of the Ray node on which it runs."""
-
-
-@dataclass(slots=True)
-class _Opened:
-    """An index version that is open, and what a query of it costs, as far as is known."""
-
-    index: ShardIndex
-    whole: ShardIndex
-    """The same without tombstones: whatever else is deleted from these files is a view of it."""
-    files: tuple[ArtifactFile, ...]
-    parameters: IndexParameters
-    now_s: Callable[[], float] = SYSTEM_CLOCK.monotonic_s
-    """Clock by which searches are timed."""
-    busy_s: float = 0.0
-    """Time spent on searches that have ended."""
-    begun_s: list[float] = field(default_factory=list)
-    """Begin of each search under way: one runs on the event loop, the others in threads."""
-    costs_s: dict[tuple[SearchEffort, int], float] = field(default_factory=dict)
-    """Least recent cost of one vector, by effort and the power of two above `top_k`."""
-
-    def spent_s(self) -> float:
-        """The time spent on searches until now: a long one is work before it ends, too."""
-        # A copy, for threads add to it; the clock afterwards, so that no search has yet to begin.
-        begun_s = self.begun_s.copy()
-        now_s = self.now_s()
-        return self.busy_s + sum(now_s - each_s for each_s in begun_s)
-
-    def expected_s(self, query: ShardQuery) -> float:
-        """Expected time of the search. It is infinite with a filter, which may take any time, and
-        where a weak query may fall back to a comparison with many rows.
-        """
-        elements = self.index.num_rows * self.index.dimension
-        may_scan = self.parameters.fallback and elements > _BRIEF_SCAN_ELEMENTS
-        if query.filter is not None or may_scan:
-            return math.inf
-        return self.costs_s.get(_priced_by(query), math.inf) * len(query.vectors)
-
-    def search_while(self, wanted: Callable[[], None], query: ShardQuery) -> ShardHits:
-        """Search in blocks, before each of which `wanted` may raise."""
-        starts = range(0, max(1, len(query.vectors)), _BLOCK_VECTORS)
-        parts = []
-        for start in starts:
-            wanted()
-            block = query.vectors[start : start + _BLOCK_VECTORS]
-            parts.append(self.search(replace(query, vectors=block)))
-        return parts[0] if len(parts) == 1 else ShardHits.joined(parts)
-
-    def search(self, query: ShardQuery) -> ShardHits:
-        started_s = self.now_s()
-        self.begun_s.append(started_s)
-        try:
-            hits = self.index.search(query)
-        finally:
-            self.begun_s.remove(started_s)
-            took_s = self.now_s() - started_s
-            self.busy_s += took_s
-        if query.filter is None and len(query.vectors):
-            self._learn(_priced_by(query), took_s / len(query.vectors))
-        return hits
-
-    def _learn(self, what: tuple[SearchEffort, int], cost_s: float) -> None:
-        known_s = self.costs_s.get(what)
-        if known_s is None and len(self.costs_s) >= _EFFORTS_MAX:
-            self.costs_s.pop(next(iter(self.costs_s)))
-        if known_s is not None and cost_s > known_s:
-            cost_s = known_s + _COST_GAIN * (cost_s - known_s)
-        self.costs_s[what] = cost_s
-
-
-def _priced_by(query: ShardQuery) -> tuple[SearchEffort, int]:
-    return query.effort, query.top_k.bit_length()
 
 
 class ShardReplicaActor:
@@ -150,14 +72,16 @@ class ShardReplicaActor:
         cache_folder: Path,
         searcher: Executor | None = None,
         clock: Clock = SYSTEM_CLOCK,
+        open_index: OpenIndex = ShardIndex.open,
     ) -> None:
         """`searcher` runs the searches; None is a thread of the replica's own: a node has a replica
         for each core, and more threads only fight.
         """
         self._shard = shard
         self._clock = clock
+        self._open_index = open_index
         self._cache = ArtifactCache(Artifacts(store), cache_folder)
-        self._opened: dict[str, _Opened] = {}
+        self._opened: dict[str, OpenedIndex] = {}
         self._wanted: set[str] = set()
         """The index versions that are loaded, are being loaded, or wait for it."""
         self._folders: dict[str, tuple[tuple[ArtifactFile, ...], ...]] = {}
@@ -255,14 +179,14 @@ class ShardReplicaActor:
                 self._folders[manifest.version] = artifact.folders
                 self.unload(manifest.version)
 
-    def _open_shard(self, artifact: ShardArtifact, manifest: IndexManifest) -> _Opened:
+    def _open_shard(self, artifact: ShardArtifact, manifest: IndexManifest) -> OpenedIndex:
         parameters = manifest.parameters_of(artifact)
         index = whole = self._whole(artifact.built_files, parameters, manifest.dimension)
         if artifact.tombstones is not None:
             file = self._cache.folder_for((artifact.tombstones,)) / TOMBSTONES_FILE
             deleted = read_tombstones(file.read_bytes(), source=TOMBSTONES_FILE)
             index = whole.without_documents(deleted)
-        return _Opened(
+        return OpenedIndex(
             index, whole, artifact.built_files, parameters, now_s=self._clock.monotonic_s
         )
 
@@ -274,15 +198,15 @@ class ShardReplicaActor:
             if (opened.files, opened.parameters) == (files, parameters):
                 return opened.whole
         folder = self._cache.folder_for(files)
-        return ShardIndex.open(folder, parameters, dimension)
+        return self._open_index(folder, parameters, dimension)
 
-    def _of_version(self, index_version: str) -> _Opened:
+    def _of_version(self, index_version: str) -> OpenedIndex:
         opened = self._opened.get(index_version)
         if opened is None:
             raise Unavailable(f"shard {self._shard} of index {index_version} is not loaded here")
         return opened
 
-    def _given_up(self, damaged: _Opened, error: Corrupt) -> Unavailable:
+    def _given_up(self, damaged: OpenedIndex, error: Corrupt) -> Unavailable:
         # All versions that show the same files; one that was loaded again since does not.
         for version, opened in list(self._opened.items()):
             if opened.whole is damaged.whole:
@@ -291,7 +215,7 @@ class ShardReplicaActor:
         return Unavailable(f"shard {self._shard} is damaged here: {error}")
 
     async def _run(
-        self, opened: _Opened, work: Callable[[Callable[[], None]], T], timeout_s: float
+        self, opened: OpenedIndex, work: Callable[[Callable[[], None]], T], timeout_s: float
     ) -> T:
         """Runs `work` in the searching thread; `work` calls its argument whenever it could stop."""
         if self._waiting >= _WAITING_MAX:

@@ -36,9 +36,9 @@ class BreakerSettings:
     failures_in_row_max: int = 5
     """Failures without a success between them that open the circuit."""
     failure_rate_max: float = 0.5
-    """A larger part of failures among the recent outcomes opens it."""
+    """Share of failures among the recent outcomes above which the circuit opens."""
     failure_rate_gain: float = 0.1
-    """The say of the newest outcome in that part: it looks back at some 1 / gain outcomes."""
+    """Weight of the newest outcome in that share, which looks back at some 1 / gain outcomes."""
     good_probes: int = 2
     """Successful probes in a row that close the circuit."""
     backoff: Backoff = _BACKOFF
@@ -63,9 +63,9 @@ class CircuitBreaker:
     """
 
     _open_until_s: float | None
-    """None: closed."""
+    """Time until which the circuit stays open; None while it is closed."""
     _openings: int
-    """Since it was last closed."""
+    """Times that the circuit has opened since it was last closed."""
     _failures_in_row: int
     _failure_rate: float
     _good_probes: int
@@ -101,13 +101,13 @@ class CircuitBreaker:
                     self.succeeded(probe=probe)
                 case Verdict.FAILED:
                     self.failed(probe=probe)
-                case Verdict.LEFT:
-                    self.left(probe=probe)
+                case Verdict.INCONCLUSIVE:
+                    self.inconclusive(probe=probe)
             raise
         self.succeeded(probe=probe)
 
     def began(self) -> bool:
-        """A request is sent. True when it is the probe: to be said again when it ends."""
+        """A request is sent. True when it is the probe, which the caller passes on when it ends."""
         if self._open_until_s is None or not self.passes():
             return False
         self._probing = True
@@ -136,7 +136,7 @@ class CircuitBreaker:
         elif probe:
             self._open()
 
-    def left(self, *, probe: bool) -> None:
+    def inconclusive(self, *, probe: bool) -> None:
         """The request ended in a way that tells nothing of the replica."""
         if probe:
             self._probing = False

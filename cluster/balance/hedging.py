@@ -18,13 +18,15 @@ class HedgeSettings:
     quantile: float = 0.95
     """Quantile of the recent latencies that an answer is expected to take at most."""
     patience: float = 1.5
-    """The hedge waits for this multiple of it: in steady traffic the budget stays unspent."""
+    """Multiple of that quantile for which a hedge waits, so that steady traffic spends no
+    budget.
+    """
     delay_s_min: float = 0.01
-    """Less than this is the jitter of an event loop, not a slow replica."""
+    """Shortest delay: less than this is the jitter of an event loop, not a slow replica."""
     samples_min: int = 20
-    """Latencies without which nothing is expected yet, and no request is hedged."""
+    """Number of latencies below which nothing is expected yet and no request is hedged."""
     samples_max: int = 128
-    """Recent means: the last so many."""
+    """Number of the last latencies that are kept."""
     extra_max: float = 0.05
     """Hedges / requests, at most."""
     saved_max: float = 10.0
@@ -57,7 +59,7 @@ class ExpectedLatency:
         insort(self._sorted, latency_s)
 
     def at_most_s(self) -> float | None:
-        """None while too little is known."""
+        """The longest expected time; None while too few latencies are known."""
         if len(self._sorted) < self._settings.samples_min:
             return None
         return self._sorted[int(self._settings.quantile * len(self._sorted))]

@@ -30,7 +30,7 @@ class ScalingSettings:
     waiting_high: float = 4.0
     """Waiting searches for each replica, on average."""
     busy_share_low: float = 0.4
-    """The load that the replicas left may have after one has gone."""
+    """Load that the remaining replicas may have after one has gone."""
     up_after_s: float = 6.0
     down_after_s: float = 120.0
     settle_s: float = 15.0

@@ -140,7 +140,7 @@ class _Question(Generic[R, T]):
         self._learn_speed = learn_speed
         self._last_resort = last_resort
         self._expected = replicas._expected[learn_speed]
-        self._left = deque(replicas._order())
+        self._remaining = deque(replicas._order())
         self._hedge: asyncio.Task[T] | None = None
 
     async def answer(self) -> T:
@@ -162,16 +162,16 @@ class _Question(Generic[R, T]):
     def _next(self) -> _Attempt | None:
         """The next replica with its share of the time; None when one or the other is used up."""
         if not self._last_resort:
-            self._left = deque(filter(self._set._weights.passes, self._left))
+            self._remaining = deque(filter(self._set._weights.passes, self._remaining))
         remaining_s = self._deadline.remaining_s()
-        if not self._left or remaining_s <= 0:
+        if not self._remaining or remaining_s <= 0:
             return None
-        ends_s = self._deadline.clock.monotonic_s() + remaining_s / len(self._left)
-        return _Attempt(self._left.popleft(), ends_s)
+        ends_s = self._deadline.clock.monotonic_s() + remaining_s / len(self._remaining)
+        return _Attempt(self._remaining.popleft(), ends_s)
 
     async def _race(self, first: _Attempt) -> T:
         """The answer to this attempt, or to the hedge that is sent when it is late."""
-        delay_s = self._expected.hedge_delay_s() if self._left else None
+        delay_s = self._expected.hedge_delay_s() if self._remaining else None
         if delay_s is None:
             return await self._make(first)
         # A timer, since a task for the first attempt would cost more than all the rest in here.
@@ -189,7 +189,7 @@ class _Question(Generic[R, T]):
                 self._hedge = None
 
     def _send_hedge(self, first: _Attempt) -> None:
-        if not self._set._weights.passes(self._left[0]) or not self._set._budget.take():
+        if not self._set._weights.passes(self._remaining[0]) or not self._set._budget.take():
             return
         attempt = self._next()
         if attempt is None:
@@ -226,7 +226,7 @@ class _Question(Generic[R, T]):
             if replica_verdict(error, hurried=hurried) is Verdict.FAILED:
                 self._set._failed(replica_id, probe=probe)
             else:
-                weights.left(replica_id, probe=probe)
+                weights.inconclusive(replica_id, probe=probe)
             if isinstance(error, TimeoutError):
                 raise DeadlineExceeded(f"replica {replica_id} did not answer in time") from None
             raise
@@ -235,7 +235,7 @@ class _Question(Generic[R, T]):
         if self._learn_speed:
             weights.succeeded(replica_id, took_s, probe=probe)
         else:
-            weights.left(replica_id, probe=probe)
+            weights.inconclusive(replica_id, probe=probe)
         return answer
 
     async def _answered(self, attempt: _Attempt, timeout_s: float) -> T:

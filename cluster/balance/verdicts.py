@@ -37,14 +37,14 @@ class Verdict(Enum):
     """It works, a refusal included."""
     FAILED = auto()
     """It cannot be reached, broke off, or says that it cannot serve."""
-    LEFT = auto()
+    INCONCLUSIVE = auto()
     """The request ended in a way that tells nothing of it."""
 
 
 def client_verdict(error: BaseException, took_s: float) -> Verdict:
     """Of a region, by a client that can ask another one."""
     if not isinstance(error, RaygionError):
-        return Verdict.LEFT
+        return Verdict.INCONCLUSIVE
     return Verdict.FAILED if error.code in _AWAY else Verdict.SUCCEEDED
 
 
@@ -52,14 +52,14 @@ def peer_verdict(error: BaseException, took_s: float) -> Verdict:
     """Of a region, by another region."""
     match error:
         case Overloaded():
-            return Verdict.LEFT
+            return Verdict.INCONCLUSIVE
         case DeadlineExceeded():
-            return Verdict.LEFT if took_s < PEER_PATIENCE_S else Verdict.FAILED
+            return Verdict.INCONCLUSIVE if took_s < PEER_PATIENCE_S else Verdict.FAILED
         case Unavailable():
             return Verdict.FAILED
         case RaygionError():
             return Verdict.SUCCEEDED
-    return Verdict.LEFT
+    return Verdict.INCONCLUSIVE
 
 
 def replica_verdict(error: BaseException, *, hurried: bool) -> Verdict:
@@ -68,10 +68,10 @@ def replica_verdict(error: BaseException, *, hurried: bool) -> Verdict:
     """
     match error:
         case TimeoutError():
-            return Verdict.LEFT if hurried else Verdict.FAILED
+            return Verdict.INCONCLUSIVE if hurried else Verdict.FAILED
         case RaygionError(retryable=True):
             return Verdict.FAILED
-    return Verdict.LEFT
+    return Verdict.INCONCLUSIVE
 
 
 def generator_verdict(error: BaseException, *, begun: bool, hurried: bool) -> Verdict:
@@ -82,7 +82,7 @@ def generator_verdict(error: BaseException, *, begun: bool, hurried: bool) -> Ve
         case Unavailable():
             return Verdict.FAILED
         case RaygionError() if not isinstance(error, DeadlineExceeded):
-            return Verdict.LEFT
+            return Verdict.INCONCLUSIVE
     if begun:
         return Verdict.SUCCEEDED
-    return Verdict.LEFT if hurried else Verdict.FAILED
+    return Verdict.INCONCLUSIVE if hurried else Verdict.FAILED

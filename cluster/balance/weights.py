@@ -31,19 +31,21 @@ class BalancingSettings:
     weight_min: float = 0.01
     """The least weight: of two replicas, a bad one still gets 1 % of the queries, as probes."""
     failure_factor: float = 0.2
-    """A failure multiplies health by this."""
+    """Factor by which a failure multiplies health."""
     success_gain: float = 0.3
-    """A success closes this part of health's gap to 1."""
+    """Share of health's gap to 1 that a success closes."""
     latency_tolerance: float = 1.5
-    """Up to this multiple of the fastest peer's latency a replica is not slow."""
+    """Multiple of the fastest peer's latency up to which a replica is not slow."""
     slowness_power: float = 2.5
     """Power of the ratio with which the speed falls beyond the tolerance."""
     latency_gain: float = 0.25
-    """The least say of a new sample in the smoothed latency; silence before it adds to it."""
+    """Least weight of a new sample in the smoothed latency; silence before the sample adds to
+    it.
+    """
     latency_half_life_s: float = 5.0
-    """After this much silence the older latency has lost half of its say."""
+    """Length of silence after which the older latency has lost half of its weight."""
     recovery_half_life_s: float = 15.0
-    """Silence of this length takes a weight half of the way back to 1, on a logarithmic scale."""
+    """Length of silence that takes a weight half of the way back to 1, on a logarithmic scale."""
     replicas_max: int = 1024
     """Bound on remembered replicas, for a caller that never says which have departed."""
     breaker: BreakerSettings = DEFAULT_BREAKER
@@ -74,8 +76,8 @@ class _Record:
 class OutcomeWeights:
     """Weights and breakers of the replicas of one shard or deployment, as one caller sees them.
 
-    A request is told of twice: `began`, and then one of `succeeded`, `failed` and `left`, which is
-    handed what `began` returned.
+    The caller reports each request twice: by `began`, and then by one of `succeeded`, `failed` and
+    `inconclusive`, to which it passes what `began` returned.
 
     Guarantees: every weight lies in [weight_min, 1]; an unknown replica weighs 1; the same calls
     with the same clock and random source give the same answers; memory is bounded. Not thread-safe:
@@ -127,11 +129,11 @@ class OutcomeWeights:
         record.heard_s = now_s
         record.breaker.failed(probe=probe)
 
-    def left(self, replica_id: str, *, probe: bool) -> None:
+    def inconclusive(self, replica_id: str, *, probe: bool) -> None:
         """The request ended in a way that tells nothing of the replica."""
         record = self._records.get(replica_id)
         if record is not None:
-            record.breaker.left(probe=probe)
+            record.breaker.inconclusive(probe=probe)
 
     def passes(self, replica_id: str) -> bool:
         """True when the replica's circuit breaker lets a request through now."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import TypeVar
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from cluster.artifacts.claims import claim_all
 from cluster.catalog.manifests import (
@@ -14,16 +16,29 @@ from cluster.catalog.manifests import (
     ModelManifest,
     parts_of,
 )
-from cluster.clock import Backoff, Deadline
-from cluster.errors import Corrupt, InvalidArgument, NotFound
+from cluster.clock import SYSTEM_CLOCK, Backoff, Clock, Deadline
+from cluster.errors import Conflict, Corrupt, InvalidArgument, NotFound
 from cluster.store.numbered_log import NumberedLog, put_or_get
 from cluster.store.object_store import ObjectStore
 
 PUBLISH_TIMEOUT_S = 60.0
+CHANGES_MAX = 8
+"""Attempts at one change of a corpus that others change at the same time."""
 _SUFFIX = ".json"
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
 R = TypeVar("R", IndexManifest, ModelManifest)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Published(Generic[R]):
+    """An index or model version that is in the store now."""
+
+    manifest: R
+    ref: ManifestRef
+    reused: bool
+    """Whether it was there before."""
 
 
 class Catalog:
@@ -35,8 +50,10 @@ class Catalog:
     for a malformed name, and those of the store.
     """
 
-    def __init__(self, store: ObjectStore) -> None:
+    def __init__(self, store: ObjectStore, clock: Clock = SYSTEM_CLOCK) -> None:
+        """`clock`: the one by which sweeps of the garbage collector are heeded."""
         self._store = store
+        self._clock = clock
         self._logs: dict[str, NumberedLog] = {}
 
     def read_index(self, corpus: str, ref: ManifestRef) -> IndexManifest:
@@ -53,11 +70,9 @@ class Catalog:
         found = (self.find_index(corpus, version) for version in self._versions(folder))
         return tuple(entry for entry in found if entry is not None)
 
-    def publish_index(self, manifest: IndexManifest) -> tuple[IndexManifest, ManifestRef]:
+    def publish_index(self, manifest: IndexManifest) -> Published[IndexManifest]:
         """Stores the manifest unless its version exists; returns what the store holds."""
-        return self._publish(
-            index_path(manifest.corpus, manifest.version), manifest.version, manifest
-        )
+        return self._publish(index_path(manifest.corpus, manifest.version), manifest)
 
     def read_model(self, ref: ManifestRef) -> ModelManifest:
         """The model version that a release names. NotFound when it is not in the store."""
@@ -72,9 +87,9 @@ class Catalog:
         found = (self.find_model(version) for version in self._versions("models"))
         return tuple(entry for entry in found if entry is not None)
 
-    def publish_model(self, manifest: ModelManifest) -> tuple[ModelManifest, ManifestRef]:
+    def publish_model(self, manifest: ModelManifest) -> Published[ModelManifest]:
         """Stores the manifest unless its version exists; returns what the store holds."""
-        return self._publish(model_path(manifest.version), manifest.version, manifest)
+        return self._publish(model_path(manifest.version), manifest)
 
     def list_corpora(self) -> tuple[str, ...]:
         """Names of the corpora that have a position, sorted."""
@@ -87,10 +102,7 @@ class Catalog:
 
     def existing_corpus(self, corpus: str) -> CorpusManifest:
         """The newest position of a corpus. NotFound when there is none, or it was dropped."""
-        latest = self.latest_corpus(corpus)
-        if latest is None or latest.is_dropped:
-            raise NotFound(f"there is no corpus {corpus!r}; add documents with `raygion ingest`")
-        return latest
+        return existing(corpus, self.latest_corpus(corpus))
 
     def corpus_at(self, corpus: str, position: int) -> CorpusManifest:
         """One position of a corpus. NotFound when it does not reach so far."""
@@ -101,14 +113,35 @@ class Catalog:
             raise Corrupt(f"{path} holds position {manifest.position} of {manifest.corpus}")
         return manifest
 
+    def change_corpus(
+        self, corpus: str, change: Callable[[CorpusManifest | None], tuple[CorpusManifest, T]]
+    ) -> tuple[CorpusManifest, T]:
+        """Takes a corpus from its latest position, None when it has none yet, to the next one.
+
+        `change` decides on the next position, and on whatever else the caller wants to know of the
+        change; this returns what it decided last. Where it returns the latest position, nothing is
+        added. When others changed the corpus meanwhile, it is asked again about what the corpus is
+        now. Raises what `change` does, and Conflict when others keep changing the corpus.
+        """
+        for _ in range(CHANGES_MAX):
+            latest = self.latest_corpus(corpus)
+            manifest, outcome = change(latest)
+            if manifest == latest:
+                return manifest, outcome
+            try:
+                self.append_corpus(manifest)
+            except Conflict:
+                continue
+            return manifest, outcome
+        raise Conflict(f"others keep changing the corpus {corpus!r}; try again later")
+
     def append_corpus(self, manifest: CorpusManifest) -> None:
         """Adds a corpus's next position, which the manifest carries.
 
-        Raises Conflict when somebody else took the position: read the latest, decide again, append
-        after it.
+        Raises Conflict when somebody else took the position; `change_corpus` decides again then.
         """
         data = manifest.to_bytes()
-        claim_all(self._store, parts_of(manifest))
+        claim_all(self._store, parts_of(manifest), clock=self._clock)
         self._log(manifest.corpus).append_at(
             manifest.position,
             data,
@@ -144,20 +177,30 @@ class Catalog:
             raise Corrupt(f"{path} holds version {manifest.version}")
         return manifest, _ref(version, data)
 
-    def _publish(self, path: str, version: str, manifest: R) -> tuple[R, ManifestRef]:
-        claim_all(self._store, parts_of(manifest))
+    def _publish(self, path: str, manifest: R) -> Published[R]:
+        claim_all(self._store, parts_of(manifest), clock=self._clock)
+        own = manifest.to_bytes()
         data = put_or_get(
             self._store,
             path,
-            manifest.to_bytes(),
+            own,
             deadline=Deadline.after(PUBLISH_TIMEOUT_S),
             backoff=Backoff(),
         )
-        return type(manifest).from_bytes(data, source=path), _ref(version, data)
+        stored = type(manifest).from_bytes(data, source=path)
+        # Equal bytes are as good as one's own, and may be these, when a reply was lost.
+        return Published(stored, _ref(manifest.version, data), reused=data != own)
 
 
 def _ref(version: str, data: bytes) -> ManifestRef:
     return ManifestRef(version=version, sha256=hashlib.sha256(data).hexdigest())
+
+
+def existing(corpus: str, latest: CorpusManifest | None) -> CorpusManifest:
+    """The latest position of a corpus. Raises NotFound when there is none, or it was dropped."""
+    if latest is None or latest.is_dropped:
+        raise NotFound(f"there is no corpus {corpus!r}; add documents with `raygion ingest`")
+    return latest
 
 
 def index_path(corpus: str, version: str) -> str:

@@ -6,14 +6,11 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from cluster.artifacts.artifacts import Artifacts
-from cluster.catalog.catalog import Catalog
+from cluster.catalog.catalog import Catalog, existing
 from cluster.catalog.manifests import CorpusManifest
 from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.documents.content import PartDocuments, without_documents
 from cluster.documents.documents import check_corpus_name
-from cluster.errors import Conflict
-
-APPENDS_MAX = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,28 +40,23 @@ def delete_documents(
     """
     check_corpus_name(corpus)
     of_parts = PartDocuments(artifacts)
-    for _ in range(APPENDS_MAX):
-        latest = catalog.existing_corpus(corpus)
-        content, deleted = without_documents(latest, documents, of_parts)
-        unknown = frozenset(documents) - deleted
+
+    def without(latest: CorpusManifest | None) -> tuple[CorpusManifest, frozenset[str]]:
+        base = existing(corpus, latest)
+        content, deleted = without_documents(base, documents, of_parts)
         if not deleted:
-            return Deletion(manifest=latest, deleted=deleted, unknown=unknown)
-        manifest = latest.model_copy(
-            update={
-                "position": latest.position + 1,
-                "tombstones": content.tombstones,
-                "num_documents": content.num_documents,
-                "num_passages": content.num_passages,
-                "created_at_ms": clock.wall_ms(),
-            }
-        )
-        try:
-            catalog.append_corpus(manifest)
-        except Conflict:
-            # Somebody else changed the corpus meanwhile: delete from what it is now.
-            continue
-        return Deletion(manifest=manifest, deleted=deleted, unknown=unknown)
-    raise Conflict(f"others keep changing the corpus {corpus!r}; try again later")
+            return base, deleted
+        update = {
+            "position": base.position + 1,
+            "tombstones": content.tombstones,
+            "num_documents": content.num_documents,
+            "num_passages": content.num_passages,
+            "created_at_ms": clock.wall_ms(),
+        }
+        return base.model_copy(update=update), deleted
+
+    manifest, deleted = catalog.change_corpus(corpus, without)
+    return Deletion(manifest=manifest, deleted=deleted, unknown=frozenset(documents) - deleted)
 
 
 def drop_corpus(*, catalog: Catalog, corpus: str, clock: Clock = SYSTEM_CLOCK) -> CorpusManifest:
@@ -77,11 +69,11 @@ def drop_corpus(*, catalog: Catalog, corpus: str, clock: Clock = SYSTEM_CLOCK) -
     Raises NotFound when there is no such corpus (any more), Conflict when others keep changing it
     at the same time, and what the store does.
     """
-    for _ in range(APPENDS_MAX):
-        latest = catalog.existing_corpus(corpus)
+
+    def dropped(latest: CorpusManifest | None) -> tuple[CorpusManifest, None]:
         nothing = CorpusManifest(
             corpus=corpus,
-            position=latest.position + 1,
+            position=existing(corpus, latest).position + 1,
             parts=(),
             num_documents=0,
             num_passages=0,
@@ -90,10 +82,7 @@ def drop_corpus(*, catalog: Catalog, corpus: str, clock: Clock = SYSTEM_CLOCK) -
             sources=(),
             created_at_ms=clock.wall_ms(),
         )
-        try:
-            catalog.append_corpus(nothing)
-        except Conflict:
-            # Somebody else changed the corpus meanwhile: that goes as well.
-            continue
-        return nothing
-    raise Conflict(f"others keep changing the corpus {corpus!r}; try again later")
+        return nothing, None
+
+    manifest, _ = catalog.change_corpus(corpus, dropped)
+    return manifest

@@ -11,7 +11,7 @@ from cluster.records import Record
 
 
 class Location(Record):
-    """A place on earth, in degrees."""
+    """A location on earth, in degrees."""
 
     latitude: Annotated[float, Field(ge=-90, le=90)]
     """Degrees north of the equator."""

@@ -22,14 +22,19 @@ import numpy as np
 from cluster.arrays import Float32Array
 from cluster.clock import Clock
 from cluster.query.search import SearchRequest, SearchResult
-from cluster.regions.divergence_report import CorpusProbe, Difference, DivergenceReport, Outcome
+from cluster.regions.divergence_report import (
+    CorpusProbe,
+    Difference,
+    DivergenceReport,
+    ProbeVerdict,
+)
 from cluster.regions.quorum import Vote, vote_of
 from cluster.serving.view import CorpusView, ReleaseView
 from cluster.vectors.checks import prepared
 from cluster.vectors.metric import Metric
 
 VECTORS = 4
-"""Drawn for each corpus and probe; every probe draws others."""
+"""Vectors that are drawn for each corpus and probe; every probe draws others."""
 STANDING_MAX = 8
 """Differences that are remembered at once."""
 _TOP_K = 10
@@ -135,39 +140,39 @@ def drawn_vectors(corpus: CorpusView, release: int, turn: int) -> Float32Array:
 
 
 def compared(inquiry: Inquiry, answers: Mapping[str, SearchResult]) -> Comparison:
-    """`answers`: of the regions that gave one, whole, for the release that was asked for."""
+    """Compares the answers, by region: complete ones, of the release that the inquiry asks for."""
     votes = {region: _votes(result) for region, result in sorted(answers.items())}
     found = None
     for number in range(max(map(len, votes.values()), default=0)):
-        said: dict[str, tuple[str, ...]] = {}
+        sides: dict[str, tuple[str, ...]] = {}
         for region, each in votes.items():
-            told = _digest(each[number], inquiry.release) if number < len(each) else "nothing"
-            said[told] = (*said.get(told, ()), region)
-        if len(said) > 1:
-            found = _found(inquiry, number, said)
+            digest = _digest(each[number], inquiry.release) if number < len(each) else "nothing"
+            sides[digest] = (*sides.get(digest, ()), region)
+        if len(sides) > 1:
+            found = _found(inquiry, number, sides)
             break
     return Comparison(inquiry=inquiry, regions=frozenset(answers), found=found)
 
 
 def _votes(result: SearchResult) -> Sequence[Vote]:
-    """One for each query."""
+    """The votes of one region, one for each query."""
     if result.arrays is None:
         return [vote_of(replace(result, results=(hits,))) for hits in result.results]
     arrays = result.arrays
-    parts = [arrays.of_queries(n, n + 1) for n in range(len(arrays.rows))]
-    return [vote_of(replace(result, arrays=part)) for part in parts]
+    single = [arrays.of_queries(n, n + 1) for n in range(len(arrays.rows))]
+    return [vote_of(replace(result, arrays=one)) for one in single]
 
 
 def _digest(vote: Vote, release: int) -> str:
     return vote.hits.hex()[:12] if vote.release == release else f"by release {vote.release}"
 
 
-def _found(inquiry: Inquiry, number: int, said: Mapping[str, tuple[str, ...]]) -> Found:
+def _found(inquiry: Inquiry, number: int, sides: Mapping[str, tuple[str, ...]]) -> Found:
     question = inquiry.name if inquiry.again else f"{inquiry.name} [{number}]"
     request = inquiry.request if inquiry.again else _cut(inquiry.request, number)
     return Found(
         difference=Difference(
-            corpus=inquiry.corpus, release=inquiry.release, question=question, answers=said
+            corpus=inquiry.corpus, release=inquiry.release, question=question, answers=sides
         ),
         again=None
         if request is None
@@ -177,16 +182,16 @@ def _found(inquiry: Inquiry, number: int, said: Mapping[str, tuple[str, ...]]) -
 
 def _cut(request: SearchRequest, number: int) -> SearchRequest | None:
     """The search for one of the queries alone."""
-    part = slice(number, number + 1)
+    row = slice(number, number + 1)
     if request.queries is not None:
         embedded = request.embedded
         if embedded is not None:
-            embedded = replace(embedded, vectors=embedded.vectors[part])
-        return replace(request, queries=request.queries[part], embedded=embedded)
+            embedded = replace(embedded, vectors=embedded.vectors[row])
+        return replace(request, queries=request.queries[row], embedded=embedded)
     if request.vectors is None or request.vectors.ndim == 1:
         # How long a row is, the index alone knows.
         return None
-    return replace(request, vectors=request.vectors[part])
+    return replace(request, vectors=request.vectors[row])
 
 
 # The memory of differences.
@@ -226,7 +231,7 @@ class DivergenceLedger:
         return Turn(number=self._number if due else None, again=again, report=self.report)
 
     def take(self, probe: Probe) -> list[Difference]:
-        """Takes a probe in; returns the differences that were not known."""
+        """Takes in a probe. Returns the differences that were not known before."""
         for line in _lines(probe):
             self._outcomes[line.outcome] += 1
         if self._asked is not None and probe.release != self._asked:
@@ -242,7 +247,7 @@ class DivergenceLedger:
 
     def quorum(self, found: Found) -> None:
         """A search by quorum has found a difference."""
-        self._outcomes[Outcome.QUORUM_DIFFER.value] += 1
+        self._outcomes[ProbeVerdict.QUORUM_DIFFER.value] += 1
         self._keep(self._named(found))
 
     @property
@@ -291,13 +296,13 @@ def _lines(probe: Probe) -> tuple[CorpusProbe, ...]:
     lines = []
     for corpus, comparisons in sorted(by_corpus.items()):
         if any(c.found is not None for c in comparisons):
-            outcome = Outcome.DIFFER
+            verdict = ProbeVerdict.DIFFER
         elif any(len(c.regions) > 1 for c in comparisons):
-            outcome = Outcome.ALIKE
+            verdict = ProbeVerdict.ALIKE
         else:
-            outcome = Outcome.TOO_FEW
+            verdict = ProbeVerdict.TOO_FEW
         whole = frozenset.intersection(*(c.regions for c in comparisons))
         lines.append(
-            CorpusProbe(corpus=corpus, regions=tuple(sorted(whole)), outcome=outcome.value)
+            CorpusProbe(corpus=corpus, regions=tuple(sorted(whole)), outcome=verdict.value)
         )
     return tuple(lines)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 
-class Outcome(StrEnum):
+class ProbeVerdict(StrEnum):
     ALIKE = "alike"
     DIFFER = "differ"
     TOO_FEW = "too_few"
@@ -31,7 +31,7 @@ class Difference:
         return frozenset(region for same in self.answers.values() for region in same)
 
     def __str__(self) -> str:
-        sides = " against ".join(f"{', '.join(r)} ({said})" for said, r in self.answers.items())
+        sides = " against ".join(f"{', '.join(r)} ({digest})" for digest, r in self.answers.items())
         return (
             f"regions answer release {self.release} differently: "
             f"corpus {self.corpus!r}, {self.question}: {sides}"

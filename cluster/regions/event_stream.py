@@ -10,7 +10,8 @@ EVENT_BYTES_MAX = 16 * 1024 * 1024
 class EventParser:
     """Cuts the bytes of a stream into its events. Lines end with a line feed, as Raygion's do.
 
-    By bytes: the lines of a text would also end at separators that JSON leaves as they are.
+    The parser works on bytes, since the lines of a text would also end at separators that JSON
+    leaves as they are.
     """
 
     def __init__(self) -> None:

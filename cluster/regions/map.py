@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from cluster.regions.endpoint import RegionEndpoint
 from cluster.regions.residency import Residency
 from cluster.regions.settings import RoutingPolicy
-from cluster.regions.site import RegionSite
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegionMap:
-    sites: Mapping[str, RegionSite]
+    endpoints: Mapping[str, RegionEndpoint]
     """Regions as others reach them, by name, in the order of the settings."""
     residency: Residency
     policy: RoutingPolicy

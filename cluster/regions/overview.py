@@ -1,4 +1,4 @@
-"""All regions at one glance: what each told of itself last, against what the release log says."""
+"""All regions at a glance: the last heartbeat of each one, compared with the release log."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cluster.releases.entries import LogState
 from cluster.releases.events import RegionStatus
 
 SILENT_AFTER_S = 5.0
-"""Without a heartbeat for so long a region is taken for silent: it tells one each second."""
+"""Time without a heartbeat after which a region counts as silent; one comes each second."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,14 +18,16 @@ class RegionLine:
 
     region: str
     release: int | None
-    """The current one there, as it told last."""
+    """Release that is current there, by the region's last heartbeat."""
     prepared: tuple[int, ...]
     failed: Mapping[str, str]
     """Releases that the region could not prepare, by number, with the reason."""
     log_lag: int | None
-    """Entries of the log that it had not read; None for a region that never told of itself."""
+    """Entries of the log that the region had not read; None before its first heartbeat."""
     heard_s: float | None
-    """Seconds since its last heartbeat, by the clock of the one who looks; None: there is none."""
+    """Seconds since the region's last heartbeat, by the reader's clock; None before the first
+    one.
+    """
     silent: bool
     healthy: bool
     load: float
@@ -36,9 +38,9 @@ class RegionLine:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegionsOverview:
     release: int | None
-    """The current release by the log."""
+    """Current release, by the log."""
     open_release: int | None
-    """The one that is being prepared."""
+    """Release that is being prepared."""
     leader: str | None
     epoch: int
     log_position: int
@@ -49,7 +51,9 @@ class RegionsOverview:
 def overview(
     state: LogState, heartbeats: Mapping[str, RegionStatus], named: Iterable[str], now_ms: int
 ) -> RegionsOverview:
-    """`named`: the regions of the settings, which may have told nothing of themselves yet."""
+    """The overview at a moment. `named`: the regions of the settings, which may have no heartbeat
+    yet.
+    """
     opened = state.open_proposal()
     names = sorted({*named, *heartbeats})
     return RegionsOverview(
@@ -62,9 +66,9 @@ def overview(
     )
 
 
-def _line(name: str, told: RegionStatus | None, state: LogState, now_ms: int) -> RegionLine:
+def _line(name: str, status: RegionStatus | None, state: LogState, now_ms: int) -> RegionLine:
     leads = state.leader == name
-    if told is None:
+    if status is None:
         return RegionLine(
             region=name,
             release=None,
@@ -77,17 +81,17 @@ def _line(name: str, told: RegionStatus | None, state: LogState, now_ms: int) ->
             load=0.0,
             leads=leads,
         )
-    heard_s = max(0.0, (now_ms - told.at_ms) / 1000)
+    heard_s = max(0.0, (now_ms - status.at_ms) / 1000)
     silent = heard_s > SILENT_AFTER_S
     return RegionLine(
         region=name,
-        release=told.current,
-        prepared=told.prepared,
-        failed={str(number): why for number, why in told.failed.items()},
-        log_lag=max(0, state.position - told.position),
+        release=status.current,
+        prepared=status.prepared,
+        failed={str(number): why for number, why in status.failed.items()},
+        log_lag=max(0, state.position - status.position),
         heard_s=heard_s,
         silent=silent,
-        healthy=told.healthy and not silent,
-        load=told.load,
+        healthy=status.healthy and not silent,
+        load=status.load,
         leads=leads,
     )

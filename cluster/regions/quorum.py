@@ -17,11 +17,11 @@ class Vote:
 
     release: int
     hits: bytes
-    """A digest."""
+    """Digest of the hits."""
 
 
 def vote_of(result: SearchResult) -> Vote:
-    """Ids, scores as float32, texts and the order of all hits."""
+    """The vote covers the ids, the scores as float32, the texts and the order of all hits."""
     digest = hashlib.blake2b(digest_size=16)
     if result.arrays is not None:
         found = result.arrays.rows >= 0
@@ -58,7 +58,7 @@ def diverging(votes: Mapping[str, Vote]) -> tuple[str, str] | None:
     """Two regions that answer one release differently, which must never be."""
     first: dict[int, tuple[str, Vote]] = {}
     for region, vote in votes.items():
-        other, said = first.setdefault(vote.release, (region, vote))
-        if said != vote:
+        other, first_vote = first.setdefault(vote.release, (region, vote))
+        if first_vote != vote:
             return other, region
     return None

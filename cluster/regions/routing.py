@@ -1,6 +1,6 @@
 """The region that serves a request first, and those that follow when it cannot.
 
-    regions that may have the corpus (data residency), and that generate where a model is needed
+    regions that may have the corpus (data residency)
         |
         v
     the policy's order ---> what an open breaker holds back comes last
@@ -24,10 +24,10 @@ from cluster.balance.circuit_breaker import BreakerSettings, CircuitBreaker
 from cluster.balance.verdicts import Verdict
 from cluster.clock import Backoff
 from cluster.query.caller import Caller, Location
+from cluster.regions.endpoint import RegionEndpoint
 from cluster.regions.map import RegionMap
 from cluster.regions.overview import SILENT_AFTER_S
 from cluster.regions.settings import RoutingPolicy
-from cluster.regions.site import RegionSite
 from cluster.releases.events import RegionStatus
 
 REGION_BREAKER = BreakerSettings(
@@ -41,12 +41,12 @@ without a margin every gateway would move to the same region at once.
 """
 _FARTHEST_KM = 30_000.0
 """Distance of a region without a location: farther than anything on earth."""
-_PLACES_MAX = 4096
+_DISTANCES_MAX = 4096
 
 
-@lru_cache(maxsize=_PLACES_MAX)
+@lru_cache(maxsize=_DISTANCES_MAX)
 def distance_km(one: Location, other: Location) -> float:
-    """Along the great circle."""
+    """The distance along the great circle."""
     here, there = (one.latitude, one.longitude), (other.latitude, other.longitude)
     return float(great_circle(here, there).km)
 
@@ -54,9 +54,9 @@ def distance_km(one: Location, other: Location) -> float:
 def loads_of(heartbeats: Mapping[str, RegionStatus], now_ms: int) -> dict[str, float]:
     """Loads from recent heartbeats only; the last load of a silent region is meaningless."""
     return {
-        name: told.load
-        for name, told in heartbeats.items()
-        if now_ms - told.at_ms <= SILENT_AFTER_S * 1000
+        name: status.load
+        for name, status in heartbeats.items()
+        if now_ms - status.at_ms <= SILENT_AFTER_S * 1000
     }
 
 
@@ -85,11 +85,11 @@ class RegionRouter:
         rng: random.Random,
         breaker: BreakerSettings = REGION_BREAKER,
     ) -> None:
-        self.sites = regions.sites
+        self.endpoints = regions.endpoints
         self.residency = regions.residency
         self.policy = regions.policy
         self._breakers = {
-            name: CircuitBreaker(now_s=now_s, rng=rng, settings=breaker) for name in self.sites
+            name: CircuitBreaker(now_s=now_s, rng=rng, settings=breaker) for name in self.endpoints
         }
 
     def order(
@@ -99,33 +99,20 @@ class RegionRouter:
         caller: Caller,
         corpus: str | None = None,
         loads: Mapping[str, float] | None = None,
-        needs_generator: bool = False,
-        policy: RoutingPolicy | None = None,
     ) -> tuple[str, ...]:
-        """All regions that may serve a request, which needs that corpus (None: none), best first.
+        """All regions that may serve a request, which needs that corpus (None: none), best first by
+        the policy.
 
         `asked`: the region that has the request; None for a caller who has asked none yet. `loads`:
-        of the regions, from 0 to 1; one that is not in it counts as full. `policy`: another one
-        than that of the router.
+        the load of each region, from 0 to 1; a region without one counts as full.
         """
-        rank = self._ranking(policy or self.policy, asked, caller, loads or {})
-        eligible = [
-            site
-            for site in self.sites.values()
-            if self.residency.may_hold(site.name, corpus)
-            and (site.generates or not needs_generator)
-        ]
-        keys = {
-            site.name: (
-                not self._breakers[site.name].passes(),
-                rank(site),
-                site.name != asked,
-                self._from_asked_km(asked, site),
-            )
-            for site in eligible
-        }
-        # Sorting is stable: what is left equal stands as in the settings.
-        return tuple(sorted(keys, key=keys.__getitem__))
+        return self._sorted(asked, corpus, self._ranking(asked, caller, loads or {}))
+
+    def nearest(self, region: str, *, corpus: str | None) -> tuple[str, ...]:
+        """All regions that may hold the corpus (None: every region), nearest to `region` first: the
+        order for what this region itself asks of others, whatever the policy for callers.
+        """
+        return self._sorted(region, corpus, lambda _: 0.0)
 
     def first(
         self,
@@ -149,36 +136,48 @@ class RegionRouter:
         """The block makes one request to the region: `CircuitBreaker.watched`."""
         return self._breakers[region].watched(verdict_of)
 
+    def _sorted(
+        self, asked: str | None, corpus: str | None, rank: Callable[[RegionEndpoint], float]
+    ) -> tuple[str, ...]:
+        keys = {
+            name: (
+                not self._breakers[name].passes(),
+                rank(endpoint),
+                name != asked,
+                self._from_asked_km(asked, endpoint),
+            )
+            for name, endpoint in self.endpoints.items()
+            if self.residency.may_hold(name, corpus)
+        }
+        # Sorting is stable: what is left equal stands as in the settings.
+        return tuple(sorted(keys, key=keys.__getitem__))
+
     def _ranking(
-        self,
-        policy: RoutingPolicy,
-        asked: str | None,
-        caller: Caller,
-        loads: Mapping[str, float],
-    ) -> Callable[[RegionSite], float]:
+        self, asked: str | None, caller: Caller, loads: Mapping[str, float]
+    ) -> Callable[[RegionEndpoint], float]:
         """The key that the policy sorts by, the smallest first."""
-        match policy:
+        match self.policy:
             case RoutingPolicy.LOCAL:
                 return lambda _: 0.0
             case RoutingPolicy.NEAREST:
-                place = caller.location
-                if place is None:
+                location = caller.location
+                if location is None:
                     return lambda _: 0.0
-                return lambda site: _between_km(place, site.location)
+                return lambda endpoint: _between_km(location, endpoint.location)
             case RoutingPolicy.LEAST_LOADED:
-                return lambda site: (
-                    loads.get(site.name, 1.0) + (0.0 if site.name == asked else LOAD_MARGIN)
+                return lambda endpoint: (
+                    loads.get(endpoint.name, 1.0) + (0.0 if endpoint.name == asked else LOAD_MARGIN)
                 )
             case RoutingPolicy.USER:
                 if not caller.user:
                     return lambda _: 0.0
-                return lambda site: -rendezvous_weight(site.name, caller.user)
-        assert_never(policy)
+                return lambda endpoint: -rendezvous_weight(endpoint.name, caller.user)
+        assert_never(self.policy)
 
-    def _from_asked_km(self, asked: str | None, site: RegionSite) -> float:
-        place = self.sites[asked].location if asked is not None else None
-        return _FARTHEST_KM if place is None else _between_km(place, site.location)
+    def _from_asked_km(self, asked: str | None, endpoint: RegionEndpoint) -> float:
+        location = self.endpoints[asked].location if asked is not None else None
+        return _FARTHEST_KM if location is None else _between_km(location, endpoint.location)
 
 
-def _between_km(place: Location, other: Location | None) -> float:
-    return _FARTHEST_KM if other is None else distance_km(place, other)
+def _between_km(location: Location, other: Location | None) -> float:
+    return _FARTHEST_KM if other is None else distance_km(location, other)

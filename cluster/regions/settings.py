@@ -111,7 +111,7 @@ class RegionSettings(Record):
     and port.
     """
     location: Location | None = None
-    """Place of the region, for routing to the nearest one."""
+    """Location of the region, for routing to the nearest one."""
     generates: bool = True
     """Whether the region runs a language model. Without one, the generating step is forwarded to
     another region.
@@ -137,7 +137,7 @@ class RoutingPolicy(StrEnum):
     """
 
     NEAREST = "nearest"
-    """the region nearest to the caller, or the asked one if the caller's place is unknown."""
+    """the region nearest to the caller, or the asked one if the caller's location is unknown."""
     LEAST_LOADED = "least_loaded"
     """the region with the least load."""
     USER = "user"
@@ -155,7 +155,7 @@ class RoutingSettings(Record):
     policy: RoutingPolicy = RoutingPolicy.LOCAL
     """Rule by which a region is chosen. If that region cannot serve a request, others are asked."""
     locations: dict[Network, Location] = Field(default_factory=dict)
-    """Places of callers that do not state their own, by the network that they come from, such as
+    """Locations of callers that do not state their own, by the network that they come from, such as
     `10.1.0.0/16`. The smallest network that contains the caller's address counts.
     """
     clock_skew_max_ms: Annotated[int, Field(ge=0, le=10_000)] = 100

@@ -75,7 +75,7 @@ class RegionSummary:
 
 
 class StatusSource(Protocol):
-    """Tells the status of a region."""
+    """Gives the status of a region."""
 
     async def status(self) -> RegionSummary:
         """Raises Unavailable while the region's coordinator is away."""

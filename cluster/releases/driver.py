@@ -42,6 +42,7 @@ from cluster.releases.events import (
 )
 from cluster.releases.name_claim import RegionClaim, Tenure, read_heartbeats, taken
 from cluster.releases.release_log import Freshness, ReleaseLog, without_looking_for_cycles
+from cluster.releases.requests import ReleaseRequest
 from cluster.releases.rollout import Rollout
 from cluster.store.object_store import ObjectStore
 
@@ -55,9 +56,6 @@ _HEARTBEAT_S = 1.0
 _SNAPSHOT_RETRY_S = 60.0
 _REGIONS_LISTED_S = 5.0
 """Between two looks at which regions there are; their heartbeats are read at every exchange."""
-
-Decide = Callable[[Rollout, int, str], Append]
-"""A person's request: (rollout, now_ms, commit_id) -> the entry to append, or a typed error."""
 
 
 class ReleaseHost(Protocol):
@@ -187,20 +185,20 @@ class RolloutDriver:
         """
         self._handle(event)
 
-    def request(self, decide: Decide) -> LogState:
-        """Appends what `decide` gives; decides again when another writer came first. Has this
+    def request(self, request: ReleaseRequest) -> LogState:
+        """Appends what a person asks for; decides again when another writer came first. Has this
         region lead, whoever led before: so a person may ask for a change in any region.
 
-        Returns the state right after the entry. Raises what `decide` raises, and Conflict when this
-        region may not lead, or others kept coming first. OutcomeUnknown alone leaves open whether
-        the entry landed: any other error means that it did not and will not.
+        Returns the state right after the entry. Raises what `Rollout.decide` raises, and Conflict
+        when this region may not lead, or others kept coming first. OutcomeUnknown alone leaves open
+        whether the entry landed: any other error means that it did not and will not.
         """
         for _ in range(_REQUEST_ATTEMPTS):
             self._read_log()
             if not self.rollout.leads and not self._take_lead():
                 continue
-            append = decide(self.rollout, self._clock.wall_ms(), self._new_id())
-            if self._append(append):
+            now_ms, commit_id = self._clock.wall_ms(), self._new_id()
+            if self._append(self.rollout.decide(request, now_ms=now_ms, commit_id=commit_id)):
                 return self.rollout.state
         raise Conflict("other writers kept coming first; try again")
 

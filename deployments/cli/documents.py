@@ -58,11 +58,11 @@ def ingest(
 
     # Wrong input is refused before a cluster is started for it.
     installation = _opened_for(corpus, config, region, store)
-    find_source_files(sources)
+    listing = find_source_files(sources)
     steps = Steps(quiet=as_json)
     with steps.shown(), region_host.joined(installation), steps.step("Read documents") as step:
         ingested = pipeline.ingest_documents(
-            installation, corpus, sources, replace=replace, skip_errors=skip_errors, step=step
+            installation, corpus, listing, replace=replace, skip_errors=skip_errors, progress=step
         )
     manifest, report = ingested.manifest, ingested.report
     if as_json:

@@ -99,9 +99,9 @@ class RegionsClient:
     def _region(self, name: str) -> HttpRegion:
         """Connected at the first use: most callers never need a second region."""
         if name not in self._regions:
-            site = self._router.sites[name]
+            endpoint = self._router.endpoints[name]
             self._regions[name] = HttpRegion(
-                site.url, site.api_key, connect_timeout_s=CONNECT_TIMEOUT_S
+                endpoint.url, endpoint.api_key, connect_timeout_s=CONNECT_TIMEOUT_S
             )
         return self._regions[name]
 

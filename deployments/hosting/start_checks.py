@@ -29,5 +29,5 @@ def check_seen_alike(store_url: str) -> None:
 
 
 def _are_on_several_machines(settings: Settings) -> bool:
-    hosts = {urlsplit(site.url).hostname or "" for site in settings.sites().values()}
+    hosts = {urlsplit(endpoint.url).hostname or "" for endpoint in settings.endpoints().values()}
     return len(settings.regions) > 1 and not all(map(is_loopback, hosts))

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from cluster.regions.divergence_report import DivergenceReport, Outcome
+from cluster.regions.divergence_report import DivergenceReport, ProbeVerdict
 
 
 class DivergenceMetrics(Collector):
@@ -41,6 +41,6 @@ class DivergenceMetrics(Collector):
             labels=["outcome"],
         )
         # From 0 on: Prometheus sees no increase in a series that begins at 1.
-        for outcome in Outcome:
+        for outcome in ProbeVerdict:
             probes.add_metric([outcome.value], float(report.probes.get(outcome.value, 0)))
         yield probes

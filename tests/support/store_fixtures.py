@@ -1,4 +1,6 @@
-"""Stores for tests: one of each kind, an S3 endpoint on loopback, a store that loses replies."""
+"""Stores for tests: one of each kind, an S3 endpoint on loopback, a store behind a door,
+and one that loses replies.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,11 @@ import pytest
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import WSGIRequestHandler, make_server
 
-from cluster.errors import OutcomeUnknown
+from cluster.errors import OutcomeUnknown, Unavailable
 from cluster.store.object_store import ObjectStore, open_store
 from cluster.store.stored_object import StoredObject
+
+_HELD_MAX_S = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +122,31 @@ def store(address: StoreAddress) -> ObjectStore:
 @pytest.fixture
 def memory_store() -> ObjectStore:
     return open_store(f"memory://{uuid4().hex}")
+
+
+class Door:
+    """The store, which may be shut (it fails), or held (it does not answer)."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        self.shut = False
+        self.open = threading.Event()
+        self.open.set()
+        self.knocked = threading.Event()
+        """Whether somebody waits before a held door."""
+
+    def __getattr__(self, name: str) -> Callable[..., object]:
+        operation = getattr(self._store, name)
+
+        def through(*args: object, **options: object) -> object:
+            if not self.open.is_set():
+                self.knocked.set()
+            assert self.open.wait(_HELD_MAX_S)
+            if self.shut:
+                raise Unavailable("the door is shut")
+            return operation(*args, **options)
+
+        return through
 
 
 class LossyStore:

@@ -14,6 +14,7 @@ import pytest
 
 from actors.builds.build import build_index
 from actors.documents.ingest import ingest
+from actors.documents.source_files import find_source_files
 from actors.shards.index import INDEX_FILE, ShardIndex
 from cluster.arrays import Float32Array
 from cluster.artifacts.artifacts import Artifacts
@@ -69,15 +70,14 @@ class Corpus:
     def build(
         self, index: IndexParameters | AutoIndex, partition_by: str | None = None
     ) -> tuple[IndexManifest, bool]:
-        manifest, _, reused = build_index(
+        built = build_index(
             self.store,
             CORPUS,
             CorpusSettings(shards=SHARDS, index=index, partition_by=partition_by),
             embedder=None,
             cache_folder=self.folder / "cache",
-            progress=lambda done, total: None,
         )
-        return manifest, reused
+        return built.manifest, built.reused
 
     def opened(self, manifest: IndexManifest) -> list[tuple[Path, ShardIndex]]:
         opened = []
@@ -126,9 +126,8 @@ def _ingest_file(store: ObjectStore, path: Path) -> None:
         catalog=Catalog(store),
         artifacts=Artifacts(store),
         corpus=CORPUS,
-        sources=[str(path)],
+        listing=find_source_files([str(path)]),
         replace=False,
-        progress=lambda done, total: None,
     )
 
 

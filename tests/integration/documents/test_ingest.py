@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from actors.documents.ingest import ingest
+from actors.documents.source_files import find_source_files
 from cluster.artifacts.artifacts import Artifacts
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.manifests import CorpusManifest
@@ -69,7 +70,7 @@ def run(object_store: ObjectStore) -> Ingest:
             catalog=Catalog(object_store),
             artifacts=Artifacts(object_store),
             corpus=corpus,
-            sources=[str(source) for source in sources],
+            listing=find_source_files([str(source) for source in sources]),
             **options,
         ).manifest
 
@@ -110,7 +111,7 @@ def test_the_demo_corpus_is_read_and_a_second_run_adds_nothing(
     run: Ingest, object_store: ObjectStore
 ) -> None:
     seen: list[tuple[int, int]] = []
-    manifest = run(FACTBOOK, progress=lambda done, total: seen.append((done, total)))
+    manifest = run(FACTBOOK, count=lambda done, total: seen.append((done, total)))
     assert seen == [(1, 1)]
     assert (manifest.position, manifest.vector_dimension) == (1, None)
     assert manifest.num_documents == manifest.num_passages == 2563
@@ -260,7 +261,7 @@ def test_many_files_are_read_in_their_order_whatever_task_is_first(
     for number in range(1100):
         (folder / f"{number:04}.txt").write_text(f"Text {number}.")
     seen: list[tuple[int, int]] = []
-    manifest = run(folder, progress=lambda done, total: seen.append((done, total)))
+    manifest = run(folder, count=lambda done, total: seen.append((done, total)))
     assert len(manifest.parts) == 3
     assert sorted(seen)[-1] == (1100, 1100)
     assert list(rows_of(object_store, manifest)) == [f"{number:04}.txt" for number in range(1100)]
@@ -303,7 +304,10 @@ def test_two_writers_do_not_lose_each_others_documents(
 
     catalog = Overtaken(object_store)
     manifest = ingest(
-        catalog=catalog, artifacts=Artifacts(object_store), corpus="docs", sources=[str(mine)]
+        catalog=catalog,
+        artifacts=Artifacts(object_store),
+        corpus="docs",
+        listing=find_source_files([str(mine)]),
     ).manifest
     assert (catalog.attempts, manifest.position) == (2, 2)
     assert set(rows_of(object_store, manifest)) == {"mine", "theirs"}
@@ -312,16 +316,16 @@ def test_two_writers_do_not_lose_each_others_documents(
         def append_corpus(self, manifest: CorpusManifest) -> None:
             raise Conflict("taken")
 
-    with pytest.raises(Conflict, match="others keep adding"):
+    with pytest.raises(Conflict, match="others keep changing"):
         ingest(
             catalog=AlwaysLate(object_store),
             artifacts=Artifacts(object_store),
             corpus="docs",
-            sources=[str(theirs)],
+            listing=find_source_files([str(theirs)]),
             replace=True,
         )
 
 
 def test_a_bad_name_is_refused_before_anything_is_read(run: Ingest, tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match="no name"):
-        run(tmp_path / "nothing", corpus="No/Name")
+        run(write_rows(tmp_path / "empty.jsonl"), corpus="No/Name")

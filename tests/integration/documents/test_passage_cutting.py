@@ -12,6 +12,7 @@ import pytest
 
 from actors.builds.build import build_index
 from actors.documents.ingest import ingest
+from actors.documents.source_files import find_source_files
 from actors.models.embedder import Embedder
 from actors.models.publishing import publish_model
 from actors.models.starter_models import starter_embedder_folder
@@ -74,8 +75,7 @@ class Built:
             name=None,
             scratch=folder / "scratch",
             cache_folder=self._cache,
-            progress=lambda _: None,
-        )[0]
+        ).manifest
         file = folder / "docs.jsonl"
         rows = ({"id": id, "text": text} for id, text in DOCUMENTS.items())
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -83,7 +83,7 @@ class Built:
             catalog=Catalog(self.store),
             artifacts=Artifacts(self.store),
             corpus=CORPUS,
-            sources=[str(file)],
+            listing=find_source_files([str(file)]),
         )
 
     def build(self, chunks: ChunkSettings) -> IndexManifest:
@@ -95,8 +95,7 @@ class Built:
             settings,
             embedder=self.model,
             cache_folder=self._cache,
-            progress=lambda done, total: None,
-        )[0]
+        ).manifest
 
     def index(self, manifest: IndexManifest) -> ShardIndex:
         (shard,) = manifest.shards

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from actors.runtime import names
+from cluster.releases.requests import RollBackTo
 from tests.support.regions.search_region import (
     CORPUS,
-    REGION,
     REPLICAS,
     SHARDS,
     Load,
@@ -75,14 +75,12 @@ def test_a_switch_and_back_fails_no_query_though_the_cache_is_gone(
     """Mapped files outlive their names, so what serves needs the node's cache no longer."""
     wait_until(region.is_whole, "a whole region")
     with Load(region) as load:
-        number = region.coordinator(
-            "propose", region.contents["b"], targets=(REGION,), auto_commit=True
-        )
+        number = region.propose("b")
         region.coordinator("wait_until_serving", number, 120.0)
         # Aside first, for what is going on may make files in a folder while it is removed.
         aside = region.installation.cache_folder.rename(tmp_path / "cache")
         shutil.rmtree(aside)
         load.go_on()
-        region.coordinator("rollback", None)
+        region.request(RollBackTo())
         load.go_on()
     assert load.verdict("switched and back") == ([], [])

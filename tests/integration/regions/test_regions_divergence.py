@@ -15,7 +15,7 @@ import pytest
 
 from cluster.arrays import Float32Array
 from cluster.config import DivergenceSettings
-from cluster.regions.site import RegionSite
+from cluster.regions.endpoint import RegionEndpoint
 from cluster.store.object_store import open_store
 from cluster.vectors.checks import normalized
 from tests.support.regions.regions_fixture import REGIONS, ThreeRegions, regions_settings, running
@@ -46,8 +46,8 @@ def divergence(regions: ThreeRegions, region: str) -> dict[str, Any]:
 
 
 def gauge(regions: ThreeRegions, region: str) -> float:
-    site = RegionSite.of(region, regions.drivers[region].installation.region_settings)
-    text = httpx.get(f"{site.url}/metrics", trust_env=False).text
+    endpoint = RegionEndpoint.of(region, regions.drivers[region].installation.region_settings)
+    text = httpx.get(f"{endpoint.url}/metrics", trust_env=False).text
     (value,) = re.findall(rf'^raygion_divergence{{corpus="{CORPUS}"}} (\S+)$', text, re.MULTILINE)
     return float(value)
 

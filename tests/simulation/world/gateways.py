@@ -58,7 +58,7 @@ class Gateway:
             views=self.views,
             peers=Peers(self),
             clock=region.clock,
-            skew_max_ms=SKEW_MAX_MS,
+            quorum_pause_s=SKEW_MAX_MS / 1000.0,
         )
 
     def die(self) -> None:
@@ -186,7 +186,7 @@ class Views:
             return
         self._followed = publisher
         if self._known is None:
-            self._known = Known(publisher.view).with_pulse(self._pulse)
+            self._known = Known(publisher.view, skew_max_ms=SKEW_MAX_MS).with_pulse(self._pulse)
         else:
             self._known = self._known.with_view(publisher.view)
         self.has_served = self.has_served or self._gateway.current() is not None
@@ -280,7 +280,6 @@ class Engine:
             user=request.user,
             lot=self._gateway.rng.random(),
             not_before=request.not_before,
-            skew_max_ms=SKEW_MAX_MS,
         )
         release = pinned.release.number
         in_force = known.view.in_force(now_ms, request.not_before)

@@ -26,6 +26,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from actors.documents.source_files import find_source_files
 from actors.runtime import names
 from cluster.arrays import Float32Array
 from cluster.catalog.corpus_settings import CorpusSettings
@@ -34,6 +35,7 @@ from cluster.catalog.model_settings import GeneratorSettings
 from cluster.config import Settings
 from cluster.regions.settings import EndpointSettings, RegionSettings, StoreSettings
 from cluster.releases.entries import LogState, ReleaseContents
+from cluster.releases.requests import ProposeRelease, ReleaseRequest
 from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.vectors.metric import Metric
 from deployments.installation import Installation
@@ -135,9 +137,19 @@ class SearchRegion:
     def run(self, function: Callable[..., T], *args: object, timeout_s: float = 240) -> T:
         return self.submit(function, *args).result(timeout_s)
 
-    def coordinator(self, method: str, *args: object, **options: object) -> Any:
+    def coordinator(self, method: str, *args: object) -> Any:
         """Calls the coordinator's client; raises what it raises."""
-        return self.run(call_coordinator, method, args, options)
+        return self.run(call_coordinator, method, args)
+
+    def request(self, request: ReleaseRequest) -> int:
+        """The number of the release that the request is about."""
+        return self.run(call_coordinator, "request", (request,))
+
+    def propose(self, contents: str, *, commit: bool = True) -> int:
+        """A release of one of the region's contents; `commit`: as soon as it is prepared."""
+        return self.request(
+            ProposeRelease(contents=self.contents[contents], targets=(REGION,), auto_commit=commit)
+        )
 
     @property
     def release_log(self) -> LogState:
@@ -293,9 +305,7 @@ def search_region(folder: Path, settings: Settings | None = None) -> Iterator[Se
         # The endpoint is on the first node; the replicas, which come later, are on both.
         region.run(_start_services)
         region.node_pid = region.cluster.add_node(num_cpus=1, timeout_s=120)
-        number = region.coordinator(
-            "propose", region.contents["a"], targets=(REGION,), auto_commit=True
-        )
+        number = region.propose("a")
         region.coordinator("wait_until_serving", number, 120.0)
         print(f"\nregion up after {time.monotonic() - started_s:.1f} s")
         yield region
@@ -324,11 +334,10 @@ def _start_cluster(settings: Settings) -> None:
 
 def _build(path: str) -> ManifestRef:
     from deployments.hosting import pipeline
-    from deployments.terminal import Steps
 
-    with Steps(quiet=True).step("build") as step:
-        pipeline.ingest_documents(_joined[0], CORPUS, [path], replace=True, step=step)
-        return pipeline.build(_joined[0], CORPUS, None, step).ref
+    listing = find_source_files([path])
+    pipeline.ingest_documents(_joined[0], CORPUS, listing, replace=True)
+    return pipeline.build(_joined[0], CORPUS, None).ref
 
 
 def _start_services() -> None:
@@ -337,10 +346,10 @@ def _start_services() -> None:
     region_host.start_services(_joined[0], lambda _: None)
 
 
-def call_coordinator(method: str, args: Sequence[object], options: Mapping[str, object]) -> object:
+def call_coordinator(method: str, args: Sequence[object]) -> Any:
     from actors.coordinator.client import CoordinatorClient
 
-    return getattr(CoordinatorClient(), method)(*args, **options)
+    return getattr(CoordinatorClient(), method)(*args)
 
 
 def replica_status(name: str) -> Any:

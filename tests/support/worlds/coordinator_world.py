@@ -1,17 +1,18 @@
-"""What a coordinator works with where nothing is deployed: a store with a door, and a release."""
+"""What a coordinator works with where nothing is deployed: settings, and a release."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 
+from actors.coordinator.coordinator import Coordinator
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.manifests import IndexManifest, ModelManifest
 from cluster.catalog.model_settings import GeneratorSettings
 from cluster.config import Settings
-from cluster.errors import Unavailable
 from cluster.regions.settings import RegionSettings
 from cluster.releases.entries import ReleaseContents
+from cluster.releases.requests import ProposeRelease
+from cluster.releases.settings import RolloutPolicy
 from cluster.shards.index_parameters import IndexParameters
 from cluster.store.object_store import ObjectStore
 
@@ -41,31 +42,6 @@ class Deployer:
         return set()
 
 
-class Door:
-    """The store, which may be shut (it fails), or held (it does not answer)."""
-
-    def __init__(self, store: ObjectStore) -> None:
-        self._store = store
-        self.shut = False
-        self.open = threading.Event()
-        self.open.set()
-        self.knocked = threading.Event()
-        """Whether somebody waits before a held door."""
-
-    def __getattr__(self, name: str) -> Callable[..., object]:
-        operation = getattr(self._store, name)
-
-        def through(*args: object, **options: object) -> object:
-            if not self.open.is_set():
-                self.knocked.set()
-            assert self.open.wait(WAIT_S)
-            if self.shut:
-                raise Unavailable("the door is shut")
-            return operation(*args, **options)
-
-        return through
-
-
 def published(store: ObjectStore) -> ReleaseContents:
     manifest = IndexManifest(
         corpus="c",
@@ -81,5 +57,17 @@ def published(store: ObjectStore) -> ReleaseContents:
         recall_at_10=1.0,
         built_at_ms=0,
     )
-    _, ref = Catalog(store).publish_index(manifest)
+    ref = Catalog(store).publish_index(manifest).ref
     return ReleaseContents(indexes={"c": ref})
+
+
+def propose(
+    coordinator: Coordinator,
+    contents: ReleaseContents,
+    *targets: str,
+    auto_commit: bool = True,
+    policy: RolloutPolicy | None = None,
+) -> int:
+    return coordinator.request(
+        ProposeRelease(contents=contents, targets=targets, auto_commit=auto_commit, policy=policy)
+    )

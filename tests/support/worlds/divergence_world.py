@@ -141,7 +141,7 @@ def views() -> Views:
         store_id="store",
         last_release=RELEASE,
     )
-    return Views(Known(view, pulse))
+    return Views(Known(view, pulse, skew_max_ms=0))
 
 
 @dataclass
@@ -234,7 +234,7 @@ async def world(
             views=made.views,
             peers=peers,
             clock=SYSTEM_CLOCK,
-            skew_max_ms=0,
+            quorum_pause_s=0.0,
             differed=quorum_found.append,
         )
         made.watches = [

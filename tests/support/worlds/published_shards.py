@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from actors.builds.shard import build_shard
+from actors.shards.index import ShardIndex
+from cluster.arrays import Int64Array
 from cluster.artifacts.artifacts import Artifacts
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.manifests import IndexManifest, ShardArtifact
-from cluster.query.search import ShardQuery
+from cluster.errors import Corrupt
+from cluster.query.search import Passages, ShardHits, ShardQuery
 from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.store.object_store import ObjectStore
 from cluster.vectors.metric import Metric
@@ -55,3 +60,30 @@ def publish(store: ObjectStore, folder: Path, version: str) -> IndexManifest:
 def query(version: str, row: int) -> ShardQuery:
     vectors = VECTORS[row : row + 1]
     return ShardQuery(corpus="words", index_version=version, vectors=vectors, top_k=1)
+
+
+@dataclass
+class Damage:
+    """Damage of the files of all indexes that it opens, while `found` is set."""
+
+    found: bool = True
+
+    def open(self, folder: Path, parameters: IndexParameters, dimension: int) -> ShardIndex:
+        check = self._check
+
+        class Damageable(ShardIndex):
+            def search(self, query: ShardQuery) -> ShardHits:
+                check()
+                return super().search(query)
+
+            def passages(
+                self, rows: Sequence[int] | Int64Array, fields: tuple[str, ...] | None
+            ) -> Passages:
+                check()
+                return super().passages(rows, fields)
+
+        return Damageable.open(folder, parameters, dimension)
+
+    def _check(self) -> None:
+        if self.found:
+            raise Corrupt("a stored vector is not finite")

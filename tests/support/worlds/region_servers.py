@@ -86,7 +86,7 @@ def settings_of(urls: dict[str, str], **others: Any) -> Settings:
 async def peers_of(settings: Settings, region: str = "here") -> AsyncIterator[RegionPeers]:
     """Patient ones: regions that share one event loop, on a busy machine, are slow to connect."""
     peers = RegionPeers(settings, region, rng=random.Random(3))
-    with patch("actors.regions.link.CONNECT_TIMEOUT_S", 30.0):
+    with patch("actors.regions.peer_connection.CONNECT_TIMEOUT_S", 30.0):
         try:
             yield peers
         finally:

@@ -71,7 +71,9 @@ class Region:
     def __init__(self, name: str, world: World) -> None:
         self.name = name
         self.world = world
-        self.known = Known(RegionView(region=name, releases={1: release(1), 2: release(2)}))
+        self.known = Known(
+            RegionView(region=name, releases={1: release(1), 2: release(2)}), skew_max_ms=SKEW
+        )
         self.prefers: str | None = None
         self.failures: list[RaygionError] = []
         """Of the engine's next searches and answers."""
@@ -99,7 +101,7 @@ class Region:
             views=self,
             peers=Links(self),
             clock=world.clock,
-            skew_max_ms=SKEW,
+            quorum_pause_s=SKEW / 1000.0,
             sleep=world.sleep,
         )
         self.read()
@@ -114,11 +116,12 @@ class Region:
             store_id=STORE,
             last_release=2,
         )
-        self.known = Known(replace(self.known.view, switches=switches), pulse)
+        view = replace(self.known.view, switches=switches)
+        self.known = replace(self.known, view=view, pulse=pulse)
 
     def holds(self, *numbers: int) -> None:
         view = replace(self.known.view, releases={n: release(n) for n in numbers})
-        self.known = Known(view, self.known.pulse)
+        self.known = replace(self.known, view=view)
 
     # As the views.
 
@@ -141,7 +144,6 @@ class Region:
             request.release,
             self.world.clock.wall_ms(),
             not_before=request.not_before,
-            skew_max_ms=SKEW,
         )
         number = pinned.release.number
         embedded = request.embedded

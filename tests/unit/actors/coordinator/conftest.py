@@ -11,8 +11,9 @@ import pytest
 
 from actors.coordinator.coordinator import Coordinator
 from cluster.store.object_store import ObjectStore, open_store
+from tests.support.store_fixtures import Door
 from tests.support.waiting import wait_until
-from tests.support.worlds.coordinator_world import SETTINGS, WAIT_S, Deployer, Door
+from tests.support.worlds.coordinator_world import SETTINGS, WAIT_S, Deployer
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from actors.coordinator.client import CoordinatorClient
 from cluster.errors import Conflict, DeadlineExceeded, NotFound, OutcomeUnknown, Unavailable
 from cluster.releases.entries import LogState
 from cluster.releases.fold import fold
-from tests.support.fakes import Entries, contents
+from cluster.releases.requests import CommitRelease
+from tests.support.fakes import Entries
 
 Answer = Callable[[], object]
 
@@ -25,7 +26,7 @@ class FakeRay:
     """
 
     def __init__(self, **answers: list[object]) -> None:
-        self.answers: dict[str, list[object]] = {"regions_prepared": [frozenset()], **answers}
+        self.answers: dict[str, list[object]] = {"ping": [None], **answers}
         self.asked: list[str] = []
         self.is_there = True
 
@@ -57,18 +58,9 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
     return ray
 
 
-CHANGES: list[tuple[str, tuple[Any, ...]]] = [
-    ("canary", (1, 5)),
-    ("commit", (1,)),
-    ("abort", (1, "why")),
-    ("rollback", (None,)),
-    ("scale", ("c", 2)),
-]
+COMMIT = CommitRelease(release=1)
+CHANGES: list[tuple[str, tuple[Any, ...]]] = [("request", (COMMIT,)), ("scale", ("c", 2))]
 GONE = [ActorDiedError(), GetTimeoutError()]
-
-
-def propose() -> int:
-    return CoordinatorClient().propose(contents(), targets=("a",), auto_commit=True)
 
 
 @pytest.mark.parametrize("error", GONE)
@@ -77,20 +69,17 @@ def test_of_a_change_under_way_nobody_knows(ray: FakeRay, error: Exception) -> N
         ray.answers[method] = [error]
         with pytest.raises(OutcomeUnknown, match="raygion release list"):
             getattr(CoordinatorClient(), method)(*args)
-    ray.answers["propose"] = [error]
-    with pytest.raises(OutcomeUnknown):
-        propose()
 
 
 @pytest.mark.parametrize("error", GONE)
 def test_a_coordinator_that_is_away_is_asked_for_no_change(ray: FakeRay, error: Exception) -> None:
-    ray.answers |= {"commit": [None], "regions_prepared": [error]}
+    ray.answers |= {"request": [1], "ping": [error]}
     with pytest.raises(Unavailable, match="does not answer"):
-        CoordinatorClient().commit(1)
-    assert ray.asked == ["regions_prepared"]
+        CoordinatorClient().request(COMMIT)
+    assert ray.asked == ["ping"]
     ray.is_there = False
     with pytest.raises(Unavailable, match="no region runs"):
-        CoordinatorClient().commit(1)
+        CoordinatorClient().request(COMMIT)
 
 
 @pytest.mark.parametrize("error", GONE)
@@ -102,10 +91,10 @@ def test_looking_fails_without_a_doubt(ray: FakeRay, error: Exception) -> None:
 
 def test_errors_of_the_coordinator_come_as_they_are(ray: FakeRay) -> None:
     for cause, told in ((Conflict("no"), Conflict), (ValueError("a bug"), RayTaskError)):
-        error = RayTaskError("commit", "its stack", cause).as_instanceof_cause()
-        ray.answers["commit"] = [error]
+        error = RayTaskError("request", "its stack", cause).as_instanceof_cause()
+        ray.answers["request"] = [error]
         with pytest.raises(told):
-            CoordinatorClient().commit(1)
+            CoordinatorClient().request(COMMIT)
 
 
 def test_waiting_goes_on_while_the_coordinator_starts_anew(ray: FakeRay) -> None:

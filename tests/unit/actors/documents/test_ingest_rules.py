@@ -19,7 +19,7 @@ import pytest
 import actors.documents.ingest
 from actors.documents.ingest import Ingested
 from actors.documents.reader import GroupRead, ReadOptions, plan_groups, read_group
-from actors.documents.source_files import SourceFile
+from actors.documents.source_files import SourceFile, find_source_files
 from cluster.artifacts.artifacts import Artifacts
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.manifests import CorpusManifest
@@ -55,7 +55,7 @@ def ingest(object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Callab
             catalog=Catalog(object_store),
             artifacts=Artifacts(object_store),
             corpus=corpus,
-            sources=[str(source) for source in sources],
+            listing=find_source_files([str(source) for source in sources]),
             **options,
         )
 
@@ -90,6 +90,22 @@ def write_rows(path: Path, *rows: dict[str, Any]) -> Path:
 def position_of(store: ObjectStore, corpus: str = "docs") -> int:
     latest = Catalog(store).latest_corpus(corpus)
     return latest.position if latest else 0
+
+
+def test_the_files_that_were_listed_are_read_and_no_others(
+    object_store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(actors.documents.ingest, "read_parts", read_here)
+    write_rows(tmp_path / "a.jsonl", {"id": "a", "text": "A"})
+    listing = find_source_files([str(tmp_path)])
+    write_rows(tmp_path / "b.jsonl", {"id": "b", "text": "B"})
+    manifest = actors.documents.ingest.ingest(
+        catalog=Catalog(object_store),
+        artifacts=Artifacts(object_store),
+        corpus="docs",
+        listing=listing,
+    ).manifest
+    assert (manifest.num_documents, manifest.sources) == (1, (str(tmp_path),))
 
 
 def test_numbers_are_never_rounded_to_fit_to_those_of_the_corpus(

@@ -13,6 +13,7 @@ import pytest
 from actors.query.engine import QueryEngine
 from actors.query.release_uses import ReleaseUses
 from cluster.arrays import Float32Array
+from cluster.canary.outcomes import OutcomeCounts, Work
 from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.errors import InvalidArgument, NotFound, Unavailable
 from cluster.generation.prompt import PromptTemplate
@@ -65,18 +66,19 @@ class Region:
     view: RegionView
     shards: list[FakeShard]
     uses: ReleaseUses = field(default_factory=ReleaseUses)
+    outcomes: OutcomeCounts = field(default_factory=lambda: OutcomeCounts("here", SYSTEM_CLOCK))
     embedders: Embedders = field(default_factory=lambda: Embedders())
 
     def engine(self) -> QueryEngine:
         routes = kind_of(self.shards).shards
         views = SimpleNamespace(
             view=self.view,
-            known=Known(self.view),
-            outcomes=SimpleNamespace(counting=False),
-            uses=self.uses,
+            known=Known(self.view, skew_max_ms=100),
         )
         return QueryEngine(
             views=cast(Any, views),
+            uses=self.uses,
+            outcomes=self.outcomes,
             routes=cast(
                 Any,
                 SimpleNamespace(
@@ -87,7 +89,6 @@ class Region:
             ),
             answering=cast(Any, SimpleNamespace(follow=lambda _: None)),
             clock=SYSTEM_CLOCK,
-            skew_max_ms=100,
         )
 
 
@@ -177,6 +178,17 @@ async def test_a_release_is_in_use_as_long_as_a_request_is_pinned_to_it(region: 
     with pytest.raises(asyncio.CancelledError):
         await searching
     assert not region.uses.releases()
+
+
+@pytest.mark.parametrize(("named", "counted"), [(None, 1), (1, 0)])
+async def test_beside_a_canary_requests_count_that_name_no_release(
+    region: Region, named: int | None, counted: int
+) -> None:
+    region.outcomes.follow(2)
+    await region.engine().search(replace(REQUEST, release=named))
+    report = region.outcomes.take()
+    ended = 0 if report is None else report.ended.current.ended[Work.SEARCH]
+    assert ended == counted
 
 
 async def test_nothing_wrong_reaches_a_shard(region: Region) -> None:

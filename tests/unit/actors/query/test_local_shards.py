@@ -7,9 +7,9 @@ import errno
 import random
 import shutil
 import threading
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -20,17 +20,17 @@ from actors.runtime.calls import NamedActor
 from actors.shards.index import ShardIndex
 from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.cache import ArtifactCache
-from cluster.catalog.manifests import ArtifactFile
 from cluster.clock import SYSTEM_CLOCK, Deadline
-from cluster.errors import Corrupt, DeadlineExceeded, Unavailable
+from cluster.errors import DeadlineExceeded, Unavailable
 from cluster.generation.prompt import PromptTemplate
 from cluster.search.fanout import scatter
 from cluster.serving.view import CorpusView, RegionView, ReleaseView
-from cluster.store.local_store import LocalStore
+from cluster.shards.index_parameters import IndexParameters
 from cluster.store.object_store import ObjectStore
 from cluster.vectors.metric import Metric
 from tests.support.fakes import SimClock
-from tests.support.worlds.published_shards import DIMENSION, NUM_ROWS, publish, query
+from tests.support.store_fixtures import Door
+from tests.support.worlds.published_shards import DIMENSION, NUM_ROWS, Damage, publish, query
 
 
 def put_into_cache(store: ObjectStore, tmp_path: Path) -> None:
@@ -68,9 +68,13 @@ def corpus_of(view: RegionView, number: int = 1) -> CorpusView:
     return view.releases[number].corpora["words"]
 
 
+def openings() -> list[asyncio.Task[object]]:
+    """The tasks that open shards now."""
+    return [task for task in asyncio.all_tasks() if task.get_name() == "open words"]
+
+
 async def until_open(local: LocalShards, corpus: CorpusView, shard: int) -> None:
-    name = f"open {corpus.corpus}"
-    await asyncio.gather(*(task for task in asyncio.all_tasks() if task.get_name() == name))
+    await asyncio.gather(*openings())
     assert local.replica(corpus, shard) is not None, f"shard {shard} was not opened"
 
 
@@ -158,36 +162,35 @@ class Actors:
         raise Unavailable("it was killed")
 
 
-class SlowCache:
-    """Keeps shards from being opened until the test lets it go on."""
+class Disk:
+    """Opens no shard before the test opens its gate, and none while it has an error."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, error: OSError | None = None) -> None:
+    def __init__(self, error: OSError | None = None) -> None:
         self.gate = threading.Event()
-        folder_for = ArtifactCache.folder_for
+        self.error = error
 
-        def folder_for_late(cache: ArtifactCache, files: Sequence[ArtifactFile]) -> Path:
-            assert self.gate.wait(60.0)
-            if error is not None:
-                raise error
-            return folder_for(cache, files)
-
-        monkeypatch.setattr(ArtifactCache, "folder_for", folder_for_late)
+    def open(self, folder: Path, parameters: IndexParameters, dimension: int) -> ShardIndex:
+        assert self.gate.wait(60.0)
+        if self.error is not None:
+            raise self.error
+        return ShardIndex.open(folder, parameters, dimension)
 
 
 async def test_a_search_that_no_actor_answers_waits_for_the_shard_to_be_opened_here(
     store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put_into_cache(store, tmp_path)
-    actors, cache = Actors(monkeypatch), SlowCache(monkeypatch)
+    actors, disk = Actors(monkeypatch), Disk()
     view = view_of("v1")
-    routes = Routes(SYSTEM_CLOCK, random.Random(0), LocalShards(store, tmp_path / "cache"))
+    local = LocalShards(store, tmp_path / "cache", open_index=disk.open)
+    routes = Routes(SYSTEM_CLOCK, random.Random(0), local)
     routes.follow(view)
     shards = routes.shards(corpus_of(view))
     assert [shard.local for shard in shards] == [None, None]
     search = asyncio.create_task(scatter(shards, query("v1", 4), Deadline.after(60.0)))
     fetch = asyncio.create_task(shards[0].passages("v1", np.array([2]), None, Deadline.after(60.0)))
     await actors.asked.wait()
-    cache.gate.set()
+    disk.gate.set()
     found = await search
     assert found.coverage == 1.0
     assert found.parts[0] is not None
@@ -201,16 +204,16 @@ async def test_a_search_waits_for_an_opening_no_longer_than_its_deadline(
 ) -> None:
     put_into_cache(store, tmp_path)
     Actors(monkeypatch)
-    cache = SlowCache(monkeypatch)
+    disk = Disk()
     view = view_of("v1")
-    local = LocalShards(store, tmp_path / "cache")
+    local = LocalShards(store, tmp_path / "cache", open_index=disk.open)
     routes = Routes(SYSTEM_CLOCK, random.Random(0), local)
     routes.follow(view)
     shard, _ = routes.shards(corpus_of(view))
     with pytest.raises(DeadlineExceeded):
         await shard.search(query("v1", 4), Deadline.after(0.05))
     # The opening goes on for others.
-    cache.gate.set()
+    disk.gate.set()
     await until_open(local, corpus_of(view), 0)
 
 
@@ -219,14 +222,15 @@ async def test_what_cannot_be_opened_here_has_no_reserve(
 ) -> None:
     put_into_cache(store, tmp_path)
     actors = Actors(monkeypatch)
-    cache = SlowCache(monkeypatch, OSError(errno.ENOSPC, "no space left on device"))
+    disk = Disk(OSError(errno.EIO, "the disk cannot be read"))
     view = view_of("v1")
-    routes = Routes(SYSTEM_CLOCK, random.Random(0), LocalShards(store, tmp_path / "cache"))
+    local = LocalShards(store, tmp_path / "cache", open_index=disk.open)
+    routes = Routes(SYSTEM_CLOCK, random.Random(0), local)
     routes.follow(view)
     shard, _ = routes.shards(corpus_of(view))
     search = asyncio.create_task(shard.search(query("v1", 4), Deadline.after(60.0)))
     await actors.asked.wait()
-    cache.gate.set()
+    disk.gate.set()
     with pytest.raises(Unavailable, match="v1 is not loaded"):
         await search
     with pytest.raises(Unavailable, match="it was killed"):
@@ -234,43 +238,33 @@ async def test_what_cannot_be_opened_here_has_no_reserve(
 
 
 async def test_a_shard_that_turns_out_damaged_is_left_to_the_actors(
-    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: ObjectStore, tmp_path: Path
 ) -> None:
     put_into_cache(store, tmp_path)
-    view = view_of("v1")
-    local = LocalShards(store, tmp_path / "cache")
+    view, damage = view_of("v1"), Damage(found=False)
+    local = LocalShards(store, tmp_path / "cache", open_index=damage.open)
     local.follow(view)
     await until_open(local, corpus_of(view), 0)
     replica = local.replica(corpus_of(view), 0)
     assert replica is not None
     await replica.search(query("v1", 4), 5.0)
     assert replica.passages_now("v1", np.array([0]), None) is not None
-
-    def break_down(*_: object) -> None:
-        raise Corrupt("a stored vector is not finite")
-
-    monkeypatch.setattr(ShardIndex, "search", break_down)
+    damage.found = True
     assert replica.search_now(query("v1", 4)) is None
     assert replica.passages_now("v1", np.array([0]), None) is None
 
 
 async def test_damage_that_a_long_search_meets_is_left_to_the_actors_too(
-    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: ObjectStore, tmp_path: Path
 ) -> None:
     put_into_cache(store, tmp_path)
     view = view_of("v1")
-
-    def break_down(*_: object) -> None:
-        raise Corrupt("a stored vector is not finite")
-
-    monkeypatch.setattr(ShardIndex, "search", break_down)
-    monkeypatch.setattr(ShardIndex, "passages", break_down)
     rows = np.arange(2)
     for ask in (
         lambda replica: replica.search(query("v1", 4), 5.0),
         lambda replica: replica.passages("v1", rows, None, 5.0),
     ):
-        local = LocalShards(store, tmp_path / "cache")
+        local = LocalShards(store, tmp_path / "cache", open_index=Damage().open)
         local.follow(view)
         await until_open(local, corpus_of(view), 0)
         # Another replica is asked after this error, and none after the other.
@@ -280,26 +274,18 @@ async def test_damage_that_a_long_search_meets_is_left_to_the_actors_too(
 
 
 async def test_what_could_not_be_opened_is_tried_again_with_the_next_view(
-    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: ObjectStore, tmp_path: Path
 ) -> None:
     put_into_cache(store, tmp_path)
-    local, view = LocalShards(store, tmp_path / "cache"), view_of("v1")
-
-    def fail_with(error: Exception) -> Callable[..., None]:
-        def fail(*_: object) -> None:
-            raise error
-
-        return fail
-
-    for broken, method, error in (
-        (LocalStore, "get", Unavailable("away")),
-        (ArtifactCache, "folder_for", OSError(errno.ENOSPC, "no space left on device")),
-    ):
-        with monkeypatch.context() as patch:
-            patch.setattr(broken, method, fail_with(error))
-            local.follow(view)
-            await asyncio.gather(*local._opening.values())
+    door, disk, view = Door(store), Disk(), view_of("v1")
+    disk.gate.set()
+    local = LocalShards(cast(ObjectStore, door), tmp_path / "cache", open_index=disk.open)
+    broken = OSError(errno.EIO, "the disk cannot be read")
+    for door.shut, disk.error in ((True, None), (False, broken)):
+        local.follow(view)
+        await asyncio.gather(*openings())
         assert local.replica(corpus_of(view), 0) is None
+    disk.error = None
     local.follow(view)
     await until_open(local, corpus_of(view), 0)
 
@@ -313,16 +299,13 @@ async def test_what_the_node_gets_later_is_opened_with_a_later_view_and_all_of_i
     local, view = LocalShards(store, tmp_path / "cache"), view_of("v1")
     local.follow(view)
     await until_open(local, corpus_of(view), 0)
-    await asyncio.gather(*local._opening.values())
     assert local.replica(corpus_of(view), 1) is None
     cache.folder_for(shards[1].files)
     local.follow(view)
     await until_open(local, corpus_of(view), 1)
     shutil.rmtree(tmp_path / "cache")
-    (again,) = local._opening.values()
-    await again
     local.follow(view)
     # What is open needs its files no longer, and is not looked for again.
-    assert [*local._opening.values()] == [again]
+    assert openings() == []
     local.follow(view_of())
     assert local.replica(corpus_of(view), 0) is local.replica(corpus_of(view), 1) is None

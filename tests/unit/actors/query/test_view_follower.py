@@ -1,43 +1,34 @@
-"""A gateway's follower: what it knows of its region and how current that is; what it counts beside
-a canary, and reports once.
-"""
+"""A gateway's follower: what it knows of its region and how current that is."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
 
 from actors.query import view_follower
+from actors.query.release_uses import ReleaseUses
 from actors.query.view_follower import ViewFollower
-from cluster.canary.outcomes import OutcomeReport, Work
 from cluster.clock import Deadline
 from cluster.errors import Unavailable
 from cluster.generation.prompt import PromptTemplate
-from cluster.query.search import SearchRequest
-from cluster.releases.entries import CanaryShare, Switch
+from cluster.releases.entries import Switch
 from cluster.releases.release_log import Freshness
 from cluster.serving.view import Pulse, RegionView, ReleaseView
 from tests.support.worlds.fake_service import until
 
-ASKED = SearchRequest(queries=("tea",))
-CANARY = CanaryShare(release=2, percent=5, at_ms=0)
-
 
 class FakeCoordinator:
-    """Hands out views one by one, and takes reports."""
+    """Hands out views one by one."""
 
     def __init__(self, *views: RegionView) -> None:
         self.views: asyncio.Queue[RegionView] = asyncio.Queue()
         for view in views:
             self.views.put_nowait(view)
-        self.reports: asyncio.Queue[OutcomeReport] = asyncio.Queue()
-        self.caught_up = asyncio.Event()
-        """Set when the follower has taken all views in and asks for the next one."""
         self.away = False
         self.error: Exception = Unavailable("no coordinator")
         """While it is away."""
@@ -78,66 +69,29 @@ class FakeCoordinator:
                 raise Unavailable("the store does not answer")
             self.read_ms += 1
             return replace(self.pulse(), freshness=Freshness(read_ms=self.read_ms, position=begun))
-        if method == "view":
-            if self.away:
-                raise self.error
-            if self.views.empty():
-                self.caught_up.set()
-            return await self.views.get()
-        assert method == "report"
-        (report,) = args
-        assert isinstance(report, OutcomeReport)
-        self.reports.put_nowait(report)
+        assert method == "view"
         if self.away:
-            raise Unavailable("the reply was lost")
-        return None
+            raise self.error
+        return await self.views.get()
 
 
 @asynccontextmanager
 async def following(
-    coordinator: FakeCoordinator, monkeypatch: pytest.MonkeyPatch
+    coordinator: FakeCoordinator,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    uses: ReleaseUses | None = None,
+    seen: Callable[[RegionView], None] = lambda _: None,
 ) -> AsyncIterator[ViewFollower]:
-    monkeypatch.setattr(view_follower, "_REPORT_S", 0.01)
     monkeypatch.setattr(view_follower, "_PULSE_S", 0.01)
     monkeypatch.setattr(view_follower, "NamedActor", lambda name: coordinator)
-    follower = ViewFollower("coordinator", random.Random(0))
+    uses = uses or ReleaseUses()
+    follower = ViewFollower("coordinator", random.Random(0), skew_max_ms=100, uses=uses, seen=seen)
     await follower.start(Deadline.after(10.0))
     try:
         yield follower
     finally:
         follower.stop()
-
-
-def search(follower: ViewFollower, release: int) -> None:
-    with follower.outcomes.search(ASKED, release):
-        pass
-
-
-async def test_it_counts_as_long_as_there_is_a_canary(monkeypatch: pytest.MonkeyPatch) -> None:
-    coordinator = FakeCoordinator(RegionView(region="a"))
-    async with following(coordinator, monkeypatch) as follower:
-        assert not follower.outcomes.counting
-        async with asyncio.timeout(10.0):
-            await coordinator.caught_up.wait()
-            coordinator.caught_up.clear()
-            coordinator.views.put_nowait(RegionView(region="a", canary=CANARY, revision="2"))
-            await coordinator.caught_up.wait()
-            assert follower.outcomes.counting
-            search(follower, 2)
-            report = await coordinator.reports.get()
-        assert (report.release, report.ended.canary.ended[Work.SEARCH]) == (2, 1)
-
-
-async def test_what_may_have_arrived_is_not_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    coordinator = FakeCoordinator(RegionView(region="a", canary=CANARY))
-    async with following(coordinator, monkeypatch) as follower, asyncio.timeout(10.0):
-        coordinator.away = True
-        search(follower, 2)
-        await coordinator.reports.get()
-        coordinator.away = False
-        search(follower, 1)
-        report = await coordinator.reports.get()
-    assert (report.ended.canary.ended.total(), report.ended.current.ended.total()) == (0, 1)
 
 
 async def test_pulses_tell_how_current_the_view_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,8 +115,9 @@ async def test_pulses_tell_which_releases_requests_may_begin_on_or_are_pinned_to
         number=2, corpora={}, embedders=(), generator=None, prompt=PromptTemplate()
     )
     coordinator = FakeCoordinator(RegionView(region="a", releases={2: release}))
-    async with following(coordinator, monkeypatch) as follower:
-        with follower.uses.during(1):
+    uses = ReleaseUses()
+    async with following(coordinator, monkeypatch, uses=uses):
+        with uses.during(1):
             await until(lambda: coordinator.told == {1, 2})
         await until(lambda: coordinator.told == {2})
 
@@ -220,7 +175,8 @@ async def test_it_goes_on_following_whatever_befell_it(
 ) -> None:
     coordinator = FakeCoordinator(RegionView(region="a", revision="1"))
     coordinator.error = error
-    async with following(coordinator, monkeypatch) as follower:
+    seen: list[RegionView] = []
+    async with following(coordinator, monkeypatch, seen=seen.append) as follower:
         coordinator.away = True
         coordinator.views.put_nowait(RegionView(region="a", revision="2"))
         await until(lambda: follower.view.revision == "2")
@@ -229,3 +185,4 @@ async def test_it_goes_on_following_whatever_befell_it(
         coordinator.away = False
         coordinator.views.put_nowait(RegionView(region="a", revision="3"))
         await until(lambda: follower.view.revision == "3")
+    assert [view.revision for view in seen] == ["1", "2", "3"]

@@ -15,7 +15,7 @@ from cluster.errors import InvalidArgument, NotFound, RaygionError, Unavailable
 from cluster.query.demand import Consistency, Demand
 from cluster.query.search import SearchRequest
 from cluster.regions.divergence import VECTORS, Inquiry, Probe, compared
-from cluster.regions.divergence_report import Outcome
+from cluster.regions.divergence_report import ProbeVerdict
 from cluster.serving.consistency import Known
 from cluster.serving.view import RegionView
 from cluster.store.local_store import LocalStore
@@ -34,7 +34,7 @@ from tests.support.worlds.fake_service import until
 def metrics_of(differs: int, **probes: int) -> dict[str, float]:
     counted = {
         f'raygion_divergence_probes_total{{outcome="{outcome}"}}': float(probes.get(outcome, 0))
-        for outcome in Outcome
+        for outcome in ProbeVerdict
     }
     return counted | {'raygion_divergence{corpus="tea"}': float(differs)}
 
@@ -178,7 +178,7 @@ async def test_what_a_search_by_quorum_finds_is_counted_and_asked_again(
 
 async def test_without_a_release_nothing_is_asked() -> None:
     async with world() as made:
-        made.views.known = Known(RegionView(region="a"))
+        made.views.known = Known(RegionView(region="a"), skew_max_ms=0)
         assert (await made.step()).at_ms is None
     assert made.probed() == {name: 0 for name in NAMES}
 

@@ -111,7 +111,7 @@ async def world(
                 views=NoViews(),
                 peers=await stack.enter_async_context(peers_of(given, name)),
                 clock=SYSTEM_CLOCK,
-                skew_max_ms=100,
+                quorum_pause_s=0.1,
             )
         yield made
 

@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from actors.regions.http_peers import RegionPeers
 from cluster import errors
 from cluster.clock import Deadline
+from cluster.config import Settings
 from cluster.generation.generator import ChatMessage, GenerationRequest
 from cluster.generation.prompt import Truncated, Truncation
 from cluster.query.answers import (
@@ -254,6 +255,14 @@ async def test_a_region_that_is_away_comes_last_until_it_answers_again() -> None
                 assert peers.candidates(SEARCH) == ("there", "lost")
 
 
+async def test_answers_are_written_by_the_other_regions_where_a_model_runs() -> None:
+    given = settings_of({"writes": "http://a:1", "reads": "http://b:1"}).model_dump()
+    given["regions"]["reads"]["generates"] = False
+    async with peers_of(Settings.model_validate(given)) as peers:
+        assert peers.generators(None) == ("writes",)
+        assert peers.holders(SEARCH) == ("here", "writes", "reads")
+
+
 async def test_a_restarted_region_is_asked_over_a_new_connection() -> None:
     """The old one, kept open, was closed over there without a word."""
     closed = 0
@@ -315,7 +324,7 @@ class Slow(FakeService):
 
 
 async def test_a_slow_region_is_no_lost_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("actors.regions.link.SILENCE_MAX_S", 1.0)
+    monkeypatch.setattr("actors.regions.peer_connection.SILENCE_MAX_S", 1.0)
     monkeypatch.setattr("deployments.http.region_routes.SIGN_OF_LIFE_S", 0.05)
     service = Slow()
     service.gate.clear()

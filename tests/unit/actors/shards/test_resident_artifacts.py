@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.coordinator.loaded_release import LoadedRelease
-from actors.shards import replica as shard_replica
+from actors.coordinator.loading.loaded_release import LoadedRelease
 from actors.shards.index import ShardIndex
 from actors.shards.replica import ShardReplicaActor
 from cluster.artifacts.artifacts import Artifacts
@@ -18,6 +17,7 @@ from cluster.artifacts.cache import ArtifactCache
 from cluster.errors import Corrupt, NotFound
 from cluster.generation.prompt import PromptTemplate
 from cluster.serving.view import ReleaseView
+from cluster.shards.index_parameters import IndexParameters
 from cluster.store.object_store import ObjectStore
 from tests.support.worlds.published_shards import publish
 
@@ -58,22 +58,20 @@ async def test_a_shard_that_could_not_be_loaded_is_not_kept(
 
 @pytest.mark.parametrize("fails", [False, True])
 async def test_what_is_unloaded_while_it_is_loaded_is_not_kept(
-    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+    store: ObjectStore, tmp_path: Path, fails: bool
 ) -> None:
     manifest = publish(store, tmp_path, "v1")
     cache = ArtifactCache(Artifacts(store), tmp_path / "cache")
-    replica = ShardReplicaActor(0, store, tmp_path / "cache")
-    real_open = ShardIndex.open
 
-    def open_late(*args: object) -> ShardIndex:
+    def open_late(folder: Path, parameters: IndexParameters, dimension: int) -> ShardIndex:
         replica.unload(manifest.version)
         # As by `folder_for`, which has them made and then keeps them.
         cache.pin(manifest.shards[0].files)
         if fails:
             raise Corrupt("damaged")
-        return real_open(*args)  # type: ignore[arg-type]
+        return ShardIndex.open(folder, parameters, dimension)
 
-    monkeypatch.setattr(shard_replica.ShardIndex, "open", open_late)
+    replica = ShardReplicaActor(0, store, tmp_path / "cache", open_index=open_late)
     with pytest.raises(Corrupt) if fails else nullcontext():
         await replica.load(manifest)
     assert not replica.holds(manifest.version)
@@ -82,19 +80,18 @@ async def test_what_is_unloaded_while_it_is_loaded_is_not_kept(
 
 
 async def test_what_is_unloaded_before_its_turn_to_be_loaded_is_not_loaded(
-    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: ObjectStore, tmp_path: Path
 ) -> None:
     first, second = publish(store, tmp_path, "v1"), publish(store, tmp_path, "v2")
-    replica = ShardReplicaActor(0, store, tmp_path / "cache")
-    real_open, opening, may_open = ShardIndex.open, asyncio.Event(), threading.Event()
+    opening, may_open = asyncio.Event(), threading.Event()
     loop = asyncio.get_running_loop()
 
-    def open_slowly(*args: object) -> ShardIndex:
+    def open_slowly(folder: Path, parameters: IndexParameters, dimension: int) -> ShardIndex:
         loop.call_soon_threadsafe(opening.set)
         assert may_open.wait(30)
-        return real_open(*args)  # type: ignore[arg-type]
+        return ShardIndex.open(folder, parameters, dimension)
 
-    monkeypatch.setattr(shard_replica.ShardIndex, "open", open_slowly)
+    replica = ShardReplicaActor(0, store, tmp_path / "cache", open_index=open_slowly)
     loads = [asyncio.create_task(replica.load(manifest)) for manifest in (first, second)]
     await opening.wait()
     replica.unload(second.version)

@@ -26,7 +26,7 @@ def is_closed(breaker: CircuitBreaker) -> bool:
     if not breaker.passes():
         return False
     probe = breaker.began()
-    breaker.left(probe=probe)
+    breaker.inconclusive(probe=probe)
     return not probe
 
 
@@ -122,7 +122,7 @@ def test_breakers_that_opened_together_are_not_probed_together() -> None:
 def test_a_probe_that_tells_nothing_makes_room_for_the_next() -> None:
     breaker, _ = half_open()
     assert breaker.began()
-    breaker.left(probe=True)
+    breaker.inconclusive(probe=True)
     assert breaker.began()
 
 
@@ -132,9 +132,9 @@ def test_what_was_sent_before_it_opened_changes_nothing_when_it_ends() -> None:
     for _ in range(DEFAULT_BREAKER.failures_in_row_max):
         breaker.failed(probe=False)
         breaker.succeeded(probe=False)
-        breaker.left(probe=False)
+        breaker.inconclusive(probe=False)
     assert not breaker.passes()
-    breaker.left(probe=True)
+    breaker.inconclusive(probe=True)
     assert breaker.began()
 
 
@@ -165,7 +165,7 @@ def test_a_watched_request_is_the_probe_and_its_success_counts() -> None:
     breaker, _ = half_open()
     for _ in range(DEFAULT_BREAKER.good_probes):
         assert not is_closed(breaker)
-        with breaker.watched(lambda error, took_s: Verdict.LEFT):
+        with breaker.watched(lambda error, took_s: Verdict.INCONCLUSIVE):
             assert not breaker.passes()
     assert is_closed(breaker)
 
@@ -173,7 +173,7 @@ def test_a_watched_request_is_the_probe_and_its_success_counts() -> None:
 steps = st.lists(
     st.one_of(
         st.just(("began", 0.0)),
-        st.tuples(st.sampled_from(["succeeded", "failed", "left"]), st.floats(0.0, 1.0)),
+        st.tuples(st.sampled_from(["succeeded", "failed", "inconclusive"]), st.floats(0.0, 1.0)),
         st.tuples(st.just("silence"), st.floats(0.0, 2 * OPEN_S_MAX)),
     ),
     max_size=120,
@@ -211,7 +211,7 @@ def test_one_probe_at_a_time_and_never_open_for_longer_than_the_bound(
             assert clock.now_s - open_since_s <= OPEN_S_MAX
     # From every state good answers lead back to closed.
     for probe in running:
-        breaker.left(probe=probe)
+        breaker.inconclusive(probe=probe)
     clock.sleep(OPEN_S_MAX)
     for _ in range(DEFAULT_BREAKER.good_probes):
         breaker.succeeded(probe=breaker.began())

@@ -26,23 +26,23 @@ from cluster.errors import (
     Unavailable,
 )
 
-SUCCEEDED, FAILED, LEFT = Verdict.SUCCEEDED, Verdict.FAILED, Verdict.LEFT
+SUCCEEDED, FAILED, INCONCLUSIVE = Verdict.SUCCEEDED, Verdict.FAILED, Verdict.INCONCLUSIVE
 PATIENT_S, HURRIED_S = PEER_PATIENCE_S, PEER_PATIENCE_S / 2
 
 # For each error: a region by a client, a region by a region, a replica, a generator before its
 # first token and after it. Callers that waited long enough to tell.
 TABLE = [
     (Unavailable("away"), FAILED, FAILED, FAILED, FAILED, FAILED),
-    (Overloaded("full"), FAILED, LEFT, FAILED, LEFT, LEFT),
+    (Overloaded("full"), FAILED, INCONCLUSIVE, FAILED, INCONCLUSIVE, INCONCLUSIVE),
     (DeadlineExceeded("late"), FAILED, FAILED, FAILED, FAILED, SUCCEEDED),
-    (RaygionError("a bug"), FAILED, SUCCEEDED, LEFT, LEFT, LEFT),
-    (Corrupt("bytes"), FAILED, SUCCEEDED, LEFT, LEFT, LEFT),
-    (Unauthenticated("key"), FAILED, SUCCEEDED, LEFT, LEFT, LEFT),
-    (InvalidArgument("top_k"), SUCCEEDED, SUCCEEDED, LEFT, LEFT, LEFT),
-    (NotFound("corpus"), SUCCEEDED, SUCCEEDED, LEFT, LEFT, LEFT),
-    (Conflict("not yet"), SUCCEEDED, SUCCEEDED, FAILED, LEFT, LEFT),
-    (asyncio.CancelledError(), LEFT, LEFT, LEFT, FAILED, SUCCEEDED),
-    (GeneratorExit(), LEFT, LEFT, LEFT, FAILED, SUCCEEDED),
+    (RaygionError("a bug"), FAILED, SUCCEEDED, INCONCLUSIVE, INCONCLUSIVE, INCONCLUSIVE),
+    (Corrupt("bytes"), FAILED, SUCCEEDED, INCONCLUSIVE, INCONCLUSIVE, INCONCLUSIVE),
+    (Unauthenticated("key"), FAILED, SUCCEEDED, INCONCLUSIVE, INCONCLUSIVE, INCONCLUSIVE),
+    (InvalidArgument("top_k"), SUCCEEDED, SUCCEEDED, INCONCLUSIVE, INCONCLUSIVE, INCONCLUSIVE),
+    (NotFound("corpus"), SUCCEEDED, SUCCEEDED, INCONCLUSIVE, INCONCLUSIVE, INCONCLUSIVE),
+    (Conflict("not yet"), SUCCEEDED, SUCCEEDED, FAILED, INCONCLUSIVE, INCONCLUSIVE),
+    (asyncio.CancelledError(), INCONCLUSIVE, INCONCLUSIVE, INCONCLUSIVE, FAILED, SUCCEEDED),
+    (GeneratorExit(), INCONCLUSIVE, INCONCLUSIVE, INCONCLUSIVE, FAILED, SUCCEEDED),
 ]
 
 
@@ -68,9 +68,9 @@ def test_each_caller_has_its_own_verdict(
 
 def test_who_is_in_a_hurry_cannot_tell_that_it_is_slow() -> None:
     late = DeadlineExceeded("late")
-    assert peer_verdict(late, HURRIED_S) is LEFT
-    assert generator_verdict(late, begun=False, hurried=True) is LEFT
-    assert replica_verdict(TimeoutError(), hurried=True) is LEFT
+    assert peer_verdict(late, HURRIED_S) is INCONCLUSIVE
+    assert generator_verdict(late, begun=False, hurried=True) is INCONCLUSIVE
+    assert replica_verdict(TimeoutError(), hurried=True) is INCONCLUSIVE
     assert replica_verdict(TimeoutError(), hurried=False) is FAILED
 
 

@@ -153,7 +153,7 @@ def test_what_a_breaker_holds_back_comes_last_and_is_not_left_out() -> None:
     assert weights.passes("b")
     assert weights.began("b")
     assert all(weights.order(["a", "b", "c"])[-1] == "b" for _ in range(50))
-    weights.left("b", probe=True)
+    weights.inconclusive("b", probe=True)
     assert any(weights.order(["a", "b", "c"])[0] == "b" for _ in range(50))
 
 
@@ -183,7 +183,7 @@ def test_a_departed_replica_leaves_no_breaker_behind() -> None:
     weights.retain([])
     assert weights.passes("a")
     assert not weights.began("a")
-    weights.left("a", probe=True)
+    weights.inconclusive("a", probe=True)
 
 
 Outcome = tuple[str, str, float]

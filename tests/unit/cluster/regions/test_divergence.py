@@ -27,7 +27,7 @@ from cluster.regions.divergence import (
     drawn_vectors,
     inquiries_of,
 )
-from cluster.regions.divergence_report import Difference, Outcome
+from cluster.regions.divergence_report import Difference, ProbeVerdict
 from cluster.regions.quorum import vote_of
 from cluster.serving.view import CorpusView, ReleaseView
 from cluster.vectors.checks import NORM_MAX, norms
@@ -291,8 +291,11 @@ def test_a_report_says_who_was_compared(ledger: DivergenceLedger) -> None:
     report = ledger.report
     assert (report.differs, report.at_ms, report.release) == (False, 5, RELEASE)
     told = [(line.corpus, line.regions, line.outcome) for line in report.corpora]
-    assert told == [("coffee", ("a",), Outcome.TOO_FEW), ("tea", ("a", "b"), Outcome.ALIKE)]
-    assert report.probes == {Outcome.TOO_FEW: 1, Outcome.ALIKE: 1}
+    assert told == [
+        ("coffee", ("a",), ProbeVerdict.TOO_FEW),
+        ("tea", ("a", "b"), ProbeVerdict.ALIKE),
+    ]
+    assert report.probes == {ProbeVerdict.TOO_FEW: 1, ProbeVerdict.ALIKE: 1}
 
 
 def test_a_difference_is_new_once_and_asked_again(ledger: DivergenceLedger) -> None:
@@ -302,7 +305,7 @@ def test_a_difference_is_new_once_and_asked_again(ledger: DivergenceLedger) -> N
     changed = difference(regions="abc")
     assert ledger.take(probe(comparison("abc"), comparison("abc", changed, asked=found))) == []
     assert ledger.report.differences == (changed.difference,)
-    assert ledger.report.probes == {Outcome.DIFFER: 2}
+    assert ledger.report.probes == {ProbeVerdict.DIFFER: 2}
     # The ledger's words go to gateways in other processes.
     assert pickle.loads(pickle.dumps(ledger.report)) == ledger.report
 
@@ -347,7 +350,7 @@ def test_a_probe_that_a_switch_overtook_counts_and_changes_nothing(
     late = difference("late")
     assert ledger.take(probe(comparison("ab", late), release=RELEASE - 1)) == [late.difference]
     assert replace(ledger.report, probes=before.probes) == before
-    assert ledger.report.probes == {Outcome.DIFFER: 2}
+    assert ledger.report.probes == {ProbeVerdict.DIFFER: 2}
 
 
 def test_what_a_quorum_finds_counts_as_well(ledger: DivergenceLedger) -> None:
@@ -357,7 +360,7 @@ def test_what_a_quorum_finds_counts_as_well(ledger: DivergenceLedger) -> None:
     assert report.differs
     # The only corpus was meant.
     assert [d.corpus for d in report.differences] == ["tea"]
-    assert report.probes == {Outcome.ALIKE: 1, Outcome.QUORUM_DIFFER: 1}
+    assert report.probes == {ProbeVerdict.ALIKE: 1, ProbeVerdict.QUORUM_DIFFER: 1}
     (again,) = ledger.turn(RELEASE).again
     ledger.take(probe(replace(comparison("ab"), inquiry=again)))
     assert not ledger.report.differs

@@ -18,10 +18,10 @@ from cluster.balance.verdicts import peer_verdict
 from cluster.config import Settings
 from cluster.errors import Unavailable
 from cluster.query.caller import Caller, Location
+from cluster.regions.endpoint import RegionEndpoint
 from cluster.regions.overview import SILENT_AFTER_S
 from cluster.regions.routing import REGION_BREAKER, RegionRouter, distance_km, loads_of
 from cluster.regions.settings import RoutingPolicy
-from cluster.regions.site import RegionSite
 from cluster.releases.events import RegionStatus
 
 LATENCIES = Path(__file__).parents[3] / "data" / "latency" / "region_rtt_ms.csv"
@@ -208,12 +208,14 @@ def test_without_a_name_the_only_corpus_is_meant() -> None:
     assert router(settings(THREE)).residency.meant("papers") == "papers"
 
 
-def test_answers_are_written_only_where_a_model_runs() -> None:
-    given_ = settings(THREE, "local").model_dump()
-    given_["regions"]["us"]["generates"] = False
-    routed = router(Settings.model_validate(given_))
-    order = routed.order(asked="us", caller=Caller(), needs_generator=True)
-    assert order == ("eu", "asia")
+@pytest.mark.parametrize("policy", RoutingPolicy)
+def test_for_itself_a_region_asks_the_nearest_whatever_the_policy(policy: RoutingPolicy) -> None:
+    corpora = {"patients": {"regions": ["eu", "asia"]}}
+    routed = router(settings(THREE, policy.value, corpora=corpora))
+    assert routed.nearest("us", corpus=None) == ("us", "eu", "asia")
+    assert routed.nearest("us", corpus="patients") == ("eu", "asia")
+    break_down(routed, "eu")
+    assert routed.nearest("us", corpus="patients") == ("asia", "eu")
 
 
 users = [f"user-{i}" for i in range(3000)]
@@ -304,10 +306,10 @@ def test_a_site_is_where_the_settings_say_and_keeps_its_key_to_itself() -> None:
         "us": {"http": {"host": "10.0.0.7", "port": 8123}},
     }
     found = Settings.model_validate({"regions": regions})
-    eu = RegionSite.of("eu", found.regions["eu"])
+    eu = RegionEndpoint.of("eu", found.regions["eu"])
     assert (eu.url, eu.api_key) == ("https://eu.example", "first-key")
     assert "first-key" not in repr(eu)
-    us = RegionSite.of("us", found.regions["us"])
+    us = RegionEndpoint.of("us", found.regions["us"])
     assert (us.url, us.api_key) == ("http://10.0.0.7:8123", None)
     assert (eu.region_key, us.region_key) == ("first-key", None)
 
@@ -316,10 +318,10 @@ def test_regions_send_each_other_the_first_of_their_own_keys() -> None:
     keys = {"http": {"api_keys": ["a-callers"]}}
     found = Settings.model_validate({"regions": {"eu": keys, "us": {}}, "region_keys": ["k", "l"]})
     for region in ("eu", "us"):
-        site = RegionSite.of(region, found.regions[region], found.region_keys)
-        assert site.region_key == "k"
-        assert "'k'" not in repr(site)
-    assert RegionSite.of("eu", found.regions["eu"], found.region_keys).api_key == "a-callers"
+        endpoint = RegionEndpoint.of(region, found.regions[region], found.region_keys)
+        assert endpoint.region_key == "k"
+        assert "'k'" not in repr(endpoint)
+    assert RegionEndpoint.of("eu", found.regions["eu"], found.region_keys).api_key == "a-callers"
 
 
 def test_what_a_lost_region_told_last_is_no_load() -> None:

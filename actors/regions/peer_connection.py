@@ -13,8 +13,8 @@ import httpx
 
 from cluster.clock import Deadline
 from cluster.errors import DeadlineExceeded, Overloaded, TooLarge, Unavailable
+from cluster.regions.endpoint import RegionEndpoint
 from cluster.regions.event_stream import EventParser
-from cluster.regions.site import RegionSite
 from cluster.regions.wire import FORWARDED_BY, Call, parse_error
 
 CONNECT_TIMEOUT_S = 1.0
@@ -25,19 +25,19 @@ CONNECTIONS_MAX = 128
 _IDLE_MAX = 32
 _IDLE_S = 30.0
 _POOL_TIMEOUT_S = 1.0
-_UNHEARD_MAX_MS = 2000
+_UNANSWERED_MAX_MS = 2000
 _SOCKET_OPTIONS: list[tuple[int, int, int]] = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
 if sys.platform == "linux":
     # A cut network sends no errors. After so long without a word from the other machine's kernel,
     # on what was sent or on probes of an idle connection, the connection is broken.
     _SOCKET_OPTIONS += [
-        (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNHEARD_MAX_MS),
+        (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNANSWERED_MAX_MS),
         (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1),
         (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1),
     ]
 
 
-class RegionLink:
+class PeerConnection:
     """Sends calls to one region. Connections stay open between calls.
 
     Raises what the region answers, as an error of `cluster.errors`; Unavailable when it cannot be
@@ -46,11 +46,11 @@ class RegionLink:
     which ends the work over there.
     """
 
-    def __init__(self, site: RegionSite, forwarded_by: str) -> None:
-        self._site = site
+    def __init__(self, endpoint: RegionEndpoint, forwarded_by: str) -> None:
+        self._endpoint = endpoint
         headers = {FORWARDED_BY: forwarded_by, "accept-encoding": "identity"}
-        if site.region_key is not None:
-            headers["authorization"] = f"Bearer {site.region_key}"
+        if endpoint.region_key is not None:
+            headers["authorization"] = f"Bearer {endpoint.region_key}"
         transport = httpx.AsyncHTTPTransport(
             trust_env=False,
             socket_options=_SOCKET_OPTIONS,
@@ -61,7 +61,7 @@ class RegionLink:
             ),
         )
         self._client = httpx.AsyncClient(
-            base_url=site.url,
+            base_url=endpoint.url,
             headers=headers,
             trust_env=False,
             transport=transport,
@@ -115,11 +115,11 @@ class RegionLink:
                 await response.aclose()
         except httpx.PoolTimeout as error:
             raise Overloaded(
-                f"all connections to region {self._site.name!r} are taken; try again shortly"
+                f"all connections to region {self._endpoint.name!r} are taken; try again shortly"
             ) from error
         except httpx.TransportError as error:
             raise Unavailable(
-                f"region {self._site.name!r} does not answer ({type(error).__name__})"
+                f"region {self._endpoint.name!r} does not answer ({type(error).__name__})"
             ) from error
 
     def _request(self, call: Call) -> httpx.Request:
@@ -138,7 +138,9 @@ class RegionLink:
             ) from error
 
     async def _send_again_if_stale(self, request: httpx.Request) -> httpx.Response:
-        """A connection that idled may have been closed over there; a new one tells."""
+        """Sends the request, once more on a new connection where the first one breaks: the other
+        side may have closed a connection that idled.
+        """
         try:
             return await self._client.send(request, stream=True)
         except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError):
@@ -150,4 +152,6 @@ class RegionLink:
             async with asyncio.timeout(deadline.remaining_s()):
                 yield
         except TimeoutError:
-            raise DeadlineExceeded(f"region {self._site.name!r} did not answer in time") from None
+            raise DeadlineExceeded(
+                f"region {self._endpoint.name!r} did not answer in time"
+            ) from None

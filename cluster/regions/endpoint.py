@@ -10,7 +10,7 @@ from cluster.regions.settings import Key, RegionSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RegionSite:
+class RegionEndpoint:
     name: str
     url: str
     api_key: str | None = field(default=None, repr=False)
@@ -21,7 +21,9 @@ class RegionSite:
     generates: bool = True
 
     @classmethod
-    def of(cls, name: str, region: RegionSettings, region_keys: Sequence[Key] = ()) -> RegionSite:
+    def of(
+        cls, name: str, region: RegionSettings, region_keys: Sequence[Key] = ()
+    ) -> RegionEndpoint:
         api_key, region_key = _first(region.http.api_keys), _first(region_keys)
         return cls(
             name=name,
