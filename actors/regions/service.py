@@ -318,12 +318,12 @@ class RegionalService:
         self, result: SearchResult, deadline: Deadline, request: SearchRequest
     ) -> SearchResult:
         took_ms = (request.timeout_s - deadline.remaining_s()) * 1000.0
-        return replace(result, region=self._region, took_ms=took_ms)
+        return replace(result.received_by(self._region), took_ms=took_ms)
 
     def _told(self, event: AnswerEvent) -> AnswerEvent:
         if isinstance(event, Token) or event.region == self._region:
             return event
-        return replace(event, region=self._region)
+        return event.received_by(self._region)
 
 
 class _NotHere(Exception):
