@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
 import math
 import os
 import threading
@@ -23,10 +22,11 @@ import fsspec
 from fsspec.asyn import get_loop
 
 from cluster.errors import Conflict, Corrupt, NotFound, OutcomeUnknown, Unavailable
+from cluster.logs.events import EventLog
 from cluster.store.local_store import checked_path
 from cluster.store.stored_object import StoredObject
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 
 _S3_TIMEOUTS: Mapping[str, object] = {
     "connect_timeout": 2,
@@ -201,7 +201,7 @@ class FsspecStore:
             with _reading(path):
                 self._ask("rm_file", full)
         except NotFound:
-            log.debug("%s was not there to be removed", path)
+            log.debug("store.nothing_to_remove", "{path} was not there to be removed", path=path)
 
     def _connect(self) -> None:
         options: dict[str, Any] = dict(self.storage_options)

@@ -245,14 +245,8 @@ class Engine:
         deadline.check("the shards were searched")
         return SearchResult(
             results=((Hit(id=self._hits(number), score=1.0, text="", metadata={}),),),
-            release=pinned.release.number,
-            region=self._region.name,
-            coverage=1.0,
+            provenance=pinned.provenance(region=self._region.name, trace_id=request.trace_id),
             took_ms=0.0,
-            trace_id=request.trace_id,
-            served_by=self._region.name,
-            staleness_ms=pinned.staleness_ms,
-            session=pinned.session,
             timings_ms={SERVING: float(number)},
         )
 
@@ -270,17 +264,11 @@ class Engine:
         yield AnswerResult(
             answer=str(number),
             citations=(Citation(id=self._hits(number), text="", score=1.0),),
-            release=pinned.release.number,
-            region=self._region.name,
-            coverage=1.0,
+            provenance=pinned.provenance(region=self._region.name, trace_id=request.trace_id),
             usage=Usage(prompt_tokens=0, completion_tokens=1),
             finish_reason="stop",
             model="a model",
             took_ms=0.0,
-            trace_id=request.trace_id,
-            served_by=self._region.name,
-            staleness_ms=pinned.staleness_ms,
-            session=pinned.session,
         )
 
     def _pin(self, request: Asked) -> tuple[Pinned, int]:

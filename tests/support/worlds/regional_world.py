@@ -152,14 +152,10 @@ class Region:
         score = embedded.vectors.sum().item()
         return SearchResult(
             results=((Hit(id=f"{number}-a", score=score, text=self.text, metadata={}),),),
-            release=number,
-            region=self.name,
-            coverage=self.coverage,
+            provenance=pinned.provenance(
+                region=self.name, trace_id=request.trace_id, coverage=self.coverage
+            ),
             took_ms=1.0,
-            trace_id=request.trace_id,
-            served_by=self.name,
-            staleness_ms=pinned.staleness_ms,
-            session=pinned.session,
         )
 
     async def embedded(self, request: SearchRequest) -> SearchRequest:
@@ -175,27 +171,19 @@ class Region:
     async def answer_events(self, request: AnswerRequest) -> AsyncGenerator[AnswerEvent, None]:
         found = await self.search(replace(request.retrieval(), not_before=request.not_before))
         self.served[-1] = request
-        made = {
-            "citations": (),
-            "release": found.release,
-            "region": self.name,
-            "coverage": 1.0,
-            "model": "m",
-            "trace_id": request.trace_id,
-            "served_by": self.name,
-            "staleness_ms": found.staleness_ms,
-            "session": found.session,
-        }
-        yield Retrieved(**made)
+        provenance = replace(found.provenance, coverage=1.0)
+        yield Retrieved(citations=(), provenance=provenance, model="m")
         yield Token(text="tea")
         if self.error_in_stream is not None:
             raise self.error_in_stream
         yield AnswerResult(
             answer="tea",
+            citations=(),
+            provenance=provenance,
             usage=Usage(prompt_tokens=1, completion_tokens=1),
             finish_reason="stop",
+            model="m",
             took_ms=1.0,
-            **made,
         )
 
 
