@@ -286,20 +286,17 @@ def _start_head(
     pid = spawn_detached(held, env=env, cwd=cluster.temp_dir, log=log)
     cluster = replace(cluster, head_pid=pid)
     _write_record(cluster)
-    _wait_for_start(cluster, pid, log, timeout_s=timeout_s)
+    _wait_for_start(cluster, log, timeout_s=timeout_s)
     return cluster
 
 
-def _wait_for_start(cluster: LocalCluster, pid: int, log: Path, *, timeout_s: float) -> None:
-    def is_running() -> bool:
-        return is_marked(pid, cluster.marker)
-
+def _wait_for_start(cluster: LocalCluster, log: Path, *, timeout_s: float) -> None:
     def has_started() -> bool:
         return _STARTED in (_read_text(log) or "")
 
-    if not wait_until(lambda: has_started() or not is_running(), timeout_s, poll_s=0.05):
+    if not wait_until(lambda: has_started() or not cluster.is_alive(), timeout_s, poll_s=0.05):
         problem = f"is not up after {timeout_s:g} s"
-    elif not has_started() or not is_running():
+    elif not has_started() or not cluster.is_alive():
         problem = "ended while starting"
     else:
         return
