@@ -27,7 +27,7 @@ from cluster.store.stored_object import StoredObject
 
 log = logging.getLogger(__name__)
 
-PART_BYTES = 16 * 2**20
+UPLOAD_PART_BYTES = 16 * 2**20
 ANSWER_TIMEOUT_S = 10.0
 """Time for an operation without content, and for the first byte of an operation with content."""
 _BYTES_PER_S_MIN = 128 * 1024
@@ -107,13 +107,13 @@ class FsspecStore:
 
     def upload_if_absent(self, path: str, source: Path, sha256: str) -> None:
         size_bytes = source.stat().st_size
-        if size_bytes <= PART_BYTES or self._protocol == "memory":
+        if size_bytes <= UPLOAD_PART_BYTES or self._protocol == "memory":
             data = source.read_bytes()
             _check_hash(hashlib.sha256(data).hexdigest(), sha256, source, path)
             self.put_if_absent(path, data)
             return
         options = (
-            {"chunksize": max(PART_BYTES, math.ceil(size_bytes / _S3_PARTS_MAX))}
+            {"chunksize": max(UPLOAD_PART_BYTES, math.ceil(size_bytes / _S3_PARTS_MAX))}
             if self._is_s3
             else {}
         )
@@ -187,7 +187,7 @@ class FsspecStore:
             # in memory.
             options["use_listings_cache"] = False
             options.setdefault("max_concurrency", 4)
-            options.setdefault("default_block_size", PART_BYTES)
+            options.setdefault("default_block_size", UPLOAD_PART_BYTES)
             options["config_kwargs"] = {**_S3_TIMEOUTS, **options.get("config_kwargs", {})}
         self._filesystem, root = fsspec.core.url_to_fs(self.url, **options)
         self._root = str(root).rstrip("/")

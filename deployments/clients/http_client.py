@@ -75,10 +75,10 @@ class HttpRegion:
                     self._checked(response)
                 for chunk in response.iter_bytes():
                     for event, data in parser.feed(chunk):
-                        told = orjson.loads(data)
+                        payload = orjson.loads(data)
                         if event == "error":
-                            raise _remote(told["error"])
-                        yield event, told
+                            raise _remote(payload["error"])
+                        yield event, payload
         except httpx.TransportError as error:
             raise self._unreachable(error) from error
 

@@ -29,7 +29,7 @@ from cluster.clock import wait_until
 from cluster.errors import Conflict, Corrupt, Unavailable
 from deployments.nodes import machine_keeper
 from deployments.nodes.detached import spawn_detached
-from deployments.nodes.gcs_storage import check_redis, forget, storage_env
+from deployments.nodes.gcs_storage import check_redis, remove_cluster_state, storage_env
 from deployments.nodes.haproxy import GatewayPlaces
 from deployments.nodes.marked_processes import (
     GRACE_S,
@@ -120,11 +120,11 @@ class LocalCluster:
 
     @property
     def was_stopped(self) -> bool:
-        """Whether the cluster ends because somebody wants it so."""
+        """True when the cluster ends because somebody wants it so."""
         return self.head_pid == 0
 
     def is_alive(self) -> bool:
-        """Whether the head node runs."""
+        """True when the head node runs."""
         return is_marked(self.head_pid, self.marker)
 
     def pids(self, title: str = "") -> list[int]:
@@ -161,7 +161,7 @@ class LocalCluster:
         grace_s = GRACE_S if self.is_alive() else 0.0
         ended = end_marked_processes(self.marker, timeout_s=timeout_s, grace_s=grace_s)
         if self.gcs_redis is not None:
-            forget(self.gcs_redis, self.marker)
+            remove_cluster_state(self.gcs_redis, self.marker)
         # A record that was tampered with must not lead to a foreign folder.
         if _read_text(self.temp_dir / _MARKER_FILE) == self.marker:
             with suppress(FileNotFoundError):  # somebody else stops it at the same time

@@ -13,7 +13,7 @@ import pytest
 
 from cluster.errors import OutcomeUnknown, Unavailable
 from cluster.store import fsspec_store
-from cluster.store.fsspec_store import PART_BYTES, FsspecStore
+from cluster.store.fsspec_store import UPLOAD_PART_BYTES, FsspecStore
 from cluster.store.object_store import ObjectStore, open_store
 
 WAIT_S = 60.0
@@ -114,7 +114,7 @@ def test_reads_are_given_up(
         within(lambda: READS[read](store))
 
 
-@pytest.mark.parametrize("size_bytes", [10, PART_BYTES + 1])
+@pytest.mark.parametrize("size_bytes", [10, UPLOAD_PART_BYTES + 1])
 def test_of_a_write_that_is_given_up_the_outcome_is_unknown(
     store: FsspecStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size_bytes: int
 ) -> None:

@@ -248,7 +248,7 @@ def test_a_reader_sees_all_or_nothing(store: ObjectStore) -> None:
 def test_big_files_are_created_once(
     store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fsspec_store, "PART_BYTES", 5 * 2**20)
+    monkeypatch.setattr(fsspec_store, "UPLOAD_PART_BYTES", 5 * 2**20)
     first, second = os.urandom(11 * 2**20), os.urandom(11 * 2**20)
     source = tmp_path / "source"
     source.write_bytes(first)
@@ -264,7 +264,7 @@ def test_big_files_are_created_once(
 def test_a_file_that_changes_meanwhile_is_not_stored(
     store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size_bytes: int
 ) -> None:
-    monkeypatch.setattr(fsspec_store, "PART_BYTES", 5 * 2**20)
+    monkeypatch.setattr(fsspec_store, "UPLOAD_PART_BYTES", 5 * 2**20)
     source = tmp_path / "source"
     source.write_bytes(b"x" * size_bytes)
     with pytest.raises(Corrupt, match="changed"):
