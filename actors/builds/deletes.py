@@ -19,14 +19,13 @@ from actors.shards.faiss_index import one_thread
 from actors.shards.index import ShardIndex
 from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.cache import ArtifactCache
-from cluster.catalog.catalog import Catalog
+from cluster.catalog.catalog import Catalog, Published
 from cluster.catalog.corpus_settings import CorpusSettings
 from cluster.catalog.index_versions import bases_of, derived_version
 from cluster.catalog.manifests import (
     TOMBSTONES_FILE,
     CorpusManifest,
     IndexManifest,
-    ManifestRef,
     ModelManifest,
     ShardArtifact,
 )
@@ -60,7 +59,7 @@ def index_without_deleted(
     *,
     embedder: ModelManifest | None,
     cache_folder: Path,
-) -> tuple[IndexManifest, ManifestRef] | None:
+) -> Published[IndexManifest] | None:
     """Makes the index of a corpus position from one that was built with the same settings and
     differs by deleted documents alone.
 

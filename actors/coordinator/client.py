@@ -12,6 +12,7 @@ from actors.runtime import names
 from actors.runtime.calls import NAMESPACE
 from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.errors import Conflict, DeadlineExceeded, OutcomeUnknown, RaygionError, Unavailable
+from cluster.progress import Note
 from cluster.regions.status import RegionSummary
 from cluster.releases.entries import LogState, Proposal, ReleaseStatus
 from cluster.releases.requests import ReleaseRequest
@@ -20,7 +21,6 @@ _POLL_S = 0.2
 _CALL_TIMEOUT_S = 90.0
 _LOOK_TIMEOUT_S = 10.0
 T = TypeVar("T")
-Note = Callable[[str], None]
 
 
 class CoordinatorClient:

@@ -23,21 +23,22 @@ from typing import assert_never
 
 from actors.coordinator.canary_judge import CanaryJudge
 from actors.coordinator.gateway_spread import GatewayOrder, GatewaySpread
-from actors.coordinator.generator_deployer import GeneratorDeployer
-from actors.coordinator.loader import ReleaseLoader
+from actors.coordinator.loading.generator_deployer import GeneratorDeployer
+from actors.coordinator.loading.loader import ReleaseLoader
+from actors.coordinator.loading.region_releases import RegionReleases
+from actors.coordinator.loading.replica_counts import ReplicaCounts
 from actors.coordinator.log_readings import LogReadings
 from actors.coordinator.nudges import HttpNudges, RegionNudges
 from actors.coordinator.process_loads import ProcessLoads
-from actors.coordinator.region_releases import RegionReleases
 from actors.coordinator.region_summary import is_healthy, pulse_of, summary_of, view_of
-from actors.coordinator.replica_counts import ReplicaCounts
 from cluster.canary.outcomes import OutcomeReport
+from cluster.catalog.catalog import Catalog
 from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.config import Settings
 from cluster.errors import Fenced, NotFound, OutcomeUnknown, RaygionError, Unavailable
 from cluster.regions.overview import overview
 from cluster.regions.status import RegionSummary
-from cluster.releases.contents import claim_release
+from cluster.releases.contents import claim_release, read_manifests
 from cluster.releases.driver import RolloutDriver, Vitals
 from cluster.releases.entries import LogState, Proposal, Release
 from cluster.releases.events import CanaryFaulted, Outcome
@@ -86,6 +87,7 @@ class Coordinator:
         """`cluster_id`: of the Ray cluster in which it runs."""
         self._settings = settings
         self._store = store
+        self._catalog = Catalog(store)
         self._store_id = ""
         self._clock = clock
         self._counts = ReplicaCounts(settings, store, region)
@@ -201,13 +203,16 @@ class Coordinator:
             case ProposeRelease(contents=contents, targets=targets):
                 for target in targets:
                     self._settings.region_name(target)
-                self._loader.plan(Release(number=1, contents=contents))
-                claim_release(self._store, contents)
+                manifests = read_manifests(self._catalog, contents, contents.indexes)
+                manifests.check_embedder()
+                claim_release(self._store, contents, manifests)
             case RollBackTo(release=number):
-                target_release = self._state.proposals.get(number or 0)
+                proposal = self._state.proposals.get(number or 0)
                 resident = self._state.resident(self._clock.wall_ms())
-                if target_release is not None and number not in resident:
-                    claim_release(self._store, target_release.release.contents)
+                if proposal is not None and number not in resident:
+                    contents = proposal.release.contents
+                    manifests = read_manifests(self._catalog, contents, contents.indexes)
+                    claim_release(self._store, contents, manifests)
             case SetShare() | CommitRelease() | AbortRelease():
                 pass
             case _:

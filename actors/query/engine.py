@@ -47,7 +47,6 @@ class QueryEngine:
         routes: Routes,
         answering: Answering,
         clock: Clock,
-        skew_max_ms: int,
     ) -> None:
         self._views = views
         self._uses = uses
@@ -55,7 +54,6 @@ class QueryEngine:
         self._routes = routes
         self._answering = answering
         self._clock = clock
-        self._skew_max_ms = skew_max_ms
         self._shard_search = ShardSearch(clock)
         self._routed: RegionView | None = None
         self._lots = Lots()
@@ -100,14 +98,12 @@ class QueryEngine:
         found.check_coverage(request.min_coverage, deadline)
         return SearchResult(
             results=found.results,
-            release=release.number,
-            region=self._views.view.region,
-            coverage=found.coverage,
+            provenance=pinned.provenance(
+                region=self._views.view.region,
+                trace_id=request.trace_id or uuid.uuid4().hex,
+                coverage=found.coverage,
+            ),
             took_ms=watch.total_ms(),
-            trace_id=request.trace_id or uuid.uuid4().hex,
-            served_by=self._views.view.region,
-            staleness_ms=pinned.staleness_ms,
-            session=pinned.session,
             arrays=found.arrays,
             fell_back=found.fell_back,
             timings_ms={**watch.laps_ms, **found.timings_ms},
@@ -139,14 +135,13 @@ class QueryEngine:
         if request.retrieve:
             check_retrieval(release.corpus(request.corpus))
         counted = request.release is None and self._outcomes.counting
+        trace_id = request.trace_id or uuid.uuid4().hex
         # Everything below is pinned to this one release, so that no answer mixes two.
-        request = replace(
-            request, release=release.number, trace_id=request.trace_id or uuid.uuid4().hex
-        )
+        request = replace(request, release=release.number, trace_id=trace_id)
         events = self._answering.events(
             request,
-            pinned=pinned,
-            region=self._views.view.region,
+            release=release,
+            provenance=pinned.provenance(region=self._views.view.region, trace_id=trace_id),
             search=self.search,
             deadline=deadline,
             elapsed_ms=watch.total_ms,
@@ -178,7 +173,6 @@ class QueryEngine:
             user=request.user,
             lot=self._lots.next(),
             not_before=request.not_before,
-            skew_max_ms=self._skew_max_ms,
         )
 
     async def _vectors(

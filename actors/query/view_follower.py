@@ -43,6 +43,7 @@ class ViewFollower:
         coordinator: str,
         rng: random.Random,
         *,
+        skew_max_ms: int,
         uses: ReleaseUses,
         seen: Callable[[RegionView], None],
     ) -> None:
@@ -58,6 +59,7 @@ class ViewFollower:
         self._next_reading: asyncio.Task[str] | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._process = uuid.uuid4().hex
+        self._skew_max_ms = skew_max_ms
         self._uses = uses
         self._seen = seen
 
@@ -130,7 +132,7 @@ class ViewFollower:
 
     def _see(self, view: RegionView) -> None:
         if self._known is None:
-            self._known = Known(view).with_pulse(self._pulse)
+            self._known = Known(view, skew_max_ms=self._skew_max_ms).with_pulse(self._pulse)
         else:
             self._known = self._known.with_view(view)
         self._seen(view)

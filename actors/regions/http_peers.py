@@ -14,7 +14,7 @@ from cluster.config import Settings
 from cluster.errors import InvalidArgument, Unavailable
 from cluster.generation.generator import GenerationChunk, GenerationRequest
 from cluster.query.answers import AnswerEvent, AnswerRequest, AnswerResult
-from cluster.query.caller import ANYONE, Caller
+from cluster.query.caller import Caller
 from cluster.query.search import SearchRequest, SearchResult
 from cluster.regions.routing import RegionRouter
 from cluster.regions.settings import RoutingPolicy
@@ -74,12 +74,7 @@ class RegionPeers:
         return tuple(name for name in order if name != self._region)
 
     def holders(self, request: SearchRequest) -> tuple[str, ...]:
-        return self._router.order(
-            asked=self._region,
-            caller=ANYONE,
-            corpus=self._corpus(request),
-            policy=RoutingPolicy.LOCAL,
-        )
+        return self._router.nearest(self._region, corpus=self._corpus(request))
 
     async def search(self, region: str, request: SearchRequest, deadline: Deadline) -> SearchResult:
         deadline.check(f"a search was on its way to region {region!r}")
@@ -117,14 +112,8 @@ class RegionPeers:
 
     def generators(self, corpus: str | None) -> tuple[str, ...]:
         # Nearest to here, whoever asks: it is this region that waits for every piece.
-        order = self._router.order(
-            asked=self._region,
-            caller=ANYONE,
-            corpus=corpus,
-            needs_generator=True,
-            policy=RoutingPolicy.LOCAL,
-        )
-        return tuple(name for name in order if name != self._region)
+        order, endpoints = self._router.nearest(self._region, corpus=corpus), self._router.endpoints
+        return tuple(n for n in order if n != self._region and endpoints[n].generates)
 
     async def generate(
         self, region: str, release: int, request: GenerationRequest, deadline: Deadline

@@ -74,24 +74,25 @@ class RegionalService:
         views: Views,
         peers: Peers,
         clock: Clock,
-        skew_max_ms: int,
+        quorum_pause_s: float,
         sleep: Sleep = asyncio.sleep,
         differed: Callable[[Found], None] = lambda _: None,
     ) -> None:
-        """`differed` is told of regions that a search by quorum found to differ."""
+        """`quorum_pause_s`: after which regions that differ are asked again, and clocks have come
+        to agree on what is current. `differed` is told of regions that a search by quorum found to
+        differ.
+        """
         self._region = region
         self._engine = engine
         self._views = views
         self._peers = peers
         self._clock = clock
-        self._skew_max_ms = skew_max_ms
         self._sleep = sleep
         self._quorum = QuorumRounds(
             region=region,
             ask=self._vote,
             holders=peers.holders,
-            # In which clocks come to agree on what is current.
-            pause_s=skew_max_ms / 1000.0,
+            pause_s=quorum_pause_s,
             sleep=sleep,
             differed=differed,
         )
@@ -249,7 +250,6 @@ class RegionalService:
                 known=self._views.known,
                 reading=reading,
                 now_ms=self._clock.wall_ms(),
-                skew_max_ms=self._skew_max_ms,
             )
             match decision:
                 case Serve(exactly=True):
@@ -316,12 +316,12 @@ class RegionalService:
         self, result: SearchResult, deadline: Deadline, request: SearchRequest
     ) -> SearchResult:
         took_ms = (request.timeout_s - deadline.remaining_s()) * 1000.0
-        return replace(result, region=self._region, took_ms=took_ms)
+        return replace(result.received_by(self._region), took_ms=took_ms)
 
     def _told(self, event: AnswerEvent) -> AnswerEvent:
         if isinstance(event, Token) or event.region == self._region:
             return event
-        return replace(event, region=self._region)
+        return event.received_by(self._region)
 
 
 class _NotHere(Exception):

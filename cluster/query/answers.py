@@ -18,6 +18,7 @@ from cluster.generation.prompt import Truncated, Truncation
 from cluster.query.caller import ANYONE, Caller
 from cluster.query.demand import EVENTUAL, Demand
 from cluster.query.filters import Filter
+from cluster.query.provenance import HasProvenance
 from cluster.query.search import Embedded, SearchRequest, SearchResult
 
 ANSWER_TOP_K_DEFAULT = 3
@@ -108,21 +109,11 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Retrieved:
+class Retrieved(HasProvenance):
     """First event: what the answer will be made of, and by which release."""
 
     citations: tuple[Citation, ...]
-    release: int
-    region: str
-    """Region that received the request."""
-    coverage: float
     model: str
-    trace_id: str
-    served_by: str
-    """The region that made it."""
-    staleness_ms: int
-    session: str
-    """Same as in `SearchResult`."""
     outcome: Outcome = Outcome.ANSWERED
     truncated: Truncated | None = None
     """Parts that the prompt lacks; None if nothing was cut."""
@@ -136,24 +127,17 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AnswerResult:
+class AnswerResult(HasProvenance):
     """The whole answer; also the last event of a streamed one."""
 
     answer: str
+    """The tokens joined, without white space at the ends."""
     citations: tuple[Citation, ...]
-    release: int
-    region: str
-    coverage: float
     usage: Usage
     finish_reason: str
     """`stop` when the model ended by itself, `length` at `max_tokens`."""
     model: str
     took_ms: float
-    trace_id: str
-    served_by: str
-    staleness_ms: int
-    session: str
-    """Same as in `Retrieved`."""
     outcome: Outcome = Outcome.ANSWERED
     truncated: Truncated | None = None
 

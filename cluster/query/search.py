@@ -13,6 +13,7 @@ from cluster.metadata import Metadata
 from cluster.query.caller import ANYONE, Caller
 from cluster.query.demand import EVENTUAL, Demand
 from cluster.query.filters import Filter
+from cluster.query.provenance import HasProvenance
 
 TOP_K_DEFAULT = 10
 REPLY_BYTES_MAX = 64 * 2**20
@@ -93,21 +94,10 @@ class Hit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SearchResult:
+class SearchResult(HasProvenance):
     results: tuple[tuple[Hit, ...], ...]
     """One list of hits, best first, for each query of the batch; empty where `arrays` is not."""
-    release: int
-    region: str
-    """Region that received the request."""
-    coverage: float
     took_ms: float
-    trace_id: str
-    served_by: str
-    """The region that made it."""
-    staleness_ms: int
-    """Upper bound on how long ago the release was current when it was chosen."""
-    session: str
-    """A token for "not older than this"; empty where the region cannot make one yet."""
     timings_ms: Mapping[str, float] = field(default_factory=dict)
     """Time of each stage: embed, wait, scatter, merge, fetch."""
     arrays: MergedHits | None = None

@@ -15,12 +15,13 @@ from typing import Any, TypeVar
 import numpy as np
 import orjson
 import pyarrow as pa
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from cluster.errors import OWN_FAULTS, InvalidArgument, Overloaded, RaygionError, Unavailable
 from cluster.generation.generator import GenerationChunk, GenerationRequest, Sampling
 from cluster.query.answers import AnswerEvent, AnswerRequest, AnswerResult, Retrieved, Token
 from cluster.query.filters import filter_to_json
+from cluster.query.provenance import Provenance
 from cluster.query.search import Embedded, Hit, MergedHits, SearchRequest, SearchResult
 
 SEARCH = "/v1/search"
@@ -161,6 +162,7 @@ _RETRIEVED = TypeAdapter(Retrieved)
 _TOKEN = TypeAdapter(Token)
 _RESULT = TypeAdapter(AnswerResult)
 _CHUNK = TypeAdapter(GenerationChunk)
+_PROVENANCE = TypeAdapter(Provenance)
 
 
 def _kinds(root: type[RaygionError]) -> Iterator[type[RaygionError]]:
@@ -174,8 +176,10 @@ _BY_CODE = {kind.code: kind for kind in _kinds(RaygionError)}
 
 def _parsed(adapter: TypeAdapter[T], data: bytes) -> T:
     try:
-        return adapter.validate_python(orjson.loads(data))
-    except (ValueError, ValidationError) as error:
+        told = orjson.loads(data)
+        # In JSON the facts of the provenance stand among the others.
+        return adapter.validate_python({**told, "provenance": told})
+    except (ValueError, TypeError) as error:
         raise Unavailable("an event is not what a region sends") from error
 
 
@@ -191,7 +195,8 @@ def _from_json(body: bytes) -> SearchResult:
             for each in results
         ),
         fell_back=tuple(each["fallback"] for each in results if "fallback" in each),
-        **_served(told),
+        took_ms=float(told["took_ms"]),
+        provenance=_PROVENANCE.validate_python(told),
     )
 
 
@@ -214,21 +219,14 @@ def _from_arrow(body: bytes) -> SearchResult:
     hits.rows[queries, places] = 0
     hits.ids[queries, places] = ids
     fell_back = tuple(orjson.loads(told.get("fallback", "[]")))
-    return SearchResult(results=(), arrays=hits, fell_back=fell_back, **_served(told))
-
-
-def _served(told: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of every reply on how it was made."""
-    return {
-        "release": int(told["release"]),
-        "region": str(told["region"]),
-        "coverage": float(told["coverage"]),
-        "took_ms": float(told["took_ms"]),
-        "trace_id": str(told["trace_id"]),
-        "served_by": str(told["served_by"]),
-        "staleness_ms": int(told["staleness_ms"]),
-        "session": str(told["session"]),
-    }
+    return SearchResult(
+        results=(),
+        arrays=hits,
+        fell_back=fell_back,
+        took_ms=float(told["took_ms"]),
+        # All values are texts here, and become numbers where the fields are.
+        provenance=_PROVENANCE.validate_python(told),
+    )
 
 
 def _embedded(embedded: Embedded) -> dict[str, str]:

@@ -75,8 +75,11 @@ class ReleaseLog:
         *,
         rng: random.Random | None = None,
         sleep: Callable[[float], None] = SYSTEM_CLOCK.sleep,
+        snapshot_entries: int = SNAPSHOT_ENTRIES,
     ) -> None:
+        """`snapshot_entries`: entries of each snapshot that it stores."""
         self._store = store
+        self._snapshot_entries = snapshot_entries
         self._log = NumberedLog(store, RELEASE_LOG, rng=rng, sleep=sleep)
         self._snapshots_end = 0
         """The last entry that a snapshot ends with, as far as they were looked at."""
@@ -89,7 +92,7 @@ class ReleaseLog:
         latest = self._log.latest(at_least=max((s.last for s in snapshots.values()), default=0))
         while n < latest:
             snapshot = snapshots.get(n + 1)
-            numbers = range(n + 1, min(n + SNAPSHOT_ENTRIES, latest) + 1)
+            numbers = range(n + 1, min(n + self._snapshot_entries, latest) + 1)
             entries = self._log.read_range(numbers) if snapshot is None else snapshot.as_stored()
             for entry in entries:
                 n += 1
@@ -115,7 +118,7 @@ class ReleaseLog:
         entries for it. Raises LogUnreadable when one of them has changed since, and what the store
         raises.
         """
-        numbers = range(self._snapshots_end + 1, self._snapshots_end + SNAPSHOT_ENTRIES + 1)
+        numbers = range(self._snapshots_end + 1, self._snapshots_end + self._snapshot_entries + 1)
         last = numbers[-1]
         if last > position:
             return

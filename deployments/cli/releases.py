@@ -144,7 +144,7 @@ def propose(
     steps = Steps(quiet=as_json)
     with steps.shown():
         with steps.step("Collect indexes and models") as step:
-            contents = pipeline.contents_of_next(installation, step, named)
+            contents = pipeline.contents_of_next(installation, step, corpora=named)
         region_host.join(installation)
         with steps.step("Prepare") as step:
             number = release_commands.propose(

@@ -15,6 +15,7 @@ from actors.coordinator.client import CoordinatorClient
 from actors.documents.source_files import find_source_files
 from cluster.clock import SYSTEM_CLOCK
 from cluster.errors import Conflict, InvalidArgument, NotFound
+from cluster.progress import Note
 from cluster.releases.entries import ReleaseContents
 from cluster.releases.requests import AbortRelease
 from deployments.clients.http_client import HttpRegion
@@ -67,7 +68,7 @@ def _bring_up(installation: Installation, steps: Steps) -> None:
         region_host.join(installation)
     with steps.step("Read the World Factbook") as step:
         listing = find_source_files([str(SOURCE)])
-        pipeline.ingest_documents(installation, CORPUS, listing, replace=False, step=step)
+        pipeline.ingest_documents(installation, CORPUS, listing, replace=False, progress=step)
     with steps.step("Embedding model") as step:
         embedder = pipeline.store_embedder(installation, step)
     with steps.step("Language model") as step:
@@ -91,7 +92,7 @@ def _release(
     installation: Installation,
     client: CoordinatorClient,
     contents: ReleaseContents,
-    note: region_host.Progress,
+    note: Note,
 ) -> tuple[int, bool]:
     """The current release when it is made of the same parts, or a new one. A release that an
     interrupted demo left open is given up.

@@ -4,9 +4,8 @@ was asked for is done.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from actors.coordinator.client import CoordinatorClient
+from cluster.progress import Note
 from cluster.releases.entries import ReleaseContents
 from cluster.releases.requests import CommitRelease, ProposeRelease, RollBackTo
 from cluster.releases.rollback import earlier_release
@@ -22,7 +21,7 @@ def propose(
     contents: ReleaseContents,
     *,
     commit: bool,
-    note: Callable[[str], None],
+    note: Note,
     targets: tuple[str, ...] | None = None,
     policy: RolloutPolicy | None = None,
 ) -> int:
@@ -64,9 +63,7 @@ def switch(request: CommitRelease | RollBackTo) -> int:
     return current
 
 
-def propose_again(
-    installation: Installation, number: int | None, note: Callable[[str], None]
-) -> int:
+def propose_again(installation: Installation, number: int | None, note: Note) -> int:
     """Proposes what an earlier release is made of as a new one, None that of the one before, and
     waits until it is served here; returns its number. Raises what `propose` raises, NotFound for
     one that there is not, or that was collected.

@@ -40,15 +40,14 @@ def next_model(shared_region: LiveRegion, tmp_path_factory: pytest.TempPathFacto
     folder = tmp_path_factory.mktemp("model") / "next"
     shutil.copytree(MODEL_FOLDER, folder, copy_function=os.link)
     (folder / "NOTICE").write_text("next\n")
-    _, ref, _ = publish_model(
+    ref = publish_model(
         shared_region.installation.store,
         kind=ModelKind.GENERATOR,
         source=str(folder),
         name=NEXT_MODEL,
         scratch=folder.parent,
         cache_folder=folder.parent / "cache",
-        progress=lambda _: None,
-    )
+    ).ref
     return ref
 
 

@@ -183,33 +183,27 @@ def test_what_is_deleted_is_found_in_the_release_before_and_nowhere_else(
 
 def ingest(sources: list[str], replace: bool) -> None:
     from deployments.hosting import pipeline
-    from deployments.terminal import Steps
     from tests.support.regions import search_region
 
     (installation,) = search_region._joined
-    with Steps(quiet=True).step("ingest") as step:
-        listing = find_source_files(sources)
-        pipeline.ingest_documents(installation, CORPUS, listing, replace=replace, step=step)
+    listing = find_source_files(sources)
+    pipeline.ingest_documents(installation, CORPUS, listing, replace=replace)
 
 
 def build() -> tuple[IndexManifest, ManifestRef]:
     from deployments.hosting import pipeline
-    from deployments.terminal import Steps
     from tests.support.regions import search_region
 
-    with Steps(quiet=True).step("build") as step:
-        built = pipeline.build(search_region._joined[0], CORPUS, None, step)
+    built = pipeline.build(search_region._joined[0], CORPUS, None)
     return built.manifest, built.ref
 
 
 def newest_version() -> str:
     """What `release propose` would take."""
     from deployments.hosting import pipeline
-    from deployments.terminal import Steps
     from tests.support.regions import search_region
 
-    with Steps(quiet=True).step("propose") as step:
-        contents = pipeline.contents_of_next(search_region._joined[0], step)
+    contents = pipeline.contents_of_next(search_region._joined[0])
     return contents.indexes[CORPUS].version
 
 

@@ -23,7 +23,7 @@ from tests.simulation.clocks.sim_time import Process, Signal
 from tests.simulation.judging.history import Observation, Request
 from tests.simulation.world.faulty_store import FaultyStore
 from tests.simulation.world.network import STORE
-from tests.simulation.world.regions import STORE_ID, Region, release_view
+from tests.simulation.world.regions import SNAPSHOT_ENTRIES, STORE_ID, Region, release_view
 
 if TYPE_CHECKING:
     from tests.simulation.harness import World
@@ -67,7 +67,12 @@ class Incarnation(Process):
         self.driver = RolloutDriver(
             rollout=self.rollout,
             store=self.store,
-            log=ReleaseLog(self.store, rng=self.rng, sleep=self.sleep),
+            log=ReleaseLog(
+                self.store,
+                rng=self.rng,
+                sleep=self.sleep,
+                snapshot_entries=SNAPSHOT_ENTRIES,
+            ),
             host=self,
             clock=region.clock,
             new_id=self._new_id,

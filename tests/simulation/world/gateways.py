@@ -58,7 +58,7 @@ class Gateway:
             views=self.views,
             peers=Peers(self),
             clock=region.clock,
-            skew_max_ms=SKEW_MAX_MS,
+            quorum_pause_s=SKEW_MAX_MS / 1000.0,
         )
 
     def die(self) -> None:
@@ -186,7 +186,7 @@ class Views:
             return
         self._followed = publisher
         if self._known is None:
-            self._known = Known(publisher.view).with_pulse(self._pulse)
+            self._known = Known(publisher.view, skew_max_ms=SKEW_MAX_MS).with_pulse(self._pulse)
         else:
             self._known = self._known.with_view(publisher.view)
         self.has_served = self.has_served or self._gateway.current() is not None
@@ -245,14 +245,8 @@ class Engine:
         deadline.check("the shards were searched")
         return SearchResult(
             results=((Hit(id=self._hits(number), score=1.0, text="", metadata={}),),),
-            release=pinned.release.number,
-            region=self._region.name,
-            coverage=1.0,
+            provenance=pinned.provenance(region=self._region.name, trace_id=request.trace_id),
             took_ms=0.0,
-            trace_id=request.trace_id,
-            served_by=self._region.name,
-            staleness_ms=pinned.staleness_ms,
-            session=pinned.session,
             timings_ms={SERVING: float(number)},
         )
 
@@ -270,17 +264,11 @@ class Engine:
         yield AnswerResult(
             answer=str(number),
             citations=(Citation(id=self._hits(number), text="", score=1.0),),
-            release=pinned.release.number,
-            region=self._region.name,
-            coverage=1.0,
+            provenance=pinned.provenance(region=self._region.name, trace_id=request.trace_id),
             usage=Usage(prompt_tokens=0, completion_tokens=1),
             finish_reason="stop",
             model="a model",
             took_ms=0.0,
-            trace_id=request.trace_id,
-            served_by=self._region.name,
-            staleness_ms=pinned.staleness_ms,
-            session=pinned.session,
         )
 
     def _pin(self, request: Asked) -> tuple[Pinned, int]:
@@ -292,7 +280,6 @@ class Engine:
             user=request.user,
             lot=self._gateway.rng.random(),
             not_before=request.not_before,
-            skew_max_ms=SKEW_MAX_MS,
         )
         release = pinned.release.number
         in_force = known.view.in_force(now_ms, request.not_before)

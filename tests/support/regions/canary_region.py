@@ -68,14 +68,12 @@ def canary_region(folder: Path) -> Iterator[SearchRegion]:
 def build(settings: Settings, path: str, shards: int) -> ManifestRef:
     """Runs in the driver's process."""
     from deployments.hosting import pipeline
-    from deployments.terminal import Steps
 
     cut = settings.corpora[CORPUS].model_copy(update={"shards": shards})
     installation = Installation(settings.model_copy(update={"corpora": {CORPUS: cut}}), REGION)
-    with Steps(quiet=True).step("build") as step:
-        listing = find_source_files([path])
-        pipeline.ingest_documents(installation, CORPUS, listing, replace=True, step=step)
-        return pipeline.build(installation, CORPUS, None, step).ref
+    listing = find_source_files([path])
+    pipeline.ingest_documents(installation, CORPUS, listing, replace=True)
+    return pipeline.build(installation, CORPUS, None).ref
 
 
 def prepared(region: SearchRegion, contents: str) -> int:

@@ -6,7 +6,7 @@ import random
 
 from cluster.releases.driver import RolloutDriver
 from cluster.releases.entries import RELEASE_LOG, Release
-from cluster.releases.release_log import ReleaseLog
+from cluster.releases.release_log import SNAPSHOT_ENTRIES, ReleaseLog
 from cluster.releases.requests import ProposeRelease
 from cluster.releases.rollout import Rollout
 from cluster.store.numbered_log import NumberedLog
@@ -38,6 +38,7 @@ class Region:
         region: str = "a",
         life: int = 1,
         cluster_id: str = "",
+        snapshot_entries: int = SNAPSHOT_ENTRIES,
     ) -> None:
         self.clock = clock
         self.host = Host()
@@ -46,7 +47,12 @@ class Region:
         self.driver = RolloutDriver(
             rollout=self.rollout,
             store=store,
-            log=ReleaseLog(store, rng=random.Random(0), sleep=clock.sleep),
+            log=ReleaseLog(
+                store,
+                rng=random.Random(0),
+                sleep=clock.sleep,
+                snapshot_entries=snapshot_entries,
+            ),
             host=self.host,
             clock=clock,
             new_id=counting_ids(f"{region}/{life}"),

@@ -334,12 +334,10 @@ def _start_cluster(settings: Settings) -> None:
 
 def _build(path: str) -> ManifestRef:
     from deployments.hosting import pipeline
-    from deployments.terminal import Steps
 
-    with Steps(quiet=True).step("build") as step:
-        listing = find_source_files([path])
-        pipeline.ingest_documents(_joined[0], CORPUS, listing, replace=True, step=step)
-        return pipeline.build(_joined[0], CORPUS, None, step).ref
+    listing = find_source_files([path])
+    pipeline.ingest_documents(_joined[0], CORPUS, listing, replace=True)
+    return pipeline.build(_joined[0], CORPUS, None).ref
 
 
 def _start_services() -> None:

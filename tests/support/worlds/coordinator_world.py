@@ -57,7 +57,7 @@ def published(store: ObjectStore) -> ReleaseContents:
         recall_at_10=1.0,
         built_at_ms=0,
     )
-    _, ref = Catalog(store).publish_index(manifest)
+    ref = Catalog(store).publish_index(manifest).ref
     return ReleaseContents(indexes={"c": ref})
 
 

@@ -33,7 +33,7 @@ from cluster.releases.release_log import Freshness
 from cluster.serving.consistency import Known
 from cluster.serving.view import CorpusView, Pulse, RegionView, ReleaseView
 from cluster.vectors.metric import Metric
-from tests.support.fakes import SimClock
+from tests.support.fakes import SimClock, provenance_of
 from tests.support.worlds.fake_service import FakeService, app_of, on_loopback
 from tests.support.worlds.region_servers import nobody, peers_of, settings_of
 
@@ -80,14 +80,8 @@ class Engine(FakeService):
             vectors = self._made(request)
         return SearchResult(
             results=tuple(_hits(vector) for vector in vectors),
-            release=request.release or RELEASE,
-            region=self.name,
-            coverage=1.0,
+            provenance=provenance_of(self.name, release=request.release or RELEASE),
             took_ms=1.0,
-            trace_id=request.trace_id,
-            served_by=self.name,
-            staleness_ms=0,
-            session="",
         )
 
     async def embedded(self, request: SearchRequest) -> SearchRequest:
@@ -147,7 +141,7 @@ def views() -> Views:
         store_id="store",
         last_release=RELEASE,
     )
-    return Views(Known(view, pulse))
+    return Views(Known(view, pulse, skew_max_ms=0))
 
 
 @dataclass
@@ -240,7 +234,7 @@ async def world(
             views=made.views,
             peers=peers,
             clock=SYSTEM_CLOCK,
-            skew_max_ms=0,
+            quorum_pause_s=0.0,
             differed=quorum_found.append,
         )
         made.watches = [

@@ -12,8 +12,8 @@ from typing import cast
 import pytest
 
 from actors.coordinator.coordinator import Coordinator
-from actors.coordinator.loaded_release import LoadedRelease
-from actors.coordinator.loader import ReleaseLoader
+from actors.coordinator.loading.loaded_release import LoadedRelease
+from actors.coordinator.loading.loader import ReleaseLoader
 from cluster.clock import SYSTEM_CLOCK
 from cluster.errors import (
     Conflict,

@@ -9,6 +9,7 @@ import pytest
 
 from actors.coordinator.coordinator import Coordinator
 from cluster.artifacts.claims import CLAIMS, Claim
+from cluster.catalog.catalog import Catalog
 from cluster.catalog.manifests import ManifestRef
 from cluster.errors import (
     Conflict,
@@ -89,6 +90,38 @@ def test_what_is_not_there_is_not_proposed(coordinator: Coordinator, store: Obje
     with pytest.raises(Corrupt, match="does not hold the bytes that were published"):
         propose(coordinator, contents, "local", auto_commit=False)
     assert coordinator.log_state() == before
+
+
+def test_an_index_of_another_embedder_is_not_proposed(
+    coordinator: Coordinator, store: ObjectStore
+) -> None:
+    catalog = Catalog(store)
+    index = catalog.read_index("c", published(store).indexes["c"])
+    other = index.model_copy(update={"version": "2", "embedder_fingerprint": "b" * 64})
+    contents = ReleaseContents(indexes={"c": catalog.publish_index(other)[1]})
+    before = coordinator.log_state()
+    with pytest.raises(InvalidArgument, match="built with another embedder") as refused:
+        propose(coordinator, contents, "elsewhere", auto_commit=False)
+    assert refused.value.field == "embedder"
+    assert coordinator.log_state() == before
+    assert claimed(store) == []
+
+
+def test_a_proposal_reads_each_manifest_once(
+    coordinator: Coordinator, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents = published(store)
+    read: list[str] = []
+    get = store.get
+
+    def noted(path: str) -> bytes:
+        read.append(path)
+        return get(path)
+
+    monkeypatch.setattr(store, "get", noted)
+    # For a region that is not here, so that nothing is loaded.
+    propose(coordinator, contents, "elsewhere", auto_commit=False)
+    assert read.count("indexes/c/1.json") == 1
 
 
 def test_what_is_proposed_or_gone_back_to_is_kept_from_the_collector(

@@ -201,9 +201,8 @@ def published(folder: Path, precision: Precision = Precision.FLOAT32) -> ModelMa
         name=None,
         scratch=folder / "scratch",
         cache_folder=folder / "cache",
-        progress=lambda _: None,
         precision=precision,
-    )[0]
+    ).manifest
 
 
 async def test_a_worker_takes_its_model_from_the_store(tmp_path: Path, embedder: Embedder) -> None:

@@ -73,7 +73,7 @@ class Region:
         routes = kind_of(self.shards).shards
         views = SimpleNamespace(
             view=self.view,
-            known=Known(self.view),
+            known=Known(self.view, skew_max_ms=100),
         )
         return QueryEngine(
             views=cast(Any, views),
@@ -89,7 +89,6 @@ class Region:
             ),
             answering=cast(Any, SimpleNamespace(follow=lambda _: None)),
             clock=SYSTEM_CLOCK,
-            skew_max_ms=100,
         )
 
 

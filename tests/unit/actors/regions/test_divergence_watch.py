@@ -178,7 +178,7 @@ async def test_what_a_search_by_quorum_finds_is_counted_and_asked_again(
 
 async def test_without_a_release_nothing_is_asked() -> None:
     async with world() as made:
-        made.views.known = Known(RegionView(region="a"))
+        made.views.known = Known(RegionView(region="a"), skew_max_ms=0)
         assert (await made.step()).at_ms is None
     assert made.probed() == {name: 0 for name in NAMES}
 

@@ -12,7 +12,7 @@ from cluster.artifacts.files import ArtifactFile, Blob, FileDelta
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.manifests import ModelKind
 from cluster.errors import Conflict, Corrupt, InvalidArgument, NotFound, Unavailable
-from cluster.releases.contents import claim_release
+from cluster.releases.contents import claim_release, read_manifests
 from cluster.releases.entries import ReleaseContents
 from cluster.releases.events import RegionStatus, heartbeat_path
 from cluster.releases.garbage import MARKS, Collected, StoreCollector
@@ -358,13 +358,14 @@ class TestWriters:
     ) -> None:
         made, newer = world.index("made", ["of it"]), world.index("newer", ["of it, too"])
         contents = ReleaseContents(indexes={CORPUS: made.ref})
-        claim_release(store, contents)
+        manifests = read_manifests(Catalog(store), contents, contents.indexes)
+        claim_release(store, contents, manifests)
         store.remove(next(path for path in made.paths if path.startswith("artifacts")))
         with pytest.raises(NotFound, match="store it again"):
-            claim_release(store, contents)
+            claim_release(store, contents, manifests)
         assert Catalog(store).find_index(CORPUS, newer.ref.version) is not None
         for _ in range(2):
             clock.hours += 25
             self.collect(store, clock)
         with pytest.raises(NotFound):
-            claim_release(store, contents)
+            claim_release(store, contents, manifests)

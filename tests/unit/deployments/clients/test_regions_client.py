@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -169,10 +168,9 @@ class Tokens(FakeService):
         self.tokens_left = list(tokens)
 
     async def search(self, request: Any) -> Any:
-        found = await super().search(request)
         last = len(self.tokens_left) == 1
-        token = self.tokens_left[0] if last else self.tokens_left.pop(0)
-        return replace(found, session=token)
+        self.made["session"] = self.tokens_left[0] if last else self.tokens_left.pop(0)
+        return await super().search(request)
 
 
 async def test_what_was_seen_is_not_forgotten_when_a_region_lags_behind() -> None:

@@ -9,9 +9,9 @@ from typing import cast
 
 import pytest
 
-from actors.coordinator.loaded_release import LoadedRelease
-from actors.coordinator.loader import ReleaseLoader
-from actors.coordinator.region_releases import RegionReleases
+from actors.coordinator.loading.loaded_release import LoadedRelease
+from actors.coordinator.loading.loader import ReleaseLoader
+from actors.coordinator.loading.region_releases import RegionReleases
 from cluster.errors import (
     Corrupt,
     DeadlineExceeded,

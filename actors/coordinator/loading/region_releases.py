@@ -8,9 +8,9 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-from actors.coordinator.departures import Departures
-from actors.coordinator.loaded_release import LoadedRelease
-from actors.coordinator.loader import ReleaseLoader
+from actors.coordinator.loading.departures import Departures
+from actors.coordinator.loading.loaded_release import LoadedRelease
+from actors.coordinator.loading.loader import ReleaseLoader
 from cluster.clock import Clock
 from cluster.errors import Corrupt, InvalidArgument, NotFound, RaygionError, Unavailable
 from cluster.releases.entries import Release
@@ -34,7 +34,7 @@ class RegionReleases:
     Releases are prepared one after the other, up to the start of their language models. These are
     waited for beside the next release, since one that finds no place may never start. A release
     that is retired while it is being prepared is given up at once, and one that requests still use
-    is unloaded when these are over (`actors.coordinator.departures`).
+    is unloaded when these are over (`actors.coordinator.loading.departures`).
     """
 
     def __init__(
