@@ -18,7 +18,6 @@ from cluster.config import Settings
 from cluster.query.caller import Location
 from cluster.query.session import SessionToken
 from deployments.cli.main import app
-from deployments.clients.http_client import RemoteError
 from deployments.clients.regions_client import RegionsClient
 from deployments.installation import NotRunning
 from tests.support.worlds.fake_service import FakeService
@@ -126,7 +125,7 @@ async def test_what_the_caller_got_wrong_is_said_once() -> None:
     failing, service = FakeService(), FakeService()
     failing.search_error = errors.InvalidArgument("no", "corpus")
     async with regions(failing=failing, there=service) as settings:
-        with pytest.raises(RemoteError, match="corpus: no"):
+        with pytest.raises(errors.InvalidArgument, match="corpus: no"):
             await using(settings, lambda client: client.post(SEARCH, QUERY))
     assert not service.searches
 
@@ -155,7 +154,7 @@ async def test_an_answer_that_has_begun_is_not_begun_again() -> None:
     breaking, service = FakeService(), FakeService()
     breaking.token_error = errors.Unavailable("the replica died")
     async with regions(breaking=breaking, there=service) as settings:
-        with pytest.raises(RemoteError, match="the replica died"):
+        with pytest.raises(errors.Unavailable, match="the replica died"):
             await using(settings, ask)
     assert not service.answers
 
