@@ -4,7 +4,6 @@ gateways of the region share.
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +11,8 @@ from actors.region.assembly import assemble_region
 from actors.regions.divergence_watch import watches
 from cluster.clock import SYSTEM_CLOCK, Deadline, system_rng
 from cluster.config import Settings
+from cluster.logs.alerts import REGIONS_DIFFER
+from cluster.logs.events import EventLog
 from cluster.query.answers import AnswerRequest, AnswerResult, last_event
 from cluster.query.search import SearchRequest, SearchResult
 from cluster.regions.divergence import DivergenceLedger, Found, Probe, Turn
@@ -19,7 +20,7 @@ from cluster.regions.divergence_report import DivergenceReport
 from cluster.regions.status import RegionSummary
 from cluster.store.object_store import ObjectStore
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 
 _START_TIMEOUT_S = 30.0
 
@@ -58,7 +59,12 @@ class Front:
 
     def divergence_probed(self, probe: Probe) -> DivergenceReport:
         for difference in self._ledger.take(probe):
-            log.error("ALERT: %s", difference)
+            log.alert(
+                REGIONS_DIFFER,
+                difference=difference,
+                release=difference.release,
+                corpus=difference.corpus,
+            )
         return self._ledger.report
 
     def divergence_found(self, found: Found) -> None:

@@ -88,7 +88,7 @@ class Machine(Record):
         """
         if (recorded := find_machine()) is not None and recorded.marker == self.marker:
             # First of all: a watch would take the node for one that has died.
-            _write(self.model_copy(update={"keeper_pid": 0}))
+            record_machine(self.model_copy(update={"keeper_pid": 0}))
         # Agents that lost their raylet never end when they are asked.
         grace_s = GRACE_S if self.is_alive() else 0.0
         ended = end_marked_processes(self.marker, timeout_s=_END_TIMEOUT_S, grace_s=grace_s)
@@ -105,6 +105,15 @@ def find_machine() -> Machine | None:
     except FileNotFoundError:
         return None
     return Machine.from_bytes(data, source=str(path))
+
+
+def record_machine(machine: Machine) -> None:
+    """Makes it what `find_machine` finds."""
+    path = _record_folder() / RECORD.name
+    draft = path.with_suffix(".new")
+    draft.write_bytes(machine.to_bytes())
+    draft.chmod(0o600)
+    draft.replace(path)
 
 
 def runs_as_head() -> bool:
@@ -221,13 +230,13 @@ class NodeStarter:
             gcs_redis=self._gcs_redis,
         )
         # The record comes before the first process, so that a start that is cut off can be ended.
-        _write(machine)
+        record_machine(machine)
         log = logs / "ray-start.log"
         command = [*machine_keeper.COMMAND, *self._command]
         env = self._environment(machine)
         keeper = spawn_detached(command, env=env, cwd=Path.home(), log=log)
         machine = machine.model_copy(update={"keeper_pid": keeper})
-        _write(machine)
+        record_machine(machine)
         try:
             _wait_for_start(machine, log)
             started = _raylet_options(machine)
@@ -235,7 +244,7 @@ class NodeStarter:
             machine.stop()
             raise
         machine = machine.model_copy(update={"ray_address": started["gcs-address"]})
-        _write(machine)
+        record_machine(machine)
         return machine
 
     def _environment(self, machine: Machine) -> dict[str, str]:
@@ -257,14 +266,6 @@ def _record_folder() -> Path:
     folder = (Path.home() / RECORD).parent
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder
-
-
-def _write(machine: Machine) -> None:
-    path = _record_folder() / RECORD.name
-    draft = path.with_suffix(".new")
-    draft.write_bytes(machine.to_bytes())
-    draft.chmod(0o600)
-    draft.replace(path)
 
 
 def _token_path() -> Path:
