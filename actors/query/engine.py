@@ -22,6 +22,7 @@ from cluster.arrays import Float32Array
 from cluster.canary.board import Lots
 from cluster.canary.outcomes import OutcomeCounts
 from cluster.clock import Clock, Deadline
+from cluster.logs.events import bind
 from cluster.query.answers import AnswerEvent, AnswerRequest
 from cluster.query.filters import Filter, filter_key
 from cluster.query.request import Embedded, Request
@@ -168,13 +169,15 @@ class QueryEngine:
             self._routes.follow(view)
             self._answering.follow(view)
             self._routed = view
-        return known.pin(
+        pinned = known.pin(
             request.release,
             self._clock.wall_ms(),
             user=request.user,
             lot=self._lots.next(),
             not_before=request.not_before,
         )
+        bind(release=pinned.release.number)
+        return pinned
 
     async def _vectors(
         self, request: SearchRequest, release: ReleaseView, corpus: CorpusView, deadline: Deadline

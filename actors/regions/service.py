@@ -11,7 +11,6 @@ region.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
 from contextlib import aclosing
 from dataclasses import replace
@@ -29,6 +28,7 @@ from cluster.errors import (
     RaygionError,
     Unavailable,
 )
+from cluster.logs.events import EventLog
 from cluster.query.answers import AnswerEvent, AnswerRequest, EmbeddingService, Token
 from cluster.query.demand import Consistency, Demand
 from cluster.query.request import Request
@@ -37,7 +37,7 @@ from cluster.regions.divergence import Found
 from cluster.regions.peers import Peers
 from cluster.serving.consistency import Elsewhere, Known, Reading, Refresh, Serve, Wait, decide
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 
 RequestT = TypeVar("RequestT", bound=Request)
 Sleep = Callable[[float], Awaitable[None]]
@@ -152,7 +152,9 @@ class RegionalService:
         try:
             made = await self._engine.embedded(await self._settled(request, deadline))
         except (RaygionError, _NotHere) as error:
-            log.debug("each region embeds the texts itself: %s", error)
+            log.debug(
+                "texts.embedded_apart", "each region embeds the texts itself: {error}", error=error
+            )
             return request
         return replace(request, embedded=made.embedded)
 

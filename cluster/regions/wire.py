@@ -133,17 +133,30 @@ def parse_chunk(name: str, data: bytes) -> GenerationChunk:
 
 
 def parse_error(body: bytes, retry_after: str | None = None) -> RaygionError:
-    """The error that a region's error body tells of. What the region has itself to blame for, or
-    this one for its key, is Unavailable here.
+    """The error that a region's error body tells another region. What the region has itself to
+    blame for, or this one for its key, is Unavailable here.
     """
     try:
-        error = orjson.loads(body)["error"]
-        code, message, path = str(error["code"]), str(error["message"]), error.get("field")
-    except (ValueError, TypeError, KeyError, AttributeError):
+        error = told_error(body, retry_after)
+    except ValueError:
         return Unavailable("the reply is not what a region sends")
+    if error.code in OWN_FAULTS:
+        return Unavailable(f"the region failed ({error.code}): {error.message}")
+    return error
+
+
+def told_error(body: bytes, retry_after: str | None = None) -> RaygionError:
+    """The error that a region's error body tells, by its code; a code that this version does not
+    know is `internal`. Raises ValueError for a body that no region sends.
+    """
+    try:
+        told = orjson.loads(body)["error"]
+        code, message, path = str(told["code"]), str(told["message"]), told.get("field")
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError("this is not an error body") from error
     kind = _BY_CODE.get(code)
-    if kind is None or code in OWN_FAULTS:
-        return Unavailable(f"the region failed ({code}): {message}")
+    if kind is None:
+        return RaygionError(f"{message} ({code})")
     if issubclass(kind, InvalidArgument):
         # On the wire the message begins with the field, which `str` will say again.
         named = None if path is None else str(path)
@@ -166,8 +179,10 @@ _PROVENANCE = TypeAdapter(Provenance)
 
 
 def _kinds(root: type[RaygionError]) -> Iterator[type[RaygionError]]:
+    """Those with a code of their own: the others are not told on the wire."""
+    if "code" in vars(root):
+        yield root
     for kind in root.__subclasses__():
-        yield kind
         yield from _kinds(kind)
 
 

@@ -98,7 +98,7 @@ def test_an_index_of_another_embedder_is_not_proposed(
     catalog = Catalog(store)
     index = catalog.read_index("c", published(store).indexes["c"])
     other = index.model_copy(update={"version": "2", "embedder_fingerprint": "b" * 64})
-    contents = ReleaseContents(indexes={"c": catalog.publish_index(other)[1]})
+    contents = ReleaseContents(indexes={"c": catalog.publish_index(other).ref})
     before = coordinator.log_state()
     with pytest.raises(InvalidArgument, match="built with another embedder") as refused:
         propose(coordinator, contents, "elsewhere", auto_commit=False)
