@@ -9,7 +9,6 @@ leave a request for that thread.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import queue
 import threading
@@ -36,6 +35,7 @@ from cluster.catalog.catalog import Catalog
 from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.config import Settings
 from cluster.errors import Fenced, NotFound, OutcomeUnknown, RaygionError, Unavailable
+from cluster.logs.events import EventLog
 from cluster.regions.overview import overview
 from cluster.regions.status import RegionSummary
 from cluster.releases.contents import claim_release, read_manifests
@@ -57,7 +57,7 @@ from cluster.serving.view import Pulse, RegionView
 from cluster.store.identity import store_identity
 from cluster.store.object_store import ObjectStore
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 
 _TICK_S = 0.5
 _MEND_S = 2.0
@@ -319,18 +319,27 @@ class Coordinator:
         try:
             action()
         except Fenced as error:
-            log.error("%s", error)
+            log.error("coordinator.fenced", "{error}", error=error)
             # Ray starts the coordinator anew, unless this one is a leftover of a lost node.
             os._exit(1)
         except RaygionError as error:
             # Once: the next steps, twice a second, may well fail in the same way.
             if str(error) != self._trouble:
-                log.warning("the coordinator will try again: %s", error)
+                log.warning(
+                    "coordinator.tries_again",
+                    "the coordinator will try again: {error}",
+                    error=error,
+                )
             self._trouble = str(error)
             return False
-        except Exception:
+        except Exception as error:
             # This thread is the coordinator: a bug in one step must not end all steps.
-            log.exception("a step of the coordinator failed")
+            log.error(
+                "coordinator.step_failed",
+                "a step of the coordinator failed: {error}",
+                error=error,
+                traceback_of=error,
+            )
             return False
         finally:
             self._publish()
@@ -379,5 +388,10 @@ class Coordinator:
             try:
                 self._releases.tend()
                 self._gateways.look(self._loader.nodes, self._loader.settled_nodes)
-            except Exception:
-                log.exception("mending failed; it is tried again")
+            except Exception as error:
+                log.error(
+                    "coordinator.mending_failed",
+                    "mending failed; it is tried again: {error}",
+                    error=error,
+                    traceback_of=error,
+                )

@@ -12,7 +12,7 @@ from actors.regions.divergence_watch import watches
 from cluster.clock import SYSTEM_CLOCK, Deadline, system_rng
 from cluster.config import Settings
 from cluster.logs.alerts import REGIONS_DIFFER
-from cluster.logs.events import EventLog
+from cluster.logs.events import EventLog, log_scope
 from cluster.query.answers import AnswerRequest, AnswerResult, last_event
 from cluster.query.search import SearchRequest, SearchResult
 from cluster.regions.divergence import DivergenceLedger, Found, Probe, Turn
@@ -39,11 +39,13 @@ class Front:
 
     async def search(self, request: SearchRequest) -> SearchResult:
         await self._started()
-        return await self._region.service.search(request)
+        with log_scope(trace_id=request.trace_id):
+            return await self._region.service.search(request)
 
     async def answer(self, request: AnswerRequest) -> AnswerResult:
         await self._started()
-        return await last_event(self._region.service.answer_events(request))
+        with log_scope(trace_id=request.trace_id):
+            return await last_event(self._region.service.answer_events(request))
 
     async def status(self) -> RegionSummary:
         summary = await self._region.views.status()

@@ -55,7 +55,7 @@ class CacheSpace:
 
     @property
     def bytes_max(self) -> int | None:
-        """None where nothing was ever said, or no limit."""
+        """The limit; None where none was set."""
         try:
             text = (self._folder / "bytes_max").read_text().strip()
         except FileNotFoundError:

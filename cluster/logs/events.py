@@ -57,9 +57,9 @@ class log_scope:
 
     __slots__ = ("_context", "_token")
 
-    def __init__(self, *, trace_id: str | None = None, release: int | None = None) -> None:
+    def __init__(self, *, trace_id: str = "", release: int | None = None) -> None:
         self._context: dict[str, str | int] = {}
-        if trace_id is not None:
+        if trace_id:
             self._context["trace_id"] = trace_id
         if release is not None:
             self._context["release"] = release

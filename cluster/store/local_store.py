@@ -43,10 +43,10 @@ _NO_LINK_MADE = frozenset(
 
 def checked_path(path: str) -> str:
     """Returns `path` if it is plain and relative, with `/` between parts; else InvalidArgument."""
-    parts = path.split("/")
-    if any(part in ("", ".", "..") or "\\" in part or "\0" in part for part in parts):
+    names = path.split("/")
+    if any(name in ("", ".", "..") or "\\" in name or "\0" in name for name in names):
         raise InvalidArgument(f"{path!r} is not a plain relative path", field="path")
-    if parts[0] == TEMP_FOLDER:
+    if names[0] == TEMP_FOLDER:
         raise InvalidArgument(f"{path!r}: the folder {TEMP_FOLDER} is reserved", field="path")
     return path
 

@@ -147,14 +147,14 @@ def _unless_final(error: RaygionError) -> RaygionError:
     raise error
 
 
-def _later(known: str, told: str) -> str:
+def _later(kept: str, token: str) -> str:
     """The token of which of the two has seen more: a region that lags behind may have answered."""
     try:
-        seen, new = SessionToken.decode(known), SessionToken.decode(told)
+        earlier, new = SessionToken.decode(kept), SessionToken.decode(token)
     except InvalidArgument:
-        return told or known
-    is_older = seen.store_id == new.store_id and new.position < seen.position
-    return known if is_older else told
+        return token or kept
+    is_older = earlier.store_id == new.store_id and new.position < earlier.position
+    return kept if is_older else token
 
 
 def _too_late() -> DeadlineExceeded:

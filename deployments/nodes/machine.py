@@ -25,7 +25,7 @@ from cluster.errors import Conflict, InvalidArgument, Unavailable
 from cluster.records import Record
 from deployments.nodes import machine_keeper
 from deployments.nodes.detached import spawn_detached
-from deployments.nodes.gcs_storage import check_redis, forget, storage_env
+from deployments.nodes.gcs_storage import check_redis, remove_cluster_state, storage_env
 from deployments.nodes.haproxy import GatewayPlaces
 from deployments.nodes.marked_processes import (
     GRACE_S,
@@ -45,7 +45,7 @@ from deployments.nodes.ray_starter import (
 RECORD = Path(".config/raygion/machine.json")
 """Path in the home folder."""
 _LOCK = "start.lock"
-"""Beside the record."""
+"""Name of the lock file beside the record."""
 _RAYLET = "raylet"
 _STARTED = "Ray runtime started."
 _START_TIMEOUT_S = 180.0
@@ -76,7 +76,7 @@ class Machine(Record):
 
     @property
     def was_stopped(self) -> bool:
-        """Whether the node ended because somebody wanted it so."""
+        """True when the node ended because somebody wanted it so."""
         return self.keeper_pid == 0
 
     def is_alive(self) -> bool:
@@ -93,7 +93,7 @@ class Machine(Record):
         grace_s = GRACE_S if self.is_alive() else 0.0
         ended = end_marked_processes(self.marker, timeout_s=_END_TIMEOUT_S, grace_s=grace_s)
         if self.is_head and self.gcs_redis is not None:
-            forget(self.gcs_redis, self.marker)
+            remove_cluster_state(self.gcs_redis, self.marker)
         return ended
 
 
@@ -117,7 +117,7 @@ def record_machine(machine: Machine) -> None:
 
 
 def runs_as_head() -> bool:
-    """Whether this machine is the head of a region that runs. Raises Corrupt."""
+    """True when this machine is the head of a region that runs. Raises Corrupt."""
     found = find_machine()
     return found is not None and found.is_head and found.is_alive()
 
@@ -320,7 +320,7 @@ def _raylet_options(machine: Machine) -> Mapping[str, str]:
 
 
 def _is_member(machine: Machine) -> bool:
-    """Whether the cluster counts the node that runs on this machine among those alive."""
+    """True when the cluster counts the node that runs on this machine among those alive."""
     from ray.exceptions import RpcError
 
     from actors.runtime.cluster_join import prepare_to_join
