@@ -25,7 +25,8 @@ from cluster.clock import Clock, Deadline
 from cluster.logs.events import bind
 from cluster.query.answers import AnswerEvent, AnswerRequest
 from cluster.query.filters import Filter, filter_key
-from cluster.query.search import Embedded, SearchRequest, SearchResult
+from cluster.query.request import Embedded, Request
+from cluster.query.search import SearchRequest, SearchResult
 from cluster.search.checks import check_answer, check_retrieval, check_search, in_rows
 from cluster.search.fanout import ShardRoute
 from cluster.serving.consistency import Pinned
@@ -161,7 +162,7 @@ class QueryEngine:
             return shards
         return [shards[n] for n in shards_to_ask(filter, corpus.partition_by, len(shards))]
 
-    def _pin(self, request: SearchRequest | AnswerRequest) -> Pinned:
+    def _pin(self, request: Request) -> Pinned:
         known = self._views.known
         view = known.view
         if view is not self._routed:

@@ -31,6 +31,7 @@ from cluster.errors import (
 from cluster.logs.events import EventLog
 from cluster.query.answers import AnswerEvent, AnswerRequest, EmbeddingService, Token
 from cluster.query.demand import Consistency, Demand
+from cluster.query.request import Request
 from cluster.query.search import SearchRequest, SearchResult
 from cluster.regions.divergence import Found
 from cluster.regions.peers import Peers
@@ -38,7 +39,7 @@ from cluster.serving.consistency import Elsewhere, Known, Reading, Refresh, Serv
 
 log = EventLog(__name__)
 
-RequestT = TypeVar("RequestT", SearchRequest, AnswerRequest)
+RequestT = TypeVar("RequestT", bound=Request)
 Sleep = Callable[[float], Awaitable[None]]
 
 FORWARDS_MAX = 2
@@ -159,7 +160,7 @@ class RegionalService:
 
     # Where.
 
-    def _order(self, request: SearchRequest | AnswerRequest) -> Iterator[tuple[str, bool]]:
+    def _order(self, request: Request) -> Iterator[tuple[str, bool]]:
         """The regions to ask, this one among them, and whether each is the last one. The others are
         looked up when it comes to it: before, this one does not count as the last.
         """
@@ -303,7 +304,7 @@ class RegionalService:
             raise InvalidArgument(
                 "`quorum` compares passages: ask for an answer with retrieval", "consistency"
             )
-        search = await self.embedded(replace(request.retrieval(), demand=request.demand))
+        search = await self.embedded(request.retrieval())
         release, regions = await self._quorum.agree(search, deadline)
         pinned = replace(
             request,
