@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 
 from actors.coordinator.gateway_spread import GatewaySpread
 from actors.coordinator.loading.loader import ReleaseLoader
 from actors.coordinator.loading.region_releases import RegionReleases
+from cluster.logs.events import EventLog
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 
 _MEND_S = 2.0
 
@@ -37,5 +37,10 @@ class Mender:
             try:
                 self._releases.tend()
                 self._gateways.look(self._loader.nodes, self._loader.settled_nodes)
-            except Exception:
-                log.exception("mending failed; it is tried again")
+            except Exception as error:
+                log.error(
+                    "coordinator.mending_failed",
+                    "mending failed; it is tried again: {error}",
+                    error=error,
+                    traceback_of=error,
+                )

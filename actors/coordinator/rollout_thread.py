@@ -5,7 +5,6 @@ decides, and serves people's requests in between.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import queue
 import threading
@@ -18,6 +17,7 @@ from actors.coordinator.log_readings import LogReadings
 from actors.coordinator.published_state import PublishedState
 from cluster.clock import Clock
 from cluster.errors import Fenced, LogUnreadable, OutcomeUnknown, RaygionError, Unavailable
+from cluster.logs.events import EventLog
 from cluster.releases.driver import RolloutDriver
 from cluster.releases.entries import LogState
 from cluster.releases.events import Outcome
@@ -25,7 +25,7 @@ from cluster.releases.requests import ReleaseRequest
 from cluster.store.identity import store_identity
 from cluster.store.object_store import ObjectStore
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 
 _TICK_S = 0.5
 _REQUESTS_MAX = 256
@@ -170,18 +170,27 @@ class RolloutThread:
         try:
             action()
         except Fenced as error:
-            log.error("%s", error)
+            log.error("coordinator.fenced", "{error}", error=error)
             # Ray starts the coordinator anew, unless this one is a leftover of a lost node.
             os._exit(1)
         except RaygionError as error:
             # Once: the next steps, twice a second, may well fail in the same way.
             if str(error) != self._trouble:
-                log.warning("the coordinator will try again: %s", error)
+                log.warning(
+                    "coordinator.tries_again",
+                    "the coordinator will try again: {error}",
+                    error=error,
+                )
             self._trouble = str(error)
             return False
-        except Exception:
+        except Exception as error:
             # This thread is the coordinator: a bug in one step must not end all steps.
-            log.exception("a step of the coordinator failed")
+            log.error(
+                "coordinator.step_failed",
+                "a step of the coordinator failed: {error}",
+                error=error,
+                traceback_of=error,
+            )
             return False
         finally:
             self._published.publish()

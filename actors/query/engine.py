@@ -22,9 +22,11 @@ from cluster.arrays import Float32Array
 from cluster.canary.board import Lots
 from cluster.canary.outcomes import OutcomeCounts
 from cluster.clock import Clock, Deadline
+from cluster.logs.events import bind
 from cluster.query.answers import AnswerEvent, AnswerRequest
 from cluster.query.filters import Filter, filter_key
-from cluster.query.search import Embedded, SearchRequest, SearchResult
+from cluster.query.request import Embedded, Request
+from cluster.query.search import SearchRequest, SearchResult
 from cluster.search.checks import check_answer, check_retrieval, check_search, in_rows
 from cluster.search.fanout import ShardRoute
 from cluster.serving.consistency import Pinned
@@ -160,20 +162,22 @@ class QueryEngine:
             return shards
         return [shards[n] for n in shards_to_ask(filter, corpus.partition_by, len(shards))]
 
-    def _pin(self, request: SearchRequest | AnswerRequest) -> Pinned:
+    def _pin(self, request: Request) -> Pinned:
         known = self._views.known
         view = known.view
         if view is not self._routed:
             self._routes.follow(view)
             self._answering.follow(view)
             self._routed = view
-        return known.pin(
+        pinned = known.pin(
             request.release,
             self._clock.wall_ms(),
             user=request.user,
             lot=self._lots.next(),
             not_before=request.not_before,
         )
+        bind(release=pinned.release.number)
+        return pinned
 
     async def _vectors(
         self, request: SearchRequest, release: ReleaseView, corpus: CorpusView, deadline: Deadline

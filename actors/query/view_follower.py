@@ -6,7 +6,6 @@ was.
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import uuid
 from collections.abc import Callable
@@ -17,11 +16,12 @@ from actors.runtime.busy_share import BusyShare
 from actors.runtime.calls import NamedActor
 from cluster.clock import Backoff, Deadline
 from cluster.errors import Unavailable
+from cluster.logs.events import EventLog
 from cluster.regions.status import RegionSummary
 from cluster.serving.consistency import Known
 from cluster.serving.view import Pulse, RegionView
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 _BACKOFF = Backoff(initial_s=0.1, wait_max_s=2.0)
 _POLL_S = (20.0, 30.0)
 """A poll without news ends after a random time in this range, so that gateways do not march in
@@ -124,7 +124,12 @@ class ViewFollower:
             except Exception as error:
                 # Whatever it is: who stops following serves the old view for ever.
                 wait_s = _BACKOFF.wait_s(attempt, self._rng)
-                log.warning("no view from the coordinator (%s); again in %.1f s", error, wait_s)
+                log.warning(
+                    "coordinator.no_view",
+                    "no view from the coordinator ({error}); again in {wait_s:.1f} s",
+                    error=error,
+                    wait_s=wait_s,
+                )
                 attempt += 1
                 await asyncio.sleep(wait_s)
             else:
@@ -150,7 +155,11 @@ class ViewFollower:
             except Exception as error:
                 # Once: the staleness of what is served grows from here on.
                 if told:
-                    log.warning("no pulse from the coordinator (%s)", error)
+                    log.warning(
+                        "coordinator.no_pulse",
+                        "no pulse from the coordinator ({error})",
+                        error=error,
+                    )
                 told = False
             else:
                 told = True

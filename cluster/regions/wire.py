@@ -20,9 +20,9 @@ from pydantic import TypeAdapter
 from cluster.errors import OWN_FAULTS, InvalidArgument, Overloaded, RaygionError, Unavailable
 from cluster.generation.generator import GenerationChunk, GenerationRequest, Sampling
 from cluster.query.answers import AnswerEvent, AnswerRequest, AnswerResult, Retrieved, Token
-from cluster.query.filters import filter_to_json
 from cluster.query.provenance import Provenance
-from cluster.query.search import Embedded, Hit, MergedHits, SearchRequest, SearchResult
+from cluster.query.request import Embedded
+from cluster.query.search import Hit, MergedHits, SearchRequest, SearchResult
 
 SEARCH = "/v1/search"
 ANSWER = "/v1/regions/answer"
@@ -79,7 +79,7 @@ def answer_call(request: AnswerRequest, remaining_s: float) -> Call:
         "max_tokens": request.max_tokens,
         **_sampling(request),
         "truncation": request.truncation,
-        **_common(request, remaining_s),
+        **request.to_json(_timeout_ms(remaining_s)),
     }
     return Call(path=ANSWER, content=_dumped(body), headers=_headers(request.trace_id))
 
@@ -250,25 +250,12 @@ def _embedded(embedded: Embedded) -> dict[str, str]:
 
 
 def _search_options(request: SearchRequest, remaining_s: float) -> dict[str, Any]:
-    options = _common(request, remaining_s)
+    options = request.to_json(_timeout_ms(remaining_s))
     options["fields"] = None if request.fields is None else list(request.fields)
     options["ef_search"] = request.effort.ef_search
     options["nprobe"] = request.effort.nprobe
     options["recall"] = "exact" if request.effort.exact else None
     return _given(options)
-
-
-def _common(request: SearchRequest | AnswerRequest, remaining_s: float) -> dict[str, Any]:
-    return {
-        "corpus": request.corpus,
-        "top_k": request.top_k,
-        "filter": None if request.filter is None else filter_to_json(request.filter),
-        "timeout_ms": _timeout_ms(remaining_s),
-        "min_coverage": request.min_coverage,
-        "release": request.release,
-        "user": request.user or None,
-        **request.demand.told(),
-    }
 
 
 def _in_url(options: Mapping[str, Any]) -> dict[str, str]:

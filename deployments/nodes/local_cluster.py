@@ -29,7 +29,7 @@ from cluster.clock import wait_until
 from cluster.errors import Conflict, Corrupt, Unavailable
 from deployments.nodes import machine_keeper
 from deployments.nodes.detached import spawn_detached
-from deployments.nodes.gcs_storage import check_redis, forget, storage_env
+from deployments.nodes.gcs_storage import check_redis, remove_cluster_state, storage_env
 from deployments.nodes.haproxy import GatewayPlaces
 from deployments.nodes.marked_processes import (
     GRACE_S,
@@ -120,11 +120,11 @@ class LocalCluster:
 
     @property
     def was_stopped(self) -> bool:
-        """Whether the cluster ends because somebody wants it so."""
+        """True when the cluster ends because somebody wants it so."""
         return self.head_pid == 0
 
     def is_alive(self) -> bool:
-        """Whether the head node runs."""
+        """True when the head node runs."""
         return is_marked(self.head_pid, self.marker)
 
     def pids(self, title: str = "") -> list[int]:
@@ -156,12 +156,12 @@ class LocalCluster:
         """
         if self._is_recorded():
             # First of all: a watch would take the cluster for one that has died.
-            _write_record(replace(self, head_pid=0))
+            record_local_cluster(replace(self, head_pid=0))
         # Agents that lost their raylet never end when they are asked.
         grace_s = GRACE_S if self.is_alive() else 0.0
         ended = end_marked_processes(self.marker, timeout_s=timeout_s, grace_s=grace_s)
         if self.gcs_redis is not None:
-            forget(self.gcs_redis, self.marker)
+            remove_cluster_state(self.gcs_redis, self.marker)
         # A record that was tampered with must not lead to a foreign folder.
         if _read_text(self.temp_dir / _MARKER_FILE) == self.marker:
             with suppress(FileNotFoundError):  # somebody else stops it at the same time
@@ -265,6 +265,13 @@ def find_local_cluster(run_dir: Path) -> LocalCluster | None:
         raise Corrupt(f"{path} is not the record of a cluster: {error!r}") from error
 
 
+def record_local_cluster(cluster: LocalCluster) -> None:
+    """Makes it what `find_local_cluster` finds in its folder."""
+    draft = cluster.run_dir / f"{_RECORD}.new"
+    _write_secret(draft, json.dumps(asdict(cluster), default=str, indent=2))
+    draft.replace(cluster.run_dir / _RECORD)
+
+
 def _end_remains(run_dir: Path) -> None:
     if previous := find_local_cluster(run_dir):
         if previous.is_alive():
@@ -283,7 +290,7 @@ def _start_head(
     # The record comes before the first process, so that a start that is cut off can be cleaned up.
     (cluster.temp_dir / _MARKER_FILE).write_text(cluster.marker)
     _write_secret(cluster.token_path, secrets.token_hex(32))
-    _write_record(cluster)
+    record_local_cluster(cluster)
     write_haproxy_wrapper(cluster.temp_dir, places, cluster.http_port)
     command = head_command(
         temp_dir=cluster.temp_dir,
@@ -298,7 +305,7 @@ def _start_head(
     log = cluster.run_dir / "logs" / "ray-start.log"
     pid = spawn_detached(held, env=env, cwd=cluster.temp_dir, log=log)
     cluster = replace(cluster, head_pid=pid)
-    _write_record(cluster)
+    record_local_cluster(cluster)
     _wait_for_start(cluster, pid, log, timeout_s=timeout_s)
     return cluster
 
@@ -348,12 +355,6 @@ def _start_lock(run_dir: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise Conflict(f"another process is starting the cluster in {run_dir}") from error
         yield
-
-
-def _write_record(cluster: LocalCluster) -> None:
-    draft = cluster.run_dir / f"{_RECORD}.new"
-    _write_secret(draft, json.dumps(asdict(cluster), default=str, indent=2))
-    draft.replace(cluster.run_dir / _RECORD)
 
 
 def _write_secret(path: Path, text: str) -> None:

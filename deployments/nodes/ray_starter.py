@@ -109,7 +109,7 @@ def cluster_env(
     }
 
 
-def machine_env(folder: Path) -> dict[str, str]:
+def machine_env(folder: Path, short_parent: Path = _SHORT_PARENT) -> dict[str, str]:
     """The environment for `ray start` on a machine of a cluster of several machines: all of
     `cluster_env` except the secret and the variables that keep a cluster apart from others on one
     machine.
@@ -120,7 +120,7 @@ def machine_env(folder: Path) -> dict[str, str]:
     return {
         **_QUIET_ENV,
         **_ingress_env(folder),
-        **_haproxy_env(_short_private_folder()),
+        **_haproxy_env(_short_private_folder(short_parent)),
         "RAY_START_HOOK": f"{ray_hooks.__name__}.leave_out_ray_client",
         # Everybody who reaches the machine could read Ray's metrics without the secret.
         "RAY_enable_metrics_collection": "0",
@@ -185,12 +185,12 @@ def _haproxy_env(folder: Path) -> dict[str, str]:
     }
 
 
-def _short_private_folder() -> Path:
+def _short_private_folder(parent: Path) -> Path:
     """A folder that only this user may enter, by a name that leaves room for a Unix socket's.
 
     Raises Unavailable when somebody else was there first.
     """
-    folder = _SHORT_PARENT / f"raygion-{os.getuid()}"
+    folder = parent / f"raygion-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()
     private = stat.S_ISDIR(found.st_mode) and stat.S_IMODE(found.st_mode) == 0o700

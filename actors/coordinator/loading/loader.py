@@ -5,7 +5,6 @@ serve.
 from __future__ import annotations
 
 import itertools
-import logging
 import threading
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -30,13 +29,14 @@ from cluster.catalog.manifests import IndexManifest, ModelManifest
 from cluster.clock import SYSTEM_CLOCK, Clock, Deadline
 from cluster.config import Settings
 from cluster.errors import Unavailable
+from cluster.logs.events import EventLog
 from cluster.regions.status import MachineSummary
 from cluster.releases.contents import read_manifests
 from cluster.releases.entries import Release
 from cluster.serving.view import CorpusView, GeneratorView, ReleaseView
 from cluster.store.object_store import ObjectStore
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 _LOAD_TIMEOUT_S = 600.0
 _LOOK_S = 0.5
 """Time between two looks at a load that is under way, and at whether somebody still waits for it.
@@ -277,7 +277,12 @@ class ReleaseLoader:
             done, _ = ray.wait([running], timeout=0)
             if not done:
                 return
-        log.warning("%s lacks index %s: loading it", name, index.version)
+        log.warning(
+            "replica.lacks_index",
+            "{replica} lacks index {index}: loading it",
+            replica=name,
+            index=index.version,
+        )
         self._loading[key] = replica.load.remote(index)
 
     def _kinds(self, releases: Iterable[LoadedRelease]) -> dict[str, Kind]:

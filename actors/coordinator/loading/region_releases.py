@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import textwrap
 import threading
 from collections.abc import Callable, Mapping
@@ -13,10 +12,11 @@ from actors.coordinator.loading.loaded_release import LoadedRelease
 from actors.coordinator.loading.loader import ReleaseLoader
 from cluster.clock import Clock
 from cluster.errors import Corrupt, InvalidArgument, NotFound, RaygionError, Unavailable
+from cluster.logs.events import EventLog, bind, log_scope
 from cluster.releases.entries import Release
 from cluster.releases.events import Prepared, PrepareFailed
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 
 _FOR_GOOD = (Corrupt, InvalidArgument, NotFound, AttributeError, ImportError, NameError, TypeError)
 """Errors of the store, the settings or the program that no further attempt puts right."""
@@ -75,7 +75,7 @@ class RegionReleases:
 
     def prepare(self, release: Release) -> None:
         """Starts to load the release beside those that serve."""
-        log.info("preparing release %d", release.number)
+        log.info("release.preparing", "preparing release {release}", release=release.number)
         give_up = threading.Event()
         with self._lock:
             self._preparing[release.number] = give_up
@@ -84,7 +84,7 @@ class RegionReleases:
 
     def retire(self, number: int) -> None:
         """Has the release unloaded once nobody uses it."""
-        log.info("retiring release %d", number)
+        log.info("release.retiring", "retiring release {release}", release=number)
         with self._lock:
             self._loaded.pop(number, None)
             if number in self._preparing:
@@ -110,12 +110,19 @@ class RegionReleases:
         if self._may_have_strays:
             self._end_strays()
         for number in self._departures.due():
-            try:
-                self._unload(number)
-            except Exception:
-                log.exception("release %d is not wholly unloaded; it is tried again", number)
+            with log_scope(release=number):
+                try:
+                    self._unload(number)
+                except Exception as error:
+                    log.error(
+                        "release.not_unloaded",
+                        "release {release} is not wholly unloaded; it is tried again",
+                        release=number,
+                        traceback_of=error,
+                    )
 
     def _load(self, release: Release, give_up: threading.Event) -> None:
+        bind(release=release.number)
         try:
             if give_up.is_set():
                 raise Unavailable("nobody wants the release any more")
@@ -130,6 +137,7 @@ class RegionReleases:
 
     def _wait(self, loaded: LoadedRelease, give_up: threading.Event) -> None:
         number = loaded.view.number
+        bind(release=number)
         try:
             self._loader.wait_for_generator(loaded, give_up)
         except Exception as error:
@@ -145,11 +153,21 @@ class RegionReleases:
             if self._preparing.get(number) is give_up:
                 del self._preparing[number]
         if give_up.is_set():
-            log.info("the preparing of release %d was given up", number)
+            log.info(
+                "release.given_up",
+                "the preparing of release {release} was given up",
+                release=number,
+            )
         elif error is None:
             self._prepared(Prepared(release=number))
         else:
-            log.error("release %d cannot be prepared", number, exc_info=error)
+            log.error(
+                "release.not_prepared",
+                "release {release} cannot be prepared: {error}",
+                release=number,
+                error=error,
+                traceback_of=error,
+            )
             retryable = not isinstance(error, _FOR_GOOD)
             self._prepared(
                 PrepareFailed(release=number, reason=_reason(error), retryable=retryable)
@@ -171,7 +189,7 @@ class RegionReleases:
                 kept = [begun for other, begun in self._begun.items() if other != number]
                 self._loader.retire(gone, kept)
                 del self._begun[number]
-                log.info("release %d is unloaded", number)
+                log.info("release.unloaded", "release {release} is unloaded", release=number)
         self._departures.end(number)
 
 

@@ -25,7 +25,8 @@ from cluster.clock import SYSTEM_CLOCK
 from cluster.config import Settings
 from cluster.errors import RaygionError
 from cluster.generation.prompt import PromptTemplate
-from cluster.query.search import Embedded, Hit, SearchRequest, SearchResult
+from cluster.query.request import Embedded
+from cluster.query.search import Hit, SearchRequest, SearchResult
 from cluster.regions.divergence import DivergenceLedger, Found, Probe, Turn
 from cluster.regions.divergence_report import DivergenceReport
 from cluster.releases.entries import Switch

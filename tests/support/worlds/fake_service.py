@@ -27,6 +27,7 @@ from cluster.query.answers import (
     Usage,
 )
 from cluster.query.provenance import Provenance
+from cluster.query.request import Request
 from cluster.query.search import Hit, MergedHits, SearchRequest, SearchResult
 from cluster.regions.status import CorpusSummary, RegionSummary, ReleaseSummary
 from deployments.http.app import RegionApp, build_http_app
@@ -174,7 +175,7 @@ class FakeService:
             raise self.summary
         return self.summary
 
-    def _provenance(self, request: SearchRequest | AnswerRequest, release: int) -> Provenance:
+    def _provenance(self, request: Request, release: int) -> Provenance:
         return Provenance(
             release=release, coverage=self.coverage, trace_id=request.trace_id, **self.made
         )

@@ -17,7 +17,8 @@ from cluster.errors import (
 from cluster.generation.prompt import PromptTemplate
 from cluster.query.answers import AnswerEvent, AnswerRequest, AnswerResult, Retrieved, Token, Usage
 from cluster.query.demand import Consistency, Demand, demand_of
-from cluster.query.search import Embedded, Hit, SearchRequest, SearchResult
+from cluster.query.request import Embedded, Request
+from cluster.query.search import Hit, SearchRequest, SearchResult
 from cluster.query.session import SessionToken
 from cluster.releases.entries import Switch
 from cluster.releases.release_log import Freshness
@@ -90,8 +91,8 @@ class Region:
         """Whether readings of the log, and answers that others ask for, never end."""
         self.refreshes = 0
         self.read_takes_s = 0.01
-        self.served: list[SearchRequest | AnswerRequest] = []
-        self.received: list[SearchRequest | AnswerRequest] = []
+        self.served: list[Request] = []
+        self.received: list[Request] = []
         self.sent_to: list[str] = []
         self.given_s: list[float] = []
         """How much time each of `sent_to` had."""
@@ -195,10 +196,10 @@ class Links:
 
     here: Region
 
-    def preferred(self, request: SearchRequest | AnswerRequest) -> str:
+    def preferred(self, request: Request) -> str:
         return self.here.prefers or self.here.name
 
-    def candidates(self, request: SearchRequest | AnswerRequest) -> tuple[str, ...]:
+    def candidates(self, request: Request) -> tuple[str, ...]:
         homes = self._homes()
         return tuple(name for name in homes if name != self.here.name)
 
@@ -223,9 +224,7 @@ class Links:
         async for event in there.service.answer_events(self._sent(request, deadline)):
             yield event
 
-    def _reach(
-        self, region: str, request: SearchRequest | AnswerRequest, deadline: Deadline
-    ) -> Region:
+    def _reach(self, region: str, request: Request, deadline: Deadline) -> Region:
         self.here.sent_to.append(region)
         self.here.given_s.append(round(deadline.remaining_s(), 6))
         there = self.here.world.regions[region]

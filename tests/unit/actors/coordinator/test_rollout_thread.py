@@ -1,5 +1,5 @@
-"""The thread that drives the rollout: nobody waits for it in vain, and it says whether a request was
-done.
+"""The thread that drives the rollout: nobody waits for it in vain, and it says whether it made a
+change.
 """
 
 from __future__ import annotations

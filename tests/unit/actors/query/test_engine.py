@@ -19,7 +19,8 @@ from cluster.errors import InvalidArgument, NotFound, Unavailable
 from cluster.generation.prompt import PromptTemplate
 from cluster.metadata import ColumnType
 from cluster.query.filters import parse_filter
-from cluster.query.search import Embedded, SearchRequest
+from cluster.query.request import Embedded
+from cluster.query.search import SearchRequest
 from cluster.releases.entries import Switch
 from cluster.serving.consistency import Known
 from cluster.serving.view import CorpusView, RegionView, ReleaseView
