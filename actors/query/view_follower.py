@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import cast
 
 from actors.query.release_uses import ReleaseUses
+from actors.query.shared_readings import SharedReadings
 from actors.runtime.busy_share import BusyShare
 from actors.runtime.calls import NamedActor
 from cluster.clock import Backoff, Deadline
@@ -55,8 +56,7 @@ class ViewFollower:
         """The last one, as long as there is no view yet."""
         self._arrived = asyncio.Event()
         self._felt = asyncio.Event()
-        self._reading: asyncio.Task[str] | None = None
-        self._next_reading: asyncio.Task[str] | None = None
+        self._readings = SharedReadings(self._read_log, timeout_s=_REFRESH_TIMEOUT_S)
         self._tasks: list[asyncio.Task[None]] = []
         self._process = uuid.uuid4().hex
         self._skew_max_ms = skew_max_ms
@@ -101,13 +101,7 @@ class ViewFollower:
 
         Raises Unavailable when the coordinator or the store does not answer within seconds.
         """
-        if self._next_reading is None:
-            # A caller that comes while one is under way waits for the next one, since the first may
-            # have begun too early.
-            self._next_reading = asyncio.create_task(self._read(self._reading), name="refresh")
-        failure = await asyncio.shield(self._next_reading)
-        if failure:
-            raise Unavailable(failure)
+        await self._readings.fresh()
 
     def stop(self) -> None:
         for task in self._tasks:
@@ -177,14 +171,5 @@ class ViewFollower:
         else:
             self._known = self._known.with_pulse(pulse)
 
-    async def _read(self, before: asyncio.Task[str] | None) -> str:
-        """Reads once. Returns the reason of a failure, and an empty string for success."""
-        if before is not None:
-            await asyncio.wait([before])
-        self._reading, self._next_reading = self._next_reading, None
-        try:
-            async with asyncio.timeout(_REFRESH_TIMEOUT_S):
-                self._take(cast(Pulse, await self._coordinator.call("refresh")))
-        except Exception as error:
-            return str(error) or "the region's coordinator does not answer"
-        return ""
+    async def _read_log(self) -> None:
+        self._take(cast(Pulse, await self._coordinator.call("refresh")))

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import assert_never
 
 from cluster.artifacts.claims import claim_all
 from cluster.catalog.catalog import Catalog, index_path, model_path
 from cluster.catalog.manifests import IndexManifest, ModelManifest, parts_of
 from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.errors import InvalidArgument
-from cluster.releases.entries import ReleaseContents
+from cluster.releases.entries import LogState, ReleaseContents
+from cluster.releases.requests import (
+    AbortRelease,
+    CommitRelease,
+    ProposeRelease,
+    ReleaseRequest,
+    RollBackTo,
+    SetShare,
+)
 from cluster.store.object_store import ObjectStore
 
 
@@ -48,6 +57,33 @@ def read_manifests(
         embedder=None if embedder is None else catalog.read_model(embedder),
         generator=None if generator is None else catalog.read_model(generator),
     )
+
+
+def keep_contents(
+    store: ObjectStore, request: ReleaseRequest, state: LogState, now_ms: int
+) -> None:
+    """Makes sure that the store holds all that a request leads to, and goes on to hold it until the
+    request's entry is in the log.
+
+    Raises what the catalog and `claim_release` raise, and InvalidArgument for a proposed index that
+    was built with another embedder.
+    """
+    match request:
+        case ProposeRelease(contents=contents):
+            manifests = read_manifests(Catalog(store), contents, contents.indexes)
+            manifests.check_embedder()
+            claim_release(store, contents, manifests)
+        case RollBackTo(release=number):
+            earlier = state.proposals.get(number or 0)
+            if earlier is not None and number not in state.resident(now_ms):
+                contents = earlier.release.contents
+                manifests = read_manifests(Catalog(store), contents, contents.indexes)
+                claim_release(store, contents, manifests)
+        case SetShare() | CommitRelease() | AbortRelease():
+            # They are about an open release, which the collector keeps.
+            return
+        case _:
+            assert_never(request)
 
 
 def manifest_paths(contents: ReleaseContents) -> tuple[str, ...]:

@@ -50,7 +50,6 @@ from deployments.nodes.ray_starter import (
     driver_env,
     failure_report,
     head_command,
-    node_command,
     write_haproxy_wrapper,
 )
 
@@ -113,11 +112,6 @@ class LocalCluster:
 
             reread_environment()
 
-    def serve_http_options(self) -> dict[str, str | int]:
-        """`http_options` for `serve.start`, which belong together with `proxy_location="HeadOnly"`:
-        all nodes of a local cluster share one address, so only one of them can have the port."""
-        return {"host": LOOPBACK, "port": self.http_port}
-
     @property
     def was_stopped(self) -> bool:
         """True when the cluster ends because somebody wants it so."""
@@ -133,20 +127,6 @@ class LocalCluster:
         """
         running = marked_processes(self.marker)
         return [process.pid for process in running if title_of(process).startswith(title)]
-
-    def add_node(self, *, num_cpus: int, timeout_s: float = 60) -> int:
-        """Starts one more Ray node on this machine and waits until it has joined.
-
-        Returns the pid that holds the node together: kill it to lose the node. Fails with
-        Unavailable when the cluster is down or the node does not come up in time.
-        """
-        if not self.is_alive():
-            raise Unavailable(f"cluster {self.name} is not running")
-        log = self.run_dir / "logs" / f"ray-node-{secrets.token_hex(4)}.log"
-        command = node_command(ray_address=self.ray_address, num_cpus=num_cpus)
-        pid = spawn_detached(command, env=_environment(self), cwd=self.temp_dir, log=log)
-        _wait_for_start(self, pid, log, timeout_s=timeout_s)
-        return pid
 
     def stop(self, *, timeout_s: float = 20) -> list[int]:
         """Ends every process of the cluster, removes its files except the logs, returns the pids.
@@ -301,35 +281,29 @@ def _start_head(
     held = (
         [*command, "--block"] if cluster.gcs_redis is None else [*machine_keeper.COMMAND, *command]
     )
-    env = {**_environment(cluster), **storage_env(cluster.gcs_redis, cluster.marker)}
-    log = cluster.run_dir / "logs" / "ray-start.log"
-    pid = spawn_detached(held, env=env, cwd=cluster.temp_dir, log=log)
-    cluster = replace(cluster, head_pid=pid)
-    record_local_cluster(cluster)
-    _wait_for_start(cluster, pid, log, timeout_s=timeout_s)
-    return cluster
-
-
-def _environment(cluster: LocalCluster) -> dict[str, str]:
-    return cluster_env(
+    env = cluster_env(
         marker=cluster.marker,
         temp_dir=cluster.temp_dir,
         token_path=cluster.token_path,
         ports=cluster.ports,
         added=cluster.env,
     )
+    env |= storage_env(cluster.gcs_redis, cluster.marker)
+    log = cluster.run_dir / "logs" / "ray-start.log"
+    pid = spawn_detached(held, env=env, cwd=cluster.temp_dir, log=log)
+    cluster = replace(cluster, head_pid=pid)
+    record_local_cluster(cluster)
+    _wait_for_start(cluster, log, timeout_s=timeout_s)
+    return cluster
 
 
-def _wait_for_start(cluster: LocalCluster, pid: int, log: Path, *, timeout_s: float) -> None:
-    def is_running() -> bool:
-        return is_marked(pid, cluster.marker)
-
+def _wait_for_start(cluster: LocalCluster, log: Path, *, timeout_s: float) -> None:
     def has_started() -> bool:
         return _STARTED in (_read_text(log) or "")
 
-    if not wait_until(lambda: has_started() or not is_running(), timeout_s, poll_s=0.05):
+    if not wait_until(lambda: has_started() or not cluster.is_alive(), timeout_s, poll_s=0.05):
         problem = f"is not up after {timeout_s:g} s"
-    elif not has_started() or not is_running():
+    elif not has_started() or not cluster.is_alive():
         problem = "ended while starting"
     else:
         return

@@ -26,7 +26,6 @@ from deployments.serve import shortcut as serve_shortcut
 from deployments.serve.draining import DRAIN_TIMEOUT_S, REACHABLE_S
 
 _RAY_START = [sys.executable, "-m", "ray.scripts.scripts", "start"]
-_NODE_STORE_BYTES = 100_000_000
 _SHORT_PARENT = Path("/tmp")
 
 # Less to do for an idle cluster; callers may set these otherwise.
@@ -230,23 +229,6 @@ def head_command(
         "--disable-usage-stats",
     ]
     return command if num_cpus is None else [*command, f"--num-cpus={num_cpus}"]
-
-
-def node_command(*, ray_address: str, num_cpus: int) -> list[str]:
-    """`ray start` for one more node of a running cluster on the same machine."""
-    return [
-        *_RAY_START,
-        "--block",
-        f"--address={ray_address}",
-        f"--node-ip-address={LOOPBACK}",
-        f"--num-cpus={num_cpus}",
-        f"--object-store-memory={_NODE_STORE_BYTES}",
-        "--dashboard-agent-listen-port=0",
-        "--min-worker-port=0",
-        "--max-worker-port=0",
-        "--include-log-monitor=false",
-        "--log-color=false",
-    ]
 
 
 def write_haproxy_wrapper(folder: Path, places: GatewayPlaces, http_port: int) -> None:

@@ -42,10 +42,15 @@ class RegionReleases:
         loader: ReleaseLoader,
         clock: Clock,
         prepared: Callable[[Prepared | PrepareFailed], None],
+        retired: Callable[[], None],
     ) -> None:
-        """`prepared` is told how the preparing of a release ended, if it was not given up."""
+        """`prepared` is told how the preparing of a release ended, if it was not given up.
+        `retired` is called when a release is not to be served any more: from then on no view may
+        name it.
+        """
         self._loader = loader
         self._prepared = prepared
+        self._retired = retired
         self._departures = Departures(clock)
         self._loaded: dict[int, LoadedRelease] = {}
         self._begun: dict[int, LoadedRelease] = {}
@@ -78,13 +83,14 @@ class RegionReleases:
         self._loading.submit(self._load, release, give_up)
 
     def retire(self, number: int) -> None:
-        """Has the release unloaded once nobody uses it. No view may name it from now on."""
+        """Has the release unloaded once nobody uses it."""
         log.info("release.retiring", "retiring release {release}", release=number)
         with self._lock:
             self._loaded.pop(number, None)
             if number in self._preparing:
                 self._preparing[number].set()
         self._departures.begin(number)
+        self._retired()
 
     def tell(self, process: str, releases: frozenset[int]) -> None:
         """Records the releases that a gateway or the front uses; see `Departures.tell`."""

@@ -41,6 +41,7 @@ from cluster.vectors.metric import Metric
 from deployments.installation import Installation
 from deployments.nodes.local_cluster import LocalCluster, find_local_cluster
 from deployments.nodes.ports import find_port_block
+from tests.support.second_node import add_node
 from tests.support.waiting import wait_until
 
 T = TypeVar("T")
@@ -304,7 +305,7 @@ def search_region(folder: Path, settings: Settings | None = None) -> Iterator[Se
             region.contents[letter] = ReleaseContents(indexes={CORPUS: ref})
         # The endpoint is on the first node; the replicas, which come later, are on both.
         region.run(_start_services)
-        region.node_pid = region.cluster.add_node(num_cpus=1, timeout_s=120)
+        region.node_pid = add_node(region.cluster)
         number = region.propose("a")
         region.coordinator("wait_until_serving", number, 120.0)
         print(f"\nregion up after {time.monotonic() - started_s:.1f} s")
