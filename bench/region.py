@@ -21,6 +21,7 @@ from bench.data import write_jsonl
 from cluster.arrays import Float32Array
 from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.cache import ArtifactCache
+from cluster.catalog.catalog import Published
 from cluster.catalog.corpus_settings import CorpusSettings
 from cluster.catalog.manifests import IndexManifest, ModelKind, ModelManifest
 from cluster.catalog.model_settings import GeneratorSettings
@@ -140,10 +141,10 @@ class BenchRegion:
         return ArtifactCache(Artifacts(self.installation.store), self.installation.cache_folder)
 
     def _build(
-        self, corpus: str, source: Path, embedder: pipeline.StoredModel | None, step: Step
+        self, corpus: str, source: Path, embedder: Published[ModelManifest] | None, step: Step
     ) -> None:
         listing = find_source_files([str(source)])
-        pipeline.ingest_documents(self.installation, corpus, listing, replace=False, step=step)
+        pipeline.ingest_documents(self.installation, corpus, listing, replace=False, progress=step)
         built = pipeline.build(self.installation, corpus, embedder, step)
         self._indexes[corpus] = built.manifest
 

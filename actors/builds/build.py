@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -25,18 +24,18 @@ from actors.builds.rows import Sharder, current, in_shards, latest_of_each_docum
 from actors.builds.shard import build_shard
 from actors.builds.training import prepare_build
 from actors.models.embedding_worker import EmbedBatches
+from actors.runtime.process_logs import logging_class
 from actors.runtime.progress import watched
 from actors.runtime.wiring import live_nodes
 from actors.shards.faiss_index import num_subquantizers
 from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.claims import claim_all
-from cluster.catalog.catalog import Catalog, index_path
+from cluster.catalog.catalog import Catalog, Published, index_path
 from cluster.catalog.corpus_settings import CorpusSettings
 from cluster.catalog.index_versions import built_version, index_as_asked
 from cluster.catalog.manifests import (
     CorpusManifest,
     IndexManifest,
-    ManifestRef,
     ModelManifest,
     ShardArtifact,
     parts_of,
@@ -44,6 +43,7 @@ from cluster.catalog.manifests import (
 from cluster.clock import SYSTEM_CLOCK
 from cluster.documents.passages import vectors_of
 from cluster.errors import InvalidArgument, NotFound
+from cluster.progress import UNSEEN, Count
 from cluster.shards.index_parameters import IndexParameters, IndexTuning
 from cluster.shards.partitions import KEY_TYPES
 from cluster.store.object_store import ObjectStore
@@ -60,12 +60,12 @@ def build_index(
     *,
     embedder: ModelManifest | None,
     cache_folder: Path,
-    progress: Callable[[int, int], None],
-) -> tuple[IndexManifest, ManifestRef, bool]:
-    """Builds the latest position of a corpus; the last value tells whether it was built before.
+    count: Count = UNSEEN.count,
+) -> Published[IndexManifest]:
+    """Builds the latest position of a corpus, unless it was built before.
 
     Where documents were deleted since a build, and nothing else changed, its files are kept and
-    get tombstones. Needs a driver that has joined a Ray cluster. `progress` is told how many
+    get tombstones. Needs a driver that has joined a Ray cluster. `count` is told how many
     passages are embedded, and of how many. Raises NotFound for a corpus without documents,
     InvalidArgument when the corpus needs an embedder and there is none, or has no strings or
     integers to be partitioned by, or when passages are longer than the embedder reads;
@@ -88,12 +88,12 @@ def build_index(
         manifest, ref = found
         # It may be old, and needed by nothing else until a release names it.
         claim_all(store, parts_of(manifest), [index_path(corpus, ref.version)])
-        return manifest, ref, True
+        return Published(manifest, ref, reused=True)
     derived = index_without_deleted(
         store, position, settings, embedder=embedder, cache_folder=cache_folder
     )
     if derived is not None:
-        return (*derived, False)
+        return derived
     dimension = position.vector_dimension or (embedder.dimension if embedder else None)
     assert dimension is not None
     if isinstance(settings.index, IndexParameters):
@@ -101,7 +101,7 @@ def build_index(
         num_subquantizers(dimension, settings.index.pq_m)
     cut = cut_corpus(store, position, embedder, settings.chunks)
     parameters, tuning, shards, num_documents = _build_shards(
-        store, position, cut, settings, embedder, dimension, cache_folder, progress
+        store, position, cut, settings, embedder, dimension, cache_folder, count
     )
     num_passages = sum(shard.num_rows for shard in shards)
     manifest = IndexManifest(
@@ -122,7 +122,7 @@ def build_index(
         partition_by=settings.partition_by,
         built_at_ms=SYSTEM_CLOCK.wall_ms(),
     )
-    return (*catalog.publish_index(manifest), False)
+    return catalog.publish_index(manifest)
 
 
 def _check_partition_by(corpus: CorpusManifest, settings: CorpusSettings) -> None:
@@ -146,13 +146,13 @@ def _build_shards(
     embedder: ModelManifest | None,
     dimension: int,
     cache_folder: Path,
-    progress: Callable[[int, int], None],
+    count: Count,
 ) -> tuple[IndexParameters, IndexTuning | None, list[ShardArtifact], int]:
     """The parameters of the index, how they were found, its shards, and how many documents are in
     them.
     """
     total, passages = cut.num_passages, cut.passages
-    with watched(lambda done: progress(min(done, total), total)) as counter:
+    with watched(lambda done: count(min(done, total), total)) as counter:
         if embedder is not None:
             passages = _embedded(passages, total, embedder, store, cache_folder, counter)
         prepared = prepare_build(passages, settings, total, dimension)
@@ -192,7 +192,7 @@ def _embedded(
     # An actor takes one block at a time: blocks of a few batches keep all of them busy.
     blocks = passages.repartition(target_num_rows_per_block=_EMBED_BLOCK)
     return blocks.map_batches(
-        EmbedBatches,
+        logging_class(EmbedBatches),
         fn_constructor_args=(embedder, store, cache_folder, counter),
         batch_size=_EMBED_BATCH,
         batch_format="pyarrow",

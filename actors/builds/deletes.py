@@ -14,19 +14,19 @@ import numpy as np
 import ray
 
 from actors.builds.recall import Probe
+from actors.runtime.process_logs import logging_function
 from actors.shards.documents import DOCUMENTS_FILE, ShardDocuments
 from actors.shards.faiss_index import one_thread
 from actors.shards.index import ShardIndex
 from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.cache import ArtifactCache
-from cluster.catalog.catalog import Catalog
+from cluster.catalog.catalog import Catalog, Published
 from cluster.catalog.corpus_settings import CorpusSettings
 from cluster.catalog.index_versions import bases_of, derived_version
 from cluster.catalog.manifests import (
     TOMBSTONES_FILE,
     CorpusManifest,
     IndexManifest,
-    ManifestRef,
     ModelManifest,
     ShardArtifact,
 )
@@ -60,7 +60,7 @@ def index_without_deleted(
     *,
     embedder: ModelManifest | None,
     cache_folder: Path,
-) -> tuple[IndexManifest, ManifestRef] | None:
+) -> Published[IndexManifest] | None:
     """Makes the index of a corpus position from one that was built with the same settings and
     differs by deleted documents alone.
 
@@ -139,7 +139,7 @@ def _shard_without(
 def _shards_without(
     store: ObjectStore, cache_folder: Path, base: IndexManifest, deleted: Collection[str]
 ) -> list[ShardWithout]:
-    task = ray.remote(shard_without)
+    task = ray.remote(logging_function(shard_without))
     by_shard = _by_shard(base, deleted)
     tasks = {
         artifact.shard: task.remote(store, cache_folder, base, artifact, by_shard[artifact.shard])

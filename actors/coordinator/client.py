@@ -12,15 +12,15 @@ from actors.runtime import names
 from actors.runtime.calls import NAMESPACE
 from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.errors import Conflict, DeadlineExceeded, OutcomeUnknown, RaygionError, Unavailable
+from cluster.progress import Note
 from cluster.regions.status import RegionSummary
-from cluster.releases.entries import LogState, Proposal, ReleaseContents, ReleaseStatus
-from cluster.releases.settings import RolloutPolicy
+from cluster.releases.entries import LogState, Proposal, ReleaseStatus
+from cluster.releases.requests import ReleaseRequest
 
 _POLL_S = 0.2
 _CALL_TIMEOUT_S = 90.0
 _LOOK_TIMEOUT_S = 10.0
 T = TypeVar("T")
-Note = Callable[[str], None]
 
 
 class CoordinatorClient:
@@ -31,30 +31,15 @@ class CoordinatorClient:
     release log. The `wait_*` methods keep waiting while the coordinator restarts.
     """
 
-    def propose(
-        self,
-        contents: ReleaseContents,
-        *,
-        targets: tuple[str, ...],
-        auto_commit: bool,
-        policy: RolloutPolicy | None = None,
-    ) -> int:
-        """The number of the new release. `policy`: None takes that of the settings."""
-        return cast(int, self._change("propose", contents, targets, auto_commit, policy))
+    def __init__(self, sleep: Callable[[float], None] = SYSTEM_CLOCK.sleep) -> None:
+        """`sleep` is the wait between two looks of a `wait_*` method, in seconds."""
+        self._sleep = sleep
 
-    def canary(self, number: int, percent: int) -> None:
-        """Gives a prepared release a share of the traffic, 0 to 99 percent."""
-        self._change("canary", number, percent)
-
-    def commit(self, number: int) -> None:
-        self._change("commit", number)
-
-    def abort(self, number: int, reason: str) -> None:
-        self._change("abort", number, reason)
-
-    def rollback(self, number: int | None, *, force: bool = False) -> int:
-        """The release that is current from the switch on; None goes back to the one before."""
-        return cast(int, self._change("rollback", number, force))
+    def request(self, request: ReleaseRequest) -> int:
+        """Has the release log changed. Returns the number of the release that the request is about:
+        of a proposal the new one, of a roll-back the one that is current from the switch on.
+        """
+        return cast(int, self._change("request", request))
 
     def scale(self, corpus: str, replicas: int) -> None:
         """Asks for so many replicas of each shard of a corpus. Raises NotFound, InvalidArgument."""
@@ -148,7 +133,7 @@ class CoordinatorClient:
                 trouble = error
             if deadline.expired():
                 raise DeadlineExceeded(f"waited {timeout_s:.0f} s for {what}") from trouble
-            SYSTEM_CLOCK.sleep(_POLL_S)
+            self._sleep(_POLL_S)
 
     def _call(self, method: str, *args: object) -> Any:
         try:
@@ -159,8 +144,8 @@ class CoordinatorClient:
     def _change(self, method: str, *args: object) -> Any:
         coordinator = _coordinator()
         try:
-            # Asked first for nothing: of one that is away now it is certain that nothing is done.
-            _asked(coordinator, "regions_prepared", (0,), _LOOK_TIMEOUT_S)
+            # Of one that is away now it is certain that nothing is done.
+            _asked(coordinator, "ping", (), _LOOK_TIMEOUT_S)
         except (RayActorError, GetTimeoutError) as error:
             raise _no_answer() from error
         try:

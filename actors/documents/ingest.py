@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from actors.documents.reader import (
@@ -32,13 +32,7 @@ from cluster.documents.documents import Schema, check_corpus_name, column_types,
 from cluster.documents.ingest_report import DocumentChanges, IngestReport, LeftOut, Tally
 from cluster.errors import InvalidArgument
 from cluster.metadata import ColumnType
-
-Progress = Callable[[int, int], None]
-"""Told how many files are read, and of how many."""
-
-
-def _unseen(_done: int, _total: int) -> None:
-    """Progress for callers that show nothing."""
+from cluster.progress import UNSEEN, Count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,14 +77,15 @@ def ingest(
     listing: SourceListing,
     replace: bool = False,
     skip_errors: bool = False,
-    progress: Progress = _unseen,
+    count: Count = UNSEEN.count,
     clock: Clock = SYSTEM_CLOCK,
 ) -> Ingested:
     """Adds the documents of the listed files to a corpus, as its next position.
 
     A document whose id the corpus has already takes the place of the older one, whole, and one that
     was deleted is back; with `replace` the corpus holds the new documents only. When the corpus
-    would not change, no position is added. Needs a driver that has joined a Ray cluster, in whose
+    would not change, no position is added. `count` is told how many files are read, and of how
+    many. Needs a driver that has joined a Ray cluster, in whose
     tasks the sources are read: files of the driver's machine there, others on any node.
 
     Raises InvalidArgument, naming file, row and field, for any document that is wrong or does not
@@ -99,7 +94,7 @@ def ingest(
     Conflict when others keep changing the corpus at the same time.
     """
     check_corpus_name(corpus)
-    reading = _read(listing, artifacts, ReadOptions(skip_errors=skip_errors), progress)
+    reading = _read(listing, artifacts, ReadOptions(skip_errors=skip_errors), count)
     documents = _documents_of(artifacts, reading.parts)
 
     def changed(latest: CorpusManifest | None) -> tuple[CorpusManifest, DocumentChanges]:
@@ -130,14 +125,14 @@ def ingest(
 
 
 def _read(
-    listing: SourceListing, artifacts: Artifacts, options: ReadOptions, progress: Progress
+    listing: SourceListing, artifacts: Artifacts, options: ReadOptions, count: Count
 ) -> _Reading:
     groups: list[GroupRead] = []
     num_files = 0
     for read in read_parts(with_common_types(listing.files), artifacts, options):
         groups.append(read)
         num_files += read.num_files
-        progress(num_files, len(listing.files))
+        count(num_files, len(listing.files))
     groups.sort(key=lambda read: read.group)
     parts = tuple(part for read in groups for part in read.parts)
     files_left_out, documents_left_out = Tally(listing.left_out), Tally()

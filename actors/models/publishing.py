@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import fsspec
@@ -17,15 +16,15 @@ from actors.models.starter_models import (
 )
 from cluster.artifacts.artifacts import regular_files, sha256_of
 from cluster.artifacts.files import ArtifactFile
-from cluster.catalog.catalog import Catalog
-from cluster.catalog.manifests import ManifestRef, ModelKind, ModelManifest, Precision
+from cluster.catalog.catalog import Catalog, Published
+from cluster.catalog.manifests import ModelKind, ModelManifest, Precision
 from cluster.catalog.model_files import ModelFiles
 from cluster.catalog.model_settings import STARTER
 from cluster.errors import InvalidArgument, Unavailable
+from cluster.progress import UNSEEN, Note
 from cluster.records import Record
 from cluster.store.object_store import ObjectStore
 
-Progress = Callable[[str], None]
 _UNUSED = (".onnx", ".msgpack", ".h5", ".ot", ".gguf", ".pth", ".tflite")
 """Weights in formats that neither torch nor vLLM reads here; they would only fill the store."""
 
@@ -55,10 +54,10 @@ def publish_model(
     name: str | None,
     scratch: Path,
     cache_folder: Path,
-    progress: Progress,
+    note: Note = UNSEEN.note,
     precision: Precision = Precision.FLOAT32,
-) -> tuple[ModelManifest, ManifestRef, bool]:
-    """Puts a model into the store; the last value tells whether it was there already.
+) -> Published[ModelManifest]:
+    """Puts a model into the store, unless it is there already.
 
     Weights become a delta of an earlier version where that pays, as `ModelFiles` says. `scratch` is
     a local folder for what has to be converted or downloaded on the way. `precision` is an
@@ -68,10 +67,10 @@ def publish_model(
     catalog = Catalog(store)
     given_name = name or _name_of(kind, source)
     with tempfile.TemporaryDirectory(dir=_made(scratch)) as downloads:
-        folder = _folder_of(kind, source, scratch, Path(downloads), progress)
+        folder = _folder_of(kind, source, scratch, Path(downloads), note)
         if not (folder / "config.json").is_file():
             raise InvalidArgument(f"{source} is no Hugging Face folder: no config.json", str(kind))
-        progress(f"reading {given_name}")
+        note(f"reading {given_name}")
         # Not by its name: a model of one's own may have the name of any other, the starter's too.
         manifest = _manifest(kind, given_name, folder, _files_of(folder), precision)
         alike = catalog.find_model(manifest.version)
@@ -79,10 +78,10 @@ def publish_model(
             manifest = _under_its_own_name(manifest)
             alike = catalog.find_model(manifest.version)
         if alike is not None:
-            return (*alike, True)
-        files = ModelFiles(store, cache_folder).put(kind, folder, manifest.files, progress)
+            return Published(*alike, reused=True)
+        files = ModelFiles(store, cache_folder).put(kind, folder, manifest.files, note)
         manifest = manifest.model_copy(update={"files": files})
-        return (*catalog.publish_model(manifest), False)
+        return catalog.publish_model(manifest)
 
 
 def _serves_as(stored: ModelManifest, asked: ModelManifest) -> bool:
@@ -146,22 +145,20 @@ def _name_of(kind: ModelKind, source: str) -> str:
     return source.rstrip("/").rpartition("/")[2]
 
 
-def _folder_of(
-    kind: ModelKind, source: str, scratch: Path, downloads: Path, progress: Progress
-) -> Path:
+def _folder_of(kind: ModelKind, source: str, scratch: Path, downloads: Path, note: Note) -> Path:
     if source == STARTER and kind is ModelKind.EMBEDDER:
         return starter_embedder_folder()
     if source == STARTER:
-        return starter_generator_folder(scratch / STARTER_GENERATOR, progress)
+        return starter_generator_folder(scratch / STARTER_GENERATOR, note)
     if "://" in source:
-        return _downloaded(source, downloads, progress)
+        return _downloaded(source, downloads, note)
     if Path(source).is_dir():
         return Path(source)
-    return _from_hub(source, downloads, progress)
+    return _from_hub(source, downloads, note)
 
 
-def _downloaded(url: str, target: Path, progress: Progress) -> Path:
-    progress(f"fetching {url}")
+def _downloaded(url: str, target: Path, note: Note) -> Path:
+    note(f"fetching {url}")
     try:
         filesystem, path = fsspec.core.url_to_fs(url)
         filesystem.get(path.rstrip("/") + "/", str(target) + "/", recursive=True)
@@ -170,12 +167,12 @@ def _downloaded(url: str, target: Path, progress: Progress) -> Path:
     return target
 
 
-def _from_hub(source: str, target: Path, progress: Progress) -> Path:
+def _from_hub(source: str, target: Path, note: Note) -> Path:
     # Imported late: only those who name a hub id need it.
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
-    progress(f"fetching {source} from the model hub")
+    note(f"fetching {source} from the model hub")
     try:
         snapshot_download(source, local_dir=target)
     except HFValidationError as error:

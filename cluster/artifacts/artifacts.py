@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from cluster.artifacts.claims import claim
-from cluster.artifacts.fetch import BlobFetcher, ByteProgress, blob_path, check_content
+from cluster.artifacts.fetch import BlobFetcher, blob_path, check_content
 from cluster.artifacts.files import ArtifactFile
 from cluster.errors import Conflict, Corrupt, InvalidArgument, NotFound, OutcomeUnknown
+from cluster.progress import UNSEEN, Count
 from cluster.store.object_store import ObjectStore
 
 __all__ = ["Artifacts", "blob_path", "checked_files", "sha256_of"]
@@ -106,13 +107,13 @@ class Artifacts:
         """True when the blob is in the store. Raises Corrupt when it has another size there."""
         return self._is_stored(blob_path(file.sha256), file.size_bytes)
 
-    def fetch(self, file: ArtifactFile, target: Path, progress: ByteProgress | None = None) -> None:
+    def fetch(self, file: ArtifactFile, target: Path, count: Count = UNSEEN.count) -> None:
         """Copies a blob to the file `target`, whatever `file.path` says.
 
         The file appears whole and right, in place of what was there, or not at all. What broke off
         goes on where it ended, as `BlobFetcher` says.
         """
-        self._fetcher.fetch(file, target, progress)
+        self._fetcher.fetch(file, target, count)
 
     def _put(self, sha256: str, size_bytes: int, write: Callable[[str], None]) -> None:
         path = blob_path(sha256)

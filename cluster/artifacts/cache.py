@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,12 +13,13 @@ import orjson
 
 from cluster.artifacts.artifacts import Artifacts, checked_files, sha256_of
 from cluster.artifacts.cache_space import CacheSpace
-from cluster.artifacts.fetch import ByteProgress
 from cluster.artifacts.files import ArtifactFile
 from cluster.artifacts.weight_delta import apply_delta
 from cluster.errors import Corrupt
+from cluster.logs.events import EventLog
+from cluster.progress import UNSEEN, Count
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 
 _FETCHERS = 4
 _READ_ONLY = 0o444
@@ -42,14 +42,12 @@ class ArtifactCache:
         self._folder = folder.absolute()
         self._space = CacheSpace(self._folder)
 
-    def folder_for(
-        self, files: Sequence[ArtifactFile], progress: ByteProgress | None = None
-    ) -> Path:
+    def folder_for(self, files: Sequence[ArtifactFile], count: Count = UNSEEN.count) -> Path:
         """A folder with exactly these files, every byte of them hashed during this call.
 
-        `progress` is told of the bytes of each file that has to be fetched. The folder stays until
-        this process ends, or says `let_go`. A cached file with other bytes
-        is fetched again; a file stored as a delta is rebuilt from its base. Raises Corrupt when the
+        `count` is told of the bytes of each file that has to be fetched. The folder stays until
+        this process ends, or says `let_go`. A cached file with other bytes is fetched again; a file
+        stored as a delta is rebuilt from its base. Raises Corrupt when the
         store's copy is no better, or for a path that would leave the folder; NotFound and
         Unavailable as the store does. Waits for another process that is making the same folder.
         """
@@ -63,7 +61,7 @@ class ArtifactCache:
             missing = [file for file in blobs.values() if not self._blob(file).is_file()]
             if missing:
                 self._space.make_room(sum(self._fetched_bytes(file) for file in missing))
-            list(fetchers.map(lambda file: self._ensure_blob(file, progress), blobs.values()))
+            list(fetchers.map(lambda file: self._ensure_blob(file, count), blobs.values()))
             folder.mkdir(parents=True, exist_ok=True)
             for file in wanted:
                 self._link(self._blob(file), folder / file.path)
@@ -98,16 +96,21 @@ class ArtifactCache:
         parts = (part for part in file.parts if part is not file and not self._blob(part).is_file())
         return file.size_bytes + sum(part.size_bytes for part in parts)
 
-    def _ensure_blob(self, file: ArtifactFile, progress: ByteProgress | None) -> None:
+    def _ensure_blob(self, file: ArtifactFile, count: Count) -> None:
         blob = self._blob(file)
         if blob.is_file():
             if _holds(blob, file):
                 return
-            log.warning("%s (%s) was damaged in the cache; fetching it again", blob, file.path)
+            log.warning(
+                "cache.damaged",
+                "{blob} ({path}) was damaged in the cache; fetching it again",
+                blob=blob,
+                path=file.path,
+            )
         if file.delta is None or self._is_cheaper_whole(file):
-            self._artifacts.fetch(file, blob, progress)
+            self._artifacts.fetch(file, blob, count)
         else:
-            self._rebuild(file, blob, progress)
+            self._rebuild(file, blob, count)
         blob.chmod(_READ_ONLY)
 
     def _is_cheaper_whole(self, file: ArtifactFile) -> bool:
@@ -115,13 +118,13 @@ class ArtifactCache:
         base, _ = file.parts
         return not self._blob(base).is_file() and self._artifacts.is_stored(file)
 
-    def _rebuild(self, file: ArtifactFile, blob: Path, progress: ByteProgress | None) -> None:
+    def _rebuild(self, file: ArtifactFile, blob: Path, count: Count) -> None:
         base, delta = file.parts
         with self._space.making(file.sha256, [base.sha256, delta.sha256]):
             if blob.is_file() and _holds(blob, file):
                 return  # another process, for another folder, was faster
             for part in (base, delta):
-                self._ensure_blob(part, progress)
+                self._ensure_blob(part, count)
             # The name carries the file's hash, so eviction treats this temporary file as in use.
             temp = blob.parent / f".{file.sha256}.rebuilt"
             temp.parent.mkdir(parents=True, exist_ok=True)
@@ -161,7 +164,7 @@ def _holds(blob: Path, file: ArtifactFile) -> bool:
     try:
         return blob.stat().st_size == file.size_bytes and sha256_of(blob) == file.sha256
     except OSError as error:
-        log.warning("%s cannot be read: %s", blob, error)
+        log.warning("cache.unreadable", "{blob} cannot be read: {error}", blob=blob, error=error)
         return False
 
 
@@ -170,6 +173,8 @@ def _remove_others(folder: Path, wanted: set[Path]) -> None:
         for path in (Path(parent) / name for name in [*names, *folders]):
             if path not in wanted and (path.is_symlink() or not path.is_dir()):
                 log.warning(
-                    "%s does not belong to the artifact and is removed from the cache", path
+                    "cache.file_removed",
+                    "{path} does not belong to the artifact and is removed from the cache",
+                    path=path,
                 )
                 path.unlink()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import logging
 import os
 import random
 import threading
@@ -18,16 +17,15 @@ from typing import BinaryIO
 from cluster.artifacts.files import ArtifactFile
 from cluster.clock import SYSTEM_CLOCK, Backoff, system_rng
 from cluster.errors import Corrupt, Unavailable
+from cluster.logs.events import EventLog
+from cluster.progress import UNSEEN, Count
 from cluster.store.object_store import ObjectStore
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 
 PART_BYTES = 8 * 2**20
 PARTS_IN_FLIGHT = 4
 _RETRIES = Backoff(initial_s=0.1, wait_max_s=2.0, attempts_max=4)
-
-ByteProgress = Callable[[int, int], None]
-"""Told how many bytes there are now, of how many."""
 
 
 def blob_path(sha256: str) -> str:
@@ -64,16 +62,19 @@ class BlobFetcher:
         *,
         rng: random.Random | None = None,
         sleep: Callable[[float], None] = SYSTEM_CLOCK.sleep,
+        part_bytes: int = PART_BYTES,
     ) -> None:
         self._store = store
+        self._part_bytes = part_bytes
         self._rng = rng or system_rng()
         self._sleep = sleep
         self._counting = threading.Lock()
         self.bytes_fetched = 0
         """Bytes that came out of the store, including wrong ones."""
 
-    def fetch(self, file: ArtifactFile, target: Path, progress: ByteProgress | None = None) -> None:
-        """Makes `target` the blob's bytes, in place of what was there, or leaves it as it is.
+    def fetch(self, file: ArtifactFile, target: Path, count: Count = UNSEEN.count) -> None:
+        """Makes `target` the blob's bytes, in place of what was there, or leaves it as it is;
+        `count` is told how many of the bytes are there.
 
         The bytes are hashed on their way; a partial file that turns out wrong is fetched anew once.
         Raises Corrupt (nothing is left), NotFound, Unavailable (what came stays for the next try).
@@ -86,9 +87,9 @@ class BlobFetcher:
                 path.unlink()
                 return
             try:
-                if not self._complete(file, partial, progress):
+                if not self._complete(file, partial, count):
                     partial.truncate(0)
-                    self._complete(file, partial, progress)
+                    self._complete(file, partial, count)
             except Corrupt:
                 path.unlink()
                 raise
@@ -96,9 +97,7 @@ class BlobFetcher:
             os.fsync(partial.fileno())
             path.replace(target)
 
-    def _complete(
-        self, file: ArtifactFile, partial: BinaryIO, progress: ByteProgress | None
-    ) -> bool:
+    def _complete(self, file: ArtifactFile, partial: BinaryIO, count: Count) -> bool:
         """Fetches what is missing. False when the bytes are wrong and some of them were there
         before; raises Corrupt when all of them came from the store just now.
         """
@@ -112,25 +111,34 @@ class BlobFetcher:
                 for data in self._parts(file, start):
                     partial.write(data)
                     digest.update(data)
-                    if progress is not None:
-                        progress(partial.tell(), file.size_bytes)
+                    count(partial.tell(), file.size_bytes)
                 break
             except Unavailable as error:
                 partial.flush()
                 failures = 1 if partial.tell() > start else failures + 1
                 if failures >= _RETRIES.attempts_max:
                     raise
-                log.info("%s broke off at byte %d: %s", file.path, partial.tell(), error)
+                log.info(
+                    "fetch.broke_off",
+                    "{path} broke off at byte {at_byte}: {error}",
+                    path=file.path,
+                    at_byte=partial.tell(),
+                    error=error,
+                )
                 self._sleep(_RETRIES.wait_s(failures - 1, self._rng))
         if resumed and digest.hexdigest() != file.sha256:
-            log.warning("the kept beginning of %s was wrong; fetching all of it", file.path)
+            log.warning(
+                "fetch.beginning_wrong",
+                "the kept beginning of {path} was wrong; fetching all of it",
+                path=file.path,
+            )
             return False
         check_content(file, digest.hexdigest(), partial.tell())
         return True
 
     def _parts(self, file: ArtifactFile, start: int) -> Iterator[bytes]:
         """The bytes from `start` on, in order, while those that follow are under way already."""
-        starts = deque(range(start, file.size_bytes, PART_BYTES))
+        starts = deque(range(start, file.size_bytes, self._part_bytes))
         if len(starts) <= 1:
             yield from (self._read(file, begin) for begin in starts)
             return
@@ -142,7 +150,7 @@ class BlobFetcher:
                 yield under_way.popleft().result()
 
     def _read(self, file: ArtifactFile, start: int) -> bytes:
-        length = min(PART_BYTES, file.size_bytes - start)
+        length = min(self._part_bytes, file.size_bytes - start)
         data = self._store.read_range(blob_path(file.sha256), start, length)
         with self._counting:
             self.bytes_fetched += len(data)

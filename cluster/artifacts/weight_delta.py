@@ -62,7 +62,7 @@ class _Piece:
     item_bytes: int
 
 
-def write_delta(base: Path, full: Path, target: Path) -> int:
+def write_delta(base: Path, full: Path, target: Path, *, chunk_bytes: int = CHUNK_BYTES) -> int:
     """Writes to `target` what makes `full` out of `base`; gives its size in bytes.
 
     Where nothing of the base is of use, that is about as much as the full file compressed.
@@ -72,8 +72,8 @@ def write_delta(base: Path, full: Path, target: Path) -> int:
     with target.open("wb") as out:
         out.write(_MAGIC)
         for piece in _pieces(old, new):
-            for start in range(piece.start, piece.end, CHUNK_BYTES):
-                chunk = new[start : min(start + CHUNK_BYTES, piece.end)]
+            for start in range(piece.start, piece.end, chunk_bytes):
+                chunk = new[start : min(start + chunk_bytes, piece.end)]
                 offset = (
                     None if piece.base_start is None else piece.base_start + start - piece.start
                 )

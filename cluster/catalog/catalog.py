@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from cluster.artifacts.claims import claim_all
 from cluster.catalog.manifests import (
@@ -15,7 +16,7 @@ from cluster.catalog.manifests import (
     ModelManifest,
     parts_of,
 )
-from cluster.clock import Backoff, Deadline
+from cluster.clock import SYSTEM_CLOCK, Backoff, Clock, Deadline
 from cluster.errors import Conflict, Corrupt, InvalidArgument, NotFound
 from cluster.store.numbered_log import NumberedLog, put_or_get
 from cluster.store.object_store import ObjectStore
@@ -30,6 +31,16 @@ R = TypeVar("R", IndexManifest, ModelManifest)
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
+class Published(Generic[R]):
+    """An index or model version that is in the store now."""
+
+    manifest: R
+    ref: ManifestRef
+    reused: bool
+    """Whether it was there before."""
+
+
 class Catalog:
     """Manifests by name. A manifest that lacks the hash of its reference raises Corrupt.
 
@@ -39,8 +50,10 @@ class Catalog:
     for a malformed name, and those of the store.
     """
 
-    def __init__(self, store: ObjectStore) -> None:
+    def __init__(self, store: ObjectStore, clock: Clock = SYSTEM_CLOCK) -> None:
+        """`clock`: the one by which sweeps of the garbage collector are heeded."""
         self._store = store
+        self._clock = clock
         self._logs: dict[str, NumberedLog] = {}
 
     def read_index(self, corpus: str, ref: ManifestRef) -> IndexManifest:
@@ -57,11 +70,9 @@ class Catalog:
         found = (self.find_index(corpus, version) for version in self._versions(folder))
         return tuple(entry for entry in found if entry is not None)
 
-    def publish_index(self, manifest: IndexManifest) -> tuple[IndexManifest, ManifestRef]:
+    def publish_index(self, manifest: IndexManifest) -> Published[IndexManifest]:
         """Stores the manifest unless its version exists; returns what the store holds."""
-        return self._publish(
-            index_path(manifest.corpus, manifest.version), manifest.version, manifest
-        )
+        return self._publish(index_path(manifest.corpus, manifest.version), manifest)
 
     def read_model(self, ref: ManifestRef) -> ModelManifest:
         """The model version that a release names. NotFound when it is not in the store."""
@@ -76,9 +87,9 @@ class Catalog:
         found = (self.find_model(version) for version in self._versions("models"))
         return tuple(entry for entry in found if entry is not None)
 
-    def publish_model(self, manifest: ModelManifest) -> tuple[ModelManifest, ManifestRef]:
+    def publish_model(self, manifest: ModelManifest) -> Published[ModelManifest]:
         """Stores the manifest unless its version exists; returns what the store holds."""
-        return self._publish(model_path(manifest.version), manifest.version, manifest)
+        return self._publish(model_path(manifest.version), manifest)
 
     def list_corpora(self) -> tuple[str, ...]:
         """Names of the corpora that have a position, sorted."""
@@ -130,7 +141,7 @@ class Catalog:
         Raises Conflict when somebody else took the position; `change_corpus` decides again then.
         """
         data = manifest.to_bytes()
-        claim_all(self._store, parts_of(manifest))
+        claim_all(self._store, parts_of(manifest), clock=self._clock)
         self._log(manifest.corpus).append_at(
             manifest.position,
             data,
@@ -166,16 +177,19 @@ class Catalog:
             raise Corrupt(f"{path} holds version {manifest.version}")
         return manifest, _ref(version, data)
 
-    def _publish(self, path: str, version: str, manifest: R) -> tuple[R, ManifestRef]:
-        claim_all(self._store, parts_of(manifest))
+    def _publish(self, path: str, manifest: R) -> Published[R]:
+        claim_all(self._store, parts_of(manifest), clock=self._clock)
+        own = manifest.to_bytes()
         data = put_or_get(
             self._store,
             path,
-            manifest.to_bytes(),
+            own,
             deadline=Deadline.after(PUBLISH_TIMEOUT_S),
             backoff=Backoff(),
         )
-        return type(manifest).from_bytes(data, source=path), _ref(version, data)
+        stored = type(manifest).from_bytes(data, source=path)
+        # Equal bytes are as good as one's own, and may be these, when a reply was lost.
+        return Published(stored, _ref(manifest.version, data), reused=data != own)
 
 
 def _ref(version: str, data: bytes) -> ManifestRef:

@@ -4,9 +4,8 @@ version.
 
 from __future__ import annotations
 
-import logging
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,9 +18,11 @@ from cluster.artifacts.weight_delta import apply_delta, write_delta
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.manifests import ModelKind, ModelManifest
 from cluster.errors import Corrupt, NotFound, RaygionError
+from cluster.logs.events import EventLog
+from cluster.progress import Note
 from cluster.store.object_store import ObjectStore
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 
 _CONFIG = "config.json"
 _WEIGHTS = ".safetensors"
@@ -70,7 +71,7 @@ class ModelFiles:
         kind: ModelKind,
         folder: Path,
         files: Sequence[ArtifactFile],
-        progress: Callable[[str], None],
+        note: Note,
     ) -> tuple[ArtifactFile, ...]:
         """Stores these files below `folder`; gives them as the manifest is to name them.
 
@@ -79,12 +80,12 @@ class ModelFiles:
         bases = self._bases(kind, folder)
         stored: list[ArtifactFile] = []
         for number, file in enumerate(checked_files(files), 1):
-            progress(f"storing {file.path} ({number} of {len(files)})")
+            note(f"storing {file.path} ({number} of {len(files)})")
             base = bases.get(file.path)
             if base is not None:
-                file = self._as_delta(file, folder / file.path, base, progress)
+                file = self._as_delta(file, folder / file.path, base, note)
                 if file.delta is not None:
-                    progress(f"{file.path}: {delta_note([file])}")
+                    note(f"{file.path}: {delta_note([file])}")
             if (
                 file.delta is None
                 and self._artifacts.put_file(folder / file.path)[0] != file.sha256
@@ -93,22 +94,24 @@ class ModelFiles:
             stored.append(file)
         return tuple(stored)
 
-    def _as_delta(
-        self, file: ArtifactFile, path: Path, base: _Base, progress: Callable[[str], None]
-    ) -> ArtifactFile:
+    def _as_delta(self, file: ArtifactFile, path: Path, base: _Base, note: Note) -> ArtifactFile:
         """The file as a delta that is in the store now, or as it was where that does not pay."""
         if self._artifacts.is_stored(file):
             return file
 
         def tell(done: int, total: int) -> None:
-            progress(
-                f"fetching {base.file.path} to compare: {done // 10**6} of {total // 10**6} MB"
-            )
+            note(f"fetching {base.file.path} to compare: {done // 10**6} of {total // 10**6} MB")
 
         try:
             old = self._cache.folder_for([base.file], tell) / base.file.path
         except (NotFound, Corrupt) as error:
-            log.warning("%s is stored whole: its base %s: %s", file.path, base.version, error)
+            log.warning(
+                "model.stored_whole",
+                "{path} is stored whole: its base {base}: {error}",
+                path=file.path,
+                base=base.version,
+                error=error,
+            )
             return file
         try:
             with tempfile.TemporaryDirectory(dir=self._scratch) as scratch:
@@ -161,7 +164,12 @@ class ModelFiles:
                 if config and _architecture(self._artifacts.read_bytes(config)) == architecture:
                     return found[0]
             except RaygionError as error:
-                log.warning("model %s is no base: %s", found[0].version, error)
+                log.warning(
+                    "model.no_base",
+                    "model {model} is no base: {error}",
+                    model=found[0].version,
+                    error=error,
+                )
         return None
 
 

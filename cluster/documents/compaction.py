@@ -23,16 +23,22 @@ SMALL_PARTS_MAX = 32
 
 
 def compacted(
-    content: CorpusContent, types: Types, dimension: int | None, documents: PartDocuments
+    content: CorpusContent,
+    types: Types,
+    dimension: int | None,
+    documents: PartDocuments,
+    *,
+    small_part_bytes: int = SMALL_PART_BYTES,
+    small_parts_max: int = SMALL_PARTS_MAX,
 ) -> CorpusContent:
-    """The same documents in fewer parts, where more than SMALL_PARTS_MAX parts have less than
-    SMALL_PART_BYTES each.
+    """The same documents in fewer parts, where more than `small_parts_max` parts have less than
+    `small_part_bytes` each.
 
     Stores the new parts. Rows that do not count are not taken along, so the order of parts says
     nothing about those that are merged.
     """
-    small = [part.size_bytes < SMALL_PART_BYTES for part in content.parts]
-    if sum(small) <= SMALL_PARTS_MAX:
+    small = [part.size_bytes < small_part_bytes for part in content.parts]
+    if sum(small) <= small_parts_max:
         return content
     artifacts = documents.artifacts
     deleted = stored_tombstones(artifacts, content.tombstones)
@@ -44,12 +50,12 @@ def compacted(
         table = read_part(artifacts.read_bytes(part), types, dimension, source=part.path)
         tables.append(table.filter(pa.array(mask)))
         size_bytes += part.size_bytes
-        if size_bytes >= SMALL_PART_BYTES:
+        if size_bytes >= small_part_bytes:
             merged.append(store_part(artifacts, pa.concat_tables(tables)))
             tables, size_bytes = [], 0
     if tables:
         merged.append(store_part(artifacts, pa.concat_tables(tables)))
-    large = [part for part in content.parts if part.size_bytes >= SMALL_PART_BYTES]
+    large = [part for part in content.parts if part.size_bytes >= small_part_bytes]
     left = deleted & {document for part in large for document in documents.of(part)}
     return replace(
         content,

@@ -11,7 +11,6 @@ lost when it is abandoned at any point: the log and the heartbeats give it all b
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from cluster.errors import (
     RaygionError,
     Unavailable,
 )
+from cluster.logs.events import EventLog
 from cluster.releases.entries import LogState, Release
 from cluster.releases.events import (
     REGIONS,
@@ -42,10 +42,11 @@ from cluster.releases.events import (
 )
 from cluster.releases.name_claim import RegionClaim, Tenure, read_heartbeats, taken
 from cluster.releases.release_log import Freshness, ReleaseLog, without_looking_for_cycles
+from cluster.releases.requests import ReleaseRequest
 from cluster.releases.rollout import Rollout
 from cluster.store.object_store import ObjectStore
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 
 _APPENDS_MAX = 8
 """Entries that one step appends at most; the next step goes on."""
@@ -55,9 +56,6 @@ _HEARTBEAT_S = 1.0
 _SNAPSHOT_RETRY_S = 60.0
 _REGIONS_LISTED_S = 5.0
 """Between two looks at which regions there are; their heartbeats are read at every exchange."""
-
-Decide = Callable[[Rollout, int, str], Append]
-"""A person's request: (rollout, now_ms, commit_id) -> the entry to append, or a typed error."""
 
 
 class ReleaseHost(Protocol):
@@ -179,7 +177,11 @@ class RolloutDriver:
         except RaygionError as error:
             # Nothing waits for it, and each attempt reads many entries.
             self._snapshot_not_before_s = now_s + _SNAPSHOT_RETRY_S
-            log.warning("there is no new snapshot of the release log: %s", error)
+            log.warning(
+                "release_log.no_snapshot",
+                "there is no new snapshot of the release log: {error}",
+                error=error,
+            )
 
     def observe(self, event: Outcome) -> None:
         """Takes in how the preparing of a release ended, or how it did; `decide` goes on from it.
@@ -187,20 +189,20 @@ class RolloutDriver:
         """
         self._handle(event)
 
-    def request(self, decide: Decide) -> LogState:
-        """Appends what `decide` gives; decides again when another writer came first. Has this
+    def request(self, request: ReleaseRequest) -> LogState:
+        """Appends what a person asks for; decides again when another writer came first. Has this
         region lead, whoever led before: so a person may ask for a change in any region.
 
-        Returns the state right after the entry. Raises what `decide` raises, and Conflict when this
-        region may not lead, or others kept coming first. OutcomeUnknown alone leaves open whether
-        the entry landed: any other error means that it did not and will not.
+        Returns the state right after the entry. Raises what `Rollout.decide` raises, and Conflict
+        when this region may not lead, or others kept coming first. OutcomeUnknown alone leaves open
+        whether the entry landed: any other error means that it did not and will not.
         """
         for _ in range(_REQUEST_ATTEMPTS):
             self._read_log()
             if not self.rollout.leads and not self._take_lead():
                 continue
-            append = decide(self.rollout, self._clock.wall_ms(), self._new_id())
-            if self._append(append):
+            now_ms, commit_id = self._clock.wall_ms(), self._new_id()
+            if self._append(self.rollout.decide(request, now_ms=now_ms, commit_id=commit_id)):
                 return self.rollout.state
         raise Conflict("other writers kept coming first; try again")
 

@@ -1,6 +1,6 @@
 """The region coordinator's decisions as a state machine: events in, instructions out, no I/O.
 
-    request (propose, canary, commit, ...)      --> Append --> EntryRead --> the log's new state
+    request (ProposeRelease, SetShare, ...)     --> Append --> EntryRead --> the log's new state
     open proposal names this region             --> Prepare --> Prepared | PrepareFailed, and again
     every target prepared or fenced (leader)    --> Append(Commit)
     deadline over, or a region gave up (leader) --> Append(Fence | Abort)
@@ -33,7 +33,6 @@ from cluster.releases.entries import (
     Proposal,
     Propose,
     Release,
-    ReleaseContents,
     ReleaseStatus,
     Rollback,
 )
@@ -51,11 +50,18 @@ from cluster.releases.events import (
 )
 from cluster.releases.fold import fold, objection
 from cluster.releases.heartbeats import Heartbeats
+from cluster.releases.requests import (
+    AbortRelease,
+    CommitRelease,
+    ProposeRelease,
+    ReleaseRequest,
+    RollBackTo,
+    SetShare,
+)
 from cluster.releases.residents import Residents
 from cluster.releases.rollback import check_stays, earlier_release, known_release
 from cluster.releases.settings import RolloutPolicy, RolloutSettings
 
-_DEFAULT_POLICY = RolloutPolicy()
 _LATE = "not prepared by the deadline"
 
 
@@ -71,6 +77,8 @@ class Rollout:
 
     region: str
     settings: RolloutSettings = field(default_factory=RolloutSettings)
+    policy: RolloutPolicy = field(default_factory=RolloutPolicy)
+    """Policy of a proposal that brings none."""
     state: LogState = field(default_factory=LogState)
     _heard: Heartbeats = field(default_factory=Heartbeats)
     _residents: Residents = field(init=False)
@@ -265,86 +273,83 @@ class Rollout:
         """The regions' status; this region's own is known without its last heartbeat."""
         return {**self.heartbeats, self.region: self.heartbeat(now_ms=0)}
 
-    # Requests of people: each gives the entry to append, or a typed error.
+    # Requests of people.
 
-    def propose(
-        self,
-        contents: ReleaseContents,
-        *,
-        targets: tuple[str, ...],
-        auto_commit: bool,
-        policy: RolloutPolicy = _DEFAULT_POLICY,
-        now_ms: int,
-        commit_id: str,
-    ) -> Append:
-        """Raises InvalidArgument for targets that are none, Conflict."""
+    def decide(self, request: ReleaseRequest, *, now_ms: int, commit_id: str) -> Append:
+        """The entry that does what a person asks for.
+
+        Raises Conflict where this region does not lead, or the releases stand so that the request
+        makes no sense now; InvalidArgument; NotFound.
+        """
         self._check_leads()
+        entry = self._entry(request, now_ms, commit_id)
+        if (reason := objection(self.state, entry)) is not None:
+            raise Conflict(reason)
+        return Append(position=self.state.position + 1, entry=entry)
+
+    def _entry(self, request: ReleaseRequest, now_ms: int, commit_id: str) -> LogEntry:
+        match request:
+            case ProposeRelease():
+                return self._propose_entry(request, now_ms, commit_id)
+            case SetShare():
+                return self._canary_entry(request, now_ms, commit_id)
+            case CommitRelease(release=number):
+                self._check_prepared(known_release(self.state, number))
+                return self._commit_entry(number, now_ms, commit_id)
+            case AbortRelease(release=number, reason=reason):
+                known_release(self.state, number)
+                return self._abort_entry(number, reason, now_ms, commit_id)
+            case RollBackTo():
+                return self._rollback_entry(request, now_ms, commit_id)
+            case _:
+                assert_never(request)
+
+    def _propose_entry(self, request: ProposeRelease, now_ms: int, commit_id: str) -> Propose:
+        targets, policy = request.targets, request.policy or self.policy
         if isinstance(policy.wait_for, tuple) and not set(policy.wait_for) <= set(targets):
             strangers = ", ".join(sorted(set(policy.wait_for) - set(targets)))
             raise InvalidArgument(f"is no target of the release: {strangers}", "wait_for")
         if len(set(targets)) < len(targets):
             raise InvalidArgument("must name each region once", "targets")
         try:
-            entry = Propose(
+            return Propose(
                 epoch=self.state.epoch,
                 commit_id=commit_id,
                 at_ms=now_ms,
-                release=Release(number=self.state.next_release, contents=contents),
+                release=Release(number=self.state.next_release, contents=request.contents),
                 targets=targets,
                 wait_for=policy.wait_for,
                 prepare_by_ms=now_ms + int(policy.prepare_timeout_s * 1000),
-                auto_commit=auto_commit,
+                auto_commit=request.auto_commit,
             )
         except ValidationError as error:
             raise InvalidArgument(error.errors()[0]["msg"], "targets") from error
-        return self._checked(entry)
 
-    def commit(self, number: int, *, now_ms: int, commit_id: str) -> Append:
-        self._check_prepared(known_release(self.state, number))
-        return self._checked(self._commit_entry(number, now_ms, commit_id))
-
-    def share(self, number: int, percent: int, *, now_ms: int, commit_id: str) -> Append:
-        """Gives the open release a share of the traffic, as a canary; 0 ends that."""
-        proposal = known_release(self.state, number)
-        if percent:
+    def _canary_entry(self, request: SetShare, now_ms: int, commit_id: str) -> Canary:
+        proposal = known_release(self.state, request.release)
+        if request.percent:
             self._check_prepared(proposal)
-        if not 0 <= percent <= 99:
+        if not 0 <= request.percent <= 99:
             raise InvalidArgument("must be 0 to 99; for all of the traffic, commit", "percent")
-        return self._checked(
-            Canary(
-                epoch=self.state.epoch,
-                commit_id=commit_id,
-                at_ms=now_ms,
-                release=number,
-                percent=percent,
-            )
+        return Canary(
+            epoch=self.state.epoch,
+            commit_id=commit_id,
+            at_ms=now_ms,
+            release=request.release,
+            percent=request.percent,
         )
 
-    def abort(self, number: int, *, reason: str, now_ms: int, commit_id: str) -> Append:
-        known_release(self.state, number)
-        return self._checked(self._abort_entry(number, reason, now_ms, commit_id))
-
-    def rollback(
-        self, number: int | None, *, force: bool = False, now_ms: int, commit_id: str
-    ) -> Append:
-        """Back to release `number`, or to the one that was current before (None), in one switch.
-
-        Raises Conflict where that would not be all of it: a region has not loaded the release, or
-        an open one would follow. `force` switches all the same.
-        """
-        self._check_leads()
-        earlier = earlier_release(self.state, number).release.number
-        if not force:
+    def _rollback_entry(self, request: RollBackTo, now_ms: int, commit_id: str) -> Rollback:
+        earlier = earlier_release(self.state, request.release).release.number
+        if not request.force:
             check_stays(self.state, earlier)
             self._check_loaded(earlier)
-        return self._checked(
-            Rollback(
-                epoch=self.state.epoch,
-                commit_id=commit_id,
-                at_ms=now_ms,
-                release=earlier,
-                switch_at_ms=self._switch_at_ms(now_ms),
-            )
+        return Rollback(
+            epoch=self.state.epoch,
+            commit_id=commit_id,
+            at_ms=now_ms,
+            release=earlier,
+            switch_at_ms=self._switch_at_ms(now_ms),
         )
 
     def _check_loaded(self, number: int) -> None:
@@ -370,12 +375,6 @@ class Rollout:
         if not self.leads:
             leader = self.state.leader or "nobody yet"
             raise Conflict(f"this region does not lead: {leader} does; try there, or again shortly")
-
-    def _checked(self, entry: LogEntry) -> Append:
-        self._check_leads()
-        if (reason := objection(self.state, entry)) is not None:
-            raise Conflict(reason)
-        return Append(position=self.state.position + 1, entry=entry)
 
 
 def _shortfall(missing: list[str], failed: Mapping[str, str]) -> str:

@@ -13,13 +13,14 @@ its moment came by some clock; so on every clock it lies at most the skew ahead.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from enum import StrEnum
 from functools import lru_cache
 from typing import assert_never
 
 from cluster.errors import InvalidArgument, NotYet, RaygionError, Unavailable
 from cluster.query.demand import Consistency, Demand
+from cluster.query.provenance import Provenance
 from cluster.query.session import SessionToken
 from cluster.releases.entries import Switch
 from cluster.releases.release_log import Freshness
@@ -40,6 +41,18 @@ class Pinned:
     session: str
     """The token; empty before the store is known."""
 
+    def provenance(self, *, region: str, trace_id: str, coverage: float = 1.0) -> Provenance:
+        """That of a reply which `region` makes to a request that it has received."""
+        return Provenance(
+            release=self.release.number,
+            region=region,
+            coverage=coverage,
+            trace_id=trace_id,
+            served_by=region,
+            staleness_ms=self.staleness_ms,
+            session=self.session,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Known:
@@ -49,6 +62,9 @@ class Known:
 
     view: RegionView
     pulse: Pulse = field(default_factory=Pulse)
+    _: KW_ONLY
+    skew_max_ms: int
+    """Bound on the difference of two machines' clocks."""
 
     @property
     def freshness(self) -> Freshness:
@@ -60,7 +76,7 @@ class Known:
         """
         if all(switch.release not in view.releases for switch in view.switches):
             view = replace(view, releases={**self.view.releases, **view.releases})
-        return Known(_with_newer(view, self.view.switches), self.pulse)
+        return replace(self, view=_with_newer(view, self.view.switches))
 
     def with_pulse(self, pulse: Pulse) -> Known:
         """Pulses may come out of order; and one from before its sender had read the log says
@@ -71,7 +87,7 @@ class Known:
         overtaken = told.position <= known.position and 0 < behind_ms <= _UNDER_WAY_MAX_MS
         if overtaken or not told.read_ms:
             pulse = replace(self.pulse, regions=pulse.regions or self.pulse.regions)
-        return Known(_with_newer(self.view, pulse.switches), pulse)
+        return replace(self, view=_with_newer(self.view, pulse.switches), pulse=pulse)
 
     def pin(
         self,
@@ -81,7 +97,6 @@ class Known:
         user: str = "",
         lot: float = 1.0,
         not_before: int = 0,
-        skew_max_ms: int,
     ) -> Pinned:
         """The result of `RegionView.place`, with the same errors. The token is never older than
         `not_before`, even where a named release is served before the region has come that far.
@@ -90,11 +105,11 @@ class Known:
         position = not_before if place.in_force is None else place.in_force.position
         return Pinned(
             place.release,
-            self.staleness_ms(place.switch, now_ms, skew_max_ms),
+            self.staleness_ms(place.switch, now_ms),
             _token(self.pulse.store_id, position),
         )
 
-    def staleness_ms(self, switch: Switch | None, now_ms: int, skew_max_ms: int) -> int:
+    def staleness_ms(self, switch: Switch | None, now_ms: int) -> int:
         """Upper bound on how long ago the release of `switch` was current. A `switch` of None
         stands for a release that is still to come.
 
@@ -106,7 +121,7 @@ class Known:
             superseded_ms = self.view.superseded_ms(switch.position, now_ms)
             if superseded_ms is not None and superseded_ms < as_of_ms:
                 as_of_ms = superseded_ms
-        return max(0, now_ms - as_of_ms) + skew_max_ms
+        return max(0, now_ms - as_of_ms) + self.skew_max_ms
 
 
 @lru_cache(maxsize=64)
@@ -170,14 +185,13 @@ def decide(
     known: Known,
     reading: Reading,
     now_ms: int,
-    skew_max_ms: int,
 ) -> Decision:
     """The next step for a request that demands this, or names a `release`.
 
     The caller decides again after each Refresh, with the `reading` DONE and its result in `known`,
     or FAILED; and after each Wait. Raises InvalidArgument for a demand that no region can meet.
     """
-    asked = _Asked(demand, known, reading, now_ms, skew_max_ms)
+    asked = _Asked(demand, known, reading, now_ms)
     if demand.session is not None:
         if not known.pulse.store_id:
             return Elsewhere(Unavailable("this region is still starting; try again shortly"))
@@ -205,7 +219,6 @@ class _Asked:
     known: Known
     reading: Reading
     now_ms: int
-    skew_max_ms: int
 
     def current(self, *, exactly: bool = False) -> Decision:
         floor = self.demand.floor
@@ -219,10 +232,10 @@ class _Asked:
     def bounded(self) -> Decision:
         limit_ms = self.demand.max_staleness_ms
         assert limit_ms is not None, "a bounded demand has its bound"
-        if limit_ms <= self.skew_max_ms:
+        if limit_ms <= self.known.skew_max_ms:
             raise InvalidArgument(
-                f"must be over {self.skew_max_ms}, the largest difference of the regions' clocks; "
-                "for a smaller bound, ask for `strong`",
+                f"must be over {self.known.skew_max_ms}, the largest difference of the regions' "
+                "clocks; for a smaller bound, ask for `strong`",
                 "max_staleness_ms",
             )
         served = self.current()
@@ -245,7 +258,7 @@ class _Asked:
             switch.at_ms
             for switch in view.switches
             if switch.position > reached
-            and self.now_ms < switch.at_ms <= self.now_ms + self.skew_max_ms
+            and self.now_ms < switch.at_ms <= self.now_ms + self.known.skew_max_ms
         ]
         if coming_ms:
             return Wait(min(coming_ms))
@@ -292,7 +305,7 @@ class _Asked:
         )
 
     def _staleness_ms(self, switch: Switch | None) -> int:
-        return self.known.staleness_ms(switch, self.now_ms, self.skew_max_ms)
+        return self.known.staleness_ms(switch, self.now_ms)
 
     def _missing(self, what: str) -> Decision:
         """The decision when the knowledge here is not enough: the log may have more."""

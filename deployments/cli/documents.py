@@ -62,7 +62,7 @@ def ingest(
     steps = Steps(quiet=as_json)
     with steps.shown(), region_host.joined(installation), steps.step("Read documents") as step:
         ingested = pipeline.ingest_documents(
-            installation, corpus, listing, replace=replace, skip_errors=skip_errors, step=step
+            installation, corpus, listing, replace=replace, skip_errors=skip_errors, progress=step
         )
     manifest, report = ingested.manifest, ingested.report
     if as_json:

@@ -10,6 +10,7 @@ from cluster.clock import SYSTEM_CLOCK
 from cluster.errors import InvalidArgument, NotFound
 from cluster.query.evidence import EvidencePolicy
 from cluster.releases.entries import LogState, Proposal
+from cluster.releases.requests import AbortRelease, CommitRelease, RollBackTo, SetShare
 from deployments.cli.options import Config, Json, Region, Store
 from deployments.cli.regions import anywhere, leading, names_in, policy_in, regions_in
 from deployments.terminal import SHORT, Steps, out, print_json, say, table, utc
@@ -143,7 +144,7 @@ def propose(
     steps = Steps(quiet=as_json)
     with steps.shown():
         with steps.step("Collect indexes and models") as step:
-            contents = pipeline.contents_of_next(installation, step, named)
+            contents = pipeline.contents_of_next(installation, step, corpora=named)
         region_host.join(installation)
         with steps.step("Prepare") as step:
             number = release_commands.propose(
@@ -180,11 +181,12 @@ def canary(
 
     Example: raygion release canary 2 --percent 5
     """
-    from deployments.hosting import region_host, release_commands
+    from actors.coordinator.client import CoordinatorClient
+    from deployments.hosting import region_host
 
     installation = leading(config, region, store)
     region_host.join(installation)
-    release_commands.canary(number, percent)
+    CoordinatorClient().request(SetShare(release=number, percent=percent))
     if as_json:
         print_json({"release": number, "percent": percent})
     elif percent:
@@ -209,7 +211,7 @@ def commit(
 
     installation = leading(config, region, store)
     region_host.join(installation)
-    release_commands.commit(number)
+    release_commands.switch(CommitRelease(release=number))
     if as_json:
         print_json({"release": number, "committed": True})
     else:
@@ -229,11 +231,12 @@ def abort(
 
     Example: raygion release abort 2 --reason "wrong corpus"
     """
-    from deployments.hosting import region_host, release_commands
+    from actors.coordinator.client import CoordinatorClient
+    from deployments.hosting import region_host
 
     installation = leading(config, region, store)
     region_host.join(installation)
-    release_commands.abort(number, reason)
+    CoordinatorClient().request(AbortRelease(release=number, reason=reason))
     if as_json:
         print_json({"release": number, "aborted": True})
     else:
@@ -279,7 +282,7 @@ def rollback(
         with steps.shown(), steps.step("Prepare") as step:
             current = release_commands.propose_again(installation, number, step.note)
     else:
-        current = release_commands.rollback(number, force=force)
+        current = release_commands.switch(RollBackTo(release=number, force=force))
     if as_json:
         print_json({"release": current})
     else:

@@ -15,7 +15,9 @@ from actors.coordinator.client import CoordinatorClient
 from actors.documents.source_files import find_source_files
 from cluster.clock import SYSTEM_CLOCK
 from cluster.errors import Conflict, InvalidArgument, NotFound
+from cluster.progress import Note
 from cluster.releases.entries import ReleaseContents
+from cluster.releases.requests import AbortRelease
 from deployments.clients.http_client import HttpRegion
 from deployments.hosting import pipeline, region_host, release_commands
 from deployments.hosting.interrupts import uninterrupted
@@ -66,7 +68,7 @@ def _bring_up(installation: Installation, steps: Steps) -> None:
         region_host.join(installation)
     with steps.step("Read the World Factbook") as step:
         listing = find_source_files([str(SOURCE)])
-        pipeline.ingest_documents(installation, CORPUS, listing, replace=False, step=step)
+        pipeline.ingest_documents(installation, CORPUS, listing, replace=False, progress=step)
     with steps.step("Embedding model") as step:
         embedder = pipeline.store_embedder(installation, step)
     with steps.step("Language model") as step:
@@ -90,7 +92,7 @@ def _release(
     installation: Installation,
     client: CoordinatorClient,
     contents: ReleaseContents,
-    note: region_host.Progress,
+    note: Note,
 ) -> tuple[int, bool]:
     """The current release when it is made of the same parts, or a new one. A release that an
     interrupted demo left open is given up.
@@ -98,9 +100,8 @@ def _release(
     state = client.log_state()
     left_open = state.open_proposal()
     if left_open is not None:
-        release_commands.abort(
-            left_open.release.number, "the demo that proposed it was interrupted"
-        )
+        reason = "the demo that proposed it was interrupted"
+        client.request(AbortRelease(release=left_open.release.number, reason=reason))
     current = state.current(SYSTEM_CLOCK.wall_ms())
     if current is not None and state.proposals[current].release.contents == contents:
         return current, True

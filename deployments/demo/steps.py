@@ -8,29 +8,26 @@ from actors.coordinator.client import CoordinatorClient
 from actors.documents.source_files import find_source_files
 from cluster.clock import SYSTEM_CLOCK
 from cluster.generation.prompt import PromptTemplate
+from cluster.progress import Note
 from cluster.releases.entries import ReleaseContents
+from cluster.releases.requests import RollBackTo
 from cluster.shards.index_parameters import IndexParameters
 from deployments.hosting import pipeline, release_commands
-from deployments.hosting.region_driver import Note
 from deployments.installation import Installation
-from deployments.terminal import REUSED, Steps
+from deployments.terminal import REUSED
 
 
 def ingest(installation: Installation, note: Note, corpus: str, source: str) -> None:
-    with Steps(quiet=True).step("") as step:
-        listing = find_source_files([source])
-        ingested = pipeline.ingest_documents(
-            installation, corpus, listing, replace=False, step=step
-        )
+    listing = find_source_files([source])
+    ingested = pipeline.ingest_documents(installation, corpus, listing, replace=False)
     note(f"{ingested.manifest.num_documents} documents")
 
 
 def store_models(installation: Installation, note: Note) -> None:
-    with Steps(quiet=True).step("") as step:
-        note("embedding model")
-        embedder = pipeline.store_embedder(installation, step)
-        note("language model")
-        generator = pipeline.store_generator(installation, step)
+    note("embedding model")
+    embedder = pipeline.store_embedder(installation)
+    note("language model")
+    generator = pipeline.store_generator(installation)
     names = [model.manifest.name for model in (embedder, generator) if model is not None]
     note(", ".join(names))
 
@@ -47,11 +44,9 @@ def build(
     if index is not None:
         changed = settings.corpus(corpus).model_copy(update={"index": index})
         settings = settings.model_copy(update={"corpora": {corpus: changed}})
-    with Steps(quiet=True).step("") as step:
-        embedder = pipeline.store_embedder(installation, step)
-        generator = pipeline.store_generator(installation, step)
-        changed_installation = Installation(settings, installation.region)
-        built = pipeline.build(changed_installation, corpus, embedder, step)
+    embedder = pipeline.store_embedder(installation)
+    generator = pipeline.store_generator(installation)
+    built = pipeline.build(Installation(settings, installation.region), corpus, embedder)
     manifest = built.manifest
     told = REUSED if built.reused else pipeline.recall_told(manifest)
     note(f"{len(manifest.shards)} shards, {manifest.parameters.kind}, {told}")
@@ -82,7 +77,7 @@ def propose_unless_current(
 
 def rollback(installation: Installation, note: Note, number: int) -> int:
     """Makes a committed release current again; returns when it is served here."""
-    return release_commands.rollback(number)
+    return release_commands.switch(RollBackTo(release=number))
 
 
 def wait_until_serving(

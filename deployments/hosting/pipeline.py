@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from rich.markup import escape
 from rich.table import Table
@@ -13,6 +12,7 @@ from actors.documents.ingest import Ingested, ingest
 from actors.documents.source_files import SourceListing
 from actors.models.publishing import publish_model
 from cluster.artifacts.artifacts import Artifacts
+from cluster.catalog.catalog import Published
 from cluster.catalog.manifests import (
     IndexManifest,
     ManifestRef,
@@ -25,42 +25,33 @@ from cluster.catalog.model_settings import STARTER
 from cluster.clock import SYSTEM_CLOCK
 from cluster.config import Settings
 from cluster.corpora.next_release import corpora_for_release, indexes_for_release
+from cluster.progress import UNSEEN, Progress
 from cluster.query.evidence import EvidencePolicy, score_min_of
 from cluster.releases.entries import ReleaseContents
 from cluster.shards.index_parameters import IndexKind, IndexParameters, IndexTuning
 from cluster.vectors.metric import Metric
 from deployments.installation import Installation
-from deployments.terminal import REUSED, Step, err, share, table
+from deployments.terminal import REUSED, err, share, table
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredModel:
-    manifest: ModelManifest
-    ref: ManifestRef
-    reused: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BuiltIndex:
-    manifest: IndexManifest
-    ref: ManifestRef
-    reused: bool
-
-
-def store_embedder(installation: Installation, step: Step) -> StoredModel:
+def store_embedder(
+    installation: Installation, progress: Progress = UNSEEN
+) -> Published[ModelManifest]:
     settings = installation.settings.embedder
     return _store_model(
-        installation, ModelKind.EMBEDDER, settings.source, None, step, settings.precision
+        installation, ModelKind.EMBEDDER, settings.source, None, progress, settings.precision
     )
 
 
-def store_generator(installation: Installation, step: Step) -> StoredModel | None:
+def store_generator(
+    installation: Installation, progress: Progress = UNSEEN
+) -> Published[ModelManifest] | None:
     """None when the settings name no generator."""
     settings = installation.settings.generator
     if settings.source is None:
-        step.note("none: search only")
+        progress.note("none: search only")
         return None
-    return _store_model(installation, ModelKind.GENERATOR, settings.source, settings.name, step)
+    return _store_model(installation, ModelKind.GENERATOR, settings.source, settings.name, progress)
 
 
 def ingest_documents(
@@ -70,7 +61,7 @@ def ingest_documents(
     *,
     replace: bool,
     skip_errors: bool = False,
-    step: Step,
+    progress: Progress = UNSEEN,
 ) -> Ingested:
     """Reads the listed files into the corpus. Needs a driver that has joined a Ray cluster."""
     before = installation.catalog.latest_corpus(corpus)
@@ -81,36 +72,40 @@ def ingest_documents(
         listing=listing,
         replace=replace,
         skip_errors=skip_errors,
-        progress=step.count,
+        count=progress.count,
     )
     manifest = ingested.manifest
-    step.note(REUSED if manifest == before else f"{manifest.num_documents} documents")
+    progress.note(REUSED if manifest == before else f"{manifest.num_documents} documents")
     return ingested
 
 
 def build(
-    installation: Installation, corpus: str, embedder: StoredModel | None, step: Step
-) -> BuiltIndex:
+    installation: Installation,
+    corpus: str,
+    embedder: Published[ModelManifest] | None,
+    progress: Progress = UNSEEN,
+) -> Published[IndexManifest]:
     """Builds the latest position of a corpus. Needs a driver that has joined a Ray cluster.
 
     Prints what was measured where the settings leave the kind of index to the build.
     """
     settings = installation.settings
-    manifest, ref, reused = build_index(
+    built = build_index(
         installation.store,
         corpus,
         settings.corpus(corpus),
         embedder=None if embedder is None else embedder.manifest,
         cache_folder=installation.cache_folder,
-        progress=step.count,
+        count=progress.count,
     )
+    manifest = built.manifest
     what = f"{len(manifest.shards)} shards" if manifest.base is None else "deleted documents only"
-    step.note(REUSED if reused else f"{what}, {recall_told(manifest)}")
-    for remark in () if reused else _remarks(manifest):
+    progress.note(REUSED if built.reused else f"{what}, {recall_told(manifest)}")
+    for remark in () if built.reused else _remarks(manifest):
         err.print(f"[yellow]{escape(remark)}[/]", soft_wrap=True)
-    if manifest.tuning is not None and not reused and manifest.base is None:
+    if manifest.tuning is not None and not built.reused and manifest.base is None:
         err.print(_tuning_table(manifest.tuning))
-    return BuiltIndex(manifest=manifest, ref=ref, reused=reused)
+    return built
 
 
 def recall_told(manifest: IndexManifest) -> str:
@@ -145,7 +140,10 @@ def _remarks(manifest: IndexManifest) -> list[str]:
 
 
 def contents_of_next(
-    installation: Installation, step: Step, corpora: Sequence[str] | None = None
+    installation: Installation,
+    progress: Progress = UNSEEN,
+    *,
+    corpora: Sequence[str] | None = None,
 ) -> ReleaseContents:
     """A release of the indexes and models that the settings ask for, of these corpora (None: all).
 
@@ -156,7 +154,7 @@ def contents_of_next(
     catalog, settings = installation.catalog, installation.settings
     wanted = corpora_for_release(catalog, corpora)
     needs_embedder = any(corpus.vector_dimension is None for corpus in wanted)
-    embedder = store_embedder(installation, step) if needs_embedder else None
+    embedder = store_embedder(installation, progress) if needs_embedder else None
     following = indexes_for_release(
         catalog,
         settings,
@@ -169,7 +167,7 @@ def contents_of_next(
         err.print(f"[yellow]{escape(remark)}[/]", soft_wrap=True)
     manifests = {corpus: manifest for corpus, (manifest, _) in following.indexes.items()}
     embeds = any(manifest.embedder_fingerprint is not None for manifest in manifests.values())
-    generator = store_generator(installation, step)
+    generator = store_generator(installation, progress)
     return ReleaseContents(
         indexes={corpus: ref for corpus, (_, ref) in following.indexes.items()},
         embedder=embedder.ref if embedder is not None and embeds else None,
@@ -243,20 +241,20 @@ def _store_model(
     kind: ModelKind,
     source: str,
     name: str | None,
-    step: Step,
+    progress: Progress,
     precision: Precision = Precision.FLOAT32,
-) -> StoredModel:
-    manifest, ref, reused = publish_model(
+) -> Published[ModelManifest]:
+    model = publish_model(
         installation.store,
         kind=kind,
         source=source,
         name=name,
         scratch=installation.scratch_folder,
         cache_folder=installation.cache_folder,
-        progress=step.note,
+        note=progress.note,
         precision=precision,
     )
-    delta = delta_note(manifest.files)
-    stored = manifest.name if delta is None else f"{manifest.name}: {delta}"
-    step.note(REUSED if reused else stored)
-    return StoredModel(manifest=manifest, ref=ref, reused=reused)
+    name, delta = model.manifest.name, delta_note(model.manifest.files)
+    stored = name if delta is None else f"{name}: {delta}"
+    progress.note(REUSED if model.reused else stored)
+    return model

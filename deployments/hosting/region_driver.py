@@ -19,12 +19,11 @@ from multiprocessing.connection import Connection
 from typing import Any, TypeVar, cast
 
 from cluster.errors import Unavailable
+from cluster.progress import Note
 from deployments.installation import Installation
 from deployments.nodes.local_cluster import LocalCluster, find_local_cluster
 
 T = TypeVar("T")
-Note = Callable[[str], None]
-"""Takes a short remark on what is being done."""
 
 _NOTE, _DONE, _FAILED = range(3)
 _END_S = 5.0

@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,10 +18,12 @@ from ray.exceptions import RayError
 from actors.coordinator.client import CoordinatorClient
 from actors.runtime.calls import NAMESPACE
 from actors.runtime.cluster_join import not_joined, prepare_to_join
+from actors.runtime.process_logs import ProcessLogs
 from actors.runtime.ray_private import worker
-from cluster.errors import Conflict, InvalidArgument, Unavailable
+from cluster.errors import Conflict, InvalidArgument
+from cluster.progress import Note
 from cluster.releases.name_claim import claim_region
-from deployments.clients.http_client import HttpRegion, RemoteError
+from deployments.clients.http_client import HttpRegion
 from deployments.hosting.interrupts import uninterrupted
 from deployments.hosting.start_checks import check_before_start, check_seen_alike
 from deployments.installation import Installation, NotRunning
@@ -33,7 +35,6 @@ from deployments.nodes.local_cluster import (
 )
 from deployments.nodes.machine import Machine, NodeStarter
 
-Progress = Callable[[str], None]
 _LEAD_TIMEOUT_S = 60.0
 _LOOK_TIMEOUT_S = 5.0
 _WITHOUT_GATEWAYS = ("NOT_STARTED", "DEPLOY_FAILED", "DELETING")
@@ -51,7 +52,7 @@ def start_cluster(installation: Installation) -> LocalCluster:
     _ = installation.store
     # HAProxy outlives the cluster that it belonged to, and would be taken for another region.
     clear_away(installation.run_folder)
-    _check_not_served(installation)
+    check_not_served(installation)
     return start_local_cluster(
         name=installation.region,
         run_dir=installation.run_folder,
@@ -62,14 +63,10 @@ def start_cluster(installation: Installation) -> LocalCluster:
     )
 
 
-def _check_not_served(installation: Installation) -> None:
+def check_not_served(installation: Installation) -> None:
     """Raises Conflict when a region answers where the one that is to be started would."""
     with HttpRegion.of(installation) as http:
-        try:
-            http.get("/readyz", timeout_s=_LOOK_TIMEOUT_S)
-        except RemoteError:
-            pass  # in the way in which a region does
-        except Unavailable:
+        if not http.answers(timeout_s=_LOOK_TIMEOUT_S):
             return
     raise Conflict(
         f"a region answers at {installation.url} already, but its Ray cluster was not started from "
@@ -91,6 +88,7 @@ def join(installation: Installation) -> None:
 
     For the main thread only.
     """
+    ProcessLogs(installation.region, installation.settings.logs.format).hand_on()
     if ray.is_initialized():
         return
     address = installation.ray_address
@@ -137,7 +135,7 @@ def joined(installation: Installation) -> Iterator[None]:
 
 @contextmanager
 def brought_up(
-    installation: Installation, ray_start: Sequence[str], progress: Progress
+    installation: Installation, ray_start: Sequence[str], note: Note
 ) -> Iterator[Installation]:
     """Starts the region's cluster, where none runs, and joins it; ends it if the block fails.
 
@@ -146,7 +144,7 @@ def brought_up(
     """
     check_before_start(installation)
     runs = installation.ray_address is not None or runs_here(installation)
-    progress("Ray cluster")
+    note("Ray cluster")
     try:
         if ray_start:
             machine, runs = node_starter(installation, ray_start).start_head()
@@ -191,7 +189,7 @@ def _leave(installation: Installation, *, stop: bool) -> None:
             stop_region(installation)
 
 
-def start_services(installation: Installation, progress: Progress) -> CoordinatorClient:
+def start_services(installation: Installation, note: Note) -> CoordinatorClient:
     """Starts coordinator, front actor and HTTP endpoint on the joined cluster, or finds them there.
 
     Returns when the coordinator leads and the endpoint was started. What runs already goes on with
@@ -216,7 +214,7 @@ def start_services(installation: Installation, progress: Progress) -> Coordinato
     cluster_id = wiring.cluster_id()
     claim_region(store, installation.region, cluster_id)
     serve.start(proxy_location="HeadOnly", http_options={"host": http.host, "port": http.port})
-    progress("coordinator")
+    note("coordinator")
     deployer = ServeGeneratorDeployer(store, cache)
     wiring.detached_actor(
         Coordinator,
@@ -227,7 +225,7 @@ def start_services(installation: Installation, progress: Progress) -> Coordinato
     )
     client = CoordinatorClient()
     client.wait_until_leading(installation.region, _LEAD_TIMEOUT_S)
-    progress("endpoint")
+    note("endpoint")
     parts = (settings, installation.region, store, cache)
     wiring.detached_actor(Front, names.FRONT, threads=512, args=parts, runtime_env=ONE_THREAD)
     gateway = serve.status().applications.get(names.GATEWAY_APPLICATION)

@@ -1,13 +1,13 @@
-"""The requests of people about releases: each asks the coordinator of the joined region, and waits
-until it is done.
+"""Requests that take a while: each asks the coordinator of the joined region, and waits until what
+was asked for is done.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from actors.coordinator.client import CoordinatorClient
+from cluster.progress import Note
 from cluster.releases.entries import ReleaseContents
+from cluster.releases.requests import CommitRelease, ProposeRelease, RollBackTo
 from cluster.releases.rollback import earlier_release
 from cluster.releases.settings import RolloutPolicy
 from deployments.installation import Installation
@@ -21,7 +21,7 @@ def propose(
     contents: ReleaseContents,
     *,
     commit: bool,
-    note: Callable[[str], None],
+    note: Note,
     targets: tuple[str, ...] | None = None,
     policy: RolloutPolicy | None = None,
 ) -> int:
@@ -34,7 +34,9 @@ def propose(
     policy = policy or installation.settings.rollout
     targets = targets or tuple(sorted(installation.settings.regions))
     client = CoordinatorClient()
-    number = client.propose(contents, targets=targets, auto_commit=commit, policy=policy)
+    number = client.request(
+        ProposeRelease(contents=contents, targets=targets, auto_commit=commit, policy=policy)
+    )
     timeout_s = policy.prepare_timeout_s + SERVE_TIMEOUT_S
     if commit:
         client.wait_until_committed(number, timeout_s, note)
@@ -51,39 +53,20 @@ def scale(corpus: str, replicas: int) -> None:
     client.wait_until_scaled(corpus, replicas, SERVE_TIMEOUT_S)
 
 
-def canary(number: int, percent: int) -> None:
-    """Gives a prepared release a share of the traffic."""
-    CoordinatorClient().canary(number, percent)
-
-
-def commit(number: int) -> None:
-    """Commits a prepared release and waits until it is served."""
-    client = CoordinatorClient()
-    client.commit(number)
-    client.wait_until_serving(number, SERVE_TIMEOUT_S)
-
-
-def rollback(number: int | None, *, force: bool = False) -> int:
-    """Rolls back and waits until the earlier release is served. Raises Conflict where a region has
-    not loaded it, or an open release would follow, unless `force` is given.
+def switch(request: CommitRelease | RollBackTo) -> int:
+    """Makes a release current and waits until it is served here; returns its number. Raises what
+    `Rollout.decide` raises.
     """
     client = CoordinatorClient()
-    current = client.rollback(number, force=force)
+    current = client.request(request)
     client.wait_until_serving(current, SERVE_TIMEOUT_S)
     return current
 
 
-def propose_again(
-    installation: Installation, number: int | None, note: Callable[[str], None]
-) -> int:
+def propose_again(installation: Installation, number: int | None, note: Note) -> int:
     """Proposes what an earlier release is made of as a new one, None that of the one before, and
     waits until it is served here; returns its number. Raises what `propose` raises, NotFound for
     one that there is not, or that was collected.
     """
     earlier = earlier_release(installation.read_release_log(), number)
     return propose(installation, earlier.release.contents, commit=True, note=note)
-
-
-def abort(number: int, reason: str) -> None:
-    """Gives up a release that is not committed."""
-    CoordinatorClient().abort(number, reason)

@@ -6,6 +6,7 @@ import os
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -17,7 +18,7 @@ from starlette.types import ASGIApp, Lifespan
 
 from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.errors import InvalidArgument, NotFound, RaygionError, Unavailable
-from cluster.query.answers import AnswerEvent, QueryService, Retrieved, last_event
+from cluster.query.answers import AnswerEvent, AnswerRequest, QueryService, Retrieved, last_event
 from cluster.regions.divergence_report import DivergenceReport
 from cluster.regions.peers import RegionInternals
 from cluster.regions.status import RegionSummary, StatusSource
@@ -69,7 +70,6 @@ from deployments.http.streams.sse import (
 from deployments.metering.divergence_metrics import DivergenceMetrics
 from deployments.metering.metered_service import MeteredService
 from deployments.metering.metrics import CONTENT_TYPE, HttpMetrics
-from deployments.metering.stream_meter import StreamMeter
 
 SIGN_OF_LIFE_S = 5.0
 """A stream is never silent for longer: proxies on the way give up after some tens of seconds."""
@@ -92,7 +92,7 @@ def build_http_app(
     metrics = HttpMetrics()
     if divergence is not None:
         DivergenceMetrics(divergence, metrics.registry)
-    service = MeteredService(service, metrics)
+    metered = MeteredService(service, metrics, clock)
     app = RegionApp(
         title="Raygion",
         summary="Search and answers of one region, made wholly by one release.",
@@ -101,9 +101,9 @@ def build_http_app(
         lifespan=lifespan,
     )
     callers = CallerReader(settings.locations, settings.proxy)
-    _Routes(service, status, settings, metrics, callers, clock, divergence).add_to(app)
+    _Routes(metered, status, settings, metrics, callers, clock, divergence).add_to(app)
     if internals is not None:
-        RegionRoutes(service, internals, settings, metrics, callers, clock).add_to(app)
+        RegionRoutes(metered, internals, settings, metrics, callers, clock).add_to(app)
     app.add_exception_handler(HTTPException, refused_by_router)
 
     def entrance(routes: ASGIApp) -> ASGIApp:
@@ -112,7 +112,7 @@ def build_http_app(
             settings=settings,
             metrics=metrics,
             clock=clock,
-            direct={("POST", SEARCH): SearchRoute(service, settings, metrics, callers)},
+            direct={("POST", SEARCH): SearchRoute(metered, settings, callers)},
             known_routes=frozenset(getattr(route, "path", "") for route in app.routes),
         )
         app.entrance = _open_to_pages(app.edge, settings.cors_origins)
@@ -151,7 +151,7 @@ class RegionApp(FastAPI):
 class _Routes:
     def __init__(
         self,
-        service: QueryService,
+        service: MeteredService,
         status: StatusSource,
         settings: HttpSettings,
         metrics: HttpMetrics,
@@ -208,12 +208,10 @@ class _Routes:
         """An answer by the language model, from the passages found, with citations."""
         body = await read_body(request.scope, request.receive, self._settings)
         asked, stream = parse_answer(body, request.state.trace_id)
-        asked = self._callers.told(asked, request.scope)
-        events = self._service.answer_events(asked)
+        events = self._events(ANSWER, self._callers.told(asked, request.scope), request, stream)
         if stream:
             return self._stream(request, ANSWER, events, NamedEvents())
         result = await unless_gone(request.receive, last_event(events))
-        self._metrics.answered(ANSWER, result)
         return json_response(render_answer(result))
 
     async def chat(self, request: Request) -> Response:
@@ -222,7 +220,7 @@ class _Routes:
         body = await read_body(request.scope, request.receive, self._settings)
         asked = parse_chat(body, request.state.trace_id)
         question = self._callers.told(asked.request, request.scope)
-        events = self._service.answer_events(question)
+        events = self._events(CHAT, question, request, asked.stream)
         events = _of_chat(events, None if question.retrieve else asked.model)
         completion_id = f"chatcmpl-{os.urandom(12).hex()}"
         created_s = self._clock.wall_ms() // 1000
@@ -235,7 +233,6 @@ class _Routes:
             )
             return self._stream(request, CHAT, events, chunks)
         result = await unless_gone(request.receive, last_event(events))
-        self._metrics.answered(CHAT, result)
         reply = render_chat(
             result, model=asked.model, completion_id=completion_id, created_s=created_s
         )
@@ -289,6 +286,12 @@ class _Routes:
             return []
         return model_names(current.model, [corpus.corpus for corpus in current.corpora])
 
+    def _events(
+        self, route: str, asked: AnswerRequest, request: Request, stream: bool
+    ) -> AsyncGenerator[AnswerEvent, None]:
+        started_s = request.state.started_s if stream else None
+        return self._service.answer_events(route, asked, streamed_since_s=started_s)
+
     def _stream(
         self,
         request: Request,
@@ -296,9 +299,9 @@ class _Routes:
         events: AsyncGenerator[AnswerEvent, None],
         form: StreamFormat,
     ) -> Response:
-        observer = StreamMeter(route, self._metrics, self._clock, request.state.started_s)
         trace_id = request.state.trace_id
-        chunks = event_chunks(events, form, observer, trace_id)
+        ended = partial(self._metrics.stream_ended, route)
+        chunks = event_chunks(events, form, trace_id, ended=ended)
         return EventStream(alive(chunks, form, trace_id, every_s=SIGN_OF_LIFE_S))
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import Annotated
 
 import orjson
@@ -19,7 +20,7 @@ from starlette.responses import Response
 
 from cluster.clock import Clock, Deadline
 from cluster.generation.generator import ChatMessage, GenerationChunk, GenerationRequest, Role
-from cluster.query.answers import AnswerRequest, QueryService
+from cluster.query.answers import AnswerRequest
 from cluster.regions.peers import RegionInternals
 from cluster.regions.wire import ANSWER, GENERATE, NUDGE
 from cluster.search.checks import (
@@ -50,8 +51,8 @@ from deployments.http.schemas.search import (
 from deployments.http.settings import HttpSettings
 from deployments.http.streams.alive_stream import alive
 from deployments.http.streams.sse import EventStream, NamedEvents, event_chunks, named_event
+from deployments.metering.metered_service import MeteredService
 from deployments.metering.metrics import HttpMetrics
-from deployments.metering.stream_meter import StreamMeter
 
 SIGN_OF_LIFE_S = 1.0
 """Several of them within the silence after which `actors.regions.peer_connection` gives a stream
@@ -122,7 +123,7 @@ class RegionRoutes:
 
     def __init__(
         self,
-        service: QueryService,
+        service: MeteredService,
         internals: RegionInternals,
         settings: HttpSettings,
         metrics: HttpMetrics,
@@ -161,11 +162,13 @@ class RegionRoutes:
         """Between regions: a forwarded question; always streamed."""
         body = await read_body(request.scope, request.receive, self._settings)
         asked = parse_body(RegionAnswerBody, body).to_request(request.state.trace_id)
-        events = self._service.answer_events(self._callers.told(asked, request.scope))
-        meter = StreamMeter(ANSWER, self._metrics, self._clock, request.state.started_s)
+        asked = self._callers.told(asked, request.scope)
+        started_s = request.state.started_s
+        events = self._service.answer_events(ANSWER, asked, streamed_since_s=started_s)
         trace_id = request.state.trace_id
         form = NamedEvents()
-        chunks = event_chunks(events, form, meter, trace_id)
+        ended = partial(self._metrics.stream_ended, ANSWER)
+        chunks = event_chunks(events, form, trace_id, ended=ended)
         return EventStream(alive(chunks, form, trace_id, every_s=SIGN_OF_LIFE_S))
 
     async def generate(self, request: Request) -> Response:

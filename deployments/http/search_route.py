@@ -12,7 +12,6 @@ from typing import Self
 
 from starlette.types import Receive, Scope, Send
 
-from cluster.query.answers import QueryService
 from cluster.query.search import REPLY_BYTES_MAX, SearchRequest
 from cluster.regions.wire import ARROW_TYPE, FLOAT32_TYPE, JSON_TYPE, SEARCH
 from cluster.search.checks import reply_too_large
@@ -23,7 +22,7 @@ from deployments.http.schemas.binary import parse_binary, render_arrow
 from deployments.http.schemas.replies import render_search
 from deployments.http.schemas.search import ReplyForm, parse_search
 from deployments.http.settings import HttpSettings
-from deployments.metering.metrics import HttpMetrics
+from deployments.metering.metered_service import MeteredService
 
 _WATCH_AFTER_S = 0.5
 
@@ -33,14 +32,12 @@ class SearchRoute:
 
     def __init__(
         self,
-        service: QueryService,
+        service: MeteredService,
         settings: HttpSettings,
-        metrics: HttpMetrics,
         callers: CallerReader,
     ) -> None:
         self._service = service
         self._settings = settings
-        self._metrics = metrics
         self._callers = callers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -62,8 +59,7 @@ class SearchRoute:
             body = await receive_body(scope, receive, self._settings.body_bytes_max)
             client.has_asked()
             asked, form = _parse(scope, body, passages=not as_arrow)
-            result = await self._service.search(self._callers.told(asked, scope))
-        self._metrics.searched(SEARCH, result)
+            result = await self._service.search(SEARCH, self._callers.told(asked, scope))
         if as_arrow and result.arrays is not None:
             return ARROW_TYPE, render_arrow(result, result.arrays)
         return JSON_TYPE, render_search(result, form)

@@ -1,39 +1,60 @@
-"""Counts how requests' demands were met, whatever way they came in."""
+"""Counts what requests came to, whatever way they came in. The edge counts how long they took."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
+from cluster.clock import Clock
 from cluster.errors import NotYet, Unavailable
-from cluster.query.answers import AnswerEvent, AnswerRequest, QueryService, Retrieved
+from cluster.query.answers import (
+    AnswerEvent,
+    AnswerRequest,
+    AnswerResult,
+    QueryService,
+    Retrieved,
+    Token,
+)
 from cluster.query.search import SearchRequest, SearchResult
 from deployments.metering.metrics import HttpMetrics
 
 
 class MeteredService:
-    """The same service, as a `cluster.query.answers.QueryService`."""
+    """The same service, for routes that are told apart in the metrics."""
 
-    def __init__(self, service: QueryService, metrics: HttpMetrics) -> None:
+    def __init__(self, service: QueryService, metrics: HttpMetrics, clock: Clock) -> None:
         self._service = service
         self._metrics = metrics
+        self._clock = clock
 
-    async def search(self, request: SearchRequest) -> SearchResult:
+    async def search(self, route: str, request: SearchRequest) -> SearchResult:
         try:
             result = await self._service.search(request)
         except (NotYet, Unavailable):
             self._metrics.refused(request.demand.level)
             raise
         self._metrics.served(request.demand.level, result)
+        self._metrics.searched(route, result)
         return result
 
-    async def answer_events(self, request: AnswerRequest) -> AsyncGenerator[AnswerEvent, None]:
+    async def answer_events(
+        self, route: str, request: AnswerRequest, *, streamed_since_s: float | None = None
+    ) -> AsyncGenerator[AnswerEvent, None]:
+        """`streamed_since_s`: the moment on the clock from which the caller of a streamed answer
+        waits for its first token.
+        """
         begun = False
         try:
             async with aclosing(self._service.answer_events(request)) as events:
                 async for event in events:
-                    if isinstance(event, Retrieved):
-                        self._metrics.served(request.demand.level, event)
+                    match event:
+                        case Retrieved():
+                            self._metrics.served(request.demand.level, event)
+                        case Token() if streamed_since_s is not None:
+                            self._metrics.first_token(self._clock.monotonic_s() - streamed_since_s)
+                            streamed_since_s = None
+                        case AnswerResult():
+                            self._metrics.answered(route, event)
                     begun = True
                     yield event
         except (NotYet, Unavailable):

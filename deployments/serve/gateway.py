@@ -15,6 +15,7 @@ from actors.region.assembly import RegionParts, assemble_region
 from actors.regions.divergence_watch import DivergenceWatch, watches
 from actors.runtime import names
 from actors.runtime.calls import NamedActor
+from actors.runtime.process_logs import handed_on
 from actors.runtime.ray_environment import ONE_THREAD
 from cluster.clock import SYSTEM_CLOCK, Deadline, system_rng
 from cluster.config import Settings
@@ -47,9 +48,11 @@ def gateway_application(
 ) -> serve.Application:
     """The Serve application of a region's HTTP endpoint."""
     endpoint = settings.regions[region].http
+    logs = handed_on()
 
     # Serve takes only a plain function for a builder; any other callable it takes for the app.
     def build() -> RegionApp:
+        logs.begin()
         return _build_app(settings, region, store, cache_folder)
 
     deployment = serve.deployment(

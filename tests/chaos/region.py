@@ -121,9 +121,7 @@ def _add_texts(region: SearchRegion, settings: Settings, folder: Path) -> None:
     for letter, contents in region.contents.items():
         indexes = {**whole.indexes, **contents.indexes}
         region.contents[letter] = whole.model_copy(update={"indexes": indexes})
-    number = region.coordinator(
-        "propose", region.contents["a"], targets=(REGION,), auto_commit=True
-    )
+    number = region.propose("a")
     region.run(_wait_until_serving, number, timeout_s=600)
 
 
@@ -171,15 +169,13 @@ def _citations_of_questions(region: SearchRegion) -> dict[str, tuple[str, ...]]:
 
 def _build_texts(settings: Settings, source: str) -> ReleaseContents:
     from deployments.hosting import pipeline
-    from deployments.terminal import Steps
 
     installation = Installation(settings, REGION)
-    with Steps(quiet=True).step("texts") as step:
-        embedder = pipeline.store_embedder(installation, step)
-        listing = find_source_files([source])
-        pipeline.ingest_documents(installation, TEXTS, listing, replace=True, step=step)
-        pipeline.build(installation, TEXTS, embedder, step)
-        return pipeline.contents_of_next(installation, step)
+    embedder = pipeline.store_embedder(installation)
+    listing = find_source_files([source])
+    pipeline.ingest_documents(installation, TEXTS, listing, replace=True)
+    pipeline.build(installation, TEXTS, embedder)
+    return pipeline.contents_of_next(installation)
 
 
 def _wait_until_serving(number: int) -> None:

@@ -27,7 +27,7 @@ from tests.chaos.cluster_scenarios import CLUSTER_SCENARIOS
 from tests.chaos.region import GATEWAYS, ChaosRegion, ask, nodes_of_replicas
 from tests.chaos.scenario import Scenario
 from tests.chaos.slow_disk import NoSlowDisk, forget, slow_disk
-from tests.support.regions.search_region import CORPUS, REGION, REPLICA_NAMES, replica_status
+from tests.support.regions.search_region import CORPUS, REPLICA_NAMES, replica_status
 from tests.support.waiting import wait_until
 
 COORDINATOR = "ray::Coordinator"
@@ -241,9 +241,7 @@ def _put_in_place(path: Path, data: bytes) -> None:
 def _release_b(region: ChaosRegion) -> None:
     """Proposes the vectors b; returns when they are served. Raises Conflict when aborted."""
     search = region.search
-    number = search.coordinator(
-        "propose", search.contents["b"], targets=(REGION,), auto_commit=True
-    )
+    number = search.propose("b")
     search.coordinator("wait_until_committed", number, 120.0)
     search.coordinator("wait_until_serving", number, 60.0)
 

@@ -367,8 +367,6 @@ _STAND_INS = {
     "cluster.releases.name_claim.read_each": _read_together,
     "cluster.releases.release_log.parse_entry": _parsed_entry,
     "cluster.releases.release_log.read_each": _read_together,
-    # Logs are short here, so snapshots are.
-    "cluster.releases.release_log.SNAPSHOT_ENTRIES": 5,
     "cluster.releases.events.RegionStatus.from_bytes": _parsed_status,
 }
 

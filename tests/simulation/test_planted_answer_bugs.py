@@ -16,6 +16,7 @@ from cluster.clock import Deadline
 from cluster.errors import RaygionError
 from cluster.query.answers import AnswerRequest
 from cluster.query.demand import EVENTUAL, Demand
+from cluster.query.request import Request
 from cluster.query.search import SearchRequest, SearchResult
 from cluster.query.session import SessionToken
 from cluster.regions.quorum import Vote
@@ -90,8 +91,8 @@ def counting_staleness_from_the_last_attempt(patch: Patch) -> None:
 def staleness_without_the_skew(patch: Patch) -> None:
     real = Known.staleness_ms
 
-    def staleness_ms(self: Known, switch: Switch | None, now_ms: int, skew_max_ms: int) -> int:
-        return real(self, switch, now_ms, 0)
+    def staleness_ms(self: Known, switch: Switch | None, now_ms: int) -> int:
+        return real(replace(self, skew_max_ms=0), switch, now_ms)
 
     patch.setattr(Known, "staleness_ms", staleness_ms)
 
@@ -111,7 +112,11 @@ def strong_without_a_reading(patch: Patch) -> None:
 
 def strong_without_waiting_out_the_skew(patch: Patch) -> None:
     real = consistency._Asked.strong
-    patch.setattr(consistency._Asked, "strong", lambda self: real(replace(self, skew_max_ms=0)))
+
+    def strong(self: consistency._Asked) -> consistency.Decision:
+        return real(replace(self, known=replace(self.known, skew_max_ms=0)))
+
+    patch.setattr(consistency._Asked, "strong", strong)
 
 
 def strong_from_what_happens_to_be_loaded(patch: Patch) -> None:
@@ -138,9 +143,7 @@ def the_current_release_for_a_named_one(patch: Patch) -> None:
 def forwarding_again(patch: Patch) -> None:
     real = RegionalService._order
 
-    def order(
-        self: RegionalService, request: SearchRequest | AnswerRequest
-    ) -> Iterator[tuple[str, bool]]:
+    def order(self: RegionalService, request: Request) -> Iterator[tuple[str, bool]]:
         # Three times: for ever, no simulation would end.
         again = request.trace_id.count("/") < 3
         return real(self, replace(request, forwarded_by="") if again else request)
@@ -169,7 +172,7 @@ def taking_a_new_coordinators_word_for_all(patch: Patch) -> None:
     """What a coordinator that has just begun holds is taken for all that can serve."""
 
     def with_view(self: Known, view: RegionView) -> Known:
-        return Known(consistency._with_newer(view, self.view.switches), self.pulse)
+        return replace(self, view=consistency._with_newer(view, self.view.switches))
 
     patch.setattr(Known, "with_view", with_view)
 

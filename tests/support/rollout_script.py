@@ -18,6 +18,7 @@ from cluster.releases.events import (
     RegionStatus,
     Retire,
 )
+from cluster.releases.requests import ProposeRelease, ReleaseRequest
 from cluster.releases.rollout import Rollout
 from cluster.releases.settings import RolloutPolicy, RolloutSettings
 from tests.support.fakes import Entries, contents, counting_ids
@@ -93,6 +94,9 @@ class Script:
         assert self.rollout.leads
         return self
 
+    def ask(self, request: ReleaseRequest) -> Append:
+        return self.rollout.decide(request, now_ms=self.now_ms, commit_id=self.new_id())
+
     def propose(
         self,
         *targets: str,
@@ -101,15 +105,13 @@ class Script:
         policy: RolloutPolicy = POLICY,
     ) -> int:
         """Proposes the next release; with `prepared`, this region prepares it, too."""
-        append = self.rollout.propose(
-            contents(),
+        request = ProposeRelease(
+            contents=contents(),
             targets=targets or ("a",),
             auto_commit=auto_commit,
             policy=policy,
-            now_ms=self.now_ms,
-            commit_id=self.new_id(),
         )
-        entry = self.land(append)
+        entry = self.land(self.ask(request))
         assert isinstance(entry, Propose)
         number = entry.release.number
         if prepared:

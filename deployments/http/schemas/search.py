@@ -30,13 +30,13 @@ from cluster.arrays import Float32Array
 from cluster.errors import InvalidArgument
 from cluster.query.demand import Consistency, Demand, demand_of
 from cluster.query.filters import Filter, parse_filter
-from cluster.query.search import TOP_K_DEFAULT, Embedded, SearchEffort, SearchRequest
+from cluster.query.request import Embedded
+from cluster.query.search import TOP_K_DEFAULT, SearchEffort, SearchRequest
+from cluster.query.terms import TIMEOUT_S_MAX, TOP_K_MAX
 from cluster.search.checks import (
     BATCH_MAX,
     NPROBE_MAX,
     TEXT_CHARS_MAX,
-    TIMEOUT_S_MAX,
-    TOP_K_MAX,
     check_hits,
 )
 from cluster.shards.index_parameters import EF_SEARCH_MAX

@@ -64,22 +64,15 @@ def data_event(data: bytes) -> bytes:
     return b"data: %b\n\n" % data
 
 
-class StreamObserver(Protocol):
-    """Is told how a stream goes; `end` is `done`, `error` or `client_gone`."""
-
-    def event_sent(self, event: AnswerEvent) -> None: ...
-
-    def stream_ended(self, end: str) -> None: ...
-
-
 async def event_chunks(
     events: AsyncGenerator[AnswerEvent, None],
     form: StreamFormat,
-    observer: StreamObserver,
     trace_id: str,
+    *,
+    ended: Callable[[str], None],
 ) -> AsyncGenerator[bytes, None]:
     """The bytes of a stream, one piece an event. Raises only before the first piece. Closing it
-    closes `events`.
+    closes `events`. In the end `ended` is told how: `done`, `error` or `client_gone`.
     """
     started = finished = False
     end = "client_gone"
@@ -87,7 +80,6 @@ async def event_chunks(
         async with aclosing(events):
             # To its very end, also after the last event: its maker may have things to settle there.
             async for event in events:
-                observer.event_sent(event)
                 yield form.event(event)
                 started = True
                 if isinstance(event, AnswerResult):
@@ -98,12 +90,12 @@ async def event_chunks(
         if not started:
             end = "error"
             raise
-        log_failure(error, trace_id)
+        log_failure(error)
         if not finished:
             end = "error"
             yield form.error(error_body(error, trace_id))
     finally:
-        observer.stream_ended(end)
+        ended(end)
 
 
 async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:

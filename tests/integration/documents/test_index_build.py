@@ -70,15 +70,14 @@ class Corpus:
     def build(
         self, index: IndexParameters | AutoIndex, partition_by: str | None = None
     ) -> tuple[IndexManifest, bool]:
-        manifest, _, reused = build_index(
+        built = build_index(
             self.store,
             CORPUS,
             CorpusSettings(shards=SHARDS, index=index, partition_by=partition_by),
             embedder=None,
             cache_folder=self.folder / "cache",
-            progress=lambda done, total: None,
         )
-        return manifest, reused
+        return built.manifest, built.reused
 
     def opened(self, manifest: IndexManifest) -> list[tuple[Path, ShardIndex]]:
         opened = []
@@ -129,7 +128,6 @@ def _ingest_file(store: ObjectStore, path: Path) -> None:
         corpus=CORPUS,
         listing=find_source_files([str(path)]),
         replace=False,
-        progress=lambda done, total: None,
     )
 
 

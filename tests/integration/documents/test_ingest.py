@@ -111,7 +111,7 @@ def test_the_demo_corpus_is_read_and_a_second_run_adds_nothing(
     run: Ingest, object_store: ObjectStore
 ) -> None:
     seen: list[tuple[int, int]] = []
-    manifest = run(FACTBOOK, progress=lambda done, total: seen.append((done, total)))
+    manifest = run(FACTBOOK, count=lambda done, total: seen.append((done, total)))
     assert seen == [(1, 1)]
     assert (manifest.position, manifest.vector_dimension) == (1, None)
     assert manifest.num_documents == manifest.num_passages == 2563
@@ -261,7 +261,7 @@ def test_many_files_are_read_in_their_order_whatever_task_is_first(
     for number in range(1100):
         (folder / f"{number:04}.txt").write_text(f"Text {number}.")
     seen: list[tuple[int, int]] = []
-    manifest = run(folder, progress=lambda done, total: seen.append((done, total)))
+    manifest = run(folder, count=lambda done, total: seen.append((done, total)))
     assert len(manifest.parts) == 3
     assert sorted(seen)[-1] == (1100, 1100)
     assert list(rows_of(object_store, manifest)) == [f"{number:04}.txt" for number in range(1100)]

@@ -75,8 +75,7 @@ class Built:
             name=None,
             scratch=folder / "scratch",
             cache_folder=self._cache,
-            progress=lambda _: None,
-        )[0]
+        ).manifest
         file = folder / "docs.jsonl"
         rows = ({"id": id, "text": text} for id, text in DOCUMENTS.items())
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -96,8 +95,7 @@ class Built:
             settings,
             embedder=self.model,
             cache_folder=self._cache,
-            progress=lambda done, total: None,
-        )[0]
+        ).manifest
 
     def index(self, manifest: IndexManifest) -> ShardIndex:
         (shard,) = manifest.shards

@@ -42,17 +42,17 @@ def tuned_model(folder: Path) -> int:
 
 
 def published(store: ObjectStore, folder: Path, tmp_path: Path, told: list[str]) -> ModelManifest:
-    manifest, _, reused = publish_model(
+    model = publish_model(
         store,
         kind=ModelKind.GENERATOR,
         source=str(folder),
         name="starter",
         scratch=tmp_path / "scratch",
         cache_folder=tmp_path / "publisher",
-        progress=told.append,
+        note=told.append,
     )
-    assert not reused
-    return manifest
+    assert not model.reused
+    return model.manifest
 
 
 def test_of_a_changed_layer_only_that_layer_travels(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from deployments.nodes.gcs_storage import check_redis
 from tests.chaos.cluster_scenarios import control_stores
 from tests.support.redis_server import REDIS, redis_says, redis_server
 from tests.support.regions.search_region import (
-    REGION,
     Load,
     SearchRegion,
     search_region,
@@ -65,9 +64,7 @@ def test_searches_releases_and_restarts_go_on_when_the_control_store_dies(
         failed, wrong = load.verdict("kill -9 of the control store, twice")
         assert (failed, wrong) == ([], [])
         # What needs a control store works: a release, and the restart of an actor.
-        number = region.coordinator(
-            "propose", region.contents["b"], targets=(REGION,), auto_commit=True
-        )
+        number = region.propose("b")
         region.coordinator("wait_until_serving", number, 120.0)
         (coordinator,) = region.cluster.pids("ray::Coordinator")
         os.kill(coordinator, signal.SIGKILL)

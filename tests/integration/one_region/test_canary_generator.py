@@ -19,6 +19,7 @@ from actors.models.publishing import publish_model
 from actors.runtime import names
 from cluster.catalog.manifests import ManifestRef, ModelKind
 from cluster.releases.entries import LogState, ReleaseStatus
+from cluster.releases.requests import AbortRelease, SetShare
 from deployments.hosting import release_commands
 from deployments.nodes.local_cluster import find_local_cluster
 from tests.support.regions.canary_region import UserLoad, is_tried_on
@@ -39,15 +40,14 @@ def next_model(shared_region: LiveRegion, tmp_path_factory: pytest.TempPathFacto
     folder = tmp_path_factory.mktemp("model") / "next"
     shutil.copytree(MODEL_FOLDER, folder, copy_function=os.link)
     (folder / "NOTICE").write_text("next\n")
-    _, ref, _ = publish_model(
+    ref = publish_model(
         shared_region.installation.store,
         kind=ModelKind.GENERATOR,
         source=str(folder),
         name=NEXT_MODEL,
         scratch=folder.parent,
         cache_folder=folder.parent / "cache",
-        progress=lambda _: None,
-    )
+    ).ref
     return ref
 
 
@@ -58,13 +58,13 @@ def canary(shared_region: LiveRegion, next_model: ManifestRef) -> Iterator[int]:
     number = release_commands.propose(
         shared_region.installation, contents, commit=False, note=lambda _: None
     )
-    release_commands.canary(number, PERCENT)
+    shared_region.coordinator.request(SetShare(release=number, percent=PERCENT))
     try:
         yield number
     finally:
         client = shared_region.coordinator
         if client.log_state().proposals[number].status is ReleaseStatus.OPEN:
-            client.abort(number, "only a test")
+            client.request(AbortRelease(release=number, reason="only a test"))
 
 
 def users_of(number: int, *, tried: bool) -> Iterator[str]:

@@ -13,6 +13,7 @@ import pytest
 
 from actors.runtime import names
 from cluster.releases.entries import ReleaseStatus
+from cluster.releases.requests import CommitRelease, SetShare
 from tests.support.regions.canary_region import WIDE, UserLoad, canary_region, is_tried_on, prepared
 from tests.support.regions.search_region import (
     CORPUS,
@@ -61,7 +62,7 @@ def try_on(region: SearchRegion, http: httpx.Client, number: int, percent: int) 
     """Returns when the gateway has seen it."""
     others = percent // 2
     marginal = next(u for u in map(str, range(10**6)) if _between(u, number, others, percent))
-    region.coordinator("canary", number, percent)
+    region.request(SetShare(release=number, percent=percent))
     wait_until(
         lambda: region.search(http, 0, user=marginal).release == number, "the gateway to see it"
     )
@@ -91,12 +92,12 @@ def test_a_canary_gets_its_share_and_its_users_until_it_is_committed(
     assert region.search(http, 0, release=number).release == number
     assert region.search(http, 0, release=1).release == 1
 
-    region.coordinator("canary", number, 0)
+    region.request(SetShare(release=number, percent=0))
     wait_until(lambda: region.status().get("canary") is None, "the end of the share")
     assert {r.release for r in ask_all(region, http, users[:200]).values()} == {1}
 
     try_on(region, http, number, 25)
-    region.coordinator("commit", number)
+    region.request(CommitRelease(release=number))
     region.coordinator("wait_until_serving", number, 60.0)
     assert {r.release for r in ask_all(region, http, users[:200]).values()} == {number}
 

@@ -27,6 +27,7 @@ from cluster.artifacts.files import ArtifactFile
 from cluster.catalog.manifests import IndexManifest
 from cluster.errors import Conflict, Corrupt, NotFound
 from cluster.releases.entries import ReleaseContents, ReleaseStatus
+from cluster.releases.requests import RollBackTo
 from cluster.store.object_store import open_store
 from deployments.hosting import release_commands
 from tests.support.regions.region_fixture import FLAT, TINY, LiveRegion, build, ingest
@@ -218,7 +219,7 @@ def test_a_replica_that_comes_back_mends_a_damaged_cache(
         wait_until(lambda: _num_serving(shared_region) == _wanted(tiny), "the replica to load")
         _assert_serves(shared_region, http, tiny)
     finally:
-        release_commands.rollback(shared_region.release, force=True)
+        release_commands.switch(RollBackTo(release=shared_region.release, force=True))
 
 
 def _assert_serves(region: LiveRegion, http: httpx.Client, tiny: Tiny) -> None:

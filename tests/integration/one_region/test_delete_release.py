@@ -26,6 +26,7 @@ from cluster.arrays import Float32Array
 from cluster.catalog.manifests import IndexManifest, ManifestRef
 from cluster.query.search import ShardQuery
 from cluster.releases.entries import ReleaseContents
+from cluster.releases.requests import ProposeRelease
 from tests.support.regions.search_region import (
     CORPUS,
     DIMENSION,
@@ -87,7 +88,7 @@ def delete(region: SearchRegion, folder: Path, numbers: Sequence[int], *more: st
 
 def propose(region: SearchRegion, ref: ManifestRef) -> int:
     contents = ReleaseContents(indexes={CORPUS: ref})
-    number: int = region.coordinator("propose", contents, targets=(REGION,), auto_commit=True)
+    number = region.request(ProposeRelease(contents=contents, targets=(REGION,), auto_commit=True))
     region.coordinator("wait_until_serving", number, 120.0)
     return number
 
@@ -182,33 +183,27 @@ def test_what_is_deleted_is_found_in_the_release_before_and_nowhere_else(
 
 def ingest(sources: list[str], replace: bool) -> None:
     from deployments.hosting import pipeline
-    from deployments.terminal import Steps
     from tests.support.regions import search_region
 
     (installation,) = search_region._joined
-    with Steps(quiet=True).step("ingest") as step:
-        listing = find_source_files(sources)
-        pipeline.ingest_documents(installation, CORPUS, listing, replace=replace, step=step)
+    listing = find_source_files(sources)
+    pipeline.ingest_documents(installation, CORPUS, listing, replace=replace)
 
 
 def build() -> tuple[IndexManifest, ManifestRef]:
     from deployments.hosting import pipeline
-    from deployments.terminal import Steps
     from tests.support.regions import search_region
 
-    with Steps(quiet=True).step("build") as step:
-        built = pipeline.build(search_region._joined[0], CORPUS, None, step)
+    built = pipeline.build(search_region._joined[0], CORPUS, None)
     return built.manifest, built.ref
 
 
 def newest_version() -> str:
     """What `release propose` would take."""
     from deployments.hosting import pipeline
-    from deployments.terminal import Steps
     from tests.support.regions import search_region
 
-    with Steps(quiet=True).step("propose") as step:
-        contents = pipeline.contents_of_next(search_region._joined[0], step)
+    contents = pipeline.contents_of_next(search_region._joined[0])
     return contents.indexes[CORPUS].version
 
 

@@ -13,6 +13,7 @@ from actors.runtime import names
 from cluster.errors import RaygionError
 from cluster.releases.entries import RELEASE_LOG, ReleaseContents, ReleaseStatus
 from cluster.releases.events import RegionStatus
+from cluster.releases.requests import CommitRelease, ProposeRelease, ReleaseRequest, RollBackTo
 from cluster.store.numbered_log import NumberedLog
 from tests.support.regions.search_region import (
     CORPUS,
@@ -163,15 +164,13 @@ def test_losing_a_node_fails_no_query(whole: SearchRegion) -> None:
 def kill_coordinator(
     region: SearchRegion,
     moment: Callable[[], object],
-    method: str,
-    *args: object,
-    **options: object,
+    request: ReleaseRequest,
 ) -> object:
-    """Calls the coordinator and kills it when the moment has come.
+    """Sends the coordinator a request and kills the coordinator when the moment has come.
 
-    Returns what the call gave or, since the kill may cut it off, its typed error.
+    Returns what the request gave or, since the kill may cut it off, its typed error.
     """
-    call = region.submit(call_coordinator, method, args, options)
+    call = region.submit(call_coordinator, "request", (request,))
     wait_until(moment, "the moment")
     region.kill(COORDINATOR)
     try:
@@ -196,10 +195,7 @@ def test_an_auto_commit_is_finished_by_the_next_coordinator(
         outcome = kill_coordinator(
             whole,
             lambda: len(log_entries(whole)) >= len(before) + appended,
-            "propose",
-            next_contents(whole),
-            targets=(REGION,),
-            auto_commit=True,
+            ProposeRelease(contents=next_contents(whole), targets=(REGION,), auto_commit=True),
         )
         back_s = wait_until(whole.is_whole, "the coordinator to be back")
         landed = number in whole.release_log.proposals
@@ -222,10 +218,7 @@ def test_a_prepared_release_outlasts_two_coordinators(whole: SearchRegion) -> No
         outcome = kill_coordinator(
             whole,
             is_prepared,
-            "propose",
-            next_contents(whole),
-            targets=(REGION,),
-            auto_commit=False,
+            ProposeRelease(contents=next_contents(whole), targets=(REGION,), auto_commit=False),
         )
         assert outcome == number
         wait_until(lambda: whole.pid_of(COORDINATOR), "the next coordinator")
@@ -233,7 +226,7 @@ def test_a_prepared_release_outlasts_two_coordinators(whole: SearchRegion) -> No
         back_s = wait_until(whole.is_whole, "the one after it to be back")
         assert whole.release_log.proposals[number].status is ReleaseStatus.OPEN
         whole.coordinator("wait_until_prepared", number, 120.0)
-        whole.coordinator("commit", number)
+        whole.request(CommitRelease(release=number))
         whole.coordinator("wait_until_serving", number, 120.0)
         load.go_on()
     assert load.verdict(f"coordinator killed twice, back after {back_s:.1f} s") == ([], [])
@@ -244,7 +237,7 @@ def test_a_rollback_outlasts_the_coordinator(whole: SearchRegion, appended: int)
     before, switches = log_entries(whole), whole.release_log.switches
     with Load(whole) as load:
         outcome = kill_coordinator(
-            whole, lambda: len(log_entries(whole)) >= len(before) + appended, "rollback", None
+            whole, lambda: len(log_entries(whole)) >= len(before) + appended, RollBackTo()
         )
         back_s = wait_until(whole.is_whole, "the coordinator to be back")
         rolled_back = whole.release_log.switches[len(switches) :]

@@ -19,6 +19,7 @@ from actors.shards.replica import ReplicaStatus
 from cluster.catalog.manifests import ManifestRef
 from cluster.query.evidence import EvidencePolicy
 from cluster.releases.entries import ReleaseContents
+from cluster.releases.requests import AbortRelease, RollBackTo
 from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.vectors.metric import Metric
 from deployments.hosting import release_commands
@@ -37,7 +38,7 @@ QUERY = "What does Quellbrunn keep in its clock tower?"
 def _first_release_again(shared_region: LiveRegion) -> Iterator[None]:
     yield
     if shared_region.coordinator.status().release != shared_region.release:
-        release_commands.rollback(shared_region.release, force=True)
+        release_commands.switch(RollBackTo(release=shared_region.release, force=True))
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +157,7 @@ def test_a_switch_and_the_way_back_fail_no_query(
 
     with under_load(shared_region) as loads:
         wait_until(lambda: all(x.has_seen(number) for x in loads), "answers of the new release")
-        assert release_commands.rollback(None) == first
+        assert release_commands.switch(RollBackTo()) == first
         wait_until(lambda: all(x.has_seen(first) for x in loads), "answers of the first release")
     assert_each_reply_is_of_one_release(loads, marked=number)
     _assert_pins_hold(http, first=first, marked=number)
@@ -178,7 +179,7 @@ def test_a_release_that_is_no_longer_resident_is_unloaded(
     version = second.indexes["xquad"].version
     gone = propose(shared_region, second)
     assert version in held_versions("xquad", 2, 2)
-    release_commands.rollback(shared_region.release)
+    release_commands.switch(RollBackTo(release=shared_region.release))
     _make_room(shared_region, version)
     wait_until(lambda: version not in held_versions("xquad", 2, 2), "the replicas to let go of it")
     reply = http.post("/v1/search", json={"corpus": "xquad", "query": QUERY, "release": gone})
@@ -203,7 +204,7 @@ def test_a_proposal_is_prepared_beside_what_serves_and_can_be_dropped(
         reply = http.post("/v1/search", json={"corpus": "xquad", "query": QUERY, "release": number})
         assert (reply.status_code, reply.json()["error"]["code"]) == (404, "not_found")
     finally:
-        client.abort(number, "only a test")
+        client.request(AbortRelease(release=number, reason="only a test"))
     assert client.log_state().proposals[number].reason == "only a test"
     wait_until(lambda: version not in held_versions("xquad", 2, 2), "the replicas to let go of it")
     assert shared_region.search(http, query=QUERY)["release"] == shared_region.release
@@ -235,7 +236,7 @@ def _make_room(region: LiveRegion, version: str) -> None:
     resident = region.coordinator.status().resident
     if any(c.index_version == version for release in resident for c in release.corpora):
         propose(region, region.contents)
-        release_commands.rollback(region.release)
+        release_commands.switch(RollBackTo(release=region.release))
 
 
 def held_versions(corpus: str, shards: int, replicas: int) -> set[str]:

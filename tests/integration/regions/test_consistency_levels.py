@@ -16,6 +16,7 @@ from actors.region_client import connect
 from cluster.errors import InvalidArgument
 from cluster.generation.prompt import PromptTemplate
 from cluster.query.session import SessionToken
+from cluster.releases.requests import RollBackTo
 from deployments.hosting import release_commands
 from tests.support.regions.region_fixture import REGION, LiveRegion, posted
 from tests.support.waiting import wait_until
@@ -31,7 +32,7 @@ CALM_MS = 5000
 def _first_release_again(shared_region: LiveRegion) -> Iterator[None]:
     yield
     if shared_region.coordinator.status().release != shared_region.release:
-        release_commands.rollback(shared_region.release, force=True)
+        release_commands.switch(RollBackTo(release=shared_region.release, force=True))
 
 
 def commit_another(region: LiveRegion) -> int:
@@ -95,7 +96,7 @@ def test_strong_answers_never_go_back_while_releases_change(
         newer = posted(http, "/v1/search", {**ASK, "consistency": "strong"})
         assert newer["release"] == number
         wait_until(lambda: seen[-1][1] == number, "the watcher to see the new release")
-        release_commands.rollback(shared_region.release)
+        release_commands.switch(RollBackTo(release=shared_region.release))
         # The rollback came later than what the token has seen, so it may be served by it.
         back = posted(http, "/v1/search", {**ASK, "session": newer["session"]})
         assert back["release"] == shared_region.release

@@ -13,6 +13,7 @@ import pytest
 from cluster.clock import SYSTEM_CLOCK
 from cluster.errors import RaygionError
 from cluster.releases.entries import ReleaseStatus
+from cluster.releases.requests import CommitRelease, RollBackTo
 from tests.support.regions.driven_regions import COORDINATOR
 from tests.support.regions.regions_fixture import REGIONS, ThreeRegions, three_regions
 from tests.support.waiting import wait_until
@@ -92,7 +93,7 @@ def test_a_prepared_release_waits_for_its_commit_when_a_coordinator_is_killed(
         wait_until(lambda: regions.drivers[victim].pids(COORDINATOR), "the next coordinator")
         regions.at_leader("wait_until_prepared", number, 60.0)
         assert regions.log.proposals[number].status is ReleaseStatus.OPEN
-        regions.at_leader("commit", number)
+        regions.request(CommitRelease(release=number))
         seconds = regions.wait_until_serving(number)
         traffic.wait_for_more()
     verdict(f"prepared, coordinator of {role} killed, commit to served {seconds:.1f} s",
@@ -105,7 +106,7 @@ def test_a_rollback_outlasts_a_coordinator_killed(regions: ThreeRegions, role: s
     regions.commit(next_contents(regions))
     before, victim = regions.entries, victim_of(regions, role)
     with regions.traffic() as (traffic, askers), ThreadPoolExecutor(1) as hand:
-        rolled_back = hand.submit(regions.at_leader, "rollback", first)
+        rolled_back = hand.submit(regions.request, RollBackTo(release=first))
         wait_until(lambda: regions.log.switches[-1].release == first, "the rollback in the log")
         regions.kill_coordinator(victim)
         seconds = regions.wait_until_serving(first)

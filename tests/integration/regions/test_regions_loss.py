@@ -14,6 +14,7 @@ import pytest
 
 from cluster.errors import RaygionError
 from cluster.query.session import SessionToken
+from cluster.releases.requests import AbortRelease, ProposeRelease, RollBackTo
 from deployments.hosting.region_driver import RegionDriver, join_new_cluster, start_services
 from deployments.installation import Installation
 from deployments.nodes.ports import find_port_block
@@ -80,7 +81,7 @@ def test_a_lost_region_is_served_by_another_one_and_comes_back(regions: ThreeReg
         regions.drivers[gone].kill()
         traffic.wait_for(lambda: traffic.latest("user").served_by in others, "another region")
         moved_s = time.monotonic() - lost_s
-        regions.at_leader("rollback", first)
+        regions.request(RollBackTo(release=first))
         log_moved_s = time.monotonic() - lost_s
         regions.wait_until_serving(first, *others)
         traffic.wait_for_release(first)
@@ -96,7 +97,7 @@ def test_a_lost_region_is_served_by_another_one_and_comes_back(regions: ThreeReg
 
 def test_what_is_wrong_with_a_request_is_said_and_changes_nothing(regions: ThreeRegions) -> None:
     aborted = regions.propose("b-flat", commit=False)
-    regions.at_leader("abort", aborted, "only a test")
+    regions.request(AbortRelease(release=aborted, reason="only a test"))
     before = regions.entries
     elsewhere = SessionToken("another-store", 3).encode()
     for field, asked in (
@@ -109,8 +110,10 @@ def test_what_is_wrong_with_a_request_is_said_and_changes_nothing(regions: Three
             regions.ask(REGIONS[1], **asked)
         assert refused.value.code == "invalid_argument"
     with pytest.raises(RaygionError, match="nowhere") as refused:
-        regions.at_leader(
-            "propose", regions.contents["b-flat"], targets=("nowhere",), auto_commit=True
+        regions.request(
+            ProposeRelease(
+                contents=regions.contents["b-flat"], targets=("nowhere",), auto_commit=True
+            )
         )
     assert refused.value.code == "invalid_argument"
     assert regions.entries == before

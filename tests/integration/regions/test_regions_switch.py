@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from cluster.releases.requests import RollBackTo
 from tests.support.regions.regions_fixture import REGIONS, ThreeRegions, three_regions
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
@@ -23,7 +24,7 @@ def test_a_commit_and_the_way_back_reach_every_region_together(regions: ThreeReg
     first = regions.log.switches[-1].release
     with regions.traffic() as (traffic, askers):
         moments: list[tuple[int, list[float]]] = []
-        for act in (lambda: regions.propose("b-flat"), lambda: regions.at_leader("rollback", None)):
+        for act in (lambda: regions.propose("b-flat"), lambda: regions.request(RollBackTo())):
             asked = {region: len(traffic.of(region)) for region in REGIONS}
             position = len(regions.log.switches)
             act()

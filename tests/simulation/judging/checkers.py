@@ -9,8 +9,6 @@ from collections import Counter
 from tests.simulation.judging.beliefs import LOG, beliefs, entries, holding
 from tests.simulation.judging.history import History
 
-NONSENSE = "what makes no sense"
-"""The kind of a request that has to be refused whatever the state of the log."""
 FAULT_TAKEN_IN_S = 1.5
 """A coordinator takes it in after its next pause."""
 
@@ -82,7 +80,7 @@ def what_makes_no_sense_is_refused(history: History) -> list[str]:
     return [
         f"{request.kind} was granted to {request.region} at {request.at_s:.3f}"
         for request in history.requests
-        if request.kind == NONSENSE and (request.commit_ids or request.outcome == "ok")
+        if not request.makes_sense and (request.commit_ids or request.outcome == "ok")
     ]
 
 
@@ -92,7 +90,7 @@ def rollbacks_without_force_last(history: History) -> list[str]:
     asked = {
         commit_id: request
         for request in history.requests
-        if request.kind == "rollback"
+        if request.kind == "RollBackTo"
         for commit_id in request.commit_ids[-1:]
     }
     problems = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 
-from cluster.releases.driver import Decide
+from cluster.releases.requests import ReleaseRequest, RollBackTo
 from tests.simulation.world.faulty_store import Write
 
 
@@ -14,15 +14,21 @@ class Request:
     """What a person asked of the release log, and what came of it."""
 
     at_s: float
-    kind: str
     region: str
-    decide: Decide
+    asked: ReleaseRequest
+    makes_sense: bool = True
+    """False: it has to be refused, whatever the state of the log."""
     commit_ids: list[str] = field(default_factory=list)
     """Of every entry that was made for it."""
     was_loaded: bool = True
     """Of a roll-back: whether whoever wrote the last one of `commit_ids` had the release loaded."""
     outcome: str = "unknown"
     """ok, failed, or unknown (no reply, or the coordinator died)."""
+
+    @property
+    def kind(self) -> str:
+        is_forced = isinstance(self.asked, RollBackTo) and self.asked.force
+        return f"{'forced ' if is_forced else ''}{type(self.asked).__name__}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

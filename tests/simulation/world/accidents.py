@@ -6,12 +6,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cluster.releases import release_log
 from cluster.releases.entries import RELEASE_LOG, Canary, Elect, LogEntry, Rollback, entry_path
 from cluster.releases.log_entries import entry_bytes
 from cluster.releases.release_log import snapshot_of, snapshot_path
 from tests.simulation.world.faulty_store import Write
 from tests.simulation.world.network import STORE
+from tests.simulation.world.regions import SNAPSHOT_ENTRIES
 
 if TYPE_CHECKING:
     from tests.simulation.harness import World
@@ -121,7 +121,7 @@ class Accidents:
         whoever starts anew must not believe it.
         """
         objects, now_s = self._world.objects, self._world.scheduler.now_s
-        size = release_log.SNAPSHOT_ENTRIES
+        size = SNAPSHOT_ENTRIES
         last = size * self._rng.randint(1, objects.log_length() // size + 1)
         path = snapshot_path(last)
         data = objects.content.get(path, b"")

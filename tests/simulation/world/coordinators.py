@@ -1,5 +1,5 @@
-"""A region's coordinator in virtual time: `actors.coordinator.coordinator`'s doings around the same
-driver.
+"""A region's coordinator in virtual time: what `actors.coordinator.rollout_thread` does around the
+same driver.
 """
 
 from __future__ import annotations
@@ -7,21 +7,23 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cluster.errors import Fenced, LogUnreadable, OutcomeUnknown, RaygionError, Unavailable
 from cluster.releases.driver import RolloutDriver
-from cluster.releases.entries import CanaryShare, Release, ReleaseStatus, Rollback
+from cluster.releases.entries import CanaryShare, LogEntry, Release, ReleaseStatus, Rollback
 from cluster.releases.events import Append, CanaryFaulted, Outcome, Prepared, PrepareFailed
 from cluster.releases.release_log import ReleaseLog
+from cluster.releases.requests import ReleaseRequest
 from cluster.releases.rollout import Rollout
 from cluster.serving.view import Pulse, RegionView
 from tests.simulation.clocks.sim_time import Process, Signal
 from tests.simulation.judging.history import Observation, Request
 from tests.simulation.world.faulty_store import FaultyStore
 from tests.simulation.world.network import STORE
-from tests.simulation.world.regions import STORE_ID, Region, release_view
+from tests.simulation.world.regions import SNAPSHOT_ENTRIES, STORE_ID, Region, release_view
 
 if TYPE_CHECKING:
     from tests.simulation.harness import World
@@ -32,6 +34,17 @@ REQUEST_TIMEOUT_S = 60.0
 RETIRE_AFTER_S = 2.0
 """From the view that names a release no more to its unloading."""
 OBSERVED_EVERY_S = 2.0
+
+
+class NotingRollout(Rollout):
+    """A rollout that tells of each entry that it decides on for a person."""
+
+    note: Callable[[LogEntry], None]
+
+    def decide(self, request: ReleaseRequest, *, now_ms: int, commit_id: str) -> Append:
+        append = super().decide(request, now_ms=now_ms, commit_id=commit_id)
+        self.note(append.entry)
+        return append
 
 
 class Incarnation(Process):
@@ -46,14 +59,20 @@ class Incarnation(Process):
         self.rng = random.Random(f"{world.seed}/{name}")
         self.view = RegionView(region=region.name)
         self.pulse = Pulse()
-        self.rollout = Rollout(region=region.name, settings=world.scenario.settings)
+        self.rollout = NotingRollout(region=region.name, settings=world.scenario.settings)
+        self.rollout.note = self._note
         self.store = FaultyStore(
             world.objects, world.network, self, region.name, self.rng, world.weather
         )
         self.driver = RolloutDriver(
             rollout=self.rollout,
             store=self.store,
-            log=ReleaseLog(self.store, rng=self.rng, sleep=self.sleep),
+            log=ReleaseLog(
+                self.store,
+                rng=self.rng,
+                sleep=self.sleep,
+                snapshot_entries=SNAPSHOT_ENTRIES,
+            ),
             host=self,
             clock=region.clock,
             new_id=self._new_id,
@@ -63,7 +82,7 @@ class Incarnation(Process):
         self._inbox: deque[Request] = deque()
         self._loaded: set[int] = set()
         self._preparing_until_s = 0.0
-        self._serving = False
+        self._serving: Request | None = None
         self._ids = 0
         self._woken = Signal(world.scheduler)
         self._is_woken = False
@@ -121,7 +140,7 @@ class Incarnation(Process):
 
     @property
     def is_busy(self) -> bool:
-        return self._serving or bool(self._inbox)
+        return self._serving is not None or bool(self._inbox)
 
     # The thread that drives the rollout.
 
@@ -139,9 +158,9 @@ class Incarnation(Process):
             if not self._is_woken:
                 self._woken.wait(self, self.rng.uniform(0.9, 1.1) * TICK_S)
             if self._inbox:
-                self._serving = True
-                self._serve(self._inbox.popleft())
-                self._serving = False
+                self._serving = self._inbox.popleft()
+                self._serve(self._serving)
+                self._serving = None
                 self._publish()
 
     def _look(self) -> None:
@@ -178,21 +197,21 @@ class Incarnation(Process):
             request.outcome = "failed"
             return
 
-        def decide(rollout: Rollout, now_ms: int, commit_id: str) -> Append:
-            append = request.decide(rollout, now_ms, commit_id)
-            request.commit_ids.append(append.entry.commit_id)
-            if isinstance(append.entry, Rollback):
-                request.was_loaded = append.entry.release in self._loaded
-            return append
-
         try:
-            self.driver.request(decide)
+            self.driver.request(request.asked)
         except OutcomeUnknown:
             return
         except RaygionError:
             request.outcome = "failed"
         else:
             request.outcome = "ok"
+
+    def _note(self, entry: LogEntry) -> None:
+        """Of the request that is served: the entry that was decided on for it."""
+        assert self._serving is not None
+        self._serving.commit_ids.append(entry.commit_id)
+        if isinstance(entry, Rollback):
+            self._serving.was_loaded = entry.release in self._loaded
 
     def _nudge_others(self) -> None:
         for region in self.world.regions.values():

@@ -5,12 +5,16 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING
 
-from cluster.releases.driver import Decide
-from cluster.releases.entries import LogState, WaitFor
-from cluster.releases.events import Append
-from cluster.releases.rollout import Rollout
+from cluster.releases.entries import LogState, ReleaseContents, WaitFor
+from cluster.releases.requests import (
+    AbortRelease,
+    CommitRelease,
+    ProposeRelease,
+    ReleaseRequest,
+    RollBackTo,
+    SetShare,
+)
 from cluster.releases.settings import RolloutPolicy
-from tests.simulation.judging.checkers import NONSENSE
 from tests.simulation.judging.history import Request
 from tests.simulation.world.coordinators import Incarnation
 from tests.support.fakes import contents
@@ -19,8 +23,8 @@ if TYPE_CHECKING:
     from tests.simulation.harness import World
 
 POLICY = RolloutPolicy(prepare_timeout_s=8.0)
-_KINDS = ("propose", "propose", "propose", "rollback", "rollback", "rollback", "abort")
-_KINDS_WHILE_OPEN = ("commit", "commit", "abort", "rollback", "rollback", "propose")
+_KINDS = (*[ProposeRelease] * 3, *[RollBackTo] * 3, AbortRelease)
+_KINDS_WHILE_OPEN = (*[CommitRelease] * 2, AbortRelease, *[RollBackTo] * 2, ProposeRelease)
 
 
 def propose_for_all(world: World, *, auto_commit: bool = True) -> None:
@@ -30,25 +34,26 @@ def propose_for_all(world: World, *, auto_commit: bool = True) -> None:
         again = functools.partial(propose_for_all, world, auto_commit=auto_commit)
         world.scheduler.after(0.1, again)
         return
-    targets = tuple(world.regions)
+    request = ProposeRelease(
+        contents=new_contents(world),
+        targets=tuple(world.regions),
+        auto_commit=auto_commit,
+        policy=POLICY,
+    )
+    ask(world, leader.coordinator, request)
 
-    def decide(rollout: Rollout, now_ms: int, commit_id: str) -> Append:
-        return rollout.propose(
-            contents(commit_id),
-            targets=targets,
-            auto_commit=auto_commit,
-            policy=POLICY,
-            now_ms=now_ms,
-            commit_id=commit_id,
-        )
 
-    request = Request(world.scheduler.now_s, "propose", leader.name, decide)
+def ask(
+    world: World, coordinator: Incarnation, asked: ReleaseRequest, *, makes_sense: bool = True
+) -> None:
+    request = Request(world.scheduler.now_s, coordinator.region.name, asked, makes_sense)
     world.history.requests.append(request)
-    leader.coordinator.tell(request)
+    coordinator.tell(request)
 
 
-def _share(number: int, percent: int) -> Decide:
-    return lambda r, now, cid: r.share(number, percent, now_ms=now, commit_id=cid)
+def new_contents(world: World) -> ReleaseContents:
+    """Other contents than those of any request before."""
+    return contents(str(len(world.history.requests)))
 
 
 class People:
@@ -77,7 +82,8 @@ class People:
             assert leader is not None
             opened = leader.rollout.state.open_proposal()
             if opened is not None:
-                self._ask(leader, "canary", _share(opened.release.number, 50))
+                share = SetShare(release=opened.release.number, percent=50)
+                ask(self._world, leader, share)
         self._world.scheduler.after(0.5, self._try_one)
 
     def _ask_something(self) -> None:
@@ -90,18 +96,14 @@ class People:
             return
         coordinator = self._rng.choice(asked).coordinator
         assert coordinator is not None
-        self._ask(coordinator, *self._wish(coordinator))
+        state = coordinator.rollout.state
+        if self._rng.random() < 0.08:
+            ask(self._world, coordinator, self._nonsense(state), makes_sense=False)
+        else:
+            ask(self._world, coordinator, self._wish(state))
 
-    def _ask(self, coordinator: Incarnation, kind: str, decide: Decide) -> None:
-        region = coordinator.region.name
-        request = Request(self._world.scheduler.now_s, kind, region, decide)
-        self._world.history.requests.append(request)
-        coordinator.tell(request)
-
-    def _wish(self, incarnation: Incarnation) -> tuple[str, Decide]:
-        rng, state = self._rng, incarnation.rollout.state
-        if rng.random() < 0.08:
-            return NONSENSE, self._nonsense(state)
+    def _wish(self, state: LogState) -> ReleaseRequest:
+        rng = self._rng
         number = max(1, state.next_release - 1 - (rng.random() < 0.1))
         # The last number may be that of a release that is open, or was aborted.
         back_to = rng.choice([None, *(switch.release for switch in state.switches[-4:]), number])
@@ -117,44 +119,40 @@ class People:
         opened = state.open_proposal()
         kinds = _KINDS if opened is None else _KINDS_WHILE_OPEN
         if opened is None and len({switch.release for switch in state.switches}) < 2:
-            kinds = ("propose",)
+            kinds = (ProposeRelease,)
         kind = rng.choice(kinds)
         opened = opened if state.switches else None
         if opened is not None and not opened.auto_commit and rng.random() < 0.6:
-            kind, number = "canary", opened.release.number
-        wishes: dict[str, Decide] = {
-            "propose": lambda r, now, cid: r.propose(
-                contents(cid),
+            kind, number = SetShare, opened.release.number
+        wishes: tuple[ReleaseRequest, ...] = (
+            ProposeRelease(
+                contents=new_contents(self._world),
                 targets=targets,
                 auto_commit=auto,
                 policy=policy,
-                now_ms=now,
-                commit_id=cid,
             ),
-            "canary": _share(number, percent),
-            "commit": lambda r, now, cid: r.commit(number, now_ms=now, commit_id=cid),
-            "abort": lambda r, now, cid: r.abort(number, reason="", now_ms=now, commit_id=cid),
-            "rollback": lambda r, now, cid: r.rollback(
-                back_to, force=force, now_ms=now, commit_id=cid
-            ),
-        }
-        return ("forced rollback" if kind == "rollback" and force else kind), wishes[kind]
+            SetShare(release=number, percent=percent),
+            CommitRelease(release=number),
+            AbortRelease(release=number, reason=""),
+            RollBackTo(release=back_to, force=force),
+        )
+        return next(wish for wish in wishes if isinstance(wish, kind))
 
-    def _nonsense(self, state: LogState) -> Decide:
+    def _nonsense(self, state: LogState) -> ReleaseRequest:
         """What must be refused, whatever has happened by the time that it is looked at."""
         unknown = state.next_release + 1000
         never = self._rng.choice([-1, 0, unknown, *state.aborted(3)])
-        share = self._rng.choice([-1, 100])
+        percent = self._rng.choice([-1, 100])
         first = next(iter(self._world.regions))
-        twice = (first, first)
-        wishes: list[Decide] = [
-            lambda r, now, cid: r.rollback(never, force=True, now_ms=now, commit_id=cid),
-            lambda r, now, cid: r.commit(never, now_ms=now, commit_id=cid),
-            lambda r, now, cid: r.abort(never, reason="", now_ms=now, commit_id=cid),
-            _share(never, 5),
-            _share(max(1, state.next_release - 1), share),
-            lambda r, now, cid: r.propose(
-                contents(cid), targets=twice, auto_commit=True, now_ms=now, commit_id=cid
-            ),
-        ]
-        return self._rng.choice(wishes)
+        return self._rng.choice(
+            [
+                RollBackTo(release=never, force=True),
+                CommitRelease(release=never),
+                AbortRelease(release=never, reason=""),
+                SetShare(release=never, percent=5),
+                SetShare(release=max(1, state.next_release - 1), percent=percent),
+                ProposeRelease(
+                    contents=new_contents(self._world), targets=(first, first), auto_commit=True
+                ),
+            ]
+        )

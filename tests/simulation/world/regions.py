@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from tests.simulation.world.gateways import Gateway
 
 STORE_ID = "the-store"
+SNAPSHOT_ENTRIES = 5
+"""Logs are short here, so snapshots are."""
 SKEW_MAX_MS = 100
 """How far two regions' clocks may be apart; each is off by half of it at most."""
 

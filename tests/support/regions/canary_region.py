@@ -56,9 +56,7 @@ def canary_region(folder: Path) -> Iterator[SearchRegion]:
             ref = region.run(build, settings, str(vectors[letter].write(folder)), shards)
             region.contents[name] = ReleaseContents(indexes={CORPUS: ref})
         region.run(search_region._start_services)
-        number = region.coordinator(
-            "propose", region.contents["a"], targets=(REGION,), auto_commit=True
-        )
+        number = region.propose("a")
         region.coordinator("wait_until_serving", number, 120.0)
         yield region
     finally:
@@ -70,21 +68,17 @@ def canary_region(folder: Path) -> Iterator[SearchRegion]:
 def build(settings: Settings, path: str, shards: int) -> ManifestRef:
     """Runs in the driver's process."""
     from deployments.hosting import pipeline
-    from deployments.terminal import Steps
 
     cut = settings.corpora[CORPUS].model_copy(update={"shards": shards})
     installation = Installation(settings.model_copy(update={"corpora": {CORPUS: cut}}), REGION)
-    with Steps(quiet=True).step("build") as step:
-        listing = find_source_files([path])
-        pipeline.ingest_documents(installation, CORPUS, listing, replace=True, step=step)
-        return pipeline.build(installation, CORPUS, None, step).ref
+    listing = find_source_files([path])
+    pipeline.ingest_documents(installation, CORPUS, listing, replace=True)
+    return pipeline.build(installation, CORPUS, None).ref
 
 
 def prepared(region: SearchRegion, contents: str) -> int:
     """A proposal that is prepared and waits to be tried."""
-    number: int = region.coordinator(
-        "propose", region.contents[contents], targets=(REGION,), auto_commit=False
-    )
+    number = region.propose(contents, commit=False)
     region.coordinator("wait_until_prepared", number, 120.0)
     return number
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from cluster.errors import DeadlineExceeded, RaygionError
 from cluster.releases.entries import LogState
+from cluster.releases.requests import ReleaseRequest
 from deployments.clients.http_client import HttpRegion
 from deployments.hosting.region_driver import RegionDriver, join_new_cluster, start_services
 
@@ -35,17 +36,22 @@ class DrivenRegions:
     def log(self) -> LogState:
         return next(iter(self.drivers.values())).installation.read_release_log()
 
-    def at_leader(self, method: str, *args: object, **options: object) -> Any:
+    def at_leader(self, method: str, *args: object) -> Any:
         """Calls the coordinator that leads; asks again until one does."""
         deadline_s = time.monotonic() + _TIMEOUT_S
         while True:
             leader = self.log.leader or next(iter(self.drivers))
             try:
-                return self.drivers[leader].coordinator(method, *args, **options)
+                return self.drivers[leader].coordinator(method, *args)
             except RaygionError as error:
                 if not error.retryable or time.monotonic() > deadline_s:
                     raise
                 time.sleep(_POLL_S)
+
+    def request(self, request: ReleaseRequest) -> int:
+        """The number of the release that the request is about."""
+        number: int = self.at_leader("request", request)
+        return number
 
     def http(self, region: str) -> HttpRegion:
         return HttpRegion.of(self.drivers[region].installation)

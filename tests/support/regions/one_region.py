@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 
+from cluster.clock import SystemClock
 from cluster.releases.driver import RolloutDriver
 from cluster.releases.entries import RELEASE_LOG, Release
-from cluster.releases.events import Append
-from cluster.releases.release_log import ReleaseLog
+from cluster.releases.release_log import SNAPSHOT_ENTRIES, ReleaseLog
+from cluster.releases.requests import ProposeRelease
 from cluster.releases.rollout import Rollout
 from cluster.store.numbered_log import NumberedLog
 from cluster.store.object_store import ObjectStore
@@ -34,10 +35,11 @@ class Region:
     def __init__(
         self,
         store: ObjectStore,
-        clock: SimClock,
+        clock: SimClock | SystemClock,
         region: str = "a",
         life: int = 1,
         cluster_id: str = "",
+        snapshot_entries: int = SNAPSHOT_ENTRIES,
     ) -> None:
         self.clock = clock
         self.host = Host()
@@ -46,7 +48,12 @@ class Region:
         self.driver = RolloutDriver(
             rollout=self.rollout,
             store=store,
-            log=ReleaseLog(store, rng=random.Random(0), sleep=clock.sleep),
+            log=ReleaseLog(
+                store,
+                rng=random.Random(0),
+                sleep=clock.sleep,
+                snapshot_entries=snapshot_entries,
+            ),
             host=self.host,
             clock=clock,
             new_id=counting_ids(f"{region}/{life}"),
@@ -58,9 +65,7 @@ class Region:
         self.driver.decide(exchange_heartbeats=True)
 
     def propose(self, *targets: str) -> int:
-        def decide(rollout: Rollout, now_ms: int, commit_id: str) -> Append:
-            return rollout.propose(
-                contents(), targets=targets, auto_commit=True, now_ms=now_ms, commit_id=commit_id
-            )
-
-        return self.driver.request(decide).next_release - 1
+        state = self.driver.request(
+            ProposeRelease(contents=contents(), targets=targets, auto_commit=True)
+        )
+        return state.next_release - 1

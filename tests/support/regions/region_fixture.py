@@ -217,16 +217,14 @@ def live_region(folder: Path) -> Iterator[LiveRegion]:
 
 def build(installation: Installation, corpus: str) -> tuple[IndexManifest, ManifestRef]:
     """Builds the latest position of a corpus as the settings say."""
-    with Steps(quiet=True).step(corpus) as step:
-        embedder = pipeline.store_embedder(installation, step)
-        built = pipeline.build(installation, corpus, embedder, step)
+    embedder = pipeline.store_embedder(installation)
+    built = pipeline.build(installation, corpus, embedder)
     return built.manifest, built.ref
 
 
 def ingest(installation: Installation, corpus: str, source: Path) -> None:
-    with Steps(quiet=True).step(corpus) as step:
-        listing = find_source_files([str(source)])
-        pipeline.ingest_documents(installation, corpus, listing, replace=False, step=step)
+    listing = find_source_files([str(source)])
+    pipeline.ingest_documents(installation, corpus, listing, replace=False)
 
 
 def _build_all(installation: Installation, xquad: Xquad, steps: Steps) -> ReleaseContents:
@@ -241,8 +239,8 @@ def _build_all(installation: Installation, xquad: Xquad, steps: Steps) -> Releas
             ingest(installation, corpus, vectors)
         with steps.step(f"build {corpus}"):
             build(installation, corpus)
-    with steps.step("contents") as step:
-        return pipeline.contents_of_next(installation, step)
+    with steps.step("contents"):
+        return pipeline.contents_of_next(installation)
 
 
 def write_vectors(xquad: Xquad, vectors: dict[str, Float32Array], path: Path) -> Path:

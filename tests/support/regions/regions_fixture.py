@@ -25,6 +25,7 @@ from cluster.catalog.manifests import ManifestRef
 from cluster.catalog.model_settings import GeneratorSettings
 from cluster.clock import SYSTEM_CLOCK
 from cluster.config import Settings
+from cluster.progress import Note
 from cluster.query.caller import Location
 from cluster.query.session import SessionToken
 from cluster.regions.settings import (
@@ -38,6 +39,7 @@ from cluster.releases.entries import RELEASE_LOG, LogState, ReleaseContents
 from cluster.releases.events import RegionStatus
 from cluster.releases.fold import fold
 from cluster.releases.log_entries import parse_entry
+from cluster.releases.requests import ProposeRelease, RollBackTo
 from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.store.numbered_log import NumberedLog
 from cluster.store.object_store import ObjectStore, open_store
@@ -47,7 +49,6 @@ from deployments.clients.regions_client import RegionsClient
 from deployments.demo.store_link import StoreLink
 from deployments.demo.traffic import Traffic, traffic_to
 from deployments.hosting.region_driver import (
-    Note,
     RegionDriver,
     join_new_cluster,
     run_in_each,
@@ -142,10 +143,9 @@ class ThreeRegions(DrivenRegions):
     # What a person asks for.
 
     def propose(self, contents: str, *, commit: bool = True) -> int:
-        number: int = self.at_leader(
-            "propose", self.contents[contents], targets=REGIONS, auto_commit=commit
+        return self.request(
+            ProposeRelease(contents=self.contents[contents], targets=REGIONS, auto_commit=commit)
         )
-        return number
 
     def commit(self, contents: str) -> int:
         """A new release, served by all regions."""
@@ -154,7 +154,7 @@ class ThreeRegions(DrivenRegions):
         return number
 
     def rollback(self, number: int | None = None) -> int:
-        current: int = self.at_leader("rollback", number)
+        current = self.request(RollBackTo(release=number))
         self.wait_until_serving(current)
         return current
 
@@ -336,15 +336,13 @@ def build_kinds(
     installation: Installation, note: Note, source: str, kinds: list[str]
 ) -> dict[str, ManifestRef]:
     from deployments.hosting import pipeline
-    from deployments.terminal import Steps
 
     refs = {}
-    with Steps(quiet=True).step("build") as step:
-        listing = find_source_files([source])
-        pipeline.ingest_documents(installation, CORPUS, listing, replace=True, step=step)
-        for kind in kinds:
-            corpus = installation.settings.corpus(CORPUS).model_copy(update={"index": KINDS[kind]})
-            settings = installation.settings.model_copy(update={"corpora": {CORPUS: corpus}})
-            built = pipeline.build(Installation(settings, installation.region), CORPUS, None, step)
-            refs[kind] = built.ref
+    listing = find_source_files([source])
+    pipeline.ingest_documents(installation, CORPUS, listing, replace=True)
+    for kind in kinds:
+        corpus = installation.settings.corpus(CORPUS).model_copy(update={"index": KINDS[kind]})
+        settings = installation.settings.model_copy(update={"corpora": {CORPUS: corpus}})
+        built = pipeline.build(Installation(settings, installation.region), CORPUS, None)
+        refs[kind] = built.ref
     return refs

@@ -24,9 +24,10 @@ from pydantic import SecretStr
 from werkzeug.serving import make_server
 
 from cluster.config import Settings
+from cluster.progress import Note
 from cluster.regions.settings import StoreSettings
 from cluster.store.object_store import open_store
-from deployments.hosting.region_driver import Note, RegionDriver
+from deployments.hosting.region_driver import RegionDriver
 from deployments.installation import Installation
 from tests.support.regions.regions_fixture import REGIONS, ThreeRegions, regions_settings, running
 from tests.support.store_fixtures import S3Endpoint, _SilentHandler

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from cluster.releases.requests import RollBackTo
 from tests.support.regions.regions_fixture import REGIONS, ThreeRegions
 from tests.support.waiting import wait_until
 
@@ -22,7 +23,7 @@ def outlives_an_outage(regions: ThreeRegions, away: str) -> None:
     with regions.traffic() as (traffic, askers):
         regions.links[away].close()
         led_s = wait_until(lambda: regions.log.leader in others, "another leader")
-        regions.at_leader("rollback", first)
+        regions.request(RollBackTo(release=first))
         traffic.wait_for_release(first, *others)
         traffic.wait_for(lambda: traffic.latest(away).staleness_ms >= STALE_MS, "staleness")
         stale = traffic.latest(away)

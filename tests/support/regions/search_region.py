@@ -35,11 +35,13 @@ from cluster.catalog.model_settings import GeneratorSettings
 from cluster.config import Settings
 from cluster.regions.settings import EndpointSettings, RegionSettings, StoreSettings
 from cluster.releases.entries import LogState, ReleaseContents
+from cluster.releases.requests import ProposeRelease, ReleaseRequest
 from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.vectors.metric import Metric
 from deployments.installation import Installation
 from deployments.nodes.local_cluster import LocalCluster, find_local_cluster
 from deployments.nodes.ports import find_port_block
+from tests.support.second_node import add_node
 from tests.support.waiting import wait_until
 
 T = TypeVar("T")
@@ -136,9 +138,19 @@ class SearchRegion:
     def run(self, function: Callable[..., T], *args: object, timeout_s: float = 240) -> T:
         return self.submit(function, *args).result(timeout_s)
 
-    def coordinator(self, method: str, *args: object, **options: object) -> Any:
+    def coordinator(self, method: str, *args: object) -> Any:
         """Calls the coordinator's client; raises what it raises."""
-        return self.run(call_coordinator, method, args, options)
+        return self.run(call_coordinator, method, args)
+
+    def request(self, request: ReleaseRequest) -> int:
+        """The number of the release that the request is about."""
+        return self.run(call_coordinator, "request", (request,))
+
+    def propose(self, contents: str, *, commit: bool = True) -> int:
+        """A release of one of the region's contents; `commit`: as soon as it is prepared."""
+        return self.request(
+            ProposeRelease(contents=self.contents[contents], targets=(REGION,), auto_commit=commit)
+        )
 
     @property
     def release_log(self) -> LogState:
@@ -293,10 +305,8 @@ def search_region(folder: Path, settings: Settings | None = None) -> Iterator[Se
             region.contents[letter] = ReleaseContents(indexes={CORPUS: ref})
         # The endpoint is on the first node; the replicas, which come later, are on both.
         region.run(_start_services)
-        region.node_pid = region.cluster.add_node(num_cpus=1, timeout_s=120)
-        number = region.coordinator(
-            "propose", region.contents["a"], targets=(REGION,), auto_commit=True
-        )
+        region.node_pid = add_node(region.cluster)
+        number = region.propose("a")
         region.coordinator("wait_until_serving", number, 120.0)
         print(f"\nregion up after {time.monotonic() - started_s:.1f} s")
         yield region
@@ -325,12 +335,10 @@ def _start_cluster(settings: Settings) -> None:
 
 def _build(path: str) -> ManifestRef:
     from deployments.hosting import pipeline
-    from deployments.terminal import Steps
 
-    with Steps(quiet=True).step("build") as step:
-        listing = find_source_files([path])
-        pipeline.ingest_documents(_joined[0], CORPUS, listing, replace=True, step=step)
-        return pipeline.build(_joined[0], CORPUS, None, step).ref
+    listing = find_source_files([path])
+    pipeline.ingest_documents(_joined[0], CORPUS, listing, replace=True)
+    return pipeline.build(_joined[0], CORPUS, None).ref
 
 
 def _start_services() -> None:
@@ -339,10 +347,10 @@ def _start_services() -> None:
     region_host.start_services(_joined[0], lambda _: None)
 
 
-def call_coordinator(method: str, args: Sequence[object], options: Mapping[str, object]) -> object:
+def call_coordinator(method: str, args: Sequence[object]) -> Any:
     from actors.coordinator.client import CoordinatorClient
 
-    return getattr(CoordinatorClient(), method)(*args, **options)
+    return getattr(CoordinatorClient(), method)(*args)
 
 
 def replica_status(name: str) -> Any:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import threading
 
+from actors.coordinator.coordinator import Coordinator
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.manifests import IndexManifest, ModelManifest
 from cluster.catalog.model_settings import GeneratorSettings
 from cluster.config import Settings
 from cluster.regions.settings import RegionSettings
 from cluster.releases.entries import ReleaseContents
+from cluster.releases.requests import ProposeRelease
+from cluster.releases.settings import RolloutPolicy
 from cluster.shards.index_parameters import IndexParameters
 from cluster.store.object_store import ObjectStore
 
@@ -54,5 +57,17 @@ def published(store: ObjectStore) -> ReleaseContents:
         recall_at_10=1.0,
         built_at_ms=0,
     )
-    _, ref = Catalog(store).publish_index(manifest)
+    ref = Catalog(store).publish_index(manifest).ref
     return ReleaseContents(indexes={"c": ref})
+
+
+def propose(
+    coordinator: Coordinator,
+    contents: ReleaseContents,
+    *targets: str,
+    auto_commit: bool = True,
+    policy: RolloutPolicy | None = None,
+) -> int:
+    return coordinator.request(
+        ProposeRelease(contents=contents, targets=targets, auto_commit=auto_commit, policy=policy)
+    )

@@ -26,6 +26,8 @@ from cluster.query.answers import (
     Token,
     Usage,
 )
+from cluster.query.provenance import Provenance
+from cluster.query.request import Request
 from cluster.query.search import Hit, MergedHits, SearchRequest, SearchResult
 from cluster.regions.status import CorpusSummary, RegionSummary, ReleaseSummary
 from deployments.http.app import RegionApp, build_http_app
@@ -91,6 +93,7 @@ class FakeService:
         """Raised in place of the last token."""
         self.ends_early = False
         self.coverage = 1.0
+        self.made: dict[str, Any] = {"region": "north", **MADE}
         self.gate = asyncio.Event()
         """Closed, searches and the second token wait for it."""
         self.gate.set()
@@ -119,12 +122,8 @@ class FakeService:
         return SearchResult(
             results=((HIT,),) * num_queries if request.passages else (),
             arrays=None if request.passages else hit_arrays(num_queries),
-            release=7 if request.release is None else request.release,
-            region="north",
-            coverage=self.coverage,
+            provenance=self._provenance(request, 7 if request.release is None else request.release),
             took_ms=1.23456,
-            trace_id=request.trace_id,
-            **MADE,
             timings_ms={"embed": 0.5, "scatter": 0.6},
         )
 
@@ -139,15 +138,11 @@ class FakeService:
         result = AnswerResult(
             answer="".join(self.tokens),
             citations=citations,
-            release=7,
-            region="north",
-            coverage=self.coverage,
+            provenance=self._provenance(request, 7),
             usage=Usage(prompt_tokens=11, completion_tokens=len(self.tokens)),
             finish_reason="stop",
             model=MODEL,
             took_ms=2.0,
-            trace_id=request.trace_id,
-            **MADE,
             **self.came_about,
         )
         try:
@@ -155,12 +150,8 @@ class FakeService:
             async with asyncio.timeout(request.timeout_s):
                 yield Retrieved(
                     citations=citations,
-                    release=7,
-                    region="north",
-                    coverage=self.coverage,
+                    provenance=result.provenance,
                     model=MODEL,
-                    trace_id=request.trace_id,
-                    **MADE,
                     **self.came_about,
                 )
                 for i, token in enumerate(self.tokens):
@@ -183,6 +174,11 @@ class FakeService:
         if isinstance(self.summary, Exception):
             raise self.summary
         return self.summary
+
+    def _provenance(self, request: Request, release: int) -> Provenance:
+        return Provenance(
+            release=release, coverage=self.coverage, trace_id=request.trace_id, **self.made
+        )
 
     async def _wait(self) -> None:
         self.waiting += 1

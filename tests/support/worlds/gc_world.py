@@ -122,9 +122,9 @@ def _version(name: str) -> str:
 
 
 class World:
-    def __init__(self, store: ObjectStore) -> None:
+    def __init__(self, store: ObjectStore, clock: Clock = SYSTEM_CLOCK) -> None:
         self.store = store
-        self.catalog = Catalog(store)
+        self.catalog = Catalog(store, clock)
         self.artifacts = Artifacts(store)
         self.log = NumberedLog(store, RELEASE_LOG)
 
@@ -186,7 +186,7 @@ class World:
             recall_at_10=1.0,
             built_at_ms=position,
         )
-        _, ref = self.catalog.publish_index(manifest)
+        ref = self.catalog.publish_index(manifest).ref
         own = f"indexes/{CORPUS}/{ref.version}.json"
         return Made(ref=ref, paths=frozenset({own, *(blob_path(f.sha256) for f in files)}))
 
@@ -200,7 +200,7 @@ class World:
             fingerprint=_version(name),
             files=tuple(files),
         )
-        _, ref = self.catalog.publish_model(manifest)
+        ref = self.catalog.publish_model(manifest).ref
         parts = {blob_path(part.sha256) for file in files for part in file.parts}
         return Made(ref=ref, paths=frozenset({f"models/{ref.version}.json", *parts}))
 

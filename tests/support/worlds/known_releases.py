@@ -39,6 +39,7 @@ def known(
             last_release=last_release,
             aborted={7: "bad recall"},
         ),
+        skew_max_ms=SKEW,
     )
 
 
@@ -57,6 +58,4 @@ def decided(
     now_ms: int = NOW,
     named: int | None = None,
 ) -> Decision:
-    return decide(
-        asked, release=named, known=what, reading=reading, now_ms=now_ms, skew_max_ms=SKEW
-    )
+    return decide(asked, release=named, known=what, reading=reading, now_ms=now_ms)

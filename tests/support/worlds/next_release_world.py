@@ -88,7 +88,7 @@ class World:
                 base=None if base is None else base.version,
                 built_at_ms=self._ticks,
             )
-        )[0]
+        ).manifest
 
     def following(self, *named: str) -> NextIndexes:
         return indexes_for_release(

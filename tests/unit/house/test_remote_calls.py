@@ -84,7 +84,7 @@ def test_every_call_of_an_actor_fits_a_method(layer: str) -> None:
         ("task.remote(1)", True),
         ("await self._coordinator.call('pulse', process, share, releases)", True),
         ("self._coordinator.call('pulse', process, share)", False),
-        ("self._change('rollback', number, force)", True),
+        ("self._change('request', request)", True),
         ("self._call('roll_back', number)", False),
     ],
 )

@@ -14,7 +14,8 @@ from actors.coordinator.client import CoordinatorClient
 from cluster.errors import Conflict, DeadlineExceeded, NotFound, OutcomeUnknown, Unavailable
 from cluster.releases.entries import LogState
 from cluster.releases.fold import fold
-from tests.support.fakes import Entries, contents
+from cluster.releases.requests import CommitRelease
+from tests.support.fakes import Entries
 
 Answer = Callable[[], object]
 
@@ -25,7 +26,7 @@ class FakeRay:
     """
 
     def __init__(self, **answers: list[object]) -> None:
-        self.answers: dict[str, list[object]] = {"regions_prepared": [frozenset()], **answers}
+        self.answers: dict[str, list[object]] = {"ping": [None], **answers}
         self.asked: list[str] = []
         self.is_there = True
 
@@ -53,22 +54,16 @@ class FakeRay:
 def ray(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
     ray = FakeRay()
     monkeypatch.setattr(coordinator_client, "ray", ray)
-    monkeypatch.setattr(coordinator_client, "_POLL_S", 0.0)
     return ray
 
 
-CHANGES: list[tuple[str, tuple[Any, ...]]] = [
-    ("canary", (1, 5)),
-    ("commit", (1,)),
-    ("abort", (1, "why")),
-    ("rollback", (None,)),
-    ("scale", ("c", 2)),
-]
+def client() -> CoordinatorClient:
+    return CoordinatorClient(sleep=lambda _: None)
+
+
+COMMIT = CommitRelease(release=1)
+CHANGES: list[tuple[str, tuple[Any, ...]]] = [("request", (COMMIT,)), ("scale", ("c", 2))]
 GONE = [ActorDiedError(), GetTimeoutError()]
-
-
-def propose() -> int:
-    return CoordinatorClient().propose(contents(), targets=("a",), auto_commit=True)
 
 
 @pytest.mark.parametrize("error", GONE)
@@ -76,36 +71,33 @@ def test_of_a_change_under_way_nobody_knows(ray: FakeRay, error: Exception) -> N
     for method, args in CHANGES:
         ray.answers[method] = [error]
         with pytest.raises(OutcomeUnknown, match="raygion release list"):
-            getattr(CoordinatorClient(), method)(*args)
-    ray.answers["propose"] = [error]
-    with pytest.raises(OutcomeUnknown):
-        propose()
+            getattr(client(), method)(*args)
 
 
 @pytest.mark.parametrize("error", GONE)
 def test_a_coordinator_that_is_away_is_asked_for_no_change(ray: FakeRay, error: Exception) -> None:
-    ray.answers |= {"commit": [None], "regions_prepared": [error]}
+    ray.answers |= {"request": [1], "ping": [error]}
     with pytest.raises(Unavailable, match="does not answer"):
-        CoordinatorClient().commit(1)
-    assert ray.asked == ["regions_prepared"]
+        client().request(COMMIT)
+    assert ray.asked == ["ping"]
     ray.is_there = False
     with pytest.raises(Unavailable, match="no region runs"):
-        CoordinatorClient().commit(1)
+        client().request(COMMIT)
 
 
 @pytest.mark.parametrize("error", GONE)
 def test_looking_fails_without_a_doubt(ray: FakeRay, error: Exception) -> None:
     ray.answers["log_state"] = [error]
     with pytest.raises(Unavailable):
-        CoordinatorClient().log_state()
+        client().log_state()
 
 
 def test_errors_of_the_coordinator_come_as_they_are(ray: FakeRay) -> None:
     for cause, told in ((Conflict("no"), Conflict), (ValueError("a bug"), RayTaskError)):
-        error = RayTaskError("commit", "its stack", cause).as_instanceof_cause()
-        ray.answers["commit"] = [error]
+        error = RayTaskError("request", "its stack", cause).as_instanceof_cause()
+        ray.answers["request"] = [error]
         with pytest.raises(told):
-            CoordinatorClient().commit(1)
+            client().request(COMMIT)
 
 
 def test_waiting_goes_on_while_the_coordinator_starts_anew(ray: FakeRay) -> None:
@@ -116,17 +108,17 @@ def test_waiting_goes_on_while_the_coordinator_starts_anew(ray: FakeRay) -> None
     away = ActorDiedError()
     opened = state.proposals[1]
     ray.answers["proposal"] = [opened, away, None, opened, committed.proposals[1]]
-    CoordinatorClient().wait_until_committed(1, 30.0)
+    client().wait_until_committed(1, 30.0)
     assert ray.asked == ["proposal"] * 5, "the whole log is not sent again and again"
     ray.answers["proposal"] = [None, opened]
     ray.answers["regions_prepared"] = [frozenset(), away, frozenset(state.proposals[1].targets)]
-    CoordinatorClient().wait_until_prepared(1, 30.0)
+    client().wait_until_prepared(1, 30.0)
     serving = SimpleNamespace(release=1, healthy=True)
     ray.answers["status"] = [away, SimpleNamespace(release=1, healthy=False), serving]
-    assert CoordinatorClient().wait_until_serving(1, 30.0) is serving
+    assert client().wait_until_serving(1, 30.0) is serving
     ray.answers["proposal"] = [None, fold(state, make.abort(1)).proposals[1]]
     with pytest.raises(Conflict, match="release 1 was aborted"):
-        CoordinatorClient().wait_until_committed(1, 30.0)
+        client().wait_until_committed(1, 30.0)
 
 
 def test_whoever_waits_is_told_what_preparing_fails_with(ray: FakeRay) -> None:
@@ -137,15 +129,15 @@ def test_whoever_waits_is_told_what_preparing_fails_with(ray: FakeRay) -> None:
     ray.answers["proposal"] = [state.proposals[1], state.proposals[1], committed]
     ray.answers["failures"] = [{}, {"b": "no memory", "a": "timed out"}, {}]
     told: list[str] = []
-    CoordinatorClient().wait_until_committed(1, 30.0, told.append)
+    client().wait_until_committed(1, 30.0, told.append)
     assert told == ["release 1", "release 1, tried again (a: timed out; b: no memory)", "release 1"]
 
 
 def test_waiting_comes_to_an_end(ray: FakeRay) -> None:
     ray.answers["proposal"] = [ActorDiedError()]
     with pytest.raises(DeadlineExceeded, match="release 1 to be committed") as caught:
-        CoordinatorClient().wait_until_committed(1, 0.0)
+        client().wait_until_committed(1, 0.0)
     assert isinstance(caught.value.__cause__, Unavailable)
     ray.answers["status"] = [NotFound("no such thing")]
     with pytest.raises(NotFound):
-        CoordinatorClient().wait_until_serving(1, 30.0)
+        client().wait_until_serving(1, 30.0)

@@ -8,23 +8,24 @@ import pytest
 
 from actors.coordinator.canary_judge import CanaryJudge
 from actors.coordinator.coordinator import Coordinator
-from actors.coordinator.loaded_release import LoadedRelease
-from actors.coordinator.loader import ReleaseLoader
+from actors.coordinator.loading.loaded_release import LoadedRelease
+from actors.coordinator.loading.loader import ReleaseLoader
 from cluster.canary.outcomes import OutcomeReport, Sides
+from cluster.releases.requests import SetShare
 from cluster.store.object_store import ObjectStore
 from tests.support.store_fixtures import Door
 from tests.support.waiting import wait_until
-from tests.support.worlds.coordinator_world import WAIT_S, published
+from tests.support.worlds.coordinator_world import WAIT_S, propose, published
 
 
 def test_a_canary_at_fault_loses_its_share_while_the_store_hangs(
     coordinator: Coordinator, store: ObjectStore, door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    coordinator.propose(published(store), ("local",), True, None)
+    propose(coordinator, published(store), "local")
     wait_until(lambda: coordinator.status().healthy)
-    canary = coordinator.propose(published(store), ("local",), False, None)
+    canary = propose(coordinator, published(store), "local", auto_commit=False)
     wait_until(lambda: canary in coordinator.view(None, 0.0).releases)
-    coordinator.canary(canary, 50)
+    coordinator.request(SetShare(release=canary, percent=50))
     assert coordinator.view(None, 0.0).canary is not None
     monkeypatch.setattr(CanaryJudge, "take", lambda *_: "too slow")
     door.open.clear()
@@ -52,7 +53,7 @@ def test_a_release_that_is_prepared_may_be_asked_for_while_the_store_hangs(
         return loaded
 
     monkeypatch.setattr(ReleaseLoader, "load", slowly)
-    number = coordinator.propose(published(store), ("local",), False, None)
+    number = propose(coordinator, published(store), "local", auto_commit=False)
     assert loading.wait(WAIT_S)
     door.open.clear()
     assert door.knocked.wait(WAIT_S)

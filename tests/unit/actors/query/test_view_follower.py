@@ -86,7 +86,7 @@ async def following(
     monkeypatch.setattr(view_follower, "_PULSE_S", 0.01)
     monkeypatch.setattr(view_follower, "NamedActor", lambda name: coordinator)
     uses = uses or ReleaseUses()
-    follower = ViewFollower("coordinator", random.Random(0), uses=uses, seen=seen)
+    follower = ViewFollower("coordinator", random.Random(0), skew_max_ms=100, uses=uses, seen=seen)
     await follower.start(Deadline.after(10.0))
     try:
         yield follower

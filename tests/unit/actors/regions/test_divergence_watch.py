@@ -178,7 +178,7 @@ async def test_what_a_search_by_quorum_finds_is_counted_and_asked_again(
 
 async def test_without_a_release_nothing_is_asked() -> None:
     async with world() as made:
-        made.views.known = Known(RegionView(region="a"))
+        made.views.known = Known(RegionView(region="a"), skew_max_ms=0)
         assert (await made.step()).at_ms is None
     assert made.probed() == {name: 0 for name in NAMES}
 
@@ -186,9 +186,8 @@ async def test_without_a_release_nothing_is_asked() -> None:
 async def test_the_watch_goes_on_when_the_front_actor_is_back(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async with world() as made:
+    async with world(every_s=0.002) as made:
         (watch,) = made.watches
-        watch._ask_s = 0.001
         made.desk.error = Unavailable("front does not answer")
         with caplog.at_level(logging.WARNING):
             watch.start()

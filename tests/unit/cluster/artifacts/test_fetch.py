@@ -14,9 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.artifacts import fetch as blob_fetch
 from cluster.artifacts.artifacts import Artifacts
-from cluster.artifacts.fetch import BlobFetcher, blob_path, partial_path
+from cluster.artifacts.fetch import PARTS_IN_FLIGHT, BlobFetcher, blob_path, partial_path
 from cluster.artifacts.files import ArtifactFile
 from cluster.errors import Corrupt, NotFound, Unavailable
 from cluster.store.object_store import ObjectStore, open_store
@@ -35,11 +34,6 @@ PART = 1000
 SIZE = 10_500
 DATA = random.Random(7).randbytes(SIZE)
 ROOT = Path(__file__).parents[4]
-
-
-@pytest.fixture(autouse=True)
-def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blob_fetch, "PART_BYTES", PART)
 
 
 def put(store: ObjectStore, data: bytes = DATA) -> ArtifactFile:
@@ -65,7 +59,7 @@ class BreakingStore(LossyStore):
 
 
 def fetcher(store: ObjectStore) -> BlobFetcher:
-    return BlobFetcher(store, rng=random.Random(1), sleep=lambda _: None)
+    return BlobFetcher(store, rng=random.Random(1), sleep=lambda _: None, part_bytes=PART)
 
 
 @pytest.mark.parametrize("size", [0, 1, PART - 1, PART, PART + 1, SIZE])
@@ -107,7 +101,7 @@ def test_a_short_loss_is_got_over_within_one_fetch(
     def mend(_: float) -> None:
         breaking.parts += 2
 
-    once = BlobFetcher(breaking, rng=random.Random(1), sleep=mend)
+    once = BlobFetcher(breaking, rng=random.Random(1), sleep=mend, part_bytes=PART)
     once.fetch(file, tmp_path / "x")
     assert (tmp_path / "x").read_bytes() == DATA
     assert once.bytes_fetched == SIZE
@@ -118,7 +112,7 @@ def test_attempts_without_progress_are_bounded(memory_store: ObjectStore, tmp_pa
     breaking = BreakingStore(memory_store, parts=0)
     with pytest.raises(Unavailable):
         fetcher(breaking).fetch(file, tmp_path / "x")
-    assert breaking.num_reads <= 4 * blob_fetch.PARTS_IN_FLIGHT
+    assert breaking.num_reads <= 4 * PARTS_IN_FLIGHT
     assert os.listdir(tmp_path) == []
 
 
@@ -176,9 +170,8 @@ def test_what_is_not_there_leaves_nothing(store: ObjectStore, tmp_path: Path) ->
 FETCH = """
 import pickle, sys, threading
 from pathlib import Path
-from cluster.artifacts import fetch as blob_fetch
+from cluster.artifacts.fetch import BlobFetcher
 from cluster.catalog.manifests import ArtifactFile
-blob_fetch.PART_BYTES = 1000
 store, file = pickle.loads(bytes.fromhex(sys.argv[1]))
 target = Path(sys.argv[2])
 
@@ -187,7 +180,7 @@ def tell(done, of):
         print("there", flush=True)
         threading.Event().wait()
 
-blob_fetch.BlobFetcher(store).fetch(file, target, tell)
+BlobFetcher(store, part_bytes=1000).fetch(file, target, tell)
 """
 
 

@@ -13,18 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.artifacts import weight_delta
 from cluster.artifacts.weight_delta import apply_delta, write_delta
 from cluster.errors import Corrupt
 from tests.support.safetensors_file import Tensor, safetensors
 
 DTYPES = {"F32": 4, "F16": 2, "BF16": 2, "F64": 8, "I8": 1, "BOOL": 1, "U16": 2, "F8_E4M3": 1}
 CHUNK = 64
-
-
-@pytest.fixture(autouse=True)
-def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weight_delta, "CHUNK_BYTES", CHUNK)
 
 
 @st.composite
@@ -65,13 +59,15 @@ def two_files(draw: st.DrawFn) -> tuple[bytes, bytes]:
     return safetensors(base), safetensors(new, note, gap)
 
 
-def rebuilt(base: bytes, full: bytes) -> tuple[bytes, int]:
+def rebuilt(base: bytes, full: bytes, chunk_bytes: int = CHUNK) -> tuple[bytes, int]:
     """What comes back, and the size of the delta."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "base").write_bytes(base)
         (folder / "full").write_bytes(full)
-        size = write_delta(folder / "base", folder / "full", folder / "delta")
+        size = write_delta(
+            folder / "base", folder / "full", folder / "delta", chunk_bytes=chunk_bytes
+        )
         assert size == (folder / "delta").stat().st_size
         apply_delta(folder / "base", folder / "delta", folder / "rebuilt")
         return (folder / "rebuilt").read_bytes(), size
@@ -126,16 +122,13 @@ def test_tensors_are_found_where_they_moved() -> None:
     assert size < 10_000
 
 
-def test_small_changes_of_all_numbers_are_smaller_than_the_numbers(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(weight_delta, "CHUNK_BYTES", 2**16)
+def test_small_changes_of_all_numbers_are_smaller_than_the_numbers() -> None:
     rng = np.random.default_rng(1)
     weights = rng.normal(size=40_000).astype(np.float32)
     tuned = (weights * (1 + rng.normal(size=40_000) * 1e-4)).astype(np.float32)
     base = safetensors({"w": ("F32", [200, 200], weights.tobytes())})
     full = safetensors({"w": ("F32", [200, 200], tuned.tobytes())})
-    content, size = rebuilt(base, full)
+    content, size = rebuilt(base, full, chunk_bytes=2**16)
     assert content == full
     assert size < 0.6 * len(full)
 
@@ -145,7 +138,7 @@ def delta_of(folder: Path) -> tuple[Path, Path]:
     tensors = {n: ("F32", [10, 10], rng.randbytes(400)) for n in "abc"}
     (folder / "base").write_bytes(safetensors(tensors))
     (folder / "full").write_bytes(safetensors({**tensors, "b": ("F32", [100], bytes(400))}))
-    write_delta(folder / "base", folder / "full", folder / "delta")
+    write_delta(folder / "base", folder / "full", folder / "delta", chunk_bytes=CHUNK)
     return folder / "base", folder / "delta"
 
 

@@ -127,25 +127,28 @@ def test_a_change_that_is_always_too_late_gives_up(memory_store: ObjectStore) ->
 
 
 def test_the_first_to_publish_wins(store: ObjectStore) -> None:
-    first, first_ref = Catalog(store).publish_index(index("v1", built_at_ms=1))
-    second, second_ref = Catalog(store).publish_index(index("v1", built_at_ms=2))
-    assert (second, second_ref) == (first, first_ref)
-    assert first == index("v1", built_at_ms=1)
-    assert first_ref == ManifestRef(version="v1", sha256=first.digest())
-    assert Catalog(store).read_index("factbook", first_ref) == first
-    assert Catalog(store).find_index("factbook", "v1") == (first, first_ref)
+    first = Catalog(store).publish_index(index("v1", built_at_ms=1))
+    second = Catalog(store).publish_index(index("v1", built_at_ms=2))
+    assert (first.reused, second.reused) == (False, True)
+    assert (second.manifest, second.ref) == (first.manifest, first.ref)
+    assert first.manifest == index("v1", built_at_ms=1)
+    assert first.ref == ManifestRef(version="v1", sha256=first.manifest.digest())
+    assert Catalog(store).read_index("factbook", first.ref) == first.manifest
+    assert Catalog(store).find_index("factbook", "v1") == (first.manifest, first.ref)
 
 
 def test_all_publishers_get_the_same(store: ObjectStore) -> None:
     with ThreadPoolExecutor(6) as pool:
-        published = pool.map(lambda n: Catalog(store).publish_index(index("v1", n)), range(6))
-        assert len({ref for _, ref in published}) == 1
+        made = list(pool.map(lambda n: Catalog(store).publish_index(index("v1", n)), range(6)))
+    assert len({published.ref for published in made}) == 1
+    assert sum(not published.reused for published in made) == 1
 
 
 def test_a_lost_reply_is_resolved(memory_store: ObjectStore) -> None:
     catalog = Catalog(LossyStore(memory_store, scripted("after", "before", "late")))
-    assert catalog.publish_model(model("a"))[0] == model("a")
-    assert catalog.publish_model(model("b"))[0] == model("b")
+    for version in ("a", "b"):
+        published = catalog.publish_model(model(version))
+        assert (published.manifest, published.reused) == (model(version), False)
     catalog.append_corpus(corpus(1))
     assert catalog.latest_corpus("factbook") == corpus(1)
 
@@ -176,7 +179,7 @@ def test_listings(store: ObjectStore) -> None:
 
 def test_changed_bytes_are_refused(memory_store: ObjectStore) -> None:
     catalog = Catalog(memory_store)
-    _, ref = catalog.publish_index(index("v1", built_at_ms=1))
+    ref = catalog.publish_index(index("v1", built_at_ms=1)).ref
     memory_store.put("indexes/factbook/v1.json", index("v1", built_at_ms=2).to_bytes())
     with pytest.raises(Corrupt, match=r"indexes/factbook/v1\.json"):
         catalog.read_index("factbook", ref)

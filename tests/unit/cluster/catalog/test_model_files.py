@@ -62,15 +62,15 @@ class Publisher:
         name: str | None = None,
     ) -> tuple[ModelManifest, ArtifactFile]:
         """The manifest, and its weights."""
-        manifest, _, _ = publish_model(
+        manifest = publish_model(
             self.store,
             kind=kind,
             source=str(source),
             name=name,
             scratch=self.tmp_path / "scratch",
             cache_folder=self.tmp_path / "publisher",
-            progress=self.told.append,
-        )
+            note=self.told.append,
+        ).manifest
         return manifest, next(file for file in manifest.files if file.path == WEIGHTS)
 
 

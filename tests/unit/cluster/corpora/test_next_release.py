@@ -76,15 +76,14 @@ def test_what_a_build_found_stays_until_it_is_proposed(world: World, tmp_path: P
     assert collector.collect(keep=1, grace_s=3600).waiting_objects == 1
     world.clock.hours += 2
     world.asked.clear()
-    found, _, reused = build_index(
+    found = build_index(
         world.store,
         "docs",
         CorpusSettings(),
         embedder=None,
         cache_folder=tmp_path,
-        progress=lambda done, total: None,
     )
-    assert (found, reused) == (first, True)
+    assert (found.manifest, found.reused) == (first, True)
     collector.collect(keep=1, grace_s=3600)
     assert (world.taken(), world.told()) == ({"docs": first.version}, "")
 

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.files import ArtifactFile
 from cluster.catalog.manifests import CorpusManifest
-from cluster.documents import compaction
 from cluster.documents.compaction import SMALL_PARTS_MAX, compacted
 from cluster.documents.content import CorpusContent, PartDocuments, store_part, with_parts
 from cluster.documents.passages import Passage, passage_table, read_part, undeleted_passages
@@ -97,30 +96,34 @@ def test_documents_are_the_same_with_and_without(
     artifacts = Artifacts(LocalStore(tmp_path_factory.mktemp("store")))
     expected: dict[str, float] = {}
     manifest = START
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compaction, "SMALL_PARTS_MAX", 2)
-        patch.setattr(compaction, "SMALL_PART_BYTES", part_bytes)
-        for version, (step, numbers) in enumerate(steps):
-            documents = PartDocuments(artifacts)
-            ids = {str(number) for number in numbers}
-            if step == "add":
-                content = with_parts(manifest, [stored(artifacts, version, numbers)], documents)
-                content = compacted(content, TYPES, DIMENSION, documents)
-                manifest = after(manifest, content)
-                expected |= dict.fromkeys(ids, version)
-                small = [part for part in manifest.parts if part.size_bytes < part_bytes]
-                assert len(small) <= 2
-            else:
-                held = {id for file in manifest.parts for id in documents.of(file)}
-                deleted = stored_tombstones(artifacts, manifest.tombstones) | (ids & held)
-                expected = {id: n for id, n in expected.items() if id not in ids}
-                update = {
-                    "tombstones": store_tombstones(artifacts, deleted, "tombstones.arrow"),
-                    "num_documents": len(expected),
-                    "num_passages": sum(1 + int(id) % 2 for id in expected),
-                }
-                manifest = manifest.model_copy(update=update)
-            assert versions(artifacts, manifest) == expected
+    for version, (step, numbers) in enumerate(steps):
+        documents = PartDocuments(artifacts)
+        ids = {str(number) for number in numbers}
+        if step == "add":
+            content = with_parts(manifest, [stored(artifacts, version, numbers)], documents)
+            content = compacted(
+                content,
+                TYPES,
+                DIMENSION,
+                documents,
+                small_part_bytes=part_bytes,
+                small_parts_max=2,
+            )
+            manifest = after(manifest, content)
+            expected |= dict.fromkeys(ids, version)
+            small = [part for part in manifest.parts if part.size_bytes < part_bytes]
+            assert len(small) <= 2
+        else:
+            held = {id for file in manifest.parts for id in documents.of(file)}
+            deleted = stored_tombstones(artifacts, manifest.tombstones) | (ids & held)
+            expected = {id: n for id, n in expected.items() if id not in ids}
+            update = {
+                "tombstones": store_tombstones(artifacts, deleted, "tombstones.arrow"),
+                "num_documents": len(expected),
+                "num_passages": sum(1 + int(id) % 2 for id in expected),
+            }
+            manifest = manifest.model_copy(update=update)
+        assert versions(artifacts, manifest) == expected
 
 
 def test_parts_do_not_grow_with_the_number_of_additions(tmp_path: Path) -> None:
@@ -137,10 +140,9 @@ def test_parts_do_not_grow_with_the_number_of_additions(tmp_path: Path) -> None:
     assert versions(artifacts, manifest) == {str(n): 0.0 for n in range(3 * SMALL_PARTS_MAX)}
 
 
-def test_large_parts_stay_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_parts_stay_as_they_are(tmp_path: Path) -> None:
     artifacts = Artifacts(LocalStore(tmp_path))
     documents = PartDocuments(artifacts)
-    monkeypatch.setattr(compaction, "SMALL_PARTS_MAX", 1)
     parts = [stored(artifacts, 0, [n]) for n in range(4)]
     vectors = passage_table(
         [
@@ -152,9 +154,13 @@ def test_large_parts_stay_as_they_are(tmp_path: Path, monkeypatch: pytest.Monkey
     )
     large = store_part(artifacts, vectors)
     assert isinstance(vectors, pa.Table)
-    monkeypatch.setattr(compaction, "SMALL_PART_BYTES", large.size_bytes)
+
+    def again(content: CorpusContent) -> CorpusContent:
+        limits = {"small_part_bytes": large.size_bytes, "small_parts_max": 1}
+        return compacted(content, TYPES, DIMENSION, documents, **limits)
+
     content = with_parts(START, [*parts[:2], large, *parts[2:]], documents)
-    merged = compacted(content, TYPES, DIMENSION, documents)
+    merged = again(content)
     assert merged.parts[0] == large
     assert len(merged.parts) < len(content.parts)
-    assert compacted(merged, TYPES, DIMENSION, documents).num_documents == 304
+    assert again(merged).num_documents == 304

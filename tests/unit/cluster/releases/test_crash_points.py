@@ -18,12 +18,13 @@ from typing import cast
 import pytest
 
 from cluster.errors import Conflict, NotFound
-from cluster.releases.driver import Decide, RolloutDriver
+from cluster.releases.driver import RolloutDriver
 from cluster.releases.entries import RELEASE_LOG, LogState, Release, ReleaseStatus
-from cluster.releases.events import Append, Prepared
+from cluster.releases.events import Prepared
 from cluster.releases.fold import fold
 from cluster.releases.log_entries import parse_entry
 from cluster.releases.release_log import ReleaseLog
+from cluster.releases.requests import ProposeRelease, ReleaseRequest, RollBackTo
 from cluster.releases.rollout import Rollout
 from cluster.releases.settings import RolloutPolicy
 from cluster.store.object_store import ObjectStore
@@ -202,29 +203,21 @@ class Story:
 
     def _ask_for_what_is_missing(self) -> None:
         """As a person would: looks at the log, and asks whoever leads for what is not there."""
-        wanted: Decide | None = None
+        wanted: ReleaseRequest | None = None
         if self.state.open_proposal() is None and self.state.next_release <= 2:
-            wanted = self._propose
+            wanted = ProposeRelease(
+                contents=contents(str(self.state.next_release)),
+                targets=("a", "b"),
+                auto_commit=True,
+                policy=POLICY,
+            )
         elif len(self.state.switches) == 2 and self.state.current(self.clock.wall_ms()) == 2:
-            wanted = self._go_back
+            wanted = RollBackTo(release=1)
         leading = [c for c in self.living.values() if c.rollout.leads]
         if wanted is not None and leading:
             # One who has come back refuses what it has not loaded again yet: they ask once more.
             with contextlib.suppress(Conflict):
                 self._live(leading[0], partial(leading[0].driver.request, wanted))
-
-    def _propose(self, rollout: Rollout, now_ms: int, commit_id: str) -> Append:
-        return rollout.propose(
-            contents(str(rollout.state.next_release)),
-            targets=("a", "b"),
-            auto_commit=True,
-            policy=POLICY,
-            now_ms=now_ms,
-            commit_id=commit_id,
-        )
-
-    def _go_back(self, rollout: Rollout, now_ms: int, commit_id: str) -> Append:
-        return rollout.rollback(1, now_ms=now_ms, commit_id=commit_id)
 
     def _look_at_the_log(self) -> None:
         log = self.store.log()

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from cluster.clock import Deadline
 from cluster.errors import LogUnreadable, OutcomeUnknown, Unavailable
-from cluster.releases import release_log
 from cluster.releases.entries import RELEASE_LOG, LogEntry, entry_path
 from cluster.releases.events import Prepared
 from cluster.releases.log_entries import entry_bytes, parse_entry
@@ -22,6 +21,7 @@ from cluster.releases.release_log import (
     snapshot_of,
     snapshot_path,
 )
+from cluster.releases.requests import AbortRelease
 from cluster.store.object_store import ObjectStore
 from tests.support.fakes import Entries, SimClock
 from tests.support.regions.one_region import Region
@@ -40,9 +40,9 @@ __all__ = ["address", "memory_store", "s3_server", "store"]
 EVERY = 4
 
 
-@pytest.fixture(autouse=True)
-def short_snapshots(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(release_log, "SNAPSHOT_ENTRIES", EVERY)
+def log_in(store: ObjectStore) -> ReleaseLog:
+    """The log with short snapshots."""
+    return ReleaseLog(store, snapshot_entries=EVERY)
 
 
 def entries(count: int, leader: str = "a") -> list[LogEntry]:
@@ -56,13 +56,13 @@ def write(store: ObjectStore, log: Sequence[LogEntry]) -> None:
 
 
 def store_snapshots(store: ObjectStore, position: int) -> None:
-    log = ReleaseLog(store)
+    log = log_in(store)
     for _ in range(position):
         log.store_snapshot(position)
 
 
 def read(store: ObjectStore, after: int = 0) -> list[LogEntry]:
-    return list(ReleaseLog(store).read_after(after))
+    return list(log_in(store).read_after(after))
 
 
 # Entries.
@@ -205,7 +205,7 @@ def test_a_bad_snapshot_does_not_keep_others_from_being_stored(memory_store: Obj
     write(memory_store, log)
     beyond_the_end(memory_store)
     memory_store.put(snapshot_path(EVERY), b"rotten")
-    region = ReleaseLog(memory_store)
+    region = log_in(memory_store)
     assert list(region.read_after(0)) == log
     for _ in range(3):
         region.store_snapshot(len(log))
@@ -220,13 +220,13 @@ def test_what_has_changed_since_it_was_read_is_kept_out_of_snapshots(
     write(memory_store, entries(EVERY))
     memory_store.put(entry_path(2), b"{}")
     with pytest.raises(LogUnreadable):
-        ReleaseLog(memory_store).store_snapshot(EVERY)
+        log_in(memory_store).store_snapshot(EVERY)
     assert memory_store.list_names(f"{RELEASE_LOG}/snapshots") == []
 
 
 def test_two_that_store_the_same_snapshot_are_both_right(memory_store: ObjectStore) -> None:
     write(memory_store, entries(2 * EVERY))
-    one, other = ReleaseLog(memory_store), ReleaseLog(memory_store)
+    one, other = log_in(memory_store), log_in(memory_store)
     for log in (one, other, one, other):
         log.store_snapshot(2 * EVERY)
     path = snapshot_path(2 * EVERY)
@@ -235,17 +235,15 @@ def test_two_that_store_the_same_snapshot_are_both_right(memory_store: ObjectSto
 
 def test_the_leader_stores_snapshots_as_the_log_grows(memory_store: ObjectStore) -> None:
     clock = SimClock()
-    region = Region(memory_store, clock)
+    region = Region(memory_store, clock, snapshot_entries=EVERY)
     region.step()
     for number in range(1, 4):
         region.propose("a")
-        region.driver.request(
-            lambda r, now, cid, n=number: r.abort(n, reason="no", now_ms=now, commit_id=cid)
-        )
+        region.driver.request(AbortRelease(release=number, reason="no"))
         region.step()
     names = memory_store.list_names(f"{RELEASE_LOG}/snapshots")
     assert len(names) == region.log.latest() // EVERY == 1
-    later = Region(memory_store, clock, life=2)
+    later = Region(memory_store, clock, life=2, snapshot_entries=EVERY)
     later.driver.read()
     assert later.rollout.state == region.rollout.state
 
@@ -262,7 +260,7 @@ class NoSnapshotsStore(CountingStore):
 def test_a_snapshot_that_cannot_be_stored_is_not_tried_all_the_time() -> None:
     store, clock = NoSnapshotsStore(), SimClock()
     write(store, entries(EVERY))
-    region = Region(store, clock)
+    region = Region(store, clock, snapshot_entries=EVERY)
     region.step()
     tries = []
     for _ in range(5):
@@ -295,7 +293,7 @@ def test_what_comes_before_an_unreadable_entry_is_read(
         memory_store.put(path, spoilt(memory_store.get(path)))
     found: list[LogEntry] = []
     with pytest.raises(LogUnreadable, match=f"entry {position} .*{path}") as caught:
-        found.extend(ReleaseLog(memory_store).read_after(0))
+        found.extend(log_in(memory_store).read_after(0))
     assert caught.value.position == position
     assert found == log[: position - 1]
 

@@ -20,8 +20,9 @@ from cluster.releases.entries import (
     WaitFor,
 )
 from cluster.releases.events import Append
+from cluster.releases.requests import CommitRelease
 from cluster.releases.settings import RolloutPolicy
-from tests.support.fakes import Entries, contents
+from tests.support.fakes import Entries
 from tests.support.rollout_script import Script, kinds, status
 
 ALL: WaitFor = "all"
@@ -107,10 +108,10 @@ def test_a_person_may_commit_when_the_leader_would(case: Case) -> None:
     script, number = proposed(case.wait_for, *"abcde", auto_commit=False)
     script.heartbeats(*(status(region, number) for region in case.prepared))
     if case.wanted is Commit:
-        script.land(script.rollout.commit(number, now_ms=0, commit_id="x"))
+        script.land(script.ask(CommitRelease(release=number)))
     else:
         with pytest.raises(Conflict, match="not prepared yet in: "):
-            script.rollout.commit(number, now_ms=0, commit_id="x")
+            script.ask(CommitRelease(release=number))
 
 
 def test_who_was_not_waited_for_catches_up_after_the_commit() -> None:
@@ -151,16 +152,9 @@ def test_an_entry_without_a_policy_waits_for_all() -> None:
     [(("c",), "c"), (("a", "c"), "c"), (("f", "a", "d", "c", "e"), "c, d, e, f")],
 )
 def test_waiting_for_who_is_no_target_is_refused(wait_for: tuple[str, ...], strangers: str) -> None:
-    rollout = Script().elect().rollout
+    script = Script().elect()
     with pytest.raises(InvalidArgument, match=f"no target of the release: {strangers}$") as caught:
-        rollout.propose(
-            contents(),
-            targets=("a", "b"),
-            auto_commit=True,
-            policy=RolloutPolicy(wait_for=wait_for),
-            now_ms=0,
-            commit_id="x",
-        )
+        script.propose("a", "b", policy=RolloutPolicy(wait_for=wait_for))
     assert caught.value.field == "wait_for"
 
 

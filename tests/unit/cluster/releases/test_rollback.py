@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from cluster.errors import Conflict, InvalidArgument, NotFound, RaygionError
 from cluster.releases.entries import LogEntry, LogState, Rollback
 from cluster.releases.fold import fold
+from cluster.releases.requests import RollBackTo
 from cluster.releases.rollback import check_stays, earlier_release
 from deployments.cli.main import app
 from tests.support.fakes import Entries
@@ -106,11 +107,10 @@ def test_it_is_one_switch_where_all_regions_have_loaded_it(
     here: bool, there: tuple[int, ...], missing: str | None
 ) -> None:
     script = loaded(here=here, there=there)
-    rollout, now_ms = script.rollout, script.now_ms
     if missing is not None:
         with pytest.raises(Conflict, match=f"not loaded in: {missing}. Say --again .* --force"):
-            rollout.rollback(1, now_ms=now_ms, commit_id="x")
-    append = rollout.rollback(1, force=missing is not None, now_ms=now_ms, commit_id="x")
+            script.ask(RollBackTo(release=1))
+    append = script.ask(RollBackTo(release=1, force=missing is not None))
     entry = script.land(append)
     assert isinstance(entry, Rollback)
     assert entry.release == 1
@@ -123,23 +123,22 @@ def test_a_region_that_is_lost_keeps_nobody_from_going_back(silent_ms: int, refu
     script.heartbeats(status("b", 2))
     if refused:
         with pytest.raises(Conflict, match="not loaded in: b"):
-            script.rollout.rollback(1, now_ms=script.now_ms, commit_id="x")
+            script.ask(RollBackTo(release=1))
     else:
-        script.land(script.rollout.rollback(1, now_ms=script.now_ms, commit_id="x"))
+        script.land(script.ask(RollBackTo(release=1)))
 
 
 @pytest.mark.parametrize("auto_commit", [True, False])
 def test_an_open_release_is_not_gone_back_to_and_may_be_in_the_way(auto_commit: bool) -> None:
     script = loaded()
     number = script.propose("a", "b", auto_commit=auto_commit)
-    rollout, now_ms = script.rollout, script.now_ms
     for force in (False, True):
         with pytest.raises(Conflict, match="open, not committed"):
-            rollout.rollback(number, force=force, now_ms=now_ms, commit_id="x")
+            script.ask(RollBackTo(release=number, force=force))
     if auto_commit:
         with pytest.raises(Conflict, match=f"release {number} is being prepared"):
-            rollout.rollback(1, now_ms=now_ms, commit_id="x")
-    entry = rollout.rollback(1, force=auto_commit, now_ms=now_ms, commit_id="x").entry
+            script.ask(RollBackTo(release=1))
+    entry = script.ask(RollBackTo(release=1, force=auto_commit)).entry
     assert isinstance(entry, Rollback)
 
 
@@ -147,7 +146,7 @@ def test_force_takes_the_lead_from_nobody() -> None:
     script = loaded()
     script.read(script.entries.elect("b", 2))
     with pytest.raises(Conflict, match="does not lead"):
-        script.rollout.rollback(1, force=True, now_ms=script.now_ms, commit_id="x")
+        script.ask(RollBackTo(release=1, force=True))
 
 
 def test_it_is_prepared_first_or_switched_at_once() -> None:

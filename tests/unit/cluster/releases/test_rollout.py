@@ -7,6 +7,7 @@ import pytest
 from cluster.errors import Conflict
 from cluster.releases.entries import Abort, Commit, Elect, Fence, ReleaseStatus, Rollback
 from cluster.releases.events import Append, Prepared, PrepareFailed, Retire
+from cluster.releases.requests import AbortRelease, CommitRelease, RollBackTo
 from tests.support.fakes import Entries
 from tests.support.rollout_script import Script, kinds, status
 
@@ -102,7 +103,7 @@ def test_the_old_incarnation_is_fenced_by_the_log_and_stands_no_more() -> None:
     new = Script(log=old.log)
     new.elect()
     # The old one decides from what it has read; its place in the log is taken.
-    append = old.rollout.abort(number, reason="", now_ms=0, commit_id="late")
+    append = old.ask(AbortRelease(release=number, reason=""))
     assert append.position == len(old.log) + 1
     assert len(new.log) == append.position
     old.read(new.log[-1])
@@ -111,13 +112,13 @@ def test_the_old_incarnation_is_fenced_by_the_log_and_stands_no_more() -> None:
     old.now_ms = 1_000_000
     assert Append not in [type(x) for x in old.decide()]
     with pytest.raises(Conflict, match="does not lead"):
-        old.rollout.abort(number, reason="", now_ms=0, commit_id="later")
+        old.ask(AbortRelease(release=number, reason=""))
 
 
 def test_an_entry_of_a_fenced_epoch_is_void_for_everybody_even_if_it_lands() -> None:
     old = Script().elect()
     number = old.propose("a", "b")
-    lapsed = old.rollout.abort(number, reason="", now_ms=0, commit_id="late").entry
+    lapsed = old.ask(AbortRelease(release=number, reason="")).entry
     new = Script(log=old.log).elect()
     new.read(lapsed)
     assert new.rollout.state.proposals[number].status is ReleaseStatus.OPEN
@@ -205,7 +206,7 @@ def test_without_auto_commit_a_person_decides() -> None:
     script = Script().elect()
     number = script.propose("a", auto_commit=False, prepared=True)
     assert script.decide() == []
-    append = script.rollout.commit(number, now_ms=0, commit_id="x")
+    append = script.ask(CommitRelease(release=number))
     assert isinstance(script.land(append), Commit)
 
 
@@ -316,7 +317,7 @@ def test_a_rollback_is_one_pointer_switch_since_the_release_is_resident() -> Non
     script = Script().elect()
     script.committed()
     script.committed()
-    append = script.rollout.rollback(None, now_ms=script.now_ms, commit_id="x")
+    append = script.ask(RollBackTo())
     entry = script.land(append)
     assert isinstance(entry, Rollback)
     assert (entry.release, entry.switch_at_ms) == (1, script.now_ms + 1_000)
@@ -330,7 +331,7 @@ def test_a_release_retired_while_it_is_prepared_is_unloaded_when_it_arrives() ->
     script = Script().elect()
     number = script.propose("a", "b")
     assert kinds(script.decide()) == [("prepare", number)]
-    script.land(script.rollout.abort(number, reason="", now_ms=0, commit_id="x"))
+    script.land(script.ask(AbortRelease(release=number, reason="")))
     assert kinds(script.decide()) == [("retire", number)]
     assert kinds(script.observe(Prepared(release=number))) == [("retire", number)]
     assert script.rollout.prepared() == frozenset()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cluster.releases.entries import Abort, Elect, Fence, ReleaseStatus
 from cluster.releases.events import Append, CanaryFaulted, PrepareFailed, RegionStatus
+from cluster.releases.requests import CommitRelease, SetShare
 from tests.support.fakes import Entries
 from tests.support.rollout_script import Script, kinds, status
 
@@ -16,7 +17,7 @@ def leading(*targets: str) -> tuple[Script, int]:
     script.committed()
     number = script.propose(*targets or ("a",), auto_commit=False, prepared=True)
     script.heartbeats(*(status(target, number) for target in targets if target != "a"))
-    script.land(script.rollout.share(number, 5, now_ms=script.now_ms, commit_id="c"))
+    script.land(script.ask(SetShare(release=number, percent=5)))
     assert script.decide() == []
     return script, number
 
@@ -79,7 +80,7 @@ def test_a_follower_tells_the_leader_and_stops_its_own_share() -> None:
 
 def test_a_fault_of_what_is_not_open_changes_nothing() -> None:
     script, number = leading()
-    script.land(script.rollout.commit(number, now_ms=script.now_ms, commit_id="x"))
+    script.land(script.ask(CommitRelease(release=number)))
     assert script.observe(CanaryFaulted(release=number, reason="too slow")) == []
     assert script.rollout.state.proposals[number].status is ReleaseStatus.COMMITTED
 

@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
+import pickle
+from collections.abc import Callable
+
 import pytest
 
 from cluster.errors import Conflict, InvalidArgument, NotFound
 from cluster.releases.entries import Canary, Rollback
+from cluster.releases.requests import (
+    AbortRelease,
+    CommitRelease,
+    ProposeRelease,
+    ReleaseRequest,
+    RollBackTo,
+    SetShare,
+    release_of,
+)
+from cluster.releases.settings import RolloutPolicy
 from tests.support.fakes import Entries, contents
 from tests.support.rollout_script import Script, status
 
 
 def test_requests_need_the_lead() -> None:
     script = Script("b", log=[Entries().elect("a", 1)])
-    rollout = script.rollout
     for request in (
-        lambda: rollout.propose(
-            contents(), targets=("b",), auto_commit=True, now_ms=0, commit_id="x"
-        ),
-        lambda: rollout.rollback(None, now_ms=0, commit_id="x"),
+        ProposeRelease(contents=contents(), targets=("b",), auto_commit=True),
+        SetShare(release=1, percent=5),
+        CommitRelease(release=1),
+        AbortRelease(release=1, reason=""),
+        RollBackTo(),
     ):
         with pytest.raises(Conflict, match="does not lead: a does"):
-            request()
+            script.ask(request)
 
 
 def test_before_anybody_leads_a_request_is_a_conflict() -> None:
@@ -32,9 +45,7 @@ def test_before_anybody_leads_a_request_is_a_conflict() -> None:
 def test_targets_that_are_none_are_refused(targets: tuple[str, ...]) -> None:
     script = Script().elect()
     with pytest.raises(InvalidArgument) as caught:
-        script.rollout.propose(
-            contents(), targets=targets, auto_commit=True, now_ms=0, commit_id="x"
-        )
+        script.ask(ProposeRelease(contents=contents(), targets=targets, auto_commit=True))
     assert caught.value.field == "targets"
 
 
@@ -49,45 +60,46 @@ def test_a_commit_waits_for_the_targets() -> None:
     script = Script().elect()
     number = script.propose("a", "b", "c", auto_commit=False, prepared=True)
     with pytest.raises(Conflict, match="not prepared yet in: b, c"):
-        script.rollout.commit(number, now_ms=0, commit_id="x")
+        script.ask(CommitRelease(release=number))
     script.heartbeats(status("b", number), status("c", number))
-    script.land(script.rollout.commit(number, now_ms=0, commit_id="x"))
+    script.land(script.ask(CommitRelease(release=number)))
     script.heartbeats(status("b"), status("c"))
     with pytest.raises(Conflict, match="committed, not open"):
-        script.rollout.commit(number, now_ms=0, commit_id="y")
+        script.ask(CommitRelease(release=number))
 
 
 @pytest.mark.parametrize(
     ("number", "error"), [(0, InvalidArgument), (-1, InvalidArgument), (9, NotFound)]
 )
 def test_unknown_releases(number: int, error: type[Exception]) -> None:
-    rollout = Script().elect().rollout
+    script = Script().elect()
     for request in (
-        lambda: rollout.commit(number, now_ms=0, commit_id="x"),
-        lambda: rollout.abort(number, reason="", now_ms=0, commit_id="x"),
-        lambda: rollout.rollback(number, now_ms=0, commit_id="x"),
+        SetShare(release=number, percent=5),
+        CommitRelease(release=number),
+        AbortRelease(release=number, reason=""),
+        RollBackTo(release=number),
     ):
         with pytest.raises(error):
-            request()
+            script.ask(request)
 
 
 def test_rollbacks_go_to_committed_releases_only() -> None:
     script = Script().elect()
     with pytest.raises(Conflict, match="no earlier release"):
-        script.rollout.rollback(None, now_ms=0, commit_id="x")
+        script.ask(RollBackTo())
     script.committed()
     with pytest.raises(Conflict, match="no earlier release"):
-        script.rollout.rollback(None, now_ms=script.now_ms, commit_id="x")
+        script.ask(RollBackTo())
     number = script.propose()
     with pytest.raises(Conflict, match="open, not committed"):
-        script.rollout.rollback(number, now_ms=script.now_ms, commit_id="x")
+        script.ask(RollBackTo(release=number))
 
 
 def test_going_back_from_a_commit_whose_moment_is_still_to_come() -> None:
     script = Script().elect()
     script.committed()
     script.propose(prepared=True)
-    append = script.rollout.rollback(None, now_ms=script.now_ms, commit_id="x")
+    append = script.ask(RollBackTo())
     entry = script.land(append)
     assert isinstance(entry, Rollback)
     assert entry.release == 1
@@ -100,7 +112,7 @@ def test_going_back_twice_returns_to_where_one_was() -> None:
         script.committed()
     seen = []
     for _ in range(2):
-        append = script.rollout.rollback(None, now_ms=script.now_ms, commit_id="x")
+        append = script.ask(RollBackTo())
         entry = script.land(append)
         assert isinstance(entry, Rollback)
         seen.append(entry.release)
@@ -114,13 +126,13 @@ def test_a_canary_waits_for_the_targets() -> None:
     script.committed()
     number = script.propose("a", "b", auto_commit=False, prepared=True)
     with pytest.raises(Conflict, match="not prepared yet in: b"):
-        script.rollout.share(number, 5, now_ms=0, commit_id="x")
+        script.ask(SetShare(release=number, percent=5))
     script.heartbeats(status("b", number))
-    entry = script.land(script.rollout.share(number, 5, now_ms=7, commit_id="x"))
+    entry = script.land(script.ask(SetShare(release=number, percent=5)))
     assert isinstance(entry, Canary)
-    assert (entry.release, entry.percent, entry.at_ms) == (number, 5, 7)
+    assert (entry.release, entry.percent, entry.at_ms) == (number, 5, script.now_ms)
     script.heartbeats(status("b"))
-    script.land(script.rollout.share(number, 0, now_ms=8, commit_id="y"))
+    script.land(script.ask(SetShare(release=number, percent=0)))
     assert script.rollout.state.canary is None, "to end it asks for nothing"
 
 
@@ -130,7 +142,7 @@ def test_shares_that_are_none_are_refused(percent: int) -> None:
     script.committed()
     number = script.propose(auto_commit=False, prepared=True)
     with pytest.raises(InvalidArgument, match="commit") as caught:
-        script.rollout.share(number, percent, now_ms=0, commit_id="x")
+        script.ask(SetShare(release=number, percent=percent))
     assert caught.value.field == "percent"
 
 
@@ -139,7 +151,7 @@ def test_shares_that_may_be_given(percent: int) -> None:
     script = Script().elect()
     script.committed()
     number = script.propose(auto_commit=False, prepared=True)
-    entry = script.land(script.rollout.share(number, percent, now_ms=0, commit_id="x"))
+    entry = script.land(script.ask(SetShare(release=number, percent=percent)))
     assert isinstance(entry, Canary)
     assert entry.percent == percent
 
@@ -148,10 +160,70 @@ def test_canaries_of_what_cannot_be_one() -> None:
     script = Script().elect()
     current = script.committed()
     with pytest.raises(NotFound):
-        script.rollout.share(9, 5, now_ms=0, commit_id="x")
+        script.ask(SetShare(release=9, percent=5))
     with pytest.raises(Conflict, match="committed, not open"):
-        script.rollout.share(current, 5, now_ms=0, commit_id="x")
+        script.ask(SetShare(release=current, percent=5))
     number = script.propose("a", "b", prepared=True)
     script.heartbeats(status("b", number))
     with pytest.raises(Conflict, match="cannot be a canary"):
-        script.rollout.share(number, 5, now_ms=0, commit_id="x")
+        script.ask(SetShare(release=number, percent=5))
+
+
+# Requests are values.
+
+
+def tried() -> Script:
+    """Two committed releases, and one that is prepared."""
+    script = Script().elect()
+    script.committed()
+    script.committed()
+    script.propose(auto_commit=False, prepared=True)
+    return script
+
+
+def proposed() -> Script:
+    script = Script().elect()
+    script.committed()
+    return script
+
+
+A_RELEASE = ProposeRelease(
+    contents=contents(), targets=("a",), auto_commit=True, policy=RolloutPolicy(wait_for="quorum")
+)
+
+
+@pytest.mark.parametrize(
+    ("after", "request_", "release"),
+    [
+        (proposed, A_RELEASE, 2),
+        (tried, SetShare(release=3, percent=5), 3),
+        (tried, CommitRelease(release=3), 3),
+        (tried, AbortRelease(release=3, reason="why"), 3),
+        (tried, RollBackTo(), 1),
+        (tried, RollBackTo(release=2, force=True), 2),
+    ],
+)
+def test_a_request_that_has_travelled_is_granted_for_a_release(
+    after: Callable[[], Script], request_: ReleaseRequest, release: int
+) -> None:
+    arrived: ReleaseRequest = pickle.loads(pickle.dumps(request_))
+    assert arrived == request_
+    script = after()
+    script.land(script.ask(arrived))
+    assert release_of(arrived, script.rollout.state) == release
+
+
+def test_a_proposal_goes_by_the_policy_of_the_settings_unless_it_brings_one() -> None:
+    script = proposed()
+    script.rollout.policy = RolloutPolicy(prepare_timeout_s=7.0)
+    brings = ProposeRelease(
+        contents=contents(),
+        targets=("a",),
+        auto_commit=True,
+        policy=RolloutPolicy(prepare_timeout_s=3.0),
+    )
+    brings_none = ProposeRelease(contents=contents(), targets=("a",), auto_commit=True)
+    for request, timeout_ms in ((brings, 3_000), (brings_none, 7_000)):
+        entry = script.ask(request).entry
+        assert entry.kind == "propose"
+        assert entry.prepare_by_ms - entry.at_ms == timeout_ms

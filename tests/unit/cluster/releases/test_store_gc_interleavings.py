@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.artifacts import claims
+from cluster.artifacts.fetch import blob_path
+from cluster.catalog.catalog import Catalog
+from cluster.clock import Clock
 from cluster.errors import NotFound, Unavailable
-from cluster.releases.contents import claim_release
+from cluster.releases.contents import claim_release, read_manifests
 from cluster.releases.entries import ReleaseContents
 from cluster.releases.garbage import StoreCollector
 from tests.support.worlds.gc_world import CORPUS, HOUR_MS, Made, TimedStore, World
@@ -117,9 +119,9 @@ class Told:
 CONTENTS = ("garbage", "own")
 
 
-def write(store: Any, told: Told, has_uploaded: bool) -> None:
+def write(store: Any, clock: Clock, told: Told, has_uploaded: bool) -> None:
     """Publishes an index whose blobs are its own and somebody else's garbage; releases it."""
-    world = World(store)
+    world = World(store, clock)
     for attempt in range(4):
         if attempt or not has_uploaded:
             for content in CONTENTS:
@@ -128,7 +130,9 @@ def write(store: Any, told: Told, has_uploaded: bool) -> None:
         try:
             made = world.index("made", CONTENTS, position=1, upload=False)
             told.published.append(made)
-            claim_release(store, ReleaseContents(indexes={CORPUS: made.ref}))
+            contents = ReleaseContents(indexes={CORPUS: made.ref})
+            manifests = read_manifests(Catalog(store), contents, contents.indexes)
+            claim_release(store, contents, manifests, clock=clock)
             world.propose(2, made)
             told.proposed.append(made)
             return
@@ -188,7 +192,7 @@ def play(script: str, variant: Variant) -> tuple[TimedStore, Told, StillClock]:
         for _ in range(2):
             StoreCollector(seen, clock).collect(keep=1, grace_s=GRACE_S)
 
-    writer = Actor(store, lambda seen: write(seen, told, variant.has_uploaded))
+    writer = Actor(store, lambda seen: write(seen, clock, told, variant.has_uploaded))
     collector = Actor(store, collect)
     for letter in script:
         match letter:
@@ -205,12 +209,6 @@ def play(script: str, variant: Variant) -> tuple[TimedStore, Told, StillClock]:
     writer.finish()
     collector.finish()
     return store, told, clock
-
-
-@pytest.fixture(autouse=True)
-def _one_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Sweeps are heeded by the clock of the machine; here the machine's has not moved.
-    monkeypatch.setattr(claims, "SWEEP_HEEDED_MS", 10**15)
 
 
 def check(script: str, variant: Variant) -> None:
@@ -258,4 +256,4 @@ def test_in_a_quiet_store_all_garbage_goes() -> None:
         clock.now_ms += 25 * HOUR_MS
         StoreCollector(store, clock).collect(keep=1, grace_s=GRACE_S)
     gone = {path for path in before - set(store.content) if not path.startswith("gc/")}
-    assert gone == {claims.blob_path(World(store).blob("garbage").sha256)}
+    assert gone == {blob_path(World(store).blob("garbage").sha256)}

@@ -15,6 +15,7 @@ from cluster.metadata import ColumnType
 from cluster.query.answers import AnswerRequest
 from cluster.query.filters import parse_filter
 from cluster.query.search import SearchEffort, SearchRequest
+from cluster.query.terms import TIMEOUT_S_MAX, TOP_K_MAX
 from cluster.search.checks import (
     BATCH_MAX,
     CONVERSATION_CHARS_MAX,
@@ -23,8 +24,6 @@ from cluster.search.checks import (
     MESSAGES_MAX,
     PROMPT_CHARS_MAX,
     TEXT_CHARS_MAX,
-    TIMEOUT_S_MAX,
-    TOP_K_MAX,
     check_answer,
     check_generation,
     check_hits,

@@ -156,7 +156,7 @@ def test_a_named_release_leaves_a_session_where_it_is(
     found = decided(demand("eventual", floor=floor), what, named=number)
     assert isinstance(found, Serve)
     assert (found.release, found.position) == (number, position)
-    pinned = what.pin(number, NOW, not_before=found.position, skew_max_ms=SKEW)
+    pinned = what.pin(number, NOW, not_before=found.position)
     assert SessionToken.decode(pinned.session) == SessionToken(STORE, position)
     with pytest.raises(InvalidArgument, match="another store"):
         decided(demand("eventual", floor=floor, store="other"), what, named=number)
@@ -210,14 +210,17 @@ def test_a_pulse_that_has_read_further_counts_though_its_clock_is_behind() -> No
 def test_a_reply_has_no_token_before_there_is_anything_to_name() -> None:
     view = replace(NOTHING.view, releases={2: release(2)})
     tried = replace(view, canary=CanaryShare(release=2, percent=50, at_ms=0))
-    for what in (Known(tried, NOTHING.pulse), Known(tried, replace(TWICE.pulse, switches=()))):
-        assert what.pin(None, NOW, lot=0.0, skew_max_ms=SKEW).session == ""
-    nameless = Known(TWICE.view, replace(TWICE.pulse, store_id=""))
-    assert nameless.pin(None, NOW, skew_max_ms=SKEW).session == ""
+    for what in (
+        Known(tried, NOTHING.pulse, skew_max_ms=SKEW),
+        Known(tried, replace(TWICE.pulse, switches=()), skew_max_ms=SKEW),
+    ):
+        assert what.pin(None, NOW, lot=0.0).session == ""
+    nameless = Known(TWICE.view, replace(TWICE.pulse, store_id=""), skew_max_ms=SKEW)
+    assert nameless.pin(None, NOW).session == ""
 
 
 def test_a_session_cannot_be_kept_before_the_store_is_known() -> None:
-    nameless = Known(TWICE.view, replace(TWICE.pulse, store_id=""))
+    nameless = Known(TWICE.view, replace(TWICE.pulse, store_id=""), skew_max_ms=SKEW)
     found = decided(demand("session", floor=3), nameless)
     assert isinstance(found, Elsewhere)
     assert isinstance(found.error, Unavailable)
@@ -226,12 +229,12 @@ def test_a_session_cannot_be_kept_before_the_store_is_known() -> None:
 
 def test_a_canary_serves_its_share_of_users_and_of_lots() -> None:
     view = replace(known((3, 1, 0)).view, canary=CanaryShare(release=2, percent=50, at_ms=0))
-    tried = Known(view, TWICE.pulse)
-    users = {tried.pin(None, NOW, user=str(n), skew_max_ms=SKEW).release.number for n in range(50)}
+    tried = Known(view, TWICE.pulse, skew_max_ms=SKEW)
+    users = {tried.pin(None, NOW, user=str(n)).release.number for n in range(50)}
     assert users == {1, 2}
-    lots = [tried.pin(None, NOW, lot=lot, skew_max_ms=SKEW).release.number for lot in (0.4, 0.6)]
+    lots = [tried.pin(None, NOW, lot=lot).release.number for lot in (0.4, 0.6)]
     assert lots == [2, 1]
-    assert tried.pin(None, NOW, skew_max_ms=SKEW).release.number == 1
+    assert tried.pin(None, NOW).release.number == 1
 
 
 def test_a_coordinator_that_has_just_begun_takes_nothing_away() -> None:
@@ -263,7 +266,7 @@ def test_a_clock_that_was_set_back_does_not_stop_the_time(behind_ms: int, counts
 
 @pytest.mark.parametrize("seen", [0, 3, 6])
 def test_the_token_of_a_reply_names_what_is_in_force(seen: int) -> None:
-    pinned = TWICE.pin(None, NOW, not_before=seen, skew_max_ms=SKEW)
+    pinned = TWICE.pin(None, NOW, not_before=seen)
     assert SessionToken.decode(pinned.session) == SessionToken(STORE, 6)
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from cluster.errors import Conflict, DeadlineExceeded, InvalidArgument
 from cluster.releases.entries import LogState
+from cluster.releases.requests import RollBackTo
 from deployments.hosting.region_driver import RegionDriver
 from tests.support.regions import driven_regions
 from tests.support.regions.driven_regions import DrivenRegions
@@ -60,9 +61,9 @@ def test_who_leads_is_asked_until_somebody_does() -> None:
     second = Driver("b", [InvalidArgument("is wrong", "it")])
     regions = regions_of(first, second, leaders=[None, "b"])
     with pytest.raises(InvalidArgument):
-        regions.at_leader("rollback", 3, late=True)
-    assert first.called == second.called == [("rollback", (3,), {"late": True})]
-    assert regions.at_leader("rollback", 3) == "b"
+        regions.request(RollBackTo(release=3))
+    assert first.called == second.called == [("request", (RollBackTo(release=3),), {})]
+    assert cast(str, regions.request(RollBackTo(release=3))) == "b"
 
 
 SERVES = {"release": 2, "healthy": True}

@@ -9,7 +9,8 @@ import pytest
 
 from cluster.config import Settings
 from cluster.errors import InvalidArgument, Unavailable
-from deployments.hosting.region_driver import Note, RegionDriver, run_in_each
+from cluster.progress import Note
+from deployments.hosting.region_driver import RegionDriver, run_in_each
 from deployments.installation import Installation
 from tests.support.waiting import wait_until
 

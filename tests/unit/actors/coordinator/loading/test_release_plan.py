@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from actors.coordinator import loader as release_loader
-from actors.coordinator.loaded_release import LoadedRelease
-from actors.coordinator.loader import ReleaseLoader
-from actors.coordinator.replica_counts import ReplicaCounts
+from actors.coordinator.loading import loader as release_loader
+from actors.coordinator.loading.loaded_release import LoadedRelease
+from actors.coordinator.loading.loader import ReleaseLoader
+from actors.coordinator.loading.replica_counts import ReplicaCounts
 from actors.runtime import names, wiring
 from actors.shards.replica import ReplicaStatus
 from cluster.artifacts.artifacts import Artifacts
@@ -65,8 +65,8 @@ class Plans:
         self.deployer = Deployer()
         self.folder = folder
         catalog, artifacts = Catalog(self.store), Artifacts(self.store)
-        refs = {name: catalog.publish_index(index(name))[1] for name in ("patients", "open")}
-        _, generator = catalog.publish_model(model(artifacts))
+        refs = {name: catalog.publish_index(index(name)).ref for name in ("patients", "open")}
+        generator = catalog.publish_model(model(artifacts)).ref
         self.contents = ReleaseContents(indexes=refs, generator=generator)
 
     def loader(self, region: str, corpora: dict[str, Any] | None = None) -> ReleaseLoader:
@@ -217,7 +217,7 @@ def test_replicas_that_were_added_live_as_long_as_a_release_needs_them(
     for number in (1, 2):
         shard = ShardArtifact(shard=0, num_rows=1, files=(), recall_at_10=1.0)
         made = index("open").model_copy(update={"version": f"open-{number}0", "shards": (shard,)})
-        contents = ReleaseContents(indexes={"open": catalog.publish_index(made)[1]})
+        contents = ReleaseContents(indexes={"open": catalog.publish_index(made).ref})
         releases.append(
             loader.load(loader.plan(Release(number=number, contents=contents)), Event())
         )
@@ -239,7 +239,7 @@ def test_what_an_earlier_coordinator_left_is_unloaded(plans: Plans, replicas: Re
     shard = ShardArtifact(shard=0, num_rows=1, files=(), recall_at_10=1.0)
     made = index("open").model_copy(update={"version": "open-2", "shards": (shard,)})
     contents = ReleaseContents(
-        indexes={"open": Catalog(plans.store).publish_index(made)[1]},
+        indexes={"open": Catalog(plans.store).publish_index(made).ref},
         generator=plans.contents.generator,
     )
     kept = loader.load(loader.plan(Release(number=2, contents=contents)), Event())
