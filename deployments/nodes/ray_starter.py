@@ -33,6 +33,9 @@ _QUIET_ENV = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Events of single tasks, which only the dashboard shows: a cost on every call of an actor.
     "RAY_task_events_report_interval_ms": "0",
+    # The stages of a build take turns, and a new process costs more than the work of a stage on a
+    # small corpus. A job's processes end with it anyway, so only a build that goes on keeps them.
+    "RAY_idle_worker_killing_time_threshold_ms": "30000",
     "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "1000",
     # A replica's requests run on its own event loop, not on a thread beside it: the way there and
     # back costs more than a search.

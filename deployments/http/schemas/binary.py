@@ -24,8 +24,9 @@ from cluster import exact_json
 from cluster.arrays import BytesArray
 from cluster.errors import InvalidArgument
 from cluster.query.search import MergedHits, SearchRequest, SearchResult
+from deployments.http.schemas.json_body import invalid_argument
 from deployments.http.schemas.replies import with_provenance
-from deployments.http.schemas.search import ReplyForm, SearchOptions, invalid_argument
+from deployments.http.schemas.search import ReplyForm, SearchOptions
 
 
 def parse_binary(

@@ -210,7 +210,11 @@ class World:
 
 @asynccontextmanager
 async def world(
-    *, away: str = "", questions: tuple[str, ...] = (), gateways: int = 1
+    *,
+    away: str = "",
+    questions: tuple[str, ...] = (),
+    gateways: int = 1,
+    every_s: float = 60.0,
 ) -> AsyncIterator[World]:
     made = World()
     async with AsyncExitStack() as stack:
@@ -224,7 +228,7 @@ async def world(
         settings = Settings.model_validate(
             {
                 "regions": {"a": {}} | {name: regions[name] for name in urls},
-                "divergence": {"questions": questions, "every_s": 60},
+                "divergence": {"questions": questions, "every_s": every_s},
             }
         )
         peers = await stack.enter_async_context(peers_of(settings, "a"))

@@ -18,7 +18,14 @@ from cluster.releases.events import RegionStatus, heartbeat_path
 from cluster.releases.garbage import MARKS, Collected, StoreCollector
 from cluster.store.object_store import ObjectStore
 from cluster.store.stored_object import StoredObject
-from tests.support.store_fixtures import address, memory_store, s3_server, store
+from tests.support.store_fixtures import (
+    LossyStore,
+    address,
+    memory_store,
+    s3_server,
+    scripted,
+    store,
+)
 from tests.support.worlds.gc_world import CORPUS, ShiftedClock, TimedStore, World
 
 __all__ = ["address", "memory_store", "s3_server", "store"]
@@ -279,13 +286,16 @@ def test_of_two_collections_at_once_one_gives_way(memory_store: ObjectStore) -> 
     world.elect()
     other = Collecting(memory_store)
 
-    class Overtaken(StoreCollector):
-        def _write_mark(self, number: int, mark: object) -> None:
-            other.run(0.0)
-            super()._write_mark(number, mark)  # type: ignore[arg-type]
+    class Overtaken(LossyStore):
+        """Does what it is asked for only when another collection has been at work."""
 
+        def put_if_absent(self, path: str, data: bytes) -> None:
+            other.run(0.0)
+            super().put_if_absent(path, data)
+
+    store = Overtaken(memory_store, scripted())
     with pytest.raises(Conflict, match="another collection"):
-        Overtaken(memory_store).collect(keep=1, grace_s=GRACE_S)
+        StoreCollector(store).collect(keep=1, grace_s=GRACE_S)
 
 
 class TestWriters:
