@@ -20,6 +20,7 @@ from cluster.query.search import Passages, ShardHits, ShardQuery
 from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.store.object_store import ObjectStore
 from cluster.vectors.metric import Metric
+from tests.support.manifests import index_manifest
 
 NUM_ROWS, DIMENSION, SHARDS = 60, 8, 2
 PARAMETERS = IndexParameters(kind=IndexKind.FLAT, metric=Metric.INNER_PRODUCT)
@@ -39,19 +40,14 @@ def publish(store: ObjectStore, folder: Path, version: str) -> IndexManifest:
         artifacts.append(
             ShardArtifact(shard=shard, num_rows=built.num_rows, files=files, recall_at_10=1.0)
         )
-    manifest = IndexManifest(
+    manifest = index_manifest(
         corpus="words",
         version=version,
-        corpus_position=1,
         dimension=DIMENSION,
         parameters=PARAMETERS,
-        embedder_fingerprint=None,
-        metadata_schema={},
         num_documents=NUM_ROWS,
         num_passages=NUM_ROWS,
         shards=tuple(artifacts),
-        recall_at_10=1.0,
-        built_at_ms=0,
     )
     Catalog(store).publish_index(manifest)
     return manifest

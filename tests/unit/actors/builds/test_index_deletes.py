@@ -35,6 +35,7 @@ from cluster.store.local_store import LocalStore
 from cluster.store.object_store import ObjectStore
 from cluster.vectors.checks import prepared
 from cluster.vectors.metric import Metric
+from tests.support.manifests import index_manifest
 from tests.support.worlds.recall import recall_at_10
 
 DIMENSION = 12
@@ -86,20 +87,14 @@ class Built:
         return self.manifest(version, artifact)
 
     def manifest(self, version: str, artifact: ShardArtifact) -> IndexManifest:
-        return IndexManifest(
-            corpus="c",
+        return index_manifest(
             version=version,
-            corpus_position=1,
             dimension=DIMENSION,
             parameters=self.parameters,
-            embedder_fingerprint=None,
-            metadata_schema={},
-            num_documents=0,
             num_passages=artifact.num_rows,
             shards=(artifact,),
             recall_at_10=artifact.recall_at_10,
             partition_by=self.partition_by,
-            built_at_ms=0,
         )
 
     def without(self, base: IndexManifest, gone: Sequence[int], version: str) -> IndexManifest:
