@@ -14,7 +14,7 @@ from cluster.releases.entries import ReleaseContents
 from cluster.releases.requests import ProposeRelease
 from cluster.releases.settings import RolloutPolicy
 from cluster.store.object_store import ObjectStore
-from tests.support.manifests import index_manifest
+from tests.support.values.manifests import index_manifest
 
 WAIT_S = 30.0
 SETTINGS = Settings(regions={"local": RegionSettings(), "elsewhere": RegionSettings()})

@@ -34,7 +34,7 @@ from cluster.releases.entries import (
 from cluster.store.numbered_log import NumberedLog
 from cluster.store.object_store import ObjectStore
 from cluster.store.stored_object import StoredObject
-from tests.support.manifests import index_manifest
+from tests.support.values.manifests import index_manifest
 
 HOUR_MS = 3600 * 1000
 CORPUS = "docs"

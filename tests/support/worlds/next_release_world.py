@@ -15,7 +15,7 @@ from cluster.catalog.manifests import (
 )
 from cluster.config import Settings
 from cluster.corpora.next_release import NextIndexes, corpora_for_release, indexes_for_release
-from tests.support.manifests import index_manifest
+from tests.support.values.manifests import index_manifest
 from tests.support.worlds.gc_world import ShiftedClock, TimedStore
 
 

@@ -16,7 +16,6 @@ from cluster.catalog.manifests import (
 )
 from cluster.errors import Conflict, Corrupt, InvalidArgument, NotFound
 from cluster.store.object_store import ObjectStore
-from tests.support.manifests import index_manifest
 from tests.support.store_fixtures import (
     LossyStore,
     address,
@@ -25,6 +24,7 @@ from tests.support.store_fixtures import (
     scripted,
     store,
 )
+from tests.support.values.manifests import index_manifest
 
 __all__ = ["address", "memory_store", "s3_server", "store"]
 

@@ -31,7 +31,7 @@ from cluster.store.local_store import LocalStore
 from cluster.store.object_store import ObjectStore
 from deployments.hosting.pipeline import contents_of_next
 from deployments.installation import Installation
-from tests.support.manifests import index_manifest
+from tests.support.values.manifests import index_manifest
 
 CORPUS = "docs"
 TYPES = {"version": ColumnType.INT}

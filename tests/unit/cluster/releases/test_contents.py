@@ -9,7 +9,7 @@ import pytest
 from cluster.catalog.manifests import IndexManifest, ModelKind, ModelManifest
 from cluster.errors import InvalidArgument
 from cluster.releases.contents import ReleaseManifests
-from tests.support.manifests import index_manifest
+from tests.support.values.manifests import index_manifest
 
 ONE, OTHER = "a" * 64, "b" * 64
 

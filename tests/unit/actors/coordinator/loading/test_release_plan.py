@@ -25,7 +25,7 @@ from cluster.config import Settings
 from cluster.errors import InvalidArgument
 from cluster.releases.entries import Release, ReleaseContents
 from cluster.store.local_store import LocalStore
-from tests.support.manifests import index_manifest
+from tests.support.values.manifests import index_manifest
 
 SETTINGS: dict[str, Any] = {
     "regions": {"eu": {}, "us": {"generates": False}, "asia": {}},
