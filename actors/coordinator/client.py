@@ -165,7 +165,13 @@ def _coordinator() -> Any:
 
 def _asked(coordinator: Any, method: str, args: tuple[object, ...], timeout_s: float) -> Any:
     try:
-        return ray.get(getattr(coordinator, method).remote(*args), timeout=timeout_s)
+        call = getattr(coordinator, method)
+    except AttributeError as error:
+        raise Conflict(
+            "the region's coordinator is of another version of Raygion: start the region again"
+        ) from error
+    try:
+        return ray.get(call.remote(*args), timeout=timeout_s)
     except RayTaskError as error:
         if isinstance(error.cause, RaygionError):
             raise error.cause from error

@@ -4,7 +4,7 @@ A named, detached actor that Ray restarts. It may be killed at any step: the nex
 the log and goes on, and serving never waits for it.
 
     Coordinator      the methods that others call
-    RolloutThread    reads the log, decides, serves requests; nothing else waits for the store
+    RolloutThread    reads the log, decides, carries out, and serves requests in between
     PublishedState   what that thread has published last, which others read without waiting for it
     RegionReleases   loads and unloads what the rollout wants (`loading`)
     Mender           keeps what is loaded alive

@@ -40,8 +40,8 @@ class _Waiting:
 
 
 class RolloutThread:
-    """Owns the driver, and publishes after every step. This thread alone waits for the store: the
-    methods, which any thread may call, wait for this thread no longer than they say.
+    """Owns the driver, and publishes after every step. The thread waits for the store; the methods,
+    which other threads call, wait for the thread no longer than they are told to.
 
     The next step tries again what failed. The process ends when another coordinator of this region
     has taken over.

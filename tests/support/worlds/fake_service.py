@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any
 
 import httpx
 import numpy as np
-import uvicorn
 from fastapi import FastAPI
 
 from cluster.clock import SYSTEM_CLOCK, Clock
@@ -32,6 +30,7 @@ from cluster.query.search import Hit, MergedHits, SearchRequest, SearchResult
 from cluster.regions.status import CorpusSummary, RegionSummary, ReleaseSummary
 from deployments.http.app import RegionApp, build_http_app
 from deployments.http.settings import HttpSettings
+from tests.support.web_server import web_server
 
 DIMENSION = 3
 ASK = {"query": "the capital of Iceland"}
@@ -226,12 +225,5 @@ async def in_process(
 @contextlib.asynccontextmanager
 async def on_loopback(app: FastAPI) -> AsyncIterator[str]:
     """The application behind a real server, as a base URL."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        config = uvicorn.Config(app, log_level="warning", ws="none", lifespan="off")
-        server = uvicorn.Server(config)
-        running = asyncio.create_task(server._serve([listening]))
-        try:
-            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            await running
+    async with web_server(app, log_level="warning") as (_, port):
+        yield f"http://127.0.0.1:{port}"

@@ -85,6 +85,15 @@ def test_a_coordinator_that_is_away_is_asked_for_no_change(ray: FakeRay, error: 
         client().request(COMMIT)
 
 
+def test_a_coordinator_of_another_version_is_told_from_one_that_is_away(ray: FakeRay) -> None:
+    with pytest.raises(Conflict, match="another version of Raygion: start the region again"):
+        CoordinatorClient().request(COMMIT)
+    assert ray.asked == ["ping"]
+    del ray.answers["ping"]
+    with pytest.raises(Conflict, match="another version"):
+        CoordinatorClient().request(COMMIT)
+
+
 @pytest.mark.parametrize("error", GONE)
 def test_looking_fails_without_a_doubt(ray: FakeRay, error: Exception) -> None:
     ray.answers["log_state"] = [error]

@@ -70,7 +70,7 @@ def vectors(shape: tuple[int, ...], value: float = 1.0) -> np.ndarray[Any, Any]:
         replace(TEXT, filter=parse_filter({"region": "Europe"})),
     ],
 )
-def test_good_searches_pass(request_: SearchRequest) -> None:
+def test_good_searches_raise_nothing(request_: SearchRequest) -> None:
     check_search(request_, CORPUS)
 
 
@@ -169,7 +169,7 @@ PROMPT = GenerationRequest(messages=said("why?"), max_tokens=16, temperature=0.0
         *GOOD_SAMPLING,
     ],
 )
-def test_good_questions_pass(changes: dict[str, Any]) -> None:
+def test_good_questions_raise_nothing(changes: dict[str, Any]) -> None:
     check_answer(replace(QUESTION, **changes))
 
 
@@ -203,7 +203,7 @@ def test_bad_questions_are_refused_by_field(changes: dict[str, Any], field: str)
         *GOOD_SAMPLING,
     ],
 )
-def test_good_prompts_pass(changes: dict[str, Any]) -> None:
+def test_good_prompts_raise_nothing(changes: dict[str, Any]) -> None:
     check_generation(replace(PROMPT, **changes))
 
 

@@ -55,7 +55,7 @@ def test_what_keeps_names_in_any_case_is_refused(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["ext4", "xfs", "ceph", "lustre", "gpfs"])
-def test_others_are_taken(kind: str) -> None:
+def test_others_raise_nothing(kind: str) -> None:
     check_shared_folder(Path("/mnt/share"), mounts(kind, "rw"))
 
 
@@ -91,7 +91,7 @@ def test_names_with_blanks_are_read() -> None:
         check_shared_folder(Path("/mnt/our share\\x/store"), found)
 
 
-def test_this_machines_own_mounts_are_understood(tmp_path: Path) -> None:
+def test_this_machines_own_mounts_raise_nothing_but_that_they_are_refused(tmp_path: Path) -> None:
     check_seen_alike("s3://bucket/x")
     # Whatever they are: the folder may well be on NFS.
     with suppress(InvalidArgument):

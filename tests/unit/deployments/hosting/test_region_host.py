@@ -89,11 +89,11 @@ def test_the_true_cause_is_named(tmp_path: Path, port: int) -> None:
 
 
 @pytest.mark.parametrize("port", [ANOTHER_PROGRAM], indirect=True)
-def test_another_program_is_no_region(tmp_path: Path, port: int) -> None:
+def test_another_program_is_no_region_and_raises_nothing(tmp_path: Path, port: int) -> None:
     region_host.check_not_served(installation(tmp_path, port))
 
 
-def test_where_nobody_listens_one_may_start(tmp_path: Path) -> None:
+def test_where_nobody_listens_nothing_is_raised(tmp_path: Path) -> None:
     region_host.check_not_served(installation(tmp_path, find_port_block().http))
 
 
