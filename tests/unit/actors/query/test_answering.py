@@ -82,7 +82,7 @@ class Stuck:
         raise AssertionError("there is no prompt yet")
 
     async def tokenizer(self, view: GeneratorView) -> PromptTokenizer:
-        await asyncio.sleep(60)
+        await asyncio.Event().wait()
         raise AssertionError
 
     def follow(self, view: RegionView) -> None:
