@@ -7,6 +7,8 @@ from typing import Any
 
 from actors.models.embedding_worker import EmbeddingWorker
 from actors.runtime.wiring import detached_actor
+from cluster.artifacts.artifacts import Artifacts
+from cluster.artifacts.cache import ArtifactCache
 from cluster.catalog.manifests import ModelManifest
 from cluster.store.object_store import ObjectStore
 
@@ -21,6 +23,6 @@ def embedder_actor(
         EmbeddingWorker,
         name,
         threads=_IN_FLIGHT_MAX,
-        args=(model, store, cache_folder),
+        args=(model, ArtifactCache(Artifacts(store), cache_folder)),
         node=node,
     )

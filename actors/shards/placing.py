@@ -8,6 +8,8 @@ from typing import Any
 from actors.runtime.ray_environment import ONE_THREAD
 from actors.runtime.wiring import detached_actor
 from actors.shards.replica import ShardReplicaActor
+from cluster.artifacts.artifacts import Artifacts
+from cluster.artifacts.cache import ArtifactCache
 from cluster.store.object_store import ObjectStore
 
 _IN_FLIGHT_MAX = 512
@@ -21,7 +23,7 @@ def replica_actor(
         ShardReplicaActor,
         name,
         threads=_IN_FLIGHT_MAX,
-        args=(shard, store, cache_folder),
+        args=(shard, ArtifactCache(Artifacts(store), cache_folder)),
         runtime_env=ONE_THREAD,
         node=node,
     )

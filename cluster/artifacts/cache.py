@@ -38,9 +38,13 @@ class ArtifactCache:
     """
 
     def __init__(self, artifacts: Artifacts, folder: Path) -> None:
-        self._artifacts = artifacts
+        self.artifacts = artifacts
         self._folder = folder.absolute()
         self._space = CacheSpace(self._folder)
+
+    def __reduce__(self) -> tuple[type[ArtifactCache], tuple[Artifacts, Path]]:
+        # To a task or an actor of Ray goes the folder's name; it is a folder of that node there.
+        return ArtifactCache, (self.artifacts, self._folder)
 
     def folder_for(self, files: Sequence[ArtifactFile], count: Count = UNSEEN.count) -> Path:
         """A folder with exactly these files, every byte of them hashed during this call.
@@ -103,7 +107,7 @@ class ArtifactCache:
                 return
             log.warning("%s (%s) was damaged in the cache; fetching it again", blob, file.path)
         if file.delta is None or self._is_cheaper_whole(file):
-            self._artifacts.fetch(file, blob, count)
+            self.artifacts.fetch(file, blob, count)
         else:
             self._rebuild(file, blob, count)
         blob.chmod(_READ_ONLY)
@@ -111,7 +115,7 @@ class ArtifactCache:
     def _is_cheaper_whole(self, file: ArtifactFile) -> bool:
         """True when the cache lacks the base to build on, and the store holds the whole file."""
         base, _ = file.parts
-        return not self._blob(base).is_file() and self._artifacts.is_stored(file)
+        return not self._blob(base).is_file() and self.artifacts.is_stored(file)
 
     def _rebuild(self, file: ArtifactFile, blob: Path, count: Count) -> None:
         base, delta = file.parts

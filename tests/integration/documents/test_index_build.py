@@ -18,7 +18,6 @@ from actors.documents.source_files import find_source_files
 from actors.shards.index import INDEX_FILE, ShardIndex
 from cluster.arrays import Float32Array
 from cluster.artifacts.artifacts import Artifacts
-from cluster.artifacts.cache import ArtifactCache
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.corpus_settings import CorpusSettings
 from cluster.catalog.manifests import IndexManifest
@@ -30,6 +29,7 @@ from cluster.shards.merge import merge_hits
 from cluster.shards.partitions import shard_of_partition, shards_to_ask
 from cluster.store.object_store import ObjectStore, open_store
 from cluster.vectors.metric import Metric
+from tests.support.node_cache import node_cache
 from tests.support.regions.local_ray import local_ray
 
 pytestmark = [
@@ -71,20 +71,18 @@ class Corpus:
         self, index: IndexParameters | AutoIndex, partition_by: str | None = None
     ) -> tuple[IndexManifest, bool]:
         built = build_index(
-            self.store,
+            Catalog(self.store),
+            node_cache(self.store, self.folder / "cache"),
             CORPUS,
             CorpusSettings(shards=SHARDS, index=index, partition_by=partition_by),
-            embedder=None,
-            cache_folder=self.folder / "cache",
+            None,
         )
         return built.manifest, built.reused
 
     def opened(self, manifest: IndexManifest) -> list[tuple[Path, ShardIndex]]:
         opened = []
         for shard in manifest.shards:
-            folder = ArtifactCache(Artifacts(self.store), self.folder / "read").folder_for(
-                shard.files
-            )
+            folder = node_cache(self.store, self.folder / "read").folder_for(shard.files)
             index = ShardIndex.open(folder, manifest.parameters, manifest.dimension)
             opened.append((folder, index))
         return opened

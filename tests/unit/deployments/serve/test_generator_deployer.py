@@ -16,6 +16,7 @@ from cluster.errors import Unavailable
 from cluster.store.local_store import LocalStore
 from deployments.serve import generator_deployer
 from deployments.serve.generator_deployer import ServeGeneratorDeployer
+from tests.support.node_cache import node_cache
 
 APP = "generator-1"
 MODEL = ModelManifest(
@@ -34,7 +35,9 @@ class Serve:
         monkeypatch.setattr(serve, "delete", self.delete)
         monkeypatch.setattr(generator_deployer, "run_in_fresh_process", self.start)
         monkeypatch.setattr(generator_deployer, "_POLL_S", 0.0)
-        self.deployer = ServeGeneratorDeployer(LocalStore(folder / "store"), folder / "cache")
+        self.deployer = ServeGeneratorDeployer(
+            node_cache(LocalStore(folder / "store"), folder / "cache")
+        )
         self.give_up = threading.Event()
 
     def status(self) -> ServeStatus:
