@@ -56,7 +56,7 @@ format: $(READY)  ## let ruff put the code into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(READY)  ## write the tables of settings and metrics in docs/ anew from the code
+docs: $(READY)  ## write the tables of settings, metrics and events in docs/ anew from the code
 	$(BIN)/python -m tests.support.tables_in_docs
 
 bench: $(READY)  ## measure the serving path; writes bench/results/

@@ -1,4 +1,4 @@
-"""What is searched and what is asked: the demo's corpus, and the English XQuAD."""
+"""The corpora and the questions of the benchmark: the demo's corpus, and the English XQuAD."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Question:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuestionSet:
     documents: list[dict[str, Any]]
-    """As ingestion reads them."""
+    """Documents as ingestion reads them."""
     questions: tuple[Question, ...]
 
 

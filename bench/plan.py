@@ -1,4 +1,4 @@
-"""How long and how often a run measures."""
+"""The plan of a run: how long and how often it measures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SETS = ("minilm", "glove")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeChoice:
-    """What the part `serve` compares, and on which vectors."""
+    """The systems and the vectors that the part `serve` compares."""
 
     systems: tuple[str, ...]
     sets: tuple[str, ...] = SETS
@@ -33,9 +33,9 @@ class Plan:
     window_s: float
     """Length of one measurement under load."""
     documents_max: int | None
-    """How much of the demo's corpus is searched; None takes it whole."""
+    """Number of documents of the demo's corpus that are searched; None takes all."""
     answer_repetitions: int
-    """Of the generator, whose answers take longer."""
+    """Repetitions of the generator's measurements, whose answers take longer."""
     answers_each: int
     """Answers that one client asks for in one measurement, one after another."""
     answer_tokens: int

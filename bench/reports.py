@@ -1,4 +1,4 @@
-"""What a run finds: written as JSON under `bench/results/`, read back for the tables."""
+"""The reports of a run: written as JSON under `bench/results/`, read back for the tables."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ class Spread(Record):
 
 
 class Environment(Record):
-    """Where and when."""
+    """The machine and the time of a run."""
 
     at: str
     cpu: str
     cores: int
     memory_gib: float
     load_average_before: float
-    """Of one minute, before anything was started: above 0.5 or so, somebody else was at work."""
+    """Load average of the minute before the run: above 0.5 or so, somebody else was at work."""
     python: str
     versions: dict[str, str]
     quick: bool
@@ -94,11 +94,11 @@ class Stage(Record):
     name: str
     us: Spread
     part_of_above: bool = False
-    """Whether it is contained in the stage before it, measured in this process."""
+    """True for a part of the stage before it, measured in this process."""
 
 
 class Breakdown(Record):
-    """Where the time of one lone query goes. Means, so that the stages add up."""
+    """The stages in which the time of one lone query goes. Means, so that the stages add up."""
 
     layout: str
     asked: str
@@ -140,9 +140,9 @@ class GenerationCost(Record):
     what: str
     clients: int
     answers: int
-    """In one repetition."""
+    """Number in one repetition."""
     prompt_tokens: float
-    """Of one prompt, on average."""
+    """Tokens of one prompt, on average."""
     answer_tokens: float
     tokens_per_s: Spread
     first_token_ms: Spread
@@ -208,9 +208,9 @@ class ServeSystem(Record):
     title: str
     index: str
     ef_search: int | None
-    """What was asked for with each query; None where the system was started with it."""
+    """Effort that was asked for with each query; None where the system was started with it."""
     recall: dict[str, float]
-    """recall@10 by form."""
+    """Recall at 10, by form."""
     build_s: float
     pss_mib: float
     """The most memory that its processes had, a shared page divided between those that share it."""

@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def plan_of(given: Sequence[str]) -> Plan:
-    """What these arguments ask for. Raises SystemExit for those that make no sense."""
+    """The plan that these arguments ask for. Raises SystemExit for those that make no sense."""
     return _plan(_parser().parse_args(given))
 
 
@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve_choice(arguments: argparse.Namespace) -> ServeChoice:
-    """Without --sets a quick run takes the first one."""
+    """The sets to search; without --sets a quick run takes the first one."""
     from bench.peers.systems import NAMES
 
     files = [*arguments.passages, *([arguments.words] if arguments.words else [])]

@@ -30,7 +30,7 @@ _REPORTS: Mapping[str, type[SearchReport | ServeReport | GenerateReport | Qualit
 
 
 def tables_of(parts: Sequence[str], *, quick_too: bool) -> str:
-    """Of those of these parts that were measured in this checkout, now or earlier."""
+    """The tables of those parts that were measured in this checkout, now or earlier."""
     found = (_tables(part, quick_too=quick_too) for part in parts)
     return "\n\n".join(tables for tables in found if tables)
 

@@ -28,6 +28,7 @@ from cluster.catalog.corpus_settings import AUTO, NAMED, CorpusSettings
 from cluster.catalog.model_settings import EmbedderSettings, GeneratorSettings
 from cluster.errors import InvalidArgument
 from cluster.generation.prompt import PromptTemplate
+from cluster.logs.settings import LogSettings
 from cluster.query.evidence import EvidenceSettings
 from cluster.records import Name, Record
 from cluster.regions.endpoint import RegionEndpoint
@@ -80,6 +81,7 @@ class Settings(Record):
     rollout: RolloutPolicy = Field(default_factory=RolloutPolicy)
     cache: CacheSettings = Field(default_factory=CacheSettings)
     divergence: DivergenceSettings = Field(default_factory=DivergenceSettings)
+    logs: LogSettings = Field(default_factory=LogSettings)
     state_folder: Path = Path(".raygion")
     """Folder for what a machine keeps for itself: caches, logs, the secret of the Ray cluster."""
 

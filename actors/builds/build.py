@@ -24,6 +24,7 @@ from actors.builds.rows import Sharder, current, in_shards, latest_of_each_docum
 from actors.builds.shard import ShardPlan, build_shard
 from actors.builds.training import prepare_build
 from actors.models.embedding_worker import EmbedBatches
+from actors.runtime.process_logs import logging_class
 from actors.runtime.progress import watched
 from actors.runtime.wiring import live_nodes
 from actors.shards.faiss_index import num_subquantizers
@@ -171,7 +172,7 @@ def _embedded(
     # An actor takes one block at a time: blocks of a few batches keep all of them busy.
     blocks = passages.repartition(target_num_rows_per_block=_EMBED_BLOCK)
     return blocks.map_batches(
-        EmbedBatches,
+        logging_class(EmbedBatches),
         fn_constructor_args=(embedder, cache, counter),
         batch_size=_EMBED_BATCH,
         batch_format="pyarrow",

@@ -13,6 +13,7 @@ import numpy as np
 import ray
 
 from actors.builds.recall import Probe
+from actors.runtime.process_logs import logging_function
 from actors.shards.documents import DOCUMENTS_FILE, ShardDocuments
 from actors.shards.faiss_index import one_thread
 from actors.shards.index import ShardIndex
@@ -125,7 +126,7 @@ def _shard_without(
 def _shards_without(
     cache: ArtifactCache, base: IndexManifest, deleted: Collection[str]
 ) -> list[ShardWithout]:
-    task = ray.remote(shard_without)
+    task = ray.remote(logging_function(shard_without))
     by_shard = _by_shard(base, deleted)
     tasks = {
         artifact.shard: task.remote(cache, base, artifact, by_shard[artifact.shard])

@@ -64,7 +64,14 @@ class Probe:
         return cls(queries, least, exact[:, 0], is_hit.sum(axis=1), tuple(strata))
 
     @classmethod
-    def of_rows(cls, index: ShardIndex, vectors: Float32Array, parameters: IndexParameters) -> Self:
+    def of_rows(
+        cls,
+        index: ShardIndex,
+        vectors: Float32Array,
+        parameters: IndexParameters,
+        *,
+        apart_among_max: int = _APART_AMONG_MAX,
+    ) -> Self:
         """Queries from what a shard holds: some of its vectors, as they are and moved a little.
 
         vectors: float32 [rows, d], as the shard stores them.
@@ -72,7 +79,7 @@ class Probe:
         rng = sampling_rng(parameters)
         rows = index.distinct_rows()
         at_random = rng.choice(rows, size=min(_ROWS_AT_RANDOM, len(rows)), replace=False)
-        among = rng.choice(rows, size=min(_APART_AMONG_MAX, len(rows)), replace=False)
+        among = rng.choice(rows, size=min(apart_among_max, len(rows)), replace=False)
         chosen = np.concatenate([at_random, _apart(vectors, among)])
         stored = vectors[chosen]
         scale = _PERTURBATION * norms(stored)[:, None] / np.sqrt(stored.shape[1])

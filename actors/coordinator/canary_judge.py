@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 
 from cluster.canary.board import CanaryBoard
 from cluster.canary.outcomes import OutcomeReport
 from cluster.clock import Clock
+from cluster.logs.alerts import CANARY_AT_FAULT
+from cluster.logs.events import EventLog
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 
 
 class CanaryJudge:
@@ -32,5 +33,5 @@ class CanaryJudge:
             self._board.take(report, now_s)
             reason = self._board.fault(now_s)
         if reason is not None:
-            log.error("ALERT: canary release %d is at fault: %s", report.release, reason)
+            log.alert(CANARY_AT_FAULT, release=report.release, reason=reason)
         return reason

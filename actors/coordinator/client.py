@@ -31,6 +31,10 @@ class CoordinatorClient:
     release log. The `wait_*` methods keep waiting while the coordinator restarts.
     """
 
+    def __init__(self, sleep: Callable[[float], None] = SYSTEM_CLOCK.sleep) -> None:
+        """`sleep` is the wait between two looks of a `wait_*` method, in seconds."""
+        self._sleep = sleep
+
     def request(self, request: ReleaseRequest) -> int:
         """Has the release log changed. Returns the number of the release that the request is about:
         of a proposal the new one, of a roll-back the one that is current from the switch on.
@@ -129,7 +133,7 @@ class CoordinatorClient:
                 trouble = error
             if deadline.expired():
                 raise DeadlineExceeded(f"waited {timeout_s:.0f} s for {what}") from trouble
-            SYSTEM_CLOCK.sleep(_POLL_S)
+            self._sleep(_POLL_S)
 
     def _call(self, method: str, *args: object) -> Any:
         try:
@@ -161,7 +165,13 @@ def _coordinator() -> Any:
 
 def _asked(coordinator: Any, method: str, args: tuple[object, ...], timeout_s: float) -> Any:
     try:
-        return ray.get(getattr(coordinator, method).remote(*args), timeout=timeout_s)
+        call = getattr(coordinator, method)
+    except AttributeError as error:
+        raise Conflict(
+            "the region's coordinator is of another version of Raygion: start the region again"
+        ) from error
+    try:
+        return ray.get(call.remote(*args), timeout=timeout_s)
     except RayTaskError as error:
         if isinstance(error.cause, RaygionError):
             raise error.cause from error

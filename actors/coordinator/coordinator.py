@@ -1,78 +1,55 @@
 """The region coordinator: follows the release log and carries out what the rollout decides.
 
 A named, detached actor that Ray restarts. It may be killed at any step: the next incarnation reads
-the log and goes on, and serving never waits for it. One thread drives the rollout, and waits for
-the store; the methods that others call read a published snapshot, tell of what was observed, or
-leave a request for that thread.
+the log and goes on, and serving never waits for it.
+
+    Coordinator      the methods that others call
+    RolloutThread    reads the log, decides, carries out, and serves requests in between
+    PublishedState   what that thread has published last, which others read without waiting for it
+    RegionReleases   loads and unloads what the rollout wants (`loading`)
+    Mender           keeps what is loaded alive
 """
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import os
-import queue
-import threading
 import uuid
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
-from typing import assert_never
 
 from actors.coordinator.canary_judge import CanaryJudge
 from actors.coordinator.gateway_spread import GatewayOrder, GatewaySpread
-from actors.coordinator.generator_deployer import GeneratorDeployer
-from actors.coordinator.loader import ReleaseLoader
-from actors.coordinator.log_readings import LogReadings
+from actors.coordinator.loading.generator_deployer import GeneratorDeployer
+from actors.coordinator.loading.loader import ReleaseLoader
+from actors.coordinator.loading.region_releases import RegionReleases
+from actors.coordinator.loading.replica_counts import ReplicaCounts
+from actors.coordinator.mender import Mender
 from actors.coordinator.nudges import HttpNudges, RegionNudges
 from actors.coordinator.process_loads import ProcessLoads
-from actors.coordinator.region_releases import RegionReleases
-from actors.coordinator.region_summary import is_healthy, pulse_of, summary_of, view_of
-from actors.coordinator.replica_counts import ReplicaCounts
+from actors.coordinator.published_state import PublishedState
+from actors.coordinator.region_summary import is_healthy, summary_of
+from actors.coordinator.rollout_thread import RolloutThread
 from cluster.canary.outcomes import OutcomeReport
 from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.config import Settings
-from cluster.errors import Fenced, NotFound, OutcomeUnknown, RaygionError, Unavailable
+from cluster.errors import NotFound
 from cluster.regions.overview import overview
 from cluster.regions.status import RegionSummary
-from cluster.releases.contents import claim_release
+from cluster.releases.contents import keep_contents
 from cluster.releases.driver import RolloutDriver, Vitals
-from cluster.releases.entries import LogState, Proposal, Release
+from cluster.releases.entries import LogState, Proposal
 from cluster.releases.events import CanaryFaulted, Outcome
 from cluster.releases.release_log import ReleaseLog
-from cluster.releases.requests import (
-    AbortRelease,
-    CommitRelease,
-    ProposeRelease,
-    ReleaseRequest,
-    RollBackTo,
-    SetShare,
-    release_of,
-)
+from cluster.releases.requests import ProposeRelease, ReleaseRequest, release_of
 from cluster.releases.rollout import Rollout
 from cluster.serving.view import Pulse, RegionView
-from cluster.store.identity import store_identity
 from cluster.store.object_store import ObjectStore
 
-log = logging.getLogger(__name__)
-
-_TICK_S = 0.5
-_MEND_S = 2.0
 _REQUEST_TIMEOUT_S = 60.0
-_REFRESH_TIMEOUT_S = 2.0
-
-
-@dataclass(slots=True)
-class _Request:
-    """Something that a person asked for."""
-
-    wanted: ReleaseRequest
-    done: Future[LogState]
 
 
 class Coordinator:
+    """The methods that other processes call; each call runs in a thread of its own."""
+
     def __init__(
         self,
         settings: Settings,
@@ -82,59 +59,44 @@ class Coordinator:
         deployer: GeneratorDeployer,
         cluster_id: str,
         clock: Clock = SYSTEM_CLOCK,
+        refresh_timeout_s: float = 2.0,
     ) -> None:
-        """`cluster_id`: of the Ray cluster in which it runs."""
+        """`cluster_id`: of the Ray cluster in which it runs. `refresh_timeout_s`: time that a store
+        has to answer a refresh.
+        """
         self._settings = settings
         self._store = store
-        self._store_id = ""
         self._clock = clock
+        self._refresh_timeout_s = refresh_timeout_s
         self._counts = ReplicaCounts(settings, store, region)
         self._loads = ProcessLoads(clock, self._counts.load)
-        self._rollout = Rollout(region=region, policy=settings.rollout)
-        self._driver = RolloutDriver(
-            rollout=self._rollout,
+        self._loader = ReleaseLoader(settings, region, store, cache_folder, deployer, self._counts)
+        self._releases = RegionReleases(self._loader, clock, self._observe, self._publish)
+        driver = RolloutDriver(
+            rollout=Rollout(region=region, policy=settings.rollout),
             store=store,
             log=ReleaseLog(store),
-            host=self,
+            host=self._releases,
             clock=clock,
             new_id=lambda: uuid.uuid4().hex,
             cluster_id=cluster_id,
             vitals=self._vitals,
             appended=RegionNudges(HttpNudges(settings, region)),
         )
-        self._loader = ReleaseLoader(settings, region, store, cache_folder, deployer, self._counts)
-        self._inbox: queue.Queue[_Request | None] = queue.Queue(maxsize=256)
-        """None only wakes the thread up."""
-        self._releases = RegionReleases(self._loader, clock, self._observe)
-        self._woken = threading.Event()
-        """Whether the next reading of the log is not to wait for its time."""
-        self._readings = LogReadings()
-        self._exchanged_s = float("-inf")
-        self._has_news = threading.Event()
-        """Whether the next heartbeat is not to wait for its time: the leader waits for it."""
-        self._trouble = ""
-        """Error of the last step; empty if it succeeded."""
+        self._published = PublishedState(driver, lambda: self._releases.loaded, clock)
+        self._rollout = RolloutThread(driver, self._published, store, clock)
         self._judge = CanaryJudge(clock)
         self._gateways = GatewaySpread(clock)
-        self._ending = threading.Event()
-        self._published = threading.Condition()
-        self._view = RegionView(region=region, revision=uuid.uuid4().hex)
-        self._state = self._rollout.state
-        self._pulse = Pulse()
-        self._prepared_in: Mapping[int, frozenset[str]] = {}
-        threading.Thread(target=self._run, name="rollout", daemon=True).start()
-        threading.Thread(target=self._mend, name="mend", daemon=True).start()
-
-    # Methods for callers; each call runs in a thread of its own.
+        self._mender = Mender(self._releases, self._loader, self._gateways)
+        self._rollout.start()
+        self._mender.start()
 
     def ping(self) -> None:
         """Returns, which shows that this coordinator takes calls."""
 
     def view(self, known_revision: str | None, wait_s: float) -> RegionView:
         """The region's view, as soon as it is another than the known one, or after `wait_s`."""
-        with self._published:
-            self._published.wait_for(lambda: self._view.revision != known_revision, wait_s)
-            return self._view
+        return self._published.wait_for_view(known_revision, wait_s)
 
     def pulse(self, process: str, busy_share: float, releases: frozenset[int]) -> Pulse:
         """The pulse as known now. Takes in the load of the caller's process, and the releases that
@@ -142,47 +104,41 @@ class Coordinator:
         """
         self._loads.tell(process, busy_share)
         self._releases.tell(process, releases)
-        return self._pulse
+        return self._published.pulse
 
     def refresh(self) -> Pulse:
         """The pulse after a complete reading of the log that began after this call arrived.
 
         Callers share readings. Raises Unavailable when the store does not answer in time.
         """
-        number = self._readings.next()
-        self.nudge()
-        self._readings.wait(number, _REFRESH_TIMEOUT_S)
-        return self._pulse
+        self._rollout.refresh(self._refresh_timeout_s)
+        return self._published.pulse
 
     def nudge(self) -> None:
         """The log may have grown: it is read at once instead of at its time."""
-        if not self._woken.is_set():
-            self._woken.set()
-            # When much waits there, the log is read soon anyway: before each of it.
-            with contextlib.suppress(queue.Full):
-                self._inbox.put_nowait(None)
+        self._rollout.nudge()
 
     def log_state(self) -> LogState:
         """All of it, which may be much: not for those who ask again and again."""
-        return self._state
+        return self._published.state
 
     def leader(self) -> str | None:
         """The region that leads, as far as the log was read."""
-        return self._state.leader
+        return self._published.state.leader
 
     def proposal(self, number: int) -> Proposal | None:
         """The log's proposal of one release; None when the log was not read so far."""
-        return self._state.proposals.get(number)
+        return self._published.state.proposals.get(number)
 
     def regions_prepared(self, number: int) -> frozenset[str]:
         """The regions that have prepared the release, as far as their heartbeats tell."""
-        return self._prepared_in.get(number, frozenset())
+        return self._published.prepared_in.get(number, frozenset())
 
     def failures(self, number: int) -> dict[str, str]:
         """The error of each region's last attempt to prepare the release, as far as the heartbeats
         tell.
         """
-        heartbeats = self._pulse.regions.items()
+        heartbeats = self._published.pulse.regions.items()
         return {region: s.failed[number] for region, s in heartbeats if number in s.failed}
 
     def request(self, request: ReleaseRequest) -> int:
@@ -192,30 +148,16 @@ class Coordinator:
         Raises what `Rollout.decide` raises; NotFound, Corrupt or Unavailable for contents that the
         store does not hold as they were published, or is giving up. Then nothing is appended.
         """
-        self._keep_contents(request)
-        return release_of(request, self._ask(request))
-
-    def _keep_contents(self, request: ReleaseRequest) -> None:
-        """Makes sure that the store holds what the request leads to, and goes on to hold it."""
-        match request:
-            case ProposeRelease(contents=contents, targets=targets):
-                for target in targets:
-                    self._settings.region_name(target)
-                self._loader.plan(Release(number=1, contents=contents))
-                claim_release(self._store, contents)
-            case RollBackTo(release=number):
-                target_release = self._state.proposals.get(number or 0)
-                resident = self._state.resident(self._clock.wall_ms())
-                if target_release is not None and number not in resident:
-                    claim_release(self._store, target_release.release.contents)
-            case SetShare() | CommitRelease() | AbortRelease():
-                pass
-            case _:
-                assert_never(request)
+        if isinstance(request, ProposeRelease):
+            for target in request.targets:
+                self._settings.region_name(target)
+        state, now_ms = self._published.state, self._clock.wall_ms()
+        keep_contents(self._store, request, state, now_ms)
+        return release_of(request, self._rollout.request(request, _REQUEST_TIMEOUT_S))
 
     def report(self, report: OutcomeReport) -> None:
         """Takes in what a gateway has counted, and stops the canary when that shows a fault."""
-        canary = self._view.canary
+        canary = self._published.view.canary
         reason = self._judge.take(report, None if canary is None else canary.release)
         if reason is not None:
             self._observe(CanaryFaulted(release=report.release, reason=reason))
@@ -229,10 +171,11 @@ class Coordinator:
         self._counts.ask_for(corpus, replicas)
 
     def status(self) -> RegionSummary:
-        now_ms = self._clock.wall_ms()
-        regions = overview(self._state, self._pulse.regions, self._settings.regions, now_ms)
-        told = summary_of(self._view, self._state, regions, now_ms, self._loader.num_serving)
-        unreadable = self._driver.unreadable
+        now_ms, published = self._clock.wall_ms(), self._published
+        state, view = published.state, published.view
+        regions = overview(state, published.pulse.regions, self._settings.regions, now_ms)
+        told = summary_of(view, state, regions, now_ms, self._loader.num_serving)
+        unreadable = self._rollout.unreadable
         return replace(
             told,
             machines=self._loader.machines(self._gateways.places()),
@@ -245,134 +188,18 @@ class Coordinator:
 
     def stop(self) -> None:
         """Ends its threads soon; what is loaded stays."""
-        self._ending.set()
+        self._rollout.stop()
+        self._mender.stop()
 
-    def _ask(self, wanted: ReleaseRequest) -> LogState:
-        request = _Request(wanted, Future())
-        try:
-            self._inbox.put_nowait(request)
-        except queue.Full as error:
-            raise Unavailable(
-                "too many requests wait for the coordinator; try again shortly"
-            ) from error
-        try:
-            return request.done.result(timeout=_REQUEST_TIMEOUT_S)
-        except TimeoutError as error:
-            if request.done.cancel():
-                raise Unavailable(
-                    "the coordinator was busy and made no change; try again"
-                ) from error
-            raise OutcomeUnknown(
-                "the coordinator did not finish in time; look with `raygion release list`"
-            ) from error
+    # What the parts tell each other.
 
     def _observe(self, outcome: Outcome) -> None:
-        """Records an outcome in the thread that found it, so that it counts at once, however slow
-        the store is.
-        """
-        self._driver.observe(outcome)
-        self._publish()
-        self._has_news.set()
-        self.nudge()
-
-    # The thread that drives the rollout.
-
-    def _run(self) -> None:
-        while not self._ending.is_set():
-            self._look()
-            try:
-                item = self._inbox.get(timeout=_TICK_S)
-            except queue.Empty:
-                continue
-            if item is not None:
-                self._serve(item)
-
-    def _look(self) -> None:
-        """Reads the log, lets those go on who wait for that, and does what follows from it."""
-        self._woken.clear()
-        self._readings.begin()
-        read = self._attempt(self._driver.read)
-        self._readings.end(complete=read, reason=self._trouble)
-        if not read and self._driver.unreadable is None:
-            return
-        now_s = self._clock.monotonic_s()
-        exchange = self._has_news.is_set() or now_s - self._exchanged_s >= _TICK_S / 2
-        self._has_news.clear()
-        if not self._attempt(partial(self._driver.decide, exchange_heartbeats=exchange)):
-            return
-        if exchange:
-            self._exchanged_s = now_s
-        # Not before this cluster may write under the region's name.
-        if (self._store_id or self._attempt(self._read_store_id)) and read:
-            self._trouble = ""
-
-    def _read_store_id(self) -> None:
-        self._store_id = store_identity(self._store)
-
-    def _attempt(self, action: Callable[[], None]) -> bool:
-        """True when the action succeeded. The next step tries an action that failed again."""
-        try:
-            action()
-        except Fenced as error:
-            log.error("%s", error)
-            # Ray starts the coordinator anew, unless this one is a leftover of a lost node.
-            os._exit(1)
-        except RaygionError as error:
-            # Once: the next steps, twice a second, may well fail in the same way.
-            if str(error) != self._trouble:
-                log.warning("the coordinator will try again: %s", error)
-            self._trouble = str(error)
-            return False
-        except Exception:
-            # This thread is the coordinator: a bug in one step must not end all steps.
-            log.exception("a step of the coordinator failed")
-            return False
-        finally:
-            self._publish()
-        return True
-
-    def _vitals(self) -> Vitals:
-        current, serving = self._state.current(self._clock.wall_ms()), self._loader.num_serving
-        return Vitals(healthy=is_healthy(self._view, current, serving), load=self._loads.load())
-
-    def _serve(self, request: _Request) -> None:
-        if not request.done.set_running_or_notify_cancel():
-            return
-        try:
-            state = self._driver.request(request.wanted)
-        except Exception as error:
-            request.done.set_exception(error)
-        else:
-            self._publish()
-            request.done.set_result(state)
-
-    # Instructions of the rollout to the region.
-
-    def prepare(self, release: Release) -> None:
-        self._releases.prepare(release)
-
-    def retire(self, number: int) -> None:
-        self._releases.retire(number)
-        self._publish()
+        self._rollout.observe(outcome)
 
     def _publish(self) -> None:
-        with self._driver.deciding, self._published:
-            state, now_ms = self._rollout.state, self._clock.wall_ms()
-            view = view_of(self._rollout, self._releases.loaded, now_ms, self._view.revision)
-            self._state = state
-            self._pulse = pulse_of(self._rollout, self._driver.freshness, self._store_id)
-            resident = state.resident(now_ms)
-            self._prepared_in = {n: self._rollout.regions_prepared(n) for n in resident}
-            if view != self._view:
-                self._view = replace(view, revision=uuid.uuid4().hex)
-                self._published.notify_all()
+        self._published.publish()
 
-    # The thread that keeps what is loaded alive.
-
-    def _mend(self) -> None:
-        while not self._ending.wait(_MEND_S):
-            try:
-                self._releases.tend()
-                self._gateways.look(self._loader.nodes, self._loader.settled_nodes)
-            except Exception:
-                log.exception("mending failed; it is tried again")
+    def _vitals(self) -> Vitals:
+        published, serving = self._published, self._loader.num_serving
+        current = published.state.current(self._clock.wall_ms())
+        return Vitals(healthy=is_healthy(published.view, current, serving), load=self._loads.load())

@@ -6,7 +6,6 @@ Only a hint: what is lost here each region finds by itself half a second later.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,10 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 
 from cluster.config import Settings
+from cluster.logs.events import EventLog
 from cluster.regions.endpoint import RegionEndpoint
 from cluster.regions.wire import NUDGE
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 _TIMEOUT_S = 1.0
 _AT_ONCE = 8
 
@@ -44,7 +44,7 @@ class RegionNudges:
         try:
             self._nudge_others()
         except Exception as error:  # whatever it was, the regions look by themselves
-            log.info("regions could not be nudged: %s", error)
+            log.info("region.no_nudges", "regions could not be nudged: {error}", error=error)
 
 
 class HttpNudges:
@@ -69,6 +69,11 @@ class HttpNudges:
                 try:
                     client.post(endpoint.url.rstrip("/") + NUDGE, headers=headers)
                 except httpx.HTTPError as error:
-                    log.debug("region %s was not nudged: %s", endpoint.name, error)
+                    log.debug(
+                        "region.not_nudged",
+                        "region {other} was not nudged: {error}",
+                        other=endpoint.name,
+                        error=error,
+                    )
 
             list(posts.map(post, self._endpoints))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from actors.coordinator.loaded_release import LoadedRelease
+from actors.coordinator.loading.loaded_release import LoadedRelease
 from cluster.regions.overview import RegionsOverview
 from cluster.regions.status import CanarySummary, CorpusSummary, RegionSummary, ReleaseSummary
 from cluster.releases.entries import LogState

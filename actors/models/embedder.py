@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -17,8 +16,9 @@ from cluster.arrays import Float32Array
 from cluster.catalog.manifests import Precision
 from cluster.embedding.tokenizer import EmbedderTokenizer
 from cluster.errors import InvalidArgument
+from cluster.logs.events import EventLog
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 
 BATCH_TOKENS = 512
 """Tokens of one batch, padding included. Measured on one core of an AMD EPYC in float32: a text of
@@ -189,7 +189,10 @@ class Embedder:
                 last = self._embed_batch(texts[size - 1 : size])[0]
                 together = self._embed_batch(texts[:size])
                 if not np.array_equal(together[[0, -1]], np.stack([first, last])):
-                    log.warning("this processor's products depend on the batch: no batches")
+                    log.warning(
+                        "embedder.no_batches",
+                        "this processor's products depend on the batch: no batches",
+                    )
                     return False
         return True
 

@@ -11,6 +11,7 @@ from actors.models.remote_generator import RemoteGenerator
 from cluster.artifacts.cache import ArtifactCache
 from cluster.artifacts.files import ArtifactFile
 from cluster.generation.generator import Generator, PromptTokenizer
+from cluster.logs.events import log_scope
 from cluster.regions.peers import GeneratingPeers
 from cluster.serving.view import GeneratorView, RegionView, ReleaseView
 
@@ -61,4 +62,6 @@ class RegionGenerators:
             self._cache.let_go(files)
 
     def _load(self, view: GeneratorView) -> FolderTokenizer:
-        return FolderTokenizer(self._cache.folder_for(view.tokenizer_files))
+        # The log must not name the one request that comes first.
+        with log_scope():
+            return FolderTokenizer(self._cache.folder_for(view.tokenizer_files))

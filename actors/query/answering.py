@@ -29,8 +29,8 @@ from cluster.query.answers import (
     Token,
     Usage,
 )
+from cluster.query.provenance import Provenance
 from cluster.query.search import Hit, SearchRequest, SearchResult
-from cluster.serving.consistency import Pinned
 from cluster.serving.generators import GeneratorDirectory
 from cluster.serving.view import RegionView, ReleaseView
 
@@ -51,13 +51,14 @@ class Answering:
         self,
         request: AnswerRequest,
         *,
-        pinned: Pinned,
-        region: str,
+        release: ReleaseView,
+        provenance: Provenance,
         search: Search,
         deadline: Deadline,
         elapsed_ms: Callable[[], float],
     ) -> AsyncGenerator[AnswerEvent, None]:
-        """The events of one answer. `search` finds the passages, unless the plain model is asked.
+        """The events of one answer by the release. `search` finds the passages, unless the plain
+        model is asked.
 
         Where the release finds no evidence in them, its own text is the answer, and no model
         writes. Raises what `search` raises; InvalidArgument when the release has no generator, or
@@ -65,23 +66,14 @@ class Answering:
         fit.
         """
         found = await search(request.retrieval()) if request.retrieve else None
-        release = pinned.release
         view = release.generator
         if view is None:
             raise InvalidArgument(
                 f"release {release.number} has no generator: only search is served", "release"
             )
-        retrieved = Retrieved(
-            citations=(),
-            release=release.number,
-            region=region,
-            coverage=1.0 if found is None else found.coverage,
-            model=view.model,
-            trace_id=request.trace_id,
-            served_by=region,
-            staleness_ms=pinned.staleness_ms,
-            session=pinned.session,
-        )
+        if found is not None:
+            provenance = replace(provenance, coverage=found.coverage)
+        retrieved = Retrieved(citations=(), provenance=provenance, model=view.model)
         hits = () if found is None else _evidence(found, release, request.corpus)
         if found is not None and not hits and release.evidence is not None:
             retrieved = replace(retrieved, outcome=Outcome.NOTHING_FOUND)
@@ -204,17 +196,11 @@ def _result(
     return AnswerResult(
         answer=answer,
         citations=retrieved.citations,
-        release=retrieved.release,
-        region=retrieved.region,
-        coverage=retrieved.coverage,
+        provenance=retrieved.provenance,
         usage=usage,
         finish_reason=finish_reason,
         model=retrieved.model,
         took_ms=took_ms,
-        trace_id=retrieved.trace_id,
-        served_by=retrieved.served_by,
-        staleness_ms=retrieved.staleness_ms,
-        session=retrieved.session,
         outcome=retrieved.outcome,
         truncated=retrieved.truncated,
     )

@@ -5,15 +5,15 @@ region's coordinator.
 from __future__ import annotations
 
 import asyncio
-import logging
 import uuid
 
 from actors.runtime.calls import NamedActor
 from cluster.canary.outcomes import OutcomeCounts
 from cluster.clock import SYSTEM_CLOCK
+from cluster.logs.events import EventLog
 from cluster.serving.view import RegionView
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 _REPORT_S = 2.0
 _REPORT_TIMEOUT_S = 5.0
 
@@ -50,4 +50,6 @@ class CanaryTrial:
                     await self._coordinator.call("report", report)
             except Exception as error:
                 # It is not told again: it may have arrived, and nothing may count twice.
-                log.warning("a report of outcomes may be lost: %s", error)
+                log.warning(
+                    "canary.report_lost", "a report of outcomes may be lost: {error}", error=error
+                )

@@ -22,9 +22,11 @@ from cluster.arrays import Float32Array
 from cluster.canary.board import Lots
 from cluster.canary.outcomes import OutcomeCounts
 from cluster.clock import Clock, Deadline
+from cluster.logs.events import bind
 from cluster.query.answers import AnswerEvent, AnswerRequest
 from cluster.query.filters import Filter, filter_key
-from cluster.query.search import Embedded, SearchRequest, SearchResult
+from cluster.query.request import Embedded, Request
+from cluster.query.search import SearchRequest, SearchResult
 from cluster.search.checks import check_answer, check_retrieval, check_search, in_rows
 from cluster.search.fanout import ShardRoute
 from cluster.serving.consistency import Pinned
@@ -98,14 +100,12 @@ class QueryEngine:
         found.check_coverage(request.min_coverage, deadline)
         return SearchResult(
             results=found.results,
-            release=release.number,
-            region=self._views.view.region,
-            coverage=found.coverage,
+            provenance=pinned.provenance(
+                region=self._views.view.region,
+                trace_id=request.trace_id or uuid.uuid4().hex,
+                coverage=found.coverage,
+            ),
             took_ms=watch.total_ms(),
-            trace_id=request.trace_id or uuid.uuid4().hex,
-            served_by=self._views.view.region,
-            staleness_ms=pinned.staleness_ms,
-            session=pinned.session,
             arrays=found.arrays,
             fell_back=found.fell_back,
             timings_ms={**watch.laps_ms, **found.timings_ms},
@@ -137,14 +137,13 @@ class QueryEngine:
         if request.retrieve:
             check_retrieval(release.corpus(request.corpus))
         counted = request.release is None and self._outcomes.counting
+        trace_id = request.trace_id or uuid.uuid4().hex
         # Everything below is pinned to this one release, so that no answer mixes two.
-        request = replace(
-            request, release=release.number, trace_id=request.trace_id or uuid.uuid4().hex
-        )
+        request = replace(request, release=release.number, trace_id=trace_id)
         events = self._answering.events(
             request,
-            pinned=pinned,
-            region=self._views.view.region,
+            release=release,
+            provenance=pinned.provenance(region=self._views.view.region, trace_id=trace_id),
             search=self.search,
             deadline=deadline,
             elapsed_ms=watch.total_ms,
@@ -163,20 +162,22 @@ class QueryEngine:
             return shards
         return [shards[n] for n in shards_to_ask(filter, corpus.partition_by, len(shards))]
 
-    def _pin(self, request: SearchRequest | AnswerRequest) -> Pinned:
+    def _pin(self, request: Request) -> Pinned:
         known = self._views.known
         view = known.view
         if view is not self._routed:
             self._routes.follow(view)
             self._answering.follow(view)
             self._routed = view
-        return known.pin(
+        pinned = known.pin(
             request.release,
             self._clock.wall_ms(),
             user=request.user,
             lot=self._lots.next(),
             not_before=request.not_before,
         )
+        bind(release=pinned.release.number)
+        return pinned
 
     async def _vectors(
         self, request: SearchRequest, release: ReleaseView, corpus: CorpusView, deadline: Deadline

@@ -8,7 +8,6 @@ serves them all. The actors stay in reserve for what cannot be searched here.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,10 +20,11 @@ from cluster.catalog.catalog import Catalog
 from cluster.catalog.manifests import IndexManifest
 from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.errors import RaygionError, Unavailable
+from cluster.logs.events import EventLog, log_scope
 from cluster.query.search import Passages, ShardHits, ShardQuery
 from cluster.serving.view import CorpusView, RegionView
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 
 
 class LocalShardReplica:
@@ -145,10 +145,17 @@ class LocalShards:
 
     async def _open(self, corpus: str, index_version: str) -> None:
         key, is_whole = (corpus, index_version), False
-        try:
-            is_whole = await self._open_what_is_here(corpus, index_version)
-        except (RaygionError, OSError) as error:
-            log.warning("%s stays with its actors for now: %s", corpus, error)
+        # The log must not name the one request that came first after a new view.
+        with log_scope():
+            try:
+                is_whole = await self._open_what_is_here(corpus, index_version)
+            except (RaygionError, OSError) as error:
+                log.warning(
+                    "shard.stays_with_actors",
+                    "{corpus} stays with its actors for now: {error}",
+                    corpus=corpus,
+                    error=error,
+                )
         if key not in self._opening:
             # A thread that opens cannot be stopped: what it opened too late goes here.
             self._let_go(*key)

@@ -1,4 +1,4 @@
-"""The releases that the requests of a process use; see `actors.coordinator.departures`."""
+"""The releases that the requests of a process use; see `actors.coordinator.loading.departures`."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ from actors.runtime.stopwatch import Stopwatch
 from cluster.arrays import Float32Array
 from cluster.clock import Clock, Deadline
 from cluster.errors import DeadlineExceeded, RaygionError, Unavailable
+from cluster.logs.events import log_scope
 from cluster.query.filters import Filter
 from cluster.query.search import Hit, MergedHits, SearchEffort, ShardHits, ShardQuery
 from cluster.search.checks import BATCH_MAX, HITS_MAX, reply_too_large
@@ -187,6 +188,11 @@ class ShardSearch:
         )
 
     async def _run(self, kind: SearchKind, asked: list[_Asked]) -> list[Found]:
+        # The log must not name the one request that has started the batch.
+        with log_scope():
+            return await self._answer(kind, asked)
+
+    async def _answer(self, kind: SearchKind, asked: list[_Asked]) -> list[Found]:
         watch = Stopwatch.start(self._clock)
         vectors = asked[0].vectors
         if len(asked) > 1:

@@ -6,22 +6,23 @@ was.
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import uuid
 from collections.abc import Callable
 from typing import cast
 
 from actors.query.release_uses import ReleaseUses
+from actors.query.shared_readings import SharedReadings
 from actors.runtime.busy_share import BusyShare
 from actors.runtime.calls import NamedActor
 from cluster.clock import Backoff, Deadline
 from cluster.errors import Unavailable
+from cluster.logs.events import EventLog
 from cluster.regions.status import RegionSummary
 from cluster.serving.consistency import Known
 from cluster.serving.view import Pulse, RegionView
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 _BACKOFF = Backoff(initial_s=0.1, wait_max_s=2.0)
 _POLL_S = (20.0, 30.0)
 """A poll without news ends after a random time in this range, so that gateways do not march in
@@ -55,8 +56,7 @@ class ViewFollower:
         """The last one, as long as there is no view yet."""
         self._arrived = asyncio.Event()
         self._felt = asyncio.Event()
-        self._reading: asyncio.Task[str] | None = None
-        self._next_reading: asyncio.Task[str] | None = None
+        self._readings = SharedReadings(self._read_log, timeout_s=_REFRESH_TIMEOUT_S)
         self._tasks: list[asyncio.Task[None]] = []
         self._process = uuid.uuid4().hex
         self._skew_max_ms = skew_max_ms
@@ -101,13 +101,7 @@ class ViewFollower:
 
         Raises Unavailable when the coordinator or the store does not answer within seconds.
         """
-        if self._next_reading is None:
-            # A caller that comes while one is under way waits for the next one, since the first may
-            # have begun too early.
-            self._next_reading = asyncio.create_task(self._read(self._reading), name="refresh")
-        failure = await asyncio.shield(self._next_reading)
-        if failure:
-            raise Unavailable(failure)
+        await self._readings.fresh()
 
     def stop(self) -> None:
         for task in self._tasks:
@@ -124,7 +118,12 @@ class ViewFollower:
             except Exception as error:
                 # Whatever it is: who stops following serves the old view for ever.
                 wait_s = _BACKOFF.wait_s(attempt, self._rng)
-                log.warning("no view from the coordinator (%s); again in %.1f s", error, wait_s)
+                log.warning(
+                    "coordinator.no_view",
+                    "no view from the coordinator ({error}); again in {wait_s:.1f} s",
+                    error=error,
+                    wait_s=wait_s,
+                )
                 attempt += 1
                 await asyncio.sleep(wait_s)
             else:
@@ -150,7 +149,11 @@ class ViewFollower:
             except Exception as error:
                 # Once: the staleness of what is served grows from here on.
                 if told:
-                    log.warning("no pulse from the coordinator (%s)", error)
+                    log.warning(
+                        "coordinator.no_pulse",
+                        "no pulse from the coordinator ({error})",
+                        error=error,
+                    )
                 told = False
             else:
                 told = True
@@ -168,14 +171,5 @@ class ViewFollower:
         else:
             self._known = self._known.with_pulse(pulse)
 
-    async def _read(self, before: asyncio.Task[str] | None) -> str:
-        """Reads once. Returns the reason of a failure, and an empty string for success."""
-        if before is not None:
-            await asyncio.wait([before])
-        self._reading, self._next_reading = self._next_reading, None
-        try:
-            async with asyncio.timeout(_REFRESH_TIMEOUT_S):
-                self._take(cast(Pulse, await self._coordinator.call("refresh")))
-        except Exception as error:
-            return str(error) or "the region's coordinator does not answer"
-        return ""
+    async def _read_log(self) -> None:
+        self._take(cast(Pulse, await self._coordinator.call("refresh")))

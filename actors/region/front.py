@@ -4,7 +4,6 @@ gateways of the region share.
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 
 from actors.region.assembly import assemble_region
@@ -13,13 +12,15 @@ from cluster.artifacts.cache import ArtifactCache
 from cluster.catalog.catalog import Catalog
 from cluster.clock import SYSTEM_CLOCK, Deadline, system_rng
 from cluster.config import Settings
+from cluster.logs.alerts import REGIONS_DIFFER
+from cluster.logs.events import EventLog, log_scope
 from cluster.query.answers import AnswerRequest, AnswerResult, last_event
 from cluster.query.search import SearchRequest, SearchResult
 from cluster.regions.divergence import DivergenceLedger, Found, Probe, Turn
 from cluster.regions.divergence_report import DivergenceReport
 from cluster.regions.status import RegionSummary
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 
 _START_TIMEOUT_S = 30.0
 
@@ -38,11 +39,13 @@ class Front:
 
     async def search(self, request: SearchRequest) -> SearchResult:
         await self._started()
-        return await self._region.service.search(request)
+        with log_scope(trace_id=request.trace_id):
+            return await self._region.service.search(request)
 
     async def answer(self, request: AnswerRequest) -> AnswerResult:
         await self._started()
-        return await last_event(self._region.service.answer_events(request))
+        with log_scope(trace_id=request.trace_id):
+            return await last_event(self._region.service.answer_events(request))
 
     async def status(self) -> RegionSummary:
         summary = await self._region.views.status()
@@ -58,7 +61,12 @@ class Front:
 
     def divergence_probed(self, probe: Probe) -> DivergenceReport:
         for difference in self._ledger.take(probe):
-            log.error("ALERT: %s", difference)
+            log.alert(
+                REGIONS_DIFFER,
+                difference=difference,
+                release=difference.release,
+                corpus=difference.corpus,
+            )
         return self._ledger.report
 
     def divergence_found(self, found: Found) -> None:

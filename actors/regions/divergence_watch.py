@@ -8,7 +8,6 @@ are and however often they are started anew.
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from collections import deque
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from typing import Any, Protocol
 from cluster.clock import Clock, Deadline
 from cluster.config import Settings
 from cluster.errors import RaygionError, Unavailable
+from cluster.logs.events import EventLog
 from cluster.query.answers import EmbeddingService
 from cluster.query.search import SearchResult
 from cluster.regions.divergence import (
@@ -33,7 +33,7 @@ from cluster.regions.divergence_report import DivergenceReport
 from cluster.regions.peers import Peers
 from cluster.serving.view import RegionView, ReleaseView
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 
 _ASK_S = 5.0
 _ASK_JITTER = (0.5, 1.5)
@@ -125,11 +125,19 @@ class DivergenceWatch:
                 await self.step()
             except RaygionError as error:
                 if not is_reported:
-                    log.warning("regions are not compared at the moment: %s", error)
+                    log.warning(
+                        "regions.not_compared",
+                        "regions are not compared at the moment: {error}",
+                        error=error,
+                    )
                 is_reported = True
-            except Exception:
+            except Exception as error:
                 # A bug in one probe must not end them all.
-                log.exception("a probe for differences between regions failed")
+                log.error(
+                    "regions.probe_failed",
+                    "a probe for differences between regions failed",
+                    traceback_of=error,
+                )
             else:
                 is_reported = False
             await asyncio.sleep(self._ask_s * self._rng.uniform(*_ASK_JITTER))
@@ -197,5 +205,11 @@ class DivergenceWatch:
                 )
                 return await self._service.search(here)
         except RaygionError as error:
-            log.debug("%s is not compared in %s: %s", region, inquiry.name, error)
+            log.debug(
+                "regions.left_out",
+                "{other} is not compared in {inquiry}: {error}",
+                other=region,
+                inquiry=inquiry.name,
+                error=error,
+            )
             return None

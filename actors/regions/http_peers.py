@@ -14,7 +14,8 @@ from cluster.config import Settings
 from cluster.errors import InvalidArgument, Unavailable
 from cluster.generation.generator import GenerationChunk, GenerationRequest
 from cluster.query.answers import AnswerEvent, AnswerRequest, AnswerResult
-from cluster.query.caller import ANYONE, Caller
+from cluster.query.caller import Caller
+from cluster.query.request import Request
 from cluster.query.search import SearchRequest, SearchResult
 from cluster.regions.routing import RegionRouter
 from cluster.regions.settings import RoutingPolicy
@@ -56,7 +57,7 @@ class RegionPeers:
         # The connections are made in the event loop that first asks, and belong to it.
         self._connections: dict[str, PeerConnection] = {}
 
-    def preferred(self, request: SearchRequest | AnswerRequest) -> str:
+    def preferred(self, request: Request) -> str:
         return self._router.first(
             asked=self._region,
             caller=_caller(request),
@@ -64,7 +65,7 @@ class RegionPeers:
             loads=self._known_loads(),
         )
 
-    def candidates(self, request: SearchRequest | AnswerRequest) -> tuple[str, ...]:
+    def candidates(self, request: Request) -> tuple[str, ...]:
         order = self._router.order(
             asked=self._region,
             caller=_caller(request),
@@ -74,12 +75,7 @@ class RegionPeers:
         return tuple(name for name in order if name != self._region)
 
     def holders(self, request: SearchRequest) -> tuple[str, ...]:
-        return self._router.order(
-            asked=self._region,
-            caller=ANYONE,
-            corpus=self._corpus(request),
-            policy=RoutingPolicy.LOCAL,
-        )
+        return self._router.nearest(self._region, corpus=self._corpus(request))
 
     async def search(self, region: str, request: SearchRequest, deadline: Deadline) -> SearchResult:
         deadline.check(f"a search was on its way to region {region!r}")
@@ -117,14 +113,8 @@ class RegionPeers:
 
     def generators(self, corpus: str | None) -> tuple[str, ...]:
         # Nearest to here, whoever asks: it is this region that waits for every piece.
-        order = self._router.order(
-            asked=self._region,
-            caller=ANYONE,
-            corpus=corpus,
-            needs_generator=True,
-            policy=RoutingPolicy.LOCAL,
-        )
-        return tuple(name for name in order if name != self._region)
+        order, endpoints = self._router.nearest(self._region, corpus=corpus), self._router.endpoints
+        return tuple(n for n in order if n != self._region and endpoints[n].generates)
 
     async def generate(
         self, region: str, release: int, request: GenerationRequest, deadline: Deadline
@@ -146,7 +136,7 @@ class RegionPeers:
             await connection.aclose()
         self._connections.clear()
 
-    def _corpus(self, request: SearchRequest | AnswerRequest) -> str | None:
+    def _corpus(self, request: Request) -> str | None:
         if isinstance(request, AnswerRequest) and not request.retrieve:
             return None
         return self._router.residency.meant(request.corpus)
@@ -163,11 +153,11 @@ class RegionPeers:
         return self._loads() if self._router.policy is RoutingPolicy.LEAST_LOADED else None
 
 
-def _caller(request: SearchRequest | AnswerRequest) -> Caller:
+def _caller(request: Request) -> Caller:
     return replace(request.caller, user=request.user) if request.user else request.caller
 
 
-def _knows_no_vectors(error: InvalidArgument, request: SearchRequest | AnswerRequest) -> bool:
+def _knows_no_vectors(error: InvalidArgument, request: Request) -> bool:
     """True when that region has an older version of Raygion, which does not know the field for the
     vectors of texts, and embeds them itself.
     """

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 
 from cluster.clock import Deadline
 from cluster.errors import InvalidArgument, NotYet, RaygionError, Unavailable
+from cluster.logs.alerts import QUORUM_DIFFERS
+from cluster.logs.events import EventLog
 from cluster.query.demand import EVENTUAL
 from cluster.query.search import SearchRequest, SearchResult
 from cluster.regions.divergence import Found, Inquiry, compared
 from cluster.regions.quorum import Vote, agreed, diverging, majority, vote_of
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 
 _ROUNDS_MAX = 2
 
@@ -155,6 +156,11 @@ class QuorumRounds:
                 task.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
         if (found := ballot.difference(request)) is not None:
-            log.error("ALERT: %s", found.difference)
+            log.alert(
+                QUORUM_DIFFERS,
+                difference=found.difference,
+                release=found.difference.release,
+                corpus=found.difference.corpus,
+            )
             self._differed(found)
         return ballot

@@ -11,7 +11,6 @@ region.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
 from contextlib import aclosing
 from dataclasses import replace
@@ -29,16 +28,18 @@ from cluster.errors import (
     RaygionError,
     Unavailable,
 )
+from cluster.logs.events import EventLog
 from cluster.query.answers import AnswerEvent, AnswerRequest, EmbeddingService, Token
 from cluster.query.demand import Consistency, Demand
+from cluster.query.request import Request
 from cluster.query.search import SearchRequest, SearchResult
 from cluster.regions.divergence import Found
 from cluster.regions.peers import Peers
 from cluster.serving.consistency import Elsewhere, Known, Reading, Refresh, Serve, Wait, decide
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 
-RequestT = TypeVar("RequestT", SearchRequest, AnswerRequest)
+RequestT = TypeVar("RequestT", bound=Request)
 Sleep = Callable[[float], Awaitable[None]]
 
 FORWARDS_MAX = 2
@@ -151,13 +152,15 @@ class RegionalService:
         try:
             made = await self._engine.embedded(await self._settled(request, deadline))
         except (RaygionError, _NotHere) as error:
-            log.debug("each region embeds the texts itself: %s", error)
+            log.debug(
+                "texts.embedded_apart", "each region embeds the texts itself: {error}", error=error
+            )
             return request
         return replace(request, embedded=made.embedded)
 
     # Where.
 
-    def _order(self, request: SearchRequest | AnswerRequest) -> Iterator[tuple[str, bool]]:
+    def _order(self, request: Request) -> Iterator[tuple[str, bool]]:
         """The regions to ask, this one among them, and whether each is the last one. The others are
         looked up when it comes to it: before, this one does not count as the last.
         """
@@ -301,7 +304,7 @@ class RegionalService:
             raise InvalidArgument(
                 "`quorum` compares passages: ask for an answer with retrieval", "consistency"
             )
-        search = await self.embedded(replace(request.retrieval(), demand=request.demand))
+        search = await self.embedded(request.retrieval())
         release, regions = await self._quorum.agree(search, deadline)
         pinned = replace(
             request,
@@ -316,12 +319,12 @@ class RegionalService:
         self, result: SearchResult, deadline: Deadline, request: SearchRequest
     ) -> SearchResult:
         took_ms = (request.timeout_s - deadline.remaining_s()) * 1000.0
-        return replace(result, region=self._region, took_ms=took_ms)
+        return replace(result.received_by(self._region), took_ms=took_ms)
 
     def _told(self, event: AnswerEvent) -> AnswerEvent:
         if isinstance(event, Token) or event.region == self._region:
             return event
-        return replace(event, region=self._region)
+        return event.received_by(self._region)
 
 
 class _NotHere(Exception):

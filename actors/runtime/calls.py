@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError, TaskCancelledError
 
 from cluster.errors import RaygionError, Unavailable
+from cluster.logs.events import EventLog
 
 NAMESPACE = "raygion"
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 
 
 class NamedActor:
@@ -61,5 +61,10 @@ class NamedActor:
         cause = error.cause
         if isinstance(cause, RaygionError):
             return cause
-        log.error("%s failed on its own account", self.name, exc_info=error)
+        log.error(
+            "actor.failed",
+            "{actor} failed on its own account",
+            actor=self.name,
+            traceback_of=error,
+        )
         return Unavailable(f"{self.name} failed")

@@ -1,4 +1,4 @@
-"""On which node of the Ray cluster this process runs."""
+"""The node of the Ray cluster on which this process runs."""
 
 from __future__ import annotations
 

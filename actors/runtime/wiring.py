@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec
@@ -13,11 +12,13 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.runtime.calls import NAMESPACE
+from actors.runtime.process_logs import logging_class, logging_function
 from actors.runtime.ray_private import worker
 from cluster.errors import Unavailable
+from cluster.logs.events import EventLog
 
 P = ParamSpec("P")
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 _STATUS_TIMEOUT_S = 3.0
 _LOOK_S = 0.5
 
@@ -65,7 +66,9 @@ def statuses(handles: Mapping[str, Any]) -> dict[str, Any]:
         try:
             said[refs[ref]] = ray.get(ref)
         except RayError as error:
-            log.info("%s does not answer: %s", refs[ref], error)
+            log.debug(
+                "actor.silent", "{actor} does not answer: {error}", actor=refs[ref], error=error
+            )
     return said
 
 
@@ -81,7 +84,7 @@ def detached_actor(
     """A detached actor of the class `plain` under `name`: the running one, or a new one, on the
     node of that id.
     """
-    actor: Any = ray.remote(plain)
+    actor: Any = ray.remote(logging_class(plain))
     options = {**_DETACHED, "name": name, "max_concurrency": threads}
     if runtime_env is not None:
         options["runtime_env"] = runtime_env
@@ -99,7 +102,7 @@ def run_in_fresh_process(
     Raises what the function raises, and Unavailable soon after `give_up` was set; the process is
     ended then.
     """
-    task = ray.remote(num_cpus=0, max_calls=1, max_retries=0)(function)
+    task = ray.remote(num_cpus=0, max_calls=1, max_retries=0)(logging_function(function))
     result = task.remote(*args, **kwargs)
     while not ray.wait([result], timeout=_LOOK_S)[0]:
         if give_up.is_set():

@@ -192,8 +192,8 @@ class ShardDocuments:
         if rows.size <= _ROWS_ONE_BY_ONE:
             flat = rows.ravel()
             # From the end of all to the beginning of all there is nothing: the id of row -1.
-            places = zip(self.id_ends[flat].tolist(), self.id_ends[flat + 1].tolist(), strict=True)
-            few = [self.id_bytes[start:end].tobytes() for start, end in places]
+            spans = zip(self.id_ends[flat].tolist(), self.id_ends[flat + 1].tolist(), strict=True)
+            few = [self.id_bytes[start:end].tobytes() for start, end in spans]
             return np.array(few or [b""], dtype=np.bytes_)[: len(few)].reshape(rows.shape)
         return _ids(self.id_ends, self.id_bytes, rows)
 
@@ -210,10 +210,14 @@ class ShardDocuments:
         return frozenset(str(id) for id in self.document_column.take(rows).to_pylist())
 
     def passages(
-        self, rows: Sequence[int] | Int64Array, fields: tuple[str, ...] | None
+        self,
+        rows: Sequence[int] | Int64Array,
+        fields: tuple[str, ...] | None,
+        *,
+        bytes_max: int = REPLY_BYTES_MAX,
     ) -> Passages:
         """Texts and metadata of `rows`, in their order; all metadata fields when `fields` is None.
-        Of the first rows only, where those of all are longer than `REPLY_BYTES_MAX`.
+        Of the first rows only, where those of all are longer than `bytes_max`.
 
         Raises IndexError for a row that does not exist, InvalidArgument for an unknown field.
         """
@@ -224,7 +228,7 @@ class ShardDocuments:
                 raise InvalidArgument(
                     f"{name[:64]!r} is no metadata field; known: {known}", "fields"
                 )
-        taken = self._within_reply(np.asarray(rows, dtype=np.int64), names)
+        taken = self._within(bytes_max, np.asarray(rows, dtype=np.int64), names)
         try:
             texts = tuple([text or "" for text in _values(self.texts, taken)])
             columns = [_values(self.metadata.column(name), taken) for name in names]
@@ -235,15 +239,15 @@ class ShardDocuments:
         )
         return Passages(texts=texts, metadata=metadata or ({},) * len(texts))
 
-    def _within_reply(self, rows: Int64Array, names: Sequence[str]) -> Int64Array:
-        if len(rows) * self.row_bytes_max <= REPLY_BYTES_MAX:
+    def _within(self, bytes_max: int, rows: Int64Array, names: Sequence[str]) -> Int64Array:
+        if len(rows) * self.row_bytes_max <= bytes_max:
             return rows
         sizes = np.zeros(len(rows), dtype=np.int64)
         for name in (None, *names):
             if (ends := self.ends.get(name)) is not None:
                 sizes += ends[rows + 1]
                 sizes -= ends[rows]
-        return rows[: np.searchsorted(np.cumsum(sizes), REPLY_BYTES_MAX, side="right")]
+        return rows[: np.searchsorted(np.cumsum(sizes), bytes_max, side="right")]
 
 
 def _values(column: pa.Array[Any] | pa.ChunkedArray[Any], rows: Int64Array) -> list[Any]:
@@ -291,8 +295,8 @@ def _padded_ids(
         return None
     rows = np.append(np.arange(num_rows), -1)
     steps = range(0, num_rows + 1, _PADDED_AT_ONCE)
-    parts = [_ids(id_ends, id_bytes, rows[start : start + _PADDED_AT_ONCE]) for start in steps]
-    return np.concatenate(parts).astype(f"S{width}")
+    blocks = [_ids(id_ends, id_bytes, rows[start : start + _PADDED_AT_ONCE]) for start in steps]
+    return np.concatenate(blocks).astype(f"S{width}")
 
 
 def _offsets(column: pa.StringArray) -> npt.NDArray[np.int32]:

@@ -181,9 +181,9 @@ def _untrained_lists(dimension: int, lists: int, parameters: IndexParameters) ->
     quantizer = faiss.IndexFlat(dimension, metric)
     match parameters.kind:
         case IndexKind.IVF_PQ:
-            parts = num_subquantizers(dimension, parameters.pq_m)
+            subquantizers = num_subquantizers(dimension, parameters.pq_m)
             nbits = parameters.pq_nbits
-            index = faiss.IndexIVFPQ(quantizer, dimension, lists, parts, nbits, metric)
+            index = faiss.IndexIVFPQ(quantizer, dimension, lists, subquantizers, nbits, metric)
             index.pq.cp.seed = _seed(parameters)
             index.pq.cp.min_points_per_centroid = 1
             index.pq.cp.niter = _CODE_BOOK_ROUNDS

@@ -267,10 +267,10 @@ class ShardIndex:
         # Where the index holds the same vectors, a search has just been there: scoring them again
         # from a copy elsewhere would fetch them from memory once more. For scans only the copy in
         # the documents will do: in the index's file the numbers need not lie at multiples of 4.
-        stored, places = selection.indexed.index.stored, candidates
+        stored, indexes = selection.indexed.index.stored, candidates
         if stored is None:
-            stored, places = self._documents.vectors, rows
-        scores = score_rows(vectors, stored, places, self._parameters.metric)
+            stored, indexes = self._documents.vectors, rows
+        scores = score_rows(vectors, stored, indexes, self._parameters.metric)
         return best(scores, rows, rows.shape[1])
 
     def _scan(

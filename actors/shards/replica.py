@@ -5,7 +5,6 @@ them.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -24,13 +23,14 @@ from cluster.catalog.manifests import TOMBSTONES_FILE, IndexManifest, ShardArtif
 from cluster.clock import SYSTEM_CLOCK, Clock, Deadline
 from cluster.documents.tombstones import read_tombstones
 from cluster.errors import Corrupt, DeadlineExceeded, Overloaded, Unavailable
+from cluster.logs.events import EventLog
 from cluster.query.search import Passages, ShardHits, ShardQuery
 from cluster.shards.index_parameters import IndexParameters
 
 T = TypeVar("T")
 OpenIndex = Callable[[Path, IndexParameters, int], ShardIndex]
 """Opens the files of a shard in a folder, given the parameters and the dimension of its index."""
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 _WAITING_MAX = 256
 """Searches that may wait for a replica's thread; more are refused, so that waiting stays short."""
 _BRIEF_S = 5e-3
@@ -207,7 +207,13 @@ class ShardReplicaActor:
         # All versions that show the same files; one that was loaded again since does not.
         for version, opened in list(self._opened.items()):
             if opened.whole is damaged.whole:
-                log.error("shard %d of index %s is let go of: %s", self._shard, version, error)
+                log.error(
+                    "shard.let_go",
+                    "shard {shard} of index {index} is let go of: {error}",
+                    shard=self._shard,
+                    index=version,
+                    error=error,
+                )
                 self.unload(version)
         return Unavailable(f"shard {self._shard} is damaged here: {error}")
 

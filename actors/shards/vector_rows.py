@@ -131,8 +131,8 @@ class SharedVectors:
         return mask
 
     def first_rows(self, rows: Int64Array) -> Int64Array:
-        _, places = np.unique(self._numbers[rows], return_index=True)
-        return rows[np.sort(places)]
+        _, firsts = np.unique(self._numbers[rows], return_index=True)
+        return rows[np.sort(firsts)]
 
     def live_bits(self, rows: Mask | Int64Array) -> Bits | None:
         mask = np.zeros(len(self._numbers), dtype=np.bool_)
@@ -162,30 +162,30 @@ class SharedVectors:
 
         Vectors of equal scores take turns by their rows: they are looked at all or not at all.
         """
-        parts: list[Int64Array] = []
+        groups: list[Int64Array] = []
         num_found, last = 0, -np.inf
         for score, number in zip(scores.tolist(), numbers.tolist(), strict=False):
             if num_found >= k and score < last:
                 break
-            parts.append(self._live_rows(number, k, live))
-            num_found, last = num_found + len(parts[-1]), score
-        found_scores = np.repeat(scores[: len(parts)], [len(part) for part in parts])
-        return best(found_scores[None], np.concatenate(parts)[None], k)
+            groups.append(self._live_rows(number, k, live))
+            num_found, last = num_found + len(groups[-1]), score
+        found_scores = np.repeat(scores[: len(groups)], [len(group) for group in groups])
+        return best(found_scores[None], np.concatenate(groups)[None], k)
 
     def _live_rows(self, number: int, k: int, live: Bits | None) -> Int64Array:
         """The first k rows of a vector that may be returned."""
         rows = self._rows[self._starts[number] : self._starts[number + 1]]
         if live is None:
             return rows[:k].astype(np.int64)
-        parts: list[Int64Array] = []
+        groups: list[Int64Array] = []
         num_found = 0
         for top in range(0, len(rows), _LOOKED_AT_ONCE):
             some = rows[top : top + _LOOKED_AT_ONCE].astype(np.int64)
-            parts.append(some[marked(live, some)])
-            num_found += len(parts[-1])
+            groups.append(some[marked(live, some)])
+            num_found += len(groups[-1])
             if num_found >= k:
                 break
-        return np.concatenate(parts)[:k]
+        return np.concatenate(groups)[:k]
 
 
 VectorRows: TypeAlias = OneRowEach | SharedVectors

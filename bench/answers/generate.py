@@ -99,7 +99,7 @@ class _GenerateBench:
         }
 
     def _prompt(self, path: str, question: str) -> Prompt:
-        """What the region's generator reads for this question."""
+        """The messages that the region's generator reads for this question."""
         if path == _CHAT:
             return (ChatMessage(role="user", content=question),)
         with HttpRegion.of(self._region.installation) as http:

@@ -52,7 +52,7 @@ class EngineSettings:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptLoad:
     prompts: Sequence[Sequence[Prompt]]
-    """For each client, the prompts that it gives, one after another."""
+    """Prompts of each client, which it gives one after another."""
     answer_tokens_max: int
 
 

@@ -36,16 +36,18 @@ class Wire(Protocol):
 
     @property
     def hello(self) -> tuple[bytes, ...]:
-        """What a client says before its first request, each piece after the reply to the last."""
+        """The messages of a client before its first request, each sent after the reply to the
+        last.
+        """
 
     def reply_length(self, received: bytearray) -> int | None:
         """Bytes of the reply at the beginning of `received`; None while that is not known."""
 
     def refuses(self, reply: bytearray) -> bool:
-        """Whether a whole reply is anything but the answer."""
+        """True when a whole reply is anything but the answer."""
 
     def is_last(self, reply: bytearray) -> bool:
-        """Whether the server closes the connection after this reply, as it said in it: HAProxy does
+        """True when the reply says that the server closes the connection after it, as HAProxy does
         when it starts anew for another gateway.
         """
 
@@ -87,7 +89,7 @@ class Load:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadReport:
     latencies_s: list[float]
-    """Of the requests answered inside of the window, ascending."""
+    """Latencies of the requests that were answered in the window, ascending."""
     window_s: float
     client_cpu_s: float
     """CPU time of the load generator in the window."""
@@ -117,8 +119,8 @@ class LoadReport:
 
 def quantile_of(ascending: Sequence[float], quantile: float) -> float:
     """The smallest value that at least this share of the values does not exceed."""
-    place = min(len(ascending) - 1, max(0, -(-len(ascending) * quantile // 1) - 1))
-    return ascending[int(place)]
+    index = min(len(ascending) - 1, max(0, -(-len(ascending) * quantile // 1) - 1))
+    return ascending[int(index)]
 
 
 def http_request(method: str, path: str, body: bytes = b"", *headers: str) -> bytes:
@@ -143,7 +145,7 @@ def response_length(received: bytes | bytearray) -> int | None:
 
 @dataclass(slots=True)
 class _Run:
-    """What the clients of one run share."""
+    """The state that the clients of one run share."""
 
     host: str
     port: int
@@ -154,7 +156,7 @@ class _Run:
     latencies_s: list[float] = field(default_factory=list)
     clients: list[_Client] = field(default_factory=list)
     returning: set[asyncio.Task[None]] = field(default_factory=set)
-    """To another connection, since theirs is closed."""
+    """Tasks of clients that return on another connection, since theirs is closed."""
 
     async def connect(self) -> None:
         loop = asyncio.get_running_loop()

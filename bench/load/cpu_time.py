@@ -1,4 +1,4 @@
-"""CPU time of a region's processes, by what they are for."""
+"""CPU time of a region's processes, by their roles."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OTHERS = "Ray and the rest"
 
 
 def cpu_by_process(pids: Iterable[int]) -> dict[int, tuple[str, float]]:
-    """For each process that still runs: its role, and its CPU seconds so far."""
+    """The role and the CPU seconds so far of each process that still runs, by pid."""
     found = {}
     for pid in pids:
         with suppress(psutil.Error):

@@ -1,4 +1,4 @@
-"""What the whole machine does. Standard library only: peers' environments import it, too."""
+"""The work of the whole machine. Standard library only: peers' environments import it, too."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 _WORKING = (0, 1, 2, 5, 6)
-"""user, nice, system, irq, softirq: the columns of /proc/stat in which somebody works."""
+"""Columns of /proc/stat that count work: user, nice, system, irq, softirq."""
 
 
 def machine_cpu_s() -> float:

@@ -1,4 +1,4 @@
-"""What processes use: CPU time and memory, as the operating system counts them."""
+"""CPU time and memory of processes, as the operating system counts them."""
 
 from __future__ import annotations
 

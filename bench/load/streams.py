@@ -28,7 +28,7 @@ class Answer:
 class AnswersReport:
     answers: tuple[Answer, ...]
     took_s: float
-    """From the first request to the last token of all clients."""
+    """Time from the first request to the last token of all clients."""
 
     @property
     def tokens_per_s(self) -> float:
@@ -36,7 +36,7 @@ class AnswersReport:
 
     @property
     def first_token_s(self) -> float:
-        """The median."""
+        """The median time to the first token."""
         waits = sorted(answer.first_token_s for answer in self.answers)
         return waits[len(waits) // 2]
 
@@ -49,7 +49,7 @@ class StreamLoad:
     port: int
     path: str
     bodies: Sequence[Sequence[bytes]]
-    """For each client, the bodies that it posts."""
+    """Bodies that each client posts."""
 
 
 def run_streams(load: StreamLoad) -> AnswersReport:
@@ -100,7 +100,7 @@ async def _ask(load: StreamLoad, body: bytes) -> Answer:
 
 
 def has_text(event: dict[str, Any]) -> bool:
-    """Whether an event of either interface brings a token: `token` of /v1/answer, or a chunk."""
+    """True when an event of either interface brings a token: `token` of /v1/answer, or a chunk."""
     if event.get("text"):
         return True
     return any(choice["delta"].get("content") for choice in event.get("choices", ()))

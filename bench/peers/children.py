@@ -77,5 +77,5 @@ def end(process: subprocess.Popen[bytes]) -> None:
 def check_alive(process: subprocess.Popen[bytes], log: Path) -> None:
     """Raises NotMeasured with the end of its log when a process has ended."""
     if process.poll() is not None:
-        said = log.read_bytes()[-_LOG_BYTES_MAX:].decode(errors="replace").strip()
-        raise NotMeasured(f"it ended with {process.returncode}: {said}")
+        tail = log.read_bytes()[-_LOG_BYTES_MAX:].decode(errors="replace").strip()
+        raise NotMeasured(f"it ended with {process.returncode}: {tail}")

@@ -1,4 +1,4 @@
-"""What the benchmark asks of every system that it compares."""
+"""The contract that every compared system implements."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class System(Protocol):
 
     @property
     def index(self) -> str:
-        """What it searches, in words."""
+        """The kind of index, in words."""
 
     @property
     def forms(self) -> Sequence[str]:
@@ -49,12 +49,12 @@ class System(Protocol):
 
     @property
     def is_tuned(self) -> bool:
-        """Whether `set_effort` does anything. If not, it was started with the right effort, or
-        compares with every row."""
+        """True when `set_effort` has an effect. Other systems were started with the right effort,
+        or compare with every row."""
 
     @property
     def build_s(self) -> float:
-        """From vectors in a file to an index that can be asked."""
+        """Time from vectors in a file to an index that can be asked."""
 
     def set_effort(self, ef_search: int) -> None: ...
 

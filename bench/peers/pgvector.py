@@ -42,7 +42,7 @@ _USER = "postgres"
 _STATEMENT = "nearest"
 _SEARCH = f"SELECT id, v <#> $1 FROM items ORDER BY v <#> $1 LIMIT {TOP_K}"
 _EF_MAX = 1000
-"""pgvector's own limit."""
+"""Largest `ef_search` that pgvector takes."""
 _START_TIMEOUT_S = 60.0
 _SETTINGS = {
     "shared_buffers": "1GB",

@@ -79,5 +79,6 @@ def _deploy(cluster: LocalCluster, index_file: Path, ef_search: int, replicas: i
     deployment = serve.deployment(
         num_replicas=replicas, max_ongoing_requests=_ONGOING_MAX, ray_actor_options={"num_cpus": 0}
     )(Search)
-    serve.start(proxy_location="HeadOnly", http_options=cluster.serve_http_options())
+    http_options = {"host": LOOPBACK, "port": cluster.http_port}
+    serve.start(proxy_location="HeadOnly", http_options=http_options)
     serve.run(deployment.bind(), name="search", route_prefix="/")

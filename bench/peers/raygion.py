@@ -125,7 +125,7 @@ def _json(effort_field: str | None, **options: object) -> JsonDialect:
 
 
 def _is_answered(region: BenchRegion, dialect: Dialect, query: Float32Array) -> bool:
-    """Whether this region knows how to read such a request."""
+    """True when this region can read such a request."""
     try:
         reply = http_call(region.port, dialect.request(query, TOP_K))
         dialect.rows(b"\r\n\r\n" + reply, 1)

@@ -42,10 +42,14 @@ EFFORTS = (
 """Lengths of the candidate list that are tried, the shortest that reaches the recall is taken:
 the long ones an eighth apart, so that no system is asked for much more than another."""
 _FORMAT = "2"
-"""To be raised when the same sources give other files: sets that are there are not made anew."""
+"""Version of the sets' files. Raise it when the same sources give other files; existing sets are
+kept otherwise.
+"""
 _QUERIES_MAX = 1000
 _CHARS_MAX = 160
-"""Of a passage that are embedded: whole ones take many minutes, and only vectors count here."""
+"""Characters of a passage that are embedded: whole passages take many minutes, and only vectors
+count here.
+"""
 _SEED = 1234
 _TEXTS_EACH = 256
 _CORES = 2
@@ -54,7 +58,7 @@ _CORES = 2
 class SetFacts(Record):
     title: str
     ef_search: int
-    """Of the Faiss index that lies beside the vectors."""
+    """Length of the candidate list of the Faiss index that lies beside the vectors."""
     recall: float
     build_s: float
 
@@ -83,7 +87,7 @@ class VectorSet:
         return loaded
 
     def recall(self, rows: Int64Array) -> float:
-        """Of int64 [queries, 10], padded with -1 where fewer were found."""
+        """The recall of `rows`, int64 [queries, 10], padded with -1 where fewer were found."""
         truth = np.load(self.folder / "truth.npy")
         found = [
             len(np.intersect1d(of_query, right))
@@ -169,7 +173,9 @@ def _minilm(passages: Sequence[Path], xquad: Path) -> tuple[str, Float32Array, F
 
 
 def _embedded(texts: Sequence[str]) -> Float32Array:
-    """In processes of one thread each: on a busy machine, threads of one wait for each other."""
+    """Embeds in processes of one thread each: on a busy machine, threads of one process wait for
+    each other.
+    """
     parts = [texts[start : start + _TEXTS_EACH] for start in range(0, len(texts), _TEXTS_EACH)]
     with ProcessPoolExecutor(_CORES, mp_context=get_context("spawn")) as pool:
         return np.concatenate(list(pool.map(_embed_part, parts)))
@@ -193,7 +199,7 @@ def _some(asked: list[str]) -> list[str]:
 
 
 def _texts(path: Path) -> list[str]:
-    """Of a list of `{"text": ...}`, as JSON or a line each."""
+    """The texts of a list of `{"text": ...}`, which is JSON or has an object on each line."""
     content = path.read_bytes()
     if content.lstrip().startswith(b"["):
         return [str(one["text"]) for one in orjson.loads(content)]

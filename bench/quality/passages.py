@@ -1,4 +1,4 @@
-"""What cutting for the embedder is worth, and how long questions are best read.
+"""Measures what cutting for the embedder is worth, and how long questions are best read.
 
     python -m bench.quality.passages cut --xquad xquad.en.json xquad.zh.json --musique Q.json
     CORPUS.json python -m bench.quality.passages windows --xquad xquad.en.json
@@ -30,11 +30,11 @@ from cluster.embedding.tokenizer import EmbedderTokenizer
 
 TOP_K = 10
 TOKENS_READ = (500, 1000, 2000)
-"""Of the best passages, as a prompt takes them in: more short ones than long ones."""
+"""Tokens of the best passages that a prompt holds: more short passages than long ones."""
 TOKENS_MAX = (128, 254)
 UNREAD = "1,000 characters, the rest unread"
 PAGES = (0, 1, 3, 6)
-"""Of the other corpus, before a question."""
+"""Pages of the other corpus before a question."""
 PAGE_CHARS = 1000
 
 
@@ -43,7 +43,7 @@ class Asked:
     query: str
     documents: frozenset[str]
     answers: frozenset[str] = frozenset()
-    """A passage with one of these answers; empty: any of the documents does."""
+    """Answers of which the passage must hold one; empty: any passage of the documents will do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ class Bench:
         self.tokenizer = EmbedderTokenizer.of_folder(starter_embedder_folder())
 
     def ways(self) -> dict[str, Callable[[str], list[str]]]:
-        """How to cut, by name; what the first one makes is embedded up to its 256th token only."""
+        """The ways to cut, by name. Of the first one's passages only 256 tokens are embedded."""
         by_tokens = {
             f"at most {n} tokens": Chunker(self.tokenizer, n, n // 10).chunks for n in TOKENS_MAX
         }
@@ -87,7 +87,7 @@ class Bench:
                 judged.asked, np.argsort(-(queries @ vectors.T), axis=1), strict=True
             ):
                 until = np.append(np.cumsum(counts[ranked]), np.inf)
-                found = np.array(places([passages[row] for row in ranked], asked))
+                found = np.array(ranks_of([passages[row] for row in ranked], asked))
                 within = (found < TOP_K, *(until[found] <= tokens for tokens in TOKENS_READ))
                 found_in.append([float(share.mean()) for share in within])
             shares = [f"{share:.3f}" for share in np.mean(found_in, axis=0)]
@@ -107,14 +107,14 @@ class Bench:
             ]
             for way, scores in self._scores(texts, vectors).items():
                 found = [
-                    places([passages[row] for row in ranked], asked)[0]
+                    ranks_of([passages[row] for row in ranked], asked)[0]
                     for ranked, asked in zip(np.argsort(-scores, axis=1), judged.asked, strict=True)
                 ]
                 rows.append([num_pages, way, *measures(found)])
         return rows
 
     def _scores(self, texts: Sequence[str], vectors: Float32Array) -> dict[str, Float32Array]:
-        """float32 [queries, passages], by how a long query is read."""
+        """float32 [queries, passages] for each way to read a long query, by name."""
         windows = self.tokenizer.windows(texts)
         flat = self.embedder.embed_tokens([window for text in windows for window in text])
         ends = np.cumsum([len(text) for text in windows])
@@ -130,7 +130,7 @@ class Bench:
 
 
 def sampled(judged: AskedSet, questions_max: int | None) -> AskedSet:
-    """At most so many questions, from everywhere in the set."""
+    """At most `questions_max` questions, from everywhere in the set."""
     if questions_max is None:
         return judged
     step = -(-len(judged.asked) // questions_max)
@@ -171,30 +171,30 @@ def of_judged(judged: JudgedSet) -> AskedSet:
     )
 
 
-def places(passages: Sequence[tuple[str, str]], asked: Asked) -> list[int]:
-    """Where in the ranking, from 0, what is asked for stands first: each document by its best
-    passage, or the first passage with an answer.
+def ranks_of(passages: Sequence[tuple[str, str]], asked: Asked) -> list[int]:
+    """The ranks, from 0, of what is asked for: of each document the rank of its best passage, or
+    the rank of the first passage with an answer.
     """
     if asked.answers:
-        for place, (id, text) in enumerate(passages):
+        for rank, (id, text) in enumerate(passages):
             if id in asked.documents and any(answer in text for answer in asked.answers):
-                return [place]
+                return [rank]
         return [len(passages)]
     first: dict[str, int] = {}
-    for place, (id, _) in enumerate(passages):
-        first.setdefault(id, place)
+    for rank, (id, _) in enumerate(passages):
+        first.setdefault(id, rank)
     return [first[document] for document in asked.documents]
 
 
 def measures(found: Sequence[int]) -> tuple[str, str, str]:
-    """Recall at 1 and at TOP_K, and the mean reciprocal of the place, of questions with one right
+    """Recall at 1 and at TOP_K, and the mean reciprocal rank, of questions with one right
     document.
     """
-    places = np.array(found)
-    reciprocal = np.where(places < TOP_K, 1 / (1 + places), 0.0)
+    ranks = np.array(found)
+    reciprocal = np.where(ranks < TOP_K, 1 / (1 + ranks), 0.0)
     return (
-        f"{(places < 1).mean():.3f}",
-        f"{(places < TOP_K).mean():.3f}",
+        f"{(ranks < 1).mean():.3f}",
+        f"{(ranks < TOP_K).mean():.3f}",
         f"{reciprocal.mean():.3f}",
     )
 

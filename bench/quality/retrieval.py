@@ -1,4 +1,4 @@
-"""Whether retrieval is right: the gold paragraphs of XQuAD's questions, and equal ids everywhere.
+"""Checks that retrieval is right, by the gold paragraphs of XQuAD's questions and by equal ids.
 
 Every exact index is compared with one index over the same vectors in this process, and with Faiss's
 own IndexFlatIP.
@@ -45,7 +45,9 @@ Ids = list[list[str]]
 class _Asked:
     questions: tuple[Question, ...]
     vectors: Float32Array
-    """float32 [n, d], embedded here in the batches in which the texts are sent."""
+    """Vectors of the questions, float32 [n, d], embedded here in the batches in which texts are
+    sent.
+    """
 
 
 def measure(plan: Plan) -> QualityReport:

@@ -1,4 +1,4 @@
-"""What `bench.regions.run` finds: as JSON under `bench/results/`, and as a table in the page."""
+"""The report of `bench.regions.run`: as JSON under `bench/results/`, and as a table in the page."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ END = "<!-- regions: end -->"
 
 
 class Times(Record):
-    """Of repetitions of one thing, in ms."""
+    """Times of repetitions of one thing, in ms."""
 
     count: int
     p50: float
@@ -40,16 +40,16 @@ class UnderLoad(Record):
 
     switches: int
     queries: int
-    """From before the first of the switches until after the last one."""
+    """Queries from before the first switch until after the last one."""
     failed: int
     quiet_queries: int
     quiet_failed: int
     queries_per_s: float
-    """Of all regions together, while nothing switches."""
+    """Queries a second of all regions together, while nothing switches."""
     quiet_p50_ms: float
     quiet_p99_ms: float
     switching_p50_ms: float
-    """From the request for a switch until all regions are whole again."""
+    """Median from the request for a switch until all regions are whole again."""
     switching_p99_ms: float
 
 
@@ -57,13 +57,13 @@ class RegionLoss(Record):
     """The region that leads, killed while a user beside it asks."""
 
     moved_ms: float
-    """Until another region answered the user."""
+    """Time until another region answered the user."""
     log_moved_ms: float
-    """Until a request was in the log again."""
+    """Time until a request was in the log again."""
     queries: int
     failed: int
     back_s: float
-    """From its start until it served the current release again."""
+    """Time from the region's start until it served the current release again."""
 
 
 class RegionsReport(Record):
@@ -72,12 +72,12 @@ class RegionsReport(Record):
     start_s: dict[str, float]
     quiet_mib: dict[str, float]
     peak_mib: dict[str, float]
-    """While a release is prepared and switched to."""
+    """Most memory while a release is prepared and switched to."""
     skew_ms: Times
     late_ms: Times
-    """From the moment in the log to the last region's first answer."""
+    """Times from the moment in the log to the last region's first answer."""
     commit_ms: Times
-    """From the request to the last region's first answer: prepared, committed, switched."""
+    """Times from the request to the last region's first answer: prepared, committed, switched."""
     rollback_ms: Times
     under_load: UnderLoad
     leader_killed_ms: Times

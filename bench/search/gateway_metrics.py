@@ -1,4 +1,4 @@
-"""What gateways say of themselves in `GET /metrics`: sums and counts, and their differences."""
+"""The sums and counts that gateways report in `GET /metrics`, and their differences."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class SearchSums:
 
     searches: float
     in_gateway_s: float
-    """From the request's first line to the answer's last byte."""
+    """Time from the request's first line to the answer's last byte."""
     stages_s: dict[str, float]
 
     def means_since(self, before: SearchSums) -> tuple[float, dict[str, float]]:
@@ -32,7 +32,7 @@ class SearchSums:
 
 
 def read_search_sums(urls: Iterable[str]) -> SearchSums:
-    """urls: of each gateway by itself; the region's own is answered by any of them."""
+    """`urls`: that of each gateway, since any of them answers the region's own."""
     samples: dict[tuple[str, str | None], float] = defaultdict(float)
     for url in urls:
         with urllib.request.urlopen(f"{url}/metrics", timeout=10) as reply:

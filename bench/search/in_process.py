@@ -64,7 +64,7 @@ class InProcess:
         self._faiss[0].search(vectors, self._top_k)
 
     def search_one_shard(self, vectors: Float32Array) -> None:
-        """What one replica does for a search."""
+        """The work of one replica for a search."""
         self._shards[0].search(self._query(vectors))
 
     def merged(self, vectors: Float32Array) -> MergedHits:

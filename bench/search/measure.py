@@ -47,7 +47,7 @@ class _Layout:
     corpus: str
     local: InProcess
     embeds: bool
-    """Whether the region embeds texts for it."""
+    """True when the region embeds texts for it."""
 
 
 @dataclass(slots=True)
@@ -160,7 +160,7 @@ class _SearchBench:
             self.findings.served(case, report.mean_s, in_gateway_s, stages_s)
 
     def _parts(self, layout: _Layout) -> None:
-        """What the stages of a lone query hold besides calls, measured in this process."""
+        """The stages of a lone query besides calls, measured in this process."""
         local, vectors = layout.local, in_batches(self._vectors, 1)
         merged = [local.merged(vector) for vector in vectors]
         texts = [[text] for text in self._texts]
@@ -205,7 +205,7 @@ class _SearchBench:
 
 
 def _http_cases(layout: _Layout) -> Iterator[tuple[str, int, int]]:
-    """What is asked, by how many clients, in batches of what size."""
+    """The kind of query, the number of clients and the size of a batch of each case."""
     for clients in (1, 8, 32):
         yield "vector", clients, 1
     for clients in (1, 8):

@@ -1,4 +1,4 @@
-"""What 10,000 partitions in one shard cost: `python -m bench.search.partitions [FOLDER]`.
+"""The cost of 10,000 partitions in one shard: `python -m bench.search.partitions [FOLDER]`.
 
 100,000 random vectors of 384 numbers in 10,000 partitions whose sizes fall off as those of cities
 do, one Flat shard, opened and searched in a process of its own. Then, for partitions of several
@@ -44,7 +44,7 @@ SIZES = (1000, 2000, 4000, 8000, 16_000)
 
 
 def make_vectors() -> Float32Array:
-    """Around 300 centres, as the passages of a few hundred topics are."""
+    """Vectors around 300 centres, as the passages of a few hundred topics are."""
     rng = np.random.default_rng(0)
     centres = rng.standard_normal((300, DIMENSION), dtype=np.float32)
     vectors = centres[rng.integers(0, 300, ROWS)]
@@ -68,7 +68,7 @@ def write_shard(vectors: Float32Array, folder: Path, partition_by: str | None) -
 
 
 def memory_bytes() -> Int64Array:
-    """int64 [3]: RSS, PSS and what is no file's, of this process."""
+    """int64 [3]: RSS, PSS and anonymous memory of this process."""
     rollup = Path("/proc/self/smaps_rollup").read_text()
     kinds = ("Rss", "Pss", "Anonymous")
     return np.array([int(rollup.partition(f"{k}:")[2].split()[0]) for k in kinds]) * 1024

@@ -1,4 +1,4 @@
-"""What it costs a build to measure recall in its strata.
+"""The cost of measuring recall in strata for a build.
 
     python -m bench.search.recall_cost --rows 200000 --dimension 384 --kinds IVFFlat IVFSQ HNSWSQ
     HNSW
@@ -34,7 +34,7 @@ from cluster.vectors.checks import prepared
 _CENTRES = 2000
 _NOISE = 0.6
 _ROWS_PER_LIST = 64
-"""Of the sample that lists are trained on, as in a build."""
+"""Rows of the sample for each list that is trained, as in a build."""
 _COLUMNS = (
     "kind",
     "training, s",
@@ -88,7 +88,7 @@ def measure(kind: IndexKind, num_rows: int, dimension: int) -> Sequence[object]:
 def _recall_s(
     folder: Path, parameters: IndexParameters, stretch: int, vectors: Float32Array
 ) -> float:
-    """As `build_shard` measures it: once for each multiple of the effort that it tried."""
+    """The time of the measurement as `build_shard` makes it, once for each effort that it tried."""
     started_s = time.process_time()
     with one_thread():
         index = ShardIndex.open(folder, parameters, vectors.shape[1])

@@ -1,4 +1,4 @@
-"""Whether answers are found beside many passages that are equal, or nearly so.
+"""Checks that answers are found beside many passages that are equal, or nearly so.
 
     make bench-peers
     python -m bench.serve.equal_passages [PEER...]
@@ -42,11 +42,11 @@ _DIMENSION = 384
 _NUM_ANSWERS = 60
 _NUM_CROWD = 1500
 _SETS = {"1,500 equal": (1, 0.0), "10 x 150 equal": (10, 0.0), "1,500 within 1e-6": (1, 1e-6)}
-"""How many crowds stand beside the answers, and how far the vectors of one lie from its middle."""
+"""Number of crowds beside the answers, and distance of a crowd's vectors from its middle."""
 
 
 def make_set(name: str, num_crowds: int, apart: float, folder: Path) -> VectorSet:
-    """As `VectorSet` says; the first of each query's ten right rows is its answer."""
+    """The set, as `VectorSet` says; the first of each query's ten right rows is its answer."""
     rng = np.random.default_rng(0)
     crowds = np.repeat(_directions(rng, num_crowds), _NUM_CROWD // num_crowds, axis=0)
     crowds = crowds + apart * _directions(rng, len(crowds))

@@ -25,7 +25,7 @@ _END_TIMEOUT_S = 60.0
 
 
 class _Failed(Exception):
-    """What a process of its own could not do; says why."""
+    """A process of its own failed; the message says why."""
 
 
 def measure(plan: Plan) -> ServeReport:
@@ -65,7 +65,7 @@ def _set(
 
 
 def _in_own_process(function: Callable[..., T], *args: object) -> T:
-    """What the function returns. Raises _Failed with the reason when it fails."""
+    """The result of the function. Raises _Failed with the reason when it fails."""
     context = get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_send_result, args=(theirs, function, args))

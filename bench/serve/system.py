@@ -53,7 +53,7 @@ def measure_system(name: str, data: VectorSet, plan: Plan) -> ServeSystem:
 
 
 def _tuned(system: System, data: VectorSet) -> _Tuned:
-    """With the least effort that reaches the recall."""
+    """The system with the least effort that reaches the recall."""
     queries = data.queries
     effort = None
     if system.is_tuned:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,9 +16,10 @@ from cluster.artifacts.cache_space import CacheSpace
 from cluster.artifacts.files import ArtifactFile
 from cluster.artifacts.weight_delta import apply_delta
 from cluster.errors import Corrupt
+from cluster.logs.events import EventLog
 from cluster.progress import UNSEEN, Count
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 
 _FETCHERS = 4
 _READ_ONLY = 0o444
@@ -105,7 +105,12 @@ class ArtifactCache:
         if blob.is_file():
             if _holds(blob, file):
                 return
-            log.warning("%s (%s) was damaged in the cache; fetching it again", blob, file.path)
+            log.warning(
+                "cache.damaged",
+                "{blob} ({path}) was damaged in the cache; fetching it again",
+                blob=blob,
+                path=file.path,
+            )
         if file.delta is None or self._is_cheaper_whole(file):
             self.artifacts.fetch(file, blob, count)
         else:
@@ -163,7 +168,7 @@ def _holds(blob: Path, file: ArtifactFile) -> bool:
     try:
         return blob.stat().st_size == file.size_bytes and sha256_of(blob) == file.sha256
     except OSError as error:
-        log.warning("%s cannot be read: %s", blob, error)
+        log.warning("cache.unreadable", "{blob} cannot be read: {error}", blob=blob, error=error)
         return False
 
 
@@ -172,6 +177,8 @@ def _remove_others(folder: Path, wanted: set[Path]) -> None:
         for path in (Path(parent) / name for name in [*names, *folders]):
             if path not in wanted and (path.is_symlink() or not path.is_dir()):
                 log.warning(
-                    "%s does not belong to the artifact and is removed from the cache", path
+                    "cache.file_removed",
+                    "{path} does not belong to the artifact and is removed from the cache",
+                    path=path,
                 )
                 path.unlink()

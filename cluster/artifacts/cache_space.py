@@ -12,7 +12,6 @@ All locks are of the kernel's: a killed process lets go of them.
 from __future__ import annotations
 
 import fcntl
-import logging
 import os
 import shutil
 import threading
@@ -26,8 +25,9 @@ from uuid import uuid4
 import orjson
 
 from cluster.errors import Unavailable
+from cluster.logs.events import EventLog
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 
 _pins: dict[Path, int] = {}
 """Open files by the pin that they hold: one for each folder that this process uses."""
@@ -55,7 +55,7 @@ class CacheSpace:
 
     @property
     def bytes_max(self) -> int | None:
-        """None where nothing was ever said, or no limit."""
+        """The limit; None where none was set."""
         try:
             text = (self._folder / "bytes_max").read_text().strip()
         except FileNotFoundError:
@@ -125,15 +125,21 @@ class CacheSpace:
                     removed += self._remove_folder(folder, counted_on)
         if removed < excess:
             log.warning(
-                "the cache %s is over its limit of %d bytes by %d: all of the rest is in use",
-                self._folder,
-                bytes_max,
-                excess - removed,
+                "cache.over_limit",
+                "the cache {folder} is over its limit of {bytes_max} bytes by {excess}: all of the "
+                "rest is in use",
+                folder=self._folder,
+                bytes_max=bytes_max,
+                excess=excess - removed,
             )
         return removed
 
     def _remove_folder(self, folder: Path, counted_on: set[str]) -> int:
-        log.info("%s is removed from the cache: it was used least recently", folder)
+        log.info(
+            "cache.folder_removed",
+            "{folder} is removed from the cache: it was used least recently",
+            folder=folder,
+        )
         # A process that is killed meanwhile must not leave half a folder under its name.
         trash = self._folder / "trash" / uuid4().hex
         trash.parent.mkdir(exist_ok=True)
@@ -190,7 +196,7 @@ class CacheSpace:
         try:
             os.utime(folder)
         except FileNotFoundError:
-            log.debug("%s is not there (any more)", folder)
+            log.debug("cache.folder_gone", "{folder} is not there (any more)", folder=folder)
 
     def _pin_path(self, key: str) -> Path:
         return self._folder / "pins" / key

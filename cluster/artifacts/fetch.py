@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import logging
 import os
 import random
 import threading
@@ -18,10 +17,11 @@ from typing import BinaryIO
 from cluster.artifacts.files import ArtifactFile
 from cluster.clock import SYSTEM_CLOCK, Backoff, system_rng
 from cluster.errors import Corrupt, Unavailable
+from cluster.logs.events import EventLog
 from cluster.progress import UNSEEN, Count
 from cluster.store.object_store import ObjectStore
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 
 PART_BYTES = 8 * 2**20
 PARTS_IN_FLIGHT = 4
@@ -118,10 +118,20 @@ class BlobFetcher:
                 failures = 1 if partial.tell() > start else failures + 1
                 if failures >= _RETRIES.attempts_max:
                     raise
-                log.info("%s broke off at byte %d: %s", file.path, partial.tell(), error)
+                log.info(
+                    "fetch.broke_off",
+                    "{path} broke off at byte {at_byte}: {error}",
+                    path=file.path,
+                    at_byte=partial.tell(),
+                    error=error,
+                )
                 self._sleep(_RETRIES.wait_s(failures - 1, self._rng))
         if resumed and digest.hexdigest() != file.sha256:
-            log.warning("the kept beginning of %s was wrong; fetching all of it", file.path)
+            log.warning(
+                "fetch.beginning_wrong",
+                "the kept beginning of {path} was wrong; fetching all of it",
+                path=file.path,
+            )
             return False
         check_content(file, digest.hexdigest(), partial.tell())
         return True

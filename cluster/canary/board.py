@@ -52,8 +52,8 @@ class CanaryLimits:
     """Probability that a canary as good as the current release is found at fault, each time the
     question is asked.
     """
-    parts_min: int = 3
-    """Number of parts of the window in which bad requests must lie: a hiccup is no fault."""
+    slots_min: int = 3
+    """Number of slots of the window in which bad requests must lie: a hiccup is no fault."""
     slower: float = 2.0
     """Times as long as the current release is too long."""
     failed_more: float = 0.02
@@ -106,29 +106,29 @@ class _Question:
 
 @dataclass(slots=True)
 class _Window:
-    """Outcomes of the last `parts_max` parts of `part_s` each."""
+    """Outcomes of the last `slots_max` slots of time, each `slot_s` long."""
 
-    part_s: float
-    parts_max: int
-    _parts: deque[tuple[int, Sides]] = field(default_factory=deque)
+    slot_s: float
+    slots_max: int
+    _slots: deque[tuple[int, Sides]] = field(default_factory=deque)
 
     @property
     def length_s(self) -> float:
-        return self.part_s * self.parts_max
+        return self.slot_s * self.slots_max
 
     def take(self, ended: Sides, now_s: float) -> None:
-        part = self.part_at(now_s)
-        if not self._parts or self._parts[-1][0] != part:
-            self._parts.append((part, Sides()))
-        self._parts[-1][1].add(ended)
+        slot = self.slot_at(now_s)
+        if not self._slots or self._slots[-1][0] != slot:
+            self._slots.append((slot, Sides()))
+        self._slots[-1][1].add(ended)
 
-    def part_at(self, now_s: float) -> int:
-        return int(now_s // self.part_s)
+    def slot_at(self, now_s: float) -> int:
+        return int(now_s // self.slot_s)
 
-    def parts(self, now_s: float) -> list[tuple[int, Sides]]:
-        while self._parts and self._parts[0][0] <= self.part_at(now_s) - self.parts_max:
-            self._parts.popleft()
-        return list(self._parts)
+    def slots(self, now_s: float) -> list[tuple[int, Sides]]:
+        while self._slots and self._slots[0][0] <= self.slot_at(now_s) - self.slots_max:
+            self._slots.popleft()
+        return list(self._slots)
 
 
 class CanaryBoard:
@@ -146,40 +146,40 @@ class CanaryBoard:
             window.take(report.ended, now_s)
         self._waiting[report.reporter] = (now_s, report.waiting)
         self._waiting = {
-            reporter: told
-            for reporter, told in self._waiting.items()
-            if now_s - told[0] <= _REPORT_LIFE_S
+            reporter: report
+            for reporter, report in self._waiting.items()
+            if now_s - report[0] <= _REPORT_LIFE_S
         }
 
     def fault(self, now_s: float) -> str | None:
         """The canary's fault in words and numbers; None as long as no fault shows."""
         for window in self._windows:
-            parts = [*window.parts(now_s), *self._waiting_since(window, now_s)]
-            found = next(self._faults(parts), None)
+            slots = [*window.slots(now_s), *self._waiting_since(window, now_s)]
+            found = next(self._faults(slots), None)
             if found is not None:
                 return f"{found} in {window.length_s:.0f} s"
         return None
 
     def _waiting_since(self, window: _Window, now_s: float) -> Iterator[tuple[int, Sides]]:
         """The requests that wait, with the time at which they began to wait."""
-        for told_s, waiting in self._waiting.values():
+        for reported_s, waiting in self._waiting.values():
             for is_canarys in (True, False):
                 for (measure, time_class), number in waiting.of(is_canarys).times.items():
                     since = Sides()
                     since.of(is_canarys).times[measure, time_class] = number
-                    yield window.part_at(told_s - longest_s(time_class)), since
+                    yield window.slot_at(reported_s - longest_s(time_class)), since
 
-    def _faults(self, parts: list[tuple[int, Sides]]) -> Iterator[str]:
+    def _faults(self, slots: list[tuple[int, Sides]]) -> Iterator[str]:
         total = Sides()
-        for _, sides in parts:
+        for _, sides in slots:
             total.add(sides)
         for question in self._questions(total.current):
             bad, among = question.count(total.canary)
             bad_beside, among_beside = question.count(total.current)
             if not self._is_worse(question, bad, among, bad_beside, among_beside):
                 continue
-            bad_parts = {part for part, sides in parts if question.count(sides.canary)[0]}
-            if len(bad_parts) >= self._limits.parts_min:
+            bad_slots = {slot for slot, sides in slots if question.count(sides.canary)[0]}
+            if len(bad_slots) >= self._limits.slots_min:
                 yield (
                     f"{bad} of {among} {question.of} {question.bad_are} "
                     f"(current release: {bad_beside} of {among_beside})"
@@ -230,7 +230,7 @@ def _longer_than(measure: Measure, too_long_s: float) -> Callable[[Tally], tuple
 
 
 def _quantile_s(tally: Tally, measure: Measure, quantile: float, least: int) -> float | None:
-    """None for less than `least` times."""
+    """The time below which that share of the times lies; None for fewer than `least` times."""
     times = sorted((c, n) for (m, c), n in tally.times.items() if m is measure)
     left = quantile * sum(n for _, n in times)
     if left < quantile * least:

@@ -4,7 +4,6 @@ version.
 
 from __future__ import annotations
 
-import logging
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,9 +18,10 @@ from cluster.artifacts.weight_delta import apply_delta, write_delta
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.manifests import ModelKind, ModelManifest
 from cluster.errors import Corrupt, NotFound, RaygionError
+from cluster.logs.events import EventLog
 from cluster.progress import Note
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 
 _CONFIG = "config.json"
 _WEIGHTS = ".safetensors"
@@ -104,7 +104,13 @@ class ModelFiles:
         try:
             old = self._cache.folder_for([base.file], tell) / base.file.path
         except (NotFound, Corrupt) as error:
-            log.warning("%s is stored whole: its base %s: %s", file.path, base.version, error)
+            log.warning(
+                "model.stored_whole",
+                "{path} is stored whole: its base {base}: {error}",
+                path=file.path,
+                base=base.version,
+                error=error,
+            )
             return file
         try:
             with tempfile.TemporaryDirectory(dir=self._scratch) as scratch:
@@ -153,7 +159,12 @@ class ModelFiles:
                 if config and _architecture(self._artifacts.read_bytes(config)) == architecture:
                     return model
             except RaygionError as error:
-                log.warning("model %s is no base: %s", model.version, error)
+                log.warning(
+                    "model.no_base",
+                    "model {model} is no base: {error}",
+                    model=model.version,
+                    error=error,
+                )
         return None
 
 

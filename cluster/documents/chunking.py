@@ -106,7 +106,7 @@ class Chunker:
                 yield from self._spans(text[start:end], offset + start)
 
     def _joined(self, text: str, spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-        """With a heading, or another scrap, joined to what it leads, where both fit."""
+        """Joins a heading, or another scrap, to the passage after it, where both fit."""
         joined: list[tuple[int, int]] = []
         for start, end in spans:
             if joined:
@@ -126,9 +126,9 @@ def _before_marks(text: str, cut: int) -> int:
     """The cut, or else the place of the letter whose marks stand there: the splitter finds words of
     Chinese and Japanese by a dictionary, which does not know letters with marks of their own.
     """
-    place = cut
-    while 0 < place < len(text) and unicodedata.category(text[place]).startswith("M"):
-        place -= 1
-        if cut - place > _MARKS_MAX:
+    index = cut
+    while 0 < index < len(text) and unicodedata.category(text[index]).startswith("M"):
+        index -= 1
+        if cut - index > _MARKS_MAX:
             return cut
-    return place
+    return index

@@ -82,8 +82,8 @@ def cut_passages(table: pa.Table, chunks: Callable[[str], list[str]]) -> pa.Tabl
     passages = table.take(pa.array(rows, pa.int64()))
     for name, values in (("id", ids), ("text", cut)):
         column = pa.array(values, pa.string())
-        place = passages.schema.get_field_index(name)
-        passages = passages.set_column(place, table.schema.field(name), column)
+        index = passages.schema.get_field_index(name)
+        passages = passages.set_column(index, table.schema.field(name), column)
     return passages
 
 

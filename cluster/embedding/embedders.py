@@ -16,7 +16,7 @@ from cluster.balance.replica_set import ReplicaSet
 from cluster.balance.weights import OutcomeWeights
 from cluster.clock import Deadline
 
-_PART_TEXTS_MIN = 8
+_SHARE_TEXTS_MIN = 8
 """Fewer texts are not worth a call of their own."""
 
 
@@ -42,22 +42,22 @@ class Embedders:
         Each part of a batch goes to a replica of its own, and to another one where that fails.
         Raises what a replica raises, Unavailable and DeadlineExceeded.
         """
-        num_parts = min(len(self._each), len(texts) // _PART_TEXTS_MIN)
-        if num_parts < 2:
+        num_shares = min(len(self._each), len(texts) // _SHARE_TEXTS_MIN)
+        if num_shares < 2:
             return await _asked(self._any, texts, deadline)
         # Dealt like cards, for long texts often stand side by side.
-        parts = [
-            asyncio.ensure_future(_asked(replicas, texts[first::num_parts], deadline))
-            for first, replicas in enumerate(self._each[:num_parts])
+        tasks = [
+            asyncio.ensure_future(_asked(replicas, texts[first::num_shares], deadline))
+            for first, replicas in enumerate(self._each[:num_shares])
         ]
         try:
-            made = await asyncio.gather(*parts)
+            made = await asyncio.gather(*tasks)
         finally:
-            for part in parts:
-                part.cancel()
+            for task in tasks:
+                task.cancel()
         vectors = np.empty((len(texts), made[0].shape[1]), dtype=np.float32)
-        for first, part_vectors in enumerate(made):
-            vectors[first::num_parts] = part_vectors
+        for first, share in enumerate(made):
+            vectors[first::num_shares] = share
         return vectors
 
 

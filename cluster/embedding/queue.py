@@ -47,7 +47,7 @@ class FairQueue(Generic[RequestT]):
     """
 
     def __init__(self, *, piece_tokens_max: int, waiting_max: int) -> None:
-        """At most `waiting_max` texts wait."""
+        """`waiting_max`: the most texts that may wait."""
         self._piece_tokens_max = piece_tokens_max
         self._waiting_max = waiting_max
         self._num_waiting = 0

@@ -108,6 +108,6 @@ def _is_control(token: Mapping[str, Any]) -> bool:
 def _code(kind: str, number: int) -> str:
     """`number` in noncharacters, always of the same length."""
     digits: Iterable[str] = (
-        _DIGITS[number >> 4 * place & 15] for place in reversed(range(_NUM_DIGITS))
+        _DIGITS[number >> 4 * digit & 15] for digit in reversed(range(_NUM_DIGITS))
     )
     return kind + "".join(digits)

@@ -18,7 +18,8 @@ class ChatMessage:
     content: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+# Without slots: a class can have only one base with slots, and a question has two bases.
+@dataclass(frozen=True, kw_only=True)
 class Sampling:
     """The options by which the model draws tokens and ends, as OpenAI defines them."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import replace
@@ -10,8 +9,9 @@ from dataclasses import replace
 from cluster.clock import Deadline
 from cluster.errors import RaygionError
 from cluster.generation.generator import GenerationChunk, GenerationRequest
+from cluster.logs.events import EventLog
 
-logger = logging.getLogger(__name__)
+log = EventLog(__name__)
 
 Attempt = Callable[[GenerationRequest, Deadline], AsyncGenerator[GenerationChunk, None]]
 """Generates in one place, as `cluster.generation.generator.Generator` promises of `stream`."""
@@ -48,7 +48,12 @@ async def resumed(
             lost = begun and not 0 < written < request.max_tokens
             if lost or deadline.expired() or not may_resume(error):
                 raise
-            logger.warning("generation %s broke off: %s", request.request_id, error)
+            log.warning(
+                "generation.broke_off",
+                "generation {request_id} broke off: {error}",
+                request_id=request.request_id,
+                error=error,
+            )
             failure = error
     assert failure is not None, "there is a first attempt"
     raise failure

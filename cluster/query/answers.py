@@ -15,10 +15,9 @@ from typing import Protocol
 from cluster.errors import Unavailable
 from cluster.generation.generator import ChatMessage, Sampling
 from cluster.generation.prompt import Truncated, Truncation
-from cluster.query.caller import ANYONE, Caller
-from cluster.query.demand import EVENTUAL, Demand
-from cluster.query.filters import Filter
-from cluster.query.search import Embedded, SearchRequest, SearchResult
+from cluster.query.provenance import HasProvenance
+from cluster.query.request import Request
+from cluster.query.search import SearchRequest, SearchResult
 
 ANSWER_TOP_K_DEFAULT = 3
 _PARTIAL_SHARE = 0.25
@@ -28,35 +27,19 @@ needs the rest.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AnswerRequest(Sampling):
+class AnswerRequest(Request, Sampling):
     question: str
-    embedded: Embedded | None = None
-    """Vector of the question. A release with another embedder embeds the question itself."""
     retrieve: bool = True
     """False asks the plain model, without passages."""
     history: tuple[ChatMessage, ...] = ()
     """Earlier messages of the conversation, oldest first. Those of the role `system` may stand
     anywhere among them.
     """
-    corpus: str | None = None
     top_k: int = ANSWER_TOP_K_DEFAULT
-    filter: Filter | None = None
     max_tokens: int = 128
     truncation: Truncation | None = None
     """None cuts with retrieval, and does not for the plain model."""
     timeout_s: float = 60.0
-    min_coverage: float = 1.0
-    release: int | None = None
-    user: str = ""
-    """User or session that asks: served by the same release while a canary is tried."""
-    trace_id: str = ""
-    caller: Caller = ANYONE
-    """Caller of the request, for the choice of the region."""
-    forwarded_by: str = ""
-    """The region that sent it here, which is not to be sent on."""
-    demand: Demand = EVENTUAL
-    not_before: int = 0
-    """The place in the release log of the oldest switch that may serve."""
 
     def prompt_truncation(self) -> Truncation:
         """The treatment of a prompt that does not fit."""
@@ -65,19 +48,13 @@ class AnswerRequest(Sampling):
         return Truncation.AUTO if self.retrieve else Truncation.DISABLED
 
     def retrieval(self) -> SearchRequest:
-        """The search for the passages to answer from, by the same release."""
+        """The search for the passages to answer from, on the same terms."""
         return SearchRequest(
-            corpus=self.corpus,
+            **self.terms(),
             queries=(self.question,),
             embedded=self.embedded,
-            top_k=self.top_k,
-            filter=self.filter,
             fields=(),
-            timeout_s=self.timeout_s,
             partial_share=_PARTIAL_SHARE,
-            min_coverage=self.min_coverage,
-            release=self.release,
-            user=self.user,
             trace_id=self.trace_id,
             caller=self.caller,
         )
@@ -108,21 +85,11 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Retrieved:
+class Retrieved(HasProvenance):
     """First event: what the answer will be made of, and by which release."""
 
     citations: tuple[Citation, ...]
-    release: int
-    region: str
-    """Region that received the request."""
-    coverage: float
     model: str
-    trace_id: str
-    served_by: str
-    """The region that made it."""
-    staleness_ms: int
-    session: str
-    """Same as in `SearchResult`."""
     outcome: Outcome = Outcome.ANSWERED
     truncated: Truncated | None = None
     """Parts that the prompt lacks; None if nothing was cut."""
@@ -136,24 +103,17 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AnswerResult:
+class AnswerResult(HasProvenance):
     """The whole answer; also the last event of a streamed one."""
 
     answer: str
+    """The tokens joined, without white space at the ends."""
     citations: tuple[Citation, ...]
-    release: int
-    region: str
-    coverage: float
     usage: Usage
     finish_reason: str
     """`stop` when the model ended by itself, `length` at `max_tokens`."""
     model: str
     took_ms: float
-    trace_id: str
-    served_by: str
-    staleness_ms: int
-    session: str
-    """Same as in `Retrieved`."""
     outcome: Outcome = Outcome.ANSWERED
     truncated: Truncated | None = None
 

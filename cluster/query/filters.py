@@ -289,7 +289,7 @@ def _check_type(value: Scalar, column_type: ColumnType, path: str) -> None:
 
 def is_encodable(text: str) -> bool:
     # A lone surrogate passes through json.loads and would fail later, inside Arrow.
-    return not any("\ud800" <= character <= "\udfff" for character in text)
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _short(text: str) -> str:

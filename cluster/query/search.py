@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from cluster.arrays import BytesArray, Float32Array, Int64Array, Mask
 from cluster.metadata import Metadata
-from cluster.query.caller import ANYONE, Caller
-from cluster.query.demand import EVENTUAL, Demand
 from cluster.query.filters import Filter
+from cluster.query.provenance import HasProvenance
+from cluster.query.request import Request
 
 TOP_K_DEFAULT = 10
 REPLY_BYTES_MAX = 64 * 2**20
@@ -33,35 +33,16 @@ class SearchEffort:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Embedded:
-    """The vectors of a request's texts, made before it is sent to several regions: the last bits of
-    a vector may depend on the kind of processor, and all of them are to search for the same.
-    """
-
-    model: str
-    """The version of the embedder that made them."""
-    vectors: Float32Array
-    """float32 [n, d], one row a text"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SearchRequest:
+class SearchRequest(Request):
     """One search or a batch of them. Exactly one of `queries` and `vectors` is given."""
 
-    corpus: str | None = None
-    """None means the release's only corpus."""
     queries: tuple[str, ...] | None = None
     vectors: Float32Array | None = None
     """float32 [n, d]; or flat, [n * d], to be cut into rows of the index's dimension."""
-    embedded: Embedded | None = None
-    """Vectors of `queries`. A release with another embedder embeds the texts itself."""
     top_k: int = TOP_K_DEFAULT
-    filter: Filter | None = None
     fields: tuple[str, ...] | None = None
     """Metadata fields to return; None returns all."""
     timeout_s: float = 5.0
-    min_coverage: float = 1.0
-    """Least share of shards that must answer, in [0, 1]."""
     partial_share: float = 0.8
     """Share of the time in which shards that may be missing are waited for; the later steps need
     the rest.
@@ -69,18 +50,6 @@ class SearchRequest:
     effort: SearchEffort = SearchEffort()
     passages: bool = True
     """False leaves texts and metadata out, and the hits are arrays."""
-    release: int | None = None
-    """Pins the search to a resident release; None takes the current one."""
-    user: str = ""
-    """User or session that asks: served by the same release while a canary is tried."""
-    trace_id: str = ""
-    caller: Caller = ANYONE
-    """Caller of the request, for the choice of the region."""
-    forwarded_by: str = ""
-    """The region that sent it here, which is not to be sent on."""
-    demand: Demand = EVENTUAL
-    not_before: int = 0
-    """The place in the release log of the oldest switch that may serve."""
 
 
 # Not frozen: a batch makes thousands, and freezing doubles what one costs.
@@ -93,21 +62,10 @@ class Hit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SearchResult:
+class SearchResult(HasProvenance):
     results: tuple[tuple[Hit, ...], ...]
     """One list of hits, best first, for each query of the batch; empty where `arrays` is not."""
-    release: int
-    region: str
-    """Region that received the request."""
-    coverage: float
     took_ms: float
-    trace_id: str
-    served_by: str
-    """The region that made it."""
-    staleness_ms: int
-    """Upper bound on how long ago the release was current when it was chosen."""
-    session: str
-    """A token for "not older than this"; empty where the region cannot make one yet."""
     timings_ms: Mapping[str, float] = field(default_factory=dict)
     """Time of each stage: embed, wait, scatter, merge, fetch."""
     arrays: MergedHits | None = None

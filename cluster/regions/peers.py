@@ -8,6 +8,7 @@ from typing import Protocol
 from cluster.clock import Deadline
 from cluster.generation.generator import GenerationChunk, GenerationRequest
 from cluster.query.answers import AnswerEvent, AnswerRequest
+from cluster.query.request import Request
 from cluster.query.search import SearchRequest, SearchResult
 
 
@@ -17,11 +18,11 @@ class Peers(Protocol):
     DeadlineExceeded where none comes from there.
     """
 
-    def preferred(self, request: SearchRequest | AnswerRequest) -> str:
+    def preferred(self, request: Request) -> str:
         """The region that should serve the request before all others; often this one."""
         ...
 
-    def candidates(self, request: SearchRequest | AnswerRequest) -> tuple[str, ...]:
+    def candidates(self, request: Request) -> tuple[str, ...]:
         """The other regions that may serve it, best first."""
         ...
 

@@ -1,6 +1,6 @@
 """The region that serves a request first, and those that follow when it cannot.
 
-    regions that may have the corpus (data residency), and that generate where a model is needed
+    regions that may have the corpus (data residency)
         |
         v
     the policy's order ---> what an open breaker holds back comes last
@@ -99,33 +99,20 @@ class RegionRouter:
         caller: Caller,
         corpus: str | None = None,
         loads: Mapping[str, float] | None = None,
-        needs_generator: bool = False,
-        policy: RoutingPolicy | None = None,
     ) -> tuple[str, ...]:
-        """All regions that may serve a request, which needs that corpus (None: none), best first.
+        """All regions that may serve a request, which needs that corpus (None: none), best first by
+        the policy.
 
         `asked`: the region that has the request; None for a caller who has asked none yet. `loads`:
-        the load of each region, from 0 to 1; a region without one counts as full. `policy`: used
-        in place of the router's own.
+        the load of each region, from 0 to 1; a region without one counts as full.
         """
-        rank = self._ranking(policy or self.policy, asked, caller, loads or {})
-        eligible = [
-            endpoint
-            for endpoint in self.endpoints.values()
-            if self.residency.may_hold(endpoint.name, corpus)
-            and (endpoint.generates or not needs_generator)
-        ]
-        keys = {
-            endpoint.name: (
-                not self._breakers[endpoint.name].passes(),
-                rank(endpoint),
-                endpoint.name != asked,
-                self._from_asked_km(asked, endpoint),
-            )
-            for endpoint in eligible
-        }
-        # Sorting is stable: what is left equal stands as in the settings.
-        return tuple(sorted(keys, key=keys.__getitem__))
+        return self._sorted(asked, corpus, self._ranking(asked, caller, loads or {}))
+
+    def nearest(self, region: str, *, corpus: str | None) -> tuple[str, ...]:
+        """All regions that may hold the corpus (None: every region), nearest to `region` first: the
+        order for what this region itself asks of others, whatever the policy for callers.
+        """
+        return self._sorted(region, corpus, lambda _: 0.0)
 
     def first(
         self,
@@ -149,15 +136,27 @@ class RegionRouter:
         """The block makes one request to the region: `CircuitBreaker.watched`."""
         return self._breakers[region].watched(verdict_of)
 
+    def _sorted(
+        self, asked: str | None, corpus: str | None, rank: Callable[[RegionEndpoint], float]
+    ) -> tuple[str, ...]:
+        keys = {
+            name: (
+                not self._breakers[name].passes(),
+                rank(endpoint),
+                name != asked,
+                self._from_asked_km(asked, endpoint),
+            )
+            for name, endpoint in self.endpoints.items()
+            if self.residency.may_hold(name, corpus)
+        }
+        # Sorting is stable: what is left equal stands as in the settings.
+        return tuple(sorted(keys, key=keys.__getitem__))
+
     def _ranking(
-        self,
-        policy: RoutingPolicy,
-        asked: str | None,
-        caller: Caller,
-        loads: Mapping[str, float],
+        self, asked: str | None, caller: Caller, loads: Mapping[str, float]
     ) -> Callable[[RegionEndpoint], float]:
         """The key that the policy sorts by, the smallest first."""
-        match policy:
+        match self.policy:
             case RoutingPolicy.LOCAL:
                 return lambda _: 0.0
             case RoutingPolicy.NEAREST:
@@ -173,7 +172,7 @@ class RegionRouter:
                 if not caller.user:
                     return lambda _: 0.0
                 return lambda endpoint: -rendezvous_weight(endpoint.name, caller.user)
-        assert_never(policy)
+        assert_never(self.policy)
 
     def _from_asked_km(self, asked: str | None, endpoint: RegionEndpoint) -> float:
         location = self.endpoints[asked].location if asked is not None else None

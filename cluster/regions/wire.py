@@ -15,13 +15,14 @@ from typing import Any, TypeVar
 import numpy as np
 import orjson
 import pyarrow as pa
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from cluster.errors import OWN_FAULTS, InvalidArgument, Overloaded, RaygionError, Unavailable
 from cluster.generation.generator import GenerationChunk, GenerationRequest, Sampling
 from cluster.query.answers import AnswerEvent, AnswerRequest, AnswerResult, Retrieved, Token
-from cluster.query.filters import filter_to_json
-from cluster.query.search import Embedded, Hit, MergedHits, SearchRequest, SearchResult
+from cluster.query.provenance import Provenance
+from cluster.query.request import Embedded
+from cluster.query.search import Hit, MergedHits, SearchRequest, SearchResult
 
 SEARCH = "/v1/search"
 ANSWER = "/v1/regions/answer"
@@ -78,7 +79,7 @@ def answer_call(request: AnswerRequest, remaining_s: float) -> Call:
         "max_tokens": request.max_tokens,
         **_sampling(request),
         "truncation": request.truncation,
-        **_common(request, remaining_s),
+        **request.to_json(_timeout_ms(remaining_s)),
     }
     return Call(path=ANSWER, content=_dumped(body), headers=_headers(request.trace_id))
 
@@ -132,17 +133,30 @@ def parse_chunk(name: str, data: bytes) -> GenerationChunk:
 
 
 def parse_error(body: bytes, retry_after: str | None = None) -> RaygionError:
-    """The error that a region's error body tells of. What the region has itself to blame for, or
-    this one for its key, is Unavailable here.
+    """The error that a region's error body tells another region. What the region has itself to
+    blame for, or this one for its key, is Unavailable here.
     """
     try:
-        error = orjson.loads(body)["error"]
-        code, message, path = str(error["code"]), str(error["message"]), error.get("field")
-    except (ValueError, TypeError, KeyError, AttributeError):
+        error = told_error(body, retry_after)
+    except ValueError:
         return Unavailable("the reply is not what a region sends")
+    if error.code in OWN_FAULTS:
+        return Unavailable(f"the region failed ({error.code}): {error.message}")
+    return error
+
+
+def told_error(body: bytes, retry_after: str | None = None) -> RaygionError:
+    """The error that a region's error body tells, by its code; a code that this version does not
+    know is `internal`. Raises ValueError for a body that no region sends.
+    """
+    try:
+        told = orjson.loads(body)["error"]
+        code, message, path = str(told["code"]), str(told["message"]), told.get("field")
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError("this is not an error body") from error
     kind = _BY_CODE.get(code)
-    if kind is None or code in OWN_FAULTS:
-        return Unavailable(f"the region failed ({code}): {message}")
+    if kind is None:
+        return RaygionError(f"{message} ({code})")
     if issubclass(kind, InvalidArgument):
         # On the wire the message begins with the field, which `str` will say again.
         named = None if path is None else str(path)
@@ -161,11 +175,14 @@ _RETRIEVED = TypeAdapter(Retrieved)
 _TOKEN = TypeAdapter(Token)
 _RESULT = TypeAdapter(AnswerResult)
 _CHUNK = TypeAdapter(GenerationChunk)
+_PROVENANCE = TypeAdapter(Provenance)
 
 
 def _kinds(root: type[RaygionError]) -> Iterator[type[RaygionError]]:
+    """Those with a code of their own: the others are not told on the wire."""
+    if "code" in vars(root):
+        yield root
     for kind in root.__subclasses__():
-        yield kind
         yield from _kinds(kind)
 
 
@@ -174,8 +191,10 @@ _BY_CODE = {kind.code: kind for kind in _kinds(RaygionError)}
 
 def _parsed(adapter: TypeAdapter[T], data: bytes) -> T:
     try:
-        return adapter.validate_python(orjson.loads(data))
-    except (ValueError, ValidationError) as error:
+        told = orjson.loads(data)
+        # In JSON the facts of the provenance stand among the others.
+        return adapter.validate_python({**told, "provenance": told})
+    except (ValueError, TypeError) as error:
         raise Unavailable("an event is not what a region sends") from error
 
 
@@ -191,7 +210,8 @@ def _from_json(body: bytes) -> SearchResult:
             for each in results
         ),
         fell_back=tuple(each["fallback"] for each in results if "fallback" in each),
-        **_served(told),
+        took_ms=float(told["took_ms"]),
+        provenance=_PROVENANCE.validate_python(told),
     )
 
 
@@ -214,21 +234,14 @@ def _from_arrow(body: bytes) -> SearchResult:
     hits.rows[queries, places] = 0
     hits.ids[queries, places] = ids
     fell_back = tuple(orjson.loads(told.get("fallback", "[]")))
-    return SearchResult(results=(), arrays=hits, fell_back=fell_back, **_served(told))
-
-
-def _served(told: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of every reply on how it was made."""
-    return {
-        "release": int(told["release"]),
-        "region": str(told["region"]),
-        "coverage": float(told["coverage"]),
-        "took_ms": float(told["took_ms"]),
-        "trace_id": str(told["trace_id"]),
-        "served_by": str(told["served_by"]),
-        "staleness_ms": int(told["staleness_ms"]),
-        "session": str(told["session"]),
-    }
+    return SearchResult(
+        results=(),
+        arrays=hits,
+        fell_back=fell_back,
+        took_ms=float(told["took_ms"]),
+        # All values are texts here, and become numbers where the fields are.
+        provenance=_PROVENANCE.validate_python(told),
+    )
 
 
 def _embedded(embedded: Embedded) -> dict[str, str]:
@@ -237,25 +250,12 @@ def _embedded(embedded: Embedded) -> dict[str, str]:
 
 
 def _search_options(request: SearchRequest, remaining_s: float) -> dict[str, Any]:
-    options = _common(request, remaining_s)
+    options = request.to_json(_timeout_ms(remaining_s))
     options["fields"] = None if request.fields is None else list(request.fields)
     options["ef_search"] = request.effort.ef_search
     options["nprobe"] = request.effort.nprobe
     options["recall"] = "exact" if request.effort.exact else None
     return _given(options)
-
-
-def _common(request: SearchRequest | AnswerRequest, remaining_s: float) -> dict[str, Any]:
-    return {
-        "corpus": request.corpus,
-        "top_k": request.top_k,
-        "filter": None if request.filter is None else filter_to_json(request.filter),
-        "timeout_ms": _timeout_ms(remaining_s),
-        "min_coverage": request.min_coverage,
-        "release": request.release,
-        "user": request.user or None,
-        **request.demand.told(),
-    }
 
 
 def _in_url(options: Mapping[str, Any]) -> dict[str, str]:

@@ -11,7 +11,6 @@ lost when it is abandoned at any point: the log and the heartbeats give it all b
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from cluster.errors import (
     RaygionError,
     Unavailable,
 )
+from cluster.logs.events import EventLog
 from cluster.releases.entries import LogState, Release
 from cluster.releases.events import (
     REGIONS,
@@ -46,7 +46,7 @@ from cluster.releases.requests import ReleaseRequest
 from cluster.releases.rollout import Rollout
 from cluster.store.object_store import ObjectStore
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 
 _APPENDS_MAX = 8
 """Entries that one step appends at most; the next step goes on."""
@@ -177,7 +177,11 @@ class RolloutDriver:
         except RaygionError as error:
             # Nothing waits for it, and each attempt reads many entries.
             self._snapshot_not_before_s = now_s + _SNAPSHOT_RETRY_S
-            log.warning("there is no new snapshot of the release log: %s", error)
+            log.warning(
+                "release_log.no_snapshot",
+                "there is no new snapshot of the release log: {error}",
+                error=error,
+            )
 
     def observe(self, event: Outcome) -> None:
         """Takes in how the preparing of a release ended, or how it did; `decide` goes on from it.

@@ -10,7 +10,6 @@ removed.
 
 from __future__ import annotations
 
-import logging
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -32,6 +31,7 @@ from cluster.catalog.index_versions import newest_index
 from cluster.catalog.manifests import IndexManifest, ModelManifest, parts_of
 from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.errors import Conflict, InvalidArgument, NotFound, RaygionError
+from cluster.logs.events import EventLog
 from cluster.records import Record
 from cluster.releases.contents import manifest_paths
 from cluster.releases.entries import LogState
@@ -42,7 +42,7 @@ from cluster.store.numbered_log import read_each
 from cluster.store.object_store import ObjectStore
 from cluster.store.stored_object import StoredObject
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 
 MARKS = "gc/marks"
 _BLOBS = "artifacts/sha256"
@@ -297,7 +297,12 @@ class StoreCollector:
         try:
             self._store.remove(path)
         except RaygionError as error:
-            log.warning("%s stays in the store until the next collection: %s", path, error)
+            log.warning(
+                "store.garbage_stays",
+                "{path} stays in the store until the next collection: {error}",
+                path=path,
+                error=error,
+            )
 
 
 def _newest_models(

@@ -11,18 +11,18 @@ heartbeat that cannot be read counts as none: a living region writes it anew wit
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.errors import Conflict, Corrupt, NotFound
+from cluster.logs.events import EventLog
 from cluster.releases.events import RegionStatus, heartbeat_path
 from cluster.store.numbered_log import read_each
 from cluster.store.object_store import ObjectStore
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 STANDSTILL_S = 3.0
 """Three times the time between two heartbeats."""
 _LOOK_S = 0.25
@@ -92,7 +92,12 @@ def read_heartbeats(store: ObjectStore, regions: Sequence[str]) -> dict[str, Reg
         except NotFound:
             return None
         except Corrupt as error:
-            log.warning("region %s counts as one that tells nothing: %s", region, error)
+            log.warning(
+                "region.tells_nothing",
+                "region {other} counts as one that tells nothing: {error}",
+                other=region,
+                error=error,
+            )
             return None
 
     found = zip(regions, read_each(read, regions), strict=True)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import gc
 import hashlib
-import logging
 import random
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from pydantic import Field
 from cluster.artifacts.files import Sha256
 from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.errors import Conflict, Corrupt, LogUnreadable, NotFound, OutcomeUnknown
+from cluster.logs.events import EventLog
 from cluster.records import Record
 from cluster.releases.entries import RELEASE_LOG, LogEntry, LogState
 from cluster.releases.fold import fold
@@ -31,7 +31,7 @@ from cluster.releases.log_entries import damaged, entry_bytes, parse_entry
 from cluster.store.numbered_log import NumberedLog, read_each
 from cluster.store.object_store import ObjectStore
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 
 SNAPSHOTS = f"{RELEASE_LOG}/snapshots"
 SNAPSHOT_ENTRIES = 1000
@@ -131,7 +131,11 @@ class ReleaseLog:
             self._store.put_if_absent(snapshot_path(last), data)
         except Conflict:
             # By another coordinator; or it is a bad one, and stays.
-            log.debug("there is a snapshot up to entry %d already", last)
+            log.debug(
+                "release_log.snapshot_exists",
+                "there is a snapshot up to entry {entry} already",
+                entry=last,
+            )
         self._snapshots_end = last
 
     def _snapshots(self) -> Mapping[int, LogSnapshot]:
@@ -152,7 +156,11 @@ class ReleaseLog:
             if self._log.read(last) != snapshot.entries[-1].encode():
                 raise Corrupt(f"{path} is of another log")
         except (Corrupt, NotFound) as error:
-            log.warning("a snapshot of the release log is ignored: %s", error)
+            log.warning(
+                "release_log.snapshot_ignored",
+                "a snapshot of the release log is ignored: {error}",
+                error=error,
+            )
             return None
         return snapshot
 

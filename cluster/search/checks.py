@@ -16,10 +16,8 @@ from cluster.serving.view import CorpusView
 from cluster.shards.index_parameters import EF_SEARCH_MAX
 from cluster.vectors.checks import check_vectors
 
-TOP_K_MAX = 1000
 BATCH_MAX = 1024
 TEXT_CHARS_MAX = 8192
-TIMEOUT_S_MAX = 600.0
 MAX_TOKENS_MAX = 32_768
 PENALTY_MAX = 2.0
 TEMPERATURE_MAX = 2.0
@@ -56,7 +54,7 @@ def in_rows(request: SearchRequest, corpus: CorpusView) -> SearchRequest:
 
 def check_search(request: SearchRequest, corpus: CorpusView) -> None:
     """Raises InvalidArgument naming the field that is wrong."""
-    _check_common(request.top_k, request.timeout_s, request.min_coverage, request.user)
+    request.check_terms()
     if (request.queries is None) == (request.vectors is None):
         raise InvalidArgument("give either texts or vectors to search for", "query")
     if request.queries is not None:
@@ -104,7 +102,7 @@ def check_retrieval(corpus: CorpusView) -> None:
 
 def check_answer(request: AnswerRequest) -> None:
     """Raises InvalidArgument naming the field that is wrong."""
-    _check_common(request.top_k, request.timeout_s, request.min_coverage, request.user)
+    request.check_terms()
     _check_unicode(request.question, "question")
     if not request.question.strip():
         raise InvalidArgument("the question is empty", "question")
@@ -155,16 +153,6 @@ def _check_sampling(request: AnswerRequest | GenerationRequest) -> None:
             raise InvalidArgument(f"each text has 1 ... {STOP_CHARS_MAX} characters", "stop")
 
 
-def _check_common(top_k: int, timeout_s: float, min_coverage: float, user: str) -> None:
-    _check_unicode(user, "user")
-    if not 1 <= top_k <= TOP_K_MAX:
-        raise InvalidArgument(f"must be in 1 ... {TOP_K_MAX}", "top_k")
-    if not 0.0 < timeout_s <= TIMEOUT_S_MAX:
-        raise InvalidArgument(f"must be over 0 and at most {TIMEOUT_S_MAX:.0f} s", "timeout_ms")
-    if not 0.0 <= min_coverage <= 1.0:
-        raise InvalidArgument("must be in 0 ... 1", "min_coverage")
-
-
 def _check_effort(effort: SearchEffort) -> None:
     bounds = (("ef_search", effort.ef_search, EF_SEARCH_MAX), ("nprobe", effort.nprobe, NPROBE_MAX))
     for field, value, most in bounds:
@@ -173,7 +161,7 @@ def _check_effort(effort: SearchEffort) -> None:
 
 
 def _check_unicode(text: str, field: str) -> None:
-    if not text.isascii() and not is_encodable(text):
+    if not is_encodable(text):
         raise InvalidArgument("is not valid Unicode", field)
 
 

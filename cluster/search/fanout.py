@@ -101,13 +101,13 @@ class Gathered:
         """The same, where these shards were lost since."""
         if not lost:
             return self
-        parts = tuple(None if n in lost else part for n, part in enumerate(self.parts))
-        return Gathered(parts=parts, first_error=self.first_error or next(iter(lost.values())))
+        hits = tuple(None if n in lost else one for n, one in enumerate(self.parts))
+        return Gathered(parts=hits, first_error=self.first_error or next(iter(lost.values())))
 
     @property
     def coverage(self) -> float:
         """Shards that answered / shards asked."""
-        return sum([part is not None for part in self.parts]) / len(self.parts)
+        return sum([one is not None for one in self.parts]) / len(self.parts)
 
 
 async def scatter(

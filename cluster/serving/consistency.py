@@ -20,6 +20,7 @@ from typing import assert_never
 
 from cluster.errors import InvalidArgument, NotYet, RaygionError, Unavailable
 from cluster.query.demand import Consistency, Demand
+from cluster.query.provenance import Provenance
 from cluster.query.session import SessionToken
 from cluster.releases.entries import Switch
 from cluster.releases.release_log import Freshness
@@ -39,6 +40,18 @@ class Pinned:
     staleness_ms: int
     session: str
     """The token; empty before the store is known."""
+
+    def provenance(self, *, region: str, trace_id: str, coverage: float = 1.0) -> Provenance:
+        """That of a reply which `region` makes to a request that it has received."""
+        return Provenance(
+            release=self.release.number,
+            region=region,
+            coverage=coverage,
+            trace_id=trace_id,
+            served_by=region,
+            staleness_ms=self.staleness_ms,
+            session=self.session,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,7 @@ class CorpusView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GeneratorView:
-    """The place where the release's language model runs."""
+    """The language model of a release, and where it runs."""
 
     application: str | None
     """Name of its Serve application; None where it runs in other regions alone."""

@@ -10,23 +10,23 @@ from cluster.arrays import BytesArray, Float32Array, Int64Array
 from cluster.query.search import MergedHits, ShardHits
 
 
-def merge_hits(parts: Sequence[tuple[int, ShardHits]], top_k: int) -> MergedHits:
+def merge_hits(shard_hits: Sequence[tuple[int, ShardHits]], top_k: int) -> MergedHits:
     """The best `top_k` of all parts (shard number, its hits), by (score descending, id ascending).
 
     Guarantee: the result does not depend on the order of the parts, since an id is in one shard
     only. A part may be narrower or wider than `top_k`; what is missing is padded. Without parts
     the number of queries is unknown, and the result has none.
     """
-    num_queries = parts[0][1].scores.shape[0] if parts else 0
-    hits = [part for _, part in parts]
-    missing = top_k - sum(part.scores.shape[1] for part in hits)
-    numbers = [shard for shard, _ in parts]
+    num_queries = shard_hits[0][1].scores.shape[0] if shard_hits else 0
+    hits = [one for _, one in shard_hits]
+    missing = top_k - sum(one.scores.shape[1] for one in hits)
+    numbers = [shard for shard, _ in shard_hits]
     if missing > 0:
         hits.append(padding(num_queries, missing))
         numbers.append(-1)
-    scores = np.concatenate([part.scores for part in hits], axis=1)
-    rows = np.concatenate([part.rows for part in hits], axis=1)
-    ids = np.concatenate([part.ids for part in hits], axis=1)
+    scores = np.concatenate([one.scores for one in hits], axis=1)
+    rows = np.concatenate([one.rows for one in hits], axis=1)
+    ids = np.concatenate([one.ids for one in hits], axis=1)
     order = _order(scores, ids, top_k)
     line = np.arange(num_queries)[:, None]
     merged_rows: Int64Array = rows[line, order]

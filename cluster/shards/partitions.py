@@ -44,12 +44,12 @@ def named_partitions(filter: Filter | None, field: str) -> NamedPartitions | Non
             # Null is no partition: documents without a value are anywhere.
             return NamedPartitions(keys, None) if all(map(_is_key, values)) else None
         case And(parts):
-            for place, part in enumerate(parts):
+            for index, part in enumerate(parts):
                 named = named_partitions(part, field)
                 if named is not None:
                     left = () if named.rest is None else (named.rest,)
                     return NamedPartitions(
-                        named.keys, _all_of((*parts[:place], *left, *parts[place + 1 :]))
+                        named.keys, _all_of((*parts[:index], *left, *parts[index + 1 :]))
                     )
     return None
 

@@ -106,17 +106,17 @@ def plan(
     return [] if move is None else [move]
 
 
-def one_to_move(places: Mapping[str, str], movable_to: Collection[str]) -> str | None:
+def one_to_move(placements: Mapping[str, str], movable_to: Collection[str]) -> str | None:
     """The actor, among actors that others start, that should end, so that it comes back on a node
     with at least two fewer of them; None when they are spread as well as they can be.
 
     `places`: the node of each actor, by name.
     """
-    counts = Counter(places.values())
+    counts = Counter(placements.values())
     fullest = max(sorted(counts), key=lambda node: counts[node], default=None)
     if fullest is None or all(counts[fullest] - counts[node] < 2 for node in movable_to):
         return None
-    return max(name for name, node in places.items() if node == fullest)
+    return max(name for name, node in placements.items() if node == fullest)
 
 
 def emptiest(counts: Mapping[str, int], nodes: Collection[str], preferred: str | None) -> str:

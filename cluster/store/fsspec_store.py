@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
 import math
 import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypedDict
@@ -22,18 +22,12 @@ import fsspec
 from fsspec.asyn import get_loop
 
 from cluster.errors import Conflict, Corrupt, NotFound, OutcomeUnknown, Unavailable
+from cluster.logs.events import EventLog
 from cluster.store.local_store import checked_path
 from cluster.store.stored_object import StoredObject
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 
-PART_BYTES = 16 * 2**20
-ANSWER_TIMEOUT_S = 10.0
-"""Time for an operation without content, and for the first byte of an operation with content."""
-_BYTES_PER_S_MIN = 128 * 1024
-"""Content that comes or goes more slowly is given up."""
-_ENTRY_BYTES = 2**20
-"""Longest object that is read whole: an entry of a log or a manifest. Blobs are read in ranges."""
 _S3_TIMEOUTS: Mapping[str, object] = {
     "connect_timeout": 2,
     "read_timeout": 4,
@@ -44,6 +38,27 @@ _S3_TIMEOUTS: Mapping[str, object] = {
 _S3_PARTS_MAX = 10_000
 # The memory file system looks and then writes; one lock for the process makes its create exclusive.
 _MEMORY_LOCK = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferLimits:
+    """Sizes of what is moved at once, and the time that it may take."""
+
+    answer_timeout_s: float = 10.0
+    """Time for an operation without content, and for the first byte of one with content."""
+    bytes_per_s_min: int = 128 * 1024
+    """Content that comes or goes more slowly is given up."""
+    entry_bytes: int = 2**20
+    """Longest object that is read whole: an entry of a log or a manifest. Blobs are read in ranges.
+    """
+    part_bytes: int = 16 * 2**20
+    """Longer files are stored in several requests."""
+
+    def timeout_s(self, moved_bytes: int) -> float:
+        return self.answer_timeout_s + moved_bytes / self.bytes_per_s_min
+
+
+_LIMITS = TransferLimits()
 
 
 class _S3Object(TypedDict):
@@ -69,9 +84,15 @@ class FsspecStore:
     anew, so it may travel to other processes.
     """
 
-    def __init__(self, url: str, storage_options: Mapping[str, object] | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        storage_options: Mapping[str, object] | None = None,
+        limits: TransferLimits = _LIMITS,
+    ) -> None:
         self.url = url
         self.storage_options = dict(storage_options or {})
+        self._limits = limits
         self._protocol = url.partition("://")[0]
         self._is_s3 = self._protocol in ("s3", "s3a")
         self._connect()
@@ -80,13 +101,15 @@ class FsspecStore:
         # The options are left out: they may hold keys.
         return f"FsspecStore({self.url!r})"
 
-    def __reduce__(self) -> tuple[type[FsspecStore], tuple[str, dict[str, object]]]:
-        return FsspecStore, (self.url, self.storage_options)
+    def __reduce__(
+        self,
+    ) -> tuple[type[FsspecStore], tuple[str, dict[str, object], TransferLimits]]:
+        return FsspecStore, (self.url, self.storage_options, self._limits)
 
     def get(self, path: str) -> bytes:
         full = self._full(path)
         with _reading(path):
-            data: bytes = self._ask("cat_file", full, moved_bytes=_ENTRY_BYTES)
+            data: bytes = self._ask("cat_file", full, moved_bytes=self._limits.entry_bytes)
         return data
 
     def read_range(self, path: str, start: int, length: int) -> bytes:
@@ -107,13 +130,13 @@ class FsspecStore:
 
     def upload_if_absent(self, path: str, source: Path, sha256: str) -> None:
         size_bytes = source.stat().st_size
-        if size_bytes <= PART_BYTES or self._protocol == "memory":
+        if size_bytes <= self._limits.part_bytes or self._protocol == "memory":
             data = source.read_bytes()
             _check_hash(hashlib.sha256(data).hexdigest(), sha256, source, path)
             self.put_if_absent(path, data)
             return
         options = (
-            {"chunksize": max(PART_BYTES, math.ceil(size_bytes / _S3_PARTS_MAX))}
+            {"chunksize": max(self._limits.part_bytes, math.ceil(size_bytes / _S3_PARTS_MAX))}
             if self._is_s3
             else {}
         )
@@ -178,7 +201,7 @@ class FsspecStore:
             with _reading(path):
                 self._ask("rm_file", full)
         except NotFound:
-            log.debug("%s was not there to be removed", path)
+            log.debug("store.nothing_to_remove", "{path} was not there to be removed", path=path)
 
     def _connect(self) -> None:
         options: dict[str, Any] = dict(self.storage_options)
@@ -187,7 +210,7 @@ class FsspecStore:
             # in memory.
             options["use_listings_cache"] = False
             options.setdefault("max_concurrency", 4)
-            options.setdefault("default_block_size", PART_BYTES)
+            options.setdefault("default_block_size", self._limits.part_bytes)
             options["config_kwargs"] = {**_S3_TIMEOUTS, **options.get("config_kwargs", {})}
         self._filesystem, root = fsspec.core.url_to_fs(self.url, **options)
         self._root = str(root).rstrip("/")
@@ -205,7 +228,7 @@ class FsspecStore:
         """Calls a method of the file system; raises TimeoutError when it takes too long, with
         so much content that comes or goes.
         """
-        limit_s = ANSWER_TIMEOUT_S + moved_bytes / _BYTES_PER_S_MIN
+        limit_s = self._limits.timeout_s(moved_bytes)
         fs = self._fs
         # By fsspec's convention. What is not asynchronous is in this process's memory, or brings
         # limits of its own.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import logging
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -19,9 +18,10 @@ from typing import BinaryIO
 from uuid import uuid4
 
 from cluster.errors import Conflict, Corrupt, InvalidArgument, NotFound, OutcomeUnknown, Unavailable
+from cluster.logs.events import EventLog
 from cluster.store.stored_object import StoredObject
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 
 CHUNK_BYTES = 4 * 2**20
 TEMP_FOLDER = ".tmp"
@@ -43,10 +43,10 @@ _NO_LINK_MADE = frozenset(
 
 def checked_path(path: str) -> str:
     """Returns `path` if it is plain and relative, with `/` between parts; else InvalidArgument."""
-    parts = path.split("/")
-    if any(part in ("", ".", "..") or "\\" in part or "\0" in part for part in parts):
+    names = path.split("/")
+    if any(name in ("", ".", "..") or "\\" in name or "\0" in name for name in names):
         raise InvalidArgument(f"{path!r} is not a plain relative path", field="path")
-    if parts[0] == TEMP_FOLDER:
+    if names[0] == TEMP_FOLDER:
         raise InvalidArgument(f"{path!r}: the folder {TEMP_FOLDER} is reserved", field="path")
     return path
 
@@ -136,7 +136,9 @@ class LocalStore:
                     if entry.is_file():
                         objects.append(_stored(entry))
                 except FileNotFoundError:
-                    log.debug("%s was removed by somebody else", entry.path)
+                    log.debug(
+                        "store.file_gone", "{path} was removed by somebody else", path=entry.path
+                    )
         return sorted(objects, key=lambda stored: stored.name)
 
     def list_folders(self, folder: str) -> list[str]:
@@ -148,7 +150,7 @@ class LocalStore:
         try:
             target.unlink(missing_ok=True)
         except NotADirectoryError:
-            log.debug("%s was not there to be removed", path)
+            log.debug("store.nothing_to_remove", "{path} was not there to be removed", path=path)
         except OSError as error:
             raise Unavailable(f"cannot remove {target}: {error}") from error
 
@@ -159,10 +161,14 @@ class LocalStore:
                 if now_ms - entry.stat().st_mtime_ns // 1_000_000 > TEMP_AGE_MAX_MS:
                     os.unlink(entry.path)
             except FileNotFoundError:
-                log.debug("%s was removed by somebody else", entry.path)
+                log.debug("store.file_gone", "{path} was removed by somebody else", path=entry.path)
             except OSError as error:
                 # Another user's, perhaps: it takes up space and does no other harm.
-                log.warning("a temporary file stays in the store: %s", error)
+                log.warning(
+                    "store.temp_file_stays",
+                    "a temporary file stays in the store: {error}",
+                    error=error,
+                )
 
     @contextmanager
     def _open(self, path: str) -> Iterator[BinaryIO]:
@@ -235,7 +241,11 @@ class LocalStore:
                 temp.unlink(missing_ok=True)
             except OSError as error:
                 # Only the clean-up failed: the outcome of the write is reported elsewhere.
-                log.warning("a temporary file stays in the store: %s", error)
+                log.warning(
+                    "store.temp_file_stays",
+                    "a temporary file stays in the store: {error}",
+                    error=error,
+                )
 
     def _check_is_there(self) -> None:
         # A log that looks empty would be begun anew, beside the true one.

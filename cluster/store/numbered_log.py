@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 import re
 from collections.abc import Callable, Sequence
@@ -19,9 +18,10 @@ from cluster.errors import (
     OutcomeUnknown,
     Unavailable,
 )
+from cluster.logs.events import EventLog
 from cluster.store.object_store import ObjectStore
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 
 PROBES_MAX = 4
 _READERS = 32
@@ -59,7 +59,7 @@ def put_or_get(
             store.put_if_absent(path, data)
             return data
         except Conflict:
-            log.debug("%s exists already", path)
+            log.debug("numbered_log.exists", "{path} exists already", path=path)
         except OutcomeUnknown as error:
             in_doubt = error
         except Unavailable as error:
@@ -68,7 +68,7 @@ def put_or_get(
         try:
             return store.get(path)
         except NotFound:
-            log.debug("%s is not there; trying again", path)
+            log.debug("numbered_log.not_there", "{path} is not there; trying again", path=path)
         except Unavailable as error:
             in_doubt = in_doubt or OutcomeUnknown(
                 f"{path} may or may not have been written: {error.message}"
@@ -202,5 +202,9 @@ class NumberedLog:
             return int(match[1])
         if name not in self._warned:
             self._warned.add(name)
-            log.warning("%s/%s is no entry of this log and is ignored", self._prefix, name)
+            log.warning(
+                "numbered_log.no_entry",
+                "{path} is no entry of this log and is ignored",
+                path=f"{self._prefix}/{name}",
+            )
         return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,11 +11,12 @@ from uuid import uuid4
 
 from cluster.clock import SYSTEM_CLOCK
 from cluster.errors import Conflict, InvalidArgument, OutcomeUnknown, RaygionError, Unavailable
+from cluster.logs.events import EventLog
 from cluster.store.fsspec_store import FsspecStore
 from cluster.store.local_store import LocalStore
 from cluster.store.stored_object import StoredObject
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 
 PROBE_WRITERS = 8
 
@@ -181,7 +181,12 @@ def _probe_object(store: LocalStore | FsspecStore) -> Iterator[str]:
                 store.remove(path)
         except RaygionError as error:
             # A policy without the right to delete is a good one: only collecting garbage needs it.
-            log.warning("the probe object %s stays in the store: %s", path, error)
+            log.warning(
+                "store.probe_stays",
+                "the probe object {path} stays in the store: {error}",
+                path=path,
+                error=error,
+            )
 
 
 def _cannot_be_written(store: LocalStore | FsspecStore, error: RaygionError) -> InvalidArgument:

@@ -9,7 +9,7 @@ import typer
 
 from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.query.search import TOP_K_DEFAULT
-from cluster.search.checks import TOP_K_MAX
+from cluster.query.terms import TOP_K_MAX
 from deployments.cli.options import Config, Json, Region, opened
 from deployments.cli.queries import Release
 from deployments.clients.http_client import HttpRegion

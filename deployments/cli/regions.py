@@ -67,15 +67,15 @@ def policy_in(
     installation: Installation, wait_for: str | None, prepare_timeout_s: float | None
 ) -> RolloutPolicy:
     """The settings' policy with what the command says over it. Raises InvalidArgument."""
-    told = installation.settings.rollout.model_dump()
+    changes = installation.settings.rollout.model_dump()
     if wait_for in _WORDS:
-        told["wait_for"] = wait_for
+        changes["wait_for"] = wait_for
     elif wait_for is not None:
-        told["wait_for"] = regions_in(wait_for, installation, "wait-for")
+        changes["wait_for"] = regions_in(wait_for, installation, "wait-for")
     if prepare_timeout_s is not None:
-        told["prepare_timeout_s"] = prepare_timeout_s
+        changes["prepare_timeout_s"] = prepare_timeout_s
     try:
-        return RolloutPolicy.model_validate(told)
+        return RolloutPolicy.model_validate(changes)
     except ValidationError as error:
         first = error.errors()[0]
         raise InvalidArgument(first["msg"], "prepare-timeout") from error

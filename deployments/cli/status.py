@@ -99,14 +99,14 @@ def _show_one(installation: Installation, *, as_json: bool) -> None:
         f"leader {summary['leader']}, epoch {summary['epoch']}, "
         f"release log at {summary['log_position']}"
     )
-    _say_of_the_cluster(installation)
+    _say_cluster(installation)
     for release in summary["resident"]:
         out.print(_resident(release, current=release["release"] == summary["release"]))
     if len(summary["machines"]) > 1:
         out.print(_machines(summary["machines"]))
 
 
-def _say_of_the_cluster(installation: Installation) -> None:
+def _say_cluster(installation: Installation) -> None:
     # Imported late: it brings Ray, which the other commands of this file do without.
     from deployments.hosting import region_host
 

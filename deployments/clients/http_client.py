@@ -10,25 +10,17 @@ import orjson
 
 from cluster.errors import RaygionError, Unavailable
 from cluster.regions.event_stream import EventParser
+from cluster.regions.wire import told_error
 from deployments.installation import Installation, NotRunning
 
 _TIMEOUT_S = 660.0
 _CONNECT_TIMEOUT_S = 5.0
 
 
-class RemoteError(RaygionError):
-    """An error that a region answered with; code and retryable are the region's own."""
-
-    def __init__(self, message: str, code: str, retryable: bool) -> None:
-        super().__init__(message)
-        self.args = (message, code, retryable)
-        # Class attributes elsewhere in the tree; here they are what the wire said.
-        self.code = code  # type: ignore[misc]
-        self.retryable = retryable  # type: ignore[misc]
-
-
 class HttpRegion:
-    """A connection to a region's endpoint. Raises RemoteError, NotRunning, Unavailable."""
+    """A connection to a region's endpoint. Raises the errors of `cluster.errors` that the region
+    answers with; NotRunning where none answers, Unavailable where something else does.
+    """
 
     def __init__(
         self, url: str, api_key: str | None, *, connect_timeout_s: float = _CONNECT_TIMEOUT_S
@@ -75,12 +67,19 @@ class HttpRegion:
                     self._checked(response)
                 for chunk in response.iter_bytes():
                     for event, data in parser.feed(chunk):
-                        told = orjson.loads(data)
                         if event == "error":
-                            raise _remote(told["error"])
-                        yield event, told
+                            raise told_error(data)
+                        yield event, orjson.loads(data)
         except httpx.TransportError as error:
             raise self._unreachable(error) from error
+
+    def answers(self, *, timeout_s: float) -> bool:
+        """Whether a region answers there, be it with an error."""
+        try:
+            self._told(self._sent("GET", "/readyz", None, timeout_s))
+        except Unavailable:
+            return False
+        return True
 
     def _sent(
         self, method: str, path: str, body: Mapping[str, object] | None, timeout_s: float
@@ -96,12 +95,19 @@ class HttpRegion:
         return httpx.Timeout(timeout_s, connect=min(timeout_s, self._connect_timeout_s))
 
     def _checked(self, response: httpx.Response) -> dict[str, Any]:
+        told = self._told(response)
+        if isinstance(told, RaygionError):
+            raise told
+        return told
+
+    def _told(self, response: httpx.Response) -> dict[str, Any] | RaygionError:
+        """The reply, or the error that it tells. Raises Unavailable for what no region says."""
         try:
+            if not response.is_success:
+                return told_error(response.content)
             parsed: dict[str, Any] = orjson.loads(response.content)
-            if response.is_success:
-                return parsed
-            raise _remote(parsed["error"])
-        except (orjson.JSONDecodeError, TypeError, KeyError) as error:
+            return parsed
+        except ValueError as error:
             raise Unavailable(
                 f"{self._url} answered {response.status_code}, but not as a region does: "
                 "is it starting, or another program?"
@@ -111,8 +117,3 @@ class HttpRegion:
         if isinstance(error, httpx.ConnectError):
             return NotRunning(f"no region answers at {self._url}; start it with `raygion up`")
         return Unavailable(f"the region at {self._url} did not answer: {error}")
-
-
-def _remote(error: Mapping[str, Any]) -> RemoteError:
-    # The message names the field already.
-    return RemoteError(error["message"], error["code"], error["retryable"])

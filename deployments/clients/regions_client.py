@@ -15,7 +15,7 @@ from cluster.query.session import SessionToken
 from cluster.regions.routing import RegionRouter
 from deployments.clients.http_client import HttpRegion
 
-CONNECT_TIMEOUT_S = 1.0
+_CONNECT_TIMEOUT_S = 1.0
 _TIMEOUTS_MS = {"/v1/search": 5_000, "/v1/answer": 60_000}
 """Times that the interface grants to a request without `timeout_ms`."""
 _PINNING = ("release", "consistency", "session", "max_staleness_ms")
@@ -39,8 +39,10 @@ class RegionsClient:
         location: Location | None = None,
         rng: random.Random | None = None,
         clock: Clock = SYSTEM_CLOCK,
+        connect_timeout_s: float = _CONNECT_TIMEOUT_S,
     ) -> None:
         self._location = location
+        self._connect_timeout_s = connect_timeout_s
         self._clock = clock
         self._router = RegionRouter(
             settings.region_map(), now_s=clock.monotonic_s, rng=rng or system_rng()
@@ -96,12 +98,21 @@ class RegionsClient:
                 last_error = _unless_final(error)
         raise last_error or _too_late()
 
+    def order(self, body: Mapping[str, object]) -> tuple[str, ...]:
+        """The regions in the order in which a request with this body asks them now."""
+        corpus, user = body.get("corpus"), body.get("user")
+        return self._router.order(
+            asked=None,
+            caller=Caller(location=self._location, user=user if isinstance(user, str) else ""),
+            corpus=self._router.residency.meant(corpus if isinstance(corpus, str) else None),
+        )
+
     def _region(self, name: str) -> HttpRegion:
         """Connected at the first use: most callers never need a second region."""
         if name not in self._regions:
             endpoint = self._router.endpoints[name]
             self._regions[name] = HttpRegion(
-                endpoint.url, endpoint.api_key, connect_timeout_s=CONNECT_TIMEOUT_S
+                endpoint.url, endpoint.api_key, connect_timeout_s=self._connect_timeout_s
             )
         return self._regions[name]
 
@@ -110,7 +121,7 @@ class RegionsClient:
         given_ms = body.get("timeout_ms")
         timeout_ms = given_ms if isinstance(given_ms, int) else _TIMEOUTS_MS[path]
         deadline = Deadline.after(timeout_ms / 1000.0, self._clock)
-        order = self._order(body)
+        order = self.order(body)
         for left, name in zip(range(len(order), 0, -1), order, strict=True):
             remaining_s = deadline.remaining_s()
             if remaining_s <= 0.0:
@@ -118,14 +129,6 @@ class RegionsClient:
             # One that hangs leaves the others their chance.
             share = remaining_s if left == 1 else remaining_s / 2
             yield name, Deadline.after(share, self._clock)
-
-    def _order(self, body: Mapping[str, object]) -> tuple[str, ...]:
-        corpus, user = body.get("corpus"), body.get("user")
-        return self._router.order(
-            asked=None,
-            caller=Caller(location=self._location, user=user if isinstance(user, str) else ""),
-            corpus=self._router.residency.meant(corpus if isinstance(corpus, str) else None),
-        )
 
     def _asked(self, body: Mapping[str, object], share: Deadline) -> dict[str, object]:
         asked = {**body, "timeout_ms": max(1, int(share.remaining_s() * 1000))}
@@ -144,14 +147,14 @@ def _unless_final(error: RaygionError) -> RaygionError:
     raise error
 
 
-def _later(known: str, told: str) -> str:
+def _later(kept: str, token: str) -> str:
     """The token of which of the two has seen more: a region that lags behind may have answered."""
     try:
-        seen, new = SessionToken.decode(known), SessionToken.decode(told)
+        earlier, new = SessionToken.decode(kept), SessionToken.decode(token)
     except InvalidArgument:
-        return told or known
-    is_older = seen.store_id == new.store_id and new.position < seen.position
-    return known if is_older else told
+        return token or kept
+    is_older = earlier.store_id == new.store_id and new.position < earlier.position
+    return kept if is_older else token
 
 
 def _too_late() -> DeadlineExceeded:

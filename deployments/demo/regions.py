@@ -29,7 +29,7 @@ from cluster.shards.index_parameters import IndexKind, IndexParameters
 from deployments.clients.http_client import HttpRegion
 from deployments.clients.regions_client import RegionsClient
 from deployments.demo import steps as acts
-from deployments.demo.report import Cut, Findings, Killed, SwitchSeen, report
+from deployments.demo.report import Cut, Findings, Killed, ObservedSwitch, report
 from deployments.demo.store_link import StoreLink
 from deployments.demo.traffic import Traffic, traffic_to
 from deployments.hosting.interrupts import uninterrupted
@@ -45,19 +45,19 @@ from deployments.terminal import REUSED, Step, Steps, err
 
 T = TypeVar("T")
 SOURCE = Path(__file__).resolve().parents[2] / "data" / "factbook" / "factbook.jsonl"
-CORPUS, PART = "africa", "africa"
-"""A part of the factbook, since it is embedded for two kinds of index."""
+CORPUS, SUBSET = "africa", "africa"
+"""Subset of the factbook, since it is embedded for two kinds of index."""
 QUESTION = "What is the capital of Chad?"
 ASKED = {"corpus": CORPUS, "query": QUESTION, "top_k": 3}
 
-PLACES = {
+LOCATIONS = {
     "frankfurt": Location(latitude=50.1, longitude=8.7),
     "virginia": Location(latitude=38.9, longitude=-77.4),
     "singapore": Location(latitude=1.35, longitude=103.8),
     "saopaulo": Location(latitude=-23.5, longitude=-46.6),
     "sydney": Location(latitude=-33.9, longitude=151.2),
 }
-REGIONS_MIN, REGIONS_MAX = 3, len(PLACES)
+REGIONS_MIN, REGIONS_MAX = 3, len(LOCATIONS)
 """Numbers of regions: with fewer, one cannot be cut off and another one lost while a third goes on.
 """
 _LEADER_TIMEOUT_S = 60.0
@@ -118,7 +118,7 @@ def run_regions_demo(
     with _stopped_at_end(settings, steps) as drivers:
         world = _World(steps, drivers, links)
         with steps.shown():
-            findings = _tell(world)
+            findings = _run_story(world)
         took_s = SYSTEM_CLOCK.monotonic_s() - started_s
         report(findings, steps, [d.installation for d in drivers], took_s, as_json=as_json)
         if stay:
@@ -147,8 +147,8 @@ def _settings(
     store, folder = Path(base.store.url), base.state_folder / "demo"
     store.mkdir(parents=True, exist_ok=True)
     named = {
-        name: _region(installation.region_settings, number, place)
-        for number, (name, place) in enumerate(list(PLACES.items())[:regions])
+        name: _region(installation.region_settings, number, location)
+        for number, (name, location) in enumerate(list(LOCATIONS.items())[:regions])
     }
     corpus = base.corpus(CORPUS).model_copy(update={"replicas": 1})
     shared = base.model_copy(
@@ -170,9 +170,9 @@ def _settings(
     }, links
 
 
-def _region(like: RegionSettings, number: int, place: Location) -> RegionSettings:
+def _region(like: RegionSettings, number: int, location: Location) -> RegionSettings:
     http = like.http.model_copy(update={"port": like.http.port + number, "gateways_max": 1})
-    changes: dict[str, object] = {"http": http, "location": place, "generates": number == 0}
+    changes: dict[str, object] = {"http": http, "location": location, "generates": number == 0}
     if number:
         # Only the first one builds and generates.
         changes["cpus"] = 1
@@ -200,16 +200,16 @@ def _stopped_at_end(
             list(threads.map(RegionDriver.stop, drivers))
 
 
-def _tell(world: _World) -> Findings:
+def _run_story(world: _World) -> Findings:
     first, second = _bring_up(world)
     with world.steps.step("The same question in every region") as step:
         hits = _ask_each(world)
         same = len({orjson.dumps(found["hits"]) for found in hits.values()}) == 1
         step.note("same hits, same scores" if same else "THE HITS DIFFER")
     with world.steps.step("Another index and prompt, committed under queries") as step:
-        committed, seen_commit = _switched(world, step, acts.propose, second)
+        committed, commit = _switched(world, step, acts.propose, second)
     with world.steps.step("Rolled back under queries") as step:
-        _, seen_rollback = _switched(world, step, acts.rollback, first)
+        _, rollback = _switched(world, step, acts.rollback, first)
     with world.steps.step("A region without a language model answers") as step:
         answer = _answer_elsewhere(world, step)
     cut = _cut_off(world, committed, first)
@@ -218,7 +218,7 @@ def _tell(world: _World) -> Findings:
         question=QUESTION,
         hits=hits,
         same_hits=same,
-        switches=(seen_commit, seen_rollback),
+        switches=(commit, rollback),
         cut=cut,
         killed=killed,
         answer=answer,
@@ -231,7 +231,7 @@ def _bring_up(world: _World) -> tuple[int, ReleaseContents]:
     with steps.step(f"{len(world.drivers)} Ray clusters") as step:
         run_in_each(world.drivers, join_new_cluster, note=step.note)
     with steps.step("Read the World Factbook on Africa") as step:
-        build.run(acts.ingest, CORPUS, str(_part_of_source(world)), note=step.note)
+        build.run(acts.ingest, CORPUS, str(_subset_of_source(world)), note=step.note)
     with steps.step("Embedding model and language model") as step:
         build.run(acts.store_models, note=step.note)
     with steps.step("Embed and build the shards") as step:
@@ -251,11 +251,11 @@ def _bring_up(world: _World) -> tuple[int, ReleaseContents]:
     return number, second
 
 
-def _part_of_source(world: _World) -> Path:
+def _subset_of_source(world: _World) -> Path:
     documents = map(orjson.loads, SOURCE.read_bytes().splitlines())
-    part = [doc for doc in documents if doc["metadata"]["region"] == PART]
-    path = world.first.installation.settings.state_folder / f"{PART}.jsonl"
-    path.write_bytes(b"".join(orjson.dumps(document) + b"\n" for document in part))
+    subset = [doc for doc in documents if doc["metadata"]["region"] == SUBSET]
+    path = world.first.installation.settings.state_folder / f"{SUBSET}.jsonl"
+    path.write_bytes(b"".join(orjson.dumps(document) + b"\n" for document in subset))
     return path
 
 
@@ -286,7 +286,7 @@ def _answer_elsewhere(world: _World, step: Step) -> dict[str, Any] | None:
 
 def _switched(
     world: _World, step: Step, act: Callable[..., int], subject: object
-) -> tuple[int, SwitchSeen]:
+) -> tuple[int, ObservedSwitch]:
     """Carries out a switch while every region is asked; the release, and what the replies tell."""
     with world.traffic() as traffic:
         traffic.wait_for_more()
@@ -296,15 +296,17 @@ def _switched(
         traffic.wait_for_more()
     switch = world.first.installation.read_release_log().switches[-1]
     moments = {d.region: traffic.switched_ms(d.region, number, since_ms) for d in world.drivers}
-    seen = SwitchSeen(
+    observed = ObservedSwitch(
         what=f"release {number}",
         at_ms=switch.at_ms,
         first_reply_ms={name: at_ms for name, at_ms in moments.items() if at_ms is not None},
         queries=len(traffic.replies),
         failed=len(traffic.failed),
     )
-    step.note(f"skew {seen.skew_ms:.0f} ms, {seen.failed} of {seen.queries} queries failed")
-    return number, seen
+    step.note(
+        f"skew {observed.skew_ms:.0f} ms, {observed.failed} of {observed.queries} queries failed"
+    )
+    return number, observed
 
 
 def _cut_off(world: _World, other: int, current: int) -> Cut:
@@ -353,7 +355,7 @@ def _kill(world: _World, gone: RegionDriver) -> Killed:
     settings = world.first.installation.settings
     with (
         world.steps.step(f"{gone.region} killed under queries") as step,
-        RegionsClient(settings, location=PLACES[gone.region]) as user,
+        RegionsClient(settings, location=LOCATIONS[gone.region]) as user,
         Traffic({"user": partial(user.post, "/v1/search", ASKED)}) as traffic,
     ):
         traffic.wait_for_more()

@@ -12,7 +12,7 @@ from deployments.terminal import Steps, out, print_json, table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SwitchSeen:
+class ObservedSwitch:
     """A switch between releases while every region was asked."""
 
     what: str
@@ -25,7 +25,7 @@ class SwitchSeen:
 
     @property
     def skew_ms(self) -> float:
-        """From the first region to the last."""
+        """Time from the first region's switch to the last one's."""
         return max(self.first_reply_ms.values()) - min(self.first_reply_ms.values())
 
 
@@ -65,7 +65,7 @@ class Findings:
     hits: Mapping[str, dict[str, Any]]
     """Reply to `/v1/search` in each region."""
     same_hits: bool
-    switches: Sequence[SwitchSeen]
+    switches: Sequence[ObservedSwitch]
     cut: Cut
     killed: Killed
     answer: dict[str, Any] | None
@@ -88,7 +88,7 @@ def report(
                 "hits": {name: found["hits"] for name, found in findings.hits.items()},
                 "same_hits": findings.same_hits,
                 "switches": [
-                    {**_fields(seen), "skew_ms": seen.skew_ms} for seen in findings.switches
+                    {**_fields(switch), "skew_ms": switch.skew_ms} for switch in findings.switches
                 ],
                 "cut": findings.cut,
                 "killed": findings.killed,
@@ -118,24 +118,24 @@ def _show_hits(findings: Findings) -> None:
     out.print(table(f"Hits: {same}", ("region", "release", "score", "id"), rows))
 
 
-def _switches(switches: Sequence[SwitchSeen], regions: Sequence[str]) -> Any:
+def _switches(switches: Sequence[ObservedSwitch], regions: Sequence[str]) -> Any:
     rows = [
         (
-            seen.what,
-            _moment(seen.at_ms),
-            *(_after(seen, name) for name in regions),
-            f"{seen.skew_ms:.0f}",
-            f"{seen.failed} of {seen.queries}",
+            switch.what,
+            _moment(switch.at_ms),
+            *(_after(switch, name) for name in regions),
+            f"{switch.skew_ms:.0f}",
+            f"{switch.failed} of {switch.queries}",
         )
-        for seen in switches
+        for switch in switches
     ]
     columns = ("switch to", "at (UTC)", *regions, "skew ms", "failed")
     return table("First answer after the moment of the switch, ms", columns, rows)
 
 
-def _after(seen: SwitchSeen, region: str) -> str:
-    at_ms = seen.first_reply_ms.get(region)
-    return "never" if at_ms is None else f"+{at_ms - seen.at_ms:.0f}"
+def _after(switch: ObservedSwitch, region: str) -> str:
+    at_ms = switch.first_reply_ms.get(region)
+    return "never" if at_ms is None else f"+{at_ms - switch.at_ms:.0f}"
 
 
 def _cut(cut: Cut) -> Any:
@@ -172,11 +172,11 @@ def _moment(at_ms: float) -> str:
     return datetime.fromtimestamp(at_ms / 1000, tz=UTC).strftime("%H:%M:%S")
 
 
-def _fields(seen: SwitchSeen) -> dict[str, object]:
+def _fields(switch: ObservedSwitch) -> dict[str, object]:
     return {
-        "to": seen.what,
-        "at_ms": seen.at_ms,
-        "first_reply_ms": dict(seen.first_reply_ms),
-        "queries": seen.queries,
-        "failed": seen.failed,
+        "to": switch.what,
+        "at_ms": switch.at_ms,
+        "first_reply_ms": dict(switch.first_reply_ms),
+        "queries": switch.queries,
+        "failed": switch.failed,
     }

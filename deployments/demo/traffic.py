@@ -85,27 +85,27 @@ class Traffic:
         answered = (reply for reply in reversed(self._replies[name]) if not reply.error)
         return next(answered, Reply(asked=name, asked_ms=0.0, took_ms=0.0))
 
-    def wait_for(self, seen: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
+    def wait_for(self, condition: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
         """Raises DeadlineExceeded when the replies do not show it in time."""
-        if not wait_until(seen, timeout_s, poll_s=_WAIT_S, clock=self._clock):
+        if not wait_until(condition, timeout_s, poll_s=_WAIT_S, clock=self._clock):
             raise DeadlineExceeded(f"waited {timeout_s:.0f} s for {what}")
 
     def wait_for_release(self, release: int, *names: str, timeout_s: float = 60.0) -> None:
         """Returns when the latest answer to each of these askers (by default all) is by it."""
 
-        def seen() -> bool:
+        def has_come() -> bool:
             return all(self.latest(name).release == release for name in names or self._replies)
 
-        self.wait_for(seen, f"answers of release {release}", timeout_s)
+        self.wait_for(has_come, f"answers of release {release}", timeout_s)
 
     def wait_for_more(self, replies: int = 5, timeout_s: float = 60.0) -> None:
         """Returns when so many more replies have come to each asker."""
-        wanted = {name: len(seen) + replies for name, seen in self._replies.items()}
+        wanted = {name: len(given) + replies for name, given in self._replies.items()}
 
-        def seen() -> bool:
+        def has_come() -> bool:
             return all(len(self._replies[name]) >= number for name, number in wanted.items())
 
-        self.wait_for(seen, "replies", timeout_s)
+        self.wait_for(has_come, "replies", timeout_s)
 
     def switched_ms(self, name: str, release: int, since_ms: float) -> float | None:
         """Time of the asker's first reply by the release, of the requests sent since `since_ms`."""
@@ -125,17 +125,17 @@ class Traffic:
             return (self._clock.monotonic_s() - started_s) * 1000.0
 
         try:
-            said = ask()
+            reply = ask()
         except RaygionError as error:
             return Reply(asked=name, asked_ms=asked_ms, took_ms=took_ms(), error=str(error))
         return Reply(
             asked=name,
             asked_ms=asked_ms,
             took_ms=took_ms(),
-            release=said["release"],
-            served_by=said["served_by"],
-            staleness_ms=said["staleness_ms"],
-            ids=tuple(hit["id"] for hit in said["hits"]),
+            release=reply["release"],
+            served_by=reply["served_by"],
+            staleness_ms=reply["staleness_ms"],
+            ids=tuple(hit["id"] for hit in reply["hits"]),
         )
 
 

@@ -17,7 +17,8 @@ from ir_measures import DefaultPipeline, Measure, Qrel, ScoredDoc
 
 from cluster.clock import Backoff, Deadline
 from cluster.errors import InvalidArgument, RaygionError
-from cluster.search.checks import HITS_MAX, TOP_K_MAX
+from cluster.query.terms import TOP_K_MAX
+from cluster.search.checks import HITS_MAX
 from deployments.evaluation.files import Judgements, Queries
 
 _BATCH_MAX = 64

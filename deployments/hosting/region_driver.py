@@ -85,9 +85,9 @@ class RegionDriver:
             self.end()
             raise Unavailable(f"the driver of region {self.region} took over {timeout_s:.0f} s")
 
-    def coordinator(self, method: str, *args: object, **options: object) -> Any:
+    def coordinator(self, method: str, *args: object) -> Any:
         """Calls a method of the `CoordinatorClient`; raises what it raises."""
-        return self.run(_call_coordinator, method, args, options)
+        return self.run(_call_coordinator, method, args)
 
     def pids(self, title: str = "") -> list[int]:
         """The processes of the region whose title begins so, such as `ray::Coordinator`."""
@@ -180,11 +180,10 @@ def _call_coordinator(
     note: Note,
     method: str,
     args: Sequence[object],
-    options: dict[str, Any],
 ) -> object:
     from actors.coordinator.client import CoordinatorClient
 
-    return getattr(CoordinatorClient(), method)(*args, **options)
+    return getattr(CoordinatorClient(), method)(*args)
 
 
 def join_new_cluster(installation: Installation, note: Note) -> None:

@@ -18,11 +18,12 @@ from ray.exceptions import RayError
 from actors.coordinator.client import CoordinatorClient
 from actors.runtime.calls import NAMESPACE
 from actors.runtime.cluster_join import not_joined, prepare_to_join
+from actors.runtime.process_logs import ProcessLogs
 from actors.runtime.ray_private import worker
-from cluster.errors import Conflict, InvalidArgument, Unavailable
+from cluster.errors import Conflict, InvalidArgument
 from cluster.progress import Note
 from cluster.releases.name_claim import claim_region
-from deployments.clients.http_client import HttpRegion, RemoteError
+from deployments.clients.http_client import HttpRegion
 from deployments.hosting.interrupts import uninterrupted
 from deployments.hosting.start_checks import check_before_start, check_seen_alike
 from deployments.installation import Installation, NotRunning
@@ -51,7 +52,7 @@ def start_cluster(installation: Installation) -> LocalCluster:
     _ = installation.store
     # HAProxy outlives the cluster that it belonged to, and would be taken for another region.
     clear_away(installation.run_folder)
-    _check_not_served(installation)
+    check_not_served(installation)
     return start_local_cluster(
         name=installation.region,
         run_dir=installation.run_folder,
@@ -62,14 +63,10 @@ def start_cluster(installation: Installation) -> LocalCluster:
     )
 
 
-def _check_not_served(installation: Installation) -> None:
+def check_not_served(installation: Installation) -> None:
     """Raises Conflict when a region answers where the one that is to be started would."""
     with HttpRegion.of(installation) as http:
-        try:
-            http.get("/readyz", timeout_s=_LOOK_TIMEOUT_S)
-        except RemoteError:
-            pass  # in the way in which a region does
-        except Unavailable:
+        if not http.answers(timeout_s=_LOOK_TIMEOUT_S):
             return
     raise Conflict(
         f"a region answers at {installation.url} already, but its Ray cluster was not started from "
@@ -91,6 +88,7 @@ def join(installation: Installation) -> None:
 
     For the main thread only.
     """
+    ProcessLogs(installation.region, installation.settings.logs.format).hand_on()
     if ray.is_initialized():
         return
     address = installation.ray_address

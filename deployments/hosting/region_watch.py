@@ -10,6 +10,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 
 from cluster.clock import SYSTEM_CLOCK
@@ -17,12 +18,23 @@ from deployments.installation import Installation
 from deployments.nodes.local_cluster import find_local_cluster
 from deployments.nodes.machine import find_machine
 
-_LOOK_S = 0.5
-_RETRY_S = 2.0
-_NOTICE_S = 10.0
-"""Time for a command to notice that what it started has died, and to say why."""
 _END_S = 30.0
 """Time for a command that is told to end, in which it ends the cluster that it started."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchTimes:
+    """How often a watch looks, and how long it waits."""
+
+    look_s: float = 0.5
+    """From one look at what was started to the next."""
+    retry_s: float = 2.0
+    """From a start that failed to the next one."""
+    notice_s: float = 10.0
+    """Time for a command to notice that what it started has died, and to say why."""
+
+
+_TIMES = WatchTimes()
 
 
 class Standing(StrEnum):
@@ -43,7 +55,10 @@ def standing_of(installation: Installation, *, one_of_several: bool) -> Standing
 
 
 def keep_up(
-    bring_up: Callable[[], int], standing: Callable[[], Standing], note: Callable[[], None]
+    bring_up: Callable[[], int],
+    standing: Callable[[], Standing],
+    note: Callable[[], None],
+    times: WatchTimes = _TIMES,
 ) -> int:
     """Calls `bring_up`, which returns a process's status, and again, after `note`, whenever the
     region has died.
@@ -56,16 +71,18 @@ def keep_up(
     while True:
         match standing():
             case Standing.UP:
-                SYSTEM_CLOCK.sleep(_LOOK_S)
+                SYSTEM_CLOCK.sleep(times.look_s)
             case Standing.ENDED:
                 return 0
             case Standing.DIED:
                 note()
                 while bring_up():
-                    SYSTEM_CLOCK.sleep(_RETRY_S)
+                    SYSTEM_CLOCK.sleep(times.retry_s)
 
 
-def run_while_it_lives(command: Sequence[str], standing: Callable[[], Standing]) -> int:
+def run_while_it_lives(
+    command: Sequence[str], standing: Callable[[], Standing], times: WatchTimes = _TIMES
+) -> int:
     """Runs `command`, which brings the region up, in a process of its own: what a process has
     imported of Ray belongs to one cluster. Returns its status.
 
@@ -76,11 +93,11 @@ def run_while_it_lives(command: Sequence[str], standing: Callable[[], Standing])
     process = subprocess.Popen(command, stderr=sys.stderr)
     try:
         was_up, dead_s = False, 0.0
-        while (status := _status_within(process, _LOOK_S)) is None:
+        while (status := _status_within(process, times.look_s)) is None:
             stands = standing()
             was_up = was_up or stands is Standing.UP
-            dead_s = dead_s + _LOOK_S if was_up and stands is Standing.DIED else 0.0
-            if dead_s > _NOTICE_S:
+            dead_s = dead_s + times.look_s if was_up and stands is Standing.DIED else 0.0
+            if dead_s > times.notice_s:
                 return _end(process)
         return status
     except BaseException:

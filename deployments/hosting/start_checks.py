@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from cluster.config import Settings
@@ -11,21 +12,21 @@ from cluster.store.shared_folder import MOUNTS, check_shared_folder
 from deployments.installation import Installation
 
 
-def check_before_start(installation: Installation) -> None:
+def check_before_start(installation: Installation, mounts: Path = MOUNTS) -> None:
     """Raises InvalidArgument when others could come in without a key, or when the regions would not
     see at once what the others write to the store.
     """
     installation.region_settings.http.check_others_are_kept_out(installation.region)
     if _are_on_several_machines(installation.settings):
-        check_seen_alike(installation.settings.store.url)
+        check_seen_alike(installation.settings.store.url, mounts)
 
 
-def check_seen_alike(store_url: str) -> None:
+def check_seen_alike(store_url: str, mounts: Path = MOUNTS) -> None:
     """Raises InvalidArgument for a folder of which several machines would see different states."""
     folder = local_folder(store_url)
     # Where the kernel lists its mounts. Elsewhere nobody runs several machines.
-    if folder is not None and MOUNTS.exists():
-        check_shared_folder(folder.resolve(), MOUNTS.read_text())
+    if folder is not None and mounts.exists():
+        check_shared_folder(folder.resolve(), mounts.read_text())
 
 
 def _are_on_several_machines(settings: Settings) -> bool:

@@ -42,6 +42,7 @@ from deployments.http.openai.schema import ChatBody, in_words_of_chat, parse_cha
 from deployments.http.region_routes import GenerateBody, RegionAnswerBody, RegionRoutes
 from deployments.http.routes import ANSWER, CHAT, SEARCH
 from deployments.http.schemas.answer import AnswerBody, parse_answer
+from deployments.http.schemas.json_body import quoted
 from deployments.http.schemas.openapi_parts import REFERENCES, body_of, json_response, replies
 from deployments.http.schemas.replies import (
     ANSWER_EXAMPLES,
@@ -56,7 +57,7 @@ from deployments.http.schemas.replies import (
     render_ready,
     render_status,
 )
-from deployments.http.schemas.search import SearchBody, quoted
+from deployments.http.schemas.search import SearchBody
 from deployments.http.search_route import SearchRoute
 from deployments.http.settings import HttpSettings
 from deployments.http.streams.alive_stream import alive

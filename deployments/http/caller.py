@@ -12,9 +12,8 @@ from pydantic import ValidationError
 from starlette.types import Scope
 
 from cluster.errors import InvalidArgument
-from cluster.query.answers import AnswerRequest
 from cluster.query.caller import Caller, Location
-from cluster.query.search import SearchRequest
+from cluster.query.request import Request
 from cluster.regions.wire import FORWARDED_BY
 from deployments.http.body import header_values
 
@@ -25,7 +24,7 @@ _DECIMAL = r"[+-]?\d{1,3}(?:\.\d{1,15})?"
 _LOCATION = re.compile(rf"\s*({_DECIMAL})\s*,\s*({_DECIMAL})\s*")
 _NAME = re.compile(r"[\w.-]{1,64}", re.ASCII)
 
-RequestT = TypeVar("RequestT", SearchRequest, AnswerRequest)
+RequestT = TypeVar("RequestT", bound=Request)
 
 
 class CallerReader:

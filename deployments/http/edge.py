@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cluster.clock import Clock
 from cluster.errors import NotFound, Overloaded, Unauthenticated
+from cluster.logs.events import log_scope
 from deployments.http.body import header_value, header_values
 from deployments.http.errors import NO_ROUTE, ClientGone, error_response, log_failure
 from deployments.http.routes import ANSWER_ROUTES, REGION_ROUTES
@@ -144,20 +145,21 @@ class HttpEdge:
             await send(message)
 
         reply = PacedReply(send_traced, scope, self._unread)
-        try:
-            await self._answer(route, scope, receive, reply)
-        except ClientGone:
-            if status is None:
-                await Response(status_code=CLIENT_GONE_STATUS)(scope, receive, send_traced)
-        except Exception as error:
-            log_failure(error, trace_id)
-            if status is not None:
-                raise
-            await error_response(error, trace_id)(scope, receive, send_traced)
-        finally:
-            reply.close()
-            took_s = self._clock.monotonic_s() - started_s
-            self._metrics.request_finished(route, status or CLIENT_GONE_STATUS, took_s)
+        with log_scope(trace_id=trace_id):
+            try:
+                await self._answer(route, scope, receive, reply)
+            except ClientGone:
+                if status is None:
+                    await Response(status_code=CLIENT_GONE_STATUS)(scope, receive, send_traced)
+            except Exception as error:
+                log_failure(error)
+                if status is not None:
+                    raise
+                await error_response(error, trace_id)(scope, receive, send_traced)
+            finally:
+                reply.close()
+                took_s = self._clock.monotonic_s() - started_s
+                self._metrics.request_finished(route, status or CLIENT_GONE_STATUS, took_s)
 
     async def _answer(self, route: str, scope: Scope, receive: Receive, send: Send) -> None:
         if route not in OPEN_ROUTES:

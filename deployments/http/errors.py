@@ -9,7 +9,6 @@ details go to the log under the trace id.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping
 
@@ -19,8 +18,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from cluster.errors import Overloaded, RaygionError, Unauthenticated, Unavailable
+from cluster.logs.events import EventLog
 
-logger = logging.getLogger("raygion.http")
+log = EventLog(__name__)
 
 _INSTEAD = {
     "/v1/completions": "POST /v1/chat/completions",
@@ -93,10 +93,10 @@ async def refused_by_router(request: Request, error: Exception) -> Response:
     )
 
 
-def log_failure(error: Exception, trace_id: str) -> None:
+def log_failure(error: Exception) -> None:
     """Writes a failure of ours with its traceback; what callers do wrong is no event."""
     if http_status(error) == 500:
-        logger.error("request failed, trace id %s", trace_id, exc_info=error)
+        log.error("request.failed", "a request failed: {error}", error=error, traceback_of=error)
 
 
 def _body(

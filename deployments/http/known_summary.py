@@ -23,8 +23,19 @@ _CALL_TIMEOUT_S = 60.0
 class KnownSummary:
     """Asks `source` for the summary when somebody wants it. For one event loop."""
 
-    def __init__(self, source: StatusSource, clock: Clock, *, timeout_s: float) -> None:
+    def __init__(
+        self,
+        source: StatusSource,
+        clock: Clock,
+        *,
+        timeout_s: float,
+        call_timeout_s: float = _CALL_TIMEOUT_S,
+    ) -> None:
+        """`timeout_s`: how long a caller waits for a summary; `call_timeout_s`: how long a call to
+        the coordinator may take, for whom nobody waits any more.
+        """
         self._source = source
+        self._call_timeout_s = call_timeout_s
         self._clock = clock
         self._timeout_s = timeout_s
         self._asking: asyncio.Task[None] | None = None
@@ -68,7 +79,7 @@ class KnownSummary:
     async def _call(self) -> None:
         asked_s = self._clock.monotonic_s()
         try:
-            async with asyncio.timeout(_CALL_TIMEOUT_S):
+            async with asyncio.timeout(self._call_timeout_s):
                 self._last = await self._source.status()
         except TimeoutError:
             self._failure = DeadlineExceeded("the region did not say its status in time")

@@ -38,16 +38,11 @@ from deployments.http.schemas.answer import (
     StopTexts,
     Temperature,
 )
+from deployments.http.schemas.json_body import Body, parse_body
 from deployments.http.schemas.openapi_parts import body_of, json_response, replies
 from deployments.http.schemas.replies import HealthReply
-from deployments.http.schemas.search import (
-    Body,
-    EmbeddedBody,
-    Name,
-    ReleaseNumber,
-    TimeoutMs,
-    parse_body,
-)
+from deployments.http.schemas.search import EmbeddedBody
+from deployments.http.schemas.terms import Name, ReleaseNumber, TimeoutMs
 from deployments.http.settings import HttpSettings
 from deployments.http.streams.alive_stream import alive
 from deployments.http.streams.sse import EventStream, NamedEvents, event_chunks, named_event

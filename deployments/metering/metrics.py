@@ -8,8 +8,9 @@ from functools import cache
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
-from cluster.query.answers import AnswerResult, Retrieved
+from cluster.query.answers import AnswerResult
 from cluster.query.demand import Consistency
+from cluster.query.provenance import HasProvenance
 from cluster.query.search import SearchResult
 from cluster.regions.status import RegionSummary
 from deployments.metering.duration_histogram import DurationHistogram
@@ -125,9 +126,9 @@ class HttpMetrics:
         self._generated_tokens.inc(result.usage.completion_tokens)
         self._covered(route, result.coverage)
 
-    def served(self, level: Consistency, made: SearchResult | AnswerResult | Retrieved) -> None:
-        self._staleness.set(made.staleness_ms / 1000.0)
-        if made.served_by != made.region:
+    def served(self, level: Consistency, reply: HasProvenance) -> None:
+        self._staleness.set(reply.staleness_ms / 1000.0)
+        if reply.served_by != reply.region:
             self._forwarded.labels(level.value).inc()
 
     def refused(self, level: Consistency) -> None:

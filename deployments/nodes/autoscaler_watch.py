@@ -71,7 +71,7 @@ class AutoscalerWatch:
         self._rests_until_s = 0.0
 
     def look(self, now_s: float) -> bool:
-        """Whether the autoscaler was started anew."""
+        """True when the autoscaler was started anew."""
         gone = given_up(self._state.read_bytes()) if self._state.is_file() else frozenset()
         self._since_s = {machine: self._since_s.get(machine, now_s) for machine in gone}
         process = self._find()

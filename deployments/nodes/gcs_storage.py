@@ -49,11 +49,11 @@ def check_redis(redis: str) -> None:
     except OSError as error:
         raise Unavailable(f"gcs_redis: {redis} does not answer: {error}") from error
     if not reply.startswith(b"+PONG"):
-        said = reply.decode(errors="replace").strip()
-        raise InvalidArgument(f"{redis} is no Redis that takes commands: {said!r}", "gcs_redis")
+        text = reply.decode(errors="replace").strip()
+        raise InvalidArgument(f"{redis} is no Redis that takes commands: {text!r}", "gcs_redis")
 
 
-def forget(redis: str, marker: str) -> None:
+def remove_cluster_state(redis: str, marker: str) -> None:
     """Removes what the cluster that carried `marker` left in Redis, if that answers."""
     command = [sys.executable, "-c", _FORGET, redis, _namespace(marker)]
     with suppress(subprocess.TimeoutExpired):

@@ -29,7 +29,7 @@ from cluster.clock import wait_until
 from cluster.errors import Conflict, Corrupt, Unavailable
 from deployments.nodes import machine_keeper
 from deployments.nodes.detached import spawn_detached
-from deployments.nodes.gcs_storage import check_redis, forget, storage_env
+from deployments.nodes.gcs_storage import check_redis, remove_cluster_state, storage_env
 from deployments.nodes.haproxy import GatewayPlaces
 from deployments.nodes.marked_processes import (
     GRACE_S,
@@ -50,7 +50,6 @@ from deployments.nodes.ray_starter import (
     driver_env,
     failure_report,
     head_command,
-    node_command,
     write_haproxy_wrapper,
 )
 
@@ -113,18 +112,13 @@ class LocalCluster:
 
             reread_environment()
 
-    def serve_http_options(self) -> dict[str, str | int]:
-        """`http_options` for `serve.start`, which belong together with `proxy_location="HeadOnly"`:
-        all nodes of a local cluster share one address, so only one of them can have the port."""
-        return {"host": LOOPBACK, "port": self.http_port}
-
     @property
     def was_stopped(self) -> bool:
-        """Whether the cluster ends because somebody wants it so."""
+        """True when the cluster ends because somebody wants it so."""
         return self.head_pid == 0
 
     def is_alive(self) -> bool:
-        """Whether the head node runs."""
+        """True when the head node runs."""
         return is_marked(self.head_pid, self.marker)
 
     def pids(self, title: str = "") -> list[int]:
@@ -134,20 +128,6 @@ class LocalCluster:
         running = marked_processes(self.marker)
         return [process.pid for process in running if title_of(process).startswith(title)]
 
-    def add_node(self, *, num_cpus: int, timeout_s: float = 60) -> int:
-        """Starts one more Ray node on this machine and waits until it has joined.
-
-        Returns the pid that holds the node together: kill it to lose the node. Fails with
-        Unavailable when the cluster is down or the node does not come up in time.
-        """
-        if not self.is_alive():
-            raise Unavailable(f"cluster {self.name} is not running")
-        log = self.run_dir / "logs" / f"ray-node-{secrets.token_hex(4)}.log"
-        command = node_command(ray_address=self.ray_address, num_cpus=num_cpus)
-        pid = spawn_detached(command, env=_environment(self), cwd=self.temp_dir, log=log)
-        _wait_for_start(self, pid, log, timeout_s=timeout_s)
-        return pid
-
     def stop(self, *, timeout_s: float = 20) -> list[int]:
         """Ends every process of the cluster, removes its files except the logs, returns the pids.
 
@@ -156,12 +136,12 @@ class LocalCluster:
         """
         if self._is_recorded():
             # First of all: a watch would take the cluster for one that has died.
-            _write_record(replace(self, head_pid=0))
+            record_local_cluster(replace(self, head_pid=0))
         # Agents that lost their raylet never end when they are asked.
         grace_s = GRACE_S if self.is_alive() else 0.0
         ended = end_marked_processes(self.marker, timeout_s=timeout_s, grace_s=grace_s)
         if self.gcs_redis is not None:
-            forget(self.gcs_redis, self.marker)
+            remove_cluster_state(self.gcs_redis, self.marker)
         # A record that was tampered with must not lead to a foreign folder.
         if _read_text(self.temp_dir / _MARKER_FILE) == self.marker:
             with suppress(FileNotFoundError):  # somebody else stops it at the same time
@@ -265,6 +245,13 @@ def find_local_cluster(run_dir: Path) -> LocalCluster | None:
         raise Corrupt(f"{path} is not the record of a cluster: {error!r}") from error
 
 
+def record_local_cluster(cluster: LocalCluster) -> None:
+    """Makes it what `find_local_cluster` finds in its folder."""
+    draft = cluster.run_dir / f"{_RECORD}.new"
+    _write_secret(draft, json.dumps(asdict(cluster), default=str, indent=2))
+    draft.replace(cluster.run_dir / _RECORD)
+
+
 def _end_remains(run_dir: Path) -> None:
     if previous := find_local_cluster(run_dir):
         if previous.is_alive():
@@ -283,7 +270,7 @@ def _start_head(
     # The record comes before the first process, so that a start that is cut off can be cleaned up.
     (cluster.temp_dir / _MARKER_FILE).write_text(cluster.marker)
     _write_secret(cluster.token_path, secrets.token_hex(32))
-    _write_record(cluster)
+    record_local_cluster(cluster)
     write_haproxy_wrapper(cluster.temp_dir, places, cluster.http_port)
     command = head_command(
         temp_dir=cluster.temp_dir,
@@ -294,35 +281,29 @@ def _start_head(
     held = (
         [*command, "--block"] if cluster.gcs_redis is None else [*machine_keeper.COMMAND, *command]
     )
-    env = {**_environment(cluster), **storage_env(cluster.gcs_redis, cluster.marker)}
-    log = cluster.run_dir / "logs" / "ray-start.log"
-    pid = spawn_detached(held, env=env, cwd=cluster.temp_dir, log=log)
-    cluster = replace(cluster, head_pid=pid)
-    _write_record(cluster)
-    _wait_for_start(cluster, pid, log, timeout_s=timeout_s)
-    return cluster
-
-
-def _environment(cluster: LocalCluster) -> dict[str, str]:
-    return cluster_env(
+    env = cluster_env(
         marker=cluster.marker,
         temp_dir=cluster.temp_dir,
         token_path=cluster.token_path,
         ports=cluster.ports,
         added=cluster.env,
     )
+    env |= storage_env(cluster.gcs_redis, cluster.marker)
+    log = cluster.run_dir / "logs" / "ray-start.log"
+    pid = spawn_detached(held, env=env, cwd=cluster.temp_dir, log=log)
+    cluster = replace(cluster, head_pid=pid)
+    record_local_cluster(cluster)
+    _wait_for_start(cluster, log, timeout_s=timeout_s)
+    return cluster
 
 
-def _wait_for_start(cluster: LocalCluster, pid: int, log: Path, *, timeout_s: float) -> None:
-    def is_running() -> bool:
-        return is_marked(pid, cluster.marker)
-
+def _wait_for_start(cluster: LocalCluster, log: Path, *, timeout_s: float) -> None:
     def has_started() -> bool:
         return _STARTED in (_read_text(log) or "")
 
-    if not wait_until(lambda: has_started() or not is_running(), timeout_s, poll_s=0.05):
+    if not wait_until(lambda: has_started() or not cluster.is_alive(), timeout_s, poll_s=0.05):
         problem = f"is not up after {timeout_s:g} s"
-    elif not has_started() or not is_running():
+    elif not has_started() or not cluster.is_alive():
         problem = "ended while starting"
     else:
         return
@@ -348,12 +329,6 @@ def _start_lock(run_dir: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise Conflict(f"another process is starting the cluster in {run_dir}") from error
         yield
-
-
-def _write_record(cluster: LocalCluster) -> None:
-    draft = cluster.run_dir / f"{_RECORD}.new"
-    _write_secret(draft, json.dumps(asdict(cluster), default=str, indent=2))
-    draft.replace(cluster.run_dir / _RECORD)
 
 
 def _write_secret(path: Path, text: str) -> None:

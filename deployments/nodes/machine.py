@@ -25,7 +25,7 @@ from cluster.errors import Conflict, InvalidArgument, Unavailable
 from cluster.records import Record
 from deployments.nodes import machine_keeper
 from deployments.nodes.detached import spawn_detached
-from deployments.nodes.gcs_storage import check_redis, forget, storage_env
+from deployments.nodes.gcs_storage import check_redis, remove_cluster_state, storage_env
 from deployments.nodes.haproxy import GatewayPlaces
 from deployments.nodes.marked_processes import (
     GRACE_S,
@@ -45,7 +45,7 @@ from deployments.nodes.ray_starter import (
 RECORD = Path(".config/raygion/machine.json")
 """Path in the home folder."""
 _LOCK = "start.lock"
-"""Beside the record."""
+"""Name of the lock file beside the record."""
 _RAYLET = "raylet"
 _STARTED = "Ray runtime started."
 _START_TIMEOUT_S = 180.0
@@ -76,7 +76,7 @@ class Machine(Record):
 
     @property
     def was_stopped(self) -> bool:
-        """Whether the node ended because somebody wanted it so."""
+        """True when the node ended because somebody wanted it so."""
         return self.keeper_pid == 0
 
     def is_alive(self) -> bool:
@@ -88,12 +88,12 @@ class Machine(Record):
         """
         if (recorded := find_machine()) is not None and recorded.marker == self.marker:
             # First of all: a watch would take the node for one that has died.
-            _write(self.model_copy(update={"keeper_pid": 0}))
+            record_machine(self.model_copy(update={"keeper_pid": 0}))
         # Agents that lost their raylet never end when they are asked.
         grace_s = GRACE_S if self.is_alive() else 0.0
         ended = end_marked_processes(self.marker, timeout_s=_END_TIMEOUT_S, grace_s=grace_s)
         if self.is_head and self.gcs_redis is not None:
-            forget(self.gcs_redis, self.marker)
+            remove_cluster_state(self.gcs_redis, self.marker)
         return ended
 
 
@@ -107,8 +107,17 @@ def find_machine() -> Machine | None:
     return Machine.from_bytes(data, source=str(path))
 
 
+def record_machine(machine: Machine) -> None:
+    """Makes it what `find_machine` finds."""
+    path = _record_folder() / RECORD.name
+    draft = path.with_suffix(".new")
+    draft.write_bytes(machine.to_bytes())
+    draft.chmod(0o600)
+    draft.replace(path)
+
+
 def runs_as_head() -> bool:
-    """Whether this machine is the head of a region that runs. Raises Corrupt."""
+    """True when this machine is the head of a region that runs. Raises Corrupt."""
     found = find_machine()
     return found is not None and found.is_head and found.is_alive()
 
@@ -221,13 +230,13 @@ class NodeStarter:
             gcs_redis=self._gcs_redis,
         )
         # The record comes before the first process, so that a start that is cut off can be ended.
-        _write(machine)
+        record_machine(machine)
         log = logs / "ray-start.log"
         command = [*machine_keeper.COMMAND, *self._command]
         env = self._environment(machine)
         keeper = spawn_detached(command, env=env, cwd=Path.home(), log=log)
         machine = machine.model_copy(update={"keeper_pid": keeper})
-        _write(machine)
+        record_machine(machine)
         try:
             _wait_for_start(machine, log)
             started = _raylet_options(machine)
@@ -235,7 +244,7 @@ class NodeStarter:
             machine.stop()
             raise
         machine = machine.model_copy(update={"ray_address": started["gcs-address"]})
-        _write(machine)
+        record_machine(machine)
         return machine
 
     def _environment(self, machine: Machine) -> dict[str, str]:
@@ -257,14 +266,6 @@ def _record_folder() -> Path:
     folder = (Path.home() / RECORD).parent
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder
-
-
-def _write(machine: Machine) -> None:
-    path = _record_folder() / RECORD.name
-    draft = path.with_suffix(".new")
-    draft.write_bytes(machine.to_bytes())
-    draft.chmod(0o600)
-    draft.replace(path)
 
 
 def _token_path() -> Path:
@@ -319,7 +320,7 @@ def _raylet_options(machine: Machine) -> Mapping[str, str]:
 
 
 def _is_member(machine: Machine) -> bool:
-    """Whether the cluster counts the node that runs on this machine among those alive."""
+    """True when the cluster counts the node that runs on this machine among those alive."""
     from ray.exceptions import RpcError
 
     from actors.runtime.cluster_join import prepare_to_join

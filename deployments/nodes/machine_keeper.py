@@ -32,7 +32,7 @@ from deployments.nodes.marked_processes import (
 
 _RAYLET, _GCS = "raylet", "gcs_server"
 _VITAL = (_RAYLET, _GCS)
-"""Without one of these the node is dead, unless the control store's state is elsewhere."""
+"""Processes of a living node; the control store may be missing where its state is elsewhere."""
 _LOOK_S = 1.0
 _WATCH_EVERY = 10
 """Looks from one to the next at the autoscaler, which takes a look at all processes."""

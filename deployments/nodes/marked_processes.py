@@ -32,7 +32,7 @@ _MAPPED_FILE = re.compile(rf"(\d+) +{_SHARED_MEMORY}/", re.ASCII)
 
 
 def is_marked(pid: int, marker: str) -> bool:
-    """Whether process `pid` runs, and does not just wait to be reaped, and carries `marker`."""
+    """True when process `pid` runs, is no zombie, and carries `marker`."""
     try:
         return psutil.Process(pid).environ().get(MARKER_VARIABLE) == marker
     except (psutil.Error, OSError):
@@ -67,7 +67,7 @@ def end_marked_processes(marker: str, *, timeout_s: float, grace_s: float = GRAC
     """
     started_s = SYSTEM_CLOCK.monotonic_s()
     grace_s = min(grace_s, timeout_s / 2)
-    seen: set[int] = set()
+    ended: set[int] = set()
     asked: set[psutil.Process] = set()
     files: set[int] = set()
     while running := marked_processes(marker):
@@ -77,7 +77,7 @@ def end_marked_processes(marker: str, *, timeout_s: float, grace_s: float = GRAC
             raise Unavailable(f"processes {pids} do not end, even when killed")
         files |= _shared_files(running)
         for process in running:
-            seen.add(process.pid)
+            ended.add(process.pid)
             try:
                 if spent_s > grace_s:
                     process.kill()
@@ -88,7 +88,7 @@ def end_marked_processes(marker: str, *, timeout_s: float, grace_s: float = GRAC
                 continue
         psutil.wait_procs(running, timeout=0.1)
     _remove_segments(files)
-    return sorted(seen)
+    return sorted(ended)
 
 
 def _shared_files(processes: Iterable[psutil.Process]) -> set[int]:

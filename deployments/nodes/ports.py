@@ -72,7 +72,7 @@ class PortBlock:
 
 
 def is_port_free(port: int) -> bool:
-    """Whether this user could listen on `port` of the loopback interface now.
+    """True when this user could listen on `port` of the loopback interface now.
 
     Fails with InvalidArgument when the port is out of range or reserved for the administrator.
     """
@@ -106,7 +106,7 @@ def check_http_port(port: int) -> None:
 
 
 def is_answered(port: int) -> bool:
-    """Whether somebody listens on `port` of the loopback interface now."""
+    """True when somebody listens on `port` of the loopback interface now."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         return probe.connect_ex((LOOPBACK, port)) == 0
 

@@ -26,7 +26,6 @@ from deployments.serve import shortcut as serve_shortcut
 from deployments.serve.draining import DRAIN_TIMEOUT_S, REACHABLE_S
 
 _RAY_START = [sys.executable, "-m", "ray.scripts.scripts", "start"]
-_NODE_STORE_BYTES = 100_000_000
 _SHORT_PARENT = Path("/tmp")
 
 # Less to do for an idle cluster; callers may set these otherwise.
@@ -34,6 +33,9 @@ _QUIET_ENV = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Events of single tasks, which only the dashboard shows: a cost on every call of an actor.
     "RAY_task_events_report_interval_ms": "0",
+    # The stages of a build take turns, and a new process costs more than the work of a stage on a
+    # small corpus. A job's processes end with it anyway, so only a build that goes on keeps them.
+    "RAY_idle_worker_killing_time_threshold_ms": "30000",
     "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "1000",
     # A replica's requests run on its own event loop, not on a thread beside it: the way there and
     # back costs more than a search.
@@ -109,7 +111,7 @@ def cluster_env(
     }
 
 
-def machine_env(folder: Path) -> dict[str, str]:
+def machine_env(folder: Path, short_parent: Path = _SHORT_PARENT) -> dict[str, str]:
     """The environment for `ray start` on a machine of a cluster of several machines: all of
     `cluster_env` except the secret and the variables that keep a cluster apart from others on one
     machine.
@@ -120,7 +122,7 @@ def machine_env(folder: Path) -> dict[str, str]:
     return {
         **_QUIET_ENV,
         **_ingress_env(folder),
-        **_haproxy_env(_short_private_folder()),
+        **_haproxy_env(_short_private_folder(short_parent)),
         "RAY_START_HOOK": f"{ray_hooks.__name__}.leave_out_ray_client",
         # Everybody who reaches the machine could read Ray's metrics without the secret.
         "RAY_enable_metrics_collection": "0",
@@ -185,12 +187,12 @@ def _haproxy_env(folder: Path) -> dict[str, str]:
     }
 
 
-def _short_private_folder() -> Path:
+def _short_private_folder(parent: Path) -> Path:
     """A folder that only this user may enter, by a name that leaves room for a Unix socket's.
 
     Raises Unavailable when somebody else was there first.
     """
-    folder = _SHORT_PARENT / f"raygion-{os.getuid()}"
+    folder = parent / f"raygion-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()
     private = stat.S_ISDIR(found.st_mode) and stat.S_IMODE(found.st_mode) == 0o700
@@ -230,23 +232,6 @@ def head_command(
         "--disable-usage-stats",
     ]
     return command if num_cpus is None else [*command, f"--num-cpus={num_cpus}"]
-
-
-def node_command(*, ray_address: str, num_cpus: int) -> list[str]:
-    """`ray start` for one more node of a running cluster on the same machine."""
-    return [
-        *_RAY_START,
-        "--block",
-        f"--address={ray_address}",
-        f"--node-ip-address={LOOPBACK}",
-        f"--num-cpus={num_cpus}",
-        f"--object-store-memory={_NODE_STORE_BYTES}",
-        "--dashboard-agent-listen-port=0",
-        "--min-worker-port=0",
-        "--max-worker-port=0",
-        "--include-log-monitor=false",
-        "--log-color=false",
-    ]
 
 
 def write_haproxy_wrapper(folder: Path, places: GatewayPlaces, http_port: int) -> None:

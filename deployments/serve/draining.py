@@ -6,7 +6,7 @@ holds for a language model that goes, and for an HAProxy process that a newer on
 streams run through it. All of them end sooner when they have nothing to do.
 """
 
-from cluster.search.checks import TIMEOUT_S_MAX
+from cluster.query.terms import TIMEOUT_S_MAX
 
 REACHABLE_S = 30.0
 """Time from the order to go until the last request is accepted."""

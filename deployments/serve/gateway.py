@@ -14,6 +14,7 @@ from actors.region.assembly import RegionParts, assemble_region
 from actors.regions.divergence_watch import DivergenceWatch, watches
 from actors.runtime import names
 from actors.runtime.calls import NamedActor
+from actors.runtime.process_logs import handed_on
 from actors.runtime.ray_environment import ONE_THREAD
 from cluster.artifacts.cache import ArtifactCache
 from cluster.catalog.catalog import Catalog
@@ -47,9 +48,11 @@ def gateway_application(
 ) -> serve.Application:
     """The Serve application of a region's HTTP endpoint."""
     endpoint = settings.regions[region].http
+    logs = handed_on()
 
     # Serve takes only a plain function for a builder; any other callable it takes for the app.
     def build() -> RegionApp:
+        logs.begin()
         return _build_app(settings, region, catalog, cache)
 
     deployment = serve.deployment(

@@ -8,7 +8,6 @@ else. Serve itself would let all of them listen on the host that requests are ta
 from __future__ import annotations
 
 import asyncio
-import logging
 import uuid
 from typing import Any
 
@@ -18,9 +17,10 @@ from actors.coordinator.gateway_spread import GatewayOrder
 from actors.runtime import names
 from actors.runtime.calls import NamedActor
 from cluster.errors import RaygionError
+from cluster.logs.events import EventLog
 from cluster.regions.settings import EndpointSettings
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 _LOOPBACK = "127.0.0.1"
 _ASK_S = 1.0
 _ANSWER_TIMEOUT_S = 5.0
@@ -88,5 +88,9 @@ class GatewayPlace:
                     self._order = await self._coordinator.call("gateway", self._process, self._node)
             except (RaygionError, TimeoutError) as error:
                 # Serving goes on without; what was told last stays.
-                log.debug("the coordinator does not say whether to move: %s", error)
+                log.debug(
+                    "gateway.no_order",
+                    "the coordinator does not say whether to move: {error}",
+                    error=error,
+                )
             await asyncio.sleep(_ASK_S)

@@ -22,6 +22,7 @@ from ray.serve.llm.openai_api_models import CompletionRequest
 from actors.models.generator_client import GENERATOR_DEPLOYMENT
 from actors.models.prompt_tokenizer import FolderTokenizer
 from actors.models.replica_outcomes import RoutingHint
+from actors.runtime.process_logs import ProcessLogs, handed_on
 from cluster.artifacts.cache import ArtifactCache
 from cluster.artifacts.files import ArtifactFile
 from cluster.catalog.model_settings import CALLS_PER_SEQUENCE
@@ -109,8 +110,13 @@ class GeneratorServer(LLMServer):  # type: ignore[misc]  # ray.serve.llm is not 
 
     # Serve awaits it.
     async def __init__(  # type: ignore[misc]
-        self, llm_config: LLMConfig, artifact: ModelArtifact | None = None
+        self,
+        llm_config: LLMConfig,
+        *,
+        artifact: ModelArtifact | None,
+        logs: ProcessLogs,
     ) -> None:
+        logs.begin()
         if artifact is not None:
             # The folder has the same path on every machine, so the configuration holds on all.
             await asyncio.to_thread(artifact.folder)
@@ -193,7 +199,7 @@ def build_generator_app(
             llm_config_of(settings),
             override_serve_options={"name": GENERATOR_DEPLOYMENT},
             deployment_cls=GeneratorServer,
-            bind_kwargs={"artifact": artifact},
+            bind_kwargs={"artifact": artifact, "logs": handed_on()},
         )
     except ValueError as error:
         raise InvalidArgument(str(error), field="generator") from error

@@ -16,16 +16,14 @@ from cluster.catalog.model_settings import GeneratorSettings
 from cluster.clock import Deadline
 from cluster.errors import Unavailable
 
-_POLL_S = 0.25
-_START_TIMEOUT_S = 900.0
-_GONE_TIMEOUT_S = 60.0
-
 
 @dataclass(frozen=True, slots=True)
 class ServeGeneratorDeployer:
     """A `GeneratorDeployer`: one application for each model version."""
 
     cache: ArtifactCache
+    start_timeout_s: float = 900.0
+    poll_s: float = 0.25
 
     def start(
         self,
@@ -46,7 +44,7 @@ class ServeGeneratorDeployer:
         """Returns when every replica has warmed up. One that does not start is deleted, so that a
         next attempt starts it anew.
         """
-        deadline = Deadline.after(_START_TIMEOUT_S)
+        deadline = Deadline.after(self.start_timeout_s)
         while (status := _status_of(application)) is not ApplicationStatus.RUNNING:
             if status is ApplicationStatus.DEPLOY_FAILED:
                 message = serve.status().applications[application].message
@@ -58,10 +56,10 @@ class ServeGeneratorDeployer:
             if deadline.expired():
                 self.delete(application)
                 raise Unavailable(
-                    f"the generator {model.name} did not start within {_START_TIMEOUT_S:.0f} s; "
-                    "is there a node with enough free CPUs or GPUs?"
+                    f"the generator {model.name} did not start within "
+                    f"{self.start_timeout_s:.0f} s; is there a node with enough free CPUs or GPUs?"
                 )
-            if give_up.wait(_POLL_S):
+            if give_up.wait(self.poll_s):
                 raise Unavailable(f"nobody waits for the generator {model.name} any more")
 
     def delete(self, application: str) -> None:

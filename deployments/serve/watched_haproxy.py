@@ -17,16 +17,17 @@ importing Serve fixes the settings that it takes from the environment.
 from __future__ import annotations
 
 import asyncio
-import logging
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import ray
 
+from cluster.logs.events import EventLog
 from deployments.serve.serve_private import controller, haproxy
 
-logger = logging.getLogger("ray.serve")
+# These are processes of Serve, which writes their log.
+log = EventLog("ray.serve")
 
 _RETRY_S = 0.2
 _Manager: Any = haproxy.HAProxyManager.__ray_metadata__.modified_class.__ray_actor_class__  # type: ignore[attr-defined]
@@ -49,8 +50,13 @@ class WatchedHAProxy(haproxy.HAProxyApi):
             try:
                 self._proc = await self._start_and_wait_for_haproxy(*takes_over)
                 return
-            except RuntimeError:
-                logger.exception("HAProxy does not start with its last configuration")
+            except RuntimeError as error:
+                log.error(
+                    "haproxy.configuration_refused",
+                    "HAProxy does not start with its last configuration: {error}",
+                    error=error,
+                    traceback_of=error,
+                )
         await super().start()
 
     async def stop(self) -> None:
@@ -86,12 +92,22 @@ class WatchedHAProxy(haproxy.HAProxyApi):
                 # A reload or a stop ends it, too, and has said so.
                 if self._proc is not process:
                     return
-                logger.warning("HAProxy %s ended with status %s", process.pid, status)
+                log.warning(
+                    "haproxy.ended",
+                    "HAProxy {pid} ended with status {status}",
+                    pid=process.pid,
+                    status=status,
+                )
                 try:
                     self._proc = await self._start_and_wait_for_haproxy()
                     return
-                except Exception:
-                    logger.exception("HAProxy cannot be started again")
+                except Exception as error:
+                    log.error(
+                        "haproxy.not_started",
+                        "HAProxy cannot be started again: {error}",
+                        error=error,
+                        traceback_of=error,
+                    )
             await asyncio.sleep(_RETRY_S)
 
 

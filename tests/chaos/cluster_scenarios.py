@@ -15,6 +15,7 @@ import psutil
 from deployments.nodes.local_cluster import LocalCluster
 from tests.chaos.region import ChaosRegion, nodes_of_replicas
 from tests.chaos.scenario import Scenario
+from tests.support.second_node import add_node
 from tests.support.waiting import wait_until
 
 _GONE_S = 1.0
@@ -52,7 +53,7 @@ def kill_on_the_second_node(region: ChaosRegion, name: str) -> str:
         return len(found) == replicas and len(set(found)) == nodes
 
     gone_s = wait_until(lambda: are_on(1), "the replicas on the head", 240)
-    search.node_pid = search.cluster.add_node(num_cpus=1, timeout_s=120)
+    search.node_pid = add_node(search.cluster)
     wait_until(lambda: are_on(2), "replicas on the new node", 240)
     return f"all replicas on the head after {gone_s:.1f} s, then a node in place of the lost one"
 

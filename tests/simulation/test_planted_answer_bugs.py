@@ -16,6 +16,7 @@ from cluster.clock import Deadline
 from cluster.errors import RaygionError
 from cluster.query.answers import AnswerRequest
 from cluster.query.demand import EVENTUAL, Demand
+from cluster.query.request import Request
 from cluster.query.search import SearchRequest, SearchResult
 from cluster.query.session import SessionToken
 from cluster.regions.quorum import Vote
@@ -142,9 +143,7 @@ def the_current_release_for_a_named_one(patch: Patch) -> None:
 def forwarding_again(patch: Patch) -> None:
     real = RegionalService._order
 
-    def order(
-        self: RegionalService, request: SearchRequest | AnswerRequest
-    ) -> Iterator[tuple[str, bool]]:
+    def order(self: RegionalService, request: Request) -> Iterator[tuple[str, bool]]:
         # Three times: for ever, no simulation would end.
         again = request.trace_id.count("/") < 3
         return real(self, replace(request, forwarded_by="") if again else request)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from cluster.catalog.manifests import ManifestRef
 from cluster.clock import Deadline
 from cluster.errors import RaygionError
 from cluster.generation.generator import ChatMessage
+from cluster.query.provenance import Provenance
 from cluster.query.search import Passages, ShardHits, ShardQuery
 from cluster.releases.entries import (
     Abort,
@@ -25,6 +27,12 @@ from cluster.releases.entries import (
     ReleaseContents,
     Rollback,
 )
+
+
+def provenance_of(region: str = "a", **facts: Any) -> Provenance:
+    """That of a reply which the region made to a request of its own, but for these facts."""
+    usual = {"release": 1, "coverage": 1.0, "trace_id": "t", "staleness_ms": 0, "session": ""}
+    return Provenance(**{"region": region, "served_by": region, **usual, **facts})
 
 
 class SimClock:

@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from tests.support.events_table import events_tables
 from tests.support.metrics_table import metrics_table
 from tests.support.settings_table import settings_tables
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES: Mapping[str, Callable[[], str]] = {
+    "events.md": events_tables,
     "metrics.md": metrics_table,
     "settings.md": settings_tables,
 }

@@ -47,7 +47,7 @@ class LibrarySystem:
         self._effort = ef_search
 
     def rows(self, form: str, queries: Float32Array) -> Int64Array:
-        """Of the set's own queries: the child has them."""
+        """The rows found for the set's own queries, which the child has."""
         self._ask(do="rows", effort=self._effort)
         found: Int64Array = np.load(self._folder / "rows.npy")
         return found

@@ -30,14 +30,16 @@ Rows = npt.NDArray[np.int64]
 
 
 class Library(Protocol):
-    """What a module `bench.peers.<name>_library` returns from `open_library(data, own)`."""
+    """A library, as `open_library(data, own)` of a module `bench.peers.libraries.<name>_library`
+    returns it.
+    """
 
     index: str
     is_tuned: bool
     build_s: float
 
     def search(self, vectors: Vectors, ef_search: int) -> Rows:
-        """int64 [n, 10], padded with -1; from any thread."""
+        """int64 [n, 10], padded with -1. Any thread may call it."""
 
 
 def closed_loops(

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from cluster.query.answers import AnswerEvent, AnswerResult, Retrieved, Token, Usage
 from deployments.http.openai.schema import RETRIEVAL_MODEL, corpus_model
-from deployments.http.schemas.replies import OUTCOME, TRUNCATED, CitationReply, TruncatedReply
+from deployments.http.schemas.replies import ChatSourceReply, with_provenance
 from deployments.http.streams.sse import data_event
 
 
@@ -111,30 +111,10 @@ def _usage(usage: Usage) -> dict[str, int]:
 
 def _source(made: Retrieved | AnswerResult) -> dict[str, object]:
     return {
-        "release": made.release,
-        "region": made.region,
-        "coverage": made.coverage,
-        "citations": made.citations,
-        "trace_id": made.trace_id,
-        "served_by": made.served_by,
-        "staleness_ms": made.staleness_ms,
-        "session": made.session,
+        **with_provenance(made, citations=made.citations),
         "outcome": made.outcome,
         "truncated": made.truncated,
     }
-
-
-class ChatSourceReply(BaseModel):
-    release: int
-    region: str
-    coverage: float
-    citations: list[CitationReply]
-    trace_id: str
-    served_by: str
-    staleness_ms: int
-    session: str
-    outcome: Literal["answered", "nothing_found"] = Field(description=OUTCOME)
-    truncated: TruncatedReply | None = Field(description=TRUNCATED)
 
 
 class ChatMessageReply(BaseModel):

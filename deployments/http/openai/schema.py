@@ -7,7 +7,7 @@ answer and is not supported is refused by name, unless it asks for what happens 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import orjson
 from pydantic import (
@@ -23,7 +23,6 @@ from pydantic_core import PydanticCustomError
 from cluster.errors import InvalidArgument
 from cluster.generation.generator import ChatMessage, Role
 from cluster.query.answers import ANSWER_TOP_K_DEFAULT, AnswerRequest
-from cluster.query.demand import Demand
 from cluster.query.filters import Filter, parse_filter
 from cluster.search.checks import (
     CONVERSATION_CHARS_MAX,
@@ -33,15 +32,15 @@ from cluster.search.checks import (
     TEXT_CHARS_MAX,
 )
 from deployments.http.schemas.answer import PromptOptions, SamplingOptions, StopTexts, Temperature
-from deployments.http.schemas.search import (
+from deployments.http.schemas.json_body import Body, parse_body
+from deployments.http.schemas.terms import (
     FILTER_SCHEMA,
-    Body,
     Name,
     Share,
+    TermsBody,
     TimeoutMs,
     TopK,
-    UserKey,
-    parse_body,
+    User,
 )
 
 RETRIEVAL_MODEL = "raygion"
@@ -205,7 +204,7 @@ class StreamOptionsBody(OpenAIBody):
     continuous_usage_stats: Literal[False] = False
 
 
-class RetrievalBody(OpenAIBody, PromptOptions):
+class RetrievalBody(OpenAIBody, TermsBody, PromptOptions):
     """The options of `/v1/answer` for which OpenAI's interface has no words."""
 
     corpus: Name | None = None
@@ -227,7 +226,7 @@ class ChatBody(OpenAIBody, SamplingOptions):
     max_completion_tokens: MaxTokens | None = Field(None, description="Newer name of max_tokens.")
     temperature: Temperature = 0.0
     stop: Stop | None = None
-    user: UserKey = Field("", description="Kept on one release while a canary is tried.")
+    user: User = Field("", description="Kept on one release while a canary is tried.")
     stream: bool = False
     stream_options: StreamOptionsBody | None = None
     raygion: RetrievalBody = Field(
@@ -273,12 +272,10 @@ def parse_chat(body: bytes, trace_id: str = "") -> ChatRequest:
     if asked.stream_options is not None and not asked.stream:
         raise InvalidArgument("is only for streams; set stream to true", "stream_options")
     request = AnswerRequest(
+        **_terms(extra, asked.user) | {"corpus": corpus},
         question=question,
         retrieve=retrieve,
         history=history,
-        corpus=corpus,
-        top_k=extra.top_k,
-        filter=extra.filter,
         max_tokens=min(
             asked.max_completion_tokens or asked.max_tokens or MAX_TOKENS_DEFAULT, MAX_TOKENS_MAX
         ),
@@ -286,12 +283,7 @@ def parse_chat(body: bytes, trace_id: str = "") -> ChatRequest:
         stop=tuple(asked.stop or ()),
         **asked.sampling(),
         truncation=extra.prompt_truncation(),
-        timeout_s=extra.timeout_ms / 1000.0,
-        min_coverage=extra.min_coverage,
-        release=extra.release,
-        user=asked.user,
         trace_id=trace_id,
-        demand=_demand(extra),
     )
     return ChatRequest(
         model=asked.model,
@@ -324,9 +316,9 @@ def in_words_of_chat(error: InvalidArgument) -> InvalidArgument:
     return type(error)(error.message, "messages") if first == "question" else error
 
 
-def _demand(extra: RetrievalBody) -> Demand:
+def _terms(extra: RetrievalBody, user: str) -> dict[str, Any]:
     try:
-        return extra.demand()
+        return extra.terms(user)
     except InvalidArgument as error:
         raise in_words_of_chat(error) from None
 

@@ -17,18 +17,9 @@ from cluster.search.checks import (
     STOPS_MAX,
     TEMPERATURE_MAX,
 )
-from deployments.http.schemas.search import (
-    Body,
-    FilterJson,
-    Name,
-    ReleaseOptions,
-    Share,
-    Text,
-    TimeoutMs,
-    TopK,
-    UserKey,
-    parse_body,
-)
+from deployments.http.schemas.json_body import Body, parse_body
+from deployments.http.schemas.search import Text
+from deployments.http.schemas.terms import TermsBody, TimeoutMs, TopK, User
 
 MaxTokens = Annotated[int, Field(ge=1, le=MAX_TOKENS_MAX)]
 Temperature = Annotated[float, Field(ge=0.0, le=TEMPERATURE_MAX)]
@@ -51,7 +42,7 @@ class SamplingOptions(Body):
         return {key: getattr(self, key) for key in SamplingOptions.model_fields}
 
 
-class PromptOptions(ReleaseOptions):
+class PromptOptions(Body):
     """The treatment of a prompt that does not fit into the model's context."""
 
     truncation: Literal["auto", "disabled"] | None = Field(
@@ -65,37 +56,23 @@ class PromptOptions(ReleaseOptions):
         return None if self.truncation is None else Truncation(self.truncation)
 
 
-class AnswerBody(PromptOptions):
+class AnswerBody(TermsBody, PromptOptions):
     question: Text
-    corpus: Name | None = Field(None, description="May be left out where there is one corpus.")
     top_k: TopK = Field(ANSWER_TOP_K_DEFAULT, description="Passages to answer from.")
-    filter: FilterJson | None = None
     max_tokens: MaxTokens = Field(128, description="Longest answer, in tokens.")
     temperature: Temperature = Field(0.0, description="0 takes the likeliest token every time.")
     stream: bool = Field(False, description="True: server-sent events, token by token.")
     timeout_ms: TimeoutMs = Field(60_000, description="Time for the whole request.")
-    min_coverage: Share = Field(
-        1.0, description="Least share of the shards that must have answered."
-    )
-    user: UserKey = Field(
-        "", description="A user or session, kept on one release while a canary is tried."
-    )
+    user: User = ""
 
     def to_request(self, trace_id: str) -> AnswerRequest:
         return AnswerRequest(
+            **self.terms(self.user),
             question=self.question,
-            corpus=self.corpus,
-            top_k=self.top_k,
-            filter=self.filter,
             max_tokens=self.max_tokens,
             temperature=self.temperature,
             truncation=self.prompt_truncation(),
-            timeout_s=self.timeout_ms / 1000.0,
-            min_coverage=self.min_coverage,
-            release=self.release,
-            user=self.user,
             trace_id=trace_id,
-            demand=self.demand(),
         )
 
 

@@ -5,9 +5,9 @@
 
 With `Accept: application/vnd.apache.arrow.stream` the reply holds no texts and no metadata: a table
 `query` (int32, row of the request), `id` (string), `score` (float32), best first for each query,
-with release, region, coverage, took_ms, trace_id, served_by, staleness_ms, session, queries (how
-many there were) and, where the index has one, fallback (as JSON, for each query) in the metadata of
-its schema. A fixed-size list of columns, so that every Arrow library reads it in place.
+with the provenance, took_ms, queries (how many there were) and, where the index has one, fallback
+(as JSON, for each query) in the metadata of its schema. A fixed-size list of columns, so that every
+Arrow library reads it in place.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from cluster import exact_json
 from cluster.arrays import BytesArray
 from cluster.errors import InvalidArgument
 from cluster.query.search import MergedHits, SearchRequest, SearchResult
-from deployments.http.schemas.search import ReplyForm, SearchOptions, invalid_argument
+from deployments.http.schemas.json_body import invalid_argument
+from deployments.http.schemas.replies import with_provenance
+from deployments.http.schemas.search import ReplyForm, SearchOptions
 
 
 def parse_binary(
@@ -65,23 +67,15 @@ def render_arrow(result: SearchResult, hits: MergedHits) -> memoryview:
     """The hits of a request without passages. Not a copy of what Arrow wrote."""
     found = hits.rows >= 0
     queries = np.nonzero(found)[0].astype(np.int32)
-    facts = {
-        "release": str(result.release),
-        "region": result.region,
-        "coverage": repr(result.coverage),
-        "took_ms": f"{result.took_ms:.3f}",
-        "trace_id": result.trace_id,
-        "served_by": result.served_by,
-        "staleness_ms": str(result.staleness_ms),
-        "session": result.session,
-        "queries": str(len(hits.rows)),
-    }
+    facts = with_provenance(result, took_ms=f"{result.took_ms:.3f}")
+    metadata = {name: str(fact) for name, fact in facts.items()}
+    metadata["queries"] = str(len(hits.rows))
     if result.fell_back:
-        facts["fallback"] = orjson.dumps(result.fell_back).decode()
+        metadata["fallback"] = orjson.dumps(result.fell_back).decode()
     batch = pa.record_batch(
         [pa.array(queries), _strings(hits.ids[found]), pa.array(hits.scores[found])],
         names=["query", "id", "score"],
-    ).replace_schema_metadata(facts)
+    ).replace_schema_metadata(metadata)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema) as writer:
         writer.write_batch(batch)

@@ -5,15 +5,31 @@ models that describe those bytes in the OpenAPI page. A test holds the two toget
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any, Literal
 
 import orjson
 from pydantic import BaseModel, Field
 
 from cluster.query.answers import AnswerResult, Retrieved
+from cluster.query.provenance import HasProvenance, Provenance
 from cluster.query.search import Hit, SearchResult
 from cluster.regions.status import RegionSummary
 from deployments.http.schemas.search import PARTS, Part, ReplyForm
+
+_FIRST = ("release", "region", "coverage")
+_LAST = tuple(fact.name for fact in fields(Provenance) if fact.name not in _FIRST)
+
+
+def with_provenance(reply: HasProvenance, **others: object) -> dict[str, object]:
+    """The facts of the reply's provenance, in the order that replies have always had: after the
+    first three come `others`, which only replies of this kind have.
+    """
+    made = reply.provenance
+    facts = {"release": made.release, "region": made.region, "coverage": made.coverage, **others}
+    for name in _LAST:
+        facts[name] = getattr(made, name)
+    return facts
 
 
 def render_search(result: SearchResult, form: ReplyForm) -> bytes:
@@ -28,14 +44,7 @@ def render_search(result: SearchResult, form: ReplyForm) -> bytes:
         found = {"results": [{"hits": hits, "fallback": fell_back} for hits, fell_back in each]}
     else:
         found = {"results": [{"hits": hits} for hits in results]}
-    found["release"] = result.release
-    found["region"] = result.region
-    found["coverage"] = result.coverage
-    found["took_ms"] = round(result.took_ms, 3)
-    found["trace_id"] = result.trace_id
-    found["served_by"] = result.served_by
-    found["staleness_ms"] = result.staleness_ms
-    found["session"] = result.session
+    found |= with_provenance(result, took_ms=round(result.took_ms, 3))
     # Hits are dataclasses, which orjson writes by itself; `default` is for metadata that are a
     # mapping, but no dict.
     return orjson.dumps(found, default=dict)
@@ -67,17 +76,13 @@ def render_answer(result: AnswerResult) -> bytes:
         {
             "answer": result.answer,
             "citations": result.citations,
-            "release": result.release,
-            "region": result.region,
-            "coverage": result.coverage,
-            "usage": result.usage,
-            "finish_reason": result.finish_reason,
-            "model": result.model,
-            "took_ms": round(result.took_ms, 3),
-            "trace_id": result.trace_id,
-            "served_by": result.served_by,
-            "staleness_ms": result.staleness_ms,
-            "session": result.session,
+            **with_provenance(
+                result,
+                usage=result.usage,
+                finish_reason=result.finish_reason,
+                model=result.model,
+                took_ms=round(result.took_ms, 3),
+            ),
             "outcome": result.outcome,
             "truncated": result.truncated,
         }
@@ -85,7 +90,14 @@ def render_answer(result: AnswerResult) -> bytes:
 
 
 def render_retrieved(retrieved: Retrieved) -> bytes:
-    return orjson.dumps(retrieved)
+    return orjson.dumps(
+        {
+            "citations": retrieved.citations,
+            **with_provenance(retrieved, model=retrieved.model),
+            "outcome": retrieved.outcome,
+            "truncated": retrieved.truncated,
+        }
+    )
 
 
 def render_token(text: str) -> bytes:
@@ -186,6 +198,19 @@ class AnswerReply(_Served):
     usage: UsageReply
     finish_reason: str = Field(description="`stop`, or `length` at `max_tokens`.")
     model: str
+    outcome: Literal["answered", "nothing_found"] = Field(description=OUTCOME)
+    truncated: TruncatedReply | None = Field(description=TRUNCATED)
+
+
+class ChatSourceReply(BaseModel):
+    release: int
+    region: str
+    coverage: float
+    citations: list[CitationReply]
+    trace_id: str
+    served_by: str
+    staleness_ms: int
+    session: str
     outcome: Literal["answered", "nothing_found"] = Field(description=OUTCOME)
     truncated: TruncatedReply | None = Field(description=TRUNCATED)
 

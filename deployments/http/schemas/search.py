@@ -1,5 +1,4 @@
-"""The body of `/v1/search`: its schema, the way to the query path's values, and what other bodies
-share with it.
+"""The body of `/v1/search`: its schema, and the way to the query path's values.
 
 One pydantic model a body says both what is accepted and what stands in the OpenAPI page. Every
 refusal is an InvalidArgument that names the field.
@@ -8,60 +7,29 @@ refusal is an InvalidArgument that names the field.
 from __future__ import annotations
 
 import base64
-import codecs
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    PlainValidator,
-    ValidationError,
-    WithJsonSchema,
-    model_validator,
-)
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 
-from cluster import exact_json
 from cluster.arrays import Float32Array
 from cluster.errors import InvalidArgument
-from cluster.query.demand import Consistency, Demand, demand_of
-from cluster.query.filters import Filter, parse_filter
-from cluster.query.search import TOP_K_DEFAULT, Embedded, SearchEffort, SearchRequest
-from cluster.search.checks import (
-    BATCH_MAX,
-    NPROBE_MAX,
-    TEXT_CHARS_MAX,
-    TIMEOUT_S_MAX,
-    TOP_K_MAX,
-    check_hits,
-)
+from cluster.query.request import Embedded
+from cluster.query.search import TOP_K_DEFAULT, SearchEffort, SearchRequest
+from cluster.search.checks import BATCH_MAX, NPROBE_MAX, TEXT_CHARS_MAX, check_hits
 from cluster.shards.index_parameters import EF_SEARCH_MAX
 from cluster.vectors.checks import are_short
+from deployments.http.schemas.json_body import Body, parse_body, validated
 from deployments.http.schemas.json_vectors import body_vectors
+from deployments.http.schemas.terms import Name, TermsBody, TimeoutMs, TopK, User
 
-TIMEOUT_MS_MAX = int(TIMEOUT_S_MAX * 1000)
-_NAME_LENGTH_MAX = 256
-_USER_LENGTH_MAX = 1024
-_TOKEN_LENGTH_MAX = 512
-_STALENESS_MS_MAX = 2**53
 _FIELDS_MAX = 256
-_RELEASE_MAX = 2**63 - 1
-_QUOTED_LENGTH_MAX = 64
-
 
 Part = Literal["text", "metadata"]
 PARTS: frozenset[Part] = frozenset(("text", "metadata"))
 """Parts of a hit besides its id and score."""
-
-
-def quoted(text: str) -> str:
-    """`text` as it goes into a message: printable and bounded."""
-    shown = text if text.isprintable() else ascii(text)[1:-1]
-    return shown if len(shown) <= _QUOTED_LENGTH_MAX else shown[: _QUOTED_LENGTH_MAX - 3] + "..."
 
 
 def _not_blank(text: str) -> str:
@@ -70,106 +38,27 @@ def _not_blank(text: str) -> str:
     return text
 
 
-def _filter(value: object) -> Filter:
-    return parse_filter(value)
-
-
-FILTER_SCHEMA = {
-    "type": "object",
-    "description": 'A condition over metadata: {"region": "europe"}, {"year": {"gte": 2000}}, '
-    '{"region": {"in": [...]}}, {"and": [...]}, {"or": [...]}, {"not": {...}}.',
-}
 Text = Annotated[str, Field(min_length=1, max_length=TEXT_CHARS_MAX), AfterValidator(_not_blank)]
-Name = Annotated[str, Field(min_length=1, max_length=_NAME_LENGTH_MAX)]
-FilterJson = Annotated[Filter, PlainValidator(_filter), WithJsonSchema(FILTER_SCHEMA)]
 # fail_fast: a body may hold a million wrong items, and one error is enough.
 Vector = Annotated[list[float], Field(fail_fast=True, min_length=1)]
 Batch = Annotated[list[Vector], Field(fail_fast=True, min_length=1, max_length=BATCH_MAX)]
 Texts = Annotated[list[Text], Field(fail_fast=True, min_length=1, max_length=BATCH_MAX)]
 Fields = Annotated[list[Name], Field(fail_fast=True, max_length=_FIELDS_MAX)]
 Parts = Annotated[list[Part], Field(fail_fast=True, max_length=len(PARTS))]
-TimeoutMs = Annotated[int, Field(ge=1, le=TIMEOUT_MS_MAX)]
-TopK = Annotated[int, Field(ge=1, le=TOP_K_MAX)]
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-ReleaseNumber = Annotated[int, Field(ge=0, le=_RELEASE_MAX)]
-Level = Annotated[
-    str,
-    Field(max_length=_NAME_LENGTH_MAX),
-    WithJsonSchema({"type": "string", "enum": [level.value for level in Consistency]}),
-]
-SessionText = Annotated[str, Field(max_length=_TOKEN_LENGTH_MAX)]
-StalenessMs = Annotated[int, Field(ge=0, le=_STALENESS_MS_MAX)]
-UserKey = Annotated[str, Field(max_length=_USER_LENGTH_MAX)]
 EfSearch = Annotated[int, Field(ge=1, le=EF_SEARCH_MAX)]
 Nprobe = Annotated[int, Field(ge=1, le=NPROBE_MAX)]
 
 
-class Body(BaseModel):
-    """A JSON object from outside: strict about types, closed to unknown keys."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
-    known_keys: ClassVar[frozenset[str]]
-
-    @classmethod
-    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        super().__pydantic_init_subclass__(**kwargs)
-        cls.known_keys = frozenset(cls.model_fields)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_unknown_keys(cls, data: object) -> object:
-        # Before pydantic's own check, which would make one error for each of a million keys.
-        if isinstance(data, dict) and not data.keys() <= cls.known_keys:
-            unknown = next(key for key in data if key not in cls.known_keys)
-            known = ", ".join(sorted(cls.known_keys))
-            raise PydanticCustomError(
-                "unknown_key", "is not known; known: {known}", {"key": unknown, "known": known}
-            )
-        return data
-
-
-class ReleaseOptions(Body):
-    """The options on the release that is to answer: a named one, or one that meets a demand."""
-
-    release: ReleaseNumber | None = Field(
-        None, description="A release that the region holds; null: the current one."
-    )
-    consistency: Level | None = Field(
-        None,
-        description="Null: `bounded` with `max_staleness_ms`, `session` with a token, else "
-        "`eventual`.",
-    )
-    session: SessionText | None = Field(
-        None, description="The token of an earlier reply: nothing older than that one."
-    )
-    max_staleness_ms: StalenessMs | None = Field(
-        None, description="How long ago at most the release must have been current."
-    )
-
-    def demand(self) -> Demand:
-        """Raises InvalidArgument for what does not go together."""
-        return demand_of(
-            self.consistency, self.session, self.max_staleness_ms, release=self.release
-        )
-
-
-class SearchOptions(ReleaseOptions):
+class SearchOptions(TermsBody):
     """How to search, whatever for: in the JSON body, or in the URL of a binary one."""
 
-    corpus: Name | None = Field(None, description="May be left out where there is one corpus.")
     top_k: TopK = Field(TOP_K_DEFAULT, description="Hits for each query.")
-    filter: FilterJson | None = None
     include: Parts | None = Field(
         None, description="What hits hold besides id and score; null: all of it."
     )
     fields: Fields | None = Field(None, description="Metadata fields to return; null: all.")
     timeout_ms: TimeoutMs = Field(5000, description="Time for the whole request.")
-    min_coverage: Share = Field(
-        1.0, description="Least share of the shards that must have answered."
-    )
-    user: UserKey = Field(
-        "", description="A user or session, kept on one release while a canary is tried."
-    )
+    user: User = ""
     ef_search: EfSearch | None = Field(
         None, description="How far an HNSW graph is searched; null: as far as it was tuned to."
     )
@@ -194,22 +83,15 @@ class SearchOptions(ReleaseOptions):
         included = self.included()
         fields = self.fields if "metadata" in included else ()
         return SearchRequest(
-            corpus=self.corpus,
+            **self.terms(self.user),
             queries=queries,
             vectors=vectors,
-            top_k=self.top_k,
-            filter=self.filter,
             fields=None if fields is None else tuple(fields),
-            timeout_s=self.timeout_ms / 1000.0,
-            min_coverage=self.min_coverage,
             effort=SearchEffort(
                 ef_search=self.ef_search, nprobe=self.nprobe, exact=self.recall == "exact"
             ),
             passages=passages and bool(included),
-            release=self.release,
-            user=self.user,
             trace_id=trace_id,
-            demand=self.demand(),
         )
 
 
@@ -304,45 +186,6 @@ def _only_one_of(*given: str) -> InvalidArgument:
     return InvalidArgument(f"give only one of {' and '.join(given)}", given[1])
 
 
-BodyT = TypeVar("BodyT", bound=Body)
-
-
-def parse_body(model: type[BodyT], body: bytes) -> BodyT:
-    """Raises InvalidArgument for what is no JSON object or does not fit the model."""
-    # Some programs begin a text with a byte order mark, which RFC 8259 lets a reader skip.
-    body = body.removeprefix(codecs.BOM_UTF8)
-    if not body:
-        raise InvalidArgument("is empty; send a JSON object", "body")
-    try:
-        parsed = exact_json.loads(body)
-    except ValueError as error:
-        if not _is_utf8(body):
-            raise InvalidArgument(
-                "is not text in UTF-8; send JSON in UTF-8, and not compressed", "body"
-            ) from None
-        raise InvalidArgument(f"is not valid JSON: {error}", "body") from None
-    if not isinstance(parsed, dict):
-        raise InvalidArgument("must be a JSON object", "body")
-    return validated(model, parsed)
-
-
-def _is_utf8(body: bytes) -> bool:
-    try:
-        body.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def validated(model: type[BodyT], parsed: dict[str, Any]) -> BodyT:
-    """Raises InvalidArgument for what does not fit the model."""
-    try:
-        return model.model_validate(parsed)
-    except ValidationError as error:
-        details = error.errors(include_url=False, include_input=False)[0]
-        raise invalid_argument(details) from None
-
-
 def _to_array(rows: list[list[float]], field: str) -> Float32Array:
     if len(set(map(len, rows))) > 1:
         raise InvalidArgument("must all have the same length", field)
@@ -355,27 +198,3 @@ def _finite(vectors: Float32Array, field: str) -> Float32Array:
     if not are_short(vectors) and not np.isfinite(vectors).all():
         raise InvalidArgument("has a number that does not fit in 32 bits", field)
     return vectors
-
-
-_MESSAGES = {
-    "missing": "is required",
-    "string_too_short": "is empty",
-    "string_too_long": "has more than {max_length} characters",
-    "too_short": "is empty",
-    "too_long": "has more than {max_length} items",
-}
-
-
-def invalid_argument(details: ErrorDetails) -> InvalidArgument:
-    context: dict[str, Any] = details.get("ctx") or {}
-    location = details["loc"]
-    if details["type"] == "unknown_key":
-        location = (*location, quoted(context["key"]))
-    path = ""
-    for step in location:
-        path += f"[{step}]" if isinstance(step, int) else f".{step}"
-    template = _MESSAGES.get(details["type"])
-    message = template.format(**context) if template else details["msg"]
-    return InvalidArgument(
-        message.replace("Input should be", "must be"), path.lstrip(".") or "body"
-    )

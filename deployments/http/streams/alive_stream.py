@@ -56,7 +56,7 @@ async def alive(
             if isinstance(item, Exception):
                 if not started:
                     raise item
-                log_failure(item, trace_id)
+                log_failure(item)
                 yield form.error(error_body(item, trace_id))
                 return
             started = True

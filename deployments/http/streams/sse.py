@@ -90,7 +90,7 @@ async def event_chunks(
         if not started:
             end = "error"
             raise
-        log_failure(error, trace_id)
+        log_failure(error)
         if not finished:
             end = "error"
             yield form.error(error_body(error, trace_id))

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from actors.runtime import names
+from cluster.logs.settings import LogFormat, LogSettings
 from cluster.releases.requests import RollBackTo
 from tests.support.regions.search_region import (
     CORPUS,
+    REGION,
     REPLICAS,
     SHARDS,
     Load,
     SearchRegion,
     replica_status,
     search_region,
+    search_settings,
 )
 from tests.support.waiting import wait_until
 
@@ -30,7 +35,10 @@ ALL_REPLICAS = [names.replica(CORPUS, s, r) for s in range(SHARDS) for r in rang
 
 @pytest.fixture(scope="module")
 def region(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SearchRegion]:
-    with search_region(tmp_path_factory.mktemp("local")) as found:
+    folder = tmp_path_factory.mktemp("local")
+    settings = search_settings(folder)
+    as_json = settings.model_copy(update={"logs": LogSettings(format=LogFormat.JSON)})
+    with search_region(folder, as_json) as found:
         yield found
 
 
@@ -84,3 +92,24 @@ def test_a_switch_and_back_fails_no_query_though_the_cache_is_gone(
         region.request(RollBackTo())
         load.go_on()
     assert load.verdict("switched and back") == ([], [])
+
+
+def test_actors_and_gateways_write_their_logs_as_json(region: SearchRegion) -> None:
+    """Also after their restart, and those that an actor has started."""
+    wait_until(region.is_whole, "a whole region")
+    region.kill("ray::Coordinator")
+
+    def sources() -> set[str]:
+        return {entry["logger"].split(".")[-1] for entry in logged(region)}
+
+    # Gateways tell that the coordinator is away, and the next coordinator what it does.
+    wait_until(lambda: {"view_follower", "region_releases"} <= sources(), "entries of both")
+    wait_until(region.is_whole, "a whole region")
+    assert all(entry["region"] == REGION for entry in logged(region))
+
+
+def logged(region: SearchRegion) -> list[dict[str, Any]]:
+    """What the region's processes have written to their logs."""
+    folder = region.cluster.temp_dir / "r" / "session_latest" / "logs"
+    lines = [line for path in folder.glob("worker-*.err") for line in path.read_text().split("\n")]
+    return [json.loads(line) for line in lines if line.startswith("{")]

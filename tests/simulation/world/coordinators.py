@@ -1,5 +1,5 @@
-"""A region's coordinator in virtual time: `actors.coordinator.coordinator`'s doings around the same
-driver.
+"""A region's coordinator in virtual time: what `actors.coordinator.rollout_thread` does around the
+same driver.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from actors.query.shared_readings import SharedReadings
 from actors.regions.service import RegionalService
 from cluster.clock import Deadline
 from cluster.errors import DeadlineExceeded, RaygionError, Unavailable
@@ -25,7 +26,7 @@ from cluster.query.answers import (
 )
 from cluster.query.search import Hit, SearchRequest, SearchResult
 from cluster.query.session import SessionToken
-from cluster.serving.consistency import Known, Pinned, Reading
+from cluster.serving.consistency import Known, Pinned
 from cluster.serving.view import Pulse
 from tests.simulation.judging.history import Hop, Refusal, Serving
 from tests.simulation.world.coordinators import Incarnation
@@ -151,8 +152,7 @@ class Views:
         self._followed: Incarnation | None = None
         self._polled: Incarnation | None = None
         self._is_stopped = False
-        self._reading: asyncio.Task[Reading] | None = None
-        self._next_reading: asyncio.Task[Reading] | None = None
+        self._readings = SharedReadings(self._read_log, timeout_s=REFRESH_TIMEOUT_S)
         if self._region.coordinator is not None:
             self.hear_of_view(self._region.coordinator)
         self._feel()
@@ -209,25 +209,13 @@ class Views:
             self._known = self._known.with_pulse(pulse)
 
     async def refresh(self) -> None:
-        if self._next_reading is None:
-            # Whoever comes while one is under way waits for the next: it may have begun too early.
-            self._next_reading = asyncio.ensure_future(self._read(self._reading))
-        if await asyncio.shield(self._next_reading) is Reading.FAILED:
-            raise Unavailable("the release log cannot be read")
+        await self._readings.fresh()
 
-    async def _read(self, before: asyncio.Task[Reading] | None) -> Reading:
-        if before is not None:
-            await asyncio.wait([before])
-        self._reading, self._next_reading = self._next_reading, None
+    async def _read_log(self) -> None:
         named = self._region.coordinator
         if named is None or named.is_gone:
-            return Reading.FAILED
-        try:
-            async with asyncio.timeout(REFRESH_TIMEOUT_S):
-                self._take_pulse(await named.refresh())
-        except (TimeoutError, Unavailable):
-            return Reading.FAILED
-        return Reading.DONE
+            raise Unavailable("the region has no coordinator")
+        self._take_pulse(await named.refresh())
 
 
 class Engine:
@@ -245,14 +233,8 @@ class Engine:
         deadline.check("the shards were searched")
         return SearchResult(
             results=((Hit(id=self._hits(number), score=1.0, text="", metadata={}),),),
-            release=pinned.release.number,
-            region=self._region.name,
-            coverage=1.0,
+            provenance=pinned.provenance(region=self._region.name, trace_id=request.trace_id),
             took_ms=0.0,
-            trace_id=request.trace_id,
-            served_by=self._region.name,
-            staleness_ms=pinned.staleness_ms,
-            session=pinned.session,
             timings_ms={SERVING: float(number)},
         )
 
@@ -270,17 +252,11 @@ class Engine:
         yield AnswerResult(
             answer=str(number),
             citations=(Citation(id=self._hits(number), text="", score=1.0),),
-            release=pinned.release.number,
-            region=self._region.name,
-            coverage=1.0,
+            provenance=pinned.provenance(region=self._region.name, trace_id=request.trace_id),
             usage=Usage(prompt_tokens=0, completion_tokens=1),
             finish_reason="stop",
             model="a model",
             took_ms=0.0,
-            trace_id=request.trace_id,
-            served_by=self._region.name,
-            staleness_ms=pinned.staleness_ms,
-            session=pinned.session,
         )
 
     def _pin(self, request: Asked) -> tuple[Pinned, int]:

@@ -51,11 +51,11 @@ def canary_region(folder: Path) -> Iterator[SearchRegion]:
     known = {**vectors, WIDE: vectors["b"]}
     region = SearchRegion(Installation(settings, REGION), queries, known)
     try:
-        region.run(search_region._start_cluster, settings)
+        region.run(search_region.start_cluster, settings)
         for name, letter, shards in (("a", "a", SHARDS), ("b", "b", SHARDS), (WIDE, "b", 3)):
             ref = region.run(build, settings, str(vectors[letter].write(folder)), shards)
             region.contents[name] = ReleaseContents(indexes={CORPUS: ref})
-        region.run(search_region._start_services)
+        region.run(search_region.start_services)
         number = region.propose("a")
         region.coordinator("wait_until_serving", number, 120.0)
         yield region

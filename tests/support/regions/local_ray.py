@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import ray
 
 
@@ -15,16 +16,22 @@ def local_ray() -> Iterator[None]:
     """Two CPUs on loopback, whose workers import this checkout."""
     root = str(Path(__file__).resolve().parents[3])
     # The path is short, since it holds Unix sockets.
-    with tempfile.TemporaryDirectory(prefix="rgt", dir="/tmp") as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="rgt", dir="/tmp") as folder,
+        pytest.MonkeyPatch.context() as environment,
+    ):
+        # Not in a runtime environment, which each worker would read in a process of its own first.
+        environment.setenv("PYTHONPATH", root)
         ray.init(
             address="local",
             num_cpus=2,
             include_dashboard=False,
             object_store_memory=150_000_000,
-            runtime_env={"env_vars": {"PYTHONPATH": root}},
             log_to_driver=False,
             _node_ip_address="127.0.0.1",
             _temp_dir=folder,
+            # As in a region's cluster (`deployments.nodes.ray_starter`).
+            _system_config={"idle_worker_killing_time_threshold_ms": 30_000},
         )
         try:
             yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+from cluster.clock import SystemClock
 from cluster.releases.driver import RolloutDriver
 from cluster.releases.entries import RELEASE_LOG, Release
 from cluster.releases.release_log import SNAPSHOT_ENTRIES, ReleaseLog
@@ -34,7 +35,7 @@ class Region:
     def __init__(
         self,
         store: ObjectStore,
-        clock: SimClock,
+        clock: SimClock | SystemClock,
         region: str = "a",
         life: int = 1,
         cluster_id: str = "",

@@ -41,6 +41,7 @@ from cluster.vectors.metric import Metric
 from deployments.installation import Installation
 from deployments.nodes.local_cluster import LocalCluster, find_local_cluster
 from deployments.nodes.ports import find_port_block
+from tests.support.second_node import add_node
 from tests.support.waiting import wait_until
 
 T = TypeVar("T")
@@ -298,13 +299,13 @@ def search_region(folder: Path, settings: Settings | None = None) -> Iterator[Se
     region = SearchRegion(Installation(settings, REGION), queries, vectors)
     try:
         started_s = time.monotonic()
-        region.run(_start_cluster, settings)
+        region.run(start_cluster, settings)
         for letter, made in vectors.items():
             ref = region.run(_build, str(made.write(folder)))
             region.contents[letter] = ReleaseContents(indexes={CORPUS: ref})
         # The endpoint is on the first node; the replicas, which come later, are on both.
-        region.run(_start_services)
-        region.node_pid = region.cluster.add_node(num_cpus=1, timeout_s=120)
+        region.run(start_services)
+        region.node_pid = add_node(region.cluster)
         number = region.propose("a")
         region.coordinator("wait_until_serving", number, 120.0)
         print(f"\nregion up after {time.monotonic() - started_s:.1f} s")
@@ -323,7 +324,7 @@ def search_region(folder: Path, settings: Settings | None = None) -> Iterator[Se
 _joined: list[Installation] = []
 
 
-def _start_cluster(settings: Settings) -> None:
+def start_cluster(settings: Settings) -> None:
     from deployments.hosting import region_host
 
     installation = Installation(settings, REGION)
@@ -340,7 +341,7 @@ def _build(path: str) -> ManifestRef:
     return pipeline.build(_joined[0], CORPUS, None).ref
 
 
-def _start_services() -> None:
+def start_services() -> None:
     from deployments.hosting import region_host
 
     region_host.start_services(_joined[0], lambda _: None)

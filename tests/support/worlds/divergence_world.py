@@ -25,7 +25,8 @@ from cluster.clock import SYSTEM_CLOCK
 from cluster.config import Settings
 from cluster.errors import RaygionError
 from cluster.generation.prompt import PromptTemplate
-from cluster.query.search import Embedded, Hit, SearchRequest, SearchResult
+from cluster.query.request import Embedded
+from cluster.query.search import Hit, SearchRequest, SearchResult
 from cluster.regions.divergence import DivergenceLedger, Found, Probe, Turn
 from cluster.regions.divergence_report import DivergenceReport
 from cluster.releases.entries import Switch
@@ -33,7 +34,7 @@ from cluster.releases.release_log import Freshness
 from cluster.serving.consistency import Known
 from cluster.serving.view import CorpusView, Pulse, RegionView, ReleaseView
 from cluster.vectors.metric import Metric
-from tests.support.fakes import SimClock
+from tests.support.fakes import SimClock, provenance_of
 from tests.support.worlds.fake_service import FakeService, app_of, on_loopback
 from tests.support.worlds.region_servers import nobody, peers_of, settings_of
 
@@ -80,14 +81,8 @@ class Engine(FakeService):
             vectors = self._made(request)
         return SearchResult(
             results=tuple(_hits(vector) for vector in vectors),
-            release=request.release or RELEASE,
-            region=self.name,
-            coverage=1.0,
+            provenance=provenance_of(self.name, release=request.release or RELEASE),
             took_ms=1.0,
-            trace_id=request.trace_id,
-            served_by=self.name,
-            staleness_ms=0,
-            session="",
         )
 
     async def embedded(self, request: SearchRequest) -> SearchRequest:
@@ -215,7 +210,11 @@ class World:
 
 @asynccontextmanager
 async def world(
-    *, away: str = "", questions: tuple[str, ...] = (), gateways: int = 1
+    *,
+    away: str = "",
+    questions: tuple[str, ...] = (),
+    gateways: int = 1,
+    every_s: float = 60.0,
 ) -> AsyncIterator[World]:
     made = World()
     async with AsyncExitStack() as stack:
@@ -229,7 +228,7 @@ async def world(
         settings = Settings.model_validate(
             {
                 "regions": {"a": {}} | {name: regions[name] for name in urls},
-                "divergence": {"questions": questions, "every_s": 60},
+                "divergence": {"questions": questions, "every_s": every_s},
             }
         )
         peers = await stack.enter_async_context(peers_of(settings, "a"))

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any
 
 import httpx
 import numpy as np
-import uvicorn
 from fastapi import FastAPI
 
 from cluster.clock import SYSTEM_CLOCK, Clock
@@ -26,10 +24,13 @@ from cluster.query.answers import (
     Token,
     Usage,
 )
+from cluster.query.provenance import Provenance
+from cluster.query.request import Request
 from cluster.query.search import Hit, MergedHits, SearchRequest, SearchResult
 from cluster.regions.status import CorpusSummary, RegionSummary, ReleaseSummary
 from deployments.http.app import RegionApp, build_http_app
 from deployments.http.settings import HttpSettings
+from tests.support.web_server import web_server
 
 DIMENSION = 3
 ASK = {"query": "the capital of Iceland"}
@@ -91,6 +92,7 @@ class FakeService:
         """Raised in place of the last token."""
         self.ends_early = False
         self.coverage = 1.0
+        self.made: dict[str, Any] = {"region": "north", **MADE}
         self.gate = asyncio.Event()
         """Closed, searches and the second token wait for it."""
         self.gate.set()
@@ -119,12 +121,8 @@ class FakeService:
         return SearchResult(
             results=((HIT,),) * num_queries if request.passages else (),
             arrays=None if request.passages else hit_arrays(num_queries),
-            release=7 if request.release is None else request.release,
-            region="north",
-            coverage=self.coverage,
+            provenance=self._provenance(request, 7 if request.release is None else request.release),
             took_ms=1.23456,
-            trace_id=request.trace_id,
-            **MADE,
             timings_ms={"embed": 0.5, "scatter": 0.6},
         )
 
@@ -139,15 +137,11 @@ class FakeService:
         result = AnswerResult(
             answer="".join(self.tokens),
             citations=citations,
-            release=7,
-            region="north",
-            coverage=self.coverage,
+            provenance=self._provenance(request, 7),
             usage=Usage(prompt_tokens=11, completion_tokens=len(self.tokens)),
             finish_reason="stop",
             model=MODEL,
             took_ms=2.0,
-            trace_id=request.trace_id,
-            **MADE,
             **self.came_about,
         )
         try:
@@ -155,12 +149,8 @@ class FakeService:
             async with asyncio.timeout(request.timeout_s):
                 yield Retrieved(
                     citations=citations,
-                    release=7,
-                    region="north",
-                    coverage=self.coverage,
+                    provenance=result.provenance,
                     model=MODEL,
-                    trace_id=request.trace_id,
-                    **MADE,
                     **self.came_about,
                 )
                 for i, token in enumerate(self.tokens):
@@ -183,6 +173,11 @@ class FakeService:
         if isinstance(self.summary, Exception):
             raise self.summary
         return self.summary
+
+    def _provenance(self, request: Request, release: int) -> Provenance:
+        return Provenance(
+            release=release, coverage=self.coverage, trace_id=request.trace_id, **self.made
+        )
 
     async def _wait(self) -> None:
         self.waiting += 1
@@ -230,12 +225,5 @@ async def in_process(
 @contextlib.asynccontextmanager
 async def on_loopback(app: FastAPI) -> AsyncIterator[str]:
     """The application behind a real server, as a base URL."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        config = uvicorn.Config(app, log_level="warning", ws="none", lifespan="off")
-        server = uvicorn.Server(config)
-        running = asyncio.create_task(server._serve([listening]))
-        try:
-            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            await running
+    async with web_server(app, log_level="warning") as (_, port):
+        yield f"http://127.0.0.1:{port}"

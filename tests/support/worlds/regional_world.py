@@ -17,7 +17,8 @@ from cluster.errors import (
 from cluster.generation.prompt import PromptTemplate
 from cluster.query.answers import AnswerEvent, AnswerRequest, AnswerResult, Retrieved, Token, Usage
 from cluster.query.demand import Consistency, Demand, demand_of
-from cluster.query.search import Embedded, Hit, SearchRequest, SearchResult
+from cluster.query.request import Embedded, Request
+from cluster.query.search import Hit, SearchRequest, SearchResult
 from cluster.query.session import SessionToken
 from cluster.releases.entries import Switch
 from cluster.releases.release_log import Freshness
@@ -90,8 +91,8 @@ class Region:
         """Whether readings of the log, and answers that others ask for, never end."""
         self.refreshes = 0
         self.read_takes_s = 0.01
-        self.served: list[SearchRequest | AnswerRequest] = []
-        self.received: list[SearchRequest | AnswerRequest] = []
+        self.served: list[Request] = []
+        self.received: list[Request] = []
         self.sent_to: list[str] = []
         self.given_s: list[float] = []
         """How much time each of `sent_to` had."""
@@ -152,14 +153,10 @@ class Region:
         score = embedded.vectors.sum().item()
         return SearchResult(
             results=((Hit(id=f"{number}-a", score=score, text=self.text, metadata={}),),),
-            release=number,
-            region=self.name,
-            coverage=self.coverage,
+            provenance=pinned.provenance(
+                region=self.name, trace_id=request.trace_id, coverage=self.coverage
+            ),
             took_ms=1.0,
-            trace_id=request.trace_id,
-            served_by=self.name,
-            staleness_ms=pinned.staleness_ms,
-            session=pinned.session,
         )
 
     async def embedded(self, request: SearchRequest) -> SearchRequest:
@@ -175,27 +172,19 @@ class Region:
     async def answer_events(self, request: AnswerRequest) -> AsyncGenerator[AnswerEvent, None]:
         found = await self.search(replace(request.retrieval(), not_before=request.not_before))
         self.served[-1] = request
-        made = {
-            "citations": (),
-            "release": found.release,
-            "region": self.name,
-            "coverage": 1.0,
-            "model": "m",
-            "trace_id": request.trace_id,
-            "served_by": self.name,
-            "staleness_ms": found.staleness_ms,
-            "session": found.session,
-        }
-        yield Retrieved(**made)
+        provenance = replace(found.provenance, coverage=1.0)
+        yield Retrieved(citations=(), provenance=provenance, model="m")
         yield Token(text="tea")
         if self.error_in_stream is not None:
             raise self.error_in_stream
         yield AnswerResult(
             answer="tea",
+            citations=(),
+            provenance=provenance,
             usage=Usage(prompt_tokens=1, completion_tokens=1),
             finish_reason="stop",
+            model="m",
             took_ms=1.0,
-            **made,
         )
 
 
@@ -207,10 +196,10 @@ class Links:
 
     here: Region
 
-    def preferred(self, request: SearchRequest | AnswerRequest) -> str:
+    def preferred(self, request: Request) -> str:
         return self.here.prefers or self.here.name
 
-    def candidates(self, request: SearchRequest | AnswerRequest) -> tuple[str, ...]:
+    def candidates(self, request: Request) -> tuple[str, ...]:
         homes = self._homes()
         return tuple(name for name in homes if name != self.here.name)
 
@@ -235,9 +224,7 @@ class Links:
         async for event in there.service.answer_events(self._sent(request, deadline)):
             yield event
 
-    def _reach(
-        self, region: str, request: SearchRequest | AnswerRequest, deadline: Deadline
-    ) -> Region:
+    def _reach(self, region: str, request: Request, deadline: Deadline) -> Region:
         self.here.sent_to.append(region)
         self.here.given_s.append(round(deadline.remaining_s(), 6))
         there = self.here.world.regions[region]

@@ -3,21 +3,21 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from bench.quality.passages import Asked, AskedSet, measures, places, sampled, xquad_articles
+from bench.quality.passages import Asked, AskedSet, measures, ranks_of, sampled, xquad_articles
 
 PASSAGES = [("a", "x"), ("b", "Oslo is new"), ("a", "Oslo is old"), ("c", "y")]
 
 
 def test_documents_stand_where_their_best_passage_does() -> None:
-    assert places(PASSAGES, Asked(query="", documents=frozenset("c"))) == [3]
-    assert sorted(places(PASSAGES, Asked(query="", documents=frozenset("ab")))) == [0, 1]
+    assert ranks_of(PASSAGES, Asked(query="", documents=frozenset("c"))) == [3]
+    assert sorted(ranks_of(PASSAGES, Asked(query="", documents=frozenset("ab")))) == [0, 1]
 
 
 def test_a_passage_without_the_answer_does_not_count() -> None:
     asked = Asked(query="", documents=frozenset("a"), answers=frozenset(["is old", "Oslo"]))
-    assert places(PASSAGES, asked) == [2]
+    assert ranks_of(PASSAGES, asked) == [2]
     nowhere = Asked(query="", documents=frozenset("a"), answers=frozenset(["Rome"]))
-    assert places(PASSAGES, nowhere) == [4]
+    assert ranks_of(PASSAGES, nowhere) == [4]
 
 
 def test_measures_are_means_over_the_questions() -> None:

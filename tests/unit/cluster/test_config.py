@@ -136,7 +136,7 @@ def test_an_unknown_key_in_the_environment_is_refused_by_name(
     assert refused(None).field == key
 
 
-def test_variables_of_others_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_of_others_raise_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAYGION_CLUSTER_MARKER", "x")
     monkeypatch.setenv("OTHER__STOREE", "x")
     load_settings()

@@ -1,4 +1,6 @@
-"""docs/settings.md and docs/metrics.md list all that there is, with a meaning for each entry."""
+"""The tables of docs/settings.md, docs/metrics.md and docs/events.md list all that there is, with a
+meaning for each entry.
+"""
 
 from __future__ import annotations
 

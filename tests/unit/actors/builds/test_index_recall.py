@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from actors.builds import recall as index_recall
 from actors.builds import shard as shard_build
 from actors.builds.recall import Probe
 from actors.builds.shard import ShardBuild, ShardPlan, build_shard
@@ -107,9 +107,18 @@ def test_a_few_vectors_far_from_the_crowd_ask_too(tmp_path: Path) -> None:
     }
 
 
-def test_of_many_rows_some_are_drawn_that_lie_wherever_vectors_are(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+class Read(np.ndarray[Any, np.dtype[np.float32]]):
+    """Vectors that note how many of them are read at once."""
+
+    rows_max = 0
+
+    def __getitem__(self, rows: Any) -> Any:
+        if isinstance(rows, np.ndarray):
+            Read.rows_max = max(Read.rows_max, len(rows))
+        return super().__getitem__(rows)
+
+
+def test_of_many_rows_some_are_drawn_that_lie_wherever_vectors_are(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     middles = normalized(rng.standard_normal((20, DIMENSION), dtype=np.float32))
     # The first is much larger than the others.
@@ -118,17 +127,10 @@ def test_of_many_rows_some_are_drawn_that_lie_wherever_vectors_are(
     vectors = middles[groups] + np.float32(0.001) * noise
     parameters = IndexParameters(kind=IndexKind.FLAT, metric=Metric.L2)
     build(tmp_path, vectors, parameters)
-    drawn: list[int] = []
-    apart = index_recall._apart
-
-    def counted(vectors: Float32Array, rows: Int64Array) -> Int64Array:
-        drawn.append(len(rows))
-        return apart(vectors, rows)
-
-    monkeypatch.setattr(index_recall, "_APART_AMONG_MAX", 1000)
-    monkeypatch.setattr(index_recall, "_apart", counted)
-    probe = Probe.of_rows(ShardIndex.open(tmp_path, parameters, DIMENSION), vectors, parameters)
-    assert drawn == [1000]
+    index = ShardIndex.open(tmp_path, parameters, DIMENSION)
+    Read.rows_max = 0
+    probe = Probe.of_rows(index, vectors.view(Read), parameters, apart_among_max=1000)
+    assert Read.rows_max == 1000
     asked = np.linalg.norm(probe.queries[:, None] - middles[None], axis=2).argmin(axis=1)
     assert set(asked.tolist()) == set(range(20))
 

@@ -27,13 +27,18 @@ def door(store: ObjectStore) -> Door:
 
 
 @pytest.fixture
-def coordinator(
-    door: Door, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Coordinator]:
-    # A busy machine is no store that hangs.
-    monkeypatch.setattr("actors.coordinator.coordinator._REFRESH_TIMEOUT_S", WAIT_S)
+def coordinator(door: Door, tmp_path: Path) -> Iterator[Coordinator]:
     opened = cast(ObjectStore, door)
-    coordinator = Coordinator(SETTINGS, "local", opened, tmp_path, Deployer(), "cluster")
+    coordinator = Coordinator(
+        SETTINGS,
+        "local",
+        opened,
+        tmp_path,
+        Deployer(),
+        "cluster",
+        # A busy machine is no store that hangs.
+        refresh_timeout_s=WAIT_S,
+    )
     wait_until(lambda: coordinator.log_state().leader == "local")
     yield coordinator
     coordinator.stop()

@@ -54,8 +54,11 @@ class FakeRay:
 def ray(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
     ray = FakeRay()
     monkeypatch.setattr(coordinator_client, "ray", ray)
-    monkeypatch.setattr(coordinator_client, "_POLL_S", 0.0)
     return ray
+
+
+def client() -> CoordinatorClient:
+    return CoordinatorClient(sleep=lambda _: None)
 
 
 COMMIT = CommitRelease(release=1)
@@ -68,17 +71,26 @@ def test_of_a_change_under_way_nobody_knows(ray: FakeRay, error: Exception) -> N
     for method, args in CHANGES:
         ray.answers[method] = [error]
         with pytest.raises(OutcomeUnknown, match="raygion release list"):
-            getattr(CoordinatorClient(), method)(*args)
+            getattr(client(), method)(*args)
 
 
 @pytest.mark.parametrize("error", GONE)
 def test_a_coordinator_that_is_away_is_asked_for_no_change(ray: FakeRay, error: Exception) -> None:
     ray.answers |= {"request": [1], "ping": [error]}
     with pytest.raises(Unavailable, match="does not answer"):
-        CoordinatorClient().request(COMMIT)
+        client().request(COMMIT)
     assert ray.asked == ["ping"]
     ray.is_there = False
     with pytest.raises(Unavailable, match="no region runs"):
+        client().request(COMMIT)
+
+
+def test_a_coordinator_of_another_version_is_told_from_one_that_is_away(ray: FakeRay) -> None:
+    with pytest.raises(Conflict, match="another version of Raygion: start the region again"):
+        CoordinatorClient().request(COMMIT)
+    assert ray.asked == ["ping"]
+    del ray.answers["ping"]
+    with pytest.raises(Conflict, match="another version"):
         CoordinatorClient().request(COMMIT)
 
 
@@ -86,7 +98,7 @@ def test_a_coordinator_that_is_away_is_asked_for_no_change(ray: FakeRay, error: 
 def test_looking_fails_without_a_doubt(ray: FakeRay, error: Exception) -> None:
     ray.answers["log_state"] = [error]
     with pytest.raises(Unavailable):
-        CoordinatorClient().log_state()
+        client().log_state()
 
 
 def test_errors_of_the_coordinator_come_as_they_are(ray: FakeRay) -> None:
@@ -94,7 +106,7 @@ def test_errors_of_the_coordinator_come_as_they_are(ray: FakeRay) -> None:
         error = RayTaskError("request", "its stack", cause).as_instanceof_cause()
         ray.answers["request"] = [error]
         with pytest.raises(told):
-            CoordinatorClient().request(COMMIT)
+            client().request(COMMIT)
 
 
 def test_waiting_goes_on_while_the_coordinator_starts_anew(ray: FakeRay) -> None:
@@ -105,17 +117,17 @@ def test_waiting_goes_on_while_the_coordinator_starts_anew(ray: FakeRay) -> None
     away = ActorDiedError()
     opened = state.proposals[1]
     ray.answers["proposal"] = [opened, away, None, opened, committed.proposals[1]]
-    CoordinatorClient().wait_until_committed(1, 30.0)
+    client().wait_until_committed(1, 30.0)
     assert ray.asked == ["proposal"] * 5, "the whole log is not sent again and again"
     ray.answers["proposal"] = [None, opened]
     ray.answers["regions_prepared"] = [frozenset(), away, frozenset(state.proposals[1].targets)]
-    CoordinatorClient().wait_until_prepared(1, 30.0)
+    client().wait_until_prepared(1, 30.0)
     serving = SimpleNamespace(release=1, healthy=True)
     ray.answers["status"] = [away, SimpleNamespace(release=1, healthy=False), serving]
-    assert CoordinatorClient().wait_until_serving(1, 30.0) is serving
+    assert client().wait_until_serving(1, 30.0) is serving
     ray.answers["proposal"] = [None, fold(state, make.abort(1)).proposals[1]]
     with pytest.raises(Conflict, match="release 1 was aborted"):
-        CoordinatorClient().wait_until_committed(1, 30.0)
+        client().wait_until_committed(1, 30.0)
 
 
 def test_whoever_waits_is_told_what_preparing_fails_with(ray: FakeRay) -> None:
@@ -126,15 +138,15 @@ def test_whoever_waits_is_told_what_preparing_fails_with(ray: FakeRay) -> None:
     ray.answers["proposal"] = [state.proposals[1], state.proposals[1], committed]
     ray.answers["failures"] = [{}, {"b": "no memory", "a": "timed out"}, {}]
     told: list[str] = []
-    CoordinatorClient().wait_until_committed(1, 30.0, told.append)
+    client().wait_until_committed(1, 30.0, told.append)
     assert told == ["release 1", "release 1, tried again (a: timed out; b: no memory)", "release 1"]
 
 
 def test_waiting_comes_to_an_end(ray: FakeRay) -> None:
     ray.answers["proposal"] = [ActorDiedError()]
     with pytest.raises(DeadlineExceeded, match="release 1 to be committed") as caught:
-        CoordinatorClient().wait_until_committed(1, 0.0)
+        client().wait_until_committed(1, 0.0)
     assert isinstance(caught.value.__cause__, Unavailable)
     ray.answers["status"] = [NotFound("no such thing")]
     with pytest.raises(NotFound):
-        CoordinatorClient().wait_until_serving(1, 30.0)
+        client().wait_until_serving(1, 30.0)

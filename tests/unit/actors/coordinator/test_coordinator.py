@@ -1,4 +1,4 @@
-"""The coordinator's thread: how current it is, and that nobody waits for it in vain."""
+"""What a coordinator tells: how current it is, and what its region holds."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import count
-from pathlib import Path
-from typing import cast
 
 import pytest
 
 from actors.coordinator.coordinator import Coordinator
-from actors.coordinator.loaded_release import LoadedRelease
-from actors.coordinator.loader import ReleaseLoader
+from actors.coordinator.loading.loaded_release import LoadedRelease
+from actors.coordinator.loading.loader import ReleaseLoader
 from cluster.clock import SYSTEM_CLOCK
 from cluster.errors import (
     Conflict,
@@ -27,7 +25,7 @@ from cluster.store.numbered_log import NumberedLog
 from cluster.store.object_store import ObjectStore
 from tests.support.store_fixtures import Door
 from tests.support.waiting import wait_until
-from tests.support.worlds.coordinator_world import SETTINGS, WAIT_S, Deployer, propose, published
+from tests.support.worlds.coordinator_world import propose, published
 
 
 def elect_other(store: ObjectStore) -> int:
@@ -94,37 +92,6 @@ def test_an_entry_that_cannot_be_read_is_told_and_nothing_is_changed(
     coordinator.refresh()
     assert coordinator.status().log_trouble is None
     assert coordinator.log_state().leader == "local"
-
-
-def test_a_store_that_hangs_is_given_up(
-    coordinator: Coordinator, door: Door, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("actors.coordinator.coordinator._REFRESH_TIMEOUT_S", 0.05)
-    door.open.clear()
-    with pytest.raises(Unavailable, match="not read in time"):
-        coordinator.refresh()
-    monkeypatch.setattr("actors.coordinator.coordinator._REFRESH_TIMEOUT_S", WAIT_S)
-    door.open.set()
-    coordinator.refresh()
-
-
-def test_a_trouble_that_stays_is_logged_once(
-    door: Door, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    asked = threading.Semaphore(0)
-
-    def fail(store: ObjectStore) -> str:
-        asked.release()
-        raise Unavailable("no id today")
-
-    monkeypatch.setattr("actors.coordinator.coordinator.store_identity", fail)
-    opened = cast(ObjectStore, door)
-    coordinator = Coordinator(SETTINGS, "local", opened, tmp_path, Deployer(), "cluster")
-    for _ in range(4):
-        assert asked.acquire(timeout=WAIT_S)
-        coordinator.nudge()
-    coordinator.stop()
-    assert caplog.text.count("no id today") == 1
 
 
 def test_many_refreshes_share_readings(coordinator: Coordinator) -> None:

@@ -2,78 +2,28 @@
 
 from __future__ import annotations
 
-import threading
-from concurrent.futures import ThreadPoolExecutor
-
 import pytest
 
 from actors.coordinator.coordinator import Coordinator
 from cluster.artifacts.claims import CLAIMS, Claim
+from cluster.catalog.catalog import Catalog
 from cluster.catalog.manifests import ManifestRef
 from cluster.errors import (
     Conflict,
     Corrupt,
     InvalidArgument,
     NotFound,
-    OutcomeUnknown,
-    Unavailable,
 )
 from cluster.releases.entries import ReleaseContents
-from cluster.releases.events import Append
 from cluster.releases.requests import (
     AbortRelease,
     CommitRelease,
-    ReleaseRequest,
     RollBackTo,
     SetShare,
 )
-from cluster.releases.rollout import Rollout
 from cluster.releases.settings import RolloutPolicy
 from cluster.store.object_store import ObjectStore
-from tests.support.store_fixtures import Door
-from tests.support.waiting import wait_until
-from tests.support.worlds.coordinator_world import WAIT_S, propose, published
-
-
-def test_what_was_given_up_is_not_done_later(
-    coordinator: Coordinator, door: Door, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    number = propose(coordinator, published(store), "elsewhere", auto_commit=False)
-    before = coordinator.log_state()
-    door.open.clear()
-    assert door.knocked.wait(WAIT_S)
-    with monkeypatch.context() as patch:
-        patch.setattr("actors.coordinator.coordinator._REQUEST_TIMEOUT_S", 0.1)
-        with pytest.raises(Unavailable, match="no change"):
-            coordinator.request(AbortRelease(release=number, reason="not heard in time"))
-    door.open.set()
-    coordinator.refresh()
-    # What came later is served later.
-    with pytest.raises(NotFound):
-        coordinator.request(AbortRelease(release=number + 1, reason="there is none"))
-    assert coordinator.log_state() == before
-
-
-def test_what_is_begun_and_not_finished_in_time_may_be_done(
-    coordinator: Coordinator, door: Door, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    number = propose(coordinator, published(store), "elsewhere", auto_commit=False)
-    deciding, may_end, real = threading.Event(), threading.Event(), Rollout.decide
-
-    def slowly(self: Rollout, request: ReleaseRequest, *, now_ms: int, commit_id: str) -> Append:
-        deciding.set()
-        assert may_end.wait(WAIT_S)
-        return real(self, request, now_ms=now_ms, commit_id=commit_id)
-
-    monkeypatch.setattr(Rollout, "decide", slowly)
-    monkeypatch.setattr("actors.coordinator.coordinator._REQUEST_TIMEOUT_S", 2.0)
-    with ThreadPoolExecutor(1) as person:
-        asked = person.submit(coordinator.request, AbortRelease(release=number, reason="slow"))
-        assert deciding.wait(WAIT_S)
-        with pytest.raises(OutcomeUnknown):
-            asked.result(WAIT_S)
-    may_end.set()
-    wait_until(lambda: coordinator.log_state().open_proposal() is None)
+from tests.support.worlds.coordinator_world import propose, published
 
 
 def test_what_is_not_there_is_not_proposed(coordinator: Coordinator, store: ObjectStore) -> None:
@@ -89,6 +39,38 @@ def test_what_is_not_there_is_not_proposed(coordinator: Coordinator, store: Obje
     with pytest.raises(Corrupt, match="does not hold the bytes that were published"):
         propose(coordinator, contents, "local", auto_commit=False)
     assert coordinator.log_state() == before
+
+
+def test_an_index_of_another_embedder_is_not_proposed(
+    coordinator: Coordinator, store: ObjectStore
+) -> None:
+    catalog = Catalog(store)
+    index = catalog.read_index("c", published(store).indexes["c"])
+    other = index.model_copy(update={"version": "2", "embedder_fingerprint": "b" * 64})
+    contents = ReleaseContents(indexes={"c": catalog.publish_index(other).ref})
+    before = coordinator.log_state()
+    with pytest.raises(InvalidArgument, match="built with another embedder") as refused:
+        propose(coordinator, contents, "elsewhere", auto_commit=False)
+    assert refused.value.field == "embedder"
+    assert coordinator.log_state() == before
+    assert claimed(store) == []
+
+
+def test_a_proposal_reads_each_manifest_once(
+    coordinator: Coordinator, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents = published(store)
+    read: list[str] = []
+    get = store.get
+
+    def noted(path: str) -> bytes:
+        read.append(path)
+        return get(path)
+
+    monkeypatch.setattr(store, "get", noted)
+    # For a region that is not here, so that nothing is loaded.
+    propose(coordinator, contents, "elsewhere", auto_commit=False)
+    assert read.count("indexes/c/1.json") == 1
 
 
 def test_what_is_proposed_or_gone_back_to_is_kept_from_the_collector(

@@ -10,7 +10,7 @@ from actors.coordinator.log_readings import LogReadings
 from cluster.errors import Unavailable
 
 
-def test_the_next_complete_reading_is_what_one_waits_for() -> None:
+def test_a_wait_ends_with_the_next_complete_reading() -> None:
     readings = LogReadings()
     number = readings.next()
     readings.begin()
@@ -36,7 +36,7 @@ def test_a_reading_that_fails_is_told_at_once() -> None:
         readings.wait(number, 60.0)
 
 
-def test_a_later_reading_makes_up_for_one_that_failed() -> None:
+def test_a_wait_ends_without_an_error_when_a_later_reading_makes_up_for_one_that_failed() -> None:
     readings = LogReadings()
     number = readings.next()
     for complete in (False, True):

@@ -102,5 +102,5 @@ def test_the_key_of_the_regions_goes_before_that_of_callers(gateway: Gateway) ->
     assert gateway.seen == [("/v1/regions/nudge", "Bearer ours")]
 
 
-def test_a_region_alone_tells_nobody() -> None:
+def test_a_region_alone_raises_nothing_for_want_of_others() -> None:
     HttpNudges(Settings(), "local")()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 
 from actors.coordinator.process_loads import ProcessLoads
@@ -25,8 +27,22 @@ def test_the_busiest_part_counts_as_long_as_it_speaks() -> None:
     assert loads.load() == 0.3
     of_replicas[0] = 0.4
     assert loads.load() == 0.4
-    loads.tell("c", 0.0)
-    assert loads._told.keys() == {"c"}
+
+
+class Name(str):
+    """A process's name, of which a weak reference tells whether anybody has it still."""
+
+
+def test_processes_that_are_gone_are_forgotten() -> None:
+    clock, name = SimClock(), Name("a")
+    gone = weakref.ref(name)
+    loads = ProcessLoads(clock, lambda: 0.0)
+    loads.tell(name, 0.9)
+    del name
+    assert gone() is not None
+    clock.sleep(6.0)
+    loads.tell("b", 0.5)
+    assert gone() is None
 
 
 def test_a_process_knows_how_busy_it_is() -> None:

@@ -160,7 +160,7 @@ FILES = {
     cut=st.just(1.0) | st.floats(0, 1),
 )
 @pytest.mark.filterwarnings("ignore:Reading `.npy`:UserWarning")
-def test_a_damaged_file_is_read_or_refused(
+def test_a_damaged_file_raises_nothing_but_invalid_argument(
     path: str, changes: list[tuple[float, int]], cut: float
 ) -> None:
     """Nothing else: Arrow would end the process for some."""

@@ -22,7 +22,7 @@ from actors.documents.reader import GroupRead, ReadOptions, plan_groups, read_gr
 from actors.documents.source_files import SourceFile, find_source_files
 from cluster.artifacts.artifacts import Artifacts
 from cluster.catalog.catalog import Catalog
-from cluster.catalog.manifests import CorpusManifest
+from cluster.catalog.manifests import SOURCES_MAX, CorpusManifest
 from cluster.documents.deletes import delete_documents, drop_corpus
 from cluster.documents.ingest_report import IngestReport, LeftOut
 from cluster.documents.passages import current_passages, read_part
@@ -210,7 +210,6 @@ def test_a_corpus_that_is_added_to_often_has_few_parts_and_knows_what_it_has(
     report: Report,
     object_store: ObjectStore,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     files = [
         write_rows(tmp_path / f"{n}.jsonl", {"id": f"d{n}", "text": f"Text {n}.", "n": n})
@@ -222,10 +221,12 @@ def test_a_corpus_that_is_added_to_often_has_few_parts_and_knows_what_it_has(
     assert len(manifest.parts) < 40
     assert manifest.sources == tuple(map(str, files))
     assert set(rows_of(object_store, manifest)) == {f"d{n}" for n in range(40)}
-    monkeypatch.setattr(actors.documents.ingest, "SOURCES_MAX", 3)
     # What is in a merged part is known to be unchanged all the same.
-    last = write_rows(tmp_path / "f.jsonl", {"id": "f", "text": "F", "n": 0.5})
-    assert run(last).sources == tuple(map(str, [*files[-2:], last]))
+    more = [
+        write_rows(tmp_path / f"f{n}.jsonl", {"id": f"f{n}", "text": f"F {n}.", "n": 0.5})
+        for n in range(SOURCES_MAX - 2)
+    ]
+    assert run(*more).sources == tuple(map(str, [*files[-2:], *more]))
     found = report(*files)
     assert changes(found) == {"unchanged": 40}
     assert position_of(object_store) == 41

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from actors.documents import source_rows
 from actors.documents.reader import plan_groups
 from actors.documents.source_files import SourceFile, find_source_files
+from actors.documents.source_rows import UNPACKED_BYTES_FREE
 from cluster.errors import InvalidArgument
 from cluster.metadata import MetadataValue
 
@@ -170,15 +170,13 @@ def test_files_inside_of_an_archive_are_read(tmp_path: Path) -> None:
     assert content(pickle.loads(pickle.dumps(file))) == b"# A"
 
 
-def test_an_archive_that_unpacks_to_far_more_than_it_has_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(source_rows, "UNPACKED_BYTES_FREE", 100_000)
+def test_an_archive_that_unpacks_to_far_more_than_it_has_is_refused(tmp_path: Path) -> None:
     line = b'{"id": "a", "text": "A text that comes again and again."}\n'
+    beyond = UNPACKED_BYTES_FREE + 1
     for name, data, is_read in (
-        ("small.jsonl.gz", b"\n" * 99_000, True),
-        ("rows.jsonl.gz", b"".join(b"%d %s" % (n, line) for n in range(10_000)), True),
-        ("bomb.jsonl.gz", b"\n" * 10_000_000, False),
+        ("small.jsonl.gz", b"\n" * UNPACKED_BYTES_FREE, True),
+        ("rows.jsonl.gz", b"".join(b"%d %s" % (n, line) for n in range(beyond // 60)), True),
+        ("bomb.jsonl.gz", b"\n" * beyond, False),
     ):
         (tmp_path / name).write_bytes(gzip.compress(data))
         (file,) = find_source_files([str(tmp_path / name)]).files

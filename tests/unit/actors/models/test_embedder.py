@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.models import embedder as embedder_module
-from actors.models.embedder import Embedder, Pooling, computes_bfloat16
+from actors.models.embedder import Embedder, computes_bfloat16
 from actors.models.embedding_worker import EmbeddingWorker
 from actors.models.publishing import publish_model
 from actors.models.starter_models import starter_embedder_folder
-from cluster.arrays import Float32Array
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.manifests import ModelKind, ModelManifest, Precision
 from cluster.errors import InvalidArgument
@@ -95,21 +94,38 @@ def test_a_vector_is_the_same_beside_texts_of_every_length(embedder: Embedder) -
         assert alone.tobytes() == mixed[row].tobytes() == mixed[-1 - row].tobytes()
 
 
-class BatchDependent(Embedder):
-    """As on a processor whose products depend on how many rows are multiplied."""
+@contextmanager
+def each_batch(see: Callable[[torch.Tensor], None]) -> Iterator[None]:
+    """`see` gets the vectors of all tokens of each batch, [texts, padded length, dimension], as
+    they go into the model, and may change them.
+    """
 
-    def _embed_batch(self, tokens: Sequence[Sequence[int]]) -> Float32Array:
-        self.largest = max(len(tokens), getattr(self, "largest", 0))
-        return super()._embed_batch(tokens) * np.float32(1 + 1e-6 * len(tokens))
+    def hook(module: torch.nn.Module, _: object, vectors: torch.Tensor) -> None:
+        # Those of words, which are many, and not those of their positions.
+        if isinstance(module, torch.nn.Embedding) and module.num_embeddings > 20_000:
+            see(vectors)
+
+    handle = torch.nn.modules.module.register_module_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def test_where_products_depend_on_the_batch_there_are_no_batches(folder: Path) -> None:
-    embedder = BatchDependent(folder, num_threads=1)
-    assert embedder.largest > 1, "it was tried out"
-    embedder.largest = 0
-    together = embedder.embed(TEXTS * 2)
-    assert embedder.largest == 1
-    assert together[0].tobytes() == embedder.embed(TEXTS[:1])[0].tobytes()
+    sizes: list[int] = []
+
+    def spoil(vectors: torch.Tensor) -> None:
+        sizes.append(len(vectors))
+        vectors[:, :, 0] += 1e-3 * len(vectors)
+
+    with each_batch(spoil):
+        embedder = Embedder(folder, num_threads=1)
+        assert max(sizes) > 1, "it was tried out"
+        sizes.clear()
+        together = embedder.embed(TEXTS * 2)
+        assert max(sizes) == 1
+        assert together[0].tobytes() == embedder.embed(TEXTS[:1])[0].tobytes()
 
 
 @pytest.mark.skipif(not computes_bfloat16(), reason="this processor does not compute in bfloat16")
@@ -163,7 +179,6 @@ def copied_with_pooling(folder: Path, target: Path, **modes: bool) -> Path:
 def test_pooling_is_as_the_model_says(embedder: Embedder, folder: Path, tmp_path: Path) -> None:
     target = copied_with_pooling(folder, tmp_path / "cls", pooling_mode_cls_token=True)
     by_cls = Embedder(target, num_threads=1)
-    assert by_cls._pooling is Pooling.CLS
     similarity = float(by_cls.embed(TEXTS[:1])[0] @ embedder.embed(TEXTS[:1])[0])
     assert similarity < 0.99
     target = copied_with_pooling(folder, tmp_path / "max", pooling_mode_max_tokens=True)
@@ -179,12 +194,8 @@ def test_nothing_is_padded_beyond_what_a_model_reads(folder: Path, tmp_path: Pat
     path.write_text(json.dumps(tokenizer))
     embedder = Embedder(tmp_path / "short", num_threads=1)
     lengths: set[int] = set()
-
-    def noted(module: Any, args: Any, given: dict[str, torch.Tensor]) -> None:
-        lengths.add(given["input_ids"].shape[1])
-
-    embedder._model.register_forward_pre_hook(noted, with_kwargs=True)
-    embedder.embed(["word", "word " * 60, "word " * 400])
+    with each_batch(lambda vectors: lengths.add(vectors.shape[1])):
+        embedder.embed(["word", "word " * 60, "word " * 400])
     assert lengths == {8, 64, 72, 77}
 
 

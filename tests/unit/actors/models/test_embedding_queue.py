@@ -14,6 +14,7 @@ from actors.models.embedder import Embedder
 from actors.models.embedding_worker import PIECE_TOKENS, EmbeddingQueue
 from actors.models.starter_models import starter_embedder_folder
 from cluster.arrays import Float32Array
+from cluster.embedding.tokenizer import EmbedderTokenizer
 from cluster.errors import DeadlineExceeded, InvalidArgument, Overloaded
 
 LONG = PIECE_TOKENS // 2
@@ -267,5 +268,5 @@ async def test_embedders_under_different_load_give_a_text_the_same_bytes(
     ],
 )
 def test_no_text_has_more_tokens_than_are_reckoned_with(embedder: Embedder, text: str) -> None:
-    (windows,) = embedder._tokenizer.windows([text])
+    (windows,) = EmbedderTokenizer.of_folder(starter_embedder_folder()).windows([text])
     assert sum(map(len, windows)) <= embedder.tokens_at_most(text)

@@ -40,11 +40,10 @@ from cluster.query.answers import (
 )
 from cluster.query.evidence import EvidencePolicy
 from cluster.query.search import Hit, SearchRequest, SearchResult
-from cluster.serving.consistency import Pinned
 from cluster.serving.view import CorpusView, GeneratorView, RegionView, ReleaseView
 from cluster.store.local_store import LocalStore
 from cluster.vectors.metric import Metric
-from tests.support.fakes import FakeTokenizer
+from tests.support.fakes import FakeTokenizer, provenance_of
 from tests.support.node_cache import node_cache
 
 CORPUS = CorpusView(
@@ -98,8 +97,8 @@ async def not_asked(request: SearchRequest) -> SearchResult:
 async def test_a_tokenizer_that_does_not_come_uses_up_the_time_and_no_more() -> None:
     events = Answering(Stuck()).events(
         AnswerRequest(question="why?", retrieve=False),
-        pinned=Pinned(release=release_of(1), staleness_ms=0, session=""),
-        region="here",
+        release=release_of(1),
+        provenance=provenance_of("here"),
         search=not_asked,
         deadline=Deadline.after(0.05),
         elapsed_ms=lambda: 0.0,
@@ -172,15 +171,7 @@ class Writer:
 def found(*scores: float, text: str = "A passage.") -> SearchResult:
     hits = tuple(Hit(id=f"p{s}", score=s, text=text, metadata={}) for s in scores)
     return SearchResult(
-        results=(hits,),
-        release=1,
-        region="here",
-        coverage=0.5,
-        took_ms=1.0,
-        trace_id="t",
-        served_by="here",
-        staleness_ms=0,
-        session="",
+        results=(hits,), provenance=provenance_of("here", coverage=0.5), took_ms=1.0
     )
 
 
@@ -203,8 +194,8 @@ def answering(
 
     return Answering(writer).events(
         AnswerRequest(question="why?", retrieve=hits is not None, max_tokens=10, **asked),
-        pinned=Pinned(release=replace(release_of(1), evidence=policy), staleness_ms=0, session=""),
-        region="here",
+        release=replace(release_of(1), evidence=policy),
+        provenance=provenance_of("here"),
         search=search,
         deadline=Deadline.after(30),
         elapsed_ms=lambda: 7.0,

@@ -17,9 +17,11 @@ from cluster.canary.outcomes import OutcomeCounts, Work
 from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.errors import InvalidArgument, NotFound, Unavailable
 from cluster.generation.prompt import PromptTemplate
+from cluster.logs.events import bound_context, log_scope
 from cluster.metadata import ColumnType
 from cluster.query.filters import parse_filter
-from cluster.query.search import Embedded, SearchRequest
+from cluster.query.request import Embedded
+from cluster.query.search import SearchRequest
 from cluster.releases.entries import Switch
 from cluster.serving.consistency import Known
 from cluster.serving.view import CorpusView, RegionView, ReleaseView
@@ -167,6 +169,16 @@ async def test_the_newest_switch_is_current_and_another_release_may_be_named(
     assert (await engine.search(replace(REQUEST, release=1))).release == 1
     with pytest.raises(NotFound, match="release 3"):
         await engine.search(replace(REQUEST, release=3))
+
+
+async def test_the_log_knows_the_release_that_a_request_is_pinned_to(region: Region) -> None:
+    region.view = view_of(CORPUS, switched=(1, 2))
+    with log_scope(trace_id="t"):
+        await region.engine().search(REQUEST)
+        assert bound_context() == {"trace_id": "t", "release": 2}
+        await region.engine().search(replace(REQUEST, release=1))
+        assert bound_context() == {"trace_id": "t", "release": 1}
+    assert bound_context() == {}
 
 
 async def test_a_release_is_in_use_as_long_as_a_request_is_pinned_to_it(region: Region) -> None:

@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.query.shard_search import SearchKind, ShardSearch
-from actors.shards import documents as shard_documents
 from actors.shards.documents import DOCUMENTS_FILE, ShardDocuments, write_documents
 from cluster.arrays import Float32Array, Int64Array
 from cluster.balance.replica_set import ReplicaSet
@@ -56,9 +55,7 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> ShardDocuments:
 def test_a_shard_sends_as_many_of_the_first_rows_as_fit(
     documents: ShardDocuments, rows: list[int], fields: tuple[str, ...] | None
 ) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shard_documents, "REPLY_BYTES_MAX", BYTES_MAX)
-        passages = documents.passages(rows, fields)
+    passages = documents.passages(rows, fields, bytes_max=BYTES_MAX)
     with_notes = fields is None or "note" in fields
     sizes = [
         len(TEXTS[row].encode()) + len((NOTES[row] or "").encode() if with_notes else b"")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from actors.coordinator.departures import Departures
+from actors.coordinator.loading.departures import Departures
 from actors.query.release_uses import ReleaseUses
-from cluster.search.checks import TIMEOUT_S_MAX
+from cluster.query.terms import TIMEOUT_S_MAX
 from tests.support.fakes import SimClock
 
 NONE: frozenset[int] = frozenset()

@@ -11,6 +11,8 @@ from actors.query.shard_search import Patience, ShardSearch
 from cluster.arrays import Float32Array
 from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.errors import DeadlineExceeded, Unavailable
+from cluster.logs.events import bound_context, log_scope
+from cluster.query.search import ShardHits, ShardQuery
 from cluster.search.checks import HITS_MAX
 from tests.support.fakes import SimClock
 from tests.support.worlds.fake_shards import QUERIES, ROWS, SHARDS, VECTORS, FakeShard, kind_of
@@ -45,6 +47,24 @@ async def test_each_search_of_a_batch_gets_its_own_hits(shards: list[FakeShard])
         assert one.fell_back == tuple(bool(x) for x in part[:, 0] > 0)
         assert one.coverage == 1.0
         assert {"wait", "scatter", "merge", "fetch"} <= one.timings_ms.keys()
+
+
+async def test_the_log_of_a_batch_names_none_of_its_requests() -> None:
+    class Watched(FakeShard):
+        async def search(self, query: ShardQuery, timeout_s: float) -> ShardHits:
+            contexts.append(bound_context())
+            return await super().search(query, timeout_s)
+
+    contexts: list[object] = []
+    search, kind = ShardSearch(SYSTEM_CLOCK), kind_of([Watched(0)])
+
+    async def asked(trace_id: str) -> object:
+        with log_scope(trace_id=trace_id):
+            await search.search(kind, QUERIES[:1], Deadline.after(5.0))
+            return bound_context()["trace_id"]
+
+    assert await asyncio.gather(asked("a"), asked("b")) == ["a", "b"]
+    assert contexts == [{}]
 
 
 async def test_without_passages_the_hits_are_arrays(shards: list[FakeShard]) -> None:

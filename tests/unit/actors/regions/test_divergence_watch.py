@@ -188,9 +188,8 @@ async def test_without_a_release_nothing_is_asked() -> None:
 async def test_the_watch_goes_on_when_the_front_actor_is_back(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async with world() as made:
+    async with world(every_s=0.002) as made:
         (watch,) = made.watches
-        watch._ask_s = 0.001
         made.desk.error = Unavailable("front does not answer")
         with caplog.at_level(logging.WARNING):
             watch.start()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -15,7 +14,7 @@ from actors.regions.service import RegionalService
 from cluster import errors
 from cluster.clock import SYSTEM_CLOCK
 from cluster.config import Settings
-from cluster.query.answers import AnswerEvent, AnswerRequest, AnswerResult, Retrieved
+from cluster.query.answers import AnswerEvent, AnswerRequest
 from cluster.query.search import SearchRequest, SearchResult
 from cluster.serving.consistency import Known
 from tests.support.worlds.fake_service import FakeService
@@ -34,19 +33,13 @@ class Engine(FakeService):
     def __init__(self, name: str) -> None:
         super().__init__()
         self.name = name
+        self.made |= {"region": name, "served_by": name}
         self.elsewhere: set[str] = set()
 
     async def search(self, request: SearchRequest) -> SearchResult:
         if request.corpus in self.elsewhere:
             raise errors.InvalidArgument("is not kept in this region", "corpus")
-        found = await super().search(request)
-        return replace(found, region=self.name, served_by=self.name)
-
-    async def answer_events(self, request: AnswerRequest) -> AsyncGenerator[AnswerEvent, None]:
-        async for event in super().answer_events(request):
-            if isinstance(event, Retrieved | AnswerResult):
-                event = replace(event, region=self.name, served_by=self.name)
-            yield event
+        return await super().search(request)
 
 
 class Region(FakeService):

@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from actors.regions.http_peers import RegionPeers
 from cluster import errors
 from cluster.clock import Deadline
+from cluster.config import Settings
 from cluster.generation.generator import ChatMessage, GenerationRequest
 from cluster.generation.prompt import Truncated, Truncation
 from cluster.query.answers import (
@@ -252,6 +253,14 @@ async def test_a_region_that_is_away_comes_last_until_it_answers_again() -> None
                     with pytest.raises(errors.InvalidArgument):
                         await peers.search("there", SEARCH, Deadline.after(5.0))
                 assert peers.candidates(SEARCH) == ("there", "lost")
+
+
+async def test_answers_are_written_by_the_other_regions_where_a_model_runs() -> None:
+    given = settings_of({"writes": "http://a:1", "reads": "http://b:1"}).model_dump()
+    given["regions"]["reads"]["generates"] = False
+    async with peers_of(Settings.model_validate(given)) as peers:
+        assert peers.generators(None) == ("writes",)
+        assert peers.holders(SEARCH) == ("here", "writes", "reads")
 
 
 async def test_a_restarted_region_is_asked_over_a_new_connection() -> None:

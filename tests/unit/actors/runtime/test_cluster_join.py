@@ -57,7 +57,7 @@ def test_the_secret_is_taken_from_the_file_that_is_named(
 
 
 @pytest.mark.parametrize("named", ["RAY_AUTH_TOKEN", "~/.ray/auth_token"])
-def test_so_is_one_that_ray_itself_would_take(
+def test_one_that_ray_itself_would_take_raises_nothing(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
 ) -> None:
     if named == "RAY_AUTH_TOKEN":

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.coordinator.loaded_release import LoadedRelease
+from actors.coordinator.loading.loaded_release import LoadedRelease
 from actors.shards.index import ShardIndex
 from actors.shards.replica import ShardReplicaActor
 from cluster.errors import Corrupt, NotFound

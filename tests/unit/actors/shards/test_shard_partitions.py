@@ -6,7 +6,7 @@ import random
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -15,9 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.builds.shard import ShardPlan, build_shard
-from actors.shards import partitions as shard_partitions
 from actors.shards.index import ShardIndex
-from actors.shards.partitions import PARTITIONS_FILE
+from actors.shards.partitions import PARTITIONS_FILE, SCANNED_ROWS_MAX
 from cluster.arrays import Float32Array
 from cluster.errors import Corrupt, InvalidArgument
 from cluster.query.filters import Filter, parse_filter
@@ -124,36 +123,42 @@ def test_flat_answers_alike_with_and_without_partitions(
         assert same(*(index.search(query) for index in less))
 
 
+NUM_LARGE = 15_000
+"""So many rows that a third of them have an index of their own, and a sixth have none."""
+
+
+class Large(NamedTuple):
+    plain: ShardIndex
+    parted: ShardIndex
+    vectors: Float32Array
+    folder: Path
+    parameters: IndexParameters
+
+
 @pytest.fixture(scope="module", params=[kind for kind in IndexKind if kind is not IndexKind.FLAT])
-def large(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[ShardIndex, ShardIndex, Float32Array, Path]:
+def large(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Large:
     """One shard without and with partitions, of which `a` and `b` have indexes of their own."""
     rng = np.random.default_rng(1)
     centres = rng.standard_normal((40, DIMENSION))
-    noise = 0.5 * rng.standard_normal((12_000, DIMENSION))
-    vectors = (centres[rng.integers(0, 40, 12_000)] + noise).astype(np.float32)
-    cities: list[str | None] = [("a", "b", "a", None, "é", "b")[i % 6] for i in range(12_000)]
+    noise = 0.5 * rng.standard_normal((NUM_LARGE, DIMENSION))
+    vectors = (centres[rng.integers(0, 40, NUM_LARGE)] + noise).astype(np.float32)
+    cities: list[str | None] = [("a", "b", "a", None, "é", "b")[i % 6] for i in range(NUM_LARGE)]
     parameters = IndexParameters(
         kind=request.param, metric=Metric.L2, hnsw_m=16, ef_construction=40, ef_search=64, nprobe=8
     )
     folder = tmp_path_factory.mktemp("large")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shard_partitions, "SCANNED_ROWS_MAX", 2500)
-        plain = built(folder / "plain", table_of(cities), vectors, parameters, None)
-        parted = built(folder / "parted", table_of(cities), vectors, parameters, "city")
-    return plain, parted, vectors, folder / "parted"
+    plain = built(folder / "plain", table_of(cities), vectors, parameters, None)
+    parted = built(folder / "parted", table_of(cities), vectors, parameters, "city")
+    return Large(plain, parted, vectors, folder / "parted", parameters)
 
 
-def test_large_partitions_are_searched_in_indexes_of_their_own(
-    large: tuple[ShardIndex, ShardIndex, Float32Array, Path],
-) -> None:
-    plain, parted, vectors, folder = large
+def test_large_partitions_are_searched_in_indexes_of_their_own(large: Large) -> None:
+    plain, parted, vectors, folder, _ = large
     # By the order of the keys: "a", "b" and the smaller "é".
     assert {path.name for path in (folder / "partitions").iterdir()} == {"0.faiss", "1.faiss"}
     rng = np.random.default_rng(5)
     noise = 0.2 * rng.standard_normal((100, DIMENSION))
-    queries = (vectors[rng.integers(0, 12_000, 100)] + noise).astype(np.float32)
+    queries = (vectors[rng.integers(0, NUM_LARGE, 100)] + noise).astype(np.float32)
     deleted = [f"doc-{n}" for n in range(0, 400_000, 2)]
     for filter in ({"city": "a"}, {"city": "b", "row": {"gte": 3000}}, {"city": "é"}):
         less = (plain.without_documents(deleted), parted.without_documents(deleted))
@@ -167,17 +172,13 @@ def test_large_partitions_are_searched_in_indexes_of_their_own(
             # A search alone finds what it finds in a batch.
             alone = other.search(ask(queries[7:8], 10, filter))
             assert alone.scores.tobytes() == found.scores[7].tobytes()
-    assert parted._partitions is not None
-    assert len(parted._partitions._opened) == 2
 
 
-def test_threads_open_partitions_at_the_same_time(
-    large: tuple[ShardIndex, ShardIndex, Float32Array, Path],
-) -> None:
-    _, known, vectors, folder = large
+def test_threads_open_partitions_at_the_same_time(large: Large) -> None:
+    _, known, vectors, folder, parameters = large
     queries = [ask(vectors[i : i + 1], 5, {"city": CITIES[i % 4]}) for i in range(40)]
     expected = [known.search(query) for query in queries]
-    fresh = ShardIndex.open(folder, known._parameters, DIMENSION)
+    fresh = ShardIndex.open(folder, parameters, DIMENSION)
     with ThreadPoolExecutor(8) as pool:
         assert all(map(same, pool.map(fresh.search, queries), expected))
 
@@ -212,13 +213,12 @@ def use(folder: Path, parameters: IndexParameters) -> None:
 
 
 @pytest.mark.parametrize("name", [PARTITIONS_FILE, "partitions/0.faiss"])
-def test_damage_is_reported_or_harmless(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    monkeypatch.setattr(shard_partitions, "SCANNED_ROWS_MAX", 1000)
-    vectors = np.random.default_rng(2).standard_normal((6000, DIMENSION)).astype(np.float32)
+def test_damage_is_reported_or_harmless(tmp_path: Path, name: str) -> None:
+    num_rows = SCANNED_ROWS_MAX + 2000
+    vectors = np.random.default_rng(2).standard_normal((num_rows, DIMENSION)).astype(np.float32)
     parameters = IndexParameters(kind=IndexKind.IVF_FLAT, nlist=4, nprobe=1)
-    cities: list[str | None] = [CITIES[i % 5] if i > 2000 else "" for i in range(6000)]
+    cities: list[str | None] = [""] * (SCANNED_ROWS_MAX + 1)
+    cities += [CITIES[i % 5] for i in range(num_rows - len(cities))]
     built(tmp_path / "s", table_of(cities), vectors, parameters, "city")
     path = tmp_path / "s" / name
     whole = path.read_bytes()

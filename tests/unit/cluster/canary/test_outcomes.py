@@ -23,7 +23,7 @@ from cluster.errors import (
 from cluster.query.answers import AnswerEvent, AnswerResult, Retrieved, Token, Usage
 from cluster.query.filters import parse_filter
 from cluster.query.search import SearchEffort, SearchRequest
-from tests.support.fakes import SimClock
+from tests.support.fakes import SimClock, provenance_of
 
 CURRENT, CANARY = 1, 2
 ASKED = SearchRequest(queries=("tea",))
@@ -192,31 +192,15 @@ def result(tokens: int) -> AnswerResult:
     return AnswerResult(
         answer="",
         citations=(),
-        release=CANARY,
-        region="a",
-        coverage=1.0,
+        provenance=provenance_of(release=CANARY),
         usage=Usage(prompt_tokens=1, completion_tokens=tokens),
         finish_reason="stop",
         model="m",
         took_ms=1.0,
-        trace_id="",
-        served_by="a",
-        staleness_ms=0,
-        session="",
     )
 
 
-RETRIEVED = Retrieved(
-    citations=(),
-    release=CANARY,
-    region="a",
-    coverage=1.0,
-    model="m",
-    trace_id="",
-    served_by="a",
-    staleness_ms=0,
-    session="",
-)
+RETRIEVED = Retrieved(citations=(), provenance=provenance_of(release=CANARY), model="m")
 
 
 async def events(

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from actors.models.chat_template import compile_chat_template
 from actors.models.prompt_tokenizer import FolderTokenizer
 from cluster.errors import InvalidArgument
 from cluster.generation.control_words import ControlWords
@@ -85,15 +86,13 @@ class Kind:
         self.own.save(str(folder / "tokenizer.json"))
         (folder / "chat_template.jinja").write_text(TEMPLATE)
         self.ours = FolderTokenizer(folder)
+        self.render = compile_chat_template(folder, {})
         self.control = {self.own.token_to_id(word) for word in CONTROL}
         self.unknown = self.own.token_to_id("<unk>")
 
     def turns(self, ids: list[int]) -> list[int]:
         """The control tokens, without the one for what the vocabulary lacks."""
         return [id for id in ids if id in self.control and id != self.unknown]
-
-    def render(self, messages: tuple[ChatMessage, ...]) -> str:
-        return str(self.ours._render(messages))
 
 
 @pytest.fixture(scope="module", params=list(KINDS))

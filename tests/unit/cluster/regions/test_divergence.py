@@ -32,7 +32,7 @@ from cluster.regions.quorum import vote_of
 from cluster.serving.view import CorpusView, ReleaseView
 from cluster.vectors.checks import NORM_MAX, norms
 from cluster.vectors.metric import Metric
-from tests.support.fakes import SimClock
+from tests.support.fakes import SimClock, provenance_of
 
 RELEASE = 7
 EVERY_S = 60.0
@@ -68,17 +68,7 @@ def hit(id: str = "a", score: float = 0.1, text: str = "tea") -> Hit:
 
 
 def answer(*results: tuple[Hit, ...], release: int = RELEASE) -> SearchResult:
-    return SearchResult(
-        results=results,
-        release=release,
-        region="a",
-        coverage=1.0,
-        took_ms=1.0,
-        trace_id="t",
-        served_by="a",
-        staleness_ms=0,
-        session="",
-    )
+    return SearchResult(results=results, provenance=provenance_of(release=release), took_ms=1.0)
 
 
 def arrays(ids: list[list[bytes]]) -> SearchResult:
@@ -156,13 +146,13 @@ LAST_BIT = float(np.nextafter(np.float32(0.1), np.float32(1)))
         ({}, None),
         ({"a": SAME}, None),
         ({"a": SAME, "b": SAME, "c": SAME}, None),
-        ({"a": SAME, "b": replace(SAME, region="b", took_ms=9.0)}, None),
+        ({"a": SAME, "b": replace(SAME.received_by("b"), took_ms=9.0)}, None),
         ({"a": SAME, "b": answer((hit("b"), hit("a")), (hit("c"),), ())}, 0),
         ({"a": SAME, "b": answer((hit("a"), hit("b", LAST_BIT)), (hit("c"),), ())}, 0),
         ({"a": SAME, "b": answer(SAME.results[0], (hit("c", text="te"),), ())}, 1),
         ({"a": SAME, "b": answer(*SAME.results[:2], (hit(),))}, 2),
         ({"a": SAME, "b": answer(*SAME.results[:2])}, 2),
-        ({"a": SAME, "b": replace(SAME, release=8)}, 0),
+        ({"a": SAME, "b": replace(SAME, provenance=provenance_of(release=8))}, 0),
         (
             {"a": arrays([[b"a", b"b"], [b"c", b""]]), "b": arrays([[b"a", b"b"], [b"c", b""]])},
             None,

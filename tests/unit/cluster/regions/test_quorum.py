@@ -9,18 +9,13 @@ import pytest
 
 from cluster.query.search import Hit, MergedHits, SearchResult
 from cluster.regions.quorum import Vote, agreed, diverging, majority, vote_of
+from tests.support.fakes import provenance_of
 
 HIT = Hit(id="a", score=float(np.float32(0.1)), text="tea", metadata={"year": 2000})
 RESULT = SearchResult(
     results=((HIT,),),
-    release=1,
-    region="a",
-    coverage=1.0,
+    provenance=provenance_of("a", staleness_ms=100, session="s"),
     took_ms=1.0,
-    trace_id="t",
-    served_by="a",
-    staleness_ms=100,
-    session="s",
 )
 
 
@@ -44,7 +39,7 @@ def hit(**changed: object) -> Hit:
 
 
 def test_who_made_it_and_how_long_it_took_is_no_matter() -> None:
-    other = replace(RESULT, region="b", served_by="b", took_ms=9.0, staleness_ms=7, session="")
+    other = replace(RESULT, provenance=provenance_of("b", staleness_ms=7), took_ms=9.0)
     assert vote_of(other) == vote_of(RESULT)
     # As it comes back from JSON: the shortest form of a float32 is a float64 of the same float32.
     assert vote_of(of_hits(hit(score=0.10000000149011612))) == vote_of(RESULT)
@@ -53,7 +48,7 @@ def test_who_made_it_and_how_long_it_took_is_no_matter() -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        replace(RESULT, release=2),
+        replace(RESULT, provenance=provenance_of(release=2)),
         of_hits(),
         of_hits(HIT, HIT),
         of_hits(hit(id="b")),

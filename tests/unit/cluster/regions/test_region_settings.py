@@ -16,7 +16,7 @@ OPEN = ["0.0.0.0", "::", "10.0.0.7", "region.example.org", "", "localhost.exampl
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1", "localhost"])
-def test_on_loopback_no_key_is_needed(host: str) -> None:
+def test_on_loopback_the_lack_of_a_key_raises_nothing(host: str) -> None:
     EndpointSettings(host=host).check_others_are_kept_out("here")
 
 

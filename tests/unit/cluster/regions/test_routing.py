@@ -208,12 +208,14 @@ def test_without_a_name_the_only_corpus_is_meant() -> None:
     assert router(settings(THREE)).residency.meant("papers") == "papers"
 
 
-def test_answers_are_written_only_where_a_model_runs() -> None:
-    given_ = settings(THREE, "local").model_dump()
-    given_["regions"]["us"]["generates"] = False
-    routed = router(Settings.model_validate(given_))
-    order = routed.order(asked="us", caller=Caller(), needs_generator=True)
-    assert order == ("eu", "asia")
+@pytest.mark.parametrize("policy", RoutingPolicy)
+def test_for_itself_a_region_asks_the_nearest_whatever_the_policy(policy: RoutingPolicy) -> None:
+    corpora = {"patients": {"regions": ["eu", "asia"]}}
+    routed = router(settings(THREE, policy.value, corpora=corpora))
+    assert routed.nearest("us", corpus=None) == ("us", "eu", "asia")
+    assert routed.nearest("us", corpus="patients") == ("eu", "asia")
+    break_down(routed, "eu")
+    assert routed.nearest("us", corpus="patients") == ("asia", "eu")
 
 
 users = [f"user-{i}" for i in range(3000)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import AsyncGenerator
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,8 @@ from cluster.query.answers import AnswerEvent, AnswerRequest, last_event
 from cluster.query.caller import Caller, Location
 from cluster.query.demand import demand_of
 from cluster.query.filters import parse_filter
+from cluster.query.request import Embedded
 from cluster.query.search import (
-    Embedded,
     Hit,
     MergedHits,
     SearchEffort,
@@ -25,6 +25,7 @@ from cluster.query.search import (
     SearchResult,
 )
 from cluster.query.session import SessionToken
+from cluster.query.terms import Terms
 from cluster.regions.quorum import vote_of
 from tests.support.worlds.fake_service import DIMENSION, FakeService
 from tests.support.worlds.region_servers import peers_of, serving, settings_of
@@ -230,6 +231,11 @@ DEMAND = demand_of("strong", SessionToken("store", 12).encode(), None)
 
 
 PINNED = demand_of(None, SessionToken("store", 12).encode(), None, release=9)
+
+
+def test_the_options_below_are_all_that_a_request_has() -> None:
+    tried = OPTIONS.keys() | {"timeout_s", "release", "demand"}
+    assert {term.name for term in fields(Terms)} - tried == set()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from cluster.generation.prompt import Truncation
 from cluster.query.answers import AnswerRequest
 from cluster.query.demand import demand_of
 from cluster.query.filters import parse_filter
-from cluster.query.search import Embedded, SearchEffort, SearchRequest
+from cluster.query.request import Embedded
+from cluster.query.search import SearchEffort, SearchRequest
 from cluster.query.session import SessionToken
 from cluster.regions.wire import answer_call, search_call
 

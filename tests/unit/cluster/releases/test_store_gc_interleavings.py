@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.artifacts.fetch import blob_path
+from cluster.catalog.catalog import Catalog
 from cluster.clock import Clock
 from cluster.errors import NotFound, Unavailable
-from cluster.releases.contents import claim_release
+from cluster.releases.contents import claim_release, read_manifests
 from cluster.releases.entries import ReleaseContents
 from cluster.releases.garbage import StoreCollector
 from tests.support.worlds.gc_world import CORPUS, HOUR_MS, Made, TimedStore, World
@@ -129,7 +130,9 @@ def write(store: Any, clock: Clock, told: Told, has_uploaded: bool) -> None:
         try:
             made = world.index("made", CONTENTS, position=1, upload=False)
             told.published.append(made)
-            claim_release(store, ReleaseContents(indexes={CORPUS: made.ref}), clock=clock)
+            contents = ReleaseContents(indexes={CORPUS: made.ref})
+            manifests = read_manifests(Catalog(store), contents, contents.indexes)
+            claim_release(store, contents, manifests, clock=clock)
             world.propose(2, made)
             told.proposed.append(made)
             return

@@ -15,6 +15,7 @@ from cluster.metadata import ColumnType
 from cluster.query.answers import AnswerRequest
 from cluster.query.filters import parse_filter
 from cluster.query.search import SearchEffort, SearchRequest
+from cluster.query.terms import TIMEOUT_S_MAX, TOP_K_MAX
 from cluster.search.checks import (
     BATCH_MAX,
     CONVERSATION_CHARS_MAX,
@@ -23,8 +24,6 @@ from cluster.search.checks import (
     MESSAGES_MAX,
     PROMPT_CHARS_MAX,
     TEXT_CHARS_MAX,
-    TIMEOUT_S_MAX,
-    TOP_K_MAX,
     check_answer,
     check_generation,
     check_hits,
@@ -71,7 +70,7 @@ def vectors(shape: tuple[int, ...], value: float = 1.0) -> np.ndarray[Any, Any]:
         replace(TEXT, filter=parse_filter({"region": "Europe"})),
     ],
 )
-def test_good_searches_pass(request_: SearchRequest) -> None:
+def test_good_searches_raise_nothing(request_: SearchRequest) -> None:
     check_search(request_, CORPUS)
 
 
@@ -170,7 +169,7 @@ PROMPT = GenerationRequest(messages=said("why?"), max_tokens=16, temperature=0.0
         *GOOD_SAMPLING,
     ],
 )
-def test_good_questions_pass(changes: dict[str, Any]) -> None:
+def test_good_questions_raise_nothing(changes: dict[str, Any]) -> None:
     check_answer(replace(QUESTION, **changes))
 
 
@@ -204,7 +203,7 @@ def test_bad_questions_are_refused_by_field(changes: dict[str, Any], field: str)
         *GOOD_SAMPLING,
     ],
 )
-def test_good_prompts_pass(changes: dict[str, Any]) -> None:
+def test_good_prompts_raise_nothing(changes: dict[str, Any]) -> None:
     check_generation(replace(PROMPT, **changes))
 
 

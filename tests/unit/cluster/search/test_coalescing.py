@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
 
 import pytest
 
@@ -61,6 +63,23 @@ async def started(
     tasks = [asyncio.create_task(calls.submit(key, item, size, timeout_s)) for item in items]
     await turns(TURNS_TO_DEPART)
     return tasks
+
+
+class Timers:
+    """Stands for the loop's timers, none of which goes off before the test calls it."""
+
+    def __init__(self) -> None:
+        self.set: list[tuple[float, Callable[[], object]]] = []
+        """The delay of each, and its callback."""
+        self._loop = asyncio.get_running_loop()
+        self._call_later = self._loop.call_later
+        self._loop.call_later = self._note  # type: ignore[method-assign]
+
+    def _note(
+        self, delay: float, callback: Callable[..., object], *args: Any, **_: object
+    ) -> asyncio.TimerHandle:
+        self.set.append((delay, partial(callback, *args)))
+        return self._call_later(3600.0, callback, *args)
 
 
 async def turns(number: int) -> None:
@@ -253,8 +272,10 @@ async def test_a_call_may_time_out_and_be_cancelled_in_one_turn() -> None:
     run = GatedRun()
     calls = coalescer(run, waiting_max=5)
     (under_way,) = await started(calls, 1)
-    (both,) = await started(calls, 2, size=5)
-    calls._expire(calls._lanes["k"].waiting[0])
+    timers = Timers()
+    (both,) = await started(calls, 2, size=5, timeout_s=1.0)
+    ((_, expire),) = timers.set
+    expire()
     both.cancel()
     await asyncio.gather(both, return_exceptions=True)
     (kept,) = await started(calls, 3, size=5)
@@ -267,21 +288,13 @@ async def test_a_batch_that_is_late_gives_its_place_to_the_next_one() -> None:
     calls = Coalescer(
         run, size_max=100, in_flight_max=1, waiting_max=1000, late_after_s=lambda key: len(key)
     )
-    loop = asyncio.get_running_loop()
-    timers: list[tuple[float, asyncio.TimerHandle]] = []
-    call_later = loop.call_later
-
-    def noted(delay: float, callback: Callable[..., object], *args: object) -> asyncio.TimerHandle:
-        timers.append((delay, call_later(3600.0, callback, *args)))  # type: ignore[arg-type]
-        return timers[-1][1]
-
-    loop.call_later = noted  # type: ignore[method-assign]
+    timers = Timers()
     tasks = await started(calls, 1)
     tasks += await started(calls, 2, 3)
     assert run.batches == [("k", [1])]
-    ((delay, handle),) = timers
+    ((delay, give_way),) = timers.set
     assert delay == 1.0
-    handle._run()
+    give_way()
     await turns(TURNS_TO_DEPART)
     assert run.batches == [("k", [1]), ("k", [2, 3])]
     # The second one counts, and the first one does not count twice when it ends.
@@ -290,8 +303,11 @@ async def test_a_batch_that_is_late_gives_its_place_to_the_next_one() -> None:
     run.gate.set()
     assert [await task for task in tasks] == [2, 4, 6, 8]
     assert run.under_way_max == 2
-    assert calls._lanes == {}
-    assert calls._num_late == 0
+    run.gate.clear()
+    tasks = [*await started(calls, 5), *await started(calls, 6)]
+    assert run.batches[3:] == [("k", [5])]
+    run.gate.set()
+    assert [await task for task in tasks] == [10, 12]
 
 
 async def test_late_batches_are_bounded() -> None:

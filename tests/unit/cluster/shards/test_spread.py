@@ -132,9 +132,9 @@ def test_a_group_that_is_not_whole_moves_nobody() -> None:
 
 
 def test_what_others_start_moves_only_for_two() -> None:
-    places = {"a": "n1", "b": "n1"}
-    assert one_to_move(places, NODES) == "b"
-    assert one_to_move(places, ["n1"]) is None
+    placements = {"a": "n1", "b": "n1"}
+    assert one_to_move(placements, NODES) == "b"
+    assert one_to_move(placements, ["n1"]) is None
     assert one_to_move({"a": "n1", "b": "n2"}, NODES) is None
     assert one_to_move({"a": "n1"}, NODES) is None
     assert one_to_move({}, NODES) is None

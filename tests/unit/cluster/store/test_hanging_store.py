@@ -12,18 +12,22 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import OutcomeUnknown, Unavailable
-from cluster.store import fsspec_store
-from cluster.store.fsspec_store import PART_BYTES, FsspecStore
+from cluster.store.fsspec_store import FsspecStore, TransferLimits
 from cluster.store.object_store import ObjectStore, open_store
 
 WAIT_S = 60.0
+IMPATIENT = TransferLimits(answer_timeout_s=0.3, bytes_per_s_min=2**40, part_bytes=5 * 2**20)
+NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 TRICKLE = b"HTTP/1.1 200 OK\r\nX-Padding: "
 
 
 class HangingServer:
-    """Reads what it is sent. It answers nothing, or begins a header that never ends."""
+    """Reads what it is sent. It answers nothing, or begins a header that never ends; or it does not
+    hang yet, and has nothing of what it is asked for.
+    """
 
     def __init__(self) -> None:
+        self.hangs = True
         self.trickles = False
         self._ended = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -53,8 +57,11 @@ class HangingServer:
 
     def _hang(self, connection: socket.socket) -> None:
         try:
-            while connection.recv(65_536) and not self.trickles:
+            while connection.recv(65_536) and self.hangs and not self.trickles:
                 pass
+            if not self.hangs:
+                connection.sendall(NOT_FOUND)
+                return connection.close()
             connection.sendall(TRICKLE)
             while not self._ended.wait(0.05):
                 connection.sendall(b"x")
@@ -71,10 +78,12 @@ def server() -> Iterator[HangingServer]:
 
 @pytest.fixture
 def store(server: HangingServer) -> FsspecStore:
-    store = FsspecStore("s3://bucket/folder", server.options)
-    # Loading the client takes longer than the limits that these tests set.
-    store._fs.connect()
-    return store
+    # Loading the client, which all stores with these options share, takes longer than the limits.
+    server.hangs = False
+    patient = TransferLimits(part_bytes=IMPATIENT.part_bytes)
+    assert not FsspecStore("s3://bucket/folder", server.options, patient).exists("a/b")
+    server.hangs = True
+    return FsspecStore("s3://bucket/folder", server.options, IMPATIENT)
 
 
 def within(call: Callable[[], object]) -> None:
@@ -101,25 +110,17 @@ READS: dict[str, Callable[[ObjectStore], object]] = {
 @pytest.mark.parametrize("trickles", [False, True])
 @pytest.mark.parametrize("read", READS)
 def test_reads_are_given_up(
-    server: HangingServer,
-    store: FsspecStore,
-    monkeypatch: pytest.MonkeyPatch,
-    read: str,
-    trickles: bool,
+    server: HangingServer, store: FsspecStore, read: str, trickles: bool
 ) -> None:
-    monkeypatch.setattr(fsspec_store, "ANSWER_TIMEOUT_S", 0.3)
-    monkeypatch.setattr(fsspec_store, "_ENTRY_BYTES", 0)
     server.trickles = trickles
     with pytest.raises(Unavailable, match=r"cannot read a.*: no answer within"):
         within(lambda: READS[read](store))
 
 
-@pytest.mark.parametrize("size_bytes", [10, PART_BYTES + 1])
+@pytest.mark.parametrize("size_bytes", [10, IMPATIENT.part_bytes + 1])
 def test_of_a_write_that_is_given_up_the_outcome_is_unknown(
-    store: FsspecStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size_bytes: int
+    store: FsspecStore, tmp_path: Path, size_bytes: int
 ) -> None:
-    monkeypatch.setattr(fsspec_store, "ANSWER_TIMEOUT_S", 0.3)
-    monkeypatch.setattr(fsspec_store, "_BYTES_PER_S_MIN", 2**40)
     file = tmp_path / "file"
     file.write_bytes(bytes(size_bytes))
     for write in (
@@ -137,17 +138,19 @@ def test_a_store_that_hangs_is_not_opened(server: HangingServer) -> None:
 
 
 def test_another_try_in_time_goes_over_a_connection_of_its_own(
-    server: HangingServer, store: FsspecStore
+    server: HangingServer,
 ) -> None:
     """By the real limits: a connection that a firewall forgot hangs, and the next one may not."""
-    with pytest.raises(Unavailable):
+    store = FsspecStore("s3://bucket/folder", server.options)
+    with pytest.raises(Unavailable, match="no answer within 10 s"):
         within(lambda: store.exists("a/b"))
     assert server.accepted > 1
 
 
 def test_limits_of_ones_own_count(server: HangingServer) -> None:
-    options = {**server.options, "config_kwargs": {"read_timeout": 30, "signature_version": "s3"}}
-    store = FsspecStore("s3://bucket/folder", options)
-    config = store._fs.config_kwargs
-    assert (config["read_timeout"], config["signature_version"]) == (30, "s3")
-    assert config["connect_timeout"] <= 5
+    options = {**server.options, "config_kwargs": {"read_timeout": 0.2}}
+    # Less than the time limit of an attempt that is there without them.
+    store = FsspecStore("s3://bucket/folder", options, TransferLimits(answer_timeout_s=3.9))
+    with pytest.raises(Unavailable):
+        within(lambda: store.exists("a/b"))
+    assert server.accepted > 1

@@ -19,7 +19,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from cluster.clock import SYSTEM_CLOCK
 from cluster.errors import Conflict, Corrupt, InvalidArgument, NotFound, Unavailable
-from cluster.store import fsspec_store, object_store
+from cluster.store import object_store
+from cluster.store.fsspec_store import FsspecStore, TransferLimits
 from cluster.store.object_store import ObjectStore, open_store
 from tests.support.store_fixtures import (
     S3Server,
@@ -245,10 +246,17 @@ def test_a_reader_sees_all_or_nothing(store: ObjectStore) -> None:
         assert seen.result() <= {-1, len(data)}
 
 
-def test_big_files_are_created_once(
-    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fsspec_store, "PART_BYTES", 5 * 2**20)
+@pytest.fixture
+def in_small_parts(address: StoreAddress) -> ObjectStore:
+    """A store of each kind, to which files of more than 5 MiB go in several parts where they do."""
+    if address.url.startswith("s3://"):
+        limits = TransferLimits(part_bytes=5 * 2**20)
+        return FsspecStore(address.url, address.options, limits)
+    return address.open()
+
+
+def test_big_files_are_created_once(in_small_parts: ObjectStore, tmp_path: Path) -> None:
+    store = in_small_parts
     first, second = os.urandom(11 * 2**20), os.urandom(11 * 2**20)
     source = tmp_path / "source"
     source.write_bytes(first)
@@ -262,9 +270,9 @@ def test_big_files_are_created_once(
 
 @pytest.mark.parametrize("size_bytes", [1000, 11 * 2**20])
 def test_a_file_that_changes_meanwhile_is_not_stored(
-    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size_bytes: int
+    in_small_parts: ObjectStore, tmp_path: Path, size_bytes: int
 ) -> None:
-    monkeypatch.setattr(fsspec_store, "PART_BYTES", 5 * 2**20)
+    store = in_small_parts
     source = tmp_path / "source"
     source.write_bytes(b"x" * size_bytes)
     with pytest.raises(Corrupt, match="changed"):

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 
 from cluster.arrays import Float32Array
 from cluster.errors import Corrupt
-from cluster.vectors import scoring
 from cluster.vectors.checks import norms
 from cluster.vectors.metric import Metric
 from cluster.vectors.scoring import best, error_bound, scan, score_rows
@@ -71,28 +71,33 @@ def test_scan_is_scoring_everything(metric: Metric, shift: float, chosen: int | 
         assert found[1].tolist() == expected[1].tolist()
 
 
-def test_scan_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    stored, queries = normal(50, 8), normal(7, 8, seed=1)
-    whole = scan(queries, stored, None, 5, Metric.L2, float(norms(stored).max()))
-    monkeypatch.setattr("cluster.vectors.scoring._SCAN_ELEMENTS", 100)
-    monkeypatch.setattr("cluster.vectors.scoring._SCAN_QUERIES_MIN", 1)
-    monkeypatch.setattr("cluster.vectors.scoring._SCAN_ROWS", 3)
-    monkeypatch.setattr("cluster.vectors.scoring._BLOCK_ELEMENTS", 20)
-    parts = scan(queries, stored, None, 5, Metric.L2, float(norms(stored).max()))
-    assert [array.tobytes() for array in parts] == [array.tobytes() for array in whole]
+def test_a_scan_in_blocks_finds_what_each_query_finds_alone() -> None:
+    # More rows than a block of the scan has, and more queries than one pass over these rows takes.
+    stored, queries = normal(2500, 8), normal(2000, 8, seed=1)
+    norm_max = float(norms(stored).max())
+    scores, rows = scan(queries, stored, None, 5, Metric.L2, norm_max)
+    for i in (0, 1676, 1677, 1999):
+        alone = scan(queries[i : i + 1], stored, None, 5, Metric.L2, norm_max)
+        assert (scores[i].tobytes(), rows[i].tolist()) == (alone[0].tobytes(), alone[1][0].tolist())
 
 
-def test_a_scan_of_many_rows_reads_them_for_several_queries_at_once(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    stored, queries = normal(1000, 4), normal(40, 4, seed=1)
-    passes, fill = [], scoring._fill_approximate
-    monkeypatch.setattr("cluster.vectors.scoring._SCAN_ELEMENTS", 1000)
-    monkeypatch.setattr(
-        "cluster.vectors.scoring._fill_approximate", lambda *given: passes.append(fill(*given))
-    )
-    scan(queries, stored, None, 5, Metric.L2, float(norms(stored).max()))
-    assert len(passes) == 3
+class Watched(np.ndarray[Any, np.dtype[np.float32]]):
+    """Counts how often its first rows are read as a block."""
+
+    passes = 0
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, slice) and key.start == 0:
+            Watched.passes += 1
+        return super().__getitem__(key)
+
+
+def test_a_scan_of_many_rows_reads_them_for_several_queries_at_once() -> None:
+    # So many that all scores of more than 13 queries have no room: 16 are taken at once.
+    stored, queries = normal(300_000, 4), normal(40, 4, seed=1)
+    Watched.passes = 0
+    scan(queries, stored.view(Watched), None, 5, Metric.L2, float(norms(stored).max()))
+    assert Watched.passes == 3
 
 
 @pytest.mark.parametrize("shift", [0.0, 100.0])

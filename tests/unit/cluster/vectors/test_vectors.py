@@ -84,5 +84,5 @@ def test_only_cosine_normalises() -> None:
     assert prepared(vectors, Metric.COSINE).tolist() == [[pytest.approx(0.6), pytest.approx(0.8)]]
 
 
-def test_norms_over_nothing_pass() -> None:
+def test_norms_over_nothing_raise_nothing() -> None:
     check_norms(norms(np.zeros((0, 3), dtype=np.float32)))

@@ -9,7 +9,7 @@ from cluster.config import Settings
 from cluster.errors import InvalidArgument
 from cluster.regions.settings import RegionSettings, StoreSettings
 from deployments.demo.regions import run_regions_demo
-from deployments.demo.report import Cut, Findings, Killed, SwitchSeen, report
+from deployments.demo.report import Cut, Findings, Killed, ObservedSwitch, report
 from deployments.installation import Installation
 from deployments.terminal import Steps
 
@@ -28,7 +28,7 @@ def findings() -> Findings:
         hits={"frankfurt": {"release": 1, "hits": HITS}, "virginia": {"release": 1, "hits": HITS}},
         same_hits=True,
         switches=[
-            SwitchSeen(
+            ObservedSwitch(
                 what="release 2",
                 at_ms=1_000,
                 first_reply_ms={"frankfurt": 1_020.0, "virginia": 1_050.5},

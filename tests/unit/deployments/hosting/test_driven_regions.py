@@ -22,8 +22,8 @@ class Driver:
     called: list[object] = field(default_factory=list)
     stops: int = 0
 
-    def coordinator(self, method: str, *args: object, **options: object) -> Any:
-        self.called.append((method, args, options))
+    def coordinator(self, method: str, *args: object) -> Any:
+        self.called.append((method, args))
         if self.refusals:
             raise self.refusals.pop(0)
         return self.installation
@@ -62,7 +62,7 @@ def test_who_leads_is_asked_until_somebody_does() -> None:
     regions = regions_of(first, second, leaders=[None, "b"])
     with pytest.raises(InvalidArgument):
         regions.request(RollBackTo(release=3))
-    assert first.called == second.called == [("request", (RollBackTo(release=3),), {})]
+    assert first.called == second.called == [("request", (RollBackTo(release=3),))]
     assert cast(str, regions.request(RollBackTo(release=3))) == "b"
 
 

@@ -85,16 +85,16 @@ def installation(folder: Path, port: int) -> Installation:
 @pytest.mark.parametrize("port", [READY, NOT_READY, KEY_WANTED], indirect=True)
 def test_the_true_cause_is_named(tmp_path: Path, port: int) -> None:
     with pytest.raises(Conflict, match=r"region answers .* already.*regions.south.ray_address"):
-        region_host._check_not_served(installation(tmp_path, port))
+        region_host.check_not_served(installation(tmp_path, port))
 
 
 @pytest.mark.parametrize("port", [ANOTHER_PROGRAM], indirect=True)
-def test_another_program_is_no_region(tmp_path: Path, port: int) -> None:
-    region_host._check_not_served(installation(tmp_path, port))
+def test_another_program_is_no_region_and_raises_nothing(tmp_path: Path, port: int) -> None:
+    region_host.check_not_served(installation(tmp_path, port))
 
 
-def test_where_nobody_listens_one_may_start(tmp_path: Path) -> None:
-    region_host._check_not_served(installation(tmp_path, find_port_block().http))
+def test_where_nobody_listens_nothing_is_raised(tmp_path: Path) -> None:
+    region_host.check_not_served(installation(tmp_path, find_port_block().http))
 
 
 def test_what_a_dead_cluster_left_answering_is_ended_and_not_taken_for_another_region(
@@ -112,7 +112,7 @@ def test_what_a_dead_cluster_left_answering_is_ended_and_not_taken_for_another_r
             region = installation(tmp_path, int(left.stdout.readline()))
             record_of_dead_cluster(region, mark)
             with pytest.raises(Conflict):
-                region_host._check_not_served(region)
+                region_host.check_not_served(region)
             monkeypatch.setattr(
                 region_host, "start_local_cluster", lambda **options: started.append(options)
             )

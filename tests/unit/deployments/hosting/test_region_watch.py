@@ -5,20 +5,27 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from cluster.config import Settings
-from deployments.hosting import region_watch
-from deployments.hosting.region_watch import Standing, keep_up, run_while_it_lives, standing_of
+from deployments.hosting.region_watch import (
+    Standing,
+    WatchTimes,
+    keep_up,
+    run_while_it_lives,
+    standing_of,
+)
 from deployments.installation import Installation
 from deployments.nodes import local_cluster, machine
 from deployments.nodes.local_cluster import LocalCluster
 from deployments.nodes.machine import Machine
 
 GOES_ON = [sys.executable, "-c", "import time; time.sleep(600)"]
+BRIEF = WatchTimes(look_s=0.01, retry_s=0.0, notice_s=0.05)
 UP, DIED, ENDED = Standing.UP, Standing.DIED, Standing.ENDED
 
 
@@ -30,20 +37,13 @@ class Region:
         self.deaths = 0
 
     def kept_up(self) -> int:
-        return keep_up(lambda: next(self.starts), self.standing, self.note)
+        return keep_up(lambda: next(self.starts), self.standing, self.note, BRIEF)
 
     def note(self) -> None:
         self.deaths += 1
 
     def standing(self) -> Standing:
         return next(self.looks)
-
-
-@pytest.fixture(autouse=True)
-def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(region_watch, "_LOOK_S", 0.01)
-    monkeypatch.setattr(region_watch, "_RETRY_S", 0.0)
-    monkeypatch.setattr(region_watch, "_NOTICE_S", 0.05)
 
 
 def test_it_is_brought_up_again_each_time_it_died_until_it_is_ended() -> None:
@@ -66,25 +66,24 @@ def test_later_ones_are_tried_until_one_goes_well() -> None:
 
 def test_the_status_of_a_start_is_that_of_its_command() -> None:
     looks = Region([], *[DIED] * 10_000)  # the record is that of the one before
-    assert run_while_it_lives([sys.executable, "-c", "exit(3)"], looks.standing) == 3
+    assert run_while_it_lives([sys.executable, "-c", "exit(3)"], looks.standing, BRIEF) == 3
 
 
 def test_a_start_whose_region_dies_meanwhile_is_ended() -> None:
     looks = Region([], DIED, DIED, UP, UP, *[DIED] * 10)
-    assert run_while_it_lives(GOES_ON, looks.standing) == -signal.SIGTERM
+    assert run_while_it_lives(GOES_ON, looks.standing, BRIEF) == -signal.SIGTERM
 
 
-def test_a_start_that_notices_by_itself_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(region_watch, "_NOTICE_S", 60.0)
+def test_a_start_that_notices_by_itself_says_why() -> None:
     looks = Region([], UP, *[DIED] * 10_000)
     command = [sys.executable, "-c", "import time; time.sleep(1); exit(3)"]
-    assert run_while_it_lives(command, looks.standing) == 3
+    assert run_while_it_lives(command, looks.standing, replace(BRIEF, notice_s=60.0)) == 3
 
 
 def test_a_start_that_tries_once_more_by_itself_goes_on() -> None:
     tries = [UP, DIED, DIED, ENDED] * 5
     looks = Region([], *tries, UP, *[DIED] * 10)
-    assert run_while_it_lives(GOES_ON, looks.standing) == -signal.SIGTERM
+    assert run_while_it_lives(GOES_ON, looks.standing, BRIEF) == -signal.SIGTERM
     assert ENDED not in looks.looks
 
 
@@ -101,7 +100,7 @@ def test_a_head_that_was_stopped_is_told_from_one_that_died(
         keeper_pid=2**22 + 1,
         is_head=True,
     )
-    machine._write(died)
+    machine.record_machine(died)
     recorded = machine.find_machine()
     assert recorded is not None
     assert not recorded.was_stopped
@@ -130,7 +129,7 @@ def test_a_cluster_that_is_being_stopped_is_told_from_one_that_died(
         marker="no process carries this",
         head_pid=2**22 + 1,
     )
-    local_cluster._write_record(died)
+    local_cluster.record_local_cluster(died)
     standings: list[Standing] = []
     standing = partial(standing_of, installation, one_of_several=False)
     monkeypatch.setattr(local_cluster, "end_marked_processes", noting(standings, standing))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import re
 from collections.abc import AsyncIterator
@@ -15,6 +16,7 @@ import pytest
 
 from cluster import errors
 from cluster.errors import InvalidArgument
+from cluster.logs.formats import JsonFormatter
 from cluster.query.filters import Compare, Comparison
 from deployments.http.edge import trace_id_of
 from deployments.http.known_summary import FRESH_S
@@ -183,8 +185,10 @@ async def test_nothing_of_the_inside_leaks(
         service.search_error = None
         assert (await client.post("/v1/search", json=ASK)).status_code == 200
     (record,) = [r for r in caplog.records if r.levelno >= logging.ERROR]
-    assert TRACE in record.getMessage()
     assert record.exc_info is not None
+    logged = json.loads(JsonFormatter().format(record))
+    assert (logged["event"], logged["trace_id"]) == ("request.failed", TRACE)
+    assert "/secret/path" in logged["exception"]
 
 
 async def test_an_error_that_prints_as_a_traceback_shows_its_message_only() -> None:

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import orjson
 import pytest
 
 from cluster import errors
+from cluster.query.provenance import Provenance
 from deployments.http.openai.schema import IGNORED_KEYS, NEUTRAL_VALUES, ChatBody, RetrievalBody
 from deployments.http.schemas.answer import AnswerBody
-from deployments.http.schemas.replies import AnswerReply, ErrorReply, SearchReply, StatusReply
+from deployments.http.schemas.replies import (
+    AnswerReply,
+    BatchSearchReply,
+    ChatSourceReply,
+    ErrorReply,
+    SearchReply,
+    StatusReply,
+)
 from deployments.http.schemas.search import SearchBody
 from tests.support.worlds.fake_service import FakeService, app_of, in_process
 
@@ -46,6 +55,16 @@ def test_the_replies_have_the_real_form() -> None:
     AnswerReply.model_validate(answer, strict=True)
     StatusReply.model_validate(status, strict=True)
     ErrorReply.model_validate(error, strict=True)
+
+
+def test_every_fact_of_the_provenance_is_in_the_schemas_and_on_the_page() -> None:
+    facts = {fact.name for fact in fields(Provenance)}
+    for model in (SearchReply, BatchSearchReply, AnswerReply, ChatSourceReply):
+        assert facts - model.model_fields.keys() == set()
+    search, _, answer, *_ = map(orjson.loads, REPLIES)
+    assert facts - search.keys() == facts - answer.keys() == set()
+    chat = section("## OpenAI-compatible chat")
+    assert {fact for fact in facts if f"`{fact}`" not in chat} == set()
 
 
 def test_the_tables_name_every_field() -> None:

@@ -81,11 +81,8 @@ def test_others_on_the_machine_do_not_reach_haproxys_files(folder: Path) -> None
     assert len(bytes(longest)) <= 107
 
 
-def test_a_folder_that_is_not_the_users_alone_is_refused(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(ray_starter, "_SHORT_PARENT", tmp_path)
-    ray_starter.machine_env(tmp_path)
+def test_a_folder_that_is_not_the_users_alone_is_refused(tmp_path: Path) -> None:
+    ray_starter.machine_env(tmp_path, short_parent=tmp_path)
     (tmp_path / f"raygion-{os.getuid()}").chmod(0o750)
     with pytest.raises(Unavailable, match="not a folder of this user alone"):
-        ray_starter.machine_env(tmp_path)
+        ray_starter.machine_env(tmp_path, short_parent=tmp_path)

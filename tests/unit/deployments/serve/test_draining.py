@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cluster.catalog.catalog import Catalog
 from cluster.config import Settings
-from cluster.search.checks import TIMEOUT_S_MAX
+from cluster.query.terms import TIMEOUT_S_MAX
 from cluster.store.local_store import LocalStore
 from deployments.nodes.ray_starter import machine_env
 from deployments.serve.draining import REACHABLE_S

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,9 +35,8 @@ class Serve:
         monkeypatch.setattr(serve, "status", self.status)
         monkeypatch.setattr(serve, "delete", self.delete)
         monkeypatch.setattr(generator_deployer, "run_in_fresh_process", self.start)
-        monkeypatch.setattr(generator_deployer, "_POLL_S", 0.0)
         self.deployer = ServeGeneratorDeployer(
-            node_cache(LocalStore(folder / "store"), folder / "cache")
+            node_cache(LocalStore(folder / "store"), folder / "cache"), poll_s=0.0
         )
         self.give_up = threading.Event()
 
@@ -107,9 +107,9 @@ def test_nobody_waits_for_a_model_that_another_release_has_deleted(
 
 
 def test_a_model_that_finds_no_place_is_deleted_so_that_it_is_started_anew(
-    scripted: Serve, monkeypatch: pytest.MonkeyPatch
+    scripted: Serve,
 ) -> None:
-    monkeypatch.setattr(generator_deployer, "_START_TIMEOUT_S", -1.0)
+    scripted.deployer = replace(scripted.deployer, start_timeout_s=0.0)
     scripted.says = [ApplicationStatus.DEPLOYING]
     with pytest.raises(Unavailable, match="tiny did not start"):
         scripted.wait()

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import AsyncIterator, Iterator
 
 import httpx
 import pytest
-import uvicorn
 from ray.serve._private.utils import call_function_from_import_path  # noqa: TID251
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployments.serve import shortcut as serve_shortcut
 from deployments.serve.shortcut import CALLBACK, Shortcut, close_shortcut, open_shortcut
+from tests.support.web_server import web_server
 
 PATH = "/v1/search"
 
@@ -35,19 +34,11 @@ def closed() -> Iterator[None]:
 
 @contextlib.asynccontextmanager
 async def served(app: ASGIApp) -> AsyncIterator[httpx.AsyncClient]:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        config = uvicorn.Config(
-            app, log_level="warning", ws="none", lifespan="off", http="httptools"
-        )
-        server = uvicorn.Server(config)
-        running = asyncio.create_task(server._serve([listening]))
-        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        try:
-            async with httpx.AsyncClient(base_url=url) as client:
-                yield client
-        finally:
-            server.should_exit = True
-            await running
+    async with (
+        web_server(app, log_level="warning", http="httptools") as (_, port),
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client,
+    ):
+        yield client
 
 
 def test_serve_can_call_what_the_clusters_environment_names() -> None:

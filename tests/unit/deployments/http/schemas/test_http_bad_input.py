@@ -14,8 +14,9 @@ from pydantic import ValidationError
 
 from cluster.search.checks import HITS_MAX
 from deployments.http.openai.schema import ChatBody
+from deployments.http.schemas.json_body import Body
 from deployments.http.schemas.replies import ErrorReply
-from deployments.http.schemas.search import Body, SearchBody
+from deployments.http.schemas.search import SearchBody
 from tests.support.worlds.fake_service import ASK, FakeService, app_of, in_process
 
 QUESTION = {"question": "What is the capital of Iceland?"}

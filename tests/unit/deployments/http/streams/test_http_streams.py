@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -11,6 +12,7 @@ import orjson
 import pytest
 
 from cluster import errors
+from cluster.logs.formats import JsonFormatter
 from deployments.http.schemas.replies import AnswerReply, ErrorReply
 from tests.support.http_replies import sample
 from tests.support.worlds.fake_service import (
@@ -129,7 +131,14 @@ async def test_a_stream_that_breaks_says_so(
     assert told.trace_id == reply.headers["x-trace-id"]
     assert "secret" not in reply.text
     assert sample(metrics, "raygion_streams_total", route="/v1/answer", end="error") == 1
-    assert ("/secret/path" in caplog.text) == isinstance(error, ValueError)
+    logged = [json.loads(JsonFormatter().format(record)) for record in caplog.records]
+    failures = [entry for entry in logged if entry.get("event") == "request.failed"]
+    if isinstance(error, ValueError):
+        (failure,) = failures
+        assert failure["trace_id"] == told.trace_id
+        assert failure["exception"].endswith("/secret/path")
+    else:
+        assert not failures
 
 
 async def test_the_service_may_settle_things_after_its_last_event() -> None:

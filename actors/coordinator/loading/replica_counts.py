@@ -8,7 +8,6 @@ known last: a store that is away is no reason to end a replica.
 
 from __future__ import annotations
 
-import logging
 import threading
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -22,11 +21,12 @@ from cluster.catalog.corpus_settings import REPLICAS_MAX
 from cluster.clock import Deadline
 from cluster.config import Settings
 from cluster.errors import Conflict, InvalidArgument, RaygionError
+from cluster.logs.events import EventLog
 from cluster.records import Record
 from cluster.store.numbered_log import NumberedLog
 from cluster.store.object_store import ObjectStore
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 _APPEND_TIMEOUT_S = 10.0
 _APPEND_ATTEMPTS = 4
 
@@ -133,12 +133,22 @@ class ReplicaCounts:
         return min(max(entry.counts.get(corpus, least), least), most)
 
     def _follow_load(self, corpus: str, count: int, wanted: int) -> None:
-        log.info("%s: from %d to %d replicas a shard", corpus, count, wanted)
+        log.info(
+            "replicas.scaled",
+            "{corpus}: from {before} to {wanted} replicas a shard",
+            corpus=corpus,
+            before=count,
+            wanted=wanted,
+        )
         try:
             self._change(lambda entry: _with_count(entry, corpus, wanted))
         except RaygionError as error:
             # The number stays as it is; the policy will want the change again.
-            log.warning("the number of replicas cannot be changed: %s", error)
+            log.warning(
+                "replicas.not_scaled",
+                "the number of replicas cannot be changed: {error}",
+                error=error,
+            )
 
     def _latest(self) -> _Known:
         return self._known or self._read()

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 import textwrap
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-from actors.coordinator.departures import Departures
-from actors.coordinator.loaded_release import LoadedRelease
-from actors.coordinator.loader import ReleaseLoader
+from actors.coordinator.loading.departures import Departures
+from actors.coordinator.loading.loaded_release import LoadedRelease
+from actors.coordinator.loading.loader import ReleaseLoader
 from cluster.clock import Clock
 from cluster.errors import Corrupt, InvalidArgument, NotFound, RaygionError, Unavailable
+from cluster.logs.events import EventLog, bind, log_scope
 from cluster.releases.entries import Release
 from cluster.releases.events import Prepared, PrepareFailed
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 
 _FOR_GOOD = (Corrupt, InvalidArgument, NotFound, AttributeError, ImportError, NameError, TypeError)
 """Errors of the store, the settings or the program that no further attempt puts right."""
@@ -34,7 +34,7 @@ class RegionReleases:
     Releases are prepared one after the other, up to the start of their language models. These are
     waited for beside the next release, since one that finds no place may never start. A release
     that is retired while it is being prepared is given up at once, and one that requests still use
-    is unloaded when these are over (`actors.coordinator.departures`).
+    is unloaded when these are over (`actors.coordinator.loading.departures`).
     """
 
     def __init__(
@@ -42,10 +42,15 @@ class RegionReleases:
         loader: ReleaseLoader,
         clock: Clock,
         prepared: Callable[[Prepared | PrepareFailed], None],
+        retired: Callable[[], None],
     ) -> None:
-        """`prepared` is told how the preparing of a release ended, if it was not given up."""
+        """`prepared` is told how the preparing of a release ended, if it was not given up.
+        `retired` is called when a release is not to be served any more: from then on no view may
+        name it.
+        """
         self._loader = loader
         self._prepared = prepared
+        self._retired = retired
         self._departures = Departures(clock)
         self._loaded: dict[int, LoadedRelease] = {}
         self._begun: dict[int, LoadedRelease] = {}
@@ -70,7 +75,7 @@ class RegionReleases:
 
     def prepare(self, release: Release) -> None:
         """Starts to load the release beside those that serve."""
-        log.info("preparing release %d", release.number)
+        log.info("release.preparing", "preparing release {release}", release=release.number)
         give_up = threading.Event()
         with self._lock:
             self._preparing[release.number] = give_up
@@ -78,13 +83,14 @@ class RegionReleases:
         self._loading.submit(self._load, release, give_up)
 
     def retire(self, number: int) -> None:
-        """Has the release unloaded once nobody uses it. No view may name it from now on."""
-        log.info("retiring release %d", number)
+        """Has the release unloaded once nobody uses it."""
+        log.info("release.retiring", "retiring release {release}", release=number)
         with self._lock:
             self._loaded.pop(number, None)
             if number in self._preparing:
                 self._preparing[number].set()
         self._departures.begin(number)
+        self._retired()
 
     def tell(self, process: str, releases: frozenset[int]) -> None:
         """Records the releases that a gateway or the front uses; see `Departures.tell`."""
@@ -104,12 +110,19 @@ class RegionReleases:
         if self._may_have_strays:
             self._end_strays()
         for number in self._departures.due():
-            try:
-                self._unload(number)
-            except Exception:
-                log.exception("release %d is not wholly unloaded; it is tried again", number)
+            with log_scope(release=number):
+                try:
+                    self._unload(number)
+                except Exception as error:
+                    log.error(
+                        "release.not_unloaded",
+                        "release {release} is not wholly unloaded; it is tried again",
+                        release=number,
+                        traceback_of=error,
+                    )
 
     def _load(self, release: Release, give_up: threading.Event) -> None:
+        bind(release=release.number)
         try:
             if give_up.is_set():
                 raise Unavailable("nobody wants the release any more")
@@ -124,6 +137,7 @@ class RegionReleases:
 
     def _wait(self, loaded: LoadedRelease, give_up: threading.Event) -> None:
         number = loaded.view.number
+        bind(release=number)
         try:
             self._loader.wait_for_generator(loaded, give_up)
         except Exception as error:
@@ -139,11 +153,21 @@ class RegionReleases:
             if self._preparing.get(number) is give_up:
                 del self._preparing[number]
         if give_up.is_set():
-            log.info("the preparing of release %d was given up", number)
+            log.info(
+                "release.given_up",
+                "the preparing of release {release} was given up",
+                release=number,
+            )
         elif error is None:
             self._prepared(Prepared(release=number))
         else:
-            log.error("release %d cannot be prepared", number, exc_info=error)
+            log.error(
+                "release.not_prepared",
+                "release {release} cannot be prepared: {error}",
+                release=number,
+                error=error,
+                traceback_of=error,
+            )
             retryable = not isinstance(error, _FOR_GOOD)
             self._prepared(
                 PrepareFailed(release=number, reason=_reason(error), retryable=retryable)
@@ -165,7 +189,7 @@ class RegionReleases:
                 kept = [begun for other, begun in self._begun.items() if other != number]
                 self._loader.retire(gone, kept)
                 del self._begun[number]
-                log.info("release %d is unloaded", number)
+                log.info("release.unloaded", "release {release} is unloaded", release=number)
         self._departures.end(number)
 
 

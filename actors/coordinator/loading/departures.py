@@ -11,7 +11,7 @@ import threading
 from collections.abc import Collection
 
 from cluster.clock import Clock
-from cluster.search.checks import TIMEOUT_S_MAX
+from cluster.query.terms import TIMEOUT_S_MAX
 
 _HEARD_AFTER_S = 5.0
 """Processes tell twice a second; so all have told since then, to a coordinator that has just

@@ -9,9 +9,9 @@ from typing import cast
 
 import pytest
 
-from actors.coordinator.loaded_release import LoadedRelease
-from actors.coordinator.loader import ReleaseLoader
-from actors.coordinator.region_releases import RegionReleases
+from actors.coordinator.loading.loaded_release import LoadedRelease
+from actors.coordinator.loading.loader import ReleaseLoader
+from actors.coordinator.loading.region_releases import RegionReleases
 from cluster.errors import (
     Corrupt,
     DeadlineExceeded,
@@ -88,9 +88,14 @@ class World:
         self.loader = Loader()
         self.clock = SimClock()
         self.outcomes: queue.Queue[Prepared | PrepareFailed] = queue.Queue()
+        self.retired: list[set[int]] = []
+        """The releases that were still loaded each time that one was not to be served any more."""
         self.releases = RegionReleases(
-            cast(ReleaseLoader, self.loader), self.clock, self.outcomes.put
+            cast(ReleaseLoader, self.loader), self.clock, self.outcomes.put, self._note_retired
         )
+
+    def _note_retired(self) -> None:
+        self.retired.append(set(self.releases.loaded))
 
     def prepare(self, *numbers: int) -> None:
         for number in numbers:
@@ -120,6 +125,7 @@ def test_a_retired_release_is_not_loaded_any_more_and_unloaded_when_nobody_uses_
     world.prepared(1, 2)
     world.releases.retire(1)
     assert world.releases.loaded.keys() == {2}
+    assert world.retired == [{2}], "so that the next view does not name it"
     assert world.tend_after(100.0, 1, 2) == []
     assert world.tend_after(1.0, 2) == [1]
     assert world.loader.retired == [(1, {2})]

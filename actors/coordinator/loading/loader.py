@@ -5,7 +5,6 @@ serve.
 from __future__ import annotations
 
 import itertools
-import logging
 import threading
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -14,10 +13,10 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from actors.coordinator.fleet import Actors, Fleet, Kind, machines_of
-from actors.coordinator.generator_deployer import GeneratorDeployer
-from actors.coordinator.loaded_release import LoadedRelease, shards_of
-from actors.coordinator.replica_counts import ReplicaCounts
+from actors.coordinator.loading.fleet import Actors, Fleet, Kind, machines_of
+from actors.coordinator.loading.generator_deployer import GeneratorDeployer
+from actors.coordinator.loading.loaded_release import LoadedRelease, shards_of
+from actors.coordinator.loading.replica_counts import ReplicaCounts
 from actors.models.placing import embedder_actor
 from actors.runtime import names, wiring
 from actors.shards.placing import replica_actor
@@ -29,13 +28,15 @@ from cluster.catalog.catalog import Catalog
 from cluster.catalog.manifests import IndexManifest, ModelManifest
 from cluster.clock import SYSTEM_CLOCK, Clock, Deadline
 from cluster.config import Settings
-from cluster.errors import InvalidArgument, Unavailable
+from cluster.errors import Unavailable
+from cluster.logs.events import EventLog
 from cluster.regions.status import MachineSummary
+from cluster.releases.contents import read_manifests
 from cluster.releases.entries import Release
 from cluster.serving.view import CorpusView, GeneratorView, ReleaseView
 from cluster.store.object_store import ObjectStore
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 _LOAD_TIMEOUT_S = 600.0
 _LOOK_S = 0.5
 """Time between two looks at a load that is under way, and at whether somebody still waits for it.
@@ -84,15 +85,10 @@ class ReleaseLoader:
         """
         contents = release.contents
         here = {c for c in contents.indexes if self._settings.may_hold(self._region, c)}
-        indexes = {c: self._catalog.read_index(c, contents.indexes[c]) for c in sorted(here)}
-        embedder = (
-            None if contents.embedder is None else self._catalog.read_model(contents.embedder)
-        )
-        generator = (
-            None if contents.generator is None else self._catalog.read_model(contents.generator)
-        )
-        for index in indexes.values():
-            _check_fingerprint(index, embedder)
+        manifests = read_manifests(self._catalog, contents, here)
+        manifests.check_embedder()
+        indexes, embedder = manifests.indexes, manifests.embedder
+        generator = manifests.generator
         view = ReleaseView(
             number=release.number,
             corpora={corpus: self._corpus_view(index) for corpus, index in indexes.items()},
@@ -281,7 +277,12 @@ class ReleaseLoader:
             done, _ = ray.wait([running], timeout=0)
             if not done:
                 return
-        log.warning("%s lacks index %s: loading it", name, index.version)
+        log.warning(
+            "replica.lacks_index",
+            "{replica} lacks index {index}: loading it",
+            replica=name,
+            index=index.version,
+        )
         self._loading[key] = replica.load.remote(index)
 
     def _kinds(self, releases: Iterable[LoadedRelease]) -> dict[str, Kind]:
@@ -353,18 +354,6 @@ class ReleaseLoader:
             model=model.name,
             tokenizer_files=tuple(f for f in model.files if not f.path.endswith(weights)),
             context_tokens_max=self._settings.generator.context_tokens_max,
-        )
-
-
-def _check_fingerprint(index: IndexManifest, embedder: ModelManifest | None) -> None:
-    # Vectors of different embedders never meet: equal dimensions would not tell them apart.
-    if index.embedder_fingerprint is None:
-        return
-    if embedder is None or embedder.fingerprint != index.embedder_fingerprint:
-        raise InvalidArgument(
-            f"index {index.version} of corpus {index.corpus!r} was built with another embedder "
-            "than the release names: build the corpus again with this one",
-            "embedder",
         )
 
 

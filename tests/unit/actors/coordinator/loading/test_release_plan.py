@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from actors.coordinator import loader as release_loader
-from actors.coordinator.loaded_release import LoadedRelease
-from actors.coordinator.loader import ReleaseLoader
-from actors.coordinator.replica_counts import ReplicaCounts
+from actors.coordinator.loading import loader as release_loader
+from actors.coordinator.loading.loaded_release import LoadedRelease
+from actors.coordinator.loading.loader import ReleaseLoader
+from actors.coordinator.loading.replica_counts import ReplicaCounts
 from actors.runtime import names, wiring
 from actors.shards.replica import ReplicaStatus
 from cluster.artifacts.artifacts import Artifacts

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.coordinator.replica_counts import ReplicaCounts
+from actors.coordinator.loading.replica_counts import ReplicaCounts
 from cluster.balance.replica_scaling import ReplicaLoad
 from cluster.catalog.corpus_settings import CorpusSettings
 from cluster.config import Settings

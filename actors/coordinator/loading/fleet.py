@@ -6,7 +6,6 @@ and carries it out. What it knows is lost with the coordinator, so it begins wit
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -16,10 +15,11 @@ from typing import Any, Protocol
 from actors.runtime import names
 from cluster.clock import Clock
 from cluster.errors import Unavailable
+from cluster.logs.events import EventLog
 from cluster.regions.status import MachineSummary
 from cluster.shards.placement import Dismiss, Group, Member, Start, plan
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 _DISMISS_AFTER_S = 10.0
 """Time from the first view without a member to the member's end: queries may be on their way to it.
 """
@@ -168,7 +168,12 @@ class Fleet:
             for step in plan(groups, self._nodes, self.settled_nodes):
                 match step:
                     case Start():
-                        log.info("%s: one more member, on node %s", step.group, step.node)
+                        log.info(
+                            "member.started",
+                            "{group}: one more member, on node {node}",
+                            group=step.group,
+                            node=step.node,
+                        )
                         self._start(step, kinds[step.group])
                     case Dismiss():
                         self._let_go(step.member, now_s)
@@ -211,7 +216,12 @@ class Fleet:
         known[name] = _Known(kind.make(name, step.node), step.node)
 
     def _let_go(self, member: Member, now_s: float) -> None:
-        log.info("%s on node %s is one too many", member.name, member.node)
+        log.info(
+            "member.dismissed",
+            "{member} on node {node} is one too many",
+            member=member.name,
+            node=member.node,
+        )
         self._groups[names.group_of(member.name)][member.name].left_s = now_s
         if member.stuck and member.node is not None:
             self._avoided_until_s[member.node] = now_s + _AVOIDED_FOR_S

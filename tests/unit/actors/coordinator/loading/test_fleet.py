@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from actors.coordinator.fleet import Fleet, Kind, machines_of
+from actors.coordinator.loading.fleet import Fleet, Kind, machines_of
 from cluster.errors import Unavailable
 from tests.support.fakes import SimClock
 

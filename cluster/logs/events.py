@@ -1,0 +1,194 @@
+"""A line of a log is an event: a name, a sentence, and fields.
+
+    log = EventLog(__name__)
+    log.warning("blob.damaged", "{blob} was damaged; fetching it again", blob=blob)
+
+A name belongs to one call, or to one alert (`cluster.logs.alerts`); docs/events.md lists all names.
+The sentence is a literal, whose `{names}` are fields. Fields that it leaves out stand behind it.
+
+The region, the release and the trace id are bound once, and stand in every event from then on: the
+region for the process, the other two for a request or a step of a rollout.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import re
+from collections.abc import Mapping
+from contextvars import ContextVar, Token
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from cluster.errors import RaygionError
+from cluster.logs.alerts import Alert
+
+Value = str | int | float | bool | None
+
+TEXT_MAX = 500
+"""Characters of one value; more of it is cut out of its middle."""
+_INT_MAX = 2**63
+_CUT = " ... "
+_CONTEXT = ("region", "release", "trace_id")
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_PLAIN_WORD = re.compile(r"[\w.,:;/@+*%()-]+")
+
+_NOTHING: Mapping[str, str | int] = MappingProxyType({})
+_bound: ContextVar[Mapping[str, str | int]] = ContextVar("bound", default=_NOTHING)
+_region = ""
+
+
+def name_region(region: str) -> None:
+    """Binds the region of this process."""
+    global _region
+    _region = region
+
+
+def bind(*, release: int) -> None:
+    """Binds the release until the scope around it ends, or else the task."""
+    _bound.set({**_bound.get(), "release": release})
+
+
+class log_scope:
+    """A block of code that has this trace id and this release, or none, whatever is bound around
+    it. What is bound within goes with the block.
+    """
+
+    __slots__ = ("_context", "_token")
+
+    def __init__(self, *, trace_id: str = "", release: int | None = None) -> None:
+        self._context: dict[str, str | int] = {}
+        if trace_id:
+            self._context["trace_id"] = trace_id
+        if release is not None:
+            self._context["release"] = release
+
+    def __enter__(self) -> None:
+        self._token: Token[Mapping[str, str | int]] = _bound.set(self._context)
+
+    def __exit__(self, *_: object) -> None:
+        _bound.reset(self._token)
+
+
+def bound_context() -> dict[str, Value]:
+    """What is bound here, of `region`, `release` and `trace_id`."""
+    known: dict[str, Value] = {"region": _region} if _region else {}
+    return known | dict(_bound.get())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """The message of a record of `logging`, which any handler can print."""
+
+    name: str
+    sentence: str
+    is_alert: bool
+    context: Mapping[str, Value]
+    fields: Mapping[str, Value]
+
+    @property
+    def message(self) -> str:
+        """The sentence with its fields filled in."""
+        return self.sentence.format_map({**self.context, **self.fields})
+
+    def __str__(self) -> str:
+        """One line, whatever the values are."""
+        told = set(re.findall(r"{(\w+)", self.sentence))
+        known = {**self.context, **self.fields}
+        more = "".join(f" {k}={_as_word(v)}" for k, v in known.items() if k not in told)
+        alert = "ALERT: " if self.is_alert else ""
+        return f"{alert}{one_line(self.message)} [{self.name}{more}]"
+
+
+class EventLog:
+    """Writes events for one module."""
+
+    def __init__(self, module: str) -> None:
+        self._logger = logging.getLogger(module)
+
+    def debug(self, name: str, sentence: str, /, **fields: object) -> None:
+        self._write(logging.DEBUG, name, sentence, fields)
+
+    def info(self, name: str, sentence: str, /, **fields: object) -> None:
+        self._write(logging.INFO, name, sentence, fields)
+
+    def warning(self, name: str, sentence: str, /, **fields: object) -> None:
+        self._write(logging.WARNING, name, sentence, fields)
+
+    def error(
+        self,
+        name: str,
+        sentence: str,
+        /,
+        *,
+        traceback_of: BaseException | None = None,
+        **fields: object,
+    ) -> None:
+        """`traceback_of`: an error whose traceback is written, too, because it may be a bug."""
+        self._write(logging.ERROR, name, sentence, fields, traceback_of=traceback_of)
+
+    def alert(self, alert: Alert, /, **fields: object) -> None:
+        """Somebody has to act on it."""
+        self._write(logging.ERROR, alert.name, alert.sentence, fields, is_alert=True)
+
+    def _write(
+        self,
+        level: int,
+        name: str,
+        sentence: str,
+        fields: Mapping[str, object],
+        *,
+        traceback_of: BaseException | None = None,
+        is_alert: bool = False,
+    ) -> None:
+        if not self._logger.isEnabledFor(level):
+            return
+        known = {key: _plain(value) for key, value in fields.items()}
+        event = Event(
+            name=name,
+            sentence=sentence,
+            is_alert=is_alert,
+            context=bound_context() | {k: v for k, v in known.items() if k in _CONTEXT},
+            fields={k: v for k, v in known.items() if k not in _CONTEXT},
+        )
+        # The caller of the caller is where the event is written.
+        self._logger.log(level, event, exc_info=traceback_of, stacklevel=3)
+
+
+def one_line(text: str) -> str:
+    """The text without line breaks and other control characters, which are written as escapes: a
+    value from outside cannot begin a line of its own.
+    """
+    return _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def shortened(text: str, length_max: int) -> str:
+    """The beginning and the end of a text that is too long."""
+    if len(text) <= length_max:
+        return text
+    tail = length_max // 3
+    return text[: length_max - tail - len(_CUT)] + _CUT + text[-tail:]
+
+
+def _plain(value: object) -> Value:
+    """A value that JSON can hold, of bounded length."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int) and -_INT_MAX <= value < _INT_MAX:
+        return int(value)
+    if isinstance(value, float) and math.isfinite(value):
+        return float(value)
+    if isinstance(value, RaygionError):
+        # One that came out of an actor may print as a traceback.
+        text = value.message
+    elif isinstance(value, BaseException):
+        text = f"{type(value).__name__}: {value}"
+    else:
+        text = str(value)
+    return shortened(text, TEXT_MAX)
+
+
+def _as_word(value: Value) -> str:
+    text = str(value)
+    return text if _PLAIN_WORD.fullmatch(text) else one_line(json.dumps(text, ensure_ascii=False))

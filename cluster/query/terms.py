@@ -1,0 +1,64 @@
+"""The terms of a request: what callers ask for besides the query or the question itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from cluster.errors import InvalidArgument
+from cluster.query.demand import EVENTUAL, Demand
+from cluster.query.filters import Filter, filter_to_json, is_encodable
+
+TOP_K_MAX = 1000
+TIMEOUT_S_MAX = 600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """The options that searches and answers share."""
+
+    corpus: str | None = None
+    """None means the release's only corpus."""
+    top_k: int
+    """Hits for each query, or passages to answer from."""
+    filter: Filter | None = None
+    timeout_s: float
+    """Time for the whole request."""
+    min_coverage: float = 1.0
+    """Least share of shards that must answer, in [0, 1]."""
+    release: int | None = None
+    """Pins the request to a resident release; None takes the current one."""
+    user: str = ""
+    """User or session that asks: served by the same release while a canary is tried."""
+    demand: Demand = EVENTUAL
+
+    def terms(self) -> dict[str, Any]:
+        """The fields of the terms by name."""
+        return {field.name: getattr(self, field.name) for field in fields(Terms)}
+
+    def check_terms(self) -> None:
+        """Raises InvalidArgument naming the option that is out of its bounds."""
+        if not is_encodable(self.user):
+            raise InvalidArgument("is not valid Unicode", "user")
+        if not 1 <= self.top_k <= TOP_K_MAX:
+            raise InvalidArgument(f"must be in 1 ... {TOP_K_MAX}", "top_k")
+        if not 0.0 < self.timeout_s <= TIMEOUT_S_MAX:
+            raise InvalidArgument(f"must be over 0 and at most {TIMEOUT_S_MAX:.0f} s", "timeout_ms")
+        if not 0.0 <= self.min_coverage <= 1.0:
+            raise InvalidArgument("must be in 0 ... 1", "min_coverage")
+
+    def to_json(self, timeout_ms: int) -> dict[str, Any]:
+        """The terms as the body of a request with that much time left. An option that asks for
+        nothing is left out, since a region of an older version refuses keys that it does not know.
+        """
+        options = {
+            "corpus": self.corpus,
+            "top_k": self.top_k,
+            "filter": None if self.filter is None else filter_to_json(self.filter),
+            "timeout_ms": timeout_ms,
+            "min_coverage": self.min_coverage,
+            "release": self.release,
+            "user": self.user or None,
+            **self.demand.told(),
+        }
+        return {name: value for name, value in options.items() if value is not None}

@@ -1,0 +1,52 @@
+"""The arguments of the Python client, without a cluster behind it."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import fields
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from actors.region_client import Region
+from cluster.query.demand import demand_of
+from cluster.query.filters import parse_filter
+from cluster.query.request import Request
+from cluster.query.session import SessionToken
+from cluster.query.terms import Terms
+
+OPTIONS: dict[str, Any] = {
+    "corpus": "factbook",
+    "top_k": 7,
+    "filter": {"region": "europe"},
+    "timeout_s": 2.5,
+    "min_coverage": 0.5,
+    "release": 3,
+    "user": "u",
+}
+TOKEN = SessionToken("store", 12).encode()
+DEMAND = {"consistency", "session", "max_staleness_ms"}
+
+
+def asked(method: str, **options: Any) -> Request:
+    """What the region is asked."""
+    received: list[Request] = []
+    front = SimpleNamespace(**{method: SimpleNamespace(remote=received.append)})
+    getattr(Region(front), method).remote("Who grows tea?", **options)
+    return received[0]
+
+
+@pytest.mark.parametrize("method", ["search", "answer"])
+def test_the_options_become_the_terms_of_the_request(method: str) -> None:
+    terms = asked(method, **OPTIONS, session=TOKEN).terms()
+    demand = demand_of(None, TOKEN, None, release=3)
+    assert terms == OPTIONS | {"filter": parse_filter(OPTIONS["filter"]), "demand": demand}
+    bounded = asked(method, consistency="bounded", max_staleness_ms=700)
+    assert bounded.demand == demand_of("bounded", None, 700)
+
+
+@pytest.mark.parametrize("method", [Region._search, Region._answer])
+def test_there_is_an_argument_for_each_term(method: Any) -> None:
+    names = ({term.name for term in fields(Terms)} - {"demand"}) | DEMAND
+    assert names - inspect.signature(method).parameters.keys() == set()
