@@ -67,11 +67,7 @@ class Installation:
     @cached_property
     def cache(self) -> ArtifactCache:
         """The node's copies of artifacts, in a folder of the same name on every node."""
-        return ArtifactCache(Artifacts(self.store), self.cache_folder)
-
-    @property
-    def cache_folder(self) -> Path:
-        return self.settings.state_folder / "cache"
+        return ArtifactCache(Artifacts(self.store), self.settings.state_folder / "cache")
 
     @property
     def scratch_folder(self) -> Path:

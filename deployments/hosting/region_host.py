@@ -224,7 +224,7 @@ def start_services(installation: Installation, note: Note) -> CoordinatorClient:
             settings,
             installation.region,
             store,
-            installation.cache_folder,
+            installation.cache,
             deployer,
             cluster_id,
         ),

@@ -108,7 +108,7 @@ def stored(region: LiveRegion, file: ArtifactFile) -> Path:
 
 
 def cached(region: LiveRegion, file: ArtifactFile) -> Path:
-    return region.installation.cache_folder / "blobs" / file.sha256[:2] / file.sha256
+    return region.installation.cache.folder / "blobs" / file.sha256[:2] / file.sha256
 
 
 def propose(region: LiveRegion, contents: ReleaseContents) -> int:
