@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 
-from actors.runtime.calls import NamedActor
+from actors.runtime.calls import Actor
 from cluster.canary.outcomes import OutcomeCounts
 from cluster.clock import SYSTEM_CLOCK
 from cluster.logs.events import EventLog
@@ -21,8 +21,10 @@ _REPORT_TIMEOUT_S = 5.0
 class CanaryTrial:
     """Reports what was counted, as long as the region's view has a canary."""
 
-    def __init__(self, coordinator: str) -> None:
-        self._coordinator = NamedActor(coordinator)
+    def __init__(self, coordinator: Actor, *, report_s: float = _REPORT_S) -> None:
+        """`report_s`: time between two reports."""
+        self._coordinator = coordinator
+        self._report_s = report_s
         self.outcomes = OutcomeCounts(uuid.uuid4().hex, SYSTEM_CLOCK)
         """Outcomes of the requests that this process serves while there is a canary."""
         self._reports: asyncio.Task[None] | None = None
@@ -42,7 +44,7 @@ class CanaryTrial:
 
     async def _report(self) -> None:
         while True:
-            await asyncio.sleep(_REPORT_S)
+            await asyncio.sleep(self._report_s)
             if (report := self.outcomes.take()) is None:
                 continue
             try:

@@ -14,7 +14,7 @@ from typing import cast
 from actors.query.release_uses import ReleaseUses
 from actors.query.shared_readings import SharedReadings
 from actors.runtime.busy_share import BusyShare
-from actors.runtime.calls import NamedActor
+from actors.runtime.calls import Actor
 from cluster.clock import Backoff, Deadline
 from cluster.errors import Unavailable
 from cluster.logs.events import EventLog
@@ -41,15 +41,18 @@ class ViewFollower:
 
     def __init__(
         self,
-        coordinator: str,
+        coordinator: Actor,
         rng: random.Random,
         *,
         skew_max_ms: int,
         uses: ReleaseUses,
         seen: Callable[[RegionView], None],
+        pulse_s: float = _PULSE_S,
     ) -> None:
-        """`uses`: of the releases by this process. `seen` is told of each view that comes."""
-        self._coordinator = NamedActor(coordinator)
+        """`uses`: of the releases by this process. `seen` is told of each view that comes.
+        `pulse_s`: time between two pulses.
+        """
+        self._coordinator = coordinator
         self._rng = rng
         self._known: Known | None = None
         self._pulse = Pulse()
@@ -60,6 +63,7 @@ class ViewFollower:
         self._tasks: list[asyncio.Task[None]] = []
         self._process = uuid.uuid4().hex
         self._skew_max_ms = skew_max_ms
+        self._pulse_s = pulse_s
         self._uses = uses
         self._seen = seen
 
@@ -157,7 +161,7 @@ class ViewFollower:
                 told = False
             else:
                 told = True
-            await asyncio.sleep(_PULSE_S)
+            await asyncio.sleep(self._pulse_s)
 
     def _releases(self) -> frozenset[int]:
         """The releases on which requests may begin here, or are under way."""

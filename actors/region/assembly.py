@@ -58,11 +58,10 @@ def assemble_region(
     rng = system_rng()
     local_first = settings.regions[region].http.local_first
     local = LocalShards(catalog, cache) if local_first else None
-    trial, uses = CanaryTrial(names.COORDINATOR), ReleaseUses()
+    coordinator = NamedActor(names.COORDINATOR)
+    trial, uses = CanaryTrial(coordinator), ReleaseUses()
     skew_max_ms = settings.routing.clock_skew_max_ms
-    views = ViewFollower(
-        names.COORDINATOR, rng, skew_max_ms=skew_max_ms, uses=uses, seen=trial.follow
-    )
+    views = ViewFollower(coordinator, rng, skew_max_ms=skew_max_ms, uses=uses, seen=trial.follow)
     peers = RegionPeers(
         settings,
         region,
@@ -90,9 +89,7 @@ def assemble_region(
     )
     return RegionParts(
         service=service,
-        internals=PinnedGenerators(
-            lambda: views.view, uses, generators, NamedActor(names.COORDINATOR)
-        ),
+        internals=PinnedGenerators(lambda: views.view, uses, generators, coordinator),
         views=views,
         trial=trial,
         peers=peers,

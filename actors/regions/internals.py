@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 from actors.query.release_uses import ReleaseUses
-from actors.runtime.calls import NamedActor
+from actors.runtime.calls import Actor
 from cluster.clock import Deadline
 from cluster.errors import DeadlineExceeded, NotYet, Unavailable
 from cluster.generation.generator import GenerationChunk, GenerationRequest
@@ -26,7 +26,7 @@ class PinnedGenerators:
         view: Callable[[], RegionView],
         uses: ReleaseUses,
         directory: GeneratorDirectory,
-        coordinator: NamedActor,
+        coordinator: Actor,
     ) -> None:
         self._view = view
         self._uses = uses

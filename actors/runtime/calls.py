@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Protocol
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError, TaskCancelledError
@@ -14,6 +14,12 @@ from cluster.logs.events import EventLog
 NAMESPACE = "raygion"
 
 log = EventLog(__name__)
+
+
+class Actor(Protocol):
+    """An actor as its callers see it: `NamedActor`, or what stands for one in a test."""
+
+    async def call(self, method: str, *args: object) -> Any: ...
 
 
 class NamedActor:

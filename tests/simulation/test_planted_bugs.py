@@ -212,6 +212,10 @@ def never_fencing(patch: Patch) -> None:
     patch.setattr(Rollout, "_next_entry", next_entry)
 
 
+def granting_what_is_void(patch: Patch) -> None:
+    patch.setattr(rollout, "objection", lambda state, entry: None)
+
+
 def trying_what_is_not_prepared(patch: Patch) -> None:
     patch.setattr(Rollout, "_check_prepared", lambda self, proposal: None)
 
@@ -263,6 +267,7 @@ BUGS = [
     Bug(going_back_while_another_takes_over, "rollbacks_without_force_last"),
     Bug(going_back_to_what_was_aborted, "what_makes_no_sense_is_refused"),
     Bug(never_fencing, "the_quiet_time_ends_well"),
+    Bug(granting_what_is_void, "requests_have_the_effect_that_was_told"),
     Bug(trying_what_is_not_prepared, "commits_wait_for_their_targets"),
     Bug(a_share_that_outlives_the_abort, "a_canarys_share_goes_to_what_may_have_it"),
     Bug(a_share_for_a_region_that_takes_no_part, "a_canarys_share_goes_to_what_may_have_it"),

@@ -18,9 +18,9 @@ from actors.documents.source_files import find_source_files
 from actors.shards.index import INDEX_FILE, ShardIndex
 from cluster.arrays import Float32Array
 from cluster.artifacts.artifacts import Artifacts
-from cluster.catalog.catalog import Catalog
+from cluster.catalog.catalog import Catalog, Published
 from cluster.catalog.corpus_settings import CorpusSettings
-from cluster.catalog.manifests import IndexManifest
+from cluster.catalog.manifests import IndexManifest, ManifestRef
 from cluster.errors import InvalidArgument
 from cluster.query.filters import parse_filter
 from cluster.query.search import ShardQuery
@@ -151,12 +151,17 @@ def test_a_build_is_reproducible(
     first, _ = corpus.build(asked)
     # As though it had never been built.
     find: Callable[..., None] = lambda *_: None  # noqa: E731
-    published: list[IndexManifest] = []
     monkeypatch.setattr(Catalog, "find_index", find)
-    monkeypatch.setattr(Catalog, "publish_index", lambda _, m: (published.append(m), None))
-    corpus.build(asked)
-    assert published[0].version == first.version
-    assert published[0].shards == first.shards
+    monkeypatch.setattr(Catalog, "publish_index", as_published)
+    second, _ = corpus.build(asked)
+    assert second.built_at_ms != first.built_at_ms
+    assert second.version == first.version
+    assert second.shards == first.shards
+
+
+def as_published(_: Catalog, manifest: IndexManifest) -> Published[IndexManifest]:
+    ref = ManifestRef(version=manifest.version, sha256=manifest.digest())
+    return Published(manifest, ref, reused=False)
 
 
 def test_auto_finds_an_index_and_says_what_it_tried(corpus: Corpus) -> None:

@@ -36,6 +36,8 @@ from cluster.store.object_store import ObjectStore
 from cluster.vectors.checks import prepared
 from cluster.vectors.metric import Metric
 from tests.support.node_cache import node_cache
+from tests.support.values.manifests import index_manifest
+from tests.support.worlds.published_shards import until_open
 from tests.support.worlds.recall import recall_at_10
 
 DIMENSION = 12
@@ -89,20 +91,14 @@ class Built:
         return self.manifest(version, artifact)
 
     def manifest(self, version: str, artifact: ShardArtifact) -> IndexManifest:
-        return IndexManifest(
-            corpus="c",
+        return index_manifest(
             version=version,
-            corpus_position=1,
             dimension=DIMENSION,
             parameters=self.parameters,
-            embedder_fingerprint=None,
-            metadata_schema={},
-            num_documents=0,
             num_passages=artifact.num_rows,
             shards=(artifact,),
             recall_at_10=artifact.recall_at_10,
             partition_by=self.partition_by,
-            built_at_ms=0,
         )
 
     def without(self, base: IndexManifest, gone: Sequence[int], version: str) -> IndexManifest:
@@ -286,10 +282,8 @@ async def test_a_gateway_opens_the_files_that_its_node_has_and_fetches_the_tombs
         number=1, corpora={"c": corpus}, embedders=(), generator=None, prompt=PromptTemplate()
     )
     local.follow(RegionView(region="here", releases={1: release}))
-    for _ in range(2000):
-        if (replica := local.replica(corpus, 0)) is not None:
-            break
-        await asyncio.sleep(0.01)
+    await until_open(local, corpus, 0)
+    replica = local.replica(corpus, 0)
     assert replica is not None
     hits = await replica.search(ask(QUERIES, "less"), TIMEOUT_S)
     assert same(hits, built.opened(derived).search(ask(QUERIES)))

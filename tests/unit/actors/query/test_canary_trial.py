@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from actors.query import canary_trial
 from actors.query.canary_trial import CanaryTrial
 from cluster.canary.outcomes import OutcomeReport, Work
 from cluster.errors import Unavailable
@@ -27,8 +26,9 @@ class FakeCoordinator:
         self.reports: asyncio.Queue[OutcomeReport] = asyncio.Queue()
         self.away = False
 
-    async def call(self, method: str, report: object) -> None:
+    async def call(self, method: str, *args: object) -> None:
         assert method == "report"
+        (report,) = args
         assert isinstance(report, OutcomeReport)
         self.reports.put_nowait(report)
         if self.away:
@@ -41,12 +41,8 @@ def coordinator() -> FakeCoordinator:
 
 
 @pytest.fixture
-async def trial(
-    coordinator: FakeCoordinator, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[CanaryTrial]:
-    monkeypatch.setattr(canary_trial, "_REPORT_S", 0.01)
-    monkeypatch.setattr(canary_trial, "NamedActor", lambda name: coordinator)
-    trial = CanaryTrial("coordinator")
+async def trial(coordinator: FakeCoordinator) -> AsyncIterator[CanaryTrial]:
+    trial = CanaryTrial(coordinator, report_s=0.01)
     trial.start()
     try:
         yield trial

@@ -30,7 +30,15 @@ from cluster.vectors.metric import Metric
 from tests.support.fakes import SimClock
 from tests.support.node_cache import node_cache
 from tests.support.store_fixtures import Door
-from tests.support.worlds.published_shards import DIMENSION, NUM_ROWS, Damage, publish, query
+from tests.support.worlds.published_shards import (
+    DIMENSION,
+    NUM_ROWS,
+    Damage,
+    openings,
+    publish,
+    query,
+    until_open,
+)
 
 
 def put_into_cache(store: ObjectStore, tmp_path: Path) -> None:
@@ -70,16 +78,6 @@ def local_shards(store: ObjectStore, tmp_path: Path, **options: Any) -> LocalSha
 
 def corpus_of(view: RegionView, number: int = 1) -> CorpusView:
     return view.releases[number].corpora["words"]
-
-
-def openings() -> list[asyncio.Task[object]]:
-    """The tasks that open shards now."""
-    return [task for task in asyncio.all_tasks() if task.get_name() == "open words"]
-
-
-async def until_open(local: LocalShards, corpus: CorpusView, shard: int) -> None:
-    await asyncio.gather(*openings())
-    assert local.replica(corpus, shard) is not None, f"shard {shard} was not opened"
 
 
 async def test_only_what_the_node_has_is_opened_and_it_answers_as_a_replica_does(

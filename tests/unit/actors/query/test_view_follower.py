@@ -10,7 +10,6 @@ from dataclasses import replace
 
 import pytest
 
-from actors.query import view_follower
 from actors.query.release_uses import ReleaseUses
 from actors.query.view_follower import ViewFollower
 from cluster.clock import Deadline
@@ -78,15 +77,19 @@ class FakeCoordinator:
 @asynccontextmanager
 async def following(
     coordinator: FakeCoordinator,
-    monkeypatch: pytest.MonkeyPatch,
     *,
     uses: ReleaseUses | None = None,
     seen: Callable[[RegionView], None] = lambda _: None,
+    pulse_s: float = 0.01,
 ) -> AsyncIterator[ViewFollower]:
-    monkeypatch.setattr(view_follower, "_PULSE_S", 0.01)
-    monkeypatch.setattr(view_follower, "NamedActor", lambda name: coordinator)
-    uses = uses or ReleaseUses()
-    follower = ViewFollower("coordinator", random.Random(0), skew_max_ms=100, uses=uses, seen=seen)
+    follower = ViewFollower(
+        coordinator,
+        random.Random(0),
+        skew_max_ms=100,
+        uses=uses or ReleaseUses(),
+        seen=seen,
+        pulse_s=pulse_s,
+    )
     await follower.start(Deadline.after(10.0))
     try:
         yield follower
@@ -94,9 +97,9 @@ async def following(
         follower.stop()
 
 
-async def test_pulses_tell_how_current_the_view_is(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_pulses_tell_how_current_the_view_is() -> None:
     coordinator = FakeCoordinator(RegionView(region="a"))
-    async with following(coordinator, monkeypatch) as follower:
+    async with following(coordinator) as follower:
         coordinator.read_ms, coordinator.position = 500, 3
         await until(lambda: follower.known.freshness.read_ms == 500)
         assert follower.view.switches[-1].position == 3
@@ -108,27 +111,22 @@ async def test_pulses_tell_how_current_the_view_is(monkeypatch: pytest.MonkeyPat
         assert follower.known.freshness.read_ms == 500
 
 
-async def test_pulses_tell_which_releases_requests_may_begin_on_or_are_pinned_to(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_pulses_tell_which_releases_requests_may_begin_on_or_are_pinned_to() -> None:
     release = ReleaseView(
         number=2, corpora={}, embedders=(), generator=None, prompt=PromptTemplate()
     )
     coordinator = FakeCoordinator(RegionView(region="a", releases={2: release}))
     uses = ReleaseUses()
-    async with following(coordinator, monkeypatch, uses=uses):
+    async with following(coordinator, uses=uses):
         with uses.during(1):
             await until(lambda: coordinator.told == {1, 2})
         await until(lambda: coordinator.told == {2})
 
 
-async def test_who_comes_while_the_log_is_read_waits_for_the_next_reading(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(view_follower, "_PULSE_S", 60.0)
+async def test_who_comes_while_the_log_is_read_waits_for_the_next_reading() -> None:
     coordinator = FakeCoordinator(RegionView(region="a"))
     coordinator.position = 1
-    async with following(coordinator, monkeypatch) as follower, asyncio.timeout(10.0):
+    async with following(coordinator, pulse_s=60.0) as follower, asyncio.timeout(10.0):
         coordinator.store_answers.clear()
         first = asyncio.create_task(follower.refresh())
         await coordinator.reading.wait()
@@ -142,11 +140,9 @@ async def test_who_comes_while_the_log_is_read_waits_for_the_next_reading(
         assert coordinator.readings == 2
 
 
-async def test_a_store_that_is_away_is_told_to_all_who_wait(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_a_store_that_is_away_is_told_to_all_who_wait() -> None:
     coordinator = FakeCoordinator(RegionView(region="a"))
-    async with following(coordinator, monkeypatch) as follower, asyncio.timeout(10.0):
+    async with following(coordinator) as follower, asyncio.timeout(10.0):
         coordinator.away = True
         waiting = [asyncio.create_task(follower.refresh()) for _ in range(3)]
         ended = await asyncio.gather(*waiting, return_exceptions=True)
@@ -155,11 +151,9 @@ async def test_a_store_that_is_away_is_told_to_all_who_wait(
         await follower.refresh()
 
 
-async def test_a_caller_that_leaves_takes_no_reading_along(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_a_caller_that_leaves_takes_no_reading_along() -> None:
     coordinator = FakeCoordinator(RegionView(region="a"))
-    async with following(coordinator, monkeypatch) as follower, asyncio.timeout(10.0):
+    async with following(coordinator) as follower, asyncio.timeout(10.0):
         coordinator.store_answers.clear()
         leaving, staying = (asyncio.create_task(follower.refresh()) for _ in range(2))
         await coordinator.reading.wait()
@@ -170,13 +164,11 @@ async def test_a_caller_that_leaves_takes_no_reading_along(
 
 
 @pytest.mark.parametrize("error", [Unavailable("dead"), OSError("no route"), KeyError("a bug")])
-async def test_it_goes_on_following_whatever_befell_it(
-    error: Exception, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_it_goes_on_following_whatever_befell_it(error: Exception) -> None:
     coordinator = FakeCoordinator(RegionView(region="a", revision="1"))
     coordinator.error = error
     seen: list[RegionView] = []
-    async with following(coordinator, monkeypatch, seen=seen.append) as follower:
+    async with following(coordinator, seen=seen.append) as follower:
         coordinator.away = True
         coordinator.views.put_nowait(RegionView(region="a", revision="2"))
         await until(lambda: follower.view.revision == "2")

@@ -16,7 +16,6 @@ from cluster.catalog.manifests import (
     ModelManifest,
 )
 from cluster.errors import Conflict, Corrupt, InvalidArgument, NotFound
-from cluster.shards.index_parameters import IndexParameters
 from cluster.store.object_store import ObjectStore
 from tests.support.store_fixtures import (
     LossyStore,
@@ -26,6 +25,7 @@ from tests.support.store_fixtures import (
     scripted,
     store,
 )
+from tests.support.values.manifests import index_manifest
 
 __all__ = ["address", "memory_store", "s3_server", "store"]
 
@@ -45,18 +45,9 @@ def corpus(position: int, name: str = "factbook", num_documents: int = 1) -> Cor
 
 
 def index(version: str, built_at_ms: int = 0) -> IndexManifest:
-    return IndexManifest(
+    return index_manifest(
         corpus="factbook",
         version=version,
-        corpus_position=1,
-        dimension=8,
-        parameters=IndexParameters(),
-        embedder_fingerprint=None,
-        metadata_schema={},
-        num_documents=1,
-        num_passages=1,
-        shards=(),
-        recall_at_10=1.0,
         built_at_ms=built_at_ms,
     )
 

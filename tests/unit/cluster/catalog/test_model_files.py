@@ -26,8 +26,8 @@ from cluster.catalog.model_settings import STARTER
 from cluster.errors import Corrupt
 from cluster.store.object_store import ObjectStore
 from tests.support.node_cache import node_cache
-from tests.support.safetensors_file import safetensors
 from tests.support.store_fixtures import address, memory_store, s3_server, store
+from tests.support.values.safetensors_files import safetensors
 
 __all__ = ["address", "memory_store", "s3_server", "store"]
 

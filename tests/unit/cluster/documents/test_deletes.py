@@ -27,11 +27,11 @@ from cluster.documents.tombstones import read_tombstones, stored_tombstones, wri
 from cluster.errors import Conflict, Corrupt, InvalidArgument, NotFound
 from cluster.metadata import ColumnType
 from cluster.regions.settings import RegionSettings, StoreSettings
-from cluster.shards.index_parameters import IndexParameters
 from cluster.store.local_store import LocalStore
 from cluster.store.object_store import ObjectStore
 from deployments.hosting.pipeline import contents_of_next
 from deployments.installation import Installation
+from tests.support.values.manifests import index_manifest
 
 CORPUS = "docs"
 TYPES = {"version": ColumnType.INT}
@@ -244,19 +244,14 @@ def test_a_corpus_is_what_was_added_last_and_not_deleted_since(
 
 
 def index(corpus: CorpusManifest, version: str, **fields: Any) -> IndexManifest:
-    return IndexManifest(
+    return index_manifest(
         corpus=corpus.corpus,
         version=version,
         corpus_position=corpus.position,
-        dimension=4,
-        parameters=IndexParameters(),
-        embedder_fingerprint=None,
         metadata_schema=TYPES,
         num_documents=corpus.num_documents,
         num_passages=corpus.num_passages,
-        shards=(),
-        recall_at_10=1.0,
-        **{"built_at_ms": 0, **fields},
+        **fields,
     )
 
 

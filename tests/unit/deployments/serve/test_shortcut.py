@@ -74,7 +74,7 @@ async def test_a_reply_that_comes_in_pieces_arrives_whole_and_in_order() -> None
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         for part in (b"one", b"two"):
             await send({"type": "http.response.body", "body": part, "more_body": True})
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0)
         await send({"type": "http.response.body", "body": b"six"})
 
     open_shortcut(PATH, app)

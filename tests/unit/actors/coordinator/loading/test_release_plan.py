@@ -25,9 +25,9 @@ from cluster.catalog.model_settings import GeneratorSettings
 from cluster.config import Settings
 from cluster.errors import InvalidArgument
 from cluster.releases.entries import Release, ReleaseContents
-from cluster.shards.index_parameters import IndexParameters
 from cluster.store.local_store import LocalStore
 from tests.support.node_cache import node_cache
+from tests.support.values.manifests import index_manifest
 
 SETTINGS: dict[str, Any] = {
     "regions": {"eu": {}, "us": {"generates": False}, "asia": {}},
@@ -89,19 +89,9 @@ def plans(tmp_path: Path) -> Plans:
 
 
 def index(corpus: str) -> IndexManifest:
-    return IndexManifest(
+    return index_manifest(
         corpus=corpus,
         version=f"{corpus}-1",
-        corpus_position=1,
-        dimension=8,
-        parameters=IndexParameters(),
-        embedder_fingerprint=None,
-        metadata_schema={},
-        num_documents=1,
-        num_passages=1,
-        shards=(),
-        recall_at_10=1.0,
-        built_at_ms=0,
     )
 
 
