@@ -75,9 +75,11 @@ class Plans:
         settings = Settings.model_validate(
             SETTINGS if corpora is None else SETTINGS | {"corpora": corpora}
         )
-        counts = ReplicaCounts(settings, self.store, region)
+        self.counts = ReplicaCounts(settings, self.store, region)
         cache = node_cache(self.store, self.folder)
-        return ReleaseLoader(settings, region, Catalog(self.store), cache, self.deployer, counts)
+        return ReleaseLoader(
+            settings, region, Catalog(self.store), cache, self.deployer, self.counts
+        )
 
     def plan(self, region: str, corpora: dict[str, Any] | None = None) -> LoadedRelease:
         return self.loader(region, corpora).plan(Release(number=3, contents=self.contents))
@@ -214,7 +216,7 @@ def test_replicas_that_were_added_live_as_long_as_a_release_needs_them(
         releases.append(
             loader.load(loader.plan(Release(number=number, contents=contents)), Event())
         )
-        loader._counts.ask_for("open", 3)
+        plans.counts.ask_for("open", 3)
     loaded = [len(release.view.corpora["open"].shards[0]) for release in releases]
     assert loaded == [2, 3]
     three = {names.replica("open", 0, number) for number in range(3)}
