@@ -12,7 +12,8 @@ from actors.regions.divergence_watch import watches
 from cluster.clock import SYSTEM_CLOCK, Deadline, system_rng
 from cluster.config import Settings
 from cluster.logs.alerts import REGIONS_DIFFER
-from cluster.logs.events import EventLog, log_scope
+from cluster.logs.context import log_scope
+from cluster.logs.events import EventLog
 from cluster.query.answers import AnswerRequest, AnswerResult, last_event
 from cluster.query.search import SearchRequest, SearchResult
 from cluster.regions.divergence import DivergenceLedger, Found, Probe, Turn
