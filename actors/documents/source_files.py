@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import os.path
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
@@ -103,14 +103,15 @@ class SourceListing:
     """Folders called `key=value` that give no metadata."""
 
 
-def find_source_files(sources: Sequence[str]) -> SourceListing:
-    """The files that paths, folders and fsspec URLs mean.
+def find_source_files(sources: Sequence[str], folder_texts: Collection[str] = ()) -> SourceListing:
+    """The files that paths, folders and fsspec URLs mean. The folder values of the fields
+    `folder_texts` stay texts.
 
     Folders are searched through. Raises InvalidArgument for a source that does not exist, a single
     file of an unknown kind, and a folder without any that can be read; Unavailable when its file
     system does not answer.
     """
-    left_out, values = Tally(), FolderValues()
+    left_out, values = Tally(), FolderValues(folder_texts)
     files = [file for source in sources for file in _files_of(source, left_out, values)]
     return SourceListing(
         sources=tuple(sources),
