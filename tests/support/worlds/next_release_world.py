@@ -5,7 +5,7 @@ from __future__ import annotations
 from cluster.artifacts.files import ArtifactFile
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.corpus_settings import CorpusSettings
-from cluster.catalog.index_versions import built_version, derived_version
+from cluster.catalog.index_versions import BuildPlan, derived_version
 from cluster.catalog.manifests import (
     CorpusManifest,
     IndexManifest,
@@ -68,7 +68,7 @@ class World:
         latest = self.catalog.latest_corpus(corpus)
         assert latest is not None
         asked = self.asked.get(corpus, CorpusSettings())
-        version = built_version(latest, asked, self.embedder)
+        version = BuildPlan(latest, asked, self.embedder).version
         if base is not None:
             version = derived_version(base, latest)
         self._ticks += 1

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from actors.builds.shard import build_shard
+from actors.builds.shard import ShardPlan, build_shard
 from actors.query.local_shards import LocalShards
 from actors.shards.index import ShardIndex
 from cluster.arrays import Int64Array
@@ -38,7 +38,7 @@ def publish(store: ObjectStore, folder: Path, version: str) -> IndexManifest:
         place = folder / f"{version}-{shard}"
         place.mkdir()
         table = pa.table({"id": ids, "document": ids, "text": ids})
-        built = build_shard(table, VECTORS[rows], PARAMETERS, place)
+        built = build_shard(table, VECTORS[rows], ShardPlan(PARAMETERS), place)
         files = Artifacts(store).put_folder(place)
         artifacts.append(
             ShardArtifact(shard=shard, num_rows=built.num_rows, files=files, recall_at_10=1.0)

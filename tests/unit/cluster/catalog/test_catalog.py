@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -71,6 +72,15 @@ def test_positions_of_a_corpus(store: ObjectStore) -> None:
         other.corpus_at("factbook", 4)
     with pytest.raises(Conflict):
         other.append_corpus(corpus(2, num_documents=7))
+
+
+def test_a_catalog_goes_to_another_process(store: ObjectStore) -> None:
+    catalog = Catalog(store)
+    catalog.append_corpus(corpus(1))
+    assert catalog.latest_corpus("factbook") == corpus(1)
+    again: Catalog = pickle.loads(pickle.dumps(catalog))
+    catalog.append_corpus(corpus(2))
+    assert again.latest_corpus("factbook") == corpus(2)
 
 
 def test_a_change_of_a_corpus_is_decided_again_on_what_others_made_of_it(

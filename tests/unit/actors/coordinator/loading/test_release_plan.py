@@ -17,6 +17,7 @@ from actors.coordinator.loading.replica_counts import ReplicaCounts
 from actors.runtime import names, wiring
 from actors.shards.replica import ReplicaStatus
 from cluster.artifacts.artifacts import Artifacts
+from cluster.artifacts.cache import ArtifactCache
 from cluster.artifacts.files import ArtifactFile
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.manifests import IndexManifest, ModelKind, ModelManifest, ShardArtifact
@@ -25,6 +26,7 @@ from cluster.config import Settings
 from cluster.errors import InvalidArgument
 from cluster.releases.entries import Release, ReleaseContents
 from cluster.store.local_store import LocalStore
+from tests.support.node_cache import node_cache
 from tests.support.values.manifests import index_manifest
 
 SETTINGS: dict[str, Any] = {
@@ -74,7 +76,10 @@ class Plans:
             SETTINGS if corpora is None else SETTINGS | {"corpora": corpora}
         )
         self.counts = ReplicaCounts(settings, self.store, region)
-        return ReleaseLoader(settings, region, self.store, self.folder, self.deployer, self.counts)
+        cache = node_cache(self.store, self.folder)
+        return ReleaseLoader(
+            settings, region, Catalog(self.store), cache, self.deployer, self.counts
+        )
 
     def plan(self, region: str, corpora: dict[str, Any] | None = None) -> LoadedRelease:
         return self.loader(region, corpora).plan(Release(number=3, contents=self.contents))
@@ -156,7 +161,7 @@ class Replicas:
         self.held: frozenset[str] = frozenset()
         """The index versions that each holds."""
 
-    def actor(self, name: str, shard: int, node: str, **_: object) -> SimpleNamespace:
+    def actor(self, name: str, shard: int, node: str, cache: ArtifactCache) -> SimpleNamespace:
         self.living.add(name)
 
         def unload(version: str) -> None:
