@@ -20,8 +20,6 @@ REACHES = {
     ("unit/actors/query/test_answering.py", "_tokenizers"): BOUND,
     ("unit/actors/shards/test_index.py", "_cached"): BOUND,
     ("unit/actors/shards/test_index.py", "_selections"): BOUND,
-    ("unit/actors/test_region_client.py", "_answer"): "the arguments of a remote method",
-    ("unit/actors/test_region_client.py", "_search"): "the arguments of a remote method",
     (
         "unit/cluster/artifacts/test_cache_space.py",
         "_pins",
