@@ -19,7 +19,6 @@ from actors.documents.source_files import find_source_files
 from actors.shards.documents import DOCUMENTS_FILE, ShardDocuments
 from bench.data import write_jsonl
 from cluster.arrays import Float32Array
-from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.cache import ArtifactCache
 from cluster.catalog.catalog import Published
 from cluster.catalog.corpus_settings import CorpusSettings
@@ -138,7 +137,7 @@ class BenchRegion:
         ]
 
     def _cache(self) -> ArtifactCache:
-        return ArtifactCache(Artifacts(self.installation.store), self.installation.cache_folder)
+        return self.installation.cache
 
     def _build(
         self, corpus: str, source: Path, embedder: Published[ModelManifest] | None, step: Step

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from cluster.artifacts.artifacts import Artifacts
+from cluster.artifacts.cache import ArtifactCache
 from cluster.catalog.catalog import Catalog
 from cluster.config import Settings
 from cluster.errors import Unavailable
@@ -62,10 +64,10 @@ class Installation:
         """The folder of the Ray cluster that is started here: its record, its secret, its logs."""
         return self.settings.state_folder / "regions" / self.region
 
-    @property
-    def cache_folder(self) -> Path:
-        """Folder in which the nodes keep their copies of artifacts."""
-        return self.settings.state_folder / "cache"
+    @cached_property
+    def cache(self) -> ArtifactCache:
+        """The node's copies of artifacts, in a folder of the same name on every node."""
+        return ArtifactCache(Artifacts(self.store), self.settings.state_folder / "cache")
 
     @property
     def scratch_folder(self) -> Path:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import ray
@@ -18,23 +17,19 @@ from actors.runtime.process_logs import logging_function
 from actors.shards.documents import DOCUMENTS_FILE, ShardDocuments
 from actors.shards.faiss_index import one_thread
 from actors.shards.index import ShardIndex
-from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.cache import ArtifactCache
 from cluster.catalog.catalog import Catalog, Published
-from cluster.catalog.corpus_settings import CorpusSettings
-from cluster.catalog.index_versions import bases_of, derived_version
+from cluster.catalog.index_versions import BuildPlan, bases_of, derived_version
 from cluster.catalog.manifests import (
     TOMBSTONES_FILE,
     CorpusManifest,
     IndexManifest,
-    ModelManifest,
     ShardArtifact,
 )
 from cluster.clock import SYSTEM_CLOCK
 from cluster.documents.tombstones import store_tombstones, stored_tombstones
 from cluster.errors import NotFound
 from cluster.shards.placement import shard_of
-from cluster.store.object_store import ObjectStore
 
 DELETED_SHARE_MAX = 0.5
 """Share of a shard's rows that may be deleted; beyond it, walking over deleted rows costs more than
@@ -54,33 +49,28 @@ class ShardWithout:
 
 
 def index_without_deleted(
-    store: ObjectStore,
-    corpus: CorpusManifest,
-    settings: CorpusSettings,
-    *,
-    embedder: ModelManifest | None,
-    cache_folder: Path,
+    catalog: Catalog, cache: ArtifactCache, plan: BuildPlan
 ) -> Published[IndexManifest] | None:
-    """Makes the index of a corpus position from one that was built with the same settings and
-    differs by deleted documents alone.
+    """Makes the index that is planned from one that was built with the same settings and differs by
+    deleted documents alone.
 
     None when there is no such index, or when more than half of the rows of a shard are deleted.
     Needs a driver that has joined a Ray cluster. Failures are those of the store, and Corrupt.
     """
+    corpus = plan.corpus
     if corpus.tombstones is None:
         return None
-    catalog, artifacts = Catalog(store), Artifacts(store)
-    deleted = stored_tombstones(artifacts, corpus.tombstones)
-    for base, position in bases_of(catalog, corpus, settings, embedder):
+    deleted = stored_tombstones(cache.artifacts, corpus.tombstones)
+    for base, position in bases_of(catalog, plan):
         try:
-            deleted_before = stored_tombstones(artifacts, position.tombstones)
+            deleted_before = stored_tombstones(cache.artifacts, position.tombstones)
         except NotFound:
             # Only the latest position's are sure to be kept.
             continue
         if not deleted_before <= deleted:
             # It lacks documents that have come back.
             continue
-        shards = _shards_without(store, cache_folder, base, deleted - deleted_before)
+        shards = _shards_without(cache, base, deleted - deleted_before)
         if any(s.num_live < s.artifact.num_rows * (1 - DELETED_SHARE_MAX) for s in shards):
             # Nor would an older index do, of which more would be deleted.
             return None
@@ -89,8 +79,7 @@ def index_without_deleted(
 
 
 def shard_without(
-    store: ObjectStore,
-    cache_folder: Path,
+    cache: ArtifactCache,
     base: IndexManifest,
     artifact: ShardArtifact,
     documents: Collection[str],
@@ -98,16 +87,14 @@ def shard_without(
     """The shard without those of the documents that it has; stores its tombstones, and measures
     what a search finds among the rest.
     """
-    cache = ArtifactCache(Artifacts(store), cache_folder)
     try:
-        return _shard_without(store, cache, base, artifact, documents)
+        return _shard_without(cache, base, artifact, documents)
     finally:
         # The worker process goes on to other shards, and would keep the files of all of them.
         cache.let_go(artifact.built_files)
 
 
 def _shard_without(
-    store: ObjectStore,
     cache: ArtifactCache,
     base: IndexManifest,
     artifact: ShardArtifact,
@@ -117,7 +104,7 @@ def _shard_without(
     opened = ShardDocuments.open(folder / DOCUMENTS_FILE, base.dimension)
     rows = opened.rows_of(documents)
     gone = opened.documents_at(np.flatnonzero(rows))
-    tombstones = store_tombstones(Artifacts(store), gone, TOMBSTONES_FILE)
+    tombstones = store_tombstones(cache.artifacts, gone, TOMBSTONES_FILE)
     if tombstones is None:
         return ShardWithout(artifact=artifact, num_documents=0, num_live=artifact.num_rows)
     parameters = base.parameters_of(artifact)
@@ -137,12 +124,12 @@ def _shard_without(
 
 
 def _shards_without(
-    store: ObjectStore, cache_folder: Path, base: IndexManifest, deleted: Collection[str]
+    cache: ArtifactCache, base: IndexManifest, deleted: Collection[str]
 ) -> list[ShardWithout]:
     task = ray.remote(logging_function(shard_without))
     by_shard = _by_shard(base, deleted)
     tasks = {
-        artifact.shard: task.remote(store, cache_folder, base, artifact, by_shard[artifact.shard])
+        artifact.shard: task.remote(cache, base, artifact, by_shard[artifact.shard])
         for artifact in base.shards
         if by_shard.get(artifact.shard)
     }

@@ -14,12 +14,12 @@ import ray.data
 from actors.builds.rows import PartReader, part_rows
 from cluster.artifacts.artifacts import Artifacts
 from cluster.catalog.corpus_settings import ChunkSettings, LongPassages
+from cluster.catalog.index_versions import BuildPlan
 from cluster.catalog.manifests import CorpusManifest, ModelManifest
 from cluster.documents.chunking import Chunker
 from cluster.documents.passages import cut_passages
 from cluster.embedding.tokenizer import TOKENIZER_FILES, EmbedderTokenizer
 from cluster.errors import InvalidArgument
-from cluster.store.object_store import ObjectStore
 
 _EXAMPLES_MAX = 3
 
@@ -35,21 +35,17 @@ class CutCorpus:
     """Number of passages that are longer than the embedder reads."""
 
 
-def cut_corpus(
-    store: ObjectStore,
-    corpus: CorpusManifest,
-    embedder: ModelManifest | None,
-    settings: ChunkSettings,
-) -> CutCorpus:
+def cut_corpus(artifacts: Artifacts, plan: BuildPlan) -> CutCorpus:
     """Documents that bring their vectors are a passage each, for which there is no embedder.
 
     Raises InvalidArgument when the settings do not fit together, or let passages be longer than the
     embedder reads and do not say that this is meant.
     """
-    reader = PartReader(store, corpus)
+    corpus, embedder, settings = plan.corpus, plan.embedder, plan.settings.chunks
+    reader = PartReader(artifacts, corpus)
     if embedder is None:
         return CutCorpus(passages=_read(corpus, reader.read), num_passages=corpus.num_passages)
-    tokenizer = stored_tokenizer(store, embedder)
+    tokenizer = stored_tokenizer(artifacts, embedder)
     chunker = Chunker.of(settings, tokenizer)
     passages = _read(corpus, PassageReader(reader, chunker).read).materialize()
     num_averaged = 0
@@ -59,12 +55,11 @@ def cut_corpus(
     return CutCorpus(passages=passages, num_passages=passages.count(), num_averaged=num_averaged)
 
 
-def stored_tokenizer(store: ObjectStore, embedder: ModelManifest) -> EmbedderTokenizer:
+def stored_tokenizer(artifacts: Artifacts, embedder: ModelManifest) -> EmbedderTokenizer:
     """The tokenizer of an embedder in the store, of which no other files are fetched.
 
     Raises InvalidArgument as `EmbedderTokenizer.of_files` does; failures are those of the store.
     """
-    artifacts = Artifacts(store)
     files = {
         file.path: artifacts.read_bytes(file)
         for file in embedder.files

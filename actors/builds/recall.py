@@ -17,7 +17,7 @@ import numpy as np
 
 from actors.shards.index import ShardIndex
 from cluster.arrays import Float32Array, Int64Array
-from cluster.query.search import SearchEffort, ShardQuery
+from cluster.query.search import AS_TUNED, SearchEffort, ShardQuery
 from cluster.shards.index_parameters import IndexParameters
 from cluster.shards.recall import MOVED, STORED, QueryKind, Recall, RecallStratum
 from cluster.vectors.checks import norms, prepared
@@ -90,7 +90,7 @@ class Probe:
         """The share of these answers that the index finds: any vector as good as the exact tenth
         counts.
         """
-        found = index.search_distinct(_query(self.queries, SearchEffort())).scores
+        found = index.search_distinct(_query(self.queries, AS_TUNED)).scores
         has_best = found[:, 0] >= self.best
         good = (np.isfinite(found) & (found >= self.least[:, None])).sum(axis=1)
         strata = tuple(

@@ -14,7 +14,8 @@ from ray.data.grouped_data import GroupedData
 
 from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.files import ArtifactFile
-from cluster.catalog.manifests import CorpusManifest, ModelManifest
+from cluster.catalog.index_versions import BuildPlan
+from cluster.catalog.manifests import CorpusManifest
 from cluster.documents.passages import (
     META_PREFIX,
     current_passages,
@@ -25,7 +26,6 @@ from cluster.documents.passages import (
 from cluster.documents.tombstones import stored_tombstones
 from cluster.shards.partitions import shard_of_partition
 from cluster.shards.placement import shard_of
-from cluster.store.object_store import ObjectStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,19 +34,18 @@ class PartReader:
     without the documents that were deleted.
     """
 
-    store: ObjectStore
+    artifacts: Artifacts
     corpus: CorpusManifest
 
     def read(self, batch: Any) -> pa.Table:
         """batch: a table with the columns `part` (ordinal) and `file` (bytes of an ArtifactFile)"""
-        artifacts = Artifacts(self.store)
-        deleted = stored_tombstones(artifacts, self.corpus.tombstones)
+        deleted = stored_tombstones(self.artifacts, self.corpus.tombstones)
         tables = []
         rows: pa.Table = batch
         for row in rows.to_pylist():
             file = ArtifactFile.from_bytes(row["file"], source="a corpus part")
             table = read_part(
-                artifacts.read_bytes(file),
+                self.artifacts.read_bytes(file),
                 self.corpus.metadata_schema,
                 self.corpus.vector_dimension,
                 source=file.path,
@@ -93,14 +92,13 @@ class Sharder:
         return passages.append_column("shard", pa.array(shards, type=pa.int64()))
 
 
-def no_rows(store: ObjectStore, corpus: CorpusManifest, embedder: ModelManifest | None) -> pa.Table:
+def no_rows(artifacts: Artifacts, plan: BuildPlan) -> pa.Table:
     """The columns of a shard's rows, for a shard that has none."""
-    first = pa.Table.from_pylist(part_rows(corpus)[:1])
-    rows = Sharder(1).add(PartReader(store, corpus).read(first)).slice(0, 0)
-    if embedder is None:
+    first = pa.Table.from_pylist(part_rows(plan.corpus)[:1])
+    rows = Sharder(1).add(PartReader(artifacts, plan.corpus).read(first)).slice(0, 0)
+    if plan.embedder is None:
         return rows
-    assert embedder.dimension is not None
-    no_vectors = np.empty((0, embedder.dimension), dtype=np.float32)
+    no_vectors = np.empty((0, plan.dimension), dtype=np.float32)
     return rows.append_column("vector", vector_column(no_vectors))
 
 

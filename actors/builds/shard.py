@@ -39,6 +39,19 @@ _ALL_FOUND = Recall(recall_at_10=1.0)
 """Recall of Flat, which needs no measuring: it compares with every vector."""
 
 
+@dataclass(frozen=True, slots=True)
+class ShardPlan:
+    """What all shards of an index version have in common."""
+
+    parameters: IndexParameters
+    trained: bytes | None = None
+    """Result of `train_index`; None trains a kind that needs it on the shard's own vectors."""
+    target_recall: float = 0.0
+    """Recall that a shard should reach; 0 if the parameters must not be changed."""
+    partition_by: str | None = None
+    """A metadata field of strings or integers."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardBuild:
     num_rows: int
@@ -51,33 +64,26 @@ class ShardBuild:
 
 
 def build_shard(
-    table: pa.Table,
-    vectors: Float32Array,
-    parameters: IndexParameters,
-    folder: Path,
-    trained: bytes | None = None,
-    target_recall: float = 0.0,
-    partition_by: str | None = None,
+    table: pa.Table, vectors: Float32Array, plan: ShardPlan, folder: Path
 ) -> ShardBuild:
     """Writes the files into the existing `folder` and measures the index that it wrote.
 
     table: the columns `id`, `document` and `text` (strings) and `meta.{field}` for each metadata
     field; vectors: float32 [n, d], row i for row i of the table, d >= 1, n may be 0. For cosine the
-    stored vectors are normalised. trained: from `train_index`, what the shards of an index version
-    have in common; None trains a kind that needs it on these vectors. partition_by: a metadata
-    field of strings or integers.
+    stored vectors are normalised.
 
-    Where the index misses `target_recall` in some stratum of queries, or finds much less in one
-    than on average, it is found out how far a search has to be stretched not to. Where that does
-    not help, the shard is built as Flat, which finds everything.
+    Where the index misses the plan's `target_recall` in some stratum of queries, or finds much less
+    in one than on average, it is found out how far a search has to be stretched not to. Where that
+    does not help, the shard is built as Flat, which finds everything.
 
     Raises InvalidArgument for vectors that are not finite, unfit ids, too much text and a `pq_m`
     that does not divide d; ValueError for ids that occur twice and for tables that do not fit the
     vectors.
     """
-    rows = ShardRows.of(table, vectors, parameters.metric, partition_by)
+    parameters = plan.parameters
+    rows = ShardRows.of(table, vectors, parameters.metric, plan.partition_by)
     vectors = rows.vectors
-    rows.write(folder, parameters, trained)
+    rows.write(folder, parameters, plan.trained)
     if parameters.kind is not IndexKind.FLAT:
         with one_thread():
             # The recall of the index itself is measured, without its fallback.
@@ -86,7 +92,7 @@ def build_shard(
             probe = Probe.of_rows(index, vectors, parameters)
             for stretch in _STRETCHES:
                 recall = probe.recall(index.tuned(own.stretched(stretch)))
-                if recall.least >= target_recall and not recall.has_hole:
+                if recall.least >= plan.target_recall and not recall.has_hole:
                     return ShardBuild(
                         num_rows=len(vectors), kind=parameters.kind, recall=recall, stretch=stretch
                     )

@@ -21,6 +21,7 @@ import pyarrow as pa
 import ray
 import ray.data
 
+from actors.builds.shard import ShardPlan
 from actors.builds.tuning import SAMPLE_ROWS_MAX, Extent, candidates, choose, try_index
 from actors.shards.faiss_index import train_index
 from actors.shards.vector_rows import vector_numbers
@@ -50,12 +51,8 @@ _HASH_MAX = 1 << 64
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedBuild:
     passages: ray.data.Dataset
-    parameters: IndexParameters
-    trained: bytes | None
-    """Result of `train_index`."""
+    shard_plan: ShardPlan
     tuning: IndexTuning | None
-    target_recall: float
-    """Recall that a shard should reach; 0 if the parameters must not be changed."""
 
 
 def prepare_build(
@@ -71,9 +68,8 @@ def prepare_build(
     num_rows = _rows_needed(asked, dimension, extent)
     if num_rows == 0:
         assert isinstance(asked, IndexParameters)
-        return PreparedBuild(
-            passages=passages, parameters=asked, trained=None, tuning=None, target_recall=0.0
-        )
+        plan = ShardPlan(asked, partition_by=settings.partition_by)
+        return PreparedBuild(passages=passages, shard_plan=plan, tuning=None)
     passages = passages.materialize()
     sample = ray.put(draw_sample(passages, num_rows, total, asked.metric))
     if isinstance(asked, AutoIndex):
@@ -83,13 +79,13 @@ def prepare_build(
         tuning, parameters = None, asked
     train = ray.remote(train_index)
     trained = ray.get(train.remote(sample, parameters, extent.rows_per_shard))
-    return PreparedBuild(
-        passages=passages,
-        parameters=parameters,
+    plan = ShardPlan(
+        parameters,
         trained=trained,
-        tuning=tuning,
         target_recall=0.0 if tuning is None else tuning.asked.target_recall,
+        partition_by=settings.partition_by,
     )
+    return PreparedBuild(passages=passages, shard_plan=plan, tuning=tuning)
 
 
 def _rows_needed(asked: IndexParameters | AutoIndex, dimension: int, extent: Extent) -> int:

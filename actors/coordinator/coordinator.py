@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import replace
-from pathlib import Path
 
 from actors.coordinator.canary_judge import CanaryJudge
 from actors.coordinator.gateway_spread import GatewayOrder, GatewaySpread
@@ -28,7 +27,9 @@ from actors.coordinator.process_loads import ProcessLoads
 from actors.coordinator.published_state import PublishedState
 from actors.coordinator.region_summary import is_healthy, summary_of
 from actors.coordinator.rollout_thread import RolloutThread
+from cluster.artifacts.cache import ArtifactCache
 from cluster.canary.outcomes import OutcomeReport
+from cluster.catalog.catalog import Catalog
 from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.config import Settings
 from cluster.errors import NotFound
@@ -55,7 +56,7 @@ class Coordinator:
         settings: Settings,
         region: str,
         store: ObjectStore,
-        cache_folder: Path,
+        cache: ArtifactCache,
         deployer: GeneratorDeployer,
         cluster_id: str,
         clock: Clock = SYSTEM_CLOCK,
@@ -70,7 +71,9 @@ class Coordinator:
         self._refresh_timeout_s = refresh_timeout_s
         self._counts = ReplicaCounts(settings, store, region)
         self._loads = ProcessLoads(clock, self._counts.load)
-        self._loader = ReleaseLoader(settings, region, store, cache_folder, deployer, self._counts)
+        self._loader = ReleaseLoader(
+            settings, region, Catalog(store), cache, deployer, self._counts
+        )
         self._releases = RegionReleases(self._loader, clock, self._observe, self._publish)
         driver = RolloutDriver(
             rollout=Rollout(region=region, policy=settings.rollout),

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,13 +13,11 @@ import pyarrow as pa
 
 from actors.runtime.own_node import own_node
 from cluster.arrays import Float32Array
-from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.cache import ArtifactCache
 from cluster.catalog.manifests import ModelManifest
 from cluster.documents.passages import vector_column
 from cluster.embedding.queue import FairQueue
 from cluster.errors import DeadlineExceeded, InvalidArgument
-from cluster.store.object_store import ObjectStore
 
 if TYPE_CHECKING:
     from actors.models.embedder import Embedder, TextEmbedder
@@ -137,13 +134,8 @@ class EmbeddingWorker:
     processor.
     """
 
-    def __init__(
-        self,
-        model: ModelManifest,
-        store: ObjectStore,
-        cache_folder: Path,
-    ) -> None:
-        self._queue = EmbeddingQueue(_opened(model, store, cache_folder))
+    def __init__(self, model: ModelManifest, cache: ArtifactCache) -> None:
+        self._queue = EmbeddingQueue(_opened(model, cache))
 
     async def embed(self, texts: Sequence[str], timeout_s: float) -> Float32Array:
         """float32 [n, dimension]; see `EmbeddingQueue.embed`."""
@@ -159,10 +151,8 @@ class EmbedBatches:
     `counter` is an actor with a method `add(count)`, told of each batch.
     """
 
-    def __init__(
-        self, model: ModelManifest, store: ObjectStore, cache_folder: Path, counter: Any
-    ) -> None:
-        self._embedder = _opened(model, store, cache_folder)
+    def __init__(self, model: ModelManifest, cache: ArtifactCache, counter: Any) -> None:
+        self._embedder = _opened(model, cache)
         self._counter = counter
 
     def __call__(self, batch: Any) -> pa.Table:
@@ -173,12 +163,12 @@ class EmbedBatches:
         return table.append_column("vector", vector_column(vectors))
 
 
-def _opened(model: ModelManifest, store: ObjectStore, cache_folder: Path) -> Embedder:
+def _opened(model: ModelManifest, cache: ArtifactCache) -> Embedder:
     # Whoever starts workers imports this module, a restarted coordinator among them; PyTorch would
     # keep it from its work for two seconds or more.
     from actors.models.embedder import Embedder
 
-    folder = ArtifactCache(Artifacts(store), cache_folder).folder_for(model.files)
+    folder = cache.folder_for(model.files)
     embedder = Embedder(folder, num_threads=WORKER_THREADS, precision=model.precision)
     if embedder.dimension != model.dimension:
         raise InvalidArgument(

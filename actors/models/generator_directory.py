@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from pathlib import Path
 
 from actors.models.generator_client import ServeGenerator
 from actors.models.prompt_tokenizer import FolderTokenizer
 from actors.models.remote_generator import RemoteGenerator
-from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.cache import ArtifactCache
 from cluster.artifacts.files import ArtifactFile
 from cluster.generation.generator import Generator, PromptTokenizer
-from cluster.logs.events import log_scope
+from cluster.logs.context import log_scope
 from cluster.regions.peers import GeneratingPeers
 from cluster.serving.view import GeneratorView, RegionView, ReleaseView
-from cluster.store.object_store import ObjectStore
 
 
 class RegionGenerators:
@@ -24,8 +21,8 @@ class RegionGenerators:
     where none runs here, and tokenizers from the node's cache.
     """
 
-    def __init__(self, store: ObjectStore, cache_folder: Path, peers: GeneratingPeers) -> None:
-        self._cache = ArtifactCache(Artifacts(store), cache_folder)
+    def __init__(self, cache: ArtifactCache, peers: GeneratingPeers) -> None:
+        self._cache = cache
         self._peers = peers
         self._generators: dict[str, ServeGenerator] = {}
         self._tokenizers: dict[tuple[ArtifactFile, ...], asyncio.Task[FolderTokenizer]] = {}

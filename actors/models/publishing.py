@@ -15,6 +15,7 @@ from actors.models.starter_models import (
     starter_generator_folder,
 )
 from cluster.artifacts.artifacts import regular_files, sha256_of
+from cluster.artifacts.cache import ArtifactCache
 from cluster.artifacts.files import ArtifactFile
 from cluster.catalog.catalog import Catalog, Published
 from cluster.catalog.manifests import ModelKind, ModelManifest, Precision
@@ -23,7 +24,6 @@ from cluster.catalog.model_settings import STARTER
 from cluster.errors import InvalidArgument, Unavailable
 from cluster.progress import UNSEEN, Note
 from cluster.records import Record
-from cluster.store.object_store import ObjectStore
 
 _UNUSED = (".onnx", ".msgpack", ".h5", ".ot", ".gguf", ".pth", ".tflite")
 """Weights in formats that neither torch nor vLLM reads here; they would only fill the store."""
@@ -47,13 +47,13 @@ class _NamedFiles(Record):
 
 
 def publish_model(
-    store: ObjectStore,
+    catalog: Catalog,
+    cache: ArtifactCache,
     *,
     kind: ModelKind,
     source: str,
     name: str | None,
     scratch: Path,
-    cache_folder: Path,
     note: Note = UNSEEN.note,
     precision: Precision = Precision.FLOAT32,
 ) -> Published[ModelManifest]:
@@ -64,7 +64,6 @@ def publish_model(
     embedder's, of which another one makes another version of the same files. Raises InvalidArgument
     when the source is no model, Unavailable when it cannot be reached.
     """
-    catalog = Catalog(store)
     given_name = name or _name_of(kind, source)
     with tempfile.TemporaryDirectory(dir=_made(scratch)) as downloads:
         folder = _folder_of(kind, source, scratch, Path(downloads), note)
@@ -79,7 +78,7 @@ def publish_model(
             alike = catalog.find_model(manifest.version)
         if alike is not None:
             return Published(*alike, reused=True)
-        files = ModelFiles(store, cache_folder).put(kind, folder, manifest.files, note)
+        files = ModelFiles(catalog, cache, scratch).put(kind, folder, manifest.files, note)
         manifest = manifest.model_copy(update={"files": files})
         return catalog.publish_model(manifest)
 

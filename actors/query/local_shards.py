@@ -11,21 +11,19 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from actors.shards.index import ShardIndex
 from actors.shards.replica import OpenIndex, ShardReplicaActor
 from cluster.arrays import Int64Array
-from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.cache import ArtifactCache
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.manifests import IndexManifest
 from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.errors import RaygionError, Unavailable
-from cluster.logs.events import EventLog, log_scope
+from cluster.logs.context import log_scope
+from cluster.logs.events import EventLog
 from cluster.query.search import Passages, ShardHits, ShardQuery
 from cluster.serving.view import CorpusView, RegionView
-from cluster.store.object_store import ObjectStore
 
 log = EventLog(__name__)
 
@@ -105,17 +103,15 @@ class LocalShards:
 
     def __init__(
         self,
-        store: ObjectStore,
-        cache_folder: Path,
+        catalog: Catalog,
+        cache: ArtifactCache,
         clock: Clock = SYSTEM_CLOCK,
         open_index: OpenIndex = ShardIndex.open,
     ) -> None:
-        self._store = store
+        self._catalog = catalog
+        self._cache = cache
         self._clock = clock
         self._open_index = open_index
-        self._catalog = Catalog(store)
-        self._cache_folder = cache_folder
-        self._cache = ArtifactCache(Artifacts(store), cache_folder)
         # One for all shards: they are many, and the node has so many cores.
         self._threads = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="search")
         self._replicas: dict[tuple[str, int], LocalShardReplica] = {}
@@ -192,12 +188,7 @@ class LocalShards:
     def _replica(self, corpus: str, shard: int) -> LocalShardReplica:
         if (corpus, shard) not in self._replicas:
             actor = ShardReplicaActor(
-                shard,
-                self._store,
-                self._cache_folder,
-                self._threads,
-                self._clock,
-                self._open_index,
+                shard, self._cache, self._threads, self._clock, self._open_index
             )
             replica = LocalShardReplica(corpus, shard, actor, self._until_opened)
             self._replicas[corpus, shard] = replica

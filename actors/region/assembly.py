@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from pathlib import Path
 
 from actors.models.generator_directory import RegionGenerators
 from actors.query.answering import Answering
@@ -19,13 +18,14 @@ from actors.regions.internals import PinnedGenerators
 from actors.regions.service import RegionalService
 from actors.runtime import names
 from actors.runtime.calls import NamedActor
+from cluster.artifacts.cache import ArtifactCache
+from cluster.catalog.catalog import Catalog
 from cluster.clock import SYSTEM_CLOCK, Deadline, system_rng
 from cluster.config import Settings
 from cluster.query.answers import EmbeddingService
 from cluster.regions.divergence import STANDING_MAX, Found
 from cluster.regions.peers import RegionInternals
 from cluster.regions.routing import loads_of
-from cluster.store.object_store import ObjectStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +52,12 @@ class RegionParts:
 
 
 def assemble_region(
-    settings: Settings, region: str, store: ObjectStore, cache_folder: Path
+    settings: Settings, region: str, catalog: Catalog, cache: ArtifactCache
 ) -> RegionParts:
     """Everything but the start, which needs the event loop that it will run in."""
     rng = system_rng()
     local_first = settings.regions[region].http.local_first
-    local = LocalShards(store, cache_folder) if local_first else None
+    local = LocalShards(catalog, cache) if local_first else None
     coordinator = NamedActor(names.COORDINATOR)
     trial, uses = CanaryTrial(coordinator), ReleaseUses()
     skew_max_ms = settings.routing.clock_skew_max_ms
@@ -68,7 +68,7 @@ def assemble_region(
         rng=rng,
         loads=lambda: loads_of(views.known.pulse.regions, SYSTEM_CLOCK.wall_ms()),
     )
-    generators = RegionGenerators(store, cache_folder, peers)
+    generators = RegionGenerators(cache, peers)
     engine = QueryEngine(
         views=views,
         uses=uses,

@@ -5,20 +5,21 @@ gateways of the region share.
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 from actors.region.assembly import assemble_region
 from actors.regions.divergence_watch import watches
+from cluster.artifacts.cache import ArtifactCache
+from cluster.catalog.catalog import Catalog
 from cluster.clock import SYSTEM_CLOCK, Deadline, system_rng
 from cluster.config import Settings
 from cluster.logs.alerts import REGIONS_DIFFER
-from cluster.logs.events import EventLog, log_scope
+from cluster.logs.context import log_scope
+from cluster.logs.events import EventLog
 from cluster.query.answers import AnswerRequest, AnswerResult, last_event
 from cluster.query.search import SearchRequest, SearchResult
 from cluster.regions.divergence import DivergenceLedger, Found, Probe, Turn
 from cluster.regions.divergence_report import DivergenceReport
 from cluster.regions.status import RegionSummary
-from cluster.store.object_store import ObjectStore
 
 log = EventLog(__name__)
 
@@ -29,9 +30,9 @@ class Front:
     """Answers the Python client. An error of `cluster.errors` reaches the client's `ray.get`."""
 
     def __init__(
-        self, settings: Settings, region: str, store: ObjectStore, cache_folder: Path
+        self, settings: Settings, region: str, catalog: Catalog, cache: ArtifactCache
     ) -> None:
-        self._region = assemble_region(settings, region, store, cache_folder)
+        self._region = assemble_region(settings, region, catalog, cache)
         self._watches = watches(settings)
         self._ledger = DivergenceLedger(
             settings.divergence.every_s, clock=SYSTEM_CLOCK, rng=system_rng()

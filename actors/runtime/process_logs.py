@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import functools
 import logging
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
-from cluster.logs.events import name_region
+from cluster.logs.context import name_region
 from cluster.logs.formats import FORMATTERS
 from cluster.logs.settings import LogFormat
 
@@ -33,7 +34,8 @@ class ProcessLogs:
         """Has this process write its log so, with what other libraries log there."""
         self.hand_on()
         name_region(self.region)
-        handler = logging.StreamHandler()
+        # In its replicas Serve puts something else in the place of `sys.stderr`, which loses lines.
+        handler = logging.StreamHandler(sys.__stderr__)
         handler.setFormatter(FORMATTERS[self.format]())
         logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
         for floor in _FLOORS:

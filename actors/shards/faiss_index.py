@@ -24,7 +24,7 @@ import numpy as np
 
 from cluster.arrays import Float32Array, Int64Array, Mask
 from cluster.errors import Corrupt, InvalidArgument
-from cluster.query.search import SearchEffort
+from cluster.query.search import AS_TUNED, SearchEffort
 from cluster.shards.index_parameters import EF_SEARCH_MAX, IndexKind, IndexParameters
 from cluster.vectors.metric import Metric
 
@@ -43,7 +43,6 @@ _SQ_ALIGNMENT = 16
 _ONE_BYTE = faiss.ScalarQuantizer.QT_8bit
 # Rows of all beams that are looked through at once.
 _BEAM_ELEMENTS = 1 << 18
-_AS_TUNED = SearchEffort()
 # A code book needs a point for each code, and with so many the clustering of Faiss takes another
 # kernel, twelve times as fast for each: fewer points take longer. The same ones again will do.
 _CODE_BOOK_POINTS = 1 << 15
@@ -300,7 +299,7 @@ class FaissIndex:
         k: int,
         *,
         selector: Selector = None,
-        effort: SearchEffort = _AS_TUNED,
+        effort: SearchEffort = AS_TUNED,
         stretch: float = 1.0,
     ) -> tuple[Float32Array, Int64Array]:
         """Candidates for float32 [n, d]: scores [n, k] as Faiss compares, higher is better, and

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from actors.runtime.ray_environment import ONE_THREAD
 from actors.runtime.wiring import detached_actor
 from actors.shards.replica import ShardReplicaActor
-from cluster.store.object_store import ObjectStore
+from cluster.artifacts.cache import ArtifactCache
 
 _IN_FLIGHT_MAX = 512
 
 
-def replica_actor(
-    name: str, shard: int, node: str, *, store: ObjectStore, cache_folder: Path
-) -> Any:
+def replica_actor(name: str, shard: int, node: str, cache: ArtifactCache) -> Any:
     """The actor of one shard replica: the running one, or a new one on that node."""
     return detached_actor(
         ShardReplicaActor,
         name,
         threads=_IN_FLIGHT_MAX,
-        args=(shard, store, cache_folder),
+        args=(shard, cache),
         runtime_env=ONE_THREAD,
         node=node,
     )

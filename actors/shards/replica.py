@@ -17,7 +17,6 @@ from actors.runtime.own_node import own_node
 from actors.shards.index import ShardIndex
 from actors.shards.opened_index import OpenedIndex
 from cluster.arrays import Int64Array
-from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.cache import ArtifactCache
 from cluster.artifacts.files import ArtifactFile
 from cluster.catalog.manifests import TOMBSTONES_FILE, IndexManifest, ShardArtifact
@@ -27,7 +26,6 @@ from cluster.errors import Corrupt, DeadlineExceeded, Overloaded, Unavailable
 from cluster.logs.events import EventLog
 from cluster.query.search import Passages, ShardHits, ShardQuery
 from cluster.shards.index_parameters import IndexParameters
-from cluster.store.object_store import ObjectStore
 
 T = TypeVar("T")
 OpenIndex = Callable[[Path, IndexParameters, int], ShardIndex]
@@ -68,8 +66,7 @@ class ShardReplicaActor:
     def __init__(
         self,
         shard: int,
-        store: ObjectStore,
-        cache_folder: Path,
+        cache: ArtifactCache,
         searcher: Executor | None = None,
         clock: Clock = SYSTEM_CLOCK,
         open_index: OpenIndex = ShardIndex.open,
@@ -80,7 +77,7 @@ class ShardReplicaActor:
         self._shard = shard
         self._clock = clock
         self._open_index = open_index
-        self._cache = ArtifactCache(Artifacts(store), cache_folder)
+        self._cache = cache
         self._opened: dict[str, OpenedIndex] = {}
         self._wanted: set[str] = set()
         """The index versions that are loaded, are being loaded, or wait for it."""

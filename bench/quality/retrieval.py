@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from actors.builds.shard import build_shard
+from actors.builds.shard import ShardPlan, build_shard
 from actors.models.embedder import Embedder
 from actors.models.starter_models import starter_embedder_folder
 from actors.shards.faiss_index import faiss
@@ -127,7 +127,7 @@ def _one_index_ids(stored: StoredVectors, vectors: Float32Array) -> Ids:
     """One Flat index over all vectors, as a shard holds it."""
     table = pa.table({"id": stored.ids, "document": stored.ids, "text": stored.texts})
     with tempfile.TemporaryDirectory(prefix="rgb-") as folder:
-        build_shard(table, stored.vectors, _FLAT, Path(folder))
+        build_shard(table, stored.vectors, ShardPlan(_FLAT), Path(folder))
         index = ShardIndex.open(Path(folder), _FLAT, stored.vectors.shape[1])
         query = ShardQuery(corpus="", index_version="", vectors=vectors, top_k=_TOP_K)
         ids = index.search(query).ids

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from actors.builds.shard import build_shard
+from actors.builds.shard import ShardPlan, build_shard
 from actors.shards.faiss_index import FaissIndex, one_thread, write_index
 from actors.shards.index import ShardIndex
 from cluster.arrays import Float32Array, Int64Array
@@ -64,7 +64,7 @@ def write_shard(vectors: Float32Array, folder: Path, partition_by: str | None) -
     ids = pa.array([f"{row:06}" for row in range(len(vectors))])
     names = pa.array(make_cities()[: len(vectors)])
     table = pa.table({"id": ids, "document": ids, "text": ids, "meta.city": names})
-    build_shard(table, vectors, FLAT, folder, partition_by=partition_by)
+    build_shard(table, vectors, ShardPlan(FLAT, partition_by=partition_by), folder)
 
 
 def memory_bytes() -> Int64Array:

@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 
 from actors.builds.recall import Probe
-from actors.builds.shard import build_shard
+from actors.builds.shard import ShardPlan, build_shard
 from actors.shards.faiss_index import num_lists, one_thread, train_index
 from actors.shards.index import ShardIndex
 from bench.markdown import table
@@ -68,7 +68,7 @@ def measure(kind: IndexKind, num_rows: int, dimension: int) -> Sequence[object]:
     with tempfile.TemporaryDirectory(prefix="rgr-") as name:
         folder = Path(name)
         started_s = time.process_time()
-        built = build_shard(rows, vectors, parameters, folder, trained)
+        built = build_shard(rows, vectors, ShardPlan(parameters, trained=trained), folder)
         built_s = time.process_time() - started_s
         most_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         recall_s = 0.0

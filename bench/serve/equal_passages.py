@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from actors.builds.shard import build_shard
+from actors.builds.shard import ShardPlan, build_shard
 from actors.shards.faiss_index import faiss
 from actors.shards.index import ShardIndex
 from bench.load.client import LoadFailed, LoadGenerator
@@ -99,7 +99,7 @@ def answers_found_in_shard(kind: IndexKind, data: VectorSet) -> str:
     rows = pa.table({"id": ids, "document": ids, "text": ids})
     answers = np.load(data.folder / "truth.npy")[:, :1]
     with tempfile.TemporaryDirectory(prefix="rge-") as folder:
-        built = build_shard(rows, vectors, parameters, Path(folder))
+        built = build_shard(rows, vectors, ShardPlan(parameters), Path(folder))
         searched = parameters.model_copy(update={"kind": built.kind}).stretched(built.stretch)
         index = ShardIndex.open(Path(folder), searched, vectors.shape[1])
         query = ShardQuery(corpus="", index_version="", vectors=data.queries, top_k=TOP_K)

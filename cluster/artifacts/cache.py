@@ -38,9 +38,13 @@ class ArtifactCache:
     """
 
     def __init__(self, artifacts: Artifacts, folder: Path) -> None:
-        self._artifacts = artifacts
-        self._folder = folder.absolute()
-        self._space = CacheSpace(self._folder)
+        self.artifacts = artifacts
+        self.folder = folder.absolute()
+        self._space = CacheSpace(self.folder)
+
+    def __reduce__(self) -> tuple[type[ArtifactCache], tuple[Artifacts, Path]]:
+        # To a task or an actor of Ray goes the folder's name; it is a folder of that node there.
+        return ArtifactCache, (self.artifacts, self.folder)
 
     def folder_for(self, files: Sequence[ArtifactFile], count: Count = UNSEEN.count) -> Path:
         """A folder with exactly these files, every byte of them hashed during this call.
@@ -53,7 +57,7 @@ class ArtifactCache:
         """
         wanted = checked_files(files)
         key = _key(wanted)
-        folder = self._folder / "folders" / key
+        folder = self.folder / "folders" / key
         blobs = {file.sha256: file for file in wanted}
         counted_on = [part.sha256 for file in wanted for part in (file, *file.parts)]
         self._space.pin(key)
@@ -89,7 +93,7 @@ class ArtifactCache:
         self._space.limit(bytes_max)
 
     def _blob(self, file: ArtifactFile) -> Path:
-        return self._folder / "blobs" / file.sha256[:2] / file.sha256
+        return self.folder / "blobs" / file.sha256[:2] / file.sha256
 
     def _fetched_bytes(self, file: ArtifactFile) -> int:
         """Number of bytes that the cache grows by with this file."""
@@ -108,7 +112,7 @@ class ArtifactCache:
                 path=file.path,
             )
         if file.delta is None or self._is_cheaper_whole(file):
-            self._artifacts.fetch(file, blob, count)
+            self.artifacts.fetch(file, blob, count)
         else:
             self._rebuild(file, blob, count)
         blob.chmod(_READ_ONLY)
@@ -116,7 +120,7 @@ class ArtifactCache:
     def _is_cheaper_whole(self, file: ArtifactFile) -> bool:
         """True when the cache lacks the base to build on, and the store holds the whole file."""
         base, _ = file.parts
-        return not self._blob(base).is_file() and self._artifacts.is_stored(file)
+        return not self._blob(base).is_file() and self.artifacts.is_stored(file)
 
     def _rebuild(self, file: ArtifactFile, blob: Path, count: Count) -> None:
         base, delta = file.parts

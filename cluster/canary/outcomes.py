@@ -18,7 +18,7 @@ from enum import StrEnum
 from cluster.clock import Clock
 from cluster.errors import DeadlineExceeded, RaygionError
 from cluster.query.answers import AnswerEvent, AnswerResult, Token
-from cluster.query.search import SearchEffort, SearchRequest
+from cluster.query.search import AS_TUNED, SearchRequest
 
 _LEAST_S = 1e-4
 _STEP = 1.1
@@ -107,7 +107,7 @@ class OutcomeReport:
 
 def measure_of(request: SearchRequest) -> Measure | None:
     """None for a search that may take any time."""
-    if request.filter is not None or request.effort != SearchEffort():
+    if request.filter is not None or request.effort != AS_TUNED:
         return None
     if request.queries is not None:
         return Measure.TEXT_SEARCH if len(request.queries) == 1 else None

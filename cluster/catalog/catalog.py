@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -56,6 +56,10 @@ class Catalog:
         self._clock = clock
         self._logs: dict[str, NumberedLog] = {}
 
+    def __reduce__(self) -> tuple[type[Catalog], tuple[ObjectStore, Clock]]:
+        # To an actor of Ray goes the store; each process reads the logs by itself.
+        return Catalog, (self._store, self._clock)
+
     def read_index(self, corpus: str, ref: ManifestRef) -> IndexManifest:
         """The index version that a release names. NotFound when it is not in the store."""
         return self._read(index_path(corpus, ref.version), ref, IndexManifest)
@@ -74,6 +78,13 @@ class Catalog:
         """Stores the manifest unless its version exists; returns what the store holds."""
         return self._publish(index_path(manifest.corpus, manifest.version), manifest)
 
+    def claim_index(self, manifest: IndexManifest) -> None:
+        """Keeps a published index version, which may be old and needed by nothing else, from the
+        garbage collector until a release names it. Raises what `claim_all` does.
+        """
+        path = index_path(manifest.corpus, manifest.version)
+        claim_all(self._store, parts_of(manifest), [path], clock=self._clock)
+
     def read_model(self, ref: ManifestRef) -> ModelManifest:
         """The model version that a release names. NotFound when it is not in the store."""
         return self._read(model_path(ref.version), ref, ModelManifest)
@@ -86,6 +97,16 @@ class Catalog:
         """All model versions, by version."""
         found = (self.find_model(version) for version in self._versions("models"))
         return tuple(entry for entry in found if entry is not None)
+
+    def newest_models(self) -> Iterator[ModelManifest]:
+        """All model versions, the one that was stored last first; each is read when it is asked
+        for.
+        """
+        entries = self._store.list_objects("models")
+        for entry in sorted(entries, key=lambda o: (o.modified_ms, o.name), reverse=True):
+            found = self.find_model(entry.name.removesuffix(_SUFFIX))
+            if found is not None:
+                yield found[0]
 
     def publish_model(self, manifest: ModelManifest) -> Published[ModelManifest]:
         """Stores the manifest unless its version exists; returns what the store holds."""

@@ -7,6 +7,7 @@ derived   hash(the built version, the corpus's tombstones): the same files, fewe
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 from pydantic import Field
 
@@ -47,21 +48,43 @@ class _DerivedKey(Record):
     tombstones: Sha256
 
 
-def built_version(
-    corpus: CorpusManifest, settings: CorpusSettings, embedder: ModelManifest | None
-) -> str:
-    """The version of an index that is built from all documents of the corpus."""
-    key = _BuildKey(
-        format=_BUILD_FORMAT,
-        corpus=corpus.content(),
-        parameters=settings.index,
-        shards=settings.shards,
-        embedder_fingerprint=None if embedder is None else embedder.fingerprint,
-        chunks=None if embedder is None else settings.chunks,
-    )
-    if settings.partition_by is None:
-        return key.digest()[:16]
-    return _PartitionedBuildKey(build=key, partition_by=settings.partition_by).digest()[:16]
+@dataclass(frozen=True, slots=True)
+class BuildPlan:
+    """Everything that determines what a build makes of a corpus."""
+
+    corpus: CorpusManifest
+    """The position that is built."""
+    settings: CorpusSettings
+    embedder: ModelManifest | None
+    """None for a corpus that brings its vectors."""
+
+    @property
+    def version(self) -> str:
+        """The version of the index that is built from all documents of the corpus."""
+        settings, embedder = self.settings, self.embedder
+        key = _BuildKey(
+            format=_BUILD_FORMAT,
+            corpus=self.corpus.content(),
+            parameters=settings.index,
+            shards=settings.shards,
+            embedder_fingerprint=self.embedder_fingerprint,
+            chunks=None if embedder is None else settings.chunks,
+        )
+        if settings.partition_by is None:
+            return key.digest()[:16]
+        return _PartitionedBuildKey(build=key, partition_by=settings.partition_by).digest()[:16]
+
+    @property
+    def embedder_fingerprint(self) -> str | None:
+        return None if self.embedder is None else self.embedder.fingerprint
+
+    @property
+    def dimension(self) -> int:
+        """Numbers in a vector of the index."""
+        embedder = self.embedder
+        dimension = self.corpus.vector_dimension if embedder is None else embedder.dimension
+        assert dimension is not None
+        return dimension
 
 
 def derived_version(base: IndexManifest, corpus: CorpusManifest) -> str:
@@ -72,44 +95,31 @@ def derived_version(base: IndexManifest, corpus: CorpusManifest) -> str:
     return _DerivedKey(base=base.version, tombstones=corpus.tombstones.sha256).digest()[:16]
 
 
-def bases_of(
-    catalog: Catalog,
-    corpus: CorpusManifest,
-    settings: CorpusSettings,
-    embedder: ModelManifest | None,
-) -> Iterator[tuple[IndexManifest, CorpusManifest]]:
-    """Index versions built with these settings from what the corpus's parts held at some position,
-    and that position: latest first. The corpus may have fewer documents than they, or others
-    deleted.
+def bases_of(catalog: Catalog, plan: BuildPlan) -> Iterator[tuple[IndexManifest, CorpusManifest]]:
+    """Index versions built as planned from what the corpus's parts held at some position, and that
+    position: latest first. The corpus may have fewer documents than they, or others deleted.
     """
-    built = (manifest for manifest, _ in catalog.list_indexes(corpus.corpus))
+    content = _without_tombstones(plan.corpus)
+    built = (manifest for manifest, _ in catalog.list_indexes(plan.corpus.corpus))
     for index in sorted(built, key=lambda index: index.corpus_position, reverse=True):
         if index.base is not None:
             continue
         position = _position(catalog, index)
         if (
             position is not None
-            and _without_tombstones(position) == _without_tombstones(corpus)
-            and built_version(position, settings, embedder) == index.version
+            and _without_tombstones(position) == content
+            and replace(plan, corpus=position).version == index.version
         ):
             yield index, position
 
 
-def index_as_asked(
-    catalog: Catalog,
-    corpus: CorpusManifest,
-    settings: CorpusSettings,
-    embedder: ModelManifest | None,
-) -> tuple[IndexManifest, ManifestRef] | None:
-    """The index version that a build of this corpus position with these settings gives, however
-    long ago it was built; None when it was not.
-    """
-    found = catalog.find_index(corpus.corpus, built_version(corpus, settings, embedder))
+def index_as_planned(catalog: Catalog, plan: BuildPlan) -> tuple[IndexManifest, ManifestRef] | None:
+    """The index version that this build gives, however old it is; None when it was not built."""
+    corpus = plan.corpus
+    found = catalog.find_index(corpus.corpus, plan.version)
     if found is not None or corpus.tombstones is None:
         return found
-    versions = (
-        derived_version(b, corpus) for b, _ in bases_of(catalog, corpus, settings, embedder)
-    )
+    versions = (derived_version(base, corpus) for base, _ in bases_of(catalog, plan))
     derived = (catalog.find_index(corpus.corpus, version) for version in versions)
     return next((index for index in derived if index is not None), None)
 
@@ -125,7 +135,7 @@ def has_settings(
         found = catalog.find_index(index.corpus, index.base)
         return found is not None and has_settings(catalog, found[0], settings, embedder)
     position = _position(catalog, index)
-    return position is not None and built_version(position, settings, embedder) == index.version
+    return position is not None and BuildPlan(position, settings, embedder).version == index.version
 
 
 def newest_index(catalog: Catalog, corpus: str) -> tuple[IndexManifest, ManifestRef] | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import orjson
 
-from cluster.artifacts.artifacts import Artifacts, checked_files, sha256_of
+from cluster.artifacts.artifacts import checked_files, sha256_of
 from cluster.artifacts.cache import ArtifactCache
 from cluster.artifacts.files import ArtifactFile, Blob, FileDelta
 from cluster.artifacts.weight_delta import apply_delta, write_delta
@@ -20,7 +20,6 @@ from cluster.catalog.manifests import ModelKind, ModelManifest
 from cluster.errors import Corrupt, NotFound, RaygionError
 from cluster.logs.events import EventLog
 from cluster.progress import Note
-from cluster.store.object_store import ObjectStore
 
 log = EventLog(__name__)
 
@@ -59,12 +58,12 @@ class ModelFiles:
     of both. To compare, the base comes into the cache of this machine.
     """
 
-    def __init__(self, store: ObjectStore, cache_folder: Path) -> None:
-        self._store = store
-        self._catalog = Catalog(store)
-        self._artifacts = Artifacts(store)
-        self._cache = ArtifactCache(self._artifacts, cache_folder)
-        self._scratch = cache_folder
+    def __init__(self, catalog: Catalog, cache: ArtifactCache, scratch: Path) -> None:
+        """`scratch`: a local folder for deltas until they are stored."""
+        self._catalog = catalog
+        self._artifacts = cache.artifacts
+        self._cache = cache
+        self._scratch = scratch
 
     def put(
         self,
@@ -152,22 +151,18 @@ class ModelFiles:
     def _newest(self, kind: ModelKind, architecture: object) -> ModelManifest | None:
         if architecture is None:
             return None
-        stored = sorted(
-            self._store.list_objects("models"), key=lambda o: (o.modified_ms, o.name), reverse=True
-        )
-        for entry in stored:
-            found = self._catalog.find_model(entry.name.removesuffix(".json"))
-            if found is None or found[0].kind is not kind:
+        for model in self._catalog.newest_models():
+            if model.kind is not kind:
                 continue
-            config = next((f for f in found[0].files if f.path == _CONFIG), None)
+            config = next((f for f in model.files if f.path == _CONFIG), None)
             try:
                 if config and _architecture(self._artifacts.read_bytes(config)) == architecture:
-                    return found[0]
+                    return model
             except RaygionError as error:
                 log.warning(
                     "model.no_base",
                     "model {model} is no base: {error}",
-                    model=found[0].version,
+                    model=model.version,
                     error=error,
                 )
         return None

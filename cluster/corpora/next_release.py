@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.corpus_settings import CorpusSettings
-from cluster.catalog.index_versions import has_settings, index_as_asked, is_index_of
+from cluster.catalog.index_versions import BuildPlan, has_settings, index_as_planned, is_index_of
 from cluster.catalog.manifests import CorpusManifest, IndexManifest, ManifestRef, ModelManifest
 from cluster.config import Settings
 from cluster.errors import NotFound
@@ -74,7 +74,7 @@ def indexes_for_release(
     for corpus in corpora:
         asked, name = settings.corpus(corpus.corpus), corpus.corpus
         model = embedder if corpus.vector_dimension is None else None
-        index = index_as_asked(catalog, corpus, asked, model)
+        index = index_as_planned(catalog, BuildPlan(corpus, asked, model))
         if index is None:
             index = _closest(catalog, corpus, asked, model, served.get(name))
             if index is not None:

@@ -32,6 +32,9 @@ class SearchEffort:
     """Compares with every row, whatever the index."""
 
 
+AS_TUNED = SearchEffort()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchRequest(Request):
     """One search or a batch of them. Exactly one of `queries` and `vectors` is given."""
@@ -47,7 +50,7 @@ class SearchRequest(Request):
     """Share of the time in which shards that may be missing are waited for; the later steps need
     the rest.
     """
-    effort: SearchEffort = SearchEffort()
+    effort: SearchEffort = AS_TUNED
     passages: bool = True
     """False leaves texts and metadata out, and the hits are arrays."""
 

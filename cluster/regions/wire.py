@@ -178,15 +178,15 @@ _CHUNK = TypeAdapter(GenerationChunk)
 _PROVENANCE = TypeAdapter(Provenance)
 
 
-def _kinds(root: type[RaygionError]) -> Iterator[type[RaygionError]]:
-    """Those with a code of their own: the others are not told on the wire."""
+def kinds_told(root: type[RaygionError]) -> Iterator[type[RaygionError]]:
+    """Kinds of errors with a code of their own: the others are not told on the wire."""
     if "code" in vars(root):
         yield root
     for kind in root.__subclasses__():
-        yield from _kinds(kind)
+        yield from kinds_told(kind)
 
 
-_BY_CODE = {kind.code: kind for kind in _kinds(RaygionError)}
+_BY_CODE = {kind.code: kind for kind in kinds_told(RaygionError)}
 
 
 def _parsed(adapter: TypeAdapter[T], data: bytes) -> T:

@@ -11,7 +11,6 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from cluster.artifacts.artifacts import Artifacts
 from cluster.catalog.manifests import CorpusManifest
 from cluster.documents.deletes import delete_documents
 from cluster.documents.documents import check_corpus_name
@@ -105,7 +104,7 @@ def delete(
     with steps.shown(), steps.step("Delete documents") as step:
         deletion = delete_documents(
             catalog=installation.catalog,
-            artifacts=Artifacts(installation.store),
+            artifacts=installation.cache.artifacts,
             corpus=corpus,
             documents=wanted,
         )

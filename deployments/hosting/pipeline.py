@@ -11,7 +11,6 @@ from actors.builds.build import build_index
 from actors.documents.ingest import Ingested, ingest
 from actors.documents.source_files import SourceListing
 from actors.models.publishing import publish_model
-from cluster.artifacts.artifacts import Artifacts
 from cluster.catalog.catalog import Published
 from cluster.catalog.manifests import (
     IndexManifest,
@@ -67,7 +66,7 @@ def ingest_documents(
     before = installation.catalog.latest_corpus(corpus)
     ingested = ingest(
         catalog=installation.catalog,
-        artifacts=Artifacts(installation.store),
+        artifacts=installation.cache.artifacts,
         corpus=corpus,
         listing=listing,
         replace=replace,
@@ -89,14 +88,13 @@ def build(
 
     Prints what was measured where the settings leave the kind of index to the build.
     """
-    settings = installation.settings
     built = build_index(
-        installation.store,
+        installation.catalog,
+        installation.cache,
         corpus,
-        settings.corpus(corpus),
-        embedder=None if embedder is None else embedder.manifest,
-        cache_folder=installation.cache_folder,
-        count=progress.count,
+        installation.settings.corpus(corpus),
+        None if embedder is None else embedder.manifest,
+        progress.count,
     )
     manifest = built.manifest
     what = f"{len(manifest.shards)} shards" if manifest.base is None else "deleted documents only"
@@ -245,12 +243,12 @@ def _store_model(
     precision: Precision = Precision.FLOAT32,
 ) -> Published[ModelManifest]:
     model = publish_model(
-        installation.store,
+        installation.catalog,
+        installation.cache,
         kind=kind,
         source=source,
         name=name,
         scratch=installation.scratch_folder,
-        cache_folder=installation.cache_folder,
         note=progress.note,
         precision=precision,
     )

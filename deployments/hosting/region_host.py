@@ -208,25 +208,31 @@ def start_services(installation: Installation, note: Note) -> CoordinatorClient:
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     settings, store = installation.settings, installation.store
-    cache = installation.cache_folder
     http = installation.region_settings.http
     check_before_start(installation)
     cluster_id = wiring.cluster_id()
     claim_region(store, installation.region, cluster_id)
     serve.start(proxy_location="HeadOnly", http_options={"host": http.host, "port": http.port})
     note("coordinator")
-    deployer = ServeGeneratorDeployer(store, cache)
+    deployer = ServeGeneratorDeployer(installation.cache)
     wiring.detached_actor(
         Coordinator,
         names.COORDINATOR,
         # Each gateway's long poll holds one.
         threads=64 + http.gateways_most(os.cpu_count() or 1),
-        args=(settings, installation.region, store, cache, deployer, cluster_id),
+        args=(
+            settings,
+            installation.region,
+            store,
+            installation.cache,
+            deployer,
+            cluster_id,
+        ),
     )
     client = CoordinatorClient()
     client.wait_until_leading(installation.region, _LEAD_TIMEOUT_S)
     note("endpoint")
-    parts = (settings, installation.region, store, cache)
+    parts = (settings, installation.region, installation.catalog, installation.cache)
     wiring.detached_actor(Front, names.FRONT, threads=512, args=parts, runtime_env=ONE_THREAD)
     gateway = serve.status().applications.get(names.GATEWAY_APPLICATION)
     # Serve would end the gateways that run before it starts equal ones. One that is just being

@@ -6,7 +6,6 @@ import contextlib
 import gc
 import os
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 from fastapi import FastAPI
 from ray import serve
@@ -17,10 +16,11 @@ from actors.runtime import names
 from actors.runtime.calls import NamedActor
 from actors.runtime.process_logs import handed_on
 from actors.runtime.ray_environment import ONE_THREAD
+from cluster.artifacts.cache import ArtifactCache
+from cluster.catalog.catalog import Catalog
 from cluster.clock import SYSTEM_CLOCK, Deadline, system_rng
 from cluster.config import Settings
 from cluster.errors import Unavailable
-from cluster.store.object_store import ObjectStore
 from deployments.http.app import RegionApp, build_http_app
 from deployments.http.routes import SEARCH
 from deployments.http.settings import HttpSettings
@@ -44,7 +44,7 @@ _REQUESTS_TARGET = 8.0
 
 
 def gateway_application(
-    settings: Settings, region: str, store: ObjectStore, cache_folder: Path
+    settings: Settings, region: str, catalog: Catalog, cache: ArtifactCache
 ) -> serve.Application:
     """The Serve application of a region's HTTP endpoint."""
     endpoint = settings.regions[region].http
@@ -53,7 +53,7 @@ def gateway_application(
     # Serve takes only a plain function for a builder; any other callable it takes for the app.
     def build() -> RegionApp:
         logs.begin()
-        return _build_app(settings, region, store, cache_folder)
+        return _build_app(settings, region, catalog, cache)
 
     deployment = serve.deployment(
         name="gateway",
@@ -93,11 +93,11 @@ class _Gateway:
 
 
 def _build_app(
-    settings: Settings, region: str, store: ObjectStore, cache_folder: Path
+    settings: Settings, region: str, catalog: Catalog, cache: ArtifactCache
 ) -> RegionApp:
     """Runs in each replica: an engine of its own, started and stopped with the HTTP application."""
     listen_where_asked()
-    parts = assemble_region(settings, region, store, cache_folder)
+    parts = assemble_region(settings, region, catalog, cache)
     endpoint = settings.regions[region].http
     place = GatewayPlace(endpoint)
     watch = _watch(settings, region, parts) if watches(settings) else None

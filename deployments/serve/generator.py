@@ -23,14 +23,12 @@ from actors.models.generator_client import GENERATOR_DEPLOYMENT
 from actors.models.prompt_tokenizer import FolderTokenizer
 from actors.models.replica_outcomes import RoutingHint
 from actors.runtime.process_logs import ProcessLogs, handed_on
-from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.cache import ArtifactCache
 from cluster.artifacts.files import ArtifactFile
 from cluster.catalog.model_settings import CALLS_PER_SEQUENCE
 from cluster.clock import Deadline
 from cluster.errors import InvalidArgument, Unavailable
 from cluster.generation.generator import ChatMessage, GenerationChunk, GenerationRequest
-from cluster.store.object_store import ObjectStore
 from deployments.serve.autoscaling import replica_count
 from deployments.serve.draining import DRAIN_TIMEOUT_S
 from deployments.serve.weighted_router import WEIGHTED_ROUTER
@@ -71,13 +69,12 @@ class GeneratorSpec:
 class ModelArtifact:
     """A model in the store, so that every machine on which a replica starts can fetch it."""
 
-    store: ObjectStore
-    cache_folder: Path
+    cache: ArtifactCache
     files: tuple[ArtifactFile, ...]
 
     def folder(self) -> Path:
         """This machine's copy, fetched if need be, with every byte verified."""
-        return ArtifactCache(Artifacts(self.store), self.cache_folder).folder_for(self.files)
+        return self.cache.folder_for(self.files)
 
 
 class LocalModel(CallbackBase):

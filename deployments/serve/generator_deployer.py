@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from pathlib import Path
 
 from ray import serve
 from ray.serve.schema import ApplicationStatus
 
 from actors.runtime import names
 from actors.runtime.wiring import run_in_fresh_process
+from cluster.artifacts.cache import ArtifactCache
 from cluster.catalog.manifests import ModelManifest
 from cluster.catalog.model_settings import GeneratorSettings
 from cluster.clock import Deadline
 from cluster.errors import Unavailable
-from cluster.store.object_store import ObjectStore
 
 
 @dataclass(frozen=True, slots=True)
 class ServeGeneratorDeployer:
     """A `GeneratorDeployer`: one application for each model version."""
 
-    store: ObjectStore
-    cache_folder: Path
+    cache: ArtifactCache
     start_timeout_s: float = 900.0
     poll_s: float = 0.25
 
@@ -38,9 +36,7 @@ class ServeGeneratorDeployer:
         if _status_of(application) in (ApplicationStatus.RUNNING, ApplicationStatus.DEPLOYING):
             return
         # Building the application imports vLLM, a gigabyte that the coordinator should not carry.
-        run_in_fresh_process(
-            give_up, _run_application, application, model, self.store, self.cache_folder, settings
-        )
+        run_in_fresh_process(give_up, _run_application, application, model, self.cache, settings)
 
     def wait_until_running(
         self, model: ModelManifest, application: str, give_up: threading.Event
@@ -82,13 +78,12 @@ def _status_of(application: str) -> ApplicationStatus | None:
 def _run_application(
     name: str,
     model: ModelManifest,
-    store: ObjectStore,
-    cache_folder: Path,
+    cache: ArtifactCache,
     settings: GeneratorSettings,
 ) -> None:
     from deployments.serve.generator import GeneratorSpec, ModelArtifact, build_generator_app
 
-    artifact = ModelArtifact(store=store, cache_folder=cache_folder, files=model.files)
+    artifact = ModelArtifact(cache=cache, files=model.files)
     spec = GeneratorSpec(
         model_id=model.name,
         model_folder=str(artifact.folder()),

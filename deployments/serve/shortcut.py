@@ -77,7 +77,7 @@ class Shortcut:
             if isinstance(cycle, RequestResponseCycle):
                 # A reply's head and body, each by itself, are a system call here, and wake the
                 # proxy and the client up once more.
-                cycle.transport = _Together(cycle.transport)  # type: ignore[assignment]
+                cycle.transport = Together(cycle.transport)  # type: ignore[assignment]
             await way.app(scope, receive, send)
         else:
             await self._app(scope, receive, send)
@@ -101,7 +101,7 @@ class _UvicornConnection:
         self._cycle.transport.abort()
 
 
-class _Together:
+class Together:
     """A transport that sends what is written in one turn of the event loop as one, unless that is
     much.
     """

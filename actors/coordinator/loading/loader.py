@@ -7,7 +7,6 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Collection, Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -21,7 +20,6 @@ from actors.models.placing import embedder_actor
 from actors.runtime import names, wiring
 from actors.shards.placing import replica_actor
 from actors.shards.replica import ReplicaStatus
-from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.cache import ArtifactCache
 from cluster.balance.replica_scaling import ReplicaLoad
 from cluster.catalog.catalog import Catalog
@@ -34,7 +32,6 @@ from cluster.regions.status import MachineSummary
 from cluster.releases.contents import read_manifests
 from cluster.releases.entries import Release
 from cluster.serving.view import CorpusView, GeneratorView, ReleaseView
-from cluster.store.object_store import ObjectStore
 
 log = EventLog(__name__)
 _LOAD_TIMEOUT_S = 600.0
@@ -56,8 +53,8 @@ class ReleaseLoader:
         self,
         settings: Settings,
         region: str,
-        store: ObjectStore,
-        cache_folder: Path,
+        catalog: Catalog,
+        cache: ArtifactCache,
         deployer: GeneratorDeployer,
         counts: ReplicaCounts,
         clock: Clock = SYSTEM_CLOCK,
@@ -67,11 +64,9 @@ class ReleaseLoader:
         self._region = region
         self._counts = counts
         self._clock = clock
-        self._store = store
-        self._cache_folder = cache_folder
-        self._cache = ArtifactCache(Artifacts(store), cache_folder)
+        self._cache = cache
         self._cache.limit(settings.cache.bytes_max)
-        self._catalog = Catalog(store)
+        self._catalog = catalog
         self._deployer = deployer
         self._fleet = Fleet(actors, clock)
         self._loading: dict[tuple[str, str], Any] = {}
@@ -300,15 +295,13 @@ class ReleaseLoader:
 
     def _shard_kind(self, index: IndexManifest, group: str) -> Kind:
         def make(name: str, node: str) -> Any:
-            shard, folder = names.number_of(group), self._cache_folder
-            return replica_actor(name, shard, node, store=self._store, cache_folder=folder)
+            return replica_actor(name, names.number_of(group), node, self._cache)
 
         return Kind(self._counts.count(index.corpus), make)
 
     def _embedder_kind(self, model: ModelManifest) -> Kind:
         def make(name: str, node: str) -> Any:
-            folder = self._cache_folder
-            return embedder_actor(name, model, node, store=self._store, cache_folder=folder)
+            return embedder_actor(name, model, node, self._cache)
 
         return Kind(self._num_embedders, make)
 

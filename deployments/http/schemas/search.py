@@ -17,7 +17,7 @@ from pydantic_core import PydanticCustomError
 from cluster.arrays import Float32Array
 from cluster.errors import InvalidArgument
 from cluster.query.request import Embedded
-from cluster.query.search import TOP_K_DEFAULT, SearchEffort, SearchRequest
+from cluster.query.search import AS_TUNED, TOP_K_DEFAULT, SearchEffort, SearchRequest
 from cluster.search.checks import BATCH_MAX, NPROBE_MAX, TEXT_CHARS_MAX, check_hits
 from cluster.shards.index_parameters import EF_SEARCH_MAX
 from cluster.vectors.checks import are_short
@@ -87,11 +87,16 @@ class SearchOptions(TermsBody):
             queries=queries,
             vectors=vectors,
             fields=None if fields is None else tuple(fields),
-            effort=SearchEffort(
-                ef_search=self.ef_search, nprobe=self.nprobe, exact=self.recall == "exact"
-            ),
+            effort=self._effort(),
             passages=passages and bool(included),
             trace_id=trace_id,
+        )
+
+    def _effort(self) -> SearchEffort:
+        if self.ef_search is None and self.nprobe is None and self.recall is None:
+            return AS_TUNED
+        return SearchEffort(
+            ef_search=self.ef_search, nprobe=self.nprobe, exact=self.recall == "exact"
         )
 
 

@@ -18,10 +18,9 @@ from actors.documents.source_files import find_source_files
 from actors.shards.index import INDEX_FILE, ShardIndex
 from cluster.arrays import Float32Array
 from cluster.artifacts.artifacts import Artifacts
-from cluster.artifacts.cache import ArtifactCache
-from cluster.catalog.catalog import Catalog
+from cluster.catalog.catalog import Catalog, Published
 from cluster.catalog.corpus_settings import CorpusSettings
-from cluster.catalog.manifests import IndexManifest
+from cluster.catalog.manifests import IndexManifest, ManifestRef
 from cluster.errors import InvalidArgument
 from cluster.query.filters import parse_filter
 from cluster.query.search import ShardQuery
@@ -30,6 +29,7 @@ from cluster.shards.merge import merge_hits
 from cluster.shards.partitions import shard_of_partition, shards_to_ask
 from cluster.store.object_store import ObjectStore, open_store
 from cluster.vectors.metric import Metric
+from tests.support.node_cache import node_cache
 from tests.support.regions.local_ray import local_ray
 
 pytestmark = [
@@ -71,20 +71,18 @@ class Corpus:
         self, index: IndexParameters | AutoIndex, partition_by: str | None = None
     ) -> tuple[IndexManifest, bool]:
         built = build_index(
-            self.store,
+            Catalog(self.store),
+            node_cache(self.store, self.folder / "cache"),
             CORPUS,
             CorpusSettings(shards=SHARDS, index=index, partition_by=partition_by),
-            embedder=None,
-            cache_folder=self.folder / "cache",
+            None,
         )
         return built.manifest, built.reused
 
     def opened(self, manifest: IndexManifest) -> list[tuple[Path, ShardIndex]]:
         opened = []
         for shard in manifest.shards:
-            folder = ArtifactCache(Artifacts(self.store), self.folder / "read").folder_for(
-                shard.files
-            )
+            folder = node_cache(self.store, self.folder / "read").folder_for(shard.files)
             index = ShardIndex.open(folder, manifest.parameters, manifest.dimension)
             opened.append((folder, index))
         return opened
@@ -153,12 +151,17 @@ def test_a_build_is_reproducible(
     first, _ = corpus.build(asked)
     # As though it had never been built.
     find: Callable[..., None] = lambda *_: None  # noqa: E731
-    published: list[IndexManifest] = []
     monkeypatch.setattr(Catalog, "find_index", find)
-    monkeypatch.setattr(Catalog, "publish_index", lambda _, m: (published.append(m), None))
-    corpus.build(asked)
-    assert published[0].version == first.version
-    assert published[0].shards == first.shards
+    monkeypatch.setattr(Catalog, "publish_index", as_published)
+    second, _ = corpus.build(asked)
+    assert second.built_at_ms != first.built_at_ms
+    assert second.version == first.version
+    assert second.shards == first.shards
+
+
+def as_published(_: Catalog, manifest: IndexManifest) -> Published[IndexManifest]:
+    ref = ManifestRef(version=manifest.version, sha256=manifest.digest())
+    return Published(manifest, ref, reused=False)
 
 
 def test_auto_finds_an_index_and_says_what_it_tried(corpus: Corpus) -> None:

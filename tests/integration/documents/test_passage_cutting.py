@@ -18,7 +18,6 @@ from actors.models.publishing import publish_model
 from actors.models.starter_models import starter_embedder_folder
 from actors.shards.index import ShardIndex
 from cluster.artifacts.artifacts import Artifacts
-from cluster.artifacts.cache import ArtifactCache
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.corpus_settings import ChunkSettings, CorpusSettings, LongPassages
 from cluster.catalog.manifests import IndexManifest, ModelKind, ModelManifest
@@ -27,6 +26,7 @@ from cluster.errors import InvalidArgument
 from cluster.query.search import ShardQuery
 from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.store.object_store import ObjectStore, open_store
+from tests.support.node_cache import node_cache
 from tests.support.regions.local_ray import local_ray
 
 pytestmark = [
@@ -69,12 +69,12 @@ class Built:
         self.store: ObjectStore = open_store(str(folder / "store"))
         self._cache = folder / "cache"
         self.model: ModelManifest = publish_model(
-            self.store,
+            Catalog(self.store),
+            node_cache(self.store, self._cache),
             kind=ModelKind.EMBEDDER,
             source="starter",
             name=None,
             scratch=folder / "scratch",
-            cache_folder=self._cache,
         ).manifest
         file = folder / "docs.jsonl"
         rows = ({"id": id, "text": text} for id, text in DOCUMENTS.items())
@@ -90,16 +90,16 @@ class Built:
         flat = IndexParameters(kind=IndexKind.FLAT)
         settings = CorpusSettings(shards=1, index=flat, chunks=chunks)
         return build_index(
-            self.store,
+            Catalog(self.store),
+            node_cache(self.store, self._cache),
             CORPUS,
             settings,
-            embedder=self.model,
-            cache_folder=self._cache,
+            self.model,
         ).manifest
 
     def index(self, manifest: IndexManifest) -> ShardIndex:
         (shard,) = manifest.shards
-        folder = ArtifactCache(Artifacts(self.store), self._cache).folder_for(shard.files)
+        folder = node_cache(self.store, self._cache).folder_for(shard.files)
         return ShardIndex.open(folder, manifest.parameters, manifest.dimension)
 
 

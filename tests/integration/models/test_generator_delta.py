@@ -15,8 +15,10 @@ from actors.models.publishing import publish_model
 from actors.models.starter_models import starter_generator_folder
 from cluster.artifacts.artifacts import Artifacts, sha256_of
 from cluster.artifacts.cache import ArtifactCache
+from cluster.catalog.catalog import Catalog
 from cluster.catalog.manifests import ModelKind, ModelManifest
 from cluster.store.object_store import ObjectStore, open_store
+from tests.support.node_cache import node_cache
 from tests.support.regions.region_fixture import MODEL_FOLDER
 
 pytestmark = pytest.mark.integration
@@ -43,12 +45,12 @@ def tuned_model(folder: Path) -> int:
 
 def published(store: ObjectStore, folder: Path, tmp_path: Path, told: list[str]) -> ModelManifest:
     model = publish_model(
-        store,
+        Catalog(store),
+        node_cache(store, tmp_path / "publisher"),
         kind=ModelKind.GENERATOR,
         source=str(folder),
         name="starter",
         scratch=tmp_path / "scratch",
-        cache_folder=tmp_path / "publisher",
         note=told.append,
     )
     assert not model.reused

@@ -41,12 +41,12 @@ def next_model(shared_region: LiveRegion, tmp_path_factory: pytest.TempPathFacto
     shutil.copytree(MODEL_FOLDER, folder, copy_function=os.link)
     (folder / "NOTICE").write_text("next\n")
     ref = publish_model(
-        shared_region.installation.store,
+        shared_region.installation.catalog,
+        shared_region.installation.cache,
         kind=ModelKind.GENERATOR,
         source=str(folder),
         name=NEXT_MODEL,
         scratch=folder.parent,
-        cache_folder=folder.parent / "cache",
     ).ref
     return ref
 

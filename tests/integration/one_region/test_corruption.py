@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 import ray
 
-from actors.builds.shard import build_shard
+from actors.builds.shard import ShardPlan, build_shard
 from actors.runtime import names
 from actors.runtime.calls import NAMESPACE
 from actors.shards.documents import DOCUMENTS_FILE
@@ -108,7 +108,7 @@ def stored(region: LiveRegion, file: ArtifactFile) -> Path:
 
 
 def cached(region: LiveRegion, file: ArtifactFile) -> Path:
-    return region.installation.cache_folder / "blobs" / file.sha256[:2] / file.sha256
+    return region.installation.cache.folder / "blobs" / file.sha256[:2] / file.sha256
 
 
 def propose(region: LiveRegion, contents: ReleaseContents) -> int:
@@ -261,7 +261,9 @@ def test_no_flipped_bit_and_no_cut_escapes(tmp_path: Path) -> None:
     ids = [f"d{row:02}" for row in range(ROWS)]
     folder = tmp_path / "shard"
     folder.mkdir()
-    build_shard(pa.table({"id": ids, "document": ids, "text": ids}), vectors, FLAT, folder)
+    build_shard(
+        pa.table({"id": ids, "document": ids, "text": ids}), vectors, ShardPlan(FLAT), folder
+    )
     artifacts = Artifacts(open_store(str(tmp_path / "store")))
     files = artifacts.put_folder(folder)
     assert {file.path for file in files} == {INDEX_FILE, DOCUMENTS_FILE}

@@ -86,7 +86,7 @@ def test_a_switch_and_back_fails_no_query_though_the_cache_is_gone(
         number = region.propose("b")
         region.coordinator("wait_until_serving", number, 120.0)
         # Aside first, for what is going on may make files in a folder while it is removed.
-        aside = region.installation.cache_folder.rename(tmp_path / "cache")
+        aside = region.installation.cache.folder.rename(tmp_path / "cache")
         shutil.rmtree(aside)
         load.go_on()
         region.request(RollBackTo())

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from actors.builds.shard import build_shard
+from actors.builds.shard import ShardPlan, build_shard
 from actors.models.embedder import Embedder
 from actors.models.starter_models import starter_embedder_folder
 from actors.shards.index import ShardIndex
@@ -53,7 +53,7 @@ class Reference:
         # They are normalised already, so the inner product is the cosine.
         parameters = IndexParameters(kind=IndexKind.FLAT, metric=Metric.INNER_PRODUCT)
         table = pa.table({"id": self.ids, "document": self.ids, "text": [""] * len(self.ids)})
-        build_shard(table, self.vectors, parameters, folder)
+        build_shard(table, self.vectors, ShardPlan(parameters), folder)
         self._index = ShardIndex.open(folder, parameters, self.vectors.shape[1])
 
     def search(self, queries: Float32Array, k: int) -> list[list[tuple[str, float]]]:

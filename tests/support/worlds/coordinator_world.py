@@ -6,15 +6,15 @@ import threading
 
 from actors.coordinator.coordinator import Coordinator
 from cluster.catalog.catalog import Catalog
-from cluster.catalog.manifests import IndexManifest, ModelManifest
+from cluster.catalog.manifests import ModelManifest
 from cluster.catalog.model_settings import GeneratorSettings
 from cluster.config import Settings
 from cluster.regions.settings import RegionSettings
 from cluster.releases.entries import ReleaseContents
 from cluster.releases.requests import ProposeRelease
 from cluster.releases.settings import RolloutPolicy
-from cluster.shards.index_parameters import IndexParameters
 from cluster.store.object_store import ObjectStore
+from tests.support.values.manifests import index_manifest
 
 WAIT_S = 30.0
 SETTINGS = Settings(regions={"local": RegionSettings(), "elsewhere": RegionSettings()})
@@ -43,21 +43,7 @@ class Deployer:
 
 
 def published(store: ObjectStore) -> ReleaseContents:
-    manifest = IndexManifest(
-        corpus="c",
-        version="1",
-        corpus_position=1,
-        dimension=4,
-        parameters=IndexParameters(),
-        embedder_fingerprint=None,
-        metadata_schema={},
-        num_documents=1,
-        num_passages=1,
-        shards=(),
-        recall_at_10=1.0,
-        built_at_ms=0,
-    )
-    ref = Catalog(store).publish_index(manifest).ref
+    ref = Catalog(store).publish_index(index_manifest()).ref
     return ReleaseContents(indexes={"c": ref})
 
 

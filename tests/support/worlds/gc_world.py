@@ -13,7 +13,6 @@ from cluster.artifacts.files import ArtifactFile
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.manifests import (
     CorpusManifest,
-    IndexManifest,
     ManifestRef,
     ModelKind,
     ModelManifest,
@@ -32,10 +31,10 @@ from cluster.releases.entries import (
     ReleaseContents,
     Rollback,
 )
-from cluster.shards.index_parameters import IndexParameters
 from cluster.store.numbered_log import NumberedLog
 from cluster.store.object_store import ObjectStore
 from cluster.store.stored_object import StoredObject
+from tests.support.values.manifests import index_manifest
 
 HOUR_MS = 3600 * 1000
 CORPUS = "docs"
@@ -172,18 +171,12 @@ class World:
         )
         for content in contents if upload else ():
             self.blob(content)
-        manifest = IndexManifest(
+        manifest = index_manifest(
             corpus=CORPUS,
             version=_version(name)[:16],
             corpus_position=position,
-            dimension=8,
-            parameters=IndexParameters(),
             embedder_fingerprint=None if embedder is None else _version(embedder),
-            metadata_schema={},
-            num_documents=1,
-            num_passages=1,
             shards=(ShardArtifact(shard=0, num_rows=1, files=files, recall_at_10=1.0),),
-            recall_at_10=1.0,
             built_at_ms=position,
         )
         ref = self.catalog.publish_index(manifest).ref

@@ -5,7 +5,7 @@ from __future__ import annotations
 from cluster.artifacts.files import ArtifactFile
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.corpus_settings import CorpusSettings
-from cluster.catalog.index_versions import built_version, derived_version
+from cluster.catalog.index_versions import BuildPlan, derived_version
 from cluster.catalog.manifests import (
     CorpusManifest,
     IndexManifest,
@@ -15,7 +15,7 @@ from cluster.catalog.manifests import (
 )
 from cluster.config import Settings
 from cluster.corpora.next_release import NextIndexes, corpora_for_release, indexes_for_release
-from cluster.shards.index_parameters import IndexParameters
+from tests.support.values.manifests import index_manifest
 from tests.support.worlds.gc_world import ShiftedClock, TimedStore
 
 
@@ -68,23 +68,18 @@ class World:
         latest = self.catalog.latest_corpus(corpus)
         assert latest is not None
         asked = self.asked.get(corpus, CorpusSettings())
-        version = built_version(latest, asked, self.embedder)
+        version = BuildPlan(latest, asked, self.embedder).version
         if base is not None:
             version = derived_version(base, latest)
         self._ticks += 1
         return self.catalog.publish_index(
-            IndexManifest(
+            index_manifest(
                 corpus=corpus,
                 version=version,
                 corpus_position=latest.position,
-                dimension=4,
-                parameters=IndexParameters(),
                 embedder_fingerprint=None if self.embedder is None else self.embedder.fingerprint,
-                metadata_schema={},
                 num_documents=latest.num_documents,
                 num_passages=latest.num_passages,
-                shards=(),
-                recall_at_10=1.0,
                 base=None if base is None else base.version,
                 built_at_ms=self._ticks,
             )

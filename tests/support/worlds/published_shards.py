@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from actors.builds.shard import build_shard
+from actors.builds.shard import ShardPlan, build_shard
+from actors.query.local_shards import LocalShards
 from actors.shards.index import ShardIndex
 from cluster.arrays import Int64Array
 from cluster.artifacts.artifacts import Artifacts
@@ -17,9 +19,11 @@ from cluster.catalog.catalog import Catalog
 from cluster.catalog.manifests import IndexManifest, ShardArtifact
 from cluster.errors import Corrupt
 from cluster.query.search import Passages, ShardHits, ShardQuery
+from cluster.serving.view import CorpusView
 from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.store.object_store import ObjectStore
 from cluster.vectors.metric import Metric
+from tests.support.values.manifests import index_manifest
 
 NUM_ROWS, DIMENSION, SHARDS = 60, 8, 2
 PARAMETERS = IndexParameters(kind=IndexKind.FLAT, metric=Metric.INNER_PRODUCT)
@@ -34,24 +38,19 @@ def publish(store: ObjectStore, folder: Path, version: str) -> IndexManifest:
         place = folder / f"{version}-{shard}"
         place.mkdir()
         table = pa.table({"id": ids, "document": ids, "text": ids})
-        built = build_shard(table, VECTORS[rows], PARAMETERS, place)
+        built = build_shard(table, VECTORS[rows], ShardPlan(PARAMETERS), place)
         files = Artifacts(store).put_folder(place)
         artifacts.append(
             ShardArtifact(shard=shard, num_rows=built.num_rows, files=files, recall_at_10=1.0)
         )
-    manifest = IndexManifest(
+    manifest = index_manifest(
         corpus="words",
         version=version,
-        corpus_position=1,
         dimension=DIMENSION,
         parameters=PARAMETERS,
-        embedder_fingerprint=None,
-        metadata_schema={},
         num_documents=NUM_ROWS,
         num_passages=NUM_ROWS,
         shards=tuple(artifacts),
-        recall_at_10=1.0,
-        built_at_ms=0,
     )
     Catalog(store).publish_index(manifest)
     return manifest
@@ -87,3 +86,13 @@ class Damage:
     def _check(self) -> None:
         if self.found:
             raise Corrupt("a stored vector is not finite")
+
+
+def openings() -> list[asyncio.Task[object]]:
+    """The tasks that open shards now."""
+    return [task for task in asyncio.all_tasks() if task.get_name().startswith("open ")]
+
+
+async def until_open(local: LocalShards, corpus: CorpusView, shard: int) -> None:
+    await asyncio.gather(*openings())
+    assert local.replica(corpus, shard) is not None, f"shard {shard} was not opened"

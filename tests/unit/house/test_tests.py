@@ -1,29 +1,131 @@
-"""Tests keep to the house's rules: what several of them share stands in `tests/support` or in a
-`conftest.py`, so that no test reads as a library of another.
+"""Tests keep to the house's rules, by which they stay tests of behaviour: no test is a library of
+another, none reaches for what is private, and none changes a number of the product.
 """
 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[3]
-TESTS = ROOT / "tests" / "unit"
-SUPPORT = ROOT / "tests" / "support"
+import pytest
+
+TESTS = Path(__file__).resolve().parents[2]
+ROOMS = ("unit", "support")
+
+BOUND = "whether what is kept has a bound, or goes again, shows nowhere else"
+RAYS = "Ray Serve tells this to nobody, and the tests of serve_private notice when it changes"
+REACHES = {
+    ("unit/actors/query/test_answering.py", "_tokenizers"): BOUND,
+    ("unit/actors/shards/test_index.py", "_cached"): BOUND,
+    ("unit/actors/shards/test_index.py", "_selections"): BOUND,
+    ("unit/actors/test_region_client.py", "_answer"): "the arguments of a remote method",
+    ("unit/actors/test_region_client.py", "_search"): "the arguments of a remote method",
+    (
+        "unit/cluster/artifacts/test_cache_space.py",
+        "_pins",
+    ): "only a process that ends gives up all",
+    ("unit/cluster/store/test_object_store_contract.py", "_strip_protocol"): "fsspec's own hook",
+    ("unit/deployments/http/streams/test_reply_flow.py", "_serve"): "leaves signals to pytest",
+    ("unit/deployments/http/streams/test_reply_flow.py", "_unread"): BOUND,
+    ("unit/deployments/serve/test_autoscaling.py", "_aggregated_metrics_value"): RAYS,
+    ("unit/deployments/serve/test_controller.py", "_schedule_replica"): RAYS,
+    ("unit/deployments/serve/test_draining.py", "_bound_deployment"): RAYS,
+    ("unit/deployments/serve/test_draining.py", "_deployment_config"): RAYS,
+    ("unit/deployments/serve/test_serve_placement.py", "_pending_replicas"): RAYS,
+    ("unit/deployments/serve/test_serve_placement.py", "_schedule_replica"): RAYS,
+}
+"""Reaches for what is private, with their reasons."""
+
+FEW = "few rows have to pass for many, in all of the parts of a search at once"
+PACE = "waits for half a minute otherwise"
+NUMBERS = {
+    ("support/worlds/region_servers.py", "CONNECT_TIMEOUT_S"): "regions share one event loop",
+    ("unit/actors/regions/test_http_peers.py", "SIGN_OF_LIFE_S"): PACE,
+    ("unit/actors/regions/test_http_peers.py", "SILENCE_MAX_S"): PACE,
+    ("unit/actors/shards/test_vector_rows.py", "SCANNED_ROWS_MAX"): FEW,
+    ("unit/actors/shards/test_vector_rows.py", "_LOOKED_AT_ONCE"): FEW,
+    ("unit/actors/shards/test_vector_rows.py", "_SCANNED"): FEW,
+    ("unit/deployments/http/streams/test_public_streams_alive.py", "SIGN_OF_LIFE_S"): PACE,
+    ("unit/deployments/http/streams/test_reply_flow.py", "BYTES_PER_S_MIN"): PACE,
+    ("unit/deployments/http/streams/test_reply_flow.py", "REPLY_BYTES_MAX"): "64 MiB otherwise",
+}
+"""Numbers of the product that tests change, with the reasons why none of them is a parameter."""
 
 
-def sources() -> Iterator[tuple[str, ast.Module]]:
-    for top in (TESTS, SUPPORT):
-        for path in sorted(top.rglob("*.py")):
-            yield str(path.relative_to(ROOT)), ast.parse(path.read_text())
+def trees() -> Iterator[tuple[str, ast.Module]]:
+    for path in (path for room in ROOMS for path in (TESTS / room).rglob("*.py")):
+        yield str(path.relative_to(TESTS)), ast.parse(path.read_text())
+
+
+def reaches(tree: ast.Module) -> Iterator[str]:
+    """`thing._name`, unless it is an object's own."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(ast.Name("self" | "cls")):
+                pass
+            case ast.Attribute(attr=name) if re.match(r"_[a-z]", name):
+                yield name
+
+
+def patched_numbers(tree: ast.Module) -> Iterator[str]:
+    """Constants that are set by their name: `setattr(module, "_WAIT_S", 0.0)` and its like."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Call(
+                ast.Attribute(attr="setattr" | "object" | "patch") | ast.Name("patch"), args
+            ):
+                for arg in args:
+                    match arg:
+                        case ast.Constant(str(name)) if re.fullmatch(
+                            r"([\w.]+\.)?_?[A-Z\d_]+", name
+                        ):
+                            yield name.rpartition(".")[2]
 
 
 def test_no_test_is_a_library_of_another() -> None:
     offenders = [
         f"{name}, line {node.lineno}: {node.module}"
-        for name, tree in sources()
+        for name, tree in trees()
         for node in ast.walk(tree)
         if isinstance(node, ast.ImportFrom) and ".test_" in (node.module or "")
     ]
     assert not offenders
+
+
+def test_nothing_private_is_reached_for() -> None:
+    """Ask what the public parts tell, or let them tell what somebody else wants to know, too."""
+    assert {(name, reach) for name, tree in trees() for reach in reaches(tree)} == REACHES.keys()
+
+
+def test_no_number_is_changed() -> None:
+    """Let it be a parameter whose default it is, or inject a clock."""
+    found = {(name, number) for name, tree in trees() for number in patched_numbers(tree)}
+    assert found == NUMBERS.keys()
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("cache._held == {}", ["_held"]),
+        ("cache.entries()[0]._held", ["_held"]),
+        ("self._held, cls._made, cache.held, _held, cache.__dict__", []),
+    ],
+)
+def test_the_check_itself_sees_reaches(source: str, found: list[str]) -> None:
+    assert list(reaches(ast.parse(source))) == found
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ('monkeypatch.setattr(module, "_WAIT_S", 0.0)', ["_WAIT_S"]),
+        ('monkeypatch.setattr("room.module.PARTS_MAX", 2)', ["PARTS_MAX"]),
+        ('patch("room.module.PARTS_MAX", 2)', ["PARTS_MAX"]),
+        ('mock.patch.object(module, "PARTS_MAX", 2)', ["PARTS_MAX"]),
+        ('monkeypatch.setattr(os, "fsync", full); setenv("HOME", "X")', []),
+    ],
+)
+def test_the_check_itself_sees_changed_numbers(source: str, found: list[str]) -> None:
+    assert list(patched_numbers(ast.parse(source))) == found

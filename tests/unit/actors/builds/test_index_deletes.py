@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.builds.deletes import shard_without
-from actors.builds.shard import build_shard
+from actors.builds.shard import ShardPlan, build_shard
 from actors.query.local_shards import LocalShards
 from actors.shards.index import ShardIndex
 from actors.shards.replica import ShardReplicaActor
@@ -35,6 +35,9 @@ from cluster.store.local_store import LocalStore
 from cluster.store.object_store import ObjectStore
 from cluster.vectors.checks import prepared
 from cluster.vectors.metric import Metric
+from tests.support.node_cache import node_cache
+from tests.support.values.manifests import index_manifest
+from tests.support.worlds.published_shards import until_open
 from tests.support.worlds.recall import recall_at_10
 
 DIMENSION = 12
@@ -76,7 +79,9 @@ class Built:
         folder = self.folder / version
         folder.mkdir(parents=True)
         table, vectors = self.rows(documents)
-        built = build_shard(table, vectors, self.parameters, folder, partition_by=self.partition_by)
+        built = build_shard(
+            table, vectors, ShardPlan(self.parameters, partition_by=self.partition_by), folder
+        )
         artifact = ShardArtifact(
             shard=0,
             num_rows=built.num_rows,
@@ -86,37 +91,31 @@ class Built:
         return self.manifest(version, artifact)
 
     def manifest(self, version: str, artifact: ShardArtifact) -> IndexManifest:
-        return IndexManifest(
-            corpus="c",
+        return index_manifest(
             version=version,
-            corpus_position=1,
             dimension=DIMENSION,
             parameters=self.parameters,
-            embedder_fingerprint=None,
-            metadata_schema={},
-            num_documents=0,
             num_passages=artifact.num_rows,
             shards=(artifact,),
             recall_at_10=artifact.recall_at_10,
             partition_by=self.partition_by,
-            built_at_ms=0,
         )
 
     def without(self, base: IndexManifest, gone: Sequence[int], version: str) -> IndexManifest:
         ids = [f"é{n}" for n in gone]
-        found = shard_without(self.store, self.cache, base, base.shards[0], [*ids, "elsewhere"])
+        found = shard_without(self.cache, base, base.shards[0], [*ids, "elsewhere"])
         assert found.num_documents == len(gone)
         assert found.num_live == base.num_passages - sum(1 + (n % 3 == 0) for n in gone)
         return self.manifest(version, found.artifact)
 
     @property
-    def cache(self) -> Path:
-        return self.folder / "cache"
+    def cache(self) -> ArtifactCache:
+        return node_cache(self.store, self.folder / "cache")
 
     def opened(self, manifest: IndexManifest) -> ShardIndex:
         """By the tombstones that the manifest names, as a replica opens it."""
         artifact = manifest.shards[0]
-        folder = ArtifactCache(Artifacts(self.store), self.cache).folder_for(artifact.built_files)
+        folder = self.cache.folder_for(artifact.built_files)
         index = ShardIndex.open(folder, manifest.parameters, DIMENSION)
         return index.without_documents(
             stored_tombstones(Artifacts(self.store), artifact.tombstones)
@@ -192,7 +191,7 @@ def test_the_files_that_were_looked_at_may_go_again(tmp_path: Path) -> None:
     built = Built(LocalStore(tmp_path / "store"), tmp_path, IndexParameters(kind=IndexKind.FLAT))
     base = built.index(range(10), "whole")
     built.without(base, [3], "less")
-    cache = ArtifactCache(Artifacts(built.store), built.cache)
+    cache = built.cache
     assert cache.holds(base.shards[0].files)
     cache.limit(0)
     assert not cache.holds(base.shards[0].files)
@@ -217,7 +216,7 @@ async def test_a_replica_serves_both_versions_from_files_that_it_opened_once(
         opened.append(folder)
         return ShardIndex.open(folder, parameters, dimension)
 
-    replica = ShardReplicaActor(0, built.store, built.cache, open_index=counted)
+    replica = ShardReplicaActor(0, built.cache, open_index=counted)
     for manifest in (base, derived):
         await replica.load(manifest)
     assert len(opened) == 1
@@ -233,7 +232,7 @@ async def test_a_replica_serves_both_versions_from_files_that_it_opened_once(
     assert len(opened) == 1
     assert same(await replica.search(before, TIMEOUT_S), found)
     # One that comes back empty opens it from the files.
-    other = ShardReplicaActor(0, built.store, tmp_path / "elsewhere")
+    other = ShardReplicaActor(0, node_cache(built.store, tmp_path / "elsewhere"))
     await other.load(derived)
     assert same(await other.search(after, TIMEOUT_S), left)
 
@@ -247,7 +246,7 @@ async def test_damaged_tombstones_are_not_served_without(tmp_path: Path) -> None
     path = tmp_path / "store" / blob_path(tombstones.sha256)
     path.chmod(0o644)
     path.write_bytes(path.read_bytes()[:-1] + b"?")
-    replica = ShardReplicaActor(0, built.store, built.cache)
+    replica = ShardReplicaActor(0, built.cache)
     await replica.load(base)
     with pytest.raises(Corrupt):
         await replica.load(derived)
@@ -266,8 +265,8 @@ async def test_a_gateway_opens_the_files_that_its_node_has_and_fetches_the_tombs
     derived = built.without(base, [3, 4, 5], "less")
     Catalog(built.store).publish_index(derived)
     cache = tmp_path / "gateway"
-    ArtifactCache(Artifacts(built.store), cache).folder_for(base.shards[0].files)
-    local = LocalShards(built.store, cache)
+    node_cache(built.store, cache).folder_for(base.shards[0].files)
+    local = LocalShards(Catalog(built.store), node_cache(built.store, cache))
     corpus = CorpusView(
         corpus="c",
         index_version="less",
@@ -283,10 +282,8 @@ async def test_a_gateway_opens_the_files_that_its_node_has_and_fetches_the_tombs
         number=1, corpora={"c": corpus}, embedders=(), generator=None, prompt=PromptTemplate()
     )
     local.follow(RegionView(region="here", releases={1: release}))
-    for _ in range(2000):
-        if (replica := local.replica(corpus, 0)) is not None:
-            break
-        await asyncio.sleep(0.01)
+    await until_open(local, corpus, 0)
+    replica = local.replica(corpus, 0)
     assert replica is not None
     hits = await replica.search(ask(QUERIES, "less"), TIMEOUT_S)
     assert same(hits, built.opened(derived).search(ask(QUERIES)))
@@ -296,9 +293,9 @@ def test_a_shard_of_another_kind_than_its_index_stays_one(tmp_path: Path) -> Non
     built = Built(LocalStore(tmp_path / "store"), tmp_path, IndexParameters(kind=IndexKind.FLAT))
     flat = built.index(range(10), "whole").shards[0].model_copy(update={"kind": IndexKind.FLAT})
     whole = built.manifest("mixed", flat).model_copy(update={"parameters": IndexParameters()})
-    less = shard_without(built.store, built.cache, whole, flat, ["é3"]).artifact
+    less = shard_without(built.cache, whole, flat, ["é3"]).artifact
     assert (less.kind, less.recall.least) == (IndexKind.FLAT, 1.0)
-    replica = ShardReplicaActor(0, built.store, built.cache)
+    replica = ShardReplicaActor(0, built.cache)
     asyncio.run(replica.load(whole.model_copy(update={"shards": (less,)})))
     query = replace(ask(QUERIES[:2]), index_version="mixed")
     assert (asyncio.run(replica.search(query, 5.0)).ids != b"").any()

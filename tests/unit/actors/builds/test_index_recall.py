@@ -11,7 +11,7 @@ import pytest
 
 from actors.builds import shard as shard_build
 from actors.builds.recall import Probe
-from actors.builds.shard import ShardBuild, build_shard
+from actors.builds.shard import ShardBuild, ShardPlan, build_shard
 from actors.builds.tuning import Extent, candidates, choose, try_index
 from actors.shards.index import ShardIndex
 from actors.shards.vector_rows import OneRowEach, vector_numbers
@@ -47,7 +47,7 @@ def crowd_and_answers(
 def build(folder: Path, vectors: Float32Array, parameters: IndexParameters) -> ShardBuild:
     ids = [f"{i:05}" for i in range(len(vectors))]
     table = pa.table({"id": ids, "document": ids, "text": ids})
-    return build_shard(table, vectors, parameters, folder)
+    return build_shard(table, vectors, ShardPlan(parameters), folder)
 
 
 def opened(folder: Path, built: ShardBuild, parameters: IndexParameters) -> ShardIndex:

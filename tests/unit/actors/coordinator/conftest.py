@@ -11,6 +11,7 @@ import pytest
 
 from actors.coordinator.coordinator import Coordinator
 from cluster.store.object_store import ObjectStore, open_store
+from tests.support.node_cache import node_cache
 from tests.support.store_fixtures import Door
 from tests.support.waiting import wait_until
 from tests.support.worlds.coordinator_world import SETTINGS, WAIT_S, Deployer
@@ -33,7 +34,7 @@ def coordinator(door: Door, tmp_path: Path) -> Iterator[Coordinator]:
         SETTINGS,
         "local",
         opened,
-        tmp_path,
+        node_cache(opened, tmp_path),
         Deployer(),
         "cluster",
         # A busy machine is no store that hangs.

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from actors.documents.formats import SourceFormat, format_of, suffix_of
 from actors.documents.source_tables import read_parquet
 from cluster.errors import InvalidArgument
-from tests.support.source_reading import arrow, npy, parquet, plain, read, refusal
+from tests.support.values.source_files import arrow, npy, parquet, plain, read, refusal
 
 
 @pytest.mark.parametrize(

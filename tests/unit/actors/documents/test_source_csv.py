@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tests.support.source_reading import plain, read, refusal
+from tests.support.values.source_files import plain, read, refusal
 
 
 def test_csv_cells_get_the_type_that_all_cells_of_their_column_have() -> None:

@@ -10,7 +10,7 @@ import pytest
 from actors.documents.html_text import html_text
 from actors.documents.markdown_title import markdown_title
 from cluster.errors import InvalidArgument
-from tests.support.source_reading import read, refusal
+from tests.support.values.source_files import read, refusal
 
 
 def test_html_gives_what_people_read() -> None:

@@ -21,6 +21,7 @@ from cluster.catalog.catalog import Catalog
 from cluster.catalog.manifests import ModelKind, ModelManifest, Precision
 from cluster.errors import InvalidArgument
 from cluster.store.object_store import open_store
+from tests.support.node_cache import node_cache
 
 TEXTS = [
     "Paris is the capital of France.",
@@ -206,12 +207,12 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
 def published(folder: Path, precision: Precision = Precision.FLOAT32) -> ModelManifest:
     """The starter embedder in a store below the folder."""
     return publish_model(
-        open_store(str(folder / "store")),
+        Catalog(open_store(str(folder / "store"))),
+        node_cache(open_store(str(folder / "store")), folder / "cache"),
         kind=ModelKind.EMBEDDER,
         source="starter",
         name=None,
         scratch=folder / "scratch",
-        cache_folder=folder / "cache",
         precision=precision,
     ).manifest
 
@@ -220,11 +221,11 @@ async def test_a_worker_takes_its_model_from_the_store(tmp_path: Path, embedder:
     model = published(tmp_path)
     store = open_store(str(tmp_path / "store"))
     assert Catalog(store).list_models()[0][0] == model
-    worker = EmbeddingWorker(model, store, tmp_path / "cache")
+    worker = EmbeddingWorker(model, node_cache(store, tmp_path / "cache"))
     assert (await worker.embed(TEXTS[:2], 30.0)).tobytes() == embedder.embed(TEXTS[:2]).tobytes()
     wrong = model.model_copy(update={"dimension": 5})
     with pytest.raises(InvalidArgument, match="384 numbers, not of 5"):
-        EmbeddingWorker(wrong, store, tmp_path / "cache")
+        EmbeddingWorker(wrong, node_cache(store, tmp_path / "cache"))
 
 
 def test_a_precision_makes_a_model_version_of_the_same_files(
@@ -237,4 +238,7 @@ def test_a_precision_makes_a_model_version_of_the_same_files(
     assert published(tmp_path, Precision.BFLOAT16) == bfloat16
     monkeypatch.setattr(embedder_module, "computes_bfloat16", lambda: False)
     with pytest.raises(InvalidArgument, match="AVX512_BF16"):
-        EmbeddingWorker(bfloat16, open_store(str(tmp_path / "store")), tmp_path / "cache")
+        EmbeddingWorker(
+            bfloat16,
+            node_cache(open_store(str(tmp_path / "store")), tmp_path / "cache"),
+        )

@@ -201,10 +201,12 @@ class Counting:
         self.dimension = embedder.dimension
         self.tokens_at_most = embedder.tokens_at_most
         self.pieces: list[list[str]] = []
+        self.computed = threading.Semaphore(0)
 
     def embed_in_parts(self, texts: Sequence[str]) -> Iterator[Float32Array | None]:
         for vectors in self._embedder.embed_in_parts(texts):
             self.pieces.append(list(texts))
+            self.computed.release()
             yield vectors
 
 
@@ -213,7 +215,7 @@ async def test_queries_beside_a_batch_wait_for_one_piece_each(embedder: Embedder
     queue = EmbeddingQueue(counting)
     batch = asyncio.create_task(queue.embed([f"{n} " + "word " * 250 for n in range(1024)]))
     for number in range(4):
-        await asyncio.sleep(0.01)
+        await asyncio.to_thread(counting.computed.acquire)
         before = len(counting.pieces)
         vectors = await queue.embed([f"Who grows tea in {number}?"])
         # One is under way when the query comes, and the query's own follows.

@@ -44,6 +44,7 @@ from cluster.serving.view import CorpusView, GeneratorView, RegionView, ReleaseV
 from cluster.store.local_store import LocalStore
 from cluster.vectors.metric import Metric
 from tests.support.fakes import FakeTokenizer, provenance_of
+from tests.support.node_cache import node_cache
 
 CORPUS = CorpusView(
     corpus="c",
@@ -82,7 +83,7 @@ class Stuck:
         raise AssertionError("there is no prompt yet")
 
     async def tokenizer(self, view: GeneratorView) -> PromptTokenizer:
-        await asyncio.sleep(60)
+        await asyncio.Event().wait()
         raise AssertionError
 
     def follow(self, view: RegionView) -> None:
@@ -107,7 +108,8 @@ async def test_a_tokenizer_that_does_not_come_uses_up_the_time_and_no_more() -> 
 
 
 async def test_what_no_release_uses_is_forgotten(tmp_path: Path) -> None:
-    generators = RegionGenerators(LocalStore(tmp_path / "store"), tmp_path / "cache", None)  # type: ignore[arg-type]
+    cache = node_cache(LocalStore(tmp_path / "store"), tmp_path / "cache")
+    generators = RegionGenerators(cache, None)  # type: ignore[arg-type]
     old, new = release_of(1, "old"), release_of(2, "new")
     clients = {release.number: generators.generator(release, None) for release in (old, new)}
     for release in (old, new):

@@ -9,7 +9,7 @@ import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -18,8 +18,7 @@ from actors.query.local_shards import LocalShards
 from actors.query.replica_sets import Routes
 from actors.runtime.calls import NamedActor
 from actors.shards.index import ShardIndex
-from cluster.artifacts.artifacts import Artifacts
-from cluster.artifacts.cache import ArtifactCache
+from cluster.catalog.catalog import Catalog
 from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.errors import DeadlineExceeded, Unavailable
 from cluster.generation.prompt import PromptTemplate
@@ -29,13 +28,22 @@ from cluster.shards.index_parameters import IndexParameters
 from cluster.store.object_store import ObjectStore
 from cluster.vectors.metric import Metric
 from tests.support.fakes import SimClock
+from tests.support.node_cache import node_cache
 from tests.support.store_fixtures import Door
-from tests.support.worlds.published_shards import DIMENSION, NUM_ROWS, Damage, publish, query
+from tests.support.worlds.published_shards import (
+    DIMENSION,
+    NUM_ROWS,
+    Damage,
+    openings,
+    publish,
+    query,
+    until_open,
+)
 
 
 def put_into_cache(store: ObjectStore, tmp_path: Path) -> None:
     """Publishes version v1, all of whose shards this node has then."""
-    cache = ArtifactCache(Artifacts(store), tmp_path / "cache")
+    cache = node_cache(store, tmp_path / "cache")
     for shard in publish(store, tmp_path, "v1").shards:
         cache.folder_for(shard.files)
 
@@ -64,27 +72,21 @@ def view_of(*versions: str) -> RegionView:
     return RegionView(region="here", releases=releases)
 
 
+def local_shards(store: ObjectStore, tmp_path: Path, **options: Any) -> LocalShards:
+    return LocalShards(Catalog(store), node_cache(store, tmp_path / "cache"), **options)
+
+
 def corpus_of(view: RegionView, number: int = 1) -> CorpusView:
     return view.releases[number].corpora["words"]
-
-
-def openings() -> list[asyncio.Task[object]]:
-    """The tasks that open shards now."""
-    return [task for task in asyncio.all_tasks() if task.get_name() == "open words"]
-
-
-async def until_open(local: LocalShards, corpus: CorpusView, shard: int) -> None:
-    await asyncio.gather(*openings())
-    assert local.replica(corpus, shard) is not None, f"shard {shard} was not opened"
 
 
 async def test_only_what_the_node_has_is_opened_and_it_answers_as_a_replica_does(
     store: ObjectStore, tmp_path: Path
 ) -> None:
     manifest = publish(store, tmp_path, "v1")
-    cache = tmp_path / "cache"
-    ArtifactCache(Artifacts(store), cache).folder_for(manifest.shards[1].files)
-    local, view = LocalShards(store, cache), view_of("v1")
+    cache = node_cache(store, tmp_path / "cache")
+    cache.folder_for(manifest.shards[1].files)
+    local, view = local_shards(store, tmp_path), view_of("v1")
     corpus = corpus_of(view)
     assert local.replica(corpus, 1) is None
     local.follow(view)
@@ -97,17 +99,17 @@ async def test_only_what_the_node_has_is_opened_and_it_answers_as_a_replica_does
         passages = await replica.passages("v1", hits.rows[0], None, 5.0)
         assert passages.texts == ("d007",)
     assert local.replica(corpus, 0) is None
-    assert not ArtifactCache(Artifacts(store), cache).holds(manifest.shards[0].files)
+    assert not cache.holds(manifest.shards[0].files)
 
 
 async def test_a_version_that_no_release_needs_is_let_go_and_a_new_one_opened(
     store: ObjectStore, tmp_path: Path
 ) -> None:
-    cache = ArtifactCache(Artifacts(store), tmp_path / "cache")
+    cache = node_cache(store, tmp_path / "cache")
     for version in ("v1", "v2"):
         for shard in publish(store, tmp_path, version).shards:
             cache.folder_for(shard.files)
-    local = LocalShards(store, tmp_path / "cache")
+    local = local_shards(store, tmp_path)
     both = view_of("v1", "v2")
     local.follow(both)
     for number in (1, 2):
@@ -130,7 +132,7 @@ async def test_routes_take_a_local_shard_as_soon_as_it_is_open(
     view = view_of("v1")
     corpus = corpus_of(view)
     # No search takes any time: each that is known is brief, however busy the machine is.
-    local = LocalShards(store, tmp_path / "cache", SimClock())
+    local = local_shards(store, tmp_path, clock=SimClock())
     routes = Routes(SYSTEM_CLOCK, random.Random(0), local)
     before = routes.shards(corpus)
     routes.follow(view)
@@ -182,7 +184,7 @@ async def test_a_search_that_no_actor_answers_waits_for_the_shard_to_be_opened_h
     put_into_cache(store, tmp_path)
     actors, disk = Actors(monkeypatch), Disk()
     view = view_of("v1")
-    local = LocalShards(store, tmp_path / "cache", open_index=disk.open)
+    local = local_shards(store, tmp_path, open_index=disk.open)
     routes = Routes(SYSTEM_CLOCK, random.Random(0), local)
     routes.follow(view)
     shards = routes.shards(corpus_of(view))
@@ -206,7 +208,7 @@ async def test_a_search_waits_for_an_opening_no_longer_than_its_deadline(
     Actors(monkeypatch)
     disk = Disk()
     view = view_of("v1")
-    local = LocalShards(store, tmp_path / "cache", open_index=disk.open)
+    local = local_shards(store, tmp_path, open_index=disk.open)
     routes = Routes(SYSTEM_CLOCK, random.Random(0), local)
     routes.follow(view)
     shard, _ = routes.shards(corpus_of(view))
@@ -224,7 +226,7 @@ async def test_what_cannot_be_opened_here_has_no_reserve(
     actors = Actors(monkeypatch)
     disk = Disk(OSError(errno.EIO, "the disk cannot be read"))
     view = view_of("v1")
-    local = LocalShards(store, tmp_path / "cache", open_index=disk.open)
+    local = local_shards(store, tmp_path, open_index=disk.open)
     routes = Routes(SYSTEM_CLOCK, random.Random(0), local)
     routes.follow(view)
     shard, _ = routes.shards(corpus_of(view))
@@ -242,7 +244,7 @@ async def test_a_shard_that_turns_out_damaged_is_left_to_the_actors(
 ) -> None:
     put_into_cache(store, tmp_path)
     view, damage = view_of("v1"), Damage(found=False)
-    local = LocalShards(store, tmp_path / "cache", open_index=damage.open)
+    local = local_shards(store, tmp_path, open_index=damage.open)
     local.follow(view)
     await until_open(local, corpus_of(view), 0)
     replica = local.replica(corpus_of(view), 0)
@@ -264,7 +266,11 @@ async def test_damage_that_a_long_search_meets_is_left_to_the_actors_too(
         lambda replica: replica.search(query("v1", 4), 5.0),
         lambda replica: replica.passages("v1", rows, None, 5.0),
     ):
-        local = LocalShards(store, tmp_path / "cache", open_index=Damage().open)
+        local = local_shards(
+            store,
+            tmp_path,
+            open_index=Damage().open,
+        )
         local.follow(view)
         await until_open(local, corpus_of(view), 0)
         # Another replica is asked after this error, and none after the other.
@@ -279,7 +285,7 @@ async def test_what_could_not_be_opened_is_tried_again_with_the_next_view(
     put_into_cache(store, tmp_path)
     door, disk, view = Door(store), Disk(), view_of("v1")
     disk.gate.set()
-    local = LocalShards(cast(ObjectStore, door), tmp_path / "cache", open_index=disk.open)
+    local = local_shards(cast(ObjectStore, door), tmp_path, open_index=disk.open)
     broken = OSError(errno.EIO, "the disk cannot be read")
     for door.shut, disk.error in ((True, None), (False, broken)):
         local.follow(view)
@@ -293,10 +299,13 @@ async def test_what_could_not_be_opened_is_tried_again_with_the_next_view(
 async def test_what_the_node_gets_later_is_opened_with_a_later_view_and_all_of_it_let_go(
     store: ObjectStore, tmp_path: Path
 ) -> None:
-    cache = ArtifactCache(Artifacts(store), tmp_path / "cache")
+    cache = node_cache(store, tmp_path / "cache")
     shards = publish(store, tmp_path, "v1").shards
     cache.folder_for(shards[0].files)
-    local, view = LocalShards(store, tmp_path / "cache"), view_of("v1")
+    local, view = (
+        local_shards(store, tmp_path),
+        view_of("v1"),
+    )
     local.follow(view)
     await until_open(local, corpus_of(view), 0)
     assert local.replica(corpus_of(view), 1) is None

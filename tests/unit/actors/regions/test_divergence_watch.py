@@ -10,6 +10,7 @@ import pytest
 
 from actors.region.front import Front
 from actors.regions.divergence_watch import watches
+from cluster.catalog.catalog import Catalog
 from cluster.config import Settings, load_settings
 from cluster.errors import InvalidArgument, NotFound, RaygionError, Unavailable
 from cluster.query.demand import Consistency, Demand
@@ -19,6 +20,7 @@ from cluster.regions.divergence_report import ProbeVerdict
 from cluster.serving.consistency import Known
 from cluster.serving.view import RegionView
 from cluster.store.local_store import LocalStore
+from tests.support.node_cache import node_cache
 from tests.support.worlds.divergence_world import (
     DIMENSION,
     DOCUMENTS,
@@ -202,7 +204,12 @@ def test_the_front_actor_keeps_what_was_found(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = Settings.model_validate({"regions": {"a": {}, "b": {}}})
-    front = Front(settings, "a", LocalStore(tmp_path / "store"), tmp_path / "cache")
+    front = Front(
+        settings,
+        "a",
+        Catalog(LocalStore(tmp_path / "store")),
+        node_cache(LocalStore(tmp_path / "store"), tmp_path / "cache"),
+    )
     assert [front.divergence_turn(RELEASE).number for _ in range(2)] == [1, None]
     request = SearchRequest(vectors=DOCUMENTS[:1], release=RELEASE)
     inquiry = Inquiry(name="vector", corpus="tea", request=request)

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[4]
 
 # Pickled as Ray pickles classes and functions, and run by a process that has begun no log.
 PROGRAM = """
+import io
 import sys
 import ray.cloudpickle as pickle
 from actors.runtime import process_logs
@@ -31,6 +32,7 @@ def task(corpus):
 process_logs.ProcessLogs("eu", LogFormat(sys.argv[1])).hand_on()
 wrapped = pickle.dumps((process_logs.logging_class(Actor), process_logs.logging_function(task)))
 process_logs.ProcessLogs().hand_on()
+sys.stderr = io.StringIO()  # as in a replica of Serve
 made, run = pickle.loads(wrapped)
 assert made.__name__ == "Actor"
 assert isinstance(made("tea"), Actor)

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from actors.builds.shard import build_shard
+from actors.builds.shard import ShardPlan, build_shard
 from actors.shards.documents import DOCUMENTS_FILE, ShardDocuments
 from actors.shards.index import ShardIndex
 from cluster.arrays import Float32Array
@@ -37,7 +37,7 @@ def shard(folder: Path, parameters: IndexParameters, num_rows: int = ROWS) -> Sh
     ids = pa.array([f"{i:06}" for i in range(num_rows)], pa.string())
     rows = pa.array(range(num_rows), pa.int64())
     table = pa.table({"id": ids, "document": ids, "text": ids, "meta.row": rows})
-    build_shard(table, clustered(num_rows, 0), parameters, folder)
+    build_shard(table, clustered(num_rows, 0), ShardPlan(parameters), folder)
     assert {path.name for path in folder.iterdir()} == {"index.faiss", DOCUMENTS_FILE}
     return ShardIndex.open(folder, parameters, DIMENSION)
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.builds.shard import build_shard
+from actors.builds.shard import ShardPlan, build_shard
 from actors.shards.documents import DOCUMENTS_FILE
 from actors.shards.index import INDEX_FILE, ShardIndex
 from cluster.arrays import Float32Array
@@ -53,7 +53,7 @@ def built(
     folder: Path, table: pa.Table, vectors: Float32Array, parameters: IndexParameters
 ) -> ShardIndex:
     folder.mkdir(parents=True)
-    build = build_shard(table, vectors, parameters, folder)
+    build = build_shard(table, vectors, ShardPlan(parameters), folder)
     assert build.num_rows == table.num_rows
     assert 0.0 <= build.recall.least <= build.recall.recall_at_10 <= 1.0
     return ShardIndex.open(folder, parameters, vectors.shape[1])
@@ -222,7 +222,7 @@ def large(
     vectors = np.repeat(centres, 100, axis=0) + 0.7 * normal(4000, DIMENSION)
     parameters = IndexParameters(kind=kind, metric=metric, hnsw_m=16, ef_search=64)
     folder = tmp_path_factory.mktemp("large")
-    build = build_shard(table_of(4000), vectors, parameters, folder)
+    build = build_shard(table_of(4000), vectors, ShardPlan(parameters), folder)
     assert build.kind is kind
     assert build.recall.recall_at_10 > (0.999 if kind is IndexKind.FLAT else 0.9)
     return ShardIndex.open(folder, parameters, DIMENSION), table_of(4000), vectors, metric
@@ -371,11 +371,13 @@ def test_a_build_is_reproducible_and_does_not_depend_on_the_order_of_rows(
 def test_unfit_ids_are_refused(tmp_path: Path, ids: list[str], error: type[Exception]) -> None:
     table = pa.table({"id": ids, "document": ids, "text": ids})
     with pytest.raises(error):
-        build_shard(table, normal(2, 4), IndexParameters(), tmp_path)
+        build_shard(table, normal(2, 4), ShardPlan(IndexParameters()), tmp_path)
     with pytest.raises(InvalidArgument):
-        build_shard(table, np.full((2, 4), np.nan, np.float32), IndexParameters(), tmp_path)
+        build_shard(
+            table, np.full((2, 4), np.nan, np.float32), ShardPlan(IndexParameters()), tmp_path
+        )
     with pytest.raises(ValueError, match="2 rows"):
-        build_shard(table, normal(3, 4), IndexParameters(), tmp_path)
+        build_shard(table, normal(3, 4), ShardPlan(IndexParameters()), tmp_path)
 
 
 def test_a_shard_without_metadata(tmp_path: Path) -> None:

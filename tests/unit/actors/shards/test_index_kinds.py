@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from actors.builds.shard import build_shard
+from actors.builds.shard import ShardPlan, build_shard
 from actors.shards.faiss_index import num_lists, num_subquantizers, train_index
 from actors.shards.index import INDEX_FILE, ShardIndex
 from cluster.arrays import Float32Array
@@ -39,7 +39,7 @@ def shard(
     folder.mkdir()
     ids = pa.array([f"{i:06}" for i in range(len(vectors))], pa.string())
     table = pa.table({"id": ids, "document": ids, "text": ids})
-    build_shard(table, vectors, parameters, folder, trained)
+    build_shard(table, vectors, ShardPlan(parameters, trained=trained), folder)
     return ShardIndex.open(folder, parameters, DIMENSION)
 
 
@@ -141,13 +141,13 @@ def test_a_build_says_how_far_a_search_must_be_stretched(tmp_path: Path) -> None
     ids = [f"{i:06}" for i in range(4000)]
     table = pa.table({"id": ids, "document": ids, "text": ids})
     parameters = IndexParameters(kind=IndexKind.IVF_FLAT, nprobe=1)
-    plain = build_shard(table, vectors, parameters, tmp_path)
+    plain = build_shard(table, vectors, ShardPlan(parameters), tmp_path)
     # What was asked for is looked for as far as asked, as long as nothing is out of reach.
     assert (plain.stretch, plain.recall.recall_at_10 < 0.8) == (1, True)
-    wanted = build_shard(table, vectors, parameters, tmp_path, target_recall=0.9)
+    wanted = build_shard(table, vectors, ShardPlan(parameters, target_recall=0.9), tmp_path)
     assert wanted.stretch in (2, 4, 8)
     assert wanted.recall.least >= 0.9
     # What cannot be reached is not asked for without end: then everything is compared.
-    flat = build_shard(table, vectors, parameters, tmp_path, target_recall=1.1)
+    flat = build_shard(table, vectors, ShardPlan(parameters, target_recall=1.1), tmp_path)
     assert (flat.kind, flat.stretch, flat.recall.least) == (IndexKind.FLAT, 1, 1.0)
     ShardIndex.open(tmp_path, parameters.model_copy(update={"kind": IndexKind.FLAT}), DIMENSION)

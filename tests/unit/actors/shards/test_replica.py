@@ -16,21 +16,20 @@ import pytest
 from actors.shards.index import ShardIndex
 from actors.shards.opened_index import OpenedIndex
 from actors.shards.replica import ShardReplicaActor
-from cluster.artifacts.artifacts import Artifacts
-from cluster.artifacts.cache import ArtifactCache
 from cluster.catalog.catalog import Catalog
 from cluster.errors import Corrupt, Unavailable
 from cluster.query.search import ShardHits, ShardQuery
 from cluster.shards.index_parameters import IndexParameters
 from cluster.store.object_store import ObjectStore
 from tests.support.fakes import SimClock
+from tests.support.node_cache import node_cache
 from tests.support.worlds.published_shards import VECTORS, Damage, publish, query
 
 
 @pytest.fixture
 async def replica(store: ObjectStore, tmp_path: Path) -> ShardReplicaActor:
     # No search takes any time: each that is known is brief, however busy the machine is.
-    made = ShardReplicaActor(0, store, tmp_path / "cache", clock=SimClock())
+    made = ShardReplicaActor(0, node_cache(store, tmp_path / "cache"), clock=SimClock())
     await made.load(publish(store, tmp_path, "v1"))
     return made
 
@@ -42,7 +41,7 @@ async def test_a_long_search_is_done_in_pieces_with_the_same_hits(
     asked = replace(query("v1", 0), vectors=vectors, top_k=3)
     in_pieces = await replica.search(asked, 30.0)
     (manifest,) = (index for index, _ in Catalog(store).list_indexes("words"))
-    cache = ArtifactCache(Artifacts(store), tmp_path / "cache")
+    cache = node_cache(store, tmp_path / "cache")
     folder = cache.folder_for(manifest.shards[0].files)
     at_once = ShardIndex.open(folder, manifest.parameters, manifest.dimension).search(asked)
     assert in_pieces.ids.tolist() == at_once.ids.tolist()
@@ -75,7 +74,7 @@ async def test_a_search_that_nobody_waits_for_ends_with_its_piece(
     store: ObjectStore, tmp_path: Path, leaves: str
 ) -> None:
     gate = Gated()
-    replica = ShardReplicaActor(0, store, tmp_path / "cache", open_index=gate.open)
+    replica = ShardReplicaActor(0, node_cache(store, tmp_path / "cache"), open_index=gate.open)
     await replica.load(publish(store, tmp_path, "v1"))
     asked = replace(query("v1", 0), vectors=np.tile(VECTORS, (10, 1)))
     timeout_s = 30.0 if leaves == "by cancelling" else 0.2
@@ -92,7 +91,7 @@ async def test_a_search_that_nobody_waits_for_ends_with_its_piece(
 async def test_what_is_damaged_is_let_go_of_and_others_are_asked(
     store: ObjectStore, tmp_path: Path
 ) -> None:
-    replica = ShardReplicaActor(0, store, tmp_path / "cache", open_index=Damage().open)
+    replica = ShardReplicaActor(0, node_cache(store, tmp_path / "cache"), open_index=Damage().open)
     await replica.load(publish(store, tmp_path, "v1"))
     with pytest.raises(Unavailable, match="a stored vector") as caught:
         await replica.search(query("v1", 4), 5.0)
@@ -119,7 +118,9 @@ async def test_all_versions_of_damaged_files_are_let_go_of_and_none_that_was_loa
 
     manifest = publish(store, tmp_path, "v1")
     with ThreadPoolExecutor(2) as threads:
-        replica = ShardReplicaActor(0, store, tmp_path / "cache", threads, open_index=open_index)
+        replica = ShardReplicaActor(
+            0, node_cache(store, tmp_path / "cache"), threads, open_index=open_index
+        )
         for version in ("v1", "v2"):
             await replica.load(manifest.model_copy(update={"version": version}))
         late = asyncio.create_task(replica.search(replace(query("v1", 0), vectors=VECTORS), 30.0))

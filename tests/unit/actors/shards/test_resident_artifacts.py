@@ -12,13 +12,12 @@ import pytest
 from actors.coordinator.loading.loaded_release import LoadedRelease
 from actors.shards.index import ShardIndex
 from actors.shards.replica import ShardReplicaActor
-from cluster.artifacts.artifacts import Artifacts
-from cluster.artifacts.cache import ArtifactCache
 from cluster.errors import Corrupt, NotFound
 from cluster.generation.prompt import PromptTemplate
 from cluster.serving.view import ReleaseView
 from cluster.shards.index_parameters import IndexParameters
 from cluster.store.object_store import ObjectStore
+from tests.support.node_cache import node_cache
 from tests.support.worlds.published_shards import publish
 
 
@@ -26,8 +25,8 @@ async def test_an_index_version_stays_in_the_cache_until_it_is_unloaded(
     store: ObjectStore, tmp_path: Path
 ) -> None:
     old, new = publish(store, tmp_path, "v1"), publish(store, tmp_path, "v2")
-    cache = ArtifactCache(Artifacts(store), tmp_path / "cache")
-    replica = ShardReplicaActor(0, store, tmp_path / "cache")
+    cache = node_cache(store, tmp_path / "cache")
+    replica = ShardReplicaActor(0, node_cache(store, tmp_path / "cache"))
     for manifest in (old, new):
         await replica.load(manifest)
     cache.limit(0)
@@ -45,8 +44,8 @@ async def test_a_shard_that_could_not_be_loaded_is_not_kept(
     store: ObjectStore, tmp_path: Path
 ) -> None:
     manifest = publish(store, tmp_path, "v1")
-    cache = ArtifactCache(Artifacts(store), tmp_path / "cache")
-    replica = ShardReplicaActor(0, store, tmp_path / "cache")
+    cache = node_cache(store, tmp_path / "cache")
+    replica = ShardReplicaActor(0, node_cache(store, tmp_path / "cache"))
     files = manifest.shards[0].files
     store.remove(f"artifacts/sha256/{files[0].sha256[:2]}/{files[0].sha256}")
     with pytest.raises(NotFound):
@@ -61,7 +60,7 @@ async def test_what_is_unloaded_while_it_is_loaded_is_not_kept(
     store: ObjectStore, tmp_path: Path, fails: bool
 ) -> None:
     manifest = publish(store, tmp_path, "v1")
-    cache = ArtifactCache(Artifacts(store), tmp_path / "cache")
+    cache = node_cache(store, tmp_path / "cache")
 
     def open_late(folder: Path, parameters: IndexParameters, dimension: int) -> ShardIndex:
         replica.unload(manifest.version)
@@ -71,7 +70,7 @@ async def test_what_is_unloaded_while_it_is_loaded_is_not_kept(
             raise Corrupt("damaged")
         return ShardIndex.open(folder, parameters, dimension)
 
-    replica = ShardReplicaActor(0, store, tmp_path / "cache", open_index=open_late)
+    replica = ShardReplicaActor(0, node_cache(store, tmp_path / "cache"), open_index=open_late)
     with pytest.raises(Corrupt) if fails else nullcontext():
         await replica.load(manifest)
     assert not replica.holds(manifest.version)
@@ -91,7 +90,7 @@ async def test_what_is_unloaded_before_its_turn_to_be_loaded_is_not_loaded(
         assert may_open.wait(30)
         return ShardIndex.open(folder, parameters, dimension)
 
-    replica = ShardReplicaActor(0, store, tmp_path / "cache", open_index=open_slowly)
+    replica = ShardReplicaActor(0, node_cache(store, tmp_path / "cache"), open_index=open_slowly)
     loads = [asyncio.create_task(replica.load(manifest)) for manifest in (first, second)]
     await opening.wait()
     replica.unload(second.version)

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from actors.builds.shard import build_shard
+from actors.builds.shard import ShardPlan, build_shard
 from actors.shards.documents import DOCUMENTS_FILE
 from actors.shards.index import INDEX_FILE, ShardIndex
 from actors.shards.vector_rows import VECTOR_ROWS_FILE
@@ -44,7 +44,7 @@ def write_shard(
     )
     vectors = normal(num_rows, dimension)
     vectors[::10] = vectors[:1]
-    build_shard(table, vectors, parameters, folder)
+    build_shard(table, vectors, ShardPlan(parameters), folder)
     return folder
 
 

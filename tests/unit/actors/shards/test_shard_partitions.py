@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.builds.shard import build_shard
+from actors.builds.shard import ShardPlan, build_shard
 from actors.shards.index import ShardIndex
 from actors.shards.partitions import PARTITIONS_FILE, SCANNED_ROWS_MAX
 from cluster.arrays import Float32Array
@@ -52,7 +52,7 @@ def built(
     partition_by: str | None,
 ) -> ShardIndex:
     folder.mkdir(parents=True)
-    build_shard(table, vectors, parameters, folder, partition_by=partition_by)
+    build_shard(table, vectors, ShardPlan(parameters, partition_by=partition_by), folder)
     return ShardIndex.open(folder, parameters, vectors.shape[1])
 
 

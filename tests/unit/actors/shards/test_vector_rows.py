@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.builds.shard import build_shard
+from actors.builds.shard import ShardPlan, build_shard
 from actors.shards import partitions as shard_partitions
 from actors.shards import selection as shard_selection
 from actors.shards import vector_rows
@@ -52,7 +52,7 @@ def build(
     if cities is not None:
         columns["meta.city"] = pa.array(cities, pa.string())
     by = None if cities is None else "city"
-    build_shard(pa.table(columns), vectors, parameters, folder, partition_by=by)
+    build_shard(pa.table(columns), vectors, ShardPlan(parameters, partition_by=by), folder)
     return ShardIndex.open(folder, parameters, vectors.shape[1])
 
 

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import mmap
 import os
+import pickle
 import stat
 import tempfile
 import threading
@@ -271,6 +272,16 @@ class TestCache:
         part = cache.folder_for(files[:2])
         assert set(read_folder(part)) == {file.path for file in files[:2]}
         assert set(counting.downloaded.values()) == {1}
+
+    def test_another_process_has_the_same_folder(
+        self, store: ObjectStore, folder: Path, tmp_path: Path
+    ) -> None:
+        cache = ArtifactCache(Artifacts(store), tmp_path / "cache")
+        files = cache.artifacts.put_folder(folder)
+        again: ArtifactCache = pickle.loads(pickle.dumps(cache))
+        assert not again.holds(files)
+        assert read_folder(again.folder_for(files)) == CONTENTS
+        assert cache.folder_for(files) == again.folder_for(files)
 
     def test_cached_files_are_read_only(
         self, cache: ArtifactCache, files: tuple[ArtifactFile, ...]

@@ -25,6 +25,7 @@ from cluster.artifacts.weight_delta import apply_delta, write_delta
 from cluster.errors import Unavailable
 from cluster.store.object_store import ObjectStore, open_store
 from tests.support.store_fixtures import LossyStore, scripted
+from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[4]
 SIZE = 1000
@@ -167,8 +168,7 @@ def test_what_is_being_made_stays(store: ObjectStore, shelf: Shelf, tmp_path: Pa
         def read_range(self, path: str, start: int, length: int) -> bytes:
             if last.sha256 in path:
                 # Until the other blob is there, which nothing but this maker counts on.
-                while not shelf.cache.holds(wanted[:1]):
-                    go_on.wait(0.01)
+                wait_until(lambda: shelf.cache.holds(wanted[:1]))
                 is_there.set()
                 assert go_on.wait(20)
             return super().read_range(path, start, length)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from cluster.artifacts.weight_delta import apply_delta, write_delta
 from cluster.errors import Corrupt
-from tests.support.safetensors_file import Tensor, safetensors
+from tests.support.values.safetensors_files import Tensor, safetensors
 
 DTYPES = {"F32": 4, "F16": 2, "BF16": 2, "F64": 8, "I8": 1, "BOOL": 1, "U16": 2, "F8_E4M3": 1}
 CHUNK = 64

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -15,7 +16,6 @@ from cluster.catalog.manifests import (
     ModelManifest,
 )
 from cluster.errors import Conflict, Corrupt, InvalidArgument, NotFound
-from cluster.shards.index_parameters import IndexParameters
 from cluster.store.object_store import ObjectStore
 from tests.support.store_fixtures import (
     LossyStore,
@@ -25,6 +25,7 @@ from tests.support.store_fixtures import (
     scripted,
     store,
 )
+from tests.support.values.manifests import index_manifest
 
 __all__ = ["address", "memory_store", "s3_server", "store"]
 
@@ -44,18 +45,9 @@ def corpus(position: int, name: str = "factbook", num_documents: int = 1) -> Cor
 
 
 def index(version: str, built_at_ms: int = 0) -> IndexManifest:
-    return IndexManifest(
+    return index_manifest(
         corpus="factbook",
         version=version,
-        corpus_position=1,
-        dimension=8,
-        parameters=IndexParameters(),
-        embedder_fingerprint=None,
-        metadata_schema={},
-        num_documents=1,
-        num_passages=1,
-        shards=(),
-        recall_at_10=1.0,
         built_at_ms=built_at_ms,
     )
 
@@ -80,6 +72,15 @@ def test_positions_of_a_corpus(store: ObjectStore) -> None:
         other.corpus_at("factbook", 4)
     with pytest.raises(Conflict):
         other.append_corpus(corpus(2, num_documents=7))
+
+
+def test_a_catalog_goes_to_another_process(store: ObjectStore) -> None:
+    catalog = Catalog(store)
+    catalog.append_corpus(corpus(1))
+    assert catalog.latest_corpus("factbook") == corpus(1)
+    again: Catalog = pickle.loads(pickle.dumps(catalog))
+    catalog.append_corpus(corpus(2))
+    assert again.latest_corpus("factbook") == corpus(2)
 
 
 def test_a_change_of_a_corpus_is_decided_again_on_what_others_made_of_it(

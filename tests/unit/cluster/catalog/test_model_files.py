@@ -25,8 +25,9 @@ from cluster.catalog.manifests import ModelKind, ModelManifest
 from cluster.catalog.model_settings import STARTER
 from cluster.errors import Corrupt
 from cluster.store.object_store import ObjectStore
-from tests.support.safetensors_file import safetensors
+from tests.support.node_cache import node_cache
 from tests.support.store_fixtures import address, memory_store, s3_server, store
+from tests.support.values.safetensors_files import safetensors
 
 __all__ = ["address", "memory_store", "s3_server", "store"]
 
@@ -63,12 +64,12 @@ class Publisher:
     ) -> tuple[ModelManifest, ArtifactFile]:
         """The manifest, and its weights."""
         manifest = publish_model(
-            self.store,
+            Catalog(self.store),
+            node_cache(self.store, self.tmp_path / "publisher"),
             kind=kind,
             source=str(source),
             name=name,
             scratch=self.tmp_path / "scratch",
-            cache_folder=self.tmp_path / "publisher",
             note=self.told.append,
         ).manifest
         return manifest, next(file for file in manifest.files if file.path == WEIGHTS)

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from cluster.artifacts.artifacts import Artifacts
 from cluster.catalog.catalog import Catalog
-from cluster.catalog.index_versions import built_version
+from cluster.catalog.index_versions import BuildPlan
 from cluster.catalog.manifests import CorpusManifest
 from cluster.config import Settings
 from cluster.corpora.overview import CorpusLine, corpus_line, corpus_lines
@@ -100,7 +100,7 @@ def test_where_an_index_finds_little_is_told(world: World) -> None:
 
 def test_an_index_is_told_by_whether_it_has_the_present_settings(world: World) -> None:
     latest = world.catalog.existing_corpus(CORPUS)
-    version = built_version(latest, Settings().corpus(CORPUS), None)
+    version = BuildPlan(latest, Settings().corpus(CORPUS), None).version
     manifest = world.catalog.list_indexes(CORPUS)[0][0]
     world.catalog.publish_index(
         manifest.model_copy(update={"version": version, "corpus_position": 2, "built_at_ms": 9})

@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 from actors.builds.build import build_index
 from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.files import ArtifactFile
+from cluster.catalog.catalog import Catalog
 from cluster.catalog.corpus_settings import ChunkSettings, CorpusSettings
 from cluster.documents.deletes import drop_corpus
 from cluster.errors import NotFound
 from cluster.releases.garbage import StoreCollector
 from cluster.shards.index_parameters import AutoIndex, IndexKind, IndexParameters
 from cluster.vectors.metric import Metric
+from tests.support.node_cache import node_cache
 from tests.support.worlds.next_release_world import World, embedder
 
 ASKED = [
@@ -77,11 +79,11 @@ def test_what_a_build_found_stays_until_it_is_proposed(world: World, tmp_path: P
     world.clock.hours += 2
     world.asked.clear()
     found = build_index(
-        world.store,
+        Catalog(world.store),
+        node_cache(world.store, tmp_path),
         "docs",
         CorpusSettings(),
-        embedder=None,
-        cache_folder=tmp_path,
+        None,
     )
     assert (found.manifest, found.reused) == (first, True)
     collector.collect(keep=1, grace_s=3600)

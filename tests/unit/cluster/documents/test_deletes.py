@@ -16,7 +16,7 @@ from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.files import ArtifactFile
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.corpus_settings import CorpusSettings
-from cluster.catalog.index_versions import bases_of, built_version, derived_version, newest_index
+from cluster.catalog.index_versions import BuildPlan, bases_of, derived_version, newest_index
 from cluster.catalog.manifests import CorpusManifest, IndexManifest
 from cluster.catalog.model_settings import GeneratorSettings
 from cluster.config import Settings
@@ -27,11 +27,11 @@ from cluster.documents.tombstones import read_tombstones, stored_tombstones, wri
 from cluster.errors import Conflict, Corrupt, InvalidArgument, NotFound
 from cluster.metadata import ColumnType
 from cluster.regions.settings import RegionSettings, StoreSettings
-from cluster.shards.index_parameters import IndexParameters
 from cluster.store.local_store import LocalStore
 from cluster.store.object_store import ObjectStore
 from deployments.hosting.pipeline import contents_of_next
 from deployments.installation import Installation
+from tests.support.values.manifests import index_manifest
 
 CORPUS = "docs"
 TYPES = {"version": ColumnType.INT}
@@ -87,7 +87,7 @@ def delete(store: ObjectStore, *ids: str) -> Deletion:
 def rows_of(store: ObjectStore, corpus: CorpusManifest) -> list[dict[str, Any]]:
     """The passages that count, as a build reads them."""
     batch = pa.Table.from_pylist(part_rows(corpus))
-    rows = latest_of_each_document(PartReader(store, corpus).read(batch))
+    rows = latest_of_each_document(PartReader(Artifacts(store), corpus).read(batch))
     assert rows.num_rows == corpus.num_passages
     assert len(set(rows["document"].to_pylist())) == corpus.num_documents
     return rows.to_pylist()
@@ -244,19 +244,14 @@ def test_a_corpus_is_what_was_added_last_and_not_deleted_since(
 
 
 def index(corpus: CorpusManifest, version: str, **fields: Any) -> IndexManifest:
-    return IndexManifest(
+    return index_manifest(
         corpus=corpus.corpus,
         version=version,
         corpus_position=corpus.position,
-        dimension=4,
-        parameters=IndexParameters(),
-        embedder_fingerprint=None,
         metadata_schema=TYPES,
         num_documents=corpus.num_documents,
         num_passages=corpus.num_passages,
-        shards=(),
-        recall_at_10=1.0,
-        **{"built_at_ms": 0, **fields},
+        **fields,
     )
 
 
@@ -273,13 +268,13 @@ def test_what_was_stored_before_there_were_deletes_keeps_its_name() -> None:
         sources=("x",),
         created_at_ms=9,
     )
-    assert built_version(corpus, CorpusSettings(), None) == "1d5f2b4865e68bea"
+    assert BuildPlan(corpus, CorpusSettings(), None).version == "1d5f2b4865e68bea"
     by_year = CorpusSettings(partition_by="year")
-    assert built_version(corpus, by_year, None) == "09a057ac04a854c4"
+    assert BuildPlan(corpus, by_year, None).version == "09a057ac04a854c4"
     assert b"tombstones" not in corpus.to_bytes()
     assert b'"base"' not in index(corpus, "v").to_bytes()
     with_deletes = corpus.model_copy(update={"tombstones": file})
-    assert built_version(with_deletes, CorpusSettings(), None) != "1d5f2b4865e68bea"
+    assert BuildPlan(with_deletes, CorpusSettings(), None).version != "1d5f2b4865e68bea"
     assert CorpusManifest.from_bytes(with_deletes.to_bytes(), source="s") == with_deletes
 
 
@@ -292,7 +287,7 @@ def test_a_base_has_the_same_parts_and_settings(store: ObjectStore) -> None:
     fourth = delete(store, "c").manifest
 
     def publish(corpus: CorpusManifest, settings: CorpusSettings, **fields: Any) -> IndexManifest:
-        version = built_version(corpus, settings, None)
+        version = BuildPlan(corpus, settings, None).version
         return catalog.publish_index(index(corpus, version, **fields)).manifest
 
     publish(first, asked)
@@ -301,7 +296,7 @@ def test_a_base_has_the_same_parts_and_settings(store: ObjectStore) -> None:
     derived = index(third, derived_version(base, third), base=base.version)
     catalog.publish_index(derived)
     rebuilt = publish(fourth, asked)
-    found = [found.version for found, _ in bases_of(catalog, fourth, asked, None)]
+    found = [found.version for found, _ in bases_of(catalog, BuildPlan(fourth, asked, None))]
     assert found == [rebuilt.version, base.version]
     assert derived_version(base, third) != derived_version(base, fourth)
     assert derived_version(base, third) != derived_version(rebuilt, third)
@@ -334,7 +329,7 @@ def test_the_newest_index_is_that_of_the_latest_position_even_when_it_is_back(
 
 def built(corpus: CorpusManifest) -> IndexManifest:
     """What a build of it with the settings' defaults gives."""
-    return index(corpus, built_version(corpus, CorpusSettings(), None))
+    return index(corpus, BuildPlan(corpus, CorpusSettings(), None).version)
 
 
 def test_a_corpus_without_documents_is_left_out_of_the_next_release(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from actors.builds.shard import build_shard
+from actors.builds.shard import ShardPlan, build_shard
 from actors.shards.index import ShardIndex
 from cluster.arrays import Float32Array
 from cluster.query.filters import Filter, parse_filter
@@ -49,7 +49,7 @@ def shard(folder: Path, rows: np.ndarray, parameters: IndexParameters) -> ShardI
     folder.mkdir(parents=True)
     ids = pa.array([id.decode() for id in names(rows)], pa.string())
     table = pa.table({"id": ids, "document": ids, "text": ids, "meta.row": pa.array(rows)})
-    build_shard(table, VECTORS[rows], parameters, folder)
+    build_shard(table, VECTORS[rows], ShardPlan(parameters), folder)
     return ShardIndex.open(folder, parameters, DIMENSION)
 
 

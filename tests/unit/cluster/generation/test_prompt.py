@@ -19,8 +19,8 @@ from cluster.generation.prompt import (
     Truncation,
     build_prompt,
 )
-from tests.support.conversations import messages, room_for, said, texts, tokenizers, turn
 from tests.support.fakes import FakeTokenizer
+from tests.support.values.conversations import messages, room_for, said, texts, tokenizers, turn
 
 SHORT = PromptTemplate(system="S", passage="[{number}] {text}", user="{passages}\nQ: {question}")
 TOKENIZER = FakeTokenizer()

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from cluster.errors import ContextLengthExceeded
 from cluster.generation.generator import ChatMessage
 from cluster.generation.prompt import Truncated, Truncation, fit_conversation
-from tests.support.conversations import messages, room_for, said, tokenizers, turn
 from tests.support.fakes import FakeTokenizer
+from tests.support.values.conversations import messages, room_for, said, tokenizers, turn
 
 TOKENIZER = FakeTokenizer()
 

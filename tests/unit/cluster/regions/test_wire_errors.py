@@ -80,4 +80,4 @@ def test_an_error_without_a_code_of_its_own_takes_no_other_errors_place() -> Non
     class NotRunningHere(Unavailable):
         pass
 
-    assert NotRunningHere not in set(wire._kinds(RaygionError))
+    assert NotRunningHere not in set(wire.kinds_told(RaygionError))

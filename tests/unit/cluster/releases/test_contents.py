@@ -9,25 +9,15 @@ import pytest
 from cluster.catalog.manifests import IndexManifest, ModelKind, ModelManifest
 from cluster.errors import InvalidArgument
 from cluster.releases.contents import ReleaseManifests
-from cluster.shards.index_parameters import IndexParameters
+from tests.support.values.manifests import index_manifest
 
 ONE, OTHER = "a" * 64, "b" * 64
 
 
 def index(corpus: str, fingerprint: str | None) -> IndexManifest:
-    return IndexManifest(
+    return index_manifest(
         corpus=corpus,
-        version="1",
-        corpus_position=1,
-        dimension=4,
-        parameters=IndexParameters(),
         embedder_fingerprint=fingerprint,
-        metadata_schema={},
-        num_documents=1,
-        num_passages=1,
-        shards=(),
-        recall_at_10=1.0,
-        built_at_ms=0,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cluster.catalog.catalog import Catalog
 from cluster.config import Settings
 from cluster.query.terms import TIMEOUT_S_MAX
 from cluster.store.local_store import LocalStore
@@ -11,12 +12,16 @@ from deployments.nodes.ray_starter import machine_env
 from deployments.serve.draining import REACHABLE_S
 from deployments.serve.gateway import gateway_application
 from deployments.serve.generator import GeneratorSpec, llm_config_of
+from tests.support.node_cache import node_cache
 
 
 def test_gateways_may_finish_an_answer_that_they_accepted_last(tmp_path: Path) -> None:
     settings = Settings()
     application = gateway_application(
-        settings, settings.region_name(None), LocalStore(tmp_path), tmp_path
+        settings,
+        settings.region_name(None),
+        Catalog(LocalStore(tmp_path)),
+        node_cache(LocalStore(tmp_path), tmp_path),
     )
     config = application._bound_deployment._deployment_config
     assert config.graceful_shutdown_timeout_s > REACHABLE_S + TIMEOUT_S_MAX

@@ -17,6 +17,7 @@ from cluster.errors import Unavailable
 from cluster.store.local_store import LocalStore
 from deployments.serve import generator_deployer
 from deployments.serve.generator_deployer import ServeGeneratorDeployer
+from tests.support.node_cache import node_cache
 
 APP = "generator-1"
 MODEL = ModelManifest(
@@ -35,7 +36,7 @@ class Serve:
         monkeypatch.setattr(serve, "delete", self.delete)
         monkeypatch.setattr(generator_deployer, "run_in_fresh_process", self.start)
         self.deployer = ServeGeneratorDeployer(
-            LocalStore(folder / "store"), folder / "cache", poll_s=0.0
+            node_cache(LocalStore(folder / "store"), folder / "cache"), poll_s=0.0
         )
         self.give_up = threading.Event()
 

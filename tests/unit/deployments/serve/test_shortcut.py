@@ -74,7 +74,7 @@ async def test_a_reply_that_comes_in_pieces_arrives_whole_and_in_order() -> None
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         for part in (b"one", b"two"):
             await send({"type": "http.response.body", "body": part, "more_body": True})
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0)
         await send({"type": "http.response.body", "body": b"six"})
 
     open_shortcut(PATH, app)
@@ -99,18 +99,29 @@ async def test_a_reply_that_breaks_off_breaks_the_connection() -> None:
 
 
 async def test_uvicorn_writes_replies_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    flushed: list[int] = []
-    flush = serve_shortcut._Together._flush
+    writes: list[str] = []
 
-    def counted(self: serve_shortcut._Together) -> None:
-        flushed.append(len(self._held))
-        flush(self)
+    class Written(asyncio.Transport):
+        def __init__(self, transport: asyncio.Transport) -> None:
+            self._transport = transport
 
-    monkeypatch.setattr(serve_shortcut._Together, "_flush", counted)
+        def write(self, data: bytes | bytearray | memoryview) -> None:
+            writes.append("to the kernel")
+            self._transport.write(data)
+
+    class Counted(serve_shortcut.Together):
+        def __init__(self, transport: asyncio.Transport) -> None:
+            super().__init__(Written(transport))
+
+        def write(self, data: bytes) -> None:
+            writes.append("by uvicorn")
+            super().write(data)
+
+    monkeypatch.setattr(serve_shortcut, "Together", Counted)
     open_shortcut(PATH, answering("gateway"))
     async with served(Shortcut(answering("serve"))) as client:
         assert (await client.post(PATH)).text == "gateway"
-    assert flushed == [2]
+    assert writes == ["by uvicorn", "by uvicorn", "to the kernel"]
 
 
 async def test_head_and_body_are_one_write() -> None:
@@ -120,7 +131,7 @@ async def test_head_and_body_are_one_write() -> None:
         def write(self, data: bytes | bytearray | memoryview) -> None:
             written.append(bytes(data))
 
-    together = serve_shortcut._Together(Transport())
+    together = serve_shortcut.Together(Transport())
     together.write(b"head ")
     together.write(b"body")
     assert written == []

@@ -17,6 +17,7 @@ from actors.coordinator.loading.replica_counts import ReplicaCounts
 from actors.runtime import names, wiring
 from actors.shards.replica import ReplicaStatus
 from cluster.artifacts.artifacts import Artifacts
+from cluster.artifacts.cache import ArtifactCache
 from cluster.artifacts.files import ArtifactFile
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.manifests import IndexManifest, ModelKind, ModelManifest, ShardArtifact
@@ -24,8 +25,9 @@ from cluster.catalog.model_settings import GeneratorSettings
 from cluster.config import Settings
 from cluster.errors import InvalidArgument
 from cluster.releases.entries import Release, ReleaseContents
-from cluster.shards.index_parameters import IndexParameters
 from cluster.store.local_store import LocalStore
+from tests.support.node_cache import node_cache
+from tests.support.values.manifests import index_manifest
 
 SETTINGS: dict[str, Any] = {
     "regions": {"eu": {}, "us": {"generates": False}, "asia": {}},
@@ -73,8 +75,11 @@ class Plans:
         settings = Settings.model_validate(
             SETTINGS if corpora is None else SETTINGS | {"corpora": corpora}
         )
-        counts = ReplicaCounts(settings, self.store, region)
-        return ReleaseLoader(settings, region, self.store, self.folder, self.deployer, counts)
+        self.counts = ReplicaCounts(settings, self.store, region)
+        cache = node_cache(self.store, self.folder)
+        return ReleaseLoader(
+            settings, region, Catalog(self.store), cache, self.deployer, self.counts
+        )
 
     def plan(self, region: str, corpora: dict[str, Any] | None = None) -> LoadedRelease:
         return self.loader(region, corpora).plan(Release(number=3, contents=self.contents))
@@ -86,19 +91,9 @@ def plans(tmp_path: Path) -> Plans:
 
 
 def index(corpus: str) -> IndexManifest:
-    return IndexManifest(
+    return index_manifest(
         corpus=corpus,
         version=f"{corpus}-1",
-        corpus_position=1,
-        dimension=8,
-        parameters=IndexParameters(),
-        embedder_fingerprint=None,
-        metadata_schema={},
-        num_documents=1,
-        num_passages=1,
-        shards=(),
-        recall_at_10=1.0,
-        built_at_ms=0,
     )
 
 
@@ -166,7 +161,7 @@ class Replicas:
         self.held: frozenset[str] = frozenset()
         """The index versions that each holds."""
 
-    def actor(self, name: str, shard: int, node: str, **_: object) -> SimpleNamespace:
+    def actor(self, name: str, shard: int, node: str, cache: ArtifactCache) -> SimpleNamespace:
         self.living.add(name)
 
         def unload(version: str) -> None:
@@ -221,7 +216,7 @@ def test_replicas_that_were_added_live_as_long_as_a_release_needs_them(
         releases.append(
             loader.load(loader.plan(Release(number=number, contents=contents)), Event())
         )
-        loader._counts.ask_for("open", 3)
+        plans.counts.ask_for("open", 3)
     loaded = [len(release.view.corpora["open"].shards[0]) for release in releases]
     assert loaded == [2, 3]
     three = {names.replica("open", 0, number) for number in range(3)}
