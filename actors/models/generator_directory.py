@@ -11,7 +11,7 @@ from actors.models.remote_generator import RemoteGenerator
 from cluster.artifacts.cache import ArtifactCache
 from cluster.artifacts.files import ArtifactFile
 from cluster.generation.generator import Generator, PromptTokenizer
-from cluster.logs.events import log_scope
+from cluster.logs.context import log_scope
 from cluster.regions.peers import GeneratingPeers
 from cluster.serving.view import GeneratorView, RegionView, ReleaseView
 

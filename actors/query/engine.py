@@ -22,7 +22,7 @@ from cluster.arrays import Float32Array
 from cluster.canary.board import Lots
 from cluster.canary.outcomes import OutcomeCounts
 from cluster.clock import Clock, Deadline
-from cluster.logs.events import bind
+from cluster.logs.context import bind
 from cluster.query.answers import AnswerEvent, AnswerRequest
 from cluster.query.filters import Filter, filter_key
 from cluster.query.request import Embedded, Request

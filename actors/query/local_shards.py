@@ -20,7 +20,8 @@ from cluster.catalog.catalog import Catalog
 from cluster.catalog.manifests import IndexManifest
 from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.errors import RaygionError, Unavailable
-from cluster.logs.events import EventLog, log_scope
+from cluster.logs.context import log_scope
+from cluster.logs.events import EventLog
 from cluster.query.search import Passages, ShardHits, ShardQuery
 from cluster.serving.view import CorpusView, RegionView
 

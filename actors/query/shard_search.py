@@ -18,7 +18,7 @@ from actors.runtime.stopwatch import Stopwatch
 from cluster.arrays import Float32Array
 from cluster.clock import Clock, Deadline
 from cluster.errors import DeadlineExceeded, RaygionError, Unavailable
-from cluster.logs.events import log_scope
+from cluster.logs.context import log_scope
 from cluster.query.filters import Filter
 from cluster.query.search import Hit, MergedHits, SearchEffort, ShardHits, ShardQuery
 from cluster.search.checks import BATCH_MAX, HITS_MAX, reply_too_large

@@ -13,7 +13,8 @@ from cluster.catalog.catalog import Catalog
 from cluster.clock import SYSTEM_CLOCK, Deadline, system_rng
 from cluster.config import Settings
 from cluster.logs.alerts import REGIONS_DIFFER
-from cluster.logs.events import EventLog, log_scope
+from cluster.logs.context import log_scope
+from cluster.logs.events import EventLog
 from cluster.query.answers import AnswerRequest, AnswerResult, last_event
 from cluster.query.search import SearchRequest, SearchResult
 from cluster.regions.divergence import DivergenceLedger, Found, Probe, Turn

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
-from cluster.logs.events import name_region
+from cluster.logs.context import name_region
 from cluster.logs.formats import FORMATTERS
 from cluster.logs.settings import LogFormat
 

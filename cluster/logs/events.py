@@ -3,11 +3,9 @@
     log = EventLog(__name__)
     log.warning("blob.damaged", "{blob} was damaged; fetching it again", blob=blob)
 
-A name belongs to one call, or to one alert (`cluster.logs.alerts`); docs/events.md lists all names.
+A name stands for one sentence, or for one alert (`cluster.logs.alerts`); docs/events.md lists all.
 The sentence is a literal, whose `{names}` are fields. Fields that it leaves out stand behind it.
-
-The region, the release and the trace id are bound once, and stand in every event from then on: the
-region for the process, the other two for a request or a step of a rollout.
+The context in which it happens (`cluster.logs.context`) stands in every event.
 """
 
 from __future__ import annotations
@@ -17,64 +15,18 @@ import logging
 import math
 import re
 from collections.abc import Mapping
-from contextvars import ContextVar, Token
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from cluster.errors import RaygionError
 from cluster.logs.alerts import Alert
-
-Value = str | int | float | bool | None
+from cluster.logs.context import CONTEXT, Value, bound_context
 
 TEXT_MAX = 500
 """Characters of one value; more of it is cut out of its middle."""
 _INT_MAX = 2**63
 _CUT = " ... "
-_CONTEXT = ("region", "release", "trace_id")
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _PLAIN_WORD = re.compile(r"[\w.,:;/@+*%()-]+")
-
-_NOTHING: Mapping[str, str | int] = MappingProxyType({})
-_bound: ContextVar[Mapping[str, str | int]] = ContextVar("bound", default=_NOTHING)
-_region = ""
-
-
-def name_region(region: str) -> None:
-    """Binds the region of this process."""
-    global _region
-    _region = region
-
-
-def bind(*, release: int) -> None:
-    """Binds the release until the scope around it ends, or else the task."""
-    _bound.set({**_bound.get(), "release": release})
-
-
-class log_scope:
-    """A block of code that has this trace id and this release, or none, whatever is bound around
-    it. What is bound within goes with the block.
-    """
-
-    __slots__ = ("_context", "_token")
-
-    def __init__(self, *, trace_id: str = "", release: int | None = None) -> None:
-        self._context: dict[str, str | int] = {}
-        if trace_id:
-            self._context["trace_id"] = trace_id
-        if release is not None:
-            self._context["release"] = release
-
-    def __enter__(self) -> None:
-        self._token: Token[Mapping[str, str | int]] = _bound.set(self._context)
-
-    def __exit__(self, *_: object) -> None:
-        _bound.reset(self._token)
-
-
-def bound_context() -> dict[str, Value]:
-    """What is bound here, of `region`, `release` and `trace_id`."""
-    known: dict[str, Value] = {"region": _region} if _region else {}
-    return known | dict(_bound.get())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,8 +101,8 @@ class EventLog:
             name=name,
             sentence=sentence,
             is_alert=is_alert,
-            context=bound_context() | {k: v for k, v in known.items() if k in _CONTEXT},
-            fields={k: v for k, v in known.items() if k not in _CONTEXT},
+            context=bound_context() | {k: v for k, v in known.items() if k in CONTEXT},
+            fields={k: v for k, v in known.items() if k not in CONTEXT},
         )
         # The caller of the caller is where the event is written.
         self._logger.log(level, event, exc_info=traceback_of, stacklevel=3)

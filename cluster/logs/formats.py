@@ -16,7 +16,8 @@ import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from cluster.logs.events import Event, bound_context, one_line, shortened
+from cluster.logs.context import bound_context
+from cluster.logs.events import Event, one_line, shortened
 from cluster.logs.settings import LogFormat
 
 MESSAGE_MAX = 4_000

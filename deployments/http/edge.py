@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cluster.clock import Clock
 from cluster.errors import NotFound, Overloaded, Unauthenticated
-from cluster.logs.events import log_scope
+from cluster.logs.context import log_scope
 from deployments.http.body import header_value, header_values
 from deployments.http.errors import NO_ROUTE, ClientGone, error_response, log_failure
 from deployments.http.routes import ANSWER_ROUTES, REGION_ROUTES

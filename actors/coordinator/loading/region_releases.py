@@ -12,7 +12,8 @@ from actors.coordinator.loading.loaded_release import LoadedRelease
 from actors.coordinator.loading.loader import ReleaseLoader
 from cluster.clock import Clock
 from cluster.errors import Corrupt, InvalidArgument, NotFound, RaygionError, Unavailable
-from cluster.logs.events import EventLog, bind, log_scope
+from cluster.logs.context import bind, log_scope
+from cluster.logs.events import EventLog
 from cluster.releases.entries import Release
 from cluster.releases.events import Prepared, PrepareFailed
 

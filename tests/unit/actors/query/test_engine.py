@@ -17,7 +17,7 @@ from cluster.canary.outcomes import OutcomeCounts, Work
 from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.errors import InvalidArgument, NotFound, Unavailable
 from cluster.generation.prompt import PromptTemplate
-from cluster.logs.events import bound_context, log_scope
+from cluster.logs.context import bound_context, log_scope
 from cluster.metadata import ColumnType
 from cluster.query.filters import parse_filter
 from cluster.query.request import Embedded

@@ -11,7 +11,7 @@ from actors.query.shard_search import Patience, ShardSearch
 from cluster.arrays import Float32Array
 from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.errors import DeadlineExceeded, Unavailable
-from cluster.logs.events import bound_context, log_scope
+from cluster.logs.context import bound_context, log_scope
 from cluster.query.search import ShardHits, ShardQuery
 from cluster.search.checks import HITS_MAX
 from tests.support.fakes import SimClock

@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import Unavailable
-from cluster.logs import events
+from cluster.logs import context
 from cluster.logs.alerts import CANARY_AT_FAULT, REGIONS_DIFFER
-from cluster.logs.events import TEXT_MAX, EventLog, bind, log_scope
+from cluster.logs.context import bind, log_scope
+from cluster.logs.events import TEXT_MAX, EventLog
 from cluster.logs.formats import EXCEPTION_MAX, JsonFormatter, TextFormatter
 
 NAME = "tests.logs"
@@ -54,7 +55,7 @@ written = pytest.fixture(writing)
 
 @pytest.fixture
 def in_region(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "_region", "eu")
+    monkeypatch.setattr(context, "_region", "eu")
 
 
 log = EventLog(NAME)
