@@ -29,7 +29,8 @@ from cluster.query.filters import parse_filter
 from cluster.query.search import SearchRequest
 from cluster.query.session import SessionToken
 from deployments.http.streams.alive_stream import SilenceLimits
-from tests.support.worlds.fake_service import HIT, FakeService, until
+from tests.support.waiting import until
+from tests.support.worlds.fake_service import HIT, FakeService
 from tests.support.worlds.region_servers import (
     PATIENT,
     FakeInternals,

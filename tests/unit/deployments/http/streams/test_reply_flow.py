@@ -29,8 +29,9 @@ from deployments.http.streams.reply_flow import (
     UnreadLimits,
 )
 from deployments.serve.shortcut import Shortcut, close_shortcut, open_shortcut
+from tests.support.waiting import until
 from tests.support.web_server import web_server
-from tests.support.worlds.fake_service import FakeService, app_of, in_process, until
+from tests.support.worlds.fake_service import FakeService, app_of, in_process
 
 MIB = 2**20
 SEARCH = "/v1/search"
