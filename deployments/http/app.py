@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Lifespan
 from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.errors import InvalidArgument, NotFound, RaygionError, Unavailable
 from cluster.query.answers import AnswerEvent, AnswerRequest, QueryService, Retrieved, last_event
+from cluster.quoting import quoted
 from cluster.regions.divergence_report import DivergenceReport
 from cluster.regions.peers import RegionInternals
 from cluster.regions.status import RegionSummary, StatusSource
@@ -42,7 +43,6 @@ from deployments.http.openai.schema import ChatBody, in_words_of_chat, parse_cha
 from deployments.http.region_routes import GenerateBody, RegionAnswerBody, RegionRoutes
 from deployments.http.routes import ANSWER, CHAT, SEARCH
 from deployments.http.schemas.answer import AnswerBody, parse_answer
-from deployments.http.schemas.json_body import quoted
 from deployments.http.schemas.openapi_parts import REFERENCES, body_of, json_response, replies
 from deployments.http.schemas.replies import (
     ANSWER_EXAMPLES,
