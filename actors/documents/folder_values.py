@@ -13,6 +13,7 @@ from cluster.documents.documents import FIELD_NAME, RESERVED_FIELDS
 from cluster.documents.ingest_report import Tally
 from cluster.errors import InvalidArgument
 from cluster.metadata import MetadataValue
+from cluster.quoting import printable
 
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 _NAME_CHARS_SHOWN = 64
@@ -60,6 +61,6 @@ class FolderValues:
     def _leave_out(self, key: str, folder: str) -> None:
         if folder not in self._told:
             self._told.add(folder)
-            shown = ascii(folder)[1:-1] if not folder.isprintable() else folder
+            shown = printable(folder)
             reason = f"no metadata field can be called {key[:_NAME_CHARS_SHOWN]!r}"
             self.left_out.add(reason, shown)

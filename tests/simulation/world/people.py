@@ -136,7 +136,7 @@ class People:
             AbortRelease(release=number, reason=""),
             RollBackTo(release=back_to, force=force),
         )
-        return next(wish for wish in wishes if isinstance(wish, kind))
+        return next(wish for wish in wishes if type(wish) is kind)
 
     def _nonsense(self, state: LogState) -> ReleaseRequest:
         """What must be refused, whatever has happened by the time that it is looked at."""

@@ -18,17 +18,11 @@ BOUND = "whether what is kept has a bound, or goes again, shows nowhere else"
 RAYS = "Ray Serve tells this to nobody, and the tests of serve_private notice when it changes"
 REACHES = {
     ("unit/actors/query/test_answering.py", "_tokenizers"): BOUND,
-    ("unit/actors/shards/test_index.py", "_cached"): BOUND,
-    ("unit/actors/shards/test_index.py", "_selections"): BOUND,
-    ("unit/actors/test_region_client.py", "_answer"): "the arguments of a remote method",
-    ("unit/actors/test_region_client.py", "_search"): "the arguments of a remote method",
     (
         "unit/cluster/artifacts/test_cache_space.py",
         "_pins",
-    ): "only a process that ends gives up all",
+    ): "a process ends to give up all",
     ("unit/cluster/store/test_object_store_contract.py", "_strip_protocol"): "fsspec's own hook",
-    ("unit/deployments/http/streams/test_reply_flow.py", "_serve"): "leaves signals to pytest",
-    ("unit/deployments/http/streams/test_reply_flow.py", "_unread"): BOUND,
     ("unit/deployments/serve/test_autoscaling.py", "_aggregated_metrics_value"): RAYS,
     ("unit/deployments/serve/test_controller.py", "_schedule_replica"): RAYS,
     ("unit/deployments/serve/test_draining.py", "_bound_deployment"): RAYS,
@@ -39,17 +33,11 @@ REACHES = {
 """Reaches for what is private, with their reasons."""
 
 FEW = "few rows have to pass for many, in all of the parts of a search at once"
-PACE = "waits for half a minute otherwise"
 NUMBERS = {
-    ("support/worlds/region_servers.py", "CONNECT_TIMEOUT_S"): "regions share one event loop",
-    ("unit/actors/regions/test_http_peers.py", "SIGN_OF_LIFE_S"): PACE,
-    ("unit/actors/regions/test_http_peers.py", "SILENCE_MAX_S"): PACE,
     ("unit/actors/shards/test_vector_rows.py", "SCANNED_ROWS_MAX"): FEW,
     ("unit/actors/shards/test_vector_rows.py", "_LOOKED_AT_ONCE"): FEW,
     ("unit/actors/shards/test_vector_rows.py", "_SCANNED"): FEW,
-    ("unit/deployments/http/streams/test_public_streams_alive.py", "SIGN_OF_LIFE_S"): PACE,
-    ("unit/deployments/http/streams/test_reply_flow.py", "BYTES_PER_S_MIN"): PACE,
-    ("unit/deployments/http/streams/test_reply_flow.py", "REPLY_BYTES_MAX"): "64 MiB otherwise",
+    ("unit/deployments/http/streams/test_reply_flow.py", "BYTES_PER_S_MIN"): "minutes otherwise",
 }
 """Numbers of the product that tests change, with the reasons why none of them is a parameter."""
 

@@ -38,6 +38,14 @@ assert made.__name__ == "Actor"
 assert isinstance(made("tea"), Actor)
 assert run("tea") == "tea"
 assert process_logs.handed_on() == process_logs.ProcessLogs("eu", LogFormat(sys.argv[1]))
+
+# What a module has by the same name must not come in its place.
+from cluster.clock import SystemClock, system_rng
+for wrapped in process_logs.logging_class(SystemClock), process_logs.logging_function(system_rng):
+    process_logs.ProcessLogs("us").hand_on()
+    pickle.loads(pickle.dumps(wrapped))()
+    assert process_logs.handed_on().region == "eu", wrapped
+
 import logging
 logging.getLogger("somebody.else").info("not told")
 logging.getLogger("somebody.else").warning("told")

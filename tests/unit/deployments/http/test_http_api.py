@@ -16,6 +16,7 @@ import pytest
 
 from cluster import errors
 from cluster.errors import InvalidArgument
+from cluster.logs.events import Event
 from cluster.logs.formats import JsonFormatter
 from cluster.query.filters import Compare, Comparison
 from deployments.http.edge import trace_id_of
@@ -189,6 +190,16 @@ async def test_nothing_of_the_inside_leaks(
     logged = json.loads(JsonFormatter().format(record))
     assert (logged["event"], logged["trace_id"]) == ("request.failed", TRACE)
     assert "/secret/path" in logged["exception"]
+
+
+async def test_what_goes_well_or_is_the_callers_mistake_is_no_event(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.DEBUG):
+        async with in_process(FakeService()) as client:
+            assert (await client.post("/v1/search", json=ASK)).status_code == 200
+            assert (await client.post("/v1/search", json={})).status_code == 400
+    assert [record for record in caplog.records if isinstance(record.msg, Event)] == []
 
 
 async def test_an_error_that_prints_as_a_traceback_shows_its_message_only() -> None:
