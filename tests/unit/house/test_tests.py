@@ -18,12 +18,10 @@ BOUND = "whether what is kept has a bound, or goes again, shows nowhere else"
 RAYS = "Ray Serve tells this to nobody, and the tests of serve_private notice when it changes"
 REACHES = {
     ("unit/actors/query/test_answering.py", "_tokenizers"): BOUND,
-    ("unit/actors/shards/test_index.py", "_cached"): BOUND,
-    ("unit/actors/shards/test_index.py", "_selections"): BOUND,
     (
         "unit/cluster/artifacts/test_cache_space.py",
         "_pins",
-    ): "only a process that ends gives up all",
+    ): "a process ends to give up all",
     ("unit/cluster/store/test_object_store_contract.py", "_strip_protocol"): "fsspec's own hook",
     ("unit/deployments/serve/test_autoscaling.py", "_aggregated_metrics_value"): RAYS,
     ("unit/deployments/serve/test_controller.py", "_schedule_replica"): RAYS,
