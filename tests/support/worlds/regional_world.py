@@ -28,7 +28,7 @@ from cluster.serving.view import Pulse, RegionView, ReleaseView
 from tests.support.fakes import SimClock
 
 SKEW, STORE = 100, "store"
-RequestT = TypeVar("RequestT", bound=SearchRequest | AnswerRequest)
+RequestT = TypeVar("RequestT", bound=Request)
 ASK = SearchRequest(queries=("tea",), trace_id="t", timeout_s=5.0)
 QUESTION = AnswerRequest(question="Who grows tea?", trace_id="t", timeout_s=60.0)
 FIRST, SECOND = (3, 1, 0), (6, 2, 500)
