@@ -1,5 +1,5 @@
 """Tests keep to the house's rules, by which they stay tests of behaviour: no test is a library of
-another, none reaches for what is private, and none changes a number of the product.
+another, none reaches for what is private, changes a number of the product, or sleeps.
 """
 
 from __future__ import annotations
@@ -72,6 +72,18 @@ def patched_numbers(tree: ast.Module) -> Iterator[str]:
                             yield name.rpartition(".")[2]
 
 
+def sleeps(tree: ast.Module) -> Iterator[str]:
+    """Waits by the system's clock; to let others have a turn is none."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import([ast.alias("time")]) | ast.ImportFrom("time"):
+                yield "time"
+            case ast.Call(ast.Attribute(ast.Name("asyncio"), "sleep"), [ast.Constant(0)]):
+                pass
+            case ast.Call(ast.Attribute(ast.Name("asyncio"), "sleep") as call):
+                yield ast.unparse(call)
+
+
 def test_no_test_is_a_library_of_another() -> None:
     offenders = [
         f"{name}, line {node.lineno}: {node.module}"
@@ -91,6 +103,25 @@ def test_no_number_is_changed() -> None:
     """Let it be a parameter whose default it is, or inject a clock."""
     found = {(name, number) for name, tree in trees() for number in patched_numbers(tree)}
     assert found == NUMBERS.keys()
+
+
+def test_no_unit_test_waits_by_the_systems_clock() -> None:
+    """Wait for an event, or by `tests.support.waiting`, or let the test move the clock."""
+    found = {name for name, tree in trees() if name.startswith("unit/") and list(sleeps(tree))}
+    assert not found
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("import time", ["time"]),
+        ("from time import sleep", ["time"]),
+        ("asyncio.sleep(0.01)", ["asyncio.sleep"]),
+        ("asyncio.sleep(0); clock.sleep(1.0)", []),
+    ],
+)
+def test_the_check_itself_sees_sleeps(source: str, found: list[str]) -> None:
+    assert list(sleeps(ast.parse(source))) == found
 
 
 @pytest.mark.parametrize(
