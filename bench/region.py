@@ -19,7 +19,6 @@ from actors.documents.source_files import find_source_files
 from actors.shards.documents import DOCUMENTS_FILE, ShardDocuments
 from bench.data import write_jsonl
 from cluster.arrays import Float32Array
-from cluster.artifacts.cache import ArtifactCache
 from cluster.catalog.catalog import Published
 from cluster.catalog.corpus_settings import CorpusSettings
 from cluster.catalog.manifests import IndexManifest, ModelKind, ModelManifest
@@ -92,7 +91,7 @@ class BenchRegion:
 
     def shard_folders(self, corpus: str) -> list[Path]:
         """The files of each shard, as the region's replicas on this machine map them."""
-        cache = self._cache()
+        cache = self.installation.cache
         return [cache.folder_for(shard.files) for shard in self.index(corpus).shards]
 
     def stored_vectors(self, corpus: str) -> StoredVectors:
@@ -118,7 +117,7 @@ class BenchRegion:
 
     def generator_folder(self) -> Path:
         """The very files that the region's generator runs from."""
-        return self._cache().folder_for(self.generator().files)
+        return self.installation.cache.folder_for(self.generator().files)
 
     def pids(self) -> list[int]:
         """The processes of the region that run now."""
@@ -135,9 +134,6 @@ class BenchRegion:
         return [
             f"http://{self.host}:{port}" for port in found.ports.replicas_http if port in listening
         ]
-
-    def _cache(self) -> ArtifactCache:
-        return self.installation.cache
 
     def _build(
         self, corpus: str, source: Path, embedder: Published[ModelManifest] | None, step: Step

@@ -57,6 +57,14 @@ def print_json(value: object) -> None:
     sys.stdout.write(text.decode() + "\n")
 
 
+def tell(result: object, sentence: str, *, as_json: bool) -> None:
+    """What a command did: as JSON for machines, or in a sentence with markup for people."""
+    if as_json:
+        print_json(result)
+    else:
+        say(sentence)
+
+
 def print_error(error: RaygionError, *, as_json: bool) -> None:
     """The error on standard error, or as the JSON that the HTTP interface gives."""
     if as_json:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -19,10 +20,10 @@ import ray
 import ray.data
 
 from actors.builds.deletes import index_without_deleted
-from actors.builds.passage_cutting import cut_corpus
+from actors.builds.passage_cutting import CutCorpus, cut_corpus
 from actors.builds.rows import Sharder, current, in_shards, latest_of_each_document, no_rows
 from actors.builds.shard import ShardPlan, build_shard
-from actors.builds.training import prepare_build
+from actors.builds.training import PreparedBuild, prepare_build
 from actors.models.embedding_worker import EmbedBatches
 from actors.runtime.process_logs import logging_class
 from actors.runtime.progress import watched
@@ -117,29 +118,42 @@ def _check_partition_by(corpus: CorpusManifest, settings: CorpusSettings) -> Non
 
 
 def _built(plan: BuildPlan, cache: ArtifactCache, count: Count) -> IndexManifest:
-    """The index version with its shards, which are in the store."""
-    corpus, settings, artifacts = plan.corpus, plan.settings, cache.artifacts
-    cut = cut_corpus(artifacts, plan)
+    """The index version, all of whose shards are in the store."""
+    cut = cut_corpus(cache.artifacts, plan)
     total, passages = cut.num_passages, cut.passages
     with watched(lambda done: count(min(done, total), total)) as counter:
         if plan.embedder is not None:
             passages = _embedded(passages, total, plan.embedder, cache, counter)
-        prepared = prepare_build(passages, settings, total, plan.dimension)
-        builder = _ShardBuilder(artifacts, prepared.shard_plan)
-        latest = prepared.passages
-        if settings.partition_by is not None and len(corpus.parts) > 1:
-            # A document whose partition has changed has its old passages in another shard, so what
-            # replaces them is found before: among all of the document.
-            by_document = in_shards(latest, Sharder(settings.shards))
-            latest = by_document.map_groups(current, batch_format="pyarrow")
-        groups = in_shards(latest, Sharder(settings.shards, settings.partition_by))
-        rows = groups.map_groups(builder.build_group, batch_format="pyarrow").take_all()
-    by_number = {row["shard"]: _BuiltShard.from_row(row) for row in rows}
+        prepared = prepare_build(passages, plan.settings, total, plan.dimension)
+        shards = _built_shards(plan, prepared, cache.artifacts)
+    return _manifest(plan, cut, prepared, shards)
+
+
+def _built_shards(
+    plan: BuildPlan, prepared: PreparedBuild, artifacts: Artifacts
+) -> list[_BuiltShard]:
+    num_shards, partition_by = plan.settings.shards, plan.settings.partition_by
+    builder = _ShardBuilder(artifacts, prepared.shard_plan)
+    latest = prepared.passages
+    if partition_by is not None and len(plan.corpus.parts) > 1:
+        # A document whose partition has changed has its old passages in another shard, so what
+        # replaces them is found before: among all of the document.
+        by_document = in_shards(latest, Sharder(num_shards))
+        latest = by_document.map_groups(current, batch_format="pyarrow")
+    groups = in_shards(latest, Sharder(num_shards, partition_by))
+    rows = groups.map_groups(builder.build_group, batch_format="pyarrow").take_all()
+    built = {row["shard"]: _BuiltShard.from_row(row) for row in rows}
     # A small corpus may leave a shard without documents: it is built all the same.
     empty = no_rows(artifacts, plan)
-    shards = [by_number.get(s) or builder.build(s, empty) for s in range(settings.shards)]
-    num_passages = sum(shard.artifact.num_rows for shard in shards)
-    recall = sum(shard.artifact.recall_at_10 * shard.artifact.num_rows for shard in shards)
+    return [built.get(shard) or builder.build(shard, empty) for shard in range(num_shards)]
+
+
+def _manifest(
+    plan: BuildPlan, cut: CutCorpus, prepared: PreparedBuild, shards: Sequence[_BuiltShard]
+) -> IndexManifest:
+    corpus, artifacts = plan.corpus, tuple(shard.artifact for shard in shards)
+    num_passages = sum(artifact.num_rows for artifact in artifacts)
+    recall = sum(artifact.recall_at_10 * artifact.num_rows for artifact in artifacts)
     stretch = max(shard.stretch for shard in shards)
     return IndexManifest(
         corpus=corpus.corpus,
@@ -152,11 +166,11 @@ def _built(plan: BuildPlan, cache: ArtifactCache, count: Count) -> IndexManifest
         num_documents=sum(shard.num_documents for shard in shards),
         num_passages=num_passages,
         num_averaged=cut.num_averaged or None,
-        shards=tuple(shard.artifact for shard in shards),
+        shards=artifacts,
         recall_at_10=recall / max(1, num_passages),
-        recall_at_10_least=min(shard.artifact.recall.least for shard in shards),
+        recall_at_10_least=min(artifact.recall.least for artifact in artifacts),
         tuning=prepared.tuning,
-        partition_by=settings.partition_by,
+        partition_by=plan.settings.partition_by,
         built_at_ms=SYSTEM_CLOCK.wall_ms(),
     )
 

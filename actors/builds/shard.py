@@ -20,12 +20,13 @@ import numpy as np
 import pyarrow as pa
 
 from actors.builds.recall import RECALL_K, Probe, sampling_rng
-from actors.shards.documents import DOCUMENTS_FILE, META_PREFIX, sorted_by_id, write_documents
+from actors.shards.documents import DOCUMENTS_FILE, sorted_by_id, write_documents
 from actors.shards.faiss_index import one_thread, write_index
 from actors.shards.index import INDEX_FILE, ShardIndex
 from actors.shards.partitions import INDEX_FOLDER, write_partitions
 from actors.shards.vector_rows import VECTOR_ROWS_FILE, SharedVectors, VectorRows, vector_rows
 from cluster.arrays import Float32Array
+from cluster.documents.passages import META_PREFIX
 from cluster.query.search import ShardQuery
 from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.shards.recall import Recall

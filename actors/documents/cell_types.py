@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from decimal import Decimal
 
 from cluster.documents.documents import INT64
 
@@ -14,7 +15,8 @@ _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(?:\.([0-9]+))?([eE][+-][0-9]{1,3})?")
 _DIGITS_KEPT = 15
 """Decimal digits that come back unchanged from any float of 64 bits."""
 
-_BOOLEAN, _INTEGER, _SHORTEST, _PYTHONS = "boolean", "integer", "shortest", "as Python writes it"
+_BOOLEAN, _INTEGER = "boolean", "integer"
+_PLAIN, _SHORTER, _PYTHONS = "without zeros at the end", "as R writes it", "as Python writes it"
 
 
 def cell_value(cell: str, ways: frozenset[str]) -> str | int | float | bool | None:
@@ -45,8 +47,22 @@ def cell_ways(cell: str) -> frozenset[str]:
     if repr(float(cell)) == cell:
         ways.add(_PYTHONS)
     if len((whole + fraction).lstrip("0")) <= _DIGITS_KEPT:
-        if not fraction.endswith("0"):
-            ways.add(_SHORTEST)
-        if not exponent:
+        is_shorter = cell.replace("E", "e") == _shorter(cell)
+        if exponent:
+            ways |= {f"{_SHORTER} with {exponent[0]}"} if is_shorter else set()
+        else:
             ways.add(f"{len(fraction)} decimals")
+            ways |= set() if fraction.endswith("0") else {_PLAIN}
+            ways |= {f"{_SHORTER} with e", f"{_SHORTER} with E"} if is_shorter else set()
     return frozenset(ways)
+
+
+def _shorter(cell: str) -> str:
+    """The number as R writes it: without an exponent, unless it is shorter with one."""
+    number = Decimal(cell).normalize()
+    sign, digits, shift = number.as_tuple()
+    assert isinstance(shift, int)
+    fraction = "".join(map(str, digits[1:]))
+    mantissa = f"{digits[0]}.{fraction}" if fraction else str(digits[0])
+    scientific = f"{'-' * sign}{mantissa}e{len(fraction) + shift:+03d}"
+    return min(f"{number:f}", scientific, key=len)

@@ -4,7 +4,7 @@ pandas write tables in parts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from urllib.parse import unquote
 
 from actors.documents.cell_types import cell_value, cell_ways
@@ -13,6 +13,7 @@ from cluster.documents.documents import FIELD_NAME, RESERVED_FIELDS
 from cluster.documents.ingest_report import Tally
 from cluster.errors import InvalidArgument
 from cluster.metadata import MetadataValue
+from cluster.quoting import printable
 
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 _NAME_CHARS_SHOWN = 64
@@ -21,11 +22,12 @@ _NAME_CHARS_SHOWN = 64
 class FolderValues:
     """The values from folder names of one ingest: a field has the type that all its values have."""
 
-    def __init__(self) -> None:
+    def __init__(self, stay_texts: Collection[str] = ()) -> None:
         self.left_out = Tally()
         """Folders whose name before `=` cannot be that of a field."""
         self._told: set[str] = set()
         self._ways: dict[str, frozenset[str]] = {}
+        self._stay_texts = stay_texts
 
     def texts(self, path: str) -> dict[str, str]:
         """The values that the folders of a file's path give, by field; an empty text is no value.
@@ -44,7 +46,7 @@ class FolderValues:
             if key in texts:
                 raise InvalidArgument(f"{path!r} has two folders for the field {key!r}", "source")
             texts[key] = "" if text == _HIVE_NULL else unquote(text)
-            if texts[key]:
+            if texts[key] and key not in self._stay_texts:
                 found = cell_ways(texts[key])
                 self._ways[key] = self._ways.get(key, found) & found
         return texts
@@ -59,6 +61,6 @@ class FolderValues:
     def _leave_out(self, key: str, folder: str) -> None:
         if folder not in self._told:
             self._told.add(folder)
-            shown = ascii(folder)[1:-1] if not folder.isprintable() else folder
+            shown = printable(folder)
             reason = f"no metadata field can be called {key[:_NAME_CHARS_SHOWN]!r}"
             self.left_out.add(reason, shown)

@@ -5,7 +5,7 @@ where there is one, `vector`, which `cluster.documents.documents.parse_document`
 from __future__ import annotations
 
 import codecs
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from enum import StrEnum
 from typing import BinaryIO
 
@@ -71,13 +71,19 @@ def format_of(path: str) -> SourceFormat | None:
 
 
 def read_rows(
-    file: BinaryIO, format: SourceFormat, path: str, name: str, csv_ways: Ways | None = None
+    file: BinaryIO,
+    format: SourceFormat,
+    path: str,
+    name: str,
+    csv_ways: Ways | None = None,
+    csv_texts: Collection[str] = (),
 ) -> Iterator[Row]:
     """The rows of one open file, uncompressed; none of a text without a letter in it.
 
     `name` names the file in errors. `path` is the id of a Markdown, text or HTML file, which is one
     document with the metadata `source` (the path) and `title`. `csv_ways` are those of the table
-    that a CSV file is a part of; None: of that file. Raises InvalidArgument, naming the
+    that a CSV file is a part of; None: of that file. `csv_texts` are the columns of a CSV file
+    whose cells stay texts. Raises InvalidArgument, naming the
     file and the row, where the file cannot be read on.
     """
     if format in _TEXT_READERS:
@@ -87,7 +93,7 @@ def read_rows(
             metadata = {"source": path, "title": title}
             yield {"id": path, "text": text, "metadata": metadata}, RowPlace(source=name)
     elif format is SourceFormat.CSV:
-        yield from read_csv(file, name, csv_ways)
+        yield from read_csv(file, name, csv_ways, csv_texts)
     else:
         yield from _ROW_READERS[format](file, name)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from actors.documents.reader import (
     GroupRead,
@@ -28,6 +29,7 @@ from cluster.documents.content import (
     joined_types,
     with_parts,
 )
+from cluster.documents.declared_types import DeclaredTypes, check_declared_types
 from cluster.documents.documents import Schema, check_corpus_name, column_types, merge_schemas
 from cluster.documents.ingest_report import DocumentChanges, IngestReport, LeftOut, Tally
 from cluster.errors import InvalidArgument
@@ -77,6 +79,7 @@ def ingest(
     listing: SourceListing,
     replace: bool = False,
     skip_errors: bool = False,
+    types: DeclaredTypes = MappingProxyType({}),
     count: Count = UNSEEN.count,
     clock: Clock = SYSTEM_CLOCK,
 ) -> Ingested:
@@ -84,9 +87,10 @@ def ingest(
 
     A document whose id the corpus has already takes the place of the older one, whole, and one that
     was deleted is back; with `replace` the corpus holds the new documents only. When the corpus
-    would not change, no position is added. `count` is told how many files are read, and of how
-    many. Needs a driver that has joined a Ray cluster, in whose
-    tasks the sources are read: files of the driver's machine there, others on any node.
+    would not change, no position is added. `types` hold for this ingest: its documents have these
+    metadata fields as these types. `count` is told how many files are read, and of how
+    many. Needs a driver that has joined a Ray cluster, in whose tasks the sources are read: files
+    of the driver's machine there, others on any node.
 
     Raises InvalidArgument, naming file, row and field, for any document that is wrong or does not
     fit to the corpus, and then the corpus is as it was; with `skip_errors` documents that are wrong
@@ -94,7 +98,8 @@ def ingest(
     Conflict when others keep changing the corpus at the same time.
     """
     check_corpus_name(corpus)
-    reading = _read(listing, artifacts, ReadOptions(skip_errors=skip_errors), count)
+    options = ReadOptions(skip_errors=skip_errors, types=dict(types))
+    reading = _read(listing, artifacts, options, count)
     documents = _documents_of(artifacts, reading.parts)
 
     def changed(latest: CorpusManifest | None) -> tuple[CorpusManifest, DocumentChanges]:
@@ -151,6 +156,8 @@ def _read(
             places[document] = place
         check_same_kind(parts[0].dimension, parts[0].first, part.dimension, part.first)
         schema = merge_schemas(schema, part.schema)
+    seen = frozenset[str]().union(*(read.declared_seen for read in groups))
+    check_declared_types(options.types, seen, schema)
     return _Reading(
         parts=parts,
         schema=schema,

@@ -27,6 +27,7 @@ from actors.runtime.own_node import own_node
 from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.files import ArtifactFile
 from cluster.documents.content import store_part
+from cluster.documents.declared_types import DeclaredTypes, with_declared_types
 from cluster.documents.documents import (
     Document,
     RowPlace,
@@ -54,6 +55,8 @@ class ReadOptions:
     """Whether a document that is wrong in itself is left out, and told, instead of being raised;
     likewise the rest of a file that cannot be read on.
     """
+    types: DeclaredTypes = field(default_factory=dict)
+    """Types that metadata fields are to have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +83,8 @@ class GroupRead:
     parts: tuple[StoredPart, ...]
     files_left_out: tuple[LeftOut, ...]
     documents_left_out: tuple[LeftOut, ...]
+    declared_seen: frozenset[str]
+    """The fields with a declared type that a document has, be it without a value."""
 
 
 def read_parts(
@@ -167,7 +172,7 @@ def read_group(
     """
     parts: list[StoredPart] = []
     draft = _PartDraft()
-    reading = _FileReading(options.skip_errors)
+    reading = _FileReading(options)
     for file in files:
         for document, place in reading.documents(file):
             draft.add(document, place)
@@ -183,22 +188,25 @@ def read_group(
         parts=tuple(parts),
         files_left_out=reading.files_left_out.left_out(),
         documents_left_out=reading.documents_left_out.left_out(),
+        declared_seen=frozenset(reading.declared_seen),
     )
 
 
 class _FileReading:
     """Takes the documents out of files, and keeps count of what is left out."""
 
-    def __init__(self, skip_errors: bool) -> None:
+    def __init__(self, options: ReadOptions) -> None:
         self.num_files = 0
+        self.declared_seen: set[str] = set()
         self.files_left_out = Tally()
         self.documents_left_out = Tally()
-        self._skip_errors = skip_errors
+        self._skip_errors = options.skip_errors
+        self._types = options.types
 
     def documents(self, file: SourceFile) -> Iterator[tuple[Document, RowPlace]]:
         num_rows = 0
         try:
-            for row, place in _rows(file):
+            for row, place in _rows(file, self._types):
                 num_rows += 1
                 if (document := self._document(row, place, file.folder_values)) is not None:
                     yield document, place
@@ -222,12 +230,19 @@ class _FileReading:
         try:
             if isinstance(row, InvalidArgument):
                 raise row
-            return parse_document(_with_metadata(row, folder_values), place)
+            return parse_document(self._typed(_with_metadata(row, folder_values), place), place)
         except InvalidArgument as error:
             if not self._skip_errors:
                 raise
             self.documents_left_out.add(_reason(error, str(place)), str(place))
             return None
+
+    def _typed(self, row: Mapping[str, object], place: RowPlace) -> Mapping[str, object]:
+        metadata = row.get("metadata")
+        if not self._types or not isinstance(metadata, Mapping):
+            return row
+        self.declared_seen.update(self._types.keys() & metadata.keys())
+        return {**row, "metadata": with_declared_types(metadata, self._types, place)}
 
 
 def _with_metadata(
@@ -325,13 +340,13 @@ def with_common_types(files: Sequence[SourceFile]) -> list[SourceFile]:
     return [replace(f, csv_ways=ways) if f.location in is_table else f for f in files]
 
 
-def _rows(file: SourceFile) -> Iterator[Row]:
+def _rows(file: SourceFile, types: DeclaredTypes) -> Iterator[Row]:
     format = format_of(file.path)
     assert format is not None
     with _opened(file) as opened:
         # An empty file has no documents, whatever its format.
         if opened.peek(1):
-            yield from read_rows(opened, format, file.path, file.name, file.csv_ways)
+            yield from read_rows(opened, format, file.path, file.name, file.csv_ways, types)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import BinaryIO, TypeAlias
 
 from actors.documents.cell_types import cell_value, cell_ways
@@ -20,13 +20,16 @@ Ways: TypeAlias = Mapping[str, frozenset[str]]
 """By column: the ways in which all of its filled cells are written; see `cell_ways`."""
 
 
-def read_csv(file: BinaryIO, name: str, ways: Ways | None = None) -> Iterator[Row]:
+def read_csv(
+    file: BinaryIO, name: str, ways: Ways | None = None, texts: Collection[str] = ()
+) -> Iterator[Row]:
     """The type of a column is that of all its cells: of the file, which then is read twice, or of
-    the table that it is a part of, whose `ways` are given.
+    the table that it is a part of, whose `ways` are given. The columns `texts` stay texts.
     """
     if ways is None:
         ways = column_ways(file, name)
         file.seek(0)
+    ways = {column: found for column, found in ways.items() if column not in texts}
     records = _records(file, name)
     header = _header(records, name)
     for number, cells in enumerate(records, start=1):

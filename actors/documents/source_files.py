@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import os.path
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
@@ -23,6 +23,7 @@ from actors.documents.source_rows import check_unpacked
 from cluster.documents.ingest_report import LeftOut, Tally
 from cluster.errors import InvalidArgument, Unavailable
 from cluster.metadata import MetadataValue
+from cluster.quoting import printable
 
 _BUFFER_BYTES = 2**20
 _KNOWN = ", ".join(FORMATS)
@@ -103,14 +104,15 @@ class SourceListing:
     """Folders called `key=value` that give no metadata."""
 
 
-def find_source_files(sources: Sequence[str]) -> SourceListing:
-    """The files that paths, folders and fsspec URLs mean.
+def find_source_files(sources: Sequence[str], folder_texts: Collection[str] = ()) -> SourceListing:
+    """The files that paths, folders and fsspec URLs mean. The folder values of the fields
+    `folder_texts` stay texts.
 
     Folders are searched through. Raises InvalidArgument for a source that does not exist, a single
     file of an unknown kind, and a folder without any that can be read; Unavailable when its file
     system does not answer.
     """
-    left_out, values = Tally(), FolderValues()
+    left_out, values = Tally(), FolderValues(folder_texts)
     files = [file for source in sources for file in _files_of(source, left_out, values)]
     return SourceListing(
         sources=tuple(sources),
@@ -136,7 +138,7 @@ def _files_of(source: str, left_out: Tally, values: FolderValues) -> list[Source
                     f"{source} is of no kind that can be read ({_KNOWN})", "source"
                 )
             texts = values.texts(source)
-            return [_source_file(source, filesystem, info, _printable(source), name, texts)]
+            return [_source_file(source, filesystem, info, printable(source), name, texts)]
         found = list(_entries(filesystem, root, left_out))
     except (OSError, RuntimeError) as error:
         raise Unavailable(f"{source} cannot be read: {error}") from error
@@ -146,7 +148,7 @@ def _files_of(source: str, left_out: Tally, values: FolderValues) -> list[Source
     for info in sorted(found, key=lambda info: str(info["name"])):
         path = str(info["name"]).removeprefix(root).strip("/")
         given = f"{source.rstrip('/')}/{path}"
-        name = _printable(given)
+        name = printable(given)
         if (reason := _why_left_out(path, info)) is not None:
             left_out.add(reason, name)
         else:
@@ -171,7 +173,7 @@ def _entries(filesystem: Any, root: str, left_out: Tally) -> Iterator[Mapping[st
         except OSError as error:
             if folder == root:
                 raise
-            left_out.add(f"cannot be looked into: {error.strerror}", _printable(folder))
+            left_out.add(f"cannot be looked into: {error.strerror}", printable(folder))
             continue
         for entry in entries:
             if entry["type"] == "directory":
@@ -197,13 +199,8 @@ def _why_left_out(path: str, info: Mapping[str, Any]) -> str | None:
     if info["type"] != "file":
         return "is no regular file"
     if format_of(path) is None:
-        return f"is of a kind that is not read ({_printable(suffix_of(path)) or 'no extension'})"
+        return f"is of a kind that is not read ({printable(suffix_of(path)) or 'no extension'})"
     return None
-
-
-def _printable(name: str) -> str:
-    # A file's name may hold any byte, a terminal's commands among them.
-    return name if name.isprintable() else ascii(name)[1:-1]
 
 
 def _source_file(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from itertools import islice
 
@@ -40,8 +41,10 @@ def listed(names: Iterable[str]) -> str:
 
 def row_of_columns(columns: Mapping[str, object], place: RowPlace) -> Row:
     """A row with named columns: those that are not `id`, `text` or `vector` are its metadata,
-    unless a column `metadata` holds all of it.
+    unless a column `metadata` holds all of it. A row with `_id` in place of `id` is one of BEIR's.
     """
+    if "_id" in columns and "id" not in columns:
+        columns = _of_beir(columns)
     present = listed(columns) or "none"
     for name in ("id", "text"):
         if name not in columns and not (name == "text" and columns.get("vector") is not None):
@@ -59,3 +62,25 @@ def row_of_columns(columns: Mapping[str, object], place: RowPlace) -> Row:
         )
         return error, place
     return columns, place
+
+
+def _of_beir(columns: Mapping[str, object]) -> Mapping[str, object]:
+    """The row of a `corpus.jsonl` of BEIR as one of Raygion's: `_id`, `title`, `text`, `metadata`.
+
+    The title begins the text, as in BEIR's own runs, and is a metadata field, too. Lists and
+    objects in the metadata become JSON, for metadata is flat. The format:
+    https://github.com/beir-cellar/beir/wiki/Load-your-custom-dataset
+    """
+    row = {"id" if name == "_id" else name: value for name, value in columns.items()}
+    title, text, metadata = row.get("title"), row.get("text"), row.get("metadata")
+    if isinstance(metadata, Mapping):
+        flat = {name: _flat(value) for name, value in metadata.items()}
+        row["metadata"] = {"title": row.pop("title", None) or None, **flat}
+    if title and isinstance(title, str) and isinstance(text, str):
+        row["text"] = f"{title}\n\n{text}".strip()
+    return row
+
+
+def _flat(value: object) -> object:
+    is_nested = isinstance(value, Mapping | list)
+    return json.dumps(value, ensure_ascii=False) if is_nested else value

@@ -14,9 +14,9 @@ from actors.models.starter_models import (
     starter_embedder_folder,
     starter_generator_folder,
 )
-from cluster.artifacts.artifacts import regular_files, sha256_of
+from cluster.artifacts.artifacts import regular_files
 from cluster.artifacts.cache import ArtifactCache
-from cluster.artifacts.files import ArtifactFile
+from cluster.artifacts.files import ArtifactFile, sha256_of
 from cluster.catalog.catalog import Catalog, Published
 from cluster.catalog.manifests import ModelKind, ModelManifest, Precision
 from cluster.catalog.model_files import ModelFiles

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 
-from actors.regions.peer_connection import PeerConnection
+from actors.regions.peer_connection import PEER_TIMEOUTS, PeerConnection, PeerTimeouts
 from cluster.balance.verdicts import peer_verdict
 from cluster.clock import SYSTEM_CLOCK, Clock, Deadline
 from cluster.config import Settings
@@ -50,8 +50,10 @@ class RegionPeers:
         rng: random.Random,
         loads: Loads = _no_loads,
         clock: Clock = SYSTEM_CLOCK,
+        timeouts: PeerTimeouts = PEER_TIMEOUTS,
     ) -> None:
         self._region = region
+        self._timeouts = timeouts
         self._loads = loads
         self._router = RegionRouter(settings.region_map(), now_s=clock.monotonic_s, rng=rng)
         # The connections are made in the event loop that first asks, and belong to it.
@@ -145,7 +147,8 @@ class RegionPeers:
         connection = self._connections.get(region)
         if connection is None:
             assert region != self._region, "a region asks itself without HTTP"
-            connection = PeerConnection(self._router.endpoints[region], forwarded_by=self._region)
+            endpoint = self._router.endpoints[region]
+            connection = PeerConnection(endpoint, self._region, self._timeouts)
             self._connections[region] = connection
         return connection
 

@@ -7,6 +7,7 @@ import socket
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
 from typing import cast
 
 import httpx
@@ -17,10 +18,6 @@ from cluster.regions.endpoint import RegionEndpoint
 from cluster.regions.event_stream import EventParser
 from cluster.regions.wire import FORWARDED_BY, Call, parse_error
 
-CONNECT_TIMEOUT_S = 1.0
-"""Several times the longest round trip on earth, and short enough to ask the next region."""
-SILENCE_MAX_S = 5.0
-"""A stream over which nothing comes for so long is broken: regions send signs of life."""
 CONNECTIONS_MAX = 128
 _IDLE_MAX = 32
 _IDLE_S = 30.0
@@ -37,6 +34,19 @@ if sys.platform == "linux":
     ]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerTimeouts:
+    """Times after which another region is taken for lost."""
+
+    connect_s: float = 1.0
+    """Several times the longest round trip on earth, and short enough to ask the next region."""
+    silence_s: float = 5.0
+    """A stream over which nothing comes for so long is broken: regions send signs of life."""
+
+
+PEER_TIMEOUTS = PeerTimeouts()
+
+
 class PeerConnection:
     """Sends calls to one region. Connections stay open between calls.
 
@@ -46,8 +56,9 @@ class PeerConnection:
     which ends the work over there.
     """
 
-    def __init__(self, endpoint: RegionEndpoint, forwarded_by: str) -> None:
+    def __init__(self, endpoint: RegionEndpoint, forwarded_by: str, timeouts: PeerTimeouts) -> None:
         self._endpoint = endpoint
+        self._silence_s = timeouts.silence_s
         headers = {FORWARDED_BY: forwarded_by, "accept-encoding": "identity"}
         if endpoint.region_key is not None:
             headers["authorization"] = f"Bearer {endpoint.region_key}"
@@ -65,7 +76,7 @@ class PeerConnection:
             headers=headers,
             trust_env=False,
             transport=transport,
-            timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S, pool=_POOL_TIMEOUT_S),
+            timeout=httpx.Timeout(None, connect=timeouts.connect_s, pool=_POOL_TIMEOUT_S),
         )
 
     async def whole(self, call: Call, deadline: Deadline) -> tuple[str, bytes]:
@@ -80,7 +91,7 @@ class PeerConnection:
         whether that was the last event, the caller must know.
         """
         parser = EventParser()
-        async with self._sent(call, deadline, silence_max_s=SILENCE_MAX_S) as response:
+        async with self._sent(call, deadline, silence_max_s=self._silence_s) as response:
             chunks = cast("AsyncGenerator[bytes, None]", response.aiter_raw())
             async with aclosing(chunks):
                 while (chunk := await self._next(chunks, deadline)) is not None:

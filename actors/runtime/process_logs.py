@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
 from cluster.logs.context import name_region
+from cluster.logs.flood import FloodFilter
 from cluster.logs.formats import FORMATTERS
 from cluster.logs.settings import LogFormat
 
@@ -37,6 +38,7 @@ class ProcessLogs:
         # In its replicas Serve puts something else in the place of `sys.stderr`, which loses lines.
         handler = logging.StreamHandler(sys.__stderr__)
         handler.setFormatter(FORMATTERS[self.format]())
+        handler.addFilter(FloodFilter())
         logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
         for floor in _FLOORS:
             logging.getLogger(floor).setLevel(logging.INFO)

@@ -26,13 +26,13 @@ import pyarrow.compute as pc
 
 from actors.shards.mapped_batch import UNREADABLE, mapped_batch, write_batch
 from cluster.arrays import BytesArray, Float32Array, Int64Array, Mask
+from cluster.documents.passages import META_PREFIX
 from cluster.errors import Corrupt, InvalidArgument
 from cluster.metadata import Metadata
 from cluster.query.search import REPLY_BYTES_MAX, Passages
 from cluster.vectors.checks import norms
 
 DOCUMENTS_FILE = "documents.arrow"
-META_PREFIX = "meta."
 _ROWS_ONE_BY_ONE = 16
 """Number of values up to which reading them one by one is quicker: a call of Arrow's kernels costs
 40 us after a search, which leaves nothing of the kernels in the caches.

@@ -18,7 +18,7 @@ from cluster.query.filters import Filter, filter_key
 from cluster.shards.filter_mask import filter_mask
 from cluster.shards.index_parameters import IndexKind, IndexParameters
 
-_FILTERS_CACHED_MAX = 64
+FILTERS_CACHED_MAX = 64
 # Few vectors are scanned whatever the index: it takes no longer than a search.
 _SCANNED = 1000
 
@@ -118,7 +118,7 @@ class Selections:
         selection = self._of_filter(filter)
         with self._lock:
             self._cached[key] = selection
-            while len(self._cached) > _FILTERS_CACHED_MAX:
+            while len(self._cached) > FILTERS_CACHED_MAX:
                 self._cached.popitem(last=False)
         return selection
 

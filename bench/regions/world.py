@@ -15,18 +15,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from actors.documents.source_files import find_source_files
 from bench.load.processes import pss_bytes
+from bench.regions.driven_regions import DrivenRegions, build_each, regions_at
 from cluster.arrays import Float32Array
 from cluster.catalog.corpus_settings import CorpusSettings
-from cluster.catalog.manifests import ManifestRef
 from cluster.catalog.model_settings import GeneratorSettings
 from cluster.config import Settings
-from cluster.progress import Note
 from cluster.query.caller import Location
 from cluster.regions.settings import (
-    EndpointSettings,
-    RegionSettings,
     RoutingPolicy,
     RoutingSettings,
     StoreSettings,
@@ -43,13 +39,14 @@ from deployments.hosting.region_driver import (
     start_services,
 )
 from deployments.installation import Installation
-from deployments.nodes.ports import find_port_block
-from tests.support.regions.driven_regions import DrivenRegions
 
 CORPUS = "vectors"
 DIMENSION, TOP_K, SHARDS = 384, 10, 2
-KINDS = (IndexKind.HNSW, IndexKind.IVF_FLAT)
-"""Of the two index versions that releases take turns with."""
+INDEXES = {
+    kind.value: IndexParameters(kind=kind, metric=Metric.COSINE)
+    for kind in (IndexKind.HNSW, IndexKind.IVF_FLAT)
+}
+"""The two index versions that releases take turns with."""
 PLACES = {
     "frankfurt": Location(latitude=50.1, longitude=8.7),
     "virginia": Location(latitude=38.9, longitude=-77.4),
@@ -105,8 +102,9 @@ def three_regions(num_vectors: int) -> Iterator[RegionsWorld]:
         with _timed(world, "three Ray clusters"):
             run_in_each(every, join_new_cluster)
         with _timed(world, "two index versions"):
-            refs = every[0].run(_build, str(_write(folder, num_vectors, rng)))
-            world.contents = [ReleaseContents(indexes={CORPUS: ref}) for ref in refs]
+            source = str(_write(folder, num_vectors, rng))
+            refs = every[0].run(build_each, CORPUS, source, INDEXES)
+            world.contents = [ReleaseContents(indexes={CORPUS: ref}) for ref in refs.values()]
         with _timed(world, "coordinators and endpoints"):
             run_in_each(every, start_services)
         with _timed(world, "first release"):
@@ -130,20 +128,9 @@ def _timed(world: RegionsWorld, what: str) -> Iterator[None]:
 
 
 def _settings(folder: Path) -> dict[str, Settings]:
-    ports: list[int] = []
-    for _ in PLACES:
-        ports.append(find_port_block(avoid=ports).http)
     shared = Settings(
         store=StoreSettings(url=str(folder / "store")),
-        regions={
-            name: RegionSettings(
-                http=EndpointSettings(port=port, gateways_max=1),
-                location=place,
-                # Only the first one builds.
-                cpus=1 if number else None,
-            )
-            for number, ((name, place), port) in enumerate(zip(PLACES.items(), ports, strict=True))
-        },
+        regions=regions_at(PLACES),
         corpora={CORPUS: CorpusSettings(shards=SHARDS, replicas=1)},
         generator=GeneratorSettings(source=None),
         routing=RoutingSettings(policy=RoutingPolicy.NEAREST),
@@ -162,19 +149,3 @@ def _write(folder: Path, num_vectors: int, rng: np.random.Generator) -> Path:
     path = folder / "vectors.parquet"
     pq.write_table(pa.table(columns), path)
     return path
-
-
-def _build(installation: Installation, note: Note, source: str) -> list[ManifestRef]:
-    """Runs in a driver's process."""
-    from deployments.hosting import pipeline
-
-    refs = []
-    listing = find_source_files([source])
-    pipeline.ingest_documents(installation, CORPUS, listing, replace=False)
-    for kind in KINDS:
-        index = IndexParameters(kind=kind, metric=Metric.COSINE)
-        corpus = installation.settings.corpus(CORPUS).model_copy(update={"index": index})
-        settings = installation.settings.model_copy(update={"corpora": {CORPUS: corpus}})
-        built = pipeline.build(Installation(settings, installation.region), CORPUS, None)
-        refs.append(built.ref)
-    return refs

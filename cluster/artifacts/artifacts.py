@@ -13,18 +13,11 @@ from pathlib import Path, PurePosixPath
 
 from cluster.artifacts.claims import claim
 from cluster.artifacts.fetch import BlobFetcher, blob_path, check_content
-from cluster.artifacts.files import ArtifactFile
+from cluster.artifacts.files import ArtifactFile, sha256_of
 from cluster.errors import Conflict, Corrupt, InvalidArgument, NotFound, OutcomeUnknown
 from cluster.progress import UNSEEN, Count
 from cluster.store.object_store import ObjectStore
-
-__all__ = ["Artifacts", "blob_path", "checked_files", "sha256_of"]
-
-
-def sha256_of(path: Path) -> str:
-    """Hex digest of a local file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+from cluster.store.paths import is_plain
 
 
 def checked_files(files: Sequence[ArtifactFile]) -> tuple[ArtifactFile, ...]:
@@ -35,8 +28,7 @@ def checked_files(files: Sequence[ArtifactFile]) -> tuple[ArtifactFile, ...]:
     folders: set[str] = set()
     paths: set[str] = set()
     for file in files:
-        parts = file.path.split("/")
-        if any(part in ("", ".", "..") or "\\" in part or "\0" in part for part in parts):
+        if not is_plain(file.path):
             raise Corrupt(f"the manifest names a file outside of its folder: {file.path!r}")
         if file.path in paths:
             raise Corrupt(f"the manifest names {file.path} twice")

@@ -11,9 +11,9 @@ from uuid import uuid4
 
 import orjson
 
-from cluster.artifacts.artifacts import Artifacts, checked_files, sha256_of
+from cluster.artifacts.artifacts import Artifacts, checked_files
 from cluster.artifacts.cache_space import CacheSpace
-from cluster.artifacts.files import ArtifactFile
+from cluster.artifacts.files import ArtifactFile, sha256_of
 from cluster.artifacts.weight_delta import apply_delta
 from cluster.errors import Corrupt
 from cluster.logs.events import EventLog

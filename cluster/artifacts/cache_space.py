@@ -16,7 +16,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -26,6 +26,7 @@ import orjson
 
 from cluster.errors import Unavailable
 from cluster.logs.events import EventLog
+from cluster.store.file_lock import locked, try_lock
 
 log = EventLog(__name__)
 
@@ -94,8 +95,7 @@ class CacheSpace:
         """Alone at work on a folder; the blobs that it counts on stay until the end."""
         lock = self._folder / "locks" / key
         lock.parent.mkdir(parents=True, exist_ok=True)
-        with lock.open("ab+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with locked(lock) as file:
             with self._guarded():
                 file.truncate(0)
                 file.write(orjson.dumps(sorted(sha256s)))
@@ -201,11 +201,8 @@ class CacheSpace:
     def _pin_path(self, key: str) -> Path:
         return self._folder / "pins" / key
 
-    @contextmanager
-    def _guarded(self) -> Iterator[None]:
-        with (self._folder / "guard").open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+    def _guarded(self) -> AbstractContextManager[BinaryIO]:
+        return locked(self._folder / "guard")
 
 
 def _remove_blob(blob: _Blob) -> int:
@@ -218,17 +215,9 @@ def _is_free(lock: Path) -> bool:
     """True when no process holds the lock."""
     try:
         with lock.open("rb") as file:
-            return _try_lock(file)
+            return try_lock(file)
     except FileNotFoundError:
         return True
-
-
-def _try_lock(file: BinaryIO) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

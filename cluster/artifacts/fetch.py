@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import random
@@ -14,11 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from cluster.artifacts.files import ArtifactFile
+from cluster.artifacts.files import ArtifactFile, sha256_of
 from cluster.clock import SYSTEM_CLOCK, Backoff, system_rng
 from cluster.errors import Corrupt, Unavailable
 from cluster.logs.events import EventLog
 from cluster.progress import UNSEEN, Count
+from cluster.store.file_lock import lock, try_lock
 from cluster.store.object_store import ObjectStore
 
 log = EventLog(__name__)
@@ -169,8 +169,7 @@ def _hash_rest(partial: BinaryIO, digest: hashlib._Hash) -> int:
 
 def _is_done(target: Path, file: ArtifactFile) -> bool:
     try:
-        with target.open("rb") as done:
-            return hashlib.file_digest(done, "sha256").hexdigest() == file.sha256
+        return sha256_of(target) == file.sha256
     except FileNotFoundError:
         return False
 
@@ -181,11 +180,9 @@ def _opened_alone(path: Path) -> Iterator[tuple[BinaryIO, bool]]:
     waited = False
     while True:
         with path.open("ab+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not try_lock(file):
                 waited = True
-                fcntl.flock(file, fcntl.LOCK_EX)
+                lock(file)
             # The process that had it before has made it the target, or removed it.
             if _is_named(path, file):
                 try:

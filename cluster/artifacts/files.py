@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
@@ -9,6 +11,12 @@ from pydantic import Field
 from cluster.records import Record, is_none
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a local file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Blob(Record):

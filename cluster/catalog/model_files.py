@@ -11,9 +11,9 @@ from pathlib import Path
 
 import orjson
 
-from cluster.artifacts.artifacts import checked_files, sha256_of
+from cluster.artifacts.artifacts import checked_files
 from cluster.artifacts.cache import ArtifactCache
-from cluster.artifacts.files import ArtifactFile, Blob, FileDelta
+from cluster.artifacts.files import ArtifactFile, Blob, FileDelta, sha256_of
 from cluster.artifacts.weight_delta import apply_delta, write_delta
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.manifests import ModelKind, ModelManifest

@@ -97,6 +97,13 @@ def passage_ids(document: str, count: int) -> list[str]:
     return [f"{document}#{number}" for number in range(count)]
 
 
+def document_of(passage: str) -> str:
+    """The document of a passage that `passage_ids` named. One that brought its vector has the
+    document's id as it stands, even if that ends like a passage's.
+    """
+    return _PASSAGE_ID.sub("", passage)
+
+
 def passage_schema(types: Types, dimension: int | None) -> pa.Schema:
     """The columns of a part, metadata fields in alphabetical order."""
     fields: list[pa.Field[Any]] = [

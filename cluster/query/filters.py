@@ -24,6 +24,7 @@ import orjson
 
 from cluster.errors import InvalidArgument
 from cluster.metadata import ColumnType
+from cluster.quoting import quoted
 
 Scalar: TypeAlias = str | int | float | bool | None
 # A string, so that the alias may name itself.
@@ -31,7 +32,6 @@ JsonValue: TypeAlias = "Scalar | list[JsonValue] | dict[str, JsonValue]"
 
 DEPTH_MAX = 16
 NODES_MAX = 1024
-_QUOTED_LENGTH_MAX = 64
 _QUOTED_NAMES_MAX = 20
 
 
@@ -126,13 +126,13 @@ def check_filter(filter: Filter, schema: Mapping[str, ColumnType], *, path: str 
             column_type = _column_type(field, schema, path)
             if comparison in _ORDERINGS and (value is None or column_type is ColumnType.BOOL):
                 raise InvalidArgument(
-                    f"{comparison.value} needs a number or a string", f"{path}.{_short(field)}"
+                    f"{comparison.value} needs a number or a string", f"{path}.{quoted(field)}"
                 )
-            _check_type(value, column_type, f"{path}.{_short(field)}")
+            _check_type(value, column_type, f"{path}.{quoted(field)}")
         case In(field, values):
             column_type = _column_type(field, schema, path)
             for value in values:
-                _check_type(value, column_type, f"{path}.{_short(field)}")
+                _check_type(value, column_type, f"{path}.{quoted(field)}")
         case And(parts) | Or(parts):
             for part in parts:
                 check_filter(part, schema, path=path)
@@ -159,7 +159,7 @@ class _Parser:
         for key, value in obj.items():
             if not isinstance(key, str):
                 raise InvalidArgument("has a key that is not a string", path)
-            found.extend(self._entry(key, value, f"{path}.{_short(key)}", depth))
+            found.extend(self._entry(key, value, f"{path}.{quoted(key)}", depth))
         if len(found) == 1:
             return found[0]
         self._count(1, path)
@@ -196,7 +196,7 @@ class _Parser:
         return [self._operation(field, key, operand, path) for key, operand in value.items()]
 
     def _operation(self, field: str, key: object, operand: object, path: str) -> Filter:
-        path = f"{path}.{_short(str(key))}"
+        path = f"{path}.{quoted(str(key))}"
         if key == "in":
             if not isinstance(operand, list):
                 raise InvalidArgument("must be a list of values", path)
@@ -261,11 +261,11 @@ def _column_type(field: str, schema: Mapping[str, ColumnType], path: str) -> Col
 
 
 def _unknown_field(field: str, known: list[str], path: str) -> InvalidArgument:
-    names = ", ".join(_short(name) for name in known[:_QUOTED_NAMES_MAX])
+    names = ", ".join(quoted(name) for name in known[:_QUOTED_NAMES_MAX])
     more = len(known) - _QUOTED_NAMES_MAX
     listed = f"; there are: {names}" if known else "; the corpus has no metadata"
     listed += f" and {more} more" if more > 0 else ""
-    return InvalidArgument(f"is no metadata field{listed}", f"{path}.{_short(field)}")
+    return InvalidArgument(f"is no metadata field{listed}", f"{path}.{quoted(field)}")
 
 
 def _check_type(value: Scalar, column_type: ColumnType, path: str) -> None:
@@ -290,13 +290,3 @@ def _check_type(value: Scalar, column_type: ColumnType, path: str) -> None:
 def is_encodable(text: str) -> bool:
     # A lone surrogate passes through json.loads and would fail later, inside Arrow.
     return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
-
-
-def _short(text: str) -> str:
-    """`text` as it goes into an error message: printable and bounded."""
-    printable = text if text.isprintable() else ascii(text)[1:-1]
-    return (
-        printable
-        if len(printable) <= _QUOTED_LENGTH_MAX
-        else printable[: _QUOTED_LENGTH_MAX - 3] + "..."
-    )

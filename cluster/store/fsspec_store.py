@@ -23,7 +23,7 @@ from fsspec.asyn import get_loop
 
 from cluster.errors import Conflict, Corrupt, NotFound, OutcomeUnknown, Unavailable
 from cluster.logs.events import EventLog
-from cluster.store.local_store import checked_path
+from cluster.store.paths import checked_path
 from cluster.store.stored_object import StoredObject
 
 log = EventLog(__name__)

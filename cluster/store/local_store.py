@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
 
-from cluster.errors import Conflict, Corrupt, InvalidArgument, NotFound, OutcomeUnknown, Unavailable
+from cluster.errors import Conflict, Corrupt, NotFound, OutcomeUnknown, Unavailable
 from cluster.logs.events import EventLog
+from cluster.store.paths import TEMP_FOLDER, checked_path
 from cluster.store.stored_object import StoredObject
 
 log = EventLog(__name__)
 
 CHUNK_BYTES = 4 * 2**20
-TEMP_FOLDER = ".tmp"
 TEMP_AGE_MAX_MS = 24 * 3600 * 1000
 # Errors of link(2) after which it certainly made no link; any other failure (a network mount) may
 # hide a success.
@@ -39,16 +39,6 @@ _NO_LINK_MADE = frozenset(
         errno.ENOSPC,
     )
 )
-
-
-def checked_path(path: str) -> str:
-    """Returns `path` if it is plain and relative, with `/` between parts; else InvalidArgument."""
-    names = path.split("/")
-    if any(name in ("", ".", "..") or "\\" in name or "\0" in name for name in names):
-        raise InvalidArgument(f"{path!r} is not a plain relative path", field="path")
-    if names[0] == TEMP_FOLDER:
-        raise InvalidArgument(f"{path!r}: the folder {TEMP_FOLDER} is reserved", field="path")
-    return path
 
 
 class LocalStore:

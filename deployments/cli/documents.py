@@ -12,6 +12,7 @@ import typer
 from rich.markup import escape
 
 from cluster.catalog.manifests import CorpusManifest
+from cluster.documents.declared_types import parse_declared_types
 from cluster.documents.deletes import delete_documents
 from cluster.documents.documents import check_corpus_name
 from cluster.errors import InvalidArgument
@@ -40,6 +41,15 @@ def ingest(
         bool,
         typer.Option("--skip-errors", help="Leave out documents that are wrong, and list them."),
     ] = False,
+    types: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--types",
+            help="The type of a metadata field, whatever the files say: string, int, float or "
+            "bool. Once for each field.",
+            metavar="FIELD=TYPE",
+        ),
+    ] = None,
     config: Config = None,
     region: Region = None,
     store: Store = None,
@@ -57,11 +67,18 @@ def ingest(
 
     # Wrong input is refused before a cluster is started for it.
     installation = _opened_for(corpus, config, region, store)
-    listing = find_source_files(sources)
+    declared = parse_declared_types(types or ())
+    listing = find_source_files(sources, folder_texts=declared)
     steps = Steps(quiet=as_json)
     with steps.shown(), region_host.joined(installation), steps.step("Read documents") as step:
         ingested = pipeline.ingest_documents(
-            installation, corpus, listing, replace=replace, skip_errors=skip_errors, progress=step
+            installation,
+            corpus,
+            listing,
+            replace=replace,
+            skip_errors=skip_errors,
+            types=declared,
+            progress=step,
         )
     manifest, report = ingested.manifest, ingested.report
     if as_json:

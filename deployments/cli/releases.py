@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,7 +14,8 @@ from cluster.releases.entries import LogState, Proposal
 from cluster.releases.requests import AbortRelease, CommitRelease, RollBackTo, SetShare
 from deployments.cli.options import Config, Json, Region, Store
 from deployments.cli.regions import anywhere, leading, names_in, policy_in, regions_in
-from deployments.terminal import SHORT, Steps, out, print_json, say, table, utc
+from deployments.installation import Installation
+from deployments.terminal import SHORT, Steps, out, print_json, table, tell, utc
 
 app = typer.Typer(
     help="List, propose, try, commit and roll back releases.",
@@ -155,12 +157,13 @@ def propose(
                 targets=targets,
                 policy=policy,
             )
-    if as_json:
-        print_json({"release": number, "committed": commit_when_prepared})
-    elif commit_when_prepared:
-        say(f"Release [bold]{number}[/] is committed")
-    else:
-        say(f"Release [bold]{number}[/] is prepared. Next: raygion release commit {number}")
+    prepared = f"prepared. Next: raygion release commit {number}"
+    status = "committed" if commit_when_prepared else prepared
+    tell(
+        {"release": number, "committed": commit_when_prepared},
+        f"Release [bold]{number}[/] is {status}",
+        as_json=as_json,
+    )
 
 
 @app.command("canary")
@@ -182,17 +185,15 @@ def canary(
     Example: raygion release canary 2 --percent 5
     """
     from actors.coordinator.client import CoordinatorClient
-    from deployments.hosting import region_host
 
-    installation = leading(config, region, store)
-    region_host.join(installation)
+    _join_leading(config, region, store)
     CoordinatorClient().request(SetShare(release=number, percent=percent))
-    if as_json:
-        print_json({"release": number, "percent": percent})
-    elif percent:
-        say(f"Release [bold]{number}[/] gets {percent} % of the traffic")
-    else:
-        say(f"Release [bold]{number}[/] gets no traffic any more")
+    share = f"{percent} % of the traffic" if percent else "no traffic any more"
+    tell(
+        {"release": number, "percent": percent},
+        f"Release [bold]{number}[/] gets {share}",
+        as_json=as_json,
+    )
 
 
 @app.command("commit")
@@ -207,15 +208,15 @@ def commit(
 
     Example: raygion release commit 2
     """
-    from deployments.hosting import region_host, release_commands
+    from deployments.hosting import release_commands
 
-    installation = leading(config, region, store)
-    region_host.join(installation)
+    _join_leading(config, region, store)
     release_commands.switch(CommitRelease(release=number))
-    if as_json:
-        print_json({"release": number, "committed": True})
-    else:
-        say(f"Release [bold]{number}[/] is committed")
+    tell(
+        {"release": number, "committed": True},
+        f"Release [bold]{number}[/] is committed",
+        as_json=as_json,
+    )
 
 
 @app.command("abort")
@@ -232,15 +233,14 @@ def abort(
     Example: raygion release abort 2 --reason "wrong corpus"
     """
     from actors.coordinator.client import CoordinatorClient
-    from deployments.hosting import region_host
 
-    installation = leading(config, region, store)
-    region_host.join(installation)
+    _join_leading(config, region, store)
     CoordinatorClient().request(AbortRelease(release=number, reason=reason))
-    if as_json:
-        print_json({"release": number, "aborted": True})
-    else:
-        say(f"Release [bold]{number}[/] is aborted")
+    tell(
+        {"release": number, "aborted": True},
+        f"Release [bold]{number}[/] is aborted",
+        as_json=as_json,
+    )
 
 
 @app.command("rollback")
@@ -271,22 +271,28 @@ def rollback(
 
     Example: raygion release rollback
     """
-    from deployments.hosting import region_host, release_commands
+    from deployments.hosting import release_commands
 
     if again and force:
         raise InvalidArgument("does not go with --again, which prepares the release first", "force")
-    installation = leading(config, region, store)
-    region_host.join(installation)
+    installation = _join_leading(config, region, store)
     if again:
         steps = Steps(quiet=as_json)
         with steps.shown(), steps.step("Prepare") as step:
             current = release_commands.propose_again(installation, number, step.note)
     else:
         current = release_commands.switch(RollBackTo(release=number, force=force))
-    if as_json:
-        print_json({"release": current})
-    else:
-        say(f"Release [bold]{current}[/] is current" + ("" if again else " again"))
+    how = "" if again else " again"
+    tell({"release": current}, f"Release [bold]{current}[/] is current{how}", as_json=as_json)
+
+
+def _join_leading(config: Path | None, region: str | None, store: str | None) -> Installation:
+    """Joins the cluster of the region that moves releases."""
+    from deployments.hosting import region_host
+
+    installation = leading(config, region, store)
+    region_host.join(installation)
+    return installation
 
 
 def _evidence(policy: EvidencePolicy | None) -> list[tuple[str, str]]:

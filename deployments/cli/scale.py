@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from deployments.cli.options import Config, Corpus, Json, Region, Store, opened
-from deployments.terminal import Steps, print_json, say
+from deployments.terminal import Steps, tell
 
 
 def scale(
@@ -35,10 +35,9 @@ def scale(
         region_host.join(installation)
         release_commands.scale(corpus, replicas)
         step.note(f"{replicas} replicas a shard")
-    if as_json:
-        print_json({"corpus": corpus, "replicas": replicas})
-    else:
-        say(
-            f"Every shard of [bold]{corpus}[/] has at least {replicas} replicas; "
-            "any beyond that end once they are idle"
-        )
+    tell(
+        {"corpus": corpus, "replicas": replicas},
+        f"Every shard of [bold]{corpus}[/] has at least {replicas} replicas; "
+        "any beyond that end once they are idle",
+        as_json=as_json,
+    )

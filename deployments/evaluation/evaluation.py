@@ -16,7 +16,9 @@ import ir_measures
 from ir_measures import DefaultPipeline, Measure, Qrel, ScoredDoc
 
 from cluster.clock import Backoff, Deadline
+from cluster.documents.passages import document_of
 from cluster.errors import InvalidArgument, RaygionError
+from cluster.progress import Count
 from cluster.query.terms import TOP_K_MAX
 from cluster.search.checks import HITS_MAX
 from deployments.evaluation.files import Judgements, Queries
@@ -122,7 +124,7 @@ def evaluate(
     *,
     deadline: Deadline,
     pause: Callable[[float], None],
-    count: Callable[[int, int], None],
+    count: Count,
 ) -> Evaluation:
     """Asks all judged queries and scores the rankings.
 
@@ -175,24 +177,20 @@ def score(
     return {str(measure): float(values[measure]) for measure in measures}
 
 
-def document_of(passage: str, judged: frozenset[str]) -> str:
+def _judged_document(passage: str, judged: frozenset[str]) -> str:
     """The document of a passage: `{document}#3` of a document that was cut, else the same id.
 
     Replies do not tell a document that is itself named `a#3`, so an id that was judged as it stands
     is taken as it stands.
     """
-    document, mark, number = passage.rpartition("#")
-    cut = mark and number.isascii() and number.isdigit() and str(int(number)) == number
-    return document if cut and passage not in judged else passage
+    return passage if passage in judged else document_of(passage)
 
 
 def _has_relevant(judgements: Judgements, query: str) -> bool:
     return any(grade > 0 for grade in judgements.get(query, {}).values())
 
 
-def _rankings(
-    asking: _Asking, rows: Sequence[int], count: Callable[[int, int], None]
-) -> dict[str, list[str]]:
+def _rankings(asking: _Asking, rows: Sequence[int], count: Count) -> dict[str, list[str]]:
     """The best `top_k` documents or passages of each answered query.
 
     Where the passages are of too few documents, the query is asked again for more of them.
@@ -208,7 +206,7 @@ def _rankings(
             for row, hits in zip(batch, found, strict=True) if found is not None else ():
                 ranked = hits
                 if plan.by is Unit.DOCUMENT:
-                    ranked = list(dict.fromkeys(document_of(hit, judged) for hit in hits))
+                    ranked = list(dict.fromkeys(_judged_document(hit, judged) for hit in hits))
                 if len(ranked) < plan.top_k and len(hits) == depth < TOP_K_MAX:
                     too_few.append(row)
                 else:

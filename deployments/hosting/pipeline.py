@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from rich.markup import escape
 from rich.table import Table
@@ -24,6 +25,7 @@ from cluster.catalog.model_settings import STARTER
 from cluster.clock import SYSTEM_CLOCK
 from cluster.config import Settings
 from cluster.corpora.next_release import corpora_for_release, indexes_for_release
+from cluster.documents.declared_types import DeclaredTypes
 from cluster.progress import UNSEEN, Progress
 from cluster.query.evidence import EvidencePolicy, score_min_of
 from cluster.releases.entries import ReleaseContents
@@ -60,6 +62,7 @@ def ingest_documents(
     *,
     replace: bool,
     skip_errors: bool = False,
+    types: DeclaredTypes = MappingProxyType({}),
     progress: Progress = UNSEEN,
 ) -> Ingested:
     """Reads the listed files into the corpus. Needs a driver that has joined a Ray cluster."""
@@ -71,6 +74,7 @@ def ingest_documents(
         listing=listing,
         replace=replace,
         skip_errors=skip_errors,
+        types=types,
         count=progress.count,
     )
     manifest = ingested.manifest

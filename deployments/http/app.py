@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Lifespan
 from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.errors import InvalidArgument, NotFound, RaygionError, Unavailable
 from cluster.query.answers import AnswerEvent, AnswerRequest, QueryService, Retrieved, last_event
+from cluster.quoting import quoted
 from cluster.regions.divergence_report import DivergenceReport
 from cluster.regions.peers import RegionInternals
 from cluster.regions.status import RegionSummary, StatusSource
@@ -42,7 +43,6 @@ from deployments.http.openai.schema import ChatBody, in_words_of_chat, parse_cha
 from deployments.http.region_routes import GenerateBody, RegionAnswerBody, RegionRoutes
 from deployments.http.routes import ANSWER, CHAT, SEARCH
 from deployments.http.schemas.answer import AnswerBody, parse_answer
-from deployments.http.schemas.json_body import quoted
 from deployments.http.schemas.openapi_parts import REFERENCES, body_of, json_response, replies
 from deployments.http.schemas.replies import (
     ANSWER_EXAMPLES,
@@ -60,7 +60,7 @@ from deployments.http.schemas.replies import (
 from deployments.http.schemas.search import SearchBody
 from deployments.http.search_route import SearchRoute
 from deployments.http.settings import HttpSettings
-from deployments.http.streams.alive_stream import alive
+from deployments.http.streams.alive_stream import SILENCE_LIMITS, SilenceLimits, alive
 from deployments.http.streams.sse import (
     EventStream,
     NamedEvents,
@@ -72,9 +72,6 @@ from deployments.metering.divergence_metrics import DivergenceMetrics
 from deployments.metering.metered_service import MeteredService
 from deployments.metering.metrics import CONTENT_TYPE, HttpMetrics
 
-SIGN_OF_LIFE_S = 5.0
-"""A stream is never silent for longer: proxies on the way give up after some tens of seconds."""
-
 
 def build_http_app(
     service: QueryService,
@@ -85,6 +82,7 @@ def build_http_app(
     lifespan: Lifespan[FastAPI] | None = None,
     clock: Clock = SYSTEM_CLOCK,
     divergence: Callable[[], DivergenceReport] | None = None,
+    silence: SilenceLimits = SILENCE_LIMITS,
 ) -> RegionApp:
     """The whole interface as one ASGI application, with metrics of its own. `status` tells how the
     region is; `internals` is what the other regions ask for; `lifespan` starts and stops what
@@ -102,9 +100,13 @@ def build_http_app(
         lifespan=lifespan,
     )
     callers = CallerReader(settings.locations, settings.proxy)
-    _Routes(metered, status, settings, metrics, callers, clock, divergence).add_to(app)
+    _Routes(
+        metered, status, settings, metrics, callers, clock, divergence, silence.to_callers_s
+    ).add_to(app)
     if internals is not None:
-        RegionRoutes(metered, internals, settings, metrics, callers, clock).add_to(app)
+        RegionRoutes(
+            metered, internals, settings, metrics, callers, clock, silence.between_regions_s
+        ).add_to(app)
     app.add_exception_handler(HTTPException, refused_by_router)
 
     def entrance(routes: ASGIApp) -> ASGIApp:
@@ -159,6 +161,7 @@ class _Routes:
         callers: CallerReader,
         clock: Clock,
         divergence: Callable[[], DivergenceReport] | None,
+        silence_s: float,
     ) -> None:
         self._service = service
         self._settings = settings
@@ -166,6 +169,7 @@ class _Routes:
         self._callers = callers
         self._clock = clock
         self._divergence = divergence
+        self._silence_s = silence_s
         self._summary = KnownSummary(status, clock, timeout_s=settings.status_timeout_s)
 
     def add_to(self, app: FastAPI) -> None:
@@ -303,7 +307,7 @@ class _Routes:
         trace_id = request.state.trace_id
         ended = partial(self._metrics.stream_ended, route)
         chunks = event_chunks(events, form, trace_id, ended=ended)
-        return EventStream(alive(chunks, form, trace_id, every_s=SIGN_OF_LIFE_S))
+        return EventStream(alive(chunks, form, trace_id, every_s=self._silence_s))
 
 
 def _open_to_pages(app: ASGIApp, origins: tuple[str, ...]) -> ASGIApp:

@@ -122,6 +122,11 @@ class HttpEdge:
         """Requests that are worked on, without those of the exempt routes."""
         return self._places.taken
 
+    @property
+    def unread_bytes(self) -> int:
+        """Bytes of the long replies whose clients have not read them to the end."""
+        return self._unread.room.taken_bytes
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)

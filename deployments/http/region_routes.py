@@ -49,10 +49,6 @@ from deployments.http.streams.sse import EventStream, NamedEvents, event_chunks,
 from deployments.metering.metered_service import MeteredService
 from deployments.metering.metrics import HttpMetrics
 
-SIGN_OF_LIFE_S = 1.0
-"""Several of them within the silence after which `actors.regions.peer_connection` gives a stream
-up.
-"""
 _TIMEOUT_DEFAULT_MS = 60_000
 
 
@@ -124,13 +120,16 @@ class RegionRoutes:
         metrics: HttpMetrics,
         callers: CallerReader,
         clock: Clock,
+        silence_s: float,
     ) -> None:
+        """`silence_s`: longest silence of a stream."""
         self._service = service
         self._internals = internals
         self._settings = settings
         self._metrics = metrics
         self._callers = callers
         self._clock = clock
+        self._silence_s = silence_s
 
     def add_to(self, app: FastAPI) -> None:
         for path, does, body in (
@@ -164,7 +163,7 @@ class RegionRoutes:
         form = NamedEvents()
         ended = partial(self._metrics.stream_ended, ANSWER)
         chunks = event_chunks(events, form, trace_id, ended=ended)
-        return EventStream(alive(chunks, form, trace_id, every_s=SIGN_OF_LIFE_S))
+        return EventStream(alive(chunks, form, trace_id, every_s=self._silence_s))
 
     async def generate(self, request: Request) -> Response:
         """Between regions: the generating step of a region that runs no model."""
@@ -174,7 +173,7 @@ class RegionRoutes:
         chunks = self._internals.generate(asked.release, asked.to_request(), deadline)
         trace_id = request.state.trace_id
         events = _chunk_events(chunks)
-        return EventStream(alive(events, NamedEvents(), trace_id, every_s=SIGN_OF_LIFE_S))
+        return EventStream(alive(events, NamedEvents(), trace_id, every_s=self._silence_s))
 
     async def nudge(self) -> Response:
         """Between regions: the release log has grown, and is to be read now."""

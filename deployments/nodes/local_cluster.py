@@ -13,7 +13,6 @@ died.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import secrets
@@ -27,6 +26,7 @@ from pathlib import Path
 
 from cluster.clock import wait_until
 from cluster.errors import Conflict, Corrupt, Unavailable
+from cluster.store.file_lock import try_lock
 from deployments.nodes import machine_keeper
 from deployments.nodes.detached import spawn_detached
 from deployments.nodes.gcs_storage import check_redis, remove_cluster_state, storage_env
@@ -323,11 +323,9 @@ def _make_temp_dir() -> Path:
 
 @contextmanager
 def _start_lock(run_dir: Path) -> Iterator[None]:
-    with (run_dir / "start.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Conflict(f"another process is starting the cluster in {run_dir}") from error
+    with (run_dir / "start.lock").open("wb") as file:
+        if not try_lock(file):
+            raise Conflict(f"another process is starting the cluster in {run_dir}")
         yield
 
 

@@ -9,7 +9,6 @@ says which ones they are; so ending them touches no other Ray on the machine.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import resource
 import secrets
@@ -23,6 +22,7 @@ import psutil
 from cluster.clock import wait_until
 from cluster.errors import Conflict, InvalidArgument, Unavailable
 from cluster.records import Record
+from cluster.store.file_lock import locked
 from deployments.nodes import machine_keeper
 from deployments.nodes.detached import spawn_detached
 from deployments.nodes.gcs_storage import check_redis, remove_cluster_state, storage_env
@@ -127,8 +127,7 @@ def _no_other_start() -> Iterator[None]:
     """Waits for a start that is under way on this machine, and lets no other one begin meanwhile:
     that would take what has been started so far for the rest of a dead node, and end it.
     """
-    with (_record_folder() / _LOCK).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(_record_folder() / _LOCK):
         yield
 
 

@@ -19,7 +19,7 @@ import psutil
 
 from actors.shards.index import INDEX_FILE
 from actors.shards.replica import ReplicaStatus
-from cluster.artifacts.artifacts import blob_path
+from cluster.artifacts.fetch import blob_path
 from cluster.artifacts.files import ArtifactFile
 from cluster.errors import Conflict
 from cluster.releases.entries import ReleaseStatus

@@ -1,7 +1,8 @@
-"""Waits of tests for the work of other threads, processes and machines."""
+"""Waits of tests for the work of other tasks, threads, processes and machines."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from cluster import clock
@@ -19,3 +20,10 @@ def wait_until(
     came_true = clock.wait_until(condition, timeout_s, poll_s=_POLL_S)
     assert came_true, f"waited {timeout_s:g} s for {what}"
     return clock.SYSTEM_CLOCK.monotonic_s() - started_s
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Returns once the work of other tasks of the event loop has made the condition true."""
+    async with asyncio.timeout(60.0):
+        while not condition():  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.001)

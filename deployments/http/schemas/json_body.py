@@ -10,8 +10,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from cluster import exact_json
 from cluster.errors import InvalidArgument
-
-_QUOTED_LENGTH_MAX = 64
+from cluster.quoting import quoted
 
 
 class Body(BaseModel):
@@ -75,12 +74,6 @@ def validated(model: type[BodyT], parsed: dict[str, Any]) -> BodyT:
     except ValidationError as error:
         details = error.errors(include_url=False, include_input=False)[0]
         raise invalid_argument(details) from None
-
-
-def quoted(text: str) -> str:
-    """`text` as it goes into a message: printable and bounded."""
-    shown = text if text.isprintable() else ascii(text)[1:-1]
-    return shown if len(shown) <= _QUOTED_LENGTH_MAX else shown[: _QUOTED_LENGTH_MAX - 3] + "..."
 
 
 _MESSAGES = {

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import dataclass
 
 from cluster.errors import Unavailable
 from deployments.http.errors import error_body, log_failure
@@ -14,6 +15,21 @@ from deployments.http.streams.sse import StreamFormat
 
 SIGN_OF_LIFE = b": alive\n\n"
 """A comment: readers of events skip it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SilenceLimits:
+    """Longest silence of a stream, after which a sign of life is sent."""
+
+    to_callers_s: float = 5.0
+    """Proxies on the way give up after some tens of seconds."""
+    between_regions_s: float = 1.0
+    """Several signs of life come within the silence after which
+    `actors.regions.peer_connection` gives a stream up.
+    """
+
+
+SILENCE_LIMITS = SilenceLimits()
 
 
 async def alive(

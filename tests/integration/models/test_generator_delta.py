@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from actors.models.publishing import publish_model
 from actors.models.starter_models import starter_generator_folder
-from cluster.artifacts.artifacts import Artifacts, sha256_of
+from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.cache import ArtifactCache
+from cluster.artifacts.files import sha256_of
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.manifests import ModelKind, ModelManifest
 from cluster.store.object_store import ObjectStore, open_store

@@ -21,8 +21,9 @@ from actors.runtime import names
 from actors.runtime.calls import NAMESPACE
 from actors.shards.documents import DOCUMENTS_FILE
 from actors.shards.index import INDEX_FILE, ShardIndex
-from cluster.artifacts.artifacts import Artifacts, blob_path
+from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.cache import ArtifactCache
+from cluster.artifacts.fetch import blob_path
 from cluster.artifacts.files import ArtifactFile
 from cluster.catalog.manifests import IndexManifest
 from cluster.errors import Conflict, Corrupt, NotFound

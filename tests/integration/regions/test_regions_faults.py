@@ -10,11 +10,11 @@ from contextlib import suppress
 
 import pytest
 
+from bench.regions.driven_regions import COORDINATOR
 from cluster.clock import SYSTEM_CLOCK
 from cluster.errors import RaygionError
 from cluster.releases.entries import ReleaseStatus
 from cluster.releases.requests import CommitRelease, RollBackTo
-from tests.support.regions.driven_regions import COORDINATOR
 from tests.support.regions.regions_fixture import REGIONS, ThreeRegions, three_regions
 from tests.support.waiting import wait_until
 

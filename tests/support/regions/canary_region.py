@@ -25,6 +25,7 @@ from cluster.releases.entries import ReleaseContents
 from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.vectors.metric import Metric
 from deployments.installation import Installation
+from deployments.nodes.local_cluster import find_local_cluster
 from deployments.nodes.ports import find_port_block
 from tests.support.regions import search_region
 from tests.support.regions.search_region import CORPUS, REGION, SHARDS, SearchRegion, make_vectors
@@ -61,7 +62,7 @@ def canary_region(folder: Path) -> Iterator[SearchRegion]:
         yield region
     finally:
         region.close()
-        if (found := search_region.find_local_cluster(region.installation.run_folder)) is not None:
+        if (found := find_local_cluster(region.installation.run_folder)) is not None:
             found.stop()
 
 

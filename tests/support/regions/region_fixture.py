@@ -247,7 +247,7 @@ def write_vectors(xquad: Xquad, vectors: dict[str, Float32Array], path: Path) ->
     """The passages with ready-made vectors as Parquet, metadata as columns of their own."""
     passages = list(xquad.passages.values())
     stacked = np.stack([vectors[p["id"]] for p in passages])
-    columns = {
+    columns: dict[str, Any] = {
         "id": [p["id"] for p in passages],
         "text": [p["text"] for p in passages],
         "title": [p["metadata"]["title"] for p in passages],

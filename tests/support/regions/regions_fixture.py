@@ -18,19 +18,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from actors.documents.source_files import find_source_files
+from bench.regions.driven_regions import DrivenRegions, build_each, regions_at
 from cluster.arrays import Float32Array
 from cluster.catalog.corpus_settings import CorpusSettings
-from cluster.catalog.manifests import ManifestRef
 from cluster.catalog.model_settings import GeneratorSettings
 from cluster.clock import SYSTEM_CLOCK
 from cluster.config import Settings
-from cluster.progress import Note
 from cluster.query.caller import Location
 from cluster.query.session import SessionToken
 from cluster.regions.settings import (
-    EndpointSettings,
-    RegionSettings,
     RoutingPolicy,
     RoutingSettings,
     StoreSettings,
@@ -55,8 +51,6 @@ from deployments.hosting.region_driver import (
     start_services,
 )
 from deployments.installation import Installation
-from deployments.nodes.ports import find_port_block
-from tests.support.regions.driven_regions import DrivenRegions
 from tests.support.regions.search_region import CORPUS, SHARDS, TOP_K, Vectors, make_vectors
 
 PLACES = {
@@ -236,20 +230,8 @@ class ThreeRegions(DrivenRegions):
 
 def regions_settings(folder: Path, stores: Mapping[str, str]) -> dict[str, Settings]:
     """Of each region, by the URL of the store as it sees it."""
-    ports: list[int] = []
-    for _ in REGIONS:
-        ports.append(find_port_block(avoid=ports).http)
-    named = {
-        region: RegionSettings(
-            http=EndpointSettings(port=port, gateways_max=1),
-            location=place,
-            # Only the first one builds.
-            cpus=None if region == REGIONS[0] else 1,
-        )
-        for (region, place), port in zip(PLACES.items(), ports, strict=True)
-    }
     shared = Settings(
-        regions=named,
+        regions=regions_at(PLACES),
         corpora={CORPUS: CorpusSettings(shards=SHARDS, replicas=1, index=KINDS["flat"])},
         generator=GeneratorSettings(source=None),
         # One machine, one clock: what is reported is compared with the truth.
@@ -324,25 +306,7 @@ def build_contents(
     for letter in sorted({name[0] for name in names}):
         kinds = [name[2:] for name in names if name[0] == letter]
         source = str(vectors[letter].write(folder))
-        for kind, ref in builder.run(build_kinds, source, kinds).items():
+        indexes = {kind: KINDS[kind] for kind in kinds}
+        for kind, ref in builder.run(build_each, CORPUS, source, indexes).items():
             made[f"{letter}-{kind}"] = ReleaseContents(indexes={CORPUS: ref})
     return made
-
-
-# What runs in a driver's process.
-
-
-def build_kinds(
-    installation: Installation, note: Note, source: str, kinds: list[str]
-) -> dict[str, ManifestRef]:
-    from deployments.hosting import pipeline
-
-    refs = {}
-    listing = find_source_files([source])
-    pipeline.ingest_documents(installation, CORPUS, listing, replace=True)
-    for kind in kinds:
-        corpus = installation.settings.corpus(CORPUS).model_copy(update={"index": KINDS[kind]})
-        settings = installation.settings.model_copy(update={"corpora": {CORPUS: corpus}})
-        built = pipeline.build(Installation(settings, installation.region), CORPUS, None)
-        refs[kind] = built.ref
-    return refs

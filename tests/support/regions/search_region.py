@@ -144,7 +144,8 @@ class SearchRegion:
 
     def request(self, request: ReleaseRequest) -> int:
         """The number of the release that the request is about."""
-        return self.run(call_coordinator, "request", (request,))
+        number: int = self.run(call_coordinator, "request", (request,))
+        return number
 
     def propose(self, contents: str, *, commit: bool = True) -> int:
         """A release of one of the region's contents; `commit`: as soon as it is prepared."""

@@ -204,8 +204,9 @@ class World:
 
     async def status(self) -> dict[str, Any]:
         async with httpx.AsyncClient() as client:
-            told: dict[str, Any] = (await client.get(f"{self.url}/v1/status")).json()
-        return told["divergence"]
+            status = (await client.get(f"{self.url}/v1/status")).json()
+        told: dict[str, Any] = status["divergence"]
+        return told
 
 
 @asynccontextmanager

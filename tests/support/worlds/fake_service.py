@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -203,12 +203,6 @@ class FakeService:
 def app_of(service: FakeService, settings: HttpSettings | None = None, **others: Any) -> RegionApp:
     """The HTTP interface over the service, which tells the status, too."""
     return build_http_app(service, settings or HttpSettings(), status=service, **others)
-
-
-async def until(predicate: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10.0):
-        while not predicate():  # noqa: ASYNC110 - what is waited for has no event
-            await asyncio.sleep(0.001)
 
 
 @contextlib.asynccontextmanager

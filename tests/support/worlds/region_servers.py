@@ -8,17 +8,20 @@ import random
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from typing import Any
-from unittest.mock import patch
 
 from actors.regions.http_peers import RegionPeers
+from actors.regions.peer_connection import PeerTimeouts
 from cluster.clock import Deadline
 from cluster.config import Settings
 from cluster.errors import RaygionError
 from cluster.generation.generator import GenerationChunk, GenerationRequest
 from cluster.regions.peers import RegionInternals
 from deployments.http.settings import HttpSettings
+from deployments.http.streams.alive_stream import SILENCE_LIMITS, SilenceLimits
 from tests.support.worlds.fake_service import FakeService, app_of, on_loopback
 
+PATIENT = PeerTimeouts(connect_s=30.0)
+"""Regions that share one event loop, on a busy machine, are slow to connect."""
 WORDS = ("The ", "capital ", "is ", "Reykjavik.")
 
 
@@ -67,11 +70,14 @@ class FakeInternals:
 
 @contextlib.asynccontextmanager
 async def serving(
-    service: FakeService, internals: RegionInternals | None = None, **settings: Any
+    service: FakeService,
+    internals: RegionInternals | None = None,
+    silence: SilenceLimits = SILENCE_LIMITS,
+    **settings: Any,
 ) -> AsyncIterator[str]:
     """The region behind a real server, as a base URL."""
     http = HttpSettings(**settings)
-    app = app_of(service, http, internals=internals or FakeInternals())
+    app = app_of(service, http, internals=internals or FakeInternals(), silence=silence)
     async with on_loopback(app) as url:
         yield url
 
@@ -83,14 +89,14 @@ def settings_of(urls: dict[str, str], **others: Any) -> Settings:
 
 
 @contextlib.asynccontextmanager
-async def peers_of(settings: Settings, region: str = "here") -> AsyncIterator[RegionPeers]:
-    """Patient ones: regions that share one event loop, on a busy machine, are slow to connect."""
-    peers = RegionPeers(settings, region, rng=random.Random(3))
-    with patch("actors.regions.peer_connection.CONNECT_TIMEOUT_S", 30.0):
-        try:
-            yield peers
-        finally:
-            await peers.aclose()
+async def peers_of(
+    settings: Settings, region: str = "here", timeouts: PeerTimeouts = PATIENT
+) -> AsyncIterator[RegionPeers]:
+    peers = RegionPeers(settings, region, rng=random.Random(3), timeouts=timeouts)
+    try:
+        yield peers
+    finally:
+        await peers.aclose()
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -27,6 +28,7 @@ from cluster.serving.view import Pulse, RegionView, ReleaseView
 from tests.support.fakes import SimClock
 
 SKEW, STORE = 100, "store"
+RequestT = TypeVar("RequestT", bound=Request)
 ASK = SearchRequest(queries=("tea",), trace_id="t", timeout_s=5.0)
 QUESTION = AnswerRequest(question="Who grows tea?", trace_id="t", timeout_s=60.0)
 FIRST, SECOND = (3, 1, 0), (6, 2, 500)
@@ -234,7 +236,7 @@ class Links:
         there.received.append(self._sent(request, deadline))
         return there
 
-    def _sent(self, request, deadline):  # type: ignore[no-untyped-def]
+    def _sent(self, request: RequestT, deadline: Deadline) -> RequestT:
         return replace(request, forwarded_by=self.here.name, timeout_s=deadline.remaining_s())
 
 

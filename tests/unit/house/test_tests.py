@@ -1,5 +1,5 @@
 """Tests keep to the house's rules, by which they stay tests of behaviour: no test is a library of
-another, none reaches for what is private, and none changes a number of the product.
+another, none reaches for what is private, changes a number of the product, or sleeps.
 """
 
 from __future__ import annotations
@@ -18,17 +18,11 @@ BOUND = "whether what is kept has a bound, or goes again, shows nowhere else"
 RAYS = "Ray Serve tells this to nobody, and the tests of serve_private notice when it changes"
 REACHES = {
     ("unit/actors/query/test_answering.py", "_tokenizers"): BOUND,
-    ("unit/actors/shards/test_index.py", "_cached"): BOUND,
-    ("unit/actors/shards/test_index.py", "_selections"): BOUND,
-    ("unit/actors/test_region_client.py", "_answer"): "the arguments of a remote method",
-    ("unit/actors/test_region_client.py", "_search"): "the arguments of a remote method",
     (
         "unit/cluster/artifacts/test_cache_space.py",
         "_pins",
-    ): "only a process that ends gives up all",
+    ): "a process ends to give up all",
     ("unit/cluster/store/test_object_store_contract.py", "_strip_protocol"): "fsspec's own hook",
-    ("unit/deployments/http/streams/test_reply_flow.py", "_serve"): "leaves signals to pytest",
-    ("unit/deployments/http/streams/test_reply_flow.py", "_unread"): BOUND,
     ("unit/deployments/serve/test_autoscaling.py", "_aggregated_metrics_value"): RAYS,
     ("unit/deployments/serve/test_controller.py", "_schedule_replica"): RAYS,
     ("unit/deployments/serve/test_draining.py", "_bound_deployment"): RAYS,
@@ -39,17 +33,11 @@ REACHES = {
 """Reaches for what is private, with their reasons."""
 
 FEW = "few rows have to pass for many, in all of the parts of a search at once"
-PACE = "waits for half a minute otherwise"
 NUMBERS = {
-    ("support/worlds/region_servers.py", "CONNECT_TIMEOUT_S"): "regions share one event loop",
-    ("unit/actors/regions/test_http_peers.py", "SIGN_OF_LIFE_S"): PACE,
-    ("unit/actors/regions/test_http_peers.py", "SILENCE_MAX_S"): PACE,
     ("unit/actors/shards/test_vector_rows.py", "SCANNED_ROWS_MAX"): FEW,
     ("unit/actors/shards/test_vector_rows.py", "_LOOKED_AT_ONCE"): FEW,
     ("unit/actors/shards/test_vector_rows.py", "_SCANNED"): FEW,
-    ("unit/deployments/http/streams/test_public_streams_alive.py", "SIGN_OF_LIFE_S"): PACE,
-    ("unit/deployments/http/streams/test_reply_flow.py", "BYTES_PER_S_MIN"): PACE,
-    ("unit/deployments/http/streams/test_reply_flow.py", "REPLY_BYTES_MAX"): "64 MiB otherwise",
+    ("unit/deployments/http/streams/test_reply_flow.py", "BYTES_PER_S_MIN"): "minutes otherwise",
 }
 """Numbers of the product that tests change, with the reasons why none of them is a parameter."""
 
@@ -84,6 +72,18 @@ def patched_numbers(tree: ast.Module) -> Iterator[str]:
                             yield name.rpartition(".")[2]
 
 
+def sleeps(tree: ast.Module) -> Iterator[str]:
+    """Waits by the system's clock; to let others have a turn is none."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import([ast.alias("time")]) | ast.ImportFrom("time"):
+                yield "time"
+            case ast.Call(ast.Attribute(ast.Name("asyncio"), "sleep"), [ast.Constant(0)]):
+                pass
+            case ast.Call(ast.Attribute(ast.Name("asyncio"), "sleep") as call):
+                yield ast.unparse(call)
+
+
 def test_no_test_is_a_library_of_another() -> None:
     offenders = [
         f"{name}, line {node.lineno}: {node.module}"
@@ -103,6 +103,25 @@ def test_no_number_is_changed() -> None:
     """Let it be a parameter whose default it is, or inject a clock."""
     found = {(name, number) for name, tree in trees() for number in patched_numbers(tree)}
     assert found == NUMBERS.keys()
+
+
+def test_no_unit_test_waits_by_the_systems_clock() -> None:
+    """Wait for an event, or by `tests.support.waiting`, or let the test move the clock."""
+    found = {name for name, tree in trees() if name.startswith("unit/") and list(sleeps(tree))}
+    assert not found
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("import time", ["time"]),
+        ("from time import sleep", ["time"]),
+        ("asyncio.sleep(0.01)", ["asyncio.sleep"]),
+        ("asyncio.sleep(0); clock.sleep(1.0)", []),
+    ],
+)
+def test_the_check_itself_sees_sleeps(source: str, found: list[str]) -> None:
+    assert list(sleeps(ast.parse(source))) == found
 
 
 @pytest.mark.parametrize(

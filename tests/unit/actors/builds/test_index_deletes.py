@@ -20,8 +20,9 @@ from actors.query.local_shards import LocalShards
 from actors.shards.index import ShardIndex
 from actors.shards.replica import ShardReplicaActor
 from cluster.arrays import Float32Array
-from cluster.artifacts.artifacts import Artifacts, blob_path
+from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.cache import ArtifactCache
+from cluster.artifacts.fetch import blob_path
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.manifests import IndexManifest, ShardArtifact
 from cluster.documents.tombstones import stored_tombstones

@@ -54,6 +54,26 @@ def test_jsonl_takes_metadata_as_an_object_or_as_the_other_keys() -> None:
     assert with_vector.vector.tolist() == [0.5, 1.0]
 
 
+def test_a_corpus_of_beir_is_read_as_it_is() -> None:
+    data = (
+        b'{"_id": "4983", "title": "Cells", "text": "Walls.", "metadata": {"year": 2006}}\n'
+        b'{"_id": "7", "title": "", "text": "B", "metadata": {"by": ["A", {"n": "\xc3\xa9"}]}}\n'
+        b'{"_id": "8", "title": "Title", "text": "", "metadata": {"title": "own"}}\n'
+        b'{"_id": "9", "title": "Plain", "text": "C"}\n'
+    )
+    assert plain(read(data, "corpus.jsonl")) == [
+        ("4983", "Cells\n\nWalls.", {"title": "Cells", "year": 2006}),
+        ("7", "B", {"title": None, "by": '["A", {"n": "é"}]'}),
+        ("8", "Title", {"title": "own"}),
+        ("9", "Plain\n\nC", {"title": "Plain"}),
+    ]
+    table = pa.table({"_id": ["1"], "title": ["T"], "text": ["A"]})
+    assert plain(read(parquet(table), "corpus.parquet")) == [("1", "T\n\nA", {"title": "T"})]
+    assert "row 1: has the columns x beside" in refusal(
+        b'{"_id": "1", "text": "A", "metadata": {}, "x": 1}', "corpus.jsonl"
+    )
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [

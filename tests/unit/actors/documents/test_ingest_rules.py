@@ -380,3 +380,20 @@ def test_the_csv_files_of_one_ingest_are_one_table(run: Ingest, tmp_path: Path) 
     (tmp_path / "3.csv").write_text("id,id\n")
     with pytest.raises(InvalidArgument, match=r"3\.csv: names a column twice"):
         run(tmp_path)
+
+
+def test_declared_types_hold_for_one_ingest(tmp_path: Path, run: Ingest) -> None:
+    table = tmp_path / "a.csv"
+    table.write_text("id,text,zip,note\n1,A,1067,\n")
+    declared = {"zip": ColumnType.STRING, "note": ColumnType.INT}
+    assert run(table, types=declared).metadata_schema == {"zip": ColumnType.STRING}
+    more = tmp_path / "b.csv"
+    more.write_text("id,text,zip\n2,B,1067\n")
+    with pytest.raises(
+        InvalidArgument, match=r"metadata.zip: is a string in the corpus 'docs'.*int"
+    ):
+        run(more)
+    manifest = run(more, types={"zip": ColumnType.STRING})
+    assert (manifest.position, manifest.num_documents) == (2, 2)
+    with pytest.raises(InvalidArgument, match=r"no document has the metadata field 'zpi'.*: zip"):
+        run(more, types={"zpi": ColumnType.STRING})

@@ -39,6 +39,9 @@ def test_csv_cells_get_the_type_that_all_cells_of_their_column_have() -> None:
         (["3", "2.5", "-0.25"], [3.0, 2.5, -0.25]),
         (["1.0", "1e-05", "2.5"], [1.0, 1e-05, 2.5]),
         (["1.2E-05", "3"], [1.2e-05, 3.0]),
+        (["1e+05", "100001", "-0.5"], [1e05, 100001.0, -0.5]),
+        (["1e-1", "0.1"], ["1e-1", "0.1"]),
+        (["100000", "2.5"], [100000.0, 2.5]),
         (["0.1234567890123456789", "1"], ["0.1234567890123456789", "1"]),
         (["9223372036854775807", "1"], [2**63 - 1, 1]),
         (["9223372036854775808", "1"], ["9223372036854775808", "1"]),
@@ -59,7 +62,13 @@ def test_a_csv_column_is_numbers_only_where_nothing_is_lost(
 
 
 @example(["0", "-0"])
-@given(st.lists(st.from_regex(r"-?[0-9]{1,20}(\.[0-9]{1,18})?(e-?[0-9]{1,2})?", fullmatch=True)))
+@example(["0", "0e-0"])
+@example(["0.1", "1e-1"])
+@example(["1e-05", "1E-05", "10e-06", "0.00001"])
+@example(["1e+05", "100000"])
+@given(
+    st.lists(st.from_regex(r"-?[0-9]{1,20}(\.[0-9]{1,18})?([eE][+-]?[0-9]{1,2})?", fullmatch=True))
+)
 def test_different_csv_cells_stay_different(cells: list[str]) -> None:
     data = "id,text,x\n" + "".join(f"{n},T,{cell}\n" for n, cell in enumerate(cells))
     values = [document.metadata["x"] for document in read(data.encode(), "d.csv")]

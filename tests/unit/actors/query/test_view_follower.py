@@ -18,7 +18,7 @@ from cluster.generation.prompt import PromptTemplate
 from cluster.releases.entries import Switch
 from cluster.releases.release_log import Freshness
 from cluster.serving.view import Pulse, RegionView, ReleaseView
-from tests.support.worlds.fake_service import until
+from tests.support.waiting import until
 
 
 class FakeCoordinator:

@@ -21,6 +21,7 @@ from cluster.serving.consistency import Known
 from cluster.serving.view import RegionView
 from cluster.store.local_store import LocalStore
 from tests.support.node_cache import node_cache
+from tests.support.waiting import until
 from tests.support.worlds.divergence_world import (
     DIMENSION,
     DOCUMENTS,
@@ -30,7 +31,6 @@ from tests.support.worlds.divergence_world import (
     last_bit,
     world,
 )
-from tests.support.worlds.fake_service import until
 
 
 def metrics_of(differs: int, **probes: int) -> dict[str, float]:

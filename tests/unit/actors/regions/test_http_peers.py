@@ -28,8 +28,11 @@ from cluster.query.demand import demand_of
 from cluster.query.filters import parse_filter
 from cluster.query.search import SearchRequest
 from cluster.query.session import SessionToken
-from tests.support.worlds.fake_service import HIT, FakeService, until
+from deployments.http.streams.alive_stream import SilenceLimits
+from tests.support.waiting import until
+from tests.support.worlds.fake_service import HIT, FakeService
 from tests.support.worlds.region_servers import (
+    PATIENT,
     FakeInternals,
     nobody,
     peers_of,
@@ -323,12 +326,17 @@ class Slow(FakeService):
             yield event
 
 
-async def test_a_slow_region_is_no_lost_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("actors.regions.peer_connection.SILENCE_MAX_S", 1.0)
-    monkeypatch.setattr("deployments.http.region_routes.SIGN_OF_LIFE_S", 0.05)
+IMPATIENT = replace(PATIENT, silence_s=1.0)
+
+
+async def test_a_slow_region_is_no_lost_one() -> None:
     service = Slow()
     service.gate.clear()
-    async with serving(service) as url, peers_of(settings_of({"there": url})) as peers:
+    often = SilenceLimits(between_regions_s=0.05)
+    async with (
+        serving(service, silence=often) as url,
+        peers_of(settings_of({"there": url}), timeouts=IMPATIENT) as peers,
+    ):
         answering = asyncio.create_task(collect(peers, QUESTION))
         # Longer than silence may last.
         asyncio.get_running_loop().call_later(1.6, service.gate.set)
@@ -339,7 +347,15 @@ async def test_a_slow_region_is_no_lost_one(monkeypatch: pytest.MonkeyPatch) -> 
         asyncio.get_running_loop().call_later(0.2, service.gate.set)
         with pytest.raises(errors.NotYet, match="not here"):
             await collect(peers, QUESTION)
-        monkeypatch.setattr("deployments.http.region_routes.SIGN_OF_LIFE_S", 60.0)
-        service.gate.clear()
+
+
+async def test_a_region_without_a_sign_of_life_is_a_lost_one() -> None:
+    service = Slow()
+    service.gate.clear()
+    never = SilenceLimits(between_regions_s=60.0)
+    async with (
+        serving(service, silence=never) as url,
+        peers_of(settings_of({"there": url}), timeouts=IMPATIENT) as peers,
+    ):
         with pytest.raises(errors.Unavailable, match="does not answer"):
             await collect(peers, QUESTION)

@@ -18,8 +18,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.artifacts.artifacts import Artifacts, blob_path
+from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.cache import ArtifactCache
+from cluster.artifacts.fetch import blob_path
 from cluster.artifacts.files import ArtifactFile
 from cluster.errors import Corrupt, InvalidArgument, NotFound, Unavailable
 from cluster.store.local_store import LocalStore

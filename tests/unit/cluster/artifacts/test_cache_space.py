@@ -18,9 +18,9 @@ import pytest
 
 from cluster.artifacts import cache as artifact_cache
 from cluster.artifacts import cache_space
-from cluster.artifacts.artifacts import Artifacts, sha256_of
+from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.cache import ArtifactCache
-from cluster.artifacts.files import ArtifactFile, Blob, FileDelta
+from cluster.artifacts.files import ArtifactFile, Blob, FileDelta, sha256_of
 from cluster.artifacts.weight_delta import apply_delta, write_delta
 from cluster.errors import Unavailable
 from cluster.store.object_store import ObjectStore, open_store

@@ -15,10 +15,10 @@ from actors.models.starter_models import (
     starter_embedder_folder,
 )
 from cluster.artifacts import weight_delta
-from cluster.artifacts.artifacts import Artifacts, sha256_of
+from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.cache import ArtifactCache
 from cluster.artifacts.fetch import blob_path
-from cluster.artifacts.files import ArtifactFile
+from cluster.artifacts.files import ArtifactFile, sha256_of
 from cluster.catalog import model_files
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.manifests import ModelKind, ModelManifest

@@ -30,6 +30,7 @@ from cluster.documents.passages import (
     current_rows,
     cut_passages,
     document_ids,
+    document_of,
     long_integer_rows,
     passage_ids,
     passage_table,
@@ -256,6 +257,7 @@ def test_documents_that_an_older_version_had_cut_are_cut_on() -> None:
 def test_no_two_documents_have_passages_of_one_id(counts: dict[str, int]) -> None:
     ids = [id for document, count in counts.items() for id in passage_ids(document, count)]
     assert len(ids) == len(set(ids)) == sum(counts.values())
+    assert {document_of(id) for id in ids} == counts.keys()
 
 
 def test_a_table_survives_the_store_byte_for_byte() -> None:

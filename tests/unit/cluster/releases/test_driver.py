@@ -5,6 +5,7 @@ How several drivers get along is for the simulation to show.
 
 from __future__ import annotations
 
+from typing import cast
 from uuid import uuid4
 
 import pytest
@@ -12,11 +13,10 @@ import pytest
 from cluster.errors import Conflict, Fenced, Unavailable
 from cluster.releases.entries import ReleaseStatus
 from cluster.releases.events import Prepared, PrepareFailed
-from cluster.releases.release_log import ReleaseLog
-from cluster.store.numbered_log import NumberedLog
 from cluster.store.object_store import ObjectStore, open_store
 from tests.support.fakes import SimClock
 from tests.support.regions.one_region import Region
+from tests.support.store_fixtures import Door
 
 
 @pytest.fixture
@@ -140,36 +140,39 @@ def test_the_one_that_was_taken_over_ends_and_writes_no_more(
     assert new.rollout.leads
 
 
+class Ailing(Door):
+    """Takes no entry while it `refuses`, and does nothing after the entry that is the last."""
+
+    refuses = takes_the_last = False
+
+    def put_if_absent(self, path: str, data: bytes) -> None:
+        if self.refuses:
+            raise Unavailable("the store takes no writes")
+        self._store.put_if_absent(path, data)
+        self.shut = self.takes_the_last
+
+
 def test_a_request_that_landed_is_acknowledged_though_nothing_can_be_read_any_more(
-    store: ObjectStore, clock: SimClock, monkeypatch: pytest.MonkeyPatch
+    store: ObjectStore, clock: SimClock
 ) -> None:
-    region = Region(store, clock)
+    ailing = Ailing(store)
+    region = Region(cast(ObjectStore, ailing), clock)
     region.step()
-    real = NumberedLog.append_at
-
-    def append_and_go_dark(self: NumberedLog, *args: object, **options: object) -> None:
-        real(self, *args, **options)  # type: ignore[arg-type]
-        monkeypatch.setattr(ReleaseLog, "read_after", unreadable)
-
-    def unreadable(self: ReleaseLog, n: int) -> None:
-        raise Unavailable("the store does not answer")
-
-    monkeypatch.setattr(NumberedLog, "append_at", append_and_go_dark)
+    ailing.takes_the_last = True
     assert region.propose("a") == 1
+    with pytest.raises(Unavailable):
+        region.step()
 
 
 def test_a_step_that_failed_is_taken_up_by_the_next_one(
-    store: ObjectStore, clock: SimClock, monkeypatch: pytest.MonkeyPatch
+    store: ObjectStore, clock: SimClock
 ) -> None:
-    region = Region(store, clock)
-
-    def fail(self: NumberedLog, *args: object, **options: object) -> None:
-        raise Unavailable("the store does not answer")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(NumberedLog, "append_at", fail)
-        with pytest.raises(Unavailable):
-            region.step()
+    ailing = Ailing(store)
+    region = Region(cast(ObjectStore, ailing), clock)
+    ailing.refuses = True
+    with pytest.raises(Unavailable):
+        region.step()
     assert not region.rollout.leads
+    ailing.refuses = False
     region.step()
     assert region.rollout.leads

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import cast
 from uuid import uuid4
 
 import pytest
 
 from cluster.errors import Conflict, Fenced, OutcomeUnknown, Unavailable
 from cluster.releases.driver import RolloutDriver
-from cluster.releases.entries import RELEASE_LOG, LogEntry
+from cluster.releases.entries import RELEASE_LOG
 from cluster.releases.events import Prepared, RegionStatus
 from cluster.releases.release_log import ReleaseLog
 from cluster.store.numbered_log import NumberedLog
 from cluster.store.object_store import ObjectStore, open_store
 from tests.support.fakes import SimClock, counting_ids
 from tests.support.regions.one_region import Region
+from tests.support.store_fixtures import Door
 
 
 @pytest.fixture
@@ -30,35 +33,28 @@ def clock() -> SimClock:
 # How current a region is.
 
 
-def test_freshness_is_of_the_last_complete_reading(
-    store: ObjectStore, clock: SimClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    region = Region(store, clock)
+def test_freshness_is_of_the_last_complete_reading(store: ObjectStore, clock: SimClock) -> None:
+    class Slow(Door):
+        answer_s = 0.0
+
+        def __getattr__(self, name: str) -> Callable[..., object]:
+            clock.sleep(self.answer_s)
+            return super().__getattr__(name)
+
+    slow = Slow(store)
+    region = Region(cast(ObjectStore, slow), clock)
     assert region.driver.freshness.read_ms == 0
     region.step()
     assert region.driver.freshness.position == 1
     clock.sleep(3.0)
-    real = ReleaseLog.read_after
-
-    def slowly(self: ReleaseLog, n: int) -> list[LogEntry]:
-        found = list(real(self, n))
-        clock.sleep(2.0)
-        return found
-
-    with monkeypatch.context() as patch:
-        patch.setattr(ReleaseLog, "read_after", slowly)
-        begun_ms = clock.wall_ms()
-        region.driver.read()
+    begun_ms, slow.answer_s = clock.wall_ms(), 2.0
+    region.driver.read()
+    assert clock.wall_ms() >= begun_ms + 2000
     assert region.driver.freshness.read_ms == begun_ms, "when it began, not when it ended"
-
-    def fail(self: ReleaseLog, n: int) -> None:
-        raise Unavailable("the store does not answer")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(ReleaseLog, "read_after", fail)
-        clock.sleep(10.0)
-        with pytest.raises(Unavailable):
-            region.driver.read()
+    slow.shut = True
+    clock.sleep(10.0)
+    with pytest.raises(Unavailable):
+        region.driver.read()
     assert region.driver.freshness.read_ms == begun_ms
 
 
@@ -118,21 +114,25 @@ def test_a_heartbeat_that_cannot_be_read_stops_nobody(store: ObjectStore, clock:
 
 
 def test_a_region_that_cannot_write_still_prepares_what_is_committed(
-    store: ObjectStore, clock: SimClock, monkeypatch: pytest.MonkeyPatch
+    store: ObjectStore, clock: SimClock
 ) -> None:
-    leader, follower = Region(store, clock, "a"), Region(store, clock, "b")
+    class Hanging(Door):
+        hangs = False
+
+        def put(self, path: str, data: bytes) -> None:
+            if self.hangs:
+                raise OutcomeUnknown("the store does not answer")
+            self._store.put(path, data)
+
+    hanging = Hanging(store)
+    leader, follower = Region(store, clock, "a"), Region(cast(ObjectStore, hanging), clock, "b")
     leader.step()
     follower.step()
     clock.sleep(2.0)
     number = leader.propose("a", "b")
-
-    def fail(path: str, data: bytes) -> None:
-        raise OutcomeUnknown("the store does not answer")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(store, "put", fail)
-        with pytest.raises(OutcomeUnknown):
-            follower.step()
+    hanging.hangs = True
+    with pytest.raises(OutcomeUnknown):
+        follower.step()
     assert follower.host.preparing == [number]
 
 

@@ -22,6 +22,7 @@ from cluster.errors import OutcomeUnknown, Unavailable
 from cluster.store import local_store
 from cluster.store.local_store import LocalStore
 from cluster.store.numbered_log import put_or_get
+from cluster.store.paths import TEMP_FOLDER
 from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[4]
@@ -42,7 +43,7 @@ def test_a_writer_killed_halfway_leaves_nothing_to_see(tmp_path: Path) -> None:
     with pipe.open("wb") as source:
         source.write(b"x" * (2 * local_store.CHUNK_BYTES))
         source.flush()
-        temp_folder = root / local_store.TEMP_FOLDER
+        temp_folder = root / TEMP_FOLDER
         wait_until(lambda: sum(file.stat().st_size for file in temp_folder.iterdir()) > 0)
         writer.send_signal(signal.SIGKILL)
         writer.wait(timeout=10)
@@ -72,7 +73,7 @@ def test_a_failing_write_leaves_nothing_behind(
         store.put_if_absent("folder/file", b"data")
     monkeypatch.undo()
     assert not store.exists("folder/file")
-    assert list((tmp_path / local_store.TEMP_FOLDER).iterdir()) == []
+    assert list((tmp_path / TEMP_FOLDER).iterdir()) == []
 
 
 def test_a_write_whose_name_may_not_last_is_in_doubt(
@@ -150,7 +151,7 @@ def test_a_temporary_file_of_somebody_else_is_no_reason_to_fail(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = LocalStore(tmp_path)
-    leftover = tmp_path / local_store.TEMP_FOLDER / "leftover"
+    leftover = tmp_path / TEMP_FOLDER / "leftover"
     leftover.parent.mkdir()
     leftover.touch()
 

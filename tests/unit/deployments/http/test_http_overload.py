@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from tests.support.http_replies import error_of, sample
-from tests.support.worlds.fake_service import ASK, FakeService, in_process, until
+from tests.support.waiting import until
+from tests.support.worlds.fake_service import ASK, FakeService, in_process
 
 
 async def test_beyond_the_bound_requests_are_refused_at_once() -> None:

@@ -11,7 +11,8 @@ from cluster.errors import DeadlineExceeded, Unavailable
 from cluster.regions.status import RegionSummary
 from deployments.http.known_summary import FRESH_S, KnownSummary
 from tests.support.fakes import SimClock
-from tests.support.worlds.fake_service import SUMMARY, FakeService, in_process, until
+from tests.support.waiting import until
+from tests.support.worlds.fake_service import SUMMARY, FakeService, in_process
 
 
 class SlowCoordinator(FakeService):

@@ -14,8 +14,7 @@ from openai import APIError, AsyncOpenAI
 from cluster.errors import Unavailable
 from cluster.query.answers import AnswerEvent, AnswerRequest
 from cluster.regions.event_stream import EventParser
-from deployments.http import app as http_app
-from deployments.http.streams.alive_stream import SIGN_OF_LIFE
+from deployments.http.streams.alive_stream import SIGN_OF_LIFE, SilenceLimits
 from tests.support.worlds.fake_service import FakeService, app_of, on_loopback
 
 ANSWER = ("/v1/answer", {"question": "tea?", "stream": True})
@@ -43,14 +42,13 @@ class Queue(FakeService):
 
 
 @pytest.fixture
-def service(monkeypatch: pytest.MonkeyPatch) -> Queue:
-    monkeypatch.setattr(http_app, "SIGN_OF_LIFE_S", 0.01)
+def service() -> Queue:
     return Queue()
 
 
 @pytest.fixture
 async def url(service: Queue) -> AsyncIterator[str]:
-    async with on_loopback(app_of(service)) as base:
+    async with on_loopback(app_of(service, silence=SilenceLimits(to_callers_s=0.01))) as base:
         yield base
 
 

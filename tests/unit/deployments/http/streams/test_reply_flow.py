@@ -16,8 +16,7 @@ import uvicorn
 from starlette.types import Message, Scope
 
 from cluster.errors import Overloaded
-from cluster.query.search import Hit, SearchRequest, SearchResult
-from deployments.http import search_route
+from cluster.query.search import REPLY_BYTES_MAX, Hit, SearchRequest, SearchResult
 from deployments.http.app import RegionApp
 from deployments.http.errors import ClientGone
 from deployments.http.settings import HttpSettings
@@ -30,7 +29,9 @@ from deployments.http.streams.reply_flow import (
     UnreadLimits,
 )
 from deployments.serve.shortcut import Shortcut, close_shortcut, open_shortcut
-from tests.support.worlds.fake_service import FakeService, app_of, in_process, until
+from tests.support.waiting import until
+from tests.support.web_server import web_server
+from tests.support.worlds.fake_service import FakeService, app_of, in_process
 
 MIB = 2**20
 SEARCH = "/v1/search"
@@ -82,7 +83,7 @@ class Gateway:
 
     @property
     def held_bytes(self) -> int:
-        return self.app.edge._unread.room.taken_bytes
+        return self.app.edge.unread_bytes
 
     def close(self) -> None:
         for client in self._clients:
@@ -93,22 +94,17 @@ class Gateway:
 async def gateway(service: FakeService, **settings: Any) -> AsyncIterator[Gateway]:
     app = app_of(service, HttpSettings(**settings))
     open_shortcut(SEARCH, app.entrance)
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)
-        config = uvicorn.Config(
-            Shortcut(app), log_level="critical", ws="none", lifespan="off", http="httptools"
-        )
-        server = uvicorn.Server(config)
-        running = asyncio.create_task(server._serve([listening]))
+    serving = web_server(
+        Shortcut(app), send_buffer_bytes=64 * 1024, log_level="critical", http="httptools"
+    )
+    async with serving as (server, port):
         await until(lambda: server.started)
-        made = Gateway(app, server, listening.getsockname()[1])
+        made = Gateway(app, server, port)
         try:
             yield made
         finally:
             made.close()
             close_shortcut()
-            server.should_exit = True
-            await running
 
 
 @pytest.fixture
@@ -204,9 +200,10 @@ async def test_a_stream_that_nobody_reads_stops_the_model(path: str, body: dict[
         assert served.held_bytes == 0
 
 
-async def test_a_reply_longer_than_any_may_be_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search_route, "REPLY_BYTES_MAX", MIB)
-    async with in_process(LongService()) as client:
+async def test_a_reply_longer_than_any_may_be_is_refused() -> None:
+    service = LongService()
+    service.text_bytes = REPLY_BYTES_MAX
+    async with in_process(service) as client:
         refused = await client.post(SEARCH, json={"query": "long"})
         assert refused.status_code == 400
         error = refused.json()["error"]

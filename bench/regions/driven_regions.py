@@ -7,15 +7,23 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from actors.documents.source_files import find_source_files
+from cluster.catalog.manifests import ManifestRef
 from cluster.errors import DeadlineExceeded, RaygionError
+from cluster.progress import Note
+from cluster.query.caller import Location
+from cluster.regions.settings import EndpointSettings, RegionSettings
 from cluster.releases.entries import LogState
 from cluster.releases.requests import ReleaseRequest
+from cluster.shards.index_parameters import IndexParameters
 from deployments.clients.http_client import HttpRegion
 from deployments.hosting.region_driver import RegionDriver, join_new_cluster, start_services
+from deployments.installation import Installation
+from deployments.nodes.ports import find_port_block
 
 COORDINATOR = "ray::Coordinator"
 _TIMEOUT_S = 120.0
@@ -99,3 +107,41 @@ class DrivenRegions:
     def stop(self, region: str) -> None:
         """Ends the region's cluster and its driver, whichever it has by then."""
         self.drivers[region].stop()
+
+
+def regions_at(places: Mapping[str, Location]) -> dict[str, RegionSettings]:
+    """Regions on this machine, with ports of their own. The first one may use all cores, to build;
+    the others get one.
+    """
+    regions: dict[str, RegionSettings] = {}
+    ports: list[int] = []
+    for name, place in places.items():
+        ports.append(find_port_block(avoid=ports).http)
+        regions[name] = RegionSettings(
+            http=EndpointSettings(port=ports[-1], gateways_max=1),
+            location=place,
+            cpus=1 if regions else None,
+        )
+    return regions
+
+
+def build_each(
+    installation: Installation,
+    note: Note,
+    corpus: str,
+    source: str,
+    indexes: Mapping[str, IndexParameters],
+) -> dict[str, ManifestRef]:
+    """The documents of the source become the corpus, with each of these indexes. Runs in a driver's
+    process.
+    """
+    from deployments.hosting import pipeline
+
+    listing = find_source_files([source])
+    pipeline.ingest_documents(installation, corpus, listing, replace=True)
+    refs = {}
+    for name, index in indexes.items():
+        asked = installation.settings.corpus(corpus).model_copy(update={"index": index})
+        settings = installation.settings.model_copy(update={"corpora": {corpus: asked}})
+        refs[name] = pipeline.build(Installation(settings, installation.region), corpus, None).ref
+    return refs

@@ -5,12 +5,12 @@ from typing import Any, cast
 
 import pytest
 
+from bench.regions import driven_regions
+from bench.regions.driven_regions import DrivenRegions
 from cluster.errors import Conflict, DeadlineExceeded, InvalidArgument
 from cluster.releases.entries import LogState
 from cluster.releases.requests import RollBackTo
 from deployments.hosting.region_driver import RegionDriver
-from tests.support.regions import driven_regions
-from tests.support.regions.driven_regions import DrivenRegions
 
 
 @dataclass
