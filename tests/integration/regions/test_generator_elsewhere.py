@@ -24,7 +24,7 @@ from cluster.generation.generator import (
 )
 from cluster.generation.prompt import PromptTemplate
 from cluster.serving.view import GeneratorView, RegionView, ReleaseView
-from tests.integration.models.test_generator import (
+from tests.support.regions.one_generator import (
     APP,
     ENDLESS,
     MODEL_LEN,

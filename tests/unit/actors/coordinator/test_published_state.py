@@ -75,7 +75,7 @@ def test_who_waits_for_another_view_gets_it_as_soon_as_it_is_published(
     assert published.wait_for_view(None, 0.0).revision == known
     assert published.wait_for_view(known, 0.0).revision == known, "when the time is over"
     with ThreadPoolExecutor(1) as gateway:
-        waiting = gateway.submit(published.wait_for_view, known, WAIT_S)
+        waiting = gateway.submit(published.wait_for_view, known, 2 * WAIT_S)
         number = publishing.load()
         published.publish()
         assert waiting.result(WAIT_S).releases.keys() == {number}
