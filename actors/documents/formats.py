@@ -1,18 +1,18 @@
-"""The file formats that documents come in: each read as rows with `id`, `text`, `metadata` and,
-where there is one, `vector`, which `cluster.documents.documents.parse_document` then checks.
+"""Files as rows, by format: with `id`, `text`, `metadata` and, where there is one, `vector`, which
+`cluster.documents.documents.parse_document` then checks.
 """
 
 from __future__ import annotations
 
 import codecs
 from collections.abc import Callable, Collection, Iterator, Mapping
-from enum import StrEnum
 from typing import BinaryIO
 
 from actors.documents.html_encoding import decode_html
 from actors.documents.html_text import html_text
 from actors.documents.markdown_title import markdown_title
 from actors.documents.source_csv import Ways, read_csv
+from actors.documents.source_formats import SourceFormat
 from actors.documents.source_rows import Row, row_of_columns
 from actors.documents.source_tables import read_arrow, read_npy, read_parquet
 from cluster import exact_json
@@ -22,52 +22,6 @@ from cluster.errors import InvalidArgument
 LINE_BYTES_MAX = 16 * 2**20
 _FILE_TEXT_BYTES_MAX = 16 * 2**20
 _TITLE_CHARS_MAX = 1000
-
-
-class SourceFormat(StrEnum):
-    JSONL = "JSONL"
-    CSV = "CSV"
-    PARQUET = "Parquet"
-    ARROW = "Arrow"
-    NPY = "NumPy"
-    MARKDOWN = "Markdown"
-    TEXT = "text"
-    HTML = "HTML"
-
-
-FORMATS: Mapping[str, SourceFormat] = {
-    ".jsonl": SourceFormat.JSONL,
-    ".ndjson": SourceFormat.JSONL,
-    ".json": SourceFormat.JSONL,
-    ".csv": SourceFormat.CSV,
-    ".parquet": SourceFormat.PARQUET,
-    ".arrow": SourceFormat.ARROW,
-    ".feather": SourceFormat.ARROW,
-    ".npy": SourceFormat.NPY,
-    ".md": SourceFormat.MARKDOWN,
-    ".markdown": SourceFormat.MARKDOWN,
-    ".txt": SourceFormat.TEXT,
-    ".html": SourceFormat.HTML,
-    ".htm": SourceFormat.HTML,
-}
-# These hold their own compression, and are read at random places.
-_NEVER_GZIPPED = {SourceFormat.PARQUET, SourceFormat.ARROW, SourceFormat.NPY}
-
-
-def suffix_of(path: str) -> str:
-    """The extension, in small letters, with `.gz` left on: `.jsonl.gz`."""
-    name = path.rpartition("/")[2].lower()
-    stem, dot, last = name.rpartition(".")
-    if last == "gz" and stem:
-        return suffix_of(stem) + ".gz"
-    return f".{last}" if dot and stem else ""
-
-
-def format_of(path: str) -> SourceFormat | None:
-    """The format that a path's extension says, None when it is not one that can be read."""
-    suffix = suffix_of(path)
-    found = FORMATS.get(suffix.removesuffix(".gz"))
-    return None if suffix.endswith(".gz") and found in _NEVER_GZIPPED else found
 
 
 def read_rows(

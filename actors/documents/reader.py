@@ -19,9 +19,11 @@ from typing import Any, cast
 import pyarrow as pa
 import ray.data
 
-from actors.documents.formats import SourceFormat, format_of, read_rows
+from actors.documents.formats import read_rows
+from actors.documents.office.extractor import OFFICE_FORMATS, Extractor
 from actors.documents.source_csv import column_ways
 from actors.documents.source_files import SourceFile
+from actors.documents.source_formats import SourceFormat, format_of
 from actors.documents.source_rows import Row
 from actors.runtime.own_node import own_node
 from cluster.artifacts.artifacts import Artifacts
@@ -47,6 +49,7 @@ GROUP_BYTES = 8 * 2**20
 GROUP_FILES_MAX = 512
 # Uncompressed; a part may exceed it by one document, so it stays far below 64 MB.
 PART_BYTES = 32 * 2**20
+_HOLDS_NO_TEXT = "holds no text; pictures of text need text recognition (OCR) first"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,13 +175,14 @@ def read_group(
     """
     parts: list[StoredPart] = []
     draft = _PartDraft()
-    reading = _FileReading(options)
-    for file in files:
-        for document, place in reading.documents(file):
-            draft.add(document, place)
-            if draft.size_bytes >= PART_BYTES:
-                parts.append(draft.store(artifacts))
-                draft = _PartDraft()
+    with Extractor() as extractor:
+        reading = _FileReading(options, extractor)
+        for file in files:
+            for document, place in reading.documents(file):
+                draft.add(document, place)
+                if draft.size_bytes >= PART_BYTES:
+                    parts.append(draft.store(artifacts))
+                    draft = _PartDraft()
     if draft.passages:
         parts.append(draft.store(artifacts))
     return GroupRead(
@@ -195,18 +199,23 @@ def read_group(
 class _FileReading:
     """Takes the documents out of files, and keeps count of what is left out."""
 
-    def __init__(self, options: ReadOptions) -> None:
+    def __init__(self, options: ReadOptions, extractor: Extractor) -> None:
         self.num_files = 0
         self.declared_seen: set[str] = set()
         self.files_left_out = Tally()
         self.documents_left_out = Tally()
         self._skip_errors = options.skip_errors
         self._types = options.types
+        self._extractor = extractor
 
     def documents(self, file: SourceFile) -> Iterator[tuple[Document, RowPlace]]:
         num_rows = 0
+        without_text: list[str] = []
         try:
-            for row, place in _rows(file, self._types):
+            for row, place in _rows(file, self._types, self._extractor):
+                if row is None:
+                    without_text.append(str(place))
+                    continue
                 num_rows += 1
                 if (document := self._document(row, place, file.folder_values)) is not None:
                     yield document, place
@@ -217,7 +226,10 @@ class _FileReading:
             self.files_left_out.add(_reason(error, file.name), example)
         else:
             if not num_rows:
-                self.files_left_out.add("has no documents in it", file.name)
+                reason = _HOLDS_NO_TEXT if without_text else "has no documents in it"
+                self.files_left_out.add(reason, file.name)
+            for where in without_text if num_rows else ():
+                self.documents_left_out.add(_HOLDS_NO_TEXT, where)
         self.num_files += num_rows > 0
 
     def _document(
@@ -340,12 +352,16 @@ def with_common_types(files: Sequence[SourceFile]) -> list[SourceFile]:
     return [replace(f, csv_ways=ways) if f.location in is_table else f for f in files]
 
 
-def _rows(file: SourceFile, types: DeclaredTypes) -> Iterator[Row]:
+def _rows(file: SourceFile, types: DeclaredTypes, extractor: Extractor) -> Iterator[Row]:
     format = format_of(file.path)
     assert format is not None
     with _opened(file) as opened:
         # An empty file has no documents, whatever its format.
-        if opened.peek(1):
+        if not opened.peek(1):
+            return
+        if format in OFFICE_FORMATS:
+            yield from extractor.rows(opened, format, file.path, file.name)
+        else:
             yield from read_rows(opened, format, file.path, file.name, file.csv_ways, types)
 
 

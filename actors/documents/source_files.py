@@ -17,8 +17,8 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from actors.documents.folder_values import FolderValues
-from actors.documents.formats import FORMATS, format_of, suffix_of
 from actors.documents.source_csv import Ways
+from actors.documents.source_formats import FORMATS, format_of, suffix_of
 from actors.documents.source_rows import check_unpacked
 from cluster.documents.ingest_report import LeftOut, Tally
 from cluster.errors import InvalidArgument, Unavailable

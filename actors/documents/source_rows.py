@@ -9,9 +9,9 @@ from itertools import islice
 from cluster.documents.documents import RowPlace
 from cluster.errors import InvalidArgument
 
-Row = tuple[Mapping[str, object] | InvalidArgument, RowPlace]
+Row = tuple[Mapping[str, object] | InvalidArgument | None, RowPlace]
 """A row as `cluster.documents.documents.parse_document` takes it, or what is wrong with it alone:
-the rows after it can be read.
+the rows after it can be read. None for a part of a file that holds no text.
 """
 
 COLUMNS = ("id", "text", "metadata", "vector")
@@ -23,9 +23,14 @@ _NAMES_QUOTED = 20
 _NAME_CHARS_QUOTED = 64
 
 
+def unpacked_bytes_max(size_bytes: int) -> int:
+    """Bytes that a file of `size_bytes` may unpack to."""
+    return max(UNPACKED_BYTES_FREE, UNPACKED_RATIO_MAX * size_bytes)
+
+
 def check_unpacked(num_bytes: int, size_bytes: int, name: str) -> None:
     """Raises InvalidArgument for a file of `size_bytes` that unpacks to more than texts do."""
-    bytes_max = max(UNPACKED_BYTES_FREE, UNPACKED_RATIO_MAX * size_bytes)
+    bytes_max = unpacked_bytes_max(size_bytes)
     if num_bytes > bytes_max:
         raise InvalidArgument(
             f"{name}: unpacks to more than {bytes_max} bytes, {UNPACKED_RATIO_MAX} times what it "

@@ -46,9 +46,12 @@ class RowPlace:
     source: str
     row: int | None = None
     """None when the whole file is one document."""
+    part: str | None = None
+    """A part of a file without rows, such as "page 3"."""
 
     def __str__(self) -> str:
-        return self.source if self.row is None else f"{self.source}, row {self.row}"
+        inside = self.part if self.row is None else f"row {self.row}"
+        return self.source if inside is None else f"{self.source}, {inside}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

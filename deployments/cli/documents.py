@@ -29,8 +29,8 @@ def ingest(
     sources: Annotated[
         list[str],
         typer.Argument(
-            help="Files, folders or fsspec URLs: JSONL, Parquet, CSV, Markdown, text, HTML; "
-            "Parquet, Arrow or .npy with ready-made vectors.",
+            help="Files, folders or fsspec URLs: JSONL, Parquet, CSV, Markdown, text, HTML, PDF, "
+            "Word, PowerPoint, Excel, e-mail; Parquet, Arrow or .npy with ready-made vectors.",
             metavar="SOURCE...",
         ),
     ],

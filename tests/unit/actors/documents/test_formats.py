@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.documents.formats import SourceFormat, format_of, suffix_of
+from actors.documents.source_formats import SourceFormat, format_of, suffix_of
 from actors.documents.source_tables import read_parquet
 from cluster.errors import InvalidArgument
 from tests.support.values.source_files import arrow, npy, parquet, plain, read, refusal
