@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 PEERS := .venv-peers
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test unit integration chaos sim check lint type format docs bench bench-regions bench-peers lock clean
+.PHONY: help setup demo test unit integration chaos sim fuzz check lint type format docs bench bench-regions bench-peers lock clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -40,6 +40,9 @@ chaos: $(READY)  ## break a region under load and count what fails (ARGS=--quick
 sim: $(READY)  ## simulate regions under faults: SEEDS=2000 as many seeds, SEED=17 one of them with its trace
 	@$(BIN)/python -m tests.simulation.run $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),1000)) \
 		$(if $(REGIONS),--regions $(REGIONS)) $(ARGS)
+
+fuzz: $(READY)  ## read damaged files of every kind until one does harm (KIND=.pdf SEED=17 for the same ones again)
+	@$(BIN)/python -m tests.fuzz.run $(if $(KIND),--kind $(KIND)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 check: $(READY) lint type  ## style, types, layering
 	$(BIN)/lint-imports --no-logo
