@@ -77,6 +77,9 @@ async def test_the_client_chats_with_retrieval(service: FakeService, client: Asy
     source = reply.model_extra["raygion"]
     assert (source["release"], source["region"], source["coverage"]) == (7, "north", 1.0)
     assert source["citations"][0]["id"] == CITATION.id
+    (cited,) = reply.choices[0].message.annotations or ()
+    assert (cited.type, cited.url_citation.title) == ("url_citation", CITATION.id)
+    assert (cited.url_citation.start_index, cited.url_citation.end_index) == (10, 13)
     (asked,) = service.answers
     assert (asked.question, asked.retrieve) == ("The capital of Iceland?", True)
     assert asked.history == (ChatMessage(role="system", content="Be brief."),)
@@ -152,7 +155,11 @@ def test_long_conversations_are_taken() -> None:
 async def test_the_stream_helper_of_the_client_works(client: AsyncOpenAI) -> None:
     async with client.chat.completions.stream(model="raygion", messages=ASK) as stream:
         completion = await stream.get_final_completion()
-    assert completion.choices[0].message.content == "Reykjavik [1]"
+    message = completion.choices[0].message
+    whole = await client.chat.completions.create(model="raygion", messages=ASK)
+    assert message.content == "Reykjavik [1]"
+    assert message.annotations
+    assert message.annotations == whole.choices[0].message.annotations
 
 
 async def test_a_stream_ends_with_done_and_has_usage_only_when_asked() -> None:
