@@ -8,10 +8,10 @@ python -m tests.fuzz.run --kind .pdf --seed 4711      # the same files again
 from __future__ import annotations
 
 import argparse
-import random
 import traceback
 from itertools import count
 
+from cluster.clock import system_rng
 from tests.fuzz.damage import SAMPLES
 from tests.fuzz.reading import read_damaged
 
@@ -24,7 +24,7 @@ def main() -> int:
     parser.add_argument("--kind", choices=[*SAMPLES], help="files of this kind alone")
     parser.add_argument("--seed", type=int, help="the first seed; else one is drawn")
     asked = parser.parse_args()
-    first = random.randrange(_SEED_MAX) if asked.seed is None else asked.seed
+    first = system_rng().randrange(_SEED_MAX) if asked.seed is None else asked.seed
     for start in count(first, _SEEDS_AT_ONCE):
         for kind in [asked.kind] if asked.kind else SAMPLES:
             # Told before, for the process may end with the file.
