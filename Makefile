@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEERS := .venv-peers
+# One process a core, of one thread: the threads of several would wait for each other.
+UNIT = OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -n auto -m "not integration and not slow and not gpu"
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test unit integration chaos sim fuzz check lint type format docs bench bench-regions bench-peers lock clean
@@ -25,11 +27,11 @@ demo: $(READY)  ## the whole story on this machine; stays up until Ctrl-C (ARGS=
 	@$(BIN)/raygion demo $(ARGS)
 
 test: $(READY)  ## all tests but the slow ones: unit, simulation, integration
-	$(BIN)/pytest -n auto -m "not integration and not slow and not gpu" $(ARGS)
+	$(UNIT) $(ARGS)
 	$(BIN)/pytest -m "integration and not slow and not gpu" $(ARGS)
 
 unit: $(READY)  ## the tests that start no cluster
-	$(BIN)/pytest -n auto -m "not integration and not slow and not gpu" $(ARGS)
+	$(UNIT) $(ARGS)
 
 integration: $(READY)  ## the tests on real clusters, models and servers, slow ones too
 	$(BIN)/pytest -m "integration and not gpu" $(ARGS)
