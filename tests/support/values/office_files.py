@@ -49,8 +49,9 @@ def word(*, title: str = "", author: str = "") -> bytes:
     document.add_paragraph("Thirty days a year.")
     document.add_paragraph("Ask early", style="List Bullet")
     table = document.add_table(rows=2, cols=2)
-    for cell, text in zip(table._cells, ("Month", "Days", "May", "3"), strict=True):
-        cell.text = text
+    for row, texts in zip(table.rows, (("Month", "Days"), ("May", "3")), strict=True):
+        for cell, text in zip(row.cells, texts, strict=True):
+            cell.text = text
     return saved(document)
 
 
