@@ -334,13 +334,13 @@ async def test_the_openapi_page_is_complete() -> None:
         page = (await client.get("/openapi.json")).json()
         assert (await client.get("/docs")).status_code == 200
         assert page["paths"].keys() == {
-            *("/v1/search", "/v1/answer", "/v1/chat/completions", "/v1/models"),
+            *("/v1/search", "/v1/answer", "/v1/chat/completions", "/v1/embeddings", "/v1/models"),
             *("/v1/models/{name}", "/v1/status", "/healthz", "/readyz", "/metrics"),
         }
         schemas = page["components"]["schemas"]
         for reference in _references(page):
             assert reference.removeprefix("#/components/schemas/") in schemas
-        for path in ("/v1/search", "/v1/answer", "/v1/chat/completions"):
+        for path in ("/v1/search", "/v1/answer", "/v1/chat/completions", "/v1/embeddings"):
             content = page["paths"][path]["post"]["requestBody"]["content"]["application/json"]
             assert content["schema"]["$ref"].startswith("#/components/schemas/")
             for example in content["examples"].values():
