@@ -351,7 +351,7 @@ def _open_to_pages(app: ASGIApp, origins: tuple[str, ...]) -> ASGIApp:
         allow_origins=origins,
         allow_methods=("GET", "POST"),
         allow_headers=("*",),
-        expose_headers=("x-trace-id", "retry-after"),
+        expose_headers=("x-trace-id", "x-request-id", "retry-after"),
     )
 
 
