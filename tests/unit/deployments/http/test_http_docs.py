@@ -31,6 +31,7 @@ from deployments.http.schemas.search import SearchBody
 from tests.support.worlds.fake_service import FakeService, app_of, in_process
 
 PAGE = (Path(__file__).parents[4] / "docs" / "http-api.md").read_text()
+CLIENTS = (Path(__file__).parents[4] / "docs" / "openai.md").read_text()
 POSTS = re.findall(r"curl -sN? http://127\.0\.0\.1:8000(/\S+) -d '(.*?)'", PAGE, re.DOTALL)
 GETS = re.findall(r"curl -s http://127\.0\.0\.1:8000(/\S+)\n", PAGE)
 REPLIES = re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)
@@ -84,6 +85,12 @@ def test_the_tables_name_every_field() -> None:
         ("## POST /v1/embeddings", EmbeddingsBody.known_keys | EmbeddingOptions.known_keys),
     ):
         assert {key for key in keys if f"`{key}`" not in section(title)} == set()
+
+
+def test_the_page_on_openais_clients_says_what_becomes_of_each_key() -> None:
+    rows = dict(re.findall(r"^\| (taken|ignored|taken if .*?) \| (.*) \|$", CLIENTS, re.MULTILINE))
+    named = [set(re.findall(r"`(\w+)`", row)) for row in rows.values()]
+    assert named == [ChatBody.known_keys, IGNORED_KEYS, NEUTRAL_VALUES.keys()]
 
 
 def test_the_tables_name_every_route_and_error() -> None:
