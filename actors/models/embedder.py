@@ -116,6 +116,12 @@ class Embedder:
         # long text.
         return len(text.encode()) * 5 // 4 + 2
 
+    def count_tokens(self, texts: Sequence[str]) -> int:
+        """Number of tokens of all texts together, without special tokens. May be asked from another
+        thread than the one that embeds.
+        """
+        return sum(self._tokenizer.count(texts))
+
     def embed(self, texts: Sequence[str]) -> Float32Array:
         """float32 [n, dimension], row i for question i, of length 1.
 

@@ -135,11 +135,23 @@ class EmbeddingWorker:
     """
 
     def __init__(self, model: ModelManifest, cache: ArtifactCache) -> None:
-        self._queue = EmbeddingQueue(_opened(model, cache))
+        embedder = _opened(model, cache)
+        self._queue = EmbeddingQueue(embedder)
+        self._count_tokens = embedder.count_tokens
 
     async def embed(self, texts: Sequence[str], timeout_s: float) -> Float32Array:
         """float32 [n, dimension]; see `EmbeddingQueue.embed`."""
         return await self._queue.embed(texts, timeout_s)
+
+    async def count_tokens(self, texts: Sequence[str], timeout_s: float) -> int:
+        """Number of tokens of all texts together, without special tokens. Takes seconds for the
+        longest batches, so in a thread. Raises DeadlineExceeded.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await asyncio.to_thread(self._count_tokens, texts)
+        except TimeoutError as error:
+            raise DeadlineExceeded("time ran out while tokens were counted") from error
 
     async def status(self) -> EmbedderStatus:
         return EmbedderStatus(node=own_node())

@@ -26,8 +26,14 @@ from cluster.logs.context import bind
 from cluster.query.answers import AnswerEvent, AnswerRequest
 from cluster.query.filters import Filter, filter_key
 from cluster.query.request import Embedded, Request
-from cluster.query.search import SearchRequest, SearchResult
-from cluster.search.checks import check_answer, check_retrieval, check_search, in_rows
+from cluster.query.search import EmbeddingResult, SearchRequest, SearchResult
+from cluster.search.checks import (
+    check_answer,
+    check_embedding,
+    check_retrieval,
+    check_search,
+    in_rows,
+)
 from cluster.search.fanout import ShardRoute
 from cluster.serving.consistency import Pinned
 from cluster.serving.view import CorpusView, RegionView, ReleaseView
@@ -109,6 +115,26 @@ class QueryEngine:
             arrays=found.arrays,
             fell_back=found.fell_back,
             timings_ms={**watch.laps_ms, **found.timings_ms},
+        )
+
+    async def embed(self, request: SearchRequest) -> EmbeddingResult:
+        """The vectors of the request's texts, as `cluster.query.answers.EmbeddingService` promises.
+        Raises the errors of `search`.
+        """
+        deadline = Deadline.after(request.timeout_s, self._clock)
+        pinned = self._pin(request)
+        release = pinned.release
+        with self._uses.during(release.number):
+            check_embedding(request, release)
+            texts, embedders = request.queries or (), self._routes.embedders(release)
+            vectors = await embedders.embed(texts, deadline)
+            num_tokens = await embedders.count_tokens(texts, deadline)
+        return EmbeddingResult(
+            embedded=Embedded(model=release.embedder or "", vectors=vectors),
+            num_tokens=num_tokens,
+            provenance=pinned.provenance(
+                region=self._views.view.region, trace_id=request.trace_id or uuid.uuid4().hex
+            ),
         )
 
     async def embedded(self, request: SearchRequest) -> SearchRequest:

@@ -32,7 +32,7 @@ from cluster.logs.events import EventLog
 from cluster.query.answers import AnswerEvent, AnswerRequest, EmbeddingService, Token
 from cluster.query.demand import Consistency, Demand
 from cluster.query.request import Request
-from cluster.query.search import SearchRequest, SearchResult
+from cluster.query.search import EmbeddingResult, SearchRequest, SearchResult
 from cluster.regions.divergence import Found
 from cluster.regions.peers import Peers
 from cluster.serving.consistency import Elsewhere, Known, Reading, Refresh, Serve, Wait, decide
@@ -145,6 +145,14 @@ class RegionalService:
                 failure = self._first_failure(failure, error, deadline)
         assert failure is not None, "some region has been asked"
         raise failure
+
+    async def embed(self, request: SearchRequest) -> EmbeddingResult:
+        """Always made here: other regions have the same embedder of the same release."""
+        deadline = Deadline.after(request.timeout_s, self._clock)
+        try:
+            return await self._engine.embed(await self._settled(request, deadline))
+        except _NotHere as refused:
+            raise refused.error from None
 
     async def embedded(self, request: SearchRequest) -> SearchRequest:
         """Takes half of the request's time at most."""

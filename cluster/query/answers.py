@@ -17,7 +17,7 @@ from cluster.generation.generator import ChatMessage, Sampling
 from cluster.generation.prompt import Truncated, Truncation
 from cluster.query.provenance import HasProvenance
 from cluster.query.request import Request
-from cluster.query.search import SearchRequest, SearchResult
+from cluster.query.search import EmbeddingResult, SearchRequest, SearchResult
 
 ANSWER_TOP_K_DEFAULT = 3
 _PARTIAL_SHARE = 0.25
@@ -132,7 +132,13 @@ class QueryService(Protocol):
 
 
 class EmbeddingService(QueryService, Protocol):
-    """A region that can also embed a request's texts before it, or another one, searches."""
+    """A region that can also embed texts: for callers, or before it, or another one, searches."""
+
+    async def embed(self, request: SearchRequest) -> EmbeddingResult:
+        """The vectors that a search for these texts looks for. Without a corpus, those of the
+        release's embedder.
+        """
+        ...
 
     async def embedded(self, request: SearchRequest) -> SearchRequest:
         """The request with the vectors of its texts, by the embedder of the release that would

@@ -12,7 +12,7 @@ from cluster.arrays import BytesArray, Float32Array, Int64Array, Mask
 from cluster.metadata import Metadata
 from cluster.query.filters import Filter
 from cluster.query.provenance import HasProvenance
-from cluster.query.request import Request
+from cluster.query.request import Embedded, Request
 
 TOP_K_DEFAULT = 10
 REPLY_BYTES_MAX = 64 * 2**20
@@ -82,6 +82,13 @@ class SearchResult(HasProvenance):
     def hits(self) -> tuple[Hit, ...]:
         """The hits of the first (often the only) query."""
         return self.results[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddingResult(HasProvenance):
+    embedded: Embedded
+    num_tokens: int
+    """Tokens of all texts, without the special ones that the embedder adds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

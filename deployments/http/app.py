@@ -1,4 +1,4 @@
-"""The HTTP interface of a region: routes over a QueryService, and their OpenAPI page."""
+"""The HTTP interface of a region: routes over an EmbeddingService, and their OpenAPI page."""
 
 from __future__ import annotations
 
@@ -18,7 +18,13 @@ from starlette.types import ASGIApp, Lifespan
 
 from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.errors import InvalidArgument, NotFound, RaygionError, Unavailable
-from cluster.query.answers import AnswerEvent, AnswerRequest, QueryService, Retrieved, last_event
+from cluster.query.answers import (
+    AnswerEvent,
+    AnswerRequest,
+    EmbeddingService,
+    Retrieved,
+    last_event,
+)
 from cluster.quoting import quoted
 from cluster.regions.divergence_report import DivergenceReport
 from cluster.regions.peers import RegionInternals
@@ -28,6 +34,14 @@ from deployments.http.caller import CallerReader
 from deployments.http.edge import HttpEdge
 from deployments.http.errors import refused_by_router
 from deployments.http.known_summary import KnownSummary
+from deployments.http.openai.embeddings import (
+    EMBEDDINGS_EXAMPLES,
+    EmbeddingsBody,
+    EmbeddingsReply,
+    in_words_of_embeddings,
+    parse_embeddings,
+    render_embeddings,
+)
 from deployments.http.openai.replies import (
     CHAT_EXAMPLES,
     ChatChunks,
@@ -41,7 +55,7 @@ from deployments.http.openai.replies import (
 )
 from deployments.http.openai.schema import ChatBody, in_words_of_chat, parse_chat
 from deployments.http.region_routes import GenerateBody, RegionAnswerBody, RegionRoutes
-from deployments.http.routes import ANSWER, CHAT, SEARCH
+from deployments.http.routes import ANSWER, CHAT, EMBEDDINGS, SEARCH
 from deployments.http.schemas.answer import AnswerBody, parse_answer
 from deployments.http.schemas.openapi_parts import REFERENCES, body_of, json_response, replies
 from deployments.http.schemas.replies import (
@@ -74,7 +88,7 @@ from deployments.metering.metrics import CONTENT_TYPE, HttpMetrics
 
 
 def build_http_app(
-    service: QueryService,
+    service: EmbeddingService,
     settings: HttpSettings,
     *,
     status: StatusSource,
@@ -127,7 +141,7 @@ def build_http_app(
     return app
 
 
-_BODIES = (SearchBody, AnswerBody, ChatBody, RegionAnswerBody, GenerateBody)
+_BODIES = (SearchBody, AnswerBody, ChatBody, EmbeddingsBody, RegionAnswerBody, GenerateBody)
 
 
 class RegionApp(FastAPI):
@@ -197,6 +211,12 @@ class _Routes:
             responses=replies(ChatReply, stream="Chunks as OpenAI's, then `[DONE]`."),
             openapi_extra=body_of(ChatBody, CHAT_EXAMPLES),
         )
+        post(
+            EMBEDDINGS,
+            self.embeddings,
+            responses=replies(EmbeddingsReply),
+            openapi_extra=body_of(EmbeddingsBody, EMBEDDINGS_EXAMPLES),
+        )
         get("/v1/models", self.models, responses=replies(ModelsReply))
         get("/v1/models/{name:path}", self.model, responses=replies(ModelReply))
         get("/v1/status", self.status, responses=replies(StatusReply))
@@ -242,6 +262,16 @@ class _Routes:
             result, model=asked.model, completion_id=completion_id, created_s=created_s
         )
         return json_response(reply)
+
+    async def embeddings(self, request: Request) -> Response:
+        """OpenAI's embeddings: the vectors that a search for these texts looks for."""
+        body = await read_body(request.scope, request.receive, self._settings)
+        asked = parse_embeddings(body, request.state.trace_id)
+        try:
+            result = await unless_gone(request.receive, self._service.embed(asked.request))
+        except InvalidArgument as error:
+            raise in_words_of_embeddings(error) from error
+        return json_response(render_embeddings(result, asked))
 
     async def models(self) -> Response:
         """The models that `/v1/chat/completions` takes."""
@@ -321,7 +351,7 @@ def _open_to_pages(app: ASGIApp, origins: tuple[str, ...]) -> ASGIApp:
         allow_origins=origins,
         allow_methods=("GET", "POST"),
         allow_headers=("*",),
-        expose_headers=("x-trace-id", "retry-after"),
+        expose_headers=("x-trace-id", "x-request-id", "retry-after"),
     )
 
 

@@ -30,18 +30,29 @@ EXEMPT_ROUTES = OPEN_ROUTES | {"/metrics"}
 UNKNOWN_ROUTE = "unknown"
 CLIENT_GONE_STATUS = 499
 TRACE_HEADER = b"x-trace-id"
+REQUEST_HEADER = b"x-request-id"
+"""The name under which OpenAI's clients look for the trace id, and say an id of their own."""
 
 _TRACEPARENT = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?")
+_REQUEST_ID = re.compile(
+    rb"[0-9a-f]{32}|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE
+)
 
 
-def trace_id_of(traceparent: bytes) -> str:
-    """The trace id of a valid W3C `traceparent` header, otherwise a new one: 32 hex digits."""
+def trace_id_of(traceparent: bytes, request_id: bytes = b"") -> str:
+    """The trace id of a valid W3C `traceparent` header; otherwise the request id, if it is a UUID;
+    otherwise a new one: 32 hex digits.
+    """
     found = _TRACEPARENT.fullmatch(traceparent) if traceparent else None
     if found:
         version, trace_id, parent_id, rest = found.groups()
         known_form = version != b"ff" and not (version == b"00" and rest)
         if known_form and trace_id.strip(b"0") and parent_id.strip(b"0"):
             return trace_id.decode()
+    if request_id and _REQUEST_ID.fullmatch(request_id):
+        digits = request_id.decode().replace("-", "").lower()
+        if digits.strip("0"):
+            return digits
     return os.urandom(16).hex()
 
 
@@ -132,7 +143,9 @@ class HttpEdge:
             await self._app(scope, receive, send)
             return
         started_s = self._clock.monotonic_s()
-        trace_id = trace_id_of(header_value(scope, b"traceparent"))
+        trace_id = trace_id_of(
+            header_value(scope, b"traceparent"), header_value(scope, REQUEST_HEADER)
+        )
         # A copy: what a server puts there may be shared by all requests.
         state = {**scope.get("state", {}), "trace_id": trace_id, "started_s": started_s}
         # A server sends no body in reply to HEAD, whatever it is given.
@@ -146,7 +159,9 @@ class HttpEdge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (TRACE_HEADER, trace_id.encode())]
+                told = trace_id.encode()
+                headers = [(TRACE_HEADER, told), (REQUEST_HEADER, told)]
+                message["headers"] = [*message["headers"], *headers]
             await send(message)
 
         reply = PacedReply(send_traced, scope, self._unread)

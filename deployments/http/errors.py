@@ -25,7 +25,6 @@ log = EventLog(__name__)
 _INSTEAD = {
     "/v1/completions": "POST /v1/chat/completions",
     "/v1/responses": "POST /v1/chat/completions",
-    "/v1/embeddings": "POST /v1/search, which embeds queries itself",
 }
 """Routes to ask in place of OpenAI's routes that are not here."""
 NO_ROUTE = "there is no such route; /openapi.json lists all"

@@ -11,18 +11,18 @@ from cluster.query.answers import (
     AnswerEvent,
     AnswerRequest,
     AnswerResult,
-    QueryService,
+    EmbeddingService,
     Retrieved,
     Token,
 )
-from cluster.query.search import SearchRequest, SearchResult
+from cluster.query.search import EmbeddingResult, SearchRequest, SearchResult
 from deployments.metering.metrics import HttpMetrics
 
 
 class MeteredService:
     """The same service, for routes that are told apart in the metrics."""
 
-    def __init__(self, service: QueryService, metrics: HttpMetrics, clock: Clock) -> None:
+    def __init__(self, service: EmbeddingService, metrics: HttpMetrics, clock: Clock) -> None:
         self._service = service
         self._metrics = metrics
         self._clock = clock
@@ -35,6 +35,15 @@ class MeteredService:
             raise
         self._metrics.served(request.demand.level, result)
         self._metrics.searched(route, result)
+        return result
+
+    async def embed(self, request: SearchRequest) -> EmbeddingResult:
+        try:
+            result = await self._service.embed(request)
+        except (NotYet, Unavailable):
+            self._metrics.refused(request.demand.level)
+            raise
+        self._metrics.served(request.demand.level, result)
         return result
 
     async def answer_events(

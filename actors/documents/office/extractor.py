@@ -11,10 +11,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from types import TracebackType
 from typing import Any, BinaryIO
 
-from actors.documents.office.worker import CPU_S_MAX
+from actors.documents.office import worker
+from actors.documents.office.worker import Limits
 from actors.documents.source_formats import SourceFormat
 from actors.documents.source_rows import Row
 from cluster.documents.documents import RowPlace
@@ -30,14 +32,14 @@ OFFICE_FORMATS: Mapping[SourceFormat, str] = {
     SourceFormat.MBOX: "email",
 }
 """The formats that are read here, and the module that reads each."""
+_LIMITS = Limits()
 
 
 class Extractor:
     """Reads office files one after the other, as a context; the process starts with the first."""
 
-    def __init__(self, cpu_s_max: int = CPU_S_MAX) -> None:
-        """`cpu_s_max`: seconds of processor time for a file."""
-        self._cpu_s_max = cpu_s_max
+    def __init__(self, limits: Limits = _LIMITS) -> None:
+        self._limits = limits
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Extractor:
@@ -74,11 +76,10 @@ class Extractor:
             yield _row(piece, path, name)
 
     def _asked(self, format: SourceFormat, data: bytes, name: str) -> dict[str, Any]:
-        process = self._process = self._process or _started()
+        process = self._process = self._process or _started(self._limits)
         assert process.stdin is not None
         assert process.stdout is not None
-        limits = {"cpu_s_max": self._cpu_s_max}
-        request = json.dumps({"format": format, "size_bytes": len(data), **limits})
+        request = json.dumps({"format": format, "size_bytes": len(data)})
         try:
             process.stdin.write(request.encode() + b"\n")
             process.stdin.write(data)
@@ -105,15 +106,18 @@ class Extractor:
 
     def _why(self, exit_status: int) -> str:
         if exit_status == -signal.SIGXCPU:
-            return f"takes more than {self._cpu_s_max} s of processor time to be read"
-        return f"cannot be read: what reads it ended with status {exit_status}"
+            return f"takes more than {self._limits.cpu_s} s of processor time to be read"
+        return (
+            f"cannot be read: what reads it ended with status {exit_status}; it may take no more "
+            f"than {self._limits.memory_bytes} bytes of memory"
+        )
 
 
-def _started() -> subprocess.Popen[bytes]:
+def _started(limits: Limits) -> subprocess.Popen[bytes]:
     path = os.pathsep.join(filter(None, sys.path))
     return subprocess.Popen(
         # Without -P, modules in the folder that somebody works in would be taken for Python's own.
-        [sys.executable, "-P", "-m", "actors.documents.office.worker"],
+        [sys.executable, "-P", "-m", worker.__name__, json.dumps(asdict(limits))],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -1,6 +1,6 @@
 """The process in which office files are read, a request for each file:
 
-    {"format": "PDF", "size_bytes": 1234, "cpu_s_max": 120}, a line end, 1234 bytes
+    {"format": "PDF", "size_bytes": 1234}, a line end, 1234 bytes
     -> {"pieces": [...]} or {"error": "..."}, a line end
 
 It reads what strangers made, with parsers that others wrote, so it has limits of its own for memory
@@ -14,31 +14,35 @@ import os
 import resource
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from actors.documents.office.pieces import Piece
 from actors.documents.source_formats import SourceFormat
 from cluster.errors import InvalidArgument
 
-MEMORY_BYTES_MAX = 2 * 2**30
-CPU_S_MAX = 120
-"""Seconds of processor time for a file."""
 TEXT_BYTES_MAX = 64 * 2**20
 """Bytes of text of all pieces of a file."""
 _CHARS_SHOWN = 200
 
 
-def main() -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    cpu_s: int = 120
+    """Seconds of processor time for a file."""
+    memory_bytes: int = 2 * 2**30
+
+
+def main(limits: Limits) -> None:
     # Parsers that print must not write into the replies.
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES_MAX, MEMORY_BYTES_MAX))
+    resource.setrlimit(resource.RLIMIT_AS, (limits.memory_bytes, limits.memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     while header := sys.stdin.buffer.readline():
         request = json.loads(header)
         data = sys.stdin.buffer.read(request["size_bytes"])
-        _allow_cpu_s(request["cpu_s_max"])
+        _allow_cpu_s(limits.cpu_s)
         replies.write(json.dumps(_reply(SourceFormat(request["format"]), data)).encode() + b"\n")
         replies.flush()
 
@@ -55,7 +59,7 @@ def _reply(format: SourceFormat, data: bytes) -> dict[str, Any]:
     except InvalidArgument as error:
         return {"error": error.message}
     except MemoryError:
-        return {"error": f"needs more than {MEMORY_BYTES_MAX} bytes of memory to be read"}
+        return {"error": "needs too much memory to be read"}
     except RecursionError:
         return {"error": "is nested too deeply"}
     except Exception as error:
@@ -104,4 +108,4 @@ def _reader(format: SourceFormat) -> Callable[[bytes], Iterator[Piece]]:
 
 
 if __name__ == "__main__":
-    main()
+    main(Limits(**json.loads(sys.argv[1])))

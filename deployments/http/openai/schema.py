@@ -261,7 +261,7 @@ def parse_chat(body: bytes, trace_id: str = "") -> ChatRequest:
     """Raises InvalidArgument. Whether the model exists is for the region to say."""
     asked = parse_body(ChatBody, body)
     extra = asked.raygion
-    retrieve, corpus = _retrieval(asked.model, extra.corpus)
+    retrieve, corpus = retrieval_of(asked.model, extra.corpus)
     history, question = _conversation(asked.messages, retrieve)
     if (
         asked.max_tokens is not None
@@ -298,7 +298,7 @@ def corpus_model(corpus: str) -> str:
     return f"{RETRIEVAL_MODEL}/{corpus}"
 
 
-def _retrieval(model: str, corpus: str | None) -> tuple[bool, str | None]:
+def retrieval_of(model: str, corpus: str | None = None) -> tuple[bool, str | None]:
     """Whether the model answers from passages, and of which corpus, if one is named."""
     kind, _, named = model.partition("/")
     if model == RETRIEVAL_MODEL or kind != RETRIEVAL_MODEL or not named:

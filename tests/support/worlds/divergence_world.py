@@ -26,7 +26,7 @@ from cluster.config import Settings
 from cluster.errors import RaygionError
 from cluster.generation.prompt import PromptTemplate
 from cluster.query.request import Embedded
-from cluster.query.search import Hit, SearchRequest, SearchResult
+from cluster.query.search import EmbeddingResult, Hit, SearchRequest, SearchResult
 from cluster.regions.divergence import DivergenceLedger, Found, Probe, Turn
 from cluster.regions.divergence_report import DivergenceReport
 from cluster.releases.entries import Switch
@@ -84,6 +84,9 @@ class Engine(FakeService):
             provenance=provenance_of(self.name, release=request.release or RELEASE),
             took_ms=1.0,
         )
+
+    async def embed(self, request: SearchRequest) -> EmbeddingResult:
+        raise AssertionError("nobody asks for vectors here")
 
     async def embedded(self, request: SearchRequest) -> SearchRequest:
         if request.queries is None:

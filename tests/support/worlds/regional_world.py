@@ -19,7 +19,7 @@ from cluster.generation.prompt import PromptTemplate
 from cluster.query.answers import AnswerEvent, AnswerRequest, AnswerResult, Retrieved, Token, Usage
 from cluster.query.demand import Consistency, Demand, demand_of
 from cluster.query.request import Embedded, Request
-from cluster.query.search import Hit, SearchRequest, SearchResult
+from cluster.query.search import EmbeddingResult, Hit, SearchRequest, SearchResult
 from cluster.query.session import SessionToken
 from cluster.releases.entries import Switch
 from cluster.releases.release_log import Freshness
@@ -159,6 +159,15 @@ class Region:
                 region=self.name, trace_id=request.trace_id, coverage=self.coverage
             ),
             took_ms=1.0,
+        )
+
+    async def embed(self, request: SearchRequest) -> EmbeddingResult:
+        self.embeds.append(request)
+        pinned = self.known.pin(request.release, self.world.clock.wall_ms())
+        return EmbeddingResult(
+            embedded=self._made(request),
+            num_tokens=len(request.queries or ()),
+            provenance=pinned.provenance(region=self.name, trace_id=request.trace_id),
         )
 
     async def embedded(self, request: SearchRequest) -> SearchRequest:

@@ -6,6 +6,7 @@ import gzip
 import io
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from datetime import date, datetime, time
 from pathlib import Path
@@ -17,6 +18,7 @@ from docx.oxml.ns import nsdecls
 
 from actors.documents.office.extractor import Extractor
 from actors.documents.office.pieces import PIECES_MAX
+from actors.documents.office.worker import Limits
 from actors.documents.reader import GroupRead, ReadOptions, read_group
 from actors.documents.source_files import find_source_files
 from actors.documents.source_formats import format_of
@@ -208,31 +210,65 @@ def test_a_file_that_cannot_be_read_is_named(data: bytes, path: str, said: str, 
     assert len(caught.value.message) < 300
 
 
-def endless_sheet() -> bytes:
-    """A row of a few bytes that stands for 16384 cells, many times."""
-    rows = "".join(f'<row r="{n}"><c r="XFD{n}"/></row>' for n in range(1, 100_000))
+def with_more(package: bytes, name: str, after: bytes, more: bytes) -> bytes:
+    """The package with more after a tag of one of its files."""
     sink = io.BytesIO()
     with (
-        zipfile.ZipFile(io.BytesIO(workbook(A=[[1]]))) as old,
+        zipfile.ZipFile(io.BytesIO(package)) as old,
         zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as new,
     ):
-        for file in old.infolist():
+        for file in old.namelist():
             content = old.read(file)
-            if file.filename.endswith("sheet1.xml"):
-                start, _, rest = content.partition(b"<sheetData>")
-                content = (
-                    start + b"<sheetData>" + rows.encode() + rest[rest.index(b"</sheetData>") :]
-                )
-            new.writestr(file.filename, content)
+            new.writestr(file, content.replace(after, after + more) if file == name else content)
     return sink.getvalue()
 
 
-def test_a_file_that_takes_too_long_is_refused_and_the_next_one_is_read() -> None:
-    with Extractor(cpu_s_max=2) as extractor:
+def endless_sheet() -> bytes:
+    """A row of a few bytes that stands for 16384 cells, many times."""
+    rows = "".join(f'<row r="{n}"><c r="XFD{n}"/></row>' for n in range(2, 100_000))
+    sheet = "xl/worksheets/sheet1.xml"
+    return with_more(workbook(A=[[1]]), sheet, b"</row>", rows.encode())
+
+
+def huge_page() -> bytes:
+    """A page of some 30 KB that PDFium takes more than half a GiB of memory for."""
+    text = zlib.compress(b"BT /F1 12 Tf 72 700 Td " + b"(A) Tj " * 3_000_000 + b" ET")
+    start, _, rest = pdf("REPLACED").partition(b"stream\n")
+    start = start[: start.rindex(b"<<")] + b"<< /Length %d /Filter /FlateDecode >>\n" % len(text)
+    return start + b"stream\n" + text + rest[rest.index(b"\nendstream") :]
+
+
+def test_a_file_that_takes_too_much_is_refused_and_the_next_one_is_read() -> None:
+    with Extractor(Limits(cpu_s=2)) as extractor:
         assert documents(extractor, mail(), "a.eml")
         with pytest.raises(InvalidArgument, match=r"in/a.xlsx: takes more than 2 s of processor"):
             documents(extractor, endless_sheet(), "a.xlsx")
         assert documents(extractor, pdf("A"), "a.pdf")
+    with Extractor(Limits(memory_bytes=2**29)) as extractor:
+        with pytest.raises(InvalidArgument, match=r"in/a.pdf: .* than 536870912 bytes of memory"):
+            documents(extractor, huge_page(), "a.pdf")
+        assert documents(extractor, pdf("A"), "a.pdf")
+
+
+def nested_mail(depth: int) -> bytes:
+    parts = (
+        b"Content-Type: multipart/mixed; boundary=b%d\n\n--b%d\n" % (n, n) for n in range(depth)
+    )
+    return b"Subject: Deep\n" + b"".join(parts) + b"\nText"
+
+
+def nested_word(depth: int) -> bytes:
+    start, end = b"<w:sdt><w:sdtContent>" * depth, b"</w:sdtContent></w:sdt>" * depth
+    text = b"<w:p><w:r><w:t>Text</w:t></w:r></w:p>"
+    return with_more(word(), "word/document.xml", b"<w:body>", start + text + end)
+
+
+def test_files_may_be_nested_and_not_without_end(read: Read) -> None:
+    assert read(nested_mail(20), "a.eml")[0].text == "Deep\n\nText"
+    assert read(nested_word(20), "a.docx")[0].text.startswith("Text\n\n# Holidays")
+    for data, path in ((nested_mail(3000), "a.eml"), (nested_word(5000), "a.docx")):
+        with pytest.raises(InvalidArgument, match=f"in/{path}: is n"):
+            read(data, path)
 
 
 def test_without_the_library_it_is_said_what_to_install(

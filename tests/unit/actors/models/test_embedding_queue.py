@@ -272,3 +272,9 @@ async def test_embedders_under_different_load_give_a_text_the_same_bytes(
 def test_no_text_has_more_tokens_than_are_reckoned_with(embedder: Embedder, text: str) -> None:
     (windows,) = EmbedderTokenizer.of_folder(starter_embedder_folder()).windows([text])
     assert sum(map(len, windows)) <= embedder.tokens_at_most(text)
+
+
+def test_tokens_of_texts_are_counted_without_the_special_ones(embedder: Embedder) -> None:
+    assert embedder.count_tokens(["tea"]) == 1
+    assert embedder.count_tokens(["tea", "tea and salt", ""]) == 4
+    assert embedder.count_tokens(["tea " * 1000]) == 1000, "those in two windows count once"

@@ -304,3 +304,12 @@ async def test_an_answer_that_has_begun_is_not_begun_again(a: Region) -> None:
     with pytest.raises(Unavailable):
         await anext(events)
     assert a.sent_to == []
+
+
+async def test_texts_are_embedded_here_whoever_else_could(world: World, a: Region) -> None:
+    made = await a.service.embed(replace(ASK, queries=("tea",)))
+    assert (made.region, made.served_by, made.release, made.num_tokens) == ("a", "a", 2, 1)
+    a.holds(2)
+    with pytest.raises(NotFound, match="release 1"):
+        await a.service.embed(replace(ASK, queries=("tea",), release=1))
+    assert a.sent_to == []

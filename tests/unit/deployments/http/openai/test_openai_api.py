@@ -88,6 +88,16 @@ async def test_the_client_chats_with_retrieval(service: FakeService, client: Asy
     assert (asked.top_k, asked.release) == (2, 7)
 
 
+async def test_the_client_knows_the_trace_id(client: AsyncOpenAI) -> None:
+    reply = await client.chat.completions.create(model="raygion", messages=ASK)
+    assert reply.model_extra is not None
+    assert reply._request_id == reply.model_extra["raygion"]["trace_id"]
+    with pytest.raises(openai.NotFoundError) as refused:
+        await client.models.retrieve("gpt-4")
+    assert refused.value.request_id
+    assert refused.value.request_id == refused.value.body["trace_id"]  # type: ignore[index]
+
+
 async def test_the_plain_model_answers_without_retrieval(
     service: FakeService, client: AsyncOpenAI
 ) -> None:
@@ -334,13 +344,13 @@ async def test_the_openapi_page_is_complete() -> None:
         page = (await client.get("/openapi.json")).json()
         assert (await client.get("/docs")).status_code == 200
         assert page["paths"].keys() == {
-            *("/v1/search", "/v1/answer", "/v1/chat/completions", "/v1/models"),
+            *("/v1/search", "/v1/answer", "/v1/chat/completions", "/v1/embeddings", "/v1/models"),
             *("/v1/models/{name}", "/v1/status", "/healthz", "/readyz", "/metrics"),
         }
         schemas = page["components"]["schemas"]
         for reference in _references(page):
             assert reference.removeprefix("#/components/schemas/") in schemas
-        for path in ("/v1/search", "/v1/answer", "/v1/chat/completions"):
+        for path in ("/v1/search", "/v1/answer", "/v1/chat/completions", "/v1/embeddings"):
             content = page["paths"][path]["post"]["requestBody"]["content"]["application/json"]
             assert content["schema"]["$ref"].startswith("#/components/schemas/")
             for example in content["examples"].values():
