@@ -114,18 +114,18 @@ def free_port(avoid: Collection[int]) -> int:
 
 
 def regions_at(
-    places: Mapping[str, Location], port: Callable[[Collection[int]], int] = free_port
+    locations: Mapping[str, Location], port: Callable[[Collection[int]], int] = free_port
 ) -> dict[str, RegionSettings]:
     """Regions on this machine, with ports of their own. The first one may use all cores, to build;
     the others get one. `port`: gives a free port that is none of those.
     """
     regions: dict[str, RegionSettings] = {}
     ports: list[int] = []
-    for name, place in places.items():
+    for name, location in locations.items():
         ports.append(port(ports))
         regions[name] = RegionSettings(
             http=EndpointSettings(port=ports[-1], gateways_max=1),
-            location=place,
+            location=location,
             cpus=1 if regions else None,
         )
     return regions

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pptx
+from pptx.enum.shapes import PP_PLACEHOLDER
 
 from actors.documents.office.pieces import (
     Piece,
@@ -16,6 +17,8 @@ from actors.documents.office.pieces import (
     clean,
     table_row,
 )
+
+_ON_EVERY_SLIDE = (PP_PLACEHOLDER.DATE, PP_PLACEHOLDER.FOOTER, PP_PLACEHOLDER.SLIDE_NUMBER)
 
 
 def slide_texts(data: bytes) -> Iterator[Piece]:
@@ -46,7 +49,9 @@ def slide_texts(data: bytes) -> Iterator[Piece]:
 
 def _shape_texts(shapes: Iterable[Any], title: Any) -> Iterator[str]:
     for shape in shapes:
-        if title is not None and shape.shape_id == title.shape_id:
+        if title is not None and shape.element is title.element:
+            continue
+        if shape.is_placeholder and shape.placeholder_format.type in _ON_EVERY_SLIDE:
             continue
         if hasattr(shape, "shapes"):
             yield from _shape_texts(shape.shapes, title)

@@ -28,14 +28,14 @@ def annotations_of(text: str, citations: Sequence[Citation]) -> list[dict[str, o
     return [
         {
             "type": "url_citation",
-            "url_citation": {**place, "url": _url(cited.id), "title": cited.id},
+            "url_citation": {**position, "url": _url(cited.id), "title": cited.id},
         }
         for number, cited in enumerate(citations, 1)
-        for place in _places(marks.get(number) or [(0, len(text))])
+        for position in _positions(marks.get(number) or [(0, len(text))])
     ]
 
 
-def _places(spans: Sequence[tuple[int, int]]) -> Iterator[dict[str, int]]:
+def _positions(spans: Sequence[tuple[int, int]]) -> Iterator[dict[str, int]]:
     for start, end in spans:
         yield {"start_index": start, "end_index": end}
 

@@ -188,7 +188,7 @@ class MessageBody(OpenAIBody):
         return {key: value for key, value in data.items() if key not in IGNORED_MESSAGE_KEYS}
 
     @property
-    def said(self) -> ChatMessage | None:
+    def as_chat_message(self) -> ChatMessage | None:
         """None for what tools have answered, and for an assistant that only called some."""
         role = _ROLES.get(self.role)
         return (
@@ -348,8 +348,8 @@ def _conversation(
         raise InvalidArgument(
             f"have more than {CONVERSATION_CHARS_MAX} characters together", "messages"
         )
-    earlier = [message.said for message in messages[:last]]
-    later = [message.said for message in messages[last + 1 :]]
+    earlier = [message.as_chat_message for message in messages[:last]]
+    later = [message.as_chat_message for message in messages[last + 1 :]]
     history = [message for message in earlier if message is not None]
     history += [message for message in later if message is not None and message.role == "system"]
     return tuple(history), question

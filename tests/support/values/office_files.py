@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Sequence
 from email.message import EmailMessage
@@ -63,6 +64,10 @@ def slides(*titles: str, notes: str = "") -> bytes:
             slide.shapes.title.text = title
             slide.placeholders[1].text = f"About {title}"
             slide.notes_slide.notes_text_frame.text = notes
+            # The date, the footer and the number, which a slide takes over from its layout.
+            for placeholder in list(slide.slide_layout.placeholders)[-3:]:
+                slide.shapes.element.append(copy.deepcopy(placeholder.element))
+                slide.shapes[-1].text_frame.text = "on every slide"
     return saved(presentation)
 
 

@@ -327,12 +327,12 @@ def test_errors_stop_an_ingest_or_are_skipped_and_told(
     manifest = Catalog(object_store).latest_corpus("docs")
     assert manifest is not None
     assert set(rows_of(object_store, manifest)) == {"j1", "j6", "c1", "c3"}
-    places = {place for group in found.documents_left_out for place in group.examples}
-    assert places == {
+    origins = {origin for group in found.documents_left_out for origin in group.examples}
+    assert origins == {
         *(f"docs/bad.jsonl, row {number}" for number in (2, 3, 4, 5, 6)),
         "docs/bad.csv, row 2",
     }
-    files = {place for group in found.files_left_out for place in group.examples}
+    files = {origin for group in found.files_left_out for origin in group.examples}
     assert files == {f"docs/{name}" for name in BROKEN if not name.startswith("bad")}
 
 
