@@ -4,9 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEERS := .venv-peers
+# One process a core, of one thread: the threads of several would wait for each other.
+UNIT = OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -n auto -m "not integration and not slow and not gpu"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test unit integration chaos sim check lint type format docs bench bench-regions bench-peers lock clean
+.PHONY: help setup demo test unit integration chaos sim fuzz check lint type format docs bench bench-regions bench-peers lock clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -25,11 +27,11 @@ demo: $(READY)  ## the whole story on this machine; stays up until Ctrl-C (ARGS=
 	@$(BIN)/raygion demo $(ARGS)
 
 test: $(READY)  ## all tests but the slow ones: unit, simulation, integration
-	$(BIN)/pytest -n auto -m "not integration and not slow and not gpu" $(ARGS)
+	$(UNIT) $(ARGS)
 	$(BIN)/pytest -m "integration and not slow and not gpu" $(ARGS)
 
 unit: $(READY)  ## the tests that start no cluster
-	$(BIN)/pytest -n auto -m "not integration and not slow and not gpu" $(ARGS)
+	$(UNIT) $(ARGS)
 
 integration: $(READY)  ## the tests on real clusters, models and servers, slow ones too
 	$(BIN)/pytest -m "integration and not gpu" $(ARGS)
@@ -40,6 +42,9 @@ chaos: $(READY)  ## break a region under load and count what fails (ARGS=--quick
 sim: $(READY)  ## simulate regions under faults: SEEDS=2000 as many seeds, SEED=17 one of them with its trace
 	@$(BIN)/python -m tests.simulation.run $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),1000)) \
 		$(if $(REGIONS),--regions $(REGIONS)) $(ARGS)
+
+fuzz: $(READY)  ## read damaged files of every kind until one does harm (KIND=.pdf SEED=17 for the same ones again)
+	@$(BIN)/python -m tests.fuzz.run $(if $(KIND),--kind $(KIND)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 check: $(READY) lint type  ## style, types, layering
 	$(BIN)/lint-imports --no-logo

@@ -27,7 +27,7 @@ def resolve() -> list[str]:
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
-        wanted = f"{ROOT}[cpu,s3,starter,dev]"
+        wanted = f"{ROOT}[cpu,s3,office,starter,dev]"
         subprocess.run([*pip, "--report", str(report), wanted], check=True)
         items = json.loads(report.read_text())["install"]
     # The local part of a version ("+cpu") names a build, not a release: it is left to the machine's

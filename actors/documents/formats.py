@@ -1,73 +1,27 @@
-"""The file formats that documents come in: each read as rows with `id`, `text`, `metadata` and,
-where there is one, `vector`, which `cluster.documents.documents.parse_document` then checks.
+"""Files as rows, by format: with `id`, `text`, `metadata` and, where there is one, `vector`, which
+`cluster.documents.documents.parse_document` then checks.
 """
 
 from __future__ import annotations
 
 import codecs
 from collections.abc import Callable, Collection, Iterator, Mapping
-from enum import StrEnum
 from typing import BinaryIO
 
 from actors.documents.html_encoding import decode_html
 from actors.documents.html_text import html_text
 from actors.documents.markdown_title import markdown_title
 from actors.documents.source_csv import Ways, read_csv
+from actors.documents.source_formats import SourceFormat
 from actors.documents.source_rows import Row, row_of_columns
 from actors.documents.source_tables import read_arrow, read_npy, read_parquet
 from cluster import exact_json
-from cluster.documents.documents import RowPlace
+from cluster.documents.documents import DocumentOrigin
 from cluster.errors import InvalidArgument
 
 LINE_BYTES_MAX = 16 * 2**20
 _FILE_TEXT_BYTES_MAX = 16 * 2**20
 _TITLE_CHARS_MAX = 1000
-
-
-class SourceFormat(StrEnum):
-    JSONL = "JSONL"
-    CSV = "CSV"
-    PARQUET = "Parquet"
-    ARROW = "Arrow"
-    NPY = "NumPy"
-    MARKDOWN = "Markdown"
-    TEXT = "text"
-    HTML = "HTML"
-
-
-FORMATS: Mapping[str, SourceFormat] = {
-    ".jsonl": SourceFormat.JSONL,
-    ".ndjson": SourceFormat.JSONL,
-    ".json": SourceFormat.JSONL,
-    ".csv": SourceFormat.CSV,
-    ".parquet": SourceFormat.PARQUET,
-    ".arrow": SourceFormat.ARROW,
-    ".feather": SourceFormat.ARROW,
-    ".npy": SourceFormat.NPY,
-    ".md": SourceFormat.MARKDOWN,
-    ".markdown": SourceFormat.MARKDOWN,
-    ".txt": SourceFormat.TEXT,
-    ".html": SourceFormat.HTML,
-    ".htm": SourceFormat.HTML,
-}
-# These hold their own compression, and are read at random places.
-_NEVER_GZIPPED = {SourceFormat.PARQUET, SourceFormat.ARROW, SourceFormat.NPY}
-
-
-def suffix_of(path: str) -> str:
-    """The extension, in small letters, with `.gz` left on: `.jsonl.gz`."""
-    name = path.rpartition("/")[2].lower()
-    stem, dot, last = name.rpartition(".")
-    if last == "gz" and stem:
-        return suffix_of(stem) + ".gz"
-    return f".{last}" if dot and stem else ""
-
-
-def format_of(path: str) -> SourceFormat | None:
-    """The format that a path's extension says, None when it is not one that can be read."""
-    suffix = suffix_of(path)
-    found = FORMATS.get(suffix.removesuffix(".gz"))
-    return None if suffix.endswith(".gz") and found in _NEVER_GZIPPED else found
 
 
 def read_rows(
@@ -91,7 +45,7 @@ def read_rows(
         if text.strip():
             title = (title or path.rpartition("/")[2])[:_TITLE_CHARS_MAX]
             metadata = {"source": path, "title": title}
-            yield {"id": path, "text": text, "metadata": metadata}, RowPlace(source=name)
+            yield {"id": path, "text": text, "metadata": metadata}, DocumentOrigin(source=name)
     elif format is SourceFormat.CSV:
         yield from read_csv(file, name, csv_ways, csv_texts)
     else:
@@ -102,24 +56,24 @@ def _read_jsonl(file: BinaryIO, name: str) -> Iterator[Row]:
     number = 0
     while line := file.readline(LINE_BYTES_MAX + 1):
         number += 1
-        place = RowPlace(source=name, row=number)
+        origin = DocumentOrigin(source=name, row=number)
         if len(line) > LINE_BYTES_MAX:
-            raise InvalidArgument(f"{place}: the line has more than {LINE_BYTES_MAX} bytes")
+            raise InvalidArgument(f"{origin}: the line has more than {LINE_BYTES_MAX} bytes")
         line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
         if not line.strip():
             continue
-        yield _json_row(line, place)
+        yield _json_row(line, origin)
 
 
-def _json_row(line: bytes, place: RowPlace) -> Row:
+def _json_row(line: bytes, origin: DocumentOrigin) -> Row:
     try:
         value = exact_json.loads(line)
     except ValueError as error:
-        message = f"{place}: is not a JSON object on a line of its own: {error}"
-        return InvalidArgument(message), place
+        message = f"{origin}: is not a JSON object on a line of its own: {error}"
+        return InvalidArgument(message), origin
     if not isinstance(value, dict):
-        return InvalidArgument(f"{place}: must be a JSON object; write one object a line"), place
-    return row_of_columns(value, place)
+        return InvalidArgument(f"{origin}: must be a JSON object; write one object a line"), origin
+    return row_of_columns(value, origin)
 
 
 def _read_markdown(data: bytes, name: str) -> tuple[str, str | None]:

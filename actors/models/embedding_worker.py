@@ -100,7 +100,7 @@ class EmbeddingQueue:
             while piece := self._waiting.next_piece():
                 first, first_text = piece[0]
                 texts = [request.texts[text] for request, text in piece]
-                work, first.begun = first.begun or self._embedder.embed_in_parts(texts), None
+                work, first.begun = first.begun or self._embedder.embed_in_pieces(texts), None
                 try:
                     vectors = await loop.run_in_executor(self._thread, next, work)
                 except Exception as error:
@@ -129,17 +129,29 @@ class EmbedderStatus:
 class EmbeddingWorker:
     """One replica of an embedder: fetches the model, then answers `embed`.
 
-    Becomes a Ray actor in `actors.models.placing`. A query's vector does not depend on what else
-    is in flight, and has the bytes that a build gives a passage of the same text on such a
+    Becomes a Ray actor in `actors.models.embedder_actor`. A query's vector does not depend on what
+    else is in flight, and has the bytes that a build gives a passage of the same text on such a
     processor.
     """
 
     def __init__(self, model: ModelManifest, cache: ArtifactCache) -> None:
-        self._queue = EmbeddingQueue(_opened(model, cache))
+        embedder = _opened(model, cache)
+        self._queue = EmbeddingQueue(embedder)
+        self._count_tokens = embedder.count_tokens
 
     async def embed(self, texts: Sequence[str], timeout_s: float) -> Float32Array:
         """float32 [n, dimension]; see `EmbeddingQueue.embed`."""
         return await self._queue.embed(texts, timeout_s)
+
+    async def count_tokens(self, texts: Sequence[str], timeout_s: float) -> int:
+        """Number of tokens of all texts together, without special tokens. Takes seconds for the
+        longest batches, so in a thread. Raises DeadlineExceeded.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await asyncio.to_thread(self._count_tokens, texts)
+        except TimeoutError as error:
+            raise DeadlineExceeded("time ran out while tokens were counted") from error
 
     async def status(self) -> EmbedderStatus:
         return EmbedderStatus(node=own_node())

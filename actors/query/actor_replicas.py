@@ -11,7 +11,7 @@ from cluster.query.search import Passages, ShardHits, ShardQuery
 
 
 class ActorShardReplica:
-    """A `cluster.search.fanout.ShardReplica` that lives in an actor."""
+    """A `cluster.search.fanout.SearchableReplica` that lives in an actor."""
 
     def __init__(self, name: str) -> None:
         self._actor = NamedActor(name)
@@ -47,3 +47,7 @@ class ActorEmbedder:
     async def embed(self, texts: Sequence[str], timeout_s: float) -> Float32Array:
         """float32 [n, d], one row a text."""
         return cast(Float32Array, await self._actor.call("embed", list(texts), timeout_s))
+
+    async def count_tokens(self, texts: Sequence[str], timeout_s: float) -> int:
+        """Number of tokens of all texts together, without special tokens."""
+        return cast(int, await self._actor.call("count_tokens", list(texts), timeout_s))

@@ -109,17 +109,17 @@ class DrivenRegions:
         self.drivers[region].stop()
 
 
-def regions_at(places: Mapping[str, Location]) -> dict[str, RegionSettings]:
+def regions_at(locations: Mapping[str, Location]) -> dict[str, RegionSettings]:
     """Regions on this machine, with ports of their own. The first one may use all cores, to build;
     the others get one.
     """
     regions: dict[str, RegionSettings] = {}
     ports: list[int] = []
-    for name, place in places.items():
+    for name, location in locations.items():
         ports.append(find_port_block(avoid=ports).http)
         regions[name] = RegionSettings(
             http=EndpointSettings(port=ports[-1], gateways_max=1),
-            location=place,
+            location=location,
             cpus=1 if regions else None,
         )
     return regions

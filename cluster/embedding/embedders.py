@@ -28,6 +28,10 @@ class EmbedderReplica(Protocol):
         """float32 [n, d], one row a text."""
         ...
 
+    async def count_tokens(self, texts: Sequence[str], timeout_s: float) -> int:
+        """Number of tokens of all texts together, without special tokens."""
+        ...
+
 
 class Embedders:
     """Asks the replicas of one embedder, as `ReplicaSet` does."""
@@ -39,7 +43,7 @@ class Embedders:
     async def embed(self, texts: Sequence[str], deadline: Deadline) -> Float32Array:
         """float32 [n, d], row i for text i.
 
-        Each part of a batch goes to a replica of its own, and to another one where that fails.
+        Each share of a batch goes to a replica of its own, and to another one where that fails.
         Raises what a replica raises, Unavailable and DeadlineExceeded.
         """
         num_shares = min(len(self._each), len(texts) // _SHARE_TEXTS_MIN)
@@ -59,6 +63,14 @@ class Embedders:
         for first, share in enumerate(made):
             vectors[first::num_shares] = share
         return vectors
+
+    async def count_tokens(self, texts: Sequence[str], deadline: Deadline) -> int:
+        """Number of tokens of all texts together. Raises as `embed` does."""
+        return await self._any.ask(
+            lambda replica, timeout_s: replica.count_tokens(texts, timeout_s),
+            deadline,
+            learn_speed=False,
+        )
 
 
 async def _asked(

@@ -17,7 +17,7 @@ from cluster.generation.generator import ChatMessage, Sampling
 from cluster.generation.prompt import Truncated, Truncation
 from cluster.query.provenance import HasProvenance
 from cluster.query.request import Request
-from cluster.query.search import SearchRequest, SearchResult
+from cluster.query.search import EmbeddingResult, SearchRequest, SearchResult
 
 ANSWER_TOP_K_DEFAULT = 3
 _PARTIAL_SHARE = 0.25
@@ -69,7 +69,7 @@ class Citation:
     score: float
 
 
-class Outcome(StrEnum):
+class AnswerOutcome(StrEnum):
     """The way in which an answer came about."""
 
     ANSWERED = "answered"
@@ -90,7 +90,7 @@ class Retrieved(HasProvenance):
 
     citations: tuple[Citation, ...]
     model: str
-    outcome: Outcome = Outcome.ANSWERED
+    outcome: AnswerOutcome = AnswerOutcome.ANSWERED
     truncated: Truncated | None = None
     """Parts that the prompt lacks; None if nothing was cut."""
 
@@ -114,7 +114,7 @@ class AnswerResult(HasProvenance):
     """`stop` when the model ended by itself, `length` at `max_tokens`."""
     model: str
     took_ms: float
-    outcome: Outcome = Outcome.ANSWERED
+    outcome: AnswerOutcome = AnswerOutcome.ANSWERED
     truncated: Truncated | None = None
 
 
@@ -132,7 +132,13 @@ class QueryService(Protocol):
 
 
 class EmbeddingService(QueryService, Protocol):
-    """A region that can also embed a request's texts before it, or another one, searches."""
+    """A region that can also embed texts: for callers, or before it, or another one, searches."""
+
+    async def embed(self, request: SearchRequest) -> EmbeddingResult:
+        """The vectors that a search for these texts looks for. Without a corpus, those of the
+        release's embedder.
+        """
+        ...
 
     async def embedded(self, request: SearchRequest) -> SearchRequest:
         """The request with the vectors of its texts, by the embedder of the release that would

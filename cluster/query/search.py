@@ -12,7 +12,7 @@ from cluster.arrays import BytesArray, Float32Array, Int64Array, Mask
 from cluster.metadata import Metadata
 from cluster.query.filters import Filter
 from cluster.query.provenance import HasProvenance
-from cluster.query.request import Request
+from cluster.query.request import Embedded, Request
 
 TOP_K_DEFAULT = 10
 REPLY_BYTES_MAX = 64 * 2**20
@@ -85,6 +85,13 @@ class SearchResult(HasProvenance):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddingResult(HasProvenance):
+    embedded: Embedded
+    num_tokens: int
+    """Tokens of all texts, without the special ones that the embedder adds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ShardQuery:
     """One batch for one shard, pinned to an index version."""
 
@@ -117,13 +124,13 @@ class ShardHits:
     """
 
     @classmethod
-    def joined(cls, parts: Sequence[ShardHits]) -> ShardHits:
+    def joined(cls, each: Sequence[ShardHits]) -> ShardHits:
         """The hits of several batches of queries, one or more, as those of one batch."""
-        marks = [part.fell_back for part in parts if part.fell_back is not None]
+        marks = [one.fell_back for one in each if one.fell_back is not None]
         return cls(
-            scores=np.concatenate([part.scores for part in parts]),
-            rows=np.concatenate([part.rows for part in parts]),
-            ids=np.concatenate([part.ids for part in parts]),
+            scores=np.concatenate([one.scores for one in each]),
+            rows=np.concatenate([one.rows for one in each]),
+            ids=np.concatenate([one.ids for one in each]),
             fell_back=np.concatenate(marks) if marks else None,
         )
 
@@ -141,12 +148,12 @@ class MergedHits:
 
     def of_queries(self, start: int, end: int) -> MergedHits:
         """The hits of the queries from `start` to before `end`."""
-        part = slice(start, end)
+        queries = slice(start, end)
         return MergedHits(
-            scores=self.scores[part],
-            rows=self.rows[part],
-            ids=self.ids[part],
-            shards=self.shards[part],
+            scores=self.scores[queries],
+            rows=self.rows[queries],
+            ids=self.ids[queries],
+            shards=self.shards[queries],
         )
 
 

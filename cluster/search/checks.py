@@ -12,7 +12,7 @@ from cluster.generation.generator import ROLES, ChatMessage, GenerationRequest
 from cluster.query.answers import AnswerRequest
 from cluster.query.filters import check_filter, is_encodable
 from cluster.query.search import REPLY_BYTES_MAX, SearchEffort, SearchRequest
-from cluster.serving.view import CorpusView
+from cluster.serving.view import CorpusView, ReleaseView
 from cluster.shards.index_parameters import EF_SEARCH_MAX
 from cluster.vectors.checks import check_vectors
 
@@ -76,6 +76,18 @@ def check_search(request: SearchRequest, corpus: CorpusView) -> None:
         if name not in corpus.metadata_schema:
             known = ", ".join(sorted(corpus.metadata_schema)) or "none"
             raise InvalidArgument(f"there is no field {name!r}; there is: {known}", "fields")
+
+
+def check_embedding(request: SearchRequest, release: ReleaseView) -> None:
+    """Raises InvalidArgument naming the field that is wrong."""
+    request.check_terms()
+    _check_texts(request.queries or ())
+    if release.embedder is None:
+        raise InvalidArgument(
+            "its corpora brought their own vectors: there is no embedder", "model"
+        )
+    if request.corpus is not None:
+        _check_has_embedder(release.corpus(request.corpus), "model")
 
 
 def check_hits(num_queries: int, top_k: int) -> None:

@@ -26,22 +26,33 @@ from deployments.metering.metrics import HttpMetrics
 OPEN_ROUTES = frozenset({"/healthz", "/readyz"})
 """Answered without a key."""
 EXEMPT_ROUTES = OPEN_ROUTES | {"/metrics"}
-"""Answered even when all places are taken: then they matter most."""
+"""Answered even when all slots are taken: then they matter most."""
 UNKNOWN_ROUTE = "unknown"
 CLIENT_GONE_STATUS = 499
 TRACE_HEADER = b"x-trace-id"
+REQUEST_HEADER = b"x-request-id"
+"""The name under which OpenAI's clients look for the trace id, and say an id of their own."""
 
 _TRACEPARENT = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?")
+_REQUEST_ID = re.compile(
+    rb"[0-9a-f]{32}|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE
+)
 
 
-def trace_id_of(traceparent: bytes) -> str:
-    """The trace id of a valid W3C `traceparent` header, otherwise a new one: 32 hex digits."""
+def trace_id_of(traceparent: bytes, request_id: bytes = b"") -> str:
+    """The trace id of a valid W3C `traceparent` header; otherwise the request id, if it is a UUID;
+    otherwise a new one: 32 hex digits.
+    """
     found = _TRACEPARENT.fullmatch(traceparent) if traceparent else None
     if found:
         version, trace_id, parent_id, rest = found.groups()
         known_form = version != b"ff" and not (version == b"00" and rest)
         if known_form and trace_id.strip(b"0") and parent_id.strip(b"0"):
             return trace_id.decode()
+    if request_id and _REQUEST_ID.fullmatch(request_id):
+        digits = request_id.decode().replace("-", "").lower()
+        if digits.strip("0"):
+            return digits
     return os.urandom(16).hex()
 
 
@@ -65,8 +76,8 @@ class BearerKeys:
             raise Unauthenticated("send a valid key in the header `Authorization: Bearer <key>`")
 
 
-class _Places:
-    """A bounded number of places; a request beyond them is refused at once."""
+class _Slots:
+    """A bounded number of slots; a request beyond them is refused at once."""
 
     def __init__(self, most: int, refusal: str) -> None:
         self._most = most
@@ -105,8 +116,8 @@ class HttpEdge:
         keys, region_keys = settings.api_keys, settings.region_keys
         self._keys = BearerKeys(keys + region_keys if keys else ())
         self._region_keys = BearerKeys(region_keys or keys)
-        self._places = _Places(settings.in_flight_max, "this gateway is full")
-        self._answer_places = _Places(
+        self._slots = _Slots(settings.in_flight_max, "this gateway is full")
+        self._answer_slots = _Slots(
             settings.answers_in_flight_max, "this gateway writes as many answers as it can"
         )
         self._unread = UnreadLimits(
@@ -120,7 +131,7 @@ class HttpEdge:
     @property
     def in_flight(self) -> int:
         """Requests that are worked on, without those of the exempt routes."""
-        return self._places.taken
+        return self._slots.taken
 
     @property
     def unread_bytes(self) -> int:
@@ -132,7 +143,9 @@ class HttpEdge:
             await self._app(scope, receive, send)
             return
         started_s = self._clock.monotonic_s()
-        trace_id = trace_id_of(header_value(scope, b"traceparent"))
+        trace_id = trace_id_of(
+            header_value(scope, b"traceparent"), header_value(scope, REQUEST_HEADER)
+        )
         # A copy: what a server puts there may be shared by all requests.
         state = {**scope.get("state", {}), "trace_id": trace_id, "started_s": started_s}
         # A server sends no body in reply to HEAD, whatever it is given.
@@ -146,7 +159,9 @@ class HttpEdge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (TRACE_HEADER, trace_id.encode())]
+                told = trace_id.encode()
+                headers = [(TRACE_HEADER, told), (REQUEST_HEADER, told)]
+                message["headers"] = [*message["headers"], *headers]
             await send(message)
 
         reply = PacedReply(send_traced, scope, self._unread)
@@ -172,15 +187,15 @@ class HttpEdge:
             keys.check(header_values(scope, b"authorization"))
         if scope["path"].endswith("\n"):
             # The router reads it as the path without the line break, and so would let it in to a
-            # route that has keys and places of its own.
+            # route that has keys and slots of its own.
             raise NotFound(NO_ROUTE)
         if route in EXEMPT_ROUTES:
             await self._app(scope, receive, send)
             return
         app = self._direct.get((scope["method"], route), self._app)
-        with self._places:
+        with self._slots:
             if route in ANSWER_ROUTES:
-                with self._answer_places:
+                with self._answer_slots:
                     await app(scope, receive, send)
             else:
                 await app(scope, receive, send)

@@ -1,4 +1,4 @@
-"""From an exception to what the caller sees of it: status, headers and one body for all routes.
+"""From an exception to the reply that the caller gets: status, headers and one body for all routes.
 
     {"error": {"code", "message", "retryable", "type", "param", "trace_id", "field"?}}
 
@@ -25,7 +25,6 @@ log = EventLog(__name__)
 _INSTEAD = {
     "/v1/completions": "POST /v1/chat/completions",
     "/v1/responses": "POST /v1/chat/completions",
-    "/v1/embeddings": "POST /v1/search, which embeds queries itself",
 }
 """Routes to ask in place of OpenAI's routes that are not here."""
 NO_ROUTE = "there is no such route; /openapi.json lists all"

@@ -1,4 +1,4 @@
-"""Counts what requests came to, whatever way they came in. The edge counts how long they took."""
+"""Counts how requests ended, whatever way they came in. The edge counts how long they took."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from cluster.query.answers import (
     AnswerEvent,
     AnswerRequest,
     AnswerResult,
-    QueryService,
+    EmbeddingService,
     Retrieved,
     Token,
 )
-from cluster.query.search import SearchRequest, SearchResult
+from cluster.query.search import EmbeddingResult, SearchRequest, SearchResult
 from deployments.metering.metrics import HttpMetrics
 
 
 class MeteredService:
     """The same service, for routes that are told apart in the metrics."""
 
-    def __init__(self, service: QueryService, metrics: HttpMetrics, clock: Clock) -> None:
+    def __init__(self, service: EmbeddingService, metrics: HttpMetrics, clock: Clock) -> None:
         self._service = service
         self._metrics = metrics
         self._clock = clock
@@ -31,10 +31,19 @@ class MeteredService:
         try:
             result = await self._service.search(request)
         except (NotYet, Unavailable):
-            self._metrics.refused(request.demand.level)
+            self._metrics.refused(request.consistency.level)
             raise
-        self._metrics.served(request.demand.level, result)
+        self._metrics.served(request.consistency.level, result)
         self._metrics.searched(route, result)
+        return result
+
+    async def embed(self, request: SearchRequest) -> EmbeddingResult:
+        try:
+            result = await self._service.embed(request)
+        except (NotYet, Unavailable):
+            self._metrics.refused(request.consistency.level)
+            raise
+        self._metrics.served(request.consistency.level, result)
         return result
 
     async def answer_events(
@@ -49,7 +58,7 @@ class MeteredService:
                 async for event in events:
                     match event:
                         case Retrieved():
-                            self._metrics.served(request.demand.level, event)
+                            self._metrics.served(request.consistency.level, event)
                         case Token() if streamed_since_s is not None:
                             self._metrics.first_token(self._clock.monotonic_s() - streamed_since_s)
                             streamed_since_s = None
@@ -59,5 +68,5 @@ class MeteredService:
                     yield event
         except (NotYet, Unavailable):
             if not begun:
-                self._metrics.refused(request.demand.level)
+                self._metrics.refused(request.consistency.level)
             raise

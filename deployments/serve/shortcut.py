@@ -20,10 +20,11 @@ import asyncio
 from dataclasses import dataclass
 
 from starlette.middleware import Middleware
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle  # noqa: TID251
 
-from deployments.http.streams.reply_flow import CONNECTION, PART_BYTES
+from deployments.http.edge import REQUEST_HEADER
+from deployments.http.streams.reply_flow import CONNECTION, WRITE_BYTES
 
 CALLBACK = f"{__name__}.middlewares"
 """Value for `RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH`."""
@@ -80,7 +81,22 @@ class Shortcut:
                 cycle.transport = Together(cycle.transport)  # type: ignore[assignment]
             await way.app(scope, receive, send)
         else:
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, _with_one_id(send))
+
+
+def _with_one_id(send: Send) -> Send:
+    """`send` without the second `x-request-id`: Serve adds its own behind the gateway's, and a
+    client would read both as one.
+    """
+
+    async def send_with_one_id(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = message["headers"]
+            ids = [number for number, (name, _) in enumerate(headers) if name == REQUEST_HEADER]
+            message["headers"] = [h for n, h in enumerate(headers) if n not in ids[1:]]
+        await send(message)
+
+    return send_with_one_id
 
 
 class _UvicornConnection:
@@ -114,7 +130,7 @@ class Together:
         if not self._held:
             asyncio.get_running_loop().call_soon(self._flush)
         self._held.append(data)
-        if len(data) >= PART_BYTES:
+        if len(data) >= WRITE_BYTES:
             # The next part must find out whether this one leaves.
             self._flush()
 

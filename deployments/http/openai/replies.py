@@ -9,6 +9,7 @@ import orjson
 from pydantic import BaseModel, Field
 
 from cluster.query.answers import AnswerEvent, AnswerResult, Retrieved, Token, Usage
+from deployments.http.openai.annotations import AnnotationReply, annotations_of
 from deployments.http.openai.schema import RETRIEVAL_MODEL, corpus_model
 from deployments.http.schemas.replies import ChatSourceReply, with_provenance
 from deployments.http.streams.sse import data_event
@@ -24,7 +25,11 @@ def render_chat(result: AnswerResult, *, model: str, completion_id: str, created
             "choices": [
                 {
                     "index": 0,
-                    "message": {"role": "assistant", "content": result.answer},
+                    "message": {
+                        "role": "assistant",
+                        "content": result.answer,
+                        "annotations": annotations_of(result.answer, result.citations),
+                    },
                     "logprobs": None,
                     "finish_reason": result.finish_reason,
                 }
@@ -60,7 +65,8 @@ def _model(name: str) -> dict[str, object]:
 class ChatChunks:
     """The stream of one chat: the role first, pieces of text, the reason of the end, then the usage
     if it was asked for, then `[DONE]`. The first chunk carries `raygion`: what the answer is made
-    of is known before its text.
+    of is known before its text. The last delta carries the annotations, whose places in the text
+    are known then; all in one chunk, since clients append lists of several chunks wrongly.
     """
 
     def __init__(
@@ -73,6 +79,7 @@ class ChatChunks:
             "model": model,
         }
         self._include_usage = include_usage
+        self._texts: list[str] = []
         if include_usage:
             self._head["usage"] = None
 
@@ -82,9 +89,12 @@ class ChatChunks:
                 opening: dict[str, object] = {"role": "assistant", "content": ""}
                 return self._chunk(opening, None, {"raygion": _source(event)})
             case Token():
+                self._texts.append(event.text)
                 return self._chunk({"content": event.text}, None, {})
             case AnswerResult():
-                last = self._chunk({}, event.finish_reason, {})
+                found = annotations_of("".join(self._texts), event.citations)
+                delta: dict[str, object] = {"annotations": found} if found else {}
+                last = self._chunk(delta, event.finish_reason, {})
                 if self._include_usage:
                     usage = {**self._head, "choices": [], "usage": _usage(event.usage)}
                     last += data_event(orjson.dumps(usage))
@@ -120,6 +130,9 @@ def _source(made: Retrieved | AnswerResult) -> dict[str, object]:
 class ChatMessageReply(BaseModel):
     role: Literal["assistant"]
     content: str
+    annotations: list[AnnotationReply] = Field(
+        description="The citations again, where they stand in `content`."
+    )
 
 
 class ChatChoiceReply(BaseModel):

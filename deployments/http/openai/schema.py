@@ -188,7 +188,7 @@ class MessageBody(OpenAIBody):
         return {key: value for key, value in data.items() if key not in IGNORED_MESSAGE_KEYS}
 
     @property
-    def said(self) -> ChatMessage | None:
+    def as_chat_message(self) -> ChatMessage | None:
         """None for what tools have answered, and for an assistant that only called some."""
         role = _ROLES.get(self.role)
         return (
@@ -261,7 +261,7 @@ def parse_chat(body: bytes, trace_id: str = "") -> ChatRequest:
     """Raises InvalidArgument. Whether the model exists is for the region to say."""
     asked = parse_body(ChatBody, body)
     extra = asked.raygion
-    retrieve, corpus = _retrieval(asked.model, extra.corpus)
+    retrieve, corpus = retrieval_of(asked.model, extra.corpus)
     history, question = _conversation(asked.messages, retrieve)
     if (
         asked.max_tokens is not None
@@ -298,7 +298,7 @@ def corpus_model(corpus: str) -> str:
     return f"{RETRIEVAL_MODEL}/{corpus}"
 
 
-def _retrieval(model: str, corpus: str | None) -> tuple[bool, str | None]:
+def retrieval_of(model: str, corpus: str | None = None) -> tuple[bool, str | None]:
     """Whether the model answers from passages, and of which corpus, if one is named."""
     kind, _, named = model.partition("/")
     if model == RETRIEVAL_MODEL or kind != RETRIEVAL_MODEL or not named:
@@ -348,8 +348,8 @@ def _conversation(
         raise InvalidArgument(
             f"have more than {CONVERSATION_CHARS_MAX} characters together", "messages"
         )
-    earlier = [message.said for message in messages[:last]]
-    later = [message.said for message in messages[last + 1 :]]
+    earlier = [message.as_chat_message for message in messages[:last]]
+    later = [message.as_chat_message for message in messages[last + 1 :]]
     history = [message for message in earlier if message is not None]
     history += [message for message in later if message is not None and message.role == "system"]
     return tuple(history), question

@@ -25,6 +25,7 @@ from cluster.metadata import ColumnType
 from cluster.store.object_store import ObjectStore, open_store
 from tests.support.regions.local_ray import local_ray
 from tests.support.store_fixtures import S3Server, s3_server
+from tests.support.values.office_files import mail, pdf
 
 __all__ = ["s3_server"]
 
@@ -140,19 +141,27 @@ def test_a_folder_of_all_kinds_becomes_one_corpus(
     (folder / "deep" / "er" / "page.html").write_text("<title>Page</title><p>Hyper.")
     (folder / "deep" / "plain.txt").write_text("Plain.")
     (folder / "photo.png").write_bytes(b"\x89PNG")
+    (folder / "deep" / "guide.pdf").write_bytes(pdf("First.", "Second."))
+    (folder / "mail.eml").write_bytes(mail())
     manifest = run(folder)
     rows = rows_of(object_store, manifest)
-    assert manifest.num_documents == 7
-    files = {"deep/notes.md", "deep/er/page.html", "deep/plain.txt"}
+    assert manifest.num_documents == 10
+    files = {"deep/notes.md", "deep/er/page.html", "deep/plain.txt", "mail.eml"}
+    files |= {"deep/guide.pdf#page=1", "deep/guide.pdf#page=2"}
     assert set(rows) == {"j1", "j2", "c1", "p1", *files}
     assert rows["deep/notes.md"]["text"] == (folder / "deep" / "notes.md").read_text()
     assert manifest.metadata_schema == {
+        "author": ColumnType.STRING,
+        "date": ColumnType.STRING,
+        "page": ColumnType.INT,
         "source": ColumnType.STRING,
+        "subject": ColumnType.STRING,
         "title": ColumnType.STRING,
         "year": ColumnType.FLOAT,
     }
     assert [rows[id]["meta.year"] for id in ("j1", "j2", "c1", "p1")] == [1.0, 2.5, 3.0, None]
     assert rows["deep/er/page.html"]["meta.title"] == "Page"
+    assert rows["deep/guide.pdf#page=2"]["text"] == "Second."
     assert rows["deep/notes.md"]["meta.source"] == "deep/notes.md"
 
 

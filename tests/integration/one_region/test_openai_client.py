@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import openai
 import pytest
 
@@ -140,6 +141,22 @@ def test_without_evidence_the_answer_says_so(client: openai.OpenAI) -> None:
     assert (source["outcome"], source["citations"]) == ("nothing_found", [])
     assert reply.choices[0].message.content == EvidenceSettings().nothing_found
     assert (reply.choices[0].finish_reason, reply.usage.total_tokens) == ("stop", 0)
+
+
+def test_embeddings_are_the_vectors_that_a_search_looks_for(
+    client: openai.OpenAI, shared_region: LiveRegion
+) -> None:
+    texts = [QUESTION, "tea", "word " * 400]
+    made = client.embeddings.create(model="raygion/xquad", input=texts)
+    assert (made.model_extra or {})["raygion"]["release"] == shared_region.release
+    assert 400 + len(QUESTION.split()) < made.usage.prompt_tokens < 440
+
+    def hits(**asked: Any) -> Any:
+        body = {"corpus": "xquad", "include": [], **asked}
+        reply = httpx.post(f"{shared_region.url}/v1/search", json=body)
+        return [each["hits"] for each in reply.json()["results"]]
+
+    assert hits(vectors=[each.embedding for each in made.data]) == hits(queries=texts)
 
 
 def test_errors_are_those_that_the_client_knows(client: openai.OpenAI) -> None:

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from actors.documents.formats import format_of, read_rows
+from actors.documents.formats import read_rows
+from actors.documents.source_formats import format_of
 from cluster.documents.documents import Document, parse_document
 from cluster.errors import InvalidArgument
 
@@ -22,6 +23,7 @@ def read(data: bytes, path: str) -> list[Document]:
     for row, place in read_rows(io.BytesIO(data), format, path, path):
         if isinstance(row, InvalidArgument):
             raise row
+        assert row is not None
         documents.append(parse_document(row, place))
     return documents
 

@@ -16,17 +16,17 @@ from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.errors import InvalidArgument
 from cluster.query.answers import (
     AnswerEvent,
+    AnswerOutcome,
     AnswerRequest,
     AnswerResult,
     Citation,
-    Outcome,
     Retrieved,
     Token,
     Usage,
 )
 from cluster.query.provenance import Provenance
-from cluster.query.request import Request
-from cluster.query.search import Hit, MergedHits, SearchRequest, SearchResult
+from cluster.query.request import Embedded, Request
+from cluster.query.search import EmbeddingResult, Hit, MergedHits, SearchRequest, SearchResult
 from cluster.regions.status import CorpusSummary, RegionSummary, ReleaseSummary
 from deployments.http.app import RegionApp, build_http_app
 from deployments.http.settings import HttpSettings
@@ -36,8 +36,9 @@ DIMENSION = 3
 ASK = {"query": "the capital of Iceland"}
 MADE: dict[str, Any] = {"served_by": "south", "staleness_ms": 140, "session": "a-token"}
 """What every reply says of how it was made."""
-CAME_ABOUT: dict[str, Any] = {"outcome": Outcome.ANSWERED, "truncated": None}
+CAME_ABOUT: dict[str, Any] = {"outcome": AnswerOutcome.ANSWERED, "truncated": None}
 """What every answer says of how it came about."""
+EMBEDDER = "0123abcd"
 MODEL = "SmolLM2-135M-Instruct"
 HIT = Hit(id="iceland#0", score=0.75, text="Reykjavik is the capital.", metadata={"area": 103000})
 CITATION = Citation(id=HIT.id, text=HIT.text, score=HIT.score)
@@ -124,6 +125,19 @@ class FakeService:
             provenance=self._provenance(request, 7 if request.release is None else request.release),
             took_ms=1.23456,
             timings_ms={"embed": 0.5, "scatter": 0.6},
+        )
+
+    async def embed(self, request: SearchRequest) -> EmbeddingResult:
+        self.searches.append(request)
+        await self._wait()
+        if self.search_error is not None:
+            raise self.search_error
+        texts = request.queries or ()
+        made = np.array([[len(text), 0.5, -1] for text in texts], dtype=np.float32)
+        return EmbeddingResult(
+            embedded=Embedded(model=EMBEDDER, vectors=made),
+            num_tokens=sum(len(text.split()) for text in texts),
+            provenance=self._provenance(request, 7 if request.release is None else request.release),
         )
 
     async def embedded(self, request: SearchRequest) -> SearchRequest:

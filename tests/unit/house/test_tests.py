@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -154,3 +155,9 @@ def test_the_check_itself_sees_reaches(source: str, found: list[str]) -> None:
 )
 def test_the_check_itself_sees_changed_numbers(source: str, found: list[str]) -> None:
     assert list(patched_numbers(ast.parse(source))) == found
+
+
+def test_no_two_test_files_have_one_name() -> None:
+    """pytest imports them by it, and collects none of them where two have the same."""
+    names = Counter(path.name for path in TESTS.rglob("test_*.py"))
+    assert [name for name, number in names.items() if number > 1] == []

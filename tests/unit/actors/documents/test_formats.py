@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.documents.formats import SourceFormat, format_of, suffix_of
+from actors.documents.source_formats import SourceFormat, format_of, suffix_of
 from actors.documents.source_tables import read_parquet
 from cluster.errors import InvalidArgument
 from tests.support.values.source_files import arrow, npy, parquet, plain, read, refusal
@@ -185,8 +185,8 @@ def test_a_damaged_file_raises_nothing_but_invalid_argument(
 ) -> None:
     """Nothing else: Arrow would end the process for some."""
     data = bytearray(FILES[path])
-    for place, value in changes:
-        data[int(place * (len(data) - 1))] = value
+    for origin, value in changes:
+        data[int(origin * (len(data) - 1))] = value
     with contextlib.suppress(InvalidArgument):
         read(bytes(data[: int(cut * len(data))]), path)
 

@@ -266,8 +266,8 @@ def test_every_file_of_a_folder_is_read_or_told(
     folder.mkdir()
     for name, text in {
         "a.md": "# Read",
-        "b.docx": "x",
-        "c.pdf": "x",
+        "b.doc": "x",
+        "c.odt": "x",
         "d.tsv": "id\ttext\na\tone\n",
         "empty.md": "",
         "blank.html": "<script>1</script>",
@@ -287,8 +287,8 @@ def test_every_file_of_a_folder_is_read_or_told(
         "has no documents in it": (6, empty),
         "is hidden": (1, ("docs/.hidden.md",)),
         "is a symbolic link": (1, ("docs/link.md",)),
-        "is of a kind that is not read (.docx)": (1, ("docs/b.docx",)),
-        "is of a kind that is not read (.pdf)": (1, ("docs/c.pdf",)),
+        "is of a kind that is not read (.doc)": (1, ("docs/b.doc",)),
+        "is of a kind that is not read (.odt)": (1, ("docs/c.odt",)),
         "is of a kind that is not read (.tsv)": (1, ("docs/d.tsv",)),
     }
     with pytest.raises(InvalidArgument, match=r"no documents: docs/empty\.md has no documents"):
@@ -327,12 +327,12 @@ def test_errors_stop_an_ingest_or_are_skipped_and_told(
     manifest = Catalog(object_store).latest_corpus("docs")
     assert manifest is not None
     assert set(rows_of(object_store, manifest)) == {"j1", "j6", "c1", "c3"}
-    places = {place for group in found.documents_left_out for place in group.examples}
-    assert places == {
+    origins = {origin for group in found.documents_left_out for origin in group.examples}
+    assert origins == {
         *(f"docs/bad.jsonl, row {number}" for number in (2, 3, 4, 5, 6)),
         "docs/bad.csv, row 2",
     }
-    files = {place for group in found.files_left_out for place in group.examples}
+    files = {origin for group in found.files_left_out for origin in group.examples}
     assert files == {f"docs/{name}" for name in BROKEN if not name.startswith("bad")}
 
 

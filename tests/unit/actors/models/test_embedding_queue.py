@@ -33,7 +33,7 @@ class GatedEmbedder:
         self.started = threading.Semaphore(0)
         self.gate = threading.Semaphore(0)
 
-    def embed_in_parts(self, texts: Sequence[str]) -> Iterator[Float32Array | None]:
+    def embed_in_pieces(self, texts: Sequence[str]) -> Iterator[Float32Array | None]:
         num_parts = int(re.sub(r"\D", "", texts[0]) or 1)
         for part in range(num_parts):
             if part:
@@ -203,8 +203,8 @@ class Counting:
         self.pieces: list[list[str]] = []
         self.computed = threading.Semaphore(0)
 
-    def embed_in_parts(self, texts: Sequence[str]) -> Iterator[Float32Array | None]:
-        for vectors in self._embedder.embed_in_parts(texts):
+    def embed_in_pieces(self, texts: Sequence[str]) -> Iterator[Float32Array | None]:
+        for vectors in self._embedder.embed_in_pieces(texts):
             self.pieces.append(list(texts))
             self.computed.release()
             yield vectors
@@ -272,3 +272,9 @@ async def test_embedders_under_different_load_give_a_text_the_same_bytes(
 def test_no_text_has_more_tokens_than_are_reckoned_with(embedder: Embedder, text: str) -> None:
     (windows,) = EmbedderTokenizer.of_folder(starter_embedder_folder()).windows([text])
     assert sum(map(len, windows)) <= embedder.tokens_at_most(text)
+
+
+def test_tokens_of_texts_are_counted_without_the_special_ones(embedder: Embedder) -> None:
+    assert embedder.count_tokens(["tea"]) == 1
+    assert embedder.count_tokens(["tea", "tea and salt", ""]) == 4
+    assert embedder.count_tokens(["tea " * 1000]) == 1000, "those in two windows count once"

@@ -13,7 +13,7 @@ import pytest
 from actors.query.engine import QueryEngine
 from actors.query.release_uses import ReleaseUses
 from cluster.arrays import Float32Array
-from cluster.canary.outcomes import OutcomeCounts, Work
+from cluster.canary.counts import OutcomeCounts, Work
 from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.errors import InvalidArgument, NotFound, Unavailable
 from cluster.generation.prompt import PromptTemplate
@@ -23,7 +23,7 @@ from cluster.query.filters import parse_filter
 from cluster.query.request import Embedded
 from cluster.query.search import SearchRequest
 from cluster.releases.entries import Switch
-from cluster.serving.consistency import Known
+from cluster.serving.consistency import RegionKnowledge
 from cluster.serving.view import CorpusView, RegionView, ReleaseView
 from cluster.shards.partitions import shards_to_ask
 from cluster.vectors.metric import Metric
@@ -75,13 +75,13 @@ class Region:
         routes = kind_of(self.shards).shards
         views = SimpleNamespace(
             view=self.view,
-            known=Known(self.view, skew_max_ms=100),
+            knowledge=RegionKnowledge(self.view, skew_max_ms=100),
         )
         return QueryEngine(
             views=cast(Any, views),
             uses=self.uses,
             outcomes=self.outcomes,
-            routes=cast(
+            replica_sets=cast(
                 Any,
                 SimpleNamespace(
                     shards=lambda _: routes,
@@ -116,6 +116,9 @@ class Embedders:
         self.asked.append(texts)
         return np.repeat(QUERIES[:1], len(texts), axis=0)
 
+    async def count_tokens(self, texts: tuple[str, ...], deadline: Deadline) -> int:
+        return 10 * len(texts)
+
 
 TEXTS = SearchRequest(queries=("tea", "salt"), top_k=3, trace_id="t")
 
@@ -137,6 +140,47 @@ async def test_texts_are_embedded_for_other_regions_as_for_a_search(of_texts: Re
     assert await engine.embedded(REQUEST) is REQUEST
     with pytest.raises(InvalidArgument, match="empty"):
         await engine.embedded(replace(TEXTS, queries=("",)))
+
+
+async def test_callers_get_the_vectors_that_a_search_looks_for(of_texts: Region) -> None:
+    engine = of_texts.engine()
+    made = await engine.embed(TEXTS)
+    assert (made.release, made.region, made.trace_id, made.coverage) == (1, "here", "t", 1.0)
+    assert (made.embedded.model, made.num_tokens) == ("m", 20)
+    along = await engine.embedded(TEXTS)
+    assert along.embedded is not None
+    assert made.embedded.vectors.tobytes() == along.embedded.vectors.tobytes()
+    (named,) = of_texts.view.releases[1].corpora
+    assert (await engine.embed(replace(TEXTS, corpus=named))).num_tokens == 20
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"corpus": "nowhere"}, "corpus"),
+        ({"queries": ()}, "queries"),
+        ({"queries": (" ",)}, "query"),
+        ({"queries": ("a" * 8193,)}, "query"),
+        ({"timeout_s": 0.0}, "timeout_ms"),
+    ],
+)
+async def test_what_cannot_be_embedded_is_refused_by_name(
+    of_texts: Region, changes: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        await of_texts.engine().embed(replace(TEXTS, **changes))
+    assert refused.value.field == field
+    assert of_texts.embedders.asked == []
+
+
+async def test_a_release_without_an_embedder_embeds_nothing(region: Region) -> None:
+    with pytest.raises(InvalidArgument, match="no embedder"):
+        await region.engine().embed(TEXTS)
+    # Of several corpora, one may have brought its own vectors.
+    releases = {n: replace(r, embedder="m") for n, r in region.view.releases.items()}
+    region.view = replace(region.view, releases=releases)
+    with pytest.raises(InvalidArgument, match="brought its own vectors"):
+        await region.engine().embed(replace(TEXTS, corpus="c"))
 
 
 async def test_vectors_that_came_along_are_used_by_a_release_of_their_embedder(

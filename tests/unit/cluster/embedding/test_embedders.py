@@ -41,6 +41,12 @@ class Replica:
                 raise
         return np.array([[int(text), 1] for text in texts], dtype=np.float32)
 
+    async def count_tokens(self, texts: Sequence[str], timeout_s: float) -> int:
+        assert timeout_s > 0
+        if self.error is not None:
+            raise self.error
+        return sum(map(len, texts))
+
 
 def made(*replicas: Replica) -> Embedders:
     weights = OutcomeWeights(now_s=SYSTEM_CLOCK.monotonic_s, rng=random.Random(0))
@@ -88,3 +94,9 @@ async def test_what_one_part_cannot_have_the_others_are_not_waited_for() -> None
         await made(refusing, slow).embed(texts(64), Deadline.after(5.0))
     await asyncio.sleep(0)
     assert slow.gave_up == 1
+
+
+async def test_tokens_are_counted_by_any_replica_that_answers() -> None:
+    lost, well = Replica("a"), Replica("b")
+    lost.error = Unavailable("gone")
+    assert await made(lost, well).count_tokens(["1", "22"], Deadline.after(5.0)) == 3

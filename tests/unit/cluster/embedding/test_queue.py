@@ -143,7 +143,7 @@ def test_each_text_is_dealt_once_shortest_first_in_bounded_pieces(steps: list[ob
         assert name in dropped or len(of_it) == len(tokens)
 
 
-@given(before=st.lists(TOKENS, max_size=8), later=st.lists(TOKENS, min_size=40, max_size=40))
+@given(before=st.lists(TOKENS, max_size=8), later=st.lists(TOKENS, min_size=18, max_size=18))
 def test_a_request_waits_for_one_text_of_each_that_came_before_it(
     before: list[list[int]], later: list[list[int]]
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -76,14 +76,22 @@ def server() -> Iterator[HangingServer]:
     server.stop()
 
 
+def loaded(
+    server: HangingServer, options: Mapping[str, object], limits: TransferLimits
+) -> FsspecStore:
+    """A store whose client is loaded, which takes longer than these limits: all stores with the
+    same options share it.
+    """
+    server.hangs = False
+    patient = TransferLimits(part_bytes=limits.part_bytes)
+    assert not FsspecStore("s3://bucket/folder", options, patient).exists("a/b")
+    server.hangs, server.accepted = True, 0
+    return FsspecStore("s3://bucket/folder", options, limits)
+
+
 @pytest.fixture
 def store(server: HangingServer) -> FsspecStore:
-    # Loading the client, which all stores with these options share, takes longer than the limits.
-    server.hangs = False
-    patient = TransferLimits(part_bytes=IMPATIENT.part_bytes)
-    assert not FsspecStore("s3://bucket/folder", server.options, patient).exists("a/b")
-    server.hangs = True
-    return FsspecStore("s3://bucket/folder", server.options, IMPATIENT)
+    return loaded(server, server.options, IMPATIENT)
 
 
 def within(call: Callable[[], object]) -> None:
@@ -150,7 +158,7 @@ def test_another_try_in_time_goes_over_a_connection_of_its_own(
 def test_limits_of_ones_own_count(server: HangingServer) -> None:
     options = {**server.options, "config_kwargs": {"read_timeout": 0.2}}
     # Less than the time limit of an attempt that is there without them.
-    store = FsspecStore("s3://bucket/folder", options, TransferLimits(answer_timeout_s=3.9))
+    store = loaded(server, options, TransferLimits(answer_timeout_s=3.5))
     with pytest.raises(Unavailable):
         within(lambda: store.exists("a/b"))
     assert server.accepted > 1

@@ -19,8 +19,6 @@ from cluster.errors import InvalidArgument
 from cluster.logs.events import Event
 from cluster.logs.formats import JsonFormatter
 from cluster.query.filters import Compare, Comparison
-from deployments.http.edge import trace_id_of
-from deployments.http.known_summary import FRESH_S
 from deployments.http.schemas.replies import (
     AnswerReply,
     BatchSearchReply,
@@ -28,6 +26,7 @@ from deployments.http.schemas.replies import (
     StatusReply,
 )
 from deployments.http.settings import HttpSettings
+from deployments.http.shared_summary import FRESH_S
 from tests.support.fakes import SimClock
 from tests.support.http_replies import error_of, sample
 from tests.support.worlds.fake_service import (
@@ -229,26 +228,6 @@ async def test_unknown_routes_and_methods(method: str, path: str, status: int, c
     assert (reply.status_code, error_of(reply)["code"]) == (status, code)
     assert re.fullmatch("[0-9a-f]{32}", reply.headers["x-trace-id"])
     assert ("allow" in reply.headers) == (status == 405)
-
-
-@pytest.mark.parametrize(
-    ("header", "taken"),
-    [
-        (TRACEPARENT, True),
-        (f"cc-{TRACE}-b7ad6b7169203331-01-more", True),
-        (f"00-{TRACE}-b7ad6b7169203331-01-more", False),
-        (f"ff-{TRACE}-b7ad6b7169203331-01", False),
-        (f"00-{'0' * 32}-b7ad6b7169203331-01", False),
-        (f"00-{TRACE}-{'0' * 16}-01", False),
-        (f"00-{TRACE.upper()}-b7ad6b7169203331-01", False),
-        (TRACE, False),
-        ("", False),
-    ],
-)
-def test_only_a_valid_traceparent_is_taken_over(header: str, taken: bool) -> None:
-    trace_id = trace_id_of(header.encode())
-    assert (trace_id == TRACE) == taken
-    assert re.fullmatch("[0-9a-f]{32}", trace_id)
 
 
 KEYS = ("first-key", "second-key")

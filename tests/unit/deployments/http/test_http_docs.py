@@ -11,6 +11,12 @@ import pytest
 
 from cluster import errors
 from cluster.query.provenance import Provenance
+from deployments.http.openai.embeddings import (
+    EmbeddingOptions,
+    EmbeddingsBody,
+    EmbeddingsReply,
+    EmbeddingsSourceReply,
+)
 from deployments.http.openai.schema import IGNORED_KEYS, NEUTRAL_VALUES, ChatBody, RetrievalBody
 from deployments.http.schemas.answer import AnswerBody
 from deployments.http.schemas.replies import (
@@ -25,6 +31,7 @@ from deployments.http.schemas.search import SearchBody
 from tests.support.worlds.fake_service import FakeService, app_of, in_process
 
 PAGE = (Path(__file__).parents[4] / "docs" / "http-api.md").read_text()
+CLIENTS = (Path(__file__).parents[4] / "docs" / "openai.md").read_text()
 POSTS = re.findall(r"curl -sN? http://127\.0\.0\.1:8000(/\S+) -d '(.*?)'", PAGE, re.DOTALL)
 GETS = re.findall(r"curl -s http://127\.0\.0\.1:8000(/\S+)\n", PAGE)
 REPLIES = re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)
@@ -49,17 +56,19 @@ async def test_the_reads_work() -> None:
 
 
 def test_the_replies_have_the_real_form() -> None:
-    search, batch, answer, status, error = map(orjson.loads, REPLIES)
+    search, batch, answer, embeddings, status, error = map(orjson.loads, REPLIES)
     SearchReply.model_validate(search, strict=True)
     assert search.keys() - {"hits"} == batch.keys() - {"results"}
     AnswerReply.model_validate(answer, strict=True)
+    EmbeddingsReply.model_validate(embeddings, strict=True)
     StatusReply.model_validate(status, strict=True)
     ErrorReply.model_validate(error, strict=True)
 
 
 def test_every_fact_of_the_provenance_is_in_the_schemas_and_on_the_page() -> None:
     facts = {fact.name for fact in fields(Provenance)}
-    for model in (SearchReply, BatchSearchReply, AnswerReply, ChatSourceReply):
+    described = (SearchReply, BatchSearchReply, AnswerReply, ChatSourceReply, EmbeddingsSourceReply)
+    for model in described:
         assert facts - model.model_fields.keys() == set()
     search, _, answer, *_ = map(orjson.loads, REPLIES)
     assert facts - search.keys() == facts - answer.keys() == set()
@@ -73,8 +82,15 @@ def test_the_tables_name_every_field() -> None:
         ("## POST /v1/answer", AnswerBody.known_keys),
         ("## OpenAI-compatible chat", ChatBody.known_keys | IGNORED_KEYS | NEUTRAL_VALUES.keys()),
         ("## OpenAI-compatible chat", RetrievalBody.known_keys),
+        ("## POST /v1/embeddings", EmbeddingsBody.known_keys | EmbeddingOptions.known_keys),
     ):
         assert {key for key in keys if f"`{key}`" not in section(title)} == set()
+
+
+def test_the_page_on_openais_clients_says_what_becomes_of_each_key() -> None:
+    rows = dict(re.findall(r"^\| (taken|ignored|taken if .*?) \| (.*) \|$", CLIENTS, re.MULTILINE))
+    named = [set(re.findall(r"`(\w+)`", row)) for row in rows.values()]
+    assert named == [ChatBody.known_keys, IGNORED_KEYS, NEUTRAL_VALUES.keys()]
 
 
 def test_the_tables_name_every_route_and_error() -> None:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import httpx
 import pytest
+from ray.serve._private.http_util import RequestIdMiddleware  # noqa: TID251
 from ray.serve._private.utils import call_function_from_import_path  # noqa: TID251
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -15,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from deployments.serve import shortcut as serve_shortcut
 from deployments.serve.shortcut import CALLBACK, Shortcut, close_shortcut, open_shortcut
 from tests.support.web_server import web_server
+from tests.support.worlds.fake_service import FakeService, app_of
 
 PATH = "/v1/search"
 
@@ -57,6 +59,17 @@ async def test_only_the_open_path_is_answered_past_serve() -> None:
             assert (await client.request(method, PATH)).text == "serve"
         close_shortcut()
         assert (await client.post(PATH)).text == "serve"
+
+
+@pytest.mark.parametrize("sent", [{}, {"x-request-id": "0af76519-16cd-43dd-8448-eb211c80319c"}])
+async def test_a_reply_has_one_request_id(sent: dict[str, str]) -> None:
+    gateway = app_of(FakeService())
+    async with served(Shortcut(RequestIdMiddleware(gateway))) as client:
+        reply = await client.get("/v1/models", headers=sent)
+    assert reply.headers.get_list("x-request-id") == [reply.headers["x-trace-id"]]
+    async with served(Shortcut(RequestIdMiddleware(answering("serve's own refusal")))) as client:
+        refused = await client.get("/v1/models", headers={"x-request-id": "an-id"})
+    assert refused.headers.get_list("x-request-id") == ["an-id"]
 
 
 async def test_an_application_on_another_event_loop_is_left_to_serve() -> None:

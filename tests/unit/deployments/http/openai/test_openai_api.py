@@ -17,7 +17,7 @@ from cluster import errors
 from cluster.errors import InvalidArgument
 from cluster.generation.generator import ChatMessage
 from cluster.generation.prompt import Truncated
-from cluster.query.answers import Outcome
+from cluster.query.answers import AnswerOutcome
 from cluster.query.filters import Compare, Comparison
 from deployments.http.openai.replies import ChatReply, ModelsReply
 from deployments.http.openai.schema import IGNORED_KEYS, NEUTRAL_VALUES, ChatBody, parse_chat
@@ -77,12 +77,25 @@ async def test_the_client_chats_with_retrieval(service: FakeService, client: Asy
     source = reply.model_extra["raygion"]
     assert (source["release"], source["region"], source["coverage"]) == (7, "north", 1.0)
     assert source["citations"][0]["id"] == CITATION.id
+    (cited,) = reply.choices[0].message.annotations or ()
+    assert (cited.type, cited.url_citation.title) == ("url_citation", CITATION.id)
+    assert (cited.url_citation.start_index, cited.url_citation.end_index) == (10, 13)
     (asked,) = service.answers
     assert (asked.question, asked.retrieve) == ("The capital of Iceland?", True)
     assert asked.history == (ChatMessage(role="system", content="Be brief."),)
     assert (asked.max_tokens, asked.temperature, asked.stop, asked.seed) == (50, 0.5, ("###",), 3)
     assert asked.filter == Compare("region", Comparison.EQ, "europe")
     assert (asked.top_k, asked.release) == (2, 7)
+
+
+async def test_the_client_knows_the_trace_id(client: AsyncOpenAI) -> None:
+    reply = await client.chat.completions.create(model="raygion", messages=ASK)
+    assert reply.model_extra is not None
+    assert reply._request_id == reply.model_extra["raygion"]["trace_id"]
+    with pytest.raises(openai.NotFoundError) as refused:
+        await client.models.retrieve("gpt-4")
+    assert refused.value.request_id
+    assert refused.value.request_id == refused.value.body["trace_id"]  # type: ignore[index]
 
 
 async def test_the_plain_model_answers_without_retrieval(
@@ -115,9 +128,9 @@ async def test_the_client_streams(client: AsyncOpenAI, model: str) -> None:
     assert {c.model for c in chunks} == {model}
 
 
-@pytest.mark.parametrize("outcome", Outcome)
+@pytest.mark.parametrize("outcome", AnswerOutcome)
 async def test_the_client_is_told_how_an_answer_came_about(
-    service: FakeService, client: AsyncOpenAI, outcome: Outcome
+    service: FakeService, client: AsyncOpenAI, outcome: AnswerOutcome
 ) -> None:
     truncated = Truncated(history_messages=12, passages=1)
     service.came_about = {"outcome": outcome, "truncated": truncated}
@@ -152,7 +165,11 @@ def test_long_conversations_are_taken() -> None:
 async def test_the_stream_helper_of_the_client_works(client: AsyncOpenAI) -> None:
     async with client.chat.completions.stream(model="raygion", messages=ASK) as stream:
         completion = await stream.get_final_completion()
-    assert completion.choices[0].message.content == "Reykjavik [1]"
+    message = completion.choices[0].message
+    whole = await client.chat.completions.create(model="raygion", messages=ASK)
+    assert message.content == "Reykjavik [1]"
+    assert message.annotations
+    assert message.annotations == whole.choices[0].message.annotations
 
 
 async def test_a_stream_ends_with_done_and_has_usage_only_when_asked() -> None:
@@ -327,13 +344,13 @@ async def test_the_openapi_page_is_complete() -> None:
         page = (await client.get("/openapi.json")).json()
         assert (await client.get("/docs")).status_code == 200
         assert page["paths"].keys() == {
-            *("/v1/search", "/v1/answer", "/v1/chat/completions", "/v1/models"),
+            *("/v1/search", "/v1/answer", "/v1/chat/completions", "/v1/embeddings", "/v1/models"),
             *("/v1/models/{name}", "/v1/status", "/healthz", "/readyz", "/metrics"),
         }
         schemas = page["components"]["schemas"]
         for reference in _references(page):
             assert reference.removeprefix("#/components/schemas/") in schemas
-        for path in ("/v1/search", "/v1/answer", "/v1/chat/completions"):
+        for path in ("/v1/search", "/v1/answer", "/v1/chat/completions", "/v1/embeddings"):
             content = page["paths"][path]["post"]["requestBody"]["content"]["application/json"]
             assert content["schema"]["$ref"].startswith("#/components/schemas/")
             for example in content["examples"].values():

@@ -1,0 +1,102 @@
+"""The texts of Word files. python-docx opens them and knows their styles; the text is taken from
+all elements of their body, for python-docx passes over those in content controls, in text boxes
+and in changes that are not accepted yet.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import docx
+from docx.oxml.ns import qn
+
+from actors.documents.office.pieces import Piece, Properties, check_package, clean, table_row
+
+_PARAGRAPH, _TABLE, _ROW, _CELL = qn("w:p"), qn("w:tbl"), qn("w:tr"), qn("w:tc")
+_TEXT, _STYLE, _NUMBERED = qn("w:t"), qn("w:pStyle"), qn("w:numPr")
+_SPACES = {qn("w:tab"): "\t", qn("w:br"): "\n", qn("w:cr"): "\n", qn("w:noBreakHyphen"): "-"}
+_TEXT_BOX = qn("w:txbxContent")
+_UNREAD = frozenset(
+    {qn("w:del"), qn("w:moveFrom"), qn("w:pPr"), qn("w:rPr"), qn("w:tblPr"), qn("w:sectPr")}
+    # Stands beside the same content in a newer form.
+    | {"{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback"}
+)
+_HEADING = re.compile(r"heading ([1-6])", re.IGNORECASE)
+
+
+def word_texts(data: bytes) -> Iterator[Piece]:
+    check_package(data)
+    document: Any = docx.Document(io.BytesIO(data))
+    properties = document.core_properties
+    styles = {style.style_id: style.name or "" for style in document.styles}
+    blocks = list(_blocks(document.element.body, styles))
+    yield Piece(
+        text=clean("\n\n".join(blocks)),
+        metadata=Properties(
+            title=properties.title,
+            author=properties.author,
+            subject=properties.subject,
+            changed_at=properties.modified or properties.created,
+        ).metadata(),
+    )
+
+
+def _blocks(parent: Any, styles: dict[str, str]) -> Iterator[str]:
+    """Paragraphs and tables, in the order in which people read them."""
+    for element in parent.iterchildren(tag="*"):
+        if element.tag in _UNREAD:
+            continue
+        if element.tag == _PARAGRAPH:
+            boxes: list[Any] = []
+            text = "".join(_characters(element, boxes)).strip()
+            if text:
+                yield _mark(element, styles) + text
+            for box in boxes:
+                yield from _blocks(box, styles)
+        elif element.tag == _TABLE:
+            yield "\n".join(filter(None, _table_lines(element, styles)))
+        else:
+            yield from _blocks(element, styles)
+
+
+def _table_lines(table: Any, styles: dict[str, str]) -> Iterator[str]:
+    for row in _inner(table, _ROW):
+        yield table_row("\n".join(_blocks(cell, styles)) for cell in _inner(row, _CELL))
+
+
+def _inner(parent: Any, tag: str) -> Iterator[Any]:
+    """The nearest elements of that kind inside, whatever is around them."""
+    for element in parent.iterchildren(tag="*"):
+        if element.tag == tag:
+            yield element
+        elif element.tag not in _UNREAD:
+            yield from _inner(element, tag)
+
+
+def _characters(parent: Any, boxes: list[Any]) -> Iterator[str]:
+    """Those of a paragraph; the text boxes in it are put into `boxes`."""
+    for element in parent.iterchildren(tag="*"):
+        if element.tag == _TEXT:
+            yield element.text or ""
+        elif element.tag in _SPACES:
+            yield _SPACES[element.tag]
+        elif element.tag == _TEXT_BOX:
+            boxes.append(element)
+        elif element.tag not in _UNREAD:
+            yield from _characters(element, boxes)
+
+
+def _mark(paragraph: Any, styles: dict[str, str]) -> str:
+    """A heading's or a list's mark, as Markdown has it, by which documents are cut."""
+    style = next(paragraph.iter(_STYLE), None)
+    name = "" if style is None else styles.get(style.get(qn("w:val")), "")
+    if name == "Title":
+        return "# "
+    if heading := _HEADING.fullmatch(name):
+        return "#" * int(heading[1]) + " "
+    return (
+        "- " if name.startswith("List") or next(paragraph.iter(_NUMBERED), None) is not None else ""
+    )

@@ -1,0 +1,67 @@
+"""The file formats that documents come in, as the extensions of files say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+
+class SourceFormat(StrEnum):
+    JSONL = "JSONL"
+    CSV = "CSV"
+    PARQUET = "Parquet"
+    ARROW = "Arrow"
+    NPY = "NumPy"
+    MARKDOWN = "Markdown"
+    TEXT = "text"
+    HTML = "HTML"
+    PDF = "PDF"
+    DOCX = "Word"
+    PPTX = "PowerPoint"
+    XLSX = "Excel"
+    EML = "e-mail"
+    MBOX = "mbox"
+
+
+FORMATS: Mapping[str, SourceFormat] = {
+    ".jsonl": SourceFormat.JSONL,
+    ".ndjson": SourceFormat.JSONL,
+    ".json": SourceFormat.JSONL,
+    ".csv": SourceFormat.CSV,
+    ".parquet": SourceFormat.PARQUET,
+    ".arrow": SourceFormat.ARROW,
+    ".feather": SourceFormat.ARROW,
+    ".npy": SourceFormat.NPY,
+    ".md": SourceFormat.MARKDOWN,
+    ".markdown": SourceFormat.MARKDOWN,
+    ".txt": SourceFormat.TEXT,
+    ".html": SourceFormat.HTML,
+    ".htm": SourceFormat.HTML,
+    ".pdf": SourceFormat.PDF,
+    ".docx": SourceFormat.DOCX,
+    ".pptx": SourceFormat.PPTX,
+    ".xlsx": SourceFormat.XLSX,
+    ".eml": SourceFormat.EML,
+    ".mbox": SourceFormat.MBOX,
+}
+# These hold their own compression, and are read at random places.
+_NEVER_GZIPPED = {
+    *(SourceFormat.PARQUET, SourceFormat.ARROW, SourceFormat.NPY),
+    *(SourceFormat.PDF, SourceFormat.DOCX, SourceFormat.PPTX, SourceFormat.XLSX),
+}
+
+
+def suffix_of(path: str) -> str:
+    """The extension, in small letters, with `.gz` left on: `.jsonl.gz`."""
+    name = path.rpartition("/")[2].lower()
+    stem, dot, last = name.rpartition(".")
+    if last == "gz" and stem:
+        return suffix_of(stem) + ".gz"
+    return f".{last}" if dot and stem else ""
+
+
+def format_of(path: str) -> SourceFormat | None:
+    """The format that a path's extension says, None when it is not one that can be read."""
+    suffix = suffix_of(path)
+    found = FORMATS.get(suffix.removesuffix(".gz"))
+    return None if suffix.endswith(".gz") and found in _NEVER_GZIPPED else found

@@ -1,0 +1,306 @@
+"""PDF, Word, PowerPoint and Excel files and e-mails as documents, read by the real libraries."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import sys
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from datetime import date, datetime, time
+from pathlib import Path
+
+import docx
+import pytest
+from docx.oxml import parse_xml
+from docx.oxml.ns import nsdecls
+
+from actors.documents.office.extractor import Extractor
+from actors.documents.office.pieces import PIECES_MAX
+from actors.documents.office.worker import Limits
+from actors.documents.reader import GroupRead, ReadOptions, read_group
+from actors.documents.source_files import find_source_files
+from actors.documents.source_formats import format_of
+from cluster.artifacts.artifacts import Artifacts
+from cluster.documents.documents import Document, parse_document
+from cluster.errors import InvalidArgument
+from cluster.store.object_store import open_store
+from tests.support.values.office_files import mail, pdf, saved, slides, word, workbook
+
+Read = Callable[[bytes, str], list[Document]]
+
+
+@pytest.fixture(scope="module")
+def extractor() -> Iterator[Extractor]:
+    with Extractor() as extractor:
+        yield extractor
+
+
+@pytest.fixture(scope="module")
+def read(extractor: Extractor) -> Read:
+    return lambda data, path: documents(extractor, data, path)
+
+
+def documents(extractor: Extractor, data: bytes, path: str) -> list[Document]:
+    """Those of a file, but for its parts without text."""
+    format = format_of(path)
+    assert format is not None
+    found = []
+    for row, origin in extractor.rows(io.BytesIO(data), format, path, f"in/{path}"):
+        if isinstance(row, InvalidArgument):
+            raise row
+        if row is not None:
+            found.append(parse_document(row, origin))
+    return found
+
+
+def test_each_page_of_a_pdf_is_a_document(read: Read) -> None:
+    data = pdf("Hello", "", "Bye", title="Guide", author="Anna", date="D:20240501120000+02'00'")
+    known = {
+        "source": "a/guide.pdf",
+        "title": "Guide",
+        "author": "Anna",
+        "date": "2024-05-01T10:00:00Z",
+    }
+    assert [(d.id, d.text, d.metadata) for d in read(data, "a/guide.pdf")] == [
+        ("a/guide.pdf#page=1", "Hello", {**known, "page": 1}),
+        ("a/guide.pdf#page=3", "Bye", {**known, "page": 3}),
+    ]
+    assert read(pdf("Hello"), "a/guide.pdf")[0].metadata["title"] == "guide.pdf"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("D:20240501", "2024-05-01T00:00:00Z"),
+        ("D:20240501120000Z", "2024-05-01T12:00:00Z"),
+        ("20240501120000-0530", "2024-05-01T17:30:00Z"),
+        ("D:20241399", None),
+        ("D:00010101000000+23'00'", None),
+        ("yesterday", None),
+    ],
+)
+def test_dates_of_pdf_files_are_read_in_utc(read: Read, text: str, expected: str | None) -> None:
+    assert read(pdf("A", date=text), "a.pdf")[0].metadata.get("date") == expected
+
+
+def test_a_word_file_is_a_document_with_marks_of_headings_and_lists(read: Read) -> None:
+    (document,) = read(word(title="Holiday policy", author="Anna"), "policy.docx")
+    assert document.id == "policy.docx"
+    assert document.text == (
+        "# Holidays\n\nThirty days a year.\n\n- Ask early\n\nMonth | Days\nMay | 3"
+    )
+    assert document.metadata["title"] == "Holiday policy"
+    assert document.metadata["author"] == "Anna"
+
+
+def test_no_text_of_a_word_file_is_passed_over(read: Read) -> None:
+    document = docx.Document()
+    names = nsdecls("w")
+    paragraph = "<w:p><w:r><w:t>{}</w:t></w:r></w:p>"
+    box = (
+        '<w:r><mc:AlternateContent xmlns:mc="http://schemas.openxmlformats.org/'
+        'markup-compatibility/2006"><mc:Choice><w:txbxContent>{0}</w:txbxContent></mc:Choice>'
+        "<mc:Fallback><w:txbxContent>{0}</w:txbxContent></mc:Fallback></mc:AlternateContent></w:r>"
+    )
+    for xml in (
+        f"<w:sdt {names}><w:sdtContent>{paragraph.format('controlled')}</w:sdtContent></w:sdt>",
+        f"<w:p {names}><w:r><w:t>kept</w:t></w:r><w:ins><w:r><w:t> new</w:t></w:r></w:ins>"
+        "<w:del><w:r><w:delText> old</w:delText></w:r></w:del></w:p>",
+        f"<w:p {names}>{box.format(paragraph.format('boxed'))}"
+        "<w:r><w:t>around</w:t><w:tab/><w:t>it</w:t></w:r></w:p>",
+    ):
+        document.element.body.insert(len(document.element.body) - 1, parse_xml(xml))
+    inner = document.add_table(rows=1, cols=2).rows[0].cells
+    inner[0].text = "outer"
+    inner[1].add_table(rows=1, cols=1).rows[0].cells[0].text = "inner"
+    (found,) = read(saved(document), "a.docx")
+    assert found.text == "controlled\n\nkept new\n\naround\tit\n\nboxed\n\nouter | inner"
+
+
+def test_each_slide_is_a_document_with_its_notes(read: Read) -> None:
+    found = read(slides("Goals", "", "Plan", notes="Speak slowly."), "deck.pptx")
+    assert [(d.id, d.text, d.metadata["slide"]) for d in found] == [
+        ("deck.pptx#slide=1", "# Goals\n\nAbout Goals\n\nSpeak slowly.", 1),
+        ("deck.pptx#slide=3", "# Plan\n\nAbout Plan\n\nSpeak slowly.", 3),
+    ]
+
+
+def test_each_sheet_is_a_document_whose_rows_name_their_columns(read: Read) -> None:
+    data = workbook(
+        Phones=[
+            ["All phones"],
+            ["Name", "Phone", "Since", "At"],
+            ["Anna", 12.0, datetime(2024, 5, 1), time(9, 30)],
+            [],
+            ["Bob", None, datetime(2024, 5, 1, 12), True],
+        ],
+        Numbers=[[1, 2.5], [3, date(2024, 5, 1)]],
+        Empty=[],
+    )
+    found = read(data, "a.xlsx")
+    assert [(d.id, d.text, d.metadata["sheet"]) for d in found] == [
+        (
+            "a.xlsx#sheet=Phones",
+            "All phones\nName | Phone | Since | At\n"
+            "Name: Anna; Phone: 12; Since: 2024-05-01; At: 09:30:00\n"
+            "Name: Bob; Since: 2024-05-01 12:00:00; At: TRUE",
+            "Phones",
+        ),
+        ("a.xlsx#sheet=Numbers", "1 | 2.5\n3 2024-05-01", "Numbers"),
+    ]
+
+
+def test_a_mail_is_a_document_and_each_mail_of_a_mailbox(read: Read) -> None:
+    known = {
+        "title": "Boiler",
+        "subject": "Boiler",
+        "author": "Anna <anna@example.org>",
+        "date": "2024-05-01T10:30:00Z",
+    }
+    (alone,) = read(mail(html="<p>Other", attachment="plan.pdf"), "a.eml")
+    assert (alone.id, alone.text) == ("a.eml", "Boiler\n\nThe key is in the kitchen.")
+    assert alone.metadata == {"source": "a.eml", **known, "attachments": "plan.pdf"}
+    page = (
+        b"Subject: Page\nContent-Type: text/html; charset=x-nobody\n\n<h1>Key</h1><p>Found \xc3\xa9"
+    )
+    assert read(page, "b.eml")[0].text == "Page\n\nKey\n\nFound é"
+    box = b"From anna\n" + mail() + b"\nFrom bob\n" + mail("Re", ">From me\n>>From you")
+    assert [(d.id, d.text, d.metadata["message"]) for d in read(box, "a.mbox")] == [
+        ("a.mbox#message=1", "Boiler\n\nThe key is in the kitchen.", 1),
+        ("a.mbox#message=2", "Re\n\nFrom me\n>From you", 2),
+    ]
+
+
+def encrypted_pdf() -> bytes:
+    how = b"<< /Filter /Standard /V 1 /R 2 /P -4 /O <%s> /U <%s> >>" % (b"00" * 32, b"11" * 32)
+    return pdf("A").replace(b"/Root", b"/Encrypt %s /ID [<00> <00>] /Root" % how)
+
+
+def package(size_bytes: int = 10, num_files: int = 1) -> bytes:
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as files:
+        for number in range(num_files):
+            files.writestr(f"{number}.xml", b"0" * size_bytes)
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "path", "said"),
+    [
+        (encrypted_pdf(), "a.pdf", "in/a.pdf: is encrypted; save it without a password"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" * 99, "a.docx", "in/a.docx: is encrypted, or of Off"),
+        (pdf("A")[:200], "a.pdf", "in/a.pdf: is not a readable PDF file"),
+        (word()[:2000], "a.docx", "in/a.docx: is not a whole file of its kind"),
+        (package(), "a.pptx", "in/a.pptx: is not a readable PowerPoint file"),
+        (package(70 * 2**20), "a.xlsx", "in/a.xlsx: unpacks to more than 67108864 bytes"),
+        (package(1, PIECES_MAX + 1), "a.xlsx", "in/a.xlsx: is a package of more than 10000 files"),
+        (b"Hello\n\nyou", "a.eml", "in/a.eml: is no e-mail"),
+        (mail(), "a.mbox", "in/a.mbox: is no mailbox"),
+        (b"From a\n" + mail() + b"\nFrom b\n\n", "a.mbox", "in/a.mbox, message 2: is no e-mail"),
+        (b"From a\n" * (PIECES_MAX + 1), "a.mbox", "in/a.mbox: has more than 10000 messages"),
+    ],
+    ids=str,
+)
+def test_a_file_that_cannot_be_read_is_named(data: bytes, path: str, said: str, read: Read) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        read(data, path)
+    assert caught.value.message.startswith(said)
+    assert len(caught.value.message) < 300
+
+
+def with_more(package: bytes, name: str, after: bytes, more: bytes) -> bytes:
+    """The package with more after a tag of one of its files."""
+    sink = io.BytesIO()
+    with (
+        zipfile.ZipFile(io.BytesIO(package)) as old,
+        zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as new,
+    ):
+        for file in old.namelist():
+            content = old.read(file)
+            new.writestr(file, content.replace(after, after + more) if file == name else content)
+    return sink.getvalue()
+
+
+def endless_sheet() -> bytes:
+    """A row of a few bytes that stands for 16384 cells, many times."""
+    rows = "".join(f'<row r="{n}"><c r="XFD{n}"/></row>' for n in range(2, 100_000))
+    sheet = "xl/worksheets/sheet1.xml"
+    return with_more(workbook(A=[[1]]), sheet, b"</row>", rows.encode())
+
+
+def huge_page() -> bytes:
+    """A page of some 30 KB that PDFium takes more than half a GiB of memory for."""
+    text = zlib.compress(b"BT /F1 12 Tf 72 700 Td " + b"(A) Tj " * 3_000_000 + b" ET")
+    start, _, rest = pdf("REPLACED").partition(b"stream\n")
+    start = start[: start.rindex(b"<<")] + b"<< /Length %d /Filter /FlateDecode >>\n" % len(text)
+    return start + b"stream\n" + text + rest[rest.index(b"\nendstream") :]
+
+
+def test_a_file_that_takes_too_much_is_refused_and_the_next_one_is_read() -> None:
+    with Extractor(Limits(cpu_s=2)) as extractor:
+        assert documents(extractor, mail(), "a.eml")
+        with pytest.raises(InvalidArgument, match=r"in/a.xlsx: takes more than 2 s of processor"):
+            documents(extractor, endless_sheet(), "a.xlsx")
+        assert documents(extractor, pdf("A"), "a.pdf")
+    with Extractor(Limits(memory_bytes=2**29)) as extractor:
+        with pytest.raises(InvalidArgument, match=r"in/a.pdf: .* than 536870912 bytes of memory"):
+            documents(extractor, huge_page(), "a.pdf")
+        assert documents(extractor, pdf("A"), "a.pdf")
+
+
+def nested_mail(depth: int) -> bytes:
+    parts = (
+        b"Content-Type: multipart/mixed; boundary=b%d\n\n--b%d\n" % (n, n) for n in range(depth)
+    )
+    return b"Subject: Deep\n" + b"".join(parts) + b"\nText"
+
+
+def nested_word(depth: int) -> bytes:
+    start, end = b"<w:sdt><w:sdtContent>" * depth, b"</w:sdtContent></w:sdt>" * depth
+    text = b"<w:p><w:r><w:t>Text</w:t></w:r></w:p>"
+    return with_more(word(), "word/document.xml", b"<w:body>", start + text + end)
+
+
+def test_files_may_be_nested_and_not_without_end(read: Read) -> None:
+    assert read(nested_mail(20), "a.eml")[0].text == "Deep\n\nText"
+    assert read(nested_word(20), "a.docx")[0].text.startswith("Text\n\n# Holidays")
+    for data, path in ((nested_mail(3000), "a.eml"), (nested_word(5000), "a.docx")):
+        with pytest.raises(InvalidArgument, match=f"in/{path}: is n"):
+            read(data, path)
+
+
+def test_without_the_library_it_is_said_what_to_install(
+    read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pypdfium2", None)
+    with pytest.raises(InvalidArgument, match=r"^in/a.pdf: .*: pip install 'raygion\[office\]'$"):
+        read(pdf("A"), "a.pdf")
+
+
+def test_what_holds_no_text_is_left_out_and_told(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.pdf").write_bytes(pdf("A", "", "C"))
+    (tmp_path / "in" / "b.pdf").write_bytes(pdf("", ""))
+    (tmp_path / "in" / "c.eml.gz").write_bytes(gzip.compress(mail()))
+    (tmp_path / "in" / "d.docx").write_bytes(b"damaged")
+
+    def read(skip_errors: bool) -> GroupRead:
+        files = find_source_files([str(tmp_path / "in")]).files
+        artifacts = Artifacts(open_store(str(tmp_path / "store")))
+        return read_group(0, files, artifacts, ReadOptions(skip_errors=skip_errors))
+
+    with pytest.raises(InvalidArgument, match=r"in/d.docx: is not a whole file of its kind"):
+        read(skip_errors=False)
+    found = read(skip_errors=True)
+    assert [list(part.origins) for part in found.parts] == [
+        ["a.pdf#page=1", "a.pdf#page=3", "c.eml.gz"]
+    ]
+    assert [(left.reason.partition(";")[0], left.examples) for left in found.files_left_out] == [
+        ("holds no text", (f"{tmp_path}/in/b.pdf",)),
+        ("is not a whole file of its kind: File is not a zip file", (f"{tmp_path}/in/d.docx",)),
+    ]
+    assert [left.examples for left in found.documents_left_out] == [
+        (f"{tmp_path}/in/a.pdf, page 2",)
+    ]
