@@ -51,6 +51,7 @@ from deployments.hosting.region_driver import (
     start_services,
 )
 from deployments.installation import Installation
+from tests.support.regions.ports import region_port
 from tests.support.regions.search_region import CORPUS, SHARDS, TOP_K, Vectors, make_vectors
 
 LOCATIONS = {
@@ -231,7 +232,7 @@ class ThreeRegions(DrivenRegions):
 def regions_settings(folder: Path, stores: Mapping[str, str]) -> dict[str, Settings]:
     """Of each region, by the URL of the store as it sees it."""
     shared = Settings(
-        regions=regions_at(LOCATIONS),
+        regions=regions_at(LOCATIONS, region_port),
         corpora={CORPUS: CorpusSettings(shards=SHARDS, replicas=1, index=KINDS["flat"])},
         generator=GeneratorSettings(source=None),
         # One machine, one clock: what is reported is compared with the truth.
