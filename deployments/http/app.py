@@ -33,6 +33,7 @@ from deployments.http.body import read_body
 from deployments.http.caller import CallerReader
 from deployments.http.edge import HttpEdge
 from deployments.http.errors import refused_by_router
+from deployments.http.openai.annotations import with_sources_listed
 from deployments.http.openai.embeddings import (
     EMBEDDINGS_EXAMPLES,
     EmbeddingsBody,
@@ -249,6 +250,8 @@ class _Routes:
         question = self._callers.with_caller(asked.request, request.scope)
         events = self._events(CHAT, question, request, asked.stream)
         events = _of_chat(events, None if question.retrieve else asked.model)
+        if asked.list_sources:
+            events = with_sources_listed(events)
         completion_id = f"chatcmpl-{os.urandom(12).hex()}"
         created_s = self._clock.wall_ms() // 1000
         if asked.stream:

@@ -205,13 +205,18 @@ class StreamOptionsBody(OpenAIBody):
 
 
 class RetrievalBody(OpenAIBody, TermsBody, PromptOptions):
-    """The options of `/v1/answer` for which OpenAI's interface has no words."""
+    """The options of `/v1/answer` for which OpenAI's interface has no words, and one of the chat's
+    own.
+    """
 
     corpus: Name | None = None
     top_k: TopK = ANSWER_TOP_K_DEFAULT
     filter: RetrievalFilter | None = None
     timeout_ms: TimeoutMs = 60_000
     min_coverage: Share = 1.0
+    list_sources: bool = Field(
+        False, description="Lists the ids of the citations under the answer."
+    )
 
 
 class ChatBody(OpenAIBody, SamplingOptions):
@@ -255,6 +260,7 @@ class ChatRequest:
     request: AnswerRequest
     stream: bool
     include_usage: bool
+    list_sources: bool
 
 
 def parse_chat(body: bytes, trace_id: str = "") -> ChatRequest:
@@ -290,6 +296,7 @@ def parse_chat(body: bytes, trace_id: str = "") -> ChatRequest:
         request=request,
         stream=asked.stream,
         include_usage=asked.stream_options is not None and asked.stream_options.include_usage,
+        list_sources=extra.list_sources,
     )
 
 
