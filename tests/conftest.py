@@ -49,5 +49,5 @@ class _ByCluster(LoadScopeScheduling):  # type: ignore[misc]
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling | None:
-    """For `--dist loadfile`, with which `make test` runs two processes of integration tests."""
+    """For `--dist loadfile`, by which several processes run integration tests."""
     return _ByCluster(config, log) if config.getoption("dist") == "loadfile" else None
