@@ -25,8 +25,8 @@ from actors.runtime.cluster_join import not_joined, prepare_to_join
 from cluster.errors import Unavailable
 from cluster.generation.prompt import truncation_of
 from cluster.query.answers import ANSWER_TOP_K_DEFAULT, AnswerRequest, AnswerResult
-from cluster.query.demand import demand_of
 from cluster.query.filters import Filter, parse_filter
+from cluster.query.read_consistency import read_consistency_of
 from cluster.query.search import TOP_K_DEFAULT, SearchRequest, SearchResult
 from cluster.regions.status import RegionSummary
 from cluster.vectors.checks import check_vectors
@@ -94,7 +94,9 @@ class Region:
             min_coverage=min_coverage,
             release=release,
             user=user,
-            demand=demand_of(consistency, session, max_staleness_ms, release=release),
+            consistency=read_consistency_of(
+                consistency, session, max_staleness_ms, release=release
+            ),
         )
         return cast("ray.ObjectRef[SearchResult]", self._front.search.remote(request))
 
@@ -134,7 +136,9 @@ class Region:
             min_coverage=min_coverage,
             release=release,
             user=user,
-            demand=demand_of(consistency, session, max_staleness_ms, release=release),
+            consistency=read_consistency_of(
+                consistency, session, max_staleness_ms, release=release
+            ),
         )
         return cast("ray.ObjectRef[AnswerResult]", self._front.answer.remote(request))
 

@@ -125,7 +125,7 @@ class BenchRegion:
         return [] if found is None else found.pids()
 
     def gateway_urls(self) -> list[str]:
-        """Of each gateway process by itself, where HAProxy reaches it."""
+        """The URL of each gateway process, where HAProxy reaches it."""
         found = find_local_cluster(self.installation.run_folder)
         assert found is not None, "the region runs"
         pids = found.pids("ray::ServeReplica:gateway")

@@ -1,4 +1,4 @@
-"""The types of NumPy arrays, by what they hold. Shapes are said where they are used."""
+"""The types of NumPy arrays, by what they hold. Shapes are given where the types are used."""
 
 from __future__ import annotations
 

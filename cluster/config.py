@@ -150,7 +150,7 @@ class Settings(Record):
                 f"corpus {corpus!r} may not be in region {region!r}: run this in {homes}", "region"
             )
 
-    def answer_places(self, region: str) -> int:
+    def answer_slots(self, region: str) -> int:
         """Answers that one gateway of the region takes at once: what its language models would
         refuse in the end is not worth a search.
         """
@@ -158,7 +158,7 @@ class Settings(Record):
         wanted = settings.http.answers_in_flight_max
         if not settings.generates:
             return wanted
-        return min(wanted, self.generator.places(settings.http.gateways_least(machines=1)))
+        return min(wanted, self.generator.answer_slots(settings.http.gateways_least(machines=1)))
 
     def region_name(self, asked: str | None) -> str:
         """`asked`, or the only region there is. Raises InvalidArgument naming the choices."""

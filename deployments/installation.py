@@ -18,7 +18,7 @@ from cluster.regions.settings import RegionSettings
 from cluster.releases.entries import LogState
 from cluster.releases.release_log import read_release_log
 from cluster.store.object_store import ObjectStore, open_store
-from deployments.nodes.haproxy import GatewayPlaces
+from deployments.nodes.haproxy import GatewaySlots
 from deployments.nodes.machine import Machine
 
 
@@ -75,10 +75,10 @@ class Installation:
         return self.settings.state_folder / "scratch"
 
     @property
-    def gateway_places(self) -> GatewayPlaces:
-        return GatewayPlaces(
+    def gateway_slots(self) -> GatewaySlots:
+        return GatewaySlots(
             requests=self.region_settings.http.in_flight_max,
-            answers=self.settings.answer_places(self.region),
+            answers=self.settings.answer_slots(self.region),
         )
 
     @property

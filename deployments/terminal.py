@@ -57,7 +57,7 @@ def print_json(value: object) -> None:
     sys.stdout.write(text.decode() + "\n")
 
 
-def tell(result: object, sentence: str, *, as_json: bool) -> None:
+def print_result(result: object, sentence: str, *, as_json: bool) -> None:
     """What a command did: as JSON for machines, or in a sentence with markup for people."""
     if as_json:
         print_json(result)

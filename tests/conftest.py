@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import hypothesis
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 # A test says what is right; how long it takes is the machine's affair.
 hypothesis.settings.register_profile(
@@ -18,23 +20,34 @@ hypothesis.settings.load_profile("untimed")
 os.environ["RAY_SERVE_ENABLE_HA_PROXY"] = "1"
 
 SHARED_REGION = "shared_region"
+"""The folder of the test modules that share a region."""
 _REGION_TIMEOUT_S = 900
 """The first test that uses the region waits until it is up."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Quick tests first. Those that share the region come last: a process can be in one Ray cluster
-    at a time, and it stays in the region's until the session ends.
-    """
+    """Quick tests first, then those that share the region, which take longest."""
     for item in items:
-        if _shares_region(item):
+        if _shares_region(item.nodeid):
             item.add_marker(pytest.mark.timeout(_REGION_TIMEOUT_S))
-    items.sort(key=lambda item: (_is_integration(item), _shares_region(item)))
+    items.sort(key=lambda item: (_is_integration(item), not _shares_region(item.nodeid)))
 
 
 def _is_integration(item: pytest.Item) -> bool:
     return item.get_closest_marker("integration") is not None
 
 
-def _shares_region(item: pytest.Item) -> bool:
-    return SHARED_REGION in getattr(item, "fixturenames", ())
+def _shares_region(nodeid: str) -> bool:
+    return SHARED_REGION in nodeid.partition("::")[0].split("/")
+
+
+class _ByCluster(LoadScopeScheduling):  # type: ignore[misc]
+    """Keeps the tests of a cluster in one process: those of a file, those of the shared region."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return SHARED_REGION if _shares_region(nodeid) else nodeid.partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling | None:
+    """For `--dist loadfile`, by which several processes run integration tests."""
+    return _ByCluster(config, log) if config.getoption("dist") == "loadfile" else None

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import ray
 
-from actors.builds.recall import Probe
+from actors.builds.recall import RecallSample
 from actors.runtime.process_logs import logging_function
 from actors.shards.documents import DOCUMENTS_FILE, ShardDocuments
 from actors.shards.faiss_index import one_thread
@@ -91,7 +91,7 @@ def shard_without(
         return _shard_without(cache, base, artifact, documents)
     finally:
         # The worker process goes on to other shards, and would keep the files of all of them.
-        cache.let_go(artifact.built_files)
+        cache.unpin(artifact.built_files)
 
 
 def _shard_without(
@@ -110,7 +110,7 @@ def _shard_without(
     parameters = base.parameters_of(artifact)
     index = ShardIndex.open(folder, parameters, base.dimension).without_documents(gone)
     with one_thread():
-        recall = Probe.of_rows(index, opened.vectors, parameters).recall(index)
+        recall = RecallSample.of_rows(index, opened.vectors, parameters).recall(index)
     update = {
         "files": (*artifact.built_files, tombstones),
         "recall_at_10": recall.recall_at_10,

@@ -33,7 +33,7 @@ _PERTURBATION = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
+class RecallSample:
     """Queries whose exact answers are known."""
 
     queries: Float32Array
@@ -58,8 +58,8 @@ class Probe:
         for kind, group in groups.items():
             # The nearer the tenth hit, the more crowded it is around the query.
             order = start + np.argsort(-least[start : start + len(group)], kind="stable")
-            parts = np.array_split(order, _QUARTERS)
-            strata += [(kind, i, part) for i, part in enumerate(parts, 1) if part.size]
+            quarters = np.array_split(order, _QUARTERS)
+            strata += [(kind, i, queries) for i, queries in enumerate(quarters, 1) if queries.size]
             start += len(group)
         return cls(queries, least, exact[:, 0], is_hit.sum(axis=1), tuple(strata))
 
@@ -97,11 +97,11 @@ class Probe:
             RecallStratum(
                 queries=kind,
                 crowding=quarter,
-                num_queries=len(part),
-                recall_at_10=_share(good[part], self.wanted[part]),
-                best_found=float(has_best[part].mean()),
+                num_queries=len(queries),
+                recall_at_10=_share(good[queries], self.wanted[queries]),
+                best_found=float(has_best[queries].mean()),
             )
-            for kind, quarter, part in self.strata
+            for kind, quarter, queries in self.strata
         )
         return Recall(recall_at_10=_share(good, self.wanted), strata=strata)
 

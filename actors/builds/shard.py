@@ -19,7 +19,7 @@ from typing import Self
 import numpy as np
 import pyarrow as pa
 
-from actors.builds.recall import RECALL_K, Probe, sampling_rng
+from actors.builds.recall import RECALL_K, RecallSample, sampling_rng
 from actors.shards.documents import DOCUMENTS_FILE, sorted_by_id, write_documents
 from actors.shards.faiss_index import one_thread, write_index
 from actors.shards.index import INDEX_FILE, ShardIndex
@@ -90,9 +90,9 @@ def build_shard(
             # The recall of the index itself is measured, without its fallback.
             own = parameters.model_copy(update={"fallback": False})
             index = ShardIndex.open(folder, own, vectors.shape[1])
-            probe = Probe.of_rows(index, vectors, parameters)
+            sample = RecallSample.of_rows(index, vectors, parameters)
             for stretch in _STRETCHES:
-                recall = probe.recall(index.tuned(own.stretched(stretch)))
+                recall = sample.recall(index.tuned(own.stretched(stretch)))
                 if recall.least >= plan.target_recall and not recall.has_hole:
                     return ShardBuild(
                         num_rows=len(vectors), kind=parameters.kind, recall=recall, stretch=stretch

@@ -149,10 +149,10 @@ class _Drawing:
         passages: pa.Table = batch
         ids: list[Any] = passages["id"].to_pylist()
         hashes = np.array([_hash(id) for id in ids], dtype=np.uint64)
-        places = np.flatnonzero(hashes <= np.float64(self.share) * _HASH_MAX)
-        drawn = passages.select(["id", "part"]).take(places)
-        drawn = drawn.append_column("hash", pa.array(hashes[places]))
-        return drawn.append_column("vector", vector_column(vectors_of(passages)[places]))
+        sampled = np.flatnonzero(hashes <= np.float64(self.share) * _HASH_MAX)
+        drawn = passages.select(["id", "part"]).take(sampled)
+        drawn = drawn.append_column("hash", pa.array(hashes[sampled]))
+        return drawn.append_column("vector", vector_column(vectors_of(passages)[sampled]))
 
 
 def _first(table: pa.Table, num_rows: int) -> list[int]:

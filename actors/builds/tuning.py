@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from actors.builds.recall import Probe
+from actors.builds.recall import RecallSample
 from actors.builds.shard import ShardRows
 from actors.shards.faiss_index import num_lists, num_subquantizers, one_thread, train_index
 from actors.shards.index import INDEX_FILE, ShardIndex
@@ -66,10 +66,10 @@ def candidates(asked: AutoIndex, dimension: int) -> tuple[IndexParameters, ...]:
     lists = [
         plain.model_copy(update={"kind": kind}) for kind in (IndexKind.IVF_FLAT, IndexKind.IVF_SQ)
     ]
-    parts = {num_subquantizers(dimension, None, numbers) for numbers in _NUMBERS_PER_CODE}
+    subquantizers = {num_subquantizers(dimension, None, numbers) for numbers in _NUMBERS_PER_CODE}
     codes = [
         plain.model_copy(update={"kind": IndexKind.IVF_PQ, "pq_m": m})
-        for m in sorted(parts, reverse=True)
+        for m in sorted(subquantizers, reverse=True)
     ]
     graphs = [
         plain.model_copy(update={"kind": kind, "hnsw_m": links})
@@ -104,7 +104,7 @@ def try_index(
         size_bytes = (folder / INDEX_FILE).stat().st_size
         index = ShardIndex.open(folder, built, rows.shape[1])
         stored = rows[:num_queries]
-        probe = Probe.of(index, {STORED: stored, HELD_OUT: queries})
+        probe = RecallSample.of(index, {STORED: stored, HELD_OUT: queries})
         for parameters in _efforts(built, index.num_lists):
             index = index.tuned(parameters)
             recall = probe.recall(index)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from cluster.canary.board import CanaryBoard
-from cluster.canary.outcomes import OutcomeReport
+from cluster.canary.counts import OutcomeReport
 from cluster.clock import Clock
 from cluster.logs.alerts import CANARY_AT_FAULT
 from cluster.logs.events import EventLog

@@ -69,12 +69,12 @@ class CoordinatorClient:
         self._wait(lambda: self._call("leader") is not None, timeout_s, f"{region} to lead")
 
     def wait_until_committed(self, number: int, timeout_s: float, note: Note | None = None) -> None:
-        """Returns when the release is committed. Raises Conflict when it was aborted. `note` is
-        told what preparing it fails with, meanwhile.
+        """Returns when the release is committed. Raises Conflict when it was aborted. `note`
+        gets the reasons for which preparing it fails meanwhile.
         """
 
         def committed() -> bool:
-            self._tell_failures(number, note)
+            self._note_failures(number, note)
             proposal = self._proposal(number)
             return proposal is not None and proposal.status is ReleaseStatus.COMMITTED
 
@@ -86,7 +86,7 @@ class CoordinatorClient:
         """
 
         def prepared() -> bool:
-            self._tell_failures(number, note)
+            self._note_failures(number, note)
             proposal = self._proposal(number)
             if proposal is None:
                 return False
@@ -106,11 +106,11 @@ class CoordinatorClient:
 
         return self._wait(serving, timeout_s, f"release {number} to be served")
 
-    def _tell_failures(self, number: int, note: Note | None) -> None:
+    def _note_failures(self, number: int, note: Note | None) -> None:
         if note is not None:
             failures = cast("dict[str, str]", self._call("failures", number))
-            told = "; ".join(f"{region}: {why}" for region, why in sorted(failures.items()))
-            note(f"release {number}" + (f", tried again ({told})" if told else ""))
+            failed = "; ".join(f"{region}: {why}" for region, why in sorted(failures.items()))
+            note(f"release {number}" + (f", tried again ({failed})" if failed else ""))
 
     def _proposal(self, number: int) -> Proposal | None:
         """None while the coordinator has not read so far, as one that has just started anew.

@@ -28,7 +28,7 @@ from actors.coordinator.published_state import PublishedState
 from actors.coordinator.region_summary import is_healthy, summary_of
 from actors.coordinator.rollout_thread import RolloutThread
 from cluster.artifacts.cache import ArtifactCache
-from cluster.canary.outcomes import OutcomeReport
+from cluster.canary.counts import OutcomeReport
 from cluster.catalog.catalog import Catalog
 from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.config import Settings
@@ -38,7 +38,7 @@ from cluster.regions.status import RegionSummary
 from cluster.releases.contents import keep_contents
 from cluster.releases.driver import RolloutDriver, Vitals
 from cluster.releases.entries import LogState, Proposal
-from cluster.releases.events import CanaryFaulted, Outcome
+from cluster.releases.events import CanaryFaulted, ReleaseOutcome
 from cluster.releases.release_log import ReleaseLog
 from cluster.releases.requests import ProposeRelease, ReleaseRequest, release_of
 from cluster.releases.rollout import Rollout
@@ -105,8 +105,8 @@ class Coordinator:
         """The pulse as known now. Takes in the load of the caller's process, and the releases that
         the process uses.
         """
-        self._loads.tell(process, busy_share)
-        self._releases.tell(process, releases)
+        self._loads.report(process, busy_share)
+        self._releases.report(process, releases)
         return self._published.pulse
 
     def refresh(self) -> Pulse:
@@ -177,17 +177,17 @@ class Coordinator:
         now_ms, published = self._clock.wall_ms(), self._published
         state, view = published.state, published.view
         regions = overview(state, published.pulse.regions, self._settings.regions, now_ms)
-        told = summary_of(view, state, regions, now_ms, self._loader.num_serving)
+        summary = summary_of(view, state, regions, now_ms, self._loader.num_serving)
         unreadable = self._rollout.unreadable
         return replace(
-            told,
-            machines=self._loader.machines(self._gateways.places()),
+            summary,
+            machines=self._loader.machines(self._gateways.placements()),
             log_trouble=None if unreadable is None else str(unreadable),
         )
 
     def gateway(self, process: str, node: str) -> GatewayOrder:
         """A gateway runs on that node; what it is to do about that. Gateways ask every second."""
-        return self._gateways.tell(process, node)
+        return self._gateways.report(process, node)
 
     def stop(self) -> None:
         """Ends its threads soon; what is loaded stays."""
@@ -196,7 +196,7 @@ class Coordinator:
 
     # What the parts tell each other.
 
-    def _observe(self, outcome: Outcome) -> None:
+    def _observe(self, outcome: ReleaseOutcome) -> None:
         self._rollout.observe(outcome)
 
     def _publish(self) -> None:

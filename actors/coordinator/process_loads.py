@@ -1,4 +1,4 @@
-"""The loads of the processes that answer a region's requests, as they tell the coordinator."""
+"""The loads of the processes that answer a region's requests, by their reports."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _FRESH_S = 5.0
 
 
 class ProcessLoads:
-    """The load of a region: that of its busiest part. Thread-safe."""
+    """The load of a region: that of its busiest process. Thread-safe."""
 
     def __init__(self, clock: Clock, of_replicas: Callable[[], float]) -> None:
         """`of_replicas`: how busy the shard replicas were lately, in [0, 1]. Gateways may search
@@ -21,20 +21,20 @@ class ProcessLoads:
         """
         self._clock = clock
         self._of_replicas = of_replicas
-        self._told: dict[str, tuple[float, float]] = {}
+        self._reports: dict[str, tuple[float, float]] = {}
         """Time of each process's last report, and the process's share of a core."""
         self._lock = threading.Lock()
 
-    def tell(self, process: str, busy_share: float) -> None:
+    def report(self, process: str, busy_share: float) -> None:
         """A process, by a name of its own, was so busy lately: in [0, 1]."""
         now_s = self._clock.monotonic_s()
         with self._lock:
-            self._told[process] = now_s, busy_share
-            self._told = {k: v for k, v in self._told.items() if now_s - v[0] <= _FRESH_S}
+            self._reports[process] = now_s, busy_share
+            self._reports = {k: v for k, v in self._reports.items() if now_s - v[0] <= _FRESH_S}
 
     def load(self) -> float:
         """The load, in [0, 1]."""
         now_s = self._clock.monotonic_s()
         with self._lock:
-            shares = [share for at_s, share in self._told.values() if now_s - at_s <= _FRESH_S]
+            shares = [share for at_s, share in self._reports.values() if now_s - at_s <= _FRESH_S]
         return max([self._of_replicas(), *shares])

@@ -1,4 +1,4 @@
-"""What the coordinator tells its callers: the state of the region, as it was last published."""
+"""The state of a region, as its coordinator last published it to callers."""
 
 from __future__ import annotations
 

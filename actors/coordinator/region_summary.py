@@ -59,7 +59,7 @@ def summary_of(
 def is_healthy(
     view: RegionView, current: int | None, num_serving: Callable[[CorpusView], int]
 ) -> bool:
-    """Whether the current release is there, and every replica of every release serves."""
+    """True when the current release is there, and every replica of every release serves."""
     corpora = (corpus for release in view.releases.values() for corpus in release.corpora.values())
     return current in view.releases and all(
         num_serving(corpus) == sum(map(len, corpus.shards)) for corpus in corpora

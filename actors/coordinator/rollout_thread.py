@@ -20,7 +20,7 @@ from cluster.errors import Fenced, LogUnreadable, OutcomeUnknown, RaygionError, 
 from cluster.logs.events import EventLog
 from cluster.releases.driver import RolloutDriver
 from cluster.releases.entries import LogState
-from cluster.releases.events import Outcome
+from cluster.releases.events import ReleaseOutcome
 from cluster.releases.requests import ReleaseRequest
 from cluster.store.identity import store_identity
 from cluster.store.object_store import ObjectStore
@@ -55,13 +55,13 @@ class RolloutThread:
         self._store = store
         self._clock = clock
         self._inbox: queue.Queue[_Waiting | None] = queue.Queue(maxsize=_REQUESTS_MAX)
-        """None only wakes the thread up."""
+        """Requests to the thread; None only wakes it up."""
         self._woken = threading.Event()
-        """Whether the next reading of the log is not to wait for its time."""
+        """True when the next reading of the log is not to wait for its time."""
         self._readings = LogReadings()
         self._exchanged_s = float("-inf")
         self._has_news = threading.Event()
-        """Whether the next heartbeat is not to wait for its time: the leader waits for it."""
+        """True when the next heartbeat is not to wait for its time: the leader waits for it."""
         self._trouble = ""
         """Error of the last step; empty if it succeeded."""
         self._ending = threading.Event()
@@ -113,7 +113,7 @@ class RolloutThread:
         self.nudge()
         self._readings.wait(number, timeout_s)
 
-    def observe(self, outcome: Outcome) -> None:
+    def observe(self, outcome: ReleaseOutcome) -> None:
         """Records an outcome in the thread that found it, so that it counts at once, however slow
         the store is.
         """

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 from actors.documents.cell_types import cell_value, cell_ways
 from actors.documents.source_rows import COLUMNS
 from cluster.documents.documents import FIELD_NAME, RESERVED_FIELDS
-from cluster.documents.ingest_report import Tally
+from cluster.documents.ingest_report import ReasonCounts
 from cluster.errors import InvalidArgument
 from cluster.metadata import MetadataValue
 from cluster.quoting import printable
@@ -23,9 +23,9 @@ class FolderValues:
     """The values from folder names of one ingest: a field has the type that all its values have."""
 
     def __init__(self, stay_texts: Collection[str] = ()) -> None:
-        self.left_out = Tally()
+        self.left_out = ReasonCounts()
         """Folders whose name before `=` cannot be that of a field."""
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
         self._ways: dict[str, frozenset[str]] = {}
         self._stay_texts = stay_texts
 
@@ -59,8 +59,8 @@ class FolderValues:
         }
 
     def _leave_out(self, key: str, folder: str) -> None:
-        if folder not in self._told:
-            self._told.add(folder)
+        if folder not in self._reported:
+            self._reported.add(folder)
             shown = printable(folder)
             reason = f"no metadata field can be called {key[:_NAME_CHARS_SHOWN]!r}"
             self.left_out.add(reason, shown)

@@ -16,7 +16,7 @@ from actors.documents.source_formats import SourceFormat
 from actors.documents.source_rows import Row, row_of_columns
 from actors.documents.source_tables import read_arrow, read_npy, read_parquet
 from cluster import exact_json
-from cluster.documents.documents import RowPlace
+from cluster.documents.documents import DocumentOrigin
 from cluster.errors import InvalidArgument
 
 LINE_BYTES_MAX = 16 * 2**20
@@ -45,7 +45,7 @@ def read_rows(
         if text.strip():
             title = (title or path.rpartition("/")[2])[:_TITLE_CHARS_MAX]
             metadata = {"source": path, "title": title}
-            yield {"id": path, "text": text, "metadata": metadata}, RowPlace(source=name)
+            yield {"id": path, "text": text, "metadata": metadata}, DocumentOrigin(source=name)
     elif format is SourceFormat.CSV:
         yield from read_csv(file, name, csv_ways, csv_texts)
     else:
@@ -56,24 +56,24 @@ def _read_jsonl(file: BinaryIO, name: str) -> Iterator[Row]:
     number = 0
     while line := file.readline(LINE_BYTES_MAX + 1):
         number += 1
-        place = RowPlace(source=name, row=number)
+        origin = DocumentOrigin(source=name, row=number)
         if len(line) > LINE_BYTES_MAX:
-            raise InvalidArgument(f"{place}: the line has more than {LINE_BYTES_MAX} bytes")
+            raise InvalidArgument(f"{origin}: the line has more than {LINE_BYTES_MAX} bytes")
         line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
         if not line.strip():
             continue
-        yield _json_row(line, place)
+        yield _json_row(line, origin)
 
 
-def _json_row(line: bytes, place: RowPlace) -> Row:
+def _json_row(line: bytes, origin: DocumentOrigin) -> Row:
     try:
         value = exact_json.loads(line)
     except ValueError as error:
-        message = f"{place}: is not a JSON object on a line of its own: {error}"
-        return InvalidArgument(message), place
+        message = f"{origin}: is not a JSON object on a line of its own: {error}"
+        return InvalidArgument(message), origin
     if not isinstance(value, dict):
-        return InvalidArgument(f"{place}: must be a JSON object; write one object a line"), place
-    return row_of_columns(value, place)
+        return InvalidArgument(f"{origin}: must be a JSON object; write one object a line"), origin
+    return row_of_columns(value, origin)
 
 
 def _read_markdown(data: bytes, name: str) -> tuple[str, str | None]:

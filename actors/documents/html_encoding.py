@@ -99,12 +99,12 @@ def _declared(head: bytes) -> str:
 
 def _labels(head: bytes) -> Iterator[bytes]:
     """The encodings that the page names, the more important ones first."""
-    place = 0
-    while markup := _MARKUP.search(head, place):
-        place = markup.end()
+    at = 0
+    while markup := _MARKUP.search(head, at):
+        at = markup.end()
         attributes: dict[bytes, bytes] = {}
-        while markup["tag"] and (found := _ATTRIBUTE.match(head, place)):
-            place = found.end()
+        while markup["tag"] and (found := _ATTRIBUTE.match(head, at)):
+            at = found.end()
             value = found["double"] or found["single"] or found["bare"] or b""
             attributes.setdefault(found["name"].lower(), value)
         if (markup["tag"] or b"").lower() == b"meta":

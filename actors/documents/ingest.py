@@ -31,7 +31,7 @@ from cluster.documents.content import (
 )
 from cluster.documents.declared_types import DeclaredTypes, check_declared_types
 from cluster.documents.documents import Schema, check_corpus_name, column_types, merge_schemas
-from cluster.documents.ingest_report import DocumentChanges, IngestReport, LeftOut, Tally
+from cluster.documents.ingest_report import DocumentChanges, IngestReport, LeftOut, ReasonCounts
 from cluster.errors import InvalidArgument
 from cluster.metadata import ColumnType
 from cluster.progress import UNSEEN, Count
@@ -53,8 +53,8 @@ class _Reading:
     dimension: int | None
     num_files: int
     """Number of files with documents."""
-    files_left_out: Tally
-    documents_left_out: Tally
+    files_left_out: ReasonCounts
+    documents_left_out: ReasonCounts
     folder_values_left_out: tuple[LeftOut, ...]
 
     @property
@@ -140,24 +140,24 @@ def _read(
         count(num_files, len(listing.files))
     groups.sort(key=lambda read: read.group)
     parts = tuple(part for read in groups for part in read.parts)
-    files_left_out, documents_left_out = Tally(listing.left_out), Tally()
+    files_left_out, documents_left_out = ReasonCounts(listing.left_out), ReasonCounts()
     for read in groups:
         files_left_out.add_all(read.files_left_out)
         documents_left_out.add_all(read.documents_left_out)
     if not parts:
         why = (*documents_left_out.left_out(), *files_left_out.left_out())
-        told = "; ".join(f"{found.examples[0]} {found.reason}" for found in why)
-        raise InvalidArgument(f"the sources hold no documents: {told}", "source")
-    places: dict[str, str] = {}
+        reasons = "; ".join(f"{found.examples[0]} {found.reason}" for found in why)
+        raise InvalidArgument(f"the sources hold no documents: {reasons}", "source")
+    origins: dict[str, str] = {}
     schema = parts[0].schema
     for part in parts:
-        for document, place in part.places.items():
-            check_not_twice(document, places, place)
-            places[document] = place
+        for document, origin in part.origins.items():
+            check_not_twice(document, origins, origin)
+            origins[document] = origin
         check_same_kind(parts[0].dimension, parts[0].first, part.dimension, part.first)
         schema = merge_schemas(schema, part.schema)
-    seen = frozenset[str]().union(*(read.declared_seen for read in groups))
-    check_declared_types(options.types, seen, schema)
+    declared = frozenset[str]().union(*(read.declared_found for read in groups))
+    check_declared_types(options.types, declared, schema)
     return _Reading(
         parts=parts,
         schema=schema,
@@ -170,7 +170,7 @@ def _read(
 
 
 def _documents_of(artifacts: Artifacts, read: Sequence[StoredPart]) -> PartDocuments:
-    return PartDocuments(artifacts, {part.file: list(part.places) for part in read})
+    return PartDocuments(artifacts, {part.file: list(part.origins) for part in read})
 
 
 def _latest_sources(base: CorpusManifest | None, sources: Sequence[str]) -> tuple[str, ...]:

@@ -32,13 +32,13 @@ from cluster.documents.content import store_part
 from cluster.documents.declared_types import DeclaredTypes, with_declared_types
 from cluster.documents.documents import (
     Document,
-    RowPlace,
+    DocumentOrigin,
     SchemaField,
     add_to_schema,
     column_types,
     parse_document,
 )
-from cluster.documents.ingest_report import LeftOut, Tally
+from cluster.documents.ingest_report import LeftOut, ReasonCounts
 from cluster.documents.passages import Passage, passage_table, whole_passage
 from cluster.errors import InvalidArgument, RaygionError, Unavailable
 from cluster.metadata import MetadataValue
@@ -55,7 +55,7 @@ _HOLDS_NO_TEXT = "holds no text; pictures of text need text recognition (OCR) fi
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadOptions:
     skip_errors: bool = False
-    """Whether a document that is wrong in itself is left out, and told, instead of being raised;
+    """True when a document that is wrong in itself is left out, and told, instead of being raised;
     likewise the rest of a file that cannot be read on.
     """
     types: DeclaredTypes = field(default_factory=dict)
@@ -67,7 +67,7 @@ class StoredPart:
     """A part that is in the store, and what must be known to put it into a corpus."""
 
     file: ArtifactFile
-    places: Mapping[str, str]
+    origins: Mapping[str, str]
     """Place at which each document was read, by document id, in the order of the part's rows."""
     schema: Mapping[str, SchemaField]
     dimension: int | None
@@ -86,7 +86,7 @@ class GroupRead:
     parts: tuple[StoredPart, ...]
     files_left_out: tuple[LeftOut, ...]
     documents_left_out: tuple[LeftOut, ...]
-    declared_seen: frozenset[str]
+    declared_found: frozenset[str]
     """The fields with a declared type that a document has, be it without a value."""
 
 
@@ -178,8 +178,8 @@ def read_group(
     with Extractor() as extractor:
         reading = _FileReading(options, extractor)
         for file in files:
-            for document, place in reading.documents(file):
-                draft.add(document, place)
+            for document, origin in reading.documents(file):
+                draft.add(document, origin)
                 if draft.size_bytes >= PART_BYTES:
                     parts.append(draft.store(artifacts))
                     draft = _PartDraft()
@@ -192,7 +192,7 @@ def read_group(
         parts=tuple(parts),
         files_left_out=reading.files_left_out.left_out(),
         documents_left_out=reading.documents_left_out.left_out(),
-        declared_seen=frozenset(reading.declared_seen),
+        declared_found=frozenset(reading.declared_found),
     )
 
 
@@ -201,24 +201,24 @@ class _FileReading:
 
     def __init__(self, options: ReadOptions, extractor: Extractor) -> None:
         self.num_files = 0
-        self.declared_seen: set[str] = set()
-        self.files_left_out = Tally()
-        self.documents_left_out = Tally()
+        self.declared_found: set[str] = set()
+        self.files_left_out = ReasonCounts()
+        self.documents_left_out = ReasonCounts()
         self._skip_errors = options.skip_errors
         self._types = options.types
         self._extractor = extractor
 
-    def documents(self, file: SourceFile) -> Iterator[tuple[Document, RowPlace]]:
+    def documents(self, file: SourceFile) -> Iterator[tuple[Document, DocumentOrigin]]:
         num_rows = 0
         without_text: list[str] = []
         try:
-            for row, place in _rows(file, self._types, self._extractor):
+            for row, origin in _rows(file, self._types, self._extractor):
                 if row is None:
-                    without_text.append(str(place))
+                    without_text.append(str(origin))
                     continue
                 num_rows += 1
-                if (document := self._document(row, place, file.folder_values)) is not None:
-                    yield document, place
+                if (document := self._document(row, origin, file.folder_values)) is not None:
+                    yield document, origin
         except InvalidArgument as error:
             if not self._skip_errors:
                 raise
@@ -235,26 +235,26 @@ class _FileReading:
     def _document(
         self,
         row: Mapping[str, object] | InvalidArgument,
-        place: RowPlace,
+        origin: DocumentOrigin,
         folder_values: Mapping[str, MetadataValue],
     ) -> Document | None:
-        """None for one that is left out."""
+        """The document; None for one that is left out."""
         try:
             if isinstance(row, InvalidArgument):
                 raise row
-            return parse_document(self._typed(_with_metadata(row, folder_values), place), place)
+            return parse_document(self._typed(_with_metadata(row, folder_values), origin), origin)
         except InvalidArgument as error:
             if not self._skip_errors:
                 raise
-            self.documents_left_out.add(_reason(error, str(place)), str(place))
+            self.documents_left_out.add(_reason(error, str(origin)), str(origin))
             return None
 
-    def _typed(self, row: Mapping[str, object], place: RowPlace) -> Mapping[str, object]:
+    def _typed(self, row: Mapping[str, object], origin: DocumentOrigin) -> Mapping[str, object]:
         metadata = row.get("metadata")
         if not self._types or not isinstance(metadata, Mapping):
             return row
-        self.declared_seen.update(self._types.keys() & metadata.keys())
-        return {**row, "metadata": with_declared_types(metadata, self._types, place)}
+        self.declared_found.update(self._types.keys() & metadata.keys())
+        return {**row, "metadata": with_declared_types(metadata, self._types, origin)}
 
 
 def _with_metadata(
@@ -267,9 +267,9 @@ def _with_metadata(
     return {**row, "metadata": {**values, **(own or {})}}
 
 
-def _reason(error: InvalidArgument, place: str) -> str:
-    """The error without the place of it, so that equal errors are counted together."""
-    message = error.message.removeprefix(f"{place}: ")
+def _reason(error: InvalidArgument, origin: str) -> str:
+    """The error without its origin, so that equal errors are counted together."""
+    message = error.message.removeprefix(f"{origin}: ")
     return f"{error.field}: {message}" if error.field else message
 
 
@@ -278,20 +278,20 @@ class _PartDraft:
     """Documents that will be one part."""
 
     passages: list[Passage] = field(default_factory=list)
-    places: dict[str, str] = field(default_factory=dict)
+    origins: dict[str, str] = field(default_factory=dict)
     schema: dict[str, SchemaField] = field(default_factory=dict)
     size_bytes: int = 0
     dimension: int | None = None
     first: str = ""
 
-    def add(self, document: Document, place: RowPlace) -> None:
-        check_not_twice(document.id, self.places, str(place))
+    def add(self, document: Document, origin: DocumentOrigin) -> None:
+        check_not_twice(document.id, self.origins, str(origin))
         dimension = None if document.vector is None else len(document.vector)
         if not self.passages:
-            self.dimension, self.first = dimension, str(place)
-        check_same_kind(self.dimension, self.first, dimension, str(place))
-        add_to_schema(self.schema, document, place)
-        self.places[document.id] = str(place)
+            self.dimension, self.first = dimension, str(origin)
+        check_same_kind(self.dimension, self.first, dimension, str(origin))
+        add_to_schema(self.schema, document, origin)
+        self.origins[document.id] = str(origin)
         self.passages.append(whole_passage(document))
         metadata_bytes = sum(len(str(value)) for value in document.metadata.values())
         # 16 stands for the columns' own cost.
@@ -302,17 +302,17 @@ class _PartDraft:
         table = passage_table(self.passages, column_types(self.schema), self.dimension)
         return StoredPart(
             file=store_part(artifacts, table),
-            places=self.places,
+            origins=self.origins,
             schema=self.schema,
             dimension=self.dimension,
             first=self.first,
         )
 
 
-def check_not_twice(document: str, places: Mapping[str, str], place: str) -> None:
+def check_not_twice(document: str, origins: Mapping[str, str], origin: str) -> None:
     """Raises InvalidArgument when a document of that id was read before."""
-    if (before := places.get(document)) is not None:
-        raise InvalidArgument(f"{document!r} is both in {before} and in {place}", "id")
+    if (before := origins.get(document)) is not None:
+        raise InvalidArgument(f"{document!r} is both in {before} and in {origin}", "id")
 
 
 def check_same_kind(

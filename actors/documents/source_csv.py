@@ -10,7 +10,7 @@ from typing import BinaryIO, TypeAlias
 from actors.documents.cell_types import cell_value, cell_ways
 from actors.documents.source_rows import COLUMNS, Row, listed, row_of_columns
 from cluster import exact_json
-from cluster.documents.documents import TEXT_BYTES_MAX, RowPlace
+from cluster.documents.documents import TEXT_BYTES_MAX, DocumentOrigin
 from cluster.errors import InvalidArgument
 
 LINE_CHARS_MAX = 16 * 2**20
@@ -33,7 +33,7 @@ def read_csv(
     records = _records(file, name)
     header = _header(records, name)
     for number, cells in enumerate(records, start=1):
-        yield _row(header, cells, ways, RowPlace(source=name, row=number))
+        yield _row(header, cells, ways, DocumentOrigin(source=name, row=number))
 
 
 def column_ways(file: BinaryIO, name: str) -> Ways:
@@ -67,7 +67,9 @@ def _records(file: BinaryIO, name: str) -> Iterator[list[str]]:
                 yield cells
                 number += 1
     except csv.Error as error:
-        raise InvalidArgument(f"{RowPlace(source=name, row=max(1, number))}: {error}") from None
+        raise InvalidArgument(
+            f"{DocumentOrigin(source=name, row=max(1, number))}: {error}"
+        ) from None
     except UnicodeDecodeError as error:
         raise InvalidArgument(
             f"{name}: is not UTF-8 text (after row {max(0, number - 1)}); convert it to UTF-8"
@@ -89,11 +91,11 @@ def _row(
     header: Sequence[str],
     cells: Sequence[str],
     ways: Ways,
-    place: RowPlace,
+    origin: DocumentOrigin,
 ) -> Row:
     if len(cells) != len(header):
-        message = f"{place}: has {len(cells)} cells under {len(header)} columns"
-        return InvalidArgument(message), place
+        message = f"{origin}: has {len(cells)} cells under {len(header)} columns"
+        return InvalidArgument(message), origin
     values: dict[str, object] = {
         column: cell if column in COLUMNS else cell_value(cell, ways.get(column, frozenset()))
         for column, cell in zip(header, cells, strict=True)
@@ -103,6 +105,6 @@ def _row(
         try:
             values["metadata"] = exact_json.loads(cell.encode()) if cell else None
         except ValueError as error:
-            message = f"{place}: must be a JSON object: {error}"
-            return InvalidArgument(message, "metadata"), place
-    return row_of_columns(values, place)
+            message = f"{origin}: must be a JSON object: {error}"
+            return InvalidArgument(message, "metadata"), origin
+    return row_of_columns(values, origin)

@@ -20,7 +20,7 @@ from actors.documents.folder_values import FolderValues
 from actors.documents.source_csv import Ways
 from actors.documents.source_formats import FORMATS, format_of, suffix_of
 from actors.documents.source_rows import check_unpacked
-from cluster.documents.ingest_report import LeftOut, Tally
+from cluster.documents.ingest_report import LeftOut, ReasonCounts
 from cluster.errors import InvalidArgument, Unavailable
 from cluster.metadata import MetadataValue
 from cluster.quoting import printable
@@ -43,7 +43,7 @@ class SourceFile:
     """Relative to the source, or the file's name where the source is a file."""
     size_bytes: int
     is_local: bool
-    """Whether only this machine has it."""
+    """True when only this machine has it."""
     folder_values: Mapping[str, MetadataValue] = field(default_factory=dict)
     """Metadata that the names of its folders give to all of its documents."""
     csv_ways: Ways | None = None
@@ -112,7 +112,7 @@ def find_source_files(sources: Sequence[str], folder_texts: Collection[str] = ()
     file of an unknown kind, and a folder without any that can be read; Unavailable when its file
     system does not answer.
     """
-    left_out, values = Tally(), FolderValues(folder_texts)
+    left_out, values = ReasonCounts(), FolderValues(folder_texts)
     files = [file for source in sources for file in _files_of(source, left_out, values)]
     return SourceListing(
         sources=tuple(sources),
@@ -122,7 +122,7 @@ def find_source_files(sources: Sequence[str], folder_texts: Collection[str] = ()
     )
 
 
-def _files_of(source: str, left_out: Tally, values: FolderValues) -> list[SourceFile]:
+def _files_of(source: str, left_out: ReasonCounts, values: FolderValues) -> list[SourceFile]:
     """With folder values that are still texts."""
     if not source:
         raise InvalidArgument("is empty; the folder that you are in is called `.`", "source")
@@ -159,7 +159,7 @@ def _files_of(source: str, left_out: Tally, values: FolderValues) -> list[Source
     return files
 
 
-def _entries(filesystem: Any, root: str, left_out: Tally) -> Iterator[Mapping[str, Any]]:
+def _entries(filesystem: Any, root: str, left_out: ReasonCounts) -> Iterator[Mapping[str, Any]]:
     """All that is in a folder and those below it, but for the folders themselves."""
     if not isinstance(filesystem, LocalFileSystem):
         yield from filesystem.find(root, detail=True).values()

@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterable, Mapping
 from itertools import islice
 
-from cluster.documents.documents import RowPlace
+from cluster.documents.documents import DocumentOrigin
 from cluster.errors import InvalidArgument
 
-Row = tuple[Mapping[str, object] | InvalidArgument | None, RowPlace]
+Row = tuple[Mapping[str, object] | InvalidArgument | None, DocumentOrigin]
 """A row as `cluster.documents.documents.parse_document` takes it, or what is wrong with it alone:
 the rows after it can be read. None for a part of a file that holds no text.
 """
@@ -44,7 +44,7 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join([*first[:_NAMES_QUOTED], *(["..."] if first[_NAMES_QUOTED:] else [])])
 
 
-def row_of_columns(columns: Mapping[str, object], place: RowPlace) -> Row:
+def row_of_columns(columns: Mapping[str, object], origin: DocumentOrigin) -> Row:
     """A row with named columns: those that are not `id`, `text` or `vector` are its metadata,
     unless a column `metadata` holds all of it. A row with `_id` in place of `id` is one of BEIR's.
     """
@@ -53,20 +53,20 @@ def row_of_columns(columns: Mapping[str, object], place: RowPlace) -> Row:
     present = listed(columns) or "none"
     for name in ("id", "text"):
         if name not in columns and not (name == "text" and columns.get("vector") is not None):
-            message = f"{place}: is missing; the columns here are: {present}"
-            return InvalidArgument(message, name), place
+            message = f"{origin}: is missing; the columns here are: {present}"
+            return InvalidArgument(message, name), origin
     others = {name: value for name, value in columns.items() if name not in COLUMNS}
     if "metadata" not in columns:
         known = {name: columns[name] for name in COLUMNS if name in columns}
-        return {**known, "metadata": others}, place
+        return {**known, "metadata": others}, origin
     if others:
         error = InvalidArgument(
-            f"{place}: has the columns {listed(others)} beside `metadata`; move them into it, "
+            f"{origin}: has the columns {listed(others)} beside `metadata`; move them into it, "
             "or leave `metadata` out so that they are the metadata",
             "metadata",
         )
-        return error, place
-    return columns, place
+        return error, origin
+    return columns, origin
 
 
 def _of_beir(columns: Mapping[str, object]) -> Mapping[str, object]:

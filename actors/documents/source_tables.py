@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from actors.documents.source_rows import Row, check_unpacked, listed, row_of_columns
-from cluster.documents.documents import DIMENSION_MAX, RowPlace
+from cluster.documents.documents import DIMENSION_MAX, DocumentOrigin
 from cluster.errors import InvalidArgument
 
 _ROWS_AT_ONCE = 1024
@@ -107,7 +107,9 @@ def _rows_of_batches(batches: Iterator[pa.RecordBatch], name: str) -> Iterator[R
             ]
             for row in zip(*values, strict=True):
                 number += 1
-                yield _row(dict(zip(columns, row, strict=True)), RowPlace(source=name, row=number))
+                yield _row(
+                    dict(zip(columns, row, strict=True)), DocumentOrigin(source=name, row=number)
+                )
 
 
 def _check(column: Any) -> None:
@@ -122,11 +124,11 @@ def _check(column: Any) -> None:
             raise
 
 
-def _row(columns: dict[str, object], place: RowPlace) -> Row:
+def _row(columns: dict[str, object], origin: DocumentOrigin) -> Row:
     for column, value in columns.items():
         if isinstance(value, _Unreadable):
-            return InvalidArgument(f"{place}: {value.why}", column), place
-    return row_of_columns(columns, place)
+            return InvalidArgument(f"{origin}: {value.why}", column), origin
+    return row_of_columns(columns, origin)
 
 
 def _values(column: Any) -> Sequence[object]:
@@ -207,7 +209,7 @@ def read_npy(file: BinaryIO, name: str) -> Iterator[Row]:
         numbers = np.frombuffer(data, dtype)
         matrix = numbers.reshape(shape, order="F" if in_columns else "C")
         for number, vector in enumerate(matrix, start=start):
-            yield {"id": str(number), "vector": vector}, RowPlace(source=name, row=number + 1)
+            yield {"id": str(number), "vector": vector}, DocumentOrigin(source=name, row=number + 1)
 
 
 def _npy_header(file: BinaryIO) -> tuple[tuple[int, int], bool, np.dtype[Any]]:

@@ -84,7 +84,7 @@ def compile_chat_template(folder: Path, settings: Mapping[str, object]) -> ChatT
 
 
 def _takes(render: ChatTemplate, roles: Sequence[Role]) -> bool:
-    """Whether messages of these roles all stand in the prompt."""
+    """True when messages of these roles all stand in the prompt."""
     asked = zip(roles, _PROBES, strict=True)
     try:
         prompt = render(tuple(ChatMessage(role=role, content=text) for role, text in asked))

@@ -46,7 +46,7 @@ class TextEmbedder(Protocol):
         """Upper bound on the number of tokens to compute for a text, which is known at once."""
         ...
 
-    def embed_in_parts(self, texts: Sequence[str]) -> Iterator[Float32Array | None]:
+    def embed_in_pieces(self, texts: Sequence[str]) -> Iterator[Float32Array | None]:
         """float32 [n, d] at last. Before that, None after each part of the work on a single text
         that is long: others may have their turn then.
         """
@@ -54,7 +54,7 @@ class TextEmbedder(Protocol):
 
 
 def computes_bfloat16() -> bool:
-    """Whether this processor multiplies matrices of bfloat16 itself."""
+    """True when this processor multiplies matrices of bfloat16 itself."""
     # PyTorch tells it nowhere else; an older one without the question gets the safe answer.
     return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
 
@@ -132,9 +132,9 @@ class Embedder:
         """
         return self._pooled_windows(texts, _weighing_the_last)
 
-    def embed_in_parts(self, texts: Sequence[str]) -> Iterator[Float32Array | None]:
-        """Same as `embed`, but a single text is computed in parts of as many windows as a batch
-        holds: None after each part except the last one. Several texts are one part.
+    def embed_in_pieces(self, texts: Sequence[str]) -> Iterator[Float32Array | None]:
+        """Same as `embed`, but a single text is computed in pieces of as many windows as a batch
+        holds: None after each piece except the last one. Several texts are one piece.
         """
         windows = self._tokenizer.windows(texts)
         every = [window for text in windows for window in text]
@@ -181,7 +181,7 @@ class Embedder:
         return min(steps * _PADDING_STEP, self._tokenizer.max_seq_length)
 
     def _rows_are_independent(self) -> bool:
-        """Whether texts have the same vectors alone and in batches of several sizes."""
+        """True when texts have the same vectors alone and in batches of several sizes."""
         rng = np.random.default_rng(0)
         for length in map(self._padded_length, _PROBED_TOKENS):
             size_max = BATCH_TOKENS // length

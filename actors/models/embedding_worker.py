@@ -100,7 +100,7 @@ class EmbeddingQueue:
             while piece := self._waiting.next_piece():
                 first, first_text = piece[0]
                 texts = [request.texts[text] for request, text in piece]
-                work, first.begun = first.begun or self._embedder.embed_in_parts(texts), None
+                work, first.begun = first.begun or self._embedder.embed_in_pieces(texts), None
                 try:
                     vectors = await loop.run_in_executor(self._thread, next, work)
                 except Exception as error:
@@ -129,8 +129,8 @@ class EmbedderStatus:
 class EmbeddingWorker:
     """One replica of an embedder: fetches the model, then answers `embed`.
 
-    Becomes a Ray actor in `actors.models.placing`. A query's vector does not depend on what else
-    is in flight, and has the bytes that a build gives a passage of the same text on such a
+    Becomes a Ray actor in `actors.models.embedder_actor`. A query's vector does not depend on what
+    else is in flight, and has the bytes that a build gives a passage of the same text on such a
     processor.
     """
 

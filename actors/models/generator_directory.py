@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
-from actors.models.generator_client import ServeGenerator
 from actors.models.prompt_tokenizer import FolderTokenizer
 from actors.models.remote_generator import RemoteGenerator
+from actors.models.serve_generator import ServeGenerator
 from cluster.artifacts.cache import ArtifactCache
 from cluster.artifacts.files import ArtifactFile
 from cluster.generation.generator import Generator, PromptTokenizer
@@ -59,7 +59,7 @@ class RegionGenerators:
         if not loading.cancelled():
             loading.exception()  # told to whoever waited for it
         if files not in self._tokenizers:
-            self._cache.let_go(files)
+            self._cache.unpin(files)
 
     def _load(self, view: GeneratorView) -> FolderTokenizer:
         # The log must not name the one request that comes first.

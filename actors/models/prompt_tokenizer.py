@@ -96,8 +96,8 @@ def _settings(folder: Path) -> dict[str, Any]:
 def _with_added_tokens(described: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     """The tokenizer with the tokens that its settings alone say were added."""
     known = {token["content"] for token in described["added_tokens"]}
-    told = sorted(
+    added = sorted(
         (int(id), token) for id, token in settings.get("added_tokens_decoder", {}).items()
     )
-    others = [{"id": id, **token} for id, token in told if token["content"] not in known]
+    others = [{"id": id, **token} for id, token in added if token["content"] not in known]
     return {**described, "added_tokens": [*described["added_tokens"], *others]}

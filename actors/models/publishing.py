@@ -84,8 +84,8 @@ def publish_model(
 
 
 def _serves_as(stored: ModelManifest, asked: ModelManifest) -> bool:
-    """Whether the stored version, whose files are the same, is what was asked for. Callers ask for
-    a generator by its name; an embedder's name is a remark.
+    """True when the stored version, whose files are the same, is what was asked for. Callers ask
+    for a generator by its name; an embedder's name is a remark.
     """
     is_named_so = stored.name == asked.name or asked.kind is ModelKind.EMBEDDER
     return stored.kind is asked.kind and is_named_so

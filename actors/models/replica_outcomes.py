@@ -179,8 +179,8 @@ _by_app_lock = threading.Lock()
 def outcomes_of(app_name: str) -> ReplicaOutcomes:
     """The outcomes that this process shares for the Serve application `app_name`.
 
-    A process-wide place is needed, because Serve constructs the routers and gives them nothing of
-    the caller's. It grows by one entry for each application that this process ever called.
+    A process-wide registry is needed, because Serve constructs the routers and gives them nothing
+    of the caller's. It grows by one entry for each application that this process ever called.
     """
     with _by_app_lock:
         return _by_app.setdefault(app_name, ReplicaOutcomes())

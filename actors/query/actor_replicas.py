@@ -11,7 +11,7 @@ from cluster.query.search import Passages, ShardHits, ShardQuery
 
 
 class ActorShardReplica:
-    """A `cluster.search.fanout.ShardReplica` that lives in an actor."""
+    """A `cluster.search.fanout.SearchableReplica` that lives in an actor."""
 
     def __init__(self, name: str) -> None:
         self._actor = NamedActor(name)

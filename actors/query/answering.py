@@ -21,10 +21,10 @@ from cluster.generation.generator import (
 from cluster.generation.prompt import BuiltPrompt, TokenBudget, build_prompt, fit_conversation
 from cluster.query.answers import (
     AnswerEvent,
+    AnswerOutcome,
     AnswerRequest,
     AnswerResult,
     Citation,
-    Outcome,
     Retrieved,
     Token,
     Usage,
@@ -76,7 +76,7 @@ class Answering:
         retrieved = Retrieved(citations=(), provenance=provenance, model=view.model)
         hits = () if found is None else _evidence(found, release, request.corpus)
         if found is not None and not hits and release.evidence is not None:
-            retrieved = replace(retrieved, outcome=Outcome.NOTHING_FOUND)
+            retrieved = replace(retrieved, outcome=AnswerOutcome.NOTHING_FOUND)
             text = release.evidence.nothing_found
             nothing = Usage(prompt_tokens=0, completion_tokens=0)
             yield retrieved
@@ -121,12 +121,12 @@ async def _written(
     elapsed_ms: Callable[[], float],
 ) -> AsyncGenerator[AnswerEvent, None]:
     """The tokens that the model writes, then the result."""
-    parts: list[str] = []
+    pieces: list[str] = []
     last: GenerationChunk | None = None
     async with aclosing(stream) as chunks:
         async for chunk in chunks:
             if chunk.text:
-                parts.append(chunk.text)
+                pieces.append(chunk.text)
                 yield Token(text=chunk.text)
             last = chunk
     assert last is not None, "a generator's stream ends with a chunk that says why"
@@ -134,7 +134,7 @@ async def _written(
     usage = Usage(
         prompt_tokens=last.prompt_tokens or 0, completion_tokens=last.completion_tokens or 0
     )
-    yield _result(retrieved, "".join(parts).strip(), usage, last.finish_reason, elapsed_ms())
+    yield _result(retrieved, "".join(pieces).strip(), usage, last.finish_reason, elapsed_ms())
 
 
 async def _in_time(work: Awaitable[T], deadline: Deadline, end: str) -> T:

@@ -8,7 +8,7 @@ import asyncio
 import uuid
 
 from actors.runtime.calls import Actor
-from cluster.canary.outcomes import OutcomeCounts
+from cluster.canary.counts import OutcomeCounts
 from cluster.clock import SYSTEM_CLOCK
 from cluster.logs.events import EventLog
 from cluster.serving.view import RegionView

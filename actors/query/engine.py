@@ -14,13 +14,13 @@ import numpy as np
 
 from actors.query.answering import Answering
 from actors.query.release_uses import ReleaseUses
-from actors.query.replica_sets import Routes
+from actors.query.replica_sets import ReplicaSets
 from actors.query.shard_search import Patience, SearchKind, ShardSearch
 from actors.query.view_follower import ViewFollower
 from actors.runtime.stopwatch import Stopwatch
 from cluster.arrays import Float32Array
 from cluster.canary.board import Lots
-from cluster.canary.outcomes import OutcomeCounts
+from cluster.canary.counts import OutcomeCounts
 from cluster.clock import Clock, Deadline
 from cluster.logs.context import bind
 from cluster.query.answers import AnswerEvent, AnswerRequest
@@ -34,8 +34,8 @@ from cluster.search.checks import (
     check_search,
     in_rows,
 )
-from cluster.search.fanout import ShardRoute
-from cluster.serving.consistency import Pinned
+from cluster.search.fanout import ShardAccess
+from cluster.serving.consistency import PinnedRelease
 from cluster.serving.view import CorpusView, RegionView, ReleaseView
 from cluster.shards.partitions import shards_to_ask
 from cluster.vectors.checks import check_vectors
@@ -52,14 +52,14 @@ class QueryEngine:
         views: ViewFollower,
         uses: ReleaseUses,
         outcomes: OutcomeCounts,
-        routes: Routes,
+        replica_sets: ReplicaSets,
         answering: Answering,
         clock: Clock,
     ) -> None:
         self._views = views
         self._uses = uses
         self._outcomes = outcomes
-        self._routes = routes
+        self._replica_sets = replica_sets
         self._answering = answering
         self._clock = clock
         self._shard_search = ShardSearch(clock)
@@ -80,7 +80,7 @@ class QueryEngine:
                 return await self._search(request, pinned, deadline, watch)
 
     async def _search(
-        self, request: SearchRequest, pinned: Pinned, deadline: Deadline, watch: Stopwatch
+        self, request: SearchRequest, pinned: PinnedRelease, deadline: Deadline, watch: Stopwatch
     ) -> SearchResult:
         release = pinned.release
         corpus = release.corpus(request.corpus)
@@ -126,7 +126,7 @@ class QueryEngine:
         release = pinned.release
         with self._uses.during(release.number):
             check_embedding(request, release)
-            texts, embedders = request.queries or (), self._routes.embedders(release)
+            texts, embedders = request.queries or (), self._replica_sets.embedders(release)
             vectors = await embedders.embed(texts, deadline)
             num_tokens = await embedders.count_tokens(texts, deadline)
         return EmbeddingResult(
@@ -181,21 +181,21 @@ class QueryEngine:
                 async for event in events:
                     yield event
 
-    def _shards(self, corpus: CorpusView, filter: Filter | None) -> Sequence[ShardRoute]:
+    def _shards(self, corpus: CorpusView, filter: Filter | None) -> Sequence[ShardAccess]:
         """The shards that can have a match."""
-        shards = self._routes.shards(corpus)
+        shards = self._replica_sets.shards(corpus)
         if corpus.partition_by is None or filter is None:
             return shards
         return [shards[n] for n in shards_to_ask(filter, corpus.partition_by, len(shards))]
 
-    def _pin(self, request: Request) -> Pinned:
-        known = self._views.known
-        view = known.view
+    def _pin(self, request: Request) -> PinnedRelease:
+        knowledge = self._views.knowledge
+        view = knowledge.view
         if view is not self._routed:
-            self._routes.follow(view)
+            self._replica_sets.follow(view)
             self._answering.follow(view)
             self._routed = view
-        pinned = known.pin(
+        pinned = knowledge.pin(
             request.release,
             self._clock.wall_ms(),
             user=request.user,
@@ -212,7 +212,7 @@ class QueryEngine:
         if embedded is not None and embedded.model == release.embedder:
             vectors = check_vectors(embedded.vectors, corpus.dimension, field="embedded.vectors")
         elif vectors is None:
-            embedders = self._routes.embedders(release)
+            embedders = self._replica_sets.embedders(release)
             vectors = await embedders.embed(request.queries or (), deadline)
         return np.ascontiguousarray(vectors, dtype=np.float32)
 

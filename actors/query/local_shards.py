@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from actors.shards.index import ShardIndex
-from actors.shards.replica import OpenIndex, ShardReplicaActor
+from actors.shards.replica import OpenIndex, ShardReplica
 from cluster.arrays import Int64Array
 from cluster.artifacts.cache import ArtifactCache
 from cluster.catalog.catalog import Catalog
@@ -29,7 +29,7 @@ log = EventLog(__name__)
 
 
 class LocalShardReplica:
-    """A `cluster.search.fanout.ShardReplica` and `LocalShard`: what an actor does, without the
+    """A `cluster.search.fanout.SearchableReplica` and `LocalShard`: what an actor does, without the
     actor.
 
     What is asked of it while the index version is being opened waits for that.
@@ -39,7 +39,7 @@ class LocalShardReplica:
         self,
         corpus: str,
         shard: int,
-        replica: ShardReplicaActor,
+        replica: ShardReplica,
         until_opened: Callable[[str, str], Awaitable[None]],
     ) -> None:
         """`until_opened`, of a corpus and an index version: returns when that one is not being
@@ -57,7 +57,7 @@ class LocalShardReplica:
         self._replica.unload(index_version)
 
     async def load(self, manifest: IndexManifest) -> None:
-        """Raises what `ShardReplicaActor.load` does."""
+        """Raises what `ShardReplica.load` does."""
         await self._replica.load(manifest)
 
     def search_now(self, query: ShardQuery) -> ShardHits | None:
@@ -121,12 +121,12 @@ class LocalShards:
         """Index versions of which every shard has been opened."""
 
     def replica(self, corpus: CorpusView, shard: int) -> LocalShardReplica | None:
-        """None while the shard of this index version is not open here."""
+        """The shard in this process; None while this index version is not open here."""
         replica = self._replicas.get((corpus.corpus, shard))
         return replica if replica is not None and replica.holds(corpus.index_version) else None
 
     def opening(self, corpus: CorpusView, shard: int) -> LocalShardReplica | None:
-        """None while the index version is not being opened here."""
+        """The shard that is being opened in this process; None while none is."""
         task = self._opening.get((corpus.corpus, corpus.index_version))
         return None if task is None or task.done() else self._replica(corpus.corpus, shard)
 
@@ -139,7 +139,7 @@ class LocalShards:
         for key in self._opening.keys() - wanted:
             del self._opening[key]
             self._whole.discard(key)
-            self._let_go(*key)
+            self._close(*key)
         for key in wanted - self._whole:
             if key not in self._opening or self._opening[key].done():
                 self._opening[key] = asyncio.create_task(self._open(*key), name=f"open {key[0]}")
@@ -159,12 +159,12 @@ class LocalShards:
                 )
         if key not in self._opening:
             # A thread that opens cannot be stopped: what it opened too late goes here.
-            self._let_go(*key)
+            self._close(*key)
         elif is_whole and self._opening[key] is asyncio.current_task():
             self._whole.add(key)
 
     async def _open_what_is_here(self, corpus: str, index_version: str) -> bool:
-        """Whether that is every shard."""
+        """True when that is every shard."""
         found = await asyncio.to_thread(self._catalog.find_index, corpus, index_version)
         if found is None:
             return False
@@ -180,16 +180,14 @@ class LocalShards:
         if (task := self._opening.get((corpus, index_version))) is not None:
             await asyncio.wait([task])
 
-    def _let_go(self, corpus: str, index_version: str) -> None:
+    def _close(self, corpus: str, index_version: str) -> None:
         for (of_corpus, _), replica in self._replicas.items():
             if of_corpus == corpus:
                 replica.unload(index_version)
 
     def _replica(self, corpus: str, shard: int) -> LocalShardReplica:
         if (corpus, shard) not in self._replicas:
-            actor = ShardReplicaActor(
-                shard, self._cache, self._threads, self._clock, self._open_index
-            )
+            actor = ShardReplica(shard, self._cache, self._threads, self._clock, self._open_index)
             replica = LocalShardReplica(corpus, shard, actor, self._until_opened)
             self._replicas[corpus, shard] = replica
         return self._replicas[corpus, shard]

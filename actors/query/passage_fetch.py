@@ -12,7 +12,7 @@ from cluster.arrays import Int64Array
 from cluster.clock import Deadline
 from cluster.errors import RaygionError
 from cluster.query.search import Hit, MergedHits, Passages
-from cluster.search.fanout import ShardRoute, ask_all
+from cluster.search.fanout import ShardAccess, ask_all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +30,7 @@ class Fetched:
 
 
 async def fetch_passages(
-    routes: Mapping[int, ShardRoute],
+    accesses: Mapping[int, ShardAccess],
     index_version: str,
     merged: MergedHits,
     fields: tuple[str, ...] | None,
@@ -38,23 +38,23 @@ async def fetch_passages(
     *,
     may_be_missing: bool,
 ) -> Fetched:
-    """One call for each shard that has some of the hits. `routes`: by the number of the shard.
+    """One call for each shard that has some of the hits. `accesses`: by the number of the shard.
 
     Raises what a lost shard failed with, unless shards may be missing.
     """
     flat_shards, flat_rows = merged.shards.ravel(), merged.rows.ravel()
-    places = {
-        shard: where for shard in routes if (where := np.flatnonzero(flat_shards == shard)).size
+    positions = {
+        shard: where for shard in accesses if (where := np.flatnonzero(flat_shards == shard)).size
     }
     fetched: dict[int, Passages | None] = {
-        shard: routes[shard].passages_now(index_version, flat_rows[where], fields)
-        for shard, where in places.items()
+        shard: accesses[shard].passages_now(index_version, flat_rows[where], fields)
+        for shard, where in positions.items()
     }
     asked = {
         shard: partial(
-            routes[shard].passages,
+            accesses[shard].passages,
             index_version,
-            flat_rows[places[shard]],
+            flat_rows[positions[shard]],
             fields,
             may_be_missing=may_be_missing,
         )
@@ -73,21 +73,23 @@ async def fetch_passages(
             raise next(iter(lost.values()))
     here = {shard: passages for shard, passages in fetched.items() if passages is not None}
     return Fetched(
-        results=_hits(merged, here, places), lost=lost, num_whole=_num_whole(merged, here, places)
+        results=_hits(merged, here, positions),
+        lost=lost,
+        num_whole=_num_whole(merged, here, positions),
     )
 
 
 def _hits(
-    merged: MergedHits, fetched: Mapping[int, Passages], places: Mapping[int, Int64Array]
+    merged: MergedHits, fetched: Mapping[int, Passages], positions: Mapping[int, Int64Array]
 ) -> list[tuple[Hit, ...]]:
     hits: list[Hit | None] = [None] * merged.ids.size
     ids, scores = merged.ids.ravel().tolist(), merged.scores.ravel().tolist()
     for shard, passages in fetched.items():
-        where = places[shard].tolist()[: len(passages.texts)]
+        where = positions[shard].tolist()[: len(passages.texts)]
         found = zip(where, passages.texts, passages.metadata, strict=True)
-        for place, text, metadata in found:
-            hits[place] = Hit(
-                id=ids[place].decode(), score=scores[place], text=text, metadata=metadata
+        for position, text, metadata in found:
+            hits[position] = Hit(
+                id=ids[position].decode(), score=scores[position], text=text, metadata=metadata
             )
     k = merged.ids.shape[1]
     lines = (hits[start : start + k] for start in range(0, len(hits), k or 1))
@@ -95,12 +97,12 @@ def _hits(
 
 
 def _num_whole(
-    merged: MergedHits, fetched: Mapping[int, Passages], places: Mapping[int, Int64Array]
+    merged: MergedHits, fetched: Mapping[int, Passages], positions: Mapping[int, Int64Array]
 ) -> int:
     num_queries, k = merged.ids.shape
     first_absent: Iterator[int] = (
-        int(places[shard][len(passages.texts)]) // k
+        int(positions[shard][len(passages.texts)]) // k
         for shard, passages in fetched.items()
-        if len(passages.texts) < len(places[shard])
+        if len(passages.texts) < len(positions[shard])
     )
     return min(first_absent, default=num_queries)

@@ -11,11 +11,11 @@ from cluster.balance.replica_set import ReplicaSet
 from cluster.balance.weights import OutcomeWeights
 from cluster.clock import Clock
 from cluster.embedding.embedders import Embedders
-from cluster.search.fanout import ShardReplica, ShardRoute
+from cluster.search.fanout import SearchableReplica, ShardAccess
 from cluster.serving.view import CorpusView, RegionView, ReleaseView
 
 
-class Routes:
+class ReplicaSets:
     """The replica sets of all resident releases.
 
     Releases share replicas, so what one release has learned of a replica serves the next one, too.
@@ -25,12 +25,12 @@ class Routes:
         self._clock = clock
         self._rng = rng
         self._local = local
-        self._shards: dict[tuple[bool, bool, tuple[str, ...]], ShardRoute] = {}
+        self._shards: dict[tuple[bool, bool, tuple[str, ...]], ShardAccess] = {}
         self._embedders: dict[tuple[str, ...], Embedders] = {}
         self._weights: dict[tuple[str, ...], OutcomeWeights] = {}
 
-    def shards(self, corpus: CorpusView) -> Sequence[ShardRoute]:
-        """One route for each shard, in the order of the shards."""
+    def shards(self, corpus: CorpusView) -> Sequence[ShardAccess]:
+        """One access for each shard, in the order of the shards."""
         return [self._shard(corpus, number) for number in range(len(corpus.shards))]
 
     def embedders(self, release: ReleaseView) -> Embedders:
@@ -51,7 +51,7 @@ class Routes:
         self._weights = {k: v for k, v in self._weights.items() if k in shards}
         self._embedders = {k: v for k, v in self._embedders.items() if k in embedders}
 
-    def _shard(self, corpus: CorpusView, number: int) -> ShardRoute:
+    def _shard(self, corpus: CorpusView, number: int) -> ShardAccess:
         names = corpus.shards[number]
         local = opening = None
         if self._local is not None:
@@ -59,14 +59,14 @@ class Routes:
             opening = self._local.opening(corpus, number) if local is None else None
         key = (local is not None, opening is not None, names)
         if key not in self._shards:
-            replicas: list[ShardReplica] = [ActorShardReplica(name) for name in names]
+            replicas: list[SearchableReplica] = [ActorShardReplica(name) for name in names]
             replicas += [here for here in (local, opening) if here is not None]
             if names not in self._weights:
                 self._weights[names] = self._new_weights()
             replica_set = ReplicaSet(
                 replicas, self._weights[names], preferred=local, reserve=opening
             )
-            self._shards[key] = ShardRoute(replica_set, local)
+            self._shards[key] = ShardAccess(replica_set, local)
         return self._shards[key]
 
     def _new_weights(self) -> OutcomeWeights:

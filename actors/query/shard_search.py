@@ -23,7 +23,7 @@ from cluster.query.filters import Filter
 from cluster.query.search import Hit, MergedHits, SearchEffort, ShardHits, ShardQuery
 from cluster.search.checks import BATCH_MAX, HITS_MAX, reply_too_large
 from cluster.search.coalescing import Coalescer
-from cluster.search.fanout import Gathered, ShardRoute, scatter
+from cluster.search.fanout import Gathered, ShardAccess, scatter
 from cluster.shards.merge import merge_hits, padding
 from cluster.vectors.checks import prepared
 from cluster.vectors.metric import Metric
@@ -51,7 +51,7 @@ class SearchKind:
     another one that waits for less than half as long."""
     filter_key: bytes
     filter: Filter | None = field(compare=False)
-    shards: Sequence[ShardRoute] = field(compare=False)
+    shards: Sequence[ShardAccess] = field(compare=False)
     """Shards to ask, which may be a part of the corpus's shards; hits name a shard by its index
     here.
     """
@@ -211,7 +211,7 @@ class ShardSearch:
             kind.shards, query, self._until(kind, asked), may_be_missing=may_be_missing
         )
         watch.lap("scatter")
-        answered = [(i, part) for i, part in enumerate(gathered.parts) if part is not None]
+        answered = [(i, hits) for i, hits in enumerate(gathered.hits) if hits is not None]
         merged = merge_hits(answered or [(-1, padding(len(vectors), 0))], kind.top_k)
         watch.lap("merge")
         fetched: Fetched | None = None
@@ -243,7 +243,7 @@ class ShardSearch:
 
 def _late_after_s(kind: SearchKind) -> float:
     """Time after which a batch has taken longer than shards that answer usually take."""
-    expected = (route.replicas.late_after_s() for route in kind.shards)
+    expected = (shard.replicas.late_after_s() for shard in kind.shards)
     return max((s for s in expected if s is not None), default=_LATE_AFTER_S)
 
 
@@ -252,8 +252,8 @@ def _size(num_vectors: int, top_k: int) -> int:
     return num_vectors * max(1, -(-top_k * BATCH_MAX // HITS_MAX))
 
 
-def _fell_back(parts: Sequence[ShardHits | None]) -> list[bool]:
-    marks = [part.fell_back for part in parts if part is not None and part.fell_back is not None]
+def _fell_back(gathered: Sequence[ShardHits | None]) -> list[bool]:
+    marks = [hits.fell_back for hits in gathered if hits is not None and hits.fell_back is not None]
     fell_back: list[bool] = np.logical_or.reduce(marks).tolist() if marks else []
     return fell_back
 
@@ -267,7 +267,7 @@ def _handed_out(
 ) -> list[Found]:
     found = []
     start = 0
-    fell_back = _fell_back(gathered.parts)
+    fell_back = _fell_back(gathered.hits)
     for one in asked:
         end = start + len(one.vectors)
         is_whole = fetched is None or end <= fetched.num_whole

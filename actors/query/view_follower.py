@@ -19,7 +19,7 @@ from cluster.clock import Backoff, Deadline
 from cluster.errors import Unavailable
 from cluster.logs.events import EventLog
 from cluster.regions.status import RegionSummary
-from cluster.serving.consistency import Known
+from cluster.serving.consistency import RegionKnowledge
 from cluster.serving.view import Pulse, RegionView
 
 log = EventLog(__name__)
@@ -46,15 +46,15 @@ class ViewFollower:
         *,
         skew_max_ms: int,
         uses: ReleaseUses,
-        seen: Callable[[RegionView], None],
+        on_view: Callable[[RegionView], None],
         pulse_s: float = _PULSE_S,
     ) -> None:
-        """`uses`: of the releases by this process. `seen` is told of each view that comes.
+        """`uses`: of the releases by this process. `on_view` gets each view that comes.
         `pulse_s`: time between two pulses.
         """
         self._coordinator = coordinator
         self._rng = rng
-        self._known: Known | None = None
+        self._knowledge: RegionKnowledge | None = None
         self._pulse = Pulse()
         """The last one, as long as there is no view yet."""
         self._arrived = asyncio.Event()
@@ -65,19 +65,19 @@ class ViewFollower:
         self._skew_max_ms = skew_max_ms
         self._pulse_s = pulse_s
         self._uses = uses
-        self._seen = seen
+        self._on_view = on_view
 
     @property
-    def known(self) -> Known:
+    def knowledge(self) -> RegionKnowledge:
         """The present knowledge of the region. Raises Unavailable before the first view."""
-        if self._known is None:
+        if self._knowledge is None:
             raise Unavailable("this region is still starting; try again shortly")
-        return self._known
+        return self._knowledge
 
     @property
     def view(self) -> RegionView:
         """The last view seen. Raises Unavailable before the first one."""
-        return self.known.view
+        return self.knowledge.view
 
     async def start(self, deadline: Deadline) -> None:
         """Starts to follow, and waits for the first view and the first pulse. Raises Unavailable
@@ -101,7 +101,7 @@ class ViewFollower:
 
     async def refresh(self) -> None:
         """Returns when the release log has been read to its end, by a reading that began after this
-        call, and `known` holds what came of it. Callers share readings.
+        call, and `knowledge` holds what came of it. Callers share readings.
 
         Raises Unavailable when the coordinator or the store does not answer within seconds.
         """
@@ -114,7 +114,7 @@ class ViewFollower:
     async def _follow(self) -> None:
         attempt = 0
         while True:
-            known = None if self._known is None else self._known.view.revision
+            known = None if self._knowledge is None else self._knowledge.view.revision
             try:
                 poll_s = self._rng.uniform(*_POLL_S)
                 async with asyncio.timeout(poll_s + 10.0):
@@ -134,15 +134,17 @@ class ViewFollower:
                 attempt = 0
 
     def _see(self, view: RegionView) -> None:
-        if self._known is None:
-            self._known = Known(view, skew_max_ms=self._skew_max_ms).with_pulse(self._pulse)
+        if self._knowledge is None:
+            self._knowledge = RegionKnowledge(view, skew_max_ms=self._skew_max_ms).with_pulse(
+                self._pulse
+            )
         else:
-            self._known = self._known.with_view(view)
-        self._seen(view)
+            self._knowledge = self._knowledge.with_view(view)
+        self._on_view(view)
         self._arrived.set()
 
     async def _feel(self) -> None:
-        told, busy = True, BusyShare()
+        is_reported, busy = False, BusyShare()
         while True:
             try:
                 async with asyncio.timeout(_PULSE_TIMEOUT_S):
@@ -152,28 +154,28 @@ class ViewFollower:
                     self._take(cast(Pulse, pulse))
             except Exception as error:
                 # Once: the staleness of what is served grows from here on.
-                if told:
+                if not is_reported:
                     log.warning(
                         "coordinator.no_pulse",
                         "no pulse from the coordinator ({error})",
                         error=error,
                     )
-                told = False
+                is_reported = True
             else:
-                told = True
+                is_reported = False
             await asyncio.sleep(self._pulse_s)
 
     def _releases(self) -> frozenset[int]:
         """The releases on which requests may begin here, or are under way."""
-        view = frozenset() if self._known is None else self._known.view.releases.keys()
+        view = frozenset() if self._knowledge is None else self._knowledge.view.releases.keys()
         return self._uses.releases() | view
 
     def _take(self, pulse: Pulse) -> None:
         self._felt.set()
-        if self._known is None:
+        if self._knowledge is None:
             self._pulse = pulse
         else:
-            self._known = self._known.with_pulse(pulse)
+            self._knowledge = self._knowledge.with_pulse(pulse)
 
     async def _read_log(self) -> None:
         self._take(cast(Pulse, await self._coordinator.call("refresh")))

@@ -11,11 +11,11 @@ from actors.query.canary_trial import CanaryTrial
 from actors.query.engine import QueryEngine
 from actors.query.local_shards import LocalShards
 from actors.query.release_uses import ReleaseUses
-from actors.query.replica_sets import Routes
+from actors.query.replica_sets import ReplicaSets
 from actors.query.view_follower import ViewFollower
+from actors.regions.forwarding_service import ForwardingService
 from actors.regions.http_peers import RegionPeers
-from actors.regions.internals import PinnedGenerators
-from actors.regions.service import RegionalService
+from actors.regions.peer_services import RegionPeerServices
 from actors.runtime import names
 from actors.runtime.calls import NamedActor
 from cluster.artifacts.cache import ArtifactCache
@@ -23,21 +23,21 @@ from cluster.catalog.catalog import Catalog
 from cluster.clock import SYSTEM_CLOCK, Deadline, system_rng
 from cluster.config import Settings
 from cluster.query.answers import EmbeddingService
-from cluster.regions.divergence import STANDING_MAX, Found
-from cluster.regions.peers import RegionInternals
+from cluster.regions.divergence import STANDING_MAX, FoundDifference
+from cluster.regions.peers import PeerServices
 from cluster.regions.routing import loads_of
 
 
 @dataclass(frozen=True, slots=True)
-class RegionParts:
+class RegionComponents:
     """The parts that answer in one process of a region."""
 
     service: EmbeddingService
-    internals: RegionInternals
+    peer_services: PeerServices
     views: ViewFollower
     trial: CanaryTrial
     peers: RegionPeers
-    quorum_found: deque[Found]
+    quorum_found: deque[FoundDifference]
     """The last differences between regions that searches by quorum found here."""
 
     async def start(self, deadline: Deadline) -> None:
@@ -53,7 +53,7 @@ class RegionParts:
 
 def assemble_region(
     settings: Settings, region: str, catalog: Catalog, cache: ArtifactCache
-) -> RegionParts:
+) -> RegionComponents:
     """Everything but the start, which needs the event loop that it will run in."""
     rng = system_rng()
     local_first = settings.regions[region].http.local_first
@@ -61,24 +61,24 @@ def assemble_region(
     coordinator = NamedActor(names.COORDINATOR)
     trial, uses = CanaryTrial(coordinator), ReleaseUses()
     skew_max_ms = settings.routing.clock_skew_max_ms
-    views = ViewFollower(coordinator, rng, skew_max_ms=skew_max_ms, uses=uses, seen=trial.follow)
+    views = ViewFollower(coordinator, rng, skew_max_ms=skew_max_ms, uses=uses, on_view=trial.follow)
     peers = RegionPeers(
         settings,
         region,
         rng=rng,
-        loads=lambda: loads_of(views.known.pulse.regions, SYSTEM_CLOCK.wall_ms()),
+        loads=lambda: loads_of(views.knowledge.pulse.regions, SYSTEM_CLOCK.wall_ms()),
     )
     generators = RegionGenerators(cache, peers)
     engine = QueryEngine(
         views=views,
         uses=uses,
         outcomes=trial.outcomes,
-        routes=Routes(SYSTEM_CLOCK, rng, local),
+        replica_sets=ReplicaSets(SYSTEM_CLOCK, rng, local),
         answering=Answering(generators),
         clock=SYSTEM_CLOCK,
     )
-    quorum_found: deque[Found] = deque(maxlen=STANDING_MAX)
-    service = RegionalService(
+    quorum_found: deque[FoundDifference] = deque(maxlen=STANDING_MAX)
+    service = ForwardingService(
         region=region,
         engine=engine,
         views=views,
@@ -87,9 +87,9 @@ def assemble_region(
         quorum_pause_s=skew_max_ms / 1000.0,
         differed=quorum_found.append,
     )
-    return RegionParts(
+    return RegionComponents(
         service=service,
-        internals=PinnedGenerators(lambda: views.view, uses, generators, coordinator),
+        peer_services=RegionPeerServices(lambda: views.view, uses, generators, coordinator),
         views=views,
         trial=trial,
         peers=peers,

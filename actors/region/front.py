@@ -17,7 +17,7 @@ from cluster.logs.context import log_scope
 from cluster.logs.events import EventLog
 from cluster.query.answers import AnswerRequest, AnswerResult, last_event
 from cluster.query.search import SearchRequest, SearchResult
-from cluster.regions.divergence import DivergenceLedger, Found, Probe, Turn
+from cluster.regions.divergence import DivergenceLedger, FoundDifference, Probe, Turn
 from cluster.regions.divergence_report import DivergenceReport
 from cluster.regions.status import RegionSummary
 
@@ -55,7 +55,9 @@ class Front:
     # For the gateways, which take turns: see `actors.regions.divergence_watch`.
 
     def divergence_turn(self, release: int | None) -> Turn:
-        """Whether the gateway that asks is to compare the regions now, and what is known."""
+        """The turn of the gateway that asks: whether it compares the regions now, and what is
+        known.
+        """
         while self._region.quorum_found:
             self._ledger.quorum(self._region.quorum_found.popleft())
         return self._ledger.turn(release)
@@ -70,7 +72,7 @@ class Front:
             )
         return self._ledger.report
 
-    def divergence_found(self, found: Found) -> None:
+    def divergence_found(self, found: FoundDifference) -> None:
         """A search by quorum in a gateway has found regions that differ."""
         self._ledger.quorum(found)
 

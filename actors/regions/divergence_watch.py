@@ -21,10 +21,10 @@ from cluster.logs.events import EventLog
 from cluster.query.answers import EmbeddingService
 from cluster.query.search import SearchResult
 from cluster.regions.divergence import (
-    Comparison,
-    Found,
+    FoundDifference,
     Inquiry,
     Probe,
+    RegionComparison,
     Turn,
     compared,
     inquiries_of,
@@ -69,7 +69,7 @@ class DivergenceWatch:
         service: EmbeddingService,
         peers: Peers,
         views: ViewSource,
-        quorum_found: deque[Found],
+        quorum_found: deque[FoundDifference],
         ledger: Ledger,
         clock: Clock,
         rng: random.Random,
@@ -150,7 +150,7 @@ class DivergenceWatch:
             raise Unavailable("the region's front actor does not answer") from error
 
     def _current(self) -> ReleaseView | None:
-        """None while there is nothing to serve."""
+        """The current release; None while there is nothing to serve."""
         try:
             view = self._views.view
         except Unavailable:
@@ -178,7 +178,7 @@ class DivergenceWatch:
         regions: Sequence[str],
         deadline: Deadline,
         slots: asyncio.Semaphore,
-    ) -> Comparison:
+    ) -> RegionComparison:
         if inquiry.request.queries is not None and inquiry.request.embedded is None:
             async with slots:
                 asked = replace(inquiry.request, timeout_s=deadline.remaining_s())

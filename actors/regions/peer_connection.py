@@ -1,4 +1,6 @@
-"""The HTTP connections to one other region. `actors.regions.service` decides what is sent there."""
+"""The HTTP connections to one other region. `actors.regions.forwarding_service` decides what is
+sent there.
+"""
 
 from __future__ import annotations
 

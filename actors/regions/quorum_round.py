@@ -10,9 +10,9 @@ from cluster.clock import Deadline
 from cluster.errors import InvalidArgument, NotYet, RaygionError, Unavailable
 from cluster.logs.alerts import QUORUM_DIFFERS
 from cluster.logs.events import EventLog
-from cluster.query.demand import EVENTUAL
+from cluster.query.read_consistency import EVENTUAL
 from cluster.query.search import SearchRequest, SearchResult
-from cluster.regions.divergence import Found, Inquiry, compared
+from cluster.regions.divergence import FoundDifference, Inquiry, compared
 from cluster.regions.quorum import Vote, agreed, diverging, majority, vote_of
 
 log = EventLog(__name__)
@@ -42,7 +42,7 @@ class _Ballot:
     def agreed(self) -> tuple[str, ...]:
         return agreed(self.votes, len(self.regions))
 
-    def difference(self, request: SearchRequest) -> Found | None:
+    def difference(self, request: SearchRequest) -> FoundDifference | None:
         """A difference between regions that answered one release from all shards: a region that
         lost a shard cannot be compared.
         """
@@ -54,7 +54,7 @@ class _Ballot:
         inquiry = Inquiry(
             name=f"search {request.trace_id or 'a client'} by quorum",
             corpus=request.corpus or "",
-            request=replace(request, release=release, demand=EVENTUAL),
+            request=replace(request, release=release, consistency=EVENTUAL),
         )
         voters = {r: result for r, result in whole.items() if result.release == release}
         found = compared(inquiry, voters).found
@@ -91,7 +91,7 @@ class QuorumRounds:
         holders: Callable[[SearchRequest], tuple[str, ...]],
         pause_s: float,
         sleep: Callable[[float], Awaitable[None]],
-        differed: Callable[[Found], None],
+        differed: Callable[[FoundDifference], None],
     ) -> None:
         """`differed` gets each difference between regions that answer by one release."""
         self._region = region

@@ -49,7 +49,7 @@ class NamedActor:
         except TaskCancelledError as error:
             raise Unavailable(f"{self.name} gave the call up") from error
         except RayTaskError as error:
-            raise self._told(error) from error
+            raise self._as_raygion_error(error) from error
         except RayActorError as error:
             # The actor may have been made anew under its name: look it up again next time.
             self._handle = None
@@ -63,7 +63,7 @@ class NamedActor:
         except ValueError as error:
             raise Unavailable(f"there is no actor {self.name} at the moment") from error
 
-    def _told(self, error: RayTaskError) -> RaygionError:
+    def _as_raygion_error(self, error: RayTaskError) -> RaygionError:
         cause = error.cause
         if isinstance(cause, RaygionError):
             return cause

@@ -61,15 +61,15 @@ def statuses(handles: Mapping[str, Any]) -> dict[str, Any]:
     if not refs:
         return {}
     done, _ = ray.wait(list(refs), num_returns=len(refs), timeout=_STATUS_TIMEOUT_S)
-    said: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
     for ref in done:
         try:
-            said[refs[ref]] = ray.get(ref)
+            arguments[refs[ref]] = ray.get(ref)
         except RayError as error:
             log.debug(
                 "actor.silent", "{actor} does not answer: {error}", actor=refs[ref], error=error
             )
-    return said
+    return arguments
 
 
 def detached_actor(

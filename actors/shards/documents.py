@@ -113,7 +113,7 @@ class ShardDocuments:
     norm_max: float
     index_size_bytes: int
     num_vectors: int | None
-    """Distinct ones, where some rows share theirs; None where each has its own."""
+    """Number of distinct vectors, where some rows share theirs; None where each row has its own."""
     weak_score: float | None
     partition_by: str | None
     texts: pa.StringArray

@@ -337,11 +337,11 @@ class FaissIndex:
         for top in range(0, len(vectors), step):
             batch = slice(top, top + step)
             parameters = faiss.SearchParametersHNSW(efSearch=beam)
-            _, seen = self._search(vectors[batch], beam, parameters)
-            meant = contains(seen)
+            _, ranked = self._search(vectors[batch], beam, parameters)
+            meant = contains(ranked)
             order = np.argsort(~meant, axis=1, kind="stable")[:, :k]
             good = np.take_along_axis(meant, order, axis=1)
-            rows[batch] = np.where(good, np.take_along_axis(seen, order, axis=1), -1)
+            rows[batch] = np.where(good, np.take_along_axis(ranked, order, axis=1), -1)
             sure[batch] = good[:, -1] & (order[:, -1] < beam // 2)
         return rows, sure
 

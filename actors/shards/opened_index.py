@@ -15,7 +15,7 @@ from cluster.shards.index_parameters import IndexParameters
 _BRIEF_SCAN_ELEMENTS = 1 << 22
 """Numbers of all vectors of a shard that are compared in some 5 ms."""
 _BLOCK_VECTORS = 64
-"""Searched in a thread without a look at whether anybody still waits."""
+"""Vectors that a thread searches between two looks at whether anybody still waits."""
 _EFFORTS_MAX = 64
 """Efforts whose costs are remembered."""
 _COST_GAIN = 0.05
@@ -61,12 +61,12 @@ class OpenedIndex:
     def search_while(self, wanted: Callable[[], None], query: ShardQuery) -> ShardHits:
         """Search in blocks, before each of which `wanted` may raise."""
         starts = range(0, max(1, len(query.vectors)), _BLOCK_VECTORS)
-        parts = []
+        hits = []
         for start in starts:
             wanted()
             block = query.vectors[start : start + _BLOCK_VECTORS]
-            parts.append(self.search(replace(query, vectors=block)))
-        return parts[0] if len(parts) == 1 else ShardHits.joined(parts)
+            hits.append(self.search(replace(query, vectors=block)))
+        return hits[0] if len(hits) == 1 else ShardHits.joined(hits)
 
     def search(self, query: ShardQuery) -> ShardHits:
         started_s = self.now_s()

@@ -54,7 +54,7 @@ class ReplicaStatus:
     """The id of the Ray node on which it runs."""
 
 
-class ShardReplicaActor:
+class ShardReplica:
     """Holds several index versions of one shard side by side, so that a switch costs no load.
 
     A search keeps the index it began with, whatever is loaded or unloaded meanwhile. An index that
@@ -97,14 +97,14 @@ class ShardReplicaActor:
         await asyncio.get_running_loop().run_in_executor(self._loader, self._open, manifest)
 
     def unload(self, index_version: str) -> None:
-        """Lets go of an index version; its memory is freed when the last search on it is over."""
+        """Unloads an index version; its memory is freed when the last search on it is over."""
         self._wanted.discard(index_version)
         opened = self._opened.pop(index_version, None)
         self._gone_busy_s += 0.0 if opened is None else opened.busy_s
         gone = self._folders.pop(index_version, ())
         # Versions may share a shard that did not change, or from which documents were deleted.
         for files in set(gone).difference(*self._folders.values()):
-            self._cache.let_go(files)
+            self._cache.unpin(files)
 
     def holds(self, index_version: str) -> bool:
         return index_version in self._opened

@@ -51,7 +51,7 @@ class Selection:
     """The shard's index, or that of a partition in which the rows are."""
     num_rows: int
     num_vectors: int
-    """Distinct ones."""
+    """Number of distinct vectors."""
     live: Bits | None = None
     """A bit for each row of the shard; None: all rows that have the vectors are selected."""
     scanned: Int64Array | None = None
@@ -180,5 +180,5 @@ class Selections:
 
 
 def _set_bits(bits: Bits) -> Int64Array:
-    """int64, ascending: the places of the bits that are set."""
+    """int64, ascending: the indexes of the bits that are set."""
     return np.flatnonzero(np.unpackbits(bits, bitorder="little"))

@@ -155,8 +155,8 @@ def measure(plan: Plan) -> GenerateReport:
         with VllmAlone(engine) as peer:
             bench = _GenerateBench(plan, region, clients, peer)
             for repetition in range(plan.answer_repetitions):
-                told = f"{repetition + 1} of {plan.answer_repetitions}"
-                print(f"generate: repetition {told}", flush=True)
+                progress = f"{repetition + 1} of {plan.answer_repetitions}"
+                print(f"generate: repetition {progress}", flush=True)
                 bench.repeat(peer_first=repetition % 2 == 1)
             return GenerateReport(
                 environment=environment,

@@ -10,7 +10,7 @@ import psutil
 _ROLES = (
     ("haproxy", "HAProxy"),
     ("gateway", "gateway"),
-    ("ShardReplicaActor", "shard replicas"),
+    ("ShardReplica", "shard replicas"),
     ("EmbeddingWorker", "embedder"),
     ("generator", "generator"),
 )

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,17 +109,23 @@ class DrivenRegions:
         self.drivers[region].stop()
 
 
-def regions_at(places: Mapping[str, Location]) -> dict[str, RegionSettings]:
+def free_port(avoid: Collection[int]) -> int:
+    return find_port_block(avoid=avoid).http
+
+
+def regions_at(
+    locations: Mapping[str, Location], port: Callable[[Collection[int]], int] = free_port
+) -> dict[str, RegionSettings]:
     """Regions on this machine, with ports of their own. The first one may use all cores, to build;
-    the others get one.
+    the others get one. `port`: gives a free port that is none of those.
     """
     regions: dict[str, RegionSettings] = {}
     ports: list[int] = []
-    for name, place in places.items():
-        ports.append(find_port_block(avoid=ports).http)
+    for name, location in locations.items():
+        ports.append(port(ports))
         regions[name] = RegionSettings(
             http=EndpointSettings(port=ports[-1], gateways_max=1),
-            location=place,
+            location=location,
             cpus=1 if regions else None,
         )
     return regions

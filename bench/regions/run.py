@@ -24,7 +24,7 @@ from typing import TypeVar
 
 from bench.load.client import quantile_of
 from bench.regions.report import RegionLoss, RegionsReport, Times, UnderLoad, report_path, show
-from bench.regions.world import PLACES, RegionsWorld, three_regions
+from bench.regions.world import LOCATIONS, RegionsWorld, three_regions
 from bench.reports import environment_now
 from cluster.clock import SYSTEM_CLOCK
 from cluster.releases.entries import Switch
@@ -91,13 +91,13 @@ def main() -> None:
 def measure(amount: Amount, *, quick: bool) -> RegionsReport:
     where = environment_now(quick=quick, repetitions=amount.commits)
     with three_regions(amount.num_vectors) as world:
-        quiet_mib = _told({region: world.pss_mib(region) for region in PLACES})
-        commits = [_told(_commit(world)) for _ in _counted("commit", amount.commits)]
-        rollbacks = [_told(_rollback(world)) for _ in _counted("rollback", amount.rollbacks)]
-        under_load = _told(_under_load(world, amount))
-        peak_mib = _told(_memory_while_switching(world))
-        leaders = [_told(_kill_leader(world)) for _ in _counted("leader", amount.coordinators)]
-        losses = [_told(_kill_region(world)) for _ in _counted("region", amount.regions)]
+        quiet_mib = _noted({region: world.pss_mib(region) for region in LOCATIONS})
+        commits = [_noted(_commit(world)) for _ in _counted("commit", amount.commits)]
+        rollbacks = [_noted(_rollback(world)) for _ in _counted("rollback", amount.rollbacks)]
+        under_load = _noted(_under_load(world, amount))
+        peak_mib = _noted(_memory_while_switching(world))
+        leaders = [_noted(_kill_leader(world)) for _ in _counted("leader", amount.coordinators)]
+        losses = [_noted(_kill_region(world)) for _ in _counted("region", amount.regions)]
         return RegionsReport(
             environment=where,
             num_vectors=amount.num_vectors,
@@ -114,7 +114,7 @@ def measure(amount: Amount, *, quick: bool) -> RegionsReport:
         )
 
 
-def _told(found: T) -> T:
+def _noted(found: T) -> T:
     """Shown as it comes: a run is long, and what fails late takes nothing with it then."""
     print(f"  {found}", flush=True)
     return found
@@ -127,8 +127,8 @@ def _counted(what: str, times: int) -> Iterator[int]:
 
 
 def _commit(world: RegionsWorld) -> tuple[float, float, float]:
-    """Of one commit, in ms: the skew; from the moment of the switch to the last region's first
-    answer; from the request to that.
+    """Times of one commit, in ms: the skew; from the moment of the switch to the last region's
+    first answer; from the request to that.
     """
     came, switch, asked_ms = _seen_switch(world, world.propose_next)
     last_ms = max(came.values())
@@ -143,8 +143,8 @@ def _rollback(world: RegionsWorld) -> float:
 def _seen_switch(
     world: RegionsWorld, act: Callable[[], object]
 ) -> tuple[dict[str, float], Switch, float]:
-    """When each region first answered by the release to which `act` switches, that switch, and when
-    `act` was called.
+    """The moments at which each region first answered by the release to which `act` switches, that
+    switch, and when `act` was called.
     """
     known = len(world.log.switches)
     with world.traffic(pause_s=_PAUSE_S) as traffic:
@@ -162,18 +162,18 @@ def _seen_switch(
 def first_answers_ms(
     traffic: Traffic, regions: Sequence[str], release: int, since_ms: float
 ) -> dict[str, float]:
-    """When each region first answered by the release, of what was asked since then.
+    """The moments at which each region first answered by the release, of what was asked since then.
 
     What was asked before may be answered by it, too; then the next answer is waited for. Raises
     DeadlineExceeded.
     """
 
-    def seen() -> dict[str, float]:
+    def answered() -> dict[str, float]:
         came = {name: traffic.switched_ms(name, release, since_ms) for name in regions}
         return {name: at_ms for name, at_ms in came.items() if at_ms is not None}
 
-    traffic.wait_for(lambda: len(seen()) == len(regions), f"answers of release {release}")
-    return seen()
+    traffic.wait_for(lambda: len(answered()) == len(regions), f"answers of release {release}")
+    return answered()
 
 
 def _under_load(world: RegionsWorld, amount: Amount) -> UnderLoad:
@@ -250,7 +250,9 @@ def _sampling(look: Callable[[], None]) -> Iterator[None]:
 
 
 def _kill_leader(world: RegionsWorld) -> float:
-    """From the kill of the leader's coordinator to the next request that is in the log, in ms."""
+    """Time from the kill of the leader's coordinator to the next request that is in the log, in
+    ms.
+    """
     state = world.log
     assert state.leader is not None
     world.kill_coordinator(state.leader)
@@ -268,7 +270,7 @@ def _kill_region(world: RegionsWorld) -> RegionLoss:
     others = [name for name in world.drivers if name != gone]
     settings = world.drivers[gone].installation.settings
     with (
-        RegionsClient(settings, location=PLACES[gone]) as user,
+        RegionsClient(settings, location=LOCATIONS[gone]) as user,
         Traffic({"user": world.asker(user.post)}, pause_s=_LOAD_PAUSE_S) as traffic,
     ):
         traffic.wait_for_more()

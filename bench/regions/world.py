@@ -47,7 +47,7 @@ INDEXES = {
     for kind in (IndexKind.HNSW, IndexKind.IVF_FLAT)
 }
 """The two index versions that releases take turns with."""
-PLACES = {
+LOCATIONS = {
     "frankfurt": Location(latitude=50.1, longitude=8.7),
     "virginia": Location(latitude=38.9, longitude=-77.4),
     "singapore": Location(latitude=1.35, longitude=103.8),
@@ -83,7 +83,7 @@ class RegionsWorld(DrivenRegions):
         return lambda: post("/v1/search", next(bodies))
 
     def pss_mib(self, region: str) -> float:
-        """Of all processes of the region, without its driver."""
+        """Memory of all processes of the region, without its driver."""
         return pss_bytes(self.drivers[region].pids()) / 2**20
 
 
@@ -130,13 +130,13 @@ def _timed(world: RegionsWorld, what: str) -> Iterator[None]:
 def _settings(folder: Path) -> dict[str, Settings]:
     shared = Settings(
         store=StoreSettings(url=str(folder / "store")),
-        regions=regions_at(PLACES),
+        regions=regions_at(LOCATIONS),
         corpora={CORPUS: CorpusSettings(shards=SHARDS, replicas=1)},
         generator=GeneratorSettings(source=None),
         routing=RoutingSettings(policy=RoutingPolicy.NEAREST),
     )
     # A cache of its own for each, as on machines of their own.
-    return {name: shared.model_copy(update={"state_folder": folder / name}) for name in PLACES}
+    return {name: shared.model_copy(update={"state_folder": folder / name}) for name in LOCATIONS}
 
 
 def _write(folder: Path, num_vectors: int, rng: np.random.Generator) -> Path:

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from actors.builds.recall import Probe
+from actors.builds.recall import RecallSample
 from actors.builds.shard import ShardPlan, build_shard
 from actors.shards.faiss_index import num_lists, one_thread, train_index
 from actors.shards.index import ShardIndex
@@ -92,9 +92,9 @@ def _recall_s(
     started_s = time.process_time()
     with one_thread():
         index = ShardIndex.open(folder, parameters, vectors.shape[1])
-        probe = Probe.of_rows(index, vectors, parameters)
+        sample = RecallSample.of_rows(index, vectors, parameters)
         for tried in (1, 2, 4, 8):
-            probe.recall(index.tuned(parameters.stretched(tried)))
+            sample.recall(index.tuned(parameters.stretched(tried)))
             if tried == stretch:
                 break
     return time.process_time() - started_s

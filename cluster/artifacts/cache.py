@@ -49,8 +49,8 @@ class ArtifactCache:
     def folder_for(self, files: Sequence[ArtifactFile], count: Count = UNSEEN.count) -> Path:
         """A folder with exactly these files, every byte of them hashed during this call.
 
-        `count` is told of the bytes of each file that has to be fetched. The folder stays until
-        this process ends, or says `let_go`. A cached file with other bytes is fetched again; a file
+        `count` gets the bytes of each file that has to be fetched. The folder stays until
+        this process ends or calls `unpin`. A cached file with other bytes is fetched again; a file
         stored as a delta is rebuilt from its base. Raises Corrupt when the
         store's copy is no better, or for a path that would leave the folder; NotFound and
         Unavailable as the store does. Waits for another process that is making the same folder.
@@ -59,7 +59,7 @@ class ArtifactCache:
         key = _key(wanted)
         folder = self.folder / "folders" / key
         blobs = {file.sha256: file for file in wanted}
-        counted_on = [part.sha256 for file in wanted for part in (file, *file.parts)]
+        counted_on = [needed.sha256 for file in wanted for needed in (file, *file.blobs)]
         self._space.pin(key)
         with self._space.making(key, counted_on), ThreadPoolExecutor(_FETCHERS) as fetchers:
             missing = [file for file in blobs.values() if not self._blob(file).is_file()]
@@ -81,9 +81,9 @@ class ArtifactCache:
         """Keeps the folder of these files, now or once it is made, until this process ends."""
         self._space.pin(_key(checked_files(files)))
 
-    def let_go(self, files: Sequence[ArtifactFile]) -> None:
-        """The folder of these files may go when space is needed, as far as this process cares."""
-        self._space.let_go(_key(checked_files(files)))
+    def unpin(self, files: Sequence[ArtifactFile]) -> None:
+        """Ends `pin`: the folder may go when space is needed, unless another process uses it."""
+        self._space.unpin(_key(checked_files(files)))
 
     def limit(self, bytes_max: int | None) -> None:
         """Sets how much the cache of this node may hold, for all of its processes; None: anything.
@@ -97,8 +97,12 @@ class ArtifactCache:
 
     def _fetched_bytes(self, file: ArtifactFile) -> int:
         """Number of bytes that the cache grows by with this file."""
-        parts = (part for part in file.parts if part is not file and not self._blob(part).is_file())
-        return file.size_bytes + sum(part.size_bytes for part in parts)
+        lacking = (
+            needed
+            for needed in file.blobs
+            if needed is not file and not self._blob(needed).is_file()
+        )
+        return file.size_bytes + sum(needed.size_bytes for needed in lacking)
 
     def _ensure_blob(self, file: ArtifactFile, count: Count) -> None:
         blob = self._blob(file)
@@ -119,16 +123,16 @@ class ArtifactCache:
 
     def _is_cheaper_whole(self, file: ArtifactFile) -> bool:
         """True when the cache lacks the base to build on, and the store holds the whole file."""
-        base, _ = file.parts
+        base, _ = file.blobs
         return not self._blob(base).is_file() and self.artifacts.is_stored(file)
 
     def _rebuild(self, file: ArtifactFile, blob: Path, count: Count) -> None:
-        base, delta = file.parts
+        base, delta = file.blobs
         with self._space.making(file.sha256, [base.sha256, delta.sha256]):
             if blob.is_file() and _holds(blob, file):
                 return  # another process, for another folder, was faster
-            for part in (base, delta):
-                self._ensure_blob(part, count)
+            for needed in (base, delta):
+                self._ensure_blob(needed, count)
             # The name carries the file's hash, so eviction treats this temporary file as in use.
             temp = blob.parent / f".{file.sha256}.rebuilt"
             temp.parent.mkdir(parents=True, exist_ok=True)

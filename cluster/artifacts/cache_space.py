@@ -72,7 +72,7 @@ class CacheSpace:
         self.make_room(0)
 
     def pin(self, key: str) -> None:
-        """This process uses the folder until it lets go of it or ends."""
+        """This process uses the folder until it unpins the folder or ends."""
         path = self._pin_path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         with self._guarded(), _pinning:
@@ -82,7 +82,7 @@ class CacheSpace:
             fcntl.flock(descriptor, fcntl.LOCK_SH)
             _pins[path] = descriptor
 
-    def let_go(self, key: str) -> None:
+    def unpin(self, key: str) -> None:
         """This process uses the folder no more; nothing happens to what it has open or mapped."""
         with _pinning:
             descriptor = _pins.pop(self._pin_path(key), None)
@@ -92,7 +92,7 @@ class CacheSpace:
 
     @contextmanager
     def making(self, key: str, sha256s: Sequence[str]) -> Iterator[None]:
-        """Alone at work on a folder; the blobs that it counts on stay until the end."""
+        """The block makes the folder, and no other process does; the blobs of these hashes stay."""
         lock = self._folder / "locks" / key
         lock.parent.mkdir(parents=True, exist_ok=True)
         with locked(lock) as file:
@@ -104,7 +104,8 @@ class CacheSpace:
             self._touch(key)
 
     def make_room(self, needed_bytes: int) -> int:
-        """Removes what is least needed until so many bytes more would fit; gives those removed.
+        """Removes what was used least recently until `needed_bytes` more would fit. Returns the
+        number of bytes removed.
 
         When that cannot be reached, it says so in the log, and the cache exceeds its limit.
         """

@@ -26,12 +26,12 @@ CLAIMS = "gc/claims"
 SWEEPS = "gc/sweeps"
 SWEEP_HEEDED_MS = 3600 * 1000
 GRACE_MIN_S = 600.0
-"""Much more than the time from a claim to the manifest."""
+"""Shortest grace period: much more than the time from a claim to the manifest."""
 _TIMEOUT_S = 30.0
 
 
 class Claim(Record):
-    """Paths on which somebody counts, from the moment at which this was stored."""
+    """Paths of objects that a manifest is going to name. It holds from the moment it was stored."""
 
     paths: tuple[str, ...]
 
@@ -49,7 +49,9 @@ def store_object(store: ObjectStore, path: str, data: bytes) -> None:
 
 
 def claim(store: ObjectStore, paths: Iterable[str]) -> None:
-    """Lets a collector know that these objects are going to be named, if they are there."""
+    """Keeps these objects from being collected, as far as they are there, until a manifest names
+    them.
+    """
     record = Claim(paths=tuple(sorted(set(paths))))
     if record.paths:
         store_object(store, f"{CLAIMS}/{uuid4().hex}.json", record.to_bytes())
@@ -80,12 +82,12 @@ def claim_all(
         try:
             check_content(file, file.sha256, store.size(blob_path(file.sha256)))
         except NotFound as error:
-            raise _gone(blob_path(file.sha256), file.path) from error
+            raise _not_there(blob_path(file.sha256), file.path) from error
 
     read_each(check, list(blobs.values()))
     for path in manifests:
         if not store.exists(path):
-            raise _gone(path, "a manifest")
+            raise _not_there(path, "a manifest")
 
 
 def _swept(store: ObjectStore, now_ms: int) -> set[str]:
@@ -102,7 +104,7 @@ def _swept(store: ObjectStore, now_ms: int) -> set[str]:
     return paths
 
 
-def _gone(path: str, what: str) -> NotFound:
+def _not_there(path: str, what: str) -> NotFound:
     return NotFound(
         f"{path} ({what}) is not in the store (any more): it may have been collected as garbage "
         "before anything named it; store it again"

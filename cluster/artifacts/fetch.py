@@ -1,4 +1,4 @@
-"""Fetches blobs from the store in parts, no part twice, and checks their bytes against the hash."""
+"""Fetches blobs from the store in pieces, none twice, and checks their bytes against the hash."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from cluster.store.object_store import ObjectStore
 
 log = EventLog(__name__)
 
-PART_BYTES = 8 * 2**20
-PARTS_IN_FLIGHT = 4
+FETCH_BYTES = 8 * 2**20
+FETCHES_IN_FLIGHT = 4
 _RETRIES = Backoff(initial_s=0.1, wait_max_s=2.0, attempts_max=4)
 
 
@@ -62,10 +62,10 @@ class BlobFetcher:
         *,
         rng: random.Random | None = None,
         sleep: Callable[[float], None] = SYSTEM_CLOCK.sleep,
-        part_bytes: int = PART_BYTES,
+        fetch_bytes: int = FETCH_BYTES,
     ) -> None:
         self._store = store
-        self._part_bytes = part_bytes
+        self._fetch_bytes = fetch_bytes
         self._rng = rng or system_rng()
         self._sleep = sleep
         self._counting = threading.Lock()
@@ -108,7 +108,7 @@ class BlobFetcher:
         while True:
             start = _hash_rest(partial, digest) if resumed and not failures else partial.tell()
             try:
-                for data in self._parts(file, start):
+                for data in self._pieces(file, start):
                     partial.write(data)
                     digest.update(data)
                     count(partial.tell(), file.size_bytes)
@@ -136,21 +136,21 @@ class BlobFetcher:
         check_content(file, digest.hexdigest(), partial.tell())
         return True
 
-    def _parts(self, file: ArtifactFile, start: int) -> Iterator[bytes]:
+    def _pieces(self, file: ArtifactFile, start: int) -> Iterator[bytes]:
         """The bytes from `start` on, in order, while those that follow are under way already."""
-        starts = deque(range(start, file.size_bytes, self._part_bytes))
+        starts = deque(range(start, file.size_bytes, self._fetch_bytes))
         if len(starts) <= 1:
             yield from (self._read(file, begin) for begin in starts)
             return
-        with ThreadPoolExecutor(min(PARTS_IN_FLIGHT, len(starts))) as readers:
+        with ThreadPoolExecutor(min(FETCHES_IN_FLIGHT, len(starts))) as readers:
             under_way: deque[Future[bytes]] = deque()
             while starts or under_way:
-                while starts and len(under_way) < PARTS_IN_FLIGHT:
+                while starts and len(under_way) < FETCHES_IN_FLIGHT:
                     under_way.append(readers.submit(self._read, file, starts.popleft()))
                 yield under_way.popleft().result()
 
     def _read(self, file: ArtifactFile, start: int) -> bytes:
-        length = min(self._part_bytes, file.size_bytes - start)
+        length = min(self._fetch_bytes, file.size_bytes - start)
         data = self._store.read_range(blob_path(file.sha256), start, length)
         with self._counting:
             self.bytes_fetched += len(data)
@@ -162,7 +162,7 @@ class BlobFetcher:
 def _hash_rest(partial: BinaryIO, digest: hashlib._Hash) -> int:
     """Hashes what is there already, and gives its length."""
     partial.seek(0)
-    while chunk := partial.read(PART_BYTES):
+    while chunk := partial.read(FETCH_BYTES):
         digest.update(chunk)
     return partial.tell()
 

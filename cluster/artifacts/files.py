@@ -45,10 +45,10 @@ class ArtifactFile(Record):
     sha256: Sha256
     size_bytes: Annotated[int, Field(ge=0)]
     delta: FileDelta | None = Field(default=None, exclude_if=is_none)
-    """None for a file that is stored whole."""
+    """Recipe of the file; None where it is stored whole."""
 
     @property
-    def parts(self) -> tuple[ArtifactFile, ...]:
+    def blobs(self) -> tuple[ArtifactFile, ...]:
         """The blobs in the store that it is made of, each as a file stored whole."""
         if self.delta is None:
             return (self,)

@@ -1,4 +1,4 @@
-"""What the error of a request tells of the replica or region that was asked.
+"""The verdict on a replica or region that a request asked, by the error of the request.
 
 A request without an error has succeeded. What an error tells depends on what the caller sees and
 decides, so each kind of caller has its own verdict:

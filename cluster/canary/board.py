@@ -15,11 +15,11 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from cluster.canary.outcomes import Measure, OutcomeReport, Sides, Tally, Work, class_of, longest_s
+from cluster.canary.counts import Measure, OutcomeReport, Sides, Tally, Work, class_of, longest_s
 
 _GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 _REPORT_LIFE_S = 6.0
-"""A report that is older says nothing of who waits now."""
+"""Age beyond which a report says nothing of the requests that wait now."""
 
 
 def lot_of(user: str, release: int) -> float:
@@ -46,22 +46,24 @@ class CanaryLimits:
     """The limits beyond which a canary is at fault."""
 
     requests_min: int = 10
-    """Fewer of its requests are no ground to judge on."""
+    """Number of requests below which the canary is not judged."""
     bad_min: int = 5
     chance_max: float = 1e-6
     """Probability that a canary as good as the current release is found at fault, each time the
     question is asked.
     """
-    slots_min: int = 3
-    """Number of slots of the window in which bad requests must lie: a hiccup is no fault."""
+    intervals_min: int = 3
+    """Number of intervals of the window in which bad requests must lie: a hiccup is no fault."""
     slower: float = 2.0
-    """Times as long as the current release is too long."""
+    """Multiple of the current release's time beyond which a request took too long."""
     failed_more: float = 0.02
     """Amount by which the share of failed requests must exceed that of the current release."""
     slowest_more: float = 0.05
-    """The same, of requests too long against the slowest twentieth of the current release."""
+    """The same for requests that took too long, against the slowest twentieth of the current
+    release.
+    """
     typical_more: float = 0.3
-    """The same, of requests too long against the median of the current release."""
+    """The same for requests that took too long, against the median of the current release."""
 
 
 _FLOORS_S = {
@@ -70,7 +72,7 @@ _FLOORS_S = {
     Measure.FIRST_TOKEN: 0.05,
     Measure.TOKEN: 0.005,
 }
-"""Shorter differences do not matter, whatever the factor."""
+"""Least differences in time that matter, whatever the factor."""
 
 
 def chance(bad: int, total: int, bad_beside: int, total_beside: int) -> float:
@@ -101,34 +103,37 @@ class _Question:
     more: float
     """Amount by which the share of bad requests must exceed that of the current release."""
     count: Callable[[Tally], tuple[int, int]]
-    """Bad ones, and all."""
+    """Counts the bad requests, and all."""
 
 
 @dataclass(slots=True)
 class _Window:
-    """Outcomes of the last `slots_max` slots of time, each `slot_s` long."""
+    """Outcomes of the last `intervals_max` intervals of `interval_s` each."""
 
-    slot_s: float
-    slots_max: int
-    _slots: deque[tuple[int, Sides]] = field(default_factory=deque)
+    interval_s: float
+    intervals_max: int
+    _intervals: deque[tuple[int, Sides]] = field(default_factory=deque)
 
     @property
     def length_s(self) -> float:
-        return self.slot_s * self.slots_max
+        return self.interval_s * self.intervals_max
 
     def take(self, ended: Sides, now_s: float) -> None:
-        slot = self.slot_at(now_s)
-        if not self._slots or self._slots[-1][0] != slot:
-            self._slots.append((slot, Sides()))
-        self._slots[-1][1].add(ended)
+        interval = self.interval_at(now_s)
+        if not self._intervals or self._intervals[-1][0] != interval:
+            self._intervals.append((interval, Sides()))
+        self._intervals[-1][1].add(ended)
 
-    def slot_at(self, now_s: float) -> int:
-        return int(now_s // self.slot_s)
+    def interval_at(self, now_s: float) -> int:
+        return int(now_s // self.interval_s)
 
-    def slots(self, now_s: float) -> list[tuple[int, Sides]]:
-        while self._slots and self._slots[0][0] <= self.slot_at(now_s) - self.slots_max:
-            self._slots.popleft()
-        return list(self._slots)
+    def intervals(self, now_s: float) -> list[tuple[int, Sides]]:
+        while (
+            self._intervals
+            and self._intervals[0][0] <= self.interval_at(now_s) - self.intervals_max
+        ):
+            self._intervals.popleft()
+        return list(self._intervals)
 
 
 class CanaryBoard:
@@ -154,8 +159,8 @@ class CanaryBoard:
     def fault(self, now_s: float) -> str | None:
         """The canary's fault in words and numbers; None as long as no fault shows."""
         for window in self._windows:
-            slots = [*window.slots(now_s), *self._waiting_since(window, now_s)]
-            found = next(self._faults(slots), None)
+            intervals = [*window.intervals(now_s), *self._waiting_since(window, now_s)]
+            found = next(self._faults(intervals), None)
             if found is not None:
                 return f"{found} in {window.length_s:.0f} s"
         return None
@@ -167,19 +172,21 @@ class CanaryBoard:
                 for (measure, time_class), number in waiting.of(is_canarys).times.items():
                     since = Sides()
                     since.of(is_canarys).times[measure, time_class] = number
-                    yield window.slot_at(reported_s - longest_s(time_class)), since
+                    yield window.interval_at(reported_s - longest_s(time_class)), since
 
-    def _faults(self, slots: list[tuple[int, Sides]]) -> Iterator[str]:
+    def _faults(self, intervals: list[tuple[int, Sides]]) -> Iterator[str]:
         total = Sides()
-        for _, sides in slots:
+        for _, sides in intervals:
             total.add(sides)
         for question in self._questions(total.current):
             bad, among = question.count(total.canary)
             bad_beside, among_beside = question.count(total.current)
             if not self._is_worse(question, bad, among, bad_beside, among_beside):
                 continue
-            bad_slots = {slot for slot, sides in slots if question.count(sides.canary)[0]}
-            if len(bad_slots) >= self._limits.slots_min:
+            bad_intervals = {
+                interval for interval, sides in intervals if question.count(sides.canary)[0]
+            }
+            if len(bad_intervals) >= self._limits.intervals_min:
                 yield (
                     f"{bad} of {among} {question.of} {question.bad_are} "
                     f"(current release: {bad_beside} of {among_beside})"

@@ -14,7 +14,7 @@ from cluster.catalog.manifests import (
     IndexManifest,
     ManifestRef,
     ModelManifest,
-    parts_of,
+    blobs_of,
 )
 from cluster.clock import SYSTEM_CLOCK, Backoff, Clock, Deadline
 from cluster.errors import Conflict, Corrupt, InvalidArgument, NotFound
@@ -38,7 +38,7 @@ class Published(Generic[R]):
     manifest: R
     ref: ManifestRef
     reused: bool
-    """Whether it was there before."""
+    """True when it was there before."""
 
 
 class Catalog:
@@ -83,7 +83,7 @@ class Catalog:
         garbage collector until a release names it. Raises what `claim_all` does.
         """
         path = index_path(manifest.corpus, manifest.version)
-        claim_all(self._store, parts_of(manifest), [path], clock=self._clock)
+        claim_all(self._store, blobs_of(manifest), [path], clock=self._clock)
 
     def read_model(self, ref: ManifestRef) -> ModelManifest:
         """The model version that a release names. NotFound when it is not in the store."""
@@ -162,7 +162,7 @@ class Catalog:
         Raises Conflict when somebody else took the position; `change_corpus` decides again then.
         """
         data = manifest.to_bytes()
-        claim_all(self._store, parts_of(manifest), clock=self._clock)
+        claim_all(self._store, blobs_of(manifest), clock=self._clock)
         self._log(manifest.corpus).append_at(
             manifest.position,
             data,
@@ -199,7 +199,7 @@ class Catalog:
         return manifest, _ref(version, data)
 
     def _publish(self, path: str, manifest: R) -> Published[R]:
-        claim_all(self._store, parts_of(manifest), clock=self._clock)
+        claim_all(self._store, blobs_of(manifest), clock=self._clock)
         own = manifest.to_bytes()
         data = put_or_get(
             self._store,

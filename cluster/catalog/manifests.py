@@ -203,7 +203,7 @@ class ModelManifest(Record):
 Manifest = CorpusManifest | IndexManifest | ModelManifest
 
 
-def parts_of(manifest: Manifest) -> tuple[ArtifactFile, ...]:
+def blobs_of(manifest: Manifest) -> tuple[ArtifactFile, ...]:
     """The blobs that a manifest needs, each as a file stored whole."""
     match manifest:
         case CorpusManifest():
@@ -213,4 +213,4 @@ def parts_of(manifest: Manifest) -> tuple[ArtifactFile, ...]:
             files = tuple(file for shard in manifest.shards for file in shard.files)
         case ModelManifest():
             files = manifest.files
-    return tuple(part for file in files for part in file.parts)
+    return tuple(blob for file in files for blob in file.blobs)

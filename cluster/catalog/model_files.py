@@ -98,11 +98,11 @@ class ModelFiles:
         if self._artifacts.is_stored(file):
             return file
 
-        def tell(done: int, total: int) -> None:
+        def report(done: int, total: int) -> None:
             note(f"fetching {base.file.path} to compare: {done // 10**6} of {total // 10**6} MB")
 
         try:
-            old = self._cache.folder_for([base.file], tell) / base.file.path
+            old = self._cache.folder_for([base.file], report) / base.file.path
         except (NotFound, Corrupt) as error:
             log.warning(
                 "model.stored_whole",
@@ -122,7 +122,7 @@ class ModelFiles:
                     raise Corrupt(f"{file.path} changed while it was being stored")
                 sha256, size_bytes = self._artifacts.put_file(target)
         finally:
-            self._cache.let_go([base.file])
+            self._cache.unpin([base.file])
         delta = FileDelta(
             base=Blob(sha256=base.file.sha256, size_bytes=base.file.size_bytes),
             base_version=base.version,
@@ -143,7 +143,7 @@ class ModelFiles:
             if file.path.endswith(_WEIGHTS):
                 whole, version = file.model_copy(update={"delta": None}), newest.version
                 if file.delta is not None:
-                    whole, version = file.parts[0], file.delta.base_version
+                    whole, version = file.blobs[0], file.delta.base_version
                     whole = whole.model_copy(update={"path": file.path})
                 bases[file.path] = _Base(file=whole, version=version)
         return bases

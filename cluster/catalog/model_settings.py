@@ -90,7 +90,7 @@ class GeneratorSettings(Record):
             )
         return engine
 
-    def places(self, gateways: int) -> int:
+    def answer_slots(self, gateways: int) -> int:
         """Answers that each of so many gateways can have with replicas or waiting for them."""
         replicas = self.replicas_max or self.replicas
         return -(-CALLS_PER_SEQUENCE * self.sequences_max * replicas // gateways) + self.queue_max

@@ -78,7 +78,7 @@ def indexes_for_release(
         if index is None:
             index = _closest(catalog, corpus, asked, model, served.get(name))
             if index is not None:
-                following.remarks.append(_told(catalog, corpus, index, served.get(name)))
+                following.remarks.append(_remark(catalog, corpus, index, served.get(name)))
             elif are_named or name in served:
                 raise NotFound(f"{_unbuilt(catalog, name)}, or name the others with `--corpora`")
             else:
@@ -125,7 +125,7 @@ def _closest(
     return None if any(read_each(is_empty, since)) else best
 
 
-def _told(
+def _remark(
     catalog: Catalog, corpus: CorpusManifest, index: Index, served: ManifestRef | None
 ) -> str:
     manifest, ref = index

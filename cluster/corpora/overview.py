@@ -13,7 +13,7 @@ from cluster.catalog.manifests import (
     IndexManifest,
     ManifestRef,
     ModelManifest,
-    parts_of,
+    blobs_of,
 )
 from cluster.config import Settings
 from cluster.metadata import ColumnType
@@ -104,8 +104,8 @@ def _line(
         if (ref := state.proposals[number].release.contents.indexes.get(corpus.corpus))
     }
     built = [manifest for manifest, _ in catalog.list_indexes(corpus.corpus)]
-    documents = parts_of(corpus)
-    files = [*documents, *(file for manifest in built for file in parts_of(manifest))]
+    documents = blobs_of(corpus)
+    files = [*documents, *(file for manifest in built for file in blobs_of(manifest))]
     return CorpusLine(
         corpus=corpus.corpus,
         position=corpus.position,
@@ -149,7 +149,7 @@ def _index_line(
             for shard in index.shards
             for stratum in shard.recall.holes
         ),
-        size_bytes=_size_bytes(parts_of(index)),
+        size_bytes=_size_bytes(blobs_of(index)),
         built_at_ms=index.built_at_ms,
         has_latest_documents=is_index_of(index, corpus, catalog),
         has_present_settings=has_settings(catalog, index, settings.corpus(index.corpus), embedder),

@@ -176,8 +176,8 @@ def joined_types(
     for field, found in new_schema.items():
         if found.type == ColumnType.FLOAT and base.metadata_schema.get(field) == ColumnType.INT:
             document = _long_integer(content, new, field, documents)
-            seen_long = None if document is None else f"{name} ({document!r})"
-            old[field] = replace(old[field], seen_long=seen_long)
+            long_example = None if document is None else f"{name} ({document!r})"
+            old[field] = replace(old[field], long_example=long_example)
     return column_types(merge_schemas(old, new_schema))
 
 

@@ -18,7 +18,7 @@ from cluster.documents.documents import (
     FIELD_NAME,
     INT64,
     RESERVED_FIELDS,
-    RowPlace,
+    DocumentOrigin,
 )
 from cluster.errors import InvalidArgument
 from cluster.metadata import ColumnType
@@ -54,20 +54,22 @@ def parse_declared_types(declarations: Iterable[str]) -> dict[str, ColumnType]:
 
 
 def with_declared_types(
-    metadata: Mapping[str, object], types: DeclaredTypes, place: RowPlace
+    metadata: Mapping[str, object], types: DeclaredTypes, origin: DocumentOrigin
 ) -> dict[str, object]:
     """The metadata with every declared field as its type. Raises InvalidArgument, naming the place
     and the field, for a value that would not stay what it is.
     """
     return {
-        field: _cast(value, types[field], field, place) if field in types else value
+        field: _cast(value, types[field], field, origin) if field in types else value
         for field, value in metadata.items()
     }
 
 
-def check_declared_types(types: DeclaredTypes, seen: Iterable[str], known: Iterable[str]) -> None:
+def check_declared_types(
+    types: DeclaredTypes, present: Iterable[str], known: Iterable[str]
+) -> None:
     """Raises InvalidArgument for a declared field that is not among those that were seen."""
-    if missing := sorted(set(types) - set(seen)):
+    if missing := sorted(set(types) - set(present)):
         raise InvalidArgument(
             f"no document has the metadata field {missing[0]!r}; the fields with values are: "
             f"{', '.join(sorted(known)) or 'none'}",
@@ -75,7 +77,7 @@ def check_declared_types(types: DeclaredTypes, seen: Iterable[str], known: Itera
         )
 
 
-def _cast(value: object, type_: ColumnType, field: str, place: RowPlace) -> object:
+def _cast(value: object, type_: ColumnType, field: str, origin: DocumentOrigin) -> object:
     if value is None:
         return None
     found = _CASTS[type_](value)
@@ -83,7 +85,7 @@ def _cast(value: object, type_: ColumnType, field: str, place: RowPlace) -> obje
         shown = str(value)
         shown = shown if len(shown) <= _CHARS_SHOWN else f"{shown[:_CHARS_SHOWN]}..."
         raise InvalidArgument(
-            f"{place}: {shown!r} cannot be read as the declared type {type_} without loss",
+            f"{origin}: {shown!r} cannot be read as the declared type {type_} without loss",
             f"metadata.{field}",
         )
     return found

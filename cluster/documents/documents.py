@@ -40,17 +40,17 @@ _CORPUS_NAME: TypeAdapter[str] = TypeAdapter(Name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RowPlace:
-    """The place of a document in a source: a file, and a row of the file, counted from 1."""
+class DocumentOrigin:
+    """The origin of a document: a file, or a row or a section of one."""
 
     source: str
     row: int | None = None
-    """None when the whole file is one document."""
-    part: str | None = None
-    """A part of a file without rows, such as "page 3"."""
+    """Row of the file, counted from 1; None when the whole file is one document."""
+    section: str | None = None
+    """Section of a file without rows, such as "page 3"."""
 
     def __str__(self) -> str:
-        inside = self.part if self.row is None else f"row {self.row}"
+        inside = self.section if self.row is None else f"row {self.row}"
         return self.source if inside is None else f"{self.source}, {inside}"
 
 
@@ -70,16 +70,16 @@ class SchemaField:
     """The type of a metadata field, and where a value of that type was seen, for messages."""
 
     type: ColumnType
-    seen: str
-    seen_long: str | None = None
-    """Place of an integer that a float might round; None if all are in EXACT_IN_FLOAT."""
+    example: str
+    long_example: str | None = None
+    """Origin of an integer that a float might round; None if all are in EXACT_IN_FLOAT."""
 
 
 Schema = Mapping[str, SchemaField]
 
 
 def check_corpus_name(corpus: str) -> None:
-    """Raises InvalidArgument for what cannot name a corpus."""
+    """Raises InvalidArgument for a text that cannot name a corpus."""
     try:
         _CORPUS_NAME.validate_python(corpus)
     except ValidationError:
@@ -89,34 +89,36 @@ def check_corpus_name(corpus: str) -> None:
         ) from None
 
 
-def parse_document(raw: Mapping[str, object], place: RowPlace) -> Document:
+def parse_document(raw: Mapping[str, object], origin: DocumentOrigin) -> Document:
     """Checks `id`, `text`, `metadata` and `vector` of one row.
 
     An integer id becomes its decimal digits. Raises InvalidArgument.
     """
     vector = raw.get("vector")
-    parsed = None if vector is None else _parse_vector(vector, place)
+    parsed = None if vector is None else _parse_vector(vector, origin)
     return Document(
-        id=_parse_id(raw.get("id"), place),
-        text=_parse_text(raw.get("text"), place, may_be_empty=parsed is not None),
-        metadata=_parse_metadata(raw.get("metadata"), place),
+        id=_parse_id(raw.get("id"), origin),
+        text=_parse_text(raw.get("text"), origin, may_be_empty=parsed is not None),
+        metadata=_parse_metadata(raw.get("metadata"), origin),
         vector=parsed,
     )
 
 
-def infer_schema(documents: Iterable[tuple[Document, RowPlace]]) -> dict[str, SchemaField]:
+def infer_schema(documents: Iterable[tuple[Document, DocumentOrigin]]) -> dict[str, SchemaField]:
     """The type of every metadata field that has a value, by name.
 
     Integers and floats in one field make it a float. Raises InvalidArgument, naming both documents,
     when the types of a field conflict otherwise, or an integer would be rounded as a float.
     """
     schema: dict[str, SchemaField] = {}
-    for document, place in documents:
-        add_to_schema(schema, document, place)
+    for document, origin in documents:
+        add_to_schema(schema, document, origin)
     return dict(sorted(schema.items()))
 
 
-def add_to_schema(schema: dict[str, SchemaField], document: Document, place: RowPlace) -> None:
+def add_to_schema(
+    schema: dict[str, SchemaField], document: Document, origin: DocumentOrigin
+) -> None:
     """Widens `schema` in place by the values of one document, as `infer_schema` says."""
     for name, value in document.metadata.items():
         if value is None:
@@ -124,11 +126,13 @@ def add_to_schema(schema: dict[str, SchemaField], document: Document, place: Row
         type_ = _type_of(value)
         is_long = type_ is ColumnType.INT and value not in EXACT_IN_FLOAT
         known = schema.get(name)
-        if known is None or known.type != type_ or (is_long and known.seen_long is None):
-            seen = f"{place} ({document.id!r})"
-            found = SchemaField(type=type_, seen=seen, seen_long=seen if is_long else None)
+        if known is None or known.type != type_ or (is_long and known.long_example is None):
+            example = f"{origin} ({document.id!r})"
+            found = SchemaField(
+                type=type_, example=example, long_example=example if is_long else None
+            )
             schema[name] = found if known is None else _merged(name, known, found)
-    _check_width(len(schema), str(place))
+    _check_width(len(schema), str(origin))
 
 
 def merge_schemas(first: Schema, second: Schema) -> dict[str, SchemaField]:
@@ -140,9 +144,9 @@ def merge_schemas(first: Schema, second: Schema) -> dict[str, SchemaField]:
     return dict(sorted(merged.items()))
 
 
-def schema_of(types: Mapping[str, ColumnType], seen: str) -> dict[str, SchemaField]:
+def schema_of(types: Mapping[str, ColumnType], example: str) -> dict[str, SchemaField]:
     """A stored schema as one that can be merged; `seen` says in messages where it comes from."""
-    return {name: SchemaField(type=type_, seen=seen) for name, type_ in types.items()}
+    return {name: SchemaField(type=type_, example=example) for name, type_ in types.items()}
 
 
 def column_types(schema: Schema) -> dict[str, ColumnType]:
@@ -151,19 +155,20 @@ def column_types(schema: Schema) -> dict[str, ColumnType]:
 
 def _merged(name: str, first: SchemaField, second: SchemaField) -> SchemaField:
     if first.type == second.type:
-        return replace(first, seen_long=first.seen_long or second.seen_long)
+        return replace(first, long_example=first.long_example or second.long_example)
     if {first.type, second.type} == {ColumnType.INT, ColumnType.FLOAT}:
         of_ints, of_floats = (first, second) if first.type == ColumnType.INT else (second, first)
-        if of_ints.seen_long is None:
+        if of_ints.long_example is None:
             return of_floats
         raise InvalidArgument(
-            f"is an integer beyond 2**53 in {of_ints.seen_long}, but a float in {of_floats.seen}; "
+            f"is an integer beyond 2**53 in {of_ints.long_example}, "
+            f"but a float in {of_floats.example}; "
             "as a float it would be rounded: write such numbers as strings",
             f"metadata.{name}",
         )
     raise InvalidArgument(
-        f"is {_spelled(first.type)} in {first.seen}, but {_spelled(second.type)} in "
-        f"{second.seen}; a field has one type in the whole corpus: declare it with --types, or "
+        f"is {_spelled(first.type)} in {first.example}, but {_spelled(second.type)} in "
+        f"{second.example}; a field has one type in the whole corpus: declare it with --types, or "
         "start the corpus anew with --replace",
         f"metadata.{name}",
     )
@@ -200,116 +205,116 @@ def _type_of(value: str | int | float | bool) -> ColumnType:
     return ColumnType.FLOAT if isinstance(value, float) else ColumnType.STRING
 
 
-def _parse_id(value: object, place: RowPlace) -> str:
+def _parse_id(value: object, origin: DocumentOrigin) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):
-        raise InvalidArgument(f"{place}: must be a string, not {_kind(value)}", "id")
+        raise InvalidArgument(f"{origin}: must be a string, not {_kind(value)}", "id")
     if not value:
-        raise InvalidArgument(f"{place}: must not be empty", "id")
-    if _size_bytes(value, place, "id") > ID_BYTES_MAX:
-        raise InvalidArgument(f"{place}: has more than {ID_BYTES_MAX} bytes", "id")
+        raise InvalidArgument(f"{origin}: must not be empty", "id")
+    if _size_bytes(value, origin, "id") > ID_BYTES_MAX:
+        raise InvalidArgument(f"{origin}: has more than {ID_BYTES_MAX} bytes", "id")
     if any(unicodedata.category(character) == "Cc" for character in value):
-        raise InvalidArgument(f"{place}: must not contain control characters", "id")
+        raise InvalidArgument(f"{origin}: must not contain control characters", "id")
     return value
 
 
-def _parse_text(value: object, place: RowPlace, *, may_be_empty: bool) -> str:
+def _parse_text(value: object, origin: DocumentOrigin, *, may_be_empty: bool) -> str:
     if value is None and may_be_empty:
         return ""
     if not isinstance(value, str):
-        raise InvalidArgument(f"{place}: must be a string, not {_kind(value)}", "text")
+        raise InvalidArgument(f"{origin}: must be a string, not {_kind(value)}", "text")
     if not value.strip() and not may_be_empty:
-        raise InvalidArgument(f"{place}: must not be empty", "text")
-    if _size_bytes(value, place, "text") > TEXT_BYTES_MAX:
+        raise InvalidArgument(f"{origin}: must not be empty", "text")
+    if _size_bytes(value, origin, "text") > TEXT_BYTES_MAX:
         raise InvalidArgument(
-            f"{place}: has more than {TEXT_BYTES_MAX} bytes; divide it into several documents",
+            f"{origin}: has more than {TEXT_BYTES_MAX} bytes; divide it into several documents",
             "text",
         )
     return value
 
 
-def _parse_metadata(value: object, place: RowPlace) -> Metadata:
+def _parse_metadata(value: object, origin: DocumentOrigin) -> Metadata:
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        raise InvalidArgument(f"{place}: must be an object, not {_kind(value)}", "metadata")
+        raise InvalidArgument(f"{origin}: must be an object, not {_kind(value)}", "metadata")
     if len(value) > FIELDS_MAX:
-        raise InvalidArgument(f"{place}: has more than {FIELDS_MAX} fields", "metadata")
+        raise InvalidArgument(f"{origin}: has more than {FIELDS_MAX} fields", "metadata")
     return {
-        _parse_field_name(name, place): _parse_value(item, f"metadata.{name}", place)
+        _parse_field_name(name, origin): _parse_value(item, f"metadata.{name}", origin)
         for name, item in value.items()
     }
 
 
-def _parse_field_name(name: object, place: RowPlace) -> str:
+def _parse_field_name(name: object, origin: DocumentOrigin) -> str:
     if not isinstance(name, str) or not FIELD_NAME.fullmatch(name):
         raise InvalidArgument(
-            f"{place}: the field name {str(name)[:64]!r} must be letters, digits and '_', at most "
+            f"{origin}: the field name {str(name)[:64]!r} must be letters, digits and '_', at most "
             "128, and not begin with a digit",
             "metadata",
         )
     if name in RESERVED_FIELDS:
         raise InvalidArgument(
-            f"{place}: {name!r} joins conditions in a filter; give the field another name",
+            f"{origin}: {name!r} joins conditions in a filter; give the field another name",
             "metadata",
         )
     return name
 
 
-def _parse_value(value: object, field: str, place: RowPlace) -> MetadataValue:
+def _parse_value(value: object, field: str, origin: DocumentOrigin) -> MetadataValue:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int):
         if value not in INT64:
-            raise InvalidArgument(f"{place}: does not fit into 64 bits; use a string", field)
+            raise InvalidArgument(f"{origin}: does not fit into 64 bits; use a string", field)
         return value
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise InvalidArgument(f"{place}: must be finite; use null for no value", field)
+            raise InvalidArgument(f"{origin}: must be finite; use null for no value", field)
         return value
     if isinstance(value, str):
-        if _size_bytes(value, place, field) > STRING_BYTES_MAX:
-            raise InvalidArgument(f"{place}: has more than {STRING_BYTES_MAX} bytes", field)
+        if _size_bytes(value, origin, field) > STRING_BYTES_MAX:
+            raise InvalidArgument(f"{origin}: has more than {STRING_BYTES_MAX} bytes", field)
         return value
     if isinstance(value, Mapping | list | tuple):
         raise InvalidArgument(
-            f"{place}: metadata is flat, so {_kind(value)} does not fit; give each part a field of "
-            f'its own, such as {{"{field.removeprefix("metadata.")}_name": "..."}}',
+            f"{origin}: metadata is flat, so {_kind(value)} does not fit; give each part a field "
+            f'of its own, such as {{"{field.removeprefix("metadata.")}_name": "..."}}',
             field,
         )
     raise InvalidArgument(
-        f"{place}: must be a string, number, boolean or null, not {_kind(value)}; write dates as "
+        f"{origin}: must be a string, number, boolean or null, not {_kind(value)}; write dates as "
         "text (2024-05-01) or as a number",
         field,
     )
 
 
-def _parse_vector(value: object, place: RowPlace) -> Float32Array:
+def _parse_vector(value: object, origin: DocumentOrigin) -> Float32Array:
     try:
         given = np.asarray(value)
     except (ValueError, TypeError, OverflowError):
         given = np.empty((0, 0))
     if given.dtype.kind not in "fiu" or given.ndim != 1 or not given.size:
-        raise InvalidArgument(f"{place}: must be a list of numbers", "vector")
+        raise InvalidArgument(f"{origin}: must be a list of numbers", "vector")
     if given.size > DIMENSION_MAX:
-        raise InvalidArgument(f"{place}: has more than {DIMENSION_MAX} numbers", "vector")
+        raise InvalidArgument(f"{origin}: has more than {DIMENSION_MAX} numbers", "vector")
     with np.errstate(over="ignore", invalid="ignore"):
         vector: Float32Array = np.ascontiguousarray(given, dtype=np.float32)
         valid = np.linalg.norm(vector.astype(np.float64)) <= NORM_MAX
     if not valid:
         raise InvalidArgument(
-            f"{place}: must hold finite numbers, with a norm of at most {NORM_MAX:g}", "vector"
+            f"{origin}: must hold finite numbers, with a norm of at most {NORM_MAX:g}", "vector"
         )
     return vector
 
 
-def _size_bytes(value: str, place: RowPlace, field: str) -> int:
+def _size_bytes(value: str, origin: DocumentOrigin, field: str) -> int:
     try:
         return len(value.encode())
     except UnicodeEncodeError:
         raise InvalidArgument(
-            f"{place}: holds half of a surrogate pair, which is not Unicode text", field
+            f"{origin}: holds half of a surrogate pair, which is not Unicode text", field
         ) from None
 
 

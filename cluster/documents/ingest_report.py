@@ -21,7 +21,7 @@ class LeftOut:
     """The first of them, at most EXAMPLES_MAX."""
 
 
-class Tally:
+class ReasonCounts:
     """Counts what is left out, by reason, in bounded space."""
 
     def __init__(self, found: Iterable[LeftOut] = ()) -> None:

@@ -43,7 +43,7 @@ class Embedders:
     async def embed(self, texts: Sequence[str], deadline: Deadline) -> Float32Array:
         """float32 [n, d], row i for text i.
 
-        Each part of a batch goes to a replica of its own, and to another one where that fails.
+        Each share of a batch goes to a replica of its own, and to another one where that fails.
         Raises what a replica raises, Unavailable and DeadlineExceeded.
         """
         num_shares = min(len(self._each), len(texts) // _SHARE_TEXTS_MIN)

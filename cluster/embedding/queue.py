@@ -28,7 +28,7 @@ class _Lane:
     """The texts of a request that are still to be dealt, the shortest one last."""
 
     texts: list[tuple[int, int]]
-    """Each by its number, with its tokens."""
+    """Texts that are left, each by its number, with its tokens."""
 
     @property
     def next_tokens(self) -> int:
@@ -59,7 +59,7 @@ class FairQueue(Generic[RequestT]):
     def add(self, request: RequestT, tokens: Sequence[int]) -> None:
         """Takes a request in that has a text of so many tokens each, one or more.
 
-        A request may have half of the places that are free, so that whoever sends many texts leaves
+        A request may have half of the slots that are free, so that whoever sends many texts leaves
         room for those who send one. Raises Overloaded when there are fewer, and InvalidArgument for
         more texts than may ever wait.
         """

@@ -121,7 +121,7 @@ class BuiltPrompt:
     num_passages: int
     """Number of passages, from the best on, that stand in the prompt."""
     truncated: Truncated | None
-    """None where nothing was cut."""
+    """What was cut; None where nothing was."""
 
 
 def build_prompt(
@@ -180,7 +180,7 @@ def build_prompt(
     )
     if truncated != Truncated() and truncation is Truncation.DISABLED:
         raise ContextLengthExceeded(
-            f"the prompt does not fit without {_told(truncated)}: {_shared(budget)}", field
+            f"the prompt does not fit without {_cut_notice(truncated)}: {_shared(budget)}", field
         )
     return BuiltPrompt(
         messages=messages_for(kept, texts),
@@ -247,7 +247,7 @@ def _shared(budget: TokenBudget) -> str:
     )
 
 
-def _told(truncated: Truncated) -> str:
+def _cut_notice(truncated: Truncated) -> str:
     parts = {
         "messages of the history left out": truncated.history_messages,
         "passages left out": truncated.passages,

@@ -46,9 +46,9 @@ class Event:
 
     def __str__(self) -> str:
         """One line, whatever the values are."""
-        told = set(re.findall(r"{(\w+)", self.sentence))
+        named = set(re.findall(r"{(\w+)", self.sentence))
         known = {**self.context, **self.fields}
-        more = "".join(f" {k}={_as_word(v)}" for k, v in known.items() if k not in told)
+        more = "".join(f" {k}={_as_word(v)}" for k, v in known.items() if k not in named)
         alert = "ALERT: " if self.is_alert else ""
         return f"{alert}{one_line(self.message)} [{self.name}{more}]"
 

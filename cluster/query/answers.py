@@ -69,7 +69,7 @@ class Citation:
     score: float
 
 
-class Outcome(StrEnum):
+class AnswerOutcome(StrEnum):
     """The way in which an answer came about."""
 
     ANSWERED = "answered"
@@ -90,7 +90,7 @@ class Retrieved(HasProvenance):
 
     citations: tuple[Citation, ...]
     model: str
-    outcome: Outcome = Outcome.ANSWERED
+    outcome: AnswerOutcome = AnswerOutcome.ANSWERED
     truncated: Truncated | None = None
     """Parts that the prompt lacks; None if nothing was cut."""
 
@@ -114,7 +114,7 @@ class AnswerResult(HasProvenance):
     """`stop` when the model ended by itself, `length` at `max_tokens`."""
     model: str
     took_ms: float
-    outcome: Outcome = Outcome.ANSWERED
+    outcome: AnswerOutcome = AnswerOutcome.ANSWERED
     truncated: Truncated | None = None
 
 

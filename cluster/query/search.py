@@ -124,13 +124,13 @@ class ShardHits:
     """
 
     @classmethod
-    def joined(cls, parts: Sequence[ShardHits]) -> ShardHits:
+    def joined(cls, each: Sequence[ShardHits]) -> ShardHits:
         """The hits of several batches of queries, one or more, as those of one batch."""
-        marks = [part.fell_back for part in parts if part.fell_back is not None]
+        marks = [one.fell_back for one in each if one.fell_back is not None]
         return cls(
-            scores=np.concatenate([part.scores for part in parts]),
-            rows=np.concatenate([part.rows for part in parts]),
-            ids=np.concatenate([part.ids for part in parts]),
+            scores=np.concatenate([one.scores for one in each]),
+            rows=np.concatenate([one.rows for one in each]),
+            ids=np.concatenate([one.ids for one in each]),
             fell_back=np.concatenate(marks) if marks else None,
         )
 
@@ -148,12 +148,12 @@ class MergedHits:
 
     def of_queries(self, start: int, end: int) -> MergedHits:
         """The hits of the queries from `start` to before `end`."""
-        part = slice(start, end)
+        queries = slice(start, end)
         return MergedHits(
-            scores=self.scores[part],
-            rows=self.rows[part],
-            ids=self.ids[part],
-            shards=self.shards[part],
+            scores=self.scores[queries],
+            rows=self.rows[queries],
+            ids=self.ids[queries],
+            shards=self.shards[queries],
         )
 
 

@@ -25,20 +25,20 @@ class SessionToken:
     """
 
     def encode(self) -> str:
-        told = orjson.dumps([_VERSION, self.store_id, self.position])
-        return base64.urlsafe_b64encode(told).rstrip(b"=").decode()
+        payload = orjson.dumps([_VERSION, self.store_id, self.position])
+        return base64.urlsafe_b64encode(payload).rstrip(b"=").decode()
 
     @classmethod
     def decode(cls, text: str) -> SessionToken:
-        """Raises InvalidArgument for what is no token."""
+        """Raises InvalidArgument for a text that is no token."""
         if len(text) > _TOKEN_CHARS_MAX:
             raise InvalidArgument("is no session token", "session")
         try:
             padded = text.encode("ascii") + b"=" * (-len(text) % 4)
-            told = orjson.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
+            payload = orjson.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
         except ValueError as error:
             raise InvalidArgument("is no session token", "session") from error
-        match told:
+        match payload:
             case [int(version), str(store_id), int(position)] if (
                 version == _VERSION and position >= 0 and not isinstance(position, bool)
             ):

@@ -6,8 +6,8 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from cluster.errors import InvalidArgument
-from cluster.query.demand import EVENTUAL, Demand
 from cluster.query.filters import Filter, filter_to_json, is_encodable
+from cluster.query.read_consistency import EVENTUAL, ReadConsistency
 
 TOP_K_MAX = 1000
 TIMEOUT_S_MAX = 600.0
@@ -30,7 +30,7 @@ class Terms:
     """Pins the request to a resident release; None takes the current one."""
     user: str = ""
     """User or session that asks: served by the same release while a canary is tried."""
-    demand: Demand = EVENTUAL
+    consistency: ReadConsistency = EVENTUAL
 
     def terms(self) -> dict[str, Any]:
         """The fields of the terms by name."""
@@ -59,6 +59,6 @@ class Terms:
             "min_coverage": self.min_coverage,
             "release": self.release,
             "user": self.user or None,
-            **self.demand.told(),
+            **self.consistency.as_options(),
         }
         return {name: value for name, value in options.items() if value is not None}

@@ -61,7 +61,7 @@ class Inquiry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class FoundDifference:
     difference: Difference
     again: Inquiry | None
     """Inquiry to ask later whether the regions still differ; None if the question cannot be cut
@@ -70,13 +70,13 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
+class RegionComparison:
     """The result of one inquiry."""
 
     inquiry: Inquiry
     regions: frozenset[str]
     """Regions whose answers count."""
-    found: Found | None
+    found: FoundDifference | None
     """The first difference."""
 
 
@@ -86,7 +86,7 @@ class Probe:
 
     release: int
     at_ms: int
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[RegionComparison, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +139,7 @@ def drawn_vectors(corpus: CorpusView, release: int, turn: int) -> Float32Array:
 # The comparison of the answers.
 
 
-def compared(inquiry: Inquiry, answers: Mapping[str, SearchResult]) -> Comparison:
+def compared(inquiry: Inquiry, answers: Mapping[str, SearchResult]) -> RegionComparison:
     """Compares the answers, by region: complete ones, of the release that the inquiry asks for."""
     votes = {region: _votes(result) for region, result in sorted(answers.items())}
     found = None
@@ -151,7 +151,7 @@ def compared(inquiry: Inquiry, answers: Mapping[str, SearchResult]) -> Compariso
         if len(sides) > 1:
             found = _found(inquiry, number, sides)
             break
-    return Comparison(inquiry=inquiry, regions=frozenset(answers), found=found)
+    return RegionComparison(inquiry=inquiry, regions=frozenset(answers), found=found)
 
 
 def _votes(result: SearchResult) -> Sequence[Vote]:
@@ -167,10 +167,10 @@ def _digest(vote: Vote, release: int) -> str:
     return vote.hits.hex()[:12] if vote.release == release else f"by release {vote.release}"
 
 
-def _found(inquiry: Inquiry, number: int, sides: Mapping[str, tuple[str, ...]]) -> Found:
+def _found(inquiry: Inquiry, number: int, sides: Mapping[str, tuple[str, ...]]) -> FoundDifference:
     question = inquiry.name if inquiry.again else f"{inquiry.name} [{number}]"
     request = inquiry.request if inquiry.again else _cut(inquiry.request, number)
-    return Found(
+    return FoundDifference(
         difference=Difference(
             corpus=inquiry.corpus, release=inquiry.release, question=question, answers=sides
         ),
@@ -212,7 +212,7 @@ class DivergenceLedger:
         self._asked: int | None = None
         """The release of the last turn that was given."""
         self._last: Probe | None = None
-        self._standing: dict[tuple[str, str], Found] = {}
+        self._standing: dict[tuple[str, str], FoundDifference] = {}
         self._outcomes: Counter[str] = Counter()
 
     def turn(self, release: int | None) -> Turn:
@@ -245,7 +245,7 @@ class DivergenceLedger:
         }
         return [found.difference for c in probe.comparisons for found in self._judge(c)]
 
-    def quorum(self, found: Found) -> None:
+    def quorum(self, found: FoundDifference) -> None:
         """A search by quorum has found a difference."""
         self._outcomes[ProbeVerdict.QUORUM_DIFFER.value] += 1
         self._keep(self._named(found))
@@ -262,7 +262,7 @@ class DivergenceLedger:
             probes=dict(self._outcomes),
         )
 
-    def _judge(self, comparison: Comparison) -> list[Found]:
+    def _judge(self, comparison: RegionComparison) -> list[FoundDifference]:
         """The differences that are new in the comparison."""
         key = (comparison.inquiry.corpus, comparison.inquiry.name)
         before = self._standing.get(key)
@@ -273,24 +273,24 @@ class DivergenceLedger:
             del self._standing[key]
         return []
 
-    def _keep(self, found: Found) -> None:
+    def _keep(self, found: FoundDifference) -> None:
         key = (found.difference.corpus, found.difference.question)
         if key in self._standing or len(self._standing) < STANDING_MAX:
             self._standing[key] = found
 
-    def _named(self, found: Found) -> Found:
+    def _named(self, found: FoundDifference) -> FoundDifference:
         """The same difference, with the name of the only corpus where the request named none."""
         known = set() if self._last is None else {c.inquiry.corpus for c in self._last.comparisons}
         if found.difference.corpus or len(known) != 1:
             return found
         (corpus,) = known
         again = None if found.again is None else replace(found.again, corpus=corpus)
-        return Found(difference=replace(found.difference, corpus=corpus), again=again)
+        return FoundDifference(difference=replace(found.difference, corpus=corpus), again=again)
 
 
 def _lines(probe: Probe) -> tuple[CorpusProbe, ...]:
     """The corpora of the probe, by name."""
-    by_corpus: dict[str, list[Comparison]] = {}
+    by_corpus: dict[str, list[RegionComparison]] = {}
     for comparison in probe.comparisons:
         by_corpus.setdefault(comparison.inquiry.corpus, []).append(comparison)
     lines = []

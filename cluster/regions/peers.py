@@ -61,7 +61,7 @@ class GeneratingPeers(Protocol):
         ...
 
 
-class RegionInternals(Protocol):
+class PeerServices(Protocol):
     """The services of a region for other regions alone."""
 
     def generate(

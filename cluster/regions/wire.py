@@ -49,7 +49,7 @@ class Call:
 
 
 def search_call(request: SearchRequest, remaining_s: float) -> Call:
-    """The search as a call that may take so long."""
+    """The search as a call that may take `remaining_s`."""
     options = _search_options(request, remaining_s)
     headers = _headers(request.trace_id)
     if not request.passages:
@@ -106,7 +106,7 @@ def _sampling(request: Sampling) -> dict[str, Any]:
 
 
 def parse_search(content_type: str, body: bytes) -> SearchResult:
-    """Raises Unavailable for what is no reply of a region."""
+    """Raises Unavailable for a body that is no reply of a region."""
     try:
         return _from_arrow(body) if content_type == ARROW_TYPE else _from_json(body)
     except (ValueError, TypeError, KeyError, pa.ArrowException) as error:
@@ -114,7 +114,7 @@ def parse_search(content_type: str, body: bytes) -> SearchResult:
 
 
 def parse_answer_event(name: str, data: bytes) -> AnswerEvent:
-    """Raises what an `error` event says, and Unavailable for what is no event of an answer."""
+    """Raises the error of an `error` event, and Unavailable for an event that no answer has."""
     match name:
         case "retrieved":
             return _parsed(_RETRIEVED, data)
@@ -126,7 +126,7 @@ def parse_answer_event(name: str, data: bytes) -> AnswerEvent:
 
 
 def parse_chunk(name: str, data: bytes) -> GenerationChunk:
-    """Raises what an `error` event says, and Unavailable for what is no piece of text."""
+    """Raises the error of an `error` event, and Unavailable for any event but a piece of text."""
     if name == "chunk":
         return _parsed(_CHUNK, data)
     raise parse_error(data) if name == "error" else Unavailable(f"an unknown event {name!r} came")
@@ -137,7 +137,7 @@ def parse_error(body: bytes, retry_after: str | None = None) -> RaygionError:
     blame for, or this one for its key, is Unavailable here.
     """
     try:
-        error = told_error(body, retry_after)
+        error = parse_sent_error(body, retry_after)
     except ValueError:
         return Unavailable("the reply is not what a region sends")
     if error.code in OWN_FAULTS:
@@ -145,13 +145,13 @@ def parse_error(body: bytes, retry_after: str | None = None) -> RaygionError:
     return error
 
 
-def told_error(body: bytes, retry_after: str | None = None) -> RaygionError:
+def parse_sent_error(body: bytes, retry_after: str | None = None) -> RaygionError:
     """The error that a region's error body tells, by its code; a code that this version does not
     know is `internal`. Raises ValueError for a body that no region sends.
     """
     try:
-        told = orjson.loads(body)["error"]
-        code, message, path = str(told["code"]), str(told["message"]), told.get("field")
+        sent = orjson.loads(body)["error"]
+        code, message, path = str(sent["code"]), str(sent["message"]), sent.get("field")
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError("this is not an error body") from error
     kind = _BY_CODE.get(code)
@@ -178,29 +178,29 @@ _CHUNK = TypeAdapter(GenerationChunk)
 _PROVENANCE = TypeAdapter(Provenance)
 
 
-def kinds_told(root: type[RaygionError]) -> Iterator[type[RaygionError]]:
+def kinds_on_wire(root: type[RaygionError]) -> Iterator[type[RaygionError]]:
     """Kinds of errors with a code of their own: the others are not told on the wire."""
     if "code" in vars(root):
         yield root
     for kind in root.__subclasses__():
-        yield from kinds_told(kind)
+        yield from kinds_on_wire(kind)
 
 
-_BY_CODE = {kind.code: kind for kind in kinds_told(RaygionError)}
+_BY_CODE = {kind.code: kind for kind in kinds_on_wire(RaygionError)}
 
 
 def _parsed(adapter: TypeAdapter[T], data: bytes) -> T:
     try:
-        told = orjson.loads(data)
+        fields = orjson.loads(data)
         # In JSON the facts of the provenance stand among the others.
-        return adapter.validate_python({**told, "provenance": told})
+        return adapter.validate_python({**fields, "provenance": fields})
     except (ValueError, TypeError) as error:
         raise Unavailable("an event is not what a region sends") from error
 
 
 def _from_json(body: bytes) -> SearchResult:
-    told = orjson.loads(body)
-    results = told["results"]
+    reply = orjson.loads(body)
+    results = reply["results"]
     return SearchResult(
         results=tuple(
             tuple(
@@ -210,19 +210,19 @@ def _from_json(body: bytes) -> SearchResult:
             for each in results
         ),
         fell_back=tuple(each["fallback"] for each in results if "fallback" in each),
-        took_ms=float(told["took_ms"]),
-        provenance=_PROVENANCE.validate_python(told),
+        took_ms=float(reply["took_ms"]),
+        provenance=_PROVENANCE.validate_python(reply),
     )
 
 
 def _from_arrow(body: bytes) -> SearchResult:
     table = pa.ipc.open_stream(body).read_all()
-    told = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    header = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
     queries = table["query"].to_numpy()
-    counts = np.bincount(queries, minlength=int(told["queries"]))
+    counts = np.bincount(queries, minlength=int(header["queries"]))
     shape = (len(counts), int(counts.max(initial=0)))
-    # Best first for each query, and no gaps: the place in the row is the place since its beginning.
-    places = np.arange(len(queries)) - np.repeat(np.cumsum(counts) - counts, counts)
+    # Best first for each query, and no gaps: a hit's column counts the hits of its query before it.
+    columns = np.arange(len(queries)) - np.repeat(np.cumsum(counts) - counts, counts)
     ids = np.array(table["id"].cast(pa.binary()).to_pylist(), dtype=np.bytes_)
     hits = MergedHits(
         scores=np.full(shape, -np.inf, dtype=np.float32),
@@ -230,17 +230,17 @@ def _from_arrow(body: bytes) -> SearchResult:
         ids=np.zeros(shape, dtype=ids.dtype if len(ids) else "S1"),
         shards=np.full(shape, -1, dtype=np.int32),
     )
-    hits.scores[queries, places] = table["score"].to_numpy()
-    hits.rows[queries, places] = 0
-    hits.ids[queries, places] = ids
-    fell_back = tuple(orjson.loads(told.get("fallback", "[]")))
+    hits.scores[queries, columns] = table["score"].to_numpy()
+    hits.rows[queries, columns] = 0
+    hits.ids[queries, columns] = ids
+    fell_back = tuple(orjson.loads(header.get("fallback", "[]")))
     return SearchResult(
         results=(),
         arrays=hits,
         fell_back=fell_back,
-        took_ms=float(told["took_ms"]),
+        took_ms=float(header["took_ms"]),
         # All values are texts here, and become numbers where the fields are.
-        provenance=_PROVENANCE.validate_python(told),
+        provenance=_PROVENANCE.validate_python(header),
     )
 
 

@@ -8,7 +8,7 @@ from typing import assert_never
 
 from cluster.artifacts.claims import claim_all
 from cluster.catalog.catalog import Catalog, index_path, model_path
-from cluster.catalog.manifests import IndexManifest, ModelManifest, parts_of
+from cluster.catalog.manifests import IndexManifest, ModelManifest, blobs_of
 from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.errors import InvalidArgument
 from cluster.releases.entries import LogState, ReleaseContents
@@ -108,5 +108,5 @@ def claim_release(
     """
     models = (model for model in (manifests.embedder, manifests.generator) if model is not None)
     named: list[IndexManifest | ModelManifest] = [*manifests.indexes.values(), *models]
-    files = [file for manifest in named for file in parts_of(manifest)]
+    files = [file for manifest in named for file in blobs_of(manifest)]
     claim_all(store, files, manifest_paths(contents), clock=clock)

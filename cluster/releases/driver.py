@@ -34,13 +34,18 @@ from cluster.releases.events import (
     Event,
     HeartbeatsRead,
     LogCaughtUp,
-    Outcome,
     Prepare,
     RegionStatus,
+    ReleaseOutcome,
     Retire,
     heartbeat_path,
 )
-from cluster.releases.name_claim import RegionClaim, Tenure, read_heartbeats, taken
+from cluster.releases.region_name_watch import (
+    NameState,
+    RegionNameWatch,
+    name_taken,
+    read_heartbeats,
+)
 from cluster.releases.release_log import Freshness, ReleaseLog, without_looking_for_cycles
 from cluster.releases.requests import ReleaseRequest
 from cluster.releases.rollout import Rollout
@@ -122,13 +127,13 @@ class RolloutDriver:
         self._cluster_id = cluster_id
         self._vitals = vitals
         self._appended = appended
-        self._claim = RegionClaim(cluster_id)
+        self._name_watch = RegionNameWatch(cluster_id)
         self._refusal: Conflict | None = _starting()
         """The reason why this region may not lead; None when it may."""
         self._regions: list[str] = []
         self._listed_s = float("-inf")
-        self._told: RegionStatus | None = None
-        self._told_s = float("-inf")
+        self._heartbeat: RegionStatus | None = None
+        self._written_s = float("-inf")
         self._snapshot_not_before_s = float("-inf")
 
     def read(self) -> None:
@@ -148,15 +153,15 @@ class RolloutDriver:
     def decide(self, *, exchange_heartbeats: bool) -> None:
         """Does what follows from what was read; the first time it must exchange heartbeats.
 
-        Fails like `read`, and raises Conflict while another cluster runs under this region's name,
-        or may: then nothing is written.
+        Raises the errors of `read`, and Conflict while another cluster runs under this region's
+        name, or may: then nothing is written.
         """
         failure: Unavailable | OutcomeUnknown | None = None
         if exchange_heartbeats:
             try:
                 heartbeats = self._exchange_heartbeats()
             except (Unavailable, OutcomeUnknown) as error:
-                if self._told is None:
+                if self._heartbeat is None:
                     raise
                 # A region that can only read still holds what the log wants it to hold.
                 failure = error
@@ -183,7 +188,7 @@ class RolloutDriver:
                 error=error,
             )
 
-    def observe(self, event: Outcome) -> None:
+    def observe(self, event: ReleaseOutcome) -> None:
         """Takes in how the preparing of a release ended, or how it did; `decide` goes on from it.
         Raises nothing.
         """
@@ -241,7 +246,9 @@ class RolloutDriver:
         return appended
 
     def _append(self, append: Append) -> bool:
-        """True when the entry landed; False when another writer had taken its place in the log."""
+        """True when the entry landed; False when another writer had taken its position in the
+        log.
+        """
         entry = append.entry
         deadline = Deadline.after(_APPEND_TIMEOUT_S, self._clock)
         try:
@@ -279,14 +286,16 @@ class RolloutDriver:
         names = sorted({*self._regions} | needed)
         statuses = read_heartbeats(self._store, names)
         own = statuses.get(region)
-        tenure = self._claim.look(own, now_s)
-        if tenure is not Tenure.FREE:
-            self._refusal = taken(region, own) if tenure is Tenure.TAKEN else _starting()
+        name_state = self._name_watch.look(own, now_s)
+        if name_state is not NameState.FREE:
+            self._refusal = (
+                name_taken(region, own) if name_state is NameState.TAKEN else _starting()
+            )
             raise self._refusal
-        statuses[region] = self._tell(now_s)
+        statuses[region] = self._write_heartbeat(now_s)
         return HeartbeatsRead(statuses=statuses, at_s=now_s)
 
-    def _tell(self, now_s: float) -> RegionStatus:
+    def _write_heartbeat(self, now_s: float) -> RegionStatus:
         """This region's heartbeat: a new one each second, or when there is more to tell."""
         vitals = self._vitals()
         own = self.rollout.heartbeat(self._clock.wall_ms()).model_copy(
@@ -296,14 +305,14 @@ class RolloutDriver:
                 "load": vitals.load,
             }
         )
-        told = self._told
+        last = self._heartbeat
         if (
-            told is not None
-            and now_s - self._told_s < _HEARTBEAT_S
+            last is not None
+            and now_s - self._written_s < _HEARTBEAT_S
             and (own.prepared, own.failed, own.gave_up, own.at_fault)
-            == (told.prepared, told.failed, told.gave_up, told.at_fault)
+            == (last.prepared, last.failed, last.gave_up, last.at_fault)
         ):
-            return told
+            return last
         self._store.put(heartbeat_path(own.region), own.to_bytes())
-        self._told, self._told_s, self._refusal = own, now_s, None
+        self._heartbeat, self._written_s, self._refusal = own, now_s, None
         return own

@@ -52,9 +52,9 @@ class ReleaseContents(Record):
     indexes: Annotated[dict[Name, ManifestRef], Field(min_length=1)]
     """One index version for each corpus."""
     embedder: ManifestRef | None = None
-    """None when every corpus brings its own vectors."""
+    """Model version of the embedder; None when every corpus brings its own vectors."""
     generator: ManifestRef | None = None
-    """None serves the search tier alone."""
+    """Model version of the language model; None serves search alone."""
     prompt: PromptTemplate = PromptTemplate()
     evidence: EvidencePolicy | None = Field(default=None, exclude_if=_is_none)
     """None in releases from before there was one: the model answers whatever was found, or without

@@ -34,7 +34,7 @@ class RegionStatus(Record):
     gave_up: tuple[int, ...] = ()
     """Releases of `failed` that the region will not try again while they are open."""
     at_fault: dict[int, str] = Field(default_factory=dict)
-    """Releases that did worse as a canary here than the current one, and in what."""
+    """Releases that did worse here as a canary than the current release, with the fault found."""
     current: int | None
     healthy: bool = True
     load: float = 0.0
@@ -89,16 +89,16 @@ class CanaryFaulted:
     reason: str
 
 
-Outcome = Prepared | PrepareFailed | CanaryFaulted
+ReleaseOutcome = Prepared | PrepareFailed | CanaryFaulted
 """A region's finding about a release."""
-Event = EntryRead | LogCaughtUp | HeartbeatsRead | Outcome
+Event = EntryRead | LogCaughtUp | HeartbeatsRead | ReleaseOutcome
 
 # Instructions: what the shell is to do.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Append:
-    """Write `entry` at `position`. Losing the place to another writer is no error: read on."""
+    """Write `entry` at `position`. Losing the position to another writer is no error: read on."""
 
     position: int
     entry: LogEntry

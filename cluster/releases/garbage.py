@@ -28,7 +28,7 @@ from cluster.artifacts.claims import (
 from cluster.artifacts.fetch import blob_path
 from cluster.catalog.catalog import Catalog, index_path, model_path
 from cluster.catalog.index_versions import newest_index
-from cluster.catalog.manifests import IndexManifest, ModelManifest, parts_of
+from cluster.catalog.manifests import IndexManifest, ModelManifest, blobs_of
 from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.errors import Conflict, InvalidArgument, NotFound, RaygionError
 from cluster.logs.events import EventLog
@@ -36,7 +36,7 @@ from cluster.records import Record
 from cluster.releases.contents import manifest_paths
 from cluster.releases.entries import LogState
 from cluster.releases.events import REGIONS
-from cluster.releases.name_claim import read_heartbeats
+from cluster.releases.region_name_watch import read_heartbeats
 from cluster.releases.release_log import read_release_log
 from cluster.store.numbered_log import read_each
 from cluster.store.object_store import ObjectStore
@@ -182,7 +182,7 @@ class StoreCollector:
         for path in stays & manifests.keys():
             stays |= _companions(manifests[path])
         named = {
-            path: frozenset(blob_path(part.sha256) for part in parts_of(manifest))
+            path: frozenset(blob_path(blob.sha256) for blob in blobs_of(manifest))
             for path, manifest in manifests.items()
         }
         held = stays.union(*(named[path] for path in stays & manifests.keys()))
@@ -211,7 +211,7 @@ class StoreCollector:
             latest = self._catalog.latest_corpus(corpus)
             if latest is None or latest.is_dropped:
                 continue
-            needed.update(blob_path(part.sha256) for part in parts_of(latest))
+            needed.update(blob_path(blob.sha256) for blob in blobs_of(latest))
             newest = newest_index(self._catalog, corpus)
             if newest is not None:
                 needed.add(index_path(corpus, newest[1].version))
@@ -221,8 +221,10 @@ class StoreCollector:
         """The releases that regions said to hold: one that cannot load newer ones goes on serving
         what it has, and may have to load that once more.
         """
-        told = read_heartbeats(self._store, self._store.list_folders(REGIONS)).values()
-        return {number for one in told if one.at_ms >= cutoff_ms for number in one.prepared}
+        statuses = read_heartbeats(self._store, self._store.list_folders(REGIONS)).values()
+        return {
+            number for status in statuses if status.at_ms >= cutoff_ms for number in status.prepared
+        }
 
     def _claimed(self, cutoff_ms: int) -> set[str]:
         def read(path: str) -> tuple[str, ...]:

@@ -101,7 +101,7 @@ class ReleaseLog:
                 yield parse_entry(entry, position=n)
 
     def append_at(self, n: int, entry: LogEntry, *, deadline: Deadline) -> None:
-        """Makes `entry` the one after the latest. Fails as `NumberedLog.append_at` does, and raises
+        """Makes `entry` the one after the latest. Raises the errors of `NumberedLog.append_at`, and
         OutcomeUnknown when what was written there cannot be read back.
         """
 

@@ -1,4 +1,4 @@
-"""What people ask of the release log, as values.
+"""The requests of people to the release log, as values.
 
 `Rollout.decide` gives the entry that a request leads to, or a typed error. The command line, the
 coordinator and the simulation all send these values.
@@ -21,7 +21,7 @@ class ProposeRelease:
     auto_commit: bool
     """True: the release is committed as soon as no region has to be waited for any more."""
     policy: RolloutPolicy | None = None
-    """None takes the policy of the settings."""
+    """Policy of the rollout; None takes that of the settings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +53,7 @@ class RollBackTo:
     """Make a committed release current again, in one switch."""
 
     release: int | None = None
-    """None is the release that was current before the last one."""
+    """Release to go back to; None is the one that was current before the last one."""
     force: bool = False
     """True: switch even where a region has not loaded the release, or an open one would follow."""
 

@@ -9,7 +9,7 @@ from cluster.releases.entries import LogState, ReleaseStatus
 from cluster.releases.events import Instruction, Prepare, Prepared, PrepareFailed, Retire
 
 
-class Standing(StrEnum):
+class ResidentState(StrEnum):
     """The progress of a resident release in this region."""
 
     PREPARING = "preparing"
@@ -19,7 +19,7 @@ class Standing(StrEnum):
 
 @dataclass(slots=True)
 class _Local:
-    standing: Standing
+    standing: ResidentState
     failure: PrepareFailed | None = None
     """Failure of the last attempt, until one succeeds."""
     failures: int = 0
@@ -41,7 +41,7 @@ class Residents:
     def prepared(self) -> frozenset[int]:
         """The releases that this region can serve."""
         return frozenset(
-            n for n, local in self._local.items() if local.standing is Standing.PREPARED
+            n for n, local in self._local.items() if local.standing is ResidentState.PREPARED
         )
 
     def failures(self) -> dict[int, PrepareFailed]:
@@ -55,10 +55,10 @@ class Residents:
             return [Retire(release=event.release)]
         match event:
             case Prepared(release=number):
-                self._local[number] = _Local(Standing.PREPARED)
+                self._local[number] = _Local(ResidentState.PREPARED)
             case PrepareFailed(release=number):
                 failures = self._local[number].failures + 1
-                self._local[number] = _Local(Standing.FAILED, event, failures, now_ms)
+                self._local[number] = _Local(ResidentState.FAILED, event, failures, now_ms)
         return []
 
     def reconcile(self, state: LogState, now_ms: int) -> list[Instruction]:
@@ -77,8 +77,8 @@ class Residents:
         for number in retired:
             del self._local[number]
         for number in wanted:
-            before = self._local.get(number, _Local(Standing.PREPARING))
-            self._local[number] = replace(before, standing=Standing.PREPARING)
+            before = self._local.get(number, _Local(ResidentState.PREPARING))
+            self._local[number] = replace(before, standing=ResidentState.PREPARING)
         return [
             *(Retire(release=n) for n in retired),
             *(Prepare(release=state.proposals[n].release) for n in wanted),
@@ -103,7 +103,7 @@ class Residents:
         local = self._local.get(number)
         if local is None:
             return True
-        if local.standing is not Standing.FAILED:
+        if local.standing is not ResidentState.FAILED:
             return False
         assert local.failure is not None, "what has failed has its reason"
         # A committed release is tried until it works; an open one as long as that may help, and the

@@ -7,7 +7,7 @@ from cluster.releases.entries import LogState, Proposal, ReleaseStatus
 
 
 def known_release(state: LogState, number: int) -> Proposal:
-    """Raises InvalidArgument for what is no number of a release, NotFound."""
+    """Raises InvalidArgument for a text that is no number of a release, NotFound."""
     if number < 1:
         raise InvalidArgument("release numbers start at 1", "release")
     proposal = state.proposals.get(number)

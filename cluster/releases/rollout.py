@@ -80,7 +80,7 @@ class Rollout:
     policy: RolloutPolicy = field(default_factory=RolloutPolicy)
     """Policy of a proposal that brings none."""
     state: LogState = field(default_factory=LogState)
-    _heard: Heartbeats = field(default_factory=Heartbeats)
+    _heartbeats: Heartbeats = field(default_factory=Heartbeats)
     _residents: Residents = field(init=False)
     _at_fault: dict[int, str] = field(default_factory=dict)
     """Found of canaries here. It holds for good, since a release never changes."""
@@ -103,7 +103,7 @@ class Rollout:
     @property
     def heartbeats(self) -> Mapping[str, RegionStatus]:
         """The last one of each region."""
-        return self._heard.statuses
+        return self._heartbeats.statuses
 
     @property
     def leads(self) -> bool:
@@ -126,7 +126,7 @@ class Rollout:
             case LogCaughtUp():
                 self._caught_up = True
             case HeartbeatsRead():
-                self._heard.take(event, now_ms)
+                self._heartbeats.take(event, now_ms)
             case _:
                 assert_never(event)
         if not self._caught_up:
@@ -197,7 +197,7 @@ class Rollout:
 
     def _lapsed(self, region: str) -> bool:
         """True when the region has been silent for so long that it is taken for lost."""
-        return self._heard.silent_s(region) > self.settings.leader_lapse_s
+        return self._heartbeats.silent_s(region) > self.settings.leader_lapse_s
 
     def _lead(self, now_ms: int, commit_id: str) -> list[Instruction]:
         """Moves the open proposal on by at most one entry."""
@@ -211,9 +211,9 @@ class Rollout:
             return self._abort_entry(number, fault, now_ms, commit_id)
         prepared = self.regions_prepared(number)
         missing = proposal.waits_for(prepared)
-        said = self._said()
-        failed = {r: s.failed[number] for r, s in said.items() if number in s.failed}
-        gave_up = {r for r, s in said.items() if number in s.gave_up}
+        statuses = self._statuses()
+        failed = {r: s.failed[number] for r, s in statuses.items() if number in s.failed}
+        gave_up = {r for r, s in statuses.items() if number in s.gave_up}
         # A canary was prepared in time: a region that restarts meanwhile prepares it once more.
         late = now_ms > proposal.prepare_by_ms and not proposal.tried
         if missing and proposal.wait_for != "all":
@@ -262,14 +262,16 @@ class Rollout:
 
     def regions_prepared(self, number: int) -> frozenset[str]:
         """The regions that say they hold the release."""
-        return frozenset(r for r, said in self._said().items() if number in said.prepared)
+        return frozenset(r for r, status in self._statuses().items() if number in status.prepared)
 
     def _fault(self, number: int) -> str | None:
         """A region's reason against the canary."""
-        faults = {r: s.at_fault[number] for r, s in self._said().items() if number in s.at_fault}
+        faults = {
+            r: s.at_fault[number] for r, s in self._statuses().items() if number in s.at_fault
+        }
         return next((f"canary in {region}: {faults[region]}" for region in sorted(faults)), None)
 
-    def _said(self) -> dict[str, RegionStatus]:
+    def _statuses(self) -> dict[str, RegionStatus]:
         """The regions' status; this region's own is known without its last heartbeat."""
         return {**self.heartbeats, self.region: self.heartbeat(now_ms=0)}
 
@@ -356,8 +358,8 @@ class Rollout:
         """Regions that are lost, or cut off from the store, are asked nothing."""
         missing = [
             region
-            for region, said in sorted(self._said().items())
-            if number not in said.prepared and (region == self.region or not self._lapsed(region))
+            for region, status in sorted(self._statuses().items())
+            if number not in status.prepared and (region == self.region or not self._lapsed(region))
         ]
         if missing:
             raise Conflict(

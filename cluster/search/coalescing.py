@@ -8,7 +8,7 @@ the event loop. Only while each turn brings more of its kind, another turn is wa
 what a process answered a moment ago comes back as new calls, and a batch costs little more than a
 call. (32 clients of two gateways: 9 calls a batch in place of 6, a tenth more searches a second.)
 
-A batch that takes longer than batches usually do waits for a part that hangs. It gives its place to
+A batch that takes longer than batches usually do waits for a part that hangs. It gives its slot to
 the next batch, so that the calls that come after it do not wait for that part, too.
 """
 
@@ -61,7 +61,7 @@ _TURNS_MAX = 8
 """Turns of the event loop for which a batch that still grows is held back."""
 _LATE_MAX = 256
 """Late batches under way at once, of all keys. With so many, a batch that becomes late keeps its
-place."""
+slot."""
 
 
 class Coalescer(Generic[KeyT, ItemT, ResultT]):

@@ -17,7 +17,7 @@ from cluster.query.search import Passages, ShardHits, ShardQuery
 T = TypeVar("T")
 
 
-class ShardReplica(Replica, Protocol):
+class SearchableReplica(Replica, Protocol):
     """A copy of one shard.
 
     Failures: Unavailable when the replica does not answer or does not hold the index version,
@@ -52,10 +52,10 @@ class LocalShard(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class ShardRoute:
+class ShardAccess:
     """The ways to one shard: here and now where that is possible, otherwise by its replicas."""
 
-    replicas: ReplicaSet[ShardReplica]
+    replicas: ReplicaSet[SearchableReplica]
     local: LocalShard | None = None
 
     def search_now(self, query: ShardQuery) -> ShardHits | None:
@@ -94,24 +94,24 @@ class ShardRoute:
 class Gathered:
     """The results of the scatter, in the order of the shards; None for a shard that is missing."""
 
-    parts: tuple[ShardHits | None, ...]
+    hits: tuple[ShardHits | None, ...]
     first_error: RaygionError | None
 
     def without(self, lost: Mapping[int, RaygionError]) -> Gathered:
-        """The same, where these shards were lost since."""
+        """The same result, after these shards were lost, too."""
         if not lost:
             return self
-        hits = tuple(None if n in lost else one for n, one in enumerate(self.parts))
-        return Gathered(parts=hits, first_error=self.first_error or next(iter(lost.values())))
+        hits = tuple(None if n in lost else one for n, one in enumerate(self.hits))
+        return Gathered(hits=hits, first_error=self.first_error or next(iter(lost.values())))
 
     @property
     def coverage(self) -> float:
         """Shards that answered / shards asked."""
-        return sum([one is not None for one in self.parts]) / len(self.parts)
+        return sum([one is not None for one in self.hits]) / len(self.hits)
 
 
 async def scatter(
-    shards: Sequence[ShardRoute],
+    shards: Sequence[ShardAccess],
     query: ShardQuery,
     deadline: Deadline,
     *,
@@ -138,7 +138,7 @@ async def scatter(
             outcomes[number] = answer
     errors = [outcome for outcome in outcomes if isinstance(outcome, RaygionError)]
     return Gathered(
-        parts=tuple(None if isinstance(o, RaygionError) else o for o in outcomes),
+        hits=tuple(None if isinstance(o, RaygionError) else o for o in outcomes),
         first_error=errors[0] if errors else None,
     )
 

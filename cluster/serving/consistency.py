@@ -19,8 +19,8 @@ from functools import lru_cache
 from typing import assert_never
 
 from cluster.errors import InvalidArgument, NotYet, RaygionError, Unavailable
-from cluster.query.demand import Consistency, Demand
 from cluster.query.provenance import Provenance
+from cluster.query.read_consistency import ConsistencyLevel, ReadConsistency
 from cluster.query.session import SessionToken
 from cluster.releases.entries import Switch
 from cluster.releases.release_log import Freshness
@@ -33,13 +33,13 @@ set.
 
 
 @dataclass(frozen=True, slots=True)
-class Pinned:
+class PinnedRelease:
     """The release that serves a request, and what its answer says of that."""
 
     release: ReleaseView
     staleness_ms: int
     session: str
-    """The token; empty before the store is known."""
+    """Session token; empty before the store is known."""
 
     def provenance(self, *, region: str, trace_id: str, coverage: float = 1.0) -> Provenance:
         """That of a reply which `region` makes to a request that it has received."""
@@ -55,7 +55,7 @@ class Pinned:
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class RegionKnowledge:
     """The knowledge of one gateway: its region's view, and how current the view is. The two come by
     different ways; a reading of the log counts only together with the switches that it found.
     """
@@ -70,7 +70,7 @@ class Known:
     def freshness(self) -> Freshness:
         return self.pulse.freshness
 
-    def with_view(self, view: RegionView) -> Known:
+    def with_view(self, view: RegionView) -> RegionKnowledge:
         """A coordinator that has just begun holds nothing yet that could serve: what its
         predecessor had loaded goes on.
         """
@@ -78,14 +78,14 @@ class Known:
             view = replace(view, releases={**self.view.releases, **view.releases})
         return replace(self, view=_with_newer(view, self.view.switches))
 
-    def with_pulse(self, pulse: Pulse) -> Known:
+    def with_pulse(self, pulse: Pulse) -> RegionKnowledge:
         """Pulses may come out of order; and one from before its sender had read the log says
         nothing of it. What was known holds against those.
         """
-        known, told = self.freshness, pulse.freshness
-        behind_ms = known.read_ms - told.read_ms
-        overtaken = told.position <= known.position and 0 < behind_ms <= _UNDER_WAY_MAX_MS
-        if overtaken or not told.read_ms:
+        known, newer = self.freshness, pulse.freshness
+        behind_ms = known.read_ms - newer.read_ms
+        overtaken = newer.position <= known.position and 0 < behind_ms <= _UNDER_WAY_MAX_MS
+        if overtaken or not newer.read_ms:
             pulse = replace(self.pulse, regions=pulse.regions or self.pulse.regions)
         return replace(self, view=_with_newer(self.view, pulse.switches), pulse=pulse)
 
@@ -97,15 +97,15 @@ class Known:
         user: str = "",
         lot: float = 1.0,
         not_before: int = 0,
-    ) -> Pinned:
-        """The result of `RegionView.place`, with the same errors. The token is never older than
+    ) -> PinnedRelease:
+        """The result of `RegionView.pin`, with the same errors. The token is never older than
         `not_before`, even where a named release is served before the region has come that far.
         """
-        place = self.view.place(number, now_ms, user=user, lot=lot, not_before=not_before)
-        position = not_before if place.in_force is None else place.in_force.position
-        return Pinned(
-            place.release,
-            self.staleness_ms(place.switch, now_ms),
+        pin = self.view.pin(number, now_ms, user=user, lot=lot, not_before=not_before)
+        position = not_before if pin.in_force is None else pin.in_force.position
+        return PinnedRelease(
+            pin.release,
+            self.staleness_ms(pin.switch, now_ms),
             _token(self.pulse.store_id, position),
         )
 
@@ -163,7 +163,7 @@ class Refresh:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Until the wall clock here has reached this moment."""
+    """Wait until the wall clock here has reached this moment."""
 
     until_ms: int
 
@@ -179,50 +179,51 @@ Decision = Serve | Refresh | Wait | Elsewhere
 
 
 def decide(
-    demand: Demand,
+    consistency: ReadConsistency,
     *,
     release: int | None = None,
-    known: Known,
+    knowledge: RegionKnowledge,
     reading: Reading,
     now_ms: int,
 ) -> Decision:
     """The next step for a request that demands this, or names a `release`.
 
-    The caller decides again after each Refresh, with the `reading` DONE and its result in `known`,
-    or FAILED; and after each Wait. Raises InvalidArgument for a demand that no region can meet.
+    The caller decides again after each Refresh, with the `reading` DONE and its result in
+    `knowledge`, or FAILED; and after each Wait. Raises InvalidArgument for a demand that no region
+    can meet.
     """
-    asked = _Asked(demand, known, reading, now_ms)
-    if demand.session is not None:
-        if not known.pulse.store_id:
+    asked = _Asked(consistency, knowledge, reading, now_ms)
+    if consistency.session is not None:
+        if not knowledge.pulse.store_id:
             return Elsewhere(Unavailable("this region is still starting; try again shortly"))
-        if demand.session.store_id != known.pulse.store_id:
+        if consistency.session.store_id != knowledge.pulse.store_id:
             raise InvalidArgument("is of another store than this region's; leave it out", "session")
     if release is not None:
         return asked.named(release)
-    match demand.level:
-        case Consistency.EVENTUAL | Consistency.SESSION:
+    match consistency.level:
+        case ConsistencyLevel.EVENTUAL | ConsistencyLevel.SESSION:
             return asked.current()
-        case Consistency.QUORUM:
+        case ConsistencyLevel.QUORUM:
             return asked.current(exactly=True)
-        case Consistency.BOUNDED:
+        case ConsistencyLevel.BOUNDED:
             return asked.bounded()
-        case Consistency.STRONG:
+        case ConsistencyLevel.STRONG:
             return asked.strong()
-    assert_never(demand.level)
+    assert_never(consistency.level)
 
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
     """One request, at one moment."""
 
-    demand: Demand
-    known: Known
+    consistency: ReadConsistency
+    knowledge: RegionKnowledge
     reading: Reading
     now_ms: int
 
     def current(self, *, exactly: bool = False) -> Decision:
-        floor = self.demand.floor
-        switch = self.known.view.in_force(self.now_ms, floor)
+        floor = self.consistency.floor
+        switch = self.knowledge.view.in_force(self.now_ms, floor)
         if switch is not None:
             return self._serve(switch, exactly=exactly)
         if not floor:
@@ -230,12 +231,12 @@ class _Asked:
         return self._missing("this region does not serve yet what the session has seen")
 
     def bounded(self) -> Decision:
-        limit_ms = self.demand.max_staleness_ms
+        limit_ms = self.consistency.max_staleness_ms
         assert limit_ms is not None, "a bounded demand has its bound"
-        if limit_ms <= self.known.skew_max_ms:
+        if limit_ms <= self.knowledge.skew_max_ms:
             raise InvalidArgument(
-                f"must be over {self.known.skew_max_ms}, the largest difference of the regions' "
-                "clocks; for a smaller bound, ask for `strong`",
+                f"must be over {self.knowledge.skew_max_ms}, the largest difference of the "
+                "regions' clocks; for a smaller bound, ask for `strong`",
                 "max_staleness_ms",
             )
         served = self.current()
@@ -249,7 +250,7 @@ class _Asked:
     def strong(self) -> Decision:
         if self.reading is not Reading.DONE:
             return self._missing("the release log must be read for a strong answer")
-        view, floor = self.known.view, self.demand.floor
+        view, floor = self.knowledge.view, self.consistency.floor
         newest = view.newest(self.now_ms, floor)
         reached = 0 if newest is None else newest.position
         # Another region, whose clock is ahead, may have made these switches already. Made here
@@ -258,7 +259,7 @@ class _Asked:
             switch.at_ms
             for switch in view.switches
             if switch.position > reached
-            and self.now_ms < switch.at_ms <= self.now_ms + self.known.skew_max_ms
+            and self.now_ms < switch.at_ms <= self.now_ms + self.knowledge.skew_max_ms
         ]
         if coming_ms:
             return Wait(min(coming_ms))
@@ -271,13 +272,13 @@ class _Asked:
         return self._serve(newest, exactly=True)
 
     def named(self, release: int) -> Decision:
-        view, pulse, floor = self.known.view, self.known.pulse, self.demand.floor
+        view, pulse, floor = self.knowledge.view, self.knowledge.pulse, self.consistency.floor
         if view.serves(release, self.now_ms):
-            place = view.place(release, self.now_ms, not_before=floor)
+            pin = view.pin(release, self.now_ms, not_before=floor)
             return Serve(
                 release=release,
-                position=floor if place.in_force is None else place.in_force.position,
-                staleness_ms=self._staleness_ms(place.switch),
+                position=floor if pin.in_force is None else pin.in_force.position,
+                staleness_ms=self._staleness_ms(pin.switch),
                 exactly=True,
             )
         if release in pulse.aborted:
@@ -305,7 +306,7 @@ class _Asked:
         )
 
     def _staleness_ms(self, switch: Switch | None) -> int:
-        return self.known.staleness_ms(switch, self.now_ms)
+        return self.knowledge.staleness_ms(switch, self.now_ms)
 
     def _missing(self, what: str) -> Decision:
         """The decision when the knowledge here is not enough: the log may have more."""
@@ -315,16 +316,16 @@ class _Asked:
             case Reading.FAILED:
                 return Elsewhere(Unavailable(f"{what}, and the store does not answer"))
             case Reading.DONE:
-                if self.demand.floor:
-                    self._check_is_in_the_log(self.demand.floor)
+                if self.consistency.floor:
+                    self._check_is_in_the_log(self.consistency.floor)
                 return Elsewhere(NotYet(what))
         assert_never(self.reading)
 
     def _check_is_in_the_log(self, floor: int) -> None:
         """A switch that a caller has seen in force was read from the log before, by some region."""
-        if floor > self.known.freshness.position:
+        if floor > self.knowledge.freshness.position:
             raise InvalidArgument("is beyond the end of the release log; leave it out", "session")
-        switches = self.known.view.switches
+        switches = self.knowledge.view.switches
         if not switches or switches[-1].position < floor:
             raise InvalidArgument("names no switch of the release log; leave it out", "session")
 

@@ -1,5 +1,5 @@
-"""The knowledge that a gateway needs to serve: the resident releases of its region and where their
-parts run.
+"""The view that a gateway needs to serve: the resident releases of its region, and the actors that
+serve them.
 
 The coordinator publishes a view, gateways keep the last one they saw. So serving goes on while the
 coordinator is away, and the switch between releases needs no message: its moment is in the view.
@@ -69,7 +69,9 @@ class ReleaseView:
     embedder: str | None = None
     """The model version of `embedders`; None where the release has none."""
     evidence: EvidencePolicy | None = None
-    """None: every hit is evidence, and without a hit the model answers from no passage."""
+    """Policy of the release; None: every hit is evidence, and the model answers without a hit,
+    too.
+    """
     elsewhere: frozenset[str] = frozenset()
     """Corpora of the release that may not be in this region."""
 
@@ -104,9 +106,11 @@ class RegionView:
     canary: CanaryShare | None = None
     """The release that is tried on a share of the requests."""
     revision: str = ""
-    """Another one whenever the content changes, in every incarnation of the coordinator."""
+    """Name of this content: another one whenever it changes, in every incarnation of the
+    coordinator.
+    """
 
-    def place(
+    def pin(
         self,
         number: int | None,
         now_ms: int,
@@ -114,19 +118,19 @@ class RegionView:
         user: str = "",
         lot: float = 1.0,
         not_before: int = 0,
-    ) -> Place:
+    ) -> Pin:
         """The release to serve a request with: `number`; or (None) the canary for its share of the
         users, and of the requests without one by their `lot` in [0, 1); else the current one.
 
-        A user who is served by the canary still is when its share grows. `not_before`: the place of
-        a switch in the log that has come somewhere; it or a later one serves. Raises NotFound for a
-        release that is not served or not resident here, NotYet when none is new enough, Unavailable
-        when there is none at all.
+        A user who is served by the canary still is when its share grows. `not_before`: the position
+        of a switch in the log that has come somewhere; it or a later one serves. Raises NotFound
+        for a release that is not served or not resident here, NotYet when none is new enough,
+        Unavailable when there is none at all.
         """
         if number is not None:
             release = self._named(number, now_ms)
             in_force = self.in_force(now_ms, not_before)
-            return Place(release, in_force, self._last_to(number, now_ms, not_before))
+            return Pin(release, in_force, self._last_to(number, now_ms, not_before))
         switch = self.in_force(now_ms, not_before)
         if switch is None and not_before:
             raise NotYet("this region does not serve yet what the session has seen")
@@ -134,10 +138,10 @@ class RegionView:
         if canary is not None:
             drawn = lot_of(user, canary.release) if user else lot
             if drawn * 100 < canary.percent:
-                return Place(self.releases[canary.release], switch, None)
+                return Pin(self.releases[canary.release], switch, None)
         if switch is None:
             raise Unavailable("this region has no release to serve yet; try again shortly")
-        return Place(self.releases[switch.release], switch, switch)
+        return Pin(self.releases[switch.release], switch, switch)
 
     def in_force(self, now_ms: int, not_before: int = 0) -> Switch | None:
         """The newest switch whose moment has come and whose release is resident: a region that has
@@ -160,7 +164,7 @@ class RegionView:
         return None
 
     def superseded_ms(self, position: int, now_ms: int) -> int | None:
-        """The moment from which on the switch at that place in the log was not current any more;
+        """The moment from which on the switch at that position in the log was not current any more;
         None when it still is.
         """
         moment_ms = None
@@ -212,7 +216,7 @@ def _has_come(switch: Switch, now_ms: int, not_before: int) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Pin:
     """The release that serves a request, and its position in the release log."""
 
     release: ReleaseView

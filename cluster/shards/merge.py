@@ -11,11 +11,11 @@ from cluster.query.search import MergedHits, ShardHits
 
 
 def merge_hits(shard_hits: Sequence[tuple[int, ShardHits]], top_k: int) -> MergedHits:
-    """The best `top_k` of all parts (shard number, its hits), by (score descending, id ascending).
+    """The best `top_k` of all shards (number, hits), by (score descending, id ascending).
 
-    Guarantee: the result does not depend on the order of the parts, since an id is in one shard
-    only. A part may be narrower or wider than `top_k`; what is missing is padded. Without parts
-    the number of queries is unknown, and the result has none.
+    Guarantee: the result does not depend on the order of the shards, since an id is in one shard
+    only. A shard's hits may be narrower or wider than `top_k`; what is missing is padded. Without
+    shards the number of queries is unknown, and the result has none.
     """
     num_queries = shard_hits[0][1].scores.shape[0] if shard_hits else 0
     hits = [one for _, one in shard_hits]

@@ -35,7 +35,7 @@ class NamedPartitions:
 
 
 def named_partitions(filter: Filter | None, field: str) -> NamedPartitions | None:
-    """None when the filter names no partition."""
+    """The partitions that the filter names; None when it names none."""
     match filter:
         case Compare(name, Comparison.EQ, value) if name == field and _is_key(value):
             return NamedPartitions((value,), None)

@@ -110,7 +110,7 @@ def one_to_move(placements: Mapping[str, str], movable_to: Collection[str]) -> s
     """The actor, among actors that others start, that should end, so that it comes back on a node
     with at least two fewer of them; None when they are spread as well as they can be.
 
-    `places`: the node of each actor, by name.
+    `placements`: the node of each actor, by name.
     """
     counts = Counter(placements.values())
     fullest = max(sorted(counts), key=lambda node: counts[node], default=None)

@@ -9,7 +9,7 @@ TEMP_FOLDER = ".tmp"
 
 
 def is_plain(path: str) -> bool:
-    """Whether the path is relative, has `/` between its parts, and stays below its folder."""
+    """True when the path is relative, has `/` between its parts, and stays below its folder."""
     return not any(
         part in ("", ".", "..") or "\\" in part or "\0" in part for part in path.split("/")
     )

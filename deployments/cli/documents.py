@@ -207,5 +207,5 @@ def build(
         f"Index [bold]{manifest.version}[/] of corpus [bold]{corpus}[/]: "
         f"{manifest.num_passages} passages in {len(manifest.shards)} shards, "
         f"{manifest.parameters.kind} over {manifest.parameters.metric}, "
-        f"{pipeline.recall_told(manifest)}. Next: raygion release propose"
+        f"{pipeline.recall_text(manifest)}. Next: raygion release propose"
     )

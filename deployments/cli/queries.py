@@ -11,7 +11,7 @@ from cluster import exact_json
 from cluster.config import load_settings
 from cluster.errors import InvalidArgument
 from cluster.query.answers import ANSWER_TOP_K_DEFAULT
-from cluster.query.demand import Consistency
+from cluster.query.read_consistency import ConsistencyLevel
 from deployments.cli.options import Config, Json, Region, opened
 from deployments.clients.http_client import HttpRegion
 from deployments.terminal import out, print_json, table
@@ -31,7 +31,7 @@ Release = Annotated[
 ]
 Level = Annotated[
     str | None,
-    typer.Option("--consistency", help=f"How current: {', '.join(Consistency)}."),
+    typer.Option("--consistency", help=f"How current: {', '.join(ConsistencyLevel)}."),
 ]
 Session = Annotated[
     str | None,

@@ -27,7 +27,7 @@ def ray_env(config: Config = None, region: Region = None, as_json: Json = False)
     folder = installation.run_folder.absolute()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_haproxy_wrapper(
-        folder, installation.gateway_places, installation.region_settings.http.port
+        folder, installation.gateway_slots, installation.region_settings.http.port
     )
     variables = machine_env(folder)
     if as_json:

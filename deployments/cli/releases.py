@@ -15,7 +15,7 @@ from cluster.releases.requests import AbortRelease, CommitRelease, RollBackTo, S
 from deployments.cli.options import Config, Json, Region, Store
 from deployments.cli.regions import anywhere, leading, names_in, policy_in, regions_in
 from deployments.installation import Installation
-from deployments.terminal import SHORT, Steps, out, print_json, table, tell, utc
+from deployments.terminal import SHORT, Steps, out, print_json, print_result, table, utc
 
 app = typer.Typer(
     help="List, propose, try, commit and roll back releases.",
@@ -159,7 +159,7 @@ def propose(
             )
     prepared = f"prepared. Next: raygion release commit {number}"
     status = "committed" if commit_when_prepared else prepared
-    tell(
+    print_result(
         {"release": number, "committed": commit_when_prepared},
         f"Release [bold]{number}[/] is {status}",
         as_json=as_json,
@@ -189,7 +189,7 @@ def canary(
     _join_leading(config, region, store)
     CoordinatorClient().request(SetShare(release=number, percent=percent))
     share = f"{percent} % of the traffic" if percent else "no traffic any more"
-    tell(
+    print_result(
         {"release": number, "percent": percent},
         f"Release [bold]{number}[/] gets {share}",
         as_json=as_json,
@@ -212,7 +212,7 @@ def commit(
 
     _join_leading(config, region, store)
     release_commands.switch(CommitRelease(release=number))
-    tell(
+    print_result(
         {"release": number, "committed": True},
         f"Release [bold]{number}[/] is committed",
         as_json=as_json,
@@ -236,7 +236,7 @@ def abort(
 
     _join_leading(config, region, store)
     CoordinatorClient().request(AbortRelease(release=number, reason=reason))
-    tell(
+    print_result(
         {"release": number, "aborted": True},
         f"Release [bold]{number}[/] is aborted",
         as_json=as_json,
@@ -283,7 +283,9 @@ def rollback(
     else:
         current = release_commands.switch(RollBackTo(release=number, force=force))
     how = "" if again else " again"
-    tell({"release": current}, f"Release [bold]{current}[/] is current{how}", as_json=as_json)
+    print_result(
+        {"release": current}, f"Release [bold]{current}[/] is current{how}", as_json=as_json
+    )
 
 
 def _join_leading(config: Path | None, region: str | None, store: str | None) -> Installation:

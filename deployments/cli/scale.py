@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from deployments.cli.options import Config, Corpus, Json, Region, Store, opened
-from deployments.terminal import Steps, tell
+from deployments.terminal import Steps, print_result
 
 
 def scale(
@@ -35,7 +35,7 @@ def scale(
         region_host.join(installation)
         release_commands.scale(corpus, replicas)
         step.note(f"{replicas} replicas a shard")
-    tell(
+    print_result(
         {"corpus": corpus, "replicas": replicas},
         f"Every shard of [bold]{corpus}[/] has at least {replicas} replicas; "
         "any beyond that end once they are idle",

@@ -11,7 +11,7 @@ from rich.table import Table
 from cluster.clock import SYSTEM_CLOCK
 from cluster.regions.overview import RegionLine, RegionsOverview, overview
 from cluster.releases.events import REGIONS
-from cluster.releases.name_claim import read_heartbeats
+from cluster.releases.region_name_watch import read_heartbeats
 from deployments.cli.options import Config, Json, Region, Store, opened, read_settings
 from deployments.cli.regions import anywhere
 from deployments.clients.http_client import HttpRegion

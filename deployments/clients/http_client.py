@@ -10,7 +10,7 @@ import orjson
 
 from cluster.errors import RaygionError, Unavailable
 from cluster.regions.event_stream import EventParser
-from cluster.regions.wire import told_error
+from cluster.regions.wire import parse_sent_error
 from deployments.installation import Installation, NotRunning
 
 _TIMEOUT_S = 660.0
@@ -68,15 +68,15 @@ class HttpRegion:
                 for chunk in response.iter_bytes():
                     for event, data in parser.feed(chunk):
                         if event == "error":
-                            raise told_error(data)
+                            raise parse_sent_error(data)
                         yield event, orjson.loads(data)
         except httpx.TransportError as error:
             raise self._unreachable(error) from error
 
     def answers(self, *, timeout_s: float) -> bool:
-        """Whether a region answers there, be it with an error."""
+        """True when a region answers there, be it with an error."""
         try:
-            self._told(self._sent("GET", "/readyz", None, timeout_s))
+            self._body_or_error(self._sent("GET", "/readyz", None, timeout_s))
         except Unavailable:
             return False
         return True
@@ -95,16 +95,16 @@ class HttpRegion:
         return httpx.Timeout(timeout_s, connect=min(timeout_s, self._connect_timeout_s))
 
     def _checked(self, response: httpx.Response) -> dict[str, Any]:
-        told = self._told(response)
-        if isinstance(told, RaygionError):
-            raise told
-        return told
+        reply = self._body_or_error(response)
+        if isinstance(reply, RaygionError):
+            raise reply
+        return reply
 
-    def _told(self, response: httpx.Response) -> dict[str, Any] | RaygionError:
+    def _body_or_error(self, response: httpx.Response) -> dict[str, Any] | RaygionError:
         """The reply, or the error that it tells. Raises Unavailable for what no region says."""
         try:
             if not response.is_success:
-                return told_error(response.content)
+                return parse_sent_error(response.content)
             parsed: dict[str, Any] = orjson.loads(response.content)
             return parsed
         except ValueError as error:

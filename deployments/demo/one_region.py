@@ -42,7 +42,9 @@ QUESTIONS = (
 
 
 def run_demo(installation: Installation, *, stay: bool, as_json: bool) -> None:
-    """Tells the story and, unless told otherwise, stays up until Ctrl-C. Leaves nothing running."""
+    """Runs the whole story, then stays up until Ctrl-C unless asked to end. Leaves nothing
+    running.
+    """
     if installation.ray_address is not None:
         raise InvalidArgument("the demo starts a Ray cluster of its own; unset it", "ray_address")
     if not SOURCE.is_file():

@@ -108,7 +108,9 @@ class _World:
 def run_regions_demo(
     installation: Installation, *, regions: int, stay: bool, as_json: bool
 ) -> None:
-    """Tells the story and, unless told otherwise, stays up until Ctrl-C. Leaves nothing running."""
+    """Runs the whole story, then stays up until Ctrl-C unless asked to end. Leaves nothing
+    running.
+    """
     _check(installation, regions)
     settings, links = _settings(installation, regions)
     if running := [name for name, s in settings.items() if _runs(Installation(s, name))]:
@@ -272,7 +274,7 @@ def _ask_each(world: _World) -> dict[str, dict[str, Any]]:
 
 
 def _answer_elsewhere(world: _World, step: Step) -> dict[str, Any] | None:
-    """Asked of the last region, whose generating step goes to the first one."""
+    """The answer of the last region, whose generating step goes to the first one."""
     if world.first.installation.settings.generator.source is None:
         step.note("none runs one: search only")
         return None

@@ -164,8 +164,8 @@ def _show_killed(killed: Killed) -> None:
 
 def _show_answer(answer: dict[str, Any]) -> None:
     out.print(f"\nA {answer['answer']}", markup=False, soft_wrap=True)
-    told = f"retrieved in {answer['served_by']}, where no language model runs"
-    out.print(f"  {told}", style="dim", markup=False, soft_wrap=True)
+    remark = f"retrieved in {answer['served_by']}, where no language model runs"
+    out.print(f"  {remark}", style="dim", markup=False, soft_wrap=True)
 
 
 def _moment(at_ms: float) -> str:

@@ -48,8 +48,8 @@ def build(
     generator = pipeline.store_generator(installation)
     built = pipeline.build(Installation(settings, installation.region), corpus, embedder)
     manifest = built.manifest
-    told = REUSED if built.reused else pipeline.recall_told(manifest)
-    note(f"{len(manifest.shards)} shards, {manifest.parameters.kind}, {told}")
+    detail = REUSED if built.reused else pipeline.recall_text(manifest)
+    note(f"{len(manifest.shards)} shards, {manifest.parameters.kind}, {detail}")
     return ReleaseContents(
         indexes={corpus: built.ref},
         embedder=embedder.ref,

@@ -34,7 +34,7 @@ class Reply:
     staleness_ms: float = 0.0
     ids: tuple[str, ...] = ()
     error: str = ""
-    """Empty when the query was answered."""
+    """Message of the error; empty when the query was answered."""
 
     @property
     def came_ms(self) -> float:

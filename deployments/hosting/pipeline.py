@@ -102,7 +102,7 @@ def build(
     )
     manifest = built.manifest
     what = f"{len(manifest.shards)} shards" if manifest.base is None else "deleted documents only"
-    progress.note(REUSED if built.reused else f"{what}, {recall_told(manifest)}")
+    progress.note(REUSED if built.reused else f"{what}, {recall_text(manifest)}")
     for remark in () if built.reused else _remarks(manifest):
         err.print(f"[yellow]{escape(remark)}[/]", soft_wrap=True)
     if manifest.tuning is not None and not built.reused and manifest.base is None:
@@ -110,11 +110,11 @@ def build(
     return built
 
 
-def recall_told(manifest: IndexManifest) -> str:
+def recall_text(manifest: IndexManifest) -> str:
     """The average, and beside it the least stratum that it is made of."""
-    told = f"recall@10 {manifest.recall_at_10:.3f}"
+    text = f"recall@10 {manifest.recall_at_10:.3f}"
     least = manifest.recall_at_10_least
-    return told if least is None else f"{told} (least {least:.3f})"
+    return text if least is None else f"{text} (least {least:.3f})"
 
 
 def _remarks(manifest: IndexManifest) -> list[str]:

@@ -133,11 +133,11 @@ def run_in_each(
     order of the drivers. Raises the first failure.
     """
 
-    def told(driver: RegionDriver) -> Note | None:
+    def labelled(driver: RegionDriver) -> Note | None:
         return None if note is None else lambda text: note(f"{driver.region}: {text}")
 
     with ThreadPoolExecutor(len(drivers)) as threads:
-        futures = [threads.submit(d.run, function, *args, note=told(d)) for d in drivers]
+        futures = [threads.submit(d.run, function, *args, note=labelled(d)) for d in drivers]
         try:
             return [future.result() for future in futures]
         except BaseException:

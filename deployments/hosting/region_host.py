@@ -22,10 +22,10 @@ from actors.runtime.process_logs import ProcessLogs
 from actors.runtime.ray_private import worker
 from cluster.errors import Conflict, InvalidArgument
 from cluster.progress import Note
-from cluster.releases.name_claim import claim_region
+from cluster.releases.region_name_watch import wait_for_free_name
 from deployments.clients.http_client import HttpRegion
 from deployments.hosting.interrupts import uninterrupted
-from deployments.hosting.start_checks import check_before_start, check_seen_alike
+from deployments.hosting.start_checks import check_before_start, check_store_is_shared
 from deployments.installation import Installation, NotRunning
 from deployments.nodes.local_cluster import (
     LocalCluster,
@@ -57,7 +57,7 @@ def start_cluster(installation: Installation) -> LocalCluster:
         name=installation.region,
         run_dir=installation.run_folder,
         http_port=installation.region_settings.http.port,
-        places=installation.gateway_places,
+        slots=installation.gateway_slots,
         gcs_redis=installation.region_settings.gcs_redis,
         num_cpus=_logical_cpus(installation),
     )
@@ -170,12 +170,12 @@ def node_starter(installation: Installation, ray_start: Sequence[str]) -> NodeSt
             "bucket, or a network drive that all machines have at the same path",
             "store.url",
         )
-    check_seen_alike(url)
+    check_store_is_shared(url)
     return NodeStarter(
         config=installation.config,
         region=installation.region,
         run_folder=installation.run_folder,
-        places=installation.gateway_places,
+        slots=installation.gateway_slots,
         http_port=installation.region_settings.http.port,
         gcs_redis=installation.region_settings.gcs_redis,
         command=ray_start,
@@ -211,7 +211,7 @@ def start_services(installation: Installation, note: Note) -> CoordinatorClient:
     http = installation.region_settings.http
     check_before_start(installation)
     cluster_id = wiring.cluster_id()
-    claim_region(store, installation.region, cluster_id)
+    wait_for_free_name(store, installation.region, cluster_id)
     serve.start(proxy_location="HeadOnly", http_options={"host": http.host, "port": http.port})
     note("coordinator")
     deployer = ServeGeneratorDeployer(installation.cache)

@@ -37,7 +37,7 @@ class WatchTimes:
 _TIMES = WatchTimes()
 
 
-class Standing(StrEnum):
+class RunState(StrEnum):
     """The state of what was started on this machine: a region, or its part of one."""
 
     UP = "up"
@@ -46,17 +46,17 @@ class Standing(StrEnum):
     """Because somebody wanted it so."""
 
 
-def standing_of(installation: Installation, *, one_of_several: bool) -> Standing:
+def standing_of(installation: Installation, *, one_of_several: bool) -> RunState:
     """`one_of_several`: whether this machine is part of a cluster of several machines."""
     found = find_machine() if one_of_several else find_local_cluster(installation.run_folder)
     if found is None or found.was_stopped:
-        return Standing.ENDED
-    return Standing.UP if found.is_alive() else Standing.DIED
+        return RunState.ENDED
+    return RunState.UP if found.is_alive() else RunState.DIED
 
 
 def keep_up(
     bring_up: Callable[[], int],
-    standing: Callable[[], Standing],
+    standing: Callable[[], RunState],
     note: Callable[[], None],
     times: WatchTimes = _TIMES,
 ) -> int:
@@ -70,18 +70,18 @@ def keep_up(
         return status
     while True:
         match standing():
-            case Standing.UP:
+            case RunState.UP:
                 SYSTEM_CLOCK.sleep(times.look_s)
-            case Standing.ENDED:
+            case RunState.ENDED:
                 return 0
-            case Standing.DIED:
+            case RunState.DIED:
                 note()
                 while bring_up():
                     SYSTEM_CLOCK.sleep(times.retry_s)
 
 
 def run_while_it_lives(
-    command: Sequence[str], standing: Callable[[], Standing], times: WatchTimes = _TIMES
+    command: Sequence[str], standing: Callable[[], RunState], times: WatchTimes = _TIMES
 ) -> int:
     """Runs `command`, which brings the region up, in a process of its own: what a process has
     imported of Ray belongs to one cluster. Returns its status.
@@ -95,8 +95,8 @@ def run_while_it_lives(
         was_up, dead_s = False, 0.0
         while (status := _status_within(process, times.look_s)) is None:
             stands = standing()
-            was_up = was_up or stands is Standing.UP
-            dead_s = dead_s + times.look_s if was_up and stands is Standing.DIED else 0.0
+            was_up = was_up or stands is RunState.UP
+            dead_s = dead_s + times.look_s if was_up and stands is RunState.DIED else 0.0
             if dead_s > times.notice_s:
                 return _end(process)
         return status

@@ -18,10 +18,10 @@ def check_before_start(installation: Installation, mounts: Path = MOUNTS) -> Non
     """
     installation.region_settings.http.check_others_are_kept_out(installation.region)
     if _are_on_several_machines(installation.settings):
-        check_seen_alike(installation.settings.store.url, mounts)
+        check_store_is_shared(installation.settings.store.url, mounts)
 
 
-def check_seen_alike(store_url: str, mounts: Path = MOUNTS) -> None:
+def check_store_is_shared(store_url: str, mounts: Path = MOUNTS) -> None:
     """Raises InvalidArgument for a folder of which several machines would see different states."""
     folder = local_folder(store_url)
     # Where the kernel lists its mounts. Elsewhere nobody runs several machines.

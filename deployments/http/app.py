@@ -27,13 +27,13 @@ from cluster.query.answers import (
 )
 from cluster.quoting import quoted
 from cluster.regions.divergence_report import DivergenceReport
-from cluster.regions.peers import RegionInternals
+from cluster.regions.peers import PeerServices
 from cluster.regions.status import RegionSummary, StatusSource
 from deployments.http.body import read_body
 from deployments.http.caller import CallerReader
 from deployments.http.edge import HttpEdge
 from deployments.http.errors import refused_by_router
-from deployments.http.known_summary import KnownSummary
+from deployments.http.openai.annotations import with_sources_listed
 from deployments.http.openai.embeddings import (
     EMBEDDINGS_EXAMPLES,
     EmbeddingsBody,
@@ -57,7 +57,6 @@ from deployments.http.openai.schema import ChatBody, in_words_of_chat, parse_cha
 from deployments.http.region_routes import GenerateBody, RegionAnswerBody, RegionRoutes
 from deployments.http.routes import ANSWER, CHAT, EMBEDDINGS, SEARCH
 from deployments.http.schemas.answer import AnswerBody, parse_answer
-from deployments.http.schemas.openapi_parts import REFERENCES, body_of, json_response, replies
 from deployments.http.schemas.replies import (
     ANSWER_EXAMPLES,
     SEARCH_EXAMPLES,
@@ -71,9 +70,11 @@ from deployments.http.schemas.replies import (
     render_ready,
     render_status,
 )
+from deployments.http.schemas.route_descriptions import REFERENCES, body_of, json_response, replies
 from deployments.http.schemas.search import SearchBody
 from deployments.http.search_route import SearchRoute
 from deployments.http.settings import HttpSettings
+from deployments.http.shared_summary import SharedSummary
 from deployments.http.streams.alive_stream import SILENCE_LIMITS, SilenceLimits, alive
 from deployments.http.streams.sse import (
     EventStream,
@@ -92,14 +93,14 @@ def build_http_app(
     settings: HttpSettings,
     *,
     status: StatusSource,
-    internals: RegionInternals | None = None,
+    peer_services: PeerServices | None = None,
     lifespan: Lifespan[FastAPI] | None = None,
     clock: Clock = SYSTEM_CLOCK,
     divergence: Callable[[], DivergenceReport] | None = None,
     silence: SilenceLimits = SILENCE_LIMITS,
 ) -> RegionApp:
     """The whole interface as one ASGI application, with metrics of its own. `status` tells how the
-    region is; `internals` is what the other regions ask for; `lifespan` starts and stops what
+    region is; `peer_services` is what the other regions ask for; `lifespan` starts and stops what
     `service` needs; `divergence` tells how the regions' answers compare.
     """
     metrics = HttpMetrics()
@@ -117,9 +118,9 @@ def build_http_app(
     _Routes(
         metered, status, settings, metrics, callers, clock, divergence, silence.to_callers_s
     ).add_to(app)
-    if internals is not None:
+    if peer_services is not None:
         RegionRoutes(
-            metered, internals, settings, metrics, callers, clock, silence.between_regions_s
+            metered, peer_services, settings, metrics, callers, clock, silence.between_regions_s
         ).add_to(app)
     app.add_exception_handler(HTTPException, refused_by_router)
 
@@ -184,7 +185,7 @@ class _Routes:
         self._clock = clock
         self._divergence = divergence
         self._silence_s = silence_s
-        self._summary = KnownSummary(status, clock, timeout_s=settings.status_timeout_s)
+        self._summary = SharedSummary(status, clock, timeout_s=settings.status_timeout_s)
 
     def add_to(self, app: FastAPI) -> None:
         def post(path: str, does: Callable[..., Any], **about: Any) -> None:
@@ -233,7 +234,9 @@ class _Routes:
         """An answer by the language model, from the passages found, with citations."""
         body = await read_body(request.scope, request.receive, self._settings)
         asked, stream = parse_answer(body, request.state.trace_id)
-        events = self._events(ANSWER, self._callers.told(asked, request.scope), request, stream)
+        events = self._events(
+            ANSWER, self._callers.with_caller(asked, request.scope), request, stream
+        )
         if stream:
             return self._stream(request, ANSWER, events, NamedEvents())
         result = await unless_gone(request.receive, last_event(events))
@@ -244,9 +247,11 @@ class _Routes:
         name), the plain model's name without."""
         body = await read_body(request.scope, request.receive, self._settings)
         asked = parse_chat(body, request.state.trace_id)
-        question = self._callers.told(asked.request, request.scope)
+        question = self._callers.with_caller(asked.request, request.scope)
         events = self._events(CHAT, question, request, asked.stream)
         events = _of_chat(events, None if question.retrieve else asked.model)
+        if asked.list_sources:
+            events = with_sources_listed(events)
         completion_id = f"chatcmpl-{os.urandom(12).hex()}"
         created_s = self._clock.wall_ms() // 1000
         if asked.stream:
@@ -309,9 +314,9 @@ class _Routes:
     async def metrics(self) -> Response:
         """Prometheus metrics of this process."""
         try:
-            self._metrics.region_seen(await self._summary.fresh())
+            self._metrics.observe_region(await self._summary.fresh())
         except RaygionError:
-            self._metrics.region_seen(None)
+            self._metrics.observe_region(None)
         return Response(self._metrics.to_bytes(), media_type=CONTENT_TYPE)
 
     async def _model_names(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""Reading what a request brings, within its bounds."""
+"""Reads the body of a request, within its bounds."""
 
 from __future__ import annotations
 
@@ -52,20 +52,20 @@ async def receive_body(scope: Scope, receive: Receive, bytes_max: int) -> bytes:
     declared = header_value(scope, b"content-length")
     if declared.isdigit() and int(declared) > bytes_max:
         raise _too_large(bytes_max)
-    parts: list[bytes] = []
+    pieces: list[bytes] = []
     num_bytes = 0
     more = True
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientGone
-        part: bytes = message.get("body", b"")
-        num_bytes += len(part)
+        piece: bytes = message.get("body", b"")
+        num_bytes += len(piece)
         if num_bytes > bytes_max:
             raise _too_large(bytes_max)
-        parts.append(part)
+        pieces.append(piece)
         more = message.get("more_body", False)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def body_is_late(settings: HttpSettings) -> DeadlineExceeded:

@@ -38,7 +38,7 @@ class CallerReader:
         smallest_first = sorted(locations.items(), key=lambda item: -item[0].prefixlen)
         self._locations = tuple(smallest_first)
 
-    def told(self, request: RequestT, scope: Scope) -> RequestT:
+    def with_caller(self, request: RequestT, scope: Scope) -> RequestT:
         """The request with what its headers say. Raises InvalidArgument naming the header."""
         location = _given_location(scope) or self._by_address(scope)
         forwarded_by = _forwarded_by(scope)
@@ -53,16 +53,16 @@ class CallerReader:
             address = ip_address(self._address(scope))
         except ValueError:
             return None
-        return next((place for net, place in self._locations if address in net), None)
+        return next((location for net, location in self._locations if address in net), None)
 
     def _address(self, scope: Scope) -> str:
         """The address of the client. Only the region's own proxy is believed about its client."""
         address: str = (scope.get("client") or ("", 0))[0]
         if address in self._believed:
-            told = header_values(scope, _FORWARDED_FOR)
-            if told:
+            forwarded_for = header_values(scope, _FORWARDED_FOR)
+            if forwarded_for:
                 # The proxy adds its own at the end; what stands before it anybody may have written.
-                return told[-1].decode("latin-1").rpartition(",")[2].strip()
+                return forwarded_for[-1].decode("latin-1").rpartition(",")[2].strip()
         return address
 
 

@@ -26,7 +26,7 @@ from deployments.metering.metrics import HttpMetrics
 OPEN_ROUTES = frozenset({"/healthz", "/readyz"})
 """Answered without a key."""
 EXEMPT_ROUTES = OPEN_ROUTES | {"/metrics"}
-"""Answered even when all places are taken: then they matter most."""
+"""Answered even when all slots are taken: then they matter most."""
 UNKNOWN_ROUTE = "unknown"
 CLIENT_GONE_STATUS = 499
 TRACE_HEADER = b"x-trace-id"
@@ -76,8 +76,8 @@ class BearerKeys:
             raise Unauthenticated("send a valid key in the header `Authorization: Bearer <key>`")
 
 
-class _Places:
-    """A bounded number of places; a request beyond them is refused at once."""
+class _Slots:
+    """A bounded number of slots; a request beyond them is refused at once."""
 
     def __init__(self, most: int, refusal: str) -> None:
         self._most = most
@@ -116,8 +116,8 @@ class HttpEdge:
         keys, region_keys = settings.api_keys, settings.region_keys
         self._keys = BearerKeys(keys + region_keys if keys else ())
         self._region_keys = BearerKeys(region_keys or keys)
-        self._places = _Places(settings.in_flight_max, "this gateway is full")
-        self._answer_places = _Places(
+        self._slots = _Slots(settings.in_flight_max, "this gateway is full")
+        self._answer_slots = _Slots(
             settings.answers_in_flight_max, "this gateway writes as many answers as it can"
         )
         self._unread = UnreadLimits(
@@ -131,7 +131,7 @@ class HttpEdge:
     @property
     def in_flight(self) -> int:
         """Requests that are worked on, without those of the exempt routes."""
-        return self._places.taken
+        return self._slots.taken
 
     @property
     def unread_bytes(self) -> int:
@@ -187,15 +187,15 @@ class HttpEdge:
             keys.check(header_values(scope, b"authorization"))
         if scope["path"].endswith("\n"):
             # The router reads it as the path without the line break, and so would let it in to a
-            # route that has keys and places of its own.
+            # route that has keys and slots of its own.
             raise NotFound(NO_ROUTE)
         if route in EXEMPT_ROUTES:
             await self._app(scope, receive, send)
             return
         app = self._direct.get((scope["method"], route), self._app)
-        with self._places:
+        with self._slots:
             if route in ANSWER_ROUTES:
-                with self._answer_places:
+                with self._answer_slots:
                     await app(scope, receive, send)
             else:
                 await app(scope, receive, send)

@@ -1,4 +1,4 @@
-"""From an exception to what the caller sees of it: status, headers and one body for all routes.
+"""From an exception to the reply that the caller gets: status, headers and one body for all routes.
 
     {"error": {"code", "message", "retryable", "type", "param", "trace_id", "field"?}}
 

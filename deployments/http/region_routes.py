@@ -21,7 +21,7 @@ from starlette.responses import Response
 from cluster.clock import Clock, Deadline
 from cluster.generation.generator import ChatMessage, GenerationChunk, GenerationRequest, Role
 from cluster.query.answers import AnswerRequest
-from cluster.regions.peers import RegionInternals
+from cluster.regions.peers import PeerServices
 from cluster.regions.wire import ANSWER, GENERATE, NUDGE
 from cluster.search.checks import (
     CONVERSATION_CHARS_MAX,
@@ -39,8 +39,8 @@ from deployments.http.schemas.answer import (
     Temperature,
 )
 from deployments.http.schemas.json_body import Body, parse_body
-from deployments.http.schemas.openapi_parts import body_of, json_response, replies
 from deployments.http.schemas.replies import HealthReply
+from deployments.http.schemas.route_descriptions import body_of, json_response, replies
 from deployments.http.schemas.search import EmbeddedBody
 from deployments.http.schemas.terms import Name, ReleaseNumber, TimeoutMs
 from deployments.http.settings import HttpSettings
@@ -115,7 +115,7 @@ class RegionRoutes:
     def __init__(
         self,
         service: MeteredService,
-        internals: RegionInternals,
+        peer_services: PeerServices,
         settings: HttpSettings,
         metrics: HttpMetrics,
         callers: CallerReader,
@@ -124,7 +124,7 @@ class RegionRoutes:
     ) -> None:
         """`silence_s`: longest silence of a stream."""
         self._service = service
-        self._internals = internals
+        self._peer_services = peer_services
         self._settings = settings
         self._metrics = metrics
         self._callers = callers
@@ -156,7 +156,7 @@ class RegionRoutes:
         """Between regions: a forwarded question; always streamed."""
         body = await read_body(request.scope, request.receive, self._settings)
         asked = parse_body(RegionAnswerBody, body).to_request(request.state.trace_id)
-        asked = self._callers.told(asked, request.scope)
+        asked = self._callers.with_caller(asked, request.scope)
         started_s = request.state.started_s
         events = self._service.answer_events(ANSWER, asked, streamed_since_s=started_s)
         trace_id = request.state.trace_id
@@ -170,14 +170,14 @@ class RegionRoutes:
         body = await read_body(request.scope, request.receive, self._settings)
         asked = parse_body(GenerateBody, body)
         deadline = Deadline.after(asked.timeout_ms / 1000.0, self._clock)
-        chunks = self._internals.generate(asked.release, asked.to_request(), deadline)
+        chunks = self._peer_services.generate(asked.release, asked.to_request(), deadline)
         trace_id = request.state.trace_id
         events = _chunk_events(chunks)
         return EventStream(alive(events, NamedEvents(), trace_id, every_s=self._silence_s))
 
     async def nudge(self) -> Response:
         """Between regions: the release log has grown, and is to be read now."""
-        await self._internals.nudge()
+        await self._peer_services.nudge()
         return json_response(b'{"status":"ok"}')
 
 

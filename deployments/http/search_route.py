@@ -59,7 +59,7 @@ class SearchRoute:
             body = await receive_body(scope, receive, self._settings.body_bytes_max)
             client.has_asked()
             asked, form = _parse(scope, body, passages=not as_arrow)
-            result = await self._service.search(SEARCH, self._callers.told(asked, scope))
+            result = await self._service.search(SEARCH, self._callers.with_caller(asked, scope))
         if as_arrow and result.arrays is not None:
             return ARROW_TYPE, render_arrow(result, result.arrays)
         return JSON_TYPE, render_search(result, form)

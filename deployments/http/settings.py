@@ -30,7 +30,7 @@ class HttpSettings:
     body_bytes_max: int = 16 * 1024 * 1024
     """Longest request body."""
     body_timeout_s: float = 30.0
-    """Time in which the whole body must have arrived, so that slow senders do not hold places."""
+    """Time in which the whole body must have arrived, so that slow senders do not hold slots."""
     replies_bytes_max: int = 256 * 1024 * 1024
     """Bytes of the long replies that clients are still to read; a reply beyond them is refused with
     `overloaded`."""
@@ -40,7 +40,7 @@ class HttpSettings:
     status_timeout_s: float = 2.0
     """Time for the region to say its status, for requests that cannot be answered without."""
     locations: Mapping[IPv4Network | IPv6Network, Location] = field(default_factory=dict)
-    """Places of callers that do not state their own, by the network that they come from."""
+    """Locations of callers that do not state their own, by the network that they come from."""
     proxy: str = ""
     """The address of the machine that requests come through, where that is not this one."""
 

@@ -1,4 +1,4 @@
-"""Counts what requests came to, whatever way they came in. The edge counts how long they took."""
+"""Counts how requests ended, whatever way they came in. The edge counts how long they took."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class MeteredService:
         try:
             result = await self._service.search(request)
         except (NotYet, Unavailable):
-            self._metrics.refused(request.demand.level)
+            self._metrics.refused(request.consistency.level)
             raise
-        self._metrics.served(request.demand.level, result)
+        self._metrics.served(request.consistency.level, result)
         self._metrics.searched(route, result)
         return result
 
@@ -41,9 +41,9 @@ class MeteredService:
         try:
             result = await self._service.embed(request)
         except (NotYet, Unavailable):
-            self._metrics.refused(request.demand.level)
+            self._metrics.refused(request.consistency.level)
             raise
-        self._metrics.served(request.demand.level, result)
+        self._metrics.served(request.consistency.level, result)
         return result
 
     async def answer_events(
@@ -58,7 +58,7 @@ class MeteredService:
                 async for event in events:
                     match event:
                         case Retrieved():
-                            self._metrics.served(request.demand.level, event)
+                            self._metrics.served(request.consistency.level, event)
                         case Token() if streamed_since_s is not None:
                             self._metrics.first_token(self._clock.monotonic_s() - streamed_since_s)
                             streamed_since_s = None
@@ -68,5 +68,5 @@ class MeteredService:
                     yield event
         except (NotYet, Unavailable):
             if not begun:
-                self._metrics.refused(request.demand.level)
+                self._metrics.refused(request.consistency.level)
             raise

@@ -9,8 +9,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from cluster.query.answers import AnswerResult
-from cluster.query.demand import Consistency
 from cluster.query.provenance import HasProvenance
+from cluster.query.read_consistency import ConsistencyLevel
 from cluster.query.search import SearchResult
 from cluster.regions.status import RegionSummary
 from deployments.metering.duration_histogram import DurationHistogram
@@ -126,12 +126,12 @@ class HttpMetrics:
         self._generated_tokens.inc(result.usage.completion_tokens)
         self._covered(route, result.coverage)
 
-    def served(self, level: Consistency, reply: HasProvenance) -> None:
+    def served(self, level: ConsistencyLevel, reply: HasProvenance) -> None:
         self._staleness.set(reply.staleness_ms / 1000.0)
         if reply.served_by != reply.region:
             self._forwarded.labels(level.value).inc()
 
-    def refused(self, level: Consistency) -> None:
+    def refused(self, level: ConsistencyLevel) -> None:
         """No region that could be asked was able to answer."""
         self._refused.labels(level.value).inc()
 
@@ -142,7 +142,7 @@ class HttpMetrics:
         """`end` is `done`, `error` or `client_gone`."""
         self._stream_ends.labels(route, end).inc()
 
-    def region_seen(self, summary: RegionSummary | None) -> None:
+    def observe_region(self, summary: RegionSummary | None) -> None:
         """None when the region could not say its status: the last known release stays."""
         self._healthy.set(1 if summary is not None and summary.healthy else 0)
         if summary is not None:

@@ -74,7 +74,9 @@ class ControlStore:
         self._process: psutil.Process | psutil.Popen = process
 
     def keep_running(self) -> None:
-        """Starts it again, in the same way, when it has died. Call it from time to time."""
+        """Starts the process again, in the same way, when it has died. Call this from time to
+        time.
+        """
         with suppress(psutil.NoSuchProcess):
             if self._process.is_running() and self._process.status() != psutil.STATUS_ZOMBIE:
                 return

@@ -5,7 +5,7 @@ Serve writes it anew before each start and has no settings for these thirteen th
 1. Statistics and metrics are bound to loopback, whatever host requests are taken on.
 2. Requests are read whole before a gateway is asked. So those that a dying gateway took with it can
    be sent to another one (`RAY_SERVE_HAPROXY_RETRY_ON`).
-3. What the gateways have no places for is refused here, answers by a bound of their own. A refusal
+3. What the gateways have no slots for is refused here, answers by a bound of their own. A refusal
    in a gateway costs it nearly half of what a search costs, so at three times its capacity it would
    do little but refuse; and it comes late where the language models have taken the cores.
 4. Serve's replicas are told not to watch each client: the gateway does so itself, and two tasks for
@@ -39,7 +39,7 @@ from deployments.nodes.marked_processes import MARKER_VARIABLE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GatewayPlaces:
+class GatewaySlots:
     """The work that one gateway takes at once."""
 
     requests: int = 256
@@ -51,23 +51,23 @@ class GatewayPlaces:
 _REQUEST_TIMEOUT_S = 30
 """Time limit of a request, as long as gateways wait for a body."""
 _GONE_AFTER_S = 3
-"""A machine that answers no packet for so long is gone."""
+"""Time without an answer after which a machine counts as gone."""
 _PROBES = (
     "    option srvtcpka",
     "    srvtcpka-idle 1s",
     "    srvtcpka-intvl 1s",
     f"    srvtcpka-cnt {_GONE_AFTER_S}",
 )
-"""Ask the machine of a connection on which nothing comes whether it is there."""
+"""Options by which the machine of a silent connection is asked whether it is there."""
 
 
 def haproxy_changes(
-    places: GatewayPlaces, http_port: int, request_timeout_s: int = _REQUEST_TIMEOUT_S
+    slots: GatewaySlots, http_port: int, request_timeout_s: int = _REQUEST_TIMEOUT_S
 ) -> str:
     """A sed program. `http_port`: where requests are taken, on the host that the settings say;
     `request_timeout_s`: from a request's first byte to what is read of it here.
     """
-    # Health and metrics pass: they matter most when all places are taken, and take none. The table
+    # Health and metrics pass: they matter most when all slots are taken, and take none. The table
     # has two entries, which count the requests under way that do.
     admission = [
         "    stick-table type string len 8 size 2 store conn_cur",
@@ -77,9 +77,9 @@ def haproxy_changes(
         f"    acl is_answer path {' '.join(sorted(ANSWER_ROUTES))}",
         "    http-request track-sc0 str(work) if is_work",
         "    http-request track-sc1 str(answers) if is_answer",
-        *_refused_beyond(places.requests, "sc0", "is_work", "this region is full"),
+        *_refused_beyond(slots.requests, "sc0", "is_work", "this region is full"),
         *_refused_beyond(
-            places.answers, "sc1", "is_answer", "this region writes as many answers as it can"
+            slots.answers, "sc1", "is_answer", "this region writes as many answers as it can"
         ),
     ]
     lines = [
@@ -110,15 +110,15 @@ def haproxy_changes(
     return "\n".join(lines) + "\n"
 
 
-def _refused_beyond(places: int, counter: str, condition: str, reason: str) -> list[str]:
+def _refused_beyond(slots: int, counter: str, condition: str, reason: str) -> list[str]:
     """Refuses what meets the condition where the counter is above what all gateways together have
-    places for.
+    slots for.
     """
     refused = f"if {condition} {condition}_too_much has_gateways"
     reply = _reply("overloaded", f"{reason}; try again shortly", retryable=True)
     return [
         f"    http-request set-var(txn.under_way) {counter}_conn_cur if {condition}",
-        f"    acl {condition}_too_much nbsrv,mul({places}),sub(txn.under_way) lt 0",
+        f"    acl {condition}_too_much nbsrv,mul({slots}),sub(txn.under_way) lt 0",
         # A refusal must cost next to nothing.
         f"    http-request set-log-level silent {refused}",
         f"    http-request return status 503 {reply} {refused}",

@@ -30,7 +30,7 @@ from cluster.store.file_lock import try_lock
 from deployments.nodes import machine_keeper
 from deployments.nodes.detached import spawn_detached
 from deployments.nodes.gcs_storage import check_redis, remove_cluster_state, storage_env
-from deployments.nodes.haproxy import GatewayPlaces
+from deployments.nodes.haproxy import GatewaySlots
 from deployments.nodes.marked_processes import (
     GRACE_S,
     end_marked_processes,
@@ -60,7 +60,7 @@ _STARTED = "Ray runtime started."
 # socket's may have 107.
 _TEMP_PARENT_BYTES_MAX = 16
 _START_ATTEMPTS_MAX = 3
-_PLACES = GatewayPlaces()
+_SLOTS = GatewaySlots()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +131,7 @@ class LocalCluster:
     def stop(self, *, timeout_s: float = 20) -> list[int]:
         """Ends every process of the cluster, removes its files except the logs, returns the pids.
 
-        Works from any process of the user, repeatedly, and on a cluster whose head died. Fails with
+        Works from any process of the user, repeatedly, and on a cluster whose head died. Raises
         Unavailable when a process outlives the time; the record then stays for another attempt.
         """
         if self._is_recorded():
@@ -161,7 +161,7 @@ def start_local_cluster(
     name: str,
     run_dir: Path,
     http_port: int,
-    places: GatewayPlaces = _PLACES,
+    slots: GatewaySlots = _SLOTS,
     num_cpus: int | None = None,
     object_store_memory_bytes: int = 300_000_000,
     gcs_redis: str | None = None,
@@ -170,13 +170,13 @@ def start_local_cluster(
 ) -> LocalCluster:
     """Starts a cluster and returns when drivers can connect.
 
-    `http_port` is for Serve; 0 takes a free one. `places` are those of one gateway behind it.
+    `http_port` is for Serve; 0 takes a free one. `slots` are those of one gateway behind it.
     `num_cpus` is what Ray may plan with, by default the cores of the machine. `gcs_redis` is the
     host and port of a Redis: the cluster then outlives its control store. `env` is added to the
     environment of all its processes; what keeps the cluster safe or apart from others cannot be
     overridden. What a cluster that died left behind in `run_dir` is cleared away first.
 
-    Fails with InvalidArgument when the port is taken or `gcs_redis` is no Redis, Conflict when
+    Raises InvalidArgument when the port is taken or `gcs_redis` is no Redis, Conflict when
     `run_dir` has a running cluster, Unavailable when Ray does not come up; in each case nothing is
     left running.
     """
@@ -204,7 +204,7 @@ def start_local_cluster(
             try:
                 return _start_head(
                     cluster,
-                    places=places,
+                    slots=slots,
                     num_cpus=num_cpus,
                     object_store_memory_bytes=object_store_memory_bytes,
                     timeout_s=timeout_s,
@@ -221,7 +221,7 @@ def start_local_cluster(
 def clear_away(run_dir: Path) -> None:
     """Ends what a cluster that died left running, such as its HAProxy, which outlives it.
 
-    Fails with Conflict when the cluster in `run_dir` runs, or is just being started.
+    Raises Conflict when the cluster in `run_dir` runs, or is just being started.
     """
     if run_dir.is_dir():
         with _start_lock(run_dir):
@@ -231,7 +231,7 @@ def clear_away(run_dir: Path) -> None:
 def find_local_cluster(run_dir: Path) -> LocalCluster | None:
     """The cluster that was started from `run_dir` and not stopped since; ask it `is_alive`.
 
-    Fails with Corrupt when its record cannot be read.
+    Raises Corrupt when its record cannot be read.
     """
     path = run_dir.absolute() / _RECORD
     text = _read_text(path)
@@ -246,7 +246,7 @@ def find_local_cluster(run_dir: Path) -> LocalCluster | None:
 
 
 def record_local_cluster(cluster: LocalCluster) -> None:
-    """Makes it what `find_local_cluster` finds in its folder."""
+    """Records the cluster where `find_local_cluster` finds it."""
     draft = cluster.run_dir / f"{_RECORD}.new"
     _write_secret(draft, json.dumps(asdict(cluster), default=str, indent=2))
     draft.replace(cluster.run_dir / _RECORD)
@@ -262,7 +262,7 @@ def _end_remains(run_dir: Path) -> None:
 def _start_head(
     cluster: LocalCluster,
     *,
-    places: GatewayPlaces,
+    slots: GatewaySlots,
     num_cpus: int | None,
     object_store_memory_bytes: int,
     timeout_s: float,
@@ -271,7 +271,7 @@ def _start_head(
     (cluster.temp_dir / _MARKER_FILE).write_text(cluster.marker)
     _write_secret(cluster.token_path, secrets.token_hex(32))
     record_local_cluster(cluster)
-    write_haproxy_wrapper(cluster.temp_dir, places, cluster.http_port)
+    write_haproxy_wrapper(cluster.temp_dir, slots, cluster.http_port)
     command = head_command(
         temp_dir=cluster.temp_dir,
         ports=cluster.ports,

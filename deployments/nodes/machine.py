@@ -26,7 +26,7 @@ from cluster.store.file_lock import locked
 from deployments.nodes import machine_keeper
 from deployments.nodes.detached import spawn_detached
 from deployments.nodes.gcs_storage import check_redis, remove_cluster_state, storage_env
-from deployments.nodes.haproxy import GatewayPlaces
+from deployments.nodes.haproxy import GatewaySlots
 from deployments.nodes.marked_processes import (
     GRACE_S,
     MARKER_VARIABLE,
@@ -108,7 +108,7 @@ def find_machine() -> Machine | None:
 
 
 def record_machine(machine: Machine) -> None:
-    """Makes it what `find_machine` finds."""
+    """Records the machine where `find_machine` finds it."""
     path = _record_folder() / RECORD.name
     draft = path.with_suffix(".new")
     draft.write_bytes(machine.to_bytes())
@@ -140,7 +140,7 @@ class NodeStarter:
         config: Path,
         region: str,
         run_folder: Path,
-        places: GatewayPlaces,
+        slots: GatewaySlots,
         http_port: int,
         gcs_redis: str | None,
         command: Sequence[str],
@@ -155,7 +155,7 @@ class NodeStarter:
         self._config = config
         self._region = region
         self._run_folder = run_folder
-        self._places = places
+        self._slots = slots
         self._http_port = http_port
         self._gcs_redis = gcs_redis
         self._command = command
@@ -216,7 +216,7 @@ class NodeStarter:
     def _start(self) -> Machine:
         logs = self._run_folder / "logs"
         logs.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_haproxy_wrapper(self._run_folder, self._places, self._http_port)
+        write_haproxy_wrapper(self._run_folder, self._slots, self._http_port)
         _allow_many_files()
         machine = Machine(
             config=self._config,

@@ -62,7 +62,7 @@ def end_marked_processes(marker: str, *, timeout_s: float, grace_s: float = GRAC
 
     They are asked (SIGTERM) first and killed after `grace_s`, at most half of `timeout_s`. Looks
     again until none is left, since a process that is being ended may still start another. Removes
-    the shared memory and semaphores of Python's multiprocessing that they held. Fails with
+    the shared memory and semaphores of Python's multiprocessing that they held. Raises
     Unavailable when one outlives `timeout_s`.
     """
     started_s = SYSTEM_CLOCK.monotonic_s()

@@ -74,7 +74,7 @@ class PortBlock:
 def is_port_free(port: int) -> bool:
     """True when this user could listen on `port` of the loopback interface now.
 
-    Fails with InvalidArgument when the port is out of range or reserved for the administrator.
+    Raises InvalidArgument when the port is out of range or reserved for the administrator.
     """
     if not 0 < port < 65_536:
         raise InvalidArgument(f"{port} is not a TCP port (1 to 65535)")
@@ -114,7 +114,7 @@ def is_answered(port: int) -> bool:
 def find_port_block(*, avoid: Collection[int] = ()) -> PortBlock:
     """A block whose ports are all free now and hold none of `avoid`.
 
-    Fails with Unavailable when every block is taken. The search starts at a random block, so that
+    Raises Unavailable when every block is taken. The search starts at a random block, so that
     clusters started at one moment rarely meet; the loser's GCS fails to listen and must try again.
     """
     bases = list(_BLOCK_BASES)

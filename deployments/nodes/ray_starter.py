@@ -17,7 +17,7 @@ from pathlib import Path
 
 from cluster.errors import Unavailable
 from deployments.nodes import ray_hooks
-from deployments.nodes.haproxy import GatewayPlaces, changed_haproxy, haproxy_changes
+from deployments.nodes.haproxy import GatewaySlots, changed_haproxy, haproxy_changes
 from deployments.nodes.loopback import HOOK_ENV, LOOPBACK_ENV
 from deployments.nodes.marked_processes import MARKER_VARIABLE
 from deployments.nodes.ports import LOOPBACK, PortBlock
@@ -234,7 +234,7 @@ def head_command(
     return command if num_cpus is None else [*command, f"--num-cpus={num_cpus}"]
 
 
-def write_haproxy_wrapper(folder: Path, places: GatewayPlaces, http_port: int) -> None:
+def write_haproxy_wrapper(folder: Path, slots: GatewaySlots, http_port: int) -> None:
     """Writes the program that `cluster_env` and `machine_env` name as HAProxy's; fails without
     HAProxy.
 
@@ -247,7 +247,7 @@ def write_haproxy_wrapper(folder: Path, places: GatewayPlaces, http_port: int) -
     except FileNotFoundError as error:
         raise Unavailable(f"HAProxy, which belongs to ray[serve], is missing: {error}") from error
     wrapper, changes = folder / "haproxy", folder / "haproxy.sed"
-    changes.write_text(haproxy_changes(places, http_port))
+    changes.write_text(haproxy_changes(slots, http_port))
     wrapper.write_text(changed_haproxy(haproxy, changes))
     wrapper.chmod(0o700)
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from fastapi import FastAPI
 from ray import serve
 
-from actors.region.assembly import RegionParts, assemble_region
+from actors.region.assembly import RegionComponents, assemble_region
 from actors.regions.divergence_watch import DivergenceWatch, watches
 from actors.runtime import names
 from actors.runtime.calls import NamedActor
@@ -26,7 +26,7 @@ from deployments.http.routes import SEARCH
 from deployments.http.settings import HttpSettings
 from deployments.serve.autoscaling import IN_FLIGHT, LEAST, replica_count
 from deployments.serve.draining import DRAIN_TIMEOUT_S
-from deployments.serve.gateway_place import GatewayPlace, head_address, listen_where_asked
+from deployments.serve.gateway_node import GatewayNode, head_address, listen_where_asked
 from deployments.serve.shortcut import close_shortcut, open_shortcut
 
 _START_TIMEOUT_S = 60.0
@@ -84,11 +84,11 @@ class _Gateway:
     def record_autoscaling_stats(self) -> dict[str, float]:
         return {
             IN_FLIGHT: float(self.app.edge.in_flight),
-            LEAST: float(self.app.state.place.gateways_least),
+            LEAST: float(self.app.state.node.gateways_least),
         }
 
     def check_health(self) -> None:
-        if self.app.state.place.moves:
+        if self.app.state.node.moves:
             raise Unavailable("this gateway ends, so that another one starts on a better machine")
 
 
@@ -97,15 +97,15 @@ def _build_app(
 ) -> RegionApp:
     """Runs in each replica: an engine of its own, started and stopped with the HTTP application."""
     listen_where_asked()
-    parts = assemble_region(settings, region, catalog, cache)
+    components = assemble_region(settings, region, catalog, cache)
     endpoint = settings.regions[region].http
-    place = GatewayPlace(endpoint)
-    watch = _watch(settings, region, parts) if watches(settings) else None
+    node = GatewayNode(endpoint)
+    watch = _watch(settings, region, components) if watches(settings) else None
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await parts.start(Deadline.after(_START_TIMEOUT_S))
-        place.start()
+        await components.start(Deadline.after(_START_TIMEOUT_S))
+        node.start()
         if watch is not None:
             watch.start()
         gc.freeze()
@@ -114,30 +114,30 @@ def _build_app(
         open_shortcut(SEARCH, app.entrance)
         yield
         close_shortcut()
-        place.stop()
+        node.stop()
         if watch is not None:
             watch.stop()
-        await parts.stop()
+        await components.stop()
 
     http = HttpSettings(
         api_keys=tuple(key.get_secret_value() for key in endpoint.api_keys),
         region_keys=tuple(key.get_secret_value() for key in settings.region_keys),
         cors_origins=endpoint.cors_origins,
         in_flight_max=endpoint.in_flight_max,
-        answers_in_flight_max=settings.answer_places(region),
+        answers_in_flight_max=settings.answer_slots(region),
         body_bytes_max=endpoint.body_bytes_max,
         locations=settings.routing.locations,
         proxy=head_address(),
     )
     app = build_http_app(
-        parts.service,
+        components.service,
         http,
-        status=parts.views,
-        internals=parts.internals,
+        status=components.views,
+        peer_services=components.peer_services,
         lifespan=lifespan,
         divergence=None if watch is None else lambda: watch.report,
     )
-    app.state.place = place
+    app.state.node = node
     return app
 
 
@@ -152,14 +152,14 @@ def _interrupt_nobody() -> None:
             os.sched_setscheduler(int(thread), os.SCHED_BATCH, os.sched_param(0))
 
 
-def _watch(settings: Settings, region: str, parts: RegionParts) -> DivergenceWatch:
+def _watch(settings: Settings, region: str, components: RegionComponents) -> DivergenceWatch:
     return DivergenceWatch(
         settings=settings,
         region=region,
-        service=parts.service,
-        peers=parts.peers,
-        views=parts.views,
-        quorum_found=parts.quorum_found,
+        service=components.service,
+        peers=components.peers,
+        views=components.views,
+        quorum_found=components.quorum_found,
         ledger=NamedActor(names.FRONT),
         clock=SYSTEM_CLOCK,
         rng=system_rng(),

@@ -19,9 +19,9 @@ from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 from ray.serve.llm import LLMConfig, LLMServer, build_llm_deployment
 from ray.serve.llm.openai_api_models import CompletionRequest
 
-from actors.models.generator_client import GENERATOR_DEPLOYMENT
 from actors.models.prompt_tokenizer import FolderTokenizer
 from actors.models.replica_outcomes import RoutingHint
+from actors.models.serve_generator import GENERATOR_DEPLOYMENT
 from actors.runtime.process_logs import ProcessLogs, handed_on
 from cluster.artifacts.cache import ArtifactCache
 from cluster.artifacts.files import ArtifactFile
@@ -162,10 +162,10 @@ class GeneratorServer(LLMServer):  # type: ignore[misc]  # ray.serve.llm is not 
             async for batch in events:
                 deadline.check("generating")
                 text = ""
-                for part in _parse_events(batch):
-                    text += part.text
-                    if part.finish_reason or part.completion_tokens is not None:
-                        ending = _joined(ending, part)
+                for piece in _parse_events(batch):
+                    text += piece.text
+                    if piece.finish_reason or piece.completion_tokens is not None:
+                        ending = _joined(ending, piece)
                 if text:
                     written = ending.completion_tokens if ending else None
                     yield GenerationChunk(text=text, completion_tokens=written)
@@ -324,13 +324,13 @@ def _parse_events(batch: list[Any]) -> Iterator[GenerationChunk]:
         )
 
 
-def _joined(ending: GenerationChunk | None, part: GenerationChunk) -> GenerationChunk:
+def _joined(ending: GenerationChunk | None, piece: GenerationChunk) -> GenerationChunk:
     """vLLM tells the reason of the end and the token counts in two events; they end one stream."""
     return GenerationChunk(
         text="",
-        finish_reason=part.finish_reason or (ending.finish_reason if ending else None),
-        prompt_tokens=part.prompt_tokens,
-        completion_tokens=part.completion_tokens,
+        finish_reason=piece.finish_reason or (ending.finish_reason if ending else None),
+        prompt_tokens=piece.prompt_tokens,
+        completion_tokens=piece.completion_tokens,
     )
 
 

@@ -35,7 +35,9 @@ def spread_replicas() -> None:
 
 
 def _goes_anywhere(request: Any) -> bool:
-    """Whether nothing else says where the replica is to run, as a model's placement group does."""
+    """True when nothing else says where the replica is to run, as a model's placement group
+    does.
+    """
     placed = (
         request.target_node_id,
         request.placement_group_bundles,

@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle  # noqa: TID251
 
 from deployments.http.edge import REQUEST_HEADER
-from deployments.http.streams.reply_flow import CONNECTION, PART_BYTES
+from deployments.http.streams.reply_flow import CONNECTION, WRITE_BYTES
 
 CALLBACK = f"{__name__}.middlewares"
 """Value for `RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH`."""
@@ -130,7 +130,7 @@ class Together:
         if not self._held:
             asyncio.get_running_loop().call_soon(self._flush)
         self._held.append(data)
-        if len(data) >= PART_BYTES:
+        if len(data) >= WRITE_BYTES:
             # The next part must find out whether this one leaves.
             self._flush()
 

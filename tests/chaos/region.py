@@ -59,7 +59,7 @@ def nodes_of_replicas(region: ChaosRegion) -> list[int]:
     Replicas are found by what they are: one that moves gets another name.
     """
     found = []
-    for pid in region.search.cluster.pids("ray::ShardReplicaActor"):
+    for pid in region.search.cluster.pids("ray::ShardReplica"):
         with suppress(psutil.Error):  # it has just ended
             found.append(psutil.Process(pid).ppid())
     return found

@@ -364,7 +364,7 @@ def _parsed_status(data: bytes, *, source: str) -> RegionStatus:
 
 _STAND_INS = {
     "cluster.store.numbered_log.read_each": _read_together,
-    "cluster.releases.name_claim.read_each": _read_together,
+    "cluster.releases.region_name_watch.read_each": _read_together,
     "cluster.releases.release_log.parse_entry": _parsed_entry,
     "cluster.releases.release_log.read_each": _read_together,
     "cluster.releases.events.RegionStatus.from_bytes": _parsed_status,

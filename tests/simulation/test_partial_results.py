@@ -17,7 +17,7 @@ from cluster.balance.weights import OutcomeWeights
 from cluster.clock import Deadline
 from cluster.errors import DeadlineExceeded, RaygionError
 from cluster.query.search import Passages, SearchEffort, ShardHits, ShardQuery
-from cluster.search.fanout import ShardRoute
+from cluster.search.fanout import ShardAccess
 from cluster.vectors.metric import Metric
 from tests.simulation.clocks.sim_time import Scheduler
 from tests.simulation.clocks.virtual_loop import VirtualLoop
@@ -79,7 +79,7 @@ class World:
         self._routes = []
         for shard in self.shards:
             weights = OutcomeWeights(now_s=self.loop.monotonic_s, rng=self._rng)
-            self._routes.append(ShardRoute(ReplicaSet(shard, weights)))
+            self._routes.append(ShardAccess(ReplicaSet(shard, weights)))
         self._search = ShardSearch(self.loop)
         self.ended: list[Ended] = []
 

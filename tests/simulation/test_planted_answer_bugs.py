@@ -11,11 +11,11 @@ import pytest
 import actors.regions.quorum_round as quorum_round
 import cluster.serving.consistency as consistency
 import cluster.serving.view as region_view
-from actors.regions.service import RegionalService
+from actors.regions.forwarding_service import ForwardingService
 from cluster.clock import Deadline
 from cluster.errors import RaygionError
 from cluster.query.answers import AnswerRequest
-from cluster.query.demand import EVENTUAL, Demand
+from cluster.query.read_consistency import EVENTUAL, ReadConsistency
 from cluster.query.request import Request
 from cluster.query.search import SearchRequest, SearchResult
 from cluster.query.session import SessionToken
@@ -23,7 +23,7 @@ from cluster.regions.quorum import Vote
 from cluster.releases.driver import RolloutDriver
 from cluster.releases.entries import Switch
 from cluster.releases.release_log import Freshness
-from cluster.serving.consistency import Known, Reading
+from cluster.serving.consistency import Reading, RegionKnowledge
 from cluster.serving.view import RegionView
 from tests.simulation.judging.planting import (
     ANSWERS,
@@ -36,26 +36,26 @@ from tests.simulation.judging.planting import (
 
 
 def ignoring_the_token(patch: Patch) -> None:
-    patch.setattr(Demand, "floor", property(lambda self: 0))
+    patch.setattr(ReadConsistency, "floor", property(lambda self: 0))
 
 
 def forgetting_the_token_once_a_quorum_agrees(patch: Patch) -> None:
-    real = RegionalService._agreed_on
+    real = ForwardingService._agreed_on
 
     async def agreed_on(
-        self: RegionalService, request: AnswerRequest, deadline: Deadline
+        self: ForwardingService, request: AnswerRequest, deadline: Deadline
     ) -> tuple[AnswerRequest, tuple[str, ...]]:
         pinned, regions = await real(self, request, deadline)
-        return replace(pinned, demand=EVENTUAL), regions
+        return replace(pinned, consistency=EVENTUAL), regions
 
-    patch.setattr(RegionalService, "_agreed_on", agreed_on)
+    patch.setattr(ForwardingService, "_agreed_on", agreed_on)
 
 
 def forgetting_the_token_for_a_named_release(patch: Patch) -> None:
     real = consistency._Asked.named
 
     def named(self: consistency._Asked, release: int) -> consistency.Decision:
-        return real(replace(self, demand=EVENTUAL), release)
+        return real(replace(self, consistency=EVENTUAL), release)
 
     patch.setattr(consistency._Asked, "named", named)
 
@@ -89,12 +89,12 @@ def counting_staleness_from_the_last_attempt(patch: Patch) -> None:
 
 
 def staleness_without_the_skew(patch: Patch) -> None:
-    real = Known.staleness_ms
+    real = RegionKnowledge.staleness_ms
 
-    def staleness_ms(self: Known, switch: Switch | None, now_ms: int) -> int:
+    def staleness_ms(self: RegionKnowledge, switch: Switch | None, now_ms: int) -> int:
         return real(replace(self, skew_max_ms=0), switch, now_ms)
 
-    patch.setattr(Known, "staleness_ms", staleness_ms)
+    patch.setattr(RegionKnowledge, "staleness_ms", staleness_ms)
 
 
 def staleness_that_knows_of_no_later_switch(patch: Patch) -> None:
@@ -114,7 +114,7 @@ def strong_without_waiting_out_the_skew(patch: Patch) -> None:
     real = consistency._Asked.strong
 
     def strong(self: consistency._Asked) -> consistency.Decision:
-        return real(replace(self, known=replace(self.known, skew_max_ms=0)))
+        return real(replace(self, knowledge=replace(self.knowledge, skew_max_ms=0)))
 
     patch.setattr(consistency._Asked, "strong", strong)
 
@@ -141,21 +141,21 @@ def the_current_release_for_a_named_one(patch: Patch) -> None:
 
 
 def forwarding_again(patch: Patch) -> None:
-    real = RegionalService._order
+    real = ForwardingService._order
 
-    def order(self: RegionalService, request: Request) -> Iterator[tuple[str, bool]]:
+    def order(self: ForwardingService, request: Request) -> Iterator[tuple[str, bool]]:
         # Three times: for ever, no simulation would end.
         again = request.trace_id.count("/") < 3
         return real(self, replace(request, forwarded_by="") if again else request)
 
-    patch.setattr(RegionalService, "_order", order)
+    patch.setattr(ForwardingService, "_order", order)
 
 
 def a_full_deadline_for_each_region(patch: Patch) -> None:
-    real = RegionalService._search_at
+    real = ForwardingService._search_at
 
     async def search_at(
-        self: RegionalService,
+        self: ForwardingService,
         region: str,
         request: SearchRequest,
         deadline: Deadline,
@@ -165,25 +165,25 @@ def a_full_deadline_for_each_region(patch: Patch) -> None:
         again = Deadline.after(2 * request.timeout_s, self._clock)
         return await real(self, region, request, again, is_last=is_last)
 
-    patch.setattr(RegionalService, "_search_at", search_at)
+    patch.setattr(ForwardingService, "_search_at", search_at)
 
 
 def taking_a_new_coordinators_word_for_all(patch: Patch) -> None:
     """What a coordinator that has just begun holds is taken for all that can serve."""
 
-    def with_view(self: Known, view: RegionView) -> Known:
+    def with_view(self: RegionKnowledge, view: RegionView) -> RegionKnowledge:
         return replace(self, view=consistency._with_newer(view, self.view.switches))
 
-    patch.setattr(Known, "with_view", with_view)
+    patch.setattr(RegionKnowledge, "with_view", with_view)
 
 
 def serving_what_was_unloaded(patch: Patch) -> None:
-    real = Known.with_view
+    real = RegionKnowledge.with_view
 
-    def with_view(self: Known, view: RegionView) -> Known:
+    def with_view(self: RegionKnowledge, view: RegionView) -> RegionKnowledge:
         return real(self, replace(view, releases={**self.view.releases, **view.releases}))
 
-    patch.setattr(Known, "with_view", with_view)
+    patch.setattr(RegionKnowledge, "with_view", with_view)
 
 
 def switching_before_the_moment(patch: Patch) -> None:

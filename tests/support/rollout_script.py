@@ -12,10 +12,10 @@ from cluster.releases.events import (
     HeartbeatsRead,
     Instruction,
     LogCaughtUp,
-    Outcome,
     Prepare,
     Prepared,
     RegionStatus,
+    ReleaseOutcome,
     Retire,
 )
 from cluster.releases.requests import ProposeRelease, ReleaseRequest
@@ -72,7 +72,7 @@ class Script:
     def decide(self) -> list[Instruction]:
         return self.handle(CAUGHT_UP)
 
-    def observe(self, outcome: Outcome) -> list[Instruction]:
+    def observe(self, outcome: ReleaseOutcome) -> list[Instruction]:
         """What is wanted at once, and with the next decision."""
         return [*self.handle(outcome), *self.decide()]
 

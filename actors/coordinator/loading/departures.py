@@ -29,18 +29,18 @@ class Departures:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._begun_s = clock.monotonic_s()
-        self._told: dict[str, tuple[float, frozenset[int]]] = {}
+        self._reports: dict[str, tuple[float, frozenset[int]]] = {}
         """Time of each process's last report, and the releases that the process used."""
         self._since_s: dict[int, float] = {}
         """When each release began to depart."""
         self._lock = threading.Lock()
 
-    def tell(self, process: str, releases: frozenset[int]) -> None:
+    def report(self, process: str, releases: frozenset[int]) -> None:
         """A process, by a name of its own, may begin requests on these releases or has some."""
         now_s = self._clock.monotonic_s()
         with self._lock:
-            self._told[process] = now_s, releases
-            self._told = {k: v for k, v in self._told.items() if now_s - v[0] <= _SILENT_S}
+            self._reports[process] = now_s, releases
+            self._reports = {k: v for k, v in self._reports.items() if now_s - v[0] <= _SILENT_S}
 
     def begin(self, release: int) -> None:
         """No new view names the release; again for one that departs already changes nothing."""
@@ -53,7 +53,7 @@ class Departures:
             self._since_s.pop(release, None)
 
     def only_uses(self, releases: Collection[int]) -> bool:
-        """Whether every process has had the time to tell, and none uses any other release."""
+        """True when every process has had the time to tell, and none uses any other release."""
         now_s = self._clock.monotonic_s()
         with self._lock:
             return now_s - self._begun_s > _SILENT_S and self._used(now_s) <= set(releases)
@@ -72,7 +72,7 @@ class Departures:
     def _used(self, now_s: float) -> set[int]:
         return {
             release
-            for told_s, releases in self._told.values()
-            if now_s - told_s <= _SILENT_S
+            for reported_s, releases in self._reports.values()
+            if now_s - reported_s <= _SILENT_S
             for release in releases
         }

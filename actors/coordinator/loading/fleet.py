@@ -53,7 +53,7 @@ class Kind:
 
 
 @dataclass(slots=True)
-class _Known:
+class _MemberState:
     """The knowledge of one member."""
 
     handle: Any
@@ -65,7 +65,7 @@ class _Known:
     """
     idle_since_s: float | None = None
     """Time since which the member does not do all of its work."""
-    left_s: float | None = None
+    dismissed_s: float | None = None
     """Time at which the member was found to be one too many."""
 
 
@@ -75,7 +75,7 @@ class Fleet:
     def __init__(self, actors: Actors, clock: Clock) -> None:
         self._actors = actors
         self._clock = clock
-        self._groups: dict[str, dict[str, _Known]] = {}
+        self._groups: dict[str, dict[str, _MemberState]] = {}
         """Members by group and by name."""
         self._nodes: Mapping[str, str] = {}
         self._seen_s: dict[str, float] = {}
@@ -106,7 +106,7 @@ class Fleet:
     def members(self, group: str) -> tuple[str, ...]:
         """The names of those that stay, in the order of their numbers."""
         with self._lock:
-            staying = [n for n, k in self._groups.get(group, {}).items() if k.left_s is None]
+            staying = [n for n, k in self._groups.get(group, {}).items() if k.dismissed_s is None]
         return tuple(sorted(staying, key=names.number_of))
 
     def fill(self, group: str, kind: Kind) -> dict[str, Any]:
@@ -135,7 +135,7 @@ class Fleet:
     def look(self) -> None:
         """Asks all members how they are, which takes seconds when one does not answer."""
         self._look_at_nodes()
-        known = self._all_known()
+        known = self._all_members()
         statuses = self._actors.statuses({name: one.handle for name, one in known.items()})
         for name, one in known.items():
             one.status = statuses.get(name)
@@ -147,9 +147,9 @@ class Fleet:
         known = self._groups.get(names.group_of(name), {}).get(name)
         return None if known is None else known.status
 
-    def places(self) -> dict[str, str]:
+    def placements(self) -> dict[str, str]:
         """The node of each member that answered when it was asked last, by its name."""
-        return {n: k.status.node for n, k in self._all_known().items() if k.status is not None}
+        return {n: k.status.node for n, k in self._all_members().items() if k.status is not None}
 
     def spread(self, kinds: Mapping[str, Kind], serves: Callable[[str], bool]) -> None:
         """Takes the next steps towards groups of the wanted sizes that are spread over the nodes,
@@ -158,7 +158,7 @@ class Fleet:
         `serves`: whether a member does all of its work.
         """
         now_s = self._clock.monotonic_s()
-        for name, known in self._all_known().items():
+        for name, known in self._all_members().items():
             if names.group_of(name) not in kinds or serves(name):
                 known.idle_since_s = None
             elif known.idle_since_s is None:
@@ -176,8 +176,8 @@ class Fleet:
                         )
                         self._start(step, kinds[step.group])
                     case Dismiss():
-                        self._let_go(step.member, now_s)
-        self._end_who_left(now_s)
+                        self._dismiss(step.member, now_s)
+        self._end_dismissed(now_s)
 
     def drop(self, groups: Iterable[str]) -> None:
         """Ends all members of groups that are needed no more."""
@@ -202,7 +202,9 @@ class Fleet:
         """Takes in the members that an earlier coordinator has started."""
         self._look_at_nodes()
         running = [n for n in self._actors.existing_actors() if names.group_of(n) == group]
-        self._groups[group] = {n: _Known(kind.make(n, self._alive(None)), None) for n in running}
+        self._groups[group] = {
+            n: _MemberState(kind.make(n, self._alive(None)), None) for n in running
+        }
 
     def _alive(self, node: str | None) -> str:
         """The node, or another one if that is gone."""
@@ -213,27 +215,27 @@ class Fleet:
         taken = {names.number_of(name) for name in known}
         number = next(n for n in range(len(taken) + 1) if n not in taken)
         name = names.member(step.group, number)
-        known[name] = _Known(kind.make(name, step.node), step.node)
+        known[name] = _MemberState(kind.make(name, step.node), step.node)
 
-    def _let_go(self, member: Member, now_s: float) -> None:
+    def _dismiss(self, member: Member, now_s: float) -> None:
         log.info(
             "member.dismissed",
             "{member} on node {node} is one too many",
             member=member.name,
             node=member.node,
         )
-        self._groups[names.group_of(member.name)][member.name].left_s = now_s
+        self._groups[names.group_of(member.name)][member.name].dismissed_s = now_s
         if member.stuck and member.node is not None:
             self._avoided_until_s[member.node] = now_s + _AVOIDED_FOR_S
 
-    def _end_who_left(self, now_s: float) -> None:
-        for name, known in self._all_known().items():
-            if known.left_s is not None and now_s - known.left_s >= _DISMISS_AFTER_S:
+    def _end_dismissed(self, now_s: float) -> None:
+        for name, known in self._all_members().items():
+            if known.dismissed_s is not None and now_s - known.dismissed_s >= _DISMISS_AFTER_S:
                 self._actors.kill(name)
                 with self._lock:
                     self._groups.get(names.group_of(name), {}).pop(name, None)
 
-    def _all_known(self) -> dict[str, _Known]:
+    def _all_members(self) -> dict[str, _MemberState]:
         with self._lock:
             return {name: one for group in self._groups.values() for name, one in group.items()}
 

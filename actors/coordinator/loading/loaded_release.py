@@ -19,7 +19,7 @@ class LoadedRelease:
     indexes: Mapping[str, IndexManifest]
     embedder: ModelManifest | None
     generator: ModelManifest | None
-    """None also where it runs in other regions alone."""
+    """Generator of the release; None also where it runs in other regions alone."""
 
     @property
     def versions(self) -> dict[str, str]:

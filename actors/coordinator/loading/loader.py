@@ -16,10 +16,10 @@ from actors.coordinator.loading.fleet import Actors, Fleet, Kind, machines_of
 from actors.coordinator.loading.generator_deployer import GeneratorDeployer
 from actors.coordinator.loading.loaded_release import LoadedRelease, shards_of
 from actors.coordinator.loading.replica_counts import ReplicaCounts
-from actors.models.placing import embedder_actor
+from actors.models.embedder_actor import embedder_actor
 from actors.runtime import names, wiring
-from actors.shards.placing import replica_actor
 from actors.shards.replica import ReplicaStatus
+from actors.shards.replica_actor import replica_actor
 from cluster.artifacts.cache import ArtifactCache
 from cluster.balance.replica_scaling import ReplicaLoad
 from cluster.catalog.catalog import Catalog
@@ -149,7 +149,7 @@ class ReleaseLoader:
                         replica.unload.remote(index.version)
         self._fleet.drop(self._kinds([gone]).keys() - needed)
         for files in gone.artifacts.difference(*(k.artifacts for k in kept)):
-            self._cache.let_go(files)
+            self._cache.unpin(files)
         application = gone.application
         if application is not None and application not in {k.application for k in kept}:
             self._deployer.delete(application)
@@ -239,7 +239,7 @@ class ReleaseLoader:
         """The machines with the actors that run on them, as seen last. `gateways`: the node of each
         gateway, by name.
         """
-        return machines_of(self._fleet.nodes, self._fleet.places(), gateways)
+        return machines_of(self._fleet.nodes, self._fleet.placements(), gateways)
 
     def _answers(self, name: str) -> bool:
         return self._fleet.status(name) is not None
@@ -254,7 +254,7 @@ class ReleaseLoader:
         self._busy_s, self._looked_s = {}, self._clock.monotonic_s()
         elapsed_s = max(1e-3, self._looked_s - asked_s)
         loads: dict[str, list[ReplicaLoad]] = {}
-        for name in self._fleet.places():
+        for name in self._fleet.placements():
             status = self._fleet.status(name)
             if isinstance(status, ReplicaStatus):
                 self._busy_s[name] = status.busy_s

@@ -64,7 +64,7 @@ class RegionReleases:
         """Held while actors are ended or made anew, so that mending brings back nothing that was
         unloaded, and unloading ends nothing that another release has begun to count on."""
         self._may_have_strays = True
-        """Whether an earlier coordinator may have died before it had unloaded a release."""
+        """True when an earlier coordinator may have died before it had unloaded a release."""
         self._loading = ThreadPoolExecutor(1, thread_name_prefix="load")
         self._starting = ThreadPoolExecutor(_STARTING_MAX, thread_name_prefix="start")
 
@@ -93,9 +93,9 @@ class RegionReleases:
         self._departures.begin(number)
         self._retired()
 
-    def tell(self, process: str, releases: frozenset[int]) -> None:
+    def report(self, process: str, releases: frozenset[int]) -> None:
         """Records the releases that a gateway or the front uses; see `Departures.tell`."""
-        self._departures.tell(process, releases)
+        self._departures.report(process, releases)
 
     def tend(self) -> None:
         """Makes anew what was lost, brings the releases in line with the replicas that there should
@@ -198,5 +198,5 @@ def _reason(error: Exception) -> str:
     """The reason why a release cannot be prepared, in the words for people and the release log."""
     if isinstance(error, RaygionError):
         return str(error)
-    told = textwrap.shorten(f"{type(error).__name__}: {error}", _REASON_CHARS_MAX)
-    return f"{told} (the coordinator's log says where)"
+    reason = textwrap.shorten(f"{type(error).__name__}: {error}", _REASON_CHARS_MAX)
+    return f"{reason} (the coordinator's log says where)"

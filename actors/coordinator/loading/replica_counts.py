@@ -42,7 +42,7 @@ class CountsEntry(Record):
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
+class _LatestEntry:
     """The newest entry that was read or written here, and its number; 0 before the first one."""
 
     number: int
@@ -55,7 +55,7 @@ class ReplicaCounts:
     def __init__(self, settings: Settings, store: ObjectStore, region: str) -> None:
         self._settings = settings
         self._log = NumberedLog(store, f"regions/{region}/replicas")
-        self._known: _Known | None = None
+        self._latest_entry: _LatestEntry | None = None
         """Never forgotten, only replaced by a newer one: it is read without the lock."""
         self._scalers: dict[str, ReplicaScaler] = {}
         self._busy_shares: Mapping[str, float] = {}
@@ -150,24 +150,24 @@ class ReplicaCounts:
                 error=error,
             )
 
-    def _latest(self) -> _Known:
-        return self._known or self._read()
+    def _latest(self) -> _LatestEntry:
+        return self._latest_entry or self._read()
 
-    def _read(self) -> _Known:
+    def _read(self) -> _LatestEntry:
         number = self._log.latest()
         if not number:
-            return self._learn(_Known(0, CountsEntry()))
+            return self._learn(_LatestEntry(0, CountsEntry()))
         data = self._log.read(number)
         return self._learn(
-            _Known(number, CountsEntry.from_bytes(data, source=self._log.path(number)))
+            _LatestEntry(number, CountsEntry.from_bytes(data, source=self._log.path(number)))
         )
 
-    def _learn(self, found: _Known) -> _Known:
+    def _learn(self, found: _LatestEntry) -> _LatestEntry:
         """The newest of what is known; several threads may come with what they found."""
         with self._lock:
-            if self._known is None or found.number > self._known.number:
-                self._known = found
-            return self._known
+            if self._latest_entry is None or found.number > self._latest_entry.number:
+                self._latest_entry = found
+            return self._latest_entry
 
     def _change(self, change: Callable[[CountsEntry], CountsEntry]) -> None:
         """Appends what `change` makes of the newest entry; again when another writer came first."""
@@ -175,14 +175,14 @@ class ReplicaCounts:
         for _ in range(_APPEND_ATTEMPTS):
             changed = change(known.entry).model_copy(update={"commit_id": uuid.uuid4().hex})
             try:
-                self._append(_Known(known.number + 1, changed))
+                self._append(_LatestEntry(known.number + 1, changed))
             except Conflict:
                 known = self._read()
             else:
                 return
         raise Conflict("the numbers of replicas were changed by others meanwhile; try again")
 
-    def _append(self, new: _Known) -> None:
+    def _append(self, new: _LatestEntry) -> None:
         data = new.entry.to_bytes()
         self._log.append_at(
             new.number,

@@ -19,7 +19,7 @@ from actors.documents.office import worker
 from actors.documents.office.worker import Limits
 from actors.documents.source_formats import SourceFormat
 from actors.documents.source_rows import Row
-from cluster.documents.documents import RowPlace
+from cluster.documents.documents import DocumentOrigin
 from cluster.errors import InvalidArgument
 
 FILE_BYTES_MAX = 256 * 2**20
@@ -128,11 +128,11 @@ def _started(limits: Limits) -> subprocess.Popen[bytes]:
 
 def _row(piece: Mapping[str, Any], path: str, name: str) -> Row:
     part = piece["name"]
-    place = RowPlace(source=name, part=part.replace("=", " ") or None)
+    origin = DocumentOrigin(source=name, section=part.replace("=", " ") or None)
     if piece["error"] is not None:
-        return InvalidArgument(f"{place}: {piece['error']}"), place
+        return InvalidArgument(f"{origin}: {piece['error']}"), origin
     if not piece["text"].strip():
-        return None, place
+        return None, origin
     metadata = {"source": path, "title": path.rpartition("/")[2], **piece["metadata"]}
     id = f"{path}#{part}" if part else path
-    return {"id": id, "text": piece["text"], "metadata": metadata}, place
+    return {"id": id, "text": piece["text"], "metadata": metadata}, origin

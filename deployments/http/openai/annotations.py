@@ -1,17 +1,20 @@
-"""Citations in the only form that OpenAI's chat has for them: `url_citation` annotations of the
-message, which clients keep that drop keys they do not know.
+"""Citations for clients that drop keys they do not know: as `url_citation` annotations of the
+message, the only form that OpenAI's chat has for them; and, for clients that keep nothing but the
+text, as a list of sources under it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing
+from dataclasses import replace
 from typing import Literal
 from urllib.parse import quote
 
 from pydantic import BaseModel, Field
 
-from cluster.query.answers import Citation
+from cluster.query.answers import AnswerEvent, AnswerResult, Citation, Token
 
 _MARK = re.compile(r"\[([1-9]\d{0,3})\]", re.ASCII)
 """A passage as prompts number it, and as a model names it in its answer."""
@@ -28,14 +31,31 @@ def annotations_of(text: str, citations: Sequence[Citation]) -> list[dict[str, o
     return [
         {
             "type": "url_citation",
-            "url_citation": {**place, "url": _url(cited.id), "title": cited.id},
+            "url_citation": {**position, "url": _url(cited.id), "title": cited.id},
         }
         for number, cited in enumerate(citations, 1)
-        for place in _places(marks.get(number) or [(0, len(text))])
+        for position in _positions(marks.get(number) or [(0, len(text))])
     ]
 
 
-def _places(spans: Sequence[tuple[int, int]]) -> Iterator[dict[str, int]]:
+async def with_sources_listed(
+    events: AsyncGenerator[AnswerEvent, None],
+) -> AsyncGenerator[AnswerEvent, None]:
+    """The events of an answer under which the ids of its citations stand, one a line."""
+    async with aclosing(events):
+        async for event in events:
+            if isinstance(event, AnswerResult) and event.citations:
+                lines = (
+                    f"[{number}] {cited.id}" for number, cited in enumerate(event.citations, 1)
+                )
+                listed = "\n".join(("\n\nSources:", *lines))
+                yield Token(text=listed)
+                yield replace(event, answer=event.answer + listed)
+            else:
+                yield event
+
+
+def _positions(spans: Sequence[tuple[int, int]]) -> Iterator[dict[str, int]]:
     for start, end in spans:
         yield {"start_index": start, "end_index": end}
 

@@ -188,7 +188,7 @@ class MessageBody(OpenAIBody):
         return {key: value for key, value in data.items() if key not in IGNORED_MESSAGE_KEYS}
 
     @property
-    def said(self) -> ChatMessage | None:
+    def as_chat_message(self) -> ChatMessage | None:
         """None for what tools have answered, and for an assistant that only called some."""
         role = _ROLES.get(self.role)
         return (
@@ -205,13 +205,18 @@ class StreamOptionsBody(OpenAIBody):
 
 
 class RetrievalBody(OpenAIBody, TermsBody, PromptOptions):
-    """The options of `/v1/answer` for which OpenAI's interface has no words."""
+    """The options of `/v1/answer` for which OpenAI's interface has no words, and one of the chat's
+    own.
+    """
 
     corpus: Name | None = None
     top_k: TopK = ANSWER_TOP_K_DEFAULT
     filter: RetrievalFilter | None = None
     timeout_ms: TimeoutMs = 60_000
     min_coverage: Share = 1.0
+    list_sources: bool = Field(
+        False, description="Lists the ids of the citations under the answer."
+    )
 
 
 class ChatBody(OpenAIBody, SamplingOptions):
@@ -255,6 +260,7 @@ class ChatRequest:
     request: AnswerRequest
     stream: bool
     include_usage: bool
+    list_sources: bool
 
 
 def parse_chat(body: bytes, trace_id: str = "") -> ChatRequest:
@@ -290,6 +296,7 @@ def parse_chat(body: bytes, trace_id: str = "") -> ChatRequest:
         request=request,
         stream=asked.stream,
         include_usage=asked.stream_options is not None and asked.stream_options.include_usage,
+        list_sources=extra.list_sources,
     )
 
 
@@ -348,8 +355,8 @@ def _conversation(
         raise InvalidArgument(
             f"have more than {CONVERSATION_CHARS_MAX} characters together", "messages"
         )
-    earlier = [message.said for message in messages[:last]]
-    later = [message.said for message in messages[last + 1 :]]
+    earlier = [message.as_chat_message for message in messages[:last]]
+    later = [message.as_chat_message for message in messages[last + 1 :]]
     history = [message for message in earlier if message is not None]
     history += [message for message in later if message is not None and message.role == "system"]
     return tuple(history), question

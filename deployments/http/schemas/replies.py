@@ -15,7 +15,7 @@ from cluster.query.answers import AnswerResult, Retrieved
 from cluster.query.provenance import HasProvenance, Provenance
 from cluster.query.search import Hit, SearchResult
 from cluster.regions.status import RegionSummary
-from deployments.http.schemas.search import PARTS, Part, ReplyForm
+from deployments.http.schemas.search import HIT_FIELDS, HitField, ReplyForm
 
 _FIRST = ("release", "region", "coverage")
 _LAST = tuple(fact.name for fact in fields(Provenance) if fact.name not in _FIRST)
@@ -50,7 +50,7 @@ def render_search(result: SearchResult, form: ReplyForm) -> bytes:
     return orjson.dumps(found, default=dict)
 
 
-def _results(result: SearchResult, include: frozenset[Part]) -> Sequence[Sequence[object]]:
+def _results(result: SearchResult, include: frozenset[HitField]) -> Sequence[Sequence[object]]:
     """The hits of each query as orjson writes them, with only the parts that are asked for."""
     if result.arrays is not None:
         found = zip(result.arrays.ids.tolist(), result.arrays.scores.tolist(), strict=True)
@@ -59,15 +59,15 @@ def _results(result: SearchResult, include: frozenset[Part]) -> Sequence[Sequenc
             [{"id": id.decode(), "score": score} for id, score in zip(*hits, strict=True) if id]
             for hits in found
         ]
-    if include == PARTS:
+    if include == HIT_FIELDS:
         return result.results
-    return [[_part_of(hit, include) for hit in hits] for hits in result.results]
+    return [[_fields_of(hit, include) for hit in hits] for hits in result.results]
 
 
-def _part_of(hit: Hit, include: frozenset[Part]) -> dict[str, object]:
+def _fields_of(hit: Hit, include: frozenset[HitField]) -> dict[str, object]:
     wanted: dict[str, object] = {"id": hit.id, "score": hit.score}
-    for part in include:
-        wanted[part] = getattr(hit, part)
+    for field in include:
+        wanted[field] = getattr(hit, field)
     return wanted
 
 

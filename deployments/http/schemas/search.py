@@ -27,9 +27,9 @@ from deployments.http.schemas.terms import Name, TermsBody, TimeoutMs, TopK, Use
 
 _FIELDS_MAX = 256
 
-Part = Literal["text", "metadata"]
-PARTS: frozenset[Part] = frozenset(("text", "metadata"))
-"""Parts of a hit besides its id and score."""
+HitField = Literal["text", "metadata"]
+HIT_FIELDS: frozenset[HitField] = frozenset(("text", "metadata"))
+"""Fields of a hit besides its id and score."""
 
 
 def _not_blank(text: str) -> str:
@@ -44,7 +44,7 @@ Vector = Annotated[list[float], Field(fail_fast=True, min_length=1)]
 Batch = Annotated[list[Vector], Field(fail_fast=True, min_length=1, max_length=BATCH_MAX)]
 Texts = Annotated[list[Text], Field(fail_fast=True, min_length=1, max_length=BATCH_MAX)]
 Fields = Annotated[list[Name], Field(fail_fast=True, max_length=_FIELDS_MAX)]
-Parts = Annotated[list[Part], Field(fail_fast=True, max_length=len(PARTS))]
+HitFields = Annotated[list[HitField], Field(fail_fast=True, max_length=len(HIT_FIELDS))]
 EfSearch = Annotated[int, Field(ge=1, le=EF_SEARCH_MAX)]
 Nprobe = Annotated[int, Field(ge=1, le=NPROBE_MAX)]
 
@@ -53,7 +53,7 @@ class SearchOptions(TermsBody):
     """How to search, whatever for: in the JSON body, or in the URL of a binary one."""
 
     top_k: TopK = Field(TOP_K_DEFAULT, description="Hits for each query.")
-    include: Parts | None = Field(
+    include: HitFields | None = Field(
         None, description="What hits hold besides id and score; null: all of it."
     )
     fields: Fields | None = Field(None, description="Metadata fields to return; null: all.")
@@ -69,8 +69,8 @@ class SearchOptions(TermsBody):
         None, description="`exact` compares with every passage, whatever the index."
     )
 
-    def included(self) -> frozenset[Part]:
-        return PARTS if self.include is None else frozenset(self.include)
+    def included(self) -> frozenset[HitField]:
+        return HIT_FIELDS if self.include is None else frozenset(self.include)
 
     def to_request(
         self,
@@ -138,7 +138,7 @@ class ReplyForm:
 
     is_batch: bool
     """True for `queries` and `vectors`, and for every binary request."""
-    include: frozenset[Part]
+    include: frozenset[HitField]
 
 
 def parse_search(

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, PlainValidator, WithJsonSchema
 
-from cluster.query.demand import Consistency, demand_of
 from cluster.query.filters import Filter, parse_filter
+from cluster.query.read_consistency import ConsistencyLevel, read_consistency_of
 from cluster.query.terms import TIMEOUT_S_MAX, TOP_K_MAX
 from deployments.http.schemas.json_body import Body
 
@@ -37,7 +37,7 @@ ReleaseNumber = Annotated[int, Field(ge=0, le=_RELEASE_MAX)]
 Level = Annotated[
     str,
     Field(max_length=_NAME_LENGTH_MAX),
-    WithJsonSchema({"type": "string", "enum": [level.value for level in Consistency]}),
+    WithJsonSchema({"type": "string", "enum": [level.value for level in ConsistencyLevel]}),
 ]
 SessionText = Annotated[str, Field(max_length=_TOKEN_LENGTH_MAX)]
 StalenessMs = Annotated[int, Field(ge=0, le=_STALENESS_MS_MAX)]
@@ -89,7 +89,7 @@ class TermsBody(Body):
             "min_coverage": self.min_coverage,
             "release": self.release,
             "user": user,
-            "demand": demand_of(
+            "consistency": read_consistency_of(
                 self.consistency, self.session, self.max_staleness_ms, release=self.release
             ),
         }

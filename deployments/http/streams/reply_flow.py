@@ -17,7 +17,7 @@ from starlette.types import Message, Scope, Send
 from cluster.errors import Overloaded
 from deployments.http.errors import ClientGone
 
-PART_BYTES = 64 * 1024
+WRITE_BYTES = 64 * 1024
 """Bytes of each connection's replies that may be unread when they count as sent, besides those in
 the buffers of the kernel.
 """
@@ -32,7 +32,7 @@ class Connection(Protocol):
 
     @property
     def is_full(self) -> bool:
-        """Whether sending waits for the client to read."""
+        """True when sending waits for the client to read."""
         ...
 
     def abort(self) -> None:
@@ -87,7 +87,7 @@ class PacedReply:
             self._head = message
             return
         body: bytes = message.get("body", b"")
-        is_long = len(body) > PART_BYTES
+        is_long = len(body) > WRITE_BYTES
         if is_long:
             self._take(len(body))
         if is_long or self._connection is None or self._connection.is_full:
@@ -109,10 +109,10 @@ class PacedReply:
         try:
             async with asyncio.timeout(timeout_s):
                 await self._send_head()
-                if len(body) <= PART_BYTES:
+                if len(body) <= WRITE_BYTES:
                     await self._send(message)
                 else:
-                    await self._send_in_parts(message, body)
+                    await self._send_in_pieces(message, body)
         except TimeoutError:
             if self._connection is not None:
                 self._connection.abort()
@@ -123,11 +123,11 @@ class PacedReply:
             head, self._head = self._head, None
             await self._send(head)
 
-    async def _send_in_parts(self, message: Message, body: bytes) -> None:
+    async def _send_in_pieces(self, message: Message, body: bytes) -> None:
         view = memoryview(body)
-        for start in range(0, len(body), PART_BYTES):
-            part = view[start : start + PART_BYTES]
-            await self._send({"type": "http.response.body", "body": part, "more_body": True})
+        for start in range(0, len(body), WRITE_BYTES):
+            piece = view[start : start + WRITE_BYTES]
+            await self._send({"type": "http.response.body", "body": piece, "more_body": True})
         # A server waits before it sends, not after: this waits for the parts to leave.
         more = message.get("more_body", False)
         await self._send({"type": "http.response.body", "body": b"", "more_body": more})

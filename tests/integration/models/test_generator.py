@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from actors.models.generator_client import ServeGenerator
 from actors.models.prompt_tokenizer import FolderTokenizer
+from actors.models.serve_generator import ServeGenerator
 from cluster.clock import Deadline
 from cluster.errors import DeadlineExceeded, InvalidArgument, Unavailable
 from cluster.generation.generator import ChatMessage, GenerationChunk

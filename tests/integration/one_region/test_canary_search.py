@@ -27,7 +27,7 @@ from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
-ROUTED = 2_000
+ROUTED = 1_000
 ROLLED_BACK_S_MAX = 30.0
 
 

@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 
 from deployments.cli.main import app
 from deployments.nodes.local_cluster import LocalCluster, find_local_cluster
-from deployments.nodes.ports import find_port_block, is_answered
+from deployments.nodes.ports import is_answered
+from tests.support.regions.ports import region_port
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
@@ -50,7 +51,7 @@ class Workspace:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.port = find_port_block().http
+        self.port = region_port()
         self.documents = folder / "documents"
         self.documents.mkdir()
         for name, text in DOCUMENTS.items():

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from actors.models.generator_client import ServeGenerator
 from actors.models.remote_generator import RemoteGenerator
+from actors.models.serve_generator import ServeGenerator
 from actors.query.release_uses import ReleaseUses
-from actors.regions.internals import PinnedGenerators
+from actors.regions.peer_services import RegionPeerServices
 from actors.runtime import names
 from actors.runtime.calls import NamedActor
 from cluster.clock import Deadline
@@ -84,7 +84,7 @@ class BreaksOff:
                     raise Unavailable("the region died")
 
 
-def internals(running: Generator, application: str | None = APP) -> PinnedGenerators:
+def peer_services(running: Generator, application: str | None = APP) -> RegionPeerServices:
     view = GeneratorView(
         application=application, model="smol", tokenizer_files=(), context_tokens_max=MODEL_LEN
     )
@@ -92,13 +92,13 @@ def internals(running: Generator, application: str | None = APP) -> PinnedGenera
         number=RELEASE, corpora={}, embedders=(), generator=view, prompt=PromptTemplate()
     )
     region = RegionView(region="there", releases={RELEASE: release})
-    return PinnedGenerators(
+    return RegionPeerServices(
         lambda: region, ReleaseUses(), Directory(running), NamedActor(names.COORDINATOR)
     )
 
 
 @asynccontextmanager
-async def elsewhere(*regions: PinnedGenerators) -> AsyncIterator[RemoteGenerator]:
+async def elsewhere(*regions: RegionPeerServices) -> AsyncIterator[RemoteGenerator]:
     """The generator as a region sees it that has none, with these regions to ask, in this order."""
     async with AsyncExitStack() as stack:
         urls = {
@@ -111,7 +111,7 @@ async def elsewhere(*regions: PinnedGenerators) -> AsyncIterator[RemoteGenerator
 
 async def test_it_writes_what_the_other_region_writes(generator: ServeGenerator) -> None:
     hot = replace(STORY, temperature=1.0, seed=7)
-    async with elsewhere(internals(generator)) as remote:
+    async with elsewhere(peer_services(generator)) as remote:
         for request in (STORY, hot, replace(STORY, stop=(".",))):
             told, last = await answer(remote, request)
             there, last_there = await answer(generator, request)
@@ -123,7 +123,7 @@ async def test_it_writes_what_the_other_region_writes(generator: ServeGenerator)
 
 async def test_leaving_stops_the_engine_over_there(generator: ServeGenerator) -> None:
     """It decodes two sequences at once: a third gets its turn only if one has ended."""
-    async with elsewhere(internals(generator)) as remote:
+    async with elsewhere(peer_services(generator)) as remote:
         streams = [remote.stream(ENDLESS, Deadline.after(120)) for _ in range(SEQUENCES)]
         for stream in streams:
             await anext(stream)
@@ -134,9 +134,9 @@ async def test_leaving_stops_the_engine_over_there(generator: ServeGenerator) ->
 
 
 async def test_another_region_goes_on_where_one_died(generator: ServeGenerator) -> None:
-    runs_none = internals(generator, application=None)
-    dying = internals(BreaksOff(generator, pieces=3))
-    async with elsewhere(runs_none, dying, internals(generator)) as remote:
+    runs_none = peer_services(generator, application=None)
+    dying = peer_services(BreaksOff(generator, pieces=3))
+    async with elsewhere(runs_none, dying, peer_services(generator)) as remote:
         told, last = await answer(remote, STORY)
     whole, last_of_whole = await answer(generator, STORY)
     assert told[:12] == whole[:12]
@@ -148,7 +148,7 @@ async def test_another_region_goes_on_where_one_died(generator: ServeGenerator) 
 
 async def test_a_release_that_is_not_there_is_not_written_for(generator: ServeGenerator) -> None:
     async with AsyncExitStack() as stack:
-        url = await stack.enter_async_context(serving(FakeService(), internals(generator)))
+        url = await stack.enter_async_context(serving(FakeService(), peer_services(generator)))
         peers = await stack.enter_async_context(peers_of(settings_of({"there": url})))
         with pytest.raises(NotYet, match="release 6 is not resident in region 'there'"):
             await answer(RemoteGenerator(peers, RELEASE + 1, None), STORY)

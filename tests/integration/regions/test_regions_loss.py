@@ -17,7 +17,7 @@ from cluster.query.session import SessionToken
 from cluster.releases.requests import AbortRelease, ProposeRelease, RollBackTo
 from deployments.hosting.region_driver import RegionDriver, join_new_cluster, start_services
 from deployments.installation import Installation
-from deployments.nodes.ports import find_port_block
+from tests.support.regions.ports import region_port
 from tests.support.regions.regions_fixture import KINDS, REGIONS, ThreeRegions, three_regions
 from tests.support.regions.regions_outage import outlives_an_outage
 from tests.support.regions.search_region import TOP_K
@@ -124,7 +124,7 @@ def test_a_second_cluster_under_a_regions_name_is_refused(
 ) -> None:
     name, before = REGIONS[2], regions.entries
     own = regions.drivers[name].installation.settings
-    http = own.regions[name].http.model_copy(update={"port": find_port_block().http})
+    http = own.regions[name].http.model_copy(update={"port": region_port()})
     named = {**own.regions, name: own.regions[name].model_copy(update={"http": http})}
     twin = RegionDriver(
         Installation(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from cluster.errors import RaygionError
 from cluster.query.answers import AnswerRequest, AnswerResult
-from cluster.query.demand import demand_of
+from cluster.query.read_consistency import read_consistency_of
 from cluster.query.search import SearchRequest, SearchResult
 from tests.simulation.clocks.sim_time import Process, Signal
 from tests.simulation.judging.history import Query, Reply, Serving
@@ -154,7 +154,9 @@ def _request(query: Query, session: str | None) -> Asked:
         release=query.release,
         user=query.user,
         trace_id=str(query.query_id),
-        demand=demand_of(level, session, query.max_staleness_ms, release=query.release),
+        consistency=read_consistency_of(
+            level, session, query.max_staleness_ms, release=query.release
+        ),
     )
     if not query.answer:
         return search
@@ -164,5 +166,5 @@ def _request(query: Query, session: str | None) -> Asked:
         release=search.release,
         user=search.user,
         trace_id=search.trace_id,
-        demand=search.demand,
+        consistency=search.consistency,
     )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from cluster.errors import Fenced, LogUnreadable, OutcomeUnknown, RaygionError, Unavailable
 from cluster.releases.driver import RolloutDriver
 from cluster.releases.entries import CanaryShare, LogEntry, Release, ReleaseStatus, Rollback
-from cluster.releases.events import Append, CanaryFaulted, Outcome, Prepared, PrepareFailed
+from cluster.releases.events import Append, CanaryFaulted, Prepared, PrepareFailed, ReleaseOutcome
 from cluster.releases.release_log import ReleaseLog
 from cluster.releases.requests import ReleaseRequest
 from cluster.releases.rollout import Rollout
@@ -108,7 +108,7 @@ class Incarnation(Process):
         self._inbox.append(request)
         self.nudge()
 
-    def observe(self, outcome: Outcome) -> None:
+    def observe(self, outcome: ReleaseOutcome) -> None:
         """At once, also while the store is waited for."""
         self.driver.observe(outcome)
         self._publish()

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from actors.query.shared_readings import SharedReadings
-from actors.regions.service import RegionalService
+from actors.regions.forwarding_service import ForwardingService
 from cluster.clock import Deadline
 from cluster.errors import DeadlineExceeded, RaygionError, Unavailable
 from cluster.query.answers import (
@@ -26,7 +26,7 @@ from cluster.query.answers import (
 )
 from cluster.query.search import Hit, SearchRequest, SearchResult
 from cluster.query.session import SessionToken
-from cluster.serving.consistency import Known, Pinned
+from cluster.serving.consistency import PinnedRelease, RegionKnowledge
 from cluster.serving.view import Pulse
 from tests.simulation.judging.history import Hop, Refusal, Serving
 from tests.simulation.world.coordinators import Incarnation
@@ -53,7 +53,7 @@ class Gateway:
         self.views = Views(self)
         self._is_dead = False
         self._tasks: set[asyncio.Task[SearchResult | AnswerResult]] = set()
-        self._service = RegionalService(
+        self._service = ForwardingService(
             region=region.name,
             engine=Engine(self),
             views=self.views,
@@ -130,7 +130,7 @@ class Gateway:
     def current(self) -> int | None:
         """What it serves those who ask for nothing special."""
         try:
-            switch = self.views.known.view.in_force(self.region.clock.wall_ms())
+            switch = self.views.knowledge.view.in_force(self.region.clock.wall_ms())
         except Unavailable:
             return None
         return None if switch is None else switch.release
@@ -146,7 +146,7 @@ class Views:
         self._region = gateway.region
         self._scheduler = gateway.world.scheduler
         self._rng = gateway.rng
-        self._known: Known | None = None
+        self._known: RegionKnowledge | None = None
         self._pulse = Pulse()
         self.has_served = False
         self._followed: Incarnation | None = None
@@ -158,7 +158,7 @@ class Views:
         self._feel()
 
     @property
-    def known(self) -> Known:
+    def knowledge(self) -> RegionKnowledge:
         if self._known is None:
             raise Unavailable("this region is still starting; try again shortly")
         return self._known
@@ -186,7 +186,9 @@ class Views:
             return
         self._followed = publisher
         if self._known is None:
-            self._known = Known(publisher.view, skew_max_ms=SKEW_MAX_MS).with_pulse(self._pulse)
+            self._known = RegionKnowledge(publisher.view, skew_max_ms=SKEW_MAX_MS).with_pulse(
+                self._pulse
+            )
         else:
             self._known = self._known.with_view(publisher.view)
         self.has_served = self.has_served or self._gateway.current() is not None
@@ -259,9 +261,9 @@ class Engine:
             took_ms=0.0,
         )
 
-    def _pin(self, request: Asked) -> tuple[Pinned, int]:
+    def _pin(self, request: Asked) -> tuple[PinnedRelease, int]:
         """What serves the request, and which one of the history's servings that is."""
-        known, now_ms = self._gateway.views.known, self._region.clock.wall_ms()
+        known, now_ms = self._gateway.views.knowledge, self._region.clock.wall_ms()
         pinned = known.pin(
             request.release,
             now_ms,

@@ -26,8 +26,8 @@ from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.vectors.metric import Metric
 from deployments.installation import Installation
 from deployments.nodes.local_cluster import find_local_cluster
-from deployments.nodes.ports import find_port_block
 from tests.support.regions import search_region
+from tests.support.regions.ports import region_port
 from tests.support.regions.search_region import CORPUS, REGION, SHARDS, SearchRegion, make_vectors
 
 T = TypeVar("T")
@@ -41,7 +41,7 @@ def canary_region(folder: Path) -> Iterator[SearchRegion]:
     """Brings the region up in `folder`, with release 1 of the vectors a; ends all of it."""
     queries, vectors = make_vectors()
     # A gateway that searches by itself would not notice that an actor hangs.
-    http = EndpointSettings(port=find_port_block().http, local_first=False)
+    http = EndpointSettings(port=region_port(), local_first=False)
     settings = Settings(
         store=StoreSettings(url=str(folder / "store")),
         regions={REGION: RegionSettings(http=http)},

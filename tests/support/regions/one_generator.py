@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from actors.models.generator_client import ServeGenerator
+from actors.models.serve_generator import ServeGenerator
 from actors.models.starter_models import STARTER_GENERATOR, starter_generator_folder
 from cluster.clock import Deadline
 from cluster.generation.generator import ChatMessage, GenerationChunk, GenerationRequest, Generator

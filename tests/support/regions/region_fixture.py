@@ -39,8 +39,8 @@ from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.vectors.metric import Metric
 from deployments.hosting import pipeline, region_host, release_commands
 from deployments.installation import Installation
-from deployments.nodes.ports import find_port_block
 from deployments.terminal import Steps
+from tests.support.regions.ports import region_port
 
 ROOT = Path(__file__).resolve().parents[3]
 XQUAD = ROOT / "tests" / "data" / "xquad_small" / "xquad_small.json"
@@ -169,9 +169,7 @@ def settings_in(folder: Path) -> Settings:
     }
     corpora[TINY] = CorpusSettings(shards=2, replicas=1, index=FLAT)
     # One gateway, however busy, so that its metrics tell of all requests.
-    http = EndpointSettings(
-        port=find_port_block().http, body_bytes_max=BODY_BYTES_MAX, gateways_max=1
-    )
+    http = EndpointSettings(port=region_port(), body_bytes_max=BODY_BYTES_MAX, gateways_max=1)
     return Settings(
         store=StoreSettings(url=str(folder / "store")),
         regions={REGION: RegionSettings(http=http)},

@@ -51,14 +51,15 @@ from deployments.hosting.region_driver import (
     start_services,
 )
 from deployments.installation import Installation
+from tests.support.regions.ports import region_port
 from tests.support.regions.search_region import CORPUS, SHARDS, TOP_K, Vectors, make_vectors
 
-PLACES = {
+LOCATIONS = {
     "ankara": Location(latitude=39.9, longitude=32.9),
     "berlin": Location(latitude=52.5, longitude=13.4),
     "cordoba": Location(latitude=-31.4, longitude=-64.2),
 }
-REGIONS = tuple(PLACES)
+REGIONS = tuple(LOCATIONS)
 KINDS = {
     "flat": IndexParameters(kind=IndexKind.FLAT, metric=Metric.COSINE),
     "hnsw": IndexParameters(kind=IndexKind.HNSW, metric=Metric.COSINE),
@@ -170,7 +171,7 @@ class ThreeRegions(DrivenRegions):
     def user_beside(self, region: str) -> Iterator[tuple[Traffic, Asker]]:
         """Steady queries of somebody who goes to the nearest region that answers."""
         settings = self.drivers[region].installation.settings
-        with RegionsClient(settings, location=PLACES[region]) as client:
+        with RegionsClient(settings, location=LOCATIONS[region]) as client:
             asker = Asker(partial(client.post, "/v1/search"), self.queries)
             with Traffic({"user": asker}, pause_s=0.02) as traffic:
                 traffic.wait_for_more(2)
@@ -231,7 +232,7 @@ class ThreeRegions(DrivenRegions):
 def regions_settings(folder: Path, stores: Mapping[str, str]) -> dict[str, Settings]:
     """Of each region, by the URL of the store as it sees it."""
     shared = Settings(
-        regions=regions_at(PLACES),
+        regions=regions_at(LOCATIONS, region_port),
         corpora={CORPUS: CorpusSettings(shards=SHARDS, replicas=1, index=KINDS["flat"])},
         generator=GeneratorSettings(source=None),
         # One machine, one clock: what is reported is compared with the truth.

@@ -40,7 +40,8 @@ from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.vectors.metric import Metric
 from deployments.installation import Installation
 from deployments.nodes.local_cluster import LocalCluster, find_local_cluster
-from deployments.nodes.ports import find_port_block
+from tests.support.regions.built_once import BUILT
+from tests.support.regions.ports import region_port
 from tests.support.second_node import add_node
 from tests.support.waiting import wait_until
 
@@ -282,7 +283,7 @@ def search_settings(folder: Path, *, gcs_redis: str | None = None, **http: objec
         replicas=REPLICAS,
         index=IndexParameters(kind=IndexKind.FLAT, metric=Metric.COSINE),
     )
-    endpoint = EndpointSettings.model_validate({"port": find_port_block().http, **http})
+    endpoint = EndpointSettings.model_validate({"port": region_port(), **http})
     return Settings(
         store=StoreSettings(url=str(folder / "store")),
         regions={REGION: RegionSettings(http=endpoint, gcs_redis=gcs_redis)},
@@ -300,10 +301,14 @@ def search_region(folder: Path, settings: Settings | None = None) -> Iterator[Se
     region = SearchRegion(Installation(settings, REGION), queries, vectors)
     try:
         started_s = time.monotonic()
+        BUILT.write(folder / "store")
         region.run(start_cluster, settings)
-        for letter, made in vectors.items():
-            ref = region.run(_build, str(made.write(folder)))
-            region.contents[letter] = ReleaseContents(indexes={CORPUS: ref})
+        if not BUILT.contents:
+            for letter, made in vectors.items():
+                ref = region.run(_build, str(made.write(folder)))
+                BUILT.contents[letter] = ReleaseContents(indexes={CORPUS: ref})
+            BUILT.read(folder / "store")
+        region.contents.update(BUILT.contents)
         # The endpoint is on the first node; the replicas, which come later, are on both.
         region.run(start_services)
         region.node_pid = add_node(region.cluster)

@@ -13,7 +13,7 @@ import httpx
 import psutil
 
 from deployments.nodes.local_cluster import LocalCluster, find_local_cluster
-from deployments.nodes.ports import find_port_block
+from tests.support.regions.ports import region_port
 from tests.support.regions.search_region import CORPUS, TOP_K, make_vectors
 from tests.support.waiting import wait_until
 
@@ -25,7 +25,7 @@ _END_S = 60.0
 class WatchedRegion:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        port = find_port_block().http
+        port = region_port()
         self._url = f"http://127.0.0.1:{port}"
         (folder / "regions.yaml").write_text(
             f"regions: {{here: {{http: {{port: {port}}}}}}}\n"

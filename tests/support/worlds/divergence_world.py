@@ -19,7 +19,7 @@ import httpx
 import numpy as np
 
 from actors.regions.divergence_watch import DivergenceWatch
-from actors.regions.service import RegionalService
+from actors.regions.forwarding_service import ForwardingService
 from cluster.arrays import Float32Array
 from cluster.clock import SYSTEM_CLOCK
 from cluster.config import Settings
@@ -27,11 +27,11 @@ from cluster.errors import RaygionError
 from cluster.generation.prompt import PromptTemplate
 from cluster.query.request import Embedded
 from cluster.query.search import EmbeddingResult, Hit, SearchRequest, SearchResult
-from cluster.regions.divergence import DivergenceLedger, Found, Probe, Turn
+from cluster.regions.divergence import DivergenceLedger, FoundDifference, Probe, Turn
 from cluster.regions.divergence_report import DivergenceReport
 from cluster.releases.entries import Switch
 from cluster.releases.release_log import Freshness
-from cluster.serving.consistency import Known
+from cluster.serving.consistency import RegionKnowledge
 from cluster.serving.view import CorpusView, Pulse, RegionView, ReleaseView
 from cluster.vectors.metric import Metric
 from tests.support.fakes import SimClock, provenance_of
@@ -118,11 +118,11 @@ def last_bit(result: SearchResult, query: int = 1) -> SearchResult:
 
 @dataclass
 class Views:
-    known: Known
+    knowledge: RegionKnowledge
 
     @property
     def view(self) -> RegionView:
-        return self.known.view
+        return self.knowledge.view
 
     async def refresh(self) -> None:
         raise AssertionError("a pinned search needs no reading of the log")
@@ -145,7 +145,7 @@ def views() -> Views:
         store_id="store",
         last_release=RELEASE,
     )
-    return Views(Known(view, pulse, skew_max_ms=0))
+    return Views(RegionKnowledge(view, pulse, skew_max_ms=0))
 
 
 @dataclass
@@ -171,7 +171,7 @@ class Desk:
             case "divergence_probed", (Probe() as probe,):
                 self.ledger.take(probe)
                 return self.ledger.report
-            case "divergence_found", (Found() as found,):
+            case "divergence_found", (FoundDifference() as found,):
                 self.ledger.quorum(found)
                 return None
         raise AssertionError(f"{method} is no method of the front actor")
@@ -185,7 +185,7 @@ class World:
         self.clock = SimClock()
         self.desk = Desk(DivergenceLedger(60.0, clock=self.clock, rng=random.Random(1)))
         self.views = views()
-        self.service: RegionalService
+        self.service: ForwardingService
         self.watches: list[DivergenceWatch] = []
         self.url = ""
 
@@ -236,8 +236,8 @@ async def world(
             }
         )
         peers = await stack.enter_async_context(peers_of(settings, "a"))
-        quorum_found: deque[Found] = deque(maxlen=8)
-        made.service = RegionalService(
+        quorum_found: deque[FoundDifference] = deque(maxlen=8)
+        made.service = ForwardingService(
             region="a",
             engine=made.engines["a"],
             views=made.views,

@@ -16,10 +16,10 @@ from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.errors import InvalidArgument
 from cluster.query.answers import (
     AnswerEvent,
+    AnswerOutcome,
     AnswerRequest,
     AnswerResult,
     Citation,
-    Outcome,
     Retrieved,
     Token,
     Usage,
@@ -36,7 +36,7 @@ DIMENSION = 3
 ASK = {"query": "the capital of Iceland"}
 MADE: dict[str, Any] = {"served_by": "south", "staleness_ms": 140, "session": "a-token"}
 """What every reply says of how it was made."""
-CAME_ABOUT: dict[str, Any] = {"outcome": Outcome.ANSWERED, "truncated": None}
+CAME_ABOUT: dict[str, Any] = {"outcome": AnswerOutcome.ANSWERED, "truncated": None}
 """What every answer says of how it came about."""
 EMBEDDER = "0123abcd"
 MODEL = "SmolLM2-135M-Instruct"

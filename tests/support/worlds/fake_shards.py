@@ -13,7 +13,7 @@ from cluster.balance.replica_set import ReplicaSet
 from cluster.balance.weights import OutcomeWeights
 from cluster.errors import Unavailable
 from cluster.query.search import Passages, SearchEffort, ShardHits, ShardQuery
-from cluster.search.fanout import ShardRoute
+from cluster.search.fanout import ShardAccess
 from cluster.vectors.metric import Metric
 
 DIMENSION, SHARDS, ROWS = 4, 3, 20
@@ -73,5 +73,5 @@ def kind_of(shards: list[FakeShard], top_k: int = 5) -> SearchKind:
         patience=None,
         filter_key=b"",
         filter=None,
-        shards=[ShardRoute(ReplicaSet([shard], weights)) for shard in shards],
+        shards=[ShardAccess(ReplicaSet([shard], weights)) for shard in shards],
     )

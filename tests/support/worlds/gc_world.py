@@ -194,7 +194,7 @@ class World:
             files=tuple(files),
         )
         ref = self.catalog.publish_model(manifest).ref
-        parts = {blob_path(part.sha256) for file in files for part in file.parts}
+        parts = {blob_path(part.sha256) for file in files for part in file.blobs}
         return Made(ref=ref, paths=frozenset({f"models/{ref.version}.json", *parts}))
 
     def append(self, entry: EntryBase) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from cluster.generation.prompt import PromptTemplate
-from cluster.query.demand import Consistency, Demand
+from cluster.query.read_consistency import ConsistencyLevel, ReadConsistency
 from cluster.query.session import SessionToken
 from cluster.releases.entries import Switch
 from cluster.releases.release_log import Freshness
-from cluster.serving.consistency import Decision, Known, Reading, decide
+from cluster.serving.consistency import Decision, Reading, RegionKnowledge, decide
 from cluster.serving.view import Pulse, RegionView, ReleaseView
 
 STORE, NOW, SKEW = "store", 1000, 100
@@ -26,11 +26,11 @@ def known(
     read_ms: int = 900,
     position: int | None = None,
     last_release: int = 2,
-) -> Known:
+) -> RegionKnowledge:
     """Switches are (position, release, moment)."""
     tail = tuple(Switch(release=r, at_ms=at, position=p) for p, r, at in switches)
     reached = position if position is not None else (tail[-1].position if tail else 0)
-    return Known(
+    return RegionKnowledge(
         RegionView(region="a", releases={n: release(n) for n in resident}, switches=tail),
         Pulse(
             freshness=Freshness(read_ms=read_ms, position=reached),
@@ -45,17 +45,17 @@ def known(
 
 def demand(
     level: str, *, floor: int | None = None, within_ms: int | None = None, store: str = STORE
-) -> Demand:
+) -> ReadConsistency:
     token = None if floor is None else SessionToken(store, floor)
-    return Demand(level=Consistency(level), session=token, max_staleness_ms=within_ms)
+    return ReadConsistency(level=ConsistencyLevel(level), session=token, max_staleness_ms=within_ms)
 
 
 def decided(
-    asked: Demand,
-    what: Known,
+    asked: ReadConsistency,
+    what: RegionKnowledge,
     reading: Reading = NO,
     *,
     now_ms: int = NOW,
     named: int | None = None,
 ) -> Decision:
-    return decide(asked, release=named, known=what, reading=reading, now_ms=now_ms)
+    return decide(asked, release=named, knowledge=what, reading=reading, now_ms=now_ms)

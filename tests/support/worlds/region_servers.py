@@ -15,7 +15,7 @@ from cluster.clock import Deadline
 from cluster.config import Settings
 from cluster.errors import RaygionError
 from cluster.generation.generator import GenerationChunk, GenerationRequest
-from cluster.regions.peers import RegionInternals
+from cluster.regions.peers import PeerServices
 from deployments.http.settings import HttpSettings
 from deployments.http.streams.alive_stream import SILENCE_LIMITS, SilenceLimits
 from tests.support.worlds.fake_service import FakeService, app_of, on_loopback
@@ -25,7 +25,7 @@ PATIENT = PeerTimeouts(connect_s=30.0)
 WORDS = ("The ", "capital ", "is ", "Reykjavik.")
 
 
-class FakeInternals:
+class FakePeerServices:
     """Writes WORDS, one token each, from where the answer was begun; `breaks_after` so many pieces
     it raises `error`.
     """
@@ -71,13 +71,13 @@ class FakeInternals:
 @contextlib.asynccontextmanager
 async def serving(
     service: FakeService,
-    internals: RegionInternals | None = None,
+    peer_services: PeerServices | None = None,
     silence: SilenceLimits = SILENCE_LIMITS,
     **settings: Any,
 ) -> AsyncIterator[str]:
     """The region behind a real server, as a base URL."""
     http = HttpSettings(**settings)
-    app = app_of(service, http, internals=internals or FakeInternals(), silence=silence)
+    app = app_of(service, http, peer_services=peer_services or FakePeerServices(), silence=silence)
     async with on_loopback(app) as url:
         yield url
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from actors.regions.service import RegionalService
+from actors.regions.forwarding_service import ForwardingService
 from cluster.clock import Deadline
 from cluster.errors import (
     RaygionError,
@@ -17,13 +17,13 @@ from cluster.errors import (
 )
 from cluster.generation.prompt import PromptTemplate
 from cluster.query.answers import AnswerEvent, AnswerRequest, AnswerResult, Retrieved, Token, Usage
-from cluster.query.demand import Consistency, Demand, demand_of
+from cluster.query.read_consistency import ConsistencyLevel, ReadConsistency, read_consistency_of
 from cluster.query.request import Embedded, Request
 from cluster.query.search import EmbeddingResult, Hit, SearchRequest, SearchResult
 from cluster.query.session import SessionToken
 from cluster.releases.entries import Switch
 from cluster.releases.release_log import Freshness
-from cluster.serving.consistency import Known
+from cluster.serving.consistency import RegionKnowledge
 from cluster.serving.view import Pulse, RegionView, ReleaseView
 from tests.support.fakes import SimClock
 
@@ -35,16 +35,16 @@ FIRST, SECOND = (3, 1, 0), (6, 2, 500)
 """Switches: position, release, moment."""
 
 
-def strong() -> Demand:
-    return Demand(level=Consistency.STRONG)
+def strong() -> ReadConsistency:
+    return ReadConsistency(level=ConsistencyLevel.STRONG)
 
 
-def quorum() -> Demand:
-    return Demand(level=Consistency.QUORUM)
+def quorum() -> ReadConsistency:
+    return ReadConsistency(level=ConsistencyLevel.QUORUM)
 
 
-def seen(position: int) -> Demand:
-    return demand_of(None, SessionToken(STORE, position).encode(), None)
+def seen(position: int) -> ReadConsistency:
+    return read_consistency_of(None, SessionToken(STORE, position).encode(), None)
 
 
 @dataclass
@@ -74,7 +74,7 @@ class Region:
     def __init__(self, name: str, world: World) -> None:
         self.name = name
         self.world = world
-        self.known = Known(
+        self.knowledge = RegionKnowledge(
             RegionView(region=name, releases={1: release(1), 2: release(2)}), skew_max_ms=SKEW
         )
         self.prefers: str | None = None
@@ -98,7 +98,7 @@ class Region:
         self.sent_to: list[str] = []
         self.given_s: list[float] = []
         """How much time each of `sent_to` had."""
-        self.service = RegionalService(
+        self.service = ForwardingService(
             region=name,
             engine=self,
             views=self,
@@ -119,12 +119,12 @@ class Region:
             store_id=STORE,
             last_release=2,
         )
-        view = replace(self.known.view, switches=switches)
-        self.known = replace(self.known, view=view, pulse=pulse)
+        view = replace(self.knowledge.view, switches=switches)
+        self.knowledge = replace(self.knowledge, view=view, pulse=pulse)
 
     def holds(self, *numbers: int) -> None:
-        view = replace(self.known.view, releases={n: release(n) for n in numbers})
-        self.known = replace(self.known, view=view)
+        view = replace(self.knowledge.view, releases={n: release(n) for n in numbers})
+        self.knowledge = replace(self.knowledge, view=view)
 
     # As the views.
 
@@ -143,7 +143,7 @@ class Region:
         self.served.append(request)
         if self.failures:
             raise self.failures.pop(0)
-        pinned = self.known.pin(
+        pinned = self.knowledge.pin(
             request.release,
             self.world.clock.wall_ms(),
             not_before=request.not_before,
@@ -163,7 +163,7 @@ class Region:
 
     async def embed(self, request: SearchRequest) -> EmbeddingResult:
         self.embeds.append(request)
-        pinned = self.known.pin(request.release, self.world.clock.wall_ms())
+        pinned = self.knowledge.pin(request.release, self.world.clock.wall_ms())
         return EmbeddingResult(
             embedded=self._made(request),
             num_tokens=len(request.queries or ()),

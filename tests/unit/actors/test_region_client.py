@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from actors.region_client import Region
-from cluster.query.demand import demand_of
 from cluster.query.filters import parse_filter
+from cluster.query.read_consistency import read_consistency_of
 from cluster.query.request import Request
 from cluster.query.session import SessionToken
 
@@ -36,7 +36,7 @@ def asked(method: str, **options: Any) -> Request:
 @pytest.mark.parametrize("method", ["search", "answer"])
 def test_there_is_an_argument_for_each_term_of_a_request(method: str) -> None:
     terms = asked(method, **OPTIONS, session=TOKEN).terms()
-    demand = demand_of(None, TOKEN, None, release=3)
-    assert terms == OPTIONS | {"filter": parse_filter(OPTIONS["filter"]), "demand": demand}
+    demand = read_consistency_of(None, TOKEN, None, release=3)
+    assert terms == OPTIONS | {"filter": parse_filter(OPTIONS["filter"]), "consistency": demand}
     bounded = asked(method, consistency="bounded", max_staleness_ms=700)
-    assert bounded.demand == demand_of("bounded", None, 700)
+    assert bounded.consistency == read_consistency_of("bounded", None, 700)

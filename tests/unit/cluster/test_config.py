@@ -252,7 +252,7 @@ def test_a_key_of_the_regions_is_no_key_of_callers(write: Write) -> None:
 
 
 @pytest.mark.parametrize(
-    ("generator", "gateways", "places"),
+    ("generator", "gateways", "slots"),
     [
         ({"sequences_max": 2, "queue_max": 4}, 1, 2 * 2 + 4),
         ({"sequences_max": 2, "queue_max": 4, "replicas": 2}, 1, 2 * 2 * 2 + 4),
@@ -262,9 +262,9 @@ def test_a_key_of_the_regions_is_no_key_of_callers(write: Write) -> None:
     ],
 )
 def test_language_models_hold_what_they_write_and_let_wait(
-    generator: dict[str, Any], gateways: int, places: int
+    generator: dict[str, Any], gateways: int, slots: int
 ) -> None:
-    assert GeneratorSettings(**generator).places(gateways) == places
+    assert GeneratorSettings(**generator).answer_slots(gateways) == slots
 
 
 def test_a_gateway_takes_no_more_answers_than_it_is_told_or_the_models_hold(write: Write) -> None:
@@ -278,7 +278,7 @@ def test_a_gateway_takes_no_more_answers_than_it_is_told_or_the_models_hold(writ
         """
     )
     settings = load_settings(file)
-    assert [settings.answer_places(one) for one in ("small", "told", "elsewhere")] == [8, 3, 32]
+    assert [settings.answer_slots(one) for one in ("small", "told", "elsewhere")] == [8, 3, 32]
 
 
 @pytest.mark.parametrize(

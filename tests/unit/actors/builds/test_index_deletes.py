@@ -18,7 +18,7 @@ from actors.builds.deletes import shard_without
 from actors.builds.shard import ShardPlan, build_shard
 from actors.query.local_shards import LocalShards
 from actors.shards.index import ShardIndex
-from actors.shards.replica import ShardReplicaActor
+from actors.shards.replica import ShardReplica
 from cluster.arrays import Float32Array
 from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.cache import ArtifactCache
@@ -217,7 +217,7 @@ async def test_a_replica_serves_both_versions_from_files_that_it_opened_once(
         opened.append(folder)
         return ShardIndex.open(folder, parameters, dimension)
 
-    replica = ShardReplicaActor(0, built.cache, open_index=counted)
+    replica = ShardReplica(0, built.cache, open_index=counted)
     for manifest in (base, derived):
         await replica.load(manifest)
     assert len(opened) == 1
@@ -233,7 +233,7 @@ async def test_a_replica_serves_both_versions_from_files_that_it_opened_once(
     assert len(opened) == 1
     assert same(await replica.search(before, TIMEOUT_S), found)
     # One that comes back empty opens it from the files.
-    other = ShardReplicaActor(0, node_cache(built.store, tmp_path / "elsewhere"))
+    other = ShardReplica(0, node_cache(built.store, tmp_path / "elsewhere"))
     await other.load(derived)
     assert same(await other.search(after, TIMEOUT_S), left)
 
@@ -247,7 +247,7 @@ async def test_damaged_tombstones_are_not_served_without(tmp_path: Path) -> None
     path = tmp_path / "store" / blob_path(tombstones.sha256)
     path.chmod(0o644)
     path.write_bytes(path.read_bytes()[:-1] + b"?")
-    replica = ShardReplicaActor(0, built.cache)
+    replica = ShardReplica(0, built.cache)
     await replica.load(base)
     with pytest.raises(Corrupt):
         await replica.load(derived)
@@ -296,7 +296,7 @@ def test_a_shard_of_another_kind_than_its_index_stays_one(tmp_path: Path) -> Non
     whole = built.manifest("mixed", flat).model_copy(update={"parameters": IndexParameters()})
     less = shard_without(built.cache, whole, flat, ["é3"]).artifact
     assert (less.kind, less.recall.least) == (IndexKind.FLAT, 1.0)
-    replica = ShardReplicaActor(0, built.cache)
+    replica = ShardReplica(0, built.cache)
     asyncio.run(replica.load(whole.model_copy(update={"shards": (less,)})))
     query = replace(ask(QUERIES[:2]), index_version="mixed")
     assert (asyncio.run(replica.search(query, 5.0)).ids != b"").any()

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from actors.builds import shard as shard_build
-from actors.builds.recall import Probe
+from actors.builds.recall import RecallSample
 from actors.builds.shard import ShardBuild, ShardPlan, build_shard
 from actors.builds.tuning import Extent, candidates, choose, try_index
 from actors.shards.index import ShardIndex
@@ -95,7 +95,9 @@ def test_a_few_vectors_far_from_the_crowd_ask_too(tmp_path: Path) -> None:
     vectors = np.delete(vectors, answers[10:], axis=0)
     parameters = IndexParameters(kind=IndexKind.FLAT, metric=Metric.L2)
     build(tmp_path, vectors, parameters)
-    probe = Probe.of_rows(ShardIndex.open(tmp_path, parameters, DIMENSION), vectors, parameters)
+    probe = RecallSample.of_rows(
+        ShardIndex.open(tmp_path, parameters, DIMENSION), vectors, parameters
+    )
     asked = {tuple(query) for query in probe.queries.tolist()}
     kept = vectors[np.linalg.norm(vectors - np.median(vectors, axis=0), axis=1) > 0.5]
     assert len(kept) == len(lonely)
@@ -129,7 +131,7 @@ def test_of_many_rows_some_are_drawn_that_lie_wherever_vectors_are(tmp_path: Pat
     build(tmp_path, vectors, parameters)
     index = ShardIndex.open(tmp_path, parameters, DIMENSION)
     Read.rows_max = 0
-    probe = Probe.of_rows(index, vectors.view(Read), parameters, apart_among_max=1000)
+    probe = RecallSample.of_rows(index, vectors.view(Read), parameters, apart_among_max=1000)
     assert Read.rows_max == 1000
     asked = np.linalg.norm(probe.queries[:, None] - middles[None], axis=2).argmin(axis=1)
     assert set(asked.tolist()) == set(range(20))

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from actors.coordinator.canary_judge import CanaryJudge
-from cluster.canary.outcomes import Measure, OutcomeReport, Sides, class_of
+from cluster.canary.counts import Measure, OutcomeReport, Sides, class_of
 from cluster.logs.formats import JsonFormatter
 from tests.support.fakes import SimClock
 

@@ -10,7 +10,7 @@ from actors.coordinator.canary_judge import CanaryJudge
 from actors.coordinator.coordinator import Coordinator
 from actors.coordinator.loading.loaded_release import LoadedRelease
 from actors.coordinator.loading.loader import ReleaseLoader
-from cluster.canary.outcomes import OutcomeReport, Sides
+from cluster.canary.counts import OutcomeReport, Sides
 from cluster.releases.requests import SetShare
 from cluster.store.object_store import ObjectStore
 from tests.support.store_fixtures import Door

@@ -23,11 +23,11 @@ def spread(clock: SimClock) -> GatewaySpread:
     return GatewaySpread(clock)
 
 
-def moves(spread: GatewaySpread, places: dict[str, str]) -> set[str]:
-    for process, node in places.items():
-        spread.tell(process, node)
+def moves(spread: GatewaySpread, placements: dict[str, str]) -> set[str]:
+    for process, node in placements.items():
+        spread.report(process, node)
     spread.look(NODES, NODES)
-    return {process for process, node in places.items() if spread.tell(process, node).moves}
+    return {process for process, node in placements.items() if spread.report(process, node).moves}
 
 
 def test_one_of_two_on_a_machine_moves_when_there_is_another(spread: GatewaySpread) -> None:
@@ -35,9 +35,9 @@ def test_one_of_two_on_a_machine_moves_when_there_is_another(spread: GatewaySpre
     assert moves(spread, {"a": "n1", "b": "n1"}) == {"b"}, "the same one, until it is gone"
 
 
-@pytest.mark.parametrize("places", [{"a": "n1"}, {"a": "n1", "b": "n2"}])
-def test_what_is_spread_stays(spread: GatewaySpread, places: dict[str, str]) -> None:
-    assert moves(spread, places) == set()
+@pytest.mark.parametrize("placements", [{"a": "n1"}, {"a": "n1", "b": "n2"}])
+def test_what_is_spread_stays(spread: GatewaySpread, placements: dict[str, str]) -> None:
+    assert moves(spread, placements) == set()
 
 
 def test_the_next_one_moves_only_after_a_while_and_later_from_time_to_time(
@@ -58,16 +58,16 @@ def test_the_next_one_moves_only_after_a_while_and_later_from_time_to_time(
 
 
 def test_a_gateway_is_told_how_many_machines_there_are(spread: GatewaySpread) -> None:
-    assert spread.tell("a", "n1").machines == 1
+    assert spread.report("a", "n1").machines == 1
     spread.look(NODES, ())
-    assert spread.tell("a", "n1").machines == 2
+    assert spread.report("a", "n1").machines == 2
 
 
 def test_one_that_tells_nothing_is_gone(spread: GatewaySpread, clock: SimClock) -> None:
-    spread.tell("a", "n1")
-    assert spread.places() == {"a": "n1"}
+    spread.report("a", "n1")
+    assert spread.placements() == {"a": "n1"}
     clock.sleep(5.1)
-    assert spread.places() == {}
+    assert spread.placements() == {}
 
 
 @pytest.mark.parametrize(

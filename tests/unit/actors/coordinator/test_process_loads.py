@@ -15,13 +15,13 @@ def test_the_busiest_part_counts_as_long_as_it_speaks() -> None:
     clock, of_replicas = SimClock(), [0.2]
     loads = ProcessLoads(clock, lambda: of_replicas[0])
     assert loads.load() == 0.2
-    loads.tell("a", 0.9)
-    loads.tell("b", 0.5)
+    loads.report("a", 0.9)
+    loads.report("b", 0.5)
     assert loads.load() == 0.9
-    loads.tell("a", 0.1)
+    loads.report("a", 0.1)
     assert loads.load() == 0.5
     clock.sleep(4.0)
-    loads.tell("c", 0.3)
+    loads.report("c", 0.3)
     clock.sleep(2.0)
     # Of a and b nothing was heard for too long.
     assert loads.load() == 0.3
@@ -37,11 +37,11 @@ def test_processes_that_are_gone_are_forgotten() -> None:
     clock, name = SimClock(), Name("a")
     gone = weakref.ref(name)
     loads = ProcessLoads(clock, lambda: 0.0)
-    loads.tell(name, 0.9)
+    loads.report(name, 0.9)
     del name
     assert gone() is not None
     clock.sleep(6.0)
-    loads.tell("b", 0.5)
+    loads.report("b", 0.5)
     assert gone() is None
 
 

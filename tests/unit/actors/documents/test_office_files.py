@@ -47,11 +47,11 @@ def documents(extractor: Extractor, data: bytes, path: str) -> list[Document]:
     format = format_of(path)
     assert format is not None
     found = []
-    for row, place in extractor.rows(io.BytesIO(data), format, path, f"in/{path}"):
+    for row, origin in extractor.rows(io.BytesIO(data), format, path, f"in/{path}"):
         if isinstance(row, InvalidArgument):
             raise row
         if row is not None:
-            found.append(parse_document(row, place))
+            found.append(parse_document(row, origin))
     return found
 
 
@@ -294,7 +294,7 @@ def test_what_holds_no_text_is_left_out_and_told(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match=r"in/d.docx: is not a whole Office file"):
         read(skip_errors=False)
     found = read(skip_errors=True)
-    assert [list(part.places) for part in found.parts] == [
+    assert [list(part.origins) for part in found.parts] == [
         ["a.pdf#page=1", "a.pdf#page=3", "c.eml.gz"]
     ]
     assert [(left.reason.partition(";")[0], left.examples) for left in found.files_left_out] == [

@@ -33,7 +33,7 @@ class GatedEmbedder:
         self.started = threading.Semaphore(0)
         self.gate = threading.Semaphore(0)
 
-    def embed_in_parts(self, texts: Sequence[str]) -> Iterator[Float32Array | None]:
+    def embed_in_pieces(self, texts: Sequence[str]) -> Iterator[Float32Array | None]:
         num_parts = int(re.sub(r"\D", "", texts[0]) or 1)
         for part in range(num_parts):
             if part:
@@ -203,8 +203,8 @@ class Counting:
         self.pieces: list[list[str]] = []
         self.computed = threading.Semaphore(0)
 
-    def embed_in_parts(self, texts: Sequence[str]) -> Iterator[Float32Array | None]:
-        for vectors in self._embedder.embed_in_parts(texts):
+    def embed_in_pieces(self, texts: Sequence[str]) -> Iterator[Float32Array | None]:
+        for vectors in self._embedder.embed_in_pieces(texts):
             self.pieces.append(list(texts))
             self.computed.release()
             yield vectors

@@ -20,7 +20,7 @@ from cluster.regions.wire import ANSWER, GENERATE, NUDGE
 from tests.support.worlds.fake_service import FakeService
 from tests.support.worlds.region_servers import (
     WORDS,
-    FakeInternals,
+    FakePeerServices,
     nobody,
     peers_of,
     serving,
@@ -43,12 +43,12 @@ PROMPT = GenerationRequest(
 
 @asynccontextmanager
 async def regions(
-    *internals: FakeInternals, first: str | None = None
+    *peer_services: FakePeerServices, first: str | None = None
 ) -> AsyncIterator[RemoteGenerator]:
     """A generator over regions `r0`, `r1`, ..., asked in this order; `first`: one more before."""
     async with AsyncExitStack() as stack:
         urls = {} if first is None else {"lost": first}
-        for number, each in enumerate(internals):
+        for number, each in enumerate(peer_services):
             urls[f"r{number}"] = await stack.enter_async_context(serving(FakeService(), each))
         peers = await stack.enter_async_context(peers_of(settings_of(urls)))
         yield RemoteGenerator(peers, RELEASE, None)
@@ -70,21 +70,21 @@ def text_of(chunks: list[GenerationChunk]) -> str:
 
 
 async def test_the_prompt_arrives_as_it_is_and_the_pieces_come_back() -> None:
-    internals = FakeInternals()
-    async with regions(internals) as generator:
+    peer_services = FakePeerServices()
+    async with regions(peer_services) as generator:
         chunks = await written(generator)
     assert tuple(chunk.text for chunk in chunks[:-1]) == WORDS
     assert chunks[-1] == GenerationChunk(
         text="", finish_reason="stop", prompt_tokens=10, completion_tokens=4
     )
-    ((release, request, remaining_s),) = internals.asked
+    ((release, request, remaining_s),) = peer_services.asked
     assert (release, request) == (RELEASE, PROMPT)
     assert 5.0 < remaining_s <= 10.0
 
 
 @pytest.mark.parametrize("after", [0, 1, 3])
 async def test_another_region_goes_on_from_the_last_piece(after: int) -> None:
-    breaking, whole = FakeInternals(), FakeInternals()
+    breaking, whole = FakePeerServices(), FakePeerServices()
     breaking.error, breaking.breaks_after = errors.Unavailable("the replica died"), after
     async with regions(breaking, whole) as generator:
         chunks = await written(generator)
@@ -97,21 +97,21 @@ async def test_another_region_goes_on_from_the_last_piece(after: int) -> None:
 
 
 async def test_a_region_that_cannot_be_reached_is_passed_over() -> None:
-    internals = FakeInternals()
+    peer_services = FakePeerServices()
     with nobody() as lost:
-        async with regions(internals, first=lost) as generator:
+        async with regions(peer_services, first=lost) as generator:
             assert text_of(await written(generator)) == "".join(WORDS)
 
 
 async def test_a_region_without_the_release_is_passed_over() -> None:
-    behind, whole = FakeInternals(), FakeInternals()
+    behind, whole = FakePeerServices(), FakePeerServices()
     behind.error = errors.NotYet("release 7 is not resident")
     async with regions(behind, whole) as generator:
         assert text_of(await written(generator)) == "".join(WORDS)
 
 
 async def test_when_all_break_off_the_error_ends_the_stream() -> None:
-    one, other = FakeInternals(), FakeInternals()
+    one, other = FakePeerServices(), FakePeerServices()
     one.error, one.breaks_after = errors.Unavailable("died"), 2
     other.error, other.breaks_after = errors.Overloaded("full", 3.0), 1
     got: list[GenerationChunk] = []
@@ -123,7 +123,7 @@ async def test_when_all_break_off_the_error_ends_the_stream() -> None:
 
 
 async def test_an_answer_that_is_as_long_as_it_may_be_is_not_gone_on_with() -> None:
-    breaking, other = FakeInternals(), FakeInternals()
+    breaking, other = FakePeerServices(), FakePeerServices()
     breaking.error, breaking.breaks_after = errors.Unavailable("died"), 2
     async with regions(breaking, other) as generator:
         with pytest.raises(errors.Unavailable, match="died"):
@@ -132,7 +132,7 @@ async def test_an_answer_that_is_as_long_as_it_may_be_is_not_gone_on_with() -> N
 
 
 async def test_what_the_caller_got_wrong_is_not_tried_elsewhere() -> None:
-    strict, other = FakeInternals(), FakeInternals()
+    strict, other = FakePeerServices(), FakePeerServices()
     strict.error = errors.InvalidArgument("the prompt is too long", "question")
     async with regions(strict, other) as generator:
         with pytest.raises(errors.InvalidArgument, match="the prompt is too long"):
@@ -149,13 +149,13 @@ async def test_without_a_region_that_generates_there_is_no_answer() -> None:
 
 
 async def test_closing_the_stream_stops_the_writing_over_there() -> None:
-    internals = FakeInternals()
-    internals.gate.clear()
-    async with regions(internals) as generator:
+    peer_services = FakePeerServices()
+    peer_services.gate.clear()
+    async with regions(peer_services) as generator:
         async with aclosing(generator.stream(PROMPT, Deadline.after(30.0))) as chunks:
             assert (await anext(chunks)).text == WORDS[0]
         async with asyncio.timeout(5.0):
-            await internals.stopped.wait()
+            await peer_services.stopped.wait()
 
 
 BODY: dict[str, Any] = {
@@ -181,31 +181,34 @@ BODY: dict[str, Any] = {
     ],
 )
 async def test_bodies_are_checked(wrong: dict[str, Any], field: str) -> None:
-    internals = FakeInternals()
-    async with serving(FakeService(), internals) as url, httpx.AsyncClient(base_url=url) as client:
+    peer_services = FakePeerServices()
+    async with (
+        serving(FakeService(), peer_services) as url,
+        httpx.AsyncClient(base_url=url) as client,
+    ):
         reply = await client.post(GENERATE, json=BODY | wrong)
     assert (reply.status_code, reply.json()["error"]["field"]) == (400, field)
-    assert not internals.asked
+    assert not peer_services.asked
 
 
 async def test_the_routes_need_the_key() -> None:
-    internals = FakeInternals()
+    peer_services = FakePeerServices()
     async with (
-        serving(FakeService(), internals, api_keys=("k",)) as url,
+        serving(FakeService(), peer_services, api_keys=("k",)) as url,
         httpx.AsyncClient(base_url=url) as client,
     ):
         for route in (GENERATE, ANSWER, NUDGE):
             assert (await client.post(route, json=BODY)).status_code == 401
-        assert internals.nudges == 0
+        assert peer_services.nudges == 0
         reply = await client.post(NUDGE, headers={"Authorization": "Bearer k"})
-        assert (reply.status_code, internals.nudges) == (200, 1)
+        assert (reply.status_code, peer_services.nudges) == (200, 1)
 
 
 async def test_writing_for_others_keeps_to_the_bound_on_answers() -> None:
-    internals = FakeInternals()
-    internals.gate.clear()
+    peer_services = FakePeerServices()
+    peer_services.gate.clear()
     async with (
-        serving(FakeService(), internals, answers_in_flight_max=1) as url,
+        serving(FakeService(), peer_services, answers_in_flight_max=1) as url,
         httpx.AsyncClient(base_url=url) as client,
     ):
         async with client.stream("POST", GENERATE, json=BODY) as first:

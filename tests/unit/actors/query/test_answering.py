@@ -32,9 +32,9 @@ from cluster.generation.generator import (
 from cluster.generation.prompt import PromptTemplate, Truncated, Truncation
 from cluster.query.answers import (
     AnswerEvent,
+    AnswerOutcome,
     AnswerRequest,
     AnswerResult,
-    Outcome,
     Retrieved,
     Token,
 )
@@ -209,7 +209,7 @@ async def test_without_evidence_the_release_answers_and_no_model(hits: SearchRes
     assert isinstance(last, AnswerResult)
     assert token == Token(text="Nothing.")
     for event in (first, last):
-        assert (event.citations, event.outcome) == ((), Outcome.NOTHING_FOUND)
+        assert (event.citations, event.outcome) == ((), AnswerOutcome.NOTHING_FOUND)
         assert (event.coverage, event.model, event.truncated) == (0.5, "m", None)
     assert (last.answer, last.finish_reason, last.took_ms) == ("Nothing.", "stop", 7.0)
     assert (last.usage.prompt_tokens, last.usage.completion_tokens) == (0, 0)
@@ -224,7 +224,7 @@ async def test_hits_that_are_no_evidence_are_neither_cited_nor_read() -> None:
     assert isinstance(last, AnswerResult)
     for event in (first, last):
         assert [citation.score for citation in event.citations] == [0.9, 0.5]
-        assert event.outcome is Outcome.ANSWERED
+        assert event.outcome is AnswerOutcome.ANSWERED
     assert "[3]" not in writer.asked[0].messages[-1].content
     assert last.answer == "It is."
 
@@ -244,7 +244,7 @@ async def test_a_release_from_before_has_its_model_answer_without_passages() -> 
     writer = Writer()
     last = (await answer(found(), None, writer))[-1]
     assert isinstance(last, AnswerResult)
-    assert (last.answer, last.outcome) == ("It is.", Outcome.ANSWERED)
+    assert (last.answer, last.outcome) == ("It is.", AnswerOutcome.ANSWERED)
     assert writer.asked
 
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from actors.query.canary_trial import CanaryTrial
-from cluster.canary.outcomes import OutcomeReport, Work
+from cluster.canary.counts import OutcomeReport, Work
 from cluster.errors import Unavailable
 from cluster.query.search import SearchRequest
 from cluster.releases.entries import CanaryShare

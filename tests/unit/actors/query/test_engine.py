@@ -13,7 +13,7 @@ import pytest
 from actors.query.engine import QueryEngine
 from actors.query.release_uses import ReleaseUses
 from cluster.arrays import Float32Array
-from cluster.canary.outcomes import OutcomeCounts, Work
+from cluster.canary.counts import OutcomeCounts, Work
 from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.errors import InvalidArgument, NotFound, Unavailable
 from cluster.generation.prompt import PromptTemplate
@@ -23,7 +23,7 @@ from cluster.query.filters import parse_filter
 from cluster.query.request import Embedded
 from cluster.query.search import SearchRequest
 from cluster.releases.entries import Switch
-from cluster.serving.consistency import Known
+from cluster.serving.consistency import RegionKnowledge
 from cluster.serving.view import CorpusView, RegionView, ReleaseView
 from cluster.shards.partitions import shards_to_ask
 from cluster.vectors.metric import Metric
@@ -75,13 +75,13 @@ class Region:
         routes = kind_of(self.shards).shards
         views = SimpleNamespace(
             view=self.view,
-            known=Known(self.view, skew_max_ms=100),
+            knowledge=RegionKnowledge(self.view, skew_max_ms=100),
         )
         return QueryEngine(
             views=cast(Any, views),
             uses=self.uses,
             outcomes=self.outcomes,
-            routes=cast(
+            replica_sets=cast(
                 Any,
                 SimpleNamespace(
                     shards=lambda _: routes,

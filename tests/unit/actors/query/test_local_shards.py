@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from actors.query.local_shards import LocalShards
-from actors.query.replica_sets import Routes
+from actors.query.replica_sets import ReplicaSets
 from actors.runtime.calls import NamedActor
 from actors.shards.index import ShardIndex
 from cluster.catalog.catalog import Catalog
@@ -133,7 +133,7 @@ async def test_routes_take_a_local_shard_as_soon_as_it_is_open(
     corpus = corpus_of(view)
     # No search takes any time: each that is known is brief, however busy the machine is.
     local = local_shards(store, tmp_path, clock=SimClock())
-    routes = Routes(SYSTEM_CLOCK, random.Random(0), local)
+    routes = ReplicaSets(SYSTEM_CLOCK, random.Random(0), local)
     before = routes.shards(corpus)
     routes.follow(view)
     await until_open(local, corpus, 0)
@@ -185,7 +185,7 @@ async def test_a_search_that_no_actor_answers_waits_for_the_shard_to_be_opened_h
     actors, disk = Actors(monkeypatch), Disk()
     view = view_of("v1")
     local = local_shards(store, tmp_path, open_index=disk.open)
-    routes = Routes(SYSTEM_CLOCK, random.Random(0), local)
+    routes = ReplicaSets(SYSTEM_CLOCK, random.Random(0), local)
     routes.follow(view)
     shards = routes.shards(corpus_of(view))
     assert [shard.local for shard in shards] == [None, None]
@@ -195,8 +195,8 @@ async def test_a_search_that_no_actor_answers_waits_for_the_shard_to_be_opened_h
     disk.gate.set()
     found = await search
     assert found.coverage == 1.0
-    assert found.parts[0] is not None
-    assert found.parts[0].ids.tolist() == [[b"d004"]]
+    assert found.hits[0] is not None
+    assert found.hits[0].ids.tolist() == [[b"d004"]]
     assert (await fetch).texts == ("d004",)
     assert actors.calls == 3
 
@@ -209,7 +209,7 @@ async def test_a_search_waits_for_an_opening_no_longer_than_its_deadline(
     disk = Disk()
     view = view_of("v1")
     local = local_shards(store, tmp_path, open_index=disk.open)
-    routes = Routes(SYSTEM_CLOCK, random.Random(0), local)
+    routes = ReplicaSets(SYSTEM_CLOCK, random.Random(0), local)
     routes.follow(view)
     shard, _ = routes.shards(corpus_of(view))
     with pytest.raises(DeadlineExceeded):
@@ -227,7 +227,7 @@ async def test_what_cannot_be_opened_here_has_no_reserve(
     disk = Disk(OSError(errno.EIO, "the disk cannot be read"))
     view = view_of("v1")
     local = local_shards(store, tmp_path, open_index=disk.open)
-    routes = Routes(SYSTEM_CLOCK, random.Random(0), local)
+    routes = ReplicaSets(SYSTEM_CLOCK, random.Random(0), local)
     routes.follow(view)
     shard, _ = routes.shards(corpus_of(view))
     search = asyncio.create_task(shard.search(query("v1", 4), Deadline.after(60.0)))

@@ -21,7 +21,7 @@ from cluster.balance.weights import OutcomeWeights
 from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.errors import DeadlineExceeded, InvalidArgument
 from cluster.query.search import Passages, SearchEffort, ShardHits, ShardQuery
-from cluster.search.fanout import ShardRoute
+from cluster.search.fanout import ShardAccess
 from cluster.vectors.metric import Metric
 
 TEXTS = ["", "a" * 10, "é" * 5, "b" * 50, "c" * 100]
@@ -115,7 +115,7 @@ def kind_of(shards: list[LimitedShard]) -> SearchKind:
         patience=None,
         filter_key=b"",
         filter=None,
-        shards=[ShardRoute(ReplicaSet([shard], weights)) for shard in shards],
+        shards=[ShardAccess(ReplicaSet([shard], weights)) for shard in shards],
     )
 
 

@@ -26,7 +26,7 @@ def waits(departures: Departures, clock: SimClock, until_s: float, **told: set[i
     """Lets the time pass, while these processes tell each second that they use these releases."""
     while clock.now_s < until_s:
         for process, releases in told.items():
-            departures.tell(process, frozenset(releases))
+            departures.report(process, frozenset(releases))
         clock.sleep(1.0)
 
 
@@ -43,7 +43,7 @@ def test_requests_are_counted_by_release() -> None:
 
 
 def test_nothing_is_due_that_does_not_depart(departures: Departures, clock: SimClock) -> None:
-    departures.tell("a", frozenset({1, 2}))
+    departures.report("a", frozenset({1, 2}))
     assert departures.due() == []
     departures.begin(1)
     departures.end(1)
@@ -54,7 +54,7 @@ def test_nothing_is_due_that_does_not_depart(departures: Departures, clock: SimC
 def test_an_unused_release_goes_once_everybody_could_tell(
     departures: Departures, clock: SimClock
 ) -> None:
-    departures.tell("a", frozenset({1, 2}))
+    departures.report("a", frozenset({1, 2}))
     departures.begin(1)
     start_s = clock.now_s
     assert departures.due() == []
@@ -71,7 +71,7 @@ def test_a_stream_holds_its_release_until_it_ends(departures: Departures, clock:
     start_s = clock.now_s
     waits(departures, clock, start_s + 300.0, a={2}, b={1, 2})
     assert departures.due() == []
-    departures.tell("b", frozenset({2}))
+    departures.report("b", frozenset({2}))
     assert departures.due() == [1]
 
 
@@ -91,7 +91,7 @@ def test_no_release_is_held_longer_than_the_longest_request(
 def test_a_process_that_is_gone_holds_a_release_for_half_a_minute(
     departures: Departures, clock: SimClock
 ) -> None:
-    departures.tell("a", frozenset({1}))
+    departures.report("a", frozenset({1}))
     departures.begin(1)
     start_s = clock.now_s
     waits(departures, clock, start_s + 30.0, b={2})

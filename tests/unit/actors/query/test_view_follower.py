@@ -79,7 +79,7 @@ async def following(
     coordinator: FakeCoordinator,
     *,
     uses: ReleaseUses | None = None,
-    seen: Callable[[RegionView], None] = lambda _: None,
+    on_view: Callable[[RegionView], None] = lambda _: None,
     pulse_s: float = 0.01,
 ) -> AsyncIterator[ViewFollower]:
     follower = ViewFollower(
@@ -87,7 +87,7 @@ async def following(
         random.Random(0),
         skew_max_ms=100,
         uses=uses or ReleaseUses(),
-        seen=seen,
+        on_view=on_view,
         pulse_s=pulse_s,
     )
     await follower.start(Deadline.after(10.0))
@@ -101,14 +101,14 @@ async def test_pulses_tell_how_current_the_view_is() -> None:
     coordinator = FakeCoordinator(RegionView(region="a"))
     async with following(coordinator) as follower:
         coordinator.read_ms, coordinator.position = 500, 3
-        await until(lambda: follower.known.freshness.read_ms == 500)
+        await until(lambda: follower.knowledge.freshness.read_ms == 500)
         assert follower.view.switches[-1].position == 3
         # While nobody tells, what was told last stands still, and staleness grows.
         coordinator.away = True
         coordinator.read_ms = 900
         asked = coordinator.pulses
         await until(lambda: coordinator.pulses > asked)
-        assert follower.known.freshness.read_ms == 500
+        assert follower.knowledge.freshness.read_ms == 500
 
 
 async def test_pulses_tell_which_releases_requests_may_begin_on_or_are_pinned_to() -> None:
@@ -136,7 +136,7 @@ async def test_who_comes_while_the_log_is_read_waits_for_the_next_reading() -> N
         await asyncio.sleep(0)
         coordinator.store_answers.set()
         await asyncio.gather(first, *later)
-        assert follower.known.freshness.position == 2
+        assert follower.knowledge.freshness.position == 2
         assert coordinator.readings == 2
 
 
@@ -168,7 +168,7 @@ async def test_it_goes_on_following_whatever_befell_it(error: Exception) -> None
     coordinator = FakeCoordinator(RegionView(region="a", revision="1"))
     coordinator.error = error
     seen: list[RegionView] = []
-    async with following(coordinator, seen=seen.append) as follower:
+    async with following(coordinator, on_view=seen.append) as follower:
         coordinator.away = True
         coordinator.views.put_nowait(RegionView(region="a", revision="2"))
         await until(lambda: follower.view.revision == "2")

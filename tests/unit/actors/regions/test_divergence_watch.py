@@ -13,11 +13,11 @@ from actors.regions.divergence_watch import watches
 from cluster.catalog.catalog import Catalog
 from cluster.config import Settings, load_settings
 from cluster.errors import InvalidArgument, NotFound, RaygionError, Unavailable
-from cluster.query.demand import Consistency, Demand
+from cluster.query.read_consistency import ConsistencyLevel, ReadConsistency
 from cluster.query.search import SearchRequest
 from cluster.regions.divergence import VECTORS, Inquiry, Probe, compared
 from cluster.regions.divergence_report import ProbeVerdict
-from cluster.serving.consistency import Known
+from cluster.serving.consistency import RegionKnowledge
 from cluster.serving.view import RegionView
 from cluster.store.local_store import LocalStore
 from tests.support.node_cache import node_cache
@@ -164,7 +164,9 @@ async def test_what_a_search_by_quorum_finds_is_counted_and_asked_again(
         made.engines["c"].fault = lambda result: last_bit(last_bit(result, 0), 0)
         vectors = DOCUMENTS[:1]
         asked = SearchRequest(
-            vectors=vectors, demand=Demand(level=Consistency.QUORUM), trace_id="5"
+            vectors=vectors,
+            consistency=ReadConsistency(level=ConsistencyLevel.QUORUM),
+            trace_id="5",
         )
         with caplog.at_level(logging.ERROR), pytest.raises(RaygionError):
             await made.service.search(asked)
@@ -180,7 +182,7 @@ async def test_what_a_search_by_quorum_finds_is_counted_and_asked_again(
 
 async def test_without_a_release_nothing_is_asked() -> None:
     async with world() as made:
-        made.views.known = Known(RegionView(region="a"), skew_max_ms=0)
+        made.views.knowledge = RegionKnowledge(RegionView(region="a"), skew_max_ms=0)
         assert (await made.step()).at_ms is None
     assert made.probed() == {name: 0 for name in NAMES}
 

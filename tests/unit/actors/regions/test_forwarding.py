@@ -10,17 +10,17 @@ from typing import Any
 import httpx
 import pytest
 
-from actors.regions.service import RegionalService
+from actors.regions.forwarding_service import ForwardingService
 from cluster import errors
 from cluster.clock import SYSTEM_CLOCK
 from cluster.config import Settings
 from cluster.query.answers import AnswerEvent, AnswerRequest
 from cluster.query.search import SearchRequest, SearchResult
-from cluster.serving.consistency import Known
+from cluster.serving.consistency import RegionKnowledge
 from tests.support.worlds.fake_service import FakeService
 from tests.support.worlds.region_servers import nobody, peers_of, serving
 
-PLACES = {"eu": (50.1, 8.7), "us": (38.9, -77.0), "asia": (35.7, 139.7)}
+LOCATIONS = {"eu": (50.1, 8.7), "us": (38.9, -77.0), "asia": (35.7, 139.7)}
 NEAR_EU = {"x-raygion-location": "48.2,16.4"}
 NEAR_ASIA = {"x-raygion-location": "-36.8,174.8"}
 QUERY, QUESTION = {"query": "tea"}, {"question": "Capital?"}
@@ -47,7 +47,7 @@ class Region(FakeService):
 
     def __init__(self) -> None:
         super().__init__()
-        self.service: RegionalService
+        self.service: ForwardingService
 
     async def search(self, request: SearchRequest) -> SearchResult:
         return await self.service.search(request)
@@ -60,7 +60,7 @@ class NoViews:
     """Requests that demand nothing need to know nothing."""
 
     @property
-    def known(self) -> Known:
+    def knowledge(self) -> RegionKnowledge:
         raise AssertionError("nothing was demanded")
 
     async def refresh(self) -> None:
@@ -69,7 +69,7 @@ class NoViews:
 
 class World:
     def __init__(self) -> None:
-        self.engines = {name: Engine(name) for name in PLACES}
+        self.engines = {name: Engine(name) for name in LOCATIONS}
         self.urls: dict[str, str] = {}
         self.client: httpx.AsyncClient
 
@@ -93,7 +93,7 @@ async def world(
     made = World()
     async with AsyncExitStack() as stack:
         made.client = await stack.enter_async_context(httpx.AsyncClient())
-        gateways = {name: Region() for name in PLACES}
+        gateways = {name: Region() for name in LOCATIONS}
         for name, gateway in gateways.items():
             made.urls[name] = (
                 stack.enter_context(nobody())
@@ -105,7 +105,7 @@ async def world(
             given = Settings.model_validate(
                 {"regions": regions(made.urls), "routing": routing} | others
             )
-            gateway.service = RegionalService(
+            gateway.service = ForwardingService(
                 region=name,
                 engine=made.engines[name],
                 views=NoViews(),
@@ -118,7 +118,10 @@ async def world(
 
 def regions(urls: dict[str, str]) -> dict[str, Any]:
     return {
-        name: {"url": url, "location": {"latitude": PLACES[name][0], "longitude": PLACES[name][1]}}
+        name: {
+            "url": url,
+            "location": {"latitude": LOCATIONS[name][0], "longitude": LOCATIONS[name][1]},
+        }
         for name, url in urls.items()
     }
 
@@ -144,7 +147,7 @@ async def test_a_request_is_served_nearest_to_its_caller(
     async with world() as made:
         reply = await made.ask(asked, path, body, headers)
     assert (reply["region"], reply["served_by"]) == (asked, served_by)
-    assert made.served() == {name: int(name == served_by) for name in PLACES}
+    assert made.served() == {name: int(name == served_by) for name in LOCATIONS}
 
 
 async def test_openais_chat_goes_the_same_way() -> None:
@@ -158,15 +161,15 @@ async def test_openais_chat_goes_the_same_way() -> None:
 
 
 async def test_the_users_region_serves_whoever_is_asked() -> None:
-    async with world(dict.fromkeys(PLACES, "user")) as made:
+    async with world(dict.fromkeys(LOCATIONS, "user")) as made:
         body = {**QUERY, "user": "ada"}
-        served = {(await made.ask(name, "/v1/search", body))["served_by"] for name in PLACES}
+        served = {(await made.ask(name, "/v1/search", body))["served_by"] for name in LOCATIONS}
         assert len(served) == 1
         others = [
             (await made.ask("eu", "/v1/search", {**QUERY, "user": f"u{i}"}))["served_by"]
             for i in range(8)
         ]
-    assert set(others) == set(PLACES)
+    assert set(others) == set(LOCATIONS)
 
 
 async def test_regions_that_disagree_do_not_send_requests_round() -> None:
@@ -198,7 +201,7 @@ async def test_a_corpus_is_asked_for_only_where_it_is_kept() -> None:
         body = {**QUERY, "corpus": "factbook"}
         for name in ("eu", "us"):
             made.engines[name].elsewhere = {"factbook"}
-        for asked in PLACES:
+        for asked in LOCATIONS:
             assert (await made.ask(asked, "/v1/search", body, NEAR_EU))["served_by"] == "asia"
         made.engines["asia"].search_error = errors.Unavailable("no shard")
         reply = await made.ask("eu", "/v1/search", body)

@@ -18,14 +18,14 @@ from cluster.generation.generator import ChatMessage, GenerationRequest
 from cluster.generation.prompt import Truncated, Truncation
 from cluster.query.answers import (
     AnswerEvent,
+    AnswerOutcome,
     AnswerRequest,
     AnswerResult,
-    Outcome,
     Retrieved,
     Token,
 )
-from cluster.query.demand import demand_of
 from cluster.query.filters import parse_filter
+from cluster.query.read_consistency import read_consistency_of
 from cluster.query.search import SearchRequest
 from cluster.query.session import SessionToken
 from deployments.http.streams.alive_stream import SilenceLimits
@@ -33,7 +33,7 @@ from tests.support.waiting import until
 from tests.support.worlds.fake_service import HIT, FakeService
 from tests.support.worlds.region_servers import (
     PATIENT,
-    FakeInternals,
+    FakePeerServices,
     nobody,
     peers_of,
     serving,
@@ -49,13 +49,13 @@ PROMPT = GenerationRequest(
     temperature=0.0,
     request_id="r1",
 )
-DEMAND = demand_of("strong", SessionToken("store", 12).encode(), None)
+DEMAND = read_consistency_of("strong", SessionToken("store", 12).encode(), None)
 
 
 async def test_a_question_arrives_as_it_was_asked_and_its_events_come_back() -> None:
     service = FakeService()
     service.came_about = {
-        "outcome": Outcome.NOTHING_FOUND,
+        "outcome": AnswerOutcome.NOTHING_FOUND,
         "truncated": Truncated(history_messages=3, passages_shortened=1),
     }
     asked = AnswerRequest(
@@ -72,13 +72,13 @@ async def test_a_question_arrives_as_it_was_asked_and_its_events_come_back() -> 
         min_coverage=0.5,
         user="u",
         trace_id=TRACE,
-        demand=DEMAND,
+        consistency=DEMAND,
     )
     async with serving(service) as url, peers_of(settings_of({"there": url})) as peers:
         events = await collect(peers, asked)
-        pinned = demand_of(None, SessionToken("store", 12).encode(), None, release=3)
+        pinned = read_consistency_of(None, SessionToken("store", 12).encode(), None, release=3)
         plain = replace(asked, retrieve=False, question="x" * 10_000, release=3)
-        await collect(peers, replace(plain, demand=pinned))
+        await collect(peers, replace(plain, consistency=pinned))
     first, last = events[0], events[-1]
     assert isinstance(first, Retrieved)
     assert isinstance(last, AnswerResult)
@@ -88,13 +88,13 @@ async def test_a_question_arrives_as_it_was_asked_and_its_events_come_back() -> 
     assert (first.citations[0].id, first.served_by, first.session) == (HIT.id, "south", "a-token")
     assert (last.answer, last.usage.completion_tokens) == ("Reykjavik [1]", 3)
     for event in (first, last):
-        assert event.outcome is Outcome.NOTHING_FOUND
+        assert event.outcome is AnswerOutcome.NOTHING_FOUND
         assert event.truncated == service.came_about["truncated"]
     got, got_plain = service.answers
     assert replace(got, timeout_s=1.0, forwarded_by="") == replace(asked, timeout_s=1.0)
     assert got.forwarded_by == "here"
     assert (got_plain.retrieve, len(got_plain.question), got_plain.release) == (False, 10_000, 3)
-    assert got_plain.demand == pinned
+    assert got_plain.consistency == pinned
 
 
 async def collect(
@@ -154,8 +154,8 @@ async def test_a_stream_that_breaks_over_there_breaks_here_with_its_kind() -> No
 
 
 async def test_the_key_of_the_other_region_is_presented() -> None:
-    service, internals = FakeService(), FakeInternals()
-    async with serving(service, internals, api_keys=("theirs",)) as url:
+    service, peer_services = FakeService(), FakePeerServices()
+    async with serving(service, peer_services, api_keys=("theirs",)) as url:
         given = settings_of({"there": url}).model_dump(mode="json")
         given["regions"]["there"]["http"]["api_keys"] = ["theirs"]
         async with peers_of(type(settings_of({})).model_validate(given)) as peers:
@@ -181,9 +181,9 @@ async def test_the_key_of_the_other_region_is_presented() -> None:
 async def test_regions_know_each_other_by_a_key_of_their_own(
     ours: list[str], theirs: list[str]
 ) -> None:
-    service, internals = FakeService(), FakeInternals()
+    service, peer_services = FakeService(), FakePeerServices()
     keys = {"api_keys": ("a-callers",), "region_keys": tuple(theirs)}
-    async with serving(service, internals, **keys) as url:
+    async with serving(service, peer_services, **keys) as url:
         settings = settings_of({"there": url}).model_copy(
             update={"region_keys": tuple(map(SecretStr, ours))}
         )
@@ -194,10 +194,13 @@ async def test_regions_know_each_other_by_a_key_of_their_own(
 
 
 async def test_closing_a_stream_stops_the_work_over_there() -> None:
-    service, internals = FakeService(), FakeInternals()
+    service, peer_services = FakeService(), FakePeerServices()
     service.gate.clear()
-    internals.gate.clear()
-    async with serving(service, internals) as url, peers_of(settings_of({"there": url})) as peers:
+    peer_services.gate.clear()
+    async with (
+        serving(service, peer_services) as url,
+        peers_of(settings_of({"there": url})) as peers,
+    ):
         asking = peers.answer_events("there", QUESTION, Deadline.after(30.0))
         async with aclosing(asking) as events:
             assert isinstance(await anext(events), Retrieved)
@@ -208,7 +211,7 @@ async def test_closing_a_stream_stops_the_work_over_there() -> None:
         async with aclosing(writing) as chunks:
             assert (await anext(chunks)).text == "The "
         async with asyncio.timeout(5.0):
-            await internals.stopped.wait()
+            await peer_services.stopped.wait()
     assert service.completed == 0
 
 

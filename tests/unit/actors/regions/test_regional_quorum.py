@@ -8,7 +8,7 @@ import pytest
 
 from cluster.errors import InvalidArgument, NotYet, Unavailable
 from cluster.query.answers import AnswerRequest, AnswerResult, Retrieved, Token
-from cluster.query.demand import Consistency, Demand, demand_of
+from cluster.query.read_consistency import ConsistencyLevel, ReadConsistency, read_consistency_of
 from cluster.query.search import SearchRequest
 from cluster.query.session import SessionToken
 from tests.support.worlds.regional_world import (
@@ -37,17 +37,17 @@ def a(world: World) -> Region:
 
 async def test_a_majority_is_the_answer_whoever_is_asked(world: World, a: Region) -> None:
     a.read(upto=1)
-    found = await a.service.search(replace(ASK, demand=quorum()))
+    found = await a.service.search(replace(ASK, consistency=quorum()))
     assert (found.release, found.region) == (2, "a")
     assert found.served_by in ("b", "c")
 
 
 async def test_one_lost_region_of_three_is_no_matter_two_are(world: World, a: Region) -> None:
     world.regions["b"].gone = True
-    assert (await a.service.search(replace(ASK, demand=quorum()))).served_by == "a"
+    assert (await a.service.search(replace(ASK, consistency=quorum()))).served_by == "a"
     world.regions["c"].gone = True
     with pytest.raises(Unavailable, match="1 of 3 regions answer"):
-        await a.service.search(replace(ASK, demand=quorum()))
+        await a.service.search(replace(ASK, consistency=quorum()))
 
 
 async def test_regions_that_differ_are_asked_once_more_and_then_refused(
@@ -56,7 +56,7 @@ async def test_regions_that_differ_are_asked_once_more_and_then_refused(
     for region in world.regions.values():
         region.text = f"of {region.name}"
     with pytest.raises(NotYet, match="no majority"):
-        await a.service.search(replace(ASK, demand=quorum()))
+        await a.service.search(replace(ASK, consistency=quorum()))
     assert len(a.served) == 2
     assert "answer release 2 differently" in caplog.text
 
@@ -65,7 +65,7 @@ async def test_bad_input_is_bad_by_quorum_too(world: World, a: Region) -> None:
     for region in world.regions.values():
         region.failures = [InvalidArgument("wrong", "top_k")] * 2
     with pytest.raises(InvalidArgument):
-        await a.service.search(replace(ASK, demand=quorum()))
+        await a.service.search(replace(ASK, consistency=quorum()))
 
 
 async def test_bad_input_is_told_whatever_else_fails_first(world: World, a: Region) -> None:
@@ -73,7 +73,7 @@ async def test_bad_input_is_told_whatever_else_fails_first(world: World, a: Regi
     world.regions["b"].gone = True
     world.regions["c"].failures = [InvalidArgument("wrong", "top_k")] * 2
     with pytest.raises(InvalidArgument):
-        await a.service.search(replace(ASK, demand=quorum()))
+        await a.service.search(replace(ASK, consistency=quorum()))
 
 
 @pytest.mark.parametrize(("homes", "asked"), [(("b",), "a"), (("b", "c"), "a"), (("a", "c"), "b")])
@@ -83,9 +83,9 @@ async def test_only_regions_that_may_hold_the_corpus_vote(
     world.homes = homes
     region = world.regions[asked]
     region.failures = [InvalidArgument("is not kept in this region", "corpus")]
-    found = await region.service.search(replace(ASK, demand=quorum()))
+    found = await region.service.search(replace(ASK, consistency=quorum()))
     assert (found.region, found.served_by in homes) == (asked, True)
-    events = await told(region, replace(QUESTION, demand=quorum()))
+    events = await told(region, replace(QUESTION, consistency=quorum()))
     assert isinstance(events[-1], AnswerResult)
     assert events[-1].served_by in homes
     assert len(region.failures) == 1
@@ -98,11 +98,11 @@ async def test_a_lost_shard_is_no_difference_between_regions(
     a.text, a.coverage = "less", 0.5
     b.text, b.coverage = "even less", 0.25
     with pytest.raises(NotYet):
-        await a.service.search(replace(ASK, demand=quorum(), min_coverage=0.1))
+        await a.service.search(replace(ASK, consistency=quorum(), min_coverage=0.1))
     assert "differently" not in caplog.text
     b.coverage = 1.0
     with pytest.raises(NotYet):
-        await a.service.search(replace(ASK, demand=quorum(), min_coverage=0.1))
+        await a.service.search(replace(ASK, consistency=quorum(), min_coverage=0.1))
     (found, *_) = [line for line in caplog.text.splitlines() if "differently" in line]
     assert f"{b.name} (" in found
     assert f"{c.name} (" in found
@@ -111,19 +111,19 @@ async def test_a_lost_shard_is_no_difference_between_regions(
 
 async def test_a_single_region_is_its_own_majority() -> None:
     (alone,) = World().add("alone")
-    assert (await alone.service.search(replace(ASK, demand=quorum()))).release == 2
+    assert (await alone.service.search(replace(ASK, consistency=quorum()))).release == 2
 
 
 async def test_an_answer_by_quorum_is_written_where_the_majority_is(
     world: World, a: Region
 ) -> None:
     a.read(upto=1)
-    (retrieved, *_) = await told(a, replace(QUESTION, demand=quorum()))
+    (retrieved, *_) = await told(a, replace(QUESTION, consistency=quorum()))
     assert isinstance(retrieved, Retrieved)
     assert (retrieved.release, retrieved.region) == (2, "a")
     assert retrieved.served_by in ("b", "c")
     with pytest.raises(InvalidArgument, match="with retrieval"):
-        await told(a, replace(QUESTION, retrieve=False, demand=quorum()))
+        await told(a, replace(QUESTION, retrieve=False, consistency=quorum()))
 
 
 @pytest.mark.parametrize("holds_it", [True, False], ids=["here", "elsewhere"])
@@ -136,22 +136,22 @@ async def test_an_answer_by_quorum_takes_no_session_back(
         region.read()
     if not holds_it:
         a.holds(1)
-    by_quorum = Demand(level=Consistency.QUORUM, session=SessionToken(STORE, 8))
-    events = await told(a, replace(QUESTION, demand=by_quorum))
+    by_quorum = ReadConsistency(level=ConsistencyLevel.QUORUM, session=SessionToken(STORE, 8))
+    events = await told(a, replace(QUESTION, consistency=by_quorum))
     assert isinstance(events[-1], AnswerResult)
     assert holds_it or events[-1].served_by != "a"
     for event in (events[0], events[-1]):
         assert not isinstance(event, Token)
         assert (event.release, SessionToken.decode(event.session).position) == (2, 8)
-    again = demand_of(None, events[-1].session, None)
-    assert (await a.service.search(replace(ASK, demand=again))).release == 2
+    again = read_consistency_of(None, events[-1].session, None)
+    assert (await a.service.search(replace(ASK, consistency=again))).release == 2
 
 
 async def test_a_named_release_takes_no_session_back(world: World, a: Region) -> None:
     world.log = [FIRST, (8, 2, world.clock.wall_ms() + 60)]
     a.read()
-    named = demand_of(None, SessionToken(STORE, 8).encode(), None, release=1)
-    found = await a.service.search(replace(ASK, release=1, demand=named))
+    named = read_consistency_of(None, SessionToken(STORE, 8).encode(), None, release=1)
+    found = await a.service.search(replace(ASK, release=1, consistency=named))
     assert (found.release, SessionToken.decode(found.session).position) == (1, 8)
 
 
@@ -160,9 +160,9 @@ async def test_a_text_is_embedded_once_for_all_regions(
 ) -> None:
     for number, region in enumerate(world.regions.values()):
         region.rounding = number * 1e-6
-    found = await a.service.search(replace(ASK, demand=quorum()))
+    found = await a.service.search(replace(ASK, consistency=quorum()))
     assert (found.region, found.release) == ("a", 2)
-    events = await told(a, replace(QUESTION, demand=quorum()))
+    events = await told(a, replace(QUESTION, consistency=quorum()))
     assert isinstance(events[-1], AnswerResult)
     assert "differently" not in caplog.text
     # By the release that all regions are asked for, and not by one that is only tried here.
@@ -179,7 +179,7 @@ async def test_a_release_with_another_embedder_embeds_the_text_itself(
 ) -> None:
     world.regions["b"].model = world.regions["c"].model = "another"
     world.regions["b"].rounding = world.regions["c"].rounding = 1.0
-    found = await a.service.search(replace(ASK, demand=quorum()))
+    found = await a.service.search(replace(ASK, consistency=quorum()))
     assert found.served_by in ("b", "c")
     assert found.hits[0].score == len("tea") + 1.0
 
@@ -188,5 +188,5 @@ async def test_where_the_text_cannot_be_embedded_here_each_region_does_it(
     world: World, a: Region
 ) -> None:
     a.cannot_embed = Unavailable("no embedder answers")
-    assert (await a.service.search(replace(ASK, demand=quorum()))).release == 2
+    assert (await a.service.search(replace(ASK, consistency=quorum()))).release == 2
     assert all(asked.embedded is None for asked in world.regions["b"].received)

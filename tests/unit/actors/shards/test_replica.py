@@ -15,7 +15,7 @@ import pytest
 
 from actors.shards.index import ShardIndex
 from actors.shards.opened_index import OpenedIndex
-from actors.shards.replica import ShardReplicaActor
+from actors.shards.replica import ShardReplica
 from cluster.catalog.catalog import Catalog
 from cluster.errors import Corrupt, Unavailable
 from cluster.query.search import ShardHits, ShardQuery
@@ -27,15 +27,15 @@ from tests.support.worlds.published_shards import VECTORS, Damage, publish, quer
 
 
 @pytest.fixture
-async def replica(store: ObjectStore, tmp_path: Path) -> ShardReplicaActor:
+async def replica(store: ObjectStore, tmp_path: Path) -> ShardReplica:
     # No search takes any time: each that is known is brief, however busy the machine is.
-    made = ShardReplicaActor(0, node_cache(store, tmp_path / "cache"), clock=SimClock())
+    made = ShardReplica(0, node_cache(store, tmp_path / "cache"), clock=SimClock())
     await made.load(publish(store, tmp_path, "v1"))
     return made
 
 
 async def test_a_long_search_is_done_in_pieces_with_the_same_hits(
-    store: ObjectStore, tmp_path: Path, replica: ShardReplicaActor
+    store: ObjectStore, tmp_path: Path, replica: ShardReplica
 ) -> None:
     vectors = np.tile(VECTORS, (4, 1))
     asked = replace(query("v1", 0), vectors=vectors, top_k=3)
@@ -74,7 +74,7 @@ async def test_a_search_that_nobody_waits_for_ends_with_its_piece(
     store: ObjectStore, tmp_path: Path, leaves: str
 ) -> None:
     gate = Gated()
-    replica = ShardReplicaActor(0, node_cache(store, tmp_path / "cache"), open_index=gate.open)
+    replica = ShardReplica(0, node_cache(store, tmp_path / "cache"), open_index=gate.open)
     await replica.load(publish(store, tmp_path, "v1"))
     asked = replace(query("v1", 0), vectors=np.tile(VECTORS, (10, 1)))
     timeout_s = 30.0 if leaves == "by cancelling" else 0.2
@@ -91,7 +91,7 @@ async def test_a_search_that_nobody_waits_for_ends_with_its_piece(
 async def test_what_is_damaged_is_let_go_of_and_others_are_asked(
     store: ObjectStore, tmp_path: Path
 ) -> None:
-    replica = ShardReplicaActor(0, node_cache(store, tmp_path / "cache"), open_index=Damage().open)
+    replica = ShardReplica(0, node_cache(store, tmp_path / "cache"), open_index=Damage().open)
     await replica.load(publish(store, tmp_path, "v1"))
     with pytest.raises(Unavailable, match="a stored vector") as caught:
         await replica.search(query("v1", 4), 5.0)
@@ -118,7 +118,7 @@ async def test_all_versions_of_damaged_files_are_let_go_of_and_none_that_was_loa
 
     manifest = publish(store, tmp_path, "v1")
     with ThreadPoolExecutor(2) as threads:
-        replica = ShardReplicaActor(
+        replica = ShardReplica(
             0, node_cache(store, tmp_path / "cache"), threads, open_index=open_index
         )
         for version in ("v1", "v2"):
@@ -138,7 +138,7 @@ async def test_all_versions_of_damaged_files_are_let_go_of_and_none_that_was_loa
 
 
 async def test_more_hits_are_another_search_whose_time_is_not_known_yet(
-    replica: ShardReplicaActor,
+    replica: ShardReplica,
 ) -> None:
     await replica.search(query("v1", 0), 5.0)
     assert replica.search_now(query("v1", 1)) is not None

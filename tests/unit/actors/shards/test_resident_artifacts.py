@@ -11,7 +11,7 @@ import pytest
 
 from actors.coordinator.loading.loaded_release import LoadedRelease
 from actors.shards.index import ShardIndex
-from actors.shards.replica import ShardReplicaActor
+from actors.shards.replica import ShardReplica
 from cluster.errors import Corrupt, NotFound
 from cluster.generation.prompt import PromptTemplate
 from cluster.serving.view import ReleaseView
@@ -26,7 +26,7 @@ async def test_an_index_version_stays_in_the_cache_until_it_is_unloaded(
 ) -> None:
     old, new = publish(store, tmp_path, "v1"), publish(store, tmp_path, "v2")
     cache = node_cache(store, tmp_path / "cache")
-    replica = ShardReplicaActor(0, node_cache(store, tmp_path / "cache"))
+    replica = ShardReplica(0, node_cache(store, tmp_path / "cache"))
     for manifest in (old, new):
         await replica.load(manifest)
     cache.limit(0)
@@ -45,7 +45,7 @@ async def test_a_shard_that_could_not_be_loaded_is_not_kept(
 ) -> None:
     manifest = publish(store, tmp_path, "v1")
     cache = node_cache(store, tmp_path / "cache")
-    replica = ShardReplicaActor(0, node_cache(store, tmp_path / "cache"))
+    replica = ShardReplica(0, node_cache(store, tmp_path / "cache"))
     files = manifest.shards[0].files
     store.remove(f"artifacts/sha256/{files[0].sha256[:2]}/{files[0].sha256}")
     with pytest.raises(NotFound):
@@ -70,7 +70,7 @@ async def test_what_is_unloaded_while_it_is_loaded_is_not_kept(
             raise Corrupt("damaged")
         return ShardIndex.open(folder, parameters, dimension)
 
-    replica = ShardReplicaActor(0, node_cache(store, tmp_path / "cache"), open_index=open_late)
+    replica = ShardReplica(0, node_cache(store, tmp_path / "cache"), open_index=open_late)
     with pytest.raises(Corrupt) if fails else nullcontext():
         await replica.load(manifest)
     assert not replica.holds(manifest.version)
@@ -90,7 +90,7 @@ async def test_what_is_unloaded_before_its_turn_to_be_loaded_is_not_loaded(
         assert may_open.wait(30)
         return ShardIndex.open(folder, parameters, dimension)
 
-    replica = ShardReplicaActor(0, node_cache(store, tmp_path / "cache"), open_index=open_slowly)
+    replica = ShardReplica(0, node_cache(store, tmp_path / "cache"), open_index=open_slowly)
     loads = [asyncio.create_task(replica.load(manifest)) for manifest in (first, second)]
     await opening.wait()
     replica.unload(second.version)

@@ -65,7 +65,7 @@ class Shelf:
         """Opens it, and lets go of it again."""
         folder = self.cache.folder_for(self.files(name))
         if not keep:
-            self.cache.let_go(self.files(name))
+            self.cache.unpin(self.files(name))
         self.moment_s += 1
         os.utime(folder, (self.moment_s, self.moment_s))
         return folder
@@ -123,7 +123,7 @@ def test_what_is_in_use_stays_beyond_the_limit(
         shelf.use("c")
     assert shelf.held(*"abc") == "abc"
     assert "over its limit" in caplog.text
-    shelf.cache.let_go(shelf.files("a"))
+    shelf.cache.unpin(shelf.files("a"))
     shelf.cache.limit(2 * SIZE)
     # While it was pinned it was used, until the last moment: `c` was used before that.
     assert shelf.held(*"abc") == "ab"
@@ -143,7 +143,7 @@ def test_content_that_two_folders_share_stays_with_the_one_left(shelf: Shelf) ->
     shelf.use("a")
     shelf.cache.limit(0)
     assert shelf.held("a", "b") == "ab"
-    shelf.cache.let_go(shared)
+    shelf.cache.unpin(shared)
     shelf.cache.limit(0)
     assert shelf.held("a", "b") == ""
 
@@ -282,7 +282,7 @@ for _ in range(60):
     folder = cache.folder_for(files)
     assert all((folder / f.path).stat().st_size == f.size_bytes for f in files)
     assert all((folder / f.path).read_bytes() for f in files)
-    cache.let_go(files)
+    cache.unpin(files)
 """
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from cluster.artifacts.artifacts import Artifacts
-from cluster.artifacts.fetch import PARTS_IN_FLIGHT, BlobFetcher, blob_path, partial_path
+from cluster.artifacts.fetch import FETCHES_IN_FLIGHT, BlobFetcher, blob_path, partial_path
 from cluster.artifacts.files import ArtifactFile
 from cluster.errors import Corrupt, NotFound, Unavailable
 from cluster.store.object_store import ObjectStore, open_store
@@ -59,7 +59,7 @@ class BreakingStore(LossyStore):
 
 
 def fetcher(store: ObjectStore) -> BlobFetcher:
-    return BlobFetcher(store, rng=random.Random(1), sleep=lambda _: None, part_bytes=PART)
+    return BlobFetcher(store, rng=random.Random(1), sleep=lambda _: None, fetch_bytes=PART)
 
 
 @pytest.mark.parametrize("size", [0, 1, PART - 1, PART, PART + 1, SIZE])
@@ -101,7 +101,7 @@ def test_a_short_loss_is_got_over_within_one_fetch(
     def mend(_: float) -> None:
         breaking.parts += 2
 
-    once = BlobFetcher(breaking, rng=random.Random(1), sleep=mend, part_bytes=PART)
+    once = BlobFetcher(breaking, rng=random.Random(1), sleep=mend, fetch_bytes=PART)
     once.fetch(file, tmp_path / "x")
     assert (tmp_path / "x").read_bytes() == DATA
     assert once.bytes_fetched == SIZE
@@ -112,7 +112,7 @@ def test_attempts_without_progress_are_bounded(memory_store: ObjectStore, tmp_pa
     breaking = BreakingStore(memory_store, parts=0)
     with pytest.raises(Unavailable):
         fetcher(breaking).fetch(file, tmp_path / "x")
-    assert breaking.num_reads <= 4 * PARTS_IN_FLIGHT
+    assert breaking.num_reads <= 4 * FETCHES_IN_FLIGHT
     assert os.listdir(tmp_path) == []
 
 
@@ -180,7 +180,7 @@ def tell(done, of):
         print("there", flush=True)
         threading.Event().wait()
 
-BlobFetcher(store, part_bytes=1000).fetch(file, target, tell)
+BlobFetcher(store, fetch_bytes=1000).fetch(file, target, tell)
 """
 
 

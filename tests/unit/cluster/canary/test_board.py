@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.canary.board import CanaryBoard, Lots, chance, lot_of
-from cluster.canary.outcomes import Measure, OutcomeReport, Sides, Work, class_of
+from cluster.canary.counts import Measure, OutcomeReport, Sides, Work, class_of
 
 REPORT_S = 2.0
 ROUTED = 10_000

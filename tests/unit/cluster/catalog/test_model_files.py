@@ -282,7 +282,7 @@ class TestDamage:
         return publisher.publish(model_folder(tmp_path / "v2", tuned=(1,)))[0]
 
     def delta(self, manifest: ModelManifest) -> ArtifactFile:
-        return next(f for f in manifest.files if f.path == WEIGHTS).parts[1]
+        return next(f for f in manifest.files if f.path == WEIGHTS).blobs[1]
 
     def test_a_damaged_delta_is_refused(
         self, publisher: Publisher, tuned: ModelManifest, tmp_path: Path
@@ -317,7 +317,7 @@ class TestDamage:
         self, publisher: Publisher, tuned: ModelManifest, tmp_path: Path
     ) -> None:
         region = Region(publisher.store, tmp_path / "region")
-        base = next(f for f in tuned.files if f.path == WEIGHTS).parts[0]
+        base = next(f for f in tuned.files if f.path == WEIGHTS).blobs[0]
         held = region.cache.folder_for([base]) / base.path
         held.chmod(0o644)
         held.write_bytes(bytes(base.size_bytes))

@@ -14,11 +14,11 @@ from cluster.documents.declared_types import (
     parse_declared_types,
     with_declared_types,
 )
-from cluster.documents.documents import RowPlace
+from cluster.documents.documents import DocumentOrigin
 from cluster.errors import InvalidArgument
 from cluster.metadata import ColumnType
 
-PLACE = RowPlace(source="table.csv", row=7)
+PLACE = DocumentOrigin(source="table.csv", row=7)
 
 
 def cast(value: object, type_: str) -> object:

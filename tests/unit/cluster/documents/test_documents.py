@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from cluster.documents.documents import (
     FIELDS_MAX,
     Document,
-    RowPlace,
+    DocumentOrigin,
     SchemaField,
     check_corpus_name,
     column_types,
@@ -41,7 +41,7 @@ from cluster.documents.passages import (
 from cluster.errors import Corrupt, InvalidArgument
 from cluster.metadata import ColumnType
 
-PLACE = RowPlace(source="docs.jsonl", row=3)
+PLACE = DocumentOrigin(source="docs.jsonl", row=3)
 GOOD: Mapping[str, object] = {"id": "a", "text": "Some text."}
 
 
@@ -129,8 +129,8 @@ def test_a_corpus_name_is_safe_in_paths_and_urls(name: str) -> None:
 
 def test_the_schema_has_the_type_of_every_field_that_has_a_value() -> None:
     rows = [
-        (document(b=None, a=1, z="x"), RowPlace(source="a.jsonl", row=1)),
-        (document(a=2.5, c=True), RowPlace(source="a.jsonl", row=2)),
+        (document(b=None, a=1, z="x"), DocumentOrigin(source="a.jsonl", row=1)),
+        (document(a=2.5, c=True), DocumentOrigin(source="a.jsonl", row=2)),
     ]
     schema = infer_schema(rows)
     assert list(schema) == ["a", "c", "z"]
@@ -139,7 +139,7 @@ def test_the_schema_has_the_type_of_every_field_that_has_a_value() -> None:
         "c": ColumnType.BOOL,
         "z": ColumnType.STRING,
     }
-    assert schema["a"].seen == "a.jsonl, row 2 ('a')"
+    assert schema["a"].example == "a.jsonl, row 2 ('a')"
 
 
 @pytest.mark.parametrize(("first", "second"), [(1, "1"), (True, 1), (1.5, True), ("x", 2.5)])
@@ -147,8 +147,8 @@ def test_conflicting_types_name_the_field_and_both_rows(
     first: str | int | float, second: str | int | float
 ) -> None:
     rows = [
-        (document(year=first), RowPlace(source="a.jsonl", row=1)),
-        (document(year=second), RowPlace(source="b.csv", row=9)),
+        (document(year=first), DocumentOrigin(source="a.jsonl", row=1)),
+        (document(year=second), DocumentOrigin(source="b.csv", row=9)),
     ]
     with pytest.raises(InvalidArgument) as caught:
         infer_schema(rows)
@@ -162,7 +162,7 @@ def test_conflicting_types_name_the_field_and_both_rows(
 def seen(*values: tuple[str, float]) -> dict[str, SchemaField]:
     """The schema of documents that have these values in a field `n`, each in a file of its own."""
     return infer_schema(
-        (document(id, n=value), RowPlace(source=f"{id}.jsonl", row=7)) for id, value in values
+        (document(id, n=value), DocumentOrigin(source=f"{id}.jsonl", row=7)) for id, value in values
     )
 
 

@@ -18,11 +18,11 @@ from cluster.query.search import Hit, MergedHits, SearchRequest, SearchResult
 from cluster.regions.divergence import (
     STANDING_MAX,
     VECTORS,
-    Comparison,
     DivergenceLedger,
-    Found,
+    FoundDifference,
     Inquiry,
     Probe,
+    RegionComparison,
     compared,
     drawn_vectors,
     inquiries_of,
@@ -250,26 +250,30 @@ def ledger(clock: SimClock) -> DivergenceLedger:
     return DivergenceLedger(EVERY_S, clock=clock, rng=random.Random(1))
 
 
-def difference(name: str = "q", regions: str = "ab", corpus: str = "tea") -> Found:
+def difference(name: str = "q", regions: str = "ab", corpus: str = "tea") -> FoundDifference:
     inquiry = Inquiry(name=name, corpus=corpus, request=VECTORS_ASKED, again=True)
     said = {f"digest {region}": (region,) for region in regions}
-    return Found(
+    return FoundDifference(
         difference=Difference(corpus=corpus, release=RELEASE, question=name, answers=said),
         again=inquiry,
     )
 
 
 def comparison(
-    regions: str, found: Found | None = None, *, asked: Found | None = None, corpus: str = "tea"
-) -> Comparison:
+    regions: str,
+    found: FoundDifference | None = None,
+    *,
+    asked: FoundDifference | None = None,
+    corpus: str = "tea",
+) -> RegionComparison:
     inquiry = replace(INQUIRY, corpus=corpus)
     if asked is not None:
         assert asked.again is not None
         inquiry = asked.again
-    return Comparison(inquiry=inquiry, regions=frozenset(regions), found=found)
+    return RegionComparison(inquiry=inquiry, regions=frozenset(regions), found=found)
 
 
-def probe(*comparisons: Comparison, release: int = RELEASE) -> Probe:
+def probe(*comparisons: RegionComparison, release: int = RELEASE) -> Probe:
     return Probe(release=release, at_ms=5, comparisons=comparisons)
 
 

@@ -20,7 +20,7 @@ from cluster.errors import InvalidArgument, Unavailable
 from cluster.generation.generator import ChatMessage, GenerationChunk, GenerationRequest
 from deployments.cli.main import app
 from tests.support.worlds.fake_service import FakeService
-from tests.support.worlds.region_servers import FakeInternals, peers_of, serving, settings_of
+from tests.support.worlds.region_servers import FakePeerServices, peers_of, serving, settings_of
 
 RELEASE = 7
 PROMPT = GenerationRequest(
@@ -40,7 +40,7 @@ def bound(urls: dict[str, str], homes: list[str], *, without_model: tuple[str, .
 
 
 async def test_a_prompt_goes_to_regions_alone_that_may_have_its_passages() -> None:
-    near, far = FakeInternals(), FakeInternals()
+    near, far = FakePeerServices(), FakePeerServices()
     async with AsyncExitStack() as stack:
         urls = {
             name: await stack.enter_async_context(serving(FakeService(), internals))

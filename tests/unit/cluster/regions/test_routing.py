@@ -25,7 +25,7 @@ from cluster.regions.settings import RoutingPolicy
 from cluster.releases.events import RegionStatus
 
 LATENCIES = Path(__file__).parents[3] / "data" / "latency" / "region_rtt_ms.csv"
-PLACES = {
+LOCATIONS = {
     "Dallas": (32.78, -96.80),
     "Toronto": (43.65, -79.38),
     "Washington DC": (38.91, -77.04),
@@ -51,20 +51,20 @@ class Time:
         return self.now_s
 
 
-def at(place: tuple[float, float]) -> Location:
-    return Location(latitude=place[0], longitude=place[1])
+def at(location: tuple[float, float]) -> Location:
+    return Location(latitude=location[0], longitude=location[1])
 
 
-def name_of(place: str) -> str:
-    return place.lower().replace(" ", "-")
+def name_of(location: str) -> str:
+    return location.lower().replace(" ", "-")
 
 
 def settings(
     places: dict[str, tuple[float, float] | None], policy: str = "nearest", **others: Any
 ) -> Settings:
     regions = {
-        name: {"location": None if place is None else at(place).model_dump()}
-        for name, place in places.items()
+        name: {"location": None if location is None else at(location).model_dump()}
+        for name, location in places.items()
     }
     return Settings.model_validate({"regions": regions, "routing": {"policy": policy}} | others)
 
@@ -73,11 +73,11 @@ def router(settings: Settings, time: Time | None = None) -> RegionRouter:
     return RegionRouter(settings.region_map(), now_s=time or Time(), rng=random.Random(7))
 
 
-WORLD: dict[str, tuple[float, float] | None] = {name_of(p): at_ for p, at_ in PLACES.items()}
+WORLD: dict[str, tuple[float, float] | None] = {name_of(p): at_ for p, at_ in LOCATIONS.items()}
 THREE: dict[str, tuple[float, float] | None] = {
-    "eu": PLACES["Frankfurt"],
-    "us": PLACES["Washington DC"],
-    "asia": PLACES["Tokyo"],
+    "eu": LOCATIONS["Frankfurt"],
+    "us": LOCATIONS["Washington DC"],
+    "asia": LOCATIONS["Tokyo"],
 }
 
 
@@ -123,14 +123,14 @@ def test_a_region_without_a_place_comes_after_those_that_have_one() -> None:
 def test_the_nearest_of_thirteen_regions_is_nearly_the_quickest_to_reach() -> None:
     """By the measured round trips between them, each without itself."""
     rows = list(csv.reader(LATENCIES.read_text().splitlines()))
-    assert set(rows[0][1:]) == PLACES.keys()
+    assert set(rows[0][1:]) == LOCATIONS.keys()
     for row in rows[1:]:
         rtt_ms = dict(zip(rows[0][1:], map(int, row[1:]), strict=True))
         del rtt_ms[row[0]]
-        others = {name: place for name, place in WORLD.items() if name != name_of(row[0])}
-        caller = Caller(location=at(PLACES[row[0]]))
+        others = {name: location for name, location in WORLD.items() if name != name_of(row[0])}
+        caller = Caller(location=at(LOCATIONS[row[0]]))
         order = router(settings(others)).order(asked=None, caller=caller)
-        nearest = next(place for place in rtt_ms if name_of(place) == order[0])
+        nearest = next(location for location in rtt_ms if name_of(location) == order[0])
         assert rtt_ms[nearest] <= min(rtt_ms.values()) + 10
 
 
@@ -144,11 +144,11 @@ def haversine_km(one: tuple[float, float], other: tuple[float, float]) -> float:
 places = st.tuples(st.floats(-90, 90, allow_nan=False), st.floats(-180, 180, allow_nan=False))
 
 
-@given(place=places, asked=st.sampled_from(sorted(WORLD)))
-def test_nearest_is_nearest_anywhere_on_earth(place: tuple[float, float], asked: str) -> None:
-    order = router(settings(WORLD)).order(asked=asked, caller=Caller(location=at(place)))
+@given(location=places, asked=st.sampled_from(sorted(WORLD)))
+def test_nearest_is_nearest_anywhere_on_earth(location: tuple[float, float], asked: str) -> None:
+    order = router(settings(WORLD)).order(asked=asked, caller=Caller(location=at(location)))
     assert sorted(order) == sorted(WORLD)
-    away = [haversine_km(place, WORLD[name] or (0, 0)) for name in order]
+    away = [haversine_km(location, WORLD[name] or (0, 0)) for name in order]
     assert all(one <= next_ + 0.5 for one, next_ in itertools.pairwise(away))
 
 
@@ -164,7 +164,7 @@ policies = st.sampled_from([policy.value for policy in RoutingPolicy])
     policy=policies,
     asked=st.sampled_from([None, *sorted(WORLD)]),
     user=st.text(max_size=8),
-    place=st.none() | places,
+    location=st.none() | places,
     loads=st.dictionaries(st.sampled_from(sorted(WORLD)), st.floats(0, 1)),
     homes=st.none() | st.lists(st.sampled_from(sorted(WORLD)), min_size=1, unique=True),
     failing=st.lists(st.sampled_from(sorted(WORLD)), unique=True),
@@ -173,7 +173,7 @@ def test_an_order_has_every_region_that_may_serve_and_no_other(
     policy: str,
     asked: str | None,
     user: str,
-    place: tuple[float, float] | None,
+    location: tuple[float, float] | None,
     loads: dict[str, float],
     homes: list[str] | None,
     failing: list[str],
@@ -181,7 +181,7 @@ def test_an_order_has_every_region_that_may_serve_and_no_other(
     routed = router(settings(WORLD, policy, corpora={"papers": {"regions": homes}}))
     for region in failing:
         break_down(routed, region)
-    caller = Caller(location=None if place is None else at(place), user=user)
+    caller = Caller(location=None if location is None else at(location), user=user)
     order = routed.order(asked=asked, caller=caller, corpus="papers", loads=loads)
     assert sorted(order) == sorted(homes or WORLD)
     # Twice the same, and those that fail come after those that do not.

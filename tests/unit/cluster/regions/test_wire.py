@@ -14,8 +14,8 @@ from cluster import errors
 from cluster.clock import Deadline
 from cluster.query.answers import AnswerEvent, AnswerRequest, last_event
 from cluster.query.caller import Caller, Location
-from cluster.query.demand import demand_of
 from cluster.query.filters import parse_filter
+from cluster.query.read_consistency import read_consistency_of
 from cluster.query.request import Embedded
 from cluster.query.search import (
     Hit,
@@ -227,20 +227,25 @@ OPTIONS: dict[str, Any] = {
     "user": "caf\u00e9 & co",
     "trace_id": TRACE,
 }
-DEMAND = demand_of("strong", SessionToken("store", 12).encode(), None)
+DEMAND = read_consistency_of("strong", SessionToken("store", 12).encode(), None)
 
 
-PINNED = demand_of(None, SessionToken("store", 12).encode(), None, release=9)
+PINNED = read_consistency_of(None, SessionToken("store", 12).encode(), None, release=9)
 
 
 def test_the_options_below_are_all_that_a_request_has() -> None:
-    tried = OPTIONS.keys() | {"timeout_s", "release", "demand"}
+    tried = OPTIONS.keys() | {"timeout_s", "release", "consistency"}
     assert {term.name for term in fields(Terms)} - tried == set()
 
 
 @pytest.mark.parametrize(
     "how",
-    [{"release": 9}, {"demand": DEMAND}, {"release": 9, "demand": PINNED}, {"fields": ()}],
+    [
+        {"release": 9},
+        {"consistency": DEMAND},
+        {"release": 9, "consistency": PINNED},
+        {"fields": ()},
+    ],
 )
 @pytest.mark.parametrize("binary", [True, False])
 async def test_a_search_arrives_as_it_was_asked(how: dict[str, Any], binary: bool) -> None:

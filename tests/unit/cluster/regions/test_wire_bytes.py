@@ -9,8 +9,8 @@ import pytest
 from cluster.generation.generator import ChatMessage
 from cluster.generation.prompt import Truncation
 from cluster.query.answers import AnswerRequest
-from cluster.query.demand import demand_of
 from cluster.query.filters import parse_filter
+from cluster.query.read_consistency import read_consistency_of
 from cluster.query.request import Embedded
 from cluster.query.search import SearchEffort, SearchRequest
 from cluster.query.session import SessionToken
@@ -33,7 +33,7 @@ ALL = SearchRequest(
     user="u",
     trace_id=TRACE,
     forwarded_by="here",
-    demand=demand_of(None, TOKEN, None, release=9),
+    consistency=read_consistency_of(None, TOKEN, None, release=9),
     not_before=4,
 )
 OPTIONS = (
@@ -52,7 +52,9 @@ VECTORS = b'"embedded":{"model":"m","vectors":"AACAPwAAgD8="}'
         ),
         (
             SearchRequest(
-                vectors=np.ones((1, 2), np.float32), demand=demand_of(None, None, 700), user=""
+                vectors=np.ones((1, 2), np.float32),
+                consistency=read_consistency_of(None, None, 700),
+                user="",
             ),
             b'{"top_k":10,"timeout_ms":2500,"min_coverage":1.0,"consistency":"bounded",'
             b'"max_staleness_ms":700,"vectors":[[1.0,1.0]]}',
@@ -96,7 +98,7 @@ def test_an_answer() -> None:
         release=ALL.release,
         user=ALL.user,
         trace_id=TRACE,
-        demand=ALL.demand,
+        consistency=ALL.consistency,
     )
     call = answer_call(asked, 2.5)
     assert call.content == (

@@ -8,7 +8,7 @@ import pytest
 from cluster import errors
 from cluster.errors import OWN_FAULTS, InvalidArgument, Overloaded, RaygionError, Unavailable
 from cluster.regions import wire
-from cluster.regions.wire import parse_error, told_error
+from cluster.regions.wire import parse_error, parse_sent_error
 
 KINDS = sorted(
     (
@@ -27,13 +27,13 @@ def body(code: str, message: str = "no", field: str | None = None) -> bytes:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_caller_is_told_the_error_that_was_raised(kind: type[RaygionError]) -> None:
-    told = told_error(body(kind.code))
+    told = parse_sent_error(body(kind.code))
     assert type(told) is kind
     assert str(told) == "no"
 
 
 def test_the_field_is_named_once() -> None:
-    told = told_error(body("invalid_argument", "top_k: must be over 0", "top_k"))
+    told = parse_sent_error(body("invalid_argument", "top_k: must be over 0", "top_k"))
     assert isinstance(told, InvalidArgument)
     assert (told.field, told.message, str(told)) == (
         "top_k",
@@ -43,10 +43,10 @@ def test_the_field_is_named_once() -> None:
 
 
 def test_a_full_region_says_when_to_come_back() -> None:
-    told = told_error(body("overloaded"), "7")
+    told = parse_sent_error(body("overloaded"), "7")
     assert isinstance(told, Overloaded)
     assert told.retry_after_s == 7.0
-    a_date = told_error(body("overloaded"), "Mon, 30 Nov 2026 15:00:00 GMT")
+    a_date = parse_sent_error(body("overloaded"), "Mon, 30 Nov 2026 15:00:00 GMT")
     assert isinstance(a_date, Overloaded)
     assert a_date.retry_after_s == 1.0
 
@@ -64,7 +64,7 @@ def test_another_region_may_answer_what_is_no_fault_of_the_request(
 
 
 def test_a_code_of_a_later_version_is_a_fault_of_the_region() -> None:
-    told = told_error(body("teapot", "short and stout"))
+    told = parse_sent_error(body("teapot", "short and stout"))
     assert (type(told), str(told)) == (RaygionError, "short and stout (teapot)")
     assert type(parse_error(body("teapot"))) is Unavailable
 
@@ -72,7 +72,7 @@ def test_a_code_of_a_later_version_is_a_fault_of_the_region() -> None:
 @pytest.mark.parametrize("told", [b"", b"<html>", b"[]", b"{}", b'{"error":"no"}', b"null"])
 def test_what_no_region_sends_is_no_error_of_a_region(told: bytes) -> None:
     with pytest.raises(ValueError, match="not an error body"):
-        told_error(told)
+        parse_sent_error(told)
     assert str(parse_error(told)) == "the reply is not what a region sends"
 
 
@@ -80,4 +80,4 @@ def test_an_error_without_a_code_of_its_own_takes_no_other_errors_place() -> Non
     class NotRunningHere(Unavailable):
         pass
 
-    assert NotRunningHere not in set(wire.kinds_told(RaygionError))
+    assert NotRunningHere not in set(wire.kinds_on_wire(RaygionError))

@@ -13,16 +13,16 @@ from cluster.balance.weights import OutcomeWeights
 from cluster.clock import Deadline
 from cluster.errors import DeadlineExceeded, InvalidArgument, RaygionError, Unavailable
 from cluster.query.search import Passages, ShardHits, ShardQuery
-from cluster.search.fanout import ShardRoute, scatter
+from cluster.search.fanout import ShardAccess, scatter
 from tests.support.fakes import A_QUERY, FakeReplica, hits_of, never_reached
 
 DOWN = Unavailable("down")
 HITS = [hits_of(b"a"), hits_of(b"b"), hits_of(b"c")]
 
 
-def shard(*replicas: FakeReplica, local: FakeLocalShard | None = None) -> ShardRoute:
+def shard(*replicas: FakeReplica, local: FakeLocalShard | None = None) -> ShardAccess:
     weights = OutcomeWeights(now_s=lambda: 0.0, rng=random.Random(1))
-    return ShardRoute(ReplicaSet(replicas, weights), local)
+    return ShardAccess(ReplicaSet(replicas, weights), local)
 
 
 class FakeLocalShard:
@@ -47,7 +47,7 @@ class FakeLocalShard:
 async def test_every_shard_is_asked_once_and_parts_keep_their_order() -> None:
     replicas = [FakeReplica(str(n), [hits]) for n, hits in enumerate(HITS)]
     gathered = await scatter([shard(r) for r in replicas], A_QUERY, never_reached())
-    assert all(part is hits for part, hits in zip(gathered.parts, HITS, strict=True))
+    assert all(part is hits for part, hits in zip(gathered.hits, HITS, strict=True))
     assert gathered.coverage == 1.0
     assert gathered.first_error is None
     assert [replica.calls for replica in replicas] == [1, 1, 1]
@@ -59,7 +59,7 @@ async def test_a_missing_shard_lowers_the_coverage(missing: set[int]) -> None:
         shard(FakeReplica(str(n), [DOWN if n in missing else hits])) for n, hits in enumerate(HITS)
     ]
     gathered = await scatter(shards, A_QUERY, never_reached())
-    assert [part is None for part in gathered.parts] == [n in missing for n in range(3)]
+    assert [part is None for part in gathered.hits] == [n in missing for n in range(3)]
     assert gathered.coverage == pytest.approx(1 - len(missing) / 3)
     assert gathered.first_error is DOWN
 
@@ -144,7 +144,7 @@ async def test_a_local_shard_answers_without_a_call_and_replicas_do_the_rest() -
     locals_ = [FakeLocalShard(HITS[0]), FakeLocalShard(None), None]
     routes = [shard(r, local=local) for r, local in zip(replicas, locals_, strict=True)]
     gathered = await scatter(routes, A_QUERY, never_reached())
-    assert all(part is hits for part, hits in zip(gathered.parts, HITS, strict=True))
+    assert all(part is hits for part, hits in zip(gathered.hits, HITS, strict=True))
     assert [replica.calls for replica in replicas] == [0, 1, 1]
 
 

@@ -7,12 +7,20 @@ from dataclasses import replace
 import pytest
 
 from cluster.errors import InvalidArgument, NotFound, NotYet, RaygionError, Unavailable
-from cluster.query.demand import Demand
+from cluster.query.read_consistency import ReadConsistency
 from cluster.query.session import SessionToken
 from cluster.releases.entries import CanaryShare
 from cluster.releases.events import RegionStatus
 from cluster.releases.release_log import Freshness
-from cluster.serving.consistency import Decision, Elsewhere, Known, Reading, Refresh, Serve, Wait
+from cluster.serving.consistency import (
+    Decision,
+    Elsewhere,
+    Reading,
+    Refresh,
+    RegionKnowledge,
+    Serve,
+    Wait,
+)
 from cluster.serving.view import Pulse, RegionView
 from tests.support.worlds.known_releases import (
     DONE,
@@ -102,7 +110,7 @@ NOTHING = known(resident=())
     ],
 )
 def test_decisions(
-    asked: Demand, what: Known, reading: Reading, then: Decision | type[object]
+    asked: ReadConsistency, what: RegionKnowledge, reading: Reading, then: Decision | type[object]
 ) -> None:
     if then is InvalidArgument:
         with pytest.raises(InvalidArgument) as raised:
@@ -130,7 +138,7 @@ def test_decisions(
     ],
 )
 def test_named_releases(
-    number: int, what: Known, reading: Reading, then: Decision | type[RaygionError]
+    number: int, what: RegionKnowledge, reading: Reading, then: Decision | type[RaygionError]
 ) -> None:
     found = decided(demand("eventual"), what, reading, named=number)
     if isinstance(then, type):
@@ -151,7 +159,7 @@ def test_named_releases(
     ],
 )
 def test_a_named_release_leaves_a_session_where_it_is(
-    number: int, what: Known, floor: int, position: int
+    number: int, what: RegionKnowledge, floor: int, position: int
 ) -> None:
     found = decided(demand("eventual", floor=floor), what, named=number)
     assert isinstance(found, Serve)
@@ -211,16 +219,16 @@ def test_a_reply_has_no_token_before_there_is_anything_to_name() -> None:
     view = replace(NOTHING.view, releases={2: release(2)})
     tried = replace(view, canary=CanaryShare(release=2, percent=50, at_ms=0))
     for what in (
-        Known(tried, NOTHING.pulse, skew_max_ms=SKEW),
-        Known(tried, replace(TWICE.pulse, switches=()), skew_max_ms=SKEW),
+        RegionKnowledge(tried, NOTHING.pulse, skew_max_ms=SKEW),
+        RegionKnowledge(tried, replace(TWICE.pulse, switches=()), skew_max_ms=SKEW),
     ):
         assert what.pin(None, NOW, lot=0.0).session == ""
-    nameless = Known(TWICE.view, replace(TWICE.pulse, store_id=""), skew_max_ms=SKEW)
+    nameless = RegionKnowledge(TWICE.view, replace(TWICE.pulse, store_id=""), skew_max_ms=SKEW)
     assert nameless.pin(None, NOW).session == ""
 
 
 def test_a_session_cannot_be_kept_before_the_store_is_known() -> None:
-    nameless = Known(TWICE.view, replace(TWICE.pulse, store_id=""), skew_max_ms=SKEW)
+    nameless = RegionKnowledge(TWICE.view, replace(TWICE.pulse, store_id=""), skew_max_ms=SKEW)
     found = decided(demand("session", floor=3), nameless)
     assert isinstance(found, Elsewhere)
     assert isinstance(found.error, Unavailable)
@@ -229,7 +237,7 @@ def test_a_session_cannot_be_kept_before_the_store_is_known() -> None:
 
 def test_a_canary_serves_its_share_of_users_and_of_lots() -> None:
     view = replace(known((3, 1, 0)).view, canary=CanaryShare(release=2, percent=50, at_ms=0))
-    tried = Known(view, TWICE.pulse, skew_max_ms=SKEW)
+    tried = RegionKnowledge(view, TWICE.pulse, skew_max_ms=SKEW)
     users = {tried.pin(None, NOW, user=str(n)).release.number for n in range(50)}
     assert users == {1, 2}
     lots = [tried.pin(None, NOW, lot=lot).release.number for lot in (0.4, 0.6)]
@@ -272,6 +280,6 @@ def test_the_token_of_a_reply_names_what_is_in_force(seen: int) -> None:
 
 def test_no_canary_comes_before_what_the_session_has_seen() -> None:
     view = replace(known((3, 1, 0)).view, canary=CanaryShare(release=2, percent=99, at_ms=0))
-    assert view.place(None, NOW, lot=0.0).release.number == 2
+    assert view.pin(None, NOW, lot=0.0).release.number == 2
     with pytest.raises(NotYet):
-        view.place(None, NOW, lot=0.0, not_before=5)
+        view.pin(None, NOW, lot=0.0, not_before=5)

@@ -10,10 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.errors import InvalidArgument
-from cluster.query.demand import Demand
+from cluster.query.read_consistency import ReadConsistency
 from cluster.query.session import SessionToken
 from cluster.releases.entries import Switch
-from cluster.serving.consistency import Decision, Elsewhere, Known, Reading, Refresh, Serve, Wait
+from cluster.serving.consistency import (
+    Decision,
+    Elsewhere,
+    Reading,
+    Refresh,
+    RegionKnowledge,
+    Serve,
+    Wait,
+)
 from tests.support.worlds.known_releases import DONE, NO, NOW, SKEW, decided, demand, known
 
 HORIZON = 600
@@ -38,7 +46,7 @@ class Clocked:
     def now_ms(self) -> int:
         return NOW + self.at + self.ahead
 
-    def known(self, log: list[Entry]) -> Known:
+    def knowledge(self, log: list[Entry]) -> RegionKnowledge:
         read = [entry.switch for entry in log if entry.landed <= self.read_at]
         return known(
             *((s.position, s.release, s.at_ms) for s in read),
@@ -47,9 +55,9 @@ class Clocked:
             position=read[-1].position if read else 1,
         )
 
-    def decide(self, asked: Demand, log: list[Entry], reading: Reading) -> Decision:
+    def decide(self, asked: ReadConsistency, log: list[Entry], reading: Reading) -> Decision:
         try:
-            return decided(asked, self.known(log), reading, now_ms=self.now_ms)
+            return decided(asked, self.knowledge(log), reading, now_ms=self.now_ms)
         except InvalidArgument as error:
             return Elsewhere(error)
 
@@ -126,7 +134,7 @@ def test_no_token_is_older_than_the_one_that_came_with_the_request(
     log: list[Entry], region: Clocked, floor: int, named: int | None
 ) -> None:
     level = "quorum" if named is None else "eventual"
-    what = region.known(log)
+    what = region.knowledge(log)
     try:
         served = decided(demand(level, floor=floor), what, now_ms=region.now_ms, named=named)
     except InvalidArgument:

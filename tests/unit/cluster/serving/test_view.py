@@ -67,7 +67,7 @@ def region(resident: tuple[int, ...], *switches: tuple[int, int]) -> RegionView:
 def test_without_a_number_the_current_release_serves(
     resident: tuple[int, ...], switches: list[tuple[int, int]], now_ms: int, served: int
 ) -> None:
-    assert region(resident, *switches).place(None, now_ms).release.number == served
+    assert region(resident, *switches).pin(None, now_ms).release.number == served
 
 
 @pytest.mark.parametrize(
@@ -77,19 +77,19 @@ def test_a_region_with_nothing_to_serve_says_so(
     resident: tuple[int, ...], switches: list[tuple[int, int]]
 ) -> None:
     with pytest.raises(Unavailable):
-        region(resident, *switches).place(None, 50)
+        region(resident, *switches).pin(None, 50)
 
 
 def test_a_number_pins_any_committed_resident_release() -> None:
     view = region((1, 2, 3), (1, 10), (2, 100))
-    assert [view.place(number, 500).release.number for number in (1, 2)] == [1, 2]
+    assert [view.pin(number, 500).release.number for number in (1, 2)] == [1, 2]
 
 
 @pytest.mark.parametrize("number", [3, 4, 7])
 def test_what_is_open_gone_or_unknown_cannot_be_pinned(number: int) -> None:
     view = region((1, 2, 3), (1, 10), (2, 100), (4, 200))
     with pytest.raises(NotFound, match="resident releases: 1, 2"):
-        view.place(number, 500)
+        view.pin(number, 500)
 
 
 def test_the_only_corpus_need_not_be_named() -> None:
@@ -115,13 +115,13 @@ def trying(percent: int, *, at_ms: int = 0, resident: tuple[int, ...] = (1, 2)) 
 
 def users_of_canary(view: RegionView) -> set[str]:
     users = [f"user-{number}" for number in range(ROUTED)]
-    return {user for user in users if view.place(None, 10, user=user).release.number == 2}
+    return {user for user in users if view.pin(None, 10, user=user).release.number == 2}
 
 
 @pytest.mark.parametrize("percent", [0, 1, 5, 25, 50, 99])
 def test_routed_requests_keep_the_share(percent: int) -> None:
     view, lots = trying(percent), Lots()
-    alone = sum(view.place(None, 10, lot=lots.next()).release.number == 2 for _ in range(ROUTED))
+    alone = sum(view.pin(None, 10, lot=lots.next()).release.number == 2 for _ in range(ROUTED))
     assert alone / ROUTED == pytest.approx(percent / 100, abs=0.01)
     assert len(users_of_canary(view)) / ROUTED == pytest.approx(percent / 100, abs=0.01)
 
@@ -135,7 +135,7 @@ def test_a_commit_gives_it_all() -> None:
         ),
     )
     lots = (ALWAYS_CANARY, ALWAYS_STABLE)
-    assert {view.place(None, 20, lot=lot).release.number for lot in lots} == {2}
+    assert {view.pin(None, 20, lot=lot).release.number for lot in lots} == {2}
     assert 0 < len(users_of_canary(view)) < ROUTED, "until the moment of the switch it is a share"
 
 
@@ -148,15 +148,15 @@ def test_who_is_in_stays_in_when_the_share_grows() -> None:
 
 
 def test_a_canary_waits_for_its_moment_and_for_its_release_to_be_loaded() -> None:
-    assert trying(99, at_ms=11).place(None, 10, lot=ALWAYS_CANARY).release.number == 1
-    assert trying(99, at_ms=10).place(None, 10, lot=ALWAYS_CANARY).release.number == 2
-    assert trying(99, resident=(1,)).place(None, 10, lot=ALWAYS_CANARY).release.number == 1
+    assert trying(99, at_ms=11).pin(None, 10, lot=ALWAYS_CANARY).release.number == 1
+    assert trying(99, at_ms=10).pin(None, 10, lot=ALWAYS_CANARY).release.number == 2
+    assert trying(99, resident=(1,)).pin(None, 10, lot=ALWAYS_CANARY).release.number == 1
 
 
 def test_a_canary_can_be_named_and_so_can_the_other() -> None:
     view = trying(5)
-    assert [view.place(number, 10, user="u").release.number for number in (1, 2)] == [1, 2]
+    assert [view.pin(number, 10, user="u").release.number for number in (1, 2)] == [1, 2]
     with pytest.raises(NotFound, match="resident releases: 1, 2"):
-        view.place(3, 10)
+        view.pin(3, 10)
     with pytest.raises(NotFound, match=r"resident releases: 1$"):
-        replace(view, canary=None).place(2, 10)
+        replace(view, canary=None).pin(2, 10)

@@ -11,7 +11,7 @@ from cluster.config import Settings
 from cluster.errors import InvalidArgument
 from cluster.store.object_store import local_folder
 from cluster.store.shared_folder import check_shared_folder
-from deployments.hosting.start_checks import check_before_start, check_seen_alike
+from deployments.hosting.start_checks import check_before_start, check_store_is_shared
 from deployments.installation import Installation
 
 BASE = "/dev/vda / ext4 rw,relatime 0 0\nproc /proc proc rw 0 0\n"
@@ -92,10 +92,10 @@ def test_names_with_blanks_are_read() -> None:
 
 
 def test_this_machines_own_mounts_raise_nothing_but_that_they_are_refused(tmp_path: Path) -> None:
-    check_seen_alike("s3://bucket/x")
+    check_store_is_shared("s3://bucket/x")
     # Whatever they are: the folder may well be on NFS.
     with suppress(InvalidArgument):
-        check_seen_alike(str(tmp_path))
+        check_store_is_shared(str(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from cluster.documents.ingest_report import (
     DocumentChanges,
     IngestReport,
     LeftOut,
-    Tally,
+    ReasonCounts,
 )
 from deployments.cli.ingest_summary import report_lines
 from deployments.terminal import print_json
@@ -54,11 +54,11 @@ def test_a_tally_counts_everything_in_bounded_space(
     added: list[tuple[str, str]], data: st.DataObject
 ) -> None:
     cut = data.draw(st.integers(0, len(added)))
-    tallies = Tally(), Tally()
+    tallies = ReasonCounts(), ReasonCounts()
     for tally, part in zip(tallies, (added[:cut], added[cut:]), strict=True):
         for reason, example in part:
             tally.add(reason, example)
-    together = Tally()
+    together = ReasonCounts()
     for tally in tallies:
         together.add_all(tally.left_out())
     found = together.left_out()

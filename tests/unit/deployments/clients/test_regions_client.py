@@ -198,7 +198,7 @@ async def test_what_was_seen_goes_along_with_the_next_request() -> None:
             return client.session
 
         assert await using(settings, use) == token
-    carried = [request.demand.session for request in service.searches]
+    carried = [request.consistency.session for request in service.searches]
     assert [session is not None for session in carried] == [False, True, False, False]
     assert carried[1] is not None
     assert (carried[1].store_id, carried[1].position) == ("store", 12)

@@ -13,7 +13,7 @@ import pytest
 
 from cluster.config import Settings
 from deployments.hosting.region_watch import (
-    Standing,
+    RunState,
     WatchTimes,
     keep_up,
     run_while_it_lives,
@@ -26,13 +26,13 @@ from deployments.nodes.machine import Machine
 
 GOES_ON = [sys.executable, "-c", "import time; time.sleep(600)"]
 BRIEF = WatchTimes(look_s=0.01, retry_s=0.0, notice_s=0.05)
-UP, DIED, ENDED = Standing.UP, Standing.DIED, Standing.ENDED
+UP, DIED, ENDED = RunState.UP, RunState.DIED, RunState.ENDED
 
 
 class Region:
     """Starts end with the given statuses, and looks find the given standings, one by one."""
 
-    def __init__(self, starts: list[int], *looks: Standing) -> None:
+    def __init__(self, starts: list[int], *looks: RunState) -> None:
         self.starts, self.looks = iter(starts), iter(looks)
         self.deaths = 0
 
@@ -42,7 +42,7 @@ class Region:
     def note(self) -> None:
         self.deaths += 1
 
-    def standing(self) -> Standing:
+    def standing(self) -> RunState:
         return next(self.looks)
 
 
@@ -104,7 +104,7 @@ def test_a_head_that_was_stopped_is_told_from_one_that_died(
     recorded = machine.find_machine()
     assert recorded is not None
     assert not recorded.was_stopped
-    standings: list[Standing] = []
+    standings: list[RunState] = []
     installation = Installation(Settings(), "local")
     standing = partial(standing_of, installation, one_of_several=True)
     monkeypatch.setattr(machine, "end_marked_processes", noting(standings, standing))
@@ -130,7 +130,7 @@ def test_a_cluster_that_is_being_stopped_is_told_from_one_that_died(
         head_pid=2**22 + 1,
     )
     local_cluster.record_local_cluster(died)
-    standings: list[Standing] = []
+    standings: list[RunState] = []
     standing = partial(standing_of, installation, one_of_several=False)
     monkeypatch.setattr(local_cluster, "end_marked_processes", noting(standings, standing))
     assert standing() is DIED
@@ -138,7 +138,7 @@ def test_a_cluster_that_is_being_stopped_is_told_from_one_that_died(
     assert [*standings, standing()] == [ENDED, ENDED]
 
 
-def noting(standings: list[Standing], standing: Callable[[], Standing]) -> Callable[..., list[int]]:
+def noting(standings: list[RunState], standing: Callable[[], RunState]) -> Callable[..., list[int]]:
     """In place of what ends the processes: what a watch makes of the moment."""
 
     def end(*_: object, **__: object) -> list[int]:

@@ -19,7 +19,6 @@ from cluster.errors import InvalidArgument
 from cluster.logs.events import Event
 from cluster.logs.formats import JsonFormatter
 from cluster.query.filters import Compare, Comparison
-from deployments.http.known_summary import FRESH_S
 from deployments.http.schemas.replies import (
     AnswerReply,
     BatchSearchReply,
@@ -27,6 +26,7 @@ from deployments.http.schemas.replies import (
     StatusReply,
 )
 from deployments.http.settings import HttpSettings
+from deployments.http.shared_summary import FRESH_S
 from tests.support.fakes import SimClock
 from tests.support.http_replies import error_of, sample
 from tests.support.worlds.fake_service import (

@@ -32,12 +32,12 @@ def told(client: str | None, *headers: tuple[str, str], proxy: str = "") -> Sear
         "client": None if client is None else (client, 5000),
         "headers": [(name.encode(), value.encode("latin-1")) for name, value in headers],
     }
-    return CallerReader(LOCATIONS, proxy).told(ASKED, scope)
+    return CallerReader(LOCATIONS, proxy).with_caller(ASKED, scope)
 
 
 def latitude(request: SearchRequest) -> float | None:
-    place = request.caller.location
-    return None if place is None else place.latitude
+    location = request.caller.location
+    return None if location is None else location.latitude
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_the_proxy_on_another_machine_is_believed_too() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "place"),
+    ("value", "location"),
     [
         ("48.2,16.4", (48.2, 16.4)),
         (" -33.87 , +151.2 ", (-33.87, 151.2)),
@@ -84,10 +84,10 @@ def test_the_proxy_on_another_machine_is_believed_too() -> None:
     ],
 )
 def test_a_location_in_the_header_goes_over_the_table(
-    value: str, place: tuple[float, float]
+    value: str, location: tuple[float, float]
 ) -> None:
     found = told("10.9.9.9", ("x-raygion-location", value)).caller.location
-    assert found == Location(latitude=place[0], longitude=place[1])
+    assert found == Location(latitude=location[0], longitude=location[1])
 
 
 @pytest.mark.parametrize(

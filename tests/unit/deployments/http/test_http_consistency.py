@@ -12,7 +12,7 @@ import yaml
 from typer.testing import CliRunner
 
 from cluster.errors import NotYet, Unavailable
-from cluster.query.demand import EVENTUAL, Consistency, Demand
+from cluster.query.read_consistency import EVENTUAL, ConsistencyLevel, ReadConsistency
 from cluster.query.session import SessionToken
 from cluster.regions.wire import FLOAT32_TYPE
 from deployments.cli.main import app
@@ -25,17 +25,20 @@ SEARCH: dict[str, Any] = {"query": "tea"}
 ANSWER: dict[str, Any] = {"question": "Who grows tea?"}
 CHAT: dict[str, Any] = {"model": "raygion", "messages": [{"role": "user", "content": "Tea?"}]}
 
-DEMANDS: list[tuple[dict[str, Any], Demand]] = [
+DEMANDS: list[tuple[dict[str, Any], ReadConsistency]] = [
     ({}, EVENTUAL),
-    ({"consistency": "strong"}, Demand(level=Consistency.STRONG)),
-    ({"consistency": "quorum"}, Demand(level=Consistency.QUORUM)),
-    ({"session": TOKEN.encode()}, Demand(level=Consistency.SESSION, session=TOKEN)),
-    ({"max_staleness_ms": 500}, Demand(level=Consistency.BOUNDED, max_staleness_ms=500)),
+    ({"consistency": "strong"}, ReadConsistency(level=ConsistencyLevel.STRONG)),
+    ({"consistency": "quorum"}, ReadConsistency(level=ConsistencyLevel.QUORUM)),
+    ({"session": TOKEN.encode()}, ReadConsistency(level=ConsistencyLevel.SESSION, session=TOKEN)),
+    (
+        {"max_staleness_ms": 500},
+        ReadConsistency(level=ConsistencyLevel.BOUNDED, max_staleness_ms=500),
+    ),
     (
         {"consistency": "strong", "session": TOKEN.encode()},
-        Demand(level=Consistency.STRONG, session=TOKEN),
+        ReadConsistency(level=ConsistencyLevel.STRONG, session=TOKEN),
     ),
-    ({"release": 1, "session": TOKEN.encode()}, Demand(session=TOKEN)),
+    ({"release": 1, "session": TOKEN.encode()}, ReadConsistency(session=TOKEN)),
 ]
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"consistency": "exact"}, "consistency"),
@@ -57,7 +60,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("asked", "demand"), DEMANDS)
-async def test_every_interface_takes_the_same_words(asked: dict[str, Any], demand: Demand) -> None:
+async def test_every_interface_takes_the_same_words(
+    asked: dict[str, Any], demand: ReadConsistency
+) -> None:
     service = FakeService()
     async with in_process(service) as client:
         assert (await client.post("/v1/search", json={**SEARCH, **asked})).is_success
@@ -69,7 +74,7 @@ async def test_every_interface_takes_the_same_words(asked: dict[str, Any], deman
             "/v1/search", params=asked, content=vectors, headers={"content-type": FLOAT32_TYPE}
         )
         assert binary.is_success
-    assert [r.demand for r in (*service.searches, *service.answers)] == [demand] * 4
+    assert [r.consistency for r in (*service.searches, *service.answers)] == [demand] * 4
 
 
 @pytest.mark.parametrize(("asked", "field"), WRONG)
@@ -142,6 +147,6 @@ async def test_the_commands_have_the_same_words(tmp_path: Path) -> None:
                 words = [*command, *asked, "--config", str(file)]
                 told = await asyncio.to_thread(runner.invoke, app, words)
                 assert told.exit_code == 0, told.output
-    strong = Demand(level=Consistency.STRONG, session=TOKEN)
-    bounded = Demand(level=Consistency.BOUNDED, max_staleness_ms=500)
-    assert [r.demand for r in (*service.searches, *service.answers)] == [strong, bounded] * 2
+    strong = ReadConsistency(level=ConsistencyLevel.STRONG, session=TOKEN)
+    bounded = ReadConsistency(level=ConsistencyLevel.BOUNDED, max_staleness_ms=500)
+    assert [r.consistency for r in (*service.searches, *service.answers)] == [strong, bounded] * 2

@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from actors.query.release_uses import ReleaseUses
-from actors.regions.internals import PinnedGenerators
+from actors.regions.peer_services import RegionPeerServices
 from cluster.clock import Deadline
 from cluster.errors import InvalidArgument
 from cluster.generation.generator import ChatMessage, GenerationRequest
@@ -19,7 +19,7 @@ from cluster.serving.view import RegionView
 from deployments.http.routes import REGION_ROUTES
 from deployments.http.settings import HttpSettings
 from tests.support.worlds.fake_service import FakeService, app_of
-from tests.support.worlds.region_servers import FakeInternals
+from tests.support.worlds.region_servers import FakePeerServices
 
 ASKED: dict[str, Any] = {"question": "Why?"}
 MESSAGE = {"role": "user", "content": "Why?"}
@@ -58,15 +58,15 @@ TABLE = [
 async def test_what_is_out_of_bounds_is_refused_by_name(
     route: str, body: dict[str, Any], field: str
 ) -> None:
-    service, internals = FakeService(), FakeInternals()
-    app = app_of(service, internals=internals)
+    service, peer_services = FakeService(), FakePeerServices()
+    app = app_of(service, peer_services=peer_services)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://region") as client:
         reply = await client.post(route, content=orjson.dumps(body))
     error = reply.json()["error"]
     assert (reply.status_code, error["code"], error["field"]) == (400, "invalid_argument", field)
     assert not service.answers
-    assert not internals.asked
+    assert not peer_services.asked
 
 
 @pytest.mark.parametrize("route", sorted(REGION_ROUTES))
@@ -83,7 +83,7 @@ async def test_only_regions_open_the_routes_of_regions(
     route: str, api_keys: tuple[str, ...], region_keys: tuple[str, ...], opened_by: set[str | None]
 ) -> None:
     settings = HttpSettings(api_keys=api_keys, region_keys=region_keys)
-    app = app_of(FakeService(), settings, internals=FakeInternals())
+    app = app_of(FakeService(), settings, peer_services=FakePeerServices())
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://region") as client:
         for key in (None, "callers", "regions", "next"):
@@ -98,9 +98,9 @@ async def test_only_regions_open_the_routes_of_regions(
 @pytest.mark.parametrize("route", sorted(REGION_ROUTES))
 @pytest.mark.parametrize("ending", ["%0A", "%0a", "%0A%0A", "%0D%0A", "/", "%00", "%20"])
 async def test_no_other_spelling_of_a_region_s_route_leads_there(route: str, ending: str) -> None:
-    service, internals = FakeService(), FakeInternals()
+    service, peer_services = FakeService(), FakePeerServices()
     settings = HttpSettings(api_keys=("callers",), region_keys=("regions",))
-    app = app_of(service, settings, internals=internals)
+    app = app_of(service, settings, peer_services=peer_services)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     body = orjson.dumps(PROMPT if route == GENERATE else ASKED)
     async with httpx.AsyncClient(transport=transport, base_url="http://region") as client:
@@ -108,12 +108,12 @@ async def test_no_other_spelling_of_a_region_s_route_leads_there(route: str, end
         reply = await client.post(route + ending, content=body, headers=headers)
     assert (reply.status_code, reply.json()["error"]["code"]) == (404, "not_found")
     assert not service.answers
-    assert not internals.asked
+    assert not peer_services.asked
 
 
 async def test_a_prompt_that_is_too_long_reaches_no_generator() -> None:
     half = ChatMessage(role="user", content="x" * (PROMPT_CHARS_MAX // 2 + 1))
     asked = GenerationRequest(messages=(half, half), max_tokens=8, temperature=0.0, request_id="r")
-    generators = PinnedGenerators(lambda: RegionView(region="here"), ReleaseUses(), None, None)  # type: ignore[arg-type]
+    generators = RegionPeerServices(lambda: RegionView(region="here"), ReleaseUses(), None, None)  # type: ignore[arg-type]
     with pytest.raises(InvalidArgument, match="characters together"):
         await anext(generators.generate(1, asked, Deadline.after(5)))

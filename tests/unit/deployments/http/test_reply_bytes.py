@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from cluster.generation.prompt import Truncated
-from cluster.query.answers import Outcome
+from cluster.query.answers import AnswerOutcome
 from cluster.query.search import SearchRequest, SearchResult
 from cluster.regions.wire import ARROW_TYPE
 from tests.support.worlds.fake_service import FakeService, in_process
@@ -110,7 +110,7 @@ async def test_an_answer_whole_and_streamed() -> None:
 async def test_an_answer_that_tells_how_it_came_about() -> None:
     service = FakeService()
     service.came_about = {
-        "outcome": Outcome.NOTHING_FOUND,
+        "outcome": AnswerOutcome.NOTHING_FOUND,
         "truncated": Truncated(history_messages=3, passages_shortened=1),
     }
     body = await body_of("/v1/answer", QUESTION, service)

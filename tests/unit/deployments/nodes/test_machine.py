@@ -16,7 +16,7 @@ import pytest
 from cluster.errors import Conflict, InvalidArgument, Unavailable
 from deployments.cli.options import opened, read_settings
 from deployments.nodes import machine
-from deployments.nodes.haproxy import GatewayPlaces
+from deployments.nodes.haproxy import GatewaySlots
 from deployments.nodes.machine import Machine, NodeStarter, find_machine
 from deployments.nodes.marked_processes import marked_processes
 from deployments.nodes.ports import find_port_block
@@ -64,7 +64,7 @@ class Host:
             config=self.config,
             region=region,
             run_folder=self.installed / "run",
-            places=GatewayPlaces(),
+            slots=GatewaySlots(),
             http_port=find_port_block().http,
             gcs_redis=None,
             command=command,

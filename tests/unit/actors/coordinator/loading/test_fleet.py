@@ -52,7 +52,7 @@ class Cluster:
         self.running = {n: back_on if at == node else at for n, at in self.running.items()}
 
     @property
-    def places(self) -> list[str]:
+    def placements(self) -> list[str]:
         return sorted(self.running.values())
 
 
@@ -91,7 +91,7 @@ def mend(fleet: Fleet, clock: SimClock, kinds: Mapping[str, Kind], rounds: int =
 def test_what_is_missing_is_started_on_nodes_of_its_own(fleet: Fleet, cluster: Cluster) -> None:
     handles = fleet.fill(GROUP, kind(cluster))
     assert handles == {f"{GROUP}/{n}": f"handle of {GROUP}/{n}" for n in (0, 1)}
-    assert len(set(cluster.places)) == 2
+    assert len(set(cluster.placements)) == 2
     assert fleet.fill(GROUP, kind(cluster)) == handles
     assert fleet.members(GROUP) == (f"{GROUP}/0", f"{GROUP}/1")
 
@@ -132,7 +132,7 @@ def test_what_it_left_beyond_the_count_goes(
 ) -> None:
     cluster.running = {f"{GROUP}/{n}": "n1" for n in range(3)} | {f"{GROUP}/3": "n2"}
     mend(fleet, clock, {GROUP: kind(cluster)}, rounds=20)
-    assert cluster.places == ["n1", "n2"]
+    assert cluster.placements == ["n1", "n2"]
 
 
 def test_after_a_loss_and_a_return_all_are_apart_again(
@@ -140,13 +140,13 @@ def test_after_a_loss_and_a_return_all_are_apart_again(
 ) -> None:
     kinds = {f"replica/words/{n}": kind(cluster) for n in range(3)}
     mend(fleet, clock, kinds, rounds=3)
-    assert cluster.places == ["n1", "n1", "n2", "n2", "n3", "n3"]
+    assert cluster.placements == ["n1", "n1", "n2", "n2", "n3", "n3"]
     cluster.lose("n2", back_on="n1")
     mend(fleet, clock, kinds, rounds=60)
-    assert cluster.places == ["n1", "n1", "n1", "n3", "n3", "n3"]
+    assert cluster.placements == ["n1", "n1", "n1", "n3", "n3", "n3"]
     cluster.nodes.append("n2")
     mend(fleet, clock, kinds, rounds=60)
-    assert cluster.places == ["n1", "n1", "n2", "n2", "n3", "n3"]
+    assert cluster.placements == ["n1", "n1", "n2", "n2", "n3", "n3"]
     for group in kinds:
         assert len({cluster.running[name] for name in fleet.members(group)}) == 2
 
@@ -171,10 +171,10 @@ def test_nobody_moves_to_a_node_that_has_just_come(
     mend(fleet, clock, kinds, rounds=20)
     cluster.nodes.append("n2")
     mend(fleet, clock, kinds)
-    assert cluster.places == ["n1", "n1"]
+    assert cluster.placements == ["n1", "n1"]
     clock.sleep(15.0)
     mend(fleet, clock, kinds)
-    assert cluster.places == ["n1", "n1", "n2"]
+    assert cluster.placements == ["n1", "n1", "n2"]
 
 
 def test_a_node_on_which_one_got_stuck_is_avoided(
@@ -185,13 +185,13 @@ def test_a_node_on_which_one_got_stuck_is_avoided(
     cluster.mute = {f"{GROUP}/2"}
     kinds = {GROUP: kind(cluster)}
     mend(fleet, clock, kinds, rounds=10)
-    assert cluster.places == ["n1", "n1", "n2"]
+    assert cluster.placements == ["n1", "n1", "n2"]
     clock.sleep(600.0)
     mend(fleet, clock, kinds, rounds=8)
-    assert cluster.places == ["n1", "n1"], "given up, and not tried again at once"
+    assert cluster.placements == ["n1", "n1"], "given up, and not tried again at once"
     clock.sleep(600.0)
     mend(fleet, clock, kinds)
-    assert cluster.places == ["n1", "n1", "n2"]
+    assert cluster.placements == ["n1", "n1", "n2"]
 
 
 def test_what_is_dropped_ends_whoever_started_it(fleet: Fleet, cluster: Cluster) -> None:
@@ -209,7 +209,7 @@ def test_groups_of_no_kind_count_as_load_and_stay(
     cluster.running = {f"replica/being/loaded/{n}": "n1" for n in range(3)}
     fleet.fill("replica/being/loaded", kind(cluster, 3))
     mend(fleet, clock, {GROUP: kind(cluster)}, rounds=20)
-    assert Counter(cluster.places) == {"n1": 3, "n2": 1, "n3": 1}
+    assert Counter(cluster.placements) == {"n1": 3, "n2": 1, "n3": 1}
 
 
 def test_machines_are_told_with_what_they_hold() -> None:

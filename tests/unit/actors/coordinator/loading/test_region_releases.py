@@ -109,7 +109,7 @@ class World:
     def tend_after(self, wait_s: float, *used: int) -> list[int]:
         """What has been unloaded when so much time has passed, while requests use these."""
         self.clock.sleep(wait_s)
-        self.releases.tell("gateway", frozenset(used))
+        self.releases.report("gateway", frozenset(used))
         self.releases.tend()
         return [number for number, _ in self.loader.retired]
 

@@ -8,17 +8,19 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from openai import AsyncOpenAI
+from openai.types.chat import ChatCompletionMessage, ChatCompletionMessageParam
 
 from cluster.query.answers import Citation
 from deployments.http.openai.annotations import AnnotationReply, annotations_of
-from tests.support.worlds.fake_service import FakeService, in_process
+from tests.support.worlds.fake_service import MODEL, FakeService, app_of, in_process, on_loopback
 
 
 def cited(*ids: str) -> list[Citation]:
     return [Citation(id=id, text="...", score=0.5) for id in ids]
 
 
-def places(text: str, *ids: str) -> list[tuple[Any, ...]]:
+def slots(text: str, *ids: str) -> list[tuple[Any, ...]]:
     found = [
         AnnotationReply.model_validate(a).url_citation for a in annotations_of(text, cited(*ids))
     ]
@@ -41,7 +43,7 @@ def places(text: str, *ids: str) -> list[tuple[Any, ...]]:
 def test_a_citation_stands_where_the_answer_names_it(
     text: str, ids: list[str], found: list[tuple[Any, ...]]
 ) -> None:
-    assert places(text, *ids) == found
+    assert slots(text, *ids) == found
 
 
 @pytest.mark.parametrize(
@@ -62,7 +64,7 @@ def test_the_url_is_the_id_of_the_passage(passage_id: str, url: str) -> None:
 
 @given(st.text(alphabet="[]0123 a"), st.lists(st.text(), max_size=4))
 def test_every_citation_is_found_within_the_text(text: str, ids: list[str]) -> None:
-    found = places(text, *ids)
+    found = slots(text, *ids)
     assert [title for title, _, _ in found if title in ids] == [title for title, _, _ in found]
     assert set(ids) == {title for title, _, _ in found}
     assert all(0 <= start <= end <= len(text) for _, start, end in found)
@@ -90,3 +92,29 @@ async def test_the_plain_model_cites_nothing() -> None:
         streamed = await client.post("/v1/chat/completions", json={**body, "stream": True})
     assert whole.json()["choices"][0]["message"]["annotations"] == []
     assert "annotations" not in streamed.text
+
+
+ASKED: list[ChatCompletionMessageParam] = [{"role": "user", "content": "?"}]
+LISTED = "Reykjavik [1]\n\nSources:\n[1] iceland#0"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_sources_are_listed_under_the_text_if_asked(stream: bool) -> None:
+    async with (
+        on_loopback(app_of(FakeService())) as base,
+        AsyncOpenAI(base_url=f"{base}/v1", api_key="none", max_retries=0) as client,
+    ):
+
+        async def message_of(model: str) -> ChatCompletionMessage:
+            chats, extra = client.chat.completions, {"raygion": {"list_sources": True}}
+            if not stream:
+                reply = await chats.create(model=model, messages=ASKED, extra_body=extra)
+                return reply.choices[0].message
+            async with chats.stream(model=model, messages=ASKED, extra_body=extra) as events:
+                return (await events.get_final_completion()).choices[0].message
+
+        message = await message_of("raygion")
+        assert message.content == LISTED
+        marks = [a.url_citation for a in message.annotations or ()]
+        assert [LISTED[m.start_index : m.end_index] for m in marks] == ["[1]", "[1]"]
+        assert (await message_of(MODEL)).content == "Reykjavik [1]", "it cites nothing"

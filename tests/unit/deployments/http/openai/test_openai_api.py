@@ -17,7 +17,7 @@ from cluster import errors
 from cluster.errors import InvalidArgument
 from cluster.generation.generator import ChatMessage
 from cluster.generation.prompt import Truncated
-from cluster.query.answers import Outcome
+from cluster.query.answers import AnswerOutcome
 from cluster.query.filters import Compare, Comparison
 from deployments.http.openai.replies import ChatReply, ModelsReply
 from deployments.http.openai.schema import IGNORED_KEYS, NEUTRAL_VALUES, ChatBody, parse_chat
@@ -128,9 +128,9 @@ async def test_the_client_streams(client: AsyncOpenAI, model: str) -> None:
     assert {c.model for c in chunks} == {model}
 
 
-@pytest.mark.parametrize("outcome", Outcome)
+@pytest.mark.parametrize("outcome", AnswerOutcome)
 async def test_the_client_is_told_how_an_answer_came_about(
-    service: FakeService, client: AsyncOpenAI, outcome: Outcome
+    service: FakeService, client: AsyncOpenAI, outcome: AnswerOutcome
 ) -> None:
     truncated = Truncated(history_messages=12, passages=1)
     service.came_about = {"outcome": outcome, "truncated": truncated}

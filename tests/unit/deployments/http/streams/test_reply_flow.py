@@ -23,7 +23,7 @@ from deployments.http.settings import HttpSettings
 from deployments.http.streams import reply_flow
 from deployments.http.streams.reply_flow import (
     CONNECTION,
-    PART_BYTES,
+    WRITE_BYTES,
     PacedReply,
     ReplyRoom,
     UnreadLimits,
@@ -123,7 +123,7 @@ async def test_unread_replies_are_under_way_and_little_of_them_is_copied() -> No
             for _ in range(20):
                 assert (await client.post(SEARCH, json=ASK)).status_code == 200
         assert served.app.edge.in_flight == 8
-        assert served.unread_bytes() <= 8 * 2 * PART_BYTES
+        assert served.unread_bytes() <= 8 * 2 * WRITE_BYTES
         served.close()
         await until(lambda: served.app.edge.in_flight == 0)
         assert served.held_bytes == 0
@@ -167,7 +167,7 @@ async def test_a_slow_reader_gets_the_whole_reply() -> None:
         for _ in range(2):
             async with client.stream("POST", SEARCH, json={"query": "long"}) as reply:
                 parts = []
-                async for part in reply.aiter_raw(PART_BYTES):
+                async for part in reply.aiter_raw(WRITE_BYTES):
                     parts.append(part)
                     await asyncio.sleep(0)
             text: str = orjson.loads(b"".join(parts))["hits"][0]["text"]
@@ -248,7 +248,7 @@ def body_of(num_bytes: int, *, more: bool = False) -> Message:
     return {"type": "http.response.body", "body": b"x" * num_bytes, "more_body": more}
 
 
-@pytest.mark.parametrize("num_bytes", [0, 1, PART_BYTES, PART_BYTES + 1, 3 * PART_BYTES + 7])
+@pytest.mark.parametrize("num_bytes", [0, 1, WRITE_BYTES, WRITE_BYTES + 1, 3 * WRITE_BYTES + 7])
 @pytest.mark.parametrize("more", [False, True])
 async def test_every_byte_is_sent_once_and_the_end_last(num_bytes: int, more: bool) -> None:
     server, room = Server(), ReplyRoom(10 * MIB)
@@ -260,8 +260,8 @@ async def test_every_byte_is_sent_once_and_the_end_last(num_bytes: int, more: bo
     assert server.body == b"x" * num_bytes
     assert [m.get("more_body", False) for m in server.sent[1:-1]] == [True] * len(server.sent[1:-1])
     assert server.sent[-1].get("more_body", False) == more
-    assert max(len(m["body"]) for m in server.sent[1:]) <= PART_BYTES
-    assert room.taken_bytes == (num_bytes if num_bytes > PART_BYTES else 0)
+    assert max(len(m["body"]) for m in server.sent[1:]) <= WRITE_BYTES
+    assert room.taken_bytes == (num_bytes if num_bytes > WRITE_BYTES else 0)
     reply.close()
     reply.close()
     assert room.taken_bytes == 0
@@ -276,18 +276,18 @@ async def test_what_has_no_room_is_refused_before_anything_is_sent() -> None:
     sent = len(server.sent)
     await second(START)
     with pytest.raises(Overloaded):
-        await second(body_of(PART_BYTES + 1))
+        await second(body_of(WRITE_BYTES + 1))
     assert len(server.sent) == sent
     # What has begun is not broken off for want of room.
     await stream(START)
     await stream(body_of(1, more=True))
-    await stream(body_of(2 * PART_BYTES))
+    await stream(body_of(2 * WRITE_BYTES))
     for reply in (first, second, stream):
         reply.close()
     assert room.taken_bytes == 0
 
 
-@pytest.mark.parametrize("num_bytes", [1, 2 * PART_BYTES])
+@pytest.mark.parametrize("num_bytes", [1, 2 * WRITE_BYTES])
 @pytest.mark.usefixtures("impatient")
 async def test_a_client_that_does_not_read_in_time_is_gone(num_bytes: int) -> None:
     server = Server()

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from actors.regions.service import FORWARDS_MAX
+from actors.regions.forwarding_service import FORWARDS_MAX
 from cluster.errors import (
     Corrupt,
     DeadlineExceeded,
@@ -19,7 +19,7 @@ from cluster.errors import (
     Unavailable,
 )
 from cluster.query.answers import AnswerResult, Retrieved, Token, last_event
-from cluster.query.demand import Consistency, Demand, demand_of
+from cluster.query.read_consistency import ConsistencyLevel, ReadConsistency, read_consistency_of
 from cluster.query.session import SessionToken
 from tests.support.worlds.regional_world import (
     ASK,
@@ -60,39 +60,41 @@ async def test_what_demands_nothing_is_served_here_as_it_came(a: Region) -> None
 
 
 @pytest.mark.parametrize(
-    "demand", [seen(6), demand_of(None, None, 500), strong(), quorum()], ids=lambda d: str(d.level)
+    "demand",
+    [seen(6), read_consistency_of(None, None, 500), strong(), quorum()],
+    ids=lambda d: str(d.level),
 )
-async def test_each_level_is_met_here_when_it_can_be(a: Region, demand: Demand) -> None:
-    found = await a.service.search(replace(ASK, demand=demand))
+async def test_each_level_is_met_here_when_it_can_be(a: Region, demand: ReadConsistency) -> None:
+    found = await a.service.search(replace(ASK, consistency=demand))
     assert (found.release, found.region, found.served_by) == (2, "a", "a")
-    assert a.refreshes == (demand.level is Consistency.STRONG)
-    assert a.sent_to == (["b", "c"] if demand.level is Consistency.QUORUM else [])
+    assert a.refreshes == (demand.level is ConsistencyLevel.STRONG)
+    assert a.sent_to == (["b", "c"] if demand.level is ConsistencyLevel.QUORUM else [])
 
 
 @pytest.mark.parametrize(
-    "demand", [seen(6), demand_of(None, None, 500), strong()], ids=lambda d: str(d.level)
+    "demand", [seen(6), read_consistency_of(None, None, 500), strong()], ids=lambda d: str(d.level)
 )
 async def test_each_level_is_met_by_reading_the_log(
-    a: Region, world: World, demand: Demand
+    a: Region, world: World, demand: ReadConsistency
 ) -> None:
     a.read(upto=1)
     world.clock.sleep(3.0)
-    found = await a.service.search(replace(ASK, demand=demand))
+    found = await a.service.search(replace(ASK, consistency=demand))
     assert (found.release, found.served_by, a.refreshes) == (2, "a", 1)
     assert found.staleness_ms <= 500
 
 
 @pytest.mark.parametrize(
-    "demand", [seen(6), demand_of(None, None, 500), strong()], ids=lambda d: str(d.level)
+    "demand", [seen(6), read_consistency_of(None, None, 500), strong()], ids=lambda d: str(d.level)
 )
 async def test_what_this_region_does_not_hold_another_one_serves(
-    a: Region, b: Region, demand: Demand
+    a: Region, b: Region, demand: ReadConsistency
 ) -> None:
     a.holds(1)
-    found = await a.service.search(replace(ASK, demand=demand))
+    found = await a.service.search(replace(ASK, consistency=demand))
     assert (found.release, found.region, found.served_by) == (2, "a", "b")
     assert a.sent_to == ["b"]
-    assert b.received[0].demand == demand
+    assert b.received[0].consistency == demand
     # With half of what is left of the time: another region follows.
     assert b.received[0].timeout_s == pytest.approx((ASK.timeout_s - a.read_takes_s) / 2)
 
@@ -122,15 +124,15 @@ async def test_a_named_release_that_the_preferred_region_dropped_is_served_here(
 
 
 @pytest.mark.parametrize(
-    ("demand", "error"), [(seen(6), NotYet), (demand_of(None, None, 500), NotYet)]
+    ("demand", "error"), [(seen(6), NotYet), (read_consistency_of(None, None, 500), NotYet)]
 )
 async def test_what_no_region_meets_is_refused(
-    world: World, a: Region, demand: Demand, error: type[RaygionError]
+    world: World, a: Region, demand: ReadConsistency, error: type[RaygionError]
 ) -> None:
     for region in world.regions.values():
         region.holds(1)
     with pytest.raises(error, match=r"this region|asked for"):
-        await a.service.search(replace(ASK, demand=demand))
+        await a.service.search(replace(ASK, consistency=demand))
     assert a.sent_to == ["b", "c"]
     assert all(region.refreshes == 1 for region in world.regions.values())
 
@@ -139,14 +141,14 @@ async def test_without_the_store_nothing_is_promised(world: World, a: Region) ->
     world.store_away = True
     world.clock.sleep(30.0)
     assert (await a.service.search(ASK)).staleness_ms == 30_100
-    for demand in (strong(), demand_of(None, None, 500), seen(9)):
+    for demand in (strong(), read_consistency_of(None, None, 500), seen(9)):
         with pytest.raises(Unavailable, match="store"):
-            await a.service.search(replace(ASK, demand=demand))
+            await a.service.search(replace(ASK, consistency=demand))
 
 
 async def test_a_hanging_store_leaves_time_for_another_region(a: Region) -> None:
     a.hangs = True
-    found = await a.service.search(replace(ASK, demand=strong(), timeout_s=0.1))
+    found = await a.service.search(replace(ASK, consistency=strong(), timeout_s=0.1))
     assert (found.release, found.served_by) == (2, "b")
 
 
@@ -164,7 +166,7 @@ async def test_a_region_that_fails_fails_no_query(
 
 
 async def test_what_came_from_another_process_demands_as_little(a: Region) -> None:
-    await a.service.search(replace(ASK, demand=pickle.loads(pickle.dumps(ASK.demand))))
+    await a.service.search(replace(ASK, consistency=pickle.loads(pickle.dumps(ASK.consistency))))
     # Served by whatever is current when it comes to it.
     assert a.served[0].not_before == 0
 
@@ -186,7 +188,7 @@ async def test_a_region_has_half_of_the_time_where_another_one_follows(
     assert a.given_s[3:] == [5.0]
     # The regions of a quorum are asked at once, in each of two rounds.
     b.gone = False
-    await a.service.search(replace(ASK, demand=quorum()))
+    await a.service.search(replace(ASK, consistency=quorum()))
     assert a.given_s[4:] == [2.5]
 
 
@@ -219,7 +221,7 @@ async def test_what_was_forwarded_stays_where_it_came(a: Region, b: Region) -> N
     assert b.sent_to == []
     b.holds(1)
     with pytest.raises(NotYet):
-        await b.service.search(replace(ASK, demand=seen(6), forwarded_by="a"))
+        await b.service.search(replace(ASK, consistency=seen(6), forwarded_by="a"))
     assert b.sent_to == []
 
 
@@ -235,14 +237,14 @@ async def test_a_strong_answer_waits_for_a_moment_that_may_have_come(
     world: World, a: Region
 ) -> None:
     world.log.append((9, 1, 10_060))
-    found = await a.service.search(replace(ASK, demand=strong()))
+    found = await a.service.search(replace(ASK, consistency=strong()))
     assert (found.release, world.clock.wall_ms()) == (1, 10_060)
     assert SessionToken.decode(found.session).position == 9
     world.log.append((12, 2, 20_000))
-    assert (await a.service.search(replace(ASK, demand=strong()))).release == 1
+    assert (await a.service.search(replace(ASK, consistency=strong()))).release == 1
     world.log.append((15, 2, world.clock.wall_ms() + 90))
     with pytest.raises(DeadlineExceeded):
-        await a.service.search(replace(ASK, demand=strong(), timeout_s=0.05))
+        await a.service.search(replace(ASK, consistency=strong(), timeout_s=0.05))
 
 
 async def test_a_token_counts_everywhere_even_where_clocks_are_behind(
@@ -253,7 +255,9 @@ async def test_a_token_counts_everywhere_even_where_clocks_are_behind(
     a.read()
     ahead = await a.service.search(ASK)
     world.clock.now_s = 10.0
-    found = await b.service.search(replace(ASK, demand=demand_of(None, ahead.session, None)))
+    found = await b.service.search(
+        replace(ASK, consistency=read_consistency_of(None, ahead.session, None))
+    )
     assert (found.release, found.served_by) == (1, "b")
 
 
@@ -261,7 +265,7 @@ async def test_tokens_of_other_stores_and_of_no_log(a: Region) -> None:
     for position, store in ((6, "other"), (7, STORE)):
         token = SessionToken(store, position).encode()
         with pytest.raises(InvalidArgument) as raised:
-            await a.service.search(replace(ASK, demand=demand_of(None, token, None)))
+            await a.service.search(replace(ASK, consistency=read_consistency_of(None, token, None)))
         assert raised.value.field == "session"
 
 
@@ -271,7 +275,7 @@ async def test_tokens_of_other_stores_and_of_no_log(a: Region) -> None:
 async def test_an_answer_is_made_by_one_release_whatever_comes_meanwhile(
     world: World, a: Region
 ) -> None:
-    events = a.service.answer_events(replace(QUESTION, demand=strong()))
+    events = a.service.answer_events(replace(QUESTION, consistency=strong()))
     first = await anext(events)
     world.log.append((9, 1, 0))
     a.read()

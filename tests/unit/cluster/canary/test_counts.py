@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, aclosing, nullcontext
 import numpy as np
 import pytest
 
-from cluster.canary.outcomes import Measure, OutcomeCounts, Work, class_of, longest_s, measure_of
+from cluster.canary.counts import Measure, OutcomeCounts, Work, class_of, longest_s, measure_of
 from cluster.errors import (
     Corrupt,
     DeadlineExceeded,

@@ -1,6 +1,6 @@
-"""The demand of a request on its answer: a level of consistency, a session token, a bound.
+"""The read consistency that a request asks for: a level, a session token, a bound.
 
-level     what the answer is made by
+level     release that answers
 eventual  the release that is current as far as the region knows
 session   that, and nothing older than what the token's bearer has seen
 bounded   a release that was current at most `max_staleness_ms` ago
@@ -17,7 +17,7 @@ from cluster.errors import InvalidArgument
 from cluster.query.session import SessionToken
 
 
-class Consistency(StrEnum):
+class ConsistencyLevel(StrEnum):
     EVENTUAL = "eventual"
     SESSION = "session"
     BOUNDED = "bounded"
@@ -26,24 +26,26 @@ class Consistency(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Demand:
-    """Made by `demand_of`, which knows what goes together."""
+class ReadConsistency:
+    """The consistency of one request; `read_consistency_of` makes it and checks what goes
+    together.
+    """
 
-    level: Consistency = Consistency.EVENTUAL
+    level: ConsistencyLevel = ConsistencyLevel.EVENTUAL
     session: SessionToken | None = None
     """Honoured at every level but `eventual`, which has one only with a named release."""
     max_staleness_ms: int | None = None
-    """Only of `bounded`, and always there."""
+    """Bound of the level `bounded`; None at all other levels."""
 
     @property
     def floor(self) -> int:
         """The position in the release log of the oldest switch that will do."""
         return 0 if self.session is None else self.session.position
 
-    def told(self) -> dict[str, str | int]:
-        """The options in the words of `demand_of`, as far as they are needed."""
+    def as_options(self) -> dict[str, str | int]:
+        """The options in the words of `read_consistency_of`, as far as they are needed."""
         words: dict[str, str | int] = {}
-        if self.level is not Consistency.EVENTUAL:
+        if self.level is not ConsistencyLevel.EVENTUAL:
             words["consistency"] = self.level.value
         if self.session is not None:
             words["session"] = self.session.encode()
@@ -52,66 +54,69 @@ class Demand:
         return words
 
 
-EVENTUAL = Demand()
+EVENTUAL = ReadConsistency()
 
 
-def demand_of(
+def read_consistency_of(
     level: str | None,
     session: str | None,
     max_staleness_ms: int | None,
     *,
     release: int | None = None,
-) -> Demand:
-    """The demand in the words of the interfaces. Without a level, a bound means `bounded`, a token
-    `session`, and nothing `eventual`.
+) -> ReadConsistency:
+    """The consistency in the words of the interfaces. Without a level, a bound means `bounded`, a
+    token `session`, and nothing `eventual`.
 
     With a named `release` goes a token alone, so that the reply's token is not older.
 
-    Raises InvalidArgument for an unknown level, what is no token, and what does not go together.
+    Raises InvalidArgument for an unknown level, a text that is no token, and options that do not
+    go together.
     """
     if level is None and session is None and max_staleness_ms is None:
         return EVENTUAL
     if release is not None:
-        return _demand_beside_a_release(level, session, max_staleness_ms)
+        return _beside_a_release(level, session, max_staleness_ms)
     asked = _level(level, session, max_staleness_ms)
-    if asked is Consistency.BOUNDED and max_staleness_ms is None:
+    if asked is ConsistencyLevel.BOUNDED and max_staleness_ms is None:
         raise InvalidArgument("is needed for `bounded`", "max_staleness_ms")
-    if asked is not Consistency.BOUNDED and max_staleness_ms is not None:
+    if asked is not ConsistencyLevel.BOUNDED and max_staleness_ms is not None:
         raise InvalidArgument(f"goes with `bounded`, not with `{asked}`", "max_staleness_ms")
     if max_staleness_ms is not None and max_staleness_ms < 0:
         raise InvalidArgument("must be at least 0", "max_staleness_ms")
-    if asked is Consistency.SESSION and session is None:
+    if asked is ConsistencyLevel.SESSION and session is None:
         raise InvalidArgument("is needed for `session`: the token of an earlier answer", "session")
-    if asked is Consistency.EVENTUAL and session is not None:
+    if asked is ConsistencyLevel.EVENTUAL and session is not None:
         raise InvalidArgument(
             "does not go with `eventual`: leave it out, or choose another level", "session"
         )
-    if asked is Consistency.EVENTUAL:
+    if asked is ConsistencyLevel.EVENTUAL:
         return EVENTUAL
     token = None if session is None else SessionToken.decode(session)
-    return Demand(level=asked, session=token, max_staleness_ms=max_staleness_ms)
+    return ReadConsistency(level=asked, session=token, max_staleness_ms=max_staleness_ms)
 
 
-def _demand_beside_a_release(
+def _beside_a_release(
     level: str | None, session: str | None, max_staleness_ms: int | None
-) -> Demand:
+) -> ReadConsistency:
     if level is not None or session is None or max_staleness_ms is not None:
         given = "consistency" if level is not None else "max_staleness_ms"
         raise InvalidArgument("does not go with `release`: give only one of the two", given)
-    return Demand(session=SessionToken.decode(session))
+    return ReadConsistency(session=SessionToken.decode(session))
 
 
-def _level(level: str | None, session: str | None, max_staleness_ms: int | None) -> Consistency:
+def _level(
+    level: str | None, session: str | None, max_staleness_ms: int | None
+) -> ConsistencyLevel:
     if level is None:
         return (
-            Consistency.BOUNDED
+            ConsistencyLevel.BOUNDED
             if max_staleness_ms is not None
-            else Consistency.SESSION
+            else ConsistencyLevel.SESSION
             if session is not None
-            else Consistency.EVENTUAL
+            else ConsistencyLevel.EVENTUAL
         )
     try:
-        return Consistency(level)
+        return ConsistencyLevel(level)
     except ValueError:
-        known = ", ".join(Consistency)
+        known = ", ".join(ConsistencyLevel)
         raise InvalidArgument(f"must be one of: {known}", "consistency") from None

@@ -18,8 +18,8 @@ from cluster.serving.view import RegionView
 _NUDGE_TIMEOUT_S = 2.0
 
 
-class PinnedGenerators:
-    """`cluster.regions.peers.RegionInternals` over the generators of the resident releases."""
+class RegionPeerServices:
+    """`cluster.regions.peers.PeerServices` over the generators of the resident releases."""
 
     def __init__(
         self,

@@ -20,7 +20,7 @@ _CALL_TIMEOUT_S = 60.0
 """After so long a call is lost, and another one may be made."""
 
 
-class KnownSummary:
+class SharedSummary:
     """Asks `source` for the summary when somebody wants it. For one event loop."""
 
     def __init__(
@@ -47,7 +47,7 @@ class KnownSummary:
         self._last_asked_s = 0.0
 
     async def fresh(self) -> RegionSummary:
-        """Raises what asking for it raised: Unavailable while the coordinator is away, and
+        """Raises the error of the last call: Unavailable while the coordinator is away, and
         DeadlineExceeded when it does not answer in time.
         """
         await self._renewed(self._timeout_s)

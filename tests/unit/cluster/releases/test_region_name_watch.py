@@ -8,7 +8,12 @@ import pytest
 
 from cluster.errors import Conflict
 from cluster.releases.events import RegionStatus, heartbeat_path
-from cluster.releases.name_claim import STANDSTILL_S, RegionClaim, Tenure, claim_region
+from cluster.releases.region_name_watch import (
+    STANDSTILL_S,
+    NameState,
+    RegionNameWatch,
+    wait_for_free_name,
+)
 from cluster.store.object_store import ObjectStore, open_store
 from tests.support.fakes import SimClock
 
@@ -20,35 +25,35 @@ def beat(cluster_id: str, at_ms: int = 0) -> RegionStatus:
 
 
 def test_a_name_that_nobody_has_and_ones_own_are_free() -> None:
-    claim = RegionClaim("mine")
-    assert claim.look(None, 0.0) is Tenure.FREE
-    assert claim.look(beat("mine"), 1.0) is Tenure.FREE
-    assert claim.look(beat("mine", 5), 2.0) is Tenure.FREE
+    claim = RegionNameWatch("mine")
+    assert claim.look(None, 0.0) is NameState.FREE
+    assert claim.look(beat("mine"), 1.0) is NameState.FREE
+    assert claim.look(beat("mine", 5), 2.0) is NameState.FREE
 
 
 def test_what_changes_between_two_looks_lives() -> None:
-    claim = RegionClaim("mine")
-    assert claim.look(beat("other"), 0.0) is Tenure.UNDECIDED
-    assert claim.look(beat("other"), 1.0) is Tenure.UNDECIDED
-    assert claim.look(beat("other", 1), 1.5) is Tenure.TAKEN
-    assert claim.look(beat("other", 1), 1.5 + STANDSTILL_S - 0.1) is Tenure.TAKEN
-    assert claim.look(beat("other", 1), 1.5 + STANDSTILL_S) is Tenure.FREE
+    claim = RegionNameWatch("mine")
+    assert claim.look(beat("other"), 0.0) is NameState.UNDECIDED
+    assert claim.look(beat("other"), 1.0) is NameState.UNDECIDED
+    assert claim.look(beat("other", 1), 1.5) is NameState.TAKEN
+    assert claim.look(beat("other", 1), 1.5 + STANDSTILL_S - 0.1) is NameState.TAKEN
+    assert claim.look(beat("other", 1), 1.5 + STANDSTILL_S) is NameState.FREE
 
 
 def test_what_stands_still_is_dead_whatever_its_clock_says() -> None:
     for at_ms in (0, 1_000_000_000):
-        claim = RegionClaim("mine")
-        assert claim.look(beat("other", at_ms), 0.0) is Tenure.UNDECIDED
-        assert claim.look(beat("other", at_ms), STANDSTILL_S) is Tenure.FREE
+        claim = RegionNameWatch("mine")
+        assert claim.look(beat("other", at_ms), 0.0) is NameState.UNDECIDED
+        assert claim.look(beat("other", at_ms), STANDSTILL_S) is NameState.FREE
 
 
 def test_of_two_that_come_at_once_one_stays() -> None:
-    ours, theirs = RegionClaim("ours"), RegionClaim("theirs")
-    assert ours.look(None, 0.0) is theirs.look(None, 0.0) is Tenure.FREE
+    ours, theirs = RegionNameWatch("ours"), RegionNameWatch("theirs")
+    assert ours.look(None, 0.0) is theirs.look(None, 0.0) is NameState.FREE
     # Both write; the second one's heartbeat stands.
-    assert ours.look(beat("theirs", 1), 1.0) is Tenure.UNDECIDED
-    assert theirs.look(beat("theirs", 1), 1.0) is Tenure.FREE
-    assert ours.look(beat("theirs", 2), 2.0) is Tenure.TAKEN
+    assert ours.look(beat("theirs", 1), 1.0) is NameState.UNDECIDED
+    assert theirs.look(beat("theirs", 1), 1.0) is NameState.FREE
+    assert ours.look(beat("theirs", 2), 2.0) is NameState.TAKEN
 
 
 @pytest.fixture
@@ -65,7 +70,7 @@ def test_a_start_beside_another_cluster_is_refused_and_writes_nothing(store: Obj
         store.put(heartbeat_path("a"), beat("other", clock.wall_ms()).to_bytes())
 
     with pytest.raises(Conflict, match="'a' runs already, in Ray cluster other"):
-        claim_region(store, "a", "mine", clock=clock, sleep=sleep)
+        wait_for_free_name(store, "a", "mine", clock=clock, sleep=sleep)
     assert store.list_folders("regions") == ["a"]
     assert RegionStatus.from_bytes(store.get(heartbeat_path("a")), source="a").cluster_id == "other"
 
@@ -74,8 +79,8 @@ def test_after_a_crash_the_name_is_free_within_seconds(store: ObjectStore) -> No
     clock = SimClock()
     begun_s = clock.now_s
     store.put(heartbeat_path("a"), beat("crashed", clock.wall_ms()).to_bytes())
-    claim_region(store, "a", "crashed", clock=clock, sleep=clock.sleep)
+    wait_for_free_name(store, "a", "crashed", clock=clock, sleep=clock.sleep)
     assert clock.now_s == begun_s, "the same cluster goes on at once"
-    claim_region(store, "a", "mine", clock=clock, sleep=clock.sleep)
+    wait_for_free_name(store, "a", "mine", clock=clock, sleep=clock.sleep)
     assert clock.now_s - begun_s == pytest.approx(STANDSTILL_S, abs=0.5)
-    claim_region(store, "b", "mine", clock=clock, sleep=clock.sleep)
+    wait_for_free_name(store, "b", "mine", clock=clock, sleep=clock.sleep)

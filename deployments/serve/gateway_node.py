@@ -53,8 +53,8 @@ def _asked_at() -> str:
     return _LOOPBACK if own == head_address() else own
 
 
-class GatewayPlace:
-    """Tells the coordinator where this gateway runs, and keeps what it is told."""
+class GatewayNode:
+    """Reports to the coordinator where this gateway runs, and keeps the coordinator's order."""
 
     def __init__(self, endpoint: EndpointSettings) -> None:
         self._endpoint = endpoint
@@ -71,11 +71,11 @@ class GatewayPlace:
 
     @property
     def moves(self) -> bool:
-        """Whether this gateway is to end, so that another one starts on a better machine."""
+        """True when this gateway is to end, so that another one starts on a better machine."""
         return self._order.moves
 
     def start(self) -> None:
-        self._asking = asyncio.create_task(self._ask(), name="gateway-place")
+        self._asking = asyncio.create_task(self._ask(), name="gateway-node")
 
     def stop(self) -> None:
         if self._asking is not None:
@@ -87,7 +87,7 @@ class GatewayPlace:
                 async with asyncio.timeout(_ANSWER_TIMEOUT_S):
                     self._order = await self._coordinator.call("gateway", self._process, self._node)
             except (RaygionError, TimeoutError) as error:
-                # Serving goes on without; what was told last stays.
+                # Serving goes on without an answer; the last order stays.
                 log.debug(
                     "gateway.no_order",
                     "the coordinator does not say whether to move: {error}",

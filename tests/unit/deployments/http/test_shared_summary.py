@@ -9,7 +9,7 @@ import pytest
 
 from cluster.errors import DeadlineExceeded, Unavailable
 from cluster.regions.status import RegionSummary
-from deployments.http.known_summary import FRESH_S, KnownSummary
+from deployments.http.shared_summary import FRESH_S, SharedSummary
 from tests.support.fakes import SimClock
 from tests.support.waiting import until
 from tests.support.worlds.fake_service import SUMMARY, FakeService, in_process
@@ -59,7 +59,7 @@ async def test_a_flood_of_checks_is_one_call_each_half_second() -> None:
 async def test_failures_are_shared_as_well(error: Exception) -> None:
     service, clock = SlowCoordinator(), SimClock()
     service.summary = error
-    summary = KnownSummary(service, clock, timeout_s=5.0)
+    summary = SharedSummary(service, clock, timeout_s=5.0)
     for call in range(1, 4):
         for _ in range(100):
             with pytest.raises(type(error)):
@@ -89,7 +89,7 @@ async def test_a_coordinator_that_is_busy_is_not_asked_again_and_health_answers(
 async def test_a_caller_that_leaves_takes_the_call_from_nobody() -> None:
     service = SlowCoordinator()
     service.gate.clear()
-    summary = KnownSummary(service, SimClock(), timeout_s=5.0)
+    summary = SharedSummary(service, SimClock(), timeout_s=5.0)
     one, other = (asyncio.create_task(summary.fresh()) for _ in range(2))
     await until(lambda: service.under_way == 1)
     one.cancel()
@@ -102,7 +102,7 @@ async def test_a_caller_that_leaves_takes_the_call_from_nobody() -> None:
 async def test_a_call_that_is_lost_is_made_again() -> None:
     service, clock = SlowCoordinator(), SimClock()
     service.gate.clear()
-    summary = KnownSummary(service, clock, timeout_s=5.0, call_timeout_s=0.01)
+    summary = SharedSummary(service, clock, timeout_s=5.0, call_timeout_s=0.01)
     with pytest.raises(DeadlineExceeded):
         await summary.fresh()
     service.gate.set()

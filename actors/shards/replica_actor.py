@@ -6,7 +6,7 @@ from typing import Any
 
 from actors.runtime.ray_environment import ONE_THREAD
 from actors.runtime.wiring import detached_actor
-from actors.shards.replica import ShardReplicaActor
+from actors.shards.replica import ShardReplica
 from cluster.artifacts.cache import ArtifactCache
 
 _IN_FLIGHT_MAX = 512
@@ -15,7 +15,7 @@ _IN_FLIGHT_MAX = 512
 def replica_actor(name: str, shard: int, node: str, cache: ArtifactCache) -> Any:
     """The actor of one shard replica: the running one, or a new one on that node."""
     return detached_actor(
-        ShardReplicaActor,
+        ShardReplica,
         name,
         threads=_IN_FLIGHT_MAX,
         args=(shard, cache),

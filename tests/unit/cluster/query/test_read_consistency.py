@@ -5,7 +5,12 @@ from __future__ import annotations
 import pytest
 
 from cluster.errors import InvalidArgument
-from cluster.query.demand import EVENTUAL, Consistency, Demand, demand_of
+from cluster.query.read_consistency import (
+    EVENTUAL,
+    ConsistencyLevel,
+    ReadConsistency,
+    read_consistency_of,
+)
 from cluster.query.session import SessionToken
 
 STORE = "store"
@@ -14,21 +19,23 @@ STORE = "store"
 @pytest.mark.parametrize(
     ("level", "session", "within_ms", "then"),
     [
-        (None, None, None, Consistency.EVENTUAL),
-        ("eventual", None, None, Consistency.EVENTUAL),
-        (None, "token", None, Consistency.SESSION),
-        (None, None, 500, Consistency.BOUNDED),
-        (None, "token", 500, Consistency.BOUNDED),
-        ("strong", "token", None, Consistency.STRONG),
-        ("quorum", None, None, Consistency.QUORUM),
+        (None, None, None, ConsistencyLevel.EVENTUAL),
+        ("eventual", None, None, ConsistencyLevel.EVENTUAL),
+        (None, "token", None, ConsistencyLevel.SESSION),
+        (None, None, 500, ConsistencyLevel.BOUNDED),
+        (None, "token", 500, ConsistencyLevel.BOUNDED),
+        ("strong", "token", None, ConsistencyLevel.STRONG),
+        ("quorum", None, None, ConsistencyLevel.QUORUM),
     ],
 )
 def test_demands(
-    level: str | None, session: str | None, within_ms: int | None, then: Consistency
+    level: str | None, session: str | None, within_ms: int | None, then: ConsistencyLevel
 ) -> None:
     token = SessionToken(STORE, 3)
-    made = demand_of(level, session and token.encode(), within_ms)
-    assert made == Demand(level=then, session=session and token, max_staleness_ms=within_ms)
+    made = read_consistency_of(level, session and token.encode(), within_ms)
+    assert made == ReadConsistency(
+        level=then, session=session and token, max_staleness_ms=within_ms
+    )
 
 
 @pytest.mark.parametrize(
@@ -58,34 +65,36 @@ def test_demands_that_make_no_sense(
 ) -> None:
     token = SessionToken(STORE, 3).encode() if session == "token" else session
     with pytest.raises(InvalidArgument) as raised:
-        demand_of(level, token, within_ms, release=number)
+        read_consistency_of(level, token, within_ms, release=number)
     assert raised.value.field == field
 
 
 def test_a_token_goes_with_a_named_release() -> None:
     token = SessionToken(STORE, 3)
-    made = demand_of(None, token.encode(), None, release=1)
-    assert made == Demand(level=Consistency.EVENTUAL, session=token)
-    assert made.told() == {"session": token.encode()}
+    made = read_consistency_of(None, token.encode(), None, release=1)
+    assert made == ReadConsistency(level=ConsistencyLevel.EVENTUAL, session=token)
+    assert made.as_options() == {"session": token.encode()}
 
 
 def test_nothing_asked_is_one_and_the_same() -> None:
-    assert demand_of(None, None, None) is EVENTUAL
-    assert demand_of("eventual", None, None) is EVENTUAL
+    assert read_consistency_of(None, None, None) is EVENTUAL
+    assert read_consistency_of("eventual", None, None) is EVENTUAL
 
 
 @pytest.mark.parametrize(
     "demand",
     [
         EVENTUAL,
-        Demand(level=Consistency.STRONG),
-        Demand(level=Consistency.SESSION, session=SessionToken(STORE, 3)),
-        Demand(level=Consistency.BOUNDED, session=SessionToken(STORE, 3), max_staleness_ms=0),
+        ReadConsistency(level=ConsistencyLevel.STRONG),
+        ReadConsistency(level=ConsistencyLevel.SESSION, session=SessionToken(STORE, 3)),
+        ReadConsistency(
+            level=ConsistencyLevel.BOUNDED, session=SessionToken(STORE, 3), max_staleness_ms=0
+        ),
     ],
 )
-def test_the_words_for_it_say_it_all(demand: Demand) -> None:
-    told = demand.told()
-    again = demand_of(
+def test_the_words_for_it_say_it_all(demand: ReadConsistency) -> None:
+    told = demand.as_options()
+    again = read_consistency_of(
         told.get("consistency"),  # type: ignore[arg-type]
         told.get("session"),  # type: ignore[arg-type]
         told.get("max_staleness_ms"),  # type: ignore[arg-type]

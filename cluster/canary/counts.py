@@ -61,7 +61,7 @@ class Tally:
     """Outcomes of the requests that one release served."""
 
     ended: Counter[Work] = field(default_factory=Counter)
-    """Failed or answered."""
+    """Requests that failed or were answered."""
     failed: Counter[Work] = field(default_factory=Counter)
     times: Counter[tuple[Measure, int]] = field(default_factory=Counter)
     """Numbers of durations, by class of time."""
@@ -99,14 +99,14 @@ class OutcomeReport:
 
     reporter: str
     release: int
-    """The canary."""
+    """Number of the canary."""
     ended: Sides
     waiting: Sides
-    """Times only: how long those have waited that wait at this moment."""
+    """Times so far of the requests that wait at this moment."""
 
 
 def measure_of(request: SearchRequest) -> Measure | None:
-    """None for a search that may take any time."""
+    """The kind of work by which the search is timed; None for one that may take any time."""
     if request.filter is not None or request.effort != AS_TUNED:
         return None
     if request.queries is not None:
@@ -120,7 +120,7 @@ class _Request:
     """One request under way."""
 
     canary: int
-    """The one that it is counted for, whichever of the two releases serves it."""
+    """Canary that the request is counted for, whichever of the two releases serves it."""
     is_canarys: bool
     since_s: float
     measure: Measure | None

@@ -1,4 +1,4 @@
-"""Finds out whether a region's name is free, or another Ray cluster runs under it already.
+"""Watches whether a region's name is free, or another Ray cluster runs under it already.
 
     no heartbeat, or this cluster's own        -> FREE
     another cluster's, seen for the first time -> UNDECIDED
@@ -28,36 +28,36 @@ STANDSTILL_S = 3.0
 _LOOK_S = 0.25
 
 
-class Tenure(StrEnum):
+class NameState(StrEnum):
     FREE = "free"
     UNDECIDED = "undecided"
     TAKEN = "taken"
 
 
 @dataclass(slots=True)
-class RegionClaim:
-    """Judges the looks at one region's heartbeat, in their order."""
+class RegionNameWatch:
+    """Judges by successive looks at one region's heartbeat whether its name is free."""
 
     cluster_id: str
-    _seen: RegionStatus | None = None
+    _last: RegionStatus | None = None
     _since_s: float = 0.0
     _alive: bool = False
     """True once the heartbeat was seen to change."""
 
-    def look(self, found: RegionStatus | None, now_s: float) -> Tenure:
-        """`found`: the region's heartbeat in the store; `now_s`: the reader's monotonic clock."""
-        if found is None or found.cluster_id == self.cluster_id:
-            self._seen = None
-            return Tenure.FREE
-        if found != self._seen:
-            self._alive = self._seen is not None
-            self._seen, self._since_s = found, now_s
+    def look(self, heartbeat: RegionStatus | None, now_s: float) -> NameState:
+        """`heartbeat`: the region's, as in the store; `now_s`: the reader's monotonic clock."""
+        if heartbeat is None or heartbeat.cluster_id == self.cluster_id:
+            self._last = None
+            return NameState.FREE
+        if heartbeat != self._last:
+            self._alive = self._last is not None
+            self._last, self._since_s = heartbeat, now_s
         elif now_s - self._since_s >= STANDSTILL_S:
-            return Tenure.FREE
-        return Tenure.TAKEN if self._alive else Tenure.UNDECIDED
+            return NameState.FREE
+        return NameState.TAKEN if self._alive else NameState.UNDECIDED
 
 
-def claim_region(
+def wait_for_free_name(
     store: ObjectStore,
     region: str,
     cluster_id: str,
@@ -69,14 +69,14 @@ def claim_region(
     another cluster has left was seen to stand still. Writes nothing. Raises Conflict when another
     cluster runs under the name, Unavailable while the store does not answer.
     """
-    claim = RegionClaim(cluster_id)
+    watch = RegionNameWatch(cluster_id)
     while True:
-        found = read_heartbeats(store, [region]).get(region)
-        match claim.look(found, clock.monotonic_s()):
-            case Tenure.FREE:
+        heartbeat = read_heartbeats(store, [region]).get(region)
+        match watch.look(heartbeat, clock.monotonic_s()):
+            case NameState.FREE:
                 return
-            case Tenure.TAKEN:
-                raise taken(region, found)
+            case NameState.TAKEN:
+                raise name_taken(region, heartbeat)
         sleep(_LOOK_S)
 
 
@@ -104,9 +104,9 @@ def read_heartbeats(store: ObjectStore, regions: Sequence[str]) -> dict[str, Reg
     return {region: status for region, status in found if status is not None}
 
 
-def taken(region: str, found: RegionStatus | None) -> Conflict:
+def name_taken(region: str, heartbeat: RegionStatus | None) -> Conflict:
     """The error for a region whose name another cluster uses."""
-    other = "" if found is None else found.cluster_id
+    other = "" if heartbeat is None else heartbeat.cluster_id
     return Conflict(
         f"region {region!r} runs already, in Ray cluster {other or 'unknown'}: "
         "end it there, or give this one another name"

@@ -30,12 +30,20 @@ from cluster.errors import (
 )
 from cluster.logs.events import EventLog
 from cluster.query.answers import AnswerEvent, AnswerRequest, EmbeddingService, Token
-from cluster.query.demand import Consistency, Demand
+from cluster.query.read_consistency import ConsistencyLevel, ReadConsistency
 from cluster.query.request import Request
 from cluster.query.search import EmbeddingResult, SearchRequest, SearchResult
-from cluster.regions.divergence import Found
+from cluster.regions.divergence import FoundDifference
 from cluster.regions.peers import Peers
-from cluster.serving.consistency import Elsewhere, Known, Reading, Refresh, Serve, Wait, decide
+from cluster.serving.consistency import (
+    Elsewhere,
+    Reading,
+    Refresh,
+    RegionKnowledge,
+    Serve,
+    Wait,
+    decide,
+)
 
 log = EventLog(__name__)
 
@@ -51,16 +59,16 @@ _MAY_GO_ON = (Unavailable, Overloaded, NotYet, NotFound, Corrupt)
 """Failures of this region that another one need not share."""
 
 
-class Views(Protocol):
+class KnowledgeSource(Protocol):
     """The knowledge of the region, which `actors.query.view_follower.ViewFollower` implements."""
 
     @property
-    def known(self) -> Known: ...
+    def knowledge(self) -> RegionKnowledge: ...
 
     async def refresh(self) -> None: ...
 
 
-class RegionalService:
+class ForwardingService:
     """A `cluster.query.answers.EmbeddingService` that keeps what requests demand.
 
     Raises what the engine raises; NotYet when no region that may be asked can meet the demand,
@@ -72,12 +80,12 @@ class RegionalService:
         *,
         region: str,
         engine: EmbeddingService,
-        views: Views,
+        views: KnowledgeSource,
         peers: Peers,
         clock: Clock,
         quorum_pause_s: float,
         sleep: Sleep = asyncio.sleep,
-        differed: Callable[[Found], None] = lambda _: None,
+        differed: Callable[[FoundDifference], None] = lambda _: None,
     ) -> None:
         """`quorum_pause_s`: after which regions that differ are asked again, and clocks have come
         to agree on what is current. `differed` is told of regions that a search by quorum found to
@@ -100,7 +108,7 @@ class RegionalService:
 
     async def search(self, request: SearchRequest) -> SearchResult:
         deadline = Deadline.after(request.timeout_s, self._clock)
-        if request.demand.level is Consistency.QUORUM and not request.forwarded_by:
+        if request.consistency.level is ConsistencyLevel.QUORUM and not request.forwarded_by:
             agreed = await self._quorum.search(await self.embedded(request), deadline)
             return self._asked_here(agreed, deadline, request)
         failure: RaygionError | None = None
@@ -125,7 +133,7 @@ class RegionalService:
         """
         deadline = Deadline.after(request.timeout_s, self._clock)
         order: Iterable[tuple[str, bool]] = self._order(request)
-        if request.demand.level is Consistency.QUORUM and not request.forwarded_by:
+        if request.consistency.level is ConsistencyLevel.QUORUM and not request.forwarded_by:
             request, regions = await self._agreed_on(request, deadline)
             order = [(region, region == regions[-1]) for region in regions]
         failure: RaygionError | None = None
@@ -135,9 +143,9 @@ class RegionalService:
                 async with aclosing(await self._events_at(region, request, deadline)) as events:
                     first = await self._first(region, events, deadline, is_last=is_last)
                     begun = True
-                    yield self._told(first)
+                    yield self._event_asked_here(first)
                     async for event in events:
-                        yield self._told(event)
+                        yield self._event_asked_here(event)
                 return
             except (RaygionError, _NotHere) as error:
                 if begun:
@@ -251,14 +259,14 @@ class RegionalService:
 
     async def _settled(self, request: RequestT, deadline: Deadline) -> RequestT:
         """The request as the engine can serve it here: what it demands is met. Raises _NotHere."""
-        if request.demand.level is Consistency.EVENTUAL and request.release is None:
+        if request.consistency.level is ConsistencyLevel.EVENTUAL and request.release is None:
             return self._in_time(request, deadline)
         reading = Reading.NOT_ASKED
         for _ in range(_STEPS_MAX):
             decision = decide(
-                request.demand,
+                request.consistency,
                 release=request.release,
-                known=self._views.known,
+                knowledge=self._views.knowledge,
                 reading=reading,
                 now_ms=self._clock.wall_ms(),
             )
@@ -318,7 +326,7 @@ class RegionalService:
             request,
             embedded=search.embedded,
             release=release,
-            demand=Demand(session=request.demand.session),
+            consistency=ReadConsistency(session=request.consistency.session),
             timeout_s=deadline.remaining_s(),
         )
         return pinned, regions
@@ -329,7 +337,7 @@ class RegionalService:
         took_ms = (request.timeout_s - deadline.remaining_s()) * 1000.0
         return replace(result.received_by(self._region), took_ms=took_ms)
 
-    def _told(self, event: AnswerEvent) -> AnswerEvent:
+    def _event_asked_here(self, event: AnswerEvent) -> AnswerEvent:
         if isinstance(event, Token) or event.region == self._region:
             return event
         return event.received_by(self._region)
