@@ -168,7 +168,8 @@ def _merged(name: str, first: SchemaField, second: SchemaField) -> SchemaField:
         )
     raise InvalidArgument(
         f"is {_spelled(first.type)} in {first.example}, but {_spelled(second.type)} in "
-        f"{second.example}; a field has one type in the whole corpus, which --replace starts anew",
+        f"{second.example}; a field has one type in the whole corpus: declare it with --types, or "
+        "start the corpus anew with --replace",
         f"metadata.{name}",
     )
 

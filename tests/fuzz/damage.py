@@ -60,6 +60,8 @@ def damaged(kind: str, sample: bytes, rng: random.Random) -> bytes:
     """
     if kind in _PACKAGES and rng.random() < 0.8:
         return _repacked(sample, rng)
+    if kind.endswith(".gz") and rng.random() < 0.5:
+        return gzip.compress(_damaged_once(gzip.decompress(sample), rng))
     for _ in range(rng.randint(1, _DAMAGES_MAX)):
         sample = _damaged_once(sample, rng)
     return sample

@@ -93,7 +93,7 @@ def check_package(data: bytes) -> None:
     try:
         files: list[Any] = zipfile.ZipFile(io.BytesIO(data)).infolist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-        raise InvalidArgument(f"is not a whole file of its kind: {error}") from None
+        raise InvalidArgument(f"is not a whole Office file: {error}") from None
     if len(files) > _PACKAGE_FILES_MAX:
         raise InvalidArgument(f"is a package of more than {_PACKAGE_FILES_MAX} files")
     # zipfile unpacks no more of a file than it claims to have.

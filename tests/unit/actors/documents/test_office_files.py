@@ -192,7 +192,7 @@ def package(size_bytes: int = 10, num_files: int = 1) -> bytes:
         (encrypted_pdf(), "a.pdf", "in/a.pdf: is encrypted; save it without a password"),
         (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" * 99, "a.docx", "in/a.docx: is encrypted, or of Off"),
         (pdf("A")[:200], "a.pdf", "in/a.pdf: is not a readable PDF file"),
-        (word()[:2000], "a.docx", "in/a.docx: is not a whole file of its kind"),
+        (word()[:2000], "a.docx", "in/a.docx: is not a whole Office file"),
         (package(), "a.pptx", "in/a.pptx: is not a readable PowerPoint file"),
         (package(70 * 2**20), "a.xlsx", "in/a.xlsx: unpacks to more than 67108864 bytes"),
         (package(1, PIECES_MAX + 1), "a.xlsx", "in/a.xlsx: is a package of more than 10000 files"),
@@ -291,7 +291,7 @@ def test_what_holds_no_text_is_left_out_and_told(tmp_path: Path) -> None:
         artifacts = Artifacts(open_store(str(tmp_path / "store")))
         return read_group(0, files, artifacts, ReadOptions(skip_errors=skip_errors))
 
-    with pytest.raises(InvalidArgument, match=r"in/d.docx: is not a whole file of its kind"):
+    with pytest.raises(InvalidArgument, match=r"in/d.docx: is not a whole Office file"):
         read(skip_errors=False)
     found = read(skip_errors=True)
     assert [list(part.origins) for part in found.parts] == [
@@ -299,7 +299,7 @@ def test_what_holds_no_text_is_left_out_and_told(tmp_path: Path) -> None:
     ]
     assert [(left.reason.partition(";")[0], left.examples) for left in found.files_left_out] == [
         ("holds no text", (f"{tmp_path}/in/b.pdf",)),
-        ("is not a whole file of its kind: File is not a zip file", (f"{tmp_path}/in/d.docx",)),
+        ("is not a whole Office file: File is not a zip file", (f"{tmp_path}/in/d.docx",)),
     ]
     assert [left.examples for left in found.documents_left_out] == [
         (f"{tmp_path}/in/a.pdf, page 2",)
