@@ -66,7 +66,8 @@ class ChatChunks:
     """The stream of one chat: the role first, pieces of text, the reason of the end, then the usage
     if it was asked for, then `[DONE]`. The first chunk carries `raygion`: what the answer is made
     of is known before its text. The last delta carries the annotations, whose places in the text
-    are known then; all in one chunk, since clients append lists of several chunks wrongly.
+    are known then; all in one chunk, since OpenAI's client raises for lists in several chunks whose
+    entries have no `index`.
     """
 
     def __init__(
