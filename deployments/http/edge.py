@@ -159,8 +159,8 @@ class HttpEdge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                told = trace_id.encode()
-                headers = [(TRACE_HEADER, told), (REQUEST_HEADER, told)]
+                value = trace_id.encode()
+                headers = [(TRACE_HEADER, value), (REQUEST_HEADER, value)]
                 message["headers"] = [*message["headers"], *headers]
             await send(message)
 

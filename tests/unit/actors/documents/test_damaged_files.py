@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from actors.documents.office.extractor import OFFICE_FORMATS
 from actors.documents.source_formats import FORMATS, format_of
+from tests.fuzz import run
 from tests.fuzz.damage import SAMPLES
 from tests.fuzz.reading import read_damaged
 
@@ -30,6 +31,12 @@ def test_damaged_office_files_are_documents_or_left_out(kind: str, first: int) -
     (found,) = read_damaged(kind, range(first, first + 20))
     left_out = sum(left.count for left in found.files_left_out)
     assert found.num_files_read + left_out >= found.num_files == 20
+
+
+def test_the_run_without_an_end_tells_its_seeds(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.main(["--kind", ".md", "--seed", "17", "--batches", "2"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in told] == [".md from --seed 17", ".md from --seed 67"]
 
 
 def test_every_kind_of_file_is_damaged() -> None:

@@ -89,9 +89,10 @@ async def test_the_client_chats_with_retrieval(service: FakeService, client: Asy
 
 
 async def test_the_client_knows_the_trace_id(client: AsyncOpenAI) -> None:
-    reply = await client.chat.completions.create(model="raygion", messages=ASK)
-    assert reply.model_extra is not None
-    assert reply._request_id == reply.model_extra["raygion"]["trace_id"]
+    raw = await client.chat.completions.with_raw_response.create(model="raygion", messages=ASK)
+    extra = raw.parse().model_extra
+    assert extra is not None
+    assert raw.request_id == extra["raygion"]["trace_id"]
     with pytest.raises(openai.NotFoundError) as refused:
         await client.models.retrieve("gpt-4")
     assert refused.value.request_id
