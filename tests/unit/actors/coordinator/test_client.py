@@ -17,8 +17,6 @@ from cluster.releases.fold import fold
 from cluster.releases.requests import CommitRelease
 from tests.support.fakes import Entries
 
-Answer = Callable[[], object]
-
 
 class FakeRay:
     """A coordinator as Ray shows it: each call of a method takes the next of its answers, the last

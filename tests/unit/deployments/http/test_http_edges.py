@@ -13,7 +13,6 @@ from deployments.http.settings import HttpSettings
 from tests.support.http_replies import error_of
 from tests.support.worlds.fake_service import MODEL, FakeService, app_of, in_process, on_loopback
 
-SEARCH = orjson.dumps({"query": "copper", "top_k": 1})
 BODIES = {
     "/v1/search": {"query": "copper", "top_k": 1},
     "/v1/answer": {"question": "Which countries mine copper?"},

@@ -17,7 +17,6 @@ from tests.support.worlds.fake_service import MODEL, FakeService, in_process
 Message = dict[str, Any]
 CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 TEXT = {"type": "text", "text": "B"}
-VALUES: dict[str, object] = {"annotations": [], "tool_calls": [CALL], "reasoning_content": "hm"}
 
 
 def user(content: object) -> Message:
