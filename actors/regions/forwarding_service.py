@@ -87,9 +87,9 @@ class ForwardingService:
         sleep: Sleep = asyncio.sleep,
         differed: Callable[[FoundDifference], None] = lambda _: None,
     ) -> None:
-        """`quorum_pause_s`: after which regions that differ are asked again, and clocks have come
-        to agree on what is current. `differed` is told of regions that a search by quorum found to
-        differ.
+        """`quorum_pause_s`: time after which regions that differ are asked again; by then their
+        clocks agree on what is current. `differed` is told of regions that a search by quorum found
+        to differ.
         """
         self._region = region
         self._engine = engine

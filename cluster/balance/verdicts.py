@@ -6,15 +6,15 @@ decides, so each kind of caller has its own verdict:
                        region,           region,           replica           generator
                        by a client       by a region
     Unavailable        failed            failed            failed            failed
-    Overloaded         failed            left              failed            left
-    DeadlineExceeded   failed            failed (*)        failed            as for who leaves
-    own time is over   -                 -                 failed (*)        -
-    an own fault       failed            (Unavailable)     left              left
-    another refusal    succeeded         succeeded         left (**)         left
-    the caller leaves  left              left              left              succeeded once it has
+    Overloaded         failed            inconclusive      failed            inconclusive
+    DeadlineExceeded   failed            failed (*)        failed            as in the last row
+    time share is over -                 -                 failed (*)        -
+    a fault of its own failed            (Unavailable)     inconclusive      inconclusive
+    another refusal    succeeded         succeeded         inconclusive (**) inconclusive
+    the caller leaves  inconclusive      inconclusive      inconclusive      succeeded once it has
                                                                              begun, else failed (*)
 
-    (*)  `left` when the caller was in a hurry: too little time to tell
+    (*)  `inconclusive` when the caller was in a hurry: too little time to tell
     (**) `failed` when another replica may do better (`retryable`)
 """
 

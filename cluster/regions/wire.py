@@ -179,7 +179,7 @@ _PROVENANCE = TypeAdapter(Provenance)
 
 
 def kinds_on_wire(root: type[RaygionError]) -> Iterator[type[RaygionError]]:
-    """Kinds of errors with a code of their own: the others are not told on the wire."""
+    """Kinds of errors with a code of their own: on the wire, another kind has its parent's."""
     if "code" in vars(root):
         yield root
     for kind in root.__subclasses__():

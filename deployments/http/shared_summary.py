@@ -32,7 +32,7 @@ class SharedSummary:
         call_timeout_s: float = _CALL_TIMEOUT_S,
     ) -> None:
         """`timeout_s`: how long a caller waits for a summary; `call_timeout_s`: how long a call to
-        the coordinator may take, for whom nobody waits any more.
+        the coordinator may take, even when no caller waits for it any more.
         """
         self._source = source
         self._call_timeout_s = call_timeout_s

@@ -22,7 +22,7 @@ from actors.documents.source_rows import Row
 from cluster.documents.documents import DocumentOrigin
 from cluster.errors import InvalidArgument
 
-FILE_BYTES_MAX = 256 * 2**20
+_FILE_BYTES_MAX = 256 * 2**20
 OFFICE_FORMATS: Mapping[SourceFormat, str] = {
     SourceFormat.PDF: "pypdfium2",
     SourceFormat.DOCX: "docx",
@@ -66,9 +66,9 @@ class Extractor:
             raise InvalidArgument(
                 f"{name}: what reads {format} files is not installed: pip install 'raygion[office]'"
             )
-        data = file.read(FILE_BYTES_MAX + 1)
-        if len(data) > FILE_BYTES_MAX:
-            raise InvalidArgument(f"{name}: has more than {FILE_BYTES_MAX} bytes; divide it")
+        data = file.read(_FILE_BYTES_MAX + 1)
+        if len(data) > _FILE_BYTES_MAX:
+            raise InvalidArgument(f"{name}: has more than {_FILE_BYTES_MAX} bytes; divide it")
         reply = self._asked(format, data, name)
         if "error" in reply:
             raise InvalidArgument(f"{name}: {reply['error']}")

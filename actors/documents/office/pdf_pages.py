@@ -36,7 +36,7 @@ def _pages(document: pypdfium2.PdfDocument) -> Iterator[Piece]:
         title=known["Title"],
         author=known["Author"],
         subject=known["Subject"],
-        changed_at=pdf_date(known["ModDate"]) or pdf_date(known["CreationDate"]),
+        changed_at=_pdf_date(known["ModDate"]) or _pdf_date(known["CreationDate"]),
     ).metadata()
     for number in range(1, len(document) + 1):
         metadata = {**properties, "page": number}
@@ -60,7 +60,7 @@ def _page_text(document: pypdfium2.PdfDocument, index: int) -> str:
         page.close()
 
 
-def pdf_date(text: str) -> datetime | None:
+def _pdf_date(text: str) -> datetime | None:
     """`D:20240501120000+02'00'`, as PDF 32000-1:2008, 7.9.4 has it; None for anything else."""
     found = _DATE.match(text)
     if found is None:

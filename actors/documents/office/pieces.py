@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Self
 
 from actors.documents.source_rows import unpacked_bytes_max
 from cluster.errors import InvalidArgument
@@ -46,6 +46,18 @@ class Properties:
     attachments: object = None
     changed_at: object = None
 
+    @classmethod
+    def of_package(cls, known: Any, author: object) -> Self:
+        """The core properties of Office Open XML. The libraries that read it agree on the names of
+        all of these but the author.
+        """
+        return cls(
+            title=known.title,
+            author=author,
+            subject=known.subject,
+            changed_at=known.modified or known.created,
+        )
+
     def metadata(self) -> dict[str, MetadataValue]:
         """The properties that the file has."""
         found = {
@@ -53,12 +65,12 @@ class Properties:
             "author": _one_line(self.author),
             "subject": _one_line(self.subject),
             "attachments": _one_line(self.attachments),
-            "date": iso_utc(self.changed_at) if isinstance(self.changed_at, datetime) else "",
+            "date": _iso_utc(self.changed_at) if isinstance(self.changed_at, datetime) else "",
         }
         return {name: text for name, text in found.items() if text}
 
 
-def iso_utc(moment: datetime) -> str:
+def _iso_utc(moment: datetime) -> str:
     """In UTC, so that texts stand in the order of time: `2024-05-01T10:00:00Z`. A moment without
     a time zone is taken as UTC.
     """
@@ -102,6 +114,7 @@ def check_package(data: bytes) -> None:
 
 
 def check_count(count: int, what: str) -> None:
+    """Raises InvalidArgument for a file of too many pieces."""
     if count > PIECES_MAX:
         raise InvalidArgument(f"has more than {PIECES_MAX} {what}; divide it into several files")
 

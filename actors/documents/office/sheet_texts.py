@@ -28,20 +28,14 @@ def sheet_texts(data: bytes) -> Iterator[Piece]:
         io.BytesIO(data), read_only=True, data_only=True, keep_links=False
     )
     check_count(len(book.worksheets), "sheets")
-    properties = book.properties
-    known = Properties(
-        title=properties.title,
-        author=properties.creator,
-        subject=properties.subject,
-        changed_at=properties.modified or properties.created,
-    )
+    properties = Properties.of_package(book.properties, book.properties.creator).metadata()
     for sheet in book.worksheets:
         # What a file says of the size of a sheet may be a trick.
         sheet.reset_dimensions()
         yield Piece(
             name=f"sheet={sheet.title}",
             text=_text(sheet.iter_rows(values_only=True)),
-            metadata={**known.metadata(), "sheet": sheet.title},
+            metadata={**properties, "sheet": sheet.title},
         )
 
 

@@ -25,13 +25,8 @@ def slide_texts(data: bytes) -> Iterator[Piece]:
     check_package(data)
     presentation: Any = pptx.Presentation(io.BytesIO(data))
     check_count(len(presentation.slides), "slides")
-    properties = presentation.core_properties
-    known = Properties(
-        title=properties.title,
-        author=properties.author,
-        subject=properties.subject,
-        changed_at=properties.modified or properties.created,
-    )
+    known = presentation.core_properties
+    properties = Properties.of_package(known, known.author).metadata()
     for number, slide in enumerate(presentation.slides, start=1):
         title = slide.shapes.title
         heading = title.text_frame.text if title is not None and title.has_text_frame else ""
@@ -43,7 +38,7 @@ def slide_texts(data: bytes) -> Iterator[Piece]:
         yield Piece(
             name=f"slide={number}",
             text=clean("\n\n".join(block.strip() for block in blocks if block.strip())),
-            metadata={**known.metadata(), "slide": number},
+            metadata={**properties, "slide": number},
         )
 
 

@@ -30,17 +30,12 @@ _HEADING = re.compile(r"heading ([1-6])", re.IGNORECASE)
 def word_texts(data: bytes) -> Iterator[Piece]:
     check_package(data)
     document: Any = docx.Document(io.BytesIO(data))
-    properties = document.core_properties
+    known = document.core_properties
     styles = {style.style_id: style.name or "" for style in document.styles}
     blocks = list(_blocks(document.element.body, styles))
     yield Piece(
         text=clean("\n\n".join(blocks)),
-        metadata=Properties(
-            title=properties.title,
-            author=properties.author,
-            subject=properties.subject,
-            changed_at=properties.modified or properties.created,
-        ).metadata(),
+        metadata=Properties.of_package(known, known.author).metadata(),
     )
 
 

@@ -21,7 +21,7 @@ from actors.documents.office.pieces import Piece
 from actors.documents.source_formats import SourceFormat
 from cluster.errors import InvalidArgument
 
-TEXT_BYTES_MAX = 64 * 2**20
+_FILE_TEXT_BYTES_MAX = 64 * 2**20
 """Bytes of text of all pieces of a file."""
 _CHARS_SHOWN = 200
 
@@ -71,8 +71,8 @@ def _bounded(pieces: Iterator[Piece]) -> Iterator[Piece]:
     num_bytes = 0
     for piece in pieces:
         num_bytes += len(piece.text.encode())
-        if num_bytes > TEXT_BYTES_MAX:
-            raise InvalidArgument(f"has more than {TEXT_BYTES_MAX} bytes of text; divide it")
+        if num_bytes > _FILE_TEXT_BYTES_MAX:
+            raise InvalidArgument(f"has more than {_FILE_TEXT_BYTES_MAX} bytes of text; divide it")
         yield piece
 
 

@@ -17,7 +17,7 @@ from cluster.quoting import quoted
 from cluster.search.checks import BATCH_MAX, TEXT_CHARS_MAX
 from deployments.http.openai.schema import RETRIEVAL_MODEL, OpenAIBody, retrieval_of
 from deployments.http.schemas.json_body import parse_body
-from deployments.http.schemas.replies import with_provenance
+from deployments.http.schemas.replies import EmbeddingsSourceReply, with_provenance
 from deployments.http.schemas.search import Texts
 from deployments.http.schemas.terms import Name, ReleaseNumber, TimeoutMs, User
 
@@ -147,17 +147,6 @@ class EmbeddingReply(BaseModel):
 class EmbeddingsUsageReply(BaseModel):
     prompt_tokens: int = Field(description="Tokens of the texts, without special tokens.")
     total_tokens: int
-
-
-class EmbeddingsSourceReply(BaseModel):
-    release: int
-    region: str
-    coverage: float
-    embedder: str = Field(description="The version of the embedder that made the vectors.")
-    trace_id: str
-    served_by: str
-    staleness_ms: int
-    session: str
 
 
 class EmbeddingsReply(BaseModel):

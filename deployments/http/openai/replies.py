@@ -65,7 +65,7 @@ def _model(name: str) -> dict[str, object]:
 class ChatChunks:
     """The stream of one chat: the role first, pieces of text, the reason of the end, then the usage
     if it was asked for, then `[DONE]`. The first chunk carries `raygion`: what the answer is made
-    of is known before its text. The last delta carries the annotations, whose places in the text
+    of is known before its text. The last delta carries the annotations, whose positions in the text
     are known then; all in one chunk, since OpenAI's client raises for lists in several chunks whose
     entries have no `index`.
     """

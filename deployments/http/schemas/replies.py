@@ -215,6 +215,17 @@ class ChatSourceReply(BaseModel):
     truncated: TruncatedReply | None = Field(description=TRUNCATED)
 
 
+class EmbeddingsSourceReply(BaseModel):
+    release: int
+    region: str
+    coverage: float
+    embedder: str = Field(description="The version of the embedder that made the vectors.")
+    trace_id: str
+    served_by: str
+    staleness_ms: int
+    session: str
+
+
 class CorpusReply(BaseModel):
     corpus: str
     index_version: str

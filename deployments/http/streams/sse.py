@@ -72,7 +72,7 @@ async def event_chunks(
     ended: Callable[[str], None],
 ) -> AsyncGenerator[bytes, None]:
     """The bytes of a stream, one piece an event. Raises only before the first piece. Closing it
-    closes `events`. In the end `ended` is told how: `done`, `error` or `client_gone`.
+    closes `events`. At the end it calls `ended` with `done`, `error` or `client_gone`.
     """
     started = finished = False
     end = "client_gone"

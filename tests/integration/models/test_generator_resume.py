@@ -8,19 +8,17 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-import ray
 
 from actors.models.replica_outcomes import RoutingHint
 from actors.models.serve_generator import GENERATOR_DEPLOYMENT, ServeGenerator
 from cluster.clock import Deadline
 from cluster.errors import Unavailable
 from cluster.generation.generator import ChatMessage, GenerationChunk, GenerationRequest
-from deployments.nodes.local_cluster import start_local_cluster
 from deployments.serve.weighted_router import WEIGHTED_ROUTER
+from tests.support.regions.joined_cluster import joined_cluster
 
 pytestmark = pytest.mark.integration
 
-ROOT = Path(__file__).resolve().parents[3]
 APP = "resume"
 WORDS = ["one ", "two ", "three ", "four ", "five "]
 PROMPT_TOKENS = 7
@@ -31,23 +29,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Two replicas of a model that counts to five, a token a word; whoever finds a file named
     `dies` takes it away, says two words and dies.
     """
-    cluster = start_local_cluster(
-        name=APP,
-        run_dir=tmp_path_factory.mktemp("cluster"),
-        http_port=0,
-        num_cpus=4,
-        object_store_memory_bytes=100_000_000,
-        env={"PYTHONPATH": str(ROOT)},
-    )
     folder = tmp_path_factory.mktemp("told")
-    try:
-        cluster.prepare_driver()
-        ray.init(log_to_driver=False)
+    with joined_cluster(APP, tmp_path_factory.mktemp("cluster"), num_cpus=4):
         _deploy(folder)
         yield folder
-    finally:
-        ray.shutdown()
-        cluster.stop()
 
 
 def _deploy(folder: Path) -> None:
@@ -79,7 +64,6 @@ def _deploy(folder: Path) -> None:
                 completion_tokens=len(WORDS) - begun,
             )
 
-    serve.start(proxy_location="Disabled")
     deployment = serve.deployment(
         Counting,
         name=GENERATOR_DEPLOYMENT,

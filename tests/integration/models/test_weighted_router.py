@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 
 from actors.models.replica_outcomes import RoutingHint, outcomes_of
 from actors.models.serve_generator import GENERATOR_DEPLOYMENT, ServeGenerator
@@ -23,12 +22,11 @@ from cluster.errors import (
     Unavailable,
 )
 from cluster.generation.generator import ChatMessage, GenerationChunk, GenerationRequest
-from deployments.nodes.local_cluster import start_local_cluster
 from deployments.serve.weighted_router import WEIGHTED_ROUTER, WeightedRouter
+from tests.support.regions.joined_cluster import joined_cluster
 
 pytestmark = pytest.mark.integration
 
-ROOT = Path(__file__).resolve().parents[3]
 REQUEST = GenerationRequest(
     messages=(ChatMessage(role="user", content="hello"),),
     max_tokens=8,
@@ -39,24 +37,8 @@ REQUEST = GenerationRequest(
 
 @pytest.fixture(scope="module")
 def serve_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    cluster = start_local_cluster(
-        name="weighted-router",
-        run_dir=tmp_path_factory.mktemp("cluster"),
-        http_port=0,
-        num_cpus=8,
-        object_store_memory_bytes=100_000_000,
-        env={"PYTHONPATH": str(ROOT)},
-    )
-    try:
-        cluster.prepare_driver()
-        ray.init(log_to_driver=False)
-        from ray import serve
-
-        serve.start(proxy_location="Disabled")
+    with joined_cluster("weighted-router", tmp_path_factory.mktemp("cluster"), num_cpus=8):
         yield
-    finally:
-        ray.shutdown()
-        cluster.stop()
 
 
 class Stage:

@@ -25,7 +25,7 @@ from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.integration
 
-LOCATIONS = 3
+SLOTS = 3
 """Requests that one server takes at once."""
 ANSWER_SLOTS = 2
 """Of them, those for answers."""
@@ -117,7 +117,7 @@ def client(servers: tuple[Server, Server], tmp_path: Path) -> Iterator[httpx.Cli
         port = probe.getsockname()[1]
     a, b = (server.server_address[1] for server in servers)
     file, changes, program = tmp_path / "h.cfg", tmp_path / "h.sed", tmp_path / "haproxy"
-    slots = GatewaySlots(requests=LOCATIONS, answers=ANSWER_SLOTS)
+    slots = GatewaySlots(requests=SLOTS, answers=ANSWER_SLOTS)
     limits = {
         "buffer_bytes": BUFFER_BYTES,
         "connections_max": CONNECTIONS_MAX,
@@ -221,12 +221,12 @@ def wait_until_taken(servers: tuple[Server, Server], number: int) -> None:
 def test_what_the_servers_have_no_places_for_is_refused_with_the_gateways_error(
     client: httpx.Client, servers: tuple[Server, Server]
 ) -> None:
-    with ThreadPoolExecutor(2 * LOCATIONS + 1) as threads:
+    with ThreadPoolExecutor(2 * SLOTS + 1) as threads:
         with held(servers):
             # What is no work takes no place.
             waiting = [threads.submit(client.get, "/metrics")]
-            waiting += [threads.submit(client.post, "/v1/search") for _ in range(2 * LOCATIONS)]
-            wait_until_taken(servers, 2 * LOCATIONS + 1)
+            waiting += [threads.submit(client.post, "/v1/search") for _ in range(2 * SLOTS)]
+            wait_until_taken(servers, 2 * SLOTS + 1)
             for path in ("/v1/search", "/v1/answer"):
                 assert_is_refusal(client.post(path), "this region is full")
         assert {one.result().status_code for one in waiting} == {200}
@@ -236,7 +236,7 @@ def test_what_the_servers_have_no_places_for_is_refused_with_the_gateways_error(
 def test_answers_have_a_bound_of_their_own_and_take_no_more_of_the_places(
     client: httpx.Client, servers: tuple[Server, Server]
 ) -> None:
-    answers, searches = 2 * ANSWER_SLOTS, 2 * (LOCATIONS - ANSWER_SLOTS)
+    answers, searches = 2 * ANSWER_SLOTS, 2 * (SLOTS - ANSWER_SLOTS)
     with ThreadPoolExecutor(answers + searches) as threads:
         with held(servers):
             paths = itertools.cycle(sorted(ANSWER_ROUTES))
@@ -246,7 +246,7 @@ def test_answers_have_a_bound_of_their_own_and_take_no_more_of_the_places(
                 reason = "this region writes as many answers as it can"
                 assert_is_refusal(client.post(path), reason)
             waiting += [threads.submit(client.post, "/v1/search") for _ in range(searches)]
-            wait_until_taken(servers, 2 * LOCATIONS)
+            wait_until_taken(servers, 2 * SLOTS)
         assert {one.result().status_code for one in waiting} == {200}
     assert client.post("/v1/answer").status_code == 200
 

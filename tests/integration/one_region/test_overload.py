@@ -34,7 +34,7 @@ from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
-LOCATIONS = 8
+IN_FLIGHT_MAX = 8
 """Requests that the region takes at once."""
 FIRST_SHARD = [names.replica(CORPUS, 0, number) for number in range(REPLICAS)]
 TIMEOUT_MS = 60_000
@@ -44,7 +44,9 @@ TIMEOUT_MS = 60_000
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SearchRegion]:
     """A region of few places, which waits for its actors with every search."""
     folder = tmp_path_factory.mktemp("small")
-    settings = search_settings(folder, gateways_max=1, in_flight_max=LOCATIONS, local_first=False)
+    settings = search_settings(
+        folder, gateways_max=1, in_flight_max=IN_FLIGHT_MAX, local_first=False
+    )
     with search_region(folder, settings) as region:
         yield region
 
@@ -83,9 +85,9 @@ def all_places_taken(region: SearchRegion) -> Iterator[list[Future[Reply]]]:
         with region.client() as client:
             return region.search(client, query, timeout_ms=TIMEOUT_MS)
 
-    with ThreadPoolExecutor(LOCATIONS) as threads:
+    with ThreadPoolExecutor(IN_FLIGHT_MAX) as threads:
         waiting = []
-        for query in range(LOCATIONS):
+        for query in range(IN_FLIGHT_MAX):
             waiting.append(threads.submit(ask, query))
             wait_until_in_flight(region, len(waiting))
         yield waiting
@@ -122,7 +124,7 @@ def test_when_all_places_are_taken_the_next_is_refused_and_those_are_answered(
         go_on()
         replies = [one.result() for one in waiting]
     letters = idle.letters()
-    assert [reply.error for reply in replies] == [""] * LOCATIONS
+    assert [reply.error for reply in replies] == [""] * IN_FLIGHT_MAX
     assert all(idle.is_right(reply, letters) for reply in replies)
     assert_answers(idle)
 
@@ -131,7 +133,7 @@ def test_clients_that_leave_take_their_work_along(idle: SearchRegion) -> None:
     endpoint = idle.installation.region_settings.http
     with stuck(idle):
         with ExitStack() as connections:
-            for number in range(LOCATIONS):
+            for number in range(IN_FLIGHT_MAX):
                 client = socket.create_connection((endpoint.host, endpoint.port))
                 connections.enter_context(client)
                 client.sendall(a_search(idle, number))

@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import ray
+from ray import serve
 
 from actors.models.serve_generator import ServeGenerator
 from actors.models.starter_models import STARTER_GENERATOR, starter_generator_folder
 from cluster.clock import Deadline
 from cluster.generation.generator import ChatMessage, GenerationChunk, GenerationRequest, Generator
-from deployments.nodes.local_cluster import LocalCluster, start_local_cluster
+from deployments.nodes.local_cluster import LocalCluster
+from tests.support.regions.joined_cluster import ROOT, joined_cluster
 
-ROOT = Path(__file__).resolve().parents[3]
 APP = "generator-test"
 MODEL_LEN = 1024
 SEQUENCES = 2
@@ -29,22 +29,10 @@ def folder() -> Path:
 @pytest.fixture(scope="module")
 def cluster(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
     """One replica of the generator, warm."""
-    cluster = start_local_cluster(
-        name="generator",
-        run_dir=tmp_path_factory.mktemp("cluster"),
-        http_port=0,
-        num_cpus=4,
-        object_store_memory_bytes=100_000_000,
-        env={"PYTHONPATH": str(ROOT)},
-    )
-    try:
-        cluster.prepare_driver()
-        ray.init(log_to_driver=False)
-        from ray import serve
-
+    run_dir = tmp_path_factory.mktemp("cluster")
+    with joined_cluster("generator", run_dir, num_cpus=4) as joined:
         from deployments.serve.generator import GeneratorSpec, build_generator_app
 
-        serve.start(proxy_location="Disabled")
         spec = GeneratorSpec(
             model_id="smol",
             model_folder=str(folder),
@@ -52,10 +40,7 @@ def cluster(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             max_num_seqs=SEQUENCES,
         )
         serve.run(build_generator_app(spec), name=APP, route_prefix=None)
-        yield cluster
-    finally:
-        ray.shutdown()
-        cluster.stop()
+        yield joined
 
 
 @pytest.fixture(scope="module")

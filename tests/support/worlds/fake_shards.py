@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from cluster.balance.replica_set import ReplicaSet
 from cluster.balance.weights import OutcomeWeights
 from cluster.errors import Unavailable
 from cluster.query.search import Passages, SearchEffort, ShardHits, ShardQuery
-from cluster.search.fanout import ShardAccess
+from cluster.search.fanout import SearchableReplica, ShardAccess
 from cluster.vectors.metric import Metric
 
 DIMENSION, SHARDS, ROWS = 4, 3, 20
@@ -60,7 +61,7 @@ class FakeShard:
         return Passages(texts=texts, metadata=({"shard": self.number},) * len(rows))
 
 
-def kind_of(shards: list[FakeShard], top_k: int = 5) -> SearchKind:
+def kind_of(shards: Sequence[SearchableReplica], top_k: int = 5) -> SearchKind:
     weights = OutcomeWeights(now_s=lambda: 0.0, rng=random.Random(1))
     return SearchKind(
         corpus="c",

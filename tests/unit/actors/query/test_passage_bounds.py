@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,13 +15,10 @@ from hypothesis import strategies as st
 from actors.query.shard_search import SearchKind, ShardSearch
 from actors.shards.documents import DOCUMENTS_FILE, ShardDocuments, write_documents
 from cluster.arrays import Float32Array, Int64Array
-from cluster.balance.replica_set import ReplicaSet
-from cluster.balance.weights import OutcomeWeights
 from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.errors import DeadlineExceeded, InvalidArgument
-from cluster.query.search import Passages, SearchEffort, ShardHits, ShardQuery
-from cluster.search.fanout import ShardAccess
-from cluster.vectors.metric import Metric
+from cluster.query.search import Passages, ShardHits, ShardQuery
+from tests.support.worlds.fake_shards import kind_of
 
 TEXTS = ["", "a" * 10, "é" * 5, "b" * 50, "c" * 100]
 NOTES = ["n" * 7, None, "", "n" * 30, "n"]
@@ -102,23 +98,6 @@ class LimitedShard:
         return Passages(texts=tuple("x" * row for row in kept), metadata=({},) * len(kept))
 
 
-def kind_of(shards: list[LimitedShard]) -> SearchKind:
-    weights = OutcomeWeights(now_s=lambda: 0.0, rng=random.Random(1))
-    return SearchKind(
-        corpus="c",
-        index_version="v",
-        metric=Metric.INNER_PRODUCT,
-        top_k=8,
-        fields=None,
-        effort=SearchEffort(),
-        passages=True,
-        patience=None,
-        filter_key=b"",
-        filter=None,
-        shards=[ShardAccess(ReplicaSet([shard], weights)) for shard in shards],
-    )
-
-
 def asks_for(*numbers: int) -> Float32Array:
     """A query for each number, which finds so many hits in each shard."""
     return np.array([[number, 0.0] for number in numbers], dtype=np.float32)
@@ -138,7 +117,7 @@ async def found(search: ShardSearch, kind: SearchKind, *numbers: int) -> list[li
 async def test_each_search_of_a_batch_gets_its_texts_however_long_those_of_the_others(
     shards: list[LimitedShard],
 ) -> None:
-    search, kind = ShardSearch(SYSTEM_CLOCK), kind_of(shards)
+    search, kind = ShardSearch(SYSTEM_CLOCK), kind_of(shards, top_k=8)
     assert await asyncio.gather(
         found(search, kind, 1),
         found(search, kind, 0, 1),
@@ -152,7 +131,7 @@ async def test_each_search_of_a_batch_gets_its_texts_however_long_those_of_the_o
 async def test_a_search_with_too_many_texts_is_refused_and_harms_no_other(
     shards: list[LimitedShard],
 ) -> None:
-    search, kind = ShardSearch(SYSTEM_CLOCK), kind_of(shards)
+    search, kind = ShardSearch(SYSTEM_CLOCK), kind_of(shards, top_k=8)
     small, large, after = await asyncio.gather(
         found(search, kind, 1),
         found(search, kind, 3, 1),
@@ -171,7 +150,7 @@ async def test_a_search_with_too_many_texts_is_refused_and_harms_no_other(
 async def test_long_texts_are_fetched_for_one_search_at_a_time_within_its_time(
     shards: list[LimitedShard],
 ) -> None:
-    search, kind = ShardSearch(SYSTEM_CLOCK), kind_of(shards)
+    search, kind = ShardSearch(SYSTEM_CLOCK), kind_of(shards, top_k=8)
     shards[0].gate.clear()
     patient = [asyncio.create_task(found(search, kind, 2)) for _ in range(3)]
     hasty = asyncio.create_task(search.search(kind, asks_for(2), Deadline.after(0.2)))
@@ -184,7 +163,7 @@ async def test_long_texts_are_fetched_for_one_search_at_a_time_within_its_time(
 
 
 async def test_without_texts_there_is_nothing_to_bound(shards: list[LimitedShard]) -> None:
-    kind = replace(kind_of(shards), passages=False)
+    kind = replace(kind_of(shards, top_k=8), passages=False)
     result = await ShardSearch(SYSTEM_CLOCK).search(kind, asks_for(4), Deadline.after(10.0))
     assert result.arrays is not None
     assert shards[0].fetches == []

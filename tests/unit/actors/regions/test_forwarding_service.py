@@ -35,18 +35,6 @@ from tests.support.worlds.regional_world import (
 
 
 @pytest.fixture
-def world() -> World:
-    world = World()
-    world.add("a", "b", "c")
-    return world
-
-
-@pytest.fixture
-def a(world: World) -> Region:
-    return world.regions["a"]
-
-
-@pytest.fixture
 def b(world: World) -> Region:
     return world.regions["b"]
 

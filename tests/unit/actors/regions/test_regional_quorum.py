@@ -23,18 +23,6 @@ from tests.support.worlds.regional_world import (
 )
 
 
-@pytest.fixture
-def world() -> World:
-    world = World()
-    world.add("a", "b", "c")
-    return world
-
-
-@pytest.fixture
-def a(world: World) -> Region:
-    return world.regions["a"]
-
-
 async def test_a_majority_is_the_answer_whoever_is_asked(world: World, a: Region) -> None:
     a.read(upto=1)
     found = await a.service.search(replace(ASK, consistency=quorum()))

@@ -15,7 +15,6 @@ from deployments.http.openai.embeddings import (
     EmbeddingOptions,
     EmbeddingsBody,
     EmbeddingsReply,
-    EmbeddingsSourceReply,
 )
 from deployments.http.openai.schema import IGNORED_KEYS, NEUTRAL_VALUES, ChatBody, RetrievalBody
 from deployments.http.schemas.answer import AnswerBody
@@ -23,6 +22,7 @@ from deployments.http.schemas.replies import (
     AnswerReply,
     BatchSearchReply,
     ChatSourceReply,
+    EmbeddingsSourceReply,
     ErrorReply,
     SearchReply,
     StatusReply,

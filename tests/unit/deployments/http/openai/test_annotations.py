@@ -20,7 +20,7 @@ def cited(*ids: str) -> list[Citation]:
     return [Citation(id=id, text="...", score=0.5) for id in ids]
 
 
-def slots(text: str, *ids: str) -> list[tuple[Any, ...]]:
+def positions(text: str, *ids: str) -> list[tuple[Any, ...]]:
     found = [
         AnnotationReply.model_validate(a).url_citation for a in annotations_of(text, cited(*ids))
     ]
@@ -43,7 +43,7 @@ def slots(text: str, *ids: str) -> list[tuple[Any, ...]]:
 def test_a_citation_stands_where_the_answer_names_it(
     text: str, ids: list[str], found: list[tuple[Any, ...]]
 ) -> None:
-    assert slots(text, *ids) == found
+    assert positions(text, *ids) == found
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_the_url_is_the_id_of_the_passage(passage_id: str, url: str) -> None:
 
 @given(st.text(alphabet="[]0123 a"), st.lists(st.text(), max_size=4))
 def test_every_citation_is_found_within_the_text(text: str, ids: list[str]) -> None:
-    found = slots(text, *ids)
+    found = positions(text, *ids)
     assert [title for title, _, _ in found if title in ids] == [title for title, _, _ in found]
     assert set(ids) == {title for title, _, _ in found}
     assert all(0 <= start <= end <= len(text) for _, start, end in found)
