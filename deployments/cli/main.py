@@ -131,7 +131,7 @@ def up(
 
 def _keep_up(installation: Installation, *, one_of_several: bool, note: str) -> int:
     """Calls this command without `--watch` as often as it takes."""
-    from deployments.hosting.region_watch import keep_up, run_while_it_lives, run_state_of
+    from deployments.hosting.region_watch import keep_up, run_state_of, run_while_it_lives
 
     machine = installation.machine
     if not one_of_several and machine is not None and machine.is_alive():

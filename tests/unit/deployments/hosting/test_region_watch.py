@@ -16,8 +16,8 @@ from deployments.hosting.region_watch import (
     RunState,
     WatchTimes,
     keep_up,
-    run_while_it_lives,
     run_state_of,
+    run_while_it_lives,
 )
 from deployments.installation import Installation
 from deployments.nodes import local_cluster, machine
