@@ -185,8 +185,8 @@ def test_a_damaged_file_raises_nothing_but_invalid_argument(
 ) -> None:
     """Nothing else: Arrow would end the process for some."""
     data = bytearray(FILES[path])
-    for origin, value in changes:
-        data[int(origin * (len(data) - 1))] = value
+    for share, value in changes:
+        data[int(share * (len(data) - 1))] = value
     with contextlib.suppress(InvalidArgument):
         read(bytes(data[: int(cut * len(data))]), path)
 
