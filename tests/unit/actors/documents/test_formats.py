@@ -60,12 +60,14 @@ def test_a_corpus_of_beir_is_read_as_it_is() -> None:
         b'{"_id": "7", "title": "", "text": "B", "metadata": {"by": ["A", {"n": "\xc3\xa9"}]}}\n'
         b'{"_id": "8", "title": "Title", "text": "", "metadata": {"title": "own"}}\n'
         b'{"_id": "9", "title": "Plain", "text": "C"}\n'
+        b'{"_id": "10", "title": "Null", "text": "D", "metadata": null}\n'
     )
     assert plain(read(data, "corpus.jsonl")) == [
         ("4983", "Cells\n\nWalls.", {"title": "Cells", "year": 2006}),
         ("7", "B", {"title": None, "by": '["A", {"n": "é"}]'}),
         ("8", "Title", {"title": "own"}),
         ("9", "Plain\n\nC", {"title": "Plain"}),
+        ("10", "Null\n\nD", {"title": "Null"}),
     ]
     table = pa.table({"_id": ["1"], "title": ["T"], "text": ["A"]})
     assert plain(read(parquet(table), "corpus.parquet")) == [("1", "T\n\nA", {"title": "T"})]
