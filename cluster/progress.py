@@ -1,4 +1,4 @@
-"""How long work tells those who watch what it is doing."""
+"""The ways in which work that takes long reports its progress."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Count = Callable[[int, int], None]
 
 
 class Progress(Protocol):
-    """One step of long work, as somebody watches it."""
+    """One step of such work, as somebody watches it."""
 
     def note(self, text: str) -> None: ...
 

@@ -104,10 +104,10 @@ def try_index(
         size_bytes = (folder / INDEX_FILE).stat().st_size
         index = ShardIndex.open(folder, built, rows.shape[1])
         stored = rows[:num_queries]
-        probe = RecallSample.of(index, {STORED: stored, HELD_OUT: queries})
+        recall_sample = RecallSample.of(index, {STORED: stored, HELD_OUT: queries})
         for parameters in _efforts(built, index.num_lists):
             index = index.tuned(parameters)
-            recall = probe.recall(index)
+            recall = recall_sample.recall(index)
             if recall.least >= target_recall and not recall.has_hole:
                 break
         query_us = _query_us(index, queries)

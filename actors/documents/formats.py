@@ -37,8 +37,8 @@ def read_rows(
     `name` names the file in errors. `path` is the id of a Markdown, text or HTML file, which is one
     document with the metadata `source` (the path) and `title`. `csv_ways` are those of the table
     that a CSV file is a part of; None: of that file. `csv_texts` are the columns of a CSV file
-    whose cells stay texts. Raises InvalidArgument, naming the
-    file and the row, where the file cannot be read on.
+    whose cells stay texts. Raises InvalidArgument, naming the file and the row, where the file
+    cannot be read on.
     """
     if format in _TEXT_READERS:
         text, title = _TEXT_READERS[format](_whole(file, name), name)

@@ -88,9 +88,9 @@ def ingest(
     A document whose id the corpus has already takes the place of the older one, whole, and one that
     was deleted is back; with `replace` the corpus holds the new documents only. When the corpus
     would not change, no position is added. `types` hold for this ingest: its documents have these
-    metadata fields as these types. `count` is told how many files are read, and of how
-    many. Needs a driver that has joined a Ray cluster, in whose tasks the sources are read: files
-    of the driver's machine there, others on any node.
+    metadata fields as these types. `count` is told how many files are read, and of how many. Needs
+    a driver that has joined a Ray cluster, in whose tasks the sources are read: files of the
+    driver's machine there, others on any node.
 
     Raises InvalidArgument, naming file, row and field, for any document that is wrong or does not
     fit to the corpus, and then the corpus is as it was; with `skip_errors` documents that are wrong
@@ -109,8 +109,8 @@ def ingest(
         if latest is not None and not changes:
             return latest, changes
         content = with_parts(base, reading.part_files, documents)
-        types = _joined_types(base, content, reading, documents)
-        content = compacted(content, types, reading.dimension, documents)
+        schema = _joined_types(base, content, reading, documents)
+        content = compacted(content, schema, reading.dimension, documents)
         manifest = CorpusManifest(
             corpus=corpus,
             position=latest.position + 1 if latest else 1,
@@ -118,7 +118,7 @@ def ingest(
             tombstones=content.tombstones,
             num_documents=content.num_documents,
             num_passages=content.num_passages,
-            metadata_schema=types,
+            metadata_schema=schema,
             vector_dimension=reading.dimension,
             sources=_latest_sources(base, listing.sources),
             created_at_ms=clock.wall_ms(),

@@ -68,11 +68,11 @@ class StoredPart:
 
     file: ArtifactFile
     origins: Mapping[str, str]
-    """Place at which each document was read, by document id, in the order of the part's rows."""
+    """Origin of each document, by document id, in the order of the part's rows."""
     schema: Mapping[str, SchemaField]
     dimension: int | None
     first: str
-    """Place at which the first document was read, for messages."""
+    """Origin of the first document, for messages."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

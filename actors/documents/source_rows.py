@@ -77,6 +77,8 @@ def _of_beir(columns: Mapping[str, object]) -> Mapping[str, object]:
     https://github.com/beir-cellar/beir/wiki/Load-your-custom-dataset
     """
     row = {"id" if name == "_id" else name: value for name, value in columns.items()}
+    if row.get("metadata") is None:
+        row.pop("metadata", None)  # null is the same as none
     title, text, metadata = row.get("title"), row.get("text"), row.get("metadata")
     if isinstance(metadata, Mapping):
         flat = {name: _flat(value) for name, value in metadata.items()}

@@ -47,7 +47,7 @@ class TextEmbedder(Protocol):
         ...
 
     def embed_in_pieces(self, texts: Sequence[str]) -> Iterator[Float32Array | None]:
-        """float32 [n, d] at last. Before that, None after each part of the work on a single text
+        """float32 [n, d] at last. Before that, None after each piece of the work on a single text
         that is long: others may have their turn then.
         """
         ...

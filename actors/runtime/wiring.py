@@ -61,15 +61,15 @@ def statuses(handles: Mapping[str, Any]) -> dict[str, Any]:
     if not refs:
         return {}
     done, _ = ray.wait(list(refs), num_returns=len(refs), timeout=_STATUS_TIMEOUT_S)
-    arguments: dict[str, Any] = {}
+    answers: dict[str, Any] = {}
     for ref in done:
         try:
-            arguments[refs[ref]] = ray.get(ref)
+            answers[refs[ref]] = ray.get(ref)
         except RayError as error:
             log.debug(
                 "actor.silent", "{actor} does not answer: {error}", actor=refs[ref], error=error
             )
-    return arguments
+    return answers
 
 
 def detached_actor(

@@ -151,9 +151,9 @@ class CanaryBoard:
             window.take(report.ended, now_s)
         self._waiting[report.reporter] = (now_s, report.waiting)
         self._waiting = {
-            reporter: report
-            for reporter, report in self._waiting.items()
-            if now_s - report[0] <= _REPORT_LIFE_S
+            reporter: (reported_s, waiting)
+            for reporter, (reported_s, waiting) in self._waiting.items()
+            if now_s - reported_s <= _REPORT_LIFE_S
         }
 
     def fault(self, now_s: float) -> str | None:

@@ -123,7 +123,7 @@ class Chunker:
 
 
 def _before_marks(text: str, cut: int) -> int:
-    """The cut, or else the place of the letter whose marks stand there: the splitter finds words of
+    """The cut, or else the index of the letter whose marks stand there: the splitter finds words of
     Chinese and Japanese by a dictionary, which does not know letters with marks of their own.
     """
     index = cut

@@ -56,7 +56,7 @@ def parse_declared_types(declarations: Iterable[str]) -> dict[str, ColumnType]:
 def with_declared_types(
     metadata: Mapping[str, object], types: DeclaredTypes, origin: DocumentOrigin
 ) -> dict[str, object]:
-    """The metadata with every declared field as its type. Raises InvalidArgument, naming the place
+    """The metadata with every declared field as its type. Raises InvalidArgument, naming the origin
     and the field, for a value that would not stay what it is.
     """
     return {

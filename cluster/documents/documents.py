@@ -145,7 +145,7 @@ def merge_schemas(first: Schema, second: Schema) -> dict[str, SchemaField]:
 
 
 def schema_of(types: Mapping[str, ColumnType], example: str) -> dict[str, SchemaField]:
-    """A stored schema as one that can be merged; `seen` says in messages where it comes from."""
+    """A stored schema as one that can be merged; `example` says in messages where it comes from."""
     return {name: SchemaField(type=type_, example=example) for name, type_ in types.items()}
 
 

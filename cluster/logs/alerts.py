@@ -21,7 +21,8 @@ CANARY_AT_FAULT = Alert(
     sentence="canary release {release} is at fault: {reason}",
     meaning="Requests to a canary release fail, or take too long. Its region sends it no more "
     "requests, and the canary is aborted in all regions.",
-    to_do="Serving needs nothing. Read the reason, mend the release, and propose it again.",
+    to_do="No action is needed for serving. Read the reason, mend the release, and propose it "
+    "again.",
 )
 REGIONS_DIFFER = Alert(
     name="regions.differ",

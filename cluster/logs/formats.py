@@ -1,11 +1,12 @@
 """How a record of `logging` becomes a line: text to read, or JSON.
 
-    2026-11-30T15:26:08.123Z ERROR shard 2 is let go of: ... [shard.let_go region=eu release=7]
+    2026-11-30T15:26:08.123Z INFO preparing release 7 [release.preparing region=eu]
 
-    {"time": "2026-11-30T15:26:08.123Z", "level": "ERROR", "logger": "actors.shards.replica",
-     "event": "shard.let_go", "message": "shard 2 is let go of: ...", "region": "eu", "release": 7,
-     "fields": {"shard": 2}, "exception": "Traceback ..."}
+    {"time": "2026-11-30T15:26:08.123Z", "level": "INFO",
+     "logger": "actors.coordinator.loading.region_releases", "event": "release.preparing",
+     "message": "preparing release 7", "region": "eu", "release": 7}
 
+Besides, `fields` holds further values of the event, and `exception` a traceback.
 A record of another library is no event: it has the context, but neither `event` nor `fields`.
 """
 

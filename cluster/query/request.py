@@ -33,4 +33,4 @@ class Request(Terms):
     forwarded_by: str = ""
     """Region that sent the request here; the request is not sent on."""
     not_before: int = 0
-    """Place in the release log of the oldest switch that may serve."""
+    """Position in the release log of the oldest switch that may serve."""

@@ -1,4 +1,7 @@
-"""The regions' last reports on themselves, and for how long each region has been silent."""
+"""The regions' last reports on themselves, and for how long each region has been silent.
+
+`region_name_watch.read_heartbeats` reads the reports from the store.
+"""
 
 from __future__ import annotations
 

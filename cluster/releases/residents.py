@@ -19,7 +19,7 @@ class ResidentState(StrEnum):
 
 @dataclass(slots=True)
 class _Local:
-    standing: ResidentState
+    progress: ResidentState
     failure: PrepareFailed | None = None
     """Failure of the last attempt, until one succeeds."""
     failures: int = 0
@@ -41,7 +41,7 @@ class Residents:
     def prepared(self) -> frozenset[int]:
         """The releases that this region can serve."""
         return frozenset(
-            n for n, local in self._local.items() if local.standing is ResidentState.PREPARED
+            n for n, local in self._local.items() if local.progress is ResidentState.PREPARED
         )
 
     def failures(self) -> dict[int, PrepareFailed]:
@@ -78,7 +78,7 @@ class Residents:
             del self._local[number]
         for number in wanted:
             before = self._local.get(number, _Local(ResidentState.PREPARING))
-            self._local[number] = replace(before, standing=ResidentState.PREPARING)
+            self._local[number] = replace(before, progress=ResidentState.PREPARING)
         return [
             *(Retire(release=n) for n in retired),
             *(Prepare(release=state.proposals[n].release) for n in wanted),
@@ -103,7 +103,7 @@ class Residents:
         local = self._local.get(number)
         if local is None:
             return True
-        if local.standing is not ResidentState.FAILED:
+        if local.progress is not ResidentState.FAILED:
             return False
         assert local.failure is not None, "what has failed has its reason"
         # A committed release is tried until it works; an open one as long as that may help, and the

@@ -7,7 +7,9 @@ from cluster.releases.entries import LogState, Proposal, ReleaseStatus
 
 
 def known_release(state: LogState, number: int) -> Proposal:
-    """Raises InvalidArgument for a text that is no number of a release, NotFound."""
+    """The proposal of a release. Raises InvalidArgument for a number below 1, NotFound for one that
+    no release has.
+    """
     if number < 1:
         raise InvalidArgument("release numbers start at 1", "release")
     proposal = state.proposals.get(number)

@@ -186,11 +186,11 @@ def decide(
     reading: Reading,
     now_ms: int,
 ) -> Decision:
-    """The next step for a request that demands this, or names a `release`.
+    """The next step for a request that asks for this consistency, or names a `release`.
 
     The caller decides again after each Refresh, with the `reading` DONE and its result in
-    `knowledge`, or FAILED; and after each Wait. Raises InvalidArgument for a demand that no region
-    can meet.
+    `knowledge`, or FAILED; and after each Wait. Raises InvalidArgument for a consistency that
+    no region can meet.
     """
     asked = _Asked(consistency, knowledge, reading, now_ms)
     if consistency.session is not None:

@@ -21,12 +21,12 @@ def locked(path: Path) -> Iterator[BinaryIO]:
 
 
 def lock(file: BinaryIO) -> None:
-    """Waits until this caller has the file alone, which then has it until the file is closed."""
+    """Waits until nobody else has the lock. The lock ends when the file is closed."""
     fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def try_lock(file: BinaryIO) -> bool:
-    """Locks the file as `lock` does; False when somebody else has it."""
+    """Locks the file as `lock` does, but does not wait; False when somebody else has the lock."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

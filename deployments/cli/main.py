@@ -131,7 +131,7 @@ def up(
 
 def _keep_up(installation: Installation, *, one_of_several: bool, note: str) -> int:
     """Calls this command without `--watch` as often as it takes."""
-    from deployments.hosting.region_watch import keep_up, run_while_it_lives, standing_of
+    from deployments.hosting.region_watch import keep_up, run_state_of, run_while_it_lives
 
     machine = installation.machine
     if not one_of_several and machine is not None and machine.is_alive():
@@ -141,9 +141,9 @@ def _keep_up(installation: Installation, *, one_of_several: bool, note: str) -> 
         )
     words = [word for word in sys.argv[1:] if word != "--watch"]
     command = [sys.executable, "-m", "deployments.cli.main", *words]
-    standing = partial(standing_of, installation, one_of_several=one_of_several)
+    run_state = partial(run_state_of, installation, one_of_several=one_of_several)
     return keep_up(
-        partial(run_while_it_lives, command, standing), standing, partial(err.print, note)
+        partial(run_while_it_lives, command, run_state), run_state, partial(err.print, note)
     )
 
 

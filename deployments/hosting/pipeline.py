@@ -256,7 +256,8 @@ def _store_model(
         note=progress.note,
         precision=precision,
     )
-    name, delta = model.manifest.name, delta_note(model.manifest.files)
-    stored = name if delta is None else f"{name}: {delta}"
+    manifest = model.manifest
+    delta = delta_note(manifest.files)
+    stored = manifest.name if delta is None else f"{manifest.name}: {delta}"
     progress.note(REUSED if model.reused else stored)
     return model

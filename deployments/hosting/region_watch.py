@@ -46,8 +46,10 @@ class RunState(StrEnum):
     """Because somebody wanted it so."""
 
 
-def standing_of(installation: Installation, *, one_of_several: bool) -> RunState:
-    """`one_of_several`: whether this machine is part of a cluster of several machines."""
+def run_state_of(installation: Installation, *, one_of_several: bool) -> RunState:
+    """State of the region on this machine, or of the machine's part of it where `one_of_several`
+    machines make up its cluster.
+    """
     found = find_machine() if one_of_several else find_local_cluster(installation.run_folder)
     if found is None or found.was_stopped:
         return RunState.ENDED
@@ -56,7 +58,7 @@ def standing_of(installation: Installation, *, one_of_several: bool) -> RunState
 
 def keep_up(
     bring_up: Callable[[], int],
-    standing: Callable[[], RunState],
+    run_state: Callable[[], RunState],
     note: Callable[[], None],
     times: WatchTimes = _TIMES,
 ) -> int:
@@ -69,7 +71,7 @@ def keep_up(
     if status := bring_up():
         return status
     while True:
-        match standing():
+        match run_state():
             case RunState.UP:
                 SYSTEM_CLOCK.sleep(times.look_s)
             case RunState.ENDED:
@@ -81,7 +83,7 @@ def keep_up(
 
 
 def run_while_it_lives(
-    command: Sequence[str], standing: Callable[[], RunState], times: WatchTimes = _TIMES
+    command: Sequence[str], run_state: Callable[[], RunState], times: WatchTimes = _TIMES
 ) -> int:
     """Runs `command`, which brings the region up, in a process of its own: what a process has
     imported of Ray belongs to one cluster. Returns its status.
@@ -94,9 +96,9 @@ def run_while_it_lives(
     try:
         was_up, dead_s = False, 0.0
         while (status := _status_within(process, times.look_s)) is None:
-            stands = standing()
-            was_up = was_up or stands is RunState.UP
-            dead_s = dead_s + times.look_s if was_up and stands is RunState.DIED else 0.0
+            found = run_state()
+            was_up = was_up or found is RunState.UP
+            dead_s = dead_s + times.look_s if was_up and found is RunState.DIED else 0.0
             if dead_s > times.notice_s:
                 return _end(process)
         return status

@@ -94,7 +94,7 @@ class RegionReleases:
         self._retired()
 
     def report(self, process: str, releases: frozenset[int]) -> None:
-        """Records the releases that a gateway or the front uses; see `Departures.tell`."""
+        """Records the releases that a gateway or the front uses; see `Departures.report`."""
         self._departures.report(process, releases)
 
     def tend(self) -> None:

@@ -128,7 +128,7 @@ def _started(limits: Limits) -> subprocess.Popen[bytes]:
 
 def _row(piece: Mapping[str, Any], path: str, name: str) -> Row:
     part = piece["name"]
-    origin = DocumentOrigin(source=name, section=part.replace("=", " ") or None)
+    origin = DocumentOrigin(source=name, section=part.replace("=", " ", 1) or None)
     if piece["error"] is not None:
         return InvalidArgument(f"{origin}: {piece['error']}"), origin
     if not piece["text"].strip():

@@ -65,16 +65,16 @@ class Built:
     partition_by: str | None = None
 
     def rows(self, documents: Sequence[int]) -> tuple[pa.Table, Float32Array]:
-        places = [(n, p) for n in documents for p in range(2 if n % 3 == 0 else 1)]
+        passages = [(n, p) for n in documents for p in range(2 if n % 3 == 0 else 1)]
         table = pa.table(
             {
-                "id": pa.array([f"é{n}#{p}" for n, p in places], pa.string()),
-                "document": pa.array([f"é{n}" for n, _ in places], pa.string()),
-                "text": pa.array([f"text {n}" for n, _ in places], pa.string()),
-                "meta.city": pa.array([f"c{n % 4}" for n, _ in places], pa.string()),
+                "id": pa.array([f"é{n}#{p}" for n, p in passages], pa.string()),
+                "document": pa.array([f"é{n}" for n, _ in passages], pa.string()),
+                "text": pa.array([f"text {n}" for n, _ in passages], pa.string()),
+                "meta.city": pa.array([f"c{n % 4}" for n, _ in passages], pa.string()),
             }
         )
-        return table, VECTORS[[2 * n + p for n, p in places]]
+        return table, VECTORS[[2 * n + p for n, p in passages]]
 
     def index(self, documents: Sequence[int], version: str) -> IndexManifest:
         folder = self.folder / version

@@ -95,17 +95,17 @@ def test_a_few_vectors_far_from_the_crowd_ask_too(tmp_path: Path) -> None:
     vectors = np.delete(vectors, answers[10:], axis=0)
     parameters = IndexParameters(kind=IndexKind.FLAT, metric=Metric.L2)
     build(tmp_path, vectors, parameters)
-    probe = RecallSample.of_rows(
+    sample = RecallSample.of_rows(
         ShardIndex.open(tmp_path, parameters, DIMENSION), vectors, parameters
     )
-    asked = {tuple(query) for query in probe.queries.tolist()}
+    asked = {tuple(query) for query in sample.queries.tolist()}
     kept = vectors[np.linalg.norm(vectors - np.median(vectors, axis=0), axis=1) > 0.5]
     assert len(kept) == len(lonely)
     assert {tuple(vector) for vector in kept.tolist()} <= asked
     # They are told apart from the crowd.
-    sparse = [part for kind, quarter, part in probe.strata if (kind, quarter) == (STORED, 4)]
+    sparse = [part for kind, quarter, part in sample.strata if (kind, quarter) == (STORED, 4)]
     assert {tuple(v) for v in kept.tolist()} <= {
-        tuple(v) for v in probe.queries[sparse[0]].tolist()
+        tuple(v) for v in sample.queries[sparse[0]].tolist()
     }
 
 
@@ -131,9 +131,9 @@ def test_of_many_rows_some_are_drawn_that_lie_wherever_vectors_are(tmp_path: Pat
     build(tmp_path, vectors, parameters)
     index = ShardIndex.open(tmp_path, parameters, DIMENSION)
     Read.rows_max = 0
-    probe = RecallSample.of_rows(index, vectors.view(Read), parameters, apart_among_max=1000)
+    sample = RecallSample.of_rows(index, vectors.view(Read), parameters, apart_among_max=1000)
     assert Read.rows_max == 1000
-    asked = np.linalg.norm(probe.queries[:, None] - middles[None], axis=2).argmin(axis=1)
+    asked = np.linalg.norm(sample.queries[:, None] - middles[None], axis=2).argmin(axis=1)
     assert set(asked.tolist()) == set(range(20))
 
 

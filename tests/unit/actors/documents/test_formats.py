@@ -60,12 +60,14 @@ def test_a_corpus_of_beir_is_read_as_it_is() -> None:
         b'{"_id": "7", "title": "", "text": "B", "metadata": {"by": ["A", {"n": "\xc3\xa9"}]}}\n'
         b'{"_id": "8", "title": "Title", "text": "", "metadata": {"title": "own"}}\n'
         b'{"_id": "9", "title": "Plain", "text": "C"}\n'
+        b'{"_id": "10", "title": "Null", "text": "D", "metadata": null}\n'
     )
     assert plain(read(data, "corpus.jsonl")) == [
         ("4983", "Cells\n\nWalls.", {"title": "Cells", "year": 2006}),
         ("7", "B", {"title": None, "by": '["A", {"n": "é"}]'}),
         ("8", "Title", {"title": "own"}),
         ("9", "Plain\n\nC", {"title": "Plain"}),
+        ("10", "Null\n\nD", {"title": "Null"}),
     ]
     table = pa.table({"_id": ["1"], "title": ["T"], "text": ["A"]})
     assert plain(read(parquet(table), "corpus.parquet")) == [("1", "T\n\nA", {"title": "T"})]
@@ -185,8 +187,8 @@ def test_a_damaged_file_raises_nothing_but_invalid_argument(
 ) -> None:
     """Nothing else: Arrow would end the process for some."""
     data = bytearray(FILES[path])
-    for origin, value in changes:
-        data[int(origin * (len(data) - 1))] = value
+    for share, value in changes:
+        data[int(share * (len(data) - 1))] = value
     with contextlib.suppress(InvalidArgument):
         read(bytes(data[: int(cut * len(data))]), path)
 

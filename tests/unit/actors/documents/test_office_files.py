@@ -21,7 +21,7 @@ from actors.documents.office.pieces import PIECES_MAX
 from actors.documents.office.worker import Limits
 from actors.documents.reader import GroupRead, ReadOptions, read_group
 from actors.documents.source_files import find_source_files
-from actors.documents.source_formats import format_of
+from actors.documents.source_formats import SourceFormat, format_of
 from cluster.artifacts.artifacts import Artifacts
 from cluster.documents.documents import Document, parse_document
 from cluster.errors import InvalidArgument
@@ -150,6 +150,12 @@ def test_each_sheet_is_a_document_whose_rows_name_their_columns(read: Read) -> N
         ),
         ("a.xlsx#sheet=Numbers", "1 | 2.5\n3 2024-05-01", "Numbers"),
     ]
+
+
+def test_a_sheet_is_named_as_in_its_file(extractor: Extractor) -> None:
+    data = io.BytesIO(workbook(**{"a=b": []}))
+    ((_, origin),) = extractor.rows(data, SourceFormat.XLSX, "a.xlsx", "in/a.xlsx")
+    assert str(origin) == "in/a.xlsx, sheet a=b"
 
 
 def test_a_mail_is_a_document_and_each_mail_of_a_mailbox(read: Read) -> None:

@@ -266,11 +266,7 @@ async def test_damage_that_a_long_search_meets_is_left_to_the_actors_too(
         lambda replica: replica.search(query("v1", 4), 5.0),
         lambda replica: replica.passages("v1", rows, None, 5.0),
     ):
-        local = local_shards(
-            store,
-            tmp_path,
-            open_index=Damage().open,
-        )
+        local = local_shards(store, tmp_path, open_index=Damage().open)
         local.follow(view)
         await until_open(local, corpus_of(view), 0)
         # Another replica is asked after this error, and none after the other.
@@ -302,10 +298,7 @@ async def test_what_the_node_gets_later_is_opened_with_a_later_view_and_all_of_i
     cache = node_cache(store, tmp_path / "cache")
     shards = publish(store, tmp_path, "v1").shards
     cache.folder_for(shards[0].files)
-    local, view = (
-        local_shards(store, tmp_path),
-        view_of("v1"),
-    )
+    local, view = local_shards(store, tmp_path), view_of("v1")
     local.follow(view)
     await until_open(local, corpus_of(view), 0)
     assert local.replica(corpus_of(view), 1) is None

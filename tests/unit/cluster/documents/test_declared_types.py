@@ -18,11 +18,11 @@ from cluster.documents.documents import DocumentOrigin
 from cluster.errors import InvalidArgument
 from cluster.metadata import ColumnType
 
-PLACE = DocumentOrigin(source="table.csv", row=7)
+ORIGIN = DocumentOrigin(source="table.csv", row=7)
 
 
 def cast(value: object, type_: str) -> object:
-    return with_declared_types({"x": value, "y": value}, {"x": ColumnType(type_)}, PLACE)["x"]
+    return with_declared_types({"x": value, "y": value}, {"x": ColumnType(type_)}, ORIGIN)["x"]
 
 
 @pytest.mark.parametrize(

@@ -41,12 +41,12 @@ from cluster.documents.passages import (
 from cluster.errors import Corrupt, InvalidArgument
 from cluster.metadata import ColumnType
 
-PLACE = DocumentOrigin(source="docs.jsonl", row=3)
+ORIGIN = DocumentOrigin(source="docs.jsonl", row=3)
 GOOD: Mapping[str, object] = {"id": "a", "text": "Some text."}
 
 
 def parse(**changes: object) -> Document:
-    return parse_document({**GOOD, **changes}, PLACE)
+    return parse_document({**GOOD, **changes}, ORIGIN)
 
 
 def document(id: str = "a", **metadata: str | int | float | bool | None) -> Document:
@@ -116,7 +116,7 @@ def test_a_bad_row_is_refused_with_its_place_and_field(
 
 def test_text_may_be_empty_beside_a_vector() -> None:
     assert parse(text="", vector=[1.0]).text == ""
-    assert parse_document({"id": "a", "vector": [1.0]}, PLACE).text == ""
+    assert parse_document({"id": "a", "vector": [1.0]}, ORIGIN).text == ""
 
 
 @pytest.mark.parametrize("name", ["", "Docs", "a/b", "-a", "a" * 64, "ä"])

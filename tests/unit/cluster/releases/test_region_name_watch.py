@@ -25,26 +25,26 @@ def beat(cluster_id: str, at_ms: int = 0) -> RegionStatus:
 
 
 def test_a_name_that_nobody_has_and_ones_own_are_free() -> None:
-    claim = RegionNameWatch("mine")
-    assert claim.look(None, 0.0) is NameState.FREE
-    assert claim.look(beat("mine"), 1.0) is NameState.FREE
-    assert claim.look(beat("mine", 5), 2.0) is NameState.FREE
+    watch = RegionNameWatch("mine")
+    assert watch.look(None, 0.0) is NameState.FREE
+    assert watch.look(beat("mine"), 1.0) is NameState.FREE
+    assert watch.look(beat("mine", 5), 2.0) is NameState.FREE
 
 
 def test_what_changes_between_two_looks_lives() -> None:
-    claim = RegionNameWatch("mine")
-    assert claim.look(beat("other"), 0.0) is NameState.UNDECIDED
-    assert claim.look(beat("other"), 1.0) is NameState.UNDECIDED
-    assert claim.look(beat("other", 1), 1.5) is NameState.TAKEN
-    assert claim.look(beat("other", 1), 1.5 + STANDSTILL_S - 0.1) is NameState.TAKEN
-    assert claim.look(beat("other", 1), 1.5 + STANDSTILL_S) is NameState.FREE
+    watch = RegionNameWatch("mine")
+    assert watch.look(beat("other"), 0.0) is NameState.UNDECIDED
+    assert watch.look(beat("other"), 1.0) is NameState.UNDECIDED
+    assert watch.look(beat("other", 1), 1.5) is NameState.TAKEN
+    assert watch.look(beat("other", 1), 1.5 + STANDSTILL_S - 0.1) is NameState.TAKEN
+    assert watch.look(beat("other", 1), 1.5 + STANDSTILL_S) is NameState.FREE
 
 
 def test_what_stands_still_is_dead_whatever_its_clock_says() -> None:
     for at_ms in (0, 1_000_000_000):
-        claim = RegionNameWatch("mine")
-        assert claim.look(beat("other", at_ms), 0.0) is NameState.UNDECIDED
-        assert claim.look(beat("other", at_ms), STANDSTILL_S) is NameState.FREE
+        watch = RegionNameWatch("mine")
+        assert watch.look(beat("other", at_ms), 0.0) is NameState.UNDECIDED
+        assert watch.look(beat("other", at_ms), STANDSTILL_S) is NameState.FREE
 
 
 def test_of_two_that_come_at_once_one_stays() -> None:

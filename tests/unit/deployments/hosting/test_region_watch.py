@@ -16,8 +16,8 @@ from deployments.hosting.region_watch import (
     RunState,
     WatchTimes,
     keep_up,
+    run_state_of,
     run_while_it_lives,
-    standing_of,
 )
 from deployments.installation import Installation
 from deployments.nodes import local_cluster, machine
@@ -30,19 +30,19 @@ UP, DIED, ENDED = RunState.UP, RunState.DIED, RunState.ENDED
 
 
 class Region:
-    """Starts end with the given statuses, and looks find the given standings, one by one."""
+    """Starts end with the given statuses, and looks find the given states, one by one."""
 
     def __init__(self, starts: list[int], *looks: RunState) -> None:
         self.starts, self.looks = iter(starts), iter(looks)
         self.deaths = 0
 
     def kept_up(self) -> int:
-        return keep_up(lambda: next(self.starts), self.standing, self.note, BRIEF)
+        return keep_up(lambda: next(self.starts), self.run_state, self.note, BRIEF)
 
     def note(self) -> None:
         self.deaths += 1
 
-    def standing(self) -> RunState:
+    def run_state(self) -> RunState:
         return next(self.looks)
 
 
@@ -66,24 +66,24 @@ def test_later_ones_are_tried_until_one_goes_well() -> None:
 
 def test_the_status_of_a_start_is_that_of_its_command() -> None:
     looks = Region([], *[DIED] * 10_000)  # the record is that of the one before
-    assert run_while_it_lives([sys.executable, "-c", "exit(3)"], looks.standing, BRIEF) == 3
+    assert run_while_it_lives([sys.executable, "-c", "exit(3)"], looks.run_state, BRIEF) == 3
 
 
 def test_a_start_whose_region_dies_meanwhile_is_ended() -> None:
     looks = Region([], DIED, DIED, UP, UP, *[DIED] * 10)
-    assert run_while_it_lives(GOES_ON, looks.standing, BRIEF) == -signal.SIGTERM
+    assert run_while_it_lives(GOES_ON, looks.run_state, BRIEF) == -signal.SIGTERM
 
 
 def test_a_start_that_notices_by_itself_says_why() -> None:
     looks = Region([], UP, *[DIED] * 10_000)
     command = [sys.executable, "-c", "import time; time.sleep(1); exit(3)"]
-    assert run_while_it_lives(command, looks.standing, replace(BRIEF, notice_s=60.0)) == 3
+    assert run_while_it_lives(command, looks.run_state, replace(BRIEF, notice_s=60.0)) == 3
 
 
 def test_a_start_that_tries_once_more_by_itself_goes_on() -> None:
     tries = [UP, DIED, DIED, ENDED] * 5
     looks = Region([], *tries, UP, *[DIED] * 10)
-    assert run_while_it_lives(GOES_ON, looks.standing, BRIEF) == -signal.SIGTERM
+    assert run_while_it_lives(GOES_ON, looks.run_state, BRIEF) == -signal.SIGTERM
     assert ENDED not in looks.looks
 
 
@@ -104,13 +104,13 @@ def test_a_head_that_was_stopped_is_told_from_one_that_died(
     recorded = machine.find_machine()
     assert recorded is not None
     assert not recorded.was_stopped
-    standings: list[RunState] = []
+    states: list[RunState] = []
     installation = Installation(Settings(), "local")
-    standing = partial(standing_of, installation, one_of_several=True)
-    monkeypatch.setattr(machine, "end_marked_processes", noting(standings, standing))
-    assert standing() is DIED
+    run_state = partial(run_state_of, installation, one_of_several=True)
+    monkeypatch.setattr(machine, "end_marked_processes", noting(states, run_state))
+    assert run_state() is DIED
     recorded.stop()
-    assert [*standings, standing()] == [ENDED, ENDED]
+    assert [*states, run_state()] == [ENDED, ENDED]
 
 
 def test_a_cluster_that_is_being_stopped_is_told_from_one_that_died(
@@ -130,19 +130,19 @@ def test_a_cluster_that_is_being_stopped_is_told_from_one_that_died(
         head_pid=2**22 + 1,
     )
     local_cluster.record_local_cluster(died)
-    standings: list[RunState] = []
-    standing = partial(standing_of, installation, one_of_several=False)
-    monkeypatch.setattr(local_cluster, "end_marked_processes", noting(standings, standing))
-    assert standing() is DIED
+    states: list[RunState] = []
+    run_state = partial(run_state_of, installation, one_of_several=False)
+    monkeypatch.setattr(local_cluster, "end_marked_processes", noting(states, run_state))
+    assert run_state() is DIED
     died.stop()
-    assert [*standings, standing()] == [ENDED, ENDED]
+    assert [*states, run_state()] == [ENDED, ENDED]
 
 
-def noting(standings: list[RunState], standing: Callable[[], RunState]) -> Callable[..., list[int]]:
+def noting(states: list[RunState], run_state: Callable[[], RunState]) -> Callable[..., list[int]]:
     """In place of what ends the processes: what a watch makes of the moment."""
 
     def end(*_: object, **__: object) -> list[int]:
-        standings.append(standing())
+        states.append(run_state())
         return []
 
     return end
