@@ -18,10 +18,7 @@ BOUND = "whether what is kept has a bound, or goes again, shows nowhere else"
 RAYS = "Ray Serve tells this to nobody, and the tests of serve_private notice when it changes"
 REACHES = {
     ("unit/actors/query/test_answering.py", "_tokenizers"): BOUND,
-    (
-        "unit/cluster/artifacts/test_cache_space.py",
-        "_pins",
-    ): "a process ends to give up all",
+    ("unit/cluster/artifacts/test_cache_space.py", "_pins"): "a process ends to give up all",
     ("unit/cluster/store/test_object_store_contract.py", "_strip_protocol"): "fsspec's own hook",
     ("unit/deployments/serve/test_autoscaling.py", "_aggregated_metrics_value"): RAYS,
     ("unit/deployments/serve/test_controller.py", "_schedule_replica"): RAYS,

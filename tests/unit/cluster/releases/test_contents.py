@@ -15,10 +15,7 @@ ONE, OTHER = "a" * 64, "b" * 64
 
 
 def index(corpus: str, fingerprint: str | None) -> IndexManifest:
-    return index_manifest(
-        corpus=corpus,
-        embedder_fingerprint=fingerprint,
-    )
+    return index_manifest(corpus=corpus, embedder_fingerprint=fingerprint)
 
 
 def embedder(fingerprint: str) -> ModelManifest:
