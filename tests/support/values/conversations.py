@@ -16,6 +16,17 @@ class SeamTokenizer(FakeTokenizer):
         return super().count(messages) + 2 * sum(bool(m.content) for m in messages)
 
 
+class CountingTokenizer(FakeTokenizer):
+    """Adds up what it has counted."""
+
+    counted = 0
+
+    def count(self, messages: tuple[ChatMessage, ...]) -> int:
+        tokens = super().count(messages)
+        self.counted += tokens
+        return tokens
+
+
 def said(role: Role, content: str) -> ChatMessage:
     return ChatMessage(role=role, content=content)
 

@@ -20,7 +20,15 @@ from cluster.generation.prompt import (
     build_prompt,
 )
 from tests.support.fakes import FakeTokenizer
-from tests.support.values.conversations import messages, room_for, said, texts, tokenizers, turn
+from tests.support.values.conversations import (
+    CountingTokenizer,
+    messages,
+    room_for,
+    said,
+    texts,
+    tokenizers,
+    turn,
+)
 
 SHORT = PromptTemplate(system="S", passage="[{number}] {text}", user="{passages}\nQ: {question}")
 TOKENIZER = FakeTokenizer()
@@ -338,15 +346,7 @@ def test_an_answer_may_have_what_the_prompt_leaves(
 
 @pytest.mark.parametrize("num_passages", [10, 100, 1000])
 def test_no_more_is_tokenized_than_a_few_times_what_fits(num_passages: int) -> None:
-    class Counting(FakeTokenizer):
-        counted = 0
-
-        def count(self, messages: tuple[ChatMessage, ...]) -> int:
-            tokens = super().count(messages)
-            self.counted += tokens
-            return tokens
-
-    tokenizer = Counting()
+    tokenizer = CountingTokenizer()
     prompt = build_prompt(
         template=SHORT,
         question="why?",

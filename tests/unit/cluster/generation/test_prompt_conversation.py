@@ -10,7 +10,14 @@ from cluster.errors import ContextLengthExceeded
 from cluster.generation.generator import ChatMessage
 from cluster.generation.prompt import Truncated, Truncation, fit_conversation
 from tests.support.fakes import FakeTokenizer
-from tests.support.values.conversations import messages, room_for, said, tokenizers, turn
+from tests.support.values.conversations import (
+    CountingTokenizer,
+    messages,
+    room_for,
+    said,
+    tokenizers,
+    turn,
+)
 
 TOKENIZER = FakeTokenizer()
 
@@ -74,15 +81,7 @@ def test_if_asked_it_loses_its_oldest_turns_and_keeps_its_system_messages() -> N
 
 
 def test_only_as_much_as_fits_is_tokenized_a_few_times_over() -> None:
-    class Counting(FakeTokenizer):
-        counted = 0
-
-        def count(self, messages: tuple[ChatMessage, ...]) -> int:
-            tokens = super().count(messages)
-            self.counted += tokens
-            return tokens
-
-    tokenizer = Counting()
+    tokenizer = CountingTokenizer()
     turns = [turn("y" * 1000)] * 256
     assert fit_conversation(turns, tokenizer, room_for(2000), Truncation.AUTO).truncated
     assert tokenizer.counted < 30 * 2000
