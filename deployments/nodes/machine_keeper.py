@@ -68,11 +68,17 @@ def keep(marker: str, command: list[str]) -> int:
 
 
 def _vital_processes(marker: str) -> dict[str, psutil.Process]:
-    """The processes by their names."""
+    """The processes by their names.
+
+    A child bears the name of its parent until it becomes another program, and so does each worker
+    that a raylet starts: only a process whose parent has another name is the one that is meant.
+    """
     found: dict[str, psutil.Process] = {}
     for process in marked_processes(marker):
         try:
-            if (name := process.name()) in _VITAL:
+            name = process.name()
+            parent = process.parent()
+            if name in _VITAL and (parent is None or parent.name() != name):
                 found[name] = process
         except psutil.Error:
             continue
