@@ -16,7 +16,7 @@
     |- DeadlineExceeded    the time that the caller gave is over               (504)
     |- OutcomeUnknown      the write may or may not have landed; read back     (500)
     `- Corrupt             bytes from the store do not match their hash        (500)
-       `- LogUnreadable    an entry of the release log cannot be read          (500)
+       `- LogUnreadable    an entry of a log cannot be read                    (500)
 
 A class of its own exists only where the caller acts differently. `code` is the word on the wire,
 `retryable` tells whether the same request may succeed later. All arguments go to
