@@ -132,7 +132,8 @@ def _files_of(source: str, left_out: ReasonCounts, values: FolderValues) -> list
     try:
         filesystem, root = _opened(source)
         if not filesystem.exists(root):
-            raise InvalidArgument(f"{source} does not exist", "source")
+            or_away = ", or cannot be reached" if "://" in source else ""
+            raise InvalidArgument(f"{printable(source)} does not exist{or_away}", "source")
         if not filesystem.isdir(root):
             info = filesystem.info(root)
             if info["type"] != "file":

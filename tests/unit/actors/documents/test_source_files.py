@@ -236,7 +236,8 @@ def test_a_relative_path_means_the_same_in_another_process(
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        ("nowhere", "does not exist"),
+        ("nowhere", "does not exist$"),
+        ("memory://nowhere", "does not exist, or cannot be reached"),
         ("photo.png", "of no kind that can be read"),
         ("empty", "holds no file"),
         ("nosuch://x", "cannot be opened"),
