@@ -13,11 +13,12 @@ import json
 import os
 import resource
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from actors.documents.office.pieces import Piece
+from actors.documents.office.readers import reader_of
 from actors.documents.source_formats import SourceFormat
 from cluster.errors import InvalidArgument
 
@@ -55,7 +56,7 @@ def _allow_cpu_s(seconds: int) -> None:
 
 def _reply(format: SourceFormat, data: bytes) -> dict[str, Any]:
     try:
-        return {"pieces": [asdict(piece) for piece in _bounded(_reader(format)(data))]}
+        return {"pieces": [asdict(piece) for piece in _bounded(reader_of(format)(data))]}
     except InvalidArgument as error:
         return {"error": error.message}
     except MemoryError:
@@ -74,37 +75,6 @@ def _bounded(pieces: Iterator[Piece]) -> Iterator[Piece]:
         if num_bytes > _FILE_TEXT_BYTES_MAX:
             raise InvalidArgument(f"has more than {_FILE_TEXT_BYTES_MAX} bytes of text; divide it")
         yield piece
-
-
-def _reader(format: SourceFormat) -> Callable[[bytes], Iterator[Piece]]:
-    # Each kind needs a library that may not be installed, or takes its time to be imported.
-    match format:
-        case SourceFormat.PDF:
-            from actors.documents.office.pdf_pages import pdf_pages
-
-            return pdf_pages
-        case SourceFormat.DOCX:
-            from actors.documents.office.word_texts import word_texts
-
-            return word_texts
-        case SourceFormat.PPTX:
-            from actors.documents.office.slide_texts import slide_texts
-
-            return slide_texts
-        case SourceFormat.XLSX:
-            from actors.documents.office.sheet_texts import sheet_texts
-
-            return sheet_texts
-        case SourceFormat.EML:
-            from actors.documents.office.mail_texts import mail_text
-
-            return mail_text
-        case SourceFormat.MBOX:
-            from actors.documents.office.mail_texts import mailbox_texts
-
-            return mailbox_texts
-        case _:
-            raise AssertionError(format)
 
 
 if __name__ == "__main__":
