@@ -12,7 +12,7 @@ from actors.documents.source_formats import SourceFormat
 from actors.documents.source_json import read_json
 from actors.documents.source_rows import Row
 from actors.documents.source_tables import read_arrow, read_npy, read_parquet
-from actors.documents.source_texts import TEXT_READERS
+from actors.documents.texts.text_files import TEXT_READERS
 from cluster.documents.documents import DocumentOrigin
 from cluster.errors import InvalidArgument
 

@@ -20,7 +20,7 @@ from actors.documents.folder_values import FolderValues
 from actors.documents.source_csv import Ways
 from actors.documents.source_formats import FORMATS, TEXT_FORMATS, format_of, suffix_of
 from actors.documents.source_rows import check_unpacked
-from actors.documents.text_encoding import in_utf8
+from actors.documents.texts.text_encoding import in_utf8
 from cluster.documents.ingest_report import LeftOut, ReasonCounts
 from cluster.errors import InvalidArgument, Unavailable
 from cluster.metadata import MetadataValue

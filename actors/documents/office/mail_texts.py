@@ -12,12 +12,12 @@ from datetime import datetime
 from email.message import EmailMessage, MIMEPart
 from email.utils import parsedate_to_datetime
 
-from actors.documents.html_encoding import decode_labelled
-from actors.documents.html_text import html_text
 from actors.documents.office.pieces import Piece, Properties, check_count, clean, one_line
 from actors.documents.office.readers import reader_of
 from actors.documents.source_formats import FORMATS, SourceFormat, suffix_of
-from actors.documents.source_texts import TEXT_READERS
+from actors.documents.texts.html_encoding import decode_labelled
+from actors.documents.texts.html_text import html_text
+from actors.documents.texts.text_files import TEXT_READERS
 from cluster.errors import InvalidArgument
 from cluster.metadata import MetadataValue
 

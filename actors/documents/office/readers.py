@@ -1,4 +1,4 @@
-"""What reads each format of office files and e-mails."""
+"""What reads each format of office files, alone or attached to e-mails."""
 
 from __future__ import annotations
 
@@ -30,13 +30,5 @@ def reader_of(format: SourceFormat) -> Reader:
             from actors.documents.office.sheet_texts import sheet_texts
 
             return sheet_texts
-        case SourceFormat.EML:
-            from actors.documents.office.mail_texts import mail_texts
-
-            return mail_texts
-        case SourceFormat.MBOX:
-            from actors.documents.office.mail_texts import mailbox_texts
-
-            return mailbox_texts
         case _:
             raise AssertionError(format)

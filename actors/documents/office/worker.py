@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from actors.documents.office.pieces import Piece
-from actors.documents.office.readers import reader_of
+from actors.documents.office.readers import Reader, reader_of
 from actors.documents.source_formats import SourceFormat
 from cluster.errors import InvalidArgument
 
@@ -56,7 +56,7 @@ def _allow_cpu_s(seconds: int) -> None:
 
 def _reply(format: SourceFormat, data: bytes) -> dict[str, Any]:
     try:
-        return {"pieces": [asdict(piece) for piece in _bounded(reader_of(format)(data))]}
+        return {"pieces": [asdict(piece) for piece in _bounded(_reader(format)(data))]}
     except InvalidArgument as error:
         return {"error": error.message}
     except MemoryError:
@@ -75,6 +75,15 @@ def _bounded(pieces: Iterator[Piece]) -> Iterator[Piece]:
         if num_bytes > _FILE_TEXT_BYTES_MAX:
             raise InvalidArgument(f"has more than {_FILE_TEXT_BYTES_MAX} bytes of text; divide it")
         yield piece
+
+
+def _reader(format: SourceFormat) -> Reader:
+    if format not in (SourceFormat.EML, SourceFormat.MBOX):
+        return reader_of(format)
+    # It takes its time to be imported.
+    from actors.documents.office.mail_texts import mail_texts, mailbox_texts
+
+    return mail_texts if format is SourceFormat.EML else mailbox_texts
 
 
 if __name__ == "__main__":

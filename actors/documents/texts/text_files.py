@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from actors.documents.html_encoding import decode_html
-from actors.documents.html_text import html_text
-from actors.documents.markdown_title import markdown_title
 from actors.documents.source_formats import SourceFormat
+from actors.documents.texts.html_encoding import decode_html
+from actors.documents.texts.html_text import html_text
+from actors.documents.texts.markdown_title import markdown_title
 from cluster.errors import InvalidArgument
 
 
