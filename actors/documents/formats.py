@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import BinaryIO
 
@@ -13,13 +12,12 @@ from actors.documents.html_text import html_text
 from actors.documents.markdown_title import markdown_title
 from actors.documents.source_csv import Ways, read_csv
 from actors.documents.source_formats import SourceFormat
-from actors.documents.source_rows import Row, row_of_columns
+from actors.documents.source_json import read_json
+from actors.documents.source_rows import Row
 from actors.documents.source_tables import read_arrow, read_npy, read_parquet
-from cluster import exact_json
 from cluster.documents.documents import DocumentOrigin
 from cluster.errors import InvalidArgument
 
-LINE_BYTES_MAX = 16 * 2**20
 _FILE_TEXT_BYTES_MAX = 16 * 2**20
 _TITLE_CHARS_MAX = 1000
 
@@ -52,30 +50,6 @@ def read_rows(
         yield from _ROW_READERS[format](file, name)
 
 
-def _read_jsonl(file: BinaryIO, name: str) -> Iterator[Row]:
-    number = 0
-    while line := file.readline(LINE_BYTES_MAX + 1):
-        number += 1
-        origin = DocumentOrigin(source=name, row=number)
-        if len(line) > LINE_BYTES_MAX:
-            raise InvalidArgument(f"{origin}: the line has more than {LINE_BYTES_MAX} bytes")
-        line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-        if not line.strip():
-            continue
-        yield _json_row(line, origin)
-
-
-def _json_row(line: bytes, origin: DocumentOrigin) -> Row:
-    try:
-        value = exact_json.loads(line)
-    except ValueError as error:
-        message = f"{origin}: is not a JSON object on a line of its own: {error}"
-        return InvalidArgument(message), origin
-    if not isinstance(value, dict):
-        return InvalidArgument(f"{origin}: must be a JSON object; write one object a line"), origin
-    return row_of_columns(value, origin)
-
-
 def _read_markdown(data: bytes, name: str) -> tuple[str, str | None]:
     """The text and the title, as of all three kinds."""
     text = _decoded(data, name)
@@ -102,15 +76,22 @@ def _whole(file: BinaryIO, name: str) -> bytes:
 
 def _decoded(data: bytes, name: str) -> str:
     try:
-        return data.decode("utf-8-sig")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InvalidArgument(
             f"{name}: is not UTF-8 text (byte {error.start}); convert it to UTF-8", "text"
         ) from None
+    if "\0" in text:
+        raise InvalidArgument(
+            f"{name}: has NUL characters, as binary files and UTF-16 without a byte order mark "
+            "have; convert it to UTF-8",
+            "text",
+        )
+    return text
 
 
 _ROW_READERS: Mapping[SourceFormat, Callable[[BinaryIO, str], Iterator[Row]]] = {
-    SourceFormat.JSONL: _read_jsonl,
+    SourceFormat.JSONL: read_json,
     SourceFormat.PARQUET: read_parquet,
     SourceFormat.ARROW: read_arrow,
     SourceFormat.NPY: read_npy,

@@ -18,8 +18,9 @@ from fsspec.implementations.local import LocalFileSystem
 
 from actors.documents.folder_values import FolderValues
 from actors.documents.source_csv import Ways
-from actors.documents.source_formats import FORMATS, format_of, suffix_of
+from actors.documents.source_formats import FORMATS, TEXT_FORMATS, format_of, suffix_of
 from actors.documents.source_rows import check_unpacked
+from actors.documents.text_encoding import in_utf8
 from cluster.documents.ingest_report import LeftOut, ReasonCounts
 from cluster.errors import InvalidArgument, Unavailable
 from cluster.metadata import MetadataValue
@@ -27,6 +28,7 @@ from cluster.quoting import printable
 
 _BUFFER_BYTES = 2**20
 _KNOWN = ", ".join(FORMATS)
+_NO_FILE = "is no regular file"
 _LOCAL = ("file", "local")
 """Names that fsspec gives the file system of the machine itself."""
 
@@ -50,8 +52,8 @@ class SourceFile:
     """How the columns of all CSV files are written, for one among several of them."""
 
     def open(self) -> io.BufferedReader:
-        """The file's bytes, unpacked. Raises OSError; reading raises InvalidArgument for an archive
-        that unpacks to more than any text does.
+        """The file's bytes, unpacked, those of texts in UTF-8. Raises OSError; reading raises
+        InvalidArgument for an archive that unpacks to more than any text does.
         """
         # Files of remote file systems lack parts of what Python's files can do.
         if not suffix_of(self.path).endswith(".gz"):
@@ -59,7 +61,8 @@ class SourceFile:
         else:
             unpacked = self.filesystem.open(self.location, "rb", compression="gzip")
             raw = _Bounded(unpacked, self.size_bytes, self.name)
-        return io.BufferedReader(raw, _BUFFER_BYTES)
+        file = io.BufferedReader(raw, _BUFFER_BYTES)
+        return in_utf8(file, self.name) if format_of(self.path) in TEXT_FORMATS else file
 
 
 class _Bounded(io.RawIOBase):
@@ -129,9 +132,12 @@ def _files_of(source: str, left_out: ReasonCounts, values: FolderValues) -> list
     try:
         filesystem, root = _opened(source)
         if not filesystem.exists(root):
-            raise InvalidArgument(f"{source} does not exist", "source")
+            or_away = ", or cannot be reached" if "://" in source else ""
+            raise InvalidArgument(f"{printable(source)} does not exist{or_away}", "source")
         if not filesystem.isdir(root):
             info = filesystem.info(root)
+            if info["type"] != "file":
+                raise InvalidArgument(f"{source} {_NO_FILE}", "source")
             name = root.rstrip("/").rpartition("/")[2]
             if format_of(name) is None:
                 raise InvalidArgument(
@@ -197,7 +203,7 @@ def _why_left_out(path: str, info: Mapping[str, Any]) -> str | None:
     if any(part.startswith(".") for part in PurePosixPath(path).parts):
         return "is hidden"
     if info["type"] != "file":
-        return "is no regular file"
+        return _NO_FILE
     if format_of(path) is None:
         return f"is of a kind that is not read ({printable(suffix_of(path)) or 'no extension'})"
     return None

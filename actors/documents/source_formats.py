@@ -28,6 +28,7 @@ FORMATS: Mapping[str, SourceFormat] = {
     ".ndjson": SourceFormat.JSONL,
     ".json": SourceFormat.JSONL,
     ".csv": SourceFormat.CSV,
+    ".tsv": SourceFormat.CSV,
     ".parquet": SourceFormat.PARQUET,
     ".arrow": SourceFormat.ARROW,
     ".feather": SourceFormat.ARROW,
@@ -44,6 +45,10 @@ FORMATS: Mapping[str, SourceFormat] = {
     ".eml": SourceFormat.EML,
     ".mbox": SourceFormat.MBOX,
 }
+TEXT_FORMATS = frozenset(
+    {SourceFormat.JSONL, SourceFormat.CSV, SourceFormat.MARKDOWN, SourceFormat.TEXT}
+)
+"""Formats that are in UTF-8, unless a byte order mark says otherwise."""
 # These hold their own compression, and are read at random places.
 _NEVER_GZIPPED = {
     *(SourceFormat.PARQUET, SourceFormat.ARROW, SourceFormat.NPY),

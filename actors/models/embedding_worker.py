@@ -16,6 +16,7 @@ from cluster.arrays import Float32Array
 from cluster.artifacts.cache import ArtifactCache
 from cluster.catalog.manifests import ModelManifest
 from cluster.documents.passages import vector_column
+from cluster.embedding.embedders import CountedVectors
 from cluster.embedding.queue import FairQueue
 from cluster.errors import DeadlineExceeded, InvalidArgument
 
@@ -143,15 +144,16 @@ class EmbeddingWorker:
         """float32 [n, dimension]; see `EmbeddingQueue.embed`."""
         return await self._queue.embed(texts, timeout_s)
 
-    async def count_tokens(self, texts: Sequence[str], timeout_s: float) -> int:
-        """Number of tokens of all texts together, without special tokens. Takes seconds for the
-        longest batches, so in a thread. Raises DeadlineExceeded.
-        """
+    async def embed_counted(self, texts: Sequence[str], timeout_s: float) -> CountedVectors:
+        """The vectors that `embed` makes, and the number of tokens. Raises as `embed` does."""
         try:
             async with asyncio.timeout(timeout_s):
-                return await asyncio.to_thread(self._count_tokens, texts)
+                vectors = await self._queue.embed(texts)
+                # The longest batches take seconds to count.
+                num_tokens = await asyncio.to_thread(self._count_tokens, texts)
         except TimeoutError as error:
-            raise DeadlineExceeded("time ran out while tokens were counted") from error
+            raise DeadlineExceeded("time ran out while texts were embedded") from error
+        return CountedVectors(vectors=vectors, num_tokens=num_tokens)
 
     async def status(self) -> EmbedderStatus:
         return EmbedderStatus(node=own_node())

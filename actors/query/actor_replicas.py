@@ -7,6 +7,7 @@ from typing import cast
 
 from actors.runtime.calls import NamedActor
 from cluster.arrays import Float32Array, Int64Array
+from cluster.embedding.embedders import CountedVectors
 from cluster.query.search import Passages, ShardHits, ShardQuery
 
 
@@ -48,6 +49,7 @@ class ActorEmbedder:
         """float32 [n, d], one row a text."""
         return cast(Float32Array, await self._actor.call("embed", list(texts), timeout_s))
 
-    async def count_tokens(self, texts: Sequence[str], timeout_s: float) -> int:
-        """Number of tokens of all texts together, without special tokens."""
-        return cast(int, await self._actor.call("count_tokens", list(texts), timeout_s))
+    async def embed_counted(self, texts: Sequence[str], timeout_s: float) -> CountedVectors:
+        """The vectors that `embed` makes, and the number of tokens."""
+        answer = await self._actor.call("embed_counted", list(texts), timeout_s)
+        return cast(CountedVectors, answer)

@@ -117,7 +117,7 @@ class QueryEngine:
             timings_ms={**watch.laps_ms, **found.timings_ms},
         )
 
-    async def embed(self, request: SearchRequest) -> EmbeddingResult:
+    async def embed(self, request: SearchRequest, dimension: int | None = None) -> EmbeddingResult:
         """The vectors of the request's texts, as `cluster.query.answers.EmbeddingService` promises.
         Raises the errors of `search`.
         """
@@ -125,13 +125,12 @@ class QueryEngine:
         pinned = self._pin(request)
         release = pinned.release
         with self._uses.during(release.number):
-            check_embedding(request, release)
-            texts, embedders = request.queries or (), self._replica_sets.embedders(release)
-            vectors = await embedders.embed(texts, deadline)
-            num_tokens = await embedders.count_tokens(texts, deadline)
+            check_embedding(request, release, dimension)
+            embedders = self._replica_sets.embedders(release)
+            made = await embedders.embed_counted(request.queries or (), deadline)
         return EmbeddingResult(
-            embedded=Embedded(model=release.embedder or "", vectors=vectors),
-            num_tokens=num_tokens,
+            embedded=Embedded(model=release.embedder or "", vectors=made.vectors),
+            num_tokens=made.num_tokens,
             provenance=pinned.provenance(
                 region=self._views.view.region, trace_id=request.trace_id or uuid.uuid4().hex
             ),

@@ -154,11 +154,11 @@ class ForwardingService:
         assert failure is not None, "some region has been asked"
         raise failure
 
-    async def embed(self, request: SearchRequest) -> EmbeddingResult:
+    async def embed(self, request: SearchRequest, dimension: int | None = None) -> EmbeddingResult:
         """Always made here: other regions have the same embedder of the same release."""
         deadline = Deadline.after(request.timeout_s, self._clock)
         try:
-            return await self._engine.embed(await self._settled(request, deadline))
+            return await self._engine.embed(await self._settled(request, deadline), dimension)
         except _NotHere as refused:
             raise refused.error from None
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
-from typing import ParamSpec, Protocol, Self, TypeVar, cast
+from typing import Any, ParamSpec, Protocol, Self, TypeVar, cast
 
 import uvloop
 
@@ -126,6 +127,18 @@ def quantile_of(ascending: Sequence[float], quantile: float) -> float:
 def http_request(method: str, path: str, body: bytes = b"", *headers: str) -> bytes:
     lines = (f"{method} {path} HTTP/1.1", "Host: bench", f"Content-Length: {len(body)}", *headers)
     return "\r\n".join((*lines, "", "")).encode() + body
+
+
+def json_request(method: str, path: str, content: object) -> bytes:
+    """A request as most clients write it: a float32 of an array becomes a Python float, which
+    `json.dumps` writes with all of its some 20 digits.
+    """
+    body = json.dumps(content, default=_as_lists).encode()
+    return http_request(method, path, body, "Content-Type: application/json")
+
+
+def _as_lists(array: Any) -> Any:
+    return array.tolist()
 
 
 def response_length(received: bytes | bytearray) -> int | None:

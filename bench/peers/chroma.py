@@ -12,7 +12,7 @@ from typing import Self
 import numpy as np
 import orjson
 
-from bench.load.client import HttpWire, LoadGenerator, Wire, http_request
+from bench.load.client import HttpWire, LoadGenerator, Wire, json_request
 from bench.peers.children import PEERS_PYTHON, check_alive, child
 from bench.peers.contract import NotMeasured, System
 from bench.peers.servers.served import (
@@ -42,7 +42,7 @@ class _Dialect:
 
     def request(self, vectors: Float32Array, ef_search: int) -> bytes:
         asked = {"query_embeddings": vectors, "n_results": TOP_K, "include": ["distances"]}
-        return _json_request("POST", f"{self.path}/query", asked)
+        return json_request("POST", f"{self.path}/query", asked)
 
     def rows(self, reply: bytes, num_queries: int) -> list[list[int]]:
         return [[int(id) for id in ids] for ids in orjson.loads(body_of(reply))["ids"]]
@@ -90,7 +90,7 @@ def running(data: VectorSet, folder: Path, load: LoadGenerator) -> Iterator[Syst
 
         def set_effort(ef_search: int) -> None:
             changed = {"new_configuration": {"hnsw": {"ef_search": ef_search}}}
-            http_call(chroma.port, _json_request("PUT", path, changed))
+            http_call(chroma.port, json_request("PUT", path, changed))
             # An index that is open goes on with what it was opened with.
             chroma.start()
 
@@ -114,19 +114,14 @@ def _filled(port: int, data: VectorSet) -> str:
     """The path of a collection with all vectors."""
     hnsw = {"space": "ip", "max_neighbors": HNSW_M, "ef_construction": EF_CONSTRUCTION}
     collection = {"name": "vectors", "configuration": {"hnsw": hnsw}}
-    made = orjson.loads(http_call(port, _json_request("POST", _COLLECTIONS, collection)))
+    made = orjson.loads(http_call(port, json_request("POST", _COLLECTIONS, collection)))
     path = f"{_COLLECTIONS}/{made['id']}"
     vectors = data.vectors
     for start in range(0, len(vectors), _ROWS_EACH):
         rows = np.ascontiguousarray(vectors[start : start + _ROWS_EACH])
         ids = [str(row) for row in range(start, start + len(rows))]
         added = {"ids": ids, "embeddings": rows, "documents": None, "metadatas": None}
-        http_call(port, _json_request("POST", f"{path}/add", added))
+        http_call(port, json_request("POST", f"{path}/add", added))
     # The first query puts into the index what was only written so far.
     http_call(port, _Dialect(path).request(data.queries[:1], TOP_K))
     return path
-
-
-def _json_request(method: str, path: str, content: object) -> bytes:
-    body = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
-    return http_request(method, path, body, "Content-Type: application/json")

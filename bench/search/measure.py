@@ -11,12 +11,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-import orjson
-
 from actors.models.embedder import Embedder
 from actors.models.starter_models import starter_embedder_folder
 from bench.data import factbook_documents, factbook_questions
-from bench.load.client import Load, LoadGenerator, LoadReport, http_request, run_load
+from bench.load.client import Load, LoadGenerator, LoadReport, http_request, json_request, run_load
 from bench.load.cpu_time import cpu_between, cpu_by_process
 from bench.plan import Plan
 from bench.region import BenchRegion, running_region
@@ -183,10 +181,7 @@ class _SearchBench:
             bodies = ({"vector": vector, **common} for vector in self._vectors)
         else:
             bodies = ({"vectors": v, **common} for v in in_batches(self._vectors, batch))
-        return [
-            http_request("POST", "/v1/search", orjson.dumps(b, option=orjson.OPT_SERIALIZE_NUMPY))
-            for b in bodies
-        ]
+        return [json_request("POST", "/v1/search", body) for body in bodies]
 
     def _run(self, requests: list[bytes], clients: int) -> LoadReport:
         load = Load(

@@ -6,8 +6,9 @@ A text's vector does not depend on the texts beside it, so it is no matter how a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -19,6 +20,18 @@ from cluster.clock import Deadline
 _SHARE_TEXTS_MIN = 8
 """Fewer texts are not worth a call of their own."""
 
+MadeT = TypeVar("MadeT")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CountedVectors:
+    """The vectors of texts, and how long the texts are."""
+
+    vectors: Float32Array
+    """float32 [n, d], one row a text"""
+    num_tokens: int
+    """Tokens of all texts together, without special tokens."""
+
 
 class EmbedderReplica(Protocol):
     @property
@@ -28,8 +41,8 @@ class EmbedderReplica(Protocol):
         """float32 [n, d], one row a text."""
         ...
 
-    async def count_tokens(self, texts: Sequence[str], timeout_s: float) -> int:
-        """Number of tokens of all texts together, without special tokens."""
+    async def embed_counted(self, texts: Sequence[str], timeout_s: float) -> CountedVectors:
+        """The vectors that `embed` makes, and the number of tokens."""
         ...
 
 
@@ -46,39 +59,60 @@ class Embedders:
         Each share of a batch goes to a replica of its own, and to another one where that fails.
         Raises what a replica raises, Unavailable and DeadlineExceeded.
         """
+        shares = await self._shares(
+            texts, deadline, lambda replica, share, timeout_s: replica.embed(share, timeout_s)
+        )
+        return _in_order(shares)
+
+    async def embed_counted(self, texts: Sequence[str], deadline: Deadline) -> CountedVectors:
+        """The vectors that `embed` makes, and the number of tokens. Raises as `embed` does."""
+        shares = await self._shares(
+            texts,
+            deadline,
+            lambda replica, share, timeout_s: replica.embed_counted(share, timeout_s),
+        )
+        return CountedVectors(
+            vectors=_in_order([share.vectors for share in shares]),
+            num_tokens=sum(share.num_tokens for share in shares),
+        )
+
+    async def _shares(
+        self,
+        texts: Sequence[str],
+        deadline: Deadline,
+        make: Callable[[EmbedderReplica, Sequence[str], float], Awaitable[MadeT]],
+    ) -> list[MadeT]:
+        """What replicas make of each share of the batch. Share i of n has the texts i, i + n, ...:
+        they are dealt like cards, for long texts often stand side by side.
+        """
+
+        async def asked(replicas: ReplicaSet[EmbedderReplica], share: Sequence[str]) -> MadeT:
+            return await replicas.ask(
+                lambda replica, timeout_s: make(replica, share, timeout_s),
+                deadline,
+                # A batch takes as long as it is.
+                learn_speed=len(share) == 1,
+            )
+
         num_shares = min(len(self._each), len(texts) // _SHARE_TEXTS_MIN)
         if num_shares < 2:
-            return await _asked(self._any, texts, deadline)
-        # Dealt like cards, for long texts often stand side by side.
+            return [await asked(self._any, texts)]
         tasks = [
-            asyncio.ensure_future(_asked(replicas, texts[first::num_shares], deadline))
+            asyncio.ensure_future(asked(replicas, texts[first::num_shares]))
             for first, replicas in enumerate(self._each[:num_shares])
         ]
         try:
-            made = await asyncio.gather(*tasks)
+            return await asyncio.gather(*tasks)
         finally:
             for task in tasks:
                 task.cancel()
-        vectors = np.empty((len(texts), made[0].shape[1]), dtype=np.float32)
-        for first, share in enumerate(made):
-            vectors[first::num_shares] = share
-        return vectors
-
-    async def count_tokens(self, texts: Sequence[str], deadline: Deadline) -> int:
-        """Number of tokens of all texts together. Raises as `embed` does."""
-        return await self._any.ask(
-            lambda replica, timeout_s: replica.count_tokens(texts, timeout_s),
-            deadline,
-            learn_speed=False,
-        )
 
 
-async def _asked(
-    replicas: ReplicaSet[EmbedderReplica], texts: Sequence[str], deadline: Deadline
-) -> Float32Array:
-    return await replicas.ask(
-        lambda replica, timeout_s: replica.embed(texts, timeout_s),
-        deadline,
-        # A batch takes as long as it is.
-        learn_speed=len(texts) == 1,
-    )
+def _in_order(shares: Sequence[Float32Array]) -> Float32Array:
+    """The rows of all shares, in the order of the texts before these were dealt."""
+    if len(shares) == 1:
+        return shares[0]
+    vectors = np.empty((sum(map(len, shares)), shares[0].shape[1]), dtype=np.float32)
+    for first, share in enumerate(shares):
+        vectors[first :: len(shares)] = share
+    return vectors

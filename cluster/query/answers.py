@@ -134,9 +134,9 @@ class QueryService(Protocol):
 class EmbeddingService(QueryService, Protocol):
     """A region that can also embed texts: for callers, or before it, or another one, searches."""
 
-    async def embed(self, request: SearchRequest) -> EmbeddingResult:
+    async def embed(self, request: SearchRequest, dimension: int | None = None) -> EmbeddingResult:
         """The vectors that a search for these texts looks for. Without a corpus, those of the
-        release's embedder.
+        release's embedder. Raises InvalidArgument where they have another length than `dimension`.
         """
         ...
 

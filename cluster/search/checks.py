@@ -78,8 +78,12 @@ def check_search(request: SearchRequest, corpus: CorpusView) -> None:
             raise InvalidArgument(f"there is no field {name!r}; there is: {known}", "fields")
 
 
-def check_embedding(request: SearchRequest, release: ReleaseView) -> None:
-    """Raises InvalidArgument naming the field that is wrong."""
+def check_embedding(
+    request: SearchRequest, release: ReleaseView, dimension: int | None = None
+) -> None:
+    """Raises InvalidArgument naming the field that is wrong. `dimension`: the length that the
+    caller expects of the vectors, if it says any.
+    """
     request.check_terms()
     _check_texts(request.queries or ())
     if release.embedder is None:
@@ -88,6 +92,12 @@ def check_embedding(request: SearchRequest, release: ReleaseView) -> None:
         )
     if request.corpus is not None:
         _check_has_embedder(release.corpus(request.corpus), "model")
+    if dimension not in (None, release.embedding_dimension):
+        raise InvalidArgument(
+            f"is not supported, other than as {release.embedding_dimension}, which these vectors "
+            "have",
+            "dimensions",
+        )
 
 
 def check_hits(num_queries: int, top_k: int) -> None:

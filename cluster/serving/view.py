@@ -68,6 +68,8 @@ class ReleaseView:
     prompt: PromptTemplate
     embedder: str | None = None
     """The model version of `embedders`; None where the release has none."""
+    embedding_dimension: int | None = None
+    """Numbers of a vector of `embedder`; None where there is none."""
     evidence: EvidencePolicy | None = None
     """Policy of the release; None: every hit is evidence, and the model answers without a hit,
     too.

@@ -273,7 +273,8 @@ class _Routes:
         body = await read_body(request.scope, request.receive, self._settings)
         asked = parse_embeddings(body, request.state.trace_id)
         try:
-            result = await unless_gone(request.receive, self._service.embed(asked.request))
+            embedding = self._service.embed(asked.request, asked.dimensions)
+            result = await unless_gone(request.receive, embedding)
         except InvalidArgument as error:
             raise in_words_of_embeddings(error) from error
         return json_response(render_embeddings(result, asked))

@@ -37,9 +37,9 @@ class MeteredService:
         self._metrics.searched(route, result)
         return result
 
-    async def embed(self, request: SearchRequest) -> EmbeddingResult:
+    async def embed(self, request: SearchRequest, dimension: int | None = None) -> EmbeddingResult:
         try:
-            result = await self._service.embed(request)
+            result = await self._service.embed(request, dimension)
         except (NotYet, Unavailable):
             self._metrics.refused(request.consistency.level)
             raise

@@ -31,8 +31,10 @@ _PAGE = (
 
 SAMPLES: Mapping[str, Callable[[], bytes]] = {
     ".jsonl": lambda: b'{"id": "a", "text": "A", "x": 1}\n{"id": "b", "text": "B", "x": null}\n',
+    ".json": lambda: b'[{"id": "a", "text": "A"},\n {"id": "b", "text": "B", "x": 1.5}]\n',
     ".jsonl.gz": lambda: gzip.compress(SAMPLES[".jsonl"]()),
     ".csv": lambda: b'id,text,year,price\n1,"One, two",1999,2.50\n2,Three,,10.00\n',
+    ".tsv": lambda: "id\ttext\tyear\n1\tOne; two, für\t1999\n".encode("utf-16"),
     ".parquet": lambda: parquet(_ROWS),
     ".arrow": lambda: arrow(_ROWS),
     ".feather": lambda: arrow(_ROWS, stream=True),

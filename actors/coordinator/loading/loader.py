@@ -89,6 +89,7 @@ class ReleaseLoader:
             corpora={corpus: self._corpus_view(index) for corpus, index in indexes.items()},
             embedders=() if embedder is None else self._embedders_to_be(embedder),
             embedder=None if embedder is None else embedder.version,
+            embedding_dimension=None if embedder is None else embedder.dimension,
             generator=None if generator is None else self._generator_view(generator),
             prompt=contents.prompt,
             evidence=contents.evidence,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import orjson
 
-from bench.load.client import HttpWire, Wire, http_request
+from bench.load.client import HttpWire, Wire, json_request
 from bench.peers.servers.served import body_of
 from cluster.arrays import Float32Array
 
@@ -31,8 +31,7 @@ class JsonDialect:
             asked["vectors"] = vectors
         if self.effort_field is not None:
             asked[self.effort_field] = ef_search
-        body = orjson.dumps(asked, option=orjson.OPT_SERIALIZE_NUMPY)
-        return http_request("POST", self.path, body, "Content-Type: application/json")
+        return json_request("POST", self.path, asked)
 
     def rows(self, reply: bytes, num_queries: int) -> list[list[int]]:
         answer = orjson.loads(body_of(reply))

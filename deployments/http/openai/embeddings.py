@@ -114,14 +114,8 @@ def in_words_of_embeddings(error: InvalidArgument) -> InvalidArgument:
 
 
 def render_embeddings(result: EmbeddingResult, asked: EmbeddingsRequest) -> bytes:
-    """Raises InvalidArgument when vectors of another length are asked for."""
     made = result.embedded
     vectors = np.ascontiguousarray(made.vectors, dtype="<f4")
-    dimension = vectors.shape[1]
-    if asked.dimensions not in (None, dimension):
-        raise InvalidArgument(
-            f"is not supported, other than as {dimension}, which these vectors have", "dimensions"
-        )
     rows = [base64.b64encode(v).decode() for v in vectors] if asked.in_base64 else vectors
     return orjson.dumps(
         {

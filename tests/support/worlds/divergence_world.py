@@ -85,7 +85,7 @@ class Engine(FakeService):
             took_ms=1.0,
         )
 
-    async def embed(self, request: SearchRequest) -> EmbeddingResult:
+    async def embed(self, request: SearchRequest, dimension: int | None = None) -> EmbeddingResult:
         raise AssertionError("nobody asks for vectors here")
 
     async def embedded(self, request: SearchRequest) -> SearchRequest:

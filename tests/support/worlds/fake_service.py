@@ -127,11 +127,13 @@ class FakeService:
             timings_ms={"embed": 0.5, "scatter": 0.6},
         )
 
-    async def embed(self, request: SearchRequest) -> EmbeddingResult:
+    async def embed(self, request: SearchRequest, dimension: int | None = None) -> EmbeddingResult:
         self.searches.append(request)
         await self._wait()
         if self.search_error is not None:
             raise self.search_error
+        if dimension not in (None, DIMENSION):
+            raise InvalidArgument(f"must be {DIMENSION}", "dimensions")
         texts = request.queries or ()
         made = np.array([[len(text), 0.5, -1] for text in texts], dtype=np.float32)
         return EmbeddingResult(

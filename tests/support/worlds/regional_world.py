@@ -161,7 +161,7 @@ class Region:
             took_ms=1.0,
         )
 
-    async def embed(self, request: SearchRequest) -> EmbeddingResult:
+    async def embed(self, request: SearchRequest, dimension: int | None = None) -> EmbeddingResult:
         self.embeds.append(request)
         pinned = self.knowledge.pin(request.release, self.world.clock.wall_ms())
         return EmbeddingResult(

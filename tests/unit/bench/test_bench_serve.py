@@ -174,6 +174,12 @@ def test_vectors_are_written_as_pgvector_reads_them() -> None:
     assert copied.endswith(b"\xff\xff")
 
 
+def test_numbers_are_written_as_most_clients_write_them() -> None:
+    vectors = np.array([[0.1, -2.5]], dtype=np.float32)
+    request = JsonDialect(path="/search").request(vectors, 10)
+    assert request.endswith(b'{"vector": [0.10000000149011612, -2.5]}')
+
+
 def test_float32_there_and_arrow_back() -> None:
     dialect = Float32Dialect(effort_field=None)
     vectors = np.array([[1.0, 2.0], [3.0, 4.0]], dtype=np.float32)

@@ -147,6 +147,14 @@ def test_links_in_a_folder_are_not_followed_and_what_is_no_file_is_not_opened(
     ]
 
 
+def test_what_is_no_file_is_not_opened_if_it_is_named_either(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.txt")
+    (tmp_path / "link.txt").symlink_to("pipe.txt")
+    for name in ("pipe.txt", "link.txt"):
+        with pytest.raises(InvalidArgument, match=rf"{name} is no regular file"):
+            find_source_files([str(tmp_path / name)])
+
+
 def test_colons_in_names_are_part_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("cpp").mkdir()
@@ -187,6 +195,32 @@ def test_an_archive_that_unpacks_to_far_more_than_it_has_is_refused(tmp_path: Pa
                 content(file)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_texts_are_read_in_the_encoding_of_their_byte_order_mark(
+    tmp_path: Path, encoding: str
+) -> None:
+    for name, text in (
+        ("a.md", "# Größe 😀\r\n"),
+        ("b.csv", "id;text\n1;Größe 😀\n"),
+        ("c.jsonl", '{"id": "1", "text": "Größe\u2028😀"}\n'),
+        ("d.txt.gz", "Größe 😀" * 10_000),
+    ):
+        data = text.encode(encoding)
+        (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+        (file,) = find_source_files([str(tmp_path / name)]).files
+        with pickle.loads(pickle.dumps(file)).open() as opened:
+            for _ in range(2):
+                assert opened.read().decode("utf-8-sig") == text
+                opened.seek(0)
+
+
+def test_a_text_that_is_not_what_its_byte_order_mark_says_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"\xff\xfea\x00\x00\xd8")
+    (file,) = find_source_files([str(tmp_path / "a.txt")]).files
+    with pytest.raises(InvalidArgument, match=r"a\.txt: is not UTF-16 text"):
+        content(file)
+
+
 def test_a_relative_path_means_the_same_in_another_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,7 +236,8 @@ def test_a_relative_path_means_the_same_in_another_process(
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        ("nowhere", "does not exist"),
+        ("nowhere", "does not exist$"),
+        ("memory://nowhere", "does not exist, or cannot be reached"),
         ("photo.png", "of no kind that can be read"),
         ("empty", "holds no file"),
         ("nosuch://x", "cannot be opened"),

@@ -222,7 +222,11 @@ async def test_a_worker_takes_its_model_from_the_store(tmp_path: Path, embedder:
     store = open_store(str(tmp_path / "store"))
     assert Catalog(store).list_models()[0][0] == model
     worker = EmbeddingWorker(model, node_cache(store, tmp_path / "cache"))
-    assert (await worker.embed(TEXTS[:2], 30.0)).tobytes() == embedder.embed(TEXTS[:2]).tobytes()
+    vectors = embedder.embed(TEXTS[:2])
+    assert (await worker.embed(TEXTS[:2], 30.0)).tobytes() == vectors.tobytes()
+    counted = await worker.embed_counted(TEXTS[:2], 30.0)
+    assert counted.vectors.tobytes() == vectors.tobytes()
+    assert counted.num_tokens == embedder.count_tokens(TEXTS[:2])
     wrong = model.model_copy(update={"dimension": 5})
     with pytest.raises(InvalidArgument, match="384 numbers, not of 5"):
         EmbeddingWorker(wrong, node_cache(store, tmp_path / "cache"))

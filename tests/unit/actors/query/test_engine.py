@@ -15,6 +15,7 @@ from actors.query.release_uses import ReleaseUses
 from cluster.arrays import Float32Array
 from cluster.canary.counts import OutcomeCounts, Work
 from cluster.clock import SYSTEM_CLOCK, Deadline
+from cluster.embedding.embedders import CountedVectors
 from cluster.errors import InvalidArgument, NotFound, Unavailable
 from cluster.generation.prompt import PromptTemplate
 from cluster.logs.context import bound_context, log_scope
@@ -116,8 +117,9 @@ class Embedders:
         self.asked.append(texts)
         return np.repeat(QUERIES[:1], len(texts), axis=0)
 
-    async def count_tokens(self, texts: tuple[str, ...], deadline: Deadline) -> int:
-        return 10 * len(texts)
+    async def embed_counted(self, texts: tuple[str, ...], deadline: Deadline) -> CountedVectors:
+        vectors = await self.embed(texts, deadline)
+        return CountedVectors(vectors=vectors, num_tokens=10 * len(texts))
 
 
 TEXTS = SearchRequest(queries=("tea", "salt"), top_k=3, trace_id="t")
@@ -126,7 +128,10 @@ TEXTS = SearchRequest(queries=("tea", "salt"), top_k=3, trace_id="t")
 @pytest.fixture
 def of_texts(region: Region) -> Region:
     view = view_of(replace(CORPUS, has_embedder=True))
-    releases = {n: replace(release, embedder="m") for n, release in view.releases.items()}
+    releases = {
+        n: replace(release, embedder="m", embedding_dimension=DIMENSION)
+        for n, release in view.releases.items()
+    }
     region.view = replace(view, releases=releases)
     return region
 
@@ -152,6 +157,14 @@ async def test_callers_get_the_vectors_that_a_search_looks_for(of_texts: Region)
     assert made.embedded.vectors.tobytes() == along.embedded.vectors.tobytes()
     (named,) = of_texts.view.releases[1].corpora
     assert (await engine.embed(replace(TEXTS, corpus=named))).num_tokens == 20
+
+
+async def test_vectors_of_another_length_are_refused_before_any_is_made(of_texts: Region) -> None:
+    engine = of_texts.engine()
+    with pytest.raises(InvalidArgument, match=f"other than as {DIMENSION}") as refused:
+        await engine.embed(TEXTS, DIMENSION + 1)
+    assert (refused.value.field, of_texts.embedders.asked) == ("dimensions", [])
+    assert (await engine.embed(TEXTS, DIMENSION)).num_tokens == 20
 
 
 @pytest.mark.parametrize(

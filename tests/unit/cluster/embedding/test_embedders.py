@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from cluster.arrays import Float32Array
 from cluster.balance.weights import OutcomeWeights
 from cluster.clock import SYSTEM_CLOCK, Deadline
-from cluster.embedding.embedders import Embedders
+from cluster.embedding.embedders import CountedVectors, Embedders
 from cluster.errors import InvalidArgument, RaygionError, Unavailable
 
 
@@ -41,11 +41,9 @@ class Replica:
                 raise
         return np.array([[int(text), 1] for text in texts], dtype=np.float32)
 
-    async def count_tokens(self, texts: Sequence[str], timeout_s: float) -> int:
-        assert timeout_s > 0
-        if self.error is not None:
-            raise self.error
-        return sum(map(len, texts))
+    async def embed_counted(self, texts: Sequence[str], timeout_s: float) -> CountedVectors:
+        vectors = await self.embed(texts, timeout_s)
+        return CountedVectors(vectors=vectors, num_tokens=sum(map(len, texts)))
 
 
 def made(*replicas: Replica) -> Embedders:
@@ -96,7 +94,10 @@ async def test_what_one_part_cannot_have_the_others_are_not_waited_for() -> None
     assert slow.gave_up == 1
 
 
-async def test_tokens_are_counted_by_any_replica_that_answers() -> None:
+async def test_tokens_are_counted_with_the_vectors_of_each_share() -> None:
     lost, well = Replica("a"), Replica("b")
     lost.error = Unavailable("gone")
-    assert await made(lost, well).count_tokens(["1", "22"], Deadline.after(5.0)) == 3
+    for num_texts, num_tokens in ((2, 2), (64, 118)):
+        found = await made(lost, well).embed_counted(texts(num_texts), Deadline.after(5.0))
+        assert found.vectors[:, 0].tolist() == list(range(num_texts))
+        assert found.num_tokens == num_tokens
