@@ -56,8 +56,10 @@ class MutationLog(Protocol):
 
         Raises Conflict when another batch has that position: read the log, then append at the next
         one. Raises OutcomeUnknown when the batch may still land: repeat it, unchanged, until it has
-        landed or another one has its position. Raises InvalidArgument when it would leave a gap.
-        Raises Unavailable or DeadlineExceeded when it certainly will not land.
+        landed or another one has its position. Raises Unavailable or DeadlineExceeded when it
+        certainly will not land, InvalidArgument when it would leave a gap. Raises NotFound when the
+        log has been trimmed beyond its position: the writer was away for so long that it has to
+        start from a later base, and whether an earlier attempt had landed is not known.
         """
         ...
 

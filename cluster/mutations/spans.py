@@ -2,8 +2,9 @@
 
 The log of a region is divided into blocks of 32 objects, 32 such blocks are a block of the next
 level, and so on. A span is the batch of a whole block, without the mutations that later ones of the
-block replace. It follows from the block's objects alone, so it does not matter who stores it, or
-whether anybody does: a reader that finds none reads the smaller blocks.
+block replace; of those, the ones whose idempotency keys are still known stay. It follows from the
+block's objects alone, so it does not matter who stores it, or whether anybody does: a reader that
+finds none reads the smaller blocks.
 """
 
 from __future__ import annotations
@@ -13,12 +14,11 @@ from dataclasses import dataclass
 
 from cluster.mutations.batch import Batch
 from cluster.mutations.conflicts import ConflictPolicy, Versions, merged
+from cluster.mutations.recent_keys import KEY_KEPT_MS
 
 FANOUT = 32
 LEVELS_MAX = 4
 """The blocks of the last level have 32**4 objects, more than a million."""
-KEY_KEPT_MS = 3_600_000
-"""So long a mutation is kept for its idempotency key, though later ones replace it."""
 
 
 @dataclass(frozen=True, slots=True)

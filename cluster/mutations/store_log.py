@@ -83,9 +83,9 @@ class StoreMutationLog:
         )
         try:
             self._check_not_trimmed(batch.region, position - 1)
-        except NotFound as error:
+        except NotFound:
             self._logs.pop(batch.region, None)
-            raise Conflict(f"position {position} was trimmed away before") from error
+            raise
         except Unavailable as error:
             raise OutcomeUnknown(f"{error.message} (the batch may have landed)") from error
 

@@ -307,7 +307,7 @@ def test_a_writer_that_was_away_cannot_create_a_trimmed_object_anew(
     others = open_log(memory_store)
     append(others, *(small(n) for n in range(6, 12)))
     others.trim("a", 10)
-    with pytest.raises(Conflict, match="trimmed"):
+    with pytest.raises(NotFound, match="start from"):
         append(away, batch(6, upsert("ghost", 99)))
     assert memory_store.exists(path(6)), "the store cannot refuse it"
     for each in (away, others, open_log(memory_store)):
