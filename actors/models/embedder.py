@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from actors.models.encoder import Encoder
+from actors.models.encoders.encoder import Encoder
 from cluster.arrays import Float32Array
 from cluster.catalog.manifests import Precision, Runtime
 from cluster.embedding.tokenizer import EmbedderTokenizer
@@ -198,11 +198,11 @@ def _encoder(folder: Path, num_threads: int, precision: Precision, runtime: Runt
     # Each library takes seconds and hundreds of megabytes: only the one that is used is imported.
     match runtime:
         case Runtime.TORCH:
-            from actors.models.torch_encoder import TorchEncoder
+            from actors.models.encoders.torch_encoder import TorchEncoder
 
             return TorchEncoder(folder, precision)
         case Runtime.OPENVINO:
-            from actors.models.openvino_encoder import OpenvinoEncoder
+            from actors.models.encoders.openvino_encoder import OpenvinoEncoder
 
             return OpenvinoEncoder(folder, num_threads)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import fsspec
 
-from actors.models.openvino_encoder import GRAPH, WEIGHTS
+from actors.models.encoders.openvino_encoder import GRAPH, WEIGHTS
 from actors.models.starter_models import (
     STARTER_EMBEDDER,
     STARTER_GENERATOR,
@@ -97,7 +97,7 @@ def publish_model(
             manifest = manifests[Runtime.TORCH]
         else:
             # Imported late, with PyTorch: only those who bring a new embedder need it.
-            from actors.models.runtime_choice import choose_runtime
+            from actors.models.encoders.runtime_choice import choose_runtime
 
             choice = choose_runtime(folder, runtimes, made, note)
             manifest = manifests[choice.runtime].model_copy(update={"trials": choice.trials})

@@ -12,13 +12,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.models import torch_encoder
 from actors.models.embedder import Embedder
 from actors.models.embedding_worker import EmbeddingWorker
-from actors.models.openvino_encoder import write_graph
+from actors.models.encoders import torch_encoder
+from actors.models.encoders.openvino_encoder import write_graph
+from actors.models.encoders.torch_encoder import SentenceModel, computes_bfloat16
 from actors.models.publishing import publish_model
 from actors.models.starter_models import starter_embedder_folder
-from actors.models.torch_encoder import SentenceModel, computes_bfloat16
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.manifests import ModelKind, ModelManifest, Precision, Runtime
 from cluster.errors import InvalidArgument

@@ -16,7 +16,7 @@ from cluster.arrays import Float32Array, Int64Array
 from cluster.errors import InvalidArgument, Unavailable
 
 if TYPE_CHECKING:
-    from actors.models.torch_encoder import SentenceModel
+    from actors.models.encoders.torch_encoder import SentenceModel
 
 GRAPH = "encoder.openvino.xml"
 WEIGHTS = "encoder.openvino.bin"

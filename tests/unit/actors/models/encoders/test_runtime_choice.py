@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from actors.models import openvino_encoder, runtime_choice
 from actors.models.embedding_worker import EmbeddingWorker
-from actors.models.openvino_encoder import GRAPH, WEIGHTS, OpenvinoEncoder
+from actors.models.encoders import openvino_encoder, runtime_choice
+from actors.models.encoders.openvino_encoder import GRAPH, WEIGHTS, OpenvinoEncoder
+from actors.models.encoders.runtime_choice import COSINE_MIN, choose_runtime
 from actors.models.publishing import publish_model
-from actors.models.runtime_choice import COSINE_MIN, choose_runtime
 from actors.models.starter_models import starter_embedder_folder
 from cluster.arrays import Float32Array, Int64Array
 from cluster.catalog.catalog import Catalog, Published
@@ -129,7 +129,9 @@ def test_a_folder_without_a_graph_is_refused(tmp_path: Path) -> None:
 def test_openvino_sends_nothing_to_its_makers(tmp_path: Path) -> None:
     """With the package that does so installed, it is not imported."""
     (tmp_path / "openvino_telemetry.py").write_text("print('sends')")
-    program = "from actors.models.openvino_encoder import imported_openvino; imported_openvino()"
+    program = (
+        "from actors.models.encoders.openvino_encoder import imported_openvino; imported_openvino()"
+    )
     path = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); "
     run = [sys.executable, "-c"]
     assert subprocess.run([*run, path + program], check=True, capture_output=True).stdout == b""

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from actors.models.encoder import Encoder
-from actors.models.measured_texts import PASSAGES, QUESTIONS
-from actors.models.openvino_encoder import OpenvinoEncoder, write_graph
-from actors.models.torch_encoder import TorchEncoder
+from actors.models.encoders.encoder import Encoder
+from actors.models.encoders.measured_texts import PASSAGES, QUESTIONS
+from actors.models.encoders.openvino_encoder import OpenvinoEncoder, write_graph
+from actors.models.encoders.torch_encoder import TorchEncoder
 from cluster.arrays import Float32Array
 from cluster.catalog.manifests import Runtime, RuntimeTrial
 from cluster.clock import SYSTEM_CLOCK
