@@ -20,7 +20,7 @@ from actors.documents.folder_values import FolderValues
 from actors.documents.source_csv import Ways
 from actors.documents.source_formats import FORMATS, TEXT_FORMATS, format_of, suffix_of
 from actors.documents.source_rows import check_unpacked
-from actors.documents.text_encoding import in_utf8
+from actors.documents.texts.text_encoding import in_utf8
 from cluster.documents.ingest_report import LeftOut, ReasonCounts
 from cluster.errors import InvalidArgument, Unavailable
 from cluster.metadata import MetadataValue
@@ -28,6 +28,16 @@ from cluster.quoting import printable
 
 _BUFFER_BYTES = 2**20
 _KNOWN = ", ".join(FORMATS)
+_HIDDEN = (".", "~$")
+"""What names of hidden files begin with; the latter are those of documents that Office has open."""
+_SAVED_AS = {
+    **dict.fromkeys((".doc", ".dot", ".odt", ".ott", ".rtf", ".wps", ".pages"), ".docx or .pdf"),
+    **dict.fromkeys((".ppt", ".pps", ".odp", ".key"), ".pptx or .pdf"),
+    **dict.fromkeys((".xls", ".xlsb", ".ods", ".numbers"), ".xlsx"),
+    **dict.fromkeys((".msg", ".pst"), ".eml or .mbox"),
+    ".epub": ".html or .pdf",
+}
+"""Kinds that are read, for documents of those that are not."""
 _NO_FILE = "is no regular file"
 _LOCAL = ("file", "local")
 """Names that fsspec gives the file system of the machine itself."""
@@ -141,7 +151,7 @@ def _files_of(source: str, left_out: ReasonCounts, values: FolderValues) -> list
             name = root.rstrip("/").rpartition("/")[2]
             if format_of(name) is None:
                 raise InvalidArgument(
-                    f"{source} is of no kind that can be read ({_KNOWN})", "source"
+                    f"{printable(source)} is {_unread_kind(name)}; these are: {_KNOWN}", "source"
                 )
             texts = values.texts(source)
             return [_source_file(source, filesystem, info, printable(source), name, texts)]
@@ -200,13 +210,18 @@ def _opened(source: str) -> tuple[Any, str]:
 def _why_left_out(path: str, info: Mapping[str, Any]) -> str | None:
     if info.get("islink"):
         return "is a symbolic link"
-    if any(part.startswith(".") for part in PurePosixPath(path).parts):
+    if any(part.startswith(_HIDDEN) for part in PurePosixPath(path).parts):
         return "is hidden"
     if info["type"] != "file":
         return _NO_FILE
-    if format_of(path) is None:
-        return f"is of a kind that is not read ({printable(suffix_of(path)) or 'no extension'})"
-    return None
+    return None if format_of(path) is not None else f"is {_unread_kind(path)}"
+
+
+def _unread_kind(path: str) -> str:
+    suffix = suffix_of(path)
+    newer = _SAVED_AS.get(suffix)
+    what_to_do = f"; save it as {newer}" if newer else ""
+    return f"of a kind that is not read ({printable(suffix) or 'no extension'}){what_to_do}"
 
 
 def _source_file(

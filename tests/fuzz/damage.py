@@ -46,7 +46,7 @@ SAMPLES: Mapping[str, Callable[[], bytes]] = {
     ".docx": lambda: word(title="One", author="Two"),
     ".pptx": lambda: slides("One", notes="Two"),
     ".xlsx": lambda: workbook(One=_SHEET, Two=[[1, None, True]]),
-    ".eml": lambda: mail(html="<p>One", attachment="two.pdf"),
+    ".eml": lambda: mail(html="<p>One", attachments={"two.pdf": pdf("Two"), "three.txt": b"Three"}),
     ".mbox": lambda: b"From anna\n" + mail() + b"\nFrom bob\n" + mail("Re", ">From me"),
 }
 """By extension."""

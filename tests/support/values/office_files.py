@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from email.message import EmailMessage
 from typing import Any
 
@@ -81,19 +81,28 @@ def workbook(**sheets: Sequence[Sequence[object]]) -> bytes:
     return saved(book)
 
 
-def mail(subject: str = "Boiler", body: str = "The key is in the kitchen.", **more: str) -> bytes:
+def mail(
+    subject: str = "Boiler",
+    body: str = "The key is in the kitchen.",
+    *,
+    html: str = "",
+    attachments: Mapping[str, bytes | EmailMessage] = {},
+) -> bytes:
     message = EmailMessage()
     message["From"] = "Anna <anna@example.org>"
     message["To"] = "all@example.org"
     message["Date"] = "Wed, 01 May 2024 12:30:00 +0200"
     message["Subject"] = subject
     message.set_content(body)
-    if "html" in more:
-        message.add_alternative(more["html"], subtype="html")
-    if "attachment" in more:
-        message.add_attachment(
-            b"%PDF", maintype="application", subtype="pdf", filename=more["attachment"]
-        )
+    if html:
+        message.add_alternative(html, subtype="html")
+    for name, data in attachments.items():
+        if isinstance(data, EmailMessage):
+            message.add_attachment(data)
+        else:
+            message.add_attachment(
+                data, maintype="application", subtype="octet-stream", filename=name
+            )
     return bytes(message)
 
 

@@ -43,14 +43,14 @@ def read(extractor: Extractor) -> Read:
 
 
 def documents(extractor: Extractor, data: bytes, path: str) -> list[Document]:
-    """Those of a file, but for its parts without text."""
+    """Those of a file, but for its parts that are left out."""
     format = format_of(path)
     assert format is not None
     found = []
     for row, origin in extractor.rows(io.BytesIO(data), format, path, f"in/{path}"):
         if isinstance(row, InvalidArgument):
             raise row
-        if row is not None:
+        if not isinstance(row, str):
             found.append(parse_document(row, origin))
     return found
 
@@ -158,27 +158,6 @@ def test_a_sheet_is_named_as_in_its_file(extractor: Extractor) -> None:
     assert str(origin) == "in/a.xlsx, sheet a=b"
 
 
-def test_a_mail_is_a_document_and_each_mail_of_a_mailbox(read: Read) -> None:
-    known = {
-        "title": "Boiler",
-        "subject": "Boiler",
-        "author": "Anna <anna@example.org>",
-        "date": "2024-05-01T10:30:00Z",
-    }
-    (alone,) = read(mail(html="<p>Other", attachment="plan.pdf"), "a.eml")
-    assert (alone.id, alone.text) == ("a.eml", "Boiler\n\nThe key is in the kitchen.")
-    assert alone.metadata == {"source": "a.eml", **known, "attachments": "plan.pdf"}
-    page = (
-        b"Subject: Page\nContent-Type: text/html; charset=x-nobody\n\n<h1>Key</h1><p>Found \xc3\xa9"
-    )
-    assert read(page, "b.eml")[0].text == "Page\n\nKey\n\nFound é"
-    box = b"From anna\n" + mail() + b"\nFrom bob\n" + mail("Re", ">From me\n>>From you")
-    assert [(d.id, d.text, d.metadata["message"]) for d in read(box, "a.mbox")] == [
-        ("a.mbox#message=1", "Boiler\n\nThe key is in the kitchen.", 1),
-        ("a.mbox#message=2", "Re\n\nFrom me\n>From you", 2),
-    ]
-
-
 def encrypted_pdf() -> bytes:
     how = b"<< /Filter /Standard /V 1 /R 2 /P -4 /O <%s> /U <%s> >>" % (b"00" * 32, b"11" * 32)
     return pdf("A").replace(b"/Root", b"/Encrypt %s /ID [<00> <00>] /Root" % how)
@@ -204,8 +183,12 @@ def package(size_bytes: int = 10, num_files: int = 1) -> bytes:
         (package(1, PIECES_MAX + 1), "a.xlsx", "in/a.xlsx: is a package of more than 10000 files"),
         (b"Hello\n\nyou", "a.eml", "in/a.eml: is no e-mail"),
         (mail(), "a.mbox", "in/a.mbox: is no mailbox"),
-        (b"From a\n" + mail() + b"\nFrom b\n\n", "a.mbox", "in/a.mbox, message 2: is no e-mail"),
-        (b"From a\n" * (PIECES_MAX + 1), "a.mbox", "in/a.mbox: has more than 10000 messages"),
+        (b"From a\n" + mail() + b"\nFrom b\nX: y\n", "a.mbox", "in/a.mbox, message 2: is no e-ma"),
+        (
+            b"From a\nTo: b\n" * (PIECES_MAX + 1),
+            "a.mbox",
+            "in/a.mbox: has more than 10000 messages",
+        ),
     ],
     ids=str,
 )
@@ -256,13 +239,6 @@ def test_a_file_that_takes_too_much_is_refused_and_the_next_one_is_read() -> Non
         assert documents(extractor, pdf("A"), "a.pdf")
 
 
-def nested_mail(depth: int) -> bytes:
-    parts = (
-        b"Content-Type: multipart/mixed; boundary=b%d\n\n--b%d\n" % (n, n) for n in range(depth)
-    )
-    return b"Subject: Deep\n" + b"".join(parts) + b"\nText"
-
-
 def nested_word(depth: int) -> bytes:
     start, end = b"<w:sdt><w:sdtContent>" * depth, b"</w:sdtContent></w:sdt>" * depth
     text = b"<w:p><w:r><w:t>Text</w:t></w:r></w:p>"
@@ -270,11 +246,9 @@ def nested_word(depth: int) -> bytes:
 
 
 def test_files_may_be_nested_and_not_without_end(read: Read) -> None:
-    assert read(nested_mail(20), "a.eml")[0].text == "Deep\n\nText"
     assert read(nested_word(20), "a.docx")[0].text.startswith("Text\n\n# Holidays")
-    for data, path in ((nested_mail(3000), "a.eml"), (nested_word(5000), "a.docx")):
-        with pytest.raises(InvalidArgument, match=f"in/{path}: is n"):
-            read(data, path)
+    with pytest.raises(InvalidArgument, match=r"in/a\.docx: is n"):
+        read(nested_word(5000), "a.docx")
 
 
 def test_without_the_library_it_is_said_what_to_install(

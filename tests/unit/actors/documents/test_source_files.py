@@ -25,7 +25,16 @@ def content(file: SourceFile) -> bytes:
 
 
 def test_folders_are_searched_and_what_is_left_out_is_counted(tmp_path: Path) -> None:
-    for name in ("b.md", "a/c.txt", "a/.hidden.txt", ".git/x.md", "a/p.png", "q.png", "LICENSE"):
+    for name in (
+        "b.md",
+        "a/c.txt",
+        "a/.hidden.txt",
+        ".git/x.md",
+        "a/p.png",
+        "q.png",
+        "~$c.docx",
+        "LICENSE",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
     (tmp_path / "rows.jsonl.gz").write_bytes(gzip.compress(b"{}"))
@@ -35,7 +44,10 @@ def test_folders_are_searched_and_what_is_left_out_is_counted(tmp_path: Path) ->
     assert listing.files[0].size_bytes == 7
     assert all(file.is_local for file in listing.files)
     assert {found.reason: (found.count, found.examples) for found in listing.left_out} == {
-        "is hidden": (2, (f"{tmp_path}/.git/x.md", f"{tmp_path}/a/.hidden.txt")),
+        "is hidden": (
+            3,
+            (f"{tmp_path}/.git/x.md", f"{tmp_path}/a/.hidden.txt", f"{tmp_path}/~$c.docx"),
+        ),
         "is of a kind that is not read (.png)": (2, (f"{tmp_path}/a/p.png", f"{tmp_path}/q.png")),
         "is of a kind that is not read (no extension)": (1, (f"{tmp_path}/LICENSE",)),
     }
@@ -238,7 +250,8 @@ def test_a_relative_path_means_the_same_in_another_process(
     [
         ("nowhere", "does not exist$"),
         ("memory://nowhere", "does not exist, or cannot be reached"),
-        ("photo.png", "of no kind that can be read"),
+        ("photo.png", r"photo.png is of a kind that is not read \(.png\); these are: .jsonl"),
+        ("old.doc", r"is not read \(.doc\); save it as .docx or .pdf; these are"),
         ("empty", "holds no file"),
         ("nosuch://x", "cannot be opened"),
         ("", "is empty"),
@@ -248,7 +261,8 @@ def test_a_source_that_cannot_be_read_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, said: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "photo.png").write_bytes(b"")
+    for name in ("photo.png", "old.doc"):
+        (tmp_path / name).write_bytes(b"")
     (tmp_path / "empty").mkdir()
     with pytest.raises(InvalidArgument, match=said) as caught:
         find_source_files([source])

@@ -7,8 +7,8 @@ import contextlib
 
 import pytest
 
-from actors.documents.html_text import html_text
-from actors.documents.markdown_title import markdown_title
+from actors.documents.texts.html_text import html_text
+from actors.documents.texts.markdown_title import markdown_title
 from cluster.errors import InvalidArgument
 from tests.support.values.source_files import read, refusal
 
