@@ -183,7 +183,12 @@ def _opened(model: ModelManifest, cache: ArtifactCache) -> Embedder:
     from actors.models.embedder import Embedder
 
     folder = cache.folder_for(model.files)
-    embedder = Embedder(folder, num_threads=WORKER_THREADS, precision=model.precision)
+    embedder = Embedder(
+        folder,
+        num_threads=WORKER_THREADS,
+        precision=model.precision,
+        runtime=model.runtime,
+    )
     if embedder.dimension != model.dimension:
         raise InvalidArgument(
             f"{model.name} makes vectors of {embedder.dimension} numbers, not of {model.dimension} "

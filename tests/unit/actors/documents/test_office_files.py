@@ -171,28 +171,24 @@ def package(size_bytes: int = 10, num_files: int = 1) -> bytes:
     return sink.getvalue()
 
 
-@pytest.mark.parametrize(
-    ("data", "path", "said"),
-    [
-        (encrypted_pdf(), "a.pdf", "in/a.pdf: is encrypted; save it without a password"),
-        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" * 99, "a.docx", "in/a.docx: is encrypted, or of Off"),
-        (pdf("A")[:200], "a.pdf", "in/a.pdf: is not a readable PDF file"),
-        (word()[:2000], "a.docx", "in/a.docx: is not a whole Office file"),
-        (package(), "a.pptx", "in/a.pptx: is not a readable PowerPoint file"),
-        (package(70 * 2**20), "a.xlsx", "in/a.xlsx: unpacks to more than 67108864 bytes"),
-        (package(1, PIECES_MAX + 1), "a.xlsx", "in/a.xlsx: is a package of more than 10000 files"),
-        (b"Hello\n\nyou", "a.eml", "in/a.eml: is no e-mail"),
-        (mail(), "a.mbox", "in/a.mbox: is no mailbox"),
-        (b"From a\n" + mail() + b"\nFrom b\nX: y\n", "a.mbox", "in/a.mbox, message 2: is no e-ma"),
-        (
-            b"From a\nTo: b\n" * (PIECES_MAX + 1),
-            "a.mbox",
-            "in/a.mbox: has more than 10000 messages",
-        ),
-    ],
-    ids=str,
-)
-def test_a_file_that_cannot_be_read_is_named(data: bytes, path: str, said: str, read: Read) -> None:
+UNREADABLE: dict[str, tuple[str, bytes]] = {
+    "in/a.pdf: is encrypted; save it without a password": ("a.pdf", encrypted_pdf()),
+    "in/a.docx: is encrypted, or of Off": ("a.docx", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" * 99),
+    "in/a.pdf: is not a readable PDF file": ("a.pdf", pdf("A")[:200]),
+    "in/a.docx: is not a whole Office file": ("a.docx", word()[:2000]),
+    "in/a.pptx: is not a readable PowerPoint file": ("a.pptx", package()),
+    "in/a.xlsx: unpacks to more than 67108864 bytes": ("a.xlsx", package(70 * 2**20)),
+    "in/a.xlsx: is a package of more than 10000 files": ("a.xlsx", package(1, PIECES_MAX + 1)),
+    "in/a.eml: is no e-mail": ("a.eml", b"Hello\n\nyou"),
+    "in/a.mbox: is no mailbox": ("a.mbox", mail()),
+    "in/a.mbox, message 2: is no e-mail": ("a.mbox", b"From a\n" + mail() + b"\nFrom b\nX: y\n"),
+    "in/a.mbox: has more than 10000 messages": ("a.mbox", b"From a\nTo: b\n" * (PIECES_MAX + 1)),
+}
+
+
+@pytest.mark.parametrize("said", UNREADABLE)
+def test_a_file_that_cannot_be_read_is_named(said: str, read: Read) -> None:
+    path, data = UNREADABLE[said]
     with pytest.raises(InvalidArgument) as caught:
         read(data, path)
     assert caught.value.message.startswith(said)
