@@ -40,8 +40,12 @@ FORMATS: Mapping[str, SourceFormat] = {
     ".htm": SourceFormat.HTML,
     ".pdf": SourceFormat.PDF,
     ".docx": SourceFormat.DOCX,
+    ".docm": SourceFormat.DOCX,
     ".pptx": SourceFormat.PPTX,
+    ".pptm": SourceFormat.PPTX,
+    ".ppsx": SourceFormat.PPTX,
     ".xlsx": SourceFormat.XLSX,
+    ".xlsm": SourceFormat.XLSX,
     ".eml": SourceFormat.EML,
     ".mbox": SourceFormat.MBOX,
 }
