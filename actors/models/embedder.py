@@ -27,19 +27,23 @@ _PROBED_TOKENS = (8, 32, 128)
 
 
 class TextEmbedder(Protocol):
-    """An embedder as the embedding worker needs it."""
+    """An embedder as the embedding worker needs it. May be called from several threads at once."""
 
     @property
     def dimension(self) -> int: ...
 
-    def tokens_at_most(self, text: str) -> int:
-        """Upper bound on the number of tokens to compute for a text, which is known at once."""
+    def windows(self, texts: Sequence[str]) -> list[list[list[int]]]:
+        """The tokens of each text, in as many windows as the model needs to read all of it."""
         ...
 
-    def embed_in_pieces(self, texts: Sequence[str]) -> Iterator[Float32Array | None]:
-        """float32 [n, d] at last. Before that, None after each piece of the work on a single text
-        that is long: others may have their turn then.
+    def padded_length(self, num_tokens: int) -> int:
+        """Length to which a window of so many tokens is padded; windows of one length are quicker
+        together.
         """
+        ...
+
+    def embed_windows(self, windows: Sequence[Sequence[int]]) -> Float32Array:
+        """float32 [n, dimension], row i for window i."""
         ...
 
 
@@ -53,7 +57,8 @@ class Embedder:
     follows from its own tokens alone, and shares a batch with texts of that length only; so the
     matrices differ in nothing but their number of rows. That a row of a product does not depend on
     the other rows is no promise of the libraries, so it is tried out when the model is loaded.
-    Where it does not hold, each text is computed by itself.
+    Where it does not hold, each text is computed by itself. May be called from several threads at
+    once.
     """
 
     def __init__(
@@ -81,16 +86,12 @@ class Embedder:
     def dimension(self) -> int:
         return self._encoder.dimension
 
-    def tokens_at_most(self, text: str) -> int:
-        # A token stands for one byte or more, two are added, and of a long text less than a quarter
-        # is read twice: to count them is a tenth of a millisecond for a question, and two for a
-        # long text.
-        return len(text.encode()) * 5 // 4 + 2
+    def windows(self, texts: Sequence[str]) -> list[list[list[int]]]:
+        """See `EmbedderTokenizer.windows`."""
+        return self._tokenizer.windows(texts)
 
     def count_tokens(self, texts: Sequence[str]) -> int:
-        """Number of tokens of all texts together, without special tokens. May be asked from another
-        thread than the one that embeds.
-        """
+        """Number of tokens of all texts together, without special tokens."""
         return sum(self._tokenizer.count(texts))
 
     def embed(self, texts: Sequence[str]) -> Float32Array:
@@ -101,44 +102,27 @@ class Embedder:
         as all before it: what a long text asks stands last more often than not. An empty text has a
         vector too, which means nothing.
         """
-        return self._pooled_windows(texts, _weighing_the_last)
-
-    def embed_in_pieces(self, texts: Sequence[str]) -> Iterator[Float32Array | None]:
-        """Same as `embed`, but a single text is computed in pieces of as many windows as a batch
-        holds: None after each piece except the last one. Several texts are one piece.
-        """
-        windows = self._tokenizer.windows(texts)
-        every = [window for text in windows for window in text]
-        size = max(1, BATCH_TOKENS // self._tokenizer.max_seq_length)
-        if len(texts) > 1:
-            size = len(every)
-        made: list[Float32Array] = []
-        for start in range(0, len(every), size):
-            if made:
-                yield None
-            made.append(self.embed_tokens(every[start : start + size]))
-        yield _pooled(np.concatenate(made), windows, _weighing_the_last)
+        return self._embed(texts, pooled_questions)
 
     def embed_passages(self, texts: Sequence[str]) -> Float32Array:
         """Same as `embed`, except for texts of several windows: here all windows weigh the same."""
-        return self._pooled_windows(texts, lambda of: of.mean(axis=0))
+        return self._embed(texts, _pooled_passages)
 
-    def _pooled_windows(
-        self, texts: Sequence[str], pool: Callable[[Float32Array], Float32Array]
+    def _embed(
+        self, texts: Sequence[str], pool: Callable[[Float32Array, Sequence[int]], Float32Array]
     ) -> Float32Array:
-        """float32 [n, dimension]; `pool` as `_pooled` takes it."""
         windows = self._tokenizer.windows(texts)
-        of_windows = self.embed_tokens([window for text in windows for window in text])
-        return _pooled(of_windows, windows, pool)
+        of_windows = self.embed_windows([window for text in windows for window in text])
+        return pool(of_windows, [len(text) for text in windows])
 
-    def embed_tokens(self, tokens: Sequence[Sequence[int]]) -> Float32Array:
-        """float32 [n, dimension] for texts of no more tokens than the model reads."""
-        vectors = np.empty((len(tokens), self.dimension), dtype=np.float32)
+    def embed_windows(self, windows: Sequence[Sequence[int]]) -> Float32Array:
+        """float32 [n, dimension] for tokens, of which none are more than the model reads."""
+        vectors = np.empty((len(windows), self.dimension), dtype=np.float32)
 
         def embed(rows: Sequence[int]) -> None:
-            vectors[rows] = self._embed_batch([tokens[row] for row in rows])
+            vectors[rows] = self._embed_batch([windows[row] for row in rows])
 
-        batches = list(self._batches([len(text) for text in tokens]))
+        batches = list(self._batches([len(window) for window in windows]))
         if len(batches) == 1:
             embed(batches[0])
         else:
@@ -146,16 +130,16 @@ class Embedder:
         return vectors
 
     def _batches(self, num_tokens: Sequence[int]) -> Iterator[list[int]]:
-        """Texts of so many tokens each, by their numbers, as they are computed together."""
+        """Windows of so many tokens each, by their numbers, as they are computed together."""
         by_length: dict[int, list[int]] = {}
         for row, length in enumerate(num_tokens):
-            by_length.setdefault(self._padded_length(length), []).append(row)
+            by_length.setdefault(self.padded_length(length), []).append(row)
         for length, rows in by_length.items():
             size = max(1, self._batch_tokens // length)
             for start in range(0, len(rows), size):
                 yield rows[start : start + size]
 
-    def _padded_length(self, num_tokens: int) -> int:
+    def padded_length(self, num_tokens: int) -> int:
         """The next multiple of the encoder's step, but no longer than the model reads."""
         step = self._encoder.padding_step
         return min(max(1, -(-num_tokens // step)) * step, self._tokenizer.max_seq_length)
@@ -164,7 +148,7 @@ class Embedder:
         """True when texts have the same vectors alone and in batches of several sizes."""
         rng = np.random.default_rng(0)
         step, vocabulary = self._encoder.padding_step, self._tokenizer.vocabulary_size
-        for length in map(self._padded_length, _PROBED_TOKENS):
+        for length in map(self.padded_length, _PROBED_TOKENS):
             size_max = BATCH_TOKENS // length
             shortest = (length - 1) // step * step + 1
             texts = [
@@ -185,7 +169,7 @@ class Embedder:
 
     def _embed_batch(self, tokens: Sequence[Sequence[int]]) -> Float32Array:
         """float32 [n, dimension] for texts of one padded length."""
-        shape = (len(tokens), self._padded_length(len(tokens[0])))
+        shape = (len(tokens), self.padded_length(len(tokens[0])))
         ids = np.full(shape, self._padding_token, dtype=np.int64)
         mask = np.zeros(shape, dtype=np.int64)
         for row, text in enumerate(tokens):
@@ -207,23 +191,29 @@ def _encoder(folder: Path, num_threads: int, precision: Precision, runtime: Runt
             return OpenvinoEncoder(folder, num_threads)
 
 
+def pooled_questions(of_windows: Float32Array, num_windows: Sequence[int]) -> Float32Array:
+    """The vectors of questions, as `Embedder.embed` says, from those of all their windows, float32
+    [n, dimension]; `num_windows` has how many are of each text.
+    """
+    return _pooled(of_windows, num_windows, lambda of: of[-1] + of[:-1].mean(axis=0))
+
+
+def _pooled_passages(of_windows: Float32Array, num_windows: Sequence[int]) -> Float32Array:
+    return _pooled(of_windows, num_windows, lambda of: of.mean(axis=0))
+
+
 def _pooled(
     of_windows: Float32Array,
-    windows: Sequence[Sequence[Sequence[int]]],
+    num_windows: Sequence[int],
     pool: Callable[[Float32Array], Float32Array],
 ) -> Float32Array:
-    """float32 [texts, dimension] of length 1, from those of all windows, float32 [n, dimension],
-    and the windows of each text; `pool` makes float32 [dimension] of [windows, dimension].
+    """float32 [texts, dimension] of length 1; `pool` makes float32 [dimension] of those of the
+    windows of one text, [windows, dimension].
     """
-    ends = np.cumsum([len(text) for text in windows], dtype=np.int64)
+    ends = np.cumsum(num_windows, dtype=np.int64)
     vectors = of_windows[ends - 1]
-    for row, text in enumerate(windows):
-        if len(text) > 1:
-            pooled = pool(of_windows[ends[row] - len(text) : ends[row]])
+    for row, windows in enumerate(num_windows):
+        if windows > 1:
+            pooled = pool(of_windows[ends[row] - windows : ends[row]])
             vectors[row] = pooled / np.linalg.norm(pooled)
     return vectors
-
-
-def _weighing_the_last(of_windows: Float32Array) -> Float32Array:
-    pooled: Float32Array = of_windows[-1] + of_windows[:-1].mean(axis=0)
-    return pooled

@@ -30,9 +30,9 @@ class EmbedderSettings(Record):
     version in the store, or else the fastest one on the machine that stores the model.
     """
     replicas: Annotated[int, Field(ge=1)] | None = None
-    """Actors that embed queries, with one thread each. `null`: one, or two if the region has
-    several machines, so that a lost machine leaves one. A batch of texts is divided among all of
-    them. Even with one actor, a batch does not delay other texts.
+    """Actors that embed queries, each on all cores of its machine. `null`: one, or two if the
+    region has several machines, so that a lost machine leaves one. A batch of texts is divided
+    among all of them. Even with one actor, a batch does not delay other texts.
     """
 
     @model_validator(mode="after")
