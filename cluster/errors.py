@@ -11,11 +11,12 @@
     |- NotYet              no region meets the asked consistency in time       (409)
     |- Fenced              a higher epoch leads; stop acting                   (409)
     |- Overloaded          a bounded queue is full; come back later            (503)
+    |- ClockAhead          a write's time is too far ahead of this clock       (503)
     |- Unavailable         a part that is needed does not answer now           (503)
     |- DeadlineExceeded    the time that the caller gave is over               (504)
     |- OutcomeUnknown      the write may or may not have landed; read back     (500)
     `- Corrupt             bytes from the store do not match their hash        (500)
-       `- LogUnreadable    an entry of the release log cannot be read          (500)
+       `- LogUnreadable    an entry of a log cannot be read                    (500)
 
 A class of its own exists only where the caller acts differently. `code` is the word on the wire,
 `retryable` tells whether the same request may succeed later. All arguments go to
@@ -120,6 +121,21 @@ class Overloaded(RaygionError):
         super().__init__(message)
         self.args = (message, retry_after_s)
         self.retry_after_s = retry_after_s
+
+
+class ClockAhead(RaygionError):
+    """The time of a write is `ahead_ms` ahead of this machine's clock, more than clocks may differ:
+    a write made now would not count as later than it.
+    """
+
+    code = "clock_ahead"
+    retryable = True
+    http_status = 503
+
+    def __init__(self, message: str, ahead_ms: int = 0) -> None:
+        super().__init__(message)
+        self.args = (message, ahead_ms)
+        self.ahead_ms = ahead_ms
 
 
 class Unavailable(RaygionError):

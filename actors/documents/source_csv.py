@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import BinaryIO, TypeAlias
+from itertools import chain
+from typing import Any, BinaryIO, TypeAlias
 
 from actors.documents.cell_types import cell_value, cell_ways
 from actors.documents.source_rows import COLUMNS, Row, listed, row_of_columns
@@ -14,7 +15,8 @@ from cluster.documents.documents import TEXT_BYTES_MAX, DocumentOrigin
 from cluster.errors import InvalidArgument
 
 LINE_CHARS_MAX = 16 * 2**20
-
+_DELIMITERS = ",;\t"
+"""A semicolon is what Excel writes where the comma divides decimals."""
 
 Ways: TypeAlias = Mapping[str, frozenset[str]]
 """By column: the ways in which all of its filled cells are written; see `cell_ways`."""
@@ -51,7 +53,8 @@ def column_ways(file: BinaryIO, name: str) -> Ways:
 
 def _header(records: Iterator[list[str]], name: str) -> list[str]:
     header = next(records, [])
-    if len(set(header)) < len(header):
+    named = [column for column in header if column]
+    if len(set(named)) < len(named):
         raise InvalidArgument(f"{name}: names a column twice: {listed(header)}")
     return header
 
@@ -62,7 +65,9 @@ def _records(file: BinaryIO, name: str) -> Iterator[list[str]]:
     text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="strict", newline="")
     number = 0
     try:
-        for cells in csv.reader(_lines(text, name), strict=True):
+        lines = _lines(text, name)
+        first = next(filter(str.strip, lines), "")
+        for cells in csv.reader(chain([first], lines), strict=True, **_format(first)):
             if cells:
                 yield cells
                 number += 1
@@ -87,6 +92,23 @@ def _lines(text: io.TextIOWrapper, name: str) -> Iterator[str]:
         yield line
 
 
+def _format(first: str) -> dict[str, Any]:
+    """What the first line tells of a file: the delimiter with which it has an id, or else the most
+    columns; and whether a blank follows on each delimiter.
+    """
+    found = {
+        delimiter: next(csv.reader([first], delimiter=delimiter), []) for delimiter in _DELIMITERS
+    }
+
+    def rank(delimiter: str) -> tuple[bool, int]:
+        columns = found[delimiter]
+        return not {"id", "_id"}.isdisjoint(columns), len(columns)
+
+    delimiter = max(_DELIMITERS, key=rank)
+    has_blanks = any(column.startswith(" ") for column in found[delimiter][1:])
+    return {"delimiter": delimiter, "skipinitialspace": has_blanks}
+
+
 def _row(
     header: Sequence[str],
     cells: Sequence[str],
@@ -96,9 +118,17 @@ def _row(
     if len(cells) != len(header):
         message = f"{origin}: has {len(cells)} cells under {len(header)} columns"
         return InvalidArgument(message), origin
+    for number, (column, cell) in enumerate(zip(header, cells, strict=True), start=1):
+        if cell and not column:
+            message = (
+                f"{origin}: has a cell in column {number}, which has no name; give it one, or "
+                "leave it out (pandas: to_csv(index=False))"
+            )
+            return InvalidArgument(message), origin
     values: dict[str, object] = {
         column: cell if column in COLUMNS else cell_value(cell, ways.get(column, frozenset()))
         for column, cell in zip(header, cells, strict=True)
+        if column
     }
     if "metadata" in values:
         cell = cells[header.index("metadata")]

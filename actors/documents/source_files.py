@@ -18,8 +18,9 @@ from fsspec.implementations.local import LocalFileSystem
 
 from actors.documents.folder_values import FolderValues
 from actors.documents.source_csv import Ways
-from actors.documents.source_formats import FORMATS, format_of, suffix_of
+from actors.documents.source_formats import FORMATS, TEXT_FORMATS, format_of, suffix_of
 from actors.documents.source_rows import check_unpacked
+from actors.documents.texts.text_encoding import in_utf8
 from cluster.documents.ingest_report import LeftOut, ReasonCounts
 from cluster.errors import InvalidArgument, Unavailable
 from cluster.metadata import MetadataValue
@@ -27,6 +28,16 @@ from cluster.quoting import printable
 
 _BUFFER_BYTES = 2**20
 _KNOWN = ", ".join(FORMATS)
+_HIDDEN = (".", "~$")
+"""What names of hidden files begin with; the latter are those of documents that Office has open."""
+_SAVED_AS = {
+    **dict.fromkeys((".doc", ".dot", ".rtf", ".wps", ".pages"), ".docx or .pdf"),
+    **dict.fromkeys((".ppt", ".pps", ".key"), ".pptx or .pdf"),
+    **dict.fromkeys((".xls", ".xlsb", ".numbers"), ".xlsx"),
+    **dict.fromkeys((".msg", ".pst"), ".eml or .mbox"),
+}
+"""Kinds that are read, for documents of those that are not."""
+_NO_FILE = "is no regular file"
 _LOCAL = ("file", "local")
 """Names that fsspec gives the file system of the machine itself."""
 
@@ -50,8 +61,8 @@ class SourceFile:
     """How the columns of all CSV files are written, for one among several of them."""
 
     def open(self) -> io.BufferedReader:
-        """The file's bytes, unpacked. Raises OSError; reading raises InvalidArgument for an archive
-        that unpacks to more than any text does.
+        """The file's bytes, unpacked, those of texts in UTF-8. Raises OSError; reading raises
+        InvalidArgument for an archive that unpacks to more than any text does.
         """
         # Files of remote file systems lack parts of what Python's files can do.
         if not suffix_of(self.path).endswith(".gz"):
@@ -59,7 +70,8 @@ class SourceFile:
         else:
             unpacked = self.filesystem.open(self.location, "rb", compression="gzip")
             raw = _Bounded(unpacked, self.size_bytes, self.name)
-        return io.BufferedReader(raw, _BUFFER_BYTES)
+        file = io.BufferedReader(raw, _BUFFER_BYTES)
+        return in_utf8(file, self.name) if format_of(self.path) in TEXT_FORMATS else file
 
 
 class _Bounded(io.RawIOBase):
@@ -129,13 +141,16 @@ def _files_of(source: str, left_out: ReasonCounts, values: FolderValues) -> list
     try:
         filesystem, root = _opened(source)
         if not filesystem.exists(root):
-            raise InvalidArgument(f"{source} does not exist", "source")
+            or_away = ", or cannot be reached" if "://" in source else ""
+            raise InvalidArgument(f"{printable(source)} does not exist{or_away}", "source")
         if not filesystem.isdir(root):
             info = filesystem.info(root)
+            if info["type"] != "file":
+                raise InvalidArgument(f"{source} {_NO_FILE}", "source")
             name = root.rstrip("/").rpartition("/")[2]
             if format_of(name) is None:
                 raise InvalidArgument(
-                    f"{source} is of no kind that can be read ({_KNOWN})", "source"
+                    f"{printable(source)} is {_unread_kind(name)}; these are: {_KNOWN}", "source"
                 )
             texts = values.texts(source)
             return [_source_file(source, filesystem, info, printable(source), name, texts)]
@@ -194,13 +209,18 @@ def _opened(source: str) -> tuple[Any, str]:
 def _why_left_out(path: str, info: Mapping[str, Any]) -> str | None:
     if info.get("islink"):
         return "is a symbolic link"
-    if any(part.startswith(".") for part in PurePosixPath(path).parts):
+    if any(part.startswith(_HIDDEN) for part in PurePosixPath(path).parts):
         return "is hidden"
     if info["type"] != "file":
-        return "is no regular file"
-    if format_of(path) is None:
-        return f"is of a kind that is not read ({printable(suffix_of(path)) or 'no extension'})"
-    return None
+        return _NO_FILE
+    return None if format_of(path) is not None else f"is {_unread_kind(path)}"
+
+
+def _unread_kind(path: str) -> str:
+    suffix = suffix_of(path)
+    newer = _SAVED_AS.get(suffix)
+    what_to_do = f"; save it as {newer}" if newer else ""
+    return f"of a kind that is not read ({printable(suffix) or 'no extension'}){what_to_do}"
 
 
 def _source_file(

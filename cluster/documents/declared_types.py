@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from datetime import date, time
 from decimal import Decimal
 from typing import TypeGuard
+from uuid import UUID
 
 from cluster.documents.documents import (
     EXACT_IN_FLOAT,
@@ -96,7 +97,7 @@ def _as_string(value: object) -> str | None:
         return value
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, int | Decimal):
+    if isinstance(value, int | Decimal | UUID):
         return str(value)
     if isinstance(value, date | time):
         return value.isoformat()

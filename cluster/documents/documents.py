@@ -14,6 +14,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import assert_never
+from uuid import UUID
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
@@ -92,7 +93,7 @@ def check_corpus_name(corpus: str) -> None:
 def parse_document(raw: Mapping[str, object], origin: DocumentOrigin) -> Document:
     """Checks `id`, `text`, `metadata` and `vector` of one row.
 
-    An integer id becomes its decimal digits. Raises InvalidArgument.
+    An integer id becomes its decimal digits, a UUID its usual text. Raises InvalidArgument.
     """
     vector = raw.get("vector")
     parsed = None if vector is None else _parse_vector(vector, origin)
@@ -206,7 +207,7 @@ def _type_of(value: str | int | float | bool) -> ColumnType:
 
 
 def _parse_id(value: object, origin: DocumentOrigin) -> str:
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, int | UUID) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):
         raise InvalidArgument(f"{origin}: must be a string, not {_kind(value)}", "id")
@@ -283,9 +284,10 @@ def _parse_value(value: object, field: str, origin: DocumentOrigin) -> MetadataV
             f'of its own, such as {{"{field.removeprefix("metadata.")}_name": "..."}}',
             field,
         )
+    name = field.removeprefix("metadata.")
     raise InvalidArgument(
-        f"{origin}: must be a string, number, boolean or null, not {_kind(value)}; write dates as "
-        "text (2024-05-01) or as a number",
+        f"{origin}: must be a string, number, boolean or null, not {_kind(value)}; declare its "
+        f"type (--types {name}=string), or write it as text (a date as 2024-05-01) or as a number",
         field,
     )
 

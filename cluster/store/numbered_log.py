@@ -91,9 +91,9 @@ def read_each(read: Callable[[K], T], keys: Sequence[K]) -> list[T]:
 class NumberedLog:
     """The objects `{prefix}/{n:020}{suffix}` for n = 1, 2, 3, ... in the order of their appending.
 
-    Entry n exists only when all before it exist. Entries are never rewritten and never removed: a
-    slow writer could otherwise create a removed number anew. May be used by several threads and
-    processes at once.
+    Entry n is created only when all before it exist. Entries are never rewritten, and never removed
+    here: a slow writer could otherwise create a removed number anew. May be used by several threads
+    and processes at once.
     """
 
     def __init__(
@@ -173,9 +173,8 @@ class NumberedLog:
         append at the next one. Raises OutcomeUnknown when it may still land: read back before
         anything else. Raises Unavailable or DeadlineExceeded when it certainly will not.
         """
-        # Looking by `latest` keeps the hint fresh; a number taken meanwhile is told apart from
-        # one's own below.
-        if n < 1 or n > self.latest() + 1:
+        # A number taken meanwhile is told apart from one's own below.
+        if n < 1 or (n > self._seen + 1 and n > self.latest() + 1):
             raise InvalidArgument(f"entry {n} of {self._prefix} would leave a gap", field="n")
         found = put_or_get(
             self._store,

@@ -8,7 +8,7 @@ import pickle
 import pytest
 
 import cluster.errors as errors
-from cluster.errors import InvalidArgument, LogUnreadable, Overloaded, RaygionError
+from cluster.errors import ClockAhead, InvalidArgument, LogUnreadable, Overloaded, RaygionError
 
 CLASSES = sorted(
     (c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, RaygionError)),
@@ -19,9 +19,12 @@ SPECIAL = [
     InvalidArgument("no field"),
     Overloaded("the queue is full", 2.5),
     Overloaded("the queue is full"),
+    ClockAhead("set the clock", 250),
     LogUnreadable("entry 7 is damaged", 7),
 ]
-RETRYABLE = {"Conflict", "NotYet", "Overloaded", "Unavailable", "DeadlineExceeded"}
+RETRYABLE = {
+    *("Conflict", "NotYet", "Overloaded", "ClockAhead", "Unavailable", "DeadlineExceeded"),
+}
 
 
 @pytest.mark.parametrize(
@@ -42,7 +45,7 @@ def test_every_error_survives_pickling(error, through) -> None:
 
 
 def test_the_tree_is_the_one_in_the_docstring() -> None:
-    assert len(CLASSES) == 16
+    assert len(CLASSES) == 17
     assert all(issubclass(c, RaygionError) for c in CLASSES)
     assert all(c.__name__ in (errors.__doc__ or "") for c in CLASSES)
     assert {c.__name__ for c in CLASSES if c.retryable} == RETRYABLE

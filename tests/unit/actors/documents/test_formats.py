@@ -81,6 +81,7 @@ def test_a_corpus_of_beir_is_read_as_it_is() -> None:
     [
         ('{"id": "a", "text": "A"', "d.jsonl, row 2: is not a JSON object on a line"),
         ('["a"]', "d.jsonl, row 2: must be a JSON object"),
+        ('{"id": "a", "text": "\udcff"}', "on a line of its own: is not UTF-8 text (byte 21)"),
         (
             '{"id": "a", "body": "A"}',
             "text: d.jsonl, row 2: is missing; the columns here are: id, body",
@@ -88,7 +89,7 @@ def test_a_corpus_of_beir_is_read_as_it_is() -> None:
         ('{"text": "A"}', "id: d.jsonl, row 2: is missing"),
         ('{"id": "a", "text": "A", "metadata": {}, "x": 1}', "row 2: has the columns x beside"),
         ('{"id": "a", "text": "A", "x": {"y": 1}}', "metadata.x: d.jsonl, row 2: metadata is flat"),
-        ('{"id": "a", "text": "A", "x": NaN}', "row 2: is not a JSON object"),
+        ('{"id": "a", "text": "A", "x": NaN}', "; NaN is no JSON, write null for no value"),
         ('{"id": "a", "text": "A", "text": "B"}', "row 2: is not a JSON object on a line of its"),
         ('{"id": "a", "text": "A", "metadata": {"y": 1, "y": 2}}', "the key 'y' stands twice"),
         ('{"id": "a", "text": "A", "n": 18446744073709551616}', "metadata.n: d.jsonl, row 2: does"),
@@ -97,7 +98,40 @@ def test_a_corpus_of_beir_is_read_as_it_is() -> None:
 )
 def test_a_bad_line_is_named(line: str, said: str) -> None:
     good = '{"id": "z", "text": "Z"}\n'
-    assert said in refusal((good + line + "\n" + good).encode(), "d.jsonl")
+    data = (good + line + "\n" + good).encode(errors="surrogateescape")
+    assert said in refusal(data, "d.jsonl")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        '[{"id": "a", "text": "A"}, {"id": "b", "text": "B"}]',
+        '\n [\n  {"id": "a",\n   "text": "A"},\n  {"id": "b", "text": "B"}\n]\n',
+    ],
+)
+def test_a_json_file_may_be_one_list_of_documents(data: str) -> None:
+    documents = read(data.encode("utf-8-sig"), "d.json")
+    assert [(document.id, document.text) for document in documents] == [("a", "A"), ("b", "B")]
+
+
+def test_a_json_file_may_be_one_document_on_several_lines() -> None:
+    assert plain(read(b'{\n  "id": "a",\n  "text": "A",\n  "x": 1\n}\n', "d.json")) == [
+        ("a", "A", {"x": 1})
+    ]
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ('[{"id": "a", "text": "A"},\n 5]', "d.json, row 2: must be a JSON object"),
+        ('[{"id": "a", "text": "A"},\n', "d.json: is neither a JSON list of objects nor JSON l"),
+        ('[\n{"id": "a", "text": "A", "x": 1, "x": 2}]', "the key 'x' stands twice"),
+        ('{\n"id": "a"\n}\n', "text: d.json, row 1: is missing"),
+        ("[" + " " * 2**24 + "]", "d.json: is one JSON value of more than 16777216 bytes"),
+    ],
+)
+def test_a_bad_json_file_is_named(data: str, said: str) -> None:
+    assert said in refusal(data.encode(), "d.json")
 
 
 ROWS = pa.table(
@@ -321,5 +355,8 @@ def test_a_text_file_is_one_document() -> None:
     assert read(code_alone, "n.md")[0].metadata["title"] == "n.md"
     assert read(b"# " + b"x" * 100_000, "n.md")[0].metadata["title"] == "x" * 1000
     assert "a.txt: is not UTF-8 text (byte 1)" in refusal(b"h\xe9", "a.txt")
+    for path in ("a.txt", "a.md"):
+        assert f"{path}: has NUL characters" in refusal("wide".encode("utf-16-le"), path)
+    assert read(b"---\ntitle: " + b"[" * 2000 + b"\n---\n# One", "n.md")[0].text
     for empty in ("a.txt", "a.md", "a.html", "a.csv", "a.jsonl"):
         assert read(b" \n", empty) == []

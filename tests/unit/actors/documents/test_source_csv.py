@@ -76,11 +76,33 @@ def test_different_csv_cells_stay_different(cells: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("header", "row"),
+    [
+        ("id,text,price", "1,A; b,2.5"),
+        ("id;text;price", "1;A, b;2.5"),
+        ('"id";"text";"price"', '1;"A; b";2.5'),
+        ("id\ttext\tprice", "1\tA, b; c\t2.5"),
+        ("id, text, price", '1, "A, b", 2.5'),
+        ("\n\r\nid;text;price", "\n1;A;2.5"),
+        ("id;text;price;;", "1;A;2.5;;"),
+    ],
+)
+def test_the_header_says_what_stands_between_cells(header: str, row: str) -> None:
+    for path in ("d.csv", "d.tsv"):
+        (document,) = read(f"{header}\n{row}\n".encode(), path)
+        assert document.text.startswith("A")
+        assert document.metadata == {"price": 2.5}
+
+
+@pytest.mark.parametrize(
     ("data", "said"),
     [
         (b"id,text\n1,A\n2\n", "d.csv, row 2: has 1 cells under 2 columns"),
         (b"id,body\n1,A\n", "text: d.csv, row 1: is missing; the columns here are: id, body"),
         (b"id,text,text\n1,A,B\n", "names a column twice"),
+        (b"title;text\nA;B\n", "id: d.csv, row 1: is missing; the columns here are: title, text"),
+        (b",id,text\n0,a,A\n", "d.csv, row 1: has a cell in column 1, which has no name"),
+        (b"id,text,,\n1,A,,\n2,B,,C\n", "d.csv, row 2: has a cell in column 4, which has no"),
         (b",".join(b"%d" % n for n in range(99_999)) + b"\n" + b"," * 99_998, "18, 19, ..."),
         (b'id,text\n1,"A\n', "d.csv, row 1: unexpected end of data"),
         (b"id,text\n1,A\n2,\xff\n", "d.csv: is not UTF-8 text"),

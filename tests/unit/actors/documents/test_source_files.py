@@ -25,7 +25,16 @@ def content(file: SourceFile) -> bytes:
 
 
 def test_folders_are_searched_and_what_is_left_out_is_counted(tmp_path: Path) -> None:
-    for name in ("b.md", "a/c.txt", "a/.hidden.txt", ".git/x.md", "a/p.png", "q.png", "LICENSE"):
+    for name in (
+        "b.md",
+        "a/c.txt",
+        "a/.hidden.txt",
+        ".git/x.md",
+        "a/p.png",
+        "q.png",
+        "~$c.docx",
+        "LICENSE",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
     (tmp_path / "rows.jsonl.gz").write_bytes(gzip.compress(b"{}"))
@@ -35,20 +44,23 @@ def test_folders_are_searched_and_what_is_left_out_is_counted(tmp_path: Path) ->
     assert listing.files[0].size_bytes == 7
     assert all(file.is_local for file in listing.files)
     assert {found.reason: (found.count, found.examples) for found in listing.left_out} == {
-        "is hidden": (2, (f"{tmp_path}/.git/x.md", f"{tmp_path}/a/.hidden.txt")),
+        "is hidden": (
+            3,
+            (f"{tmp_path}/.git/x.md", f"{tmp_path}/a/.hidden.txt", f"{tmp_path}/~$c.docx"),
+        ),
         "is of a kind that is not read (.png)": (2, (f"{tmp_path}/a/p.png", f"{tmp_path}/q.png")),
         "is of a kind that is not read (no extension)": (1, (f"{tmp_path}/LICENSE",)),
     }
 
 
 def test_names_are_shown_without_what_a_terminal_would_obey(tmp_path: Path) -> None:
-    for name in (b"a\x1b[2J.md", b"b\nc.md", b"caf\xe9.md", "é.md".encode(), b"\xff.odt"):
+    for name in (b"a\x1b[2J.md", b"b\nc.md", b"caf\xe9.md", "é.md".encode(), b"\xff.rtf"):
         (Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))).write_text("# A")
     listing = find_source_files([str(tmp_path)])
     names = [file.name.removeprefix(f"{tmp_path}/") for file in listing.files]
     assert names == ["a\\x1b[2J.md", "b\\nc.md", "caf\\udce9.md", "é.md"]
     assert [content(file) for file in listing.files] == [b"# A"] * 4
-    assert listing.left_out[0].examples == (f"{tmp_path}/\\udcff.odt",)
+    assert listing.left_out[0].examples == (f"{tmp_path}/\\udcff.rtf",)
 
 
 def test_a_folder_that_may_not_be_looked_into_is_told(
@@ -147,6 +159,14 @@ def test_links_in_a_folder_are_not_followed_and_what_is_no_file_is_not_opened(
     ]
 
 
+def test_what_is_no_file_is_not_opened_if_it_is_named_either(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.txt")
+    (tmp_path / "link.txt").symlink_to("pipe.txt")
+    for name in ("pipe.txt", "link.txt"):
+        with pytest.raises(InvalidArgument, match=rf"{name} is no regular file"):
+            find_source_files([str(tmp_path / name)])
+
+
 def test_colons_in_names_are_part_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("cpp").mkdir()
@@ -187,6 +207,32 @@ def test_an_archive_that_unpacks_to_far_more_than_it_has_is_refused(tmp_path: Pa
                 content(file)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_texts_are_read_in_the_encoding_of_their_byte_order_mark(
+    tmp_path: Path, encoding: str
+) -> None:
+    for name, text in (
+        ("a.md", "# Größe 😀\r\n"),
+        ("b.csv", "id;text\n1;Größe 😀\n"),
+        ("c.jsonl", '{"id": "1", "text": "Größe\u2028😀"}\n'),
+        ("d.txt.gz", "Größe 😀" * 10_000),
+    ):
+        data = text.encode(encoding)
+        (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+        (file,) = find_source_files([str(tmp_path / name)]).files
+        with pickle.loads(pickle.dumps(file)).open() as opened:
+            for _ in range(2):
+                assert opened.read().decode("utf-8-sig") == text
+                opened.seek(0)
+
+
+def test_a_text_that_is_not_what_its_byte_order_mark_says_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"\xff\xfea\x00\x00\xd8")
+    (file,) = find_source_files([str(tmp_path / "a.txt")]).files
+    with pytest.raises(InvalidArgument, match=r"a\.txt: is not UTF-16 text"):
+        content(file)
+
+
 def test_a_relative_path_means_the_same_in_another_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,8 +248,10 @@ def test_a_relative_path_means_the_same_in_another_process(
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        ("nowhere", "does not exist"),
-        ("photo.png", "of no kind that can be read"),
+        ("nowhere", "does not exist$"),
+        ("memory://nowhere", "does not exist, or cannot be reached"),
+        ("photo.png", r"photo.png is of a kind that is not read \(.png\); these are: .jsonl"),
+        ("old.doc", r"is not read \(.doc\); save it as .docx or .pdf; these are"),
         ("empty", "holds no file"),
         ("nosuch://x", "cannot be opened"),
         ("", "is empty"),
@@ -213,7 +261,8 @@ def test_a_source_that_cannot_be_read_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, said: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "photo.png").write_bytes(b"")
+    for name in ("photo.png", "old.doc"):
+        (tmp_path / name).write_bytes(b"")
     (tmp_path / "empty").mkdir()
     with pytest.raises(InvalidArgument, match=said) as caught:
         find_source_files([source])

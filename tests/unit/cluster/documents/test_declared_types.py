@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from decimal import Decimal
+from uuid import UUID
 
 import pytest
 from hypothesis import given
@@ -33,6 +34,7 @@ def cast(value: object, type_: str) -> object:
         (True, "string", "true"),
         (Decimal("1.10"), "string", "1.10"),
         (datetime.date(2024, 5, 1), "string", "2024-05-01"),
+        (UUID(int=17), "string", "00000000-0000-0000-0000-000000000011"),
         (datetime.datetime(2024, 5, 1, 12, 30), "string", "2024-05-01T12:30:00"),
         ("007", "int", 7),
         ("-9223372036854775808", "int", -(2**63)),

@@ -255,22 +255,19 @@ def index(corpus: CorpusManifest, version: str, **fields: Any) -> IndexManifest:
     )
 
 
-FILE_OF_BEFORE = ArtifactFile(path="a.parquet", sha256="a" * 64, size_bytes=7)
-CORPUS_OF_BEFORE = CorpusManifest(
-    corpus=CORPUS,
-    position=3,
-    parts=(FILE_OF_BEFORE,),
-    num_documents=5,
-    num_passages=6,
-    metadata_schema={"year": ColumnType.INT},
-    vector_dimension=4,
-    sources=("x",),
-    created_at_ms=9,
-)
-
-
 def test_what_was_stored_before_there_were_deletes_keeps_its_name() -> None:
-    file, corpus = FILE_OF_BEFORE, CORPUS_OF_BEFORE
+    file = ArtifactFile(path="a.parquet", sha256="a" * 64, size_bytes=7)
+    corpus = CorpusManifest(
+        corpus=CORPUS,
+        position=3,
+        parts=(file,),
+        num_documents=5,
+        num_passages=6,
+        metadata_schema={"year": ColumnType.INT},
+        vector_dimension=4,
+        sources=("x",),
+        created_at_ms=9,
+    )
     assert BuildPlan(corpus, CorpusSettings(), None).version == "1d5f2b4865e68bea"
     by_year = CorpusSettings(partition_by="year")
     assert BuildPlan(corpus, by_year, None).version == "09a057ac04a854c4"
@@ -279,34 +276,6 @@ def test_what_was_stored_before_there_were_deletes_keeps_its_name() -> None:
     with_deletes = corpus.model_copy(update={"tombstones": file})
     assert BuildPlan(with_deletes, CorpusSettings(), None).version != "1d5f2b4865e68bea"
     assert CorpusManifest.from_bytes(with_deletes.to_bytes(), source="s") == with_deletes
-
-
-def test_an_effort_that_is_given_has_a_version_of_its_own() -> None:
-    def version(**index: Any) -> str:
-        settings = CorpusSettings.model_validate({"index": index})
-        return BuildPlan(CORPUS_OF_BEFORE, settings, None).version
-
-    # What was built with the usual effort is found again, and keeps it; a graph of as many
-    # candidates as that may be another one.
-    assert version() == version(target_recall=0.95) == version(recall=0.95)
-    assert version(ef_search=64) == "04458c5720c1ab4c"
-    assert version(kind="IVFPQ", rescore=8, nprobe=16) == "d7acad9e792b458a"
-    lists = {"kind": "IVFFlat"}
-    several = [
-        version(),
-        version(recall=0.9),
-        version(ef_search=128),
-        version(ef_search=64),
-        version(**lists),
-        version(**lists, recall=0.9),
-        version(**lists, nprobe=16),
-        version(**lists, nprobe=17),
-    ]
-    assert len({*several}) == len(several)
-    # It means nothing where the effort is given.
-    assert version(ef_search=128, recall=0.9) == version(ef_search=128)
-    assert version(**lists, nprobe=16) == version(**lists, nprobe=16, rescore=4)
-    assert version(kind="Flat") == version(kind="Flat", recall=0.9)
 
 
 def test_a_base_has_the_same_parts_and_settings(store: ObjectStore) -> None:

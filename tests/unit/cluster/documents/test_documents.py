@@ -3,6 +3,8 @@ from __future__ import annotations
 import math
 import pickle
 from collections.abc import Mapping
+from datetime import date
+from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
@@ -61,6 +63,7 @@ def test_a_good_row_is_taken_as_it_is() -> None:
     assert parsed.vector.dtype == np.float32
     assert parsed.vector.tolist() == [1.0, 2.5]
     assert parse(id=17).id == "17"
+    assert parse(id=UUID(int=17)).id == "00000000-0000-0000-0000-000000000011"
     assert parse(metadata=None).metadata == {}
 
 
@@ -91,6 +94,7 @@ def test_a_good_row_is_taken_as_it_is() -> None:
         ({"metadata": {"x": math.inf}}, "metadata.x", "finite"),
         ({"metadata": {"x": 2**63}}, "metadata.x", "64 bits"),
         ({"metadata": {"x": b"y"}}, "metadata.x", "bytes"),
+        ({"metadata": {"x": date(2024, 5, 1)}}, "metadata.x", "(--types x=string)"),
         ({"metadata": {"x": "y" * 65_537}}, "metadata.x", "65536"),
         ({"metadata": {f"f{i}": 1 for i in range(FIELDS_MAX + 1)}}, "metadata", "256 fields"),
         ({"vector": []}, "vector", "list of numbers"),

@@ -44,7 +44,7 @@ def _yaml_title(front: Sequence[str]) -> str | None:
     try:
         # It makes strings of everything.
         value = yaml.load(entry, Loader=yaml.BaseLoader)["title"]
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError):
         # Such as `title: Raygion: a guide`, which many write.
         value = front[start].partition(":")[2]
     return _one_line(value)

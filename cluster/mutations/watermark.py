@@ -1,0 +1,58 @@
+"""Watermarks: how far into the log of each region a state has come (a version vector)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Self
+
+
+@dataclass(frozen=True, slots=True)
+class Watermark:
+    """The position of the last applied object of each region's log; 0 for the regions left out.
+
+    `<=` is the partial order: every position is at most that of the other watermark. Two states of
+    which each has read something that the other has not are ordered neither way.
+    """
+
+    _positions: tuple[tuple[str, int], ...] = ()
+    """Regions in ascending order with their positions, all above 0: equal watermarks are equal
+    tuples.
+    """
+
+    @classmethod
+    def of(cls, positions: Mapping[str, int]) -> Self:
+        """Raises ValueError for a negative position."""
+        if any(position < 0 for position in positions.values()):
+            raise ValueError(f"a position is negative: {dict(positions)}")
+        return cls(tuple(sorted((r, n) for r, n in positions.items() if n)))
+
+    def __getitem__(self, region: str) -> int:
+        return dict(self._positions).get(region, 0)
+
+    def __iter__(self) -> Iterator[str]:
+        """The regions of whose logs something has been applied, in ascending order."""
+        return (region for region, _ in self._positions)
+
+    def __le__(self, other: Watermark) -> bool:
+        return all(position <= other[region] for region, position in self._positions)
+
+    def joined(self, other: Watermark) -> Watermark:
+        """The least watermark that both have reached: what two states know together."""
+        mine, theirs = dict(self._positions), dict(other._positions)
+        return Watermark.of({r: max(mine.get(r, 0), theirs.get(r, 0)) for r in mine | theirs})
+
+    def common(self, other: Watermark) -> Watermark:
+        """The greatest watermark that reaches neither beyond: what both states know."""
+        mine, theirs = dict(self._positions), dict(other._positions)
+        return Watermark.of({r: min(mine[r], theirs[r]) for r in mine.keys() & theirs.keys()})
+
+    def advanced(self, region: str, position: int) -> Watermark:
+        """With this position for the region. Raises ValueError when it is less than before."""
+        if position < self[region]:
+            raise ValueError(f"{region} is at {self[region]} already, not at {position}")
+        return Watermark.of({**dict(self._positions), region: position})
+
+    def as_dict(self) -> dict[str, int]:
+        """Positions by region, without those that are 0."""
+        return dict(self._positions)
