@@ -31,11 +31,10 @@ _KNOWN = ", ".join(FORMATS)
 _HIDDEN = (".", "~$")
 """What names of hidden files begin with; the latter are those of documents that Office has open."""
 _SAVED_AS = {
-    **dict.fromkeys((".doc", ".dot", ".odt", ".ott", ".rtf", ".wps", ".pages"), ".docx or .pdf"),
-    **dict.fromkeys((".ppt", ".pps", ".odp", ".key"), ".pptx or .pdf"),
-    **dict.fromkeys((".xls", ".xlsb", ".ods", ".numbers"), ".xlsx"),
+    **dict.fromkeys((".doc", ".dot", ".rtf", ".wps", ".pages"), ".docx or .pdf"),
+    **dict.fromkeys((".ppt", ".pps", ".key"), ".pptx or .pdf"),
+    **dict.fromkeys((".xls", ".xlsb", ".numbers"), ".xlsx"),
     **dict.fromkeys((".msg", ".pst"), ".eml or .mbox"),
-    ".epub": ".html or .pdf",
 }
 """Kinds that are read, for documents of those that are not."""
 _NO_FILE = "is no regular file"

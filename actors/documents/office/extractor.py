@@ -29,12 +29,16 @@ OFFICE_FORMATS: Mapping[SourceFormat, str] = {
     SourceFormat.DOCX: "docx",
     SourceFormat.PPTX: "pptx",
     SourceFormat.XLSX: "openpyxl",
+    SourceFormat.ODT: "lxml",
+    SourceFormat.ODP: "lxml",
+    SourceFormat.ODS: "lxml",
+    SourceFormat.EPUB: "lxml",
     SourceFormat.EML: "email",
     SourceFormat.MBOX: "email",
 }
 """The formats that are read here, and the module that reads each."""
 _LIMITS = Limits()
-_SECTION = re.compile("(?:^|#)(attachment|message|page|sheet|slide)=")
+_SECTION = re.compile("(?:^|#)(attachment|chapter|message|page|sheet|slide)=")
 
 
 class Extractor:
@@ -58,8 +62,8 @@ class Extractor:
             self._ended(self._process)
 
     def rows(self, file: BinaryIO, format: SourceFormat, path: str, name: str) -> Iterator[Row]:
-        """A row for each page, slide, sheet, message or attachment of an open file, or one for the
-        file; of one that is left out, the reason.
+        """A row for each page, slide, sheet, chapter, message or attachment of an open file, or
+        one for the file; of one that is left out, the reason.
 
         `name` names the file in errors, `path` is the beginning of the ids. Raises InvalidArgument,
         naming the file, where it cannot be read, or what reads it is not installed.

@@ -14,7 +14,7 @@ from email.utils import parsedate_to_datetime
 
 from actors.documents.office.pieces import Piece, Properties, check_count, clean, one_line
 from actors.documents.office.readers import reader_of
-from actors.documents.source_formats import FORMATS, SourceFormat, suffix_of
+from actors.documents.source_formats import FORMATS, PAGED_FORMATS, SourceFormat, suffix_of
 from actors.documents.texts.html_encoding import decode_labelled
 from actors.documents.texts.html_text import html_text
 from actors.documents.texts.text_files import TEXT_READERS
@@ -27,7 +27,6 @@ _MESSAGE_START = re.compile(rb"^From [^\n]*\n(?=[!-9;-~]+:|>From )", re.MULTILIN
 _QUOTED_START = re.compile(rb"^>(>*From )", re.MULTILINE)
 _BEFORE_HEADERS = b"\xef\xbb\xbf\r\n"
 _MESSAGE = "message/rfc822"
-_OF_PAGES = (SourceFormat.PDF, SourceFormat.DOCX, SourceFormat.PPTX, SourceFormat.XLSX)
 _OF_MAIL = ("author", "subject", "date")
 """What a mail has in common with what is attached to it."""
 _DEPTH_MAX = 4
@@ -157,7 +156,7 @@ def _pieces_of_file(name: str, part: MIMEPart, depth: int) -> Iterator[Piece]:
         if depth == _DEPTH_MAX:
             raise InvalidArgument(f"lies in more than {_DEPTH_MAX} e-mails, one in the other")
         yield from _pieces(_message_of(part), depth=depth + 1)
-    elif format is not None and format in _OF_PAGES:
+    elif format is not None and format in PAGED_FORMATS:
         yield from reader_of(format)(_content(part))
     elif format is not None and format in TEXT_READERS:
         text, title = TEXT_READERS[format](_text_file(part, format), name)

@@ -30,5 +30,17 @@ def reader_of(format: SourceFormat) -> Reader:
             from actors.documents.office.sheet_texts import sheet_texts
 
             return sheet_texts
+        case SourceFormat.ODT | SourceFormat.ODP | SourceFormat.ODS:
+            from actors.documents.office import odf_texts
+
+            return {
+                SourceFormat.ODT: odf_texts.odf_text,
+                SourceFormat.ODP: odf_texts.odf_slides,
+                SourceFormat.ODS: odf_texts.odf_sheets,
+            }[format]
+        case SourceFormat.EPUB:
+            from actors.documents.office.book_texts import book_chapters
+
+            return book_chapters
         case _:
             raise AssertionError(format)

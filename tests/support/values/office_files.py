@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import zipfile
 from collections.abc import Mapping, Sequence
 from email.message import EmailMessage
 from typing import Any
@@ -79,6 +80,59 @@ def workbook(**sheets: Sequence[Sequence[object]]) -> bytes:
         for row in rows:
             sheet.append(list(row))
     return saved(book)
+
+
+def packed(files: Mapping[str, str | bytes]) -> bytes:
+    """A package of files by name."""
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as package:
+        for name, content in files.items():
+            package.writestr(name, content)
+    return sink.getvalue()
+
+
+_ODF_NAMES = " ".join(
+    f'xmlns:{name}="urn:oasis:names:tc:opendocument:xmlns:{of or name}:1.0"'
+    for name, of in {
+        **dict.fromkeys(("office", "text", "table", "meta", "presentation"), ""),
+        "draw": "drawing",
+    }.items()
+)
+
+
+def open_document(kind: str, body: str, **meta: str) -> bytes:
+    """An OpenDocument file of the kind `text`, `presentation` or `spreadsheet`."""
+    known = "".join(f"<dc:{name}>{value}</dc:{name}>" for name, value in meta.items())
+    purl = 'xmlns:dc="http://purl.org/dc/elements/1.1/"'
+    inner = f"<office:{kind}>{body}</office:{kind}>"
+    return packed(
+        {
+            "mimetype": f"application/vnd.oasis.opendocument.{kind}",
+            "META-INF/manifest.xml": "<manifest/>",
+            "content.xml": f"<office:document-content {_ODF_NAMES}><office:body>{inner}"
+            "</office:body></office:document-content>",
+            "meta.xml": f"<office:document-meta {_ODF_NAMES} {purl}><office:meta>{known}"
+            "</office:meta></office:document-meta>",
+        }
+    )
+
+
+def book(*chapters: str, title: str = "") -> bytes:
+    """An EPUB file."""
+    items = "".join(f'<item id="c{n}" href="c%20{n}.xhtml"/>' for n in range(len(chapters)))
+    order = "".join(f'<itemref idref="c{n}"/>' for n in range(len(chapters)))
+    return packed(
+        {
+            "mimetype": "application/epub+zip",
+            "META-INF/container.xml": '<container xmlns="urn:oasis:names:tc:opendocument:xmlns:'
+            'container"><rootfiles><rootfile full-path="OEBPS/a.opf"/></rootfiles></container>',
+            "OEBPS/a.opf": '<package xmlns="http://www.idpf.org/2007/opf" '
+            'xmlns:dc="http://purl.org/dc/elements/1.1/"><metadata>'
+            f"<dc:title>{title}</dc:title></metadata><manifest>{items}</manifest>"
+            f"<spine>{order}</spine></package>",
+            **{f"OEBPS/c {n}.xhtml": page for n, page in enumerate(chapters)},
+        }
+    )
 
 
 def mail(
