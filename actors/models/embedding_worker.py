@@ -147,7 +147,7 @@ class EmbeddingWorker:
     """
 
     def __init__(self, model: ModelManifest, cache: ArtifactCache) -> None:
-        embedder = _opened(model, cache)
+        embedder = open_embedder(model, cache)
         self._queue = EmbeddingQueue(embedder, num_threads=num_cores())
         self._count_tokens = embedder.count_tokens
 
@@ -177,7 +177,7 @@ class EmbedBatches:
     """
 
     def __init__(self, model: ModelManifest, cache: ArtifactCache, counter: Any) -> None:
-        self._embedder = _opened(model, cache)
+        self._embedder = open_embedder(model, cache)
         self._counter = counter
 
     def __call__(self, batch: Any) -> pa.Table:
@@ -188,7 +188,12 @@ class EmbedBatches:
         return table.append_column("vector", vector_column(vectors))
 
 
-def _opened(model: ModelManifest, cache: ArtifactCache) -> Embedder:
+def open_embedder(model: ModelManifest, cache: ArtifactCache) -> Embedder:
+    """The embedder of a model version, on all cores of this machine.
+
+    Raises what fetching its files and `Embedder` do, and InvalidArgument where its vectors are not
+    as long as the manifest says.
+    """
     folder = cache.folder_for(model.files)
     embedder = Embedder(
         folder,
