@@ -111,7 +111,8 @@ def measured_effort(measured: ShardRecall, parameters: IndexParameters) -> Index
     if target is not None:
 
         def suffices(tried: IndexParameters) -> bool:
-            return measured.of_new(tried).surely_reaches(target)
+            surely = measured.of_new(tried).surely_reaches(target)
+            return surely and measured.of_known(tried).least >= target
 
         found = least_effort(parameters, measured.index.num_lists, suffices)
         if found is None:

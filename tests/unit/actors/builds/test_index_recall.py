@@ -18,7 +18,7 @@ from actors.shards.vector_rows import OneRowEach, vector_numbers
 from cluster.arrays import Float32Array, Int64Array
 from cluster.catalog.manifests import ShardArtifact
 from cluster.query.search import ShardQuery
-from cluster.shards.index_parameters import AutoIndex, IndexKind, IndexParameters
+from cluster.shards.index_parameters import AutoIndex, IndexKind, IndexParameters, NamedIndex
 from cluster.shards.recall import HELD_OUT, MOVED, STORED, QueryKind, Recall, RecallStratum
 from cluster.vectors.checks import normalized
 from cluster.vectors.metric import Metric
@@ -68,11 +68,15 @@ def found_share(index: ShardIndex, vectors: Float32Array, answers: Int64Array) -
     [(1, 1500, 1e-6), (1, 1500, 1e-3), (8, 200, 1e-6), (8, 200, 0.0), (1, 1500, 0.0)],
 )
 @pytest.mark.parametrize("kind", IndexKind)
+@pytest.mark.parametrize("effort", ["given", "measured"])
 def test_answers_beside_crowds_are_found_whatever_kind_was_asked_for(
-    tmp_path: Path, kind: IndexKind, num_crowds: int, crowd: int, apart: float
+    tmp_path: Path, effort: str, kind: IndexKind, num_crowds: int, crowd: int, apart: float
 ) -> None:
     vectors, answers = crowd_and_answers(num_crowds, crowd, apart)
-    parameters = IndexParameters(kind=kind, ef_construction=100)
+    asked = NamedIndex(kind=kind, ef_construction=100)
+    parameters = asked.parameters
+    if effort == "given":
+        parameters = parameters.model_copy(update={"target_recall": None})
     built = build(tmp_path, vectors, parameters)
     assert not built.recall.has_hole
     assert found_share(opened(tmp_path, built), vectors, answers) >= 0.95
@@ -175,7 +179,8 @@ def test_auto_takes_a_kind_that_finds_enough_in_every_stratum(tmp_path: Path, ap
     (chosen,) = (trial for trial in choose(trials, asked) if trial.is_chosen)
     assert chosen.recall_at_10_least is not None
     assert chosen.recall_at_10_least >= 0.95
-    built = build(tmp_path, vectors, chosen.parameters)
+    parameters = chosen.parameters.model_copy(update={"target_recall": asked.target_recall})
+    built = build(tmp_path, vectors, parameters)
     index = opened(tmp_path, built)
     assert found_share(index, vectors, answers) >= 0.95
 
