@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -17,15 +14,11 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Lifespan
 
 from cluster.clock import SYSTEM_CLOCK, Clock
-from cluster.errors import InvalidArgument, NotFound, RaygionError, Unavailable
+from cluster.errors import RaygionError, Unavailable
 from cluster.query.answers import (
-    AnswerEvent,
-    AnswerRequest,
     EmbeddingService,
-    Retrieved,
     last_event,
 )
-from cluster.quoting import quoted
 from cluster.regions.divergence_report import DivergenceReport
 from cluster.regions.peers import PeerServices
 from cluster.regions.status import RegionSummary, StatusSource
@@ -33,29 +26,12 @@ from deployments.http.body import read_body
 from deployments.http.caller import CallerReader
 from deployments.http.edge import HttpEdge
 from deployments.http.errors import refused_by_router
-from deployments.http.openai.annotations import with_sources_listed
-from deployments.http.openai.embeddings import (
-    EMBEDDINGS_EXAMPLES,
-    EmbeddingsBody,
-    EmbeddingsReply,
-    in_words_of_embeddings,
-    parse_embeddings,
-    render_embeddings,
-)
-from deployments.http.openai.replies import (
-    CHAT_EXAMPLES,
-    ChatChunks,
-    ChatReply,
-    ModelReply,
-    ModelsReply,
-    model_names,
-    render_chat,
-    render_model,
-    render_models,
-)
-from deployments.http.openai.schema import ChatBody, in_words_of_chat, parse_chat
+from deployments.http.openai.chat import ChatBody
+from deployments.http.openai.completions import CompletionsBody
+from deployments.http.openai.embeddings import EmbeddingsBody
+from deployments.http.openai.routes import OpenAIRoutes
 from deployments.http.region_routes import GenerateBody, RegionAnswerBody, RegionRoutes
-from deployments.http.routes import ANSWER, CHAT, EMBEDDINGS, SEARCH
+from deployments.http.routes import ANSWER, SEARCH
 from deployments.http.schemas.answer import AnswerBody, parse_answer
 from deployments.http.schemas.replies import (
     ANSWER_EXAMPLES,
@@ -70,17 +46,21 @@ from deployments.http.schemas.replies import (
     render_ready,
     render_status,
 )
-from deployments.http.schemas.route_descriptions import REFERENCES, body_of, json_response, replies
+from deployments.http.schemas.route_descriptions import (
+    REFERENCES,
+    add_route,
+    body_of,
+    json_response,
+    replies,
+)
 from deployments.http.schemas.search import SearchBody
 from deployments.http.search_route import SearchRoute
 from deployments.http.settings import HttpSettings
 from deployments.http.shared_summary import SharedSummary
-from deployments.http.streams.alive_stream import SILENCE_LIMITS, SilenceLimits, alive
+from deployments.http.streams.alive_stream import SILENCE_LIMITS, SilenceLimits
+from deployments.http.streams.answer_streams import AnswerStreams
 from deployments.http.streams.sse import (
-    EventStream,
     NamedEvents,
-    StreamFormat,
-    event_chunks,
     unless_gone,
 )
 from deployments.metering.divergence_metrics import DivergenceMetrics
@@ -115,13 +95,13 @@ def build_http_app(
         lifespan=lifespan,
     )
     callers = CallerReader(settings.locations, settings.proxy)
-    _Routes(
-        metered, status, settings, metrics, callers, clock, divergence, silence.to_callers_s
-    ).add_to(app)
+    answers = AnswerStreams(metered, metrics, silence.to_callers_s)
+    summary = SharedSummary(status, clock, timeout_s=settings.status_timeout_s)
+    _Routes(answers, summary, settings, metrics, callers, divergence).add_to(app)
+    OpenAIRoutes(metered, answers, summary, settings, callers, clock).add_to(app)
     if peer_services is not None:
-        RegionRoutes(
-            metered, peer_services, settings, metrics, callers, clock, silence.between_regions_s
-        ).add_to(app)
+        between_regions = AnswerStreams(metered, metrics, silence.between_regions_s)
+        RegionRoutes(between_regions, peer_services, settings, callers, clock).add_to(app)
     app.add_exception_handler(HTTPException, refused_by_router)
 
     def entrance(routes: ASGIApp) -> ASGIApp:
@@ -142,7 +122,15 @@ def build_http_app(
     return app
 
 
-_BODIES = (SearchBody, AnswerBody, ChatBody, EmbeddingsBody, RegionAnswerBody, GenerateBody)
+_BODIES = (
+    SearchBody,
+    AnswerBody,
+    ChatBody,
+    CompletionsBody,
+    EmbeddingsBody,
+    RegionAnswerBody,
+    GenerateBody,
+)
 
 
 class RegionApp(FastAPI):
@@ -169,61 +157,42 @@ class RegionApp(FastAPI):
 class _Routes:
     def __init__(
         self,
-        service: MeteredService,
-        status: StatusSource,
+        answers: AnswerStreams,
+        summary: SharedSummary,
         settings: HttpSettings,
         metrics: HttpMetrics,
         callers: CallerReader,
-        clock: Clock,
         divergence: Callable[[], DivergenceReport] | None,
-        silence_s: float,
     ) -> None:
-        self._service = service
+        self._answers = answers
+        self._summary = summary
         self._settings = settings
         self._metrics = metrics
         self._callers = callers
-        self._clock = clock
         self._divergence = divergence
-        self._silence_s = silence_s
-        self._summary = SharedSummary(status, clock, timeout_s=settings.status_timeout_s)
 
     def add_to(self, app: FastAPI) -> None:
-        def post(path: str, does: Callable[..., Any], **about: Any) -> None:
-            app.add_api_route(path, does, methods=["POST"], response_class=Response, **about)
-
-        def get(path: str, does: Callable[..., Any], **about: Any) -> None:
-            app.add_api_route(path, does, methods=["GET"], response_class=Response, **about)
-
-        post(
+        add_route(
+            app,
+            "POST",
             SEARCH,
             self.search,
             responses=replies(SearchReply | BatchSearchReply),
-            openapi_extra=body_of(SearchBody, SEARCH_EXAMPLES),
+            body=body_of(SearchBody, SEARCH_EXAMPLES),
         )
-        post(
+        add_route(
+            app,
+            "POST",
             ANSWER,
             self.answer,
             responses=replies(AnswerReply, stream="Events `retrieved`, `token`, `done`, `error`."),
-            openapi_extra=body_of(AnswerBody, ANSWER_EXAMPLES),
+            body=body_of(AnswerBody, ANSWER_EXAMPLES),
         )
-        post(
-            CHAT,
-            self.chat,
-            responses=replies(ChatReply, stream="Chunks as OpenAI's, then `[DONE]`."),
-            openapi_extra=body_of(ChatBody, CHAT_EXAMPLES),
-        )
-        post(
-            EMBEDDINGS,
-            self.embeddings,
-            responses=replies(EmbeddingsReply),
-            openapi_extra=body_of(EmbeddingsBody, EMBEDDINGS_EXAMPLES),
-        )
-        get("/v1/models", self.models, responses=replies(ModelsReply))
-        get("/v1/models/{name:path}", self.model, responses=replies(ModelReply))
-        get("/v1/status", self.status, responses=replies(StatusReply))
-        get("/healthz", self.healthz, responses=replies(HealthReply))
-        get("/readyz", self.readyz, responses=replies(ReadyReply))
-        get("/metrics", self.metrics, responses={200: {"content": {"text/plain": {}}}})
+        add_route(app, "GET", "/v1/status", self.status, responses=replies(StatusReply))
+        add_route(app, "GET", "/healthz", self.healthz, responses=replies(HealthReply))
+        add_route(app, "GET", "/readyz", self.readyz, responses=replies(ReadyReply))
+        text: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {}}}}
+        add_route(app, "GET", "/metrics", self.metrics, responses=text)
 
     async def search(self, request: Request) -> Response:
         """The passages nearest to one query, or to each of a batch."""
@@ -234,61 +203,12 @@ class _Routes:
         """An answer by the language model, from the passages found, with citations."""
         body = await read_body(request.scope, request.receive, self._settings)
         asked, stream = parse_answer(body, request.state.trace_id)
-        events = self._events(
-            ANSWER, self._callers.with_caller(asked, request.scope), request, stream
-        )
+        asked = self._callers.with_caller(asked, request.scope)
+        events = self._answers.events(ANSWER, asked, request, stream=stream)
         if stream:
-            return self._stream(request, ANSWER, events, NamedEvents())
+            return self._answers.reply(ANSWER, events, request, NamedEvents())
         result = await unless_gone(request.receive, last_event(events))
         return json_response(render_answer(result))
-
-    async def chat(self, request: Request) -> Response:
-        """OpenAI's chat: the model `raygion` with retrieval (`raygion/NAME` for the corpus of that
-        name), the plain model's name without."""
-        body = await read_body(request.scope, request.receive, self._settings)
-        asked = parse_chat(body, request.state.trace_id)
-        question = self._callers.with_caller(asked.request, request.scope)
-        events = self._events(CHAT, question, request, asked.stream)
-        events = _of_chat(events, None if question.retrieve else asked.model)
-        if asked.list_sources:
-            events = with_sources_listed(events)
-        completion_id = f"chatcmpl-{os.urandom(12).hex()}"
-        created_s = self._clock.wall_ms() // 1000
-        if asked.stream:
-            chunks = ChatChunks(
-                model=asked.model,
-                completion_id=completion_id,
-                created_s=created_s,
-                include_usage=asked.include_usage,
-            )
-            return self._stream(request, CHAT, events, chunks)
-        result = await unless_gone(request.receive, last_event(events))
-        reply = render_chat(
-            result, model=asked.model, completion_id=completion_id, created_s=created_s
-        )
-        return json_response(reply)
-
-    async def embeddings(self, request: Request) -> Response:
-        """OpenAI's embeddings: the vectors that a search for these texts looks for."""
-        body = await read_body(request.scope, request.receive, self._settings)
-        asked = parse_embeddings(body, request.state.trace_id)
-        try:
-            embedding = self._service.embed(asked.request, asked.dimensions)
-            result = await unless_gone(request.receive, embedding)
-        except InvalidArgument as error:
-            raise in_words_of_embeddings(error) from error
-        return json_response(render_embeddings(result, asked))
-
-    async def models(self) -> Response:
-        """The models that `/v1/chat/completions` takes."""
-        return json_response(render_models(await self._model_names()))
-
-    async def model(self, name: str) -> Response:
-        """One of these models."""
-        names = await self._model_names()
-        if name not in names:
-            raise _no_model(name, names)
-        return json_response(render_model(name))
 
     async def status(self) -> Response:
         """The region's releases, shards and replicas."""
@@ -320,31 +240,6 @@ class _Routes:
             self._metrics.observe_region(None)
         return Response(self._metrics.to_bytes(), media_type=CONTENT_TYPE)
 
-    async def _model_names(self) -> list[str]:
-        summary, _ = await self._summary.last()
-        current = next((r for r in summary.resident if r.release == summary.release), None)
-        if current is None:
-            return []
-        return model_names(current.model, [corpus.corpus for corpus in current.corpora])
-
-    def _events(
-        self, route: str, asked: AnswerRequest, request: Request, stream: bool
-    ) -> AsyncGenerator[AnswerEvent, None]:
-        started_s = request.state.started_s if stream else None
-        return self._service.answer_events(route, asked, streamed_since_s=started_s)
-
-    def _stream(
-        self,
-        request: Request,
-        route: str,
-        events: AsyncGenerator[AnswerEvent, None],
-        form: StreamFormat,
-    ) -> Response:
-        trace_id = request.state.trace_id
-        ended = partial(self._metrics.stream_ended, route)
-        chunks = event_chunks(events, form, trace_id, ended=ended)
-        return EventStream(alive(chunks, form, trace_id, every_s=self._silence_s))
-
 
 def _open_to_pages(app: ASGIApp, origins: tuple[str, ...]) -> ASGIApp:
     """Tells browsers that pages of these origins may use the interface. In front of the edge, since
@@ -359,26 +254,6 @@ def _open_to_pages(app: ASGIApp, origins: tuple[str, ...]) -> ASGIApp:
         allow_headers=("*",),
         expose_headers=("x-trace-id", "x-request-id", "retry-after"),
     )
-
-
-async def _of_chat(
-    events: AsyncGenerator[AnswerEvent, None], model: str | None
-) -> AsyncGenerator[AnswerEvent, None]:
-    """The events, if the release's model has this name, or any may have written them (None). The
-    model is known before it writes.
-    """
-    async with aclosing(events):
-        try:
-            async for event in events:
-                if isinstance(event, Retrieved) and model not in (None, event.model):
-                    raise _no_model(str(model), model_names(event.model))
-                yield event
-        except InvalidArgument as error:
-            raise in_words_of_chat(error) from error
-
-
-def _no_model(name: str, names: list[str]) -> NotFound:
-    return NotFound(f"there is no model {quoted(name)!r}; there are: {', '.join(names) or 'none'}")
 
 
 def _able_to_answer(summary: RegionSummary) -> bool:

@@ -23,7 +23,6 @@ from cluster.logs.events import EventLog
 log = EventLog(__name__)
 
 _INSTEAD = {
-    "/v1/completions": "POST /v1/chat/completions",
     "/v1/responses": "POST /v1/chat/completions",
 }
 """Routes to ask in place of OpenAI's routes that are not here."""

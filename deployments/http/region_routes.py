@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
-from functools import partial
 from typing import Annotated
 
 import orjson
@@ -40,14 +39,12 @@ from deployments.http.schemas.answer import (
 )
 from deployments.http.schemas.json_body import Body, parse_body
 from deployments.http.schemas.replies import HealthReply
-from deployments.http.schemas.route_descriptions import body_of, json_response, replies
+from deployments.http.schemas.route_descriptions import add_route, body_of, json_response, replies
 from deployments.http.schemas.search import EmbeddedBody
 from deployments.http.schemas.terms import Name, ReleaseNumber, TimeoutMs
 from deployments.http.settings import HttpSettings
-from deployments.http.streams.alive_stream import alive
-from deployments.http.streams.sse import EventStream, NamedEvents, event_chunks, named_event
-from deployments.metering.metered_service import MeteredService
-from deployments.metering.metrics import HttpMetrics
+from deployments.http.streams.answer_streams import AnswerStreams
+from deployments.http.streams.sse import NamedEvents, named_event
 
 _TIMEOUT_DEFAULT_MS = 60_000
 
@@ -114,56 +111,40 @@ class RegionRoutes:
 
     def __init__(
         self,
-        service: MeteredService,
+        answers: AnswerStreams,
         peer_services: PeerServices,
         settings: HttpSettings,
-        metrics: HttpMetrics,
         callers: CallerReader,
         clock: Clock,
-        silence_s: float,
     ) -> None:
-        """`silence_s`: longest silence of a stream."""
-        self._service = service
+        self._answers = answers
         self._peer_services = peer_services
         self._settings = settings
-        self._metrics = metrics
         self._callers = callers
         self._clock = clock
-        self._silence_s = silence_s
 
     def add_to(self, app: FastAPI) -> None:
         for path, does, body in (
             (ANSWER, self.answer, RegionAnswerBody),
             (GENERATE, self.generate, GenerateBody),
         ):
-            app.add_api_route(
+            add_route(
+                app,
+                "POST",
                 path,
                 does,
-                methods=["POST"],
-                response_class=Response,
                 responses=replies(str, stream="Events, with comments as signs of life."),
-                openapi_extra=body_of(body, {}),
+                body=body_of(body, {}),
             )
-        app.add_api_route(
-            NUDGE,
-            self.nudge,
-            methods=["POST"],
-            response_class=Response,
-            responses=replies(HealthReply),
-        )
+        add_route(app, "POST", NUDGE, self.nudge, responses=replies(HealthReply))
 
     async def answer(self, request: Request) -> Response:
         """Between regions: a forwarded question; always streamed."""
         body = await read_body(request.scope, request.receive, self._settings)
         asked = parse_body(RegionAnswerBody, body).to_request(request.state.trace_id)
         asked = self._callers.with_caller(asked, request.scope)
-        started_s = request.state.started_s
-        events = self._service.answer_events(ANSWER, asked, streamed_since_s=started_s)
-        trace_id = request.state.trace_id
-        form = NamedEvents()
-        ended = partial(self._metrics.stream_ended, ANSWER)
-        chunks = event_chunks(events, form, trace_id, ended=ended)
-        return EventStream(alive(chunks, form, trace_id, every_s=self._silence_s))
+        events = self._answers.events(ANSWER, asked, request, stream=True)
+        return self._answers.reply(ANSWER, events, request, NamedEvents())
 
     async def generate(self, request: Request) -> Response:
         """Between regions: the generating step of a region that runs no model."""
@@ -171,9 +152,7 @@ class RegionRoutes:
         asked = parse_body(GenerateBody, body)
         deadline = Deadline.after(asked.timeout_ms / 1000.0, self._clock)
         chunks = self._peer_services.generate(asked.release, asked.to_request(), deadline)
-        trace_id = request.state.trace_id
-        events = _chunk_events(chunks)
-        return EventStream(alive(events, NamedEvents(), trace_id, every_s=self._silence_s))
+        return self._answers.alive(_chunk_events(chunks), request, NamedEvents())
 
     async def nudge(self) -> Response:
         """Between regions: the release log has grown, and is to be read now."""

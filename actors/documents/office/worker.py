@@ -13,11 +13,12 @@ import json
 import os
 import resource
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from actors.documents.office.pieces import Piece
+from actors.documents.office.readers import Reader, reader_of
 from actors.documents.source_formats import SourceFormat
 from cluster.errors import InvalidArgument
 
@@ -76,35 +77,13 @@ def _bounded(pieces: Iterator[Piece]) -> Iterator[Piece]:
         yield piece
 
 
-def _reader(format: SourceFormat) -> Callable[[bytes], Iterator[Piece]]:
-    # Each kind needs a library that may not be installed, or takes its time to be imported.
-    match format:
-        case SourceFormat.PDF:
-            from actors.documents.office.pdf_pages import pdf_pages
+def _reader(format: SourceFormat) -> Reader:
+    if format not in (SourceFormat.EML, SourceFormat.MBOX):
+        return reader_of(format)
+    # It takes its time to be imported.
+    from actors.documents.office.mail_texts import mail_texts, mailbox_texts
 
-            return pdf_pages
-        case SourceFormat.DOCX:
-            from actors.documents.office.word_texts import word_texts
-
-            return word_texts
-        case SourceFormat.PPTX:
-            from actors.documents.office.slide_texts import slide_texts
-
-            return slide_texts
-        case SourceFormat.XLSX:
-            from actors.documents.office.sheet_texts import sheet_texts
-
-            return sheet_texts
-        case SourceFormat.EML:
-            from actors.documents.office.mail_texts import mail_text
-
-            return mail_text
-        case SourceFormat.MBOX:
-            from actors.documents.office.mail_texts import mailbox_texts
-
-            return mailbox_texts
-        case _:
-            raise AssertionError(format)
+    return mail_texts if format is SourceFormat.EML else mailbox_texts
 
 
 if __name__ == "__main__":

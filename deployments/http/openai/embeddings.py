@@ -15,7 +15,7 @@ from cluster.errors import InvalidArgument, NotFound
 from cluster.query.search import EmbeddingResult, SearchRequest
 from cluster.quoting import quoted
 from cluster.search.checks import BATCH_MAX, TEXT_CHARS_MAX
-from deployments.http.openai.schema import RETRIEVAL_MODEL, OpenAIBody, retrieval_of
+from deployments.http.openai.asking import RETRIEVAL_MODEL, OpenAIBody, retrieval_of
 from deployments.http.schemas.json_body import parse_body
 from deployments.http.schemas.replies import EmbeddingsSourceReply, with_provenance
 from deployments.http.schemas.search import Texts

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from cluster.query.answers import AnswerEvent, AnswerResult, Retrieved, Token, Usage
 from deployments.http.openai.annotations import AnnotationReply, annotations_of
-from deployments.http.openai.schema import RETRIEVAL_MODEL, corpus_model
+from deployments.http.openai.asking import RETRIEVAL_MODEL, corpus_model
 from deployments.http.schemas.replies import ChatSourceReply, with_provenance
 from deployments.http.streams.sse import data_event
 
@@ -34,8 +34,8 @@ def render_chat(result: AnswerResult, *, model: str, completion_id: str, created
                     "finish_reason": result.finish_reason,
                 }
             ],
-            "usage": _usage(result.usage),
-            "raygion": _source(result),
+            "usage": usage_of(result.usage),
+            "raygion": source_of(result),
         }
     )
 
@@ -88,7 +88,7 @@ class ChatChunks:
         match event:
             case Retrieved():
                 opening: dict[str, object] = {"role": "assistant", "content": ""}
-                return self._chunk(opening, None, {"raygion": _source(event)})
+                return self._chunk(opening, None, {"raygion": source_of(event)})
             case Token():
                 self._texts.append(event.text)
                 return self._chunk({"content": event.text}, None, {})
@@ -97,7 +97,7 @@ class ChatChunks:
                 delta: dict[str, object] = {"annotations": found} if found else {}
                 last = self._chunk(delta, event.finish_reason, {})
                 if self._include_usage:
-                    usage = {**self._head, "choices": [], "usage": _usage(event.usage)}
+                    usage = {**self._head, "choices": [], "usage": usage_of(event.usage)}
                     last += data_event(orjson.dumps(usage))
                 return last + data_event(b"[DONE]")
 
@@ -112,7 +112,7 @@ class ChatChunks:
         return data_event(orjson.dumps({**self._head, "choices": [choice], **extra}))
 
 
-def _usage(usage: Usage) -> dict[str, int]:
+def usage_of(usage: Usage) -> dict[str, int]:
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
@@ -120,7 +120,7 @@ def _usage(usage: Usage) -> dict[str, int]:
     }
 
 
-def _source(made: Retrieved | AnswerResult) -> dict[str, object]:
+def source_of(made: Retrieved | AnswerResult) -> dict[str, object]:
     return {
         **with_provenance(made, citations=made.citations),
         "outcome": made.outcome,

@@ -1,15 +1,37 @@
-"""The descriptions of routes in the OpenAPI page."""
+"""Routes, and their descriptions in the OpenAPI page."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
+from fastapi import FastAPI
 from pydantic import BaseModel
 from starlette.responses import Response
 
 from deployments.http.schemas.replies import ErrorReply
 
 REFERENCES = "#/components/schemas/{model}"
+
+
+def add_route(
+    app: FastAPI,
+    method: str,
+    path: str,
+    does: Callable[..., Awaitable[Response]],
+    *,
+    responses: dict[int | str, dict[str, Any]],
+    body: dict[str, Any] | None = None,
+) -> None:
+    """`body` is what `body_of` makes."""
+    app.add_api_route(
+        path,
+        does,
+        methods=[method],
+        response_class=Response,
+        responses=responses,
+        openapi_extra=body,
+    )
 
 
 def json_response(body: bytes) -> Response:

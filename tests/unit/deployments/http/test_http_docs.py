@@ -11,12 +11,15 @@ import pytest
 
 from cluster import errors
 from cluster.query.provenance import Provenance
+from deployments.http.openai.asking import IGNORED_KEYS, RetrievalBody
+from deployments.http.openai.chat import NEUTRAL_VALUES, ChatBody
+from deployments.http.openai.completions import NEUTRAL_VALUES as NEUTRAL_IN_COMPLETIONS
+from deployments.http.openai.completions import CompletionsBody
 from deployments.http.openai.embeddings import (
     EmbeddingOptions,
     EmbeddingsBody,
     EmbeddingsReply,
 )
-from deployments.http.openai.schema import IGNORED_KEYS, NEUTRAL_VALUES, ChatBody, RetrievalBody
 from deployments.http.schemas.answer import AnswerBody
 from deployments.http.schemas.replies import (
     AnswerReply,
@@ -82,6 +85,7 @@ def test_the_tables_name_every_field() -> None:
         ("## POST /v1/answer", AnswerBody.known_keys),
         ("## OpenAI-compatible chat", ChatBody.known_keys | IGNORED_KEYS | NEUTRAL_VALUES.keys()),
         ("## OpenAI-compatible chat", RetrievalBody.known_keys),
+        ("## OpenAI-compatible chat", CompletionsBody.known_keys | NEUTRAL_IN_COMPLETIONS.keys()),
         ("## POST /v1/embeddings", EmbeddingsBody.known_keys | EmbeddingOptions.known_keys),
     ):
         assert {key for key in keys if f"`{key}`" not in section(title)} == set()

@@ -91,7 +91,6 @@ async def test_each_model_that_is_listed_is_given_by_its_name() -> None:
 @pytest.mark.parametrize(
     ("route", "instead"),
     [
-        ("/v1/completions", "/v1/chat/completions"),
         ("/v1/responses", "/v1/chat/completions"),
         ("/v1/nonsense", "/openapi.json"),
     ],

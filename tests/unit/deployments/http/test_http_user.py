@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from cluster.errors import InvalidArgument
-from deployments.http.openai.schema import parse_chat
+from deployments.http.openai.chat import parse_chat
 from deployments.http.schemas.answer import parse_answer
 from deployments.http.schemas.binary import parse_binary
 from deployments.http.schemas.search import parse_search

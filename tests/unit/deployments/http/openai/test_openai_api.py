@@ -19,8 +19,9 @@ from cluster.generation.generator import ChatMessage
 from cluster.generation.prompt import Truncated
 from cluster.query.answers import AnswerOutcome
 from cluster.query.filters import Compare, Comparison
+from deployments.http.openai.asking import IGNORED_KEYS
+from deployments.http.openai.chat import NEUTRAL_VALUES, ChatBody, parse_chat
 from deployments.http.openai.replies import ChatReply, ModelsReply
-from deployments.http.openai.schema import IGNORED_KEYS, NEUTRAL_VALUES, ChatBody, parse_chat
 from deployments.http.settings import HttpSettings
 from tests.support.worlds.fake_service import (
     CITATION,
@@ -345,13 +346,14 @@ async def test_the_openapi_page_is_complete() -> None:
         page = (await client.get("/openapi.json")).json()
         assert (await client.get("/docs")).status_code == 200
         assert page["paths"].keys() == {
-            *("/v1/search", "/v1/answer", "/v1/chat/completions", "/v1/embeddings", "/v1/models"),
-            *("/v1/models/{name}", "/v1/status", "/healthz", "/readyz", "/metrics"),
+            *("/v1/search", "/v1/answer", "/v1/chat/completions", "/v1/completions"),
+            *("/v1/embeddings", "/v1/models", "/v1/models/{name}", "/v1/status"),
+            *("/healthz", "/readyz", "/metrics"),
         }
         schemas = page["components"]["schemas"]
         for reference in _references(page):
             assert reference.removeprefix("#/components/schemas/") in schemas
-        for path in ("/v1/search", "/v1/answer", "/v1/chat/completions", "/v1/embeddings"):
+        for path in [path for path, methods in page["paths"].items() if "post" in methods]:
             content = page["paths"][path]["post"]["requestBody"]["content"]["application/json"]
             assert content["schema"]["$ref"].startswith("#/components/schemas/")
             for example in content["examples"].values():

@@ -11,7 +11,7 @@ import pytest
 from cluster.errors import ContextLengthExceeded, InvalidArgument
 from cluster.generation.generator import ChatMessage
 from cluster.regions.status import RegionSummary
-from deployments.http.openai.schema import IGNORED_MESSAGE_KEYS, parse_chat
+from deployments.http.openai.chat import IGNORED_MESSAGE_KEYS, parse_chat
 from tests.support.worlds.fake_service import MODEL, FakeService, in_process
 
 Message = dict[str, Any]

@@ -12,7 +12,7 @@ from cluster.generation.generator import ChatMessage, GenerationRequest, Samplin
 from cluster.query.answers import AnswerRequest
 from cluster.regions.wire import answer_call, generate_call
 from cluster.search.checks import check_answer
-from deployments.http.openai.schema import parse_chat
+from deployments.http.openai.chat import parse_chat
 from deployments.http.region_routes import GenerateBody, RegionAnswerBody
 from deployments.http.schemas.json_body import parse_body
 from deployments.serve.generator import _to_completion_request

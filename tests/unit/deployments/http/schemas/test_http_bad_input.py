@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from cluster.search.checks import HITS_MAX
-from deployments.http.openai.schema import ChatBody
+from deployments.http.openai.chat import ChatBody
 from deployments.http.schemas.json_body import Body
 from deployments.http.schemas.replies import ErrorReply
 from deployments.http.schemas.search import SearchBody
