@@ -194,7 +194,7 @@ def open_embedder(model: ModelManifest, cache: ArtifactCache) -> Embedder:
     Raises what fetching its files and `Embedder` do, and InvalidArgument where its vectors are not
     as long as the manifest says.
     """
-    folder = cache.folder_for(model.files)
+    folder = cache.folder_for(model.run_files)
     embedder = Embedder(
         folder,
         num_threads=num_cores(),

@@ -232,6 +232,15 @@ class ModelManifest(Record):
     trials: tuple[RuntimeTrial, ...] = Field(default=(), exclude_if=_is_empty)
     """Runtimes of which this one was taken, as measured; empty where none was measured."""
 
+    @property
+    def run_files(self) -> tuple[ArtifactFile, ...]:
+        """The files that the model runs from. Where it runs without PyTorch, the weights of the
+        source are only kept for other runtimes.
+        """
+        if self.runtime is Runtime.TORCH:
+            return self.files
+        return tuple(file for file in self.files if not file.path.endswith(".safetensors"))
+
 
 Manifest = CorpusManifest | IndexManifest | ModelManifest
 
