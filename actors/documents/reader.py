@@ -49,7 +49,6 @@ GROUP_BYTES = 8 * 2**20
 GROUP_FILES_MAX = 512
 # Uncompressed; a part may exceed it by one document, so it stays far below 64 MB.
 PART_BYTES = 32 * 2**20
-_HOLDS_NO_TEXT = "holds no text; pictures of text need text recognition (OCR) first"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,26 +209,27 @@ class _FileReading:
 
     def documents(self, file: SourceFile) -> Iterator[tuple[Document, DocumentOrigin]]:
         num_rows = 0
-        without_text: list[str] = []
+        parts_left_out: list[tuple[str, str]] = []
         try:
             for row, origin in _rows(file, self._types, self._extractor):
-                if row is None:
-                    without_text.append(str(origin))
+                if isinstance(row, str):
+                    parts_left_out.append((row, str(origin)))
                     continue
                 num_rows += 1
                 if (document := self._document(row, origin, file.folder_values)) is not None:
                     yield document, origin
         except InvalidArgument as error:
             if not self._skip_errors:
-                raise
+                said = f"{error.message} (to go on without what is wrong: --skip-errors)"
+                raise InvalidArgument(said, error.field) from error
             example = f"{file.name}, after row {num_rows}" if num_rows else file.name
             self.files_left_out.add(_reason(error, file.name), example)
         else:
             if not num_rows:
-                reason = _HOLDS_NO_TEXT if without_text else "has no documents in it"
+                reason = parts_left_out[0][0] if parts_left_out else "has no documents in it"
                 self.files_left_out.add(reason, file.name)
-            for where in without_text if num_rows else ():
-                self.documents_left_out.add(_HOLDS_NO_TEXT, where)
+            for reason, where in parts_left_out if num_rows else ():
+                self.documents_left_out.add(reason, where)
         self.num_files += num_rows > 0
 
     def _document(

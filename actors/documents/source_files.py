@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -20,7 +21,7 @@ from actors.documents.folder_values import FolderValues
 from actors.documents.source_csv import Ways
 from actors.documents.source_formats import FORMATS, TEXT_FORMATS, format_of, suffix_of
 from actors.documents.source_rows import check_unpacked
-from actors.documents.text_encoding import in_utf8
+from actors.documents.texts.text_encoding import in_utf8
 from cluster.documents.ingest_report import LeftOut, ReasonCounts
 from cluster.errors import InvalidArgument, Unavailable
 from cluster.metadata import MetadataValue
@@ -28,6 +29,16 @@ from cluster.quoting import printable
 
 _BUFFER_BYTES = 2**20
 _KNOWN = ", ".join(FORMATS)
+_HIDDEN = (".", "~$")
+"""What names of hidden files begin with; the latter are those of documents that Office has open."""
+_WHAT_TO_DO = {
+    **dict.fromkeys((".doc", ".dot", ".rtf", ".wps", ".pages"), "save it as .docx or .pdf"),
+    **dict.fromkeys((".ppt", ".pps", ".key"), "save it as .pptx or .pdf"),
+    **dict.fromkeys((".xls", ".xlsb", ".numbers"), "save it as .xlsx"),
+    **dict.fromkeys((".msg", ".pst"), "save it as .eml or .mbox"),
+    **dict.fromkeys((".zip", ".tar", ".tgz", ".7z", ".rar", ".bz2", ".xz", ".zst"), "unpack it"),
+}
+"""With documents of kinds that are not read."""
 _NO_FILE = "is no regular file"
 _LOCAL = ("file", "local")
 """Names that fsspec gives the file system of the machine itself."""
@@ -138,10 +149,11 @@ def _files_of(source: str, left_out: ReasonCounts, values: FolderValues) -> list
             info = filesystem.info(root)
             if info["type"] != "file":
                 raise InvalidArgument(f"{source} {_NO_FILE}", "source")
-            name = root.rstrip("/").rpartition("/")[2]
+            name = _path_of(root).rstrip("/").rpartition("/")[2]
             if format_of(name) is None:
                 raise InvalidArgument(
-                    f"{source} is of no kind that can be read ({_KNOWN})", "source"
+                    f"{printable(source)} is {_unread_kind(name)}; these are read: {_KNOWN}",
+                    "source",
                 )
             texts = values.texts(source)
             return [_source_file(source, filesystem, info, printable(source), name, texts)]
@@ -197,16 +209,26 @@ def _opened(source: str) -> tuple[Any, str]:
     return filesystem, str(root)
 
 
+def _path_of(root: str) -> str:
+    """Without what stands after the path in a URL of the web."""
+    return urlsplit(root).path if root.startswith(("http://", "https://")) else root
+
+
 def _why_left_out(path: str, info: Mapping[str, Any]) -> str | None:
     if info.get("islink"):
         return "is a symbolic link"
-    if any(part.startswith(".") for part in PurePosixPath(path).parts):
+    if any(part.startswith(_HIDDEN) for part in PurePosixPath(path).parts):
         return "is hidden"
     if info["type"] != "file":
         return _NO_FILE
-    if format_of(path) is None:
-        return f"is of a kind that is not read ({printable(suffix_of(path)) or 'no extension'})"
-    return None
+    return None if format_of(path) is not None else f"is {_unread_kind(path)}"
+
+
+def _unread_kind(path: str) -> str:
+    suffix = suffix_of(path)
+    what_to_do = "unpack it" if suffix.endswith(".gz") else _WHAT_TO_DO.get(suffix)
+    kind = f"of a kind that is not read ({printable(suffix) or 'no extension'})"
+    return f"{kind}; {what_to_do}" if what_to_do else kind
 
 
 def _source_file(

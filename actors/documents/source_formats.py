@@ -19,6 +19,10 @@ class SourceFormat(StrEnum):
     DOCX = "Word"
     PPTX = "PowerPoint"
     XLSX = "Excel"
+    ODT = "OpenDocument text"
+    ODP = "OpenDocument presentation"
+    ODS = "OpenDocument spreadsheet"
+    EPUB = "EPUB"
     EML = "e-mail"
     MBOX = "mbox"
 
@@ -40,8 +44,16 @@ FORMATS: Mapping[str, SourceFormat] = {
     ".htm": SourceFormat.HTML,
     ".pdf": SourceFormat.PDF,
     ".docx": SourceFormat.DOCX,
+    ".docm": SourceFormat.DOCX,
     ".pptx": SourceFormat.PPTX,
+    ".pptm": SourceFormat.PPTX,
+    ".ppsx": SourceFormat.PPTX,
     ".xlsx": SourceFormat.XLSX,
+    ".xlsm": SourceFormat.XLSX,
+    ".odt": SourceFormat.ODT,
+    ".odp": SourceFormat.ODP,
+    ".ods": SourceFormat.ODS,
+    ".epub": SourceFormat.EPUB,
     ".eml": SourceFormat.EML,
     ".mbox": SourceFormat.MBOX,
 }
@@ -49,11 +61,13 @@ TEXT_FORMATS = frozenset(
     {SourceFormat.JSONL, SourceFormat.CSV, SourceFormat.MARKDOWN, SourceFormat.TEXT}
 )
 """Formats that are in UTF-8, unless a byte order mark says otherwise."""
+PAGED_FORMATS = frozenset(
+    {SourceFormat.PDF, SourceFormat.DOCX, SourceFormat.PPTX, SourceFormat.XLSX}
+    | {SourceFormat.ODT, SourceFormat.ODP, SourceFormat.ODS, SourceFormat.EPUB}
+)
+"""Formats that are made of pages and the like."""
 # These hold their own compression, and are read at random places.
-_NEVER_GZIPPED = {
-    *(SourceFormat.PARQUET, SourceFormat.ARROW, SourceFormat.NPY),
-    *(SourceFormat.PDF, SourceFormat.DOCX, SourceFormat.PPTX, SourceFormat.XLSX),
-}
+_NEVER_GZIPPED = PAGED_FORMATS | {SourceFormat.PARQUET, SourceFormat.ARROW, SourceFormat.NPY}
 
 
 def suffix_of(path: str) -> str:

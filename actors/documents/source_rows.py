@@ -9,10 +9,11 @@ from itertools import islice
 from cluster.documents.documents import DocumentOrigin
 from cluster.errors import InvalidArgument
 
-Row = tuple[Mapping[str, object] | InvalidArgument | None, DocumentOrigin]
+Row = tuple[Mapping[str, object] | InvalidArgument | str, DocumentOrigin]
 """A row as `cluster.documents.documents.parse_document` takes it, or what is wrong with it alone:
-the rows after it can be read. None for a part of a file that holds no text.
+the rows after it can be read. A text is the reason why a part of a file is left out.
 """
+HOLDS_NO_TEXT = "holds no text; pictures of text need text recognition (OCR) first"
 
 COLUMNS = ("id", "text", "metadata", "vector")
 UNPACKED_BYTES_FREE = 64 * 2**20

@@ -1,21 +1,19 @@
-"""A sentence encoder on PyTorch: texts in, vectors out."""
+"""A sentence encoder: texts in, vectors out."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from enum import StrEnum
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-import torch
-import transformers
 
+from actors.models.encoders.encoder import Encoder
 from cluster.arrays import Float32Array
-from cluster.catalog.manifests import Precision
+from cluster.catalog.manifests import Precision, Runtime
 from cluster.embedding.tokenizer import EmbedderTokenizer
-from cluster.errors import InvalidArgument
 from cluster.logs.events import EventLog
 
 log = EventLog(__name__)
@@ -25,53 +23,42 @@ BATCH_TOKENS = 512
 25 tokens takes 14 ms alone and 7.5 ms in such a batch, one of 122 tokens 42 ms and 36 ms; larger
 batches gain nothing.
 """
-_PADDING_STEP = 8
 _PROBED_TOKENS = (8, 32, 128)
 
 
-class Pooling(StrEnum):
-    """The way in which the vectors of a text's tokens become one vector."""
-
-    MEAN = "mean"
-    CLS = "cls"
-
-
 class TextEmbedder(Protocol):
-    """An embedder as the embedding worker needs it."""
+    """An embedder as the embedding worker needs it. May be called from several threads at once."""
 
     @property
     def dimension(self) -> int: ...
 
-    def tokens_at_most(self, text: str) -> int:
-        """Upper bound on the number of tokens to compute for a text, which is known at once."""
+    def windows(self, texts: Sequence[str]) -> list[list[list[int]]]:
+        """The tokens of each text, in as many windows as the model needs to read all of it."""
         ...
 
-    def embed_in_pieces(self, texts: Sequence[str]) -> Iterator[Float32Array | None]:
-        """float32 [n, d] at last. Before that, None after each piece of the work on a single text
-        that is long: others may have their turn then.
+    def padded_length(self, num_tokens: int) -> int:
+        """Length to which a window of so many tokens is padded; windows of one length are quicker
+        together.
         """
         ...
 
-
-def computes_bfloat16() -> bool:
-    """True when this processor multiplies matrices of bfloat16 itself."""
-    # PyTorch tells it nowhere else; an older one without the question gets the safe answer.
-    return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
+    def embed_windows(self, windows: Sequence[Sequence[int]]) -> Float32Array:
+        """float32 [n, dimension], row i for window i."""
+        ...
 
 
 class Embedder:
     """A Hugging Face sentence encoder in a local folder, such as all-MiniLM-L6-v2.
 
-    Pools as `1_Pooling/config.json` says (mean where there is none) and normalises to length 1, so
-    that the inner product is the cosine. Not for several threads at once. Raises InvalidArgument
-    for a folder that is no such model, and for a precision that this processor does not compute in.
+    Vectors have length 1, so that the inner product is the cosine.
 
     Guarantees: a text's vector has the same bytes whatever texts are embedded with it, in every
     process on processors of one kind with the same libraries. A text is padded to a length that
     follows from its own tokens alone, and shares a batch with texts of that length only; so the
     matrices differ in nothing but their number of rows. That a row of a product does not depend on
     the other rows is no promise of the libraries, so it is tried out when the model is loaded.
-    Where it does not hold, each text is computed by itself.
+    Where it does not hold, each text is computed by itself. May be called from several threads at
+    once.
     """
 
     def __init__(
@@ -80,46 +67,31 @@ class Embedder:
         *,
         num_threads: int,
         precision: Precision = Precision.FLOAT32,
+        runtime: Runtime = Runtime.TORCH,
     ) -> None:
+        """`num_threads`: batches that are computed at once, by one thread each.
+
+        Raises InvalidArgument for a folder that is no such model, and for a precision that this
+        processor does not compute in; Unavailable where the runtime is not installed.
+        """
         folder = Path(model_folder)
-        self._pooling = _pooling_of(folder)
-        if precision is Precision.BFLOAT16 and not computes_bfloat16():
-            raise InvalidArgument(
-                "this processor does not compute in bfloat16: take a machine with AVX512_BF16, or "
-                "float32, which is another model version",
-                "embedder.precision",
-            )
-        self._precision = precision
-        # The setting is the process's own, and the process is this embedder's.
-        torch.set_num_threads(num_threads)
-        transformers.utils.logging.disable_progress_bar()
-        try:
-            self._model: Any = transformers.AutoModel.from_pretrained(
-                folder, local_files_only=True, dtype=torch.float32, use_safetensors=True
-            ).eval()
-        except (OSError, ValueError) as error:
-            raise InvalidArgument(
-                f"{folder} is no sentence encoder with safetensors: {error}",
-                "embedder",
-            ) from error
+        self._encoder = _encoder(folder, num_threads, precision, runtime)
         self._tokenizer = EmbedderTokenizer.of_folder(folder)
-        self._padding_token = int(getattr(self._model.config, "pad_token_id", None) or 0)
+        config = json.loads((folder / "config.json").read_text())
+        self._padding_token = int(config.get("pad_token_id") or 0)
+        self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="embed")
         self._batch_tokens = BATCH_TOKENS if self._rows_are_independent() else 0
 
     @property
     def dimension(self) -> int:
-        return int(self._model.config.hidden_size)
+        return self._encoder.dimension
 
-    def tokens_at_most(self, text: str) -> int:
-        # A token stands for one byte or more, two are added, and of a long text less than a quarter
-        # is read twice: to count them is a tenth of a millisecond for a question, and two for a
-        # long text.
-        return len(text.encode()) * 5 // 4 + 2
+    def windows(self, texts: Sequence[str]) -> list[list[list[int]]]:
+        """See `EmbedderTokenizer.windows`."""
+        return self._tokenizer.windows(texts)
 
     def count_tokens(self, texts: Sequence[str]) -> int:
-        """Number of tokens of all texts together, without special tokens. May be asked from another
-        thread than the one that embeds.
-        """
+        """Number of tokens of all texts together, without special tokens."""
         return sum(self._tokenizer.count(texts))
 
     def embed(self, texts: Sequence[str]) -> Float32Array:
@@ -130,64 +102,57 @@ class Embedder:
         as all before it: what a long text asks stands last more often than not. An empty text has a
         vector too, which means nothing.
         """
-        return self._pooled_windows(texts, _weighing_the_last)
-
-    def embed_in_pieces(self, texts: Sequence[str]) -> Iterator[Float32Array | None]:
-        """Same as `embed`, but a single text is computed in pieces of as many windows as a batch
-        holds: None after each piece except the last one. Several texts are one piece.
-        """
-        windows = self._tokenizer.windows(texts)
-        every = [window for text in windows for window in text]
-        size = max(1, BATCH_TOKENS // self._tokenizer.max_seq_length)
-        if len(texts) > 1:
-            size = len(every)
-        made: list[Float32Array] = []
-        for start in range(0, len(every), size):
-            if made:
-                yield None
-            made.append(self.embed_tokens(every[start : start + size]))
-        yield _pooled(np.concatenate(made), windows, _weighing_the_last)
+        return self._embed(texts, pooled_questions)
 
     def embed_passages(self, texts: Sequence[str]) -> Float32Array:
         """Same as `embed`, except for texts of several windows: here all windows weigh the same."""
-        return self._pooled_windows(texts, lambda of: of.mean(axis=0))
+        return self._embed(texts, _pooled_passages)
 
-    def _pooled_windows(
-        self, texts: Sequence[str], pool: Callable[[Float32Array], Float32Array]
+    def _embed(
+        self, texts: Sequence[str], pool: Callable[[Float32Array, Sequence[int]], Float32Array]
     ) -> Float32Array:
-        """float32 [n, dimension]; `pool` as `_pooled` takes it."""
         windows = self._tokenizer.windows(texts)
-        of_windows = self.embed_tokens([window for text in windows for window in text])
-        return _pooled(of_windows, windows, pool)
+        of_windows = self.embed_windows([window for text in windows for window in text])
+        return pool(of_windows, [len(text) for text in windows])
 
-    def embed_tokens(self, tokens: Sequence[Sequence[int]]) -> Float32Array:
-        """float32 [n, dimension] for texts of no more tokens than the model reads."""
-        vectors = np.empty((len(tokens), self.dimension), dtype=np.float32)
+    def embed_windows(self, windows: Sequence[Sequence[int]]) -> Float32Array:
+        """float32 [n, dimension] for tokens, of which none are more than the model reads."""
+        vectors = np.empty((len(windows), self.dimension), dtype=np.float32)
+
+        def embed(rows: Sequence[int]) -> None:
+            vectors[rows] = self._embed_batch([windows[row] for row in rows])
+
+        batches = list(self._batches([len(window) for window in windows]))
+        if len(batches) == 1:
+            embed(batches[0])
+        else:
+            list(self._threads.map(embed, batches))
+        return vectors
+
+    def _batches(self, num_tokens: Sequence[int]) -> Iterator[list[int]]:
+        """Windows of so many tokens each, by their numbers, as they are computed together."""
         by_length: dict[int, list[int]] = {}
-        for row, text in enumerate(tokens):
-            by_length.setdefault(self._padded_length(len(text)), []).append(row)
+        for row, length in enumerate(num_tokens):
+            by_length.setdefault(self.padded_length(length), []).append(row)
         for length, rows in by_length.items():
             size = max(1, self._batch_tokens // length)
             for start in range(0, len(rows), size):
-                batch = rows[start : start + size]
-                vectors[batch] = self._embed_batch([tokens[row] for row in batch])
-        return vectors
+                yield rows[start : start + size]
 
-    def _padded_length(self, num_tokens: int) -> int:
-        """The next multiple of `_PADDING_STEP`, which is also the least: matrices of fewer rows are
-        multiplied in another way. No longer than the model reads.
-        """
-        steps = max(1, -(-num_tokens // _PADDING_STEP))
-        return min(steps * _PADDING_STEP, self._tokenizer.max_seq_length)
+    def padded_length(self, num_tokens: int) -> int:
+        """The next multiple of the encoder's step, but no longer than the model reads."""
+        step = self._encoder.padding_step
+        return min(max(1, -(-num_tokens // step)) * step, self._tokenizer.max_seq_length)
 
     def _rows_are_independent(self) -> bool:
         """True when texts have the same vectors alone and in batches of several sizes."""
         rng = np.random.default_rng(0)
-        for length in map(self._padded_length, _PROBED_TOKENS):
+        step, vocabulary = self._encoder.padding_step, self._tokenizer.vocabulary_size
+        for length in map(self.padded_length, _PROBED_TOKENS):
             size_max = BATCH_TOKENS // length
-            shortest = (length - 1) // _PADDING_STEP * _PADDING_STEP + 1
+            shortest = (length - 1) // step * step + 1
             texts = [
-                rng.integers(self._model.config.vocab_size, size=tokens).tolist()
+                rng.integers(vocabulary, size=tokens).tolist()
                 for tokens in rng.integers(shortest, length, size=size_max, endpoint=True)
             ]
             first = self._embed_batch(texts[:1])[0]
@@ -204,66 +169,51 @@ class Embedder:
 
     def _embed_batch(self, tokens: Sequence[Sequence[int]]) -> Float32Array:
         """float32 [n, dimension] for texts of one padded length."""
-        shape = (len(tokens), self._padded_length(len(tokens[0])))
-        ids = torch.full(shape, self._padding_token, dtype=torch.long)
-        mask = torch.zeros(shape, dtype=torch.long)
+        shape = (len(tokens), self.padded_length(len(tokens[0])))
+        ids = np.full(shape, self._padding_token, dtype=np.int64)
+        mask = np.zeros(shape, dtype=np.int64)
         for row, text in enumerate(tokens):
-            ids[row, : len(text)] = torch.tensor(text)
+            ids[row, : len(text)] = text
             mask[row, : len(text)] = 1
-        bfloat16 = self._precision is Precision.BFLOAT16
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-            states = self._model(input_ids=ids, attention_mask=mask).last_hidden_state
-        with torch.inference_mode():
-            pooled = self._pooled(states.float(), mask)
-            vectors: Float32Array = torch.nn.functional.normalize(pooled, dim=1).numpy()
-        return vectors
+        return self._encoder.encode(ids, mask)
 
-    def _pooled(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        if self._pooling is Pooling.CLS:
-            return states[:, 0]
-        weights = mask.unsqueeze(-1).float()
-        return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1.0)
+
+def _encoder(folder: Path, num_threads: int, precision: Precision, runtime: Runtime) -> Encoder:
+    # Each library takes seconds and hundreds of megabytes: only the one that is used is imported.
+    match runtime:
+        case Runtime.TORCH:
+            from actors.models.encoders.torch_encoder import TorchEncoder
+
+            return TorchEncoder(folder, precision)
+        case Runtime.OPENVINO:
+            from actors.models.encoders.openvino_encoder import OpenvinoEncoder
+
+            return OpenvinoEncoder(folder, num_threads)
+
+
+def pooled_questions(of_windows: Float32Array, num_windows: Sequence[int]) -> Float32Array:
+    """The vectors of questions, as `Embedder.embed` says, from those of all their windows, float32
+    [n, dimension]; `num_windows` has how many are of each text.
+    """
+    return _pooled(of_windows, num_windows, lambda of: of[-1] + of[:-1].mean(axis=0))
+
+
+def _pooled_passages(of_windows: Float32Array, num_windows: Sequence[int]) -> Float32Array:
+    return _pooled(of_windows, num_windows, lambda of: of.mean(axis=0))
 
 
 def _pooled(
     of_windows: Float32Array,
-    windows: Sequence[Sequence[Sequence[int]]],
+    num_windows: Sequence[int],
     pool: Callable[[Float32Array], Float32Array],
 ) -> Float32Array:
-    """float32 [texts, dimension] of length 1, from those of all windows, float32 [n, dimension],
-    and the windows of each text; `pool` makes float32 [dimension] of [windows, dimension].
+    """float32 [texts, dimension] of length 1; `pool` makes float32 [dimension] of those of the
+    windows of one text, [windows, dimension].
     """
-    ends = np.cumsum([len(text) for text in windows], dtype=np.int64)
+    ends = np.cumsum(num_windows, dtype=np.int64)
     vectors = of_windows[ends - 1]
-    for row, text in enumerate(windows):
-        if len(text) > 1:
-            pooled = pool(of_windows[ends[row] - len(text) : ends[row]])
+    for row, windows in enumerate(num_windows):
+        if windows > 1:
+            pooled = pool(of_windows[ends[row] - windows : ends[row]])
             vectors[row] = pooled / np.linalg.norm(pooled)
     return vectors
-
-
-def _weighing_the_last(of_windows: Float32Array) -> Float32Array:
-    pooled: Float32Array = of_windows[-1] + of_windows[:-1].mean(axis=0)
-    return pooled
-
-
-def _pooling_of(folder: Path) -> Pooling:
-    path = folder / "1_Pooling" / "config.json"
-    if not path.is_file():
-        return Pooling.MEAN
-    try:
-        settings = json.loads(path.read_text())
-    except ValueError as error:
-        raise InvalidArgument(f"{path} is not JSON: {error}", "embedder") from error
-    modes = {name for name, value in settings.items() if "_mode_" in name and value is True}
-    match sorted(modes):
-        case ["pooling_mode_mean_tokens"]:
-            return Pooling.MEAN
-        case ["pooling_mode_cls_token"]:
-            return Pooling.CLS
-        case _:
-            raise InvalidArgument(
-                f"{path} asks for {', '.join(sorted(modes)) or 'no pooling'}; "
-                "mean and cls are supported",
-                "embedder",
-            )

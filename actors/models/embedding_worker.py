@@ -3,50 +3,45 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from actors.models.embedder import Embedder, TextEmbedder, pooled_questions
 from actors.runtime.own_node import own_node
 from cluster.arrays import Float32Array
 from cluster.artifacts.cache import ArtifactCache
 from cluster.catalog.manifests import ModelManifest
 from cluster.documents.passages import vector_column
 from cluster.embedding.embedders import CountedVectors
-from cluster.embedding.queue import FairQueue
+from cluster.embedding.queue import FairQueue, Window
 from cluster.errors import DeadlineExceeded, InvalidArgument
-
-if TYPE_CHECKING:
-    from actors.models.embedder import Embedder, TextEmbedder
 
 WAITING_TEXTS_MAX = 4096
 PIECE_TOKENS = 512
-"""Tokens of a piece, during which no new request is looked at: some 0.15 s of work, and enough for
-the model to be at its best. A text that may have more tokens is a piece of its own, and the rest of
-it after so much work waits for its next turn.
+"""Tokens of a piece, during which its thread looks at no new request: some 0.12 s of work, and
+enough for the model to be at its best.
 """
-WORKER_THREADS = 1
-"""A short query gains little from more, and threads that wait for each other become many times
-slower when others want the same cores. For throughput, run more workers."""
+_BRIEF_CHARS = 2000
+"""Texts of so many characters together are cut into tokens on the spot: in half a millisecond."""
 
 
 class _Request:
     """Texts that somebody waits for."""
 
-    def __init__(self, texts: Sequence[str], dimension: int) -> None:
-        self.texts = texts
-        self.vectors = np.empty((len(texts), dimension), dtype=np.float32)
-        self.num_left = len(texts)
-        self.begun: Iterator[Float32Array | None] | None = None
-        """The work on its next text, where that was begun."""
+    def __init__(self, windows: Sequence[Sequence[Sequence[int]]], dimension: int) -> None:
+        self.windows = [window for text in windows for window in text]
+        self.vectors = np.empty((len(self.windows), dimension), dtype=np.float32)
+        self.num_left = len(self.windows)
         self.answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def take(self, text: int, vector: Float32Array) -> None:
-        self.vectors[text] = vector
+    def take(self, window: int, vector: Float32Array) -> None:
+        self.vectors[window] = vector
         self.num_left -= 1
         if not self.num_left and not self.answer.done():
             self.answer.set_result(None)
@@ -59,19 +54,24 @@ class _Request:
 class EmbeddingQueue:
     """Lets concurrent requests share one embedder, piece by piece, as `FairQueue` deals them out.
 
-    There is no timer to wait for: a lone request is computed at once. The embedder runs in a thread
-    of its own, and the event loop stays free.
+    There is no timer to wait for: a lone request is computed at once. Each thread computes a piece
+    at a time, and the event loop stays free.
     """
 
     def __init__(
-        self, embedder: TextEmbedder, *, waiting_texts_max: int = WAITING_TEXTS_MAX
+        self,
+        embedder: TextEmbedder,
+        *,
+        num_threads: int = 1,
+        waiting_texts_max: int = WAITING_TEXTS_MAX,
     ) -> None:
         self._embedder = embedder
         self._waiting: FairQueue[_Request] = FairQueue(
             piece_tokens_max=PIECE_TOKENS, waiting_max=waiting_texts_max
         )
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="embed")
-        self._computing: asyncio.Task[None] | None = None
+        self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="piece")
+        self._num_idle = num_threads
+        self._computing: set[asyncio.Task[None]] = set()
 
     async def embed(self, texts: Sequence[str], timeout_s: float | None = None) -> Float32Array:
         """float32 [n, dimension], row i for text i.
@@ -80,43 +80,53 @@ class EmbeddingQueue:
         ever wait, DeadlineExceeded. Of a request whose time is over, or that is cancelled, no piece
         is begun any more.
         """
-        request = _Request(texts, self._embedder.dimension)
         if not texts:
-            return request.vectors
-        self._waiting.add(request, [self._embedder.tokens_at_most(text) for text in texts])
-        if self._computing is None:
-            self._computing = asyncio.create_task(self._compute(), name="embed")
+            return np.empty((0, self._embedder.dimension), dtype=np.float32)
+        self._waiting.check_room(len(texts))
         try:
             async with asyncio.timeout(timeout_s):
-                await request.answer
+                return await self._embed(texts)
         except TimeoutError as error:
             raise DeadlineExceeded("time ran out while texts were embedded") from error
+
+    async def _embed(self, texts: Sequence[str]) -> Float32Array:
+        if sum(map(len, texts)) <= _BRIEF_CHARS:
+            windows = self._embedder.windows(texts)
+        else:
+            windows = await asyncio.to_thread(self._embedder.windows, texts)
+        padded = self._embedder.padded_length
+        request = _Request(windows, self._embedder.dimension)
+        self._waiting.add(request, [[padded(len(window)) for window in text] for text in windows])
+        self._deal()
+        try:
+            await request.answer
         finally:
             self._waiting.drop(request)
-        return request.vectors
+        return pooled_questions(request.vectors, [len(text) for text in windows])
 
-    async def _compute(self) -> None:
-        loop = asyncio.get_running_loop()
+    def _deal(self) -> None:
+        """Gives a piece to each idle thread, as far as there are some."""
+        while self._num_idle and (piece := self._waiting.next_piece()):
+            self._num_idle -= 1
+            task = asyncio.create_task(self._compute(piece), name="embed")
+            self._computing.add(task)
+            task.add_done_callback(self._computing.discard)
+
+    async def _compute(self, piece: Sequence[Window[_Request]]) -> None:
+        windows = [window.request.windows[window.number] for window in piece]
         try:
-            while piece := self._waiting.next_piece():
-                first, first_text = piece[0]
-                texts = [request.texts[text] for request, text in piece]
-                work, first.begun = first.begun or self._embedder.embed_in_pieces(texts), None
-                try:
-                    vectors = await loop.run_in_executor(self._thread, next, work)
-                except Exception as error:
-                    for request, _ in piece:
-                        request.fail(error)
-                    continue
-                if vectors is not None:
-                    for (request, text), vector in zip(piece, vectors, strict=True):
-                        request.take(text, vector)
-                elif not first.answer.done():
-                    # It is the only one of its piece.
-                    first.begun = work
-                    self._waiting.put_back(first, first_text)
+            vectors = await asyncio.get_running_loop().run_in_executor(
+                self._threads, self._embedder.embed_windows, windows
+            )
+        except Exception as error:
+            for window in piece:
+                window.request.fail(error)
+        else:
+            for window, vector in zip(piece, vectors, strict=True):
+                window.request.take(window.number, vector)
         finally:
-            self._computing = None
+            self._num_idle += 1
+            self._deal()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +138,8 @@ class EmbedderStatus:
 
 
 class EmbeddingWorker:
-    """One replica of an embedder: fetches the model, then answers `embed`.
+    """One replica of an embedder: fetches the model, then answers `embed`, on all cores of its
+    machine.
 
     Becomes a Ray actor in `actors.models.embedder_actor`. A query's vector does not depend on what
     else is in flight, and has the bytes that a build gives a passage of the same text on such a
@@ -136,8 +147,8 @@ class EmbeddingWorker:
     """
 
     def __init__(self, model: ModelManifest, cache: ArtifactCache) -> None:
-        embedder = _opened(model, cache)
-        self._queue = EmbeddingQueue(embedder)
+        embedder = open_embedder(model, cache)
+        self._queue = EmbeddingQueue(embedder, num_threads=num_cores())
         self._count_tokens = embedder.count_tokens
 
     async def embed(self, texts: Sequence[str], timeout_s: float) -> Float32Array:
@@ -166,7 +177,7 @@ class EmbedBatches:
     """
 
     def __init__(self, model: ModelManifest, cache: ArtifactCache, counter: Any) -> None:
-        self._embedder = _opened(model, cache)
+        self._embedder = open_embedder(model, cache)
         self._counter = counter
 
     def __call__(self, batch: Any) -> pa.Table:
@@ -177,13 +188,19 @@ class EmbedBatches:
         return table.append_column("vector", vector_column(vectors))
 
 
-def _opened(model: ModelManifest, cache: ArtifactCache) -> Embedder:
-    # Whoever starts workers imports this module, a restarted coordinator among them; PyTorch would
-    # keep it from its work for two seconds or more.
-    from actors.models.embedder import Embedder
+def open_embedder(model: ModelManifest, cache: ArtifactCache) -> Embedder:
+    """The embedder of a model version, on all cores of this machine.
 
-    folder = cache.folder_for(model.files)
-    embedder = Embedder(folder, num_threads=WORKER_THREADS, precision=model.precision)
+    Raises what fetching its files and `Embedder` do, and InvalidArgument where its vectors are not
+    as long as the manifest says.
+    """
+    folder = cache.folder_for(model.run_files)
+    embedder = Embedder(
+        folder,
+        num_threads=num_cores(),
+        precision=model.precision,
+        runtime=model.runtime,
+    )
     if embedder.dimension != model.dimension:
         raise InvalidArgument(
             f"{model.name} makes vectors of {embedder.dimension} numbers, not of {model.dimension} "
@@ -191,3 +208,11 @@ def _opened(model: ModelManifest, cache: ArtifactCache) -> Embedder:
             "embedder",
         )
     return embedder
+
+
+def num_cores() -> int:
+    """Cores of this machine that this process may use. Each computes batches of its own: threads
+    that share a batch wait for each other, and so become many times slower when others want the
+    same cores.
+    """
+    return len(os.sched_getaffinity(0))

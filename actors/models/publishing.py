@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import fsspec
 
+from actors.models.encoders.openvino_encoder import GRAPH, WEIGHTS
 from actors.models.starter_models import (
     STARTER_EMBEDDER,
     STARTER_GENERATOR,
@@ -18,15 +20,17 @@ from cluster.artifacts.artifacts import regular_files
 from cluster.artifacts.cache import ArtifactCache
 from cluster.artifacts.files import ArtifactFile, sha256_of
 from cluster.catalog.catalog import Catalog, Published
-from cluster.catalog.manifests import ModelKind, ModelManifest, Precision
+from cluster.catalog.manifests import ManifestRef, ModelKind, ModelManifest, Precision, Runtime
 from cluster.catalog.model_files import ModelFiles
 from cluster.catalog.model_settings import STARTER
 from cluster.errors import InvalidArgument, Unavailable
 from cluster.progress import UNSEEN, Note
 from cluster.records import Record
 
-_UNUSED = (".onnx", ".msgpack", ".h5", ".ot", ".gguf", ".pth", ".tflite")
-"""Weights in formats that neither torch nor vLLM reads here; they would only fill the store."""
+_UNUSED = (GRAPH, WEIGHTS, ".onnx", ".msgpack", ".h5", ".ot", ".gguf", ".pth", ".tflite")
+"""Weights in formats that neither torch nor vLLM reads here, and graphs that were made elsewhere;
+they would only fill the store.
+"""
 
 
 class _Fingerprint(Record):
@@ -38,6 +42,14 @@ class _PrecisionFingerprint(Record):
 
     files: _Fingerprint
     precision: Precision
+
+
+class _RuntimeFingerprint(Record):
+    """Apart likewise, so that what PyTorch computes keeps its versions."""
+
+    model: str
+    """Fingerprint of the same model on PyTorch."""
+    runtime: Runtime
 
 
 class _NamedFiles(Record):
@@ -56,31 +68,55 @@ def publish_model(
     scratch: Path,
     note: Note = UNSEEN.note,
     precision: Precision = Precision.FLOAT32,
+    runtimes: Sequence[Runtime] = (Runtime.TORCH,),
 ) -> Published[ModelManifest]:
     """Puts a model into the store, unless it is there already.
 
     Weights become a delta of an earlier version where that pays, as `ModelFiles` says. `scratch` is
-    a local folder for what has to be converted or downloaded on the way. `precision` is an
-    embedder's, of which another one makes another version of the same files. Raises InvalidArgument
-    when the source is no model, Unavailable when it cannot be reached.
+    a local folder for what has to be converted or downloaded on the way. `precision` and `runtimes`
+    are an embedder's: another precision or runtime makes another version of the same files. Where
+    versions with several of the runtimes are there, that with the first one is taken; where none
+    is, the fastest one is, as `choose_runtime` measures it. Raises InvalidArgument when the source
+    is no model, Unavailable when it cannot be reached.
     """
     given_name = name or _name_of(kind, source)
-    with tempfile.TemporaryDirectory(dir=_made(scratch)) as downloads:
-        folder = _folder_of(kind, source, scratch, Path(downloads), note)
+    with tempfile.TemporaryDirectory(dir=_made(scratch)) as temporary:
+        downloads, made = _made(Path(temporary) / "source"), _made(Path(temporary) / "made")
+        folder = _folder_of(kind, source, scratch, downloads, note)
         if not (folder / "config.json").is_file():
             raise InvalidArgument(f"{source} is no Hugging Face folder: no config.json", str(kind))
         note(f"reading {given_name}")
-        # Not by its name: a model of one's own may have the name of any other, the starter's too.
-        manifest = _manifest(kind, given_name, folder, _files_of(folder), precision)
-        alike = catalog.find_model(manifest.version)
-        if alike is not None and not _serves_as(alike[0], manifest):
-            manifest = _under_its_own_name(manifest)
-            alike = catalog.find_model(manifest.version)
-        if alike is not None:
-            return Published(*alike, reused=True)
-        files = ModelFiles(catalog, cache, scratch).put(kind, folder, manifest.files, note)
-        manifest = manifest.model_copy(update={"files": files})
-        return catalog.publish_model(manifest)
+        plain = _manifest(kind, given_name, folder, precision)
+        manifests = {}
+        for runtime in runtimes:
+            # Not by its name: a model of one's own may have the name of any other.
+            manifests[runtime], stored = _looked_up(catalog, _computed_by(runtime, plain))
+            if stored is not None:
+                return Published(*stored, reused=True)
+        if tuple(runtimes) == (Runtime.TORCH,):
+            manifest = manifests[Runtime.TORCH]
+        else:
+            # Imported late, with PyTorch: only those who bring a new embedder need it.
+            from actors.models.encoders.runtime_choice import choose_runtime
+
+            choice = choose_runtime(folder, runtimes, made, note)
+            manifest = manifests[choice.runtime].model_copy(update={"trials": choice.trials})
+        model_files = ModelFiles(catalog, cache, scratch)
+        files = model_files.put(kind, folder, manifest.files, note)
+        if manifest.runtime is Runtime.OPENVINO:
+            files += model_files.put(kind, made, _files_of(made, unused=()), note)
+        return catalog.publish_model(manifest.model_copy(update={"files": files}))
+
+
+def _looked_up(
+    catalog: Catalog, asked: ModelManifest
+) -> tuple[ModelManifest, tuple[ModelManifest, ManifestRef] | None]:
+    """The manifest that is to be stored, and the stored one that serves as it, if there is one."""
+    stored = catalog.find_model(asked.version)
+    if stored is not None and not _serves_as(stored[0], asked):
+        asked = _under_its_own_name(asked)
+        stored = catalog.find_model(asked.version)
+    return asked, stored
 
 
 def _serves_as(stored: ModelManifest, asked: ModelManifest) -> bool:
@@ -97,7 +133,7 @@ def _under_its_own_name(manifest: ModelManifest) -> ModelManifest:
     return manifest.model_copy(update={"version": key.digest()[:16]})
 
 
-def _files_of(folder: Path) -> tuple[ArtifactFile, ...]:
+def _files_of(folder: Path, unused: tuple[str, ...] = _UNUSED) -> tuple[ArtifactFile, ...]:
     return tuple(
         ArtifactFile(
             path=path.relative_to(folder).as_posix(),
@@ -105,17 +141,12 @@ def _files_of(folder: Path) -> tuple[ArtifactFile, ...]:
             size_bytes=path.stat().st_size,
         )
         for path in regular_files(folder)
-        if not path.name.endswith(_UNUSED)
+        if not path.name.endswith(unused)
     )
 
 
-def _manifest(
-    kind: ModelKind,
-    name: str,
-    folder: Path,
-    files: tuple[ArtifactFile, ...],
-    precision: Precision,
-) -> ModelManifest:
+def _manifest(kind: ModelKind, name: str, folder: Path, precision: Precision) -> ModelManifest:
+    files = _files_of(folder)
     key: Record = _Fingerprint(files=tuple((f.path, f.sha256) for f in files))
     if precision is not Precision.FLOAT32:
         key = _PrecisionFingerprint(files=key, precision=precision)
@@ -135,6 +166,18 @@ def _manifest(
         files=files,
         dimension=dimension,
         precision=precision,
+    )
+
+
+def _computed_by(runtime: Runtime, plain: ModelManifest) -> ModelManifest:
+    """`plain` is that of PyTorch, whose fingerprint does not name it: versions from before there
+    was a choice stay.
+    """
+    if runtime is Runtime.TORCH:
+        return plain
+    fingerprint = _RuntimeFingerprint(model=plain.fingerprint, runtime=runtime).digest()
+    return plain.model_copy(
+        update={"runtime": runtime, "fingerprint": fingerprint, "version": fingerprint[:16]}
     )
 
 

@@ -69,7 +69,7 @@ class Bench:
 
     def first_windows(self, texts: Sequence[str]) -> Float32Array:
         """float32 [n, d]: each text's first window."""
-        return self.embedder.embed_tokens([w[0] for w in self.tokenizer.windows(texts)])
+        return self.embedder.embed_windows([w[0] for w in self.tokenizer.windows(texts)])
 
     def cut(self, name: str, judged: AskedSet) -> list[Sequence[object]]:
         queries = self.embedder.embed([asked.query for asked in judged.asked])
@@ -116,7 +116,7 @@ class Bench:
     def _scores(self, texts: Sequence[str], vectors: Float32Array) -> dict[str, Float32Array]:
         """float32 [queries, passages] for each way to read a long query, by name."""
         windows = self.tokenizer.windows(texts)
-        flat = self.embedder.embed_tokens([window for text in windows for window in text])
+        flat = self.embedder.embed_windows([window for text in windows for window in text])
         ends = np.cumsum([len(text) for text in windows])
         of_text = np.split(flat, ends[:-1])
         mean = np.stack([w.mean(axis=0) for w in of_text])

@@ -15,8 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from actors.builds.shard import ShardPlan, build_shard
-from actors.models.embedder import Embedder
-from actors.models.starter_models import starter_embedder_folder
+from actors.models.embedding_worker import open_embedder
 from actors.shards.faiss_index import faiss
 from actors.shards.index import ShardIndex
 from bench.data import Question, paragraph_of, read_xquad
@@ -66,7 +65,7 @@ def measure(plan: Plan) -> QualityReport:
             if corpus != _FIRST:
                 region.add_vectors(corpus, stored)
         region.serve()
-        asked = _Asked(questions=data.questions, vectors=_embedded(data.questions))
+        asked = _Asked(questions=data.questions, vectors=_embedded(region, data.questions))
         rows = [_row(region, _FIRST, asked, by_text=True)]
         rows += [_row(region, corpus, asked, by_text=False) for corpus in (*flat, _GRAPH)]
     return QualityReport(
@@ -79,8 +78,8 @@ def measure(plan: Plan) -> QualityReport:
     )
 
 
-def _embedded(questions: Sequence[Question]) -> Float32Array:
-    embedder = Embedder(starter_embedder_folder(), num_threads=1)
+def _embedded(region: BenchRegion, questions: Sequence[Question]) -> Float32Array:
+    embedder = open_embedder(region.embedder(), region.installation.cache)
     texts = [question.text for question in questions]
     batches = [texts[start : start + _BATCH] for start in range(0, len(texts), _BATCH)]
     return np.concatenate([embedder.embed(batch) for batch in batches])

@@ -174,9 +174,37 @@ class Precision(StrEnum):
     """
 
 
+class Runtime(StrEnum):
+    """The library that computes an embedder's vectors. Those of two libraries differ in their last
+    bits, so the runtime belongs to the model version, not to the machine.
+    """
+
+    TORCH = "torch"
+    """computes every model"""
+    OPENVINO = "openvino"
+    """computes a graph that is made when the model is stored"""
+
+
+class RuntimeTrial(Record):
+    """What was measured of one runtime when an embedder was stored, on one thread."""
+
+    runtime: Runtime
+    question_ms: float
+    """Milliseconds for a question of one sentence."""
+    passages_per_s: float
+    """Passages of a hundred tokens or so in a second."""
+    cosine_min: float
+    """Least cosine between a vector and that of PyTorch in float32."""
+
+
+# These are left out of manifests and fingerprints, so that the models from before there was a
+# choice keep theirs.
 def _is_float32(value: object) -> bool:
-    # Left out, so that the fingerprints of models from before there was a choice stay as they are.
     return value is Precision.FLOAT32
+
+
+def _is_torch(value: object) -> bool:
+    return value is Runtime.TORCH
 
 
 class ModelManifest(Record):
@@ -190,14 +218,28 @@ class ModelManifest(Record):
     files and that version, of the hash of name, kind and fingerprint.
     """
     fingerprint: Sha256
-    """Hash over the paths and hashes of the files, and an embedder's precision: two folders with
-    equal content that are computed alike have equal fingerprints.
+    """Hash over the paths and hashes of the source's files, and an embedder's precision and
+    runtime: two folders with equal content that are computed alike have equal fingerprints.
     """
     files: tuple[ArtifactFile, ...]
+    """Files of the source, and those that the runtime needs besides."""
     dimension: int | None = None
     """Length of an embedder's vectors; None for a generator."""
     precision: Precision = Field(default=Precision.FLOAT32, exclude_if=_is_float32)
     """Precision of an embedder; it means nothing for a generator."""
+    runtime: Runtime = Field(default=Runtime.TORCH, exclude_if=_is_torch)
+    """Runtime of an embedder, PyTorch in older manifests; it means nothing for a generator."""
+    trials: tuple[RuntimeTrial, ...] = Field(default=(), exclude_if=_is_empty)
+    """Runtimes of which this one was taken, as measured; empty where none was measured."""
+
+    @property
+    def run_files(self) -> tuple[ArtifactFile, ...]:
+        """The files that the model runs from. Where it runs without PyTorch, the weights of the
+        source are only kept for other runtimes.
+        """
+        if self.runtime is Runtime.TORCH:
+            return self.files
+        return tuple(file for file in self.files if not file.path.endswith(".safetensors"))
 
 
 Manifest = CorpusManifest | IndexManifest | ModelManifest

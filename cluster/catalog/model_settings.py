@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from cluster.catalog.manifests import Precision
+from cluster.catalog.manifests import Precision, Runtime
 from cluster.records import Record
 from cluster.shards.placement import SURVIVORS
 
@@ -25,11 +25,30 @@ class EmbedderSettings(Record):
     """Numbers that the embedder computes in; they are part of the model version. `bfloat16` needs
     processors with AVX512_BF16 in every region and for every build.
     """
-    replicas: Annotated[int, Field(ge=1)] | None = None
-    """Actors that embed queries, with one thread each. `null`: one, or two if the region has
-    several machines, so that a lost machine leaves one. A batch of texts is divided among all of
-    them. Even with one actor, a batch does not delay other texts.
+    runtime: Runtime | None = None
+    """Library that computes the vectors, which is part of the model version. `null`: that of the
+    version in the store, or else the fastest one on the machine that stores the model.
     """
+    replicas: Annotated[int, Field(ge=1)] | None = None
+    """Actors that embed queries, each on all cores of its machine. `null`: one, or two if the
+    region has several machines, so that a lost machine leaves one. A batch of texts is divided
+    among all of them. Even with one actor, a batch does not delay other texts.
+    """
+
+    @model_validator(mode="after")
+    def _check_runtime(self) -> Self:
+        if self.precision is Precision.BFLOAT16 and self.runtime is Runtime.OPENVINO:
+            raise ValueError("only torch computes in bfloat16: leave embedder.runtime out")
+        return self
+
+    @property
+    def runtimes(self) -> tuple[Runtime, ...]:
+        """The runtimes that the model may have, in the order in which versions are looked for."""
+        if self.runtime is not None:
+            return (self.runtime,)
+        if self.precision is Precision.BFLOAT16:
+            return (Runtime.TORCH,)
+        return (Runtime.OPENVINO, Runtime.TORCH)
 
     def count(self, machines: int) -> int:
         """Number of replicas that should run on so many machines."""

@@ -45,6 +45,7 @@ class EmbedderTokenizer:
         """Tokens of a text that the model reads at once, without the special ones."""
         if self.tokens_max < 1:
             raise InvalidArgument(f"reads no more than {max_seq_length} tokens", "embedder")
+        self.vocabulary_size = tokenizer.get_vocab_size()
         self._counting = tokenizer
         self._cutting = Tokenizer.from_str(tokenizer.to_str())
         self._cutting.enable_truncation(

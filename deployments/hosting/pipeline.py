@@ -18,7 +18,6 @@ from cluster.catalog.manifests import (
     ManifestRef,
     ModelKind,
     ModelManifest,
-    Precision,
 )
 from cluster.catalog.model_files import delta_note
 from cluster.catalog.model_settings import STARTER
@@ -38,10 +37,23 @@ from deployments.terminal import REUSED, err, share, table
 def store_embedder(
     installation: Installation, progress: Progress = UNSEEN
 ) -> Published[ModelManifest]:
+    """Prints what was measured where the settings leave the runtime to this step."""
     settings = installation.settings.embedder
-    return _store_model(
-        installation, ModelKind.EMBEDDER, settings.source, None, progress, settings.precision
+    model = publish_model(
+        installation.catalog,
+        installation.cache,
+        kind=ModelKind.EMBEDDER,
+        source=settings.source,
+        name=None,
+        scratch=installation.scratch_folder,
+        note=progress.note,
+        precision=settings.precision,
+        runtimes=settings.runtimes,
     )
+    _note_model(model, progress)
+    if model.manifest.trials and not model.reused:
+        err.print(_trials_table(model.manifest))
+    return model
 
 
 def store_generator(
@@ -52,7 +64,17 @@ def store_generator(
     if settings.source is None:
         progress.note("none: search only")
         return None
-    return _store_model(installation, ModelKind.GENERATOR, settings.source, settings.name, progress)
+    model = publish_model(
+        installation.catalog,
+        installation.cache,
+        kind=ModelKind.GENERATOR,
+        source=settings.source,
+        name=settings.name,
+        scratch=installation.scratch_folder,
+        note=progress.note,
+    )
+    _note_model(model, progress)
+    return model
 
 
 def ingest_documents(
@@ -238,26 +260,26 @@ def _searched_with(parameters: IndexParameters) -> str:
             return f"nprobe {parameters.nprobe}"
 
 
-def _store_model(
-    installation: Installation,
-    kind: ModelKind,
-    source: str,
-    name: str | None,
-    progress: Progress,
-    precision: Precision = Precision.FLOAT32,
-) -> Published[ModelManifest]:
-    model = publish_model(
-        installation.catalog,
-        installation.cache,
-        kind=kind,
-        source=source,
-        name=name,
-        scratch=installation.scratch_folder,
-        note=progress.note,
-        precision=precision,
-    )
+def _note_model(model: Published[ModelManifest], progress: Progress) -> None:
     manifest = model.manifest
     delta = delta_note(manifest.files)
     stored = manifest.name if delta is None else f"{manifest.name}: {delta}"
     progress.note(REUSED if model.reused else stored)
-    return model
+
+
+def _trials_table(model: ModelManifest) -> Table:
+    rows = [
+        (
+            trial.runtime,
+            f"{trial.question_ms:.1f}",
+            f"{trial.passages_per_s:,.1f}",
+            f"{trial.cosine_min:.7f}",
+            "✓" if trial.runtime is model.runtime else "",
+        )
+        for trial in model.trials
+    ]
+    return table(
+        f"{model.name} on one core, with vectors as PyTorch makes them",
+        ("runtime", "ms a question", "passages/s", "least cosine", "taken"),
+        rows,
+    )

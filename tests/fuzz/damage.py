@@ -12,7 +12,15 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pyarrow as pa
 
-from tests.support.values.office_files import mail, pdf, slides, word, workbook
+from tests.support.values.office_files import (
+    book,
+    mail,
+    open_document,
+    pdf,
+    slides,
+    word,
+    workbook,
+)
 from tests.support.values.source_files import arrow, npy, parquet
 
 _ROWS = pa.table(
@@ -27,6 +35,16 @@ _SHEET = [["Name", "Phone"], ["Anna", 12], ["Bob", 2.5]]
 _PAGE = (
     b"<!doctype html><html><head><meta charset=utf-8><title>Page</title></head>"
     b"<body><h1>One</h1><p>Two <b>three</b><table><tr><td>1<td>2</table><pre>a\n b</pre></body>"
+)
+
+_ODF_ROWS = (
+    '<table:table-row table:number-rows-repeated="2"><table:table-cell><text:p>One</text:p>'
+    '</table:table-cell><table:table-cell office:value-type="float"><text:p>2</text:p>'
+    "</table:table-cell></table:table-row>"
+)
+_ODF_TEXT = (
+    '<text:h text:outline-level="2">One</text:h><text:p>Two<text:s text:c="3"/></text:p>'
+    f"<table:table>{_ODF_ROWS}</table:table>"
 )
 
 SAMPLES: Mapping[str, Callable[[], bytes]] = {
@@ -46,12 +64,16 @@ SAMPLES: Mapping[str, Callable[[], bytes]] = {
     ".docx": lambda: word(title="One", author="Two"),
     ".pptx": lambda: slides("One", notes="Two"),
     ".xlsx": lambda: workbook(One=_SHEET, Two=[[1, None, True]]),
-    ".eml": lambda: mail(html="<p>One", attachment="two.pdf"),
+    ".odt": lambda: open_document("text", _ODF_TEXT, title="Three"),
+    ".odp": lambda: open_document("presentation", f"<draw:page>{_ODF_TEXT}</draw:page>"),
+    ".ods": lambda: open_document("spreadsheet", f"<table:table>{_ODF_ROWS}</table:table>"),
+    ".epub": lambda: book("<h1>One</h1><p>Two", _PAGE.decode(), title="Three"),
+    ".eml": lambda: mail(html="<p>One", attachments={"two.pdf": pdf("Two"), "three.txt": b"Three"}),
     ".mbox": lambda: b"From anna\n" + mail() + b"\nFrom bob\n" + mail("Re", ">From me"),
 }
 """By extension."""
 
-_PACKAGES = (".docx", ".pptx", ".xlsx")
+_PACKAGES = (".docx", ".pptx", ".xlsx", ".odt", ".odp", ".ods", ".epub")
 _DAMAGES_MAX = 4
 _NUMBERS = (b"-1", b"0", b"65536", b"4294967295", b"99999999999999999999", b"1e999")
 

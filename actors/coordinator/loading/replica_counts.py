@@ -18,7 +18,7 @@ from pydantic import Field
 
 from cluster.balance.replica_scaling import ReplicaLoad, ReplicaScaler
 from cluster.catalog.corpus_settings import REPLICAS_MAX
-from cluster.clock import Deadline
+from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.config import Settings
 from cluster.errors import Conflict, InvalidArgument, RaygionError
 from cluster.logs.events import EventLog
@@ -52,9 +52,16 @@ class _LatestEntry:
 class ReplicaCounts:
     """Thread-safe. Nothing waits for the store but the very first count, and `ask_for`."""
 
-    def __init__(self, settings: Settings, store: ObjectStore, region: str) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        store: ObjectStore,
+        region: str,
+        *,
+        sleep: Callable[[float], None] = SYSTEM_CLOCK.sleep,
+    ) -> None:
         self._settings = settings
-        self._log = NumberedLog(store, f"regions/{region}/replicas")
+        self._log = NumberedLog(store, f"regions/{region}/replicas", sleep=sleep)
         self._latest_entry: _LatestEntry | None = None
         """Never forgotten, only replaced by a newer one: it is read without the lock."""
         self._scalers: dict[str, ReplicaScaler] = {}

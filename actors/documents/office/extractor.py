@@ -7,6 +7,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from typing import Any, BinaryIO
 from actors.documents.office import worker
 from actors.documents.office.worker import Limits
 from actors.documents.source_formats import SourceFormat
-from actors.documents.source_rows import Row
+from actors.documents.source_rows import HOLDS_NO_TEXT, Row
 from cluster.documents.documents import DocumentOrigin
 from cluster.errors import InvalidArgument
 
@@ -28,11 +29,16 @@ OFFICE_FORMATS: Mapping[SourceFormat, str] = {
     SourceFormat.DOCX: "docx",
     SourceFormat.PPTX: "pptx",
     SourceFormat.XLSX: "openpyxl",
+    SourceFormat.ODT: "lxml",
+    SourceFormat.ODP: "lxml",
+    SourceFormat.ODS: "lxml",
+    SourceFormat.EPUB: "lxml",
     SourceFormat.EML: "email",
     SourceFormat.MBOX: "email",
 }
 """The formats that are read here, and the module that reads each."""
 _LIMITS = Limits()
+_SECTION = re.compile("(?:^|#)(attachment|chapter|message|page|sheet|slide)=")
 
 
 class Extractor:
@@ -56,8 +62,8 @@ class Extractor:
             self._ended(self._process)
 
     def rows(self, file: BinaryIO, format: SourceFormat, path: str, name: str) -> Iterator[Row]:
-        """A row for each page, slide, sheet or message of an open file, or one for the file; None
-        in place of one without text.
+        """A row for each page, slide, sheet, chapter, message or attachment of an open file, or
+        one for the file; of one that is left out, the reason.
 
         `name` names the file in errors, `path` is the beginning of the ids. Raises InvalidArgument,
         naming the file, where it cannot be read, or what reads it is not installed.
@@ -88,7 +94,7 @@ class Extractor:
         except BrokenPipeError:
             reply = b""
         if not reply.endswith(b"\n"):
-            raise InvalidArgument(f"{name}: {self._why(self._ended(process))}")
+            raise InvalidArgument(f"{name}: {self._why(self._ended(process), len(data))}")
         answer: dict[str, Any] = json.loads(reply)
         return answer
 
@@ -104,9 +110,10 @@ class Extractor:
                     continue
         return process.returncode
 
-    def _why(self, exit_status: int) -> str:
+    def _why(self, exit_status: int, size_bytes: int) -> str:
         if exit_status == -signal.SIGXCPU:
-            return f"takes more than {self._limits.cpu_s} s of processor time to be read"
+            cpu_s = self._limits.cpu_s_for(size_bytes)
+            return f"takes more than {cpu_s} s of processor time to be read"
         return (
             f"cannot be read: what reads it ended with status {exit_status}; it may take no more "
             f"than {self._limits.memory_bytes} bytes of memory"
@@ -128,11 +135,14 @@ def _started(limits: Limits) -> subprocess.Popen[bytes]:
 
 def _row(piece: Mapping[str, Any], path: str, name: str) -> Row:
     part = piece["name"]
-    origin = DocumentOrigin(source=name, section=part.replace("=", " ", 1) or None)
+    section = _SECTION.sub(r", \1 ", part).removeprefix(", ")
+    origin = DocumentOrigin(source=name, section=section or None)
     if piece["error"] is not None:
         return InvalidArgument(f"{origin}: {piece['error']}"), origin
+    if piece["left_out"] is not None:
+        return piece["left_out"], origin
     if not piece["text"].strip():
-        return None, origin
+        return HOLDS_NO_TEXT, origin
     metadata = {"source": path, "title": path.rpartition("/")[2], **piece["metadata"]}
     id = f"{path}#{part}" if part else path
     return {"id": id, "text": piece["text"], "metadata": metadata}, origin

@@ -34,6 +34,8 @@ class Piece:
     """Name within the file, such as `page=3`; empty for a whole file."""
     error: str | None = None
     """The reason why this piece cannot be read, though others of the file can."""
+    left_out: str | None = None
+    """The reason why this piece is not read, which is no error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,10 +63,10 @@ class Properties:
     def metadata(self) -> dict[str, MetadataValue]:
         """The properties that the file has."""
         found = {
-            "title": _one_line(self.title),
-            "author": _one_line(self.author),
-            "subject": _one_line(self.subject),
-            "attachments": _one_line(self.attachments),
+            "title": one_line(self.title),
+            "author": one_line(self.author),
+            "subject": one_line(self.subject),
+            "attachments": one_line(self.attachments),
             "date": _iso_utc(self.changed_at) if isinstance(self.changed_at, datetime) else "",
         }
         return {name: text for name, text in found.items() if text}
@@ -119,6 +121,7 @@ def check_count(count: int, what: str) -> None:
         raise InvalidArgument(f"has more than {PIECES_MAX} {what}; divide it into several files")
 
 
-def _one_line(value: object) -> str:
+def one_line(value: object) -> str:
+    """The text without the characters that are no text, and cut; empty for what is no text."""
     text = _NOT_TEXT.sub("", value) if isinstance(value, str) else ""
     return " ".join(text.split())[:_PROPERTY_CHARS_MAX]

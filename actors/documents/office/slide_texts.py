@@ -6,8 +6,9 @@ import io
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import pptx
 from pptx.enum.shapes import PP_PLACEHOLDER
+from pptx.package import Package
+from pptx.parts.presentation import PresentationPart
 
 from actors.documents.office.pieces import (
     Piece,
@@ -17,13 +18,18 @@ from actors.documents.office.pieces import (
     clean,
     table_row,
 )
+from cluster.errors import InvalidArgument
 
 _ON_EVERY_SLIDE = (PP_PLACEHOLDER.DATE, PP_PLACEHOLDER.FOOTER, PP_PLACEHOLDER.SLIDE_NUMBER)
 
 
 def slide_texts(data: bytes) -> Iterator[Piece]:
     check_package(data)
-    presentation: Any = pptx.Presentation(io.BytesIO(data))
+    # As `pptx.Presentation` does it, which refuses slide shows.
+    part: Any = Package.open(io.BytesIO(data)).main_document_part
+    if not isinstance(part, PresentationPart):
+        raise InvalidArgument("is no PowerPoint file, though it is a file of Office")
+    presentation: Any = part.presentation
     check_count(len(presentation.slides), "slides")
     known = presentation.core_properties
     properties = Properties.of_package(known, known.author).metadata()

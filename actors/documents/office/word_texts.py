@@ -10,13 +10,18 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import docx
+from docx.opc.part import PartFactory
 from docx.oxml.ns import qn
+from docx.package import Package
+from docx.parts.document import DocumentPart
 
 from actors.documents.office.pieces import Piece, Properties, check_package, clean, table_row
+from cluster.errors import InvalidArgument
 
 _PARAGRAPH, _TABLE, _ROW, _CELL = qn("w:p"), qn("w:tbl"), qn("w:tr"), qn("w:tc")
-_TEXT, _STYLE, _NUMBERED = qn("w:t"), qn("w:pStyle"), qn("w:numPr")
+_STYLE, _NUMBERED = qn("w:pStyle"), qn("w:numPr")
+_TEXTS = frozenset({qn("w:t"), qn("m:t")})
+"""Those of formulas, too."""
 _SPACES = {qn("w:tab"): "\t", qn("w:br"): "\n", qn("w:cr"): "\n", qn("w:noBreakHyphen"): "-"}
 _TEXT_BOX = qn("w:txbxContent")
 _UNREAD = frozenset(
@@ -24,12 +29,17 @@ _UNREAD = frozenset(
     # Stands beside the same content in a newer form.
     | {"{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback"}
 )
+# Files with macros differ in this alone.
+PartFactory.part_type_for["application/vnd.ms-word.document.macroEnabled.main+xml"] = DocumentPart
 _HEADING = re.compile(r"heading ([1-6])", re.IGNORECASE)
 
 
 def word_texts(data: bytes) -> Iterator[Piece]:
     check_package(data)
-    document: Any = docx.Document(io.BytesIO(data))
+    part: Any = Package.open(io.BytesIO(data)).main_document_part
+    if not isinstance(part, DocumentPart):
+        raise InvalidArgument("is no Word file, though it is a file of Office")
+    document: Any = part.document
     known = document.core_properties
     styles = {style.style_id: style.name or "" for style in document.styles}
     blocks = list(_blocks(document.element.body, styles))
@@ -74,7 +84,7 @@ def _inner(parent: Any, tag: str) -> Iterator[Any]:
 def _characters(parent: Any, boxes: list[Any]) -> Iterator[str]:
     """Those of a paragraph; the text boxes in it are put into `boxes`."""
     for element in parent.iterchildren(tag="*"):
-        if element.tag == _TEXT:
+        if element.tag in _TEXTS:
             yield element.text or ""
         elif element.tag in _SPACES:
             yield _SPACES[element.tag]

@@ -13,11 +13,12 @@ import json
 import os
 import resource
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from actors.documents.office.pieces import Piece
+from actors.documents.office.readers import Reader, reader_of
 from actors.documents.source_formats import SourceFormat
 from cluster.errors import InvalidArgument
 
@@ -29,8 +30,12 @@ _CHARS_SHOWN = 200
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     cpu_s: int = 120
-    """Seconds of processor time for a file."""
+    """Seconds of processor time for a file, beside a second for each MiB of it."""
     memory_bytes: int = 2 * 2**30
+
+    def cpu_s_for(self, size_bytes: int) -> int:
+        """Seconds of processor time for a file of that size."""
+        return self.cpu_s + size_bytes // 2**20
 
 
 def main(limits: Limits) -> None:
@@ -42,7 +47,7 @@ def main(limits: Limits) -> None:
     while header := sys.stdin.buffer.readline():
         request = json.loads(header)
         data = sys.stdin.buffer.read(request["size_bytes"])
-        _allow_cpu_s(limits.cpu_s)
+        _allow_cpu_s(limits.cpu_s_for(len(data)))
         replies.write(json.dumps(_reply(SourceFormat(request["format"]), data)).encode() + b"\n")
         replies.flush()
 
@@ -76,35 +81,13 @@ def _bounded(pieces: Iterator[Piece]) -> Iterator[Piece]:
         yield piece
 
 
-def _reader(format: SourceFormat) -> Callable[[bytes], Iterator[Piece]]:
-    # Each kind needs a library that may not be installed, or takes its time to be imported.
-    match format:
-        case SourceFormat.PDF:
-            from actors.documents.office.pdf_pages import pdf_pages
+def _reader(format: SourceFormat) -> Reader:
+    if format not in (SourceFormat.EML, SourceFormat.MBOX):
+        return reader_of(format)
+    # It takes its time to be imported.
+    from actors.documents.office.mail_texts import mail_texts, mailbox_texts
 
-            return pdf_pages
-        case SourceFormat.DOCX:
-            from actors.documents.office.word_texts import word_texts
-
-            return word_texts
-        case SourceFormat.PPTX:
-            from actors.documents.office.slide_texts import slide_texts
-
-            return slide_texts
-        case SourceFormat.XLSX:
-            from actors.documents.office.sheet_texts import sheet_texts
-
-            return sheet_texts
-        case SourceFormat.EML:
-            from actors.documents.office.mail_texts import mail_text
-
-            return mail_text
-        case SourceFormat.MBOX:
-            from actors.documents.office.mail_texts import mailbox_texts
-
-            return mailbox_texts
-        case _:
-            raise AssertionError(format)
+    return mail_texts if format is SourceFormat.EML else mailbox_texts
 
 
 if __name__ == "__main__":

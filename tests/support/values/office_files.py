@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Mapping, Sequence
 from email.message import EmailMessage
 from typing import Any
 
@@ -81,19 +82,81 @@ def workbook(**sheets: Sequence[Sequence[object]]) -> bytes:
     return saved(book)
 
 
-def mail(subject: str = "Boiler", body: str = "The key is in the kitchen.", **more: str) -> bytes:
+def packed(files: Mapping[str, str | bytes]) -> bytes:
+    """A package of files by name."""
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as package:
+        for name, content in files.items():
+            package.writestr(name, content)
+    return sink.getvalue()
+
+
+_ODF_NAMES = " ".join(
+    f'xmlns:{name}="urn:oasis:names:tc:opendocument:xmlns:{of or name}:1.0"'
+    for name, of in {
+        **dict.fromkeys(("office", "text", "table", "meta", "presentation"), ""),
+        "draw": "drawing",
+    }.items()
+)
+
+
+def open_document(kind: str, body: str, **meta: str) -> bytes:
+    """An OpenDocument file of the kind `text`, `presentation` or `spreadsheet`."""
+    known = "".join(f"<dc:{name}>{value}</dc:{name}>" for name, value in meta.items())
+    purl = 'xmlns:dc="http://purl.org/dc/elements/1.1/"'
+    inner = f"<office:{kind}>{body}</office:{kind}>"
+    return packed(
+        {
+            "mimetype": f"application/vnd.oasis.opendocument.{kind}",
+            "META-INF/manifest.xml": "<manifest/>",
+            "content.xml": f"<office:document-content {_ODF_NAMES}><office:body>{inner}"
+            "</office:body></office:document-content>",
+            "meta.xml": f"<office:document-meta {_ODF_NAMES} {purl}><office:meta>{known}"
+            "</office:meta></office:document-meta>",
+        }
+    )
+
+
+def book(*chapters: str, title: str = "") -> bytes:
+    """An EPUB file."""
+    items = "".join(f'<item id="c{n}" href="c%20{n}.xhtml"/>' for n in range(len(chapters)))
+    order = "".join(f'<itemref idref="c{n}"/>' for n in range(len(chapters)))
+    return packed(
+        {
+            "mimetype": "application/epub+zip",
+            "META-INF/container.xml": '<container xmlns="urn:oasis:names:tc:opendocument:xmlns:'
+            'container"><rootfiles><rootfile full-path="OEBPS/a.opf"/></rootfiles></container>',
+            "OEBPS/a.opf": '<package xmlns="http://www.idpf.org/2007/opf" '
+            'xmlns:dc="http://purl.org/dc/elements/1.1/"><metadata>'
+            f"<dc:title>{title}</dc:title></metadata><manifest>{items}</manifest>"
+            f"<spine>{order}</spine></package>",
+            **{f"OEBPS/c {n}.xhtml": page for n, page in enumerate(chapters)},
+        }
+    )
+
+
+def mail(
+    subject: str = "Boiler",
+    body: str = "The key is in the kitchen.",
+    *,
+    html: str = "",
+    attachments: Mapping[str, bytes | EmailMessage] = {},
+) -> bytes:
     message = EmailMessage()
     message["From"] = "Anna <anna@example.org>"
     message["To"] = "all@example.org"
     message["Date"] = "Wed, 01 May 2024 12:30:00 +0200"
     message["Subject"] = subject
     message.set_content(body)
-    if "html" in more:
-        message.add_alternative(more["html"], subtype="html")
-    if "attachment" in more:
-        message.add_attachment(
-            b"%PDF", maintype="application", subtype="pdf", filename=more["attachment"]
-        )
+    if html:
+        message.add_alternative(html, subtype="html")
+    for name, data in attachments.items():
+        if isinstance(data, EmailMessage):
+            message.add_attachment(data)
+        else:
+            message.add_attachment(
+                data, maintype="application", subtype="octet-stream", filename=name
+            )
     return bytes(message)
 
 

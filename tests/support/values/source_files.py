@@ -23,7 +23,7 @@ def read(data: bytes, path: str) -> list[Document]:
     for row, place in read_rows(io.BytesIO(data), format, path, path):
         if isinstance(row, InvalidArgument):
             raise row
-        assert row is not None
+        assert not isinstance(row, str)
         documents.append(parse_document(row, place))
     return documents
 

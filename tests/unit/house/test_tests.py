@@ -38,6 +38,9 @@ NUMBERS = {
 }
 """Numbers of the product that tests change, with the reasons why none of them is a parameter."""
 
+ID_MAX = 320
+"""Characters of the id of a test, its parameters included."""
+
 
 def trees() -> Iterator[tuple[str, ast.Module]]:
     for path in TESTS.rglob("*.py"):
@@ -158,3 +161,11 @@ def test_no_two_test_files_have_one_name() -> None:
     """pytest imports them by it, and collects none of them where two have the same."""
     names = Counter(path.name for path in TESTS.rglob("test_*.py"))
     assert [name for name, number in names.items() if number > 1] == []
+
+
+def test_no_id_is_made_of_content(request: pytest.FixtureRequest) -> None:
+    """The processes that share the tests must find the same ids, and bytes of a file may hold the
+    time at which the file was made.
+    """
+    ids = [item.nodeid for item in request.session.items]
+    assert [test_id[:ID_MAX] for test_id in ids if len(test_id) > ID_MAX] == []

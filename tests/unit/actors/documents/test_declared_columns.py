@@ -51,7 +51,8 @@ def test_cells_of_csv_files_stay_as_they_are_written(folder: Path) -> None:
     with pytest.raises(InvalidArgument) as caught:
         values(folder, "price=float", "zip=string", field="price")
     assert str(caught.value).endswith(
-        "b.csv, row 2: '9 EUR' cannot be read as the declared type float without loss"
+        "b.csv, row 2: '9 EUR' cannot be read as the declared type float without loss "
+        "(to go on without what is wrong: --skip-errors)"
     )
     assert caught.value.field == "metadata.price"
 

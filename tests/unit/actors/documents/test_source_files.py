@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import functools
 import gzip
 import os
 import pickle
+import threading
 import zipfile
 from collections.abc import Iterator, Mapping
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -25,7 +28,16 @@ def content(file: SourceFile) -> bytes:
 
 
 def test_folders_are_searched_and_what_is_left_out_is_counted(tmp_path: Path) -> None:
-    for name in ("b.md", "a/c.txt", "a/.hidden.txt", ".git/x.md", "a/p.png", "q.png", "LICENSE"):
+    for name in (
+        "b.md",
+        "a/c.txt",
+        "a/.hidden.txt",
+        ".git/x.md",
+        "a/p.png",
+        "q.png",
+        "~$c.docx",
+        "LICENSE",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
     (tmp_path / "rows.jsonl.gz").write_bytes(gzip.compress(b"{}"))
@@ -35,20 +47,23 @@ def test_folders_are_searched_and_what_is_left_out_is_counted(tmp_path: Path) ->
     assert listing.files[0].size_bytes == 7
     assert all(file.is_local for file in listing.files)
     assert {found.reason: (found.count, found.examples) for found in listing.left_out} == {
-        "is hidden": (2, (f"{tmp_path}/.git/x.md", f"{tmp_path}/a/.hidden.txt")),
+        "is hidden": (
+            3,
+            (f"{tmp_path}/.git/x.md", f"{tmp_path}/a/.hidden.txt", f"{tmp_path}/~$c.docx"),
+        ),
         "is of a kind that is not read (.png)": (2, (f"{tmp_path}/a/p.png", f"{tmp_path}/q.png")),
         "is of a kind that is not read (no extension)": (1, (f"{tmp_path}/LICENSE",)),
     }
 
 
 def test_names_are_shown_without_what_a_terminal_would_obey(tmp_path: Path) -> None:
-    for name in (b"a\x1b[2J.md", b"b\nc.md", b"caf\xe9.md", "é.md".encode(), b"\xff.odt"):
+    for name in (b"a\x1b[2J.md", b"b\nc.md", b"caf\xe9.md", "é.md".encode(), b"\xff.rtf"):
         (Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))).write_text("# A")
     listing = find_source_files([str(tmp_path)])
     names = [file.name.removeprefix(f"{tmp_path}/") for file in listing.files]
     assert names == ["a\\x1b[2J.md", "b\\nc.md", "caf\\udce9.md", "é.md"]
     assert [content(file) for file in listing.files] == [b"# A"] * 4
-    assert listing.left_out[0].examples == (f"{tmp_path}/\\udcff.odt",)
+    assert listing.left_out[0].examples == (f"{tmp_path}/\\udcff.rtf",)
 
 
 def test_a_folder_that_may_not_be_looked_into_is_told(
@@ -178,6 +193,19 @@ def test_files_inside_of_an_archive_are_read(tmp_path: Path) -> None:
     assert content(pickle.loads(pickle.dumps(file))) == b"# A"
 
 
+def test_a_page_of_the_web_is_named_without_the_query_of_its_url(tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text("# A")
+    (tmp_path / "b.md").write_text("# B")
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        (file,) = find_source_files([f"{url}/a.md?version=2#top"]).files
+        assert (file.path, content(file)) == ("a.md", b"# A")
+        assert [file.path for file in find_source_files([url]).files] == ["a.md", "b.md"]
+        server.shutdown()
+
+
 def test_an_archive_that_unpacks_to_far_more_than_it_has_is_refused(tmp_path: Path) -> None:
     line = b'{"id": "a", "text": "A text that comes again and again."}\n'
     beyond = UNPACKED_BYTES_FREE + 1
@@ -238,7 +266,9 @@ def test_a_relative_path_means_the_same_in_another_process(
     [
         ("nowhere", "does not exist$"),
         ("memory://nowhere", "does not exist, or cannot be reached"),
-        ("photo.png", "of no kind that can be read"),
+        ("photo.png", r"photo.png is of a kind that is not read \(.png\); these are read: .jsonl"),
+        ("docs.tar.gz", r"is not read \(.tar.gz\); unpack it; these are read"),
+        ("old.doc", r"is not read \(.doc\); save it as .docx or .pdf; these are"),
         ("empty", "holds no file"),
         ("nosuch://x", "cannot be opened"),
         ("", "is empty"),
@@ -248,7 +278,8 @@ def test_a_source_that_cannot_be_read_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, said: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "photo.png").write_bytes(b"")
+    for name in ("photo.png", "old.doc", "docs.tar.gz"):
+        (tmp_path / name).write_bytes(b"")
     (tmp_path / "empty").mkdir()
     with pytest.raises(InvalidArgument, match=said) as caught:
         find_source_files([source])

@@ -7,8 +7,8 @@ import contextlib
 
 import pytest
 
-from actors.documents.html_text import html_text
-from actors.documents.markdown_title import markdown_title
+from actors.documents.texts.html_text import html_text
+from actors.documents.texts.markdown_title import markdown_title
 from cluster.errors import InvalidArgument
 from tests.support.values.source_files import read, refusal
 
@@ -89,6 +89,32 @@ def test_broken_html_is_read_as_far_as_it_goes(page: str, text: str, title: str 
     ],
 )
 def test_html_is_laid_out_as_browsers_show_it(page: str, text: str) -> None:
+    assert html_text(page)[0] == text
+
+
+@pytest.mark.parametrize(
+    ("page", "text"),
+    [
+        ("All of it<nav><ul><li>Home<li>Jobs</ul></nav>b", "All of it\n\nb"),
+        (
+            "<body><header><h1>T</h1></header><p>All of it</p><footer>(c) 2024</footer>",
+            "T\n\nAll of it",
+        ),
+        ("<main><p>a</p><footer>By Anna</footer></main><footer>(c)</footer>", "a\n\nBy Anna"),
+        (
+            "<nav><a>Home</a> <a>Jobs</a></nav><footer>Open daily</footer>",
+            "Home Jobs\n\nOpen daily",
+        ),
+        ("<nav><div>Home</nav><p>All that is told here.", "Home\n\nAll that is told here."),
+        ("<p>a<p hidden>b<p>c", "a\n\nc"),
+        ("<div hidden>b<div>c</div>d</div>e", "e"),
+        ("a<span style='color: red; Display : none'>b</span>c", "ac"),
+        ("a<div hidden=until-found>b</div>", "a\n\nb"),
+        ("<dialog>Cookies?</dialog>All of it<dialog open>b</dialog>", "All of it\n\nb"),
+        ("<title>T</title><div hidden><svg><p>b</p></svg>c</div>d", "d"),
+    ],
+)
+def test_what_people_do_not_read_on_a_page_is_left_out(page: str, text: str) -> None:
     assert html_text(page)[0] == text
 
 

@@ -12,13 +12,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.models import embedder as embedder_module
-from actors.models.embedder import Embedder, computes_bfloat16
+from actors.models.embedder import Embedder
 from actors.models.embedding_worker import EmbeddingWorker
+from actors.models.encoders import torch_encoder
+from actors.models.encoders.openvino_encoder import write_graph
+from actors.models.encoders.torch_encoder import SentenceModel, computes_bfloat16
 from actors.models.publishing import publish_model
 from actors.models.starter_models import starter_embedder_folder
 from cluster.catalog.catalog import Catalog
-from cluster.catalog.manifests import ModelKind, ModelManifest, Precision
+from cluster.catalog.manifests import ModelKind, ModelManifest, Precision, Runtime
 from cluster.errors import InvalidArgument
 from cluster.store.object_store import open_store
 from tests.support.node_cache import node_cache
@@ -40,8 +42,22 @@ def folder() -> Path:
 
 
 @pytest.fixture(scope="module")
-def embedder(folder: Path) -> Embedder:
+def torch_embedder(folder: Path) -> Embedder:
     return Embedder(folder, num_threads=1)
+
+
+@pytest.fixture(scope="module")
+def openvino_embedder(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Embedder:
+    copy = tmp_path_factory.mktemp("openvino") / "model"
+    shutil.copytree(folder, copy)
+    write_graph(SentenceModel(folder), copy)
+    return Embedder(copy, num_threads=2, runtime=Runtime.OPENVINO)
+
+
+@pytest.fixture(scope="module", params=Runtime)
+def embedder(request: pytest.FixtureRequest) -> Embedder:
+    embedder: Embedder = request.getfixturevalue(f"{request.param}_embedder")
+    return embedder
 
 
 def test_vectors_are_normalised_and_mean_something(embedder: Embedder) -> None:
@@ -129,10 +145,12 @@ def test_where_products_depend_on_the_batch_there_are_no_batches(folder: Path) -
 
 
 @pytest.mark.skipif(not computes_bfloat16(), reason="this processor does not compute in bfloat16")
-def test_bfloat16_is_close_to_float32_and_as_independent(embedder: Embedder, folder: Path) -> None:
+def test_bfloat16_is_close_to_float32_and_as_independent(
+    torch_embedder: Embedder, folder: Path
+) -> None:
     other = Embedder(folder, num_threads=1, precision=Precision.BFLOAT16)
     vectors = other.embed(TEXTS)
-    assert (vectors * embedder.embed(TEXTS)).sum(axis=1)[:5].min() > 0.999
+    assert (vectors * torch_embedder.embed(TEXTS)).sum(axis=1)[:5].min() > 0.999
     for row, text in enumerate(TEXTS):
         assert other.embed([text])[0].tobytes() == vectors[row].tobytes()
 
@@ -157,7 +175,7 @@ def test_all_of_a_long_text_counts(embedder: Embedder) -> None:
 def test_bfloat16_is_refused_by_a_processor_without_it(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedder_module, "computes_bfloat16", lambda: False)
+    monkeypatch.setattr(torch_encoder, "computes_bfloat16", lambda: False)
     with pytest.raises(InvalidArgument, match="AVX512_BF16") as refused:
         Embedder(folder, num_threads=1, precision=Precision.BFLOAT16)
     assert refused.value.field == "embedder.precision"
@@ -176,10 +194,12 @@ def copied_with_pooling(folder: Path, target: Path, **modes: bool) -> Path:
     return target
 
 
-def test_pooling_is_as_the_model_says(embedder: Embedder, folder: Path, tmp_path: Path) -> None:
+def test_pooling_is_as_the_model_says(
+    torch_embedder: Embedder, folder: Path, tmp_path: Path
+) -> None:
     target = copied_with_pooling(folder, tmp_path / "cls", pooling_mode_cls_token=True)
     by_cls = Embedder(target, num_threads=1)
-    similarity = float(by_cls.embed(TEXTS[:1])[0] @ embedder.embed(TEXTS[:1])[0])
+    similarity = float(by_cls.embed(TEXTS[:1])[0] @ torch_embedder.embed(TEXTS[:1])[0])
     assert similarity < 0.99
     target = copied_with_pooling(folder, tmp_path / "max", pooling_mode_max_tokens=True)
     with pytest.raises(InvalidArgument, match="pooling_mode_max_tokens"):
@@ -217,16 +237,18 @@ def published(folder: Path, precision: Precision = Precision.FLOAT32) -> ModelMa
     ).manifest
 
 
-async def test_a_worker_takes_its_model_from_the_store(tmp_path: Path, embedder: Embedder) -> None:
+async def test_a_worker_takes_its_model_from_the_store(
+    tmp_path: Path, torch_embedder: Embedder
+) -> None:
     model = published(tmp_path)
     store = open_store(str(tmp_path / "store"))
     assert Catalog(store).list_models()[0][0] == model
     worker = EmbeddingWorker(model, node_cache(store, tmp_path / "cache"))
-    vectors = embedder.embed(TEXTS[:2])
+    vectors = torch_embedder.embed(TEXTS[:2])
     assert (await worker.embed(TEXTS[:2], 30.0)).tobytes() == vectors.tobytes()
     counted = await worker.embed_counted(TEXTS[:2], 30.0)
     assert counted.vectors.tobytes() == vectors.tobytes()
-    assert counted.num_tokens == embedder.count_tokens(TEXTS[:2])
+    assert counted.num_tokens == torch_embedder.count_tokens(TEXTS[:2])
     wrong = model.model_copy(update={"dimension": 5})
     with pytest.raises(InvalidArgument, match="384 numbers, not of 5"):
         EmbeddingWorker(wrong, node_cache(store, tmp_path / "cache"))
@@ -240,7 +262,7 @@ def test_a_precision_makes_a_model_version_of_the_same_files(
     assert bfloat16.files == float32.files
     assert bfloat16.fingerprint != float32.fingerprint
     assert published(tmp_path, Precision.BFLOAT16) == bfloat16
-    monkeypatch.setattr(embedder_module, "computes_bfloat16", lambda: False)
+    monkeypatch.setattr(torch_encoder, "computes_bfloat16", lambda: False)
     with pytest.raises(InvalidArgument, match="AVX512_BF16"):
         EmbeddingWorker(
             bfloat16,

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -14,7 +13,6 @@ from actors.models.embedder import Embedder
 from actors.models.embedding_worker import PIECE_TOKENS, EmbeddingQueue
 from actors.models.starter_models import starter_embedder_folder
 from cluster.arrays import Float32Array
-from cluster.embedding.tokenizer import EmbedderTokenizer
 from cluster.errors import DeadlineExceeded, InvalidArgument, Overloaded
 
 LONG = PIECE_TOKENS // 2
@@ -22,8 +20,9 @@ LONG = PIECE_TOKENS // 2
 
 
 class GatedEmbedder:
-    """Vectors are the lengths of the texts; each batch waits until the test opens the gate. A text
-    that ends with digits is computed in so many parts.
+    """A text's tokens are its characters, and its vector has the number of them. Each piece waits
+    until the test opens the gate. "long" is as long as half of a piece; "endless 3" has three
+    windows, which are as long as a piece each.
     """
 
     dimension = 2
@@ -33,22 +32,21 @@ class GatedEmbedder:
         self.started = threading.Semaphore(0)
         self.gate = threading.Semaphore(0)
 
-    def embed_in_pieces(self, texts: Sequence[str]) -> Iterator[Float32Array | None]:
-        num_parts = int(re.sub(r"\D", "", texts[0]) or 1)
-        for part in range(num_parts):
-            if part:
-                yield None
-            self.batches.append(list(texts))
-            self.started.release()
-            self.gate.acquire()
-            if "bad" in texts:
-                raise InvalidArgument("bad text")
-        yield np.array([[len(text), 0] for text in texts], dtype=np.float32)
+    def windows(self, texts: Sequence[str]) -> list[list[list[int]]]:
+        repeats = [int(text[7:]) if text.startswith("endless") else 1 for text in texts]
+        return [[list(map(ord, text))] * times for text, times in zip(texts, repeats, strict=True)]
 
-    def tokens_at_most(self, text: str) -> int:
-        if text.startswith("endless"):
-            return 10 * PIECE_TOKENS
-        return LONG if text.startswith("long") else len(text)
+    def padded_length(self, num_tokens: int) -> int:
+        return {4: LONG, 9: PIECE_TOKENS}.get(num_tokens, max(1, num_tokens))
+
+    def embed_windows(self, windows: Sequence[Sequence[int]]) -> Float32Array:
+        texts = ["".join(map(chr, window)) for window in windows]
+        self.batches.append(texts)
+        self.started.release()
+        self.gate.acquire()
+        if "bad" in texts:
+            raise InvalidArgument("bad text")
+        return np.array([[len(text), 0] for text in texts], dtype=np.float32)
 
     async def wait_until_started(self) -> None:
         await asyncio.to_thread(self.started.acquire)
@@ -61,10 +59,10 @@ async def test_requests_that_arrive_meanwhile_are_computed_together() -> None:
     await embedder.wait_until_started()
     others = [asyncio.create_task(queue.embed(["x" * n, "y"])) for n in range(2, 5)]
     await asyncio.sleep(0)
-    embedder.gate.release(3)
+    embedder.gate.release(5)
     assert (await first).tolist() == [[1, 0]]
     assert [(await other).tolist() for other in others] == [[[n, 0], [1, 0]] for n in range(2, 5)]
-    assert embedder.batches == [["a"], ["y", "y", "y"], ["xx", "xxx", "xxxx"]]
+    assert embedder.batches == [["a"], ["y", "y", "y"], ["xx"], ["xxx"], ["xxxx"]]
     embedder.gate.release()
     assert (await queue.embed(["later"])).tolist() == [[5, 0]]
     assert (await queue.embed([])).shape == (0, 2)
@@ -75,34 +73,34 @@ async def test_a_query_waits_for_one_piece_of_a_batch() -> None:
     queue = EmbeddingQueue(embedder)
     batch = asyncio.create_task(queue.embed(["long"] * 1024))
     await embedder.wait_until_started()
-    query = asyncio.create_task(queue.embed(["query"]))
+    query = asyncio.create_task(queue.embed(["query?"]))
     await asyncio.sleep(0)
     embedder.gate.release(2)
-    assert (await query).tolist() == [[5, 0]]
-    assert embedder.batches[:2] == [["long"], ["query"]]
+    assert (await query).tolist() == [[6, 0]]
+    assert embedder.batches[:2] == [["long"], ["query?"]]
     assert not batch.done()
     embedder.gate.release(1024)
     assert (await batch).shape == (1024, 2)
     assert {len(piece) for piece in embedder.batches[2:]} <= {1, 2}
 
 
-async def test_a_query_waits_for_one_part_of_a_text_of_several() -> None:
+async def test_a_query_waits_for_one_window_of_a_long_text() -> None:
     embedder = GatedEmbedder()
     queue = EmbeddingQueue(embedder)
     batch = asyncio.create_task(queue.embed(["endless 3", "endless 2"]))
     await embedder.wait_until_started()
-    query = asyncio.create_task(queue.embed(["query"]))
+    query = asyncio.create_task(queue.embed(["query?"]))
     other = asyncio.create_task(queue.embed(["endless 2"]))
     await asyncio.sleep(0)
     embedder.gate.release(8)
-    assert (await query).tolist() == [[5, 0]]
-    assert (await batch).tolist() == [[9, 0], [9, 0]]
-    assert (await other).tolist() == [[9, 0]]
+    assert (await query).tolist() == [[6, 0]]
+    assert (await batch).tolist() == [[1, 0], [1, 0]]
+    assert (await other).tolist() == [[1, 0]]
     three, two = ["endless 3"], ["endless 2"]
-    assert embedder.batches == [two, ["query"], two, two, three, two, three, three]
+    assert embedder.batches == [two, ["query?"], two, two, three, two, three, three]
 
 
-async def test_of_a_long_text_that_nobody_waits_for_no_further_part_is_computed() -> None:
+async def test_of_a_long_text_that_nobody_waits_for_no_further_window_is_computed() -> None:
     embedder = GatedEmbedder()
     queue = EmbeddingQueue(embedder, waiting_texts_max=2)
     long = asyncio.create_task(queue.embed(["endless 3"]))
@@ -110,8 +108,8 @@ async def test_of_a_long_text_that_nobody_waits_for_no_further_part_is_computed(
     long.cancel()
     await asyncio.gather(long, return_exceptions=True)
     embedder.gate.release(2)
-    assert (await queue.embed(["next"])).tolist() == [[4, 0]]
-    assert embedder.batches == [["endless 3"], ["next"]]
+    assert (await queue.embed(["after"])).tolist() == [[5, 0]]
+    assert embedder.batches == [["endless 3"], ["after"]]
 
 
 async def test_the_queue_is_bounded_and_a_request_has_half_of_what_is_free() -> None:
@@ -139,7 +137,7 @@ async def test_what_nobody_waits_for_any_more_is_not_computed() -> None:
     await embedder.wait_until_started()
     dropped = asyncio.create_task(queue.embed(["dropped"]))
     expired = asyncio.create_task(queue.embed(["expired"], 0.001))
-    kept = asyncio.create_task(queue.embed(["kept"], 60.0))
+    kept = asyncio.create_task(queue.embed(["wanted"], 60.0))
     await asyncio.sleep(0)
     dropped.cancel()
     first.cancel()
@@ -147,8 +145,8 @@ async def test_what_nobody_waits_for_any_more_is_not_computed() -> None:
     with pytest.raises(DeadlineExceeded):
         await expired
     embedder.gate.release(2)
-    assert (await kept).tolist() == [[4, 0]]
-    assert embedder.batches == [["a"], ["kept"]]
+    assert (await kept).tolist() == [[6, 0]]
+    assert embedder.batches == [["a"], ["wanted"]]
 
 
 async def test_a_batch_whose_time_is_over_goes_no_further_than_a_piece() -> None:
@@ -159,14 +157,14 @@ async def test_a_batch_whose_time_is_over_goes_no_further_than_a_piece() -> None
     with pytest.raises(DeadlineExceeded):
         await batch
     embedder.gate.release(2)
-    assert (await queue.embed(["next"])).tolist() == [[4, 0]]
-    assert embedder.batches == [["long"], ["next"]]
+    assert (await queue.embed(["after"])).tolist() == [[5, 0]]
+    assert embedder.batches == [["long"], ["after"]]
 
 
 async def test_a_request_of_many_pieces_keeps_its_order() -> None:
     embedder = GatedEmbedder()
     embedder.gate.release(100)
-    texts = ["x" * (n * 37 % 100) for n in range(100)]
+    texts = ["x" * (10 + n * 37 % 100) for n in range(100)]
     vectors = await EmbeddingQueue(embedder).embed(texts)
     assert vectors.tolist() == [[len(text), 0] for text in texts]
     computed = [text for batch in embedder.batches for text in batch]
@@ -174,18 +172,30 @@ async def test_a_request_of_many_pieces_keeps_its_order() -> None:
     assert all(sum(map(len, piece)) <= PIECE_TOKENS for piece in embedder.batches)
 
 
+async def test_each_thread_computes_a_piece() -> None:
+    embedder = GatedEmbedder()
+    queue = EmbeddingQueue(embedder, num_threads=2)
+    made = [asyncio.create_task(queue.embed([text])) for text in ("a", "bc", "d", "efg", "h")]
+    await embedder.wait_until_started()
+    await embedder.wait_until_started()
+    assert sorted(embedder.batches) == [["a"], ["bc"]]
+    embedder.gate.release(4)
+    assert [(await one).tolist() for one in made] == [[[n, 0]] for n in (1, 2, 1, 3, 1)]
+    assert sorted(embedder.batches[2:]) == [["d", "h"], ["efg"]]
+
+
 async def test_a_failed_piece_fails_its_requests_only() -> None:
     embedder = GatedEmbedder()
     queue = EmbeddingQueue(embedder)
-    failing = asyncio.create_task(queue.embed(["bad", "longer"]))
+    failing = asyncio.create_task(queue.embed(["bad", "worse"]))
     await embedder.wait_until_started()
-    waiting = asyncio.create_task(queue.embed(["good"]))
+    waiting = asyncio.create_task(queue.embed(["better"]))
     await asyncio.sleep(0)
     embedder.gate.release(2)
     with pytest.raises(InvalidArgument, match="bad text"):
         await failing
-    assert (await waiting).tolist() == [[4, 0]]
-    assert embedder.batches == [["bad"], ["good"]]
+    assert (await waiting).tolist() == [[6, 0]]
+    assert embedder.batches == [["bad"], ["better"]]
 
 
 @pytest.fixture(scope="module")
@@ -199,15 +209,17 @@ class Counting:
     def __init__(self, embedder: Embedder) -> None:
         self._embedder = embedder
         self.dimension = embedder.dimension
-        self.tokens_at_most = embedder.tokens_at_most
-        self.pieces: list[list[str]] = []
+        self.windows = embedder.windows
+        self.padded_length = embedder.padded_length
+        self.pieces: list[int] = []
+        """The number of windows of each."""
         self.computed = threading.Semaphore(0)
 
-    def embed_in_pieces(self, texts: Sequence[str]) -> Iterator[Float32Array | None]:
-        for vectors in self._embedder.embed_in_pieces(texts):
-            self.pieces.append(list(texts))
-            self.computed.release()
-            yield vectors
+    def embed_windows(self, windows: Sequence[Sequence[int]]) -> Float32Array:
+        vectors = self._embedder.embed_windows(windows)
+        self.pieces.append(len(windows))
+        self.computed.release()
+        return vectors
 
 
 async def test_queries_beside_a_batch_wait_for_one_piece_each(embedder: Embedder) -> None:
@@ -227,22 +239,24 @@ async def test_queries_beside_a_batch_wait_for_one_piece_each(embedder: Embedder
     await asyncio.gather(batch, return_exceptions=True)
 
 
-async def test_a_text_in_parts_has_the_bytes_that_it_has_at_once(embedder: Embedder) -> None:
+async def test_a_long_text_has_the_same_bytes_beside_others(
+    embedder: Embedder,
+) -> None:
     texts = [f"Who grows tea in {n}? " + "word " * 1500 for n in range(3)]
     counting = Counting(embedder)
     queue = EmbeddingQueue(counting)
     made = await asyncio.gather(queue.embed(texts), *(queue.embed([text]) for text in texts))
     assert made[0].tobytes() == embedder.embed(texts).tobytes()
     assert b"".join(vector.tobytes() for vector in made[1:]) == made[0].tobytes()
-    assert len(counting.pieces) > 2 * len(texts) * 2, "each is of several parts"
-    assert {len(piece) for piece in counting.pieces} == {1}
+    assert len(counting.pieces) > 2 * len(texts) * 2, "each is of several pieces"
+    assert max(counting.pieces) == 2
 
 
 async def test_embedders_under_different_load_give_a_text_the_same_bytes(
     embedder: Embedder,
 ) -> None:
     other = Embedder(starter_embedder_folder(), num_threads=1)
-    quiet, busy = EmbeddingQueue(embedder), EmbeddingQueue(other)
+    quiet, busy = EmbeddingQueue(embedder), EmbeddingQueue(other, num_threads=2)
     texts = [
         "Berlin is the capital of Germany.",
         "tea",
@@ -255,23 +269,6 @@ async def test_embedders_under_different_load_give_a_text_the_same_bytes(
     crowded = await asyncio.gather(*(busy.embed(request) for request in requests * 2))
     for number, vectors in enumerate(crowded):
         assert vectors.tobytes() == alone[number % len(requests)].tobytes()
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "a",
-        "日本の首都は東京です。",
-        "한국어 텍스트",
-        "\u0131\ufdfa\u1e69",
-        "🎉👩‍👩‍👧",
-        "!?" * 60,
-    ],
-)
-def test_no_text_has_more_tokens_than_are_reckoned_with(embedder: Embedder, text: str) -> None:
-    (windows,) = EmbedderTokenizer.of_folder(starter_embedder_folder()).windows([text])
-    assert sum(map(len, windows)) <= embedder.tokens_at_most(text)
 
 
 def test_tokens_of_texts_are_counted_without_the_special_ones(embedder: Embedder) -> None:

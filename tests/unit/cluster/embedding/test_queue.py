@@ -8,13 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.embedding.queue import FairQueue
+from cluster.embedding.queue import FairQueue, Window
 from cluster.errors import InvalidArgument, Overloaded
 
 PIECE = 512
 LONG = 256
 """Tokens of a long text."""
-TOKENS = st.lists(st.integers(1, 600), min_size=1, max_size=20)
+LENGTHS = st.integers(1, 9).map(lambda n: n * 64)
+TEXTS = st.lists(st.lists(LENGTHS, min_size=1, max_size=3), min_size=1, max_size=20)
+"""The windows of each text of a request, by their lengths."""
+
+
+def texts(*lengths: int) -> list[list[int]]:
+    """Texts of one window each."""
+    return [[length] for length in lengths]
 
 
 def queue(waiting_max: int = 4096) -> FairQueue[str]:
@@ -23,110 +30,131 @@ def queue(waiting_max: int = 4096) -> FairQueue[str]:
 
 def test_a_lone_query_is_the_next_piece_beside_a_batch() -> None:
     dealt = queue()
-    dealt.add("batch", [LONG] * 1024)
+    dealt.add("batch", texts(LONG) * 1024)
     for _ in range(5):
-        assert {request for request, _ in dealt.next_piece()} == {"batch"}
-        dealt.add("query", [10])
-        assert dealt.next_piece() == [("query", 0)]
+        assert {window.request for window in dealt.next_piece()} == {"batch"}
+        dealt.add("query", texts(10))
+        assert dealt.next_piece() == [Window("query", 0)]
 
 
 def test_queries_that_never_end_leave_a_batch_every_second_piece() -> None:
     dealt = queue()
-    dealt.add("batch", [LONG] * 100)
-    assert dealt.next_piece() == [("batch", 99)]
+    dealt.add("batch", texts(LONG) * 100)
+    assert dealt.next_piece() == [Window("batch", 99)]
     pieces = []
     for number in range(20):
-        dealt.add(f"query {number}", [PIECE])
-        pieces.append({request.split()[0] for request, _ in dealt.next_piece()})
+        dealt.add(f"query {number}", texts(PIECE))
+        pieces.append({window.request.split()[0] for window in dealt.next_piece()})
     assert pieces == [{"query"}, {"batch"}] * 10
 
 
 def test_batches_take_turns() -> None:
     dealt = queue()
     for name in "abc":
-        dealt.add(name, [LONG] * 50)
+        dealt.add(name, texts(LONG) * 50)
     dealt_of: Counter[str] = Counter()
     for _ in range(30):
-        dealt_of.update(request for request, _ in dealt.next_piece())
+        dealt_of.update(window.request for window in dealt.next_piece())
         assert max(dealt_of.values()) - min(dealt_of[name] for name in "abc") <= 2
 
 
-def test_what_is_left_of_a_long_text_waits_for_its_next_turn() -> None:
-    dealt = queue(waiting_max=8)
-    dealt.add("a", [10 * PIECE])
-    dealt.add("b", [10 * PIECE, 10 * PIECE])
-    pieces_left = {("a", 0): 3, ("b", 1): 2, ("b", 0): 2, ("query", 0): 1}
+def test_a_long_text_is_dealt_window_by_window_beside_others() -> None:
+    dealt = queue()
+    dealt.add("a", [[PIECE] * 3])
+    dealt.add("b", [[PIECE] * 2, [PIECE] * 2])
     got = []
     while piece := dealt.next_piece():
-        (text,) = piece
-        got.append(text)
-        pieces_left[text] -= 1
-        if pieces_left[text]:
-            dealt.put_back(*text)
+        (window,) = piece
+        got.append(window.request)
         if len(got) == 2:
-            dealt.add("query", [10])
-    a, b, c = ("a", 0), ("b", 1), ("b", 0)
-    assert got == [a, b, a, ("query", 0), b, a, c, c]
+            dealt.add("query", texts(10))
+    assert got == ["a", "b", "a", "query", "b", "a", "b", "b"]
 
 
-def test_what_is_put_back_keeps_its_place_and_goes_with_its_request() -> None:
-    dealt = queue(waiting_max=2)
-    dealt.add("long", [10 * PIECE])
-    ((request, text),) = dealt.next_piece()
-    dealt.put_back(request, text)
+def test_a_piece_has_windows_of_one_length_of_whoever_waits() -> None:
+    dealt = queue()
+    for number, length in enumerate([24, 32, 24, 40, 24]):
+        dealt.add(f"query {number}", texts(length))
+    dealt.add("batch", texts(32, 24, 24))
+    pieces = []
+    while piece := dealt.next_piece():
+        pieces.append([(window.request, window.number) for window in piece])
+    query = [(f"query {number}", 0) for number in range(5)]
+    assert pieces[0] == [query[0], query[2], query[4], ("batch", 2)]
+    assert pieces[1:] == [[query[1]], [("batch", 1)], [query[3]], [("batch", 0)]]
+
+
+def test_a_piece_is_no_longer_than_it_may_be() -> None:
+    dealt = queue()
+    dealt.add("batch", texts(LONG) * 3)
+    dealt.add("longest", texts(2 * PIECE))
+    assert [len(dealt.next_piece()) for _ in range(4)] == [1, 1, 2, 0]
+
+
+def test_a_text_waits_until_its_first_window_is_dealt() -> None:
+    dealt = queue(waiting_max=4)
+    dealt.add("two", [[8, 16], [24, 32]])
     with pytest.raises(Overloaded):
-        dealt.add("query", [10])
-    dealt.drop("long")
-    assert dealt.next_piece() == []
-    dealt.add("query", [10])
+        dealt.add("query", texts(10) * 2)
+    assert dealt.next_piece() == [Window("two", 0)]
+    with pytest.raises(Overloaded):
+        dealt.add("query", texts(10) * 2)
+    assert dealt.next_piece() == [Window("two", 1)]
+    assert dealt.next_piece() == [Window("two", 2)]
+    dealt.add("query", texts(10) * 2)
+    dealt.drop("query")
+    dealt.drop("two")
+    dealt.add("another", texts(10) * 2)
 
 
 def test_what_is_dropped_is_not_dealt_and_leaves_its_places() -> None:
     dealt = queue(waiting_max=8)
-    dealt.add("batch", [LONG] * 4)
+    dealt.add("batch", texts(LONG) * 4)
     dealt.next_piece()
     dealt.drop("batch")
     dealt.drop("nobody")
     assert dealt.next_piece() == []
-    dealt.add("another", [LONG] * 4)
+    dealt.add("another", texts(LONG) * 4)
 
 
 def test_batches_leave_room_for_queries() -> None:
     dealt = queue(waiting_max=4096)
     for number in range(3):
-        dealt.add(f"batch {number}", [LONG] * 1024)
+        dealt.add(f"batch {number}", texts(LONG) * 1024)
     for number in range(50):
         with pytest.raises(Overloaded, match="send fewer"):
-            dealt.add(f"one more {number}", [LONG] * 1024)
+            dealt.add(f"one more {number}", texts(LONG) * 1024)
     for number in range(1000):
-        dealt.add(f"query {number}", [10])
+        dealt.add(f"query {number}", texts(10))
     with pytest.raises(InvalidArgument, match="at most 2048"):
-        dealt.add("too many", [1] * 2049)
+        dealt.add("too many", texts(1) * 2049)
 
 
 @given(
     steps=st.lists(
-        st.one_of(TOKENS, st.just("piece"), st.integers(0, 10).map(lambda n: ("drop", n))),
+        st.one_of(TEXTS, st.just("piece"), st.integers(0, 10).map(lambda n: ("drop", n))),
         max_size=60,
     )
 )
-def test_each_text_is_dealt_once_shortest_first_in_bounded_pieces(steps: list[object]) -> None:
+def test_each_window_is_dealt_once_shortest_first_in_bounded_pieces(steps: list[object]) -> None:
     dealt = queue(waiting_max=100_000)
     added: dict[str, list[int]] = {}
     dropped: set[str] = set()
-    got: list[tuple[str, int]] = []
+    got: list[Window[str]] = []
 
     def take() -> bool:
         piece = dealt.next_piece()
-        assert len(piece) <= 1 or sum(added[r][t] for r, t in piece) <= PIECE
-        assert not dropped.intersection(request for request, _ in piece)
+        lengths = [added[window.request][window.number] for window in piece]
+        assert len(set(lengths)) <= 1
+        assert len(piece) <= 1 or sum(lengths) <= PIECE
+        assert not dropped.intersection(window.request for window in piece)
         got.extend(piece)
         return bool(piece)
 
     for step in steps:
         if isinstance(step, list):
             name = str(len(added))
-            added[name] = step
+            added[name] = [length for text in step for length in text]
             dealt.add(name, step)
         elif isinstance(step, tuple):
             dropped.add(str(step[1]))
@@ -137,23 +165,41 @@ def test_each_text_is_dealt_once_shortest_first_in_bounded_pieces(steps: list[ob
     while take():
         pass
     assert len(set(got)) == len(got)
-    for name, tokens in added.items():
-        of_it = [tokens[text] for request, text in got if request == name]
+    for name, lengths in added.items():
+        of_it = [lengths[window.number] for window in got if window.request == name]
         assert of_it == sorted(of_it)
-        assert name in dropped or len(of_it) == len(tokens)
+        assert name in dropped or len(of_it) == len(lengths)
+    dealt.add("all slots are free again", texts(8) * 50_000)
 
 
-@given(before=st.lists(TOKENS, max_size=8), later=st.lists(TOKENS, min_size=18, max_size=18))
-def test_a_request_waits_for_one_text_of_each_that_came_before_it(
-    before: list[list[int]], later: list[list[int]]
+@given(before=st.lists(TEXTS, max_size=8), later=st.lists(TEXTS, min_size=18, max_size=18))
+def test_a_request_waits_for_one_window_of_each_that_came_before_it(
+    before: list[list[list[int]]], later: list[list[list[int]]]
 ) -> None:
     """However many come later, and however much they bring."""
     dealt = queue(waiting_max=100_000)
-    for number, tokens in enumerate(before):
-        dealt.add(f"before {number}", tokens)
-    dealt.add("mine", [10])
-    for number, tokens in enumerate(later[: 2 * len(before) + 2]):
-        if ("mine", 0) in dealt.next_piece():
+    for number, request in enumerate(before):
+        dealt.add(f"before {number}", request)
+    dealt.add("mine", texts(10))
+    for number, request in enumerate(later[: 2 * len(before) + 2]):
+        if Window("mine", 0) in dealt.next_piece():
             return
-        dealt.add(f"later {number}", tokens)
+        dealt.add(f"later {number}", request)
     raise AssertionError("others went first")
+
+
+@given(requests=st.lists(TEXTS, min_size=1, max_size=8))
+def test_each_begun_request_has_its_turn_before_any_leads_again(
+    requests: list[list[list[int]]],
+) -> None:
+    dealt = queue(waiting_max=100_000)
+    for number, request in enumerate(requests):
+        dealt.add(str(number), request)
+    left = {str(n): sum(map(len, request)) for n, request in enumerate(requests)}
+    waited: Counter[str] = Counter()
+    while piece := dealt.next_piece():
+        served = {window.request for window in piece}
+        left = {name: num - sum(w.request == name for w in piece) for name, num in left.items()}
+        waited.update(name for name, num in left.items() if num and name not in served)
+        for name in served:
+            assert waited.pop(name, 0) <= 2 * len(requests)

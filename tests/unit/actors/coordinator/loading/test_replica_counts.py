@@ -26,7 +26,12 @@ SETTINGS = Settings(
 
 
 def counts(folder: Path, settings: Settings = SETTINGS) -> ReplicaCounts:
-    return ReplicaCounts(settings, LocalStore(folder), "here")
+    return counts_in(LocalStore(folder), settings)
+
+
+def counts_in(store: LocalStore, settings: Settings = SETTINGS) -> ReplicaCounts:
+    """Counts that try again at once when the store fails."""
+    return ReplicaCounts(settings, store, "here", sleep=lambda _: None)
 
 
 def watch(
@@ -116,7 +121,7 @@ def test_the_load_is_told_while_the_store_is_slow(tmp_path: Path) -> None:
             return super().list_names(folder, after)
 
     store = Slow(tmp_path)
-    found = ReplicaCounts(SETTINGS, store, "here")
+    found = counts_in(store)
     asking = threading.Thread(target=found.ask_for, args=("fixed", 3))
     asking.start()
     assert store.asked.wait(30)
@@ -142,7 +147,7 @@ def test_no_replica_is_given_up_because_the_store_is_away(
 ) -> None:
     settings = Settings(corpora={"free": CorpusSettings(replicas=2, replicas_max=6)})
     store = FlakyStore(tmp_path)
-    found = ReplicaCounts(settings, store, "here")
+    found = counts_in(store, settings)
     found.ask_for("free", 4)
     store.away, store.reads_while_away = True, reads_while_away
     watch(found, "free", BUSY, range(0, 100, 2))
@@ -158,7 +163,7 @@ def test_numbers_that_were_never_read_are_not_guessed(tmp_path: Path) -> None:
     counts(tmp_path).ask_for("fixed", 4)
     store = FlakyStore(tmp_path)
     store.away = True
-    found = ReplicaCounts(SETTINGS, store, "here")
+    found = counts_in(store)
     for ask in (lambda: found.count("fixed"), lambda: found.observe("fixed", BUSY, 0.0)):
         with pytest.raises(Unavailable):
             ask()
@@ -183,7 +188,7 @@ def test_a_change_of_unknown_outcome_is_found_out_by_the_next_one(
             raise OutcomeUnknown("no reply")
 
     store = Doubtful(tmp_path)
-    found = ReplicaCounts(SETTINGS, store, "here")
+    found = counts_in(store)
     found.ask_for("fixed", 3)
     store.doubts = True
     with pytest.raises(OutcomeUnknown):
@@ -207,14 +212,13 @@ def test_counting_and_looking_wait_for_no_store(tmp_path: Path) -> None:
         hangs = False
         asked, may_answer = threading.Event(), threading.Event()
 
-        def exists(self, path: str) -> bool:
+        def _check(self, *, reads: bool) -> None:
             if self.hangs:
                 self.asked.set()
                 assert self.may_answer.wait(30)
-            return super().exists(path)
 
     store = Hanging(tmp_path)
-    found = ReplicaCounts(SETTINGS, store, "here")
+    found = counts_in(store)
     found.ask_for("free", 2)
     store.hangs = True
     looks = (found.observe("free", BUSY, float(now_s)) for now_s in range(0, 60, 2))

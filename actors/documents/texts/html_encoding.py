@@ -41,6 +41,8 @@ _CODECS = {
     "utf-16le": "utf-8",
     "x-user-defined": "windows-1252",
 }
+_ASCII = ("ascii", "us-ascii")
+"""Programs that know no better write so."""
 _WINDOWS_31J = "windows-31j"
 """Name of the handler of decoding errors."""
 
@@ -64,6 +66,24 @@ def decode_html(data: bytes) -> str:
             "a page without a claim is; convert it to UTF-8",
             "text",
         ) from None
+
+
+def decode_labelled(data: bytes, label: str | None) -> str:
+    """The text in the encoding of its byte order mark, else in the one that a label names, as
+    browsers know labels; where the label is missing, unknown or ASCII, in UTF-8, else Windows-1252.
+
+    Bytes that are not in that encoding become U+FFFD.
+    """
+    for mark, marked in _BYTE_ORDER_MARKS.items():
+        if data.startswith(mark):
+            return data.removeprefix(mark).decode(marked, "replace")
+    known = webencodings.lookup(label or "")
+    if known is None or (label or "").strip().lower() in _ASCII:
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            return data.decode("cp1252", "replace")
+    return data.decode(_CODECS.get(known.name, str(known.codec_info.name)), "replace")
 
 
 def _read_as_windows_31j(error: UnicodeError) -> tuple[str, int]:

@@ -19,6 +19,12 @@ _UNREAD = frozenset(
     {"head", "iframe", "math", "noembed", "noframes", "noscript", "object", "script", "style"}
     | {"svg", "template", "title"}
 )
+_SECTIONS = frozenset({"article", "aside", "main", "section"})
+"""A footer in one of these is its own, and not that of every page of the site:
+https://www.w3.org/TR/html-aam-1.0/#el-footer
+"""
+_AROUND = frozenset({"nav", "footer", "dialog"})
+_NOT_SHOWN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
 _BLOCKS = frozenset(
     {"address", "article", "aside", "blockquote", "body", "caption", "center", "dd", "details"}
     | {"dialog", "dir", "div", "dl", "dt", "fieldset", "figcaption", "figure", "footer", "form"}
@@ -50,20 +56,31 @@ https://html.spec.whatwg.org/multipage/parsing.html#parsing-main-inforeign
 def html_text(page: str) -> tuple[str, str | None]:
     """The text with a blank line between blocks, and the title (else the first h1, else None).
 
-    Scripts, styles and comments are left out. Broken markup is read as far as browsers do. Takes
-    time in proportion to the page's length. Raises InvalidArgument for a page with more text than
-    TEXT_BYTES_MAX, or with elements nested deeper than DEPTH_MAX.
+    Scripts, styles, comments and what browsers hide are left out, and navigation, the page's footer
+    and closed dialogs, too, unless they are the larger part. Broken markup is read as far as
+    browsers do. Takes time in proportion to the page's length. Raises InvalidArgument for a page
+    with more text than TEXT_BYTES_MAX, or with elements nested deeper than DEPTH_MAX.
     """
-    target = _Extraction()
+    page = _END.sub(_as_browsers_read_it, page)
+    found = _extracted(page, is_whole=False)
+    text = found.text.joined()
+    if found.num_chars_around > len(text):
+        # libxml2 lets the rest of the page lie in a navigation that has an open block in it.
+        found = _extracted(page, is_whole=True)
+        text = found.text.joined()
+    return text, found.title()
+
+
+def _extracted(page: str, *, is_whole: bool) -> _Extraction:
+    target = _Extraction(is_whole=is_whole)
     # Bytes of a known encoding, so that what the page says of its encoding does not count any more.
     # A target takes the parser's events, so that no tree is made of them.
     parser = etree.HTMLParser(target=target, encoding="utf-8", huge_tree=True)
-    page = _END.sub(_as_browsers_read_it, page)
     for start in range(0, len(page), _FEED_CHARS):
         parser.feed(page[start : start + _FEED_CHARS].encode())
     if page:
         parser.close()
-    return target.text.joined(), target.title()
+    return target
 
 
 def _as_browsers_read_it(found: re.Match[str]) -> str:
@@ -77,37 +94,54 @@ def _as_browsers_read_it(found: re.Match[str]) -> str:
 
 
 class _Extraction:
-    """Takes the events of a parser, which has put broken nesting in order."""
+    """Takes the events of a parser, which has put broken nesting in order: elements end in the
+    reverse order of their beginnings.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_whole: bool) -> None:
         self.text = _Text()
+        self.num_chars_around = 0
+        """Number of characters in navigation and the like, which is read if the page is whole."""
+        self._is_whole = is_whole
         self._depth = 0
-        self._unread: list[str] = []
+        self._num_sections = 0
+        self._unread: list[tuple[str, int]] = []
+        """Open elements that are not read, with their depths."""
         self._titles: dict[str, str] = {}
         self._title: str | None = None
         """The element that the characters to come are the title of the page by."""
 
-    def start(self, tag: str, _attributes: Mapping[str, str]) -> None:
+    def start(self, tag: str, attributes: Mapping[str, str]) -> None:
         self._depth += 1
         if self._depth > DEPTH_MAX:
             raise InvalidArgument(f"has elements nested deeper than {DEPTH_MAX}", "text")
-        if tag in _DRAWING_ENDS and self._unread and self._unread[0] in _DRAWINGS:
+        if tag in _DRAWING_ENDS and self._unread and self._unread[0][0] in _DRAWINGS:
             self._unread.clear()
-        if tag in ("title", "h1") and tag not in self._titles and self._unread in ([], ["head"]):
+        is_title = tag in ("title", "h1") and tag not in self._titles
+        if is_title and [unread for unread, _ in self._unread] in ([], ["head"]):
             self._titles[tag], self._title = "", tag
-        if tag in _UNREAD:
-            self._unread.append(tag)
         self._boundary(tag, is_start=True)
+        if self._is_unread(tag, attributes):
+            self._unread.append((tag, self._depth))
+        self._num_sections += tag in _SECTIONS
 
     def end(self, tag: str) -> None:
+        if self._unread and self._unread[-1][1] == self._depth:
+            self._unread.pop()
         self._depth -= 1
+        self._num_sections -= tag in _SECTIONS
         if tag == self._title:
             self._title = None
-        if tag in self._unread:
-            # Whatever was opened inside and never closed ends with it.
-            del self._unread[self._unread.index(tag) :]
-        else:
-            self._boundary(tag, is_start=False)
+        self._boundary(tag, is_start=False)
+
+    def _is_unread(self, tag: str, attributes: Mapping[str, str]) -> bool:
+        if tag in _UNREAD:
+            return True
+        if tag in _AROUND and not self._is_whole:
+            return not (self._num_sections if tag == "footer" else "open" in attributes)
+        # What is hidden until it is found is there to be found.
+        is_hidden = attributes.get("hidden", "until-found") != "until-found"
+        return is_hidden or bool(_NOT_SHOWN.search(attributes.get("style", "")))
 
     def _boundary(self, tag: str, *, is_start: bool) -> None:
         if self._title is not None and (tag in _BLOCKS or tag == "br"):
@@ -120,6 +154,8 @@ class _Extraction:
             self._titles[self._title] += characters
         if not self._unread:
             self.text.add(characters)
+        elif self._unread[0][0] in _AROUND:
+            self.num_chars_around += len(characters.strip())
 
     def close(self) -> None:
         """A target must have it."""
