@@ -110,10 +110,13 @@ class BenchRegion:
             vectors=np.ascontiguousarray(vectors[order]),
         )
 
+    def embedder(self) -> ModelManifest:
+        """The embedder of the release."""
+        return self._model(ModelKind.EMBEDDER)
+
     def generator(self) -> ModelManifest:
         """The language model of the release."""
-        models = self.installation.catalog.list_models()
-        return next(m for m, _ in models if m.kind is ModelKind.GENERATOR)
+        return self._model(ModelKind.GENERATOR)
 
     def generator_folder(self) -> Path:
         """The very files that the region's generator runs from."""
@@ -134,6 +137,9 @@ class BenchRegion:
         return [
             f"http://{self.host}:{port}" for port in found.ports.replicas_http if port in listening
         ]
+
+    def _model(self, kind: ModelKind) -> ModelManifest:
+        return next(m for m, _ in self.installation.catalog.list_models() if m.kind is kind)
 
     def _build(
         self, corpus: str, source: Path, embedder: Published[ModelManifest] | None, step: Step

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -30,13 +31,14 @@ _BUFFER_BYTES = 2**20
 _KNOWN = ", ".join(FORMATS)
 _HIDDEN = (".", "~$")
 """What names of hidden files begin with; the latter are those of documents that Office has open."""
-_SAVED_AS = {
-    **dict.fromkeys((".doc", ".dot", ".rtf", ".wps", ".pages"), ".docx or .pdf"),
-    **dict.fromkeys((".ppt", ".pps", ".key"), ".pptx or .pdf"),
-    **dict.fromkeys((".xls", ".xlsb", ".numbers"), ".xlsx"),
-    **dict.fromkeys((".msg", ".pst"), ".eml or .mbox"),
+_WHAT_TO_DO = {
+    **dict.fromkeys((".doc", ".dot", ".rtf", ".wps", ".pages"), "save it as .docx or .pdf"),
+    **dict.fromkeys((".ppt", ".pps", ".key"), "save it as .pptx or .pdf"),
+    **dict.fromkeys((".xls", ".xlsb", ".numbers"), "save it as .xlsx"),
+    **dict.fromkeys((".msg", ".pst"), "save it as .eml or .mbox"),
+    **dict.fromkeys((".zip", ".tar", ".tgz", ".7z", ".rar", ".bz2", ".xz", ".zst"), "unpack it"),
 }
-"""Kinds that are read, for documents of those that are not."""
+"""With documents of kinds that are not read."""
 _NO_FILE = "is no regular file"
 _LOCAL = ("file", "local")
 """Names that fsspec gives the file system of the machine itself."""
@@ -147,10 +149,11 @@ def _files_of(source: str, left_out: ReasonCounts, values: FolderValues) -> list
             info = filesystem.info(root)
             if info["type"] != "file":
                 raise InvalidArgument(f"{source} {_NO_FILE}", "source")
-            name = root.rstrip("/").rpartition("/")[2]
+            name = _path_of(root).rstrip("/").rpartition("/")[2]
             if format_of(name) is None:
                 raise InvalidArgument(
-                    f"{printable(source)} is {_unread_kind(name)}; these are: {_KNOWN}", "source"
+                    f"{printable(source)} is {_unread_kind(name)}; these are read: {_KNOWN}",
+                    "source",
                 )
             texts = values.texts(source)
             return [_source_file(source, filesystem, info, printable(source), name, texts)]
@@ -206,6 +209,11 @@ def _opened(source: str) -> tuple[Any, str]:
     return filesystem, str(root)
 
 
+def _path_of(root: str) -> str:
+    """Without what stands after the path in a URL of the web."""
+    return urlsplit(root).path if root.startswith(("http://", "https://")) else root
+
+
 def _why_left_out(path: str, info: Mapping[str, Any]) -> str | None:
     if info.get("islink"):
         return "is a symbolic link"
@@ -218,9 +226,9 @@ def _why_left_out(path: str, info: Mapping[str, Any]) -> str | None:
 
 def _unread_kind(path: str) -> str:
     suffix = suffix_of(path)
-    newer = _SAVED_AS.get(suffix)
-    what_to_do = f"; save it as {newer}" if newer else ""
-    return f"of a kind that is not read ({printable(suffix) or 'no extension'}){what_to_do}"
+    what_to_do = "unpack it" if suffix.endswith(".gz") else _WHAT_TO_DO.get(suffix)
+    kind = f"of a kind that is not read ({printable(suffix) or 'no extension'})"
+    return f"{kind}; {what_to_do}" if what_to_do else kind
 
 
 def _source_file(

@@ -15,8 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from actors.builds.shard import ShardPlan, build_shard
-from actors.models.embedder import Embedder
-from actors.models.starter_models import starter_embedder_folder
+from actors.models.embedding_worker import open_embedder
 from actors.shards.faiss_index import faiss
 from actors.shards.index import ShardIndex
 from bench.data import Question, paragraph_of, read_xquad
@@ -26,7 +25,7 @@ from bench.reports import Quality, QualityReport, environment_now
 from cluster.arrays import Float32Array
 from cluster.catalog.corpus_settings import CorpusSettings
 from cluster.query.search import ShardQuery
-from cluster.shards.index_parameters import IndexKind, IndexParameters
+from cluster.shards.index_parameters import IndexKind, NamedIndex
 from cluster.vectors.metric import Metric
 from deployments.clients.http_client import HttpRegion
 
@@ -36,7 +35,7 @@ _TIMEOUT_MS = 60_000
 _FIRST = "xquad-2"
 _SHARDS = (1, 2, 3, 8)
 _GRAPH = "xquad-hnsw"
-_FLAT = IndexParameters(kind=IndexKind.FLAT, metric=Metric.COSINE)
+_FLAT = NamedIndex(kind=IndexKind.FLAT, metric=Metric.COSINE)
 
 Ids = list[list[str]]
 
@@ -66,7 +65,7 @@ def measure(plan: Plan) -> QualityReport:
             if corpus != _FIRST:
                 region.add_vectors(corpus, stored)
         region.serve()
-        asked = _Asked(questions=data.questions, vectors=_embedded(data.questions))
+        asked = _Asked(questions=data.questions, vectors=_embedded(region, data.questions))
         rows = [_row(region, _FIRST, asked, by_text=True)]
         rows += [_row(region, corpus, asked, by_text=False) for corpus in (*flat, _GRAPH)]
     return QualityReport(
@@ -79,8 +78,8 @@ def measure(plan: Plan) -> QualityReport:
     )
 
 
-def _embedded(questions: Sequence[Question]) -> Float32Array:
-    embedder = Embedder(starter_embedder_folder(), num_threads=1)
+def _embedded(region: BenchRegion, questions: Sequence[Question]) -> Float32Array:
+    embedder = open_embedder(region.embedder(), region.installation.cache)
     texts = [question.text for question in questions]
     batches = [texts[start : start + _BATCH] for start in range(0, len(texts), _BATCH)]
     return np.concatenate([embedder.embed(batch) for batch in batches])
@@ -127,8 +126,8 @@ def _one_index_ids(stored: StoredVectors, vectors: Float32Array) -> Ids:
     """One Flat index over all vectors, as a shard holds it."""
     table = pa.table({"id": stored.ids, "document": stored.ids, "text": stored.texts})
     with tempfile.TemporaryDirectory(prefix="rgb-") as folder:
-        build_shard(table, stored.vectors, ShardPlan(_FLAT), Path(folder))
-        index = ShardIndex.open(Path(folder), _FLAT, stored.vectors.shape[1])
+        build_shard(table, stored.vectors, ShardPlan(_FLAT.parameters), Path(folder))
+        index = ShardIndex.open(Path(folder), _FLAT.parameters, stored.vectors.shape[1])
         query = ShardQuery(corpus="", index_version="", vectors=vectors, top_k=_TOP_K)
         ids = index.search(query).ids
     return [[id.decode() for id in row] for row in ids.tolist()]

@@ -6,13 +6,11 @@ speed drifts.
 
 from __future__ import annotations
 
-import queue
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar
 
-from actors.models.embedder import Embedder
-from actors.models.starter_models import starter_embedder_folder
+from actors.models.embedding_worker import open_embedder
 from bench.data import factbook_documents, factbook_questions
 from bench.load.client import Load, LoadGenerator, LoadReport, http_request, json_request, run_load
 from bench.load.cpu_time import cpu_between, cpu_by_process
@@ -48,33 +46,15 @@ class _Layout:
     """True when the region embeds texts for it."""
 
 
-@dataclass(slots=True)
-class _EmbedderPool:
-    """One embedder a thread: they are not for several at once."""
-
-    _free: queue.SimpleQueue[Embedder] = field(default_factory=queue.SimpleQueue)
-
-    def __post_init__(self) -> None:
-        for _ in range(_CORES):
-            self._free.put(Embedder(starter_embedder_folder(), num_threads=1))
-
-    def embed(self, texts: list[str]) -> Float32Array:
-        embedder = self._free.get()
-        try:
-            return embedder.embed(texts)
-        finally:
-            self._free.put(embedder)
-
-
 class _SearchBench:
     def __init__(self, plan: Plan, region: BenchRegion, load: LoadGenerator) -> None:
         self._plan = plan
         self._region = region
         self._load = load
-        self._embedders = _EmbedderPool()
+        self._embedder = open_embedder(region.embedder(), region.installation.cache)
         documents = factbook_documents(plan.documents_max)
         self._texts = factbook_questions(documents)[:_QUESTIONS_MAX]
-        self._vectors = self._embedders.embed(self._texts)
+        self._vectors = self._embedder.embed(self._texts)
         self._layouts = [self._layout(name) for name in _CORPORA]
         self._python_client = python_client()
         self.findings = Findings()
@@ -124,7 +104,7 @@ class _SearchBench:
                 case = LocalCase(layout=layout.name, what=what, threads=threads, batch=1)
                 texts = [[text] for text in self._texts]
                 found[case] = self._timed(
-                    lambda t: local.same_answer(self._embedders.embed(t)), texts, threads
+                    lambda t: local.same_answer(self._embedder.embed(t)), texts, threads
                 )
         self.findings.local(found)
         return found
@@ -165,7 +145,7 @@ class _SearchBench:
         self.findings.parts(
             layout.name,
             Parts(
-                model_s=self._timed(self._embedders.embed, texts, 1).mean_s,
+                model_s=self._timed(self._embedder.embed, texts, 1).mean_s,
                 shard_s=self._timed(local.search_one_shard, vectors, 1).mean_s,
                 faiss_s=self._timed(local.faiss_one_shard, vectors, 1).mean_s,
                 texts_s=self._timed(local.fetch, merged, 1).mean_s,

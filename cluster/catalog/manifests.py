@@ -131,8 +131,8 @@ class IndexManifest(Record):
     """
     shards: tuple[ShardArtifact, ...]
     recall_at_10: float
-    """Measured against exact search, averaged over shards by rows: of a sample of the distinct
-    vectors, half at random and half far apart from each other, and of queries near them.
+    """Measured against exact search, averaged over shards by rows: of queries that were held out of
+    the index. In older manifests: of a sample of the distinct vectors, and of queries near them.
     """
     recall_at_10_least: float | None = Field(default=None, exclude_if=is_none)
     """Recall in the shard and the stratum of queries in which least is found; None in older
@@ -231,6 +231,15 @@ class ModelManifest(Record):
     """Runtime of an embedder, PyTorch in older manifests; it means nothing for a generator."""
     trials: tuple[RuntimeTrial, ...] = Field(default=(), exclude_if=_is_empty)
     """Runtimes of which this one was taken, as measured; empty where none was measured."""
+
+    @property
+    def run_files(self) -> tuple[ArtifactFile, ...]:
+        """The files that the model runs from. Where it runs without PyTorch, the weights of the
+        source are only kept for other runtimes.
+        """
+        if self.runtime is Runtime.TORCH:
+            return self.files
+        return tuple(file for file in self.files if not file.path.endswith(".safetensors"))
 
 
 Manifest = CorpusManifest | IndexManifest | ModelManifest

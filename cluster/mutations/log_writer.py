@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from cluster.clock import SYSTEM_CLOCK, Clock, Deadline
 from cluster.errors import Conflict, DeadlineExceeded, OutcomeUnknown, Unavailable
+from cluster.mutations.batch import Batch
 from cluster.mutations.mutation_log import MutationLog, Reading
 from cluster.mutations.region_writer import RegionWriter
 
@@ -18,11 +21,14 @@ class LogWriter:
         log: MutationLog,
         writer: RegionWriter,
         *,
+        appended: Callable[[Batch], None],
         clock: Clock = SYSTEM_CLOCK,
         append_timeout_s: float = APPEND_TIMEOUT_S,
     ) -> None:
+        """`appended`: called with each batch that has landed, so that others hear of it at once."""
         self._log = log
         self._writer = writer
+        self._appended = appended
         self._clock = clock
         self._append_timeout_s = append_timeout_s
 
@@ -65,4 +71,5 @@ class LogWriter:
         else:
             writer.landed()
             writer.queue.has_taken(self._clock.monotonic_s() - began_s)
+            self._appended(batch)
         return True

@@ -30,7 +30,8 @@ def ingest(
         list[str],
         typer.Argument(
             help="Files, folders or fsspec URLs: JSONL, Parquet, CSV, Markdown, text, HTML, PDF, "
-            "Word, PowerPoint, Excel, e-mail; Parquet, Arrow or .npy with ready-made vectors.",
+            "Word, PowerPoint, Excel, OpenDocument, EPUB, e-mail; Parquet, Arrow or .npy with "
+            "ready-made vectors.",
             metavar="SOURCE...",
         ),
     ],

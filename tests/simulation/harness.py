@@ -32,7 +32,7 @@ from tests.simulation.world.clients import Client
 from tests.simulation.world.coordinators import Incarnation
 from tests.simulation.world.faulty_store import Objects, Weather
 from tests.simulation.world.gateways import Asked, Gateway, Outcome
-from tests.simulation.world.network import STORE, Network, cities
+from tests.simulation.world.network import STORE, Network, cities, placed
 from tests.simulation.world.people import People, propose_for_all
 from tests.simulation.world.regions import SKEW_MAX_MS, Region, RegionClock
 
@@ -78,7 +78,7 @@ class World:
         self.noise_s = scenario.noise_s * min(1.0, (6 / count) ** 0.5)
         drawn = self.rng.random() < 0.1
         in_one_city = drawn if scenario.in_one_city is None else scenario.in_one_city
-        places = dict(_placed(self.rng, count, cities()[:1] if in_one_city else cities()))
+        places = dict(placed(self.rng, count, cities()[:1] if in_one_city else cities()))
         self.network = Network(
             self.scheduler,
             random.Random(f"{seed}/network"),
@@ -160,12 +160,7 @@ class World:
     def repeat(self, action: Callable[[], None], least_s: float, most_s: float) -> None:
         """As long as the noise lasts."""
 
-        def again() -> None:
-            if self.noisy:
-                action()
-                self.scheduler.after(self.rng.uniform(least_s, most_s), again)
-
-        self.scheduler.after(self.rng.uniform(least_s, most_s), again)
+        self.scheduler.repeat(action, lambda: self.rng.uniform(least_s, most_s), lambda: self.noisy)
 
     def _settle(self) -> None:
         quiet, length = 0, -1
@@ -327,17 +322,6 @@ def _drawn_count(rng: random.Random) -> int:
         [(3, 3), (4, 5), (6, 9), (10, 16), (17, REGIONS_MAX)], weights=[50, 35, 10, 4, 1]
     )[0]
     return rng.randint(least, most)
-
-
-def _placed(rng: random.Random, count: int, known: list[str]) -> list[tuple[str, str]]:
-    """Names of regions and their cities; several regions share one where there are too few."""
-    chosen = [rng.sample(known, len(known)) for _ in range(-(-count // len(known)))]
-    placed = []
-    for turn, shuffled in enumerate(chosen, 1):
-        for city in shuffled:
-            name = city.lower().replace(" ", "-")
-            placed.append((name if turn == 1 else f"{name}-{turn}", city))
-    return placed[:count]
 
 
 def _read_together(read: Callable[[Key], Value], keys: Sequence[Key]) -> list[Value]:

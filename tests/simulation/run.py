@@ -1,4 +1,5 @@
-"""Runs many seeds in several processes, or replays one with a trace.
+"""Runs many seeds in several processes, or replays one with a trace. Each seed is played twice:
+with releases and answers, and with documents.
 
 python -m tests.simulation.run --seeds 2000          # ends with status 1 when a rule was broken
 python -m tests.simulation.run --seed 17             # what happened, and what of it was wrong
@@ -12,6 +13,9 @@ import multiprocessing
 import sys
 
 from cluster.clock import SYSTEM_CLOCK
+from tests.simulation.documents.checkers import document_violations
+from tests.simulation.documents.trace import document_lines
+from tests.simulation.documents.world import DocumentScenario, simulate_documents
 from tests.simulation.harness import Scenario, simulate
 from tests.simulation.judging.trace import lines
 from tests.simulation.judging.verdict import violations
@@ -38,9 +42,11 @@ def main() -> int:
 
 def replay(seed: int, scenario: Scenario) -> int:
     history = simulate(seed, scenario)
-    print("\n".join(lines(history)))
-    found = violations(history)
+    of_documents = simulate_documents(seed, _of_documents(scenario))
+    print("\n".join(lines(history)), "\n".join(document_lines(of_documents)), sep="\n\n")
+    found = violations(history) | document_violations(of_documents)
     print(f"\nseed {seed}, {len(history.regions)} regions: {', '.join(history.regions)}")
+    print(f"documents in {len(of_documents.regions)}: {', '.join(of_documents.regions)}")
     for name, problems in found.items():
         print(f"BROKEN: {name}", *problems[:_FAILURES_SHOWN], sep="\n  ")
     print("" if found else "all rules hold")
@@ -69,9 +75,15 @@ def run(seeds: range, scenario: Scenario, processes: int) -> int:
 def _judged(job: tuple[int, Scenario]) -> tuple[int, list[str]]:
     seed, scenario = job
     try:
-        return seed, list(violations(simulate(seed, scenario)))
+        found = violations(simulate(seed, scenario))
+        documents = simulate_documents(seed, _of_documents(scenario))
+        return seed, [*found, *document_violations(documents)]
     except Exception as error:  # one seed that cannot be run must not hide what the others find
         return seed, [f"{type(error).__name__}: {error}"]
+
+
+def _of_documents(scenario: Scenario) -> DocumentScenario:
+    return DocumentScenario(regions=scenario.regions)
 
 
 def _again(seed: int, scenario: Scenario) -> str:

@@ -41,7 +41,7 @@ class LoadedRelease:
     def artifacts(self) -> frozenset[tuple[ArtifactFile, ...]]:
         """The sets of files that its parts are opened from."""
         shards = (shard for index in self.indexes.values() for shard in index.shards)
-        models = {m.files for m in (self.embedder, self.generator) if m is not None}
+        models = {m.run_files for m in (self.embedder, self.generator) if m is not None}
         return frozenset(models.union(*(shard.folders for shard in shards)))
 
     def with_members(self, members: Callable[[str], tuple[str, ...]]) -> LoadedRelease:

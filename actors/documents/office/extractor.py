@@ -94,7 +94,7 @@ class Extractor:
         except BrokenPipeError:
             reply = b""
         if not reply.endswith(b"\n"):
-            raise InvalidArgument(f"{name}: {self._why(self._ended(process))}")
+            raise InvalidArgument(f"{name}: {self._why(self._ended(process), len(data))}")
         answer: dict[str, Any] = json.loads(reply)
         return answer
 
@@ -110,9 +110,10 @@ class Extractor:
                     continue
         return process.returncode
 
-    def _why(self, exit_status: int) -> str:
+    def _why(self, exit_status: int, size_bytes: int) -> str:
         if exit_status == -signal.SIGXCPU:
-            return f"takes more than {self._limits.cpu_s} s of processor time to be read"
+            cpu_s = self._limits.cpu_s_for(size_bytes)
+            return f"takes more than {cpu_s} s of processor time to be read"
         return (
             f"cannot be read: what reads it ended with status {exit_status}; it may take no more "
             f"than {self._limits.memory_bytes} bytes of memory"

@@ -30,8 +30,12 @@ _CHARS_SHOWN = 200
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     cpu_s: int = 120
-    """Seconds of processor time for a file."""
+    """Seconds of processor time for a file, beside a second for each MiB of it."""
     memory_bytes: int = 2 * 2**30
+
+    def cpu_s_for(self, size_bytes: int) -> int:
+        """Seconds of processor time for a file of that size."""
+        return self.cpu_s + size_bytes // 2**20
 
 
 def main(limits: Limits) -> None:
@@ -43,7 +47,7 @@ def main(limits: Limits) -> None:
     while header := sys.stdin.buffer.readline():
         request = json.loads(header)
         data = sys.stdin.buffer.read(request["size_bytes"])
-        _allow_cpu_s(limits.cpu_s)
+        _allow_cpu_s(limits.cpu_s_for(len(data)))
         replies.write(json.dumps(_reply(SourceFormat(request["format"]), data)).encode() + b"\n")
         replies.flush()
 

@@ -31,6 +31,18 @@ class Scheduler:
     def after(self, delay_s: float, action: Callable[[], object]) -> None:
         heapq.heappush(self._queue, (self.now_s + delay_s, next(self._order), action))
 
+    def repeat(
+        self, action: Callable[[], None], gap_s: Callable[[], float], goes_on: Callable[[], bool]
+    ) -> None:
+        """Does it after each gap, as long as that is wanted."""
+
+        def again() -> None:
+            if goes_on():
+                action()
+                self.after(gap_s(), again)
+
+        self.after(gap_s(), again)
+
     def run(self, until_s: float) -> None:
         """Runs all that is due until then. Raises what a process failed with."""
         self._until_s = until_s

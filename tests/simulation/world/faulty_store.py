@@ -38,8 +38,10 @@ def is_entry(path: str) -> bool:
 
 @dataclass(slots=True)
 class Objects:
-    """What the store holds, and every write to the release log that ever took effect."""
+    """What the store holds, and every write to the logs that ever took effect."""
 
+    is_recorded: Callable[[str], bool] = is_entry
+    """By path, whether writes are remembered."""
     content: dict[str, bytes] = field(default_factory=dict)
     folders: dict[str, dict[str, None]] = field(default_factory=dict)
     """Names right inside each folder: of objects and of folders."""
@@ -58,8 +60,13 @@ class Objects:
                 path, _, name = path.rpartition("/")
                 self.folders.setdefault(path, {})[name] = None
         self.content[write.path] = write.data
-        if is_entry(write.path):
+        if self.is_recorded(write.path):
             self.writes.append(write)
+
+    def remove(self, write: Write) -> bool:
+        folder, _, name = write.path.rpartition("/")
+        self.folders.get(folder, {}).pop(name, None)
+        return self.content.pop(write.path, None) is not None
 
     def log_length(self) -> int:
         return sum(is_entry(f"{RELEASE_LOG}/{name}") for name in self.folders.get(RELEASE_LOG, ()))
@@ -133,6 +140,12 @@ class FaultyStore:
             return True
 
         self._write(path, data, replace)
+
+    def remove(self, path: str) -> None:
+        try:
+            self._write(path, b"", self._objects.remove)
+        except OutcomeUnknown as error:
+            raise Unavailable(f"{path} may still be there") from error
 
     def size(self, path: str) -> int:
         return len(self.get(path))

@@ -34,6 +34,17 @@ def cities() -> list[str]:
     return sorted({start for start, _ in round_trips_ms()})
 
 
+def placed(rng: random.Random, count: int, known: list[str]) -> list[tuple[str, str]]:
+    """Names of regions and their cities; several regions share one where there are too few."""
+    chosen = [rng.sample(known, len(known)) for _ in range(-(-count // len(known)))]
+    placed = []
+    for turn, shuffled in enumerate(chosen, 1):
+        for city in shuffled:
+            name = city.lower().replace(" ", "-")
+            placed.append((name if turn == 1 else f"{name}-{turn}", city))
+    return placed[:count]
+
+
 @dataclass(slots=True)
 class Network:
     """Where everybody is, and which ways are open. Names of regions, and `STORE`."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import functools
 import gzip
 import os
 import pickle
+import threading
 import zipfile
 from collections.abc import Iterator, Mapping
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -190,6 +193,19 @@ def test_files_inside_of_an_archive_are_read(tmp_path: Path) -> None:
     assert content(pickle.loads(pickle.dumps(file))) == b"# A"
 
 
+def test_a_page_of_the_web_is_named_without_the_query_of_its_url(tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text("# A")
+    (tmp_path / "b.md").write_text("# B")
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        (file,) = find_source_files([f"{url}/a.md?version=2#top"]).files
+        assert (file.path, content(file)) == ("a.md", b"# A")
+        assert [file.path for file in find_source_files([url]).files] == ["a.md", "b.md"]
+        server.shutdown()
+
+
 def test_an_archive_that_unpacks_to_far_more_than_it_has_is_refused(tmp_path: Path) -> None:
     line = b'{"id": "a", "text": "A text that comes again and again."}\n'
     beyond = UNPACKED_BYTES_FREE + 1
@@ -250,7 +266,8 @@ def test_a_relative_path_means_the_same_in_another_process(
     [
         ("nowhere", "does not exist$"),
         ("memory://nowhere", "does not exist, or cannot be reached"),
-        ("photo.png", r"photo.png is of a kind that is not read \(.png\); these are: .jsonl"),
+        ("photo.png", r"photo.png is of a kind that is not read \(.png\); these are read: .jsonl"),
+        ("docs.tar.gz", r"is not read \(.tar.gz\); unpack it; these are read"),
         ("old.doc", r"is not read \(.doc\); save it as .docx or .pdf; these are"),
         ("empty", "holds no file"),
         ("nosuch://x", "cannot be opened"),
@@ -261,7 +278,7 @@ def test_a_source_that_cannot_be_read_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, said: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("photo.png", "old.doc"):
+    for name in ("photo.png", "old.doc", "docs.tar.gz"):
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "empty").mkdir()
     with pytest.raises(InvalidArgument, match=said) as caught:

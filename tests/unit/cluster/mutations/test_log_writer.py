@@ -38,7 +38,7 @@ def writer_over(store: ObjectStore) -> tuple[RegionWriter, LogWriter]:
         policy=ConflictPolicy.LAST_WRITER,
         clock=HybridClock("a", clock, skew_max_ms=100),
     )
-    return writer, LogWriter(open_log(store), writer, clock=clock)
+    return writer, LogWriter(open_log(store), writer, appended=lambda _: None, clock=clock)
 
 
 def folded(store: ObjectStore) -> DocumentFold:

@@ -68,7 +68,9 @@ async def test_an_embedder_opens_the_graph_of_its_version(tmp_path: Path) -> Non
     model = published(tmp_path, Runtime.OPENVINO).manifest
     cache = node_cache(open_store(str(tmp_path / "store")), tmp_path / "cache")
     vectors = await EmbeddingWorker(model, cache).embed(["Who grows tea?"], 60.0)
+    assert not [file for file in model.run_files if file.path.endswith(".safetensors")]
     other = published(tmp_path, Runtime.TORCH).manifest
+    assert other.run_files == other.files
     assert other.fingerprint != model.fingerprint
     expected = await EmbeddingWorker(other, cache).embed(["Who grows tea?"], 60.0)
     assert float(vectors[0] @ expected[0]) > COSINE_MIN

@@ -1,0 +1,67 @@
+"""Documents that several regions write under crashes, cuts, lost replies, predecessors that go on,
+rotten objects, trimmed logs and clocks that differ: whatever happens, the rules hold.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from tests.simulation.documents.checkers import document_violations, logs
+from tests.simulation.documents.history import DocumentHistory
+from tests.simulation.documents.world import FAIR, DocumentScenario, simulate_documents
+
+SEEDS = (1, 2, 3)
+
+
+def test_the_rules_of_documents_hold(seed: int) -> None:
+    found = document_violations(simulate_documents(seed))
+    assert not found, f"replay with `make sim SEED={seed}`: {found}"
+
+
+def test_the_rules_of_documents_hold_for_many_regions() -> None:
+    found = document_violations(simulate_documents(0, DocumentScenario(regions=16)))
+    assert not found, found
+
+
+def test_the_same_seed_gives_the_same_documents() -> None:
+    first = [simulate_documents(seed).digest() for seed in SEEDS]
+    assert first == [simulate_documents(seed).digest() for seed in SEEDS]
+    assert len(set(first)) == len(SEEDS)
+
+
+def test_the_simulation_of_documents_meets_what_it_is_for() -> None:
+    met: Counter[str] = Counter()
+    for seed in range(40):
+        met.update(met_in(simulate_documents(seed, FAIR if seed % 4 == 0 else None)))
+    expected = {
+        *("written", "Conflict", "DeadlineExceeded", "unknown", "asked again", "deleted"),
+        *("of several writes", "written by several", "created anew", "goes on", "rots", "dies"),
+        *("looked for elsewhere", "equal watermarks", "started from a base"),
+    }
+    assert {what: met[what] for what in sorted(expected) if met[what] < 3} == {}
+
+
+def met_in(history: DocumentHistory) -> Counter[str]:
+    met = Counter(asked.outcome for asked in history.asked)
+    met["asked again"] = sum(asked.attempts > 1 for asked in history.asked)
+    met["deleted"] = sum(a.text is None and a.outcome == "written" for a in history.asked)
+    met["looked for elsewhere"] = sum(
+        read.asked.region not in read.asked.version or len(history.regions) > 1
+        for read in history.reads
+    )
+    for what in ("goes on", "rots", "dies"):
+        met[what] = sum(what in accident for _, accident in history.accidents)
+    objects = [rows for log in logs(history).values() for rows in log]
+    met["of several writes"] = sum(len(rows) > 1 for rows in objects)
+    writers = {(write.path.split("/")[2], write.writer) for write in history.writes}
+    met["written by several"] = len(writers) - len({region for region, _ in writers})
+    met["created anew"] = len(history.writes) - len({write.path for write in history.writes})
+    readers: dict[tuple[tuple[str, int], ...], set[str]] = {}
+    first: dict[str, int] = {}
+    for state in history.states:
+        at = tuple(sorted(state.watermark.items()))
+        readers.setdefault(at, set()).add(state.reader)
+        first.setdefault(state.reader, sum(state.watermark.values()))
+    met["equal watermarks"] = sum(len(names) > 1 for names in readers.values())
+    met["started from a base"] = sum(position > 3 for position in first.values())
+    return met
