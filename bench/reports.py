@@ -147,9 +147,11 @@ class GenerationCost(Record):
     tokens_per_s: Spread
     first_token_ms: Spread
     """The median of a repetition's answers."""
+    cpu_ms: dict[str, Spread]
+    """CPU time of one token, by kind of process."""
     tokens_ratio: Spread | None = None
     """Tokens a second, over those of vLLM alone for the same prompts in the same repetition."""
-    first_token_ratio: Spread | None = None
+    first_token_later_ms: Spread | None = None
 
 
 class GenerateReport(Record):

@@ -99,16 +99,31 @@ def search_tables(report: SearchReport) -> str:
 def generate_tables(report: GenerateReport) -> str:
     costs = table(
         ("", "clients", "answers", "prompt tokens", "answer tokens", "tokens/s",
-         "first token ms", "tokens/s ÷ alone", "first token ÷ alone"),
+         "first token ms", "tokens/s ÷ alone", "first token later, ms"),
         (
             (c.what, c.clients, c.answers, round(c.prompt_tokens), round(c.answer_tokens),
              spread(c.tokens_per_s), spread(c.first_token_ms), spread(c.tokens_ratio),
-             spread(c.first_token_ratio))
+             spread(c.first_token_later_ms))
             for c in report.costs
         ),
     )  # fmt: skip
+    roles = list(dict.fromkeys(role for cost in report.costs for role in cost.cpu_ms))
+    cpu = table(
+        ("", "clients", *roles),
+        (
+            (cost.what, cost.clients, *(spread(cost.cpu_ms.get(role)) for role in roles))
+            for cost in report.costs
+        ),
+    )
     what = f"{report.model}, bfloat16 on one thread, at most {report.tokens_max} tokens an answer"
-    return "\n\n".join((heading("Generate", report.environment, what), costs))
+    return "\n\n".join(
+        (
+            heading("Generate", report.environment, what),
+            costs,
+            "CPU time of one token, ms, by process:",
+            cpu,
+        )
+    )
 
 
 def quality_tables(report: QualityReport) -> str:

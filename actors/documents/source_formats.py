@@ -39,9 +39,15 @@ FORMATS: Mapping[str, SourceFormat] = {
     ".npy": SourceFormat.NPY,
     ".md": SourceFormat.MARKDOWN,
     ".markdown": SourceFormat.MARKDOWN,
+    ".mdx": SourceFormat.MARKDOWN,
+    # Its headings are underlined, too.
+    ".rst": SourceFormat.MARKDOWN,
     ".txt": SourceFormat.TEXT,
+    ".adoc": SourceFormat.TEXT,
+    ".org": SourceFormat.TEXT,
     ".html": SourceFormat.HTML,
     ".htm": SourceFormat.HTML,
+    ".xhtml": SourceFormat.HTML,
     ".pdf": SourceFormat.PDF,
     ".docx": SourceFormat.DOCX,
     ".docm": SourceFormat.DOCX,
@@ -55,6 +61,9 @@ FORMATS: Mapping[str, SourceFormat] = {
     ".ods": SourceFormat.ODS,
     ".epub": SourceFormat.EPUB,
     ".eml": SourceFormat.EML,
+    # Browsers save a page with its pictures as an e-mail.
+    ".mhtml": SourceFormat.EML,
+    ".mht": SourceFormat.EML,
     ".mbox": SourceFormat.MBOX,
 }
 TEXT_FORMATS = frozenset(

@@ -16,6 +16,8 @@ from actors.models.prompt_tokenizer import FolderTokenizer
 from bench.answers.vllm_alone import EngineSettings, Prompt, PromptLoad, VllmAlone
 from bench.data import factbook_documents, factbook_questions
 from bench.load.client import LoadGenerator
+from bench.load.cpu_time import OTHERS, cpu_between, cpu_by_process
+from bench.load.processes import with_descendants
 from bench.load.streams import AnswersReport, StreamLoad, run_streams
 from bench.plan import Plan
 from bench.region import BenchRegion, running_region
@@ -30,6 +32,7 @@ _CORPUS = "factbook"
 _CLIENTS = (1, 8)
 _LONE_ANSWERS = 2
 """A lone client asks for this many times more answers, so that its median means something."""
+_ASKS_ENGINE = "generator"
 _ANSWER, _CHAT = "/v1/answer", "/v1/chat/completions"
 
 
@@ -40,11 +43,24 @@ class _Case:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    report: AnswersReport
+    cpu_s: dict[str, float]
+    """CPU seconds of each kind of process."""
+
+    @property
+    def cpu_ms(self) -> dict[str, float]:
+        """CPU time of one token."""
+        tokens = sum(answer.answer_tokens for answer in self.report.answers)
+        return {role: used_s / tokens * 1000 for role, used_s in self.cpu_s.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Pair:
     """The same questions, to the region and to vLLM alone."""
 
-    served: AnswersReport
-    alone: AnswersReport
+    served: _Run
+    alone: _Run
 
 
 class _GenerateBench:
@@ -70,22 +86,34 @@ class _GenerateBench:
                 asked = [[next(self._questions) for _ in range(each)] for _ in range(clients)]
                 prompts = [[self._prompt(path, text) for text in of_one] for of_one in asked]
                 load = PromptLoad(prompts=prompts, answer_tokens_max=self._plan.answer_tokens)
-                alone = self._peer.run(load) if peer_first else None
+                alone = self._alone(load) if peer_first else None
                 served = self._served(path, asked)
-                pair = _Pair(served=served, alone=alone or self._peer.run(load))
+                pair = _Pair(served=served, alone=alone or self._alone(load))
                 self._pairs[_Case(path=path, clients=clients)].append(pair)
 
     def costs(self) -> tuple[GenerationCost, ...]:
         return tuple(cost for case, pairs in self._pairs.items() for cost in _costs_of(case, pairs))
 
-    def _served(self, path: str, asked: Sequence[Sequence[str]]) -> AnswersReport:
+    def _alone(self, load: PromptLoad) -> _Run:
+        before = cpu_by_process(self._peer.pids)
+        report = self._peer.run(load)
+        used = cpu_between(before, cpu_by_process(self._peer.pids))
+        # What asks the engine stands in the place of the generator's replica.
+        return _Run(
+            report=report, cpu_s={_ASKS_ENGINE if k == OTHERS else k: used[k] for k in used}
+        )
+
+    def _served(self, path: str, asked: Sequence[Sequence[str]]) -> _Run:
         load = StreamLoad(
             host=self._region.host,
             port=self._region.port,
             path=path,
             bodies=[[orjson.dumps(self._body(path, text)) for text in one] for one in asked],
         )
-        return self._clients.run(run_streams, load)
+        before = cpu_by_process(with_descendants(self._region.pids()))
+        report = self._clients.run(run_streams, load)
+        after = cpu_by_process(with_descendants(self._region.pids()))
+        return _Run(report=report, cpu_s=cpu_between(before, after))
 
     def _body(self, path: str, question: str) -> dict[str, object]:
         common = {"max_tokens": self._plan.answer_tokens, "temperature": 0, "stream": True}
@@ -118,16 +146,20 @@ def _costs_of(case: _Case, pairs: Sequence[_Pair]) -> tuple[GenerationCost, Gene
     served = _cost(case.path, case.clients, [pair.served for pair in pairs])
     alone = _cost(f"vLLM alone, the prompts of {case.path}", case.clients, [p.alone for p in pairs])
     ratios = {
-        "tokens_ratio": Spread.over(pairs, lambda p: p.served.tokens_per_s / p.alone.tokens_per_s),
-        "first_token_ratio": Spread.over(
-            pairs, lambda p: p.served.first_token_s / p.alone.first_token_s
+        "tokens_ratio": Spread.over(
+            pairs, lambda p: p.served.report.tokens_per_s / p.alone.report.tokens_per_s
+        ),
+        "first_token_later_ms": Spread.over(
+            pairs, lambda p: (p.served.report.first_token_s - p.alone.report.first_token_s) * 1000
         ),
     }
     return served.model_copy(update=ratios), alone
 
 
-def _cost(what: str, clients: int, runs: Sequence[AnswersReport]) -> GenerationCost:
+def _cost(what: str, clients: int, measured: Sequence[_Run]) -> GenerationCost:
+    runs = [one.report for one in measured]
     answers = [answer for run in runs for answer in run.answers]
+    roles = dict.fromkeys(role for one in measured for role in one.cpu_ms)
     return GenerationCost(
         what=what,
         clients=clients,
@@ -136,6 +168,7 @@ def _cost(what: str, clients: int, runs: Sequence[AnswersReport]) -> GenerationC
         answer_tokens=sum(answer.answer_tokens for answer in answers) / len(answers),
         tokens_per_s=Spread.over(runs, lambda run: run.tokens_per_s),
         first_token_ms=Spread.over(runs, lambda run: run.first_token_s * 1000),
+        cpu_ms={role: Spread.of([one.cpu_ms.get(role, 0.0) for one in measured]) for role in roles},
     )
 
 

@@ -19,6 +19,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Self
 
+from bench.load.processes import with_descendants
 from bench.load.streams import Answer, AnswersReport
 from cluster.generation.generator import ChatMessage
 
@@ -31,6 +32,8 @@ _ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
 }
+_NICENESS = 15
+"""That of Ray's workers: other programs take as much time from this engine as from theirs."""
 _START_TIMEOUT_S = 300.0
 _RUN_TIMEOUT_S = 300.0
 _END_TIMEOUT_S = 30.0
@@ -83,6 +86,10 @@ class VllmAlone:
             self._process.terminate()
             self._process.join()
 
+    @property
+    def pids(self) -> tuple[int, ...]:
+        return () if self._process.pid is None else with_descendants([self._process.pid])
+
     def run(self, load: PromptLoad) -> AnswersReport:
         self._connection.send(load)
         report = self._reply(_RUN_TIMEOUT_S)
@@ -101,6 +108,7 @@ class VllmAlone:
 def _run_engine(connection: Connection, settings: EngineSettings) -> None:
     # Before torch is imported, which reads the number of threads once.
     os.environ.update(_ENVIRONMENT)
+    os.nice(_NICENESS)
     asyncio.run(_serve(connection, settings))
 
 

@@ -13,6 +13,7 @@ _ROLES = (
     ("ShardReplica", "shard replicas"),
     ("EmbeddingWorker", "embedder"),
     ("generator", "generator"),
+    ("EngineCore", "vLLM's engine"),
 )
 OTHERS = "Ray and the rest"
 

@@ -91,7 +91,9 @@ def haproxy_changes(
         "/^frontend http_frontend$/a\\",
         "    http-request set-header x-request-disconnect-disabled ?1\\",
         "    http-request del-header upgrade\\",
-        "    http-request set-header x-forwarded-for %[src]",
+        "    http-request set-header x-forwarded-for %[src]\\",
+        # A gateway's web server cannot read any other.
+        f"    http-request return status 405 {_NO_METHOD} unless {{ method {_METHODS} }}",
         "/^    option redispatch 1$/a\\",
         "    option dontlog-normal\\",
         "    option http-buffer-request\\",
@@ -145,6 +147,8 @@ def _reply(code: str, message: str, *, retryable: bool) -> str:
 
 _LATE = _reply("deadline_exceeded", "the request did not arrive in time", retryable=True)
 _UNAVAILABLE = _reply("unavailable", "no gateway answers; try again shortly", retryable=True)
+_METHODS = "GET HEAD POST PUT PATCH DELETE OPTIONS TRACE"
+_NO_METHOD = _reply("method_not_allowed", "this route does not take this method", retryable=False)
 _NO_ROUTE = _reply("not_found", "there is no such route; /openapi.json lists all", retryable=False)
 
 

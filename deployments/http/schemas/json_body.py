@@ -78,6 +78,7 @@ def validated(model: type[BodyT], parsed: dict[str, Any]) -> BodyT:
 
 _MESSAGES = {
     "missing": "is required",
+    "model_type": "must be an object",
     "string_too_short": "is empty",
     "string_too_long": "has more than {max_length} characters",
     "too_short": "is empty",

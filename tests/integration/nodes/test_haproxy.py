@@ -175,6 +175,17 @@ def test_a_request_for_another_protocol_is_an_ordinary_one(
     assert [server.upgrades for server in servers] == [0, 0]
 
 
+@pytest.mark.parametrize("method", ["FOO", "PROPFIND"])
+def test_a_method_that_no_gateway_can_read_gets_the_gateways_error(
+    client: httpx.Client, servers: tuple[Server, Server], method: str
+) -> None:
+    before = sum(server.taken for server in servers)
+    reply = client.request(method, "/v1/models")
+    assert (reply.status_code, reply.json()["error"]["code"]) == (405, "method_not_allowed")
+    assert reply.headers["x-trace-id"] == reply.json()["error"]["trace_id"]
+    assert sum(server.taken for server in servers) == before
+
+
 def test_connections_to_servers_are_kept_however_many_clients_there_are(
     client: httpx.Client, servers: tuple[Server, Server]
 ) -> None:

@@ -124,6 +124,16 @@ def test_all_texts_of_a_mail_are_read_once(extractor: Extractor, data: bytes, te
     assert text_of(extractor, b"Subject: S\n" + data) == f"S\n\n{text}"
 
 
+def test_a_page_that_a_browser_saved_with_its_pictures_is_a_document(extractor: Extractor) -> None:
+    page = b"Content-Type: text/html\n\n<meta charset=utf-8><title>T</title><h1>Gr\xc3\xb6\xc3\x9fe"
+    style = b"Content-Type: text/css\nContent-Location: cid:1\n\np {}"
+    picture = b"Content-Type: image/png\nContent-Location: http://a/b.png\n\nx"
+    data = b"Subject: T\n" + multipart("related", page, style, picture)
+    found, left_out = documents(extractor, data, "a.mhtml")
+    assert [(d.id, d.text) for d in found] == [("a.mhtml", "T\n\nGröße")]
+    assert left_out == []
+
+
 def test_what_is_attached_are_documents_with_the_mail_as_metadata(extractor: Extractor) -> None:
     forwarded = email.message_from_bytes(
         mail("Minutes", attachments={"minutes.docx": word(title="Own title", author="Carla")}),
@@ -134,7 +144,7 @@ def test_what_is_attached_are_documents_with_the_mail_as_metadata(extractor: Ext
         attachments={
             "plan.pdf": pdf("One", "", "Three"),
             "note.txt": "Grüße".encode("cp1252"),
-            "page.html": "<title>T</title><p>Größe".encode(),
+            "page.html": "<meta charset=koi8-r><title>T</title><p>мир".encode("koi8-r"),
             "fwd": forwarded,
         }
     )
@@ -165,7 +175,7 @@ def test_what_is_attached_are_documents_with_the_mail_as_metadata(extractor: Ext
             ),
             (
                 f"{path}#{before}attachment=3",
-                "Größe",
+                "мир",
                 {**known, "title": "T", "attachment": "page.html"},
             ),
         ]

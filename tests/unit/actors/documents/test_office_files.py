@@ -85,6 +85,18 @@ def test_dates_of_pdf_files_are_read_in_utc(read: Read, text: str, expected: str
     assert read(pdf("A", date=text), "a.pdf")[0].metadata.get("date") == expected
 
 
+def test_what_is_filled_into_a_form_is_text_of_its_page(read: Read) -> None:
+    field = (
+        b"99 0 obj\n<< /Type /Annot /Subtype /Widget /FT /Tx /T (name) /V (Anna) /P 5 0 R "
+        b"/Rect [72 600 300 620] /DA (/F1 12 Tf 0 g) >>\nendobj\n"
+    )
+    form = b"/Type /Catalog /AcroForm << /Fields [99 0 R] /DR << /Font << /F1 3 0 R >> >> >>"
+    data = pdf("Name:").replace(b"/Type /Catalog", form).replace(b"xref\n0", field + b"xref\n0")
+    data = data.replace(b"/Type /Page /Parent", b"/Type /Page /Annots [99 0 R] /Parent")
+    (page,) = read(data, "a.pdf")
+    assert page.text == "Name:\nAnna"
+
+
 def test_a_word_file_is_a_document_with_marks_of_headings_and_lists(read: Read) -> None:
     (document,) = read(word(title="Holiday policy", author="Anna"), "policy.docx")
     assert document.id == "policy.docx"

@@ -224,6 +224,7 @@ def test_hostile_pages_take_time_in_proportion_to_their_length(kind: str) -> Non
         ("# About C#", "About C#"),
         ("#hashtag\n####### seven\n#\n# One", "One"),
         ("Title\n=====\ntext", "Title"),
+        ("=====\nTitle\n=====\n\n.. note::\n\nMore\n----", "Title"),
         ("Release\nnotes\n---\n# One", "Release notes"),
         ("- a\nb\n---\n> c\n---\n| d |\n---\n    e\n---\n# One", "One"),
         ("---\n\ntext\n\n---\n\n# One", "One"),

@@ -173,6 +173,21 @@ def refusal(reply: httpx.Response) -> dict[str, Any]:
     return dict(reply.json()["error"])
 
 
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({**CHAT, "raygion": []}, "raygion: must be an object"),
+        ({**CHAT, "messages": ["hello"]}, "messages[0]: must be an object"),
+    ],
+)
+async def test_what_must_be_an_object_is_told_in_words_of_json(
+    body: dict[str, Any], message: str
+) -> None:
+    async with in_process(FakeService()) as client:
+        reply = await client.post("/v1/chat/completions", json=body)
+    assert (reply.status_code, refusal(reply)["message"]) == (400, message)
+
+
 @pytest.mark.parametrize(("route", "body", "field"), TABLE)
 async def test_bad_input_is_refused_by_name(route: str, body: dict[str, Any], field: str) -> None:
     async with in_process(FakeService()) as client:
