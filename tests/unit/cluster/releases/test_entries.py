@@ -105,6 +105,18 @@ def test_readers_of_the_same_bytes_have_the_same_state(log: list[LogEntry]) -> N
     assert states_of(read) == states_of(log)
 
 
+@given(log=logs, other=logs)
+def test_a_state_stays_as_it_was_whatever_is_folded_from_it(
+    log: list[LogEntry], other: list[LogEntry]
+) -> None:
+    """States share their memory, which must not show: at each entry the log goes two ways."""
+    states = states_of(log)
+    for state, entry in zip(states, other, strict=False):
+        fold(state, entry)
+    for length, state in enumerate(states):
+        assert state == states_of(log[:length])[-1]
+
+
 @given(log=logs)
 def test_epochs_never_go_back_and_one_proposal_at_most_is_open(log: list[LogEntry]) -> None:
     for before, after in itertools.pairwise(states_of(log)):
