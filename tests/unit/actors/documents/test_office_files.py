@@ -13,6 +13,9 @@ from pathlib import Path
 
 import docx
 import pytest
+from docx.opc.constants import RELATIONSHIP_TYPE
+from docx.opc.packuri import PackURI
+from docx.opc.part import Part
 from docx.oxml import parse_xml
 from docx.oxml.ns import nsdecls
 
@@ -131,6 +134,25 @@ def test_no_text_of_a_word_file_is_passed_over(read: Read) -> None:
     inner[1].add_table(rows=1, cols=1).rows[0].cells[0].text = "inner"
     (found,) = read(saved(document), "a.docx")
     assert found.text == "controlled\n\nkept new\n\nAs E=mc\n\naround\tit\n\nboxed\n\nouter | inner"
+
+
+def test_a_footnote_stands_where_the_text_refers_to_it(read: Read) -> None:
+    document = docx.Document()
+    names = nsdecls("w")
+    for kind, relation in (
+        ("footnote", RELATIONSHIP_TYPE.FOOTNOTES),
+        ("endnote", RELATIONSHIP_TYPE.ENDNOTES),
+    ):
+        note = f"<w:{kind} w:id='2'><w:p><w:r><w:t>the {kind}</w:t></w:r></w:p></w:{kind}>"
+        blob = f"<w:{kind}s {names}><w:{kind} w:id='0' w:type='separator'/>{note}</w:{kind}s>"
+        name = PackURI(f"/word/{kind}s.xml")
+        part = Part(name, "application/xml", blob.encode(), document.part.package)
+        document.part.relate_to(part, relation)
+        run = f"<w:r><w:t>Text</w:t></w:r><w:r><w:{kind}Reference w:id='2'/></w:r>"
+        xml = f"<w:p {names}>{run}<w:r><w:{kind}Reference w:id='7'/><w:t>.</w:t></w:r></w:p>"
+        document.element.body.insert(0, parse_xml(xml))
+    (found,) = read(saved(document), "a.docx")
+    assert found.text == "Text (the endnote).\n\nText (the footnote)."
 
 
 def test_each_slide_is_a_document_with_its_notes(read: Read) -> None:
