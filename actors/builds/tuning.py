@@ -6,33 +6,34 @@ of them (`actors.builds.recall`). The cheapest one within the memory is taken.
 
 A sample is smaller than a shard, so what was measured is scaled to the rows of a shard: Flat
 compares with all of them, lists keep the share of the rows that they look at (and so a `nprobe`
-that grows with the lists), a graph grows by the logarithm. What that leaves uncertain is the recall
-of the whole; so it is measured again on the built shards, a search is made to look further where it
-falls short, and where that does not help a shard is built as Flat.
+that grows with the lists), a graph grows by the logarithm. What that leaves uncertain is the effort
+that the whole takes; so that is measured again on the built shards, as with a named kind
+(`actors.builds.shard`).
 """
 
 from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from actors.builds.recall import RecallSample
+from actors.builds.efforts import least_effort, most_effort
+from actors.builds.recall import RecallSample, exact_scores
 from actors.builds.shard import ShardRows
-from actors.shards.faiss_index import num_lists, num_subquantizers, one_thread, train_index
+from actors.shards.faiss_build import num_lists, num_subquantizers, train_index
+from actors.shards.faiss_index import one_thread
 from actors.shards.index import INDEX_FILE, ShardIndex
 from cluster.arrays import Float32Array
 from cluster.clock import SYSTEM_CLOCK
 from cluster.errors import InvalidArgument
 from cluster.query.search import ShardQuery
 from cluster.shards.index_parameters import AutoIndex, IndexKind, IndexParameters, IndexTrial
-from cluster.shards.recall import HELD_OUT, STORED
+from cluster.shards.recall import HELD_OUT, STORED, Recall
 
 SAMPLE_ROWS_MAX = 20_000
 _QUERIES_MAX = 400
@@ -41,7 +42,6 @@ _TOP_K = 10
 _REPETITIONS = 5
 _GRAPH_LINKS = (16, 32)
 _NUMBERS_PER_CODE = (4, 8)
-_RESCORES = (4, 16, 64)
 _NEAR = 1.1
 """Kinds that take so many times the least are as quick, as far as can be measured."""
 
@@ -104,13 +104,20 @@ def try_index(
         size_bytes = (folder / INDEX_FILE).stat().st_size
         index = ShardIndex.open(folder, built, rows.shape[1])
         stored = rows[:num_queries]
-        recall_sample = RecallSample.of(index, {STORED: stored, HELD_OUT: queries})
-        for parameters in _efforts(built, index.num_lists):
-            index = index.tuned(parameters)
-            recall = recall_sample.recall(index)
-            if recall.least >= target_recall and not recall.has_hole:
-                break
-        query_us = _query_us(index, queries)
+        exact = exact_scores(index, np.concatenate([stored, queries]))
+        recall_sample = RecallSample.of({STORED: stored, HELD_OUT: queries}, exact)
+
+        def recall_with(tried: IndexParameters) -> Recall:
+            return recall_sample.recall(index.tuned(tried))
+
+        def suffices(tried: IndexParameters) -> bool:
+            recall = recall_with(tried)
+            return recall.least >= target_recall and not recall.has_hole
+
+        parameters = least_effort(built, index.num_lists, suffices)
+        parameters = parameters or most_effort(built, index.num_lists)
+        recall = recall_with(parameters)
+        query_us = _query_us(index.tuned(parameters), queries)
     scale = _Scale(len(rows), index.num_lists, extent, parameters, fallback)
     return IndexTrial(
         parameters=scale.parameters(),
@@ -148,27 +155,6 @@ def choose(trials: Sequence[IndexTrial], asked: AutoIndex) -> tuple[IndexTrial, 
 def _reached(trial: IndexTrial) -> float:
     assert trial.recall_at_10_least is not None
     return trial.recall_at_10_least
-
-
-def _efforts(built: IndexParameters, lists: int) -> Iterator[IndexParameters]:
-    """Search parameters, from little to much."""
-    match built.kind:
-        case IndexKind.FLAT:
-            yield built
-        case IndexKind.HNSW | IndexKind.HNSW_SQ:
-            for ef_search in _ladder(16, 1024):
-                yield built.model_copy(update={"ef_search": ef_search})
-        case IndexKind.IVF_FLAT | IndexKind.IVF_PQ | IndexKind.IVF_SQ:
-            for rescore in _RESCORES if built.kind is IndexKind.IVF_PQ else _RESCORES[:1]:
-                for nprobe in _ladder(1, lists):
-                    yield built.model_copy(update={"nprobe": nprobe, "rescore": rescore})
-
-
-def _ladder(first: int, last: int) -> list[int]:
-    """Doubling, with a step between: 16, 24, 32, 48, 64..."""
-    powers = range(max(1, math.ceil(math.log2(max(1, last / first)))))
-    steps = chain.from_iterable((first << p, (3 * first << p) // 2) for p in powers)
-    return sorted({step for step in steps if step < last} | {last})
 
 
 def _query_us(index: ShardIndex, queries: Float32Array) -> float:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ class _Request:
         if not self.num_left and not self.answer.done():
             self.answer.set_result(None)
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: BaseException) -> None:
         if not self.answer.done():
             self.answer.set_exception(error)
 
@@ -71,7 +72,6 @@ class EmbeddingQueue:
         )
         self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="piece")
         self._num_idle = num_threads
-        self._computing: set[asyncio.Task[None]] = set()
 
     async def embed(self, texts: Sequence[str], timeout_s: float | None = None) -> Float32Array:
         """float32 [n, dimension], row i for text i.
@@ -88,6 +88,13 @@ class EmbeddingQueue:
                 return await self._embed(texts)
         except TimeoutError as error:
             raise DeadlineExceeded("time ran out while texts were embedded") from error
+
+    async def embed_each(self, texts: Sequence[str], timeout_s: float) -> Float32Array:
+        """The vectors that `embed` makes, but each text has its turns as a request of its own: they
+        are of several people. Raises as `embed` does, if one of them fails.
+        """
+        made = await asyncio.gather(*(self.embed([text], timeout_s) for text in texts))
+        return np.concatenate(made)
 
     async def _embed(self, texts: Sequence[str]) -> Float32Array:
         if sum(map(len, texts)) <= _BRIEF_CHARS:
@@ -106,27 +113,25 @@ class EmbeddingQueue:
 
     def _deal(self) -> None:
         """Gives a piece to each idle thread, as far as there are some."""
+        loop = asyncio.get_running_loop()
         while self._num_idle and (piece := self._waiting.next_piece()):
             self._num_idle -= 1
-            task = asyncio.create_task(self._compute(piece), name="embed")
-            self._computing.add(task)
-            task.add_done_callback(self._computing.discard)
+            windows = [window.request.windows[window.number] for window in piece]
+            made = loop.run_in_executor(self._threads, self._embedder.embed_windows, windows)
+            made.add_done_callback(partial(self._computed, piece))
 
-    async def _compute(self, piece: Sequence[Window[_Request]]) -> None:
-        windows = [window.request.windows[window.number] for window in piece]
-        try:
-            vectors = await asyncio.get_running_loop().run_in_executor(
-                self._threads, self._embedder.embed_windows, windows
-            )
-        except Exception as error:
+    def _computed(
+        self, piece: Sequence[Window[_Request]], made: asyncio.Future[Float32Array]
+    ) -> None:
+        self._num_idle += 1
+        error = made.exception()
+        if error is None:
+            for window, vector in zip(piece, made.result(), strict=True):
+                window.request.take(window.number, vector)
+        else:
             for window in piece:
                 window.request.fail(error)
-        else:
-            for window, vector in zip(piece, vectors, strict=True):
-                window.request.take(window.number, vector)
-        finally:
-            self._num_idle += 1
-            self._deal()
+        self._deal()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +159,10 @@ class EmbeddingWorker:
     async def embed(self, texts: Sequence[str], timeout_s: float) -> Float32Array:
         """float32 [n, dimension]; see `EmbeddingQueue.embed`."""
         return await self._queue.embed(texts, timeout_s)
+
+    async def embed_each(self, texts: Sequence[str], timeout_s: float) -> Float32Array:
+        """float32 [n, dimension]; see `EmbeddingQueue.embed_each`."""
+        return await self._queue.embed_each(texts, timeout_s)
 
     async def embed_counted(self, texts: Sequence[str], timeout_s: float) -> CountedVectors:
         """The vectors that `embed` makes, and the number of tokens. Raises as `embed` does."""

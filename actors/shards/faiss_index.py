@@ -1,4 +1,4 @@
-"""All of Faiss that is used here, typed: building one index file, opening it, asking it.
+"""Faiss, typed: opening one index file, and asking it. (`actors.shards.faiss_build` writes it.)
 
 Faiss only proposes candidates, with scores right to a float32 kernel's error; see cluster/scoring.
 
@@ -22,8 +22,9 @@ from typing import Any, Self
 import faiss as _faiss
 import numpy as np
 
+from actors.shards.holding_out import hold_out
 from cluster.arrays import Float32Array, Int64Array, Mask
-from cluster.errors import Corrupt, InvalidArgument
+from cluster.errors import Corrupt
 from cluster.query.search import AS_TUNED, SearchEffort
 from cluster.shards.index_parameters import EF_SEARCH_MAX, IndexKind, IndexParameters
 from cluster.vectors.metric import Metric
@@ -34,20 +35,13 @@ faiss: Any = _faiss
 # Below 20 queries Faiss compares vector by vector, from there on by BLAS, which rounds otherwise.
 # So that a query meets the same lists of an IVF alone and in a batch, batches stay below.
 _IVF_BATCH = 16
-# k-means of Faiss warns below 39 training points for each centroid.
-_POINTS_PER_LIST_MIN = 39
 # Scalar quantizers work with vector instructions where the dimension is a multiple of this, and
 # otherwise number by number: a search of GloVe (100 numbers) took 760 us, and filled up 280.
 _SQ_ALIGNMENT = 16
-# Codes for each number of IVFSQ and HNSWSQ, between its least and its most in training.
-_ONE_BYTE = faiss.ScalarQuantizer.QT_8bit
+# Candidates that are wanted where ten hits are.
+_MEASURED_FOR = 14
 # Rows of all beams that are looked through at once.
 _BEAM_ELEMENTS = 1 << 18
-# A code book needs a point for each code, and with so many the clustering of Faiss takes another
-# kernel, twelve times as fast for each: fewer points take longer. The same ones again will do.
-_CODE_BOOK_POINTS = 1 << 15
-# More rounds of clustering found no better code books (GloVe, 50,000 x 100).
-_CODE_BOOK_ROUNDS = 10
 _OPEN_FLAGS = faiss.IO_FLAG_MMAP_IFC | faiss.IO_FLAG_SKIP_PRECOMPUTE_TABLE
 _PRODUCTS = faiss.METRIC_INNER_PRODUCT
 _CLASSES = {
@@ -74,76 +68,7 @@ def one_thread() -> Iterator[None]:
         faiss.omp_set_num_threads(before)
 
 
-def num_lists(num_rows: int, asked: int | None, num_trained_on: int | None = None) -> int:
-    """Inverted lists of an IVF: as asked or 4 * sqrt(rows), but no more than can be trained."""
-    wanted = round(4 * num_rows**0.5) if asked is None else asked
-    points = num_rows if num_trained_on is None else min(num_rows, num_trained_on)
-    return max(1, min(wanted, points // _POINTS_PER_LIST_MIN))
-
-
-def num_subquantizers(dimension: int, asked: int | None, numbers_max: int = 4) -> int:
-    """Parts that a product quantizer cuts a vector into: as asked, or the fewest that are no longer
-    than `numbers_max`. Raises InvalidArgument for what does not divide the dimension.
-    """
-    if asked is not None and dimension % asked:
-        raise InvalidArgument(f"must divide the vectors' {dimension} numbers", "index.pq_m")
-    least = -(-dimension // numbers_max)
-    return asked or next(m for m in range(least, dimension + 1) if dimension % m == 0)
-
-
-def train_index(
-    sample: Float32Array, parameters: IndexParameters, rows_per_shard: int
-) -> bytes | None:
-    """An empty index with its centroids, code book or ranges, for shards of so many rows; None for
-    a kind without any. Equal input, equal bytes.
-
-    sample: float32 [n, d], as the index stores vectors; n may be 0.
-    """
-    if not parameters.kind.is_trained:
-        return None
-    sample = _filled_up(sample, parameters.kind)
-    if parameters.kind is IndexKind.HNSW_SQ:
-        return _trained_graph(sample, parameters)
-    with one_thread():
-        lists = num_lists(rows_per_shard, parameters.nlist, len(sample))
-        index = _untrained_lists(sample.shape[1], lists, parameters)
-        if len(sample):
-            points = _CODE_BOOK_POINTS if parameters.kind is IndexKind.IVF_PQ else 0
-            index.train(np.resize(sample, (max(len(sample), points), sample.shape[1])))
-        return bytes(faiss.serialize_index(index))
-
-
-def write_index(
-    vectors: Float32Array, parameters: IndexParameters, path: Path, trained: bytes | None = None
-) -> None:
-    """Builds the index over float32 [n, d] and writes it; n may be 0. Equal input, equal bytes.
-
-    trained: what `train_index` returned; None trains on the vectors themselves.
-
-    One thread: HNSW inserts in the order of the threads otherwise, and shards are built side by
-    side anyway.
-    """
-    num_rows, dimension = vectors.shape
-    metric = _metric(parameters)
-    with one_thread():
-        match parameters.kind:
-            case IndexKind.FLAT:
-                index = faiss.IndexFlat(dimension, metric)
-            case IndexKind.IVF_FLAT | IndexKind.IVF_PQ | IndexKind.IVF_SQ | IndexKind.HNSW_SQ:
-                data = trained or train_index(vectors, parameters, num_rows)
-                assert data is not None
-                index = faiss.deserialize_index(np.frombuffer(data, dtype=np.uint8))
-            case IndexKind.HNSW:
-                index = faiss.IndexHNSWFlat(dimension, parameters.hnsw_m, metric)
-        if parameters.kind.is_graph:
-            index.hnsw.rng = faiss.RandomGenerator(_seed(parameters))
-            index.hnsw.efConstruction = parameters.ef_construction
-        if num_rows:
-            index.add(_filled_up(vectors, parameters.kind))
-        faiss.write_index(index, str(path))
-
-
-def _filled_up(vectors: Float32Array, kind: IndexKind) -> Float32Array:
+def filled_up(vectors: Float32Array, kind: IndexKind) -> Float32Array:
     """With zeros, which change no product and no distance, to the dimension of the index's file."""
     missing = -vectors.shape[1] % _SQ_ALIGNMENT
     if not missing or kind not in (IndexKind.IVF_SQ, IndexKind.HNSW_SQ):
@@ -166,37 +91,7 @@ def _ranges(index: Any, kind: IndexKind) -> Float32Array:
     return trained[index.d :]
 
 
-def _trained_graph(sample: Float32Array, parameters: IndexParameters) -> bytes:
-    dimension, links = sample.shape[1], parameters.hnsw_m
-    with one_thread():
-        index = faiss.IndexHNSWSQ(dimension, _ONE_BYTE, links, _metric(parameters))
-        # An empty shard, too, must be written as one that takes vectors.
-        index.train(sample if len(sample) else np.zeros((1, dimension), dtype=np.float32))
-        return bytes(faiss.serialize_index(index))
-
-
-def _untrained_lists(dimension: int, lists: int, parameters: IndexParameters) -> Any:
-    metric = _metric(parameters)
-    quantizer = faiss.IndexFlat(dimension, metric)
-    match parameters.kind:
-        case IndexKind.IVF_PQ:
-            subquantizers = num_subquantizers(dimension, parameters.pq_m)
-            nbits = parameters.pq_nbits
-            index = faiss.IndexIVFPQ(quantizer, dimension, lists, subquantizers, nbits, metric)
-            index.pq.cp.seed = _seed(parameters)
-            index.pq.cp.min_points_per_centroid = 1
-            index.pq.cp.niter = _CODE_BOOK_ROUNDS
-        case IndexKind.IVF_SQ:
-            index = faiss.IndexIVFScalarQuantizer(quantizer, dimension, lists, _ONE_BYTE, metric)
-        case _:
-            index = faiss.IndexIVFFlat(quantizer, dimension, lists, metric)
-    index.cp.seed = _seed(parameters)
-    # Silences the warning for a single list over fewer rows than that.
-    index.cp.min_points_per_centroid = 1
-    return index
-
-
-def _metric(parameters: IndexParameters) -> Any:
+def metric_of(parameters: IndexParameters) -> Any:
     """The measure that Faiss compares by. Of vectors of length one the nearest have the greatest
     products, but a float32 tells distances of 1e-6 apart and products only from 3e-4 on: a graph
     that links by products loses its way among vectors that are nearly equal.
@@ -204,10 +99,6 @@ def _metric(parameters: IndexParameters) -> Any:
     is_graph_of_directions = parameters.kind.is_graph and parameters.metric is Metric.COSINE
     by_distance = parameters.metric is Metric.L2 or is_graph_of_directions
     return faiss.METRIC_L2 if by_distance else _PRODUCTS
-
-
-def _seed(parameters: IndexParameters) -> int:
-    return parameters.seed & 0x7FFFFFFF
 
 
 @lru_cache(maxsize=256)
@@ -253,26 +144,41 @@ class FaissIndex:
         *,
         size_bytes: int,
         num_vectors: int,
+        held_out: Int64Array | None = None,
     ) -> Self:
         """Maps the file. Raises Corrupt when it is missing or has another size, or is no index of
         this kind, metric and dimension over so many vectors.
+
+        held_out: numbers of vectors that no search shall find, as if the index had never had them;
+        the file is read into memory for that. They are among `removable`.
         """
         check_size(path, size_bytes)
+        flags = _OPEN_FLAGS if held_out is None else faiss.IO_FLAG_SKIP_PRECOMPUTE_TABLE
         try:
-            index = faiss.read_index(str(path), _OPEN_FLAGS)
+            index = faiss.read_index(str(path), flags)
         except (RuntimeError, MemoryError, ValueError) as error:
             raise Corrupt(f"Faiss cannot read {path.name}: {str(error)[-200:]}") from error
         is_kind = isinstance(index, _CLASSES[parameters.kind])
         # Graphs of earlier versions compare directions by their products.
         is_older = parameters.metric is Metric.COSINE and index.metric_type == _PRODUCTS
-        if not is_kind or not (is_older or index.metric_type == _metric(parameters)):
+        if not is_kind or not (is_older or index.metric_type == metric_of(parameters)):
             raise Corrupt(f"{path.name} is no {parameters.kind} for {parameters.metric}")
-        filled_up = _filled_up(np.zeros((1, dimension), np.float32), parameters.kind)
-        if index.d != filled_up.shape[1] or _ranges(index, parameters.kind)[dimension:].any():
+        stored = filled_up(np.zeros((1, dimension), np.float32), parameters.kind)
+        if index.d != stored.shape[1] or _ranges(index, parameters.kind)[dimension:].any():
             raise Corrupt(f"{path.name} has {index.d} dimensions, not {dimension}")
         if index.ntotal != num_vectors:
             raise Corrupt(f"{path.name} has {index.ntotal} vectors, not {num_vectors}")
+        if held_out is not None:
+            hold_out(index, held_out)
         return cls(index, parameters)
+
+    def removable(self) -> Int64Array:
+        """int64, ascending: numbers of the vectors that may be held out. Of a graph, those of the
+        lowest level alone, which are nearly all and were drawn by lot.
+        """
+        if not self._parameters.kind.is_graph:
+            return np.arange(self.num_vectors)
+        return np.flatnonzero(faiss.vector_to_array(self._index.hnsw.levels) == 1)
 
     def _stored_vectors(self) -> Float32Array | None:
         index = self._index
@@ -361,7 +267,7 @@ class FaissIndex:
     def _search_in_batches(
         self, vectors: Float32Array, k: int, parameters: Any
     ) -> tuple[Float32Array, Int64Array]:
-        vectors = _filled_up(vectors, self._parameters.kind)
+        vectors = filled_up(vectors, self._parameters.kind)
         if not self._parameters.kind.has_lists or len(vectors) <= _IVF_BATCH:
             scores, rows = self._index.search(vectors, k, params=parameters)
             return scores, rows
@@ -393,6 +299,10 @@ class FaissIndex:
         tuned = self._parameters.ef_search
         if effort.ef_search is not None:
             wanted = max(effort.ef_search, k)
+        elif self._parameters.target_recall is not None:
+            # It was measured for ten hits. One more candidate for each further one keeps the recall
+            # of graphs that were tried (MiniLM; random vectors; up to 100 hits).
+            wanted = max(tuned, _MEASURED_FOR) + max(0, k - _MEASURED_FOR)
         else:
             # No wider than k it would return whatever it met.
             wanted = tuned if tuned >= k else 2 * k

@@ -92,9 +92,19 @@ class ShardIndex:
         )
 
     @classmethod
-    def open(cls, folder: Path, parameters: IndexParameters, dimension: int) -> Self:
+    def open(
+        cls,
+        folder: Path,
+        parameters: IndexParameters,
+        dimension: int,
+        *,
+        held_out: Int64Array | None = None,
+    ) -> Self:
         """Maps `index.faiss`, `documents.arrow` and, where there are such, `vector_rows.arrow` and
         `partitions.arrow`; costs milliseconds, reads few pages.
+
+        held_out: rows whose vectors the index shall not find, as if it had never had them; the
+        index is read into memory for that. They are among `removable_rows`. Scans do find them.
 
         Raises Corrupt when a file is missing or damaged, or they do not belong together. The
         hashes of the files are for the artifact cache to verify; what slips in here regardless
@@ -111,6 +121,7 @@ class ShardIndex:
             dimension,
             size_bytes=documents.index_size_bytes,
             num_vectors=num_rows if shared.firsts is None else len(shared.firsts),
+            held_out=None if held_out is None else shared.numbers_of(held_out),
         )
         partitions = None
         if (field := documents.partition_by) is not None:
@@ -171,6 +182,11 @@ class ShardIndex:
         """int64, ascending: the first live row of each distinct vector."""
         rows = self._selections.of(None).first_rows(self._shared)
         return np.arange(self.num_rows) if rows is None else rows
+
+    def removable_rows(self) -> Int64Array:
+        """int64, ascending: the first row of each vector that may be held out."""
+        numbers = self._index.removable()
+        return numbers if self._shared.firsts is None else self._shared.firsts[numbers]
 
     def passages(
         self, rows: Sequence[int] | Int64Array, fields: tuple[str, ...] | None

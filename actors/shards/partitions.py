@@ -23,7 +23,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from actors.shards.faiss_index import FaissIndex, check_size, write_index
+from actors.shards.faiss_build import write_index
+from actors.shards.faiss_index import FaissIndex, check_size
 from actors.shards.mapped_batch import UNREADABLE, mapped_batch, write_batch
 from actors.shards.vector_rows import IndexedVectors, VectorRows
 from cluster.arrays import Float32Array, Int64Array

@@ -29,7 +29,7 @@ from bench.peers.vector_sets import EF_CONSTRUCTION, HNSW_M, TOP_K, VectorSet
 from bench.region import BenchRegion, StoredVectors, running_region
 from cluster.arrays import Float32Array
 from cluster.catalog.corpus_settings import CorpusSettings
-from cluster.shards.index_parameters import IndexKind, IndexParameters
+from cluster.shards.index_parameters import IndexKind, NamedIndex
 
 _CORPUS = "vectors"
 _GATEWAYS = 2
@@ -74,7 +74,7 @@ def running(
     kind: IndexKind = IndexKind.HNSW_SQ,
 ) -> Iterator[System]:
     """Needs a process of its own: what Ray Serve reads from the environment, it reads once."""
-    index = IndexParameters(
+    index = NamedIndex(
         kind=kind,
         hnsw_m=HNSW_M,
         ef_construction=EF_CONSTRUCTION,

@@ -25,7 +25,7 @@ from bench.reports import Quality, QualityReport, environment_now
 from cluster.arrays import Float32Array
 from cluster.catalog.corpus_settings import CorpusSettings
 from cluster.query.search import ShardQuery
-from cluster.shards.index_parameters import IndexKind, IndexParameters
+from cluster.shards.index_parameters import IndexKind, NamedIndex
 from cluster.vectors.metric import Metric
 from deployments.clients.http_client import HttpRegion
 
@@ -35,7 +35,7 @@ _TIMEOUT_MS = 60_000
 _FIRST = "xquad-2"
 _SHARDS = (1, 2, 3, 8)
 _GRAPH = "xquad-hnsw"
-_FLAT = IndexParameters(kind=IndexKind.FLAT, metric=Metric.COSINE)
+_FLAT = NamedIndex(kind=IndexKind.FLAT, metric=Metric.COSINE)
 
 Ids = list[list[str]]
 
@@ -126,8 +126,8 @@ def _one_index_ids(stored: StoredVectors, vectors: Float32Array) -> Ids:
     """One Flat index over all vectors, as a shard holds it."""
     table = pa.table({"id": stored.ids, "document": stored.ids, "text": stored.texts})
     with tempfile.TemporaryDirectory(prefix="rgb-") as folder:
-        build_shard(table, stored.vectors, ShardPlan(_FLAT), Path(folder))
-        index = ShardIndex.open(Path(folder), _FLAT, stored.vectors.shape[1])
+        build_shard(table, stored.vectors, ShardPlan(_FLAT.parameters), Path(folder))
+        index = ShardIndex.open(Path(folder), _FLAT.parameters, stored.vectors.shape[1])
         query = ShardQuery(corpus="", index_version="", vectors=vectors, top_k=_TOP_K)
         ids = index.search(query).ids
     return [[id.decode() for id in row] for row in ids.tolist()]

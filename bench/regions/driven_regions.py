@@ -19,7 +19,7 @@ from cluster.query.caller import Location
 from cluster.regions.settings import EndpointSettings, RegionSettings
 from cluster.releases.entries import LogState
 from cluster.releases.requests import ReleaseRequest
-from cluster.shards.index_parameters import IndexParameters
+from cluster.shards.index_parameters import NamedIndex
 from deployments.clients.http_client import HttpRegion
 from deployments.hosting.region_driver import RegionDriver, join_new_cluster, start_services
 from deployments.installation import Installation
@@ -136,7 +136,7 @@ def build_each(
     note: Note,
     corpus: str,
     source: str,
-    indexes: Mapping[str, IndexParameters],
+    indexes: Mapping[str, NamedIndex],
 ) -> dict[str, ManifestRef]:
     """The documents of the source become the corpus, with each of these indexes. Runs in a driver's
     process.

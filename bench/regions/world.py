@@ -29,7 +29,7 @@ from cluster.regions.settings import (
 )
 from cluster.releases.entries import LogState, ReleaseContents
 from cluster.releases.requests import ProposeRelease
-from cluster.shards.index_parameters import IndexKind, IndexParameters
+from cluster.shards.index_parameters import IndexKind, NamedIndex
 from cluster.vectors.metric import Metric
 from deployments.demo.traffic import Ask, Traffic, traffic_to
 from deployments.hosting.region_driver import (
@@ -43,7 +43,7 @@ from deployments.installation import Installation
 CORPUS = "vectors"
 DIMENSION, TOP_K, SHARDS = 384, 10, 2
 INDEXES = {
-    kind.value: IndexParameters(kind=kind, metric=Metric.COSINE)
+    kind.value: NamedIndex(kind=kind, metric=Metric.COSINE)
     for kind in (IndexKind.HNSW, IndexKind.IVF_FLAT)
 }
 """The two index versions that releases take turns with."""

@@ -19,7 +19,8 @@ import numpy as np
 import pyarrow as pa
 
 from actors.builds.shard import ShardPlan, build_shard
-from actors.shards.faiss_index import FaissIndex, one_thread, write_index
+from actors.shards.faiss_build import write_index
+from actors.shards.faiss_index import FaissIndex, one_thread
 from actors.shards.index import ShardIndex
 from cluster.arrays import Float32Array, Int64Array
 from cluster.query.filters import Compare, Comparison

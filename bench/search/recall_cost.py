@@ -22,14 +22,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from actors.builds.recall import RecallSample
-from actors.builds.shard import ShardPlan, build_shard
-from actors.shards.faiss_index import num_lists, one_thread, train_index
-from actors.shards.index import ShardIndex
+from actors.builds.recall import ShardRecall
+from actors.builds.shard import ShardPlan, build_shard, measured_effort
+from actors.shards.faiss_build import num_lists, train_index
+from actors.shards.faiss_index import one_thread
 from bench.markdown import table
 from cluster.arrays import Float32Array
-from cluster.shards.index_parameters import IndexKind, IndexParameters
+from cluster.shards.index_parameters import IndexKind, IndexParameters, NamedIndex
 from cluster.vectors.checks import prepared
+from deployments.hosting.pipeline import effort_text
 
 _CENTRES = 2000
 _NOISE = 0.6
@@ -57,7 +58,7 @@ def vectors_of(number: int, dimension: int) -> Float32Array:
 
 def measure(kind: IndexKind, num_rows: int, dimension: int) -> Sequence[object]:
     """A row of the table. Needs a process of its own, whose memory it reads."""
-    parameters = IndexParameters(kind=kind)
+    parameters = NamedIndex(kind=kind).parameters
     vectors = prepared(vectors_of(num_rows, dimension), parameters.metric)
     ids = pa.array([f"{row:08}" for row in range(num_rows)])
     rows = pa.table({"id": ids, "document": ids, "text": ids})
@@ -73,30 +74,23 @@ def measure(kind: IndexKind, num_rows: int, dimension: int) -> Sequence[object]:
         most_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         recall_s = 0.0
         if built.kind is kind:
-            recall_s = _recall_s(folder, parameters, built.stretch, vectors)
+            recall_s = _recall_s(folder, parameters, vectors)
     return (
         kind,
         f"{trained_s:,.1f}",
         f"{built_s:,.1f}",
         f"{recall_s:,.1f}",
         f"{100 * recall_s / (trained_s + built_s):.0f} %",
-        f"{built.kind} x {built.stretch}",
+        f"{built.kind}, {effort_text(built.parameters)}",
         f"{most_mib:,.0f}",
     )
 
 
-def _recall_s(
-    folder: Path, parameters: IndexParameters, stretch: int, vectors: Float32Array
-) -> float:
-    """The time of the measurement as `build_shard` makes it, once for each effort that it tried."""
+def _recall_s(folder: Path, parameters: IndexParameters, vectors: Float32Array) -> float:
+    """The time of the measurement as `build_shard` makes it."""
     started_s = time.process_time()
     with one_thread():
-        index = ShardIndex.open(folder, parameters, vectors.shape[1])
-        sample = RecallSample.of_rows(index, vectors, parameters)
-        for tried in (1, 2, 4, 8):
-            sample.recall(index.tuned(parameters.stretched(tried)))
-            if tried == stretch:
-                break
+        measured_effort(ShardRecall.open(folder, vectors, parameters), parameters)
     return time.process_time() - started_s
 
 

@@ -100,12 +100,12 @@ def answers_found_in_shard(kind: IndexKind, data: VectorSet) -> str:
     answers = np.load(data.folder / "truth.npy")[:, :1]
     with tempfile.TemporaryDirectory(prefix="rge-") as folder:
         built = build_shard(rows, vectors, ShardPlan(parameters), Path(folder))
-        searched = parameters.model_copy(update={"kind": built.kind}).stretched(built.stretch)
+        searched = built.parameters
         index = ShardIndex.open(Path(folder), searched, vectors.shape[1])
         query = ShardQuery(corpus="", index_version="", vectors=data.queries, top_k=TOP_K)
         found = int((index.search(query).rows == answers).any(axis=1).sum())
     remarks = [f"as {built.kind}"] if built.kind is not kind else []
-    remarks += [f"efSearch {searched.ef_search}"] if built.stretch > 1 else []
+    remarks += [f"efSearch {searched.ef_search}"] if searched.ef_search > _EF_SEARCH else []
     return f"{found} ({', '.join(remarks)})" if remarks else f"{found}"
 
 

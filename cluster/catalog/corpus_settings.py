@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from cluster.query.evidence import ScoreMin
 from cluster.records import Name, Record
-from cluster.shards.index_parameters import AutoIndex, IndexParameters
+from cluster.shards.index_parameters import AutoIndex, NamedIndex
 
 REPLICAS_MAX = 64
 AUTO, NAMED = "auto", "named"
@@ -60,11 +60,15 @@ def _index_kind(value: object) -> str:
 
 
 def _spelt_out(value: object) -> object:
-    return {"kind": AUTO} if value == AUTO else value
+    if value == AUTO:
+        return {"kind": AUTO}
+    if isinstance(value, Mapping) and "recall" in value and "target_recall" not in value:
+        return {"target_recall" if key == "recall" else key: each for key, each in value.items()}
+    return value
 
 
 IndexSettings = Annotated[
-    Annotated[AutoIndex, Tag(AUTO)] | Annotated[IndexParameters, Tag(NAMED)],
+    Annotated[AutoIndex, Tag(AUTO)] | Annotated[NamedIndex, Tag(NAMED)],
     Discriminator(_index_kind),
     BeforeValidator(_spelt_out),
 ]
@@ -79,7 +83,7 @@ class CorpusSettings(Record):
     """Replicas of each shard; `raygion scale` changes their number while the region runs."""
     replicas_max: Annotated[int, Field(ge=1, le=REPLICAS_MAX)] | None = None
     """Replicas of each shard that may run while they are busy. `null`: as many as `replicas`."""
-    index: IndexSettings = Field(default_factory=IndexParameters)
+    index: IndexSettings = Field(default_factory=NamedIndex)
     """Kind of index with its parameters; or `auto`, alone or as the kind beside its parameters."""
     chunks: ChunkSettings = Field(default_factory=ChunkSettings)
     regions: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None

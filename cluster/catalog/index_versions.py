@@ -17,7 +17,12 @@ from cluster.catalog.corpus_settings import ChunkSettings, CorpusSettings
 from cluster.catalog.manifests import CorpusManifest, IndexManifest, ManifestRef, ModelManifest
 from cluster.errors import NotFound
 from cluster.records import Record
-from cluster.shards.index_parameters import AutoIndex, IndexParameters
+from cluster.shards.index_parameters import (
+    TARGET_RECALL,
+    AutoIndex,
+    IndexParameters,
+    NamedIndex,
+)
 
 _BUILD_FORMAT = 6
 """Raised whenever the same input is to be built into other bytes."""
@@ -43,6 +48,17 @@ class _PartitionedBuildKey(Record):
     partition_by: str
 
 
+class _EffortBuildKey(Record):
+    """Apart from the others, so that indexes with the usual settings keep their versions from
+    before builds measured the effort: those of `target_recall` 0.95, and those of an effort that is
+    given and not the usual one of that time.
+    """
+
+    build: _BuildKey | _PartitionedBuildKey
+    target_recall: float | None
+    """None where the effort is given."""
+
+
 class _DerivedKey(Record):
     base: str
     tombstones: Sha256
@@ -61,18 +77,26 @@ class BuildPlan:
     @property
     def version(self) -> str:
         """The version of the index that is built from all documents of the corpus."""
-        settings, embedder = self.settings, self.embedder
-        key = _BuildKey(
+        settings, embedder, index = self.settings, self.embedder, self.settings.index
+        parameters: IndexParameters | AutoIndex
+        if isinstance(index, NamedIndex):
+            parameters = index.parameters.model_copy(update={"target_recall": None})
+        else:
+            parameters = index
+        key: _BuildKey | _PartitionedBuildKey = _BuildKey(
             format=_BUILD_FORMAT,
             corpus=self.corpus.content(),
-            parameters=settings.index,
+            parameters=parameters,
             shards=settings.shards,
             embedder_fingerprint=self.embedder_fingerprint,
             chunks=None if embedder is None else settings.chunks,
         )
-        if settings.partition_by is None:
-            return key.digest()[:16]
-        return _PartitionedBuildKey(build=key, partition_by=settings.partition_by).digest()[:16]
+        if settings.partition_by is not None:
+            key = _PartitionedBuildKey(build=key, partition_by=settings.partition_by)
+        if isinstance(index, NamedIndex) and not _had_a_version(index):
+            target_recall = index.target_recall if index.is_tuned else None
+            return _EffortBuildKey(build=key, target_recall=target_recall).digest()[:16]
+        return key.digest()[:16]
 
     @property
     def embedder_fingerprint(self) -> str | None:
@@ -85,6 +109,17 @@ class BuildPlan:
         dimension = self.corpus.vector_dimension if embedder is None else embedder.dimension
         assert dimension is not None
         return dimension
+
+
+def _had_a_version(index: NamedIndex) -> bool:
+    """True for what could be asked for before builds measured the effort, but for an effort that is
+    given and is that which others had without asking.
+    """
+    if index.is_tuned:
+        return index.target_recall == TARGET_RECALL
+    usual = index.model_copy(update={"ef_search": None, "nprobe": None, "rescore": None})
+    given = usual.model_copy(update={"ef_search": 128, "nprobe": 16, "rescore": 4})
+    return not usual.is_tuned or index.parameters != given.parameters
 
 
 def derived_version(base: IndexManifest, corpus: CorpusManifest) -> str:

@@ -131,8 +131,8 @@ class IndexManifest(Record):
     """
     shards: tuple[ShardArtifact, ...]
     recall_at_10: float
-    """Measured against exact search, averaged over shards by rows: of a sample of the distinct
-    vectors, half at random and half far apart from each other, and of queries near them.
+    """Measured against exact search, averaged over shards by rows: of queries that were held out of
+    the index. In older manifests: of a sample of the distinct vectors, and of queries near them.
     """
     recall_at_10_least: float | None = Field(default=None, exclude_if=is_none)
     """Recall in the shard and the stratum of queries in which least is found; None in older

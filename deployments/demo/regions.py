@@ -25,7 +25,7 @@ from cluster.generation.prompt import PromptTemplate
 from cluster.query.caller import Location
 from cluster.regions.settings import RegionSettings, RoutingPolicy, RoutingSettings
 from cluster.releases.entries import ReleaseContents
-from cluster.shards.index_parameters import IndexKind, IndexParameters
+from cluster.shards.index_parameters import IndexKind, NamedIndex
 from deployments.clients.http_client import HttpRegion
 from deployments.clients.regions_client import RegionsClient
 from deployments.demo import steps as acts
@@ -239,7 +239,7 @@ def _bring_up(world: _World) -> tuple[int, ReleaseContents]:
     with steps.step("Embed and build the shards") as step:
         first = build.run(acts.build, CORPUS, None, None, note=step.note)
     with steps.step("The same with another index and prompt") as step:
-        ivf = IndexParameters(kind=IndexKind.IVF_FLAT)
+        ivf = NamedIndex(kind=IndexKind.IVF_FLAT)
         brief = PromptTemplate(system="You are a helpful assistant who answers in a few words.")
         second = build.run(acts.build, CORPUS, ivf, brief, note=step.note)
     with steps.step("Coordinators and HTTP endpoints") as step:

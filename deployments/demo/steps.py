@@ -11,7 +11,7 @@ from cluster.generation.prompt import PromptTemplate
 from cluster.progress import Note
 from cluster.releases.entries import ReleaseContents
 from cluster.releases.requests import RollBackTo
-from cluster.shards.index_parameters import IndexParameters
+from cluster.shards.index_parameters import NamedIndex
 from deployments.hosting import pipeline, release_commands
 from deployments.installation import Installation
 from deployments.terminal import REUSED
@@ -36,7 +36,7 @@ def build(
     installation: Installation,
     note: Note,
     corpus: str,
-    index: IndexParameters | None,
+    index: NamedIndex | None,
     prompt: PromptTemplate | None,
 ) -> ReleaseContents:
     """A release of the corpus, with the index and the prompt of the settings or with these."""

@@ -133,10 +133,27 @@ def build(
 
 
 def recall_text(manifest: IndexManifest) -> str:
-    """The average, and beside it the least stratum that it is made of."""
+    """The average, beside it the least stratum, and the effort if the build has measured it."""
     text = f"recall@10 {manifest.recall_at_10:.3f}"
-    least = manifest.recall_at_10_least
-    return text if least is None else f"{text} (least {least:.3f})"
+    if (least := manifest.recall_at_10_least) is not None:
+        text += f" (least {least:.3f})"
+    effort, target = effort_text(manifest.parameters), manifest.parameters.target_recall
+    if target is not None and effort:
+        text += f" with {effort}, measured for {target}"
+    return text
+
+
+def effort_text(parameters: IndexParameters) -> str:
+    """How far a search looks; nothing for Flat, which compares with all vectors."""
+    match parameters.kind:
+        case IndexKind.FLAT:
+            return ""
+        case IndexKind.HNSW | IndexKind.HNSW_SQ:
+            return f"ef_search {parameters.ef_search}"
+        case IndexKind.IVF_PQ:
+            return f"rescore {parameters.rescore}, nprobe {parameters.nprobe}"
+        case IndexKind.IVF_FLAT | IndexKind.IVF_SQ:
+            return f"nprobe {parameters.nprobe}"
 
 
 def _remarks(manifest: IndexManifest) -> list[str]:
@@ -248,16 +265,10 @@ def _tuning_table(tuning: IndexTuning) -> Table:
 
 def _searched_with(parameters: IndexParameters) -> str:
     """The parameters that tell trials of one kind apart, and how far they looked."""
-    match parameters.kind:
-        case IndexKind.FLAT:
-            return ""
-        case IndexKind.HNSW | IndexKind.HNSW_SQ:
-            return f"hnsw_m {parameters.hnsw_m}, ef_search {parameters.ef_search}"
-        case IndexKind.IVF_PQ:
-            pq = f"pq_m {parameters.pq_m}, rescore {parameters.rescore}"
-            return f"{pq}, nprobe {parameters.nprobe}"
-        case IndexKind.IVF_FLAT | IndexKind.IVF_SQ:
-            return f"nprobe {parameters.nprobe}"
+    effort = effort_text(parameters)
+    if parameters.kind.is_graph:
+        return f"hnsw_m {parameters.hnsw_m}, {effort}"
+    return f"pq_m {parameters.pq_m}, {effort}" if parameters.kind is IndexKind.IVF_PQ else effort
 
 
 def _note_model(model: Published[ModelManifest], progress: Progress) -> None:

@@ -54,7 +54,8 @@ def _sections(model: type[Record], prefix: str) -> Iterator[str]:
     title = f"`{prefix}`" if prefix else "At the top"
     if model is AutoIndex:
         title += " of the kind `auto`"
-    docs = attribute_docs(model)
+    bases = [base for base in reversed(model.__mro__) if issubclass(base, Record)]
+    docs = {name: doc for base in bases for name, doc in attribute_docs(base).items()}
     schema = model.model_json_schema()
     rows, below = [], []
     for name, field in model.model_fields.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import email
 import email.policy
 import re
@@ -15,7 +16,7 @@ from email.utils import parsedate_to_datetime
 from actors.documents.office.pieces import Piece, Properties, check_count, clean, one_line
 from actors.documents.office.readers import reader_of
 from actors.documents.source_formats import FORMATS, PAGED_FORMATS, SourceFormat, suffix_of
-from actors.documents.texts.html_encoding import decode_labelled
+from actors.documents.texts.html_encoding import decode_html, decode_labelled
 from actors.documents.texts.html_text import html_text
 from actors.documents.texts.text_files import TEXT_READERS
 from cluster.errors import InvalidArgument
@@ -78,12 +79,11 @@ def _pieces(message: EmailMessage, *, depth: int) -> Iterator[Piece]:
     yield Piece(text=clean(f"{subject}\n\n{body}").strip(), metadata=properties)
     of_mail = {key: value for key, value in properties.items() if key in _OF_MAIL}
     for number, (name, part) in enumerate(attached, start=1):
-        is_mail = part.get_content_type() == _MESSAGE or suffix_of(name) == ".eml"
         for piece in _attached(name, part, depth):
             metadata: dict[str, MetadataValue] = {"title": name, "attachment": name}
             metadata |= {**of_mail, **piece.metadata}
-            if not is_mail:  # what a file says of its author is seldom kept up
-                metadata.update(of_mail)
+            if _format_of(name, part) is not SourceFormat.EML:
+                metadata |= of_mail  # what a file says of its author is seldom kept up
             yield replace(piece, name=f"attachment={number}{_inside(piece)}", metadata=metadata)
 
 
@@ -122,8 +122,17 @@ def _leaves(part: MIMEPart, *around: str) -> Iterator[tuple[MIMEPart, tuple[str,
 
 
 def _text(part: MIMEPart) -> str:
-    text = decode_labelled(_content(part), part.get_content_charset())
-    return html_text(text)[0] if part.get_content_subtype() == "html" else text
+    is_page = part.get_content_subtype() == "html"
+    text = _decoded(part, is_page=is_page)
+    return html_text(text)[0] if is_page else text
+
+
+def _decoded(part: MIMEPart, *, is_page: bool) -> str:
+    charset = part.get_content_charset()
+    if charset is None and is_page:
+        with contextlib.suppress(InvalidArgument):
+            return decode_html(_content(part))
+    return decode_labelled(_content(part), charset)
 
 
 def _content(part: MIMEPart) -> bytes:
@@ -150,8 +159,7 @@ def _left_out(why: str) -> Piece:
 
 
 def _pieces_of_file(name: str, part: MIMEPart, depth: int) -> Iterator[Piece]:
-    suffix = suffix_of(name)
-    format = SourceFormat.EML if part.get_content_type() == _MESSAGE else FORMATS.get(suffix)
+    format = _format_of(name, part)
     if format is SourceFormat.EML:
         if depth == _DEPTH_MAX:
             raise InvalidArgument(f"lies in more than {_DEPTH_MAX} e-mails, one in the other")
@@ -159,10 +167,19 @@ def _pieces_of_file(name: str, part: MIMEPart, depth: int) -> Iterator[Piece]:
     elif format is not None and format in PAGED_FORMATS:
         yield from reader_of(format)(_content(part))
     elif format is not None and format in TEXT_READERS:
-        text, title = TEXT_READERS[format](_text_file(part, format), name)
+        decoded = _decoded(part, is_page=format is SourceFormat.HTML)
+        # Its byte order mark says more than the page itself.
+        text, title = TEXT_READERS[format](codecs.BOM_UTF8 + decoded.encode(), name)
         yield Piece(text=text, metadata=Properties(title=title).metadata())
     else:
-        raise InvalidArgument(f"is of a kind that is not read ({suffix or 'no extension'})")
+        raise InvalidArgument(
+            f"is of a kind that is not read ({suffix_of(name) or 'no extension'})"
+        )
+
+
+def _format_of(name: str, part: MIMEPart) -> SourceFormat | None:
+    is_message = part.get_content_type() == _MESSAGE
+    return SourceFormat.EML if is_message else FORMATS.get(suffix_of(name))
 
 
 def _message_of(part: MIMEPart) -> EmailMessage:
@@ -170,13 +187,6 @@ def _message_of(part: MIMEPart) -> EmailMessage:
         assert isinstance(inner, EmailMessage)
         return inner
     return _parsed(_content(part))
-
-
-def _text_file(part: MIMEPart, format: SourceFormat) -> bytes:
-    charset = part.get_content_charset()
-    if format is SourceFormat.HTML and charset is None:
-        return _content(part)  # the page tells it
-    return codecs.BOM_UTF8 + decode_labelled(_content(part), charset).encode()
 
 
 def _header(message: EmailMessage, name: str) -> str:

@@ -31,9 +31,10 @@ _HEADING, _PARAGRAPH, _ITEM = f"{_TEXT}h", f"{_TEXT}p", f"{_TEXT}list-item"
 _GRID, _ROW = f"{_TABLE}table", f"{_TABLE}table-row"
 _CELLS = (f"{_TABLE}table-cell", f"{_TABLE}covered-table-cell")
 _SPACES = {f"{_TEXT}tab": "\t", f"{_TEXT}line-break": "\n"}
+_NOTE = f"{_TEXT}note"
 _NOTES = f"{_SHOW}notes"
 _UNREAD = frozenset(
-    {f"{_OFFICE}annotation", f"{_OFFICE}forms", f"{_TEXT}note", f"{_TEXT}tracked-changes"}
+    {f"{_OFFICE}annotation", f"{_OFFICE}forms", f"{_TEXT}tracked-changes"}
     | {f"{_TEXT}sequence-decls", _NOTES}
 )
 _ON_EVERY_SLIDE = frozenset({"date-time", "footer", "header", "page-number"})
@@ -159,6 +160,9 @@ def _characters(parent: Any, boxes: list[Any]) -> Iterator[str]:
             yield " " * _count(element, f"{_TEXT}c")
         elif element.tag in _SPACES:
             yield _SPACES[element.tag]
+        elif element.tag == _NOTE:
+            notes = " ".join(" ".join(_blocks(body)) for body in element.iterfind(f"{_NOTE}-body"))
+            yield f" ({notes})" if notes else ""
         elif element.tag.startswith(_DRAW):
             boxes.append(element)
         elif element.tag not in _UNREAD:

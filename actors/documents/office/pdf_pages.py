@@ -26,10 +26,17 @@ def pdf_pages(data: bytes) -> Iterator[Piece]:
             raise InvalidArgument("is encrypted; save it without a password") from None
         raise InvalidArgument(f"is not a readable PDF file: {error}") from None
     with contextlib.closing(document):
-        yield from _pages(document)
+        yield from _pages(document, has_form=_has_form(document))
 
 
-def _pages(document: pypdfium2.PdfDocument) -> Iterator[Piece]:
+def _has_form(document: pypdfium2.PdfDocument) -> bool:
+    try:
+        return bool(document.init_forms())
+    except pypdfium2.PdfiumError:
+        return False
+
+
+def _pages(document: pypdfium2.PdfDocument, *, has_form: bool) -> Iterator[Piece]:
     check_count(len(document), "pages")
     known = document.get_metadata_dict()
     properties = Properties(
@@ -42,14 +49,20 @@ def _pages(document: pypdfium2.PdfDocument) -> Iterator[Piece]:
         metadata = {**properties, "page": number}
         text, why = "", None
         try:
-            text = _page_text(document, number - 1)
+            text = _page_text(document, number - 1, has_form=has_form)
         except pypdfium2.PdfiumError as error:
             why = f"cannot be read: {error}"
         yield Piece(name=f"page={number}", text=text, metadata=metadata, error=why)
 
 
-def _page_text(document: pypdfium2.PdfDocument, index: int) -> str:
+def _page_text(document: pypdfium2.PdfDocument, index: int, *, has_form: bool) -> str:
     page = document[index]
+    if has_form:
+        # What was filled in becomes part of the page, which then has to be opened anew.
+        with contextlib.suppress(pypdfium2.PdfiumError):
+            page.flatten()
+        page.close()
+        page = document[index]
     try:
         text_page = page.get_textpage()
         try:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from docx.opc.part import PartFactory
+from docx.oxml import parse_xml
 from docx.oxml.ns import qn
 from docx.package import Package
 from docx.parts.document import DocumentPart
@@ -20,7 +21,8 @@ from cluster.errors import InvalidArgument
 
 _PARAGRAPH, _TABLE, _ROW, _CELL = qn("w:p"), qn("w:tbl"), qn("w:tr"), qn("w:tc")
 _STYLE, _NUMBERED = qn("w:pStyle"), qn("w:numPr")
-_TEXTS = frozenset({qn("w:t"), qn("m:t")})
+_TEXT, _ID = qn("w:t"), qn("w:id")
+_TEXTS = frozenset({_TEXT, qn("m:t")})
 """Those of formulas, too."""
 _SPACES = {qn("w:tab"): "\t", qn("w:br"): "\n", qn("w:cr"): "\n", qn("w:noBreakHyphen"): "-"}
 _TEXT_BOX = qn("w:txbxContent")
@@ -41,12 +43,26 @@ def word_texts(data: bytes) -> Iterator[Piece]:
         raise InvalidArgument("is no Word file, though it is a file of Office")
     document: Any = part.document
     known = document.core_properties
+    _write_notes_out(part)
     styles = {style.style_id: style.name or "" for style in document.styles}
     blocks = list(_blocks(document.element.body, styles))
     yield Piece(
         text=clean("\n\n".join(blocks)),
         metadata=Properties.of_package(known, known.author).metadata(),
     )
+
+
+def _write_notes_out(part: DocumentPart) -> None:
+    """Puts each footnote and endnote, in brackets, where the text refers to it."""
+    for kind in ("footnote", "endnote"):
+        notes: dict[str | None, str] = {}
+        for relation in part.rels.values():
+            if not relation.is_external and relation.reltype.endswith(f"/{kind}s"):
+                for note in parse_xml(relation.target_part.blob).iterchildren(qn(f"w:{kind}")):
+                    notes[note.get(_ID)] = " ".join(_blocks(note, {}))
+        for reference in [*part.element.body.iter(qn(f"w:{kind}Reference"))]:
+            if text := notes.get(reference.get(_ID)):
+                reference.tag, reference.text = _TEXT, f" ({text})"
 
 
 def _blocks(parent: Any, styles: dict[str, str]) -> Iterator[str]:

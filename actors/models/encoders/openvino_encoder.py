@@ -78,10 +78,13 @@ def write_graph(model: SentenceModel, folder: Path) -> None:
     cannot take over.
     """
     import torch
+    from transformers.utils import logging as transformers_logging
 
     openvino = imported_openvino()
     example = torch.ones(_EXAMPLE_SHAPE, dtype=torch.long)
     any_shape = openvino.PartialShape([-1, -1])
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
     try:
         with warnings.catch_warnings():
             # Of tracing, on branches that a batch and its length do not take.
@@ -96,6 +99,8 @@ def write_graph(model: SentenceModel, folder: Path) -> None:
         raise InvalidArgument(f"OpenVINO cannot take the model over: {error}", "embedder") from (
             error
         )
+    finally:
+        transformers_logging.set_verbosity(verbosity)
     openvino.save_model(graph, folder / GRAPH, compress_to_fp16=False)
 
 

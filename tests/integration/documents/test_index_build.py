@@ -24,7 +24,7 @@ from cluster.catalog.manifests import IndexManifest, ManifestRef
 from cluster.errors import InvalidArgument
 from cluster.query.filters import parse_filter
 from cluster.query.search import ShardQuery
-from cluster.shards.index_parameters import AutoIndex, IndexKind, IndexParameters
+from cluster.shards.index_parameters import AutoIndex, IndexKind, NamedIndex
 from cluster.shards.merge import merge_hits
 from cluster.shards.partitions import shard_of_partition, shards_to_ask
 from cluster.store.object_store import ObjectStore, open_store
@@ -68,7 +68,7 @@ class Corpus:
     folder: Path
 
     def build(
-        self, index: IndexParameters | AutoIndex, partition_by: str | None = None
+        self, index: NamedIndex | AutoIndex, partition_by: str | None = None
     ) -> tuple[IndexManifest, bool]:
         built = build_index(
             Catalog(self.store),
@@ -131,9 +131,9 @@ def _ingest_file(store: ObjectStore, path: Path) -> None:
 
 @pytest.mark.parametrize("kind", [kind for kind in IndexKind if kind.has_lists])
 def test_all_shards_of_a_version_share_their_centroids(corpus: Corpus, kind: IndexKind) -> None:
-    asked = IndexParameters(kind=kind, metric=Metric.L2, nlist=8, nprobe=6)
+    asked = NamedIndex(kind=kind, metric=Metric.L2, nlist=8, nprobe=6)
     manifest, reused = corpus.build(asked)
-    assert (reused, manifest.parameters, manifest.tuning) == (False, asked, None)
+    assert (reused, manifest.parameters, manifest.tuning) == (False, asked.parameters, None)
     assert manifest.num_passages == ROWS + 200
     centroids = set()
     for folder, shard in corpus.opened(manifest):
@@ -147,7 +147,7 @@ def test_all_shards_of_a_version_share_their_centroids(corpus: Corpus, kind: Ind
 def test_a_build_is_reproducible(
     corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = IndexParameters(kind=IndexKind.IVF_PQ, metric=Metric.L2, pq_m=6)
+    asked = NamedIndex(kind=IndexKind.IVF_PQ, metric=Metric.L2, pq_m=6)
     first, _ = corpus.build(asked)
     # As though it had never been built.
     find: Callable[..., None] = lambda *_: None  # noqa: E731
@@ -197,7 +197,7 @@ def test_auto_keeps_to_the_memory_it_is_given(corpus: Corpus) -> None:
 
 def test_parts_that_do_not_divide_a_vector_are_refused_before_the_work(corpus: Corpus) -> None:
     with pytest.raises(InvalidArgument) as caught:
-        corpus.build(IndexParameters(kind=IndexKind.IVF_PQ, pq_m=5))
+        corpus.build(NamedIndex(kind=IndexKind.IVF_PQ, pq_m=5))
     assert caught.value.field == "index.pq_m"
 
 
@@ -222,7 +222,7 @@ def test_a_country_is_in_one_shard_even_when_a_document_moves(
         path = tmp_path / f"{name}.jsonl"
         path.write_text("".join(json.dumps(document) + "\n" for document in part))
         _ingest_file(corpus.store, path)
-    flat = IndexParameters(kind=IndexKind.FLAT, metric=Metric.L2)
+    flat = NamedIndex(kind=IndexKind.FLAT, metric=Metric.L2)
     plain, _ = corpus.build(flat)
     manifest, reused = corpus.build(flat, partition_by="country")
     assert (reused, manifest.partition_by, plain.partition_by) == (False, "country", None)

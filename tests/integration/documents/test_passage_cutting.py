@@ -24,7 +24,7 @@ from cluster.catalog.manifests import IndexManifest, ModelKind, ModelManifest
 from cluster.documents.passages import Passage, passage_table, write_part
 from cluster.errors import InvalidArgument
 from cluster.query.search import ShardQuery
-from cluster.shards.index_parameters import IndexKind, IndexParameters
+from cluster.shards.index_parameters import IndexKind, NamedIndex
 from cluster.store.object_store import ObjectStore, open_store
 from tests.support.node_cache import node_cache
 from tests.support.regions.local_ray import local_ray
@@ -87,7 +87,7 @@ class Built:
         )
 
     def build(self, chunks: ChunkSettings) -> IndexManifest:
-        flat = IndexParameters(kind=IndexKind.FLAT)
+        flat = NamedIndex(kind=IndexKind.FLAT)
         settings = CorpusSettings(shards=1, index=flat, chunks=chunks)
         return build_index(
             Catalog(self.store),

@@ -20,7 +20,7 @@ from cluster.catalog.manifests import ManifestRef
 from cluster.query.evidence import EvidencePolicy
 from cluster.releases.entries import ReleaseContents
 from cluster.releases.requests import AbortRelease, RollBackTo
-from cluster.shards.index_parameters import IndexKind, IndexParameters
+from cluster.shards.index_parameters import IndexKind, NamedIndex
 from cluster.vectors.metric import Metric
 from deployments.hosting import release_commands
 from deployments.installation import Installation
@@ -46,7 +46,7 @@ def second(shared_region: LiveRegion, tmp_path_factory: pytest.TempPathFactory) 
     """The corpus with one more document, in an index of another kind."""
     before = shared_region.installation
     corpora = dict(before.settings.corpora)
-    index = IndexParameters(kind=IndexKind.IVF_FLAT, metric=Metric.COSINE, nlist=2, nprobe=2)
+    index = NamedIndex(kind=IndexKind.IVF_FLAT, metric=Metric.COSINE, nlist=2, nprobe=2)
     corpora["xquad"] = corpora["xquad"].model_copy(update={"index": index})
     installation = Installation(
         before.settings.model_copy(update={"corpora": corpora}), before.region

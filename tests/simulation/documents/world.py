@@ -49,7 +49,7 @@ class DocumentScenario:
 
     regions: int | None = None
     """How many; None draws 2 to 6, mostly few."""
-    noise_s: float = 8.0
+    noise_s: float = 6.0
     clients: int | None = None
     """Of each region; None draws 1 or 2."""
     roughness: float | None = None
@@ -71,7 +71,7 @@ class DocumentWorld:
         self.noisy = True
         self.noise_s = BEGIN_S + scenario.noise_s
         self.weather = Weather()
-        count = scenario.regions or self.rng.choice([2, 3, 3, 3, 3, 4, 6])
+        count = scenario.regions or self.rng.choice([2, 3, 3, 3, 3, 3, 4, 6])
         near = self.rng.random() < 0.5
         places = dict(placed(self.rng, count, cities()[:1] if near else cities()))
         self.network = Network(

@@ -22,7 +22,7 @@ from cluster.catalog.model_settings import GeneratorSettings
 from cluster.config import Settings
 from cluster.regions.settings import EndpointSettings, RegionSettings, StoreSettings
 from cluster.releases.entries import ReleaseContents
-from cluster.shards.index_parameters import IndexKind, IndexParameters
+from cluster.shards.index_parameters import IndexKind, NamedIndex
 from cluster.vectors.metric import Metric
 from deployments.installation import Installation
 from deployments.nodes.local_cluster import find_local_cluster
@@ -33,7 +33,7 @@ from tests.support.regions.search_region import CORPUS, REGION, SHARDS, SearchRe
 T = TypeVar("T")
 WIDE = "wide"
 """What a release with one shard more is made of."""
-FLAT = IndexParameters(kind=IndexKind.FLAT, metric=Metric.COSINE)
+FLAT = NamedIndex(kind=IndexKind.FLAT, metric=Metric.COSINE)
 
 
 @contextmanager

@@ -35,7 +35,7 @@ from cluster.catalog.model_settings import GeneratorSettings
 from cluster.config import Settings
 from cluster.regions.settings import EndpointSettings, RegionSettings, StoreSettings
 from cluster.releases.entries import ReleaseContents
-from cluster.shards.index_parameters import IndexKind, IndexParameters
+from cluster.shards.index_parameters import IndexKind, NamedIndex
 from cluster.vectors.metric import Metric
 from deployments.hosting import pipeline, region_host, release_commands
 from deployments.installation import Installation
@@ -52,7 +52,7 @@ BODY_BYTES_MAX = 4 * 1024 * 1024
 SEQUENCES_MAX = 2
 """Few, so that a test can take all of them and see when one comes free."""
 CONTEXT_TOKENS_MAX = 2048
-FLAT = IndexParameters(kind=IndexKind.FLAT, metric=Metric.COSINE)
+FLAT = NamedIndex(kind=IndexKind.FLAT, metric=Metric.COSINE)
 PARTITIONED = "vectors-titles"
 """A corpus partitioned by the titles of the passages."""
 READY_MADE = {"vectors-one": 1, "vectors-three": 3, "vectors-eight": 8, PARTITIONED: 3}

@@ -36,7 +36,7 @@ from cluster.releases.events import RegionStatus
 from cluster.releases.fold import fold
 from cluster.releases.log_entries import parse_entry
 from cluster.releases.requests import ProposeRelease, RollBackTo
-from cluster.shards.index_parameters import IndexKind, IndexParameters
+from cluster.shards.index_parameters import IndexKind, NamedIndex
 from cluster.store.numbered_log import NumberedLog
 from cluster.store.object_store import ObjectStore, open_store
 from cluster.vectors.metric import Metric
@@ -61,9 +61,9 @@ LOCATIONS = {
 }
 REGIONS = tuple(LOCATIONS)
 KINDS = {
-    "flat": IndexParameters(kind=IndexKind.FLAT, metric=Metric.COSINE),
-    "hnsw": IndexParameters(kind=IndexKind.HNSW, metric=Metric.COSINE),
-    "ivf": IndexParameters(kind=IndexKind.IVF_FLAT, metric=Metric.COSINE, nlist=4, nprobe=3),
+    "flat": NamedIndex(kind=IndexKind.FLAT, metric=Metric.COSINE),
+    "hnsw": NamedIndex(kind=IndexKind.HNSW, metric=Metric.COSINE),
+    "ivf": NamedIndex(kind=IndexKind.IVF_FLAT, metric=Metric.COSINE, nlist=4, nprobe=3),
 }
 
 

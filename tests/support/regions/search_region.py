@@ -36,7 +36,7 @@ from cluster.config import Settings
 from cluster.regions.settings import EndpointSettings, RegionSettings, StoreSettings
 from cluster.releases.entries import LogState, ReleaseContents
 from cluster.releases.requests import ProposeRelease, ReleaseRequest
-from cluster.shards.index_parameters import IndexKind, IndexParameters
+from cluster.shards.index_parameters import IndexKind, NamedIndex
 from cluster.vectors.metric import Metric
 from deployments.installation import Installation
 from deployments.nodes.local_cluster import LocalCluster, find_local_cluster
@@ -281,7 +281,7 @@ def search_settings(folder: Path, *, gcs_redis: str | None = None, **http: objec
     corpus = CorpusSettings(
         shards=SHARDS,
         replicas=REPLICAS,
-        index=IndexParameters(kind=IndexKind.FLAT, metric=Metric.COSINE),
+        index=NamedIndex(kind=IndexKind.FLAT, metric=Metric.COSINE),
     )
     endpoint = EndpointSettings.model_validate({"port": region_port(), **http})
     return Settings(

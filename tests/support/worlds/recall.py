@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from actors.builds.recall import RecallSample
+from actors.builds.recall import RecallSample, exact_scores
 from actors.shards.index import ShardIndex
 from cluster.arrays import Float32Array
 from cluster.shards.recall import HELD_OUT
@@ -10,4 +10,5 @@ from cluster.shards.recall import HELD_OUT
 
 def recall_at_10(index: ShardIndex, queries: Float32Array) -> float:
     """On average over the queries, which are prepared for the metric."""
-    return RecallSample.of(index, {HELD_OUT: queries}).recall(index).recall_at_10
+    exact = exact_scores(index, queries)
+    return RecallSample.of({HELD_OUT: queries}, exact).recall(index).recall_at_10

@@ -38,6 +38,9 @@ NUMBERS = {
 }
 """Numbers of the product that tests change, with the reasons why none of them is a parameter."""
 
+VLLM = "deployments.serve.generator"
+"""The module that imports vLLM, for nine seconds of a core."""
+
 ID_MAX = 320
 """Characters of the id of a test, its parameters included."""
 
@@ -116,6 +119,18 @@ def test_no_unit_test_waits_by_the_systems_clock() -> None:
     """Wait for an event, or by `tests.support.waiting`, or let the test move the clock."""
     found = {name for name, tree in trees() if name.startswith("unit/") and list(sleeps(tree))}
     assert not found
+
+
+def test_vllm_is_imported_by_those_alone_who_need_it() -> None:
+    """A module of tests is imported by each of the processes that share the tests, whichever of
+    them run here; so the import belongs into the test, or into its fixture.
+    """
+    assert {
+        name
+        for name, tree in trees()
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom) and node.module == VLLM
+    } == set()
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,17 @@ import numpy as np
 import pytest
 
 from actors.builds.tuning import Extent, candidates, choose, try_index
-from actors.shards.faiss_index import num_lists
+from actors.shards.faiss_build import num_lists
 from cluster.arrays import Float32Array
 from cluster.config import load_settings
 from cluster.errors import InvalidArgument
-from cluster.shards.index_parameters import AutoIndex, IndexKind, IndexParameters, IndexTrial
+from cluster.shards.index_parameters import (
+    AutoIndex,
+    IndexKind,
+    IndexParameters,
+    IndexTrial,
+    NamedIndex,
+)
 from cluster.vectors.checks import prepared
 from cluster.vectors.metric import Metric
 
@@ -130,12 +136,15 @@ def test_a_tiny_corpus_can_be_tuned_too(num_rows: int) -> None:
         ("auto", AutoIndex()),
         ("{kind: auto}", AutoIndex()),
         ("{kind: auto, target_recall: 0.9, metric: l2}", AutoIndex(target_recall=0.9, metric="l2")),
-        ("{kind: IVFPQ, pq_m: 8}", IndexParameters(kind=IndexKind.IVF_PQ, pq_m=8)),
-        ("{}", IndexParameters()),
+        ("{kind: auto, recall: 0.9}", AutoIndex(target_recall=0.9)),
+        ("{kind: IVFPQ, pq_m: 8}", NamedIndex(kind=IndexKind.IVF_PQ, pq_m=8)),
+        ("{kind: HNSWSQ, recall: 0.9}", NamedIndex(kind=IndexKind.HNSW_SQ, target_recall=0.9)),
+        ("{kind: IVFFlat, nprobe: 3}", NamedIndex(kind=IndexKind.IVF_FLAT, nprobe=3)),
+        ("{}", NamedIndex()),
     ],
 )
 def test_settings_ask_for_a_kind_or_for_auto(
-    tmp_path: Path, text: str, expected: AutoIndex | IndexParameters
+    tmp_path: Path, text: str, expected: AutoIndex | NamedIndex
 ) -> None:
     file = tmp_path / "regions.yaml"
     file.write_text(f"corpora: {{c: {{index: {text}}}}}")
@@ -147,7 +156,8 @@ def test_settings_ask_for_a_kind_or_for_auto(
     [
         ("{kind: auto, nprobe: 3}", "corpora.c.index.nprobe"),
         ("{kind: auto, target_recall: 2}", "corpora.c.index.target_recall"),
-        ("{kind: IVFPQ, target_recall: 0.9}", "corpora.c.index.target_recall"),
+        ("{kind: IVFPQ, recall: 2}", "corpora.c.index.target_recall"),
+        ("{kind: HNSW, recall: 0.9, target_recall: 0.9}", "corpora.c.index.recall"),
         ("{kind: AUTO}", "corpora.c.index.kind"),
         ("best", "corpora.c.index"),
     ],

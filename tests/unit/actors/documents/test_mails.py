@@ -144,7 +144,7 @@ def test_what_is_attached_are_documents_with_the_mail_as_metadata(extractor: Ext
         attachments={
             "plan.pdf": pdf("One", "", "Three"),
             "note.txt": "Grüße".encode("cp1252"),
-            "page.html": "<title>T</title><p>Größe".encode(),
+            "page.html": "<meta charset=koi8-r><title>T</title><p>мир".encode("koi8-r"),
             "fwd": forwarded,
         }
     )
@@ -175,7 +175,7 @@ def test_what_is_attached_are_documents_with_the_mail_as_metadata(extractor: Ext
             ),
             (
                 f"{path}#{before}attachment=3",
-                "Größe",
+                "мир",
                 {**known, "title": "T", "attachment": "page.html"},
             ),
         ]

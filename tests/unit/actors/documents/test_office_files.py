@@ -13,6 +13,9 @@ from pathlib import Path
 
 import docx
 import pytest
+from docx.opc.constants import RELATIONSHIP_TYPE
+from docx.opc.packuri import PackURI
+from docx.opc.part import Part
 from docx.oxml import parse_xml
 from docx.oxml.ns import nsdecls
 
@@ -85,6 +88,18 @@ def test_dates_of_pdf_files_are_read_in_utc(read: Read, text: str, expected: str
     assert read(pdf("A", date=text), "a.pdf")[0].metadata.get("date") == expected
 
 
+def test_what_is_filled_into_a_form_is_text_of_its_page(read: Read) -> None:
+    field = (
+        b"99 0 obj\n<< /Type /Annot /Subtype /Widget /FT /Tx /T (name) /V (Anna) /P 5 0 R "
+        b"/Rect [72 600 300 620] /DA (/F1 12 Tf 0 g) >>\nendobj\n"
+    )
+    form = b"/Type /Catalog /AcroForm << /Fields [99 0 R] /DR << /Font << /F1 3 0 R >> >> >>"
+    data = pdf("Name:").replace(b"/Type /Catalog", form).replace(b"xref\n0", field + b"xref\n0")
+    data = data.replace(b"/Type /Page /Parent", b"/Type /Page /Annots [99 0 R] /Parent")
+    (page,) = read(data, "a.pdf")
+    assert page.text == "Name:\nAnna"
+
+
 def test_a_word_file_is_a_document_with_marks_of_headings_and_lists(read: Read) -> None:
     (document,) = read(word(title="Holiday policy", author="Anna"), "policy.docx")
     assert document.id == "policy.docx"
@@ -119,6 +134,25 @@ def test_no_text_of_a_word_file_is_passed_over(read: Read) -> None:
     inner[1].add_table(rows=1, cols=1).rows[0].cells[0].text = "inner"
     (found,) = read(saved(document), "a.docx")
     assert found.text == "controlled\n\nkept new\n\nAs E=mc\n\naround\tit\n\nboxed\n\nouter | inner"
+
+
+def test_a_footnote_stands_where_the_text_refers_to_it(read: Read) -> None:
+    document = docx.Document()
+    names = nsdecls("w")
+    for kind, relation in (
+        ("footnote", RELATIONSHIP_TYPE.FOOTNOTES),
+        ("endnote", RELATIONSHIP_TYPE.ENDNOTES),
+    ):
+        note = f"<w:{kind} w:id='2'><w:p><w:r><w:t>the {kind}</w:t></w:r></w:p></w:{kind}>"
+        blob = f"<w:{kind}s {names}><w:{kind} w:id='0' w:type='separator'/>{note}</w:{kind}s>"
+        name = PackURI(f"/word/{kind}s.xml")
+        part = Part(name, "application/xml", blob.encode(), document.part.package)
+        document.part.relate_to(part, relation)
+        run = f"<w:r><w:t>Text</w:t></w:r><w:r><w:{kind}Reference w:id='2'/></w:r>"
+        xml = f"<w:p {names}>{run}<w:r><w:{kind}Reference w:id='7'/><w:t>.</w:t></w:r></w:p>"
+        document.element.body.insert(0, parse_xml(xml))
+    (found,) = read(saved(document), "a.docx")
+    assert found.text == "Text (the endnote).\n\nText (the footnote)."
 
 
 def test_each_slide_is_a_document_with_its_notes(read: Read) -> None:

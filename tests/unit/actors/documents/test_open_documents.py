@@ -38,8 +38,9 @@ TEXT = """
 <text:tracked-changes><text:p>deleted</text:p></text:tracked-changes>
 <text:h text:outline-level="2">Holi<text:span>days</text:span></text:h>
 <text:p>Thirty<text:s text:c="2"/>days<text:tab/>a<text:line-break/>year<office:annotation><text:p>
-?</text:p></office:annotation>.<draw:frame><draw:text-box><text:p>boxed</text:p></draw:text-box>
-</draw:frame></text:p><text:section><text:p/>
+?</text:p></office:annotation><text:note><text:note-citation>1</text:note-citation><text:note-body>
+<text:p>by law</text:p></text:note-body></text:note>.<draw:frame><draw:text-box>
+<text:p>boxed</text:p></draw:text-box></draw:frame></text:p><text:section><text:p/>
 <text:list><text:list-item><text:p>Ask early</text:p></text:list-item></text:list></text:section>
 <table:table><table:table-header-rows><table:table-row><table:table-cell><text:p>Month</text:p>
 </table:table-cell><table:table-cell><text:p>Days</text:p></table:table-cell></table:table-row>
@@ -53,7 +54,7 @@ def test_an_open_document_text_is_a_document_with_marks_of_headings_and_lists(re
     data = open_document("text", TEXT, title="Policy", creator="Anna", date="2024-05-01T10:00:00")
     (document,) = read(data, "a.odt")
     assert document.text == (
-        "## Holidays\n\nThirty  days\ta\nyear.\n\nboxed\n\n- Ask early\n\n"
+        "## Holidays\n\nThirty  days\ta\nyear (by law).\n\nboxed\n\n- Ask early\n\n"
         "Month | Days\nMay June | 3"
     )
     assert document.metadata == {

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from actors.builds.shard import ShardPlan, build_shard
-from actors.shards.faiss_index import num_lists, num_subquantizers, train_index
+from actors.shards.faiss_build import num_lists, num_subquantizers, train_index
 from actors.shards.index import INDEX_FILE, ShardIndex
 from cluster.arrays import Float32Array
 from cluster.errors import InvalidArgument
@@ -136,18 +136,20 @@ def test_stretched_parameters_look_further() -> None:
     assert parameters.stretched(1000).ef_search == 10_000
 
 
-def test_a_build_says_how_far_a_search_must_be_stretched(tmp_path: Path) -> None:
+def test_a_build_says_how_far_a_search_must_look(tmp_path: Path) -> None:
     vectors = clustered(4000)
     ids = [f"{i:06}" for i in range(4000)]
     table = pa.table({"id": ids, "document": ids, "text": ids})
     parameters = IndexParameters(kind=IndexKind.IVF_FLAT, nprobe=1)
     plain = build_shard(table, vectors, ShardPlan(parameters), tmp_path)
     # What was asked for is looked for as far as asked, as long as nothing is out of reach.
-    assert (plain.stretch, plain.recall.recall_at_10 < 0.8) == (1, True)
-    wanted = build_shard(table, vectors, ShardPlan(parameters, target_recall=0.9), tmp_path)
-    assert wanted.stretch in (2, 4, 8)
-    assert wanted.recall.least >= 0.9
+    assert (plain.parameters, plain.recall.recall_at_10 < 0.8) == (parameters, True)
+    asked = parameters.model_copy(update={"target_recall": 0.9})
+    wanted = build_shard(table, vectors, ShardPlan(asked), tmp_path)
+    assert 1 < wanted.parameters.nprobe < num_lists(4000, None)
+    assert wanted.recall.recall_at_10 >= 0.9
     # What cannot be reached is not asked for without end: then everything is compared.
-    flat = build_shard(table, vectors, ShardPlan(parameters, target_recall=1.1), tmp_path)
-    assert (flat.kind, flat.stretch, flat.recall.least) == (IndexKind.FLAT, 1, 1.0)
+    asked = parameters.model_copy(update={"target_recall": 1.1})
+    flat = build_shard(table, vectors, ShardPlan(asked), tmp_path)
+    assert (flat.kind, flat.recall.least) == (IndexKind.FLAT, 1.0)
     ShardIndex.open(tmp_path, parameters.model_copy(update={"kind": IndexKind.FLAT}), DIMENSION)

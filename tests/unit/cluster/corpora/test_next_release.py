@@ -18,16 +18,16 @@ from cluster.catalog.corpus_settings import ChunkSettings, CorpusSettings
 from cluster.documents.deletes import drop_corpus
 from cluster.errors import NotFound
 from cluster.releases.garbage import StoreCollector
-from cluster.shards.index_parameters import AutoIndex, IndexKind, IndexParameters
+from cluster.shards.index_parameters import AutoIndex, IndexKind, NamedIndex
 from cluster.vectors.metric import Metric
 from tests.support.node_cache import node_cache
 from tests.support.worlds.next_release_world import World, embedder
 
 ASKED = [
     CorpusSettings(),
-    CorpusSettings(index=IndexParameters(kind=IndexKind.FLAT)),
-    CorpusSettings(index=IndexParameters(metric=Metric.L2)),
-    CorpusSettings(index=IndexParameters(hnsw_m=16)),
+    CorpusSettings(index=NamedIndex(kind=IndexKind.FLAT)),
+    CorpusSettings(index=NamedIndex(metric=Metric.L2)),
+    CorpusSettings(index=NamedIndex(hnsw_m=16)),
     CorpusSettings(index=AutoIndex()),
     CorpusSettings(index=AutoIndex(target_recall=0.99)),
     CorpusSettings(shards=3),

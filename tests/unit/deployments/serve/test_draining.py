@@ -11,7 +11,6 @@ from cluster.store.local_store import LocalStore
 from deployments.nodes.ray_starter import machine_env
 from deployments.serve.draining import REACHABLE_S
 from deployments.serve.gateway import gateway_application
-from deployments.serve.generator import GeneratorSpec, llm_config_of
 from tests.support.node_cache import node_cache
 
 
@@ -28,6 +27,8 @@ def test_gateways_may_finish_an_answer_that_they_accepted_last(tmp_path: Path) -
 
 
 def test_language_models_may_finish_their_answers() -> None:
+    from deployments.serve.generator import GeneratorSpec, llm_config_of
+
     config = llm_config_of(GeneratorSpec(model_id="m", model_folder="/m")).deployment_config
     assert config["graceful_shutdown_timeout_s"] > TIMEOUT_S_MAX
 

@@ -15,7 +15,6 @@ from cluster.search.checks import check_answer
 from deployments.http.openai.chat import parse_chat
 from deployments.http.region_routes import GenerateBody, RegionAnswerBody
 from deployments.http.schemas.json_body import parse_body
-from deployments.serve.generator import _to_completion_request
 
 CHAT = {"model": "raygion", "messages": [{"role": "user", "content": "Why?"}]}
 DRAWN: list[dict[str, Any]] = [
@@ -54,6 +53,8 @@ def test_a_region_of_an_older_version_is_told_nothing_that_it_does_not_know() ->
 
 @pytest.mark.parametrize("drawn", DRAWN)
 def test_the_model_is_told_how(drawn: dict[str, Any]) -> None:
+    from deployments.serve.generator import _to_completion_request
+
     request = generation(**drawn, stop=("###",))
     told = _to_completion_request(request, [1, 2], "m", "attempt")
     assert {key: getattr(told, key) for key in drawn} == drawn
