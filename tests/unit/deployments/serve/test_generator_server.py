@@ -31,7 +31,7 @@ def piece(text: str, tokens: int = 1, reason: str | None = None) -> Any:
 class Client:
     """Stands for vLLM's client of its engine."""
 
-    model_config = SimpleNamespace(max_model_len=MODEL_LEN, get_diff_sampling_param=lambda: {})
+    model_config = SimpleNamespace(max_model_len=MODEL_LEN)
 
     def __init__(self, pieces: Sequence[Any], error: Exception | None = None) -> None:
         self._pieces = pieces
@@ -54,7 +54,7 @@ class Client:
 async def answer(
     client: Client, prompt: list[int] = PROMPT, timeout_s: float = 60.0
 ) -> list[GenerationChunk]:
-    engine: Any = SimpleNamespace(_engine_client=client)
+    engine: Any = SimpleNamespace(_engine_client=client, _sampling_defaults={})
     engine.outputs = partial(TokenEngine.outputs, engine)
     tokenizer = SimpleNamespace(encode=lambda messages, begun: prompt)
     # A real one would start vLLM, and end it when it is collected.
