@@ -193,7 +193,6 @@ def _embedded(
         batch_format="pyarrow",
         num_cpus=1,
         compute=ray.data.ActorPoolStrategy(size=_embedding_actors(num_passages)),
-        scheduling_strategy="SPREAD",
     )
 
 
@@ -258,7 +257,7 @@ class _ShardBuilder:
 def _embedding_actors(num_passages: int) -> int:
     """Number of actors that embed side by side: one a machine, as far as there are blocks for them.
     Each has a thread for each core; Ray counts it as one, so that the tasks that read for them fit
-    beside it, and spreads actors over the machines.
+    beside it, and spreads actors over the machines by itself.
 
     One logical CPU is left to those tasks; without it the pipeline would never start.
     """

@@ -66,7 +66,11 @@ def _records(file: BinaryIO, name: str) -> Iterator[list[str]]:
     number = 0
     try:
         lines = _lines(text, name)
-        first = next(filter(str.strip, lines), "")
+        filled = filter(str.strip, lines)
+        first = next(filled, "")
+        if first.startswith("sep="):
+            # Tells Excel what the header tells as well.
+            first = next(filled, "")
         for cells in csv.reader(chain([first], lines), strict=True, **_format(first)):
             if cells:
                 yield cells

@@ -140,28 +140,31 @@ def _files_of(source: str, left_out: ReasonCounts, values: FolderValues) -> list
     """With folder values that are still texts."""
     if not source:
         raise InvalidArgument("is empty; the folder that you are in is called `.`", "source")
+    shown = printable(source)
     try:
         filesystem, root = _opened(source)
         if not filesystem.exists(root):
             or_away = ", or cannot be reached" if "://" in source else ""
-            raise InvalidArgument(f"{printable(source)} does not exist{or_away}", "source")
+            raise InvalidArgument(f"{shown} does not exist{or_away}", "source")
         if not filesystem.isdir(root):
             info = filesystem.info(root)
             if info["type"] != "file":
-                raise InvalidArgument(f"{source} {_NO_FILE}", "source")
+                raise InvalidArgument(f"{shown} {_NO_FILE}", "source")
             name = _path_of(root).rstrip("/").rpartition("/")[2]
             if format_of(name) is None:
                 raise InvalidArgument(
-                    f"{printable(source)} is {_unread_kind(name)}; these are read: {_KNOWN}",
+                    f"{shown} is {_unread_kind(name)}; these are read: {_KNOWN}",
                     "source",
                 )
             texts = values.texts(source)
-            return [_source_file(source, filesystem, info, printable(source), name, texts)]
+            return [_source_file(source, filesystem, info, shown, name, texts)]
         found = list(_entries(filesystem, root, left_out))
     except (OSError, RuntimeError) as error:
-        raise Unavailable(f"{source} cannot be read: {error}") from error
+        raise Unavailable(f"{shown} cannot be read: {printable(str(error))}") from error
     except (ValueError, ImportError) as error:
-        raise InvalidArgument(f"{source} cannot be opened: {error}", "source") from error
+        raise InvalidArgument(
+            f"{shown} cannot be opened: {printable(str(error))}", "source"
+        ) from error
     files: list[SourceFile] = []
     for info in sorted(found, key=lambda info: str(info["name"])):
         path = str(info["name"]).removeprefix(root).strip("/")
@@ -173,7 +176,7 @@ def _files_of(source: str, left_out: ReasonCounts, values: FolderValues) -> list
             texts = values.texts(given)
             files.append(_source_file(source, filesystem, info, name, path, texts))
     if not files:
-        raise InvalidArgument(f"{source} holds no file that can be read ({_KNOWN})", "source")
+        raise InvalidArgument(f"{shown} holds no file that can be read ({_KNOWN})", "source")
     return files
 
 

@@ -48,7 +48,7 @@ def _rows_of_value(data: bytes, name: str) -> Iterator[Row]:
     if len(data) > JSON_BYTES_MAX:
         raise InvalidArgument(
             f"{name}: is one JSON value of more than {JSON_BYTES_MAX} bytes; write JSON lines, an "
-            "object on each line"
+            "object on each line: jq -c '.[]'"
         )
     try:
         value = exact_json.loads(data)

@@ -89,6 +89,13 @@ class EmbeddingQueue:
         except TimeoutError as error:
             raise DeadlineExceeded("time ran out while texts were embedded") from error
 
+    async def embed_each(self, texts: Sequence[str], timeout_s: float) -> Float32Array:
+        """The vectors that `embed` makes, but each text has its turns as a request of its own: they
+        are of several people. Raises as `embed` does, if one of them fails.
+        """
+        made = await asyncio.gather(*(self.embed([text], timeout_s) for text in texts))
+        return np.concatenate(made)
+
     async def _embed(self, texts: Sequence[str]) -> Float32Array:
         if sum(map(len, texts)) <= _BRIEF_CHARS:
             windows = self._embedder.windows(texts)
@@ -152,6 +159,10 @@ class EmbeddingWorker:
     async def embed(self, texts: Sequence[str], timeout_s: float) -> Float32Array:
         """float32 [n, dimension]; see `EmbeddingQueue.embed`."""
         return await self._queue.embed(texts, timeout_s)
+
+    async def embed_each(self, texts: Sequence[str], timeout_s: float) -> Float32Array:
+        """float32 [n, dimension]; see `EmbeddingQueue.embed_each`."""
+        return await self._queue.embed_each(texts, timeout_s)
 
     async def embed_counted(self, texts: Sequence[str], timeout_s: float) -> CountedVectors:
         """The vectors that `embed` makes, and the number of tokens. Raises as `embed` does."""

@@ -74,7 +74,7 @@ class ServeGenerator:
                 attempt.received(chunk, now_s() - asked_s)
                 finished = chunk.finish_reason is not None
                 yield chunk
-        except Exception as error:  # With gRPC, Serve raises here whatever the replica raised.
+        except Exception as error:
             typed = _typed(error)
             attempt.broke(typed)
             raise typed from error
@@ -98,7 +98,8 @@ class ServeGenerator:
                 raise DeadlineExceeded("time ran out before the generator was found") from None
             except (RayServeException, KeyError) as error:
                 raise Unavailable(f"no generator {self._app_name} is deployed") from error
-            self._handle = handle.options(stream=True, method_name="generate")
+            # By gRPC: a message costs a third of the CPU time that one of Ray's streams costs.
+            self._handle = handle.options(stream=True, method_name="generate", _by_reference=False)
         return self._handle
 
 

@@ -117,11 +117,11 @@ def parse_answer_event(name: str, data: bytes) -> AnswerEvent:
     """Raises the error of an `error` event, and Unavailable for an event that no answer has."""
     match name:
         case "retrieved":
-            return _parsed(_RETRIEVED, data)
+            return _parsed_reply(_RETRIEVED, data)
         case "token":
             return _parsed(_TOKEN, data)
         case "done":
-            return _parsed(_RESULT, data)
+            return _parsed_reply(_RESULT, data)
     raise parse_error(data) if name == "error" else Unavailable(f"an unknown event {name!r} came")
 
 
@@ -191,8 +191,15 @@ _BY_CODE = {kind.code: kind for kind in kinds_on_wire(RaygionError)}
 
 def _parsed(adapter: TypeAdapter[T], data: bytes) -> T:
     try:
+        return adapter.validate_json(data)
+    except ValueError as error:
+        raise Unavailable("an event is not what a region sends") from error
+
+
+def _parsed_reply(adapter: TypeAdapter[T], data: bytes) -> T:
+    """The event with a provenance, whose facts stand in JSON among the others."""
+    try:
         fields = orjson.loads(data)
-        # In JSON the facts of the provenance stand among the others.
         return adapter.validate_python({**fields, "provenance": fields})
     except (ValueError, TypeError) as error:
         raise Unavailable("an event is not what a region sends") from error

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,8 @@ from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 from ray.serve.llm import LLMConfig, LLMServer, build_llm_deployment
 from ray.serve.llm.openai_api_models import CompletionRequest
+from vllm.exceptions import VLLMClientError, VLLMServerError
+from vllm.outputs import RequestOutput
 
 from actors.models.prompt_tokenizer import FolderTokenizer
 from actors.models.replica_outcomes import RoutingHint
@@ -33,9 +34,9 @@ from deployments.serve.autoscaling import replica_count
 from deployments.serve.draining import DRAIN_TIMEOUT_S
 from deployments.serve.weighted_router import WEIGHTED_ROUTER
 
-STREAM_INTERVAL_MS = 20
-"""Tokens travel in batches of this time: each message costs Ray about a millisecond of CPU."""
 START_TIMEOUT_S = 600.0
+_BROKEN_OFF = frozenset({"abort", "error"})
+"""Reasons of vLLM for an end that is not the model's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +88,43 @@ class LocalModel(CallbackBase):
         self.ctx.run_init_node = False
 
 
-class OneProcessEngine(VLLMEngine):
+class TokenEngine(VLLMEngine):
+    """Tokens in, and vLLM's own outputs out.
+
+    What `ray.serve.llm` offers for this makes OpenAI's JSON of each token, and gathers the tokens
+    of each answer by a clock of its own.
+    """
+
+    async def outputs(
+        self, request: CompletionRequest, prompt: Sequence[int]
+    ) -> AsyncGenerator[RequestOutput, None]:
+        """Each output has what was written since the last one. Closing it aborts the generation.
+
+        Raises InvalidArgument where the request is at fault, and Unavailable.
+        """
+        client: Any = self._engine_client
+        model = client.model_config
+        room = model.max_model_len - len(prompt)
+        if room < 1:
+            raise InvalidArgument(
+                f"make a prompt of {len(prompt)} tokens, and the model reads {model.max_model_len}",
+                "messages",
+            )
+        try:
+            sampling = request.to_sampling_params(
+                min(request.max_tokens, room), model.get_diff_sampling_param()
+            )
+            outputs = client.generate({"prompt_token_ids": prompt}, sampling, request.request_id)
+            async with aclosing(outputs):
+                async for output in outputs:
+                    yield output
+        except (ValueError, VLLMClientError) as error:
+            raise InvalidArgument(str(error), "messages") from error
+        except VLLMServerError as error:
+            raise Unavailable("the language model failed while answering") from error
+
+
+class OneProcessEngine(TokenEngine):
     """Runs the model inside the engine's own process, for CPUs.
 
     vLLM would give the model a third process, which costs 8 s of the start and 450 MB for importing
@@ -125,7 +162,7 @@ class GeneratorServer(LLMServer):  # type: ignore[misc]  # ray.serve.llm is not 
         self._tokenizer = await asyncio.to_thread(FolderTokenizer, folder)
         on_cpu = llm_config.accelerator_type is None
         is_one_worker = llm_config.engine_kwargs.get("tensor_parallel_size", 1) == 1
-        engine_cls = OneProcessEngine if on_cpu and is_one_worker else None
+        engine_cls = OneProcessEngine if on_cpu and is_one_worker else TokenEngine
         await super().__init__(llm_config, engine_cls=engine_cls)
         # The first generation compiles and allocates for seconds; no caller should wait for that.
         warm_up = GenerationRequest(
@@ -153,25 +190,26 @@ class GeneratorServer(LLMServer):  # type: ignore[misc]  # ray.serve.llm is not 
         an answer whose caller is gone; the caller keeps the deadline.
         """
         deadline = Deadline.after(timeout_s)
-        tokens = await asyncio.to_thread(self._tokenizer.encode, request.messages, request.begun)
-        events = await self.completions(
-            _to_completion_request(request, tokens, self._model_id, routing.attempt_id)
-        )
-        ending: GenerationChunk | None = None
-        async with aclosing(events):
-            async for batch in events:
+        prompt = await asyncio.to_thread(self._tokenizer.encode, request.messages, request.begun)
+        asked = _to_completion_request(request, prompt, self._model_id, routing.attempt_id)
+        written, reason = 0, None
+        # To its very end: closed before, vLLM would abort what is finished.
+        async with aclosing(self.engine.outputs(asked, prompt)) as outputs:
+            async for output in outputs:
                 deadline.check("generating")
-                text = ""
-                for piece in _parse_events(batch):
-                    text += piece.text
-                    if piece.finish_reason or piece.completion_tokens is not None:
-                        ending = _joined(ending, piece)
-                if text:
-                    written = ending.completion_tokens if ending else None
-                    yield GenerationChunk(text=text, completion_tokens=written)
-        if ending is None or ending.finish_reason is None:
+                (piece,) = output.outputs
+                written += len(piece.token_ids)
+                reason = piece.finish_reason
+                if reason is None and piece.text:
+                    yield GenerationChunk(text=piece.text, completion_tokens=written)
+        if reason is None or reason in _BROKEN_OFF:
             raise Unavailable("the engine broke off before the end of its answer")
-        yield ending
+        yield GenerationChunk(
+            text=piece.text,
+            finish_reason=reason,
+            prompt_tokens=len(prompt),
+            completion_tokens=written,
+        )
 
 
 class NoIngress:
@@ -235,7 +273,6 @@ def llm_config_of(settings: GeneratorSpec) -> LLMConfig:
         engine_kwargs=engine_kwargs,
         log_engine_metrics=False,
         callback_config={"callback_class": LocalModel},
-        experimental_configs={"stream_batching_interval_ms": STREAM_INTERVAL_MS},
         deployment_config=_deployment_config(settings, on_cpu),
         runtime_env={"env_vars": _environment(settings, on_cpu)},
     )
@@ -293,49 +330,9 @@ def _to_completion_request(
             max_tokens=request.max_tokens,
             **request.sampling() | {"stop": list(request.stop)},
             stream=True,
-            # With every piece, so that whoever goes on elsewhere knows what is left to write.
-            stream_options={"include_usage": True, "continuous_usage_stats": True},
             request_id=attempt_id,
         )
     except ValidationError as error:
         # The replica works: it is the request that vLLM refuses.
         first = error.errors()[0]
         raise InvalidArgument(first["msg"], ".".join(map(str, first["loc"]))) from error
-
-
-def _parse_events(batch: list[Any]) -> Iterator[GenerationChunk]:
-    """The chunks of server-sent events; raises what an error among them stands for."""
-    for event in batch:
-        if not isinstance(event, str):  # An ErrorResponse: refused before the first event.
-            raise _to_error(event.error.code, event.error.message)
-        data = event.removeprefix("data: ").strip()
-        if data == "[DONE]":
-            continue
-        body = json.loads(data)
-        if "error" in body:
-            raise _to_error(body["error"].get("code"), body["error"].get("message", ""))
-        usage = body.get("usage") or {}
-        choice = body["choices"][0] if body["choices"] else {}
-        yield GenerationChunk(
-            text=choice.get("text") or "",
-            finish_reason=choice.get("finish_reason"),
-            prompt_tokens=usage.get("prompt_tokens"),
-            completion_tokens=usage.get("completion_tokens"),
-        )
-
-
-def _joined(ending: GenerationChunk | None, piece: GenerationChunk) -> GenerationChunk:
-    """vLLM tells the reason of the end and the token counts in two events; they end one stream."""
-    return GenerationChunk(
-        text="",
-        finish_reason=piece.finish_reason or (ending.finish_reason if ending else None),
-        prompt_tokens=piece.prompt_tokens,
-        completion_tokens=piece.completion_tokens,
-    )
-
-
-def _to_error(code: object, message: str) -> InvalidArgument | Unavailable:
-    # vLLM answers 4xx when the request is at fault, as with a prompt beyond the model's length.
-    if isinstance(code, int) and 400 <= code < 500:
-        return InvalidArgument(message, field="messages")
-    return Unavailable("the language model failed while answering")

@@ -56,16 +56,17 @@ https://html.spec.whatwg.org/multipage/parsing.html#parsing-main-inforeign
 def html_text(page: str) -> tuple[str, str | None]:
     """The text with a blank line between blocks, and the title (else the first h1, else None).
 
-    Scripts, styles, comments and what browsers hide are left out, and navigation, the page's footer
-    and closed dialogs, too, unless they are the larger part. Broken markup is read as far as
-    browsers do. Takes time in proportion to the page's length. Raises InvalidArgument for a page
-    with more text than TEXT_BYTES_MAX, or with elements nested deeper than DEPTH_MAX.
+    Scripts, styles and comments are left out; and so are navigation, the page's footer and what
+    browsers hide, unless these are the larger part. Broken markup is read as far as browsers do.
+    Takes time in proportion to the page's length. Raises InvalidArgument for a page with more text
+    than TEXT_BYTES_MAX, or with elements nested deeper than DEPTH_MAX.
     """
     page = _END.sub(_as_browsers_read_it, page)
     found = _extracted(page, is_whole=False)
     text = found.text.joined()
     if found.num_chars_around > len(text):
-        # libxml2 lets the rest of the page lie in a navigation that has an open block in it.
+        # Scripts show what is hidden, and libxml2 lets the rest of a page lie in a navigation that
+        # has an open block in it.
         found = _extracted(page, is_whole=True)
         text = found.text.joined()
     return text, found.title()
@@ -101,7 +102,7 @@ class _Extraction:
     def __init__(self, *, is_whole: bool) -> None:
         self.text = _Text()
         self.num_chars_around = 0
-        """Number of characters in navigation and the like, which is read if the page is whole."""
+        """Number of characters that are left out in navigation and hidden elements."""
         self._is_whole = is_whole
         self._depth = 0
         self._num_sections = 0
@@ -135,13 +136,14 @@ class _Extraction:
         self._boundary(tag, is_start=False)
 
     def _is_unread(self, tag: str, attributes: Mapping[str, str]) -> bool:
-        if tag in _UNREAD:
-            return True
-        if tag in _AROUND and not self._is_whole:
+        if tag in _UNREAD or self._is_whole:
+            return tag in _UNREAD
+        if tag in _AROUND:
             return not (self._num_sections if tag == "footer" else "open" in attributes)
-        # What is hidden until it is found is there to be found.
-        is_hidden = attributes.get("hidden", "until-found") != "until-found"
-        return is_hidden or bool(_NOT_SHOWN.search(attributes.get("style", "")))
+        # What is hidden until it is found or chosen is there to be read.
+        if attributes.get("role") == "tabpanel" or attributes.get("hidden") == "until-found":
+            return False
+        return "hidden" in attributes or bool(_NOT_SHOWN.search(attributes.get("style", "")))
 
     def _boundary(self, tag: str, *, is_start: bool) -> None:
         if self._title is not None and (tag in _BLOCKS or tag == "br"):
@@ -154,7 +156,7 @@ class _Extraction:
             self._titles[self._title] += characters
         if not self._unread:
             self.text.add(characters)
-        elif self._unread[0][0] in _AROUND:
+        elif self._unread[0][0] not in _UNREAD:
             self.num_chars_around += len(characters.strip())
 
     def close(self) -> None:

@@ -85,6 +85,7 @@ def test_different_csv_cells_stay_different(cells: list[str]) -> None:
         ("id, text, price", '1, "A, b", 2.5'),
         ("\n\r\nid;text;price", "\n1;A;2.5"),
         ("id;text;price;;", "1;A;2.5;;"),
+        ("sep=;\nid;text;price", "1;A;2.5"),
     ],
 )
 def test_the_header_says_what_stands_between_cells(header: str, row: str) -> None:

@@ -20,6 +20,7 @@ from actors.documents.source_files import SourceFile, find_source_files
 from actors.documents.source_rows import UNPACKED_BYTES_FREE
 from cluster.errors import InvalidArgument
 from cluster.metadata import MetadataValue
+from cluster.quoting import printable
 
 
 def content(file: SourceFile) -> bytes:
@@ -265,6 +266,7 @@ def test_a_relative_path_means_the_same_in_another_process(
     ("source", "said"),
     [
         ("nowhere", "does not exist$"),
+        ("no\x1b[2Jwhere", r"no\\x1b\[2Jwhere does not exist"),
         ("memory://nowhere", "does not exist, or cannot be reached"),
         ("photo.png", r"photo.png is of a kind that is not read \(.png\); these are read: .jsonl"),
         ("docs.tar.gz", r"is not read \(.tar.gz\); unpack it; these are read"),
@@ -283,7 +285,7 @@ def test_a_source_that_cannot_be_read_is_named(
     (tmp_path / "empty").mkdir()
     with pytest.raises(InvalidArgument, match=said) as caught:
         find_source_files([source])
-    assert source in caught.value.message
+    assert printable(source) in caught.value.message
 
 
 def test_small_files_share_a_task_and_large_ones_do_not() -> None:

@@ -107,11 +107,14 @@ def test_html_is_laid_out_as_browsers_show_it(page: str, text: str) -> None:
         ),
         ("<nav><div>Home</nav><p>All that is told here.", "Home\n\nAll that is told here."),
         ("<p>a<p hidden>b<p>c", "a\n\nc"),
-        ("<div hidden>b<div>c</div>d</div>e", "e"),
+        ("<div hidden>b<div>c</div>d</div>One of all", "One of all"),
         ("a<span style='color: red; Display : none'>b</span>c", "ac"),
         ("a<div hidden=until-found>b</div>", "a\n\nb"),
+        ("a<div role=tabpanel hidden>b</div>", "a\n\nb"),
+        ("<body style='visibility:hidden'>a<script>b</script>", "a"),
+        ("<button>Why?</button><p hidden>For this reason.", "Why?\n\nFor this reason."),
         ("<dialog>Cookies?</dialog>All of it<dialog open>b</dialog>", "All of it\n\nb"),
-        ("<title>T</title><div hidden><svg><p>b</p></svg>c</div>d", "d"),
+        ("<title>T</title><div hidden><svg><p>b</p></svg>c</div>And so on", "And so on"),
     ],
 )
 def test_what_people_do_not_read_on_a_page_is_left_out(page: str, text: str) -> None:

@@ -112,6 +112,20 @@ async def test_of_a_long_text_that_nobody_waits_for_no_further_window_is_compute
     assert embedder.batches == [["endless 3"], ["after"]]
 
 
+async def test_texts_of_several_people_have_their_own_turns() -> None:
+    embedder = GatedEmbedder()
+    queue = EmbeddingQueue(embedder)
+    batch = asyncio.create_task(queue.embed(["long"] * 10))
+    await embedder.wait_until_started()
+    each = asyncio.create_task(queue.embed_each(["a", "bc", "d"], 60.0))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    embedder.gate.release(100)
+    assert (await each).tolist() == [[1, 0], [2, 0], [1, 0]]
+    assert embedder.batches[:4] == [["long"], ["a", "d"], ["long", "long"], ["bc"]]
+    await batch
+
+
 async def test_the_queue_is_bounded_and_a_request_has_half_of_what_is_free() -> None:
     embedder = GatedEmbedder()
     queue = EmbeddingQueue(embedder, waiting_texts_max=8)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+import sys
+from collections.abc import Callable
 from dataclasses import replace
+from types import FrameType
 
 import pytest
 from hypothesis import given
@@ -103,6 +107,46 @@ def test_readers_of_the_same_bytes_have_the_same_state(log: list[LogEntry]) -> N
     read = [parse_entry(entry.to_bytes(), position=n) for n, entry in enumerate(log, 1)]
     assert read == log
     assert states_of(read) == states_of(log)
+
+
+@given(log=logs)
+def test_a_state_stays_as_it_was_when_more_is_folded(log: list[LogEntry]) -> None:
+    """States share their memory, which must not show."""
+    for length, state in enumerate(states_of(log)):
+        assert state == states_of(log[:length])[-1]
+
+
+def log_of(num_releases: int) -> list[LogEntry]:
+    """A third of the releases are committed and rolled back to, the others tried and aborted."""
+    log: list[LogEntry] = [E1.elect("a", 1)]
+    for number in range(1, num_releases + 1):
+        log += [E1.propose(number, auto_commit=False), E1.fence(number, "b")]
+        if number % 3 == 1:
+            log += [E1.commit(number, switch_at_ms=number), E1.rollback(number)]
+        else:
+            log += [E1.canary(number, 5), E1.abort(number)]
+    return log
+
+
+def steps_of(log: list[LogEntry]) -> int:
+    """Lines and calls of Python that folding takes."""
+    before, steps = sys.gettrace(), itertools.count()
+
+    def count(frame: FrameType, event: str, argument: object) -> Callable[..., object]:
+        next(steps)
+        return count
+
+    sys.settrace(count)
+    try:
+        functools.reduce(fold, log, LogState())
+    finally:
+        sys.settrace(before)
+    return next(steps)
+
+
+def test_each_entry_costs_the_same_however_long_the_log_is() -> None:
+    steps = [steps_of(log_of(num_releases)) for num_releases in (100, 400)]
+    assert steps[1] / steps[0] == pytest.approx(4.0, rel=0.05)
 
 
 @given(log=logs)

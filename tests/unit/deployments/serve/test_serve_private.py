@@ -54,6 +54,11 @@ SERVE: dict[str, tuple[str, ...] | None] = {
     "ray.llm._internal.common.callbacks.base:CallbackBase.ctx": None,
     "ray.llm._internal.common.callbacks.base:CallbackCtx.run_init_node": None,
     f"{_ENGINE}._prepare_engine_config": ("self", "callback_ctx"),
+    f"{_ENGINE}._engine_client": None,
+    "ray.serve.handle:DeploymentHandle.options": (
+        *("self", "method_name", "multiplexed_model_id", "session_id", "stream"),
+        *("_prefer_local_routing", "_by_reference"),
+    ),
     "ray.serve.llm:LLMServer._start_engine": ("self",),
 }
 UVICORN: dict[str, tuple[str, ...] | None] = {
