@@ -16,15 +16,16 @@ from dataclasses import dataclass, field
 from actors.models.embedder import Embedder
 from actors.models.embedding_worker import num_cores
 from bench.data import XQUAD_SMALL, factbook_documents, read_xquad
-from bench.load.client import Load, LoadGenerator, LoadReport, json_request, run_load
+from bench.load.client import Load, LoadGenerator, json_request, run_load
 from bench.load.cpu_time import cpu_between, cpu_by_process
 from bench.markdown import heading, spread, table
 from bench.region import BenchRegion, running_region
 from bench.reports import Spread, environment_now
-from bench.search.in_process import Timed, timed
+from bench.search.in_process import timed
 from cluster.catalog.corpus_settings import CorpusSettings
 from cluster.catalog.manifests import Runtime
 from deployments.hosting import pipeline
+from deployments.hosting.interrupts import end_alike
 
 _CORPUS = "factbook"
 _CLIENTS = (1, 8, 32)
@@ -33,22 +34,39 @@ _MS = 1e3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Measured:
+    """One way to have questions embedded, or searched."""
+
+    questions_per_s: float
+    p50_ms: float
+    cpu_ms: Mapping[str, float]
+    """CPU time of a question in each kind of process."""
+
+    @property
+    def all_cpu_ms(self) -> float:
+        return sum(self.cpu_ms.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Repetition:
-    alone: Mapping[Runtime, Timed]
+    alone: Mapping[Runtime, _Measured]
     """One question after the other, on one thread."""
-    batches: Mapping[Runtime, Timed]
+    batches: Mapping[Runtime, _Measured]
     """Batches of like length, on all cores."""
-    served: Mapping[int, LoadReport]
-    cpu_ms: Mapping[int, Mapping[str, float]]
-    """CPU time of a request in each kind of process."""
+    served: Mapping[int, _Measured]
 
     def over_alone_ms(self, clients: int) -> float:
-        alone = min(took.p50_s for took in self.alone.values())
-        return (self.served[clients].latency_s(0.5) - alone) * _MS
+        return self.served[clients].p50_ms - min(one.p50_ms for one in self.alone.values())
 
     def share_of_best(self, clients: int) -> float:
-        best = max(took.calls_per_s for took in self.batches.values()) * _BATCH
-        return self.served[clients].requests_per_s / best
+        best = max(one.questions_per_s for one in self.batches.values())
+        return self.served[clients].questions_per_s / best
+
+    def cpu_share_of_best(self, clients: int) -> float:
+        """The same by CPU time, of which others on the machine take none away."""
+        return (
+            min(one.all_cpu_ms for one in self.batches.values()) / self.served[clients].all_cpu_ms
+        )
 
 
 @dataclass(slots=True)
@@ -67,38 +85,34 @@ class _TextBench:
             self._embedders[runtime] = Embedder(folder, num_threads=num_cores(), runtime=runtime)
 
     def repeat(self) -> None:
-        alone, batches = {}, {}
         by_length = sorted(self.questions, key=self._num_tokens)
         ends = range(_BATCH, len(by_length) + 1, _BATCH)
-        for runtime, embedder in self._embedders.items():
-            alone[runtime] = timed(
-                embedder.embed,
-                [[text] for text in self.questions],
-                threads=1,
-                window_s=self.window_s,
-            )
-            batches[runtime] = timed(
-                embedder.embed,
-                [by_length[end - _BATCH : end] for end in ends],
-                threads=num_cores(),
-                window_s=self.window_s,
-            )
-        served, cpu_ms = {}, {}
-        for clients in _CLIENTS:
-            before = cpu_by_process(self.region.pids())
-            served[clients] = self._served(clients)
-            used = cpu_between(before, cpu_by_process(self.region.pids()))
-            number = len(served[clients].latencies_s)
-            cpu_ms[clients] = {role: used_s / number * _MS for role, used_s in used.items()}
-        self.repetitions.append(
-            _Repetition(alone=alone, batches=batches, served=served, cpu_ms=cpu_ms)
+        batches = [by_length[end - _BATCH : end] for end in ends]
+        singles = [[question] for question in self.questions]
+        repetition = _Repetition(
+            alone={of: self._alone(of, singles, 1) for of in self._embedders},
+            batches={of: self._alone(of, batches, num_cores()) for of in self._embedders},
+            served={clients: self._served(clients) for clients in _CLIENTS},
+        )
+        self.repetitions.append(repetition)
+
+    def _alone(self, runtime: Runtime, batches: Sequence[Sequence[str]], threads: int) -> _Measured:
+        embed, size = self._embedders[runtime].embed, len(batches[0])
+        used_s = time.process_time()
+        took = timed(embed, batches, threads=threads, window_s=self.window_s)
+        used_s = time.process_time() - used_s
+        return _Measured(
+            questions_per_s=took.calls_per_s * size,
+            p50_ms=took.p50_s * _MS,
+            # A first call is not timed.
+            cpu_ms={"embedder": used_s / (len(took.latencies_s) + 1) / size * _MS},
         )
 
     def _num_tokens(self, text: str) -> int:
         (windows,) = next(iter(self._embedders.values())).windows([text])
         return len(windows)
 
-    def _served(self, clients: int) -> LoadReport:
+    def _served(self, clients: int) -> _Measured:
         bodies = ({"query": text, "corpus": _CORPUS, "top_k": 10} for text in self.questions)
         load = Load(
             host=self.region.host,
@@ -108,50 +122,65 @@ class _TextBench:
             warm_up_s=0.0,
             window_s=self.window_s,
         )
-        return self.load.run(run_load, load)
+        before = cpu_by_process(self.region.pids())
+        report = self.load.run(run_load, load)
+        used_s = cpu_between(before, cpu_by_process(self.region.pids()))
+        used_s["load generator"] = report.client_cpu_s
+        number = len(report.latencies_s)
+        return _Measured(
+            questions_per_s=report.requests_per_s,
+            p50_ms=report.latency_s(0.5) * _MS,
+            cpu_ms={role: role_s / number * _MS for role, role_s in used_s.items()},
+        )
 
     def tables(self) -> str:
         runs = self.repetitions
         rows: list[Sequence[object]] = []
         for runtime in self._embedders:
-            alone = [run.alone[runtime] for run in runs]
+            singles = [run.alone[runtime] for run in runs]
             batches = [run.batches[runtime] for run in runs]
+            what = f"{runtime} alone, {_BATCH} of like length, {num_cores()} threads"
             rows += [
-                (
-                    f"{runtime} alone, one question at a time, 1 thread",
-                    _over([took.calls_per_s for took in alone]),
-                    _over([took.p50_s * _MS for took in alone]),
-                ),
-                (
-                    f"{runtime} alone, {_BATCH} of like length, {num_cores()} threads",
-                    _over([took.calls_per_s * _BATCH for took in batches]),
-                ),
+                (f"{runtime} alone, one at a time, 1 thread", *_figures(singles), "", "", ""),
+                (what, *_figures(batches), "", "", ""),
             ]
         for clients in _CLIENTS:
-            served = [run.served[clients] for run in runs]
             rows.append(
                 (
                     f"`/v1/search` by text, clients: {clients}",
-                    _over([report.requests_per_s for report in served]),
-                    _over([report.latency_s(0.5) * _MS for report in served]),
+                    *_figures([run.served[clients] for run in runs]),
                     _over([run.over_alone_ms(clients) for run in runs]),
                     _over([run.share_of_best(clients) for run in runs]),
+                    _over([run.cpu_share_of_best(clients) for run in runs]),
                 )
             )
-        columns = ("", "questions/s", "p50 ms", "p50 over alone, ms", "÷ best alone on all cores")
-        full = ((*row, *[""] * (len(columns) - len(row))) for row in rows)
-        return "\n\n".join((table(columns, full), self._cpu_table()))
+        columns = (
+            "",
+            "questions/s",
+            "p50 ms of a call",
+            "CPU ms a question",
+            "p50 over alone, ms",
+            "÷ best alone on all cores",
+            "the same by CPU",
+        )
+        return "\n\n".join((table(columns, rows), self._cpu_table()))
 
     def _cpu_table(self) -> str:
-        cpu_ms = [run.cpu_ms for run in self.repetitions]
-        roles = sorted(
-            {role for by_clients in cpu_ms for used in by_clients.values() for role in used}
-        )
+        served = [run.served for run in self.repetitions]
+        roles = sorted({role for run in served for one in run.values() for role in one.cpu_ms})
         rows = (
-            (clients, *(_over([used[clients].get(role, 0.0) for used in cpu_ms]) for role in roles))
-            for clients in _CLIENTS
+            (n, *(_over([run[n].cpu_ms.get(role, 0.0) for run in served]) for role in roles))
+            for n in _CLIENTS
         )
-        return table(("clients", *(f"{role}, CPU ms a request" for role in roles)), rows)
+        return table(("clients", *(f"{role}, CPU ms" for role in roles)), rows)
+
+
+def _figures(measured: Sequence[_Measured]) -> Sequence[str]:
+    return (
+        _over([one.questions_per_s for one in measured]),
+        _over([one.p50_ms for one in measured]),
+        _over([one.all_cpu_ms for one in measured]),
+    )
 
 
 def _over(repetitions: Sequence[float]) -> str:
@@ -161,10 +190,12 @@ def _over(repetitions: Sequence[float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--documents", type=int, help="of the demo's corpus; all by default")
     parser.add_argument("--window", type=float, default=4.0, help="seconds of a measurement")
     given = parser.parse_args()
+    end_alike()
     environment = environment_now(quick=False, repetitions=given.repetitions)
-    documents = factbook_documents(None)
+    documents = factbook_documents(given.documents)
     questions = [question.text for question in read_xquad(XQUAD_SMALL).questions]
     settings = {_CORPUS: CorpusSettings(shards=2, replicas=1)}
     with running_region(settings) as region, LoadGenerator() as load:

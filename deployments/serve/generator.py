@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,7 @@ class TokenEngine(VLLMEngine):
             )
         try:
             sampling = request.to_sampling_params(
-                min(request.max_tokens, room), model.get_diff_sampling_param()
+                min(request.max_tokens, room), self._sampling_defaults
             )
             outputs = client.generate({"prompt_token_ids": prompt}, sampling, request.request_id)
             async with aclosing(outputs):
@@ -122,6 +123,13 @@ class TokenEngine(VLLMEngine):
             raise InvalidArgument(str(error), "messages") from error
         except VLLMServerError as error:
             raise Unavailable("the language model failed while answering") from error
+
+    @cached_property
+    def _sampling_defaults(self) -> dict[str, Any]:
+        """Those of the model, which vLLM reads from the model's folder."""
+        client: Any = self._engine_client
+        defaults: dict[str, Any] = client.model_config.get_diff_sampling_param()
+        return defaults
 
 
 class OneProcessEngine(TokenEngine):

@@ -30,7 +30,7 @@ def piece(text: str, tokens: int = 1, reason: str | None = None) -> Any:
 class Client:
     """Stands for vLLM's client of its engine."""
 
-    model_config = SimpleNamespace(max_model_len=MODEL_LEN, get_diff_sampling_param=lambda: {})
+    model_config = SimpleNamespace(max_model_len=MODEL_LEN)
 
     def __init__(self, pieces: Sequence[Any], error: Callable[[], Exception] | None = None) -> None:
         self._pieces = pieces
@@ -55,7 +55,7 @@ async def answer(
 ) -> list[GenerationChunk]:
     from deployments.serve.generator import GeneratorServer, TokenEngine
 
-    engine: Any = SimpleNamespace(_engine_client=client)
+    engine: Any = SimpleNamespace(_engine_client=client, _sampling_defaults={})
     engine.outputs = partial(TokenEngine.outputs, engine)
     tokenizer = SimpleNamespace(encode=lambda messages, begun: prompt)
     # A real one would start vLLM, and end it when it is collected.
