@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEERS := .venv-peers
-# One process a core, of one thread: the threads of several would wait for each other.
+# Processes of one thread (tests/conftest.py says how many): the threads of several would wait for each other.
 UNIT = OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -n auto -m "not integration and not slow and not gpu"
 
 .DEFAULT_GOAL := help
@@ -28,13 +28,13 @@ demo: $(READY)  ## the whole story on this machine; stays up until Ctrl-C (ARGS=
 
 test: $(READY)  ## all tests but the slow ones: unit, simulation, integration
 	$(UNIT) $(ARGS)
-	$(BIN)/pytest -m "integration and not slow and not gpu" $(ARGS)
+	$(BIN)/pytest tests/integration -m "integration and not slow and not gpu" $(ARGS)
 
 unit: $(READY)  ## the tests that start no cluster
 	$(UNIT) $(ARGS)
 
 integration: $(READY)  ## the tests on real clusters, models and servers, slow ones too
-	$(BIN)/pytest -m "integration and not gpu" $(ARGS)
+	$(BIN)/pytest tests/integration -m "integration and not gpu" $(ARGS)
 
 chaos: $(READY)  ## break a region under load and count what fails (ARGS=--quick without the language model)
 	$(BIN)/python -m tests.chaos.run $(ARGS)

@@ -25,6 +25,13 @@ _REGION_TIMEOUT_S = 900
 """The first test that uses the region waits until it is up."""
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """For `-n auto`, by which processes share the unit tests: three for two cores, since a test
+    that has a server, a process or a thread of its own mostly waits for it.
+    """
+    return max(2, len(os.sched_getaffinity(0)) * 3 // 2)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Quick tests first, then those that share the region, which take longest."""
     for item in items:

@@ -23,6 +23,7 @@ from cluster.documents.documents import (
 )
 from cluster.errors import InvalidArgument
 from cluster.metadata import ColumnType
+from cluster.quoting import quoted
 
 DeclaredTypes = Mapping[str, ColumnType]
 """By metadata field."""
@@ -32,7 +33,6 @@ _INTEGER = re.compile(r"[+-]?[0-9]+")
 _INTEGER_CHARS_MAX = 30
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?")
 _BOOLEANS = {"true": True, "false": False, "1": True, "0": False}
-_CHARS_SHOWN = 64
 
 
 def parse_declared_types(declarations: Iterable[str]) -> dict[str, ColumnType]:
@@ -42,12 +42,12 @@ def parse_declared_types(declarations: Iterable[str]) -> dict[str, ColumnType]:
         field, _, type_ = declaration.partition("=")
         if type_ not in list(ColumnType):
             raise InvalidArgument(
-                f"{declaration[:_CHARS_SHOWN]!r} must be FIELD=TYPE, where TYPE is one of "
+                f"{quoted(declaration)!r} must be FIELD=TYPE, where TYPE is one of "
                 f"{', '.join(ColumnType)}",
                 "types",
             )
         if field in _NO_METADATA or field in RESERVED_FIELDS or not FIELD_NAME.fullmatch(field):
-            raise InvalidArgument(f"{field[:_CHARS_SHOWN]!r} is no metadata field", "types")
+            raise InvalidArgument(f"{quoted(field)!r} is no metadata field", "types")
         if field in types:
             raise InvalidArgument(f"declares {field!r} twice", "types")
         types[field] = ColumnType(type_)
@@ -83,10 +83,9 @@ def _cast(value: object, type_: ColumnType, field: str, origin: DocumentOrigin) 
         return None
     found = _CASTS[type_](value)
     if found is None:
-        shown = str(value)
-        shown = shown if len(shown) <= _CHARS_SHOWN else f"{shown[:_CHARS_SHOWN]}..."
         raise InvalidArgument(
-            f"{origin}: {shown!r} cannot be read as the declared type {type_} without loss",
+            f"{origin}: {quoted(str(value))!r} cannot be read as the declared type {type_} "
+            "without loss",
             f"metadata.{field}",
         )
     return found

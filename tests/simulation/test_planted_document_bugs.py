@@ -230,8 +230,12 @@ def a_digest_that_forgets_what_was_replaced(patch: Patch) -> None:
     patch.setattr(DocumentFold, "_merge", merge)
 
 
-def trimmed_positions_taken_for_free_ones(patch: Patch) -> None:
-    patch.setattr(StoreMutationLog, "_check_not_trimmed", lambda self, region, position: None)
+def trimming_away_the_names(patch: Patch) -> None:
+    def trim_one(self: StoreMutationLog, region: str, position: int) -> bool:
+        self._store.remove(self._log(region).path(position))
+        return True
+
+    patch.setattr(StoreMutationLog, "_trim_one", trim_one)
 
 
 BUGS = [
@@ -255,7 +259,7 @@ BUGS = [
     DocumentBug(a_watermark_that_goes_back, "watermarks_never_go_back"),
     DocumentBug(skipping_what_cannot_be_read, "equal_watermarks_are_equal_documents"),
     DocumentBug(a_digest_that_forgets_what_was_replaced, "digests_are_those_of_the_documents"),
-    DocumentBug(trimmed_positions_taken_for_free_ones, "no_acknowledged_write_is_lost", FAIR),
+    DocumentBug(trimming_away_the_names, "no_acknowledged_write_is_lost", FAIR),
 ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,11 +25,24 @@ class WrittenEvent:
     module: str
 
 
+@dataclass(frozen=True, slots=True)
+class WrittenAlert:
+    """A call of an `EventLog` for an alert."""
+
+    constant: str
+    """Name of the alert in `cluster.logs.alerts`."""
+    fields: frozenset[str]
+    module: str
+
+
+def written_alerts() -> list[WrittenAlert]:
+    """All of them. Fails for a call whose alert is no constant."""
+    return [alert for module, tree in _logging_modules() for alert in _alerts_of(module, tree)]
+
+
 def written_events() -> list[WrittenEvent]:
     """All of them, by their names. Fails for a call whose name or sentence is no literal."""
-    floors = ("cluster", "actors", "deployments")
-    files = [path for floor in floors for path in (ROOT / floor).rglob("*.py")]
-    found = [event for path in files for event in _events_of(path)]
+    found = [event for module, tree in _logging_modules() for event in _events_of(module, tree)]
     return sorted(found, key=lambda event: event.name)
 
 
@@ -49,12 +62,16 @@ def events_tables() -> str:
     )
 
 
-def _events_of(path: Path) -> Iterator[WrittenEvent]:
-    source = path.read_text()
-    if " = EventLog(" not in source:
-        return
-    module = str(path.relative_to(ROOT))
-    for node in ast.walk(ast.parse(source)):
+def _logging_modules() -> Iterator[tuple[str, ast.Module]]:
+    for floor in ("cluster", "actors", "deployments"):
+        for path in (ROOT / floor).rglob("*.py"):
+            source = path.read_text()
+            if " = EventLog(" in source:
+                yield str(path.relative_to(ROOT)), ast.parse(source)
+
+
+def _events_of(module: str, tree: ast.Module) -> Iterator[WrittenEvent]:
+    for node in ast.walk(tree):
         match node:
             case ast.Call(ast.Attribute(ast.Name("log"), level), args, keywords) if (
                 level in _LEVELS
@@ -62,7 +79,23 @@ def _events_of(path: Path) -> Iterator[WrittenEvent]:
                 where = f"{module}:{node.lineno}"
                 match args:
                     case [ast.Constant(str(name)), ast.Constant(str(sentence))]:
-                        fields = frozenset(k.arg or where for k in keywords) - {"traceback_of"}
+                        fields = _given(keywords, where) - {"traceback_of"}
                         yield WrittenEvent(name, level, sentence, fields, module)
                     case _:
                         raise AssertionError(f"{where}: name and sentence must be literals")
+
+
+def _alerts_of(module: str, tree: ast.Module) -> Iterator[WrittenAlert]:
+    for node in ast.walk(tree):
+        match node:
+            case ast.Call(ast.Attribute(ast.Name("log"), "alert"), args, keywords):
+                where = f"{module}:{node.lineno}"
+                match args:
+                    case [ast.Name(constant)]:
+                        yield WrittenAlert(constant, _given(keywords, where), module)
+                    case _:
+                        raise AssertionError(f"{where}: the alert must be a constant")
+
+
+def _given(keywords: Sequence[ast.keyword], where: str) -> frozenset[str]:
+    return frozenset(keyword.arg or where for keyword in keywords)

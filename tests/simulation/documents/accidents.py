@@ -35,7 +35,7 @@ class DocumentAccidents:
         world.repeat(self._cut_a_way, 2.0, 12.0)
         world.repeat(self._set_a_clock, 2.0, 10.0)
         world.repeat(self._let_something_rot, 1.0, 8.0)
-        world.repeat(self._build_a_base, 1.0, 5.0)
+        world.repeat(self._build_a_base, 1.5, 6.0)
         world.repeat(self._bar_a_writer, 2.0, 10.0)
 
     def _note(self, what: str) -> None:

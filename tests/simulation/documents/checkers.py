@@ -43,8 +43,8 @@ def order_of(version: str) -> Order:
 
 
 def logs(history: DocumentHistory) -> dict[str, list[list[Row]]]:
-    """By region, the rows of each object, in the order in which the objects came to be. What was
-    created anew after it had been trimmed away is no part of the log.
+    """By region, the rows of each object as it was created, in the order of creation. What was
+    trimmed later has counted all the same.
     """
     found: dict[str, list[list[Row]]] = {region: [] for region in history.regions}
     created = set()

@@ -83,7 +83,7 @@ class DocumentWorld:
         self.bases: list[Base] = []
         """Those that are kept, the newest last."""
         self.history = DocumentHistory(regions=tuple(places), writes=self.objects.writes)
-        self._clients = scenario.clients or self.rng.randint(1, 2)
+        self._clients = scenario.clients or self.rng.choice([1, 1, 2])
         drawn = self.rng.random()
         self._roughness = drawn if scenario.roughness is None else scenario.roughness
 

@@ -18,7 +18,7 @@ SEEDS = st.integers(0, 2**32)
 
 
 @pytest.mark.parametrize("kind", OTHERS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=70, deadline=None)
 @given(seed=SEEDS)
 def test_a_damaged_file_is_documents_or_a_typed_error(kind: str, seed: int) -> None:
     read_damaged(kind, [seed])

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import contextlib
 import io
 from collections.abc import Callable
 from typing import Literal
@@ -9,8 +8,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from actors.documents.source_formats import SourceFormat, format_of, suffix_of
 from actors.documents.source_tables import read_parquet
@@ -188,43 +185,6 @@ def test_a_bad_vector_in_a_table_is_named() -> None:
     assert "v.arrow: must be a list of numbers, not string" in refusal(arrow(words), "v.arrow")
     dated = pa.table({"id": ids, "text": ids, "on": pa.array([0, 1, 2], pa.date32())})
     assert "metadata.on: v.arrow, row 1" in refusal(arrow(dated), "v.arrow")
-
-
-MANY = pa.table(
-    {
-        "id": [str(n) for n in range(20)],
-        "text": ["text é"] * 20,
-        "n": list(range(20)),
-        "kind": pa.array(["x", "y"] * 10).dictionary_encode(),
-    }
-)
-FILES = {
-    "d.parquet": parquet(MANY),
-    "file.arrow": arrow(MANY),
-    "stream.arrow": arrow(MANY, stream=True),
-    "v.npy": npy(np.eye(4)),
-    "d.csv": b'id,text,n\n1,"a ""b""",2\n3,c,4.5\n',
-    "d.jsonl": b'{"id": "a", "text": "t\\u00e9", "metadata": {"n": 1, "x": 1.5e3}}\n' * 3,
-    "p.html": b"<meta charset=latin1><title>T</title><p>a &amp; <b>b</p><pre>c</pre>",
-}
-
-
-@settings(max_examples=500, deadline=None)
-@given(
-    path=st.sampled_from(sorted(FILES)),
-    changes=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=8),
-    cut=st.just(1.0) | st.floats(0, 1),
-)
-@pytest.mark.filterwarnings("ignore:Reading `.npy`:UserWarning")
-def test_a_damaged_file_raises_nothing_but_invalid_argument(
-    path: str, changes: list[tuple[float, int]], cut: float
-) -> None:
-    """Nothing else: Arrow would end the process for some."""
-    data = bytearray(FILES[path])
-    for share, value in changes:
-        data[int(share * (len(data) - 1))] = value
-    with contextlib.suppress(InvalidArgument):
-        read(bytes(data[: int(cut * len(data))]), path)
 
 
 @pytest.mark.parametrize(("write", "path"), [(parquet, "d.parquet"), (arrow, "d.arrow")])

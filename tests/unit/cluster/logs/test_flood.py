@@ -30,6 +30,17 @@ def test_so_many_of_a_kind_come_through_in_a_second() -> None:
     assert last.msg.fields == {"n": 1}
 
 
+def test_a_record_that_comes_late_begins_no_second_anew() -> None:
+    flood = FloodFilter()
+    assert flood.filter(record("a.b", 7.9))
+    in_time = [flood.filter(record("a.b", 8.0 + n / 100)) for n in range(PER_S)]
+    assert in_time == [True] * PER_S
+    assert not flood.filter(record("a.b", 7.9))
+    assert not flood.filter(record("a.b", 8.5))
+    # A clock that was set back is no such record.
+    assert flood.filter(record("a.b", 3.0))
+
+
 def test_other_libraries_are_bounded_by_their_loggers() -> None:
     flood = FloodFilter()
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from functools import partial
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from vllm import SamplingParams
-from vllm.exceptions import VLLMValidationError
-from vllm.v1.engine.exceptions import EngineDeadError
 
 from actors.models.replica_outcomes import RoutingHint
 from cluster.errors import DeadlineExceeded, InvalidArgument, RaygionError, Unavailable
 from cluster.generation.generator import ChatMessage, GenerationChunk, GenerationRequest
-from deployments.serve.generator import GeneratorServer, TokenEngine
+
+if TYPE_CHECKING:
+    from vllm import SamplingParams
 
 MODEL_LEN = 16
 PROMPT = [1, 2, 3]
@@ -33,7 +32,7 @@ class Client:
 
     model_config = SimpleNamespace(max_model_len=MODEL_LEN)
 
-    def __init__(self, pieces: Sequence[Any], error: Exception | None = None) -> None:
+    def __init__(self, pieces: Sequence[Any], error: Callable[[], Exception] | None = None) -> None:
         self._pieces = pieces
         self._error = error
         self.asked: list[tuple[dict[str, Any], SamplingParams, str]] = []
@@ -47,13 +46,15 @@ class Client:
         for each in self._pieces:
             yield SimpleNamespace(outputs=[each])
         if self._error is not None:
-            raise self._error
+            raise self._error()
         self.ended = "finished"
 
 
 async def answer(
     client: Client, prompt: list[int] = PROMPT, timeout_s: float = 60.0
 ) -> list[GenerationChunk]:
+    from deployments.serve.generator import GeneratorServer, TokenEngine
+
     engine: Any = SimpleNamespace(_engine_client=client, _sampling_defaults={})
     engine.outputs = partial(TokenEngine.outputs, engine)
     tokenizer = SimpleNamespace(encode=lambda messages, begun: prompt)
@@ -83,12 +84,24 @@ async def test_an_answer_ends_where_the_models_context_does(prompt_tokens: int, 
     assert client.asked[0][1].max_tokens == left
 
 
+def refused_by_vllm() -> Exception:
+    from vllm.exceptions import VLLMValidationError
+
+    return VLLMValidationError("too hot")
+
+
+def dead_engine() -> Exception:
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    return EngineDeadError()
+
+
 @pytest.mark.parametrize(
     ("client", "prompt", "error", "field"),
     [
         (Client([]), [1] * MODEL_LEN, InvalidArgument, "messages"),
-        (Client([], VLLMValidationError("too hot")), PROMPT, InvalidArgument, "messages"),
-        (Client([piece("a")], EngineDeadError()), PROMPT, Unavailable, None),
+        (Client([], refused_by_vllm), PROMPT, InvalidArgument, "messages"),
+        (Client([piece("a")], dead_engine), PROMPT, Unavailable, None),
         (Client([piece("a")]), PROMPT, Unavailable, None),
         (Client([piece("a"), piece("", 0, "abort")]), PROMPT, Unavailable, None),
         (Client([piece("a"), piece("", 0, "error")]), PROMPT, Unavailable, None),
