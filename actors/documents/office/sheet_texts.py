@@ -9,7 +9,7 @@ from typing import Any
 import openpyxl
 
 from actors.documents.office.pieces import Piece, Properties, check_count, check_package
-from actors.documents.office.sheet_rows import rows_text
+from actors.documents.office.sheet_rows import sheet_pieces
 
 
 def sheet_texts(data: bytes) -> Iterator[Piece]:
@@ -23,8 +23,4 @@ def sheet_texts(data: bytes) -> Iterator[Piece]:
     for sheet in book.worksheets:
         # What a file says of the size of a sheet may be a trick.
         sheet.reset_dimensions()
-        yield Piece(
-            name=f"sheet={sheet.title}",
-            text=rows_text(sheet.iter_rows(values_only=True)),
-            metadata={**properties, "sheet": sheet.title},
-        )
+        yield from sheet_pieces(sheet.title, sheet.iter_rows(values_only=True), properties)

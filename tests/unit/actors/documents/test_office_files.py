@@ -188,6 +188,17 @@ def test_each_sheet_is_a_document_whose_rows_name_their_columns(read: Read) -> N
     ]
 
 
+def test_a_long_sheet_is_divided_into_parts(read: Read) -> None:
+    data = workbook(A=[["Name", "Note"], *([f"n{n}", "ö" * 2000] for n in range(600))])
+    found = read(data, "a.xlsx")
+    assert [(d.id, d.metadata["sheet"], d.metadata["part"]) for d in found] == [
+        (f"a.xlsx#sheet=A#part={n}", "A", n) for n in (1, 2, 3)
+    ]
+    rows = [line for document in found for line in document.text.split("\n")]
+    assert rows[0] == "Name | Note"
+    assert [row.partition(";")[0] for row in rows[1:]] == [f"Name: n{n}" for n in range(600)]
+
+
 def test_a_sheet_is_named_as_in_its_file(extractor: Extractor) -> None:
     data = io.BytesIO(workbook(**{"a=b": []}))
     ((_, origin),) = extractor.rows(data, SourceFormat.XLSX, "a.xlsx", "in/a.xlsx")
