@@ -188,6 +188,20 @@ def test_each_sheet_is_a_document_whose_rows_name_their_columns(read: Read) -> N
     ]
 
 
+def test_a_formula_without_a_saved_value_counts_as_it_is_written(read: Read) -> None:
+    rows = [["Name", "Price", "Sum", "Note"], ["Tea", 3, "=B2*2", '=IF(B2=3,"","?")']]
+    data = workbook(A=rows, B=[["All", "=SUM(A!B:B)"]])
+    sheet = "xl/worksheets/sheet1.xml"
+    saved = rewritten(data, sheet, b'<c r="D2"><f>', b'<c r="D2" t="str"><f>')
+    found = read(saved, "a.xlsx")
+    assert [d.text.split("\n")[-1] for d in found] == [
+        "Name: Tea; Price: 3; Sum: =B2*2",
+        "All | =SUM(A!B:B)",
+    ]
+    saved = rewritten(saved, sheet, b"<f>B2*2</f><v></v>", b"<f>B2*2</f><v>6</v>")
+    assert read(saved, "a.xlsx")[0].text.endswith("Name: Tea; Price: 3; Sum: 6")
+
+
 def test_a_long_sheet_is_divided_into_parts(read: Read) -> None:
     data = workbook(A=[["Name", "Note"], *([f"n{n}", "ö" * 2000] for n in range(600))])
     found = read(data, "a.xlsx")
