@@ -6,6 +6,9 @@ READY := $(VENV)/.ready
 PEERS := .venv-peers
 # Processes of one thread (tests/conftest.py says how many): the threads of several would wait for each other.
 UNIT = OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -n auto -m "not integration and not slow and not gpu"
+# Two processes, since clusters mostly wait; tests/conftest.py keeps those of one cluster together.
+CLUSTERS = $(BIN)/pytest tests/integration -n 2 --dist loadfile --no-loadscope-reorder \
+	-m "integration and not slow and not gpu"
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test unit integration chaos sim fuzz check lint type format docs bench bench-regions bench-peers lock clean
@@ -28,7 +31,7 @@ demo: $(READY)  ## the whole story on this machine; stays up until Ctrl-C (ARGS=
 
 test: $(READY)  ## all tests but the slow ones: unit, simulation, integration
 	$(UNIT) $(ARGS)
-	$(BIN)/pytest tests/integration -m "integration and not slow and not gpu" $(ARGS)
+	$(CLUSTERS) $(ARGS)
 
 unit: $(READY)  ## the tests that start no cluster
 	$(UNIT) $(ARGS)
