@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import cluster.mutations.conflicts as conflicts
 import cluster.mutations.fold as fold
 import cluster.mutations.region_writer as region_writer
 import cluster.mutations.spans as spans
@@ -26,7 +27,10 @@ from tests.simulation.documents.checkers import document_violations
 from tests.simulation.documents.world import FAIR, DocumentScenario, simulate_documents
 
 SEEDS_MAX = 100
-ROUGH = DocumentScenario(regions=3, roughness=1.0, noise_s=12.0, clients=3)
+ROUGH = DocumentScenario(
+    regions=3, roughness=1.0, noise_s=12.0, clients=3, policy=ConflictPolicy.LAST_WRITER
+)
+SIBLINGS = replace(ROUGH, policy=ConflictPolicy.VERSION_VECTOR)
 Patch = pytest.MonkeyPatch
 
 
@@ -47,6 +51,17 @@ def the_order_of_regions_decides(patch: Patch) -> None:
         return (kept,)
 
     patch.setattr(fold, "merged", merged)
+
+
+def siblings_of_which_the_last_one_wins(patch: Patch) -> None:
+    def merged(policy: ConflictPolicy, versions: Versions, mutation: Mutation) -> Versions:
+        return (max([*versions, mutation], key=lambda m: m.time),)
+
+    patch.setattr(fold, "merged", merged)
+
+
+def siblings_that_outlive_their_successor(patch: Patch) -> None:
+    patch.setattr(conflicts, "has_seen", lambda mutation, time: False)
 
 
 def appending_behind_after_a_lost_reply(patch: Patch) -> None:
@@ -241,6 +256,12 @@ def trimming_away_the_names(patch: Patch) -> None:
 BUGS = [
     DocumentBug(the_last_to_arrive_wins, "equal_watermarks_are_equal_documents"),
     DocumentBug(the_order_of_regions_decides, "equal_watermarks_are_equal_documents"),
+    DocumentBug(
+        siblings_of_which_the_last_one_wins, "equal_watermarks_are_equal_documents", SIBLINGS
+    ),
+    DocumentBug(
+        siblings_that_outlive_their_successor, "equal_watermarks_are_equal_documents", SIBLINGS
+    ),
     DocumentBug(appending_behind_after_a_lost_reply, "no_write_is_applied_twice"),
     DocumentBug(a_lost_reply_taken_for_success, "no_acknowledged_write_is_lost"),
     DocumentBug(a_lost_reply_taken_for_failure, "refused_writes_change_nothing"),

@@ -37,7 +37,7 @@ def test_the_simulation_of_documents_meets_what_it_is_for() -> None:
         *("written", "Conflict", "unknown", "asked again", "deleted"),
         *("of several writes", "written by several", "goes on", "rots", "dies"),
         *("looked for elsewhere", "equal watermarks", "started from a base"),
-        *("trimmed", "trimmed before its writer knew"),
+        *("trimmed", "trimmed before its writer knew", "siblings"),
     }
     assert {what: met[what] for what in sorted(expected) if met[what] < 3} == {}
 
@@ -59,6 +59,9 @@ def met_in(history: DocumentHistory) -> Counter[str]:
     met["trimmed"] = len(history.writes) - len({write.path for write in history.writes})
     met["trimmed before its writer knew"] = sum(
         "/writer-" in accident and "trimmed" in accident for _, accident in history.accidents
+    )
+    met["siblings"] = sum(
+        len(versions) > 1 for state in history.states for versions in state.documents.values()
     )
     readers: dict[tuple[tuple[str, int], ...], set[str]] = {}
     first: dict[str, int] = {}

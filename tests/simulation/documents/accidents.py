@@ -12,7 +12,6 @@ from cluster.mutations.region_writer import RegionWriter
 from cluster.mutations.trimming import trimmable
 from tests.simulation.documents.processes import (
     CORPUS,
-    POLICY,
     Base,
     DocumentRegion,
     StoreProcess,
@@ -124,7 +123,7 @@ class _Builder(StoreProcess):
 
     def _build(self) -> None:
         clock = HybridClock(self.region.name, self.region.clock, skew_max_ms=SKEW_MAX_MS)
-        builder = RegionWriter(CORPUS, self.region.name, policy=POLICY, clock=clock)
+        builder = RegionWriter(CORPUS, self.region.name, policy=self.world.policy, clock=clock)
         bases = self.world.bases
         if bases:
             bases[-1].put_into(builder)
