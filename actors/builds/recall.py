@@ -5,110 +5,32 @@ everything on average, since nearly every row is in the crowd. So distinct vecto
 rows; half of the rows that ask are spread over the space, so that there are some wherever vectors
 are; and they are told apart in strata, by the kind of query and by how crowded its neighbourhood
 is.
-
-What an index holds it also finds more easily than anything else. So what is told of it, and what
-the effort of its searches is measured by, is found by queries that were held out of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
 
 from actors.shards.index import ShardIndex
 from cluster.arrays import Float32Array, Int64Array
+from cluster.query.filters import Filter
 from cluster.query.search import AS_TUNED, SearchEffort, ShardQuery
 from cluster.shards.index_parameters import IndexParameters
-from cluster.shards.recall import HELD_OUT, MOVED, STORED, QueryKind, Recall, RecallStratum
+from cluster.shards.recall import MOVED, STORED, QueryKind, Recall, RecallStratum
 from cluster.vectors.checks import norms, prepared
-from cluster.vectors.metric import Metric
-from cluster.vectors.scoring import scan
 
 RECALL_K = 10
 _QUARTERS = 4
 _ROWS_AT_RANDOM = 100
 _ROWS_APART = 100
-_HELD_OUT_MAX = 400
-_HELD_OUT_LEAST = 100
-_HELD_OUT_SHARE = 20
-_HELD_OUT_SHARE_MOST = 5
-"""One row in twenty is held out: 400 at most, which tells a recall of 0.95 to within 0.01; 100 at
-least, but no more than one in five.
-"""
 _APART_AMONG_MAX = 1 << 16
 """Rows that those are chosen from, which reads their vectors a hundred times: among all of
 200,000 x 384 it took 2.6 s of the CPU, as long as the rest of the measuring."""
 _PERTURBATION = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class ShardRecall:
-    """Measures what a shard finds with any effort."""
-
-    index: ShardIndex
-    sample: RecallSample
-    """Queries from what the shard holds."""
-    without: ShardIndex
-    """The shard without the vectors of `held_out`."""
-    held_out: RecallSample
-
-    @classmethod
-    def open(cls, folder: Path, vectors: Float32Array, parameters: IndexParameters) -> Self:
-        """The files of a shard, built with these parameters over these vectors: float32 [rows, d],
-        as the shard stores them. Raises what `ShardIndex.open` does.
-        """
-        own = _own(parameters)
-        index = ShardIndex.open(folder, own, vectors.shape[1])
-        rows = _held_out_rows(index, own)
-        left = np.setdiff1d(index.distinct_rows(), rows, assume_unique=True)
-        exact = _best_scores(vectors[rows], vectors, left, own.metric)
-        return cls(
-            index=index,
-            sample=RecallSample.of_rows(index, vectors, own),
-            without=ShardIndex.open(folder, own, vectors.shape[1], held_out=rows),
-            held_out=RecallSample.of({HELD_OUT: vectors[rows]}, exact),
-        )
-
-    def at(self, parameters: IndexParameters) -> Recall:
-        """The recall with the effort of these parameters; its strata are of all queries."""
-        known, new = self.of_known(parameters), self.of_new(parameters)
-        return new.model_copy(update={"strata": known.strata + new.strata})
-
-    def of_known(self, parameters: IndexParameters) -> Recall:
-        """That for queries from what the shard holds."""
-        return self.sample.recall(self.index.tuned(_own(parameters)))
-
-    def of_new(self, parameters: IndexParameters) -> Recall:
-        """That for queries that were held out of it."""
-        return self.held_out.recall(self.without.tuned(_own(parameters)))
-
-
-def _own(parameters: IndexParameters) -> IndexParameters:
-    """The recall of the index itself is measured, without its fallback."""
-    return parameters.model_copy(update={"fallback": False})
-
-
-def _best_scores(
-    queries: Float32Array, vectors: Float32Array, rows: Int64Array, metric: Metric
-) -> Float32Array:
-    """float32 [n, 10]: the scores of the best of these rows, padded with -inf."""
-    scores = np.full((len(queries), RECALL_K), -np.inf, dtype=np.float32)
-    if k := min(RECALL_K, len(rows)):
-        norm_max = float(norms(vectors).max())
-        scores[:, :k], _ = scan(queries, vectors, rows, k, metric, norm_max)
-    return scores
-
-
-def _held_out_rows(index: ShardIndex, parameters: IndexParameters) -> Int64Array:
-    """Some of the distinct vectors, drawn by lot; ascending."""
-    rows = index.removable_rows()
-    least = min(_HELD_OUT_LEAST, len(rows) // _HELD_OUT_SHARE_MOST)
-    size = min(_HELD_OUT_MAX, max(least, len(rows) // _HELD_OUT_SHARE))
-    return np.sort(sampling_rng(parameters).choice(rows, size=size, replace=False))
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +47,15 @@ class RecallSample:
     """int64 [n]: how many hits there are, ten at most."""
     strata: tuple[tuple[QueryKind, int, Int64Array], ...]
     """The kind of queries, the quarter (1 is the most crowded), and which queries are in it."""
+    filter: Filter | None = None
 
     @classmethod
-    def of(cls, groups: Mapping[QueryKind, Float32Array], exact: Float32Array) -> Self:
+    def of(
+        cls,
+        groups: Mapping[QueryKind, Float32Array],
+        exact: Float32Array,
+        filter: Filter | None = None,
+    ) -> Self:
         """Queries by their kind. exact: float32 [n, 10], the scores of the best hits of each."""
         queries = np.concatenate([*groups.values()])
         is_hit = np.isfinite(exact)
@@ -139,7 +67,7 @@ class RecallSample:
             quarters = np.array_split(order, _QUARTERS)
             strata += [(kind, i, queries) for i, queries in enumerate(quarters, 1) if queries.size]
             start += len(group)
-        return cls(queries, least, exact[:, 0], is_hit.sum(axis=1), tuple(strata))
+        return cls(queries, least, exact[:, 0], is_hit.sum(axis=1), tuple(strata), filter)
 
     @classmethod
     def of_rows(
@@ -172,7 +100,8 @@ class RecallSample:
         """The share of these answers that the index finds: any vector as good as the exact tenth
         counts.
         """
-        found = index.search_distinct(_query(self.queries, AS_TUNED)).scores
+        query = replace(_query(self.queries, AS_TUNED), filter=self.filter)
+        found = index.search_distinct(query).scores
         has_best = found[:, 0] >= self.best
         good = (np.isfinite(found) & (found >= self.least[:, None])).sum(axis=1)
         strata = tuple(

@@ -20,7 +20,8 @@ import numpy as np
 import pyarrow as pa
 
 from actors.builds.efforts import least_effort
-from actors.builds.recall import RECALL_K, ShardRecall, sampling_rng
+from actors.builds.recall import RECALL_K, sampling_rng
+from actors.builds.shard_recall import ShardRecall
 from actors.shards.documents import DOCUMENTS_FILE, sorted_by_id, write_documents
 from actors.shards.faiss_build import write_index
 from actors.shards.faiss_index import one_thread
@@ -60,7 +61,7 @@ class ShardBuild:
     """Those of the plan, with the effort of a search; of the kind Flat where the kind that was
     asked for would have found too little."""
     recall: Recall
-    """Share of the exact ten best that the shard finds so; see `actors.builds.recall`."""
+    """Share of the exact ten best that the shard finds so; see `actors.builds.shard_recall`."""
 
     @property
     def kind(self) -> IndexKind:
@@ -111,8 +112,7 @@ def measured_effort(measured: ShardRecall, parameters: IndexParameters) -> Index
     if target is not None:
 
         def suffices(tried: IndexParameters) -> bool:
-            surely = measured.of_new(tried).surely_reaches(target)
-            return surely and measured.of_known(tried).least >= target
+            return measured.reaches(tried, target)
 
         found = least_effort(parameters, measured.index.num_lists, suffices)
         if found is None:

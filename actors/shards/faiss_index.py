@@ -149,8 +149,8 @@ class FaissIndex:
         """Maps the file. Raises Corrupt when it is missing or has another size, or is no index of
         this kind, metric and dimension over so many vectors.
 
-        held_out: numbers of vectors that no search shall find, as if the index had never had them;
-        the file is read into memory for that. They are among `removable`.
+        held_out: numbers of vectors that no search shall find, as if the index had never had them,
+        as far as they are among `removable`; the file is read into memory for that.
         """
         check_size(path, size_bytes)
         flags = _OPEN_FLAGS if held_out is None else faiss.IO_FLAG_SKIP_PRECOMPUTE_TABLE
@@ -168,9 +168,10 @@ class FaissIndex:
             raise Corrupt(f"{path.name} has {index.d} dimensions, not {dimension}")
         if index.ntotal != num_vectors:
             raise Corrupt(f"{path.name} has {index.ntotal} vectors, not {num_vectors}")
+        opened = cls(index, parameters)
         if held_out is not None:
-            hold_out(index, held_out)
-        return cls(index, parameters)
+            hold_out(index, np.intersect1d(held_out, opened.removable()))
+        return opened
 
     def removable(self) -> Int64Array:
         """int64, ascending: numbers of the vectors that may be held out. Of a graph, those of the

@@ -37,6 +37,7 @@ from actors.shards.vector_rows import (
 )
 from cluster.arrays import Float32Array, Int64Array, Mask
 from cluster.errors import InvalidArgument
+from cluster.query.filters import Filter
 from cluster.query.search import Passages, ShardHits, ShardQuery
 from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.shards.merge import padding
@@ -126,7 +127,7 @@ class ShardIndex:
         partitions = None
         if (field := documents.partition_by) is not None:
             partitions = ShardPartitions.open(
-                folder, field, num_rows, shared, parameters, dimension
+                folder, field, num_rows, shared, parameters, dimension, held_out
             )
         return cls(index, documents, shared, parameters, partitions=partitions)
 
@@ -187,6 +188,12 @@ class ShardIndex:
         """int64, ascending: the first row of each vector that may be held out."""
         numbers = self._index.removable()
         return numbers if self._shared.firsts is None else self._shared.firsts[numbers]
+
+    def indexed_partitions(self) -> list[tuple[Filter, Int64Array]]:
+        """The partitions with an index of their own: the filter for each, and the first row of each
+        of its vectors.
+        """
+        return [] if self._partitions is None else self._partitions.indexed()
 
     def passages(
         self, rows: Sequence[int] | Int64Array, fields: tuple[str, ...] | None

@@ -15,7 +15,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,7 +29,7 @@ from actors.shards.mapped_batch import UNREADABLE, mapped_batch, write_batch
 from actors.shards.vector_rows import IndexedVectors, VectorRows
 from cluster.arrays import Float32Array, Int64Array
 from cluster.errors import Corrupt
-from cluster.query.filters import Filter
+from cluster.query.filters import Compare, Comparison, Filter
 from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.shards.partitions import PartitionKey, named_partitions
 
@@ -117,6 +117,7 @@ class ShardPartitions:
         shared: VectorRows,
         parameters: IndexParameters,
         dimension: int,
+        held_out: Int64Array | None,
     ) -> None:
         self.field = field
         self._batch = batch
@@ -124,6 +125,7 @@ class ShardPartitions:
         self._shared = shared
         self._parameters = parameters
         self._dimension = dimension
+        self._held_out = held_out
         self._num_rows = int((batch.schema.metadata or {})[_NUM_ROWS])
         self._keys: Any = batch.column("key")
         lists: Any = batch.column("rows")
@@ -143,15 +145,16 @@ class ShardPartitions:
         shared: VectorRows,
         parameters: IndexParameters,
         dimension: int,
+        held_out: Int64Array | None = None,
     ) -> Self:
         """Maps the file. Raises Corrupt when it is missing, damaged or of another shard, or lacks
-        the index files that it names.
+        the index files that it names. held_out: same as in `ShardIndex.open`.
         """
         path = folder / PARTITIONS_FILE
         try:
             batch = mapped_batch(path)
             _check(batch, field, num_rows)
-            opened = cls(field, batch, folder, shared, parameters, dimension)
+            opened = cls(field, batch, folder, shared, parameters, dimension, held_out)
         except UNREADABLE as error:
             raise Corrupt(f"{path.name} is not a readable list of partitions: {error}") from error
         for number in np.flatnonzero(opened._index_sizes).tolist():
@@ -163,9 +166,34 @@ class ShardPartitions:
 
     def tuned(self, parameters: IndexParameters) -> Self:
         """The same files, searched with other parameters."""
-        return type(self)(
-            self.field, self._batch, self._folder, self._shared, parameters, self._dimension
+        tuned = type(self)(
+            self.field,
+            self._batch,
+            self._folder,
+            self._shared,
+            parameters,
+            self._dimension,
+            self._held_out,
         )
+        with self._lock:
+            for number, (rows, indexed) in self._opened.items():
+                tuned._opened[number] = (
+                    rows,
+                    replace(indexed, index=indexed.index.tuned(parameters)),
+                )
+        return tuned
+
+    def indexed(self) -> list[tuple[Filter, Int64Array]]:
+        """The filter for each partition with an index of its own, and the first row of each of its
+        vectors.
+        """
+        return [
+            (
+                Compare(self.field, Comparison.EQ, self._keys[number].as_py()),
+                self._shared.first_rows(self._rows_of(number)),
+            )
+            for number in np.flatnonzero(self._index_sizes).tolist()
+        ]
 
     def named(self, filter: Filter) -> NamedRows | None:
         """The rows of the partitions that the filter names; None when it names none.
@@ -219,12 +247,16 @@ class ShardPartitions:
     def _open_index(self, number: int) -> tuple[Int64Array, IndexedVectors]:
         rows = self._rows_of(number)
         first_rows = self._shared.first_rows(rows)
+        held_out = self._held_out
+        if held_out is not None:
+            held_out = np.flatnonzero(np.isin(first_rows, held_out))
         index = FaissIndex.open(
             _index_path(self._folder, number),
             self._parameters,
             self._dimension,
             size_bytes=int(self._index_sizes[number]),
             num_vectors=len(first_rows),
+            held_out=held_out,
         )
         return rows, IndexedVectors(index, first_rows)
 

@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from actors.builds.recall import ShardRecall
 from actors.builds.shard import ShardPlan, build_shard, measured_effort
+from actors.builds.shard_recall import ShardRecall
 from actors.shards.faiss_build import num_lists, train_index
 from actors.shards.faiss_index import one_thread
 from bench.markdown import table

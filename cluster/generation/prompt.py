@@ -14,6 +14,7 @@ asked that it be not.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -153,9 +154,11 @@ def build_prompt(
 
     def fitting(tokens_max: int, kept: Sequence[ChatMessage] = ()) -> list[str]:
         return _fitting_passages(
-            passages, lambda some: tokenizer.count(messages_for(kept, some)) - tokens_max, tokenizer
+            passages, lambda some: count(messages_for(kept, some)) - tokens_max, tokenizer
         )
 
+    # Mostly all of it fits, and the same prompt is looked at again and again.
+    count = functools.cache(tokenizer.count)
     bare = _checked_count(
         messages_for((), ()), tokenizer, budget, "the system text and the question", field
     )
@@ -168,9 +171,7 @@ def build_prompt(
             f"passage: {_shared(budget)}",
             field,
         )
-    kept = _newest(
-        turns, lambda some: tokenizer.count(messages_for(some, secured)) <= budget.prompt
-    )
+    kept = _newest(turns, lambda some: count(messages_for(some, secured)) <= budget.prompt)
     # At its seams a text may take more tokens than alone: what was secured stays even so.
     texts = max(fitting(budget.prompt, kept), secured, key=lambda some: sum(map(len, some)))
     truncated = Truncated(

@@ -2,20 +2,19 @@
 
     logs/{corpus}/{region}/{n:020}.batch                 object n
     logs/{corpus}/{region}/spans/{level}/{n:020}.batch   what a block of objects up to n comes to
-    logs/{corpus}/{region}/floors/{n:020}                objects up to n may be gone
 
-The objects alone are the truth. Those that a base holds, which every region has, are trimmed away.
-A writer that was away for long could then create a trimmed object anew, and a reader take it for
-what follows. So a floor is stored before anything is removed, objects are removed in the order of
-their numbers, and both make sure afterwards that what they have appended to, or read after, was not
-trimmed.
+The objects alone are the truth. Of those that a base holds, which every region has, the content is
+trimmed away. Their names stay, with a mark of some bytes: a writer that was away for long could
+otherwise create a trimmed object anew, and take its writes for stored.
 """
 
 from __future__ import annotations
 
 import random
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from itertools import islice
 
 from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.errors import (
@@ -23,9 +22,7 @@ from cluster.errors import (
     InvalidArgument,
     LogUnreadable,
     NotFound,
-    OutcomeUnknown,
     RaygionError,
-    Unavailable,
 )
 from cluster.logs.events import EventLog
 from cluster.mutations.batch import Batch, batch_bytes, read_batch
@@ -43,7 +40,9 @@ LOGS = "logs"
 SPAN_BYTES_MAX = 64 * 2**20
 """Bytes of one span; a block that comes to more has none, and its parts are read."""
 _SUFFIX = ".batch"
-_NUMBER = re.compile(r"([0-9]{20})(\.batch)?")
+_NUMBER = re.compile(r"([0-9]{20})\.batch")
+_TRIMMED = b"trimmed\n"
+_TRIMMED_AT_ONCE = 32
 
 
 class StoreMutationLog:
@@ -65,39 +64,34 @@ class StoreMutationLog:
         self._sleep = sleep
         self._fanout = fanout
         self._logs: dict[str, NumberedLog] = {}
-        self._known: dict[str, int] = {}
-        """An object of each region that was there, and was no trimmed one."""
 
     def head(self) -> Watermark:
         """See `MutationLog.head`."""
-        regions = self._store.list_folders(f"{LOGS}/{self._corpus}")
-        return Watermark.of(dict(zip(regions, read_each(self._latest, regions), strict=True)))
+        return self._head(Watermark())
 
     def append(self, batch: Batch, *, deadline: Deadline) -> None:
         """See `MutationLog.append`."""
         if batch.corpus != self._corpus or batch.first != batch.last:
             raise InvalidArgument(f"is no object of the log of {self._corpus}", "batch")
-        data, position = batch_bytes(batch), batch.last
-        self._log(batch.region).append_at(
-            position, data, is_mine=lambda found: found == data, deadline=deadline
-        )
-        try:
-            self._check_not_trimmed(batch.region, position - 1)
-        except NotFound:
-            self._logs.pop(batch.region, None)
-            raise
-        except Unavailable as error:
-            raise OutcomeUnknown(f"{error.message} (the batch may have landed)") from error
+        data = batch_bytes(batch)
+
+        def is_mine(found: bytes) -> bool:
+            if found == _TRIMMED:
+                raise _trimmed(batch.region, batch.last)
+            return found == data
+
+        self._log(batch.region).append_at(batch.last, data, is_mine=is_mine, deadline=deadline)
 
     def read_after(self, watermark: Watermark, *, objects_max: int = READ_MAX) -> Reading:
         """See `MutationLog.read_after`."""
-        head = self.head()
+        head = self._head(watermark)
         behind = [region for region in head if watermark[region] < head[region]]
         share = max(1, objects_max // max(1, len(behind)))
         batches: list[Batch] = []
         stopped: dict[str, RaygionError] = {}
         for region in behind:
-            found, error = self._read(region, watermark[region], head[region], share)
+            blocks = islice(cover(watermark[region], head[region], self._fanout), share)
+            found, error = self._read(region, list(blocks), share)
             batches += found
             if error is not None:
                 stopped[region] = error
@@ -110,7 +104,7 @@ class StoreMutationLog:
         """
         for block in blocks_ending_at(position, self._fanout):
             parts = block.parts(self._fanout)
-            batches, error = self._read_blocks(region, parts, len(parts) * self._fanout)
+            batches, error = self._read(region, parts, len(parts) * self._fanout)
             if error is not None or not batches or batches[-1].last != block.last:
                 return
             data = batch_bytes(span_of(policy, batches))
@@ -126,52 +120,43 @@ class StoreMutationLog:
                 )
 
     def trim(self, region: str, floor: int) -> int:
-        """Removes the objects and spans up to `floor`, which nobody reads any more; returns how
-        many. The last object of a log stays, so that its writers find its end.
+        """Takes away the content of the objects up to `floor`, which nobody reads any more, and the
+        spans up to there; returns how many objects had one.
 
         An interrupted trim is resumed by the next one. Raises what the store raises.
         """
-        floor = min(floor, self._latest(region) - 1)
-        if floor < 1:
-            return 0
-        floors = self._floors(region)
-        try:
-            self._store.put_if_absent(f"{floors}/{floor:020}", b"")
-        except Conflict:
-            log.debug(
-                "mutations.floor_exists",
-                "the floor {floor} of the log of mutations is there already",
-                floor=floor,
-            )
-        removed = 0
-        # One after the other: an object is there only if all after it are.
-        for folder in (*self._span_folders(region), self._folder(region)):
+        for folder in self._span_folders(region):
             for name in self._store.list_names(folder):
-                if not 0 < _number(name) <= floor:
-                    break
-                self._store.remove(f"{folder}/{name}")
-                removed += 1
-        for name in self._store.list_names(floors):
-            if _number(name) < floor:
-                self._store.remove(f"{floors}/{name}")
-        return removed
+                if _number(name) <= floor:
+                    self._store.remove(f"{folder}/{name}")
+        floor = min(floor, self._latest(region))
+        # Objects are trimmed in the order of their numbers, but for those of one go.
+        numbers = range(1, floor + 1)
+        trimmed = bisect_left(numbers, True, key=lambda n: self._has_content(region, n))
+        count = 0
+        for first in range(max(1, trimmed + 1 - _TRIMMED_AT_ONCE), floor + 1, _TRIMMED_AT_ONCE):
+            at_once = range(first, min(first + _TRIMMED_AT_ONCE, floor + 1))
+            count += sum(read_each(lambda n: self._trim_one(region, n), at_once))
+        return count
+
+    def _trim_one(self, region: str, position: int) -> bool:
+        has_content = self._has_content(region, position)
+        if has_content:
+            self._store.put(self._log(region).path(position), _TRIMMED)
+        return has_content
+
+    def _has_content(self, region: str, position: int) -> bool:
+        try:
+            return self._store.size(self._log(region).path(position)) != len(_TRIMMED)
+        except NotFound:
+            return True  # what was lost is trimmed, too
+
+    def _head(self, at_least: Watermark) -> Watermark:
+        regions = self._store.list_folders(f"{LOGS}/{self._corpus}")
+        latest = read_each(lambda region: self._latest(region, at_least[region]), regions)
+        return Watermark.of(dict(zip(regions, latest, strict=True)))
 
     def _read(
-        self, region: str, after: int, last: int, objects_max: int
-    ) -> tuple[list[Batch], RaygionError | None]:
-        blocks: list[Block] = []
-        for block in cover(after, last, self._fanout):
-            if len(blocks) == objects_max:
-                break
-            blocks.append(block)
-        found, error = self._read_blocks(region, blocks, objects_max)
-        try:
-            self._check_not_trimmed(region, after)
-        except NotFound as trimmed:
-            return [], trimmed
-        return found, error
-
-    def _read_blocks(
         self, region: str, blocks: Sequence[Block], objects_max: int
     ) -> tuple[list[Batch], RaygionError | None]:
         """The batches of blocks that follow each other, at most so many of them, and why the ones
@@ -203,8 +188,11 @@ class StoreMutationLog:
     def _find(self, region: str, block: Block) -> Batch | RaygionError:
         path = self._path(region, block)
         try:
+            data = self._store.get(path)
+            if data == _TRIMMED:
+                return _trimmed(region, block.last)
             return read_batch(
-                self._store.get(path),
+                data,
                 corpus=self._corpus,
                 region=region,
                 first=block.first,
@@ -225,32 +213,13 @@ class StoreMutationLog:
                 )
             return error
 
-    def _check_not_trimmed(self, region: str, position: int) -> None:
-        """Raises NotFound when objects after `position` may have been removed."""
-        if position and self._store.exists(self._log(region).path(position)):
-            return
-        names = self._store.list_names(self._floors(region))
-        if any(_number(name) > position for name in names):
-            raise NotFound(
-                f"the log of {region} after position {position} is in a base by now: start from it"
-            )
-
-    def _latest(self, region: str) -> int:
-        known = self._known.get(region, 0)
-        if known:
-            latest = self._log(region).latest(at_least=known)
-            # As long as that one is there, none after it was trimmed away, or created anew.
-            if self._store.exists(self._log(region).path(known)):
-                self._known[region] = latest
-                return latest
-        # Spans and floors are far in, so that not all names have to be listed.
-        self._logs.pop(region, None)
-        latest = 0
-        for folder in (*self._span_folders(region), self._floors(region)):
-            names = self._store.list_names(folder, f"{latest:020}")
-            latest = max([latest, *map(_number, names)])
-        self._known[region] = self._log(region).latest(at_least=latest)
-        return self._known[region]
+    def _latest(self, region: str, at_least: int = 0) -> int:
+        if region not in self._logs:
+            # Spans end far in, so that not all names have to be listed.
+            for folder in self._span_folders(region):
+                names = self._store.list_names(folder, f"{at_least:020}{_SUFFIX}")
+                at_least = max([at_least, *map(_number, names)])
+        return self._log(region).latest(at_least=at_least)
 
     def _log(self, region: str) -> NumberedLog:
         if region not in self._logs:
@@ -263,9 +232,6 @@ class StoreMutationLog:
         """Those of the largest spans first."""
         return [f"{self._folder(region)}/spans/{level}" for level in range(LEVELS_MAX, 0, -1)]
 
-    def _floors(self, region: str) -> str:
-        return f"{self._folder(region)}/floors"
-
     def _path(self, region: str, block: Block) -> str:
         if not block.level:
             return self._log(region).path(block.last)
@@ -273,6 +239,13 @@ class StoreMutationLog:
 
     def _folder(self, region: str) -> str:
         return f"{LOGS}/{self._corpus}/{region}"
+
+
+def _trimmed(region: str, position: int) -> NotFound:
+    return NotFound(
+        f"position {position} of the log of {region} was trimmed away, since a base holds it; "
+        "start from that base"
+    )
 
 
 def _number(name: str) -> int:

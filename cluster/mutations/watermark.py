@@ -28,7 +28,7 @@ class Watermark:
         return cls(tuple(sorted((r, n) for r, n in positions.items() if n)))
 
     def __getitem__(self, region: str) -> int:
-        return dict(self._positions).get(region, 0)
+        return next((n for name, n in self._positions if name == region), 0)
 
     def __iter__(self) -> Iterator[str]:
         """The regions of whose logs something has been applied, in ascending order."""

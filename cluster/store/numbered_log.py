@@ -91,9 +91,9 @@ def read_each(read: Callable[[K], T], keys: Sequence[K]) -> list[T]:
 class NumberedLog:
     """The objects `{prefix}/{n:020}{suffix}` for n = 1, 2, 3, ... in the order of their appending.
 
-    Entry n is created only when all before it exist. Entries are never rewritten, and never removed
-    here: a slow writer could otherwise create a removed number anew. May be used by several threads
-    and processes at once.
+    Entry n exists only when all before it exist. Entries are never rewritten, unless to trim away
+    what nobody reads any more, and never removed: a slow writer could otherwise create a removed
+    number anew. May be used by several threads and processes at once.
     """
 
     def __init__(

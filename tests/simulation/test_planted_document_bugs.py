@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import cluster.mutations.conflicts as conflicts
 import cluster.mutations.fold as fold
 import cluster.mutations.region_writer as region_writer
 import cluster.mutations.spans as spans
@@ -26,7 +27,10 @@ from tests.simulation.documents.checkers import document_violations
 from tests.simulation.documents.world import FAIR, DocumentScenario, simulate_documents
 
 SEEDS_MAX = 100
-ROUGH = DocumentScenario(regions=3, roughness=1.0, noise_s=12.0, clients=3)
+ROUGH = DocumentScenario(
+    regions=3, roughness=1.0, noise_s=12.0, clients=3, policy=ConflictPolicy.LAST_WRITER
+)
+SIBLINGS = replace(ROUGH, policy=ConflictPolicy.VERSION_VECTOR)
 Patch = pytest.MonkeyPatch
 
 
@@ -47,6 +51,17 @@ def the_order_of_regions_decides(patch: Patch) -> None:
         return (kept,)
 
     patch.setattr(fold, "merged", merged)
+
+
+def siblings_of_which_the_last_one_wins(patch: Patch) -> None:
+    def merged(policy: ConflictPolicy, versions: Versions, mutation: Mutation) -> Versions:
+        return (max([*versions, mutation], key=lambda m: m.time),)
+
+    patch.setattr(fold, "merged", merged)
+
+
+def siblings_that_outlive_their_successor(patch: Patch) -> None:
+    patch.setattr(conflicts, "has_seen", lambda mutation, time: False)
 
 
 def appending_behind_after_a_lost_reply(patch: Patch) -> None:
@@ -230,13 +245,23 @@ def a_digest_that_forgets_what_was_replaced(patch: Patch) -> None:
     patch.setattr(DocumentFold, "_merge", merge)
 
 
-def trimmed_positions_taken_for_free_ones(patch: Patch) -> None:
-    patch.setattr(StoreMutationLog, "_check_not_trimmed", lambda self, region, position: None)
+def trimming_away_the_names(patch: Patch) -> None:
+    def trim_one(self: StoreMutationLog, region: str, position: int) -> bool:
+        self._store.remove(self._log(region).path(position))
+        return True
+
+    patch.setattr(StoreMutationLog, "_trim_one", trim_one)
 
 
 BUGS = [
     DocumentBug(the_last_to_arrive_wins, "equal_watermarks_are_equal_documents"),
     DocumentBug(the_order_of_regions_decides, "equal_watermarks_are_equal_documents"),
+    DocumentBug(
+        siblings_of_which_the_last_one_wins, "equal_watermarks_are_equal_documents", SIBLINGS
+    ),
+    DocumentBug(
+        siblings_that_outlive_their_successor, "equal_watermarks_are_equal_documents", SIBLINGS
+    ),
     DocumentBug(appending_behind_after_a_lost_reply, "no_write_is_applied_twice"),
     DocumentBug(a_lost_reply_taken_for_success, "no_acknowledged_write_is_lost"),
     DocumentBug(a_lost_reply_taken_for_failure, "refused_writes_change_nothing"),
@@ -255,7 +280,7 @@ BUGS = [
     DocumentBug(a_watermark_that_goes_back, "watermarks_never_go_back"),
     DocumentBug(skipping_what_cannot_be_read, "equal_watermarks_are_equal_documents"),
     DocumentBug(a_digest_that_forgets_what_was_replaced, "digests_are_those_of_the_documents"),
-    DocumentBug(trimmed_positions_taken_for_free_ones, "no_acknowledged_write_is_lost", FAIR),
+    DocumentBug(trimming_away_the_names, "no_acknowledged_write_is_lost", FAIR),
 ]
 
 

@@ -38,7 +38,7 @@ OFFICE_FORMATS: Mapping[SourceFormat, str] = {
 }
 """The formats that are read here, and the module that reads each."""
 _LIMITS = Limits()
-_SECTION = re.compile("(?:^|#)(attachment|chapter|message|page|sheet|slide)=")
+_SECTION = re.compile("(?:^|#)(attachment|chapter|message|page|part|sheet|slide)=")
 
 
 class Extractor:

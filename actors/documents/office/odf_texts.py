@@ -19,7 +19,7 @@ from actors.documents.office.pieces import (
     clean,
     table_row,
 )
-from actors.documents.office.sheet_rows import rows_text
+from actors.documents.office.sheet_rows import sheet_pieces
 from cluster.errors import InvalidArgument
 
 _OASIS = "{urn:oasis:names:tc:opendocument:xmlns:%s:1.0}"
@@ -77,12 +77,7 @@ def odf_sheets(data: bytes) -> Iterator[Piece]:
     sheets = body.findall(_GRID)
     check_count(len(sheets), "sheets")
     for sheet in sheets:
-        name = sheet.get(f"{_TABLE}name", "")
-        yield Piece(
-            name=f"sheet={name}",
-            text=rows_text(_rows(sheet)),
-            metadata={**properties.metadata(), "sheet": name},
-        )
+        yield from sheet_pieces(sheet.get(f"{_TABLE}name", ""), _rows(sheet), properties.metadata())
 
 
 def _opened(data: bytes, kind: str) -> tuple[Any, Properties]:

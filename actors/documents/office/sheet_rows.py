@@ -2,40 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from itertools import chain
 
-from actors.documents.office.pieces import clean, table_row
+from actors.documents.office.pieces import Piece, clean, table_row
 from cluster.documents.documents import TEXT_BYTES_MAX
-from cluster.errors import InvalidArgument
+from cluster.metadata import MetadataValue
 
 
-def rows_text(rows: Iterator[Sequence[object]]) -> str:
+def sheet_pieces(
+    name: str, rows: Iterable[Sequence[object]], properties: Mapping[str, MetadataValue]
+) -> Iterator[Piece]:
+    """The sheet as one piece, or in parts if it has more text than a document may have."""
+    texts = _texts(_lines(rows))
+    first, second = next(texts, ""), next(texts, None)
+    metadata = {**properties, "sheet": name}
+    if second is None:
+        yield Piece(name=f"sheet={name}", text=first, metadata=metadata)
+        return
+    for number, text in enumerate(chain([first, second], texts), start=1):
+        part = {**metadata, "part": number}
+        yield Piece(name=f"sheet={name}#part={number}", text=text, metadata=part)
+
+
+def _texts(lines: Iterable[str]) -> Iterator[str]:
+    text: list[str] = []
+    num_bytes = 0
+    for line in lines:
+        line_bytes = len(line.encode()) + 1
+        if text and num_bytes + line_bytes > TEXT_BYTES_MAX:
+            yield clean("\n".join(text))
+            text, num_bytes = [], 0
+        text.append(line)
+        num_bytes += line_bytes
+    yield clean("\n".join(text))
+
+
+def _lines(rows: Iterable[Sequence[object]]) -> Iterator[str]:
     """Each row with the names of its columns, so that a row is understood without those above it.
-    The names are the cells of the first row with several cells, if all of these are texts. Raises
-    InvalidArgument for more text than a document may have.
+    The names are the cells of the first row with several cells, if all of these are texts.
     """
-    lines: list[str] = []
-    num_chars = 0
     names: list[str] | None = None
     for row in rows:
         cells = [_cell_text(value) for value in row]
-        is_table = sum(map(bool, cells)) > 1
+        filled = [cell for cell in cells if cell]
+        is_table = len(filled) > 1
         if names is None and is_table:
             is_header = all(value is None or isinstance(value, str) for value in row)
             names = cells if is_header else []
-            lines.append(table_row(filter(None, cells)))
+            yield table_row(filled)
         elif names and is_table:
-            lines.append("; ".join(_named(names, cells)))
-        else:
-            lines.append(" ".join(filter(None, cells)))
-        num_chars += len(lines[-1])
-        if num_chars > TEXT_BYTES_MAX:
-            raise InvalidArgument(
-                f"has a sheet of more than {TEXT_BYTES_MAX} bytes of text; save it as CSV with the "
-                "columns `id` and `text`, where each row is a document"
-            )
-    return clean("\n".join(filter(None, lines)))
+            yield "; ".join(_named(names, cells))
+        elif filled:
+            yield " ".join(filled)
 
 
 def _named(names: Sequence[str], cells: Sequence[str]) -> Iterator[str]:

@@ -24,6 +24,7 @@ many.
 """
 
 
+_BRACKET = ord("[")
 _KEPT_BYTES_MAX = 1 << 20
 """Longest body whose parser is kept for the next one, with memory of some times the body. A new
 parser takes as long again to get that memory from the system: for a batch of 64 x 384 numbers, 1.7
@@ -77,12 +78,13 @@ def _taken_apart(parsed: Any, body: bytes) -> BodyVectors | None:
     given = parsed[field]
     num_rows = 1 if field == "vector" else len(given)
     others = {key: _as_python(parsed[key]) for key in keys if key != field}
-    is_nested = any(isinstance(other, dict | list) for other in others.values())
-    if is_nested and exact_json.may_have_lost({field: None, **others}, body):
+    if not all(map(_is_plain, others.values())) and exact_json.may_have_lost(
+        {field: None, **others}, body
+    ):
         return None
     # The buffer says nothing of how numbers were nested, so lists are counted: each begins with a
     # bracket, and one inside of a string only makes the count too high.
-    num_lists = body.count(b"[") - orjson.dumps(others).count(b"[")
+    num_lists = _num_brackets(body) - orjson.dumps(others).count(b"[")
     if num_lists != (1 if field == "vector" else 1 + num_rows):
         return None
     numbers = np.frombuffer(given.as_buffer(of_type="d"))
@@ -92,6 +94,18 @@ def _taken_apart(parsed: Any, body: bytes) -> BodyVectors | None:
         return None
     with np.errstate(over="ignore"):
         return BodyVectors(field, numbers.astype(np.float32).reshape(num_rows, -1), others)
+
+
+def _is_plain(value: Any) -> bool:
+    """True for what can have lost nothing: no object, no number in a list."""
+    if isinstance(value, list):
+        return all(isinstance(item, str) for item in value)
+    return not isinstance(value, dict)
+
+
+def _num_brackets(text: bytes) -> int:
+    # In half a megabyte NumPy counts them in a fifth of the time of `bytes.count`.
+    return int(np.count_nonzero(np.frombuffer(text, dtype=np.uint8) == _BRACKET))
 
 
 def _as_python(value: Any) -> Any:

@@ -60,6 +60,18 @@ def test_it_chats_with_retrieval(client: openai.OpenAI, shared_region: LiveRegio
     assert (source["release"], source["region"]) == (shared_region.release, REGION)
 
 
+def test_a_prompt_is_completed_as_a_chat_of_one_message_is_answered(client: openai.OpenAI) -> None:
+    chat = client.chat.completions.create(model="raygion/xquad", messages=ASKED, max_tokens=16)
+    reply = client.completions.create(model="raygion/xquad", prompt=QUESTION, max_tokens=16)
+    assert reply.choices[0].text == chat.choices[0].message.content
+    assert reply.usage == chat.usage
+    assert (reply.choices[0].model_extra or {})["raygion"]["citations"][0]["id"] == PARAGRAPH
+    with client.completions.create(
+        model="raygion/xquad", prompt=QUESTION, max_tokens=16, stream=True
+    ) as stream:
+        assert "".join(c.choices[0].text for c in stream).strip() == reply.choices[0].text
+
+
 def test_it_streams_what_it_would_have_answered_whole(client: openai.OpenAI) -> None:
     whole = client.chat.completions.create(
         model="raygion", messages=ASKED, extra_body=XQUAD, max_tokens=48

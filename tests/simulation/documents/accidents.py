@@ -12,7 +12,6 @@ from cluster.mutations.region_writer import RegionWriter
 from cluster.mutations.trimming import trimmable
 from tests.simulation.documents.processes import (
     CORPUS,
-    POLICY,
     Base,
     DocumentRegion,
     StoreProcess,
@@ -35,7 +34,7 @@ class DocumentAccidents:
         world.repeat(self._cut_a_way, 2.0, 12.0)
         world.repeat(self._set_a_clock, 2.0, 10.0)
         world.repeat(self._let_something_rot, 1.0, 8.0)
-        world.repeat(self._build_a_base, 1.0, 5.0)
+        world.repeat(self._build_a_base, 1.5, 6.0)
         world.repeat(self._bar_a_writer, 2.0, 10.0)
 
     def _note(self, what: str) -> None:
@@ -124,7 +123,7 @@ class _Builder(StoreProcess):
 
     def _build(self) -> None:
         clock = HybridClock(self.region.name, self.region.clock, skew_max_ms=SKEW_MAX_MS)
-        builder = RegionWriter(CORPUS, self.region.name, policy=POLICY, clock=clock)
+        builder = RegionWriter(CORPUS, self.region.name, policy=self.world.policy, clock=clock)
         bases = self.world.bases
         if bases:
             bases[-1].put_into(builder)

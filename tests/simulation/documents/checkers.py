@@ -1,5 +1,6 @@
 """What must hold of documents. Independent of the code that is judged: objects are read as Arrow,
-and documents are made of them by the one rule that the latest write counts.
+and documents are made of them by the one rule that the latest write counts, or that each one counts
+which no other has seen.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ class Row:
     order: Order
     text: str | None
     key: str | None
+    seen: tuple[Order, ...]
+    """The latest write of each region that its writer had read."""
 
     @property
     def version(self) -> str:
@@ -43,8 +46,8 @@ def order_of(version: str) -> Order:
 
 
 def logs(history: DocumentHistory) -> dict[str, list[list[Row]]]:
-    """By region, the rows of each object, in the order in which the objects came to be. What was
-    created anew after it had been trimmed away is no part of the log.
+    """By region, the rows of each object as it was created, in the order of creation. What was
+    trimmed later has counted all the same.
     """
     found: dict[str, list[list[Row]]] = {region: [] for region in history.regions}
     created = set()
@@ -68,6 +71,7 @@ def _rows(data: bytes, region: str, position: int) -> list[Row]:
             (row["wall_ms"], row["counter"], region),
             row["text"],
             row["key"],
+            tuple(order_of(version) for version in row["seen"]),
         )
         for row in rows
     ]
@@ -124,13 +128,13 @@ def refused_writes_change_nothing(history: DocumentHistory) -> list[str]:
 def equal_watermarks_are_equal_documents(history: DocumentHistory) -> list[str]:
     """And those that the logs come to."""
     rows = logs(history)
-    expected: dict[tuple[tuple[str, int], ...], dict[str, str]] = {}
+    expected: dict[tuple[tuple[str, int], ...], dict[str, tuple[str, ...]]] = {}
     digests: dict[tuple[tuple[str, int], ...], str] = {}
     problems = []
     for state in history.states:
         at = tuple(sorted(state.watermark.items()))
         if at not in expected:
-            expected[at] = _documents(rows, state.watermark)
+            expected[at] = _documents(rows, state.watermark, history.keeps_siblings)
         if state.documents != expected[at]:
             problems.append(f"{state.reader} has {state.documents} at {at}, not {expected[at]}")
         if digests.setdefault(at, state.digest) != state.digest:
@@ -138,14 +142,31 @@ def equal_watermarks_are_equal_documents(history: DocumentHistory) -> list[str]:
     return problems
 
 
-def _documents(rows: dict[str, list[list[Row]]], watermark: dict[str, int]) -> dict[str, str]:
-    latest: dict[str, Row] = {}
+def _documents(
+    rows: dict[str, list[list[Row]]], watermark: dict[str, int], keeps_siblings: bool
+) -> dict[str, tuple[str, ...]]:
+    written: dict[str, list[Row]] = {}
     for region, position in watermark.items():
         for row in (row for of_object in rows[region][:position] for row in of_object):
-            before = latest.get(row.document)
-            if before is None or before.order < row.order:
-                latest[row.document] = row
-    return {name: row.version for name, row in latest.items() if row.text is not None}
+            written.setdefault(row.document, []).append(row)
+    kept = _unseen if keeps_siblings else _latest
+    versions = {
+        document: sorted(row.version for row in kept(of_document) if row.text is not None)
+        for document, of_document in written.items()
+    }
+    return {document: tuple(live) for document, live in versions.items() if live}
+
+
+def _latest(rows: list[Row]) -> list[Row]:
+    return [max(rows, key=lambda row: row.order)]
+
+
+def _unseen(rows: list[Row]) -> list[Row]:
+    """Those that the writer of no other one had read."""
+    seen: dict[str, Order] = {}
+    for order in (order for row in rows for order in row.seen):
+        seen[order[2]] = max(order, seen.get(order[2], order))
+    return [row for row in rows if row.region not in seen or seen[row.region] < row.order]
 
 
 def digests_are_those_of_the_documents(history: DocumentHistory) -> list[str]:

@@ -39,8 +39,8 @@ class State:
     digest: str
     digest_from_scratch: str | None
     """None where it was not computed."""
-    documents: dict[str, str]
-    """Version of each live document."""
+    documents: dict[str, tuple[str, ...]]
+    """Versions of each live document: of siblings several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,8 @@ class Read:
 @dataclass(slots=True)
 class DocumentHistory:
     regions: tuple[str, ...]
+    keeps_siblings: bool
+    """Whether writes that did not know of each other stay side by side, or the last one wins."""
     writes: list[StoreWrite]
     """Every object of the logs that ever took effect, in order of time."""
     asked: list[Asked] = field(default_factory=list)

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 from cluster.errors import NotFound, OutcomeUnknown, RaygionError, Unavailable
 from cluster.mutations.batch import Batch
-from cluster.mutations.conflicts import ConflictPolicy
 from cluster.mutations.fold import DocumentFold, digest_of
 from cluster.mutations.group_commit import GroupLimits, PendingWrite
 from cluster.mutations.hybrid_clock import HybridClock
 from cluster.mutations.log_writer import LogWriter
-from cluster.mutations.mutation import Write
+from cluster.mutations.mutation import Mutation, Write
 from cluster.mutations.region_writer import RegionWriter, Written
 from cluster.mutations.store_log import StoreMutationLog
 from cluster.mutations.watermark import Watermark
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 CORPUS = "tickets"
-POLICY = ConflictPolicy.LAST_WRITER
 FANOUT = 2
 """Logs are short here, so blocks are small."""
 TICK_S = 1.0
@@ -103,7 +101,7 @@ class WriterProcess(StoreProcess):
         self.writer = RegionWriter(
             CORPUS,
             region.name,
-            policy=POLICY,
+            policy=world.policy,
             clock=HybridClock(region.name, region.clock, skew_max_ms=SKEW_MAX_MS),
             limits=LIMITS,
         )
@@ -185,7 +183,7 @@ class WriterProcess(StoreProcess):
             )
         # No span is made of a log that is broken: ValueError.
         with suppress(Unavailable, OutcomeUnknown, ValueError):
-            self.log.store_spans(POLICY, self.region.name, batch.last)
+            self.log.store_spans(self.world.policy, self.region.name, batch.last)
 
 
 class ReaderProcess(StoreProcess):
@@ -195,7 +193,7 @@ class ReaderProcess(StoreProcess):
         region.lives += 1
         super().__init__(world, region, f"{region.name}/reader-{region.lives}")
         base = world.bases[-1] if world.bases else None
-        self.fold = DocumentFold(POLICY) if base is None else base.fold()
+        self.fold = DocumentFold(world.policy) if base is None else base.fold()
         self._woken = Signal(world.scheduler)
 
     def hear(self, batch: Batch) -> None:
@@ -235,6 +233,14 @@ class ReaderProcess(StoreProcess):
                 fold.watermark.as_dict(),
                 fold.digest,
                 None if len(states) % DIGESTS_EVERY else digest_of(live),
-                {version.document: str(version.time) for version in live},
+                _documents(live),
             )
         )
+
+
+def _documents(live: list[Mutation]) -> dict[str, tuple[str, ...]]:
+    documents: dict[str, tuple[str, ...]] = {}
+    for version in live:
+        siblings = documents.get(version.document, ())
+        documents[version.document] = tuple(sorted([*siblings, str(version.time)]))
+    return documents

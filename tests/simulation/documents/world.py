@@ -18,6 +18,7 @@ from typing import TypeVar
 from unittest import mock
 
 from cluster.mutations.batch import Batch, read_batch
+from cluster.mutations.conflicts import ConflictPolicy
 from cluster.store.numbered_log import read_each
 from tests.simulation.clocks.sim_time import Scheduler, current_stack
 from tests.simulation.documents.accidents import DocumentAccidents
@@ -36,6 +37,7 @@ from tests.simulation.world.network import STORE, Network, cities, placed
 from tests.simulation.world.regions import RegionClock
 
 LOGS = f"logs/{CORPUS}/"
+LAST_WRITER = ConflictPolicy.LAST_WRITER
 BEGIN_S = 1.0
 QUIET_MAX_S = 60.0
 SLICE_S = 1.0
@@ -50,6 +52,8 @@ class DocumentScenario:
     regions: int | None = None
     """How many; None draws 2 to 6, mostly few."""
     noise_s: float = 6.0
+    policy: ConflictPolicy | None = None
+    """None draws that of the last writer, or version vectors."""
     clients: int | None = None
     """Of each region; None draws 1 or 2."""
     roughness: float | None = None
@@ -82,8 +86,14 @@ class DocumentWorld:
         self.regions = {n: DocumentRegion(n, RegionClock(self.scheduler)) for n in places}
         self.bases: list[Base] = []
         """Those that are kept, the newest last."""
-        self.history = DocumentHistory(regions=tuple(places), writes=self.objects.writes)
-        self._clients = scenario.clients or self.rng.randint(1, 2)
+        drawn_policy = self.rng.choice([LAST_WRITER, LAST_WRITER, ConflictPolicy.VERSION_VECTOR])
+        self.policy = scenario.policy or drawn_policy
+        self.history = DocumentHistory(
+            regions=tuple(places),
+            keeps_siblings=self.policy.keeps_siblings,
+            writes=self.objects.writes,
+        )
+        self._clients = scenario.clients or self.rng.choice([1, 1, 2])
         drawn = self.rng.random()
         self._roughness = drawn if scenario.roughness is None else scenario.roughness
 

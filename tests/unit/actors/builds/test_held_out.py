@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from actors.builds.recall import ShardRecall
 from actors.builds.shard import ShardBuild, ShardPlan, build_shard
+from actors.builds.shard_recall import ShardRecall
 from actors.shards.index import ShardIndex
 from actors.shards.partitions import INDEX_FOLDER
 from cluster.arrays import Float32Array
@@ -109,7 +109,7 @@ def test_queries_that_a_graph_holds_would_be_found_with_less(
     assert {part.queries for part in told.strata} == {STORED, MOVED, HELD_OUT}
 
 
-@pytest.mark.parametrize("kind", [IndexKind.HNSW, IndexKind.HNSW_SQ])
+@pytest.mark.parametrize("kind", APPROXIMATE)
 def test_partitions_with_an_index_of_their_own_find_as_much(
     tmp_path: Path, kind: IndexKind
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import email
 import email.policy
 import io
+import sys
 from collections.abc import Iterator
 from email.message import EmailMessage
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from actors.documents.office.extractor import Extractor
+from actors.documents.office.mail_texts import mail_texts
 from actors.documents.reader import ReadOptions, read_group
 from actors.documents.source_files import find_source_files
 from actors.documents.source_formats import format_of
@@ -205,6 +207,16 @@ def test_an_attachment_that_cannot_be_read_stops_nothing_and_is_told(tmp_path: P
     assert told["2"] == "is attached, and is of a kind that is not read (.csv)"
     assert told["3"].startswith("is attached, and is not a whole Office file")
     assert told["4"].startswith("is attached, and has NUL characters")
+
+
+def test_an_attachment_without_its_library_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pypdfium2", None)
+    monkeypatch.delitem(sys.modules, "actors.documents.office.pdf_pages", raising=False)
+    found = [*mail_texts(mail(attachments={"a.pdf": pdf("A"), "b.txt": b"B"}))]
+    assert found[1].left_out == (
+        "is attached, and what reads it is not installed (pip install 'raygion[office]')"
+    )
+    assert found[2].text == "B"
 
 
 def nested(depth: int) -> bytes:

@@ -188,6 +188,31 @@ def test_each_sheet_is_a_document_whose_rows_name_their_columns(read: Read) -> N
     ]
 
 
+def test_a_formula_without_a_saved_value_counts_as_it_is_written(read: Read) -> None:
+    rows = [["Name", "Price", "Sum", "Note"], ["Tea", 3, "=B2*2", '=IF(B2=3,"","?")']]
+    data = workbook(A=rows, B=[["All", "=SUM(A!B:B)"]])
+    sheet = "xl/worksheets/sheet1.xml"
+    saved = rewritten(data, sheet, b'<c r="D2"><f>', b'<c r="D2" t="str"><f>')
+    found = read(saved, "a.xlsx")
+    assert [d.text.split("\n")[-1] for d in found] == [
+        "Name: Tea; Price: 3; Sum: =B2*2",
+        "All | =SUM(A!B:B)",
+    ]
+    saved = rewritten(saved, sheet, b"<f>B2*2</f><v></v>", b"<f>B2*2</f><v>6</v>")
+    assert read(saved, "a.xlsx")[0].text.endswith("Name: Tea; Price: 3; Sum: 6")
+
+
+def test_a_long_sheet_is_divided_into_parts(read: Read) -> None:
+    data = workbook(A=[["Name", "Note"], *([f"n{n}", "ö" * 2000] for n in range(600))])
+    found = read(data, "a.xlsx")
+    assert [(d.id, d.metadata["sheet"], d.metadata["part"]) for d in found] == [
+        (f"a.xlsx#sheet=A#part={n}", "A", n) for n in (1, 2, 3)
+    ]
+    rows = [line for document in found for line in document.text.split("\n")]
+    assert rows[0] == "Name | Note"
+    assert [row.partition(";")[0] for row in rows[1:]] == [f"Name: n{n}" for n in range(600)]
+
+
 def test_a_sheet_is_named_as_in_its_file(extractor: Extractor) -> None:
     data = io.BytesIO(workbook(**{"a=b": []}))
     ((_, origin),) = extractor.rows(data, SourceFormat.XLSX, "a.xlsx", "in/a.xlsx")

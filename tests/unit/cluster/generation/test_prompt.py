@@ -357,3 +357,17 @@ def test_no_more_is_tokenized_than_a_few_times_what_fits(num_passages: int) -> N
     )
     assert 0 < prompt.num_passages < num_passages
     assert tokenizer.counted < 60 * 2000
+
+
+def test_a_prompt_that_fits_whole_is_tokenized_once() -> None:
+    tokenizer = CountingTokenizer()
+    prompt = build_prompt(
+        template=SHORT,
+        question="why?",
+        passages=["x" * 100] * 3,
+        tokenizer=tokenizer,
+        budget=room_for(2000),
+    )
+    assert prompt.num_passages == 3
+    whole = FakeTokenizer().count(prompt.messages)
+    assert tokenizer.counted < 1.5 * whole, "once, and once more without its passages"

@@ -70,6 +70,22 @@ def test_a_full_queue_refuses_and_says_when_to_come_back(text_bytes: int, fittin
     queue.offer(pending(99, text_bytes))
 
 
+def test_the_bounds_themselves_are_allowed() -> None:
+    base_bytes = pending(1, 0).write.size_bytes
+    full = GroupLimits(bytes_max=base_bytes + 500, queue_bytes_max=2 * (base_bytes + 500))
+    queue = GroupCommit(full)
+    with pytest.raises(TooLarge):
+        queue.offer(pending(0, 501))
+    for ticket in (1, 2):
+        queue.offer(pending(ticket, 500))
+    with pytest.raises(Overloaded):
+        queue.offer(pending(3, 0))
+    queue.put_back(queue.take())
+    with pytest.raises(Overloaded):
+        queue.offer(pending(3, 0))
+    assert [tickets(queue.take()) for _ in range(2)] == [[1], [2]]
+
+
 @given(
     sizes=st.lists(st.integers(0, 700), max_size=12),
     steps=st.lists(st.booleans(), max_size=20),

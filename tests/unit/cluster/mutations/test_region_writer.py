@@ -282,6 +282,14 @@ def test_a_write_counts_as_later_than_what_the_region_has_read() -> None:
     assert writer.fold.versions("x")[-1].content == text_content("mine")
 
 
+def test_a_write_comes_after_all_that_the_region_has_read_of_whatever_document() -> None:
+    writer = writer_of()
+    assert writer.take_in(batch(1, upsert("y", NOW_MS + 90, "b"), region="b"))
+    found = written(writer, write("x"))[1]
+    assert isinstance(found, Written)
+    assert found.version == HybridTime(NOW_MS + 90, 1, "a")
+
+
 def test_a_write_that_would_not_count_is_refused_until_the_clock_has_come_so_far() -> None:
     wall = SimClock()
     writer = writer_of(wall)

@@ -106,21 +106,6 @@ def test_what_may_still_land_is_told_apart_from_what_will_not(memory_store: Obje
         append(open_log(LossyStore(memory_store, scripted("before"))), small(1))
 
 
-class NoChecksStore(LossyStore):
-    """Writes and then does not answer whether an object is there."""
-
-    def exists(self, path: str) -> bool:
-        raise Unavailable("no answer")
-
-
-def test_an_append_that_could_not_be_checked_may_have_landed(memory_store: ObjectStore) -> None:
-    append(open_log(memory_store), small(1))
-    log = open_log(NoChecksStore(memory_store, lambda: ""))
-    with pytest.raises(OutcomeUnknown):
-        append(log, small(2))
-    append(open_log(memory_store), small(2))
-
-
 # Damage.
 
 
@@ -265,22 +250,32 @@ def test_a_span_keeps_deletes() -> None:
 # Trimming.
 
 
+def contents(store: ObjectStore) -> list[int]:
+    """The positions of the objects that have some."""
+    return [
+        int(stored.name.removesuffix(".batch"))
+        for stored in store.list_objects(f"logs/{CORPUS}/a")
+        if stored.size_bytes > 8
+    ]
+
+
 def test_what_was_trimmed_is_gone_and_the_rest_goes_on(memory_store: ObjectStore) -> None:
     log = written(memory_store, 30, spans=True)
-    base = folded(log)
-    assert log.trim("a", 20) == 20 + 6 + 2
-    assert memory_store.list_names(f"logs/{CORPUS}/a")[0] == path(21).rpartition("/")[2]
-    for each in (log, open_log(memory_store)):
-        assert each.head() == Watermark.of({"a": 30})
-        assert next(b.first for b in each.read_after(Watermark.of({"a": 20})).batches) == 21
-        append(each, small(each.head()["a"] + 1))
-        base.apply(small(each.head()["a"]))
-        memory_store.remove(path(31))
+    assert log.trim("a", 20) == 20
+    assert contents(memory_store) == list(range(21, 31))
+    assert {int(span[-26:-6]) for span in span_paths(memory_store)} == {21, 24, 27, 30}
+    for position, each in ((31, log), (32, open_log(memory_store))):
+        assert each.head() == Watermark.of({"a": position - 1})
+        reading = each.read_after(Watermark.of({"a": 20}))
+        assert (reading.batches[0].first, reading.batches[-1].last) == (21, position - 1)
+        append(each, small(position))
     assert log.trim("a", 20) == 0
+    assert log.trim("a", 25) == 5
+    assert log.trim("b", 3) == 0
 
 
 @pytest.mark.parametrize("after", [0, 5, 19])
-def test_a_reader_that_is_behind_the_floor_is_told_to_start_anew(
+def test_a_reader_that_is_behind_is_told_to_start_anew(
     memory_store: ObjectStore, after: int
 ) -> None:
     log = written(memory_store, 30, spans=False)
@@ -288,61 +283,70 @@ def test_a_reader_that_is_behind_the_floor_is_told_to_start_anew(
     for each in (log, open_log(memory_store)):
         reading = each.read_after(Watermark.of({"a": after}))
         assert reading.batches == ()
+        assert reading.head == Watermark.of({"a": 30})
         assert isinstance(reading.stopped["a"], NotFound)
 
 
-def test_the_last_object_stays(memory_store: ObjectStore) -> None:
+def test_a_log_that_is_trimmed_to_its_end_goes_on(memory_store: ObjectStore) -> None:
     log = written(memory_store, 5, spans=False)
-    assert log.trim("a", 99) == 4
-    assert open_log(memory_store).head() == Watermark.of({"a": 5})
-    assert log.trim("a", 99) == 0
-    assert log.trim("b", 3) == 0
+    assert log.trim("a", 99) == 5
+    for position, each in ((6, log), (7, open_log(memory_store))):
+        append(each, small(each.head()["a"] + 1))
+        assert each.head() == Watermark.of({"a": position})
+    assert contents(memory_store) == [6, 7]
 
 
 def test_a_writer_that_was_away_cannot_create_a_trimmed_object_anew(
     memory_store: ObjectStore,
 ) -> None:
-    """Nor does a reader that was away take the object for what follows."""
+    """Not even one of which an earlier append was in doubt: it may have landed."""
     away = written(memory_store, 5, spans=False)
     others = open_log(memory_store)
     append(others, *(small(n) for n in range(6, 12)))
     others.trim("a", 10)
-    with pytest.raises(NotFound, match="start from"):
-        append(away, batch(6, upsert("ghost", 99)))
-    assert memory_store.exists(path(6)), "the store cannot refuse it"
-    for each in (away, others, open_log(memory_store)):
-        assert each.head() == Watermark.of({"a": 11})
-        reading = each.read_after(Watermark.of({"a": 5}))
-        assert reading.batches == ()
-        assert isinstance(reading.stopped["a"], NotFound)
-    append(others, small(12))
-    assert others.trim("a", 11) == 2, "the ghost goes, too"
+    for late in (batch(6, upsert("late", 99)), small(6)):
+        with pytest.raises(NotFound, match="trimmed"):
+            append(away, late)
+    assert contents(memory_store) == [11]
+
+
+def test_an_empty_object_is_damage_and_no_trimmed_one(memory_store: ObjectStore) -> None:
+    log = written(memory_store, 3, spans=False)
+    memory_store.put(path(2), b"")
+    assert isinstance(log.read_after(NOTHING).stopped["a"], LogUnreadable)
 
 
 def test_an_interrupted_trim_is_resumed(memory_store: ObjectStore) -> None:
     class Failing(LossyStore):
-        left = 5
+        left = 50
 
-        def remove(self, path: str) -> None:
+        def put(self, path: str, data: bytes) -> None:
             self.left -= 1
-            if not self.left:
+            if self.left <= 0:
                 raise Unavailable("no answer")
-            super().remove(path)
+            super().put(path, data)
 
-    log = written(memory_store, 12, spans=False)
+    log = written(memory_store, 90, spans=False)
     with pytest.raises(Unavailable):
-        open_log(Failing(memory_store, lambda: "")).trim("a", 9)
-    assert open_log(memory_store).head() == Watermark.of({"a": 12})
-    assert isinstance(log.read_after(Watermark.of({"a": 2})).stopped["a"], NotFound)
-    assert log.read_after(Watermark.of({"a": 6})).batches[0].first == 7, "what is there is right"
-    assert log.trim("a", 9) == 5
-    assert log.head() == Watermark.of({"a": 12})
+        open_log(Failing(memory_store, lambda: "")).trim("a", 80)
+    left = contents(memory_store)
+    assert 90 - 50 < len(left) < 90
+    assert open_log(memory_store).head() == Watermark.of({"a": 90})
+    assert log.trim("a", 80) == len(left) - 10
+    assert contents(memory_store) == list(range(81, 91))
+
+
+def test_what_was_lost_before_it_was_trimmed_is_trimmed_too(memory_store: ObjectStore) -> None:
+    log = written(memory_store, 5, spans=False)
+    memory_store.remove(path(2))
+    assert log.trim("a", 3) == 3
+    assert isinstance(log.read_after(Watermark.of({"a": 1})).stopped["a"], NotFound)
 
 
 # What it costs.
 
 
-def test_following_an_idle_log_costs_two_requests_and_a_listing_of_regions(
+def test_following_an_idle_log_costs_one_request_and_a_listing_of_regions(
     memory_store: ObjectStore,
 ) -> None:
     written(memory_store, 5, spans=False)
@@ -351,12 +355,12 @@ def test_following_an_idle_log_costs_two_requests_and_a_listing_of_regions(
     at_end = log.head()
     counting.calls.clear()
     assert log.read_after(at_end).batches == ()
-    assert counting.calls == {"exists": 2}
+    assert counting.calls == {"exists": 1}
 
 
-def test_an_append_costs_one_request_and_its_check(memory_store: ObjectStore) -> None:
+def test_an_append_costs_one_request(memory_store: ObjectStore) -> None:
     counting = CountingStore(memory_store)
     log = written(counting, 5, spans=False)
     counting.calls.clear()
     append(log, small(6))
-    assert counting.calls == {"exists": 1}
+    assert counting.calls == {}, "but to create the object"
