@@ -156,6 +156,18 @@ def test_contents_that_differ_have_other_digests(other: Content) -> None:
     assert other != BASE
 
 
+def test_a_batch_is_hardly_larger_than_its_texts_and_vectors() -> None:
+    text, vectors = "some text " * 48, np.ones((2, 384), dtype=np.float32)
+    metadata = {"state": "open", "number": 7}
+    content = Content(text=text, metadata=metadata, cuts=((0, 200), (180, 480)), vectors=vectors)
+    mutations = [
+        Mutation(document=f"doc-{n}", time=HybridTime(1, n, "a"), content=content)
+        for n in range(1000)
+    ]
+    plain_bytes = 1000 * (len(text) + vectors.nbytes)
+    assert len(batch_bytes(batch(1, *mutations))) / plain_bytes < 1.04
+
+
 def test_the_size_counts_text_passages_metadata_and_vectors() -> None:
     small, large = text_content("x"), text_content("é" * 1000)
     assert large.size_bytes - small.size_bytes == 1999
