@@ -30,6 +30,8 @@ def hold_out(index: Any, numbers: Int64Array) -> None:
     """Takes the vectors of these numbers out of the index; the others keep their numbers. Of a
     graph, these are on the lowest level alone.
     """
+    if not len(numbers):
+        return
     if isinstance(index, faiss.IndexHNSW):
         _relink(index, numbers)
         return
