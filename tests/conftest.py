@@ -19,10 +19,10 @@ hypothesis.settings.load_profile("untimed")
 # collected, before any cluster could set it.
 os.environ["RAY_SERVE_ENABLE_HA_PROXY"] = "1"
 
-SHARED_REGION = "shared_region"
-"""The folder of the test modules that share a region."""
+SHARED_REGIONS = ("shared_region", "shared_search_region")
+"""The folders whose test modules share a region each."""
 _REGION_TIMEOUT_S = 900
-"""The first test that uses the region waits until it is up."""
+"""The first test that uses a shared region waits until it is up."""
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -33,26 +33,28 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Quick tests first, then those that share the region, which take longest."""
+    """Quick tests first, then those that share a region, which take longest."""
     for item in items:
-        if _shares_region(item.nodeid):
+        if _shared_region(item.nodeid) is not None:
             item.add_marker(pytest.mark.timeout(_REGION_TIMEOUT_S))
-    items.sort(key=lambda item: (_is_integration(item), not _shares_region(item.nodeid)))
+    items.sort(key=lambda item: (_is_integration(item), _shared_region(item.nodeid) is None))
 
 
 def _is_integration(item: pytest.Item) -> bool:
     return item.get_closest_marker("integration") is not None
 
 
-def _shares_region(nodeid: str) -> bool:
-    return SHARED_REGION in nodeid.partition("::")[0].split("/")
+def _shared_region(nodeid: str) -> str | None:
+    """The folder of tests that share a region, if it has this test."""
+    folders = nodeid.partition("::")[0].split("/")
+    return next((folder for folder in SHARED_REGIONS if folder in folders), None)
 
 
 class _ByCluster(LoadScopeScheduling):  # type: ignore[misc]
-    """Keeps the tests of a cluster in one process: those of a file, those of the shared region."""
+    """Keeps the tests of a cluster in one process: those of a file, those of a shared region."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return SHARED_REGION if _shares_region(nodeid) else nodeid.partition("::")[0]
+        return _shared_region(nodeid) or nodeid.partition("::")[0]
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from bench.markdown import table
@@ -62,12 +63,15 @@ def events_tables() -> str:
     )
 
 
-def _logging_modules() -> Iterator[tuple[str, ast.Module]]:
-    for floor in ("cluster", "actors", "deployments"):
-        for path in (ROOT / floor).rglob("*.py"):
-            source = path.read_text()
-            if " = EventLog(" in source:
-                yield str(path.relative_to(ROOT)), ast.parse(source)
+@cache
+def _logging_modules() -> Sequence[tuple[str, ast.Module]]:
+    floors = ("cluster", "actors", "deployments")
+    sources = ((p, p.read_text()) for floor in floors for p in (ROOT / floor).rglob("*.py"))
+    return [
+        (str(path.relative_to(ROOT)), ast.parse(source))
+        for path, source in sources
+        if " = EventLog(" in source
+    ]
 
 
 def _events_of(module: str, tree: ast.Module) -> Iterator[WrittenEvent]:

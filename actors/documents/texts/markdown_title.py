@@ -17,6 +17,7 @@ _NO_PARAGRAPH = re.compile(r" {4}| {0,3}(?:\t|[-*+][ \t]|[0-9]+[.)][ \t]|[>|])")
 _YAML_TITLE = re.compile(r"title:(?:[ \t].*)?")
 _TOML_TITLE = re.compile(r"title[ \t]*=.*")
 _TITLE_LINES_MAX = 20
+_YAML_NULLS = ("~", "null", "Null", "NULL")
 
 IsEnd = Callable[[str], bool]
 
@@ -47,7 +48,7 @@ def _yaml_title(front: Sequence[str]) -> str | None:
     except (yaml.YAMLError, RecursionError):
         # Such as `title: Raygion: a guide`, which many write.
         value = front[start].partition(":")[2]
-    return _one_line(value)
+    return None if value in _YAML_NULLS else _one_line(value)
 
 
 def _toml_title(front: Iterable[str]) -> str | None:

@@ -51,7 +51,7 @@ class DocumentScenario:
 
     regions: int | None = None
     """How many; None draws 2 to 6, mostly few."""
-    noise_s: float = 6.0
+    noise_s: float = 5.0
     policy: ConflictPolicy | None = None
     """None draws that of the last writer, or version vectors."""
     clients: int | None = None

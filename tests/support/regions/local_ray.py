@@ -30,8 +30,15 @@ def local_ray() -> Iterator[None]:
             log_to_driver=False,
             _node_ip_address="127.0.0.1",
             _temp_dir=folder,
-            # As in a region's cluster (`deployments.nodes.ray_starter`).
-            _system_config={"idle_worker_killing_time_threshold_ms": 30_000},
+            _system_config={
+                # As in a region's cluster (`deployments.nodes.ray_starter`).
+                "idle_worker_killing_time_threshold_ms": 30_000,
+                # A busy machine is no dead one: Ray ends a driver whose node it holds for dead, and
+                # the driver is the process of the tests.
+                "health_check_timeout_ms": 60_000,
+                "health_check_failure_threshold": 20,
+                "gcs_rpc_server_reconnect_timeout_s": 600,
+            },
         )
         try:
             yield

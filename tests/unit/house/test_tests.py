@@ -7,7 +7,8 @@ from __future__ import annotations
 import ast
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -45,9 +46,10 @@ ID_MAX = 320
 """Characters of the id of a test, its parameters included."""
 
 
-def trees() -> Iterator[tuple[str, ast.Module]]:
-    for path in TESTS.rglob("*.py"):
-        yield str(path.relative_to(TESTS)), ast.parse(path.read_text())
+@cache
+def trees() -> Sequence[tuple[str, ast.Module]]:
+    paths = TESTS.rglob("*.py")
+    return [(str(path.relative_to(TESTS)), ast.parse(path.read_text())) for path in paths]
 
 
 def unit_trees() -> Iterator[tuple[str, ast.Module]]:

@@ -240,6 +240,8 @@ def test_hostile_pages_take_time_in_proportion_to_their_length(kind: str) -> Non
         ("---\ntitle: Raygion: a guide\n---\n# One", "Raygion: a guide"),
         ("---\ntitle:\ntags: [a]\n---\n# One", "One"),
         ("---\ntitle: [a, b]\n---\n# One", "One"),
+        ("---\ntitle: null\n---\n# One", "One"),
+        ("---\ntitle: ~\n---\n# One", "One"),
         ('+++\n# c\ntitle = "A \\"b\\""\n+++\n# One', 'A "b"'),
         ("+++\n# c\nn = 1\n+++\n# One", "One"),
         ("no heading", None),

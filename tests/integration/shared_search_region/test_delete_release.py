@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,6 @@ from tests.support.regions.search_region import (
     SearchRegion,
     Vectors,
     replica_status,
-    search_region,
 )
 from tests.support.waiting import wait_until
 
@@ -47,12 +46,6 @@ RAYGION = str(Path(sys.executable).with_name("raygion"))
 NUM_DOCUMENTS = 300
 WHOLE, LESS = "c", "d"
 ALL_REPLICAS = [names.replica(CORPUS, s, r) for s in range(SHARDS) for r in range(REPLICAS)]
-
-
-@pytest.fixture(scope="module")
-def region(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SearchRegion]:
-    with search_region(tmp_path_factory.mktemp("deletes")) as found:
-        yield found
 
 
 def id_of(number: int) -> str:

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from typing import Any
 import pytest
 
 from actors.runtime import names
-from cluster.logs.settings import LogFormat, LogSettings
 from cluster.releases.requests import RollBackTo
 from tests.support.regions.search_region import (
     CORPUS,
@@ -24,22 +22,11 @@ from tests.support.regions.search_region import (
     Load,
     SearchRegion,
     replica_status,
-    search_region,
-    search_settings,
 )
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 ALL_REPLICAS = [names.replica(CORPUS, s, r) for s in range(SHARDS) for r in range(REPLICAS)]
-
-
-@pytest.fixture(scope="module")
-def region(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SearchRegion]:
-    folder = tmp_path_factory.mktemp("local")
-    settings = search_settings(folder)
-    as_json = settings.model_copy(update={"logs": LogSettings(format=LogFormat.JSON)})
-    with search_region(folder, as_json) as found:
-        yield found
 
 
 def test_the_gateway_answers_while_every_actor_is_stopped(region: SearchRegion) -> None:
