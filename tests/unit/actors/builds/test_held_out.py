@@ -57,7 +57,7 @@ APPROXIMATE = [kind for kind in IndexKind if kind is not IndexKind.FLAT]
 def built(
     folder: Path, vectors: Float32Array, asked: NamedIndex, groups: list[str] | None = None
 ) -> ShardBuild:
-    ids = [f"{row:06}" for row in range(len(vectors))]
+    ids = pa.array([f"{row:06}" for row in range(len(vectors))], pa.string())
     table = pa.table({"id": ids, "document": ids, "text": ids})
     if groups is not None:
         table = table.append_column("meta.group", pa.array(groups))
@@ -90,6 +90,16 @@ def test_queries_that_an_index_does_not_hold_find_as_much_as_was_asked_for(
     if shape == "random" and build.kind is kind:
         least = effort_by(build.parameters, 0.25)
         assert recall_at_10(index.tuned(least), prepared(queries, metric)) < TARGET
+
+
+@pytest.mark.parametrize("num_rows", [0, 1, 4, 5, 12, 81])
+@pytest.mark.parametrize("kind", APPROXIMATE)
+def test_a_shard_of_few_vectors_or_none_finds_what_there_is(
+    tmp_path: Path, kind: IndexKind, num_rows: int
+) -> None:
+    vectors, _ = Shape(max(1, num_rows), 16, 3, 0.6).drawn()
+    build = built(tmp_path, vectors[:num_rows], NamedIndex(kind=kind))
+    assert 0.95 <= build.recall.least <= build.recall.recall_at_10 <= 1.0
 
 
 @pytest.mark.parametrize("kind", [IndexKind.HNSW, IndexKind.HNSW_SQ])
