@@ -53,8 +53,9 @@ def decode_html(data: bytes) -> str:
 
     Raises InvalidArgument where the page is not in that encoding.
     """
+    declared = _declared(data[:_PRESCAN_BYTES])
     data, marked = _without_mark(data)
-    encoding = marked or _declared(data[:_PRESCAN_BYTES])
+    encoding = marked or declared
     try:
         return data.decode(encoding, _WINDOWS_31J if encoding == "euc_jp" else "strict")
     except UnicodeDecodeError as error:
@@ -84,7 +85,7 @@ def decode_labelled(data: bytes, label: str | None) -> str:
 
 
 def _without_mark(data: bytes) -> tuple[bytes, str | None]:
-    """The data after its byte order mark, and the encoding that the mark names; None without one."""
+    """The data after its byte order mark, and the encoding that the mark names, else None."""
     for mark, encoding in _BYTE_ORDER_MARKS.items():
         if data.startswith(mark):
             return data.removeprefix(mark), encoding
