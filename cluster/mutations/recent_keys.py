@@ -34,11 +34,18 @@ class RecentKeys:
         self._now_ms = 0
 
     def add(self, key: str, known: KnownKey) -> None:
-        """Of two writes of one key, which two regions may have appended, the first one stays."""
-        self._known.setdefault(key, known)
+        """Of two writes of one key, which two regions may have appended, the first one stays, as
+        long as its key is known.
+        """
         self._now_ms = max(self._now_ms, known.time.wall_ms)
-        while len(self._known) > self._keys_max or self._is_old(next(iter(self._known))):
-            del self._known[next(iter(self._known))]
+        if self.get(key) is None:
+            self._known.pop(key, None)
+            self._known[key] = known
+        while self._known:
+            first = next(iter(self._known))
+            if len(self._known) <= self._keys_max and not self._is_old(first):
+                break
+            del self._known[first]
 
     def get(self, key: str) -> KnownKey | None:
         return None if key not in self._known or self._is_old(key) else self._known[key]

@@ -6,10 +6,7 @@ import io
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
-
-from lxml import etree
 
 from actors.documents.office.pieces import (
     Piece,
@@ -20,12 +17,12 @@ from actors.documents.office.pieces import (
     table_row,
 )
 from actors.documents.office.sheet_rows import sheet_pieces
+from actors.documents.office.xml_files import dublin_core, parsed_xml
 from cluster.errors import InvalidArgument
 
 _OASIS = "{urn:oasis:names:tc:opendocument:xmlns:%s:1.0}"
 _TEXT, _TABLE, _DRAW = _OASIS % "text", _OASIS % "table", _OASIS % "drawing"
 _OFFICE, _META, _SHOW = _OASIS % "office", _OASIS % "meta", _OASIS % "presentation"
-_DUBLIN_CORE = "{http://purl.org/dc/elements/1.1/}"
 
 _HEADING, _PARAGRAPH, _ITEM = f"{_TEXT}h", f"{_TEXT}p", f"{_TEXT}list-item"
 _GRID, _ROW = f"{_TABLE}table", f"{_TABLE}table-row"
@@ -88,31 +85,13 @@ def _opened(data: bytes, kind: str) -> tuple[Any, Properties]:
         manifest = files.read("META-INF/manifest.xml")
         if b"encryption-data" in manifest:
             raise InvalidArgument("is encrypted; save it without a password")
-        body = _parsed(files.read("content.xml")).find(f"{_OFFICE}body/{_OFFICE}{kind}")
-        known = _parsed(files.read("meta.xml")) if "meta.xml" in names else None
+        body = parsed_xml(files.read("content.xml")).find(f"{_OFFICE}body/{_OFFICE}{kind}")
+        known = parsed_xml(files.read("meta.xml")) if "meta.xml" in names else None
     if body is None:
         raise InvalidArgument(f"is no OpenDocument {kind}")
-    return body, Properties() if known is None else _properties(known)
-
-
-def _parsed(xml: bytes) -> Any:
-    return etree.fromstring(xml, etree.XMLParser(resolve_entities=False, huge_tree=True))
-
-
-def _properties(meta: Any) -> Properties:
-    def said(name: str) -> str:
-        return meta.findtext(f".//{name}") or ""
-
-    try:
-        changed_at = datetime.fromisoformat(said(f"{_DUBLIN_CORE}date"))
-    except ValueError:
-        changed_at = None
-    return Properties(
-        title=said(f"{_DUBLIN_CORE}title"),
-        author=said(f"{_META}initial-creator") or said(f"{_DUBLIN_CORE}creator"),
-        subject=said(f"{_DUBLIN_CORE}subject"),
-        changed_at=changed_at,
-    )
+    if known is None:
+        return body, Properties()
+    return body, dublin_core(known, author=known.findtext(f".//{_META}initial-creator"))
 
 
 def _blocks(parent: Any, mark: str = "") -> Iterator[str]:
@@ -136,7 +115,7 @@ def _blocks(parent: Any, mark: str = "") -> Iterator[str]:
             )
             yield "\n".join(filter(None, map(table_row, rows)))
         else:
-            inner = {_ITEM: "- "}.get(element.tag, mark)
+            inner = "- " if element.tag == _ITEM else mark
             yield from _blocks(element, "# " if kind == "title" else inner)
 
 

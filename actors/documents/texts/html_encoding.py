@@ -53,11 +53,9 @@ def decode_html(data: bytes) -> str:
 
     Raises InvalidArgument where the page is not in that encoding.
     """
-    encoding = _declared(data[:_PRESCAN_BYTES])
-    for mark, marked in _BYTE_ORDER_MARKS.items():
-        if data.startswith(mark):
-            data, encoding = data.removeprefix(mark), marked
-            break
+    declared = _declared(data[:_PRESCAN_BYTES])
+    data, marked = _without_mark(data)
+    encoding = marked or declared
     try:
         return data.decode(encoding, _WINDOWS_31J if encoding == "euc_jp" else "strict")
     except UnicodeDecodeError as error:
@@ -74,9 +72,9 @@ def decode_labelled(data: bytes, label: str | None) -> str:
 
     Bytes that are not in that encoding become U+FFFD.
     """
-    for mark, marked in _BYTE_ORDER_MARKS.items():
-        if data.startswith(mark):
-            return data.removeprefix(mark).decode(marked, "replace")
+    data, marked = _without_mark(data)
+    if marked is not None:
+        return data.decode(marked, "replace")
     known = webencodings.lookup(label or "")
     if known is None or (label or "").strip().lower() in _ASCII:
         try:
@@ -84,6 +82,14 @@ def decode_labelled(data: bytes, label: str | None) -> str:
         except UnicodeDecodeError:
             return data.decode("cp1252", "replace")
     return data.decode(_CODECS.get(known.name, str(known.codec_info.name)), "replace")
+
+
+def _without_mark(data: bytes) -> tuple[bytes, str | None]:
+    """The data after its byte order mark, and the encoding that the mark names, else None."""
+    for mark, encoding in _BYTE_ORDER_MARKS.items():
+        if data.startswith(mark):
+            return data.removeprefix(mark), encoding
+    return data, None
 
 
 def _read_as_windows_31j(error: UnicodeError) -> tuple[str, int]:

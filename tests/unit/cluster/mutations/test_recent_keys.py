@@ -44,6 +44,22 @@ def test_the_first_use_of_a_key_stays() -> None:
     assert keys.get("k") == known(1)
 
 
+def test_a_key_that_is_used_again_after_its_time_is_known_anew() -> None:
+    keys = RecentKeys(kept_ms=100)
+    keys.add("k", known(1000))
+    keys.add("k", known(1101, "b"))
+    assert keys.get("k") == known(1101, "b")
+    keys.add("other", known(1201))
+    assert keys.get("k") == known(1101, "b")
+
+
+def test_no_key_is_known_when_late_ones_have_taken_the_place_of_the_newest() -> None:
+    keys = RecentKeys(kept_ms=100, keys_max=1)
+    keys.add("new", known(1000, "b"))
+    keys.add("old", known(899))
+    assert [keys.get("new"), keys.get("old")] == [None, None]
+
+
 def test_a_fingerprint_tells_writes_apart() -> None:
     one, two = text_content("one"), text_content("two")
     prints = {fingerprint(*write) for write in [("x", one), ("y", one), ("x", two), ("x", None)]}

@@ -13,7 +13,7 @@ from openai.types.chat import ChatCompletionMessage, ChatCompletionMessageParam
 
 from cluster.query.answers import Citation
 from deployments.http.openai.annotations import AnnotationReply, annotations_of
-from tests.support.worlds.fake_service import MODEL, FakeService, app_of, in_process, on_loopback
+from tests.support.worlds.fake_service import MODEL, FakeService, in_process
 
 
 def cited(*ids: str) -> list[Citation]:
@@ -99,22 +99,19 @@ LISTED = "Reykjavik [1]\n\nSources:\n[1] iceland#0"
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_sources_are_listed_under_the_text_if_asked(stream: bool) -> None:
-    async with (
-        on_loopback(app_of(FakeService())) as base,
-        AsyncOpenAI(base_url=f"{base}/v1", api_key="none", max_retries=0) as client,
-    ):
+async def test_sources_are_listed_under_the_text_if_asked(
+    client: AsyncOpenAI, stream: bool
+) -> None:
+    async def message_of(model: str) -> ChatCompletionMessage:
+        chats, extra = client.chat.completions, {"raygion": {"list_sources": True}}
+        if not stream:
+            reply = await chats.create(model=model, messages=ASKED, extra_body=extra)
+            return reply.choices[0].message
+        async with chats.stream(model=model, messages=ASKED, extra_body=extra) as events:
+            return (await events.get_final_completion()).choices[0].message
 
-        async def message_of(model: str) -> ChatCompletionMessage:
-            chats, extra = client.chat.completions, {"raygion": {"list_sources": True}}
-            if not stream:
-                reply = await chats.create(model=model, messages=ASKED, extra_body=extra)
-                return reply.choices[0].message
-            async with chats.stream(model=model, messages=ASKED, extra_body=extra) as events:
-                return (await events.get_final_completion()).choices[0].message
-
-        message = await message_of("raygion")
-        assert message.content == LISTED
-        marks = [a.url_citation for a in message.annotations or ()]
-        assert [LISTED[m.start_index : m.end_index] for m in marks] == ["[1]", "[1]"]
-        assert (await message_of(MODEL)).content == "Reykjavik [1]", "it cites nothing"
+    message = await message_of("raygion")
+    assert message.content == LISTED
+    marks = [a.url_citation for a in message.annotations or ()]
+    assert [LISTED[m.start_index : m.end_index] for m in marks] == ["[1]", "[1]"]
+    assert (await message_of(MODEL)).content == "Reykjavik [1]", "it cites nothing"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -24,34 +23,12 @@ from deployments.http.openai.completions import (
     CompletionsReply,
     parse_completions,
 )
-from deployments.http.settings import HttpSettings
 from tests.support.waiting import until
-from tests.support.worlds.fake_service import (
-    CITATION,
-    MODEL,
-    FakeService,
-    app_of,
-    in_process,
-    on_loopback,
-)
+from tests.support.worlds.fake_service import CITATION, MODEL, FakeService, in_process
 
 ROUTE = "/v1/completions"
 QUESTION = "The capital of Iceland?"
 ASKED: dict[str, Any] = {"model": "raygion", "prompt": QUESTION}
-
-
-@pytest.fixture
-def service() -> FakeService:
-    return FakeService()
-
-
-@pytest.fixture
-async def client(service: FakeService) -> AsyncIterator[AsyncOpenAI]:
-    async with (
-        on_loopback(app_of(service, HttpSettings())) as base,
-        AsyncOpenAI(base_url=f"{base}/v1", api_key="none", max_retries=0) as found,
-    ):
-        yield found
 
 
 async def asked(service: FakeService, body: dict[str, Any]) -> httpx.Response:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -20,34 +19,12 @@ from openai import AsyncOpenAI
 from cluster import errors
 from cluster.errors import InvalidArgument, RaygionError
 from deployments.http.openai.embeddings import EmbeddingsReply, parse_embeddings
-from deployments.http.settings import HttpSettings
 from tests.support.waiting import until
-from tests.support.worlds.fake_service import (
-    EMBEDDER,
-    MODEL,
-    FakeService,
-    app_of,
-    in_process,
-    on_loopback,
-)
+from tests.support.worlds.fake_service import EMBEDDER, MODEL, FakeService, in_process
 
 ROUTE = "/v1/embeddings"
 ASKED: dict[str, Any] = {"model": "raygion", "input": ["tea", "salt lakes"]}
 VECTORS = [[3.0, 0.5, -1.0], [10.0, 0.5, -1.0]]
-
-
-@pytest.fixture
-def service() -> FakeService:
-    return FakeService()
-
-
-@pytest.fixture
-async def client(service: FakeService) -> AsyncIterator[AsyncOpenAI]:
-    async with (
-        on_loopback(app_of(service, HttpSettings())) as base,
-        AsyncOpenAI(base_url=f"{base}/v1", api_key="none", max_retries=0) as found,
-    ):
-        yield found
 
 
 async def asked(service: FakeService, body: dict[str, Any]) -> httpx.Response:

@@ -38,11 +38,6 @@ CHAT: dict[str, Any] = {"model": "raygion", "messages": ASK}
 
 
 @pytest.fixture
-def service() -> FakeService:
-    return FakeService()
-
-
-@pytest.fixture
 async def url(service: FakeService) -> AsyncIterator[str]:
     async with on_loopback(app_of(service, HttpSettings(api_keys=(KEY,)))) as base:
         yield f"{base}/v1"
