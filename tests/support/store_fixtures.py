@@ -1,11 +1,12 @@
 """Stores for tests: one of each kind, an S3 endpoint on loopback, a store behind a door,
-and one that loses replies.
+one that loses replies, and one that counts requests.
 """
 
 from __future__ import annotations
 
 import random
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -203,6 +204,26 @@ class LossyStore:
 
     def remove(self, path: str) -> None:
         self._inner.remove(path)
+
+
+class CountingStore(LossyStore):
+    """Loses nothing, and counts the requests by what they ask."""
+
+    def __init__(self, inner: ObjectStore) -> None:
+        super().__init__(inner, scripted())
+        self.calls: Counter[str] = Counter()
+
+    def get(self, path: str) -> bytes:
+        self.calls["get"] += 1
+        return super().get(path)
+
+    def exists(self, path: str) -> bool:
+        self.calls["exists"] += 1
+        return super().exists(path)
+
+    def list_names(self, folder: str, start_after: str | None = None) -> list[str]:
+        self.calls["list_names"] += 1
+        return super().list_names(folder, start_after)
 
 
 def scripted(*faults: str) -> Callable[[], str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +16,7 @@ from cluster.mutations.spans import FANOUT, LEVELS_MAX, blocks_ending_at, cover,
 from cluster.mutations.store_log import StoreMutationLog
 from cluster.mutations.watermark import Watermark
 from cluster.store.object_store import ObjectStore
-from tests.support.store_fixtures import LossyStore, memory_store, scripted
+from tests.support.store_fixtures import CountingStore, LossyStore, memory_store, scripted
 from tests.support.values.mutations import CORPUS, batch, delete, upsert
 from tests.support.worlds.writing_regions import histories
 
@@ -66,26 +64,6 @@ def path(position: int, region: str = "a") -> str:
 def span_paths(store: ObjectStore) -> list[str]:
     folders = [f"logs/{CORPUS}/a/spans/{level}" for level in range(1, LEVELS_MAX + 1)]
     return [f"{folder}/{name}" for folder in folders for name in store.list_names(folder)]
-
-
-class CountingStore(LossyStore):
-    """Counts the requests, by what they ask."""
-
-    def __init__(self, inner: ObjectStore) -> None:
-        super().__init__(inner, lambda: "")
-        self.calls: Counter[str] = Counter()
-
-    def get(self, path: str) -> bytes:
-        self.calls["get"] += 1
-        return super().get(path)
-
-    def exists(self, path: str) -> bool:
-        self.calls["exists"] += 1
-        return super().exists(path)
-
-    def list_names(self, folder: str, start_after: str | None = None) -> list[str]:
-        self.calls["list_names"] += 1
-        return super().list_names(folder, start_after)
 
 
 # Lost replies.

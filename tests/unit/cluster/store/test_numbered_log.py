@@ -25,6 +25,7 @@ from cluster.store.local_store import LocalStore
 from cluster.store.numbered_log import PROBES_MAX, NumberedLog
 from cluster.store.object_store import ObjectStore
 from tests.support.store_fixtures import (
+    CountingStore,
     LossyStore,
     S3Server,
     address,
@@ -224,22 +225,6 @@ def test_concurrent_appends_land_once_each(store: ObjectStore, seed: int) -> Non
     for writer, numbers in enumerate(acknowledged):
         for number, n in enumerate(numbers):
             assert entries[n - 1] == (n, f"{writer}.{number}".encode())
-
-
-class CountingStore(LossyStore):
-    """Counts what the search for the latest entry costs."""
-
-    def __init__(self, inner: ObjectStore) -> None:
-        super().__init__(inner, lambda: "")
-        self.calls: Counter[str] = Counter()
-
-    def exists(self, path: str) -> bool:
-        self.calls["exists"] += 1
-        return super().exists(path)
-
-    def list_names(self, folder: str, start_after: str | None = None) -> list[str]:
-        self.calls["list_names"] += 1
-        return super().list_names(folder, start_after)
 
 
 def test_the_latest_is_found_by_probes_and_by_listing_when_far(memory_store: ObjectStore) -> None:
