@@ -43,8 +43,9 @@ class ShardRecall:
     sample: RecallSample
     """Queries from what the shard holds."""
     without: ShardIndex
-    """The shard without the vectors of these:"""
+    """The shard without the vectors of `held_out` and `in_partitions`."""
     held_out: RecallSample
+    """Queries for the whole shard."""
     in_partitions: tuple[RecallSample, ...]
     """Queries for one partition each, some of those that have an index of their own."""
 

@@ -1,6 +1,7 @@
 """Faiss, typed: opening one index file, and asking it. (`actors.shards.faiss_build` writes it.)
 
-Faiss only proposes candidates, with scores right to a float32 kernel's error; see cluster/scoring.
+Faiss only proposes candidates, with scores right to a float32 kernel's error; see
+`cluster.vectors.scoring`.
 
 What memory maps was measured with faiss 1.15.1 on 100,000 x 384: with IO_FLAG_MMAP_IFC all kinds
 open in 2 to 4 ms against some 100 ms, and allocate nothing for vectors, codes, lists and graph,

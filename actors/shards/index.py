@@ -5,14 +5,14 @@
            -> (score desc, id asc) -> ids
 
 Guarantees. The score and the order of hits depend on the query's and the rows' vectors alone, not
-on batch, threads or processor (see cluster/scoring); what a quantized kind holds of a vector says
-which rows are scored, and nothing more. Flat is exact, ties included: candidates whose worst is not
-clear of the k-th best are thrown away for an exact scan, so that any number of Flat shards merges
-to what one would answer. Rows with equal vectors share one in the index, and come in the order of
-their ids, the first of them where not all are wanted. Every kind returns k hits where k rows match
-the filter: what an index misses so far that there are fewer, or that the best of them is weaker
-than is usual here (where the index has a fallback), is found by an exact scan for the queries
-concerned.
+on batch, threads or processor (see `cluster.vectors.scoring`); what a quantized kind holds of a
+vector says which rows are scored, and nothing more. Flat is exact, ties included: candidates whose
+worst is not clear of the k-th best are thrown away for an exact scan, so that any number of Flat
+shards merges to what one would answer. Rows with equal vectors share one in the index, and come in
+the order of their ids, the first of them where not all are wanted. Every kind returns k hits where
+k rows match the filter: what an index misses so far that there are fewer, or that the best of them
+is weaker than is usual here (where the index has a fallback), is found by an exact scan for the
+queries concerned.
 """
 
 from __future__ import annotations

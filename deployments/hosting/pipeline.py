@@ -37,7 +37,7 @@ from deployments.terminal import REUSED, err, share, table
 def store_embedder(
     installation: Installation, progress: Progress = UNSEEN
 ) -> Published[ModelManifest]:
-    """Prints what was measured where the settings leave the runtime to this step."""
+    """Stores the embedder, and prints what was measured of its runtimes if any was measured."""
     settings = installation.settings.embedder
     model = publish_model(
         installation.catalog,
