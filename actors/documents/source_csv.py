@@ -14,7 +14,7 @@ from cluster import exact_json
 from cluster.documents.documents import TEXT_BYTES_MAX, DocumentOrigin
 from cluster.errors import InvalidArgument
 
-LINE_CHARS_MAX = 16 * 2**20
+_LINE_CHARS_MAX = 16 * 2**20
 _DELIMITERS = ",;\t"
 """A semicolon is what Excel writes where the comma divides decimals."""
 
@@ -90,9 +90,9 @@ def _records(file: BinaryIO, name: str) -> Iterator[list[str]]:
 
 
 def _lines(text: io.TextIOWrapper, name: str) -> Iterator[str]:
-    while line := text.readline(LINE_CHARS_MAX + 1):
-        if len(line) > LINE_CHARS_MAX:
-            raise InvalidArgument(f"{name}: has a line of more than {LINE_CHARS_MAX} characters")
+    while line := text.readline(_LINE_CHARS_MAX + 1):
+        if len(line) > _LINE_CHARS_MAX:
+            raise InvalidArgument(f"{name}: has a line of more than {_LINE_CHARS_MAX} characters")
         yield line
 
 

@@ -12,7 +12,7 @@ from cluster import exact_json
 from cluster.documents.documents import DocumentOrigin
 from cluster.errors import InvalidArgument
 
-JSON_BYTES_MAX = 16 * 2**20
+_JSON_BYTES_MAX = 16 * 2**20
 """Bytes of a line, or of a file that is one value."""
 _NO_JSON = (b"NaN", b"Infinity")
 """What Python and pandas write for numbers that JSON does not have."""
@@ -26,12 +26,12 @@ def read_json(file: BinaryIO, name: str) -> Iterator[Row]:
     first = next(((number, line) for number, line in lines if line.strip()), (1, b""))
     start = first[1].strip()
     if start.startswith(b"[") or start == b"{":
-        yield from _rows_of_value(first[1] + file.read(JSON_BYTES_MAX + 1), name)
+        yield from _rows_of_value(first[1] + file.read(_JSON_BYTES_MAX + 1), name)
         return
     for number, line in chain([first], lines):
         origin = DocumentOrigin(source=name, row=number)
-        if len(line) > JSON_BYTES_MAX:
-            raise InvalidArgument(f"{origin}: the line has more than {JSON_BYTES_MAX} bytes")
+        if len(line) > _JSON_BYTES_MAX:
+            raise InvalidArgument(f"{origin}: the line has more than {_JSON_BYTES_MAX} bytes")
         if line.strip():
             yield _row_of_line(line, origin)
 
@@ -39,15 +39,15 @@ def read_json(file: BinaryIO, name: str) -> Iterator[Row]:
 def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
     """Numbered from 1; of a line that is too long, as much as tells it."""
     number = 0
-    while line := file.readline(JSON_BYTES_MAX + 1):
+    while line := file.readline(_JSON_BYTES_MAX + 1):
         number += 1
         yield number, line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
 
 
 def _rows_of_value(data: bytes, name: str) -> Iterator[Row]:
-    if len(data) > JSON_BYTES_MAX:
+    if len(data) > _JSON_BYTES_MAX:
         raise InvalidArgument(
-            f"{name}: is one JSON value of more than {JSON_BYTES_MAX} bytes; write JSON lines, an "
+            f"{name}: is one JSON value of more than {_JSON_BYTES_MAX} bytes; write JSON lines, an "
             "object on each line: jq -c '.[]'"
         )
     try:

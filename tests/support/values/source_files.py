@@ -20,11 +20,11 @@ def read(data: bytes, path: str) -> list[Document]:
     format = format_of(path)
     assert format is not None
     documents = []
-    for row, place in read_rows(io.BytesIO(data), format, path, path):
+    for row, origin in read_rows(io.BytesIO(data), format, path, path):
         if isinstance(row, InvalidArgument):
             raise row
         assert not isinstance(row, str)
-        documents.append(parse_document(row, place))
+        documents.append(parse_document(row, origin))
     return documents
 
 
