@@ -152,13 +152,14 @@ def build_prompt(
         opening = ChatMessage(role="system", content=system)
         return (opening, *kept, ChatMessage(role="user", content=user))
 
+    # Where all passages and messages fit, which is usual, the same prompt is counted several times.
+    count = functools.cache(tokenizer.count)
+
     def fitting(tokens_max: int, kept: Sequence[ChatMessage] = ()) -> list[str]:
         return _fitting_passages(
             passages, lambda some: count(messages_for(kept, some)) - tokens_max, tokenizer
         )
 
-    # Mostly all of it fits, and the same prompt is looked at again and again.
-    count = functools.cache(tokenizer.count)
     bare = _checked_count(
         messages_for((), ()), tokenizer, budget, "the system text and the question", field
     )

@@ -15,10 +15,7 @@ from starlette.types import ASGIApp, Lifespan
 
 from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.errors import RaygionError, Unavailable
-from cluster.query.answers import (
-    EmbeddingService,
-    last_event,
-)
+from cluster.query.answers import EmbeddingService, last_event
 from cluster.regions.divergence_report import DivergenceReport
 from cluster.regions.peers import PeerServices
 from cluster.regions.status import RegionSummary, StatusSource
@@ -59,10 +56,7 @@ from deployments.http.settings import HttpSettings
 from deployments.http.shared_summary import SharedSummary
 from deployments.http.streams.alive_stream import SILENCE_LIMITS, SilenceLimits
 from deployments.http.streams.answer_streams import AnswerStreams
-from deployments.http.streams.sse import (
-    NamedEvents,
-    unless_gone,
-)
+from deployments.http.streams.sse import NamedEvents, unless_gone
 from deployments.metering.divergence_metrics import DivergenceMetrics
 from deployments.metering.metered_service import MeteredService
 from deployments.metering.metrics import CONTENT_TYPE, HttpMetrics
