@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from actors.models.embedder import Embedder, TextEmbedder, pooled_questions
+from actors.models.embedder import BATCH_TOKENS, Embedder, TextEmbedder, pooled_questions
 from actors.runtime.own_node import own_node
 from cluster.arrays import Float32Array
 from cluster.artifacts.cache import ArtifactCache
@@ -24,9 +24,9 @@ from cluster.embedding.queue import FairQueue, Window
 from cluster.errors import DeadlineExceeded, InvalidArgument
 
 WAITING_TEXTS_MAX = 4096
-PIECE_TOKENS = 512
-"""Tokens of a piece, during which its thread looks at no new request: some 0.12 s of work, and
-enough for the model to be at its best.
+PIECE_TOKENS = BATCH_TOKENS
+"""Tokens of a piece, which is one batch: some 0.12 s of work, during which its thread looks at no
+new request.
 """
 _BRIEF_CHARS = 2000
 """Texts of so many characters together are cut into tokens on the spot: in half a millisecond."""
