@@ -113,7 +113,7 @@ def _shard_without(
     with one_thread():
         recall = RecallSample.of_rows(index, opened.vectors, parameters).recall(index)
     # What held-out queries found in the build is kept, not measured again: a search looks further
-    # by the share of deleted rows, and so at as many of the others as if those had never been there.
+    # by the share of deleted rows, and so looks at as many of the others as before.
     held_out = tuple(part for part in artifact.strata if part.queries == HELD_OUT)
     update = {
         "files": (*artifact.built_files, tombstones),

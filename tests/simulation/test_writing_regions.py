@@ -46,10 +46,7 @@ def met_in(history: DocumentHistory) -> Counter[str]:
     met = Counter(asked.outcome for asked in history.asked)
     met["asked again"] = sum(asked.attempts > 1 for asked in history.asked)
     met["deleted"] = sum(a.text is None and a.outcome == "written" for a in history.asked)
-    met["looked for elsewhere"] = sum(
-        read.asked.region not in read.asked.version or len(history.regions) > 1
-        for read in history.reads
-    )
+    met["looked for elsewhere"] = sum(r.region != r.asked.region for r in history.reads)
     for what in ("goes on", "rots", "dies"):
         met[what] = sum(what in accident for _, accident in history.accidents)
     objects = [rows for log in logs(history).values() for rows in log]

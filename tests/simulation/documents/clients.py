@@ -112,6 +112,7 @@ class DocumentClient(Process):
                     self._world.history.reads.append(
                         Read(
                             self.scheduler.now_s,
+                            region.name,
                             asked,
                             fold.watermark.as_dict(),
                             version if is_live else None,

@@ -48,6 +48,8 @@ class Read:
     """A client asks for a document, not older than what it was told of its own write."""
 
     at_s: float
+    region: str
+    """Where it is looked for."""
     asked: Asked
     watermark: dict[str, int]
     found: str | None

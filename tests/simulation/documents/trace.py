@@ -23,7 +23,8 @@ def _events(history: DocumentHistory) -> Iterator[tuple[float, str]]:
     for state in history.states:
         yield state.at_s, f"{state.reader} has read {state.watermark}: {state.documents}"
     for read in history.reads:
-        yield read.at_s, f"write {read.asked.number} is looked for, {read.found} is found"
+        looked = f"write {read.asked.number} is looked for in {read.region}"
+        yield read.at_s, f"{looked}, {read.found} is found"
 
 
 def _wish(asked: Asked) -> str:
