@@ -53,9 +53,8 @@ def decode_html(data: bytes) -> str:
 
     Raises InvalidArgument where the page is not in that encoding.
     """
-    declared = _declared(data[:_PRESCAN_BYTES])
     data, marked = _without_mark(data)
-    encoding = marked or declared
+    encoding = marked or _declared(data[:_PRESCAN_BYTES])
     try:
         return data.decode(encoding, _WINDOWS_31J if encoding == "euc_jp" else "strict")
     except UnicodeDecodeError as error:

@@ -174,6 +174,11 @@ def test_the_encoding_is_declared_where_browsers_look_for_it(head: str, encoding
     assert read((head + text).encode(encoding), "p.html")[0].text == text
 
 
+def test_a_byte_order_mark_goes_before_a_declaration_that_browsers_refuse() -> None:
+    page = codecs.BOM_UTF8 + "<meta charset=iso-2022-kr><p>é</p>".encode()
+    assert read(page, "p.html")[0].text == "é"
+
+
 def test_html_in_another_encoding_than_it_says_is_refused() -> None:
     assert "text: p.html: is not utf-8 text (byte 6)" in refusal(b"<p>caf\xc3 \xe9", "p.html")
     assert "p.html: is not cp932" in refusal(b"<meta charset=shift_jis>\xeb\xff", "p.html")
