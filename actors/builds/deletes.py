@@ -112,8 +112,8 @@ def _shard_without(
     index = ShardIndex.open(folder, parameters, base.dimension).without_documents(gone)
     with one_thread():
         recall = RecallSample.of_rows(index, opened.vectors, parameters).recall(index)
-    # As far as queries were held out of the build, what they found stands: as many of the others
-    # are looked at as if the deleted rows had never been there.
+    # What held-out queries found in the build is kept, not measured again: a search looks further
+    # by the share of deleted rows, and so looks at as many of the others as before.
     held_out = tuple(part for part in artifact.strata if part.queries == HELD_OUT)
     update = {
         "files": (*artifact.built_files, tombstones),

@@ -6,6 +6,7 @@ that have read the same logs hold the same documents.
 
 - `last_writer`: the latest one by its hybrid time.
 - `timestamp`: the one with the latest time of the caller; of equal ones the latest by hybrid time.
+  Where the caller has given no time, the wall clock of the hybrid time stands for it.
 - `version_vector`: all that no other one knew of when it was made. Two that were made without
   knowledge of each other stay side by side until a later one, which has seen both, replaces them.
 - `manual`: the same, and a person makes that later one.
