@@ -41,6 +41,12 @@ class EmbedderReplica(Protocol):
         """float32 [n, d], one row a text."""
         ...
 
+    async def embed_passages(self, texts: Sequence[str], timeout_s: float) -> Float32Array:
+        """float32 [n, d], one row a passage: as a build makes them. They differ from those of
+        `embed` for texts that are longer than the model reads at once.
+        """
+        ...
+
     async def embed_counted(self, texts: Sequence[str], timeout_s: float) -> CountedVectors:
         """The vectors that `embed` makes, and the number of tokens."""
         ...
@@ -61,6 +67,15 @@ class Embedders:
         """
         shares = await self._shares(
             texts, deadline, lambda replica, share, timeout_s: replica.embed(share, timeout_s)
+        )
+        return _in_order(shares)
+
+    async def embed_passages(self, texts: Sequence[str], deadline: Deadline) -> Float32Array:
+        """float32 [n, d], row i for passage i, as a build makes it. Raises as `embed` does."""
+        shares = await self._shares(
+            texts,
+            deadline,
+            lambda replica, share, timeout_s: replica.embed_passages(share, timeout_s),
         )
         return _in_order(shares)
 

@@ -41,6 +41,9 @@ class Replica:
                 raise
         return np.array([[int(text), 1] for text in texts], dtype=np.float32)
 
+    async def embed_passages(self, texts: Sequence[str], timeout_s: float) -> Float32Array:
+        return -await self.embed(texts, timeout_s)
+
     async def embed_counted(self, texts: Sequence[str], timeout_s: float) -> CountedVectors:
         vectors = await self.embed(texts, timeout_s)
         return CountedVectors(vectors=vectors, num_tokens=sum(map(len, texts)))
@@ -65,6 +68,13 @@ def test_every_text_has_its_row_however_many_share_the_work(
     assert vectors[:, 0].tolist() == list(range(num_texts))
     asked = [int(text) for replica in replicas for part in replica.asked for text in part]
     assert sorted(asked) == list(range(num_texts))
+
+
+async def test_passages_have_vectors_of_their_own_kind() -> None:
+    replicas = [Replica("0"), Replica("1")]
+    vectors = await made(*replicas).embed_passages(texts(20), Deadline.after(5.0))
+    assert vectors[:, 0].tolist() == [-number for number in range(20)]
+    assert all(replica.asked for replica in replicas)
 
 
 async def test_a_batch_goes_to_all_replicas_and_a_query_to_one() -> None:
