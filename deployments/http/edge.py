@@ -18,7 +18,7 @@ from cluster.errors import NotFound, Overloaded, Unauthenticated
 from cluster.logs.context import log_scope
 from deployments.http.body import header_value, header_values
 from deployments.http.errors import NO_ROUTE, ClientGone, error_response, log_failure
-from deployments.http.routes import ANSWER_ROUTES, REGION_ROUTES
+from deployments.http.routes import ANSWER_ROUTES, REGION_ROUTES, KnownRoutes
 from deployments.http.settings import HttpSettings
 from deployments.http.streams.reply_flow import PacedReply, ReplyRoom, UnreadLimits
 from deployments.metering.metrics import HttpMetrics
@@ -107,7 +107,7 @@ class HttpEdge:
         settings: HttpSettings,
         metrics: HttpMetrics,
         clock: Clock,
-        known_routes: frozenset[str],
+        known_routes: KnownRoutes,
         direct: Mapping[tuple[str, str], ASGIApp],
     ) -> None:
         """`direct`: what answers a method and route in place of `app`, for want of time."""
@@ -152,7 +152,7 @@ class HttpEdge:
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         scope = {**scope, "state": state, "method": method}
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        route = path if path in self._known_routes else UNKNOWN_ROUTE
+        route = self._known_routes.route_of(path) or UNKNOWN_ROUTE
         status: int | None = None
 
         async def send_traced(message: Message) -> None:
