@@ -51,6 +51,10 @@ class DocumentFold:
         """All versions that are no deletes: siblings, too, where the policy keeps them."""
         return (v for kept in self._versions.values() for v in kept if v.content is not None)
 
+    def current(self) -> Iterator[Mutation]:
+        """The current version of each document that is known, whether it is a delete or not."""
+        return (kept[-1] for kept in self._versions.values())
+
     def conflicts(self) -> Iterator[str]:
         """The documents with more than one version."""
         return (document for document, kept in self._versions.items() if len(kept) > 1)
