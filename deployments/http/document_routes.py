@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
-
 from fastapi import FastAPI, Request
 from starlette.responses import Response
 
 from cluster.clock import Clock, Deadline
-from cluster.deltas.changes import Changes
-from cluster.deltas.cursor import BEGINNING, cursor_of, parse_cursor
+from cluster.deltas.cursor import BEGINNING, parse_cursor
 from cluster.deltas.document_service import Acknowledgement, DocumentService, WriteRequest
 from cluster.documents.write_checks import parse_writes
 from cluster.mutations.requests import DocumentWrite
@@ -25,7 +21,6 @@ from deployments.http.schemas.documents import (
     GetQuery,
     PutBody,
     WriteReply,
-    change_event,
     render_document,
     render_write,
 )
@@ -39,6 +34,7 @@ from deployments.http.schemas.route_descriptions import (
 )
 from deployments.http.settings import HttpSettings
 from deployments.http.streams.alive_stream import alive
+from deployments.http.streams.change_stream import change_events
 from deployments.http.streams.sse import EventStream, NamedEvents, unless_gone
 
 IDEMPOTENCY_KEY = b"idempotency-key"
@@ -183,22 +179,6 @@ class DocumentRoutes:
             after = parse_cursor(asked.after or BEGINNING, "after")
         deadline = Deadline.after(self._stream_s, self._clock)
         changes = self._documents.changes(request.path_params["corpus"], after)
-        events = _events(changes, deadline)
+        events = change_events(changes, deadline)
         living = alive(events, NamedEvents(), request.state.trace_id, every_s=self._silence_s)
         return EventStream(living)
-
-
-async def _events(
-    changes: AsyncGenerator[Changes, None], deadline: Deadline
-) -> AsyncGenerator[bytes, None]:
-    """Ends between two batches of changes, once the time is over."""
-    async with aclosing(changes):
-        async for batch in changes:
-            last = len(batch.changes) - 1
-            for number, change in enumerate(batch.changes):
-                yield change_event(change, batch.watermark if number == last else None)
-            if not batch.changes:
-                # Sets what a reader resumes from, and is no event to it.
-                yield b"id: %b\n\n" % cursor_of(batch.watermark).encode()
-            if deadline.expired():
-                return

@@ -8,8 +8,6 @@ from typing import Annotated, Any, Literal
 import orjson
 from pydantic import BaseModel, Field, WithJsonSchema
 
-from cluster.deltas.changes import DocumentChange
-from cluster.deltas.cursor import cursor_of
 from cluster.deltas.document_service import (
     WRITE_TIMEOUT_S,
     Acknowledgement,
@@ -18,16 +16,13 @@ from cluster.deltas.document_service import (
 )
 from cluster.documents.write_checks import WRITES_MAX
 from cluster.errors import InvalidArgument, RaygionError
-from cluster.mutations.mutation import Content
 from cluster.mutations.region_writer import Outcome
 from cluster.mutations.requests import DocumentWrite
-from cluster.mutations.watermark import Watermark
 from cluster.query.terms import TIMEOUT_S_MAX
 from deployments.http.errors import error_fields, error_headers, http_status
 from deployments.http.schemas.json_body import Body
 from deployments.http.schemas.replies import ErrorDetail, ErrorReply
 from deployments.http.schemas.terms import Name
-from deployments.http.streams.sse import named_event
 
 WRITE_TIMEOUT_MS = int(WRITE_TIMEOUT_S * 1000)
 READ_TIMEOUT_MS = 10_000
@@ -180,22 +175,6 @@ def render_document(found: StoredDocument) -> bytes:
         },
         default=dict,
     )
-
-
-def change_event(change: DocumentChange, watermark: Watermark | None) -> bytes:
-    """One event of the change feed. `watermark`: from where to go on behind this event; None where
-    that is told by a later one.
-    """
-    data: dict[str, object] = {"id": change.document, "version": str(change.time)}
-    match change.content:
-        case None:
-            data["deleted"] = True
-        case Content(text=text, metadata=metadata):
-            data |= {"text": text, "metadata": metadata}
-    event = named_event(b"change", orjson.dumps(data, default=dict))
-    if watermark is None:
-        return event
-    return b"id: %b\n" % cursor_of(watermark).encode() + event
 
 
 class DocumentErrorReply(BaseModel):
