@@ -27,7 +27,12 @@ from deployments.http.openai.chat import ChatBody
 from deployments.http.openai.completions import CompletionsBody
 from deployments.http.openai.embeddings import EmbeddingsBody
 from deployments.http.openai.routes import OpenAIRoutes
-from deployments.http.region_routes import GenerateBody, RegionAnswerBody, RegionRoutes
+from deployments.http.region_routes import (
+    GenerateBody,
+    ReachedBody,
+    RegionAnswerBody,
+    RegionRoutes,
+)
 from deployments.http.routes import ANSWER, SEARCH
 from deployments.http.schemas.answer import AnswerBody, parse_answer
 from deployments.http.schemas.replies import (
@@ -130,6 +135,7 @@ _BODIES = (
     EmbeddingsBody,
     RegionAnswerBody,
     GenerateBody,
+    ReachedBody,
 )
 
 

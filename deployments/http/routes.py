@@ -9,7 +9,9 @@ ANSWER = "/v1/answer"
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 EMBEDDINGS = "/v1/embeddings"
-REGION_ROUTES = frozenset({region_wire.ANSWER, region_wire.GENERATE, region_wire.NUDGE})
+REGION_ROUTES = frozenset(
+    {region_wire.ANSWER, region_wire.GENERATE, region_wire.NUDGE, region_wire.REACHED}
+)
 """Routes that only regions ask of each other."""
 ANSWER_ROUTES = frozenset({ANSWER, CHAT, COMPLETIONS, region_wire.ANSWER, region_wire.GENERATE})
 """Routes that keep the language models busy, and have a bound of their own."""
