@@ -20,7 +20,7 @@ from cluster.shards.merge import merge_hits, padding
 from cluster.shards.placement import shard_of
 from cluster.vectors.checks import prepared
 from cluster.vectors.metric import Metric
-from tests.support.worlds.changing_documents import (
+from tests.support.values.changing_documents import (
     DIMENSION,
     EMBEDDER,
     NAMES,

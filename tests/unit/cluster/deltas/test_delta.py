@@ -13,7 +13,7 @@ from cluster.mutations.mutation import Content
 from cluster.query.filters import parse_filter
 from cluster.query.search import ShardQuery
 from cluster.vectors.metric import Metric
-from tests.support.worlds.changing_documents import (
+from tests.support.values.changing_documents import (
     DIMENSION,
     EMBEDDER,
     SCHEMA,

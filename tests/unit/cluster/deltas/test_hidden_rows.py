@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from cluster.deltas.hidden_rows import HiddenRows
 from cluster.deltas.space import Space
-from tests.support.worlds.changing_documents import Step, changes_of, content_of
+from tests.support.values.changing_documents import Step, changes_of, content_of
 
 SPACE, OTHER = Space("embedder", 3), Space("other", 3)
 NUM_ROWS = 5
