@@ -216,6 +216,24 @@ class ShardDocuments:
         mask: Mask = found.to_numpy(zero_copy_only=False)
         return mask
 
+    def rows_of_document(self, document: str) -> list[int]:
+        """The rows of the document's passages, ascending. Looks them up by the ids that
+        `passage_ids` gives, so that it costs some 50 us however many rows there are.
+        """
+        own, first, past = (document.encode() + end for end in (b"", b"#0", b"#:"))
+        own_row = self._row_from(own)
+        rows = {*range(own_row, min(own_row + 1, self.num_rows))}
+        rows.update(range(self._row_from(first), self._row_from(past)))
+        # Some are rows of other documents, such as one whose id is `{document}#1`.
+        return sorted(row for row in rows if self.document_column[row].as_py() == document)
+
+    def _row_from(self, id: bytes) -> int:
+        """The first row of which the id is not less than this."""
+        return bisect_left(range(self.num_rows), id, key=self._id_at)
+
+    def _id_at(self, row: int) -> bytes:
+        return self.id_bytes[self.id_ends[row] : self.id_ends[row + 1]].tobytes()
+
     def documents_at(self, rows: Int64Array) -> frozenset[str]:
         """The ids of the documents whose passages these rows are."""
         return frozenset(str(id) for id in self.document_column.take(rows).to_pylist())

@@ -28,6 +28,8 @@ _MARKS_MAX = 10_000
 class _Entry:
     version: int
     """The version in which the document has changed last."""
+    since: int
+    """The version in which it has changed first."""
     kept: Versions
     num_rows: int
     size_bytes: int
@@ -65,8 +67,9 @@ class Feed:
             return
         version = self.position.version + 1
         for document, kept in news.items():
-            self._forget(document)
-            self._add(document, _entry(version, kept))
+            known = self._forget(document)
+            since = version if known is None else known.since
+            self._add(document, _entry(version, since, kept))
         self.position = replace(self.position, version=version, watermark=watermark)
         self._marks.append((version, watermark))
 
@@ -85,7 +88,9 @@ class Feed:
             return
         for document in held:
             self._forget(document)
-        self._entries = {d: replace(entry, version=1) for d, entry in self._entries.items()}
+        self._entries = {
+            d: replace(entry, version=1, since=1) for d, entry in self._entries.items()
+        }
         self.position = replace(self.position, epoch=self._new_epoch(), version=1)
         self._marks.clear()
         self._marks.append((1, self.position.watermark))
@@ -103,7 +108,7 @@ class Feed:
         newest_first = takewhile(
             lambda item: item[1].version > after, reversed(self._entries.items())
         )
-        changes = [_change(document, entry.kept) for document, entry in newest_first]
+        changes = [_change(document, entry) for document, entry in newest_first]
         return Changes(
             epoch=position.epoch,
             after=after,
@@ -130,17 +135,19 @@ class Feed:
         self.num_rows += entry.num_rows
         self.size_bytes += entry.size_bytes
 
-    def _forget(self, document: str) -> None:
+    def _forget(self, document: str) -> _Entry | None:
         entry = self._entries.pop(document, None)
         if entry is not None:
             self.num_rows -= entry.num_rows
             self.size_bytes -= entry.size_bytes
+        return entry
 
 
-def _entry(version: int, kept: Versions) -> _Entry:
+def _entry(version: int, since: int, kept: Versions) -> _Entry:
     contents = [mutation.content for mutation in kept if mutation.content is not None]
     return _Entry(
         version,
+        since,
         kept,
         num_rows=max(1, sum(len(content.cuts or ()) for content in contents)),
         size_bytes=sum(content.size_bytes for content in contents),
@@ -152,6 +159,8 @@ def _times(kept: Versions) -> list[HybridTime]:
     return [mutation.time for mutation in kept]
 
 
-def _change(document: str, kept: Versions) -> DocumentChange:
-    current = kept[-1]
-    return DocumentChange(document=document, time=current.time, content=current.content)
+def _change(document: str, entry: _Entry) -> DocumentChange:
+    current = entry.kept[-1]
+    return DocumentChange(
+        document=document, time=current.time, content=current.content, since=entry.since
+    )

@@ -212,3 +212,12 @@ def test_a_state_is_found_by_its_watermark() -> None:
     assert feed.version_at(Watermark.of({"a": 2})) == 2
     assert feed.version_at(Watermark.of({"a": 9, "b": 4})) == 3
     assert feed.version_at(Watermark.of({"b": 4})) == 0
+
+
+def test_a_change_says_since_when_the_document_is_not_as_the_base_has_it() -> None:
+    feed = new_feed()
+    for version, document in enumerate(["a", "b", "a"], start=1):
+        changed = {document: (upsert(document, version),)}
+        feed.take(changed, Watermark.of({"a": version}))
+    changes = feed.since(feed.position.epoch, 2)
+    assert [(change.document, change.since) for change in changes.changes] == [("a", 1)]
