@@ -8,7 +8,8 @@ import asyncio
 import contextlib
 import itertools
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import reduce
 from typing import TypeAlias
 
 from actors.mutations.log_thread import LogNews, LogThread, ReadingEnd
@@ -28,6 +29,7 @@ from cluster.errors import (
 from cluster.metadata import Metadata
 from cluster.mutations.conflicts import Versions
 from cluster.mutations.group_commit import PendingWrite
+from cluster.mutations.held import HeldMutations
 from cluster.mutations.mutation import Write
 from cluster.mutations.region_writer import Outcome
 from cluster.mutations.requests import CorpusDocuments, DocumentsPosition
@@ -79,6 +81,9 @@ class CorpusFeed:
         self._reading = ReadingEnd(number=0, began_ms=0, error=None)
         self._stopped: Mapping[str, RaygionError] = {}
         self._digest = ""
+        self._held = HeldMutations()
+        self._spare = (0, 0)
+        """Rows and bytes of the feed that the latest base holds."""
 
     @property
     def has_thread(self) -> bool:
@@ -96,6 +101,20 @@ class CorpusFeed:
             self._thread = self._open_thread(self._queue, tell)
             self._thread.start()
         return self._thread
+
+    def rebase(self, bases: Collection[HeldMutations]) -> None:
+        """`bases`: what the index of each resident release holds. What all of them hold is dropped;
+        where one holds less than all did before, the logs are read anew for it.
+        """
+        held = reduce(HeldMutations.common, bases)
+        is_less = not self._held <= held
+        self._held = held
+        self._feed.rebase(held)
+        # What only an earlier release lacks goes with it; until then it keeps nobody from writing.
+        self._spare = self._feed.size_within(reduce(HeldMutations.joined, bases))
+        if is_less and self._thread is not None:
+            self._thread.ask_to_start_anew()
+        self._notify()
 
     def stop(self) -> None:
         """Ends the thread soon; what waits is not written."""
@@ -221,12 +240,14 @@ class CorpusFeed:
                 f"this region cannot write to the corpus {self._corpus!r} before its log is "
                 f"mended: {self._stopped[self._region]}"
             )
-        is_full = self._feed.num_rows >= ROWS_MAX or self._feed.size_bytes >= BYTES_MAX
+        num_rows = self._feed.num_rows - self._spare[0]
+        size_bytes = self._feed.size_bytes - self._spare[1]
+        is_full = num_rows >= ROWS_MAX or size_bytes >= BYTES_MAX
         # What is to go can always go.
         if is_full and write.content is not None:
             raise Overloaded(
-                f"the corpus {self._corpus!r} has {self._feed.num_rows} rows and "
-                f"{self._feed.size_bytes} bytes of documents that its index does not hold yet; "
+                f"the corpus {self._corpus!r} has {num_rows} rows and "
+                f"{size_bytes} bytes of documents that its index does not hold yet; "
                 "run `raygion compact`, then write again",
                 _FULL_RETRY_S,
             )

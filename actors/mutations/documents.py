@@ -201,6 +201,9 @@ class Documents:
             self._corpora.pop(corpus).stop()
         for corpus in corpora - self._corpora.keys():
             self._corpora[corpus] = self._new_feed(corpus)
+        for corpus, feed in self._corpora.items():
+            views = [release.corpora.get(corpus) for release in view.releases.values()]
+            feed.rebase([base.held for base in views if base is not None])
         self._seen.set()
 
     async def _watch_for_logs(self) -> None:

@@ -98,6 +98,7 @@ class LogThread:
         """Readings that have begun."""
         self._wanted = 0
         """The reading that somebody waits for."""
+        self._anew_wanted = False
         self._read_at_s = float("-inf")
         """When the next reading begins that nobody asks for."""
         self._forget_at_s = float("-inf")
@@ -131,6 +132,13 @@ class LogThread:
         self._woken.set()
         return self._wanted
 
+    def ask_to_start_anew(self) -> None:
+        """Has the logs read from their beginning once more, since somebody needs what is told no
+        more, or was forgotten.
+        """
+        self._anew_wanted = True
+        self._woken.set()
+
     # The thread itself.
 
     def _run(self) -> None:
@@ -144,6 +152,9 @@ class LogThread:
         """Reads the logs if that is due, and makes an append if something waits. Returns the time
         in seconds until the next turn is due, unless the thread is woken.
         """
+        if self._anew_wanted:
+            self._anew_wanted = False
+            self._start_anew(Unavailable("an index with older documents is served again"))
         try:
             if self._begun < self._wanted or self._clock.monotonic_s() >= self._read_at_s:
                 self._read()

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Iterator
 
 from cluster.mutations.batch import Batch
 from cluster.mutations.conflicts import ConflictPolicy, Versions, merged
+from cluster.mutations.held import HeldMutations
 from cluster.mutations.hybrid_clock import HybridTime
 from cluster.mutations.mutation import Mutation
 from cluster.mutations.watermark import Watermark
@@ -84,6 +85,11 @@ class DocumentFold:
         if batch.mutations:
             self._times[batch.region] = batch.mutations[-1].time
         return True
+
+    @property
+    def taken(self) -> HeldMutations:
+        """The mutations up to the watermark."""
+        return HeldMutations(dict(self._times))
 
     def take_changed(self) -> dict[str, Versions]:
         """The documents of which other versions are kept than at the last call, in the order of

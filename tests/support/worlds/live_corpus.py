@@ -20,6 +20,7 @@ from cluster.documents.passages import Passage, passage_table
 from cluster.metadata import ColumnType
 from cluster.mutations.batch import Batch
 from cluster.mutations.conflicts import ConflictPolicy
+from cluster.mutations.held import HeldMutations
 from cluster.mutations.hybrid_clock import HybridTime
 from cluster.mutations.mutation import Content, Mutation
 from cluster.mutations.store_log import StoreMutationLog
@@ -87,6 +88,7 @@ def ingest(
             vector_dimension=dimension,
             sources=(),
             watermark=latest.watermark if latest else Watermark(),
+            held=latest.held if latest else HeldMutations(),
             created_at_ms=0,
         )
         return manifest, None

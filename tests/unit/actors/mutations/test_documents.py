@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,10 +27,12 @@ from cluster.errors import (
 )
 from cluster.mutations.conflicts import ConflictPolicy
 from cluster.mutations.fold import DocumentFold
+from cluster.mutations.held import HeldMutations
 from cluster.mutations.mutation import IfVersion
 from cluster.mutations.region_writer import Written
 from cluster.mutations.store_log import StoreMutationLog
 from cluster.mutations.watermark import Watermark
+from cluster.serving.view import RegionView
 from cluster.store.object_store import ObjectStore
 from tests.support.store_fixtures import CountingStore, Door
 from tests.support.waiting import until
@@ -320,3 +323,56 @@ async def test_a_damaged_log_of_its_own_refuses_writes_until_it_is_mended(
         store.put(path, whole)
         await documents.refresh(CORPUS)
         await written(documents, write_of("y"))
+
+
+# Bases.
+
+
+def on_bases(*bases: HeldMutations) -> RegionView:
+    """A region with a resident release for each of these bases of the corpus."""
+    plain = view_of(CORPUS)
+    releases = {}
+    for number, held in enumerate(bases, start=1):
+        corpora = {CORPUS: replace(plain.releases[1].corpora[CORPUS], held=held)}
+        releases[number] = replace(plain.releases[1], number=number, corpora=corpora)
+    return replace(plain, releases=releases, revision=str(bases))
+
+
+async def test_what_all_bases_hold_is_dropped_and_comes_back_for_an_older_one(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coordinator = FakeCoordinator(on_bases(HeldMutations()))
+    async with documents_region(store, tmp_path, coordinator=coordinator) as documents:
+        await written(documents, write_of("x"), write_of("y", None))
+        held = folded(store).taken
+        await written(documents, write_of("z"))
+
+        feed = documents._corpora[CORPUS]
+
+        def told() -> set[str]:
+            return {change.document for change in feed._feed.since("", 0).changes}
+
+        async def publish(*bases: HeldMutations) -> None:
+            view = on_bases(*bases)
+            coordinator.publish(view)
+            await until(lambda: documents._view is view)
+
+        await publish(HeldMutations(), held)
+        assert told() == {"x", "y", "z"}, "the release before does not hold them"
+        before = await everything(documents)
+        await publish(held, held)
+        assert told() == {"z"}
+        after = await everything(documents)
+        assert (after.epoch != before.epoch, after.watermark) == (True, before.watermark)
+        # What only the release before lacks keeps nobody from writing.
+        monkeypatch.setattr(corpus_module, "ROWS_MAX", 1)
+        (full,) = await documents.write(CORPUS, (write_of("v"),), TIMEOUT_S)
+        assert isinstance(full, Overloaded)
+        await publish(held, folded(store).taken)
+        assert told() == {"z"}
+        await written(documents, write_of("v"))
+        # Somebody goes back to a release of before the first compaction.
+        await publish(HeldMutations(), held)
+        await until(lambda: told() == {"x", "y", "z", "v"})
+        gone = next(c for c in (await everything(documents)).changes if c.document == "y")
+        assert gone.content is None
