@@ -198,6 +198,16 @@ class ShardDocuments:
             return np.array(few or [b""], dtype=np.bytes_)[: len(few)].reshape(rows.shape)
         return _ids(self.id_ends, self.id_bytes, rows)
 
+    def row_of(self, id: str) -> int | None:
+        """The row of the passage with this id; None where there is none."""
+        wanted = id.encode()
+
+        def id_at(row: int) -> bytes:
+            return self.id_bytes[self.id_ends[row] : self.id_ends[row + 1]].tobytes()
+
+        row = bisect_left(range(self.num_rows), wanted, key=id_at)
+        return row if row < self.num_rows and id_at(row) == wanted else None
+
     def rows_of(self, documents: Collection[str]) -> Mask:
         """bool [num_rows]: whether the row is a passage of one of these documents."""
         wanted = pa.array([document.encode() for document in documents], pa.binary())
