@@ -14,10 +14,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import partial, reduce
 
 from actors.mutations.corpus import CorpusFeed
-from actors.mutations.log_thread import POLL_S, LogNews, LogThread
+from actors.mutations.log_thread import POLL_S, LogThread, News
 from actors.mutations.preparing import Preparing
 from actors.mutations.shared_queue import SharedQueue
 from actors.query.replica_sets import ReplicaSets
@@ -196,11 +196,16 @@ class Documents:
         """Has the corpora of the resident releases that may be in this region, and no others."""
         self._view = view
         self._replicas.follow(view)
-        corpora = {corpus for release in view.releases.values() for corpus in release.corpora}
-        for corpus in self._corpora.keys() - corpora:
-            self._corpora.pop(corpus).stop()
-        for corpus in corpora - self._corpora.keys():
-            self._corpora[corpus] = self._new_feed(corpus)
+        bases: dict[str, list[Watermark]] = {}
+        for release in view.releases.values():
+            for name, corpus in release.corpora.items():
+                bases.setdefault(name, []).append(corpus.watermark)
+        for name in self._corpora.keys() - bases.keys():
+            self._corpora.pop(name).stop()
+        for name, watermarks in bases.items():
+            if name not in self._corpora:
+                self._corpora[name] = self._new_feed(name)
+            self._corpora[name].hold(reduce(Watermark.common, watermarks))
         self._seen.set()
 
     async def _watch_for_logs(self) -> None:
@@ -230,7 +235,7 @@ class Documents:
         )
         writing = [r for r in self._settings.regions if self._settings.may_hold(r, corpus)]
 
-        def open_thread(queue: SharedQueue, news: Callable[[LogNews], None]) -> LogThread:
+        def open_thread(queue: SharedQueue, news: Callable[[News], None]) -> LogThread:
             return LogThread(
                 corpus,
                 self._region,

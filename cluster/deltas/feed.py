@@ -16,7 +16,6 @@ from itertools import takewhile
 from cluster.deltas.changes import Changes, DocumentChange
 from cluster.mutations.conflicts import Versions
 from cluster.mutations.hybrid_clock import HybridTime
-from cluster.mutations.mutation import Mutation
 from cluster.mutations.requests import DocumentsPosition
 from cluster.mutations.watermark import Watermark
 
@@ -43,6 +42,8 @@ class Feed:
         self._new_epoch = new_epoch
         self._entries: dict[str, _Entry] = {}
         """By document, in ascending order of the versions."""
+        self._held: Mapping[str, HybridTime] = {}
+        """For regions the time up to which all bases hold their mutations."""
         self._marks: deque[tuple[int, Watermark]] = deque(maxlen=_MARKS_MAX)
         self.position = DocumentsPosition(
             epoch=new_epoch(), version=0, watermark=Watermark(), read_ms=0
@@ -56,12 +57,14 @@ class Feed:
         """Takes in what is kept of the documents that have changed on the way to the watermark, as
         `DocumentFold.take_changed` tells it. The watermark is never behind the last one.
 
-        What is known already, as when a fold has started anew, is no change.
+        What is known already, as when a fold has started anew, is no change, nor is what all bases
+        hold.
         """
         news = {
             document: kept
             for document, kept in changed.items()
             if _times(kept) != _times(self.versions(document))
+            and (document in self._entries or not self._is_held(kept))
         }
         if not news and watermark == self.position.watermark:
             return
@@ -79,11 +82,12 @@ class Feed:
         """
         self.position = replace(self.position, read_ms=max(read_ms, self.position.read_ms))
 
-    def drop(self, is_held: Callable[[Mutation], bool]) -> None:
-        """Drops the documents of which all bases hold whatever is kept, and begins a new epoch if
-        there are any.
+    def hold(self, times: Mapping[str, HybridTime]) -> None:
+        """All bases hold the mutations of these regions up to these times: a document of which
+        nothing later is kept is no change. Begins a new epoch if there were such changes.
         """
-        held = [d for d, entry in self._entries.items() if all(map(is_held, entry.kept))]
+        self._held = dict(times)
+        held = [d for d, entry in self._entries.items() if self._is_held(entry.kept)]
         if not held:
             return
         for document in held:
@@ -129,6 +133,12 @@ class Feed:
         """What is kept of the document, its delete included; nothing where no change is known."""
         entry = self._entries.get(document)
         return () if entry is None else entry.kept
+
+    def _is_held(self, kept: Versions) -> bool:
+        return all(
+            mutation.time.region in self._held and mutation.time <= self._held[mutation.time.region]
+            for mutation in kept
+        )
 
     def _add(self, document: str, entry: _Entry) -> None:
         self._entries[document] = entry
