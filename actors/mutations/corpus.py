@@ -8,11 +8,10 @@ import asyncio
 import contextlib
 import itertools
 import uuid
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from functools import reduce
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
-from actors.mutations.log_thread import LogNews, LogThread, ReadingEnd
+from actors.mutations.log_thread import BasesHold, LogNews, LogThread, News, ReadingEnd
 from actors.mutations.shared_queue import SharedQueue
 from cluster.clock import Clock, Deadline
 from cluster.deltas.changes import Changes
@@ -29,7 +28,6 @@ from cluster.errors import (
 from cluster.metadata import Metadata
 from cluster.mutations.conflicts import Versions
 from cluster.mutations.group_commit import PendingWrite
-from cluster.mutations.held import HeldMutations
 from cluster.mutations.mutation import Write
 from cluster.mutations.region_writer import Outcome
 from cluster.mutations.requests import CorpusDocuments, DocumentsPosition
@@ -42,7 +40,7 @@ _FULL_RETRY_S = 60.0
 _LOOK_S = 0.5
 """Time between two looks for followers that have gone away."""
 
-OpenThread: TypeAlias = Callable[[SharedQueue, Callable[[LogNews], None]], LogThread]
+OpenThread: TypeAlias = Callable[[SharedQueue, Callable[[News], None]], LogThread]
 
 
 class CorpusFeed:
@@ -59,20 +57,24 @@ class CorpusFeed:
         open_thread: OpenThread,
         *,
         learn: Callable[[Iterable[Metadata]], None],
+        grown: Callable[[int], None],
         clock: Clock,
     ) -> None:
         """`open_thread`: makes the thread for a queue, and for whoever is told its news. `learn`
-        gets the metadata of the documents that are in the logs.
+        gets the metadata of the documents that are in the logs. `grown` is told how far this
+        region's log has come.
         """
         self._corpus = corpus
         self._region = region
         self._open_thread = open_thread
         self._learn = learn
+        self._grown = grown
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._queue = SharedQueue()
         self._thread: LogThread | None = None
-        self._feed = Feed(lambda: uuid.uuid4().hex)
+        self._bases = Watermark()
+        self._feed = _new_feed()
         self._followers = Followers()
         self._changed = asyncio.Event()
         """Set, and replaced, at each change of what somebody may wait for."""
@@ -81,9 +83,6 @@ class CorpusFeed:
         self._reading = ReadingEnd(number=0, began_ms=0, error=None)
         self._stopped: Mapping[str, RaygionError] = {}
         self._digest = ""
-        self._held = HeldMutations()
-        self._spare = (0, 0)
-        """Rows and bytes of the feed that the latest base holds."""
 
     @property
     def has_thread(self) -> bool:
@@ -93,33 +92,26 @@ class CorpusFeed:
         """Starts the thread, or finds it started."""
         if self._thread is None:
 
-            def tell(news: LogNews) -> None:
+            def tell(news: News) -> None:
                 # The loop is closed when the process ends.
                 with contextlib.suppress(RuntimeError):
                     self._loop.call_soon_threadsafe(self._take, news)
 
             self._thread = self._open_thread(self._queue, tell)
+            self._thread.hold(self._bases)
             self._thread.start()
         return self._thread
-
-    def rebase(self, bases: Collection[HeldMutations]) -> None:
-        """`bases`: what the index of each resident release holds. What all of them hold is dropped;
-        where one holds less than all did before, the logs are read anew for it.
-        """
-        held = reduce(HeldMutations.common, bases)
-        is_less = not self._held <= held
-        self._held = held
-        self._feed.rebase(held)
-        # What only an earlier release lacks goes with it; until then it keeps nobody from writing.
-        self._spare = self._feed.size_within(reduce(HeldMutations.joined, bases))
-        if is_less and self._thread is not None:
-            self._thread.ask_to_start_anew()
-        self._notify()
 
     def stop(self) -> None:
         """Ends the thread soon; what waits is not written."""
         if self._thread is not None:
             self._thread.stop()
+
+    def hold(self, bases: Watermark) -> None:
+        """All bases of resident releases hold what the logs have up to this watermark."""
+        self._bases = bases
+        if self._thread is not None:
+            self._thread.hold(bases)
 
     def has_no_log(self, read_ms: int) -> None:
         """A look that began at this moment of the wall clock has found no log of the corpus."""
@@ -240,14 +232,12 @@ class CorpusFeed:
                 f"this region cannot write to the corpus {self._corpus!r} before its log is "
                 f"mended: {self._stopped[self._region]}"
             )
-        num_rows = self._feed.num_rows - self._spare[0]
-        size_bytes = self._feed.size_bytes - self._spare[1]
-        is_full = num_rows >= ROWS_MAX or size_bytes >= BYTES_MAX
+        is_full = self._feed.num_rows >= ROWS_MAX or self._feed.size_bytes >= BYTES_MAX
         # What is to go can always go.
         if is_full and write.content is not None:
             raise Overloaded(
-                f"the corpus {self._corpus!r} has {num_rows} rows and "
-                f"{size_bytes} bytes of documents that its index does not hold yet; "
+                f"the corpus {self._corpus!r} has {self._feed.num_rows} rows and "
+                f"{self._feed.size_bytes} bytes of documents that its index does not hold yet; "
                 "run `raygion compact`, then write again",
                 _FULL_RETRY_S,
             )
@@ -272,11 +262,24 @@ class CorpusFeed:
             for ticket, future in futures.items()
         }
 
-    def _take(self, news: LogNews) -> None:
+    def _take(self, news: News) -> None:
         """Takes in what the thread has come to."""
+        match news:
+            case BasesHold(times=times, is_less=is_less):
+                if is_less:
+                    self._feed = _new_feed()
+                self._feed.hold(times)
+            case LogNews():
+                self._take_changes(news)
+        self._notify()
+
+    def _take_changes(self, news: LogNews) -> None:
         current = (kept[-1].content for kept in news.changed.values())
         self._learn(content.metadata for content in current if content is not None)
+        before = self._feed.position.watermark[self._region]
         self._feed.take(news.changed, news.watermark)
+        if (position := news.watermark[self._region]) > before:
+            self._grown(position)
         self._digest, self._stopped = news.digest, news.stopped
         if news.reading is not None:
             self._reading = news.reading
@@ -286,7 +289,6 @@ class CorpusFeed:
             future = self._settling.get(ticket)
             if future is not None and not future.done():
                 future.set_result(outcome)
-        self._notify()
 
     def _notify(self) -> None:
         self._changed.set()
@@ -299,6 +301,10 @@ class CorpusFeed:
                 while not holds():
                     await self._changed.wait()
         return holds()
+
+
+def _new_feed() -> Feed:
+    return Feed(lambda: uuid.uuid4().hex)
 
 
 def _not_in_time(withdrawn: bool) -> RaygionError:

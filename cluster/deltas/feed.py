@@ -15,7 +15,6 @@ from itertools import takewhile
 
 from cluster.deltas.changes import Changes, DocumentChange
 from cluster.mutations.conflicts import Versions
-from cluster.mutations.held import HeldMutations
 from cluster.mutations.hybrid_clock import HybridTime
 from cluster.mutations.requests import DocumentsPosition
 from cluster.mutations.watermark import Watermark
@@ -43,7 +42,8 @@ class Feed:
         self._new_epoch = new_epoch
         self._entries: dict[str, _Entry] = {}
         """By document, in ascending order of the versions."""
-        self._held = HeldMutations()
+        self._held: Mapping[str, HybridTime] = {}
+        """For regions the time up to which all bases hold their mutations."""
         self._marks: deque[tuple[int, Watermark]] = deque(maxlen=_MARKS_MAX)
         self.position = DocumentsPosition(
             epoch=new_epoch(), version=0, watermark=Watermark(), read_ms=0
@@ -57,7 +57,7 @@ class Feed:
         """Takes in what is kept of the documents that have changed on the way to the watermark, as
         `DocumentFold.take_changed` tells it. The watermark is never behind the last one.
 
-        What is known already, as when a fold has started anew, is no change; nor is what all bases
+        What is known already, as when a fold has started anew, is no change, nor is what all bases
         hold.
         """
         news = {
@@ -82,15 +82,15 @@ class Feed:
         """
         self.position = replace(self.position, read_ms=max(read_ms, self.position.read_ms))
 
-    def rebase(self, held: HeldMutations) -> None:
-        """From here on all bases hold these mutations. Drops the documents of which all versions
-        that are kept are among them, and begins a new epoch if there are any.
+    def hold(self, times: Mapping[str, HybridTime]) -> None:
+        """All bases hold the mutations of these regions up to these times: a document of which
+        nothing later is kept is no change. Begins a new epoch if there were such changes.
         """
-        self._held = held
-        documents = [d for d, entry in self._entries.items() if self._is_held(entry.kept)]
-        if not documents:
+        self._held = dict(times)
+        held = [d for d, entry in self._entries.items() if self._is_held(entry.kept)]
+        if not held:
             return
-        for document in documents:
+        for document in held:
             self._forget(document)
         self._entries = {
             d: replace(entry, version=1, since=1) for d, entry in self._entries.items()
@@ -98,12 +98,6 @@ class Feed:
         self.position = replace(self.position, epoch=self._new_epoch(), version=1)
         self._marks.clear()
         self._marks.append((1, self.position.watermark))
-
-    def size_within(self, held: HeldMutations) -> tuple[int, int]:
-        """The rows and bytes of the documents that a base which holds these mutations has."""
-        entries = self._entries.values()
-        within = [entry for entry in entries if all(m in held for m in entry.kept)]
-        return sum(entry.num_rows for entry in within), sum(entry.size_bytes for entry in within)
 
     def is_news(self, epoch: str, version: int) -> bool:
         """Whether there is more than that version of that epoch."""
@@ -141,7 +135,10 @@ class Feed:
         return () if entry is None else entry.kept
 
     def _is_held(self, kept: Versions) -> bool:
-        return all(mutation in self._held for mutation in kept)
+        return all(
+            mutation.time.region in self._held and mutation.time <= self._held[mutation.time.region]
+            for mutation in kept
+        )
 
     def _add(self, document: str, entry: _Entry) -> None:
         self._entries[document] = entry

@@ -29,20 +29,12 @@ class HeldMutations:
         last = self._times.get(mutation.time.region)
         return last is not None and mutation.time <= last
 
-    def __le__(self, other: HeldMutations) -> bool:
-        return all(r in other._times and t <= other._times[r] for r, t in self._times.items())
-
     def joined(self, other: HeldMutations) -> HeldMutations:
         """Those that one of both holds."""
         times = dict(self._times)
         for region, time in other._times.items():
             times[region] = max(time, times.get(region, time))
         return HeldMutations(times)
-
-    def common(self, other: HeldMutations) -> HeldMutations:
-        """Those that both hold."""
-        both = self._times.keys() & other._times.keys()
-        return HeldMutations({r: min(self._times[r], other._times[r]) for r in both})
 
     def as_dict(self) -> dict[str, str]:
         """The last times by region."""

@@ -27,7 +27,6 @@ from cluster.errors import (
 )
 from cluster.mutations.conflicts import ConflictPolicy
 from cluster.mutations.fold import DocumentFold
-from cluster.mutations.held import HeldMutations
 from cluster.mutations.mutation import IfVersion
 from cluster.mutations.region_writer import Written
 from cluster.mutations.store_log import StoreMutationLog
@@ -325,54 +324,42 @@ async def test_a_damaged_log_of_its_own_refuses_writes_until_it_is_mended(
         await written(documents, write_of("y"))
 
 
-# Bases.
-
-
-def on_bases(*bases: HeldMutations) -> RegionView:
-    """A region with a resident release for each of these bases of the corpus."""
-    plain = view_of(CORPUS)
-    releases = {}
-    for number, held in enumerate(bases, start=1):
-        corpora = {CORPUS: replace(plain.releases[1].corpora[CORPUS], held=held)}
-        releases[number] = replace(plain.releases[1], number=number, corpora=corpora)
-    return replace(plain, releases=releases, revision=str(bases))
-
-
-async def test_what_all_bases_hold_is_dropped_and_comes_back_for_an_older_one(
-    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_what_all_bases_hold_is_dropped_until_one_lacks_it(
+    store: ObjectStore, tmp_path: Path
 ) -> None:
-    coordinator = FakeCoordinator(on_bases(HeldMutations()))
+    coordinator = FakeCoordinator(view_of(CORPUS))
     async with documents_region(store, tmp_path, coordinator=coordinator) as documents:
-        await written(documents, write_of("x"), write_of("y", None))
-        held = folded(store).taken
-        await written(documents, write_of("z"))
-
-        feed = documents._corpora[CORPUS]
-
-        def told() -> set[str]:
-            return {change.document for change in feed._feed.since("", 0).changes}
-
-        async def publish(*bases: HeldMutations) -> None:
-            view = on_bases(*bases)
-            coordinator.publish(view)
-            await until(lambda: documents._view is view)
-
-        await publish(HeldMutations(), held)
-        assert told() == {"x", "y", "z"}, "the release before does not hold them"
+        await written(documents, write_of("x"))
+        await written(documents, write_of("y"))
         before = await everything(documents)
-        await publish(held, held)
-        assert told() == {"z"}
-        after = await everything(documents)
-        assert (after.epoch != before.epoch, after.watermark) == (True, before.watermark)
-        # What only the release before lacks keeps nobody from writing.
-        monkeypatch.setattr(corpus_module, "ROWS_MAX", 1)
-        (full,) = await documents.write(CORPUS, (write_of("v"),), TIMEOUT_S)
-        assert isinstance(full, Overloaded)
-        await publish(held, folded(store).taken)
-        assert told() == {"z"}
-        await written(documents, write_of("v"))
-        # Somebody goes back to a release of before the first compaction.
-        await publish(HeldMutations(), held)
-        await until(lambda: told() == {"x", "y", "z", "v"})
-        gone = next(c for c in (await everything(documents)).changes if c.document == "y")
-        assert gone.content is None
+        coordinator.publish(with_watermark(coordinator.view, Watermark.of({"a": 1})))
+        async with asyncio.timeout(TIMEOUT_S):
+            dropped = await follow_on(documents, before, "test")
+        assert (dropped.after, dropped.watermark) == (0, before.watermark)
+        assert dropped.epoch != before.epoch
+        assert [change.document for change in dropped.changes] == ["y"]
+        coordinator.publish(with_watermark(coordinator.view, Watermark()))
+        await until(lambda: documents._corpora[CORPUS].status().num_rows == 2)
+        whole = await everything(documents)
+        assert {change.document for change in whole.changes} == {"x", "y"}
+        assert before.watermark <= whole.watermark
+
+
+async def test_an_actor_that_starts_tells_nothing_that_all_bases_hold(
+    store: ObjectStore, tmp_path: Path
+) -> None:
+    async with documents_region(store, tmp_path) as documents:
+        await written(documents, write_of("x"))
+        await written(documents, write_of("y"))
+    view = with_watermark(view_of(CORPUS), Watermark.of({"a": 1}))
+    async with documents_region(store, tmp_path, coordinator=FakeCoordinator(view)) as documents:
+        await documents.refresh(CORPUS)
+        assert [change.document for change in (await everything(documents)).changes] == ["y"]
+
+
+def with_watermark(view: RegionView, watermark: Watermark) -> RegionView:
+    """The view of a region whose index holds what the logs have up to there."""
+    (release,) = view.releases.values()
+    corpora = {n: replace(corpus, watermark=watermark) for n, corpus in release.corpora.items()}
+    releases = {release.number: replace(release, corpora=corpora)}
+    return replace(view, releases=releases, revision=f"{watermark}")

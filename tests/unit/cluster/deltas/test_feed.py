@@ -12,7 +12,6 @@ from cluster.deltas.feed import Feed
 from cluster.mutations.batch import Batch
 from cluster.mutations.conflicts import ConflictPolicy
 from cluster.mutations.fold import DocumentFold
-from cluster.mutations.held import HeldMutations
 from cluster.mutations.hybrid_clock import HybridTime
 from cluster.mutations.watermark import Watermark
 from tests.support.values.mutations import batch, delete, upsert
@@ -61,7 +60,7 @@ class Region:
         self._policy = policy
         self._left = {region: list(log) for region, log in logs.items()}
         self._taken: list[Batch] = []
-        self.held = HeldMutations()
+        self._held: dict[str, HybridTime] = {}
         self._epochs = itertools.count(1)
         self.base: Documents = {}
         self.at_version: dict[tuple[str, int], Documents] = {}
@@ -71,7 +70,7 @@ class Region:
     def start(self) -> None:
         self.fold = DocumentFold(self._policy)
         self.feed = Feed(lambda: f"epoch {next(self._epochs)}")
-        self.feed.rebase(self.held)
+        self.feed.hold(self._held)
         for each in self._taken:
             assert self.fold.apply(each)
         self._publish()
@@ -90,8 +89,9 @@ class Region:
     def compact(self) -> None:
         """All bases hold what there is, and the feed drops it."""
         self.base = documents_of(self.fold)
-        self.held = self.fold.taken
-        self.feed.rebase(self.held)
+        latest = {region: self.fold.latest_time(region) for region in REGIONS}
+        self._held = {region: time for region, time in latest.items() if time is not None}
+        self.feed.hold(self._held)
         self._note()
 
     def _publish(self) -> None:
@@ -171,7 +171,7 @@ def test_it_counts_rows_and_bytes() -> None:
     feed.take(fold.take_changed(), fold.watermark)
     assert feed.num_rows == 2, "the delete hides a document of the base"
     assert feed.size_bytes == size_bytes / 2
-    feed.rebase(fold.taken)
+    feed.hold({"a": HybridTime(3, 0, "a")})
     assert (feed.num_rows, feed.size_bytes) == (0, 0)
 
 
@@ -217,18 +217,3 @@ def test_a_change_says_since_when_the_document_is_not_as_the_base_has_it() -> No
         feed.take(changed, Watermark.of({"a": version}))
     changes = feed.since(feed.position.epoch, 2)
     assert [(change.document, change.since) for change in changes.changes] == [("a", 1)]
-
-
-def test_what_the_bases_hold_does_not_come_back_when_a_fold_starts_anew() -> None:
-    old, new = batch(1, upsert("x", 1), upsert("y", 2)), batch(2, upsert("y", 3))
-    feed, fold = fed(old)
-    held = fold.taken
-    feed.rebase(held)
-    assert feed.num_rows == 0
-    anew = DocumentFold(ConflictPolicy.LAST_WRITER)
-    for each in (old, new):
-        anew.apply(each)
-    feed.take(anew.take_changed(), anew.watermark)
-    assert [c.document for c in feed.since("", 0).changes] == ["y"]
-    assert feed.size_within(held) == (0, 0)
-    assert feed.size_within(anew.taken) == (1, feed.size_bytes)
