@@ -1,4 +1,5 @@
-"""The embedders of a release: a few texts go to one of them, a batch to all of them at once.
+"""The embedders of a release: questions stay in this process where it has the model, a few texts go
+to one replica, a batch to all of them at once.
 
 A text's vector does not depend on the texts beside it, so it is no matter how a batch is divided.
 """
@@ -19,6 +20,13 @@ from cluster.clock import Deadline
 
 _SHARE_TEXTS_MIN = 8
 """Fewer texts are not worth a call of their own."""
+_LOCAL_CHARS_MAX = 2000
+"""Texts of more characters together are more than a piece of an embedder, and go to replicas."""
+LOCAL_TEXTS_A_THREAD = 32
+"""Texts that may be under way in this process, for each thread: some 0.1 s of waiting. Replicas on
+the same machine would only take the same cores, and divide the pieces (32 clients on 2 cores: a
+quarter fewer searches a second with a bound of 8 texts a thread), but there may be others.
+"""
 
 MadeT = TypeVar("MadeT")
 
@@ -46,11 +54,32 @@ class EmbedderReplica(Protocol):
         ...
 
 
+class LocalEmbedder(EmbedderReplica, Protocol):
+    """The model in this process."""
+
+    @property
+    def num_threads(self) -> int: ...
+
+    @property
+    def num_texts(self) -> int:
+        """Number of texts under way here: those that are computed, and those that wait."""
+        ...
+
+
 class Embedders:
     """Asks the replicas of one embedder, as `ReplicaSet` does."""
 
-    def __init__(self, replicas: Sequence[EmbedderReplica], weights: OutcomeWeights) -> None:
+    def __init__(
+        self,
+        replicas: Sequence[EmbedderReplica],
+        weights: OutcomeWeights,
+        local: LocalEmbedder | None = None,
+    ) -> None:
+        """`local`, which is not among `replicas`, is asked first where the texts are few."""
+        self._local = local
         self._any = ReplicaSet(replicas, weights)
+        everywhere = [*replicas] if local is None else [local, *replicas]
+        self._local_first = ReplicaSet(everywhere, weights, preferred=local)
         self._each = [ReplicaSet(replicas, weights, preferred=replica) for replica in replicas]
 
     async def embed(self, texts: Sequence[str], deadline: Deadline) -> Float32Array:
@@ -94,6 +123,8 @@ class Embedders:
                 learn_speed=len(share) == 1,
             )
 
+        if self._stays_here(texts):
+            return [await asked(self._local_first, texts)]
         num_shares = min(len(self._each), len(texts) // _SHARE_TEXTS_MIN)
         if num_shares < 2:
             return [await asked(self._any, texts)]
@@ -106,6 +137,14 @@ class Embedders:
         finally:
             for task in tasks:
                 task.cancel()
+
+    def _stays_here(self, texts: Sequence[str]) -> bool:
+        if self._local is None or len(texts) >= _SHARE_TEXTS_MIN:
+            return False
+        num_texts = self._local.num_texts + len(texts)
+        if num_texts > LOCAL_TEXTS_A_THREAD * self._local.num_threads:
+            return False
+        return sum(map(len, texts)) <= _LOCAL_CHARS_MAX
 
 
 def _in_order(shares: Sequence[Float32Array]) -> Float32Array:
