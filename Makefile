@@ -10,6 +10,9 @@ UNIT = OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -n auto -m "not in
 CLUSTERS = $(BIN)/pytest tests/integration -n 2 --dist loadfile --no-loadscope-reorder \
 	-m "integration and not slow and not gpu"
 
+# A cluster's processes import the same files over and over: only the first one is to compile them.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test unit integration chaos sim fuzz check lint type format docs bench bench-regions bench-peers lock clean
 

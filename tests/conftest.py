@@ -21,6 +21,8 @@ os.environ["RAY_SERVE_ENABLE_HA_PROXY"] = "1"
 
 SHARED_REGIONS = ("shared_region", "shared_search_region")
 """The folders whose test modules share a region each."""
+_LONGEST_FIRST = (*SHARED_REGIONS, "one_region", "regions", "models", "documents")
+"""The folders of tests/integration whose files take longest."""
 _REGION_TIMEOUT_S = 900
 """The first test that uses a shared region waits until it is up."""
 
@@ -33,15 +35,22 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Quick tests first, then those that share a region, which take longest."""
+    """Quick tests first; of the others those that take longest, so that the processes which share
+    them end together.
+    """
     for item in items:
         if _shared_region(item.nodeid) is not None:
             item.add_marker(pytest.mark.timeout(_REGION_TIMEOUT_S))
-    items.sort(key=lambda item: (_is_integration(item), _shared_region(item.nodeid) is None))
+    items.sort(key=lambda item: _rank(item) if _is_integration(item) else -1)
 
 
 def _is_integration(item: pytest.Item) -> bool:
     return item.get_closest_marker("integration") is not None
+
+
+def _rank(item: pytest.Item) -> int:
+    folder = item.path.parent.name
+    return _LONGEST_FIRST.index(folder) if folder in _LONGEST_FIRST else len(_LONGEST_FIRST)
 
 
 def _shared_region(nodeid: str) -> str | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -32,7 +32,7 @@ from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.cache import ArtifactCache
 from cluster.catalog.catalog import Catalog, Published
 from cluster.catalog.corpus_settings import CorpusSettings
-from cluster.catalog.index_versions import BuildPlan, index_as_planned
+from cluster.catalog.index_versions import BuildPlan, at_watermark, index_as_planned
 from cluster.catalog.manifests import (
     CorpusManifest,
     IndexManifest,
@@ -69,6 +69,17 @@ def build_index(
     built before is being collected.
     """
     plan = _planned(corpus, catalog.latest_corpus(corpus), settings, embedder)
+    published = _published(catalog, cache, plan, count)
+    manifest = at_watermark(published.manifest, plan.corpus)
+    if manifest == published.manifest:
+        return published
+    return replace(catalog.publish_index(manifest), reused=published.reused)
+
+
+def _published(
+    catalog: Catalog, cache: ArtifactCache, plan: BuildPlan, count: Count
+) -> Published[IndexManifest]:
+    """An index of the planned documents, perhaps of another watermark."""
     found = index_as_planned(catalog, plan)
     if found is not None:
         manifest, ref = found
@@ -77,9 +88,9 @@ def build_index(
     derived = index_without_deleted(catalog, cache, plan)
     if derived is not None:
         return derived
-    if isinstance(settings.index, NamedIndex):
+    if isinstance(plan.settings.index, NamedIndex):
         # An index that cannot be built is refused before anything is embedded for it.
-        num_subquantizers(plan.dimension, settings.index.pq_m)
+        num_subquantizers(plan.dimension, plan.settings.index.pq_m)
     return catalog.publish_index(_built(plan, cache, count))
 
 
@@ -172,6 +183,7 @@ def _manifest(
         recall_at_10_least=min(artifact.recall.least for artifact in artifacts),
         tuning=prepared.tuning,
         partition_by=plan.settings.partition_by,
+        watermark=corpus.watermark,
         built_at_ms=SYSTEM_CLOCK.wall_ms(),
     )
 

@@ -167,6 +167,7 @@ def _derived(
             "version": derived_version(base, corpus),
             "base": base.version,
             "corpus_position": corpus.position,
+            "watermark": corpus.watermark,
             "num_documents": base.num_documents - sum(shard.num_documents for shard in shards),
             "num_passages": num_live,
             "shards": tuple(shard.artifact for shard in shards),

@@ -15,10 +15,10 @@ from actors.builds.rows import PartReader, part_rows
 from cluster.artifacts.artifacts import Artifacts
 from cluster.catalog.corpus_settings import ChunkSettings, LongPassages
 from cluster.catalog.index_versions import BuildPlan
-from cluster.catalog.manifests import CorpusManifest, ModelManifest
-from cluster.documents.chunking import Chunker
+from cluster.catalog.manifests import CorpusManifest
+from cluster.documents.chunking import Chunker, stored_tokenizer
 from cluster.documents.passages import cut_passages
-from cluster.embedding.tokenizer import TOKENIZER_FILES, EmbedderTokenizer
+from cluster.embedding.tokenizer import EmbedderTokenizer
 from cluster.errors import InvalidArgument
 
 _EXAMPLES_MAX = 3
@@ -53,19 +53,6 @@ def cut_corpus(artifacts: Artifacts, plan: BuildPlan) -> CutCorpus:
         long = passages.map_batches(LongPassageFinder(tokenizer).find, batch_format="pyarrow")
         num_averaged = _accepted(long.take_all(), passages.count(), tokenizer.tokens_max, settings)
     return CutCorpus(passages=passages, num_passages=passages.count(), num_averaged=num_averaged)
-
-
-def stored_tokenizer(artifacts: Artifacts, embedder: ModelManifest) -> EmbedderTokenizer:
-    """The tokenizer of an embedder in the store, of which no other files are fetched.
-
-    Raises InvalidArgument as `EmbedderTokenizer.of_files` does; failures are those of the store.
-    """
-    files = {
-        file.path: artifacts.read_bytes(file)
-        for file in embedder.files
-        if file.path in TOKENIZER_FILES
-    }
-    return EmbedderTokenizer.of_files(files, embedder.name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ is.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import numpy as np
@@ -122,6 +122,28 @@ class RecallSample:
             standard_error=float(each.std() / np.sqrt(len(each))) if len(each) else 0.0,
             strata=strata,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredIndex:
+    """An index and the queries that it is asked, with any effort."""
+
+    index: ShardIndex
+    sample: RecallSample
+    _known: dict[IndexParameters, Recall] = field(default_factory=dict, init=False, repr=False)
+
+    def recall(self, parameters: IndexParameters) -> Recall:
+        """The recall of the index itself, without its fallback, with the effort of these
+        parameters. Each effort is measured once.
+        """
+        own = without_fallback(parameters)
+        if own not in self._known:
+            self._known[own] = self.sample.recall(self.index.tuned(own))
+        return self._known[own]
+
+
+def without_fallback(parameters: IndexParameters) -> IndexParameters:
+    return parameters.model_copy(update={"fallback": False})
 
 
 def exact_scores(index: ShardIndex, queries: Float32Array) -> Float32Array:

@@ -114,12 +114,12 @@ def measured_effort(measured: ShardRecall, parameters: IndexParameters) -> Index
         def suffices(tried: IndexParameters) -> bool:
             return measured.reaches(tried, target)
 
-        found = least_effort(parameters, measured.index.num_lists, suffices)
+        found = least_effort(parameters, measured.known.index.num_lists, suffices)
         if found is None:
             return None
         enough = found
     efforts = (enough.stretched(stretch) for stretch in _STRETCHES)
-    return next((tried for tried in efforts if not measured.of_known(tried).has_hole), None)
+    return next((tried for tried in efforts if not measured.known.recall(tried).has_hole), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,13 @@ from typing import Self
 
 import numpy as np
 
-from actors.builds.recall import RECALL_K, RecallSample, sampling_rng
+from actors.builds.recall import (
+    RECALL_K,
+    MeasuredIndex,
+    RecallSample,
+    sampling_rng,
+    without_fallback,
+)
 from actors.shards.index import ShardIndex
 from cluster.arrays import Float32Array, Int64Array
 from cluster.query.filters import Filter
@@ -39,22 +45,22 @@ _HELD_OUT_OF_PARTITION = 100
 class ShardRecall:
     """The files of a shard, and queries that they are asked."""
 
-    index: ShardIndex
-    sample: RecallSample
-    """Queries from what the shard holds."""
-    without: ShardIndex
-    """The shard without the vectors of `held_out` and `in_partitions`."""
-    held_out: RecallSample
-    """Queries for the whole shard."""
-    in_partitions: tuple[RecallSample, ...]
-    """Queries for one partition each, some of those that have an index of their own."""
+    known: MeasuredIndex
+    """The shard, with queries from what it holds."""
+    held_out: MeasuredIndex
+    """The shard without the vectors of all queries that were held out, with such queries for the
+    whole of it.
+    """
+    in_partitions: tuple[MeasuredIndex, ...]
+    """The same, with queries for one partition each, some of those that have an index of their own.
+    """
 
     @classmethod
     def open(cls, folder: Path, vectors: Float32Array, parameters: IndexParameters) -> Self:
         """A shard that was built with these parameters over these vectors: float32 [rows, d], as
         it stores them. Raises what `ShardIndex.open` does.
         """
-        own = _own(parameters)
+        own = without_fallback(parameters)
         index = ShardIndex.open(folder, own, vectors.shape[1])
         removable = index.removable_rows()
         rng = sampling_rng(own)
@@ -71,46 +77,33 @@ class ShardRecall:
             return RecallSample.of({HELD_OUT: queries}, exact, filter)
 
         without = ShardIndex.open(folder, own, vectors.shape[1], held_out=lost)
-        in_partitions = tuple(sample(drawn, part, filter) for filter, part, drawn in partitions)
+        in_partitions = tuple(
+            MeasuredIndex(without, sample(drawn, part, filter))
+            for filter, part, drawn in partitions
+        )
         for part in in_partitions:
             # Opens its index, which is in memory then for every effort that is tried.
-            part.recall(without)
+            part.recall(own)
         return cls(
-            index=index,
-            sample=RecallSample.of_rows(index, vectors, own),
-            without=without,
-            held_out=sample(rows, index.distinct_rows(), None),
+            known=MeasuredIndex(index, RecallSample.of_rows(index, vectors, own)),
+            held_out=MeasuredIndex(without, sample(rows, index.distinct_rows(), None)),
             in_partitions=in_partitions,
         )
 
     def at(self, parameters: IndexParameters) -> Recall:
         """The recall with the effort of these parameters; its strata are of all queries."""
-        known, new = self.of_known(parameters), self.of_new(parameters)
+        known, new = self.known.recall(parameters), self.held_out.recall(parameters)
         return new.model_copy(update={"strata": known.strata + new.strata})
-
-    def of_known(self, parameters: IndexParameters) -> Recall:
-        """That for queries from what the shard holds."""
-        return self.sample.recall(self.index.tuned(_own(parameters)))
-
-    def of_new(self, parameters: IndexParameters) -> Recall:
-        """That for queries that were held out of it."""
-        return self.held_out.recall(self.without.tuned(_own(parameters)))
 
     def reaches(self, parameters: IndexParameters, target: float) -> bool:
         """True when as much as `target` is found: surely on average of all that were held out; in
         each stratum of the others; and in each partition.
         """
-        without = self.without.tuned(_own(parameters))
         return (
-            self.held_out.recall(without).surely_reaches(target)
-            and self.of_known(parameters).least >= target
-            and all(part.recall(without).recall_at_10 >= target for part in self.in_partitions)
+            self.held_out.recall(parameters).surely_reaches(target)
+            and self.known.recall(parameters).least >= target
+            and all(part.recall(parameters).recall_at_10 >= target for part in self.in_partitions)
         )
-
-
-def _own(parameters: IndexParameters) -> IndexParameters:
-    """The recall of the index itself is measured, without its fallback."""
-    return parameters.model_copy(update={"fallback": False})
 
 
 def _drawn(rng: np.random.Generator, rows: Int64Array, most: int, least: int = 0) -> Int64Array:

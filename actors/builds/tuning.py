@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 
 from actors.builds.efforts import least_effort, most_effort
-from actors.builds.recall import RecallSample, exact_scores
+from actors.builds.recall import MeasuredIndex, RecallSample, exact_scores
 from actors.builds.shard import ShardRows
 from actors.shards.faiss_build import num_lists, num_subquantizers, train_index
 from actors.shards.faiss_index import one_thread
@@ -33,7 +33,7 @@ from cluster.clock import SYSTEM_CLOCK
 from cluster.errors import InvalidArgument
 from cluster.query.search import ShardQuery
 from cluster.shards.index_parameters import AutoIndex, IndexKind, IndexParameters, IndexTrial
-from cluster.shards.recall import HELD_OUT, STORED, Recall
+from cluster.shards.recall import HELD_OUT, STORED
 
 SAMPLE_ROWS_MAX = 20_000
 _QUERIES_MAX = 400
@@ -105,18 +105,15 @@ def try_index(
         index = ShardIndex.open(folder, built, rows.shape[1])
         stored = rows[:num_queries]
         exact = exact_scores(index, np.concatenate([stored, queries]))
-        recall_sample = RecallSample.of({STORED: stored, HELD_OUT: queries}, exact)
-
-        def recall_with(tried: IndexParameters) -> Recall:
-            return recall_sample.recall(index.tuned(tried))
+        measured = MeasuredIndex(index, RecallSample.of({STORED: stored, HELD_OUT: queries}, exact))
 
         def suffices(tried: IndexParameters) -> bool:
-            recall = recall_with(tried)
+            recall = measured.recall(tried)
             return recall.least >= target_recall and not recall.has_hole
 
         parameters = least_effort(built, index.num_lists, suffices)
         parameters = parameters or most_effort(built, index.num_lists)
-        recall = recall_with(parameters)
+        recall = measured.recall(parameters)
         query_us = _query_us(index.tuned(parameters), queries)
     scale = _Scale(len(rows), index.num_lists, extent, parameters, fallback)
     return IndexTrial(

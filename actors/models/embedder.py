@@ -106,7 +106,7 @@ class Embedder:
 
     def embed_passages(self, texts: Sequence[str]) -> Float32Array:
         """Same as `embed`, except for texts of several windows: here all windows weigh the same."""
-        return self._embed(texts, _pooled_passages)
+        return self._embed(texts, pooled_passages)
 
     def _embed(
         self, texts: Sequence[str], pool: Callable[[Float32Array, Sequence[int]], Float32Array]
@@ -198,7 +198,8 @@ def pooled_questions(of_windows: Float32Array, num_windows: Sequence[int]) -> Fl
     return _pooled(of_windows, num_windows, lambda of: of[-1] + of[:-1].mean(axis=0))
 
 
-def _pooled_passages(of_windows: Float32Array, num_windows: Sequence[int]) -> Float32Array:
+def pooled_passages(of_windows: Float32Array, num_windows: Sequence[int]) -> Float32Array:
+    """The vectors of passages, as `Embedder.embed_passages` says; see `pooled_questions`."""
     return _pooled(of_windows, num_windows, lambda of: of.mean(axis=0))
 
 

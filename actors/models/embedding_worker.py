@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +13,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from actors.models.embedder import BATCH_TOKENS, Embedder, TextEmbedder, pooled_questions
+from actors.models.embedder import (
+    BATCH_TOKENS,
+    Embedder,
+    TextEmbedder,
+    pooled_passages,
+    pooled_questions,
+)
 from actors.runtime.own_node import own_node
 from cluster.arrays import Float32Array
 from cluster.artifacts.cache import ArtifactCache
@@ -30,6 +36,9 @@ new request.
 """
 _BRIEF_CHARS = 2000
 """Texts of so many characters together are cut into tokens on the spot: in half a millisecond."""
+
+_Pool = Callable[[Float32Array, Sequence[int]], Float32Array]
+"""Makes the vectors of texts of those of their windows; see `pooled_questions`."""
 
 
 class _Request:
@@ -73,8 +82,14 @@ class EmbeddingQueue:
         self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="piece")
         self._num_idle = num_threads
 
-    async def embed(self, texts: Sequence[str], timeout_s: float | None = None) -> Float32Array:
-        """float32 [n, dimension], row i for text i.
+    async def embed(
+        self,
+        texts: Sequence[str],
+        timeout_s: float | None = None,
+        *,
+        pool: _Pool = pooled_questions,
+    ) -> Float32Array:
+        """float32 [n, dimension], row i for text i; `pool` says how long texts are read.
 
         Raises Overloaded when too many texts wait already, InvalidArgument for more texts than may
         ever wait, DeadlineExceeded. Of a request whose time is over, or that is cancelled, no piece
@@ -85,7 +100,7 @@ class EmbeddingQueue:
         self._waiting.check_room(len(texts))
         try:
             async with asyncio.timeout(timeout_s):
-                return await self._embed(texts)
+                return await self._embed(texts, pool)
         except TimeoutError as error:
             raise DeadlineExceeded("time ran out while texts were embedded") from error
 
@@ -96,7 +111,7 @@ class EmbeddingQueue:
         made = await asyncio.gather(*(self.embed([text], timeout_s) for text in texts))
         return np.concatenate(made)
 
-    async def _embed(self, texts: Sequence[str]) -> Float32Array:
+    async def _embed(self, texts: Sequence[str], pool: _Pool) -> Float32Array:
         if sum(map(len, texts)) <= _BRIEF_CHARS:
             windows = self._embedder.windows(texts)
         else:
@@ -109,7 +124,7 @@ class EmbeddingQueue:
             await request.answer
         finally:
             self._waiting.drop(request)
-        return pooled_questions(request.vectors, [len(text) for text in windows])
+        return pool(request.vectors, [len(text) for text in windows])
 
     def _deal(self) -> None:
         """Gives a piece to each idle thread, as far as there are some."""
@@ -164,6 +179,12 @@ class EmbeddingWorker:
     async def embed(self, texts: Sequence[str], timeout_s: float) -> Float32Array:
         """float32 [n, dimension]; see `EmbeddingQueue.embed`."""
         return await self._queue.embed(texts, timeout_s)
+
+    async def embed_passages(self, texts: Sequence[str], timeout_s: float) -> Float32Array:
+        """float32 [n, dimension]: the vectors that a build gives passages of these texts. Raises as
+        `embed` does.
+        """
+        return await self._queue.embed(texts, timeout_s, pool=pooled_passages)
 
     async def embed_each(self, texts: Sequence[str], timeout_s: float) -> Float32Array:
         """float32 [n, dimension]; see `EmbeddingQueue.embed_each`."""

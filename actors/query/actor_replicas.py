@@ -82,6 +82,10 @@ class ActorEmbedder:
         made = await self._actor.call("embed_each", [text for text, _ in asked], timeout_s)
         return list(cast(Float32Array, made))
 
+    async def embed_passages(self, texts: Sequence[str], timeout_s: float) -> Float32Array:
+        """float32 [n, d], one row a passage."""
+        return cast(Float32Array, await self._actor.call("embed_passages", list(texts), timeout_s))
+
     async def embed_counted(self, texts: Sequence[str], timeout_s: float) -> CountedVectors:
         """The vectors that `embed` makes, and the number of tokens."""
         answer = await self._actor.call("embed_counted", list(texts), timeout_s)

@@ -39,7 +39,8 @@ _IVF_BATCH = 16
 # Scalar quantizers work with vector instructions where the dimension is a multiple of this, and
 # otherwise number by number: a search of GloVe (100 numbers) took 760 us, and filled up 280.
 _SQ_ALIGNMENT = 16
-# Candidates that are wanted where ten hits are.
+# Candidates of a search for ten hits, by which a build measures the effort: ten, and the four more
+# that `ShardIndex` ranks (its `_SLACK`).
 _MEASURED_FOR = 14
 # Rows of all beams that are looked through at once.
 _BEAM_ELEMENTS = 1 << 18

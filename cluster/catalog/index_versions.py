@@ -1,12 +1,13 @@
 """The index version that belongs to a corpus position and settings, known before it is built.
 
 built     hash(corpus content, parameters, shards, embedder, chunks, partitioning)
-derived   hash(the built version, the corpus's tombstones): the same files, fewer documents
+derived   hash(the built version, the corpus's tombstones and watermark): the same files, fewer
+          documents, or the same documents as of a later position of the logs
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from pydantic import Field
@@ -16,7 +17,7 @@ from cluster.catalog.catalog import Catalog
 from cluster.catalog.corpus_settings import ChunkSettings, CorpusSettings
 from cluster.catalog.manifests import CorpusManifest, IndexManifest, ManifestRef, ModelManifest
 from cluster.errors import NotFound
-from cluster.records import Record
+from cluster.records import Record, is_none
 from cluster.shards.index_parameters import (
     TARGET_RECALL,
     AutoIndex,
@@ -61,7 +62,8 @@ class _EffortBuildKey(Record):
 
 class _DerivedKey(Record):
     base: str
-    tombstones: Sha256
+    tombstones: Sha256 | None = Field(default=None, exclude_if=is_none)
+    watermark: dict[str, int] = Field(default={}, exclude_if=lambda value: not value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +125,31 @@ def _had_a_version(index: NamedIndex) -> bool:
 
 
 def derived_version(base: IndexManifest, corpus: CorpusManifest) -> str:
-    """The version of the files of `base` with the corpus's tombstones, of which it must have
-    some.
+    """The version of the files of `base`, which may be derived itself, with the tombstones and the
+    watermark of the corpus.
     """
-    assert corpus.tombstones is not None
-    return _DerivedKey(base=base.version, tombstones=corpus.tombstones.sha256).digest()[:16]
+    tombstones = None if corpus.tombstones is None else corpus.tombstones.sha256
+    return _DerivedKey(
+        base=base.base or base.version,
+        tombstones=tombstones,
+        watermark=corpus.watermark.as_dict(),
+    ).digest()[:16]
+
+
+def at_watermark(index: IndexManifest, corpus: CorpusManifest) -> IndexManifest:
+    """The index of a corpus that has the same documents at another watermark: the same files under
+    a version of their own, so that whoever serves it reads the logs from the right place.
+    """
+    if index.watermark == corpus.watermark:
+        return index
+    return index.model_copy(
+        update={
+            "version": derived_version(index, corpus),
+            "base": index.base or index.version,
+            "corpus_position": corpus.position,
+            "watermark": corpus.watermark,
+        }
+    )
 
 
 def bases_of(catalog: Catalog, plan: BuildPlan) -> Iterator[tuple[IndexManifest, CorpusManifest]]:
@@ -149,14 +171,20 @@ def bases_of(catalog: Catalog, plan: BuildPlan) -> Iterator[tuple[IndexManifest,
 
 
 def index_as_planned(catalog: Catalog, plan: BuildPlan) -> tuple[IndexManifest, ManifestRef] | None:
-    """The index version that this build gives, however old it is; None when it was not built."""
+    """The index version that this build gives, however old it is; None when it was not built.
+
+    Where there is none of the corpus's watermark, one of another may be given.
+    """
     corpus = plan.corpus
-    found = catalog.find_index(corpus.corpus, plan.version)
-    if found is not None or corpus.tombstones is None:
-        return found
-    versions = (derived_version(base, corpus) for base, _ in bases_of(catalog, plan))
+    built = catalog.find_index(corpus.corpus, plan.version)
+    bases: Iterable[IndexManifest] = ()
+    if built is None and corpus.tombstones is not None:
+        bases = (base for base, _ in bases_of(catalog, plan))
+    elif built is not None and built[0].watermark != corpus.watermark:
+        bases = built[:1]
+    versions = (derived_version(base, corpus) for base in bases)
     derived = (catalog.find_index(corpus.corpus, version) for version in versions)
-    return next((index for index in derived if index is not None), None)
+    return next((index for index in derived if index is not None), built)
 
 
 def has_settings(

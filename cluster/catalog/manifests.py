@@ -7,10 +7,11 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, PlainSerializer, PlainValidator, TypeAdapter
 
 from cluster.artifacts.files import ArtifactFile, Sha256
 from cluster.metadata import ColumnType
+from cluster.mutations.watermark import Watermark
 from cluster.records import Name, Record, is_none
 from cluster.shards.index_parameters import IndexKind, IndexParameters, IndexTuning
 from cluster.shards.recall import Recall, RecallStratum
@@ -23,6 +24,29 @@ TOMBSTONES_FILE = "tombstones.arrow"
 
 def _is_empty(value: tuple[object, ...]) -> bool:
     return not value
+
+
+def _is_start(value: object) -> bool:
+    return value == Watermark()
+
+
+_POSITIONS = TypeAdapter(dict[str, Annotated[int, Field(ge=1)]])
+
+
+def _watermark(value: object) -> Watermark:
+    if isinstance(value, Watermark):
+        return value
+    return Watermark.of(_POSITIONS.validate_python(value))
+
+
+LogPosition = Annotated[
+    Watermark,
+    PlainValidator(_watermark, json_schema_input_type=dict[str, int]),
+    PlainSerializer(Watermark.as_dict, return_type=dict[str, int]),
+]
+"""A watermark, in JSON an object of positions by region. Left out where no log was read, so that
+manifests from before there were logs keep their bytes.
+"""
 
 
 class ManifestRef(Record):
@@ -56,6 +80,10 @@ class CorpusManifest(Record):
     """Length of the ready-made vectors, or None when the passages are to be embedded."""
     sources: tuple[str, ...]
     """Sources of the corpus's documents: the latest SOURCES_MAX."""
+    watermark: LogPosition = Field(default=Watermark(), exclude_if=_is_start)
+    """How far the logs of mutations count in these documents: what they say up to there is in the
+    parts and tombstones, or was replaced by a later ingest or delete.
+    """
     created_at_ms: int
 
     @property
@@ -65,7 +93,8 @@ class CorpusManifest(Record):
 
     def content(self) -> CorpusManifest:
         """Equal for equal documents, whenever and wherever they were read."""
-        return self.model_copy(update={"position": 1, "created_at_ms": 0, "sources": ()})
+        no_origin = {"position": 1, "created_at_ms": 0, "sources": (), "watermark": Watermark()}
+        return self.model_copy(update=no_origin)
 
 
 class ShardArtifact(Record):
@@ -145,9 +174,11 @@ class IndexManifest(Record):
     partition_by: str | None = None
     """The metadata field by whose value documents were given to shards; None: by their ids."""
     base: str | None = Field(default=None, exclude_if=is_none)
-    """The version whose files these are, where documents were deleted from it and nothing was built
-    anew.
+    """The version whose files these are, where documents were deleted from it, or the watermark
+    has come further, and nothing was built anew.
     """
+    watermark: LogPosition = Field(default=Watermark(), exclude_if=_is_start)
+    """That of the corpus position: what the logs say up to there need not be read beside this."""
     built_at_ms: int
 
     def parameters_of(self, shard: ShardArtifact) -> IndexParameters:

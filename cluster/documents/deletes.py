@@ -71,15 +71,17 @@ def drop_corpus(*, catalog: Catalog, corpus: str, clock: Clock = SYSTEM_CLOCK) -
     """
 
     def dropped(latest: CorpusManifest | None) -> tuple[CorpusManifest, None]:
+        last = existing(corpus, latest)
         nothing = CorpusManifest(
             corpus=corpus,
-            position=existing(corpus, latest).position + 1,
+            position=last.position + 1,
             parts=(),
             num_documents=0,
             num_passages=0,
             metadata_schema={},
             vector_dimension=None,
             sources=(),
+            watermark=last.watermark,
             created_at_ms=clock.wall_ms(),
         )
         return nothing, None

@@ -124,7 +124,7 @@ def add_to_schema(
     for name, value in document.metadata.items():
         if value is None:
             continue
-        type_ = _type_of(value)
+        type_ = type_of(value)
         is_long = type_ is ColumnType.INT and value not in EXACT_IN_FLOAT
         known = schema.get(name)
         if known is None or known.type != type_ or (is_long and known.long_example is None):
@@ -168,14 +168,15 @@ def _merged(name: str, first: SchemaField, second: SchemaField) -> SchemaField:
             f"metadata.{name}",
         )
     raise InvalidArgument(
-        f"is {_spelled(first.type)} in {first.example}, but {_spelled(second.type)} in "
+        f"is {spelled(first.type)} in {first.example}, but {spelled(second.type)} in "
         f"{second.example}; a field has one type in the whole corpus: declare it with --types, or "
         "start the corpus anew with --replace",
         f"metadata.{name}",
     )
 
 
-def _spelled(type_: ColumnType) -> str:
+def spelled(type_: ColumnType) -> str:
+    """The type as messages name it."""
     match type_:
         case ColumnType.STRING:
             return "a string"
@@ -197,7 +198,8 @@ def _check_width(num_fields: int, where: str) -> None:
         )
 
 
-def _type_of(value: str | int | float | bool) -> ColumnType:
+def type_of(value: str | int | float | bool) -> ColumnType:
+    """The type of a metadata field that has this value."""
     # A bool is an int to Python, so it is asked for first.
     if isinstance(value, bool):
         return ColumnType.BOOL

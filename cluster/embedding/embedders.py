@@ -28,6 +28,7 @@ the same machine would only take the same cores, and divide the pieces (32 clien
 quarter fewer searches a second with a bound of 8 texts a thread), but there may be others.
 """
 
+EmbedderT = TypeVar("EmbedderT", bound="QuestionEmbedder")
 MadeT = TypeVar("MadeT")
 
 
@@ -41,7 +42,7 @@ class CountedVectors:
     """Tokens of all texts together, without special tokens."""
 
 
-class EmbedderReplica(Protocol):
+class QuestionEmbedder(Protocol):
     @property
     def replica_id(self) -> str: ...
 
@@ -54,7 +55,15 @@ class EmbedderReplica(Protocol):
         ...
 
 
-class LocalEmbedder(EmbedderReplica, Protocol):
+class EmbedderReplica(QuestionEmbedder, Protocol):
+    async def embed_passages(self, texts: Sequence[str], timeout_s: float) -> Float32Array:
+        """float32 [n, d], one row a passage: as a build makes them. They differ from those of
+        `embed` for texts that are longer than the model reads at once.
+        """
+        ...
+
+
+class LocalEmbedder(QuestionEmbedder, Protocol):
     """The model in this process."""
 
     @property
@@ -75,12 +84,12 @@ class Embedders:
         weights: OutcomeWeights,
         local: LocalEmbedder | None = None,
     ) -> None:
-        """`local`, which is not among `replicas`, is asked first where the texts are few."""
+        """`local` is asked for a few short texts, and `replicas` for all others."""
         self._local = local
         self._any = ReplicaSet(replicas, weights)
-        everywhere = [*replicas] if local is None else [local, *replicas]
-        self._local_first = ReplicaSet(everywhere, weights, preferred=local)
         self._each = [ReplicaSet(replicas, weights, preferred=replica) for replica in replicas]
+        everywhere: list[QuestionEmbedder] = [*replicas] if local is None else [local, *replicas]
+        self._local_first = ReplicaSet(everywhere, weights, preferred=local)
 
     async def embed(self, texts: Sequence[str], deadline: Deadline) -> Float32Array:
         """float32 [n, d], row i for text i.
@@ -88,14 +97,23 @@ class Embedders:
         Each share of a batch goes to a replica of its own, and to another one where that fails.
         Raises what a replica raises, Unavailable and DeadlineExceeded.
         """
-        shares = await self._shares(
+        shares = await self._questions(
             texts, deadline, lambda replica, share, timeout_s: replica.embed(share, timeout_s)
+        )
+        return _in_order(shares)
+
+    async def embed_passages(self, texts: Sequence[str], deadline: Deadline) -> Float32Array:
+        """float32 [n, d], row i for passage i, as a build makes it. Raises as `embed` does."""
+        shares = await self._shares(
+            texts,
+            deadline,
+            lambda replica, share, timeout_s: replica.embed_passages(share, timeout_s),
         )
         return _in_order(shares)
 
     async def embed_counted(self, texts: Sequence[str], deadline: Deadline) -> CountedVectors:
         """The vectors that `embed` makes, and the number of tokens. Raises as `embed` does."""
-        shares = await self._shares(
+        shares = await self._questions(
             texts,
             deadline,
             lambda replica, share, timeout_s: replica.embed_counted(share, timeout_s),
@@ -104,6 +122,24 @@ class Embedders:
             vectors=_in_order([share.vectors for share in shares]),
             num_tokens=sum(share.num_tokens for share in shares),
         )
+
+    async def _questions(
+        self,
+        texts: Sequence[str],
+        deadline: Deadline,
+        make: Callable[[QuestionEmbedder, Sequence[str], float], Awaitable[MadeT]],
+    ) -> list[MadeT]:
+        if self._stays_here(texts):
+            return [await _asked(self._local_first, make, texts, deadline)]
+        return await self._shares(texts, deadline, make)
+
+    def _stays_here(self, texts: Sequence[str]) -> bool:
+        if self._local is None or len(texts) >= _SHARE_TEXTS_MIN:
+            return False
+        num_texts = self._local.num_texts + len(texts)
+        if num_texts > LOCAL_TEXTS_A_THREAD * self._local.num_threads:
+            return False
+        return sum(map(len, texts)) <= _LOCAL_CHARS_MAX
 
     async def _shares(
         self,
@@ -114,22 +150,11 @@ class Embedders:
         """What replicas make of each share of the batch. Share i of n has the texts i, i + n, ...:
         they are dealt like cards, for long texts often stand side by side.
         """
-
-        async def asked(replicas: ReplicaSet[EmbedderReplica], share: Sequence[str]) -> MadeT:
-            return await replicas.ask(
-                lambda replica, timeout_s: make(replica, share, timeout_s),
-                deadline,
-                # A batch takes as long as it is.
-                learn_speed=len(share) == 1,
-            )
-
-        if self._stays_here(texts):
-            return [await asked(self._local_first, texts)]
         num_shares = min(len(self._each), len(texts) // _SHARE_TEXTS_MIN)
         if num_shares < 2:
-            return [await asked(self._any, texts)]
+            return [await _asked(self._any, make, texts, deadline)]
         tasks = [
-            asyncio.ensure_future(asked(replicas, texts[first::num_shares]))
+            asyncio.ensure_future(_asked(replicas, make, texts[first::num_shares], deadline))
             for first, replicas in enumerate(self._each[:num_shares])
         ]
         try:
@@ -138,13 +163,19 @@ class Embedders:
             for task in tasks:
                 task.cancel()
 
-    def _stays_here(self, texts: Sequence[str]) -> bool:
-        if self._local is None or len(texts) >= _SHARE_TEXTS_MIN:
-            return False
-        num_texts = self._local.num_texts + len(texts)
-        if num_texts > LOCAL_TEXTS_A_THREAD * self._local.num_threads:
-            return False
-        return sum(map(len, texts)) <= _LOCAL_CHARS_MAX
+
+async def _asked(
+    replicas: ReplicaSet[EmbedderT],
+    make: Callable[[EmbedderT, Sequence[str], float], Awaitable[MadeT]],
+    texts: Sequence[str],
+    deadline: Deadline,
+) -> MadeT:
+    return await replicas.ask(
+        lambda replica, timeout_s: make(replica, texts, timeout_s),
+        deadline,
+        # A batch takes as long as it is.
+        learn_speed=len(texts) == 1,
+    )
 
 
 def _in_order(shares: Sequence[Float32Array]) -> Float32Array:

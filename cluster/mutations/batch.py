@@ -44,6 +44,7 @@ _COLUMNS: list[pa.Field[Any]] = [
     # Begin and end of each passage in turn, and the passages' vectors one after the other.
     pa.field("cuts", pa.list_(pa.int32())),
     pa.field("vectors", pa.list_(pa.float32())),
+    pa.field("embedder", pa.string()),
 ]
 _SCHEMA = pa.schema(_COLUMNS)
 
@@ -140,32 +141,40 @@ def _columns(mutations: Sequence[Mutation]) -> Iterator[list[Any]]:
     yield [None if content is None else metadata_bytes(content.metadata) for content in contents]
     yield [None if cut is None else np.asarray(cut, np.int32).reshape(-1) for cut in cuts]
     yield [None if of_doc is None else of_doc.reshape(-1) for of_doc in vectors]
+    yield [None if content is None else content.embedder for content in contents]
 
 
 def _mutations(rows: pa.RecordBatch, region: str) -> Iterator[Mutation]:
-    names = ("document", "wall_ms", "counter", "key", "timestamp_ms", "seen", "text", "metadata")
+    names = ("document", "wall_ms", "counter", "key", "timestamp_ms", "seen")
     columns = [rows.column(name).to_pylist() for name in names]
-    cuts, vectors = _slices(rows.column("cuts")), _slices(rows.column("vectors"))
-    for row in zip(*columns, cuts, vectors, strict=True):
-        document, wall_ms, counter, key, timestamp_ms, seen, text, metadata, cut, vector = row
+    for *row, content in zip(*columns, _contents(rows), strict=True):
+        document, wall_ms, counter, key, timestamp_ms, seen = row
         yield Mutation(
             document=document,
             time=HybridTime(wall_ms, counter, region),
-            content=None if text is None else _content(text, metadata, cut, vector),
+            content=content,
             key=key,
             timestamp_ms=timestamp_ms,
             seen=tuple(HybridTime.parse(time, "seen") for time in seen),
         )
 
 
-def _content(text: str, metadata: bytes, cuts: Any, vectors: Any) -> Content:
-    pairs = None if cuts is None else [(int(b), int(e)) for b, e in cuts.reshape(-1, 2)]
-    return Content(
-        text=text,
-        metadata=orjson.loads(metadata),
-        cuts=None if pairs is None else tuple(pairs),
-        vectors=None if vectors is None else vectors.reshape(len(pairs or ()), -1),
-    )
+def _contents(rows: pa.RecordBatch) -> Iterator[Content | None]:
+    names = ("text", "metadata", "embedder")
+    columns = [rows.column(name).to_pylist() for name in names]
+    cuts, vectors = _slices(rows.column("cuts")), _slices(rows.column("vectors"))
+    for text, metadata, embedder, cut, vector in zip(*columns, cuts, vectors, strict=True):
+        if text is None:
+            yield None
+            continue
+        pairs = None if cut is None else [(int(b), int(e)) for b, e in cut.reshape(-1, 2)]
+        yield Content(
+            text=text,
+            metadata=orjson.loads(metadata),
+            cuts=None if pairs is None else tuple(pairs),
+            vectors=None if vector is None else vector.reshape(len(pairs or ()), -1),
+            embedder=embedder,
+        )
 
 
 def _slices(lists: Any) -> Iterator[Any]:

@@ -29,6 +29,7 @@ class DocumentFold:
         self._digest = 0
         self._shares: dict[str, int] = {}
         """What each document adds to the digest."""
+        self._changed: dict[str, Versions] = {}
 
     @property
     def watermark(self) -> Watermark:
@@ -49,6 +50,10 @@ class DocumentFold:
     def live(self) -> Iterator[Mutation]:
         """All versions that are no deletes: siblings, too, where the policy keeps them."""
         return (v for kept in self._versions.values() for v in kept if v.content is not None)
+
+    def current(self) -> Iterator[Mutation]:
+        """The current version of each document that is known, whether it is a delete or not."""
+        return (kept[-1] for kept in self._versions.values())
 
     def conflicts(self) -> Iterator[str]:
         """The documents with more than one version."""
@@ -79,6 +84,13 @@ class DocumentFold:
         if batch.mutations:
             self._times[batch.region] = batch.mutations[-1].time
         return True
+
+    def take_changed(self) -> dict[str, Versions]:
+        """The documents of which other versions are kept than at the last call, in the order of
+        their last change, and what is kept of them.
+        """
+        changed, self._changed = self._changed, {}
+        return changed
 
     def stable_time(self, regions: Collection[str]) -> HybridTime | None:
         """The time before which none of these regions can write any more, since the log of each
@@ -113,6 +125,8 @@ class DocumentFold:
         if after is before:
             return
         self._versions[mutation.document] = after
+        self._changed.pop(mutation.document, None)
+        self._changed[mutation.document] = after
         share, old_share = _sum(after), self._shares.get(mutation.document, 0)
         self._shares[mutation.document] = share
         self._digest = (self._digest - old_share + share) % _DIGEST_MODULUS

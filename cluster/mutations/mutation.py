@@ -31,6 +31,10 @@ class Content:
     """float32 [len(cuts), d], finite: one of each passage; None until they are embedded, and of a
     text without passages.
     """
+    embedder: str | None = None
+    """The model version that made the vectors; None where the caller brought them, or there are
+    none.
+    """
 
     def __post_init__(self) -> None:
         cuts, vectors = self.cuts or (), self.vectors
@@ -58,6 +62,7 @@ class Content:
             parts.append(np.asarray(self.cuts, dtype="<i4").tobytes())
         if self.vectors is not None:
             parts.append(self.vectors.astype("<f4", copy=False).tobytes())
+            parts.append((self.embedder or "").encode())
         lengths = struct.pack(f"<{1 + len(parts)}Q", len(parts), *map(len, parts))
         return hashlib.sha256(b"".join([lengths, *parts])).digest()
 

@@ -30,6 +30,10 @@ class Watermark:
     def __getitem__(self, region: str) -> int:
         return next((n for name, n in self._positions if name == region), 0)
 
+    def __bool__(self) -> bool:
+        """False where nothing has been applied."""
+        return bool(self._positions)
+
     def __iter__(self) -> Iterator[str]:
         """The regions of whose logs something has been applied, in ascending order."""
         return (region for region, _ in self._positions)

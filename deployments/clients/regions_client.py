@@ -148,13 +148,15 @@ def _unless_final(error: RaygionError) -> RaygionError:
 
 
 def _later(kept: str, token: str) -> str:
-    """The token of which of the two has seen more: a region that lags behind may have answered."""
+    """The token of whoever has seen both: a region that lags behind may have answered."""
     try:
         earlier, new = SessionToken.decode(kept), SessionToken.decode(token)
     except InvalidArgument:
         return token or kept
-    is_older = earlier.store_id == new.store_id and new.position < earlier.position
-    return kept if is_older else token
+    if earlier.store_id != new.store_id:
+        return token
+    later = earlier if new.position < earlier.position else new
+    return later.joined(earlier.documents).joined(new.documents).encode()
 
 
 def _too_late() -> DeadlineExceeded:

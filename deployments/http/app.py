@@ -54,6 +54,7 @@ from deployments.http.schemas.search import SearchBody
 from deployments.http.search_route import SearchRoute
 from deployments.http.settings import HttpSettings
 from deployments.http.shared_summary import SharedSummary
+from deployments.http.slots import Slots
 from deployments.http.streams.alive_stream import SILENCE_LIMITS, SilenceLimits
 from deployments.http.streams.answer_streams import AnswerStreams
 from deployments.http.streams.sse import NamedEvents, unless_gone
@@ -92,7 +93,11 @@ def build_http_app(
     answers = AnswerStreams(metered, metrics, silence.to_callers_s)
     summary = SharedSummary(status, clock, timeout_s=settings.status_timeout_s)
     _Routes(answers, summary, settings, metrics, callers, divergence).add_to(app)
-    OpenAIRoutes(metered, answers, summary, settings, callers, clock).add_to(app)
+    answer_slots = Slots(
+        settings.answers_in_flight_max, "this gateway writes as many answers as it can"
+    )
+    openai = OpenAIRoutes(metered, answers, summary, settings, callers, answer_slots, clock)
+    openai.add_to(app)
     if peer_services is not None:
         between_regions = AnswerStreams(metered, metrics, silence.between_regions_s)
         RegionRoutes(between_regions, peer_services, settings, callers, clock).add_to(app)
@@ -102,6 +107,7 @@ def build_http_app(
         app.edge = HttpEdge(
             routes,
             settings=settings,
+            answer_slots=answer_slots,
             metrics=metrics,
             clock=clock,
             direct={("POST", SEARCH): SearchRoute(metered, settings, callers)},

@@ -8,12 +8,12 @@ from pydantic import Field, PlainValidator, WithJsonSchema
 
 from cluster.query.filters import Filter, parse_filter
 from cluster.query.read_consistency import ConsistencyLevel, read_consistency_of
+from cluster.query.session import TOKEN_CHARS_MAX
 from cluster.query.terms import TIMEOUT_S_MAX, TOP_K_MAX
 from deployments.http.schemas.json_body import Body
 
 _NAME_LENGTH_MAX = 256
 _USER_LENGTH_MAX = 1024
-_TOKEN_LENGTH_MAX = 512
 _STALENESS_MS_MAX = 2**53
 _TIMEOUT_MS_MAX = int(TIMEOUT_S_MAX * 1000)
 _RELEASE_MAX = 2**63 - 1
@@ -39,7 +39,7 @@ Level = Annotated[
     Field(max_length=_NAME_LENGTH_MAX),
     WithJsonSchema({"type": "string", "enum": [level.value for level in ConsistencyLevel]}),
 ]
-SessionText = Annotated[str, Field(max_length=_TOKEN_LENGTH_MAX)]
+SessionText = Annotated[str, Field(max_length=TOKEN_CHARS_MAX)]
 StalenessMs = Annotated[int, Field(ge=0, le=_STALENESS_MS_MAX)]
 User = Annotated[
     str,

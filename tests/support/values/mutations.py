@@ -37,6 +37,7 @@ def contents(draw: st.DrawFn) -> Content:
         metadata=draw(st.dictionaries(st.text("abc", min_size=1, max_size=3), _VALUES, max_size=3)),
         cuts=None if cuts is None else tuple(cuts),
         vectors=vectors,
+        embedder=draw(st.none() | st.just("embedder")),
     )
 
 

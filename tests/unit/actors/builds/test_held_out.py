@@ -113,9 +113,9 @@ def test_queries_that_a_graph_holds_would_be_found_with_less(
     for ef_search in (16, 32, 64):
         little = build.parameters.model_copy(update={"ef_search": ef_search})
         told = measured.at(little)
-        found = recall_at_10(measured.index.tuned(little), queries)
+        found = recall_at_10(measured.known.index.tuned(little), queries)
         assert told.recall_at_10 == pytest.approx(found, abs=0.05)
-        assert measured.of_known(little).recall_at_10 > 0.98
+        assert measured.known.recall(little).recall_at_10 > 0.98
     assert {part.queries for part in told.strata} == {STORED, MOVED, HELD_OUT}
 
 
@@ -141,6 +141,31 @@ def test_partitions_with_an_index_of_their_own_find_as_much(
         found = index.search(query).scores
         exact = index.search(replace(query, effort=SearchEffort(exact=True))).scores
         assert float((found >= exact[:, -1:]).mean()) >= TARGET
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        NamedIndex(kind=IndexKind.HNSW),
+        NamedIndex(kind=IndexKind.IVF_PQ),
+        NamedIndex(kind=IndexKind.HNSW, ef_search=40),
+    ],
+)
+def test_a_build_measures_each_effort_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, index: NamedIndex
+) -> None:
+    asked: list[tuple[int, IndexParameters]] = []
+    tuned = ShardIndex.tuned
+
+    def told(index: ShardIndex, parameters: IndexParameters) -> ShardIndex:
+        asked.append((id(index), parameters))
+        return tuned(index, parameters)
+
+    monkeypatch.setattr(ShardIndex, "tuned", told)
+    vectors, _ = SHAPES["clustered"].drawn()
+    built(tmp_path, vectors, index)
+    assert asked
+    assert len(set(asked)) == len(asked)
 
 
 @pytest.mark.parametrize("shape", ["clustered", "random"])

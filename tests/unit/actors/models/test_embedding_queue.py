@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from actors.models.embedder import Embedder
+from actors.models.embedder import Embedder, pooled_passages
 from actors.models.embedding_worker import PIECE_TOKENS, EmbeddingQueue
 from actors.models.starter_models import starter_embedder_folder
 from cluster.arrays import Float32Array
@@ -264,6 +264,13 @@ async def test_a_long_text_has_the_same_bytes_beside_others(
     assert b"".join(vector.tobytes() for vector in made[1:]) == made[0].tobytes()
     assert len(counting.pieces) > 2 * len(texts) * 2, "each is of several pieces"
     assert max(counting.pieces) == 2
+
+
+async def test_passages_have_the_bytes_that_a_build_gives_them(embedder: Embedder) -> None:
+    texts = ["Tea grows here.", "Who grows tea? " + "word " * 600 + "Nobody does."]
+    made = await EmbeddingQueue(embedder).embed(texts, pool=pooled_passages)
+    assert made.tobytes() == embedder.embed_passages(texts).tobytes()
+    assert made[1].tobytes() != embedder.embed(texts)[1].tobytes()
 
 
 async def test_embedders_under_different_load_give_a_text_the_same_bytes(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cluster.arrays import Float32Array
 from cluster.balance.weights import OutcomeWeights
-from cluster.clock import SYSTEM_CLOCK, Deadline
+from cluster.clock import Deadline
 from cluster.embedding.embedders import LOCAL_TEXTS_A_THREAD, CountedVectors, Embedders
 from cluster.errors import InvalidArgument, RaygionError, Unavailable
 
@@ -41,6 +41,9 @@ class Replica:
                 raise
         return np.array([[int(text), 1] for text in texts], dtype=np.float32)
 
+    async def embed_passages(self, texts: Sequence[str], timeout_s: float) -> Float32Array:
+        return -await self.embed(texts, timeout_s)
+
     async def embed_counted(self, texts: Sequence[str], timeout_s: float) -> CountedVectors:
         vectors = await self.embed(texts, timeout_s)
         return CountedVectors(vectors=vectors, num_tokens=sum(map(len, texts)))
@@ -53,7 +56,8 @@ class Local(Replica):
 
 
 def made(*replicas: Replica, local: Local | None = None) -> Embedders:
-    weights = OutcomeWeights(now_s=SYSTEM_CLOCK.monotonic_s, rng=random.Random(0))
+    # No time passes, in which a breaker that is open would let a probe pass.
+    weights = OutcomeWeights(now_s=lambda: 0.0, rng=random.Random(0))
     return Embedders(replicas, weights, local)
 
 
@@ -71,6 +75,13 @@ def test_every_text_has_its_row_however_many_share_the_work(
     assert vectors[:, 0].tolist() == list(range(num_texts))
     asked = [int(text) for replica in replicas for part in replica.asked for text in part]
     assert sorted(asked) == list(range(num_texts))
+
+
+async def test_passages_have_vectors_of_their_own_kind() -> None:
+    replicas = [Replica("0"), Replica("1")]
+    vectors = await made(*replicas).embed_passages(texts(20), Deadline.after(5.0))
+    assert vectors[:, 0].tolist() == [-number for number in range(20)]
+    assert all(replica.asked for replica in replicas)
 
 
 async def test_a_batch_goes_to_all_replicas_and_a_query_to_one() -> None:
@@ -120,6 +131,8 @@ async def test_a_few_short_texts_stay_here_and_all_others_go_to_replicas() -> No
     for many in (texts(8), ["1".zfill(2001)], ["1".zfill(1001)] * 2):
         await embedders.embed(many, Deadline.after(5.0))
         assert other.asked.pop() == many
+    await embedders.embed_passages(["6"], Deadline.after(5.0))
+    assert other.asked.pop() == ["6"]
     local.num_texts = LOCAL_TEXTS_A_THREAD * local.num_threads
     await embedders.embed(["5"], Deadline.after(5.0))
     assert other.asked == [["5"]]

@@ -149,6 +149,7 @@ BASE = Content(text="ab", metadata={"n": 1}, cuts=((0, 2),), vectors=VECTORS)
         Content(text="ab", metadata={"n": 1}, cuts=((0, 2),)),
         Content(text="ab", metadata={"n": 1}),
         Content(text="ab", metadata={}, cuts=((0, 2),), vectors=VECTORS),
+        Content(text="ab", metadata={"n": 1}, cuts=((0, 2),), vectors=VECTORS, embedder="e"),
     ],
 )
 def test_contents_that_differ_have_other_digests(other: Content) -> None:

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from cluster import errors
 from cluster.config import Settings
+from cluster.mutations.watermark import Watermark
 from cluster.query.caller import Location
 from cluster.query.session import SessionToken
 from deployments.cli.main import app
@@ -185,6 +186,25 @@ async def test_what_was_seen_is_not_forgotten_when_a_region_lags_behind() -> Non
         first, _, later, other = seen
         last = "what a later version gives"
         assert await using(settings, use) == [first, first, later, other, other, last]
+
+
+async def test_documents_that_were_seen_by_way_of_different_regions_are_remembered() -> None:
+    here, there = Watermark.of({"here": 4, "there": 1}), Watermark.of({"here": 3, "there": 2})
+    seen = [
+        SessionToken("store", 12, {"tea": here}),
+        SessionToken("store", 9, {"tea": there, "coffee": here}),
+        SessionToken("store", 13),
+    ]
+    service = Tokens(*(token.encode() for token in seen))
+    async with regions(there=service) as settings:
+
+        def use(client: RegionsClient) -> str:
+            for _ in seen:
+                client.post(SEARCH, {**QUERY, "consistency": "eventual"})
+            return client.session
+
+        both = {"tea": Watermark.of({"here": 4, "there": 2}), "coffee": here}
+        assert await using(settings, use) == SessionToken("store", 13, both).encode()
 
 
 async def test_what_was_seen_goes_along_with_the_next_request() -> None:

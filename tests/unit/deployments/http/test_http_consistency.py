@@ -45,7 +45,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"consistency": 1}, "consistency"),
     ({"consistency": "session"}, "session"),
     ({"session": "no token"}, "session"),
-    ({"session": "x" * 513}, "session"),
+    ({"session": "x" * 8193}, "session"),
     ({"session": 7}, "session"),
     ({"consistency": "eventual", "session": TOKEN.encode()}, "session"),
     ({"consistency": "bounded"}, "max_staleness_ms"),

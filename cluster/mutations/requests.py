@@ -1,0 +1,43 @@
+"""Writes of documents as callers ask for them, and positions as they are told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from cluster.arrays import Float32Array
+from cluster.metadata import Metadata
+from cluster.mutations.hybrid_clock import HybridTime
+from cluster.mutations.mutation import IfVersion
+from cluster.mutations.watermark import Watermark
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class DocumentWrite:
+    """A document to be written as a whole, or to be deleted; not cut and not embedded yet."""
+
+    id: str
+    text: str | None
+    """None deletes the document."""
+    metadata: Metadata
+    """Empty for a delete."""
+    vector: Float32Array | None = None
+    """float32 [d], in a corpus that brings its vectors; None otherwise, and for a delete."""
+    key: str | None = None
+    """The caller's idempotency key: of several writes of one key one alone takes effect."""
+    if_version: HybridTime | Literal[IfVersion.ABSENT] | None = None
+    """The version that the document must have; None writes whatever it has."""
+    timestamp_ms: int | None = None
+    """The caller's own time, for a corpus in which the latest of these counts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DocumentsPosition:
+    """How far one region has come with the documents of a corpus."""
+
+    epoch: str
+    version: int
+    """The version of that epoch, by which the processes of the region tell their views apart."""
+    watermark: Watermark
+    read_ms: int
+    """Wall clock before the last reading of all regions' logs that was complete; 0 before one."""
