@@ -71,6 +71,7 @@ class Region:
         timeout_s: float = 5.0,
         min_coverage: float = 1.0,
         release: int | None = None,
+        documents: str | None = None,
         user: str = "",
         consistency: str | None = None,
         session: str | None = None,
@@ -79,7 +80,8 @@ class Region:
         """Searches for one text, several texts, or `vectors` (float32 [n, d], or [d] for one).
 
         While a canary release is tried, the same `user` is served by the same release. `session` is
-        that of an earlier result: nothing older than that one answers.
+        that of an earlier result: nothing older than that one answers. `documents` of "base", with
+        a `release`, leaves out what was written one by one since that release was built.
         """
         queries = (query,) if isinstance(query, str) else None if query is None else tuple(query)
         given = None if vectors is None else check_vectors(np.atleast_2d(np.asarray(vectors)))
@@ -93,6 +95,7 @@ class Region:
             timeout_s=timeout_s,
             min_coverage=min_coverage,
             release=release,
+            documents=documents,
             user=user,
             consistency=read_consistency_of(
                 consistency, session, max_staleness_ms, release=release
@@ -113,6 +116,7 @@ class Region:
         timeout_s: float = 60.0,
         min_coverage: float = 1.0,
         release: int | None = None,
+        documents: str | None = None,
         user: str = "",
         consistency: str | None = None,
         session: str | None = None,
@@ -135,6 +139,7 @@ class Region:
             timeout_s=timeout_s,
             min_coverage=min_coverage,
             release=release,
+            documents=documents,
             user=user,
             consistency=read_consistency_of(
                 consistency, session, max_staleness_ms, release=release

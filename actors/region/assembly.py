@@ -91,7 +91,9 @@ def assemble_region(
     )
     return RegionComponents(
         service=service,
-        peer_services=RegionPeerServices(lambda: views.view, uses, generators, coordinator),
+        peer_services=RegionPeerServices(
+            lambda: views.view, uses, generators, coordinator, NamedActor(names.DOCUMENTS)
+        ),
         views=views,
         trial=trial,
         peers=peers,

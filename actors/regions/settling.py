@@ -14,6 +14,7 @@ from cluster.clock import Clock, Deadline
 from cluster.errors import DeadlineExceeded, NotFound, NotYet, RaygionError, Unavailable
 from cluster.query.read_consistency import ConsistencyLevel
 from cluster.query.request import Request
+from cluster.query.terms import BASE
 from cluster.serving.consistency import RegionKnowledge, decide
 from cluster.serving.decisions import RELEASE_LOG, Elsewhere, Log, Reading, Refresh, Serve, Wait
 from cluster.serving.documents import DocumentsKnowledge, LiveDocuments
@@ -116,7 +117,7 @@ class Settling:
         raise NotYet("one release follows the other too quickly; try again")
 
     def _live_documents(self, request: Request) -> LiveDocuments | None:
-        if self._documents is None:
+        if self._documents is None or request.documents == BASE:
             return None
         return LiveDocuments(corpus=request.corpus, known=self._documents.known)
 

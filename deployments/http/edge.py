@@ -18,7 +18,7 @@ from cluster.errors import NotFound, Unauthenticated
 from cluster.logs.context import log_scope
 from deployments.http.body import header_value, header_values
 from deployments.http.errors import NO_ROUTE, ClientGone, error_response, log_failure
-from deployments.http.routes import ANSWER_ROUTES, REGION_ROUTES
+from deployments.http.routes import ANSWER_ROUTES, REGION_ROUTES, KnownRoutes
 from deployments.http.settings import HttpSettings
 from deployments.http.slots import Slots
 from deployments.http.streams.reply_flow import PacedReply, ReplyRoom, UnreadLimits
@@ -92,7 +92,7 @@ class HttpEdge:
         answer_slots: Slots,
         metrics: HttpMetrics,
         clock: Clock,
-        known_routes: frozenset[str],
+        known_routes: KnownRoutes,
         direct: Mapping[tuple[str, str], ASGIApp],
     ) -> None:
         """`answer_slots`: what routes that answer take, one for each request. `direct`: what
@@ -137,7 +137,7 @@ class HttpEdge:
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         scope = {**scope, "state": state, "method": method}
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        route = path if path in self._known_routes else UNKNOWN_ROUTE
+        route = self._known_routes.route_of(path) or UNKNOWN_ROUTE
         status: int | None = None
 
         async def send_traced(message: Message) -> None:

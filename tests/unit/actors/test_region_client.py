@@ -20,6 +20,7 @@ OPTIONS: dict[str, Any] = {
     "timeout_s": 2.5,
     "min_coverage": 0.5,
     "release": 3,
+    "documents": "base",
     "user": "u",
 }
 TOKEN = SessionToken("store", 12).encode()
