@@ -34,8 +34,7 @@ from cluster.documents.documents import Schema, check_corpus_name, column_types,
 from cluster.documents.ingest_report import DocumentChanges, IngestReport, LeftOut, ReasonCounts
 from cluster.errors import InvalidArgument
 from cluster.metadata import ColumnType
-from cluster.mutations.held import HeldMutations
-from cluster.mutations.watermark import Watermark
+from cluster.mutations.watermark import HeldMutations, Watermark
 from cluster.progress import UNSEEN, Count
 
 

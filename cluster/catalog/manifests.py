@@ -12,8 +12,7 @@ from pydantic import Field, PlainSerializer, PlainValidator, TypeAdapter
 from cluster.artifacts.files import ArtifactFile, Sha256
 from cluster.errors import InvalidArgument
 from cluster.metadata import ColumnType
-from cluster.mutations.held import HeldMutations
-from cluster.mutations.watermark import Watermark
+from cluster.mutations.watermark import HeldMutations, Watermark
 from cluster.records import Name, Record, is_none
 from cluster.shards.index_parameters import IndexKind, IndexParameters, IndexTuning
 from cluster.shards.recall import Recall, RecallStratum

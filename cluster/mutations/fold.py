@@ -11,10 +11,9 @@ from collections.abc import Collection, Iterable, Iterator
 
 from cluster.mutations.batch import Batch
 from cluster.mutations.conflicts import ConflictPolicy, Versions, merged
-from cluster.mutations.held import HeldMutations
 from cluster.mutations.hybrid_clock import HybridTime
 from cluster.mutations.mutation import Mutation
-from cluster.mutations.watermark import Watermark
+from cluster.mutations.watermark import HeldMutations, Watermark
 
 _DIGEST_MODULUS = 2**256
 

@@ -20,11 +20,10 @@ from cluster.documents.passages import Passage, passage_table
 from cluster.metadata import ColumnType
 from cluster.mutations.batch import Batch
 from cluster.mutations.conflicts import ConflictPolicy
-from cluster.mutations.held import HeldMutations
 from cluster.mutations.hybrid_clock import HybridTime
 from cluster.mutations.mutation import Content, Mutation
 from cluster.mutations.store_log import StoreMutationLog
-from cluster.mutations.watermark import Watermark
+from cluster.mutations.watermark import HeldMutations, Watermark
 from cluster.store.object_store import ObjectStore, open_store
 from tests.support.fakes import SimClock
 from tests.support.values.mutations import CORPUS
