@@ -58,15 +58,18 @@ class CorpusFeed:
         open_thread: OpenThread,
         *,
         learn: Callable[[Iterable[Metadata]], None],
+        grown: Callable[[int], None],
         clock: Clock,
     ) -> None:
         """`open_thread`: makes the thread for a queue, and for whoever is told its news. `learn`
-        gets the metadata of the documents that are in the logs.
+        gets the metadata of the documents that are in the logs. `grown` is told how far this
+        region's log has come.
         """
         self._corpus = corpus
         self._region = region
         self._open_thread = open_thread
         self._learn = learn
+        self._grown = grown
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._queue = SharedQueue()
@@ -274,7 +277,10 @@ class CorpusFeed:
     def _take_changes(self, news: LogNews) -> None:
         current = (kept[-1].content for kept in news.changed.values())
         self._learn(content.metadata for content in current if content is not None)
+        before = self._feed.position.watermark[self._region]
         self._feed.take(news.changed, news.watermark)
+        if (position := news.watermark[self._region]) > before:
+            self._grown(position)
         self._digest, self._stopped = news.digest, news.stopped
         if news.reading is not None:
             self._reading = news.reading

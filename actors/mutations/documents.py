@@ -18,6 +18,7 @@ from functools import partial, reduce
 
 from actors.mutations.corpus import CorpusFeed
 from actors.mutations.log_thread import POLL_S, LogThread, News
+from actors.mutations.nudges import LogNudges
 from actors.mutations.preparing import Preparing
 from actors.mutations.shared_queue import SharedQueue
 from actors.query.replica_sets import ReplicaSets
@@ -72,6 +73,7 @@ class Documents:
             release=self._current_release,
             embedders=self._replicas.embedders,
         )
+        self._nudges = LogNudges(settings, region)
         self._spans = ThreadPoolExecutor(1, thread_name_prefix="spans")
         self._corpora: dict[str, CorpusFeed] = {}
         self._view = RegionView(region=region)
@@ -151,6 +153,7 @@ class Documents:
             task.cancel()
         for feed in self._corpora.values():
             feed.stop()
+        await self._nudges.stop()
 
     async def _feed(self, corpus: str) -> CorpusFeed:
         await self._started()
@@ -250,7 +253,10 @@ class Documents:
             )
 
         learn = partial(self._preparing.learn, corpus)
-        return CorpusFeed(corpus, self._region, open_thread, learn=learn, clock=self._clock)
+        grown = partial(self._nudges.tell, corpus)
+        return CorpusFeed(
+            corpus, self._region, open_thread, learn=learn, grown=grown, clock=self._clock
+        )
 
     def _current_release(self) -> ReleaseView:
         return self._view.pin(None, self._clock.wall_ms()).release

@@ -70,7 +70,6 @@ class FakeDocuments:
             num_passages=1,
             is_embedded=True,
             region=REGION,
-            session="token",
             trace_id=trace_id,
         )
 
