@@ -18,7 +18,7 @@ from cluster.mutations.mutation import Mutation
 from cluster.mutations.store_log import StoreMutationLog
 from cluster.mutations.watermark import Watermark
 from tests.support.environment import environment_restored
-from tests.support.regions.documents_load import documents_status, write_keyed
+from tests.support.live.documents_load import documents_status, write_keyed
 from tests.support.regions.search_region import CORPUS, REGION, SearchRegion, search_region
 from tests.support.waiting import wait_until
 
