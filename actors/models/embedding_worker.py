@@ -1,4 +1,4 @@
-"""Embedding as a service of one process (`EmbeddingWorker`), and as a step of Ray Data."""
+"""Embedding as a service of one process."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from actors.models.embedder import (
     BATCH_TOKENS,
@@ -24,7 +22,6 @@ from actors.runtime.own_node import own_node
 from cluster.arrays import Float32Array
 from cluster.artifacts.cache import ArtifactCache
 from cluster.catalog.manifests import ModelManifest
-from cluster.documents.passages import vector_column
 from cluster.embedding.embedders import CountedVectors
 from cluster.embedding.queue import FairQueue, Window
 from cluster.errors import DeadlineExceeded, InvalidArgument
@@ -198,24 +195,6 @@ class EmbeddingWorker:
 
     async def status(self) -> EmbedderStatus:
         return EmbedderStatus(node=own_node())
-
-
-class EmbedBatches:
-    """The step of a Ray Data pipeline that adds the column `vector` to a table with `text`.
-
-    `counter` is an actor with a method `add(count)`, told of each batch.
-    """
-
-    def __init__(self, model: ModelManifest, cache: ArtifactCache, counter: Any) -> None:
-        self._embedder = open_embedder(model, cache)
-        self._counter = counter
-
-    def __call__(self, batch: Any) -> pa.Table:
-        table: pa.Table = batch
-        texts = [str(text) for text in table.column("text").to_pylist()]
-        vectors = self._embedder.embed_passages(texts)
-        self._counter.add.remote(len(texts))
-        return table.append_column("vector", vector_column(vectors))
 
 
 def open_embedder(model: ModelManifest, cache: ArtifactCache) -> Embedder:

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
-from actors.mutations.log_thread import LogNews, LogThread, ReadingEnd
+from actors.mutations.log_thread import BasesHold, LogNews, LogThread, News, ReadingEnd
 from actors.mutations.shared_queue import SharedQueue
 from cluster.clock import Clock, Deadline
 from cluster.deltas.changes import Changes
@@ -40,7 +40,7 @@ _FULL_RETRY_S = 60.0
 _LOOK_S = 0.5
 """Time between two looks for followers that have gone away."""
 
-OpenThread: TypeAlias = Callable[[SharedQueue, Callable[[LogNews], None]], LogThread]
+OpenThread: TypeAlias = Callable[[SharedQueue, Callable[[News], None]], LogThread]
 
 
 class CorpusFeed:
@@ -57,20 +57,24 @@ class CorpusFeed:
         open_thread: OpenThread,
         *,
         learn: Callable[[Iterable[Metadata]], None],
+        grown: Callable[[int], None],
         clock: Clock,
     ) -> None:
         """`open_thread`: makes the thread for a queue, and for whoever is told its news. `learn`
-        gets the metadata of the documents that are in the logs.
+        gets the metadata of the documents that are in the logs. `grown` is told how far this
+        region's log has come.
         """
         self._corpus = corpus
         self._region = region
         self._open_thread = open_thread
         self._learn = learn
+        self._grown = grown
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._queue = SharedQueue()
         self._thread: LogThread | None = None
-        self._feed = Feed(lambda: uuid.uuid4().hex)
+        self._bases = Watermark()
+        self._feed = _new_feed()
         self._followers = Followers()
         self._changed = asyncio.Event()
         """Set, and replaced, at each change of what somebody may wait for."""
@@ -88,12 +92,13 @@ class CorpusFeed:
         """Starts the thread, or finds it started."""
         if self._thread is None:
 
-            def tell(news: LogNews) -> None:
+            def tell(news: News) -> None:
                 # The loop is closed when the process ends.
                 with contextlib.suppress(RuntimeError):
                     self._loop.call_soon_threadsafe(self._take, news)
 
             self._thread = self._open_thread(self._queue, tell)
+            self._thread.hold(self._bases)
             self._thread.start()
         return self._thread
 
@@ -101,6 +106,12 @@ class CorpusFeed:
         """Ends the thread soon; what waits is not written."""
         if self._thread is not None:
             self._thread.stop()
+
+    def hold(self, bases: Watermark) -> None:
+        """All bases of resident releases hold what the logs have up to this watermark."""
+        self._bases = bases
+        if self._thread is not None:
+            self._thread.hold(bases)
 
     def has_no_log(self, read_ms: int) -> None:
         """A look that began at this moment of the wall clock has found no log of the corpus."""
@@ -251,11 +262,24 @@ class CorpusFeed:
             for ticket, future in futures.items()
         }
 
-    def _take(self, news: LogNews) -> None:
+    def _take(self, news: News) -> None:
         """Takes in what the thread has come to."""
+        match news:
+            case BasesHold(times=times, is_less=is_less):
+                if is_less:
+                    self._feed = _new_feed()
+                self._feed.hold(times)
+            case LogNews():
+                self._take_changes(news)
+        self._notify()
+
+    def _take_changes(self, news: LogNews) -> None:
         current = (kept[-1].content for kept in news.changed.values())
         self._learn(content.metadata for content in current if content is not None)
+        before = self._feed.position.watermark[self._region]
         self._feed.take(news.changed, news.watermark)
+        if (position := news.watermark[self._region]) > before:
+            self._grown(position)
         self._digest, self._stopped = news.digest, news.stopped
         if news.reading is not None:
             self._reading = news.reading
@@ -265,7 +289,6 @@ class CorpusFeed:
             future = self._settling.get(ticket)
             if future is not None and not future.done():
                 future.set_result(outcome)
-        self._notify()
 
     def _notify(self) -> None:
         self._changed.set()
@@ -278,6 +301,10 @@ class CorpusFeed:
                 while not holds():
                     await self._changed.wait()
         return holds()
+
+
+def _new_feed() -> Feed:
+    return Feed(lambda: uuid.uuid4().hex)
 
 
 def _not_in_time(withdrawn: bool) -> RaygionError:

@@ -14,10 +14,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import partial, reduce
 
 from actors.mutations.corpus import CorpusFeed
-from actors.mutations.log_thread import POLL_S, LogNews, LogThread
+from actors.mutations.log_thread import POLL_S, LogThread, News
+from actors.mutations.nudges import LogNudges
 from actors.mutations.preparing import Preparing
 from actors.mutations.shared_queue import SharedQueue
 from actors.query.replica_sets import ReplicaSets
@@ -72,6 +73,7 @@ class Documents:
             release=self._current_release,
             embedders=self._replicas.embedders,
         )
+        self._nudges = LogNudges(settings, region)
         self._spans = ThreadPoolExecutor(1, thread_name_prefix="spans")
         self._corpora: dict[str, CorpusFeed] = {}
         self._view = RegionView(region=region)
@@ -151,6 +153,7 @@ class Documents:
             task.cancel()
         for feed in self._corpora.values():
             feed.stop()
+        await self._nudges.stop()
 
     async def _feed(self, corpus: str) -> CorpusFeed:
         await self._started()
@@ -196,11 +199,16 @@ class Documents:
         """Has the corpora of the resident releases that may be in this region, and no others."""
         self._view = view
         self._replicas.follow(view)
-        corpora = {corpus for release in view.releases.values() for corpus in release.corpora}
-        for corpus in self._corpora.keys() - corpora:
-            self._corpora.pop(corpus).stop()
-        for corpus in corpora - self._corpora.keys():
-            self._corpora[corpus] = self._new_feed(corpus)
+        bases: dict[str, list[Watermark]] = {}
+        for release in view.releases.values():
+            for name, corpus in release.corpora.items():
+                bases.setdefault(name, []).append(corpus.watermark)
+        for name in self._corpora.keys() - bases.keys():
+            self._corpora.pop(name).stop()
+        for name, watermarks in bases.items():
+            if name not in self._corpora:
+                self._corpora[name] = self._new_feed(name)
+            self._corpora[name].hold(reduce(Watermark.common, watermarks))
         self._seen.set()
 
     async def _watch_for_logs(self) -> None:
@@ -230,7 +238,7 @@ class Documents:
         )
         writing = [r for r in self._settings.regions if self._settings.may_hold(r, corpus)]
 
-        def open_thread(queue: SharedQueue, news: Callable[[LogNews], None]) -> LogThread:
+        def open_thread(queue: SharedQueue, news: Callable[[News], None]) -> LogThread:
             return LogThread(
                 corpus,
                 self._region,
@@ -245,7 +253,10 @@ class Documents:
             )
 
         learn = partial(self._preparing.learn, corpus)
-        return CorpusFeed(corpus, self._region, open_thread, learn=learn, clock=self._clock)
+        grown = partial(self._nudges.tell, corpus)
+        return CorpusFeed(
+            corpus, self._region, open_thread, learn=learn, grown=grown, clock=self._clock
+        )
 
     def _current_release(self) -> ReleaseView:
         return self._view.pin(None, self._clock.wall_ms()).release

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from actors.mutations.shared_queue import SharedQueue
 from cluster.clock import SYSTEM_CLOCK, Backoff, Clock, system_rng
@@ -13,7 +14,7 @@ from cluster.errors import LogUnreadable, NotFound, RaygionError, Unavailable
 from cluster.logs.events import EventLog
 from cluster.mutations.batch import Batch
 from cluster.mutations.conflicts import ConflictPolicy, Versions
-from cluster.mutations.hybrid_clock import HybridClock
+from cluster.mutations.hybrid_clock import HybridClock, HybridTime
 from cluster.mutations.log_writer import LogWriter
 from cluster.mutations.region_writer import Outcome, RegionWriter
 from cluster.mutations.spans import FANOUT
@@ -56,6 +57,19 @@ class LogNews:
     """Why the logs of regions cannot be read further."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BasesHold:
+    """What all bases hold has changed."""
+
+    times: Mapping[str, HybridTime]
+    """For regions the time up to which the bases hold the mutations of its log."""
+    is_less: bool
+    """True when there is a base now that lacks what all had: everything is told anew."""
+
+
+News: TypeAlias = LogNews | BasesHold
+
+
 class LogThread:
     """Owns the writer of the corpus and the fold of all logs, and tells what they come to.
 
@@ -74,7 +88,7 @@ class LogThread:
         stamps: HybridClock,
         policy: ConflictPolicy,
         writing: Collection[str],
-        news: Callable[[LogNews], None],
+        news: Callable[[News], None],
         spans: Executor,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
@@ -101,6 +115,8 @@ class LogThread:
         self._read_at_s = float("-inf")
         """When the next reading begins that nobody asks for."""
         self._forget_at_s = float("-inf")
+        self._bases = self._held = Watermark()
+        """What all bases hold: as it is, and as it was told last."""
         self._stopped: Mapping[str, RaygionError] = {}
         self._told, self._digest = Watermark(), ""
         self._failures = 0
@@ -131,6 +147,12 @@ class LogThread:
         self._woken.set()
         return self._wanted
 
+    def hold(self, bases: Watermark) -> None:
+        """All bases hold what the logs have up to this watermark."""
+        if bases != self._bases:
+            self._bases = bases
+            self._woken.set()
+
     # The thread itself.
 
     def _run(self) -> None:
@@ -145,6 +167,8 @@ class LogThread:
         in seconds until the next turn is due, unless the thread is woken.
         """
         try:
+            if self._bases != self._held:
+                self._tell_bases(self._bases)
             if self._begun < self._wanted or self._clock.monotonic_s() >= self._read_at_s:
                 self._read()
             has_appended = self._may_append and self._at_work.step()
@@ -186,6 +210,31 @@ class LogThread:
         if error is None:
             self._failures = 0
             self._forget_deletes()
+
+    def _tell_bases(self, bases: Watermark) -> None:
+        times: dict[str, HybridTime] = {}
+        for region in bases:
+            try:
+                times[region] = self._mutations.time_at(region, bases[region])
+            except (NotFound, LogUnreadable) as error:
+                log.warning(
+                    "mutations.nothing_dropped",
+                    "changes of {origin} are kept, though all bases hold them: {error}",
+                    origin=region,
+                    error=error,
+                )
+            except RaygionError:
+                return  # the next turn tries again
+        is_less = not self._held <= bases
+        if is_less:
+            # Deletes that the fold has forgotten may hide documents of the older base.
+            self._writer.give_up(Unavailable("an older release is served again"))
+            self._tell()
+            self._told = Watermark()
+            self._start_writer()
+            self._read_at_s = float("-inf")
+        self._held = bases
+        self._news(BasesHold(times=times, is_less=is_less))
 
     def _note(self, error: RaygionError | None) -> None:
         trouble = "" if error is None else error.message

@@ -30,9 +30,9 @@ class Acknowledgement(StrEnum):
     VISIBLE = "visible"
     """All processes of the writing region that search show them."""
     QUORUM = "quorum"
-    """A majority of the regions that may hold the corpus shows them."""
+    """A majority of the regions that may hold the corpus has applied them, this one shows them."""
     ALL = "all"
-    """All of these regions show them."""
+    """All of these regions have applied them, this one shows them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +76,7 @@ class StoredDocument:
     shows what was built.
     """
     region: str
-    session: str
+    """Region that has read it."""
     trace_id: str
 
 

@@ -29,7 +29,12 @@ from deployments.http.openai.chat import ChatBody
 from deployments.http.openai.completions import CompletionsBody
 from deployments.http.openai.embeddings import EmbeddingsBody
 from deployments.http.openai.routes import OpenAIRoutes
-from deployments.http.region_routes import GenerateBody, RegionAnswerBody, RegionRoutes
+from deployments.http.region_routes import (
+    GenerateBody,
+    ReachedBody,
+    RegionAnswerBody,
+    RegionRoutes,
+)
 from deployments.http.routes import ANSWER, SEARCH, KnownRoutes
 from deployments.http.schemas.answer import AnswerBody, parse_answer
 from deployments.http.schemas.documents import PutBody
@@ -137,6 +142,7 @@ _BODIES = (
     EmbeddingsBody,
     RegionAnswerBody,
     GenerateBody,
+    ReachedBody,
     PutBody,
 )
 

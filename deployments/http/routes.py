@@ -16,7 +16,9 @@ EMBEDDINGS = "/v1/embeddings"
 DOCUMENTS = "/v1/documents"
 DOCUMENT = "/v1/documents/{id:path}"
 CHANGES = "/v1/corpora/{corpus}/changes"
-REGION_ROUTES = frozenset({region_wire.ANSWER, region_wire.GENERATE, region_wire.NUDGE})
+REGION_ROUTES = frozenset(
+    {region_wire.ANSWER, region_wire.GENERATE, region_wire.NUDGE, region_wire.REACHED}
+)
 """Routes that only regions ask of each other."""
 ANSWER_ROUTES = frozenset({ANSWER, CHAT, COMPLETIONS, region_wire.ANSWER, region_wire.GENERATE})
 """Routes that keep the language models busy, and have a bound of their own."""

@@ -170,7 +170,6 @@ def render_document(found: StoredDocument) -> bytes:
             "passages": found.num_passages,
             "embedded": found.is_embedded,
             "region": found.region,
-            "session": found.session,
             "trace_id": found.trace_id,
         },
         default=dict,
@@ -227,7 +226,6 @@ class DocumentReply(BaseModel):
         description="False while the current release has another embedder than the document."
     )
     region: str
-    session: str
     trace_id: str
 
 

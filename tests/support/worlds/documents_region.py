@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import cast
@@ -80,9 +80,10 @@ class FakeCoordinator:
         return self.view
 
 
-def settings_of(*regions: str) -> Settings:
+def settings_of(*regions: str, urls: Mapping[str, str] | None = None) -> Settings:
     endpoints = {
-        name: RegionSettings(http=EndpointSettings(port=8000 + n)) for n, name in enumerate(regions)
+        name: RegionSettings(url=(urls or {}).get(name), http=EndpointSettings(port=8000 + n))
+        for n, name in enumerate(regions)
     }
     return Settings(regions=endpoints)
 
@@ -94,12 +95,13 @@ async def documents_region(
     region: str = "a",
     *,
     regions: Sequence[str] = ("a",),
+    urls: Mapping[str, str] | None = None,
     coordinator: FakeCoordinator | None = None,
     clock: Clock = SYSTEM_CLOCK,
 ) -> AsyncIterator[Documents]:
-    """The actor of one region; `folder` is for its cache."""
+    """The actor of one region; `folder` is for its cache, `urls` are those of other regions."""
     documents = Documents(
-        settings_of(*regions),
+        settings_of(*regions, urls=urls),
         region,
         store,
         ArtifactCache(Artifacts(store), folder / region),

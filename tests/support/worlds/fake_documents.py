@@ -70,7 +70,6 @@ class FakeDocuments:
             num_passages=1,
             is_embedded=True,
             region=REGION,
-            session="token",
             trace_id=trace_id,
         )
 
@@ -105,7 +104,8 @@ class FakeDocuments:
         if write.text is not None:
             content = Content(text=write.text, metadata=write.metadata)
         async with self._changed:
-            self.log.append(DocumentChange(document=write.id, time=time, content=content))
+            change = DocumentChange(document=write.id, time=time, content=content, since=position)
+            self.log.append(change)
             self._changed.notify_all()
         return Written(version=time, position=position, is_repeated=write.key == "again")
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ from cluster.mutations.mutation import IfVersion
 from cluster.mutations.region_writer import Written
 from cluster.mutations.store_log import StoreMutationLog
 from cluster.mutations.watermark import Watermark
+from cluster.serving.view import RegionView
 from cluster.store.object_store import ObjectStore
 from tests.support.store_fixtures import CountingStore, Door
 from tests.support.waiting import until
@@ -320,3 +322,44 @@ async def test_a_damaged_log_of_its_own_refuses_writes_until_it_is_mended(
         store.put(path, whole)
         await documents.refresh(CORPUS)
         await written(documents, write_of("y"))
+
+
+async def test_what_all_bases_hold_is_dropped_until_one_lacks_it(
+    store: ObjectStore, tmp_path: Path
+) -> None:
+    coordinator = FakeCoordinator(view_of(CORPUS))
+    async with documents_region(store, tmp_path, coordinator=coordinator) as documents:
+        await written(documents, write_of("x"))
+        await written(documents, write_of("y"))
+        before = await everything(documents)
+        coordinator.publish(with_watermark(coordinator.view, Watermark.of({"a": 1})))
+        async with asyncio.timeout(TIMEOUT_S):
+            dropped = await follow_on(documents, before, "test")
+        assert (dropped.after, dropped.watermark) == (0, before.watermark)
+        assert dropped.epoch != before.epoch
+        assert [change.document for change in dropped.changes] == ["y"]
+        coordinator.publish(with_watermark(coordinator.view, Watermark()))
+        await until(lambda: documents._corpora[CORPUS].status().num_rows == 2)
+        whole = await everything(documents)
+        assert {change.document for change in whole.changes} == {"x", "y"}
+        assert before.watermark <= whole.watermark
+
+
+async def test_an_actor_that_starts_tells_nothing_that_all_bases_hold(
+    store: ObjectStore, tmp_path: Path
+) -> None:
+    async with documents_region(store, tmp_path) as documents:
+        await written(documents, write_of("x"))
+        await written(documents, write_of("y"))
+    view = with_watermark(view_of(CORPUS), Watermark.of({"a": 1}))
+    async with documents_region(store, tmp_path, coordinator=FakeCoordinator(view)) as documents:
+        await documents.refresh(CORPUS)
+        assert [change.document for change in (await everything(documents)).changes] == ["y"]
+
+
+def with_watermark(view: RegionView, watermark: Watermark) -> RegionView:
+    """The view of a region whose index holds what the logs have up to there."""
+    (release,) = view.releases.values()
+    corpora = {n: replace(corpus, watermark=watermark) for n, corpus in release.corpora.items()}
+    releases = {release.number: replace(release, corpora=corpora)}
+    return replace(view, releases=releases, revision=f"{watermark}")
