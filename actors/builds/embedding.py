@@ -11,7 +11,7 @@ import ray.data
 
 from actors.builds.earlier_vectors import EarlierVectors
 from actors.models.embedder import Embedder
-from actors.models.embedding_worker import open_embedder
+from actors.models.embedding_worker import num_cores, open_embedder
 from actors.runtime.process_logs import logging_class
 from actors.runtime.wiring import live_nodes
 from cluster.artifacts.cache import ArtifactCache
@@ -81,7 +81,7 @@ class EmbedBatches:
     def _embed(self, texts: list[str]) -> Any:
         # Its start takes seconds, and where nothing is new it is not needed.
         if self._embedder is None:
-            self._embedder = open_embedder(self._model, self._cache)
+            self._embedder = open_embedder(self._model, self._cache, num_cores())
         return self._embedder.embed_passages(texts)
 
 

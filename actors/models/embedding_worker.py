@@ -156,16 +156,21 @@ class EmbedderStatus:
 
 class EmbeddingWorker:
     """One replica of an embedder: fetches the model, then answers `embed`, on all cores of its
-    machine.
+    machine or in fewer threads.
 
-    Becomes a Ray actor in `actors.models.embedder_actor`. A query's vector does not depend on what
+    Becomes a Ray actor in `actors.models.embedder_actor`, and works in gateways for
+    `actors.query.local_embedders`. A query's vector does not depend on what
     else is in flight, and has the bytes that a build gives a passage of the same text on such a
     processor.
     """
 
-    def __init__(self, model: ModelManifest, cache: ArtifactCache) -> None:
-        embedder = open_embedder(model, cache)
-        self._queue = EmbeddingQueue(embedder, num_threads=num_cores())
+    def __init__(
+        self, model: ModelManifest, cache: ArtifactCache, num_threads: int | None = None
+    ) -> None:
+        """`num_threads`: None for one on each core. Raises as `open_embedder` does."""
+        num_threads = num_threads or num_cores()
+        embedder = open_embedder(model, cache, num_threads)
+        self._queue = EmbeddingQueue(embedder, num_threads=num_threads)
         self._count_tokens = embedder.count_tokens
 
     async def embed(self, texts: Sequence[str], timeout_s: float) -> Float32Array:
@@ -197,8 +202,8 @@ class EmbeddingWorker:
         return EmbedderStatus(node=own_node())
 
 
-def open_embedder(model: ModelManifest, cache: ArtifactCache) -> Embedder:
-    """The embedder of a model version, on all cores of this machine.
+def open_embedder(model: ModelManifest, cache: ArtifactCache, num_threads: int) -> Embedder:
+    """The embedder of a model version, which computes so many batches at once.
 
     Raises what fetching its files and `Embedder` do, and InvalidArgument where its vectors are not
     as long as the manifest says.
@@ -206,7 +211,7 @@ def open_embedder(model: ModelManifest, cache: ArtifactCache) -> Embedder:
     folder = cache.folder_for(model.run_files)
     embedder = Embedder(
         folder,
-        num_threads=num_cores(),
+        num_threads=num_threads,
         precision=model.precision,
         runtime=model.runtime,
     )

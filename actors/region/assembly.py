@@ -10,6 +10,7 @@ from actors.mutations.base_documents import BaseDocuments
 from actors.query.answering import Answering
 from actors.query.canary_trial import CanaryTrial
 from actors.query.engine import QueryEngine
+from actors.query.local_embedders import LocalEmbedders
 from actors.query.local_shards import LocalShards
 from actors.query.release_uses import ReleaseUses
 from actors.query.replica_sets import ReplicaSets
@@ -63,6 +64,7 @@ def assemble_region(
     rng = system_rng()
     local_first = settings.regions[region].http.local_first
     local = LocalShards(catalog, cache) if local_first else None
+    local_embedders = LocalEmbedders(catalog, cache) if local_first else None
     coordinator, documents = NamedActor(names.COORDINATOR), NamedActor(names.DOCUMENTS)
     trial, uses = CanaryTrial(coordinator), ReleaseUses()
     skew_max_ms = settings.routing.clock_skew_max_ms
@@ -78,7 +80,7 @@ def assemble_region(
         views=views,
         uses=uses,
         outcomes=trial.outcomes,
-        replica_sets=ReplicaSets(SYSTEM_CLOCK, rng, local),
+        replica_sets=ReplicaSets(SYSTEM_CLOCK, rng, local, local_embedders),
         answering=Answering(generators),
         clock=SYSTEM_CLOCK,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol, cast
 
@@ -29,6 +30,7 @@ from cluster.errors import (
 from cluster.mutations.conflicts import Versions
 from cluster.mutations.mutation import Mutation
 from cluster.mutations.region_writer import Outcome, Written
+from cluster.mutations.requests import DocumentWrite
 from cluster.mutations.watermark import Watermark
 from cluster.query.session import SessionToken
 from cluster.serving.consistency import PinnedRelease, RegionKnowledge
@@ -85,7 +87,11 @@ class RegionDocuments:
         deadline = Deadline.after(request.timeout_s, self._clock)
         # Refuses a corpus that is not served here before anything is written.
         self._pin().release.corpus(request.corpus)
-        outcomes = await self._written(request, deadline)
+        writes = tuple(write for write in request.writes if isinstance(write, DocumentWrite))
+        ended = iter(await self._written(request.corpus, writes, deadline) if writes else ())
+        outcomes = tuple(
+            next(ended) if isinstance(write, DocumentWrite) else write for write in request.writes
+        )
         watermark = _watermark(outcomes)
         acknowledged, unmet = Acknowledgement.DURABLE, None
         if watermark != Watermark():
@@ -97,7 +103,7 @@ class RegionDocuments:
             region=self._region,
             session=_with_documents(self._pin().session, request.corpus, watermark),
             took_ms=watch.total_ms(),
-            trace_id=request.trace_id,
+            trace_id=request.trace_id or uuid.uuid4().hex,
         )
 
     async def document(
@@ -126,7 +132,7 @@ class RegionDocuments:
             num_passages=None,
             is_embedded=True,
             region=self._region,
-            trace_id=trace_id,
+            trace_id=trace_id or uuid.uuid4().hex,
         )
 
     async def changes(self, corpus: str, after: Watermark) -> AsyncGenerator[Changes, None]:
@@ -151,13 +157,13 @@ class RegionDocuments:
             )
             poll_s = _POLL_S
 
-    async def _written(self, request: WriteRequest, deadline: Deadline) -> tuple[Outcome, ...]:
+    async def _written(
+        self, corpus: str, writes: tuple[DocumentWrite, ...], deadline: Deadline
+    ) -> tuple[Outcome, ...]:
         remaining_s = deadline.remaining_s()
         try:
             async with asyncio.timeout(remaining_s + _GRACE_S):
-                outcomes = await self._documents.call(
-                    "write", request.corpus, request.writes, remaining_s
-                )
+                outcomes = await self._documents.call("write", corpus, writes, remaining_s)
         except TimeoutError:
             raise OutcomeUnknown("the documents actor has not answered in time") from None
         except Unavailable as error:
@@ -205,7 +211,7 @@ class RegionDocuments:
             num_passages=len(content.cuts or ()),
             is_embedded=content.embedder in (None, release.embedder),
             region=self._region,
-            trace_id=trace_id,
+            trace_id=trace_id or uuid.uuid4().hex,
         )
 
     def _pin(self) -> PinnedRelease:

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from cluster.deltas.changes import Changes
-from cluster.errors import RaygionError
+from cluster.errors import InvalidArgument, RaygionError
 from cluster.metadata import Metadata
 from cluster.mutations.hybrid_clock import HybridTime
 from cluster.mutations.region_writer import Outcome
@@ -20,6 +20,7 @@ from cluster.mutations.requests import DocumentWrite
 from cluster.mutations.watermark import Watermark
 
 WRITE_TIMEOUT_S = 30.0
+READ_TIMEOUT_S = 10.0
 
 
 class Acknowledgement(StrEnum):
@@ -38,7 +39,8 @@ class Acknowledgement(StrEnum):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WriteRequest:
     corpus: str
-    writes: tuple[DocumentWrite, ...]
+    writes: tuple[DocumentWrite | InvalidArgument, ...]
+    """The documents, or what is wrong with those that are none."""
     wait: Acknowledgement = Acknowledgement.DURABLE
     timeout_s: float = WRITE_TIMEOUT_S
     trace_id: str = ""
@@ -47,7 +49,7 @@ class WriteRequest:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WriteResult:
     outcomes: tuple[Outcome, ...]
-    """The end of each write, in order: one that is `Written` is in the store, whatever comes."""
+    """The end of each document, in order: one that is `Written` is in the store, whatever comes."""
     acknowledged: Acknowledgement
     """How far those that are written have come; not as far as was asked for if `unmet` is set."""
     unmet: RaygionError | None
@@ -58,6 +60,16 @@ class WriteResult:
     """Token for "not older than these writes"; empty where the region cannot make one yet."""
     took_ms: float
     trace_id: str
+
+    @property
+    def errors(self) -> tuple[RaygionError, ...]:
+        """The errors of the documents that are not written."""
+        return tuple(end for end in self.outcomes if isinstance(end, RaygionError))
+
+    def check(self) -> None:
+        """Raises the error of the first document that is not written, if there is one."""
+        for error in self.errors:
+            raise error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,6 @@ from cluster.clock import Clock, Deadline
 from cluster.deltas.cursor import BEGINNING, parse_cursor
 from cluster.deltas.document_service import Acknowledgement, DocumentService, WriteRequest
 from cluster.documents.write_checks import parse_writes
-from cluster.mutations.requests import DocumentWrite
 from deployments.http.body import header_value, header_values, read_body
 from deployments.http.routes import CHANGES, DOCUMENT, DOCUMENTS
 from deployments.http.schemas.documents import (
@@ -142,17 +141,16 @@ class DocumentRoutes:
     ) -> Response:
         trace_id: str = request.state.trace_id
         keys = header_values(request.scope, IDEMPOTENCY_KEY)
-        parsed = parse_writes(documents, keys[0].decode("latin-1") if keys else None)
-        writes = tuple(write for write in parsed if isinstance(write, DocumentWrite))
+        writes = parse_writes(documents, keys[0].decode("latin-1") if keys else None)
         asked = WriteRequest(
             corpus=corpus,
-            writes=writes,
+            writes=tuple(writes),
             wait=wait,
             timeout_s=timeout_ms / 1000.0,
             trace_id=trace_id,
         )
-        result = await self._documents.write(asked) if writes else None
-        status, headers, body = render_write(documents, parsed, result, trace_id)
+        result = await self._documents.write(asked)
+        status, headers, body = render_write(documents, result)
         return Response(body, status, headers, media_type="application/json")
 
     async def get(self, request: Request) -> Response:

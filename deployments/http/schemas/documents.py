@@ -9,15 +9,14 @@ import orjson
 from pydantic import BaseModel, Field, WithJsonSchema
 
 from cluster.deltas.document_service import (
+    READ_TIMEOUT_S,
     WRITE_TIMEOUT_S,
     Acknowledgement,
     StoredDocument,
     WriteResult,
 )
 from cluster.documents.write_checks import WRITES_MAX
-from cluster.errors import InvalidArgument, RaygionError
-from cluster.mutations.region_writer import Outcome
-from cluster.mutations.requests import DocumentWrite
+from cluster.errors import RaygionError
 from cluster.query.terms import TIMEOUT_S_MAX
 from deployments.http.errors import error_fields, error_headers, http_status
 from deployments.http.schemas.json_body import Body
@@ -25,7 +24,7 @@ from deployments.http.schemas.replies import ErrorDetail, ErrorReply
 from deployments.http.schemas.terms import Name
 
 WRITE_TIMEOUT_MS = int(WRITE_TIMEOUT_S * 1000)
-READ_TIMEOUT_MS = 10_000
+READ_TIMEOUT_MS = int(READ_TIMEOUT_S * 1000)
 _CURSOR_LENGTH_MAX = 8192
 
 _DOCUMENT_SCHEMA = {
@@ -101,55 +100,41 @@ class ChangesQuery(Body):
 
 
 def render_write(
-    documents: Sequence[object],
-    parsed: Sequence[DocumentWrite | InvalidArgument],
-    result: WriteResult | None,
-    trace_id: str,
+    documents: Sequence[object], result: WriteResult
 ) -> tuple[int, dict[str, str], bytes]:
-    """Status, headers and body of the reply to a request to write.
-
-    `parsed`: the writes of the request's documents, or what was wrong with them. `result`: what
-    became of those that are writes; None if none is.
+    """Status, headers and body of the reply to a request to write these documents.
 
     200: all are written, and acknowledged as far as was asked. 202: all are written, but not
     acknowledged so far. 207: some are written. None is written: the status of their errors, those
     before the others with which the same request may succeed later.
     """
-    ended = iter(() if result is None else result.outcomes)
-    outcomes = [write if isinstance(write, InvalidArgument) else next(ended) for write in parsed]
-    errors = [outcome for outcome in outcomes if isinstance(outcome, RaygionError)]
+    errors, num_written = result.errors, len(result.outcomes) - len(result.errors)
     reply: dict[str, object] = {
-        "documents": list(_ends(documents, outcomes, trace_id)),
-        "written": len(outcomes) - len(errors),
+        "documents": list(_ends(documents, result)),
+        "written": num_written,
         "failed": len(errors),
+        "acknowledged": result.acknowledged if num_written else None,
+        "region": result.region,
+        "took_ms": round(result.took_ms, 3),
+        "session": result.session,
+        "trace_id": result.trace_id,
     }
-    if result is not None:
-        reply["acknowledged"] = result.acknowledged if len(errors) < len(outcomes) else None
-        if result.unmet is not None:
-            reply["unmet"] = error_fields(result.unmet, trace_id)
-        reply |= {
-            "region": result.region,
-            "took_ms": round(result.took_ms, 3),
-            "session": result.session,
-        }
-    reply["trace_id"] = trace_id
-    if len(errors) == len(outcomes):
+    if not num_written:
         error = next((error for error in errors if error.retryable), errors[0])
-        body = orjson.dumps({"error": error_fields(error, trace_id), **reply})
+        body = orjson.dumps({"error": error_fields(error, result.trace_id), **reply})
         return http_status(error), error_headers(error), body
-    unmet = result is not None and result.unmet is not None
-    status = 207 if errors else 202 if unmet else 200
+    if result.unmet is not None:
+        reply["unmet"] = error_fields(result.unmet, result.trace_id)
+    status = 207 if errors else 200 if result.unmet is None else 202
     return status, {}, orjson.dumps(reply)
 
 
-def _ends(
-    documents: Sequence[object], outcomes: Sequence[Outcome], trace_id: str
-) -> Iterator[dict[str, object]]:
-    for raw, outcome in zip(documents, outcomes, strict=True):
+def _ends(documents: Sequence[object], result: WriteResult) -> Iterator[dict[str, object]]:
+    for raw, outcome in zip(documents, result.outcomes, strict=True):
         found = raw.get("id") if isinstance(raw, dict) else None
         told: dict[str, object] = {"id": found if isinstance(found, str | int) else None}
         if isinstance(outcome, RaygionError):
-            fields = error_fields(outcome, trace_id)
+            fields = error_fields(outcome, result.trace_id)
             kept = ("code", "message", "retryable", "field")
             told["error"] = {key: fields[key] for key in kept if key in fields}
         else:

@@ -44,7 +44,12 @@ class FakeDocuments:
     async def write(self, request: WriteRequest) -> WriteResult:
         self.requests.append(request)
         _check(request.corpus)
-        outcomes = tuple([await self._written(write) for write in request.writes])
+        outcomes = tuple(
+            [
+                write if isinstance(write, InvalidArgument) else await self._written(write)
+                for write in request.writes
+            ]
+        )
         return WriteResult(
             outcomes=outcomes,
             acknowledged=Acknowledgement.DURABLE if self.unmet else request.wait,

@@ -98,10 +98,10 @@ def writing(*outcomes: Outcome, **answers: Callable[..., Any]) -> Region:
     return Region({"write": lambda *_: outcomes, "await_visible": lambda *_: None, **answers})
 
 
-def request(wait: str = "durable", timeout_s: float = 5.0) -> WriteRequest:
+def request(wait: str = "durable", timeout_s: float = 5.0, count: int = 1) -> WriteRequest:
     return WriteRequest(
         corpus="tickets",
-        writes=(WRITE,),
+        writes=(WRITE,) * count,
         wait=Acknowledgement(wait),
         timeout_s=timeout_s,
         trace_id="t",
@@ -112,7 +112,7 @@ async def test_the_token_of_a_write_has_all_that_is_written() -> None:
     refused = Conflict("has another version")
     region = writing(written(4), refused, written(6), written(2, "b", repeated=True))
 
-    result = await region.documents().write(request())
+    result = await region.documents().write(request(count=4))
 
     assert result.outcomes == (written(4), refused, written(6), written(2, "b", repeated=True))
     assert (result.acknowledged, result.unmet) == (Acknowledgement.DURABLE, None)
@@ -159,6 +159,21 @@ async def test_what_is_not_met_in_time_is_told_beside_what_is_written() -> None:
     alone.applied_error = NotYet("region b does not answer")
     result = await alone.documents().write(request("quorum"))
     assert (result.acknowledged, type(result.unmet)) == (Acknowledgement.VISIBLE, NotYet)
+
+
+async def test_what_is_wrong_with_a_document_stands_in_its_place() -> None:
+    region = writing(written(4), written(5))
+    wrong = InvalidArgument("must be a string, not missing", "text")
+
+    result = await region.documents().write(replace(request(), writes=(WRITE, wrong, WRITE)))
+    nothing = await region.documents().write(replace(request(), writes=(wrong,)))
+
+    assert result.outcomes == (written(4), wrong, written(5))
+    assert region.calls[0][2] == (WRITE, WRITE)
+    assert nothing.outcomes == (wrong,)
+    assert len(region.calls) == 1
+    with pytest.raises(InvalidArgument, match="not missing"):
+        nothing.check()
 
 
 async def test_a_corpus_that_is_not_here_is_refused_before_the_actor_is_asked() -> None:
