@@ -11,8 +11,9 @@ from cluster.catalog.manifests import CorpusManifest
 from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.documents.content import PartDocuments, without_documents
 from cluster.documents.documents import check_corpus_name
-from cluster.mutations.store_log import StoreMutationLog
-from cluster.mutations.watermark import HeldMutations
+from cluster.mutations.hybrid_clock import HybridTime
+from cluster.mutations.mutation_log import MutationLog
+from cluster.mutations.watermark import HeldMutations, Watermark
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +63,7 @@ def delete_documents(
 
 
 def drop_corpus(
-    *, catalog: Catalog, corpus: str, log: StoreMutationLog, clock: Clock = SYSTEM_CLOCK
+    *, catalog: Catalog, corpus: str, log: MutationLog, clock: Clock = SYSTEM_CLOCK
 ) -> CorpusManifest:
     """Drops a whole corpus by one more position, which has nothing; returns that.
 
@@ -74,8 +75,7 @@ def drop_corpus(
     Raises NotFound when there is no such corpus (any more), Conflict when others keep changing it
     at the same time, LogUnreadable where the end of a log is damaged, and what the store does.
     """
-    head = log.head()
-    held = HeldMutations({region: log.time_at(region, head[region]) for region in head})
+    watermark, held = _end_of(log)
 
     def dropped(latest: CorpusManifest | None) -> tuple[CorpusManifest, None]:
         last = existing(corpus, latest)
@@ -88,7 +88,7 @@ def drop_corpus(
             metadata_schema={},
             vector_dimension=None,
             sources=(),
-            watermark=last.watermark.joined(head),
+            watermark=last.watermark.joined(watermark),
             held=last.held.joined(held),
             created_at_ms=clock.wall_ms(),
         )
@@ -96,3 +96,16 @@ def drop_corpus(
 
     manifest, _ = catalog.change_corpus(corpus, dropped)
     return manifest
+
+
+def _end_of(log: MutationLog) -> tuple[Watermark, HeldMutations]:
+    """The ends of the logs of all regions, and the mutations up to there."""
+    watermark = log.head()
+    reading = log.read_after(Watermark.of({r: watermark[r] - 1 for r in watermark}))
+    for error in reading.stopped.values():
+        raise error
+    times: dict[str, HybridTime] = {}
+    for batch in reading.batches:
+        watermark = watermark.advanced(batch.region, batch.last)
+        times[batch.region] = batch.mutations[-1].time
+    return watermark, HeldMutations(times)
