@@ -15,18 +15,15 @@ from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
-import ray.data
 
 from actors.builds.deletes import index_without_deleted
+from actors.builds.earlier_vectors import earlier_vectors
+from actors.builds.embedding import embedded
 from actors.builds.passage_cutting import CutCorpus, cut_corpus
 from actors.builds.rows import Sharder, current, in_shards, latest_of_each_document, no_rows
 from actors.builds.shard import ShardPlan, build_shard
 from actors.builds.training import PreparedBuild, prepare_build
-from actors.models.embedding_worker import EmbedBatches
-from actors.runtime.process_logs import logging_class
 from actors.runtime.progress import watched
-from actors.runtime.wiring import live_nodes
 from actors.shards.faiss_build import num_subquantizers
 from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.cache import ArtifactCache
@@ -47,8 +44,6 @@ from cluster.shards.index_parameters import IndexParameters, NamedIndex
 from cluster.shards.partitions import KEY_TYPES
 
 _FIELDS_QUOTED_MAX = 20
-_EMBED_BATCH = 128
-_EMBED_BLOCK = 2 * _EMBED_BATCH
 
 
 def build_index(
@@ -62,11 +57,12 @@ def build_index(
     """Builds the latest position of a corpus, unless it was built before.
 
     Where documents were deleted since a build, and nothing else changed, its files are kept and
-    get tombstones. Needs a driver that has joined a Ray cluster. `count` is told how many passages
-    are embedded, and of how many. Raises NotFound for a corpus without documents, InvalidArgument
-    when the corpus needs an embedder and there is none, or has no strings or integers to be
-    partitioned by, or when passages are longer than the embedder reads; Unavailable while what was
-    built before is being collected.
+    get tombstones. Passages that an earlier build with the same settings has are not embedded anew.
+    Needs a driver that has joined a Ray cluster. `count` is told how many passages have their
+    vectors, and of how many. Raises NotFound for a corpus without documents, InvalidArgument when
+    the corpus needs an embedder and there is none, or has no strings or integers to be partitioned
+    by, or when passages are longer than the embedder reads; Unavailable while what was built before
+    is being collected.
     """
     plan = _planned(corpus, catalog.latest_corpus(corpus), settings, embedder)
     published = _published(catalog, cache, plan, count)
@@ -91,7 +87,7 @@ def _published(
     if isinstance(plan.settings.index, NamedIndex):
         # An index that cannot be built is refused before anything is embedded for it.
         num_subquantizers(plan.dimension, plan.settings.index.pq_m)
-    return catalog.publish_index(_built(plan, cache, count))
+    return catalog.publish_index(_built(catalog, plan, cache, count))
 
 
 def _planned(
@@ -127,13 +123,14 @@ def _check_partition_by(corpus: CorpusManifest, settings: CorpusSettings) -> Non
     )
 
 
-def _built(plan: BuildPlan, cache: ArtifactCache, count: Count) -> IndexManifest:
+def _built(catalog: Catalog, plan: BuildPlan, cache: ArtifactCache, count: Count) -> IndexManifest:
     """The index version, all of whose shards are in the store."""
     cut = cut_corpus(cache.artifacts, plan)
     total, passages = cut.num_passages, cut.passages
     with watched(lambda done: count(min(done, total), total)) as counter:
         if plan.embedder is not None:
-            passages = _embedded(passages, total, plan.embedder, cache, counter)
+            known = earlier_vectors(catalog, cache, plan)
+            passages = embedded(passages, total, plan.embedder, cache, counter, known)
         prepared = prepare_build(passages, plan.settings, total, plan.dimension)
         shards = _built_shards(plan, prepared, cache.artifacts)
     return _manifest(plan, cut, prepared, shards)
@@ -184,27 +181,8 @@ def _manifest(
         tuning=prepared.tuning,
         partition_by=plan.settings.partition_by,
         watermark=corpus.watermark,
+        held=corpus.held,
         built_at_ms=SYSTEM_CLOCK.wall_ms(),
-    )
-
-
-def _embedded(
-    passages: ray.data.Dataset,
-    num_passages: int,
-    embedder: ModelManifest,
-    cache: ArtifactCache,
-    counter: Any,
-) -> ray.data.Dataset:
-    """The passages with their vectors."""
-    # An actor takes one block at a time: blocks of a few batches keep all of them busy.
-    blocks = passages.repartition(target_num_rows_per_block=_EMBED_BLOCK)
-    return blocks.map_batches(
-        logging_class(EmbedBatches),
-        fn_constructor_args=(embedder, cache, counter),
-        batch_size=_EMBED_BATCH,
-        batch_format="pyarrow",
-        num_cpus=1,
-        compute=ray.data.ActorPoolStrategy(size=_embedding_actors(num_passages)),
     )
 
 
@@ -264,15 +242,3 @@ class _ShardBuilder:
         return _BuiltShard(
             artifact=artifact, num_documents=num_documents, parameters=build.parameters
         )
-
-
-def _embedding_actors(num_passages: int) -> int:
-    """Number of actors that embed side by side: one a machine, as far as there are blocks for them.
-    Each has a thread for each core; Ray counts it as one, so that the tasks that read for them fit
-    beside it, and spreads actors over the machines by itself.
-
-    One logical CPU is left to those tasks; without it the pipeline would never start.
-    """
-    resources: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
-    blocks = -(-num_passages // _EMBED_BLOCK)
-    return max(1, min(int(resources.get("CPU", 1)) - 1, len(live_nodes()), blocks))

@@ -16,7 +16,8 @@ from cluster.artifacts.artifacts import Artifacts
 from cluster.catalog.corpus_settings import ChunkSettings, LongPassages
 from cluster.catalog.index_versions import BuildPlan
 from cluster.catalog.manifests import CorpusManifest
-from cluster.documents.chunking import Chunker, stored_tokenizer
+from cluster.catalog.stored_tokenizer import stored_tokenizer
+from cluster.documents.chunking import Chunker
 from cluster.documents.passages import cut_passages
 from cluster.embedding.tokenizer import EmbedderTokenizer
 from cluster.errors import InvalidArgument

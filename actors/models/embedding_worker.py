@@ -1,4 +1,4 @@
-"""Embedding as a service of one process (`EmbeddingWorker`), and as a step of Ray Data."""
+"""Embedding as a service of one process."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from actors.models.embedder import (
     BATCH_TOKENS,
@@ -24,7 +22,6 @@ from actors.runtime.own_node import own_node
 from cluster.arrays import Float32Array
 from cluster.artifacts.cache import ArtifactCache
 from cluster.catalog.manifests import ModelManifest
-from cluster.documents.passages import vector_column
 from cluster.embedding.embedders import CountedVectors
 from cluster.embedding.queue import FairQueue, Window
 from cluster.errors import DeadlineExceeded, InvalidArgument
@@ -159,16 +156,21 @@ class EmbedderStatus:
 
 class EmbeddingWorker:
     """One replica of an embedder: fetches the model, then answers `embed`, on all cores of its
-    machine.
+    machine or in fewer threads.
 
-    Becomes a Ray actor in `actors.models.embedder_actor`. A query's vector does not depend on what
+    Becomes a Ray actor in `actors.models.embedder_actor`, and works in gateways for
+    `actors.query.local_embedders`. A query's vector does not depend on what
     else is in flight, and has the bytes that a build gives a passage of the same text on such a
     processor.
     """
 
-    def __init__(self, model: ModelManifest, cache: ArtifactCache) -> None:
-        embedder = open_embedder(model, cache)
-        self._queue = EmbeddingQueue(embedder, num_threads=num_cores())
+    def __init__(
+        self, model: ModelManifest, cache: ArtifactCache, num_threads: int | None = None
+    ) -> None:
+        """`num_threads`: None for one on each core. Raises as `open_embedder` does."""
+        num_threads = num_threads or num_cores()
+        embedder = open_embedder(model, cache, num_threads)
+        self._queue = EmbeddingQueue(embedder, num_threads=num_threads)
         self._count_tokens = embedder.count_tokens
 
     async def embed(self, texts: Sequence[str], timeout_s: float) -> Float32Array:
@@ -200,26 +202,8 @@ class EmbeddingWorker:
         return EmbedderStatus(node=own_node())
 
 
-class EmbedBatches:
-    """The step of a Ray Data pipeline that adds the column `vector` to a table with `text`.
-
-    `counter` is an actor with a method `add(count)`, told of each batch.
-    """
-
-    def __init__(self, model: ModelManifest, cache: ArtifactCache, counter: Any) -> None:
-        self._embedder = open_embedder(model, cache)
-        self._counter = counter
-
-    def __call__(self, batch: Any) -> pa.Table:
-        table: pa.Table = batch
-        texts = [str(text) for text in table.column("text").to_pylist()]
-        vectors = self._embedder.embed_passages(texts)
-        self._counter.add.remote(len(texts))
-        return table.append_column("vector", vector_column(vectors))
-
-
-def open_embedder(model: ModelManifest, cache: ArtifactCache) -> Embedder:
-    """The embedder of a model version, on all cores of this machine.
+def open_embedder(model: ModelManifest, cache: ArtifactCache, num_threads: int) -> Embedder:
+    """The embedder of a model version, which computes so many batches at once.
 
     Raises what fetching its files and `Embedder` do, and InvalidArgument where its vectors are not
     as long as the manifest says.
@@ -227,7 +211,7 @@ def open_embedder(model: ModelManifest, cache: ArtifactCache) -> Embedder:
     folder = cache.folder_for(model.run_files)
     embedder = Embedder(
         folder,
-        num_threads=num_cores(),
+        num_threads=num_threads,
         precision=model.precision,
         runtime=model.runtime,
     )

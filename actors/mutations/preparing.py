@@ -16,9 +16,10 @@ from cluster.arrays import Float32Array
 from cluster.artifacts.artifacts import Artifacts
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.corpus_settings import ChunkSettings, LongPassages
+from cluster.catalog.stored_tokenizer import stored_tokenizer
 from cluster.clock import Deadline
 from cluster.config import Settings
-from cluster.documents.chunking import Chunker, stored_tokenizer
+from cluster.documents.chunking import Chunker
 from cluster.documents.live_schema import LiveSchema
 from cluster.documents.write_checks import CorpusForm, fitted_writes
 from cluster.embedding.embedders import Embedders

@@ -72,7 +72,7 @@ class Answering:
                 f"release {release.number} has no generator: only search is served", "release"
             )
         if found is not None:
-            provenance = replace(provenance, coverage=found.coverage)
+            provenance = provenance.with_passages(found.provenance)
         retrieved = Retrieved(citations=(), provenance=provenance, model=view.model)
         hits = () if found is None else _evidence(found, release, request.corpus)
         if found is not None and not hits and release.evidence is not None:

@@ -200,6 +200,7 @@ class QueryEngine:
             user=request.user,
             lot=self._lots.next(),
             not_before=request.not_before,
+            documents_floor=request.documents_floor,
         )
         bind(release=pinned.release.number)
         return pinned

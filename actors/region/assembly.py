@@ -6,22 +6,27 @@ from collections import deque
 from dataclasses import dataclass
 
 from actors.models.generator_directory import RegionGenerators
+from actors.mutations.base_documents import BaseDocuments
 from actors.query.answering import Answering
 from actors.query.canary_trial import CanaryTrial
 from actors.query.engine import QueryEngine
+from actors.query.local_embedders import LocalEmbedders
 from actors.query.local_shards import LocalShards
 from actors.query.release_uses import ReleaseUses
 from actors.query.replica_sets import ReplicaSets
 from actors.query.view_follower import ViewFollower
+from actors.regions.applied_round import AppliedRounds
 from actors.regions.forwarding_service import ForwardingService
 from actors.regions.http_peers import RegionPeers
 from actors.regions.peer_services import RegionPeerServices
+from actors.regions.region_documents import RegionDocuments
 from actors.runtime import names
 from actors.runtime.calls import NamedActor
 from cluster.artifacts.cache import ArtifactCache
 from cluster.catalog.catalog import Catalog
 from cluster.clock import SYSTEM_CLOCK, Deadline, system_rng
 from cluster.config import Settings
+from cluster.deltas.document_service import DocumentService
 from cluster.query.answers import EmbeddingService
 from cluster.regions.divergence import STANDING_MAX, FoundDifference
 from cluster.regions.peers import PeerServices
@@ -33,6 +38,7 @@ class RegionComponents:
     """The parts that answer in one process of a region."""
 
     service: EmbeddingService
+    documents: DocumentService
     peer_services: PeerServices
     views: ViewFollower
     trial: CanaryTrial
@@ -58,7 +64,8 @@ def assemble_region(
     rng = system_rng()
     local_first = settings.regions[region].http.local_first
     local = LocalShards(catalog, cache) if local_first else None
-    coordinator = NamedActor(names.COORDINATOR)
+    local_embedders = LocalEmbedders(catalog, cache) if local_first else None
+    coordinator, documents = NamedActor(names.COORDINATOR), NamedActor(names.DOCUMENTS)
     trial, uses = CanaryTrial(coordinator), ReleaseUses()
     skew_max_ms = settings.routing.clock_skew_max_ms
     views = ViewFollower(coordinator, rng, skew_max_ms=skew_max_ms, uses=uses, on_view=trial.follow)
@@ -73,7 +80,7 @@ def assemble_region(
         views=views,
         uses=uses,
         outcomes=trial.outcomes,
-        replica_sets=ReplicaSets(SYSTEM_CLOCK, rng, local),
+        replica_sets=ReplicaSets(SYSTEM_CLOCK, rng, local, local_embedders),
         answering=Answering(generators),
         clock=SYSTEM_CLOCK,
     )
@@ -87,9 +94,18 @@ def assemble_region(
         quorum_pause_s=skew_max_ms / 1000.0,
         differed=quorum_found.append,
     )
+    peer_services = RegionPeerServices(lambda: views.view, uses, generators, coordinator, documents)
     return RegionComponents(
         service=service,
-        peer_services=RegionPeerServices(lambda: views.view, uses, generators, coordinator),
+        documents=RegionDocuments(
+            region=region,
+            views=views,
+            documents=documents,
+            base=BaseDocuments(catalog, cache),
+            applied=AppliedRounds(region=region, here=peer_services, peers=peers),
+            clock=SYSTEM_CLOCK,
+        ),
+        peer_services=peer_services,
         views=views,
         trial=trial,
         peers=peers,

@@ -12,6 +12,7 @@ from cluster.artifacts.cache import ArtifactCache
 from cluster.catalog.catalog import Catalog
 from cluster.clock import SYSTEM_CLOCK, Deadline, system_rng
 from cluster.config import Settings
+from cluster.deltas.document_service import StoredDocument, WriteRequest, WriteResult
 from cluster.logs.alerts import REGIONS_DIFFER
 from cluster.logs.context import log_scope
 from cluster.logs.events import EventLog
@@ -47,6 +48,16 @@ class Front:
         await self._started()
         with log_scope(trace_id=request.trace_id):
             return await last_event(self._region.service.answer_events(request))
+
+    async def write(self, request: WriteRequest) -> WriteResult:
+        await self._started()
+        with log_scope(trace_id=request.trace_id):
+            return await self._region.documents.write(request)
+
+    async def document(self, corpus: str, document: str, timeout_s: float) -> StoredDocument:
+        await self._started()
+        with log_scope():
+            return await self._region.documents.document(corpus, document, timeout_s)
 
     async def status(self) -> RegionSummary:
         summary = await self._region.views.status()

@@ -5,18 +5,19 @@ region.
                   |                        | not here, or it failed
                   `------> another region <'    once: over there it is not sent on
 
-`cluster.serving.consistency` decides about consistency; this module only carries out the decision.
+`actors.regions.settling` keeps what the request demands.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Protocol, TypeVar, assert_never
+from typing import TypeVar
 
 from actors.regions.quorum_round import QuorumRounds
+from actors.regions.settling import DocumentsSource, KnowledgeSource, NotHere, Settling, Sleep
 from cluster.clock import Clock, Deadline
 from cluster.errors import (
     Corrupt,
@@ -35,37 +36,14 @@ from cluster.query.request import Request
 from cluster.query.search import EmbeddingResult, SearchRequest, SearchResult
 from cluster.regions.divergence import FoundDifference
 from cluster.regions.peers import Peers
-from cluster.serving.consistency import (
-    Elsewhere,
-    Reading,
-    Refresh,
-    RegionKnowledge,
-    Serve,
-    Wait,
-    decide,
-)
 
 log = EventLog(__name__)
 
 RequestT = TypeVar("RequestT", bound=Request)
-Sleep = Callable[[float], Awaitable[None]]
-
 FORWARDS_MAX = 2
 """Other regions that are asked for one request, one after the other, while there is time."""
-_STEPS_MAX = 16
-"""Steps of deciding about one request: it reads the log once, and each wait is for another switch.
-"""
 _MAY_GO_ON = (Unavailable, Overloaded, NotYet, NotFound, Corrupt)
 """Failures of this region that another one need not share."""
-
-
-class KnowledgeSource(Protocol):
-    """The knowledge of the region, which `actors.query.view_follower.ViewFollower` implements."""
-
-    @property
-    def knowledge(self) -> RegionKnowledge: ...
-
-    async def refresh(self) -> None: ...
 
 
 class ForwardingService:
@@ -81,22 +59,22 @@ class ForwardingService:
         region: str,
         engine: EmbeddingService,
         views: KnowledgeSource,
+        documents: DocumentsSource | None = None,
         peers: Peers,
         clock: Clock,
         quorum_pause_s: float,
         sleep: Sleep = asyncio.sleep,
         differed: Callable[[FoundDifference], None] = lambda _: None,
     ) -> None:
-        """`quorum_pause_s`: time after which regions that differ are asked again; by then their
-        clocks agree on what is current. `differed` is told of regions that a search by quorum found
-        to differ.
+        """`documents` of None: there are none but those of the releases. `quorum_pause_s`: time
+        after which regions that differ are asked again; by then their clocks agree on what is
+        current. `differed` is told of regions that a search by quorum found to differ.
         """
         self._region = region
         self._engine = engine
-        self._views = views
+        self._settling = Settling(views=views, documents=documents, clock=clock, sleep=sleep)
         self._peers = peers
         self._clock = clock
-        self._sleep = sleep
         self._quorum = QuorumRounds(
             region=region,
             ask=self._vote,
@@ -115,7 +93,7 @@ class ForwardingService:
         for region, is_last in self._order(request):
             try:
                 result = await self._search_at(region, request, deadline, is_last=is_last)
-            except (RaygionError, _NotHere) as error:
+            except (RaygionError, NotHere) as error:
                 failure = self._first_failure(failure, error, deadline)
             else:
                 # Most results come from here, and are what they should be.
@@ -147,7 +125,7 @@ class ForwardingService:
                     async for event in events:
                         yield self._event_asked_here(event)
                 return
-            except (RaygionError, _NotHere) as error:
+            except (RaygionError, NotHere) as error:
                 if begun:
                     raise
                 failure = self._first_failure(failure, error, deadline)
@@ -158,16 +136,18 @@ class ForwardingService:
         """Always made here: other regions have the same embedder of the same release."""
         deadline = Deadline.after(request.timeout_s, self._clock)
         try:
-            return await self._engine.embed(await self._settled(request, deadline), dimension)
-        except _NotHere as refused:
+            settled = await self._settling.settled(request, deadline, live=False)
+            return await self._engine.embed(settled, dimension)
+        except NotHere as refused:
             raise refused.error from None
 
     async def embedded(self, request: SearchRequest) -> SearchRequest:
         """Takes half of the request's time at most."""
         deadline = Deadline.after(request.timeout_s / 2, self._clock)
         try:
-            made = await self._engine.embedded(await self._settled(request, deadline))
-        except (RaygionError, _NotHere) as error:
+            settled = await self._settling.settled(request, deadline, live=False)
+            made = await self._engine.embedded(settled)
+        except (RaygionError, NotHere) as error:
             log.debug(
                 "texts.embedded_apart", "each region embeds the texts itself: {error}", error=error
             )
@@ -195,7 +175,7 @@ class ForwardingService:
             yield name, left == 0
 
     def _first_failure(
-        self, failure: RaygionError | None, error: RaygionError | _NotHere, deadline: Deadline
+        self, failure: RaygionError | None, error: RaygionError | NotHere, deadline: Deadline
     ) -> RaygionError:
         """The first failure, which the caller gets if no other region answers. Raises the error if
         no other region need be asked.
@@ -203,7 +183,7 @@ class ForwardingService:
         if failure is None:
             if isinstance(error, RaygionError) and not isinstance(error, _MAY_GO_ON):
                 raise error
-            failure = error.error if isinstance(error, _NotHere) else error
+            failure = error.error if isinstance(error, NotHere) else error
         if deadline.expired():
             raise failure
         return failure
@@ -217,7 +197,7 @@ class ForwardingService:
         next one its chance.
         """
         if region == self._region:
-            return await self._engine.search(await self._settled(request, deadline))
+            return await self._engine.search(await self._settling.settled(request, deadline))
         if is_last:
             return await self._peers.search(region, request, deadline)
         half = Deadline.after(deadline.remaining_s() / 2, deadline.clock)
@@ -231,14 +211,15 @@ class ForwardingService:
     async def _vote(self, region: str, request: SearchRequest, deadline: Deadline) -> SearchResult:
         try:
             return await self._search_at(region, request, deadline)
-        except _NotHere as refused:
+        except NotHere as refused:
             raise refused.error from None
 
     async def _events_at(
         self, region: str, request: AnswerRequest, deadline: Deadline
     ) -> AsyncGenerator[AnswerEvent, None]:
         if region == self._region:
-            return self._engine.answer_events(await self._settled(request, deadline))
+            settled = await self._settling.settled(request, deadline, live=request.retrieve)
+            return self._engine.answer_events(settled)
         return self._peers.answer_events(region, request, deadline)
 
     async def _first(
@@ -256,61 +237,6 @@ class ForwardingService:
                 return await anext(events)
         except TimeoutError:
             raise Unavailable(f"region {region!r} did not begin to answer in time") from None
-
-    async def _settled(self, request: RequestT, deadline: Deadline) -> RequestT:
-        """The request as the engine can serve it here: what it demands is met. Raises _NotHere."""
-        if request.consistency.level is ConsistencyLevel.EVENTUAL and request.release is None:
-            return self._in_time(request, deadline)
-        reading = Reading.NOT_ASKED
-        for _ in range(_STEPS_MAX):
-            decision = decide(
-                request.consistency,
-                release=request.release,
-                knowledge=self._views.knowledge,
-                reading=reading,
-                now_ms=self._clock.wall_ms(),
-            )
-            match decision:
-                case Serve(exactly=True):
-                    return replace(
-                        self._in_time(request, deadline),
-                        release=decision.release,
-                        not_before=decision.position,
-                    )
-                case Serve():
-                    return replace(self._in_time(request, deadline), not_before=decision.position)
-                case Refresh():
-                    reading = await self._read(deadline)
-                case Wait():
-                    await self._wait(decision.until_ms, deadline)
-                case Elsewhere():
-                    raise _NotHere(decision.error)
-                case _:
-                    assert_never(decision)
-        raise NotYet("one release follows the other too quickly; try again")
-
-    def _in_time(self, request: RequestT, deadline: Deadline) -> RequestT:
-        """The engine counts from now on."""
-        remaining_s = deadline.remaining_s()
-        if request.timeout_s - remaining_s < 0.001:
-            return request
-        deadline.check("the request was on its way to the engine")
-        return replace(request, timeout_s=remaining_s)
-
-    async def _read(self, deadline: Deadline) -> Reading:
-        """Half of the time is left for another region, if this one cannot."""
-        try:
-            async with asyncio.timeout(deadline.remaining_s() / 2):
-                await self._views.refresh()
-        except (TimeoutError, Unavailable):
-            return Reading.FAILED
-        return Reading.DONE
-
-    async def _wait(self, until_ms: int, deadline: Deadline) -> None:
-        wait_s = max(1, until_ms - self._clock.wall_ms()) / 1000.0
-        if wait_s >= deadline.remaining_s():
-            raise DeadlineExceeded("time ran out while waiting for a release to become current")
-        await self._sleep(wait_s)
 
     async def _agreed_on(
         self, request: AnswerRequest, deadline: Deadline
@@ -341,11 +267,3 @@ class ForwardingService:
         if isinstance(event, Token) or event.region == self._region:
             return event
         return event.received_by(self._region)
-
-
-class _NotHere(Exception):
-    """This region cannot; another one may. Never leaves the service."""
-
-    def __init__(self, error: RaygionError) -> None:
-        super().__init__(error)
-        self.error = error

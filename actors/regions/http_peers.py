@@ -13,6 +13,8 @@ from cluster.clock import SYSTEM_CLOCK, Clock, Deadline
 from cluster.config import Settings
 from cluster.errors import InvalidArgument, Unavailable
 from cluster.generation.generator import GenerationChunk, GenerationRequest
+from cluster.mutations.requests import DocumentsPosition
+from cluster.mutations.watermark import Watermark
 from cluster.query.answers import AnswerEvent, AnswerRequest, AnswerResult
 from cluster.query.caller import Caller
 from cluster.query.request import Request
@@ -24,7 +26,9 @@ from cluster.regions.wire import (
     generate_call,
     parse_answer_event,
     parse_chunk,
+    parse_position,
     parse_search,
+    reached_call,
     search_call,
 )
 
@@ -131,6 +135,18 @@ class RegionPeers:
                     if chunk.finish_reason is not None:
                         return
             raise _broke_off(region)
+
+    def homes(self, corpus: str) -> tuple[str, ...]:
+        return self._router.nearest(self._region, corpus=corpus)
+
+    async def reached(
+        self, region: str, corpus: str, watermark: Watermark, deadline: Deadline
+    ) -> DocumentsPosition:
+        deadline.check(f"region {region!r} was asked how far it is")
+        call = reached_call(corpus, watermark, deadline.remaining_s())
+        with self._router.watched(region, peer_verdict):
+            _, body = await self._connection(region).whole(call, deadline)
+        return parse_position(body)
 
     async def aclose(self) -> None:
         """Closes all connections."""

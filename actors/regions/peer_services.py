@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from typing import cast
 
 from actors.query.release_uses import ReleaseUses
 from actors.runtime.calls import Actor
 from cluster.clock import Deadline
 from cluster.errors import DeadlineExceeded, NotYet, Unavailable
 from cluster.generation.generator import GenerationChunk, GenerationRequest
+from cluster.mutations.requests import DocumentsPosition
+from cluster.mutations.watermark import Watermark
 from cluster.search.checks import check_generation
 from cluster.serving.generators import GeneratorDirectory
 from cluster.serving.view import RegionView
@@ -19,7 +22,9 @@ _NUDGE_TIMEOUT_S = 2.0
 
 
 class RegionPeerServices:
-    """`cluster.regions.peers.PeerServices` over the generators of the resident releases."""
+    """`cluster.regions.peers.PeerServices` over the generators of the resident releases, and the
+    actors of the region.
+    """
 
     def __init__(
         self,
@@ -27,11 +32,13 @@ class RegionPeerServices:
         uses: ReleaseUses,
         directory: GeneratorDirectory,
         coordinator: Actor,
+        documents: Actor,
     ) -> None:
         self._view = view
         self._uses = uses
         self._directory = directory
         self._coordinator = coordinator
+        self._documents = documents
 
     async def generate(
         self, release: int, request: GenerationRequest, deadline: Deadline
@@ -59,3 +66,15 @@ class RegionPeerServices:
                 await self._coordinator.call("nudge")
         except TimeoutError:
             raise DeadlineExceeded("the coordinator did not answer in time") from None
+
+    async def reached(
+        self, corpus: str, watermark: Watermark, deadline: Deadline
+    ) -> DocumentsPosition:
+        try:
+            async with asyncio.timeout(deadline.remaining_s()):
+                found = await self._documents.call(
+                    "reached", corpus, watermark, deadline.remaining_s()
+                )
+        except TimeoutError:
+            raise DeadlineExceeded("the logs were not read so far in time") from None
+        return cast(DocumentsPosition, found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 COORDINATOR = "coordinator"
 FRONT = "front"
+DOCUMENTS = "documents"
 GATEWAY_APPLICATION = "gateway"
 _GENERATOR = "generator-"
 

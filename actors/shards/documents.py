@@ -13,6 +13,7 @@ field by which the rows are partitioned.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -197,6 +198,16 @@ class ShardDocuments:
             return np.array(few or [b""], dtype=np.bytes_)[: len(few)].reshape(rows.shape)
         return _ids(self.id_ends, self.id_bytes, rows)
 
+    def row_of(self, id: str) -> int | None:
+        """The row of the passage with this id; None where there is none."""
+        wanted = id.encode()
+
+        def id_at(row: int) -> bytes:
+            return self.id_bytes[self.id_ends[row] : self.id_ends[row + 1]].tobytes()
+
+        row = bisect_left(range(self.num_rows), wanted, key=id_at)
+        return row if row < self.num_rows and id_at(row) == wanted else None
+
     def rows_of(self, documents: Collection[str]) -> Mask:
         """bool [num_rows]: whether the row is a passage of one of these documents."""
         wanted = pa.array([document.encode() for document in documents], pa.binary())
@@ -204,6 +215,24 @@ class ShardDocuments:
         found = pc.is_in(self.document_column.view(pa.binary()), value_set=wanted)
         mask: Mask = found.to_numpy(zero_copy_only=False)
         return mask
+
+    def rows_of_document(self, document: str) -> list[int]:
+        """The rows of the document's passages, ascending. Looks them up by the ids that
+        `passage_ids` gives, so that it costs some 50 us however many rows there are.
+        """
+        own, first, past = (document.encode() + end for end in (b"", b"#0", b"#:"))
+        own_row = self._row_from(own)
+        rows = {*range(own_row, min(own_row + 1, self.num_rows))}
+        rows.update(range(self._row_from(first), self._row_from(past)))
+        # Some are rows of other documents, such as one whose id is `{document}#1`.
+        return sorted(row for row in rows if self.document_column[row].as_py() == document)
+
+    def _row_from(self, id: bytes) -> int:
+        """The first row of which the id is not less than this."""
+        return bisect_left(range(self.num_rows), id, key=self._id_at)
+
+    def _id_at(self, row: int) -> bytes:
+        return self.id_bytes[self.id_ends[row] : self.id_ends[row + 1]].tobytes()
 
     def documents_at(self, rows: Int64Array) -> frozenset[str]:
         """The ids of the documents whose passages these rows are."""

@@ -147,13 +147,22 @@ class ShardIndex:
         grows with rows / live rows. `passages` still finds deleted rows, for searches that began
         before.
         """
-        deleted = self._documents.rows_of(documents)
-        live = ~deleted if self._live is None else self._live & ~deleted
+        return self.among(~self._documents.rows_of(documents))
+
+    def among(self, rows: Mask) -> Self:
+        """The same as `without_documents`, without the rows that are false in `rows`, bool
+        [num_rows].
+        """
+        live = rows if self._live is None else self._live & rows
         if np.count_nonzero(live) == self.num_live:
             return self
         return type(self)(
             self._index, self._documents, self._shared, self._parameters, live, self._partitions
         )
+
+    def rows_of_document(self, document: str) -> list[int]:
+        """The rows of a document's passages, ascending; none where the shard does not have it."""
+        return self._documents.rows_of_document(document)
 
     def search(self, query: ShardQuery) -> ShardHits:
         """The best hits of each query, padded to `top_k`; exact for Flat and when asked.

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from actors.builds.shard import ShardPlan, build_shard
-from actors.models.embedding_worker import open_embedder
+from actors.models.embedding_worker import num_cores, open_embedder
 from actors.shards.faiss_index import faiss
 from actors.shards.index import ShardIndex
 from bench.data import Question, paragraph_of, read_xquad
@@ -79,7 +79,7 @@ def measure(plan: Plan) -> QualityReport:
 
 
 def _embedded(region: BenchRegion, questions: Sequence[Question]) -> Float32Array:
-    embedder = open_embedder(region.embedder(), region.installation.cache)
+    embedder = open_embedder(region.embedder(), region.installation.cache, num_cores())
     texts = [question.text for question in questions]
     batches = [texts[start : start + _BATCH] for start in range(0, len(texts), _BATCH)]
     return np.concatenate([embedder.embed(batch) for batch in batches])

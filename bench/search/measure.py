@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from actors.models.embedding_worker import open_embedder
+from actors.models.embedding_worker import num_cores, open_embedder
 from bench.data import factbook_documents, factbook_questions
 from bench.load.client import Load, LoadGenerator, LoadReport, http_request, json_request, run_load
 from bench.load.cpu_time import cpu_between, cpu_by_process
@@ -51,7 +51,7 @@ class _SearchBench:
         self._plan = plan
         self._region = region
         self._load = load
-        self._embedder = open_embedder(region.embedder(), region.installation.cache)
+        self._embedder = open_embedder(region.embedder(), region.installation.cache, num_cores())
         documents = factbook_documents(plan.documents_max)
         self._texts = factbook_questions(documents)[:_QUESTIONS_MAX]
         self._vectors = self._embedder.embed(self._texts)

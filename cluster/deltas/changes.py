@@ -24,6 +24,10 @@ class DocumentChange:
     """The version of the document, as its readers know it."""
     content: Content | None
     """None: the document is deleted."""
+    since: int
+    """The first version of the epoch in which it is not as the base has it. Who jumps over versions
+    knows by it what they hid.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,3 +47,7 @@ class Changes:
     """
     changes: tuple[DocumentChange, ...]
     """At most one of each document: its latest."""
+
+    def follow(self, epoch: str, version: int) -> bool:
+        """Whether they lead on from that version, or are everything."""
+        return self.after == 0 or (self.epoch, self.after) == (epoch, version)

@@ -16,7 +16,6 @@ from itertools import takewhile
 from cluster.deltas.changes import Changes, DocumentChange
 from cluster.mutations.conflicts import Versions
 from cluster.mutations.hybrid_clock import HybridTime
-from cluster.mutations.mutation import Mutation
 from cluster.mutations.requests import DocumentsPosition
 from cluster.mutations.watermark import Watermark
 
@@ -28,6 +27,8 @@ _MARKS_MAX = 10_000
 class _Entry:
     version: int
     """The version in which the document has changed last."""
+    since: int
+    """The version in which it has changed first."""
     kept: Versions
     num_rows: int
     size_bytes: int
@@ -41,6 +42,8 @@ class Feed:
         self._new_epoch = new_epoch
         self._entries: dict[str, _Entry] = {}
         """By document, in ascending order of the versions."""
+        self._held: Mapping[str, HybridTime] = {}
+        """For regions the time up to which all bases hold their mutations."""
         self._marks: deque[tuple[int, Watermark]] = deque(maxlen=_MARKS_MAX)
         self.position = DocumentsPosition(
             epoch=new_epoch(), version=0, watermark=Watermark(), read_ms=0
@@ -54,19 +57,22 @@ class Feed:
         """Takes in what is kept of the documents that have changed on the way to the watermark, as
         `DocumentFold.take_changed` tells it. The watermark is never behind the last one.
 
-        What is known already, as when a fold has started anew, is no change.
+        What is known already, as when a fold has started anew, is no change, nor is what all bases
+        hold.
         """
         news = {
             document: kept
             for document, kept in changed.items()
             if _times(kept) != _times(self.versions(document))
+            and (document in self._entries or not self._is_held(kept))
         }
         if not news and watermark == self.position.watermark:
             return
         version = self.position.version + 1
         for document, kept in news.items():
-            self._forget(document)
-            self._add(document, _entry(version, kept))
+            known = self._forget(document)
+            since = version if known is None else known.since
+            self._add(document, _entry(version, since, kept))
         self.position = replace(self.position, version=version, watermark=watermark)
         self._marks.append((version, watermark))
 
@@ -76,16 +82,19 @@ class Feed:
         """
         self.position = replace(self.position, read_ms=max(read_ms, self.position.read_ms))
 
-    def drop(self, is_held: Callable[[Mutation], bool]) -> None:
-        """Drops the documents of which all bases hold whatever is kept, and begins a new epoch if
-        there are any.
+    def hold(self, times: Mapping[str, HybridTime]) -> None:
+        """All bases hold the mutations of these regions up to these times: a document of which
+        nothing later is kept is no change. Begins a new epoch if there were such changes.
         """
-        held = [d for d, entry in self._entries.items() if all(map(is_held, entry.kept))]
+        self._held = dict(times)
+        held = [d for d, entry in self._entries.items() if self._is_held(entry.kept)]
         if not held:
             return
         for document in held:
             self._forget(document)
-        self._entries = {d: replace(entry, version=1) for d, entry in self._entries.items()}
+        self._entries = {
+            d: replace(entry, version=1, since=1) for d, entry in self._entries.items()
+        }
         self.position = replace(self.position, epoch=self._new_epoch(), version=1)
         self._marks.clear()
         self._marks.append((1, self.position.watermark))
@@ -103,7 +112,7 @@ class Feed:
         newest_first = takewhile(
             lambda item: item[1].version > after, reversed(self._entries.items())
         )
-        changes = [_change(document, entry.kept) for document, entry in newest_first]
+        changes = [_change(document, entry) for document, entry in newest_first]
         return Changes(
             epoch=position.epoch,
             after=after,
@@ -125,22 +134,30 @@ class Feed:
         entry = self._entries.get(document)
         return () if entry is None else entry.kept
 
+    def _is_held(self, kept: Versions) -> bool:
+        return all(
+            mutation.time.region in self._held and mutation.time <= self._held[mutation.time.region]
+            for mutation in kept
+        )
+
     def _add(self, document: str, entry: _Entry) -> None:
         self._entries[document] = entry
         self.num_rows += entry.num_rows
         self.size_bytes += entry.size_bytes
 
-    def _forget(self, document: str) -> None:
+    def _forget(self, document: str) -> _Entry | None:
         entry = self._entries.pop(document, None)
         if entry is not None:
             self.num_rows -= entry.num_rows
             self.size_bytes -= entry.size_bytes
+        return entry
 
 
-def _entry(version: int, kept: Versions) -> _Entry:
+def _entry(version: int, since: int, kept: Versions) -> _Entry:
     contents = [mutation.content for mutation in kept if mutation.content is not None]
     return _Entry(
         version,
+        since,
         kept,
         num_rows=max(1, sum(len(content.cuts or ()) for content in contents)),
         size_bytes=sum(content.size_bytes for content in contents),
@@ -152,6 +169,8 @@ def _times(kept: Versions) -> list[HybridTime]:
     return [mutation.time for mutation in kept]
 
 
-def _change(document: str, kept: Versions) -> DocumentChange:
-    current = kept[-1]
-    return DocumentChange(document=document, time=current.time, content=current.content)
+def _change(document: str, entry: _Entry) -> DocumentChange:
+    current = entry.kept[-1]
+    return DocumentChange(
+        document=document, time=current.time, content=current.content, since=entry.since
+    )

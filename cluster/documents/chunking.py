@@ -16,10 +16,8 @@ from typing import Protocol, Self
 
 from semantic_text_splitter import MarkdownSplitter
 
-from cluster.artifacts.artifacts import Artifacts
 from cluster.catalog.corpus_settings import ChunkSettings
-from cluster.catalog.manifests import ModelManifest
-from cluster.embedding.tokenizer import TOKENIZER_FILES, EmbedderTokenizer
+from cluster.embedding.tokenizer import EmbedderTokenizer
 from cluster.errors import InvalidArgument
 
 _FILL = 0.95
@@ -122,19 +120,6 @@ class Chunker:
 
     def _tokens(self, text: str) -> int:
         return self.counter.count([text])[0]
-
-
-def stored_tokenizer(artifacts: Artifacts, embedder: ModelManifest) -> EmbedderTokenizer:
-    """The tokenizer of an embedder in the store, of which no other files are fetched.
-
-    Raises InvalidArgument as `EmbedderTokenizer.of_files` does; failures are those of the store.
-    """
-    files = {
-        file.path: artifacts.read_bytes(file)
-        for file in embedder.files
-        if file.path in TOKENIZER_FILES
-    }
-    return EmbedderTokenizer.of_files(files, embedder.name)
 
 
 def _before_marks(text: str, cut: int) -> int:

@@ -34,7 +34,7 @@ Column: TypeAlias = "pa.ChunkedArray[Any] | pa.Array[Any]"
 Types: TypeAlias = Mapping[str, ColumnType]
 
 # Any, because the stubs tell the types of columns apart where this code does not.
-_ARROW_TYPES: Mapping[ColumnType, Any] = {
+ARROW_TYPES: Mapping[ColumnType, Any] = {
     ColumnType.STRING: pa.string(),
     ColumnType.INT: pa.int64(),
     ColumnType.FLOAT: pa.float64(),
@@ -109,7 +109,7 @@ def passage_schema(types: Types, dimension: int | None) -> pa.Schema:
     fields: list[pa.Field[Any]] = [
         pa.field(name, pa.string(), nullable=False) for name in ("id", "document", "text")
     ]
-    fields += [pa.field(META_PREFIX + name, _ARROW_TYPES[types[name]]) for name in sorted(types)]
+    fields += [pa.field(META_PREFIX + name, ARROW_TYPES[types[name]]) for name in sorted(types)]
     if dimension is not None:
         fields.append(pa.field("vector", pa.list_(pa.float32(), dimension), nullable=False))
     return pa.schema(fields)
@@ -124,7 +124,7 @@ def passage_table(passages: Sequence[Passage], types: Types, dimension: int | No
     ]
     for name in sorted(types):
         values = [passage.metadata.get(name) for passage in passages]
-        columns.append(pa.array(values, _ARROW_TYPES[types[name]]))
+        columns.append(pa.array(values, ARROW_TYPES[types[name]]))
     if dimension is not None:
         columns.append(vector_column(np.stack([_vector_of(passage) for passage in passages])))
     return pa.Table.from_arrays(columns, schema=passage_schema(types, dimension))

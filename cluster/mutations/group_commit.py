@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from cluster.errors import Overloaded, TooLarge
@@ -90,6 +90,20 @@ class GroupCommit:
         """Has a group that was not appended wait at the front again, in its order."""
         self._waiting.extendleft(reversed(group))
         self._bytes += sum(pending.write.size_bytes for pending in group)
+
+    def withdraw(self, tickets: Collection[int]) -> frozenset[int]:
+        """Takes these writes out, as far as they still wait; returns which ones, of which it is
+        certain that they will not be appended.
+        """
+        waiting, self._waiting = self._waiting, deque()
+        withdrawn = set()
+        for pending in waiting:
+            if pending.ticket in tickets:
+                withdrawn.add(pending.ticket)
+                self._bytes -= pending.write.size_bytes
+            else:
+                self._waiting.append(pending)
+        return frozenset(withdrawn)
 
     def has_taken(self, append_s: float) -> None:
         """Notes how long the last append has taken, for hints when to come back."""

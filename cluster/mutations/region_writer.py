@@ -16,11 +16,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from cluster.errors import ClockAhead, Conflict, DeadlineExceeded, InvalidArgument, RaygionError
+from cluster.errors import (
+    ClockAhead,
+    Conflict,
+    DeadlineExceeded,
+    InvalidArgument,
+    OutcomeUnknown,
+    RaygionError,
+)
 from cluster.mutations.batch import Batch
 from cluster.mutations.conflicts import ConflictPolicy, Versions, merged, seen_of
 from cluster.mutations.fold import DocumentFold
-from cluster.mutations.group_commit import GroupCommit, GroupLimits, PendingWrite
+from cluster.mutations.group_commit import GroupCommit, PendingWrite
 from cluster.mutations.hybrid_clock import HybridClock, HybridTime
 from cluster.mutations.mutation import IfVersion, Mutation, Write
 from cluster.mutations.recent_keys import KnownKey, RecentKeys, fingerprint
@@ -38,7 +45,9 @@ class Written:
 
 
 Outcome: TypeAlias = Written | RaygionError
-"""The end of a write. An error says that it is not in the log, and never will be."""
+"""The end of a write. An error says that it is not in the log, and never will be; OutcomeUnknown
+alone says that it may be there.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +67,11 @@ class RegionWriter:
         *,
         policy: ConflictPolicy,
         clock: HybridClock,
-        limits: GroupLimits | None = None,
+        queue: GroupCommit | None = None,
     ) -> None:
+        """`queue`: what waits already, for an earlier writer that has come to its end."""
         self.fold = DocumentFold(policy)
-        self.queue = GroupCommit(limits)
+        self.queue = GroupCommit() if queue is None else queue
         self._corpus = corpus
         self._region = region
         self._clock = clock
@@ -129,6 +139,16 @@ class RegionWriter:
     def left_in_doubt(self) -> None:
         """The append has ended without an answer: it has to be repeated."""
         self._in_doubt = True
+
+    def give_up(self, reason: RaygionError) -> None:
+        """This writer has come to its end: what becomes of the batch under way is not known."""
+        if self._under_way is None:
+            return
+        unknown = OutcomeUnknown(
+            f"whether the write is stored is not known ({reason}); ask again with the same key"
+        )
+        self._settled += [(pending.ticket, unknown) for pending in self._under_way.group]
+        self._end_append()
 
     def settled(self) -> list[tuple[int, Outcome]]:
         """What became of writes since the last call, by their tickets."""

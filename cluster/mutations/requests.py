@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from cluster.arrays import Float32Array
@@ -41,3 +42,21 @@ class DocumentsPosition:
     watermark: Watermark
     read_ms: int
     """Wall clock before the last reading of all regions' logs that was complete; 0 before one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CorpusDocuments:
+    """The live documents of a corpus in one region, for people and for other regions."""
+
+    position: DocumentsPosition
+    digest: str = ""
+    """Of the documents at the position; empty where no log has been read."""
+    num_rows: int = 0
+    """Rows that the documents have in the memory of each process that searches."""
+    size_bytes: int = 0
+    waiting: int = 0
+    """Writes that wait for their append."""
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    """Why the logs of regions cannot be read further, by region."""
+    trouble: str = ""
+    """Why the last reading was not complete; empty if it was."""

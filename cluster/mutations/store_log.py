@@ -27,6 +27,7 @@ from cluster.errors import (
 from cluster.logs.events import EventLog
 from cluster.mutations.batch import Batch, batch_bytes, read_batch
 from cluster.mutations.conflicts import ConflictPolicy
+from cluster.mutations.hybrid_clock import HybridTime
 from cluster.mutations.mutation_log import READ_MAX, Reading
 from cluster.mutations.spans import FANOUT, LEVELS_MAX, Block, blocks_ending_at, cover, span_of
 from cluster.mutations.watermark import Watermark
@@ -97,17 +98,28 @@ class StoreMutationLog:
                 stopped[region] = error
         return Reading(batches=tuple(batches), head=head, stopped=stopped)
 
+    def time_at(self, region: str, position: int) -> HybridTime:
+        """The time of the last mutation of that object.
+
+        Raises LogUnreadable, NotFound where it was trimmed away, and what the store raises.
+        """
+        found = self._find(region, Block(0, position, position))
+        if isinstance(found, RaygionError):
+            raise found
+        return found.mutations[-1].time
+
     def store_spans(self, policy: ConflictPolicy, region: str, position: int) -> None:
         """Stores the spans of the blocks that end at `position`, if any do.
 
-        Raises what the store raises: nothing is lost by that but time at the next start.
+        Raises what the store raises, and LogUnreadable for objects that are no log of a region when
+        put together: nothing is lost by that but time at the next start.
         """
         for block in blocks_ending_at(position, self._fanout):
             parts = block.parts(self._fanout)
             batches, error = self._read(region, parts, len(parts) * self._fanout)
             if error is not None or not batches or batches[-1].last != block.last:
                 return
-            data = batch_bytes(span_of(policy, batches))
+            data = batch_bytes(_span(policy, batches))
             if len(data) > SPAN_BYTES_MAX:
                 return
             try:
@@ -239,6 +251,18 @@ class StoreMutationLog:
 
     def _folder(self, region: str) -> str:
         return f"{LOGS}/{self._corpus}/{region}"
+
+
+def _span(policy: ConflictPolicy, batches: Sequence[Batch]) -> Batch:
+    first, last = batches[0].first, batches[-1].last
+    try:
+        return span_of(policy, batches)
+    except ValueError as error:
+        region = batches[0].region
+        raise LogUnreadable(
+            f"positions {first} to {last} of the log of {region} are no log together: {error}",
+            first,
+        ) from error
 
 
 def _trimmed(region: str, position: int) -> NotFound:

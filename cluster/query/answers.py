@@ -57,6 +57,7 @@ class AnswerRequest(Request, Sampling):
             partial_share=_PARTIAL_SHARE,
             trace_id=self.trace_id,
             caller=self.caller,
+            documents_floor=self.documents_floor,
         )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Self
 
+from cluster.query.session import SessionToken
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
@@ -23,6 +25,19 @@ class Provenance:
     """Upper bound on how long ago the release was current when it was chosen."""
     session: str
     """Token for "not older than this reply"; empty where the region cannot make one yet."""
+
+    def with_passages(self, found: Provenance) -> Provenance:
+        """That of an answer from passages which one of its release's searches has `found`."""
+        session = self.session
+        if session != found.session and session and found.session:
+            documents = SessionToken.decode(found.session).documents
+            session = SessionToken.decode(session).joined(documents).encode()
+        return replace(
+            self,
+            coverage=found.coverage,
+            staleness_ms=max(self.staleness_ms, found.staleness_ms),
+            session=session,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

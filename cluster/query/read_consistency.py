@@ -1,19 +1,21 @@
 """The read consistency that a request asks for: a level, a session token, a bound.
 
-level     release that answers
-eventual  the release that is current as far as the region knows
+level     release that answers, with the documents
+eventual  that are current as far as the region knows
 session   that, and nothing older than what the token's bearer has seen
-bounded   a release that was current at most `max_staleness_ms` ago
+bounded   that were current at most `max_staleness_ms` ago
 quorum    what a majority of the regions answers, release and hits alike
-strong    the release that was current at some moment after the request was made
+strong    that were current at some moment after the request was made
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
 from cluster.errors import InvalidArgument
+from cluster.mutations.watermark import Watermark
 from cluster.query.session import SessionToken
 
 
@@ -41,6 +43,11 @@ class ReadConsistency:
     def floor(self) -> int:
         """The position in the release log of the oldest switch that will do."""
         return 0 if self.session is None else self.session.position
+
+    @property
+    def documents(self) -> Mapping[str, Watermark]:
+        """How far live documents must have come at least, by corpus."""
+        return {} if self.session is None else self.session.documents
 
     def as_options(self) -> dict[str, str | int]:
         """The options in the words of `read_consistency_of`, as far as they are needed."""

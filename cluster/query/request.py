@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from cluster.arrays import Float32Array
+from cluster.mutations.watermark import Watermark
 from cluster.query.caller import ANYONE, Caller
 from cluster.query.terms import Terms
 
@@ -34,3 +36,7 @@ class Request(Terms):
     """Region that sent the request here; the request is not sent on."""
     not_before: int = 0
     """Position in the release log of the oldest switch that may serve."""
+    documents_floor: Mapping[str, Watermark] = field(default_factory=dict)
+    """How far live documents must have come to serve, by corpus. The reply's token is not behind
+    it.
+    """

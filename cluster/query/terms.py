@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Final
 
 from cluster.errors import InvalidArgument
 from cluster.query.filters import Filter, filter_to_json, is_encodable
@@ -11,6 +11,8 @@ from cluster.query.read_consistency import EVENTUAL, ReadConsistency
 
 TOP_K_MAX = 1000
 TIMEOUT_S_MAX = 600.0
+BASE: Final = "base"
+"""The documents of a release as they were built, without what was written one by one since."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +30,10 @@ class Terms:
     """Least share of shards that must answer, in [0, 1]."""
     release: int | None = None
     """Pins the request to a resident release; None takes the current one."""
+    documents: str | None = None
+    """BASE answers from the release's own documents alone, as they were built: the same bytes for
+    ever. None has the live ones, too.
+    """
     user: str = ""
     """User or session that asks: served by the same release while a canary is tried."""
     consistency: ReadConsistency = EVENTUAL
@@ -46,6 +52,12 @@ class Terms:
             raise InvalidArgument(f"must be over 0 and at most {TIMEOUT_S_MAX:.0f} s", "timeout_ms")
         if not 0.0 <= self.min_coverage <= 1.0:
             raise InvalidArgument("must be in 0 ... 1", "min_coverage")
+        if self.documents not in (None, BASE):
+            raise InvalidArgument(f"must be {BASE!r}, or be left out", "documents")
+        if self.documents is not None and self.release is None:
+            raise InvalidArgument(
+                f"of {BASE!r} needs a named `release`, whose documents are meant", "documents"
+            )
 
     def to_json(self, timeout_ms: int) -> dict[str, Any]:
         """The terms as the body of a request with that much time left. An option that asks for
@@ -58,6 +70,7 @@ class Terms:
             "timeout_ms": timeout_ms,
             "min_coverage": self.min_coverage,
             "release": self.release,
+            "documents": self.documents,
             "user": self.user or None,
             **self.consistency.as_options(),
         }

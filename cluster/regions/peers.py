@@ -7,6 +7,8 @@ from typing import Protocol
 
 from cluster.clock import Deadline
 from cluster.generation.generator import GenerationChunk, GenerationRequest
+from cluster.mutations.requests import DocumentsPosition
+from cluster.mutations.watermark import Watermark
 from cluster.query.answers import AnswerEvent, AnswerRequest
 from cluster.query.request import Request
 from cluster.query.search import SearchRequest, SearchResult
@@ -61,6 +63,20 @@ class GeneratingPeers(Protocol):
         ...
 
 
+class DocumentPeers(Protocol):
+    """The regions that follow the changes of documents."""
+
+    def homes(self, corpus: str) -> tuple[str, ...]:
+        """All regions that may hold the corpus; this one, if it may, is the first."""
+        ...
+
+    async def reached(
+        self, region: str, corpus: str, watermark: Watermark, deadline: Deadline
+    ) -> DocumentsPosition:
+        """`PeerServices.reached` of another region."""
+        ...
+
+
 class PeerServices(Protocol):
     """The services of a region for other regions alone."""
 
@@ -72,4 +88,13 @@ class PeerServices(Protocol):
 
     async def nudge(self) -> None:
         """The release log may have grown: have it read now."""
+        ...
+
+    async def reached(
+        self, corpus: str, watermark: Watermark, deadline: Deadline
+    ) -> DocumentsPosition:
+        """The position of the region's documents once all that the logs have up to the watermark is
+        applied, for which they are read at once. Raises NotYet or DeadlineExceeded when it is not
+        in time, NotFound for a corpus that the region does not serve.
+        """
         ...

@@ -72,8 +72,8 @@ class EndpointSettings(Record):
     least two.
     """
     local_first: bool = True
-    """Whether gateways themselves search the shards whose files are on their node. Shard replicas
-    search all others.
+    """Whether gateways themselves search the shards, and embed questions by the models, whose files
+    are on their node. Shard replicas and embedders do all else.
     """
 
     def check_others_are_kept_out(self, region: str) -> None:

@@ -19,6 +19,8 @@ from pydantic import TypeAdapter
 
 from cluster.errors import OWN_FAULTS, InvalidArgument, Overloaded, RaygionError, Unavailable
 from cluster.generation.generator import GenerationChunk, GenerationRequest, Sampling
+from cluster.mutations.requests import DocumentsPosition
+from cluster.mutations.watermark import Watermark
 from cluster.query.answers import AnswerEvent, AnswerRequest, AnswerResult, Retrieved, Token
 from cluster.query.provenance import Provenance
 from cluster.query.request import Embedded
@@ -28,6 +30,7 @@ SEARCH = "/v1/search"
 ANSWER = "/v1/regions/answer"
 GENERATE = "/v1/regions/generate"
 NUDGE = "/v1/regions/nudge"
+REACHED = "/v1/regions/reached"
 FORWARDED_BY = "x-raygion-forwarded-by"
 FLOAT32_TYPE = "application/vnd.raygion.float32"
 ARROW_TYPE = "application/vnd.apache.arrow.stream"
@@ -95,6 +98,40 @@ def generate_call(release: int, request: GenerationRequest, remaining_s: float) 
         "timeout_ms": _timeout_ms(remaining_s),
     }
     return Call(path=GENERATE, content=_dumped(body), headers=_headers(""))
+
+
+def reached_call(corpus: str, watermark: Watermark, remaining_s: float) -> Call:
+    body = {
+        "corpus": corpus,
+        "watermark": watermark.as_dict(),
+        "timeout_ms": _timeout_ms(remaining_s),
+    }
+    return Call(path=REACHED, content=_dumped(body), headers=_headers(""))
+
+
+def position_json(position: DocumentsPosition) -> bytes:
+    return orjson.dumps(
+        {
+            "epoch": position.epoch,
+            "version": position.version,
+            "watermark": position.watermark.as_dict(),
+            "read_ms": position.read_ms,
+        }
+    )
+
+
+def parse_position(body: bytes) -> DocumentsPosition:
+    """Raises Unavailable for a body that is no position of a region."""
+    try:
+        told = orjson.loads(body)
+        return DocumentsPosition(
+            epoch=told["epoch"],
+            version=int(told["version"]),
+            watermark=Watermark.of({r: int(n) for r, n in told["watermark"].items()}),
+            read_ms=int(told["read_ms"]),
+        )
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise Unavailable("the reply is not what a region sends") from error
 
 
 def _sampling(request: Sampling) -> dict[str, Any]:

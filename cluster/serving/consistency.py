@@ -1,7 +1,7 @@
 """Decides whether a region can answer a request as demanded, and what to do when it cannot.
 
     decide --> Serve          answer from here
-           |-> Refresh        read the release log, then decide again
+           |-> Refresh        read the release log, or the logs of documents, then decide again
            |-> Wait           until the region's clock has come so far, then decide again
            `-> Elsewhere      another region may; if none does, the caller gets the error
 
@@ -13,19 +13,39 @@ its moment came by some clock; so on every clock it lies at most the skew ahead.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
-from enum import StrEnum
 from functools import lru_cache
+from types import MappingProxyType
 from typing import assert_never
 
-from cluster.errors import InvalidArgument, NotYet, RaygionError, Unavailable
+from cluster.errors import InvalidArgument, NotYet, Unavailable
+from cluster.mutations.watermark import Watermark
 from cluster.query.provenance import Provenance
 from cluster.query.read_consistency import ConsistencyLevel, ReadConsistency
 from cluster.query.session import SessionToken
 from cluster.releases.entries import Switch
 from cluster.releases.release_log import Freshness
+from cluster.serving.decisions import (
+    RELEASE_LOG,
+    Decision,
+    Elsewhere,
+    Log,
+    Reading,
+    Refresh,
+    Serve,
+    Wait,
+)
+from cluster.serving.documents import (
+    DocumentsDemand,
+    DocumentsKnowledge,
+    LiveDocuments,
+    corpus_asked,
+    documents_missing,
+)
 from cluster.serving.view import Pulse, RegionView, ReleaseView
 
+_NO_DOCUMENTS: Mapping[str, Watermark] = MappingProxyType({})
 _UNDER_WAY_MAX_MS = 10_000
 """Longest time of a pulse on its way: a pulse that is further behind was made by a clock that was
 set.
@@ -38,8 +58,31 @@ class PinnedRelease:
 
     release: ReleaseView
     staleness_ms: int
-    session: str
-    """Session token; empty before the store is known."""
+    token: SessionToken | None
+    """None before the store is known."""
+
+    @property
+    def session(self) -> str:
+        """The text of the token; empty where there is none."""
+        token = self.token
+        if token is None:
+            return ""
+        # With documents, hardly two replies have the same one.
+        return token.encode() if token.documents else _token(token.store_id, token.position)
+
+    def with_documents(
+        self, corpus: str, known: DocumentsKnowledge, staleness_ms: int
+    ) -> PinnedRelease:
+        """The same with live documents of the corpus, of which these are known. `staleness_ms`: of
+        the documents. Raises NotYet when they are behind what the session has seen.
+        """
+        token = self.token
+        if token is not None:
+            if not token.documents.get(corpus, Watermark()) <= known.watermark:
+                raise documents_missing(corpus)
+            if known.watermark:
+                token = token.joined({corpus: known.watermark})
+        return PinnedRelease(self.release, max(self.staleness_ms, staleness_ms), token)
 
     def provenance(self, *, region: str, trace_id: str, coverage: float = 1.0) -> Provenance:
         """That of a reply which `region` makes to a request that it has received."""
@@ -97,16 +140,19 @@ class RegionKnowledge:
         user: str = "",
         lot: float = 1.0,
         not_before: int = 0,
+        documents_floor: Mapping[str, Watermark] = _NO_DOCUMENTS,
     ) -> PinnedRelease:
         """The result of `RegionView.pin`, with the same errors. The token is never older than
-        `not_before`, even where a named release is served before the region has come that far.
+        `not_before` and `documents_floor`, even where a named release is served before the region
+        has come that far.
         """
         pin = self.view.pin(number, now_ms, user=user, lot=lot, not_before=not_before)
         position = not_before if pin.in_force is None else pin.in_force.position
+        store_id = self.pulse.store_id
         return PinnedRelease(
             pin.release,
             self.staleness_ms(pin.switch, now_ms),
-            _token(self.pulse.store_id, position),
+            SessionToken(store_id, position, documents_floor) if store_id and position else None,
         )
 
     def staleness_ms(self, switch: Switch | None, now_ms: int) -> int:
@@ -126,7 +172,7 @@ class RegionKnowledge:
 
 @lru_cache(maxsize=64)
 def _token(store_id: str, position: int) -> str:
-    return SessionToken(store_id, position).encode() if store_id and position else ""
+    return SessionToken(store_id, position).encode()
 
 
 def _with_newer(view: RegionView, switches: tuple[Switch, ...]) -> RegionView:
@@ -136,80 +182,34 @@ def _with_newer(view: RegionView, switches: tuple[Switch, ...]) -> RegionView:
     return replace(view, switches=switches)
 
 
-class Reading(StrEnum):
-    """The state of a request's own reading of the release log, begun after the request came."""
-
-    NOT_ASKED = "not asked"
-    DONE = "done"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Serve:
-    """Answer with `release`, or with what a later switch leads to."""
-
-    release: int
-    position: int
-    """Position of the switch in force in the release log; nothing older may serve."""
-    staleness_ms: int
-    exactly: bool = False
-    """True when this release alone may serve: no newer one, and no canary."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refresh:
-    """Read the release log to its end, once for each request."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """Wait until the wall clock here has reached this moment."""
-
-    until_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Elsewhere:
-    """This region cannot; `error` is for the caller when no other one does."""
-
-    error: RaygionError
-
-
-Decision = Serve | Refresh | Wait | Elsewhere
-
-
 def decide(
     consistency: ReadConsistency,
     *,
     release: int | None = None,
+    documents: LiveDocuments | None = None,
     knowledge: RegionKnowledge,
-    reading: Reading,
+    readings: Mapping[Log, Reading],
     now_ms: int,
 ) -> Decision:
-    """The next step for a request that asks for this consistency, or names a `release`.
+    """The next step for a request that asks for this consistency, or names a `release`; and for
+    live `documents` or (None) for none.
 
-    The caller decides again after each Refresh, with the `reading` DONE and its result in
-    `knowledge`, or FAILED; and after each Wait. Raises InvalidArgument for a consistency that
-    no region can meet.
+    The caller decides again after each Refresh, with what came of these `readings`: DONE and the
+    result in `knowledge` or `documents`, or FAILED; and after each Wait. Raises InvalidArgument for
+    a consistency that no region can meet.
     """
-    asked = _Asked(consistency, knowledge, reading, now_ms)
+    asked = _Asked(consistency, knowledge, readings.get(RELEASE_LOG, Reading.NOT_ASKED), now_ms)
     if consistency.session is not None:
         if not knowledge.pulse.store_id:
             return Elsewhere(Unavailable("this region is still starting; try again shortly"))
         if consistency.session.store_id != knowledge.pulse.store_id:
             raise InvalidArgument("is of another store than this region's; leave it out", "session")
-    if release is not None:
-        return asked.named(release)
-    match consistency.level:
-        case ConsistencyLevel.EVENTUAL | ConsistencyLevel.SESSION:
-            return asked.current()
-        case ConsistencyLevel.QUORUM:
-            return asked.current(exactly=True)
-        case ConsistencyLevel.BOUNDED:
-            return asked.bounded()
-        case ConsistencyLevel.STRONG:
-            return asked.strong()
-    assert_never(consistency.level)
+    decision = asked.of_release(release)
+    if documents is None:
+        return decision
+    served = decision.release if isinstance(decision, Serve) else release
+    demand = asked.of_documents(documents, served, readings)
+    return decision if demand is None else demand.beside(decision)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +220,40 @@ class _Asked:
     knowledge: RegionKnowledge
     reading: Reading
     now_ms: int
+
+    def of_release(self, release: int | None) -> Decision:
+        if release is not None:
+            return self.named(release)
+        match self.consistency.level:
+            case ConsistencyLevel.EVENTUAL | ConsistencyLevel.SESSION:
+                return self.current()
+            case ConsistencyLevel.QUORUM:
+                return self.current(exactly=True)
+            case ConsistencyLevel.BOUNDED:
+                return self.bounded()
+            case ConsistencyLevel.STRONG:
+                return self.strong()
+        assert_never(self.consistency.level)
+
+    def of_documents(
+        self, documents: LiveDocuments, release: int | None, readings: Mapping[Log, Reading]
+    ) -> DocumentsDemand | None:
+        """`release`: the one that is to serve; None: the current one, most likely."""
+        view = self.knowledge.view
+        if release is None:
+            switch = view.in_force(self.now_ms, self.consistency.floor)
+            release = None if switch is None else switch.release
+        corpus = corpus_asked(documents.corpus, view, release)
+        if corpus is None:
+            return None
+        return DocumentsDemand(
+            corpus=corpus,
+            consistency=self.consistency,
+            known=documents.known.get(corpus),
+            reading=readings.get(corpus, Reading.NOT_ASKED),
+            skew_max_ms=self.knowledge.skew_max_ms,
+            now_ms=self.now_ms,
+        )
 
     def current(self, *, exactly: bool = False) -> Decision:
         floor = self.consistency.floor
@@ -280,6 +314,7 @@ class _Asked:
                 position=floor if pin.in_force is None else pin.in_force.position,
                 staleness_ms=self._staleness_ms(pin.switch),
                 exactly=True,
+                documents_floor=self.consistency.documents,
             )
         if release in pulse.aborted:
             raise InvalidArgument(
@@ -303,6 +338,7 @@ class _Asked:
             position=switch.position,
             staleness_ms=self._staleness_ms(switch),
             exactly=exactly,
+            documents_floor=self.consistency.documents,
         )
 
     def _staleness_ms(self, switch: Switch | None) -> int:

@@ -13,6 +13,7 @@ import typer
 
 from cluster.errors import InvalidArgument, RaygionError
 from deployments.cli import (
+    compaction,
     corpora,
     documents,
     evaluation,
@@ -239,6 +240,7 @@ def down(config: Config = None, region: Region = None, as_json: Json = False) ->
 app.command("ingest")(documents.ingest)
 app.command("delete")(documents.delete)
 app.command("build")(documents.build)
+app.command("compact")(compaction.compact)
 app.add_typer(corpora.app, name="corpus")
 app.add_typer(releases.app, name="release")
 app.command("search")(queries.search)

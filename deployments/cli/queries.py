@@ -29,6 +29,12 @@ Filter = Annotated[
 Release = Annotated[
     int | None, typer.Option("--release", help="Ask this release instead of the current one.")
 ]
+Documents = Annotated[
+    str | None,
+    typer.Option(
+        "--documents", help="With --release: `base` leaves out what was written since it was built."
+    ),
+]
 Level = Annotated[
     str | None,
     typer.Option("--consistency", help=f"How current: {', '.join(ConsistencyLevel)}."),
@@ -49,6 +55,7 @@ def search(
     filter: Filter = None,
     corpus: Corpus = None,
     release: Release = None,
+    documents: Documents = None,
     consistency: Level = None,
     session: Session = None,
     max_staleness_ms: MaxStaleness = None,
@@ -66,6 +73,7 @@ def search(
         filter=_parsed(filter),
         corpus=corpus,
         release=release,
+        documents=documents,
         consistency=consistency,
         session=session,
         max_staleness_ms=max_staleness_ms,
@@ -88,6 +96,7 @@ def ask(
     max_tokens: Annotated[int, typer.Option("--max-tokens", help="Longest answer.")] = 128,
     corpus: Corpus = None,
     release: Release = None,
+    documents: Documents = None,
     consistency: Level = None,
     session: Session = None,
     max_staleness_ms: MaxStaleness = None,
@@ -106,6 +115,7 @@ def ask(
         max_tokens=max_tokens,
         corpus=corpus,
         release=release,
+        documents=documents,
         consistency=consistency,
         session=session,
         max_staleness_ms=max_staleness_ms,

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Lifespan
 
 from cluster.clock import SYSTEM_CLOCK, Clock
+from cluster.deltas.document_service import DocumentService
 from cluster.errors import RaygionError, Unavailable
 from cluster.query.answers import EmbeddingService, last_event
 from cluster.regions.divergence_report import DivergenceReport
@@ -21,15 +22,22 @@ from cluster.regions.peers import PeerServices
 from cluster.regions.status import RegionSummary, StatusSource
 from deployments.http.body import read_body
 from deployments.http.caller import CallerReader
+from deployments.http.document_routes import DocumentRoutes
 from deployments.http.edge import HttpEdge
 from deployments.http.errors import refused_by_router
 from deployments.http.openai.chat import ChatBody
 from deployments.http.openai.completions import CompletionsBody
 from deployments.http.openai.embeddings import EmbeddingsBody
 from deployments.http.openai.routes import OpenAIRoutes
-from deployments.http.region_routes import GenerateBody, RegionAnswerBody, RegionRoutes
-from deployments.http.routes import ANSWER, SEARCH
+from deployments.http.region_routes import (
+    GenerateBody,
+    ReachedBody,
+    RegionAnswerBody,
+    RegionRoutes,
+)
+from deployments.http.routes import ANSWER, SEARCH, KnownRoutes
 from deployments.http.schemas.answer import AnswerBody, parse_answer
+from deployments.http.schemas.documents import PutBody
 from deployments.http.schemas.replies import (
     ANSWER_EXAMPLES,
     SEARCH_EXAMPLES,
@@ -54,6 +62,7 @@ from deployments.http.schemas.search import SearchBody
 from deployments.http.search_route import SearchRoute
 from deployments.http.settings import HttpSettings
 from deployments.http.shared_summary import SharedSummary
+from deployments.http.slots import Slots
 from deployments.http.streams.alive_stream import SILENCE_LIMITS, SilenceLimits
 from deployments.http.streams.answer_streams import AnswerStreams
 from deployments.http.streams.sse import NamedEvents, unless_gone
@@ -71,11 +80,13 @@ def build_http_app(
     lifespan: Lifespan[FastAPI] | None = None,
     clock: Clock = SYSTEM_CLOCK,
     divergence: Callable[[], DivergenceReport] | None = None,
+    documents: DocumentService | None = None,
     silence: SilenceLimits = SILENCE_LIMITS,
 ) -> RegionApp:
     """The whole interface as one ASGI application, with metrics of its own. `status` tells how the
     region is; `peer_services` is what the other regions ask for; `lifespan` starts and stops what
-    `service` needs; `divergence` tells how the regions' answers compare.
+    `service` needs; `divergence` tells how the regions' answers compare; `documents` writes and
+    reads single ones.
     """
     metrics = HttpMetrics()
     if divergence is not None:
@@ -92,7 +103,13 @@ def build_http_app(
     answers = AnswerStreams(metered, metrics, silence.to_callers_s)
     summary = SharedSummary(status, clock, timeout_s=settings.status_timeout_s)
     _Routes(answers, summary, settings, metrics, callers, divergence).add_to(app)
-    OpenAIRoutes(metered, answers, summary, settings, callers, clock).add_to(app)
+    answer_slots = Slots(
+        settings.answers_in_flight_max, "this gateway writes as many answers as it can"
+    )
+    openai = OpenAIRoutes(metered, answers, summary, settings, callers, answer_slots, clock)
+    openai.add_to(app)
+    if documents is not None:
+        DocumentRoutes(documents, settings, clock, silence_s=silence.to_callers_s).add_to(app)
     if peer_services is not None:
         between_regions = AnswerStreams(metered, metrics, silence.between_regions_s)
         RegionRoutes(between_regions, peer_services, settings, callers, clock).add_to(app)
@@ -102,10 +119,11 @@ def build_http_app(
         app.edge = HttpEdge(
             routes,
             settings=settings,
+            answer_slots=answer_slots,
             metrics=metrics,
             clock=clock,
             direct={("POST", SEARCH): SearchRoute(metered, settings, callers)},
-            known_routes=frozenset(getattr(route, "path", "") for route in app.routes),
+            known_routes=KnownRoutes(app.routes),
         )
         app.entrance = _open_to_pages(app.edge, settings.cors_origins)
         return app.entrance
@@ -124,6 +142,8 @@ _BODIES = (
     EmbeddingsBody,
     RegionAnswerBody,
     GenerateBody,
+    ReachedBody,
+    PutBody,
 )
 
 
@@ -244,7 +264,7 @@ def _open_to_pages(app: ASGIApp, origins: tuple[str, ...]) -> ASGIApp:
     return CORSMiddleware(
         app,
         allow_origins=origins,
-        allow_methods=("GET", "POST"),
+        allow_methods=("GET", "POST", "PUT", "DELETE"),
         allow_headers=("*",),
         expose_headers=("x-trace-id", "x-request-id", "retry-after"),
     )

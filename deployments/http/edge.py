@@ -14,12 +14,13 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cluster.clock import Clock
-from cluster.errors import NotFound, Overloaded, Unauthenticated
+from cluster.errors import NotFound, Unauthenticated
 from cluster.logs.context import log_scope
 from deployments.http.body import header_value, header_values
 from deployments.http.errors import NO_ROUTE, ClientGone, error_response, log_failure
-from deployments.http.routes import ANSWER_ROUTES, REGION_ROUTES
+from deployments.http.routes import ANSWER_ROUTES, REGION_ROUTES, KnownRoutes
 from deployments.http.settings import HttpSettings
+from deployments.http.slots import Slots
 from deployments.http.streams.reply_flow import PacedReply, ReplyRoom, UnreadLimits
 from deployments.metering.metrics import HttpMetrics
 
@@ -76,23 +77,6 @@ class BearerKeys:
             raise Unauthenticated("send a valid key in the header `Authorization: Bearer <key>`")
 
 
-class _Slots:
-    """A bounded number of slots; a request beyond them is refused at once."""
-
-    def __init__(self, most: int, refusal: str) -> None:
-        self._most = most
-        self._refusal = refusal
-        self.taken = 0
-
-    def __enter__(self) -> None:
-        if self.taken >= self._most:
-            raise Overloaded(f"{self._refusal}; try again shortly")
-        self.taken += 1
-
-    def __exit__(self, *_: object) -> None:
-        self.taken -= 1
-
-
 class HttpEdge:
     """Guarantees for every request: at most `in_flight_max` at once, until their replies have left;
     one typed answer, `x-trace-id` on it, and one count in the metrics. An exception after the first
@@ -105,21 +89,22 @@ class HttpEdge:
         app: ASGIApp,
         *,
         settings: HttpSettings,
+        answer_slots: Slots,
         metrics: HttpMetrics,
         clock: Clock,
-        known_routes: frozenset[str],
+        known_routes: KnownRoutes,
         direct: Mapping[tuple[str, str], ASGIApp],
     ) -> None:
-        """`direct`: what answers a method and route in place of `app`, for want of time."""
+        """`answer_slots`: what routes that answer take, one for each request. `direct`: what
+        answers a method and route in place of `app`, for want of time.
+        """
         self._app = app
         self._direct = direct
         keys, region_keys = settings.api_keys, settings.region_keys
         self._keys = BearerKeys(keys + region_keys if keys else ())
         self._region_keys = BearerKeys(region_keys or keys)
-        self._slots = _Slots(settings.in_flight_max, "this gateway is full")
-        self._answer_slots = _Slots(
-            settings.answers_in_flight_max, "this gateway writes as many answers as it can"
-        )
+        self._slots = Slots(settings.in_flight_max, "this gateway is full")
+        self._answer_slots = answer_slots
         self._unread = UnreadLimits(
             room=ReplyRoom(settings.replies_bytes_max), timeout_s=settings.unread_timeout_s
         )
@@ -152,7 +137,7 @@ class HttpEdge:
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         scope = {**scope, "state": state, "method": method}
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        route = path if path in self._known_routes else UNKNOWN_ROUTE
+        route = self._known_routes.route_of(path) or UNKNOWN_ROUTE
         status: int | None = None
 
         async def send_traced(message: Message) -> None:
@@ -193,9 +178,9 @@ class HttpEdge:
             await self._app(scope, receive, send)
             return
         app = self._direct.get((scope["method"], route), self._app)
-        with self._slots:
+        with self._slots.hold():
             if route in ANSWER_ROUTES:
-                with self._answer_slots:
+                with self._answer_slots.hold():
                     await app(scope, receive, send)
             else:
                 await app(scope, receive, send)

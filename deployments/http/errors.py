@@ -17,7 +17,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from cluster.errors import Overloaded, RaygionError, Unauthenticated, Unavailable
+from cluster.errors import (
+    OutcomeUnknown,
+    Overloaded,
+    RaygionError,
+    Unauthenticated,
+    Unavailable,
+)
 from cluster.logs.events import EventLog
 
 log = EventLog(__name__)
@@ -28,6 +34,9 @@ _INSTEAD = {
 """Routes to ask in place of OpenAI's routes that are not here."""
 NO_ROUTE = "there is no such route; /openapi.json lists all"
 INTERNAL_MESSAGE = "the region failed to answer; its log tells more under this trace id"
+UNKNOWN_MESSAGE = (
+    "whether this was written is not known; read it back, or send it again with the same key"
+)
 _RETRY_UNAVAILABLE_S = 1.0
 
 
@@ -40,20 +49,37 @@ def http_status(error: Exception) -> int:
 
 
 def error_body(error: Exception, trace_id: str) -> bytes:
-    """The JSON body of any error. An error that came out of an actor may print as a traceback, so
-    only its `message` is used, never `str(error)`."""
+    """The JSON body of any error."""
+    return orjson.dumps({"error": error_fields(error, trace_id)})
+
+
+def error_fields(error: Exception, trace_id: str) -> dict[str, str | bool | None]:
+    """The facts of an error that its caller may know. An error that came out of an actor may print
+    as a traceback, so only its `message` is used, never `str(error)`.
+    """
     status = http_status(error)
     code = error.code if isinstance(error, RaygionError) else RaygionError.code
     field = getattr(error, "field", None) if isinstance(error, RaygionError) else None
     if isinstance(error, RaygionError) and status != 500:
         message = f"{field}: {error.message}" if field else error.message
+    elif isinstance(error, OutcomeUnknown):
+        message = UNKNOWN_MESSAGE
     else:
         message = INTERNAL_MESSAGE
     retryable = isinstance(error, RaygionError) and error.retryable
-    return _body(status, code, message, retryable, field, trace_id)
+    return _fields(status, code, message, retryable, field, trace_id)
 
 
 def error_response(error: Exception, trace_id: str) -> Response:
+    return Response(
+        error_body(error, trace_id),
+        status_code=http_status(error),
+        headers=error_headers(error),
+        media_type="application/json",
+    )
+
+
+def error_headers(error: Exception) -> dict[str, str]:
     """A retryable refusal carries Retry-After in whole seconds, at least 1."""
     headers: dict[str, str] = {}
     if isinstance(error, Overloaded):
@@ -62,12 +88,7 @@ def error_response(error: Exception, trace_id: str) -> Response:
         headers["retry-after"] = str(max(1, math.ceil(_RETRY_UNAVAILABLE_S)))
     elif isinstance(error, Unauthenticated):
         headers["www-authenticate"] = "Bearer"
-    return Response(
-        error_body(error, trace_id),
-        status_code=http_status(error),
-        headers=headers,
-        media_type="application/json",
-    )
+    return headers
 
 
 async def refused_by_router(request: Request, error: Exception) -> Response:
@@ -83,8 +104,9 @@ async def refused_by_router(request: Request, error: Exception) -> Response:
         case _:
             code, message = "invalid_argument", "the request cannot be read"
     headers: Mapping[str, str] | None = error.headers
+    fields = _fields(error.status_code, code, message, False, None, request.state.trace_id)
     return Response(
-        _body(error.status_code, code, message, False, None, request.state.trace_id),
+        orjson.dumps({"error": fields}),
         status_code=error.status_code,
         headers=headers,
         media_type="application/json",
@@ -97,9 +119,9 @@ def log_failure(error: Exception) -> None:
         log.error("request.failed", "a request failed: {error}", error=error, traceback_of=error)
 
 
-def _body(
+def _fields(
     status: int, code: str, message: str, retryable: bool, field: str | None, trace_id: str
-) -> bytes:
+) -> dict[str, str | bool | None]:
     error: dict[str, str | bool | None] = {
         "code": code,
         "message": message,
@@ -110,7 +132,7 @@ def _body(
     }
     if field is not None:
         error["field"] = field
-    return orjson.dumps({"error": error})
+    return error
 
 
 def _openai_type(status: int) -> str:

@@ -1,5 +1,6 @@
 """The routes that regions have for each other: an answer that another region forwards, the
-generating step of a region that has no model, the hint that the release log has grown.
+generating step of a region that has no model, the hint that the release log has grown, and how far
+the region has come with the documents of a corpus.
 
 Under the keys of the regions, where these have any; else under the same as all others. What comes
 this way is never sent on.
@@ -19,9 +20,10 @@ from starlette.responses import Response
 
 from cluster.clock import Clock, Deadline
 from cluster.generation.generator import ChatMessage, GenerationChunk, GenerationRequest, Role
+from cluster.mutations.watermark import Watermark
 from cluster.query.answers import AnswerRequest
 from cluster.regions.peers import PeerServices
-from cluster.regions.wire import ANSWER, GENERATE, NUDGE
+from cluster.regions.wire import ANSWER, GENERATE, NUDGE, REACHED, position_json
 from cluster.search.checks import (
     CONVERSATION_CHARS_MAX,
     MESSAGES_MAX,
@@ -38,15 +40,18 @@ from deployments.http.schemas.answer import (
     Temperature,
 )
 from deployments.http.schemas.json_body import Body, parse_body
-from deployments.http.schemas.replies import HealthReply
+from deployments.http.schemas.replies import HealthReply, ReachedReply
 from deployments.http.schemas.route_descriptions import add_route, body_of, json_response, replies
 from deployments.http.schemas.search import EmbeddedBody
 from deployments.http.schemas.terms import Name, ReleaseNumber, TimeoutMs
 from deployments.http.settings import HttpSettings
 from deployments.http.streams.answer_streams import AnswerStreams
-from deployments.http.streams.sse import NamedEvents, named_event
+from deployments.http.streams.sse import NamedEvents, named_event, unless_gone
 
 _TIMEOUT_DEFAULT_MS = 60_000
+_REACHED_TIMEOUT_MS = 5_000
+_REGIONS_MAX = 1024
+LogPosition = Annotated[int, Field(ge=0, le=2**63 - 1)]
 
 
 class MessageBody(Body):
@@ -106,6 +111,14 @@ class GenerateBody(SamplingOptions):
         )
 
 
+class ReachedBody(Body):
+    """What another region has written of a corpus's documents, or has seen."""
+
+    corpus: Name
+    watermark: Annotated[dict[Name, LogPosition], Field(max_length=_REGIONS_MAX)]
+    timeout_ms: TimeoutMs = _REACHED_TIMEOUT_MS
+
+
 class RegionRoutes:
     """Serves the other regions."""
 
@@ -137,6 +150,14 @@ class RegionRoutes:
                 body=body_of(body, {}),
             )
         add_route(app, "POST", NUDGE, self.nudge, responses=replies(HealthReply))
+        add_route(
+            app,
+            "POST",
+            REACHED,
+            self.reached,
+            responses=replies(ReachedReply),
+            body=body_of(ReachedBody, {}),
+        )
 
     async def answer(self, request: Request) -> Response:
         """Between regions: a forwarded question; always streamed."""
@@ -158,6 +179,16 @@ class RegionRoutes:
         """Between regions: the release log has grown, and is to be read now."""
         await self._peer_services.nudge()
         return json_response(b'{"status":"ok"}')
+
+    async def reached(self, request: Request) -> Response:
+        """Between regions: has the logs of a corpus's documents read now, and tells how far the
+        region has come once it has applied them up to the watermark.
+        """
+        body = await read_body(request.scope, request.receive, self._settings)
+        asked = parse_body(ReachedBody, body)
+        deadline = Deadline.after(asked.timeout_ms / 1000.0, self._clock)
+        reading = self._peer_services.reached(asked.corpus, Watermark.of(asked.watermark), deadline)
+        return json_response(position_json(await unless_gone(request.receive, reading)))
 
 
 async def _chunk_events(

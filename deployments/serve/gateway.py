@@ -134,6 +134,7 @@ def _build_app(
         http,
         status=components.views,
         peer_services=components.peer_services,
+        documents=components.documents,
         lifespan=lifespan,
         divergence=None if watch is None else lambda: watch.report,
     )

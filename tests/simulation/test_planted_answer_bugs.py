@@ -23,7 +23,8 @@ from cluster.regions.quorum import Vote
 from cluster.releases.driver import RolloutDriver
 from cluster.releases.entries import Switch
 from cluster.releases.release_log import Freshness
-from cluster.serving.consistency import Reading, RegionKnowledge
+from cluster.serving.consistency import RegionKnowledge
+from cluster.serving.decisions import Reading
 from cluster.serving.view import RegionView
 from tests.simulation.judging.planting import (
     ANSWERS,

@@ -90,8 +90,8 @@ class StreamOptionsBody(OpenAIBody):
 
 
 class RetrievalBody(OpenAIBody, TermsBody, PromptOptions):
-    """The options of `/v1/answer` for which OpenAI's interface has no words, and one of the chat's
-    own.
+    """The options of `/v1/answer` for which OpenAI's interface has no words, and one for clients
+    that keep nothing but the text.
     """
 
     corpus: Name | None = None
@@ -138,13 +138,17 @@ class AskingBody(OpenAIBody, SamplingOptions):
             if key not in cls.neutral_values and key not in IGNORED_KEYS
         }
 
-    def include_usage(self) -> bool:
-        """Whether a stream ends with its usage. Raises InvalidArgument where there is no stream."""
-        if self.stream_options is None:
-            return False
-        if not self.stream:
+    def form(self) -> AnswerForm:
+        """Raises InvalidArgument for options of a stream where there is none."""
+        options = self.stream_options
+        if options is not None and not self.stream:
             raise InvalidArgument("is only for streams; set stream to true", "stream_options")
-        return self.stream_options.include_usage
+        return AnswerForm(
+            model=self.model,
+            stream=self.stream,
+            include_usage=options is not None and options.include_usage,
+            list_sources=self.raygion.list_sources,
+        )
 
     def to_request(
         self,
@@ -180,12 +184,14 @@ class AskingBody(OpenAIBody, SamplingOptions):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """What a client wants of the answers, however it asked for them."""
+class AnswerForm:
+    """The form in which a client wants its answers."""
 
     model: str
+    """The name that it asked for, which its reply repeats."""
     stream: bool
     include_usage: bool
+    """Whether a stream ends with its usage."""
     list_sources: bool
 
 

@@ -12,7 +12,7 @@ from cluster.errors import InvalidArgument
 from cluster.generation.generator import ChatMessage, Role
 from cluster.query.answers import AnswerRequest
 from cluster.search.checks import CONVERSATION_CHARS_MAX, MESSAGES_MAX
-from deployments.http.openai.asking import Asked, AskingBody, MaxTokens, OpenAIBody
+from deployments.http.openai.asking import AnswerForm, AskingBody, MaxTokens, OpenAIBody
 from deployments.http.schemas.json_body import parse_body
 
 IGNORED_MESSAGE_KEYS = frozenset(
@@ -131,7 +131,8 @@ class ChatBody(AskingBody):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ChatRequest(Asked):
+class ChatRequest:
+    form: AnswerForm
     request: AnswerRequest
 
 
@@ -144,7 +145,7 @@ def parse_chat(body: bytes, trace_id: str = "") -> ChatRequest:
         and asked.max_tokens != asked.max_completion_tokens
     ):
         raise InvalidArgument("differs from max_completion_tokens; give one of them", "max_tokens")
-    include_usage = asked.include_usage()
+    form = asked.form()
     history, last = _conversation(asked.messages)
     request = asked.to_request(
         asked.messages[last].content or "",
@@ -153,13 +154,7 @@ def parse_chat(body: bytes, trace_id: str = "") -> ChatRequest:
         max_tokens=asked.max_completion_tokens or asked.max_tokens,
         trace_id=trace_id,
     )
-    return ChatRequest(
-        model=asked.model,
-        request=request,
-        stream=asked.stream,
-        include_usage=include_usage,
-        list_sources=asked.raygion.list_sources,
-    )
+    return ChatRequest(form=form, request=request)
 
 
 def _conversation(messages: list[MessageBody]) -> tuple[tuple[ChatMessage, ...], int]:

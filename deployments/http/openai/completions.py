@@ -14,14 +14,20 @@ from pydantic_core import PydanticCustomError
 
 from cluster.errors import InvalidArgument
 from cluster.query.answers import AnswerEvent, AnswerRequest, AnswerResult, Retrieved, Token, Usage
-from deployments.http.openai.asking import RETRIEVAL_MODEL, Asked, AskingBody
-from deployments.http.openai.replies import ChatUsageReply, source_of, usage_of
+from deployments.http.openai.asking import RETRIEVAL_MODEL, AnswerForm, AskingBody
+from deployments.http.openai.reply_parts import (
+    ChatUsageReply,
+    ReplyChunks,
+    ReplyHead,
+    source_of,
+    usage_of,
+)
 from deployments.http.schemas.json_body import parse_body
 from deployments.http.schemas.replies import ChatSourceReply
-from deployments.http.streams.sse import data_event
 
 PROMPTS_MAX = 20
 """As many as LangChain puts into one request."""
+_KIND = "text_completion"
 
 
 def _prompts(value: object) -> object:
@@ -70,7 +76,8 @@ class CompletionsBody(AskingBody):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CompletionsRequest(Asked):
+class CompletionsRequest:
+    form: AnswerForm
     requests: tuple[AnswerRequest, ...]
     """One for each prompt."""
 
@@ -78,7 +85,7 @@ class CompletionsRequest(Asked):
 def parse_completions(body: bytes, trace_id: str = "") -> CompletionsRequest:
     """Raises InvalidArgument. Whether the model exists is for the region to say."""
     asked = parse_body(CompletionsBody, body)
-    include_usage = asked.include_usage()
+    form = asked.form()
     if asked.stream and len(asked.prompt) > 1:
         raise InvalidArgument("holds several prompts, and a stream has one", "prompt")
     requests = tuple(
@@ -87,25 +94,17 @@ def parse_completions(body: bytes, trace_id: str = "") -> CompletionsRequest:
         )
         for number, prompt in enumerate(asked.prompt)
     )
-    return CompletionsRequest(
-        model=asked.model,
-        requests=requests,
-        stream=asked.stream,
-        include_usage=include_usage,
-        list_sources=asked.raygion.list_sources,
-    )
+    return CompletionsRequest(form=form, requests=requests)
 
 
-def render_completions(
-    results: Sequence[AnswerResult], *, model: str, completion_id: str, created_s: int
-) -> bytes:
+def render_completions(results: Sequence[AnswerResult], head: ReplyHead) -> bytes:
     usage = Usage(
         prompt_tokens=sum(result.usage.prompt_tokens for result in results),
         completion_tokens=sum(result.usage.completion_tokens for result in results),
     )
     return orjson.dumps(
         {
-            **_head(completion_id, created_s, model),
+            **head.of(_KIND),
             "choices": [
                 _choice(
                     result.answer,
@@ -123,36 +122,21 @@ def render_completions(
 class CompletionChunks:
     """The stream of one completion. Its first chunk says what the answer is made of."""
 
-    def __init__(
-        self, *, model: str, completion_id: str, created_s: int, include_usage: bool
-    ) -> None:
-        self._head = _head(completion_id, created_s, model)
-        self._include_usage = include_usage
-        if include_usage:
-            self._head["usage"] = None
+    def __init__(self, head: ReplyHead, *, include_usage: bool) -> None:
+        self._chunks = ReplyChunks(head.of(_KIND), include_usage=include_usage)
 
     def event(self, event: AnswerEvent) -> bytes:
         match event:
             case Retrieved():
-                return self._chunk([_choice("", None, raygion=source_of(event))])
+                return self._chunks.chunk(_choice("", None, raygion=source_of(event)))
             case Token():
-                return self._chunk([_choice(event.text, None)])
+                return self._chunks.chunk(_choice(event.text, None))
             case AnswerResult():
-                last = self._chunk([_choice("", event.finish_reason)])
-                if self._include_usage:
-                    last += self._chunk([], usage=usage_of(event.usage))
-                return last + data_event(b"[DONE]")
+                last = self._chunks.chunk(_choice("", event.finish_reason))
+                return last + self._chunks.ending(event.usage)
 
     def error(self, body: bytes) -> bytes:
-        """No `[DONE]` follows: the answer is not complete."""
-        return data_event(body)
-
-    def _chunk(self, choices: list[dict[str, object]], **more: object) -> bytes:
-        return data_event(orjson.dumps({**self._head, "choices": choices, **more}))
-
-
-def _head(completion_id: str, created_s: int, model: str) -> dict[str, object]:
-    return {"id": completion_id, "object": "text_completion", "created": created_s, "model": model}
+        return self._chunks.error(body)
 
 
 def _choice(

@@ -8,20 +8,23 @@ from typing import Any, Literal
 import orjson
 from pydantic import BaseModel, Field
 
-from cluster.query.answers import AnswerEvent, AnswerResult, Retrieved, Token, Usage
+from cluster.query.answers import AnswerEvent, AnswerResult, Retrieved, Token
 from deployments.http.openai.annotations import AnnotationReply, annotations_of
 from deployments.http.openai.asking import RETRIEVAL_MODEL, corpus_model
-from deployments.http.schemas.replies import ChatSourceReply, with_provenance
-from deployments.http.streams.sse import data_event
+from deployments.http.openai.reply_parts import (
+    ChatUsageReply,
+    ReplyChunks,
+    ReplyHead,
+    source_of,
+    usage_of,
+)
+from deployments.http.schemas.replies import ChatSourceReply
 
 
-def render_chat(result: AnswerResult, *, model: str, completion_id: str, created_s: int) -> bytes:
+def render_chat(result: AnswerResult, head: ReplyHead) -> bytes:
     return orjson.dumps(
         {
-            "id": completion_id,
-            "object": "chat.completion",
-            "created": created_s,
-            "model": model,
+            **head.of("chat.completion"),
             "choices": [
                 {
                     "index": 0,
@@ -70,62 +73,31 @@ class ChatChunks:
     entries have no `index`.
     """
 
-    def __init__(
-        self, *, model: str, completion_id: str, created_s: int, include_usage: bool
-    ) -> None:
-        self._head: dict[str, object] = {
-            "id": completion_id,
-            "object": "chat.completion.chunk",
-            "created": created_s,
-            "model": model,
-        }
-        self._include_usage = include_usage
+    def __init__(self, head: ReplyHead, *, include_usage: bool) -> None:
+        kind = "chat.completion.chunk"
+        self._chunks = ReplyChunks(head.of(kind), include_usage=include_usage)
         self._texts: list[str] = []
-        if include_usage:
-            self._head["usage"] = None
 
     def event(self, event: AnswerEvent) -> bytes:
         match event:
             case Retrieved():
                 opening: dict[str, object] = {"role": "assistant", "content": ""}
-                return self._chunk(opening, None, {"raygion": source_of(event)})
+                return self._chunks.chunk(_choice(opening), raygion=source_of(event))
             case Token():
                 self._texts.append(event.text)
-                return self._chunk({"content": event.text}, None, {})
+                return self._chunks.chunk(_choice({"content": event.text}))
             case AnswerResult():
                 found = annotations_of("".join(self._texts), event.citations)
                 delta: dict[str, object] = {"annotations": found} if found else {}
-                last = self._chunk(delta, event.finish_reason, {})
-                if self._include_usage:
-                    usage = {**self._head, "choices": [], "usage": usage_of(event.usage)}
-                    last += data_event(orjson.dumps(usage))
-                return last + data_event(b"[DONE]")
+                last = self._chunks.chunk(_choice(delta, event.finish_reason))
+                return last + self._chunks.ending(event.usage)
 
     def error(self, body: bytes) -> bytes:
-        """No `[DONE]` follows: the answer is not complete."""
-        return data_event(body)
-
-    def _chunk(
-        self, delta: dict[str, object], finish_reason: str | None, extra: dict[str, object]
-    ) -> bytes:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-        return data_event(orjson.dumps({**self._head, "choices": [choice], **extra}))
+        return self._chunks.error(body)
 
 
-def usage_of(usage: Usage) -> dict[str, int]:
-    return {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-    }
-
-
-def source_of(made: Retrieved | AnswerResult) -> dict[str, object]:
-    return {
-        **with_provenance(made, citations=made.citations),
-        "outcome": made.outcome,
-        "truncated": made.truncated,
-    }
+def _choice(delta: dict[str, object], finish_reason: str | None = None) -> dict[str, object]:
+    return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
 
 
 class ChatMessageReply(BaseModel):
@@ -141,12 +113,6 @@ class ChatChoiceReply(BaseModel):
     message: ChatMessageReply
     logprobs: None
     finish_reason: str
-
-
-class ChatUsageReply(BaseModel):
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
 
 
 class ChatReply(BaseModel):

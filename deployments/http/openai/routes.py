@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing
 
 from fastapi import FastAPI, Request
 from starlette.responses import Response
@@ -17,7 +17,7 @@ from cluster.quoting import quoted
 from deployments.http.body import read_body
 from deployments.http.caller import CallerReader
 from deployments.http.openai.annotations import with_sources_listed
-from deployments.http.openai.asking import Asked, in_openai_words
+from deployments.http.openai.asking import AnswerForm, in_openai_words
 from deployments.http.openai.chat import ChatBody, parse_chat
 from deployments.http.openai.completions import (
     COMPLETIONS_EXAMPLES,
@@ -46,10 +46,12 @@ from deployments.http.openai.replies import (
     render_model,
     render_models,
 )
+from deployments.http.openai.reply_parts import ReplyHead
 from deployments.http.routes import CHAT, COMPLETIONS, EMBEDDINGS
 from deployments.http.schemas.route_descriptions import add_route, body_of, json_response, replies
 from deployments.http.settings import HttpSettings
 from deployments.http.shared_summary import SharedSummary
+from deployments.http.slots import Slots
 from deployments.http.streams.answer_streams import AnswerStreams
 from deployments.http.streams.sse import unless_gone
 from deployments.metering.metered_service import MeteredService
@@ -65,6 +67,7 @@ class OpenAIRoutes:
         summary: SharedSummary,
         settings: HttpSettings,
         callers: CallerReader,
+        answer_slots: Slots,
         clock: Clock,
     ) -> None:
         self._service = service
@@ -72,6 +75,7 @@ class OpenAIRoutes:
         self._summary = summary
         self._settings = settings
         self._callers = callers
+        self._answer_slots = answer_slots
         self._clock = clock
 
     def add_to(self, app: FastAPI) -> None:
@@ -108,45 +112,30 @@ class OpenAIRoutes:
         name), the plain model's name without."""
         body = await read_body(request.scope, request.receive, self._settings)
         asked = parse_chat(body, request.state.trace_id)
-        events = self._events(CHAT, asked, asked.request, request, "messages")
-        completion_id = f"chatcmpl-{os.urandom(12).hex()}"
-        created_s = self._clock.wall_ms() // 1000
-        if asked.stream:
-            chunks = ChatChunks(
-                model=asked.model,
-                completion_id=completion_id,
-                created_s=created_s,
-                include_usage=asked.include_usage,
-            )
+        form = asked.form
+        events = self._events(CHAT, form, asked.request, request, "messages")
+        head = self._head("chatcmpl", form)
+        if form.stream:
+            chunks = ChatChunks(head, include_usage=form.include_usage)
             return self._answers.reply(CHAT, events, request, chunks)
         result = await unless_gone(request.receive, last_event(events))
-        reply = render_chat(
-            result, model=asked.model, completion_id=completion_id, created_s=created_s
-        )
-        return json_response(reply)
+        return json_response(render_chat(result, head))
 
     async def completions(self, request: Request) -> Response:
         """OpenAI's completions: each prompt is answered as a chat of one message is."""
         body = await read_body(request.scope, request.receive, self._settings)
         asked = parse_completions(body, request.state.trace_id)
+        form = asked.form
         answers = [
-            self._events(COMPLETIONS, asked, each, request, "prompt") for each in asked.requests
+            self._events(COMPLETIONS, form, each, request, "prompt") for each in asked.requests
         ]
-        completion_id = f"cmpl-{os.urandom(12).hex()}"
-        created_s = self._clock.wall_ms() // 1000
-        if asked.stream:
-            chunks = CompletionChunks(
-                model=asked.model,
-                completion_id=completion_id,
-                created_s=created_s,
-                include_usage=asked.include_usage,
-            )
+        head = self._head("cmpl", form)
+        if form.stream:
+            chunks = CompletionChunks(head, include_usage=form.include_usage)
             return self._answers.reply(COMPLETIONS, answers[0], request, chunks)
-        results = await unless_gone(request.receive, _all_of(answers))
-        reply = render_completions(
-            results, model=asked.model, completion_id=completion_id, created_s=created_s
-        )
-        return json_response(reply)
+        with self._slots_of(len(answers)):
+            results = await unless_gone(request.receive, _all_of(answers))
+        return json_response(render_completions(results, head))
 
     async def embeddings(self, request: Request) -> Response:
         """OpenAI's embeddings: the vectors that a search for these texts looks for."""
@@ -160,7 +149,7 @@ class OpenAIRoutes:
         return json_response(render_embeddings(result, asked))
 
     async def models(self) -> Response:
-        """The models that `/v1/chat/completions` takes."""
+        """The models that the chat and completions take."""
         return json_response(render_models(await self._model_names()))
 
     async def model(self, name: str) -> Response:
@@ -177,14 +166,31 @@ class OpenAIRoutes:
             return []
         return model_names(current.model, [corpus.corpus for corpus in current.corpora])
 
+    def _head(self, prefix: str, form: AnswerForm) -> ReplyHead:
+        return ReplyHead(
+            id=f"{prefix}-{os.urandom(12).hex()}",
+            created_s=self._clock.wall_ms() // 1000,
+            model=form.model,
+        )
+
+    def _slots_of(self, num_answers: int) -> AbstractContextManager[None]:
+        """Holds the slots of a request of so many answers; the edge has taken the first one."""
+        if num_answers > self._answer_slots.most:
+            raise InvalidArgument(
+                f"holds {num_answers} prompts, and this gateway writes "
+                f"{self._answer_slots.most} answers at once; send fewer in one request",
+                "prompt",
+            )
+        return self._answer_slots.hold(num_answers - 1)
+
     def _events(
-        self, route: str, asked: Asked, question: AnswerRequest, request: Request, field: str
+        self, route: str, form: AnswerForm, question: AnswerRequest, request: Request, field: str
     ) -> AsyncGenerator[AnswerEvent, None]:
         """The events of one answer. `field`: where the question stands in the body."""
         question = self._callers.with_caller(question, request.scope)
-        events = self._answers.events(route, question, request, stream=asked.stream)
-        events = _of_model(events, None if question.retrieve else asked.model, field)
-        return with_sources_listed(events) if asked.list_sources else events
+        events = self._answers.events(route, question, request, stream=form.stream)
+        events = _of_model(events, None if question.retrieve else form.model, field)
+        return with_sources_listed(events) if form.list_sources else events
 
 
 async def _all_of(answers: Sequence[AsyncGenerator[AnswerEvent, None]]) -> list[AnswerResult]:

@@ -13,18 +13,16 @@ Arrow library reads it in place.
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import parse_qsl
 
 import numpy as np
 import orjson
 import pyarrow as pa
-from pydantic import ValidationError
 
 from cluster import exact_json
 from cluster.arrays import BytesArray
 from cluster.errors import InvalidArgument
 from cluster.query.search import MergedHits, SearchRequest, SearchResult
-from deployments.http.schemas.json_body import invalid_argument
+from deployments.http.schemas.json_body import query_fields, validated_query
 from deployments.http.schemas.replies import with_provenance
 from deployments.http.schemas.search import ReplyForm, SearchOptions
 
@@ -44,11 +42,7 @@ def parse_binary(
 def _options(query_string: bytes) -> SearchOptions:
     if not query_string:
         return SearchOptions()
-    given: dict[str, object] = {}
-    for name, value in parse_qsl(query_string.decode("latin-1"), keep_blank_values=True):
-        if name in given:
-            raise InvalidArgument("is given twice", name)
-        given[name] = value
+    given: dict[str, object] = {**query_fields(query_string)}
     for name in given.keys() & {"fields", "include"}:
         given[name] = [part for part in str(given[name]).split(",") if part]
     if "filter" in given:
@@ -56,11 +50,7 @@ def _options(query_string: bytes) -> SearchOptions:
             given["filter"] = exact_json.loads(str(given["filter"]).encode())
         except ValueError as error:
             raise InvalidArgument(f"is not valid JSON: {error}", "filter") from None
-    try:
-        # Lax: in a URL every number is a string.
-        return SearchOptions.model_validate(given, strict=False)
-    except ValidationError as error:
-        raise invalid_argument(error.errors(include_url=False, include_input=False)[0]) from None
+    return validated_query(SearchOptions, given)
 
 
 def render_arrow(result: SearchResult, hits: MergedHits) -> memoryview:

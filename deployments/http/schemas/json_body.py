@@ -1,9 +1,13 @@
-"""JSON bodies from outside: how they are read, and refused by the field that is wrong."""
+"""JSON bodies from outside, and the fields of a URL: how they are read, and refused by the field
+that is wrong.
+"""
 
 from __future__ import annotations
 
 import codecs
+from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
+from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
@@ -74,6 +78,26 @@ def validated(model: type[BodyT], parsed: dict[str, Any]) -> BodyT:
     except ValidationError as error:
         details = error.errors(include_url=False, include_input=False)[0]
         raise invalid_argument(details) from None
+
+
+def query_fields(query_string: bytes) -> dict[str, str]:
+    """The fields behind the question mark of a URL. Raises InvalidArgument for one that stands
+    there twice.
+    """
+    given: dict[str, str] = {}
+    for name, value in parse_qsl(query_string.decode("latin-1"), keep_blank_values=True):
+        if name in given:
+            raise InvalidArgument("is given twice", quoted(name))
+        given[name] = value
+    return given
+
+
+def validated_query(model: type[BodyT], given: Mapping[str, object]) -> BodyT:
+    """Same as `validated`, for fields of a URL, in which every number is a string."""
+    try:
+        return model.model_validate(dict(given), strict=False)
+    except ValidationError as error:
+        raise invalid_argument(error.errors(include_url=False, include_input=False)[0]) from None
 
 
 _MESSAGES = {

@@ -317,6 +317,13 @@ class HealthReply(BaseModel):
     status: str
 
 
+class ReachedReply(BaseModel):
+    epoch: str = Field(description="By which the region's processes number the changes.")
+    version: int
+    watermark: dict[str, int] = Field(description="Position in each region's log.")
+    read_ms: int = Field(description="When the last complete reading of all logs began.")
+
+
 class ReadyReply(HealthReply):
     age_s: float = Field(description="How long ago at most the region's coordinator said so.")
 

@@ -23,7 +23,7 @@ def add_route(
     responses: dict[int | str, dict[str, Any]],
     body: dict[str, Any] | None = None,
 ) -> None:
-    """`body` is what `body_of` makes."""
+    """`body` is what `body_of` or `parameters_of` makes."""
     app.add_api_route(
         path,
         does,
@@ -44,6 +44,21 @@ def replies(model: Any, *, stream: str | None = None) -> dict[int | str, dict[st
         whole["content"] = {"text/event-stream": {"schema": {"type": "string"}}}
         whole["description"] = f"The whole reply, or with `stream` its events. {stream}"
     return {200: whole, "default": {"model": ErrorReply, "description": "An error."}}
+
+
+def parameters_of(model: type[BaseModel], *in_path: str) -> dict[str, Any]:
+    """The fields of a URL: those in its path, and those behind the question mark."""
+    schema = model.model_json_schema()
+    required = schema.get("required", ())
+    parameters: list[dict[str, Any]] = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in in_path
+    ]
+    parameters += [
+        {"name": name, "in": "query", "required": name in required, "schema": field}
+        for name, field in schema["properties"].items()
+    ]
+    return {"parameters": parameters}
 
 
 def body_of(model: type[BaseModel], examples: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainValidator, WithJsonSchema
 
@@ -58,6 +58,11 @@ class TermsBody(Body):
     release: ReleaseNumber | None = Field(
         None, description="A release that the region holds; null: the current one."
     )
+    documents: Literal["base"] | None = Field(
+        None,
+        description="`base`, with a `release` alone: without documents that were written one by "
+        "one since it was built.",
+    )
     consistency: Level | None = Field(
         None,
         description="Null: `bounded` with `max_staleness_ms`, `session` with a token, else "
@@ -88,6 +93,7 @@ class TermsBody(Body):
             "timeout_s": self.timeout_ms / 1000.0,
             "min_coverage": self.min_coverage,
             "release": self.release,
+            "documents": self.documents,
             "user": user,
             "consistency": read_consistency_of(
                 self.consistency, self.session, self.max_staleness_ms, release=self.release

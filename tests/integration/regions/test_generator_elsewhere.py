@@ -93,7 +93,11 @@ def peer_services(running: Generator, application: str | None = APP) -> RegionPe
     )
     region = RegionView(region="there", releases={RELEASE: release})
     return RegionPeerServices(
-        lambda: region, ReleaseUses(), Directory(running), NamedActor(names.COORDINATOR)
+        lambda: region,
+        ReleaseUses(),
+        Directory(running),
+        NamedActor(names.COORDINATOR),
+        NamedActor(names.DOCUMENTS),
     )
 
 

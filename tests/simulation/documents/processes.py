@@ -8,10 +8,10 @@ import random
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
-from cluster.errors import NotFound, OutcomeUnknown, RaygionError, Unavailable
+from cluster.errors import LogUnreadable, NotFound, OutcomeUnknown, RaygionError, Unavailable
 from cluster.mutations.batch import Batch
 from cluster.mutations.fold import DocumentFold, digest_of
-from cluster.mutations.group_commit import GroupLimits, PendingWrite
+from cluster.mutations.group_commit import GroupCommit, GroupLimits, PendingWrite
 from cluster.mutations.hybrid_clock import HybridClock
 from cluster.mutations.log_writer import LogWriter
 from cluster.mutations.mutation import Mutation, Write
@@ -103,7 +103,7 @@ class WriterProcess(StoreProcess):
             region.name,
             policy=world.policy,
             clock=HybridClock(region.name, region.clock, skew_max_ms=SKEW_MAX_MS),
-            limits=LIMITS,
+            queue=GroupCommit(LIMITS),
         )
         self.dozes_until_s = 0.0
         self._waiting: dict[int, Asked] = {}
@@ -181,8 +181,8 @@ class WriterProcess(StoreProcess):
             self.world.network.send(
                 self.region.name, region.name, functools.partial(region.hear, batch)
             )
-        # No span is made of a log that is broken: ValueError.
-        with suppress(Unavailable, OutcomeUnknown, ValueError):
+        # No span is made of a log that is broken.
+        with suppress(Unavailable, OutcomeUnknown, LogUnreadable):
             self.log.store_spans(self.world.policy, self.region.name, batch.last)
 
 

@@ -31,6 +31,7 @@ from cluster.regions.status import CorpusSummary, RegionSummary, ReleaseSummary
 from deployments.http.app import RegionApp, build_http_app
 from deployments.http.settings import HttpSettings
 from tests.support.web_server import web_server
+from tests.support.worlds.fake_documents import FakeDocuments
 
 DIMENSION = 3
 ASK = {"query": "the capital of Iceland"}
@@ -217,7 +218,10 @@ class FakeService:
 
 
 def app_of(service: FakeService, settings: HttpSettings | None = None, **others: Any) -> RegionApp:
-    """The HTTP interface over the service, which tells the status, too."""
+    """The HTTP interface over the service, which tells the status, too, and over no documents
+    unless it gets some.
+    """
+    others.setdefault("documents", FakeDocuments())
     return build_http_app(service, settings or HttpSettings(), status=service, **others)
 
 

@@ -7,7 +7,8 @@ from cluster.query.read_consistency import ConsistencyLevel, ReadConsistency
 from cluster.query.session import SessionToken
 from cluster.releases.entries import Switch
 from cluster.releases.release_log import Freshness
-from cluster.serving.consistency import Decision, Reading, RegionKnowledge, decide
+from cluster.serving.consistency import RegionKnowledge, decide
+from cluster.serving.decisions import RELEASE_LOG, Decision, Reading
 from cluster.serving.view import Pulse, RegionView, ReleaseView
 
 STORE, NOW, SKEW = "store", 1000, 100
@@ -58,4 +59,6 @@ def decided(
     now_ms: int = NOW,
     named: int | None = None,
 ) -> Decision:
-    return decide(asked, release=named, knowledge=what, reading=reading, now_ms=now_ms)
+    return decide(
+        asked, release=named, knowledge=what, readings={RELEASE_LOG: reading}, now_ms=now_ms
+    )

@@ -15,6 +15,8 @@ from cluster.clock import Deadline
 from cluster.config import Settings
 from cluster.errors import RaygionError
 from cluster.generation.generator import GenerationChunk, GenerationRequest
+from cluster.mutations.requests import DocumentsPosition
+from cluster.mutations.watermark import Watermark
 from cluster.regions.peers import PeerServices
 from deployments.http.settings import HttpSettings
 from deployments.http.streams.alive_stream import SILENCE_LIMITS, SilenceLimits
@@ -40,6 +42,8 @@ class FakePeerServices:
         self.writing = asyncio.Event()
         self.stopped = asyncio.Event()
         self.nudges = 0
+        self.reached_asked: list[tuple[str, Watermark, float]] = []
+        self.watermark = Watermark()
 
     async def generate(
         self, release: int, request: GenerationRequest, deadline: Deadline
@@ -66,6 +70,16 @@ class FakePeerServices:
 
     async def nudge(self) -> None:
         self.nudges += 1
+
+    async def reached(
+        self, corpus: str, watermark: Watermark, deadline: Deadline
+    ) -> DocumentsPosition:
+        """The region reads what it is asked for at once, or (with an `error`) not in time."""
+        self.reached_asked.append((corpus, watermark, deadline.remaining_s()))
+        if self.error is not None:
+            raise self.error
+        self.watermark = self.watermark.joined(watermark)
+        return DocumentsPosition(epoch="e", version=7, watermark=self.watermark, read_ms=900)
 
 
 @contextlib.asynccontextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -16,6 +16,7 @@ from cluster.errors import (
     Unavailable,
 )
 from cluster.generation.prompt import PromptTemplate
+from cluster.mutations.watermark import Watermark
 from cluster.query.answers import AnswerEvent, AnswerRequest, AnswerResult, Retrieved, Token, Usage
 from cluster.query.read_consistency import ConsistencyLevel, ReadConsistency, read_consistency_of
 from cluster.query.request import Embedded, Request
@@ -24,10 +25,12 @@ from cluster.query.session import SessionToken
 from cluster.releases.entries import Switch
 from cluster.releases.release_log import Freshness
 from cluster.serving.consistency import RegionKnowledge
-from cluster.serving.view import Pulse, RegionView, ReleaseView
+from cluster.serving.documents import DocumentsKnowledge
+from cluster.serving.view import CorpusView, Pulse, RegionView, ReleaseView
+from cluster.vectors.metric import Metric
 from tests.support.fakes import SimClock
 
-SKEW, STORE = 100, "store"
+SKEW, STORE, CORPUS = 100, "store", "tea"
 RequestT = TypeVar("RequestT", bound=Request)
 ASK = SearchRequest(queries=("tea",), trace_id="t", timeout_s=5.0)
 QUESTION = AnswerRequest(question="Who grows tea?", trace_id="t", timeout_s=60.0)
@@ -53,6 +56,8 @@ class World:
 
     clock: SimClock = field(default_factory=lambda: SimClock(10.0))
     log: list[tuple[int, int, int]] = field(default_factory=lambda: [FIRST, SECOND])
+    written: Watermark = field(default_factory=Watermark)
+    """The ends of the logs of the corpus's documents."""
     store_away: bool = False
     homes: tuple[str, ...] | None = None
     """Regions that may have the corpus; None: all of them."""
@@ -91,6 +96,10 @@ class Region:
         self.gone = False
         self.hangs = False
         """Whether readings of the log, and answers that others ask for, never end."""
+        self.documents: DocumentsKnowledge | None = None
+        self.documents_away = False
+        self.documents_read = 0
+        """Readings that requests have asked for."""
         self.refreshes = 0
         self.read_takes_s = 0.01
         self.served: list[Request] = []
@@ -102,6 +111,7 @@ class Region:
             region=name,
             engine=self,
             views=self,
+            documents=Documents(self),
             peers=Links(self),
             clock=world.clock,
             quorum_pause_s=SKEW / 1000.0,
@@ -121,6 +131,12 @@ class Region:
         )
         view = replace(self.knowledge.view, switches=switches)
         self.knowledge = replace(self.knowledge, view=view, pulse=pulse)
+
+    def read_documents(self) -> None:
+        if self.world.written:
+            self.documents = DocumentsKnowledge(
+                watermark=self.world.written, read_ms=self.world.clock.wall_ms()
+            )
 
     def holds(self, *numbers: int) -> None:
         view = replace(self.knowledge.view, releases={n: release(n) for n in numbers})
@@ -147,7 +163,12 @@ class Region:
             request.release,
             self.world.clock.wall_ms(),
             not_before=request.not_before,
+            documents_floor=request.documents_floor,
         )
+        if self.documents is not None:
+            now_ms = self.world.clock.wall_ms()
+            stale_ms = self.documents.staleness_ms(now_ms, SKEW)
+            pinned = pinned.with_documents(CORPUS, self.documents, stale_ms)
         number = pinned.release.number
         embedded = request.embedded
         if embedded is None or embedded.model != self.model:
@@ -197,6 +218,26 @@ class Region:
             model="m",
             took_ms=1.0,
         )
+
+
+@dataclass
+class Documents:
+    """`actors.regions.settling.DocumentsSource`: the logs of the corpus, as far as the region has
+    read them.
+    """
+
+    here: Region
+
+    @property
+    def known(self) -> Mapping[str, DocumentsKnowledge]:
+        return {} if self.here.documents is None else {CORPUS: self.here.documents}
+
+    async def refresh(self, corpus: str) -> None:
+        self.here.documents_read += 1
+        await asyncio.sleep(0)
+        if self.here.documents_away:
+            raise Unavailable("the logs do not answer")
+        self.here.read_documents()
 
 
 @dataclass
@@ -250,8 +291,23 @@ class Links:
 
 
 def release(number: int) -> ReleaseView:
+    corpus = CorpusView(
+        corpus=CORPUS,
+        index_version="v",
+        dimension=1,
+        metric=Metric.INNER_PRODUCT,
+        metadata_schema={},
+        has_embedder=True,
+        num_passages=1,
+        recall_at_10=1.0,
+        shards=(),
+    )
     return ReleaseView(
-        number=number, corpora={}, embedders=(), generator=None, prompt=PromptTemplate()
+        number=number,
+        corpora={CORPUS: corpus},
+        embedders=(),
+        generator=None,
+        prompt=PromptTemplate(),
     )
 
 

@@ -13,7 +13,6 @@ from cluster.mutations.batch import Batch
 from cluster.mutations.conflicts import ConflictPolicy
 from cluster.mutations.fold import DocumentFold
 from cluster.mutations.hybrid_clock import HybridTime
-from cluster.mutations.mutation import Mutation
 from cluster.mutations.watermark import Watermark
 from tests.support.values.mutations import batch, delete, upsert
 from tests.support.worlds.writing_regions import DOCUMENTS, REGIONS, histories
@@ -71,6 +70,7 @@ class Region:
     def start(self) -> None:
         self.fold = DocumentFold(self._policy)
         self.feed = Feed(lambda: f"epoch {next(self._epochs)}")
+        self.feed.hold(self._held)
         for each in self._taken:
             assert self.fold.apply(each)
         self._publish()
@@ -91,12 +91,8 @@ class Region:
         self.base = documents_of(self.fold)
         latest = {region: self.fold.latest_time(region) for region in REGIONS}
         self._held = {region: time for region, time in latest.items() if time is not None}
-        self.feed.drop(self._is_held)
+        self.feed.hold(self._held)
         self._note()
-
-    def _is_held(self, mutation: Mutation) -> bool:
-        region = mutation.time.region
-        return region in self._held and mutation.time <= self._held[region]
 
     def _publish(self) -> None:
         self.feed.take(self.fold.take_changed(), self.fold.watermark)
@@ -175,7 +171,7 @@ def test_it_counts_rows_and_bytes() -> None:
     feed.take(fold.take_changed(), fold.watermark)
     assert feed.num_rows == 2, "the delete hides a document of the base"
     assert feed.size_bytes == size_bytes / 2
-    feed.drop(lambda mutation: True)
+    feed.hold({"a": HybridTime(3, 0, "a")})
     assert (feed.num_rows, feed.size_bytes) == (0, 0)
 
 
@@ -212,3 +208,12 @@ def test_a_state_is_found_by_its_watermark() -> None:
     assert feed.version_at(Watermark.of({"a": 2})) == 2
     assert feed.version_at(Watermark.of({"a": 9, "b": 4})) == 3
     assert feed.version_at(Watermark.of({"b": 4})) == 0
+
+
+def test_a_change_says_since_when_the_document_is_not_as_the_base_has_it() -> None:
+    feed = new_feed()
+    for version, document in enumerate(["a", "b", "a"], start=1):
+        changed = {document: (upsert(document, version),)}
+        feed.take(changed, Watermark.of({"a": version}))
+    changes = feed.since(feed.position.epoch, 2)
+    assert [(change.document, change.since) for change in changes.changes] == [("a", 1)]

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from cluster.arrays import Float32Array
 from cluster.balance.weights import OutcomeWeights
-from cluster.clock import SYSTEM_CLOCK, Deadline
-from cluster.embedding.embedders import CountedVectors, Embedders
+from cluster.clock import Deadline
+from cluster.embedding.embedders import LOCAL_TEXTS_A_THREAD, CountedVectors, Embedders
 from cluster.errors import InvalidArgument, RaygionError, Unavailable
 
 
@@ -49,9 +49,16 @@ class Replica:
         return CountedVectors(vectors=vectors, num_tokens=sum(map(len, texts)))
 
 
-def made(*replicas: Replica) -> Embedders:
-    weights = OutcomeWeights(now_s=SYSTEM_CLOCK.monotonic_s, rng=random.Random(0))
-    return Embedders(replicas, weights)
+class Local(Replica):
+    """The model in this process."""
+
+    num_threads, num_texts = 2, 0
+
+
+def made(*replicas: Replica, local: Local | None = None) -> Embedders:
+    # No time passes, in which a breaker that is open would let a probe pass.
+    weights = OutcomeWeights(now_s=lambda: 0.0, rng=random.Random(0))
+    return Embedders(replicas, weights, local)
 
 
 def texts(num: int) -> list[str]:
@@ -111,3 +118,33 @@ async def test_tokens_are_counted_with_the_vectors_of_each_share() -> None:
         found = await made(lost, well).embed_counted(texts(num_texts), Deadline.after(5.0))
         assert found.vectors[:, 0].tolist() == list(range(num_texts))
         assert found.num_tokens == num_tokens
+
+
+async def test_a_few_short_texts_stay_here_and_all_others_go_to_replicas() -> None:
+    local, other = Local("local"), Replica("other")
+    embedders = made(other, local=local)
+    found = await embedders.embed(["4"], Deadline.after(5.0))
+    assert found.tolist() == [[4, 1]]
+    counted = await embedders.embed_counted(texts(7), Deadline.after(5.0))
+    assert counted.num_tokens == 7
+    assert (local.asked, other.asked) == ([["4"], texts(7)], [])
+    for many in (texts(8), ["1".zfill(2001)], ["1".zfill(1001)] * 2):
+        await embedders.embed(many, Deadline.after(5.0))
+        assert other.asked.pop() == many
+    await embedders.embed_passages(["6"], Deadline.after(5.0))
+    assert other.asked.pop() == ["6"]
+    local.num_texts = LOCAL_TEXTS_A_THREAD * local.num_threads
+    await embedders.embed(["5"], Deadline.after(5.0))
+    assert other.asked == [["5"]]
+    assert len(local.asked) == 2
+
+
+async def test_what_fails_here_goes_to_a_replica_and_after_a_while_at_once() -> None:
+    local, other = Local("local"), Replica("other")
+    local.error = Unavailable("out of memory")
+    embedders = made(other, local=local)
+    for number in range(20):
+        found = await embedders.embed([str(number)], Deadline.after(5.0))
+        assert found.tolist() == [[number, 1]]
+    assert len(other.asked) == 20
+    assert len(local.asked) == 5, "its circuit is open"

@@ -114,3 +114,14 @@ def test_each_write_is_taken_once_in_order_within_the_bounds(
     assert len(queue) == 0
     for ticket in range(SMALL.queue_mutations_max):
         queue.offer(pending(ticket))
+
+
+def test_what_nobody_waits_for_any_more_is_taken_out() -> None:
+    queue = GroupCommit(SMALL)
+    for ticket, text_bytes in enumerate([1, 850, 1, 850]):
+        queue.offer(pending(ticket, text_bytes))
+    assert tickets(queue.take()) == [0]
+    assert queue.withdraw({0, 1, 3}) == {1, 3}, "0 is on its way"
+    for ticket in range(4, 8):
+        queue.offer(pending(ticket, 850))
+    assert [tickets(queue.take()) for _ in range(3)] == [[2], [4], [5]], "their room is free"

@@ -9,12 +9,13 @@ from cluster.errors import (
     Conflict,
     DeadlineExceeded,
     InvalidArgument,
+    OutcomeUnknown,
     Overloaded,
     Unavailable,
 )
 from cluster.mutations.batch import Batch
 from cluster.mutations.conflicts import ConflictPolicy
-from cluster.mutations.group_commit import GroupLimits, PendingWrite
+from cluster.mutations.group_commit import GroupCommit, GroupLimits, PendingWrite
 from cluster.mutations.hybrid_clock import HybridClock, HybridTime
 from cluster.mutations.mutation import IfVersion, Write
 from cluster.mutations.region_writer import Outcome, RegionWriter, Written
@@ -29,7 +30,8 @@ def writer_of(
     wall: SimClock | None = None, policy: ConflictPolicy = ConflictPolicy.LAST_WRITER
 ) -> RegionWriter:
     clock = HybridClock("a", wall or SimClock(), skew_max_ms=100)
-    return RegionWriter(CORPUS, "a", policy=policy, clock=clock, limits=LIMITS)
+    queue = GroupCommit(LIMITS)
+    return RegionWriter(CORPUS, "a", policy=policy, clock=clock, queue=queue)
 
 
 def write(document: str = "x", text: str | None = "text", **demands: object) -> Write:
@@ -325,3 +327,23 @@ def test_siblings_are_replaced_by_a_writer_that_has_read_them() -> None:
     written(writer, write("x", "resolved"))
     assert list(writer.fold.conflicts()) == []
     assert len(writer.fold.versions("x")) == 1
+
+
+def test_a_writer_at_its_end_tells_what_is_under_way_as_unknown() -> None:
+    writer = writer_of()
+    submit(writer, write("x"), write("y"), write("z"), write("waits"))
+    assert writer.next_append(0.0) is not None
+    writer.left_in_doubt()
+    writer.give_up(Unavailable("the log is gone"))
+    found = outcomes(writer)
+    assert {type(outcome) for outcome in found.values()} == {OutcomeUnknown}
+    assert sorted(found) == [1, 2, 3]
+    successor = RegionWriter(
+        CORPUS,
+        "a",
+        policy=ConflictPolicy.LAST_WRITER,
+        clock=HybridClock("a", SimClock(), skew_max_ms=100),
+        queue=writer.queue,
+    )
+    append(successor)
+    assert sorted(outcomes(successor)) == [4]

@@ -342,3 +342,10 @@ def test_an_append_costs_one_request(memory_store: ObjectStore) -> None:
     counting.calls.clear()
     append(log, small(6))
     assert counting.calls == {}, "but to create the object"
+
+
+def test_no_span_is_made_of_objects_that_are_no_log_together(memory_store: ObjectStore) -> None:
+    log = open_log(memory_store)
+    append(log, small(1), batch(2, upsert("x", 1)), small(3))
+    with pytest.raises(LogUnreadable, match="positions 1 to 3 of the log of a"):
+        log.store_spans(LAST_WRITER, "a", 3)

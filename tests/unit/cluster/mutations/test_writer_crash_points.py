@@ -11,7 +11,7 @@ import pytest
 
 from cluster.mutations.conflicts import ConflictPolicy
 from cluster.mutations.fold import DocumentFold
-from cluster.mutations.group_commit import GroupLimits, PendingWrite
+from cluster.mutations.group_commit import GroupCommit, GroupLimits, PendingWrite
 from cluster.mutations.hybrid_clock import HybridClock
 from cluster.mutations.log_writer import LogWriter
 from cluster.mutations.mutation import Write
@@ -41,7 +41,7 @@ def write_all(store: ObjectStore) -> list[int]:
         "a",
         policy=POLICY,
         clock=HybridClock("a", clock, skew_max_ms=100),
-        limits=GroupLimits(mutations_max=2),
+        queue=GroupCommit(GroupLimits(mutations_max=2)),
     )
     at_work = LogWriter(
         log, writer, appended=lambda batch: log.store_spans(POLICY, "a", batch.last), clock=clock

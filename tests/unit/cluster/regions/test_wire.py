@@ -234,7 +234,7 @@ PINNED = read_consistency_of(None, SessionToken("store", 12).encode(), None, rel
 
 
 def test_the_options_below_are_all_that_a_request_has() -> None:
-    tried = OPTIONS.keys() | {"timeout_s", "release", "consistency"}
+    tried = OPTIONS.keys() | {"timeout_s", "release", "documents", "consistency"}
     assert {term.name for term in fields(Terms)} - tried == set()
 
 
@@ -242,6 +242,7 @@ def test_the_options_below_are_all_that_a_request_has() -> None:
     "how",
     [
         {"release": 9},
+        {"release": 9, "documents": "base"},
         {"consistency": DEMAND},
         {"release": 9, "consistency": PINNED},
         {"fields": ()},

@@ -12,15 +12,8 @@ from cluster.query.session import SessionToken
 from cluster.releases.entries import CanaryShare
 from cluster.releases.events import RegionStatus
 from cluster.releases.release_log import Freshness
-from cluster.serving.consistency import (
-    Decision,
-    Elsewhere,
-    Reading,
-    Refresh,
-    RegionKnowledge,
-    Serve,
-    Wait,
-)
+from cluster.serving.consistency import RegionKnowledge
+from cluster.serving.decisions import Decision, Elsewhere, Reading, Refresh, Serve, Wait
 from cluster.serving.view import Pulse, RegionView
 from tests.support.worlds.known_releases import (
     DONE,

@@ -13,15 +13,8 @@ from cluster.errors import InvalidArgument
 from cluster.query.read_consistency import ReadConsistency
 from cluster.query.session import SessionToken
 from cluster.releases.entries import Switch
-from cluster.serving.consistency import (
-    Decision,
-    Elsewhere,
-    Reading,
-    Refresh,
-    RegionKnowledge,
-    Serve,
-    Wait,
-)
+from cluster.serving.consistency import RegionKnowledge
+from cluster.serving.decisions import Decision, Elsewhere, Reading, Refresh, Serve, Wait
 from tests.support.worlds.known_releases import DONE, NO, NOW, SKEW, decided, demand, known
 
 HORIZON = 600

@@ -10,6 +10,7 @@ import orjson
 import pytest
 
 from cluster import errors
+from cluster.documents.write_checks import KNOWN_KEYS as WRITE_KEYS
 from cluster.query.provenance import Provenance
 from deployments.http.openai.asking import IGNORED_KEYS, RetrievalBody
 from deployments.http.openai.chat import NEUTRAL_VALUES, ChatBody
@@ -21,6 +22,7 @@ from deployments.http.openai.embeddings import (
     EmbeddingsReply,
 )
 from deployments.http.schemas.answer import AnswerBody
+from deployments.http.schemas.documents import DeleteQuery, DocumentReply, PutBody, WriteReply
 from deployments.http.schemas.replies import (
     AnswerReply,
     BatchSearchReply,
@@ -51,6 +53,18 @@ async def test_the_requests_work(route: str, body: str) -> None:
     assert reply.status_code == 200
 
 
+async def test_the_requests_for_documents_work() -> None:
+    asked = re.findall(
+        r"curl -s(?: -X (\w+))? '?(http\S+?)'?(?: -d '(.*)')?\n", section("## Documents")
+    )
+    assert [method or "GET" for method, *_ in asked] == ["PUT", "GET", "DELETE"]
+    async with in_process(FakeService()) as client:
+        for method, url, body in asked:
+            path = url.removeprefix("http://127.0.0.1:8000")
+            reply = await client.request(method or "GET", path, content=body)
+            assert reply.status_code == 200
+
+
 async def test_the_reads_work() -> None:
     assert len(POSTS) >= 6
     async with in_process(FakeService()) as client:
@@ -59,11 +73,13 @@ async def test_the_reads_work() -> None:
 
 
 def test_the_replies_have_the_real_form() -> None:
-    search, batch, answer, embeddings, status, error = map(orjson.loads, REPLIES)
+    search, batch, answer, embeddings, written, document, status, error = map(orjson.loads, REPLIES)
     SearchReply.model_validate(search, strict=True)
     assert search.keys() - {"hits"} == batch.keys() - {"results"}
     AnswerReply.model_validate(answer, strict=True)
     EmbeddingsReply.model_validate(embeddings, strict=True)
+    WriteReply.model_validate(written, strict=True)
+    DocumentReply.model_validate(document, strict=True)
     StatusReply.model_validate(status, strict=True)
     ErrorReply.model_validate(error, strict=True)
 
@@ -87,6 +103,7 @@ def test_the_tables_name_every_field() -> None:
         ("## OpenAI-compatible chat", RetrievalBody.known_keys),
         ("## OpenAI-compatible chat", CompletionsBody.known_keys | NEUTRAL_IN_COMPLETIONS.keys()),
         ("## POST /v1/embeddings", EmbeddingsBody.known_keys | EmbeddingOptions.known_keys),
+        ("## Documents", PutBody.known_keys | DeleteQuery.known_keys | WRITE_KEYS),
     ):
         assert {key for key in keys if f"`{key}`" not in section(title)} == set()
 

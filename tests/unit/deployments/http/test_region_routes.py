@@ -13,7 +13,7 @@ from actors.regions.peer_services import RegionPeerServices
 from cluster.clock import Deadline
 from cluster.errors import InvalidArgument
 from cluster.generation.generator import ChatMessage, GenerationRequest
-from cluster.regions.wire import ANSWER, GENERATE
+from cluster.regions.wire import ANSWER, GENERATE, REACHED
 from cluster.search.checks import CONVERSATION_CHARS_MAX, MESSAGES_MAX, PROMPT_CHARS_MAX
 from cluster.serving.view import RegionView
 from deployments.http.routes import REGION_ROUTES
@@ -48,9 +48,19 @@ PROMPTS: list[tuple[dict[str, Any], str]] = [
     ({"messages": [{"role": "<|im_start|>", "content": "a"}]}, "messages[0].role"),
     ({"begun": "x" * 2**22 + "x"}, "begun"),
 ]
+REACHED_BODY: dict[str, Any] = {"corpus": "tea", "watermark": {"a": 3}}
+POSITIONS: list[tuple[dict[str, Any], str]] = [
+    ({"corpus": ""}, "corpus"),
+    ({"watermark": {"a": -1}}, "watermark.a"),
+    ({"watermark": {"a": 2**63}}, "watermark.a"),
+    ({"watermark": {str(n): 1 for n in range(1025)}}, "watermark"),
+    ({"watermark": [3]}, "watermark"),
+    ({"timeout_ms": 0}, "timeout_ms"),
+]
 TABLE = [
     *((ANSWER, ASKED | wrong, field) for wrong, field in ANSWERS),
     *((GENERATE, PROMPT | wrong, field) for wrong, field in PROMPTS),
+    *((REACHED, REACHED_BODY | wrong, field) for wrong, field in POSITIONS),
 ]
 
 
@@ -67,6 +77,7 @@ async def test_what_is_out_of_bounds_is_refused_by_name(
     assert (reply.status_code, error["code"], error["field"]) == (400, "invalid_argument", field)
     assert not service.answers
     assert not peer_services.asked
+    assert not peer_services.reached_asked
 
 
 @pytest.mark.parametrize("route", sorted(REGION_ROUTES))
@@ -114,6 +125,8 @@ async def test_no_other_spelling_of_a_region_s_route_leads_there(route: str, end
 async def test_a_prompt_that_is_too_long_reaches_no_generator() -> None:
     half = ChatMessage(role="user", content="x" * (PROMPT_CHARS_MAX // 2 + 1))
     asked = GenerationRequest(messages=(half, half), max_tokens=8, temperature=0.0, request_id="r")
-    generators = RegionPeerServices(lambda: RegionView(region="here"), ReleaseUses(), None, None)  # type: ignore[arg-type]
+    generators = RegionPeerServices(
+        lambda: RegionView(region="here"), ReleaseUses(), None, None, None
+    )  # type: ignore[arg-type]
     with pytest.raises(InvalidArgument, match="characters together"):
         await anext(generators.generate(1, asked, Deadline.after(5)))

@@ -184,6 +184,30 @@ def test_a_prompt_asks_for_what_a_chat_of_one_message_does(options: dict[str, An
     assert request.sampling().keys() == Sampling().sampling().keys()
 
 
+async def test_each_prompt_counts_as_an_answer(service: FakeService) -> None:
+    service.gate.clear()
+    async with in_process(service, answers_in_flight_max=4) as client:
+
+        def ask(num_prompts: int) -> asyncio.Task[httpx.Response]:
+            body = {**ASKED, "prompt": ["tea?"] * num_prompts}
+            return asyncio.create_task(client.post(ROUTE, json=body))
+
+        three = ask(3)
+        await until(lambda: len(service.answers) == 3)
+        refused = await ask(2)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "overloaded")
+        assert len(service.answers) == 3, "nothing was looked up for it"
+        one = ask(1)
+        await until(lambda: len(service.answers) == 4)
+        assert (await ask(1)).status_code == 503
+        service.gate.set()
+        assert [(await task).status_code for task in (three, one)] == [200, 200]
+        assert (await ask(4)).status_code == 200, "all are given back"
+        never = (await ask(5)).json()["error"]
+        assert (never["code"], never["param"]) == ("invalid_argument", "prompt")
+        assert "writes 4 answers at once" in never["message"]
+
+
 async def test_completions_are_admitted_and_counted_as_answers_are(service: FakeService) -> None:
     service.gate.clear()
     async with in_process(service, answers_in_flight_max=1) as client:

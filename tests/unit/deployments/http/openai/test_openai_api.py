@@ -343,16 +343,21 @@ async def test_the_openapi_page_is_complete() -> None:
         assert page["paths"].keys() == {
             *("/v1/search", "/v1/answer", "/v1/chat/completions", "/v1/completions"),
             *("/v1/embeddings", "/v1/models", "/v1/models/{name}", "/v1/status"),
+            *("/v1/documents", "/v1/documents/{id}", "/v1/corpora/{corpus}/changes"),
             *("/healthz", "/readyz", "/metrics"),
         }
         schemas = page["components"]["schemas"]
         for reference in _references(page):
             assert reference.removeprefix("#/components/schemas/") in schemas
-        for path in [path for path, methods in page["paths"].items() if "post" in methods]:
-            content = page["paths"][path]["post"]["requestBody"]["content"]["application/json"]
+        for path, method in [
+            (path, method)
+            for path, methods in page["paths"].items()
+            for method in methods.keys() & {"post", "put"}
+        ]:
+            content = page["paths"][path][method]["requestBody"]["content"]["application/json"]
             assert content["schema"]["$ref"].startswith("#/components/schemas/")
             for example in content["examples"].values():
-                reply: httpx.Response = await client.post(path, json=example["value"])
+                reply: httpx.Response = await client.request(method, path, json=example["value"])
                 assert reply.status_code == 200
 
 

@@ -38,6 +38,7 @@ SHARED: list[tuple[dict[str, Any], str]] = [
     ({"min_coverage": "all"}, "min_coverage"),
     ({"min_coverage": True}, "min_coverage"),
     ({"release": -1}, "release"),
+    ({"release": 1, "documents": "live"}, "documents"),
     ({"release": 2**63}, "release"),
     ({"release": "7"}, "release"),
     ({"corpus": ""}, "corpus"),

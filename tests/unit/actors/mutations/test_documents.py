@@ -1,0 +1,377 @@
+"""The documents actor: writes are in the store when they are told, and whoever follows sees them,
+in this region and in the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from actors.mutations import corpus as corpus_module
+from actors.mutations.documents import Documents
+from cluster.deltas import followers
+from cluster.deltas.changes import Changes
+from cluster.errors import (
+    Conflict,
+    DeadlineExceeded,
+    InvalidArgument,
+    NotFound,
+    NotYet,
+    OutcomeUnknown,
+    Overloaded,
+    Unavailable,
+)
+from cluster.mutations.conflicts import ConflictPolicy
+from cluster.mutations.fold import DocumentFold
+from cluster.mutations.mutation import IfVersion
+from cluster.mutations.region_writer import Written
+from cluster.mutations.store_log import StoreMutationLog
+from cluster.mutations.watermark import Watermark
+from cluster.serving.view import RegionView
+from cluster.store.object_store import ObjectStore
+from tests.support.store_fixtures import CountingStore, Door
+from tests.support.waiting import until
+from tests.support.worlds.documents_region import (
+    CORPUS,
+    DIMENSION,
+    TIMEOUT_S,
+    FakeCoordinator,
+    documents_region,
+    view_of,
+    write_of,
+    written,
+)
+
+
+@pytest.fixture
+async def documents(store: ObjectStore, tmp_path: Path) -> AsyncIterator[Documents]:
+    async with documents_region(store, tmp_path) as documents:
+        yield documents
+
+
+def folded(store: ObjectStore) -> DocumentFold:
+    log, fold = StoreMutationLog(store, CORPUS), DocumentFold(ConflictPolicy.LAST_WRITER)
+    while batches := log.read_after(fold.watermark).batches:
+        assert all(fold.apply(batch) for batch in batches)
+    return fold
+
+
+async def everything(documents: Documents) -> Changes:
+    return await documents.follow(CORPUS, "", 0, 0.0, "test")
+
+
+async def test_a_write_is_in_the_store_when_it_is_told(
+    documents: Documents, store: ObjectStore
+) -> None:
+    (outcome,) = await written(documents, write_of("x", "text of x"))
+    fold = folded(store)
+    assert [(m.document, m.time) for m in fold.live()] == [("x", outcome.version)]
+    changes = await everything(documents)
+    assert [(c.document, c.time) for c in changes.changes] == [("x", outcome.version)]
+    assert changes.watermark == Watermark.of({"a": outcome.position})
+    (kept,) = await documents.document(CORPUS, "x")
+    assert kept.content is not None
+    assert kept.content.text == "text of x"
+    status = (await documents.status())[CORPUS]
+    assert (status.num_rows, status.digest, status.waiting) == (1, fold.digest, 0)
+
+
+async def test_a_document_keeps_no_memory_but_its_own(documents: Documents) -> None:
+    """Not that of the call by which it came, with all others."""
+    shared = np.ones((1000, DIMENSION), dtype=np.float32)
+    await written(documents, replace(write_of("x"), vector=shared[3]))
+    (kept,) = await documents.document(CORPUS, "x")
+    assert kept.content is not None
+    assert kept.content.vectors is not None
+    assert kept.content.vectors.flags.owndata
+
+
+async def test_each_write_has_its_own_end(documents: Documents) -> None:
+    outcomes = await documents.write(
+        CORPUS,
+        (
+            write_of("x", key="one"),
+            write_of("x", if_version=IfVersion.ABSENT),
+            write_of("x", key="one"),
+            write_of("y", None),
+            write_of("z", "of z", key="one"),
+        ),
+        TIMEOUT_S,
+    )
+    kinds = [type(outcome) for outcome in outcomes]
+    assert kinds == [Written, Conflict, Written, Written, InvalidArgument]
+    assert isinstance(outcomes[2], Written)
+    assert outcomes[2].is_repeated
+
+
+async def test_a_follower_hears_of_a_write_at_once(documents: Documents) -> None:
+    before = await everything(documents)
+    async with asyncio.timeout(TIMEOUT_S):
+        polling = asyncio.create_task(
+            documents.follow(CORPUS, before.epoch, before.version, 60.0, "test")
+        )
+        await written(documents, write_of("x"))
+        changes = await polling
+    assert (changes.after, [c.document for c in changes.changes]) == (before.version, ["x"])
+
+
+async def test_a_poll_without_news_ends_with_the_time_of_the_reading(documents: Documents) -> None:
+    await written(documents, write_of("x"))
+    position = await documents.refresh(CORPUS)
+    again = await documents.refresh(CORPUS)
+    assert again.read_ms >= position.read_ms > 0
+    changes = await documents.follow(CORPUS, again.epoch, again.version, 0.01, "test")
+    assert (changes.changes, changes.version) == ((), again.version)
+    assert changes.read_ms >= again.read_ms
+
+
+async def test_an_actor_that_starts_reads_the_log(store: ObjectStore, tmp_path: Path) -> None:
+    async with documents_region(store, tmp_path) as documents:
+        await written(documents, write_of("x", key="one"), write_of("y"), write_of("y", None))
+        before = await everything(documents)
+    async with documents_region(store, tmp_path) as documents:
+        await documents.refresh(CORPUS)
+        after = await everything(documents)
+        assert after.epoch != before.epoch
+        assert after.watermark == before.watermark
+        assert {(c.document, c.time) for c in after.changes} == {
+            (c.document, c.time) for c in before.changes
+        }
+        (again,) = await written(documents, write_of("x", key="one"))
+        assert again.is_repeated
+
+
+async def test_regions_see_each_others_writes_and_have_equal_digests(
+    store: ObjectStore, tmp_path: Path
+) -> None:
+    regions = ("a", "b")
+    async with (
+        documents_region(store, tmp_path, "a", regions=regions) as a,
+        documents_region(store, tmp_path, "b", regions=regions) as b,
+    ):
+        (of_a,) = await written(a, write_of("x", "from a"))
+        of_b, _ = await written(b, write_of("x", "from b, a bit longer"), write_of("y"))
+        both = Watermark.of({"a": of_a.position, "b": of_b.position})
+        for documents in (a, b):
+            position = await documents.reached(CORPUS, both, TIMEOUT_S)
+            assert both <= position.watermark
+        status_a, status_b = (await a.status())[CORPUS], (await b.status())[CORPUS]
+        assert status_a.digest == status_b.digest == folded(store).digest
+        assert await a.document(CORPUS, "x") == await b.document(CORPUS, "x")
+
+
+async def test_visible_waits_for_all_who_follow(documents: Documents) -> None:
+    for process in ("one", "other"):
+        await documents.follow(CORPUS, "", 0, 0.0, process)
+    (outcome,) = await written(documents, write_of("x"))
+    watermark = Watermark.of({"a": outcome.position})
+    waiting = asyncio.create_task(documents.await_visible(CORPUS, watermark, TIMEOUT_S))
+    changes = await documents.follow(CORPUS, "", 0, 0.0, "one")
+    polls = [asyncio.create_task(follow_on(documents, changes, "one"))]
+    await asyncio.sleep(0.05)
+    assert not waiting.done(), "the other one has not taken it in"
+    polls.append(asyncio.create_task(follow_on(documents, changes, "other")))
+    async with asyncio.timeout(TIMEOUT_S):
+        position = await waiting
+    assert (position.epoch, position.version) == (changes.epoch, changes.version)
+    for poll in polls:
+        poll.cancel()
+
+
+async def follow_on(documents: Documents, changes: Changes, process: str) -> Changes:
+    return await documents.follow(CORPUS, changes.epoch, changes.version, 60.0, process)
+
+
+async def test_visible_does_not_wait_for_who_has_gone(
+    documents: Documents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(followers, "ALIVE_S", 0.05)
+    await documents.follow(CORPUS, "", 0, 0.0, "gone")
+    (outcome,) = await written(documents, write_of("x"))
+    watermark = Watermark.of({"a": outcome.position})
+    position = await documents.await_visible(CORPUS, watermark, TIMEOUT_S)
+    assert watermark <= position.watermark
+
+
+async def test_visible_says_when_a_process_lags(documents: Documents) -> None:
+    lagging = asyncio.create_task(documents.follow(CORPUS, "", 0, 60.0, "lagging"))
+    (outcome,) = await written(documents, write_of("x"))
+    await lagging
+    with pytest.raises(DeadlineExceeded, match="is stored"):
+        await documents.await_visible(CORPUS, Watermark.of({"a": outcome.position}), 0.05)
+
+
+async def test_what_nobody_has_written_is_not_reached(documents: Documents) -> None:
+    with pytest.raises(NotYet):
+        await documents.reached(CORPUS, Watermark.of({"a": 3}), 0.2)
+
+
+async def test_the_change_feed_goes_on_from_a_watermark_in_any_incarnation(
+    store: ObjectStore, tmp_path: Path
+) -> None:
+    async with documents_region(store, tmp_path) as documents:
+        await written(documents, write_of("x"))
+        seen = (await documents.feed(CORPUS, Watermark(), 60.0)).watermark
+        await written(documents, write_of("y"))
+        later = await documents.feed(CORPUS, seen, 60.0)
+        assert [change.document for change in later.changes] == ["y"]
+    async with documents_region(store, tmp_path) as documents:
+        await documents.refresh(CORPUS)
+        later = await documents.feed(CORPUS, seen, 60.0)
+        assert "y" in [change.document for change in later.changes]
+
+
+async def test_a_full_corpus_takes_deletes_alone(
+    documents: Documents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await written(documents, write_of("x"))
+    monkeypatch.setattr(corpus_module, "ROWS_MAX", 1)
+    outcomes = await documents.write(CORPUS, (write_of("y"), write_of("x", None)), TIMEOUT_S)
+    assert isinstance(outcomes[0], Overloaded)
+    assert "raygion compact" in outcomes[0].message
+    assert isinstance(outcomes[1], Written)
+
+
+async def test_an_unknown_corpus_is_refused_by_name(documents: Documents) -> None:
+    with pytest.raises(NotFound, match="'other'"):
+        await documents.write("other", (write_of("x"),), TIMEOUT_S)
+
+
+async def test_corpora_come_and_go_with_the_releases(store: ObjectStore, tmp_path: Path) -> None:
+    coordinator = FakeCoordinator(view_of(CORPUS, elsewhere=["far"]))
+    async with documents_region(store, tmp_path, coordinator=coordinator) as documents:
+        assert set(await documents.status()) == {CORPUS}
+        coordinator.publish(view_of(CORPUS, "more"))
+        await until(lambda: "more" in documents._corpora)
+        await written(documents, write_of("x"))
+        coordinator.publish(view_of("more"))
+        await until(lambda: CORPUS not in documents._corpora)
+        with pytest.raises(NotFound):
+            await documents.write(CORPUS, (write_of("x"),), TIMEOUT_S)
+
+
+async def test_a_region_without_logs_lists_once_for_all_corpora(
+    store: ObjectStore, tmp_path: Path
+) -> None:
+    counting = CountingStore(store)
+    folders: list[str] = []
+    counting.list_folders = lambda folder: folders.append(folder) or []  # type: ignore[method-assign,func-returns-value]
+    coordinator = FakeCoordinator(view_of(CORPUS, "more", "others"))
+    async with documents_region(counting, tmp_path, coordinator=coordinator) as documents:
+        await documents.status()
+        await until(lambda: folders)
+        position = await documents.refresh(CORPUS)
+        assert position.read_ms > 0
+        assert (position.version, position.watermark) == (0, Watermark())
+        assert set(folders) == {"logs"}
+        assert not any(feed.has_thread for feed in documents._corpora.values())
+        assert counting.calls.total() == 0
+
+
+async def test_writes_say_when_the_store_is_away(store: ObjectStore, tmp_path: Path) -> None:
+    door = Door(store)
+    async with documents_region(door, tmp_path) as documents:  # type: ignore[arg-type]
+        await written(documents, write_of("x"))
+        door.open.clear()
+        unknown = asyncio.create_task(documents.write(CORPUS, (write_of("y"),), 0.5))
+        await asyncio.to_thread(door.knocked.wait, TIMEOUT_S)
+        await asyncio.sleep(0.1)
+        (waiting,) = await documents.write(CORPUS, (write_of("z"),), 0.1)
+        assert isinstance(waiting, DeadlineExceeded), "it was taken out of the queue"
+        (in_doubt,) = await unknown
+        assert isinstance(in_doubt, OutcomeUnknown | DeadlineExceeded)
+        with pytest.raises(Unavailable):
+            await documents.refresh(CORPUS)
+        door.open.set()
+        await written(documents, write_of("w"))
+    names = [mutation.document for mutation in folded(store).live()]
+    assert "z" not in names
+    assert {"w", "x"} <= set(names)
+
+
+async def test_a_damaged_log_of_another_region_keeps_the_reading_time_back(
+    store: ObjectStore, tmp_path: Path
+) -> None:
+    regions = ("a", "b")
+    async with documents_region(store, tmp_path, "b", regions=regions) as b:
+        await written(b, write_of("x"))
+    path = f"logs/{CORPUS}/b/{1:020}.batch"
+    whole = store.get(path)
+    store.put(path, b"rotten")
+    async with documents_region(store, tmp_path, "a", regions=regions) as a:
+        await written(a, write_of("y"))
+        with pytest.raises(Unavailable, match="no object of a log"):
+            await a.refresh(CORPUS)
+        status = (await a.status())[CORPUS]
+        assert status.position.watermark == Watermark.of({"a": 1})
+        assert set(status.unreadable) == {"b"}
+        behind = status.position.read_ms
+        store.put(path, whole)
+        position = await a.refresh(CORPUS)
+        assert position.read_ms > behind
+        assert position.watermark == Watermark.of({"a": 1, "b": 1})
+
+
+async def test_a_damaged_log_of_its_own_refuses_writes_until_it_is_mended(
+    store: ObjectStore, tmp_path: Path
+) -> None:
+    async with documents_region(store, tmp_path) as documents:
+        await written(documents, write_of("x"))
+    path = f"logs/{CORPUS}/a/{1:020}.batch"
+    whole = store.get(path)
+    store.put(path, b"rotten")
+    async with documents_region(store, tmp_path) as documents:
+        with pytest.raises(Unavailable):
+            await documents.refresh(CORPUS)
+        (refused,) = await documents.write(CORPUS, (write_of("y"),), TIMEOUT_S)
+        assert isinstance(refused, Unavailable)
+        assert "restore it from a copy" in refused.message
+        store.put(path, whole)
+        await documents.refresh(CORPUS)
+        await written(documents, write_of("y"))
+
+
+async def test_what_all_bases_hold_is_dropped_until_one_lacks_it(
+    store: ObjectStore, tmp_path: Path
+) -> None:
+    coordinator = FakeCoordinator(view_of(CORPUS))
+    async with documents_region(store, tmp_path, coordinator=coordinator) as documents:
+        await written(documents, write_of("x"))
+        await written(documents, write_of("y"))
+        before = await everything(documents)
+        coordinator.publish(with_watermark(coordinator.view, Watermark.of({"a": 1})))
+        async with asyncio.timeout(TIMEOUT_S):
+            dropped = await follow_on(documents, before, "test")
+        assert (dropped.after, dropped.watermark) == (0, before.watermark)
+        assert dropped.epoch != before.epoch
+        assert [change.document for change in dropped.changes] == ["y"]
+        coordinator.publish(with_watermark(coordinator.view, Watermark()))
+        await until(lambda: documents._corpora[CORPUS].status().num_rows == 2)
+        whole = await everything(documents)
+        assert {change.document for change in whole.changes} == {"x", "y"}
+        assert before.watermark <= whole.watermark
+
+
+async def test_an_actor_that_starts_tells_nothing_that_all_bases_hold(
+    store: ObjectStore, tmp_path: Path
+) -> None:
+    async with documents_region(store, tmp_path) as documents:
+        await written(documents, write_of("x"))
+        await written(documents, write_of("y"))
+    view = with_watermark(view_of(CORPUS), Watermark.of({"a": 1}))
+    async with documents_region(store, tmp_path, coordinator=FakeCoordinator(view)) as documents:
+        await documents.refresh(CORPUS)
+        assert [change.document for change in (await everything(documents)).changes] == ["y"]
+
+
+def with_watermark(view: RegionView, watermark: Watermark) -> RegionView:
+    """The view of a region whose index holds what the logs have up to there."""
+    (release,) = view.releases.values()
+    corpora = {n: replace(corpus, watermark=watermark) for n, corpus in release.corpora.items()}
+    releases = {release.number: replace(release, corpora=corpora)}
+    return replace(view, releases=releases, revision=f"{watermark}")
