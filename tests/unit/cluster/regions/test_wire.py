@@ -164,20 +164,31 @@ async def test_vectors_that_go_along_with_texts_arrive_bit_for_bit() -> None:
 
 
 class Older(FakeService):
-    """Of a version that does not know the field `embedded`."""
-
-    unknown = errors.InvalidArgument("is not known; known: corpus, queries", "embedded")
+    """Of a version that does not know the fields `embedded` and `documents`."""
 
     async def search(self, request: SearchRequest) -> SearchResult:
-        if request.embedded is not None:
-            raise self.unknown
+        self.check(request)
         return await super().search(request)
 
     async def answer_events(self, request: AnswerRequest) -> AsyncGenerator[AnswerEvent, None]:
-        if request.embedded is not None:
-            raise self.unknown
+        self.check(request)
         async for event in super().answer_events(request):
             yield event
+
+    def check(self, request: SearchRequest | AnswerRequest) -> None:
+        for field in ("embedded", "documents"):
+            if getattr(request, field) is not None:
+                raise errors.InvalidArgument("is not known; known: corpus, queries", field)
+
+
+async def test_a_region_without_live_documents_is_asked_for_a_release_as_it_always_was() -> None:
+    asked = replace(SEARCH, release=3, documents="base")
+    service = Older()
+    async with serving(service) as url, peers_of(settings_of({"there": url})) as peers:
+        assert (await peers.search("there", asked, Deadline.after(5.0))).hits
+        with pytest.raises(errors.InvalidArgument):
+            await peers.search("there", replace(asked, release=None), Deadline.after(5.0))
+    assert [(got.release, got.documents) for got in service.searches] == [(3, None)]
 
 
 async def test_a_region_that_does_not_know_of_such_vectors_is_sent_the_texts_alone() -> None:
