@@ -71,11 +71,20 @@ def _fields_of(hit: Hit, include: frozenset[HitField]) -> dict[str, object]:
     return wanted
 
 
+def citations_of(made: Retrieved | AnswerResult) -> list[dict[str, object]]:
+    """A citation without a title has no such key."""
+    return [
+        {"id": cited.id, "text": cited.text, "score": cited.score}
+        | ({} if cited.title is None else {"title": cited.title})
+        for cited in made.citations
+    ]
+
+
 def render_answer(result: AnswerResult) -> bytes:
     return orjson.dumps(
         {
             "answer": result.answer,
-            "citations": result.citations,
+            "citations": citations_of(result),
             **with_provenance(
                 result,
                 usage=result.usage,
@@ -92,7 +101,7 @@ def render_answer(result: AnswerResult) -> bytes:
 def render_retrieved(retrieved: Retrieved) -> bytes:
     return orjson.dumps(
         {
-            "citations": retrieved.citations,
+            "citations": citations_of(retrieved),
             **with_provenance(retrieved, model=retrieved.model),
             "outcome": retrieved.outcome,
             "truncated": retrieved.truncated,
@@ -173,6 +182,7 @@ class CitationReply(BaseModel):
     id: str
     text: str
     score: float
+    title: str | None = Field(None, description="Of the metadata; left out where there is none.")
 
 
 class UsageReply(BaseModel):
