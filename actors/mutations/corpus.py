@@ -222,6 +222,7 @@ class CorpusFeed:
         error = self._reading.error
         return CorpusDocuments(
             position=self._feed.position,
+            has_log=self._thread is not None,
             digest=self._digest,
             num_rows=self._feed.num_rows,
             size_bytes=self._feed.size_bytes,
