@@ -304,6 +304,21 @@ class MachineReply(BaseModel):
     gateways: int
 
 
+class DocumentsReply(BaseModel):
+    corpus: str
+    watermark: dict[str, int] = Field(
+        description="Position in each region's log up to which its writes are applied."
+    )
+    read_ms: int = Field(description="When the last complete reading of all logs began.")
+    digest: str = Field(description="Equal in regions that have applied the same writes.")
+    rows: int = Field(description="Passages, and deletes, that the index does not hold yet.")
+    size_bytes: int
+    waiting: int = Field(description="Writes that wait to be stored.")
+    unreadable: dict[str, str] = Field(
+        description="Why the logs of regions cannot be read further, by region."
+    )
+
+
 class StatusReply(BaseModel):
     region: str
     release: int | None
@@ -320,6 +335,9 @@ class StatusReply(BaseModel):
     machines: list[MachineReply] = Field(description="Of the region, that are alive.")
     log_trouble: str | None = Field(
         description="Which entry of the release log cannot be read; null where all can."
+    )
+    documents: list[DocumentsReply] | None = Field(
+        description="Corpora to which single documents were written; null where that is not known."
     )
 
 
