@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from actors.mutations import corpus as corpus_module
+from actors.mutations import documents as documents_module
 from actors.mutations.documents import Documents
 from cluster.deltas import followers
 from cluster.deltas.changes import Changes
@@ -236,6 +237,24 @@ async def test_a_full_corpus_takes_deletes_alone(
     assert isinstance(outcomes[0], Overloaded)
     assert "raygion compact" in outcomes[0].message
     assert isinstance(outcomes[1], Written)
+
+
+async def test_what_is_under_way_is_bounded(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    door = Door(store)
+    async with documents_region(door, tmp_path) as documents:  # type: ignore[arg-type]
+        await written(documents, write_of("x"))
+        monkeypatch.setattr(documents_module, "UNDER_WAY_BYTES_MAX", 1)
+        door.open.clear()
+        first = asyncio.create_task(written(documents, write_of("y")))
+        await asyncio.to_thread(door.knocked.wait, TIMEOUT_S)
+        await until(lambda: documents._bytes)
+        with pytest.raises(Overloaded):
+            await documents.write(CORPUS, (write_of("z"),), TIMEOUT_S)
+        door.open.set()
+        await first
+        await written(documents, write_of("z"))
 
 
 async def test_an_unknown_corpus_is_refused_by_name(documents: Documents) -> None:
