@@ -12,12 +12,13 @@ more.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial, reduce
 
 from actors.mutations.corpus import CorpusFeed
-from actors.mutations.log_thread import POLL_S, LogThread, News
+from actors.mutations.log_thread import POLL_S, LogNews, LogThread
 from actors.mutations.nudges import LogNudges
 from actors.mutations.preparing import Preparing
 from actors.mutations.shared_queue import SharedQueue
@@ -28,14 +29,15 @@ from cluster.catalog.catalog import Catalog
 from cluster.clock import SYSTEM_CLOCK, Backoff, Clock, Deadline, system_rng
 from cluster.config import Settings
 from cluster.deltas.changes import Changes
-from cluster.errors import NotFound, Unavailable
+from cluster.errors import NotFound, RaygionError, Unavailable
 from cluster.logs.events import EventLog
 from cluster.mutations.conflicts import ConflictPolicy, Versions
 from cluster.mutations.hybrid_clock import HybridClock
 from cluster.mutations.region_writer import Outcome
 from cluster.mutations.requests import CorpusDocuments, DocumentsPosition, DocumentWrite
 from cluster.mutations.store_log import LOGS, StoreMutationLog
-from cluster.mutations.watermark import Watermark
+from cluster.mutations.watermark import HeldMutations, Watermark
+from cluster.releases.events import DocumentsStatus
 from cluster.serving.view import RegionView, ReleaseView
 from cluster.store.object_store import ObjectStore
 
@@ -44,6 +46,7 @@ log = EventLog(__name__)
 _START_TIMEOUT_S = 30.0
 _REFRESH_TIMEOUT_S = 2.0
 _VIEW_S = 20.0
+_TELL_TIMEOUT_S = 2.0
 _BACKOFF = Backoff(initial_s=0.1, wait_max_s=2.0)
 
 
@@ -199,16 +202,18 @@ class Documents:
         """Has the corpora of the resident releases that may be in this region, and no others."""
         self._view = view
         self._replicas.follow(view)
-        bases: dict[str, list[Watermark]] = {}
+        held: dict[str, list[HeldMutations]] = {}
         for release in view.releases.values():
             for name, corpus in release.corpora.items():
-                bases.setdefault(name, []).append(corpus.watermark)
-        for name in self._corpora.keys() - bases.keys():
+                held.setdefault(name, []).append(corpus.held)
+        for name in self._corpora.keys() - held.keys():
             self._corpora.pop(name).stop()
-        for name, watermarks in bases.items():
+        for name, of_bases in held.items():
             if name not in self._corpora:
                 self._corpora[name] = self._new_feed(name)
-            self._corpora[name].hold(reduce(Watermark.common, watermarks))
+            self._corpora[name].hold(
+                reduce(HeldMutations.common, of_bases), reduce(HeldMutations.joined, of_bases)
+            )
         self._seen.set()
 
     async def _watch_for_logs(self) -> None:
@@ -220,7 +225,26 @@ class Documents:
                 log.debug(
                     "mutations.no_look", "the store cannot be looked into: {error}", error=error
                 )
+            await self._tell_coordinator()
             await asyncio.sleep(POLL_S)
+
+    async def _tell_coordinator(self) -> None:
+        """For the region's heartbeats, by which regions compare their documents. Again and again,
+        since coordinators come and go.
+        """
+        said = {
+            corpus: DocumentsStatus(
+                watermark=position.watermark.as_dict(), documents_digest=status.digest
+            )
+            for corpus, feed in self._corpora.items()
+            if (status := feed.status()).digest and (position := status.position).watermark
+        }
+        if not said:
+            return
+        # Without a coordinator there are no heartbeats, either.
+        with contextlib.suppress(RaygionError, TimeoutError):
+            async with asyncio.timeout(_TELL_TIMEOUT_S):
+                await self._coordinator.call("documents", said)
 
     async def _look_for_logs(self) -> None:
         """Starts the threads of the corpora that have logs, by one request for all of them."""
@@ -238,7 +262,7 @@ class Documents:
         )
         writing = [r for r in self._settings.regions if self._settings.may_hold(r, corpus)]
 
-        def open_thread(queue: SharedQueue, news: Callable[[News], None]) -> LogThread:
+        def open_thread(queue: SharedQueue, news: Callable[[LogNews], None]) -> LogThread:
             return LogThread(
                 corpus,
                 self._region,

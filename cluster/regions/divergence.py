@@ -5,8 +5,8 @@
      `------------------ what differed is asked again -----------'
 
 Regions that hold one release have the same artifacts, so any difference is a fault: of a machine,
-a library, or Raygion. A region that does not answer, or does not hold the release, is no
-difference.
+a library, or Raygion. Live documents come to regions at different moments and are left out. A
+region that does not answer, or does not hold the release, is no difference.
 """
 
 from __future__ import annotations
@@ -22,13 +22,16 @@ import numpy as np
 from cluster.arrays import Float32Array
 from cluster.clock import Clock
 from cluster.query.search import SearchRequest, SearchResult
+from cluster.query.terms import BASE
 from cluster.regions.divergence_report import (
     CorpusProbe,
     Difference,
     DivergenceReport,
     ProbeVerdict,
 )
+from cluster.regions.documents_comparison import DocumentsComparison
 from cluster.regions.quorum import Vote, vote_of
+from cluster.releases.events import DocumentsStatus
 from cluster.serving.view import CorpusView, ReleaseView
 from cluster.vectors.checks import prepared
 from cluster.vectors.metric import Metric
@@ -111,7 +114,9 @@ def inquiries_of(
     """
     made = []
     for name, corpus in sorted(release.corpora.items()):
-        pinned = SearchRequest(corpus=name, top_k=_TOP_K, fields=(), release=release.number)
+        pinned = SearchRequest(
+            corpus=name, top_k=_TOP_K, fields=(), release=release.number, documents=BASE
+        )
         vectors = drawn_vectors(corpus, release.number, turn)
         asked = replace(pinned, vectors=vectors)
         made.append(Inquiry(name=f"vector of probe {turn}", corpus=name, request=asked))
@@ -214,6 +219,7 @@ class DivergenceLedger:
         self._last: Probe | None = None
         self._standing: dict[tuple[str, str], FoundDifference] = {}
         self._outcomes: Counter[str] = Counter()
+        self._documents = DocumentsComparison()
 
     def turn(self, release: int | None) -> Turn:
         """`release`: the current one, as the gateway that asks sees it; None: it cannot probe now.
@@ -245,6 +251,14 @@ class DivergenceLedger:
         }
         return [found.difference for c in probe.comparisons for found in self._judge(c)]
 
+    def documents(
+        self, said: Mapping[str, Mapping[str, DocumentsStatus]], release: int
+    ) -> list[Difference]:
+        """Takes in what the regions say of their live documents, by region and corpus. Returns the
+        differences that were not known before.
+        """
+        return self._documents.take(said, release)
+
     def quorum(self, found: FoundDifference) -> None:
         """A search by quorum has found a difference."""
         self._outcomes[ProbeVerdict.QUORUM_DIFFER.value] += 1
@@ -253,12 +267,16 @@ class DivergenceLedger:
     @property
     def report(self) -> DivergenceReport:
         probe = self._last
+        differences = (
+            *(found.difference for found in self._standing.values()),
+            *self._documents.standing,
+        )
         return DivergenceReport(
-            differs=bool(self._standing),
+            differs=bool(differences),
             at_ms=None if probe is None else probe.at_ms,
             release=None if probe is None else probe.release,
             corpora=() if probe is None else _lines(probe),
-            differences=tuple(found.difference for found in self._standing.values()),
+            differences=differences,
             probes=dict(self._outcomes),
         )
 

@@ -13,7 +13,7 @@ from cluster.mutations.batch import Batch
 from cluster.mutations.conflicts import ConflictPolicy
 from cluster.mutations.fold import DocumentFold
 from cluster.mutations.hybrid_clock import HybridTime
-from cluster.mutations.watermark import Watermark
+from cluster.mutations.watermark import HeldMutations, Watermark
 from tests.support.values.mutations import batch, delete, upsert
 from tests.support.worlds.writing_regions import DOCUMENTS, REGIONS, histories
 
@@ -60,7 +60,7 @@ class Region:
         self._policy = policy
         self._left = {region: list(log) for region, log in logs.items()}
         self._taken: list[Batch] = []
-        self._held: dict[str, HybridTime] = {}
+        self._held = HeldMutations()
         self._epochs = itertools.count(1)
         self.base: Documents = {}
         self.at_version: dict[tuple[str, int], Documents] = {}
@@ -70,7 +70,7 @@ class Region:
     def start(self) -> None:
         self.fold = DocumentFold(self._policy)
         self.feed = Feed(lambda: f"epoch {next(self._epochs)}")
-        self.feed.hold(self._held)
+        self.feed.hold(self._held, self._held)
         for each in self._taken:
             assert self.fold.apply(each)
         self._publish()
@@ -89,9 +89,8 @@ class Region:
     def compact(self) -> None:
         """All bases hold what there is, and the feed drops it."""
         self.base = documents_of(self.fold)
-        latest = {region: self.fold.latest_time(region) for region in REGIONS}
-        self._held = {region: time for region, time in latest.items() if time is not None}
-        self.feed.hold(self._held)
+        self._held = self.fold.taken
+        self.feed.hold(self._held, self._held)
         self._note()
 
     def _publish(self) -> None:
@@ -171,8 +170,15 @@ def test_it_counts_rows_and_bytes() -> None:
     feed.take(fold.take_changed(), fold.watermark)
     assert feed.num_rows == 2, "the delete hides a document of the base"
     assert feed.size_bytes == size_bytes / 2
-    feed.hold({"a": HybridTime(3, 0, "a")})
+    assert (feed.unheld_rows, feed.unheld_bytes) == (2, feed.size_bytes)
+    feed.hold(HeldMutations(), fold.taken)
+    assert (feed.num_rows, feed.unheld_rows, feed.unheld_bytes) == (2, 0, 0)
+    fold.apply(batch(3, upsert("y", 4), upsert("z", 5, text="four")))
+    feed.take(fold.take_changed(), fold.watermark)
+    assert (feed.num_rows, feed.unheld_rows) == (3, 2)
+    feed.hold(fold.taken, fold.taken)
     assert (feed.num_rows, feed.size_bytes) == (0, 0)
+    assert (feed.unheld_rows, feed.unheld_bytes) == (0, 0)
 
 
 def test_what_is_known_is_no_change() -> None:
