@@ -181,6 +181,7 @@ def _manifest(
         tuning=prepared.tuning,
         partition_by=plan.settings.partition_by,
         watermark=corpus.watermark,
+        held=corpus.held,
         built_at_ms=SYSTEM_CLOCK.wall_ms(),
     )
 

@@ -168,6 +168,7 @@ def _derived(
             "base": base.version,
             "corpus_position": corpus.position,
             "watermark": corpus.watermark,
+            "held": corpus.held,
             "num_documents": base.num_documents - sum(shard.num_documents for shard in shards),
             "num_passages": num_live,
             "shards": tuple(shard.artifact for shard in shards),

@@ -12,7 +12,7 @@ from actors.documents.source_formats import SourceFormat
 from actors.documents.source_json import read_json
 from actors.documents.source_rows import Row
 from actors.documents.source_tables import read_arrow, read_npy, read_parquet
-from actors.documents.texts.text_files import TEXT_READERS
+from actors.documents.texts.text_files import ONE_TEXT_FORMATS, decode, text_and_title
 from cluster.documents.documents import DocumentOrigin
 from cluster.errors import InvalidArgument
 
@@ -36,8 +36,12 @@ def read_rows(
     whose cells stay texts. Raises InvalidArgument, naming the file and the row, where the file
     cannot be read on.
     """
-    if format in TEXT_READERS:
-        text, title = TEXT_READERS[format](_whole(file, name), name)
+    if format in ONE_TEXT_FORMATS:
+        data = _whole(file, name)
+        try:
+            text, title = text_and_title(decode(data, format), format)
+        except InvalidArgument as error:
+            raise InvalidArgument(f"{name}: {error.message}", error.field) from None
         if text.strip():
             title = (title or path.rpartition("/")[2])[:_TITLE_CHARS_MAX]
             metadata = {"source": path, "title": title}

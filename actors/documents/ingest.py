@@ -34,7 +34,7 @@ from cluster.documents.documents import Schema, check_corpus_name, column_types,
 from cluster.documents.ingest_report import DocumentChanges, IngestReport, LeftOut, ReasonCounts
 from cluster.errors import InvalidArgument
 from cluster.metadata import ColumnType
-from cluster.mutations.watermark import Watermark
+from cluster.mutations.watermark import HeldMutations, Watermark
 from cluster.progress import UNSEEN, Count
 
 
@@ -123,6 +123,7 @@ def ingest(
             vector_dimension=reading.dimension,
             sources=_latest_sources(base, listing.sources),
             watermark=latest.watermark if latest else Watermark(),
+            held=latest.held if latest else HeldMutations(),
             created_at_ms=clock.wall_ms(),
         )
         return manifest, changes

@@ -20,10 +20,10 @@ import pyarrow as pa
 import ray.data
 
 from actors.documents.formats import read_rows
-from actors.documents.office.extractor import OFFICE_FORMATS, Extractor
+from actors.documents.office.extractor import Extractor
 from actors.documents.source_csv import column_ways
 from actors.documents.source_files import SourceFile
-from actors.documents.source_formats import SourceFormat, format_of
+from actors.documents.source_formats import OFFICE_FORMATS, SourceFormat, format_of
 from actors.documents.source_rows import Row
 from actors.runtime.own_node import own_node
 from cluster.artifacts.artifacts import Artifacts

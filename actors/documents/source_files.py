@@ -32,7 +32,7 @@ _KNOWN = ", ".join(FORMATS)
 _HIDDEN = (".", "~$")
 """What names of hidden files begin with; the latter are those of documents that Office has open."""
 _WHAT_TO_DO = {
-    **dict.fromkeys((".doc", ".dot", ".rtf", ".wps", ".pages"), "save it as .docx or .pdf"),
+    **dict.fromkeys((".doc", ".dot", ".wps", ".pages"), "save it as .docx or .pdf"),
     **dict.fromkeys((".ppt", ".pps", ".key"), "save it as .pptx or .pdf"),
     **dict.fromkeys((".xls", ".xlsb", ".numbers"), "save it as .xlsx"),
     **dict.fromkeys((".msg", ".pst"), "save it as .eml or .mbox"),

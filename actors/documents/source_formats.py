@@ -23,6 +23,7 @@ class SourceFormat(StrEnum):
     ODP = "OpenDocument presentation"
     ODS = "OpenDocument spreadsheet"
     EPUB = "EPUB"
+    RTF = "RTF"
     EML = "e-mail"
     MBOX = "mbox"
 
@@ -60,6 +61,7 @@ FORMATS: Mapping[str, SourceFormat] = {
     ".odp": SourceFormat.ODP,
     ".ods": SourceFormat.ODS,
     ".epub": SourceFormat.EPUB,
+    ".rtf": SourceFormat.RTF,
     ".eml": SourceFormat.EML,
     # Browsers save a page with its pictures as an e-mail.
     ".mhtml": SourceFormat.EML,
@@ -70,13 +72,24 @@ TEXT_FORMATS = frozenset(
     {SourceFormat.JSONL, SourceFormat.CSV, SourceFormat.MARKDOWN, SourceFormat.TEXT}
 )
 """Formats that are in UTF-8, unless a byte order mark says otherwise."""
-PAGED_FORMATS = frozenset(
-    {SourceFormat.PDF, SourceFormat.DOCX, SourceFormat.PPTX, SourceFormat.XLSX}
-    | {SourceFormat.ODT, SourceFormat.ODP, SourceFormat.ODS, SourceFormat.EPUB}
-)
-"""Formats that are made of pages and the like."""
+PAGED_FORMATS: Mapping[SourceFormat, str] = {
+    SourceFormat.PDF: "pypdfium2",
+    SourceFormat.DOCX: "docx",
+    SourceFormat.PPTX: "pptx",
+    SourceFormat.XLSX: "openpyxl",
+    SourceFormat.ODT: "lxml",
+    SourceFormat.ODP: "lxml",
+    SourceFormat.ODS: "lxml",
+    SourceFormat.EPUB: "lxml",
+    SourceFormat.RTF: "striprtf",
+}
+"""Formats that are made of pages and the like, and the module that reads each."""
+OFFICE_FORMATS = frozenset({*PAGED_FORMATS, SourceFormat.EML, SourceFormat.MBOX})
+"""Formats that a process of its own reads."""
 # These hold their own compression, and are read at random places.
-_NEVER_GZIPPED = PAGED_FORMATS | {SourceFormat.PARQUET, SourceFormat.ARROW, SourceFormat.NPY}
+_NEVER_GZIPPED = frozenset(
+    {*PAGED_FORMATS, SourceFormat.PARQUET, SourceFormat.ARROW, SourceFormat.NPY}
+)
 
 
 def suffix_of(path: str) -> str:

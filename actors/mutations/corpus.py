@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 from actors.mutations.log_thread import BasesHold, LogNews, LogThread, News, ReadingEnd
@@ -242,7 +243,7 @@ class CorpusFeed:
                 _FULL_RETRY_S,
             )
         ticket = next(self._tickets)
-        self._queue.offer(PendingWrite(ticket, write, deadline.at_s))
+        self._queue.offer(PendingWrite(ticket, _in_own_memory(write), deadline.at_s))
         self._settling[ticket] = self._loop.create_future()
         return ticket
 
@@ -305,6 +306,16 @@ class CorpusFeed:
 
 def _new_feed() -> Feed:
     return Feed(lambda: uuid.uuid4().hex)
+
+
+def _in_own_memory(write: Write) -> Write:
+    """With vectors that keep no memory but their own. What has come by a call of an actor lies in
+    Ray's shared memory, all of which one vector would keep for as long as its document is kept.
+    """
+    content = write.content
+    if content is None or content.vectors is None or content.vectors.flags.owndata:
+        return write
+    return replace(write, content=replace(content, vectors=content.vectors.copy()))
 
 
 def _not_in_time(withdrawn: bool) -> RaygionError:

@@ -148,6 +148,7 @@ def at_watermark(index: IndexManifest, corpus: CorpusManifest) -> IndexManifest:
             "base": index.base or index.version,
             "corpus_position": corpus.position,
             "watermark": corpus.watermark,
+            "held": corpus.held,
         }
     )
 

@@ -10,8 +10,9 @@ from typing import Annotated, Literal
 from pydantic import Field, PlainSerializer, PlainValidator, TypeAdapter
 
 from cluster.artifacts.files import ArtifactFile, Sha256
+from cluster.errors import InvalidArgument
 from cluster.metadata import ColumnType
-from cluster.mutations.watermark import Watermark
+from cluster.mutations.watermark import HeldMutations, Watermark
 from cluster.records import Name, Record, is_none
 from cluster.shards.index_parameters import IndexKind, IndexParameters, IndexTuning
 from cluster.shards.recall import Recall, RecallStratum
@@ -30,6 +31,11 @@ def _is_start(value: object) -> bool:
     return value == Watermark()
 
 
+def _is_nothing(value: object) -> bool:
+    return value == HeldMutations()
+
+
+_TIMES = TypeAdapter(dict[str, str])
 _POSITIONS = TypeAdapter(dict[str, Annotated[int, Field(ge=1)]])
 
 
@@ -47,6 +53,23 @@ LogPosition = Annotated[
 """A watermark, in JSON an object of positions by region. Left out where no log was read, so that
 manifests from before there were logs keep their bytes.
 """
+
+
+def _held(value: object) -> HeldMutations:
+    if isinstance(value, HeldMutations):
+        return value
+    try:
+        return HeldMutations.of(_TIMES.validate_python(value))
+    except InvalidArgument as error:
+        raise ValueError(str(error)) from error
+
+
+Held = Annotated[
+    HeldMutations,
+    PlainValidator(_held, json_schema_input_type=dict[str, str]),
+    PlainSerializer(HeldMutations.as_dict, return_type=dict[str, str]),
+]
+"""Mutations that a base holds, in JSON an object of times by region. Left out as a watermark is."""
 
 
 class ManifestRef(Record):
@@ -84,6 +107,8 @@ class CorpusManifest(Record):
     """How far the logs of mutations count in these documents: what they say up to there is in the
     parts and tombstones, or was replaced by a later ingest or delete.
     """
+    held: Held = Field(default=HeldMutations(), exclude_if=_is_nothing)
+    """The mutations up to the watermark."""
     created_at_ms: int
 
     @property
@@ -93,8 +118,15 @@ class CorpusManifest(Record):
 
     def content(self) -> CorpusManifest:
         """Equal for equal documents, whenever and wherever they were read."""
-        no_origin = {"position": 1, "created_at_ms": 0, "sources": (), "watermark": Watermark()}
-        return self.model_copy(update=no_origin)
+        return self.model_copy(
+            update={
+                "position": 1,
+                "created_at_ms": 0,
+                "sources": (),
+                "watermark": Watermark(),
+                "held": HeldMutations(),
+            }
+        )
 
 
 class ShardArtifact(Record):
@@ -179,6 +211,8 @@ class IndexManifest(Record):
     """
     watermark: LogPosition = Field(default=Watermark(), exclude_if=_is_start)
     """That of the corpus position: what the logs say up to there need not be read beside this."""
+    held: Held = Field(default=HeldMutations(), exclude_if=_is_nothing)
+    """The mutations up to the watermark."""
     built_at_ms: int
 
     def parameters_of(self, shard: ShardArtifact) -> IndexParameters:

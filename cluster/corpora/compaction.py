@@ -11,7 +11,7 @@ compacting twice changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cluster.artifacts.artifacts import Artifacts
@@ -32,10 +32,8 @@ from cluster.documents.ingest_report import EXAMPLES_MAX, DocumentChanges
 from cluster.documents.live_schema import LiveSchema
 from cluster.documents.passages import Passage, passage_table
 from cluster.errors import InvalidArgument, RaygionError
-from cluster.mutations.batch import Batch
 from cluster.mutations.conflicts import ConflictPolicy
 from cluster.mutations.fold import DocumentFold
-from cluster.mutations.hybrid_clock import HybridTime
 from cluster.mutations.mutation import Content, Mutation
 from cluster.mutations.mutation_log import MutationLog
 from cluster.mutations.watermark import Watermark
@@ -57,21 +55,6 @@ class Compacted:
     """Ids, at most EXAMPLES_MAX."""
     stopped: Mapping[str, RaygionError]
     """The regions whose logs could not be read to their ends, and why."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Folded:
-    """What the logs come to."""
-
-    fold: DocumentFold
-    recent: frozenset[HybridTime]
-    """The mutations after the corpus's watermark."""
-    stopped: Mapping[str, RaygionError]
-
-    def changed(self) -> list[Mutation]:
-        """The current versions of the documents that have changed since, in the order of time."""
-        recent = (version for version in self.fold.current() if version.time in self.recent)
-        return sorted(recent, key=lambda version: version.time)
 
 
 def compact_corpus(
@@ -96,48 +79,42 @@ def compact_corpus(
 
     def changed(latest: CorpusManifest | None) -> tuple[CorpusManifest, Compacted]:
         base = existing(corpus, latest)
-        folded = _folded(log, policy, base.watermark)
-        manifest, changes = _with_changes(base, folded, artifacts, clock)
-        conflicts = sorted(folded.fold.conflicts())
+        fold, stopped = _folded(log, policy)
+        manifest, changes = _with_changes(base, fold, artifacts, clock)
+        conflicts = sorted(fold.conflicts())
         return manifest, Compacted(
             manifest=manifest,
             documents=changes,
             conflicts=len(conflicts),
             conflict_examples=tuple(conflicts[:EXAMPLES_MAX]),
-            stopped=folded.stopped,
+            stopped=stopped,
         )
 
     return catalog.change_corpus(corpus, changed)[1]
 
 
-def _folded(log: MutationLog, policy: ConflictPolicy, watermark: Watermark) -> _Folded:
+def _folded(
+    log: MutationLog, policy: ConflictPolicy
+) -> tuple[DocumentFold, Mapping[str, RaygionError]]:
+    """All that the logs say, and the regions whose logs end in an error."""
     # Whole logs: an older mutation of a region that was away may still lose to one that the corpus
     # holds, and only its time says so.
     fold = DocumentFold(policy)
-    stopped = _read(log, Watermark(), fold.apply)
-    recent: set[HybridTime] = set()
-    _read(log, watermark, lambda batch: recent.update(m.time for m in batch.mutations))
-    return _Folded(fold=fold, recent=frozenset(recent), stopped=stopped)
-
-
-def _read(
-    log: MutationLog, watermark: Watermark, take: Callable[[Batch], object]
-) -> Mapping[str, RaygionError]:
-    """Hands on all batches after the watermark; returns the regions whose logs end in an error."""
     while True:
-        reading = log.read_after(watermark)
+        reading = log.read_after(fold.watermark)
         for batch in reading.batches:
-            take(batch)
-            watermark = watermark.advanced(batch.region, batch.last)
+            fold.apply(batch)
         if not reading.batches:
-            return reading.stopped
+            return fold, reading.stopped
 
 
 def _with_changes(
-    base: CorpusManifest, folded: _Folded, artifacts: Artifacts, clock: Clock
+    base: CorpusManifest, fold: DocumentFold, artifacts: Artifacts, clock: Clock
 ) -> tuple[CorpusManifest, DocumentChanges]:
-    watermark = base.watermark.joined(folded.fold.watermark)
-    changed = folded.changed()
+    """The next position, or `base` where the logs have nothing new."""
+    watermark = base.watermark.joined(fold.watermark)
+    new = (version for version in fold.current() if version not in base.held)
+    changed = sorted(new, key=lambda version: version.time)
     schema = LiveSchema(base.metadata_schema)
     passages = list(_passages(base, changed, schema))
     documents = PartDocuments(artifacts)
@@ -154,6 +131,7 @@ def _with_changes(
     update: dict[str, object] = {
         "position": base.position + 1,
         "watermark": watermark,
+        "held": base.held.joined(fold.taken),
         "created_at_ms": clock.wall_ms(),
     }
     if changes:

@@ -25,6 +25,7 @@ class Followers:
 
     def polls(self, process: str, epoch: str, version: int, now_s: float) -> None:
         """The process has that version, and waits for more until `has_polled`."""
+        self._forget_gone(now_s)
         known = self._known.setdefault(process, _Follower(epoch, version, 0, now_s))
         known.epoch, known.version = epoch, version
         known.polls += 1
@@ -37,7 +38,10 @@ class Followers:
 
     def have(self, epoch: str, version: int, now_s: float) -> bool:
         """Whether all of them have that version of that epoch, or a later one."""
+        self._forget_gone(now_s)
+        return all(f.epoch == epoch and f.version >= version for f in self._known.values())
+
+    def _forget_gone(self, now_s: float) -> None:
         gone = [p for p, f in self._known.items() if not f.polls and now_s - f.seen_s > ALIVE_S]
         for process in gone:
             del self._known[process]
-        return all(f.epoch == epoch and f.version >= version for f in self._known.values())

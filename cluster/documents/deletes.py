@@ -82,6 +82,7 @@ def drop_corpus(*, catalog: Catalog, corpus: str, clock: Clock = SYSTEM_CLOCK) -
             vector_dimension=None,
             sources=(),
             watermark=last.watermark,
+            held=last.held,
             created_at_ms=clock.wall_ms(),
         )
         return nothing, None

@@ -6,7 +6,7 @@
     the rest   an Arrow IPC stream of one record batch: a row for each mutation
 
 The header has 64 bytes so that the buffers of a mapped object stay aligned. Texts and vectors are
-Arrow's own, so that reading neither copies nor parses them. The schema's metadata say whose
+Arrow's own, so that reading does not parse them. The schema's metadata say whose
 mutations these are: an object under the name of another one is found out.
 """
 
@@ -23,6 +23,7 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
+from cluster.arrays import Float32Array
 from cluster.errors import InvalidArgument, LogUnreadable
 from cluster.mutations.hybrid_clock import HybridTime
 from cluster.mutations.mutation import Content, Mutation, metadata_bytes
@@ -97,7 +98,8 @@ def read_batch(
 ) -> Batch:
     """The batch of an object, which must be of this corpus, region and positions.
 
-    Vectors are views of `data`, read-only. Raises LogUnreadable, naming `source`, for anything that
+    Vectors are read-only copies: a view would keep all of `data` for as long as one document of it
+    is kept. Raises LogUnreadable, naming `source`, for anything that
     `batch_bytes` of this version did not make.
     """
     head, body = data[:32], memoryview(data)[_HEADER_BYTES:]
@@ -172,9 +174,15 @@ def _contents(rows: pa.RecordBatch) -> Iterator[Content | None]:
             text=text,
             metadata=orjson.loads(metadata),
             cuts=None if pairs is None else tuple(pairs),
-            vectors=None if vector is None else vector.reshape(len(pairs or ()), -1),
+            vectors=None if vector is None else _copied(vector.reshape(len(pairs or ()), -1)),
             embedder=embedder,
         )
+
+
+def _copied(vectors: Float32Array) -> Float32Array:
+    copied = vectors.copy()
+    copied.flags.writeable = False
+    return copied
 
 
 def _slices(lists: Any) -> Iterator[Any]:

@@ -13,7 +13,7 @@ from cluster.mutations.batch import Batch
 from cluster.mutations.conflicts import ConflictPolicy, Versions, merged
 from cluster.mutations.hybrid_clock import HybridTime
 from cluster.mutations.mutation import Mutation
-from cluster.mutations.watermark import Watermark
+from cluster.mutations.watermark import HeldMutations, Watermark
 
 _DIGEST_MODULUS = 2**256
 
@@ -84,6 +84,11 @@ class DocumentFold:
         if batch.mutations:
             self._times[batch.region] = batch.mutations[-1].time
         return True
+
+    @property
+    def taken(self) -> HeldMutations:
+        """The mutations up to the watermark."""
+        return HeldMutations(dict(self._times))
 
     def take_changed(self) -> dict[str, Versions]:
         """The documents of which other versions are kept than at the last call, in the order of

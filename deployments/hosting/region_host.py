@@ -190,7 +190,8 @@ def _leave(installation: Installation, *, stop: bool) -> None:
 
 
 def start_services(installation: Installation, note: Note) -> CoordinatorClient:
-    """Starts coordinator, front actor and HTTP endpoint on the joined cluster, or finds them there.
+    """Starts coordinator, documents actor, front actor and HTTP endpoint on the joined cluster, or
+    finds them there.
 
     Returns when the coordinator leads and the endpoint was started. What runs already goes on with
     the settings that it was started with. Before anything is started, raises Conflict when the
@@ -200,6 +201,7 @@ def start_services(installation: Installation, note: Note) -> CoordinatorClient:
     from ray import serve
 
     from actors.coordinator.coordinator import Coordinator
+    from actors.mutations.documents_actor import documents_actor
     from actors.region.front import Front
     from actors.runtime import names, wiring
     from actors.runtime.ray_environment import ONE_THREAD
@@ -231,6 +233,7 @@ def start_services(installation: Installation, note: Note) -> CoordinatorClient:
     )
     client = CoordinatorClient()
     client.wait_until_leading(installation.region, _LEAD_TIMEOUT_S)
+    documents_actor(settings, installation.region, store, installation.cache)
     note("endpoint")
     parts = (settings, installation.region, installation.catalog, installation.cache)
     wiring.detached_actor(Front, names.FRONT, threads=512, args=parts, runtime_env=ONE_THREAD)

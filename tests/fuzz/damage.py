@@ -17,6 +17,7 @@ from tests.support.values.office_files import (
     mail,
     open_document,
     pdf,
+    rtf,
     slides,
     word,
     workbook,
@@ -68,6 +69,7 @@ SAMPLES: Mapping[str, Callable[[], bytes]] = {
     ".odp": lambda: open_document("presentation", f"<draw:page>{_ODF_TEXT}</draw:page>"),
     ".ods": lambda: open_document("spreadsheet", f"<table:table>{_ODF_ROWS}</table:table>"),
     ".epub": lambda: book("<h1>One</h1><p>Two", _PAGE.decode(), title="Three"),
+    ".rtf": lambda: rtf(r"\pard One \u8364? caf\'e9\par Two\cell\row", r"{\title Three}"),
     ".eml": lambda: mail(html="<p>One", attachments={"two.pdf": pdf("Two"), "three.txt": b"Three"}),
     ".mbox": lambda: b"From anna\n" + mail() + b"\nFrom bob\n" + mail("Re", ">From me"),
 }

@@ -9,10 +9,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from uuid import uuid4
 
-from actors.documents.office.extractor import OFFICE_FORMATS
 from actors.documents.reader import GroupRead, ReadOptions, read_group
 from actors.documents.source_files import SourceFile, find_source_files
-from actors.documents.source_formats import format_of
+from actors.documents.source_formats import OFFICE_FORMATS, format_of
 from cluster.artifacts.artifacts import Artifacts
 from cluster.errors import InvalidArgument
 from cluster.store.object_store import open_store

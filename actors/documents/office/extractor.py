@@ -18,25 +18,12 @@ from typing import Any, BinaryIO
 
 from actors.documents.office import worker
 from actors.documents.office.worker import Limits
-from actors.documents.source_formats import SourceFormat
+from actors.documents.source_formats import PAGED_FORMATS, SourceFormat
 from actors.documents.source_rows import HOLDS_NO_TEXT, Row
 from cluster.documents.documents import DocumentOrigin
 from cluster.errors import InvalidArgument
 
 _FILE_BYTES_MAX = 256 * 2**20
-OFFICE_FORMATS: Mapping[SourceFormat, str] = {
-    SourceFormat.PDF: "pypdfium2",
-    SourceFormat.DOCX: "docx",
-    SourceFormat.PPTX: "pptx",
-    SourceFormat.XLSX: "openpyxl",
-    SourceFormat.ODT: "lxml",
-    SourceFormat.ODP: "lxml",
-    SourceFormat.ODS: "lxml",
-    SourceFormat.EPUB: "lxml",
-    SourceFormat.EML: "email",
-    SourceFormat.MBOX: "email",
-}
-"""The formats that are read here, and the module that reads each."""
 _LIMITS = Limits()
 _SECTION = re.compile("(?:^|#)(attachment|chapter|message|page|part|sheet|slide)=")
 
@@ -68,7 +55,8 @@ class Extractor:
         `name` names the file in errors, `path` is the beginning of the ids. Raises InvalidArgument,
         naming the file, where it cannot be read, or what reads it is not installed.
         """
-        if importlib.util.find_spec(OFFICE_FORMATS[format]) is None:
+        reads = PAGED_FORMATS.get(format)
+        if reads is not None and importlib.util.find_spec(reads) is None:
             raise InvalidArgument(
                 f"{name}: what reads {format} files is not installed: pip install 'raygion[office]'"
             )

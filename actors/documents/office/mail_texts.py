@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import email
 import email.policy
@@ -18,7 +17,7 @@ from actors.documents.office.readers import reader_of
 from actors.documents.source_formats import FORMATS, PAGED_FORMATS, SourceFormat, suffix_of
 from actors.documents.texts.html_encoding import decode_html, decode_labelled
 from actors.documents.texts.html_text import html_text
-from actors.documents.texts.text_files import TEXT_READERS
+from actors.documents.texts.text_files import ONE_TEXT_FORMATS, text_and_title
 from cluster.errors import InvalidArgument
 from cluster.metadata import MetadataValue
 
@@ -148,7 +147,7 @@ def _attached(name: str, part: MIMEPart, depth: int) -> Iterator[Piece]:
     except ImportError:
         yield _left_out("what reads it is not installed (pip install 'raygion[office]')")
     except InvalidArgument as error:
-        yield _left_out(error.message.removeprefix(f"{name}: "))
+        yield _left_out(error.message)
     except Exception as error:
         # The parsers raise what they like for a damaged file.
         yield _left_out(f"cannot be read: {type(error).__name__}")
@@ -166,10 +165,9 @@ def _pieces_of_file(name: str, part: MIMEPart, depth: int) -> Iterator[Piece]:
         yield from _pieces(_message_of(part), depth=depth + 1)
     elif format is not None and format in PAGED_FORMATS:
         yield from reader_of(format)(_content(part))
-    elif format is not None and format in TEXT_READERS:
+    elif format is not None and format in ONE_TEXT_FORMATS:
         decoded = _decoded(part, is_page=format is SourceFormat.HTML)
-        # Its byte order mark says more than the page itself.
-        text, title = TEXT_READERS[format](codecs.BOM_UTF8 + decoded.encode(), name)
+        text, title = text_and_title(decoded, format)
         yield Piece(text=text, metadata=Properties(title=title).metadata())
     else:
         raise InvalidArgument(

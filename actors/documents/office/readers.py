@@ -42,5 +42,9 @@ def reader_of(format: SourceFormat) -> Reader:
             from actors.documents.office.book_texts import book_chapters
 
             return book_chapters
+        case SourceFormat.RTF:
+            from actors.documents.office.rtf_texts import rtf_texts
+
+            return rtf_texts
         case _:
             raise AssertionError(format)

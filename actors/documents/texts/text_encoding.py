@@ -46,8 +46,8 @@ class _Recoded(io.RawIOBase):
             data = self._text.read(len(buffer) // _CHAR_BYTES_MAX).encode()
         except UnicodeDecodeError:
             raise InvalidArgument(
-                f"{self._name}: is not {self._encoding.upper()} text, as which its byte order mark "
-                "tells it; convert it to UTF-8"
+                f"{self._name}: begins with the byte order mark of {self._encoding.upper()}, but "
+                "is not text in that encoding; convert it to UTF-8"
             ) from None
         buffer[: len(data)] = data
         return len(data)

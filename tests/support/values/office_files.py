@@ -57,6 +57,12 @@ def word(*, title: str = "", author: str = "") -> bytes:
     return saved(document)
 
 
+def rtf(body: str, info: str = "") -> bytes:
+    """Windows-1252, with a second font in Cyrillic."""
+    fonts = r"{\fonttbl{\f0\fcharset0 Arial;}{\f1\fcharset204 Arial;}}"
+    return rf"{{\rtf1\ansi\ansicpg1252\deff0{fonts}{{\info{info}}}{body}}}".encode("ascii")
+
+
 def slides(*titles: str, notes: str = "") -> bytes:
     presentation: Any = pptx.Presentation()
     for title in titles:

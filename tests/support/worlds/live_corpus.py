@@ -23,7 +23,7 @@ from cluster.mutations.conflicts import ConflictPolicy
 from cluster.mutations.hybrid_clock import HybridTime
 from cluster.mutations.mutation import Content, Mutation
 from cluster.mutations.store_log import StoreMutationLog
-from cluster.mutations.watermark import Watermark
+from cluster.mutations.watermark import HeldMutations, Watermark
 from cluster.store.object_store import ObjectStore, open_store
 from tests.support.fakes import SimClock
 from tests.support.values.mutations import CORPUS
@@ -87,6 +87,7 @@ def ingest(
             vector_dimension=dimension,
             sources=(),
             watermark=latest.watermark if latest else Watermark(),
+            held=latest.held if latest else HeldMutations(),
             created_at_ms=0,
         )
         return manifest, None

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.documents.office.extractor import OFFICE_FORMATS
-from actors.documents.source_formats import FORMATS, format_of
+from actors.documents.source_formats import FORMATS, OFFICE_FORMATS, format_of
 from tests.fuzz import run
 from tests.fuzz.damage import SAMPLES
 from tests.fuzz.reading import read_damaged

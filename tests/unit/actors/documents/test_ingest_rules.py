@@ -267,7 +267,7 @@ def test_every_file_of_a_folder_is_read_or_told(
     for name, text in {
         "a.md": "# Read",
         "b.doc": "x",
-        "c.rtf": "x",
+        "c.wps": "x",
         "d.log": "x",
         "empty.md": "",
         "blank.html": "<script>1</script>",
@@ -288,7 +288,7 @@ def test_every_file_of_a_folder_is_read_or_told(
         "is hidden": (1, ("docs/.hidden.md",)),
         "is a symbolic link": (1, ("docs/link.md",)),
         "is of a kind that is not read (.doc); save it as .docx or .pdf": (1, ("docs/b.doc",)),
-        "is of a kind that is not read (.rtf); save it as .docx or .pdf": (1, ("docs/c.rtf",)),
+        "is of a kind that is not read (.wps); save it as .docx or .pdf": (1, ("docs/c.wps",)),
         "is of a kind that is not read (.log)": (1, ("docs/d.log",)),
     }
     with pytest.raises(InvalidArgument, match=r"no documents: docs/empty\.md has no documents"):

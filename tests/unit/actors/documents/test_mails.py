@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import email
 import email.policy
-import io
 import sys
-from collections.abc import Iterator
 from email.message import EmailMessage
 from pathlib import Path
 
@@ -16,45 +14,21 @@ from actors.documents.office.extractor import Extractor
 from actors.documents.office.mail_texts import mail_texts
 from actors.documents.reader import ReadOptions, read_group
 from actors.documents.source_files import find_source_files
-from actors.documents.source_formats import format_of
 from cluster.artifacts.artifacts import Artifacts
-from cluster.documents.documents import Document, parse_document
 from cluster.errors import InvalidArgument
 from cluster.store.object_store import open_store
+from tests.support.values.extracted import extracted
 from tests.support.values.office_files import mail, pdf, word
 
 
-@pytest.fixture(scope="module")
-def extractor() -> Iterator[Extractor]:
-    with Extractor() as extractor:
-        yield extractor
-
-
-def documents(
-    extractor: Extractor, data: bytes, path: str = "a.eml"
-) -> tuple[list[Document], list[str]]:
-    """The documents of a file, and what is left out of it: its origin and why."""
-    format = format_of(path)
-    assert format is not None
-    found, left_out = [], []
-    for row, origin in extractor.rows(io.BytesIO(data), format, path, path):
-        if isinstance(row, InvalidArgument):
-            raise row
-        if isinstance(row, str):
-            left_out.append(f"{origin}: {row}")
-        else:
-            found.append(parse_document(row, origin))
-    return found, left_out
-
-
 def text_of(extractor: Extractor, data: bytes) -> str:
-    (found,), left_out = documents(extractor, data)
+    (found,), left_out = extracted(extractor, data, "a.eml")
     assert left_out == []
     return found.text
 
 
 def test_a_mail_is_a_document_and_each_mail_of_a_mailbox(extractor: Extractor) -> None:
-    (alone,), _ = documents(extractor, mail(html="<p>Other"))
+    (alone,), _ = extracted(extractor, mail(html="<p>Other"), "a.eml")
     assert (alone.id, alone.text) == ("a.eml", "Boiler\n\nThe key is in the kitchen.")
     assert alone.metadata == {
         "source": "a.eml",
@@ -65,7 +39,7 @@ def test_a_mail_is_a_document_and_each_mail_of_a_mailbox(extractor: Extractor) -
     }
     box = b"\nFrom anna\n" + mail() + b"\nFrom bob\n" + mail("Re", ">From me\n>>From you")
     box += b"\nFrom here on it is easy.\n"
-    found, _ = documents(extractor, box, "a.mbox")
+    found, _ = extracted(extractor, box, "a.mbox")
     assert [(d.id, d.text, d.metadata["message"]) for d in found] == [
         ("a.mbox#message=1", "Boiler\n\nThe key is in the kitchen.", 1),
         ("a.mbox#message=2", "Re\n\nFrom me\n>From you\n\nFrom here on it is easy.", 2),
@@ -131,7 +105,7 @@ def test_a_page_that_a_browser_saved_with_its_pictures_is_a_document(extractor: 
     style = b"Content-Type: text/css\nContent-Location: cid:1\n\np {}"
     picture = b"Content-Type: image/png\nContent-Location: http://a/b.png\n\nx"
     data = b"Subject: T\n" + multipart("related", page, style, picture)
-    found, left_out = documents(extractor, data, "a.mhtml")
+    found, left_out = extracted(extractor, data, "a.mhtml")
     assert [(d.id, d.text) for d in found] == [("a.mhtml", "T\n\nGröße")]
     assert left_out == []
 
@@ -154,7 +128,7 @@ def test_what_is_attached_are_documents_with_the_mail_as_metadata(extractor: Ext
         ("a.eml", "", {}),
         ("a.mbox", "message=1#", {"message": 1}),
     ):
-        found, left_out = documents(extractor, b"From a\n" * bool(more) + data, path)
+        found, left_out = extracted(extractor, b"From a\n" * bool(more) + data, path)
         names = "plan.pdf, note.txt, page.html, message.eml"
         assert found[0].metadata["attachments"] == names
         known = {"source": path, "author": "Anna <anna@example.org>", "subject": "Boiler"}
@@ -186,7 +160,7 @@ def test_what_is_attached_are_documents_with_the_mail_as_metadata(extractor: Ext
             (f"{path}#{before}attachment=4", "Minutes", "Minutes"),
             (f"{path}#{before}attachment=4#attachment=1", "Own title", "Minutes"),
         ]
-        where = f"{path}, message 1, " if more else f"{path}, "
+        where = f"in/{path}, message 1, " if more else f"in/{path}, "
         assert [text.partition(": ")[0] for text in left_out] == [f"{where}attachment 1, page 2"]
 
 
@@ -236,10 +210,10 @@ def nested_parts(depth: int) -> bytes:
 
 
 def test_mails_may_be_nested_and_not_without_end(extractor: Extractor) -> None:
-    found, left_out = documents(extractor, nested(9))
+    found, left_out = extracted(extractor, nested(9), "a.eml")
     assert [document.metadata["title"] for document in found] == ["8", "7", "6", "5", "4"]
     assert len(left_out) == 1
     assert "lies in more than 4 e-mails" in left_out[0]
     assert text_of(extractor, nested_parts(20)) == "Deep\n\nText"
     with pytest.raises(InvalidArgument, match=r"a\.eml: is nested too deeply"):
-        documents(extractor, nested_parts(3000))
+        extracted(extractor, nested_parts(3000), "a.eml")

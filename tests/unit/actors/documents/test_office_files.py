@@ -7,7 +7,6 @@ import io
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
 from datetime import date, datetime, time
 from pathlib import Path
 
@@ -24,38 +23,12 @@ from actors.documents.office.pieces import PIECES_MAX
 from actors.documents.office.worker import Limits
 from actors.documents.reader import GroupRead, ReadOptions, read_group
 from actors.documents.source_files import find_source_files
-from actors.documents.source_formats import SourceFormat, format_of
+from actors.documents.source_formats import SourceFormat
 from cluster.artifacts.artifacts import Artifacts
-from cluster.documents.documents import Document, parse_document
 from cluster.errors import InvalidArgument
 from cluster.store.object_store import open_store
-from tests.support.values.office_files import mail, pdf, saved, slides, word, workbook
-
-Read = Callable[[bytes, str], list[Document]]
-
-
-@pytest.fixture(scope="module")
-def extractor() -> Iterator[Extractor]:
-    with Extractor() as extractor:
-        yield extractor
-
-
-@pytest.fixture(scope="module")
-def read(extractor: Extractor) -> Read:
-    return lambda data, path: documents(extractor, data, path)
-
-
-def documents(extractor: Extractor, data: bytes, path: str) -> list[Document]:
-    """Those of a file, but for its parts that are left out."""
-    format = format_of(path)
-    assert format is not None
-    found = []
-    for row, origin in extractor.rows(io.BytesIO(data), format, path, f"in/{path}"):
-        if isinstance(row, InvalidArgument):
-            raise row
-        if not isinstance(row, str):
-            found.append(parse_document(row, origin))
-    return found
+from tests.support.values.extracted import Read, extracted
+from tests.support.values.office_files import mail, pdf, rtf, saved, slides, word, workbook
 
 
 def test_each_page_of_a_pdf_is_a_document(read: Read) -> None:
@@ -213,6 +186,34 @@ def test_a_long_sheet_is_divided_into_parts(read: Read) -> None:
     assert [row.partition(";")[0] for row in rows[1:]] == [f"Name: n{n}" for n in range(600)]
 
 
+RTF = r"""
+{\header on every page\par}\pard\b Holidays\b0\par
+Thirty days, \u-10179?\u-8704? caf\'e9 {\f1\'cf\'f0\'e8}.\line Ask {\b early}.\par
+{\field{\*\fldinst{HYPERLINK "https://a.example"}}{\fldrslt{\ul one}}} and
+ {\field{\*\fldinst{HYPERLINK "https://b.example"}}{\fldrslt{\ul two}}}\par
+{\pict\pngblip 89504e470d0a1a0a}{\footnote a note}
+\trowd Month\cell Days\cell\row\trowd May\cell 3\cell\row
+"""
+INFO = r"{\title Caf\'e9 \u8364?}{\author Anna}{\revtim\yr2024\mo5\dy1\hr10\min30}"
+
+
+def test_a_file_of_rich_text_is_a_document(read: Read) -> None:
+    (found,) = read(rtf(RTF, INFO), "a.rtf")
+    assert found.text == (
+        "Holidays\n\nThirty days, 😀 café При.\nAsk early.\n\n"
+        'one("https://a.example") and two("https://b.example")\n\n'
+        "Month | Days\nMay | 3"
+    )
+    assert found.metadata == {
+        "source": "a.rtf",
+        "title": "Café €",
+        "author": "Anna",
+        "date": "2024-05-01T10:30:00Z",
+    }
+    (plain,) = read(rtf("One", r"{\title {\b not} plain}{\revtim\yr2024\mo13\dy1}"), "b.rtf")
+    assert plain.metadata == {"source": "b.rtf", "title": "b.rtf"}
+
+
 def test_a_sheet_is_named_as_in_its_file(extractor: Extractor) -> None:
     data = io.BytesIO(workbook(**{"a=b": []}))
     ((_, origin),) = extractor.rows(data, SourceFormat.XLSX, "a.xlsx", "in/a.xlsx")
@@ -240,6 +241,7 @@ UNREADABLE: dict[str, tuple[str, bytes]] = {
     "in/a.pptx: is not a readable PowerPoint file": ("a.pptx", package()),
     "in/a.xlsx: unpacks to more than 67108864 bytes": ("a.xlsx", package(70 * 2**20)),
     "in/a.xlsx: is a package of more than 10000 files": ("a.xlsx", package(1, PIECES_MAX + 1)),
+    "in/a.rtf: is no RTF file": ("a.rtf", word()),
     "in/a.eml: is no e-mail": ("a.eml", b"Hello\n\nyou"),
     "in/a.mbox: is no mailbox": ("a.mbox", mail()),
     "in/a.mbox, message 2: is no e-mail": ("a.mbox", b"From a\n" + mail() + b"\nFrom b\nX: y\n"),
@@ -312,14 +314,14 @@ def huge_page() -> bytes:
 
 def test_a_file_that_takes_too_much_is_refused_and_the_next_one_is_read() -> None:
     with Extractor(Limits(cpu_s=2)) as extractor:
-        assert documents(extractor, mail(), "a.eml")
+        assert extracted(extractor, mail(), "a.eml")
         with pytest.raises(InvalidArgument, match=r"in/a.xlsx: takes more than 2 s of processor"):
-            documents(extractor, endless_sheet(), "a.xlsx")
-        assert documents(extractor, pdf("A"), "a.pdf")
+            extracted(extractor, endless_sheet(), "a.xlsx")
+        assert extracted(extractor, pdf("A"), "a.pdf")
     with Extractor(Limits(memory_bytes=2**29)) as extractor:
         with pytest.raises(InvalidArgument, match=r"in/a.pdf: .* than 536870912 bytes of memory"):
-            documents(extractor, huge_page(), "a.pdf")
-        assert documents(extractor, pdf("A"), "a.pdf")
+            extracted(extractor, huge_page(), "a.pdf")
+        assert extracted(extractor, pdf("A"), "a.pdf")
 
 
 def nested_word(depth: int) -> bytes:

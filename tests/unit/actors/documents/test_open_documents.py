@@ -2,37 +2,11 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Iterator
-
 import pytest
 
-from actors.documents.office.extractor import Extractor
-from actors.documents.source_formats import format_of
-from cluster.documents.documents import Document, parse_document
 from cluster.errors import InvalidArgument
+from tests.support.values.extracted import Read
 from tests.support.values.office_files import book, open_document, packed
-
-Read = Callable[[bytes, str], list[Document]]
-
-
-@pytest.fixture(scope="module")
-def read() -> Iterator[Read]:
-    with Extractor() as extractor:
-
-        def documents(data: bytes, path: str) -> list[Document]:
-            format = format_of(path)
-            assert format is not None
-            found = []
-            for row, origin in extractor.rows(io.BytesIO(data), format, path, path):
-                if isinstance(row, InvalidArgument):
-                    raise row
-                if not isinstance(row, str):
-                    found.append(parse_document(row, origin))
-            return found
-
-        yield documents
-
 
 TEXT = """
 <text:tracked-changes><text:p>deleted</text:p></text:tracked-changes>
@@ -163,4 +137,4 @@ ENTITY = '<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/hostname">]><a>&b;</a>'
 def test_a_file_that_cannot_be_read_is_named(data: bytes, path: str, said: str, read: Read) -> None:
     with pytest.raises(InvalidArgument) as caught:
         read(data, path)
-    assert caught.value.message.startswith(said)
+    assert caught.value.message.startswith(f"in/{said}")

@@ -58,13 +58,13 @@ def test_folders_are_searched_and_what_is_left_out_is_counted(tmp_path: Path) ->
 
 
 def test_names_are_shown_without_what_a_terminal_would_obey(tmp_path: Path) -> None:
-    for name in (b"a\x1b[2J.md", b"b\nc.md", b"caf\xe9.md", "é.md".encode(), b"\xff.rtf"):
+    for name in (b"a\x1b[2J.md", b"b\nc.md", b"caf\xe9.md", "é.md".encode(), b"\xff.wps"):
         (Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))).write_text("# A")
     listing = find_source_files([str(tmp_path)])
     names = [file.name.removeprefix(f"{tmp_path}/") for file in listing.files]
     assert names == ["a\\x1b[2J.md", "b\\nc.md", "caf\\udce9.md", "é.md"]
     assert [content(file) for file in listing.files] == [b"# A"] * 4
-    assert listing.left_out[0].examples == (f"{tmp_path}/\\udcff.rtf",)
+    assert listing.left_out[0].examples == (f"{tmp_path}/\\udcff.wps",)
 
 
 def test_a_folder_that_may_not_be_looked_into_is_told(
@@ -246,7 +246,9 @@ def test_texts_are_read_in_the_encoding_of_their_byte_order_mark(
 def test_a_text_that_is_not_what_its_byte_order_mark_says_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"\xff\xfea\x00\x00\xd8")
     (file,) = find_source_files([str(tmp_path / "a.txt")]).files
-    with pytest.raises(InvalidArgument, match=r"a\.txt: is not UTF-16 text"):
+    with pytest.raises(
+        InvalidArgument, match=r"a\.txt: begins with the byte order mark of UTF-16, but"
+    ):
         content(file)
 
 

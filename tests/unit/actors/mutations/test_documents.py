@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from actors.mutations import corpus as corpus_module
@@ -37,6 +38,7 @@ from tests.support.store_fixtures import CountingStore, Door
 from tests.support.waiting import until
 from tests.support.worlds.documents_region import (
     CORPUS,
+    DIMENSION,
     TIMEOUT_S,
     FakeCoordinator,
     documents_region,
@@ -77,6 +79,16 @@ async def test_a_write_is_in_the_store_when_it_is_told(
     assert kept.content.text == "text of x"
     status = (await documents.status())[CORPUS]
     assert (status.num_rows, status.digest, status.waiting) == (1, fold.digest, 0)
+
+
+async def test_a_document_keeps_no_memory_but_its_own(documents: Documents) -> None:
+    """Not that of the call by which it came, with all others."""
+    shared = np.ones((1000, DIMENSION), dtype=np.float32)
+    await written(documents, replace(write_of("x"), vector=shared[3]))
+    (kept,) = await documents.document(CORPUS, "x")
+    assert kept.content is not None
+    assert kept.content.vectors is not None
+    assert kept.content.vectors.flags.owndata
 
 
 async def test_each_write_has_its_own_end(documents: Documents) -> None:

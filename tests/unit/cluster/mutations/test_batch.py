@@ -54,12 +54,12 @@ def test_equal_batches_are_equal_bytes(written: Batch) -> None:
     assert batch_bytes(read(data, first=written.first, last=written.last)) == data
 
 
-def test_vectors_are_views_of_the_bytes() -> None:
+def test_vectors_do_not_keep_the_bytes_of_all_documents() -> None:
     (mutation,) = read(batch_bytes(batch(7, upsert("x", 1)))).mutations
     assert mutation.content is not None
     vectors = mutation.content.vectors
     assert vectors is not None
-    assert vectors.base is not None
+    assert vectors.flags.owndata
     assert not vectors.flags.writeable
 
 
