@@ -19,7 +19,7 @@ hypothesis.settings.load_profile("untimed")
 # collected, before any cluster could set it.
 os.environ["RAY_SERVE_ENABLE_HA_PROXY"] = "1"
 
-SHARED_REGIONS = ("shared_region", "shared_search_region")
+SHARED_REGIONS = ("shared_region", "shared_search_region", "shared_small_region")
 """The folders whose test modules share a region each."""
 _LONGEST_FIRST = (*SHARED_REGIONS, "one_region", "regions", "models", "documents")
 """The folders of tests/integration whose files take longest."""

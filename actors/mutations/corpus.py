@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
-from actors.mutations.log_thread import BasesHold, LogNews, LogThread, News, ReadingEnd
+from actors.mutations.log_thread import LogNews, LogThread, ReadingEnd
 from actors.mutations.shared_queue import SharedQueue
 from cluster.clock import Clock, Deadline
 from cluster.deltas.changes import Changes
@@ -32,7 +32,7 @@ from cluster.mutations.group_commit import PendingWrite
 from cluster.mutations.mutation import Write
 from cluster.mutations.region_writer import Outcome
 from cluster.mutations.requests import CorpusDocuments, DocumentsPosition
-from cluster.mutations.watermark import Watermark
+from cluster.mutations.watermark import HeldMutations, Watermark
 
 ROWS_MAX = 100_000
 """Rows of live documents beyond which a corpus takes no further ones before a compaction."""
@@ -41,7 +41,7 @@ _FULL_RETRY_S = 60.0
 _LOOK_S = 0.5
 """Time between two looks for followers that have gone away."""
 
-OpenThread: TypeAlias = Callable[[SharedQueue, Callable[[News], None]], LogThread]
+OpenThread: TypeAlias = Callable[[SharedQueue, Callable[[LogNews], None]], LogThread]
 
 
 class CorpusFeed:
@@ -74,7 +74,7 @@ class CorpusFeed:
         self._loop = asyncio.get_running_loop()
         self._queue = SharedQueue()
         self._thread: LogThread | None = None
-        self._bases = Watermark()
+        self._held = HeldMutations()
         self._feed = _new_feed()
         self._followers = Followers()
         self._changed = asyncio.Event()
@@ -93,13 +93,12 @@ class CorpusFeed:
         """Starts the thread, or finds it started."""
         if self._thread is None:
 
-            def tell(news: News) -> None:
+            def tell(news: LogNews) -> None:
                 # The loop is closed when the process ends.
                 with contextlib.suppress(RuntimeError):
                     self._loop.call_soon_threadsafe(self._take, news)
 
             self._thread = self._open_thread(self._queue, tell)
-            self._thread.hold(self._bases)
             self._thread.start()
         return self._thread
 
@@ -108,11 +107,15 @@ class CorpusFeed:
         if self._thread is not None:
             self._thread.stop()
 
-    def hold(self, bases: Watermark) -> None:
-        """All bases of resident releases hold what the logs have up to this watermark."""
-        self._bases = bases
-        if self._thread is not None:
-            self._thread.hold(bases)
+    def hold(self, held: HeldMutations) -> None:
+        """The bases of all resident releases hold these mutations."""
+        if self._held <= held:
+            self._feed.hold(held)
+            self._notify()
+        elif self._thread is not None:
+            # Some base lacks what the feed has dropped, and deletes that the fold has forgotten.
+            self._thread.read_anew()
+        self._held = held
 
     def has_no_log(self, read_ms: int) -> None:
         """A look that began at this moment of the wall clock has found no log of the corpus."""
@@ -219,6 +222,7 @@ class CorpusFeed:
         error = self._reading.error
         return CorpusDocuments(
             position=self._feed.position,
+            has_log=self._thread is not None,
             digest=self._digest,
             num_rows=self._feed.num_rows,
             size_bytes=self._feed.size_bytes,
@@ -263,18 +267,11 @@ class CorpusFeed:
             for ticket, future in futures.items()
         }
 
-    def _take(self, news: News) -> None:
+    def _take(self, news: LogNews) -> None:
         """Takes in what the thread has come to."""
-        match news:
-            case BasesHold(times=times, is_less=is_less):
-                if is_less:
-                    self._feed = _new_feed()
-                self._feed.hold(times)
-            case LogNews():
-                self._take_changes(news)
-        self._notify()
-
-    def _take_changes(self, news: LogNews) -> None:
+        if news.is_anew:
+            self._feed = _new_feed()
+            self._feed.hold(self._held)
         current = (kept[-1].content for kept in news.changed.values())
         self._learn(content.metadata for content in current if content is not None)
         before = self._feed.position.watermark[self._region]
@@ -290,6 +287,7 @@ class CorpusFeed:
             future = self._settling.get(ticket)
             if future is not None and not future.done():
                 future.set_result(outcome)
+        self._notify()
 
     def _notify(self) -> None:
         self._changed.set()

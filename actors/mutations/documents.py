@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial, reduce
 
 from actors.mutations.corpus import CorpusFeed
-from actors.mutations.log_thread import POLL_S, LogThread, News
+from actors.mutations.log_thread import POLL_S, LogNews, LogThread
 from actors.mutations.nudges import LogNudges
 from actors.mutations.preparing import Preparing
 from actors.mutations.shared_queue import SharedQueue
@@ -35,7 +35,7 @@ from cluster.mutations.hybrid_clock import HybridClock
 from cluster.mutations.region_writer import Outcome
 from cluster.mutations.requests import CorpusDocuments, DocumentsPosition, DocumentWrite
 from cluster.mutations.store_log import LOGS, StoreMutationLog
-from cluster.mutations.watermark import Watermark
+from cluster.mutations.watermark import HeldMutations, Watermark
 from cluster.serving.view import RegionView, ReleaseView
 from cluster.store.object_store import ObjectStore
 
@@ -199,16 +199,16 @@ class Documents:
         """Has the corpora of the resident releases that may be in this region, and no others."""
         self._view = view
         self._replicas.follow(view)
-        bases: dict[str, list[Watermark]] = {}
+        held: dict[str, list[HeldMutations]] = {}
         for release in view.releases.values():
             for name, corpus in release.corpora.items():
-                bases.setdefault(name, []).append(corpus.watermark)
-        for name in self._corpora.keys() - bases.keys():
+                held.setdefault(name, []).append(corpus.held)
+        for name in self._corpora.keys() - held.keys():
             self._corpora.pop(name).stop()
-        for name, watermarks in bases.items():
+        for name, of_bases in held.items():
             if name not in self._corpora:
                 self._corpora[name] = self._new_feed(name)
-            self._corpora[name].hold(reduce(Watermark.common, watermarks))
+            self._corpora[name].hold(reduce(HeldMutations.common, of_bases))
         self._seen.set()
 
     async def _watch_for_logs(self) -> None:
@@ -238,7 +238,7 @@ class Documents:
         )
         writing = [r for r in self._settings.regions if self._settings.may_hold(r, corpus)]
 
-        def open_thread(queue: SharedQueue, news: Callable[[News], None]) -> LogThread:
+        def open_thread(queue: SharedQueue, news: Callable[[LogNews], None]) -> LogThread:
             return LogThread(
                 corpus,
                 self._region,

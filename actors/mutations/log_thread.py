@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
 from actors.mutations.shared_queue import SharedQueue
 from cluster.clock import SYSTEM_CLOCK, Backoff, Clock, system_rng
@@ -14,7 +13,7 @@ from cluster.errors import LogUnreadable, NotFound, RaygionError, Unavailable
 from cluster.logs.events import EventLog
 from cluster.mutations.batch import Batch
 from cluster.mutations.conflicts import ConflictPolicy, Versions
-from cluster.mutations.hybrid_clock import HybridClock, HybridTime
+from cluster.mutations.hybrid_clock import HybridClock
 from cluster.mutations.log_writer import LogWriter
 from cluster.mutations.region_writer import Outcome, RegionWriter
 from cluster.mutations.spans import FANOUT
@@ -55,19 +54,8 @@ class LogNews:
     """The reading that has ended, if one has."""
     stopped: Mapping[str, RaygionError] = field(default_factory=dict)
     """Why the logs of regions cannot be read further."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BasesHold:
-    """What all bases hold has changed."""
-
-    times: Mapping[str, HybridTime]
-    """For regions the time up to which the bases hold the mutations of its log."""
-    is_less: bool
-    """True when there is a base now that lacks what all had: everything is told anew."""
-
-
-News: TypeAlias = LogNews | BasesHold
+    is_anew: bool = False
+    """True when the logs are read from their beginning again, and what was told before is void."""
 
 
 class LogThread:
@@ -88,7 +76,7 @@ class LogThread:
         stamps: HybridClock,
         policy: ConflictPolicy,
         writing: Collection[str],
-        news: Callable[[News], None],
+        news: Callable[[LogNews], None],
         spans: Executor,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
@@ -115,10 +103,10 @@ class LogThread:
         self._read_at_s = float("-inf")
         """When the next reading begins that nobody asks for."""
         self._forget_at_s = float("-inf")
-        self._bases = self._held = Watermark()
-        """What all bases hold: as it is, and as it was told last."""
         self._stopped: Mapping[str, RaygionError] = {}
         self._told, self._digest = Watermark(), ""
+        self._is_void = False
+        """True when what was told has to be told anew."""
         self._failures = 0
         """Writers in a row that have come to their ends before they had read all logs."""
         self._trouble = ""
@@ -147,11 +135,10 @@ class LogThread:
         self._woken.set()
         return self._wanted
 
-    def hold(self, bases: Watermark) -> None:
-        """All bases hold what the logs have up to this watermark."""
-        if bases != self._bases:
-            self._bases = bases
-            self._woken.set()
+    def read_anew(self) -> None:
+        """Has the logs read from their beginning, and all that they come to told once more."""
+        self._is_void = True
+        self._woken.set()
 
     # The thread itself.
 
@@ -167,8 +154,8 @@ class LogThread:
         in seconds until the next turn is due, unless the thread is woken.
         """
         try:
-            if self._bases != self._held:
-                self._tell_bases(self._bases)
+            if self._is_void:
+                self._take_back()
             if self._begun < self._wanted or self._clock.monotonic_s() >= self._read_at_s:
                 self._read()
             has_appended = self._may_append and self._at_work.step()
@@ -211,30 +198,12 @@ class LogThread:
             self._failures = 0
             self._forget_deletes()
 
-    def _tell_bases(self, bases: Watermark) -> None:
-        times: dict[str, HybridTime] = {}
-        for region in bases:
-            try:
-                times[region] = self._mutations.time_at(region, bases[region])
-            except (NotFound, LogUnreadable) as error:
-                log.warning(
-                    "mutations.nothing_dropped",
-                    "changes of {origin} are kept, though all bases hold them: {error}",
-                    origin=region,
-                    error=error,
-                )
-            except RaygionError:
-                return  # the next turn tries again
-        is_less = not self._held <= bases
-        if is_less:
-            # Deletes that the fold has forgotten may hide documents of the older base.
-            self._writer.give_up(Unavailable("an older release is served again"))
-            self._tell()
-            self._told = Watermark()
-            self._start_writer()
-            self._read_at_s = float("-inf")
-        self._held = bases
-        self._news(BasesHold(times=times, is_less=is_less))
+    def _take_back(self) -> None:
+        self._is_void = False
+        self._end_writer(Unavailable("an older release is served again"))
+        self._told = Watermark()
+        self._tell(is_anew=True)
+        self._read_at_s = float("-inf")
 
     def _note(self, error: RaygionError | None) -> None:
         trouble = "" if error is None else error.message
@@ -265,6 +234,11 @@ class LogThread:
             self._mutations, self._writer, appended=self._appended, clock=self._clock
         )
 
+    def _end_writer(self, reason: RaygionError) -> None:
+        self._writer.give_up(reason)
+        self._tell()
+        self._start_writer()
+
     def _start_anew(self, reason: RaygionError) -> None:
         wait_s = _ANEW.wait_s(self._failures, self._rng)
         log.warning(
@@ -275,12 +249,10 @@ class LogThread:
             error=reason,
         )
         self._failures += 1
-        self._writer.give_up(reason)
-        self._tell()
-        self._start_writer()
+        self._end_writer(reason)
         self._read_at_s = self._clock.monotonic_s() + wait_s
 
-    def _tell(self, reading: ReadingEnd | None = None) -> None:
+    def _tell(self, reading: ReadingEnd | None = None, *, is_anew: bool = False) -> None:
         fold, settled = self._writer.fold, self._writer.settled()
         before = self._told
         changed: Mapping[str, Versions] = {}
@@ -288,7 +260,7 @@ class LogThread:
         if before <= fold.watermark:
             changed = fold.take_changed()
             self._told, self._digest = fold.watermark, fold.digest
-        if settled or reading is not None or self._told != before:
+        if settled or reading is not None or is_anew or self._told != before:
             self._news(
                 LogNews(
                     settled=tuple(settled),
@@ -297,6 +269,7 @@ class LogThread:
                     digest=self._digest,
                     reading=reading,
                     stopped=self._stopped,
+                    is_anew=is_anew,
                 )
             )
 

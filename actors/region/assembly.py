@@ -16,6 +16,7 @@ from actors.query.local_shards import LocalShards
 from actors.query.release_uses import ReleaseUses
 from actors.query.replica_sets import ReplicaSets
 from actors.query.view_follower import ViewFollower
+from actors.region.region_status import RegionStatus
 from actors.regions.applied_round import AppliedRounds
 from actors.regions.forwarding_service import ForwardingService
 from actors.regions.http_peers import RegionPeers
@@ -47,6 +48,7 @@ class RegionComponents:
     peer_services: PeerServices
     views: ViewFollower
     live: DocumentViews
+    status: RegionStatus
     trial: CanaryTrial
     peers: RegionPeers
     quorum_found: deque[FoundDifference]
@@ -124,6 +126,7 @@ def assemble_region(
         peer_services=peer_services,
         views=views,
         live=live,
+        status=RegionStatus(views, documents),
         trial=trial,
         peers=peers,
         quorum_found=quorum_found,

@@ -60,7 +60,7 @@ class Front:
             return await self._region.documents.document(corpus, document, timeout_s)
 
     async def status(self) -> RegionSummary:
-        summary = await self._region.views.status()
+        summary = await self._region.status.status()
         return replace(summary, divergence=self._ledger.report) if self._watches else summary
 
     # For the gateways, which take turns: see `actors.regions.divergence_watch`.

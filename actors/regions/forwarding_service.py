@@ -36,6 +36,7 @@ from cluster.query.request import Request
 from cluster.query.search import EmbeddingResult, SearchRequest, SearchResult
 from cluster.regions.divergence import FoundDifference
 from cluster.regions.peers import Peers
+from cluster.regions.quorum import seen_by
 
 log = EventLog(__name__)
 
@@ -247,12 +248,13 @@ class ForwardingService:
                 "`quorum` compares passages: ask for an answer with retrieval", "consistency"
             )
         search = await self.embedded(request.retrieval())
-        release, regions = await self._quorum.agree(search, deadline)
+        found, regions = await self._quorum.agree(search, deadline)
+        session = ReadConsistency(session=request.consistency.session)
         pinned = replace(
             request,
             embedded=search.embedded,
-            release=release,
-            consistency=ReadConsistency(session=request.consistency.session),
+            release=found.release,
+            consistency=session.having_seen(seen_by([found])),
             timeout_s=deadline.remaining_s(),
         )
         return pinned, regions

@@ -6,6 +6,7 @@ import random
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import replace
+from typing import TypeVar
 
 from actors.regions.peer_connection import PEER_TIMEOUTS, PeerConnection, PeerTimeouts
 from cluster.balance.verdicts import peer_verdict
@@ -32,6 +33,7 @@ from cluster.regions.wire import (
     search_call,
 )
 
+RequestT = TypeVar("RequestT", bound=Request)
 Loads = Callable[[], Mapping[str, float]]
 """The load of each region, from 0 to 1, as far as it is known."""
 
@@ -91,9 +93,10 @@ class RegionPeers:
                 content_type, body = await self._connection(region).whole(call, deadline)
                 return parse_search(content_type, body)
         except InvalidArgument as error:
-            if not _knows_no_vectors(error, request):
+            without = _as_known(request, error)
+            if without is None:
                 raise
-        return await self.search(region, replace(request, embedded=None), deadline)
+        return await self.search(region, without, deadline)
 
     async def answer_events(
         self, region: str, request: AnswerRequest, deadline: Deadline
@@ -110,9 +113,10 @@ class RegionPeers:
                             return
                 raise _broke_off(region)
         except InvalidArgument as error:
-            if not _knows_no_vectors(error, request):
+            without = _as_known(request, error)
+            if without is None:
                 raise
-        again = self.answer_events(region, replace(request, embedded=None), deadline)
+        again = self.answer_events(region, without, deadline)
         async with aclosing(again) as answer:
             async for event in answer:
                 yield event
@@ -176,11 +180,16 @@ def _caller(request: Request) -> Caller:
     return replace(request.caller, user=request.user) if request.user else request.caller
 
 
-def _knows_no_vectors(error: InvalidArgument, request: Request) -> bool:
-    """True when that region has an older version of Raygion, which does not know the field for the
-    vectors of texts, and embeds them itself.
+def _as_known(request: RequestT, error: InvalidArgument) -> RequestT | None:
+    """The request without the field that a region with an older version of Raygion does not know:
+    it embeds texts itself, and has no documents but those of the release. None where the error is
+    about something else.
     """
-    return request.embedded is not None and error.field == "embedded"
+    if error.field == "embedded" and request.embedded is not None:
+        return replace(request, embedded=None)
+    if error.field == "documents" and request.documents is not None and request.release is not None:
+        return replace(request, documents=None)
+    return None
 
 
 def _broke_off(region: str) -> Unavailable:

@@ -12,8 +12,20 @@ from cluster.logs.alerts import QUORUM_DIFFERS
 from cluster.logs.events import EventLog
 from cluster.query.read_consistency import EVENTUAL
 from cluster.query.search import SearchRequest, SearchResult
+from cluster.query.session import SessionToken
+from cluster.query.terms import BASE
 from cluster.regions.divergence import FoundDifference, Inquiry, compared
-from cluster.regions.quorum import Vote, agreed, diverging, majority, vote_of
+from cluster.regions.quorum import (
+    Vote,
+    agreed,
+    common_release,
+    comparable,
+    diverging,
+    has_moving_documents,
+    majority,
+    seen_by,
+    vote_of,
+)
 
 log = EventLog(__name__)
 
@@ -42,6 +54,10 @@ class _Ballot:
     def agreed(self) -> tuple[str, ...]:
         return agreed(self.votes, len(self.regions))
 
+    def is_over(self) -> bool:
+        """Whether no further reply is waited for."""
+        return bool(self.agreed()) or has_moving_documents(self.votes, len(self.regions))
+
     def difference(self, request: SearchRequest) -> FoundDifference | None:
         """A difference between regions that answered one release from all shards: a region that
         lost a shard cannot be compared.
@@ -50,13 +66,13 @@ class _Ballot:
         pair = diverging({region: self.votes[region] for region in whole})
         if pair is None:
             return None
-        release = self.votes[pair[0]].release
+        vote = self.votes[pair[0]]
         inquiry = Inquiry(
             name=f"search {request.trace_id or 'a client'} by quorum",
             corpus=request.corpus or "",
-            request=replace(request, release=release, consistency=EVENTUAL),
+            request=_of_base(request, vote.release),
         )
-        voters = {r: result for r, result in whole.items() if result.release == release}
+        voters = {r: found for r, found in whole.items() if comparable(self.votes[r], vote)}
         found = compared(inquiry, voters).found
         assert found is not None, "votes differ where some query's do"
         return found
@@ -78,6 +94,10 @@ class _Ballot:
             )
         releases = ", ".join(f"{r}: {vote.release}" for r, vote in sorted(self.votes.items()))
         return NotYet(f"no majority of the regions answers alike (by release: {releases})")
+
+
+def _of_base(request: SearchRequest, release: int) -> SearchRequest:
+    return replace(request, release=release, documents=BASE, consistency=EVENTUAL)
 
 
 class QuorumRounds:
@@ -110,30 +130,70 @@ class QuorumRounds:
 
     async def agree(
         self, request: SearchRequest, deadline: Deadline
-    ) -> tuple[int, tuple[str, ...]]:
-        """The release, and the regions that find the same by it. Raises the errors of `search`."""
+    ) -> tuple[SearchResult, tuple[str, ...]]:
+        """What is found, and the regions that find the same by that release. Raises the errors of
+        `search`.
+        """
         ballot, regions = await self._agreement(request, deadline)
-        return ballot.results[regions[0]].release, regions
+        return ballot.results[regions[0]], regions
 
     async def _agreement(
         self, request: SearchRequest, deadline: Deadline
     ) -> tuple[_Ballot, tuple[str, ...]]:
         """The regions that agree, this one first where it is among them."""
         regions = self._holders(request)
-        for rounds_left in reversed(range(_ROUNDS_MAX)):
-            limit_s = deadline.remaining_s() / (rounds_left + 1)
-            ballot = await self._round(request, regions, Deadline.after(limit_s, deadline.clock))
-            if found := ballot.agreed():
-                return ballot, tuple(sorted(found, key=lambda region: region != self._region))
-            if rounds_left == 0 or deadline.remaining_s() <= self._pause_s:
-                break
+        half = Deadline.after(deadline.remaining_s() / 2, deadline.clock)
+        first = await self._round(request, regions, half)
+        if found := first.agreed():
+            return first, self._this_one_first(found)
+        release = common_release(first.votes, len(regions))
+        seen = seen_by(first.results.values())
+        if release is None or seen is None:
+            if deadline.remaining_s() <= self._pause_s:
+                raise first.refusal()
             await self._sleep(self._pause_s)
-        raise ballot.refusal()
+            last = await self._round(request, regions, deadline)
+            found = last.agreed()
+        else:
+            last, found = await self._agreement_on_base(request, release, seen, regions, deadline)
+        if not found:
+            raise last.refusal()
+        return last, self._this_one_first(found)
+
+    async def _agreement_on_base(
+        self,
+        request: SearchRequest,
+        release: int,
+        seen: SessionToken,
+        regions: tuple[str, ...],
+        deadline: Deadline,
+    ) -> tuple[_Ballot, tuple[str, ...]]:
+        """Answers that have all that a majority of the regions had of the documents. While these
+        change, hardly two regions have come equally far; so the regions that answer by the release,
+        and find the same in its base as a majority does, agree.
+        """
+        last, base = await asyncio.gather(
+            self._round(
+                replace(request, consistency=request.consistency.having_seen(seen)),
+                regions,
+                deadline,
+            ),
+            self._round(_of_base(request, release), regions, deadline),
+        )
+        if found := last.agreed():
+            return last, found
+        alike = [r for r in base.agreed() if r in last.votes and last.votes[r].release == release]
+        if diverging({region: last.votes[region] for region in alike}) is not None:
+            return last, ()
+        return last, tuple(alike)
+
+    def _this_one_first(self, regions: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(sorted(regions, key=lambda region: region != self._region))
 
     async def _round(
         self, request: SearchRequest, regions: tuple[str, ...], deadline: Deadline
     ) -> _Ballot:
-        """Ends as soon as a majority agrees."""
+        """Ends as soon as a majority agrees, or cannot while documents change."""
         ballot = _Ballot(regions)
         asked = {
             asyncio.ensure_future(self._ask(region, request, deadline)): region
@@ -141,7 +201,7 @@ class QuorumRounds:
         }
         waiting = set(asked)
         try:
-            while waiting and not ballot.agreed():
+            while waiting and not ballot.is_over():
                 done, waiting = await asyncio.wait(
                     waiting,
                     timeout=deadline.remaining_s(),

@@ -17,7 +17,7 @@ from cluster.deltas.changes import Changes, DocumentChange
 from cluster.mutations.conflicts import Versions
 from cluster.mutations.hybrid_clock import HybridTime
 from cluster.mutations.requests import DocumentsPosition
-from cluster.mutations.watermark import Watermark
+from cluster.mutations.watermark import HeldMutations, Watermark
 
 _MARKS_MAX = 10_000
 """Versions of which the watermark is known, the latest ones."""
@@ -42,8 +42,8 @@ class Feed:
         self._new_epoch = new_epoch
         self._entries: dict[str, _Entry] = {}
         """By document, in ascending order of the versions."""
-        self._held: Mapping[str, HybridTime] = {}
-        """For regions the time up to which all bases hold their mutations."""
+        self._held = HeldMutations()
+        """The mutations that all bases hold."""
         self._marks: deque[tuple[int, Watermark]] = deque(maxlen=_MARKS_MAX)
         self.position = DocumentsPosition(
             epoch=new_epoch(), version=0, watermark=Watermark(), read_ms=0
@@ -82,15 +82,15 @@ class Feed:
         """
         self.position = replace(self.position, read_ms=max(read_ms, self.position.read_ms))
 
-    def hold(self, times: Mapping[str, HybridTime]) -> None:
-        """All bases hold the mutations of these regions up to these times: a document of which
-        nothing later is kept is no change. Begins a new epoch if there were such changes.
+    def hold(self, held: HeldMutations) -> None:
+        """All bases hold these mutations: a document of which no other one is kept is no change.
+        Begins a new epoch if there were such changes.
         """
-        self._held = dict(times)
-        held = [d for d, entry in self._entries.items() if self._is_held(entry.kept)]
-        if not held:
+        self._held = held
+        dropped = [d for d, entry in self._entries.items() if self._is_held(entry.kept)]
+        if not dropped:
             return
-        for document in held:
+        for document in dropped:
             self._forget(document)
         self._entries = {
             d: replace(entry, version=1, since=1) for d, entry in self._entries.items()
@@ -135,10 +135,7 @@ class Feed:
         return () if entry is None else entry.kept
 
     def _is_held(self, kept: Versions) -> bool:
-        return all(
-            mutation.time.region in self._held and mutation.time <= self._held[mutation.time.region]
-            for mutation in kept
-        )
+        return all(mutation in self._held for mutation in kept)
 
     def _add(self, document: str, entry: _Entry) -> None:
         self._entries[document] = entry

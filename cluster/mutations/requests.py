@@ -49,6 +49,8 @@ class CorpusDocuments:
     """The live documents of a corpus in one region, for people and for other regions."""
 
     position: DocumentsPosition
+    has_log: bool = False
+    """Whether any region has written to the corpus, as far as is known."""
     digest: str = ""
     """Of the documents at the position; empty where no log has been read."""
     num_rows: int = 0

@@ -27,7 +27,6 @@ from cluster.errors import (
 from cluster.logs.events import EventLog
 from cluster.mutations.batch import Batch, batch_bytes, read_batch
 from cluster.mutations.conflicts import ConflictPolicy
-from cluster.mutations.hybrid_clock import HybridTime
 from cluster.mutations.mutation_log import READ_MAX, Reading
 from cluster.mutations.spans import FANOUT, LEVELS_MAX, Block, blocks_ending_at, cover, span_of
 from cluster.mutations.watermark import Watermark
@@ -97,16 +96,6 @@ class StoreMutationLog:
             if error is not None:
                 stopped[region] = error
         return Reading(batches=tuple(batches), head=head, stopped=stopped)
-
-    def time_at(self, region: str, position: int) -> HybridTime:
-        """The time of the last mutation of that object.
-
-        Raises LogUnreadable, NotFound where it was trimmed away, and what the store raises.
-        """
-        found = self._find(region, Block(0, position, position))
-        if isinstance(found, RaygionError):
-            raise found
-        return found.mutations[-1].time
 
     def store_spans(self, policy: ConflictPolicy, region: str, position: int) -> None:
         """Stores the spans of the blocks that end at `position`, if any do.

@@ -86,6 +86,16 @@ class HeldMutations:
         last = self._times.get(mutation.time.region)
         return last is not None and mutation.time <= last
 
+    def __le__(self, other: HeldMutations) -> bool:
+        """Whether the other one holds all of these."""
+        later = other._times
+        return all(r in later and time <= later[r] for r, time in self._times.items())
+
+    def common(self, other: HeldMutations) -> HeldMutations:
+        """Those that both hold."""
+        mine, theirs = self._times, other._times
+        return HeldMutations({r: min(mine[r], theirs[r]) for r in mine.keys() & theirs.keys()})
+
     def joined(self, other: HeldMutations) -> HeldMutations:
         """Those that one of both holds."""
         times = dict(self._times)

@@ -11,7 +11,7 @@ strong    that were current at some moment after the request was made
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from cluster.errors import InvalidArgument
@@ -48,6 +48,13 @@ class ReadConsistency:
     def documents(self) -> Mapping[str, Watermark]:
         """How far live documents must have come at least, by corpus."""
         return {} if self.session is None else self.session.documents
+
+    def having_seen(self, seen: SessionToken | None) -> ReadConsistency:
+        """The same for somebody who has seen these documents, too."""
+        if seen is None:
+            return self
+        token = self.session or SessionToken(seen.store_id, 0)
+        return replace(self, session=token.joined(seen.documents))
 
     def as_options(self) -> dict[str, str | int]:
         """The options in the words of `read_consistency_of`, as far as they are needed."""

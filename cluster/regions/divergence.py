@@ -5,8 +5,8 @@
      `------------------ what differed is asked again -----------'
 
 Regions that hold one release have the same artifacts, so any difference is a fault: of a machine,
-a library, or Raygion. A region that does not answer, or does not hold the release, is no
-difference.
+a library, or Raygion. Live documents come to regions at different moments and are left out. A
+region that does not answer, or does not hold the release, is no difference.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import numpy as np
 from cluster.arrays import Float32Array
 from cluster.clock import Clock
 from cluster.query.search import SearchRequest, SearchResult
+from cluster.query.terms import BASE
 from cluster.regions.divergence_report import (
     CorpusProbe,
     Difference,
@@ -111,7 +112,9 @@ def inquiries_of(
     """
     made = []
     for name, corpus in sorted(release.corpora.items()):
-        pinned = SearchRequest(corpus=name, top_k=_TOP_K, fields=(), release=release.number)
+        pinned = SearchRequest(
+            corpus=name, top_k=_TOP_K, fields=(), release=release.number, documents=BASE
+        )
         vectors = drawn_vectors(corpus, release.number, turn)
         asked = replace(pinned, vectors=vectors)
         made.append(Inquiry(name=f"vector of probe {turn}", corpus=name, request=asked))

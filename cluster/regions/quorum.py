@@ -1,14 +1,23 @@
-"""Decides whether a majority of the regions gives the same release and hits, byte for byte."""
+"""Decides whether a majority of the regions gives the same release, documents and hits, byte for
+byte.
+
+Live documents may differ between regions at any moment: only answers by the same release and equal
+watermarks must be alike.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from cluster.errors import InvalidArgument
+from cluster.mutations.watermark import Watermark
 from cluster.query.search import SearchResult
+from cluster.query.session import SessionToken
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +27,8 @@ class Vote:
     release: int
     hits: bytes
     """Digest of the hits."""
+    documents: tuple[tuple[str, Watermark], ...] = ()
+    """How far the live documents had come that the answer is made by, by corpus."""
 
 
 def vote_of(result: SearchResult) -> Vote:
@@ -36,7 +47,40 @@ def vote_of(result: SearchResult) -> Vote:
                 data = text.encode()
                 digest.update(b"%d\0" % len(data))
                 digest.update(data)
-    return Vote(result.release, digest.digest())
+    return Vote(result.release, digest.digest(), tuple(sorted(_documents_of(result).items())))
+
+
+def seen_by(results: Iterable[SearchResult]) -> SessionToken | None:
+    """What whoever has all these answers has seen of live documents; None: nothing."""
+    seen: SessionToken | None = None
+    for result in results:
+        if documents := _documents_of(result):
+            token = SessionToken.decode(result.session)
+            seen = (seen or SessionToken(token.store_id, 0)).joined(documents)
+    return seen
+
+
+def _documents_of(result: SearchResult) -> Mapping[str, Watermark]:
+    try:
+        return SessionToken.decode(result.session).documents
+    except InvalidArgument:
+        # There is none yet, or it is of a later version.
+        return {}
+
+
+def has_moving_documents(votes: Mapping[str, Vote], regions: int) -> bool:
+    """Whether a majority of all `regions` has answered by one release, from documents that are not
+    equally far: then no further answer need make them alike.
+    """
+    release = common_release(votes, regions)
+    alike = {vote.documents for vote in votes.values() if vote.release == release}
+    return release is not None and len(alike) > 1
+
+
+def common_release(votes: Mapping[str, Vote], regions: int) -> int | None:
+    """The release by which a majority of all `regions` has answered; None where there is none."""
+    counts = Counter(vote.release for vote in votes.values())
+    return next((r for r, count in counts.items() if count >= majority(regions)), None)
 
 
 def majority(regions: int) -> int:
@@ -54,11 +98,18 @@ def agreed(votes: Mapping[str, Vote], regions: int) -> tuple[str, ...]:
     return ()
 
 
+def comparable(vote: Vote, other: Vote) -> bool:
+    """Whether the two answers must be alike."""
+    return (vote.release, vote.documents) == (other.release, other.documents)
+
+
 def diverging(votes: Mapping[str, Vote]) -> tuple[str, str] | None:
-    """Two regions that answer one release differently, which must never be."""
-    first: dict[int, tuple[str, Vote]] = {}
+    """Two regions that answer by one release, and by the same documents, differently, which must
+    never be.
+    """
+    first: dict[object, tuple[str, Vote]] = {}
     for region, vote in votes.items():
-        other, first_vote = first.setdefault(vote.release, (region, vote))
+        other, first_vote = first.setdefault((vote.release, vote.documents), (region, vote))
         if first_vote != vote:
             return other, region
     return None

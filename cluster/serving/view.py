@@ -15,7 +15,7 @@ from cluster.canary.board import lot_of
 from cluster.errors import InvalidArgument, NotFound, NotYet, Unavailable
 from cluster.generation.prompt import PromptTemplate
 from cluster.metadata import ColumnType
-from cluster.mutations.watermark import Watermark
+from cluster.mutations.watermark import HeldMutations
 from cluster.query.evidence import EvidencePolicy
 from cluster.releases.entries import CanaryShare, Switch
 from cluster.releases.events import RegionStatus
@@ -42,8 +42,8 @@ class CorpusView:
     """The metadata field whose value says in which shard a document is."""
     recall_at_10_least: float | None = None
     """Recall in the stratum in which least is found; None for an index of an older version."""
-    watermark: Watermark = field(default_factory=Watermark)
-    """How far the logs of documents had been read for what the index holds."""
+    held: HeldMutations = field(default_factory=HeldMutations)
+    """The mutations of documents that the index holds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -334,7 +334,7 @@ class ReleaseLoader:
             recall_at_10=index.recall_at_10,
             recall_at_10_least=index.recall_at_10_least,
             partition_by=index.partition_by,
-            watermark=index.watermark,
+            held=index.held,
             shards=tuple(self._to_be(group, count) for group in shards_of(index)),
         )
 

@@ -37,14 +37,18 @@ FLAT = NamedIndex(kind=IndexKind.FLAT, metric=Metric.COSINE)
 
 
 @contextmanager
-def canary_region(folder: Path) -> Iterator[SearchRegion]:
-    """Brings the region up in `folder`, with release 1 of the vectors a; ends all of it."""
+def canary_region(folder: Path, **http: object) -> Iterator[SearchRegion]:
+    """Brings the region up in `folder`, with release 1 of the vectors a; ends all of it. `http`
+    changes its endpoint.
+    """
     queries, vectors = make_vectors()
     # A gateway that searches by itself would not notice that an actor hangs.
-    http = EndpointSettings(port=region_port(), local_first=False)
+    endpoint = EndpointSettings.model_validate(
+        {"port": region_port(), "local_first": False, **http}
+    )
     settings = Settings(
         store=StoreSettings(url=str(folder / "store")),
-        regions={REGION: RegionSettings(http=http)},
+        regions={REGION: RegionSettings(http=endpoint)},
         corpora={CORPUS: CorpusSettings(shards=SHARDS, replicas=1, index=FLAT)},
         generator=GeneratorSettings(source=None),
         state_folder=folder,

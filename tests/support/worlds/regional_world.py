@@ -22,6 +22,7 @@ from cluster.query.read_consistency import ConsistencyLevel, ReadConsistency, re
 from cluster.query.request import Embedded, Request
 from cluster.query.search import EmbeddingResult, Hit, SearchRequest, SearchResult
 from cluster.query.session import SessionToken
+from cluster.query.terms import BASE
 from cluster.releases.entries import Switch
 from cluster.releases.release_log import Freshness
 from cluster.serving.consistency import RegionKnowledge
@@ -58,6 +59,7 @@ class World:
     log: list[tuple[int, int, int]] = field(default_factory=lambda: [FIRST, SECOND])
     written: Watermark = field(default_factory=Watermark)
     """The ends of the logs of the corpus's documents."""
+    is_busy: bool = False
     store_away: bool = False
     homes: tuple[str, ...] | None = None
     """Regions that may have the corpus; None: all of them."""
@@ -98,6 +100,8 @@ class Region:
         """Whether readings of the log, and answers that others ask for, never end."""
         self.documents: DocumentsKnowledge | None = None
         self.documents_away = False
+        self.live_text = ""
+        """What is found in live documents; empty: it depends on how far they have come."""
         self.documents_read = 0
         """Readings that requests have asked for."""
         self.refreshes = 0
@@ -133,6 +137,10 @@ class Region:
         self.knowledge = replace(self.knowledge, view=view, pulse=pulse)
 
     def read_documents(self) -> None:
+        """Everywhere a write comes between any two readings, if the world is busy."""
+        if self.world.is_busy:
+            end = self.world.written[self.name]
+            self.world.written = self.world.written.advanced(self.name, end + 1)
         if self.world.written:
             self.documents = DocumentsKnowledge(
                 watermark=self.world.written, read_ms=self.world.clock.wall_ms()
@@ -165,7 +173,9 @@ class Region:
             not_before=request.not_before,
             documents_floor=request.documents_floor,
         )
-        if self.documents is not None:
+        text = self.text
+        if self.documents is not None and request.documents != BASE:
+            text += f" and {self.live_text or self.documents.watermark.as_dict()}"
             now_ms = self.world.clock.wall_ms()
             stale_ms = self.documents.staleness_ms(now_ms, SKEW)
             pinned = pinned.with_documents(CORPUS, self.documents, stale_ms)
@@ -175,7 +185,7 @@ class Region:
             embedded = self._made(request)
         score = embedded.vectors.sum().item()
         return SearchResult(
-            results=((Hit(id=f"{number}-a", score=score, text=self.text, metadata={}),),),
+            results=((Hit(id=f"{number}-a", score=score, text=text, metadata={}),),),
             provenance=pinned.provenance(
                 region=self.name, trace_id=request.trace_id, coverage=self.coverage
             ),

@@ -31,7 +31,7 @@ from cluster.mutations.fold import DocumentFold
 from cluster.mutations.mutation import IfVersion
 from cluster.mutations.region_writer import Written
 from cluster.mutations.store_log import StoreMutationLog
-from cluster.mutations.watermark import Watermark
+from cluster.mutations.watermark import HeldMutations, Watermark
 from cluster.serving.view import RegionView
 from cluster.store.object_store import ObjectStore
 from tests.support.store_fixtures import CountingStore, Door
@@ -341,16 +341,17 @@ async def test_what_all_bases_hold_is_dropped_until_one_lacks_it(
 ) -> None:
     coordinator = FakeCoordinator(view_of(CORPUS))
     async with documents_region(store, tmp_path, coordinator=coordinator) as documents:
-        await written(documents, write_of("x"))
+        (of_x,) = await written(documents, write_of("x"))
+        held = HeldMutations.of({"a": str(of_x.version)})
         await written(documents, write_of("y"))
         before = await everything(documents)
-        coordinator.publish(with_watermark(coordinator.view, Watermark.of({"a": 1})))
+        coordinator.publish(with_held(coordinator.view, held))
         async with asyncio.timeout(TIMEOUT_S):
             dropped = await follow_on(documents, before, "test")
         assert (dropped.after, dropped.watermark) == (0, before.watermark)
         assert dropped.epoch != before.epoch
         assert [change.document for change in dropped.changes] == ["y"]
-        coordinator.publish(with_watermark(coordinator.view, Watermark()))
+        coordinator.publish(with_held(coordinator.view, HeldMutations()))
         await until(lambda: documents._corpora[CORPUS].status().num_rows == 2)
         whole = await everything(documents)
         assert {change.document for change in whole.changes} == {"x", "y"}
@@ -361,17 +362,17 @@ async def test_an_actor_that_starts_tells_nothing_that_all_bases_hold(
     store: ObjectStore, tmp_path: Path
 ) -> None:
     async with documents_region(store, tmp_path) as documents:
-        await written(documents, write_of("x"))
+        (of_x,) = await written(documents, write_of("x"))
         await written(documents, write_of("y"))
-    view = with_watermark(view_of(CORPUS), Watermark.of({"a": 1}))
+    view = with_held(view_of(CORPUS), HeldMutations.of({"a": str(of_x.version)}))
     async with documents_region(store, tmp_path, coordinator=FakeCoordinator(view)) as documents:
         await documents.refresh(CORPUS)
         assert [change.document for change in (await everything(documents)).changes] == ["y"]
 
 
-def with_watermark(view: RegionView, watermark: Watermark) -> RegionView:
-    """The view of a region whose index holds what the logs have up to there."""
+def with_held(view: RegionView, held: HeldMutations) -> RegionView:
+    """The view of a region whose index holds these mutations."""
     (release,) = view.releases.values()
-    corpora = {n: replace(corpus, watermark=watermark) for n, corpus in release.corpora.items()}
+    corpora = {n: replace(corpus, held=held) for n, corpus in release.corpora.items()}
     releases = {release.number: replace(release, corpora=corpora)}
-    return replace(view, releases=releases, revision=f"{watermark}")
+    return replace(view, releases=releases, revision=f"{held}")

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from actors.mutations.log_thread import POLL_S, BasesHold, LogNews, LogThread, News
+from actors.mutations.log_thread import POLL_S, LogNews, LogThread
 from actors.mutations.shared_queue import SharedQueue
 from cluster.clock import Deadline
 from cluster.deltas.feed import Feed
@@ -15,7 +15,7 @@ from cluster.errors import LogUnreadable, OutcomeUnknown, Unavailable
 from cluster.mutations.batch import Batch
 from cluster.mutations.conflicts import ConflictPolicy
 from cluster.mutations.group_commit import PendingWrite
-from cluster.mutations.hybrid_clock import HybridClock, HybridTime
+from cluster.mutations.hybrid_clock import HybridClock
 from cluster.mutations.mutation import Write
 from cluster.mutations.region_writer import Outcome, Written
 from cluster.mutations.spans import FANOUT
@@ -45,7 +45,6 @@ class Turned:
         self.clock = SimClock()
         self.queue = SharedQueue()
         self.news: list[LogNews] = []
-        self.held: list[BasesHold] = []
         self.feed = Feed(lambda: "epoch")
         self.log = StoreMutationLog(store, CORPUS, sleep=self.clock.sleep)
         self.thread = LogThread(
@@ -62,12 +61,9 @@ class Turned:
         )
         self._tickets = 0
 
-    def _take(self, news: News) -> None:
-        if isinstance(news, BasesHold):
-            self.held.append(news)
-        else:
-            self.news.append(news)
-            self.feed.take(news.changed, news.watermark)
+    def _take(self, news: LogNews) -> None:
+        self.news.append(news)
+        self.feed.take(news.changed, news.watermark)
 
     def offer(self, document: str, text: str | None = "text", key: str | None = None) -> int:
         self._tickets += 1
@@ -253,35 +249,27 @@ def test_deletes_are_forgotten_when_no_older_write_can_come(
     assert kept.content is None, "the base may have it: it stays hidden"
 
 
-def test_it_tells_up_to_which_times_all_bases_hold_the_logs(
-    turned: Turned, memory_store: ObjectStore
-) -> None:
-    append(memory_store, batch(1, upsert("x", 5, "b"), upsert("y", 7, "b"), region="b"))
-    turned.thread.hold(Watermark.of({"b": 1, "gone": 3}))
-    turned.turn_for()
-    (held,) = turned.held
-    assert held == BasesHold(times={"b": HybridTime(7, 0, "b")}, is_less=False)
-    turned.turn_for(2 * POLL_S)
-    assert turned.held == [held], "once"
-
-
-def test_everything_is_told_anew_for_an_older_base(
+def test_all_is_told_anew_with_the_deletes_that_were_forgotten(
     turned: Turned, memory_store: ObjectStore
 ) -> None:
     turned.offer("x")
     turned.offer("x", None)
     turned.turn_for()
     append(memory_store, batch(1, upsert("y", turned.clock.wall_ms() + 50, "b"), region="b"))
-    turned.thread.hold(Watermark.of({"a": 1, "b": 1}))
     turned.turn_for(2 * POLL_S)
     turned.offer("z")
     turned.turn_for(120.0)
+    watermark, digest = turned.news[-1].watermark, turned.news[-1].digest
     turned.news.clear()
-    turned.thread.hold(Watermark.of({"b": 1}))
+    turned.thread.read_anew()
+    waits = turned.offer("waits")
     turned.turn_for()
-    assert turned.held[-1].is_less
-    changed = {document for news in turned.news for document in news.changed}
-    assert changed == {"x", "y", "z"}, "the delete of x, which was forgotten, too"
+    anew = next(n for n, news in enumerate(turned.news) if news.is_anew)
+    assert [news.changed for news in turned.news[: anew + 1] if news.changed] == []
+    told = turned.news[anew + 1]
+    assert set(told.changed) == {"x", "y", "z"}
+    assert (told.watermark, told.digest) == (watermark, digest)
+    assert isinstance(turned.outcomes()[waits], Written)
 
 
 def test_spans_are_stored_and_what_fails_with_them_harms_nothing(

@@ -13,7 +13,7 @@ from cluster.mutations.batch import Batch
 from cluster.mutations.conflicts import ConflictPolicy
 from cluster.mutations.fold import DocumentFold
 from cluster.mutations.hybrid_clock import HybridTime
-from cluster.mutations.watermark import Watermark
+from cluster.mutations.watermark import HeldMutations, Watermark
 from tests.support.values.mutations import batch, delete, upsert
 from tests.support.worlds.writing_regions import DOCUMENTS, REGIONS, histories
 
@@ -60,7 +60,7 @@ class Region:
         self._policy = policy
         self._left = {region: list(log) for region, log in logs.items()}
         self._taken: list[Batch] = []
-        self._held: dict[str, HybridTime] = {}
+        self._held = HeldMutations()
         self._epochs = itertools.count(1)
         self.base: Documents = {}
         self.at_version: dict[tuple[str, int], Documents] = {}
@@ -89,8 +89,7 @@ class Region:
     def compact(self) -> None:
         """All bases hold what there is, and the feed drops it."""
         self.base = documents_of(self.fold)
-        latest = {region: self.fold.latest_time(region) for region in REGIONS}
-        self._held = {region: time for region, time in latest.items() if time is not None}
+        self._held = self.fold.taken
         self.feed.hold(self._held)
         self._note()
 
@@ -171,7 +170,7 @@ def test_it_counts_rows_and_bytes() -> None:
     feed.take(fold.take_changed(), fold.watermark)
     assert feed.num_rows == 2, "the delete hides a document of the base"
     assert feed.size_bytes == size_bytes / 2
-    feed.hold({"a": HybridTime(3, 0, "a")})
+    feed.hold(fold.taken)
     assert (feed.num_rows, feed.size_bytes) == (0, 0)
 
 

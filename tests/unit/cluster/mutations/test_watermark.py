@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.mutations.watermark import Watermark
+from cluster.mutations.watermark import HeldMutations, Watermark
 
 WATERMARKS = st.builds(
     Watermark.of, st.dictionaries(st.sampled_from("abcd"), st.integers(0, 3), max_size=4)
@@ -49,3 +49,19 @@ def test_a_position_never_goes_back() -> None:
         mark.advanced("a", 1)
     with pytest.raises(ValueError, match="negative"):
         Watermark.of({"a": -1})
+
+
+def held(**times: int) -> HeldMutations:
+    return HeldMutations.of({region: f"{wall_ms}.0.{region}" for region, wall_ms in times.items()})
+
+
+def test_what_several_bases_hold_together() -> None:
+    one, other = held(a=5, b=3), held(a=2, b=4, c=1)
+    assert one.common(other) == held(a=2, b=3)
+    assert one.joined(other) == held(a=5, b=4, c=1)
+    for both in (one, other):
+        assert one.common(other) <= both <= one.joined(other)
+    assert not one <= other
+    assert not held(c=1) <= one
+    assert HeldMutations() <= one
+    assert one.common(HeldMutations()) == HeldMutations()

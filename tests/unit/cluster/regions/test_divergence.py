@@ -96,6 +96,8 @@ def test_each_corpus_is_asked_vectors_and_texts_where_it_has_an_embedder() -> No
         ("tea", "vector of probe 3"),
     ]
     assert all(i.request.release == RELEASE and i.request.corpus == i.corpus for i in asked)
+    # Live documents come to regions at different moments.
+    assert {i.request.documents for i in asked} == {"base"}
     assert asked[1].request.queries == ("Who grows tea?", "Who drinks it?")
     assert inquiries_of(release, 3, (), ())[1].corpus == "tea"
 

@@ -7,8 +7,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from cluster.mutations.watermark import Watermark
 from cluster.query.search import Hit, MergedHits, SearchResult
-from cluster.regions.quorum import Vote, agreed, diverging, majority, vote_of
+from cluster.query.session import SessionToken
+from cluster.regions.quorum import (
+    Vote,
+    agreed,
+    diverging,
+    has_moving_documents,
+    majority,
+    seen_by,
+    vote_of,
+)
 from tests.support.fakes import provenance_of
 
 HIT = Hit(id="a", score=float(np.float32(0.1)), text="tea", metadata={"year": 2000})
@@ -108,3 +118,32 @@ def test_two_majorities_always_have_a_region_in_common() -> None:
 def test_only_one_release_can_diverge() -> None:
     assert diverging({"a": ONE, "b": TWO}) is None
     assert diverging({"a": ONE, "b": TWO, "c": OTHER}) == ("a", "c")
+
+
+def by(documents: dict[str, int], hits: str = "tea") -> SearchResult:
+    """Found in documents of a corpus that have come so far in each region's log."""
+    seen = {"corpus": Watermark.of(documents)} if documents else {}
+    token = SessionToken("store", 3, seen).encode()
+    return replace(of_hits(hit(text=hits)), provenance=provenance_of(session=token))
+
+
+def test_only_answers_from_documents_that_are_equally_far_must_be_alike() -> None:
+    here, there = vote_of(by({"a": 1})), vote_of(by({"a": 1}, "coffee"))
+    ahead = vote_of(by({"a": 2}, "coffee"))
+    assert diverging({"a": here, "b": ahead}) is None
+    assert agreed({"a": here, "b": ahead, "c": vote_of(by({"a": 2}))}, 3) == ()
+    assert diverging({"a": here, "b": ahead, "c": there}) == ("a", "c")
+    assert has_moving_documents({"a": here, "b": ahead}, 3)
+    assert not has_moving_documents({"a": here}, 3)
+    assert not has_moving_documents({"a": here, "b": there}, 3)
+
+
+def test_what_answers_have_seen_together() -> None:
+    both = Watermark.of({"a": 2, "b": 1})
+    found = seen_by([by({"a": 2}), by({"a": 1, "b": 1}), by({})])
+    assert found == SessionToken("store", 0, {"corpus": both})
+    assert seen_by([by({})]) is None
+    # No token, or one of a later version, says nothing of documents.
+    odd = replace(RESULT, provenance=provenance_of(session="odd"))
+    assert seen_by([odd]) is None
+    assert vote_of(odd) == vote_of(by({}))

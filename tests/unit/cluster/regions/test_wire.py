@@ -163,21 +163,42 @@ async def test_vectors_that_go_along_with_texts_arrive_bit_for_bit() -> None:
     assert got_question.retrieval().embedded is got_question.embedded
 
 
-class Older(FakeService):
-    """Of a version that does not know the field `embedded`."""
+@pytest.mark.parametrize("title", ["Iceland", None])
+async def test_a_citation_keeps_its_title(title: str | None) -> None:
+    service = FakeService()
+    service.citation = replace(service.citation, title=title)
+    async with serving(service) as url, peers_of(settings_of({"there": url})) as peers:
+        question = AnswerRequest(question="Who grows tea?")
+        answer = await last_event(peers.answer_events("there", question, Deadline.after(5.0)))
+    assert answer.citations == (service.citation,)
 
-    unknown = errors.InvalidArgument("is not known; known: corpus, queries", "embedded")
+
+class Older(FakeService):
+    """Of a version that does not know the fields `embedded` and `documents`."""
 
     async def search(self, request: SearchRequest) -> SearchResult:
-        if request.embedded is not None:
-            raise self.unknown
+        self.check(request)
         return await super().search(request)
 
     async def answer_events(self, request: AnswerRequest) -> AsyncGenerator[AnswerEvent, None]:
-        if request.embedded is not None:
-            raise self.unknown
+        self.check(request)
         async for event in super().answer_events(request):
             yield event
+
+    def check(self, request: SearchRequest | AnswerRequest) -> None:
+        for field in ("embedded", "documents"):
+            if getattr(request, field) is not None:
+                raise errors.InvalidArgument("is not known; known: corpus, queries", field)
+
+
+async def test_a_region_without_live_documents_is_asked_for_a_release_as_it_always_was() -> None:
+    asked = replace(SEARCH, release=3, documents="base")
+    service = Older()
+    async with serving(service) as url, peers_of(settings_of({"there": url})) as peers:
+        assert (await peers.search("there", asked, Deadline.after(5.0))).hits
+        with pytest.raises(errors.InvalidArgument):
+            await peers.search("there", replace(asked, release=None), Deadline.after(5.0))
+    assert [(got.release, got.documents) for got in service.searches] == [(3, None)]
 
 
 async def test_a_region_that_does_not_know_of_such_vectors_is_sent_the_texts_alone() -> None:

@@ -14,7 +14,7 @@ import pytest
 from actors.runtime import names
 from cluster.releases.entries import ReleaseStatus
 from cluster.releases.requests import CommitRelease, SetShare
-from tests.support.regions.canary_region import WIDE, UserLoad, canary_region, is_tried_on, prepared
+from tests.support.regions.canary_region import WIDE, UserLoad, is_tried_on, prepared
 from tests.support.regions.search_region import (
     CORPUS,
     REGION,
@@ -29,12 +29,6 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 ROUTED = 1_000
 ROLLED_BACK_S_MAX = 30.0
-
-
-@pytest.fixture(scope="module")
-def region(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SearchRegion]:
-    with canary_region(tmp_path_factory.mktemp("canary")) as region:
-        yield region
 
 
 @pytest.fixture
