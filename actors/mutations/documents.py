@@ -208,7 +208,9 @@ class Documents:
         for name, of_bases in held.items():
             if name not in self._corpora:
                 self._corpora[name] = self._new_feed(name)
-            self._corpora[name].hold(reduce(HeldMutations.common, of_bases))
+            self._corpora[name].hold(
+                reduce(HeldMutations.common, of_bases), reduce(HeldMutations.joined, of_bases)
+            )
         self._seen.set()
 
     async def _watch_for_logs(self) -> None:
