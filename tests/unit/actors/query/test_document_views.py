@@ -33,9 +33,9 @@ from cluster.serving.consistency import RegionKnowledge
 from cluster.serving.view import CorpusView, Pulse, RegionView, ReleaseView
 from cluster.store.object_store import ObjectStore
 from cluster.vectors.metric import Metric
-from tests.support.documents_feed import DocumentsFeed
 from tests.support.node_cache import node_cache
 from tests.support.values.changing_documents import content_of
+from tests.support.values.documents_feed import DocumentsFeed
 from tests.support.waiting import until
 from tests.support.worlds.published_shards import (
     DIMENSION,

@@ -13,10 +13,10 @@ from cluster.deltas.changes import Changes
 from cluster.errors import Unavailable
 from cluster.query.search import DocumentsSeen, ShardQuery
 from cluster.store.object_store import ObjectStore
-from tests.support.documents_feed import DocumentsFeed
 from tests.support.fakes import SimClock
 from tests.support.node_cache import node_cache
 from tests.support.values.changing_documents import content_of
+from tests.support.values.documents_feed import DocumentsFeed
 from tests.support.waiting import until
 from tests.support.worlds.published_shards import NUM_ROWS, SHARDS, VECTORS, publish, query
 
