@@ -12,6 +12,7 @@ more.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial, reduce
@@ -28,7 +29,7 @@ from cluster.catalog.catalog import Catalog
 from cluster.clock import SYSTEM_CLOCK, Backoff, Clock, Deadline, system_rng
 from cluster.config import Settings
 from cluster.deltas.changes import Changes
-from cluster.errors import NotFound, Unavailable
+from cluster.errors import NotFound, RaygionError, Unavailable
 from cluster.logs.events import EventLog
 from cluster.mutations.conflicts import ConflictPolicy, Versions
 from cluster.mutations.hybrid_clock import HybridClock
@@ -36,6 +37,7 @@ from cluster.mutations.region_writer import Outcome
 from cluster.mutations.requests import CorpusDocuments, DocumentsPosition, DocumentWrite
 from cluster.mutations.store_log import LOGS, StoreMutationLog
 from cluster.mutations.watermark import HeldMutations, Watermark
+from cluster.releases.events import DocumentsStatus
 from cluster.serving.view import RegionView, ReleaseView
 from cluster.store.object_store import ObjectStore
 
@@ -44,6 +46,7 @@ log = EventLog(__name__)
 _START_TIMEOUT_S = 30.0
 _REFRESH_TIMEOUT_S = 2.0
 _VIEW_S = 20.0
+_TELL_TIMEOUT_S = 2.0
 _BACKOFF = Backoff(initial_s=0.1, wait_max_s=2.0)
 
 
@@ -222,7 +225,26 @@ class Documents:
                 log.debug(
                     "mutations.no_look", "the store cannot be looked into: {error}", error=error
                 )
+            await self._tell_coordinator()
             await asyncio.sleep(POLL_S)
+
+    async def _tell_coordinator(self) -> None:
+        """For the region's heartbeats, by which regions compare their documents. Again and again,
+        since coordinators come and go.
+        """
+        said = {
+            corpus: DocumentsStatus(
+                watermark=position.watermark.as_dict(), documents_digest=status.digest
+            )
+            for corpus, feed in self._corpora.items()
+            if (status := feed.status()).digest and (position := status.position).watermark
+        }
+        if not said:
+            return
+        # Without a coordinator there are no heartbeats, either.
+        with contextlib.suppress(RaygionError, TimeoutError):
+            async with asyncio.timeout(_TELL_TIMEOUT_S):
+                await self._coordinator.call("documents", said)
 
     async def _look_for_logs(self) -> None:
         """Starts the threads of the corpora that have logs, by one request for all of them."""

@@ -66,6 +66,8 @@ class FakeCoordinator:
 
     def __init__(self, view: RegionView) -> None:
         self.view = view
+        self.documents: object = None
+        """What it was told last of the documents."""
         self._changed = asyncio.Event()
 
     def publish(self, view: RegionView) -> None:
@@ -73,6 +75,9 @@ class FakeCoordinator:
         self._changed.set()
 
     async def call(self, method: str, *args: object) -> object:
+        if method == "documents":
+            (self.documents,) = args
+            return None
         assert method == "view"
         if args[0] == self.view.revision:
             self._changed.clear()

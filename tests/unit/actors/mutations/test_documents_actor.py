@@ -32,6 +32,7 @@ from cluster.mutations.mutation import IfVersion
 from cluster.mutations.region_writer import Written
 from cluster.mutations.store_log import StoreMutationLog
 from cluster.mutations.watermark import HeldMutations, Watermark
+from cluster.releases.events import DocumentsStatus
 from cluster.serving.view import RegionView
 from cluster.store.object_store import ObjectStore
 from tests.support.store_fixtures import CountingStore, Door
@@ -376,3 +377,19 @@ def with_held(view: RegionView, held: HeldMutations) -> RegionView:
     corpora = {n: replace(corpus, held=held) for n, corpus in release.corpora.items()}
     releases = {release.number: replace(release, corpora=corpora)}
     return replace(view, releases=releases, revision=f"{held}")
+
+
+async def test_the_coordinator_is_told_what_its_heartbeats_are_to_say(
+    store: ObjectStore, tmp_path: Path
+) -> None:
+    coordinator = FakeCoordinator(view_of(CORPUS, "untouched"))
+    async with documents_region(store, tmp_path, coordinator=coordinator) as documents:
+        await documents.status()
+        assert coordinator.documents is None, "no corpus has a log"
+        (outcome,) = await written(documents, write_of("x"))
+        await until(lambda: coordinator.documents is not None)
+        assert coordinator.documents == {
+            CORPUS: DocumentsStatus(
+                watermark={"a": outcome.position}, documents_digest=folded(store).digest
+            )
+        }
