@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -14,7 +14,12 @@ import pyarrow as pa
 import pytest
 
 from actors.builds import embedding
-from actors.builds.earlier_vectors import EarlierVectors, earlier_vectors
+from actors.builds.earlier_vectors import (
+    EarlierVectors,
+    OpenedVectors,
+    earlier_vectors,
+    live_vectors,
+)
 from actors.builds.embedding import EmbedBatches
 from actors.builds.rows import PartReader, Sharder, latest_of_each_document, part_rows
 from actors.builds.shard import ShardPlan, build_shard
@@ -28,6 +33,9 @@ from cluster.catalog.index_versions import BuildPlan
 from cluster.catalog.manifests import CorpusManifest, IndexManifest, ModelManifest, ShardArtifact
 from cluster.clock import SYSTEM_CLOCK
 from cluster.documents.passages import cut_passages, vectors_of
+from cluster.mutations.hybrid_clock import HybridTime
+from cluster.mutations.mutation import Content, Mutation
+from cluster.mutations.watermark import Watermark
 from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.store.object_store import open_store
 from cluster.vectors.checks import normalized
@@ -35,7 +43,7 @@ from cluster.vectors.metric import Metric
 from tests.support.node_cache import node_cache
 from tests.support.values.manifests import index_manifest
 from tests.support.values.mutations import CORPUS
-from tests.support.worlds.live_corpus import append, compact, delete, ingest, live
+from tests.support.worlds.live_corpus import append, compact, delete, ingest, live, log_of
 from tests.support.worlds.next_release_world import embedder
 
 DIMENSION = 24
@@ -130,7 +138,7 @@ class World:
 @pytest.fixture
 def hash_embedder(monkeypatch: pytest.MonkeyPatch) -> HashEmbedder:
     made = HashEmbedder()
-    monkeypatch.setattr(embedding, "open_embedder", lambda model, cache: made)
+    monkeypatch.setattr(embedding, "open_embedder", lambda model, cache, num_cores: made)
     return made
 
 
@@ -174,7 +182,7 @@ def test_an_embedder_is_opened_only_for_what_is_new(
     ingest(world.store, {"a": 1, "b": 1})
     first, _ = world.build(None)
 
-    def refuse(model: object, cache: object) -> None:
+    def refuse(*_: object) -> None:
         raise AssertionError("nothing is to be embedded")
 
     monkeypatch.setattr(embedding, "open_embedder", refuse)
@@ -198,8 +206,8 @@ def test_vectors_are_those_of_the_latest_build_with_the_same_settings(
     catalog, cache = Catalog(world.store), node_cache(world.store, tmp_path / "cache")
 
     def found(settings: CorpusSettings = asked, model: ModelManifest | None = MODEL) -> str | None:
-        earlier = earlier_vectors(catalog, cache, BuildPlan(world.corpus, settings, model))
-        return None if earlier is None else earlier.index.version
+        earlier = earlier_vectors(catalog, cache, BuildPlan(world.corpus, settings, model), None)
+        return None if earlier is None or earlier.index is None else earlier.index.version
 
     ingest(world.store, {"a": 1})
     assert found() is None
@@ -217,3 +225,33 @@ def test_vectors_are_those_of_the_latest_build_with_the_same_settings(
     sweep = Sweep(at_ms=SYSTEM_CLOCK.wall_ms(), paths=(path,))
     world.store.put_if_absent(f"{SWEEPS}/one.json", sweep.to_bytes())
     assert found() is None
+
+
+# What was written live.
+
+
+def test_passages_that_were_embedded_when_they_were_written_are_not_embedded_again(
+    tmp_path: Path, hash_embedder: HashEmbedder
+) -> None:
+    store = open_store(f"memory://{uuid4().hex}")
+    vectors = hash_embedder.embed_passages(["one", "two"])
+    own = Content(
+        text="one two", metadata={}, cuts=((0, 3), (4, 7)), vectors=vectors, embedder=MODEL.version
+    )
+    others = replace(own, text="six two", embedder="another")
+    times = [HybridTime(n, 0, "a") for n in range(4)]
+    append(store, Mutation(document="a", time=times[1], content=own))
+    append(store, Mutation(document="b", time=times[2], content=others))
+    append(store, live("c", None, 3))
+    found = live_vectors(log_of(store), Watermark(), MODEL.version)
+    assert found is not None
+    assert found.texts == ("one", "two")
+    assert found.vectors.tobytes() == vectors.tobytes()
+    assert live_vectors(log_of(store), Watermark.of({"a": 1}), MODEL.version) is None
+
+    opened = OpenedVectors(node_cache(store, tmp_path / "cache"), None, found)
+    rows = opened.find(pa.table({"text": ["two", "six", "one"]}))
+    assert {row: vector.tobytes() for row, vector in rows.items()} == {
+        0: vectors[1].tobytes(),
+        2: vectors[0].tobytes(),
+    }
