@@ -9,8 +9,9 @@ bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import compress
 
 import numpy as np
 import pyarrow as pa
@@ -20,10 +21,13 @@ from actors.builds.rows import Sharder
 from actors.shards.documents import DOCUMENTS_FILE, ShardDocuments
 from cluster.arrays import Float32Array
 from cluster.artifacts.cache import ArtifactCache
+from cluster.artifacts.files import ArtifactFile
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.corpus_settings import LongPassages
 from cluster.catalog.index_versions import BuildPlan, has_settings
 from cluster.catalog.manifests import IndexManifest, ModelManifest
+from cluster.documents.content import PartDocuments
+from cluster.documents.passages import current_rows
 from cluster.errors import RaygionError
 from cluster.logs.events import EventLog
 from cluster.mutations.mutation_log import MutationLog
@@ -33,13 +37,20 @@ from cluster.vectors.checks import prepared
 events = EventLog(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class LiveVectors:
-    """The vectors of passages of live documents."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownVectors:
+    """Where the vectors of a build are that need not be made."""
 
-    texts: tuple[str, ...]
-    vectors: Float32Array
-    """float32 [len(texts), d]"""
+    index: IndexManifest | None = None
+    """The build before; None where there is none."""
+    replaced: Mapping[int, frozenset[str]] = field(default_factory=dict)
+    """By the ordinal of a part the documents that a later part replaces, as it did already in the
+    build before. Their rows are not indexed, so it does not matter which vectors they have.
+    """
+    live_texts: tuple[str, ...] = ()
+    """Passages of live documents."""
+    live_vectors: Float32Array | None = None
+    """float32 [len(live_texts), d]; None where there are none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,26 +58,21 @@ class EarlierVectors:
     """Vectors that are there, as a value that goes to the processes of a build."""
 
     cache: ArtifactCache
-    index: IndexManifest | None
-    """The build before; None where there is none."""
-    live: ray.ObjectRef[LiveVectors] | None = None
+    known: ray.ObjectRef[KnownVectors]
 
     def opened(self) -> OpenedVectors:
-        live = None if self.live is None else ray.get(self.live)
-        return OpenedVectors(self.cache, self.index, live)
+        return OpenedVectors(self.cache, ray.get(self.known))
 
 
 class OpenedVectors:
     """The vectors on this machine. Each shard of the build before is fetched when it is needed."""
 
-    def __init__(
-        self, cache: ArtifactCache, index: IndexManifest | None, live: LiveVectors | None
-    ) -> None:
+    def __init__(self, cache: ArtifactCache, known: KnownVectors) -> None:
         self._cache = cache
-        self._index = index
+        self._known = known
         self._live: dict[str, Float32Array] = {}
-        if live is not None:
-            self._live = dict(zip(live.texts, live.vectors, strict=True))
+        if known.live_vectors is not None:
+            self._live = dict(zip(known.live_texts, known.live_vectors, strict=True))
         self._shards: dict[int, ShardDocuments] = {}
 
     def find(self, passages: pa.Table) -> Mapping[int, Float32Array]:
@@ -75,8 +81,8 @@ class OpenedVectors:
         Raises what fetching and opening a shard does.
         """
         found: dict[int, Float32Array] = {}
-        if self._index is not None:
-            found |= self._built(self._index, passages)
+        if self._known.index is not None:
+            found |= self._built(self._known.index, passages)
         for row, text in enumerate(passages["text"].to_pylist()):
             if row not in found and (vector := self._live.get(str(text))) is not None:
                 found[row] = vector
@@ -85,18 +91,29 @@ class OpenedVectors:
     def _built(self, index: IndexManifest, passages: pa.Table) -> dict[int, Float32Array]:
         shards = Sharder(len(index.shards), index.partition_by).add(passages)["shard"].to_pylist()
         ids, texts = passages["id"].to_pylist(), passages["text"].to_pylist()
-        metric = index.parameters.metric
         found: dict[int, Float32Array] = {}
         for row, (shard, id, text) in enumerate(zip(shards, ids, texts, strict=True)):
             documents = self._documents(index, int(str(shard)))
             known = documents.row_of(str(id))
-            if known is not None and documents.texts[known].as_py() == text:
-                vector = documents.vectors[known]
-                # An index may hold vectors made to length 1. Only one that stays as it is when
-                # that is done again gives the bytes that the embedder's own would give.
-                if (prepared(vector[None], metric)[0] == vector).all():
-                    found[row] = vector
+            if known is None:
+                continue
+            is_same = documents.texts[known].as_py() == text and self._stays(documents, known)
+            if is_same or self._is_replaced(passages, row):
+                found[row] = documents.vectors[known]
         return found
+
+    def _stays(self, documents: ShardDocuments, row: int) -> bool:
+        """Whether the vector stays as it is when it is made ready for an index once more: an index
+        may hold vectors made to length 1, and only then do they give the bytes that the embedder's
+        own would give.
+        """
+        assert self._known.index is not None
+        vector, metric = documents.vectors[row], self._known.index.parameters.metric
+        return bool((prepared(vector[None], metric)[0] == vector).all())
+
+    def _is_replaced(self, passages: pa.Table, row: int) -> bool:
+        replaced = self._known.replaced.get(passages["part"][row].as_py(), frozenset())
+        return passages["document"][row].as_py() in replaced
 
     def _documents(self, index: IndexManifest, shard: int) -> ShardDocuments:
         if shard not in self._shards:
@@ -119,20 +136,25 @@ def earlier_vectors(
     if plan.embedder is None:
         return None
     index = _build_before(catalog, plan, plan.embedder)
-    after = Watermark() if index is None else index.watermark
-    live = None
+    known = KnownVectors()
+    if index is not None:
+        known = KnownVectors(index=index, replaced=_replaced(catalog, cache, plan, index))
     # Passages of several windows are another matter: what is written live is embedded as questions
     # are.
     if log is not None and plan.settings.chunks.long_passages is LongPassages.REFUSE:
-        live = live_vectors(log, after, plan.embedder.version)
-    if index is None and live is None:
+        after = Watermark() if index is None else index.watermark
+        texts, vectors = live_vectors(log, after, plan.embedder.version)
+        known = replace(known, live_texts=texts, live_vectors=vectors)
+    if known.index is None and known.live_vectors is None:
         return None
-    return EarlierVectors(cache, index, None if live is None else ray.put(live))
+    return EarlierVectors(cache, ray.put(known))
 
 
-def live_vectors(log: MutationLog, after: Watermark, embedder: str) -> LiveVectors | None:
-    """The vectors of this embedder that the logs have after the watermark; None where they have
-    none. A log that cannot be read further gives what it has.
+def live_vectors(
+    log: MutationLog, after: Watermark, embedder: str
+) -> tuple[tuple[str, ...], Float32Array | None]:
+    """The passages that the logs have after the watermark with vectors of this embedder, and these
+    vectors, float32 [n, d]. A log that cannot be read further gives what it has.
     """
     texts: list[str] = []
     vectors: list[Float32Array] = []
@@ -145,7 +167,31 @@ def live_vectors(log: MutationLog, after: Watermark, embedder: str) -> LiveVecto
                     continue
                 texts.extend(content.passages)
                 vectors.extend(content.vectors)
-    return LiveVectors(tuple(texts), np.stack(vectors)) if vectors else None
+    return tuple(texts), np.stack(vectors) if vectors else None
+
+
+def replaced_documents(
+    parts: Sequence[ArtifactFile], before: Collection[ArtifactFile], documents: PartDocuments
+) -> dict[int, frozenset[str]]:
+    """By the ordinal of a part the documents that a later one replaces, where both parts were there
+    `before` and no other part has the document: then the build before had its later version, with
+    passages of the same ids.
+    """
+    old = [ordinal for ordinal, part in enumerate(parts) if part in before]
+    changed = {id for part in parts if part not in before for id in documents.of(part)}
+    ids = [documents.of(parts[ordinal]) for ordinal in old]
+    return {
+        ordinal: frozenset(compress(of_part, ~mask)) - changed
+        for ordinal, of_part, mask in zip(old, ids, current_rows(ids), strict=True)
+    }
+
+
+def _replaced(
+    catalog: Catalog, cache: ArtifactCache, plan: BuildPlan, index: IndexManifest
+) -> dict[int, frozenset[str]]:
+    before = catalog.corpus_at(index.corpus, index.corpus_position)
+    documents = PartDocuments(cache.artifacts)
+    return replaced_documents(plan.corpus.parts, before.parts, documents)
 
 
 def _build_before(

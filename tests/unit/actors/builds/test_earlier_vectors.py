@@ -12,13 +12,15 @@ from uuid import uuid4
 import numpy as np
 import pyarrow as pa
 import pytest
+import ray
 
 from actors.builds import embedding
 from actors.builds.earlier_vectors import (
-    EarlierVectors,
+    KnownVectors,
     OpenedVectors,
     earlier_vectors,
     live_vectors,
+    replaced_documents,
 )
 from actors.builds.embedding import EmbedBatches
 from actors.builds.rows import PartReader, Sharder, latest_of_each_document, part_rows
@@ -27,11 +29,13 @@ from cluster.arrays import Float32Array
 from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.claims import SWEEPS, Sweep
 from cluster.artifacts.fetch import blob_path
+from cluster.artifacts.files import ArtifactFile
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.corpus_settings import CorpusSettings
 from cluster.catalog.index_versions import BuildPlan
 from cluster.catalog.manifests import CorpusManifest, IndexManifest, ModelManifest, ShardArtifact
 from cluster.clock import SYSTEM_CLOCK
+from cluster.documents.content import PartDocuments
 from cluster.documents.passages import cut_passages, vectors_of
 from cluster.mutations.hybrid_clock import HybridTime
 from cluster.mutations.mutation import Content, Mutation
@@ -79,6 +83,16 @@ class HashEmbedder:
 
 
 @dataclass
+class Opened:
+    """Stands for `EarlierVectors`, whose value Ray hands on."""
+
+    vectors: OpenedVectors
+
+    def opened(self) -> OpenedVectors:
+        return self.vectors
+
+
+@dataclass
 class World:
     folder: Path
     embedder: HashEmbedder
@@ -97,10 +111,7 @@ class World:
         reader = PartReader(Artifacts(self.store), corpus)
         rows = reader.read(pa.Table.from_pylist(part_rows(corpus)))
         passages = cut_passages(rows, lambda text: [text, f"more of {text}"])
-        earlier = None
-        if known is not None:
-            cache = node_cache(self.store, self.folder / "cache")
-            earlier = EarlierVectors(cache, known)
+        earlier = None if known is None else Opened(self._vectors_of(known))
         counter = Counter()
         embedded = EmbedBatches(MODEL, Any, counter, earlier)(passages)  # type: ignore[arg-type]
         assert counter.done == passages.num_rows
@@ -119,6 +130,13 @@ class World:
             partition_by=self.partition_by,
         )
         return manifest, list(self.embedder.texts)
+
+    def _vectors_of(self, index: IndexManifest) -> OpenedVectors:
+        before = Catalog(self.store).corpus_at(CORPUS, index.corpus_position)
+        documents = PartDocuments(Artifacts(self.store))
+        replaced = replaced_documents(self.corpus.parts, before.parts, documents)
+        cache = node_cache(self.store, self.folder / "cache")
+        return OpenedVectors(cache, KnownVectors(index=index, replaced=replaced))
 
     def _shard(self, number: int, placed: pa.Table, plan: ShardPlan) -> ShardArtifact:
         mask = pa.array([shard == number for shard in placed["shard"].to_pylist()], pa.bool_())
@@ -160,7 +178,10 @@ def test_only_what_is_new_is_embedded_and_the_bytes_are_the_same(
     # Rows that a later part replaces are embedded, too.
     assert len(texts) == 400
     assert second.shards == from_scratch.shards
-    assert world.build(second)[1] == ["d7 1", "more of d7 1"]
+    # Those of before the build before are known not to count.
+    third, texts = world.build(second)
+    assert texts == ([] if partition_by is None else ["d7 1", "more of d7 1"])
+    assert third.shards == second.shards
 
 
 def test_a_vector_that_does_not_stay_as_it_is_when_it_is_normalised_is_made_anew(
@@ -200,14 +221,18 @@ def publish(world: World, settings: CorpusSettings, model: ModelManifest) -> Ind
 
 
 def test_vectors_are_those_of_the_latest_build_with_the_same_settings(
-    tmp_path: Path, hash_embedder: HashEmbedder
+    tmp_path: Path, hash_embedder: HashEmbedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world, asked = World(tmp_path, hash_embedder), CorpusSettings()
     catalog, cache = Catalog(world.store), node_cache(world.store, tmp_path / "cache")
 
+    # Ray keeps the value for the processes of the build.
+    monkeypatch.setattr(ray, "put", lambda value: value)
+
     def found(settings: CorpusSettings = asked, model: ModelManifest | None = MODEL) -> str | None:
-        earlier = earlier_vectors(catalog, cache, BuildPlan(world.corpus, settings, model), None)
-        return None if earlier is None or earlier.index is None else earlier.index.version
+        plan = BuildPlan(world.corpus, settings, model)
+        known: Any = earlier_vectors(catalog, cache, plan, None)
+        return None if known is None else known.known.index.version
 
     ingest(world.store, {"a": 1})
     assert found() is None
@@ -243,15 +268,35 @@ def test_passages_that_were_embedded_when_they_were_written_are_not_embedded_aga
     append(store, Mutation(document="a", time=times[1], content=own))
     append(store, Mutation(document="b", time=times[2], content=others))
     append(store, live("c", None, 3))
-    found = live_vectors(log_of(store), Watermark(), MODEL.version)
-    assert found is not None
-    assert found.texts == ("one", "two")
-    assert found.vectors.tobytes() == vectors.tobytes()
-    assert live_vectors(log_of(store), Watermark.of({"a": 1}), MODEL.version) is None
+    found, of_found = live_vectors(log_of(store), Watermark(), MODEL.version)
+    assert of_found is not None
+    assert (found, of_found.tobytes()) == (("one", "two"), vectors.tobytes())
+    assert live_vectors(log_of(store), Watermark.of({"a": 1}), MODEL.version) == ((), None)
 
-    opened = OpenedVectors(node_cache(store, tmp_path / "cache"), None, found)
+    known = KnownVectors(live_texts=found, live_vectors=of_found)
+    opened = OpenedVectors(node_cache(store, tmp_path / "cache"), known)
     rows = opened.find(pa.table({"text": ["two", "six", "one"]}))
     assert {row: vector.tobytes() for row, vector in rows.items()} == {
         0: vectors[1].tobytes(),
         2: vectors[0].tobytes(),
+    }
+
+
+def test_a_document_counts_as_replaced_only_if_the_build_before_knew_it_so() -> None:
+    ids = {"a": "xyz", "b": "xy", "c": "x", "d": "w"}
+    files = {n: ArtifactFile(path=n, sha256=n * 64, size_bytes=1) for n in ids}
+    parts = list(files.values())
+    documents = PartDocuments(None, {files[n]: list(of) for n, of in ids.items()})  # type: ignore[arg-type]
+    assert replaced_documents(parts, parts, documents) == {
+        0: {"x", "y"},
+        1: {"x"},
+        2: frozenset(),
+        3: frozenset(),
+    }
+    # Of x the part c has the latest version, which the build before did not have.
+    before = {files[n] for n in "abd"}
+    assert replaced_documents(parts, before, documents) == {
+        0: {"y"},
+        1: frozenset(),
+        3: frozenset(),
     }
