@@ -236,13 +236,14 @@ class Documents:
     async def _watch_for_logs(self) -> None:
         while True:
             try:
+                await self._tell_coordinator()
                 if not all(feed.has_thread for feed in self._corpora.values()):
                     await self._look_for_logs()
-            except Unavailable as error:
-                log.debug(
+            except Exception as error:
+                # Whatever it is: who stops looking never hears of a log again.
+                log.warning(
                     "mutations.no_look", "the store cannot be looked into: {error}", error=error
                 )
-            await self._tell_coordinator()
             await asyncio.sleep(POLL_S)
 
     async def _tell_coordinator(self) -> None:

@@ -99,9 +99,9 @@ class QueryEngine:
         release = pinned.release
         corpus = release.corpus(request.corpus)
         request = in_rows(request, corpus)
-        check_search(request, corpus)
         # Taken once: in all steps the search sees these documents, whatever is written meanwhile.
         live = self._live(request, release, corpus)
+        check_search(request, corpus if live is None else live.with_new_fields(corpus))
         if live is not None:
             pinned = self._with_documents(pinned, corpus, live.view)
             live = live if live.view.num_documents else None
@@ -208,7 +208,11 @@ class QueryEngine:
         if self._documents is None or request.documents == BASE:
             return None
         view = self._documents.view(release, corpus)
-        return None if view is None else LiveShard(view, corpus.metadata_schema)
+        if view is None:
+            return None
+        schema = corpus.metadata_schema
+        new = tuple(name for name in request.fields or () if name not in schema)
+        return LiveShard(view, schema, new)
 
     def _with_documents(
         self, pinned: PinnedRelease, corpus: CorpusView, view: DeltaView

@@ -11,6 +11,7 @@ from cluster.clock import Deadline
 from cluster.deltas.delta import DeltaView
 from cluster.metadata import ColumnType
 from cluster.query.search import DocumentsSeen, Passages, ShardHits, ShardQuery
+from cluster.serving.view import CorpusView
 
 _BRIEF_ELEMENTS = 1 << 22
 """Numbers that are compared in less than 5 ms, which is done at once."""
@@ -25,12 +26,20 @@ class LiveShard:
     view: DeltaView
     schema: Mapping[str, ColumnType]
     """The fields of the release."""
+    new_fields: tuple[str, ...] = ()
+    """Fields that are asked for and that the release does not have."""
 
     @property
     def seen(self) -> DocumentsSeen:
         """What the other shards must leave out."""
         view = self.view
         return DocumentsSeen(epoch=view.epoch, version=view.version, embedder=view.space.embedder)
+
+    def with_new_fields(self, corpus: CorpusView) -> CorpusView:
+        """The corpus as requests may name its fields."""
+        if self.view.types.keys() <= self.schema.keys():
+            return corpus
+        return replace(corpus, metadata_schema={**self.view.types, **self.schema})
 
     async def search(self, query: ShardQuery) -> ShardHits:
         """Raises InvalidArgument for a filter that does not fit the metadata."""
@@ -48,7 +57,7 @@ class LiveShard:
         self, index_version: str, rows: Int64Array, fields: tuple[str, ...] | None
     ) -> Passages | None:
         """Same as `cluster.search.fanout.ShardAccess`."""
-        return None if len(rows) > _BRIEF_ROWS else self.view.passages(rows, fields, self.schema)
+        return None if len(rows) > _BRIEF_ROWS else self._passages(rows, fields)
 
     async def passages(
         self,
@@ -60,4 +69,8 @@ class LiveShard:
         may_be_missing: bool = False,
     ) -> Passages:
         """Same as `cluster.search.fanout.ShardAccess`."""
-        return await asyncio.to_thread(self.view.passages, rows, fields, self.schema)
+        return await asyncio.to_thread(self._passages, rows, fields)
+
+    def _passages(self, rows: Int64Array, fields: tuple[str, ...] | None) -> Passages:
+        asked = None if fields is None else (*fields, *self.new_fields)
+        return self.view.passages(rows, asked, self.schema)

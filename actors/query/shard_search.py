@@ -20,7 +20,7 @@ from cluster.arrays import Float32Array
 from cluster.clock import Clock, Deadline
 from cluster.errors import DeadlineExceeded, RaygionError, Unavailable
 from cluster.logs.context import log_scope
-from cluster.query.filters import Filter
+from cluster.query.filters import Filter, over_fields
 from cluster.query.search import (
     DocumentsSeen,
     Hit,
@@ -66,7 +66,21 @@ class SearchKind:
     documents: DocumentsSeen | None = None
     """Live documents that the searches see; None: those of the release alone."""
     live: LiveShard | None = field(default=None, compare=False)
-    """The shard of `documents`, which hits name by the number after the last one of `shards`."""
+    """The shard of `documents`, which hits name by the number after the last one of `shards`. It
+    alone has fields that the release does not have.
+    """
+
+    @property
+    def filter_of_shards(self) -> Filter | None:
+        if self.live is None or self.filter is None:
+            return self.filter
+        return over_fields(self.filter, self.live.schema)
+
+    @property
+    def fields_of_shards(self) -> tuple[str, ...] | None:
+        if self.live is None or self.fields is None:
+            return self.fields
+        return tuple(name for name in self.fields if name in self.live.schema)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,7 +229,7 @@ class ShardSearch:
             index_version=kind.index_version,
             vectors=vectors,
             top_k=kind.top_k,
-            filter=kind.filter,
+            filter=kind.filter_of_shards,
             effort=kind.effort,
             documents=kind.documents,
         )
@@ -228,7 +242,8 @@ class ShardSearch:
         if kind.live is None:
             gathered, live_hits = await scattered, None
         else:
-            gathered, live_hits = await asyncio.gather(scattered, kind.live.search(query))
+            searched = kind.live.search(replace(query, filter=kind.filter))
+            gathered, live_hits = await asyncio.gather(scattered, searched)
         watch.lap("scatter")
         all_hits = enumerate((*gathered.hits, live_hits))
         answered = [(i, hits) for i, hits in all_hits if hits is not None]
@@ -251,7 +266,7 @@ class ShardSearch:
             sources,
             kind.index_version,
             merged,
-            kind.fields,
+            kind.fields_of_shards,
             self._until(kind, asked),
             may_be_missing=kind.patience is not None,
         )

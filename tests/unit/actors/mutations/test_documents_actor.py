@@ -284,6 +284,19 @@ async def test_an_actor_that_starts_tells_nothing_that_all_bases_hold(
         assert [change.document for change in (await everything(documents)).changes] == ["y"]
 
 
+async def test_what_bases_held_that_are_gone_does_not_count(
+    store: ObjectStore, tmp_path: Path
+) -> None:
+    everything_of_a = HeldMutations.of({"a": f"{2**60}.0.a"})
+    coordinator = FakeCoordinator(with_held(view_of(CORPUS), everything_of_a))
+    async with documents_region(store, tmp_path, coordinator=coordinator) as documents:
+        await documents.status()
+        coordinator.publish(with_held(view_of(CORPUS), HeldMutations()))
+        await until(lambda: documents._view.revision == coordinator.view.revision)
+        await written(documents, write_of("x"))
+        assert [change.document for change in (await everything(documents)).changes] == ["x"]
+
+
 def with_held(view: RegionView, held: HeldMutations) -> RegionView:
     """The view of a region whose index holds these mutations."""
     (release,) = view.releases.values()

@@ -304,8 +304,17 @@ async def test_a_release_that_compares_other_vectors_gets_its_own_view(gateway: 
     assert ids(await gateway.search())[0] == "new"
 
 
-async def test_a_filter_over_an_unknown_field_is_refused(gateway: Gateway) -> None:
-    gateway.feed.write({"new": document(0, 5.0)}, 1)
+async def test_a_field_that_only_written_documents_have_can_be_asked_for(
+    gateway: Gateway,
+) -> None:
+    gateway.feed.write({"new": document(0, 5.0, colour="red")}, 1)
     await gateway.has(1)
-    with pytest.raises(InvalidArgument, match="no metadata field"):
-        await gateway.search(filter=parse_filter({"colour": "red"}))
+    found = await gateway.search(filter=parse_filter({"colour": "red"}), fields=("colour",))
+    assert [(hit.id, hit.metadata) for hit in found.hits] == [("new", {"colour": "red"})]
+    without = await gateway.search(filter=parse_filter({"colour": None}), fields=("colour",))
+    assert ids(without) == best_rows(0)
+    assert without.hits[0].metadata == {}
+    with pytest.raises(InvalidArgument, match="is no metadata field"):
+        await gateway.search(filter=parse_filter({"weight": 1}))
+    with pytest.raises(InvalidArgument, match="there is no field"):
+        await gateway.search(fields=("weight",))
