@@ -27,7 +27,9 @@ from cluster.errors import (
 )
 from cluster.mutations.requests import DocumentWrite
 from cluster.mutations.watermark import Watermark
+from deployments.http.document_routes import STREAMS_MAX
 from deployments.http.schemas.documents import DocumentReply, FailedWriteReply, WriteReply
+from deployments.http.settings import HttpSettings
 from deployments.http.streams.change_stream import change_events
 from tests.support.http_replies import sample
 from tests.support.worlds.fake_documents import FakeDocuments
@@ -223,6 +225,30 @@ async def test_a_delete_demands_a_version_like_any_write() -> None:
     assert wrong.json()["error"]["field"] == "if_version"
 
 
+async def test_a_long_body_is_read_like_a_short_one() -> None:
+    documents = FakeDocuments()
+    long = [{"id": str(n), "text": "word " * 200} for n in range(100)]
+    reply = await put(documents, *long, {"id": "x"})
+    assert reply.status_code == 207
+    assert len(documents.log) == 100
+    assert (await put(documents, *long, wait="later")).json()["error"]["field"] == "wait"
+
+
+async def test_documents_need_a_key_where_there_are_keys() -> None:
+    documents = FakeDocuments()
+    async with asking(documents, settings=HttpSettings(api_keys=("secret",))) as client:
+        body = {"corpus": "tickets", "documents": [GOOD]}
+        refused = await client.put(DOCUMENTS, json=body)
+        for method in ("GET", "DELETE"):
+            asked = await client.request(method, path("T-1"), params={"corpus": "tickets"})
+            assert asked.status_code == 401
+        assert (await client.get(CHANGES)).status_code == 401
+        allowed = await client.put(DOCUMENTS, json=body, headers={"Authorization": "Bearer secret"})
+
+    assert (refused.status_code, allowed.status_code) == (401, 200)
+    assert len(documents.log) == 1
+
+
 IDS = [
     "a/b/c",
     "a//b",
@@ -339,6 +365,24 @@ async def test_a_feed_that_fails_says_so() -> None:
     assert unknown.json()["error"]["field"] == "corpus"
     assert wrong.status_code == 400
     assert wrong.json()["error"]["field"] == "after"
+
+
+async def test_streams_of_changes_leave_room_for_searches() -> None:
+    documents = FakeDocuments()
+    async with (
+        on_loopback(app_of(FakeService(), documents=documents)) as url,
+        httpx.AsyncClient(base_url=url, timeout=10.0) as client,
+        contextlib.AsyncExitStack() as streams,
+    ):
+        for _ in range(STREAMS_MAX):
+            reply = await streams.enter_async_context(client.stream("GET", CHANGES))
+            assert reply.status_code == 200
+        refused = await client.get(CHANGES)
+        found = await client.post("/v1/search", json={"query": "tea"})
+
+    assert refused.status_code == 503
+    assert refused.json()["error"]["code"] == "overloaded"
+    assert found.status_code == 200
 
 
 async def test_a_stream_ends_after_its_time_behind_what_is_told() -> None:
