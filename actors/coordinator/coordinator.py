@@ -13,6 +13,7 @@ the log and goes on, and serving never waits for it.
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from dataclasses import replace
 
 from actors.coordinator.canary_judge import CanaryJudge
@@ -38,7 +39,7 @@ from cluster.regions.status import RegionSummary
 from cluster.releases.contents import keep_contents
 from cluster.releases.driver import RolloutDriver, Vitals
 from cluster.releases.entries import LogState, Proposal
-from cluster.releases.events import CanaryFaulted, ReleaseOutcome
+from cluster.releases.events import CanaryFaulted, DocumentsStatus, ReleaseOutcome
 from cluster.releases.release_log import ReleaseLog
 from cluster.releases.requests import ProposeRelease, ReleaseRequest, release_of
 from cluster.releases.rollout import Rollout
@@ -70,6 +71,7 @@ class Coordinator:
         self._clock = clock
         self._refresh_timeout_s = refresh_timeout_s
         self._counts = ReplicaCounts(settings, store, region)
+        self._documents: Mapping[str, DocumentsStatus] = {}
         self._loads = ProcessLoads(clock, self._counts.load)
         self._loader = ReleaseLoader(
             settings, region, Catalog(store), cache, deployer, self._counts
@@ -165,6 +167,10 @@ class Coordinator:
         if reason is not None:
             self._observe(CanaryFaulted(release=report.release, reason=reason))
 
+    def documents(self, status: Mapping[str, DocumentsStatus]) -> None:
+        """How far the region's documents are, by corpus, for its heartbeats."""
+        self._documents = status
+
     def scale(self, corpus: str, replicas: int) -> None:
         """From now on at least so many replicas of each of the corpus's shards. Returns at once;
         they join the view as they come. Raises NotFound, InvalidArgument.
@@ -205,4 +211,8 @@ class Coordinator:
     def _vitals(self) -> Vitals:
         published, serving = self._published, self._loader.num_serving
         current = published.state.current(self._clock.wall_ms())
-        return Vitals(healthy=is_healthy(published.view, current, serving), load=self._loads.load())
+        return Vitals(
+            healthy=is_healthy(published.view, current, serving),
+            load=self._loads.load(),
+            documents=self._documents,
+        )

@@ -74,7 +74,7 @@ class CorpusFeed:
         self._loop = asyncio.get_running_loop()
         self._queue = SharedQueue()
         self._thread: LogThread | None = None
-        self._held = HeldMutations()
+        self._held = self._latest = HeldMutations()
         self._feed = _new_feed()
         self._followers = Followers()
         self._changed = asyncio.Event()
@@ -107,15 +107,17 @@ class CorpusFeed:
         if self._thread is not None:
             self._thread.stop()
 
-    def hold(self, held: HeldMutations) -> None:
-        """The bases of all resident releases hold these mutations."""
-        if self._held <= held:
-            self._feed.hold(held)
+    def hold(self, held: HeldMutations, latest: HeldMutations) -> None:
+        """The bases of all resident releases hold the mutations of `held`, and one of them holds
+        those of `latest`.
+        """
+        if self._thread is None or self._held <= held:
+            self._feed.hold(held, latest)
             self._notify()
-        elif self._thread is not None:
+        else:
             # Some base lacks what the feed has dropped, and deletes that the fold has forgotten.
             self._thread.read_anew()
-        self._held = held
+        self._held, self._latest = held, latest
 
     def has_no_log(self, read_ms: int) -> None:
         """A look that began at this moment of the wall clock has found no log of the corpus."""
@@ -222,6 +224,7 @@ class CorpusFeed:
         error = self._reading.error
         return CorpusDocuments(
             position=self._feed.position,
+            has_log=self._thread is not None,
             digest=self._digest,
             num_rows=self._feed.num_rows,
             size_bytes=self._feed.size_bytes,
@@ -236,12 +239,12 @@ class CorpusFeed:
                 f"this region cannot write to the corpus {self._corpus!r} before its log is "
                 f"mended: {self._stopped[self._region]}"
             )
-        is_full = self._feed.num_rows >= ROWS_MAX or self._feed.size_bytes >= BYTES_MAX
+        num_rows, size_bytes = self._feed.unheld_rows, self._feed.unheld_bytes
         # What is to go can always go.
-        if is_full and write.content is not None:
+        if (num_rows >= ROWS_MAX or size_bytes >= BYTES_MAX) and write.content is not None:
             raise Overloaded(
-                f"the corpus {self._corpus!r} has {self._feed.num_rows} rows and "
-                f"{self._feed.size_bytes} bytes of documents that its index does not hold yet; "
+                f"the corpus {self._corpus!r} has {num_rows} rows and "
+                f"{size_bytes} bytes of documents that its index does not hold yet; "
                 "run `raygion compact`, then write again",
                 _FULL_RETRY_S,
             )
@@ -270,7 +273,7 @@ class CorpusFeed:
         """Takes in what the thread has come to."""
         if news.is_anew:
             self._feed = _new_feed()
-            self._feed.hold(self._held)
+            self._feed.hold(self._held, self._latest)
         current = (kept[-1].content for kept in news.changed.values())
         self._learn(content.metadata for content in current if content is not None)
         before = self._feed.position.watermark[self._region]

@@ -36,6 +36,7 @@ from cluster.serving.view import RegionView, ReleaseView
 
 T = TypeVar("T")
 Search = Callable[[SearchRequest], Awaitable[SearchResult]]
+_TITLE = "title"
 
 
 class Answering:
@@ -65,7 +66,7 @@ class Answering:
         none in a region that may have the passages; ContextLengthExceeded when the prompt does not
         fit.
         """
-        found = await search(request.retrieval()) if request.retrieve else None
+        found = await search(_retrieval(request, release)) if request.retrieve else None
         view = release.generator
         if view is None:
             raise InvalidArgument(
@@ -99,7 +100,7 @@ class Answering:
         cited = hits[: prompt.num_passages]
         retrieved = replace(
             retrieved,
-            citations=tuple(Citation(id=h.id, text=h.text, score=h.score) for h in cited),
+            citations=tuple(map(_citation, cited)),
             truncated=prompt.truncated,
         )
         yield retrieved
@@ -113,6 +114,18 @@ class Answering:
         async with aclosing(_written(stream, retrieved, elapsed_ms)) as events:
             async for event in events:
                 yield event
+
+
+def _retrieval(request: AnswerRequest, release: ReleaseView) -> SearchRequest:
+    """The search for the passages, with their titles where the corpus knows such."""
+    has_titles = _TITLE in release.corpus(request.corpus).metadata_schema
+    return replace(request.retrieval(), fields=(_TITLE,) if has_titles else ())
+
+
+def _citation(hit: Hit) -> Citation:
+    title = hit.metadata.get(_TITLE)
+    known = title if isinstance(title, str) and title else None
+    return Citation(id=hit.id, text=hit.text, score=hit.score, title=known)
 
 
 async def _written(

@@ -4,6 +4,7 @@ gateways of the region share.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from actors.region.assembly import assemble_region
@@ -19,8 +20,9 @@ from cluster.logs.events import EventLog
 from cluster.query.answers import AnswerRequest, AnswerResult, last_event
 from cluster.query.search import SearchRequest, SearchResult
 from cluster.regions.divergence import DivergenceLedger, FoundDifference, Probe, Turn
-from cluster.regions.divergence_report import DivergenceReport
+from cluster.regions.divergence_report import Difference, DivergenceReport
 from cluster.regions.status import RegionSummary
+from cluster.releases.events import DocumentsStatus
 
 log = EventLog(__name__)
 
@@ -60,7 +62,7 @@ class Front:
             return await self._region.documents.document(corpus, document, timeout_s)
 
     async def status(self) -> RegionSummary:
-        summary = await self._region.views.status()
+        summary = await self._region.status.status()
         return replace(summary, divergence=self._ledger.report) if self._watches else summary
 
     # For the gateways, which take turns: see `actors.regions.divergence_watch`.
@@ -74,7 +76,20 @@ class Front:
         return self._ledger.turn(release)
 
     def divergence_probed(self, probe: Probe) -> DivergenceReport:
-        for difference in self._ledger.take(probe):
+        return self._reported(self._ledger.take(probe))
+
+    def divergence_documents(
+        self, said: Mapping[str, Mapping[str, DocumentsStatus]], release: int
+    ) -> DivergenceReport:
+        """The regions say this of their live documents, by region and corpus."""
+        return self._reported(self._ledger.documents(said, release))
+
+    def divergence_found(self, found: FoundDifference) -> None:
+        """A search by quorum in a gateway has found regions that differ."""
+        self._ledger.quorum(found)
+
+    def _reported(self, found: list[Difference]) -> DivergenceReport:
+        for difference in found:
             log.alert(
                 REGIONS_DIFFER,
                 difference=difference,
@@ -82,10 +97,6 @@ class Front:
                 corpus=difference.corpus,
             )
         return self._ledger.report
-
-    def divergence_found(self, found: FoundDifference) -> None:
-        """A search by quorum in a gateway has found regions that differ."""
-        self._ledger.quorum(found)
 
     async def _started(self) -> None:
         # The follower needs the running event loop, which a constructor does not have.

@@ -31,6 +31,7 @@ from cluster.regions.divergence import (
 )
 from cluster.regions.divergence_report import DivergenceReport
 from cluster.regions.peers import Peers
+from cluster.serving.consistency import RegionKnowledge
 from cluster.serving.view import RegionView, ReleaseView
 
 log = EventLog(__name__)
@@ -46,9 +47,14 @@ class ViewSource(Protocol):
     @property
     def view(self) -> RegionView: ...
 
+    @property
+    def knowledge(self) -> RegionKnowledge: ...
+
 
 class Ledger(Protocol):
-    """The front actor: `divergence_turn`, `divergence_probed`, `divergence_found`."""
+    """The front actor: `divergence_turn`, `divergence_probed`, `divergence_found`,
+    `divergence_documents`.
+    """
 
     async def call(self, method: str, *args: object) -> Any: ...
 
@@ -103,7 +109,8 @@ class DivergenceWatch:
             self._task.cancel()
 
     async def step(self) -> None:
-        """Reports what searches by quorum found, and probes if it is this gateway's turn.
+        """Reports what searches by quorum found and what regions say of their documents, and probes
+        if it is this gateway's turn.
 
         Raises Unavailable when the front actor does not answer.
         """
@@ -112,11 +119,20 @@ class DivergenceWatch:
             self._quorum_found.popleft()
         release = self._current()
         number = None if release is None else release.number
+        if release is not None:
+            await self._compare_documents(release.number)
         turn: Turn = await self._call("divergence_turn", number)
         self._report = turn.report
         if release is not None and turn.number is not None:
             probe = await self._probe(release, turn.number, turn.again)
             self._report = await self._call("divergence_probed", probe)
+
+    async def _compare_documents(self, release: int) -> None:
+        """By what the last heartbeats say of them: no region is asked."""
+        heartbeats = self._views.knowledge.pulse.regions.items()
+        said = {region: status.documents for region, status in heartbeats if status.documents}
+        if len(said) > 1:
+            await self._call("divergence_documents", said, release)
 
     async def _run(self) -> None:
         is_reported = False

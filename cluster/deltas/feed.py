@@ -44,6 +44,8 @@ class Feed:
         """By document, in ascending order of the versions."""
         self._held = HeldMutations()
         """The mutations that all bases hold."""
+        self._latest = HeldMutations()
+        """The mutations that one base or another holds."""
         self._marks: deque[tuple[int, Watermark]] = deque(maxlen=_MARKS_MAX)
         self.position = DocumentsPosition(
             epoch=new_epoch(), version=0, watermark=Watermark(), read_ms=0
@@ -52,6 +54,8 @@ class Feed:
         """Rows that the documents have in memory: one of each passage, and one of a delete."""
         self.size_bytes = 0
         """Bytes of the documents, nearly."""
+        self.unheld_rows = self.unheld_bytes = 0
+        """Those of documents that no base holds: all others go with the bases that lack them."""
 
     def take(self, changed: Mapping[str, Versions], watermark: Watermark) -> None:
         """Takes in what is kept of the documents that have changed on the way to the watermark, as
@@ -64,7 +68,7 @@ class Feed:
             document: kept
             for document, kept in changed.items()
             if _times(kept) != _times(self.versions(document))
-            and (document in self._entries or not self._is_held(kept))
+            and (document in self._entries or not _are_in(self._held, kept))
         }
         if not news and watermark == self.position.watermark:
             return
@@ -82,12 +86,15 @@ class Feed:
         """
         self.position = replace(self.position, read_ms=max(read_ms, self.position.read_ms))
 
-    def hold(self, held: HeldMutations) -> None:
-        """All bases hold these mutations: a document of which no other one is kept is no change.
-        Begins a new epoch if there were such changes.
+    def hold(self, held: HeldMutations, latest: HeldMutations) -> None:
+        """All bases hold the mutations of `held`: a document of which no other one is kept is no
+        change. Begins a new epoch if there were such changes. One of the bases holds `latest`.
         """
-        self._held = held
-        dropped = [d for d, entry in self._entries.items() if self._is_held(entry.kept)]
+        self._held, self._latest = held, latest
+        dropped = [d for d, entry in self._entries.items() if _are_in(held, entry.kept)]
+        unheld = [e for e in self._entries.values() if not _are_in(latest, e.kept)]
+        self.unheld_rows = sum(entry.num_rows for entry in unheld)
+        self.unheld_bytes = sum(entry.size_bytes for entry in unheld)
         if not dropped:
             return
         for document in dropped:
@@ -134,20 +141,26 @@ class Feed:
         entry = self._entries.get(document)
         return () if entry is None else entry.kept
 
-    def _is_held(self, kept: Versions) -> bool:
-        return all(mutation in self._held for mutation in kept)
-
     def _add(self, document: str, entry: _Entry) -> None:
         self._entries[document] = entry
-        self.num_rows += entry.num_rows
-        self.size_bytes += entry.size_bytes
+        self._count(entry, 1)
 
     def _forget(self, document: str) -> _Entry | None:
         entry = self._entries.pop(document, None)
         if entry is not None:
-            self.num_rows -= entry.num_rows
-            self.size_bytes -= entry.size_bytes
+            self._count(entry, -1)
         return entry
+
+    def _count(self, entry: _Entry, sign: int) -> None:
+        self.num_rows += sign * entry.num_rows
+        self.size_bytes += sign * entry.size_bytes
+        if not _are_in(self._latest, entry.kept):
+            self.unheld_rows += sign * entry.num_rows
+            self.unheld_bytes += sign * entry.size_bytes
+
+
+def _are_in(held: HeldMutations, kept: Versions) -> bool:
+    return all(mutation in held for mutation in kept)
 
 
 def _entry(version: int, since: int, kept: Versions) -> _Entry:

@@ -11,6 +11,9 @@ from cluster.catalog.manifests import CorpusManifest
 from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.documents.content import PartDocuments, without_documents
 from cluster.documents.documents import check_corpus_name
+from cluster.mutations.hybrid_clock import HybridTime
+from cluster.mutations.mutation_log import MutationLog
+from cluster.mutations.watermark import HeldMutations, Watermark
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,16 +62,20 @@ def delete_documents(
     return Deletion(manifest=manifest, deleted=deleted, unknown=frozenset(documents) - deleted)
 
 
-def drop_corpus(*, catalog: Catalog, corpus: str, clock: Clock = SYSTEM_CLOCK) -> CorpusManifest:
+def drop_corpus(
+    *, catalog: Catalog, corpus: str, log: MutationLog, clock: Clock = SYSTEM_CLOCK
+) -> CorpusManifest:
     """Drops a whole corpus by one more position, which has nothing; returns that.
 
     Nothing that is stored is rewritten, and a release that names an index of the corpus goes on;
     `cluster.releases.garbage` removes what nothing needs any more then. Ingesting into a corpus of
-    this name starts it anew.
+    this name starts it anew. What was written live is dropped, too: the position says that it has
+    taken in all of the logs, so that none of it comes back.
 
     Raises NotFound when there is no such corpus (any more), Conflict when others keep changing it
-    at the same time, and what the store does.
+    at the same time, LogUnreadable where the end of a log is damaged, and what the store does.
     """
+    watermark, held = _end_of(log)
 
     def dropped(latest: CorpusManifest | None) -> tuple[CorpusManifest, None]:
         last = existing(corpus, latest)
@@ -81,11 +88,24 @@ def drop_corpus(*, catalog: Catalog, corpus: str, clock: Clock = SYSTEM_CLOCK) -
             metadata_schema={},
             vector_dimension=None,
             sources=(),
-            watermark=last.watermark,
-            held=last.held,
+            watermark=last.watermark.joined(watermark),
+            held=last.held.joined(held),
             created_at_ms=clock.wall_ms(),
         )
         return nothing, None
 
     manifest, _ = catalog.change_corpus(corpus, dropped)
     return manifest
+
+
+def _end_of(log: MutationLog) -> tuple[Watermark, HeldMutations]:
+    """The ends of the logs of all regions, and the mutations up to there."""
+    watermark = log.head()
+    reading = log.read_after(Watermark.of({r: watermark[r] - 1 for r in watermark}))
+    for error in reading.stopped.values():
+        raise error
+    times: dict[str, HybridTime] = {}
+    for batch in reading.batches:
+        watermark = watermark.advanced(batch.region, batch.last)
+        times[batch.region] = batch.mutations[-1].time
+    return watermark, HeldMutations(times)

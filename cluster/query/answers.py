@@ -68,6 +68,8 @@ class Citation:
     id: str
     text: str
     score: float
+    title: str | None = None
+    """The metadata field `title`, where the passage has one."""
 
 
 class AnswerOutcome(StrEnum):

@@ -29,7 +29,9 @@ from cluster.regions.divergence_report import (
     DivergenceReport,
     ProbeVerdict,
 )
+from cluster.regions.documents_comparison import DocumentsComparison
 from cluster.regions.quorum import Vote, vote_of
+from cluster.releases.events import DocumentsStatus
 from cluster.serving.view import CorpusView, ReleaseView
 from cluster.vectors.checks import prepared
 from cluster.vectors.metric import Metric
@@ -217,6 +219,7 @@ class DivergenceLedger:
         self._last: Probe | None = None
         self._standing: dict[tuple[str, str], FoundDifference] = {}
         self._outcomes: Counter[str] = Counter()
+        self._documents = DocumentsComparison()
 
     def turn(self, release: int | None) -> Turn:
         """`release`: the current one, as the gateway that asks sees it; None: it cannot probe now.
@@ -248,6 +251,14 @@ class DivergenceLedger:
         }
         return [found.difference for c in probe.comparisons for found in self._judge(c)]
 
+    def documents(
+        self, said: Mapping[str, Mapping[str, DocumentsStatus]], release: int
+    ) -> list[Difference]:
+        """Takes in what the regions say of their live documents, by region and corpus. Returns the
+        differences that were not known before.
+        """
+        return self._documents.take(said, release)
+
     def quorum(self, found: FoundDifference) -> None:
         """A search by quorum has found a difference."""
         self._outcomes[ProbeVerdict.QUORUM_DIFFER.value] += 1
@@ -256,12 +267,16 @@ class DivergenceLedger:
     @property
     def report(self) -> DivergenceReport:
         probe = self._last
+        differences = (
+            *(found.difference for found in self._standing.values()),
+            *self._documents.standing,
+        )
         return DivergenceReport(
-            differs=bool(self._standing),
+            differs=bool(differences),
             at_ms=None if probe is None else probe.at_ms,
             release=None if probe is None else probe.release,
             corpora=() if probe is None else _lines(probe),
-            differences=tuple(found.difference for found in self._standing.values()),
+            differences=differences,
             probes=dict(self._outcomes),
         )
 

@@ -54,6 +54,26 @@ class MachineSummary:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DocumentsSummary:
+    """The documents of a corpus that were written one by one."""
+
+    corpus: str
+    watermark: Mapping[str, int]
+    """Position in each region's log up to which they are applied."""
+    read_ms: int
+    """Wall clock before the last reading of all logs that was complete; 0 before one."""
+    digest: str
+    """Equal in regions that have applied the same, for equal documents."""
+    rows: int
+    """Passages, and deletes, that the index does not hold yet."""
+    size_bytes: int
+    waiting: int
+    """Writes that wait to be stored."""
+    unreadable: Mapping[str, str]
+    """Why the logs of regions cannot be read further, by region."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RegionSummary:
     region: str
     release: int | None
@@ -72,6 +92,8 @@ class RegionSummary:
     """Machines that were alive when last seen."""
     log_trouble: str | None = None
     """The entry of the release log that this region cannot read, and what to do; None: it can."""
+    documents: tuple[DocumentsSummary, ...] | None = None
+    """Corpora to which single documents were written; None where that is not known."""
 
 
 class StatusSource(Protocol):

@@ -12,8 +12,8 @@ lost when it is abandoned at any point: the log and the heartbeats give it all b
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol, assert_never
 
 from cluster.clock import Clock, Deadline
@@ -30,6 +30,7 @@ from cluster.releases.entries import LogState, Release
 from cluster.releases.events import (
     REGIONS,
     Append,
+    DocumentsStatus,
     EntryRead,
     Event,
     HeartbeatsRead,
@@ -82,6 +83,8 @@ class Vitals:
     healthy: bool = True
     load: float = 0.0
     """Load of the region, in [0, 1]."""
+    documents: Mapping[str, DocumentsStatus] = field(default_factory=dict)
+    """By corpus."""
 
 
 def _nobody() -> None:
@@ -303,6 +306,7 @@ class RolloutDriver:
                 "cluster_id": self._cluster_id,
                 "healthy": vitals.healthy,
                 "load": vitals.load,
+                "documents": dict(vitals.documents),
             }
         )
         last = self._heartbeat

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
@@ -17,6 +18,17 @@ REGIONS = "regions"
 def heartbeat_path(region: str) -> str:
     """Path in the store of the region's heartbeat."""
     return f"{REGIONS}/{region}/status.json"
+
+
+class DocumentsStatus(Record):
+    """How far a region has come with the live documents of a corpus, and what it holds then."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    watermark: dict[str, Annotated[int, Field(ge=0)]]
+    """Position in the log of each region."""
+    documents_digest: str
+    """The same in all regions with this watermark."""
 
 
 class RegionStatus(Record):
@@ -39,6 +51,8 @@ class RegionStatus(Record):
     healthy: bool = True
     load: float = 0.0
     """Load of the region, in [0, 1], as far as its replicas tell."""
+    documents: dict[str, DocumentsStatus] = Field(default_factory=dict)
+    """By corpus; those without a log are left out."""
     cluster_id: str = ""
     """Id of the Ray cluster in which the region runs, by which another cluster under the same name
     is noticed.

@@ -11,6 +11,7 @@ from cluster.clock import SYSTEM_CLOCK
 from cluster.corpora.overview import CorpusLine, IndexLine, ShardHole, corpus_line, corpus_lines
 from cluster.documents.deletes import drop_corpus
 from cluster.errors import Conflict, InvalidArgument
+from cluster.mutations.store_log import StoreMutationLog
 from deployments.cli.options import Config, Corpus, Json, Region, Store
 from deployments.cli.regions import anywhere
 from deployments.terminal import SHORT, out, print_json, say, share, size, table, utc
@@ -145,7 +146,11 @@ def drop(
     if not yes:
         say(_what_goes(line))
         typer.confirm(f"Drop corpus {corpus}?", abort=True)
-    dropped = drop_corpus(catalog=installation.catalog, corpus=corpus)
+    dropped = drop_corpus(
+        catalog=installation.catalog,
+        corpus=corpus,
+        log=StoreMutationLog(installation.store, corpus),
+    )
     if as_json:
         print_json(
             {

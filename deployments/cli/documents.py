@@ -12,14 +12,16 @@ import typer
 from rich.markup import escape
 
 from cluster.catalog.manifests import CorpusManifest
+from cluster.corpora.compaction import unfolded
 from cluster.documents.declared_types import parse_declared_types
 from cluster.documents.deletes import delete_documents
 from cluster.documents.documents import check_corpus_name
 from cluster.errors import InvalidArgument
+from cluster.mutations.store_log import StoreMutationLog
 from deployments.cli.ingest_summary import report_lines
 from deployments.cli.options import Config, Corpus, Json, Region, Store, opened
 from deployments.installation import Installation
-from deployments.terminal import Steps, print_json, say
+from deployments.terminal import Steps, err, print_json, say
 
 _IDS_SHOWN_MAX = 5
 
@@ -30,7 +32,7 @@ def ingest(
         list[str],
         typer.Argument(
             help="Files, folders or fsspec URLs: JSONL, Parquet, CSV, Markdown, text, HTML, PDF, "
-            "Word, PowerPoint, Excel, OpenDocument, EPUB, e-mail; Parquet, Arrow or .npy with "
+            "Word, PowerPoint, Excel, OpenDocument, RTF, EPUB, e-mail; Parquet, Arrow or .npy with "
             "ready-made vectors.",
             metavar="SOURCE...",
         ),
@@ -91,6 +93,7 @@ def ingest(
     )
     for line in report_lines(report):
         say(escape(line))
+    _note_live_changes(installation, corpus)
     say(f"Next: raygion build {corpus}")
 
 
@@ -143,6 +146,7 @@ def delete(
         shown = ", ".join(escape(id) for id in unknown[:_IDS_SHOWN_MAX])
         more = ", ..." if len(unknown) > _IDS_SHOWN_MAX else ""
         say(f"{len(unknown)} of the ids are not in the corpus: {shown}{more}")
+    _note_live_changes(installation, corpus)
     say(
         f"Corpus [bold]{corpus}[/] is at position {manifest.position}: "
         f"{len(deletion.deleted)} documents deleted, {manifest.num_documents} left."
@@ -158,6 +162,18 @@ def _opened_for(
     check_corpus_name(corpus)
     installation.settings.check_may_hold(installation.region, corpus)
     return installation
+
+
+def _note_live_changes(installation: Installation, corpus: str) -> None:
+    """Says what counts where single documents were written since the corpus's latest position."""
+    log = StoreMutationLog(installation.store, corpus)
+    if unfolded(installation.catalog, log, corpus):
+        err.print(
+            "[yellow]Documents were written live that the corpus does not have yet: of these, what "
+            "was written live counts, whatever was ingested or deleted here. "
+            f"`raygion compact {corpus}` takes them in.[/]",
+            soft_wrap=True,
+        )
 
 
 def _next_step(corpus: CorpusManifest) -> str:

@@ -17,6 +17,7 @@ from deployments.cli import (
     corpora,
     documents,
     evaluation,
+    live_documents,
     queries,
     ray_env,
     releases,
@@ -245,6 +246,10 @@ app.add_typer(corpora.app, name="corpus")
 app.add_typer(releases.app, name="release")
 app.command("search")(queries.search)
 app.command("ask")(queries.ask)
+app.command("put")(live_documents.put)
+app.command("get")(live_documents.get)
+app.command("rm")(live_documents.rm)
+app.command("changes")(live_documents.changes)
 app.command("status")(status.status)
 app.command("scale")(scale.scale)
 app.add_typer(store.app, name="store")

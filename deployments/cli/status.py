@@ -102,6 +102,8 @@ def _show_one(installation: Installation, *, as_json: bool) -> None:
     _say_cluster(installation)
     for release in summary["resident"]:
         out.print(_resident(release, current=release["release"] == summary["release"]))
+    if summary.get("documents"):
+        out.print(_documents(summary["documents"]))
     if len(summary["machines"]) > 1:
         out.print(_machines(summary["machines"]))
 
@@ -134,6 +136,24 @@ def _resident(release: dict[str, Any], *, current: bool) -> Table:
     model = release["model"] or "search only"
     columns = ("corpus", "index", "passages", "shards", "replicas", "recall@10", "least")
     return table(f"{title}: {model}", columns, rows)
+
+
+def _documents(documents: list[dict[str, Any]]) -> Table:
+    """A table of the corpora to which single documents were written."""
+    now_ms = SYSTEM_CLOCK.wall_ms()
+    rows = [
+        (
+            corpus["corpus"],
+            ", ".join(f"{region} {n}" for region, n in corpus["watermark"].items()) or "none",
+            f"{(now_ms - corpus['read_ms']) / 1000:.1f} s ago" if corpus["read_ms"] else "never",
+            corpus["rows"],
+            corpus["waiting"],
+            "; ".join(f"{region}: {why}" for region, why in corpus["unreadable"].items()),
+        )
+        for corpus in documents
+    ]
+    columns = ("corpus", "read up to", "all read", "rows", "waiting", "unreadable")
+    return table("Documents written one by one", columns, rows)
 
 
 def _machines(machines: list[dict[str, Any]]) -> Table:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Self
+from contextlib import closing, suppress
+from typing import Any, Self, TypeAlias
 
 import httpx
 import orjson
@@ -15,6 +16,8 @@ from deployments.installation import Installation, NotRunning
 
 _TIMEOUT_S = 660.0
 _CONNECT_TIMEOUT_S = 5.0
+Params: TypeAlias = Mapping[str, str]
+NO_PARAMS: Params = {}
 
 
 class HttpRegion:
@@ -44,8 +47,24 @@ class HttpRegion:
     def close(self) -> None:
         self._client.close()
 
-    def get(self, path: str, *, timeout_s: float = _TIMEOUT_S) -> dict[str, Any]:
-        return self._checked(self._sent("GET", path, None, timeout_s))
+    def get(
+        self, path: str, *, params: Params = NO_PARAMS, timeout_s: float = _TIMEOUT_S
+    ) -> dict[str, Any]:
+        return self._checked(self._sent("GET", path, None, timeout_s, params=params))
+
+    def write_documents(
+        self, body: Mapping[str, object], key: str, *, timeout_s: float = _TIMEOUT_S
+    ) -> dict[str, Any]:
+        """The reply to `PUT /v1/documents`, with the end of each document: also where none is
+        written. `key`: the idempotency key of the request.
+        """
+        headers = {"Idempotency-Key": key}
+        response = self._sent("PUT", "/v1/documents", body, timeout_s, headers=headers)
+        with suppress(ValueError):
+            reply: dict[str, Any] = orjson.loads(response.content)
+            if "documents" in reply:
+                return reply
+        return self._checked(response)
 
     def post(
         self, path: str, body: Mapping[str, object], *, timeout_s: float = _TIMEOUT_S
@@ -57,19 +76,31 @@ class HttpRegion:
         self, path: str, body: Mapping[str, object], *, timeout_s: float = _TIMEOUT_S
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         """The server-sent events as (event, data). Raises what an `error` event says."""
-        parser, timeout = EventParser(), self._timeout(timeout_s)
+        asked = self._client.build_request("POST", path, content=orjson.dumps(body))
+        for events in self._event_lists(asked, EventParser(), timeout_s):
+            yield from events
+
+    def follow(
+        self, path: str, parser: EventParser, *, params: Params, timeout_s: float
+    ) -> Iterator[list[tuple[str, dict[str, Any]]]]:
+        """The server-sent events of a `GET`, as they arrive together; `parser` then has the id
+        from which to go on. Raises as `stream` does.
+        """
+        asked = self._client.build_request("GET", path, params=params)
+        yield from self._event_lists(asked, parser, timeout_s)
+
+    def _event_lists(
+        self, asked: httpx.Request, parser: EventParser, timeout_s: float
+    ) -> Iterator[list[tuple[str, dict[str, Any]]]]:
+        asked.extensions["timeout"] = self._timeout(timeout_s).as_dict()
         try:
-            with self._client.stream(
-                "POST", path, content=orjson.dumps(body), timeout=timeout
-            ) as response:
+            response = self._client.send(asked, stream=True)
+            with closing(response):
                 if response.status_code != 200:
                     response.read()
                     self._checked(response)
                 for chunk in response.iter_bytes():
-                    for event, data in parser.feed(chunk):
-                        if event == "error":
-                            raise parse_sent_error(data)
-                        yield event, orjson.loads(data)
+                    yield [_sent_event(*event) for event in parser.feed(chunk)]
         except httpx.TransportError as error:
             raise self._unreachable(error) from error
 
@@ -82,12 +113,21 @@ class HttpRegion:
         return True
 
     def _sent(
-        self, method: str, path: str, body: Mapping[str, object] | None, timeout_s: float
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, object] | None,
+        timeout_s: float,
+        *,
+        params: Params = NO_PARAMS,
+        headers: Params = NO_PARAMS,
     ) -> httpx.Response:
         content = None if body is None else orjson.dumps(body)
         timeout = self._timeout(timeout_s)
         try:
-            return self._client.request(method, path, content=content, timeout=timeout)
+            return self._client.request(
+                method, path, content=content, params=params, headers=headers, timeout=timeout
+            )
         except httpx.TransportError as error:
             raise self._unreachable(error) from error
 
@@ -104,7 +144,7 @@ class HttpRegion:
         """The reply, or the error that it tells. Raises Unavailable for what no region says."""
         try:
             if not response.is_success:
-                return parse_sent_error(response.content)
+                return parse_sent_error(response.content, response.headers.get("retry-after"))
             parsed: dict[str, Any] = orjson.loads(response.content)
             return parsed
         except ValueError as error:
@@ -117,3 +157,9 @@ class HttpRegion:
         if isinstance(error, httpx.ConnectError):
             return NotRunning(f"no region answers at {self._url}; start it with `raygion up`")
         return Unavailable(f"the region at {self._url} did not answer: {error}")
+
+
+def _sent_event(event: str, data: bytes) -> tuple[str, dict[str, Any]]:
+    if event == "error":
+        raise parse_sent_error(data)
+    return event, orjson.loads(data)

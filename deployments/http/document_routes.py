@@ -97,7 +97,7 @@ class DocumentRoutes:
             "GET",
             CHANGES,
             self.changes,
-            responses=replies(str, stream="Events `change`, `error`."),
+            responses=replies(str, stream="Events `change`, `current`, `error`."),
             body=parameters_of(ChangesQuery, "corpus"),
         )
 

@@ -132,7 +132,7 @@ def _build_app(
     app = build_http_app(
         components.service,
         http,
-        status=components.views,
+        status=components.status,
         peer_services=components.peer_services,
         documents=components.documents,
         lifespan=lifespan,

@@ -31,7 +31,11 @@ def annotations_of(text: str, citations: Sequence[Citation]) -> list[dict[str, o
     return [
         {
             "type": "url_citation",
-            "url_citation": {**position, "url": _url(cited.id), "title": cited.id},
+            "url_citation": {
+                **position,
+                "url": _url(cited.id),
+                "title": cited.title or cited.id,
+            },
         }
         for number, cited in enumerate(citations, 1)
         for position in _positions(marks.get(number) or [(0, len(text))])
@@ -71,7 +75,7 @@ class UrlCitationReply(BaseModel):
     start_index: int = Field(description="First character of the part of `content` that cites.")
     end_index: int = Field(description="The character behind that part.")
     url: str = Field(description="The passage's id if it is a link, otherwise `raygion:` and it.")
-    title: str = Field(description="The id of the passage.")
+    title: str = Field(description="The title of the passage, else its id.")
 
 
 class AnnotationReply(BaseModel):

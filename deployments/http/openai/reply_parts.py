@@ -10,7 +10,7 @@ import orjson
 from pydantic import BaseModel
 
 from cluster.query.answers import AnswerResult, Retrieved, Usage
-from deployments.http.schemas.replies import with_provenance
+from deployments.http.schemas.replies import citations_of, with_provenance
 from deployments.http.streams.sse import data_event
 
 
@@ -63,7 +63,7 @@ def usage_of(usage: Usage) -> dict[str, int]:
 
 def source_of(made: Retrieved | AnswerResult) -> dict[str, object]:
     return {
-        **with_provenance(made, citations=made.citations),
+        **with_provenance(made, citations=citations_of(made)),
         "outcome": made.outcome,
         "truncated": made.truncated,
     }

@@ -71,11 +71,20 @@ def _fields_of(hit: Hit, include: frozenset[HitField]) -> dict[str, object]:
     return wanted
 
 
+def citations_of(made: Retrieved | AnswerResult) -> list[dict[str, object]]:
+    """A citation without a title has no such key."""
+    return [
+        {"id": cited.id, "text": cited.text, "score": cited.score}
+        | ({} if cited.title is None else {"title": cited.title})
+        for cited in made.citations
+    ]
+
+
 def render_answer(result: AnswerResult) -> bytes:
     return orjson.dumps(
         {
             "answer": result.answer,
-            "citations": result.citations,
+            "citations": citations_of(result),
             **with_provenance(
                 result,
                 usage=result.usage,
@@ -92,7 +101,7 @@ def render_answer(result: AnswerResult) -> bytes:
 def render_retrieved(retrieved: Retrieved) -> bytes:
     return orjson.dumps(
         {
-            "citations": retrieved.citations,
+            "citations": citations_of(retrieved),
             **with_provenance(retrieved, model=retrieved.model),
             "outcome": retrieved.outcome,
             "truncated": retrieved.truncated,
@@ -173,6 +182,7 @@ class CitationReply(BaseModel):
     id: str
     text: str
     score: float
+    title: str | None = Field(None, description="Of the metadata; left out where there is none.")
 
 
 class UsageReply(BaseModel):
@@ -294,6 +304,21 @@ class MachineReply(BaseModel):
     gateways: int
 
 
+class DocumentsReply(BaseModel):
+    corpus: str
+    watermark: dict[str, int] = Field(
+        description="Position in each region's log up to which its writes are applied."
+    )
+    read_ms: int = Field(description="When the last complete reading of all logs began.")
+    digest: str = Field(description="Equal in regions that have applied the same writes.")
+    rows: int = Field(description="Passages, and deletes, that the index does not hold yet.")
+    size_bytes: int
+    waiting: int = Field(description="Writes that wait to be stored.")
+    unreadable: dict[str, str] = Field(
+        description="Why the logs of regions cannot be read further, by region."
+    )
+
+
 class StatusReply(BaseModel):
     region: str
     release: int | None
@@ -310,6 +335,9 @@ class StatusReply(BaseModel):
     machines: list[MachineReply] = Field(description="Of the region, that are alive.")
     log_trouble: str | None = Field(
         description="Which entry of the release log cannot be read; null where all can."
+    )
+    documents: list[DocumentsReply] | None = Field(
+        description="Corpora to which single documents were written; null where that is not known."
     )
 
 

@@ -28,7 +28,7 @@ from cluster.generation.prompt import PromptTemplate
 from cluster.query.request import Embedded
 from cluster.query.search import EmbeddingResult, Hit, SearchRequest, SearchResult
 from cluster.regions.divergence import DivergenceLedger, FoundDifference, Probe, Turn
-from cluster.regions.divergence_report import DivergenceReport
+from cluster.regions.divergence_report import Difference, DivergenceReport
 from cluster.releases.entries import Switch
 from cluster.releases.release_log import Freshness
 from cluster.serving.consistency import RegionKnowledge
@@ -155,6 +155,7 @@ class Desk:
     ledger: DivergenceLedger
     error: RaygionError | None = None
     calls: list[str] = field(default_factory=list)
+    documents_alerts: list[Difference] = field(default_factory=list)
 
     async def call(self, method: str, *args: object) -> Turn | DivergenceReport | None:
         self.calls.append(method)
@@ -168,6 +169,9 @@ class Desk:
         match method, args:
             case "divergence_turn", (int() | None as release,):
                 return self.ledger.turn(release)
+            case "divergence_documents", (dict() as said, int() as release):
+                self.documents_alerts += self.ledger.documents(said, release)
+                return self.ledger.report
             case "divergence_probed", (Probe() as probe,):
                 self.ledger.take(probe)
                 return self.ledger.report

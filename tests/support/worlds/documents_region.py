@@ -16,8 +16,11 @@ from cluster.artifacts.cache import ArtifactCache
 from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.config import Settings
 from cluster.generation.prompt import PromptTemplate
+from cluster.mutations.conflicts import ConflictPolicy
+from cluster.mutations.fold import DocumentFold
 from cluster.mutations.region_writer import Written
 from cluster.mutations.requests import DocumentWrite
+from cluster.mutations.store_log import StoreMutationLog
 from cluster.regions.settings import EndpointSettings, RegionSettings
 from cluster.releases.entries import Switch
 from cluster.serving.view import CorpusView, RegionView, ReleaseView
@@ -66,6 +69,8 @@ class FakeCoordinator:
 
     def __init__(self, view: RegionView) -> None:
         self.view = view
+        self.documents: object = None
+        """What it was told last of the documents."""
         self._changed = asyncio.Event()
 
     def publish(self, view: RegionView) -> None:
@@ -73,6 +78,9 @@ class FakeCoordinator:
         self._changed.set()
 
     async def call(self, method: str, *args: object) -> object:
+        if method == "documents":
+            (self.documents,) = args
+            return None
         assert method == "view"
         if args[0] == self.view.revision:
             self._changed.clear()
@@ -124,3 +132,11 @@ async def written(documents: Documents, *writes: DocumentWrite) -> list[Written]
     outcomes = await documents.write(CORPUS, writes, TIMEOUT_S)
     assert all(isinstance(outcome, Written) for outcome in outcomes), outcomes
     return cast("list[Written]", list(outcomes))
+
+
+def folded(store: ObjectStore) -> DocumentFold:
+    """What the logs in the store come to."""
+    log, fold = StoreMutationLog(store, CORPUS), DocumentFold(ConflictPolicy.LAST_WRITER)
+    while batches := log.read_after(fold.watermark).batches:
+        assert all(fold.apply(batch) for batch in batches)
+    return fold

@@ -87,6 +87,7 @@ class FakeService:
         self.summary: RegionSummary | Exception = SUMMARY
         self.status_hangs = False
         self.tokens = ("Reykja", "vik", " [1]")
+        self.citation = CITATION
         self.came_about = CAME_ABOUT
         self.search_error: BaseException | None = None
         self.answer_error: Exception | None = None
@@ -150,7 +151,7 @@ class FakeService:
         self.answers.append(request)
         if self.answer_error is not None:
             raise self.answer_error
-        citations = (CITATION,) if request.retrieve else ()
+        citations = (self.citation,) if request.retrieve else ()
         result = AnswerResult(
             answer="".join(self.tokens),
             citations=citations,

@@ -13,12 +13,13 @@ import pytest
 
 from actors.coordinator.coordinator import Coordinator
 from actors.models.embedding_worker import EmbeddingWorker
+from actors.mutations.documents import Documents
 from actors.region.front import Front
 from actors.runtime.progress import ProgressCounter
 from actors.shards.replica import ShardReplica
 
 ROOT = Path(__file__).resolve().parents[3]
-ACTORS = (Coordinator, EmbeddingWorker, Front, ProgressCounter, ShardReplica)
+ACTORS = (Coordinator, Documents, EmbeddingWorker, Front, ProgressCounter, ShardReplica)
 BY_NAME = ("call", "_call", "_change")
 """What takes the name of an actor's method, and its arguments."""
 

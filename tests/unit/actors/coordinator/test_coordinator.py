@@ -20,6 +20,7 @@ from cluster.errors import (
     Unavailable,
 )
 from cluster.releases.entries import RELEASE_LOG, Elect, entry_path
+from cluster.releases.events import DocumentsStatus
 from cluster.store.identity import store_identity
 from cluster.store.numbered_log import NumberedLog
 from cluster.store.object_store import ObjectStore
@@ -50,6 +51,17 @@ def test_a_refresh_reads_what_was_there_when_it_was_asked_for(
         pulse = coordinator.refresh()
         assert pulse.freshness.position >= position
         assert pulse.freshness.read_ms >= asked_ms
+
+
+def test_heartbeats_tell_how_far_the_documents_are(coordinator: Coordinator) -> None:
+    told = {"tea": DocumentsStatus(watermark={"a": 3}, documents_digest="x")}
+    coordinator.documents(told)
+
+    def said() -> list[dict[str, DocumentsStatus]]:
+        regions = coordinator.pulse("p", 0.0, frozenset()).regions
+        return [status.documents for status in regions.values()]
+
+    wait_until(lambda: said() == [told])
 
 
 def test_the_pulse_tells_of_the_store_and_the_regions(

@@ -28,6 +28,7 @@ from cluster.documents.ingest_report import IngestReport, LeftOut
 from cluster.documents.passages import current_passages, read_part
 from cluster.errors import InvalidArgument
 from cluster.metadata import ColumnType
+from cluster.mutations.store_log import StoreMutationLog
 from cluster.store.object_store import ObjectStore, open_store
 
 Ingest = Callable[..., CorpusManifest]
@@ -354,14 +355,15 @@ def test_a_corpus_that_was_dropped_starts_anew(
     old = write_rows(tmp_path / "old.jsonl", {"id": "a", "text": "Old.", "metadata": {"year": 1}})
     row = {"id": "b", "text": "New.", "vector": [1.0, 0.0], "metadata": {"year": "first"}}
     new = write_rows(tmp_path / "new.jsonl", row)
+    log = StoreMutationLog(object_store, "docs")
     run(old)
-    drop_corpus(catalog=Catalog(object_store), corpus="docs")
+    drop_corpus(catalog=Catalog(object_store), corpus="docs", log=log)
     manifest = run(new)
     assert (manifest.position, manifest.vector_dimension) == (3, 2)
     assert manifest.metadata_schema == {"year": ColumnType.STRING}
     assert rows_of(object_store, manifest).keys() == {"b"}
     assert manifest.sources == (str(new),)
-    drop_corpus(catalog=Catalog(object_store), corpus="docs")
+    drop_corpus(catalog=Catalog(object_store), corpus="docs", log=log)
     assert rows_of(object_store, run(old)).keys() == {"a"}
 
 

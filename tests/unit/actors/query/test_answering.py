@@ -30,6 +30,7 @@ from cluster.generation.generator import (
     PromptTokenizer,
 )
 from cluster.generation.prompt import PromptTemplate, Truncated, Truncation
+from cluster.metadata import ColumnType
 from cluster.query.answers import (
     AnswerEvent,
     AnswerOutcome,
@@ -215,6 +216,42 @@ async def test_without_evidence_the_release_answers_and_no_model(hits: SearchRes
     assert (last.usage.prompt_tokens, last.usage.completion_tokens) == (0, 0)
     assert not writer.asked
     assert not writer.counted_in
+
+
+@pytest.mark.parametrize(
+    ("schema", "fields"),
+    [
+        ({}, ()),
+        ({"year": ColumnType.INT}, ()),
+        ({"title": ColumnType.STRING, "year": ColumnType.INT}, ("title",)),
+    ],
+)
+async def test_passages_are_cited_by_their_titles_where_the_corpus_has_them(
+    schema: dict[str, ColumnType], fields: tuple[str, ...]
+) -> None:
+    searches: list[SearchRequest] = []
+    hits = [
+        Hit(id=str(title), score=0.9, text="A passage.", metadata={"title": title})
+        for title in ("Tea", "", None, 1984)
+    ]
+
+    async def search(request: SearchRequest) -> SearchResult:
+        searches.append(request)
+        return replace(found(), results=(tuple(hits),))
+
+    events = Answering(Writer()).events(
+        AnswerRequest(question="why?", max_tokens=10),
+        release=replace(release_of(1), corpora={"c": replace(CORPUS, metadata_schema=schema)}),
+        provenance=provenance_of("here"),
+        search=search,
+        deadline=Deadline.after(30),
+        elapsed_ms=lambda: 7.0,
+    )
+    last = [event async for event in events][-1]
+    assert isinstance(last, AnswerResult)
+    assert [search.fields for search in searches] == [fields]
+    # A title is a text; that of another type is a value to filter by.
+    assert [citation.title for citation in last.citations] == ["Tea", None, None, None]
 
 
 async def test_hits_that_are_no_evidence_are_neither_cited_nor_read() -> None:

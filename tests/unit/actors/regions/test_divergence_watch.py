@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from cluster.query.read_consistency import ConsistencyLevel, ReadConsistency
 from cluster.query.search import SearchRequest
 from cluster.regions.divergence import VECTORS, Inquiry, Probe, compared
 from cluster.regions.divergence_report import ProbeVerdict
+from cluster.releases.events import DocumentsStatus, RegionStatus
 from cluster.serving.consistency import RegionKnowledge
 from cluster.serving.view import RegionView
 from cluster.store.local_store import LocalStore
@@ -242,3 +244,32 @@ def test_it_takes_two_regions(given: dict[str, Any], expected: bool) -> None:
 def test_questions_are_checked_where_they_are_set() -> None:
     with pytest.raises(InvalidArgument, match=r"divergence\.questions"):
         load_settings(overrides={"divergence": {"questions": [""]}})
+
+
+def heartbeat(region: str, position: int, digest: str) -> RegionStatus:
+    documents = {"tea": DocumentsStatus(watermark={"a": position}, documents_digest=digest)}
+    return RegionStatus(
+        region=region, position=1, prepared=(), current=RELEASE, at_ms=1, documents=documents
+    )
+
+
+async def test_live_documents_are_compared_by_what_heartbeats_say_of_them() -> None:
+    async with world() as made:
+        known = made.views.knowledge
+
+        def hear(*heartbeats: RegionStatus) -> None:
+            regions = {status.region: status for status in heartbeats}
+            made.views.knowledge = replace(known, pulse=replace(known.pulse, regions=regions))
+
+        await made.step()
+        assert "divergence_documents" not in made.desk.calls, "nothing is written"
+        hear(heartbeat("a", 4, "x"), heartbeat("b", 4, "y"), heartbeat("c", 5, "z"))
+        report = await made.step()
+        assert report.differs
+        (difference,) = report.differences
+        assert difference.answers == {"x": ("a",), "y": ("b",)}
+        assert (await made.metrics())['raygion_divergence{corpus="tea"}'] == 1.0
+        assert made.desk.documents_alerts == [difference]
+        hear(heartbeat("a", 6, "x"), heartbeat("b", 6, "x"), heartbeat("c", 5, "z"))
+        assert not (await made.step()).differs
+        assert made.desk.documents_alerts == [difference]

@@ -20,6 +20,7 @@ from cluster.documents.deletes import delete_documents, drop_corpus
 from cluster.documents.documents import Document
 from cluster.documents.passages import passage_table, whole_passage
 from cluster.errors import Conflict, InvalidArgument, NotFound, RaygionError
+from cluster.mutations.store_log import StoreMutationLog
 from cluster.releases.garbage import StoreCollector
 from cluster.releases.release_log import read_release_log
 from cluster.shards.recall import RecallStratum
@@ -129,7 +130,7 @@ def test_the_commands_tell_it(world: World) -> None:
 
 
 def test_without_a_corpus_the_list_is_empty(world: World) -> None:
-    drop_corpus(catalog=world.catalog, corpus=CORPUS)
+    drop_corpus(catalog=world.catalog, corpus=CORPUS, log=StoreMutationLog(world.store, CORPUS))
     assert corpus("list") == "There is no corpus yet.\n"
     with pytest.raises(NotFound, match=f"no corpus '{CORPUS}'"):
         corpus("show", CORPUS)
@@ -172,7 +173,8 @@ class TestDrop:
 
     def test_what_was_added_meanwhile_goes_as_well(self, world: World) -> None:
         catalog = CatalogWithARival(world)
-        assert drop_corpus(catalog=catalog, corpus=CORPUS).position == 4
+        log = StoreMutationLog(world.store, CORPUS)
+        assert drop_corpus(catalog=catalog, corpus=CORPUS, log=log).position == 4
         with pytest.raises(NotFound):
             delete_documents(
                 catalog=catalog, artifacts=world.artifacts, corpus=CORPUS, documents=["a"]
@@ -206,7 +208,7 @@ def test_the_collector_removes_what_a_dropped_corpus_had() -> None:
         return {path for path in store.content if path.startswith(("artifacts", "indexes"))}
 
     before = collect()
-    drop_corpus(catalog=world.catalog, corpus=CORPUS)
+    drop_corpus(catalog=world.catalog, corpus=CORPUS, log=StoreMutationLog(world.store, CORPUS))
     left = collect()
     release = read_release_log(store).proposals[1].release.contents.indexes[CORPUS]
     (manifest,) = (m for m, _ in world.catalog.list_indexes(CORPUS))

@@ -167,15 +167,31 @@ def test_documents_keep_the_vectors_that_they_brought() -> None:
 # Others change the corpus meanwhile.
 
 
+def drop(store: ObjectStore) -> None:
+    drop_corpus(catalog=Catalog(store), corpus=CORPUS, log=log_of(store), clock=SimClock())
+
+
 def test_there_is_nothing_to_compact_into_without_a_corpus() -> None:
     store = empty_store()
     append(store, live("a", 1, 10))
     with pytest.raises(NotFound, match="raygion ingest"):
         compact(store)
     ingest(store, {"b": 1})
-    drop_corpus(catalog=Catalog(store), corpus=CORPUS, clock=SimClock())
+    drop(store)
     with pytest.raises(NotFound):
         compact(store)
+
+
+def test_what_was_written_live_is_dropped_with_its_corpus() -> None:
+    store = empty_store()
+    ingest(store, {"a": 1})
+    append(store, live("a", 2, 10), live("b", 1, 11))
+    drop(store)
+    append(store, live("c", 1, 12))
+    ingest(store, {"a": 3})
+    assert unfolded(Catalog(store), log_of(store), CORPUS) == 1
+    compact(store)
+    assert documents_of(store) == {"a": 3, "c": 1}, "what came after the drop counts"
 
 
 @dataclass

@@ -17,6 +17,7 @@ from cluster.catalog.catalog import Catalog
 from cluster.catalog.corpus_settings import ChunkSettings, CorpusSettings
 from cluster.documents.deletes import drop_corpus
 from cluster.errors import NotFound
+from cluster.mutations.store_log import StoreMutationLog
 from cluster.releases.garbage import StoreCollector
 from cluster.shards.index_parameters import AutoIndex, IndexKind, NamedIndex
 from cluster.vectors.metric import Metric
@@ -179,7 +180,7 @@ def test_a_corpus_that_was_dropped_is_left_out(world: World) -> None:
         world.ingest(corpus)
         world.build(corpus)
     world.serve()
-    drop_corpus(catalog=world.catalog, corpus="faq")
+    drop_corpus(catalog=world.catalog, corpus="faq", log=StoreMutationLog(world.store, "faq"))
     assert world.taken().keys() == {"docs"}
     assert world.told() == "corpus 'faq' has no documents any more; it is left out"
     world.ingest("faq", documents=5)

@@ -70,7 +70,7 @@ class Region:
     def start(self) -> None:
         self.fold = DocumentFold(self._policy)
         self.feed = Feed(lambda: f"epoch {next(self._epochs)}")
-        self.feed.hold(self._held)
+        self.feed.hold(self._held, self._held)
         for each in self._taken:
             assert self.fold.apply(each)
         self._publish()
@@ -90,7 +90,7 @@ class Region:
         """All bases hold what there is, and the feed drops it."""
         self.base = documents_of(self.fold)
         self._held = self.fold.taken
-        self.feed.hold(self._held)
+        self.feed.hold(self._held, self._held)
         self._note()
 
     def _publish(self) -> None:
@@ -170,8 +170,15 @@ def test_it_counts_rows_and_bytes() -> None:
     feed.take(fold.take_changed(), fold.watermark)
     assert feed.num_rows == 2, "the delete hides a document of the base"
     assert feed.size_bytes == size_bytes / 2
-    feed.hold(fold.taken)
+    assert (feed.unheld_rows, feed.unheld_bytes) == (2, feed.size_bytes)
+    feed.hold(HeldMutations(), fold.taken)
+    assert (feed.num_rows, feed.unheld_rows, feed.unheld_bytes) == (2, 0, 0)
+    fold.apply(batch(3, upsert("y", 4), upsert("z", 5, text="four")))
+    feed.take(fold.take_changed(), fold.watermark)
+    assert (feed.num_rows, feed.unheld_rows) == (3, 2)
+    feed.hold(fold.taken, fold.taken)
     assert (feed.num_rows, feed.size_bytes) == (0, 0)
+    assert (feed.unheld_rows, feed.unheld_bytes) == (0, 0)
 
 
 def test_what_is_known_is_no_change() -> None:

@@ -163,6 +163,16 @@ async def test_vectors_that_go_along_with_texts_arrive_bit_for_bit() -> None:
     assert got_question.retrieval().embedded is got_question.embedded
 
 
+@pytest.mark.parametrize("title", ["Iceland", None])
+async def test_a_citation_keeps_its_title(title: str | None) -> None:
+    service = FakeService()
+    service.citation = replace(service.citation, title=title)
+    async with serving(service) as url, peers_of(settings_of({"there": url})) as peers:
+        question = AnswerRequest(question="Who grows tea?")
+        answer = await last_event(peers.answer_events("there", question, Deadline.after(5.0)))
+    assert answer.citations == (service.citation,)
+
+
 class Older(FakeService):
     """Of a version that does not know the fields `embedded` and `documents`."""
 

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster.clock import Deadline
 from cluster.deltas.cursor import cursor_of, parse_cursor
 from cluster.documents.write_checks import WRITES_MAX
 from cluster.errors import (
@@ -27,6 +28,7 @@ from cluster.errors import (
 from cluster.mutations.requests import DocumentWrite
 from cluster.mutations.watermark import Watermark
 from deployments.http.schemas.documents import DocumentReply, FailedWriteReply, WriteReply
+from deployments.http.streams.change_stream import change_events
 from tests.support.http_replies import sample
 from tests.support.worlds.fake_documents import FakeDocuments
 from tests.support.worlds.fake_service import FakeService, app_of, on_loopback
@@ -284,14 +286,16 @@ def events_of(text: str) -> list[dict[str, Any]]:
 async def read_until(
     client: httpx.AsyncClient, count: int, headers: dict[str, str] | None = None, **query: str
 ) -> list[dict[str, Any]]:
-    """The events of the feed until there are so many changes; then the client goes."""
+    """The events of the feed until so many changes are told; then the client goes."""
     text = ""
     async with client.stream("GET", CHANGES, params=query, headers=headers or {}) as reply:
         assert reply.status_code == 200
         async for piece in reply.aiter_text():
             text += piece
-            if text.count("event: change") >= count and text.endswith("\n\n"):
-                return events_of(text)
+            events = events_of(text) if text.endswith("\n\n") else []
+            told = [event for event in events if event.get("event") == "change"]
+            if len(told) >= count and events[-1].get("event") == "current":
+                return events
     raise AssertionError(text)
 
 
@@ -303,23 +307,22 @@ async def test_changes_are_followed_and_resumed() -> None:
     ):
         body = {"corpus": "tickets", "documents": [GOOD, {"id": "T-1", "delete": True}]}
         await client.put(DOCUMENTS, json=body)
-        first, second = await read_until(client, 2)
+        first, second, current = await read_until(client, 2)
         await documents.has_closed.wait()
-        following = asyncio.create_task(read_until(client, 1, after=second["id"]))
-        resumed = asyncio.create_task(read_until(client, 1, {"Last-Event-ID": second["id"]}))
+        following = asyncio.create_task(read_until(client, 1, after=current["data"]["after"]))
+        resumed = asyncio.create_task(read_until(client, 1, {"Last-Event-ID": current["id"]}))
         await asyncio.sleep(0)
         await client.put(DOCUMENTS, json={"corpus": "tickets", "documents": [GOOD]})
-        seen = [each for each in await following if each.get("event") == "change"]
-        also_seen = [each for each in await resumed if each.get("event") == "change"]
+        seen, also_seen = await following, await resumed
 
     assert (first["event"], second["event"]) == ("change", "change")
     assert first["data"] == {**GOOD, "version": "1700000000001.0.north"}
     assert second["data"] == {"id": "T-1", "version": "1700000000002.0.north", "deleted": True}
-    # Whoever breaks off between the two is sent both again.
-    assert "id" not in first
-    assert second["id"] == "north:2"
-    assert seen == also_seen
-    assert [each["id"] for each in seen] == ["north:3"]
+    assert current["id"] == current["data"]["after"] == "north:2"
+    for events in (seen, also_seen):
+        told = [each["data"]["version"] for each in events if each["event"] == "change"]
+        assert told == ["1700000000003.0.north"]
+        assert events[-1]["id"] == "north:3"
 
 
 async def test_a_feed_that_fails_says_so() -> None:
@@ -331,11 +334,22 @@ async def test_a_feed_that_fails_says_so() -> None:
         unknown = await client.get("/v1/corpora/other/changes")
         wrong = await client.get(CHANGES, params={"after": "5"})
 
-    assert [each.get("event") for each in events_of(broken.text)] == ["change", "error"]
+    assert [each["event"] for each in events_of(broken.text)] == ["change", "current", "error"]
     assert unknown.status_code == 400
     assert unknown.json()["error"]["field"] == "corpus"
     assert wrong.status_code == 400
     assert wrong.json()["error"]["field"] == "after"
+
+
+async def test_a_stream_ends_after_its_time_behind_what_is_told() -> None:
+    documents = FakeDocuments()
+    await put(documents, GOOD)
+    changes = documents.changes("tickets", Watermark())
+    events = [event async for event in change_events(changes, Deadline.after(0.0))]
+
+    assert [event.count(b"event: ") for event in events] == [1, 1]
+    assert events[-1].startswith(b"id: north:1\nevent: current\n")
+    assert documents.has_closed.is_set()
 
 
 REGIONS = st.from_regex(r"[a-z0-9][a-z0-9_-]{0,62}", fullmatch=True)

@@ -121,6 +121,16 @@ async def test_an_answer_that_tells_how_it_came_about() -> None:
     )
 
 
+async def test_a_citation_with_a_title() -> None:
+    service = FakeService()
+    service.citation = replace(service.citation, title="Iceland")
+    titled = CITATION.removesuffix(b"}") + b',"title":"Iceland"}'
+    assert await body_of("/v1/answer", QUESTION, service) == ANSWER.replace(CITATION, titled)
+    chat = await body_of("/v1/chat/completions", CHAT, service)
+    assert chat.endswith(b',"raygion":%b}' % SOURCE.replace(CITATION, titled))
+    assert b'"url":"raygion:iceland%230","title":"Iceland"}' in chat
+
+
 async def test_the_source_of_a_chat_whole_and_streamed() -> None:
     whole = await body_of("/v1/chat/completions", CHAT)
     assert whole.endswith(b',"raygion":%b}' % SOURCE)

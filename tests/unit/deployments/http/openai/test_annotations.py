@@ -62,6 +62,12 @@ def test_the_url_is_the_id_of_the_passage(passage_id: str, url: str) -> None:
     assert AnnotationReply.model_validate(found).url_citation.url == url
 
 
+@pytest.mark.parametrize(("title", "shown"), [("Iceland", "Iceland"), (None, "a"), ("", "a")])
+def test_the_title_is_that_of_the_passage_or_else_its_id(title: str | None, shown: str) -> None:
+    (found,) = annotations_of("", [Citation(id="a", text="...", score=0.5, title=title)])
+    assert AnnotationReply.model_validate(found).url_citation.title == shown
+
+
 @given(st.text(alphabet="[]0123 a"), st.lists(st.text(), max_size=4))
 def test_every_citation_is_found_within_the_text(text: str, ids: list[str]) -> None:
     found = positions(text, *ids)
