@@ -26,6 +26,9 @@ _DIMENSION = 384
 _SEARCHES_PER_S = 500.0
 _WRITES_PER_S = 200.0
 _TEXT_WRITES_PER_S = 20.0
+_WINDOW_MIN_S = 2.0
+_QUICK_SHARE = 0.1
+"""Share of these rates in a run that is only to show that everything runs."""
 _BULK = 1000
 _BULK_CLIENTS = 2
 _MS = 1e3
@@ -57,6 +60,8 @@ class _LiveBench:
         self._load = load
         self._plan = plan
         self._texts = texts
+        self._window_s = max(plan.window_s, _WINDOW_MIN_S)
+        self._share = _QUICK_SHARE if plan.quick else 1.0
         self._numbers = itertools.count()
         self._rng = np.random.default_rng(11)
         queries = _unit(self._rng, 64)
@@ -67,20 +72,21 @@ class _LiveBench:
 
     def beside_writes(self) -> Iterator[LiveCost]:
         """Searches alone, and beside writes of both kinds."""
-        search = Pace(requests=self._searches, per_s=_SEARCHES_PER_S)
+        searches_per_s = self._share * _SEARCHES_PER_S
+        search = Pace(requests=self._searches, per_s=searches_per_s)
         quiet = [self._paced({"search": search}) for _ in range(self._plan.serve_repetitions)]
-        yield _cost("searches alone", "search", quiet, _SEARCHES_PER_S)
+        yield _cost("searches alone", "search", quiet, searches_per_s)
         writes = {
-            "ready vectors": (Pace, _WRITES_PER_S, self._vector_writes),
-            "a paragraph to embed": (Pace, _TEXT_WRITES_PER_S, self._text_writes),
+            "ready vectors": (self._share * _WRITES_PER_S, self._vector_writes),
+            "a paragraph to embed": (self._share * _TEXT_WRITES_PER_S, self._text_writes),
         }
-        for what, (pace, per_s, make) in writes.items():
+        for what, (per_s, make) in writes.items():
             runs = [
-                self._paced({"search": search, "write": pace(requests=make(per_s), per_s=per_s)})
+                self._paced({"search": search, "write": Pace(requests=make(per_s), per_s=per_s)})
                 for _ in range(self._plan.serve_repetitions)
             ]
             yield _cost(f"writes until visible, {what}", "write", runs, per_s)
-            beside = _cost(f"searches beside them, {what}", "search", runs, _SEARCHES_PER_S)
+            beside = _cost(f"searches beside them, {what}", "search", runs, searches_per_s)
             ratios = [
                 run["search"].latency_s(0.99) / alone["search"].latency_s(0.99)
                 for run, alone in zip(runs, quiet, strict=True)
@@ -163,7 +169,7 @@ class _LiveBench:
         ]
 
     def _number(self, per_s: float) -> int:
-        return int((self._plan.warm_up_s + self._plan.window_s) * per_s) + 1
+        return int((self._plan.warm_up_s + self._window_s) * per_s) + 1
 
     def _paced(self, paces: dict[str, Pace]) -> dict[str, PacedReport]:
         load = PacedLoad(
@@ -171,7 +177,7 @@ class _LiveBench:
             port=self._region.port,
             paces=paces,
             warm_up_s=self._plan.warm_up_s,
-            window_s=self._plan.window_s,
+            window_s=self._window_s,
         )
         return self._load.run(run_paced, load)
 
