@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from tests.simulation.documents.checkers import document_violations, logs
 from tests.simulation.documents.history import DocumentHistory
+from tests.simulation.documents.verdict import document_violations, logs
 from tests.simulation.documents.world import FAIR, DocumentScenario, simulate_documents
 
 SEEDS = (1, 2, 3)

@@ -22,7 +22,9 @@ from cluster.mutations.conflicts import ConflictPolicy
 from cluster.store.numbered_log import read_each
 from tests.simulation.clocks.sim_time import Scheduler, current_stack
 from tests.simulation.documents.accidents import DocumentAccidents
+from tests.simulation.documents.askers import DocumentAsker
 from tests.simulation.documents.clients import DocumentClient
+from tests.simulation.documents.gateways import DocumentGateway
 from tests.simulation.documents.history import DocumentHistory
 from tests.simulation.documents.processes import (
     CORPUS,
@@ -41,6 +43,7 @@ LAST_WRITER = ConflictPolicy.LAST_WRITER
 BEGIN_S = 1.0
 QUIET_MAX_S = 60.0
 SLICE_S = 1.0
+ASKERS = 2
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 
@@ -109,6 +112,9 @@ class DocumentWorld:
     def start_reader(self, region: DocumentRegion) -> None:
         region.reader = ReaderProcess(self, region)
 
+    def start_gateway(self, region: DocumentRegion) -> None:
+        region.gateway = DocumentGateway(self, region)
+
     def repeat(self, action: Callable[[], None], least_s: float, most_s: float) -> None:
         """As long as the noise lasts."""
         self.scheduler.repeat(action, lambda: self.rng.uniform(least_s, most_s), lambda: self.noisy)
@@ -128,6 +134,7 @@ class DocumentWorld:
             region.clock.set_anew(self.rng)
             self.start_writer(region)
             self.start_reader(region)
+            self.start_gateway(region)
         self.weather.fault_share = 0.1 * self._roughness
         self.weather.crash_share = 0.002 * self._roughness
         self.network.lost_share = self.network.doubled_share = 0.1 * self._roughness
@@ -140,6 +147,8 @@ class DocumentWorld:
             for name in self.regions
             for number in range(self._clients)
         ]
+        for number in range(ASKERS):
+            DocumentAsker(self, f"asker {number}")
         self.scheduler.run(self.noise_s)
         self.noisy = False
         self.weather.clear_up()
@@ -152,6 +161,8 @@ class DocumentWorld:
                 self.start_writer(region)
             if region.reader is None or region.reader.ended:
                 self.start_reader(region)
+            if region.gateway is None or region.gateway.killed:
+                self.start_gateway(region)
 
     def _settle(self, clients: list[DocumentClient]) -> None:
         """Until all clients have been answered, one write of each region more, and all agree."""
@@ -162,6 +173,14 @@ class DocumentWorld:
             not all(client.ended for client in last) or self.unsettled()
         ) and not self._is_over():
             self.scheduler.run(self.scheduler.now_s + SLICE_S)
+        askers = [DocumentAsker(self, f"last asker of {name}", only=name) for name in self.regions]
+        while not all(asker.ended for asker in askers) and not self._is_over():
+            self.scheduler.run(self.scheduler.now_s + SLICE_S)
+        self.history.failures += [
+            f"{asker.name} is not answered {refusal}"
+            for asker in askers
+            for refusal in asker.refused
+        ]
         self.history.failures += self.unsettled()
         self.history.failures += [
             f"the last write of {client.name} has come to {client.outcome}"
