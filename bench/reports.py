@@ -136,6 +136,27 @@ class SearchReport(Record):
     limits: tuple[ClientLimit, ...]
 
 
+class LiveCost(Record):
+    """Requests of one kind: how many a second, and how long they took."""
+
+    what: str
+    per_s: Spread
+    p50_ms: Spread
+    p99_ms: Spread
+    ratio: Spread | None = None
+    """Of searches beside writes: the 99th percentile over that of searches alone. Of searches over
+    a delta: the median over that of the base alone.
+    """
+
+
+class LiveReport(Record):
+    environment: Environment
+    num_rows: int
+    """Rows of the base."""
+    dimension: int
+    costs: tuple[LiveCost, ...]
+
+
 class GenerationCost(Record):
     what: str
     clients: int

@@ -24,9 +24,9 @@ from bench.plan import SETS, Plan, ServeChoice
 from deployments.hosting.interrupts import end_alike
 
 if TYPE_CHECKING:
-    from bench.reports import GenerateReport, QualityReport, SearchReport, ServeReport
+    from bench.reports import GenerateReport, LiveReport, QualityReport, SearchReport, ServeReport
 
-PARTS = ("search", "serve", "generate", "quality")
+PARTS = ("search", "serve", "live", "generate", "quality")
 
 
 def main() -> None:
@@ -136,7 +136,7 @@ def measure_part(part: str, plan: Plan) -> None:
 
 
 def _measure(part: str, plan: Plan) -> bytes:
-    report: SearchReport | ServeReport | GenerateReport | QualityReport
+    report: SearchReport | ServeReport | LiveReport | GenerateReport | QualityReport
     match part:
         case "search":
             from bench.search import measure as search
@@ -146,6 +146,10 @@ def _measure(part: str, plan: Plan) -> bytes:
             from bench.serve import run as serve
 
             report = serve.measure(plan)
+        case "live":
+            from bench.live import measure as live
+
+            report = live.measure(plan)
         case "generate":
             from bench.answers import generate
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import assert_never
+from typing import TypeAlias, assert_never
 
 from bench.markdown import heading, spread, table
 from bench.reports import (
@@ -12,6 +12,7 @@ from bench.reports import (
     Breakdown,
     CpuUse,
     GenerateReport,
+    LiveReport,
     QualityReport,
     SearchReport,
     ServeReport,
@@ -21,9 +22,11 @@ from bench.serve.tables import serve_tables
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
 BEGIN = "<!-- measured: begin -->"
 END = "<!-- measured: end -->"
-_REPORTS: Mapping[str, type[SearchReport | ServeReport | GenerateReport | QualityReport]] = {
+_Report: TypeAlias = SearchReport | ServeReport | LiveReport | GenerateReport | QualityReport
+_REPORTS: Mapping[str, type[_Report]] = {
     "search": SearchReport,
     "serve": ServeReport,
+    "live": LiveReport,
     "generate": GenerateReport,
     "quality": QualityReport,
 }
@@ -143,6 +146,18 @@ def quality_tables(report: QualityReport) -> str:
     return "\n\n".join((heading("Quality", report.environment, what, timed=False), rows))
 
 
+def live_tables(report: LiveReport) -> str:
+    what = f"{report.num_rows:,} made-up vectors of {report.dimension} numbers, 2 shards"
+    costs = table(
+        ("", "a second", "p50 ms", "p99 ms", "ratio"),
+        (
+            (c.what, spread(c.per_s), spread(c.p50_ms), spread(c.p99_ms), spread(c.ratio))
+            for c in report.costs
+        ),
+    )
+    return "\n\n".join((heading("Live documents", report.environment, what), costs))
+
+
 def _tables(part: str, *, quick_too: bool) -> str:
     path = RESULTS / f"{part}.json"
     if not path.is_file():
@@ -155,6 +170,8 @@ def _tables(part: str, *, quick_too: bool) -> str:
             return search_tables(report)
         case ServeReport():
             return serve_tables(report)
+        case LiveReport():
+            return live_tables(report)
         case GenerateReport():
             return generate_tables(report)
         case QualityReport():

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from actors.builds.deletes import index_without_deleted
-from actors.builds.earlier_vectors import earlier_vectors
+from actors.builds.earlier_vectors import EarlierVectors, earlier_vectors
 from actors.builds.embedding import embedded
 from actors.builds.passage_cutting import CutCorpus, cut_corpus
 from actors.builds.rows import Sharder, current, in_shards, latest_of_each_document, no_rows
@@ -39,6 +39,7 @@ from cluster.catalog.manifests import (
 from cluster.clock import SYSTEM_CLOCK
 from cluster.documents.passages import vectors_of
 from cluster.errors import InvalidArgument, NotFound
+from cluster.mutations.mutation_log import MutationLog
 from cluster.progress import UNSEEN, Count
 from cluster.shards.index_parameters import IndexParameters, NamedIndex
 from cluster.shards.partitions import KEY_TYPES
@@ -53,11 +54,13 @@ def build_index(
     settings: CorpusSettings,
     embedder: ModelManifest | None,
     count: Count = UNSEEN.count,
+    log: MutationLog | None = None,
 ) -> Published[IndexManifest]:
     """Builds the latest position of a corpus, unless it was built before.
 
     Where documents were deleted since a build, and nothing else changed, its files are kept and
-    get tombstones. Passages that an earlier build with the same settings has are not embedded anew.
+    get tombstones. Passages that an earlier build with the same settings has are not embedded anew,
+    nor are those of live documents that `log` has.
     Needs a driver that has joined a Ray cluster. `count` is told how many passages have their
     vectors, and of how many. Raises NotFound for a corpus without documents, InvalidArgument when
     the corpus needs an embedder and there is none, or has no strings or integers to be partitioned
@@ -65,7 +68,7 @@ def build_index(
     is being collected.
     """
     plan = _planned(corpus, catalog.latest_corpus(corpus), settings, embedder)
-    published = _published(catalog, cache, plan, count)
+    published = _published(catalog, cache, plan, count, log)
     manifest = at_watermark(published.manifest, plan.corpus)
     if manifest == published.manifest:
         return published
@@ -73,7 +76,11 @@ def build_index(
 
 
 def _published(
-    catalog: Catalog, cache: ArtifactCache, plan: BuildPlan, count: Count
+    catalog: Catalog,
+    cache: ArtifactCache,
+    plan: BuildPlan,
+    count: Count,
+    log: MutationLog | None,
 ) -> Published[IndexManifest]:
     """An index of the planned documents, perhaps of another watermark."""
     found = index_as_planned(catalog, plan)
@@ -87,7 +94,8 @@ def _published(
     if isinstance(plan.settings.index, NamedIndex):
         # An index that cannot be built is refused before anything is embedded for it.
         num_subquantizers(plan.dimension, plan.settings.index.pq_m)
-    return catalog.publish_index(_built(catalog, plan, cache, count))
+    known = earlier_vectors(catalog, cache, plan, log)
+    return catalog.publish_index(_built(plan, cache, count, known))
 
 
 def _planned(
@@ -123,13 +131,14 @@ def _check_partition_by(corpus: CorpusManifest, settings: CorpusSettings) -> Non
     )
 
 
-def _built(catalog: Catalog, plan: BuildPlan, cache: ArtifactCache, count: Count) -> IndexManifest:
+def _built(
+    plan: BuildPlan, cache: ArtifactCache, count: Count, known: EarlierVectors | None
+) -> IndexManifest:
     """The index version, all of whose shards are in the store."""
     cut = cut_corpus(cache.artifacts, plan)
     total, passages = cut.num_passages, cut.passages
     with watched(lambda done: count(min(done, total), total)) as counter:
         if plan.embedder is not None:
-            known = earlier_vectors(catalog, cache, plan)
             passages = embedded(passages, total, plan.embedder, cache, counter, known)
         prepared = prepare_build(passages, plan.settings, total, plan.dimension)
         shards = _built_shards(plan, prepared, cache.artifacts)

@@ -124,6 +124,7 @@ def ingest(
             sources=_latest_sources(base, listing.sources),
             watermark=latest.watermark if latest else Watermark(),
             held=latest.held if latest else HeldMutations(),
+            spans=latest.spans if latest else (),
             created_at_ms=clock.wall_ms(),
         )
         return manifest, changes

@@ -13,11 +13,12 @@ import pyarrow.parquet as pq
 
 from cluster.artifacts.cache import ArtifactCache
 from cluster.catalog.catalog import Catalog
-from cluster.catalog.manifests import CorpusManifest
+from cluster.catalog.manifests import CorpusManifest, IndexManifest
 from cluster.documents.documents import Document
 from cluster.documents.passages import META_PREFIX, conform
 from cluster.documents.tombstones import stored_tombstones
 from cluster.errors import Corrupt, Unavailable
+from cluster.mutations.watermark import Watermark
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,18 @@ class BaseDocuments:
         self._cache = cache
         self._bases: dict[str, _Base] = {}
         """By corpus."""
+        self._watermarks: dict[tuple[str, str], Watermark] = {}
+        """By corpus and index version."""
         self._opening = threading.Lock()
+
+    def watermark(self, corpus: str, index_version: str) -> Watermark:
+        """How far into the logs the index holds what is written. Raises Unavailable where the index
+        is not in the store any more, and what the store raises.
+        """
+        key = corpus, index_version
+        if key not in self._watermarks:
+            self._watermarks[key] = self._index(corpus, index_version).watermark
+        return self._watermarks[key]
 
     def find(self, corpus: str, index_version: str, document: str) -> Document | None:
         """The document without its vector; None for one that the index does not have.
@@ -67,16 +79,20 @@ class BaseDocuments:
             return known
 
     def _opened(self, corpus: str, index_version: str) -> _Base:
-        found = self._catalog.find_index(corpus, index_version)
-        if found is None:
-            raise Unavailable(f"index {index_version} of {corpus!r} is not in the store any more")
-        manifest = self._catalog.corpus_at(corpus, found[0].corpus_position)
+        position = self._index(corpus, index_version).corpus_position
+        manifest = self._catalog.corpus_at(corpus, position)
         return _Base(
             index_version,
             manifest,
             self._cache.folder_for(manifest.parts),
             stored_tombstones(self._cache.artifacts, manifest.tombstones),
         )
+
+    def _index(self, corpus: str, index_version: str) -> IndexManifest:
+        found = self._catalog.find_index(corpus, index_version)
+        if found is None:
+            raise Unavailable(f"index {index_version} of {corpus!r} is not in the store any more")
+        return found[0]
 
 
 def _rows(part: Path, document: str, manifest: CorpusManifest) -> pa.Table:

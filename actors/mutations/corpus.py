@@ -111,10 +111,10 @@ class CorpusFeed:
         """The bases of all resident releases hold the mutations of `held`, and one of them holds
         those of `latest`.
         """
-        if self._held <= held:
+        if self._thread is None or self._held <= held:
             self._feed.hold(held, latest)
             self._notify()
-        elif self._thread is not None:
+        else:
             # Some base lacks what the feed has dropped, and deletes that the fold has forgotten.
             self._thread.read_anew()
         self._held, self._latest = held, latest

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial, reduce
 
@@ -29,7 +29,7 @@ from cluster.catalog.catalog import Catalog
 from cluster.clock import SYSTEM_CLOCK, Backoff, Clock, Deadline, system_rng
 from cluster.config import Settings
 from cluster.deltas.changes import Changes
-from cluster.errors import NotFound, RaygionError, Unavailable
+from cluster.errors import NotFound, Overloaded, RaygionError, Unavailable
 from cluster.logs.events import EventLog
 from cluster.mutations.conflicts import ConflictPolicy, Versions
 from cluster.mutations.hybrid_clock import HybridClock
@@ -43,6 +43,8 @@ from cluster.store.object_store import ObjectStore
 
 log = EventLog(__name__)
 
+UNDER_WAY_BYTES_MAX = 128 * 2**20
+"""Bytes of all documents that are being prepared, wait, or are appended."""
 _START_TIMEOUT_S = 30.0
 _REFRESH_TIMEOUT_S = 2.0
 _VIEW_S = 20.0
@@ -83,6 +85,8 @@ class Documents:
         self._seen = asyncio.Event()
         """Whether a view of the region has come."""
         self._tasks: list[asyncio.Task[None]] = []
+        self._bytes = 0
+        """Bytes of the documents that are under way."""
 
     async def write(
         self, corpus: str, writes: tuple[DocumentWrite, ...], timeout_s: float
@@ -91,11 +95,13 @@ class Documents:
         store.
 
         Raises NotFound for a corpus that no resident release of this region has, Unavailable while
-        the region is starting.
+        the region is starting, Overloaded when too much is under way already.
         """
         deadline = Deadline.after(timeout_s, self._clock)
         feed = await self._feed(corpus)
-        return await feed.write(await self._preparing.prepared(corpus, writes, deadline), deadline)
+        with self._under_way(writes):
+            prepared = await self._preparing.prepared(corpus, writes, deadline)
+            return await feed.write(prepared, deadline)
 
     async def follow(
         self, corpus: str, epoch: str, version: int, poll_s: float, process: str
@@ -158,6 +164,17 @@ class Documents:
             feed.stop()
         await self._nudges.stop()
 
+    @contextlib.contextmanager
+    def _under_way(self, writes: Sequence[DocumentWrite]) -> Iterator[None]:
+        size_bytes = sum(write.size_bytes for write in writes)
+        if self._bytes and self._bytes + size_bytes > UNDER_WAY_BYTES_MAX:
+            raise Overloaded("the region writes as many documents as it can; come back later")
+        self._bytes += size_bytes
+        try:
+            yield
+        finally:
+            self._bytes -= size_bytes
+
     async def _feed(self, corpus: str) -> CorpusFeed:
         await self._started()
         feed = self._corpora.get(corpus)
@@ -219,13 +236,14 @@ class Documents:
     async def _watch_for_logs(self) -> None:
         while True:
             try:
+                await self._tell_coordinator()
                 if not all(feed.has_thread for feed in self._corpora.values()):
                     await self._look_for_logs()
-            except Unavailable as error:
-                log.debug(
+            except Exception as error:
+                # Whatever it is: who stops looking never hears of a log again.
+                log.warning(
                     "mutations.no_look", "the store cannot be looked into: {error}", error=error
                 )
-            await self._tell_coordinator()
             await asyncio.sleep(POLL_S)
 
     async def _tell_coordinator(self) -> None:

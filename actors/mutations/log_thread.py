@@ -181,7 +181,10 @@ class LogThread:
         self._begun += 1
         error: RaygionError | None = None
         try:
-            self._stopped = self._at_work.catch_up().stopped
+            while (reading := self._at_work.read()).batches:
+                # In pieces, of which each is taken in fast.
+                self._tell()
+            self._stopped = reading.stopped
         except RaygionError as failed:
             error = failed
         else:

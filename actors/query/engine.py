@@ -9,10 +9,12 @@ import uuid
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 
 from actors.query.answering import Answering
+from actors.query.live_shard import LiveShard
 from actors.query.release_uses import ReleaseUses
 from actors.query.replica_sets import ReplicaSets
 from actors.query.shard_search import Patience, SearchKind, ShardSearch
@@ -22,11 +24,13 @@ from cluster.arrays import Float32Array
 from cluster.canary.board import Lots
 from cluster.canary.counts import OutcomeCounts
 from cluster.clock import Clock, Deadline
+from cluster.deltas.delta import DeltaView
 from cluster.logs.context import bind
 from cluster.query.answers import AnswerEvent, AnswerRequest
 from cluster.query.filters import Filter, filter_key
 from cluster.query.request import Embedded, Request
 from cluster.query.search import EmbeddingResult, SearchRequest, SearchResult
+from cluster.query.terms import BASE
 from cluster.search.checks import (
     check_answer,
     check_embedding,
@@ -36,9 +40,16 @@ from cluster.search.checks import (
 )
 from cluster.search.fanout import ShardAccess
 from cluster.serving.consistency import PinnedRelease
+from cluster.serving.documents import DocumentsKnowledge
 from cluster.serving.view import CorpusView, RegionView, ReleaseView
 from cluster.shards.partitions import shards_to_ask
 from cluster.vectors.checks import check_vectors
+
+
+class LiveViews(Protocol):
+    """The live documents of this process, which `actors.query.document_views` implements."""
+
+    def view(self, release: ReleaseView, corpus: CorpusView) -> DeltaView | None: ...
 
 
 class QueryEngine:
@@ -55,13 +66,16 @@ class QueryEngine:
         replica_sets: ReplicaSets,
         answering: Answering,
         clock: Clock,
+        documents: LiveViews | None = None,
     ) -> None:
+        """`documents` of None: there are none but those of the releases."""
         self._views = views
         self._uses = uses
         self._outcomes = outcomes
         self._replica_sets = replica_sets
         self._answering = answering
         self._clock = clock
+        self._documents = documents
         self._shard_search = ShardSearch(clock)
         self._routed: RegionView | None = None
         self._lots = Lots()
@@ -85,7 +99,12 @@ class QueryEngine:
         release = pinned.release
         corpus = release.corpus(request.corpus)
         request = in_rows(request, corpus)
-        check_search(request, corpus)
+        # Taken once: in all steps the search sees these documents, whatever is written meanwhile.
+        live = self._live(request, release, corpus)
+        check_search(request, corpus if live is None else live.with_new_fields(corpus))
+        if live is not None:
+            pinned = self._with_documents(pinned, corpus, live.view)
+            live = live if live.view.num_documents else None
         vectors = await self._vectors(request, release, corpus, deadline)
         watch.lap("embed")
         patience = _patience(request, deadline)
@@ -101,6 +120,8 @@ class QueryEngine:
             filter_key=filter_key(request.filter),
             filter=request.filter,
             shards=self._shards(corpus, request.filter),
+            documents=None if live is None else live.seen,
+            live=live,
         )
         found = await self._shard_search.search(kind, vectors, deadline, patience)
         found.check_coverage(request.min_coverage, deadline)
@@ -179,6 +200,27 @@ class QueryEngine:
             async with aclosing(events):
                 async for event in events:
                     yield event
+
+    def _live(
+        self, request: SearchRequest, release: ReleaseView, corpus: CorpusView
+    ) -> LiveShard | None:
+        """The live documents as they are now; None where there are none, or none are wanted."""
+        if self._documents is None or request.documents == BASE:
+            return None
+        view = self._documents.view(release, corpus)
+        if view is None:
+            return None
+        schema = corpus.metadata_schema
+        new = tuple(name for name in request.fields or () if name not in schema)
+        return LiveShard(view, schema, new)
+
+    def _with_documents(
+        self, pinned: PinnedRelease, corpus: CorpusView, view: DeltaView
+    ) -> PinnedRelease:
+        known = DocumentsKnowledge(watermark=view.watermark, read_ms=view.read_ms)
+        skew_max_ms = self._views.knowledge.skew_max_ms
+        staleness_ms = known.staleness_ms(self._clock.wall_ms(), skew_max_ms)
+        return pinned.with_documents(corpus.corpus, known, staleness_ms)
 
     def _shards(self, corpus: CorpusView, filter: Filter | None) -> Sequence[ShardAccess]:
         """The shards that can have a match."""

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from actors.shards.hidden_documents import HiddenDocuments
 from actors.shards.index import ShardIndex
 from actors.shards.replica import OpenIndex, ShardReplica
 from cluster.arrays import Int64Array
@@ -19,6 +21,7 @@ from cluster.artifacts.cache import ArtifactCache
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.manifests import IndexManifest
 from cluster.clock import SYSTEM_CLOCK, Clock
+from cluster.deltas.changes import Changes
 from cluster.errors import RaygionError, Unavailable
 from cluster.logs.context import log_scope
 from cluster.logs.events import EventLog
@@ -117,6 +120,8 @@ class LocalShards:
         self._replicas: dict[tuple[str, int], LocalShardReplica] = {}
         self._opening: dict[tuple[str, str], asyncio.Task[None]] = {}
         """Tasks that open shards, by corpus and index version, including those that are done."""
+        self._hidden: defaultdict[str, HiddenDocuments] = defaultdict(HiddenDocuments)
+        """What live documents hide, by corpus."""
         self._whole: set[tuple[str, str]] = set()
         """Index versions of which every shard has been opened."""
 
@@ -129,6 +134,12 @@ class LocalShards:
         """The shard that is being opened in this process; None while none is."""
         task = self._opening.get((corpus.corpus, corpus.index_version))
         return None if task is None or task.done() else self._replica(corpus.corpus, shard)
+
+    async def take(self, corpus: str, changes: Changes) -> None:
+        """Takes in changes of a corpus's documents. Raises ValueError for some that do not follow
+        those of their epoch.
+        """
+        await asyncio.to_thread(self._hidden[corpus].take, changes)
 
     def follow(self, view: RegionView) -> None:
         """Call it with each new view, in a running event loop. What could not be opened, or was not
@@ -187,7 +198,14 @@ class LocalShards:
 
     def _replica(self, corpus: str, shard: int) -> LocalShardReplica:
         if (corpus, shard) not in self._replicas:
-            actor = ShardReplica(shard, self._cache, self._threads, self._clock, self._open_index)
+            actor = ShardReplica(
+                shard,
+                self._cache,
+                searcher=self._threads,
+                clock=self._clock,
+                open_index=self._open_index,
+                hidden=self._hidden[corpus],
+            )
             replica = LocalShardReplica(corpus, shard, actor, self._until_opened)
             self._replicas[corpus, shard] = replica
         return self._replicas[corpus, shard]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from cluster.arrays import Int64Array
 from cluster.clock import Deadline
 from cluster.errors import RaygionError
 from cluster.query.search import Hit, MergedHits, Passages
-from cluster.search.fanout import ShardAccess, ask_all
+from cluster.search.fanout import ask_all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,8 +30,26 @@ class Fetched:
     """
 
 
+class PassageSource(Protocol):
+    """A shard that has passages: `cluster.search.fanout.ShardAccess` and `LiveShard`."""
+
+    def passages_now(
+        self, index_version: str, rows: Int64Array, fields: tuple[str, ...] | None
+    ) -> Passages | None: ...
+
+    async def passages(
+        self,
+        index_version: str,
+        rows: Int64Array,
+        fields: tuple[str, ...] | None,
+        deadline: Deadline,
+        *,
+        may_be_missing: bool = False,
+    ) -> Passages: ...
+
+
 async def fetch_passages(
-    accesses: Mapping[int, ShardAccess],
+    accesses: Mapping[int, PassageSource],
     index_version: str,
     merged: MergedHits,
     fields: tuple[str, ...] | None,

@@ -13,14 +13,22 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from actors.query.passage_fetch import Fetched, fetch_passages
+from actors.query.live_shard import LiveShard
+from actors.query.passage_fetch import Fetched, PassageSource, fetch_passages
 from actors.runtime.stopwatch import Stopwatch
 from cluster.arrays import Float32Array
 from cluster.clock import Clock, Deadline
 from cluster.errors import DeadlineExceeded, RaygionError, Unavailable
 from cluster.logs.context import log_scope
-from cluster.query.filters import Filter
-from cluster.query.search import Hit, MergedHits, SearchEffort, ShardHits, ShardQuery
+from cluster.query.filters import Filter, over_fields
+from cluster.query.search import (
+    DocumentsSeen,
+    Hit,
+    MergedHits,
+    SearchEffort,
+    ShardHits,
+    ShardQuery,
+)
 from cluster.search.checks import BATCH_MAX, HITS_MAX, reply_too_large
 from cluster.search.coalescing import Coalescer
 from cluster.search.fanout import Gathered, ShardAccess, scatter
@@ -55,6 +63,24 @@ class SearchKind:
     """Shards to ask, which may be a part of the corpus's shards; hits name a shard by its index
     here.
     """
+    documents: DocumentsSeen | None = None
+    """Live documents that the searches see; None: those of the release alone."""
+    live: LiveShard | None = field(default=None, compare=False)
+    """The shard of `documents`, which hits name by the number after the last one of `shards`. It
+    alone has fields that the release does not have.
+    """
+
+    @property
+    def filter_of_shards(self) -> Filter | None:
+        if self.live is None or self.filter is None:
+            return self.filter
+        return over_fields(self.filter, self.live.schema)
+
+    @property
+    def fields_of_shards(self) -> tuple[str, ...] | None:
+        if self.live is None or self.fields is None:
+            return self.fields
+        return tuple(name for name in self.fields if name in self.live.schema)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,15 +229,24 @@ class ShardSearch:
             index_version=kind.index_version,
             vectors=vectors,
             top_k=kind.top_k,
-            filter=kind.filter,
+            filter=kind.filter_of_shards,
             effort=kind.effort,
+            documents=kind.documents,
         )
-        may_be_missing = kind.patience is not None
-        gathered = await scatter(
-            kind.shards, query, self._until(kind, asked), may_be_missing=may_be_missing
+        scattered = scatter(
+            kind.shards,
+            query,
+            self._until(kind, asked),
+            may_be_missing=kind.patience is not None,
         )
+        if kind.live is None:
+            gathered, live_hits = await scattered, None
+        else:
+            searched = kind.live.search(replace(query, filter=kind.filter))
+            gathered, live_hits = await asyncio.gather(scattered, searched)
         watch.lap("scatter")
-        answered = [(i, hits) for i, hits in enumerate(gathered.hits) if hits is not None]
+        all_hits = enumerate((*gathered.hits, live_hits))
+        answered = [(i, hits) for i, hits in all_hits if hits is not None]
         merged = merge_hits(answered or [(-1, padding(len(vectors), 0))], kind.top_k)
         watch.lap("merge")
         fetched: Fetched | None = None
@@ -224,11 +259,14 @@ class ShardSearch:
         return _handed_out(asked, merged, fetched, gathered, watch)
 
     async def _fetch(self, kind: SearchKind, merged: MergedHits, asked: list[_Asked]) -> Fetched:
+        sources: dict[int, PassageSource] = dict(enumerate(kind.shards))
+        if kind.live is not None:
+            sources[len(kind.shards)] = kind.live
         return await fetch_passages(
-            dict(enumerate(kind.shards)),
+            sources,
             kind.index_version,
             merged,
-            kind.fields,
+            kind.fields_of_shards,
             self._until(kind, asked),
             may_be_missing=kind.patience is not None,
         )

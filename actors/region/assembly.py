@@ -9,6 +9,7 @@ from actors.models.generator_directory import RegionGenerators
 from actors.mutations.base_documents import BaseDocuments
 from actors.query.answering import Answering
 from actors.query.canary_trial import CanaryTrial
+from actors.query.document_views import DocumentViews
 from actors.query.engine import QueryEngine
 from actors.query.local_embedders import LocalEmbedders
 from actors.query.local_shards import LocalShards
@@ -32,6 +33,10 @@ from cluster.query.answers import EmbeddingService
 from cluster.regions.divergence import STANDING_MAX, FoundDifference
 from cluster.regions.peers import PeerServices
 from cluster.regions.routing import loads_of
+from cluster.serving.view import RegionView
+
+_LIVE_S = 10.0
+"""Time in which the live documents should be here; the region answers without them, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +47,7 @@ class RegionComponents:
     documents: DocumentService
     peer_services: PeerServices
     views: ViewFollower
+    live: DocumentViews
     status: RegionStatus
     trial: CanaryTrial
     peers: RegionPeers
@@ -52,9 +58,11 @@ class RegionComponents:
         """Raises Unavailable when the region's coordinator does not answer."""
         self.trial.start()
         await self.views.start(deadline)
+        await self.live.start(Deadline.after(min(_LIVE_S, deadline.remaining_s())))
 
     async def stop(self) -> None:
         self.views.stop()
+        self.live.stop()
         self.trial.stop()
         await self.peers.aclose()
 
@@ -70,7 +78,13 @@ def assemble_region(
     coordinator, documents = NamedActor(names.COORDINATOR), NamedActor(names.DOCUMENTS)
     trial, uses = CanaryTrial(coordinator), ReleaseUses()
     skew_max_ms = settings.routing.clock_skew_max_ms
-    views = ViewFollower(coordinator, rng, skew_max_ms=skew_max_ms, uses=uses, on_view=trial.follow)
+    live = DocumentViews(documents, rng, local)
+
+    def follow(view: RegionView) -> None:
+        trial.follow(view)
+        live.follow(view)
+
+    views = ViewFollower(coordinator, rng, skew_max_ms=skew_max_ms, uses=uses, on_view=follow)
     peers = RegionPeers(
         settings,
         region,
@@ -85,6 +99,7 @@ def assemble_region(
         replica_sets=ReplicaSets(SYSTEM_CLOCK, rng, local, local_embedders),
         answering=Answering(generators),
         clock=SYSTEM_CLOCK,
+        documents=live,
     )
     quorum_found: deque[FoundDifference] = deque(maxlen=STANDING_MAX)
     service = ForwardingService(
@@ -95,6 +110,7 @@ def assemble_region(
         clock=SYSTEM_CLOCK,
         quorum_pause_s=skew_max_ms / 1000.0,
         differed=quorum_found.append,
+        documents=live,
     )
     peer_services = RegionPeerServices(lambda: views.view, uses, generators, coordinator, documents)
     return RegionComponents(
@@ -109,6 +125,7 @@ def assemble_region(
         ),
         peer_services=peer_services,
         views=views,
+        live=live,
         status=RegionStatus(views, documents),
         trial=trial,
         peers=peers,

@@ -73,7 +73,7 @@ class RegionPeerServices:
         try:
             async with asyncio.timeout(deadline.remaining_s()):
                 found = await self._documents.call(
-                    "reached", corpus, watermark, deadline.remaining_s()
+                    "await_visible", corpus, watermark, deadline.remaining_s()
                 )
         except TimeoutError:
             raise DeadlineExceeded("the logs were not read so far in time") from None

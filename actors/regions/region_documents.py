@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncGenerator, Sequence
+from functools import reduce
 from typing import Protocol, cast
 
 from ray.exceptions import RayActorError
@@ -14,6 +15,7 @@ from actors.runtime.calls import Actor
 from actors.runtime.stopwatch import Stopwatch
 from cluster.clock import Clock, Deadline
 from cluster.deltas.changes import Changes
+from cluster.deltas.cursor import BEGINNING, cursor_of
 from cluster.deltas.document_service import (
     Acknowledgement,
     StoredDocument,
@@ -137,7 +139,7 @@ class RegionDocuments:
 
     async def changes(self, corpus: str, after: Watermark) -> AsyncGenerator[Changes, None]:
         self._pin().release.corpus(corpus)
-        poll_s = 0.0
+        poll_s, epoch = 0.0, ""
         while True:
             try:
                 async with asyncio.timeout(poll_s + _GRACE_S):
@@ -145,6 +147,10 @@ class RegionDocuments:
             except TimeoutError:
                 raise Unavailable("the region's documents actor does not answer") from None
             changes = cast(Changes, found)
+            if changes.epoch != epoch:
+                # An epoch begins when changes that all indexes hold are dropped.
+                await self._check_is_kept(corpus, after)
+                epoch = changes.epoch
             # An actor that has just begun may not have come as far again as the reader has.
             after = after.joined(changes.watermark)
             yield Changes(
@@ -156,6 +162,23 @@ class RegionDocuments:
                 changes=changes.changes,
             )
             poll_s = _POLL_S
+
+    async def _check_is_kept(self, corpus: str, after: Watermark) -> None:
+        """Raises NotFound where changes behind this may be in all indexes by now, and nowhere else.
+        What begins anew wants those alone that indexes do not hold.
+        """
+        if after == Watermark():
+            return
+        releases = self._views.knowledge.view.releases.values()
+        indexes = {r.corpora[corpus].index_version for r in releases if corpus in r.corpora}
+        held = await asyncio.gather(
+            *(asyncio.to_thread(self._base.watermark, corpus, version) for version in indexes)
+        )
+        if held and not reduce(Watermark.common, held) <= after:
+            raise NotFound(
+                f"not all changes behind {cursor_of(after)} are kept any more, since the index "
+                f"holds them: read the documents anew, and then the changes after {BEGINNING}"
+            )
 
     async def _written(
         self, corpus: str, writes: tuple[DocumentWrite, ...], deadline: Deadline

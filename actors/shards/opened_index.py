@@ -6,10 +6,14 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
+from actors.shards.hidden_documents import HiddenDocuments
 from actors.shards.index import ShardIndex
+from cluster.arrays import Mask
 from cluster.artifacts.files import ArtifactFile
 from cluster.clock import SYSTEM_CLOCK
-from cluster.query.search import SearchEffort, ShardHits, ShardQuery
+from cluster.query.search import DocumentsSeen, SearchEffort, ShardHits, ShardQuery
 from cluster.shards.index_parameters import IndexParameters
 
 _BRIEF_SCAN_ELEMENTS = 1 << 22
@@ -32,6 +36,7 @@ class OpenedIndex:
     """The same without tombstones: whatever else is deleted from these files is a view of it."""
     files: tuple[ArtifactFile, ...]
     parameters: IndexParameters
+    hidden: HiddenDocuments
     now_s: Callable[[], float] = SYSTEM_CLOCK.monotonic_s
     """Clock by which searches are timed."""
     busy_s: float = 0.0
@@ -40,6 +45,8 @@ class OpenedIndex:
     """Begin of each search under way: one runs on the event loop, the others in threads."""
     costs_s: dict[tuple[SearchEffort, int], float] = field(default_factory=dict)
     """Least recent cost of one vector, by effort and the power of two above `top_k`."""
+    shown: tuple[DocumentsSeen, Mask, ShardIndex] | None = None
+    """The last view without hidden rows, which searches of one version share."""
 
     def spent_s(self) -> float:
         """The time spent on searches until now: a long one is work before it ends, too."""
@@ -72,7 +79,7 @@ class OpenedIndex:
         started_s = self.now_s()
         self.begun_s.append(started_s)
         try:
-            hits = self.index.search(query)
+            hits = self._shown_to(query).search(query)
         finally:
             self.begun_s.remove(started_s)
             took_s = self.now_s() - started_s
@@ -80,6 +87,24 @@ class OpenedIndex:
         if query.filter is None and len(query.vectors):
             self._learn(_priced_by(query), took_s / len(query.vectors))
         return hits
+
+    def _shown_to(self, query: ShardQuery) -> ShardIndex:
+        """The index without the rows that are hidden from the query. Raises Unavailable where they
+        are not known.
+        """
+        seen, shown = query.documents, self.shown
+        if seen is None:
+            return self.index
+        if shown is not None and shown[0] == seen:
+            return shown[2]
+        live = self.hidden.live_rows(self.whole, seen)
+        if live is None:
+            return self.index
+        # Most versions change nothing in most shards.
+        is_same = shown is not None and np.array_equal(shown[1], live)
+        index = shown[2] if shown is not None and is_same else self.index.among(live)
+        self.shown = seen, live, index
+        return index
 
     def _learn(self, what: tuple[SearchEffort, int], cost_s: float) -> None:
         known_s = self.costs_s.get(what)

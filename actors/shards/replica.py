@@ -5,6 +5,7 @@ them.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -13,18 +14,22 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from actors.runtime.calls import Actor
 from actors.runtime.own_node import own_node
+from actors.shards.changes_follower import ChangesFollower
+from actors.shards.hidden_documents import HiddenDocuments
 from actors.shards.index import ShardIndex
 from actors.shards.opened_index import OpenedIndex
 from cluster.arrays import Int64Array
 from cluster.artifacts.cache import ArtifactCache
 from cluster.artifacts.files import ArtifactFile
 from cluster.catalog.manifests import TOMBSTONES_FILE, IndexManifest, ShardArtifact
-from cluster.clock import SYSTEM_CLOCK, Clock, Deadline
+from cluster.clock import SYSTEM_CLOCK, Clock, Deadline, system_rng
+from cluster.deltas.changes import Changes
 from cluster.documents.tombstones import read_tombstones
 from cluster.errors import Corrupt, DeadlineExceeded, Overloaded, Unavailable
 from cluster.logs.events import EventLog
-from cluster.query.search import Passages, ShardHits, ShardQuery
+from cluster.query.search import DocumentsSeen, Passages, ShardHits, ShardQuery
 from cluster.shards.index_parameters import IndexParameters
 
 T = TypeVar("T")
@@ -33,6 +38,8 @@ OpenIndex = Callable[[Path, IndexParameters, int], ShardIndex]
 log = EventLog(__name__)
 _WAITING_MAX = 256
 """Searches that may wait for a replica's thread; more are refused, so that waiting stays short."""
+_HIDDEN_WAIT_S = 1.0
+"""Time for which a search waits for changes of documents that others have taken in already."""
 _BRIEF_S = 5e-3
 """Work that takes no longer is done on the event loop: handing it to a thread and back costs 0.1
 ms, and up to 5 ms while both want the interpreter's lock.
@@ -67,12 +74,15 @@ class ShardReplica:
         self,
         shard: int,
         cache: ArtifactCache,
+        documents: Actor | None = None,
         searcher: Executor | None = None,
         clock: Clock = SYSTEM_CLOCK,
         open_index: OpenIndex = ShardIndex.open,
+        hidden: HiddenDocuments | None = None,
     ) -> None:
         """`searcher` runs the searches; None is a thread of the replica's own: a node has a replica
-        for each core, and more threads only fight.
+        for each core, and more threads only fight. What live documents hide comes from the region's
+        actor `documents`, or is in `hidden`, which the caller keeps.
         """
         self._shard = shard
         self._clock = clock
@@ -83,6 +93,11 @@ class ShardReplica:
         """The index versions that are loaded, are being loaded, or wait for it."""
         self._folders: dict[str, tuple[tuple[ArtifactFile, ...], ...]] = {}
         """Folders that the node's cache keeps for this replica, by index version."""
+        self._hidden = hidden or HiddenDocuments()
+        self._documents = documents
+        self._follower: ChangesFollower | None = None
+        self._hidden_more = asyncio.Event()
+        """Set, and replaced, when changes were taken in."""
         self._searcher = searcher or ThreadPoolExecutor(1, thread_name_prefix="search")
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
         self._waiting = 0
@@ -94,13 +109,21 @@ class ShardReplica:
         Raises Corrupt when the artifact's bytes are not what the manifest says.
         """
         self._wanted.add(manifest.version)
+        if self._follower is None and self._documents is not None:
+            self._follower = ChangesFollower(
+                self._documents, manifest.corpus, self._take, system_rng()
+            )
+            self._follower.start()
         await asyncio.get_running_loop().run_in_executor(self._loader, self._open, manifest)
 
     def unload(self, index_version: str) -> None:
         """Unloads an index version; its memory is freed when the last search on it is over."""
         self._wanted.discard(index_version)
         opened = self._opened.pop(index_version, None)
-        self._gone_busy_s += 0.0 if opened is None else opened.busy_s
+        if opened is not None:
+            self._gone_busy_s += opened.busy_s
+            if all(other.whole is not opened.whole for other in list(self._opened.values())):
+                self._hidden.close(opened.whole)
         gone = self._folders.pop(index_version, ())
         # Versions may share a shard that did not change, or from which documents were deleted.
         for files in set(gone).difference(*self._folders.values()):
@@ -110,6 +133,8 @@ class ShardReplica:
         return index_version in self._opened
 
     async def search(self, query: ShardQuery, timeout_s: float) -> ShardHits:
+        if query.documents is not None:
+            await self._until_hidden(query.documents, min(timeout_s, _HIDDEN_WAIT_S))
         hits = self.search_now(query)
         if hits is not None:
             return hits
@@ -119,6 +144,8 @@ class ShardReplica:
     def search_now(self, query: ShardQuery) -> ShardHits | None:
         """The hits, if they take so little time that the caller's thread may spend it."""
         opened = self._of_version(query.index_version)
+        if query.documents is not None and not self._hidden.have_reached(query.documents):
+            return None
         try:
             return opened.search(query) if opened.expected_s(query) <= _BRIEF_S else None
         except Corrupt as error:
@@ -163,6 +190,19 @@ class ShardReplica:
             node=own_node(),
         )
 
+    async def _take(self, changes: Changes) -> None:
+        # In a thread: the first changes may be those of many documents.
+        await asyncio.to_thread(self._hidden.take, changes)
+        self._hidden_more.set()
+        self._hidden_more = asyncio.Event()
+
+    async def _until_hidden(self, documents: DocumentsSeen, timeout_s: float) -> None:
+        """Returns once it is known what these documents hide, or when the time is over."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while not self._hidden.have_reached(documents):
+                    await self._hidden_more.wait()
+
     def _open(self, manifest: IndexManifest) -> None:
         if manifest.version in self._opened or manifest.version not in self._wanted:
             return
@@ -183,8 +223,14 @@ class ShardReplica:
             file = self._cache.folder_for((artifact.tombstones,)) / TOMBSTONES_FILE
             deleted = read_tombstones(file.read_bytes(), source=TOMBSTONES_FILE)
             index = whole.without_documents(deleted)
+        self._hidden.open(whole)
         return OpenedIndex(
-            index, whole, artifact.built_files, parameters, now_s=self._clock.monotonic_s
+            index,
+            whole,
+            artifact.built_files,
+            parameters,
+            self._hidden,
+            now_s=self._clock.monotonic_s,
         )
 
     def _whole(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from actors.runtime import names
+from actors.runtime.calls import NamedActor
 from actors.runtime.ray_environment import ONE_THREAD
 from actors.runtime.wiring import detached_actor
 from actors.shards.replica import ShardReplica
@@ -18,7 +20,7 @@ def replica_actor(name: str, shard: int, node: str, cache: ArtifactCache) -> Any
         ShardReplica,
         name,
         threads=_IN_FLIGHT_MAX,
-        args=(shard, cache),
+        args=(shard, cache, NamedActor(names.DOCUMENTS)),
         runtime_env=ONE_THREAD,
         node=node,
     )

@@ -109,6 +109,10 @@ class CorpusManifest(Record):
     """
     held: Held = Field(default=HeldMutations(), exclude_if=_is_nothing)
     """The mutations up to the watermark."""
+    spans: tuple[ArtifactFile, ...] = Field(default=(), exclude_if=_is_empty)
+    """Each named `{region}/{position}`: which mutations of the region's log up to that position
+    count, without contents, as one batch of the log. A compaction goes on from there.
+    """
     created_at_ms: int
 
     @property
@@ -125,6 +129,7 @@ class CorpusManifest(Record):
                 "sources": (),
                 "watermark": Watermark(),
                 "held": HeldMutations(),
+                "spans": (),
             }
         )
 
@@ -315,7 +320,7 @@ def blobs_of(manifest: Manifest) -> tuple[ArtifactFile, ...]:
     match manifest:
         case CorpusManifest():
             deleted = () if manifest.tombstones is None else (manifest.tombstones,)
-            files = (*manifest.parts, *deleted)
+            files = (*manifest.parts, *deleted, *manifest.spans)
         case IndexManifest():
             files = tuple(file for shard in manifest.shards for file in shard.files)
         case ModelManifest():

@@ -32,6 +32,7 @@ from cluster.documents.ingest_report import EXAMPLES_MAX, DocumentChanges
 from cluster.documents.live_schema import LiveSchema
 from cluster.documents.passages import Passage, passage_table
 from cluster.errors import InvalidArgument, RaygionError
+from cluster.mutations.batch import Batch, batch_bytes, read_batch
 from cluster.mutations.conflicts import ConflictPolicy
 from cluster.mutations.fold import DocumentFold
 from cluster.mutations.mutation import Content, Mutation
@@ -79,7 +80,7 @@ def compact_corpus(
 
     def changed(latest: CorpusManifest | None) -> tuple[CorpusManifest, Compacted]:
         base = existing(corpus, latest)
-        fold, stopped = _folded(log, policy)
+        fold, stopped = _folded(base, artifacts, log, policy)
         manifest, changes = _with_changes(base, fold, artifacts, clock)
         conflicts = sorted(fold.conflicts())
         return manifest, Compacted(
@@ -94,18 +95,53 @@ def compact_corpus(
 
 
 def _folded(
-    log: MutationLog, policy: ConflictPolicy
+    base: CorpusManifest, artifacts: Artifacts, log: MutationLog, policy: ConflictPolicy
 ) -> tuple[DocumentFold, Mapping[str, RaygionError]]:
-    """All that the logs say, and the regions whose logs end in an error."""
-    # Whole logs: an older mutation of a region that was away may still lose to one that the corpus
-    # holds, and only its time says so.
+    """What the logs say, though without the contents of what the corpus holds; and the regions
+    whose logs end in an error.
+    """
+    # Not only what follows the watermark: an older mutation of a region that was away may still
+    # lose to one that the corpus holds, and only its time says so.
     fold = DocumentFold(policy)
+    for file in base.spans:
+        region, last = file.path.split("/")
+        span = read_batch(
+            artifacts.read_bytes(file),
+            corpus=base.corpus,
+            region=region,
+            first=1,
+            last=int(last),
+            source=f"the span {file.path} of position {base.position} of {base.corpus}",
+        )
+        fold.apply(span)
     while True:
         reading = log.read_after(fold.watermark)
         for batch in reading.batches:
             fold.apply(batch)
         if not reading.batches:
             return fold, reading.stopped
+
+
+def _stored_spans(
+    corpus: str, fold: DocumentFold, artifacts: Artifacts
+) -> tuple[ArtifactFile, ...]:
+    """Stores what of each region's log still counts, without the contents."""
+    by_region: dict[str, list[Mutation]] = {region: [] for region in fold.watermark}
+    for version in fold.kept():
+        by_region[version.time.region].append(replace(version, content=None, key=None))
+    files: list[ArtifactFile] = []
+    for region, mutations in by_region.items():
+        span = Batch(
+            corpus=corpus,
+            region=region,
+            first=1,
+            last=fold.position(region),
+            mutations=tuple(sorted(mutations, key=lambda mutation: mutation.time)),
+        )
+        sha256, size_bytes = artifacts.put_bytes(batch_bytes(span))
+        path = f"{region}/{span.last}"
+        files.append(ArtifactFile(path=path, sha256=sha256, size_bytes=size_bytes))
+    return tuple(files)
 
 
 def _with_changes(
@@ -132,6 +168,7 @@ def _with_changes(
         "position": base.position + 1,
         "watermark": watermark,
         "held": base.held.joined(fold.taken),
+        "spans": _stored_spans(base.corpus, fold, artifacts),
         "created_at_ms": clock.wall_ms(),
     }
     if changes:

@@ -8,8 +8,11 @@ are dropped; what follows then begins with everything anew.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+from cluster.deltas.packed import PackedContents
 from cluster.mutations.hybrid_clock import HybridTime
 from cluster.mutations.mutation import Content
 from cluster.mutations.watermark import Watermark
@@ -48,6 +51,36 @@ class Changes:
     changes: tuple[DocumentChange, ...]
     """At most one of each document: its latest."""
 
+    def __reduce__(self) -> tuple[Callable[..., Changes], tuple[Any, ...]]:
+        head = (self.epoch, self.after, self.version, self.watermark, self.read_ms)
+        columns = (
+            [change.document for change in self.changes],
+            [(c.time.wall_ms, c.time.counter, c.time.region) for c in self.changes],
+            [change.since for change in self.changes],
+        )
+        contents = PackedContents.of([change.content for change in self.changes])
+        return _unpacked, (head, columns, contents)
+
     def follow(self, epoch: str, version: int) -> bool:
         """Whether they lead on from that version, or are everything."""
         return self.after == 0 or (self.epoch, self.after) == (epoch, version)
+
+
+def _unpacked(
+    head: tuple[str, int, int, Watermark, int],
+    columns: tuple[list[str], list[tuple[int, int, str]], list[int]],
+    contents: PackedContents,
+) -> Changes:
+    epoch, after, version, watermark, read_ms = head
+    changes = tuple(
+        DocumentChange(document=document, time=HybridTime(*time), content=content, since=since)
+        for document, time, since, content in zip(*columns, contents.contents(), strict=True)
+    )
+    return Changes(
+        epoch=epoch,
+        after=after,
+        version=version,
+        watermark=watermark,
+        read_ms=read_ms,
+        changes=changes,
+    )

@@ -31,9 +31,9 @@ class Acknowledgement(StrEnum):
     VISIBLE = "visible"
     """All processes of the writing region that search show them."""
     QUORUM = "quorum"
-    """A majority of the regions that may hold the corpus has applied them, this one shows them."""
+    """A majority of the regions that may hold the corpus shows them, this one among them."""
     ALL = "all"
-    """All of these regions have applied them, this one shows them."""
+    """All of these regions show them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +107,7 @@ class DocumentService(Protocol):
 
     def changes(self, corpus: str, after: Watermark) -> AsyncGenerator[Changes, None]:
         """What has changed since, as it changes; without changes now and then, as a sign of life.
-        Each says in its watermark from where to go on.
+        Each says in its watermark from where to go on. Raises NotFound where not all changes behind
+        `after` are kept any more.
         """
         ...

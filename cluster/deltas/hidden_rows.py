@@ -6,12 +6,13 @@ it remembers from which version on a row is hidden, and in which spaces.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from cluster.arrays import Int64Array, Mask
-from cluster.deltas.changes import Changes, DocumentChange
+from cluster.deltas.changes import Changes
 from cluster.deltas.growing import with_room
 from cluster.deltas.space import Reach, SeenIn, Space, seen_in
 
@@ -20,6 +21,26 @@ _VERSIONS_KEPT = 10_000
 """Versions for which a row is remembered that was hidden and is not any more."""
 _SPANS_MIN = 1024
 _ROW, _BEGIN, _END, _SPACE = range(4)
+
+
+@dataclass(frozen=True, slots=True)
+class HidingChange:
+    """A change of a document, as far as it hides rows."""
+
+    document: str
+    seen: SeenIn
+    since: int
+    """The first version in which the document was not as the base has it, of those that one who
+    takes the change in did not know.
+    """
+
+
+def hiding_changes(changes: Changes) -> list[HidingChange]:
+    """The same for those who need no contents."""
+    return [
+        HidingChange(one.document, seen_in(one.content), max(one.since, changes.after + 1))
+        for one in changes.changes
+    ]
 
 
 class HiddenRows:
@@ -41,10 +62,10 @@ class HiddenRows:
         """Rows that are hidden, or were in a version that may still be asked for."""
         return self._spans[1]
 
-    def take(self, changes: Changes) -> None:
-        """Takes in the changes that follow those taken in before."""
-        for change in changes.changes:
-            self._take(change, changes)
+    def take(self, changes: Iterable[HidingChange], version: int) -> None:
+        """Takes in the changes that lead from the version before to this one."""
+        for change in changes:
+            self._take(change, version)
 
     def live_at(self, version: int, space: Space) -> Mask | None:
         """bool [num_rows], false where a row is hidden from searches of the space; None where none
@@ -61,31 +82,27 @@ class HiddenRows:
         live[used[is_hidden, _ROW]] = False
         return live
 
-    def _take(self, change: DocumentChange, changes: Changes) -> None:
-        seen = seen_in(change.content)
-        # The first change that this process did not know of, of all that came to this one.
-        begin = max(change.since, changes.after + 1)
+    def _take(self, change: HidingChange, version: int) -> None:
+        begin = change.since
         if (known := self._hidden.get(change.document)) is not None:
             was_seen, first, end = known
-            if was_seen == seen:
+            if was_seen == change.seen:
                 return
-            self._spans[0][first:end, _END] = begin = changes.version
+            self._spans[0][first:end, _END] = begin = version
             del self._hidden[change.document]
-        if seen is not Reach.NOWHERE and (rows := self._rows_of(change.document)):
-            self._hide(change.document, seen, rows, begin, changes.version)
+        if change.seen is not Reach.NOWHERE and (rows := self._rows_of(change.document)):
+            self._hide(change, rows, begin, version)
 
-    def _hide(
-        self, document: str, seen: SeenIn, rows: Sequence[int], begin: int, version: int
-    ) -> None:
+    def _hide(self, change: HidingChange, rows: Sequence[int], begin: int, version: int) -> None:
         if self._spans[1] + len(rows) > len(self._spans[0]):
             self._forget_ended(version - _VERSIONS_KEPT)
         spans, count = self._spans
         end = count + len(rows)
         spans = with_room(spans, end)
-        number = self._numbers.setdefault(seen, len(self._numbers))
+        number = self._numbers.setdefault(change.seen, len(self._numbers))
         spans[count:end] = [(row, begin, _FOR_EVER, number) for row in rows]
         self._spans = spans, end
-        self._hidden[document] = seen, count, end
+        self._hidden[change.document] = change.seen, count, end
 
     def _forget_ended(self, version: int) -> None:
         """Forgets the rows that are hidden in no later version than this one."""

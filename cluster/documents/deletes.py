@@ -75,10 +75,10 @@ def drop_corpus(
     Raises NotFound when there is no such corpus (any more), Conflict when others keep changing it
     at the same time, LogUnreadable where the end of a log is damaged, and what the store does.
     """
-    watermark, held = _end_of(log)
 
     def dropped(latest: CorpusManifest | None) -> tuple[CorpusManifest, None]:
         last = existing(corpus, latest)
+        watermark, held = _end_of(log, last.watermark)
         nothing = CorpusManifest(
             corpus=corpus,
             position=last.position + 1,
@@ -90,6 +90,7 @@ def drop_corpus(
             sources=(),
             watermark=last.watermark.joined(watermark),
             held=last.held.joined(held),
+            spans=last.spans,
             created_at_ms=clock.wall_ms(),
         )
         return nothing, None
@@ -98,10 +99,13 @@ def drop_corpus(
     return manifest
 
 
-def _end_of(log: MutationLog) -> tuple[Watermark, HeldMutations]:
-    """The ends of the logs of all regions, and the mutations up to there."""
+def _end_of(log: MutationLog, known: Watermark) -> tuple[Watermark, HeldMutations]:
+    """The ends of the logs of all regions, and the mutations up to there, but for regions whose
+    logs end where they are known.
+    """
     watermark = log.head()
-    reading = log.read_after(Watermark.of({r: watermark[r] - 1 for r in watermark}))
+    last = Watermark.of({region: watermark[region] - 1 for region in watermark})
+    reading = log.read_after(last.joined(known))
     for error in reading.stopped.values():
         raise error
     times: dict[str, HybridTime] = {}

@@ -88,6 +88,8 @@ class LiveSchema:
 
 def _joined(known: _NewField, found: _NewField) -> _NewField | None:
     """The field with values of both; None where their types do not go together."""
+    if known == found:
+        return known
     has_long = known.has_long or found.has_long
     if known.type == found.type:
         return replace(known, has_long=has_long)

@@ -51,6 +51,10 @@ class DocumentFold:
         """All versions that are no deletes: siblings, too, where the policy keeps them."""
         return (v for kept in self._versions.values() for v in kept if v.content is not None)
 
+    def kept(self) -> Iterator[Mutation]:
+        """All versions that are kept, deletes among them."""
+        return (version for kept in self._versions.values() for version in kept)
+
     def current(self) -> Iterator[Mutation]:
         """The current version of each document that is known, whether it is a delete or not."""
         return (kept[-1] for kept in self._versions.values())

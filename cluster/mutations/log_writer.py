@@ -32,18 +32,24 @@ class LogWriter:
         self._clock = clock
         self._append_timeout_s = append_timeout_s
 
+    def read(self) -> Reading:
+        """Takes in what one reading of the logs of all regions finds; returns it. Raises what the
+        log raises.
+        """
+        reading = self._log.read_after(self._writer.fold.watermark)
+        for batch in reading.batches:
+            self._writer.take_in(batch)
+        return reading
+
     def catch_up(self) -> Reading:
         """Takes in what the logs of all regions have; returns the last reading. Before the first
         `step`, so that no write is checked against less than what is known.
 
         Regions whose logs cannot be read are in its `stopped`. Raises what the log raises.
         """
-        while True:
-            reading = self._log.read_after(self._writer.fold.watermark)
-            for batch in reading.batches:
-                self._writer.take_in(batch)
-            if not reading.batches:
-                return reading
+        while (reading := self.read()).batches:
+            pass
+        return reading
 
     def step(self) -> bool:
         """Makes one append, if there is something to append; False if there is not.

@@ -31,6 +31,11 @@ class DocumentWrite:
     timestamp_ms: int | None = None
     """The caller's own time, for a corpus in which the latest of these counts."""
 
+    @property
+    def size_bytes(self) -> int:
+        """The bytes of its text and vector, nearly."""
+        return len(self.text or "") + (0 if self.vector is None else self.vector.nbytes)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DocumentsPosition:

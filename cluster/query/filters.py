@@ -15,7 +15,7 @@ Strings are ordered by their UTF-8 bytes. An integer is compared with floats as 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeAlias, assert_never
@@ -80,6 +80,7 @@ class Not:
 
 
 Filter: TypeAlias = Compare | In | And | Or | Not
+_ALL, _NOTHING = And(()), Or(())
 
 
 def parse_filter(obj: object, *, path: str = "filter") -> Filter:
@@ -114,6 +115,22 @@ def filter_to_json(filter: Filter) -> JsonValue:
 def filter_key(filter: Filter | None) -> bytes:
     """Equal for equal filters only; the trees themselves hold 1, 1.0 and True for equal."""
     return b"" if filter is None else orjson.dumps(filter_to_json(filter))
+
+
+def over_fields(filter: Filter, fields: Container[str]) -> Filter:
+    """What the filter comes to over rows that have these fields alone, and null for all others."""
+    match filter:
+        case Compare(field, comparison, value) if field not in fields:
+            return _ALL if value is None and comparison is Comparison.EQ else _NOTHING
+        case In(field, values) if field not in fields:
+            return _ALL if None in values else _NOTHING
+        case And(parts):
+            return And(tuple(over_fields(part, fields) for part in parts))
+        case Or(parts):
+            return Or(tuple(over_fields(part, fields) for part in parts))
+        case Not(part):
+            return Not(over_fields(part, fields))
+    return filter
 
 
 def check_filter(filter: Filter, schema: Mapping[str, ColumnType], *, path: str = "filter") -> None:

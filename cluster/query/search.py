@@ -92,6 +92,16 @@ class EmbeddingResult(HasProvenance):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DocumentsSeen:
+    """The live documents that a search sees: those of one version (`cluster.deltas`)."""
+
+    epoch: str
+    version: int
+    embedder: str | None
+    """Model version of the vectors that are compared; None: callers brought them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ShardQuery:
     """One batch for one shard, pinned to an index version."""
 
@@ -102,6 +112,8 @@ class ShardQuery:
     top_k: int
     filter: Filter | None = None
     effort: SearchEffort = SearchEffort()
+    documents: DocumentsSeen | None = None
+    """A shard leaves out the rows that these replace; None: it has all its rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

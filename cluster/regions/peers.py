@@ -94,7 +94,8 @@ class PeerServices(Protocol):
         self, corpus: str, watermark: Watermark, deadline: Deadline
     ) -> DocumentsPosition:
         """The position of the region's documents once all that the logs have up to the watermark is
-        applied, for which they are read at once. Raises NotYet or DeadlineExceeded when it is not
-        in time, NotFound for a corpus that the region does not serve.
+        applied, for which they are read at once, and shown by all processes that search. Raises
+        NotYet or DeadlineExceeded when it is not in time, NotFound for a corpus that the region
+        does not serve.
         """
         ...

@@ -209,9 +209,11 @@ class StoreCollector:
         needed = {path for of_release in contents for path in manifest_paths(of_release)}
         for corpus in self._catalog.list_corpora():
             latest = self._catalog.latest_corpus(corpus)
-            if latest is None or latest.is_dropped:
+            if latest is None:
                 continue
             needed.update(blob_path(blob.sha256) for blob in blobs_of(latest))
+            if latest.is_dropped:
+                continue
             newest = newest_index(self._catalog, corpus)
             if newest is not None:
                 needed.add(index_path(corpus, newest[1].version))

@@ -32,7 +32,7 @@ def ingest(
         list[str],
         typer.Argument(
             help="Files, folders or fsspec URLs: JSONL, Parquet, CSV, Markdown, text, HTML, PDF, "
-            "Word, PowerPoint, Excel, OpenDocument, EPUB, e-mail; Parquet, Arrow or .npy with "
+            "Word, PowerPoint, Excel, OpenDocument, RTF, EPUB, e-mail; Parquet, Arrow or .npy with "
             "ready-made vectors.",
             metavar="SOURCE...",
         ),

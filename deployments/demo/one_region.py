@@ -19,6 +19,7 @@ from cluster.progress import Note
 from cluster.releases.entries import ReleaseContents
 from cluster.releases.requests import AbortRelease
 from deployments.clients.http_client import HttpRegion
+from deployments.demo.live_note import LiveNote, live_note_table, write_and_find
 from deployments.hosting import pipeline, region_host, release_commands
 from deployments.hosting.interrupts import uninterrupted
 from deployments.installation import Installation
@@ -57,8 +58,9 @@ def run_demo(installation: Installation, *, stay: bool, as_json: bool) -> None:
         with steps.shown():
             _bring_up(installation, steps)
             answers = list(_ask(installation, steps))
+            note = _write_note(installation, steps)
         took_s = SYSTEM_CLOCK.monotonic_s() - started_s
-        _report(installation, steps, answers, took_s, as_json=as_json)
+        _report(installation, steps, answers, note, took_s, as_json=as_json)
         if stay:
             say(f"The region is up at [bold]{installation.url}[/]; Ctrl-C ends it.")
             threading.Event().wait()
@@ -134,10 +136,23 @@ def _found(http: HttpRegion, question: str, narrowed: Mapping[str, Any]) -> dict
     return {**found, "answer": hits[0]["text"] if hits else "", "citations": hits}
 
 
+def _write_note(installation: Installation, steps: Steps) -> LiveNote:
+    region = installation.region
+    with (
+        steps.step("A document written while the region serves") as step,
+        HttpRegion.of(installation) as http,
+    ):
+        note = write_and_find(region, {region: http}, CORPUS, {"region": "europe"})
+        found_ms = note.found_ms[region]
+        step.note("NOT FOUND" if found_ms is None else f"found within {found_ms:.0f} ms")
+    return note
+
+
 def _report(
     installation: Installation,
     steps: Steps,
     answers: list[dict[str, Any]],
+    note: LiveNote,
     took_s: float,
     *,
     as_json: bool,
@@ -147,13 +162,20 @@ def _report(
     if as_json:
         seconds = {**steps.seconds, "all": took_s}
         print_json(
-            {"url": installation.url, "answers": answers, "status": summary, "seconds": seconds}
+            {
+                "url": installation.url,
+                "answers": answers,
+                "note": note,
+                "status": summary,
+                "seconds": seconds,
+            }
         )
         return
     for answer in answers:
         _show_answer(answer)
     out.print()
     out.print(_outcome(summary, answers))
+    out.print(live_note_table(note))
     rows = [(s, f"{took:.1f}", steps.notes.get(s, "")) for s, took in steps.seconds.items()]
     out.print(table("Times", ("step", "seconds", ""), [*rows, ("all", f"{took_s:.1f}", "")]))
     if reused := [step for step, note in steps.notes.items() if REUSED in note]:

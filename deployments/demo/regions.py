@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from cluster.shards.index_parameters import IndexKind, NamedIndex
 from deployments.clients.http_client import HttpRegion
 from deployments.clients.regions_client import RegionsClient
 from deployments.demo import steps as acts
+from deployments.demo.live_note import LiveNote, write_and_find
 from deployments.demo.report import Cut, Findings, Killed, ObservedSwitch, report
 from deployments.demo.store_link import StoreLink
 from deployments.demo.traffic import Traffic, traffic_to
@@ -208,6 +209,8 @@ def _run_story(world: _World) -> Findings:
         hits = _ask_each(world)
         same = len({orjson.dumps(found["hits"]) for found in hits.values()}) == 1
         step.note("same hits, same scores" if same else "THE HITS DIFFER")
+    with world.steps.step("A document written in one region, found in all") as step:
+        note = _write_note(world, step)
     with world.steps.step("Another index and prompt, committed under queries") as step:
         committed, commit = _switched(world, step, acts.propose, second)
     with world.steps.step("Rolled back under queries") as step:
@@ -220,6 +223,7 @@ def _run_story(world: _World) -> Findings:
         question=QUESTION,
         hits=hits,
         same_hits=same,
+        note=note,
         switches=(commit, rollback),
         cut=cut,
         killed=killed,
@@ -271,6 +275,18 @@ def _ask_each(world: _World) -> dict[str, dict[str, Any]]:
         with HttpRegion.of(driver.installation) as http:
             found[driver.region] = _search(http)
     return found
+
+
+def _write_note(world: _World, step: Step) -> LiveNote:
+    with ExitStack() as connections:
+        regions = {
+            driver.region: connections.enter_context(HttpRegion.of(driver.installation))
+            for driver in world.drivers
+        }
+        note = write_and_find(world.first.region, regions, CORPUS, {"region": SUBSET})
+    last_ms = max((took_ms for took_ms in note.found_ms.values() if took_ms), default=0.0)
+    step.note(f"all within {last_ms:.0f} ms" if note.is_as_promised else "NOT AS PROMISED")
+    return note
 
 
 def _answer_elsewhere(world: _World, step: Step) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from deployments.demo.live_note import LiveNote, live_note_table
 from deployments.installation import Installation
 from deployments.terminal import Steps, out, print_json, table
 
@@ -65,6 +66,7 @@ class Findings:
     hits: Mapping[str, dict[str, Any]]
     """Reply to `/v1/search` in each region."""
     same_hits: bool
+    note: LiveNote
     switches: Sequence[ObservedSwitch]
     cut: Cut
     killed: Killed
@@ -87,6 +89,7 @@ def report(
                 "regions": urls,
                 "hits": {name: found["hits"] for name, found in findings.hits.items()},
                 "same_hits": findings.same_hits,
+                "note": findings.note,
                 "switches": [
                     {**_fields(switch), "skew_ms": switch.skew_ms} for switch in findings.switches
                 ],
@@ -98,6 +101,7 @@ def report(
         )
         return
     _show_hits(findings)
+    out.print(live_note_table(findings.note))
     out.print(_switches(findings.switches, list(urls)))
     out.print(_cut(findings.cut))
     _show_killed(findings.killed)

@@ -25,6 +25,7 @@ from cluster.clock import SYSTEM_CLOCK
 from cluster.config import Settings
 from cluster.corpora.next_release import corpora_for_release, indexes_for_release
 from cluster.documents.declared_types import DeclaredTypes
+from cluster.mutations.store_log import StoreMutationLog
 from cluster.progress import UNSEEN, Progress
 from cluster.query.evidence import EvidencePolicy, score_min_of
 from cluster.releases.entries import ReleaseContents
@@ -121,6 +122,7 @@ def build(
         installation.settings.corpus(corpus),
         None if embedder is None else embedder.manifest,
         progress.count,
+        StoreMutationLog(installation.store, corpus),
     )
     manifest = built.manifest
     what = f"{len(manifest.shards)} shards" if manifest.base is None else "deleted documents only"

@@ -13,9 +13,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TypeVar
 from unittest import mock
 
 from cluster.errors import Unavailable
@@ -23,14 +22,13 @@ from cluster.releases.entries import Switch
 from cluster.releases.events import RegionStatus
 from cluster.releases.log_entries import parse_entry
 from cluster.releases.settings import RolloutSettings
-from cluster.store.numbered_log import read_each
 from tests.simulation.clocks.sim_loop import SimLoop
-from tests.simulation.clocks.sim_time import Scheduler, current_stack
+from tests.simulation.clocks.sim_time import Scheduler
 from tests.simulation.judging.history import History
 from tests.simulation.world.accidents import Accidents
 from tests.simulation.world.clients import Client
 from tests.simulation.world.coordinators import Incarnation
-from tests.simulation.world.faulty_store import Objects, Weather
+from tests.simulation.world.faulty_store import Objects, Weather, read_together
 from tests.simulation.world.gateways import Asked, Gateway, Outcome
 from tests.simulation.world.network import STORE, Network, cities, placed
 from tests.simulation.world.people import People, propose_for_all
@@ -43,8 +41,6 @@ SETTLED_SLICES = 2
 CALM_S = 15.0
 """At most: until there is something to serve everywhere."""
 LAST_QUESTIONS_MAX_S = 20.0
-Key = TypeVar("Key")
-Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -324,15 +320,6 @@ def _drawn_count(rng: random.Random) -> int:
     return rng.randint(least, most)
 
 
-def _read_together(read: Callable[[Key], Value], keys: Sequence[Key]) -> list[Value]:
-    """Reads at once, over one journey to the store and back."""
-    if len(keys) <= 1:
-        return read_each(read, keys)
-    process = current_stack().process
-    assert isinstance(process, Incarnation)
-    return process.store.together(lambda: [read(key) for key in keys])
-
-
 @functools.lru_cache(maxsize=4096)
 def _parsed_entry(data: bytes, *, position: int):  # type: ignore[no-untyped-def]
     return parse_entry(data, position=position)
@@ -347,10 +334,10 @@ def _parsed_status(data: bytes, *, source: str) -> RegionStatus:
 
 
 _STAND_INS = {
-    "cluster.store.numbered_log.read_each": _read_together,
-    "cluster.releases.region_name_watch.read_each": _read_together,
+    "cluster.store.numbered_log.read_each": read_together,
+    "cluster.releases.region_name_watch.read_each": read_together,
     "cluster.releases.release_log.parse_entry": _parsed_entry,
-    "cluster.releases.release_log.read_each": _read_together,
+    "cluster.releases.release_log.read_each": read_together,
     "cluster.releases.events.RegionStatus.from_bytes": _parsed_status,
 }
 

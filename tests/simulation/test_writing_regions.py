@@ -30,16 +30,19 @@ def test_the_same_seed_gives_the_same_documents() -> None:
 
 
 def test_the_simulation_of_documents_meets_what_it_is_for() -> None:
-    met: Counter[str] = Counter()
-    for seed in range(40):
-        met.update(met_in(simulate_documents(seed, FAIR if seed % 4 == 0 else None)))
     expected = {
         *("written", "Conflict", "unknown", "asked again", "deleted"),
         *("of several writes", "written by several", "goes on", "rots", "dies"),
         *("looked for elsewhere", "equal watermarks", "started from a base"),
         *("trimmed", "trimmed before its writer knew", "siblings"),
     }
-    assert {what: met[what] for what in sorted(expected) if met[what] < 3} == {}
+    met: Counter[str] = Counter()
+    for seed in range(40):
+        met.update(met_in(simulate_documents(seed, FAIR if seed % 4 == 0 else None)))
+        missing = {what: met[what] for what in sorted(expected) if met[what] < 3}
+        if not missing:
+            return
+    raise AssertionError(f"hardly met, if at all: {missing}")
 
 
 def met_in(history: DocumentHistory) -> Counter[str]:

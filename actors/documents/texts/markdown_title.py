@@ -3,60 +3,26 @@
 from __future__ import annotations
 
 import re
-import tomllib
-from collections.abc import Callable, Iterable, Sequence
-from itertools import takewhile
+from collections.abc import Callable, Iterable
 
-import yaml
+from actors.documents.texts.front_matter import FrontMatter
 
 _FENCE = re.compile(r" {0,3}(?P<mark>`{3,}+(?!.*`)|~{3,})")
 _HEADING = re.compile(r" {0,3}#{1,6}[ \t]+(\S.*)")
 _UNDERLINE = re.compile(r" {0,3}(?:=+|-+)[ \t]*")
 _NO_PARAGRAPH = re.compile(r" {4}| {0,3}(?:\t|[-*+][ \t]|[0-9]+[.)][ \t]|[>|])")
 """Begins code, a list, a quotation or a table, in which a line of `---` underlines nothing."""
-_YAML_TITLE = re.compile(r"title:(?:[ \t].*)?")
-_TOML_TITLE = re.compile(r"title[ \t]*=.*")
-_TITLE_LINES_MAX = 20
-_YAML_NULLS = ("~", "null", "Null", "NULL")
 
 IsEnd = Callable[[str], bool]
 
 
 def markdown_title(text: str) -> str | None:
-    """The `title` of the front matter (YAML between lines of `---` or TOML between lines of `+++`),
-    else the first heading, None without either. Comments and code have no headings.
+    """The `title` of the front matter, else the first heading, None without either. Comments and
+    code have no headings.
     """
     lines = text.splitlines()
-    mark = lines[0].rstrip() if lines else ""
-    ends = {"---": ("---", "..."), "+++": ("+++",)}.get(mark, ())
-    end = next((n for n, line in enumerate(lines) if n and line.rstrip() in ends), 0)
-    front = lines[1:end]
-    title = _yaml_title(front) if mark == "---" else _toml_title(front)
-    # Without an end it was not front matter but a line across the page.
-    return title or _first_heading(lines[end + 1 if end else 0 :])
-
-
-def _yaml_title(front: Sequence[str]) -> str | None:
-    start = next((n for n, line in enumerate(front) if _YAML_TITLE.fullmatch(line.rstrip())), None)
-    if start is None:
-        return None
-    more = takewhile(lambda line: line[:1].isspace(), front[start + 1 : start + _TITLE_LINES_MAX])
-    entry = "\n".join([front[start], *more])
-    try:
-        # It makes strings of everything.
-        value = yaml.load(entry, Loader=yaml.BaseLoader)["title"]
-    except (yaml.YAMLError, RecursionError):
-        # Such as `title: Raygion: a guide`, which many write.
-        value = front[start].partition(":")[2]
-    return None if value in _YAML_NULLS else _one_line(value)
-
-
-def _toml_title(front: Iterable[str]) -> str | None:
-    line = next(filter(_TOML_TITLE.fullmatch, front), "")
-    try:
-        return _one_line(tomllib.loads(line).get("title"))
-    except tomllib.TOMLDecodeError:
-        return None
+    front = FrontMatter.of(lines)
+    return _one_line(front.value("title")) or _first_heading(lines[front.num_lines :])
 
 
 def _one_line(value: object) -> str | None:

@@ -12,15 +12,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
 from unittest import mock
 
 from cluster.mutations.batch import Batch, read_batch
 from cluster.mutations.conflicts import ConflictPolicy
-from cluster.store.numbered_log import read_each
-from tests.simulation.clocks.sim_time import Scheduler, current_stack
+from tests.simulation.clocks.sim_time import Scheduler
 from tests.simulation.documents.accidents import DocumentAccidents
 from tests.simulation.documents.askers import DocumentAsker
 from tests.simulation.documents.clients import DocumentClient
@@ -31,10 +29,9 @@ from tests.simulation.documents.processes import (
     Base,
     DocumentRegion,
     ReaderProcess,
-    StoreProcess,
     WriterProcess,
 )
-from tests.simulation.world.faulty_store import Objects, Weather
+from tests.simulation.world.faulty_store import Objects, Weather, read_together
 from tests.simulation.world.network import STORE, Network, cities, placed
 from tests.simulation.world.regions import RegionClock
 
@@ -44,8 +41,6 @@ BEGIN_S = 1.0
 QUIET_MAX_S = 60.0
 SLICE_S = 1.0
 ASKERS = 2
-Key = TypeVar("Key")
-Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,15 +228,6 @@ def _is_object(path: str) -> bool:
     return path.startswith(LOGS) and path.endswith(".batch") and path.count("/") == 3
 
 
-def _read_together(read: Callable[[Key], Value], keys: Sequence[Key]) -> list[Value]:
-    """Reads at once, over one journey to the store and back."""
-    if len(keys) <= 1:
-        return read_each(read, keys)
-    process = current_stack().process
-    assert isinstance(process, StoreProcess)
-    return process.store.together(lambda: [read(key) for key in keys])
-
-
 @functools.lru_cache(maxsize=4096)
 def _parsed_batch(data: bytes, **expected: str | int) -> Batch:
     return read_batch(data, **expected)  # type: ignore[arg-type]
@@ -249,8 +235,8 @@ def _parsed_batch(data: bytes, **expected: str | int) -> Batch:
 
 _STAND_INS = {
     "cluster.mutations.store_log.read_batch": _parsed_batch,
-    "cluster.mutations.store_log.read_each": _read_together,
-    "cluster.store.numbered_log.read_each": _read_together,
+    "cluster.mutations.store_log.read_each": read_together,
+    "cluster.store.numbered_log.read_each": read_together,
 }
 
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from cluster.errors import Conflict, NotFound, OutcomeUnknown, Unavailable
 from cluster.releases.entries import RELEASE_LOG
 from cluster.releases.release_log import SNAPSHOTS
-from tests.simulation.clocks.sim_time import Killed, Process
+from cluster.store.numbered_log import read_each
+from tests.simulation.clocks.sim_time import Killed, Process, current_stack
 from tests.simulation.world.network import STORE, Network
 
 Found = TypeVar("Found")
+Key = TypeVar("Key")
 CLIENT_TIMEOUT_S = 3.0
 """After so long without a reply an operation is given up."""
 _FAULTS = ("refused", "request lost", "reply lost", "late", "sent twice")
@@ -237,3 +239,12 @@ class FaultyStore:
         self._process.sleep(min(delay_s, CLIENT_TIMEOUT_S))
         if delay_s >= CLIENT_TIMEOUT_S:
             raise Unavailable("no reply in time")
+
+
+def read_together(read: Callable[[Key], Found], keys: Sequence[Key]) -> list[Found]:
+    """Stands in for `read_each`: the process that runs reads all at once, over one journey."""
+    if len(keys) <= 1:
+        return read_each(read, keys)
+    process: Any = current_stack().process
+    store: FaultyStore = process.store
+    return store.together(lambda: [read(key) for key in keys])

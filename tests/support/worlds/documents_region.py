@@ -16,8 +16,11 @@ from cluster.artifacts.cache import ArtifactCache
 from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.config import Settings
 from cluster.generation.prompt import PromptTemplate
+from cluster.mutations.conflicts import ConflictPolicy
+from cluster.mutations.fold import DocumentFold
 from cluster.mutations.region_writer import Written
 from cluster.mutations.requests import DocumentWrite
+from cluster.mutations.store_log import StoreMutationLog
 from cluster.regions.settings import EndpointSettings, RegionSettings
 from cluster.releases.entries import Switch
 from cluster.serving.view import CorpusView, RegionView, ReleaseView
@@ -129,3 +132,11 @@ async def written(documents: Documents, *writes: DocumentWrite) -> list[Written]
     outcomes = await documents.write(CORPUS, writes, TIMEOUT_S)
     assert all(isinstance(outcome, Written) for outcome in outcomes), outcomes
     return cast("list[Written]", list(outcomes))
+
+
+def folded(store: ObjectStore) -> DocumentFold:
+    """What the logs in the store come to."""
+    log, fold = StoreMutationLog(store, CORPUS), DocumentFold(ConflictPolicy.LAST_WRITER)
+    while batches := log.read_after(fold.watermark).batches:
+        assert all(fold.apply(batch) for batch in batches)
+    return fold

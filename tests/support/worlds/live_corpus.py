@@ -88,6 +88,7 @@ def ingest(
             sources=(),
             watermark=latest.watermark if latest else Watermark(),
             held=latest.held if latest else HeldMutations(),
+            spans=latest.spans if latest else (),
             created_at_ms=0,
         )
         return manifest, None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -12,9 +12,16 @@ from uuid import uuid4
 import numpy as np
 import pyarrow as pa
 import pytest
+import ray
 
 from actors.builds import embedding
-from actors.builds.earlier_vectors import EarlierVectors, earlier_vectors
+from actors.builds.earlier_vectors import (
+    KnownVectors,
+    OpenedVectors,
+    earlier_vectors,
+    live_vectors,
+    replaced_documents,
+)
 from actors.builds.embedding import EmbedBatches
 from actors.builds.rows import PartReader, Sharder, latest_of_each_document, part_rows
 from actors.builds.shard import ShardPlan, build_shard
@@ -22,12 +29,17 @@ from cluster.arrays import Float32Array
 from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.claims import SWEEPS, Sweep
 from cluster.artifacts.fetch import blob_path
+from cluster.artifacts.files import ArtifactFile
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.corpus_settings import CorpusSettings
 from cluster.catalog.index_versions import BuildPlan
 from cluster.catalog.manifests import CorpusManifest, IndexManifest, ModelManifest, ShardArtifact
 from cluster.clock import SYSTEM_CLOCK
+from cluster.documents.content import PartDocuments
 from cluster.documents.passages import cut_passages, vectors_of
+from cluster.mutations.hybrid_clock import HybridTime
+from cluster.mutations.mutation import Content, Mutation
+from cluster.mutations.watermark import Watermark
 from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.store.object_store import open_store
 from cluster.vectors.checks import normalized
@@ -35,7 +47,7 @@ from cluster.vectors.metric import Metric
 from tests.support.node_cache import node_cache
 from tests.support.values.manifests import index_manifest
 from tests.support.values.mutations import CORPUS
-from tests.support.worlds.live_corpus import append, compact, delete, ingest, live
+from tests.support.worlds.live_corpus import append, compact, delete, ingest, live, log_of
 from tests.support.worlds.next_release_world import embedder
 
 DIMENSION = 24
@@ -71,6 +83,16 @@ class HashEmbedder:
 
 
 @dataclass
+class Opened:
+    """Stands for `EarlierVectors`, whose value Ray hands on."""
+
+    vectors: OpenedVectors
+
+    def opened(self) -> OpenedVectors:
+        return self.vectors
+
+
+@dataclass
 class World:
     folder: Path
     embedder: HashEmbedder
@@ -89,10 +111,7 @@ class World:
         reader = PartReader(Artifacts(self.store), corpus)
         rows = reader.read(pa.Table.from_pylist(part_rows(corpus)))
         passages = cut_passages(rows, lambda text: [text, f"more of {text}"])
-        earlier = None
-        if known is not None:
-            cache = node_cache(self.store, self.folder / "cache")
-            earlier = EarlierVectors(cache, known)
+        earlier = None if known is None else Opened(self._vectors_of(known))
         counter = Counter()
         embedded = EmbedBatches(MODEL, Any, counter, earlier)(passages)  # type: ignore[arg-type]
         assert counter.done == passages.num_rows
@@ -112,6 +131,13 @@ class World:
         )
         return manifest, list(self.embedder.texts)
 
+    def _vectors_of(self, index: IndexManifest) -> OpenedVectors:
+        before = Catalog(self.store).corpus_at(CORPUS, index.corpus_position)
+        documents = PartDocuments(Artifacts(self.store))
+        replaced = replaced_documents(self.corpus.parts, before.parts, documents)
+        cache = node_cache(self.store, self.folder / "cache")
+        return OpenedVectors(cache, KnownVectors(index=index, replaced=replaced))
+
     def _shard(self, number: int, placed: pa.Table, plan: ShardPlan) -> ShardArtifact:
         mask = pa.array([shard == number for shard in placed["shard"].to_pylist()], pa.bool_())
         table = placed.filter(mask)
@@ -130,7 +156,7 @@ class World:
 @pytest.fixture
 def hash_embedder(monkeypatch: pytest.MonkeyPatch) -> HashEmbedder:
     made = HashEmbedder()
-    monkeypatch.setattr(embedding, "open_embedder", lambda model, cache: made)
+    monkeypatch.setattr(embedding, "open_embedder", lambda model, cache, num_cores: made)
     return made
 
 
@@ -152,7 +178,10 @@ def test_only_what_is_new_is_embedded_and_the_bytes_are_the_same(
     # Rows that a later part replaces are embedded, too.
     assert len(texts) == 400
     assert second.shards == from_scratch.shards
-    assert world.build(second)[1] == ["d7 1", "more of d7 1"]
+    # Those of before the build before are known not to count.
+    third, texts = world.build(second)
+    assert texts == ([] if partition_by is None else ["d7 1", "more of d7 1"])
+    assert third.shards == second.shards
 
 
 def test_a_vector_that_does_not_stay_as_it_is_when_it_is_normalised_is_made_anew(
@@ -174,7 +203,7 @@ def test_an_embedder_is_opened_only_for_what_is_new(
     ingest(world.store, {"a": 1, "b": 1})
     first, _ = world.build(None)
 
-    def refuse(model: object, cache: object) -> None:
+    def refuse(*_: object) -> None:
         raise AssertionError("nothing is to be embedded")
 
     monkeypatch.setattr(embedding, "open_embedder", refuse)
@@ -192,14 +221,18 @@ def publish(world: World, settings: CorpusSettings, model: ModelManifest) -> Ind
 
 
 def test_vectors_are_those_of_the_latest_build_with_the_same_settings(
-    tmp_path: Path, hash_embedder: HashEmbedder
+    tmp_path: Path, hash_embedder: HashEmbedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world, asked = World(tmp_path, hash_embedder), CorpusSettings()
     catalog, cache = Catalog(world.store), node_cache(world.store, tmp_path / "cache")
 
+    # Ray keeps the value for the processes of the build.
+    monkeypatch.setattr(ray, "put", lambda value: value)
+
     def found(settings: CorpusSettings = asked, model: ModelManifest | None = MODEL) -> str | None:
-        earlier = earlier_vectors(catalog, cache, BuildPlan(world.corpus, settings, model))
-        return None if earlier is None else earlier.index.version
+        plan = BuildPlan(world.corpus, settings, model)
+        known: Any = earlier_vectors(catalog, cache, plan, None)
+        return None if known is None else known.known.index.version
 
     ingest(world.store, {"a": 1})
     assert found() is None
@@ -217,3 +250,53 @@ def test_vectors_are_those_of_the_latest_build_with_the_same_settings(
     sweep = Sweep(at_ms=SYSTEM_CLOCK.wall_ms(), paths=(path,))
     world.store.put_if_absent(f"{SWEEPS}/one.json", sweep.to_bytes())
     assert found() is None
+
+
+# What was written live.
+
+
+def test_passages_that_were_embedded_when_they_were_written_are_not_embedded_again(
+    tmp_path: Path, hash_embedder: HashEmbedder
+) -> None:
+    store = open_store(f"memory://{uuid4().hex}")
+    vectors = hash_embedder.embed_passages(["one", "two"])
+    own = Content(
+        text="one two", metadata={}, cuts=((0, 3), (4, 7)), vectors=vectors, embedder=MODEL.version
+    )
+    others = replace(own, text="six two", embedder="another")
+    times = [HybridTime(n, 0, "a") for n in range(4)]
+    append(store, Mutation(document="a", time=times[1], content=own))
+    append(store, Mutation(document="b", time=times[2], content=others))
+    append(store, live("c", None, 3))
+    found, of_found = live_vectors(log_of(store), Watermark(), MODEL.version)
+    assert of_found is not None
+    assert (found, of_found.tobytes()) == (("one", "two"), vectors.tobytes())
+    assert live_vectors(log_of(store), Watermark.of({"a": 1}), MODEL.version) == ((), None)
+
+    known = KnownVectors(live_texts=found, live_vectors=of_found)
+    opened = OpenedVectors(node_cache(store, tmp_path / "cache"), known)
+    rows = opened.find(pa.table({"text": ["two", "six", "one"]}))
+    assert {row: vector.tobytes() for row, vector in rows.items()} == {
+        0: vectors[1].tobytes(),
+        2: vectors[0].tobytes(),
+    }
+
+
+def test_a_document_counts_as_replaced_only_if_the_build_before_knew_it_so() -> None:
+    ids = {"a": "xyz", "b": "xy", "c": "x", "d": "w"}
+    files = {n: ArtifactFile(path=n, sha256=n * 64, size_bytes=1) for n in ids}
+    parts = list(files.values())
+    documents = PartDocuments(None, {files[n]: list(of) for n, of in ids.items()})  # type: ignore[arg-type]
+    assert replaced_documents(parts, parts, documents) == {
+        0: {"x", "y"},
+        1: {"x"},
+        2: frozenset(),
+        3: frozenset(),
+    }
+    # Of x the part c has the latest version, which the build before did not have.
+    before = {files[n] for n in "abd"}
+    assert replaced_documents(parts, before, documents) == {
+        0: {"y"},
+        1: frozenset(),
+        3: frozenset(),
+    }

@@ -57,6 +57,105 @@ def test_cells_of_csv_files_stay_as_they_are_written(folder: Path) -> None:
     assert caught.value.field == "metadata.price"
 
 
+YAML = """---
+title: Raygion: a guide
+date: 2024-05-01
+weight: 010
+version: 1.10
+rating: 4.5
+draft: false
+note: "two: words"
+summary: >-
+  Folded
+  lines
+tags: [a, b]
+params:
+  author: nested
+empty:
+---
+# Heading
+"""
+TOML = """+++
+date = 2024-05-01
+weight = 10
+version = "1.10"
+rating = 4.5
+draft = false
+tags = ["a", "b"]
+[params]
+author = "nested"
++++
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "declared", "value"),
+    [
+        (YAML, "date=string", "2024-05-01"),
+        (YAML, "weight=int", 10),
+        (YAML, "version=string", "1.10"),
+        (YAML, "rating=float", 4.5),
+        (YAML, "draft=bool", False),
+        (YAML, "note=string", "two: words"),
+        (YAML, "summary=string", "Folded lines"),
+        (YAML, "title=string", "Raygion: a guide"),
+        (TOML, "date=string", "2024-05-01"),
+        (TOML, "weight=int", 10),
+        (TOML, "version=string", "1.10"),
+        (TOML, "rating=float", 4.5),
+        (TOML, "draft=bool", False),
+    ],
+)
+def test_entries_of_front_matter_are_metadata_where_they_are_declared(
+    folder: Path, text: str, declared: str, value: object
+) -> None:
+    field = declared.partition("=")[0]
+    (folder / "a.md").write_text(text)
+    (folder / "b.md").write_text("---\nother: 1\n---\n# B")
+    assert values(folder, declared, field=field)[0] == value
+
+
+@pytest.mark.parametrize("field", ["author", "empty", "absent", "Heading"])
+@pytest.mark.parametrize("text", [YAML, TOML])
+def test_front_matter_without_such_an_entry_gives_no_value(
+    folder: Path, text: str, field: str
+) -> None:
+    (folder / "a.md").write_text(text)
+    (folder / "b.jsonl").write_text(f'{{"id": "b", "text": "B", "metadata": {{"{field}": "x"}}}}')
+    assert sorted(values(folder, f"{field}=string", field=field), key=str) == [None, "x"]
+
+
+@pytest.mark.parametrize(
+    ("text", "declared", "said"),
+    [
+        (
+            YAML,
+            "tags=string",
+            r"a\.md: \"\['a', 'b'\]\" cannot be read as the declared type string",
+        ),
+        (YAML, "params=string", r"a\.md: .*nested.* cannot be read"),
+        (YAML, "date=int", r"a\.md: '2024-05-01' cannot be read as the declared type int"),
+        (TOML, "tags=string", r"a\.md: .* cannot be read"),
+    ],
+)
+def test_an_entry_of_front_matter_that_is_not_of_its_type_is_refused(
+    folder: Path, text: str, declared: str, said: str
+) -> None:
+    (folder / "a.md").write_text(text)
+    with pytest.raises(InvalidArgument, match=said):
+        values(folder, declared, field="date")
+
+
+def test_front_matter_of_its_own_accord_is_no_metadata(folder: Path) -> None:
+    (folder / "a.md").write_text(YAML)
+    (folder / "b.txt").write_text(YAML)
+    with pytest.raises(KeyError):
+        values(folder, field="date")
+    (folder / "a.md").unlink()
+    with pytest.raises(KeyError):
+        values(folder, "date=string", field="date")
+
+
 def test_columns_of_tables_are_cast_where_nothing_is_lost(folder: Path) -> None:
     rows = pa.table(
         {

@@ -201,6 +201,7 @@ HOSTILE = {
     "fences": "`" * 500_000 + "\n" + "```\n" * 100_000,
     "spans": "`" * 500_000 + "x`",
     "front matter": "---\n" + "title: \n" * 100_000,
+    "closed front matter": "+++\n" + 'title = "\n' * 100_000 + "+++\n",
 }
 
 
@@ -249,6 +250,7 @@ def test_hostile_pages_take_time_in_proportion_to_their_length(kind: str) -> Non
         ("---\ntitle: ~\n---\n# One", "One"),
         ('+++\n# c\ntitle = "A \\"b\\""\n+++\n# One', 'A "b"'),
         ("+++\n# c\nn = 1\n+++\n# One", "One"),
+        ('+++\n[menu]\ntitle = "Short"\n+++\n# One', "One"),
         ("no heading", None),
         ("", None),
     ],

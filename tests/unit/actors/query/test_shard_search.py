@@ -12,7 +12,7 @@ from cluster.arrays import Float32Array
 from cluster.clock import SYSTEM_CLOCK, Deadline
 from cluster.errors import DeadlineExceeded, Unavailable
 from cluster.logs.context import bound_context, log_scope
-from cluster.query.search import ShardHits, ShardQuery
+from cluster.query.search import DocumentsSeen, ShardHits, ShardQuery
 from cluster.search.checks import HITS_MAX
 from tests.support.fakes import SimClock
 from tests.support.worlds.fake_shards import QUERIES, ROWS, SHARDS, VECTORS, FakeShard, kind_of
@@ -215,3 +215,13 @@ def test_searches_travel_together_that_wait_about_as_long(
     waits_s: float, other_s: float, together: bool
 ) -> None:
     assert (patience_of(waits_s).magnitude == patience_of(other_s).magnitude) == together
+
+
+async def test_searches_that_see_other_documents_do_not_travel_together() -> None:
+    shard = FakeShard(0)
+    versions = (1, 2, 2)
+    seen = [DocumentsSeen(epoch="e", version=version, embedder=None) for version in versions]
+    kinds = [replace(kind_of([shard]), documents=documents) for documents in seen]
+    search, deadline = ShardSearch(SYSTEM_CLOCK), Deadline.after(10.0)
+    await asyncio.gather(*(search.search(kind, QUERIES[:1], deadline) for kind in kinds))
+    assert sorted(shard.batches) == [1, 2]

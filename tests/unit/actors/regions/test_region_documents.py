@@ -62,6 +62,8 @@ class Region:
     answers: dict[str, Callable[..., Any]] = field(default_factory=dict)
     calls: list[tuple[object, ...]] = field(default_factory=list)
     base: dict[str, Document] = field(default_factory=dict)
+    held: Watermark = field(default_factory=Watermark)
+    """What the index holds of the logs."""
     applied: list[bool] = field(default_factory=list)
     applied_error: NotYet | None = None
 
@@ -83,7 +85,10 @@ class Region:
             knowledge.view.releases[1], corpora={"tickets": CORPUS}, embedder="m1", embedders=("e",)
         )
         knowledge = replace(knowledge, view=replace(knowledge.view, releases={1: release}))
-        base = SimpleNamespace(find=lambda corpus, version, id: self.base.get(id))
+        base = SimpleNamespace(
+            find=lambda corpus, version, id: self.base.get(id),
+            watermark=lambda corpus, version: self.held,
+        )
         return RegionDocuments(
             region="a",
             views=cast(Any, SimpleNamespace(knowledge=knowledge)),
@@ -242,9 +247,9 @@ async def test_a_document_has_its_time() -> None:
         await region.documents().document("tickets", "T-1", 0.01)
 
 
-def changes(**positions: int) -> Changes:
+def changes(epoch: str = "e", **positions: int) -> Changes:
     return Changes(
-        epoch="e", after=0, version=1, watermark=Watermark.of(positions), read_ms=1, changes=()
+        epoch=epoch, after=0, version=1, watermark=Watermark.of(positions), read_ms=1, changes=()
     )
 
 
@@ -261,3 +266,24 @@ async def test_a_feed_goes_on_from_where_it_is_and_never_back() -> None:
     assert [after for _, _, after, _ in region.calls] == [Watermark.of({"a": 4}), *found[:2]]
     # The first reply comes at once, so that a reader knows that it is heard.
     assert [poll_s for *_, poll_s in region.calls] == [0.0, 10.0, 10.0]
+
+
+async def test_a_reader_is_told_when_changes_that_it_lacks_are_in_the_index_alone() -> None:
+    region = Region({"feed": lambda *_: changes(a=9)}, held=Watermark.of({"a": 5}))
+    documents = region.documents()
+
+    for after in (Watermark(), Watermark.of({"a": 5}), Watermark.of({"a": 7, "b": 1})):
+        assert (await anext(documents.changes("tickets", after))).watermark["a"] == 9
+    with pytest.raises(NotFound, match="behind a:4 are kept"):
+        await anext(documents.changes("tickets", Watermark.of({"a": 4})))
+
+
+async def test_a_compaction_while_a_reader_lags_behind_is_told() -> None:
+    replies = iter([changes(a=4), changes("e2", a=9)])
+    region = Region({"feed": lambda *_: next(replies)})
+    feed = region.documents().changes("tickets", Watermark.of({"a": 3}))
+
+    assert (await anext(feed)).watermark == Watermark.of({"a": 4})
+    region.held = Watermark.of({"a": 6})
+    with pytest.raises(NotFound, match="behind a:4 are kept"):
+        await anext(feed)

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from actors.shards.index import ShardIndex
 from cluster.deltas.delta import Delta, DeltaView
-from cluster.deltas.hidden_rows import HiddenRows
+from cluster.deltas.hidden_rows import HiddenRows, hiding_changes
 from cluster.deltas.space import Space
+from cluster.mutations.mutation import Content
 from cluster.query.filters import parse_filter
 from cluster.query.search import MergedHits, Passages, ShardQuery
 from cluster.shards.merge import merge_hits, padding
@@ -112,7 +113,7 @@ def test_base_and_delta_answer_as_one_index_of_the_documents_at_each_version(
     since: dict[str, int] = {}
     seen: list[tuple[DeltaView, Documents]] = []
     # Shards that are searched for others come past several versions at once.
-    jumped: dict[str, object] = {}
+    jumped: dict[str, Content | None] = {}
     for version, step in enumerate(later, start=1):
         since = dict.fromkeys(step, version) | since
         delta.take(changes_of(step, after=version - 1, version=version, since=since))
@@ -122,8 +123,9 @@ def test_base_and_delta_answer_as_one_index_of_the_documents_at_each_version(
         jumped |= step
         if version % jump == 0 or version == len(later):
             start = version - 1 - (version - 1) % jump
+            changes = changes_of(jumped, after=start, version=version, since=since)
             for hidden in base.hidden:
-                hidden.take(changes_of(jumped, after=start, version=version, since=since))  # type: ignore[arg-type]
+                hidden.take(hiding_changes(changes), version)
             jumped = {}
     for number, (view, now) in enumerate(seen):
         hits = live_hits(base, view, query)

@@ -118,9 +118,8 @@ async def test_all_versions_of_damaged_files_are_let_go_of_and_none_that_was_loa
 
     manifest = publish(store, tmp_path, "v1")
     with ThreadPoolExecutor(2) as threads:
-        replica = ShardReplica(
-            0, node_cache(store, tmp_path / "cache"), threads, open_index=open_index
-        )
+        cache = node_cache(store, tmp_path / "cache")
+        replica = ShardReplica(0, cache, searcher=threads, open_index=open_index)
         for version in ("v1", "v2"):
             await replica.load(manifest.model_copy(update={"version": version}))
         late = asyncio.create_task(replica.search(replace(query("v1", 0), vectors=VECTORS), 30.0))

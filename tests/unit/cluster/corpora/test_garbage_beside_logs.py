@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from cluster.artifacts.artifacts import Artifacts
+from cluster.artifacts.files import ArtifactFile
 from cluster.catalog.catalog import Catalog
 from cluster.clock import Deadline
 from cluster.documents.deletes import drop_corpus
@@ -23,7 +25,12 @@ def test_logs_are_not_collected() -> None:
         mutations = batch(position, upsert("x", position), corpus=CORPUS)
         log.append(mutations, deadline=Deadline.after(9))
     before = world.store.list_names(f"logs/{CORPUS}/a")
-    drop_corpus(catalog=Catalog(world.store), corpus=CORPUS, log=log)
+    catalog, artifacts = Catalog(world.store), Artifacts(world.store)
+    sha256, size_bytes = artifacts.put_bytes(b"what counts")
+    span = ArtifactFile(path="a/1", sha256=sha256, size_bytes=size_bytes)
+    latest = catalog.existing_corpus(CORPUS)
+    catalog.append_corpus(latest.model_copy(update={"position": 2, "spans": (span,)}))
+    drop_corpus(catalog=catalog, corpus=CORPUS, log=log)
     collector = StoreCollector(world.store, clock)
     removed = 0
     for _ in range(3):
@@ -32,3 +39,4 @@ def test_logs_are_not_collected() -> None:
     assert removed > 0
     assert world.store.list_names(f"logs/{CORPUS}/a") == before
     assert log.head() == Watermark.of({"a": 2})
+    assert artifacts.is_stored(span), "a compaction of a corpus of this name starts from it"

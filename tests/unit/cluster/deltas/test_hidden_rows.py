@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from cluster.deltas.hidden_rows import HiddenRows
+from cluster.deltas.hidden_rows import HiddenRows, hiding_changes
 from cluster.deltas.space import Space
 from tests.support.values.changing_documents import Step, changes_of, content_of
 
@@ -20,7 +20,8 @@ def new_rows() -> HiddenRows:
 
 
 def take(hidden: HiddenRows, step: Step, after: int, version: int, **since: int) -> None:
-    hidden.take(changes_of(step, after=after, version=version, since=since))
+    changes = changes_of(step, after=after, version=version, since=since)
+    hidden.take(hiding_changes(changes), version)
 
 
 def hidden_at(hidden: HiddenRows, version: int, space: Space = SPACE) -> list[int]:

@@ -23,6 +23,7 @@ from cluster.query.filters import (
     Or,
     check_filter,
     filter_to_json,
+    over_fields,
     parse_filter,
 )
 from cluster.shards.filter_mask import filter_mask
@@ -114,6 +115,17 @@ def test_the_mask_is_what_each_row_says_alone(filter: Filter, rows: list[dict[st
     mask = filter_mask(filter, table_of(rows))
     assert mask.dtype == np.bool_
     assert mask.tolist() == [matches(filter, row) for row in rows]
+
+
+@given(FILTERS, TABLES)
+@settings(max_examples=300, deadline=None)
+def test_rows_without_a_field_match_as_if_it_were_null(
+    filter: Filter, rows: list[dict[str, Any]]
+) -> None:
+    known = ["region", "area"]
+    table = table_of([{name: row[name] if name in known else None for name in row} for row in rows])
+    there = over_fields(filter, known)
+    assert filter_mask(there, table.select(known)).tolist() == filter_mask(filter, table).tolist()
 
 
 @given(FILTERS)

@@ -8,6 +8,7 @@ import pytest
 from cluster.config import Settings
 from cluster.errors import InvalidArgument
 from cluster.regions.settings import RegionSettings, StoreSettings
+from deployments.demo.live_note import LiveNote
 from deployments.demo.regions import run_regions_demo
 from deployments.demo.report import Cut, Findings, Killed, ObservedSwitch, report
 from deployments.installation import Installation
@@ -27,6 +28,13 @@ def findings() -> Findings:
         question="What?",
         hits={"frankfurt": {"release": 1, "hits": HITS}, "virginia": {"release": 1, "hits": HITS}},
         same_hits=True,
+        note=LiveNote(
+            region="frankfurt",
+            written_ms=9.0,
+            found_ms={"frankfurt": 12.0, "virginia": None},
+            deleted_ms=30.0,
+            found_after_delete=(),
+        ),
         switches=[
             ObservedSwitch(
                 what="release 2",

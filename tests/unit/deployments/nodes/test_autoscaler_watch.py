@@ -83,7 +83,7 @@ def running() -> list[int]:
 
 def test_one_that_works_is_left_alone(autoscaler: int, state: Path) -> None:
     watch = AutoscalerWatch(MARKER, state)
-    assert not any(watch.look(now_s) for now_s in range(0, 3600, 10))
+    assert not any(watch.look(now_s) for now_s in range(0, 600, 10))
     assert running() == [autoscaler]
 
 
@@ -91,8 +91,8 @@ def test_one_that_has_given_a_machine_up_is_started_anew(autoscaler: int, state:
     watch = AutoscalerWatch(MARKER, state)
     assert not watch.look(0.0)
     state.write_text(json.dumps({"m1": machine("uninitialized")}))
-    looks = [now_s for now_s in range(10, 600, 10) if watch.look(now_s)]
-    assert looks == [40, 160, 280, 400, 520], "not at once, and not all the time"
+    looks = [now_s for now_s in range(10, 300, 10) if watch.look(now_s)]
+    assert looks == [40, 160, 280], "not at once, and not all the time"
     (pid,) = running()
     assert pid != autoscaler
 

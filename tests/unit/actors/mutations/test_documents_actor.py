@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actors.mutations import corpus as corpus_module
 from actors.mutations.documents import Documents
 from cluster.deltas import followers
 from cluster.deltas.changes import Changes
@@ -22,20 +21,14 @@ from cluster.errors import (
     InvalidArgument,
     NotFound,
     NotYet,
-    OutcomeUnknown,
-    Overloaded,
-    Unavailable,
 )
-from cluster.mutations.conflicts import ConflictPolicy
-from cluster.mutations.fold import DocumentFold
 from cluster.mutations.mutation import IfVersion
 from cluster.mutations.region_writer import Written
-from cluster.mutations.store_log import StoreMutationLog
 from cluster.mutations.watermark import HeldMutations, Watermark
 from cluster.releases.events import DocumentsStatus
 from cluster.serving.view import RegionView
 from cluster.store.object_store import ObjectStore
-from tests.support.store_fixtures import CountingStore, Door
+from tests.support.store_fixtures import CountingStore
 from tests.support.waiting import until
 from tests.support.worlds.documents_region import (
     CORPUS,
@@ -43,6 +36,7 @@ from tests.support.worlds.documents_region import (
     TIMEOUT_S,
     FakeCoordinator,
     documents_region,
+    folded,
     view_of,
     write_of,
     written,
@@ -53,13 +47,6 @@ from tests.support.worlds.documents_region import (
 async def documents(store: ObjectStore, tmp_path: Path) -> AsyncIterator[Documents]:
     async with documents_region(store, tmp_path) as documents:
         yield documents
-
-
-def folded(store: ObjectStore) -> DocumentFold:
-    log, fold = StoreMutationLog(store, CORPUS), DocumentFold(ConflictPolicy.LAST_WRITER)
-    while batches := log.read_after(fold.watermark).batches:
-        assert all(fold.apply(batch) for batch in batches)
-    return fold
 
 
 async def everything(documents: Documents) -> Changes:
@@ -227,17 +214,6 @@ async def test_the_change_feed_goes_on_from_a_watermark_in_any_incarnation(
         assert "y" in [change.document for change in later.changes]
 
 
-async def test_a_full_corpus_takes_deletes_alone(
-    documents: Documents, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await written(documents, write_of("x"))
-    monkeypatch.setattr(corpus_module, "ROWS_MAX", 1)
-    outcomes = await documents.write(CORPUS, (write_of("y"), write_of("x", None)), TIMEOUT_S)
-    assert isinstance(outcomes[0], Overloaded)
-    assert "raygion compact" in outcomes[0].message
-    assert isinstance(outcomes[1], Written)
-
-
 async def test_an_unknown_corpus_is_refused_by_name(documents: Documents) -> None:
     with pytest.raises(NotFound, match="'other'"):
         await documents.write("other", (write_of("x"),), TIMEOUT_S)
@@ -274,69 +250,6 @@ async def test_a_region_without_logs_lists_once_for_all_corpora(
         assert counting.calls.total() == 0
 
 
-async def test_writes_say_when_the_store_is_away(store: ObjectStore, tmp_path: Path) -> None:
-    door = Door(store)
-    async with documents_region(door, tmp_path) as documents:  # type: ignore[arg-type]
-        await written(documents, write_of("x"))
-        door.open.clear()
-        unknown = asyncio.create_task(documents.write(CORPUS, (write_of("y"),), 0.5))
-        await asyncio.to_thread(door.knocked.wait, TIMEOUT_S)
-        await asyncio.sleep(0.1)
-        (waiting,) = await documents.write(CORPUS, (write_of("z"),), 0.1)
-        assert isinstance(waiting, DeadlineExceeded), "it was taken out of the queue"
-        (in_doubt,) = await unknown
-        assert isinstance(in_doubt, OutcomeUnknown | DeadlineExceeded)
-        with pytest.raises(Unavailable):
-            await documents.refresh(CORPUS)
-        door.open.set()
-        await written(documents, write_of("w"))
-    names = [mutation.document for mutation in folded(store).live()]
-    assert "z" not in names
-    assert {"w", "x"} <= set(names)
-
-
-async def test_a_damaged_log_of_another_region_keeps_the_reading_time_back(
-    store: ObjectStore, tmp_path: Path
-) -> None:
-    regions = ("a", "b")
-    async with documents_region(store, tmp_path, "b", regions=regions) as b:
-        await written(b, write_of("x"))
-    path = f"logs/{CORPUS}/b/{1:020}.batch"
-    whole = store.get(path)
-    store.put(path, b"rotten")
-    async with documents_region(store, tmp_path, "a", regions=regions) as a:
-        await written(a, write_of("y"))
-        with pytest.raises(Unavailable, match="no object of a log"):
-            await a.refresh(CORPUS)
-        status = (await a.status())[CORPUS]
-        assert status.position.watermark == Watermark.of({"a": 1})
-        assert set(status.unreadable) == {"b"}
-        behind = status.position.read_ms
-        store.put(path, whole)
-        position = await a.refresh(CORPUS)
-        assert position.read_ms > behind
-        assert position.watermark == Watermark.of({"a": 1, "b": 1})
-
-
-async def test_a_damaged_log_of_its_own_refuses_writes_until_it_is_mended(
-    store: ObjectStore, tmp_path: Path
-) -> None:
-    async with documents_region(store, tmp_path) as documents:
-        await written(documents, write_of("x"))
-    path = f"logs/{CORPUS}/a/{1:020}.batch"
-    whole = store.get(path)
-    store.put(path, b"rotten")
-    async with documents_region(store, tmp_path) as documents:
-        with pytest.raises(Unavailable):
-            await documents.refresh(CORPUS)
-        (refused,) = await documents.write(CORPUS, (write_of("y"),), TIMEOUT_S)
-        assert isinstance(refused, Unavailable)
-        assert "restore it from a copy" in refused.message
-        store.put(path, whole)
-        await documents.refresh(CORPUS)
-        await written(documents, write_of("y"))
-
-
 async def test_what_all_bases_hold_is_dropped_until_one_lacks_it(
     store: ObjectStore, tmp_path: Path
 ) -> None:
@@ -369,6 +282,19 @@ async def test_an_actor_that_starts_tells_nothing_that_all_bases_hold(
     async with documents_region(store, tmp_path, coordinator=FakeCoordinator(view)) as documents:
         await documents.refresh(CORPUS)
         assert [change.document for change in (await everything(documents)).changes] == ["y"]
+
+
+async def test_what_bases_held_that_are_gone_does_not_count(
+    store: ObjectStore, tmp_path: Path
+) -> None:
+    everything_of_a = HeldMutations.of({"a": f"{2**60}.0.a"})
+    coordinator = FakeCoordinator(with_held(view_of(CORPUS), everything_of_a))
+    async with documents_region(store, tmp_path, coordinator=coordinator) as documents:
+        await documents.status()
+        coordinator.publish(with_held(view_of(CORPUS), HeldMutations()))
+        await until(lambda: documents._view.revision == coordinator.view.revision)
+        await written(documents, write_of("x"))
+        assert [change.document for change in (await everything(documents)).changes] == ["x"]
 
 
 def with_held(view: RegionView, held: HeldMutations) -> RegionView:
