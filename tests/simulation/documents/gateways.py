@@ -114,6 +114,7 @@ class DocumentGateway(Process):
         return Served(
             at_s=self.scheduler.now_s,
             gateway=self.name,
+            epoch="" if position is None else position.epoch,
             watermark={} if position is None else position.watermark.as_dict(),
             staleness_ms=pinned.staleness_ms,
             session=pinned.session,

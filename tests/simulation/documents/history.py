@@ -65,6 +65,7 @@ class Served:
     at_s: float
     """When they were chosen."""
     gateway: str
+    epoch: str
     watermark: dict[str, int]
     staleness_ms: int
     session: str

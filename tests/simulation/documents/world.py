@@ -168,19 +168,23 @@ class DocumentWorld:
             not all(client.ended for client in last) or self.unsettled()
         ) and not self._is_over():
             self.scheduler.run(self.scheduler.now_s + SLICE_S)
-        askers = [DocumentAsker(self, f"last asker of {name}", only=name) for name in self.regions]
-        while not all(asker.ended for asker in askers) and not self._is_over():
-            self.scheduler.run(self.scheduler.now_s + SLICE_S)
-        self.history.failures += [
-            f"{asker.name} is not answered {refusal}"
-            for asker in askers
-            for refusal in asker.refused
-        ]
+        self._ask_in_the_quiet()
         self.history.failures += self.unsettled()
         self.history.failures += [
             f"the last write of {client.name} has come to {client.outcome}"
             for client in last
             if client.outcome != "written"
+        ]
+
+    def _ask_in_the_quiet(self) -> None:
+        """Now every level must be answered, everywhere."""
+        if self._is_over():
+            return
+        last = [DocumentAsker(self, f"last asker of {name}", only=name) for name in self.regions]
+        while not all(asker.ended for asker in last) and not self._is_over():
+            self.scheduler.run(self.scheduler.now_s + SLICE_S)
+        self.history.failures += [
+            f"{asker.name} is not answered {refusal}" for asker in last for refusal in asker.refused
         ]
 
     def _is_over(self) -> bool:
