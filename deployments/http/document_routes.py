@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+
 from fastapi import FastAPI, Request
 from starlette.responses import Response
 
 from cluster.clock import Clock, Deadline
 from cluster.deltas.cursor import BEGINNING, parse_cursor
-from cluster.deltas.document_service import Acknowledgement, DocumentService, WriteRequest
+from cluster.deltas.document_service import DocumentService, WriteRequest
 from cluster.documents.write_checks import parse_writes
 from deployments.http.body import header_value, header_values, read_body
 from deployments.http.routes import CHANGES, DOCUMENT, DOCUMENTS
@@ -32,6 +36,7 @@ from deployments.http.schemas.route_descriptions import (
     replies,
 )
 from deployments.http.settings import HttpSettings
+from deployments.http.slots import Slots
 from deployments.http.streams.alive_stream import alive
 from deployments.http.streams.change_stream import change_events
 from deployments.http.streams.sse import EventStream, NamedEvents, unless_gone
@@ -41,6 +46,11 @@ LAST_EVENT_ID = b"last-event-id"
 STREAM_S = 300.0
 """So long a stream of changes lasts; readers of events connect again by themselves. A gateway that
 is to end waits for the streams that it has begun.
+"""
+STREAMS_MAX = 64
+"""Streams of changes of one gateway: they last, and must leave room for searches."""
+_BRIEF_BYTES = 64 * 1024
+"""Longest body that is read on the spot: a long one takes up to a second, in which searches go on.
 """
 
 
@@ -53,6 +63,7 @@ class DocumentRoutes:
         *,
         silence_s: float,
         stream_s: float = STREAM_S,
+        streams_max: int = STREAMS_MAX,
     ) -> None:
         """`silence_s`: longest silence of a stream."""
         self._documents = documents
@@ -60,6 +71,9 @@ class DocumentRoutes:
         self._clock = clock
         self._silence_s = silence_s
         self._stream_s = stream_s
+        self._streams = Slots(
+            streams_max, "this gateway tells changes to as many readers as it can"
+        )
 
     def add_to(self, app: FastAPI) -> None:
         written = replies(WriteReply)
@@ -104,51 +118,21 @@ class DocumentRoutes:
     async def put(self, request: Request) -> Response:
         """Writes documents, each as a whole: a new one, or another version of one."""
         body = await read_body(request.scope, request.receive, self._settings)
-        asked = parse_body(PutBody, body)
-        return await self._written(
-            request,
-            asked.documents,
-            corpus=asked.corpus,
-            wait=asked.acknowledgement(),
-            timeout_ms=asked.timeout_ms,
-        )
+        key, trace_id = _key(request), request.state.trace_id
+        if len(body) > _BRIEF_BYTES:
+            documents, asked = await asyncio.to_thread(_parsed, body, key, trace_id)
+        else:
+            documents, asked = _parsed(body, key, trace_id)
+        return await self._written(documents, asked)
 
     async def delete(self, request: Request) -> Response:
         """Deletes a document. One that does not exist is no error."""
         asked = validated_query(DeleteQuery, query_fields(request.scope["query_string"]))
-        document = {
-            "id": request.path_params["id"],
-            "delete": True,
-            "if_version": asked.if_version,
-            "timestamp_ms": asked.timestamp_ms,
-        }
-        return await self._written(
-            request,
-            [document],
-            corpus=asked.corpus,
-            wait=asked.acknowledgement(),
-            timeout_ms=asked.timeout_ms,
-        )
+        document = asked.document(request.path_params["id"])
+        writes = parse_writes([document], _key(request))
+        return await self._written([document], asked.to_request(writes, request.state.trace_id))
 
-    async def _written(
-        self,
-        request: Request,
-        documents: list[object],
-        *,
-        corpus: str,
-        wait: Acknowledgement,
-        timeout_ms: int,
-    ) -> Response:
-        trace_id: str = request.state.trace_id
-        keys = header_values(request.scope, IDEMPOTENCY_KEY)
-        writes = parse_writes(documents, keys[0].decode("latin-1") if keys else None)
-        asked = WriteRequest(
-            corpus=corpus,
-            writes=tuple(writes),
-            wait=wait,
-            timeout_s=timeout_ms / 1000.0,
-            trace_id=trace_id,
-        )
+    async def _written(self, documents: Sequence[object], asked: WriteRequest) -> Response:
         result = await self._documents.write(asked)
         status, headers, body = render_write(documents, result)
         return Response(body, status, headers, media_type="application/json")
@@ -177,6 +161,23 @@ class DocumentRoutes:
             after = parse_cursor(asked.after or BEGINNING, "after")
         deadline = Deadline.after(self._stream_s, self._clock)
         changes = self._documents.changes(request.path_params["corpus"], after)
-        events = change_events(changes, deadline)
+        events = self._in_slot(change_events(changes, deadline))
         living = alive(events, NamedEvents(), request.state.trace_id, every_s=self._silence_s)
         return EventStream(living)
+
+    async def _in_slot(self, events: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+        async with aclosing(events):
+            with self._streams.hold():
+                async for event in events:
+                    yield event
+
+
+def _parsed(body: bytes, key: str | None, trace_id: str) -> tuple[list[object], WriteRequest]:
+    """The documents of a body, and what is asked of the region."""
+    asked = parse_body(PutBody, body)
+    return asked.documents, asked.to_request(parse_writes(asked.documents, key), trace_id)
+
+
+def _key(request: Request) -> str | None:
+    keys = header_values(request.scope, IDEMPOTENCY_KEY)
+    return keys[0].decode("latin-1") if keys else None

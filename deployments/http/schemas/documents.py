@@ -13,10 +13,12 @@ from cluster.deltas.document_service import (
     WRITE_TIMEOUT_S,
     Acknowledgement,
     StoredDocument,
+    WriteRequest,
     WriteResult,
 )
 from cluster.documents.write_checks import WRITES_MAX
-from cluster.errors import RaygionError
+from cluster.errors import InvalidArgument, RaygionError
+from cluster.mutations.requests import DocumentWrite
 from cluster.query.terms import TIMEOUT_S_MAX
 from deployments.http.errors import error_fields, error_headers, http_status
 from deployments.http.schemas.json_body import Body
@@ -67,8 +69,16 @@ class _WriteOptions(Body):
     )
     timeout_ms: _Milliseconds = Field(WRITE_TIMEOUT_MS, description="Time for the whole request.")
 
-    def acknowledgement(self) -> Acknowledgement:
-        return Acknowledgement(self.wait)
+    def to_request(
+        self, writes: Sequence[DocumentWrite | InvalidArgument], trace_id: str
+    ) -> WriteRequest:
+        return WriteRequest(
+            corpus=self.corpus,
+            writes=tuple(writes),
+            wait=Acknowledgement(self.wait),
+            timeout_s=self.timeout_ms / 1000.0,
+            trace_id=trace_id,
+        )
 
 
 class PutBody(_WriteOptions):
@@ -82,6 +92,11 @@ class DeleteQuery(_WriteOptions):
 
     if_version: Name | None = None
     timestamp_ms: int | None = None
+
+    def document(self, id: str) -> dict[str, object]:
+        """The document as a body of several would have it."""
+        given = {"if_version": self.if_version, "timestamp_ms": self.timestamp_ms}
+        return {"id": id, "delete": True, **given}
 
 
 class GetQuery(Body):

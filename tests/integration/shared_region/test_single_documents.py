@@ -74,6 +74,27 @@ def test_a_written_text_has_the_passages_and_vectors_of_a_build(
     assert token.documents == {"xquad": Watermark.of({REGION: end["position"]})}
 
 
+def test_a_written_document_is_found_until_it_is_deleted(
+    http: httpx.Client, shared_region: LiveRegion
+) -> None:
+    text = "A heron has nested on the lighthouse of Port Imaginary."
+
+    def found(**options: Any) -> list[str]:
+        reply = shared_region.search(http, query=text, top_k=1, **options)
+        return [hit["id"] for hit in reply["hits"]]
+
+    put(http, {"id": "live/heron", "text": text, "metadata": {"title": "Herons"}}, wait="visible")
+    assert found() == ["live/heron"]
+    assert found(filter={"title": "Herons"}) == ["live/heron"]
+    later = put(http, {"id": "live/heron", "text": "Of ferries.", "metadata": {}})
+    assert found(session=later["session"]) != ["live/heron"]
+    put(http, {"id": "live/heron", "text": text}, wait="all")
+    assert found() == ["live/heron"]
+    gone = http.delete(path("live/heron") + "&wait=all")
+    assert gone.json()["acknowledged"] == "all"
+    assert found() != ["live/heron"]
+
+
 @pytest.mark.parametrize("id", IDS)
 def test_a_document_of_any_id_is_written_read_and_deleted(http: httpx.Client, id: str) -> None:
     (end,) = put(http, {"id": id, "text": "The lift is out.", "metadata": {"title": "Lifts"}})[

@@ -50,7 +50,8 @@ async def documents(store: ObjectStore, tmp_path: Path) -> AsyncIterator[Documen
 
 
 async def everything(documents: Documents) -> Changes:
-    return await documents.follow(CORPUS, "", 0, 0.0, "test")
+    """Without being one of those who follow."""
+    return await documents.feed(CORPUS, Watermark(), 0.0)
 
 
 async def test_a_write_is_in_the_store_when_it_is_told(
@@ -154,12 +155,13 @@ async def test_regions_see_each_others_writes_and_have_equal_digests(
 
 
 async def test_visible_waits_for_all_who_follow(documents: Documents) -> None:
+    before = await everything(documents)
     for process in ("one", "other"):
-        await documents.follow(CORPUS, "", 0, 0.0, process)
+        await documents.follow(CORPUS, before.epoch, before.version, 0.0, process)
     (outcome,) = await written(documents, write_of("x"))
     watermark = Watermark.of({"a": outcome.position})
     waiting = asyncio.create_task(documents.await_visible(CORPUS, watermark, TIMEOUT_S))
-    changes = await documents.follow(CORPUS, "", 0, 0.0, "one")
+    changes = await documents.follow(CORPUS, before.epoch, before.version, 0.0, "one")
     polls = [asyncio.create_task(follow_on(documents, changes, "one"))]
     await asyncio.sleep(0.05)
     assert not waiting.done(), "the other one has not taken it in"

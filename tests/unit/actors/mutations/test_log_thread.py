@@ -17,6 +17,7 @@ from cluster.mutations.conflicts import ConflictPolicy
 from cluster.mutations.group_commit import PendingWrite
 from cluster.mutations.hybrid_clock import HybridClock
 from cluster.mutations.mutation import Write
+from cluster.mutations.mutation_log import Reading
 from cluster.mutations.region_writer import Outcome, Written
 from cluster.mutations.spans import FANOUT
 from cluster.mutations.store_log import StoreMutationLog
@@ -140,6 +141,22 @@ def test_it_reads_once_a_second_and_whenever_it_is_asked(
     append(memory_store, batch(2, upsert("y", 2, "b"), region="b"))
     turned.turn_for(2 * POLL_S)
     assert turned.feed.position.watermark == Watermark.of({"b": 2})
+
+
+def test_a_reading_counts_from_the_moment_at_which_it_began(
+    turned: Turned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is written while the store is asked need not be found."""
+    began_ms, read_after = turned.clock.wall_ms(), turned.log.read_after
+
+    def slow(watermark: Watermark) -> Reading:
+        turned.clock.sleep(3.0)
+        return read_after(watermark)
+
+    monkeypatch.setattr(turned.log, "read_after", slow)
+    turned.thread.turn()
+    (reading,) = [news.reading for news in turned.news if news.reading is not None]
+    assert reading.began_ms == began_ms
 
 
 def test_a_reading_that_is_not_complete_says_why(memory_store: ObjectStore) -> None:

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import quote
 
 import httpx
-import orjson
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from cluster.clock import Deadline
-from cluster.deltas.cursor import cursor_of, parse_cursor
 from cluster.documents.write_checks import WRITES_MAX
 from cluster.errors import (
     Conflict,
@@ -26,9 +20,8 @@ from cluster.errors import (
     Unavailable,
 )
 from cluster.mutations.requests import DocumentWrite
-from cluster.mutations.watermark import Watermark
 from deployments.http.schemas.documents import DocumentReply, FailedWriteReply, WriteReply
-from deployments.http.streams.change_stream import change_events
+from deployments.http.settings import HttpSettings
 from tests.support.http_replies import sample
 from tests.support.worlds.fake_documents import FakeDocuments
 from tests.support.worlds.fake_service import FakeService, app_of, on_loopback
@@ -223,6 +216,30 @@ async def test_a_delete_demands_a_version_like_any_write() -> None:
     assert wrong.json()["error"]["field"] == "if_version"
 
 
+async def test_a_long_body_is_read_like_a_short_one() -> None:
+    documents = FakeDocuments()
+    long = [{"id": str(n), "text": "word " * 200} for n in range(100)]
+    reply = await put(documents, *long, {"id": "x"})
+    assert reply.status_code == 207
+    assert len(documents.log) == 100
+    assert (await put(documents, *long, wait="later")).json()["error"]["field"] == "wait"
+
+
+async def test_documents_need_a_key_where_there_are_keys() -> None:
+    documents = FakeDocuments()
+    async with asking(documents, settings=HttpSettings(api_keys=("secret",))) as client:
+        body = {"corpus": "tickets", "documents": [GOOD]}
+        refused = await client.put(DOCUMENTS, json=body)
+        for method in ("GET", "DELETE"):
+            asked = await client.request(method, path("T-1"), params={"corpus": "tickets"})
+            assert asked.status_code == 401
+        assert (await client.get(CHANGES)).status_code == 401
+        allowed = await client.put(DOCUMENTS, json=body, headers={"Authorization": "Bearer secret"})
+
+    assert (refused.status_code, allowed.status_code) == (401, 200)
+    assert len(documents.log) == 1
+
+
 IDS = [
     "a/b/c",
     "a//b",
@@ -271,97 +288,3 @@ async def test_metrics_tell_documents_apart_by_route_alone() -> None:
 
     assert count("/v1/documents/{id}") == 2
     assert count("unknown") == 1
-
-
-def events_of(text: str) -> list[dict[str, Any]]:
-    """Reads events as a browser does."""
-    found = []
-    for block in text.split("\n\n"):
-        fields = dict(line.split(": ", 1) for line in block.splitlines() if line[0] != ":")
-        if fields:
-            found.append(fields | {"data": orjson.loads(fields.get("data", "null"))})
-    return found
-
-
-async def read_until(
-    client: httpx.AsyncClient, count: int, headers: dict[str, str] | None = None, **query: str
-) -> list[dict[str, Any]]:
-    """The events of the feed until so many changes are told; then the client goes."""
-    text = ""
-    async with client.stream("GET", CHANGES, params=query, headers=headers or {}) as reply:
-        assert reply.status_code == 200
-        async for piece in reply.aiter_text():
-            text += piece
-            events = events_of(text) if text.endswith("\n\n") else []
-            told = [event for event in events if event.get("event") == "change"]
-            if len(told) >= count and events[-1].get("event") == "current":
-                return events
-    raise AssertionError(text)
-
-
-async def test_changes_are_followed_and_resumed() -> None:
-    documents = FakeDocuments()
-    async with (
-        on_loopback(app_of(FakeService(), documents=documents)) as url,
-        httpx.AsyncClient(base_url=url, timeout=10.0) as client,
-    ):
-        body = {"corpus": "tickets", "documents": [GOOD, {"id": "T-1", "delete": True}]}
-        await client.put(DOCUMENTS, json=body)
-        first, second, current = await read_until(client, 2)
-        await documents.has_closed.wait()
-        following = asyncio.create_task(read_until(client, 1, after=current["data"]["after"]))
-        resumed = asyncio.create_task(read_until(client, 1, {"Last-Event-ID": current["id"]}))
-        await asyncio.sleep(0)
-        await client.put(DOCUMENTS, json={"corpus": "tickets", "documents": [GOOD]})
-        seen, also_seen = await following, await resumed
-
-    assert (first["event"], second["event"]) == ("change", "change")
-    assert first["data"] == {**GOOD, "version": "1700000000001.0.north"}
-    assert second["data"] == {"id": "T-1", "version": "1700000000002.0.north", "deleted": True}
-    assert current["id"] == current["data"]["after"] == "north:2"
-    for events in (seen, also_seen):
-        told = [each["data"]["version"] for each in events if each["event"] == "change"]
-        assert told == ["1700000000003.0.north"]
-        assert events[-1]["id"] == "north:3"
-
-
-async def test_a_feed_that_fails_says_so() -> None:
-    documents = FakeDocuments()
-    documents.error = Unavailable("the store does not answer")
-    await put(documents, GOOD)
-    async with asking(documents) as client:
-        broken = await client.get(CHANGES)
-        unknown = await client.get("/v1/corpora/other/changes")
-        wrong = await client.get(CHANGES, params={"after": "5"})
-
-    assert [each["event"] for each in events_of(broken.text)] == ["change", "current", "error"]
-    assert unknown.status_code == 400
-    assert unknown.json()["error"]["field"] == "corpus"
-    assert wrong.status_code == 400
-    assert wrong.json()["error"]["field"] == "after"
-
-
-async def test_a_stream_ends_after_its_time_behind_what_is_told() -> None:
-    documents = FakeDocuments()
-    await put(documents, GOOD)
-    changes = documents.changes("tickets", Watermark())
-    events = [event async for event in change_events(changes, Deadline.after(0.0))]
-
-    assert [event.count(b"event: ") for event in events] == [1, 1]
-    assert events[-1].startswith(b"id: north:1\nevent: current\n")
-    assert documents.has_closed.is_set()
-
-
-REGIONS = st.from_regex(r"[a-z0-9][a-z0-9_-]{0,62}", fullmatch=True)
-
-
-@given(st.dictionaries(REGIONS, st.integers(0, 2**63 - 1), max_size=5))
-def test_cursors_say_what_was_read(positions: dict[str, int]) -> None:
-    watermark = Watermark.of(positions)
-    assert parse_cursor(cursor_of(watermark), "after") == watermark
-
-
-@pytest.mark.parametrize("text", ["", "eu", "eu:0", "eu:-1", "eu:1,eu:2", "EU:1", "eu:1,"])
-def test_other_texts_are_no_cursors(text: str) -> None:
-    with pytest.raises(InvalidArgument):
-        parse_cursor(text, "after")
