@@ -17,7 +17,7 @@ from rich.markup import escape
 
 from cluster.clock import SYSTEM_CLOCK, Backoff, system_rng
 from cluster.deltas.document_service import Acknowledgement
-from cluster.errors import InvalidArgument, NotFound, Unavailable
+from cluster.errors import InvalidArgument, Unavailable
 from cluster.regions.event_stream import EventParser
 from deployments.cli.options import Config, Corpus, Json, Region, opened
 from deployments.clients.document_loading import Loading
@@ -68,11 +68,8 @@ def put(
     """
     _check_wait(wait)
     steps = Steps(quiet=as_json)
-    rng = system_rng()
     with HttpRegion.of(opened(config, region)) as http, steps.shown():
-        loading = Loading(
-            http, corpus, wait, SYSTEM_CLOCK.sleep, lambda attempt: _BACKOFF.wait_s(attempt, rng)
-        )
+        loading = _loading(http, corpus, wait)
         with _resumable(loading), steps.step("Write documents") as step:
             num_lines = _num_lines(file)
             for done in loading.load(_lines(file), skip):
@@ -96,12 +93,9 @@ def rm(
     Example: raygion rm tickets T-1 T-2 --wait all
     """
     _check_wait(wait)
-    rng = system_rng()
     lines = (orjson.dumps({"id": id, "delete": True}) for id in ids)
     with HttpRegion.of(opened(config, region)) as http:
-        loading = Loading(
-            http, corpus, wait, SYSTEM_CLOCK.sleep, lambda attempt: _BACKOFF.wait_s(attempt, rng)
-        )
+        loading = _loading(http, corpus, wait)
         for _ in loading.load(lines):
             pass
     _tell(loading, as_json=as_json, verb="deleted")
@@ -202,21 +196,23 @@ def _print_change(change: dict[str, Any], *, as_json: bool) -> None:
     say(f"{change['version']}  [bold]{escape(change['id'])}[/]  {escape(what)}")
 
 
+def _loading(http: HttpRegion, corpus: str, wait: str) -> Loading:
+    return Loading(http, corpus, wait, SYSTEM_CLOCK.sleep, system_rng())
+
+
 @contextmanager
 def _resumable(loading: Loading) -> Iterator[None]:
     """Says how to go on if the block does not come to its end."""
     try:
         yield
-    except NotFound:
-        raise
-    except BaseException as error:
+    except BaseException:
         if loading.lines:
             err.print(
                 f"{loading.written} documents are written, of the first {loading.lines} lines. "
                 f"Go on with --skip {loading.lines}.",
                 soft_wrap=True,
             )
-        raise error
+        raise
 
 
 def _tell(loading: Loading, *, as_json: bool, verb: str = "written") -> None:

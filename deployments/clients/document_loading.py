@@ -4,6 +4,7 @@ has an end.
 
 from __future__ import annotations
 
+import random
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -53,8 +54,7 @@ class Loading:
     wait: str
     pause: Callable[[float], None]
     """Waits for so many seconds."""
-    wait_s: Callable[[int], float]
-    """Time before the attempt that follows the one of this number, counted from 0."""
+    rng: random.Random
     lines: int = 0
     """Lines that have an end: whoever goes on leaves them out."""
     written: int = 0
@@ -118,7 +118,7 @@ class Loading:
                     raise error
                 return reply
             hint_s = error.retry_after_s if isinstance(error, Overloaded) else 0.0
-            self.pause(max(hint_s, self.wait_s(attempt - 1)))
+            self.pause(max(hint_s, _BACKOFF.wait_s(attempt - 1, self.rng)))
 
     def _refuse(self, line: int, id: str | None, code: str, message: str) -> None:
         self.refused.append(Refused(line=line, id=id, code=code, message=message))

@@ -13,8 +13,8 @@ import multiprocessing
 import sys
 
 from cluster.clock import SYSTEM_CLOCK
-from tests.simulation.documents.checkers import document_violations
 from tests.simulation.documents.trace import document_lines
+from tests.simulation.documents.verdict import document_violations
 from tests.simulation.documents.world import DocumentScenario, simulate_documents
 from tests.simulation.harness import Scenario, simulate
 from tests.simulation.judging.trace import lines

@@ -23,7 +23,7 @@ from cluster.mutations.mutation import Mutation
 from cluster.mutations.recent_keys import RecentKeys
 from cluster.mutations.region_writer import RegionWriter, Written
 from cluster.mutations.store_log import StoreMutationLog
-from tests.simulation.documents.checkers import document_violations
+from tests.simulation.documents.verdict import document_violations
 from tests.simulation.documents.world import FAIR, DocumentScenario, simulate_documents
 
 SEEDS_MAX = 100

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 from collections import Counter
 
-from tests.simulation.documents.checkers import document_violations, logs
+from tests.simulation.documents.checkers import logs
 from tests.simulation.documents.history import DocumentHistory
+from tests.simulation.documents.verdict import document_violations
 from tests.simulation.documents.world import FAIR, DocumentScenario, simulate_documents
 
 SEEDS = (1, 2, 3)
@@ -35,6 +36,8 @@ def test_the_simulation_of_documents_meets_what_it_is_for() -> None:
         *("of several writes", "written by several", "goes on", "rots", "dies"),
         *("looked for elsewhere", "equal watermarks", "started from a base"),
         *("trimmed", "trimmed before its writer knew", "siblings"),
+        *("eventual ok", "session ok", "bounded ok", "strong ok", "strong Unavailable"),
+        "answered by another epoch",
     }
     met: Counter[str] = Counter()
     for seed in range(40):
@@ -62,6 +65,13 @@ def met_in(history: DocumentHistory) -> Counter[str]:
     )
     met["siblings"] = sum(
         len(versions) > 1 for state in history.states for versions in state.documents.values()
+    )
+    served = [(answer, answer.served) for answer in history.answers if answer.served is not None]
+    met.update(f"{answer.level} ok" for answer, _ in served)
+    met.update(f"{a.level} {a.error.partition(':')[0]}" for a in history.answers if a.error)
+    met["answered by another epoch"] = sum(
+        len({s.epoch for _, s in served if s.gateway == gateway}) - 1
+        for gateway in {s.gateway for _, s in served}
     )
     readers: dict[tuple[tuple[str, int], ...], set[str]] = {}
     first: dict[str, int] = {}

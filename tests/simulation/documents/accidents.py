@@ -31,6 +31,7 @@ class DocumentAccidents:
         self._rng = world.rng
         world.repeat(self._lose_a_writer, 0.5, 6.0)
         world.repeat(self._lose_a_reader, 1.0, 8.0)
+        world.repeat(self._lose_a_gateway, 2.0, 12.0)
         world.repeat(self._cut_a_way, 2.0, 12.0)
         world.repeat(self._set_a_clock, 2.0, 10.0)
         world.repeat(self._let_something_rot, 1.0, 8.0)
@@ -69,6 +70,12 @@ class DocumentAccidents:
         if reader is not None:
             self._note(f"{reader.name} dies")
             reader.kill()
+
+    def _lose_a_gateway(self) -> None:
+        gateway = self._drawn_region().gateway
+        if gateway is not None:
+            self._note(f"{gateway.name} dies")
+            gateway.kill()
 
     def _cut_a_way(self) -> None:
         name, other = self._drawn_region().name, self._drawn_region().name

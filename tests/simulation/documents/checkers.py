@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -134,7 +133,9 @@ def equal_watermarks_are_equal_documents(history: DocumentHistory) -> list[str]:
     for state in history.states:
         at = tuple(sorted(state.watermark.items()))
         if at not in expected:
-            expected[at] = _documents(rows, state.watermark, history.keeps_siblings)
+            expected[at] = documents_at(
+                rows, state.watermark, keeps_siblings=history.keeps_siblings
+            )
         if state.documents != expected[at]:
             problems.append(f"{state.reader} has {state.documents} at {at}, not {expected[at]}")
         if digests.setdefault(at, state.digest) != state.digest:
@@ -142,9 +143,10 @@ def equal_watermarks_are_equal_documents(history: DocumentHistory) -> list[str]:
     return problems
 
 
-def _documents(
-    rows: dict[str, list[list[Row]]], watermark: dict[str, int], keeps_siblings: bool
+def documents_at(
+    rows: dict[str, list[list[Row]]], watermark: dict[str, int], *, keeps_siblings: bool = False
 ) -> dict[str, tuple[str, ...]]:
+    """The versions of each live document that the logs come to."""
     written: dict[str, list[Row]] = {}
     for region, position in watermark.items():
         for row in (row for of_object in rows[region][:position] for row in of_object):
@@ -230,24 +232,3 @@ def demanded_versions_were_there(history: DocumentHistory) -> list[str]:
 
 def the_quiet_time_ends_well(history: DocumentHistory) -> list[str]:
     return history.failures
-
-
-DocumentChecker = Callable[[DocumentHistory], list[str]]
-DOCUMENT_CHECKERS: tuple[DocumentChecker, ...] = (
-    logs_are_consecutive_and_ascend,
-    no_acknowledged_write_is_lost,
-    no_write_is_applied_twice,
-    refused_writes_change_nothing,
-    equal_watermarks_are_equal_documents,
-    digests_are_those_of_the_documents,
-    watermarks_never_go_back,
-    sessions_see_their_writes,
-    demanded_versions_were_there,
-    the_quiet_time_ends_well,
-)
-
-
-def document_violations(history: DocumentHistory) -> dict[str, list[str]]:
-    """By the name of the checker; empty when all holds."""
-    found = {checker.__name__: checker(history) for checker in DOCUMENT_CHECKERS}
-    return {name: problems for name, problems in found.items() if problems}

@@ -58,6 +58,34 @@ class Read:
     """The version of the delete that is known, where there is one."""
 
 
+@dataclass(frozen=True, slots=True)
+class Served:
+    """The documents that a gateway answers by, and what it says of them."""
+
+    at_s: float
+    """When they were chosen."""
+    gateway: str
+    epoch: str
+    watermark: dict[str, int]
+    staleness_ms: int
+    session: str
+    documents: dict[str, str]
+    """The version of each live document."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a client asked, and what came of it."""
+
+    asked_s: float
+    level: str
+    max_staleness_ms: int | None
+    seen: dict[str, int]
+    """What the answers were made by that came before it in the session of its token."""
+    served: Served | None
+    error: str
+
+
 @dataclass(slots=True)
 class DocumentHistory:
     regions: tuple[str, ...]
@@ -68,11 +96,13 @@ class DocumentHistory:
     asked: list[Asked] = field(default_factory=list)
     states: list[State] = field(default_factory=list)
     reads: list[Read] = field(default_factory=list)
+    answers: list[Answer] = field(default_factory=list)
     accidents: list[tuple[float, str]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     """What had not settled when the quiet time was over."""
 
     def digest(self) -> str:
         """Equal for equal histories."""
-        told = [self.writes, self.asked, self.states, self.reads, self.accidents, self.failures]
+        told = [self.writes, self.asked, self.states, self.reads, self.answers]
+        told += [self.accidents, self.failures]
         return hashlib.sha256(repr(told).encode()).hexdigest()

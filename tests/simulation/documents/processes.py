@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 import random
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from cluster.deltas.feed import Feed
 from cluster.errors import LogUnreadable, NotFound, OutcomeUnknown, RaygionError, Unavailable
 from cluster.mutations.batch import Batch
 from cluster.mutations.fold import DocumentFold, digest_of
@@ -15,7 +18,9 @@ from cluster.mutations.group_commit import GroupCommit, GroupLimits, PendingWrit
 from cluster.mutations.hybrid_clock import HybridClock
 from cluster.mutations.log_writer import LogWriter
 from cluster.mutations.mutation import Mutation, Write
+from cluster.mutations.mutation_log import Reading
 from cluster.mutations.region_writer import RegionWriter, Written
+from cluster.mutations.requests import DocumentsPosition
 from cluster.mutations.store_log import StoreMutationLog
 from cluster.mutations.watermark import Watermark
 from tests.simulation.clocks.sim_time import Process, Signal
@@ -24,6 +29,7 @@ from tests.simulation.world.faulty_store import FaultyStore
 from tests.simulation.world.regions import SKEW_MAX_MS, RegionClock
 
 if TYPE_CHECKING:
+    from tests.simulation.documents.gateways import DocumentGateway
     from tests.simulation.documents.world import DocumentWorld
 
 T = TypeVar("T")
@@ -86,6 +92,7 @@ class DocumentRegion:
         self.writers: list[WriterProcess] = []
         """Those that may live, the one that is meant to be there last."""
         self.reader: ReaderProcess | None = None
+        self.gateway: DocumentGateway | None = None
 
     def hear(self, batch: Batch) -> None:
         if self.reader is not None and not self.reader.killed:
@@ -186,6 +193,16 @@ class WriterProcess(StoreProcess):
             self.log.store_spans(self.world.policy, self.region.name, batch.last)
 
 
+@dataclass(frozen=True, slots=True)
+class ReadingEnd:
+    """A reading that has ended."""
+
+    number: int
+    is_complete: bool = False
+    has_more: bool = False
+    """Whether the next one goes on at once."""
+
+
 class ReaderProcess(StoreProcess):
     """What a region knows of all logs: by what it is told, and by reading."""
 
@@ -194,7 +211,17 @@ class ReaderProcess(StoreProcess):
         super().__init__(world, region, f"{region.name}/reader-{region.lives}")
         base = world.bases[-1] if world.bases else None
         self.fold = DocumentFold(world.policy) if base is None else base.fold()
+        self.feed = Feed(
+            functools.partial(next, map(f"{self.name}/{{}}".format, itertools.count()))
+        )
+        self._begun = 0
+        """Readings that have begun."""
+        self._last = ReadingEnd(0)
+        self._has_ended = Signal(world.scheduler)
         self._woken = Signal(world.scheduler)
+        if base is not None:
+            of_base = {v.document: self.fold.versions(v.document) for v in self.fold.live()}
+            self.feed.take(of_base, self.fold.watermark)
 
     def hear(self, batch: Batch) -> None:
         before = self.fold.watermark
@@ -202,12 +229,30 @@ class ReaderProcess(StoreProcess):
             self._woken.give()
         self._note(before)
 
+    def refresh(self, caller: Process, until_s: float) -> DocumentsPosition:
+        """In the caller's process: the position after a reading to the ends of all logs that began
+        after this call. Raises Unavailable.
+        """
+        number = self._begun + 1
+        self._woken.give()
+        while self._last.number < number or self._last.has_more:
+            wait_s = until_s - self.scheduler.now_s
+            if wait_s <= 0.0 or self.killed or self.ended:
+                raise Unavailable("the logs are not read in time")
+            self._has_ended.wait(caller, wait_s)
+        if not self._last.is_complete:
+            raise Unavailable("the logs cannot all be read to their ends")
+        return self.feed.position
+
     def body(self) -> None:
         while True:
+            began_ms = self.region.clock.wall_ms()
+            self._begun += 1
             try:
                 reading = self.log.read_after(self.fold.watermark)
             except Unavailable:
-                self.sleep(TICK_S)
+                self._end(ReadingEnd(self._begun))
+                self._woken.wait(self, TICK_S)
                 continue
             if any(isinstance(error, NotFound) for error in reading.stopped.values()):
                 return  # and start anew, from a later base
@@ -215,16 +260,29 @@ class ReaderProcess(StoreProcess):
                 before = self.fold.watermark
                 self.fold.apply(batch)
                 self._note(before)
+            is_complete = self._is_complete(reading)
+            if is_complete:
+                self.feed.has_read(began_ms)
+            has_more = bool(reading.batches) and not is_complete
+            self._end(ReadingEnd(self._begun, is_complete, has_more))
             stable = self.fold.stable_time(self.world.regions)
             if stable is not None and self.rng.random() < 0.3:
                 self.fold.forget_deletes(stable)
             if not reading.batches:
                 self._woken.wait(self, TICK_S)
 
+    def _is_complete(self, reading: Reading) -> bool:
+        return not reading.stopped and reading.head <= self.fold.watermark
+
+    def _end(self, ended: ReadingEnd) -> None:
+        self._last = ended
+        self._has_ended.give()
+
     def _note(self, before: Watermark) -> None:
         fold = self.fold
         if fold.watermark == before:
             return
+        self.feed.take(fold.take_changed(), fold.watermark)
         live, states = list(fold.live()), self.world.history.states
         states.append(
             State(

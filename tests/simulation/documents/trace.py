@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tests.simulation.documents.history import Asked, DocumentHistory
+from tests.simulation.documents.history import Asked, DocumentHistory, Served
 
 
 def document_lines(history: DocumentHistory) -> list[str]:
@@ -25,6 +25,14 @@ def _events(history: DocumentHistory) -> Iterator[tuple[float, str]]:
     for read in history.reads:
         looked = f"write {read.asked.number} is looked for in {read.region}"
         yield read.at_s, f"{looked}, {read.found} is found"
+    for answer in history.answers:
+        by = answer.error if answer.served is None else _served(answer.served)
+        yield answer.asked_s, f"asked {answer.level}, having seen {answer.seen}: {by}"
+
+
+def _served(served: Served) -> str:
+    said = f"{served.watermark}, at most {served.staleness_ms} ms old"
+    return f"{served.gateway} at {served.at_s:.3f}: {said}"
 
 
 def _wish(asked: Asked) -> str:

@@ -20,7 +20,9 @@ from cluster.mutations.batch import Batch, read_batch
 from cluster.mutations.conflicts import ConflictPolicy
 from tests.simulation.clocks.sim_time import Scheduler
 from tests.simulation.documents.accidents import DocumentAccidents
+from tests.simulation.documents.askers import DocumentAsker
 from tests.simulation.documents.clients import DocumentClient
+from tests.simulation.documents.gateways import DocumentGateway
 from tests.simulation.documents.history import DocumentHistory
 from tests.simulation.documents.processes import (
     CORPUS,
@@ -38,6 +40,7 @@ LAST_WRITER = ConflictPolicy.LAST_WRITER
 BEGIN_S = 1.0
 QUIET_MAX_S = 60.0
 SLICE_S = 1.0
+ASKERS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +107,9 @@ class DocumentWorld:
     def start_reader(self, region: DocumentRegion) -> None:
         region.reader = ReaderProcess(self, region)
 
+    def start_gateway(self, region: DocumentRegion) -> None:
+        region.gateway = DocumentGateway(self, region)
+
     def repeat(self, action: Callable[[], None], least_s: float, most_s: float) -> None:
         """As long as the noise lasts."""
         self.scheduler.repeat(action, lambda: self.rng.uniform(least_s, most_s), lambda: self.noisy)
@@ -123,6 +129,7 @@ class DocumentWorld:
             region.clock.set_anew(self.rng)
             self.start_writer(region)
             self.start_reader(region)
+            self.start_gateway(region)
         self.weather.fault_share = 0.1 * self._roughness
         self.weather.crash_share = 0.002 * self._roughness
         self.network.lost_share = self.network.doubled_share = 0.1 * self._roughness
@@ -135,6 +142,8 @@ class DocumentWorld:
             for name in self.regions
             for number in range(self._clients)
         ]
+        for number in range(ASKERS):
+            DocumentAsker(self, f"asker {number}")
         self.scheduler.run(self.noise_s)
         self.noisy = False
         self.weather.clear_up()
@@ -147,6 +156,8 @@ class DocumentWorld:
                 self.start_writer(region)
             if region.reader is None or region.reader.ended:
                 self.start_reader(region)
+            if region.gateway is None or region.gateway.killed:
+                self.start_gateway(region)
 
     def _settle(self, clients: list[DocumentClient]) -> None:
         """Until all clients have been answered, one write of each region more, and all agree."""
@@ -157,11 +168,23 @@ class DocumentWorld:
             not all(client.ended for client in last) or self.unsettled()
         ) and not self._is_over():
             self.scheduler.run(self.scheduler.now_s + SLICE_S)
+        self._ask_in_the_quiet()
         self.history.failures += self.unsettled()
         self.history.failures += [
             f"the last write of {client.name} has come to {client.outcome}"
             for client in last
             if client.outcome != "written"
+        ]
+
+    def _ask_in_the_quiet(self) -> None:
+        """Now every level must be answered, everywhere."""
+        if self._is_over():
+            return
+        last = [DocumentAsker(self, f"last asker of {name}", only=name) for name in self.regions]
+        while not all(asker.ended for asker in last) and not self._is_over():
+            self.scheduler.run(self.scheduler.now_s + SLICE_S)
+        self.history.failures += [
+            f"{asker.name} is not answered {refusal}" for asker in last for refusal in asker.refused
         ]
 
     def _is_over(self) -> bool:

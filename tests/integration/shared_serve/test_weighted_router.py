@@ -24,7 +24,6 @@ from cluster.errors import (
 )
 from cluster.generation.generator import ChatMessage, GenerationChunk, GenerationRequest
 from deployments.serve.weighted_router import WEIGHTED_ROUTER, WeightedRouter
-from tests.support.regions.joined_cluster import joined_cluster
 
 pytestmark = pytest.mark.integration
 
@@ -34,12 +33,6 @@ REQUEST = GenerationRequest(
     temperature=0.0,
     request_id="test",
 )
-
-
-@pytest.fixture(scope="module")
-def serve_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with joined_cluster("weighted-router", tmp_path_factory.mktemp("cluster"), num_cpus=8):
-        yield
 
 
 class Stage:
