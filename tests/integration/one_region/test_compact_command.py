@@ -1,17 +1,13 @@
-"""`raygion compact`: what is in the log of live documents is built, released and found."""
+"""`raygion compact`: what was written live is built, released and found as before."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
+import httpx
 import pytest
 
-from cluster.clock import SYSTEM_CLOCK, Deadline
-from cluster.mutations.batch import Batch
-from cluster.mutations.hybrid_clock import HybridTime
-from cluster.mutations.mutation import Content, Mutation
-from cluster.mutations.store_log import StoreMutationLog
-from cluster.store.object_store import ObjectStore, open_store
 from tests.support.regions.workspace import DOCUMENTS, Workspace
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
@@ -25,25 +21,26 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
         made.cluster.stop()
 
 
-def write(store: ObjectStore, texts: dict[str, str | None]) -> None:
-    """What a region's writer appends; None deletes."""
-    log = StoreMutationLog(store, "notes")
-    position, now_ms = log.head()["here"] + 1, SYSTEM_CLOCK.wall_ms()
-    mutations = [
-        Mutation(
-            document=document,
-            time=HybridTime(now_ms, counter, "here"),
-            content=None if text is None else Content(text=text, metadata={}),
-        )
-        for counter, (document, text) in enumerate(texts.items())
+def put(http: httpx.Client, **texts: str | None) -> None:
+    """Writes documents so that a search sees them; None deletes."""
+    documents: list[dict[str, Any]] = [
+        {"id": id, "delete": True} if text is None else {"id": id, "text": text}
+        for id, text in texts.items()
     ]
-    batch = Batch(
-        corpus="notes", region="here", first=position, last=position, mutations=tuple(mutations)
-    )
-    log.append(batch, deadline=Deadline.after(10))
+    body = {"corpus": "notes", "documents": documents, "wait": "visible"}
+    reply = http.put("/v1/documents", json=body)
+    assert reply.is_success, reply.text
 
 
-def test_live_documents_are_built_and_released(workspace: Workspace) -> None:
+def found(http: httpx.Client, **more: object) -> dict[str, tuple[str, float]]:
+    """All documents, with their texts and scores."""
+    body = {"query": "tin", "top_k": 20, **more}
+    reply = http.post("/v1/search", json=body)
+    assert reply.is_success, reply.text
+    return {hit["id"]: (hit["text"], hit["score"]) for hit in reply.json()["hits"]}
+
+
+def test_what_was_written_live_is_built_and_released(workspace: Workspace) -> None:
     does, reads = workspace.does, workspace.reads
     assert "raygion ingest" in workspace.refuses("compact", "notes")
     does("up")
@@ -51,28 +48,34 @@ def test_live_documents_are_built_and_released(workspace: Workspace) -> None:
     # It also prints what it has measured of the embedder.
     assert workspace.run("build", "notes").returncode == 0
     assert reads("release", "propose", "--commit")["release"] == 1
-    store = open_store(str(workspace.folder / ".raygion" / "store"))
+    url = f"http://127.0.0.1:{workspace.port}"
+    with httpx.Client(base_url=url, timeout=60, trust_env=False) as http:
+        put(http, tin="Tin comes from Indonesia.", mn=None)
+        live = found(http)
+        assert "tin" in live
+        assert "mn" not in live
+        assert len(live) == len(DOCUMENTS)
 
-    write(store, {"tin": "Tin comes from Indonesia.", "mn": None})
-    done = reads("compact", "notes")
-    assert (done["new"], done["removed"], done["release"]) == (1, 1, 2)
-    assert (done["watermark"], done["num_documents"]) == ({"here": 1}, len(DOCUMENTS))
-    assert "Tin comes" in does("search", "tin in Indonesia", "--top-k", "1")
-    assert "Ulaanbaatar" not in does("search", "capital of Mongolia", "--top-k", "9")
+        done = reads("compact", "notes")
+        assert (done["new"], done["removed"], done["release"]) == (1, 1, 2)
+        assert (done["watermark"], done["num_documents"]) == ({"here": 1}, len(DOCUMENTS))
+        assert found(http) == live
+        assert found(http, release=2, documents="base") == live, "the index itself has them"
+        assert "mn" in found(http, release=1, documents="base")
 
-    # Nothing new: no position, no build, no release.
-    again = reads("compact", "notes")
-    assert again["release"] is None
-    assert (again["position"], again["index"]) == (done["position"], done["index"])
-    # The same documents at a later watermark are the same files under another version.
-    write(store, {"tin": "Tin comes from Indonesia.", "brief": "It is gone already."})
-    write(store, {"brief": None})
-    later = reads("compact", "notes")
-    assert (later["watermark"], later["new"], later["replaced"]) == ({"here": 3}, 0, 0)
-    assert later["release"] == 3
-    assert later["index"] != done["index"]
-    assert "Tin comes" in does("search", "tin in Indonesia", "--top-k", "1")
+        # The same documents at a later watermark are the same files under another version.
+        put(http, brief="It is gone soon.")
+        put(http, brief=None)
+        later = reads("compact", "notes")
+        assert (later["watermark"], later["new"], later["replaced"]) == ({"here": 3}, 0, 0)
+        assert later["release"] == 3
+        assert later["index"] != done["index"]
+        assert found(http) == live
+        # Nothing new: no position, no build, no release.
+        again = reads("compact", "notes")
+        assert (again["position"], again["release"]) == (later["position"], None)
 
-    write(store, {"zinc": "Zinc is mined in Peru."})
-    assert "Next: raygion build notes" in does("compact", "notes", "--no-release")
-    assert reads("release", "rollback") == {"release": 2}
+        put(http, zinc="Zinc is mined in Peru.")
+        assert "Next: raygion build notes" in does("compact", "notes", "--no-release")
+        assert reads("release", "rollback") == {"release": 2}
+        assert found(http).keys() == {*live, "zinc"}, "a rollback loses no document"

@@ -35,8 +35,9 @@ from deployments.http.schemas.replies import (
 from deployments.http.schemas.search import SearchBody
 from tests.support.worlds.fake_service import FakeService, app_of, in_process
 
-PAGE = (Path(__file__).parents[4] / "docs" / "http-api.md").read_text()
-CLIENTS = (Path(__file__).parents[4] / "docs" / "openai.md").read_text()
+DOCS = Path(__file__).parents[4] / "docs"
+PAGE = (DOCS / "http-api.md").read_text()
+CLIENTS = (DOCS / "openai.md").read_text()
 POSTS = re.findall(r"curl -sN? http://127\.0\.0\.1:8000(/\S+) -d '(.*?)'", PAGE, re.DOTALL)
 GETS = re.findall(r"curl -s http://127\.0\.0\.1:8000(/\S+)\n", PAGE)
 REPLIES = re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)
@@ -53,14 +54,15 @@ async def test_the_requests_work(route: str, body: str) -> None:
     assert reply.status_code == 200
 
 
-async def test_the_requests_for_documents_work() -> None:
+@pytest.mark.parametrize("page", ["http-api.md", "documents.md"])
+async def test_the_requests_for_documents_work(page: str) -> None:
     asked = re.findall(
-        r"curl -s(?: -X (\w+))? '?(http\S+?)'?(?: -d '(.*)')?\n", section("## Documents")
+        r"curl -s(?: -X (\w+))? '?http://127\.0\.0\.1:8000(/v1/documents\S*?)'?(?: -d '(.*)')?\n",
+        (DOCS / page).read_text(),
     )
-    assert [method or "GET" for method, *_ in asked] == ["PUT", "GET", "DELETE"]
+    assert sorted(method or "GET" for method, *_ in asked) == ["DELETE", "GET", "PUT"]
     async with in_process(FakeService()) as client:
-        for method, url, body in asked:
-            path = url.removeprefix("http://127.0.0.1:8000")
+        for method, path, body in asked:
             reply = await client.request(method or "GET", path, content=body)
             assert reply.status_code == 200
 
