@@ -188,7 +188,7 @@ class _LiveBench:
             requests=requests,
             clients=clients,
             warm_up_s=self._plan.warm_up_s,
-            window_s=self._plan.window_s,
+            window_s=self._window_s,
         )
         return self._load.run(run_load, load)
 
