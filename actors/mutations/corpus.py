@@ -9,7 +9,7 @@ import contextlib
 import itertools
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from actors.mutations.log_thread import LogNews, LogThread, ReadingEnd
@@ -34,12 +34,22 @@ from cluster.mutations.region_writer import Outcome
 from cluster.mutations.requests import CorpusDocuments, DocumentsPosition
 from cluster.mutations.watermark import HeldMutations, Watermark
 
-ROWS_MAX = 100_000
-"""Rows of live documents beyond which a corpus takes no further ones before a compaction."""
-BYTES_MAX = 512 * 2**20
 _FULL_RETRY_S = 60.0
 _LOOK_S = 0.5
 """Time between two looks for followers that have gone away."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DocumentBounds:
+    """How much of live documents an actor takes."""
+
+    rows_max: int = 100_000
+    """Rows of a corpus that its index does not hold; with more, only a compaction makes room."""
+    bytes_max: int = 512 * 2**20
+    """Bytes of these rows."""
+    under_way_bytes_max: int = 128 * 2**20
+    """Bytes of all documents that are being prepared, wait, or are appended."""
+
 
 OpenThread: TypeAlias = Callable[[SharedQueue, Callable[[LogNews], None]], LogThread]
 
@@ -60,10 +70,12 @@ class CorpusFeed:
         learn: Callable[[Iterable[Metadata]], None],
         grown: Callable[[int], None],
         clock: Clock,
+        bounds: DocumentBounds,
+        alive_s: float,
     ) -> None:
         """`open_thread`: makes the thread for a queue, and for whoever is told its news. `learn`
         gets the metadata of the documents that are in the logs. `grown` is told how far this
-        region's log has come.
+        region's log has come. `alive_s`: as for `Followers`.
         """
         self._corpus = corpus
         self._region = region
@@ -76,7 +88,8 @@ class CorpusFeed:
         self._thread: LogThread | None = None
         self._held = self._latest = HeldMutations()
         self._feed = _new_feed()
-        self._followers = Followers()
+        self._bounds = bounds
+        self._followers = Followers(alive_s)
         self._changed = asyncio.Event()
         """Set, and replaced, at each change of what somebody may wait for."""
         self._tickets = itertools.count(1)
@@ -241,7 +254,8 @@ class CorpusFeed:
             )
         num_rows, size_bytes = self._feed.unheld_rows, self._feed.unheld_bytes
         # What is to go can always go.
-        if (num_rows >= ROWS_MAX or size_bytes >= BYTES_MAX) and write.content is not None:
+        is_full = num_rows >= self._bounds.rows_max or size_bytes >= self._bounds.bytes_max
+        if is_full and write.content is not None:
             raise Overloaded(
                 f"the corpus {self._corpus!r} has {num_rows} rows and "
                 f"{size_bytes} bytes of documents that its index does not hold yet; "

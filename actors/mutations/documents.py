@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial, reduce
 
-from actors.mutations.corpus import CorpusFeed
+from actors.mutations.corpus import CorpusFeed, DocumentBounds
 from actors.mutations.log_thread import POLL_S, LogNews, LogThread
 from actors.mutations.nudges import LogNudges
 from actors.mutations.preparing import Preparing
@@ -29,6 +29,7 @@ from cluster.catalog.catalog import Catalog
 from cluster.clock import SYSTEM_CLOCK, Backoff, Clock, Deadline, system_rng
 from cluster.config import Settings
 from cluster.deltas.changes import Changes
+from cluster.deltas.followers import ALIVE_S
 from cluster.errors import NotFound, Overloaded, RaygionError, Unavailable
 from cluster.logs.events import EventLog
 from cluster.mutations.conflicts import ConflictPolicy, Versions
@@ -43,8 +44,6 @@ from cluster.store.object_store import ObjectStore
 
 log = EventLog(__name__)
 
-UNDER_WAY_BYTES_MAX = 128 * 2**20
-"""Bytes of all documents that are being prepared, wait, or are appended."""
 _START_TIMEOUT_S = 30.0
 _REFRESH_TIMEOUT_S = 2.0
 _VIEW_S = 20.0
@@ -63,12 +62,18 @@ class Documents:
         cache: ArtifactCache,
         coordinator: Actor,
         clock: Clock = SYSTEM_CLOCK,
+        *,
+        bounds: DocumentBounds | None = None,
+        alive_s: float = ALIVE_S,
     ) -> None:
+        """`alive_s`: how long after its last poll a process that follows is waited for."""
         self._settings = settings
         self._region = region
         self._store = store
         self._coordinator = coordinator
         self._clock = clock
+        self._bounds = bounds or DocumentBounds()
+        self._alive_s = alive_s
         self._rng = system_rng()
         self._replicas = ReplicaSets(clock, self._rng, None)
         self._preparing = Preparing(
@@ -167,7 +172,7 @@ class Documents:
     @contextlib.contextmanager
     def _under_way(self, writes: Sequence[DocumentWrite]) -> Iterator[None]:
         size_bytes = sum(write.size_bytes for write in writes)
-        if self._bytes and self._bytes + size_bytes > UNDER_WAY_BYTES_MAX:
+        if self._bytes and self._bytes + size_bytes > self._bounds.under_way_bytes_max:
             raise Overloaded("the region writes as many documents as it can; come back later")
         self._bytes += size_bytes
         try:
@@ -297,7 +302,14 @@ class Documents:
         learn = partial(self._preparing.learn, corpus)
         grown = partial(self._nudges.tell, corpus)
         return CorpusFeed(
-            corpus, self._region, open_thread, learn=learn, grown=grown, clock=self._clock
+            corpus,
+            self._region,
+            open_thread,
+            learn=learn,
+            grown=grown,
+            clock=self._clock,
+            bounds=self._bounds,
+            alive_s=self._alive_s,
         )
 
     def _current_release(self) -> ReleaseView:

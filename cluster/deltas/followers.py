@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 ALIVE_S = 5.0
-"""So long after its last poll a process is waited for."""
 
 
 @dataclass(slots=True)
@@ -20,7 +19,9 @@ class _Follower:
 class Followers:
     """The processes that have polled in the last few seconds. Not thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, alive_s: float) -> None:
+        """`alive_s`: how long after its last poll a process is waited for."""
+        self._alive_s = alive_s
         self._known: dict[str, _Follower] = {}
 
     def polls(self, process: str, epoch: str, version: int, now_s: float) -> None:
@@ -42,6 +43,8 @@ class Followers:
         return all(f.epoch == epoch and f.version >= version for f in self._known.values())
 
     def _forget_gone(self, now_s: float) -> None:
-        gone = [p for p, f in self._known.items() if not f.polls and now_s - f.seen_s > ALIVE_S]
+        gone = [
+            p for p, f in self._known.items() if not f.polls and now_s - f.seen_s > self._alive_s
+        ]
         for process in gone:
             del self._known[process]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from cluster import clock
 
+T = TypeVar("T")
 _POLL_S = 0.02
 
 
@@ -27,3 +29,17 @@ async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(60.0):
         while not condition():  # noqa: ASYNC110 - what is waited for has no event
             await asyncio.sleep(0.001)
+
+
+async def until_told(ask: Callable[[], Awaitable[T]], condition: Callable[[T], object]) -> T:
+    """The first reply of which the condition is true."""
+    async with asyncio.timeout(60.0):
+        while not condition(told := await ask()):  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.001)
+    return told
+
+
+async def turns(number: int) -> None:
+    """Lets the other tasks of the event loop go on for so many turns."""
+    for _ in range(number):
+        await asyncio.sleep(0)

@@ -10,11 +10,13 @@ from typing import cast
 
 import numpy as np
 
+from actors.mutations.corpus import DocumentBounds
 from actors.mutations.documents import Documents
 from cluster.artifacts.artifacts import Artifacts
 from cluster.artifacts.cache import ArtifactCache
 from cluster.clock import SYSTEM_CLOCK, Clock
 from cluster.config import Settings
+from cluster.deltas.followers import ALIVE_S
 from cluster.generation.prompt import PromptTemplate
 from cluster.mutations.conflicts import ConflictPolicy
 from cluster.mutations.fold import DocumentFold
@@ -71,6 +73,8 @@ class FakeCoordinator:
         self.view = view
         self.documents: object = None
         """What it was told last of the documents."""
+        self.seen: object = None
+        """The last view that whoever asks has seen."""
         self._changed = asyncio.Event()
 
     def publish(self, view: RegionView) -> None:
@@ -82,6 +86,7 @@ class FakeCoordinator:
             (self.documents,) = args
             return None
         assert method == "view"
+        (self.seen, _) = args
         if args[0] == self.view.revision:
             self._changed.clear()
             await self._changed.wait()
@@ -106,6 +111,8 @@ async def documents_region(
     urls: Mapping[str, str] | None = None,
     coordinator: FakeCoordinator | None = None,
     clock: Clock = SYSTEM_CLOCK,
+    bounds: DocumentBounds | None = None,
+    alive_s: float = ALIVE_S,
 ) -> AsyncIterator[Documents]:
     """The actor of one region; `folder` is for its cache, `urls` are those of other regions."""
     documents = Documents(
@@ -115,6 +122,8 @@ async def documents_region(
         ArtifactCache(Artifacts(store), folder / region),
         coordinator or FakeCoordinator(view_of(CORPUS, region=region)),
         clock,
+        bounds=bounds,
+        alive_s=alive_s,
     )
     try:
         yield documents

@@ -18,6 +18,8 @@ TESTS = Path(__file__).resolve().parents[2]
 BOUND = "whether what is kept has a bound, or goes again, shows nowhere else"
 RAYS = "Ray Serve tells this to nobody, and the tests of serve_private notice when it changes"
 REACHES = {
+    ("unit/actors/mutations/test_log_thread.py", "_start_anew"): "only a lost store leads there",
+    ("unit/actors/mutations/test_log_thread.py", "_writer"): BOUND,
     ("unit/actors/query/test_answering.py", "_tokenizers"): BOUND,
     ("unit/cluster/artifacts/test_cache_space.py", "_pins"): "a process ends to give up all",
     ("unit/cluster/store/test_object_store_contract.py", "_strip_protocol"): "fsspec's own hook",

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from actors.mutations.documents import Documents
-from cluster.deltas import followers
 from cluster.deltas.changes import Changes
 from cluster.errors import (
     Conflict,
@@ -29,7 +28,7 @@ from cluster.releases.events import DocumentsStatus
 from cluster.serving.view import RegionView
 from cluster.store.object_store import ObjectStore
 from tests.support.store_fixtures import CountingStore
-from tests.support.waiting import until
+from tests.support.waiting import turns, until, until_told
 from tests.support.worlds.documents_region import (
     CORPUS,
     DIMENSION,
@@ -163,7 +162,7 @@ async def test_visible_waits_for_all_who_follow(documents: Documents) -> None:
     waiting = asyncio.create_task(documents.await_visible(CORPUS, watermark, TIMEOUT_S))
     changes = await documents.follow(CORPUS, before.epoch, before.version, 0.0, "one")
     polls = [asyncio.create_task(follow_on(documents, changes, "one"))]
-    await asyncio.sleep(0.05)
+    await turns(20)
     assert not waiting.done(), "the other one has not taken it in"
     polls.append(asyncio.create_task(follow_on(documents, changes, "other")))
     async with asyncio.timeout(TIMEOUT_S):
@@ -177,15 +176,13 @@ async def follow_on(documents: Documents, changes: Changes, process: str) -> Cha
     return await documents.follow(CORPUS, changes.epoch, changes.version, 60.0, process)
 
 
-async def test_visible_does_not_wait_for_who_has_gone(
-    documents: Documents, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(followers, "ALIVE_S", 0.05)
-    await documents.follow(CORPUS, "", 0, 0.0, "gone")
-    (outcome,) = await written(documents, write_of("x"))
-    watermark = Watermark.of({"a": outcome.position})
-    position = await documents.await_visible(CORPUS, watermark, TIMEOUT_S)
-    assert watermark <= position.watermark
+async def test_visible_does_not_wait_for_who_has_gone(store: ObjectStore, tmp_path: Path) -> None:
+    async with documents_region(store, tmp_path, alive_s=0.05) as documents:
+        await documents.follow(CORPUS, "", 0, 0.0, "gone")
+        (outcome,) = await written(documents, write_of("x"))
+        watermark = Watermark.of({"a": outcome.position})
+        position = await documents.await_visible(CORPUS, watermark, TIMEOUT_S)
+        assert watermark <= position.watermark
 
 
 async def test_visible_says_when_a_process_lags(documents: Documents) -> None:
@@ -226,10 +223,10 @@ async def test_corpora_come_and_go_with_the_releases(store: ObjectStore, tmp_pat
     async with documents_region(store, tmp_path, coordinator=coordinator) as documents:
         assert set(await documents.status()) == {CORPUS}
         coordinator.publish(view_of(CORPUS, "more"))
-        await until(lambda: "more" in documents._corpora)
+        await until_told(documents.status, lambda told: "more" in told)
         await written(documents, write_of("x"))
         coordinator.publish(view_of("more"))
-        await until(lambda: CORPUS not in documents._corpora)
+        await until_told(documents.status, lambda told: CORPUS not in told)
         with pytest.raises(NotFound):
             await documents.write(CORPUS, (write_of("x"),), TIMEOUT_S)
 
@@ -248,7 +245,7 @@ async def test_a_region_without_logs_lists_once_for_all_corpora(
         assert position.read_ms > 0
         assert (position.version, position.watermark) == (0, Watermark())
         assert set(folders) == {"logs"}
-        assert not any(feed.has_thread for feed in documents._corpora.values())
+        assert not any(told.has_log for told in (await documents.status()).values())
         assert counting.calls.total() == 0
 
 
@@ -268,7 +265,7 @@ async def test_what_all_bases_hold_is_dropped_until_one_lacks_it(
         assert dropped.epoch != before.epoch
         assert [change.document for change in dropped.changes] == ["y"]
         coordinator.publish(with_held(coordinator.view, HeldMutations()))
-        await until(lambda: documents._corpora[CORPUS].status().num_rows == 2)
+        await until_told(documents.status, lambda told: told[CORPUS].num_rows == 2)
         whole = await everything(documents)
         assert {change.document for change in whole.changes} == {"x", "y"}
         assert before.watermark <= whole.watermark
@@ -294,7 +291,7 @@ async def test_what_bases_held_that_are_gone_does_not_count(
     async with documents_region(store, tmp_path, coordinator=coordinator) as documents:
         await documents.status()
         coordinator.publish(with_held(view_of(CORPUS), HeldMutations()))
-        await until(lambda: documents._view.revision == coordinator.view.revision)
+        await until(lambda: coordinator.seen == coordinator.view.revision)
         await written(documents, write_of("x"))
         assert [change.document for change in (await everything(documents)).changes] == ["x"]
 

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from actors.mutations import corpus as corpus_module
-from actors.mutations import documents as documents_module
+from actors.mutations.corpus import DocumentBounds
 from cluster.errors import DeadlineExceeded, OutcomeUnknown, Overloaded, Unavailable
 from cluster.mutations.region_writer import Written
 from cluster.mutations.watermark import Watermark
 from cluster.store.object_store import ObjectStore
 from tests.support.store_fixtures import Door
-from tests.support.waiting import until
+from tests.support.waiting import until_told
 from tests.support.worlds.documents_region import (
     CORPUS,
     TIMEOUT_S,
@@ -25,29 +24,24 @@ from tests.support.worlds.documents_region import (
 )
 
 
-async def test_a_full_corpus_takes_deletes_alone(
-    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with documents_region(store, tmp_path) as documents:
+async def test_a_full_corpus_takes_deletes_alone(store: ObjectStore, tmp_path: Path) -> None:
+    bounds = DocumentBounds(rows_max=1)
+    async with documents_region(store, tmp_path, bounds=bounds) as documents:
         await written(documents, write_of("x"))
-        monkeypatch.setattr(corpus_module, "ROWS_MAX", 1)
         outcomes = await documents.write(CORPUS, (write_of("y"), write_of("x", None)), TIMEOUT_S)
         assert isinstance(outcomes[0], Overloaded)
         assert "raygion compact" in outcomes[0].message
         assert isinstance(outcomes[1], Written)
 
 
-async def test_what_is_under_way_is_bounded(
-    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    door = Door(store)
-    async with documents_region(door, tmp_path) as documents:  # type: ignore[arg-type]
+async def test_what_is_under_way_is_bounded(store: ObjectStore, tmp_path: Path) -> None:
+    door, bounds = Door(store), DocumentBounds(under_way_bytes_max=1)
+    region = documents_region(door, tmp_path, bounds=bounds)  # type: ignore[arg-type]
+    async with region as documents:
         await written(documents, write_of("x"))
-        monkeypatch.setattr(documents_module, "UNDER_WAY_BYTES_MAX", 1)
         door.open.clear()
         first = asyncio.create_task(written(documents, write_of("y")))
-        await asyncio.to_thread(door.knocked.wait, TIMEOUT_S)
-        await until(lambda: documents._bytes)
+        await until_told(documents.status, lambda told: told[CORPUS].waiting)
         with pytest.raises(Overloaded):
             await documents.write(CORPUS, (write_of("z"),), TIMEOUT_S)
         door.open.set()
@@ -62,7 +56,6 @@ async def test_writes_say_when_the_store_is_away(store: ObjectStore, tmp_path: P
         door.open.clear()
         unknown = asyncio.create_task(documents.write(CORPUS, (write_of("y"),), 0.5))
         await asyncio.to_thread(door.knocked.wait, TIMEOUT_S)
-        await asyncio.sleep(0.1)
         (waiting,) = await documents.write(CORPUS, (write_of("z"),), 0.1)
         assert isinstance(waiting, DeadlineExceeded), "it was taken out of the queue"
         (in_doubt,) = await unknown

@@ -36,7 +36,7 @@ from cluster.vectors.metric import Metric
 from tests.support.node_cache import node_cache
 from tests.support.values.changing_documents import content_of
 from tests.support.values.documents_feed import DocumentsFeed
-from tests.support.waiting import until
+from tests.support.waiting import turns, until
 from tests.support.worlds.published_shards import (
     DIMENSION,
     NUM_ROWS,
@@ -205,7 +205,7 @@ async def test_each_search_sees_one_version_of_a_document(gateway: Gateway) -> N
         for position in range(1, 150):
             pair = document(0, 5.0 + position) if position % 7 else None
             gateway.feed.write({"d000": pair, "twin": pair}, position)
-            await asyncio.sleep(0.002)
+            await turns(20)
 
     writing, told = asyncio.create_task(write()), set()
     await gateway.has(1)
