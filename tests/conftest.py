@@ -19,12 +19,17 @@ hypothesis.settings.load_profile("untimed")
 # collected, before any cluster could set it.
 os.environ["RAY_SERVE_ENABLE_HA_PROXY"] = "1"
 
-SHARED_REGIONS = ("shared_region", "shared_search_region", "shared_small_region")
-"""The folders whose test modules share a region each."""
-_LONGEST_FIRST = (*SHARED_REGIONS, "one_region", "regions", "models", "documents")
+_SHARED_CLUSTERS = (
+    "shared_region",
+    "shared_search_region",
+    "shared_small_region",
+    "shared_serve",
+)
+"""The folders whose test modules share a cluster each."""
+_LONGEST_FIRST = (*_SHARED_CLUSTERS, "one_region", "regions", "models", "documents")
 """The folders of tests/integration whose files take longest."""
-_REGION_TIMEOUT_S = 900
-"""The first test that uses a shared region waits until it is up."""
+_CLUSTER_TIMEOUT_S = 900
+"""The first test that uses a shared cluster waits until it is up."""
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -39,8 +44,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     them end together.
     """
     for item in items:
-        if _shared_region(item.nodeid) is not None:
-            item.add_marker(pytest.mark.timeout(_REGION_TIMEOUT_S))
+        if _shared_cluster(item.nodeid) is not None:
+            item.add_marker(pytest.mark.timeout(_CLUSTER_TIMEOUT_S))
     items.sort(key=lambda item: _rank(item) if _is_integration(item) else -1)
 
 
@@ -53,17 +58,17 @@ def _rank(item: pytest.Item) -> int:
     return _LONGEST_FIRST.index(folder) if folder in _LONGEST_FIRST else len(_LONGEST_FIRST)
 
 
-def _shared_region(nodeid: str) -> str | None:
-    """The folder of tests that share a region, if it has this test."""
+def _shared_cluster(nodeid: str) -> str | None:
+    """The folder of tests that share a cluster, if it has this test."""
     folders = nodeid.partition("::")[0].split("/")
-    return next((folder for folder in SHARED_REGIONS if folder in folders), None)
+    return next((folder for folder in _SHARED_CLUSTERS if folder in folders), None)
 
 
 class _ByCluster(LoadScopeScheduling):  # type: ignore[misc]
-    """Keeps the tests of a cluster in one process: those of a file, those of a shared region."""
+    """Keeps the tests of a cluster in one process: those of a file, those of a shared cluster."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return _shared_region(nodeid) or nodeid.partition("::")[0]
+        return _shared_cluster(nodeid) or nodeid.partition("::")[0]
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling | None:

@@ -6,9 +6,11 @@ import asyncio
 import uuid
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import suppress
+from contextvars import copy_context
 from functools import partial
 
 from ray import serve
+from ray.serve.context import _set_request_context
 from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
@@ -63,8 +65,7 @@ class ServeGenerator:
     ) -> AsyncGenerator[GenerationChunk, None]:
         deadline.check("waiting for the generator")
         handle = await self._connect(deadline)
-        response = handle.remote(request, timeout_s=deadline.remaining_s(), routing=attempt.hint)
-        assert isinstance(response, DeploymentResponseGenerator)
+        response = copy_context().run(_call, handle, request, deadline, attempt.hint)
         now_s = deadline.clock.monotonic_s
         finished = False
         try:
@@ -131,6 +132,21 @@ class _Attempt:
         """It failed, or its caller leaves: tells nothing more of an attempt that was finished."""
         self.replica_id = self._outcomes.replica_of(self.hint.attempt_id)
         self._outcomes.broke(self.hint.attempt_id, error, first_token_s=self._first_token_s)
+
+
+def _call(
+    handle: DeploymentHandle[object],
+    request: GenerationRequest,
+    deadline: Deadline,
+    hint: RoutingHint,
+) -> DeploymentResponseGenerator[GenerationChunk]:
+    """Runs in a context of its own, where the call gets an id of its own: calls of one HTTP request
+    would share one, and of two that wait for a replica Serve's router would forget the second.
+    """
+    _set_request_context(_internal_request_id=uuid.uuid4().hex)
+    response = handle.remote(request, timeout_s=deadline.remaining_s(), routing=hint)
+    assert isinstance(response, DeploymentResponseGenerator)
+    return response
 
 
 async def _next_chunk(

@@ -22,6 +22,7 @@ from cluster.deltas.delta import DeltaView
 from cluster.deltas.space import Space
 from cluster.errors import NotFound, Unavailable
 from cluster.mutations.requests import DocumentsPosition
+from cluster.mutations.watermark import Watermark
 from cluster.serving.documents import DocumentsKnowledge
 from cluster.serving.view import CorpusView, RegionView, ReleaseView
 
@@ -29,6 +30,8 @@ _READ_S = 1.0
 """Time between two reports on how current the documents of a corpus are."""
 _REFRESH_TIMEOUT_S = 3.0
 """A little longer than the actor itself waits for the store."""
+
+_UNREAD = DocumentsKnowledge(watermark=Watermark(), read_ms=0)
 
 
 class DocumentViews:
@@ -76,12 +79,17 @@ class DocumentViews:
 
     @property
     def known(self) -> Mapping[str, DocumentsKnowledge]:
-        """By corpus; a corpus without a log has none. What is known never goes back."""
+        """By corpus; a corpus without a log has none. What is known never goes back.
+
+        Before the actor has answered, there may be documents of whatever age.
+        """
         positions = {name: corpus.deltas.position for name, corpus in self._corpora.items()}
         return {
-            name: DocumentsKnowledge(watermark=position.watermark, read_ms=position.read_ms)
+            name: _UNREAD
+            if position is None
+            else DocumentsKnowledge(watermark=position.watermark, read_ms=position.read_ms)
             for name, position in positions.items()
-            if position is not None and position.version
+            if position is None or position.version
         }
 
     async def refresh(self, corpus: str) -> None:

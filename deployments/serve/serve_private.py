@@ -2,11 +2,11 @@
 
 The other modules take them from here, so that what another version of Ray may break stands in one
 place; `tests/unit/deployments/serve/test_serve_private.py` has a test for each. The parts of Ray
-itself are in `actors.runtime.ray_private`. Three things stand where they are used, and are tested
+itself are in `actors.runtime.ray_private`. Four things stand where they are used, and are tested
 with these: the base classes from `ray.serve.llm` in `deployments.serve.generator`, since importing
-them imports vLLM; an option of a handle in `actors.models.serve_generator`; and uvicorn's
-`RequestResponseCycle` in `deployments.serve.shortcut`, which processes import before the
-environment for Serve is set.
+them imports vLLM; an option of a handle and the context of a call in
+`actors.models.serve_generator`; and uvicorn's `RequestResponseCycle` in
+`deployments.serve.shortcut`, which processes import before the environment for Serve is set.
 
 Importing this module fixes the settings that Serve takes from the environment. So only processes
 that Serve itself has started import it.

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from cluster.query.search import ShardQuery
 from cluster.shards.index_parameters import IndexKind, IndexParameters
 from cluster.vectors.checks import prepared
 from cluster.vectors.metric import Metric
+from deployments.nodes.local_cluster import find_local_cluster
 from tests.support.regions.region_fixture import (
     PARTITIONED,
     READY_MADE,
@@ -28,6 +32,7 @@ from tests.support.regions.region_fixture import (
     LiveRegion,
     stored_vectors,
 )
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -220,6 +225,33 @@ def test_a_ready_made_vector_finds_itself(
         assert best["score"] == pytest.approx(1.0, abs=NEAR)
         assert best["text"] == shared_region.xquad.passages[id]["text"]
         assert best["metadata"] == shared_region.xquad.passages[id]["metadata"]
+
+
+def test_questions_are_embedded_by_the_gateway_while_no_embedder_answers(
+    shared_region: LiveRegion, http: httpx.Client
+) -> None:
+    question = shared_region.xquad.questions[0].question
+    expected = shared_region.search(http, query=question)["hits"]
+    cluster = find_local_cluster(shared_region.installation.run_folder)
+    assert cluster is not None
+    pids = cluster.pids("ray::EmbeddingWorker")
+    assert pids
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        asked = {"corpus": "xquad", "query": question, "timeout_ms": 1000}
+        # Until the model is open in the gateway, the embedder is asked, which does not answer.
+        wait_until(
+            lambda: http.post("/v1/search", json=asked).status_code == 200,
+            "the gateway's own model",
+        )
+        hits = shared_region.search(http, query=question)["hits"]
+    finally:
+        for pid in pids:
+            # The region may have given it up meanwhile.
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+    assert hits == expected
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ LAST_WRITER = ConflictPolicy.LAST_WRITER
 BEGIN_S = 1.0
 QUIET_MAX_S = 60.0
 SLICE_S = 1.0
-ASKERS = 2
+ASKERS = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,28 +163,26 @@ class DocumentWorld:
         """Until all clients have been answered, one write of each region more, and all agree."""
         while not all(client.ended for client in clients) and not self._is_over():
             self.scheduler.run(self.scheduler.now_s + SLICE_S)
+        if self._is_over():
+            self.history.failures += [*self.unsettled(), "clients still wait"]
+            return
         last = [_LastWrite(self, f"last of {name}", name) for name in self.regions]
+        # Now every level must be answered, everywhere.
+        askers = [DocumentAsker(self, f"last asker of {name}", only=name) for name in self.regions]
         while (
-            not all(client.ended for client in last) or self.unsettled()
+            not all(client.ended for client in (*last, *askers)) or self.unsettled()
         ) and not self._is_over():
             self.scheduler.run(self.scheduler.now_s + SLICE_S)
-        self._ask_in_the_quiet()
+        self.history.failures += [
+            f"{asker.name} is not answered {refusal}"
+            for asker in askers
+            for refusal in asker.refused
+        ]
         self.history.failures += self.unsettled()
         self.history.failures += [
             f"the last write of {client.name} has come to {client.outcome}"
             for client in last
             if client.outcome != "written"
-        ]
-
-    def _ask_in_the_quiet(self) -> None:
-        """Now every level must be answered, everywhere."""
-        if self._is_over():
-            return
-        last = [DocumentAsker(self, f"last asker of {name}", only=name) for name in self.regions]
-        while not all(asker.ended for asker in last) and not self._is_over():
-            self.scheduler.run(self.scheduler.now_s + SLICE_S)
-        self.history.failures += [
-            f"{asker.name} is not answered {refusal}" for asker in last for refusal in asker.refused
         ]
 
     def _is_over(self) -> bool:

@@ -1,4 +1,4 @@
-"""What the first small region of a process has built, for the stores of those after it."""
+"""What the first small region of a process has built, for the stores of the regions after it."""
 
 from __future__ import annotations
 

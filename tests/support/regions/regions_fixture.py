@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from bench.regions.driven_regions import DrivenRegions, build_each, regions_at
@@ -51,6 +52,7 @@ from deployments.hosting.region_driver import (
     start_services,
 )
 from deployments.installation import Installation
+from tests.support.regions.built_once import BUILT
 from tests.support.regions.ports import region_port
 from tests.support.regions.search_region import CORPUS, SHARDS, TOP_K, Vectors, make_vectors
 
@@ -255,7 +257,9 @@ def three_regions(
     links = {r: StoreLink(folder / r / "store", folder / "store") for r in REGIONS}
     settings = regions_settings(folder, {r: str(links[r].path) for r in REGIONS})
     store = open_store(str(folder / "store"))
-    with running(folder, settings, links, store, contents) as regions:
+    BUILT.write(folder / "store")
+    built = {f"{letter}-flat": of_letter for letter, of_letter in BUILT.contents.items()}
+    with running(folder, settings, links, store, contents, built=built) as regions:
         yield regions
 
 
@@ -267,10 +271,11 @@ def running(
     store: ObjectStore,
     contents: tuple[str, ...],
     before: Callable[[RegionDriver], object] = lambda _: None,
+    built: Mapping[str, ReleaseContents] = MappingProxyType({}),
 ) -> Iterator[ThreeRegions]:
     """Brings the regions up, with a release of the first of `contents`; ends all of them.
 
-    `before`: done with each driver before it starts its cluster.
+    `before`: done with each driver before it starts its cluster. `built`: what the store has.
     """
     queries, vectors = make_vectors()
     with ExitStack() as stack:
@@ -291,7 +296,9 @@ def running(
             before(driver)
         run_in_each(list(drivers.values()), join_new_cluster)
         print(f"\nthree clusters after {time.monotonic() - started_s:.1f} s")
-        regions.contents.update(build_contents(drivers[REGIONS[0]], vectors, folder, contents))
+        regions.contents.update(built)
+        missing = tuple(name for name in contents if name not in built)
+        regions.contents.update(build_contents(drivers[REGIONS[0]], vectors, folder, missing))
         print(f"built after {time.monotonic() - started_s:.1f} s")
         run_in_each(list(drivers.values()), start_services)
         print(f"services after {time.monotonic() - started_s:.1f} s")

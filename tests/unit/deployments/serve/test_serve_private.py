@@ -59,6 +59,7 @@ SERVE: dict[str, tuple[str, ...] | None] = {
         *("self", "method_name", "multiplexed_model_id", "session_id", "stream"),
         *("_prefer_local_routing", "_by_reference"),
     ),
+    "ray.serve.context:_set_request_context": ("route", "request_id", "_internal_request_id"),
     "ray.serve.llm:LLMServer._start_engine": ("self",),
 }
 UVICORN: dict[str, tuple[str, ...] | None] = {

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.serve.context import _set_request_context
 
 from actors.models.replica_outcomes import RoutingHint, outcomes_of
 from actors.models.serve_generator import GENERATOR_DEPLOYMENT, ServeGenerator
@@ -23,7 +24,6 @@ from cluster.errors import (
 )
 from cluster.generation.generator import ChatMessage, GenerationChunk, GenerationRequest
 from deployments.serve.weighted_router import WEIGHTED_ROUTER, WeightedRouter
-from tests.support.regions.joined_cluster import joined_cluster
 
 pytestmark = pytest.mark.integration
 
@@ -33,12 +33,6 @@ REQUEST = GenerationRequest(
     temperature=0.0,
     request_id="test",
 )
-
-
-@pytest.fixture(scope="module")
-def serve_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with joined_cluster("weighted-router", tmp_path_factory.mktemp("cluster"), num_cpus=8):
-        yield
 
 
 class Stage:
@@ -300,3 +294,14 @@ async def test_a_replica_that_dies_fails_no_call_before_its_first_token(
 async def test_an_application_that_is_not_deployed_is_unavailable(serve_cluster: None) -> None:
     with pytest.raises(Unavailable, match="nowhere"):
         await Stage("nowhere", Path()).ask()
+
+
+async def test_calls_of_one_http_request_wait_side_by_side(
+    serve_cluster: None, tmp_path: Path
+) -> None:
+    stage = deploy("one-place", tmp_path, num_replicas=1, max_ongoing_requests=1)
+    assert await stage.ask() in stage.replicas()
+    # As in a gateway, where Serve has set it for the request.
+    _set_request_context(request_id="one", _internal_request_id="one")
+    answers = await asyncio.gather(*(stage.ask() for _ in range(4)))
+    assert answers == stage.replicas() * 4

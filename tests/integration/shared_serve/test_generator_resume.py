@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,6 @@ from cluster.clock import Deadline
 from cluster.errors import Unavailable
 from cluster.generation.generator import ChatMessage, GenerationChunk, GenerationRequest
 from deployments.serve.weighted_router import WEIGHTED_ROUTER
-from tests.support.regions.joined_cluster import joined_cluster
 
 pytestmark = pytest.mark.integration
 
@@ -25,14 +24,13 @@ PROMPT_TOKENS = 7
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def folder(serve_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two replicas of a model that counts to five, a token a word; whoever finds a file named
     `dies` takes it away, says two words and dies.
     """
     folder = tmp_path_factory.mktemp("told")
-    with joined_cluster(APP, tmp_path_factory.mktemp("cluster"), num_cpus=4):
-        _deploy(folder)
-        yield folder
+    _deploy(folder)
+    return folder
 
 
 def _deploy(folder: Path) -> None:
