@@ -22,6 +22,7 @@ from tests.support.live.documents_load import documents_status, write_keyed
 from tests.support.regions.search_region import CORPUS, REGION, SearchRegion, search_region
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.integration
 ACTOR = "ray::Documents"
 KILLS = 12
 WRITERS = 8

@@ -119,6 +119,17 @@ def test_no_number_is_changed() -> None:
     assert found == NUMBERS.keys()
 
 
+def test_what_starts_clusters_is_marked_so() -> None:
+    """Without the mark it would run among the unit tests, beside others of its kind."""
+    unmarked = [
+        name
+        for name, tree in trees()
+        if re.match(r"integration/.*test_\w+\.py", name)
+        and "pytest.mark.integration" not in ast.unparse(tree)
+    ]
+    assert not unmarked
+
+
 def test_no_unit_test_waits_by_the_systems_clock() -> None:
     """Wait for an event, or by `tests.support.waiting`, or let the test move the clock."""
     found = {name for name, tree in trees() if name.startswith("unit/") and list(sleeps(tree))}

@@ -7,6 +7,7 @@ from typing import cast
 
 import numpy as np
 
+from actors.shards.hidden_documents import HiddenDocuments
 from actors.shards.index import ShardIndex
 from actors.shards.opened_index import OpenedIndex
 from cluster.query.search import ShardHits, ShardQuery
@@ -31,7 +32,9 @@ def test_searches_side_by_side_are_all_work_before_they_end() -> None:
     brief.may_end.set()
     shard = cast(ShardIndex, slow)
     clock = SimClock()
-    opened = OpenedIndex(shard, shard, (), IndexParameters(), clock.monotonic_s)
+    opened = OpenedIndex(
+        shard, shard, (), IndexParameters(), HiddenDocuments(), now_s=clock.monotonic_s
+    )
     searching = threading.Thread(target=opened.search, args=(QUERY,))
     searching.start()
     assert slow.begun.wait(10)
@@ -51,7 +54,9 @@ def test_a_long_search_is_work_before_it_ends() -> None:
     index = SlowIndex()
     shard = cast(ShardIndex, index)
     clock = SimClock()
-    opened = OpenedIndex(shard, shard, (), IndexParameters(), clock.monotonic_s)
+    opened = OpenedIndex(
+        shard, shard, (), IndexParameters(), HiddenDocuments(), now_s=clock.monotonic_s
+    )
     searching = threading.Thread(target=opened.search, args=(QUERY,))
     searching.start()
     assert index.begun.wait(10)
