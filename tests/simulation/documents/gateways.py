@@ -29,12 +29,12 @@ from cluster.serving.decisions import (
     Wait,
 )
 from cluster.serving.documents import DocumentsKnowledge, LiveDocuments
-from cluster.serving.view import CorpusView, Pulse, RegionView
-from cluster.vectors.metric import Metric
+from cluster.serving.view import Pulse, RegionView
 from tests.simulation.clocks.sim_time import Process
 from tests.simulation.documents.history import Served
 from tests.simulation.documents.processes import CORPUS, DocumentRegion
 from tests.simulation.world.regions import SKEW_MAX_MS, STORE_ID, RegionClock, release_view
+from tests.support.values.corpus_views import corpus_view
 
 if TYPE_CHECKING:
     from tests.simulation.documents.world import DocumentWorld
@@ -178,17 +178,6 @@ class DocumentGateway(Process):
 
 @functools.cache
 def _view() -> RegionView:
-    corpus = CorpusView(
-        corpus=CORPUS,
-        index_version="v",
-        dimension=1,
-        metric=Metric.INNER_PRODUCT,
-        metadata_schema={},
-        has_embedder=False,
-        num_passages=1,
-        recall_at_10=1.0,
-        shards=(),
-    )
-    release = replace(release_view(1), corpora={CORPUS: corpus})
+    release = replace(release_view(1), corpora={CORPUS: corpus_view(CORPUS)})
     switch = Switch(release=1, at_ms=0, position=1)
     return RegionView(region="here", releases={1: release}, switches=(switch,))

@@ -27,9 +27,9 @@ from cluster.releases.entries import Switch
 from cluster.releases.release_log import Freshness
 from cluster.serving.consistency import RegionKnowledge
 from cluster.serving.documents import DocumentsKnowledge
-from cluster.serving.view import CorpusView, Pulse, RegionView, ReleaseView
-from cluster.vectors.metric import Metric
+from cluster.serving.view import Pulse, RegionView, ReleaseView
 from tests.support.fakes import SimClock
+from tests.support.values.corpus_views import corpus_view
 
 SKEW, STORE, CORPUS = 100, "store", "tea"
 RequestT = TypeVar("RequestT", bound=Request)
@@ -301,20 +301,9 @@ class Links:
 
 
 def release(number: int) -> ReleaseView:
-    corpus = CorpusView(
-        corpus=CORPUS,
-        index_version="v",
-        dimension=1,
-        metric=Metric.INNER_PRODUCT,
-        metadata_schema={},
-        has_embedder=True,
-        num_passages=1,
-        recall_at_10=1.0,
-        shards=(),
-    )
     return ReleaseView(
         number=number,
-        corpora={CORPUS: corpus},
+        corpora={CORPUS: corpus_view(CORPUS, has_embedder=True)},
         embedders=(),
         generator=None,
         prompt=PromptTemplate(),

@@ -21,8 +21,8 @@ from cluster.serving.decisions import (
     Serve,
 )
 from cluster.serving.documents import DocumentsKnowledge, LiveDocuments
-from cluster.serving.view import CorpusView, ReleaseView
-from cluster.vectors.metric import Metric
+from cluster.serving.view import ReleaseView
+from tests.support.values.corpus_views import corpus_view
 from tests.support.worlds.known_releases import DONE, FAILED, NO, NOW, SKEW, STORE, known, release
 
 TEA, COFFEE = "tea", "coffee"
@@ -33,22 +33,8 @@ FRESH = DocumentsKnowledge(watermark=HERE, read_ms=950)
 STALE = DocumentsKnowledge(watermark=HERE, read_ms=500)
 
 
-def corpus(name: str) -> CorpusView:
-    return CorpusView(
-        corpus=name,
-        index_version="v",
-        dimension=2,
-        metric=Metric.COSINE,
-        metadata_schema={},
-        has_embedder=False,
-        num_passages=1,
-        recall_at_10=1.0,
-        shards=(),
-    )
-
-
 def of_corpora(*names: str) -> ReleaseView:
-    return replace(release(1), corpora={name: corpus(name) for name in names})
+    return replace(release(1), corpora={name: corpus_view(name) for name in names})
 
 
 def region(*corpora: str) -> RegionKnowledge:
