@@ -260,7 +260,7 @@ def _opened(file: Path) -> Iterator[bytes]:
         with file.open("rb") as lines:
             yield from lines
     except OSError as error:
-        raise InvalidArgument(f"{file} cannot be read: {error}", "file") from error
+        raise InvalidArgument(f"{file} cannot be read: {error.strerror}", "file") from error
 
 
 def _num_lines(file: Path) -> int:
