@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 
 from cluster.corpora.compaction import Compacted
+from deployments.cli.documents import next_step
 from deployments.cli.options import Config, Corpus, Json, Region, Store, holding
 from deployments.cli.regions import leading
 from deployments.terminal import Steps, err, print_json, say
@@ -67,7 +68,7 @@ def compact(
     elif version is not None:
         say("The current release serves it.")
     else:
-        say(f"Next: raygion build {corpus}")
+        say(next_step(compacted.manifest))
 
 
 def _result(compacted: Compacted, index: str | None, release: int | None) -> dict[str, Any]:

@@ -149,7 +149,7 @@ def delete(
     say(
         f"Corpus [bold]{corpus}[/] is at position {manifest.position}: "
         f"{len(deletion.deleted)} documents deleted, {manifest.num_documents} left."
-        + (_next_step(manifest) if deletion.deleted else "")
+        + (f" {next_step(manifest)}" if deletion.deleted else "")
     )
 
 
@@ -165,10 +165,11 @@ def _note_live_changes(installation: Installation, corpus: str) -> None:
         )
 
 
-def _next_step(corpus: CorpusManifest) -> str:
+def next_step(corpus: CorpusManifest) -> str:
+    """A sentence on what follows a change of the corpus."""
     if corpus.num_documents == 0:
-        return " The next release leaves it out."
-    return f" Next: raygion build {corpus.corpus}"
+        return "The next release leaves it out."
+    return f"Next: raygion build {corpus.corpus}"
 
 
 def _lines(file: Path) -> Iterable[str]:
