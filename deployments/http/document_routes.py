@@ -43,7 +43,7 @@ from deployments.http.streams.sse import EventStream, NamedEvents, unless_gone
 
 _IDEMPOTENCY_KEY = b"idempotency-key"
 _LAST_EVENT_ID = b"last-event-id"
-STREAM_S = 300.0
+_STREAM_S = 300.0
 """So long a stream of changes lasts; readers of events connect again by themselves. A gateway that
 is to end waits for the streams that it has begun.
 """
@@ -62,17 +62,14 @@ class DocumentRoutes:
         clock: Clock,
         *,
         silence_s: float,
-        stream_s: float = STREAM_S,
-        streams_max: int = STREAMS_MAX,
     ) -> None:
         """`silence_s`: longest silence of a stream."""
         self._documents = documents
         self._settings = settings
         self._clock = clock
         self._silence_s = silence_s
-        self._stream_s = stream_s
         self._streams = Slots(
-            streams_max, "this gateway tells changes to as many readers as it can"
+            STREAMS_MAX, "this gateway tells changes to as many readers as it can"
         )
 
     def add_to(self, app: FastAPI) -> None:
@@ -159,7 +156,7 @@ class DocumentRoutes:
             after = parse_cursor(last, _LAST_EVENT_ID.decode())
         else:
             after = parse_cursor(asked.after or BEGINNING, "after")
-        deadline = Deadline.after(self._stream_s, self._clock)
+        deadline = Deadline.after(_STREAM_S, self._clock)
         changes = self._documents.changes(request.path_params["corpus"], after)
         events = self._in_slot(change_events(changes, deadline))
         living = alive(events, NamedEvents(), request.state.trace_id, every_s=self._silence_s)
